@@ -1,0 +1,62 @@
+# The two set-up commands are `make quickstart` and `make test`; both install what they need.
+
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip --disable-pip-version-check
+SUDO = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test check format format-check lint types imports tests system clean
+
+help:  ## Show the targets.
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
+
+quickstart: $(VENV)/.installed  ## Install lwdctl and run the quick start recipe.
+	$(BIN)/lwdctl run pipelines/quickstart.toml
+
+test: lint types imports tests  ## Install the development set; run ruff, mypy, import-linter, pytest.
+
+check: format-check test  ## Everything that CI checks.
+
+format: $(VENV)/.installed-dev  ## Format the code and mend what ruff can mend.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+format-check: $(VENV)/.installed-dev  ## Tell whether the code is formatted.
+	$(BIN)/ruff format --check .
+
+lint: $(VENV)/.installed-dev  ## Run ruff.
+	$(BIN)/ruff check .
+
+types: $(VENV)/.installed-dev  ## Run mypy.
+	$(BIN)/mypy
+
+imports: $(VENV)/.installed-dev  ## Check the order of the rooms.
+	$(BIN)/lint-imports
+
+tests: $(VENV)/.installed-dev  ## Run the default tests, simulators included.
+	$(BIN)/python -m pytest
+
+clean:  ## Remove the virtual environment and the tools' caches.
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) install -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/bin/python: | system
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -c constraints.txt pip
+
+# OpenCV, which gym-pusht imports, needs three system libraries; Debian's Python comes without venv.
+system:
+	@$(PYTHON) -c 'import ensurepip, venv' || { \
+	  $(SUDO) apt-get update && $(SUDO) apt-get install -y --no-install-recommends python3.11-venv; }
+	@$(PYTHON) -c 'import ctypes; [ctypes.CDLL(n) for n in ("libGL.so.1", "libglib-2.0.so.0", "libxcb.so.1")]' \
+	  2>/dev/null || { $(SUDO) apt-get update && \
+	  $(SUDO) apt-get install -y --no-install-recommends libgl1 libglib2.0-0 libxcb1; }

@@ -1,0 +1,1 @@
+"""Versioned artifact directories: manifests, atomic publication, lineage and stores."""

@@ -1,0 +1,155 @@
+"""One finished artifact and the checks that its files are what the manifest says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from lwdctl.artifacts.durable import sha256_of
+from lwdctl.artifacts.kinds import format_reference
+from lwdctl.artifacts.manifest import MANIFEST_NAME, Manifest, PayloadFile
+from lwdctl.artifacts.verified import is_verified, remember_verified
+from lwdctl.core.errors import ArtifactError
+
+SMALL_FILE = 16 * 2**20
+"""Files below this many bytes are hashed by every consumer."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished version of something, read-only.
+
+    Attributes:
+        kind: What it is (`"vae"`).
+        name: Name that its versions share.
+        version: Number of this version, from 1.
+        path: Its directory.
+        manifest: What `manifest.json` says.
+    """
+
+    kind: str
+    name: str
+    version: int
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: Path, kind: str = "") -> Artifact:
+        """Open the artifact directory at `path`.
+
+        Raises:
+            ArtifactError: It has no valid manifest, or is not of the kind expected.
+        """
+        manifest = Manifest.read(path / MANIFEST_NAME, kind)
+        return cls(manifest.kind, manifest.name, manifest.version, path, manifest)
+
+    @property
+    def reference(self) -> str:
+        """`kind/name:vN`."""
+        return format_reference(self.kind, self.name, self.version)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of its `manifest.json`, which pins every payload file as well."""
+        return sha256_of(self.path / MANIFEST_NAME)
+
+    def payload(self, relative: str) -> Path:
+        """Return the path of a payload file or directory.
+
+        Raises:
+            ArtifactError: There is none of that name.
+        """
+        path = self.path / relative
+        if not path.exists():
+            raise ArtifactError(
+                f"{self.reference} has no '{relative}' in {self.path}", self._again()
+            )
+        return path
+
+    def check(self) -> None:
+        """Check what a consumer must know before it reads.
+
+        Sizes of all files; SHA-256 of small files always and of large files once per
+        machine. Zarr chunks are left to the crc32c that is checked when they are read.
+
+        Raises:
+            ArtifactError: A file is missing or differs.
+        """
+        for file in self.manifest.files:
+            path = self._check_size(file)
+            if _is_zarr_chunk(file.path):
+                continue
+            if file.size < SMALL_FILE:
+                self._check_digest(path, file)
+            elif not is_verified(path, file.sha256):
+                self._check_digest(path, file)
+                remember_verified(path, file.sha256)
+
+    def verify(self) -> int:
+        """Read every payload byte again and compare it with its digest.
+
+        Returns:
+            Bytes read, in files and again in zarr chunks.
+
+        Raises:
+            ArtifactError: A file is missing, differs, or is not in the manifest.
+        """
+        total = 0
+        for file in self.manifest.files:
+            self._check_digest(self._check_size(file), file)
+            total += file.size
+        self._refuse_strangers()
+        for store in self._zarr_stores():
+            # Imported here: listing artifacts must not load zarr.
+            from lwdctl.artifacts.columns import read_every_chunk
+
+            total += read_every_chunk(store)
+        return total
+
+    def _check_size(self, file: PayloadFile) -> Path:
+        path = self.path / file.path
+        if not path.is_file():
+            raise ArtifactError(f"{self.reference}: {path} is missing", self._again())
+        size = path.stat().st_size
+        if size != file.size:
+            raise ArtifactError(
+                f"{self.reference}: {path} has {size} bytes, the manifest says {file.size}",
+                self._again(),
+            )
+        return path
+
+    def _check_digest(self, path: Path, file: PayloadFile) -> None:
+        found = sha256_of(path)
+        if found != file.sha256:
+            raise ArtifactError(
+                f"{self.reference}: {path} is damaged: its SHA-256 is {found}, "
+                f"the manifest says {file.sha256}",
+                self._again(),
+            )
+
+    def _refuse_strangers(self) -> None:
+        known = {file.path for file in self.manifest.files} | {MANIFEST_NAME}
+        for path in sorted(self.path.rglob("*")):
+            if path.is_file() and path.relative_to(self.path).as_posix() not in known:
+                raise ArtifactError(
+                    f"{self.reference}: {path} is not in the manifest", "move it elsewhere"
+                )
+
+    def _zarr_stores(self) -> Iterator[Path]:
+        tops = {
+            PurePosixPath(*parts[: index + 1])
+            for file in self.manifest.files
+            for parts in [PurePosixPath(file.path).parts]
+            for index, part in enumerate(parts)
+            if part.endswith(".zarr")
+        }
+        yield from (self.path / top for top in sorted(tops))
+
+    def _again(self) -> str:
+        return f"make it again or restore a copy; `lwdctl verify {self.reference}` checks all of it"
+
+
+def _is_zarr_chunk(path: str) -> bool:
+    parts = PurePosixPath(path).parts
+    return any(part.endswith(".zarr") for part in parts[:-1]) and parts[-1] != "zarr.json"

@@ -1,0 +1,191 @@
+"""Zarr v3 arrays that grow along their first axis, written and read in whole chunks.
+
+Each chunk is compressed (bitshuffle, zstd level 1) and carries a crc32c that zarr checks
+whenever it reads the chunk.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+from zarr.codecs import BloscCodec, Crc32cCodec
+
+from lwdctl.core.errors import ArtifactError
+
+STEP_CHUNK = 8192
+EPISODE_CHUNK = 1024
+
+
+class Column:
+    """One array being written; holds at most one chunk in memory.
+
+    Args:
+        group: Where it goes.
+        name: Path of the array inside the group.
+        shape: Shape of one row.
+        dtype: Element type.
+        chunk: Rows per chunk.
+    """
+
+    def __init__(
+        self,
+        group: zarr.Group,
+        name: str,
+        shape: tuple[int, ...],
+        dtype: npt.DTypeLike,
+        chunk: int = STEP_CHUNK,
+    ) -> None:
+        self._array = group.create_array(
+            name,
+            shape=(0, *shape),
+            chunks=(chunk, *shape),
+            dtype=np.dtype(dtype),
+            compressors=(BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"), Crc32cCodec()),
+            # A chunk left out because it is all zeros could not be told from a lost one.
+            config={"write_empty_chunks": True},
+        )
+        self._buffer = np.zeros((chunk, *shape), np.dtype(dtype))
+        self._filled = 0
+        self._written = 0
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Shape of one row."""
+        return tuple(self._buffer.shape[1:])
+
+    @property
+    def rows(self) -> int:
+        """Rows appended so far."""
+        return self._written + self._filled
+
+    def append(self, rows: npt.ArrayLike) -> None:
+        """Append rows (row, ...)."""
+        rest = np.asarray(rows)
+        while len(rest):
+            taken = min(len(rest), len(self._buffer) - self._filled)
+            self._buffer[self._filled : self._filled + taken] = rest[:taken]
+            self._filled += taken
+            rest = rest[taken:]
+            if self._filled == len(self._buffer):
+                self._flush()
+
+    def close(self) -> None:
+        """Write what is left in memory."""
+        if self._filled:
+            self._flush()
+
+    def _flush(self) -> None:
+        end = self._written + self._filled
+        self._array.resize((end, *self._buffer.shape[1:]))
+        self._array[self._written : end] = self._buffer[: self._filled]
+        self._written, self._filled = end, 0
+
+
+def create_group(path: Path) -> zarr.Group:
+    """Make an empty zarr group.
+
+    Raises:
+        ArtifactError: There is something at `path` already.
+    """
+    if path.exists():
+        raise ArtifactError(f"{path} exists already", "stores are written once, into a new path")
+    return zarr.create_group(path, zarr_format=3)
+
+
+def seal_group(group: zarr.Group, attributes: Mapping[str, Any]) -> None:
+    """Mark a group as complete; `open_group` refuses one that is not."""
+    group.attrs.update({**attributes, "complete": True})
+
+
+def open_group(path: Path, store_format: str, version: int) -> zarr.Group:
+    """Open a sealed group for reading; never creates one.
+
+    Args:
+        path: Directory of the store.
+        store_format: Value that its attribute `format` must have.
+        version: Value that its attribute `format_version` must have.
+
+    Raises:
+        ArtifactError: It is missing, damaged, unfinished, or of another format.
+    """
+    if not (path / "zarr.json").is_file():
+        raise ArtifactError(f"there is no {store_format} store at {path}")
+    try:
+        group = zarr.open_group(path, mode="r", zarr_format=3)
+        attributes = dict(group.attrs)
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise ArtifactError(f"{path / 'zarr.json'} is damaged: {error}") from error
+    if not attributes.get("complete"):
+        raise ArtifactError(f"{path} was not written to its end", "make it again")
+    if attributes.get("format") != store_format or attributes.get("format_version") != version:
+        raise ArtifactError(
+            f"{path} is a store of format {attributes.get('format')} version "
+            f"{attributes.get('format_version')}, not {store_format} version {version}"
+        )
+    return group
+
+
+def array_of(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    """Return the array called `name`.
+
+    Raises:
+        ArtifactError: The group has none of that name.
+    """
+    found = group.get(name)
+    if not isinstance(found, zarr.Array):
+        raise ArtifactError(f"{group.store_path} has no array '{name}'")
+    return found
+
+
+def read_rows(array: zarr.Array[Any], start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
+    """Read the rows `start` to `stop`.
+
+    Raises:
+        ArtifactError: A chunk is damaged (its crc32c differs) or the rows do not exist.
+    """
+    stop = array.shape[0] if stop is None else stop
+    if not 0 <= start <= stop <= array.shape[0]:
+        raise ArtifactError(f"{array.store_path} has {array.shape[0]} rows, not {start} to {stop}")
+    try:
+        return np.asarray(array[start:stop])
+    except (ValueError, RuntimeError, OSError) as error:
+        raise ArtifactError(
+            f"{array.store_path}: rows {start} to {stop} are damaged: {error}",
+            "make the artifact again; `lwdctl verify` checks all of it",
+        ) from error
+
+
+def read_every_chunk(path: Path) -> int:
+    """Read every chunk of every array below `path`, so that each crc32c is checked.
+
+    Returns:
+        Bytes read, uncompressed.
+
+    Raises:
+        ArtifactError: A chunk is damaged.
+    """
+    total = 0
+    group = zarr.open_group(path, mode="r")
+    for _, item in group.members(max_depth=None):
+        if isinstance(item, zarr.Array):
+            sides = zip(item.shape, item.chunks, strict=True)
+            for corner in itertools.product(*(range(0, size, step) for size, step in sides)):
+                total += _read_chunk(item, corner)
+    return total
+
+
+def _read_chunk(array: zarr.Array[Any], corner: tuple[int, ...]) -> int:
+    block = tuple(slice(low, low + step) for low, step in zip(corner, array.chunks, strict=True))
+    try:
+        return int(np.asarray(array[block]).nbytes)
+    except (ValueError, RuntimeError, OSError) as error:
+        raise ArtifactError(
+            f"{array.store_path}: the chunk at {corner} is damaged: {error}",
+            "make the artifact again",
+        ) from error

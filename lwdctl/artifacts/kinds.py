@@ -1,0 +1,85 @@
+"""Kinds, names and references of artifacts, as people write them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from lwdctl.core.errors import ArtifactError
+
+MAKERS = {
+    "demonstrations": "lwdctl collect metaworld",
+    "snippets": "lwdctl ingest FORMAT PATH",
+    "vae": "lwdctl train-vae",
+    "latents": "lwdctl encode",
+    "diffusion": "lwdctl train-diffusion",
+    "evaluation": "lwdctl eval",
+}
+"""Kind of artifact to the command that makes one."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+_REFERENCE = re.compile(r"(?:(?P<kind>[^/:]+)/)?(?P<name>[^/:]+)(?::(?:v(?P<version>\d+)|latest))?")
+_VERSION_DIRECTORY = re.compile(r"v(\d{4,})")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A reference taken apart; version 0 means the latest, kind "" any."""
+
+    kind: str
+    name: str
+    version: int
+
+
+def parse_reference(text: str) -> Reference:
+    """Parse `name`, `name:v2`, `name:latest` or any of these after `kind/`.
+
+    Raises:
+        ArtifactError: The text has none of these forms.
+    """
+    match = _REFERENCE.fullmatch(text)
+    if match is None:
+        raise ArtifactError(
+            f"'{text}' is neither an artifact directory nor a reference",
+            "write NAME, NAME:v2, NAME:latest, KIND/NAME:v2, or a path to an artifact directory",
+        )
+    return Reference(match["kind"] or "", match["name"], int(match["version"] or 0))
+
+
+def format_reference(kind: str, name: str, version: int) -> str:
+    """Return `kind/name:vN`."""
+    return f"{kind}/{name}:v{version}"
+
+
+def sanitise_name(text: str) -> str:
+    """Turn any text (a file's stem) into a valid artifact name."""
+    return re.sub(r"[^A-Za-z0-9._+-]+", "_", text).lstrip("._+-") or "unnamed"
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that could not be a directory or a reference.
+
+    Raises:
+        ArtifactError: The name is empty or has a character that references use.
+    """
+    if not _NAME.fullmatch(name):
+        raise ArtifactError(
+            f"'{name}' cannot name an artifact",
+            f"use letters, digits and . _ + -, for example '{sanitise_name(name)}'",
+        )
+
+
+def version_directory(version: int) -> str:
+    """Return the directory name of a version, `v0001`."""
+    return f"v{version:04d}"
+
+
+def version_of(directory: str) -> int:
+    """Return the version that a directory name stands for, 0 for any other name."""
+    match = _VERSION_DIRECTORY.fullmatch(directory)
+    return int(match[1]) if match else 0
+
+
+def how_to_make(kind: str) -> str:
+    """Return the hint that says which command makes artifacts of this kind."""
+    return f"make one with: {MAKERS[kind]}" if kind in MAKERS else ""

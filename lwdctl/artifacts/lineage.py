@@ -1,0 +1,162 @@
+"""What artifacts were made from, followed through the digests in their manifests."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.kinds import how_to_make, parse_reference, version_directory
+from lwdctl.artifacts.manifest import InputRef
+from lwdctl.core.errors import ArtifactError
+
+
+def input_ref(artifact: Artifact, root: Path) -> InputRef:
+    """Describe `artifact` as an input of something made in the workspace at `root`."""
+    inside = workspace_of(artifact, root).resolve() == root.resolve()
+    reference = artifact.reference if inside else str(artifact.path.resolve())
+    return InputRef(artifact.kind, reference, artifact.digest)
+
+
+def workspace_of(artifact: Artifact, default: Path) -> Path:
+    """Return the workspace that an artifact's directory stands in."""
+    path = artifact.path.resolve()
+    expected = (artifact.kind, artifact.name, version_directory(artifact.version))
+    return path.parents[2] if path.parts[-3:] == expected else default
+
+
+def find_input(reference: InputRef, root: Path) -> Artifact:
+    """Open an input and make sure that it is still the one that was used.
+
+    Raises:
+        ArtifactError: It is gone or was changed.
+    """
+    path = _input_path(reference, root)
+    if not path.is_dir():
+        raise ArtifactError(
+            f"the input {reference.reference} is gone: there is no {path}",
+            how_to_make(reference.kind),
+        )
+    artifact = Artifact.open(path, reference.kind)
+    if artifact.digest != reference.digest:
+        raise ArtifactError(
+            f"the input {reference.reference} changed: the digest of its manifest is "
+            f"{artifact.digest}, {reference.digest} was used",
+            "restore it, or make what depends on it again",
+        )
+    return artifact
+
+
+def parents(artifact: Artifact, root: Path) -> list[Artifact]:
+    """Return the direct inputs, in the order of the manifest.
+
+    Raises:
+        ArtifactError: One is gone or changed.
+    """
+    home = workspace_of(artifact, root)
+    return [find_input(item, home) for item in artifact.manifest.inputs]
+
+
+def ancestors(
+    artifact: Artifact, root: Path, kinds: Collection[str] | None = None
+) -> dict[str, Artifact]:
+    """Return everything that `artifact` was made from, by kind.
+
+    Args:
+        artifact: Where to begin; it is not part of the answer.
+        root: Workspace to look in.
+        kinds: Kinds that are needed, or None for all. Others that are gone are passed over.
+
+    Raises:
+        ArtifactError: One that is needed is gone or changed, or two differ in one kind.
+    """
+    found: dict[str, Artifact] = {}
+    home = workspace_of(artifact, root)
+    for item in artifact.manifest.inputs:
+        needed = kinds is None or item.kind in kinds
+        if not needed and not _input_path(item, home).is_dir():
+            continue
+        parent = find_input(item, home)
+        for one in (parent, *ancestors(parent, root, kinds).values()):
+            _add(found, one, artifact)
+    return found if kinds is None else {key: one for key, one in found.items() if key in kinds}
+
+
+def require_agreement(inputs: Sequence[Artifact], root: Path) -> None:
+    """Refuse inputs that were made from different artifacts of one kind.
+
+    Inputs of one and the same kind are a deliberate comparison and are not checked.
+
+    Raises:
+        ArtifactError: Two disagree; the message says which and in what.
+    """
+    if len({item.kind for item in inputs}) < len(inputs):
+        return
+    seen: dict[str, tuple[InputRef, Artifact]] = {}
+    for item in inputs:
+        for reference in (input_ref(item, root), *_walk(item, root)):
+            other, user = seen.setdefault(reference.kind, (reference, item))
+            if other.digest != reference.digest:
+                raise ArtifactError(
+                    f"{user.reference} and {item.reference} do not belong together: "
+                    f"{_use(user, other)}, {_use(item, reference)}",
+                    "name inputs of one chain; `lwdctl lineage REFERENCE` shows a chain",
+                )
+
+
+def root_names(
+    artifact: Artifact, root: Path, known: dict[str, frozenset[str]] | None = None
+) -> frozenset[str]:
+    """Return the names of the artifacts without inputs that this one descends from.
+
+    An input that is gone counts by its name: listing must not fail over it.
+
+    Args:
+        artifact: Where to begin.
+        root: Workspace to look in.
+        known: Answers so far, by digest; filled on the way.
+    """
+    known = {} if known is None else known
+    home = workspace_of(artifact, root)
+    names: frozenset[str] = frozenset()
+    for item in artifact.manifest.inputs:
+        if item.digest not in known:
+            try:
+                parent = find_input(item, home)
+            except ArtifactError:
+                known[item.digest] = frozenset({_input_path(item, home).parts[-2]})
+            else:
+                known[item.digest] = root_names(parent, root, known)
+        names |= known[item.digest]
+    return names or frozenset({artifact.name})
+
+
+def _input_path(reference: InputRef, root: Path) -> Path:
+    if Path(reference.reference).is_absolute():
+        return Path(reference.reference)
+    parsed = parse_reference(reference.reference)
+    return root / reference.kind / parsed.name / version_directory(parsed.version)
+
+
+def _walk(artifact: Artifact, root: Path) -> Iterator[InputRef]:
+    home = workspace_of(artifact, root)
+    for item in artifact.manifest.inputs:
+        yield item
+        if _input_path(item, home).is_dir():
+            yield from _walk(find_input(item, home), root)
+
+
+def _use(user: Artifact, reference: InputRef) -> str:
+    if user.kind == reference.kind:
+        return f"one is {reference.reference}"
+    return f"{user.reference} was made from {reference.reference}"
+
+
+def _add(found: dict[str, Artifact], one: Artifact, of: Artifact) -> None:
+    other = found.setdefault(one.kind, one)
+    if other.path != one.path and other.digest != one.digest:
+        raise ArtifactError(
+            f"{of.reference} descends from two of kind '{one.kind}': "
+            f"{other.reference} and {one.reference}",
+            "name the one that is meant",
+        )

@@ -1,0 +1,113 @@
+"""How a run ends other than well: `error:` and `hint:` on stderr, and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shlex
+import signal
+import sys
+import tempfile
+import traceback
+from types import FrameType
+
+import typer
+
+from lwdctl.core.errors import (
+    EXIT_BUG,
+    EXIT_INTERRUPTED,
+    EXIT_TERMINATED,
+    EXIT_USAGE,
+    EXIT_USER,
+    LwdctlError,
+)
+
+_USER_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+_EXIT_BROKEN_PIPE = 141
+
+
+class CommandLineError(LwdctlError):
+    """Words on the command line that mean nothing."""
+
+    exit_code = EXIT_USAGE
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived; raised so that drafts are cleaned up on the way out."""
+
+
+def catch_sigterm() -> None:
+    """Turn SIGTERM into `Terminated`, in the main thread of this process."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, stop)
+
+
+def report(error: BaseException, words: list[str], resume_hint: str) -> int:
+    """Say on stderr what went wrong and return the exit code.
+
+    Args:
+        error: What ended the run.
+        words: The command line after `lwdctl`.
+        resume_hint: What to do after an interruption.
+    """
+    if isinstance(error, KeyboardInterrupt | Terminated):
+        is_interrupt = isinstance(error, KeyboardInterrupt)
+        _say("interrupted" if is_interrupt else "terminated", resume_hint)
+        return EXIT_INTERRUPTED if is_interrupt else EXIT_TERMINATED
+    if isinstance(error, LwdctlError):
+        _say(error.message, error.hint)
+        return error.exit_code
+    if isinstance(error, typer.TyperException):
+        return _report_usage(error, words)
+    if isinstance(error, BrokenPipeError):
+        # The reader went away (`| head`); nothing more can be said on stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return _EXIT_BROKEN_PIPE
+    if isinstance(error, OSError) and error.errno in _USER_ERRNOS:
+        _say(str(error), "make room or change the permissions, then run the same command again")
+        return EXIT_USER
+    return _report_bug(error, words)
+
+
+def command_line(words: list[str]) -> str:
+    """Write the command line as it could be typed again."""
+    return shlex.join(["lwdctl", *words])
+
+
+def _report_usage(error: typer.TyperException, words: list[str]) -> int:
+    is_command = bool(words) and not words[0].startswith("-")
+    hint = f"see: lwdctl {words[0]} --help" if is_command else "see: lwdctl --help"
+    message = error.format_message()
+    close = getattr(error, "possibilities", None)
+    if close:  # an unknown option; Typer would write these into the message
+        message, hint = error.message, "did you mean " + " or ".join(sorted(close)) + "?"
+    message = message.rstrip(".")
+    _say(message[:1].lower() + message[1:], hint)
+    return error.exit_code
+
+
+def _report_bug(error: BaseException, words: list[str]) -> int:
+    text = "".join(traceback.format_exception(error))
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="lwdctl-traceback-", suffix=".txt", delete=False, encoding="utf-8"
+    ) as file:
+        file.write(f"{command_line(words)}\n\n{text}")
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    what = f"{type(error).__name__}: {first}" if first else type(error).__name__
+    _say(
+        f"unexpected {what}",
+        f"this is a bug in lwdctl; please report it with the traceback in {file.name} "
+        "(--debug prints it)",
+    )
+    return EXIT_BUG
+
+
+def _say(message: str, hint: str) -> None:
+    sys.stderr.write(f"error: {message}\n")
+    if hint:
+        sys.stderr.write(f"hint: {hint}\n")
+    sys.stderr.flush()

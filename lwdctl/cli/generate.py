@@ -1,0 +1,203 @@
+"""Command-line parameters made from a stage's configuration dataclass."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from lwdctl.cli.failures import CommandLineError
+from lwdctl.core.config import FieldType, field_type, from_mapping, parse_words
+from lwdctl.core.errors import ConfigError
+from lwdctl.stages.stage import Stage
+
+INPUT_PREFIX = "input_"
+"""Prefix of the parameters that name input artifacts."""
+
+
+def flag(text: str, *names: str) -> Any:
+    """Return the annotation of a plain on-switch."""
+    return Annotated[bool, typer.Option(*names, help=text, show_default=False)]
+
+
+def word(text: str, *names: str, metavar: str) -> Any:
+    """Return the annotation of an option that takes one word."""
+    return Annotated[str, typer.Option(*names, help=text, metavar=metavar, show_default=False)]
+
+
+WORKSPACE = word(
+    "Workspace directory  [default: $LWDCTL_WORKSPACE, else ./lwd-runs]",
+    "--workspace",
+    metavar="DIR",
+)
+JSON = flag("Print one JSON object instead of text.", "--json")
+QUIET = flag("No progress and no log on stderr, errors only.", "--quiet", "-q")
+DEBUG = flag("Print the traceback when something unexpected happens.", "--debug")
+
+
+def stage_function(stage: Stage, summary: str, run: Callable[[Stage, dict[str, Any]], None]) -> Any:
+    """Return a function whose signature holds every option of `stage`.
+
+    The annotations are real objects: Typer evaluates them, and text would be looked up in
+    a module that does not know them.
+
+    Args:
+        stage: The stage the command runs.
+        summary: First line of its help.
+        run: Called with the stage and parameter name to value.
+    """
+
+    def function(**values: Any) -> None:
+        run(stage, values)
+
+    parameters = stage_parameters(stage)
+    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    function.__annotations__ = {item.name: item.annotation for item in parameters}
+    function.__name__ = stage.command.replace("-", "_")
+    function.__doc__ = f"{summary}\n\n{_reads(stage)}Makes: {stage.kind}."
+    return function
+
+
+def stage_parameters(stage: Stage) -> list[inspect.Parameter]:
+    """Return the parameters of a stage's command: its settings, its inputs, the usual ones."""
+    fields = dataclasses.fields(stage.config)
+    settings = [_setting(stage.config, field) for field in fields]
+    settings.sort(key=lambda item: item.default is not inspect.Parameter.empty)
+    inputs = [_keyword(INPUT_PREFIX + kind, _input(kind), "") for kind in stage.inputs]
+    usual = [
+        _keyword("run_name", word(_RUN_HELP, "--run", metavar="NAME"), ""),
+        _keyword("artifact_name", word(_NAME_HELP, "--name", metavar="NAME"), ""),
+        _keyword("workspace_path", WORKSPACE, ""),
+        _keyword("as_json", JSON, default=False),
+        _keyword("be_quiet", QUIET, default=False),
+        _keyword("debug_mode", DEBUG, default=False),
+    ]
+    if stage.resumable:
+        help_text = "Go on from the newest unfinished run with the same settings."
+        usual.insert(0, _keyword("do_resume", flag(help_text, "--resume"), default=False))
+    return [*settings, *inputs, *usual]
+
+
+def configuration(stage: Stage, values: Mapping[str, Any]) -> Any:
+    """Build a stage's configuration from what the command line gave.
+
+    Raises:
+        CommandLineError: A value that the configuration does not accept.
+    """
+    given: dict[str, Any] = {}
+    try:
+        for field in dataclasses.fields(stage.config):
+            value = values[field.name]
+            if value is not None:
+                given[field.name] = _parse(stage.config, field, value)
+        return from_mapping(stage.config, given)
+    except ConfigError as error:
+        hint = error.hint or f"see: lwdctl {stage.command} --help"
+        raise CommandLineError(error.message, hint) from error
+
+
+def _parse(config: type, field: dataclasses.Field[Any], value: Any) -> Any:
+    kind = field_type(config, field.name)
+    if kind.many and field.metadata["argument"]:
+        return tuple(value)
+    if isinstance(value, bool) or (kind.scalar is str and not kind.many):
+        return value
+    text = ",".join(value) if kind.many else value
+    return parse_words(config, [f"{field.name}={text}"])[field.name]
+
+
+def _setting(config: type, field: dataclasses.Field[Any]) -> inspect.Parameter:
+    """Declare one configuration field; values stay text, `core.config` parses them."""
+    kind = field_type(config, field.name)
+    default = _default(field, kind)
+    show = default not in ("", None)
+    if field.metadata["argument"]:
+        info = typer.Argument(help=_help(field), metavar=_metavar(field, kind), show_default=show)
+        if default == "":
+            default = inspect.Parameter.empty
+    else:
+        name = f"--{field.name.replace('_', '-')}"
+        if kind.scalar is bool:
+            name = f"{name}/--no-{name[2:]}"
+        info = typer.Option(
+            name, help=_help(field), metavar=_metavar(field, kind), show_default=show
+        )
+    return _keyword(field.name, Annotated[_annotation(kind), info], default)
+
+
+def _default(field: dataclasses.Field[Any], kind: FieldType) -> Any:
+    """Return the default as it would be typed; None for nothing."""
+    default = field.default
+    if default is None or kind.scalar is bool:
+        return default
+    if kind.many:
+        return [str(item) for item in default] or None
+    spoken = {number: text for text, number in _words(field).items()}
+    return spoken.get(default, str(default))
+
+
+def _annotation(kind: FieldType) -> Any:
+    if kind.scalar is bool:
+        return bool
+    if kind.many:
+        return list[str] | None
+    return str | None if kind.optional else str
+
+
+def _metavar(field: dataclasses.Field[Any], kind: FieldType) -> str | None:
+    if field.metadata["choices"]:
+        return "[" + "|".join(field.metadata["choices"]) + "]"
+    if field.metadata["argument"]:
+        return field.name.upper() + ("..." if kind.many else "")
+    if kind.scalar is bool:
+        return None
+    name = {int: "INTEGER", float: "NUMBER", str: "TEXT"}[kind.scalar]
+    return "|".join([name, *_words(field)]) + (",..." if kind.many else "")
+
+
+def _words(field: dataclasses.Field[Any]) -> dict[str, int]:
+    words: dict[str, int] = field.metadata.get("words") or {}
+    return words
+
+
+def _help(field: dataclasses.Field[Any]) -> str:
+    low, high = field.metadata["minimum"], field.metadata["maximum"]
+    bounds = [f">= {low:g}"] if low is not None else []
+    bounds += [f"<= {high:g}"] if high is not None else []
+    text: str = field.metadata["help"].rstrip(".") + "."
+    return f"{text}  [{' and '.join(bounds)}]" if bounds else text
+
+
+def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+    )
+
+
+def _input(kind: str) -> Any:
+    text = f"The {kind} to read: NAME, NAME:v2 or a path  [default: the newest finished chain's]"
+    return word(text, f"--{kind}", metavar="REF")
+
+
+def _reads(stage: Stage) -> str:
+    return f"Reads: {', '.join(stage.inputs)}. " if stage.inputs else ""
+
+
+def names_used(parameters: Sequence[inspect.Parameter]) -> list[str]:
+    """Return every option name (`--x`) among the parameters, for clash checks."""
+    return [
+        name
+        for item in parameters
+        for info in item.annotation.__metadata__
+        for declaration in [getattr(info, "default", ""), *(info.param_decls or ())]
+        if isinstance(declaration, str)
+        for name in declaration.split("/")
+        if name.startswith("-")
+    ]
+
+
+_RUN_HELP = "Chain to read from when several could be meant: the name of one of its artifacts."
+_NAME_HELP = "Name of the artifact to make  [default: the name of what it is made from]"

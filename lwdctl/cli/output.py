@@ -1,0 +1,138 @@
+"""What goes to stdout: the result, as text or as one JSON object."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.manifest import plain
+
+JSON_SCHEMA_VERSION = 1
+
+
+def print_json(reference: str | None, path: object, summary: Mapping[str, Any]) -> None:
+    """Print the one object that every command answers with under `--json`."""
+    answer = {
+        "schema_version": JSON_SCHEMA_VERSION,
+        "artifact": reference,
+        "path": None if path is None else str(path),
+        "summary": plain(summary),
+    }
+    sys.stdout.write(json.dumps(answer, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def print_artifact(artifact: Artifact, *, as_json: bool) -> None:
+    """Print a finished artifact's summary."""
+    summary = artifact.manifest.summary
+    if as_json:
+        print_json(artifact.reference, artifact.path, summary)
+        return
+    print_text(f"{artifact.reference}  {artifact.path}")
+    print_summary(summary)
+
+
+def print_text(line: str = "") -> None:
+    """Print one line."""
+    sys.stdout.write(line + "\n")
+
+
+def print_summary(summary: Mapping[str, Any]) -> None:
+    """Print numbers as `key  value` lines and result cells as a table."""
+    pairs = [row for key, value in summary.items() if key != "results" for row in _flat(key, value)]
+    width = max((len(key) for key, _ in pairs), default=0)
+    for key, text in pairs:
+        print_text(f"  {key:<{width}}  {text}")
+    if summary.get("results"):
+        print_cells(summary["results"])
+
+
+def print_cells(cells: Sequence[Mapping[str, Any]]) -> None:
+    """Print evaluation cells, the columns that tell them apart first."""
+    told = ("policy", "latent", "horizon", "perturbation", "sampler", "denoise_steps")
+    varying = [key for key in told if len({str(cell.get(key)) for cell in cells}) > 1]
+    heads = list(dict.fromkeys(["policy", "latent", *varying, "task", "episodes"]))
+    metrics = [key for key in cells[0].get("metrics", {}) if key not in ("success", "score")]
+    rows = [
+        [
+            *[format_value(cell.get(key)) for key in heads],
+            success_text(cell),
+            *[format_value(cell.get("metrics", {}).get(key)) for key in metrics],
+            format_value(cell.get("denoiser_queries_per_episode")),
+        ]
+        for cell in cells
+    ]
+    print_table([*heads, "success [95 %]", *metrics, "queries"], rows)
+
+
+def success_text(cell: Mapping[str, Any]) -> str:
+    """Write a success rate with its interval."""
+    rate, low, high = (cell.get(key) for key in ("success", "success_low", "success_high"))
+    text = format_value(rate)
+    if low is not None and high is not None:
+        text += f" [{low:.3f}, {high:.3f}]"
+    return text
+
+
+def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table: drawn with rich on a terminal, aligned columns otherwise."""
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(*[Text(head) for head in heads])
+        for row in rows:
+            table.add_row(*[Text(cell) for cell in row])
+        Console().print(table)
+        return
+    lines = [list(heads), *[list(row) for row in rows]]
+    widths = [max(len(line[index]) for line in lines) for index in range(len(heads))]
+    for line in lines:
+        cells = [f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)]
+        print_text("  ".join(cells).rstrip())
+
+
+def format_value(value: Any) -> str:
+    """Write a value for people: numbers short, nothing as a dash."""
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(format_value(item) for item in value) or "-"
+    return str(value)
+
+
+def _flat(key: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _flat(f"{key}.{name or '-'}", item)
+    elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+        yield key, f"{len(value)} entries"
+    else:
+        yield key, format_value(value)
+
+
+@contextlib.contextmanager
+def reserved_stdout() -> Iterator[None]:
+    """Send what anything else prints to stderr, so that stdout carries the result only.
+
+    Simulators print banners, some of them from C; the file descriptor itself is moved, and
+    worker processes started meanwhile inherit it.
+    """
+    sys.stdout.flush()
+    saved = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)

@@ -1,0 +1,179 @@
+"""`lwdctl run`: a recipe from beginning to end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lwdctl.artifacts.workspace import Workspace
+from lwdctl.cli.bars import make_progress
+from lwdctl.cli.generate import DEBUG, JSON, QUIET, WORKSPACE
+from lwdctl.cli.output import (
+    format_value,
+    print_cells,
+    print_json,
+    print_table,
+    print_text,
+    reserved_stdout,
+)
+from lwdctl.core.config import to_mapping
+from lwdctl.core.errors import LwdctlError
+from lwdctl.pipeline.expected import Comparison
+from lwdctl.pipeline.plan import make_plan
+from lwdctl.pipeline.recipe import Recipe, read_recipe
+from lwdctl.pipeline.runner import Outcome, compare_all, preview, run_plan
+
+_FROM = typer.Option("--from", help="Run this stage and all after it, up to date or not.",
+                     metavar="STAGE", show_default=False)  # fmt: skip
+_SET = typer.Option("--set", help="Change a setting; may be given again.",
+                    metavar="STAGE.KEY=VALUE", show_default=False)  # fmt: skip
+_SMOKE = "Toy size: apply the recipe's [smoke] tables; artifacts get the suffix -smoke."
+
+
+def command(
+    recipe_path: Annotated[Path, typer.Argument(help="A recipe, a .toml file.", metavar="RECIPE")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, run nothing.")] = False,
+    start: Annotated[str, _FROM] = "",
+    assignments: Annotated[list[str] | None, _SET] = None,
+    smoke: Annotated[bool, typer.Option("--smoke", help=_SMOKE)] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit with 1 when an expected number is missed.")
+    ] = False,
+    workspace_path: WORKSPACE = "",
+    as_json: JSON = False,
+    be_quiet: QUIET = False,
+    debug_mode: DEBUG = False,
+) -> None:
+    """Run a recipe's stages in order, skip what is up to date, compare with what it expects."""
+    del debug_mode
+    recipe = read_recipe(recipe_path)
+    plan = make_plan(recipe, assignments=assignments or (), smoke=smoke, start=start)
+    workspace = Workspace.locate(workspace_path or None)
+    progress = make_progress(quiet=be_quiet)
+    if dry_run:
+        outcomes = preview(plan, workspace)
+    else:
+        progress.message(f"{recipe.header.title or recipe.name} ({len(plan)} stages)")
+        with reserved_stdout():
+            outcomes = run_plan(plan, workspace, progress)
+    compared = () if dry_run or smoke else compare_all(recipe.expected, outcomes)
+    if as_json:
+        last = outcomes[-1].artifact
+        summary = _summary(recipe, outcomes, compared)
+        print_json(last.reference if last else None, last.path if last else None, summary)
+    else:
+        _print(outcomes, compared, detailed=dry_run)
+    missed = [item for item in compared if not item.met]
+    if check and missed:
+        raise LwdctlError(
+            f"{len(missed)} of {len(compared)} expected numbers were missed",
+            f"the table above names them; protocol and source stand in {recipe.path}",
+        )
+
+
+def _summary(
+    recipe: Recipe, outcomes: Sequence[Outcome], compared: Sequence[Comparison]
+) -> dict[str, Any]:
+    return {
+        "recipe": recipe.name,
+        "stages": [
+            {
+                "id": outcome.step.id,
+                "command": outcome.step.stage.command,
+                "state": outcome.state,
+                "artifact": outcome.artifact.reference if outcome.artifact else None,
+                "path": str(outcome.artifact.path) if outcome.artifact else None,
+                "config": to_mapping(outcome.step.config),
+                "seconds": outcome.seconds,
+            }
+            for outcome in outcomes
+        ],
+        "results": _cells(outcomes),
+        "expected": [_expected(item) for item in compared],
+    }
+
+
+def _expected(item: Comparison) -> dict[str, Any]:
+    expectation = item.expectation
+    return {
+        "stage": expectation.stage,
+        "metric": expectation.metric,
+        "where": dict(expectation.where),
+        "expected": expectation.text,
+        "measured": item.measured,
+        "interval": item.interval,
+        "met": item.met,
+        "source": expectation.source,
+    }
+
+
+def _cells(outcomes: Sequence[Outcome]) -> list[Mapping[str, Any]]:
+    return [
+        cell
+        for outcome in outcomes
+        if outcome.artifact
+        for cell in outcome.artifact.manifest.summary.get("results", [])
+    ]
+
+
+def _print(outcomes: Sequence[Outcome], compared: Sequence[Comparison], *, detailed: bool) -> None:
+    rows = [
+        [
+            outcome.step.id,
+            outcome.step.stage.command,
+            outcome.state,
+            outcome.artifact.reference if outcome.artifact else "-",
+            f"{outcome.seconds:.1f}" if outcome.seconds else "-",
+        ]
+        for outcome in outcomes
+    ]
+    print_table(["stage", "command", "state", "artifact", "seconds"], rows)
+    if detailed:
+        for outcome in outcomes:
+            print_text(f"{outcome.step.id}: {_changes(outcome)}")
+        return
+    cells = _cells(outcomes)
+    if cells:
+        print_text()
+        print_cells(cells)
+    if compared:
+        print_text()
+        _print_compared(compared)
+
+
+def _changes(outcome: Outcome) -> str:
+    """Write the settings that differ from the stage's defaults."""
+    defaults = to_mapping(outcome.step.stage.config())
+    changed = [
+        f"{key}={format_value(value)}"
+        for key, value in to_mapping(outcome.step.config).items()
+        if value != defaults[key]
+    ]
+    return " ".join(changed) or "all settings as default"
+
+
+def _print_compared(compared: Sequence[Comparison]) -> None:
+    rows = []
+    for item in compared:
+        expectation = item.expectation
+        where = ", ".join(
+            f"{key} {format_value(value)}" for key, value in expectation.where.items()
+        )
+        measured = format_value(item.measured)
+        if item.interval:
+            measured += f" [{item.interval[0]:.3f}, {item.interval[1]:.3f}]"
+        rows.append(
+            [
+                expectation.stage,
+                expectation.metric,
+                where or "-",
+                measured,
+                expectation.text,
+                "as expected" if item.met else "MISSED",
+                expectation.source or "-",
+            ]
+        )
+    print_table(["stage", "metric", "where", "measured", "expected", "verdict", "source"], rows)

@@ -1,0 +1,1 @@
+"""Records, errors, strict configuration, registries and seeds; no heavy imports."""

@@ -1,0 +1,46 @@
+"""Errors a user can act on, each with the exit code the command line returns."""
+
+from __future__ import annotations
+
+EXIT_OK = 0
+EXIT_USER = 1
+EXIT_USAGE = 2
+EXIT_BUG = 3
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+
+
+class LwdctlError(Exception):
+    """Something the user can put right.
+
+    Args:
+        message: One line that names the thing at fault (file, key, row, option).
+        hint: One line that says what to do next, or an empty string.
+    """
+
+    exit_code = EXIT_USER
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class ConfigError(LwdctlError):
+    """A configuration value or key that a stage does not accept."""
+
+
+class DataError(LwdctlError):
+    """An input file that cannot be read as what it claims to be."""
+
+
+class ArtifactError(LwdctlError):
+    """A missing, damaged, ambiguous or mismatched artifact."""
+
+
+class SimulatorError(LwdctlError):
+    """A simulator that is missing, died, or stopped answering."""
+
+
+class MissingExtraError(LwdctlError):
+    """An optional dependency that is not installed."""

@@ -1,0 +1,78 @@
+"""The one interface through which library code reports progress.
+
+The command line draws it with rich, the Python API with tqdm, tests with nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+
+class Task(Protocol):
+    """One piece of work with a known or unknown length."""
+
+    def advance(self, amount: int = 1, **fields: float | str) -> None:
+        """Move on by `amount`; `fields` are the latest numbers to show beside the bar."""
+
+
+class Progress(Protocol):
+    """Where long work reports; implementations must be cheap to call once per update."""
+
+    def message(self, text: str) -> None:
+        """Say one line (goes to stderr or a log, never to stdout)."""
+
+    def task(self, title: str, total: int | None, unit: str = "it", start: int = 0) -> Any:
+        """Return a context manager that yields a `Task`."""
+
+
+class _SilentTask:
+    def advance(self, amount: int = 1, **fields: float | str) -> None:
+        del amount, fields
+
+
+class SilentProgress:
+    """Reports nothing."""
+
+    def message(self, text: str) -> None:
+        """Drop the line."""
+        del text
+
+    @contextmanager
+    def task(
+        self, title: str, total: int | None, unit: str = "it", start: int = 0
+    ) -> Iterator[Task]:
+        """Yield a task that shows nothing."""
+        del title, total, unit, start
+        yield _SilentTask()
+
+
+class TqdmProgress:
+    """Draws bars with tqdm; the default of the Python API."""
+
+    def message(self, text: str) -> None:
+        """Print the line above the bars."""
+        from tqdm import tqdm
+
+        tqdm.write(text)
+
+    @contextmanager
+    def task(
+        self, title: str, total: int | None, unit: str = "it", start: int = 0
+    ) -> Iterator[Task]:
+        """Yield a task drawn as one tqdm bar."""
+        from tqdm.auto import tqdm
+
+        with tqdm(desc=title, total=total, unit=unit, initial=start) as bar:
+            yield _TqdmTask(bar)
+
+
+class _TqdmTask:
+    def __init__(self, bar: Any) -> None:
+        self._bar = bar
+
+    def advance(self, amount: int = 1, **fields: float | str) -> None:
+        if fields:
+            self._bar.set_postfix(fields, refresh=False)
+        self._bar.update(amount)

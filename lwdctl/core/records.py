@@ -1,0 +1,152 @@
+"""The records that travel between rooms: what a source, an episode and a space are.
+
+Axis names used throughout: batch, time, obs, action, latent, weight, episode, slot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ObservationSpec:
+    """One named observation array.
+
+    Attributes:
+        name: Key, the same in the snippet store and in the environment adapter.
+        size: Number of components.
+        network: Whether networks see it by default.
+    """
+
+    name: str
+    size: int
+    network: bool = True
+
+
+@dataclass(frozen=True)
+class ActionSpec:
+    """What an action means.
+
+    Attributes:
+        size: Number of components.
+        semantics: `"absolute"` (a target) or `"delta"` (a motion), or `"torque"`.
+        units: Human-readable units (`"pixels"`, `"normalised"`).
+        low: Smallest value per component the environment accepts.
+        high: Largest value per component the environment accepts.
+        control_rate: Actions per second in hertz, 0 when unknown.
+        reference: For absolute targets, the observation key of the same units and
+            size that the target is compared with (`"agent_position"`), else "".
+    """
+
+    size: int
+    semantics: str
+    units: str
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    control_rate: float = 0.0
+    reference: str = ""
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """How to rebuild the environment the data came from.
+
+    Attributes:
+        adapter: Name of the row in the environment table (`"metaworld"`), or "".
+        tasks: Task names that occur, in the order of their indices.
+        settings: Adapter arguments, JSON-ready (robomimic's `env_args`, versions).
+        max_steps: Episode limit in environment steps.
+    """
+
+    adapter: str
+    tasks: tuple[str, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    max_steps: int = 0
+
+
+@dataclass(frozen=True)
+class SourceSpec:
+    """Everything a snippet store says about its data beside the data."""
+
+    observations: tuple[ObservationSpec, ...]
+    action: ActionSpec
+    env: EnvSpec
+    labels: tuple[str, ...]
+    source_format: str
+    collection_seeds: tuple[int, int] | None = None
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return JSON-ready values."""
+        return asdict(self)
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> SourceSpec:
+        """Rebuild from what `to_mapping` returned, after a trip through JSON."""
+        action = {**values["action"]}
+        action["low"], action["high"] = tuple(action["low"]), tuple(action["high"])
+        env = {**values["env"], "tasks": tuple(values["env"]["tasks"])}
+        seeds = values.get("collection_seeds")
+        return cls(
+            observations=tuple(ObservationSpec(**item) for item in values["observations"]),
+            action=ActionSpec(**action),
+            env=EnvSpec(**env),
+            labels=tuple(values["labels"]),
+            source_format=values["source_format"],
+            collection_seeds=(seeds[0], seeds[1]) if seeds else None,
+        )
+
+    @property
+    def network_keys(self) -> tuple[str, ...]:
+        """Observation keys that networks see by default, in order."""
+        return tuple(item.name for item in self.observations if item.network)
+
+    def sizes(self, keys: tuple[str, ...]) -> tuple[int, ...]:
+        """Return the component counts of the named observation keys."""
+        known = {item.name: item.size for item in self.observations}
+        return tuple(known[key] for key in keys)
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One demonstration.
+
+    Attributes:
+        source: Where it stands in its source (`"demo_12"`, `"rows 0:1000"`).
+        observations: Key to array (time, obs), float32; the observation at which the
+            action of the same row was taken.
+        actions: (time, action), float32.
+        rewards: (time,), float32, or None.
+        final_observation: Key to array (obs,) after the last action, or None.
+        initial_state: Simulator state at the first step, float64 1-D, or None.
+        model: Simulator model text that the state belongs to (MJCF), or "".
+        task: Task name.
+        label: Behaviour label (operator, level), or "".
+        split: `"train"` or `"validation"`, or "" when the source does not say.
+        success: Whether it solved the task, or None when the source does not say.
+        seed: Collection seed, or None.
+    """
+
+    source: str
+    observations: Mapping[str, FloatArray]
+    actions: FloatArray
+    rewards: FloatArray | None = None
+    final_observation: Mapping[str, FloatArray] | None = None
+    initial_state: npt.NDArray[np.float64] | None = None
+    model: str = ""
+    task: str = ""
+    label: str = ""
+    split: str = ""
+    success: bool | None = None
+    seed: int | None = None
+
+    @property
+    def length(self) -> int:
+        """Number of steps."""
+        return int(self.actions.shape[0])

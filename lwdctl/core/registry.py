@@ -1,0 +1,68 @@
+"""Tables of named implementations, imported only when one is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lwdctl.core.errors import ConfigError, MissingExtraError
+from lwdctl.core.suggest import did_you_mean
+
+
+@dataclass(frozen=True)
+class Row:
+    """One table row.
+
+    Attributes:
+        target: `package.module:attribute`, imported on first use.
+        summary: One line for help texts.
+        extra: The pip extra that brings its dependencies, or an empty string.
+    """
+
+    target: str
+    summary: str
+    extra: str = ""
+
+
+@dataclass(frozen=True)
+class Registry:
+    """A closed table from name to implementation; adding a row adds the thing.
+
+    Attributes:
+        noun: What the rows are, as error messages say it (`"environment"`).
+        rows: Name to row.
+    """
+
+    noun: str
+    rows: Mapping[str, Row]
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names in table order."""
+        return iter(self.rows)
+
+    def __contains__(self, name: object) -> bool:
+        """Tell whether a row has this name."""
+        return name in self.rows
+
+    def load(self, name: str) -> Any:
+        """Import and return the implementation called `name`.
+
+        Raises:
+            ConfigError: No row has that name.
+            MissingExtraError: The row needs a package that is not installed.
+        """
+        row = self.rows.get(name)
+        if row is None:
+            raise ConfigError(f"no {self.noun} is called '{name}'", did_you_mean(name, self.rows))
+        module, _, attribute = row.target.partition(":")
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            if not row.extra or (error.name or "").startswith("lwdctl"):
+                raise
+            raise MissingExtraError(
+                f"{self.noun} '{name}' needs the package '{error.name}', which is not installed",
+                f"pip install 'lwdctl[{row.extra}]'",
+            ) from error

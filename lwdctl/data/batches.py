@@ -1,0 +1,205 @@
+"""Batches of snippets out of a snippet store, from memory, a device, or the disk."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+
+from lwdctl.artifacts.snippets import SnippetStore
+from lwdctl.core.errors import ConfigError
+from lwdctl.data.windows import IntArray, VisitOrder, WindowRule, blocks_of
+
+CACHES = ("auto", "device", "ram", "none")
+BLOCK_ROWS = 65_536
+MEMORY_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class SnippetBatch:
+    """Snippets cut from episodes, in environment units.
+
+    Attributes:
+        observations: (batch, time, obs).
+        actions: (batch, time, action).
+        mask: (batch, time), 1.0 for real steps; padding repeats the last real step.
+        episodes: (batch,) store index of each snippet's episode.
+        offsets: (batch,) start of each snippet within its episode.
+    """
+
+    observations: Tensor
+    actions: Tensor
+    mask: Tensor
+    episodes: IntArray
+    offsets: IntArray
+
+
+class RowSource(Protocol):
+    """Rows of (obs + action) by store row number."""
+
+    def rows(self, index: IntArray, episodes: IntArray) -> Tensor:
+        """Return (batch, time, obs + action) for row numbers (batch, time).
+
+        Args:
+            index: Row numbers.
+            episodes: (batch,) the episode that each row of `index` lies in.
+        """
+
+
+class MemoryRows:
+    """The whole store as one tensor, in RAM or on the device."""
+
+    def __init__(self, store: SnippetStore, keys: tuple[str, ...], device: torch.device) -> None:
+        pieces = [
+            _read(store, keys, start, min(start + BLOCK_ROWS, store.steps))
+            for start in range(0, store.steps, BLOCK_ROWS)
+        ]
+        self._table = torch.from_numpy(np.concatenate(pieces)).to(device)
+
+    def rows(self, index: IntArray, episodes: IntArray) -> Tensor:
+        """Gather from the table."""
+        del episodes
+        return self._table[torch.from_numpy(index).to(self._table.device)]
+
+
+class StreamedRows:
+    """Blocks of the store read on demand; memory holds a bounded number of them."""
+
+    def __init__(
+        self, store: SnippetStore, keys: tuple[str, ...], blocks: list[IntArray], capacity: int
+    ) -> None:
+        self._store, self._keys, self._capacity = store, keys, capacity
+        table = store.episodes
+        self._bounds = [
+            (int(table.start[b[0]]), int(table.start[b[-1]] + table.length[b[-1]])) for b in blocks
+        ]
+        self._block_of = np.full(len(table.start), -1, dtype=np.int64)
+        for number, block in enumerate(blocks):
+            self._block_of[block] = number
+        self._held: OrderedDict[int, Tensor] = OrderedDict()
+
+    def rows(self, index: IntArray, episodes: IntArray) -> Tensor:
+        """Gather from the blocks that hold the episodes."""
+        numbers = self._block_of[episodes]
+        out: Tensor | None = None
+        for number in np.unique(numbers):
+            block = self._block(int(number))
+            here = np.flatnonzero(numbers == number)
+            local = torch.from_numpy(index[here] - self._bounds[number][0])
+            if out is None:
+                out = block.new_empty((*index.shape, block.shape[1]))
+            out[torch.from_numpy(here)] = block[local]
+        assert out is not None  # a batch is never empty
+        return out
+
+    def _block(self, number: int) -> Tensor:
+        if number in self._held:
+            self._held.move_to_end(number)
+            return self._held[number]
+        while len(self._held) >= self._capacity:
+            self._held.popitem(last=False)
+        block = torch.from_numpy(_read(self._store, self._keys, *self._bounds[number]))
+        self._held[number] = block
+        return block
+
+
+class SnippetBatches:
+    """Batches of one split of a store; batch `n` depends on (seed, n) alone.
+
+    Args:
+        store: Open snippet store.
+        keys: Observation keys to concatenate.
+        rule: Which snippets count.
+        split: `"train"`, `"validation"`, or `"all"`.
+        seed: Seed of the visit order.
+        cache: One of `CACHES`.
+        device: Where batches are put.
+    """
+
+    def __init__(
+        self,
+        store: SnippetStore,
+        keys: tuple[str, ...],
+        rule: WindowRule,
+        *,
+        split: str,
+        seed: int,
+        cache: str = "auto",
+        device: torch.device | None = None,
+    ) -> None:
+        self.device = device or torch.device("cpu")
+        self.rule = rule
+        table = store.episodes
+        wanted = {"train": table.split == 0, "validation": table.split == 1}.get(split)
+        chosen = np.arange(len(table.start)) if wanted is None else np.flatnonzero(wanted)
+        self.episodes: IntArray = chosen.astype(np.int64)
+        self._start, self._length = table.start, table.length
+        self._obs = sum(store.spec.sizes(keys))
+        self.cache = self._choose(cache, store)
+        every = blocks_of(table.start, table.length, BLOCK_ROWS)
+        kept = np.isin(np.arange(len(table.start)), chosen)
+        self._blocks = [block[kept[block]] for block in every if kept[block].any()]
+        self._order: VisitOrder | None = None
+        self._seed = seed
+        self._rows: RowSource = self._source(store, keys, every)
+
+    def batch(self, update: int, batch_size: int) -> SnippetBatch:
+        """Return the training batch of one update, drawn in visit order."""
+        if self._order is None:
+            counts = self.rule.counts(self._length)
+            self._order = VisitOrder(self._blocks, counts, self.rule.stride, self._seed)
+        return self.cut(*self._order.batch(update, batch_size))
+
+    def every(self) -> tuple[IntArray, IntArray]:
+        """List every snippet of the split: store episode (snippet,) and start (snippet,)."""
+        position, offsets = self.rule.all(self._length[self.episodes])
+        return self.episodes[position], offsets
+
+    def cut(self, episodes: IntArray, offsets: IntArray) -> SnippetBatch:
+        """Cut snippets out of episodes, padding past the end with the last step."""
+        steps = np.arange(self.rule.length, dtype=np.int64)
+        within = offsets[:, None] + steps
+        last = self._length[episodes][:, None] - 1
+        index = self._start[episodes][:, None] + np.minimum(within, last)
+        rows = self._rows.rows(index, episodes).to(self.device)
+        mask = torch.from_numpy((within <= last).astype(np.float32)).to(self.device)
+        observations, actions = rows[..., : self._obs], rows[..., self._obs :]
+        return SnippetBatch(observations, actions, mask, episodes, offsets)
+
+    def padding_share(self) -> float:
+        """Return the share of padded steps over all snippets of the split."""
+        episodes, offsets = self.every()
+        valid = self.rule.valid(self._length[episodes], offsets)
+        return float(1.0 - valid.mean() / self.rule.length)
+
+    def _choose(self, cache: str, store: SnippetStore) -> str:
+        if cache not in CACHES:
+            raise ConfigError(f"no cache mode is called '{cache}'", "known: " + ", ".join(CACHES))
+        if cache != "auto":
+            return cache
+        needed = 4 * store.steps * (self._obs + store.spec.action.size)
+        if self.device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(self.device)
+            if needed < MEMORY_SHARE * free:
+                return "device"
+        return "ram" if needed < MEMORY_SHARE * psutil.virtual_memory().available else "none"
+
+    def _source(
+        self, store: SnippetStore, keys: tuple[str, ...], blocks: list[IntArray]
+    ) -> RowSource:
+        if self.cache == "none":
+            return StreamedRows(store, keys, blocks, capacity=2 * VisitOrder.mixed)
+        device = self.device if self.cache == "device" else torch.device("cpu")
+        return MemoryRows(store, keys, device)
+
+
+def _read(
+    store: SnippetStore, keys: tuple[str, ...], start: int, stop: int
+) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    observations = store.features(keys, start, stop)
+    return np.concatenate([observations, store.read("action", start, stop)], axis=1)

@@ -1,0 +1,179 @@
+"""Opens HDF5 files of unknown origin without trusting them.
+
+An HDF5 file can point at other files (external links, virtual datasets, raw external
+storage) and can declare arrays far larger than itself. All of that is found by walking the
+structure, before anything is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from lwdctl.core.errors import DataError
+from lwdctl.data.checks import NUMBER_KINDS, finite_rows
+
+
+def open_hdf5(path: Path, max_bytes: int) -> h5py.File:
+    """Open `path` for reading after checking its whole structure.
+
+    Args:
+        path: The file.
+        max_bytes: Largest total size, uncompressed, that its datasets may declare.
+
+    Raises:
+        DataError: No such file, not HDF5, truncated, a link that leaves the file or dangles,
+            a virtual dataset, raw external storage, or a declared size beyond `max_bytes`.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: no such file")
+    if not path.is_file():
+        raise DataError(f"{path}: is not a file")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: is empty")
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise DataError(f"{path}: {_open_failure(str(error))}") from None
+    try:
+        _check_structure(file, path, max_bytes)
+    except DataError:
+        file.close()
+        raise
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        file.close()
+        raise DataError(f"{path}: is damaged ({error})") from None
+    return file
+
+
+def _open_failure(reason: str) -> str:
+    if "truncated" in reason:
+        return "is truncated; fetch it again"
+    if "signature not found" in reason:
+        return "is not an HDF5 file"
+    return f"cannot be opened ({reason})"
+
+
+def _check_structure(file: h5py.File, path: Path, max_bytes: int) -> None:
+    total = 0
+    for key, dataset in _walk(file, path):
+        if dataset.is_virtual:
+            raise DataError(f"{path}: {key}: is a virtual dataset, which may read other files")
+        if dataset.external:
+            raise DataError(f"{path}: {key}: keeps its data in another file")
+        if dataset.shape is None:
+            continue
+        total += dataset.size * dataset.dtype.itemsize
+        if total > max_bytes:
+            raise DataError(
+                f"{path}: {key}: declares shape {dataset.shape}, which brings the file to "
+                f"{total:,} bytes, more than {max_bytes:,}",
+                "raise --max-bytes if the size is right",
+            )
+
+
+def _walk(file: h5py.File, path: Path) -> Iterator[tuple[str, h5py.Dataset]]:
+    """Yield every dataset once; groups that contain each other are visited once."""
+    stack: list[tuple[str, h5py.Group]] = [("", file["/"])]
+    visited: set[int] = set()
+    while stack:
+        prefix, group = stack.pop()
+        for name in group:
+            key = f"{prefix}{name}"
+            link = group.get(name, getlink=True)
+            if isinstance(link, h5py.ExternalLink):
+                raise DataError(f"{path}: {key}: is an external link to {link.filename}")
+            if isinstance(link, h5py.SoftLink):
+                if group.get(name) is None:
+                    raise DataError(f"{path}: {key}: is a link to {link.path}, which is missing")
+                continue  # what it points at lies in this file and is visited there
+            item = group[name]
+            address = h5py.h5o.get_info(item.id).addr
+            if address in visited:
+                continue
+            visited.add(address)
+            if isinstance(item, h5py.Group):
+                stack.append((f"{key}/", item))
+            elif isinstance(item, h5py.Dataset):
+                yield key, item
+
+
+def dataset_at(group: h5py.Group, key: str, path: Path) -> h5py.Dataset:
+    """Return the dataset `key` of `group`.
+
+    Raises:
+        DataError: It is missing or is a group.
+    """
+    item = group.get(key)
+    where = location(group, key)
+    if item is None:
+        raise DataError(f"{path}: {where}: is missing")
+    if not isinstance(item, h5py.Dataset):
+        raise DataError(f"{path}: {where}: is a group, not an array")
+    return item
+
+
+def array_shape(
+    dataset: h5py.Dataset, path: Path, *, ranks: tuple[int, ...] = (2,)
+) -> tuple[int, ...]:
+    """Return the shape of a dataset of numbers.
+
+    Args:
+        dataset: The dataset.
+        path: Its file, for messages.
+        ranks: Numbers of axes accepted.
+
+    Raises:
+        DataError: Not numbers, or another number of axes.
+    """
+    key = dataset.name.lstrip("/")
+    if dataset.shape is None or dataset.dtype.kind not in NUMBER_KINDS:
+        raise DataError(f"{path}: {key}: holds {dataset.dtype}, not numbers")
+    if len(dataset.shape) not in ranks:
+        wanted = " or ".join(str(rank) for rank in ranks)
+        raise DataError(f"{path}: {key}: has shape {dataset.shape}, expected {wanted} axes")
+    return tuple(dataset.shape)
+
+
+def read_array(
+    dataset: h5py.Dataset, path: Path, start: int = 0, stop: int | None = None
+) -> npt.NDArray[Any]:
+    """Return the rows `start:stop` as they are stored.
+
+    Raises:
+        DataError: The bytes cannot be read (damaged chunk, unknown filter).
+    """
+    try:
+        return np.asarray(dataset[start:stop])
+    except (OSError, RuntimeError, ValueError, TypeError) as error:
+        key = dataset.name.lstrip("/")
+        raise DataError(f"{path}: {key}, row {start}: cannot be read ({error})") from None
+
+
+def read_rows(
+    dataset: h5py.Dataset, path: Path, start: int = 0, stop: int | None = None
+) -> npt.NDArray[np.float32]:
+    """Return the rows `start:stop` as finite float32.
+
+    Raises:
+        DataError: Damaged bytes, NaN or infinity.
+    """
+    key = dataset.name.lstrip("/")
+    return finite_rows(read_array(dataset, path, start, stop), f"{path}: {key}", start)
+
+
+def text_of(value: Any) -> str:
+    """Return an HDF5 string (str, bytes or a zero-dimensional array of them) as text."""
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def location(group: h5py.Group, key: str) -> str:
+    """Return the full key inside the file, without the leading slash."""
+    return f"{group.name.rstrip('/')}/{key}".lstrip("/")

@@ -1,0 +1,305 @@
+"""Reader of robomimic's HDF5 layout (versions 1.2 to 1.5 of `env_args`).
+
+robomimic itself is not needed. robosuite's `object` observation is brought to one meaning
+(`robosuite_object`); `env_args` are kept as written in `EnvSpec.settings["env_args"]`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from lwdctl.core.errors import DataError
+from lwdctl.core.records import EnvSpec, Episode, FloatArray, SourceSpec
+from lwdctl.data import robomimic_masks
+from lwdctl.data.checks import choose_keys, observation_specs, require_length, require_size
+from lwdctl.data.hdf5_guard import (
+    array_shape,
+    dataset_at,
+    location,
+    open_hdf5,
+    read_array,
+    read_rows,
+    text_of,
+)
+from lwdctl.data.merge import EpisodeOutline, MergedReader
+from lwdctl.data.reader import ReadOptions
+from lwdctl.data.robomimic_env import (
+    ROBOSUITE_KEYS,
+    action_spec,
+    adapter_of,
+    max_steps_of,
+    read_env_args,
+)
+from lwdctl.data.robosuite_object import CONVENTION, EffectorPose, ObjectConvention
+
+POSITION_KEY, QUATERNION_KEY = "robot0_eef_pos", "robot0_eef_quat"
+SUCCESS_REWARD = 1.0
+
+
+def open_robomimic(paths: Sequence[Path], options: ReadOptions) -> MergedReader:
+    """Open one or several robomimic files as one source."""
+    return MergedReader(RobomimicFile, paths, options)
+
+
+class RobomimicFile:
+    """One robomimic file; a `Reader`.
+
+    Tasks come from the attribute `task` of a demonstration, else from `env_name`; labels from
+    `--label`, the attributes `operator` or `label`, else masks; success from the attribute
+    `success`, else (robosuite) from a reward of 1.
+
+    Args:
+        path: The file.
+        options: What the user asked for.
+
+    Raises:
+        DataError: The structure is not robomimic's; the message names file and key.
+    """
+
+    def __init__(self, path: Path, options: ReadOptions) -> None:
+        self.path = path
+        self.sources: Sequence[str]
+        self.lengths: Sequence[int]
+        self._options = options
+        self._file = open_hdf5(path, options.max_bytes)
+        try:
+            self._scan()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _scan(self) -> None:
+        path, options = self.path, self._options
+        data = self._file.get("data")
+        if not isinstance(data, h5py.Group):
+            raise DataError(f"{path}: data: is missing; a robomimic file has data/demo_0 and so on")
+        demos = sorted((name for name in data if isinstance(data[name], h5py.Group)), key=_number)
+        masks = robomimic_masks.read_masks(self._file, demos, path)
+        self.sources = robomimic_masks.select(demos, masks, options.filter_key, path)
+        if not self.sources:
+            raise DataError(f"{path}: data: holds no demonstrations")
+        self._labels = robomimic_masks.labels(masks)
+        self._splits = robomimic_masks.splits(masks, options.filter_key, path)
+        self._env_args = read_env_args(data, path)
+        self._adapter = options.env.partition("/")[0] or adapter_of(self._env_args)
+        env_name = str(self._env_args.get("env_name", ""))
+        self._task = options.env.partition("/")[2] or env_name.rpartition("/")[2]
+        version = str(self._env_args.get("env_version", ""))
+        self._object = ObjectConvention.of(self._task, version)
+        self._scan_demos(data)
+
+    def _scan_demos(self, data: h5py.Group) -> None:
+        first = data[self.sources[0]]
+        keys = self._choose_keys(first)
+        self._has_rewards = all("rewards" in data[name] for name in self.sources)
+        sizes: dict[str, int] = {}
+        self.lengths = [self._scan_demo(data[name], keys, sizes) for name in self.sources]
+        self.spec = self._make_spec(data, keys, sizes)
+
+    def _choose_keys(self, demo: h5py.Group) -> tuple[tuple[str, bool], ...]:
+        obs = demo.get("obs")
+        where = location(demo, "obs")
+        if not isinstance(obs, h5py.Group):
+            raise DataError(f"{self.path}: {where}: is missing")
+        present = list(obs)
+        default = [key for key in present if len(getattr(obs[key], "shape", ())) == 2]
+        if self._adapter == "robosuite":
+            default = list(ROBOSUITE_KEYS)
+        asked = self._options.observation_keys
+        return choose_keys(asked, default, present, f"{self.path}: {where}")
+
+    def _scan_demo(
+        self, demo: h5py.Group, keys: Sequence[tuple[str, bool]], sizes: dict[str, int]
+    ) -> int:
+        """Check one demonstration's shapes against each other and earlier ones."""
+        path = self.path
+        steps, size = array_shape(dataset_at(demo, "actions", path), path)
+        where = f"{path}: {location(demo, '')}"
+        if steps == 0:
+            raise DataError(f"{where}actions: has no rows")
+        require_size(size, sizes.setdefault("actions", size), f"{where}actions")
+        for key, _ in keys:
+            name = f"obs/{key}"
+            length, size = array_shape(dataset_at(demo, name, path), path)
+            require_length(length, steps, f"{where}{name}", "actions")
+            require_size(size, sizes.setdefault(name, size), f"{where}{name}")
+        for name in ("rewards", "dones", "states"):
+            if name in demo:
+                length = array_shape(dataset_at(demo, name, path), path, ranks=(1, 2))[0]
+                require_length(length, steps, f"{where}{name}", "actions")
+        declared = demo.attrs.get("num_samples", steps)
+        if declared != steps:
+            raise DataError(f"{where}attrs[num_samples]: is {declared}, actions have {steps} rows")
+        return steps
+
+    def _make_spec(
+        self, data: h5py.Group, keys: Sequence[tuple[str, bool]], sizes: dict[str, int]
+    ) -> SourceSpec:
+        demos = [data[name] for name in self.sources]
+        names = [self._label(demo) for demo in demos]
+        tasks = tuple(dict.fromkeys(self._task_of(demo) for demo in demos))
+        seeds = [seed for demo in demos if (seed := _seed(demo, self.path)) is not None]
+        settings: dict[str, Any] = {"env_args": self._env_args} if self._env_args else {}
+        if self._object.applies(sizes.get("obs/object", 0)):
+            settings["object_convention"] = CONVENTION
+        operators = len(set(filter(None, names))) > 1
+        limit = max(
+            max_steps_of(self._adapter, task, several_operators=operators) for task in tasks
+        )
+        return SourceSpec(
+            observations=observation_specs(keys, [sizes[f"obs/{key}"] for key, _ in keys]),
+            action=action_spec(self._adapter, self._env_args, sizes["actions"], str(self.path)),
+            env=EnvSpec(self._adapter, tasks, settings, limit or max(self.lengths)),
+            labels=tuple(sorted(set(filter(None, names)))),
+            source_format="robomimic",
+            collection_seeds=(min(seeds), max(seeds)) if seeds else None,
+        )
+
+    def outline(self, index: int) -> EpisodeOutline:
+        """Say what a demonstration is without loading its steps."""
+        name = self.sources[index]
+        demo = self._file["data"][name]
+        return EpisodeOutline(self._task_of(demo), self._label(demo), self._splits.get(name, ""))
+
+    def read(self, index: int) -> Episode:
+        """Load one demonstration.
+
+        Raises:
+            DataError: NaN or infinity, or an `object` that is neither of the two known ones.
+        """
+        name = self.sources[index]
+        demo = self._file["data"][name]
+        keys = [item.name for item in self.spec.observations]
+        observations = {key: read_rows(demo["obs"][key], self.path) for key in keys}
+        final = self._final_observation(demo, keys)
+        self._normalise_object(demo, observations, final)
+        rewards = None
+        if self._has_rewards:
+            rewards = read_rows(demo["rewards"], self.path).reshape(-1)
+        outline = self.outline(index)
+        return Episode(
+            source=name,
+            observations=observations,
+            actions=read_rows(demo["actions"], self.path),
+            rewards=rewards,
+            final_observation=final,
+            initial_state=self._initial_state(demo),
+            model=text_of(demo.attrs.get("model_file", "")) or self._shared_model,
+            task=outline.task,
+            label=outline.label,
+            split=outline.split,
+            success=self._success(demo, rewards),
+            seed=_seed(demo, self.path),
+        )
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _final_observation(
+        self, demo: h5py.Group, keys: Sequence[str]
+    ) -> dict[str, FloatArray] | None:
+        """Return the observation after the last action, where every key has one."""
+        if any(f"next_obs/{key}" not in demo for key in keys):
+            return None
+        final: dict[str, FloatArray] = {}
+        steps = demo["actions"].shape[0]
+        for key in keys:
+            dataset = dataset_at(demo, f"next_obs/{key}", self.path)
+            where = f"{self.path}: {location(demo, f'next_obs/{key}')}"
+            length, size = array_shape(dataset, self.path)
+            require_length(length, steps, where, "actions")
+            require_size(size, demo["obs"][key].shape[1], where)
+            final[key] = read_rows(dataset, self.path, steps - 1, steps)[0]
+        return final
+
+    def _normalise_object(
+        self,
+        demo: h5py.Group,
+        observations: dict[str, FloatArray],
+        final: dict[str, FloatArray] | None,
+    ) -> None:
+        values = observations.get("object")
+        if values is None or not self._object.applies(values.shape[1]):
+            return
+        where = f"{self.path}: {location(demo, 'obs/object')}"
+        effector = self._effector(demo, len(values))
+        if self._object.is_old(values, effector, where):
+            observations["object"] = self._object.convert(values)
+            if final is not None:
+                final["object"] = self._object.convert(final["object"])
+
+    def _effector(self, demo: h5py.Group, steps: int) -> EffectorPose | None:
+        """Read the end effector's pose, asked for by the user or not."""
+        found: dict[str, FloatArray] = {}
+        for key in (POSITION_KEY, QUATERNION_KEY):
+            if key not in demo["obs"]:
+                continue
+            dataset = dataset_at(demo, f"obs/{key}", self.path)
+            where = f"{self.path}: {location(demo, f'obs/{key}')}"
+            require_length(array_shape(dataset, self.path)[0], steps, where, "actions")
+            found[key] = read_rows(dataset, self.path)
+        if POSITION_KEY not in found:
+            return None
+        return EffectorPose(found[POSITION_KEY], found.get(QUATERNION_KEY))
+
+    @cached_property
+    def _shared_model(self) -> str:
+        """The model of demonstrations that store none: the file's only one, else ""."""
+        demos = self._file["data"].values()
+        models = {text_of(demo.attrs["model_file"]) for demo in demos if "model_file" in demo.attrs}
+        return models.pop() if len(models) == 1 else ""
+
+    def _initial_state(self, demo: h5py.Group) -> np.ndarray[Any, np.dtype[np.float64]] | None:
+        """Return the first simulator state: `states[0]`, or our own `initial_state`."""
+        for key, last in (("states", 1), ("initial_state", None)):
+            if key not in demo:
+                continue
+            dataset = dataset_at(demo, key, self.path)
+            array_shape(dataset, self.path, ranks=(2,) if key == "states" else (1,))
+            state = read_array(dataset, self.path, 0, last).astype(np.float64).reshape(-1)
+            if not np.isfinite(state).all():
+                raise DataError(f"{self.path}: {location(demo, key)}, row 0: is not finite")
+            return state
+        return None
+
+    def _task_of(self, demo: h5py.Group) -> str:
+        return text_of(demo.attrs.get("task", self._task))
+
+    def _label(self, demo: h5py.Group) -> str:
+        if self._options.label:
+            return self._options.label
+        for name in ("operator", "label"):
+            if name in demo.attrs:
+                return text_of(demo.attrs[name])
+        return self._labels.get(demo.name.rpartition("/")[2], "")
+
+    def _success(self, demo: h5py.Group, rewards: FloatArray | None) -> bool | None:
+        if "success" in demo.attrs:
+            return bool(demo.attrs["success"])
+        if self._adapter != "robosuite" or rewards is None:
+            return None
+        return bool((rewards >= SUCCESS_REWARD).any())
+
+
+def _number(name: str) -> tuple[str, int, str]:
+    """Sort key that puts `demo_2` before `demo_10`."""
+    match = re.fullmatch(r"(.*?)(\d+)", name)
+    return (match[1], int(match[2]), name) if match else (name, -1, name)
+
+
+def _seed(demo: h5py.Group, path: Path) -> int | None:
+    if "seed" not in demo.attrs:
+        return None
+    try:
+        return int(demo.attrs["seed"])
+    except (TypeError, ValueError):
+        where = location(demo, "attrs[seed]")
+        raise DataError(f"{path}: {where}: is not an integer") from None

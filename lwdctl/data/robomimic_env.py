@@ -1,0 +1,110 @@
+"""What robomimic's `env_args` say about environment and actions (versions 1.2 to 1.5)."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from lwdctl.core.errors import DataError
+from lwdctl.core.records import ActionSpec
+from lwdctl.data.hdf5_guard import text_of
+
+ROBOSUITE_KEYS = ("object", "robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")
+METAWORLD_CONTROL_RATE = 80.0
+# robomimic's limits for one operator's (ph) and several operators' (mh) data.
+ROBOSUITE_STEPS = {"TwoArmTransport": (700, 1100), "ToolHang": (700, 700)}
+ROBOSUITE_STEPS_DEFAULT = (400, 500)
+METAWORLD_STEPS = 500
+
+
+def read_env_args(data: h5py.Group, path: Path) -> dict[str, Any]:
+    """Return `env_args` as written, or {} when the file has none.
+
+    Raises:
+        DataError: Not a JSON object.
+    """
+    if "env_args" not in data.attrs:
+        return {}
+    try:
+        values = json.loads(text_of(data.attrs["env_args"]))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}: data.attrs[env_args]: is not JSON ({error})") from None
+    if not isinstance(values, dict) or not isinstance(values.get("env_kwargs", {}), dict):
+        raise DataError(f"{path}: data.attrs[env_args]: is not a JSON object")
+    return values
+
+
+def adapter_of(env_args: Mapping[str, Any]) -> str:
+    """Name the environment table's row; robomimic's type 1 is robosuite, a word is itself."""
+    kind = env_args.get("type")
+    if isinstance(kind, str):
+        return kind
+    return "robosuite" if kind == 1 else ""
+
+
+def max_steps_of(adapter: str, task: str, *, several_operators: bool) -> int:
+    """Return the episode limit in steps that results on this data are reported with."""
+    if adapter == "robosuite":
+        return ROBOSUITE_STEPS.get(task, ROBOSUITE_STEPS_DEFAULT)[several_operators]
+    return METAWORLD_STEPS if adapter == "metaworld" else 0
+
+
+def action_spec(adapter: str, env_args: Mapping[str, Any], size: int, where: str) -> ActionSpec:
+    """Describe the recorded actions.
+
+    Raises:
+        DataError: Controller settings that are not the objects robosuite writes.
+    """
+    low, high = (-1.0,) * size, (1.0,) * size
+    kwargs = env_args.get("env_kwargs", {})
+    if adapter == "metaworld":
+        return ActionSpec(size, "delta", "normalised", low, high, METAWORLD_CONTROL_RATE)
+    if adapter != "robosuite":
+        return ActionSpec(size, "absolute", "unknown", low, high)
+    rate = float(kwargs.get("control_freq", 20))
+    kind, absolute = _arm_controller(kwargs.get("controller_configs"), where)
+    if kind == "JOINT_TORQUE":
+        return ActionSpec(size, "torque", "normalised", low, high, rate)
+    if not absolute:
+        return ActionSpec(size, "delta", "normalised", low, high, rate)
+    low, high = _absolute_limits(kind, size)
+    return ActionSpec(size, "absolute", "metres and radians", low, high, rate)
+
+
+def _arm_controller(configs: Any, where: str) -> tuple[str, bool]:
+    """Return the arm controller's type and whether its targets are absolute.
+
+    Up to robosuite 1.4 the controller stands at the top level (for two arms, in a list) and
+    says `control_delta`; from 1.5 it stands under `body_parts` and says `input_type`.
+    """
+    if configs is None:
+        return "OSC_POSE", False
+    if isinstance(configs, list) and configs:
+        configs = configs[0]
+    if isinstance(configs, dict) and "body_parts" in configs:
+        parts = configs["body_parts"]
+        configs = parts.get("right", parts.get("left")) if isinstance(parts, dict) else None
+    if not isinstance(configs, dict):
+        raise DataError(f"{where}: data.attrs[env_args]: controller_configs cannot be understood")
+    kind = str(configs.get("type", "OSC_POSE"))
+    absolute = not configs.get("control_delta", True) or configs.get("input_type") == "absolute"
+    return kind, absolute
+
+
+def _absolute_limits(kind: str, size: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the limits of absolute targets, wide enough for any reachable one.
+
+    A pose per arm is 2 m around the base, a full turn, and the gripper's own [-1, 1]; other
+    controllers take angles.
+    """
+    pose = (2.0, 2.0, 2.0, math.tau, math.tau, math.tau, 1.0)
+    if kind.endswith("_POSE") and size % len(pose) == 0:
+        high = pose * (size // len(pose))
+    else:
+        high = (math.tau,) * size
+    return tuple(-value for value in high), high

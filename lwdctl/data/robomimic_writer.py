@@ -1,0 +1,143 @@
+"""Writes demonstrations as one HDF5 file in robomimic's layout.
+
+The layout is that of robomimic 0.3 (`data/demo_N/{obs,next_obs,actions,rewards,dones}`,
+`data.attrs["env_args"]`, `mask/*`), so robomimic's own `SequenceDataset` reads the file.
+What robomimic has no place for stands beside it: the attributes `task`, `label`, `seed`
+and `success` and the dataset `initial_state` of each demonstration.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+
+from lwdctl.core.errors import DataError
+from lwdctl.core.records import Episode, FloatArray
+
+
+class RobomimicWriter:
+    """Streams episodes into a new file; usable as a context manager.
+
+    Leaving the context with an exception removes the file.
+
+    Args:
+        path: File to make; it must not exist yet.
+        env_args: `env_name`, `env_version`, `type` and `env_kwargs`, JSON-ready.
+
+    Raises:
+        DataError: The file exists, or `env_args` is not JSON.
+    """
+
+    def __init__(self, path: Path, env_args: Mapping[str, Any]) -> None:
+        try:
+            text = json.dumps(dict(env_args), indent=4)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{path}: env_args is not JSON ({error})") from None
+        self._path = path
+        try:
+            # Newer file versions hold attributes beyond 64 KiB, which a model text can be.
+            self._file = h5py.File(path, "x", libver=("v110", "v110"))
+        except OSError as error:
+            raise DataError(f"{path}: cannot be created ({error})") from None
+        self._data = self._file.create_group("data")
+        self._data.attrs["env_args"] = text
+        self._data.attrs["total"] = 0
+        self._total = 0
+        self._masks: dict[str, list[str]] = {}
+        self._sizes: dict[str, int] | None = None
+
+    def write(self, episode: Episode) -> None:
+        """Append one episode as `demo_N`, N counting from 0.
+
+        Raises:
+            DataError: No steps, unequal lengths, or sizes that differ from the first episode's.
+        """
+        self._check(episode)
+        name = f"demo_{len(self._data)}"
+        group = self._data.create_group(name)
+        group.create_dataset("actions", data=episode.actions)
+        dones = np.zeros(episode.length, dtype=np.int8)
+        dones[-1] = 1
+        group.create_dataset("dones", data=dones)
+        if episode.rewards is not None:
+            group.create_dataset("rewards", data=episode.rewards)
+        for key, values in episode.observations.items():
+            group.create_dataset(f"obs/{key}", data=values)
+        for key, last in (episode.final_observation or {}).items():
+            group.create_dataset(f"next_obs/{key}", data=_shifted(episode.observations[key], last))
+        if episode.initial_state is not None:
+            group.create_dataset("initial_state", data=episode.initial_state)
+        _write_attributes(group, episode)
+        self._total += episode.length
+        self._data.attrs["total"] = self._total
+        for mask in (episode.label, {"validation": "valid"}.get(episode.split, episode.split)):
+            if mask:
+                self._masks.setdefault(mask, []).append(name)
+
+    def close(self) -> None:
+        """Write the masks and close the file."""
+        if not self._file:
+            return
+        for mask, names in self._masks.items():
+            self._file.create_dataset(f"mask/{mask}", data=np.asarray(names, dtype="S"))
+        self._file.close()
+
+    def __enter__(self) -> RobomimicWriter:
+        """Return the writer."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the file, and remove it when an exception ended the context."""
+        del error, trace
+        if kind is None:
+            self.close()
+            return
+        self._file.close()
+        self._path.unlink(missing_ok=True)
+
+    def _check(self, episode: Episode) -> None:
+        where = f"{self._path}: {episode.source or 'episode'}"
+        if episode.length == 0:
+            raise DataError(f"{where}: has no steps")
+        for key, values in episode.observations.items():
+            if len(values) != episode.length:
+                raise DataError(
+                    f"{where}: '{key}' has {len(values)} rows, actions have {episode.length}"
+                )
+        sizes = {key: int(values.shape[1]) for key, values in episode.observations.items()}
+        sizes["action"] = int(episode.actions.shape[1])
+        if self._sizes is None:
+            self._sizes = sizes
+        elif sizes != self._sizes:
+            raise DataError(f"{where}: sizes {sizes} differ from the first episode's {self._sizes}")
+
+
+def _shifted(values: FloatArray, last: FloatArray) -> FloatArray:
+    """Return the observations one step later, `last` at the end."""
+    return np.concatenate([values[1:], np.asarray(last, dtype=np.float32)[None]])
+
+
+def _write_attributes(group: h5py.Group, episode: Episode) -> None:
+    group.attrs["num_samples"] = episode.length
+    for name, text in (
+        ("model_file", episode.model),
+        ("task", episode.task),
+        ("label", episode.label),
+    ):
+        if text:
+            group.attrs[name] = text
+    if episode.seed is not None:
+        group.attrs["seed"] = episode.seed
+    if episode.success is not None:
+        group.attrs["success"] = bool(episode.success)

@@ -1,0 +1,137 @@
+"""The two meanings of robosuite's `object` observation, brought to one.
+
+Between robosuite 1.4 and 1.5 Lift's relative position changed its sign and the pick-and-place
+tasks changed the order of parts. Stores hold the meaning of 1.5:
+
+- Lift (10): cube position, cube quaternion, cube minus end effector;
+- PickPlace, one object (14): position and quaternion in the end effector's frame, then
+  position and quaternion in the world.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lwdctl.core.errors import DataError
+from lwdctl.core.records import FloatArray
+
+CONVENTION = "robosuite-1.5"
+LIFT_SIZE, PLACE_SIZE = 10, 14
+PLACE_TASKS = ("PickPlaceCan", "PickPlaceMilk", "PickPlaceBread", "PickPlaceCereal")
+LIFT_TOLERANCE = 0.005
+# Relative poses of pick-and-place lag one control step behind, up to 5 cm of motion.
+PLACE_TOLERANCE = 0.06
+
+
+@dataclass(frozen=True)
+class EffectorPose:
+    """Where the end effector was.
+
+    Attributes:
+        position: (time, 3), metres.
+        quaternion: (time, 4) as x, y, z, w, or None when the file lacks it.
+    """
+
+    position: FloatArray
+    quaternion: FloatArray | None
+
+
+@dataclass(frozen=True)
+class ObjectConvention:
+    """How one file stores `object`.
+
+    Attributes:
+        task: robosuite's environment name.
+        old: Whether `env_version` says robosuite before 1.5; None when it says nothing.
+        version: `env_version` as written, for messages.
+    """
+
+    task: str
+    old: bool | None
+    version: str
+
+    @classmethod
+    def of(cls, task: str, version: str) -> ObjectConvention:
+        """Build from robomimic's `env_name` and `env_version`."""
+        return cls(task, _is_old(version), version)
+
+    def applies(self, size: int) -> bool:
+        """Tell whether this task's `object` of `size` components changed meaning."""
+        if self.task == "Lift":
+            return size == LIFT_SIZE
+        return self.task in PLACE_TASKS and size == PLACE_SIZE
+
+    def is_old(self, values: FloatArray, effector: EffectorPose | None, where: str) -> bool:
+        """Decide which meaning `values` has, by version and by the data.
+
+        Args:
+            values: `object`, (time, obs), as stored.
+            effector: The end effector's pose, or None when the file lacks it.
+            where: File and key, for messages.
+
+        Raises:
+            DataError: The data contradict the version or fit neither meaning, or there is
+                neither a version nor an end-effector position to tell from.
+        """
+        if effector is None:
+            if self.old is None:
+                raise DataError(
+                    f"{where}, row 0: cannot tell which robosuite version wrote it",
+                    "the file needs env_version or robot0_eef_pos",
+                )
+            return self.old
+        off = {old: self._residual(values, effector, old=old) for old in (False, True)}
+        likely = off[True] < off[False] if self.old is None else self.old
+        tolerance = LIFT_TOLERANCE if self.task == "Lift" else PLACE_TOLERANCE
+        if off[likely] <= tolerance:
+            return likely
+        if off[not likely] <= tolerance:
+            raise DataError(
+                f"{where}, row 0: means what robosuite {'1.5' if likely else '1.4'} wrote, but "
+                f"env_version is {self.version}",
+                "correct env_version in the attribute env_args of the group data",
+            )
+        raise DataError(
+            f"{where}, row 0: is no object pose of {self.task} that fits robot0_eef_pos "
+            f"(off by {min(off.values()):.3f} m)"
+        )
+
+    def convert(self, values: FloatArray) -> FloatArray:
+        """Return `object` (..., obs) of an old file in the meaning of 1.5."""
+        converted = values.copy()
+        if self.task == "Lift":
+            converted[..., 7:10] = -values[..., 7:10]
+        else:
+            converted[..., :7], converted[..., 7:] = values[..., 7:], values[..., :7]
+        return converted
+
+    def _residual(self, values: FloatArray, effector: EffectorPose, *, old: bool) -> float:
+        """Return the median disagreement in metres with one of the two meanings."""
+        rows = self.convert(values) if old else values
+        if self.task == "Lift":
+            expected = rows[:, :3] - effector.position
+            return float(np.median(np.linalg.norm(rows[:, 7:10] - expected, axis=1)))
+        offset = rows[:, 7:10] - effector.position
+        if effector.quaternion is not None:
+            offset = _rotate_inverse(effector.quaternion, offset)
+            return float(np.median(np.linalg.norm(rows[:, :3] - offset, axis=1)))
+        # Without a rotation only the distances can be compared.
+        distances = np.linalg.norm(rows[:, :3], axis=1) - np.linalg.norm(offset, axis=1)
+        return float(np.median(np.abs(distances)))
+
+
+def _rotate_inverse(quaternion: FloatArray, vector: FloatArray) -> FloatArray:
+    """Rotate (time, 3) by the inverse of unit quaternions (time, 4) in the order x, y, z, w."""
+    axis, real = -quaternion[:, :3], quaternion[:, 3:]
+    twice = 2 * np.cross(axis, vector)
+    rotated: FloatArray = vector + real * twice + np.cross(axis, twice)
+    return rotated
+
+
+def _is_old(version: str) -> bool | None:
+    parts = version.split(".")
+    if len(parts) < 2 or not (parts[0].isdigit() and parts[1].isdigit()):
+        return None
+    return (int(parts[0]), int(parts[1])) < (1, 5)

@@ -1,0 +1,128 @@
+"""Where snippets may lie in episodes, and in which order training visits them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from lwdctl.core.errors import ConfigError
+from lwdctl.core.seeding import generator
+
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class WindowRule:
+    """Which snippets of an episode count.
+
+    Attributes:
+        length: Snippet length in steps.
+        stride: Steps between neighbouring snippet starts.
+        min_share: Smallest share of a snippet that must be real steps, in (0, 1]; the rest
+            is padding. 1 allows full snippets only (a shorter episode gives one).
+        first_only: Only the snippet that starts with the episode.
+    """
+
+    length: int
+    stride: int = 1
+    min_share: float = 1.0
+    first_only: bool = False
+
+    def counts(self, lengths: IntArray) -> IntArray:
+        """Return how many snippets each episode (episode,) has, at least one."""
+        if self.first_only:
+            return np.ones_like(lengths)
+        needed = np.minimum(lengths, max(1, math.ceil(self.min_share * self.length)))
+        counts: IntArray = (lengths - needed) // self.stride + 1
+        return counts
+
+    def all(self, lengths: IntArray) -> tuple[IntArray, IntArray]:
+        """List every snippet: episode position (snippet,) and start within it (snippet,)."""
+        counts = self.counts(lengths)
+        episode = np.repeat(np.arange(len(lengths), dtype=np.int64), counts)
+        first = np.repeat(np.cumsum(counts) - counts, counts)
+        return episode, (np.arange(len(episode), dtype=np.int64) - first) * self.stride
+
+    def valid(self, lengths: IntArray, offsets: IntArray) -> IntArray:
+        """Return how many of each snippet's steps are real."""
+        valid: IntArray = np.minimum(self.length, lengths - offsets)
+        return valid
+
+
+def blocks_of(starts: IntArray, lengths: IntArray, rows: int) -> list[IntArray]:
+    """Group neighbouring episodes into blocks of about `rows` steps.
+
+    Returns:
+        Episode positions per block, in store order; every block has at least one.
+    """
+    order = np.argsort(starts, kind="stable").astype(np.int64)
+    begun = np.cumsum(lengths[order]) - lengths[order]
+    label = begun // max(1, rows)
+    cuts = np.flatnonzero(np.diff(label)) + 1
+    return [np.asarray(part, dtype=np.int64) for part in np.split(order, cuts) if len(part)]
+
+
+@dataclass(frozen=True, eq=False)
+class VisitOrder:
+    """The order in which training draws snippets, fixed by (seed, position) alone.
+
+    An epoch is one randomly placed snippet per episode. Blocks are shuffled, `mixed`
+    blocks at a time are merged and their episodes shuffled, so that a reader needs only
+    those blocks in memory and every cache mode sees the same batches.
+    """
+
+    blocks: Sequence[IntArray]
+    counts: IntArray
+    stride: int
+    seed: int
+    mixed: int = 4
+
+    def __post_init__(self) -> None:
+        """Refuse an empty order.
+
+        Raises:
+            ConfigError: There is no episode to draw from.
+        """
+        if not self.size:
+            raise ConfigError("the training split holds no episode", "lower --validation-fraction")
+
+    @property
+    def size(self) -> int:
+        """Episodes per epoch."""
+        return sum(len(block) for block in self.blocks)
+
+    def batch(self, update: int, batch_size: int) -> tuple[IntArray, IntArray]:
+        """Return the snippets of one update.
+
+        Args:
+            update: Number of the update, from 0.
+            batch_size: Snippets per update.
+
+        Returns:
+            Episode position (batch,) and start within the episode (batch,).
+        """
+        positions = np.arange(update * batch_size, (update + 1) * batch_size)
+        epochs, ranks = np.divmod(positions, self.size)
+        episodes = np.empty(batch_size, dtype=np.int64)
+        offsets = np.empty(batch_size, dtype=np.int64)
+        for epoch in np.unique(epochs):
+            here = epochs == epoch
+            order, shift = _epoch(self, int(epoch))
+            episodes[here] = order[ranks[here]]
+            offsets[here] = shift[ranks[here]]
+        return episodes, offsets
+
+
+@lru_cache(maxsize=8)
+def _epoch(order: VisitOrder, epoch: int) -> tuple[IntArray, IntArray]:
+    rng = generator("visit-order", order.seed, epoch)
+    blocks = [order.blocks[index] for index in rng.permutation(len(order.blocks))]
+    groups = [blocks[i : i + order.mixed] for i in range(0, len(blocks), order.mixed)]
+    episodes = np.concatenate([rng.permutation(np.concatenate(group)) for group in groups])
+    places = rng.random(len(episodes)) * order.counts[episodes]
+    return episodes, np.floor(places).astype(np.int64) * order.stride

@@ -1,0 +1,1 @@
+"""Simulator adapters: one file and one table row per simulator."""

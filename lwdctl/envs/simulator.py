@@ -1,0 +1,85 @@
+"""The contract every simulator adapter fulfils."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from lwdctl.core.records import ActionSpec, FloatArray, ObservationSpec
+
+Observation = Mapping[str, FloatArray]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number per episode made from a number per step.
+
+    Attributes:
+        name: Full name in results (`"max_overlap"`).
+        source: Key in `Step.metrics` (`"overlap"`).
+        reduce: `"max"`, `"last"`, `"mean"` or `"sum"` over the episode's steps.
+    """
+
+    name: str
+    source: str
+    reduce: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one environment step returned.
+
+    Attributes:
+        observation: Key to (obs,), after the action.
+        reward: The simulator's own reward.
+        success: Whether the task is solved at this step.
+        terminated: Whether the episode is over before its step limit.
+        metrics: Per-step numbers that the adapter's `Metric`s reduce.
+    """
+
+    observation: Observation
+    reward: float
+    success: bool
+    terminated: bool
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+class Simulator(Protocol):
+    """One environment instance for one task, built as `Adapter(env: EnvSpec, task: str)`.
+
+    Attributes:
+        observations: What `reset` and `step` return, by name and size.
+        action: What `step` accepts.
+        metrics: Numbers per episode beside return and success; the first one is the score.
+        max_steps: Episode limit in steps.
+    """
+
+    observations: tuple[ObservationSpec, ...]
+    action: ActionSpec
+    metrics: tuple[Metric, ...]
+    max_steps: int
+
+    def reset(self, seed: int) -> Observation:
+        """Start the episode that `seed` fixes entirely, the same in any process."""
+
+    def restore(self, state: npt.NDArray[np.float64], model: str = "") -> Observation:
+        """Start from a recorded initial state (as `initial_state` returned it)."""
+
+    def initial_state(self) -> npt.NDArray[np.float64]:
+        """Return the state, float64 1-D, with which `restore` repeats this episode's start."""
+
+    def step(self, action: FloatArray) -> Step:
+        """Apply one action (action,), clipped to the limits by the adapter."""
+
+    def perturb(self, magnitude: float, rng: np.random.Generator) -> None:
+        """Disturb the scene now; magnitude 0 must change nothing and draw nothing."""
+
+    def render(self) -> npt.NDArray[np.uint8]:
+        """Return an image (height, width, 3)."""
+
+    def close(self) -> None:
+        """Free the simulator."""

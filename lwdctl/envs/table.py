@@ -1,0 +1,43 @@
+"""The table of simulators. A new one is a file of this room and a row here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lwdctl.core.errors import ConfigError
+from lwdctl.core.records import EnvSpec
+from lwdctl.core.registry import Registry, Row
+from lwdctl.core.suggest import did_you_mean
+from lwdctl.envs.simulator import Simulator
+
+SIMULATORS = Registry(
+    "environment",
+    {
+        "metaworld": Row(
+            "lwdctl.envs.metaworld:MetaworldSimulator", "Metaworld v3, every task by name"
+        ),
+        "pusht": Row("lwdctl.envs.pusht:PushTSimulator", "PushT: push a T-shaped block onto a T"),
+    },
+)
+
+
+def make_simulator(env: EnvSpec, task: str, simulators: Registry = SIMULATORS) -> Simulator:
+    """Build the simulator of `env` for one of its tasks.
+
+    Raises:
+        ConfigError: The adapter or the task does not exist.
+        MissingExtraError: The simulator is not installed.
+    """
+    simulator: Simulator = simulators.load(env.adapter)(env, task)
+    return simulator
+
+
+def check_tasks(names: Sequence[str], known: Sequence[str], what: str = "environment") -> None:
+    """Check task names before anything is built.
+
+    Raises:
+        ConfigError: A name is not among `known`; the hint names the closest ones.
+    """
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"the {what} has no task '{name}'", did_you_mean(name, known))

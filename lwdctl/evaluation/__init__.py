@@ -1,0 +1,1 @@
+"""Closed-loop evaluation: episode plans, the rollout engine, scores with intervals."""

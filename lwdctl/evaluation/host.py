@@ -1,0 +1,215 @@
+"""Episodes of several slots inside one process: the part that touches simulators."""
+
+from __future__ import annotations
+
+import math
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lwdctl.core.errors import LwdctlError, SimulatorError
+from lwdctl.core.records import EnvSpec, FloatArray, ObservationSpec
+from lwdctl.core.registry import Registry
+from lwdctl.core.seeding import generator
+from lwdctl.envs.instability import UnstablePhysicsError
+from lwdctl.envs.simulator import Metric, Observation, Simulator, Step
+from lwdctl.envs.table import make_simulator
+from lwdctl.policies.policy import EpisodePlan
+
+
+@dataclass(frozen=True)
+class HostSettings:
+    """What every episode of a run shares.
+
+    Attributes:
+        env: Environment to build.
+        simulators: Table to build it from.
+        max_steps: Steps per episode, or None for the simulator's limit.
+        perturbation: Magnitude of disturbances, in the adapter's unit.
+        perturbation_probability: Chance of a disturbance before each step.
+    """
+
+    env: EnvSpec
+    simulators: Registry
+    max_steps: int | None
+    perturbation: float
+    perturbation_probability: float
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What an episode has come to so far."""
+
+    steps: int = 0
+    success: bool = False
+    final_success: bool = False
+    return_: float = 0.0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A slot's answer to a start or a step.
+
+    Attributes:
+        observation: Components of all keys in a row, (obs,); empty when there is none.
+        tally: What the episode has come to; set when it is over, else None.
+        policy_failure: Why the policy failed, or "".
+        error: Why the simulator failed, or "".
+    """
+
+    observation: FloatArray
+    tally: Tally | None = None
+    policy_failure: str = ""
+    error: str = ""
+
+
+_NOTHING = np.zeros(0, dtype=np.float32)
+
+
+class EpisodeHost:
+    """Runs the episodes of some slots; keeps a slot's simulator while its task stays."""
+
+    def __init__(self, settings: HostSettings) -> None:
+        self._settings = settings
+        self._simulators: dict[int, tuple[str, Simulator]] = {}
+        self._episodes: dict[int, _Episode] = {}
+
+    def start(self, plans: Mapping[int, EpisodePlan]) -> dict[int, Reply]:
+        """Start one episode per slot.
+
+        Raises:
+            LwdctlError: The user can put it right (unknown task, missing package).
+        """
+        return {slot: self._start(slot, plan) for slot, plan in plans.items()}
+
+    def step(self, actions: Mapping[int, FloatArray]) -> dict[int, Reply]:
+        """Apply one action per slot."""
+        return {slot: self._step(slot, action) for slot, action in actions.items()}
+
+    def tallies(self, slots: list[int]) -> dict[int, Tally]:
+        """Return what the episodes of these slots have come to."""
+        return {slot: self._episodes[slot].tally() for slot in slots}
+
+    def observations(self) -> tuple[ObservationSpec, ...]:
+        """Return the observation keys of any started simulator."""
+        return next(iter(self._simulators.values()))[1].observations
+
+    def close(self) -> None:
+        """Close every simulator."""
+        for slot in list(self._simulators):
+            self._drop(slot)
+
+    def _start(self, slot: int, plan: EpisodePlan) -> Reply:
+        try:
+            episode = _Episode(self._simulator(slot, plan.task), plan, self._settings)
+            self._episodes[slot] = episode
+            return Reply(episode.observation())
+        except SimulatorError as error:
+            return self._broken(slot, error)
+        except LwdctlError:
+            raise
+        except Exception as error:  # noqa: BLE001
+            # Whatever a simulator raises is that episode's error, and only that one's.
+            return self._broken(slot, error)
+
+    def _step(self, slot: int, action: FloatArray) -> Reply:
+        episode = self._episodes[slot]
+        try:
+            episode.step(action)
+        except UnstablePhysicsError as error:
+            self._drop(slot)
+            return Reply(_NOTHING, episode.tally(), policy_failure=error.message)
+        except Exception as error:  # noqa: BLE001 - as above
+            return self._broken(slot, error)
+        observation = episode.observation()
+        if not np.isfinite(observation).all():
+            return Reply(_NOTHING, episode.tally(), policy_failure="the observation is not finite")
+        return Reply(observation, episode.tally() if episode.over else None)
+
+    def _broken(self, slot: int, error: Exception) -> Reply:
+        # Its simulator may be in any state: build a new one next time.
+        self._drop(slot)
+        return Reply(_NOTHING, error="".join(traceback.format_exception_only(error)).strip())
+
+    def _simulator(self, slot: int, task: str) -> Simulator:
+        if slot in self._simulators and self._simulators[slot][0] != task:
+            self._drop(slot)
+        if slot not in self._simulators:
+            simulator = make_simulator(self._settings.env, task, self._settings.simulators)
+            self._simulators[slot] = (task, simulator)
+        return self._simulators[slot][1]
+
+    def _drop(self, slot: int) -> None:
+        if slot in self._simulators:
+            self._simulators.pop(slot)[1].close()
+
+
+class _Episode:
+    """One running episode and its sums."""
+
+    def __init__(self, simulator: Simulator, plan: EpisodePlan, settings: HostSettings) -> None:
+        self._simulator, self._settings = simulator, settings
+        self._limit = settings.max_steps or simulator.max_steps
+        self._rng = generator("perturbation", plan.seed)
+        self._sources: dict[str, list[float]] = {item.source: [] for item in simulator.metrics}
+        self._return, self._count, self._solved = 0.0, 0, False
+        self._last: Step | None = None
+        if plan.initial_state is None:
+            self._seen: Observation = simulator.reset(plan.seed)
+        else:
+            self._seen = simulator.restore(plan.initial_state, plan.model)
+
+    def observation(self) -> FloatArray:
+        """Return the components of all keys in a row, (obs,)."""
+        keys = (item.name for item in self._simulator.observations)
+        return np.concatenate([self._seen[key] for key in keys]).astype(np.float32, copy=False)
+
+    @property
+    def over(self) -> bool:
+        """Whether the episode has ended."""
+        ended = self._last is not None and self._last.terminated
+        return ended or self._count >= self._limit
+
+    def step(self, action: FloatArray) -> None:
+        """Disturb the scene by chance, then apply the action."""
+        magnitude = self._settings.perturbation
+        if magnitude and self._rng.random() < self._settings.perturbation_probability:
+            self._simulator.perturb(magnitude, self._rng)
+        self._last = step = self._simulator.step(action)
+        self._seen = step.observation
+        self._count += 1
+        self._return += step.reward
+        self._solved |= step.success
+        for source, values in self._sources.items():
+            values.append(step.metrics[source])
+
+    def tally(self) -> Tally:
+        """Reduce what was seen so far."""
+        return Tally(
+            steps=self._count,
+            success=self._solved,
+            final_success=self._last is not None and self._last.success,
+            return_=self._return,
+            metrics={
+                item.name: _reduce(item, self._sources[item.source])
+                for item in self._simulator.metrics
+            },
+        )
+
+
+def _reduce(metric: Metric, values: list[float]) -> float:
+    if not values:
+        return 0.0
+    match metric.reduce:
+        case "max":
+            return max(values)
+        case "last":
+            return values[-1]
+        case "sum":
+            return math.fsum(values)
+        case "mean":
+            return math.fsum(values) / len(values)
+    raise ValueError(f"metric '{metric.name}' has no reduction '{metric.reduce}'")

@@ -1,0 +1,118 @@
+"""Which episodes are run, fixed before anything runs and the same for every policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lwdctl.core.errors import ArtifactError, ConfigError
+from lwdctl.core.records import EnvSpec
+from lwdctl.core.seeding import EVALUATION_SEED_START, generator
+from lwdctl.envs.table import check_tasks
+from lwdctl.policies.policy import EpisodePlan
+
+if TYPE_CHECKING:
+    from lwdctl.artifacts.snippets import SnippetStore
+
+
+def plan_episodes(
+    env: EnvSpec,
+    episodes: int,
+    seed: int = EVALUATION_SEED_START,
+    tasks: Sequence[str] = (),
+    label: str = "",
+) -> list[EpisodePlan]:
+    """Plan fresh episodes: the k-th one of every task starts from `seed + k`.
+
+    Args:
+        env: Where they run.
+        episodes: Episodes per task.
+        seed: First evaluation seed.
+        tasks: Task names, or () for all of `env`.
+        label: Behaviour label to condition on, or "".
+
+    Raises:
+        ConfigError: An unknown task, or a seed that belongs to data collection.
+    """
+    _check_seed(seed)
+    chosen = _tasks(env, tasks)
+    # Task by task, so that a slot keeps its simulator from wave to wave.
+    pairs = [(task, seed + k) for task in chosen for k in range(episodes)]
+    return [
+        EpisodePlan(index=index, seed=episode_seed, task=task, label=label)
+        for index, (task, episode_seed) in enumerate(pairs)
+    ]
+
+
+def plan_demonstrations(
+    store: SnippetStore,
+    episodes: int,
+    seed: int = EVALUATION_SEED_START,
+    tasks: Sequence[str] = (),
+    split: str = "",
+) -> list[EpisodePlan]:
+    """Plan episodes that restore the starts of recorded ones, drawn without repetition.
+
+    Args:
+        store: The demonstrations.
+        episodes: Episodes per task; fewer where the store holds fewer.
+        seed: Fixes the draw; the k-th episode of a task samples from `seed + k`.
+        tasks: Task names, or () for all of the store.
+        split: `"train"` or `"validation"`, or "" for both.
+
+    Raises:
+        ConfigError: An unknown task, or a seed that belongs to data collection.
+        ArtifactError: The store holds no initial state for one of the tasks.
+    """
+    _check_seed(seed)
+    plans: list[EpisodePlan] = []
+    for task in _tasks(store.spec.env, tasks):
+        chosen = _draw_demonstrations(store, task, episodes, seed, split)
+        if not chosen:
+            raise ArtifactError(
+                f"no demonstration of '{task}' holds an initial state to restore",
+                "this source cannot be evaluated with --latent encoded",
+            )
+        for k, index in enumerate(chosen):
+            plans.append(_restoring(store, index, len(plans), seed + k, task))
+    return plans
+
+
+def _restoring(store: SnippetStore, index: int, position: int, seed: int, task: str) -> EpisodePlan:
+    label = int(store.episodes.label[index])
+    return EpisodePlan(
+        index=position,
+        seed=seed,
+        task=task,
+        label=store.spec.labels[label] if 0 <= label < len(store.spec.labels) else "",
+        initial_state=store.initial_state(index),
+        model=store.model(index),
+        demonstration=index,
+    )
+
+
+def _draw_demonstrations(
+    store: SnippetStore, task: str, episodes: int, seed: int, split: str
+) -> list[int]:
+    table = store.episodes
+    wanted = np.asarray(table.task) == store.spec.env.tasks.index(task)
+    if split:
+        wanted &= np.asarray(table.split) == ("train", "validation").index(split)
+    order = generator("demonstrations", seed, task).permutation(np.flatnonzero(wanted))
+    restorable = (int(i) for i in order if store.initial_state(int(i)) is not None)
+    return [index for index, _ in zip(restorable, range(episodes), strict=False)]
+
+
+def _tasks(env: EnvSpec, tasks: Sequence[str]) -> tuple[str, ...]:
+    check_tasks(tasks, env.tasks, f"environment '{env.adapter}' of this model")
+    return tuple(dict.fromkeys(tasks)) or env.tasks
+
+
+def _check_seed(seed: int) -> None:
+    if seed < EVALUATION_SEED_START:
+        raise ConfigError(
+            f"evaluation seed {seed} belongs to data collection",
+            f"use a seed of at least {EVALUATION_SEED_START}",
+        )

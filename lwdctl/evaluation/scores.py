@@ -1,0 +1,148 @@
+"""Success rates with intervals: the cells of an evaluation's results."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lwdctl.evaluation.rollout import EpisodeResult
+
+Z95 = 1.959963984540054
+"""The 97.5 % quantile of the standard normal distribution."""
+
+ALL_TASKS = "all"
+
+
+def wilson(successes: int, episodes: int, z: float = Z95) -> tuple[float, float]:
+    """Return Wilson's score interval of a success rate; (0, 1) without episodes.
+
+    Source: E. B. Wilson, Probable inference, the law of succession, and statistical
+    inference, JASA 22 (1927).
+    """
+    if not 0 <= successes <= episodes:
+        raise ValueError(f"{successes} successes in {episodes} episodes")
+    if episodes == 0:
+        return 0.0, 1.0
+    rate, weight = successes / episodes, z * z / episodes
+    centre = (rate + weight / 2) / (1 + weight)
+    half = z * math.sqrt(rate * (1 - rate) / episodes + weight / (4 * episodes)) / (1 + weight)
+    low = 0.0 if successes == 0 else centre - half
+    high = 1.0 if successes == episodes else centre + half
+    return low, high
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What the cells of one evaluation share."""
+
+    policy: str
+    latent: str
+    env: str
+    train_seed: int | None = None
+    snippet_length: int | None = None
+    horizon: int | str | None = None
+    perturbation: float = 0.0
+    sampler: str = ""
+    denoise_steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One line of results: a policy on one task, or on `"all"` of them.
+
+    Attributes:
+        episodes: Episodes that ran to their end; errors are not among them.
+        errors: Episodes lost to a dead or hung simulator; no failures of the policy.
+        success: Share of `episodes` solved at some step, None without episodes.
+        success_low: Lower end of its 95 % Wilson interval.
+        success_high: Upper end.
+        score: Mean of the environment's first metric.
+        metrics: Mean of every metric by full name, `return` and `final_success` among them.
+        denoiser_queries_per_episode: Mean number of latents sampled.
+        seconds: Wall time by part, summed over the episodes.
+    """
+
+    policy: str
+    latent: str
+    env: str
+    task: str
+    train_seed: int | None
+    snippet_length: int | None
+    horizon: int | str | None
+    perturbation: float
+    sampler: str
+    denoise_steps: int | None
+    episodes: int
+    errors: int
+    successes: int
+    success: float | None
+    success_low: float
+    success_high: float
+    score: float | None
+    metrics: Mapping[str, float]
+    denoiser_queries_per_episode: float
+    seconds: Mapping[str, float]
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return JSON-ready values."""
+        return asdict(self)
+
+
+def score_cells(results: Sequence[EpisodeResult], score: str, protocol: Protocol) -> list[Cell]:
+    """Make one cell per task, in order of appearance, and one for all tasks.
+
+    Args:
+        results: Episodes of one policy.
+        score: Name of the metric that is the environment's score.
+        protocol: What the cells share.
+    """
+    tasks = dict.fromkeys(result.plan.task for result in results)
+    cells = [
+        _cell([item for item in results if item.plan.task == task], task, score, protocol)
+        for task in tasks
+    ]
+    return [*cells, _cell(results, ALL_TASKS, score, protocol)]
+
+
+def _cell(results: Sequence[EpisodeResult], task: str, score: str, protocol: Protocol) -> Cell:
+    counted = [item for item in results if not item.error]
+    successes = sum(item.success for item in counted)
+    low, high = wilson(successes, len(counted))
+    metrics = _means([_metrics(item) for item in counted])
+    queries = _means([{"queries": float(item.queries)} for item in counted])
+    return Cell(
+        **asdict(protocol),
+        task=task,
+        episodes=len(counted),
+        errors=len(results) - len(counted),
+        successes=successes,
+        success=successes / len(counted) if counted else None,
+        success_low=low,
+        success_high=high,
+        score=metrics.get(score),
+        metrics=metrics,
+        denoiser_queries_per_episode=queries.get("queries", 0.0),
+        seconds=_sums([item.seconds for item in results]),
+    )
+
+
+def _metrics(result: EpisodeResult) -> dict[str, float]:
+    return {
+        **result.metrics,
+        "return": result.return_,
+        "final_success": float(result.final_success),
+    }
+
+
+def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    # A sum of many floats must not depend on the order in which episodes were run.
+    return {
+        name: math.fsum(row[name] for row in rows) / len(rows) for name in (rows[0] if rows else ())
+    }
+
+
+def _sums(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: math.fsum(row.get(name, 0.0) for row in rows) for name in names}

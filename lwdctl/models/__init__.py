@@ -1,0 +1,1 @@
+"""Networks, losses and samplers: tensors in, tensors out."""

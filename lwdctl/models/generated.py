@@ -1,0 +1,85 @@
+"""The generated policy: many small MLPs, each with its own weights, run as one product.
+
+Paper section 4 (ReLU, two hidden layers of 256). A weight vector holds, layer by layer,
+the matrix (out, in) row by row and then the bias (out,), as `torch.nn.Linear` has them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PolicyShape:
+    """Sizes of a generated MLP policy.
+
+    Attributes:
+        inputs: Input components.
+        hidden: Width of each hidden layer.
+        outputs: Output components.
+    """
+
+    inputs: int
+    hidden: tuple[int, ...]
+    outputs: int
+
+    @property
+    def layers(self) -> tuple[tuple[int, int], ...]:
+        """(in, out) of every layer."""
+        sizes = (self.inputs, *self.hidden, self.outputs)
+        return tuple(zip(sizes[:-1], sizes[1:], strict=True))
+
+    @property
+    def parameter_shapes(self) -> list[list[int]]:
+        """Shapes in weight-vector order: `[out, in], [out]` per layer."""
+        return [shape for width, out in self.layers for shape in ([out, width], [out])]
+
+    @property
+    def weight_count(self) -> int:
+        """Length of the weight vector."""
+        return sum((width + 1) * out for width, out in self.layers)
+
+    @property
+    def operations(self) -> int:
+        """Operations of one forward pass; one multiply-add counts as two."""
+        return sum(2 * width * out for width, out in self.layers)
+
+
+Layer = tuple[Tensor, Tensor]
+
+
+def unpack(weights: Tensor, shape: PolicyShape) -> list[Layer]:
+    """Cut weight vectors (batch, weight) into layers.
+
+    Returns:
+        Per layer the transposed matrix (batch, in, out) and the bias (batch, 1, out), as
+        `torch.baddbmm` takes them. Views: no weight is copied.
+    """
+    sizes = [part for i, o in shape.layers for part in (i * o, o)]
+    pieces = torch.split(weights, sizes, dim=1)
+    layers = []
+    for number, (width, out) in enumerate(shape.layers):
+        matrix = pieces[2 * number].view(-1, out, width).transpose(1, 2)
+        layers.append((matrix, pieces[2 * number + 1].unsqueeze(1)))
+    return layers
+
+
+def run(layers: list[Layer], inputs: Tensor) -> Tensor:
+    """Run every policy on its own inputs.
+
+    Args:
+        layers: What `unpack` returned for (batch, weight).
+        inputs: (batch, time, input).
+
+    Returns:
+        (batch, time, output).
+    """
+    hidden = inputs
+    for number, (matrix, bias) in enumerate(layers):
+        hidden = torch.baddbmm(bias, hidden, matrix)
+        if number + 1 < len(layers):
+            hidden = torch.relu(hidden)
+    return hidden

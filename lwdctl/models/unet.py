@@ -1,0 +1,129 @@
+"""The conditional 1-D U-Net of Diffusion Policy (Chi et al. 2023), written anew.
+
+Down and up levels of two FiLM residual blocks, strided convolutions between them. The
+parameter count equals the published network's at every size of the paper's table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+GROUPS = 8
+KERNEL = 5
+
+
+@dataclass(frozen=True)
+class UnetSize:
+    """One row of the paper's table: step-embedding size and channels per level."""
+
+    step_embedding: int
+    channels: tuple[int, ...]
+
+    @property
+    def multiple(self) -> int:
+        """Sequence lengths must be a multiple of this."""
+        return int(2 ** (len(self.channels) - 1))
+
+
+UNET_SIZES = {
+    "xs": UnetSize(64, (16, 32, 64)),
+    "s": UnetSize(256, (32, 64, 128)),
+    "m": UnetSize(256, (128, 256, 256)),
+    "l": UnetSize(256, (256, 512, 1024)),
+    "xl": UnetSize(512, (512, 1024, 2048)),
+}
+
+
+def _convolution(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv1d(inputs, outputs, KERNEL, padding=KERNEL // 2),
+        nn.GroupNorm(GROUPS, outputs),
+        nn.Mish(),
+    )
+
+
+class FilmResidual(nn.Module):
+    """Two convolutions with the condition's scale and shift between them."""
+
+    def __init__(self, inputs: int, outputs: int, condition: int) -> None:
+        super().__init__()
+        self.first = _convolution(inputs, outputs)
+        self.second = _convolution(outputs, outputs)
+        self.film = nn.Sequential(nn.Mish(), nn.Linear(condition, 2 * outputs))
+        self.skip = nn.Conv1d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+
+    def forward(self, sequence: Tensor, condition: Tensor) -> Tensor:
+        """Map (batch, channel, time) to (batch, outputs, time)."""
+        scale, shift = self.film(condition).unsqueeze(-1).chunk(2, dim=1)
+        hidden = scale * self.first(sequence) + shift
+        return self.second(hidden) + self.skip(sequence)  # type: ignore[no-any-return]
+
+
+class ConditionalUnet1d(nn.Module):
+    """U-Net over a sequence, conditioned on a step embedding and a global vector.
+
+    Args:
+        channels: Channels of the sequence.
+        condition_size: Components of the global condition.
+        size: Row of the size table.
+    """
+
+    def __init__(self, channels: int, condition_size: int, size: UnetSize) -> None:
+        super().__init__()
+        width = size.step_embedding
+        self.step = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.Mish(), nn.Linear(4 * width, width)
+        )
+        condition = width + condition_size
+        levels = [channels, *size.channels]
+        pairs = list(zip(levels[:-1], levels[1:], strict=True))
+        self.down = nn.ModuleList(self._pair(i, o, condition) for i, o in pairs)
+        self.shrink = nn.ModuleList(nn.Conv1d(o, o, 3, 2, 1) for _, o in pairs[:-1])
+        top = levels[-1]
+        self.middle = self._pair(top, top, condition)
+        back = pairs[:0:-1]
+        self.up = nn.ModuleList(self._pair(2 * o, i, condition) for i, o in back)
+        self.grow = nn.ModuleList(nn.ConvTranspose1d(i, i, 4, 2, 1) for i, _ in back)
+        first = size.channels[0]
+        self.leave = nn.Sequential(_convolution(first, first), nn.Conv1d(first, channels, 1))
+
+    @staticmethod
+    def _pair(inputs: int, outputs: int, condition: int) -> nn.ModuleList:
+        return nn.ModuleList(
+            [
+                FilmResidual(inputs, outputs, condition),
+                FilmResidual(outputs, outputs, condition),
+            ]
+        )
+
+    def forward(self, sequence: Tensor, step: Tensor, condition: Tensor) -> Tensor:
+        """Denoise.
+
+        Args:
+            sequence: (batch, channel, time); time a multiple of `UnetSize.multiple`.
+            step: Step embedding (batch, step_embedding).
+            condition: (batch, condition).
+
+        Returns:
+            (batch, channel, time).
+        """
+        context = torch.cat([self.step(step), condition], dim=1)
+        hidden, kept = sequence, []
+        for number, pair in enumerate(self.down):
+            hidden = _through(pair, hidden, context)
+            kept.append(hidden)
+            if number < len(self.shrink):
+                hidden = self.shrink[number](hidden)
+        hidden = _through(self.middle, hidden, context)
+        for pair, grow in zip(self.up, self.grow, strict=True):
+            hidden = grow(_through(pair, torch.cat([hidden, kept.pop()], dim=1), context))
+        return self.leave(hidden)  # type: ignore[no-any-return]
+
+
+def _through(pair: nn.Module, hidden: Tensor, context: Tensor) -> Tensor:
+    for block in pair.children():
+        hidden = block(hidden, context)
+    return hidden

@@ -1,0 +1,138 @@
+"""What a recipe expects, beside what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lwdctl.core.config import from_mapping, option
+from lwdctl.core.errors import ConfigError
+from lwdctl.core.suggest import did_you_mean
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """The scalar keys of an `[[expected]]` table."""
+
+    stage: str = option("", "Id of the stage that measures it.")
+    metric: str = option("", "Key of a result cell or of the summary.")
+    value: float | None = option(None, "Expected value.")
+    tolerance: float = option(0.0, "How far from `value` is still as expected.", minimum=0)
+    at_least: float | None = option(None, "Smallest value that is as expected.")
+    at_most: float | None = option(None, "Largest value that is as expected.")
+    source: str = option("", "Where the number comes from.")
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """One expected number.
+
+    Attributes:
+        stage: Id of the stage that measures it.
+        metric: Key of a result cell (`"success"`, `"metrics.max_overlap"`), or of the
+            stage's summary when `where` is empty.
+        where: Keys and values that the result cell must have.
+        low: Smallest value that is as expected.
+        high: Largest value that is as expected.
+        text: The expectation as written, for people.
+        source: Where the number comes from.
+    """
+
+    stage: str
+    metric: str
+    where: Mapping[str, Any]
+    low: float
+    high: float
+    text: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An expectation and what was measured; `measured` is None when nothing was."""
+
+    expectation: Expectation
+    measured: float | None
+    interval: tuple[float, float] | None = None
+
+    @property
+    def met(self) -> bool:
+        """Whether the measured value lies in the expected range."""
+        low, high = self.expectation.low, self.expectation.high
+        return self.measured is not None and low <= self.measured <= high
+
+
+def read_expectation(table: Mapping[str, Any], stages: Sequence[str], where: str) -> Expectation:
+    """Read one `[[expected]]` table.
+
+    Raises:
+        ConfigError: A key is unknown, the stage is unknown, or there is no number.
+    """
+    cell = table.get("where", {})
+    if not isinstance(cell, Mapping):
+        raise ConfigError(f"{where}: 'where' takes a table", 'example: where = { task = "all" }')
+    rest = {key: value for key, value in table.items() if key != "where"}
+    numbers = from_mapping(_Numbers, rest, where)
+    if numbers.stage not in stages:
+        raise ConfigError(
+            f"{where}: no stage '{numbers.stage}'", did_you_mean(numbers.stage, stages)
+        )
+    if not numbers.metric:
+        raise ConfigError(f"{where}: 'metric' is missing")
+    low, high, text = _range(numbers, where)
+    return Expectation(numbers.stage, numbers.metric, cell, low, high, text, numbers.source)
+
+
+def compare(expectation: Expectation, summary: Mapping[str, Any]) -> Comparison:
+    """Look the expected number up in a stage's summary.
+
+    Raises:
+        ConfigError: Several result cells match `where`; the number would be arbitrary.
+    """
+    if not expectation.where:
+        return Comparison(expectation, _number(summary, expectation.metric))
+    cells = [
+        cell
+        for cell in summary.get("results", [])
+        if all(cell.get(key) == value for key, value in expectation.where.items())
+    ]
+    if len(cells) > 1:
+        raise ConfigError(
+            f"{len(cells)} result cells of '{expectation.stage}' match {dict(expectation.where)}",
+            "say more in `where`, for example the task",
+        )
+    if not cells:
+        return Comparison(expectation, None)
+    (cell,) = cells
+    low = _number(cell, f"{expectation.metric}_low")
+    high = _number(cell, f"{expectation.metric}_high")
+    interval = None if low is None or high is None else (low, high)
+    return Comparison(expectation, _number(cell, expectation.metric), interval)
+
+
+def _range(numbers: _Numbers, where: str) -> tuple[float, float, str]:
+    bounds = [number is not None for number in (numbers.at_least, numbers.at_most)]
+    if (numbers.value is not None) == any(bounds):
+        raise ConfigError(f"{where}: give either 'value' or 'at_least' and 'at_most'")
+    if numbers.value is not None:
+        low, high = numbers.value - numbers.tolerance, numbers.value + numbers.tolerance
+        return low, high, f"{numbers.value:g} ± {numbers.tolerance:g}"
+    low = -float("inf") if numbers.at_least is None else numbers.at_least
+    high = float("inf") if numbers.at_most is None else numbers.at_most
+    words = [
+        f"{sign} {number:g}"
+        for sign, number in (("≥", numbers.at_least), ("≤", numbers.at_most))
+        if number is not None
+    ]
+    return low, high, ", ".join(words)
+
+
+def _number(values: Mapping[str, Any], dotted: str) -> float | None:
+    found: Any = values
+    for key in dotted.split("."):
+        if not isinstance(found, Mapping) or key not in found:
+            return None
+        found = found[key]
+    is_number = isinstance(found, int | float) and not isinstance(found, bool)
+    return float(found) if is_number else None

@@ -1,0 +1,139 @@
+"""A recipe's stages with their configurations and inputs, in the order they run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lwdctl.core.config import from_mapping, parse_words
+from lwdctl.core.errors import ConfigError
+from lwdctl.core.registry import Registry
+from lwdctl.core.suggest import did_you_mean
+from lwdctl.pipeline.inputs import wanted_kinds
+from lwdctl.pipeline.recipe import Recipe, RecipeStage
+from lwdctl.stages import STAGES
+from lwdctl.stages.stage import Stage
+
+SMOKE_SUFFIX = "-smoke"
+"""Added to artifact names in a toy run, so that toys and results never mix."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of a plan.
+
+    Attributes:
+        id: Its name within the recipe.
+        stage: What runs.
+        config: Its full configuration.
+        name: Name of the artifact it makes.
+        parents: Kind to the id of the earlier step that makes it.
+        forced: Run even when an equal artifact exists.
+    """
+
+    id: str
+    stage: Stage
+    config: Any
+    name: str
+    parents: Mapping[str, str]
+    forced: bool = False
+
+
+def make_plan(
+    recipe: Recipe,
+    *,
+    assignments: Sequence[str] = (),
+    smoke: bool = False,
+    start: str = "",
+    stages: Registry = STAGES,
+) -> tuple[Step, ...]:
+    """Turn a recipe into steps, checking every setting before anything runs.
+
+    Args:
+        recipe: What was read from the file.
+        assignments: `stage.key=value` words that change settings.
+        smoke: Toy size: apply the `[smoke.*]` tables.
+        start: Id of the first step that runs even when up to date, or "".
+        stages: The stage table.
+
+    Raises:
+        ConfigError: An unknown stage or setting, a wrong value, or a missing input.
+    """
+    ids = [stage.id for stage in recipe.stages]
+    changes = _split_assignments(assignments, ids)
+    if start and start not in ids:
+        raise ConfigError(f"{recipe.path.name} has no stage '{start}'", did_you_mean(start, ids))
+    steps: list[Step] = []
+    for index, entry in enumerate(recipe.stages):
+        stage: Stage = stages.load(entry.command)
+        config = _configure(recipe, entry, stage, changes.get(entry.id, []), smoke)
+        steps.append(
+            Step(
+                id=entry.id,
+                stage=stage,
+                config=config,
+                name=entry.name + (SMOKE_SUFFIX if smoke else ""),
+                parents=_find_parents(recipe, entry, wanted_kinds(stage, config), steps),
+                forced=bool(start) and index >= ids.index(start),
+            )
+        )
+    return tuple(steps)
+
+
+def _split_assignments(assignments: Sequence[str], ids: Sequence[str]) -> dict[str, list[str]]:
+    changes: dict[str, list[str]] = {}
+    for word in assignments:
+        identity, dot, rest = word.partition(".")
+        if not dot or "=" in identity:
+            raise ConfigError(
+                f"'{word}' is not of the form stage.key=value", f"example: --set {ids[0]}.seed=1"
+            )
+        if identity not in ids:
+            raise ConfigError(f"the recipe has no stage '{identity}'", did_you_mean(identity, ids))
+        changes.setdefault(identity, []).append(rest)
+    return changes
+
+
+def _configure(
+    recipe: Recipe, entry: RecipeStage, stage: Stage, words: Sequence[str], smoke: bool
+) -> Any:
+    where = f"{recipe.path.name} [stage.{entry.id}]"
+    values = _underscored(entry.settings)
+    from_mapping(stage.config, values, where)
+    toy = _underscored(entry.smoke)
+    from_mapping(stage.config, toy, f"{recipe.path.name} [smoke.{entry.id}]")
+    if smoke:
+        values.update(toy)
+    values.update(parse_words(stage.config, words))
+    return from_mapping(stage.config, values, where)
+
+
+def _underscored(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key.replace("-", "_"): value for key, value in settings.items()}
+
+
+def _find_parents(
+    recipe: Recipe, entry: RecipeStage, kinds: Sequence[str], earlier: Sequence[Step]
+) -> dict[str, str]:
+    """Choose the earlier steps a stage reads: those it names, else the latest of the kind."""
+    where = f"{recipe.path.name} [stage.{entry.id}]"
+    made = {step.id: step.stage.kind for step in earlier}
+    parents: dict[str, str] = {}
+    for need in entry.needs:
+        kind = made[need]
+        if kind not in kinds or kind in parents:
+            raise ConfigError(
+                f"{where} needs '{need}', which makes {kind}",
+                f"'{entry.command}' reads one each of: {', '.join(kinds) or 'nothing'}",
+            )
+        parents[kind] = need
+    if kinds and kinds[-1] not in parents:
+        makers = [step.id for step in earlier if step.stage.kind == kinds[-1]]
+        if not makers:
+            raise ConfigError(
+                f"{where} reads {kinds[-1]}, which no earlier stage makes",
+                "put the stage that makes it before this one",
+            )
+        parents[kinds[-1]] = makers[-1]
+    return parents

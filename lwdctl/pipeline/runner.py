@@ -1,0 +1,140 @@
+"""Run a plan in order and skip what is up to date."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.durable import sha256_of
+from lwdctl.artifacts.manifest import plain
+from lwdctl.artifacts.workspace import Workspace
+from lwdctl.core.config import to_mapping
+from lwdctl.core.progress import Progress
+from lwdctl.pipeline.expected import Comparison, Expectation, compare
+from lwdctl.pipeline.inputs import wanted_kinds, with_ancestors
+from lwdctl.pipeline.plan import Step
+from lwdctl.stages.stage import StageContext
+
+RAN, UP_TO_DATE, PLANNED = "ran", "up to date", "to run"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a step: its state, its artifact if there is one, seconds it ran."""
+
+    step: Step
+    state: str
+    artifact: Artifact | None
+    seconds: float = 0.0
+
+
+def preview(plan: Sequence[Step], workspace: Workspace) -> list[Outcome]:
+    """Tell for every step whether it would run, running nothing."""
+    outcomes: dict[str, Outcome] = {}
+    for step in plan:
+        artifact = None
+        if all(outcomes[parent].artifact for parent in step.parents.values()):
+            artifact = _finished(step, _inputs(step, outcomes, workspace), workspace)
+        state = UP_TO_DATE if artifact else PLANNED
+        outcomes[step.id] = Outcome(step, state, artifact)
+    return list(outcomes.values())
+
+
+def run_plan(plan: Sequence[Step], workspace: Workspace, progress: Progress) -> list[Outcome]:
+    """Run every step that is not up to date.
+
+    An interrupted step of a resumable stage goes on from its last checkpoint.
+    """
+    outcomes: dict[str, Outcome] = {}
+    for index, step in enumerate(plan, start=1):
+        head = f"[{index}/{len(plan)}] {step.id}"
+        inputs = _inputs(step, outcomes, workspace)
+        finished = _finished(step, inputs, workspace)
+        if finished:
+            progress.message(f"{head}: {finished.reference} is up to date")
+            outcomes[step.id] = Outcome(step, UP_TO_DATE, finished)
+            continue
+        progress.message(f"{head}: lwdctl {step.stage.command} (makes {step.stage.kind})")
+        started = time.monotonic()
+        artifact = _run(step, inputs, workspace, progress)
+        seconds = time.monotonic() - started
+        progress.message(f"{head}: made {artifact.reference} in {seconds:.1f} s")
+        outcomes[step.id] = Outcome(step, RAN, artifact, seconds)
+    return list(outcomes.values())
+
+
+def compare_all(
+    expected: Sequence[Expectation], outcomes: Sequence[Outcome]
+) -> tuple[Comparison, ...]:
+    """Set every expected number of a recipe beside the measured one."""
+    summaries = {
+        outcome.step.id: outcome.artifact.manifest.summary if outcome.artifact else {}
+        for outcome in outcomes
+    }
+    return tuple(compare(item, summaries[item.stage]) for item in expected)
+
+
+def _run(
+    step: Step, inputs: Mapping[str, Artifact], workspace: Workspace, progress: Progress
+) -> Artifact:
+    resume = step.stage.resumable and _has_draft(step, inputs, workspace)
+    context = StageContext(workspace, progress, step.name, resume)
+    return step.stage.run(step.config, inputs, context)
+
+
+def _inputs(
+    step: Step, outcomes: Mapping[str, Outcome], workspace: Workspace
+) -> dict[str, Artifact]:
+    kinds = wanted_kinds(step.stage, step.config)
+    if not kinds:
+        return {}
+    made = {kind: outcomes[parent].artifact for kind, parent in step.parents.items()}
+    leading = made[kinds[-1]]
+    if leading is None:  # only a preview has parents without artifacts, and it asks first
+        raise RuntimeError(f"step '{step.id}' was reached before its inputs were made")
+    leading.check()
+    return with_ancestors(kinds, leading, workspace)
+
+
+def _finished(step: Step, inputs: Mapping[str, Artifact], workspace: Workspace) -> Artifact | None:
+    """Return the newest artifact made with the same name, configuration and inputs."""
+    if step.forced:
+        return None
+    config = plain(to_mapping(step.config))
+    digests = {artifact.digest for artifact in inputs.values()}
+    for artifact in reversed(workspace.artifacts(step.stage.kind)):
+        manifest = artifact.manifest
+        same_inputs = {item.digest for item in manifest.inputs} == digests
+        same = artifact.name == step.name and manifest.config == config and same_inputs
+        if same and not _sources_changed(manifest.summary):
+            return artifact
+    return None
+
+
+def _sources_changed(summary: Mapping[str, Any]) -> bool:
+    """Tell whether a file that was ingested differs from what the summary recorded.
+
+    A file that is gone cannot be read again, so it does not count as changed.
+    """
+    for source in summary.get("sources", []):
+        path = Path(source["path"])
+        if path.is_file() and "sha256" in source and sha256_of(path) != source["sha256"]:
+            return True
+    return False
+
+
+def _has_draft(step: Step, inputs: Mapping[str, Artifact], workspace: Workspace) -> bool:
+    config = plain(to_mapping(step.config))
+    digests = {artifact.digest for artifact in inputs.values()}
+    return any(
+        draft.record.resumable
+        and not draft.active
+        and draft.record.name == step.name
+        and draft.record.config == config
+        and {item.digest for item in draft.record.inputs} == digests
+        for draft in workspace.drafts(step.stage.kind)
+    )

@@ -1,0 +1,1 @@
+"""What acts: policies that map observations of many slots to actions."""

@@ -1,0 +1,164 @@
+"""Where a generated policy's latent comes from: sampled, or one of the controls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lwdctl.artifacts.latents import LatentStore
+from lwdctl.core.errors import ConfigError
+from lwdctl.core.seeding import derive_seed, generator
+from lwdctl.data.batches import SnippetBatches
+from lwdctl.models.diffusion import LatentDiffusion
+from lwdctl.models.vae import PolicyVae, Snippets
+from lwdctl.policies.policy import EpisodePlan
+
+LATENTS = ("sampled", "encoded", "other", "mean")
+
+
+@dataclass(frozen=True)
+class Query:
+    """One request for latents, one row per slot.
+
+    Attributes:
+        plans: The slots' episodes; None for idle slots.
+        numbers: (slot,) how many queries the slot's episode has made before.
+        steps: (slot,) how many steps the slot's episode has made before.
+        state: (slot, obs), environment units.
+    """
+
+    plans: Sequence[EpisodePlan | None]
+    numbers: npt.NDArray[np.int64]
+    steps: npt.NDArray[np.int64]
+    state: Tensor
+
+
+class LatentSource(Protocol):
+    """Gives latents; `denoises` tells whether a query costs denoiser calls."""
+
+    denoises: bool
+
+    def latents(self, query: Query) -> Tensor:
+        """Return (slot, latent)."""
+
+
+@dataclass
+class SampledLatents:
+    """The model's own: drawn by diffusion from the current condition."""
+
+    model: LatentDiffusion
+    tasks: tuple[str, ...]
+    labels: tuple[str, ...]
+    sampler: str
+    steps: int
+    denoises: bool = True
+
+    def latents(self, query: Query) -> Tensor:
+        """Draw with noise that (episode seed, query number) fixes."""
+        task = self._indices(query, self.tasks, "task")
+        label = self._indices(query, self.labels, "label")
+        condition = self.model.condition(query.state, task, label)
+        generators = [
+            torch.Generator().manual_seed(derive_seed("latent", plan.seed, int(number)))
+            if plan
+            else torch.Generator().manual_seed(0)
+            for plan, number in zip(query.plans, query.numbers, strict=True)
+        ]
+        return self.model.sample(condition, generators, self.sampler, self.steps)
+
+    def _indices(self, query: Query, names: tuple[str, ...], field: str) -> Tensor:
+        values = [
+            names.index(getattr(plan, field)) if plan and getattr(plan, field) in names else 0
+            for plan in query.plans
+        ]
+        return torch.tensor(values, device=query.state.device)
+
+
+@dataclass
+class EncodedLatents:
+    """A recorded demonstration's own snippets, encoded: separates VAE from diffusion."""
+
+    model: PolicyVae
+    batches: SnippetBatches
+    lengths: npt.NDArray[np.int64]
+    denoises: bool = False
+
+    @torch.no_grad()
+    def latents(self, query: Query) -> Tensor:
+        """Encode the snippet that starts at the slot's step, or the last one after it."""
+        episodes = np.array([max(p.demonstration, 0) if p else 0 for p in query.plans])
+        starts = (self.batches.rule.counts(self.lengths[episodes]) - 1) * self.batches.rule.stride
+        batch = self.batches.cut(episodes, np.minimum(query.steps, starts))
+        mean, _ = self.model.encode(Snippets(batch.observations, batch.actions, batch.mask))
+        return mean
+
+
+@dataclass
+class OtherLatents:
+    """A recorded latent of another task.
+
+    With one task: of another label than the episode's when it has one, otherwise of any
+    demonstration at any moment, whatever the robot sees now.
+    """
+
+    mean: npt.NDArray[np.float32]
+    task: npt.NDArray[np.int32]
+    label: npt.NDArray[np.int32]
+    tasks: tuple[str, ...]
+    labels: tuple[str, ...]
+    denoises: bool = False
+
+    @classmethod
+    def read(
+        cls, store: LatentStore, tasks: tuple[str, ...], labels: tuple[str, ...]
+    ) -> OtherLatents:
+        """Load the encoded means."""
+        return cls(store.mean, store.task, store.label, tasks, labels)
+
+    def latents(self, query: Query) -> Tensor:
+        """Draw a recorded latent that (episode seed, query number) fixes."""
+        rows = [
+            self._row(plan, int(number)) if plan else 0
+            for plan, number in zip(query.plans, query.numbers, strict=True)
+        ]
+        return torch.from_numpy(self.mean[rows]).to(query.state.device)
+
+    def _row(self, plan: EpisodePlan, number: int) -> int:
+        rng = generator("other-latent", plan.seed, number)
+        if len(self.tasks) > 1:
+            following = (self.tasks.index(plan.task) + 1) % len(self.tasks)
+            rows = np.flatnonzero(self.task == following)
+        elif plan.label in self.labels and len(self.labels) > 1:
+            rows = np.flatnonzero(self.label != self.labels.index(plan.label))
+        else:
+            rows = np.arange(len(self.mean))
+        return int(rng.choice(rows))
+
+
+@dataclass
+class MeanLatents:
+    """The mean of all encoded latents: what a policy that ignores its latent would get."""
+
+    mean: npt.NDArray[np.float32]
+    denoises: bool = False
+
+    def latents(self, query: Query) -> Tensor:
+        """Repeat the mean for every slot."""
+        row = torch.from_numpy(self.mean).to(query.state.device)
+        return row.expand(len(query.plans), -1)
+
+
+def check_latent(name: str) -> None:
+    """Refuse an unknown latent source.
+
+    Raises:
+        ConfigError: `name` is none of `LATENTS`.
+    """
+    if name not in LATENTS:
+        raise ConfigError(f"no latent source is called '{name}'", "known: " + ", ".join(LATENTS))

@@ -1,0 +1,31 @@
+"""The table of stages: configuration and inputs in, one artifact out.
+
+Adding a stage is one module that exposes `STAGE` and one row here. The command line, recipes
+and their tests read this table, and import a stage's module only when it is asked for.
+"""
+
+from __future__ import annotations
+
+from lwdctl.core.registry import Registry, Row
+
+STAGES = Registry(
+    "stage",
+    {
+        "collect": Row(
+            "lwdctl.stages.collect:STAGE",
+            "Record demonstrations of scripted experts in a simulator.",
+        ),
+        "ingest": Row("lwdctl.stages.ingest:STAGE", "Read demonstrations into a snippet store."),
+        "train-vae": Row(
+            "lwdctl.stages.train_vae:STAGE",
+            "Train the VAE whose decoder generates policy weights.",
+        ),
+        "encode": Row("lwdctl.stages.encode:STAGE", "Encode every snippet with a trained VAE."),
+        "train-diffusion": Row(
+            "lwdctl.stages.train_diffusion:STAGE", "Train the diffusion model over latents."
+        ),
+        "eval": Row(
+            "lwdctl.stages.evaluate:STAGE", "Run sampled policies in the simulator and score them."
+        ),
+    },
+)

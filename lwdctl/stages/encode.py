@@ -1,0 +1,126 @@
+"""`encode`: the posterior of every snippet, with the conditions diffusion needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lwdctl.artifacts.artifact import Artifact
+from lwdctl.core.config import from_mapping, option, to_mapping
+from lwdctl.stages.stage import Stage, StageContext
+from lwdctl.stages.train_vae import TrainVaeConfig, window_rule
+
+if TYPE_CHECKING:
+    from lwdctl.artifacts.latents import LatentWriter
+    from lwdctl.artifacts.snippets import SnippetStore
+    from lwdctl.core.progress import Progress
+    from lwdctl.data.batches import SnippetBatches
+    from lwdctl.models.vae import PolicyVae
+
+
+@dataclass(frozen=True)
+class EncodeConfig:
+    """How to encode."""
+
+    stride: int = option(
+        0, "Steps between neighbouring snippets; 0 takes the VAE's own stride", minimum=0
+    )
+    batch_size: int = option(1024, "Snippets encoded at once", minimum=1)
+    device: str = option("auto", "auto, cpu, cuda or cuda:N")
+    cache: str = option(
+        "auto", "Where steps are kept meanwhile", choices=("auto", "device", "ram", "none")
+    )
+
+
+def run(config: EncodeConfig, inputs: Mapping[str, Artifact], context: StageContext) -> Artifact:
+    """Encode every snippet of the VAE's data and publish a `latents` artifact."""
+    from lwdctl.artifacts.latents import LATENTS_PAYLOAD, LatentWriter
+    from lwdctl.artifacts.snippets import SnippetStore
+    from lwdctl.data.batches import SnippetBatches
+    from lwdctl.models.vae import PolicyVae, VaeSpec
+    from lwdctl.policies.loading import load_vae
+    from lwdctl.training.device import choose_device
+
+    vae, source = inputs["vae"], inputs["snippets"]
+    store = SnippetStore.open(source.path)
+    device = choose_device(config.device)
+    model: PolicyVae = load_vae(vae, device)
+    spec: VaeSpec = model.spec
+    trained = from_mapping(TrainVaeConfig, vae.manifest.config)
+    if config.stride:
+        trained = from_mapping(TrainVaeConfig, {**vae.manifest.config, "stride": config.stride})
+    batches = SnippetBatches(
+        store,
+        spec.observation_keys,
+        window_rule(trained, spec.snippet_length),
+        split="all",
+        seed=0,
+        cache=config.cache,
+        device=device,
+    )
+    with context.workspace.begin(
+        "latents",
+        context.name or vae.name,
+        config=to_mapping(config),
+        inputs=[source, vae],
+        resume=context.resume,
+    ) as draft:
+        payload = draft.path / LATENTS_PAYLOAD
+        writer = LatentWriter(payload, spec.latent_size, spec.observation_size)
+        count = _encode(model, batches, store, writer, config.batch_size, context.progress)
+        writer.close()
+        summary = {"snippets": count, "latent_size": spec.latent_size, **_health(payload)}
+        return draft.publish(summary, device=str(device))
+
+
+def _encode(
+    model: PolicyVae,
+    batches: SnippetBatches,
+    store: SnippetStore,
+    writer: LatentWriter,
+    batch_size: int,
+    progress: Progress,
+) -> int:
+    import torch
+
+    from lwdctl.training.vae import snippets
+
+    episodes, offsets = batches.every()
+    table = store.episodes
+    with progress.task("encode", len(episodes), "snippet") as task, torch.no_grad():
+        for start in range(0, len(episodes), batch_size):
+            part = slice(start, start + batch_size)
+            batch = batches.cut(episodes[part], offsets[part])
+            mean, log_variance = model.encode(snippets(batch))
+            writer.append(
+                mean=mean.cpu().numpy(),
+                log_variance=log_variance.cpu().numpy(),
+                state=batch.observations[:, 0].cpu().numpy(),
+                task=table.task[episodes[part]],
+                label=table.label[episodes[part]],
+                episode=episodes[part],
+                start=offsets[part],
+            )
+            task.advance(len(batch.episodes))
+    return len(episodes)
+
+
+def _health(path: Path) -> dict[str, float]:
+    """Summarise the latent space: units in use and their spread."""
+    from lwdctl.artifacts.latents import LatentStore
+
+    store = LatentStore.open(path)
+    spread = store.mean.std(axis=0)
+    noise = np.exp(0.5 * store.log_variance).mean(axis=0)
+    return {
+        "active_units": int((spread > 2.0 * noise).sum()),
+        "mean_spread": float(spread.mean()),
+        "mean_posterior_deviation": float(noise.mean()),
+    }
+
+
+STAGE = Stage("encode", "latents", EncodeConfig, ("snippets", "vae"), run)

@@ -1,0 +1,253 @@
+"""`lwdctl ingest`: somebody's demonstrations into a snippet store."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lwdctl.core.config import option, to_mapping
+from lwdctl.core.errors import ConfigError, DataError
+from lwdctl.core.seeding import generator
+from lwdctl.data.checks import NonFiniteError
+from lwdctl.data.formats import READERS
+from lwdctl.data.reader import ReadOptions, paths_of
+from lwdctl.data.splits import assign_splits
+from lwdctl.stages.stage import Stage, StageContext
+
+if TYPE_CHECKING:
+    from lwdctl.artifacts.artifact import Artifact
+    from lwdctl.core.progress import Progress
+    from lwdctl.core.records import Episode, SourceSpec
+    from lwdctl.data.merge import MergedReader
+
+DEMONSTRATIONS = "demonstrations"
+DEMONSTRATIONS_PAYLOAD = "demonstrations.hdf5"
+MINIMUM_SHARED_NAME = 3
+
+
+@dataclass(frozen=True)
+class IngestConfig:
+    """Settings of `lwdctl ingest`."""
+
+    format: str = option(
+        "robomimic", "Data format of the files.", choices=tuple(READERS), argument=True
+    )
+    paths: tuple[str, ...] = option(
+        (), "Files or directories to read; none means what `collect` made last.", argument=True
+    )
+    max_episodes: int = option(
+        0, "Keep at most this many episodes, drawn at random; 0 keeps all.", minimum=0
+    )
+    filter_key: str = option("", "Read only this subset (robomimic: a name under mask/).")
+    label: str = option("", "Behaviour label of every episode, instead of the source's own.")
+    env: str = option(
+        "", "Environment, as ADAPTER or ADAPTER/NAME, when the source does not say it."
+    )
+    observation_keys: tuple[str, ...] = option(
+        (), "Observation keys to store; none means the format's default."
+    )
+    validation_fraction: float = option(
+        0.1,
+        "Share of episodes held out when the source has no split of its own.",
+        minimum=0,
+        maximum=0.9,
+    )
+    max_bytes: int = option(
+        64 * 2**30, "Largest size in bytes that a source may declare, uncompressed.", minimum=1
+    )
+    on_nan: str = option(
+        "error",
+        "What to do about an episode with NaN or infinity.",
+        choices=("error", "drop"),
+    )
+    seed: int = option(0, "Fixes the order in the store and what is held out.", minimum=0)
+
+
+def run(config: IngestConfig, inputs: Mapping[str, Artifact], context: StageContext) -> Artifact:
+    """Read the source once, episode by episode, and publish a `snippets` artifact.
+
+    Raises:
+        ConfigError: No path is given and nothing was collected.
+        DataError: The source cannot be read; nothing is left behind.
+    """
+    from lwdctl.artifacts.snippets import SNIPPETS_PAYLOAD, SnippetWriter
+
+    paths, parents = _sources(config, inputs)
+    name = context.name or _default_name(paths, parents)
+    with READERS.load(config.format)(paths, _read_options(config)) as reader:
+        context.progress.message(_announcement(reader, paths))
+        with context.workspace.begin(
+            "snippets", name, config=to_mapping(config), inputs=parents
+        ) as draft:
+            writer = SnippetWriter(draft.path / SNIPPETS_PAYLOAD, reader.spec)
+            tally = _Tally()
+            for episode in _episodes(config, reader, context.progress, tally):
+                writer.append(episode)
+                tally.add(episode)
+            if not tally.lengths:
+                raise DataError(f"{paths[0]}: every episode has NaN or infinity")
+            summary = {**writer.close(), **tally.to_mapping(), **_describe(reader.spec)}
+            summary["sources"] = [_fingerprint(path) for path in paths]
+            return draft.publish(summary, seed=config.seed)
+
+
+def _sources(
+    config: IngestConfig, inputs: Mapping[str, Artifact]
+) -> tuple[tuple[Path, ...], list[Artifact]]:
+    """Return the paths to read and the artifacts they belong to."""
+    if config.paths:
+        return paths_of(config.paths), []
+    if config.format != "robomimic" or DEMONSTRATIONS not in inputs:
+        raise ConfigError(
+            "no path to read is given",
+            f"lwdctl ingest {config.format} PATH, or `lwdctl collect` first (robomimic only)",
+        )
+    artifact = inputs[DEMONSTRATIONS]
+    return (artifact.payload(DEMONSTRATIONS_PAYLOAD),), [artifact]
+
+
+def _default_name(paths: Sequence[Path], parents: Sequence[Artifact]) -> str:
+    """Name the store after its input; several files by what their names share."""
+    from lwdctl.artifacts.kinds import sanitise_name
+
+    if parents:
+        return parents[0].name
+    names = [_bare_name(path) for path in paths]
+    shared = os.path.commonprefix(names).rstrip("._-")  # noqa: RUF071 - letters are meant
+    return sanitise_name(names[0] if len(shared) < MINIMUM_SHARED_NAME else shared)
+
+
+def _bare_name(path: Path) -> str:
+    path = path.absolute()
+    if path.name == "main_data.hdf5":  # Minari calls every file so
+        path = path.parent
+    if path.name == "data":
+        path = path.parent
+    name = path.name
+    for suffix in (".zip", ".zarr", ".hdf5", ".h5"):
+        name = name.removesuffix(suffix)
+    return name
+
+
+def _read_options(config: IngestConfig) -> ReadOptions:
+    return ReadOptions(
+        observation_keys=config.observation_keys,
+        filter_key=config.filter_key,
+        label=config.label,
+        env=config.env,
+        max_bytes=config.max_bytes,
+        on_nan=config.on_nan,
+    )
+
+
+def _announcement(reader: MergedReader, paths: Sequence[Path]) -> str:
+    files = ", ".join(str(path) for path in paths)
+    return f"reading {len(reader.sources)} episodes, {sum(reader.lengths)} steps from {files}"
+
+
+def _episodes(
+    config: IngestConfig, reader: MergedReader, progress: Progress, tally: _Tally
+) -> Iterator[Episode]:
+    """Yield the episodes in the store's order, each with its split.
+
+    The order is random, so that neighbouring blocks of the store hold many tasks and labels.
+    """
+    order = generator("ingest-order", config.seed).permutation(len(reader.sources))
+    order = order[: config.max_episodes or None]
+    outlines = [reader.outline(index) for index in order]
+    splits = assign_splits(outlines, config.validation_fraction, config.seed)
+    with progress.task("ingest", len(order), "episode") as task:
+        for index, split in zip(order, splits, strict=True):
+            try:
+                episode = reader.read(index)
+            except NonFiniteError as error:
+                if config.on_nan != "drop":
+                    raise
+                tally.dropped += 1
+                progress.message(f"left out: {error.message}")
+            else:
+                yield replace(episode, split=split)
+            task.advance()
+
+
+@dataclass
+class _Tally:
+    """Counts of what was stored, for the summary."""
+
+    dropped: int = 0
+    lengths: list[int] = field(default_factory=list)
+    returns: list[float] = field(default_factory=list)
+    successes: list[bool] = field(default_factory=list)
+    tasks: Counter[str] = field(default_factory=Counter)
+    labels: Counter[str] = field(default_factory=Counter)
+
+    def add(self, episode: Episode) -> None:
+        """Count one stored episode."""
+        self.lengths.append(episode.length)
+        if episode.rewards is not None:
+            self.returns.append(float(episode.rewards.sum(dtype="float64")))
+        if episode.success is not None:
+            self.successes.append(episode.success)
+        self.tasks[episode.task] += 1
+        self.labels[episode.label] += 1
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return JSON-ready values; `return` and `success` where the source knows them."""
+        values: dict[str, Any] = {
+            "dropped_episodes": self.dropped,
+            "length": _spread(self.lengths),
+            "episodes_by_task": dict(sorted(self.tasks.items())),
+            "episodes_by_label": dict(sorted(self.labels.items())),
+        }
+        if self.returns:
+            values["return"] = _spread(self.returns)
+        if self.successes:
+            values["success"] = sum(self.successes) / len(self.successes)
+        return values
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    return {
+        "minimum": min(values),
+        "median": statistics.median(values),
+        "mean": statistics.fmean(values),
+        "maximum": max(values),
+    }
+
+
+def _describe(spec: SourceSpec) -> dict[str, Any]:
+    """Say what the store holds, in the summary's words."""
+    return {
+        "format": spec.source_format,
+        "env": spec.env.adapter,
+        "observations": {item.name: item.size for item in spec.observations},
+        "network_keys": list(spec.network_keys),
+        "action": {
+            "size": spec.action.size,
+            "semantics": spec.action.semantics,
+            "units": spec.action.units,
+            "control_rate": spec.action.control_rate,
+        },
+    }
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    """Record which file was read: absolute path, bytes, and SHA-256 of a single file."""
+    from lwdctl.artifacts.durable import sha256_of
+
+    if path.is_dir():
+        files = [item for item in path.rglob("*") if item.is_file()]
+        return {"path": str(path.resolve()), "bytes": sum(item.stat().st_size for item in files)}
+    return {
+        "path": str(path.resolve()),
+        "bytes": path.stat().st_size,
+        "sha256": sha256_of(path),
+    }
+
+
+STAGE = Stage("ingest", "snippets", IngestConfig, (DEMONSTRATIONS,), run)

@@ -1,0 +1,51 @@
+"""What a stage is: configuration and inputs in, one artifact out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.workspace import Workspace
+from lwdctl.core.progress import Progress, SilentProgress
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """Where a stage runs.
+
+    Attributes:
+        workspace: Where inputs stand and the artifact goes.
+        progress: Where it reports.
+        name: Name of the artifact to make, or "" for the stage's own choice
+            (the name of its first input).
+        resume: Go on from the newest unfinished draft of the same configuration.
+    """
+
+    workspace: Workspace
+    progress: Progress = field(default_factory=SilentProgress)
+    name: str = ""
+    resume: bool = False
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One row of the stage table.
+
+    Attributes:
+        command: Name on the command line (`"train-vae"`).
+        kind: Kind of artifact it makes (`"vae"`).
+        config: Frozen dataclass of `core.config.option` fields.
+        inputs: Kinds of artifact it reads, the most specific one last; the others must
+            be among its ancestors or are taken from them.
+        run: `run(config, inputs by kind, context)`; heavy imports inside.
+        resumable: Whether `--resume` means something.
+    """
+
+    command: str
+    kind: str
+    config: type
+    inputs: tuple[str, ...]
+    run: Callable[[Any, Mapping[str, Artifact], StageContext], Artifact]
+    resumable: bool = False

@@ -1,0 +1,206 @@
+"""`train-diffusion`: learn to sample latents from the current state, task or label."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lwdctl.artifacts.artifact import Artifact
+from lwdctl.core.config import option, to_mapping
+from lwdctl.core.errors import ConfigError
+from lwdctl.core.suggest import did_you_mean
+from lwdctl.stages.stage import Stage, StageContext
+
+if TYPE_CHECKING:
+    from lwdctl.artifacts.latents import LatentStore
+    from lwdctl.artifacts.snippets import SnippetStore
+    from lwdctl.models.diffusion import DiffusionSpec, LatentDiffusion
+    from lwdctl.models.vae import PolicyVae
+    from lwdctl.training.loop import LoopSettings
+
+CONDITIONS = ("state", "task", "label")
+LAYOUT_PARTS = 2
+
+
+@dataclass(frozen=True)
+class TrainDiffusionConfig:
+    """How to train the latent diffusion model."""
+
+    condition: tuple[str, ...] = option(
+        (), "Any of state, task, label (default: state, and task when there are several)"
+    )
+    denoiser: str = option("mlp", "Denoiser architecture", choices=("mlp", "unet"))
+    latent_layout: str = option(
+        "16x16", "How the latent enters a U-Net, as LENGTHxCHANNELS with product = latent size"
+    )
+    unet_size: str = option("m", "U-Net size", choices=("xs", "s", "m", "l", "xl"))
+    width: int = option(512, "Width of the residual MLP", minimum=8)
+    blocks: int = option(3, "Residual blocks of the MLP", minimum=1)
+    dropout: float = option(0.0, "Dropout inside the MLP's blocks", minimum=0, maximum=0.9)
+    prediction: str = option(
+        "sample", "What the network predicts", choices=("sample", "v_prediction", "epsilon")
+    )
+    train_steps: int = option(100, "Denoising steps of the forward process", minimum=2)
+    state_noise: float = option(
+        0.0, "Deviation of noise on the normalised state condition", minimum=0
+    )
+    batch_size: int = option(256, "Snippets per update", minimum=1)
+    learning_rate: float = option(3e-4, "Peak learning rate of Adam", minimum=0)
+    weight_decay: float = option(1e-4, "Decoupled weight decay", minimum=0)
+    warmup: int = option(100, "Updates of linear warm-up", minimum=0)
+    clip_norm: float = option(1.0, "Largest gradient norm; 0 for no clipping", minimum=0)
+    ema_decay: float = option(0.999, "Largest decay of the averaged weights", minimum=0, maximum=1)
+    updates: int = option(8000, "Optimiser updates", minimum=1)
+    time_limit: float = option(0.0, "Minutes of training after which to finish; 0 for none")
+    seed: int = option(0, "Training seed", minimum=0)
+    device: str = option("auto", "auto, cpu, cuda or cuda:N")
+
+
+def run(
+    config: TrainDiffusionConfig, inputs: Mapping[str, Artifact], context: StageContext
+) -> Artifact:
+    """Train and publish a `diffusion` artifact.
+
+    Raises:
+        ConfigError: Condition or layout do not fit the data.
+        LwdctlError: Training diverged.
+    """
+    from lwdctl.artifacts.latents import LatentStore
+    from lwdctl.artifacts.snippets import SnippetStore
+    from lwdctl.models.files import save_model
+    from lwdctl.policies.loading import load_vae
+    from lwdctl.training.device import choose_device
+    from lwdctl.training.diffusion import DiffusionObjective, LatentTable
+    from lwdctl.training.loop import TrainingLoop
+
+    latents, snippets, vae = inputs["latents"], inputs["snippets"], inputs["vae"]
+    device = choose_device(config.device)
+    store, data = LatentStore.open(latents.path), SnippetStore.open(snippets.path)
+    spec = diffusion_spec(config, store, data)
+    with context.workspace.begin(
+        "diffusion",
+        context.name or latents.name,
+        config=to_mapping(config),
+        inputs=[latents],
+        resume=context.resume,
+    ) as draft:
+        draft.keep = True
+        model = _model(spec, store, load_vae(vae, device), config.seed).to(device)
+        train, held_out = _splits(store, data)
+        objective = DiffusionObjective(
+            LatentTable.read(store, train, device),
+            LatentTable.read(store, held_out, device) if len(held_out) else None,
+            config.batch_size,
+            config.seed,
+            config.state_noise,
+        )
+        context.progress.message(
+            f"{len(train)} snippets to train on; condition: {', '.join(spec.condition) or 'none'}"
+        )
+        loop = TrainingLoop(model, objective, _settings(config), draft.path, context.progress)
+        numbers = loop.run("train-diffusion")
+        save_model(draft.path, spec.to_mapping(), model, loop.averaged_model)
+        parameters = sum(p.numel() for p in model.parameters())
+        summary = {**numbers, "parameters": parameters, "condition": list(spec.condition)}
+        return draft.publish(summary, seed=config.seed, device=str(device))
+
+
+def diffusion_spec(
+    config: TrainDiffusionConfig, store: LatentStore, data: SnippetStore
+) -> DiffusionSpec:
+    """Work out the model's sizes from the configuration and the data."""
+    from lwdctl.models.denoiser import DenoiserSpec
+    from lwdctl.models.diffusion import DiffusionSpec
+
+    tasks, labels = data.spec.env.tasks, data.spec.labels
+    parts = config.condition or (("state", "task") if len(tasks) > 1 else ("state",))
+    for part in parts:
+        if part not in CONDITIONS:
+            raise ConfigError(f"'{part}' is no condition", did_you_mean(part, CONDITIONS))
+    state = store.state.shape[1] if "state" in parts else 0
+    task = len(tasks) if "task" in parts else 0
+    label = len(labels) if "label" in parts else 0
+    denoiser = DenoiserSpec(
+        architecture=config.denoiser,
+        latent_size=store.latent_size,
+        condition_size=state + task + label,
+        layout=_layout(config, store.latent_size),
+        unet_size=config.unet_size,
+        width=config.width,
+        blocks=config.blocks,
+        dropout=config.dropout,
+    )
+    return DiffusionSpec(denoiser, config.prediction, config.train_steps, parts, state, task, label)
+
+
+def _layout(config: TrainDiffusionConfig, latent_size: int) -> tuple[int, int]:
+    if config.denoiser == "mlp":
+        return 1, latent_size
+    from lwdctl.models.unet import UNET_SIZES
+
+    parts = config.latent_layout.lower().split("x")
+    if len(parts) != LAYOUT_PARTS or not all(part.strip().isdigit() for part in parts):
+        raise ConfigError(
+            f"'{config.latent_layout}' is no latent layout", "write LENGTHxCHANNELS, like 16x16"
+        )
+    length, channels = int(parts[0]), int(parts[1])
+    multiple = UNET_SIZES[config.unet_size].multiple
+    if length * channels != latent_size or length % multiple:
+        raise ConfigError(
+            f"layout {length}x{channels} does not fit a latent of {latent_size}",
+            f"the product must be {latent_size} and the length a multiple of {multiple}",
+        )
+    return length, channels
+
+
+def _model(
+    spec: DiffusionSpec, store: LatentStore, vae: PolicyVae, seed: int
+) -> LatentDiffusion:
+    import torch
+
+    from lwdctl.core.seeding import derive_seed
+    from lwdctl.models.diffusion import LatentDiffusion
+
+    torch.manual_seed(derive_seed("initial-weights", seed))
+    model = LatentDiffusion(spec)
+    mean, deviation = store.statistics()
+    model.latent.fit(torch.as_tensor(mean).float(), torch.as_tensor(deviation).float())
+    if spec.state_size:
+        model.state.load_state_dict(vae.observation.state_dict())
+    return model
+
+
+def _splits(
+    store: LatentStore, data: SnippetStore
+) -> tuple[np.ndarray[tuple[int], np.dtype[np.int64]], ...]:
+    held_out = data.episodes.split[np.asarray(store.episode)] == 1
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+
+def _settings(config: TrainDiffusionConfig) -> LoopSettings:
+    from lwdctl.training.loop import LoopSettings
+    from lwdctl.training.schedule import Budget
+
+    return LoopSettings(
+        budget=Budget(config.updates, config.time_limit),
+        learning_rate=config.learning_rate,
+        warmup=config.warmup,
+        weight_decay=config.weight_decay,
+        clip_norm=config.clip_norm,
+        ema_decay=config.ema_decay,
+        seed=config.seed,
+        batch_size=config.batch_size,
+    )
+
+
+STAGE = Stage(
+    "train-diffusion",
+    "diffusion",
+    TrainDiffusionConfig,
+    ("snippets", "vae", "latents"),
+    run,
+    resumable=True,
+)

@@ -1,0 +1,50 @@
+"""The training log: `metrics.jsonl` beside TensorBoard events."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+FILE = "metrics.jsonl"
+
+
+class MetricLog:
+    """Append numbers per update; a resumed run drops what came after its checkpoint.
+
+    Args:
+        directory: The run's directory.
+        done: Updates that the run has already made.
+    """
+
+    def __init__(self, directory: Path, done: int = 0) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        path = directory / FILE
+        kept = path.read_text().splitlines() if path.exists() else []
+        kept = [line for line in kept if json.loads(line)["update"] <= done]
+        path.write_text("".join(line + "\n" for line in kept))
+        self._file = path.open("a")
+        self._events = SummaryWriter(directory / "tensorboard", purge_step=done)
+
+    def write(self, update: int, values: Mapping[str, float]) -> None:
+        """Write one row."""
+        self._file.write(json.dumps({"update": update, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._events.add_scalar(name, value, update)
+
+    def __enter__(self) -> MetricLog:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close both logs."""
+        self._file.close()
+        self._events.close()

@@ -1,0 +1,89 @@
+"""What the VAE's training minimises, and how its normalisers are fitted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lwdctl.artifacts.snippets import SnippetStore
+from lwdctl.data.batches import SnippetBatch, SnippetBatches
+from lwdctl.models.affine import Affine
+from lwdctl.models.vae import PolicyVae, Snippets
+
+VALIDATION_SNIPPETS = 256
+
+
+@dataclass
+class VaeObjective:
+    """Reconstruction plus `beta_kl` times the KL divergence.
+
+    Attributes:
+        batches: Training snippets.
+        held_out: Snippets of the validation split, or None.
+        batch_size: Snippets per update.
+        beta_kl: Weight of the KL term.
+        loss_steps: Steps reconstructed per snippet, 0 for all.
+        observation_noise: Deviation of noise on the policy's normalised observations.
+    """
+
+    batches: SnippetBatches
+    held_out: SnippetBatches | None
+    batch_size: int
+    beta_kl: float
+    loss_steps: int
+    observation_noise: float
+
+    def loss(
+        self, model: nn.Module, update: int, generator: torch.Generator
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Return the loss of one update and both of its terms."""
+        assert isinstance(model, PolicyVae)
+        batch = snippets(self.batches.batch(update, self.batch_size))
+        error, kl = model.losses(batch, generator, self.loss_steps, self.observation_noise)
+        terms = {"reconstruction": error.detach(), "kl": kl.detach()}
+        return error + self.beta_kl * kl, terms
+
+    def validate(self, model: nn.Module) -> Mapping[str, float]:
+        """Reconstruct a fixed set of held-out snippets on all of their steps."""
+        if self.held_out is None:
+            return {}
+        assert isinstance(model, PolicyVae)
+        generator = torch.Generator().manual_seed(0)
+        episodes, offsets = self.held_out.every()
+        step = max(1, len(episodes) // VALIDATION_SNIPPETS)
+        batch = snippets(self.held_out.cut(episodes[::step], offsets[::step]))
+        error, kl = model.losses(batch, generator)
+        return {"held_out_reconstruction": float(error), "held_out_kl": float(kl)}
+
+
+def snippets(batch: SnippetBatch) -> Snippets:
+    """Hand a data batch to the model's own record."""
+    return Snippets(batch.observations, batch.actions, batch.mask)
+
+
+def fit_normalizers(model: PolicyVae, store: SnippetStore) -> None:
+    """Fit both normalisers on the training split, from the store's statistics."""
+    _fit(model.observation, store, model.spec.observation_keys)
+    relative = model.spec.action_target == "relative"
+    _fit(model.action, store, ("action_relative" if relative else "action",))
+
+
+def _fit(affine: Affine, store: SnippetStore, keys: tuple[str, ...]) -> None:
+    moments = store.moments(keys, "train")
+    variance = torch.as_tensor(moments.variance, dtype=torch.float64)
+    mean = torch.as_tensor(moments.mean, dtype=torch.float32)
+    affine.fit(mean, variance.clamp(min=0.0).sqrt().float())
+
+
+def epochs(updates: int, batch_size: int, episodes: int) -> float:
+    """Convert updates to epochs; an epoch is one randomly placed snippet per episode."""
+    return updates * batch_size / max(1, episodes)
+
+
+def updates_of(epoch_count: float, batch_size: int, episodes: int) -> int:
+    """Convert epochs to updates, rounded up."""
+    return math.ceil(epoch_count * episodes / batch_size)

@@ -1,0 +1,85 @@
+import io
+
+import pytest
+
+from lwdctl.cli.bars import BarProgress, PlainProgress, clock_text, make_progress
+from lwdctl.core.progress import SilentProgress
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_plain_lines_come_at_most_every_few_seconds():
+    clock, stream = Clock(), io.StringIO()
+    with PlainProgress(stream, clock).task("train", 100, "update") as task:
+        for _ in range(100):
+            clock.now += 0.11
+            task.advance(loss=0.5)
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 3
+    assert lines[0] == "train: 46/100 (46 %), 9.1 update/s, 0:06 left, loss=0.5"
+    assert lines[-1] == "train: 100/100 (100 %), 9.1 update/s, took 0:11, loss=0.5"
+
+
+def test_resumed_work_counts_its_rate_from_where_it_began():
+    clock, stream = Clock(), io.StringIO()
+    with PlainProgress(stream, clock).task("train", 100, "update", start=90) as task:
+        clock.now = 10
+        task.advance(5)
+    assert stream.getvalue().splitlines()[0] == "train: 95/100 (95 %), 0.5 update/s, 0:10 left"
+
+
+def test_work_of_unknown_length():
+    stream = io.StringIO()
+    with PlainProgress(stream).task("reading", None, "episode") as task:
+        task.advance(3)
+    assert stream.getvalue().startswith("reading: 3, ")
+
+
+def test_the_stream_decides(monkeypatch):
+    assert isinstance(make_progress(quiet=True, stream=Terminal()), SilentProgress)
+    assert isinstance(make_progress(quiet=False, stream=io.StringIO()), PlainProgress)
+    assert isinstance(make_progress(quiet=False, stream=Terminal()), BarProgress)
+
+
+@pytest.mark.parametrize("no_color", [True, False])
+def test_bars_and_no_color(monkeypatch, no_color):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    if no_color:
+        monkeypatch.setenv("NO_COLOR", "1")
+    stream = Terminal()
+    progress = make_progress(quiet=False, stream=stream)
+    with progress.task("outer [x]", 2, "it") as outer, progress.task("inner", 3, "it") as inner:
+        inner.advance(3, loss=0.125)
+        progress.message("a line [with brackets]")
+        outer.advance(2)
+    text = stream.getvalue()
+    assert "a line [with brackets]" in text
+    assert "outer [x]" in text
+    assert "3/3" in text
+    assert "loss=0.125" in text
+    coloured = any(f"\x1b[{code}" in text for code in ("31", "32", "36", "38;"))
+    assert coloured is not no_color
+
+
+def test_an_error_inside_a_task_stops_the_bars():
+    progress = BarProgress(Terminal())
+    with pytest.raises(ValueError, match="inside"), progress.task("t", 2):
+        raise ValueError("inside")
+    with progress.task("again", 1) as task:
+        task.advance()
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(5, "0:05"), (754, "12:34"), (3723, "1:02:03")])
+def test_durations(seconds, text):
+    assert clock_text(seconds) == text

@@ -1,0 +1,112 @@
+"""How commands end other than well."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from lwdctl.cli.main import main
+
+
+@pytest.fixture(autouse=True)
+def _toys(toy_stages, workspace_path):
+    pass
+
+
+def test_user_error(capfd, workspace_path):
+    assert main(["sow", "x", "--fail", "user", "-q"]) == 1
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.endswith("error: plot 3 is a lake\nhint: drain it\n")
+    assert not list(workspace_path.rglob("*.json"))
+
+
+def test_bug(capfd, monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert main(["sow", "x", "--fail", "bug", "-q"]) == 3
+    err = capfd.readouterr().err
+    assert "error: unexpected RuntimeError: impossible" in err
+    assert "this is a bug in lwdctl" in err
+    assert "Traceback" not in err
+    (file,) = Path(tmp_path).glob("lwdctl-traceback-*.txt")
+    assert str(file) in err
+    text = file.read_text()
+    assert "lwdctl sow x --fail bug" in text
+    assert "RuntimeError: impossible" in text
+
+
+def test_bug_with_debug_prints_the_traceback(capfd, monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert main(["sow", "x", "--fail", "bug", "--debug"]) == 3
+    assert "Traceback" in capfd.readouterr().err
+
+
+def test_interrupt_of_a_plain_stage(capfd):
+    assert main(["sow", "x", "--fail", "interrupt"]) == 130
+    err = capfd.readouterr().err
+    assert "error: interrupted" in err
+    assert "run it again: lwdctl sow x --fail interrupt" in err
+
+
+def test_interrupt_of_a_resumable_stage_and_its_resumption(capfd, workspace_path):
+    main(["sow", "x", "-q"])
+    assert main(["grow", "--fail", "checkpoint"]) == 130
+    assert "lwdctl grow --fail checkpoint --resume" in capfd.readouterr().err
+    assert len(list(workspace_path.glob("plant/field/.partial-*"))) == 1
+    assert main(["grow", "--fail", "checkpoint", "--resume"]) == 0
+    assert not list(workspace_path.glob("plant/field/.partial-*"))
+    assert (workspace_path / "plant/field/v0001/manifest.json").is_file()
+
+
+def test_a_full_disk_is_the_users_to_mend(capfd, monkeypatch):
+    def full(**settings):
+        raise OSError(28, "No space left on device", "/data/x")
+
+    monkeypatch.setattr("lwdctl.cli.stage.make_progress", full)
+    assert main(["sow", "x"]) == 1
+    assert "No space left on device" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals(number, code, tmp_path):
+    program = textwrap.dedent("""
+        import sys, time
+        from lwdctl.cli import main as entry, group
+        def command():
+            print("ready", flush=True)
+            try:
+                time.sleep(60)
+            finally:
+                print("cleaned up", flush=True)
+        command.__module__ = "sleepy"
+        sys.modules["sleepy"] = type(sys)("sleepy")
+        sys.modules["sleepy"].command = command
+        group.COMMANDS.rows["sleep"] = group.Row("sleepy:command", "sleeps")
+        sys.exit(entry.main(["sleep"]))
+    """)
+    environment = {**os.environ, "LWDCTL_WORKSPACE": str(tmp_path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", program], env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == code, err
+    assert "cleaned up" in out
+    assert "hint: nothing half-made was left" in err
+    assert "Traceback" not in err
+
+
+def test_reader_that_goes_away_makes_no_noise():
+    program = "import sys; from lwdctl.cli.main import main; sys.exit(main(['--help']))"
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        process.stdout.close()
+        err = process.stderr.read()
+    assert err == b""

@@ -1,0 +1,98 @@
+import json
+
+import pytest
+
+from lwdctl.cli.main import main
+
+
+@pytest.fixture(autouse=True)
+def _chain(toy_stages, workspace_path, capfd):
+    for words in (["sow", "wheat"], ["grow"], ["reap"]):
+        assert main([*words, "-q"]) == 0
+    capfd.readouterr()
+
+
+def told(capfd):
+    return json.loads(capfd.readouterr().out)
+
+
+def test_list(capfd, workspace_path):
+    assert main(["list"]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == [
+        "seed/field:v1", "plant/field:v1", "crop/field:v1",
+    ]  # fmt: skip
+    assert "seed/field:v1, plant/field:v1" in lines[-1]
+
+
+def test_list_as_json_and_by_kind(capfd, workspace_path):
+    assert main(["list", "plant", "--json"]) == 0
+    answer = told(capfd)
+    assert answer["schema_version"] == 1
+    assert answer["path"] == str(workspace_path)
+    assert [item["artifact"] for item in answer["summary"]["artifacts"]] == ["plant/field:v1"]
+
+
+def test_list_of_an_unknown_kind(capfd):
+    assert main(["list", "latent"]) == 1
+    assert "did you mean 'latents'" in capfd.readouterr().err
+
+
+def test_list_names_damaged_and_unfinished_work(capfd, workspace_path):
+    main(["grow", "--fail", "checkpoint", "-q"])
+    path = workspace_path / "crop/field/v0001/manifest.json"
+    path.write_text(path.read_text().replace("sampled", "Sampled"))
+    capfd.readouterr()
+    assert main(["list"]) == 0
+    out = capfd.readouterr().out
+    assert "damaged" in out
+    assert "resumable" in out
+
+
+def test_list_of_an_empty_workspace(capfd, tmp_path):
+    assert main(["list", "--workspace", str(tmp_path / "none")]) == 0
+    assert "nothing in" in capfd.readouterr().out
+    assert not (tmp_path / "none").exists()
+
+
+def test_show(capfd):
+    assert main(["show", "crop/field"]) == 0
+    out = capfd.readouterr().out
+    for part in ("crop/field:v1", "horizon", "seed/field:v1", "data.json", "0.8 [0.700, 0.900]"):
+        assert part in out
+    assert main(["show", "plant/field:v1", "--json"]) == 0
+    answer = told(capfd)
+    assert answer["artifact"] == "plant/field:v1"
+    assert answer["summary"]["days"] == 10
+    assert answer["summary"]["manifest"]["config"] == {"days": 10, "fail": ""}
+
+
+def test_show_of_something_unknown(capfd):
+    assert main(["show", "plant/feild"]) == 1
+    assert "did you mean 'field'?" in capfd.readouterr().err
+
+
+def test_lineage(capfd):
+    assert main(["lineage", "plant/field"]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[0].startswith("plant/field:v1")
+    assert lines[1].startswith("  seed/field:v1")
+    assert main(["lineage", "plant/field", "--json"]) == 0
+    tree = told(capfd)["summary"]["lineage"]
+    assert tree["inputs"][0]["artifact"] == "seed/field:v1"
+
+
+def test_verify_all(capfd):
+    assert main(["verify", "-q"]) == 0
+    assert capfd.readouterr().out.count(" ok, ") == 3
+
+
+def test_verify_finds_one_changed_byte(capfd, workspace_path):
+    path = workspace_path / "plant/field/v0001/data.json"
+    path.write_text(path.read_text().replace("10", "11"))
+    assert main(["verify", "--json", "-q"]) == 1
+    out, err = capfd.readouterr()
+    summary = json.loads(out)["summary"]
+    assert len(summary["verified"]) == 2
+    assert "data.json" in summary["problems"][0]
+    assert "data.json" in err

@@ -1,0 +1,108 @@
+"""Toy stages: a chain of three that runs in milliseconds through the real machinery."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import types
+
+import pytest
+
+from lwdctl.core.config import option, to_mapping
+from lwdctl.core.errors import DataError
+from lwdctl.core.registry import Row
+from lwdctl.stages import STAGES
+from lwdctl.stages.stage import Stage
+
+
+@dataclasses.dataclass(frozen=True)
+class SowConfig:
+    field_kind: str = option("", "What is sown.", argument=True)
+    plots: tuple[str, ...] = option((), "Where.", argument=True)
+    rows: int = option(3, "How many rows.", minimum=1, maximum=9)
+    sizes: tuple[int, ...] = option((4, 5), "Sizes.")
+    depth: float = option(0.5, "How deep.")
+    tool: str = option("hand", "With what.", choices=("hand", "plough"))
+    limit: int | None = option(None, "Stop after so many.")
+    water: bool = option(True, "Water afterwards.")
+    fail: str = option("", "How to fail.")
+
+
+@dataclasses.dataclass(frozen=True)
+class GrowConfig:
+    days: int = option(10, "Days to grow.")
+    fail: str = option("", "How to fail.")
+
+
+@dataclasses.dataclass(frozen=True)
+class ReapConfig:
+    horizon: int = option(1, "Unused.")
+
+
+def _publish(kind, config, inputs, context, summary):
+    name = context.name or (next(iter(inputs.values())).name if inputs else "field")
+    with context.workspace.begin(
+        kind, name, config=to_mapping(config), inputs=list(inputs.values()), resume=context.resume
+    ) as draft:
+        if getattr(config, "fail", "") == "checkpoint":
+            (draft.checkpoints / "1").write_text("half way")
+            draft.keep = True
+            if not draft.resumed:
+                raise KeyboardInterrupt
+        (draft.path / "data.json").write_text(json.dumps(summary))
+        return draft.publish(summary, seed=0)
+
+
+def sow(config, inputs, context):
+    print("a banner that a library prints")
+    if config.fail == "user":
+        raise DataError("plot 3 is a lake", "drain it")
+    if config.fail == "bug":
+        raise RuntimeError("impossible")
+    if config.fail == "interrupt":
+        raise KeyboardInterrupt
+    with context.progress.task("sowing", config.rows, "row") as task:
+        for _ in range(config.rows):
+            task.advance(loss=0.25)
+    return _publish("seed", config, inputs, context, {"rows": config.rows, "tool": config.tool})
+
+
+def grow(config, inputs, context):
+    return _publish("plant", config, inputs, context, {"days": config.days})
+
+
+def reap(config, inputs, context):
+    cells = [
+        {"policy": "lwd", "latent": "sampled", "task": task, "episodes": 10, "success": rate,
+         "success_low": rate - 0.1, "success_high": rate + 0.1, "metrics": {"max_overlap": 0.5}}
+        for task, rate in (("left", 0.9), ("all", 0.8))
+    ]  # fmt: skip
+    days = inputs["plant"].manifest.summary["days"]
+    return _publish("crop", config, inputs, context, {"results": cells, "days": days})
+
+
+TOY_STAGES = {
+    "sow": Stage("sow", "seed", SowConfig, (), sow),
+    "grow": Stage("grow", "plant", GrowConfig, ("seed",), grow, resumable=True),
+    "reap": Stage("reap", "crop", ReapConfig, ("seed", "plant"), reap),
+}
+
+
+@pytest.fixture
+def toy_stages(monkeypatch):
+    """Put `sow`, `grow` and `reap` into the stage table."""
+    module = types.ModuleType("toy_stages")
+    module.__dict__.update({name: stage for name, stage in TOY_STAGES.items()})
+    monkeypatch.setitem(sys.modules, "toy_stages", module)
+    for name in TOY_STAGES:
+        monkeypatch.setitem(STAGES.rows, name, Row(f"toy_stages:{name}", f"{name} it"))
+    return TOY_STAGES
+
+
+@pytest.fixture
+def workspace_path(tmp_path, monkeypatch):
+    """An empty workspace that every command of the test uses."""
+    path = tmp_path / "runs"
+    monkeypatch.setenv("LWDCTL_WORKSPACE", str(path))
+    return path

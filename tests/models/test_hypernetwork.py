@@ -1,0 +1,48 @@
+"""The batched decoder agrees with hypnettorch's own per-sample path."""
+
+from __future__ import annotations
+
+import torch
+
+from lwdctl.models import generated
+from lwdctl.models.generated import PolicyShape
+from lwdctl.models.hypernetwork import DECODER_SIZES, PolicyDecoder
+
+
+def test_batched_decoding_equals_per_sample_path() -> None:
+    shape = PolicyShape(5, (16, 16), 3)
+    decoder = PolicyDecoder(shape, 8, (10, 10))
+    latents = torch.randn(4, 8)
+    inputs = torch.randn(4, 7, 5)
+    together = generated.run(generated.unpack(decoder(latents), shape), inputs)
+    for row in range(4):
+        # hypnettorch's default answer for one sample: a list of weight tensors.
+        pieces = decoder.network(cond_input=latents[row : row + 1], ret_format="squeezed")
+        hidden = inputs[row]
+        for number in range(0, len(pieces), 2):
+            hidden = torch.nn.functional.linear(hidden, pieces[number], pieces[number + 1])
+            if number + 2 < len(pieces):
+                hidden = torch.relu(hidden)
+        torch.testing.assert_close(together[row], hidden, rtol=1e-5, atol=1e-6)
+
+
+def test_paper_sizes_for_the_metaworld_policy() -> None:
+    shape = PolicyShape(39, (256, 256), 4)
+    millions = {
+        name: sum(p.numel() for p in PolicyDecoder(shape, 256, layers).parameters()) / 1e6
+        for name, layers in DECODER_SIZES.items()
+    }
+    assert {k: round(v, 1) for k, v in millions.items()} == {
+        "xs": 3.9,
+        "s": 7.8,
+        "m": 15.6,
+        "l": 31.2,
+    }
+
+
+def test_fresh_policies_have_sensible_outputs() -> None:
+    shape = PolicyShape(20, (256, 256), 4)
+    decoder = PolicyDecoder(shape, 256, (100, 100))
+    weights = decoder(torch.randn(16, 256))
+    outputs = generated.run(generated.unpack(weights, shape), torch.randn(16, 10, 20))
+    assert 0.05 < float(outputs.detach().std()) < 20.0

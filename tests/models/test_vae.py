@@ -1,0 +1,133 @@
+"""The policy VAE: masks, reduction, clock, relative targets, and overfitting one snippet."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lwdctl.models import generated
+from lwdctl.models.vae import PolicyVae, Snippets, VaeSpec
+
+SPEC = VaeSpec(
+    snippet_length=8,
+    observation_keys=("state",),
+    observation_size=5,
+    action_size=2,
+    latent_size=16,
+    decoder_layers=(20, 20),
+    policy_hidden=(32, 32),
+    clock=False,
+    action_target="absolute",
+    reference_start=-1,
+)
+
+
+def batch_of(count: int, seed: int = 0) -> Snippets:
+    """Make random snippets whose last three steps are padding in every second row."""
+    generator = torch.Generator().manual_seed(seed)
+    mask = torch.ones(count, 8)
+    mask[1::2, 5:] = 0.0
+    return Snippets(
+        torch.randn(count, 8, 5, generator=generator),
+        torch.randn(count, 8, 2, generator=generator),
+        mask,
+    )
+
+
+def test_padding_changes_neither_encoding_nor_loss() -> None:
+    model = PolicyVae(SPEC)
+    batch = batch_of(4)
+    hidden = (1.0 - batch.mask).unsqueeze(-1)
+    other = replace(
+        batch,
+        observations=batch.observations + 100.0 * hidden,
+        actions=batch.actions - 50.0 * hidden,
+    )
+    for ours, theirs in zip(model.encode(batch), model.encode(other), strict=True):
+        assert torch.equal(ours, theirs)
+    one = model.losses(batch, torch.Generator().manual_seed(1))
+    two = model.losses(other, torch.Generator().manual_seed(1))
+    assert torch.equal(one[0], two[0])
+    assert torch.equal(one[1], two[1])
+
+
+def test_drawn_loss_steps_avoid_padding() -> None:
+    model = PolicyVae(SPEC)
+    batch = batch_of(2)
+    shifted = replace(batch, actions=batch.actions + 1e6 * (1.0 - batch.mask).unsqueeze(-1))
+    for seed in range(20):
+        losses = [
+            model.losses(item, torch.Generator().manual_seed(seed), loss_steps=5)[0]
+            for item in (batch, shifted)
+        ]
+        assert torch.equal(losses[0], losses[1])
+
+
+def test_reduction_is_what_the_docstring_says() -> None:
+    model = PolicyVae(SPEC)
+    torch.nn.init.zeros_(model.decoder.network.layer_weight_tensors[-1])
+    torch.nn.init.zeros_(model.decoder.network.layer_bias_vectors[-1])
+    torch.nn.init.zeros_(model.encoder.log_variance.weight)
+    torch.nn.init.constant_(model.encoder.log_variance.bias, math.log(0.25))
+    torch.nn.init.zeros_(model.encoder.mean.weight)
+    torch.nn.init.constant_(model.encoder.mean.bias, 2.0)
+    batch = batch_of(4)
+    error, kl = model.losses(batch, torch.Generator().manual_seed(0))
+    squared = batch.actions.square().sum(-1)
+    expected = torch.stack([squared[i][batch.mask[i] > 0].mean() for i in range(4)]).mean()
+    torch.testing.assert_close(error, expected)
+    each = 0.25 + 4.0 - 1.0 - math.log(0.25)
+    torch.testing.assert_close(kl, torch.tensor(16 * each))
+
+
+@pytest.mark.parametrize("clock", [False, True])
+@pytest.mark.parametrize("target", ["absolute", "relative"])
+def test_one_snippet_can_be_overfitted(clock: bool, target: str) -> None:
+    torch.manual_seed(0)
+    start = 0 if target == "relative" else -1
+    model = PolicyVae(replace(SPEC, clock=clock, action_target=target, reference_start=start))
+    batch = batch_of(1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    for update in range(600):
+        error, _ = model.losses(batch, torch.Generator().manual_seed(update))
+        optimizer.zero_grad()
+        error.backward()
+        optimizer.step()
+    assert float(error.detach()) < 1e-2
+    # What acts in the environment is what the loss measured.
+    mean, _ = model.encode(batch)
+    layers = generated.unpack(model.decoder(mean), model.spec.policy_shape)
+    for step in range(8):
+        phase = torch.full((1,), step / 8)
+        action = model.act(layers, batch.observations[:, step], phase)
+        assert float((action - batch.actions[:, step]).detach().square().sum()) < 0.2
+
+
+def test_noise_on_observations_keeps_the_relative_target_in_place() -> None:
+    """The noisy policy must still reach the recorded target, so its offset grows by the noise."""
+    spec = replace(SPEC, action_target="relative", reference_start=0)
+    model = PolicyVae(spec)
+    torch.nn.init.zeros_(model.decoder.network.layer_weight_tensors[-1])
+    torch.nn.init.zeros_(model.decoder.network.layer_bias_vectors[-1])
+    batch = Snippets(torch.zeros(64, 8, 5), torch.zeros(64, 8, 2), torch.ones(64, 8))
+    generator = torch.Generator().manual_seed(0)
+    error, _ = model.losses(batch, generator, observation_noise=0.5)
+    # Outputs are zero and targets are minus the noise on two components: 2 * 0.25.
+    assert float(error.detach()) == pytest.approx(0.5, rel=0.15)
+
+
+def test_constant_components_do_not_blow_up() -> None:
+    model = PolicyVae(SPEC)
+    model.observation.fit(torch.zeros(5), torch.tensor([1.0, 0.0, 1e-9, 2.0, 1.0]))
+    values = model.observation.normalize(torch.ones(1, 5))
+    assert torch.isfinite(values).all()
+    assert values.abs().max() <= 1.0
+
+
+def test_spec_survives_json() -> None:
+    import json
+
+    assert VaeSpec.from_mapping(json.loads(json.dumps(SPEC.to_mapping()))) == SPEC

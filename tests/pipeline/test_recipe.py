@@ -1,0 +1,134 @@
+import pytest
+
+from lwdctl.core.errors import ConfigError
+from lwdctl.pipeline.plan import make_plan
+from lwdctl.pipeline.recipe import read_recipe
+
+GOOD = """
+[recipe]
+title = "A year"
+
+[stage.sow]
+field_kind = "wheat"
+rows = 4
+
+[stage.grow]
+
+[stage.late]
+uses = "grow"
+name = "late"
+needs = "sow"
+days = 20
+
+[stage.reap]
+needs = "grow"
+
+[[expected]]
+stage = "reap"
+metric = "success"
+where = { task = "all" }
+value = 0.8
+tolerance = 0.05
+source = "toy"
+
+[smoke.sow]
+rows = 1
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def _write(text):
+        path = tmp_path / "year.toml"
+        path.write_text(text)
+        return path
+
+    return _write
+
+
+@pytest.mark.usefixtures("toy_stages")
+def test_plan(write):
+    plan = {step.id: step for step in make_plan(read_recipe(write(GOOD)))}
+    assert list(plan) == ["sow", "grow", "late", "reap"]
+    assert plan["sow"].config.rows == 4
+    assert plan["sow"].name == "year"
+    assert plan["late"].name == "late"
+    assert plan["late"].stage.command == "grow"
+    assert plan["late"].parents == {"seed": "sow"}
+    assert plan["reap"].parents == {"plant": "grow"}
+
+
+@pytest.mark.usefixtures("toy_stages")
+def test_smoke_and_set_and_from(write):
+    recipe = read_recipe(write(GOOD))
+    plan = make_plan(recipe, assignments=["late.days=7", "sow.sizes=1,2"], smoke=True, start="late")
+    by_id = {step.id: step for step in plan}
+    assert by_id["sow"].config.rows == 1
+    assert by_id["sow"].config.sizes == (1, 2)
+    assert by_id["late"].config.days == 7
+    assert [step.forced for step in plan] == [False, False, True, True]
+    assert {step.name for step in plan} == {"year-smoke", "late-smoke"}
+
+
+@pytest.mark.usefixtures("toy_stages")
+def test_without_needs_the_latest_maker_is_taken(write):
+    text = GOOD.replace('[stage.reap]\nneeds = "grow"', "[stage.reap]")
+    plan = {step.id: step for step in make_plan(read_recipe(write(text)))}
+    assert plan["reap"].parents == {"plant": "late"}
+
+
+@pytest.mark.usefixtures("toy_stages")
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("[recipe]", "[recipes]", r"unknown table \[recipes\]"),
+        ("title =", "titel =", r"year.toml \[recipe\]: unknown setting 'titel'"),
+        ("rows = 4", "rowz = 4", r"year.toml \[stage.sow\]: unknown setting 'rowz'"),
+        ("rows = 4", "rows = 40", "'rows' must be at most 9"),
+        ("rows = 4", 'rows = "4"', "'rows' takes int"),
+        ("rows = 1", "rows = 0", r"\[smoke.sow\]: 'rows' must be at least 1"),
+        ("[smoke.sow]", "[smoke.sew]", r"\[smoke.sew\] belongs to no stage"),
+        ('uses = "grow"', 'uses = "growl"', "no stage is called 'growl'"),
+        ('needs = "sow"', 'needs = "soe"', "needs 'soe'"),
+        ('needs = "grow"', 'needs = ["grow", "late"]', "needs 'late', which makes plant"),
+        ("[stage.grow]", "[stage.reap0]\nuses = 'reap'\n[stage.grow]", "which no earlier stage"),
+        ('stage = "reap"', 'stage = "rape"', "no stage 'rape'"),
+        ("value = 0.8", "valu = 0.8", "unknown setting 'valu'"),
+        ("value = 0.8\n", "", "give either 'value'"),
+        ("value = 0.8\n", "value = 0.8\nat_least = 1.0\n", "give either 'value'"),
+        ("rows = 4", "rows = ", "not valid TOML"),
+    ],
+)
+def test_mistakes_are_refused_before_anything_runs(write, old, new, said):
+    assert old in GOOD
+    with pytest.raises(ConfigError, match=said):
+        make_plan(read_recipe(write(GOOD.replace(old, new, 1))))
+
+
+def test_a_recipe_that_is_not_there(write):
+    path = write(GOOD)
+    with pytest.raises(ConfigError, match="there is no recipe") as caught:
+        read_recipe(path.with_name("yaer.toml"))
+    assert "year.toml" in caught.value.hint
+
+
+@pytest.mark.usefixtures("toy_stages")
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("rows=2", "not of the form stage.key=value"),
+        ("sew.rows=2", "no stage 'sew'"),
+        ("sow.rowz=2", "unknown setting 'rowz'"),
+        ("sow.rows=two", "'rows' takes int"),
+    ],
+)
+def test_set_mistakes(write, word, said):
+    with pytest.raises(ConfigError, match=said):
+        make_plan(read_recipe(write(GOOD)), assignments=[word])
+
+
+@pytest.mark.usefixtures("toy_stages")
+def test_from_an_unknown_stage(write):
+    with pytest.raises(ConfigError, match="no stage 'ripe'") as caught:
+        make_plan(read_recipe(write(GOOD)), start="ripe")
+    assert "reap" in caught.value.hint

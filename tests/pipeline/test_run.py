@@ -1,0 +1,131 @@
+import json
+
+import pytest
+
+from lwdctl.cli.main import main
+
+RECIPE = """
+[recipe]
+title = "A year"
+
+[stage.sow]
+field_kind = "wheat"
+
+[stage.grow]
+
+[stage.reap]
+
+[[expected]]
+stage = "reap"
+metric = "success"
+where = { task = "all" }
+at_least = 0.75
+source = "toy"
+
+[[expected]]
+stage = "reap"
+metric = "days"
+value = 12
+source = "wrong on purpose"
+
+[smoke.grow]
+days = 1
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path, toy_stages, workspace_path):
+    path = tmp_path / "year.toml"
+    path.write_text(RECIPE)
+    return path
+
+
+def run(capfd, *words):
+    assert main(["run", *map(str, words), "--json", "-q"]) == 0
+    return json.loads(capfd.readouterr().out)
+
+
+def states(answer):
+    return [stage["state"] for stage in answer["summary"]["stages"]]
+
+
+def test_second_run_does_nothing(recipe, capfd, workspace_path):
+    first = run(capfd, recipe)
+    assert states(first) == ["ran"] * 3
+    assert first["artifact"] == "crop/year:v1"
+    assert first["schema_version"] == 1
+    assert states(run(capfd, recipe)) == ["up to date"] * 3
+    assert len(list(workspace_path.glob("*/*/v*"))) == 3
+
+
+def test_a_changed_setting_runs_the_stage_and_what_follows(recipe, capfd):
+    run(capfd, recipe)
+    answer = run(capfd, recipe, "--set", "grow.days=11")
+    assert states(answer) == ["up to date", "ran", "ran"]
+    assert answer["artifact"] == "crop/year:v2"
+    assert states(run(capfd, recipe)) == ["up to date"] * 3
+
+
+def test_from_runs_again(recipe, capfd):
+    run(capfd, recipe)
+    assert states(run(capfd, recipe, "--from", "grow")) == ["up to date", "ran", "ran"]
+
+
+def test_a_damaged_artifact_is_not_up_to_date(recipe, capfd, workspace_path):
+    run(capfd, recipe)
+    path = workspace_path / "plant/year/v0001/manifest.json"
+    path.write_text(path.read_text().replace('"days": 10', '"days": 99'))
+    assert states(run(capfd, recipe)) == ["up to date", "ran", "ran"]
+
+
+def test_dry_run_tells_and_does_nothing(recipe, capfd, workspace_path):
+    assert states(run(capfd, recipe, "--dry-run")) == ["to run"] * 3
+    assert not workspace_path.exists()
+    run(capfd, recipe)
+    answer = run(capfd, recipe, "--dry-run", "--set", "grow.days=11")
+    assert states(answer) == ["up to date", "to run", "to run"]
+    assert main(["run", str(recipe), "--dry-run"]) == 0
+    assert "field_kind=wheat" in capfd.readouterr().out
+
+
+def test_measured_stands_beside_expected(recipe, capfd):
+    expected = run(capfd, recipe)["summary"]["expected"]
+    assert [(item["measured"], item["met"]) for item in expected] == [(0.8, True), (10.0, False)]
+    assert main(["run", str(recipe), "-q"]) == 0
+    out = capfd.readouterr().out
+    assert "0.8 [0.700, 0.900]" in out
+    assert "≥ 0.75" in out
+    assert "MISSED" in out
+    assert main(["run", str(recipe), "-q", "--check"]) == 1
+    assert "1 of 2 expected numbers were missed" in capfd.readouterr().err
+
+
+def test_smoke_keeps_toys_apart_and_judges_nothing(recipe, capfd):
+    answer = run(capfd, recipe, "--smoke")
+    assert answer["artifact"] == "crop/year-smoke:v1"
+    assert answer["summary"]["stages"][1]["config"]["days"] == 1
+    assert answer["summary"]["expected"] == []
+    assert states(run(capfd, recipe)) == ["ran"] * 3
+
+
+def test_an_interrupted_stage_is_resumed(recipe, capfd, workspace_path):
+    words = ["run", str(recipe), "--set", "grow.fail=checkpoint", "-q"]
+    assert main(words) == 130
+    assert "finished stages are kept; go on with: lwdctl run" in capfd.readouterr().err
+    assert len(list(workspace_path.glob("plant/year/.partial-*"))) == 1
+    assert main(words) == 0
+    assert not list(workspace_path.glob("plant/year/.partial-*"))
+
+
+def test_a_changed_source_file_is_read_again(tmp_path):
+    from lwdctl.artifacts.durable import sha256_of
+    from lwdctl.pipeline.runner import _sources_changed
+
+    path = tmp_path / "data.bin"
+    path.write_bytes(b"one")
+    summary = {"sources": [{"path": str(path), "bytes": 3, "sha256": sha256_of(path)}]}
+    assert not _sources_changed(summary)
+    path.write_bytes(b"two")
+    assert _sources_changed(summary)
+    path.unlink()
+    assert not _sources_changed(summary)
