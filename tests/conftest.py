@@ -55,7 +55,7 @@ def _publish(kind, config, inputs, context, summary):
 
 
 def sow(config, inputs, context):
-    print("a banner that a library prints")
+    print("a banner that a library prints")  # noqa: T201
     if config.fail == "user":
         raise DataError("plot 3 is a lake", "drain it")
     if config.fail == "bug":
@@ -79,7 +79,8 @@ def reap(config, inputs, context):
         for task, rate in (("left", 0.9), ("all", 0.8))
     ]  # fmt: skip
     days = inputs["plant"].manifest.summary["days"]
-    return _publish("crop", config, inputs, context, {"results": cells, "days": days})
+    only_the_last = {"plant": inputs["plant"]}  # its ancestors go without saying
+    return _publish("crop", config, only_the_last, context, {"results": cells, "days": days})
 
 
 TOY_STAGES = {
@@ -93,7 +94,7 @@ TOY_STAGES = {
 def toy_stages(monkeypatch):
     """Put `sow`, `grow` and `reap` into the stage table."""
     module = types.ModuleType("toy_stages")
-    module.__dict__.update({name: stage for name, stage in TOY_STAGES.items()})
+    module.__dict__.update(TOY_STAGES)
     monkeypatch.setitem(sys.modules, "toy_stages", module)
     for name in TOY_STAGES:
         monkeypatch.setitem(STAGES.rows, name, Row(f"toy_stages:{name}", f"{name} it"))

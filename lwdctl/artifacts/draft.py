@@ -23,6 +23,7 @@ from lwdctl.artifacts.manifest import (
 from lwdctl.artifacts.partials import (
     CHECKPOINTS,
     DRAFT_NAME,
+    STAGING,
     DraftRecord,
     create_partial,
     read_partials,
@@ -32,8 +33,6 @@ from lwdctl.artifacts.partials import (
 from lwdctl.artifacts.provenance import provenance
 from lwdctl.artifacts.verified import remember_verified
 from lwdctl.core.errors import ArtifactError
-
-_STAGING = ".publish"
 
 
 class Draft:
@@ -85,7 +84,7 @@ class Draft:
         Raises:
             ArtifactError: The payload holds something other than files and directories.
         """
-        staging = self.path / _STAGING
+        staging = self.path / STAGING
         shutil.rmtree(staging, ignore_errors=True)
         files = tuple(_stage(self.path, staging))
         origin = provenance(seed=seed, device=device, started=started or self._record.started)
@@ -151,6 +150,7 @@ def resume_draft(
         ArtifactError: There is none; the message names the settings or inputs that
             differ, or says that another process is at work on it.
     """
+    sweep(root, kind, name, resuming=True)
     records = read_partials(root, kind, name)
     if not records:
         raise ArtifactError(
@@ -190,7 +190,7 @@ def _stage(source: Path, staging: Path) -> Iterator[PayloadFile]:
     staging.mkdir()
     for path in sorted(source.rglob("*")):
         relative = path.relative_to(source)
-        if relative.parts[0] in (CHECKPOINTS, DRAFT_NAME, _STAGING, MANIFEST_NAME):
+        if relative.parts[0] in (CHECKPOINTS, DRAFT_NAME, STAGING, MANIFEST_NAME):
             continue
         target = staging / relative
         if path.is_symlink() or not (path.is_dir() or path.is_file()):

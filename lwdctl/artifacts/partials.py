@@ -24,6 +24,7 @@ from lwdctl.core.errors import ArtifactError
 PREFIX = ".partial-"
 DRAFT_NAME = "draft.json"
 CHECKPOINTS = "checkpoints"
+STAGING = ".publish"
 
 
 @dataclass(frozen=True)
@@ -122,13 +123,27 @@ def is_active(path: Path) -> bool:
     return lock is None
 
 
-def sweep(root: Path, kind: str, name: str) -> None:
-    """Remove what killed processes left of one name and nobody can resume."""
+def was_published(path: Path) -> bool:
+    """Tell whether a locked draft became a version before its maker could remove it.
+
+    Its files are then the version's own (hard links): writing on in them would damage it.
+    """
+    shutil.rmtree(path / STAGING, ignore_errors=True)  # of a publication that did not happen
+    return any(item.is_file() and item.stat().st_nlink > 1 for item in path.rglob("*"))
+
+
+def sweep(root: Path, kind: str, name: str, *, resuming: bool = False) -> None:
+    """Remove what killed processes left of one name.
+
+    That is drafts that became versions and,
+    unless one is about to be resumed, drafts without a checkpoint.
+    """
     for record in read_partials(root, kind, name):
-        lock = None if record.resumable else try_lock(record.path)
+        lock = try_lock(record.path)
         if lock is not None:
             with lock:
-                shutil.rmtree(record.path, ignore_errors=True)
+                if not (resuming or record.resumable) or was_published(record.path):
+                    shutil.rmtree(record.path, ignore_errors=True)
 
 
 def _read(kind: str, name: str, path: Path) -> DraftRecord | None:

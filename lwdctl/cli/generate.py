@@ -130,7 +130,7 @@ def _setting(config: type, field: dataclasses.Field[Any]) -> inspect.Parameter:
 
 def _default(field: dataclasses.Field[Any], kind: FieldType) -> Any:
     """Return the default as it would be typed; None for nothing."""
-    default = field.default
+    default: Any = field.default
     if default is None or kind.scalar is bool:
         return default
     if kind.many:
@@ -149,7 +149,7 @@ def _annotation(kind: FieldType) -> Any:
 
 def _metavar(field: dataclasses.Field[Any], kind: FieldType) -> str | None:
     if field.metadata["choices"]:
-        return "[" + "|".join(field.metadata["choices"]) + "]"
+        return "[" + "|".join(field.metadata["choices"]) + "]" + (",..." if kind.many else "")
     if field.metadata["argument"]:
         return field.name.upper() + ("..." if kind.many else "")
     if kind.scalar is bool:

@@ -82,10 +82,11 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table: drawn with rich on a terminal, aligned columns otherwise."""
     if sys.stdout.isatty():
         from rich.console import Console
+        from rich.markup import escape
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(*[Text(head) for head in heads])
+        table = Table(*[escape(head) for head in heads])
         for row in rows:
             table.add_row(*[Text(cell) for cell in row])
         Console().print(table)

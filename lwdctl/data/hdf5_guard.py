@@ -7,6 +7,7 @@ structure, before anything is read.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ import numpy.typing as npt
 
 from lwdctl.core.errors import DataError
 from lwdctl.data.checks import NUMBER_KINDS, finite_rows
+
+# Per open array: flat files are read in random order, many episodes to a chunk.
+CACHE_BYTES = 2**24
+CACHE_SLOTS = 10007
 
 
 def open_hdf5(path: Path, max_bytes: int) -> h5py.File:
@@ -37,7 +42,7 @@ def open_hdf5(path: Path, max_bytes: int) -> h5py.File:
     if path.stat().st_size == 0:
         raise DataError(f"{path}: is empty")
     try:
-        file = h5py.File(path, "r")
+        file = h5py.File(path, "r", rdcc_nbytes=CACHE_BYTES, rdcc_nslots=CACHE_SLOTS)
     except OSError as error:
         raise DataError(f"{path}: {_open_failure(str(error))}") from None
     try:
@@ -172,6 +177,12 @@ def text_of(value: Any) -> str:
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def number_of(name: str) -> tuple[str, int, str]:
+    """Sort key that puts `demo_2` before `demo_10`."""
+    match = re.fullmatch(r"(.*?)(\d+)", name)
+    return (match[1], int(match[2]), name) if match else (name, -1, name)
 
 
 def location(group: h5py.Group, key: str) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -54,7 +54,7 @@ class MergedReader:
     """Concatenates the episodes of several files whose dimensions agree.
 
     The environment's settings are those of the first file; tasks and labels are joined in
-    order of appearance. With more than one file, episode names begin with the file's stem.
+    order of appearance. With more than one file, episode names begin with the file's name.
 
     Args:
         make: Opens one file.
@@ -78,16 +78,17 @@ class MergedReader:
         with ExitStack() as opened:
             self._readers: list[FileReader] = []
             for path in paths:
-                reader = make(path, options)
+                with _damage_named(path):
+                    reader = make(path, options)
                 opened.callback(reader.close)
                 self._readers.append(reader)
             self.spec = _merge_specs(self._readers)
             self._closing = opened.pop_all()
         self._ends = list(accumulate(len(reader.sources) for reader in self._readers))
-        many = len(self._readers) > 1
+        prefixes = _prefixes(paths)
         self.sources = [
-            f"{reader.path.stem}:{source}" if many else source
-            for reader in self._readers
+            f"{prefix}{source}"
+            for prefix, reader in zip(prefixes, self._readers, strict=True)
             for source in reader.sources
         ]
         self.lengths = [length for reader in self._readers for length in reader.lengths]
@@ -99,7 +100,9 @@ class MergedReader:
             DataError: Bad values; the message names file, key and row.
         """
         reader, position = self._locate(index)
-        return dataclasses.replace(reader.read(position), source=self.sources[index])
+        with _damage_named(reader.path):
+            episode = reader.read(position)
+        return dataclasses.replace(episode, source=self.sources[index])
 
     def outline(self, index: int) -> EpisodeOutline:
         """Say what an episode is without loading its steps."""
@@ -130,6 +133,15 @@ class MergedReader:
         self.close()
 
 
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Turn what a library raises over damaged bytes into an error that names the file."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise DataError(f"{path}: is damaged ({error})") from error
+
+
 def _refuse_repeats(paths: Sequence[Path]) -> None:
     seen: set[Path] = set()
     for path in paths:
@@ -137,6 +149,15 @@ def _refuse_repeats(paths: Sequence[Path]) -> None:
         if resolved in seen:
             raise DataError(f"{path}: is named twice")
         seen.add(resolved)
+
+
+def _prefixes(paths: Sequence[Path]) -> list[str]:
+    """Return what tells the files' episodes apart: nothing, the stems, or the whole paths."""
+    if len(paths) == 1:
+        return [""]
+    stems = [path.stem for path in paths]
+    names = stems if len(set(stems)) == len(stems) else [str(path) for path in paths]
+    return [f"{name}:" for name in names]
 
 
 def _merge_specs(readers: Sequence[FileReader]) -> SourceSpec:

@@ -6,7 +6,6 @@ robomimic itself is not needed. robosuite's `object` observation is brought to o
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +22,7 @@ from lwdctl.data.hdf5_guard import (
     array_shape,
     dataset_at,
     location,
+    number_of,
     open_hdf5,
     read_array,
     read_rows,
@@ -80,7 +80,7 @@ class RobomimicFile:
         data = self._file.get("data")
         if not isinstance(data, h5py.Group):
             raise DataError(f"{path}: data: is missing; a robomimic file has data/demo_0 and so on")
-        demos = sorted((name for name in data if isinstance(data[name], h5py.Group)), key=_number)
+        demos = sorted((name for name in data if isinstance(data[name], h5py.Group)), key=number_of)
         masks = robomimic_masks.read_masks(self._file, demos, path)
         self.sources = robomimic_masks.select(demos, masks, options.filter_key, path)
         if not self.sources:
@@ -287,12 +287,6 @@ class RobomimicFile:
         if self._adapter != "robosuite" or rewards is None:
             return None
         return bool((rewards >= SUCCESS_REWARD).any())
-
-
-def _number(name: str) -> tuple[str, int, str]:
-    """Sort key that puts `demo_2` before `demo_10`."""
-    match = re.fullmatch(r"(.*?)(\d+)", name)
-    return (match[1], int(match[2]), name) if match else (name, -1, name)
 
 
 def _seed(demo: h5py.Group, path: Path) -> int | None:

@@ -45,7 +45,7 @@ def open_zarr(path: Path, max_bytes: int) -> tuple[zarr.Group, Store]:
     try:
         group = zarr.open_group(store, mode="r")
         declared = [(name, item) for name, item in group.members(max_depth=None)]
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - see below
         # zarr and its stores raise a dozen unrelated types for damaged metadata.
         store.close()
         raise DataError(f"{path}: is not a zarr group ({_first_line(error)})") from None
@@ -95,7 +95,7 @@ def read_zarr(
     """
     try:
         return np.asarray(array[start:stop])
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - see below
         # Each codec raises a type of its own for damaged bytes.
         reason = _first_line(error)
         raise DataError(f"{path}: {key}, row {start}: cannot be read ({reason})") from None

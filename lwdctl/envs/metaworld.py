@@ -11,6 +11,8 @@ after any history.
 
 from __future__ import annotations
 
+import os
+import platform
 import sys
 from typing import Any
 
@@ -173,12 +175,15 @@ def _visible_goal_env(name: str) -> Any:
 
 
 def _open_renderer(model: Any) -> Any:
+    hint = "set MUJOCO_GL=egl (or osmesa) before starting"
+    # Asking GLFW for a window without a display leaves half-made objects that complain later.
+    windowed = os.environ.get("MUJOCO_GL", "glfw").lower() in {"", "glfw", "glx"}
+    displays = {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ)
+    if platform.system() == "Linux" and windowed and not displays:
+        raise SimulatorError("cannot render: there is no display", hint)
     try:
         model.vis.global_.offwidth = model.vis.global_.offheight = RENDER_SIZE
         return mujoco.Renderer(model, RENDER_SIZE, RENDER_SIZE)
     except Exception as error:
         # Each OpenGL backend fails with an exception type of its own.
-        raise SimulatorError(
-            f"cannot render: no OpenGL context ({error})",
-            "set MUJOCO_GL=egl (or osmesa) before starting",
-        ) from error
+        raise SimulatorError(f"cannot render: no OpenGL context ({error})", hint) from error

@@ -52,6 +52,11 @@ KEYPOINTS = np.array(
 )
 
 
+def task_names() -> tuple[str, ...]:
+    """Return the one task."""
+    return (TASK,)
+
+
 class PushTSimulator:
     """Push the T onto its target with a disc that follows target positions.
 
@@ -64,7 +69,7 @@ class PushTSimulator:
     metrics = (Metric("max_overlap", "overlap", "max"), Metric("final_overlap", "overlap", "last"))
 
     def __init__(self, env: EnvSpec, task: str) -> None:
-        check_tasks([task], [TASK], "environment 'pusht'")
+        check_tasks([task], task_names(), "environment 'pusht'")
         self.max_steps = env.max_steps or MAX_STEPS
         self._env: Any = PushTEnv(obs_type="state", render_mode="rgb_array")
         self._state = np.zeros(STATE_SIZE)

@@ -1,7 +1,12 @@
-"""The table of simulators. A new one is a file of this room and a row here."""
+"""The table of simulators. A new one is a file of this room and a row here.
+
+The file holds the adapter, a class built as `Adapter(env, task)`, and a function
+`task_names()`; the contract tests then run over it unasked.
+"""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 
 from lwdctl.core.errors import ConfigError
@@ -30,6 +35,18 @@ def make_simulator(env: EnvSpec, task: str, simulators: Registry = SIMULATORS) -
     """
     simulator: Simulator = simulators.load(env.adapter)(env, task)
     return simulator
+
+
+def task_names(adapter: str, simulators: Registry = SIMULATORS) -> tuple[str, ...]:
+    """Return every task of an adapter: what `task_names()` in its file returns.
+
+    Raises:
+        ConfigError: No adapter has that name.
+        MissingExtraError: The simulator is not installed.
+    """
+    module = importlib.import_module(simulators.load(adapter).__module__)
+    names: tuple[str, ...] = module.task_names()
+    return names
 
 
 def check_tasks(names: Sequence[str], known: Sequence[str], what: str = "environment") -> None:

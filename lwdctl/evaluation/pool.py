@@ -21,6 +21,7 @@ START_TIMEOUT = 180.0
 """Seconds a worker may take to import and build its simulators (numba compiles in some)."""
 
 _NOTHING = np.zeros(0, dtype=np.float32)
+_DIED = "died"
 
 
 class Pool(Protocol):
@@ -176,7 +177,7 @@ class _Worker:
         try:
             self._connection.send(message)
         except (BrokenPipeError, ConnectionResetError):
-            self._give_up("died")
+            self._give_up(_DIED)
 
     def receive(self, deadline: float) -> tuple[Any, str]:
         """Return the answer, and why there is none."""
@@ -187,7 +188,7 @@ class _Worker:
                 return self._connection.recv(), ""
             self._give_up("did not answer in time")
         except (EOFError, ConnectionResetError, BrokenPipeError):
-            self._give_up("died")
+            self._give_up(_DIED)
         return None, self.lost
 
     def hang_up(self) -> None:
@@ -204,7 +205,7 @@ class _Worker:
         self._connection.close()
         self._kill()
         self.lost = f"the simulator process {reason}"
-        if self._process.exitcode not in (None, 0):
+        if reason == _DIED:
             self.lost += f" (exit code {self._process.exitcode})"
 
     def _kill(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.durable import sha256_of
-from lwdctl.artifacts.manifest import plain
+from lwdctl.artifacts.manifest import InputRef, plain
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.config import to_mapping
 from lwdctl.core.progress import Progress
@@ -105,14 +105,22 @@ def _finished(step: Step, inputs: Mapping[str, Artifact], workspace: Workspace) 
     if step.forced:
         return None
     config = plain(to_mapping(step.config))
-    digests = {artifact.digest for artifact in inputs.values()}
     for artifact in reversed(workspace.artifacts(step.stage.kind)):
         manifest = artifact.manifest
-        same_inputs = {item.digest for item in manifest.inputs} == digests
-        same = artifact.name == step.name and manifest.config == config and same_inputs
-        if same and not _sources_changed(manifest.summary):
+        same = artifact.name == step.name and manifest.config == config
+        if same and _made_from(manifest.inputs, inputs) and not _sources_changed(manifest.summary):
             return artifact
     return None
+
+
+def _made_from(recorded: Sequence[InputRef], inputs: Mapping[str, Artifact]) -> bool:
+    """Tell whether the recorded inputs are `inputs`.
+
+    A stage may record its most specific input only, since the others are its ancestors.
+    """
+    digests = [artifact.digest for artifact in inputs.values()]
+    noted = {item.digest for item in recorded}
+    return noted <= set(digests) and noted.issuperset(digests[-1:])
 
 
 def _sources_changed(summary: Mapping[str, Any]) -> bool:
@@ -129,12 +137,11 @@ def _sources_changed(summary: Mapping[str, Any]) -> bool:
 
 def _has_draft(step: Step, inputs: Mapping[str, Artifact], workspace: Workspace) -> bool:
     config = plain(to_mapping(step.config))
-    digests = {artifact.digest for artifact in inputs.values()}
     return any(
         draft.record.resumable
         and not draft.active
         and draft.record.name == step.name
         and draft.record.config == config
-        and {item.digest for item in draft.record.inputs} == digests
+        and _made_from(draft.record.inputs, inputs)
         for draft in workspace.drafts(step.stage.kind)
     )

@@ -7,13 +7,18 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import lru_cache
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lwdctl.core.errors import SimulatorError
 from lwdctl.core.records import EnvSpec, Episode, FloatArray
 from lwdctl.core.seeding import generator
+
+if TYPE_CHECKING:
+    from lwdctl.envs.metaworld import MetaworldSimulator
 
 EPISODE_TIMEOUT = 600.0
 
@@ -72,23 +77,22 @@ class ExpertRunner:
             return
         waiting: deque[Future[Episode]] = deque()
         begun = 0
-        for taken in range(len(seeds)):
+        for taken, seed in enumerate(seeds):
             ahead = min(max(expected - taken, self._workers), 2 * self._workers)
-            while len(waiting) < ahead and begun < len(seeds):
-                waiting.append(
-                    self._pool.submit(expert_episode, self._env, task, seeds[begun], self._noise)
-                )
-                begun += 1
-            yield _answer(waiting.popleft(), task, seeds[taken])
+            try:
+                while len(waiting) < ahead and begun < len(seeds):
+                    waiting.append(self._begin(self._pool, task, seeds[begun]))
+                    begun += 1
+                episode = waiting.popleft().result(timeout=EPISODE_TIMEOUT)
+            except (BrokenProcessPool, TimeoutError) as error:
+                raise SimulatorError(
+                    f"a process that collected '{task}' near seed {seed} died or hung",
+                    "run it again",
+                ) from error
+            yield episode
 
-
-def _answer(future: Future[Episode], task: str, seed: int) -> Episode:
-    try:
-        return future.result(timeout=EPISODE_TIMEOUT)
-    except (BrokenProcessPool, TimeoutError) as error:
-        raise SimulatorError(
-            f"the process that collected '{task}' with seed {seed} died or hung", "run it again"
-        ) from error
+    def _begin(self, pool: ProcessPoolExecutor, task: str, seed: int) -> Future[Episode]:
+        return pool.submit(expert_episode, self._env, task, seed, self._noise)
 
 
 def expert_episode(env: EnvSpec, task: str, seed: int, noise: float) -> Episode:
@@ -97,10 +101,9 @@ def expert_episode(env: EnvSpec, task: str, seed: int, noise: float) -> Episode:
     The recorded action is the executed one, noise and clipping included, so replaying it
     from the initial state repeats the episode.
     """
-    from lwdctl.envs.metaworld import MetaworldSimulator
     from lwdctl.envs.metaworld_expert import MetaworldExpert
 
-    simulator, expert = MetaworldSimulator(env, task), MetaworldExpert(task)
+    simulator, expert = _simulator(task, env.max_steps), MetaworldExpert(task)
     rng = generator("expert noise", task, seed)
     observation = simulator.reset(seed)
     states: list[FloatArray] = []
@@ -129,3 +132,11 @@ def expert_episode(env: EnvSpec, task: str, seed: int, noise: float) -> Episode:
         success=success,
         seed=seed,
     )
+
+
+@lru_cache(maxsize=1)
+def _simulator(task: str, max_steps: int) -> MetaworldSimulator:
+    """Build the task once per process: what was run before leaves no trace in an episode."""
+    from lwdctl.envs.metaworld import MetaworldSimulator
+
+    return MetaworldSimulator(EnvSpec("metaworld", (task,), {}, max_steps), task)

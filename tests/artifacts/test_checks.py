@@ -60,7 +60,7 @@ def test_a_missing_and_a_shortened_file_are_refused(make):
     path.unlink()
     with pytest.raises(ArtifactError, match="is missing"):
         artifact.check()
-    with pytest.raises(ArtifactError, match="has no 'deep/payload.txt'"):
+    with pytest.raises(ArtifactError, match=r"has no 'deep/payload\.txt'"):
         artifact.payload("deep/payload.txt")
 
 
@@ -123,9 +123,9 @@ def test_verify_finds_a_bad_chunk_even_when_the_manifest_agrees_with_it(stored, 
     chunk = stored.payload("latents.zarr/state/c/0/0")
     flip(chunk)
     with workspace.begin("latents", "copy", config={}) as draft:
-        os.rename(stored.path / "latents.zarr", draft.path / "latents.zarr")
+        (stored.path / "latents.zarr").rename(draft.path / "latents.zarr")
         copy = draft.publish({})
-    with pytest.raises(ArtifactError, match="state.*damaged"):
+    with pytest.raises(ArtifactError, match=r"state.*damaged"):
         copy.verify()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -53,18 +52,26 @@ def test_versions_count_up_and_are_never_overwritten(make):
 
 
 def test_an_exception_leaves_nothing_behind(workspace):
-    with pytest.raises(RuntimeError), workspace.begin("vae", "lift", config={}) as draft:
-        (draft.path / "half").write_text("x")
-        raise RuntimeError
+    def fail():
+        with workspace.begin("vae", "lift", config={}) as draft:
+            (draft.path / "half").write_text("x")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert hidden(workspace) == []
     assert workspace.artifacts() == []
 
 
 def test_a_kept_draft_survives_an_exception_and_stays_out_of_the_artifact(workspace):
-    with pytest.raises(RuntimeError), workspace.begin("vae", "lift", config={}) as draft:
-        (draft.checkpoints / "last").write_text("state")
-        draft.keep = True
-        raise RuntimeError
+    def fail():
+        with workspace.begin("vae", "lift", config={}) as draft:
+            (draft.checkpoints / "last").write_text("state")
+            draft.keep = True
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert [item.record.resumable for item in workspace.drafts()] == [True]
     with workspace.begin("vae", "lift", config={}, resume=True) as draft:
         assert draft.resumed
@@ -104,6 +111,22 @@ def test_a_kill_after_the_rename_leaves_a_whole_version(workspace):
     assert start(workspace, body).wait(60) == -signal.SIGKILL
     (artifact,) = workspace.artifacts()
     assert artifact.verify() == 1
+
+
+def test_a_draft_that_was_published_already_is_not_written_on(workspace):
+    body = """
+    draft = workspace.begin("vae", "lift", config={})
+    (draft.checkpoints / "last").write_text("state")
+    (draft.path / "metrics").write_text("1")
+    module.Draft.discard = die
+    draft.publish({})
+    """
+    assert start(workspace, body).wait(60) == -signal.SIGKILL
+    assert len(workspace.drafts()) == 1
+    with pytest.raises(ArtifactError, match="no unfinished vae/lift"):
+        workspace.begin("vae", "lift", config={}, resume=True)
+    assert workspace.drafts() == []
+    workspace.resolve("vae").verify()
 
 
 def test_what_a_killed_process_left_is_removed_unless_it_can_be_resumed(workspace):
@@ -179,12 +202,10 @@ def test_the_newest_matching_draft_is_resumed(workspace):
 
 
 def test_a_link_in_the_payload_is_refused(workspace):
-    with (
-        pytest.raises(ArtifactError, match="neither a file nor a directory"),
-        workspace.begin("vae", "lift", config={}) as draft,
-    ):
+    with workspace.begin("vae", "lift", config={}) as draft:
         (draft.path / "link").symlink_to("/etc/passwd")
-        draft.publish({})
+        with pytest.raises(ArtifactError, match="neither a file nor a directory"):
+            draft.publish({})
     assert workspace.artifacts() == []
 
 
@@ -210,4 +231,4 @@ def test_a_workspace_that_cannot_be_written_is_an_error_of_ours(workspace):
 
 def test_listing_a_workspace_makes_no_directory(workspace):
     assert workspace.artifacts() == workspace.drafts() == workspace.damaged() == []
-    assert not os.path.exists(workspace.root)
+    assert not workspace.root.exists()

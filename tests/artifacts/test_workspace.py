@@ -170,7 +170,7 @@ def test_an_input_that_is_gone_or_was_changed_is_named(workspace, chain, make):
 def test_a_damaged_input_is_refused(workspace, chain):
     data, *_, diffusion = chain("lift")
     data.payload("deep/payload.txt").write_text("WEIGHTS")
-    with pytest.raises(ArtifactError, match="snippets/lift:v1.*damaged"):
+    with pytest.raises(ArtifactError, match=r"snippets/lift:v1.*damaged"):
         workspace.ancestors(diffusion)
 
 
@@ -220,7 +220,7 @@ def test_a_damaged_manifest_is_listed_and_only_refused_when_asked_for(workspace,
     assert [item.reference for item in workspace.damaged()] == ["vae/lift:v2"]
     assert workspace.resolve("vae", "lift:v1") == good
     for reference in ("lift", "lift:v2", ""):
-        with pytest.raises(ArtifactError, match="v0002/manifest.json is damaged"):
+        with pytest.raises(ArtifactError, match=r"v0002/manifest\.json is damaged"):
             workspace.resolve("vae", reference)
 
 

@@ -77,8 +77,8 @@ def test_signals(number, code, tmp_path):
         import sys, time
         from lwdctl.cli import main as entry, group
         def command():
-            print("ready", flush=True)
             try:
+                print("ready", flush=True)
                 time.sleep(60)
             finally:
                 print("cleaned up", flush=True)

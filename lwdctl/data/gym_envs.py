@@ -1,0 +1,129 @@
+"""The Gymnasium environments that D4RL and Minari data come from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lwdctl.core.errors import DataError
+from lwdctl.core.records import ActionSpec, EnvSpec
+
+_ID = re.compile(r"([A-Za-z0-9]+)-v(\d+)")
+_LEVELS = (
+    "medium-replay", "medium-expert", "full-replay", "simple", "medium", "expert", "random",
+    "human", "cloned",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class GymEnv:
+    """One known environment.
+
+    Attributes:
+        id: Gymnasium id, of the version whose physics the data match.
+        adapter: Row of the environment table.
+        action_size: Components of an action.
+        sizes: Observation sizes and the constructor arguments each one needs.
+        max_steps: Episode limit in steps.
+        control_rate: Actions per second.
+        semantics: What an action is; all are normalised to [-1, 1].
+        state_keys: Arrays under `infos` that restore a state beside `qpos` and `qvel`.
+    """
+
+    id: str
+    adapter: str
+    action_size: int
+    sizes: Mapping[int, Mapping[str, Any]]
+    max_steps: int
+    control_rate: float
+    semantics: str
+    state_keys: tuple[str, ...] = field(default=())
+
+    @property
+    def base(self) -> str:
+        """Lower-case name without version."""
+        return self.id.partition("-")[0].lower()
+
+
+def _locomotion(name: str, action: int, rate: float, sizes: Mapping[int, Any]) -> GymEnv:
+    return GymEnv(name, "mujoco", action, sizes, 1000, rate, "torque")
+
+
+def _hand(name: str, action: int, size: int, steps: int, *keys: str) -> GymEnv:
+    return GymEnv(name, "adroit", action, {size: {}}, steps, 100.0, "absolute", keys)
+
+
+GYM_ENVS = (
+    _locomotion("HalfCheetah-v4", 6, 20.0, {17: {}}),
+    _locomotion("Hopper-v4", 3, 125.0, {11: {}}),
+    _locomotion("Walker2d-v4", 6, 125.0, {17: {}}),
+    _locomotion("Ant-v4", 8, 20.0, {27: {}, 111: {"use_contact_forces": True}}),
+    _hand("AdroitHandHammer-v1", 26, 46, 200, "board_pos"),
+    _hand("AdroitHandDoor-v1", 28, 39, 200, "door_body_pos"),
+    _hand("AdroitHandPen-v1", 24, 45, 100, "desired_orien"),
+    _hand("AdroitHandRelocate-v1", 30, 39, 200, "obj_pos", "target_pos"),
+)
+_BASES = {env.base: env for env in GYM_ENVS}
+# D4RL calls the hand's tasks by their last word.
+_BASES.update({env.base.removeprefix("adroithand"): env for env in GYM_ENVS})
+
+
+def known_env(text: str) -> GymEnv | None:
+    """Find the environment that a name, an id or a file name speaks of."""
+    for word in re.split(r"[^a-z0-9]+", text.lower()):
+        if word in _BASES:
+            return _BASES[word]
+    return None
+
+
+def gym_id(text: str) -> str:
+    """Return the first Gymnasium id in a text (`"gymnasium HalfCheetah-v4"`), or ""."""
+    match = _ID.search(text)
+    return match[0] if match else ""
+
+
+def level_of(text: str) -> str:
+    """Return the behaviour level that a file or data set name contains, or ""."""
+    words = f"-{re.sub(r'[^a-z0-9]+', '-', text.lower())}-"
+    return next((level for level in _LEVELS if f"-{level}-" in words), "")
+
+
+def env_spec(env: GymEnv | None, asked: str, name: str, size: int, where: str) -> EnvSpec:
+    """Describe the environment of data whose observations have `size` components.
+
+    Args:
+        env: The known environment, or None.
+        asked: `--env` as typed, or "".
+        name: Environment id that the source names, or "".
+        size: Components of an observation.
+        where: File and key, for messages.
+
+    Raises:
+        DataError: The known environment has observations of another size.
+    """
+    adapter, _, asked_name = asked.partition("/")
+    if env is None:
+        task = asked_name or name
+        return EnvSpec(adapter, (task,) if task else (), {"id": task} if task else {})
+    if name and name != env.id:  # another version, whose sizes may differ
+        task = asked_name or name
+        return EnvSpec(adapter or env.adapter, (task,), {"id": task}, env.max_steps)
+    if size not in env.sizes:
+        sizes = " or ".join(str(known) for known in env.sizes)
+        raise DataError(
+            f"{where}, row 0: has {size} components, {env.id} has {sizes}",
+            "name the environment with --env ADAPTER/NAME",
+        )
+    task = asked_name or name or env.id
+    settings: dict[str, Any] = {"id": task, **env.sizes[size]}
+    return EnvSpec(adapter or env.adapter, (task,), settings, env.max_steps)
+
+
+def gym_action(env: GymEnv | None, size: int) -> ActionSpec:
+    """Describe the actions; every known environment takes [-1, 1]."""
+    low, high = (-1.0,) * size, (1.0,) * size
+    if env is None:
+        return ActionSpec(size, "absolute", "unknown", low, high)
+    return ActionSpec(size, env.semantics, "normalised", low, high, env.control_rate)

@@ -1,0 +1,155 @@
+"""Small files of every data format, made from the same twelve episodes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import zarr
+
+from lwdctl.core.records import Episode
+from lwdctl.data.robomimic_writer import RobomimicWriter
+
+LENGTHS = tuple(range(3, 15))  # twelve, so that "10" sorts before "2" where names are text
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A source on disk and where its numbers stand.
+
+    `observation` is the numeric array in which tests plant bad values: its location in the
+    HDF5 file, or its path in the zarr store, with the first row of episode 2 in it.
+    """
+
+    path: Path
+    hdf5: Path | None
+    observation: str
+    action: str
+    first_row: int
+
+
+def _numbers(rows: int, size: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(rows, size)).astype(np.float32)
+
+
+def robomimic_sample(folder: Path) -> Sample:
+    path = folder / "sample_mh.hdf5"
+    arguments = {"env_name": "metaworld/reach", "type": "metaworld", "env_version": "3.1.1"}
+    with RobomimicWriter(path, arguments) as writer:
+        for index, length in enumerate(LENGTHS):
+            rows = _numbers(length + 1, 5, index)
+            writer.write(
+                Episode(
+                    source="",
+                    observations={"observation": rows[:-1]},
+                    actions=_numbers(length, 4, 100 + index),
+                    rewards=_numbers(length, 1, 200 + index)[:, 0],
+                    final_observation={"observation": rows[-1]},
+                    initial_state=np.arange(6, dtype=np.float64) + index,
+                    task="reach" if index % 2 else "push",
+                    label="fast" if index < 6 else "slow",
+                    success=True,
+                    seed=index,
+                )
+            )
+    return Sample(path, path, "data/demo_2/obs/observation", "data/demo_2/actions", 0)
+
+
+def d4rl_sample(folder: Path) -> Sample:
+    path = folder / "halfcheetah_medium.hdf5"
+    rows = sum(LENGTHS)
+    flags = np.zeros((2, rows), dtype=bool)
+    for index, end in enumerate(np.cumsum(LENGTHS)):
+        flags[index % 2, end - 1] = True
+    with h5py.File(path, "w") as file:
+        file["observations"] = _numbers(rows, 17, 0)
+        file["actions"] = _numbers(rows, 6, 1)
+        file["rewards"] = _numbers(rows, 1, 2)[:, 0]
+        file["terminals"], file["timeouts"] = flags
+        file["infos/qpos"], file["infos/qvel"] = _numbers(rows, 9, 3), _numbers(rows, 9, 4)
+    return Sample(path, path, "observations", "actions", sum(LENGTHS[:2]))
+
+
+def minari_sample(folder: Path) -> Sample:
+    data = folder / "expert-v0" / "data"
+    data.mkdir(parents=True)
+    with h5py.File(data / "main_data.hdf5", "w") as file:
+        for index, length in enumerate(LENGTHS):
+            group = file.create_group(f"episode_{index}")
+            group.attrs.update(id=index, total_steps=length, seed=index)
+            group["observations"] = _numbers(length + 1, 5, index)
+            group["actions"] = _numbers(length, 2, 100 + index)
+            group["rewards"] = _numbers(length, 1, 200 + index)[:, 0].astype(np.float64)
+            group["terminations"] = np.zeros(length, dtype=bool)
+            group["truncations"] = np.arange(length) == length - 1
+    metadata = {
+        "data_format": "hdf5",
+        "dataset_id": "toy/expert-v0",
+        "env_spec": json.dumps({"id": "Toy-v0", "max_episode_steps": 50}),
+        "action_space": json.dumps({"type": "Box", "low": [-2.0, -2.0], "high": [2.0, 2.0]}),
+    }
+    (data / "metadata.json").write_text(json.dumps(metadata))
+    path = data / "main_data.hdf5"
+    return Sample(folder / "expert-v0", path, "episode_2/observations", "episode_2/actions", 0)
+
+
+def pusht_sample(folder: Path) -> Sample:
+    path = folder / "sample_replay.zarr"
+    rows = sum(LENGTHS)
+    group = zarr.open_group(path, mode="w", zarr_format=2)
+    write_zarr(group, "data/state", 256 + 50 * _numbers(rows, 5, 0))
+    write_zarr(group, "data/action", 256 + 50 * _numbers(rows, 2, 1))
+    write_zarr(group, "data/keypoint", _numbers(rows, 18, 2).reshape(rows, 9, 2))
+    write_zarr(group, "meta/episode_ends", np.cumsum(LENGTHS))
+    return Sample(path, None, "data/state", "data/action", sum(LENGTHS[:2]))
+
+
+def write_zarr(group: zarr.Group, key: str, values: np.ndarray) -> None:
+    """Replace an array of a version 2 store."""
+    group.create_array(
+        key, data=np.ascontiguousarray(values), chunks=(16, *values.shape[1:]), overwrite=True
+    )
+
+
+SAMPLES: dict[str, Callable[[Path], Sample]] = {
+    "robomimic": robomimic_sample,
+    "d4rl": d4rl_sample,
+    "minari": minari_sample,
+    "pusht": pusht_sample,
+}
+
+
+@pytest.fixture
+def make_sample() -> Callable[[str, Path], Sample]:
+    """Return a maker of the small source of a format."""
+
+    def make(name: str, folder: Path) -> Sample:
+        assert name in SAMPLES, f"add a small source of '{name}' to tests/data/conftest.py"
+        folder.mkdir(exist_ok=True, parents=True)
+        return SAMPLES[name](folder)
+
+    return make
+
+
+@pytest.fixture
+def lengths() -> tuple[int, ...]:
+    return LENGTHS
+
+
+@pytest.fixture
+def poison() -> Callable[[Sample, str, int, float], None]:
+    """Return a function that writes a value into row `row` of a sample's episode 2."""
+
+    def plant(sample: Sample, key: str, row: int, value: float) -> None:
+        if sample.hdf5 is not None:
+            with h5py.File(sample.hdf5, "a") as file:
+                file[key][sample.first_row + row, 1] = value
+        else:
+            zarr.open_group(sample.path, mode="a")[key][sample.first_row + row, 1] = value
+
+    return plant

@@ -1,0 +1,302 @@
+"""Sources broken in every way the readers must name: file, key and row, in one line."""
+
+from __future__ import annotations
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+import zarr
+
+from lwdctl.core.errors import DataError
+from lwdctl.data.formats import READERS
+from lwdctl.data.reader import ReadOptions
+
+HDF5_FORMATS = ("robomimic", "d4rl", "minari")
+
+
+def replace(file, key, values):
+    del file[key]
+    file[key] = values
+
+
+def shorten(file, key):
+    replace(file, key, file[key][:-1])
+
+
+def widen(file, key):
+    values = file[key][:]
+    replace(file, key, np.concatenate([values, values[:, :1]], axis=1))
+
+
+# format, what is done, how, what the message must contain
+DAMAGE = [
+    ("robomimic", "no data", lambda f: f.__delitem__("data"), "data: is missing"),
+    ("robomimic", "no actions", lambda f: f.__delitem__("data/demo_3/actions"),
+     "data/demo_3/actions: is missing"),
+    ("robomimic", "no obs", lambda f: f.__delitem__("data/demo_3/obs"),
+     "data/demo_3/obs/observation: is missing"),
+    ("robomimic", "short obs", lambda f: shorten(f, "data/demo_3/obs/observation"),
+     "data/demo_3/obs/observation, row 5: has 5 rows, but actions has 6"),
+    ("robomimic", "short rewards", lambda f: shorten(f, "data/demo_3/rewards"),
+     "data/demo_3/rewards, row 5"),
+    ("robomimic", "wider obs", lambda f: widen(f, "data/demo_3/obs/observation"),
+     "data/demo_3/obs/observation, row 0: has 6 components, earlier episodes have 5"),
+    ("robomimic", "wider actions", lambda f: widen(f, "data/demo_3/actions"),
+     "data/demo_3/actions, row 0"),
+    ("robomimic", "no steps",
+     lambda f: replace(f, "data/demo_3/actions", np.zeros((0, 4), np.float32)),
+     "data/demo_3/actions: has no rows"),
+    ("robomimic", "no demonstrations",
+     lambda f: [f.__delitem__(f"data/demo_{i}") for i in range(12)] and f.__delitem__("mask"),
+     "data: holds no demonstrations"),
+    ("robomimic", "num_samples", lambda f: f["data/demo_3"].attrs.modify("num_samples", 99),
+     "data/demo_3/attrs[num_samples]: is 99"),
+    ("robomimic", "mask of nobody", lambda f: f.__setitem__("mask/x", np.array([b"demo_99"])),
+     "mask/x, row 0: no demonstration 'demo_99'"),
+    ("robomimic", "bad env_args", lambda f: f["data"].attrs.modify("env_args", "{"),
+     "data.attrs[env_args]: is not JSON"),
+    ("robomimic", "text obs",
+     lambda f: replace(f, "data/demo_0/obs/observation", np.array([[b"x"]] * 3)),
+     "data/demo_0/obs/observation: holds |S1, not numbers"),
+    ("robomimic", "both splits", lambda f: f.update(
+        {"mask/train": np.array([b"demo_1"]), "mask/valid": np.array([b"demo_1"])}),
+     "mask/valid: holds demo_1"),
+    ("d4rl", "no observations", lambda f: f.__delitem__("observations"),
+     "observations: is missing"),
+    ("d4rl", "no actions", lambda f: f.__delitem__("actions"), "actions: is missing"),
+    ("d4rl", "no rewards", lambda f: f.__delitem__("rewards"), "rewards: is missing"),
+    ("d4rl", "no terminals", lambda f: f.__delitem__("terminals"), "terminals: is missing"),
+    ("d4rl", "short actions", lambda f: shorten(f, "actions"),
+     "actions, row 101: has 101 rows, but observations has 102"),
+    ("d4rl", "short timeouts", lambda f: shorten(f, "timeouts"), "timeouts, row 101"),
+    ("d4rl", "no rows", lambda f: replace(f, "observations", np.zeros((0, 17))),
+     "observations: has no rows"),
+    ("d4rl", "three-dimensional", lambda f: replace(f, "observations", np.zeros((102, 17, 2))),
+     "observations: has shape (102, 17, 2)"),
+    ("d4rl", "half a flag", lambda f: replace(f, "terminals", np.full(102, 0.5)),
+     "terminals, row 0: 0.5 is no flag"),
+    ("d4rl", "NaN flag", lambda f: replace(f, "timeouts", np.r_[np.zeros(101), np.nan]),
+     "timeouts, row 101: nan is no flag"),
+    ("d4rl", "wrong size", lambda f: widen(f, "observations"),
+     "observations, row 0: has 18 components, HalfCheetah-v4 has 17"),
+    ("d4rl", "wrong action", lambda f: widen(f, "actions"), "actions, row 0"),
+    ("d4rl", "short state", lambda f: shorten(f, "infos/qpos"), "infos/qpos, row 101"),
+    ("minari", "no actions", lambda f: f.__delitem__("episode_3/actions"),
+     "episode_3/actions: is missing"),
+    ("minari", "no observations", lambda f: f.__delitem__("episode_0/observations"),
+     "episode_0/observations: is missing"),
+    ("minari", "no rewards", lambda f: f.__delitem__("episode_3/rewards"),
+     "episode_3/rewards: is missing"),
+    ("minari", "T observations", lambda f: shorten(f, "episode_3/observations"),
+     "episode_3/observations, row 6: has 6 rows, expected 7"),
+    ("minari", "wider", lambda f: widen(f, "episode_3/observations"),
+     "episode_3/observations, row 0: has 6 components"),
+    ("minari", "discrete", lambda f: replace(f, "episode_3/actions", np.arange(6)),
+     "episode_3/actions: are discrete"),
+    ("minari", "no steps", lambda f: replace(f, "episode_3/actions", np.zeros((0, 2))),
+     "episode_3/actions: has no rows"),
+    ("minari", "total_steps", lambda f: f["episode_3"].attrs.modify("total_steps", 7),
+     "episode_3/attrs[total_steps]: is 7"),
+    ("minari", "no episodes", lambda f: [f.__delitem__(f"episode_{i}") for i in range(12)],
+     "holds no episodes"),
+]  # fmt: skip
+
+
+def read_everything(name, path):
+    with READERS.load(name)((path,), ReadOptions()) as reader:
+        for index in range(len(reader.sources)):
+            reader.read(index)
+
+
+@pytest.fixture
+def refusal(make_sample, tmp_path):
+    """Return a function that damages a sample and returns the error of reading all of it."""
+
+    def read(name, damage):
+        sample = make_sample(name, tmp_path / name)
+        damage(sample)
+        with pytest.raises(DataError) as caught:
+            read_everything(name, sample.path)
+        message = caught.value.message
+        assert "\n" not in message
+        assert str(sample.path) in message
+        return message
+
+    return read
+
+
+def in_file(damage):
+    def change(sample):
+        with h5py.File(sample.hdf5, "a") as file:
+            damage(file)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "expected"),
+    [pytest.param(name, damage, text, id=f"{name}-{what}") for name, what, damage, text in DAMAGE],
+)
+def test_structure_is_checked(refusal, name, damage, expected):
+    assert expected in refusal(name, in_file(damage))
+
+
+def truncate(sample):
+    content = sample.hdf5.read_bytes()
+    sample.hdf5.write_bytes(content[: len(content) // 2])
+
+
+def external_link(sample):
+    with h5py.File(sample.hdf5, "a") as file:
+        file["more/link"] = h5py.ExternalLink("/etc/hosts", "/x")
+
+
+def dangling_link(sample):
+    with h5py.File(sample.hdf5, "a") as file:
+        file["more/link"] = h5py.SoftLink("/nowhere")
+
+
+def virtual_dataset(sample):
+    with h5py.File(sample.hdf5, "a") as file:
+        layout = h5py.VirtualLayout(shape=(4,), dtype="f4")
+        layout[:] = h5py.VirtualSource("other.hdf5", "x", shape=(4,))
+        file.create_virtual_dataset("more/link", layout)
+
+
+def raw_external_storage(sample):
+    with h5py.File(sample.hdf5, "a") as file:
+        file.create_dataset(
+            "more/link", shape=(4,), dtype="f4", external=[("/etc/hosts", 0, h5py.h5f.UNLIMITED)]
+        )
+
+
+def absurd_size(sample):
+    with h5py.File(sample.hdf5, "a") as file:
+        file.create_dataset("more/link", shape=(10**9, 10**6), dtype="f8", chunks=(1, 1000))
+
+
+@pytest.mark.parametrize("name", HDF5_FORMATS)
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        (truncate, "truncated"),
+        (lambda sample: sample.hdf5.write_bytes(b""), "is empty"),
+        (lambda sample: sample.hdf5.write_bytes(b"no" * 600), "is not an HDF5 file"),
+        (external_link, "more/link: is an external link to /etc/hosts"),
+        (dangling_link, "more/link: is a link to /nowhere, which is missing"),
+        (virtual_dataset, "more/link: is a virtual dataset"),
+        (raw_external_storage, "more/link: keeps its data in another file"),
+        (absurd_size, "more/link: declares shape (1000000000, 1000000)"),
+    ],
+)
+def test_file_is_not_trusted(refusal, name, damage, expected):
+    assert expected in refusal(name, damage)
+
+
+@pytest.mark.parametrize("name", HDF5_FORMATS)
+def test_links_inside_the_file_and_loops_are_followed_once(name, make_sample, tmp_path):
+    sample = make_sample(name, tmp_path)
+    with h5py.File(sample.hdf5, "a") as file:
+        file["more"] = h5py.SoftLink(f"/{sample.action}")
+        file.create_group("loop")["back"] = file["/"]
+    READERS.load(name)((sample.path,), ReadOptions()).close()
+
+
+def in_store(damage):
+    return lambda sample: damage(zarr.open_group(sample.path, mode="a"), sample.path)
+
+
+def write(group, key, values):
+    group.create_array(key, data=values, chunks=values.shape, overwrite=True)
+
+
+def encoded(**codec):
+    def change(group, path):
+        file = path / "data/state/.zarray"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "compressor": codec}))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        (lambda g, p: g.__delitem__("data/state"), "data/state: is missing"),
+        (lambda g, p: g.__delitem__("data/action"), "data/action: is missing"),
+        (lambda g, p: g.__delitem__("meta/episode_ends"), "meta/episode_ends: is missing"),
+        (lambda g, p: write(g, "data/action", np.ones((101, 2))), "data/action, row 101: has 101"),
+        (lambda g, p: write(g, "data/action", np.ones((102, 3))), "data/action: has shape"),
+        (lambda g, p: write(g, "data/keypoint", np.ones((102, 4))), "data/keypoint: has shape"),
+        (lambda g, p: write(g, "meta/episode_ends", np.array([5, 5, 102])),
+         "meta/episode_ends, row 1: episode ends at 5, not after 5"),
+        (lambda g, p: write(g, "meta/episode_ends", np.array([5, 90])),
+         "meta/episode_ends, row 1: last episode ends at 90, but data/state has 102"),
+        (lambda g, p: write(g, "meta/episode_ends", np.array([5.0, 102.0])),
+         "meta/episode_ends: is not a list of row numbers"),
+        (lambda g, p: (p / "data/state/3.0").unlink(), "data/state: 1 of 7 chunks are missing"),
+        (lambda g, p: (p / "data/state/3.0").write_bytes(b"xx"), "data/state, row "),
+        (lambda g, p: (p / ".zgroup").write_text("{"), "is not a zarr group"),
+        (encoded(id="pickle", protocol=5), "'pickle'"),
+        (encoded(id="delta", dtype="<f4"), "data/state: is encoded with 'delta'"),
+    ],
+)  # fmt: skip
+def test_replay_buffer_is_checked(refusal, damage, expected):
+    assert expected in refusal("pusht", in_store(damage))
+
+
+def test_file_that_is_no_zip_is_refused(tmp_path):
+    path = tmp_path / "buffer.zarr.zip"
+    path.write_bytes(b"PK but not really")
+    with pytest.raises(DataError, match=r"buffer\.zarr\.zip: is neither"):
+        READERS.load("pusht")((path,), ReadOptions())
+
+
+def test_episode_ends_may_not_be_empty(refusal):
+    def empty(group, path):
+        del path
+        group.create_array("meta/episode_ends", shape=(0,), dtype="i8", chunks=(1,), overwrite=True)
+
+    assert "meta/episode_ends: holds no episodes" in refusal("pusht", in_store(empty))
+
+
+def test_arrow_data_is_refused(refusal):
+    def arrow(sample):
+        file = sample.path / "data" / "metadata.json"
+        file.write_text(json.dumps({"data_format": "arrow"}))
+
+    assert "data_format: is 'arrow'" in refusal("minari", arrow)
+
+
+def test_files_that_disagree_are_refused_with_both_names(make_sample, tmp_path):
+    first = make_sample("robomimic", tmp_path / "a")
+    second = make_sample("robomimic", tmp_path / "b")
+    with h5py.File(second.hdf5, "a") as file:
+        for index in range(12):
+            widen(file, f"data/demo_{index}/obs/observation")
+            del file[f"data/demo_{index}/next_obs"]
+    with pytest.raises(DataError) as caught:
+        READERS.load("robomimic")((first.path, second.path), ReadOptions())
+    assert str(first.path) in caught.value.message
+    assert str(second.path) in caught.value.message
+    assert "observations differ" in caught.value.message
+
+
+@pytest.mark.parametrize("name", HDF5_FORMATS)
+def test_random_damage_is_a_data_error_or_harmless(name, make_sample, tmp_path):
+    sample = make_sample(name, tmp_path)
+    intact = sample.hdf5.read_bytes()
+    rng = np.random.default_rng(7)
+    refused = 0
+    for _ in range(40):
+        content = bytearray(intact)
+        for position in rng.integers(len(content), size=6):
+            content[position] = int(rng.integers(256))
+        sample.hdf5.write_bytes(bytes(content))
+        try:
+            read_everything(name, sample.path)
+        except DataError as error:
+            refused += 1
+            assert str(sample.path) in error.message  # noqa: PT017 - some damage is harmless
+    assert refused

@@ -1,0 +1,53 @@
+"""Held-out episodes: stratified, seeded, and the source's own split first."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lwdctl.data.merge import EpisodeOutline
+from lwdctl.data.splits import assign_splits
+
+outlines = st.lists(
+    st.builds(EpisodeOutline, st.sampled_from(["a", "b"]), st.sampled_from(["x", "y", ""])),
+    min_size=1,
+    max_size=60,
+)
+
+
+@given(outlines=outlines, fraction=st.floats(0, 0.9), seed=st.integers(0, 9))
+def test_share_is_kept_overall_and_per_stratum(outlines, fraction, seed):
+    splits = assign_splits(outlines, fraction, seed)
+    held = [item for item, split in zip(outlines, splits, strict=True) if split == "validation"]
+    assert len(held) <= max(1, fraction * len(outlines) + 1)
+    assert "train" in splits
+    sizes, taken = Counter(outlines), Counter(held)
+    if len(outlines) > 1 and fraction > 0:
+        assert held
+    for stratum, size in sizes.items():
+        assert taken[stratum] <= fraction * size + 1
+        if size > 1:
+            assert taken[stratum] >= int(fraction * size) - 1
+    assert splits == assign_splits(outlines, fraction, seed)
+
+
+def test_six_operators_of_fifty_give_five_each():
+    outlines = [EpisodeOutline("Lift", f"operator_{i % 6}") for i in range(300)]
+    splits = assign_splits(outlines, 0.1, 0)
+    held = [item.label for item, split in zip(outlines, splits, strict=True) if split != "train"]
+    assert set(Counter(held).values()) == {5}
+    assert splits != assign_splits(outlines, 0.1, 1)
+
+
+def test_the_sources_own_split_goes_first():
+    outlines = [EpisodeOutline(split=split) for split in ("train", "", "validation", "train")]
+    assert assign_splits(outlines, 0.5, 0) == ["train", "train", "validation", "train"]
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_a_split_that_leaves_one_side_empty_is_no_split(split):
+    splits = assign_splits([EpisodeOutline(split=split)] * 10, 0.2, 0)
+    assert Counter(splits) == {"train": 8, "validation": 2}

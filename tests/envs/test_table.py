@@ -1,0 +1,30 @@
+import pytest
+
+from lwdctl.core.errors import ConfigError, MissingExtraError
+from lwdctl.core.records import EnvSpec
+from lwdctl.core.registry import Registry, Row
+from lwdctl.envs.table import SIMULATORS, check_tasks, make_simulator
+
+
+def test_an_unknown_adapter_is_named_with_the_closest_one():
+    with pytest.raises(ConfigError, match="metawold") as caught:
+        make_simulator(EnvSpec("metawold", ("reach",)), "reach")
+    assert "'metaworld'" in caught.value.hint
+
+
+def test_every_name_is_checked():
+    check_tasks(["a", "b"], ["a", "b", "c"])
+    with pytest.raises(ConfigError, match="'drawer-opn'") as caught:
+        check_tasks(["reach", "drawer-opn"], ["reach", "drawer-open"])
+    assert "'drawer-open'" in caught.value.hint
+
+
+def test_a_simulator_that_is_not_installed_names_its_extra():
+    table = Registry("environment", {"lost": Row("no_such_simulator:X", "", extra="lost")})
+    with pytest.raises(MissingExtraError) as caught:
+        make_simulator(EnvSpec("lost", ("t",)), "t", table)
+    assert "lwdctl[lost]" in caught.value.hint
+
+
+def test_rows_have_summaries():
+    assert all(SIMULATORS.rows[name].summary for name in SIMULATORS)

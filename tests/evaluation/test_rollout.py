@@ -1,0 +1,246 @@
+import multiprocessing
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from lwdctl.core.errors import ConfigError
+from lwdctl.core.seeding import generator
+from lwdctl.evaluation import pool
+from lwdctl.evaluation.rollout import PARTS, rollout
+from lwdctl.policies.policy import EpisodePlan
+
+
+@pytest.fixture
+def run(fake, env, feedback_policy):
+    def run(plans, *, width=4, workers=0, policy=None, **options):
+        policy = policy or feedback_policy(width)
+        return rollout(policy, env, plans, width=width, workers=workers, simulators=fake, **options)
+
+    return run
+
+
+def facts(result):
+    """Everything about an episode but its wall time."""
+    return (
+        result.plan.index, result.steps, result.success, result.final_success, result.return_,
+        dict(result.metrics), result.queries, result.error, result.policy_failure,
+    )  # fmt: skip
+
+
+MIXED = ("walk", "short", "walk", "walk", "short", "walk", "walk", "walk", "short", "walk")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_results_do_not_depend_on_the_number_of_workers(run, plans_of, workers):
+    expected = run(plans_of(*MIXED), perturbation=0.3)
+    got = run(plans_of(*MIXED), workers=workers, perturbation=0.3)
+    assert [facts(item) for item in got.episodes] == [facts(item) for item in expected.episodes]
+
+
+def test_results_do_not_depend_on_width_or_neighbours(run, plans_of):
+    plans = plans_of(*MIXED)
+    expected = [facts(item) for item in run(plans).episodes]
+    assert [facts(item) for item in run(plans, width=3).episodes] == expected
+    alone = [facts(run([plan]).episodes[0]) for plan in plans]
+    assert alone == expected
+
+
+def test_an_early_end_does_not_change_anothers_start(run, plans_of):
+    walking = run(plans_of(*["walk"] * 10)).episodes
+    mixed = run(plans_of(*MIXED)).episodes
+    for index, task in enumerate(MIXED):
+        if task == "walk":
+            assert facts(mixed[index]) == facts(walking[index])
+        else:
+            assert mixed[index].steps == 3
+
+
+def test_finished_slots_idle_and_the_wave_steps_as_one_batch(run, plans_of, feedback_policy):
+    policy = feedback_policy(4)
+    run(plans_of("walk", "short", "walk", "short", "walk"), policy=policy)
+    assert policy.batches == [4] * 3 + [2] * 7 + [1] * 10
+
+
+def test_metrics_return_and_success_follow_the_steps(run, plans_of):
+    walk, short, blink = run(plans_of("walk", "short", "blink")).episodes
+    assert (walk.success, walk.final_success, walk.steps) == (False, False, 10)
+    assert (short.success, short.final_success, short.steps) == (True, True, 3)
+    assert (blink.success, blink.final_success, blink.steps) == (True, False, 10)
+    assert walk.return_ == pytest.approx(walk.metrics["sum_gain"])
+    assert walk.metrics["mean_gain"] == pytest.approx(walk.return_ / 10)
+    assert walk.metrics["max_gain"] >= walk.metrics["last_gain"]
+    assert walk.queries == 1
+
+
+def test_max_steps_shortens_episodes(run, plans_of):
+    assert [item.steps for item in run(plans_of("walk", "short"), max_steps=5).episodes] == [5, 3]
+
+
+def test_recorded_starts_are_restored(run):
+    start = np.array([0.5, -0.25])
+    plan = EpisodePlan(index=0, seed=100_000, task="walk", initial_state=start)
+    other = EpisodePlan(index=0, seed=100_000, task="walk", initial_state=start, model="xx")
+    plain = EpisodePlan(index=0, seed=100_000, task="walk")
+    returns = {run([item]).episodes[0].return_ for item in (plan, other, plain)}
+    assert len(returns) == 3
+
+
+def test_results_come_in_the_order_of_the_plans(run, plans_of):
+    plans = plans_of(*["walk"] * 6)[::-1]
+    assert [item.plan.index for item in run(plans).episodes] == [5, 4, 3, 2, 1, 0]
+
+
+def test_no_perturbation_draws_nothing_and_a_zero_chance_changes_nothing(run, plans_of):
+    plans = plans_of("walk", "walk")
+    plain = [facts(item) for item in run(plans).episodes]
+    assert [facts(item) for item in run(plans, perturbation=0.0).episodes] == plain
+    never = run(plans, perturbation=0.5, perturbation_probability=0.0).episodes
+    assert [facts(item) for item in never] == plain
+    always = run(plans, perturbation=0.5, perturbation_probability=1.0).episodes
+    assert all(facts(item) != other for item, other in zip(always, plain, strict=True))
+
+
+def test_perturbations_come_from_the_episodes_seed(fake, env, feedback_policy, plans_of):
+    class Still(feedback_policy):
+        def act(self, observations, active):
+            return np.zeros((self.width, 2), dtype=np.float32)
+
+    (plan,) = plans_of("walk")
+    result = rollout(Still(1), env, [plan], width=1, workers=0, perturbation=2.0, simulators=fake)
+    place = np.random.default_rng(plan.seed).uniform(-1, 1, 2)
+    rng = generator("perturbation", plan.seed)
+    expected = 0.0
+    for _ in range(10):
+        if rng.random() < 0.1:
+            place = place + 2.0 * rng.normal(size=2)
+        expected += place.sum()
+    assert result.episodes[0].return_ == pytest.approx(expected)
+
+
+def test_a_non_finite_action_is_the_policys_failure(run, plans_of, feedback_policy):
+    plans = plans_of("walk", "blink", "walk", "walk")
+    expected = run(plans).episodes
+    for workers in (0, 2):
+        policy = feedback_policy(4, nan_at={100_001: 5})
+        got = run(plans, policy=policy, workers=workers).episodes
+        failed = got[1]
+        assert failed.policy_failure == "an action is not finite"
+        assert failed.error == ""
+        assert failed.steps == 5
+        assert failed.success is False
+        assert set(failed.metrics.values()) == {0.0}
+        for index in (0, 2, 3):
+            assert facts(got[index]) == facts(expected[index])
+
+
+@pytest.mark.parametrize("task", ["unstable", "not-finite"])
+def test_diverged_physics_are_the_policys_failure(run, plans_of, task):
+    other, failed = run(plans_of("walk", task)).episodes
+    assert failed.policy_failure
+    assert not failed.error
+    assert not failed.success
+    assert other.steps == 10
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("task", ["raise", "broken-start"])
+def test_a_simulator_that_raises_twice_is_an_error(run, plans_of, task, workers):
+    plans = plans_of("walk", task, "walk")
+    got = run(plans, workers=workers).episodes
+    assert got[1].error.startswith("RuntimeError")
+    assert got[1].attempts == 2
+    assert facts(got[0]) == facts(run(plans_of("walk")).episodes[0])
+    assert got[2].error == ""
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_simulator_that_raises_once_is_run_again_from_its_seed(run, plans_of, workers):
+    got = run(plans_of("walk", "raise-once"), workers=workers).episodes
+    same = run(plans_of("walk", "walk")).episodes
+    assert got[1].attempts == 2
+    assert facts(got[1]) == facts(same[1])
+
+
+def test_a_killed_worker_is_replaced_and_its_episodes_run_again(run, plans_of):
+    plans = plans_of("walk", "walk", "die-once", "walk", "short", "walk")
+    expected = run(plans_of("walk", "walk", "walk", "walk", "short", "walk")).episodes
+    got = run(plans, workers=2).episodes
+    assert [facts(item) for item in got] == [facts(item) for item in expected]
+    # Slots 0 and 2 shared the worker.
+    assert [item.attempts for item in got] == [2, 1, 2, 1, 1, 1]
+
+
+def test_a_worker_that_dies_again_is_an_error_of_its_episode_only(run, plans_of):
+    plans = plans_of("walk", "walk", "die", "walk", "walk", "walk")
+    expected = run(plans_of(*["walk"] * 6)).episodes
+    got = run(plans, workers=2).episodes
+    assert "died" in got[2].error
+    assert got[2].attempts == 2
+    for index in (0, 1, 3, 4, 5):
+        assert facts(got[index]) == facts(expected[index])
+
+
+def test_a_worker_killed_from_outside_changes_no_result(run, plans_of, feedback_policy):
+    class KillOnce(feedback_policy):
+        killed = False
+
+        def act(self, observations, active):
+            if not self.killed and len(self.batches) == 5:
+                self.killed = True
+                os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+            return super().act(observations, active)
+
+    plans = plans_of(*MIXED)
+    expected = [facts(item) for item in run(plans).episodes]
+    got = run(plans, workers=2, policy=KillOnce(4)).episodes
+    assert [facts(item) for item in got] == expected
+    assert any(item.attempts == 2 for item in got)
+
+
+@pytest.mark.parametrize(("task", "attempts"), [("hang-once", ""), ("hang", "in time")])
+def test_a_hanging_simulator_runs_into_the_timeout(run, plans_of, task, attempts, monkeypatch):
+    monkeypatch.setattr(pool, "START_TIMEOUT", 30.0)
+    begun = time.monotonic()
+    got = run(plans_of("walk", task), workers=2, timeout=1.0).episodes
+    assert time.monotonic() - begun < 30
+    assert attempts in got[1].error
+    assert bool(got[1].error) == bool(attempts)
+    assert got[1].attempts == 2
+    assert got[0].attempts == 1
+
+
+def test_an_unknown_task_is_the_users_error_not_the_episodes(run, plans_of):
+    for workers in (0, 1):
+        with pytest.raises(ConfigError, match="no-such") as caught:
+            run(plans_of("no-such"), workers=workers)
+        assert caught.value.hint == "did you mean 'walk'?"
+
+
+def test_no_process_stays_behind(run, plans_of):
+    run(plans_of("walk", "die"), workers=2)
+    assert multiprocessing.active_children() == []
+    assert not [item for item in threading.enumerate() if "lwdctl" in item.name]
+
+
+def test_an_interrupted_rollout_leaves_no_process(run, plans_of, feedback_policy):
+    class Interrupted(feedback_policy):
+        def act(self, observations, active):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(plans_of("walk", "walk"), workers=2, policy=Interrupted(4))
+    assert multiprocessing.active_children() == []
+
+
+def test_wall_time_is_split_and_shared_out(run, plans_of):
+    result = run(plans_of("walk", "short"))
+    assert tuple(result.seconds) == PARTS
+    for part in PARTS:
+        shared = sum(item.seconds[part] for item in result.episodes)
+        assert shared == pytest.approx(result.seconds[part])
+    parts = sum(result.seconds[part] for part in PARTS if part != "total")
+    assert 0 < parts <= result.seconds["total"]

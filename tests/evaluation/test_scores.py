@@ -1,0 +1,109 @@
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+from lwdctl.evaluation.rollout import EpisodeResult
+from lwdctl.evaluation.scores import Protocol, score_cells, wilson
+from lwdctl.policies.policy import EpisodePlan
+
+CONTRACT = """
+    policy, latent, env, task, train_seed, snippet_length, horizon, perturbation, sampler,
+    denoise_steps, episodes, errors, successes, success, success_low, success_high, score,
+    metrics, denoiser_queries_per_episode, seconds
+"""
+
+
+@given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_equals_scipys(counts):
+    successes, episodes = counts
+    expected = binomtest(successes, episodes).proportion_ci(0.95, method="wilson")
+    assert wilson(successes, episodes) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+@given(st.integers(1, 10**9).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_holds_the_rate_and_stays_in_bounds(counts):
+    low, high = wilson(*counts)
+    assert 0 <= low <= counts[0] / counts[1] <= high <= 1
+
+
+def test_wilson_without_episodes_knows_nothing():
+    assert wilson(0, 0) == (0.0, 1.0)
+
+
+def test_wilson_refuses_impossible_counts():
+    with pytest.raises(ValueError, match="3 successes in 2"):
+        wilson(3, 2)
+
+
+def result(index, task, success, error="", **fields):
+    plan = EpisodePlan(index=index, seed=100_000 + index, task=task)
+    values = {
+        "final_success": success, "return_": 2.0 * success, "queries": 3,
+        "metrics": {"max_overlap": 0.25 + 0.5 * success}, "seconds": {"total": 1.0},
+    }  # fmt: skip
+    return EpisodeResult(plan=plan, success=success, error=error, **{**values, **fields})
+
+
+PROTOCOL = Protocol("lwd", "sampled", "pusht", 0, 64, 64, 0.0, "ddim", 10)
+
+
+@pytest.fixture
+def cells():
+    results = [
+        result(0, "a", True),
+        result(1, "b", False),
+        result(2, "a", False),
+        result(3, "a", True),
+        result(4, "b", False, error="died", metrics={}),
+    ]
+    return score_cells(results, "max_overlap", PROTOCOL)
+
+
+def test_a_cell_per_task_and_one_for_all(cells):
+    assert [cell.task for cell in cells] == ["a", "b", "all"]
+    assert [cell.episodes for cell in cells] == [3, 1, 4]
+    assert [cell.successes for cell in cells] == [2, 0, 2]
+    assert [cell.success for cell in cells] == [2 / 3, 0.0, 0.5]
+    for cell in cells:
+        assert (cell.success_low, cell.success_high) == wilson(cell.successes, cell.episodes)
+
+
+def test_errors_are_reported_and_are_no_failures(cells):
+    assert [cell.errors for cell in cells] == [0, 1, 1]
+    assert cells[1].episodes == 1
+    assert cells[2].metrics["return"] == 1.0
+
+
+def test_scores_metrics_queries_and_seconds_are_means_and_sums(cells):
+    everything = cells[2]
+    assert everything.score == everything.metrics["max_overlap"] == 0.5
+    assert everything.metrics["final_success"] == 0.5
+    assert everything.denoiser_queries_per_episode == 3.0
+    assert everything.seconds == {"total": 5.0}
+
+
+def test_a_cell_has_exactly_the_fields_of_the_contract_and_is_json(cells):
+    for cell in cells:
+        values = cell.to_mapping()
+        assert sorted(values) == sorted(CONTRACT.replace(",", " ").split())
+        assert json.loads(json.dumps(values, allow_nan=False)) == values
+
+
+def test_only_errors_give_no_rate():
+    (cell, everything) = score_cells([result(0, "a", False, error="hung")], "x", PROTOCOL)
+    assert cell.success is everything.success is None
+    assert cell.score is None
+    assert (cell.episodes, cell.errors, cell.metrics) == (0, 1, {})
+    assert (cell.success_low, cell.success_high) == (0.0, 1.0)
+
+
+def test_means_do_not_depend_on_the_order_of_episodes():
+    results = [result(i, "a", False, return_=value) for i, value in enumerate((1e16, 1.0, -1e16))]
+    forward = score_cells(results, "x", PROTOCOL)[0].metrics["return"]
+    backward = score_cells(results[::-1], "x", PROTOCOL)[0].metrics["return"]
+    assert forward == backward == pytest.approx(1 / 3)
+    assert math.isfinite(forward)

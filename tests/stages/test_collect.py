@@ -1,0 +1,179 @@
+import json
+import multiprocessing
+import subprocess
+import sys
+import time
+
+import h5py
+import numpy as np
+import pytest
+
+from lwdctl.artifacts.workspace import Workspace
+from lwdctl.core.config import from_mapping
+from lwdctl.core.errors import ConfigError, SimulatorError
+from lwdctl.core.seeding import EVALUATION_SEED_START
+from lwdctl.stages import experts
+from lwdctl.stages.collect import PAYLOAD, STAGE, CollectConfig, environment, run
+from lwdctl.stages.experts import ExpertRunner
+from lwdctl.stages.stage import StageContext
+
+
+@pytest.fixture
+def collect(tmp_path):
+    def collect(workspace="work", **values):
+        config = from_mapping(CollectConfig, {"workers": 0, **values})
+        return run(config, {}, StageContext(Workspace(tmp_path / workspace)))
+
+    return collect
+
+
+def contents(path):
+    """Everything in the file, by name."""
+    found = {}
+
+    def visit(name, item):
+        found[name] = item[()].tobytes() if isinstance(item, h5py.Dataset) else None
+        found.update({f"{name}@{key}": str(value) for key, value in item.attrs.items()})
+
+    with h5py.File(path) as file:
+        file.visititems(visit)
+    return found
+
+
+SHORT = {"task": ("reach", "drawer-open"), "episodes": 2, "max_steps": 120}
+
+
+def test_the_file_holds_what_ingest_and_evaluation_need(collect):
+    artifact = collect(**SHORT)
+    with h5py.File(artifact.payload(PAYLOAD)) as file:
+        args = json.loads(file["data"].attrs["env_args"])
+        assert args["type"] == args["env_name"] == "metaworld"
+        assert args["env_kwargs"]["tasks"] == ["reach", "drawer-open"]
+        assert args["env_kwargs"]["max_steps"] == 120
+        assert args["env_kwargs"]["metaworld"] == args["env_version"]
+        assert args["env_kwargs"]["mujoco"]
+        assert len(file["data"]) == 4
+        for name, demo in file["data"].items():
+            assert demo["obs/observation"].shape == (120, 39), name
+            actions = demo["actions"][()]
+            assert actions.shape == (120, 4)
+            assert np.abs(actions).max() <= 1
+        seeds = [(demo.attrs["task"], demo.attrs["seed"]) for demo in file["data"].values()]
+    assert sorted(seeds) == [("drawer-open", 0), ("drawer-open", 1), ("reach", 0), ("reach", 1)]
+
+
+def test_the_summary_holds_seeds_success_rate_and_steps(collect):
+    summary = collect(**SHORT).manifest.summary
+    assert summary["episodes"] == 4
+    assert summary["steps"] == 480
+    assert summary["seeds"] == [0, 1]
+    assert summary["expert_success"] == 1.0
+    assert summary["tasks"]["reach"]["failed_seeds"] == []
+    assert set(summary["versions"]) == {"metaworld", "mujoco"}
+
+
+def test_the_output_does_not_depend_on_the_number_of_workers(collect):
+    options = {"task": ("reach",), "episodes": 3, "max_steps": 60, "noise": 0.5, "seed": 5}
+    files = [
+        contents(collect(f"w{workers}", workers=workers, **options).payload(PAYLOAD))
+        for workers in (0, 2)
+    ]
+    assert files[0] == files[1]
+    assert multiprocessing.active_children() == []
+
+
+def test_replaying_the_recorded_actions_repeats_the_episode(collect):
+    from lwdctl.envs.metaworld import MetaworldSimulator
+
+    artifact = collect(task=("drawer-open",), episodes=1, max_steps=120, noise=0.1)
+    with h5py.File(artifact.payload(PAYLOAD)) as file:
+        demo = file["data/demo_0"]
+        rows, actions = demo["obs/observation"][()], demo["actions"][()]
+        state, rewards = demo["initial_state"][()], demo["rewards"][()]
+    simulator = MetaworldSimulator(environment(("drawer-open",), 120), "drawer-open")
+    observation = simulator.restore(state)
+    for row, action, reward in zip(rows, actions, rewards, strict=True):
+        np.testing.assert_array_equal(observation["observation"], row)
+        step = simulator.step(action)
+        observation = step.observation
+        assert np.float32(step.reward) == reward
+
+
+def test_failed_experts_are_replaced_by_the_next_seeds_and_counted(collect):
+    # The goal of seed 25 takes the expert 60 steps.
+    options = {"task": ("reach",), "episodes": 3, "max_steps": 50, "seed": 23}
+    summary = collect("dropped", **options).manifest.summary["tasks"]["reach"]
+    failed = summary["failed_seeds"]
+    assert failed == [25]
+    assert (summary["episodes"], summary["attempts"]) == (3, 4)
+    assert summary["expert_success"] == 0.75
+    assert summary["last_seed"] == 26
+    kept = collect("kept", keep_failures=True, **options)
+    assert kept.manifest.summary["tasks"]["reach"]["attempts"] == 3
+    with h5py.File(kept.payload(PAYLOAD)) as file:
+        flags = {demo.attrs["seed"]: demo.attrs["success"] for demo in file["data"].values()}
+    assert flags == {23: True, 24: True, 25: False}
+
+
+def test_an_expert_that_never_succeeds_is_reported_and_leaves_nothing(collect, tmp_path):
+    with pytest.raises(SimulatorError, match="0 of 25") as caught:
+        collect(task=("reach",), episodes=1, max_steps=1)
+    assert "--max-steps" in caught.value.hint
+    assert not list((tmp_path / "work").rglob("*.hdf5"))
+
+
+def test_every_task_name_is_checked_before_anything_runs(collect, tmp_path):
+    with pytest.raises(ConfigError, match="'draweropen'") as caught:
+        collect(task=("reach", "draweropen"))
+    assert "'drawer-open'" in caught.value.hint
+    assert not list((tmp_path / "work").rglob("demonstrations*"))
+
+
+def test_seeds_never_reach_the_evaluation_seeds(collect):
+    with pytest.raises(ConfigError, match="seed"):
+        collect(seed=EVALUATION_SEED_START)
+    with pytest.raises(ConfigError, match="evaluation seeds"):
+        collect(task=("reach",), episodes=3, max_steps=1, seed=EVALUATION_SEED_START - 2)
+
+
+def test_the_artifact_is_named_after_a_single_task(collect):
+    assert collect(task=("reach-v3",), episodes=1, max_steps=80).name == "reach"
+    assert collect(**SHORT).name == "metaworld"
+
+
+def killing(runner, episodes):
+    """Kill the workers when asked for the first episode."""
+    runner._pool.submit(time.sleep, 60)
+    for process in runner._pool._processes.values():
+        process.kill()
+    yield from episodes
+
+
+def test_a_dead_worker_is_one_clear_error():
+    env = environment(("reach",), 50)
+    runner = ExpertRunner(env, 0.0, 1)
+    with pytest.raises(SimulatorError, match="'reach' near seed 7"), runner:
+        list(killing(runner, runner.episodes("reach", range(7, 9), 2)))
+    assert multiprocessing.active_children() == []
+
+
+def test_a_hanging_worker_is_killed(monkeypatch):
+    monkeypatch.setattr(experts, "EPISODE_TIMEOUT", 0.2)
+    env = environment(("reach",), 50)
+    begun = time.monotonic()
+    runner = ExpertRunner(env, 0.0, 1)
+    with pytest.raises(SimulatorError, match="hung"), runner:
+        list(runner.episodes("reach", range(1), 1))
+    assert time.monotonic() - begun < 30
+    assert multiprocessing.active_children() == []
+
+
+def test_the_stage_module_imports_no_simulator():
+    code = (
+        "import sys, lwdctl.stages.collect; "
+        "bad = {'torch', 'mujoco', 'metaworld', 'h5py', 'diffusers'} & set(sys.modules); "
+        "assert not bad, bad"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert STAGE.command == "collect"
+    assert STAGE.kind == "demonstrations"

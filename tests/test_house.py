@@ -1,0 +1,167 @@
+"""The house keeps its promises: pins, extras, set-up commands, light imports, sizes."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from lwdctl import __version__
+from lwdctl.cli.generate import names_used, stage_parameters
+from lwdctl.cli.group import COMMANDS
+from lwdctl.stages import STAGES
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+HEAVY = ("torch", "diffusers", "mujoco", "metaworld", "gymnasium", "zarr", "h5py", "matplotlib")
+
+
+def pins():
+    found = {}
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        if line and not line.startswith("#"):
+            name, version = line.split("==")
+            found[canonicalize_name(name)] = version
+    return found
+
+
+def declared():
+    groups = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
+    requirements = [Requirement(text) for group in groups for text in group]
+    return [item for item in requirements if item.name != "lwdctl"]
+
+
+@pytest.mark.parametrize("requirement", declared(), ids=lambda item: item.name)
+def test_every_dependency_is_a_range_that_holds_its_pin(requirement):
+    version = pins().get(canonicalize_name(requirement.name))
+    assert version, f"constraints.txt has no pin for {requirement.name}"
+    assert requirement.specifier.contains(version)
+    assert requirement.specifier
+
+
+def test_pins_are_exact_and_portable():
+    assert pins()["torch"] == "2.13.0"
+    assert "torchvision" not in pins()
+    assert [name for name, version in pins().items() if "+" in version] == []
+
+
+def test_extras():
+    extras = PROJECT["optional-dependencies"]
+    assert set(extras) == {"robosuite", "adroit", "minari", "onnx", "all", "dev"}
+    assert Requirement(extras["all"][0]).extras == set(extras) - {"all", "dev"}
+
+
+def test_extras_named_in_tables_exist():
+    from lwdctl.data.formats import READERS
+    from lwdctl.envs.table import SIMULATORS
+
+    named = {row.extra for table in (READERS, SIMULATORS) for row in table.rows.values()} - {""}
+    assert named <= set(PROJECT["optional-dependencies"])
+
+
+def test_readme_names_the_two_set_up_commands():
+    text = (ROOT / "README.md").read_text()
+    targets = re.findall(r"^make (\S+)", text, flags=re.MULTILINE)
+    assert targets == ["quickstart", "test"]
+    makefile = (ROOT / "Makefile").read_text()
+    assert all(re.search(rf"^{target}:", makefile, flags=re.MULTILINE) for target in targets)
+
+
+def test_continuous_integration_runs_the_readmes_test_command():
+    script = (ROOT / ".ci/run").read_text()
+    assert re.search(r"^make test$", script, flags=re.MULTILINE)
+    assert (ROOT / ".ci/run").stat().st_mode & 0o111
+
+
+def test_the_version_is_in_the_changelog():
+    assert f"## [{__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"version: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_readme_links_lead_somewhere():
+    for name in ("README.md", "CONTRIBUTING.md", "pipelines/README.md"):
+        text = (ROOT / name).read_text()
+        links = re.findall(r"\]\(([^)#:]+)\)", text)
+        missing = [link for link in links if not ((ROOT / name).parent / link).exists()]
+        assert missing == [], name
+
+
+def test_readme_lists_every_command():
+    text = (ROOT / "README.md").read_text()
+    missing = [name for name in (*STAGES, *COMMANDS) if f"lwdctl {name}" not in text]
+    assert missing == []
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], *[[name, "--help"] for name in (*STAGES, *COMMANDS)]], ids=" ".join
+)
+def test_help_loads_nothing_heavy(words):
+    program = (
+        "import sys; from lwdctl.cli.main import main; code = main(sys.argv[1:]); "
+        f"loaded = [name for name in {HEAVY!r} if name in sys.modules]; "
+        "sys.exit(f'loaded {loaded}' if loaded else code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Usage: lwdctl" in done.stdout
+
+
+def test_python_dash_m():
+    done = subprocess.run(
+        [sys.executable, "-m", "lwdctl", "--version"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout == f"lwdctl {__version__}\n"
+
+
+@pytest.mark.parametrize("name", list(STAGES))
+def test_options_of_a_stage_do_not_clash(name):
+    stage = STAGES.load(name)
+    assert stage.command == name
+    names = names_used(stage_parameters(stage))
+    assert len(names) == len(set(names))
+    assert {"--name", "--json", "--workspace", "--run", "--quiet"} <= set(names)
+
+
+@pytest.mark.parametrize("name", list(STAGES))
+def test_defaults_of_a_stage_are_valid_and_explained(name):
+    from dataclasses import fields
+
+    from lwdctl.core.config import from_mapping, to_mapping
+
+    config = STAGES.load(name).config
+    assert from_mapping(config, to_mapping(config())) == config()
+    assert [field.name for field in fields(config) if not field.metadata.get("help")] == []
+
+
+def test_no_file_is_long():
+    long = {
+        str(path.relative_to(ROOT)): count
+        for path in (ROOT / "lwdctl").rglob("*.py")
+        if (count := len(path.read_text().splitlines())) > 400
+    }
+    assert long == {}
+
+
+def test_nothing_is_called_utils():
+    banned = {"utils", "common", "helpers", "misc", "manager"}
+    assert [path for path in (ROOT / "lwdctl").rglob("*.py") if path.stem in banned] == []
+
+
+def test_no_pickle():
+    pattern = re.compile(r"^\s*(import|from) (pickle|dill|joblib)|torch\.load\(", re.MULTILINE)
+    found = [path for path in (ROOT / "lwdctl").rglob("*.py") if pattern.search(path.read_text())]
+    assert found == []
