@@ -120,10 +120,14 @@ def parse_words(config: type, assignments: typing.Iterable[str]) -> dict[str, An
         key, equals, text = word.partition("=")
         name = key.strip().replace("-", "_")
         if not equals:
-            raise ConfigError(f"'{word}' is not of the form key=value", "example: --set updates=500")
+            raise ConfigError(
+                f"'{word}' is not of the form key=value", "example: --set updates=500"
+            )
         if name not in fields:
             raise ConfigError(f"unknown setting '{key}'", did_you_mean(name, fields))
-        spoken = {item.name: item.metadata.get("words") or {} for item in dataclasses.fields(config)}
+        spoken = {
+            item.name: item.metadata.get("words") or {} for item in dataclasses.fields(config)
+        }
         values[name] = (
             text.strip()
             if text.strip() in spoken[name]
@@ -170,7 +174,8 @@ def _check_scalar(value: Any, field: Any, scalar: type, prefix: str) -> Any:
     metadata = field.metadata
     if metadata.get("choices") and value not in metadata["choices"]:
         raise ConfigError(
-            f"{prefix}'{field.name}' cannot be '{value}'", did_you_mean(str(value), metadata["choices"])
+            f"{prefix}'{field.name}' cannot be '{value}'",
+            did_you_mean(str(value), metadata["choices"]),
         )
     low, high = metadata.get("minimum"), metadata.get("maximum")
     if low is not None and value < low:

@@ -171,6 +171,18 @@ class SnippetBatches:
         observations, actions = rows[..., : self._obs], rows[..., self._obs :]
         return SnippetBatch(observations, actions, mask, episodes, offsets)
 
+    def history(self, episodes: IntArray, offsets: IntArray, count: int) -> Tensor:
+        """Return the `count` observations up to each snippet's first step.
+
+        Before the episode's start its first observation repeats.
+
+        Returns:
+            (batch, count * obs), oldest first.
+        """
+        within = np.maximum(offsets[:, None] + np.arange(1 - count, 1), 0)
+        rows = self._rows.rows(self._start[episodes][:, None] + within, episodes)
+        return rows[..., : self._obs].flatten(1).to(self.device)
+
     def padding_share(self) -> float:
         """Return the share of padded steps over all snippets of the split."""
         episodes, offsets = self.every()

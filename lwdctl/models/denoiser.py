@@ -77,11 +77,11 @@ class StepEmbedding(nn.Module):
 class FilmBlock(nn.Module):
     """Residual block whose hidden activations are scaled and shifted by the condition."""
 
-    def __init__(self, width: int, dropout: float) -> None:
+    def __init__(self, width: int, context: int, dropout: float) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.enter = nn.Linear(width, width)
-        self.film = nn.Linear(width, 2 * width)
+        self.film = nn.Linear(context, 2 * width)
         self.dropout = nn.Dropout(dropout)
         self.leave = nn.Linear(width, width)
         nn.init.zeros_(self.leave.weight)
@@ -98,20 +98,22 @@ class FilmBlock(nn.Module):
 class ResidualMlp(nn.Module):
     """Residual MLP with FiLM conditioning: the latent as one vector, layout (1, latent)."""
 
-    STEP_SIZE = 128
+    STEP_SIZE = 64
 
     def __init__(self, spec: DenoiserSpec) -> None:
         super().__init__()
+        # Half the width: FiLM layers would otherwise cost as much as the blocks.
+        context = spec.width // 2
         self.embedding = StepEmbedding(self.STEP_SIZE)
         self.condition = nn.Sequential(
             nn.Linear(self.STEP_SIZE + spec.condition_size, spec.width),
             nn.SiLU(),
-            nn.Linear(spec.width, spec.width),
+            nn.Linear(spec.width, context),
             nn.SiLU(),
         )
         self.enter = nn.Linear(spec.latent_size, spec.width)
         self.blocks = nn.ModuleList(
-            FilmBlock(spec.width, spec.dropout) for _ in range(spec.blocks)
+            FilmBlock(spec.width, context, spec.dropout) for _ in range(spec.blocks)
         )
         self.leave = nn.Linear(spec.width, spec.latent_size)
 

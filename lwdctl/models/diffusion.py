@@ -32,7 +32,8 @@ class DiffusionSpec:
         prediction: What it predicts: `"sample"`, `"v_prediction"` or `"epsilon"`.
         train_steps: Denoising steps of the forward process.
         condition: Parts of the condition, out of state, task, label.
-        state_size: Components of the state, 0 when it is no condition.
+        state_size: Components of the state (of all observations in its history), 0 when
+            it is no condition.
         tasks: Number of tasks (one-hot), 0 when the task is no condition.
         labels: Number of labels (one-hot), 0 when the label is no condition.
     """
@@ -71,7 +72,7 @@ class LatentDiffusion(nn.Module):
         """Build the condition vector.
 
         Args:
-            state: (batch, obs), environment units; ignored unless a condition.
+            state: (batch, history * obs), environment units; ignored unless a condition.
             task: (batch,) task index; ignored unless a condition.
             label: (batch,) label index; ignored unless a condition.
 

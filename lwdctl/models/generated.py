@@ -6,6 +6,7 @@ the matrix (out, in) row by row and then the bias (out,), as `torch.nn.Linear` h
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -30,7 +31,7 @@ class PolicyShape:
     def layers(self) -> tuple[tuple[int, int], ...]:
         """(in, out) of every layer."""
         sizes = (self.inputs, *self.hidden, self.outputs)
-        return tuple(zip(sizes[:-1], sizes[1:], strict=True))
+        return tuple(itertools.pairwise(sizes))
 
     @property
     def parameter_shapes(self) -> list[list[int]]:

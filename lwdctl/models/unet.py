@@ -6,6 +6,7 @@ parameter count equals the published network's at every size of the paper's tabl
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -79,7 +80,7 @@ class ConditionalUnet1d(nn.Module):
         )
         condition = width + condition_size
         levels = [channels, *size.channels]
-        pairs = list(zip(levels[:-1], levels[1:], strict=True))
+        pairs = list(itertools.pairwise(levels))
         self.down = nn.ModuleList(self._pair(i, o, condition) for i, o in pairs)
         self.shrink = nn.ModuleList(nn.Conv1d(o, o, 3, 2, 1) for _, o in pairs[:-1])
         top = levels[-1]

@@ -150,8 +150,8 @@ class PolicyVae(nn.Module):
             batch: Snippets with `snippet_length` steps.
             generator: Source of the posterior noise and of the drawn steps.
             loss_steps: Reconstruct on this many steps drawn per snippet; 0 takes all.
-            observation_noise: Deviation of Gaussian noise on the policy's normalised
-                observations (the target position stays the same).
+            observation_noise: Largest deviation of the noise on the policy's normalised
+                observations; see `_noisy`.
 
         Returns:
             Reconstruction and KL divergence, both scalars.
@@ -181,12 +181,29 @@ class PolicyVae(nn.Module):
             observations, actions = _take(observations, drawn), _take(actions, drawn)
             phase, mask = phase.gather(1, drawn), mask.gather(1, drawn)
         if observation_noise > 0:
-            noise = _normal(observations, generator)
-            observations = observations + observation_noise * self.observation.scale * noise
+            observations = self._noisy(observations, generator, observation_noise)
         outputs = generated.run(layers, self.policy_inputs(observations, phase))
         wanted = self.action.normalize(actions - self._reference(observations))
         squared = (outputs - wanted).square().sum(-1) * mask
         return (squared.sum(1) / mask.sum(1).clamp(min=1.0)).mean()
+
+    def _noisy(self, observations: Tensor, generator: torch.Generator, size: float) -> Tensor:
+        """Move what the policy sees while its target stays where it was.
+
+        Each snippet draws a strength u in [0, 1]; noise is `size * u * (a + b)` with a
+        drawn per step and b per snippet, both standard normal. With relative targets
+        only the components they are relative to move (the robot is off its path, the
+        scene is as recorded), so that the policy learns to return to the path.
+        """
+        noise = _normal(observations, generator) + _normal(observations[:, :1], generator)
+        strength = torch.rand(len(noise), 1, 1, generator=generator, device=generator.device)
+        change = size * strength.to(noise.device) * self.observation.scale * noise
+        if self.spec.action_target != "relative":
+            return observations + change
+        moved = torch.zeros_like(self.observation.scale)
+        start = self.spec.reference_start
+        moved[start : start + self.spec.action_size] = 1.0
+        return observations + change * moved
 
     def _reference(self, observations: Tensor) -> Tensor:
         if self.spec.action_target != "relative":

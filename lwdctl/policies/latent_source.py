@@ -30,7 +30,7 @@ class Query:
         plans: The slots' episodes; None for idle slots.
         numbers: (slot,) how many queries the slot's episode has made before.
         steps: (slot,) how many steps the slot's episode has made before.
-        state: (slot, obs), environment units.
+        state: (slot, history * obs), environment units, oldest observation first.
     """
 
     plans: Sequence[EpisodePlan | None]
@@ -40,9 +40,15 @@ class Query:
 
 
 class LatentSource(Protocol):
-    """Gives latents; `denoises` tells whether a query costs denoiser calls."""
+    """Gives latents.
+
+    Attributes:
+        denoises: Whether a query costs denoiser calls.
+        history: Observations the state of a query must hold.
+    """
 
     denoises: bool
+    history: int
 
     def latents(self, query: Query) -> Tensor:
         """Return (slot, latent)."""
@@ -57,6 +63,7 @@ class SampledLatents:
     labels: tuple[str, ...]
     sampler: str
     steps: int
+    history: int
     denoises: bool = True
 
     def latents(self, query: Query) -> Tensor:
@@ -88,6 +95,7 @@ class EncodedLatents:
     batches: SnippetBatches
     lengths: npt.NDArray[np.int64]
     denoises: bool = False
+    history: int = 1
 
     @torch.no_grad()
     def latents(self, query: Query) -> Tensor:
@@ -113,6 +121,7 @@ class OtherLatents:
     tasks: tuple[str, ...]
     labels: tuple[str, ...]
     denoises: bool = False
+    history: int = 1
 
     @classmethod
     def read(
@@ -147,6 +156,7 @@ class MeanLatents:
 
     mean: npt.NDArray[np.float32]
     denoises: bool = False
+    history: int = 1
 
     def latents(self, query: Query) -> Tensor:
         """Repeat the mean for every slot."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -46,11 +47,13 @@ class LwdPolicy:
         self._weights = torch.empty(0)
         self._layers: list[generated.Layer] = []
         self._seconds: dict[str, float] = {}
+        self._recent: deque[Tensor] = deque(maxlen=source.history)
         self._clock = _Clock(*(np.zeros(0, dtype=np.int64) for _ in range(3)))
 
     def reset(self, episodes: Sequence[EpisodePlan | None]) -> None:
         """Start one episode per slot; None leaves the slot idle."""
         width = len(episodes)
+        self._recent.clear()
         self._plans = episodes
         shape = self._vae.spec.policy_shape
         self._weights = torch.zeros(width, shape.weight_count, device=self._device)
@@ -66,9 +69,12 @@ class LwdPolicy:
         keys = self._vae.spec.observation_keys
         joined = np.concatenate([observations[key] for key in keys], axis=1, dtype=np.float32)
         state = torch.from_numpy(joined).to(self._device)
+        while len(self._recent) < self._source.history - 1:
+            self._recent.append(state)
+        self._recent.append(state)
         due = active & self._due()
         if due.any():
-            self._replan(state, due)
+            self._replan(torch.cat(list(self._recent), dim=1), due)
         begun = time.perf_counter()
         phase = self._clock.since_query / self._vae.spec.snippet_length
         phases = torch.from_numpy(np.minimum(phase, 1.0).astype(np.float32)).to(self._device)

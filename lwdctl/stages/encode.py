@@ -29,6 +29,9 @@ class EncodeConfig:
     stride: int = option(
         0, "Steps between neighbouring snippets; 0 takes the VAE's own stride", minimum=0
     )
+    history: int = option(
+        2, "Observations in the state condition: the current one and those before it", minimum=1
+    )
     batch_size: int = option(1024, "Snippets encoded at once", minimum=1)
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     cache: str = option(
@@ -41,7 +44,7 @@ def run(config: EncodeConfig, inputs: Mapping[str, Artifact], context: StageCont
     from lwdctl.artifacts.latents import LATENTS_PAYLOAD, LatentWriter
     from lwdctl.artifacts.snippets import SnippetStore
     from lwdctl.data.batches import SnippetBatches
-    from lwdctl.models.vae import PolicyVae, VaeSpec
+    from lwdctl.models.vae import VaeSpec
     from lwdctl.policies.loading import load_vae
     from lwdctl.training.device import choose_device
 
@@ -70,8 +73,8 @@ def run(config: EncodeConfig, inputs: Mapping[str, Artifact], context: StageCont
         resume=context.resume,
     ) as draft:
         payload = draft.path / LATENTS_PAYLOAD
-        writer = LatentWriter(payload, spec.latent_size, spec.observation_size)
-        count = _encode(model, batches, store, writer, config.batch_size, context.progress)
+        writer = LatentWriter(payload, spec.latent_size, config.history * spec.observation_size)
+        count = _encode(model, batches, store, writer, config, context.progress)
         writer.close()
         summary = {"snippets": count, "latent_size": spec.latent_size, **_health(payload)}
         return draft.publish(summary, device=str(device))
@@ -82,7 +85,7 @@ def _encode(
     batches: SnippetBatches,
     store: SnippetStore,
     writer: LatentWriter,
-    batch_size: int,
+    config: EncodeConfig,
     progress: Progress,
 ) -> int:
     import torch
@@ -92,18 +95,19 @@ def _encode(
     episodes, offsets = batches.every()
     table = store.episodes
     with progress.task("encode", len(episodes), "snippet") as task, torch.no_grad():
-        for start in range(0, len(episodes), batch_size):
-            part = slice(start, start + batch_size)
+        for start in range(0, len(episodes), config.batch_size):
+            part = slice(start, start + config.batch_size)
             batch = batches.cut(episodes[part], offsets[part])
             mean, log_variance = model.encode(snippets(batch))
             writer.append(
                 mean=mean.cpu().numpy(),
                 log_variance=log_variance.cpu().numpy(),
-                state=batch.observations[:, 0].cpu().numpy(),
+                state=batches.history(batch.episodes, batch.offsets, config.history).cpu().numpy(),
                 task=table.task[episodes[part]],
                 label=table.label[episodes[part]],
                 episode=episodes[part],
                 start=offsets[part],
+                fit=table.split[episodes[part]] == 0,
             )
             task.advance(len(batch.episodes))
     return len(episodes)

@@ -66,7 +66,9 @@ class EvalConfig:
     )
     max_steps: int = option(0, "Episode limit in steps; 0 takes the environment's", minimum=0)
     slots: int = option(32, "Episodes stepped as one batch", minimum=1)
-    workers: int = option(-1, "Simulator processes; 0 runs in this one, -1 one per core", minimum=-1)
+    workers: int = option(
+        -1, "Simulator processes; 0 runs in this one, -1 one per core", minimum=-1
+    )
     timeout: float = option(120.0, "Seconds to wait for a simulator before it counts as hung")
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
 
@@ -110,7 +112,8 @@ def run(config: EvalConfig, inputs: Mapping[str, Artifact], context: StageContex
     adapter = store.spec.env.adapter
     if not adapter:
         raise ConfigError(
-            "the data names no environment to evaluate in", "ingest it again with --env ADAPTER/NAME"
+            "the data names no environment to evaluate in",
+            "ingest it again with --env ADAPTER/NAME",
         )
     SIMULATORS.load(adapter)
     device = choose_device(config.device)
@@ -223,8 +226,9 @@ def _source(latent: str, config: EvalConfig, chain: Chain) -> LatentSource:
                 f"the model was trained with {model.spec.train_steps} denoising steps,"
                 f" {config.denoise_steps} are too many"
             )
+        history = max(1, model.spec.state_size // chain.vae.spec.observation_size)
         return latent_source.SampledLatents(
-            model, spec.env.tasks, spec.labels, config.sampler, config.denoise_steps
+            model, spec.env.tasks, spec.labels, config.sampler, config.denoise_steps, history
         )
     if latent == "encoded":
         return latent_source.EncodedLatents(
@@ -315,8 +319,7 @@ def _episode_record(result: EpisodeResult) -> dict[str, Any]:
 def _said(cell: Cell) -> str:
     rate = "no episode" if cell.success is None else f"success {cell.success:.3f}"
     return (
-        f"  {rate} [{cell.success_low:.3f}, {cell.success_high:.3f}]"
-        f" over {cell.episodes} episodes"
+        f"  {rate} [{cell.success_low:.3f}, {cell.success_high:.3f}] over {cell.episodes} episodes"
     )
 
 

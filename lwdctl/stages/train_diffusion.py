@@ -48,8 +48,8 @@ class TrainDiffusionConfig:
         0.0, "Deviation of noise on the normalised state condition", minimum=0
     )
     batch_size: int = option(256, "Snippets per update", minimum=1)
-    learning_rate: float = option(3e-4, "Peak learning rate of Adam", minimum=0)
-    weight_decay: float = option(1e-4, "Decoupled weight decay", minimum=0)
+    learning_rate: float = option(1e-3, "Peak learning rate of Adam", minimum=0)
+    weight_decay: float = option(0.0, "Decoupled weight decay", minimum=0)
     warmup: int = option(100, "Updates of linear warm-up", minimum=0)
     clip_norm: float = option(1.0, "Largest gradient norm; 0 for no clipping", minimum=0)
     ema_decay: float = option(0.999, "Largest decay of the averaged weights", minimum=0, maximum=1)
@@ -156,9 +156,7 @@ def _layout(config: TrainDiffusionConfig, latent_size: int) -> tuple[int, int]:
     return length, channels
 
 
-def _model(
-    spec: DiffusionSpec, store: LatentStore, vae: PolicyVae, seed: int
-) -> LatentDiffusion:
+def _model(spec: DiffusionSpec, store: LatentStore, vae: PolicyVae, seed: int) -> LatentDiffusion:
     import torch
 
     from lwdctl.core.seeding import derive_seed
@@ -169,7 +167,9 @@ def _model(
     mean, deviation = store.statistics()
     model.latent.fit(torch.as_tensor(mean).float(), torch.as_tensor(deviation).float())
     if spec.state_size:
-        model.state.load_state_dict(vae.observation.state_dict())
+        repeats = spec.state_size // vae.spec.observation_size
+        model.state.mean.copy_(vae.observation.mean.repeat(repeats))
+        model.state.scale.copy_(vae.observation.scale.repeat(repeats))
     return model
 
 

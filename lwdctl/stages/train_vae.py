@@ -48,9 +48,7 @@ class TrainVaeConfig:
     latent_size: int = option(256, "Components of the latent", minimum=1)
     policy_width: int = option(256, "Width of the generated policy's layers", minimum=1)
     policy_layers: int = option(2, "Hidden layers of the generated policy", minimum=1)
-    clock: bool = option(
-        True, "Show the generated policy how far through its snippet it is"
-    )
+    clock: bool = option(True, "Show the generated policy how far through its snippet it is")
     action_target: str = option(
         "auto",
         "What the policy outputs: targets as they are, or relative to the robot's position",
@@ -64,10 +62,13 @@ class TrainVaeConfig:
         32, "Time steps reconstructed per snippet and update; 0 takes all", minimum=0
     )
     observation_noise: float = option(
-        0.0, "Deviation of noise on the policy's normalised observations", minimum=0
+        0.0,
+        "Largest deviation of noise on the policy's normalised observations (with relative"
+        " targets: on the robot's own position), so that it learns to return to its path",
+        minimum=0,
     )
     batch_size: int = option(64, "Snippets per update", minimum=1)
-    learning_rate: float = option(5e-4, "Peak learning rate of Adam", minimum=0)
+    learning_rate: float = option(1e-3, "Peak learning rate of Adam", minimum=0)
     warmup: int = option(100, "Updates of linear warm-up", minimum=0)
     clip_norm: float = option(1.0, "Largest gradient norm; 0 for no clipping", minimum=0)
     ema_decay: float = option(0.999, "Largest decay of the averaged weights", minimum=0, maximum=1)
@@ -80,9 +81,7 @@ class TrainVaeConfig:
     )
 
 
-def run(
-    config: TrainVaeConfig, inputs: Mapping[str, Artifact], context: StageContext
-) -> Artifact:
+def run(config: TrainVaeConfig, inputs: Mapping[str, Artifact], context: StageContext) -> Artifact:
     """Train and publish a `vae` artifact.
 
     Raises:

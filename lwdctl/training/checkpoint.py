@@ -68,9 +68,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Flatten the optimiser's state into named tensors."""
     state = optimizer.state_dict()["state"]
     return {
-        f"{index}.{name}": value
-        for index, entry in state.items()
-        for name, value in entry.items()
+        f"{index}.{name}": value for index, entry in state.items() for name, value in entry.items()
     }
 
 

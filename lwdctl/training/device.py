@@ -18,7 +18,9 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ConfigError(f"no device is called '{name}'", "known: auto, cpu, cuda, cuda:N") from None
+        raise ConfigError(
+            f"no device is called '{name}'", "known: auto, cpu, cuda, cuda:N"
+        ) from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError("there is no CUDA device on this machine", "use --device cpu")
     return device

@@ -36,7 +36,10 @@ class LatentTable:
 
     @classmethod
     def read(
-        cls, store: LatentStore, rows: np.ndarray[tuple[int], np.dtype[np.int64]], device: torch.device
+        cls,
+        store: LatentStore,
+        rows: np.ndarray[tuple[int], np.dtype[np.int64]],
+        device: torch.device,
     ) -> LatentTable:
         """Load the given rows of a latent store."""
 

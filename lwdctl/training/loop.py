@@ -208,9 +208,7 @@ class TrainingLoop:
     def _plan(self) -> None:
         limit = self.settings.budget.time_limit * 60.0
         if limit and not self.state.limited and self.state.seconds > PACE_SHARE * limit:
-            self.state.planned = self.settings.budget.planned(
-                self.state.update, self.state.seconds
-            )
+            self.state.planned = self.settings.budget.planned(self.state.update, self.state.seconds)
             self.state.limited = True
             self.progress.message(f"time limit: {self.state.planned} updates fit")
 

@@ -14,8 +14,11 @@ SPEC = DenoiserSpec("mlp", 64, 5, (1, 64), "xs", 32, 2, 0.0)
 
 @pytest.mark.parametrize(
     "spec",
-    [SPEC, replace(SPEC, architecture="unet", layout=(8, 8)),
-     replace(SPEC, architecture="unet", layout=(64, 1))],
+    [
+        SPEC,
+        replace(SPEC, architecture="unet", layout=(8, 8)),
+        replace(SPEC, architecture="unet", layout=(64, 1)),
+    ],
 )
 def test_keeps_the_latent_shape_and_sees_step_and_condition(spec: DenoiserSpec) -> None:
     torch.manual_seed(0)

@@ -1,0 +1,97 @@
+"""Batches of snippets are the same from memory and from the disk, and padded rightly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lwdctl.artifacts.snippets import SnippetStore, SnippetWriter
+from lwdctl.core.records import ActionSpec, EnvSpec, Episode, ObservationSpec, SourceSpec
+from lwdctl.data import batches as batches_module
+from lwdctl.data.batches import SnippetBatches
+from lwdctl.data.windows import WindowRule
+
+SPEC = SourceSpec(
+    observations=(ObservationSpec("a", 2), ObservationSpec("b", 1)),
+    action=ActionSpec(1, "delta", "normalised", (-1.0,), (1.0,)),
+    env=EnvSpec("", ("t",)),
+    labels=("",),
+    source_format="made",
+)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> SnippetStore:
+    """Episodes of 5 to 14 steps whose every number names its episode and step."""
+    writer = SnippetWriter(tmp_path / "made.zarr", SPEC)
+    for number in range(10):
+        length = 5 + number
+        value = (100 * number + np.arange(length)).astype(np.float32)
+        writer.append(
+            Episode(
+                source=f"demo_{number}",
+                observations={"a": np.stack([value, -value], 1), "b": value[:, None] / 2},
+                actions=value[:, None] * 3,
+                task="t",
+                split="validation" if number in (3, 7) else "train",
+            )
+        )
+    writer.close()
+    return SnippetStore.open(tmp_path / "made.zarr")
+
+
+def cutter(store: SnippetStore, cache: str, split: str = "train") -> SnippetBatches:
+    rule = WindowRule(8, min_share=0.25)
+    return SnippetBatches(store, ("a", "b"), rule, split=split, seed=4, cache=cache)
+
+
+def test_snippets_hold_their_own_steps_and_repeat_the_last(store: SnippetStore) -> None:
+    batch = cutter(store, "ram").cut(np.array([2, 9]), np.array([3, 0]))
+    # Episode 2 has 7 steps: 3, 4, 5, 6 are real, the rest repeats step 6.
+    assert batch.observations[0, :, 0].tolist() == [203, 204, 205, 206, 206, 206, 206, 206]
+    assert batch.observations[0, :, 2].tolist()[:2] == [101.5, 102.0]
+    assert batch.mask[0].tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
+    assert batch.actions[1, :, 0].tolist() == [3 * (900 + step) for step in range(8)]
+    assert batch.mask[1].all()
+
+
+def test_cache_modes_give_the_same_batches(
+    store: SnippetStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches_module, "BLOCK_ROWS", 20)
+    memory, disk = cutter(store, "ram"), cutter(store, "none")
+    for update in range(12):
+        one, two = memory.batch(update, 6), disk.batch(update, 6)
+        assert torch.equal(one.observations, two.observations)
+        assert torch.equal(one.actions, two.actions)
+        assert torch.equal(one.mask, two.mask)
+
+
+def test_streaming_holds_a_bounded_number_of_blocks(
+    store: SnippetStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches_module, "BLOCK_ROWS", 6)
+    disk = cutter(store, "none")
+    rows = disk._rows
+    assert isinstance(rows, batches_module.StreamedRows)
+    rows._capacity = 3
+    for update in range(20):
+        disk.batch(update, 4)
+        assert len(rows._held) <= 3
+
+
+def test_splits_are_kept_apart(store: SnippetStore) -> None:
+    train = cutter(store, "ram")
+    drawn = {int(e) for update in range(40) for e in train.batch(update, 4).episodes}
+    assert drawn == {0, 1, 2, 4, 5, 6, 8, 9}
+    episodes, _ = cutter(store, "ram", "validation").every()
+    assert set(episodes) == {3, 7}
+
+
+def test_history_repeats_the_first_observation(store: SnippetStore) -> None:
+    state = cutter(store, "ram").history(np.array([4, 4]), np.array([0, 3]), 3)
+    assert state[0].tolist() == [400, -400, 200] * 3
+    assert state[1].tolist() == [401, -401, 200.5, 402, -402, 201, 403, -403, 201.5]

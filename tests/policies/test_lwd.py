@@ -1,0 +1,197 @@
+"""The LWD policy: re-planning, clock, history, and independence of neighbouring slots."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lwdctl.models import generated
+from lwdctl.models.denoiser import DenoiserSpec
+from lwdctl.models.diffusion import DiffusionSpec, LatentDiffusion
+from lwdctl.models.vae import PolicyVae, VaeSpec
+from lwdctl.policies.latent_source import (
+    EncodedLatents,
+    MeanLatents,
+    OtherLatents,
+    Query,
+    SampledLatents,
+)
+from lwdctl.policies.lwd import LwdPolicy
+from lwdctl.policies.policy import EpisodePlan
+
+SPEC = VaeSpec(4, ("a", "b"), 3, 2, 8, (10,), (16,), True, "absolute", -1)
+
+
+@dataclass
+class Counting:
+    """Latents that are the query's number, and a note of every query."""
+
+    history: int = 1
+    denoises: bool = True
+    asked: list[Query] = field(default_factory=list)
+
+    def latents(self, query: Query) -> Tensor:
+        copied = Query(query.plans, query.numbers.copy(), query.steps.copy(), query.state)
+        self.asked.append(copied)
+        return torch.from_numpy(query.numbers).float().unsqueeze(1).expand(-1, 8)
+
+
+def plans(count: int) -> list[EpisodePlan | None]:
+    return [EpisodePlan(i, 100_000 + i, "t") for i in range(count)]
+
+
+def observe(step: float, count: int) -> dict[str, np.ndarray]:
+    rows = np.arange(count, dtype=np.float32)[:, None] + step
+    return {"b": -rows, "a": np.concatenate([rows, 2 * rows], 1)}
+
+
+def test_queries_every_horizon_steps_and_shows_the_clock() -> None:
+    torch.manual_seed(0)
+    vae = PolicyVae(SPEC)
+    source = Counting()
+    policy = LwdPolicy(vae, source, horizon=3)
+    policy.reset(plans(2))
+    active = np.ones(2, dtype=bool)
+    actions = [policy.act(observe(step, 2), active) for step in range(7)]
+    assert [query.steps.tolist() for query in source.asked] == [[0, 0], [3, 3], [6, 6]]
+    assert policy.cost().queries.tolist() == [3, 3]
+    # Step 4 is step 1 of the second policy: same network, phase 1 of 4.
+    weights = vae.decoder(torch.ones(2, 8))
+    state = torch.tensor([[4.0, 8.0, -4.0], [5.0, 10.0, -5.0]])
+    layers = generated.unpack(weights, SPEC.policy_shape)
+    expected = vae.act(layers, state, torch.full((2,), 0.25)).detach().numpy()
+    np.testing.assert_allclose(actions[4], expected, rtol=1e-5)
+
+
+def test_horizon_zero_keeps_one_policy_all_episode() -> None:
+    source = Counting()
+    policy = LwdPolicy(PolicyVae(SPEC), source, horizon=0)
+    policy.reset(plans(1))
+    for step in range(20):
+        assert np.isfinite(policy.act(observe(step, 1), np.ones(1, dtype=bool))).all()
+    assert len(source.asked) == 1
+
+
+def test_history_is_oldest_first_and_starts_with_repeats() -> None:
+    source = Counting(history=2)
+    policy = LwdPolicy(PolicyVae(SPEC), source, horizon=2)
+    policy.reset(plans(1))
+    for step in range(3):
+        policy.act(observe(step, 1), np.ones(1, dtype=bool))
+    assert source.asked[0].state.tolist() == [[0, 0, 0, 0, 0, 0]]
+    assert source.asked[1].state.tolist() == [[1, 2, -1, 2, 4, -2]]
+    policy.reset(plans(1))
+    policy.act(observe(9, 1), np.ones(1, dtype=bool))
+    assert source.asked[2].state.tolist() == [[9, 18, -9, 9, 18, -9]]
+
+
+def test_inactive_slots_make_no_queries() -> None:
+    source = Counting()
+    policy = LwdPolicy(PolicyVae(SPEC), source, horizon=2)
+    policy.reset([*plans(1), None])
+    active = np.array([True, False])
+    for step in range(4):
+        policy.act(observe(step, 2), active)
+    assert policy.cost().queries.tolist() == [2, 0]
+
+
+def test_sources_without_denoiser_count_no_queries() -> None:
+    policy = LwdPolicy(PolicyVae(SPEC), MeanLatents(np.zeros(8, dtype=np.float32)), horizon=2)
+    policy.reset(plans(2))
+    policy.act(observe(0, 2), np.ones(2, dtype=bool))
+    assert policy.cost().queries.tolist() == [0, 0]
+
+
+@pytest.fixture(scope="module")
+def diffusion() -> LatentDiffusion:
+    torch.manual_seed(1)
+    denoiser = DenoiserSpec("mlp", 8, 3, (1, 8), "xs", 32, 2, 0.0)
+    model = LatentDiffusion(DiffusionSpec(denoiser, "sample", 20, ("state",), 3, 0, 0))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+def test_a_slots_actions_do_not_depend_on_its_neighbours(diffusion: LatentDiffusion) -> None:
+    vae = PolicyVae(SPEC).eval()
+
+    def roll(neighbour: EpisodePlan | None) -> list[np.ndarray]:
+        source = SampledLatents(diffusion, ("t",), (), "ddpm", 5, 1)
+        policy = LwdPolicy(vae, source, horizon=2)
+        policy.reset([plans(1)[0], neighbour])
+        active = np.array([True, neighbour is not None])
+        steps = [observe(step, 2) for step in range(5)]
+        for observation in steps:
+            for value in observation.values():
+                value[1] = 7.0 if neighbour is None else 0.5
+        return [policy.act(observation, active)[0] for observation in steps]
+
+    alone = roll(None)
+    beside = roll(EpisodePlan(1, 123_456, "t"))
+    assert all(np.array_equal(a, b) for a, b in zip(alone, beside, strict=True))
+    assert not np.array_equal(alone[0], alone[2])
+
+
+def test_other_latents_come_from_the_next_task() -> None:
+    mean = np.arange(6, dtype=np.float32)[:, None].repeat(8, 1)
+    task = np.array([0, 0, 1, 1, 2, 2], dtype=np.int32)
+    label = np.zeros(6, dtype=np.int32)
+    source = OtherLatents(mean, task, label, ("x", "y", "z"), ("",))
+    for name, allowed in (("x", {2, 3}), ("y", {4, 5}), ("z", {0, 1})):
+        drawn = set()
+        for seed in range(20):
+            query = Query(
+                [EpisodePlan(0, 100_000 + seed, name)],
+                np.zeros(1, dtype=np.int64),
+                np.zeros(1, dtype=np.int64),
+                torch.zeros(1, 3),
+            )
+            drawn.add(int(source.latents(query)[0, 0]))
+        assert drawn == allowed
+
+
+def test_other_latents_avoid_the_episodes_own_label() -> None:
+    mean = np.arange(4, dtype=np.float32)[:, None].repeat(8, 1)
+    label = np.array([0, 1, 0, 1], dtype=np.int32)
+    source = OtherLatents(mean, np.zeros(4, dtype=np.int32), label, ("x",), ("fast", "slow"))
+    counts = np.zeros(1, dtype=np.int64)
+    for seed in range(20):
+        plan = EpisodePlan(0, 100_000 + seed, "x", label="fast")
+        drawn = source.latents(Query([plan], counts, counts, torch.zeros(1, 3)))
+        assert int(drawn[0, 0]) in (1, 3)
+
+
+class _Batches:
+    """Stands where snippets are cut: answers with the (episode, offset) asked for."""
+
+    def __init__(self) -> None:
+        from lwdctl.data.windows import WindowRule
+
+        self.rule = WindowRule(4)
+
+    def cut(self, episodes: np.ndarray, offsets: np.ndarray) -> object:
+        from lwdctl.data.batches import SnippetBatch
+
+        self.asked = (episodes.tolist(), offsets.tolist())
+        count = len(episodes)
+        return SnippetBatch(
+            torch.zeros(count, 4, 3), torch.zeros(count, 4, 2), torch.ones(count, 4),
+            episodes, offsets,
+        )  # fmt: skip
+
+
+def test_encoded_latents_stop_at_the_demonstrations_last_snippet() -> None:
+    batches = _Batches()
+    source = EncodedLatents(PolicyVae(SPEC), batches, np.array([10, 6]))
+    query = Query(
+        [EpisodePlan(0, 1, "t", demonstration=1), EpisodePlan(1, 2, "t", demonstration=0)],
+        np.zeros(2, dtype=np.int64),
+        np.array([4, 4]),
+        torch.zeros(2, 3),
+    )
+    assert source.latents(query).shape == (2, 8)
+    assert batches.asked == ([1, 0], [2, 4])

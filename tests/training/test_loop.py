@@ -1,0 +1,134 @@
+"""The training loop: bit-exact resume, time limits, divergence, logs."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lwdctl.core.errors import ArtifactError, LwdctlError
+from lwdctl.core.progress import SilentProgress
+from lwdctl.training import checkpoint
+from lwdctl.training.loop import LoopSettings, TrainingLoop
+from lwdctl.training.schedule import Budget, rate_share
+
+SETTINGS = LoopSettings(
+    budget=Budget(40),
+    learning_rate=1e-2,
+    warmup=5,
+    weight_decay=1e-3,
+    clip_norm=1.0,
+    ema_decay=0.9,
+    seed=3,
+    batch_size=8,
+    log_every=1,
+    validate_every=10,
+)
+
+
+class Regression:
+    """Fit a sine with noise, dropout and all, so that hidden state would show."""
+
+    def __init__(self, stop_at: int = -1, diverge_at: int = -1) -> None:
+        self.stop_at, self.diverge_at = stop_at, diverge_at
+
+    def loss(
+        self, model: nn.Module, update: int, generator: torch.Generator
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        if update == self.stop_at:
+            signal.raise_signal(signal.SIGINT)
+        inputs = torch.randn(8, 3, generator=generator)
+        error = (model(inputs) - inputs.sin()).square().mean()
+        if update == self.diverge_at:
+            error = error * float("nan")
+        return error, {"error": error.detach()}
+
+    def validate(self, model: nn.Module) -> Mapping[str, float]:
+        return {"held_out": float(model(torch.ones(1, 3)).sum())}
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 16), nn.Dropout(0.2), nn.ReLU(), nn.Linear(16, 3))
+
+
+def train(
+    path: Path, objective: Regression, settings: LoopSettings = SETTINGS
+) -> tuple[dict[str, float], TrainingLoop]:
+    path.mkdir(exist_ok=True)
+    loop = TrainingLoop(network(), objective, settings, path, SilentProgress())
+    return loop.run("train"), loop
+
+
+def same(one: nn.Module, two: nn.Module) -> bool:
+    pairs = zip(one.state_dict().values(), two.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path) -> None:
+    _, whole = train(tmp_path / "whole", Regression())
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "parts", Regression(stop_at=13))
+    # The update that the signal came in was finished before the checkpoint.
+    assert checkpoint.newest(tmp_path / "parts").name == "update-000000014.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "parts", Regression(stop_at=29))
+    _, resumed = train(tmp_path / "parts", Regression())
+    assert same(whole.model, resumed.model)
+    assert same(whole.averaged_model, resumed.averaged_model)
+    assert not same(whole.model, whole.averaged_model)
+
+
+def test_the_log_of_a_resumed_run_has_every_update_once(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "run", Regression(stop_at=20))
+    # Rows beyond the checkpoint, as a killed process leaves them.
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"update": 30, "error": 9.0}) + "\n")
+    train(tmp_path / "run", Regression())
+    text = (tmp_path / "run" / "metrics.jsonl").read_text()
+    rows = [json.loads(line) for line in text.splitlines()]
+    assert [row["update"] for row in rows] == list(range(1, 41))
+    assert "held_out" in rows[9]
+
+
+def test_a_time_limit_plans_a_full_schedule_and_finishes(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, budget=Budget(10_000_000, time_limit=1.0 / 60))
+    numbers, loop = train(tmp_path / "run", Regression(), settings)
+    assert loop.state.limited
+    assert 1 < numbers["updates"] <= loop.state.planned < 10_000_000
+    assert numbers["training_seconds"] < 3.0
+
+
+def test_divergence_is_an_error_with_a_hint(tmp_path: Path) -> None:
+    with pytest.raises(LwdctlError, match="diverged at update 6") as error:
+        train(tmp_path / "run", Regression(diverge_at=5))
+    assert "learning-rate" in error.value.hint
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
+    train(tmp_path / "run", Regression())
+    path = checkpoint.newest(tmp_path / "run")
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        TrainingLoop(network(), Regression(), SETTINGS, tmp_path / "run", SilentProgress())
+
+
+def test_old_checkpoints_are_dropped(tmp_path: Path) -> None:
+    train(tmp_path / "run", Regression(), replace(SETTINGS, checkpoint_seconds=0.0))
+    names = sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names == ["update-000000039.safetensors", "update-000000040.safetensors"]
+
+
+def test_the_rate_warms_up_then_falls_to_a_hundredth() -> None:
+    shares = [rate_share(update, 100, 10) for update in range(100)]
+    assert shares[0] == pytest.approx(0.1)
+    assert max(shares) == pytest.approx(1.0)
+    assert shares[10:] == sorted(shares[10:], reverse=True)
+    assert rate_share(100, 100, 10) == pytest.approx(0.01)
