@@ -71,6 +71,7 @@ def run(
     from lwdctl.artifacts.latents import LatentStore
     from lwdctl.artifacts.snippets import SnippetStore
     from lwdctl.models.files import save_model
+    from lwdctl.models.operations import denoiser_operations
     from lwdctl.policies.loading import load_vae
     from lwdctl.training.device import choose_device
     from lwdctl.training.diffusion import DiffusionObjective, LatentTable
@@ -103,8 +104,12 @@ def run(
         loop = TrainingLoop(model, objective, _settings(config), draft.path, context.progress)
         numbers = loop.run("train-diffusion")
         save_model(draft.path, spec.to_mapping(), model, loop.averaged_model)
-        parameters = sum(p.numel() for p in model.parameters())
-        summary = {**numbers, "parameters": parameters, "condition": list(spec.condition)}
+        summary = {
+            **numbers,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "operations_per_denoising_step": denoiser_operations(model),
+            "condition": list(spec.condition),
+        }
         return draft.publish(summary, seed=config.seed, device=str(device))
 
 

@@ -90,6 +90,7 @@ def run(config: TrainVaeConfig, inputs: Mapping[str, Artifact], context: StageCo
     """
     from lwdctl.artifacts.snippets import SnippetStore
     from lwdctl.models.files import save_model
+    from lwdctl.models.operations import policy_operations
     from lwdctl.models.vae import PolicyVae
     from lwdctl.training.device import choose_device
     from lwdctl.training.loop import TrainingLoop
@@ -114,7 +115,7 @@ def run(config: TrainVaeConfig, inputs: Mapping[str, Artifact], context: StageCo
         loop = TrainingLoop(model, objective, _settings(config), draft.path, context.progress)
         numbers = loop.run("train-vae")
         save_model(draft.path, spec.to_mapping(), model, loop.averaged_model)
-        summary = {**numbers, **_sizes(spec, objective.batches, config)}
+        summary = {**numbers, **policy_operations(model), **_sizes(spec, objective.batches, config)}
         return draft.publish(summary, seed=config.seed, device=str(device))
 
 

@@ -1,0 +1,243 @@
+"""The whole chain at toy size, run as the stages run it: Metaworld, two tasks."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.latents import LatentStore
+from lwdctl.artifacts.snippets import SnippetStore
+from lwdctl.artifacts.workspace import Workspace
+from lwdctl.core.config import from_mapping
+from lwdctl.core.errors import ArtifactError, ConfigError
+from lwdctl.core.progress import SilentProgress
+from lwdctl.envs.table import make_simulator
+from lwdctl.evaluation.plan import plan_episodes
+from lwdctl.pipeline.inputs import resolve_inputs
+from lwdctl.stages import STAGES
+from lwdctl.stages.stage import StageContext
+
+pytestmark = pytest.mark.sim
+
+VAE = {
+    "snippet_length": 16,
+    "updates": 12,
+    "batch_size": 4,
+    "policy_width": 16,
+    "decoder": "xs",
+    "device": "cpu",
+}
+DIFFUSION = {"updates": 12, "batch_size": 8, "width": 32, "device": "cpu"}
+EVAL = {"episodes": 2, "max_steps": 25, "horizon": 10, "slots": 3, "workers": 0, "device": "cpu"}
+
+
+def do(
+    command: str, workspace: Workspace, values: dict[str, Any], resume: bool = False, run: str = ""
+) -> Artifact:
+    """Run one stage as the command line does."""
+    stage = STAGES.load(command)
+    config = from_mapping(stage.config, values)
+    inputs = resolve_inputs(stage, config, workspace, {}, run)
+    context = StageContext(workspace, SilentProgress(), name=run, resume=resume)
+    return stage.run(config, inputs, context)
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """One trained chain that tests copy before they change it."""
+    workspace = Workspace(tmp_path_factory.mktemp("chain"))
+    tasks = ("reach", "button-press")
+    collect = {"task": tasks, "episodes": 3, "max_steps": 40, "keep_failures": True, "workers": 0}
+    do("collect", workspace, collect)
+    do("ingest", workspace, {"format": "robomimic", "validation_fraction": 0.34})
+    do("train-vae", workspace, VAE)
+    do("encode", workspace, {"device": "cpu"})
+    do("train-diffusion", workspace, DIFFUSION)
+    return workspace
+
+
+@pytest.fixture
+def copy(chain: Workspace, tmp_path: Path) -> Workspace:
+    """A private copy of the chain."""
+    shutil.copytree(chain.root, tmp_path / "copy")
+    return Workspace(tmp_path / "copy")
+
+
+def episodes(artifact: Artifact, arm: str) -> list[dict[str, Any]]:
+    """Read the per-episode records of one arm."""
+    found: list[dict[str, Any]] = json.loads(
+        artifact.payload(f"episodes/{arm}.json").read_text()
+    )["episodes"]
+    return found
+
+
+def test_the_same_seed_gives_the_same_evaluation_whatever_the_workers(copy: Workspace) -> None:
+    runs = [do("eval", copy, {**EVAL, "workers": workers}) for workers in (0, 1, 2)]
+    for arm in ("lwd-sampled", "lwd-encoded", "lwd-other", "lwd-mean"):
+        records = [episodes(run, arm) for run in runs]
+        assert records[0] == records[1] == records[2]
+        assert len(records[0]) == 4
+    assert episodes(runs[0], "lwd-sampled") != episodes(runs[0], "lwd-mean")
+
+
+def test_no_evaluated_initial_state_equals_a_training_one(chain: Workspace) -> None:
+    store = SnippetStore.open(chain.resolve("snippets").path)
+    trained = {store.initial_state(i).tobytes() for i in range(len(store.episodes))}
+    assert len(trained) == 6
+    assert store.spec.collection_seeds[1] < 100_000
+    for plan in plan_episodes(store.spec.env, 20):
+        simulator = make_simulator(store.spec.env, plan.task)
+        simulator.reset(plan.seed)
+        assert simulator.initial_state().tobytes() not in trained
+        simulator.close()
+
+
+def test_encoded_latents_belong_to_their_snippets(chain: Workspace) -> None:
+    snippets = SnippetStore.open(chain.resolve("snippets").path)
+    latents = LatentStore.open(chain.resolve("latents").path)
+    assert latents.count == len(latents.episode)
+    row = latents.count // 2
+    episode, start = int(latents.episode[row]), int(latents.start[row])
+    first = int(snippets.episodes.start[episode])
+    rows = snippets.features(("observation",), first, first + start + 1)
+    expected = np.concatenate([rows[max(start - 1, 0)], rows[start]])
+    np.testing.assert_array_equal(latents.state[row], expected)
+    assert int(latents.task[row]) == int(snippets.episodes.task[episode])
+    # Statistics come from the training split alone.
+    kept = snippets.episodes.split[latents.episode] == 0
+    assert 0 < kept.sum() < latents.count
+    mean, _ = latents.statistics()
+    np.testing.assert_allclose(mean, latents.mean[kept].mean(0), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("command", "values"), [("train-vae", VAE), ("train-diffusion", DIFFUSION)]
+)
+def test_resumed_training_publishes_the_same_bytes(
+    copy: Workspace, command: str, values: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lwdctl.training.loop import TrainingLoop
+
+    whole = do(command, copy, values)
+    step = TrainingLoop._step
+
+    def interrupted(self: TrainingLoop, *words: Any) -> Any:
+        if self.state.update == 5:
+            signal.raise_signal(signal.SIGINT)
+        return step(self, *words)
+
+    monkeypatch.setattr(TrainingLoop, "_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        do(command, copy, values)
+    monkeypatch.setattr(TrainingLoop, "_step", step)
+    resumed = do(command, copy, values, resume=True)
+    assert resumed.version == whole.version + 1
+    for name in ("weights.safetensors", "ema.safetensors", "model.json"):
+        assert resumed.payload(name).read_bytes() == whole.payload(name).read_bytes()
+
+
+def test_a_flipped_byte_in_the_weights_is_refused(copy: Workspace) -> None:
+    path = copy.resolve("vae").payload("ema.safetensors")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(bytes(content))
+    for command, values in (("encode", {}), ("train-diffusion", DIFFUSION), ("eval", EVAL)):
+        with pytest.raises(ArtifactError, match="ema.safetensors"):
+            do(command, copy, values)
+
+
+def test_latents_of_another_vae_are_refused(copy: Workspace) -> None:
+    do("train-vae", copy, {**VAE, "seed": 9})
+    stage = STAGES.load("train-diffusion")
+    config = from_mapping(stage.config, DIFFUSION)
+    # The newest latents go with their own VAE, not with the newest one.
+    assert resolve_inputs(stage, config, copy, {})["vae"].version == 1
+    with pytest.raises(ArtifactError, match="vae"):
+        resolve_inputs(stage, config, copy, {"vae": "metaworld:v2"})
+
+
+def test_an_interrupted_evaluation_keeps_what_it_measured(
+    copy: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lwdctl.stages import evaluate
+
+    whole = do("eval", copy, EVAL)
+    roll, count = evaluate._roll, []
+
+    def failing(arm: Any, *words: Any) -> Any:
+        if arm.latent == "other":
+            raise KeyboardInterrupt
+        return roll(arm, *words)
+
+    monkeypatch.setattr(evaluate, "_roll", failing)
+    with pytest.raises(KeyboardInterrupt):
+        do("eval", copy, EVAL)
+
+    def counting(arm: Any, *words: Any) -> Any:
+        count.append(arm.latent)
+        return roll(arm, *words)
+
+    monkeypatch.setattr(evaluate, "_roll", counting)
+    resumed = do("eval", copy, EVAL, resume=True)
+    assert count == ["other", "mean"]
+    for arm in ("lwd-sampled", "lwd-encoded", "lwd-other", "lwd-mean"):
+        assert episodes(resumed, arm) == episodes(whole, arm)
+
+
+def test_cells_follow_the_json_contract(copy: Workspace) -> None:
+    artifact = do("eval", copy, {**EVAL, "policy": ["lwd", "random"], "latent": ["sampled"]})
+    cells = artifact.manifest.summary["results"]
+    assert [(cell["policy"], cell["task"]) for cell in cells] == [
+        ("lwd", "reach"),
+        ("lwd", "button-press"),
+        ("lwd", "all"),
+        ("random", "reach"),
+        ("random", "button-press"),
+        ("random", "all"),
+    ]
+    wanted = {
+        "policy", "latent", "env", "task", "train_seed", "snippet_length", "horizon",
+        "perturbation", "sampler", "denoise_steps", "episodes", "errors", "successes", "success",
+        "success_low", "success_high", "score", "metrics", "denoiser_queries_per_episode",
+        "seconds",
+    }  # fmt: skip
+    assert all(set(cell) == wanted for cell in cells)
+    assert cells[2]["denoiser_queries_per_episode"] == 3  # 25 steps, re-planned every 10
+    assert cells[2]["horizon"] == 10
+    assert cells[2]["snippet_length"] == 16
+    assert cells[5]["denoiser_queries_per_episode"] == 0
+
+
+def test_unknown_tasks_and_conditions_are_refused(copy: Workspace) -> None:
+    with pytest.raises(ConfigError, match="reech"):
+        do("eval", copy, {**EVAL, "task": ["reech"]})
+    with pytest.raises(ConfigError, match="colour"):
+        do("train-diffusion", copy, {**DIFFUSION, "condition": ["colour"]})
+    with pytest.raises(ConfigError, match="layout"):
+        do("train-diffusion", copy, {**DIFFUSION, "denoiser": "unet", "latent_layout": "7x9"})
+    with pytest.raises(ConfigError, match="relative"):
+        do("train-vae", copy, {**VAE, "action_target": "relative"})
+
+
+def test_a_time_limit_still_publishes_a_usable_model(copy: Workspace) -> None:
+    artifact = do("train-vae", copy, {**VAE, "updates": 10_000_000, "time_limit": 0.02})
+    assert 0 < artifact.manifest.summary["updates"] < 10_000_000
+    assert do("encode", copy, {"device": "cpu"}).manifest.summary["snippets"] > 0
+
+
+@pytest.mark.parametrize("layout", ["16x16", "256x1"])
+def test_the_unet_denoiser_trains_and_acts(copy: Workspace, layout: str) -> None:
+    values = {**DIFFUSION, "denoiser": "unet", "unet_size": "xs", "latent_layout": layout}
+    do("train-diffusion", copy, {**values, "updates": 2, "prediction": "v_prediction"})
+    short = {**EVAL, "latent": ["sampled"], "max_steps": 5, "task": ["reach"], "sampler": "ddpm"}
+    cells = do("eval", copy, short).manifest.summary["results"]
+    assert cells[-1]["episodes"] == 2
+    assert cells[-1]["sampler"] == "ddpm"
