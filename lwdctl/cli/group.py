@@ -21,6 +21,7 @@ COMMANDS = Registry(
         "show": Row("lwdctl.cli.show:command", "Show one artifact in full."),
         "lineage": Row("lwdctl.cli.lineage:command", "Show what an artifact was made from."),
         "verify": Row("lwdctl.cli.verify:command", "Re-read artifacts and compare every digest."),
+        "bench": Row("lwdctl.cli.bench:command", "Time ours beside the library it could use."),
     },
 )
 """Commands that are not stages."""

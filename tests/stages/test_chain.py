@@ -72,9 +72,9 @@ def copy(chain: Workspace, tmp_path: Path) -> Workspace:
 
 def episodes(artifact: Artifact, arm: str) -> list[dict[str, Any]]:
     """Read the per-episode records of one arm."""
-    found: list[dict[str, Any]] = json.loads(
-        artifact.payload(f"episodes/{arm}.json").read_text()
-    )["episodes"]
+    found: list[dict[str, Any]] = json.loads(artifact.payload(f"episodes/{arm}.json").read_text())[
+        "episodes"
+    ]
     return found
 
 
@@ -150,7 +150,7 @@ def test_a_flipped_byte_in_the_weights_is_refused(copy: Workspace) -> None:
     path.chmod(0o644)
     path.write_bytes(bytes(content))
     for command, values in (("encode", {}), ("train-diffusion", DIFFUSION), ("eval", EVAL)):
-        with pytest.raises(ArtifactError, match="ema.safetensors"):
+        with pytest.raises(ArtifactError, match=r"ema\.safetensors"):
             do(command, copy, values)
 
 
