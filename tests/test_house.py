@@ -1,5 +1,6 @@
 """The house keeps its promises: pins, extras, set-up commands, light imports, sizes."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -165,3 +166,27 @@ def test_no_pickle():
     pattern = re.compile(r"^\s*(import|from) (pickle|dill|joblib)|torch\.load\(", re.MULTILINE)
     found = [path for path in (ROOT / "lwdctl").rglob("*.py") if pattern.search(path.read_text())]
     assert found == []
+
+
+def test_every_import_of_the_package_is_a_declared_dependency():
+    """What only the development set brings would be missing after a plain install."""
+    names = set()
+    for path in (ROOT / "lwdctl").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names.add(node.module.partition(".")[0])
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [
+        item
+        for name, group in project["optional-dependencies"].items()
+        if name != "dev"
+        for item in group
+    ]
+    declared = {
+        re.split(r"[\[<>=!~ ;]", item)[0].lower().replace("-", "_")
+        for item in [*project["dependencies"], *extras]
+    }
+    third_party = names - set(sys.stdlib_module_names) - {"lwdctl"}
+    assert third_party <= declared

@@ -38,8 +38,8 @@ from lwdctl.core.errors import ArtifactError
 class Draft:
     """A partial directory that this process alone works in.
 
-    Use it as a context manager: left without `publish`, the directory is removed unless
-    `keep` is true. A stage sets `keep` once it has written a checkpoint.
+    Use it as a context manager: left without `publish`, the directory is removed unless it
+    holds a checkpoint or `keep` is true.
 
     Attributes:
         path: Where to write. Files under `checkpoints/` are never published.
@@ -126,7 +126,7 @@ class Draft:
         del kind, error, traceback
         if self._published:
             return
-        if self.keep:
+        if self.keep or self._record.resumable:
             self._lock.close()
         else:
             self.discard()
@@ -164,10 +164,12 @@ def resume_draft(
             f"the unfinished {records[-1].path} differs in {_difference(records[-1], wanted)}",
             "give the same settings and inputs, or leave out --resume to begin a new one",
         )
-    lock = try_lock(same[-1].path)
+    # One with a checkpoint before one that was begun later and has none.
+    chosen = max(same, key=lambda item: (item.resumable, item.started))
+    lock = try_lock(chosen.path)
     if lock is None:
-        raise ArtifactError(f"another process is at work on {same[-1].path}", "wait for it to end")
-    return Draft(same[-1], lock, resumed=True)
+        raise ArtifactError(f"another process is at work on {chosen.path}", "wait for it to end")
+    return Draft(chosen, lock, resumed=True)
 
 
 def _same_inputs(record: DraftRecord, inputs: tuple[InputRef, ...]) -> bool:

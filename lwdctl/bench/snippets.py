@@ -32,8 +32,9 @@ def batches(cache: str, rounds: int) -> Comparison:
         ours = SnippetBatches(
             store, ("state",), WindowRule(LENGTH), split="all", seed=0, cache=cache
         )
-        group = zarr.open_group(str(Path(folder) / "made.zarr"), mode="r")
-        state, action = group["observation/state"], group["action"]
+        path = str(Path(folder) / "made.zarr")
+        state = zarr.open_array(path, path="observation/state", mode="r")
+        action = zarr.open_array(path, path="action", mode="r")
         rng = np.random.default_rng(0)
         numbers = iter(range(1_000_000))
 

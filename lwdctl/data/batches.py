@@ -55,11 +55,11 @@ class MemoryRows:
     """The whole store as one tensor, in RAM or on the device."""
 
     def __init__(self, store: SnippetStore, keys: tuple[str, ...], device: torch.device) -> None:
-        pieces = [
-            _read(store, keys, start, min(start + BLOCK_ROWS, store.steps))
-            for start in range(0, store.steps, BLOCK_ROWS)
-        ]
-        self._table = torch.from_numpy(np.concatenate(pieces)).to(device)
+        width = sum(store.spec.sizes(keys)) + store.spec.action.size
+        self._table = torch.empty(store.steps, width, device=device)
+        for start in range(0, store.steps, BLOCK_ROWS):
+            rows = torch.from_numpy(_read(store, keys, start, min(start + BLOCK_ROWS, store.steps)))
+            self._table[start : start + len(rows)] = rows.to(device)
 
     def rows(self, index: IntArray, episodes: IntArray) -> Tensor:
         """Gather from the table."""
@@ -147,6 +147,16 @@ class SnippetBatches:
         self._order: VisitOrder | None = None
         self._seed = seed
         self._rows: RowSource = self._source(store, keys, every)
+        self._settings = (store, keys, rule, seed)
+
+    def of_split(self, split: str) -> SnippetBatches:
+        """Return batches of another split that share the steps held in memory."""
+        store, keys, rule, seed = self._settings
+        other = SnippetBatches(
+            store, keys, rule, split=split, seed=seed, cache="none", device=self.device
+        )
+        other.cache, other._rows = self.cache, self._rows
+        return other
 
     def batch(self, update: int, batch_size: int) -> SnippetBatch:
         """Return the training batch of one update, drawn in visit order."""
@@ -185,9 +195,12 @@ class SnippetBatches:
 
     def padding_share(self) -> float:
         """Return the share of padded steps over all snippets of the split."""
-        episodes, offsets = self.every()
-        valid = self.rule.valid(self._length[episodes], offsets)
-        return float(1.0 - valid.mean() / self.rule.length)
+        padded, total = 0.0, 0
+        for length in self._length[self.episodes]:
+            valid = self.rule.valid(*np.broadcast_arrays(length, self.rule.all(length[None])[1]))
+            padded += float((self.rule.length - valid).sum())
+            total += len(valid) * self.rule.length
+        return padded / total
 
     def _choose(self, cache: str, store: SnippetStore) -> str:
         if cache not in CACHES:

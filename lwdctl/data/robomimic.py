@@ -151,7 +151,8 @@ class RobomimicFile:
             settings["object_convention"] = CONVENTION
         operators = len(set(filter(None, names))) > 1
         limit = max(
-            max_steps_of(self._adapter, task, several_operators=operators) for task in tasks
+            max_steps_of(self._adapter, task, self._env_args, several_operators=operators)
+            for task in tasks
         )
         return SourceSpec(
             observations=observation_specs(keys, [sizes[f"obs/{key}"] for key, _ in keys]),

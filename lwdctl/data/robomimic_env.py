@@ -47,11 +47,15 @@ def adapter_of(env_args: Mapping[str, Any]) -> str:
     return "robosuite" if kind == 1 else ""
 
 
-def max_steps_of(adapter: str, task: str, *, several_operators: bool) -> int:
+def max_steps_of(
+    adapter: str, task: str, env_args: Mapping[str, Any], *, several_operators: bool
+) -> int:
     """Return the episode limit in steps that results on this data are reported with."""
     if adapter == "robosuite":
         return ROBOSUITE_STEPS.get(task, ROBOSUITE_STEPS_DEFAULT)[several_operators]
-    return METAWORLD_STEPS if adapter == "metaworld" else 0
+    if adapter != "metaworld":
+        return 0
+    return int(env_args.get("env_kwargs", {}).get("max_steps", METAWORLD_STEPS))
 
 
 def action_spec(adapter: str, env_args: Mapping[str, Any], size: int, where: str) -> ActionSpec:

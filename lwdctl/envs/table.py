@@ -22,6 +22,11 @@ SIMULATORS = Registry(
             "lwdctl.envs.metaworld:MetaworldSimulator", "Metaworld v3, every task by name"
         ),
         "pusht": Row("lwdctl.envs.pusht:PushTSimulator", "PushT: push a T-shaped block onto a T"),
+        "robosuite": Row(
+            "lwdctl.envs.robosuite:RobosuiteSimulator",
+            "robosuite's Lift and Can, as robomimic's data know them",
+            extra="robosuite",
+        ),
     },
 )
 

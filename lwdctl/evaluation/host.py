@@ -153,7 +153,7 @@ class _Episode:
     def __init__(self, simulator: Simulator, plan: EpisodePlan, settings: HostSettings) -> None:
         self._simulator, self._settings = simulator, settings
         self._limit = settings.max_steps or simulator.max_steps
-        self._rng = generator("perturbation", plan.seed)
+        self._rng = generator("perturbation", plan.task, plan.seed)
         self._sources: dict[str, list[float]] = {item.source: [] for item in simulator.metrics}
         self._return, self._count, self._solved = 0.0, 0, False
         self._last: Step | None = None

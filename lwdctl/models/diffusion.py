@@ -1,7 +1,7 @@
 """Diffusion over latents, conditioned on state, task and label (paper section 4.2).
 
-Schedulers are diffusers'; every field that matters is set here because its defaults clip
-samples. Training and sampling work on latents standardised by their total deviation.
+Schedulers are diffusers', with clipping and thresholding off: latents are not images.
+Training and sampling work on latents standardised by their total deviation.
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from torch import Tensor, nn
 
 from lwdctl.models.affine import Affine
 from lwdctl.models.denoiser import DenoiserSpec
+from lwdctl.models.noise import normal_like
 
 SAMPLERS = ("ddpm", "ddim", "dpm-solver")
 PREDICTIONS = ("sample", "v_prediction", "epsilon")
+SMALLEST_SIGNAL = 0.05
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class LatentDiffusion(nn.Module):
         self.latent = Affine(spec.denoiser.latent_size)
         self.state = Affine(spec.state_size)
         self.denoiser = spec.denoiser.build()
-        self._training_schedule = scheduler("ddpm", spec)
+        self._training_schedule = _training_schedule(spec)
 
     def condition(self, state: Tensor, task: Tensor, label: Tensor) -> Tensor:
         """Build the condition vector.
@@ -97,11 +98,9 @@ class LatentDiffusion(nn.Module):
             generator: Source of steps and noise.
         """
         clean = self.latent.normalize(latent)
-        device = generator.device
-        noise = torch.randn(clean.shape, generator=generator, device=device).to(clean.device)
-        step = torch.randint(
-            self.spec.train_steps, (len(clean),), generator=generator, device=device
-        ).to(clean.device)
+        noise = normal_like(clean, generator)
+        count = (len(clean),)
+        step = torch.randint(self.spec.train_steps, count, generator=generator).to(clean.device)
         noisy = self._training_schedule.add_noise(clean, noise, step)
         wanted = self._wanted(clean, noise, step)
         return nn.functional.mse_loss(self.denoiser(noisy, step, condition), wanted)
@@ -133,8 +132,7 @@ class LatentDiffusion(nn.Module):
         Returns:
             (batch, latent), in the encoder's units.
         """
-        schedule = scheduler(sampler, self.spec)
-        schedule.set_timesteps(steps, device=condition.device)
+        schedule = sampling_schedule(sampler, self.spec, steps, condition.device)
         size = self.spec.denoiser.latent_size
         rows = [torch.randn(size, generator=generator) for generator in generators]
         latent = torch.stack(rows).to(condition.device)
@@ -145,19 +143,55 @@ class LatentDiffusion(nn.Module):
         return self.latent.restore(latent)
 
 
-def scheduler(sampler: str, spec: DiffusionSpec) -> Any:
-    """Make diffusers' scheduler for a sampler name, with nothing left to its defaults."""
-    # The last step of the squared-cosine schedule is all but pure noise: dividing the
-    # predicted noise's error by its signal blows up, so epsilon starts a little earlier.
-    spacing = "leading" if spec.prediction == "epsilon" else "trailing"
-    shared = {
+def timesteps(spec: DiffusionSpec, steps: int) -> list[int]:
+    """Return the denoising steps to visit, evenly spaced from the noisiest to the cleanest.
+
+    The last steps of the squared-cosine schedule hold next to no signal, so an error of a
+    predicted noise blows up when the sample is computed from it: epsilon-prediction starts
+    at the noisiest step with 5 % of signal.
+    """
+    last = spec.train_steps
+    if spec.prediction == "epsilon":
+        signal = _training_schedule(spec).alphas_cumprod.sqrt()
+        last = max(1, int((signal >= SMALLEST_SIGNAL).sum()))
+    places = torch.linspace(last, 0, min(steps, last) + 1, dtype=torch.float64)[:-1]
+    return [int(place) - 1 for place in places.round()]
+
+
+def sampling_schedule(sampler: str, spec: DiffusionSpec, steps: int, device: torch.device) -> Any:
+    """Make diffusers' scheduler for a sampler name, with its steps set.
+
+    DDIM without noise is the first-order DPM-Solver++ (Lu et al. 2022, section 4). It is
+    used here because diffusers' DDIM assumes that steps divide the training steps evenly.
+    """
+    if sampler == "ddpm":
+        schedule = _training_schedule(spec)
+        schedule.set_timesteps(timesteps=timesteps(spec, steps), device=device)
+        return schedule
+    schedule = DPMSolverMultistepScheduler(
+        **_shared(spec),
+        algorithm_type="dpmsolver++",
+        solver_order=1 if sampler == "ddim" else 2,
+        solver_type="midpoint",
+        thresholding=False,
+        lower_order_final=True,
+        euler_at_final=False,
+        final_sigmas_type="zero",
+    )
+    schedule.set_timesteps(timesteps=timesteps(spec, steps), device=device)
+    return schedule
+
+
+def _training_schedule(spec: DiffusionSpec) -> DDPMScheduler:
+    return DDPMScheduler(
+        **_shared(spec), clip_sample=False, thresholding=False, variance_type="fixed_small"
+    )
+
+
+def _shared(spec: DiffusionSpec) -> dict[str, Any]:
+    return {
         "num_train_timesteps": spec.train_steps,
         "beta_schedule": "squaredcos_cap_v2",
         "prediction_type": spec.prediction,
-        "timestep_spacing": spacing,
+        "rescale_betas_zero_snr": False,
     }
-    if sampler == "ddpm":
-        return DDPMScheduler(**shared, clip_sample=False, variance_type="fixed_small")
-    if sampler == "ddim":
-        return DDIMScheduler(**shared, clip_sample=False, set_alpha_to_one=True)
-    return DPMSolverMultistepScheduler(**shared, algorithm_type="dpmsolver++", solver_order=2)

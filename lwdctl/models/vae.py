@@ -19,6 +19,7 @@ from lwdctl.models.affine import Affine
 from lwdctl.models.encoder import SnippetEncoder
 from lwdctl.models.generated import Layer, PolicyShape
 from lwdctl.models.hypernetwork import PolicyDecoder
+from lwdctl.models.noise import normal_like
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ class PolicyVae(nn.Module):
             Reconstruction and KL divergence, both scalars.
         """
         mean, log_variance = self.encode(batch)
-        noise = _normal(mean, generator)
+        noise = normal_like(mean, generator)
         latent = mean + torch.exp(0.5 * log_variance) * noise
         layers = generated.unpack(self.decoder(latent), self.spec.policy_shape)
         error = self._reconstruct(layers, batch, generator, loss_steps, observation_noise)
@@ -195,7 +196,7 @@ class PolicyVae(nn.Module):
         only the components they are relative to move (the robot is off its path, the
         scene is as recorded), so that the policy learns to return to the path.
         """
-        noise = _normal(observations, generator) + _normal(observations[:, :1], generator)
+        noise = normal_like(observations, generator) + normal_like(observations[:, :1], generator)
         strength = torch.rand(len(noise), 1, 1, generator=generator, device=generator.device)
         change = size * strength.to(noise.device) * self.observation.scale * noise
         if self.spec.action_target != "relative":
@@ -210,11 +211,6 @@ class PolicyVae(nn.Module):
             return observations.new_zeros(())
         start = self.spec.reference_start
         return observations[..., start : start + self.spec.action_size]
-
-
-def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw on the generator's device, so that CPU and GPU runs use the same numbers."""
-    return torch.randn(like.shape, generator=generator, device=generator.device).to(like.device)
 
 
 def _draw_steps(mask: Tensor, count: int, generator: torch.Generator) -> Tensor:

@@ -108,7 +108,12 @@ def _finished(step: Step, inputs: Mapping[str, Artifact], workspace: Workspace) 
     for artifact in reversed(workspace.artifacts(step.stage.kind)):
         manifest = artifact.manifest
         same = artifact.name == step.name and manifest.config == config
-        if same and _made_from(manifest.inputs, inputs) and not _sources_changed(manifest.summary):
+        if (
+            same
+            and _made_from(manifest.inputs, inputs)
+            and not _sources_changed(manifest.summary)
+            and not _lost_episodes(manifest.summary)
+        ):
             return artifact
     return None
 
@@ -121,6 +126,11 @@ def _made_from(recorded: Sequence[InputRef], inputs: Mapping[str, Artifact]) -> 
     digests = [artifact.digest for artifact in inputs.values()]
     noted = {item.digest for item in recorded}
     return noted <= set(digests) and noted.issuperset(digests[-1:])
+
+
+def _lost_episodes(summary: Mapping[str, Any]) -> bool:
+    """Tell whether an evaluation lost episodes to simulator errors: it has to run again."""
+    return any(cell.get("errors") for cell in summary.get("results", []))
 
 
 def _sources_changed(summary: Mapping[str, Any]) -> bool:

@@ -12,14 +12,11 @@ import torch
 from torch import Tensor
 
 from lwdctl.artifacts.latents import LatentStore
-from lwdctl.core.errors import ConfigError
 from lwdctl.core.seeding import derive_seed, generator
 from lwdctl.data.batches import SnippetBatches
 from lwdctl.models.diffusion import LatentDiffusion
 from lwdctl.models.vae import PolicyVae, Snippets
 from lwdctl.policies.policy import EpisodePlan
-
-LATENTS = ("sampled", "encoded", "other", "mean")
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,7 @@ class SampledLatents:
         label = self._indices(query, self.labels, "label")
         condition = self.model.condition(query.state, task, label)
         generators = [
-            torch.Generator().manual_seed(derive_seed("latent", plan.seed, int(number)))
+            torch.Generator().manual_seed(derive_seed("latent", plan.task, plan.seed, int(number)))
             if plan
             else torch.Generator().manual_seed(0)
             for plan, number in zip(query.plans, query.numbers, strict=True)
@@ -80,10 +77,9 @@ class SampledLatents:
         return self.model.sample(condition, generators, self.sampler, self.steps)
 
     def _indices(self, query: Query, names: tuple[str, ...], field: str) -> Tensor:
-        values = [
-            names.index(getattr(plan, field)) if plan and getattr(plan, field) in names else 0
-            for plan in query.plans
-        ]
+        if field not in self.model.spec.condition:
+            return torch.zeros(len(query.plans), dtype=torch.long, device=query.state.device)
+        values = [names.index(getattr(plan, field)) if plan else 0 for plan in query.plans]
         return torch.tensor(values, device=query.state.device)
 
 
@@ -139,7 +135,7 @@ class OtherLatents:
         return torch.from_numpy(self.mean[rows]).to(query.state.device)
 
     def _row(self, plan: EpisodePlan, number: int) -> int:
-        rng = generator("other-latent", plan.seed, number)
+        rng = generator("other-latent", plan.task, plan.seed, number)
         if len(self.tasks) > 1:
             following = (self.tasks.index(plan.task) + 1) % len(self.tasks)
             rows = np.flatnonzero(self.task == following)
@@ -162,13 +158,3 @@ class MeanLatents:
         """Repeat the mean for every slot."""
         row = torch.from_numpy(self.mean).to(query.state.device)
         return row.expand(len(query.plans), -1)
-
-
-def check_latent(name: str) -> None:
-    """Refuse an unknown latent source.
-
-    Raises:
-        ConfigError: `name` is none of `LATENTS`.
-    """
-    if name not in LATENTS:
-        raise ConfigError(f"no latent source is called '{name}'", "known: " + ", ".join(LATENTS))

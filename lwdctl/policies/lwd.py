@@ -75,7 +75,7 @@ class LwdPolicy:
         due = active & self._due()
         if due.any():
             self._replan(torch.cat(list(self._recent), dim=1), due)
-        begun = time.perf_counter()
+        begun = self._now()
         phase = self._clock.since_query / self._vae.spec.snippet_length
         phases = torch.from_numpy(np.minimum(phase, 1.0).astype(np.float32)).to(self._device)
         actions: FloatArray = self._vae.act(self._layers, state, phases).cpu().numpy()
@@ -95,15 +95,22 @@ class LwdPolicy:
             due |= self._clock.since_query >= self._horizon
         return due
 
+    def _now(self) -> float:
+        """Read the wall clock after the device has finished what it was given."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
     def _replan(self, state: Tensor, due: npt.NDArray[np.bool_]) -> None:
-        begun = time.perf_counter()
+        begun = self._now()
         clock = self._clock
         latents = self._source.latents(Query(self._plans, clock.queries, clock.episode, state))
-        sampled = time.perf_counter()
+        sampled = self._now()
         weights = self._vae.decoder(latents)
         chosen = torch.from_numpy(due).to(self._device)
         self._weights[chosen] = weights[chosen]
         clock.since_query[due] = 0
         clock.queries[due] += 1
-        self._seconds["denoiser"] += sampled - begun
-        self._seconds["decoding"] += time.perf_counter() - sampled
+        part = "denoiser" if self._source.denoises else "decoding"
+        self._seconds[part] += sampled - begun
+        self._seconds["decoding"] += self._now() - sampled

@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.durable import write_durably
 from lwdctl.core.config import option, to_mapping
-from lwdctl.core.errors import ConfigError, LwdctlError
+from lwdctl.core.errors import ConfigError, SimulatorError
 from lwdctl.core.seeding import EVALUATION_SEED_START
+from lwdctl.core.suggest import did_you_mean
+from lwdctl.stages.lwd_policy import LATENTS, Chain, lwd_policy
 from lwdctl.stages.stage import Stage, StageContext
 
 if TYPE_CHECKING:
-    import torch
-
-    from lwdctl.artifacts.snippets import SnippetStore
     from lwdctl.evaluation.rollout import EpisodeResult
     from lwdctl.evaluation.scores import Cell, Protocol
-    from lwdctl.models.vae import PolicyVae
-    from lwdctl.policies.latent_source import LatentSource
     from lwdctl.policies.policy import EpisodePlan, Policy
 
 POLICIES = ("lwd", "random")
-LATENTS = ("sampled", "encoded", "other", "mean")
 EPISODES_FOLDER = "episodes"
 
 
@@ -47,6 +45,11 @@ class EvalConfig:
         "Where LWD's latents come from: sampled by the model; encoded from a demonstration that"
         " is replayed from its start; of another task or behaviour; the mean of all",
         choices=LATENTS,
+    )
+    encoded_split: str = option(
+        "all",
+        "Which demonstrations 'encoded' restores and replays",
+        choices=("all", "train", "validation"),
     )
     episodes: int = option(50, "Episodes per task", minimum=1)
     task: tuple[str, ...] = option((), "Tasks to run (default: all the data has)")
@@ -86,22 +89,12 @@ class Arm:
         return f"{self.policy}-{self.latent}" if self.latent else self.policy
 
 
-@dataclass(frozen=True)
-class Chain:
-    """The artifacts an evaluation rests on, opened."""
-
-    inputs: Mapping[str, Artifact]
-    store: SnippetStore
-    vae: PolicyVae
-    device: torch.device
-
-
 def run(config: EvalConfig, inputs: Mapping[str, Artifact], context: StageContext) -> Artifact:
     """Evaluate and publish an `evaluation` artifact.
 
     Raises:
         ConfigError: Unknown tasks, policies or latents.
-        LwdctlError: Episodes were lost to simulator errors (after publishing what ran).
+        SimulatorError: Episodes were lost to simulator errors (after publishing what ran).
     """
     from lwdctl.artifacts.snippets import SnippetStore
     from lwdctl.envs.table import SIMULATORS
@@ -118,6 +111,7 @@ def run(config: EvalConfig, inputs: Mapping[str, Artifact], context: StageContex
     SIMULATORS.load(adapter)
     device = choose_device(config.device)
     chain = Chain(inputs, store, load_vae(inputs["vae"], device), device)
+    _check(config, chain)
     with context.workspace.begin(
         "evaluation",
         context.name or inputs["diffusion"].name,
@@ -125,13 +119,13 @@ def run(config: EvalConfig, inputs: Mapping[str, Artifact], context: StageContex
         inputs=[inputs["diffusion"]],
         resume=context.resume,
     ) as draft:
-        draft.keep = True
-        (draft.path / EPISODES_FOLDER).mkdir(exist_ok=True)
+        # Finished arms are checkpoints: an interrupted evaluation goes on after them.
         cells = [
             cell
             for arm in _arms(config)
-            for cell in _measure(arm, config, chain, draft.path, context)
+            for cell in _measure(arm, config, chain, draft.checkpoints, context)
         ]
+        shutil.copytree(draft.checkpoints, draft.path / EPISODES_FOLDER, dirs_exist_ok=True)
         (draft.path / "results.json").write_text(json.dumps(cells, indent=2) + "\n")
         summary = {"protocol": _protocol_text(config, chain), "results": cells}
         artifact = draft.publish(summary, seed=config.seed, device=str(device))
@@ -151,7 +145,7 @@ def _measure(
     arm: Arm, config: EvalConfig, chain: Chain, directory: Path, context: StageContext
 ) -> list[dict[str, Any]]:
     """Run one arm, or take it from the draft when an interrupted run had finished it."""
-    done = directory / EPISODES_FOLDER / f"{arm.name}.json"
+    done = directory / f"{arm.name}.json"
     if done.exists():
         context.progress.message(f"{arm.name}: already measured")
         cells: list[dict[str, Any]] = json.loads(done.read_text())["cells"]
@@ -165,9 +159,7 @@ def _measure(
         "cells": [cell.to_mapping() for cell in made],
         "episodes": [_episode_record(result) for result in results],
     }
-    unfinished = done.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(record, indent=1) + "\n")
-    unfinished.rename(done)
+    write_durably(done, (json.dumps(record, indent=1) + "\n").encode())
     context.progress.message(_said(made[-1]))
     return record["cells"]
 
@@ -198,7 +190,8 @@ def _plans(arm: Arm, config: EvalConfig, chain: Chain) -> list[EpisodePlan]:
     from lwdctl.evaluation.plan import plan_demonstrations, plan_episodes
 
     if arm.latent == "encoded":
-        return plan_demonstrations(chain.store, config.episodes, config.seed, config.task)
+        split = "" if config.encoded_split == "all" else config.encoded_split
+        return plan_demonstrations(chain.store, config.episodes, config.seed, config.task, split)
     env = chain.store.spec.env
     return plan_episodes(env, config.episodes, config.seed, config.task, config.label)
 
@@ -208,54 +201,32 @@ def _policy(arm: Arm, config: EvalConfig, chain: Chain) -> Policy:
         from lwdctl.policies.random import RandomPolicy
 
         return RandomPolicy(chain.store.spec.action, config.slots)
-    from lwdctl.policies.lwd import LwdPolicy
+    horizon = horizon_of(config, chain)
+    return lwd_policy(arm.latent, chain, horizon, config.sampler, config.denoise_steps)
 
-    return LwdPolicy(chain.vae, _source(arm.latent, config, chain), horizon_of(config, chain))
 
+def _check(config: EvalConfig, chain: Chain) -> None:
+    """Refuse what would only fail after other arms have run."""
+    from lwdctl.evaluation.compatibility import check_compatible
+    from lwdctl.models.diffusion import DiffusionSpec
+    from lwdctl.models.files import load_spec
 
-def _source(latent: str, config: EvalConfig, chain: Chain) -> LatentSource:
-    from lwdctl.artifacts.latents import LatentStore
-    from lwdctl.policies import latent_source
-    from lwdctl.policies.loading import load_diffusion
-
-    spec = chain.store.spec
-    if latent == "sampled":
-        model = load_diffusion(chain.inputs["diffusion"], chain.device)
-        if config.denoise_steps > model.spec.train_steps:
-            raise ConfigError(
-                f"the model was trained with {model.spec.train_steps} denoising steps,"
-                f" {config.denoise_steps} are too many"
-            )
-        history = max(1, model.spec.state_size // chain.vae.spec.observation_size)
-        return latent_source.SampledLatents(
-            model, spec.env.tasks, spec.labels, config.sampler, config.denoise_steps, history
+    check_compatible(chain.store, (config.task or chain.store.spec.env.tasks)[0])
+    if "lwd" not in config.policy or "sampled" not in config.latent:
+        return
+    spec = DiffusionSpec.from_mapping(load_spec(chain.inputs["diffusion"].path))
+    if config.denoise_steps > spec.train_steps:
+        raise ConfigError(
+            f"the model was trained with {spec.train_steps} denoising steps,"
+            f" {config.denoise_steps} are too many"
         )
-    if latent == "encoded":
-        return latent_source.EncodedLatents(
-            chain.vae, _demonstrations(chain), chain.store.episodes.length
+    labels = chain.store.spec.labels
+    if "label" in spec.condition and config.label not in labels:
+        said = f"'{config.label}' is no label of this data" if config.label else "say which label"
+        raise ConfigError(
+            f"the model is conditioned on a behaviour label: {said}",
+            did_you_mean(config.label, labels),
         )
-    store = LatentStore.open(chain.inputs["latents"].path)
-    if latent == "other":
-        return latent_source.OtherLatents.read(store, spec.env.tasks, spec.labels)
-    mean, _ = store.statistics()
-    return latent_source.MeanLatents(mean.astype("float32"))
-
-
-def _demonstrations(chain: Chain) -> Any:
-    from lwdctl.core.config import from_mapping
-    from lwdctl.data.batches import SnippetBatches
-    from lwdctl.stages.train_vae import TrainVaeConfig, window_rule
-
-    trained = from_mapping(TrainVaeConfig, chain.inputs["vae"].manifest.config)
-    spec = chain.vae.spec
-    return SnippetBatches(
-        chain.store,
-        spec.observation_keys,
-        window_rule(trained, spec.snippet_length),
-        split="all",
-        seed=0,
-        device=chain.device,
-    )
 
 
 def horizon_of(config: EvalConfig, chain: Chain) -> int:
@@ -288,12 +259,19 @@ def _protocol(arm: Arm, config: EvalConfig, chain: Chain) -> Protocol:
 
 
 def _protocol_text(config: EvalConfig, chain: Chain) -> str:
-    own = horizon_of(config, chain) in (chain.vae.spec.snippet_length, 0)
-    fit = "" if own else f" (a model of snippet length {chain.vae.spec.snippet_length})"
+    length = chain.vae.spec.snippet_length
+    fit = "" if horizon_of(config, chain) == length else f" (the model's snippets have {length})"
+    pushes = (
+        f"disturbances of magnitude {config.perturbation:g} with probability"
+        f" {config.perturbation_probability:g} per step"
+        if config.perturbation
+        else "undisturbed"
+    )
     return (
         f"{config.episodes} episodes per task from evaluation seeds {config.seed}.."
-        f"{config.seed + config.episodes - 1}; 'encoded' starts from recorded initial states;"
-        f" horizon {horizon_of(config, chain) or 'episode'}{fit};"
+        f"{config.seed + config.episodes - 1}; 'encoded' instead restores recorded starts"
+        f" ({config.encoded_split} demonstrations, at most as many);"
+        f" horizon {horizon_of(config, chain) or 'episode'} steps{fit}; {pushes};"
         f" success at any step; 95 % Wilson intervals; averaged (EMA) weights"
     )
 
@@ -311,6 +289,7 @@ def _episode_record(result: EpisodeResult) -> dict[str, Any]:
         "return": result.return_,
         "metrics": dict(result.metrics),
         "queries": result.queries,
+        "attempts": result.attempts,
         "error": result.error,
         "policy_failure": result.policy_failure,
     }
@@ -326,7 +305,7 @@ def _said(cell: Cell) -> str:
 def _refuse_errors(cells: Sequence[Mapping[str, Any]], artifact: Artifact) -> None:
     errors = sum(cell["errors"] for cell in cells if cell["task"] == "all")
     if errors:
-        raise LwdctlError(
+        raise SimulatorError(
             f"{errors} episodes were lost to simulator errors; see {artifact.path}",
             "they count neither as success nor as failure; run the evaluation again",
         )

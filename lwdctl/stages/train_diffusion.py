@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lwdctl.training.loop import LoopSettings
 
 CONDITIONS = ("state", "task", "label")
+NO_CONDITION = "none"
 LAYOUT_PARTS = 2
 
 
@@ -30,7 +31,9 @@ class TrainDiffusionConfig:
     """How to train the latent diffusion model."""
 
     condition: tuple[str, ...] = option(
-        (), "Any of state, task, label (default: state, and task when there are several)"
+        (),
+        "Any of state, task, label; 'none' for no condition (default: state, and task when"
+        " there are several)",
     )
     denoiser: str = option("mlp", "Denoiser architecture", choices=("mlp", "unet"))
     latent_layout: str = option(
@@ -54,7 +57,9 @@ class TrainDiffusionConfig:
     clip_norm: float = option(1.0, "Largest gradient norm; 0 for no clipping", minimum=0)
     ema_decay: float = option(0.999, "Largest decay of the averaged weights", minimum=0, maximum=1)
     updates: int = option(8000, "Optimiser updates", minimum=1)
-    time_limit: float = option(0.0, "Minutes of training after which to finish; 0 for none")
+    time_limit: float = option(
+        0.0, "Minutes of training after which to finish; 0 for none", minimum=0
+    )
     seed: int = option(0, "Training seed", minimum=0)
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
 
@@ -88,7 +93,6 @@ def run(
         inputs=[latents],
         resume=context.resume,
     ) as draft:
-        draft.keep = True
         model = _model(spec, store, load_vae(vae, device), config.seed).to(device)
         train, held_out = _splits(store, data)
         objective = DiffusionObjective(
@@ -121,10 +125,7 @@ def diffusion_spec(
     from lwdctl.models.diffusion import DiffusionSpec
 
     tasks, labels = data.spec.env.tasks, data.spec.labels
-    parts = config.condition or (("state", "task") if len(tasks) > 1 else ("state",))
-    for part in parts:
-        if part not in CONDITIONS:
-            raise ConfigError(f"'{part}' is no condition", did_you_mean(part, CONDITIONS))
+    parts = _condition(config, store, data)
     state = store.state.shape[1] if "state" in parts else 0
     task = len(tasks) if "task" in parts else 0
     label = len(labels) if "label" in parts else 0
@@ -139,6 +140,27 @@ def diffusion_spec(
         dropout=config.dropout,
     )
     return DiffusionSpec(denoiser, config.prediction, config.train_steps, parts, state, task, label)
+
+
+def _condition(
+    config: TrainDiffusionConfig, store: LatentStore, data: SnippetStore
+) -> tuple[str, ...]:
+    """Return the parts of the condition, each of which every snippet must have."""
+    several = len(data.spec.env.tasks) > 1
+    parts = config.condition or (("state", "task") if several else ("state",))
+    if parts == (NO_CONDITION,):
+        return ()
+    for part in parts:
+        if part not in CONDITIONS:
+            raise ConfigError(f"'{part}' is no condition", did_you_mean(part, CONDITIONS))
+    for part, known in (("task", store.task), ("label", store.label)):
+        if part in parts and (known < 0).any():
+            raise ConfigError(
+                f"the condition '{part}' needs a {part} for every demonstration,"
+                f" {int((known < 0).sum())} snippets have none",
+                f"leave '{part}' out of --condition, or ingest again with --label",
+            )
+    return parts
 
 
 def _layout(config: TrainDiffusionConfig, latent_size: int) -> tuple[int, int]:

@@ -73,7 +73,9 @@ class TrainVaeConfig:
     clip_norm: float = option(1.0, "Largest gradient norm; 0 for no clipping", minimum=0)
     ema_decay: float = option(0.999, "Largest decay of the averaged weights", minimum=0, maximum=1)
     updates: int = option(8000, "Optimiser updates", minimum=1)
-    time_limit: float = option(0.0, "Minutes of training after which to finish; 0 for none")
+    time_limit: float = option(
+        0.0, "Minutes of training after which to finish; 0 for none", minimum=0
+    )
     seed: int = option(0, "Training seed", minimum=0)
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     cache: str = option(
@@ -107,7 +109,6 @@ def run(config: TrainVaeConfig, inputs: Mapping[str, Artifact], context: StageCo
         inputs=[source],
         resume=context.resume,
     ) as draft:
-        draft.keep = True
         model = _fresh(PolicyVae, spec, config.seed).to(device)
         fit_normalizers(model, store)
         objective = _objective(config, store, spec, device)
@@ -178,20 +179,19 @@ def _objective(
 
     rule = window_rule(config, spec.snippet_length)
 
-    def cut(split: str) -> SnippetBatches:
-        return SnippetBatches(
-            store,
-            spec.observation_keys,
-            rule,
-            split=split,
-            seed=config.seed,
-            cache=config.cache,
-            device=device,
-        )
-
+    batches = SnippetBatches(
+        store,
+        spec.observation_keys,
+        rule,
+        split="train",
+        seed=config.seed,
+        cache=config.cache,
+        device=device,
+    )
+    some_held_out = bool((store.episodes.split == 1).any())
     return VaeObjective(
-        batches=cut("train"),
-        held_out=cut("validation") if bool((store.episodes.split == 1).any()) else None,
+        batches=batches,
+        held_out=batches.of_split("validation") if some_held_out else None,
         batch_size=config.batch_size,
         beta_kl=config.beta_kl,
         loss_steps=config.loss_steps,

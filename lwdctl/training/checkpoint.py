@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lwdctl.artifacts.durable import sync
+from lwdctl.artifacts.partials import CHECKPOINTS
 from lwdctl.core.errors import ArtifactError
 
-DIRECTORY = "checkpoints"
 KEPT = 2
 
 
@@ -28,15 +28,15 @@ def save(directory: Path, update: int, tensors: Mapping[str, Tensor], values: An
         tensors: Everything that is a tensor, by name.
         values: Everything else, JSON-ready.
     """
-    folder = directory / DIRECTORY
+    folder = directory / CHECKPOINTS
     folder.mkdir(exist_ok=True)
     path = folder / f"update-{update:09d}.safetensors"
     unfinished = path.with_suffix(".tmp")
     whole = {name: value.detach().contiguous() for name, value in tensors.items()}
     save_file(whole, unfinished, metadata={"values": json.dumps(values)})
-    with unfinished.open("rb") as file:
-        os.fsync(file.fileno())
+    sync(unfinished)
     unfinished.rename(path)
+    sync(folder)
     for old in sorted(folder.glob("update-*.safetensors"))[:-KEPT]:
         old.unlink()
     return path
@@ -44,7 +44,7 @@ def save(directory: Path, update: int, tensors: Mapping[str, Tensor], values: An
 
 def newest(directory: Path) -> Path | None:
     """Return the newest whole checkpoint of a run, or None."""
-    found = sorted((directory / DIRECTORY).glob("update-*.safetensors"))
+    found = sorted((directory / CHECKPOINTS).glob("update-*.safetensors"))
     return found[-1] if found else None
 
 

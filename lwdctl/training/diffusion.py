@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lwdctl.artifacts.latents import LatentStore
 from lwdctl.core.seeding import generator as numpy_generator
 from lwdctl.models.diffusion import LatentDiffusion
+from lwdctl.models.noise import normal_like
 
 VALIDATION_ROWS = 1024
 
@@ -107,14 +108,9 @@ class DiffusionObjective:
         assert isinstance(model, LatentDiffusion)
         rows = rows.to(table.mean.device)
         mean = table.mean[rows]
-        latent = mean + table.deviation[rows] * _normal(mean, generator)
+        latent = mean + table.deviation[rows] * normal_like(mean, generator)
         state = table.state[rows]
         if state_noise and model.spec.state_size:
-            state = state + state_noise * model.state.scale * _normal(state, generator)
+            state = state + state_noise * model.state.scale * normal_like(state, generator)
         condition = model.condition(state, table.task[rows], table.label[rows])
         return model.loss(latent, condition, generator)
-
-
-def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw on the generator's device, so that CPU and GPU runs use the same numbers."""
-    return torch.randn(like.shape, generator=generator, device=generator.device).to(like.device)

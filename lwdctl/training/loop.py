@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -102,6 +101,7 @@ class TrainingLoop:
         )
         self.state = LoopState(planned=settings.budget.updates)
         self._generator = torch.Generator()
+        self._loss = torch.zeros(())
         self._saved = time.monotonic()
         self._load()
 
@@ -136,6 +136,7 @@ class TrainingLoop:
                 task.advance(1, **_shown(last, self._pace()))
                 self._plan()
                 if stop.asked is not None or self._due():
+                    self._refuse_divergence()
                     self.save()
                 if stop.asked is not None:
                     break
@@ -161,6 +162,7 @@ class TrainingLoop:
         path = checkpoint.newest(self.directory)
         if path is None:
             return
+        self.progress.message(f"going on from {path.name}")
         tensors, values = checkpoint.load(path)
         self.state = LoopState(**values)
         load_tensors(self.model, _under("model.", tensors))
@@ -175,6 +177,7 @@ class TrainingLoop:
         self._generator.manual_seed(derive_seed("update", settings.seed, number))
         torch.manual_seed(derive_seed("dropout", settings.seed, number))
         loss, terms = self.objective.loss(self.model, number, self._generator)
+        self._loss = loss.detach()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if settings.clip_norm:
@@ -188,16 +191,24 @@ class TrainingLoop:
 
     def _log(self, terms: Mapping[str, Tensor], share: float, log: MetricLog) -> dict[str, float]:
         values = {name: float(term) for name, term in terms.items()}
-        if not all(math.isfinite(value) for value in values.values()):
-            raise LwdctlError(
-                f"training diverged at update {self.state.update}: {values}",
-                "lower --learning-rate, or --resume after changing nothing to repeat it",
-            )
-        extra = {"learning_rate": self.settings.learning_rate * share}
+        self._refuse_divergence()
+        extra = {
+            "learning_rate": self.settings.learning_rate * share,
+            "samples_per_second": self._pace(),
+        }
         if self.state.update % self.settings.validate_every == 0:
             extra |= self._validate()
         log.write(self.state.update, {**values, **extra, "seconds": self.state.seconds})
         return values
+
+    def _refuse_divergence(self) -> None:
+        """Raise before broken weights reach a checkpoint or the log."""
+        if not bool(torch.isfinite(self._loss)):
+            raise LwdctlError(
+                f"training diverged at or before update {self.state.update}: the loss is"
+                f" {float(self._loss)}",
+                "start again with a lower --learning-rate",
+            )
 
     def _validate(self) -> dict[str, float]:
         module = self.averaged_model

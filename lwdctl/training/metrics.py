@@ -22,11 +22,10 @@ class MetricLog:
         from torch.utils.tensorboard import SummaryWriter
 
         path = directory / FILE
-        kept = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in kept if json.loads(line)["update"] <= done]
-        path.write_text("".join(line + "\n" for line in kept))
+        kept = [line for line in _rows(path) if json.loads(line)["update"] <= done]
+        path.write_text("".join(kept))
         self._file = path.open("a")
-        self._events = SummaryWriter(directory / "tensorboard", purge_step=done)
+        self._events = SummaryWriter(directory / "tensorboard", purge_step=done + 1)
 
     def write(self, update: int, values: Mapping[str, float]) -> None:
         """Write one row."""
@@ -48,3 +47,9 @@ class MetricLog:
         """Close both logs."""
         self._file.close()
         self._events.close()
+
+
+def _rows(path: Path) -> list[str]:
+    """Return the whole lines of a log; a killed process may have left half of one."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [line for line in lines if line.endswith("\n")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,6 +14,8 @@ from lwdctl.models.affine import Affine
 from lwdctl.models.vae import PolicyVae, Snippets
 
 VALIDATION_SNIPPETS = 256
+VALIDATION_BATCH = 32
+SNIPPETS_PER_EPISODE = 8
 
 
 @dataclass
@@ -53,10 +54,12 @@ class VaeObjective:
             return {}
         assert isinstance(model, PolicyVae)
         generator = torch.Generator().manual_seed(0)
-        episodes, offsets = self.held_out.every()
-        step = max(1, len(episodes) // VALIDATION_SNIPPETS)
-        batch = snippets(self.held_out.cut(episodes[::step], offsets[::step]))
-        error, kl = model.losses(batch, generator)
+        count = min(VALIDATION_SNIPPETS, len(self.held_out.episodes) * SNIPPETS_PER_EPISODE)
+        terms = [
+            model.losses(snippets(self.held_out.batch(number, VALIDATION_BATCH)), generator)
+            for number in range(max(1, count // VALIDATION_BATCH))
+        ]
+        error, kl = (torch.stack(term).mean() for term in zip(*terms, strict=True))
         return {"held_out_reconstruction": float(error), "held_out_kl": float(kl)}
 
 
@@ -82,8 +85,3 @@ def _fit(affine: Affine, store: SnippetStore, keys: tuple[str, ...]) -> None:
 def epochs(updates: int, batch_size: int, episodes: int) -> float:
     """Convert updates to epochs; an epoch is one randomly placed snippet per episode."""
     return updates * batch_size / max(1, episodes)
-
-
-def updates_of(epoch_count: float, batch_size: int, episodes: int) -> int:
-    """Convert epochs to updates, rounded up."""
-    return math.ceil(epoch_count * episodes / batch_size)

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
 from lwdctl.models.denoiser import DenoiserSpec
-from lwdctl.models.diffusion import PREDICTIONS, SAMPLERS, DiffusionSpec, LatentDiffusion
+from lwdctl.models.diffusion import (
+    PREDICTIONS,
+    SAMPLERS,
+    DiffusionSpec,
+    LatentDiffusion,
+    timesteps,
+)
 
 LATENT = 8
 
@@ -45,6 +53,53 @@ def train(prediction: str) -> LatentDiffusion:
 def trained(request: pytest.FixtureRequest) -> LatentDiffusion:
     """One trained model per prediction type."""
     return train(request.param)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_more_steps_come_closer_to_the_true_spread(prediction: str, sampler: str) -> None:
+    """With the optimal denoiser of N(0, 0.1^2), any number of steps must do, not only divisors."""
+    model = LatentDiffusion(
+        DiffusionSpec(
+            DenoiserSpec("mlp", 64, 0, (1, 64), "xs", 16, 1, 0.0), prediction, 100, (), 0, 0, 0
+        )
+    )
+    model.denoiser = Oracle(prediction, model._training_schedule.alphas_cumprod)
+    spreads = []
+    for steps in (5, 10, 15, 30, 64, 100):
+        generators = [torch.Generator().manual_seed(i) for i in range(64)]
+        spreads.append(float(model.sample(torch.zeros(64, 0), generators, sampler, steps).std()))
+    ratios = [spread / 0.1 for spread in spreads]
+    assert ratios[-1] == pytest.approx(1.0, abs=0.15)
+    assert all(later > earlier - 0.02 for earlier, later in itertools.pairwise(ratios))
+    assert max(ratios) < 1.05
+
+
+class Oracle(torch.nn.Module):
+    """The denoiser that minimises the loss exactly when latents are N(0, 0.1^2)."""
+
+    def __init__(self, prediction: str, alphas: torch.Tensor) -> None:
+        super().__init__()
+        self.prediction, self.alphas = prediction, alphas
+
+    def forward(
+        self, latent: torch.Tensor, step: torch.Tensor, condition: torch.Tensor
+    ) -> torch.Tensor:
+        alpha = self.alphas[step].unsqueeze(1)
+        clean = latent * alpha.sqrt() * 0.01 / (alpha * 0.01 + 1 - alpha)
+        noise = (latent - alpha.sqrt() * clean) / (1 - alpha).sqrt()
+        velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
+        return {"sample": clean, "epsilon": noise, "v_prediction": velocity}[self.prediction]
+
+
+@pytest.mark.parametrize("steps", [1, 3, 10, 37, 50])
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_visited_steps_fall_from_the_noisy_end(prediction: str, steps: int) -> None:
+    visited = timesteps(spec_of(prediction), steps)
+    assert len(set(visited)) == len(visited) <= steps
+    assert visited == sorted(visited, reverse=True)
+    assert 43 <= visited[0] <= 49
+    assert visited[-1] >= 0
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

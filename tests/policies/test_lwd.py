@@ -184,6 +184,14 @@ class _Batches:
         )  # fmt: skip
 
 
+def test_tasks_with_equal_seeds_draw_different_noise(diffusion: LatentDiffusion) -> None:
+    source = SampledLatents(diffusion, ("x", "y"), (), "ddim", 5, 1)
+    counts = np.zeros(2, dtype=np.int64)
+    episodes = [EpisodePlan(0, 100_000, "x"), EpisodePlan(1, 100_000, "y")]
+    drawn = source.latents(Query(episodes, counts, counts, torch.zeros(2, 3)))
+    assert not torch.allclose(drawn[0], drawn[1])
+
+
 def test_encoded_latents_stop_at_the_demonstrations_last_snippet() -> None:
     batches = _Batches()
     source = EncodedLatents(PolicyVae(SPEC), batches, np.array([10, 6]))

@@ -186,6 +186,8 @@ def test_an_interrupted_evaluation_keeps_what_it_measured(
         return roll(arm, *words)
 
     monkeypatch.setattr(evaluate, "_roll", counting)
+    (draft,) = copy.drafts("evaluation")
+    assert draft.record.resumable
     resumed = do("eval", copy, EVAL, resume=True)
     assert count == ["other", "mean"]
     for arm in ("lwd-sampled", "lwd-encoded", "lwd-other", "lwd-mean"):
@@ -219,6 +221,12 @@ def test_cells_follow_the_json_contract(copy: Workspace) -> None:
 def test_unknown_tasks_and_conditions_are_refused(copy: Workspace) -> None:
     with pytest.raises(ConfigError, match="reech"):
         do("eval", copy, {**EVAL, "task": ["reech"]})
+    with pytest.raises(ConfigError, match="label for every demonstration"):
+        do("train-diffusion", copy, {**DIFFUSION, "condition": ["label"]})
+    with pytest.raises(ConfigError, match="too many"):
+        do("eval", copy, {**EVAL, "denoise_steps": 101})
+    unconditional = do("train-diffusion", copy, {**DIFFUSION, "condition": ["none"]})
+    assert unconditional.manifest.summary["condition"] == []
     with pytest.raises(ConfigError, match="colour"):
         do("train-diffusion", copy, {**DIFFUSION, "condition": ["colour"]})
     with pytest.raises(ConfigError, match="layout"):

@@ -107,7 +107,7 @@ def test_a_time_limit_plans_a_full_schedule_and_finishes(tmp_path: Path) -> None
 
 
 def test_divergence_is_an_error_with_a_hint(tmp_path: Path) -> None:
-    with pytest.raises(LwdctlError, match="diverged at update 6") as error:
+    with pytest.raises(LwdctlError, match="diverged at or before update 6") as error:
         train(tmp_path / "run", Regression(diverge_at=5))
     assert "learning-rate" in error.value.hint
 

@@ -1,0 +1,313 @@
+"""robosuite's Lift and Can behind the `Simulator` contract, as robomimic's data know them.
+
+An episode starts as robomimic's `reset_to` starts it: a reset without noise, which gives the
+controller its goal and the arm's rest posture, then the recorded state. A plain robosuite reset
+takes the noisy posture for the rest posture, and replayed actions drift. The flattened MuJoCo
+state is therefore the whole initial state.
+"""
+# robosuite offers no public way to force observations or to ask for success.
+# ruff: noqa: SLF001
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import mujoco
+import numpy as np
+import numpy.typing as npt
+
+from lwdctl.core.errors import ConfigError, SimulatorError
+from lwdctl.core.records import EnvSpec, FloatArray, ObservationSpec
+from lwdctl.core.seeding import derive_seed
+from lwdctl.envs.instability import UnstablePhysicsError
+from lwdctl.envs.mujoco_rendering import open_renderer
+from lwdctl.envs.robosuite_controllers import action_spec, make_arguments
+from lwdctl.envs.robosuite_shove import shove
+from lwdctl.envs.simulator import Metric, Observation, Step
+from lwdctl.envs.table import check_tasks
+
+LOGGER = "robosuite_logs"
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
+
+
+# robosuite warns of missing private macros and robots at every import, and chooses an OpenGL
+# backend for whoever imports it.
+logging.getLogger(LOGGER).addFilter(_is_error)
+_backend = os.environ.get("MUJOCO_GL")
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import robosuite
+    from robosuite.environments.base import REGISTERED_ENVS
+if _backend is None:
+    os.environ.pop("MUJOCO_GL", None)
+
+MAX_STEPS = 400
+# The parts of `object` in the order of robosuite 1.5, in which stores keep it.
+OBJECT_PARTS = {
+    "Lift": ("cube_pos", "cube_quat", "gripper_to_cube_pos"),
+    "PickPlaceCan": ("Can_to_robot0_eef_pos", "Can_to_robot0_eef_quat", "Can_pos", "Can_quat"),
+}
+NETWORK_KEYS = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")
+OTHER_KEYS = (
+    "robot0_eef_quat_site",
+    "robot0_gripper_qvel",
+    "robot0_joint_pos",
+    "robot0_joint_pos_cos",
+    "robot0_joint_pos_sin",
+    "robot0_joint_vel",
+)
+CAMERA = "agentview"
+# From robosuite 1.5 on the names of a gripper's parts carry the arm's.
+MARK_OF_15 = "gripper0_right_grip_site"
+
+_UNSTABLE = (
+    mujoco.mjtWarning.mjWARN_BADQPOS,
+    mujoco.mjtWarning.mjWARN_BADQVEL,
+    mujoco.mjtWarning.mjWARN_BADQACC,
+)
+
+
+def task_names() -> tuple[str, ...]:
+    """Return the tasks by robosuite's names."""
+    return tuple(OBJECT_PARTS)
+
+
+class RobosuiteSimulator:
+    """One robosuite task with the robot and controller that the data were recorded with.
+
+    Lift is solved with the cube 4 cm above the table, Can with the can in its bin and the hand
+    away. The reward is robosuite's.
+
+    Args:
+        env: `settings["env_args"]` are robomimic's, of robosuite 1.2 to 1.5; without them a
+            Panda with robosuite's own controller. `max_steps` of 0 means 400.
+        task: `"Lift"` or `"PickPlaceCan"`.
+
+    Raises:
+        ConfigError: An unknown task, or `env_args` that robosuite 1.5 does not know.
+        SimulatorError: robosuite cannot build it.
+    """
+
+    metrics = (Metric("final_success", "success", "last"),)
+
+    def __init__(self, env: EnvSpec, task: str) -> None:
+        check_tasks([task], task_names(), "environment 'robosuite'")
+        self.task = task
+        self.max_steps = env.max_steps or MAX_STEPS
+        arguments = make_arguments(env.settings.get("env_args", {}))
+        self._env = _build(task, arguments)
+        self._own_model: str = self._env.model.get_xml()
+        self._loaded: str | None = self._own_model
+        self._renderer: Any = None
+        self._scatter(0)
+        self._own_record = self._readable(_saved(self._env))
+        # numba compiles on the first step, which takes a while where nothing is cached yet.
+        seen, *_ = self._env.step(np.zeros(self._env.action_dim))
+        self.observations = _observation_specs(task, seen)
+        self.action = action_spec(arguments, self._env.action_dim)
+        self._state: npt.NDArray[np.float64] = self._env.sim.get_state().flatten()
+
+    def reset(self, seed: int) -> Observation:
+        """Start the episode that `seed` fixes entirely."""
+        self._load(self._own_model)
+        self._scatter(derive_seed("robosuite reset", self.task, seed))
+        return self._start(self._env.sim.get_state().flatten())
+
+    def restore(self, state: npt.NDArray[np.float64], model: str = "") -> Observation:
+        """Start from a recorded state: time, positions, velocities.
+
+        Args:
+            state: As robomimic stores it in `states[0]`.
+            model: The scene it was recorded in (MJCF), or "". Scenes of robosuite before 1.5
+                name their parts differently; this one's own scene stands in for them, in which
+                a cube may differ by up to 2 mm in size. Where the recorded scene is this one's
+                own, rounded to six digits as MuJoCo saves it, the exact one is taken.
+
+        Raises:
+            SimulatorError: Not a state of this scene, or a scene that cannot be read.
+        """
+        own = MARK_OF_15 not in model or self._readable(model) == self._own_record
+        self._load(self._own_model if own else model)
+        size = 1 + self._env.sim.model.nq + self._env.sim.model.nv
+        if state.shape != (size,):
+            raise SimulatorError(
+                f"a state of '{self.task}' has shape ({size},), not {state.shape}",
+                "was it recorded on another task?",
+            )
+        return self._start(np.array(state, dtype=np.float64))
+
+    def initial_state(self) -> npt.NDArray[np.float64]:
+        """Return the flattened MuJoCo state this episode started from."""
+        return self._state.copy()
+
+    def step(self, action: FloatArray) -> Step:
+        """Apply one action (action,): the arm's motion or target, and the gripper's direction.
+
+        Raises:
+            UnstablePhysicsError: MuJoCo found a diverged state.
+        """
+        clipped = np.clip(np.asarray(action, dtype=np.float64), self.action.low, self.action.high)
+        try:
+            seen, reward, _, _ = self._env.step(clipped)
+        except (np.linalg.LinAlgError, ValueError) as error:
+            # Controllers stumble over a diverged state before anyone has looked at it.
+            self._refuse_unstable(error)
+            raise
+        self._refuse_unstable(None)
+        success = bool(self._env._check_success())
+        return Step(
+            observation=self._observe(seen),
+            reward=float(reward),
+            success=success,
+            terminated=False,
+            metrics={"success": float(success)},
+        )
+
+    def perturb(self, magnitude: float, rng: np.random.Generator) -> None:
+        """Shove the end effector by `magnitude` metres, and turn it by 5 degrees a centimetre.
+
+        What the hand holds goes with it; a shove ends early at an obstacle or out of reach.
+        """
+        shove(self._env, magnitude, rng)
+
+    def render(self) -> npt.NDArray[np.uint8]:
+        """Return an image (height, width, 3) of the table and the arm.
+
+        Raises:
+            SimulatorError: No OpenGL backend works on this machine.
+        """
+        sim = self._env.sim
+        if self._renderer is None:
+            self._renderer = open_renderer(sim.model._model)
+        options = mujoco.MjvOption()
+        options.geomgroup[0] = 0  # collision shapes
+        self._renderer.update_scene(sim.data._data, camera=CAMERA, scene_option=options)
+        image: npt.NDArray[np.uint8] = self._renderer.render()
+        return image
+
+    def close(self) -> None:
+        """Free the renderer and the simulator."""
+        self._close_renderer()
+        self._env.close()
+
+    def _scatter(self, seed: int) -> None:
+        """Reset with noise, drawn from `seed` alone."""
+        with _global_draws(seed):
+            self._env.reset()
+
+    def _start(self, state: npt.NDArray[np.float64]) -> Observation:
+        """Give the controller its rest posture, then set the state."""
+        self._state = state
+        self._env.deterministic_reset = True
+        try:
+            self._env.reset()
+        finally:
+            self._env.deterministic_reset = False
+        sim = self._env.sim
+        sim.reset()
+        sim.set_state_from_flattened(state)
+        sim.forward()
+        # Relative poses are computed from what the update before has left.
+        self._env._get_observations(force_update=True)
+        return self._observe(self._env._get_observations(force_update=True))
+
+    def _load(self, model: str) -> None:
+        if model == self._loaded:
+            return
+        self._close_renderer()
+        self._loaded = None
+        try:
+            self._env.reset_from_xml_string(model)
+        except (KeyError, ValueError) as error:
+            raise SimulatorError(f"the recorded scene cannot be built: {error}") from error
+        finally:
+            self._env.deterministic_reset = False
+        self._loaded = model
+        # Places what is only looked at, such as the drawn targets of Can.
+        self._scatter(0)
+
+    def _readable(self, model: str) -> str:
+        """Return a scene with the paths of this machine's meshes in it."""
+        try:
+            text: str = self._env.edit_model_xml(model)
+        except (AttributeError, ET.ParseError) as error:
+            raise SimulatorError(f"the recorded scene cannot be read: {error}") from error
+        return text
+
+    def _refuse_unstable(self, cause: Exception | None) -> None:
+        data = self._env.sim.data._data
+        if any(data.warning[kind].number for kind in _UNSTABLE):
+            raise UnstablePhysicsError(f"the physics of '{self.task}' became unstable") from cause
+
+    def _observe(self, seen: Mapping[str, Any]) -> Observation:
+        return {
+            item.name: _value(self.task, seen, item.name).astype(np.float32)
+            for item in self.observations
+        }
+
+    def _close_renderer(self) -> None:
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+
+
+def _build(task: str, arguments: Mapping[str, Any]) -> Any:
+    known: set[str] = set()
+    for base in REGISTERED_ENVS[task].__mro__:
+        known |= set(inspect.signature(base.__init__).parameters)
+    unknown = sorted(set(arguments) - known)
+    if unknown:
+        raise ConfigError(f"env_args: robosuite {robosuite.__version__} has no '{unknown[0]}'")
+    try:
+        # The cube's size is drawn here: the same one in every process.
+        with _global_draws(derive_seed("robosuite scene", task)):
+            return robosuite.make(task, **arguments)
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        raise SimulatorError(f"robosuite cannot build '{task}' from env_args: {error}") from error
+
+
+def _saved(env: Any) -> str:
+    """Return the scene as MuJoCo saves it and robomimic's files hold it, after a first reset.
+
+    MuJoCo knows the text of the model compiled last only: nothing may be built in between.
+    """
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "scene.xml"
+        mujoco.mj_saveLastXML(str(path), env.sim.model._model)
+        return path.read_text()
+
+
+def _value(task: str, seen: Mapping[str, Any], name: str) -> npt.NDArray[np.float64]:
+    parts = OBJECT_PARTS[task] if name == "object" else (name,)
+    return np.concatenate([np.atleast_1d(seen[part]) for part in parts])
+
+
+def _observation_specs(task: str, seen: Mapping[str, Any]) -> tuple[ObservationSpec, ...]:
+    visible = ("object", *NETWORK_KEYS)
+    keys = (*visible, *(key for key in OTHER_KEYS if key in seen))
+    return tuple(
+        ObservationSpec(key, len(_value(task, seen, key)), network=key in visible) for key in keys
+    )
+
+
+@contextmanager
+def _global_draws(seed: int) -> Iterator[None]:
+    """Seed NumPy's global generator, which robosuite 1.5.1 draws from, and put it back."""
+    before = np.random.get_state()  # noqa: NPY002
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(before)  # noqa: NPY002

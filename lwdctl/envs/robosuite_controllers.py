@@ -1,0 +1,119 @@
+"""robomimic's `env_args` (written for robosuite 1.2 to 1.5) as arguments of robosuite 1.5.
+
+Up to 1.4 an arm's controller stands at the top level and says `control_delta`; from 1.5 it is a
+part of a composite controller and says `input_type`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from lwdctl.core.errors import ConfigError
+from lwdctl.core.records import ActionSpec
+
+CONTROL_RATE = 20.0
+# Settings of the environment class that were renamed, and those that no longer exist and never
+# had a say in the physics.
+RENAMED = {"mount_types": "base_types"}
+DROPPED = frozenset({"gripper_visualizations", "use_indicator_object"})
+CONTROLLER_RENAMED = {"damping": "damping_ratio", "damping_limits": "damping_ratio_limits"}
+# Low-dimensional observations, no window, and an episode that ends when we say so. A soft reset
+# keeps the compiled model: milliseconds instead of a second.
+FIXED = {
+    "has_renderer": False,
+    "has_offscreen_renderer": False,
+    "use_camera_obs": False,
+    "camera_depths": False,
+    "use_object_obs": True,
+    "ignore_done": True,
+    "hard_reset": False,
+}
+
+
+def make_arguments(env_args: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keyword arguments for `robosuite.make`, without the task's name.
+
+    Args:
+        env_args: As robomimic wrote them; {} gives a Panda with robosuite's own controller.
+
+    Raises:
+        ConfigError: Controller settings that cannot be understood.
+    """
+    kwargs = {
+        RENAMED.get(key, key): value
+        for key, value in env_args.get("env_kwargs", {}).items()
+        if key not in DROPPED
+    }
+    kwargs.setdefault("robots", ["Panda"])
+    if isinstance(kwargs["robots"], str):
+        kwargs["robots"] = [kwargs["robots"]]
+    if len(kwargs["robots"]) != 1:
+        raise ConfigError(f"env_args: robots are {kwargs['robots']}, and one was expected")
+    config = _one(kwargs.get("controller_configs"))
+    if config is not None:
+        kwargs["controller_configs"] = composite_controller(config)
+    if _is_old(env_args, config):
+        # robosuite 1.5 skips parts of the physics' second pass unless told otherwise.
+        kwargs.setdefault("lite_physics", False)
+    return {**kwargs, **FIXED}
+
+
+def composite_controller(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return one robot's controller in the form of robosuite 1.5.
+
+    Raises:
+        ConfigError: Neither an arm's controller nor a composite one.
+    """
+    if "body_parts" in config:
+        parts = dict(config["body_parts"])
+        # robosuite's own files put the arms one level deeper than its environments accept.
+        arms = parts.pop("arms", {})
+        return {**config, "body_parts": {**parts, **arms}}
+    if "type" not in config:
+        raise ConfigError("env_args: controller_configs has neither 'body_parts' nor 'type'")
+    arm = {CONTROLLER_RENAMED.get(key, key): value for key, value in config.items()}
+    delta = arm.pop("control_delta", True)
+    arm.setdefault("input_type", "delta" if delta else "absolute")
+    # Before 1.5 motions and targets were given in the world's frame.
+    arm.setdefault("input_ref_frame", "world")
+    arm.setdefault("gripper", {"type": "GRIP"})
+    return {"type": "BASIC", "body_parts": {"right": arm}}
+
+
+def action_spec(arguments: Mapping[str, Any], size: int) -> ActionSpec:
+    """Describe what the environment made from `arguments` accepts.
+
+    Absolute targets have no limits in robosuite; theirs are wide enough for any reachable one:
+    2 m around the origin, a full turn, and the gripper's own [-1, 1].
+    """
+    rate = float(arguments.get("control_freq", CONTROL_RATE))
+    config = arguments.get("controller_configs") or {}
+    arm = config.get("body_parts", {}).get("right", {})
+    kind = str(arm.get("type", "OSC_POSE"))
+    if arm.get("input_type") != "absolute":
+        semantics = "torque" if kind == "JOINT_TORQUE" else "delta"
+        return ActionSpec(size, semantics, "normalised", (-1.0,) * size, (1.0,) * size, rate)
+    high = (math.tau,) * (size - 1)
+    if kind == "OSC_POSE":
+        high = (2.0,) * 3 + (math.tau,) * 3
+    high = (*high, 1.0)
+    low = tuple(-value for value in high)
+    return ActionSpec(size, "absolute", "metres and radians", low, high, rate)
+
+
+def _one(configs: Any) -> Mapping[str, Any] | None:
+    if isinstance(configs, list) and len(configs) == 1:
+        configs = configs[0]
+    if configs is not None and not isinstance(configs, Mapping):
+        raise ConfigError("env_args: controller_configs cannot be understood")
+    return configs
+
+
+def _is_old(env_args: Mapping[str, Any], config: Mapping[str, Any] | None) -> bool:
+    """Tell whether robosuite before 1.5 wrote this; by the controller where no version stands."""
+    parts = str(env_args.get("env_version", "")).split(".")
+    if len(parts) >= 2 and parts[0].isdigit() and parts[1].isdigit():
+        return (int(parts[0]), int(parts[1])) < (1, 5)
+    return config is not None and "body_parts" not in config

@@ -1,0 +1,87 @@
+"""The LWD policy of a trained chain, under one of the latent sources that `eval` compares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lwdctl.artifacts.artifact import Artifact
+
+if TYPE_CHECKING:
+    import torch
+
+    from lwdctl.artifacts.snippets import SnippetStore
+    from lwdctl.data.batches import SnippetBatches
+    from lwdctl.models.vae import PolicyVae
+    from lwdctl.policies.latent_source import LatentSource
+    from lwdctl.policies.lwd import LwdPolicy
+
+LATENTS = ("sampled", "encoded", "other", "mean")
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The artifacts a policy is made of, opened."""
+
+    inputs: Mapping[str, Artifact]
+    store: SnippetStore
+    vae: PolicyVae
+    device: torch.device
+
+
+def lwd_policy(
+    latent: str, chain: Chain, horizon: int, sampler: str, denoise_steps: int
+) -> LwdPolicy:
+    """Build the policy.
+
+    Args:
+        latent: One of `LATENTS`.
+        chain: The trained models and their data.
+        horizon: Executed steps between two queries, 0 for the whole episode.
+        sampler: Denoising sampler of `sampled`.
+        denoise_steps: Denoising steps of `sampled`.
+    """
+    from lwdctl.policies.lwd import LwdPolicy
+
+    return LwdPolicy(chain.vae, _source(latent, chain, sampler, denoise_steps), horizon)
+
+
+def _source(latent: str, chain: Chain, sampler: str, denoise_steps: int) -> LatentSource:
+    from lwdctl.artifacts.latents import LatentStore
+    from lwdctl.policies import latent_source
+    from lwdctl.policies.loading import load_diffusion
+
+    spec = chain.store.spec
+    if latent == "sampled":
+        model = load_diffusion(chain.inputs["diffusion"], chain.device)
+        history = max(1, model.spec.state_size // chain.vae.spec.observation_size)
+        return latent_source.SampledLatents(
+            model, spec.env.tasks, spec.labels, sampler, denoise_steps, history
+        )
+    if latent == "encoded":
+        return latent_source.EncodedLatents(
+            chain.vae, _demonstrations(chain), chain.store.episodes.length
+        )
+    store = LatentStore.open(chain.inputs["latents"].path)
+    if latent == "other":
+        return latent_source.OtherLatents.read(store, spec.env.tasks, spec.labels)
+    mean, _ = store.statistics()
+    return latent_source.MeanLatents(mean.astype("float32"))
+
+
+def _demonstrations(chain: Chain) -> SnippetBatches:
+    from lwdctl.core.config import from_mapping
+    from lwdctl.data.batches import SnippetBatches
+    from lwdctl.stages.train_vae import TrainVaeConfig, window_rule
+
+    trained = from_mapping(TrainVaeConfig, chain.inputs["vae"].manifest.config)
+    spec = chain.vae.spec
+    return SnippetBatches(
+        chain.store,
+        spec.observation_keys,
+        window_rule(trained, spec.snippet_length),
+        split="all",
+        seed=0,
+        device=chain.device,
+    )
