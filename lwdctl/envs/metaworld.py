@@ -11,8 +11,6 @@ after any history.
 
 from __future__ import annotations
 
-import os
-import platform
 import sys
 from typing import Any
 
@@ -25,12 +23,12 @@ from lwdctl.core.errors import SimulatorError
 from lwdctl.core.records import ActionSpec, EnvSpec, FloatArray, ObservationSpec
 from lwdctl.core.seeding import generator
 from lwdctl.envs.instability import UnstablePhysicsError
+from lwdctl.envs.mujoco_rendering import open_renderer
 from lwdctl.envs.simulator import Metric, Observation, Step
 from lwdctl.envs.table import check_tasks
 
 MAX_STEPS = 500
 SUFFIX = "-v3"
-RENDER_SIZE = 480
 # One physics frame is 2.5 ms and an action lasts five of them.
 ACTION = ActionSpec(4, "delta", "normalised", (-1.0,) * 4, (1.0,) * 4, control_rate=80.0)
 OBSERVATIONS = (ObservationSpec("observation", 39),)
@@ -138,7 +136,7 @@ class MetaworldSimulator:
             SimulatorError: No OpenGL backend works on this machine.
         """
         if self._renderer is None:
-            self._renderer = _open_renderer(self._env.model)
+            self._renderer = open_renderer(self._env.model)
         self._renderer.update_scene(self._env.data, camera="corner2")
         image: npt.NDArray[np.uint8] = self._renderer.render()
         return image
@@ -172,18 +170,3 @@ def _visible_goal_env(name: str) -> Any:
     env._set_task_called = True
     env.max_path_length = sys.maxsize  # whoever steps counts; Metaworld would raise
     return env
-
-
-def _open_renderer(model: Any) -> Any:
-    hint = "set MUJOCO_GL=egl (or osmesa) before starting"
-    # Asking GLFW for a window without a display leaves half-made objects that complain later.
-    windowed = os.environ.get("MUJOCO_GL", "glfw").lower() in {"", "glfw", "glx"}
-    displays = {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ)
-    if platform.system() == "Linux" and windowed and not displays:
-        raise SimulatorError("cannot render: there is no display", hint)
-    try:
-        model.vis.global_.offwidth = model.vis.global_.offheight = RENDER_SIZE
-        return mujoco.Renderer(model, RENDER_SIZE, RENDER_SIZE)
-    except Exception as error:
-        # Each OpenGL backend fails with an exception type of its own.
-        raise SimulatorError(f"cannot render: no OpenGL context ({error})", hint) from error
