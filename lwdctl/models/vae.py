@@ -2,7 +2,8 @@
 
 Loss that is minimised, reduction included: the mean over valid time steps of the sum over
 action components of the squared error on normalised actions, averaged over the batch, plus
-`beta_kl` times the KL sum over latent components, averaged over the batch.
+`beta_kl` times the KL term: the sum over latent components of sigma^2 + mu^2 - 1 - log sigma^2
+(twice the divergence, as the paper writes it), averaged over the batch.
 """
 
 from __future__ import annotations
@@ -155,7 +156,7 @@ class PolicyVae(nn.Module):
                 observations; see `_noisy`.
 
         Returns:
-            Reconstruction and KL divergence, both scalars.
+            Reconstruction and KL term, both scalars.
         """
         mean, log_variance = self.encode(batch)
         noise = normal_like(mean, generator)

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from lwdctl.models.vae import PolicyVae
 
 
+ACTIVE_VARIANCE = 0.01
+
+
 @dataclass(frozen=True)
 class EncodeConfig:
     """How to encode."""
@@ -114,14 +117,18 @@ def _encode(
 
 
 def _health(path: Path) -> dict[str, float]:
-    """Summarise the latent space: units in use and their spread."""
+    """Summarise the latent space.
+
+    A unit counts as active when the variance of its posterior mean exceeds 0.01 (Burda et
+    al. 2016, importance weighted autoencoders, section 5).
+    """
     from lwdctl.artifacts.latents import LatentStore
 
     store = LatentStore.open(path)
     spread = store.mean.std(axis=0)
     noise = np.exp(0.5 * store.log_variance).mean(axis=0)
     return {
-        "active_units": int((spread > 2.0 * noise).sum()),
+        "active_units": int((spread**2 > ACTIVE_VARIANCE).sum()),
         "mean_spread": float(spread.mean()),
         "mean_posterior_deviation": float(noise.mean()),
     }

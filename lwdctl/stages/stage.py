@@ -8,7 +8,7 @@ from typing import Any
 
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.workspace import Workspace
-from lwdctl.core.progress import Progress, SilentProgress
+from lwdctl.core.progress import Progress, TqdmProgress
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class StageContext:
     """
 
     workspace: Workspace
-    progress: Progress = field(default_factory=SilentProgress)
+    progress: Progress = field(default_factory=TqdmProgress)
     name: str = ""
     resume: bool = False
 

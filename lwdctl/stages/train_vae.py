@@ -245,7 +245,8 @@ def _sizes(spec: VaeSpec, batches: SnippetBatches, config: TrainVaeConfig) -> di
         "action_target": spec.action_target,
         "beta_kl": config.beta_kl,
         "reduction": "reconstruction: mean over valid steps of the sum over action components;"
-        " kl: sum over latent components; both averaged over the batch",
+        " kl: sum over latent components of sigma^2 + mu^2 - 1 - log sigma^2 (twice the"
+        " divergence, as the paper has it); both averaged over the batch",
     }
 
 

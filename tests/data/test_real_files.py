@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import zarr
 
+from lwdctl.core.seeding import EVALUATION_SEED_START
 from lwdctl.data.d4rl import open_d4rl
 from lwdctl.data.pusht import open_pusht
 from lwdctl.data.reader import ReadOptions
 from lwdctl.data.robomimic import open_robomimic
+from lwdctl.envs.table import make_simulator
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
@@ -91,3 +93,14 @@ def test_pusht_has_206_episodes_and_25650_steps():
     np.testing.assert_allclose(
         episode.observations["block_angle_sincos"][:, 0], np.sin(state[:, 4]), atol=1e-6
     )
+
+
+def test_pusht_evaluation_starts_where_nobody_recorded():
+    with open_pusht((shared("pusht/pusht_cchi_v7_replay.zarr"),), ReadOptions()) as reader:
+        recorded = np.stack([reader.read(i).initial_state for i in range(len(reader.lengths))])
+        simulator = make_simulator(reader.spec.env, "push_t")
+    for seed in range(EVALUATION_SEED_START, EVALUATION_SEED_START + 50):
+        simulator.reset(seed)
+        distance = np.abs(recorded - simulator.initial_state()).max(axis=1)
+        assert distance.min() > 1.0  # pixels
+    simulator.close()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -249,3 +251,10 @@ def test_the_unet_denoiser_trains_and_acts(copy: Workspace, layout: str) -> None
     cells = do("eval", copy, short).manifest.summary["results"]
     assert cells[-1]["episodes"] == 2
     assert cells[-1]["sampler"] == "ddpm"
+
+
+def test_the_example_runs(chain: Workspace) -> None:
+    example = Path(__file__).parents[2] / "examples" / "run_a_policy.py"
+    words = [sys.executable, str(example), str(chain.root), "reach"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("reach: ")
