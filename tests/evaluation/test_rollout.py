@@ -112,7 +112,7 @@ def test_perturbations_come_from_the_episodes_seed(fake, env, feedback_policy, p
     (plan,) = plans_of("walk")
     result = rollout(Still(1), env, [plan], width=1, workers=0, perturbation=2.0, simulators=fake)
     place = np.random.default_rng(plan.seed).uniform(-1, 1, 2)
-    rng = generator("perturbation", plan.seed)
+    rng = generator("perturbation", plan.task, plan.seed)
     expected = 0.0
     for _ in range(10):
         if rng.random() < 0.1:
