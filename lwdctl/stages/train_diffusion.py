@@ -13,13 +13,13 @@ from lwdctl.core.config import option, to_mapping
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.stages.stage import Stage, StageContext
+from lwdctl.stages.training_settings import TrainingConfig, loop_settings
 
 if TYPE_CHECKING:
     from lwdctl.artifacts.latents import LatentStore
     from lwdctl.artifacts.snippets import SnippetStore
     from lwdctl.models.diffusion import DiffusionSpec, LatentDiffusion
     from lwdctl.models.vae import PolicyVae
-    from lwdctl.training.loop import LoopSettings
 
 CONDITIONS = ("state", "task", "label")
 NO_CONDITION = "none"
@@ -27,7 +27,7 @@ LAYOUT_PARTS = 2
 
 
 @dataclass(frozen=True)
-class TrainDiffusionConfig:
+class TrainDiffusionConfig(TrainingConfig):
     """How to train the latent diffusion model."""
 
     condition: tuple[str, ...] = option(
@@ -51,17 +51,7 @@ class TrainDiffusionConfig:
         0.0, "Deviation of noise on the normalised state condition", minimum=0
     )
     batch_size: int = option(256, "Snippets per update", minimum=1)
-    learning_rate: float = option(1e-3, "Peak learning rate of Adam", minimum=0)
     weight_decay: float = option(0.0, "Decoupled weight decay", minimum=0)
-    warmup: int = option(100, "Updates of linear warm-up", minimum=0)
-    clip_norm: float = option(1.0, "Largest gradient norm; 0 for no clipping", minimum=0)
-    ema_decay: float = option(0.999, "Largest decay of the averaged weights", minimum=0, maximum=1)
-    updates: int = option(8000, "Optimiser updates", minimum=1)
-    time_limit: float = option(
-        0.0, "Minutes of training after which to finish; 0 for none", minimum=0
-    )
-    seed: int = option(0, "Training seed", minimum=0)
-    device: str = option("auto", "auto, cpu, cuda or cuda:N")
 
 
 def run(
@@ -105,7 +95,13 @@ def run(
         context.progress.message(
             f"{len(train)} snippets to train on; condition: {', '.join(spec.condition) or 'none'}"
         )
-        loop = TrainingLoop(model, objective, _settings(config), draft.path, context.progress)
+        loop = TrainingLoop(
+            model,
+            objective,
+            loop_settings(config, config.batch_size, config.weight_decay),
+            draft.path,
+            context.progress,
+        )
         numbers = loop.run("train-diffusion")
         save_model(draft.path, spec.to_mapping(), model, loop.averaged_model)
         summary = {
@@ -205,22 +201,6 @@ def _splits(
 ) -> tuple[np.ndarray[tuple[int], np.dtype[np.int64]], ...]:
     held_out = data.episodes.split[np.asarray(store.episode)] == 1
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
-
-
-def _settings(config: TrainDiffusionConfig) -> LoopSettings:
-    from lwdctl.training.loop import LoopSettings
-    from lwdctl.training.schedule import Budget
-
-    return LoopSettings(
-        budget=Budget(config.updates, config.time_limit),
-        learning_rate=config.learning_rate,
-        warmup=config.warmup,
-        weight_decay=config.weight_decay,
-        clip_norm=config.clip_norm,
-        ema_decay=config.ema_decay,
-        seed=config.seed,
-        batch_size=config.batch_size,
-    )
 
 
 STAGE = Stage(

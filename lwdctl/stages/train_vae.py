@@ -11,6 +11,7 @@ from lwdctl.core.config import option, to_mapping
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.stages.stage import Stage, StageContext
+from lwdctl.stages.training_settings import TrainingConfig, loop_settings
 
 if TYPE_CHECKING:
     import torch
@@ -19,14 +20,13 @@ if TYPE_CHECKING:
     from lwdctl.data.batches import SnippetBatches
     from lwdctl.data.windows import WindowRule
     from lwdctl.models.vae import VaeSpec
-    from lwdctl.training.loop import LoopSettings
     from lwdctl.training.vae import VaeObjective
 
 DECODERS = ("xs", "s", "m", "l")
 
 
 @dataclass(frozen=True)
-class TrainVaeConfig:
+class TrainVaeConfig(TrainingConfig):
     """How to train the policy VAE."""
 
     snippet_length: int = option(
@@ -68,16 +68,6 @@ class TrainVaeConfig:
         minimum=0,
     )
     batch_size: int = option(64, "Snippets per update", minimum=1)
-    learning_rate: float = option(1e-3, "Peak learning rate of Adam", minimum=0)
-    warmup: int = option(100, "Updates of linear warm-up", minimum=0)
-    clip_norm: float = option(1.0, "Largest gradient norm; 0 for no clipping", minimum=0)
-    ema_decay: float = option(0.999, "Largest decay of the averaged weights", minimum=0, maximum=1)
-    updates: int = option(8000, "Optimiser updates", minimum=1)
-    time_limit: float = option(
-        0.0, "Minutes of training after which to finish; 0 for none", minimum=0
-    )
-    seed: int = option(0, "Training seed", minimum=0)
-    device: str = option("auto", "auto, cpu, cuda or cuda:N")
     cache: str = option(
         "auto", "Where steps are kept while training", choices=("auto", "device", "ram", "none")
     )
@@ -113,7 +103,9 @@ def run(config: TrainVaeConfig, inputs: Mapping[str, Artifact], context: StageCo
         fit_normalizers(model, store)
         objective = _objective(config, store, spec, device)
         context.progress.message(_announcement(config, spec, objective))
-        loop = TrainingLoop(model, objective, _settings(config), draft.path, context.progress)
+        loop = TrainingLoop(
+            model, objective, loop_settings(config, config.batch_size), draft.path, context.progress
+        )
         numbers = loop.run("train-vae")
         save_model(draft.path, spec.to_mapping(), model, loop.averaged_model)
         summary = {**numbers, **policy_operations(model), **_sizes(spec, objective.batches, config)}
@@ -196,22 +188,6 @@ def _objective(
         beta_kl=config.beta_kl,
         loss_steps=config.loss_steps,
         observation_noise=config.observation_noise,
-    )
-
-
-def _settings(config: TrainVaeConfig) -> LoopSettings:
-    from lwdctl.training.loop import LoopSettings
-    from lwdctl.training.schedule import Budget
-
-    return LoopSettings(
-        budget=Budget(config.updates, config.time_limit),
-        learning_rate=config.learning_rate,
-        warmup=config.warmup,
-        weight_decay=0.0,
-        clip_norm=config.clip_norm,
-        ema_decay=config.ema_decay,
-        seed=config.seed,
-        batch_size=config.batch_size,
     )
 
 
