@@ -105,7 +105,7 @@ class EncodedLatents:
 
 @dataclass
 class OtherLatents:
-    """A recorded latent of another task.
+    """A recorded latent of another task, which the episode's seed draws from all others.
 
     With one task: of another label than the episode's when it has one, otherwise of any
     demonstration at any moment, whatever the robot sees now.
@@ -137,8 +137,9 @@ class OtherLatents:
     def _row(self, plan: EpisodePlan, number: int) -> int:
         rng = generator("other-latent", plan.task, plan.seed, number)
         if len(self.tasks) > 1:
-            following = (self.tasks.index(plan.task) + 1) % len(self.tasks)
-            rows = np.flatnonzero(self.task == following)
+            others = [index for index, name in enumerate(self.tasks) if name != plan.task]
+            drawn = generator("other-task", plan.task, plan.seed).choice(others)
+            rows = np.flatnonzero(self.task == drawn)
         elif plan.label in self.labels and len(self.labels) > 1:
             rows = np.flatnonzero(self.label != self.labels.index(plan.label))
         else:
