@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -62,6 +63,10 @@ class Cell:
         metrics: Mean of every metric by full name, `return` and `final_success` among them.
         denoiser_queries_per_episode: Mean number of latents sampled.
         seconds: Wall time by part, summed over the episodes.
+        by_label: Behaviour label to `episodes`, `successes`, mean `metrics`, and
+            `return_deviation` between episodes; empty where episodes carry no label.
+            `source_return`, where it is known, is the mean return of the demonstrations
+            that were restored.
     """
 
     policy: str
@@ -84,29 +89,42 @@ class Cell:
     metrics: Mapping[str, float]
     denoiser_queries_per_episode: float
     seconds: Mapping[str, float]
+    by_label: Mapping[str, Mapping[str, Any]]
 
     def to_mapping(self) -> dict[str, Any]:
         """Return JSON-ready values."""
         return asdict(self)
 
 
-def score_cells(results: Sequence[EpisodeResult], score: str, protocol: Protocol) -> list[Cell]:
+def score_cells(
+    results: Sequence[EpisodeResult],
+    score: str,
+    protocol: Protocol,
+    source_returns: Mapping[int, float] | None = None,
+) -> list[Cell]:
     """Make one cell per task, in order of appearance, and one for all tasks.
 
     Args:
         results: Episodes of one policy.
         score: Name of the metric that is the environment's score.
         protocol: What the cells share.
+        source_returns: Return of a demonstration by its index, where rewards were recorded.
     """
     tasks = dict.fromkeys(result.plan.task for result in results)
-    cells = [
-        _cell([item for item in results if item.plan.task == task], task, score, protocol)
-        for task in tasks
+    groups = {task: [item for item in results if item.plan.task == task] for task in tasks}
+    groups[ALL_TASKS] = list(results)
+    return [
+        _cell(group, task, score, protocol, source_returns or {}) for task, group in groups.items()
     ]
-    return [*cells, _cell(results, ALL_TASKS, score, protocol)]
 
 
-def _cell(results: Sequence[EpisodeResult], task: str, score: str, protocol: Protocol) -> Cell:
+def _cell(
+    results: Sequence[EpisodeResult],
+    task: str,
+    score: str,
+    protocol: Protocol,
+    source_returns: Mapping[int, float],
+) -> Cell:
     counted = [item for item in results if not item.error]
     successes = sum(item.success for item in counted)
     low, high = wilson(successes, len(counted))
@@ -125,7 +143,27 @@ def _cell(results: Sequence[EpisodeResult], task: str, score: str, protocol: Pro
         metrics=metrics,
         denoiser_queries_per_episode=queries.get("queries", 0.0),
         seconds=_sums([item.seconds for item in results]),
+        by_label=_by_label(counted, source_returns),
     )
+
+
+def _by_label(
+    counted: Sequence[EpisodeResult], source_returns: Mapping[int, float]
+) -> dict[str, dict[str, Any]]:
+    rows: dict[str, dict[str, Any]] = {}
+    for label in sorted({item.plan.label for item in counted} - {""}):
+        group = [item for item in counted if item.plan.label == label]
+        rows[label] = {
+            "episodes": len(group),
+            "successes": sum(item.success for item in group),
+            "return_deviation": statistics.pstdev([item.return_ for item in group]),
+            "metrics": _means([_metrics(item) for item in group]),
+        }
+        sources = [item.plan.demonstration for item in group]
+        known = [source_returns[index] for index in sources if index in source_returns]
+        if known:
+            rows[label]["source_return"] = math.fsum(known) / len(known)
+    return rows
 
 
 def _metrics(result: EpisodeResult) -> dict[str, float]:

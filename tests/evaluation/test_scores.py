@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from lwdctl.policies.policy import EpisodePlan
 CONTRACT = """
     policy, latent, env, task, train_seed, snippet_length, horizon, perturbation, sampler,
     denoise_steps, episodes, errors, successes, success, success_low, success_high, score,
-    metrics, denoiser_queries_per_episode, seconds
+    metrics, denoiser_queries_per_episode, seconds, by_label
 """
 
 
@@ -91,6 +92,27 @@ def test_a_cell_has_exactly_the_fields_of_the_contract_and_is_json(cells):
         values = cell.to_mapping()
         assert sorted(values) == sorted(CONTRACT.replace(",", " ").split())
         assert json.loads(json.dumps(values, allow_nan=False)) == values
+
+
+def test_labels_are_told_apart_and_set_beside_their_demonstrations():
+    results = [
+        replace(item, plan=replace(item.plan, label=label, demonstration=item.plan.index))
+        for item, label in (
+            (result(0, "a", True, return_=10.0), "fast"),
+            (result(1, "a", False, return_=4.0), "slow"),
+            (result(2, "a", True, return_=14.0), "fast"),
+        )
+    ]
+    everything = score_cells(results, "max_overlap", PROTOCOL, {0: 11.0, 2: 15.0})[-1]
+    fast, slow = everything.by_label["fast"], everything.by_label["slow"]
+    assert (fast["episodes"], fast["successes"], fast["metrics"]["return"]) == (2, 2, 12.0)
+    assert (fast["return_deviation"], fast["source_return"]) == (2.0, 13.0)
+    assert (slow["successes"], slow["metrics"]["return"]) == (0, 4.0)
+    assert "source_return" not in slow
+
+
+def test_episodes_without_a_label_make_no_rows(cells):
+    assert all(cell.by_label == {} for cell in cells)
 
 
 def test_only_errors_give_no_rate():
