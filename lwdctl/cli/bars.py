@@ -45,7 +45,7 @@ class PlainProgress:
         """Yield a task that prints its state now and then."""
         task = _PlainTask(self.message, self._clock, title, total, unit, start)
         yield task
-        task.report()
+        task.end()
 
 
 class _PlainTask:
@@ -62,6 +62,7 @@ class _PlainTask:
         self._title, self._total, self._unit = title, total, unit
         self._start = self._done = start
         self._begun = self._told = clock()
+        self._told_done = -1
         self._fields: Mapping[str, float | str] = {}
 
     def advance(self, amount: int = 1, **fields: float | str) -> None:
@@ -71,9 +72,14 @@ class _PlainTask:
         if self._clock() - self._told >= PLAIN_SECONDS:
             self.report()
 
+    def end(self) -> None:
+        """Say where the task ended, unless that was the last thing said."""
+        if self._told_done != self._done:
+            self.report()
+
     def report(self) -> None:
         """Say where the task stands."""
-        self._told = self._clock()
+        self._told, self._told_done = self._clock(), self._done
         seconds = self._told - self._begun
         rate = (self._done - self._start) / seconds if seconds > 0 else 0.0
         words = [_count(self._done, self._total), f"{rate:.1f} {self._unit}/s"]

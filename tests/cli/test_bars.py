@@ -30,6 +30,14 @@ def test_plain_lines_come_at_most_every_few_seconds():
     assert lines[-1] == "train: 100/100 (100 %), 9.1 update/s, took 0:11, loss=0.5"
 
 
+def test_the_last_step_is_said_once():
+    clock, stream = Clock(), io.StringIO()
+    with PlainProgress(stream, clock).task("rollout", 1, "episode") as task:
+        clock.now = 9.0
+        task.advance()
+    assert len(stream.getvalue().splitlines()) == 1
+
+
 def test_resumed_work_counts_its_rate_from_where_it_began():
     clock, stream = Clock(), io.StringIO()
     with PlainProgress(stream, clock).task("train", 100, "update", start=90) as task:
