@@ -21,6 +21,8 @@ class ReadOptions:
         env: Environment as `adapter` or `adapter/name` when the file names none, or "".
         max_bytes: Largest declared size in bytes (uncompressed) that is read.
         on_nan: `"error"`, or `"drop"` to leave out episodes with NaN or infinity.
+        actions: `"recorded"`, or `"absolute"` to turn motions into targets where the reader
+            can; the caller looks at `spec.action.semantics` to see whether it did.
     """
 
     observation_keys: tuple[str, ...] = ()
@@ -29,6 +31,7 @@ class ReadOptions:
     env: str = ""
     max_bytes: int = 64 * 2**30
     on_nan: str = "error"
+    actions: str = "recorded"
 
 
 class Reader(Protocol):

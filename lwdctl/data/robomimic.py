@@ -17,6 +17,7 @@ import numpy as np
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import EnvSpec, Episode, FloatArray, SourceSpec
 from lwdctl.data import robomimic_masks
+from lwdctl.data.absolute_actions import PoseTargets, pose_targets
 from lwdctl.data.checks import choose_keys, observation_specs, require_length, require_size
 from lwdctl.data.hdf5_guard import (
     array_shape,
@@ -98,6 +99,9 @@ class RobomimicFile:
     def _scan_demos(self, data: h5py.Group) -> None:
         first = data[self.sources[0]]
         keys = self._choose_keys(first)
+        self._targets: PoseTargets | None = None
+        if self._options.actions == "absolute" and self._adapter == "robosuite":
+            self._targets = pose_targets(data, first, self._env_args, self.path)
         self._has_rewards = all("rewards" in data[name] for name in self.sources)
         sizes: dict[str, int] = {}
         self.lengths = [self._scan_demo(data[name], keys, sizes) for name in self.sources]
@@ -137,6 +141,8 @@ class RobomimicFile:
         declared = demo.attrs.get("num_samples", steps)
         if declared != steps:
             raise DataError(f"{where}attrs[num_samples]: is {declared}, actions have {steps} rows")
+        if self._targets is not None:
+            self._targets.check(demo)
         return steps
 
     def _make_spec(
@@ -149,6 +155,10 @@ class RobomimicFile:
         settings: dict[str, Any] = {"env_args": self._env_args} if self._env_args else {}
         if self._object.applies(sizes.get("obs/object", 0)):
             settings["object_convention"] = CONVENTION
+        action = action_spec(self._adapter, self._env_args, sizes["actions"], str(self.path))
+        if self._targets is not None:
+            action = self._targets.spec
+            settings["actions"] = action.semantics
         operators = len(set(filter(None, names))) > 1
         limit = max(
             max_steps_of(self._adapter, task, self._env_args, several_operators=operators)
@@ -156,7 +166,7 @@ class RobomimicFile:
         )
         return SourceSpec(
             observations=observation_specs(keys, [sizes[f"obs/{key}"] for key, _ in keys]),
-            action=action_spec(self._adapter, self._env_args, sizes["actions"], str(self.path)),
+            action=action,
             env=EnvSpec(self._adapter, tasks, settings, limit or max(self.lengths)),
             labels=tuple(sorted(set(filter(None, names)))),
             source_format="robomimic",
@@ -184,11 +194,14 @@ class RobomimicFile:
         rewards = None
         if self._has_rewards:
             rewards = read_rows(demo["rewards"], self.path).reshape(-1)
+        actions = read_rows(demo["actions"], self.path)
+        if self._targets is not None:
+            actions = self._targets.convert(demo, actions)
         outline = self.outline(index)
         return Episode(
             source=name,
             observations=observations,
-            actions=read_rows(demo["actions"], self.path),
+            actions=actions,
             rewards=rewards,
             final_observation=final,
             initial_state=self._initial_state(demo),

@@ -71,33 +71,41 @@ def action_spec(adapter: str, env_args: Mapping[str, Any], size: int, where: str
     if adapter != "robosuite":
         return ActionSpec(size, "absolute", "unknown", low, high)
     rate = float(kwargs.get("control_freq", 20))
-    kind, absolute = _arm_controller(kwargs.get("controller_configs"), where)
+    arm = arm_settings(kwargs.get("controller_configs"), where) or {}
+    kind = str(arm.get("type", "OSC_POSE"))
     if kind == "JOINT_TORQUE":
         return ActionSpec(size, "torque", "normalised", low, high, rate)
-    if not absolute:
+    if not is_absolute(arm):
         return ActionSpec(size, "delta", "normalised", low, high, rate)
     low, high = _absolute_limits(kind, size)
     return ActionSpec(size, "absolute", "metres and radians", low, high, rate)
 
 
-def _arm_controller(configs: Any, where: str) -> tuple[str, bool]:
-    """Return the arm controller's type and whether its targets are absolute.
+def arm_settings(configs: Any, where: str) -> dict[str, Any] | None:
+    """Return the settings of the (first) arm's controller, or None where there are none.
 
-    Up to robosuite 1.4 the controller stands at the top level (for two arms, in a list) and
-    says `control_delta`; from 1.5 it stands under `body_parts` and says `input_type`.
+    Up to robosuite 1.4 the controller stands at the top level (for two arms, in a list); from
+    1.5 it stands under `body_parts`, in robosuite's own files one level deeper.
+
+    Raises:
+        DataError: They are not the objects robosuite writes.
     """
     if configs is None:
-        return "OSC_POSE", False
+        return None
     if isinstance(configs, list) and configs:
         configs = configs[0]
     if isinstance(configs, dict) and "body_parts" in configs:
         parts = configs["body_parts"]
+        parts = parts.get("arms", parts) if isinstance(parts, dict) else None
         configs = parts.get("right", parts.get("left")) if isinstance(parts, dict) else None
     if not isinstance(configs, dict):
         raise DataError(f"{where}: data.attrs[env_args]: controller_configs cannot be understood")
-    kind = str(configs.get("type", "OSC_POSE"))
-    absolute = not configs.get("control_delta", True) or configs.get("input_type") == "absolute"
-    return kind, absolute
+    return configs
+
+
+def is_absolute(arm: Mapping[str, Any]) -> bool:
+    """Tell whether an arm's controller takes targets: `control_delta` up to 1.4, `input_type`."""
+    return not arm.get("control_delta", True) or arm.get("input_type") == "absolute"
 
 
 def _absolute_limits(kind: str, size: int) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -55,7 +55,7 @@ class ObjectConvention:
     @classmethod
     def of(cls, task: str, version: str) -> ObjectConvention:
         """Build from robomimic's `env_name` and `env_version`."""
-        return cls(task, _is_old(version), version)
+        return cls(task, is_before_15(version), version)
 
     def applies(self, size: int) -> bool:
         """Tell whether this task's `object` of `size` components changed meaning."""
@@ -130,7 +130,8 @@ def _rotate_inverse(quaternion: FloatArray, vector: FloatArray) -> FloatArray:
     return rotated
 
 
-def _is_old(version: str) -> bool | None:
+def is_before_15(version: str) -> bool | None:
+    """Tell whether `env_version` is robosuite's before 1.5; None when it says nothing."""
     parts = version.split(".")
     if len(parts) < 2 or not (parts[0].isdigit() and parts[1].isdigit()):
         return None

@@ -30,7 +30,13 @@ from lwdctl.core.records import EnvSpec, FloatArray, ObservationSpec
 from lwdctl.core.seeding import derive_seed
 from lwdctl.envs.instability import UnstablePhysicsError
 from lwdctl.envs.mujoco_rendering import open_renderer
-from lwdctl.envs.robosuite_controllers import action_spec, make_arguments
+from lwdctl.envs.robosuite_controllers import (
+    action_spec,
+    make_arguments,
+    pose_arguments,
+    pose_command,
+    pose_spec,
+)
 from lwdctl.envs.robosuite_shove import shove
 from lwdctl.envs.simulator import Metric, Observation, Step
 from lwdctl.envs.table import check_tasks
@@ -92,7 +98,8 @@ class RobosuiteSimulator:
 
     Args:
         env: `settings["env_args"]` are robomimic's, of robosuite 1.2 to 1.5; without them a
-            Panda with robosuite's own controller. `max_steps` of 0 means 400.
+            Panda with robosuite's own controller. `settings["actions"]` of `"absolute"` takes
+            poses (10) as `ingest --actions absolute` stores them. `max_steps` of 0 means 400.
         task: `"Lift"` or `"PickPlaceCan"`.
 
     Raises:
@@ -107,6 +114,9 @@ class RobosuiteSimulator:
         self.task = task
         self.max_steps = env.max_steps or MAX_STEPS
         arguments = make_arguments(env.settings.get("env_args", {}))
+        self._poses = env.settings.get("actions") == "absolute"
+        if self._poses:
+            arguments = pose_arguments(arguments)
         self._env = _build(task, arguments)
         self._own_model: str = self._env.model.get_xml()
         self._loaded: str | None = self._own_model
@@ -116,7 +126,9 @@ class RobosuiteSimulator:
         # numba compiles on the first step, which takes a while where nothing is cached yet.
         seen, *_ = self._env.step(np.zeros(self._env.action_dim))
         self.observations = _observation_specs(task, seen)
-        self.action = action_spec(arguments, self._env.action_dim)
+        self.action = (
+            pose_spec(arguments) if self._poses else action_spec(arguments, self._env.action_dim)
+        )
         self._state: npt.NDArray[np.float64] = self._env.sim.get_state().flatten()
 
     def reset(self, seed: int) -> Observation:
@@ -152,13 +164,27 @@ class RobosuiteSimulator:
         """Return the flattened MuJoCo state this episode started from."""
         return self._state.copy()
 
+    def state(self) -> npt.NDArray[np.float64]:
+        """Return the flattened MuJoCo state now, as robomimic's `states` hold one per step."""
+        state: npt.NDArray[np.float64] = self._env.sim.get_state().flatten()
+        return state
+
+    def scene(self) -> str:
+        """Return the task's own scene as MuJoCo saves it, for robomimic's `model_file`."""
+        return self._own_record
+
     def step(self, action: FloatArray) -> Step:
         """Apply one action (action,): the arm's motion or target, and the gripper's direction.
+
+        A pose whose six numbers say no rotation leaves the orientation aimed at as it is.
 
         Raises:
             UnstablePhysicsError: MuJoCo found a diverged state.
         """
         clipped = np.clip(np.asarray(action, dtype=np.float64), self.action.low, self.action.high)
+        if self._poses:
+            robot = self._env.robots[0]
+            clipped = pose_command(clipped, robot.part_controllers[robot.arms[0]].goal_ori)
         try:
             seen, reward, _, _ = self._env.step(clipped)
         except (np.linalg.LinAlgError, ValueError) as error:

@@ -10,10 +10,19 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+from scipy.spatial.transform import Rotation
+
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.records import ActionSpec
+from lwdctl.core.rotations import rotation_of
+
+Array = npt.NDArray[np.float64]
 
 CONTROL_RATE = 20.0
+# Wide enough for any reachable position, metres.
+FARTHEST = 2.0
 # Settings of the environment class that were renamed, and those that no longer exist and never
 # had a say in the physics.
 RENAMED = {"mount_types": "base_types"}
@@ -82,6 +91,53 @@ def composite_controller(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "BASIC", "body_parts": {"right": arm}}
 
 
+def pose_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `arguments` with a controller that takes absolute poses.
+
+    A controller of motions gets its targets in the world's frame; one that took targets in the
+    data keeps the frame it had.
+
+    Raises:
+        ConfigError: No controller is given, or one of another kind.
+    """
+    config = arguments.get("controller_configs") or {}
+    arm = config.get("body_parts", {}).get("right", {})
+    if arm.get("type") != "OSC_POSE":
+        raise ConfigError(
+            "env_args: absolute poses need the controller OSC_POSE,"
+            f" not {arm.get('type', 'the default one')}"
+        )
+    if arm.get("input_type") != "absolute":
+        arm = {**arm, "input_type": "absolute", "input_ref_frame": "world"}
+    parts = {**config["body_parts"], "right": arm}
+    return {**arguments, "controller_configs": {**config, "body_parts": parts}}
+
+
+def pose_spec(arguments: Mapping[str, Any]) -> ActionSpec:
+    """Describe absolute poses: position (3), orientation as six numbers, gripper."""
+    high = (FARTHEST,) * 3 + (1.0,) * 7
+    low = tuple(-value for value in high)
+    rate = float(arguments.get("control_freq", CONTROL_RATE))
+    return ActionSpec(len(high), "absolute", "metres and a 6-D rotation", low, high, rate)
+
+
+def pose_command(action: Array, aimed: Array) -> Array:
+    """Return what robosuite's controller takes for an absolute pose.
+
+    Args:
+        action: Position (3), orientation as six numbers (`core.rotations`), gripper.
+        aimed: Rotation matrix (3, 3) of the controller's present goal, which stays where the
+            six numbers say no rotation.
+
+    Returns:
+        Position (3), rotation vector in radians (3), gripper.
+    """
+    turn = rotation_of(action[3:9])
+    if turn is None:
+        turn = Rotation.from_matrix(aimed)
+    return np.concatenate([action[:3], turn.as_rotvec(), action[9:]])
+
+
 def action_spec(arguments: Mapping[str, Any], size: int) -> ActionSpec:
     """Describe what the environment made from `arguments` accepts.
 
@@ -97,7 +153,7 @@ def action_spec(arguments: Mapping[str, Any], size: int) -> ActionSpec:
         return ActionSpec(size, semantics, "normalised", (-1.0,) * size, (1.0,) * size, rate)
     high = (math.tau,) * (size - 1)
     if kind == "OSC_POSE":
-        high = (2.0,) * 3 + (math.tau,) * 3
+        high = (FARTHEST,) * 3 + (math.tau,) * 3
     high = (*high, 1.0)
     low = tuple(-value for value in high)
     return ActionSpec(size, "absolute", "metres and radians", low, high, rate)

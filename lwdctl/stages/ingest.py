@@ -51,6 +51,12 @@ class IngestConfig:
     observation_keys: tuple[str, ...] = option(
         (), "Observation keys to store; none means the format's default."
     )
+    actions: str = option(
+        "recorded",
+        "What the stored actions are: absolute turns the motions of robosuite's hand (robomimic, "
+        "OSC_POSE) into targets: position, 6-D rotation, gripper. delta only checks.",
+        choices=("recorded", "delta", "absolute"),
+    )
     validation_fraction: float = option(
         0.1,
         "Share of episodes held out when the source has no split of its own.",
@@ -72,7 +78,8 @@ def run(config: IngestConfig, inputs: Mapping[str, Artifact], context: StageCont
     """Read the source once, episode by episode, and publish a `snippets` artifact.
 
     Raises:
-        ConfigError: No path is given and nothing was collected.
+        ConfigError: No path is given and nothing was collected, or the source's actions are
+            not what was asked for.
         DataError: The source cannot be read; nothing is left behind.
     """
     from lwdctl.artifacts.snippets import SNIPPETS_PAYLOAD, SnippetWriter
@@ -80,6 +87,7 @@ def run(config: IngestConfig, inputs: Mapping[str, Artifact], context: StageCont
     paths, parents = _sources(config, inputs)
     name = context.name or _default_name(paths, parents)
     with READERS.load(config.format)(paths, _read_options(config)) as reader:
+        _require_actions(config.actions, reader.spec.action.semantics)
         context.progress.message(_announcement(reader, paths))
         with context.workspace.begin(
             "snippets", name, config=to_mapping(config), inputs=parents
@@ -142,12 +150,26 @@ def _read_options(config: IngestConfig) -> ReadOptions:
         env=config.env,
         max_bytes=config.max_bytes,
         on_nan=config.on_nan,
+        actions=config.actions,
     )
+
+
+def _require_actions(asked: str, found: str) -> None:
+    """Refuse a source whose actions are not, and cannot be made, what was asked for."""
+    if asked not in ("recorded", found):
+        raise ConfigError(
+            f"--actions {asked}: the source's actions are {found} ones and cannot be converted",
+            "leave --actions out to store them as recorded",
+        )
 
 
 def _announcement(reader: MergedReader, paths: Sequence[Path]) -> str:
     files = ", ".join(str(path) for path in paths)
-    return f"reading {len(reader.sources)} episodes, {sum(reader.lengths)} steps from {files}"
+    action = reader.spec.action
+    return (
+        f"reading {len(reader.sources)} episodes, {sum(reader.lengths)} steps from {files}; "
+        f"actions: {action.size} numbers, {action.semantics} ({action.units})"
+    )
 
 
 def _episodes(

@@ -1,13 +1,19 @@
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lwdctl.core.errors import ConfigError
+from lwdctl.data.absolute_actions import PoseTargets
 from lwdctl.envs.robosuite_controllers import (
     FIXED,
     action_spec,
     composite_controller,
     make_arguments,
+    pose_arguments,
+    pose_command,
+    pose_spec,
 )
 
 OSC_12 = {
@@ -120,3 +126,39 @@ def test_nothing_gives_a_panda():
 def test_what_cannot_be_understood_is_named(kwargs, said):
     with pytest.raises(ConfigError, match=said):
         make_arguments({"env_kwargs": kwargs})
+
+
+def test_poses_are_given_to_a_controller_of_motions_in_the_worlds_frame():
+    given = make_arguments(env_args("1.5.1", {**OSC_15, "body_parts": {"right": {**ARM_15}}}))
+    before = json.dumps(given)
+    arm = pose_arguments(given)["controller_configs"]["body_parts"]["right"]
+    assert (arm["input_type"], arm["input_ref_frame"]) == ("absolute", "world")
+    assert arm["gripper"] == ARM_15["gripper"]
+    assert json.dumps(given) == before
+
+
+def test_a_controller_of_targets_keeps_its_frame():
+    arm = {**ARM_15, "input_type": "absolute", "input_ref_frame": "base"}
+    given = make_arguments(env_args("1.5.1", {"type": "BASIC", "body_parts": {"right": arm}}))
+    assert pose_arguments(given) == given
+
+
+@pytest.mark.parametrize(
+    ("config", "said"), [(None, "the default one"), ({**OSC_12, "type": "IK_POSE"}, "IK_POSE")]
+)
+def test_poses_need_osc_pose(config, said):
+    with pytest.raises(ConfigError, match=said):
+        pose_arguments(make_arguments(env_args("1.4.1", config)))
+
+
+def test_the_reader_and_the_environment_describe_poses_alike():
+    assert pose_spec({"control_freq": 20}) == PoseTargets(Path(), 20.0).spec
+
+
+def test_six_numbers_become_a_rotation_vector():
+    aimed = np.diag([1.0, -1.0, -1.0])  # half a turn about x
+    action = np.array([1, 2, 3, 0, 0.5, 0, -0.5, 0, 0, -1])
+    expected = [1, 2, 3, 0, 0, np.pi / 2, -1]
+    np.testing.assert_allclose(pose_command(action, aimed), expected, atol=1e-12)
+    action[3:9] = 0
+    np.testing.assert_allclose(pose_command(action, aimed), [1, 2, 3, np.pi, 0, 0, -1], atol=1e-12)

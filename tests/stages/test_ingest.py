@@ -231,3 +231,18 @@ def test_module_loads_without_heavy_libraries():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert answer.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("asked", ["absolute", "delta"])
+def test_actions_are_what_was_asked_for_or_the_source_is_refused(ingest, path, tmp_path, asked):
+    if asked == "delta":
+        ingest(path, actions=asked)  # metaworld's are
+        return
+    with pytest.raises(ConfigError, match="--actions absolute: the source's actions are delta"):
+        ingest(path, actions=asked)
+    assert not list((tmp_path / "runs").rglob("manifest.json"))
+
+
+def test_the_announcement_says_what_the_actions_are(ingest, path, progress):
+    ingest(path)
+    assert "actions: 2 numbers, delta (normalised)" in progress.messages[0]
