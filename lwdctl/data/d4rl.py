@@ -19,7 +19,15 @@ import numpy.typing as npt
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import EnvSpec, Episode, FloatArray, ObservationSpec, SourceSpec
 from lwdctl.data.checks import choose_keys, require_length, require_size
-from lwdctl.data.gym_envs import GymEnv, env_spec, gym_action, gym_id, known_env, level_of
+from lwdctl.data.gym_envs import (
+    GymEnv,
+    env_spec,
+    gym_action,
+    gym_id,
+    known_env,
+    level_of,
+    note_zero_forces,
+)
 from lwdctl.data.hdf5_guard import (
     array_shape,
     dataset_at,
@@ -34,6 +42,8 @@ from lwdctl.data.reader import ReadOptions
 OBSERVATION = "observation"
 STATE_KEYS = ("qpos", "qvel")
 SUCCESS_KEYS = ("success", "goal_achieved")
+# Rows that show what the observations of a file are like.
+SAMPLE = 1000
 
 
 def open_d4rl(paths: Sequence[Path], options: ReadOptions) -> MergedReader:
@@ -83,6 +93,8 @@ class D4rlFile:
         named = gym_id(self._metadata("env"))
         env = known_env(options.env.partition("/")[2] or named or self.path.stem)
         spec = env_spec(env, options.env, named, size, f"{self.path}: observations")
+        if spec.settings.get("use_contact_forces"):
+            spec = note_zero_forces(spec, self._rows("observations", 0, min(rows, SAMPLE)))
         if env is not None:
             require_size(action_size, env.action_size, f"{self.path}: actions")
         self._state_keys, state_sizes = self._find_state(env, rows)

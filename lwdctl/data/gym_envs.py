@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lwdctl.core.errors import DataError
-from lwdctl.core.records import ActionSpec, EnvSpec
+from lwdctl.core.records import ActionSpec, EnvSpec, FloatArray
+
+# The last components of Ant's longer observation.
+CONTACT_FORCES = 84
 
 _ID = re.compile(r"([A-Za-z0-9]+)-v(\d+)")
 _LEVELS = (
@@ -119,6 +122,21 @@ def env_spec(env: GymEnv | None, asked: str, name: str, size: int, where: str) -
     task = asked_name or name or env.id
     settings: dict[str, Any] = {"id": task, **env.sizes[size]}
     return EnvSpec(adapter or env.adapter, (task,), settings, env.max_steps)
+
+
+def note_zero_forces(spec: EnvSpec, observations: FloatArray) -> EnvSpec:
+    """Say so where Ant's recorded contact forces are all zero.
+
+    D4RL's were recorded with a MuJoCo that left them at zero; networks trained on that must not
+    meet real forces.
+
+    Args:
+        spec: What `env_spec` returned for observations with contact forces.
+        observations: Some recorded rows (time, obs).
+    """
+    if observations[:, -CONTACT_FORCES:].any():
+        return spec
+    return replace(spec, settings={**spec.settings, "zero_contact_forces": True})
 
 
 def gym_action(env: GymEnv | None, size: int) -> ActionSpec:

@@ -22,11 +22,15 @@ class Metric:
         name: Full name in results (`"max_overlap"`).
         source: Key in `Step.metrics` (`"overlap"`).
         reduce: `"max"`, `"last"`, `"mean"` or `"sum"` over the episode's steps.
+        scale: What the reduced number is multiplied by.
+        offset: What is added then.
     """
 
     name: str
     source: str
     reduce: str
+    scale: float = 1.0
+    offset: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,8 @@ class Simulator(Protocol):
     Attributes:
         observations: What `reset` and `step` return, by name and size.
         action: What `step` accepts.
-        metrics: Numbers per episode beside return and success; the first one is the score.
+        metrics: Numbers per episode beside return and success; the first one is the score,
+            whose name the class knows as well.
         max_steps: Episode limit in steps.
     """
 

@@ -18,8 +18,17 @@ from lwdctl.envs.simulator import Simulator
 SIMULATORS = Registry(
     "environment",
     {
+        "adroit": Row(
+            "lwdctl.envs.adroit:AdroitSimulator",
+            "The Adroit hand of gymnasium-robotics: drive a nail in with a hammer",
+            extra="adroit",
+        ),
         "metaworld": Row(
             "lwdctl.envs.metaworld:MetaworldSimulator", "Metaworld v3, every task by name"
+        ),
+        "mujoco": Row(
+            "lwdctl.envs.gym_mujoco:GymMujocoSimulator",
+            "Gymnasium's HalfCheetah, Walker2d, Ant and Hopper, as D4RL's data know them",
         ),
         "pusht": Row("lwdctl.envs.pusht:PushTSimulator", "PushT: push a T-shaped block onto a T"),
         "robosuite": Row(

@@ -22,16 +22,16 @@ def plan_episodes(
     episodes: int,
     seed: int = EVALUATION_SEED_START,
     tasks: Sequence[str] = (),
-    label: str = "",
+    labels: Sequence[str] = (),
 ) -> list[EpisodePlan]:
-    """Plan fresh episodes: the k-th one of every task starts from `seed + k`.
+    """Plan fresh episodes: the k-th one of every task and label starts from `seed + k`.
 
     Args:
         env: Where they run.
-        episodes: Episodes per task.
+        episodes: Episodes per task and label.
         seed: First evaluation seed.
         tasks: Task names, or () for all of `env`.
-        label: Behaviour label to condition on, or "".
+        labels: Behaviour labels to condition on, or () for none.
 
     Raises:
         ConfigError: An unknown task, or a seed that belongs to data collection.
@@ -39,10 +39,15 @@ def plan_episodes(
     _check_seed(seed)
     chosen = _tasks(env, tasks)
     # Task by task, so that a slot keeps its simulator from wave to wave.
-    pairs = [(task, seed + k) for task in chosen for k in range(episodes)]
+    triples = [
+        (task, label, seed + k)
+        for task in chosen
+        for label in labels or ("",)
+        for k in range(episodes)
+    ]
     return [
         EpisodePlan(index=index, seed=episode_seed, task=task, label=label)
-        for index, (task, episode_seed) in enumerate(pairs)
+        for index, (task, label, episode_seed) in enumerate(triples)
     ]
 
 
@@ -52,24 +57,27 @@ def plan_demonstrations(
     seed: int = EVALUATION_SEED_START,
     tasks: Sequence[str] = (),
     split: str = "",
+    labels: Sequence[str] = (),
 ) -> list[EpisodePlan]:
     """Plan episodes that restore the starts of recorded ones, drawn without repetition.
 
     Args:
         store: The demonstrations.
-        episodes: Episodes per task; fewer where the store holds fewer.
+        episodes: Episodes per task and label; fewer where the store holds fewer.
         seed: Fixes the draw; the k-th episode of a task samples from `seed + k`.
         tasks: Task names, or () for all of the store.
         split: `"train"` or `"validation"`, or "" for both.
+        labels: Behaviour labels to draw from, each as often; () draws whatever the label.
 
     Raises:
         ConfigError: An unknown task, or a seed that belongs to data collection.
-        ArtifactError: The store holds no initial state for one of the tasks.
+        ArtifactError: The store holds no initial state for one of the tasks and labels.
     """
     _check_seed(seed)
     plans: list[EpisodePlan] = []
-    for task in _tasks(store.spec.env, tasks):
-        chosen = _draw_demonstrations(store, task, episodes, seed, split)
+    groups = [(task, label) for task in _tasks(store.spec.env, tasks) for label in labels or ("",)]
+    for task, label in groups:
+        chosen = _draw_demonstrations(store, task, label, episodes, seed, split)
         if not chosen:
             raise ArtifactError(
                 f"no demonstration of '{task}' holds an initial state to restore",
@@ -94,10 +102,12 @@ def _restoring(store: SnippetStore, index: int, position: int, seed: int, task: 
 
 
 def _draw_demonstrations(
-    store: SnippetStore, task: str, episodes: int, seed: int, split: str
+    store: SnippetStore, task: str, label: str, episodes: int, seed: int, split: str
 ) -> list[int]:
     table = store.episodes
     wanted = np.asarray(table.task) == store.spec.env.tasks.index(task)
+    if label:
+        wanted &= np.asarray(table.label) == store.spec.labels.index(label)
     if split:
         wanted &= np.asarray(table.split) == ("train", "validation").index(split)
     order = generator("demonstrations", seed, task).permutation(np.flatnonzero(wanted))

@@ -1,9 +1,14 @@
 """A fixed episode that another process can run as well."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from lwdctl.core.records import EnvSpec
 from lwdctl.envs.table import make_simulator
+from lwdctl.policies.policy import PolicyCost
+
+NAN_AT = 3
 
 
 def make(adapter, task, max_steps=0):
@@ -28,3 +33,42 @@ def seeded_episode(adapter, task, seed):
         return play(simulator, simulator.reset(seed))
     finally:
         simulator.close()
+
+
+class Blinking:
+    """Any environment, which calls its task solved at the k-th step of the k-th episode only."""
+
+    def __init__(self, env, task):
+        self._simulator = make_simulator(env, task)
+        self._episodes = self._steps = 0
+
+    def __getattr__(self, name):
+        return getattr(self._simulator, name)
+
+    def reset(self, seed):
+        self._episodes, self._steps = self._episodes + 1, 0
+        return self._simulator.reset(seed)
+
+    def step(self, action):
+        self._steps += 1
+        solved = self._steps == self._episodes
+        return replace(self._simulator.step(action), success=solved, terminated=False)
+
+
+class Middle:
+    """A policy of one slot that stands in the middle of the limits, and may answer with NaN."""
+
+    def __init__(self, action, nan_at=None):
+        self._middle = (np.array(action.low) + np.array(action.high)) / 2
+        self._nan_at, self._clock = nan_at, 0
+
+    def reset(self, episodes):
+        self._clock = 0
+
+    def act(self, observations, active):
+        self._clock += 1
+        row = self._middle if self._clock != self._nan_at else np.full_like(self._middle, np.nan)
+        return row[None].astype(np.float32)
+
+    def cost(self):
+        return PolicyCost(np.zeros(1, dtype=np.int64), {})

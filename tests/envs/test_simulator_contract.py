@@ -6,11 +6,15 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from lwdctl.core.errors import ConfigError, MissingExtraError
 from lwdctl.core.records import EnvSpec
+from lwdctl.core.registry import Registry, Row
 from lwdctl.envs.table import SIMULATORS, task_names
+from lwdctl.evaluation.rollout import rollout
+from lwdctl.policies.policy import EpisodePlan
 
 sys.path.insert(0, str(Path(__file__).parent))
 import episode_probe as probe
@@ -41,7 +45,7 @@ def simulator(adapter, task):
     simulator.close()
 
 
-def test_observations_actions_and_metrics_are_as_declared(simulator):
+def test_observations_actions_and_metrics_are_as_declared(adapter, simulator):
     names = [item.name for item in simulator.observations]
     assert len(simulator.action.low) == len(simulator.action.high) == simulator.action.size
     first = simulator.reset(SEED)
@@ -52,7 +56,7 @@ def test_observations_actions_and_metrics_are_as_declared(simulator):
             assert observation[item.name].shape == (item.size,)
             assert observation[item.name].dtype == np.float32
             assert np.isfinite(observation[item.name]).all()
-    assert simulator.metrics
+    assert simulator.metrics[0].name == SIMULATORS.load(adapter).metrics[0].name
     for metric in simulator.metrics:
         assert metric.source in step.metrics
         assert metric.reduce in {"max", "last", "mean", "sum"}
@@ -143,11 +147,34 @@ def test_a_perturbation_changes_the_episode_and_is_fixed_by_its_generator(simula
     assert not np.array_equal(runs[0], plain)
 
 
+def test_success_never_falls_back_once_reached(adapter, task, simulator):
+    blinking = Registry("environment", {adapter: Row("episode_probe:Blinking", "")})
+    env = EnvSpec(adapter, (task,), {}, 3)
+    plans = [EpisodePlan(index=index, seed=SEED, task=task) for index in range(4)]
+    middle = probe.Middle(simulator.action)
+    episodes = rollout(middle, env, plans, width=1, workers=0, simulators=blinking).episodes
+    # Solved at the first, second and third step of three, and never.
+    assert [item.success for item in episodes] == [True, True, True, False]
+    assert [item.final_success for item in episodes] == [False, False, True, False]
+
+
+def test_non_finite_actions_are_the_policys_failure(adapter, task, simulator):
+    env = EnvSpec(adapter, (task,), {}, 10)
+    plans = [EpisodePlan(index=index, seed=SEED + index, task=task) for index in range(2)]
+    policy = probe.Middle(simulator.action, nan_at=probe.NAN_AT)
+    for episode in rollout(policy, env, plans, width=1, workers=0).episodes:
+        assert "not finite" in episode.policy_failure
+        assert (episode.error, episode.attempts) == ("", 1)
+        assert (episode.success, episode.steps) == (False, probe.NAN_AT - 1)
+        assert episode.metrics == {item.name: 0.0 for item in simulator.metrics}
+
+
 def test_closing_leaves_no_process(adapter, task):
+    before = set(psutil.Process().children(recursive=True))
     simulator = probe.make(adapter, task)
     simulator.reset(SEED)
     simulator.close()
-    assert multiprocessing.active_children() == []
+    assert set(psutil.Process().children(recursive=True)) <= before
 
 
 def test_an_unknown_task_is_named_with_the_closest_one(adapter, task):

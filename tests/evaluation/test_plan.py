@@ -27,11 +27,14 @@ def test_a_longer_plan_begins_with_the_shorter_one_for_every_task():
 
 
 def test_tasks_can_be_chosen_and_labels_given():
-    plans = plan_episodes(ENV, 1, tasks=("button-press", "reach"), label="expert")
-    assert [(plan.task, plan.label) for plan in plans] == [
-        ("button-press", "expert"),
-        ("reach", "expert"),
+    plans = plan_episodes(ENV, 2, tasks=("button-press", "reach"), labels=("slow", "fast"))
+    assert [(plan.task, plan.label, plan.seed) for plan in plans] == [
+        (task, label, seed)
+        for task in ("button-press", "reach")
+        for label in ("slow", "fast")
+        for seed in (100_000, 100_001)
     ]
+    assert [plan.index for plan in plans] == list(range(8))
 
 
 def test_a_seed_of_collection_is_refused():
@@ -80,6 +83,15 @@ def test_no_more_demonstrations_than_there_are(store):
 def test_demonstrations_of_a_split(store):
     plans = plan_demonstrations(store, 50, split="validation")
     assert sorted(plan.demonstration for plan in plans) == [6, 7, 8, 9, 10, 11]
+
+
+def test_demonstrations_of_each_label(store):
+    plans = plan_demonstrations(store, 2, labels=("bad", "good"))
+    assert [(plan.task, plan.label) for plan in plans] == [
+        ("a", "bad"), ("a", "bad"), ("a", "good"), ("b", "bad"), ("b", "bad"), ("b", "good"),
+        ("b", "good"),
+    ]  # fmt: skip
+    assert len({plan.demonstration for plan in plans}) == 7
 
 
 def test_the_draw_is_fixed_by_the_seed(store):

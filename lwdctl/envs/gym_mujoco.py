@@ -1,0 +1,153 @@
+"""Gymnasium's MuJoCo locomotion behind the `Simulator` contract.
+
+D4RL's data go with version 4: later ones changed rewards, and for Walker2d the model. Minari's own
+data go with version 5. None of the tasks has a success: only return and gait tell policies apart.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lwdctl.core.errors import SimulatorError
+from lwdctl.core.records import ActionSpec, EnvSpec, FloatArray, ObservationSpec
+from lwdctl.envs.d4rl_score import SCORE, normalised_score
+from lwdctl.envs.foot_contacts import FootContacts, feet_names
+from lwdctl.envs.gymnasium_scene import GymnasiumScene
+from lwdctl.envs.simulator import Metric, Observation, Step
+from lwdctl.envs.table import check_tasks
+
+MAX_STEPS = 1000
+OBSERVATION = "observation"
+BODIES = ("HalfCheetah", "Walker2d", "Ant", "Hopper")
+VERSIONS = ("v4", "v5")
+CONTACT_FORCES = 84
+# Bodies that move in the x-z plane only.
+PLANAR = frozenset(BODIES) - {"Ant"}
+
+
+def task_names() -> tuple[str, ...]:
+    """Return the Gymnasium ids."""
+    return tuple(f"{body}-{version}" for version in VERSIONS for body in BODIES)
+
+
+class GymMujocoSimulator:
+    """One body that is rewarded for running forwards.
+
+    The score is D4RL's normalised return. Walker2d, Ant and Hopper end when they fall, as their
+    versions say; the metrics then cover the steps before. `Step.success` is always False.
+
+    Args:
+        env: `settings["use_contact_forces"]` shows the 84 contact forces of Ant-v4 as well, and
+            charges for them; with `settings["zero_contact_forces"]` they are shown as zeros, as
+            in D4RL's files, and cost nothing. `max_steps` of 0 means 1000.
+        task: A Gymnasium id (`"HalfCheetah-v4"`).
+
+    Raises:
+        ConfigError: An unknown task.
+    """
+
+    # The score by name; each body has its own references and feet.
+    metrics: tuple[Metric, ...] = (Metric(SCORE, "reward", "sum"),)
+
+    def __init__(self, env: EnvSpec, task: str) -> None:
+        check_tasks([task], task_names(), "environment 'mujoco'")
+        self.task, self._body = task, task.partition("-")[0]
+        self.max_steps = env.max_steps or MAX_STEPS
+        forces = task == "Ant-v4" and bool(env.settings.get("use_contact_forces"))
+        zeros = forces and bool(env.settings.get("zero_contact_forces"))
+        arguments = {"use_contact_forces": True} if forces and not zeros else {}
+        self._scene = GymnasiumScene(task, arguments, pushed="torso", camera="track")
+        self._env = self._scene.env
+        self._feet = FootContacts(self._body, self._env.model)
+        self._padding = np.zeros(CONTACT_FORCES if zeros else 0)
+        size = self._env.observation_space.shape[0] + self._padding.size
+        self.observations = (ObservationSpec(OBSERVATION, size),)
+        self.action = _action_spec(self._env)
+        self._sources = tuple(f"contact_{foot}" for foot in feet_names(task))
+        contacts = (Metric(source, source, "mean") for source in self._sources)
+        self.metrics = (normalised_score(self._body.lower()), *contacts)
+        self._state: npt.NDArray[np.float64] = self._env.state_vector()
+
+    def reset(self, seed: int) -> Observation:
+        """Start the episode that `seed` fixes entirely, as the environment's own `reset` does."""
+        observation, _ = self._env.reset(seed=seed)
+        self._state = self._env.state_vector()
+        return self._observe(observation)
+
+    def restore(self, state: npt.NDArray[np.float64], model: str = "") -> Observation:
+        """Start from recorded positions and velocities, laid end to end.
+
+        Raises:
+            SimulatorError: Not a state of this body.
+        """
+        del model
+        positions, velocities = self._env.model.nq, self._env.model.nv
+        if state.shape != (positions + velocities,):
+            raise SimulatorError(
+                f"a state of '{self.task}' has shape ({positions + velocities},), "
+                f"not {state.shape}",
+                "was it recorded with another body?",
+            )
+        self._state = np.array(state, dtype=np.float64)
+        self._scene.clear()
+        self._env.set_state(self._state[:positions], self._state[positions:])
+        return self._observe(self._env._get_obs())  # noqa: SLF001 - there is no public way
+
+    def initial_state(self) -> npt.NDArray[np.float64]:
+        """Return the positions and velocities this episode started from."""
+        return self._state.copy()
+
+    def step(self, action: FloatArray) -> Step:
+        """Apply one action (action,): the motors' torques, -1 to 1 of what each can give.
+
+        Raises:
+            UnstablePhysicsError: MuJoCo reset a diverged state.
+        """
+        raw, reward, terminated, _ = self._scene.step(action)
+        seen = self._observe(raw)
+        contacts = self._feet.at(seen[OBSERVATION]).astype(float).tolist()
+        return Step(
+            observation=seen,
+            reward=reward,
+            success=False,
+            terminated=terminated,
+            metrics={"reward": reward, **dict(zip(self._sources, contacts, strict=True))},
+        )
+
+    def perturb(self, magnitude: float, rng: np.random.Generator) -> None:
+        """Push the torso with `magnitude` newtons in a random direction during the next step.
+
+        A body that moves in a plane is pushed in it. A step lasts 50 ms for HalfCheetah and Ant,
+        8 ms for Walker2d and Hopper.
+        """
+        if magnitude == 0:
+            return
+        direction = rng.normal(size=3)
+        if self._body in PLANAR:
+            direction[1] = 0.0
+        self._scene.push(magnitude * direction / np.linalg.norm(direction))
+
+    def render(self) -> npt.NDArray[np.uint8]:
+        """Return the image (height, width, 3) of a camera that follows the body.
+
+        Raises:
+            SimulatorError: No OpenGL backend works on this machine.
+        """
+        return self._scene.render()
+
+    def close(self) -> None:
+        """Free the simulator."""
+        self._scene.close()
+
+    def _observe(self, observation: npt.NDArray[np.float64]) -> Observation:
+        row = np.concatenate([observation, self._padding])
+        return {OBSERVATION: row.astype(np.float32)}
+
+
+def _action_spec(env: Any) -> ActionSpec:
+    size = env.model.nu
+    rate = float(env.metadata["render_fps"])
+    return ActionSpec(size, "torque", "normalised", (-1.0,) * size, (1.0,) * size, rate)
