@@ -21,6 +21,12 @@ COMMANDS = Registry(
         "show": Row("lwdctl.cli.show:command", "Show one artifact in full."),
         "lineage": Row("lwdctl.cli.lineage:command", "Show what an artifact was made from."),
         "verify": Row("lwdctl.cli.verify:command", "Re-read artifacts and compare every digest."),
+        "download": Row("lwdctl.cli.download:command", "Fetch public demonstrations."),
+        "export": Row("lwdctl.cli.export:command", "Write a snippet store in another format."),
+        "doctor": Row("lwdctl.cli.doctor:command", "Check what is installed and what works."),
+        "compare": Row(
+            "lwdctl.cli.compare:command", "Compare policies: intervals, paired tests, figures."
+        ),
         "bench": Row("lwdctl.cli.bench:command", "Time ours beside the library it could use."),
     },
 )

@@ -89,6 +89,8 @@ def _how_to_resume(words: list[str]) -> str:
 
     if words[:1] == ["run"]:
         return f"finished stages are kept; go on with: {command_line(words)}"
+    if words[:1] == ["download"]:
+        return f"what has come is kept; go on with: {command_line(words)}"
     if not words or words[0] not in STAGES or not STAGES.load(words[0]).resumable:
         return f"nothing half-made was left; run it again: {command_line(words)}"
     again = words if "--resume" in words else [*words, "--resume"]

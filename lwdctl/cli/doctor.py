@@ -1,0 +1,42 @@
+"""`lwdctl doctor`: what is installed, what works, and what to do about the rest."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from lwdctl.artifacts.workspace import Workspace
+from lwdctl.cli.bars import make_progress
+from lwdctl.cli.generate import DEBUG, JSON, QUIET, WORKSPACE
+from lwdctl.cli.output import print_json, print_table, print_text
+from lwdctl.core.errors import LwdctlError
+
+
+def command(
+    workspace_path: WORKSPACE = "",
+    as_json: JSON = False,
+    be_quiet: QUIET = False,
+    debug_mode: DEBUG = False,
+) -> None:
+    """Check packages, simulators, rendering, device and disk.
+
+    What is optional and absent is reported as missing. The exit code is 1 only when something
+    that should work is broken.
+    """
+    del debug_mode
+    from lwdctl.core.installation import BROKEN, OK
+    from lwdctl.evaluation.doctor import examine
+
+    root = Workspace.locate(workspace_path or None).root
+    found = examine(root, make_progress(quiet=be_quiet))
+    broken = [item.name for item in found if item.state == BROKEN]
+    if as_json:
+        checks = [asdict(item) for item in found]
+        print_json(None, root, {"works": not broken, "checks": checks})
+    else:
+        rows = [[item.area, item.name, item.state, item.detail] for item in found]
+        print_table(["area", "what", "state", "found"], rows)
+        for item in found:
+            if item.state != OK and item.hint:
+                print_text(f"{item.name}: {item.hint}")
+    if broken:
+        raise LwdctlError(f"broken: {', '.join(broken)}", "see the lines above")

@@ -1,0 +1,117 @@
+"""`lwdctl export`: a snippet store as files that other programs read."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lwdctl.artifacts.workspace import Workspace
+from lwdctl.cli.bars import make_progress
+from lwdctl.cli.failures import CommandLineError
+from lwdctl.cli.generate import DEBUG, JSON, QUIET, WORKSPACE
+from lwdctl.cli.output import print_json, print_summary, print_text, reserved_stdout
+from lwdctl.core.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from lwdctl.artifacts.artifact import Artifact
+    from lwdctl.core.progress import Progress
+    from lwdctl.core.records import EnvSpec
+    from lwdctl.data.minari_export import Exported
+
+
+def command(
+    form: Annotated[str, typer.Argument(help="minari.", metavar="FORMAT")],
+    snippets: Annotated[
+        str, typer.Argument(help="Snippet store: NAME, NAME:v2 or a path; default: the newest.")
+    ] = "",
+    identifier: Annotated[
+        str,
+        typer.Option("--id", help="Name of the data set: NAME/task/level-v0.", metavar="NAME"),
+    ] = "",
+    output: Annotated[
+        Path,
+        typer.Option(
+            help="Folder of Minari data sets.", metavar="DIR", envvar="MINARI_DATASETS_PATH"
+        ),
+    ] = Path("minari"),
+    task_name: Annotated[
+        str,
+        typer.Option("--task", help="Task to write, of a store with several.", metavar="NAME"),
+    ] = "",
+    label: Annotated[
+        str, typer.Option(help="Only episodes with this behaviour label.", metavar="NAME")
+    ] = "",
+    workspace_path: WORKSPACE = "",
+    as_json: JSON = False,
+    be_quiet: QUIET = False,
+    debug_mode: DEBUG = False,
+) -> None:
+    """Write a snippet store's episodes as a Minari data set, read with minari.load_dataset.
+
+    An episode without a recorded last observation loses its last action.
+    """
+    del debug_mode
+    if form != "minari":
+        raise CommandLineError(f"there is no export format '{form}'", "known: minari")
+    if not identifier:
+        raise CommandLineError("--id is missing", "for example: --id lift/scripted/mh-v0")
+    artifact = _find(Workspace.locate(workspace_path or None), snippets)
+    progress = make_progress(quiet=be_quiet)
+    progress.message(f"reading {artifact.reference}")
+    path, summary = _write(artifact, (identifier, output, task_name, label), progress)
+    if as_json:
+        print_json(None, path, summary)
+        return
+    print_text(str(path))
+    print_summary(summary)
+
+
+def _write(
+    artifact: Artifact, words: tuple[str, Path, str, str], progress: Progress
+) -> tuple[Path, dict[str, object]]:
+    """Export a store and return where to and what there is to say about it."""
+    from lwdctl.artifacts.snippets import SnippetStore
+    from lwdctl.data.minari_export import MinariTarget, export_minari
+
+    target = MinariTarget(*words, artifact.reference)
+    store = SnippetStore.open(artifact.path)
+    with reserved_stdout():
+        done = export_minari(store, target, progress)
+    _say_what_differs(done, progress)
+    return done.path, {
+        "source": artifact.reference,
+        "dataset": target.identifier,
+        **{name: value for name, value in asdict(done).items() if name != "path"},
+        "next": _next(done.path, store.spec.env, target.task),
+    }
+
+
+def _find(workspace: Workspace, reference: str) -> Artifact:
+    try:
+        return workspace.resolve("snippets", reference)
+    except ArtifactError as error:
+        if reference or "--snippets" not in error.hint:
+            raise
+        # Stages take inputs as options, this command as a word.
+        hint = "name one: lwdctl export minari NAME --id ..."
+        raise ArtifactError(error.message, hint) from None
+
+
+def _say_what_differs(done: Exported, progress: Progress) -> None:
+    if done.shortened:
+        progress.message(
+            f"{done.shortened} episodes lost their last action: the store has no observation "
+            "after it"
+        )
+    if done.left_out:
+        progress.message(f"{done.left_out} episodes of one such action were left out")
+    if not done.has_rewards:
+        progress.message("the store has no rewards: zeros were written")
+
+
+def _next(path: Path, env: EnvSpec, task: str) -> str:
+    place = f" --env {env.adapter}/{task or env.tasks[0]}" if env.adapter and env.tasks else ""
+    return f"lwdctl ingest minari {path}{place}"

@@ -1,0 +1,238 @@
+"""Writes the episodes of a snippet store as a Minari data set, through the minari package.
+
+Minari keeps one observation more than actions. An episode whose observation after the last
+action is unknown loses that action: every transition that is written was recorded. A single
+observation key becomes a `Box` space, several become a `Dict` space under the same names.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import lwdctl
+from lwdctl.artifacts.snippets import SnippetStore
+from lwdctl.core.errors import ConfigError, DataError
+from lwdctl.core.progress import Progress
+from lwdctl.core.records import EnvSpec, FloatArray
+from lwdctl.data.minari_package import check_name, minari_module, minari_root
+
+_OWN_SETTINGS = frozenset({"id", "env_spec", "initial_state"})
+
+
+@dataclass(frozen=True)
+class MinariTarget:
+    """What to write and where.
+
+    Attributes:
+        identifier: Minari's name, `NAMESPACE/NAME-vN`.
+        root: Folder of Minari data sets.
+        task: The one task to write; "" when the store has no more than one.
+        label: Only episodes with this behaviour label; "" for all.
+        description: One line for the data set's metadata.
+    """
+
+    identifier: str
+    root: Path
+    task: str = ""
+    label: str = ""
+    description: str = ""
+
+
+@dataclass
+class Exported:
+    """What was written.
+
+    Attributes:
+        path: Directory of the data set.
+        episodes: Number of episodes.
+        steps: Number of actions.
+        shortened: Episodes that lost their last action.
+        left_out: Episodes of one action, of which nothing would have been left.
+        has_rewards: Whether the rewards are the store's; else they are zeros.
+    """
+
+    path: Path
+    episodes: int = 0
+    steps: int = 0
+    shortened: int = 0
+    left_out: int = 0
+    has_rewards: bool = True
+    observations: tuple[str, ...] = field(default=())
+
+
+def export_minari(store: SnippetStore, target: MinariTarget, progress: Progress) -> Exported:
+    """Write the data set; it appears under its name as a whole or not at all.
+
+    Raises:
+        ConfigError: A malformed name, or a task or label that is missing or unknown.
+        DataError: The data set exists already, or no episode could be written.
+        MissingExtraError: minari is not installed.
+    """
+    check_name(target.identifier)
+    chosen = _choose(store, target)
+    path = target.root / target.identifier
+    if path.exists():
+        raise DataError(f"{path}: exists already", "give the new data set another version (-v1)")
+    keys = tuple(item.name for item in store.spec.observations)
+    result = Exported(path, has_rewards=store.has_rewards, observations=keys)
+    fresh = path.with_name(f".{path.name}.partial").absolute()  # minari joins relative ones twice
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    try:
+        with minari_root(target.root), progress.task("export", len(chosen), "episode") as task:
+            storage = _new_storage(store, target, fresh / "data")
+            storage.update_episodes(_buffers(store, chosen, result, task))
+            _add_namespace(target.identifier)
+        if not result.episodes:
+            raise DataError(f"{store.path}: no episode has two steps or a last observation")
+        fresh.rename(path)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return result
+
+
+def _choose(store: SnippetStore, target: MinariTarget) -> npt.NDArray[np.int64]:
+    """Return the episodes of the wanted task and label."""
+    spec, table = store.spec, store.episodes
+    if target.task:
+        chosen = table.task == _index("task", target.task, spec.env.tasks)
+    elif len(set(table.task.tolist())) > 1:
+        raise ConfigError(
+            f"the store holds {len(spec.env.tasks)} tasks, a Minari data set is one environment",
+            f"name one: --task {'|'.join(spec.env.tasks)}",
+        )
+    else:
+        chosen = np.ones(len(table), dtype=bool)
+    if target.label:
+        chosen = chosen & (table.label == _index("label", target.label, spec.labels))
+    if not chosen.any():
+        raise ConfigError("no episode has this task and label")
+    return np.flatnonzero(chosen).astype(np.int64)
+
+
+def _index(noun: str, name: str, known: Sequence[str]) -> int:
+    if name not in known:
+        raise ConfigError(
+            f"the store has no {noun} '{name}'", f"known: {', '.join(known) or 'none'}"
+        )
+    return list(known).index(name)
+
+
+def _new_storage(store: SnippetStore, target: MinariTarget, path: Path) -> Any:
+    from gymnasium import spaces
+
+    storage_class = minari_module("minari.dataset.minari_storage").MinariStorage
+    boxes = {
+        item.name: spaces.Box(-np.inf, np.inf, (item.size,), np.float32)
+        for item in store.spec.observations
+    }
+    action = store.spec.action
+    low, high = (np.array(limit, dtype=np.float32) for limit in (action.low, action.high))
+    storage = storage_class.new(
+        path,
+        observation_space=spaces.Dict(boxes) if len(boxes) > 1 else next(iter(boxes.values())),
+        action_space=spaces.Box(low, high, dtype=np.float32),
+        env_spec=_gym_spec(store.spec.env),
+        data_format="hdf5",
+    )
+    storage.update_metadata(
+        {
+            "dataset_id": target.identifier,
+            "minari_version": minari_module().__version__,
+            "description": _description(store, target),
+            "algorithm_name": "unknown",
+        }
+    )
+    return storage
+
+
+def _description(store: SnippetStore, target: MinariTarget) -> str:
+    said = [target.description or "A snippet store", f"written by lwdctl {lwdctl.__version__}"]
+    env = store.spec.env
+    said.append(f"environment {env.adapter}/{target.task or ''.join(env.tasks[:1])}")
+    if not store.has_rewards:
+        said.append("rewards unknown, written as 0")
+    said.append("every episode's end is marked as a truncation")
+    return "; ".join(said)
+
+
+def _gym_spec(env: EnvSpec) -> Any:
+    """Return Gymnasium's description of the environment, or None where it has none."""
+    import gymnasium
+    from gymnasium.envs.registration import EnvSpec as GymSpec
+
+    recorded = env.settings.get("env_spec")
+    if recorded:
+        return GymSpec.from_json(json.dumps(recorded))
+    name = env.settings.get("id", "")
+    if name not in gymnasium.registry:
+        return None
+    spec = copy.deepcopy(gymnasium.registry[name])
+    spec.kwargs.update({k: v for k, v in env.settings.items() if k not in _OWN_SETTINGS})
+    return spec
+
+
+def _add_namespace(identifier: str) -> None:
+    names = minari_module("minari.namespace")
+    namespace = identifier.rpartition("/")[0]
+    if namespace and namespace not in names.list_local_namespaces():
+        names.create_namespace(namespace)
+
+
+def _buffers(
+    store: SnippetStore, chosen: npt.NDArray[np.int64], result: Exported, task: Any
+) -> Iterator[Any]:
+    """Yield minari's form of one episode after another, numbered anew."""
+    buffer = minari_module("minari.data_collector.episode_buffer").EpisodeBuffer
+    for index in chosen.tolist():
+        final = store.final_observation(index)
+        steps = int(store.episodes.length[index]) - (final is None)
+        task.advance()
+        if not steps:
+            result.left_out += 1
+            continue
+        result.shortened += final is None
+        arrays = _arrays(store, int(store.episodes.start[index]), steps, final)
+        seed = int(store.episodes.seed[index])
+        success = int(store.episodes.success[index])
+        last = np.arange(steps) == steps - 1
+        observations = {key: arrays[key] for key in result.observations}
+        yield buffer(
+            id=result.episodes,
+            seed=seed if seed >= 0 else None,
+            observations=observations if len(observations) > 1 else observations.popitem()[1],
+            actions=arrays["action"],
+            rewards=arrays["reward"],
+            terminations=np.zeros(steps, dtype=bool),
+            truncations=last,
+            infos={} if success < 0 else {"success": np.append(False, last & bool(success))},
+        )
+        result.episodes += 1
+        result.steps += steps
+
+
+def _arrays(
+    store: SnippetStore, start: int, steps: int, final: Mapping[str, FloatArray] | None
+) -> dict[str, FloatArray]:
+    """Return an episode's arrays: each observation one row longer than action and reward."""
+    arrays = {}
+    for item in store.spec.observations:
+        if final is None:
+            arrays[item.name] = store.read(item.name, start, start + steps + 1)
+        else:
+            rows = store.read(item.name, start, start + steps)
+            arrays[item.name] = np.concatenate([rows, final[item.name][None]])
+    arrays["action"] = store.read("action", start, start + steps)
+    arrays["reward"] = np.zeros(steps, dtype=np.float32)
+    if store.has_rewards:
+        arrays["reward"] = store.read("reward", start, start + steps)[:, 0]
+    return arrays
