@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import subprocess
 import sys
 import types
 
@@ -107,3 +109,26 @@ def workspace_path(tmp_path, monkeypatch):
     path = tmp_path / "runs"
     monkeypatch.setenv("LWDCTL_WORKSPACE", str(path))
     return path
+
+
+@pytest.fixture(scope="session")
+def opengl():
+    """The environment of a process that can draw without a display, where this machine can.
+
+    Where EGL works the process has to find that out by itself.
+    """
+    bare = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in {"DISPLAY", "WAYLAND_DISPLAY", "MUJOCO_GL", "PYOPENGL_PLATFORM"}
+    }
+    draw = (
+        "import mujoco; mujoco.Renderer(mujoco.MjModel.from_xml_string('<mujoco/>'), 8, 8).close()"
+    )
+    for backend, answer in (("egl", {}), ("osmesa", {"MUJOCO_GL": "osmesa"})):
+        words = [sys.executable, "-c", draw]
+        if not subprocess.run(
+            words, env={**bare, "MUJOCO_GL": backend}, capture_output=True, check=False
+        ).returncode:
+            return {**bare, **answer}
+    pytest.skip("neither EGL nor OSMesa works on this machine")

@@ -89,6 +89,7 @@ class PushTSimulator:
             raise SimulatorError(f"a PushT state has shape ({STATE_SIZE},), not {state.shape}")
         self._state = np.array(state, dtype=np.float64)
         self._env._setup()
+        self._env._last_action = None  # it would be drawn
         agent, block = self._env.agent, self._env.block
         agent.position, agent.velocity = self._state[:2].tolist(), (0.0, 0.0)
         # Turning is about the centre of mass and moves the block's origin: angle first.

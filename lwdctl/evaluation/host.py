@@ -6,6 +6,7 @@ import math
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from lwdctl.core.seeding import generator
 from lwdctl.envs.instability import UnstablePhysicsError
 from lwdctl.envs.simulator import Metric, Observation, Simulator, Step
 from lwdctl.envs.table import make_simulator
+from lwdctl.evaluation.video import EpisodeRecorder, Moment, Recording
 from lwdctl.policies.policy import EpisodePlan
 
 
@@ -29,6 +31,7 @@ class HostSettings:
         max_steps: Steps per episode, or None for the simulator's limit.
         perturbation: Magnitude of disturbances, in the adapter's unit.
         perturbation_probability: Chance of a disturbance before each step.
+        recording: Which episodes to make videos of, or None.
     """
 
     env: EnvSpec
@@ -36,6 +39,19 @@ class HostSettings:
     max_steps: int | None
     perturbation: float
     perturbation_probability: float
+    recording: Recording | None = None
+
+
+class Move(NamedTuple):
+    """What a slot is to do.
+
+    Attributes:
+        action: (action,) in environment units.
+        plan: How many plans the policy has made for this episode; 0 for one without plans.
+    """
+
+    action: FloatArray
+    plan: int = 0
 
 
 @dataclass(frozen=True)
@@ -76,6 +92,7 @@ class EpisodeHost:
         self._settings = settings
         self._simulators: dict[int, tuple[str, Simulator]] = {}
         self._episodes: dict[int, _Episode] = {}
+        self._recorders: dict[int, EpisodeRecorder] = {}
 
     def start(self, plans: Mapping[int, EpisodePlan]) -> dict[int, Reply]:
         """Start one episode per slot.
@@ -85,20 +102,24 @@ class EpisodeHost:
         """
         return {slot: self._start(slot, plan) for slot, plan in plans.items()}
 
-    def step(self, actions: Mapping[int, FloatArray]) -> dict[int, Reply]:
+    def step(self, moves: Mapping[int, Move]) -> dict[int, Reply]:
         """Apply one action per slot."""
-        return {slot: self._step(slot, action) for slot, action in actions.items()}
+        return {slot: self._step(slot, move) for slot, move in moves.items()}
 
     def tallies(self, slots: list[int]) -> dict[int, Tally]:
-        """Return what the episodes of these slots have come to."""
+        """Return what the episodes of these slots, which end here, have come to."""
+        for slot in slots:
+            self._finish_video(slot)
         return {slot: self._episodes[slot].tally() for slot in slots}
 
     def observations(self) -> tuple[ObservationSpec, ...]:
-        """Return the observation keys of any started simulator."""
-        return next(iter(self._simulators.values()))[1].observations
+        """Return the observation keys of any started simulator; nothing where none started."""
+        return next((item.observations for _, item in self._simulators.values()), ())
 
     def close(self) -> None:
         """Close every simulator."""
+        for slot in list(self._recorders):
+            self._discard_video(slot)
         for slot in list(self._simulators):
             self._drop(slot)
 
@@ -106,6 +127,7 @@ class EpisodeHost:
         try:
             episode = _Episode(self._simulator(slot, plan.task), plan, self._settings)
             self._episodes[slot] = episode
+            self._start_video(slot, plan)
             return Reply(episode.observation())
         except SimulatorError as error:
             return self._broken(slot, error)
@@ -115,24 +137,46 @@ class EpisodeHost:
             # Whatever a simulator raises is that episode's error, and only that one's.
             return self._broken(slot, error)
 
-    def _step(self, slot: int, action: FloatArray) -> Reply:
+    def _step(self, slot: int, move: Move) -> Reply:
         episode = self._episodes[slot]
         try:
-            episode.step(action)
+            episode.step(move.action)
         except UnstablePhysicsError as error:
+            self._finish_video(slot)
             self._drop(slot)
             return Reply(_NOTHING, episode.tally(), policy_failure=error.message)
         except Exception as error:  # noqa: BLE001 - as above
             return self._broken(slot, error)
         observation = episode.observation()
+        if slot in self._recorders:
+            self._recorders[slot].see(episode.moment(move.plan))
+        if episode.over:
+            self._finish_video(slot)
         if not np.isfinite(observation).all():
+            self._finish_video(slot)
             return Reply(_NOTHING, episode.tally(), policy_failure="the observation is not finite")
         return Reply(observation, episode.tally() if episode.over else None)
 
     def _broken(self, slot: int, error: Exception) -> Reply:
         # Its simulator may be in any state: build a new one next time.
+        self._discard_video(slot)
         self._drop(slot)
         return Reply(_NOTHING, error="".join(traceback.format_exception_only(error)).strip())
+
+    def _start_video(self, slot: int, plan: EpisodePlan) -> None:
+        recording = self._settings.recording
+        if recording is not None and plan.index in recording.episodes:
+            recorder = EpisodeRecorder(recording, plan, self._simulators[slot][1])
+            self._recorders[slot] = recorder
+            recorder.see(self._episodes[slot].moment(plan=0))
+
+    def _finish_video(self, slot: int) -> None:
+        if slot in self._recorders:
+            self._recorders.pop(slot).finish()
+
+    def _discard_video(self, slot: int) -> None:
+        if slot in self._recorders:
+            self._recorders.pop(slot).discard()
 
     def _simulator(self, slot: int, task: str) -> Simulator:
         if slot in self._simulators and self._simulators[slot][0] != task:
@@ -155,7 +199,7 @@ class _Episode:
         self._limit = settings.max_steps or simulator.max_steps
         self._rng = generator("perturbation", plan.task, plan.seed)
         self._sources: dict[str, list[float]] = {item.source: [] for item in simulator.metrics}
-        self._return, self._count, self._solved = 0.0, 0, False
+        self._return, self._count, self._shoves, self._solved = 0.0, 0, 0, False
         self._last: Step | None = None
         if plan.initial_state is None:
             self._seen: Observation = simulator.reset(plan.seed)
@@ -178,6 +222,7 @@ class _Episode:
         magnitude = self._settings.perturbation
         if magnitude and self._rng.random() < self._settings.perturbation_probability:
             self._simulator.perturb(magnitude, self._rng)
+            self._shoves += 1
         self._last = step = self._simulator.step(action)
         self._seen = step.observation
         self._count += 1
@@ -185,6 +230,20 @@ class _Episode:
         self._solved |= step.success
         for source, values in self._sources.items():
             values.append(step.metrics[source])
+
+    def moment(self, plan: int) -> Moment:
+        """Return what a video frame says of now."""
+        source = self._simulator.metrics[0].source
+        told = self._last is not None and source != "success"
+        return Moment(
+            step=self._count,
+            limit=self._limit,
+            plan=plan,
+            shoves=self._shoves,
+            reading=f"{source} {self._sources[source][-1]:.2f}" if told else "",
+            solved=self._solved,
+            over=self.over,
+        )
 
     def tally(self) -> Tally:
         """Reduce what was seen so far."""
@@ -205,11 +264,13 @@ def _reduce(metric: Metric, values: list[float]) -> float:
         return 0.0
     match metric.reduce:
         case "max":
-            return max(values)
+            reduced = max(values)
         case "last":
-            return values[-1]
+            reduced = values[-1]
         case "sum":
-            return math.fsum(values)
+            reduced = math.fsum(values)
         case "mean":
-            return math.fsum(values) / len(values)
-    raise ValueError(f"metric '{metric.name}' has no reduction '{metric.reduce}'")
+            reduced = math.fsum(values) / len(values)
+        case _:
+            raise ValueError(f"metric '{metric.name}' has no reduction '{metric.reduce}'")
+    return metric.scale * reduced + metric.offset

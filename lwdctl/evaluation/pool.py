@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from lwdctl.core.errors import LwdctlError
-from lwdctl.core.records import FloatArray, ObservationSpec
-from lwdctl.evaluation.host import EpisodeHost, HostSettings, Reply, Tally
+from lwdctl.core.records import ObservationSpec
+from lwdctl.evaluation.host import EpisodeHost, HostSettings, Move, Reply, Tally
 from lwdctl.policies.policy import EpisodePlan
 
 START_TIMEOUT = 180.0
@@ -30,11 +30,11 @@ class Pool(Protocol):
     def start(self, plans: Mapping[int, EpisodePlan], spread: bool = False) -> dict[int, Reply]:
         """Start one episode per slot; `spread` gives each its own worker where there are any."""
 
-    def step(self, actions: Mapping[int, FloatArray]) -> dict[int, Reply]:
+    def step(self, moves: Mapping[int, Move]) -> dict[int, Reply]:
         """Apply one action per slot."""
 
     def tallies(self, slots: Sequence[int]) -> dict[int, Tally]:
-        """Return what the episodes have come to; slots of a dead worker are left out."""
+        """Return what the episodes, which end here, have come to, but for a dead worker's."""
 
     def observations(self) -> tuple[ObservationSpec, ...]:
         """Return the observation keys, known once an episode has started."""
@@ -65,9 +65,9 @@ class LocalPool:
         del spread
         return self._host.start(plans)
 
-    def step(self, actions: Mapping[int, FloatArray]) -> dict[int, Reply]:
+    def step(self, moves: Mapping[int, Move]) -> dict[int, Reply]:
         """Apply one action per slot."""
-        return self._host.step(actions)
+        return self._host.step(moves)
 
     def tallies(self, slots: Sequence[int]) -> dict[int, Tally]:
         """Return what the episodes have come to."""
@@ -100,9 +100,9 @@ class WorkerPool:
         self._observations = next((item for item in seen if item), self._observations)
         return replies
 
-    def step(self, actions: Mapping[int, FloatArray]) -> dict[int, Reply]:
+    def step(self, moves: Mapping[int, Move]) -> dict[int, Reply]:
         """Apply one action per slot."""
-        return self._ask("step", actions, self._timeout)[0]
+        return self._ask("step", moves, self._timeout)[0]
 
     def tallies(self, slots: Sequence[int]) -> dict[int, Tally]:
         """Return what the episodes have come to; slots of a dead worker are left out."""

@@ -18,8 +18,9 @@ from lwdctl.core.progress import Progress, SilentProgress
 from lwdctl.core.records import EnvSpec, FloatArray
 from lwdctl.core.registry import Registry
 from lwdctl.envs.table import SIMULATORS
-from lwdctl.evaluation.host import HostSettings, Reply, Tally
+from lwdctl.evaluation.host import HostSettings, Move, Reply, Tally
 from lwdctl.evaluation.pool import Pool, open_pool
+from lwdctl.evaluation.video import Recording
 from lwdctl.policies.policy import EpisodePlan, Policy
 
 PARTS = ("simulator", "denoiser", "decoding", "policy", "total")
@@ -78,6 +79,7 @@ def rollout(  # noqa: PLR0913 - the protocol's knobs, by keyword only
     timeout: float = 60.0,
     progress: Progress | None = None,
     simulators: Registry = SIMULATORS,
+    recording: Recording | None = None,
 ) -> RolloutResult:
     """Run every planned episode with `policy`.
 
@@ -97,12 +99,16 @@ def rollout(  # noqa: PLR0913 - the protocol's knobs, by keyword only
         timeout: Seconds a worker may take for one step of its slots.
         progress: Where to report.
         simulators: Table to build simulators from.
+        recording: Which episodes to make videos of, or None. Results are the same with and
+            without; the simulator's share of the wall time is larger.
 
     Raises:
         ConfigError: An unknown environment or task.
         MissingExtraError: The simulator is not installed.
     """
-    settings = HostSettings(env, simulators, max_steps, perturbation, perturbation_probability)
+    settings = HostSettings(
+        env, simulators, max_steps, perturbation, perturbation_probability, recording
+    )
     pool = open_pool(settings, workers, timeout)
     engine = _Engine(policy, pool, width)
     done: dict[int, EpisodeResult] = {}
@@ -115,6 +121,8 @@ def rollout(  # noqa: PLR0913 - the protocol's knobs, by keyword only
                 bar.advance(len(wave), solved=sum(item.success for item in done.values()))
     finally:
         pool.close()
+        if recording is not None:
+            recording.sweep()
     episodes = tuple(done[plan.index] for plan in plans)
     return RolloutResult(episodes, dict(engine.seconds))
 
@@ -199,7 +207,15 @@ class _Engine:
             for slot in failed:
                 wave.fail(slot, tallies.get(slot, Tally()), "an action is not finite")
         if wave.running:
-            wave.take(self._pool.step({slot: actions[slot] for slot in wave.running}))
+            made = self._policy.cost().plans
+            wave.take(
+                self._pool.step(
+                    {
+                        slot: Move(actions[slot], int(made[slot]) if made.size else 0)
+                        for slot in wave.running
+                    }
+                )
+            )
 
     def _results(
         self, wave: _Wave, simulating: float, acting: float, total: float, attempts: int

@@ -87,7 +87,7 @@ class LwdPolicy:
     def cost(self) -> PolicyCost:
         """Return what was spent since the last `reset`."""
         queries = self._clock.queries * int(self._source.denoises)
-        return PolicyCost(queries, dict(self._seconds))
+        return PolicyCost(queries, dict(self._seconds), self._clock.queries.copy())
 
     def _due(self) -> npt.NDArray[np.bool_]:
         due: npt.NDArray[np.bool_] = self._clock.episode == 0

@@ -42,10 +42,13 @@ class PolicyCost:
     Attributes:
         queries: (slot,) denoiser samplings per slot (0 for policies without one).
         seconds: Wall time by part: "denoiser", "decoding", "policy".
+        plans: (slot,) how often the policy has chosen anew what to follow (a generated network,
+            a sequence of actions); empty for policies that do not plan ahead.
     """
 
     queries: npt.NDArray[np.int64]
     seconds: dict[str, float] = field(default_factory=dict)
+    plans: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
 
 class Policy(Protocol):

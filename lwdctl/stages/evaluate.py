@@ -7,10 +7,10 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.draft import Draft
 from lwdctl.artifacts.durable import write_durably
 from lwdctl.core.config import option, to_mapping
 from lwdctl.core.errors import ConfigError, SimulatorError
@@ -18,10 +18,12 @@ from lwdctl.core.seeding import EVALUATION_SEED_START
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.stages.lwd_policy import LATENTS, Chain, lwd_policy
 from lwdctl.stages.stage import Stage, StageContext
+from lwdctl.stages.videos import check_video, list_videos, recording_of
 
 if TYPE_CHECKING:
     from lwdctl.evaluation.rollout import EpisodeResult
     from lwdctl.evaluation.scores import Cell, Protocol
+    from lwdctl.evaluation.video import Recording
     from lwdctl.policies.policy import EpisodePlan, Policy
 
 POLICIES = ("lwd", "random")
@@ -74,6 +76,15 @@ class EvalConfig:
     )
     timeout: float = option(120.0, "Seconds to wait for a simulator before it counts as hung")
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
+    video: int = option(
+        0,
+        "Episodes of every policy and latent to record, in turn over the tasks:"
+        " an MP4 file and a grid of stills each",
+        minimum=0,
+    )
+    video_every: int = option(
+        0, "Steps from frame to frame; 0 plays in real time at most 25 a second", minimum=0
+    )
 
 
 @dataclass(frozen=True)
@@ -108,6 +119,9 @@ def run(config: EvalConfig, inputs: Mapping[str, Artifact], context: StageContex
             "the data names no environment to evaluate in",
             "ingest it again with --env ADAPTER/NAME",
         )
+    if config.video:
+        context.progress.message("trying a video frame")
+        check_video(store.spec, (config.task or store.spec.env.tasks)[0], config.timeout)
     SIMULATORS.load(adapter)
     device = choose_device(config.device)
     chain = Chain(inputs, store, load_vae(inputs["vae"], device), device)
@@ -121,13 +135,13 @@ def run(config: EvalConfig, inputs: Mapping[str, Artifact], context: StageContex
     ) as draft:
         # Finished arms are checkpoints: an interrupted evaluation goes on after them.
         cells = [
-            cell
-            for arm in _arms(config)
-            for cell in _measure(arm, config, chain, draft.checkpoints, context)
+            cell for arm in _arms(config) for cell in _measure(arm, config, chain, draft, context)
         ]
         shutil.copytree(draft.checkpoints, draft.path / EPISODES_FOLDER, dirs_exist_ok=True)
         (draft.path / "results.json").write_text(json.dumps(cells, indent=2) + "\n")
-        summary = {"protocol": _protocol_text(config, chain), "results": cells}
+        summary: dict[str, Any] = {"protocol": _protocol_text(config, chain), "results": cells}
+        if config.video:
+            summary["videos"] = list_videos([arm.name for arm in _arms(config)], draft.path)
         artifact = draft.publish(summary, seed=config.seed, device=str(device))
     _refuse_errors(cells, artifact)
     return artifact
@@ -142,16 +156,18 @@ def _arms(config: EvalConfig) -> list[Arm]:
 
 
 def _measure(
-    arm: Arm, config: EvalConfig, chain: Chain, directory: Path, context: StageContext
+    arm: Arm, config: EvalConfig, chain: Chain, draft: Draft, context: StageContext
 ) -> list[dict[str, Any]]:
     """Run one arm, or take it from the draft when an interrupted run had finished it."""
-    done = directory / f"{arm.name}.json"
+    done = draft.checkpoints / f"{arm.name}.json"
     if done.exists():
         context.progress.message(f"{arm.name}: already measured")
         cells: list[dict[str, Any]] = json.loads(done.read_text())["cells"]
         return cells
     context.progress.message(f"{arm.name}:")
-    results, score = _roll(arm, config, chain, context)
+    plans = _plans(arm, config, chain)
+    recording = recording_of(arm.name, plans, config.video, config.video_every, draft.path)
+    results, score = _roll(arm, config, chain, plans, recording, context)
     from lwdctl.evaluation.scores import score_cells
 
     made = score_cells(results, score, _protocol(arm, config, chain))
@@ -161,11 +177,18 @@ def _measure(
     }
     write_durably(done, (json.dumps(record, indent=1) + "\n").encode())
     context.progress.message(_said(made[-1]))
+    for name, reason in (recording.failures() if recording else {}).items():
+        context.progress.message(f"  no video of {name}: {reason}")
     return record["cells"]
 
 
 def _roll(
-    arm: Arm, config: EvalConfig, chain: Chain, context: StageContext
+    arm: Arm,
+    config: EvalConfig,
+    chain: Chain,
+    plans: Sequence[EpisodePlan],
+    recording: Recording | None,
+    context: StageContext,
 ) -> tuple[Sequence[EpisodeResult], str]:
     from lwdctl.envs.table import SIMULATORS
     from lwdctl.evaluation.rollout import rollout
@@ -174,7 +197,7 @@ def _roll(
     answer = rollout(
         _policy(arm, config, chain),
         env,
-        _plans(arm, config, chain),
+        plans,
         width=config.slots,
         workers=_workers(config),
         max_steps=config.max_steps or None,
@@ -182,6 +205,7 @@ def _roll(
         perturbation_probability=config.perturbation_probability,
         timeout=config.timeout,
         progress=context.progress,
+        recording=recording,
     )
     return answer.episodes, SIMULATORS.load(env.adapter).metrics[0].name
 

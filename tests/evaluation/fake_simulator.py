@@ -1,4 +1,4 @@
-"""A tiny simulator whose tasks die, hang, raise or end early on purpose."""
+"""A tiny simulator whose tasks die, hang, raise, end early or go dark on purpose."""
 
 import os
 import signal
@@ -62,7 +62,11 @@ class FakeSimulator:
         self._place = self._place + magnitude * rng.normal(size=2)
 
     def render(self):
-        return np.zeros((4, 4, 3), dtype=np.uint8)
+        if self._task == "dark" or (self._task == "dark-later" and self._clock >= TRIGGER_STEP):
+            raise RuntimeError("the light is off")
+        image = np.zeros((95, 129, 3), dtype=np.uint8)  # odd on purpose
+        image[40:60, 10 * self._clock + 14 : 10 * self._clock + 24] = 255
+        return image
 
     def close(self):
         pass

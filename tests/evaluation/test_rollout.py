@@ -157,6 +157,11 @@ def test_a_simulator_that_raises_twice_is_an_error(run, plans_of, task, workers)
     assert got[2].error == ""
 
 
+def test_a_worker_with_nothing_started_says_what_went_wrong(run, plans_of):
+    (got,) = run(plans_of("broken-start"), workers=1).episodes
+    assert got.error == "RuntimeError: will not start"
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_simulator_that_raises_once_is_run_again_from_its_seed(run, plans_of, workers):
     got = run(plans_of("walk", "raise-once"), workers=workers).episodes

@@ -196,6 +196,41 @@ def test_an_interrupted_evaluation_keeps_what_it_measured(
         assert episodes(resumed, arm) == episodes(whole, arm)
 
 
+def test_videos_survive_an_interruption_and_are_listed(
+    copy: Workspace, monkeypatch: pytest.MonkeyPatch, opengl: dict[str, str]
+) -> None:
+    from lwdctl.stages import evaluate
+
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "PYOPENGL_PLATFORM"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MUJOCO_GL", opengl.get("MUJOCO_GL", ""))
+    values = {**EVAL, "latent": ["sampled", "mean"], "max_steps": 4, "workers": 1}
+    plain = do("eval", copy, {**values, "workers": 0})
+    assert "videos" not in plain.manifest.summary
+    roll = evaluate._roll
+
+    def failing(arm: Any, *words: Any) -> Any:
+        if arm.latent == "mean":
+            raise KeyboardInterrupt
+        return roll(arm, *words)
+
+    monkeypatch.setattr(evaluate, "_roll", failing)
+    with pytest.raises(KeyboardInterrupt):
+        do("eval", copy, {**values, "video": 2})
+    monkeypatch.setattr(evaluate, "_roll", roll)
+    monkeypatch.setattr(evaluate, "check_video", lambda *words: None)  # it has just passed
+    recorded = do("eval", copy, {**values, "video": 2}, resume=True)
+    # One episode of each of the two tasks.
+    assert recorded.manifest.summary["videos"] == {
+        arm: [f"videos/{arm}/episode-00{index}.mp4" for index in (0, 2)]
+        for arm in ("lwd-sampled", "lwd-mean")
+    }
+    for arm, paths in recorded.manifest.summary["videos"].items():
+        assert all(recorded.payload(path).stat().st_size > 1000 for path in paths)
+        assert recorded.payload(paths[0].replace(".mp4", ".png")).exists()
+        assert episodes(recorded, arm) == episodes(plain, arm)
+
+
 def test_cells_follow_the_json_contract(copy: Workspace) -> None:
     artifact = do("eval", copy, {**EVAL, "policy": ["lwd", "random"], "latent": ["sampled"]})
     cells = artifact.manifest.summary["results"]

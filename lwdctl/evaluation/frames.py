@@ -1,0 +1,156 @@
+"""What a video frame says beside the scene: a caption, and marks for re-planning and shoves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+Pixels = npt.NDArray[np.uint8]
+Colour = tuple[int, int, int]
+
+PLAN_COLOUR: Colour = (40, 120, 255)
+SHOVE_COLOUR: Colour = (255, 120, 20)
+SOLVED_COLOUR: Colour = (90, 220, 110)
+TEXT_COLOUR: Colour = (235, 235, 235)
+DIM_COLOUR: Colour = (150, 150, 155)
+STRIP_COLOUR: Colour = (24, 24, 28)
+
+STILL_WIDTH = 360
+STILL_COLUMNS = 4
+STILLS = 12
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What is written on a frame.
+
+    Attributes:
+        title: Policy, latent and task.
+        clock: Where in the episode it is (`"step 40/300"`).
+        plan: Which plan the policy follows, counted from 1; 0 for none.
+        shoves: Disturbances so far.
+        reading: A number of the simulator (`"overlap 0.53"`), or "".
+        solved: Whether the task was solved by now.
+        replanned: Mark: a new plan since the last frame.
+        shoved: Mark: a disturbance since the last frame.
+    """
+
+    title: str
+    clock: str
+    plan: int = 0
+    shoves: int = 0
+    reading: str = ""
+    solved: bool = False
+    replanned: bool = False
+    shoved: bool = False
+
+
+def draw_frame(image: Pixels, caption: Caption) -> Pixels:
+    """Return the image with its marks, above a strip of two lines of text.
+
+    A new plan is a blue border, a shove an orange tag in the upper left corner.
+
+    Args:
+        image: (height, width, 3).
+        caption: What to say.
+
+    Returns:
+        (height, width, 3), both even, as H.264 wants them.
+    """
+    height, width = image.shape[:2]
+    size = _text_size(width)
+    line = size + size // 2
+    width, total = width + width % 2, height + 2 * line + size // 2
+    canvas = Image.new("RGB", (width, total + total % 2), STRIP_COLOUR)
+    canvas.paste(Image.fromarray(image), (0, 0))
+    draw = ImageDraw.Draw(canvas)
+    if caption.replanned:
+        draw.rectangle((0, 0, width - 1, height - 1), outline=PLAN_COLOUR, width=border(width))
+    if caption.shoved:
+        inset = 2 * border(width)
+        _write(draw, (inset, inset), "shove", size + 2, fill=STRIP_COLOUR, box=SHOVE_COLOUR)
+    _write_caption(draw, caption, width, height + size // 3, line)
+    return np.asarray(canvas)
+
+
+def border(width: int) -> int:
+    """Return how many pixels wide the border of a frame of `width` is."""
+    return max(3, width // 60)
+
+
+def still_grid(frames: Sequence[Pixels]) -> Image.Image:
+    """Return frames (height, width, 3) of one size as rows of four, scaled down."""
+    height, width = frames[0].shape[:2]
+    scale = min(1.0, STILL_WIDTH / width)
+    cell = (round(width * scale), round(height * scale))
+    columns = min(STILL_COLUMNS, len(frames))
+    rows = -(-len(frames) // columns)
+    gap = 4
+    grid = Image.new("RGB", (columns * (cell[0] + gap) + gap, rows * (cell[1] + gap) + gap))
+    for index, frame in enumerate(frames):
+        row, column = divmod(index, columns)
+        tile = Image.fromarray(frame).resize(cell, Image.Resampling.LANCZOS)
+        grid.paste(tile, (gap + column * (cell[0] + gap), gap + row * (cell[1] + gap)))
+    return grid
+
+
+def _write_caption(
+    draw: ImageDraw.ImageDraw, caption: Caption, width: int, top: int, line: int
+) -> None:
+    size = _text_size(width)
+    right = width - size // 2
+    _write(draw, (size // 2, top), caption.title, size)
+    _write(draw, (right, top), caption.clock, size, anchor="ra")
+    top += line
+    state, colour = ("solved", SOLVED_COLOUR) if caption.solved else ("not solved", DIM_COLOUR)
+    _write(draw, (right, top), state, size, fill=colour, anchor="ra")
+    left = size // 2
+    for text, box in _items(caption):
+        fill = STRIP_COLOUR if box else TEXT_COLOUR
+        left = _write(draw, (left, top), text, size, fill=fill, box=box) + size
+
+
+def _items(caption: Caption) -> list[tuple[str, Colour | None]]:
+    """Return the words of the second line, each with its box's colour where it is news."""
+    items: list[tuple[str, Colour | None]] = []
+    if caption.plan:
+        items.append((f"plan {caption.plan}", PLAN_COLOUR if caption.replanned else None))
+    if caption.shoves:
+        items.append((f"shoves {caption.shoves}", SHOVE_COLOUR if caption.shoved else None))
+    if caption.reading:
+        items.append((caption.reading, None))
+    return items
+
+
+def _write(
+    draw: ImageDraw.ImageDraw,
+    place: tuple[int, int],
+    text: str,
+    size: int,
+    *,
+    fill: Colour = TEXT_COLOUR,
+    box: Colour | None = None,
+    anchor: str = "la",
+) -> int:
+    """Write one line, on a filled box where a colour is given; return where it ends."""
+    font = _font(size)
+    left, top, right, bottom = draw.textbbox(place, text, font=font, anchor=anchor)
+    if box is not None:
+        edge = size // 4
+        draw.rectangle((left - edge, top - edge, right + edge, bottom + edge), fill=box)
+    draw.text(place, text, fill=fill, font=font, anchor=anchor)
+    return int(right)
+
+
+def _text_size(width: int) -> int:
+    return max(10, width // 26)
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
