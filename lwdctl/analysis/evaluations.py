@@ -1,0 +1,194 @@
+"""Evaluation artifacts as plain records: one run per policy, condition and training seed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lwdctl.artifacts import lineage
+from lwdctl.artifacts.artifact import Artifact
+from lwdctl.core.errors import ArtifactError
+from lwdctl.evaluation.scores import ALL_TASKS
+
+Start = tuple[str, str, int]
+"""Task, `"seed"` or `"demonstration"`, and its number: what fixes an initial state."""
+
+
+def horizon_order(horizon: int | str | None) -> tuple[int, int]:
+    """Return a sorting key: no horizon, numbers, then whole episodes."""
+    if horizon is None:
+        return 0, 0
+    return (1, horizon) if isinstance(horizon, int) else (2, 0)
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One evaluated episode.
+
+    Attributes:
+        start: Its initial state.
+        success: Whether the task was solved at some step.
+        values: The adapter's metrics, `return`, `final_success`, and `steps`; empty where
+            the simulator was lost.
+        error: Why the simulator gave no result, or "".
+    """
+
+    start: Start
+    success: bool
+    values: Mapping[str, float]
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One trained policy under one condition.
+
+    Attributes:
+        label: Policy and latent source in short, told apart from other runs where needed.
+        source: Reference of the evaluation it stands in.
+        evaluation: Name of that evaluation, shared by its versions.
+        metrics: Names of the adapter's metrics, the environment's score first.
+        store: What recorded starts were taken from, for `encoded`; otherwise "".
+        max_steps: Episode limit that was asked for, 0 for the environment's own.
+        operations: Operations per environment step, None where not recorded.
+        seconds: Wall time per episode.
+    """
+
+    label: str
+    source: str
+    evaluation: str
+    policy: str
+    latent: str
+    env: str
+    horizon: int | str | None
+    perturbation: float
+    perturbation_probability: float
+    train_seed: int | None
+    snippet_length: int | None
+    sampler: str
+    denoise_steps: int | None
+    store: str
+    max_steps: int
+    metrics: tuple[str, ...]
+    operations: float | None
+    seconds: float | None
+    episodes: tuple[Episode, ...]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Task names in order."""
+        return tuple(sorted({episode.start[0] for episode in self.episodes}))
+
+    @property
+    def starts(self) -> tuple[Start, ...]:
+        """Initial states in order."""
+        return tuple(sorted(episode.start for episode in self.episodes))
+
+    @property
+    def order(self) -> tuple[str, float, tuple[int, int], int]:
+        """Sorting key of tables: label, perturbation, horizon, training seed."""
+        seed = -1 if self.train_seed is None else self.train_seed
+        return self.label, self.perturbation, horizon_order(self.horizon), seed
+
+    @property
+    def where(self) -> str:
+        """How messages name it."""
+        seed = "" if self.train_seed is None else f", training seed {self.train_seed}"
+        horizon = "" if self.horizon is None else f", horizon {self.horizon}"
+        return f"{self.label} of {self.source} (perturbation {self.perturbation:g}{horizon}{seed})"
+
+
+def read_evaluation(artifact: Artifact, root: Path) -> list[Run]:
+    """Read the runs of one evaluation.
+
+    Args:
+        artifact: Of kind `evaluation`.
+        root: Workspace to follow its lineage in.
+
+    Raises:
+        ArtifactError: Its episodes cannot be read.
+    """
+    folder = artifact.payload("episodes")
+    store = _store(artifact, root)
+    runs = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            runs.append(_run(record, artifact, store))
+        except (KeyError, TypeError, ValueError, StopIteration) as error:
+            raise ArtifactError(
+                f"{path} is no record of episodes: {type(error).__name__}: {error}",
+                "evaluate again with this version of lwdctl",
+            ) from error
+    if not runs:
+        raise ArtifactError(f"{artifact.reference} holds no episodes in {folder}")
+    return runs
+
+
+def _run(record: Mapping[str, Any], artifact: Artifact, store: str) -> Run:
+    cell = next(cell for cell in record["cells"] if cell["task"] == ALL_TASKS)
+    config = artifact.manifest.config
+    count = len(record["episodes"])
+    seconds = cell["seconds"].get("total")
+    operations = (cell.get("cost") or {}).get("operations_per_step")
+    restores = any(item["demonstration"] >= 0 for item in record["episodes"])
+    policy, latent = cell["policy"], cell["latent"]
+    return Run(
+        label=policy if latent in {"", "sampled"} else f"{policy}-{latent}",
+        source=artifact.reference,
+        evaluation=artifact.name,
+        policy=policy,
+        latent=latent,
+        env=cell["env"],
+        horizon=cell["horizon"],
+        perturbation=float(cell["perturbation"]),
+        perturbation_probability=float(config.get("perturbation_probability", 0.0)),
+        train_seed=cell["train_seed"],
+        snippet_length=cell["snippet_length"],
+        sampler=cell["sampler"],
+        denoise_steps=cell["denoise_steps"],
+        store=store if restores else "",
+        max_steps=int(config.get("max_steps") or 0),
+        metrics=tuple(name for name in cell["metrics"] if name != "return"),
+        operations=None if operations is None else float(operations),
+        seconds=seconds / count if seconds and count else None,
+        episodes=tuple(_episode(item) for item in record["episodes"]),
+    )
+
+
+def _episode(record: Mapping[str, Any]) -> Episode:
+    restored = record["demonstration"] >= 0
+    kind, number = (
+        ("demonstration", record["demonstration"]) if restored else ("seed", record["seed"])
+    )
+    values = {
+        **record["metrics"],
+        "return": record["return"],
+        "final_success": record["final_success"],
+        "steps": record["steps"],
+    }
+    return Episode(
+        start=(record["task"], kind, int(number)),
+        success=bool(record["success"]),
+        values={} if record["error"] else {name: float(item) for name, item in values.items()},
+        error=record["error"],
+    )
+
+
+def _store(artifact: Artifact, root: Path) -> str:
+    """Return the digests of the snippets below, or its own where they cannot be told."""
+    try:
+        found = _digests(artifact, root)
+    except ArtifactError:
+        found = set()
+    return " ".join(sorted(found)) or artifact.digest
+
+
+def _digests(artifact: Artifact, root: Path) -> set[str]:
+    if artifact.kind == "snippets":
+        return {artifact.digest}
+    below = [_digests(parent, root) for parent in lineage.parents(artifact, root)]
+    return set().union(*below)

@@ -1,0 +1,312 @@
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lwdctl.analysis.comparison import compare
+from lwdctl.analysis.pairing import SUCCESS, align, group_runs, matrix
+from lwdctl.analysis.runs import read_runs
+from lwdctl.analysis.statistics import mcnemar, sign_flip
+from lwdctl.core.errors import ArtifactError, ConfigError
+
+sys.path.insert(0, str(Path(__file__).parent))
+from evaluation_grid import episode, grid_records, outcomes, publish, record
+
+sys.path.pop(0)
+
+pytestmark = pytest.mark.usefixtures("few_resamples")
+
+
+def read(workspace, *artifacts):
+    return read_runs(artifacts, workspace.root)
+
+
+def solved(pattern, **fields):
+    return [episode(i, mark == "1", float(mark == "1"), **fields) for i, mark in enumerate(pattern)]
+
+
+def test_a_run_says_what_it_is(workspace):
+    made = record("dp", solved("110"), horizon=32, perturbation=10.0, train_seed=2,
+                  cost={"operations_per_step": 5e6})  # fmt: skip
+    (run,) = read(workspace, publish(workspace, "toy", [made], max_steps=40))
+    assert (run.policy, run.latent, run.label, run.env) == ("dp", "", "dp", "toyland")
+    assert (run.horizon, run.perturbation, run.train_seed, run.max_steps) == (32, 10.0, 2, 40)
+    assert run.metrics == ("overlap", "final_overlap", "final_success")
+    assert (run.operations, run.seconds) == (5e6, 0.5)
+    assert run.starts == (("push", "seed", 100_000), ("push", "seed", 100_001),
+                          ("push", "seed", 100_002))  # fmt: skip
+    assert [item.success for item in run.episodes] == [True, True, False]
+    assert run.episodes[0].values == {
+        "overlap": 1.0, "final_overlap": 0.5, "return": 10.0, "final_success": 1.0, "steps": 30.0,
+    }  # fmt: skip
+
+
+def test_the_order_of_evaluations_and_naming_one_twice_change_nothing(workspace):
+    first = publish(workspace, "a", grid_records(policies=("lwd",)))
+    second = publish(workspace, "b", grid_records(policies=("dp",)))
+    assert read(workspace, first, second) == read(workspace, second, first, first)
+
+
+def test_cells_that_a_later_version_took_over_count_once(workspace):
+    records = grid_records(policies=("lwd",), horizons=(16,))
+    first = publish(workspace, "a", records)
+    more = publish(workspace, "a", [*records, *grid_records(policies=("dp",), horizons=(16,))])
+    runs = read(workspace, first, more)
+    assert [(run.label, run.perturbation) for run in runs] == [
+        ("dp", 0.0), ("dp", 10.0), ("lwd", 0.0), ("lwd", 10.0),
+    ]  # fmt: skip
+
+
+def test_the_same_untrained_policy_measured_again_is_the_same(workspace):
+    made = record("random", solved("010"), horizon=None, train_seed=None)
+    again = json.loads(json.dumps(made))
+    again["cells"][0]["seconds"]["total"] = 9.0
+    assert (
+        len(read(workspace, publish(workspace, "a", [made]), publish(workspace, "b", [again]))) == 1
+    )
+
+
+def test_policies_that_would_be_mistaken_for_each_other_are_told_apart(workspace):
+    one = [record("lwd", solved("110"), train_seed=seed) for seed in (0, 1)]
+    other = [record("lwd", solved("100"), train_seed=seed) for seed in (0, 1)]
+    runs = read(workspace, publish(workspace, "small", one), publish(workspace, "large", other))
+    assert [(run.label, run.train_seed) for run in runs] == [
+        ("lwd (large)", 0), ("lwd (large)", 1), ("lwd (small)", 0), ("lwd (small)", 1),
+    ]  # fmt: skip
+    fast, slow = record("lwd", solved("110")), record("lwd", solved("111"), denoise_steps=100)
+    runs = read(workspace, publish(workspace, "steps", [fast, slow]))
+    assert {run.label for run in runs} == {
+        "lwd (10 denoising steps)", "lwd (100 denoising steps)",
+    }  # fmt: skip
+
+
+def test_training_seeds_of_several_evaluations_are_gathered(workspace):
+    made = [publish(workspace, f"s{s}", [record("lwd", solved("110"), train_seed=s)])
+            for s in (2, 0, 1)]  # fmt: skip
+    (group,) = group_runs(read(workspace, *made))
+    assert [run.train_seed for run in group.runs] == [0, 1, 2]
+    values, strata = matrix(group, SUCCESS)
+    assert values.tolist() == [[1, 1, 0]] * 3
+    assert strata.tolist() == [0, 0, 0]
+
+
+def test_two_measurements_of_one_thing_in_one_evaluation_are_refused(workspace):
+    made = [record("lwd", solved("110")), record("lwd", solved("000"))]
+    with pytest.raises(ArtifactError, match="measured twice"):
+        read(workspace, publish(workspace, "a", made))
+
+
+@pytest.mark.parametrize(
+    ("change", "config", "said"),
+    [
+        ({"env": "elsewhere"}, {}, "environment: toyland and elsewhere"),
+        ({}, {"max_steps": 99}, "step limit: 0 and 99"),
+        ({}, {"perturbation_probability": 0.5}, "probability of a disturbance: 0.1 and 0.5"),
+    ],
+)
+def test_another_protocol_is_refused(change, config, said, workspace):
+    pushed = {"perturbation": 10.0}
+    first = publish(workspace, "a", [record("lwd", solved("110"), **pushed)])
+    second = publish(workspace, "b", [record("dp", solved("110"), **pushed, **change)], **config)
+    for pair in ((first, second), (second, first)):
+        with pytest.raises(ArtifactError, match=said):
+            read(workspace, *pair)
+
+
+def test_how_often_nothing_is_disturbed_does_not_matter(workspace):
+    first = publish(workspace, "a", [record("lwd", solved("110"))])
+    second = publish(workspace, "b", [record("dp", solved("110"))], perturbation_probability=0.5)
+    assert len(read(workspace, first, second)) == 2
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (solved("110", seed=100_001), "3 and 3, 2 in common"),
+        (solved("1101"), "4 and 3, 3 in common"),
+        (solved("110", task="pull"), "ran pull, .* push"),
+    ],
+)
+def test_other_initial_states_are_not_paired(other, said, workspace):
+    made = [record("lwd", solved("110")), record("dp", other)]
+    runs = read(workspace, publish(workspace, "a", made))
+    with pytest.raises(ArtifactError, match=said):
+        compare(runs)
+
+
+def test_training_seeds_must_meet_the_same_states(workspace):
+    made = [record("lwd", solved("110")), record("lwd", solved("1101"), train_seed=1)]
+    with pytest.raises(ArtifactError, match="different initial states"):
+        compare(read(workspace, publish(workspace, "a", made)))
+
+
+def test_recorded_starts_pair_only_among_themselves(workspace):
+    restored = [episode(i, i % 2, 0.5, demonstration=number) for i, number in enumerate((7, 3, 5))]
+    made = [
+        record("lwd", solved("110")),
+        record("lwd", restored, latent="encoded"),
+        record("lwd", restored, latent="encoded", perturbation=10.0),
+        record("ldp", restored, latent="encoded"),
+        record("dp", solved("011")),
+    ]
+    comparison = compare(read(workspace, publish(workspace, "a", made)))
+    assert [(pair.label, pair.against) for pair in comparison.pairs] == [
+        ("dp", "lwd"), ("ldp-encoded", "lwd-encoded"),
+    ]  # fmt: skip
+    assert [control.label for control in comparison.controls] == ["lwd-encoded"]
+    assert any("lwd-encoded" in note for note in comparison.notes)
+
+
+def test_recorded_starts_of_two_sources_are_different_states(workspace):
+    restored = [episode(i, 1, 0.5, demonstration=i) for i in range(3)]
+    first = publish(workspace, "a", [record("lwd", restored, latent="encoded")])
+    second = publish(workspace, "b", [record("ldp", restored, latent="encoded")])
+    one, other = group_runs(read(workspace, first, second))
+    with pytest.raises(ArtifactError, match="0 in common"):
+        align(one, other, SUCCESS)
+
+
+def test_lost_episodes_are_paired_with_nothing(workspace):
+    lost = [*solved("11"), episode(2, False, 0.0, error="hung")]
+    runs = read(
+        workspace, publish(workspace, "a", [record("dp", lost), record("lwd", solved("101"))])
+    )
+    comparison = compare(runs)
+    (pair,) = comparison.pairs
+    assert (pair.states, pair.better, pair.worse) == (2, 1, 0)
+    lwd, dp = comparison.overall
+    assert (dp.episodes, dp.errors, dp.success) == (2, 1, 1.0)
+    assert (lwd.episodes, lwd.errors) == (3, 0)
+
+
+def test_an_unreadable_record_is_named(workspace):
+    made = record("lwd", solved("110"))
+    del made["episodes"][1]["metrics"]
+    with pytest.raises(ArtifactError, match=r"lwd-0\.json is no record of episodes"):
+        read(workspace, publish(workspace, "a", [made]))
+
+
+def test_tests_of_one_training_seed_by_hand(workspace):
+    lwd, dp = solved("1111111100"), solved("1100000001")
+    made = [record("lwd", lwd), record("dp", dp)]
+    comparison = compare(read(workspace, publish(workspace, "a", made)))
+    (pair,) = comparison.pairs
+    assert (pair.states, pair.better, pair.worse, pair.success_test) == (10, 1, 6, "McNemar")
+    assert pair.success_p == mcnemar(1, 6) == pytest.approx(2 * (1 + 7) / 128)
+    assert pair.success_p == pair.success_p_holm
+    assert pair.success_difference == pytest.approx(-0.5)
+    assert pair.score_difference == pytest.approx(-0.5)
+    assert pair.success_low < -0.5 < pair.success_high
+
+
+def test_tests_of_several_training_seeds_have_the_state_as_unit(workspace):
+    lwd = [record("lwd", solved(p), train_seed=s) for s, p in enumerate(("1111", "1110", "1100"))]
+    dp = [record("dp", solved(p), train_seed=s) for s, p in enumerate(("1000", "0001"))]
+    comparison = compare(read(workspace, publish(workspace, "a", [*lwd, *dp])))
+    (pair,) = comparison.pairs
+    gaps = [0.5 - 1, 0 - 1, 0 - 2 / 3, 0.5 - 1 / 3]
+    assert (pair.states, pair.better, pair.worse) == (4, 1, 3)
+    assert pair.success_test == "permutation"
+    assert pair.success_difference == pytest.approx(sum(gaps) / 4)
+    # Sixteen ways to flip; the sum is exceeded by none but the one with every sign alike.
+    assert pair.success_p == pytest.approx(4 / 16)
+    assert pair.success_p == pytest.approx(sign_flip(np.array(gaps)))
+
+
+def test_spread_between_training_seeds(workspace):
+    made = [record("lwd", solved(p), train_seed=s) for s, p in enumerate(("1111", "1100", "0000"))]
+    (cell,) = compare(read(workspace, publish(workspace, "a", made))).cells
+    assert (cell.success, cell.success_deviation) == (pytest.approx(0.5), pytest.approx(0.5))
+    assert cell.train_seeds == (0, 1, 2)
+    assert cell.success_low == 0.0
+    assert cell.success_high == 1.0
+
+
+def test_a_control_is_the_same_models_undisturbed(workspace):
+    made = [
+        record("lwd", solved("1111"), train_seed=0),
+        record("lwd", solved("1110"), train_seed=1),
+        record("lwd", solved("1100"), train_seed=0, perturbation=10.0),
+        record("lwd", solved("1000"), train_seed=1, perturbation=10.0),
+        record("lwd", solved("0000"), train_seed=5, perturbation=10.0),
+    ]
+    (control,) = compare(read(workspace, publish(workspace, "a", made))).controls
+    assert control.train_seeds == (0, 1)
+    assert (control.states, control.perturbation) == (4, 10.0)
+    assert control.success_difference == pytest.approx(-0.5)
+    assert control.success_low <= -0.5 <= control.success_high
+
+
+def test_a_policy_without_horizon_meets_every_horizon_of_the_reference(workspace):
+    made = [
+        record("lwd", solved("1110"), horizon=16),
+        record("lwd", solved("1100"), horizon=32),
+        record("random", solved("0000"), horizon=None, train_seed=None),
+    ]
+    comparison = compare(read(workspace, publish(workspace, "a", made)))
+    assert [(pair.horizon, pair.against_horizon) for pair in comparison.pairs] == [
+        (None, 16), (None, 32),
+    ]  # fmt: skip
+
+
+def test_a_reference_of_one_horizon_is_taken_for_all(workspace):
+    made = [
+        record("lwd", solved("1110"), horizon="episode"),
+        record("dp", solved("1100"), horizon=32),
+        record("dp", solved("0100"), horizon=128),
+    ]
+    comparison = compare(read(workspace, publish(workspace, "a", made)))
+    assert [(pair.horizon, pair.against_horizon) for pair in comparison.pairs] == [
+        (32, "episode"), (128, "episode"),
+    ]  # fmt: skip
+
+
+def test_every_task_has_a_cell_and_the_tests_are_of_all(workspace):
+    def two(pattern):
+        return [
+            episode(i, mark == "1", 0.5, task)
+            for task in ("pull", "push")
+            for i, mark in enumerate(pattern)
+        ]
+
+    made = [record("lwd", two("110")), record("dp", two("010"))]
+    comparison = compare(read(workspace, publish(workspace, "a", made)))
+    assert [(cell.label, cell.task, cell.episodes) for cell in comparison.cells] == [
+        ("lwd", "pull", 3), ("lwd", "push", 3), ("lwd", "all", 6),
+        ("dp", "pull", 3), ("dp", "push", 3), ("dp", "all", 6),
+    ]  # fmt: skip
+    (pair,) = comparison.pairs
+    assert (pair.states, pair.better, pair.worse) == (6, 0, 2)
+
+
+def test_the_reference_can_be_chosen(workspace):
+    runs = read(workspace, publish(workspace, "a", grid_records(perturbations=(0.0,))))
+    forward, backward = compare(runs), compare(runs, against="dp")
+    assert {pair.label for pair in backward.pairs} == {"lwd"}
+    for one, other in zip(forward.pairs, backward.pairs, strict=True):
+        assert one.success_p == pytest.approx(other.success_p)
+        assert one.score_p == pytest.approx(other.score_p)
+        assert one.score_difference == pytest.approx(-other.score_difference)
+    with pytest.raises(ConfigError, match="no policy here is called 'ldp'") as caught:
+        compare(runs, against="ldp")
+    assert "'dp'" in caught.value.hint
+
+
+def test_without_the_method_nothing_is_tested_and_it_is_said(workspace):
+    comparison = compare(
+        read(workspace, publish(workspace, "a", [record("dp", outcomes(10, 0.5, 1))]))
+    )
+    assert comparison.pairs == ()
+    assert "--against" in comparison.notes[0]
+
+
+def test_the_metric_can_be_chosen(workspace):
+    runs = read(workspace, publish(workspace, "a", [record("lwd", solved("1100"))]))
+    assert compare(runs).metric == "overlap"
+    assert compare(runs, metric="final_overlap").cells[0].score == pytest.approx(0.25)
+    assert compare(runs, metric="return").cells[0].score == pytest.approx(5.0)
+    with pytest.raises(ConfigError, match="no metric 'overlapp'") as caught:
+        compare(runs, metric="overlapp")
+    assert "did you mean 'overlap'" in caught.value.hint

@@ -1,0 +1,251 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binomtest, permutation_test
+
+from lwdctl.analysis.statistics import (
+    cluster_interval,
+    holm,
+    mcnemar,
+    mean_and_spread,
+    newcombe,
+    paired_interval,
+    sign_flip,
+    success_difference_interval,
+    success_interval,
+)
+from lwdctl.evaluation.scores import wilson
+
+COUNTS = st.integers(0, 200)
+FEW = st.lists(st.integers(-4, 4), min_size=1, max_size=9)
+
+
+def one_stratum(count):
+    return np.zeros(count, dtype=np.intp)
+
+
+def test_mcnemar_by_hand():
+    # 1 against 5: twice the chance of at most one head in six throws, (1 + 6) / 64.
+    assert mcnemar(1, 5) == pytest.approx(2 * 7 / 64)
+    assert mcnemar(0, 0) == 1.0
+    assert mcnemar(0, 10) == pytest.approx(2 / 1024)
+
+
+def test_mcnemar_equals_scipys_on_a_fixed_table():
+    # 50 episodes: 20 solved by both, 14 by the first alone, 4 by the second alone, 12 by none.
+    expected = binomtest(14, 18, 0.5, alternative="two-sided").pvalue
+    assert mcnemar(14, 4) == pytest.approx(expected)
+    assert mcnemar(14, 4) == pytest.approx(0.03088379)
+
+
+@given(COUNTS, COUNTS)
+@settings(max_examples=50)
+def test_mcnemar_does_not_care_who_is_first(better, worse):
+    assert mcnemar(better, worse) == pytest.approx(mcnemar(worse, better))
+    assert 0 < mcnemar(better, worse) <= 1
+
+
+def by_enumeration(differences):
+    sums = [
+        abs(sum(s * d for s, d in zip(signs, differences, strict=True)))
+        for signs in itertools.product((1, -1), repeat=len(differences))
+    ]
+    return sum(total >= abs(sum(differences)) for total in sums) / len(sums)
+
+
+@given(FEW)
+@settings(max_examples=40, deadline=None)
+def test_the_permutation_test_equals_enumeration(differences):
+    given_ = np.array(differences, dtype=float)
+    # scipy doubles the smaller tail; with a symmetric null distribution that is the same.
+    assert sign_flip(given_) == pytest.approx(by_enumeration(differences))
+
+
+@given(FEW)
+@settings(max_examples=25, deadline=None)
+def test_the_permutation_test_has_no_side_and_no_order(differences):
+    values = np.array(differences, dtype=float)
+    assert sign_flip(values) == sign_flip(-values) == sign_flip(values[::-1])
+
+
+def test_the_permutation_test_of_many_pairs_has_no_side_and_no_order():
+    values = np.random.default_rng(2).normal(0.2, 1.0, 60)
+    assert sign_flip(values) == sign_flip(-values) == sign_flip(values[::-1])
+    assert sign_flip(np.append(values, np.zeros(40))) == sign_flip(values)
+
+
+def test_the_permutation_test_agrees_with_scipys_two_samples():
+    rng = np.random.default_rng(3)
+    first, second = rng.normal(0.5, 1.0, 40), rng.normal(0.0, 1.0, 40)
+    expected = permutation_test(
+        (first, second),
+        lambda one, other, axis: one.mean(axis=axis) - other.mean(axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=9_999,
+        random_state=np.random.default_rng(4),
+    ).pvalue
+    assert sign_flip(first - second) == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize(("better", "worse"), [(1, 5), (3, 3), (8, 2), (0, 7), (4, 0)])
+def test_with_differences_of_one_size_it_is_mcnemars(better, worse):
+    differences = np.array([1.0] * better + [-1.0] * worse + [0.0] * 30)
+    assert sign_flip(differences) == pytest.approx(mcnemar(better, worse))
+
+
+def test_nothing_differs():
+    assert sign_flip(np.zeros(12)) == 1.0
+    assert sign_flip(np.array([0.5])) == 1.0
+
+
+def test_holm_by_hand():
+    # 0.01 x 3; then 0.03 x 2; then 0.04 x 1, which may not fall below the one before.
+    assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert holm([0.9, 0.6]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
+def test_holm_only_raises_and_keeps_the_order(values):
+    adjusted = holm(values)
+    assert all(q >= p for p, q in zip(values, adjusted, strict=True))
+    assert [sorted(adjusted)] == [[q for _, q in sorted(zip(values, adjusted, strict=True))]]
+    assert max(adjusted) <= 1
+
+
+def test_mean_and_spread():
+    assert mean_and_spread([0.5]) == (0.5, None)
+    mean, spread = mean_and_spread([0.2, 0.4, 0.6])
+    assert (mean, spread) == (pytest.approx(0.4), pytest.approx(0.2))
+
+
+def test_the_cluster_bootstrap_is_wider_than_wilsons_where_seeds_differ():
+    rng = np.random.default_rng(0)
+    values = (rng.random((3, 50)) < np.array([[0.2], [0.5], [0.8]])).astype(float)
+    low, high = cluster_interval(values, one_stratum(50))
+    pooled = wilson(int(values.sum()), values.size)
+    assert low < pooled[0] - 0.1
+    assert high > pooled[1] + 0.1
+
+
+def test_with_one_seed_and_many_states_it_is_near_wilsons():
+    values = np.array([[1.0] * 60 + [0.0] * 140])
+    low, high = cluster_interval(values, one_stratum(200))
+    assert (low, high) == pytest.approx(wilson(60, 200), abs=0.01)
+
+
+def covers(seed_spread, rounds=120, seeds=5, states=40):
+    """Return how often the bootstrap and Wilson's interval of all episodes hold the truth."""
+    rng = np.random.default_rng(7)
+
+    def chances(seed_part, state_part):
+        return 1 / (1 + np.exp(-(0.5 + seed_spread * seed_part + 0.7 * state_part)))
+
+    truth = chances(*rng.normal(size=(2, 200_000))).mean()
+    held = np.zeros(2)
+    for _ in range(rounds):
+        level = chances(rng.normal(size=(seeds, 1)), rng.normal(size=(1, states)))
+        values = (rng.random(level.shape) < level).astype(float)
+        ends = cluster_interval(values, one_stratum(states)), wilson(int(values.sum()), values.size)
+        held += [low <= truth <= high for low, high in ends]
+    return held / rounds
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_coverage_on_simulated_training_seeds():
+    alike, _ = covers(seed_spread=0.3)
+    different, naive = covers(seed_spread=0.8)
+    assert alike >= 0.93
+    assert different >= 0.85
+    assert naive <= 0.75
+
+
+def test_tasks_are_strata():
+    """Between tasks of certain outcome nothing varies, though the tasks differ."""
+    values = np.array([[1.0] * 20 + [0.0] * 20])
+    tasks = np.repeat([3, 5], 20).astype(np.intp)
+    assert cluster_interval(values, tasks) == (0.5, 0.5)
+    low, high = cluster_interval(values, one_stratum(40))
+    assert high - low > 0.2
+
+
+def test_success_of_all_episodes_keeps_wilsons_width():
+    values = np.ones((3, 50))
+    assert cluster_interval(values, one_stratum(50)) == (1.0, 1.0)
+    assert success_interval(values, one_stratum(50)) == wilson(150, 150)
+    assert success_interval(values[:1], one_stratum(50)) == wilson(50, 50)
+
+
+def test_lost_episodes_are_left_out():
+    values = np.array([[1.0, math.nan, 0.0, math.nan], [1.0, 1.0, math.nan, math.nan]])
+    assert success_interval(values[:1], one_stratum(4)) == wilson(1, 2)
+    low, high = cluster_interval(values, one_stratum(4))
+    assert 0 <= low <= high <= 1
+    assert success_interval(np.full((2, 3), math.nan), one_stratum(3)) == (0.0, 1.0)
+
+
+def test_paired_intervals_gain_from_what_is_shared():
+    rng = np.random.default_rng(1)
+    hard = rng.normal(size=(1, 60))
+    first = hard + 0.3 + 0.1 * rng.normal(size=(1, 60))
+    second = hard + 0.1 * rng.normal(size=(1, 60))
+    low, high = paired_interval(first, second, one_stratum(60), same_models=False)
+    alone = cluster_interval(first, one_stratum(60))
+    assert low < 0.3 < high
+    assert high - low < 0.3 * (alone[1] - alone[0])
+
+
+def test_a_difference_between_conditions_of_the_same_models_ignores_how_models_differ():
+    models = np.array([[-3.0], [0.0], [3.0]])
+    calm = models + np.zeros((3, 30))
+    pushed = calm - 0.5
+    same = paired_interval(pushed, calm, one_stratum(30), same_models=True)
+    assert same == pytest.approx((-0.5, -0.5))
+    low, high = paired_interval(pushed, calm, one_stratum(30), same_models=False)
+    assert high - low > 2
+
+
+SMALL = st.integers(0, 30)
+
+
+@given(SMALL, SMALL, SMALL, SMALL)
+def test_newcombes_interval_holds_the_difference_and_has_no_side(both, first, second, neither):
+    total = both + first + second + neither
+    if not total:
+        return
+    low, high = newcombe(both, first, second, neither)
+    assert -1 <= low <= (first - second) / total + 1e-12
+    assert (first - second) / total - 1e-12 <= high <= 1
+    assert low < high
+    swapped = newcombe(both, second, first, neither)
+    assert (low, high) == pytest.approx((-swapped[1], -swapped[0]))
+
+
+def test_newcombes_interval_of_his_own_example():
+    assert newcombe(36, 12, 2, 0) == pytest.approx((0.0569, 0.3404), abs=1e-4)
+
+
+def test_newcombes_interval_covers():
+    rng = np.random.default_rng(11)
+    held = 0
+    for _ in range(400):
+        hard = rng.random(50)
+        one, other = hard < 0.8 * rng.random(50) + 0.3, hard < 0.8 * rng.random(50) + 0.1
+        counts = one & other, one & ~other, ~one & other, ~one & ~other
+        low, high = newcombe(*(int(mask.sum()) for mask in counts))
+        held += low <= 0.2 - 0.00625 <= high  # what the first rate loses at 1
+    assert held >= 0.93 * 400
+
+
+def test_a_difference_between_policies_that_never_succeed_is_not_certain():
+    never = np.zeros((3, 50))
+    low, high = success_difference_interval(never, never, one_stratum(50), same_models=False)
+    assert (low, high) == pytest.approx((-wilson(0, 150)[1], wilson(0, 150)[1]))
+    one = success_difference_interval(never[:1], never[:1], one_stratum(50), same_models=True)
+    assert one == newcombe(0, 0, 0, 50)
+    assert one[1] == pytest.approx(wilson(0, 50)[1])
