@@ -3,7 +3,7 @@
 The layout is that of robomimic 0.3 (`data/demo_N/{obs,next_obs,actions,rewards,dones}`,
 `data.attrs["env_args"]`, `mask/*`), so robomimic's own `SequenceDataset` reads the file.
 What robomimic has no place for stands beside it: the attributes `task`, `label`, `seed`
-and `success` and the dataset `initial_state` of each demonstration.
+and `success` of each demonstration, and the dataset `initial_state` where no `states` are known.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from typing import Any
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import Episode, FloatArray
+from lwdctl.data.robomimic_masks import LEVELS
 
 
 class RobomimicWriter:
@@ -52,13 +54,20 @@ class RobomimicWriter:
         self._masks: dict[str, list[str]] = {}
         self._sizes: dict[str, int] | None = None
 
-    def write(self, episode: Episode) -> None:
+    def write(self, episode: Episode, states: npt.NDArray[np.float64] | None = None) -> None:
         """Append one episode as `demo_N`, N counting from 0.
+
+        The label becomes a mask, and so does the level of an operator's name
+        (`better_operator_1` is also in `better`).
+
+        Args:
+            episode: The demonstration.
+            states: (time, state), the simulator's state at each action, or None.
 
         Raises:
             DataError: No steps, unequal lengths, or sizes that differ from the first episode's.
         """
-        self._check(episode)
+        self._check(episode, states)
         name = f"demo_{len(self._data)}"
         group = self._data.create_group(name)
         group.create_dataset("actions", data=episode.actions)
@@ -71,14 +80,15 @@ class RobomimicWriter:
             group.create_dataset(f"obs/{key}", data=values)
         for key, last in (episode.final_observation or {}).items():
             group.create_dataset(f"next_obs/{key}", data=_shifted(episode.observations[key], last))
-        if episode.initial_state is not None:
+        if states is not None:
+            group.create_dataset("states", data=states)
+        elif episode.initial_state is not None:
             group.create_dataset("initial_state", data=episode.initial_state)
         _write_attributes(group, episode)
         self._total += episode.length
         self._data.attrs["total"] = self._total
-        for mask in (episode.label, {"validation": "valid"}.get(episode.split, episode.split)):
-            if mask:
-                self._masks.setdefault(mask, []).append(name)
+        for mask in _masks(episode):
+            self._masks.setdefault(mask, []).append(name)
 
     def close(self) -> None:
         """Write the masks and close the file."""
@@ -106,14 +116,17 @@ class RobomimicWriter:
         self._file.close()
         self._path.unlink(missing_ok=True)
 
-    def _check(self, episode: Episode) -> None:
+    def _check(self, episode: Episode, states: npt.NDArray[np.float64] | None) -> None:
         where = f"{self._path}: {episode.source or 'episode'}"
         if episode.length == 0:
             raise DataError(f"{where}: has no steps")
-        for key, values in episode.observations.items():
-            if len(values) != episode.length:
+        lengths = {key: len(values) for key, values in episode.observations.items()}
+        if states is not None:
+            lengths["states"] = len(states)
+        for key, length in lengths.items():
+            if length != episode.length:
                 raise DataError(
-                    f"{where}: '{key}' has {len(values)} rows, actions have {episode.length}"
+                    f"{where}: '{key}' has {length} rows, actions have {episode.length}"
                 )
         sizes = {key: int(values.shape[1]) for key, values in episode.observations.items()}
         sizes["action"] = int(episode.actions.shape[1])
@@ -126,6 +139,13 @@ class RobomimicWriter:
 def _shifted(values: FloatArray, last: FloatArray) -> FloatArray:
     """Return the observations one step later, `last` at the end."""
     return np.concatenate([values[1:], np.asarray(last, dtype=np.float32)[None]])
+
+
+def _masks(episode: Episode) -> list[str]:
+    level, word, _ = episode.label.partition("_operator_")
+    split = {"validation": "valid"}.get(episode.split, episode.split)
+    names = (episode.label, level if word and level in LEVELS else "", split)
+    return [name for name in names if name]
 
 
 def _write_attributes(group: h5py.Group, episode: Episode) -> None:

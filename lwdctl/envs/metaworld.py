@@ -130,14 +130,14 @@ class MetaworldSimulator:
         self._env.data.mocap_pos[0] = np.clip(moved, self._env.mocap_low, self._env.mocap_high)
 
     def render(self) -> npt.NDArray[np.uint8]:
-        """Return the corner camera's image (height, width, 3).
+        """Return an image (height, width, 3) of the table and the arm from its right.
 
         Raises:
             SimulatorError: No OpenGL backend works on this machine.
         """
         if self._renderer is None:
             self._renderer = open_renderer(self._env.model)
-        self._renderer.update_scene(self._env.data, camera="corner2")
+        self._renderer.update_scene(self._env.data, camera=_camera())
         image: npt.NDArray[np.uint8] = self._renderer.render()
         return image
 
@@ -160,6 +160,14 @@ class MetaworldSimulator:
     @staticmethod
     def _observe(observation: npt.NDArray[np.float64]) -> Observation:
         return {"observation": observation.astype(np.float32)}
+
+
+def _camera() -> Any:
+    """Look at the middle of the table; Metaworld's own corner cameras stand on their heads."""
+    camera = mujoco.MjvCamera()
+    camera.lookat[:] = (0.0, 0.6, 0.15)
+    camera.distance, camera.azimuth, camera.elevation = 1.5, 145.0, -30.0
+    return camera
 
 
 def _visible_goal_env(name: str) -> Any:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from lwdctl.core.config import option, to_mapping
 from lwdctl.core.errors import ConfigError, SimulatorError
-from lwdctl.core.records import EnvSpec
 from lwdctl.core.seeding import EVALUATION_SEED_START
+from lwdctl.core.suggest import did_you_mean
+from lwdctl.envs.experts import EXPERTS
 from lwdctl.stages.stage import Stage, StageContext
 
 if TYPE_CHECKING:
     from lwdctl.artifacts.artifact import Artifact
+    from lwdctl.core.records import EnvSpec
     from lwdctl.data.robomimic_writer import RobomimicWriter
+    from lwdctl.envs.experts import ExpertSet
     from lwdctl.stages.experts import ExpertRunner
 
 PAYLOAD = "demonstrations.hdf5"
@@ -26,99 +30,145 @@ SPARE_ATTEMPTS = 20
 
 @dataclass(frozen=True)
 class CollectConfig:
-    """Settings of `lwdctl collect`; experts exist for Metaworld."""
+    """Settings of `lwdctl collect`."""
 
     simulator: str = option(
-        "metaworld", "Simulator to collect in.", choices=("metaworld",), argument=True
+        "metaworld", "Simulator to collect in.", choices=tuple(EXPERTS), argument=True
     )
-    task: tuple[str, ...] = option(("reach",), "Task name; may be given several times.")
-    episodes: int = option(25, "Demonstrations per task.", minimum=1)
+    task: tuple[str, ...] = option(
+        (),
+        "Task; may be given several times for metaworld, where mt10 and lwd10 (the paper's) name "
+        "ten. For robosuite lift or can  [default: reach; robosuite: lift]",
+    )
+    operator: tuple[str, ...] = option(
+        (),
+        "robosuite only: better_operator_1, better_operator_2, okay_operator_1 and so on to "
+        "worse_operator_2; may be given several times  [default: all six]",
+    )
+    episodes: int | None = option(
+        None,
+        "Demonstrations per task, and for robosuite per operator  [default: 25; robosuite: 50, "
+        "300 in all]",
+        minimum=1,
+    )
     seed: int = option(
-        0, "First seed; every task uses it and the next ones.", minimum=0,
+        0,
+        "First seed; every task uses it and the next ones, of which operators take turns.",
+        minimum=0,
         maximum=EVALUATION_SEED_START - 1,
-    )  # fmt: skip
+    )
     noise: float = option(
         0.0, "Standard deviation of Gaussian noise on the expert's actions.", minimum=0
     )
-    max_steps: int = option(0, "Steps per episode; 0 means the simulator's limit.", minimum=0)
+    max_steps: int = option(
+        0, "Steps per episode; 0 means 500, the limit of both simulators.", minimum=0
+    )
     keep_failures: bool = option(False, "Keep episodes in which the expert fails.")
     workers: int = option(2, "Processes; 0 runs in this one. No effect on the data.", minimum=0)
 
 
 def run(config: CollectConfig, inputs: Mapping[str, Artifact], context: StageContext) -> Artifact:
-    """Collect `config.episodes` demonstrations per task into robomimic's HDF5 layout.
+    """Collect demonstrations of every task and operator into robomimic's HDF5 layout.
 
     Raises:
-        ConfigError: An unknown task, or seeds that would reach the evaluation seeds.
+        ConfigError: An unknown task or operator, or seeds that would reach the evaluation
+            seeds.
+        MissingExtraError: The simulator is not installed.
         SimulatorError: A worker died, or the expert fails nearly always.
     """
     del inputs
     from lwdctl.data.robomimic_writer import RobomimicWriter
     from lwdctl.stages.experts import ExpertRunner
 
-    tasks = _tasks(config)
-    env = environment(tasks, config.max_steps)
-    name = context.name or (tasks[0] if len(tasks) == 1 else config.simulator)
+    experts: ExpertSet = EXPERTS.load(config.simulator)
+    tasks = _tasks(config, experts)
+    parts = [part for task in tasks for part in _parts(config, experts, task)]
+    env = experts.environment(tasks, config.max_steps)
+    name = context.name or experts.file_name(tasks)
     draft = context.workspace.begin("demonstrations", name, config=to_mapping(config))
     with draft, ExpertRunner(env, config.noise, config.workers) as runner:
-        total = config.episodes * len(tasks)
         with (
-            RobomimicWriter(draft.path / PAYLOAD, env_args(env)) as writer,
-            context.progress.task("collect", total, "episode") as bar,
+            RobomimicWriter(draft.path / PAYLOAD, experts.env_args(env)) as writer,
+            context.progress.task(
+                "collect", sum(part.episodes for part in parts), "episode"
+            ) as bar,
         ):
-            rows = {task: _collect(config, task, runner, writer, bar) for task in tasks}
-        return draft.publish(_summary(rows, env), seed=config.seed)
+            counts = [_collect(config, part, runner, writer, bar) for part in parts]
+        summary = _summary(parts, counts, env)
+        summary["versions"] = {package: version(package) for package in experts.packages}
+        return draft.publish(summary, seed=config.seed)
 
 
-def environment(tasks: tuple[str, ...], max_steps: int) -> EnvSpec:
-    """Describe the Metaworld environment with the versions that are installed."""
-    from lwdctl.envs.metaworld import MAX_STEPS
-
-    settings = {"metaworld": version("metaworld"), "mujoco": version("mujoco")}
-    return EnvSpec("metaworld", tasks, settings, max_steps or MAX_STEPS)
-
-
-def env_args(env: EnvSpec) -> dict[str, Any]:
-    """Return robomimic's `env_args`, from which ingest rebuilds `env`."""
-    return {
-        "env_name": f"{env.adapter}/{env.tasks[0]}" if len(env.tasks) == 1 else env.adapter,
-        "env_version": env.settings["metaworld"],
-        "type": env.adapter,
-        "env_kwargs": {
-            "tasks": list(env.tasks), "max_steps": env.max_steps, **env.settings
-        },
-    }  # fmt: skip
-
-
-def _tasks(config: CollectConfig) -> tuple[str, ...]:
+def _tasks(config: CollectConfig, experts: ExpertSet) -> tuple[str, ...]:
     """Check every name before the first episode."""
-    from lwdctl.envs.metaworld import SUFFIX, task_names
-    from lwdctl.envs.table import check_tasks
-
-    tasks = tuple(dict.fromkeys(name.removesuffix(SUFFIX) for name in config.task))
-    if not tasks:
-        raise ConfigError("no task named", "example: --task reach")
-    check_tasks(tasks, task_names(), f"environment '{config.simulator}'")
+    tasks = experts.tasks(config.task or (experts.task,))
+    if len(tasks) > 1 and not experts.several_tasks:
+        raise ConfigError(
+            f"a file of {config.simulator} holds one task, not {' and '.join(tasks)}",
+            "collect once per task",
+        )
     return tasks
 
 
-@dataclass
-class _TaskCount:
-    """What collecting one task took."""
+@dataclass(frozen=True)
+class _Part:
+    """The demonstrations of one task by one operator."""
 
-    kept: int = 0
+    task: str
+    operator: str
+    episodes: int
+    seeds: range
+
+
+def _parts(config: CollectConfig, experts: ExpertSet, task: str) -> list[_Part]:
+    """Divide the seeds among the operators, so that no two start alike.
+
+    An operator's seeds do not depend on who else is asked for.
+    """
+    for name in config.operator:
+        if name not in experts.operators:
+            known = [item for item in experts.operators if item]
+            hint = did_you_mean(name, known) or "leave --operator out"
+            raise ConfigError(f"{config.simulator} has no operator '{name}'", hint)
+    episodes = config.episodes or experts.episodes
+    attempts = ATTEMPTS_PER_EPISODE * episodes + SPARE_ATTEMPTS
+    stride = len(experts.operators)
+    parts = []
+    for index, operator in enumerate(experts.operators):
+        first = config.seed + index
+        end = min(first + stride * attempts, EVALUATION_SEED_START)
+        if not config.operator or operator in config.operator:
+            parts.append(_Part(task, operator, episodes, range(first, end, stride)))
+    return parts
+
+
+@dataclass
+class _Count:
+    """What collecting one part, or several, took."""
+
+    lengths: tuple[int, ...] = ()
     succeeded: int = 0
     attempts: int = 0
-    steps: int = 0
-    first_seed: int = -1
+    first_seed: int = EVALUATION_SEED_START
     last_seed: int = -1
     failed_seeds: tuple[int, ...] = ()
+
+    def __add__(self, other: _Count) -> _Count:
+        return _Count(
+            self.lengths + other.lengths,
+            self.succeeded + other.succeeded,
+            self.attempts + other.attempts,
+            min(self.first_seed, other.first_seed),
+            max(self.last_seed, other.last_seed),
+            self.failed_seeds + other.failed_seeds,
+        )
 
     def to_mapping(self) -> dict[str, Any]:
         """Return JSON-ready values."""
         return {
-            "episodes": self.kept,
-            "steps": self.steps,
+            "episodes": len(self.lengths),
+            "steps": sum(self.lengths),
+            "median_steps": median(self.lengths),
             "attempts": self.attempts,
             "expert_success": self.succeeded / self.attempts,
             "first_seed": self.first_seed,
@@ -128,55 +178,59 @@ class _TaskCount:
 
 
 def _collect(
-    config: CollectConfig, task: str, runner: ExpertRunner, writer: RobomimicWriter, bar: Any
-) -> _TaskCount:
-    count = _TaskCount(first_seed=config.seed)
-    limit = config.seed + ATTEMPTS_PER_EPISODE * config.episodes + SPARE_ATTEMPTS
-    seeds = range(config.seed, min(limit, EVALUATION_SEED_START))
-    for episode in runner.episodes(task, seeds, config.episodes):
+    config: CollectConfig, part: _Part, runner: ExpertRunner, writer: RobomimicWriter, bar: Any
+) -> _Count:
+    count = _Count(first_seed=part.seeds.start)
+    shown = {"task": part.task} | ({"operator": part.operator} if part.operator else {})
+    recordings = runner.episodes(part.task, part.seeds, part.episodes, part.operator)
+    for seed, recording in zip(part.seeds, recordings, strict=True):
+        episode = recording.episode
         count.attempts += 1
-        count.last_seed = episode.seed if episode.seed is not None else -1
+        count.last_seed = seed
         count.succeeded += bool(episode.success)
         if not episode.success:
-            count.failed_seeds += (count.last_seed,)
+            count.failed_seeds += (seed,)
         if episode.success or config.keep_failures:
-            writer.write(episode)
-            count.kept += 1
-            count.steps += episode.length
-            bar.advance(1, task=task)
-        if count.kept == config.episodes:
+            writer.write(episode, recording.states)
+            count.lengths += (episode.length,)
+            bar.advance(1, **shown)
+        if len(count.lengths) == part.episodes:
             return count
-    raise _exhausted(config, task, count, seeds)
+    raise _exhausted(config, part, count)
 
 
-def _exhausted(
-    config: CollectConfig, task: str, count: _TaskCount, seeds: range
-) -> ConfigError | SimulatorError:
-    if seeds.stop == EVALUATION_SEED_START:
+def _exhausted(config: CollectConfig, part: _Part, count: _Count) -> ConfigError | SimulatorError:
+    if part.seeds.stop == EVALUATION_SEED_START:
         return ConfigError(
             f"seeds from {config.seed} reach the evaluation seeds ({EVALUATION_SEED_START})",
             "use a lower --seed",
         )
+    who = f"{part.operator} of '{part.task}'" if part.operator else f"the expert of '{part.task}'"
     return SimulatorError(
-        f"the expert of '{task}' solved {count.succeeded} of {count.attempts} episodes",
+        f"{who} solved {count.succeeded} of {count.attempts} episodes",
         "lower --noise, raise --max-steps, or add --keep-failures",
     )
 
 
-def _summary(rows: Mapping[str, _TaskCount], env: EnvSpec) -> dict[str, Any]:
-    attempts = sum(row.attempts for row in rows.values())
+def _summary(parts: Sequence[_Part], counts: Sequence[_Count], env: EnvSpec) -> dict[str, Any]:
+    total = sum(counts, _Count())
+    tasks: dict[str, Any] = {}
+    for task in env.tasks:
+        own = [
+            (part, count) for part, count in zip(parts, counts, strict=True) if part.task == task
+        ]
+        tasks[task] = sum((count for _, count in own), _Count()).to_mapping()
+        operators = {part.operator: count.to_mapping() for part, count in own if part.operator}
+        if operators:
+            tasks[task]["operators"] = operators
     return {
         "env": env.adapter,
-        "versions": dict(env.settings),
-        "episodes": sum(row.kept for row in rows.values()),
-        "steps": sum(row.steps for row in rows.values()),
-        "attempts": attempts,
-        "expert_success": sum(row.succeeded for row in rows.values()) / attempts,
-        "seeds": [
-            min(row.first_seed for row in rows.values()),
-            max(row.last_seed for row in rows.values()),
-        ],
-        "tasks": {task: row.to_mapping() for task, row in rows.items()},
+        "episodes": len(total.lengths),
+        "steps": sum(total.lengths),
+        "attempts": total.attempts,
+        "expert_success": total.succeeded / total.attempts,
+        "seeds": [total.first_seed, total.last_seed],
+        "tasks": tasks,
     }
 
 

@@ -7,20 +7,35 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from functools import lru_cache
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from lwdctl.core.errors import SimulatorError
 from lwdctl.core.records import EnvSpec, Episode, FloatArray
 from lwdctl.core.seeding import generator
-
-if TYPE_CHECKING:
-    from lwdctl.envs.metaworld import MetaworldSimulator
+from lwdctl.envs.experts import EXPERTS, ExpertSet
+from lwdctl.envs.simulator import Observation, Simulator, Step
+from lwdctl.envs.table import make_simulator
 
 EPISODE_TIMEOUT = 600.0
+
+
+@dataclass(frozen=True)
+class Recording:
+    """An episode, and what only the simulator's file format has a place for.
+
+    Attributes:
+        episode: The demonstration.
+        states: (time, state), float64, the simulator's state at each action, or None.
+    """
+
+    episode: Episode
+    states: npt.NDArray[np.float64] | None
 
 
 class ExpertRunner:
@@ -59,7 +74,9 @@ class ExpertRunner:
                 process.kill()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def episodes(self, task: str, seeds: Sequence[int], expected: int) -> Iterator[Episode]:
+    def episodes(
+        self, task: str, seeds: Sequence[int], expected: int, operator: str = ""
+    ) -> Iterator[Recording]:
         """Yield one episode per seed, in order, until the caller stops asking.
 
         Args:
@@ -67,76 +84,100 @@ class ExpertRunner:
             seeds: Seeds in the order wanted.
             expected: How many the caller will probably take; no more than this and one per
                 worker are begun ahead.
+            operator: Which of the task's experts, where there are several.
 
         Raises:
             SimulatorError: A worker died or did not answer.
         """
         if self._pool is None:
             for seed in seeds:
-                yield expert_episode(self._env, task, seed, self._noise)
+                yield expert_episode(self._env, task, seed, self._noise, operator)
             return
-        waiting: deque[Future[Episode]] = deque()
+        waiting: deque[Future[Recording]] = deque()
         begun = 0
         for taken, seed in enumerate(seeds):
             ahead = min(max(expected - taken, self._workers), 2 * self._workers)
             try:
                 while len(waiting) < ahead and begun < len(seeds):
-                    waiting.append(self._begin(self._pool, task, seeds[begun]))
+                    waiting.append(self._begin(self._pool, task, seeds[begun], operator))
                     begun += 1
-                episode = waiting.popleft().result(timeout=EPISODE_TIMEOUT)
+                recording = waiting.popleft().result(timeout=EPISODE_TIMEOUT)
             except (BrokenProcessPool, TimeoutError) as error:
                 raise SimulatorError(
                     f"a process that collected '{task}' near seed {seed} died or hung",
                     "run it again",
                 ) from error
-            yield episode
+            yield recording
 
-    def _begin(self, pool: ProcessPoolExecutor, task: str, seed: int) -> Future[Episode]:
-        return pool.submit(expert_episode, self._env, task, seed, self._noise)
+    def _begin(
+        self, pool: ProcessPoolExecutor, task: str, seed: int, operator: str
+    ) -> Future[Recording]:
+        return pool.submit(expert_episode, self._env, task, seed, self._noise, operator)
 
 
-def expert_episode(env: EnvSpec, task: str, seed: int, noise: float) -> Episode:
-    """Run the scripted expert of a Metaworld task for one whole episode.
+def expert_episode(
+    env: EnvSpec, task: str, seed: int, noise: float, operator: str = ""
+) -> Recording:
+    """Run a task's scripted expert for one episode.
 
     The recorded action is the executed one, noise and clipping included, so replaying it
     from the initial state repeats the episode.
     """
-    from lwdctl.envs.metaworld_expert import MetaworldExpert
-
-    simulator, expert = _simulator(task, env.max_steps), MetaworldExpert(task)
+    experts: ExpertSet = EXPERTS.load(env.adapter)
+    simulator = _simulator(env.adapter, task, env.max_steps)
+    expert = experts.expert(task, operator, seed)
     rng = generator("expert noise", task, seed)
     observation = simulator.reset(seed)
-    states: list[FloatArray] = []
-    actions: list[FloatArray] = []
-    rewards: list[float] = []
-    success = False
+    steps: list[_Taken] = []
     for _ in range(simulator.max_steps):
         action = expert.act(observation)
         if noise > 0:
             action = np.clip(action + noise * rng.normal(size=action.shape), -1.0, 1.0)
         action = action.astype(np.float32)
-        step = simulator.step(action)
-        states.append(observation["observation"])
-        actions.append(action)
-        rewards.append(step.reward)
-        success |= step.success
-        observation = step.observation
-    return Episode(
+        state = experts.state(simulator)
+        steps.append(_Taken(observation, state, action, simulator.step(action)))
+        observation = steps[-1].step.observation
+        if expert.finished(steps[-1].step.success):
+            break
+    return _recording(
+        steps,
         source=f"{task} seed {seed}",
-        observations={"observation": np.stack(states)},
-        actions=np.stack(actions),
-        rewards=np.array(rewards, dtype=np.float32),
-        final_observation=dict(observation),
         initial_state=simulator.initial_state(),
+        model=experts.scene(simulator),
         task=task,
-        success=success,
+        label=operator,
         seed=seed,
     )
 
 
-@lru_cache(maxsize=1)
-def _simulator(task: str, max_steps: int) -> MetaworldSimulator:
-    """Build the task once per process: what was run before leaves no trace in an episode."""
-    from lwdctl.envs.metaworld import MetaworldSimulator
+@dataclass(frozen=True)
+class _Taken:
+    """One step: what was seen, what was done, what came of it."""
 
-    return MetaworldSimulator(EnvSpec("metaworld", (task,), {}, max_steps), task)
+    observation: Observation
+    state: npt.NDArray[np.float64] | None
+    action: FloatArray
+    step: Step
+
+
+def _recording(steps: Sequence[_Taken], **about: Any) -> Recording:
+    episode = Episode(
+        observations={
+            key: np.stack([taken.observation[key] for taken in steps])
+            for key in steps[0].observation
+        },
+        actions=np.stack([taken.action for taken in steps]),
+        rewards=np.array([taken.step.reward for taken in steps], dtype=np.float32),
+        final_observation=dict(steps[-1].step.observation),
+        success=any(taken.step.success for taken in steps),
+        **about,
+    )
+    states = [taken.state for taken in steps if taken.state is not None]
+    return Recording(episode, np.stack(states) if states else None)
+
+
+@lru_cache(maxsize=1)
+def _simulator(adapter: str, task: str, max_steps: int) -> Simulator:
+    """Build the task once per process: what was run before leaves no trace in an episode."""
+    experts: ExpertSet = EXPERTS.load(adapter)
+    return make_simulator(experts.environment((task,), max_steps), task)

@@ -3,6 +3,8 @@ import multiprocessing
 import subprocess
 import sys
 import time
+import tomllib
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -12,10 +14,14 @@ from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.config import from_mapping
 from lwdctl.core.errors import ConfigError, SimulatorError
 from lwdctl.core.seeding import EVALUATION_SEED_START
+from lwdctl.envs.metaworld_expert import EXPERTS
 from lwdctl.stages import experts
-from lwdctl.stages.collect import PAYLOAD, STAGE, CollectConfig, environment, run
+from lwdctl.stages.collect import PAYLOAD, STAGE, CollectConfig, run
 from lwdctl.stages.experts import ExpertRunner
 from lwdctl.stages.stage import StageContext
+
+ROOT = Path(__file__).resolve().parents[2]
+environment = EXPERTS.environment
 
 
 @pytest.fixture
@@ -127,6 +133,41 @@ def test_every_task_name_is_checked_before_anything_runs(collect, tmp_path):
         collect(task=("reach", "draweropen"))
     assert "'drawer-open'" in caught.value.hint
     assert not list((tmp_path / "work").rglob("demonstrations*"))
+
+
+def test_a_task_set_stands_for_its_tasks():
+    recipe = tomllib.loads((ROOT / "pipelines/metaworld10.toml").read_text())
+    # The recipe may name the ten or the set.
+    assert list(EXPERTS.tasks(recipe["stage"]["collect"]["task"])) == list(EXPERTS.tasks(["lwd10"]))
+    ten = EXPERTS.tasks(["MT10"])
+    assert len(set(ten)) == 10
+    assert {"reach", "pick-place", "peg-insert-side"} <= set(ten)
+    assert EXPERTS.tasks(["reach", "mt10", "reach-v3"]) == ("reach", *ten[1:])
+    assert EXPERTS.file_name(ten) == "mt10"
+    with pytest.raises(ConfigError, match="'mt11'") as caught:
+        EXPERTS.tasks(["mt11"])
+    assert "'mt10'" in caught.value.hint
+
+
+def test_without_a_task_it_is_the_simulators_first(collect):
+    assert set(collect(episodes=1, max_steps=80).manifest.summary["tasks"]) == {"reach"}
+
+
+def test_metaworld_has_no_operators(collect, tmp_path):
+    with pytest.raises(ConfigError, match="'better_operator_1'"):
+        collect(operator=("better_operator_1",))
+    assert not list((tmp_path / "work").rglob("demonstrations*"))
+
+
+def test_a_simulator_that_is_not_installed_is_one_line():
+    code = (
+        "import sys; sys.modules['robosuite'] = None; from lwdctl.cli.main import main; "
+        "sys.exit(main(['collect', 'robosuite', '--task', 'lift']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "pip install 'lwdctl[robosuite]'" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_seeds_never_reach_the_evaluation_seeds(collect):
