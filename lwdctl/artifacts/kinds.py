@@ -13,6 +13,7 @@ MAKERS = {
     "vae": "lwdctl train-vae",
     "latents": "lwdctl encode",
     "diffusion": "lwdctl train-diffusion",
+    "baseline": "lwdctl train-baseline dp|ldp|mlp",
     "evaluation": "lwdctl eval",
 }
 """Kind of artifact to the command that makes one."""

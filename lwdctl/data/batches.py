@@ -27,9 +27,9 @@ class SnippetBatch:
     Attributes:
         observations: (batch, time, obs).
         actions: (batch, time, action).
-        mask: (batch, time), 1.0 for real steps; padding repeats the last real step.
+        mask: (batch, time), 1.0 for real steps; padding repeats the nearest real step.
         episodes: (batch,) store index of each snippet's episode.
-        offsets: (batch,) start of each snippet within its episode.
+        offsets: (batch,) start of each snippet within its episode; negative before it.
     """
 
     observations: Tensor
@@ -119,6 +119,7 @@ class SnippetBatches:
         seed: Seed of the visit order.
         cache: One of `CACHES`.
         device: Where batches are put.
+        every: Whether an epoch visits every snippet, instead of one per episode.
     """
 
     def __init__(
@@ -131,6 +132,7 @@ class SnippetBatches:
         seed: int,
         cache: str = "auto",
         device: torch.device | None = None,
+        every: bool = False,
     ) -> None:
         self.device = device or torch.device("cpu")
         self.rule = rule
@@ -141,19 +143,27 @@ class SnippetBatches:
         self._start, self._length = table.start, table.length
         self._obs = sum(store.spec.sizes(keys))
         self.cache = self._choose(cache, store)
-        every = blocks_of(table.start, table.length, BLOCK_ROWS)
+        blocks = blocks_of(table.start, table.length, BLOCK_ROWS)
         kept = np.isin(np.arange(len(table.start)), chosen)
-        self._blocks = [block[kept[block]] for block in every if kept[block].any()]
+        self._blocks = [block[kept[block]] for block in blocks if kept[block].any()]
         self._order: VisitOrder | None = None
         self._seed = seed
-        self._rows: RowSource = self._source(store, keys, every)
+        self._rows: RowSource = self._source(store, keys, blocks)
+        self._every = every
         self._settings = (store, keys, rule, seed)
 
     def of_split(self, split: str) -> SnippetBatches:
         """Return batches of another split that share the steps held in memory."""
         store, keys, rule, seed = self._settings
         other = SnippetBatches(
-            store, keys, rule, split=split, seed=seed, cache="none", device=self.device
+            store,
+            keys,
+            rule,
+            split=split,
+            seed=seed,
+            cache="none",
+            device=self.device,
+            every=self._every,
         )
         other.cache, other._rows = self.cache, self._rows
         return other
@@ -162,8 +172,11 @@ class SnippetBatches:
         """Return the training batch of one update, drawn in visit order."""
         if self._order is None:
             counts = self.rule.counts(self._length)
-            self._order = VisitOrder(self._blocks, counts, self.rule.stride, self._seed)
-        return self.cut(*self._order.batch(update, batch_size))
+            self._order = VisitOrder(
+                self._blocks, counts, self.rule.stride, self._seed, every=self._every
+            )
+        episodes, offsets = self._order.batch(update, batch_size)
+        return self.cut(episodes, offsets - self.rule.before)
 
     def every(self) -> tuple[IntArray, IntArray]:
         """List every snippet of the split: store episode (snippet,) and start (snippet,)."""
@@ -171,13 +184,14 @@ class SnippetBatches:
         return self.episodes[position], offsets
 
     def cut(self, episodes: IntArray, offsets: IntArray) -> SnippetBatch:
-        """Cut snippets out of episodes, padding past the end with the last step."""
+        """Cut snippets out of episodes, padding past their ends with the nearest step."""
         steps = np.arange(self.rule.length, dtype=np.int64)
         within = offsets[:, None] + steps
         last = self._length[episodes][:, None] - 1
-        index = self._start[episodes][:, None] + np.minimum(within, last)
+        index = self._start[episodes][:, None] + np.clip(within, 0, last)
         rows = self._rows.rows(index, episodes).to(self.device)
-        mask = torch.from_numpy((within <= last).astype(np.float32)).to(self.device)
+        real = (within >= 0) & (within <= last)
+        mask = torch.from_numpy(real.astype(np.float32)).to(self.device)
         observations, actions = rows[..., : self._obs], rows[..., self._obs :]
         return SnippetBatch(observations, actions, mask, episodes, offsets)
 

@@ -26,19 +26,25 @@ class WindowRule:
         min_share: Smallest share of a snippet that must be real steps, in (0, 1]; the rest
             is padding. 1 allows full snippets only (a shorter episode gives one).
         first_only: Only the snippet that starts with the episode.
+        before: Steps that a snippet may start before its episode; the first step repeats there.
+        after: Steps of padding allowed past the episode's end, instead of `min_share`.
     """
 
     length: int
     stride: int = 1
     min_share: float = 1.0
     first_only: bool = False
+    before: int = 0
+    after: int | None = None
 
     def counts(self, lengths: IntArray) -> IntArray:
         """Return how many snippets each episode (episode,) has, at least one."""
         if self.first_only:
             return np.ones_like(lengths)
-        needed = np.minimum(lengths, max(1, math.ceil(self.min_share * self.length)))
-        counts: IntArray = (lengths - needed) // self.stride + 1
+        share = math.ceil(self.min_share * self.length)
+        real = share if self.after is None else self.length - self.after
+        room = np.maximum(lengths + self.before - max(1, real), 0)
+        counts: IntArray = room // self.stride + 1
         return counts
 
     def all(self, lengths: IntArray) -> tuple[IntArray, IntArray]:
@@ -46,11 +52,13 @@ class WindowRule:
         counts = self.counts(lengths)
         episode = np.repeat(np.arange(len(lengths), dtype=np.int64), counts)
         first = np.repeat(np.cumsum(counts) - counts, counts)
-        return episode, (np.arange(len(episode), dtype=np.int64) - first) * self.stride
+        number = np.arange(len(episode), dtype=np.int64) - first
+        return episode, number * self.stride - self.before
 
     def valid(self, lengths: IntArray, offsets: IntArray) -> IntArray:
         """Return how many of each snippet's steps are real."""
-        valid: IntArray = np.minimum(self.length, lengths - offsets)
+        ends = np.minimum(offsets + self.length, lengths)
+        valid: IntArray = ends - np.maximum(offsets, 0)
         return valid
 
 
@@ -71,9 +79,9 @@ def blocks_of(starts: IntArray, lengths: IntArray, rows: int) -> list[IntArray]:
 class VisitOrder:
     """The order in which training draws snippets, fixed by (seed, position) alone.
 
-    An epoch is one randomly placed snippet per episode. Blocks are shuffled, `mixed`
-    blocks at a time are merged and their episodes shuffled, so that a reader needs only
-    those blocks in memory and every cache mode sees the same batches.
+    An epoch is one randomly placed snippet per episode, or every snippet once. Blocks are
+    shuffled, `mixed` blocks at a time are merged and their snippets shuffled, so that a reader
+    needs only those blocks in memory and every cache mode sees the same batches.
     """
 
     blocks: Sequence[IntArray]
@@ -81,6 +89,7 @@ class VisitOrder:
     stride: int
     seed: int
     mixed: int = 4
+    every: bool = False
 
     def __post_init__(self) -> None:
         """Refuse an empty order.
@@ -93,8 +102,8 @@ class VisitOrder:
 
     @property
     def size(self) -> int:
-        """Episodes per epoch."""
-        return sum(len(block) for block in self.blocks)
+        """Snippets per epoch."""
+        return sum(int(self.counts[b].sum()) if self.every else len(b) for b in self.blocks)
 
     def batch(self, update: int, batch_size: int) -> tuple[IntArray, IntArray]:
         """Return the snippets of one update.
@@ -122,7 +131,24 @@ class VisitOrder:
 def _epoch(order: VisitOrder, epoch: int) -> tuple[IntArray, IntArray]:
     rng = generator("visit-order", order.seed, epoch)
     blocks = [order.blocks[index] for index in rng.permutation(len(order.blocks))]
-    groups = [blocks[i : i + order.mixed] for i in range(0, len(blocks), order.mixed)]
-    episodes = np.concatenate([rng.permutation(np.concatenate(group)) for group in groups])
+    joined = [
+        np.concatenate(blocks[i : i + order.mixed]) for i in range(0, len(blocks), order.mixed)
+    ]
+    if order.every:
+        return _epoch_of_all(order, joined, rng)
+    episodes = np.concatenate([rng.permutation(group) for group in joined])
     places = rng.random(len(episodes)) * order.counts[episodes]
     return episodes, np.floor(places).astype(np.int64) * order.stride
+
+
+def _epoch_of_all(
+    order: VisitOrder, groups: Sequence[IntArray], rng: np.random.Generator
+) -> tuple[IntArray, IntArray]:
+    episodes, places = [], []
+    for group in groups:
+        counts = order.counts[group]
+        shuffled = rng.permutation(int(counts.sum()))
+        episodes.append(np.repeat(group, counts)[shuffled])
+        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        places.append(within[shuffled])
+    return np.concatenate(episodes), np.concatenate(places) * order.stride

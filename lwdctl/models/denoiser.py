@@ -1,4 +1,4 @@
-"""Denoisers of a latent: a residual MLP and Diffusion Policy's 1-D U-Net.
+"""Denoisers of a latent: a residual MLP, Diffusion Policy's 1-D U-Net and its transformer.
 
 Each maps (noisy latent (batch, latent), step (batch,), condition (batch, condition)) to
 (batch, latent).
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lwdctl.models.transformer import TRANSFORMER_SIZES, ConditionalTransformer
 from lwdctl.models.unet import UNET_SIZES, ConditionalUnet1d
 
 
@@ -22,14 +23,20 @@ class DenoiserSpec:
     """Everything needed to rebuild a denoiser.
 
     Attributes:
-        architecture: `"mlp"` or `"unet"`.
+        architecture: `"mlp"`, `"unet"` or `"transformer"`.
         latent_size: Components of the latent.
         condition_size: Components of the condition.
-        layout: How the latent enters a U-Net: (length, channels), product = latent size.
+        layout: How the latent enters a U-Net or a transformer: (length, channels), product =
+            latent size.
         unet_size: `"xs"` to `"xl"` of the paper's table.
         width: Width of the residual MLP.
         blocks: Residual blocks of the MLP.
-        dropout: Dropout inside the MLP's blocks.
+        dropout: Dropout inside the blocks of the MLP or the transformer.
+        transformer_size: `"xs"` to `"xl"` of the paper's table.
+        observation_tokens: Observations at the head of the condition, each a token of its own
+            for the transformer.
+        shared_condition: Components at the end of the condition that every token holds.
+        causal: Whether the transformer's attention is causal: for sequences in time.
     """
 
     architecture: str
@@ -40,6 +47,10 @@ class DenoiserSpec:
     width: int
     blocks: int
     dropout: float
+    transformer_size: str = "m"
+    observation_tokens: int = 1
+    shared_condition: int = 0
+    causal: bool = False
 
     def to_mapping(self) -> dict[str, Any]:
         """Return JSON-ready values."""
@@ -54,7 +65,7 @@ class DenoiserSpec:
         """Make the network with fresh weights."""
         if self.architecture == "mlp":
             return ResidualMlp(self)
-        return LatentUnet(self)
+        return LatentUnet(self) if self.architecture == "unet" else LatentTransformer(self)
 
 
 class StepEmbedding(nn.Module):
@@ -142,3 +153,35 @@ class LatentUnet(nn.Module):
         sequence = latent.view(-1, length, channels).transpose(1, 2)
         output = self.network(sequence, self.embedding(step), condition)
         return output.transpose(1, 2).flatten(1)  # type: ignore[no-any-return]
+
+
+class LatentTransformer(nn.Module):
+    """The transformer of Diffusion Policy over a latent laid out as (length, channels)."""
+
+    def __init__(self, spec: DenoiserSpec) -> None:
+        super().__init__()
+        size = TRANSFORMER_SIZES[spec.transformer_size]
+        self.layout, self.shared = spec.layout, spec.shared_condition
+        self.tokens = spec.observation_tokens if spec.condition_size else 0
+        own = (spec.condition_size - self.shared) // max(1, self.tokens)
+        self.embedding = StepEmbedding(size.step_embedding)
+        self.network = ConditionalTransformer(
+            *spec.layout,
+            self.tokens,
+            own + self.shared,
+            size,
+            spec.dropout,
+            causal=spec.causal,
+        )
+
+    def forward(self, latent: Tensor, step: Tensor, condition: Tensor) -> Tensor:
+        """Return the prediction (batch, latent)."""
+        sequence = latent.view(-1, *self.layout)
+        own = condition.shape[1] - self.shared
+        tokens = condition.new_zeros(len(condition), 0, 0)
+        if self.tokens:
+            parts = condition[:, :own].reshape(len(condition), self.tokens, own // self.tokens)
+            shared = condition[:, None, own:].expand(-1, self.tokens, -1)
+            tokens = torch.cat([parts, shared], dim=2)
+        output = self.network(sequence, self.embedding(step), tokens)
+        return output.flatten(1)  # type: ignore[no-any-return]

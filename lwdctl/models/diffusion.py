@@ -1,13 +1,14 @@
 """Diffusion over latents, conditioned on state, task and label (paper section 4.2).
 
-Schedulers are diffusers', with clipping and thresholding off: latents are not images.
-Training and sampling work on latents standardised by their total deviation.
+Schedulers are diffusers', with their clipping and thresholding off: latents are not images.
+Training and sampling work on latents standardised by their total deviation. What has a known
+range (the actions of Diffusion Policy) is clipped here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -37,6 +38,8 @@ class DiffusionSpec:
             it is no condition.
         tasks: Number of tasks (one-hot), 0 when the task is no condition.
         labels: Number of labels (one-hot), 0 when the label is no condition.
+        clip: Bound of the predicted clean sample, in normalised units, while sampling; 0 for
+            none.
     """
 
     denoiser: DenoiserSpec
@@ -46,6 +49,7 @@ class DiffusionSpec:
     state_size: int
     tasks: int
     labels: int
+    clip: float = 0.0
 
     def to_mapping(self) -> dict[str, Any]:
         """Return JSON-ready values."""
@@ -113,6 +117,31 @@ class LatentDiffusion(nn.Module):
         velocity: Tensor = self._training_schedule.get_velocity(clean, noise, step)
         return velocity
 
+    def _clean(self, predicted: Tensor, noisy: Tensor, step: Tensor) -> Tensor:
+        """Return the clean sample that a prediction stands for."""
+        if self.spec.prediction == "sample":
+            return predicted
+        share = self._training_schedule.alphas_cumprod[int(step)]
+        signal, noise = float(share.sqrt()), float((1.0 - share).sqrt())
+        if self.spec.prediction == "epsilon":
+            return (noisy - noise * predicted) / signal
+        return signal * noisy - noise * predicted
+
+    def _clipped_ddim(self, latent: Tensor, condition: Tensor, steps: int) -> Tensor:
+        """Run DDIM as Diffusion Policy has it: the sample is clipped, the predicted noise is not.
+
+        A solver works the noise out anew from the clipped sample, which samples worse.
+        """
+        visited = timesteps(self.spec, steps)
+        shares = self._training_schedule.alphas_cumprod
+        for step, following in zip(visited, [*visited[1:], -1], strict=True):
+            number = torch.tensor(step, device=latent.device)
+            predicted = self.denoiser(latent, number.expand(len(latent)), condition)
+            clean = self._clean(predicted, latent, number).clamp(-self.spec.clip, self.spec.clip)
+            share = float(shares[following]) if following >= 0 else 1.0
+            latent = share**0.5 * clean + (1.0 - share) ** 0.5 * predicted
+        return latent
+
     @torch.no_grad()
     def sample(
         self,
@@ -132,13 +161,18 @@ class LatentDiffusion(nn.Module):
         Returns:
             (batch, latent), in the encoder's units.
         """
-        schedule = sampling_schedule(sampler, self.spec, steps, condition.device)
         size = self.spec.denoiser.latent_size
         rows = [torch.randn(size, generator=generator) for generator in generators]
         latent = torch.stack(rows).to(condition.device)
+        if self.spec.clip and (sampler, self.spec.prediction) == ("ddim", "epsilon"):
+            return self.latent.restore(self._clipped_ddim(latent, condition, steps))
+        schedule = sampling_schedule(sampler, self.spec, steps, condition.device)
         noise = {"generator": list(generators)} if sampler == "ddpm" else {}
         for step in schedule.timesteps:
             predicted = self.denoiser(latent, step.expand(len(latent)), condition)
+            if self.spec.clip:
+                clean = self._clean(predicted, latent, step)
+                predicted = clean.clamp(-self.spec.clip, self.spec.clip)
             latent = schedule.step(predicted, step, latent, **noise).prev_sample
         return self.latent.restore(latent)
 
@@ -148,10 +182,10 @@ def timesteps(spec: DiffusionSpec, steps: int) -> list[int]:
 
     The last steps of the squared-cosine schedule hold next to no signal, so an error of a
     predicted noise blows up when the sample is computed from it: epsilon-prediction starts
-    at the noisiest step with 5 % of signal.
+    at the noisiest step with 5 % of signal, unless the sample is clipped.
     """
     last = spec.train_steps
-    if spec.prediction == "epsilon":
+    if spec.prediction == "epsilon" and not spec.clip:
         signal = _training_schedule(spec).alphas_cumprod.sqrt()
         last = max(1, int((signal >= SMALLEST_SIGNAL).sum()))
     places = torch.linspace(last, 0, min(steps, last) + 1, dtype=torch.float64)[:-1]
@@ -164,6 +198,8 @@ def sampling_schedule(sampler: str, spec: DiffusionSpec, steps: int, device: tor
     DDIM without noise is the first-order DPM-Solver++ (Lu et al. 2022, section 4). It is
     used here because diffusers' DDIM assumes that steps divide the training steps evenly.
     """
+    if spec.clip:  # the prediction has become a clipped sample before the scheduler sees it
+        spec = replace(spec, prediction="sample")
     if sampler == "ddpm":
         schedule = _training_schedule(spec)
         schedule.set_timesteps(timesteps=timesteps(spec, steps), device=device)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 
 from lwdctl.artifacts.artifact import Artifact
+from lwdctl.models.chunks import ActionDiffusion, ChunkSpec, LatentChunks
+from lwdctl.models.cloned import ClonedPolicy, ClonedSpec
 from lwdctl.models.diffusion import DiffusionSpec, LatentDiffusion
 from lwdctl.models.files import load_spec, load_weights
 from lwdctl.models.vae import PolicyVae, VaeSpec
@@ -22,5 +24,22 @@ def load_diffusion(artifact: Artifact, device: torch.device) -> LatentDiffusion:
     """Rebuild a latent diffusion model from its artifact, ready for inference."""
     artifact.check()
     model = LatentDiffusion(DiffusionSpec.from_mapping(load_spec(artifact.path)))
+    load_weights(model, artifact.path)
+    return model.to(device).eval()
+
+
+def load_baseline(
+    artifact: Artifact, device: torch.device
+) -> ActionDiffusion | LatentChunks | ClonedPolicy:
+    """Rebuild a baseline from its artifact, ready for inference."""
+    artifact.check()
+    values = load_spec(artifact.path)
+    method = values.pop("method")
+    model: ActionDiffusion | LatentChunks | ClonedPolicy
+    if method == "mlp":
+        model = ClonedPolicy(ClonedSpec.from_mapping(values))
+    else:
+        spec = ChunkSpec.from_mapping(values)
+        model = ActionDiffusion(spec) if method == "dp" else LatentChunks(spec)
     load_weights(model, artifact.path)
     return model.to(device).eval()

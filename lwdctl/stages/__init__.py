@@ -24,6 +24,10 @@ STAGES = Registry(
         "train-diffusion": Row(
             "lwdctl.stages.train_diffusion:STAGE", "Train the diffusion model over latents."
         ),
+        "train-baseline": Row(
+            "lwdctl.stages.train_baseline:STAGE",
+            "Train a baseline on the same snippets: Diffusion Policy, LDP, or an MLP.",
+        ),
         "eval": Row(
             "lwdctl.stages.evaluate:STAGE", "Run sampled policies in the simulator and score them."
         ),

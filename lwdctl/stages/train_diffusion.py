@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.core.config import option, to_mapping
@@ -18,11 +19,15 @@ from lwdctl.stages.training_settings import TrainingConfig, loop_settings
 if TYPE_CHECKING:
     from lwdctl.artifacts.latents import LatentStore
     from lwdctl.artifacts.snippets import SnippetStore
+    from lwdctl.core.records import SourceSpec
     from lwdctl.models.diffusion import DiffusionSpec, LatentDiffusion
     from lwdctl.models.vae import PolicyVae
 
+Indices = npt.NDArray[np.int32]
 CONDITIONS = ("state", "task", "label")
 NO_CONDITION = "none"
+DENOISERS = ("mlp", "unet", "transformer")
+SIZES = ("xs", "s", "m", "l", "xl")
 LAYOUT_PARTS = 2
 
 
@@ -35,14 +40,19 @@ class TrainDiffusionConfig(TrainingConfig):
         "Any of state, task, label; 'none' for no condition (default: state, and task when"
         " there are several)",
     )
-    denoiser: str = option("mlp", "Denoiser architecture", choices=("mlp", "unet"))
+    denoiser: str = option("mlp", "Denoiser architecture", choices=DENOISERS)
     latent_layout: str = option(
-        "16x16", "How the latent enters a U-Net, as LENGTHxCHANNELS with product = latent size"
+        "16x16",
+        "How the latent enters a U-Net or transformer, as LENGTHxCHANNELS with product = latent"
+        " size",
     )
-    unet_size: str = option("m", "U-Net size", choices=("xs", "s", "m", "l", "xl"))
+    unet_size: str = option("m", "U-Net size", choices=SIZES)
+    transformer_size: str = option("m", "Transformer size", choices=SIZES)
     width: int = option(512, "Width of the residual MLP", minimum=8)
     blocks: int = option(3, "Residual blocks of the MLP", minimum=1)
-    dropout: float = option(0.0, "Dropout inside the MLP's blocks", minimum=0, maximum=0.9)
+    dropout: float = option(
+        0.0, "Dropout inside the MLP's or transformer's blocks", minimum=0, maximum=0.9
+    )
     prediction: str = option(
         "sample", "What the network predicts", choices=("sample", "v_prediction", "epsilon")
     )
@@ -75,7 +85,10 @@ def run(
     latents, snippets, vae = inputs["latents"], inputs["snippets"], inputs["vae"]
     device = choose_device(config.device)
     store, data = LatentStore.open(latents.path), SnippetStore.open(snippets.path)
-    spec = diffusion_spec(config, store, data)
+    trained = load_vae(vae, device)
+    observation = trained.spec.observation_size
+    sides = Sides(store.latent_size, observation, store.state_size // observation)
+    spec = diffusion_spec(config, _condition(config, store, data), sides, data.spec)
     with context.workspace.begin(
         "diffusion",
         context.name or latents.name,
@@ -83,7 +96,7 @@ def run(
         inputs=[latents],
         resume=context.resume,
     ) as draft:
-        model = _model(spec, store, load_vae(vae, device), config.seed).to(device)
+        model = _model(spec, store, trained, config.seed).to(device)
         train, held_out = _splits(store, data)
         objective = DiffusionObjective(
             LatentTable.read(store, train, device),
@@ -113,43 +126,62 @@ def run(
         return draft.publish(summary, seed=config.seed, device=str(device))
 
 
+@dataclass(frozen=True)
+class Sides:
+    """What a diffusion model connects.
+
+    Attributes:
+        latent: Components of the latent.
+        observation: Components of one observation.
+        history: Observations in the state condition.
+    """
+
+    latent: int
+    observation: int
+    history: int
+
+
 def diffusion_spec(
-    config: TrainDiffusionConfig, store: LatentStore, data: SnippetStore
+    config: TrainDiffusionConfig, parts: tuple[str, ...], sides: Sides, source: SourceSpec
 ) -> DiffusionSpec:
-    """Work out the model's sizes from the configuration and the data."""
+    """Work out the model's sizes from the configuration, its condition and the data."""
     from lwdctl.models.denoiser import DenoiserSpec
     from lwdctl.models.diffusion import DiffusionSpec
 
-    tasks, labels = data.spec.env.tasks, data.spec.labels
-    parts = _condition(config, store, data)
-    state = store.state.shape[1] if "state" in parts else 0
-    task = len(tasks) if "task" in parts else 0
-    label = len(labels) if "label" in parts else 0
+    state = sides.history * sides.observation if "state" in parts else 0
+    task = len(source.env.tasks) if "task" in parts else 0
+    label = len(source.labels) if "label" in parts else 0
     denoiser = DenoiserSpec(
         architecture=config.denoiser,
-        latent_size=store.latent_size,
+        latent_size=sides.latent,
         condition_size=state + task + label,
-        layout=_layout(config, store.latent_size),
+        layout=_layout(config, sides.latent),
         unet_size=config.unet_size,
         width=config.width,
         blocks=config.blocks,
         dropout=config.dropout,
+        transformer_size=config.transformer_size,
+        observation_tokens=sides.history if state else 1,
+        shared_condition=task + label,
     )
     return DiffusionSpec(denoiser, config.prediction, config.train_steps, parts, state, task, label)
 
 
-def _condition(
-    config: TrainDiffusionConfig, store: LatentStore, data: SnippetStore
-) -> tuple[str, ...]:
-    """Return the parts of the condition, each of which every snippet must have."""
-    several = len(data.spec.env.tasks) > 1
-    parts = config.condition or (("state", "task") if several else ("state",))
-    if parts == (NO_CONDITION,):
-        return ()
+def check_condition(parts: tuple[str, ...], task: Indices, label: Indices) -> tuple[str, ...]:
+    """Return the parts of a condition, each of which every row must have.
+
+    Args:
+        parts: What was asked for.
+        task: (row,) task index, -1 for none.
+        label: (row,) label index, -1 for none.
+
+    Raises:
+        ConfigError: An unknown part, or one that some rows lack.
+    """
     for part in parts:
         if part not in CONDITIONS:
             raise ConfigError(f"'{part}' is no condition", did_you_mean(part, CONDITIONS))
-    for part, known in (("task", store.task), ("label", store.label)):
+    for part, known in (("task", task), ("label", label)):
         if part in parts and (known < 0).any():
             raise ConfigError(
                 f"the condition '{part}' needs a {part} for every demonstration,"
@@ -157,6 +189,14 @@ def _condition(
                 f"leave '{part}' out of --condition, or ingest again with --label",
             )
     return parts
+
+
+def _condition(
+    config: TrainDiffusionConfig, store: LatentStore, data: SnippetStore
+) -> tuple[str, ...]:
+    several = len(data.spec.env.tasks) > 1
+    parts = config.condition or (("state", "task") if several else ("state",))
+    return () if parts == (NO_CONDITION,) else check_condition(parts, store.task, store.label)
 
 
 def _layout(config: TrainDiffusionConfig, latent_size: int) -> tuple[int, int]:
@@ -170,7 +210,7 @@ def _layout(config: TrainDiffusionConfig, latent_size: int) -> tuple[int, int]:
             f"'{config.latent_layout}' is no latent layout", "write LENGTHxCHANNELS, like 16x16"
         )
     length, channels = int(parts[0]), int(parts[1])
-    multiple = UNET_SIZES[config.unet_size].multiple
+    multiple = UNET_SIZES[config.unet_size].multiple if config.denoiser == "unet" else 1
     if length * channels != latent_size or length % multiple:
         raise ConfigError(
             f"layout {length}x{channels} does not fit a latent of {latent_size}",

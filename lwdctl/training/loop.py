@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -46,11 +46,13 @@ class LoopSettings:
         budget: Updates and time.
         learning_rate: Peak rate of Adam.
         warmup: Updates of linear warm-up.
-        weight_decay: Decoupled weight decay.
+        weight_decay: Decoupled weight decay of weights; biases, norms and positions have none.
         clip_norm: Largest gradient norm, 0 for no clipping.
         ema_decay: Largest decay of the averaged weights.
         seed: Seed of all randomness; update n draws from (seed, n) alone.
         batch_size: Snippets per update, for the samples/s display.
+        betas: Decay rates of Adam's moments.
+        ema_power: Exponent of the average's warm-up; see `average.averaged`.
         checkpoint_seconds: Seconds between checkpoints.
         log_every: Updates between rows of the log.
         validate_every: Updates between validations.
@@ -64,6 +66,8 @@ class LoopSettings:
     ema_decay: float
     seed: int
     batch_size: int
+    betas: tuple[float, float] = (0.9, 0.999)
+    ema_power: float = 0.0
     checkpoint_seconds: float = 60.0
     log_every: int = 50
     validate_every: int = 500
@@ -92,11 +96,11 @@ class TrainingLoop:
     ) -> None:
         self.model, self.objective, self.settings = model, objective, settings
         self.directory, self.progress = directory, progress
-        self.average: AveragedModel = averaged(model, settings.ema_decay)
+        self.average: AveragedModel = averaged(model, settings.ema_decay, settings.ema_power)
         self.optimizer = torch.optim.AdamW(
-            model.parameters(),
+            _groups(model, settings.weight_decay),
             lr=settings.learning_rate,
-            weight_decay=settings.weight_decay,
+            betas=settings.betas,
             fused=True,
         )
         self.state = LoopState(planned=settings.budget.updates)
@@ -232,6 +236,19 @@ class TrainingLoop:
 
     def _pace(self) -> float:
         return self.state.update * self.settings.batch_size / max(self.state.seconds, 1e-9)
+
+
+def _groups(model: nn.Module, decay: float) -> list[dict[str, Any]]:
+    """Set apart what decays: matrices and kernels."""
+    named = list(model.named_parameters())
+    if not decay:
+        return [{"params": [p for _, p in named], "weight_decay": 0.0}]
+    chosen = [p.dim() > 1 and name.endswith("weight") for name, p in named]
+    return [
+        {"params": [p for (_, p), is_weight in zip(named, chosen, strict=True) if is_weight == on],
+         "weight_decay": decay if on else 0.0}
+        for on in (True, False)
+    ]  # fmt: skip
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -95,3 +95,23 @@ def test_history_repeats_the_first_observation(store: SnippetStore) -> None:
     state = cutter(store, "ram").history(np.array([4, 4]), np.array([0, 3]), 3)
     assert state[0].tolist() == [400, -400, 200] * 3
     assert state[1].tolist() == [401, -401, 200.5, 402, -402, 201, 403, -403, 201.5]
+
+
+def test_chunks_repeat_the_first_step_before_their_episode(store: SnippetStore) -> None:
+    rule = WindowRule(8, before=2, after=6)
+    memory = SnippetBatches(store, ("a",), rule, split="train", seed=4, cache="ram", every=True)
+    batch = memory.cut(np.array([2]), np.array([-2]))
+    steps = [200, 200, 200, 201, 202, 203, 204, 205]
+    assert batch.observations[0, :, 0].tolist() == steps
+    assert batch.actions[0, :, 0].tolist() == [3 * step for step in steps]
+    assert batch.mask[0].tolist() == [0, 0, 1, 1, 1, 1, 1, 1]
+    disk = SnippetBatches(store, ("a",), rule, split="train", seed=4, cache="none", every=True)
+    drawn = set()
+    for update in range(12):
+        one, two = memory.batch(update, 6), disk.batch(update, 6)
+        assert torch.equal(one.observations, two.observations)
+        assert torch.equal(one.mask, two.mask)
+        drawn |= set(one.offsets.tolist())
+    assert min(drawn) == -2
+    held_out = memory.of_split("validation")
+    assert {int(episode) for episode in held_out.batch(0, 30).episodes} == {3, 7}

@@ -91,3 +91,27 @@ def test_an_empty_split_is_refused() -> None:
 def test_blocks_hold_neighbouring_episodes() -> None:
     blocks = blocks_of(np.array([30, 0, 10]), np.array([10, 10, 20]), 25)
     assert [block.tolist() for block in blocks] == [[1, 2], [0]]
+
+
+def test_windows_may_start_before_and_end_after_their_episode() -> None:
+    """Diffusion Policy's windows: one step before, executed - 1 past the end."""
+    rule = WindowRule(16, before=1, after=7)
+    episode, offset = rule.all(np.array([20, 9, 8]))
+    assert offset[episode == 0].tolist() == list(range(-1, 12))
+    assert offset[episode == 1].tolist() == [-1, 0]
+    # Shorter than a window may be: its one window starts as early as it can.
+    assert offset[episode == 2].tolist() == [-1]
+    assert rule.valid(np.array([20, 20, 20]), np.array([-1, 0, 11])).tolist() == [15, 16, 9]
+
+
+def test_an_epoch_of_every_window_visits_each_once() -> None:
+    lengths = np.array([3, 9, 5, 14, 2, 7])
+    starts = np.cumsum(lengths) - lengths
+    counts = WindowRule(4, min_share=0.25).counts(lengths)
+    order = VisitOrder(blocks_of(starts, lengths, 8), counts, 2, 5, mixed=2, every=True)
+    assert order.size == counts.sum()
+    for epoch in range(2):
+        episodes, offsets = order.batch(epoch, order.size)
+        pairs = sorted(zip(episodes.tolist(), offsets.tolist(), strict=True))
+        assert pairs == [(e, 2 * n) for e, count in enumerate(counts) for n in range(count)]
+    assert order.batch(0, order.size)[0].tolist() != order.batch(1, order.size)[0].tolist()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
 from lwdctl.models.denoiser import DenoiserSpec
 from lwdctl.models.diffusion import (
@@ -126,3 +129,76 @@ def test_a_rows_sample_depends_on_its_own_generator_alone(trained: LatentDiffusi
         )
         assert torch.equal(one[1], two[1])
         assert not torch.equal(one[0], two[0])
+
+
+def clipped(prediction: str) -> LatentDiffusion:
+    """A model with random weights whose samples would lie far outside [-1, 1]."""
+    torch.manual_seed(3)
+    model = LatentDiffusion(replace(spec_of(prediction), clip=1.0))
+    for parameter in model.denoiser.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
+    return model.eval()
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_clipped_samples_stay_in_the_normalised_range(prediction: str, sampler: str) -> None:
+    model = clipped(prediction)
+    task = torch.tensor([0, 1, 0])
+    condition = model.condition(torch.zeros(3, 0), task, task)
+    generators = [torch.Generator().manual_seed(i) for i in range(3)]
+    sample = model.sample(condition, generators, sampler, 10)
+    assert sample.abs().max() <= 1.0 + 1e-5
+    assert sample.abs().max() > 0.9
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_clipped_ddpm_is_the_library_s_own_clip_sample(prediction: str) -> None:
+    """Diffusion Policy's sampler: every training step, the predicted sample clipped."""
+    model = clipped(prediction)
+    task = torch.tensor([0, 1])
+    condition = model.condition(torch.zeros(2, 0), task, task)
+    ours = model.sample(condition, [torch.Generator().manual_seed(i) for i in (5, 6)], "ddpm", 50)
+    schedule = DDPMScheduler(
+        num_train_timesteps=50,
+        beta_schedule="squaredcos_cap_v2",
+        variance_type="fixed_small",
+        clip_sample=True,
+        prediction_type=prediction,
+    )
+    schedule.set_timesteps(50)
+    generators = [torch.Generator().manual_seed(i) for i in (5, 6)]
+    sample = torch.stack([torch.randn(LATENT, generator=g) for g in generators])
+    with torch.no_grad():
+        for step in schedule.timesteps:
+            predicted = model.denoiser(sample, step.expand(2), condition)
+            sample = schedule.step(predicted, step, sample, generator=generators).prev_sample
+    torch.testing.assert_close(ours, sample, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("steps", [5, 10, 50])
+def test_clipped_ddim_of_predicted_noise_is_the_library_s_own(steps: int) -> None:
+    """Where the steps divide evenly, which the library's DDIM asks for."""
+    model = clipped("epsilon")
+    task = torch.tensor([0, 1])
+    condition = model.condition(torch.zeros(2, 0), task, task)
+    ours = model.sample(
+        condition, [torch.Generator().manual_seed(i) for i in (5, 6)], "ddim", steps
+    )
+    schedule = DDIMScheduler(
+        num_train_timesteps=50,
+        beta_schedule="squaredcos_cap_v2",
+        clip_sample=True,
+        set_alpha_to_one=True,
+        timestep_spacing="trailing",
+        prediction_type="epsilon",
+    )
+    schedule.set_timesteps(steps)
+    sample = torch.stack(
+        [torch.randn(LATENT, generator=torch.Generator().manual_seed(i)) for i in (5, 6)]
+    )
+    with torch.no_grad():
+        for step in schedule.timesteps:
+            predicted = model.denoiser(sample, step.expand(2), condition)
+            sample = schedule.step(predicted, step, sample).prev_sample
+    torch.testing.assert_close(ours, sample, rtol=1e-3, atol=1e-3)

@@ -132,3 +132,16 @@ def test_the_rate_warms_up_then_falls_to_a_hundredth() -> None:
     assert max(shares) == pytest.approx(1.0)
     assert shares[10:] == sorted(shares[10:], reverse=True)
     assert rate_share(100, 100, 10) == pytest.approx(0.01)
+
+
+def test_weight_decay_spares_biases_and_resumes(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, weight_decay=0.1)
+    _, loop = train(tmp_path / "run", Regression(), settings)
+    decayed, spared = loop.optimizer.param_groups
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.1, 0.0)
+    assert [p.dim() for p in decayed["params"]] == [2, 2]
+    assert [p.dim() for p in spared["params"]] == [1, 1]
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "parts", Regression(stop_at=13), settings)
+    _, resumed = train(tmp_path / "parts", Regression(), settings)
+    assert same(loop.model, resumed.model)

@@ -1,0 +1,97 @@
+"""Policies that sample a chunk of actions and run it open loop: DP and LDP."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lwdctl.core.records import FloatArray
+from lwdctl.models.chunks import ActionDiffusion, LatentChunks
+from lwdctl.policies.latent_source import LatentSource, Query
+from lwdctl.policies.policy import EpisodePlan, PolicyCost
+
+
+class ChunkPolicy:
+    """One chunk of actions per slot, replaced every `horizon` executed steps.
+
+    All slots are sampled as one batch of fixed width, so that neither the number of workers
+    nor the other slots change a slot's actions. The history holds the current observation and
+    those before it; at an episode's start its first observation repeats.
+
+    Args:
+        model: Turns what was sampled into actions.
+        source: Samples: chunks for DP, latents for LDP.
+        horizon: Executed steps between two queries, at most `model.spec.horizon`; fewer are
+            the receding execution of Diffusion Policy.
+    """
+
+    def __init__(
+        self, model: ActionDiffusion | LatentChunks, source: LatentSource, horizon: int
+    ) -> None:
+        if not 1 <= horizon <= model.spec.horizon:
+            raise ValueError(f"horizon {horizon} does not lie in 1 to {model.spec.horizon}")
+        self._model, self._source, self._horizon = model, source, horizon
+        self._device = model.diffusion.latent.mean.device
+        self._recent: deque[Tensor] = deque(maxlen=model.spec.history)
+        self.reset(())
+
+    def reset(self, episodes: Sequence[EpisodePlan | None]) -> None:
+        """Start one episode per slot; None leaves the slot idle."""
+        width, spec = len(episodes), self._model.spec
+        self._plans = episodes
+        self._recent.clear()
+        self._chunks = torch.zeros(width, spec.horizon, spec.action_size, device=self._device)
+        self._since_query = np.full(width, self._horizon, dtype=np.int64)
+        self._steps, self._queries = (np.zeros(width, dtype=np.int64) for _ in range(2))
+        self._seconds = {"denoiser": 0.0, "decoding": 0.0, "policy": 0.0}
+
+    @torch.inference_mode()
+    def act(
+        self, observations: Mapping[str, FloatArray], active: npt.NDArray[np.bool_]
+    ) -> FloatArray:
+        """Return actions (slot, action) in environment units."""
+        keys = self._model.spec.observation_keys
+        joined = np.concatenate([observations[key] for key in keys], axis=1, dtype=np.float32)
+        state = torch.from_numpy(joined).to(self._device)
+        while len(self._recent) < self._model.spec.history - 1:
+            self._recent.append(state)
+        self._recent.append(state)
+        due = active & (self._since_query >= self._horizon)
+        if due.any():
+            self._replan(torch.cat(list(self._recent), dim=1), due)
+        begun = time.perf_counter()
+        # Slots that have ended stay on their last action.
+        step = torch.from_numpy(np.minimum(self._since_query, self._horizon - 1)).to(self._device)
+        actions: FloatArray = self._chunks[torch.arange(len(step)), step].cpu().numpy()
+        self._since_query += 1
+        self._steps += 1
+        self._seconds["policy"] += time.perf_counter() - begun
+        return actions
+
+    def cost(self) -> PolicyCost:
+        """Return what was spent since the last `reset`."""
+        return PolicyCost(self._queries.copy(), dict(self._seconds), self._queries.copy())
+
+    def _now(self) -> float:
+        """Read the wall clock after the device has finished what it was given."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+    def _replan(self, state: Tensor, due: npt.NDArray[np.bool_]) -> None:
+        begun = self._now()
+        query = Query(self._plans, self._queries, self._steps, state)
+        latents = self._source.latents(query)
+        sampled = self._now()
+        chosen = torch.from_numpy(due).to(self._device)
+        self._chunks[chosen] = self._model.actions(latents, state)[chosen]
+        self._since_query[due] = 0
+        self._queries[due] += 1
+        self._seconds["denoiser"] += sampled - begun
+        self._seconds["decoding"] += self._now() - sampled

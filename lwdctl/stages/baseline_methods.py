@@ -1,0 +1,328 @@
+"""How each baseline is trained; imported once one is (it loads torch)."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from lwdctl.artifacts.draft import Draft
+from lwdctl.artifacts.snippets import SnippetStore
+from lwdctl.core.errors import ConfigError
+from lwdctl.core.progress import Progress
+from lwdctl.core.seeding import derive_seed
+from lwdctl.data.batches import SnippetBatches
+from lwdctl.data.windows import WindowRule
+from lwdctl.models.chunks import ActionDiffusion, ChunkSpec, ChunkVae, LatentChunks
+from lwdctl.models.cloned import ClonedPolicy, ClonedSpec
+from lwdctl.models.diffusion import LatentDiffusion
+from lwdctl.models.operations import denoiser_operations, matrix_operations
+from lwdctl.models.unet import UNET_SIZES
+from lwdctl.models.vae import VaeSpec
+from lwdctl.stages.baseline_config import TrainBaselineConfig
+from lwdctl.stages.train_diffusion import (
+    NO_CONDITION,
+    Sides,
+    TrainDiffusionConfig,
+    check_condition,
+    diffusion_spec,
+)
+from lwdctl.stages.train_vae import TrainVaeConfig, vae_spec, window_rule
+from lwdctl.training import cloning
+from lwdctl.training.cloning import CloningObjective
+from lwdctl.training.diffusion import DiffusionObjective
+from lwdctl.training.loop import LoopSettings, Objective, TrainingLoop
+from lwdctl.training.schedule import Budget
+
+M = TypeVar("M", bound=nn.Module)
+
+_SHARED = ("learning_rate", "warmup", "clip_norm", "ema_decay", "updates", "batch_size")
+VAE_DEFAULTS = {name: getattr(TrainVaeConfig, name) for name in _SHARED} | {"weight_decay": 0.0}
+DENOISER_DEFAULTS = {
+    name: getattr(TrainDiffusionConfig, name) for name in (*_SHARED, "weight_decay")
+}
+_REPORTED = (*_SHARED[:-2], "batch_size", "weight_decay", "betas", "ema_power")
+MLP_DEFAULTS = {**DENOISER_DEFAULTS, "updates": 20_000}
+UNET_DEFAULTS = {
+    "learning_rate": 1e-4,
+    "warmup": 500,
+    "clip_norm": 0.0,
+    "weight_decay": 1e-6,
+    "betas": (0.95, 0.999),
+    "ema_decay": 0.9999,
+    "ema_power": 0.75,
+    "batch_size": 256,
+    "updates": 20_000,
+}
+"""Diffusion Policy's own settings, from its published configurations; updates are ours."""
+TRANSFORMER_DEFAULTS = {**UNET_DEFAULTS, "warmup": 1000, "weight_decay": 0.1, "betas": (0.9, 0.95)}
+TRANSFORMER_DROPOUT = 0.01
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a trainer works with."""
+
+    config: TrainBaselineConfig
+    store: SnippetStore
+    device: torch.device
+    draft: Draft
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained baseline: its specification, both weight sets, and numbers for the summary."""
+
+    spec: dict[str, Any]
+    model: nn.Module
+    averaged: nn.Module
+    numbers: dict[str, Any]
+
+
+def train_dp(work: Work) -> Trained:
+    """Train Diffusion Policy.
+
+    Chunks begin at the oldest observation of the history, so `history - 1` steps are predicted
+    that are not executed, and the U-Net asks for a length it can halve.
+    """
+    config, sizes = work.config, _sizes(work)
+    denoiser = config.denoiser or "unet"
+    needed = sizes.snippet_length + config.history - 1
+    multiple = UNET_SIZES[config.unet_size].multiple if denoiser == "unet" else 1
+    length = -(-needed // multiple) * multiple
+    executed = config.executed or sizes.snippet_length
+    if executed > sizes.snippet_length:
+        raise ConfigError(
+            f"--executed {executed} is more than the {sizes.snippet_length} steps of a chunk",
+            f"use --snippet-length {executed} or more",
+        )
+    # Steps predicted for the U-Net's sake alone lie past the end without harm.
+    after = executed - 1 + length - needed
+    batches = _batches(
+        work, sizes, WindowRule(length, before=config.history - 1, after=after), every=True
+    )
+    spec = _chunk_spec(work, sizes, denoiser, f"{length}x{sizes.action_size}", "epsilon")
+    network = replace(spec.diffusion.denoiser, causal=True)
+    spec = replace(spec, diffusion=replace(spec.diffusion, denoiser=network, clip=1.0))
+    model = _fresh(lambda: ActionDiffusion(spec), config.seed).to(work.device)
+    cloning.fit_action_diffusion(model, work.store, batches)
+    defaults = TRANSFORMER_DEFAULTS if denoiser == "transformer" else UNET_DEFAULTS
+    settings = _settings(config, defaults)
+    objective = _objective(work, batches, settings)
+    loop, numbers = _train(work, model, objective, settings, work.draft.path, "train-baseline dp")
+    numbers |= {
+        "snippet_length": sizes.snippet_length,
+        "predicted_steps": length,
+        "executed": executed,
+        "action_target": sizes.action_target,
+        "operations_per_denoising_step": denoiser_operations(model.diffusion),
+    }
+    return Trained(spec.to_mapping(), model, loop.averaged_model, numbers)
+
+
+def train_ldp(work: Work) -> Trained:
+    """Train latent diffusion of chunks: first the VAE, then the denoiser over its latents."""
+    config, sizes = work.config, _sizes(work)
+    table = work.store.episodes
+    spec = _chunk_spec(work, sizes, config.denoiser or "mlp", config.latent_layout, "sample")
+    rule = window_rule(TrainVaeConfig(), sizes.snippet_length)
+    batches = _batches(work, sizes, rule, every=False)
+
+    vae = _fresh(lambda: ChunkVae(spec), config.seed).to(work.device)
+    cloning.fit_chunk_vae(vae, work.store, batches)
+    settings = _settings(config, VAE_DEFAULTS, share=0.5)
+    objective = _objective(work, batches, settings, kl=config.beta_kl)
+    first, vae_numbers = _phase(work, vae, objective, settings, "vae")
+    encoder = first.averaged_model.eval()
+    assert isinstance(encoder, ChunkVae)
+
+    train, held_out = (
+        None
+        if part is None
+        else cloning.encode_all(encoder, part, table, config.history, work.progress)
+        for part in (batches, objective.held_out)
+    )
+    assert train is not None
+    diffusion = _fresh(lambda: LatentDiffusion(spec.diffusion), config.seed).to(work.device)
+    cloning.fit_latents(diffusion, train, encoder, config.history)
+    settings = _settings(config, DENOISER_DEFAULTS, share=0.5)
+    denoising = DiffusionObjective(train, held_out, settings.batch_size, config.seed, 0.0)
+    second, numbers = _phase(work, diffusion, denoising, settings, "diffusion")
+    sampler = second.averaged_model
+    assert isinstance(sampler, LatentDiffusion)
+    numbers |= {f"vae_{name}": value for name, value in vae_numbers.items()} | {
+        "snippet_length": sizes.snippet_length,
+        "action_target": sizes.action_target,
+        "operations_per_denoising_step": denoiser_operations(diffusion),
+        "decoder_operations": matrix_operations(vae.decoder),
+    }
+    return Trained(
+        spec.to_mapping(),
+        LatentChunks(spec, vae, diffusion),
+        LatentChunks(spec, encoder, sampler),
+        numbers,
+    )
+
+
+def train_mlp(work: Work) -> Trained:
+    """Train behaviour cloning on single steps, each visited once per epoch."""
+    config, sizes = work.config, _sizes(work)
+    parts = _parts(work)
+    spec = ClonedSpec(
+        observation_keys=sizes.observation_keys,
+        observation_size=sizes.observation_size,
+        action_size=sizes.action_size,
+        hidden=(config.policy_width,) * config.layers,
+        tasks=len(work.store.spec.env.tasks) if "task" in parts else 0,
+        labels=len(work.store.spec.labels) if "label" in parts else 0,
+        action_target=sizes.action_target,
+        reference_start=sizes.reference_start,
+    )
+    model = _fresh(lambda: ClonedPolicy(spec), config.seed).to(work.device)
+    cloning.fit_cloned(model, work.store)
+    batches = _batches(work, sizes, WindowRule(1), every=True)
+    settings = _settings(config, MLP_DEFAULTS)
+    objective = _objective(work, batches, settings)
+    loop, numbers = _train(work, model, objective, settings, work.draft.path, "train-baseline mlp")
+    numbers |= {
+        "action_target": sizes.action_target,
+        "policy_operations": matrix_operations(model.network),
+    }
+    return Trained(spec.to_mapping(), model, loop.averaged_model, numbers)
+
+
+TRAINERS: dict[str, Callable[[Work], Trained]] = {
+    "dp": train_dp,
+    "ldp": train_ldp,
+    "mlp": train_mlp,
+}
+
+
+def _sizes(work: Work) -> VaeSpec:
+    """Read keys, sizes and action target off the data as `train-vae` does."""
+    config = work.config
+    chosen = TrainVaeConfig(
+        snippet_length=config.snippet_length,
+        observation_keys=config.observation_keys,
+        action_target=config.action_target,
+    )
+    return vae_spec(chosen, work.store)
+
+
+def _parts(work: Work) -> tuple[str, ...]:
+    store, config = work.store, work.config
+    default = ("task",) if len(store.spec.env.tasks) > 1 else ()
+    extras = () if config.condition == (NO_CONDITION,) else config.condition or default
+    return check_condition(("state", *extras), store.episodes.task, store.episodes.label)
+
+
+def _chunk_spec(
+    work: Work, sizes: VaeSpec, denoiser: str, layout: str, prediction: str
+) -> ChunkSpec:
+    config = work.config
+    usual = TRANSFORMER_DROPOUT if (config.method, denoiser) == ("dp", "transformer") else 0.0
+    chosen = TrainDiffusionConfig(
+        denoiser=denoiser,
+        latent_layout=layout,
+        unet_size=config.unet_size,
+        transformer_size=config.transformer_size,
+        width=config.width,
+        blocks=config.blocks,
+        dropout=usual if config.dropout is None else config.dropout,
+        prediction=config.prediction or prediction,
+        train_steps=config.train_steps,
+    )
+    latent = config.latent_size
+    if config.method == "dp":
+        length, channels = map(int, layout.split("x"))
+        latent = length * channels
+    sides = Sides(latent, sizes.observation_size, config.history)
+    return ChunkSpec(
+        observation_keys=sizes.observation_keys,
+        observation_size=sizes.observation_size,
+        action_size=sizes.action_size,
+        history=config.history,
+        horizon=sizes.snippet_length,
+        action_target=sizes.action_target,
+        reference_start=sizes.reference_start,
+        diffusion=diffusion_spec(chosen, _parts(work), sides, work.store.spec),
+    )
+
+
+def _batches(work: Work, sizes: VaeSpec, rule: WindowRule, *, every: bool) -> SnippetBatches:
+    return SnippetBatches(
+        work.store,
+        sizes.observation_keys,
+        rule,
+        split="train",
+        seed=work.config.seed,
+        cache=work.config.cache,
+        device=work.device,
+        every=every,
+    )
+
+
+def _settings(
+    config: TrainBaselineConfig, defaults: dict[str, Any], share: float = 1.0
+) -> LoopSettings:
+    """Fill in what the user left to the method; `share` is this loop's part of the time."""
+    given = {name: getattr(config, name, None) for name in defaults}
+    chosen = {**defaults, **{name: value for name, value in given.items() if value is not None}}
+    budget = Budget(chosen.pop("updates"), share * config.time_limit)
+    return LoopSettings(budget=budget, seed=config.seed, **chosen)
+
+
+def _objective(
+    work: Work, batches: SnippetBatches, settings: LoopSettings, **weights: float
+) -> CloningObjective:
+    table = work.store.episodes
+    held_out = batches.of_split("validation") if bool((table.split == 1).any()) else None
+    episodes, _ = batches.every()
+    passed = settings.budget.updates * settings.batch_size / len(episodes)
+    work.progress.message(
+        f"{len(batches.episodes)} training episodes, {len(episodes)} snippets of"
+        f" {batches.rule.length} steps; {settings.budget.updates} updates ="
+        f" {passed:.1f} times all snippets"
+    )
+    return CloningObjective(batches, held_out, table, settings.batch_size, weights)
+
+
+def _fresh(build: Callable[[], M], seed: int) -> M:
+    torch.manual_seed(derive_seed("initial-weights", seed))
+    return build()
+
+
+def _train(
+    work: Work,
+    model: nn.Module,
+    objective: Objective,
+    settings: LoopSettings,
+    directory: Path,
+    title: str,
+) -> tuple[TrainingLoop, dict[str, Any]]:
+    loop = TrainingLoop(model, objective, settings, directory, work.progress)
+    numbers: dict[str, Any] = dict(loop.run(title))
+    values = asdict(settings)
+    return loop, {**numbers, "training": {name: values[name] for name in _REPORTED}}
+
+
+def _phase(
+    work: Work, model: nn.Module, objective: Objective, settings: LoopSettings, name: str
+) -> tuple[TrainingLoop, dict[str, Any]]:
+    """Train one of several models: in a checkpoint directory of its own, its log published."""
+    directory = work.draft.checkpoints / name
+    directory.mkdir(exist_ok=True)
+    trained = _train(work, model, objective, settings, directory, f"train-baseline ldp: {name}")
+    shutil.copytree(
+        directory,
+        work.draft.path / name,
+        ignore=shutil.ignore_patterns("checkpoints"),
+        dirs_exist_ok=True,
+    )
+    return trained

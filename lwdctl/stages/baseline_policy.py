@@ -1,0 +1,71 @@
+"""The policy of a trained baseline, as `eval` runs it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lwdctl.artifacts.artifact import Artifact
+from lwdctl.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+    from lwdctl.artifacts.snippets import SnippetStore
+    from lwdctl.models.chunks import ChunkSpec
+    from lwdctl.policies.policy import Policy
+
+
+def baseline_policy(
+    artifact: Artifact,
+    store: SnippetStore,
+    horizon: int | None,
+    sampler: str,
+    denoise_steps: int,
+    device: torch.device,
+) -> Policy:
+    """Build the policy.
+
+    Args:
+        artifact: A `baseline`.
+        store: The snippets it was trained on.
+        horizon: Executed steps between two queries, 0 for the whole episode, None for what the
+            model was trained with. An MLP acts on every observation, whatever the horizon.
+        sampler: Denoising sampler.
+        denoise_steps: Denoising steps per query.
+        device: Where it runs.
+
+    Raises:
+        ConfigError: A chunk is shorter than the horizon, or too many denoising steps.
+    """
+    from lwdctl.models.cloned import ClonedPolicy
+    from lwdctl.policies.chunk import ChunkPolicy
+    from lwdctl.policies.latent_source import SampledLatents
+    from lwdctl.policies.loading import load_baseline
+    from lwdctl.policies.mlp import MlpPolicy
+
+    model = load_baseline(artifact, device)
+    tasks, labels = store.spec.env.tasks, store.spec.labels
+    if isinstance(model, ClonedPolicy):
+        return MlpPolicy(model, tasks, labels)
+    executed = model.spec.horizon if horizon is None else horizon
+    _check(model.spec, artifact, executed, denoise_steps)
+    source = SampledLatents(
+        model.diffusion, tasks, labels, sampler, denoise_steps, model.spec.history
+    )
+    return ChunkPolicy(model, source, executed)
+
+
+def _check(spec: ChunkSpec, artifact: Artifact, executed: int, denoise_steps: int) -> None:
+    if not 1 <= executed <= spec.horizon:
+        asked = f"{executed} steps" if executed else "the whole episode"
+        raise ConfigError(
+            f"{artifact.reference} predicts {spec.horizon} steps per query, which does not reach"
+            f" the horizon of {asked}",
+            "train it with --snippet-length " + (str(executed) if executed else "episode"),
+        )
+    trained = spec.diffusion.train_steps
+    if denoise_steps > trained:
+        raise ConfigError(
+            f"{artifact.reference} was trained with {trained} denoising steps,"
+            f" {denoise_steps} are too many"
+        )

@@ -1,0 +1,141 @@
+"""Chunk policies: open-loop order, receding execution, history, independence of neighbours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lwdctl.models.chunks import ActionDiffusion, ChunkSpec, LatentChunks
+from lwdctl.models.denoiser import DenoiserSpec
+from lwdctl.models.diffusion import DiffusionSpec
+from lwdctl.policies.chunk import ChunkPolicy
+from lwdctl.policies.latent_source import Query, SampledLatents
+from lwdctl.policies.policy import EpisodePlan
+
+LENGTH, ACTION, OBS, HISTORY, HORIZON = 8, 2, 3, 2, 6
+
+
+def spec_of(latent: int, *, relative: bool = False) -> ChunkSpec:
+    denoiser = DenoiserSpec("mlp", latent, HISTORY * OBS + 2, (1, latent), "xs", 32, 1, 0.0)
+    diffusion = DiffusionSpec(
+        denoiser, "sample", 20, ("state", "task"), HISTORY * OBS, 2, 0, clip=1.0
+    )
+    target, start = ("relative", 1) if relative else ("absolute", -1)
+    return ChunkSpec(("a", "b"), OBS, ACTION, HISTORY, HORIZON, target, start, diffusion)
+
+
+@dataclass
+class Counting:
+    """Chunks whose action at step `t` of query `n` is 100 n + t, and a note of every query."""
+
+    history: int = HISTORY
+    denoises: bool = True
+    asked: list[Query] = field(default_factory=list)
+
+    def latents(self, query: Query) -> Tensor:
+        self.asked.append(
+            Query(query.plans, query.numbers.copy(), query.steps.copy(), query.state.clone())
+        )
+        first = torch.from_numpy(query.numbers).float()[:, None, None] * 100
+        chunk = first + torch.arange(LENGTH)[:, None].expand(-1, ACTION)
+        return chunk.flatten(1)
+
+
+def plans(count: int) -> list[EpisodePlan | None]:
+    return [EpisodePlan(i, 100_000 + i, "t") for i in range(count)]
+
+
+def observe(step: float, count: int) -> dict[str, np.ndarray]:
+    rows = np.arange(count, dtype=np.float32)[:, None] + step
+    return {"b": -rows, "a": np.concatenate([rows, 2 * rows], 1)}
+
+
+def roll(policy: ChunkPolicy, steps: int, count: int = 1) -> np.ndarray:
+    policy.reset(plans(count))
+    active = np.ones(count, dtype=bool)
+    return np.stack([policy.act(observe(step, count), active) for step in range(steps)])
+
+
+def test_a_whole_chunk_runs_open_loop_from_the_current_step_on() -> None:
+    source = Counting()
+    policy = ChunkPolicy(ActionDiffusion(spec_of(LENGTH * ACTION)), source, HORIZON)
+    actions = roll(policy, 8)[:, 0, 0]
+    # The chunk begins at the oldest of two observations: its first step is in the past.
+    assert actions.tolist() == [1, 2, 3, 4, 5, 6, 101, 102]
+    assert policy.cost().queries.tolist() == [2]
+    assert policy.cost().plans.tolist() == [2]
+
+
+def test_receding_execution_runs_fewer_steps_than_predicted() -> None:
+    source = Counting()
+    policy = ChunkPolicy(ActionDiffusion(spec_of(LENGTH * ACTION)), source, 2)
+    assert roll(policy, 5)[:, 0, 0].tolist() == [1, 2, 101, 102, 201]
+    assert [query.steps.tolist() for query in source.asked] == [[0], [2], [4]]
+
+
+@pytest.mark.parametrize("horizon", [0, HORIZON + 1])
+def test_a_horizon_beyond_the_chunk_is_refused(horizon: int) -> None:
+    with pytest.raises(ValueError, match="horizon"):
+        ChunkPolicy(ActionDiffusion(spec_of(LENGTH * ACTION)), Counting(), horizon)
+
+
+def test_history_is_oldest_first_and_starts_with_repeats() -> None:
+    source = Counting()
+    policy = ChunkPolicy(ActionDiffusion(spec_of(LENGTH * ACTION)), source, 3)
+    roll(policy, 4)
+    assert source.asked[0].state.tolist() == [[0, 0, 0, 0, 0, 0]]
+    assert source.asked[1].state.tolist() == [[2, 4, -2, 3, 6, -3]]
+    policy.reset(plans(1))
+    policy.act(observe(9, 1), np.ones(1, dtype=bool))
+    assert source.asked[2].state.tolist() == [[9, 18, -9, 9, 18, -9]]
+
+
+def test_relative_chunks_start_from_the_current_observation() -> None:
+    policy = ChunkPolicy(ActionDiffusion(spec_of(LENGTH * ACTION, relative=True)), Counting(), 3)
+    actions = roll(policy, 5)
+    # The reference stays what it was at the query: components 1 and 2 of the observation.
+    assert actions[2, 0].tolist() == [3.0, 3.0]
+    assert actions[4, 0].tolist() == [102.0 + 6.0, 102.0 - 3.0]
+
+
+def test_inactive_slots_make_no_queries() -> None:
+    policy = ChunkPolicy(ActionDiffusion(spec_of(LENGTH * ACTION)), Counting(), 2)
+    policy.reset([*plans(1), None])
+    for step in range(12):
+        actions = policy.act(observe(step, 2), np.array([True, False]))
+        assert np.isfinite(actions).all()
+    assert policy.cost().queries.tolist() == [6, 0]
+
+
+@pytest.mark.parametrize("method", [ActionDiffusion, LatentChunks])
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+def test_a_slots_actions_do_not_depend_on_its_neighbours(method: type, sampler: str) -> None:
+    torch.manual_seed(1)
+    model = method(spec_of(LENGTH * ACTION)).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+
+    def run(neighbour: EpisodePlan | None, value: float) -> list[np.ndarray]:
+        source = SampledLatents(model.diffusion, ("t", "u"), (), sampler, 5, HISTORY)
+        policy = ChunkPolicy(model, source, 2)
+        policy.reset([plans(1)[0], neighbour])
+        found = []
+        for step in range(5):
+            seen = observe(step, 2)
+            for rows in seen.values():
+                rows[1] = value
+            found.append(policy.act(seen, np.array([True, neighbour is not None]))[0])
+        return found
+
+    alone, beside = run(None, 7.0), run(EpisodePlan(1, 123_456, "u"), 0.5)
+    assert all(np.array_equal(a, b) for a, b in zip(alone, beside, strict=True))
+    assert not np.array_equal(alone[0], alone[2])
+    source = SampledLatents(model.diffusion, ("t", "u"), (), sampler, 5, HISTORY)
+    policy = ChunkPolicy(model, source, 2)
+    policy.reset([replace(plans(1)[0], seed=100_777), None])
+    other = policy.act(observe(0, 2), np.array([True, False]))[0]
+    assert not np.array_equal(alone[0], other)

@@ -1,0 +1,79 @@
+"""The cloned policy: task and label inputs, relative actions, one action per observation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from lwdctl.models.cloned import ClonedPolicy, ClonedSpec
+from lwdctl.models.operations import matrix_operations
+from lwdctl.policies.mlp import MlpPolicy
+from lwdctl.policies.policy import EpisodePlan
+
+SPEC = ClonedSpec(("a", "b"), 3, 2, (16, 16), 2, 2, "absolute", -1)
+SEEN = {
+    "b": np.array([[3.0], [3.0]], dtype=np.float32),
+    "a": np.array([[1.0, 2.0], [1.0, 2.0]], dtype=np.float32),
+}
+BOTH = np.ones(2, dtype=bool)
+
+
+def policy_of(spec: ClonedSpec) -> tuple[ClonedPolicy, MlpPolicy]:
+    torch.manual_seed(0)
+    model = ClonedPolicy(spec)
+    model.observation.fit(torch.tensor([1.0, 0.0, 2.0]), torch.tensor([2.0, 1.0, 1.0]))
+    model.action.fit(torch.tensor([5.0, -5.0]), torch.tensor([3.0, 3.0]))
+    return model, MlpPolicy(model, ("x", "y"), ("slow", "fast"))
+
+
+def plan(index: int, task: str, label: str) -> EpisodePlan:
+    return EpisodePlan(index, 100_000 + index, task, label)
+
+
+def test_the_network_sees_normalised_observations_task_and_label() -> None:
+    model, policy = policy_of(SPEC)
+    policy.reset([plan(0, "y", "slow"), plan(1, "x", "fast")])
+    actions = policy.act(SEEN, BOTH)
+    inputs = torch.tensor([[0.0, 2.0, 1.0, 0, 1, 1, 0], [0.0, 2.0, 1.0, 1, 0, 0, 1]])
+    expected = model.network(inputs).detach() * 3.0 + torch.tensor([5.0, -5.0])
+    np.testing.assert_allclose(actions, expected.numpy(), rtol=1e-5)
+    assert not np.allclose(actions[0], actions[1])
+    assert policy.cost().queries.tolist() == [0, 0]
+    assert policy.cost().seconds["policy"] > 0
+
+
+def test_relative_actions_add_the_reference() -> None:
+    _, absolute = policy_of(SPEC)
+    _, relative = policy_of(replace(SPEC, action_target="relative", reference_start=1))
+    for policy in (absolute, relative):
+        policy.reset([plan(0, "x", "slow"), None])
+    active = np.array([True, False])
+    difference = relative.act(SEEN, active) - absolute.act(SEEN, active)
+    np.testing.assert_allclose(difference[0], [2.0, 3.0], rtol=1e-5)
+
+
+def test_a_slots_actions_do_not_depend_on_its_neighbours() -> None:
+    _, policy = policy_of(SPEC)
+    policy.reset([plan(0, "x", "slow"), None])
+    alone = policy.act(SEEN, np.array([True, False]))[0]
+    policy.reset([plan(0, "x", "slow"), plan(1, "y", "fast")])
+    other = {key: np.stack([rows[0], rows[1] + 9.0]) for key, rows in SEEN.items()}
+    assert np.array_equal(policy.act(other, BOTH)[0], alone)
+
+
+def test_an_unused_label_may_be_anything() -> None:
+    _, policy = policy_of(replace(SPEC, labels=0))
+    policy.reset([plan(0, "x", "never heard of"), None])
+    assert np.isfinite(policy.act(SEEN, BOTH)).all()
+
+
+@pytest.mark.parametrize(("width", "layers"), [(128, 2), (256, 2), (512, 5)])
+def test_operations_are_two_per_weight(width: int, layers: int) -> None:
+    spec = replace(SPEC, hidden=(width,) * layers)
+    model, _ = policy_of(spec)
+    assert matrix_operations(model.network) == spec.shape.operations
+    by_hand = 2 * (7 * width + (layers - 1) * width * width + width * 2)
+    assert spec.shape.operations == by_hand

@@ -1,0 +1,284 @@
+"""Every baseline trains, resumes bit for bit, publishes, and can learn a demonstration by heart."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.snippets import SNIPPETS_PAYLOAD, SnippetStore, SnippetWriter
+from lwdctl.artifacts.workspace import Workspace
+from lwdctl.core.config import from_mapping
+from lwdctl.core.errors import ConfigError
+from lwdctl.core.progress import SilentProgress
+from lwdctl.core.records import ActionSpec, EnvSpec, Episode, ObservationSpec, SourceSpec
+from lwdctl.models.chunks import ActionDiffusion, ChunkSpec, LatentChunks
+from lwdctl.models.cloned import ClonedPolicy
+from lwdctl.policies.loading import load_baseline
+from lwdctl.policies.policy import EpisodePlan
+from lwdctl.stages.baseline_config import TrainBaselineConfig
+from lwdctl.stages.baseline_policy import baseline_policy
+from lwdctl.stages.stage import StageContext
+from lwdctl.stages.train_baseline import STAGE
+from lwdctl.training.loop import TrainingLoop
+
+CPU = torch.device("cpu")
+TINY = {"snippet_length": 6, "updates": 6, "batch_size": 4, "device": "cpu", "cache": "ram"}
+METHODS: dict[str, dict[str, Any]] = {
+    "dp-unet": {"method": "dp", "unet_size": "xs"},
+    "dp-transformer": {"method": "dp", "denoiser": "transformer", "transformer_size": "xs"},
+    "ldp": {"method": "ldp", "width": 32, "latent_size": 16},
+    "mlp": {"method": "mlp", "policy_width": 16},
+}
+EVERY = pytest.mark.parametrize("name", METHODS)
+
+
+def write(path: Path, episodes: int, tasks: tuple[str, ...]) -> None:
+    """Demonstrations that circle: targets lie ahead of the robot; one component is constant."""
+    spec = SourceSpec(
+        observations=(
+            ObservationSpec("position", 2), ObservationSpec("velocity", 2),
+            ObservationSpec("hidden", 1, network=False),
+        ),
+        action=ActionSpec(2, "absolute", "m", (-9.0,) * 2, (9.0,) * 2, reference="position"),
+        env=EnvSpec("", tasks),
+        labels=("slow", "fast"),
+        source_format="made",
+    )  # fmt: skip
+    writer = SnippetWriter(path, spec)
+    for number in range(episodes):
+        angle = (np.arange(21 + number) / 4.0 + number).astype(np.float32)
+        places = 3.0 * np.stack([np.cos(angle), np.sin(angle)], 1)
+        moved = np.diff(places, axis=0)
+        writer.append(
+            Episode(
+                source=f"demo_{number}",
+                observations={
+                    "position": places[:-1],
+                    "velocity": np.stack([moved[:, 0], np.full(len(moved), 0.5, np.float32)], 1),
+                    "hidden": angle[:-1, None],
+                },
+                actions=places[1:],
+                task=tasks[number % len(tasks)],
+                label=("slow", "fast")[number % 2],
+                split="validation" if number == 4 else "train",
+            )
+        )
+    writer.close()
+
+
+def make(
+    tmp_path: Path, episodes: int = 5, tasks: tuple[str, ...] = ("left", "right")
+) -> Workspace:
+    workspace = Workspace(tmp_path / "runs")
+    with workspace.begin("snippets", "made", config={}, inputs=[]) as draft:
+        write(draft.path / SNIPPETS_PAYLOAD, episodes, tasks)
+        draft.publish({})
+    return workspace
+
+
+def train(workspace: Workspace, values: dict[str, Any], resume: bool = False) -> Artifact:
+    config = from_mapping(TrainBaselineConfig, {**TINY, **values})
+    context = StageContext(workspace, SilentProgress(), resume=resume)
+    return STAGE.run(config, {"snippets": workspace.resolve("snippets")}, context)
+
+
+def store_of(workspace: Workspace) -> SnippetStore:
+    return SnippetStore.open(workspace.resolve("snippets").path)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return make(tmp_path_factory.mktemp("baselines"))
+
+
+@EVERY
+def test_trains_publishes_and_acts(workspace: Workspace, name: str) -> None:
+    artifact = train(workspace, METHODS[name])
+    summary = artifact.manifest.summary
+    assert summary["updates"] == 6
+    assert summary["parameters"] > 0
+    assert any(key.startswith("held_out_") for key in summary)
+    assert summary["action_target"] == "absolute"
+    assert artifact.payload("model.json").exists()
+    policy = baseline_policy(artifact, store_of(workspace), None, "ddim", 5, CPU)
+    policy.reset([EpisodePlan(0, 100_000, "right"), EpisodePlan(1, 100_001, "left"), None])
+    seen = {"position": np.zeros((3, 2), np.float32), "velocity": np.zeros((3, 2), np.float32)}
+    actions = [policy.act(seen, np.array([True, True, False])) for _ in range(7)]
+    assert actions[0].shape == (3, 2)
+    assert np.isfinite(actions).all()
+    queries = [0, 0, 0] if name == "mlp" else [2, 2, 0]
+    assert policy.cost().queries.tolist() == queries
+
+
+@pytest.mark.parametrize(
+    ("name", "stop"),
+    [("dp-unet", 3), ("dp-transformer", 3), ("mlp", 3), ("ldp", 3), ("ldp", 9)],
+)
+def test_resumed_training_publishes_the_same_bytes(
+    tmp_path: Path, name: str, stop: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LDP is stopped once while its VAE trains and once while its denoiser does."""
+    workspace = make(tmp_path)
+    whole = train(workspace, METHODS[name])
+    step, made = TrainingLoop._step, []
+
+    def interrupted(self: TrainingLoop, *words: Any) -> Any:
+        made.append(1)
+        if len(made) == stop:
+            signal.raise_signal(signal.SIGINT)
+        return step(self, *words)
+
+    monkeypatch.setattr(TrainingLoop, "_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(workspace, METHODS[name])
+    assert len(made) == stop
+    resumed = train(workspace, METHODS[name], resume=True)
+    assert len(made) == (12 if name == "ldp" else 6)  # nothing was trained twice
+    assert resumed.version == whole.version + 1
+    for file in ("weights.safetensors", "ema.safetensors", "model.json"):
+        assert resumed.payload(file).read_bytes() == whole.payload(file).read_bytes()
+    logs = sorted(path.relative_to(resumed.path) for path in resumed.path.rglob("metrics.jsonl"))
+    assert len(logs) == (2 if name == "ldp" else 1)
+    for log in logs:
+        lines = (resumed.path / log).read_text().splitlines()
+        assert [json.loads(line)["update"] for line in lines] == [6]
+
+
+def test_a_chunk_policy_refuses_a_longer_horizon_than_it_was_trained_for(
+    workspace: Workspace,
+) -> None:
+    store = store_of(workspace)
+    for name in ("dp-unet", "ldp"):
+        artifact = train(workspace, METHODS[name])
+        baseline_policy(artifact, store, 6, "ddim", 5, CPU)
+        with pytest.raises(ConfigError, match="horizon of 7") as error:
+            baseline_policy(artifact, store, 7, "ddim", 5, CPU)
+        assert "--snippet-length 7" in error.value.hint
+        with pytest.raises(ConfigError, match="whole episode"):
+            baseline_policy(artifact, store, 0, "ddim", 5, CPU)
+        with pytest.raises(ConfigError, match="too many"):
+            baseline_policy(artifact, store, 6, "ddim", 101, CPU)
+
+
+def test_dp_has_its_authors_settings(workspace: Workspace) -> None:
+    artifact = train(workspace, {**METHODS["dp-unet"], "snippet_length": 15, "executed": 8})
+    assert artifact.manifest.summary["predicted_steps"] == 16
+    used = artifact.manifest.summary["training"]
+    assert (used["learning_rate"], used["warmup"], used["weight_decay"]) == (1e-4, 500, 1e-6)
+    assert (list(used["betas"]), used["clip_norm"]) == ([0.95, 0.999], 0.0)
+    assert (used["ema_decay"], used["ema_power"]) == (0.9999, 0.75)
+    model = load_baseline(artifact, CPU)
+    assert isinstance(model, ActionDiffusion)
+    spec = model.spec.diffusion
+    assert (spec.prediction, spec.train_steps, spec.clip) == ("epsilon", 100, 1.0)
+    assert spec.denoiser.layout == (16, 2)
+    assert model.spec.observation_keys == ("position", "velocity")
+
+
+def test_dp_maps_the_range_of_its_data_to_one(workspace: Workspace) -> None:
+    store = store_of(workspace)
+    rows = np.concatenate(
+        [
+            store.features(("position", "velocity"), s, s + n)
+            for s, n, split in zip(
+                store.episodes.start, store.episodes.length, store.episodes.split, strict=True
+            )
+            if split == 0
+        ]
+    )
+    model = load_baseline(train(workspace, METHODS["dp-unet"]), CPU)
+    assert isinstance(model, ActionDiffusion)
+    scaled = model.diffusion.state.normalize(torch.from_numpy(np.concatenate([rows, rows], 1)))
+    low, high = scaled.min(0).values, scaled.max(0).values
+    torch.testing.assert_close(low, torch.tensor([-1.0, -1, -1, 0] * 2))
+    torch.testing.assert_close(high, torch.tensor([1.0, 1, 1, 0] * 2))  # the last is constant
+
+
+@pytest.mark.parametrize("name", ["dp-unet", "ldp", "mlp"])
+def test_relative_targets_are_fitted_on_what_is_predicted(workspace: Workspace, name: str) -> None:
+    artifact = train(workspace, {**METHODS[name], "action_target": "relative"})
+    assert artifact.manifest.summary["action_target"] == "relative"
+    model = load_baseline(artifact, CPU)
+    affine = model.diffusion.latent if isinstance(model, ActionDiffusion) else (
+        model.vae.action if isinstance(model, LatentChunks) else model.action
+    )  # fmt: skip
+    # First and last step of a chunk, counted from the current one.
+    first, last = {"dp-unet": (-1, 6), "ldp": (0, 5), "mlp": (0, 0)}[name]
+    store, found = store_of(workspace), []
+    for s, n, split in zip(
+        store.episodes.start, store.episodes.length, store.episodes.split, strict=True
+    ):
+        if split == 0:
+            where, goal = store.read("position", s, s + n), store.read("action", s, s + n)
+            found += [goal[max(t + first, 0) : t + last + 1] - where[t] for t in range(n)]
+    every = np.concatenate(found)
+    if name == "dp-unet":
+        assert affine.scale.numpy() == pytest.approx(np.tile(np.ptp(every, axis=0) / 2, 8))
+    else:  # ldp's rule leaves out the very last snippets
+        tolerance = 1e-4 if name == "mlp" else 0.05
+        assert affine.scale.numpy() == pytest.approx(every.std(0), rel=tolerance)
+
+
+def test_bad_settings_are_refused(workspace: Workspace) -> None:
+    with pytest.raises(ConfigError, match="--executed 7"):
+        train(workspace, {**METHODS["dp-unet"], "executed": 7})
+    with pytest.raises(ConfigError, match="colour"):
+        train(workspace, {**METHODS["mlp"], "observation_keys": ["colour"]})
+    with pytest.raises(ConfigError, match="method"):
+        train(workspace, {"method": "rl"})
+
+
+def test_task_and_label_are_inputs_when_asked_for(workspace: Workspace) -> None:
+    several = load_baseline(train(workspace, METHODS["mlp"]), CPU)
+    assert isinstance(several, ClonedPolicy)
+    assert (several.spec.tasks, several.spec.labels) == (2, 0)
+    values = {**METHODS["mlp"], "condition": ["label"], "layers": 5}
+    labelled = load_baseline(train(workspace, values), CPU)
+    assert isinstance(labelled, ClonedPolicy)
+    assert (labelled.spec.tasks, labelled.spec.labels) == (0, 2)
+    assert labelled.spec.hidden == (16,) * 5
+    plain = load_baseline(train(workspace, {**METHODS["dp-unet"], "condition": ["none"]}), CPU)
+    assert isinstance(plain, ActionDiffusion)
+    assert plain.spec.diffusion.condition == ("state",)
+    assert ChunkSpec.from_mapping(json.loads(json.dumps(plain.spec.to_mapping()))) == plain.spec
+
+
+BY_HEART: dict[str, dict[str, Any]] = {
+    "dp-unet": {"updates": 350, "batch_size": 32, "learning_rate": 3e-3},
+    "dp-transformer": {"updates": 350, "batch_size": 32, "learning_rate": 2e-3},
+    "ldp": {"updates": 300, "batch_size": 32},
+    "mlp": {"updates": 500, "batch_size": 32},
+}
+
+
+@EVERY
+def test_one_demonstration_is_learnt_by_heart(tmp_path: Path, name: str) -> None:
+    """Played back from the recorded observations, the policy repeats the demonstration."""
+    workspace = make(tmp_path, episodes=1, tasks=("only",))
+    more = {"snippet_length": 3, "train_steps": 20, "warmup": 20, "ema_decay": 0.98}
+    sizes = {"width": 128, "policy_width": 64}
+    artifact = train(workspace, {**METHODS[name], **more, **sizes, **BY_HEART[name]})
+    summary = artifact.manifest.summary
+    losses = ("denoising", "vae_reconstruction", "squared_error")
+    assert all(summary[key] < 0.1 for key in losses if key in summary)
+    store = store_of(workspace)
+    length = int(store.episodes.length[0])
+    policy = baseline_policy(artifact, store, None, "ddpm", 20, CPU)
+    policy.reset([EpisodePlan(0, 100_000, "only")])
+    seen = {key: store.read(key, 0, length) for key in ("position", "velocity")}
+    made = np.stack(
+        [
+            policy.act({key: rows[step : step + 1] for key, rows in seen.items()}, np.ones(1, bool))
+            for step in range(length)
+        ]
+    )[:, 0]
+    error = np.abs(made - store.read("action", 0, length)).mean()
+    spread = np.abs(store.read("action", 0, length)).mean()
+    assert error < 0.1 * spread
