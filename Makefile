@@ -7,7 +7,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check
 SUDO = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test check format format-check lint types imports tests system clean
+.PHONY: help quickstart test check format format-check lint types imports tests system system-dev clean
 
 help:  ## Show the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
@@ -36,7 +36,7 @@ imports: $(VENV)/.installed-dev  ## Check the order of the rooms.
 	$(BIN)/lint-imports
 
 tests: $(VENV)/.installed-dev  ## Run the default tests, simulators included.
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 clean:  ## Remove the virtual environment and the tools' caches.
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
@@ -45,8 +45,10 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(PIP) install -c constraints.txt -e .
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt
+# robomimic judges the files and environments made here; its own dependencies would bring torchvision.
+$(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt | system-dev
 	$(PIP) install -c constraints.txt -e '.[dev]'
+	$(PIP) install -c constraints.txt --no-deps robomimic six termcolor
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/bin/python: | system
@@ -60,3 +62,15 @@ system:
 	@$(PYTHON) -c 'import ctypes; [ctypes.CDLL(n) for n in ("libGL.so.1", "libglib-2.0.so.0", "libxcb.so.1")]' \
 	  2>/dev/null || { $(SUDO) apt-get update && \
 	  $(SUDO) apt-get install -y --no-install-recommends libgl1 libglib2.0-0 libxcb1; }
+
+# robosuite brings a package that is built from source; videos are drawn through EGL.
+system-dev: | system
+	@{ command -v gcc && test -e /usr/include/linux/input.h && \
+	  $(PYTHON) -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")'; } \
+	  >/dev/null 2>&1 || { $(SUDO) apt-get update && $(SUDO) apt-get install -y \
+	  --no-install-recommends gcc libc6-dev linux-libc-dev && { test -e "$$($(PYTHON) -c \
+	  'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" || \
+	  $(SUDO) apt-get install -y --no-install-recommends python3.11-dev; }; }
+	@$(PYTHON) -c 'import ctypes; ctypes.CDLL("libEGL.so.1")' 2>/dev/null && ls /usr/lib/*/dri/*swrast* \
+	  >/dev/null 2>&1 || { $(SUDO) apt-get update && \
+	  $(SUDO) apt-get install -y --no-install-recommends libegl1 libgl1-mesa-dri; }

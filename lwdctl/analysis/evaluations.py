@@ -14,7 +14,7 @@ from lwdctl.core.errors import ArtifactError
 from lwdctl.evaluation.scores import ALL_TASKS
 
 Start = tuple[str, str, int]
-"""Task, `"seed"` or `"demonstration"`, and its number: what fixes an initial state."""
+"""Task, `"seed"` or `"demonstration"` with the label run, and its number: what fixes an episode."""
 
 
 def horizon_order(horizon: int | str | None) -> tuple[int, int]:
@@ -170,6 +170,8 @@ def _episode(record: Mapping[str, Any]) -> Episode:
         "final_success": record["final_success"],
         "steps": record["steps"],
     }
+    if record["label"]:
+        kind = f"{kind} of {record['label']}"
     return Episode(
         start=(record["task"], kind, int(number)),
         success=bool(record["success"]),

@@ -45,10 +45,7 @@ def provenance(*, seed: int | None, device: str, started: str) -> dict[str, Any]
         started: When it began, from `now`.
     """
     return {
-        "lwdctl": lwdctl.__version__,
-        "git": _git_state(Path(lwdctl.__file__).resolve().parents[1]),
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES if _version(name)},
+        **software(),
         "seed": seed,
         "device": device,
         "host": {
@@ -59,6 +56,16 @@ def provenance(*, seed: int | None, device: str, started: str) -> dict[str, Any]
         },
         "started": started,
         "finished": now(),
+    }
+
+
+def software() -> dict[str, Any]:
+    """Return the versions that decide what is computed; `git` is None outside a checkout."""
+    return {
+        "lwdctl": lwdctl.__version__,
+        "git": _git_state(Path(lwdctl.__file__).resolve().parents[1]),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES if _version(name)},
     }
 
 

@@ -128,20 +128,19 @@ def parse_words(config: type, assignments: typing.Iterable[str]) -> dict[str, An
         spoken = {
             item.name: item.metadata.get("words") or {} for item in dataclasses.fields(config)
         }
-        values[name] = (
-            text.strip()
-            if text.strip() in spoken[name]
-            else _parse_text(text.strip(), field_type(config, name), name)
-        )
+        values[name] = _parse_text(text.strip(), field_type(config, name), name, spoken[name])
     return values
 
 
-def _parse_text(text: str, kind: FieldType, name: str) -> Any:
+def _parse_text(text: str, kind: FieldType, name: str, words: Mapping[str, int]) -> Any:
     if kind.optional and text.lower() in ("none", ""):
         return None
     if kind.many:
         one = FieldType(kind.scalar, optional=False, many=False)
-        return tuple(_parse_text(part.strip(), one, name) for part in text.split(",") if part)
+        parts = [part.strip() for part in text.split(",") if part]
+        return tuple(_parse_text(part, one, name, words) for part in parts)
+    if text in words:
+        return words[text]
     if kind.scalar is bool:
         words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
         if text.lower() not in words:

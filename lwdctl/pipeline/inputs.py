@@ -17,7 +17,9 @@ def wanted_kinds(stage: Stage, config: Any) -> tuple[str, ...]:
 
     A stage whose configuration names files (`paths`) reads those instead of artifacts.
     """
-    return () if getattr(config, "paths", ()) else stage.inputs
+    if getattr(config, "paths", ()):
+        return ()
+    return stage.reads(config) if stage.reads else stage.inputs
 
 
 def resolve_inputs(

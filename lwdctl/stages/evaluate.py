@@ -7,297 +7,252 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.draft import Draft
 from lwdctl.artifacts.durable import write_durably
-from lwdctl.core.config import option, to_mapping
+from lwdctl.core.config import to_mapping
 from lwdctl.core.errors import ConfigError, SimulatorError
-from lwdctl.core.seeding import EVALUATION_SEED_START
-from lwdctl.core.suggest import did_you_mean
-from lwdctl.stages.lwd_policy import LATENTS, Chain, lwd_policy
+from lwdctl.stages.eval_arms import CHAIN, Arm, is_grid, kinds_read, make_arms
+from lwdctl.stages.eval_cells import EPISODES_FOLDER, KEYS, Measured, cell_key
+from lwdctl.stages.eval_config import METHOD, RANDOM, EvalConfig
+from lwdctl.stages.eval_policies import Policies
 from lwdctl.stages.stage import Stage, StageContext
 from lwdctl.stages.videos import check_video, list_videos, recording_of
 
 if TYPE_CHECKING:
+    from lwdctl.artifacts.snippets import SnippetStore
     from lwdctl.evaluation.rollout import EpisodeResult
     from lwdctl.evaluation.scores import Cell, Protocol
     from lwdctl.evaluation.video import Recording
-    from lwdctl.policies.policy import EpisodePlan, Policy
-
-POLICIES = ("lwd", "random")
-EPISODES_FOLDER = "episodes"
-
-
-@dataclass(frozen=True)
-class EvalConfig:
-    """What to run and how often."""
-
-    horizon: int | None = option(
-        None,
-        "Executed steps between two queries; 'episode' for one policy all episode"
-        " (default: the snippet length the model was trained with)",
-        minimum=0,
-        words={"episode": 0},
-    )
-    policy: tuple[str, ...] = option(("lwd",), "Policies to run", choices=POLICIES)
-    latent: tuple[str, ...] = option(
-        ("sampled", "encoded", "other", "mean"),
-        "Where LWD's latents come from: sampled by the model; encoded from a demonstration that"
-        " is replayed from its start; of another task or behaviour; the mean of all",
-        choices=LATENTS,
-    )
-    encoded_split: str = option(
-        "all",
-        "Which demonstrations 'encoded' restores and replays",
-        choices=("all", "train", "validation"),
-    )
-    episodes: int = option(50, "Episodes per task", minimum=1)
-    task: tuple[str, ...] = option((), "Tasks to run (default: all the data has)")
-    label: str = option("", "Behaviour label to condition on, when the model is conditioned on it")
-    seed: int = option(
-        EVALUATION_SEED_START,
-        "First evaluation seed; seeds below 100000 belong to data collection",
-        minimum=EVALUATION_SEED_START,
-    )
-    sampler: str = option("ddim", "Denoising sampler", choices=("ddpm", "ddim", "dpm-solver"))
-    denoise_steps: int = option(10, "Denoising steps per query", minimum=1)
-    perturbation: float = option(
-        0.0, "Magnitude of random disturbances, in the environment's unit", minimum=0
-    )
-    perturbation_probability: float = option(
-        0.1, "Probability of a disturbance at each step", minimum=0, maximum=1
-    )
-    max_steps: int = option(0, "Episode limit in steps; 0 takes the environment's", minimum=0)
-    slots: int = option(32, "Episodes stepped as one batch", minimum=1)
-    workers: int = option(
-        -1, "Simulator processes; 0 runs in this one, -1 one per core", minimum=-1
-    )
-    timeout: float = option(120.0, "Seconds to wait for a simulator before it counts as hung")
-    device: str = option("auto", "auto, cpu, cuda or cuda:N")
-    video: int = option(
-        0,
-        "Episodes of every policy and latent to record, in turn over the tasks:"
-        " an MP4 file and a grid of stills each",
-        minimum=0,
-    )
-    video_every: int = option(
-        0, "Steps from frame to frame; 0 plays in real time at most 25 a second", minimum=0
-    )
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One policy under one latent source; `latent` is empty for policies without latents."""
-
-    policy: str
-    latent: str
-
-    @property
-    def name(self) -> str:
-        """File and display name."""
-        return f"{self.policy}-{self.latent}" if self.latent else self.policy
+    from lwdctl.policies.policy import EpisodePlan
 
 
 def run(config: EvalConfig, inputs: Mapping[str, Artifact], context: StageContext) -> Artifact:
     """Evaluate and publish an `evaluation` artifact.
 
     Raises:
-        ConfigError: Unknown tasks, policies or latents.
+        ConfigError: Unknown tasks, policies or latents, or a model that is not there.
         SimulatorError: Episodes were lost to simulator errors (after publishing what ran).
     """
     from lwdctl.artifacts.snippets import SnippetStore
-    from lwdctl.envs.table import SIMULATORS
-    from lwdctl.policies.loading import load_vae
-    from lwdctl.training.device import choose_device
 
     store = SnippetStore.open(inputs["snippets"].path)
+    _check_environment(config, store, context)
+    arms = make_arms(config, inputs, context.workspace)
+    policies = Policies(config, store, arms)
+    work = _Work(config, store, policies, context, inputs["snippets"].digest)
+    used = list(
+        {arm.trained.main.path: arm.trained.main for arm in arms if arm.trained.main}.values()
+    )
+    leading = list(inputs.values())[-1]
+    with context.workspace.begin(
+        "evaluation",
+        context.name or leading.name,
+        config=to_mapping(config),
+        inputs=used or [leading],
+        resume=context.resume,
+    ) as draft:
+        # Finished arms are checkpoints: an interrupted evaluation goes on after them.
+        cells = [cell for arm in arms for cell in work.measure(arm, draft)]
+        shutil.copytree(draft.checkpoints, draft.path / EPISODES_FOLDER, dirs_exist_ok=True)
+        (draft.path / "results.json").write_text(json.dumps(cells, indent=2) + "\n")
+        keys = {arm.name: work.key(arm) for arm in arms}
+        (draft.path / KEYS).write_text(json.dumps(keys, indent=2) + "\n")
+        summary: dict[str, Any] = {"protocol": _protocol_text(config, policies), "results": cells}
+        if config.video:
+            summary["videos"] = list_videos([arm.name for arm in arms], draft.path)
+        artifact = draft.publish(summary, seed=config.seed, device=str(policies.device))
+    _refuse_errors(cells, artifact)
+    return artifact
+
+
+def _check_environment(config: EvalConfig, store: SnippetStore, context: StageContext) -> None:
+    """Refuse data without an environment, and one that does not fit the data."""
+    from lwdctl.envs.table import SIMULATORS
+    from lwdctl.evaluation.compatibility import check_compatible
+
     adapter = store.spec.env.adapter
     if not adapter:
         raise ConfigError(
             "the data names no environment to evaluate in",
             "ingest it again with --env ADAPTER/NAME",
         )
+    task = (config.task or store.spec.env.tasks)[0]
     if config.video:
         context.progress.message("trying a video frame")
-        check_video(store.spec, (config.task or store.spec.env.tasks)[0], config.timeout)
+        check_video(store.spec, task, config.timeout)
     SIMULATORS.load(adapter)
-    device = choose_device(config.device)
-    chain = Chain(inputs, store, load_vae(inputs["vae"], device), device)
-    _check(config, chain)
-    with context.workspace.begin(
-        "evaluation",
-        context.name or inputs["diffusion"].name,
-        config=to_mapping(config),
-        inputs=[inputs["diffusion"]],
-        resume=context.resume,
-    ) as draft:
-        # Finished arms are checkpoints: an interrupted evaluation goes on after them.
-        cells = [
-            cell for arm in _arms(config) for cell in _measure(arm, config, chain, draft, context)
-        ]
-        shutil.copytree(draft.checkpoints, draft.path / EPISODES_FOLDER, dirs_exist_ok=True)
-        (draft.path / "results.json").write_text(json.dumps(cells, indent=2) + "\n")
-        summary: dict[str, Any] = {"protocol": _protocol_text(config, chain), "results": cells}
-        if config.video:
-            summary["videos"] = list_videos([arm.name for arm in _arms(config)], draft.path)
-        artifact = draft.publish(summary, seed=config.seed, device=str(device))
-    _refuse_errors(cells, artifact)
-    return artifact
+    check_compatible(store, task)
 
 
-def _arms(config: EvalConfig) -> list[Arm]:
-    arms = []
-    for policy in dict.fromkeys(config.policy):
-        latents = dict.fromkeys(config.latent) if policy == "lwd" else {"": None}
-        arms += [Arm(policy, latent) for latent in latents]
-    return arms
+@dataclass(frozen=True)
+class _Work:
+    """What measuring any arm needs."""
+
+    config: EvalConfig
+    store: SnippetStore
+    policies: Policies
+    context: StageContext
+    snippets: str
+
+    def key(self, arm: Arm) -> str:
+        """Return the digest of what the arm measures."""
+        return cell_key(arm, self.config, self.policies.labels, self.snippets)
+
+    @cached_property
+    def earlier(self) -> Measured:
+        """What the workspace's evaluations hold."""
+        return Measured(self.context.workspace)
+
+    def measure(self, arm: Arm, draft: Draft) -> list[dict[str, Any]]:
+        """Run one arm, or take it from where it was measured before."""
+        say = self.context.progress.message
+        done = draft.checkpoints / f"{arm.name}.json"
+        if done.exists():
+            say(f"{arm.name}: already measured")
+            return _cells(json.loads(done.read_text()))
+        fresh = self.config.again or self.config.video
+        found = None if fresh else self.earlier.find(self.key(arm))
+        if found:
+            say(f"{arm.name}: already measured in {found[0]}")
+            write_durably(done, _text(found[1]))
+            return _cells(found[1])
+        say(f"{arm.name}:")
+        plans = self._plans(arm)
+        recording = recording_of(
+            arm.name, plans, self.config.video, self.config.video_every, draft.path
+        )
+        record = self._record(arm, _roll(arm, self, plans, recording))
+        write_durably(done, _text(record))
+        for name, reason in (recording.failures() if recording else {}).items():
+            say(f"  no video of {name}: {reason}")
+        return _cells(record)
+
+    def _plans(self, arm: Arm) -> list[EpisodePlan]:
+        from lwdctl.evaluation.plan import plan_demonstrations, plan_episodes
+
+        config, labels = self.config, self.policies.labels
+        if arm.latent == "encoded":
+            split = "" if config.encoded_split == "all" else config.encoded_split
+            return plan_demonstrations(
+                self.store, config.episodes, config.seed, config.task, split, labels
+            )
+        env = self.store.spec.env
+        return plan_episodes(env, config.episodes, config.seed, config.task, labels)
+
+    def _record(self, arm: Arm, results: Sequence[EpisodeResult]) -> dict[str, Any]:
+        from lwdctl.envs.table import SIMULATORS
+        from lwdctl.evaluation.scores import score_cells
+
+        env = self.store.spec.env.adapter
+        score = SIMULATORS.load(env).metrics[0].name
+        returns = self._source_returns(results)
+        made = score_cells(results, score, _protocol(arm, self), returns)
+        self.context.progress.message(_said(made[-1]))
+        return {
+            "cells": [cell.to_mapping() for cell in made],
+            "episodes": [_episode_record(result) for result in results],
+        }
+
+    def _source_returns(self, results: Sequence[EpisodeResult]) -> dict[int, float]:
+        """Return the recorded return of every demonstration that was restored."""
+        if not self.store.has_rewards:
+            return {}
+        table, read = self.store.episodes, self.store.read
+        returns = {}
+        for index in {item.plan.demonstration for item in results} - {-1}:
+            start = int(table.start[index])
+            rewards = read("reward", start, start + int(table.length[index]))
+            returns[index] = float(rewards.sum(dtype="float64"))
+        return returns
 
 
-def _measure(
-    arm: Arm, config: EvalConfig, chain: Chain, draft: Draft, context: StageContext
-) -> list[dict[str, Any]]:
-    """Run one arm, or take it from the draft when an interrupted run had finished it."""
-    done = draft.checkpoints / f"{arm.name}.json"
-    if done.exists():
-        context.progress.message(f"{arm.name}: already measured")
-        cells: list[dict[str, Any]] = json.loads(done.read_text())["cells"]
-        return cells
-    context.progress.message(f"{arm.name}:")
-    plans = _plans(arm, config, chain)
-    recording = recording_of(arm.name, plans, config.video, config.video_every, draft.path)
-    results, score = _roll(arm, config, chain, plans, recording, context)
-    from lwdctl.evaluation.scores import score_cells
+def _text(record: Mapping[str, Any]) -> bytes:
+    return (json.dumps(record, indent=1) + "\n").encode()
 
-    made = score_cells(results, score, _protocol(arm, config, chain))
-    record = {
-        "cells": [cell.to_mapping() for cell in made],
-        "episodes": [_episode_record(result) for result in results],
-    }
-    write_durably(done, (json.dumps(record, indent=1) + "\n").encode())
-    context.progress.message(_said(made[-1]))
-    for name, reason in (recording.failures() if recording else {}).items():
-        context.progress.message(f"  no video of {name}: {reason}")
-    return record["cells"]
+
+def _cells(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    cells: list[dict[str, Any]] = record["cells"]
+    return cells
 
 
 def _roll(
-    arm: Arm,
-    config: EvalConfig,
-    chain: Chain,
-    plans: Sequence[EpisodePlan],
-    recording: Recording | None,
-    context: StageContext,
-) -> tuple[Sequence[EpisodeResult], str]:
-    from lwdctl.envs.table import SIMULATORS
+    arm: Arm, work: _Work, plans: Sequence[EpisodePlan], recording: Recording | None
+) -> Sequence[EpisodeResult]:
     from lwdctl.evaluation.rollout import rollout
 
-    env = chain.store.spec.env
+    config = work.config
     answer = rollout(
-        _policy(arm, config, chain),
-        env,
+        work.policies.build(arm),
+        work.store.spec.env,
         plans,
         width=config.slots,
         workers=_workers(config),
         max_steps=config.max_steps or None,
-        perturbation=config.perturbation,
+        perturbation=arm.perturbation,
         perturbation_probability=config.perturbation_probability,
         timeout=config.timeout,
-        progress=context.progress,
+        progress=work.context.progress,
         recording=recording,
     )
-    return answer.episodes, SIMULATORS.load(env.adapter).metrics[0].name
-
-
-def _plans(arm: Arm, config: EvalConfig, chain: Chain) -> list[EpisodePlan]:
-    from lwdctl.evaluation.plan import plan_demonstrations, plan_episodes
-
-    if arm.latent == "encoded":
-        split = "" if config.encoded_split == "all" else config.encoded_split
-        return plan_demonstrations(chain.store, config.episodes, config.seed, config.task, split)
-    env = chain.store.spec.env
-    return plan_episodes(env, config.episodes, config.seed, config.task, config.label)
-
-
-def _policy(arm: Arm, config: EvalConfig, chain: Chain) -> Policy:
-    if arm.policy == "random":
-        from lwdctl.policies.random import RandomPolicy
-
-        return RandomPolicy(chain.store.spec.action, config.slots)
-    horizon = horizon_of(config, chain)
-    return lwd_policy(arm.latent, chain, horizon, config.sampler, config.denoise_steps)
-
-
-def _check(config: EvalConfig, chain: Chain) -> None:
-    """Refuse what would only fail after other arms have run."""
-    from lwdctl.evaluation.compatibility import check_compatible
-    from lwdctl.models.diffusion import DiffusionSpec
-    from lwdctl.models.files import load_spec
-
-    check_compatible(chain.store, (config.task or chain.store.spec.env.tasks)[0])
-    if "lwd" not in config.policy or "sampled" not in config.latent:
-        return
-    spec = DiffusionSpec.from_mapping(load_spec(chain.inputs["diffusion"].path))
-    if config.denoise_steps > spec.train_steps:
-        raise ConfigError(
-            f"the model was trained with {spec.train_steps} denoising steps,"
-            f" {config.denoise_steps} are too many"
-        )
-    labels = chain.store.spec.labels
-    if "label" in spec.condition and config.label not in labels:
-        said = f"'{config.label}' is no label of this data" if config.label else "say which label"
-        raise ConfigError(
-            f"the model is conditioned on a behaviour label: {said}",
-            did_you_mean(config.label, labels),
-        )
-
-
-def horizon_of(config: EvalConfig, chain: Chain) -> int:
-    """Return the horizon in steps, 0 for the whole episode."""
-    return chain.vae.spec.snippet_length if config.horizon is None else config.horizon
+    return answer.episodes
 
 
 def _workers(config: EvalConfig) -> int:
     return config.workers if config.workers >= 0 else len(os.sched_getaffinity(0))
 
 
-def _protocol(arm: Arm, config: EvalConfig, chain: Chain) -> Protocol:
+def _protocol(arm: Arm, work: _Work) -> Protocol:
     from lwdctl.evaluation.scores import Protocol
 
-    env = chain.store.spec.env.adapter
-    if arm.policy != "lwd":
-        return Protocol(arm.policy, arm.latent, env, perturbation=config.perturbation)
-    sampled = arm.latent == "sampled"
+    config, trained = work.config, arm.trained
+    length, horizon = work.policies.lengths(arm)
+    samples = arm.latent == "sampled" or (
+        arm.policy not in (METHOD, RANDOM) and horizon is not None
+    )
     return Protocol(
         policy=arm.policy,
         latent=arm.latent,
-        env=env,
-        train_seed=chain.inputs["diffusion"].manifest.provenance.get("seed"),
-        snippet_length=chain.vae.spec.snippet_length,
-        horizon=horizon_of(config, chain) or "episode",
-        perturbation=config.perturbation,
-        sampler=config.sampler if sampled else "",
-        denoise_steps=config.denoise_steps if sampled else None,
+        env=work.store.spec.env.adapter,
+        train_seed=trained.seed,
+        snippet_length=length,
+        horizon="episode" if horizon == 0 else horizon,
+        perturbation=arm.perturbation,
+        sampler=config.sampler if samples else "",
+        denoise_steps=config.denoise_steps if samples else None,
     )
 
 
-def _protocol_text(config: EvalConfig, chain: Chain) -> str:
-    length = chain.vae.spec.snippet_length
-    fit = "" if horizon_of(config, chain) == length else f" (the model's snippets have {length})"
+def _protocol_text(config: EvalConfig, policies: Policies) -> str:
+    per = "task and label" if policies.labels else "task"
+    magnitudes = ", ".join(f"{item:g}" for item in config.perturbation)
     pushes = (
-        f"disturbances of magnitude {config.perturbation:g} with probability"
+        f"disturbances of magnitude {magnitudes} with probability"
         f" {config.perturbation_probability:g} per step"
-        if config.perturbation
+        if any(config.perturbation)
         else "undisturbed"
     )
     return (
-        f"{config.episodes} episodes per task from evaluation seeds {config.seed}.."
+        f"{config.episodes} episodes per {per} from evaluation seeds {config.seed}.."
         f"{config.seed + config.episodes - 1}; 'encoded' instead restores recorded starts"
         f" ({config.encoded_split} demonstrations, at most as many);"
-        f" horizon {horizon_of(config, chain) or 'episode'} steps{fit}; {pushes};"
+        f" {_horizon_text(config, policies)}; {pushes};"
         f" success at any step; 95 % Wilson intervals; averaged (EMA) weights"
     )
+
+
+def _horizon_text(config: EvalConfig, policies: Policies) -> str:
+    if is_grid(config):
+        return "a model per horizon and training seed"
+    pairs = {policies.lengths(arm) for arm in policies.arms} - {(None, None)}
+    texts = []
+    for length, horizon in sorted(pairs, key=str):
+        fit = "" if horizon == length else f" (the model's snippets have {length})"
+        texts.append(f"horizon {horizon or 'episode'} steps{fit}")
+    return ", ".join(texts) or "no queries"
 
 
 def _episode_record(result: EpisodeResult) -> dict[str, Any]:
@@ -339,7 +294,8 @@ STAGE = Stage(
     "eval",
     "evaluation",
     EvalConfig,
-    ("snippets", "vae", "latents", "diffusion"),
+    (*CHAIN, "baseline"),
     run,
     resumable=True,
+    reads=kinds_read,
 )

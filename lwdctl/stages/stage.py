@@ -41,6 +41,7 @@ class Stage:
             be among its ancestors or are taken from them.
         run: `run(config, inputs by kind, context)`; heavy imports inside.
         resumable: Whether `--resume` means something.
+        reads: The kinds out of `inputs` that are read under a configuration; None for all.
     """
 
     command: str
@@ -49,3 +50,4 @@ class Stage:
     inputs: tuple[str, ...]
     run: Callable[[Any, Mapping[str, Artifact], StageContext], Artifact]
     resumable: bool = False
+    reads: Callable[[Any], tuple[str, ...]] | None = None

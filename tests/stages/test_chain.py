@@ -37,7 +37,15 @@ VAE = {
     "device": "cpu",
 }
 DIFFUSION = {"updates": 12, "batch_size": 8, "width": 32, "device": "cpu"}
-EVAL = {"episodes": 2, "max_steps": 25, "horizon": 10, "slots": 3, "workers": 0, "device": "cpu"}
+EVAL = {
+    "episodes": 2,
+    "max_steps": 25,
+    "horizon": 10,
+    "slots": 3,
+    "workers": 0,
+    "device": "cpu",
+    "again": True,
+}
 
 
 def do(
@@ -246,7 +254,7 @@ def test_cells_follow_the_json_contract(copy: Workspace) -> None:
         "policy", "latent", "env", "task", "train_seed", "snippet_length", "horizon",
         "perturbation", "sampler", "denoise_steps", "episodes", "errors", "successes", "success",
         "success_low", "success_high", "score", "metrics", "denoiser_queries_per_episode",
-        "seconds",
+        "seconds", "by_label",
     }  # fmt: skip
     assert all(set(cell) == wanted for cell in cells)
     assert cells[2]["denoiser_queries_per_episode"] == 3  # 25 steps, re-planned every 10

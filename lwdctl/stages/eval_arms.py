@@ -1,0 +1,201 @@
+"""What an evaluation runs: every policy with every model, horizon and disturbance asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.workspace import Workspace
+from lwdctl.core.errors import ConfigError
+from lwdctl.stages.baseline_config import METHODS
+from lwdctl.stages.eval_config import METHOD, RANDOM, EvalConfig
+
+CHAIN = ("snippets", "vae", "latents", "diffusion")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model and what it is run with.
+
+    Attributes:
+        artifacts: Kind to artifact; of LWD the whole chain, of `random` none.
+        horizon: Executed steps between two queries, 0 for the whole episode, None for what
+            the model was trained with, or where there are no queries.
+    """
+
+    artifacts: Mapping[str, Artifact] = field(default_factory=dict)
+    horizon: int | None = None
+
+    @property
+    def main(self) -> Artifact | None:
+        """The artifact that the evaluation is made from."""
+        return self.artifacts.get("diffusion") or self.artifacts.get("baseline")
+
+    @property
+    def seed(self) -> int | None:
+        """Training seed."""
+        return self.main.manifest.provenance.get("seed") if self.main else None
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One policy with one model under one latent source and one disturbance.
+
+    Attributes:
+        policy: Name of the policy.
+        latent: Where LWD's latents come from, "" for other policies.
+        perturbation: Magnitude of disturbances.
+        trained: The model.
+        name: File and display name, unique in its evaluation.
+    """
+
+    policy: str
+    latent: str
+    perturbation: float
+    trained: Trained
+    name: str
+
+
+def kinds_read(config: EvalConfig) -> tuple[str, ...]:
+    """Return the kinds that lead to the models: LWD's chain, else a baseline's."""
+    if METHOD in config.policy:
+        return CHAIN
+    if set(config.policy) & set(METHODS):
+        return "snippets", "baseline"
+    return ("snippets",)
+
+
+def make_arms(
+    config: EvalConfig, inputs: Mapping[str, Artifact], workspace: Workspace
+) -> list[Arm]:
+    """List what is to run, in the order of the options.
+
+    One horizon and no `--seeds` takes the given models. Otherwise every horizon and training
+    seed has a model of its own, found by its lineage: made from the same snippets, trained
+    with that snippet length and seed.
+
+    Raises:
+        ConfigError: A model is missing; the message names every one, the hint a command.
+    """
+    finder = _Finder(config, inputs, workspace)
+    arms = []
+    for policy in dict.fromkeys(config.policy):
+        latents = tuple(dict.fromkeys(config.latent)) if policy == METHOD else ("",)
+        for trained in finder.models(policy):
+            arms += [
+                Arm(policy, latent, magnitude, trained, "")
+                for latent in latents
+                for magnitude in dict.fromkeys(config.perturbation)
+            ]
+    finder.refuse_missing()
+    return [_named(arm, config) for arm in arms]
+
+
+def is_grid(config: EvalConfig) -> bool:
+    """Tell whether every horizon and training seed needs a model of its own."""
+    return (len(config.horizon) > 1 and not config.one_model) or config.seeds > 0
+
+
+def _named(arm: Arm, config: EvalConfig) -> Arm:
+    parts = [arm.policy, arm.latent]
+    if len(config.horizon) > 1 and arm.trained.horizon is not None:
+        parts.append(f"h{arm.trained.horizon or 'episode'}")
+    if len(set(config.perturbation)) > 1:
+        parts.append(f"p{arm.perturbation:g}")
+    if config.seeds and arm.trained.main:
+        parts.append(f"s{arm.trained.seed}")
+    name = "-".join(part for part in parts if part)
+    return Arm(arm.policy, arm.latent, arm.perturbation, arm.trained, name)
+
+
+class _Finder:
+    """Looks up trained models; remembers which are missing."""
+
+    def __init__(
+        self, config: EvalConfig, inputs: Mapping[str, Artifact], workspace: Workspace
+    ) -> None:
+        self._config, self._inputs, self._workspace = config, inputs, workspace
+        self._missing: list[str] = []
+        self._hint = ""
+
+    def models(self, policy: str) -> Iterator[Trained]:
+        """Yield the models of a policy with the horizons they are run at."""
+        if policy == RANDOM:
+            yield Trained()
+            return
+        horizons: Sequence[int | None] = self._config.horizon or (None,)
+        if policy == "mlp":  # acts on every observation
+            horizons = (None,)
+        seeds: Sequence[int | None] = range(self._config.seeds) or (None,)
+        for horizon in horizons:
+            for seed in seeds:
+                artifacts = self._find(policy, horizon, seed)
+                if artifacts:
+                    yield Trained(artifacts, horizon)
+                else:
+                    self._miss(policy, horizon, seed)
+
+    def refuse_missing(self) -> None:
+        """Raise where a model was not found."""
+        if self._missing:
+            raise ConfigError(
+                "no trained model from " + self._inputs["snippets"].reference + " for: "
+                + "; ".join(self._missing),
+                self._hint,
+            )  # fmt: skip
+
+    def _find(
+        self, policy: str, horizon: int | None, seed: int | None
+    ) -> Mapping[str, Artifact] | None:
+        given = self._inputs
+        if not is_grid(self._config):
+            if policy == METHOD:
+                return {kind: given[kind] for kind in CHAIN}
+            if "baseline" in given and given["baseline"].manifest.config["method"] == policy:
+                return given
+        kind = "diffusion" if policy == METHOD else "baseline"
+        for artifact in reversed(self._workspace.artifacts(kind)):
+            if seed is not None and artifact.manifest.provenance.get("seed") != seed:
+                continue
+            if kind == "baseline" and artifact.manifest.config["method"] != policy:
+                continue
+            found = self._same_data(artifact)
+            if found and (policy == "mlp" or self._fits(found, horizon)):
+                artifact.check()
+                return found
+        return None
+
+    def _same_data(self, artifact: Artifact) -> dict[str, Artifact] | None:
+        """Return an artifact's chain where it begins with the snippets of this evaluation."""
+        kinds = CHAIN[:-1] if artifact.kind == "diffusion" else ("snippets",)
+        found = self._workspace.ancestors(artifact, kinds)
+        if found["snippets"].digest != self._inputs["snippets"].digest:
+            return None
+        return {**found, artifact.kind: artifact}
+
+    def _fits(self, found: Mapping[str, Artifact], horizon: int | None) -> bool:
+        if horizon is None:
+            return True
+        model = found.get("vae") or found["baseline"]
+        trained = model.manifest.config["snippet_length"]
+        if is_grid(self._config) or "vae" in found:
+            return bool(trained == horizon)
+        return bool(trained >= horizon or trained == 0)
+
+    def _miss(self, policy: str, horizon: int | None, seed: int | None) -> None:
+        words = [f"{policy}"]
+        words += [f"at horizon {horizon or 'episode'}"] if horizon is not None else []
+        words += [f"with training seed {seed}"] if seed is not None else []
+        self._missing.append(" ".join(words))
+        options = f" --snippet-length {horizon or 'episode'}" if horizon is not None else ""
+        options += f" --seed {seed}" if seed is not None else ""
+        if self._hint:
+            return
+        if policy == METHOD:
+            self._hint = (
+                f"lwdctl train-vae{options}, encode, train-diffusion; or --one-model to run one"
+                " model at every horizon"
+            )
+        else:
+            self._hint = f"lwdctl train-baseline {policy}{options}"

@@ -1,0 +1,88 @@
+"""What `eval` lets the user choose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lwdctl.core.config import option
+from lwdctl.core.seeding import EVALUATION_SEED_START
+from lwdctl.stages.baseline_config import METHODS
+from lwdctl.stages.lwd_policy import LATENTS
+
+METHOD = "lwd"
+RANDOM = "random"
+POLICIES = (METHOD, *METHODS, RANDOM)
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """What to run and how often."""
+
+    horizon: tuple[int, ...] = option(
+        (),
+        "Executed steps between two queries; 'episode' for one policy all episode"
+        " (default: the snippet length the model was trained with). Several run a grid: each"
+        " horizon with the model that was trained with snippets of that length",
+        minimum=0,
+        words={"episode": 0},
+    )
+    policy: tuple[str, ...] = option(("lwd",), "Policies to run", choices=POLICIES)
+    seeds: int = option(
+        0,
+        "Run the models of this many training seeds, from 0 on; 0 takes the newest model",
+        minimum=0,
+    )
+    one_model: bool = option(False, "Run one model at every horizon")
+    latent: tuple[str, ...] = option(
+        ("sampled", "encoded", "other", "mean"),
+        "Where LWD's latents come from: sampled by the model; encoded from a demonstration that"
+        " is replayed from its start; of another task or behaviour; the mean of all",
+        choices=LATENTS,
+    )
+    encoded_split: str = option(
+        "all",
+        "Which demonstrations 'encoded' restores and replays",
+        choices=("all", "train", "validation"),
+    )
+    episodes: int = option(50, "Episodes per task, and per label where labels are run", minimum=1)
+    task: tuple[str, ...] = option((), "Tasks to run (default: all the data has)")
+    label: tuple[str, ...] = option(
+        (),
+        "Behaviour labels to run one after the other (default: every one when a model is"
+        " conditioned on it, else none)",
+    )
+    seed: int = option(
+        EVALUATION_SEED_START,
+        "First evaluation seed; seeds below 100000 belong to data collection",
+        minimum=EVALUATION_SEED_START,
+    )
+    sampler: str = option("ddim", "Denoising sampler", choices=("ddpm", "ddim", "dpm-solver"))
+    denoise_steps: int = option(10, "Denoising steps per query", minimum=1)
+    perturbation: tuple[float, ...] = option(
+        (0.0,),
+        "Magnitudes of random disturbances, in the environment's unit; the same draws for every"
+        " policy",
+        minimum=0,
+    )
+    perturbation_probability: float = option(
+        0.1, "Probability of a disturbance at each step", minimum=0, maximum=1
+    )
+    max_steps: int = option(0, "Episode limit in steps; 0 takes the environment's", minimum=0)
+    slots: int = option(32, "Episodes stepped as one batch", minimum=1)
+    workers: int = option(
+        -1, "Simulator processes; 0 runs in this one, -1 one per core", minimum=-1
+    )
+    timeout: float = option(120.0, "Seconds to wait for a simulator before it counts as hung")
+    device: str = option("auto", "auto, cpu, cuda or cuda:N")
+    again: bool = option(
+        False, "Measure again what an evaluation in this workspace has measured with this software"
+    )
+    video: int = option(
+        0,
+        "Episodes of every policy and latent to record, in turn over the tasks:"
+        " an MP4 file and a grid of stills each",
+        minimum=0,
+    )
+    video_every: int = option(
+        0, "Steps from frame to frame; 0 plays in real time at most 25 a second", minimum=0
+    )

@@ -1,0 +1,127 @@
+"""The policies of an evaluation's arms, and what they are conditioned on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from lwdctl.core.errors import ConfigError
+from lwdctl.core.suggest import did_you_mean
+from lwdctl.stages.baseline_policy import baseline_policy
+from lwdctl.stages.eval_arms import Arm
+from lwdctl.stages.eval_config import METHOD, RANDOM, EvalConfig
+from lwdctl.stages.lwd_policy import Chain, lwd_policy
+
+if TYPE_CHECKING:
+    from lwdctl.artifacts.artifact import Artifact
+    from lwdctl.artifacts.snippets import SnippetStore
+    from lwdctl.policies.policy import Policy
+
+
+class Policies:
+    """Builds policies; refuses beforehand what could not run.
+
+    Args:
+        config: The evaluation's settings.
+        store: The data of all models.
+        arms: What is to run.
+
+    Raises:
+        ConfigError: An unknown label, too many denoising steps, or a horizon that a
+            baseline's chunks do not reach.
+    """
+
+    def __init__(self, config: EvalConfig, store: SnippetStore, arms: Sequence[Arm]) -> None:
+        from lwdctl.training.device import choose_device
+
+        self.arms = arms
+        self.device = choose_device(config.device)
+        self._config, self._store = config, store
+        self._chain: tuple[Artifact, Chain] | None = None
+        for arm in {arm.trained.main.path: arm for arm in arms if arm.trained.main}.values():
+            self._check(arm)
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """Behaviour labels to run; all where a model is conditioned on them and none is named."""
+        known = self._store.spec.labels
+        for label in self._config.label:
+            if label not in known:
+                raise ConfigError(f"'{label}' is no label of this data", did_you_mean(label, known))
+        if self._config.label:
+            return tuple(dict.fromkeys(self._config.label))
+        return known if any(_sees_label(arm) for arm in self.arms) else ()
+
+    def build(self, arm: Arm) -> Policy:
+        """Make the policy of an arm."""
+        config = self._config
+        if arm.policy == RANDOM:
+            from lwdctl.policies.random import RandomPolicy
+
+            return RandomPolicy(self._store.spec.action, config.slots)
+        if arm.policy == METHOD:
+            return lwd_policy(
+                arm.latent,
+                self._open(arm),
+                self.lengths(arm)[1] or 0,
+                config.sampler,
+                config.denoise_steps,
+            )
+        return baseline_policy(
+            arm.trained.artifacts["baseline"],
+            self._store,
+            arm.trained.horizon,
+            config.sampler,
+            config.denoise_steps,
+            self.device,
+        )
+
+    def lengths(self, arm: Arm) -> tuple[int | None, int | None]:
+        """Return the steps a model was trained for, and those executed per query (0: all)."""
+        from lwdctl.models.files import load_spec
+
+        if arm.trained.main is None:
+            return None, None
+        key = "snippet_length" if arm.policy == METHOD else "horizon"
+        model = arm.trained.artifacts["vae" if arm.policy == METHOD else "baseline"]
+        trained = load_spec(model.path).get(key)
+        return trained, trained if arm.trained.horizon is None else arm.trained.horizon
+
+    def _open(self, arm: Arm) -> Chain:
+        from lwdctl.policies.loading import load_vae
+
+        vae = arm.trained.artifacts["vae"]
+        if self._chain is None or self._chain[0] != arm.trained.main:
+            chain = Chain(
+                arm.trained.artifacts, self._store, load_vae(vae, self.device), self.device
+            )
+            assert arm.trained.main is not None
+            self._chain = arm.trained.main, chain
+        return self._chain[1]
+
+    def _check(self, arm: Arm) -> None:
+        if arm.policy != METHOD:
+            self.build(arm)
+            return
+        if arm.latent != "sampled" and "sampled" not in self._config.latent:
+            return
+        train_steps = _diffusion_spec(arm)["train_steps"]
+        if self._config.denoise_steps > train_steps:
+            raise ConfigError(
+                f"the model was trained with {train_steps} denoising steps,"
+                f" {self._config.denoise_steps} are too many"
+            )
+
+
+def _sees_label(arm: Arm) -> bool:
+    if arm.policy == METHOD:
+        return "label" in _diffusion_spec(arm)["condition"]
+    main = arm.trained.main
+    return main is not None and "label" in main.manifest.config["condition"]
+
+
+def _diffusion_spec(arm: Arm) -> dict[str, Any]:
+    from lwdctl.models.files import load_spec
+
+    return dict(load_spec(arm.trained.artifacts["diffusion"].path))

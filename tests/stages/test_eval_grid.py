@@ -1,0 +1,277 @@
+"""An evaluation grid: a model per horizon and training seed, each cell measured once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.snippets import SNIPPETS_PAYLOAD, SnippetWriter
+from lwdctl.artifacts.workspace import Workspace
+from lwdctl.core.config import from_mapping
+from lwdctl.core.errors import ConfigError
+from lwdctl.core.progress import SilentProgress
+from lwdctl.core.records import EnvSpec, Episode, SourceSpec
+from lwdctl.envs.pusht import ACTION, OBSERVATIONS, TASK, PushTSimulator
+from lwdctl.pipeline.inputs import resolve_inputs
+from lwdctl.stages import STAGES, eval_cells, evaluate
+from lwdctl.stages.stage import StageContext
+
+pytestmark = pytest.mark.sim
+
+ENV = EnvSpec("pusht", (TASK,), {}, 30)
+TINY = {"updates": 4, "batch_size": 4, "device": "cpu"}
+GRID = {
+    "policy": ["lwd", "dp", "mlp", "random"],
+    "latent": ["sampled"],
+    "horizon": [8, 16],
+    "perturbation": [0.0, 25.0],
+    "episodes": 2,
+    "max_steps": 20,
+    "slots": 2,
+    "workers": 0,
+    "device": "cpu",
+}
+
+
+def do(command: str, workspace: Workspace, values: dict[str, Any], **given: Any) -> Artifact:
+    stage = STAGES.load(command)
+    config = from_mapping(stage.config, values)
+    named = given.pop("named", {})
+    inputs = resolve_inputs(stage, config, workspace, named)
+    return stage.run(config, inputs, StageContext(workspace, SilentProgress(), **given))
+
+
+def write_snippets(workspace: Workspace) -> None:
+    simulator = PushTSimulator(ENV, TASK)
+    spec = SourceSpec(OBSERVATIONS, ACTION, ENV, ("slow", "fast"), "made")
+    rng = np.random.default_rng(0)
+    with workspace.begin("snippets", "made", config={}) as draft:
+        writer = SnippetWriter(draft.path / SNIPPETS_PAYLOAD, spec)
+        for seed in range(6):
+            rows = [simulator.reset(seed)]
+            actions = rng.uniform(100, 400, size=(30, 2)).astype(np.float32)
+            rows += [simulator.step(action).observation for action in actions]
+            seen = {item.name: np.stack([row[item.name] for row in rows]) for item in OBSERVATIONS}
+            writer.append(
+                Episode(
+                    source=f"demo_{seed}",
+                    observations={name: values[:-1] for name, values in seen.items()},
+                    actions=actions,
+                    rewards=np.full(30, seed, dtype=np.float32),
+                    final_observation={name: values[-1] for name, values in seen.items()},
+                    initial_state=simulator.initial_state(),
+                    task=TASK,
+                    label=("slow", "fast")[seed % 2],
+                    split="validation" if seed == 5 else "train",
+                )
+            )
+        draft.publish(writer.close())
+
+
+def train_lwd(workspace: Workspace, length: int, seed: int, **diffusion: Any) -> None:
+    name = f"l{length}s{seed}"
+    vae = {**TINY, "snippet_length": length, "policy_width": 8, "decoder": "xs", "seed": seed}
+    do("train-vae", workspace, vae, name=name)
+    do("encode", workspace, {"device": "cpu"}, name=name, named={"vae": name})
+    settings = {**TINY, "width": 16, "seed": seed, **diffusion}
+    do("train-diffusion", workspace, settings, name=name, named={"latents": name})
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    workspace = Workspace(tmp_path_factory.mktemp("grid"))
+    write_snippets(workspace)
+    for length, seed in ((8, 0), (16, 0), (16, 1)):
+        train_lwd(workspace, length, seed)
+    for length in (8, 16):
+        values = {**TINY, "method": "dp", "snippet_length": length, "unet_size": "xs"}
+        do("train-baseline", workspace, values, name=f"dp{length}")
+    do("train-baseline", workspace, {**TINY, "method": "mlp", "policy_width": 8}, name="mlp")
+    return workspace
+
+
+@pytest.fixture
+def workspace(trained: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A private copy, evaluated by software without local changes."""
+    shutil.copytree(trained.root, tmp_path / "copy")
+    clean = {**eval_cells.software(), "git": {"commit": "abc", "dirty": False}}
+    monkeypatch.setattr(eval_cells, "software", lambda: clean)
+    return Workspace(tmp_path / "copy")
+
+
+@pytest.fixture
+def rolled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the arms that were really run."""
+    names: list[str] = []
+    roll = evaluate._roll
+
+    def counting(arm: Any, *words: Any) -> Any:
+        names.append(arm.name)
+        return roll(arm, *words)
+
+    monkeypatch.setattr(evaluate, "_roll", counting)
+    return names
+
+
+def numbers(artifact: Artifact) -> dict[tuple[Any, ...], tuple[Any, ...]]:
+    """What was measured per cell, without wall times."""
+    keys = ("policy", "horizon", "perturbation", "train_seed", "task")
+    return {
+        tuple(cell[key] for key in keys): (cell["metrics"], cell["successes"], cell["episodes"])
+        for cell in artifact.manifest.summary["results"]
+    }
+
+
+def everything(artifact: Artifact) -> list[dict[str, Any]]:
+    return [cell for cell in artifact.manifest.summary["results"] if cell["task"] == "all"]
+
+
+def test_every_horizon_has_the_model_that_was_trained_for_it(workspace: Workspace) -> None:
+    cells = everything(do("eval", workspace, GRID))
+    found = [(cell["policy"], cell["horizon"], cell["perturbation"]) for cell in cells]
+    assert found == [
+        *[(policy, horizon, magnitude) for policy in ("lwd", "dp") for horizon in (8, 16)
+          for magnitude in (0.0, 25.0)],
+        ("mlp", None, 0.0), ("mlp", None, 25.0), ("random", None, 0.0), ("random", None, 25.0),
+    ]  # fmt: skip
+    assert all(cell["snippet_length"] == cell["horizon"] for cell in cells)
+    queries = {cell["horizon"]: cell["denoiser_queries_per_episode"] for cell in cells[:8]}
+    assert queries == {8: 3, 16: 2}  # 20 steps
+    assert [cell["sampler"] for cell in cells] == ["ddim"] * 8 + [""] * 4
+
+
+def test_the_order_of_the_options_changes_no_number(workspace: Workspace) -> None:
+    turned = {key: value[::-1] if isinstance(value, list) else value for key, value in GRID.items()}
+    first = do("eval", workspace, {**GRID, "again": True}, name="first")
+    second = do("eval", workspace, {**turned, "again": True}, name="second")
+    assert numbers(first) == numbers(second)
+    perturbed = {key: value for key, value in numbers(first).items() if key[2]}
+    calm = {key: value for key, value in numbers(first).items() if not key[2]}
+    assert sorted(perturbed.values(), key=str) != sorted(calm.values(), key=str)
+
+
+def test_an_interrupted_grid_goes_on_where_it_stopped(
+    workspace: Workspace, rolled: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = do("eval", workspace, {**GRID, "again": True}, name="whole")
+    arms = list(rolled)
+    counting = evaluate._roll
+
+    def failing(arm: Any, *words: Any) -> Any:
+        if arm.name == arms[3]:
+            raise KeyboardInterrupt
+        return counting(arm, *words)
+
+    monkeypatch.setattr(evaluate, "_roll", failing)
+    with pytest.raises(KeyboardInterrupt):
+        do("eval", workspace, {**GRID, "again": True}, name="part")
+    monkeypatch.setattr(evaluate, "_roll", counting)
+    rolled.clear()
+    part = do("eval", workspace, {**GRID, "again": True}, name="part", resume=True)
+    assert rolled == arms[3:]
+    assert numbers(part) == numbers(whole)
+
+
+def test_what_was_measured_is_not_measured_again(workspace: Workspace, rolled: list[str]) -> None:
+    small = {**GRID, "policy": ["lwd", "random"], "horizon": [16], "perturbation": [0.0]}
+    first = do("eval", workspace, small, name="first")
+    assert rolled == ["lwd-sampled", "random"]
+    rolled.clear()
+    # Another grid that holds these cells under other names.
+    wider = do("eval", workspace, {**small, "perturbation": [0.0, 25.0]}, name="wider")
+    assert rolled == ["lwd-sampled-p25", "random-p25"]
+    assert numbers(first).items() <= numbers(wider).items()
+    for changed in ({"seed": 100_001}, {"episodes": 1}, {"max_steps": 19}, {"again": True}):
+        rolled.clear()
+        do("eval", workspace, {**small, **changed}, name="changed")
+        assert rolled == ["lwd-sampled", "random"], changed
+
+
+def test_changed_software_measures_again(
+    workspace: Workspace, rolled: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = {**GRID, "policy": ["random"], "perturbation": [0.0]}
+    do("eval", workspace, small)
+    for git in ({"commit": "def", "dirty": False}, {"commit": "abc", "dirty": True}):
+        changed = {**eval_cells.software(), "git": git}
+        monkeypatch.setattr(eval_cells, "software", lambda changed=changed: changed)
+        rolled.clear()
+        do("eval", workspace, small)
+        assert rolled == ["random"]
+
+
+def test_training_seeds_have_models_of_their_own(workspace: Workspace) -> None:
+    values = {**GRID, "policy": ["lwd"], "horizon": [16], "perturbation": [0.0], "seeds": 2}
+    artifact = do("eval", workspace, values)
+    assert [cell["train_seed"] for cell in everything(artifact)] == [0, 1]
+    references = {item.reference for item in artifact.manifest.inputs}
+    assert references == {"diffusion/l16s0:v1", "diffusion/l16s1:v1"}
+    assert artifact.payload("episodes/lwd-sampled-s1.json").exists()
+
+
+def test_missing_models_are_all_named_before_anything_runs(
+    workspace: Workspace, rolled: list[str]
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        do("eval", workspace, {**GRID, "horizon": [16, 32], "seeds": 2})
+    for text in (
+        "lwd at horizon 32 with training seed 0",
+        "lwd at horizon 32 with training seed 1",
+        "dp at horizon 16 with training seed 1",
+        "mlp with training seed 1",
+    ):
+        assert text in caught.value.message
+    assert "lwd at horizon 16" not in caught.value.message
+    assert "train-vae --snippet-length 32 --seed 0" in caught.value.hint
+    assert rolled == []
+
+
+def test_one_model_at_every_horizon_is_labelled_so(workspace: Workspace) -> None:
+    values = {**GRID, "policy": ["lwd"], "perturbation": [0.0], "horizon": [8, 0]}
+    artifact = do("eval", workspace, {**values, "one_model": True})
+    cells = everything(artifact)
+    assert [(cell["snippet_length"], cell["horizon"]) for cell in cells] == [
+        (16, 8),
+        (16, "episode"),
+    ]
+    assert "the model's snippets have 16" in artifact.manifest.summary["protocol"]
+
+
+def test_baselines_need_no_latents(workspace: Workspace) -> None:
+    for kind in ("vae", "latents", "diffusion"):
+        shutil.rmtree(workspace.root / kind)
+    values = {**GRID, "policy": ["mlp", "random"], "perturbation": [0.0]}
+    assert [cell["policy"] for cell in everything(do("eval", workspace, values))] == [
+        "mlp", "random"
+    ]  # fmt: skip
+
+
+def cells_of(artifact: Artifact, arm: str) -> Sequence[dict[str, Any]]:
+    record: dict[str, Any] = json.loads(artifact.payload(f"episodes/{arm}.json").read_text())
+    episodes: list[dict[str, Any]] = record["episodes"]
+    return episodes
+
+
+def test_labels_are_run_one_after_the_other(workspace: Workspace) -> None:
+    train_lwd(workspace, 16, 2, condition=["label"])
+    values = {**GRID, "policy": ["lwd"], "horizon": [16], "perturbation": [0.0]}
+    both = do("eval", workspace, {**values, "latent": ["sampled", "encoded"]}, name="both")
+    sampled = cells_of(both, "lwd-sampled")
+    assert [(item["label"], item["seed"]) for item in sampled] == [
+        ("slow", 100_000), ("slow", 100_001), ("fast", 100_000), ("fast", 100_001)
+    ]  # fmt: skip
+    rows = everything(both)[1]["by_label"]
+    assert {label: row["episodes"] for label, row in rows.items()} == {"slow": 2, "fast": 2}
+    # Rewards of demonstration k are k, 30 steps long.
+    restored = [item for item in cells_of(both, "lwd-encoded") if item["label"] == "fast"]
+    assert rows["fast"]["source_return"] in {30 * (a + b) / 2 for a in (1, 3, 5) for b in (1, 3, 5)}
+    assert len({item["demonstration"] for item in restored}) == 2
+    with pytest.raises(ConfigError, match="'medium' is no label"):
+        do("eval", workspace, {**values, "label": ["medium"]})
