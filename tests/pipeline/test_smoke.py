@@ -54,6 +54,51 @@ def test_pusht(capfd, workspace_path, tmp_path):
     assert all("max_overlap" in cell["metrics"] for cell in sampled)
 
 
+def test_halfcheetah(capfd, workspace_path, tmp_path):
+    paths = [d4rl_file(tmp_path, level) for level in ("expert", "medium", "random")]
+    summary = run(capfd, "halfcheetah.toml", "--set", f"ingest.paths={','.join(paths)}")
+    assert {stage["state"] for stage in summary["stages"]} == {"ran"}
+    assert {path.name for path in workspace_path.iterdir()} == CHAIN
+    for cell in summary["results"]:
+        assert set(cell["by_label"]) == {"expert", "medium", "random"}
+        assert cell["errors"] == 0
+        sources = ["source_return" in row for row in cell["by_label"].values()]
+        assert all(sources) if cell["latent"] == "encoded" else not any(sources)
+
+
+def d4rl_file(folder, level):
+    """Record random actions in D4RL's layout; three episodes of 20 steps."""
+    import h5py
+
+    from lwdctl.core.records import EnvSpec
+    from lwdctl.envs.gym_mujoco import GymMujocoSimulator
+
+    simulator = GymMujocoSimulator(
+        EnvSpec("mujoco", (), {"id": "HalfCheetah-v4"}), "HalfCheetah-v4"
+    )
+    rng = np.random.default_rng(0)
+    rows = {name: [] for name in ("observations", "actions", "rewards", "infos/qpos", "infos/qvel")}
+    for seed in range(3):
+        seen = simulator.reset(seed)
+        state = simulator.initial_state()
+        for _ in range(20):
+            action = rng.uniform(-1, 1, 6).astype(np.float32)
+            step = simulator.step(action)
+            # Only an episode's first state is read.
+            values = (seen["observation"], action, step.reward, state[:9], state[9:])
+            for name, value in zip(rows, values, strict=True):
+                rows[name].append(value)
+            seen = step.observation
+    simulator.close()
+    path = folder / f"halfcheetah_{level}.hdf5"
+    with h5py.File(path, "w") as file:
+        for name, values in rows.items():
+            file[name] = np.array(values, dtype=np.float32)
+        file["terminals"] = np.zeros(60, dtype=bool)
+        file["timeouts"] = np.arange(60) % 20 == 19
+    return str(path)
+
+
 def replay_buffer(path):
     """Write a small replay buffer in the layout of Diffusion Policy (zarr v2)."""
     import zarr
