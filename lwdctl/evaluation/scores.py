@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lwdctl.evaluation.rollout import EpisodeResult
@@ -36,7 +36,12 @@ def wilson(successes: int, episodes: int, z: float = Z95) -> tuple[float, float]
 
 @dataclass(frozen=True)
 class Protocol:
-    """What the cells of one evaluation share."""
+    """What the cells of one evaluation share.
+
+    Attributes:
+        warm_start: Share of the denoising steps that a query does from the previous answer,
+            0 where every query begins from noise.
+    """
 
     policy: str
     latent: str
@@ -47,6 +52,11 @@ class Protocol:
     perturbation: float = 0.0
     sampler: str = ""
     denoise_steps: int | None = None
+    warm_start: float = 0.0
+
+
+Pricing = Callable[[Sequence[EpisodeResult]], Mapping[str, Any]]
+"""Tells the cost of episodes that ran to their end; see `Cell.cost`."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +77,14 @@ class Cell:
             `return_deviation` between episodes; empty where episodes carry no label.
             `source_return`, where it is known, is the mean return of the demonstrations
             that were restored.
+        cost: What acting costs by name, empty where not known. Operations count one
+            multiply-add as two and are means over the steps really taken:
+            `operations_per_step` = `queries_per_step` * (`denoiser_operations_per_query` +
+            `decoding_operations_per_query`) + `policy_operations_per_step`, where a query is
+            whatever chooses anew what to follow. `parameters_at_control_rate` are the weights
+            of the network that runs at every step, `parameters` all trained ones that are
+            used. Where timed: `latency_step_ms` (median over steps that do not re-plan),
+            `latency_step_p99_ms`, `latency_replan_ms` (median) and `latency_threads`.
     """
 
     policy: str
@@ -79,6 +97,7 @@ class Cell:
     perturbation: float
     sampler: str
     denoise_steps: int | None
+    warm_start: float
     episodes: int
     errors: int
     successes: int
@@ -90,6 +109,7 @@ class Cell:
     denoiser_queries_per_episode: float
     seconds: Mapping[str, float]
     by_label: Mapping[str, Mapping[str, Any]]
+    cost: Mapping[str, Any] = field(default_factory=dict)
 
     def to_mapping(self) -> dict[str, Any]:
         """Return JSON-ready values."""
@@ -101,6 +121,7 @@ def score_cells(
     score: str,
     protocol: Protocol,
     source_returns: Mapping[int, float] | None = None,
+    pricing: Pricing | None = None,
 ) -> list[Cell]:
     """Make one cell per task, in order of appearance, and one for all tasks.
 
@@ -109,13 +130,13 @@ def score_cells(
         score: Name of the metric that is the environment's score.
         protocol: What the cells share.
         source_returns: Return of a demonstration by its index, where rewards were recorded.
+        pricing: Gives every cell its cost.
     """
     tasks = dict.fromkeys(result.plan.task for result in results)
     groups = {task: [item for item in results if item.plan.task == task] for task in tasks}
     groups[ALL_TASKS] = list(results)
-    return [
-        _cell(group, task, score, protocol, source_returns or {}) for task, group in groups.items()
-    ]
+    known = source_returns or {}
+    return [_cell(group, task, score, protocol, known, pricing) for task, group in groups.items()]
 
 
 def _cell(
@@ -124,6 +145,7 @@ def _cell(
     score: str,
     protocol: Protocol,
     source_returns: Mapping[int, float],
+    pricing: Pricing | None,
 ) -> Cell:
     counted = [item for item in results if not item.error]
     successes = sum(item.success for item in counted)
@@ -144,6 +166,7 @@ def _cell(
         denoiser_queries_per_episode=queries.get("queries", 0.0),
         seconds=_sums([item.seconds for item in results]),
         by_label=_by_label(counted, source_returns),
+        cost=pricing(counted) if pricing else {},
     )
 
 

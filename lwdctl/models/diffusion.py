@@ -127,12 +127,11 @@ class LatentDiffusion(nn.Module):
             return (noisy - noise * predicted) / signal
         return signal * noisy - noise * predicted
 
-    def _clipped_ddim(self, latent: Tensor, condition: Tensor, steps: int) -> Tensor:
+    def _clipped_ddim(self, latent: Tensor, condition: Tensor, visited: Sequence[int]) -> Tensor:
         """Run DDIM as Diffusion Policy has it: the sample is clipped, the predicted noise is not.
 
         A solver works the noise out anew from the clipped sample, which samples worse.
         """
-        visited = timesteps(self.spec, steps)
         shares = self._training_schedule.alphas_cumprod
         for step, following in zip(visited, [*visited[1:], -1], strict=True):
             number = torch.tensor(step, device=latent.device)
@@ -149,6 +148,8 @@ class LatentDiffusion(nn.Module):
         generators: Sequence[torch.Generator],
         sampler: str = "ddim",
         steps: int = 10,
+        start: Tensor | None = None,
+        fraction: float = 1.0,
     ) -> Tensor:
         """Draw one latent per row of the condition.
 
@@ -157,6 +158,9 @@ class LatentDiffusion(nn.Module):
             generators: One CPU generator per row, so that a row's draw depends on no other.
             sampler: One of `SAMPLERS`.
             steps: Denoising steps, at most the training steps.
+            start: Latents (batch, latent) to begin from, in the encoder's units: they are
+                noised as much as the first step of `remaining` says. None begins from noise.
+            fraction: Share of the denoising steps to do from `start`.
 
         Returns:
             (batch, latent), in the encoder's units.
@@ -164,9 +168,13 @@ class LatentDiffusion(nn.Module):
         size = self.spec.denoiser.latent_size
         rows = [torch.randn(size, generator=generator) for generator in generators]
         latent = torch.stack(rows).to(condition.device)
+        visited = timesteps(self.spec, steps)
+        if start is not None:
+            visited = remaining(visited, fraction)
+            latent = self._noised(self.latent.normalize(start), latent, visited[0])
         if self.spec.clip and (sampler, self.spec.prediction) == ("ddim", "epsilon"):
-            return self.latent.restore(self._clipped_ddim(latent, condition, steps))
-        schedule = sampling_schedule(sampler, self.spec, steps, condition.device)
+            return self.latent.restore(self._clipped_ddim(latent, condition, visited))
+        schedule = sampling_schedule(sampler, self.spec, visited, condition.device)
         noise = {"generator": list(generators)} if sampler == "ddpm" else {}
         for step in schedule.timesteps:
             predicted = self.denoiser(latent, step.expand(len(latent)), condition)
@@ -175,6 +183,11 @@ class LatentDiffusion(nn.Module):
                 predicted = clean.clamp(-self.spec.clip, self.spec.clip)
             latent = schedule.step(predicted, step, latent, **noise).prev_sample
         return self.latent.restore(latent)
+
+    def _noised(self, clean: Tensor, noise: Tensor, step: int) -> Tensor:
+        share = float(self._training_schedule.alphas_cumprod[step])
+        noisy: Tensor = share**0.5 * clean + (1.0 - share) ** 0.5 * noise
+        return noisy
 
 
 def timesteps(spec: DiffusionSpec, steps: int) -> list[int]:
@@ -192,8 +205,15 @@ def timesteps(spec: DiffusionSpec, steps: int) -> list[int]:
     return [int(place) - 1 for place in places.round()]
 
 
-def sampling_schedule(sampler: str, spec: DiffusionSpec, steps: int, device: torch.device) -> Any:
-    """Make diffusers' scheduler for a sampler name, with its steps set.
+def remaining(visited: Sequence[int], fraction: float) -> list[int]:
+    """Return the last steps of a schedule: this fraction of them, at least one."""
+    return list(visited[-max(1, round(fraction * len(visited))) :])
+
+
+def sampling_schedule(
+    sampler: str, spec: DiffusionSpec, visited: Sequence[int], device: torch.device
+) -> Any:
+    """Make diffusers' scheduler for a sampler name, with the steps it visits set.
 
     DDIM without noise is the first-order DPM-Solver++ (Lu et al. 2022, section 4). It is
     used here because diffusers' DDIM assumes that steps divide the training steps evenly.
@@ -202,7 +222,7 @@ def sampling_schedule(sampler: str, spec: DiffusionSpec, steps: int, device: tor
         spec = replace(spec, prediction="sample")
     if sampler == "ddpm":
         schedule = _training_schedule(spec)
-        schedule.set_timesteps(timesteps=timesteps(spec, steps), device=device)
+        schedule.set_timesteps(timesteps=list(visited), device=device)
         return schedule
     schedule = DPMSolverMultistepScheduler(
         **_shared(spec),
@@ -214,7 +234,7 @@ def sampling_schedule(sampler: str, spec: DiffusionSpec, steps: int, device: tor
         euler_at_final=False,
         final_sigmas_type="zero",
     )
-    schedule.set_timesteps(timesteps=timesteps(spec, steps), device=device)
+    schedule.set_timesteps(timesteps=list(visited), device=device)
     return schedule
 
 

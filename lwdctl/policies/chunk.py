@@ -47,6 +47,10 @@ class ChunkPolicy:
         self._plans = episodes
         self._recent.clear()
         self._chunks = torch.zeros(width, spec.horizon, spec.action_size, device=self._device)
+        latent_size = spec.diffusion.denoiser.latent_size
+        self._latents = torch.zeros(width, latent_size, device=self._device)
+        state_size = spec.history * spec.observation_size
+        self._states = torch.zeros(width, state_size, device=self._device)
         self._since_query = np.full(width, self._horizon, dtype=np.int64)
         self._steps, self._queries = (np.zeros(width, dtype=np.int64) for _ in range(2))
         self._seconds = {"denoiser": 0.0, "decoding": 0.0, "policy": 0.0}
@@ -86,12 +90,30 @@ class ChunkPolicy:
 
     def _replan(self, state: Tensor, due: npt.NDArray[np.bool_]) -> None:
         begun = self._now()
-        query = Query(self._plans, self._queries, self._steps, state)
+        previous = self._continued(state)
+        query = Query(self._plans, self._queries, self._steps, state, due, previous)
         latents = self._source.latents(query)
         sampled = self._now()
         chosen = torch.from_numpy(due).to(self._device)
         self._chunks[chosen] = self._model.actions(latents, state)[chosen]
+        self._latents = torch.where(chosen.unsqueeze(1), latents, self._latents)
+        self._states = torch.where(chosen.unsqueeze(1), state, self._states)
         self._since_query[due] = 0
         self._queries[due] += 1
         self._seconds["denoiser"] += sampled - begun
         self._seconds["decoding"] += self._now() - sampled
+
+    def _continued(self, state: Tensor) -> Tensor:
+        """Return what the last queries gave (slot, latent), as the next ones would begin.
+
+        A latent stands for itself. A chunk of actions moves on by the executed steps, its last
+        action repeated, and becomes relative to the current observation where actions are.
+        """
+        if isinstance(self._model, LatentChunks):
+            return self._latents
+        spec = self._model.spec
+        then, now = (rows[:, -spec.observation_size :] for rows in (self._states, state))
+        chunks = self._latents.view(len(state), -1, spec.action_size)
+        steps = torch.arange(chunks.shape[1], device=self._device) + self._horizon
+        moved = chunks[:, steps.clamp(max=chunks.shape[1] - 1)]
+        return (moved + spec.reference(then) - spec.reference(now)).flatten(1)

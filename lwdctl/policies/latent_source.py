@@ -28,12 +28,17 @@ class Query:
         numbers: (slot,) how many queries the slot's episode has made before.
         steps: (slot,) how many steps the slot's episode has made before.
         state: (slot, history * obs), environment units, oldest observation first.
+        due: (slot,) whether the slot's answer is used, or None for all.
+        previous: (slot, latent), what the slot's last query gave; anything finite before the
+            first one. None where nothing can be continued.
     """
 
     plans: Sequence[EpisodePlan | None]
     numbers: npt.NDArray[np.int64]
     steps: npt.NDArray[np.int64]
     state: Tensor
+    due: npt.NDArray[np.bool_] | None = None
+    previous: Tensor | None = None
 
 
 class LatentSource(Protocol):
@@ -53,7 +58,12 @@ class LatentSource(Protocol):
 
 @dataclass
 class SampledLatents:
-    """The model's own: drawn by diffusion from the current condition."""
+    """The model's own: drawn by diffusion from the current condition.
+
+    Attributes:
+        warm_start: Share of the denoising steps that a query does after an episode's first
+            one, from the previous latent noised so far; 0 begins every query from noise.
+    """
 
     model: LatentDiffusion
     tasks: tuple[str, ...]
@@ -62,9 +72,24 @@ class SampledLatents:
     steps: int
     history: int
     denoises: bool = True
+    warm_start: float = 0.0
 
     def latents(self, query: Query) -> Tensor:
         """Draw with noise that (episode seed, query number) fixes."""
+        if not self.warm_start or query.previous is None:
+            return self._draw(query)
+        # Each part runs all slots, so that a batch has one shape whoever else is in it.
+        warm = query.numbers > 0
+        due = np.ones_like(warm) if query.due is None else query.due
+        if not (warm & due).any():
+            return self._draw(query)
+        warmed = self._draw(query, query.previous)
+        if warm[due].all():
+            return warmed
+        chosen = torch.from_numpy(warm).to(warmed.device).unsqueeze(1)
+        return torch.where(chosen, warmed, self._draw(query))
+
+    def _draw(self, query: Query, start: Tensor | None = None) -> Tensor:
         task = self._indices(query, self.tasks, "task")
         label = self._indices(query, self.labels, "label")
         condition = self.model.condition(query.state, task, label)
@@ -74,7 +99,9 @@ class SampledLatents:
             else torch.Generator().manual_seed(0)
             for plan, number in zip(query.plans, query.numbers, strict=True)
         ]
-        return self.model.sample(condition, generators, self.sampler, self.steps)
+        return self.model.sample(
+            condition, generators, self.sampler, self.steps, start, self.warm_start
+        )
 
     def _indices(self, query: Query, names: tuple[str, ...], field: str) -> Tensor:
         if field not in self.model.spec.condition:

@@ -44,7 +44,7 @@ class LwdPolicy:
         self._vae, self._source, self._horizon = vae, source, horizon
         self._device = vae.observation.mean.device
         self._plans: Sequence[EpisodePlan | None] = ()
-        self._weights = torch.empty(0)
+        self._weights = self._latents = torch.empty(0)
         self._layers: list[generated.Layer] = []
         self._seconds: dict[str, float] = {}
         self._recent: deque[Tensor] = deque(maxlen=source.history)
@@ -58,6 +58,7 @@ class LwdPolicy:
         shape = self._vae.spec.policy_shape
         self._weights = torch.zeros(width, shape.weight_count, device=self._device)
         self._layers = generated.unpack(self._weights, shape)
+        self._latents = torch.zeros(width, self._vae.spec.latent_size, device=self._device)
         self._clock = _Clock(*(np.zeros(width, dtype=np.int64) for _ in range(3)))
         self._seconds = {"denoiser": 0.0, "decoding": 0.0, "policy": 0.0}
 
@@ -104,11 +105,13 @@ class LwdPolicy:
     def _replan(self, state: Tensor, due: npt.NDArray[np.bool_]) -> None:
         begun = self._now()
         clock = self._clock
-        latents = self._source.latents(Query(self._plans, clock.queries, clock.episode, state))
+        query = Query(self._plans, clock.queries, clock.episode, state, due, self._latents)
+        latents = self._source.latents(query)
         sampled = self._now()
         weights = self._vae.decoder(latents)
         chosen = torch.from_numpy(due).to(self._device)
         self._weights[chosen] = weights[chosen]
+        self._latents = torch.where(chosen.unsqueeze(1), latents, self._latents)
         clock.since_query[due] = 0
         clock.queries[due] += 1
         part = "denoiser" if self._source.denoises else "decoding"

@@ -22,6 +22,7 @@ def baseline_policy(
     sampler: str,
     denoise_steps: int,
     device: torch.device,
+    warm_start: float = 0.0,
 ) -> Policy:
     """Build the policy.
 
@@ -33,6 +34,7 @@ def baseline_policy(
         sampler: Denoising sampler.
         denoise_steps: Denoising steps per query.
         device: Where it runs.
+        warm_start: Share of the denoising steps done from the previous chunk; 0 for none.
 
     Raises:
         ConfigError: A chunk is shorter than the horizon, or too many denoising steps.
@@ -50,7 +52,13 @@ def baseline_policy(
     executed = model.spec.horizon if horizon is None else horizon
     _check(model.spec, artifact, executed, denoise_steps)
     source = SampledLatents(
-        model.diffusion, tasks, labels, sampler, denoise_steps, model.spec.history
+        model.diffusion,
+        tasks,
+        labels,
+        sampler,
+        denoise_steps,
+        model.spec.history,
+        warm_start=warm_start,
     )
     return ChunkPolicy(model, source, executed)
 

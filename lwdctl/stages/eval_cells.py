@@ -19,7 +19,7 @@ KEYS = "keys.json"
 EPISODES_FOLDER = "episodes"
 # What decides an arm's numbers beside its model, latent, horizon and disturbance.
 SHARED = (
-    "encoded_split", "episodes", "task", "seed", "sampler", "denoise_steps",
+    "encoded_split", "episodes", "task", "seed", "sampler", "denoise_steps", "warm_start",
     "perturbation_probability", "max_steps", "slots", "device",
 )  # fmt: skip
 

@@ -58,6 +58,16 @@ class EvalConfig:
     )
     sampler: str = option("ddim", "Denoising sampler", choices=("ddpm", "ddim", "dpm-solver"))
     denoise_steps: int = option(10, "Denoising steps per query", minimum=1)
+    warm_start: float = option(
+        0.0,
+        "Share of the denoising steps that a query does from the previous latent or chunk, noised"
+        " so far; an episode's first query, and 0, begin from noise",
+        minimum=0,
+        maximum=1,
+    )
+    latency: bool = option(
+        False, "Time every policy alone on one episode: milliseconds per control step and re-plan"
+    )
     perturbation: tuple[float, ...] = option(
         (0.0,),
         "Magnitudes of random disturbances, in the environment's unit; the same draws for every"

@@ -53,13 +53,13 @@ class Policies:
             return tuple(dict.fromkeys(self._config.label))
         return known if any(_sees_label(arm) for arm in self.arms) else ()
 
-    def build(self, arm: Arm) -> Policy:
-        """Make the policy of an arm."""
+    def build(self, arm: Arm, slots: int = 0) -> Policy:
+        """Make the policy of an arm, for so many slots (0: the evaluation's)."""
         config = self._config
         if arm.policy == RANDOM:
             from lwdctl.policies.random import RandomPolicy
 
-            return RandomPolicy(self._store.spec.action, config.slots)
+            return RandomPolicy(self._store.spec.action, slots or config.slots)
         if arm.policy == METHOD:
             return lwd_policy(
                 arm.latent,
@@ -67,6 +67,7 @@ class Policies:
                 self.lengths(arm)[1] or 0,
                 config.sampler,
                 config.denoise_steps,
+                config.warm_start,
             )
         return baseline_policy(
             arm.trained.artifacts["baseline"],
@@ -75,6 +76,7 @@ class Policies:
             config.sampler,
             config.denoise_steps,
             self.device,
+            config.warm_start,
         )
 
     def lengths(self, arm: Arm) -> tuple[int | None, int | None]:

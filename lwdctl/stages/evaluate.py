@@ -18,6 +18,7 @@ from lwdctl.core.errors import ConfigError, SimulatorError
 from lwdctl.stages.eval_arms import CHAIN, Arm, is_grid, kinds_read, make_arms
 from lwdctl.stages.eval_cells import EPISODES_FOLDER, KEYS, Measured, cell_key
 from lwdctl.stages.eval_config import METHOD, RANDOM, EvalConfig
+from lwdctl.stages.eval_cost import add_latency, price
 from lwdctl.stages.eval_policies import Policies
 from lwdctl.stages.stage import Stage, StageContext
 from lwdctl.stages.videos import check_video, list_videos, recording_of
@@ -57,6 +58,8 @@ def run(config: EvalConfig, inputs: Mapping[str, Artifact], context: StageContex
     ) as draft:
         # Finished arms are checkpoints: an interrupted evaluation goes on after them.
         cells = [cell for arm in arms for cell in work.measure(arm, draft)]
+        if config.latency:
+            cells = add_latency(arms, policies, store, draft.checkpoints, context.progress)
         shutil.copytree(draft.checkpoints, draft.path / EPISODES_FOLDER, dirs_exist_ok=True)
         (draft.path / "results.json").write_text(json.dumps(cells, indent=2) + "\n")
         keys = {arm.name: work.key(arm) for arm in arms}
@@ -150,7 +153,8 @@ class _Work:
         env = self.store.spec.env.adapter
         score = SIMULATORS.load(env).metrics[0].name
         returns = self._source_returns(results)
-        made = score_cells(results, score, _protocol(arm, self), returns)
+        pricing = price(arm, self.config, self.policies)
+        made = score_cells(results, score, _protocol(arm, self), returns, pricing)
         self.context.progress.message(_said(made[-1]))
         return {
             "cells": [cell.to_mapping() for cell in made],
@@ -223,6 +227,7 @@ def _protocol(arm: Arm, work: _Work) -> Protocol:
         perturbation=arm.perturbation,
         sampler=config.sampler if samples else "",
         denoise_steps=config.denoise_steps if samples else None,
+        warm_start=config.warm_start if samples else 0.0,
     )
 
 
@@ -239,9 +244,16 @@ def _protocol_text(config: EvalConfig, policies: Policies) -> str:
         f"{config.episodes} episodes per {per} from evaluation seeds {config.seed}.."
         f"{config.seed + config.episodes - 1}; 'encoded' instead restores recorded starts"
         f" ({config.encoded_split} demonstrations, at most as many);"
-        f" {_horizon_text(config, policies)}; {pushes};"
+        f" {_horizon_text(config, policies)}; {pushes};{_warm_start_text(config)}"
         f" success at any step; 95 % Wilson intervals; averaged (EMA) weights"
     )
+
+
+def _warm_start_text(config: EvalConfig) -> str:
+    if not config.warm_start:
+        return ""
+    share = f"{100 * config.warm_start:g} %"
+    return f" queries after an episode's first do {share} of the denoising steps (warm start);"
 
 
 def _horizon_text(config: EvalConfig, policies: Policies) -> str:

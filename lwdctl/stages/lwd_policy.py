@@ -31,7 +31,12 @@ class Chain:
 
 
 def lwd_policy(
-    latent: str, chain: Chain, horizon: int, sampler: str, denoise_steps: int
+    latent: str,
+    chain: Chain,
+    horizon: int,
+    sampler: str,
+    denoise_steps: int,
+    warm_start: float = 0.0,
 ) -> LwdPolicy:
     """Build the policy.
 
@@ -41,13 +46,17 @@ def lwd_policy(
         horizon: Executed steps between two queries, 0 for the whole episode.
         sampler: Denoising sampler of `sampled`.
         denoise_steps: Denoising steps of `sampled`.
+        warm_start: Share of them that `sampled` does from its previous latent; 0 for none.
     """
     from lwdctl.policies.lwd import LwdPolicy
 
-    return LwdPolicy(chain.vae, _source(latent, chain, sampler, denoise_steps), horizon)
+    source = _source(latent, chain, sampler, denoise_steps, warm_start)
+    return LwdPolicy(chain.vae, source, horizon)
 
 
-def _source(latent: str, chain: Chain, sampler: str, denoise_steps: int) -> LatentSource:
+def _source(
+    latent: str, chain: Chain, sampler: str, denoise_steps: int, warm_start: float
+) -> LatentSource:
     from lwdctl.artifacts.latents import LatentStore
     from lwdctl.policies import latent_source
     from lwdctl.policies.loading import load_diffusion
@@ -57,7 +66,13 @@ def _source(latent: str, chain: Chain, sampler: str, denoise_steps: int) -> Late
         model = load_diffusion(chain.inputs["diffusion"], chain.device)
         history = max(1, model.spec.state_size // chain.vae.spec.observation_size)
         return latent_source.SampledLatents(
-            model, spec.env.tasks, spec.labels, sampler, denoise_steps, history
+            model,
+            spec.env.tasks,
+            spec.labels,
+            sampler,
+            denoise_steps,
+            history,
+            warm_start=warm_start,
         )
     if latent == "encoded":
         return latent_source.EncodedLatents(

@@ -13,8 +13,8 @@ from lwdctl.policies.policy import EpisodePlan
 
 CONTRACT = """
     policy, latent, env, task, train_seed, snippet_length, horizon, perturbation, sampler,
-    denoise_steps, episodes, errors, successes, success, success_low, success_high, score,
-    metrics, denoiser_queries_per_episode, seconds, by_label
+    denoise_steps, warm_start, episodes, errors, successes, success, success_low, success_high,
+    score, metrics, denoiser_queries_per_episode, seconds, by_label, cost
 """
 
 
@@ -92,6 +92,19 @@ def test_a_cell_has_exactly_the_fields_of_the_contract_and_is_json(cells):
         values = cell.to_mapping()
         assert sorted(values) == sorted(CONTRACT.replace(",", " ").split())
         assert json.loads(json.dumps(values, allow_nan=False)) == values
+
+
+def test_costs_are_those_of_the_episodes_that_ran_to_their_end():
+    results = [
+        result(0, "a", True),
+        result(1, "b", False),
+        result(2, "b", False, error="died", metrics={}),
+    ]
+    assert score_cells(results, "x", PROTOCOL)[0].cost == {}
+    priced = score_cells(results, "x", PROTOCOL, pricing=lambda some: {"episodes": len(some)})
+    assert [cell.cost["episodes"] for cell in priced] == [1, 1, 2]
+    warm = score_cells(results, "x", replace(PROTOCOL, warm_start=0.5))
+    assert {cell.warm_start for cell in warm} == {0.5}
 
 
 def test_labels_are_told_apart_and_set_beside_their_demonstrations():

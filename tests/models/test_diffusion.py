@@ -16,6 +16,8 @@ from lwdctl.models.diffusion import (
     SAMPLERS,
     DiffusionSpec,
     LatentDiffusion,
+    remaining,
+    sampling_schedule,
     timesteps,
 )
 
@@ -129,6 +131,94 @@ def test_a_rows_sample_depends_on_its_own_generator_alone(trained: LatentDiffusi
         )
         assert torch.equal(one[1], two[1])
         assert not torch.equal(one[0], two[0])
+
+
+class Calls(torch.nn.Module):
+    """A denoiser that knows the one clean sample, and notes the steps and inputs it is given."""
+
+    def __init__(self, prediction: str, alphas: torch.Tensor, clean: torch.Tensor) -> None:
+        super().__init__()
+        self.prediction, self.alphas, self.clean = prediction, alphas, clean
+        self.steps: list[int] = []
+        self.seen: list[torch.Tensor] = []
+
+    def forward(
+        self, latent: torch.Tensor, step: torch.Tensor, condition: torch.Tensor
+    ) -> torch.Tensor:
+        self.steps.append(int(step[0]))
+        self.seen.append(latent.clone())
+        alpha = self.alphas[step].unsqueeze(1)
+        noise = (latent - alpha.sqrt() * self.clean) / (1 - alpha).sqrt()
+        velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * self.clean
+        return {"sample": self.clean.expand_as(latent), "epsilon": noise, "v_prediction": velocity}[
+            self.prediction
+        ]
+
+
+def known(prediction: str, clip: float = 0.0) -> tuple[LatentDiffusion, Calls]:
+    model = LatentDiffusion(replace(spec_of(prediction), clip=clip))
+    model.latent.fit(torch.full((LATENT,), 10.0), torch.full((LATENT,), 20.0))
+    alphas = model._training_schedule.alphas_cumprod
+    model.denoiser = Calls(prediction, alphas, torch.linspace(-0.9, 0.9, LATENT))
+    return model, model.denoiser
+
+
+def seeded(count: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(i) for i in range(count)]
+
+
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize(("fraction", "calls"), [(0.01, 1), (0.3, 3), (0.5, 5), (1.0, 10)])
+def test_a_warm_start_does_the_last_steps_and_ends_among_the_data(
+    sampler: str, prediction: str, clip: float, fraction: float, calls: int
+) -> None:
+    model, denoiser = known(prediction, clip)
+    start = model.latent.restore(torch.full((2, LATENT), 0.7))
+    sample = model.sample(torch.zeros(2, 2), seeded(2), sampler, 10, start, fraction)
+    assert denoiser.steps == timesteps(model.spec, 10)[-calls:]
+    wanted = model.latent.restore(denoiser.clean).expand(2, -1)
+    torch.testing.assert_close(sample, wanted, rtol=1e-3, atol=0.05)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_a_warm_start_is_noised_as_the_schedulers_do(prediction: str) -> None:
+    model, denoiser = known(prediction)
+    clean = torch.full((2, LATENT), 0.7)
+    noise = torch.stack([torch.randn(LATENT, generator=generator) for generator in seeded(2)])
+    model.sample(torch.zeros(2, 2), seeded(2), "ddim", 10, model.latent.restore(clean), 0.5)
+    visited = remaining(timesteps(model.spec, 10), 0.5)
+    step = torch.tensor(visited[:1])
+    for sampler in SAMPLERS:
+        schedule = sampling_schedule(sampler, model.spec, visited, torch.device("cpu"))
+        expected = schedule.add_noise(clean, noise, step)
+        torch.testing.assert_close(denoiser.seen[0], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_warm_start_over_all_steps_forgets_where_it_began(
+    trained: LatentDiffusion, sampler: str
+) -> None:
+    """The noisiest step holds next to no signal; epsilon-prediction begins where 5 % are left."""
+    task = torch.tensor([0, 1] * 8)
+    condition = trained.condition(torch.zeros(16, 0), task, task)
+    cold = trained.sample(condition, seeded(16), sampler, 10)
+    starts = centre(task), centre(1 - task)
+    warm = [trained.sample(condition, seeded(16), sampler, 10, start, 1.0) for start in starts]
+    limit = 3.0 if trained.spec.prediction == "epsilon" else 0.2
+    for sample in warm:
+        assert (sample - cold).abs().mean() < limit
+    # Half the steps from the right latent stay with it; the modes lie 40 apart.
+    half = trained.sample(condition, seeded(16), sampler, 10, starts[0], 0.5)
+    assert (half - starts[0]).abs().mean() < 5.0
+
+
+@pytest.mark.parametrize(
+    ("fraction", "left"), [(0.0, [0]), (0.24, [0]), (0.3, [0]), (0.5, [4, 0]), (1.0, [12, 8, 4, 0])]
+)
+def test_the_steps_that_remain_are_the_last_ones(fraction: float, left: list[int]) -> None:
+    assert remaining([12, 8, 4, 0], fraction) == left
 
 
 def clipped(prediction: str) -> LatentDiffusion:

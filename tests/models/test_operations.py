@@ -7,9 +7,17 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lwdctl.models import generated
+from lwdctl.models.chunks import ActionDiffusion, ChunkSpec, LatentChunks
+from lwdctl.models.cloned import ClonedPolicy, ClonedSpec
 from lwdctl.models.denoiser import DenoiserSpec
 from lwdctl.models.diffusion import DiffusionSpec, LatentDiffusion
-from lwdctl.models.operations import denoiser_operations, policy_operations
+from lwdctl.models.operations import (
+    baseline_operations,
+    denoiser_operations,
+    lwd_operations,
+    policy_operations,
+)
+from lwdctl.models.unet import GROUPS, KERNEL, UNET_SIZES
 from lwdctl.models.vae import PolicyVae, VaeSpec
 
 
@@ -46,3 +54,81 @@ def test_decoder_and_policy_counts_agree_with_the_counter() -> None:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         generated.run(generated.unpack(weights, spec.policy_shape), torch.zeros(1, 1, 39))
     assert counter.get_total_flops() == pytest.approx(counts["policy_operations"], rel=0.01)
+
+
+def unet_products(length: int, channels: int, condition: int, size: str) -> int:
+    """Multiply-adds of the U-Net, written out level by level; padding counts as data."""
+    row = UNET_SIZES[size]
+    context = row.step_embedding + condition
+
+    def block(inputs: int, outputs: int, time: int) -> int:
+        skip = inputs * outputs * time if inputs != outputs else 0
+        return KERNEL * time * (inputs + outputs) * outputs + context * 2 * outputs + skip
+
+    levels = [channels, *row.channels]
+    products = 8 * row.step_embedding**2
+    times = [length // 2**number for number in range(len(row.channels))]
+    for number, time in enumerate(times):
+        inputs, outputs = levels[number : number + 2]
+        products += block(inputs, outputs, time) + block(outputs, outputs, time)
+        if number + 1 < len(times):
+            products += 3 * outputs * outputs * times[number + 1]
+    products += 2 * block(levels[-1], levels[-1], times[-1])
+    for number in range(len(times) - 1, 0, -1):
+        inputs, outputs = levels[number + 1], levels[number]
+        products += block(2 * inputs, outputs, times[number])
+        products += block(outputs, outputs, times[number])
+        products += 4 * outputs * outputs * times[number]
+    return products + KERNEL * length * levels[1] ** 2 + levels[1] * channels * length
+
+
+@pytest.mark.parametrize("layout", [(16, 16), (32, 2)])
+@pytest.mark.parametrize("size", ["xs", "s", "m"])
+def test_unet_count_is_the_analytic_one(layout: tuple[int, int], size: str) -> None:
+    assert GROUPS == 8
+    denoiser = DenoiserSpec("unet", layout[0] * layout[1], 10, layout, size, 64, 2, 0.0)
+    model = LatentDiffusion(DiffusionSpec(denoiser, "sample", 10, ("state",), 10, 0, 0))
+    expected = 2 * unet_products(*layout, 10, size)
+    assert denoiser_operations(model) == pytest.approx(expected, rel=0.01)
+
+
+def test_lwd_costs_its_denoiser_its_decoder_and_its_generated_policy() -> None:
+    spec = VaeSpec(8, ("s",), 10, 4, 256, (50, 50), (64, 64), True, "relative", 0)
+    vae, sampler = PolicyVae(spec), diffusion("mlp", (1, 256), "xs")
+    weights = spec.policy_shape.weight_count
+    assert weights == (11 + 1) * 64 + (64 + 1) * 64 + (64 + 1) * 4
+    decoder = 256 * 50 + 50 * 50 + 50 * weights
+    found = lwd_operations(vae, sampler)
+    assert found.denoiser == denoiser_operations(sampler) > 0
+    assert found.decoding == pytest.approx(2 * decoder, rel=0.01)
+    assert found.step == pytest.approx(2 * (11 * 64 + 64 * 64 + 64 * 4), rel=0.01)
+    assert found.control_parameters == weights
+    denoising = sum(p.numel() for p in sampler.denoiser.parameters())
+    assert found.parameters == decoder + 100 + weights + denoising
+    unsampled = lwd_operations(vae, None)
+    assert (unsampled.denoiser, unsampled.parameters) == (0, found.parameters - denoising)
+    assert (unsampled.decoding, unsampled.step) == (found.decoding, found.step)
+
+
+@pytest.mark.parametrize("method", [ActionDiffusion, LatentChunks])
+def test_chunks_cost_nothing_between_queries(method: type) -> None:
+    denoiser = DenoiserSpec("mlp", 32, 10, (16, 2), "xs", 64, 1, 0.0)
+    sampler = DiffusionSpec(denoiser, "sample", 10, ("state",), 10, 0, 0)
+    model = method(ChunkSpec(("s",), 5, 2, 2, 15, "absolute", -1, sampler))
+    found = baseline_operations(model)
+    assert found.denoiser == denoiser_operations(model.diffusion) > 0
+    assert (found.step, found.control_parameters) == (0, 0)
+    decoder = 32 * 256 + 256 * 256 + 256 * 30 if method is LatentChunks else 0
+    assert found.decoding == pytest.approx(2 * decoder, rel=0.01)
+    biases = 256 + 256 + 30 if method is LatentChunks else 0
+    weights = sum(p.numel() for p in model.diffusion.denoiser.parameters())
+    assert found.parameters == weights + decoder + biases
+
+
+def test_a_cloned_policy_costs_the_same_at_every_step() -> None:
+    spec = ClonedSpec(("s",), 5, 2, (128, 128), 3, 0, "absolute", -1)
+    found = baseline_operations(ClonedPolicy(spec))
+    assert found.step == pytest.approx(2 * (8 * 128 + 128 * 128 + 128 * 2), rel=0.01)
+    assert found.step == pytest.approx(spec.shape.operations, rel=0.01)
+    assert (found.denoiser, found.decoding) == (0, 0)
+    assert found.control_parameters == found.parameters == spec.shape.weight_count

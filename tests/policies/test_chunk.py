@@ -38,7 +38,14 @@ class Counting:
 
     def latents(self, query: Query) -> Tensor:
         self.asked.append(
-            Query(query.plans, query.numbers.copy(), query.steps.copy(), query.state.clone())
+            Query(
+                query.plans,
+                query.numbers.copy(),
+                query.steps.copy(),
+                query.state.clone(),
+                query.due,
+                query.previous,
+            )
         )
         first = torch.from_numpy(query.numbers).float()[:, None, None] * 100
         chunk = first + torch.arange(LENGTH)[:, None].expand(-1, ACTION)
@@ -111,16 +118,57 @@ def test_inactive_slots_make_no_queries() -> None:
     assert policy.cost().queries.tolist() == [6, 0]
 
 
+@pytest.mark.parametrize(
+    ("horizon", "moved"), [(2, [2, 3, 4, 5, 6, 7, 7, 7]), (6, [6, 7, 7, 7, 7, 7, 7, 7])]
+)
+def test_the_previous_chunk_moves_on_by_the_executed_steps(horizon: int, moved: list[int]) -> None:
+    source = Counting()
+    policy = ChunkPolicy(ActionDiffusion(spec_of(LENGTH * ACTION)), source, horizon)
+    roll(policy, 2 * horizon + 1)
+    previous = [query.previous.view(LENGTH, ACTION) for query in source.asked[1:]]
+    assert previous[0][:, 0].tolist() == previous[0][:, 1].tolist() == moved
+    assert previous[1][:, 0].tolist() == [100 + step for step in moved]
+
+
+def test_a_previous_chunk_of_relative_actions_aims_where_it_aimed() -> None:
+    source = Counting()
+    policy = ChunkPolicy(ActionDiffusion(spec_of(LENGTH * ACTION, relative=True)), source, 3)
+    roll(policy, 7)
+    moved = np.array([3, 4, 5, 6, 7, 7, 7, 7])
+    # Three steps on, components 1 and 2 of the observation have changed by 6 and -3.
+    previous = source.asked[1].previous.view(LENGTH, ACTION).numpy()
+    np.testing.assert_allclose(previous, np.stack([moved - 6, moved + 3], 1))
+    previous = source.asked[2].previous.view(LENGTH, ACTION).numpy()
+    np.testing.assert_allclose(previous, np.stack([moved + 94, moved + 103], 1))
+
+
+def test_a_previous_latent_stands_for_itself() -> None:
+    source = Counting()
+    policy = ChunkPolicy(LatentChunks(spec_of(LENGTH * ACTION)), source, 2)
+    policy.reset([*plans(1), None])
+    for step in range(5):
+        policy.act(observe(step, 2), np.array([True, False]))
+    assert [query.due.tolist() for query in source.asked] == [[True, False]] * 3
+    expected = torch.arange(LENGTH).repeat_interleave(ACTION).float()
+    assert torch.equal(source.asked[1].previous[0], expected)
+    assert torch.equal(source.asked[2].previous[0], expected + 100)
+
+
+@pytest.mark.parametrize("warm_start", [0.0, 0.6])
 @pytest.mark.parametrize("method", [ActionDiffusion, LatentChunks])
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
-def test_a_slots_actions_do_not_depend_on_its_neighbours(method: type, sampler: str) -> None:
+def test_a_slots_actions_do_not_depend_on_its_neighbours(
+    method: type, sampler: str, warm_start: float
+) -> None:
     torch.manual_seed(1)
     model = method(spec_of(LENGTH * ACTION)).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
 
     def run(neighbour: EpisodePlan | None, value: float) -> list[np.ndarray]:
-        source = SampledLatents(model.diffusion, ("t", "u"), (), sampler, 5, HISTORY)
+        source = SampledLatents(
+            model.diffusion, ("t", "u"), (), sampler, 5, HISTORY, warm_start=warm_start
+        )
         policy = ChunkPolicy(model, source, 2)
         policy.reset([plans(1)[0], neighbour])
         found = []

@@ -35,7 +35,10 @@ class Counting:
     asked: list[Query] = field(default_factory=list)
 
     def latents(self, query: Query) -> Tensor:
-        copied = Query(query.plans, query.numbers.copy(), query.steps.copy(), query.state)
+        copied = Query(
+            query.plans, query.numbers.copy(), query.steps.copy(), query.state,
+            query.due, query.previous,
+        )  # fmt: skip
         self.asked.append(copied)
         return torch.from_numpy(query.numbers).float().unsqueeze(1).expand(-1, 8)
 
@@ -116,11 +119,14 @@ def diffusion() -> LatentDiffusion:
     return model.eval()
 
 
-def test_a_slots_actions_do_not_depend_on_its_neighbours(diffusion: LatentDiffusion) -> None:
+@pytest.mark.parametrize("warm_start", [0.0, 0.6])
+def test_a_slots_actions_do_not_depend_on_its_neighbours(
+    diffusion: LatentDiffusion, warm_start: float
+) -> None:
     vae = PolicyVae(SPEC).eval()
 
     def roll(neighbour: EpisodePlan | None) -> list[np.ndarray]:
-        source = SampledLatents(diffusion, ("t",), (), "ddpm", 5, 1)
+        source = SampledLatents(diffusion, ("t",), (), "ddpm", 5, 1, warm_start=warm_start)
         policy = LwdPolicy(vae, source, horizon=2)
         policy.reset([plans(1)[0], neighbour])
         active = np.array([True, neighbour is not None])
@@ -134,6 +140,63 @@ def test_a_slots_actions_do_not_depend_on_its_neighbours(diffusion: LatentDiffus
     beside = roll(EpisodePlan(1, 123_456, "t"))
     assert all(np.array_equal(a, b) for a, b in zip(alone, beside, strict=True))
     assert not np.array_equal(alone[0], alone[2])
+
+
+def test_a_query_is_told_the_previous_latent_of_its_slot() -> None:
+    source = Counting()
+    policy = LwdPolicy(PolicyVae(SPEC), source, horizon=2)
+    policy.reset([*plans(1), None])
+    for step in range(5):
+        policy.act(observe(step, 2), np.array([True, False]))
+    assert [query.due.tolist() for query in source.asked] == [[True, False]] * 3
+    assert [query.previous[0, 0].item() for query in source.asked] == [0.0, 0.0, 1.0]
+
+
+def run(diffusion: LatentDiffusion, warm_start: float, steps: int) -> np.ndarray:
+    torch.manual_seed(2)
+    source = SampledLatents(diffusion, ("t",), (), "ddim", 10, 1, warm_start=warm_start)
+    policy = LwdPolicy(PolicyVae(SPEC).eval(), source, horizon=2)
+    policy.reset(plans(2))
+    return np.stack([policy.act(observe(step, 2), np.ones(2, dtype=bool)) for step in range(steps)])
+
+
+@pytest.mark.parametrize(("warm_start", "later"), [(0.0, 10), (0.5, 5), (0.2, 2), (1.0, 10)])
+def test_a_warm_start_calls_the_denoiser_less_after_the_first_query(
+    diffusion: LatentDiffusion, warm_start: float, later: int
+) -> None:
+    steps: list[int] = []
+    note = diffusion.denoiser.register_forward_pre_hook(lambda _, given: steps.append(len(given)))
+    try:
+        run(diffusion, warm_start, 7)  # queries at steps 0, 2, 4 and 6
+    finally:
+        note.remove()
+    assert len(steps) == 10 + 3 * later
+
+
+def test_a_warm_start_leaves_an_episodes_first_query_as_it_was(diffusion: LatentDiffusion) -> None:
+    cold, warm = run(diffusion, 0.0, 6), run(diffusion, 0.5, 6)
+    assert np.array_equal(cold[:2], warm[:2])
+    assert not np.allclose(cold[2:], warm[2:])
+
+
+def test_slots_before_and_after_their_first_query_may_be_asked_together(
+    diffusion: LatentDiffusion,
+) -> None:
+    source = SampledLatents(diffusion, ("t",), (), "ddim", 10, 1, warm_start=0.5)
+    numbers, steps, state = np.array([0, 3, 0]), np.zeros(3, dtype=np.int64), torch.zeros(3, 3)
+    due = np.array([True, True, False])
+    previous = torch.full((3, 8), 0.3)
+    mixed = source.latents(Query(plans(3), numbers, steps, state, due, previous))
+    cold = source.latents(Query(plans(3), numbers, steps, state, due, None))
+    later = Query(plans(3), np.full(3, 3), steps, state, due, previous)
+    assert torch.equal(mixed[0], cold[0])
+    assert torch.equal(mixed[1], source.latents(later)[1])
+    assert not torch.allclose(mixed[1], cold[1])
+    # Another previous latent gives another answer; the noise is that of the query's number.
+    moved = Query(plans(3), np.full(3, 3), steps, state, due, previous + 1.0)
+    assert not torch.equal(source.latents(moved)[1], mixed[1])
+    other = Query(plans(3), np.full(3, 4), steps, state, due, previous)
+    assert not torch.equal(source.latents(other)[1], mixed[1])
 
 
 def test_other_latents_come_from_every_other_task() -> None:

@@ -1,0 +1,111 @@
+"""How long a policy takes to act, alone on one episode as a robot would run it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from lwdctl.core.records import FloatArray
+from lwdctl.policies.policy import EpisodePlan, Policy
+
+CONTROL_STEPS = 200
+REPLANS = 10
+WARM_UP_STEPS = 20
+
+
+@dataclass
+class Timings:
+    """Milliseconds of every call of `Policy.act`.
+
+    Attributes:
+        steps: Calls that only acted.
+        replans: Calls that first chose anew what to follow, after an episode's first plan.
+        starts: Calls that made an episode's first plan.
+    """
+
+    steps: list[float] = field(default_factory=list)
+    replans: list[float] = field(default_factory=list)
+    starts: list[float] = field(default_factory=list)
+
+    @property
+    def enough(self) -> bool:
+        """Whether there are `CONTROL_STEPS` and, from a policy that plans, `REPLANS`."""
+        planned = len(self.replans or self.starts)
+        # A policy that re-plans at every step has no other steps.
+        stepped = len(self.steps or self.replans or self.starts)
+        return stepped >= CONTROL_STEPS and (planned >= REPLANS or not self.starts)
+
+    def summary(self) -> dict[str, float | None]:
+        """Return `latency_step_ms`, `latency_step_p99_ms` and `latency_replan_ms`.
+
+        The first is a median over steps that do not re-plan, the last over re-plans; an
+        episode's first plans stand in for them in a policy that makes no others. None where
+        there were none.
+        """
+        replans = self.replans or self.starts
+        return {
+            "latency_step_ms": _quantile(self.steps, 0.5),
+            "latency_step_p99_ms": _quantile(self.steps, 0.99),
+            "latency_replan_ms": _quantile(replans, 0.5),
+        }
+
+
+def time_policy(
+    policy: Policy,
+    plan: EpisodePlan,
+    observations: Mapping[str, FloatArray],
+    device: torch.device,
+) -> Timings:
+    """Time a policy of one slot on recorded observations, after a warm-up.
+
+    Args:
+        policy: Acts; begun anew whenever the observations have run out.
+        plan: The episode it believes to run.
+        observations: Key to (time, obs), of one episode.
+        device: Where it runs; waited for before and after every call.
+    """
+    timings = Timings()
+    for _ in range(2):
+        _run(policy, plan, observations, device, Timings(), WARM_UP_STEPS)
+    while not timings.enough:
+        _run(policy, plan, observations, device, timings)
+    return timings
+
+
+def _run(
+    policy: Policy,
+    plan: EpisodePlan,
+    observations: Mapping[str, FloatArray],
+    device: torch.device,
+    timings: Timings,
+    limit: float = math.inf,
+) -> None:
+    """Run one episode, at most `limit` steps of it."""
+    active, made = np.ones(1, dtype=np.bool_), 0
+    policy.reset([plan])
+    length = min(len(rows) for rows in observations.values())
+    for step in range(int(min(length, limit))):
+        seen = {name: rows[step : step + 1].copy() for name, rows in observations.items()}
+        begun = _now(device)
+        policy.act(seen, active)
+        spent = 1e3 * (_now(device) - begun)
+        plans = int(policy.cost().plans.sum())
+        kind = timings.steps if plans == made else timings.replans if made else timings.starts
+        kind.append(spent)
+        made = plans
+
+
+def _now(device: torch.device) -> float:
+    """Read the clock after the device has finished what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _quantile(values: list[float], share: float) -> float | None:
+    return float(np.quantile(values, share)) if values else None
