@@ -70,6 +70,7 @@ class Run:
     snippet_length: int | None
     sampler: str
     denoise_steps: int | None
+    warm_start: float
     store: str
     max_steps: int
     metrics: tuple[str, ...]
@@ -150,6 +151,7 @@ def _run(record: Mapping[str, Any], artifact: Artifact, store: str) -> Run:
         snippet_length=cell["snippet_length"],
         sampler=cell["sampler"],
         denoise_steps=cell["denoise_steps"],
+        warm_start=float(cell.get("warm_start", 0.0)),
         store=store if restores else "",
         max_steps=int(config.get("max_steps") or 0),
         metrics=tuple(name for name in cell["metrics"] if name != "return"),

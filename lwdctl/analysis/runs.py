@@ -57,10 +57,22 @@ def _labelled(runs: Sequence[Run]) -> list[Run]:
     return [run for group in groups.values() for run in _told_apart(group)]
 
 
+TOLD_APART_BY = (
+    "sampler", "denoise_steps", "warm_start", "snippet_length", "evaluation", "source"
+)  # fmt: skip
+
+
 def _told_apart(group: Sequence[Run]) -> list[Run]:
     """Add to the labels what tells runs of one condition and training seed apart."""
     used: list[str] = []
-    for name in ("sampler", "denoise_steps", "snippet_length", "evaluation", "source"):
+    for name in (
+        "sampler",
+        "denoise_steps",
+        "warm_start",
+        "snippet_length",
+        "evaluation",
+        "source",
+    ):
         clashes = _clashes(group, used)
         if any(len({getattr(run, name) for run in clash}) > 1 for clash in clashes):
             used.append(name)
@@ -88,6 +100,7 @@ def _words(run: Run, used: Sequence[str]) -> list[str]:
     said = {
         "sampler": run.sampler or "no sampler",
         "denoise_steps": f"{run.denoise_steps} denoising steps",
+        "warm_start": f"warm start {run.warm_start:g}" if run.warm_start else "no warm start",
         "snippet_length": f"snippets of {run.snippet_length}",
         "evaluation": run.evaluation,
         "source": run.source,

@@ -180,9 +180,9 @@ def success_difference_interval(
 ) -> Interval:
     """Return the 95 % interval of a difference of success rates on the same states.
 
-    Newcombe's for one training seed a side. For several the bootstrap of `paired_interval`;
-    where it has no width, as when neither policy ever succeeds, Wilson's intervals of all
-    episodes squared and added.
+    Newcombe's for one training seed a side. For several the bootstrap of `paired_interval`,
+    widened to Wilson's intervals of all episodes squared and added: near 0 and 1 a bootstrap
+    is too narrow.
 
     Args:
         first: (seed, state), 1 solved, 0 not.
@@ -195,10 +195,9 @@ def success_difference_interval(
         counts = (one & other, one & ~other, ~one & other, ~one & ~other)
         return newcombe(*(int(mask.sum()) for mask in counts))
     low, high = paired_interval(first, second, strata, same_models=same_models)
-    if low < high:
-        return low, high
     sides = [(int(np.nansum(side)), int((~np.isnan(side)).sum())) for side in (first, second)]
-    return _squared_and_added(sides[0], sides[1], 0.0)
+    pooled = _squared_and_added(sides[0], sides[1], 0.0)
+    return min(low, pooled[0]), max(high, pooled[1])
 
 
 def _squared_and_added(

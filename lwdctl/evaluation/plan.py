@@ -80,8 +80,11 @@ def plan_demonstrations(
         chosen = _draw_demonstrations(store, task, label, episodes, seed, split)
         if not chosen:
             raise ArtifactError(
-                f"no demonstration of '{task}' holds an initial state to restore",
-                "this source cannot be evaluated with --latent encoded",
+                f"no {f'{split} ' if split else ''}demonstration of '{task}'"
+                f"{f' with the label {label!r}' if label else ''}"
+                " holds an initial state to restore",
+                "leave 'encoded' out of --latent, or choose other --label, --task or"
+                " --encoded-split",
             )
         for k, index in enumerate(chosen):
             plans.append(_restoring(store, index, len(plans), seed + k, task))

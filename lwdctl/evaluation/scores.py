@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+import numpy as np
 
 from lwdctl.evaluation.rollout import EpisodeResult
 
@@ -179,7 +180,7 @@ def _by_label(
         rows[label] = {
             "episodes": len(group),
             "successes": sum(item.success for item in group),
-            "return_deviation": statistics.pstdev([item.return_ for item in group]),
+            "return_deviation": float(np.std([item.return_ for item in group])),
             "metrics": _means([_metrics(item) for item in group]),
         }
         sources = [item.plan.demonstration for item in group]

@@ -45,10 +45,10 @@ class TrainBaselineConfig:
     observation_keys: tuple[str, ...] = option(
         (), "Observation keys the network sees (default: those the data marks)"
     )
-    action_target: str = option(
-        "absolute",
+    action_target: str | None = option(
+        None,
         "What is predicted: targets as they are, or relative to the robot's current position;"
-        " auto is what train-vae does",
+        " auto is what train-vae does (default: dp absolute, as its authors; ldp and mlp auto)",
         choices=("auto", "absolute", "relative"),
     )
     denoiser: str | None = option(

@@ -210,7 +210,7 @@ def _sizes(work: Work) -> VaeSpec:
     chosen = TrainVaeConfig(
         snippet_length=config.snippet_length,
         observation_keys=config.observation_keys,
-        action_target=config.action_target,
+        action_target=config.action_target or ("absolute" if config.method == "dp" else "auto"),
     )
     return vae_spec(chosen, work.store)
 

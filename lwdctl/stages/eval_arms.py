@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.workspace import Workspace
-from lwdctl.core.errors import ConfigError
+from lwdctl.core.errors import ArtifactError, ConfigError
 from lwdctl.stages.baseline_config import METHODS
 from lwdctl.stages.eval_config import METHOD, RANDOM, EvalConfig
 
@@ -124,7 +124,7 @@ class _Finder:
         if policy == RANDOM:
             yield Trained()
             return
-        horizons: Sequence[int | None] = self._config.horizon or (None,)
+        horizons: Sequence[int | None] = tuple(dict.fromkeys(self._config.horizon)) or (None,)
         if policy == "mlp":  # acts on every observation
             horizons = (None,)
         seeds: Sequence[int | None] = range(self._config.seeds) or (None,)
@@ -132,7 +132,7 @@ class _Finder:
             for seed in seeds:
                 artifacts = self._find(policy, horizon, seed)
                 if artifacts:
-                    yield Trained(artifacts, horizon)
+                    yield Trained(artifacts, _executed(artifacts) if horizon is None else horizon)
                 else:
                     self._miss(policy, horizon, seed)
 
@@ -156,12 +156,10 @@ class _Finder:
                 return given
         kind = "diffusion" if policy == METHOD else "baseline"
         for artifact in reversed(self._workspace.artifacts(kind)):
-            if seed is not None and artifact.manifest.provenance.get("seed") != seed:
-                continue
             if kind == "baseline" and artifact.manifest.config["method"] != policy:
                 continue
             found = self._same_data(artifact)
-            if found and (policy == "mlp" or self._fits(found, horizon)):
+            if found and _has_seed(found, seed) and (policy == "mlp" or self._fits(found, horizon)):
                 artifact.check()
                 return found
         return None
@@ -169,33 +167,57 @@ class _Finder:
     def _same_data(self, artifact: Artifact) -> dict[str, Artifact] | None:
         """Return an artifact's chain where it begins with the snippets of this evaluation."""
         kinds = CHAIN[:-1] if artifact.kind == "diffusion" else ("snippets",)
-        found = self._workspace.ancestors(artifact, kinds)
-        if found["snippets"].digest != self._inputs["snippets"].digest:
+        try:
+            found = self._workspace.ancestors(artifact, kinds)
+        except ArtifactError:  # a chain that is gone in part is nobody's model
+            return None
+        if len(found) < len(kinds) or found["snippets"].digest != self._inputs["snippets"].digest:
             return None
         return {**found, artifact.kind: artifact}
 
     def _fits(self, found: Mapping[str, Artifact], horizon: int | None) -> bool:
-        if horizon is None:
-            return True
-        model = found.get("vae") or found["baseline"]
-        trained = model.manifest.config["snippet_length"]
-        if is_grid(self._config) or "vae" in found:
-            return bool(trained == horizon)
-        return bool(trained >= horizon or trained == 0)
+        """Tell whether a model was trained for the horizon, or may be run at it."""
+        vae = self._inputs.get("vae")
+        if horizon is None or (self._config.one_model and METHOD in self._config.policy):
+            # Beside a model of LWD: what was trained with snippets of the same length.
+            return vae is None or _trained_for(found) == vae.manifest.config["snippet_length"]
+        if is_grid(self._config) and not self._config.one_model:
+            return _trained_for(found) == horizon
+        reach = found["baseline"].manifest.config["snippet_length"] if "baseline" in found else 0
+        return bool(reach == 0 or 0 < horizon <= reach)
 
     def _miss(self, policy: str, horizon: int | None, seed: int | None) -> None:
         words = [f"{policy}"]
         words += [f"at horizon {horizon or 'episode'}"] if horizon is not None else []
         words += [f"with training seed {seed}"] if seed is not None else []
         self._missing.append(" ".join(words))
-        options = f" --snippet-length {horizon or 'episode'}" if horizon is not None else ""
-        options += f" --seed {seed}" if seed is not None else ""
+        length = f" --snippet-length {horizon or 'episode'}" if horizon is not None else ""
+        seeded = f" --seed {seed}" if seed is not None else ""
         if self._hint:
             return
         if policy == METHOD:
             self._hint = (
-                f"lwdctl train-vae{options}, encode, train-diffusion; or --one-model to run one"
-                " model at every horizon"
+                f"lwdctl train-vae{length}{seeded}, encode, train-diffusion{seeded};"
+                " or --one-model to run one model at every horizon"
             )
         else:
-            self._hint = f"lwdctl train-baseline {policy}{options}"
+            self._hint = f"lwdctl train-baseline {policy}{length}{seeded}"
+
+
+def _has_seed(found: Mapping[str, Artifact], seed: int | None) -> bool:
+    """Tell whether every trained part was trained with a seed."""
+    trained = [item for kind, item in found.items() if kind in ("vae", "diffusion", "baseline")]
+    return seed is None or all(item.manifest.provenance.get("seed") == seed for item in trained)
+
+
+def _executed(found: Mapping[str, Artifact]) -> int | None:
+    """Return the steps that a baseline was trained to execute per query, None for all it has."""
+    if "baseline" not in found:
+        return None
+    return found["baseline"].manifest.config["executed"] or None
+
+
+def _trained_for(found: Mapping[str, Artifact]) -> int:
+    model = found.get("vae") or found["baseline"]
+    length: int = _executed(found) or model.manifest.config["snippet_length"]
+    return length

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lwdctl.artifacts.provenance import software
+from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.workspace import Workspace
+from lwdctl.core.errors import ArtifactError
 
 if TYPE_CHECKING:
     from lwdctl.stages.eval_arms import Arm
@@ -20,31 +22,49 @@ EPISODES_FOLDER = "episodes"
 # What decides an arm's numbers beside its model, latent, horizon and disturbance.
 SHARED = (
     "encoded_split", "episodes", "task", "seed", "sampler", "denoise_steps", "warm_start",
-    "perturbation_probability", "max_steps", "slots", "device",
+    "perturbation_probability", "max_steps", "slots",
 )  # fmt: skip
 
 
-def cell_key(arm: Arm, config: EvalConfig, labels: tuple[str, ...], snippets: str) -> str:
-    """Return a digest of everything that decides what an arm measures.
+@dataclass(frozen=True)
+class Circumstances:
+    """What all arms of an evaluation share, beside its settings.
 
-    Args:
-        arm: The arm.
-        config: The evaluation's settings.
+    Attributes:
         labels: Behaviour labels that are run.
         snippets: Digest of the data, which say how the environment is built.
+        device: Where networks run.
+        software: What `provenance.software` said when the evaluation began.
     """
+
+    labels: tuple[str, ...]
+    snippets: str
+    device: str
+    software: Mapping[str, Any]
+
+
+def cell_key(arm: Arm, config: EvalConfig, shared: Circumstances) -> str:
+    """Return a digest of everything that decides what an arm measures."""
     said = {
         "policy": arm.policy,
         "latent": arm.latent,
         "perturbation": arm.perturbation,
         "horizon": arm.trained.horizon,
         "models": {kind: item.digest for kind, item in sorted(arm.trained.artifacts.items())},
-        "snippets": snippets,
-        "labels": labels,
         "settings": {name: getattr(config, name) for name in SHARED},
-        "software": software(),
+        **asdict(shared),
     }
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def read_record(path: Path, key: str) -> dict[str, Any] | None:
+    """Return an arm's record if it is whole, has this key, and lost no episode."""
+    try:
+        record: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    lost = any(cell["errors"] for cell in record["cells"])
+    return None if lost or record.get("key") != key else record
 
 
 class Measured:
@@ -53,23 +73,24 @@ class Measured:
     Only with the same software: an unclean checkout finds nothing.
     """
 
-    def __init__(self, workspace: Workspace) -> None:
-        self._where: dict[str, tuple[str, Path]] = {}
-        git = software()["git"]
-        if git and git["dirty"]:
+    def __init__(self, workspace: Workspace, software: Mapping[str, Any]) -> None:
+        self._where: dict[str, tuple[Artifact, str]] = {}
+        if software["git"] and software["git"]["dirty"]:
             return
         for artifact in workspace.artifacts("evaluation"):
             path = artifact.path / KEYS
-            if not path.exists():
-                continue
-            for name, key in json.loads(path.read_text()).items():
-                self._where[key] = (
-                    artifact.reference, artifact.path / EPISODES_FOLDER / f"{name}.json"
-                )  # fmt: skip
+            if path.exists():
+                keys = json.loads(path.read_text())
+                self._where.update({key: (artifact, name) for name, key in keys.items()})
 
     def find(self, key: str) -> tuple[str, Mapping[str, Any]] | None:
         """Return the evaluation and the record of an arm with this key, where there is one."""
         if key not in self._where:
             return None
-        reference, path = self._where[key]
-        return reference, json.loads(path.read_text())
+        artifact, name = self._where[key]
+        try:
+            artifact.check()
+        except ArtifactError:  # damaged: measure again
+            return None
+        record = read_record(artifact.path / EPISODES_FOLDER / f"{name}.json", key)
+        return None if record is None else (artifact.reference, record)

@@ -39,7 +39,8 @@ class Policies:
         self.device = choose_device(config.device)
         self._config, self._store = config, store
         self._chain: tuple[Artifact, Chain] | None = None
-        for arm in {arm.trained.main.path: arm for arm in arms if arm.trained.main}.values():
+        used = [(arm, arm.trained.main) for arm in arms]
+        for arm in {(main.path, arm.trained.horizon): arm for arm, main in used if main}.values():
             self._check(arm)
 
     @cached_property

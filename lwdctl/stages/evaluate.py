@@ -13,10 +13,18 @@ from typing import TYPE_CHECKING, Any
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.draft import Draft
 from lwdctl.artifacts.durable import write_durably
+from lwdctl.artifacts.provenance import software
 from lwdctl.core.config import to_mapping
 from lwdctl.core.errors import ConfigError, SimulatorError
 from lwdctl.stages.eval_arms import CHAIN, Arm, is_grid, kinds_read, make_arms
-from lwdctl.stages.eval_cells import EPISODES_FOLDER, KEYS, Measured, cell_key
+from lwdctl.stages.eval_cells import (
+    EPISODES_FOLDER,
+    KEYS,
+    Circumstances,
+    Measured,
+    cell_key,
+    read_record,
+)
 from lwdctl.stages.eval_config import METHOD, RANDOM, EvalConfig
 from lwdctl.stages.eval_cost import add_latency, price
 from lwdctl.stages.eval_policies import Policies
@@ -44,7 +52,10 @@ def run(config: EvalConfig, inputs: Mapping[str, Artifact], context: StageContex
     _check_environment(config, store, context)
     arms = make_arms(config, inputs, context.workspace)
     policies = Policies(config, store, arms)
-    work = _Work(config, store, policies, context, inputs["snippets"].digest)
+    shared = Circumstances(
+        policies.labels, inputs["snippets"].digest, str(policies.device), software()
+    )
+    work = _Work(config, store, policies, context, shared)
     used = list(
         {arm.trained.main.path: arm.trained.main for arm in arms if arm.trained.main}.values()
     )
@@ -62,7 +73,7 @@ def run(config: EvalConfig, inputs: Mapping[str, Artifact], context: StageContex
             cells = add_latency(arms, policies, store, draft.checkpoints, context.progress)
         shutil.copytree(draft.checkpoints, draft.path / EPISODES_FOLDER, dirs_exist_ok=True)
         (draft.path / "results.json").write_text(json.dumps(cells, indent=2) + "\n")
-        keys = {arm.name: work.key(arm) for arm in arms}
+        keys = {arm.name: cell_key(arm, config, shared) for arm in arms}
         (draft.path / KEYS).write_text(json.dumps(keys, indent=2) + "\n")
         summary: dict[str, Any] = {"protocol": _protocol_text(config, policies), "results": cells}
         if config.video:
@@ -99,26 +110,24 @@ class _Work:
     store: SnippetStore
     policies: Policies
     context: StageContext
-    snippets: str
-
-    def key(self, arm: Arm) -> str:
-        """Return the digest of what the arm measures."""
-        return cell_key(arm, self.config, self.policies.labels, self.snippets)
+    shared: Circumstances
 
     @cached_property
     def earlier(self) -> Measured:
         """What the workspace's evaluations hold."""
-        return Measured(self.context.workspace)
+        return Measured(self.context.workspace, self.shared.software)
 
     def measure(self, arm: Arm, draft: Draft) -> list[dict[str, Any]]:
         """Run one arm, or take it from where it was measured before."""
         say = self.context.progress.message
         done = draft.checkpoints / f"{arm.name}.json"
-        if done.exists():
+        key = cell_key(arm, self.config, self.shared)
+        kept = read_record(done, key)
+        if kept:
             say(f"{arm.name}: already measured")
-            return _cells(json.loads(done.read_text()))
+            return _cells(kept)
         fresh = self.config.again or self.config.video
-        found = None if fresh else self.earlier.find(self.key(arm))
+        found = None if fresh else self.earlier.find(key)
         if found:
             say(f"{arm.name}: already measured in {found[0]}")
             write_durably(done, _text(found[1]))
@@ -128,7 +137,8 @@ class _Work:
         recording = recording_of(
             arm.name, plans, self.config.video, self.config.video_every, draft.path
         )
-        record = self._record(arm, _roll(arm, self, plans, recording))
+        results = _roll(arm, self, plans, recording)
+        record = {"key": key, "models": _models(arm), **self._record(arm, results)}
         write_durably(done, _text(record))
         for name, reason in (recording.failures() if recording else {}).items():
             say(f"  no video of {name}: {reason}")
@@ -172,6 +182,10 @@ class _Work:
             rewards = read("reward", start, start + int(table.length[index]))
             returns[index] = float(rewards.sum(dtype="float64"))
         return returns
+
+
+def _models(arm: Arm) -> dict[str, str]:
+    return {kind: item.reference for kind, item in arm.trained.artifacts.items()}
 
 
 def _text(record: Mapping[str, Any]) -> bytes:

@@ -123,6 +123,20 @@ def test_what_cannot_be_collected_is_refused_before_anything_runs(values, messag
     assert not list(tmp_path.rglob("*"))
 
 
+def test_the_hint_names_each_task_once():
+    with pytest.raises(ConfigError) as caught:
+        EXPERTS.load("robosuite").tasks(["square"])
+    assert caught.value.hint == "known: can, lift"
+
+
+def test_the_file_holds_the_environment_but_not_the_limit():
+    experts = EXPERTS.load("robosuite")
+    assert experts.environment(("Lift",), 0).max_steps == 500
+    short = experts.environment(("Lift",), 70)
+    assert short.max_steps == 70
+    assert "70" not in json.dumps(experts.env_args(short))
+
+
 def test_both_names_of_a_task_are_understood():
     experts = EXPERTS.load("robosuite")
     assert experts.tasks(["can", "PickPlaceCan"]) == ("PickPlaceCan",)

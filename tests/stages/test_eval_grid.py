@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Sequence
@@ -15,12 +16,12 @@ from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.snippets import SNIPPETS_PAYLOAD, SnippetWriter
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.config import from_mapping
-from lwdctl.core.errors import ConfigError
+from lwdctl.core.errors import ConfigError, SimulatorError
 from lwdctl.core.progress import SilentProgress
 from lwdctl.core.records import EnvSpec, Episode, SourceSpec
 from lwdctl.envs.pusht import ACTION, OBSERVATIONS, TASK, PushTSimulator
 from lwdctl.pipeline.inputs import resolve_inputs
-from lwdctl.stages import STAGES, eval_cells, evaluate
+from lwdctl.stages import STAGES, evaluate
 from lwdctl.stages.stage import StageContext
 
 pytestmark = pytest.mark.sim
@@ -101,8 +102,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 def workspace(trained: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """A private copy, evaluated by software without local changes."""
     shutil.copytree(trained.root, tmp_path / "copy")
-    clean = {**eval_cells.software(), "git": {"commit": "abc", "dirty": False}}
-    monkeypatch.setattr(eval_cells, "software", lambda: clean)
+    clean = {**evaluate.software(), "git": {"commit": "abc", "dirty": False}}
+    monkeypatch.setattr(evaluate, "software", lambda: clean)
     return Workspace(tmp_path / "copy")
 
 
@@ -200,11 +201,72 @@ def test_changed_software_measures_again(
     small = {**GRID, "policy": ["random"], "perturbation": [0.0]}
     do("eval", workspace, small)
     for git in ({"commit": "def", "dirty": False}, {"commit": "abc", "dirty": True}):
-        changed = {**eval_cells.software(), "git": git}
-        monkeypatch.setattr(eval_cells, "software", lambda changed=changed: changed)
+        changed = {**evaluate.software(), "git": git}
+        monkeypatch.setattr(evaluate, "software", lambda changed=changed: changed)
         rolled.clear()
         do("eval", workspace, small)
         assert rolled == ["random"]
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_arms_that_lost_episodes_are_run_again(
+    workspace: Workspace, rolled: list[str], monkeypatch: pytest.MonkeyPatch, resume: bool
+) -> None:
+    small = {**GRID, "policy": ["random", "mlp"], "perturbation": [0.0]}
+    counting = evaluate._roll
+
+    def losing(arm: Any, *words: Any) -> Any:
+        results = counting(arm, *words)
+        if arm.name == "random":
+            return [dataclasses.replace(results[0], error="died"), *results[1:]]
+        if resume:
+            raise KeyboardInterrupt
+        return results
+
+    monkeypatch.setattr(evaluate, "_roll", losing)
+    with pytest.raises(KeyboardInterrupt if resume else SimulatorError):
+        do("eval", workspace, small)
+    monkeypatch.setattr(evaluate, "_roll", counting)
+    rolled.clear()
+    artifact = do("eval", workspace, small, resume=resume)
+    assert rolled == (["random", "mlp"] if resume else ["random"])
+    assert all(cell["errors"] == 0 for cell in everything(artifact))
+
+
+def test_seeds_of_both_models_must_agree(workspace: Workspace) -> None:
+    settings = {**TINY, "width": 16, "seed": 3}
+    do("train-diffusion", workspace, settings, name="mixed", named={"latents": "l16s0"})
+    values = {**GRID, "policy": ["lwd"], "horizon": [16], "perturbation": [0.0], "seeds": 4}
+    with pytest.raises(
+        ConfigError, match="training seed 2; lwd at horizon 16 with training seed 3"
+    ):
+        do("eval", workspace, values)
+
+
+def test_a_broken_old_chain_is_passed_over(workspace: Workspace) -> None:
+    shutil.rmtree(workspace.root / "vae" / "l16s1")
+    values = {**GRID, "policy": ["lwd"], "perturbation": [0.0]}
+    artifact = do("eval", workspace, values, named={"diffusion": "l16s0"})
+    references = {item.reference for item in artifact.manifest.inputs}
+    assert references == {"diffusion/l8s0:v1", "diffusion/l16s0:v1"}
+
+
+def test_one_model_of_every_training_seed(workspace: Workspace) -> None:
+    values = {**GRID, "policy": ["lwd"], "perturbation": [0.0], "seeds": 2, "one_model": True}
+    cells = everything(do("eval", workspace, values))
+    assert [(cell["train_seed"], cell["snippet_length"], cell["horizon"]) for cell in cells] == [
+        (0, 16, 8), (1, 16, 8), (0, 16, 16), (1, 16, 16)
+    ]  # fmt: skip
+
+
+def test_receding_execution_is_what_a_model_was_trained_for(workspace: Workspace) -> None:
+    values = {**TINY, "method": "dp", "snippet_length": 12, "executed": 6, "unet_size": "xs"}
+    do("train-baseline", workspace, values, name="receding")
+    alone = {**GRID, "policy": ["dp"], "perturbation": [0.0], "horizon": []}
+    (cell,) = everything(do("eval", workspace, alone, named={"baseline": "receding"}))
+    assert (cell["snippet_length"], cell["horizon"]) == (12, 6)
+    grid = everything(do("eval", workspace, {**alone, "horizon": [6, 8]}, name="grid"))
+    assert [(cell["snippet_length"], cell["horizon"]) for cell in grid] == [(12, 6), (8, 8)]
 
 
 def test_training_seeds_have_models_of_their_own(workspace: Workspace) -> None:
