@@ -52,6 +52,10 @@ def command(
     """Write a snippet store's episodes as a Minari data set, read with minari.load_dataset.
 
     An episode without a recorded last observation loses its last action.
+
+    Such a set does not hold labels, recorded starts, the simulator's settings or real
+    terminations: every episode ends as a truncation. lwdctl evaluates on the snippet store; it
+    reads the set back for evaluation only where Gymnasium can rebuild the environment.
     """
     del debug_mode
     if form != "minari":
@@ -85,7 +89,7 @@ def _write(
         "source": artifact.reference,
         "dataset": target.identifier,
         **{name: value for name, value in asdict(done).items() if name != "path"},
-        "next": _next(done.path, store.spec.env, target.task),
+        **_next(done, artifact.reference, store.spec.env, target.task),
     }
 
 
@@ -112,6 +116,9 @@ def _say_what_differs(done: Exported, progress: Progress) -> None:
         progress.message("the store has no rewards: zeros were written")
 
 
-def _next(path: Path, env: EnvSpec, task: str) -> str:
+def _next(done: Exported, source: str, env: EnvSpec, task: str) -> dict[str, object]:
+    """Return the command that reads the set, or the remark that there is none to go on with."""
+    if not done.has_environment:
+        return {"note": f"the set is for other programs; evaluation goes on from {source}"}
     place = f" --env {env.adapter}/{task or env.tasks[0]}" if env.adapter and env.tasks else ""
-    return f"lwdctl ingest minari {path}{place}"
+    return {"next": f"lwdctl ingest minari {done.path}{place}"}

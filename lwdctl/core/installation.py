@@ -47,6 +47,7 @@ class Conflict:
     Attributes:
         present: Requirements that are all met where the conflict arises.
         absent: Packages that are not installed where it arises.
+        build: Local version of the last of `present` (`"cpu"` in `2.13.0+cpu`); "" for any.
         state: How bad it is.
         detail: What goes wrong.
         hint: What to do.
@@ -57,6 +58,7 @@ class Conflict:
     detail: str
     hint: str
     absent: tuple[str, ...] = ()
+    build: str = ""
 
 
 CONFLICTS = (
@@ -79,10 +81,11 @@ CONFLICTS = (
         "pip install 'robosuite==1.5.1' 'mink<0.0.14'",
     ),
     Conflict(
-        ("torchvision",),
+        ("torchvision", "torch"),
         WARNING,
         "torchvision beside a CPU build of torch breaks `import diffusers`",
         "pip uninstall torchvision (nothing here needs it)",
+        build="cpu",
     ),
     Conflict(
         ("zarr<3",), BROKEN, "snippet stores are written by zarr 3", "pip install 'zarr>=3.1,<4'"
@@ -140,8 +143,10 @@ def check_conflicts(
     found = []
     for conflict in conflicts:
         named = [Requirement(text) for text in conflict.present]
-        if all(_met(item, version(item.name)) for item in named) and not any(
-            version(name) for name in conflict.absent
+        if (
+            all(_met(item, version(item.name)) for item in named)
+            and (not conflict.build or version(named[-1].name).endswith(f"+{conflict.build}"))
+            and not any(version(name) for name in conflict.absent)
         ):
             names = [f"{item.name} {version(item.name)}" for item in named]
             together = " with ".join([*names, *(f"no {name}" for name in conflict.absent)])

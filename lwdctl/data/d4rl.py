@@ -20,6 +20,7 @@ from lwdctl.core.errors import DataError
 from lwdctl.core.records import EnvSpec, Episode, FloatArray, ObservationSpec, SourceSpec
 from lwdctl.data.checks import choose_keys, require_length, require_size
 from lwdctl.data.gym_envs import (
+    SAMPLE,
     GymEnv,
     env_spec,
     gym_action,
@@ -42,8 +43,6 @@ from lwdctl.data.reader import ReadOptions
 OBSERVATION = "observation"
 STATE_KEYS = ("qpos", "qvel")
 SUCCESS_KEYS = ("success", "goal_achieved")
-# Rows that show what the observations of a file are like.
-SAMPLE = 1000
 
 
 def open_d4rl(paths: Sequence[Path], options: ReadOptions) -> MergedReader:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from lwdctl.artifacts.durable import sha256_of
 from lwdctl.core.errors import DataError
-from lwdctl.core.progress import Progress
+from lwdctl.core.progress import Progress, SilentProgress
 from lwdctl.data.download_table import (
     HUB_REPOSITORY,
     HUB_REVISION,
@@ -146,7 +148,7 @@ def _minari(source: Source, output: Path, progress: Progress) -> Downloaded:
         return Downloaded(source, path, fetched=False, sha256="", checked="")
     root.mkdir(parents=True, exist_ok=True)
     progress.message(f"fetching {identifier} through minari")
-    with minari_root(root):
+    with minari_root(root), _hub_log(quiet=isinstance(progress, SilentProgress)):
         try:
             # Without force, minari takes what a broken download left for the whole.
             minari.download_dataset(identifier, force_download=path.exists())
@@ -160,6 +162,21 @@ def _minari(source: Source, output: Path, progress: Progress) -> Downloaded:
     if not _is_whole(path):
         raise DataError(f"{path}: minari fetched {identifier}, but no HDF5 file is in it")
     return Downloaded(source, path, fetched=True, sha256="", checked=source.checksum)
+
+
+@contextmanager
+def _hub_log(*, quiet: bool) -> Iterator[None]:
+    """Keep the Hub's library, which minari loads through, from telling of retries if `quiet`."""
+    import huggingface_hub.utils  # sets the level when it is imported, not later
+
+    logger = logging.getLogger(huggingface_hub.__name__)
+    before = logger.level
+    if quiet:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _is_whole(path: Path) -> bool:

@@ -12,6 +12,7 @@ from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import h5py
 import requests
 
 from lwdctl.artifacts.durable import sha256_of, sync
@@ -163,6 +164,12 @@ def _attempt(remote: Remote, path: Path, part: _Part, progress: Progress) -> Non
 
 def _refuse(remote: Remote, path: Path, answer: requests.Response) -> None:
     code = answer.status_code
+    coding = answer.headers.get("Content-Encoding", "identity")
+    if answer.ok and coding.lower() not in ("", "identity"):
+        raise DataError(  # its lengths and ranges count other bytes than the file's
+            f"{remote.url}: the server sends the file {coding}-encoded, though asked not to",
+            by_hand(remote.url, path),
+        )
     if code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or answer.ok:
         return
     if code >= HTTPStatus.INTERNAL_SERVER_ERROR or code == HTTPStatus.TOO_MANY_REQUESTS:
@@ -226,7 +233,19 @@ def _problem(remote: Remote, path: Path, part: _Part) -> tuple[str, str]:
     signature = SIGNATURES.get(path.suffix, b"")
     with part.path.open("rb") as file:
         begins = file.read(len(signature))
-    return ("" if begins == signature else f"no {path.suffix[1:].upper()} file"), digest
+    if begins != signature:
+        return f"no {path.suffix[1:].upper()} file", digest
+    cut = path.suffix == ".hdf5" and not _is_whole_hdf5(part.path)
+    return ("the HDF5 file is cut off or damaged" if cut else ""), digest
+
+
+def _is_whole_hdf5(path: Path) -> bool:
+    """Tell whether a file is as long as it says: a server may send neither length nor digest."""
+    try:
+        with h5py.File(path):
+            return True
+    except OSError:
+        return False
 
 
 def _given_up(remote: Remote, path: Path, part: _Part, error: Exception) -> DataError:

@@ -12,6 +12,8 @@ from lwdctl.core.records import ActionSpec, EnvSpec, FloatArray
 
 # The last components of Ant's longer observation.
 CONTACT_FORCES = 84
+# Rows that show what the observations of a file are like.
+SAMPLE = 1000
 
 _ID = re.compile(r"([A-Za-z0-9]+)-v(\d+)")
 _LEVELS = (

@@ -20,7 +20,15 @@ import numpy.typing as npt
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import ActionSpec, EnvSpec, Episode, FloatArray, SourceSpec
 from lwdctl.data.checks import choose_keys, observation_specs, require_length, require_size
-from lwdctl.data.gym_envs import env_spec, gym_action, gym_id, known_env, level_of
+from lwdctl.data.gym_envs import (
+    SAMPLE,
+    env_spec,
+    gym_action,
+    gym_id,
+    known_env,
+    level_of,
+    note_zero_forces,
+)
 from lwdctl.data.hdf5_guard import (
     array_shape,
     dataset_at,
@@ -142,6 +150,8 @@ class MinariFile:
         named = gym_id(str(recorded.get("id", "")))
         known = known_env(options.env.partition("/")[2] or named)
         spec = env_spec(known, options.env, named, size, f"{self.path}: observations")
+        if spec.settings.get("use_contact_forces"):
+            spec = note_zero_forces(spec, self._sample())
         self._state_names = [*STATE_KEYS, *(known.state_keys if known else ())]
         settings = {**spec.settings, **({"env_spec": recorded} if recorded else {})}
         first = self._group(self.sources[0])
@@ -154,6 +164,19 @@ class MinariFile:
         limit = recorded.get("max_episode_steps")
         steps = limit if isinstance(limit, int) and limit > 0 else spec.max_steps
         return EnvSpec(spec.adapter, spec.tasks, settings, steps or max(self.lengths))
+
+    def _sample(self) -> FloatArray:
+        """Return the first rows of the first episodes (time, obs)."""
+        rows: list[FloatArray] = []
+        for name in self.sources:
+            group = self._group(name)
+            arrays = [
+                read_rows(group[item], self.path, 0, SAMPLE) for item in self._arrays.values()
+            ]
+            rows.append(np.concatenate([item.reshape(len(item), -1) for item in arrays], axis=1))
+            if sum(map(len, rows)) >= SAMPLE:
+                break
+        return np.concatenate(rows)
 
     def _action_spec(self, options: ReadOptions, size: int) -> ActionSpec:
         recorded = _json_object(self._metadata.get("env_spec"))

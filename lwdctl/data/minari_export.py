@@ -25,7 +25,8 @@ from lwdctl.core.progress import Progress
 from lwdctl.core.records import EnvSpec, FloatArray
 from lwdctl.data.minari_package import check_name, minari_module, minari_root
 
-_OWN_SETTINGS = frozenset({"id", "env_spec", "initial_state"})
+# Of our settings, those that the environment's constructor takes too.
+_CONSTRUCTOR_SETTINGS = frozenset({"use_contact_forces"})
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ class Exported:
         shortened: Episodes that lost their last action.
         left_out: Episodes of one action, of which nothing would have been left.
         has_rewards: Whether the rewards are the store's; else they are zeros.
+        has_environment: Whether Gymnasium can rebuild the environment from the data set.
+        observations: Names of the observation arrays.
     """
 
     path: Path
@@ -66,6 +69,7 @@ class Exported:
     shortened: int = 0
     left_out: int = 0
     has_rewards: bool = True
+    has_environment: bool = False
     observations: tuple[str, ...] = field(default=())
 
 
@@ -83,13 +87,19 @@ def export_minari(store: SnippetStore, target: MinariTarget, progress: Progress)
     if path.exists():
         raise DataError(f"{path}: exists already", "give the new data set another version (-v1)")
     keys = tuple(item.name for item in store.spec.observations)
-    result = Exported(path, has_rewards=store.has_rewards, observations=keys)
+    gym_spec = _gym_spec(store.spec.env)
+    result = Exported(
+        path,
+        has_rewards=store.has_rewards,
+        has_environment=gym_spec is not None,
+        observations=keys,
+    )
     fresh = path.with_name(f".{path.name}.partial").absolute()  # minari joins relative ones twice
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     try:
         with minari_root(target.root), progress.task("export", len(chosen), "episode") as task:
-            storage = _new_storage(store, target, fresh / "data")
+            storage = _new_storage(store, target, fresh / "data", gym_spec)
             storage.update_episodes(_buffers(store, chosen, result, task))
             _add_namespace(target.identifier)
         if not result.episodes:
@@ -127,7 +137,7 @@ def _index(noun: str, name: str, known: Sequence[str]) -> int:
     return list(known).index(name)
 
 
-def _new_storage(store: SnippetStore, target: MinariTarget, path: Path) -> Any:
+def _new_storage(store: SnippetStore, target: MinariTarget, path: Path, gym_spec: Any) -> Any:
     from gymnasium import spaces
 
     storage_class = minari_module("minari.dataset.minari_storage").MinariStorage
@@ -141,7 +151,7 @@ def _new_storage(store: SnippetStore, target: MinariTarget, path: Path) -> Any:
         path,
         observation_space=spaces.Dict(boxes) if len(boxes) > 1 else next(iter(boxes.values())),
         action_space=spaces.Box(low, high, dtype=np.float32),
-        env_spec=_gym_spec(store.spec.env),
+        env_spec=gym_spec,
         data_format="hdf5",
     )
     storage.update_metadata(
@@ -177,7 +187,7 @@ def _gym_spec(env: EnvSpec) -> Any:
     if name not in gymnasium.registry:
         return None
     spec = copy.deepcopy(gymnasium.registry[name])
-    spec.kwargs.update({k: v for k, v in env.settings.items() if k not in _OWN_SETTINGS})
+    spec.kwargs.update({k: v for k, v in env.settings.items() if k in _CONSTRUCTOR_SETTINGS})
     return spec
 
 

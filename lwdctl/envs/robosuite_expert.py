@@ -56,7 +56,7 @@ class RobosuiteExperts:
         """
         known = {**{name.lower(): name for name in task_names()}, **SHORT_NAMES}
         words = [name for name in names if name.lower() not in known]
-        check_tasks(words, (*SHORT_NAMES, *task_names()), "environment 'robosuite'")
+        check_tasks(words, tuple(SHORT_NAMES), "environment 'robosuite'")
         return tuple(dict.fromkeys(known[name.lower()] for name in names))
 
     def file_name(self, tasks: Sequence[str]) -> str:
@@ -65,7 +65,13 @@ class RobosuiteExperts:
         return next(short for short, name in SHORT_NAMES.items() if name == task)
 
     def environment(self, tasks: Sequence[str], max_steps: int) -> EnvSpec:
-        """Describe the environment as ingest will find it in the file."""
+        """Describe the environment; ingest finds all of it in the file but the limit.
+
+        Args:
+            tasks: The one task.
+            max_steps: Steps after which collecting gives an episode up; 0 means 500. ingest
+                takes the limit that results on robomimic's data are reported with.
+        """
         (task,) = tasks
         args = {
             "env_name": task,

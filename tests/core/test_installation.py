@@ -81,7 +81,7 @@ GOOD = {
         ({"mujoco": "4.0.1"}, "broken", "metaworld 3.1.1 with mujoco 4.0.1"),
         ({"robosuite": "1.5.2"}, "warning", "robosuite 1.5.2 with numpy 2.4.6"),
         ({"robosuite": "1.4.1"}, "warning", "robosuite 1.4.1"),
-        ({"torchvision": "0.28.0"}, "warning", "torchvision 0.28.0"),
+        ({"torchvision": "0.28.0"}, "warning", "torchvision 0.28.0 with torch 2.13.0+cpu"),
         ({"zarr": "2.18.7"}, "broken", "zarr 2.18.7"),
         ({"matplotlib": ""}, "broken", "hypnettorch 0.0.4 with no matplotlib"),
     ],
@@ -92,6 +92,12 @@ def test_versions_that_do_not_go_together_are_named(change, state, words):
     assert (finding.state, finding.name) == (state, words)
     assert finding.hint
     assert finding.detail
+
+
+@pytest.mark.parametrize("torch", ["2.13.0", "2.13.0+cu130", ""])
+def test_torchvision_is_no_conflict_beside_another_build_of_torch(torch):
+    installed = {**GOOD, "torchvision": "0.28.0", "torch": torch}
+    assert check_conflicts(version=lambda name: installed.get(name, "")) == []
 
 
 def test_the_tested_versions_go_together():

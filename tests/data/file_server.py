@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import h5py
+import numpy as np
+
+
+def hdf5_bytes(size, seed=0):
+    """Return an HDF5 file that holds `size` random bytes."""
+    memory = io.BytesIO()
+    with h5py.File(memory, "w") as file:
+        file["x"] = np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8)
+    return memory.getvalue()
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -41,7 +53,10 @@ class Handler(BaseHTTPRequestHandler):
         if start:
             span = f"bytes {start}-{len(content) - 1}/{len(content)}"
             self.send_header("Content-Range", span)
-        self.send_header("Content-Length", str(len(content) - start))
+        if self.plan.length:
+            self.send_header("Content-Length", str(len(content) - start))
+        if self.plan.encoding:
+            self.send_header("Content-Encoding", self.plan.encoding)
         if self.plan.tag:
             self.send_header("ETag", self.plan.tag)
         # What the Hugging Face Hub says of a file in large-file storage.
@@ -74,6 +89,8 @@ class FileServer:
     Attributes:
         ranges: Whether `Range` is honoured.
         tag: The `ETag`, or "".
+        length: Whether `Content-Length` is sent.
+        encoding: The `Content-Encoding`, or "".
         breaks: For each coming GET, how many bytes to send before hanging up.
         fails: For each coming GET, a status code to answer with.
         asked: (method, path, Range header) of every request.
@@ -84,6 +101,7 @@ class FileServer:
         self.files = files
         self.ranges = True
         self.tag = '"one"'
+        self.length, self.encoding = True, ""
         self.breaks, self.fails, self.asked = [], [], []
         self.pause = 0.0
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

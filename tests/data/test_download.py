@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import re
 import signal
@@ -13,7 +14,6 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from lwdctl.cli.main import main
@@ -28,11 +28,11 @@ from lwdctl.data.reader import ReadOptions
 from lwdctl.data.unpack import unpack
 
 sys.path.insert(0, str(Path(__file__).parent))
-from file_server import FileServer
+from file_server import FileServer, hdf5_bytes
 
 sys.path.pop(0)
 
-CONTENT = b"\x89HDF\r\n\x1a\n" + np.random.default_rng(0).bytes(1_500_000)
+CONTENT = hdf5_bytes(1_497_000)
 LIFT = ["robomimic", "lift", "mh"]
 HUB_PATH = f"/datasets/{HUB_REPOSITORY}/resolve/{HUB_REVISION}/{find_source(LIFT).hub_path}"
 
@@ -236,6 +236,35 @@ def test_a_broken_minari_download_is_not_taken_for_the_whole(minari, tmp_path):
     assert not download(words, tmp_path, SilentProgress()).fetched
     assert len(minari) == 2
     assert "MINARI_DATASETS_PATH" not in os.environ
+
+
+class Loud:
+    def message(self, text):
+        pass
+
+
+@pytest.mark.parametrize(("progress", "told"), [(SilentProgress(), False), (Loud(), True)])
+def test_quiet_keeps_the_hubs_retries_quiet(minari, monkeypatch, tmp_path, progress, told):
+    import minari as package
+
+    logger = logging.getLogger("huggingface_hub.utils._http")
+    lines = []
+    write = package.download_dataset
+
+    def retrying(identifier, force_download=False):
+        # What the Hub's library does on its first import, which may be minari's.
+        import huggingface_hub.utils  # noqa: F401
+
+        lines.append(logger.isEnabledFor(logging.WARNING))
+        assert logger.isEnabledFor(logging.ERROR)
+        write(identifier, force_download)
+
+    monkeypatch.setattr(package, "download_dataset", retrying)
+    level = logging.getLogger("huggingface_hub").level
+    with pytest.raises(DataError):
+        download(["minari", "mujoco/halfcheetah/expert-v0"], tmp_path, progress)
+    assert lines == [told]
+    assert logging.getLogger("huggingface_hub").level == level
 
 
 @pytest.mark.parametrize("name", ["mujoco/halfcheetah", "../../escape-v0", "a//b-v0"])

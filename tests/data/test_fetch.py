@@ -1,11 +1,11 @@
 """Downloads over a connection that breaks off, against a server of our own."""
 
+import gzip
 import hashlib
 import socket
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from lwdctl.core.errors import DataError
@@ -14,11 +14,11 @@ from lwdctl.data import fetch as module
 from lwdctl.data.fetch import Remote, fetch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from file_server import FileServer
+from file_server import FileServer, hdf5_bytes
 
 sys.path.pop(0)
 
-CONTENT = b"\x89HDF\r\n\x1a\n" + np.random.default_rng(0).bytes(1_500_000)
+CONTENT = hdf5_bytes(1_497_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
@@ -60,7 +60,7 @@ def test_a_whole_file_arrives(server, path, known):
     assert fetch(remote(server, known), path, told) == SHA256
     assert path.read_bytes() == CONTENT
     assert left(path) == ["a.hdf5"]
-    assert told.tasks == [("download a.hdf5", 1500, 0)]
+    assert told.tasks == [("download a.hdf5", len(CONTENT) // 1000, 0)]
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -108,7 +108,7 @@ def test_a_file_that_changed_meanwhile_is_not_mixed(server, path):
     server.breaks = [6 * 65536, 0, 0, 0]
     with pytest.raises(DataError):
         fetch(remote(server, known=False), path, Told())
-    fresh = CONTENT[:8] + CONTENT[:7:-1]
+    fresh = hdf5_bytes(1_497_000, seed=1)
     server.files["/a.hdf5"], server.tag = fresh, '"two"'
     fetch(remote(server, known=False), path, Told())
     assert path.read_bytes() == fresh
@@ -134,6 +134,26 @@ def test_a_page_in_place_of_a_file_without_digest_is_refused(server, path):
     with pytest.raises(DataError, match="no HDF5 file"):
         fetch(remote(server, known=False), path, Told())
     assert left(path) == []
+
+
+def test_a_cut_off_file_of_unknown_length_and_digest_is_refused(server, path):
+    server.length, server.breaks = False, [6 * 65536]
+    with pytest.raises(DataError, match="cut off or damaged") as caught:
+        fetch(remote(server, known=False), path, Told())
+    assert "\n" not in caught.value.message
+    assert left(path) == []
+    assert fetch(remote(server, known=False), path, Told()) == SHA256
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_an_encoded_file_is_refused_with_what_the_server_did(server, path, known):
+    server.encoding, server.files["/a.hdf5"] = "gzip", gzip.compress(CONTENT)
+    with pytest.raises(DataError, match="sends the file gzip-encoded") as caught:
+        fetch(remote(server, known), path, Told())
+    assert str(path) in caught.value.hint
+    assert len(server.asked) == 1
+    server.encoding, server.files["/a.hdf5"] = "identity", CONTENT
+    assert fetch(remote(server, known), path, Told()) == SHA256
 
 
 def test_a_part_beyond_the_end_is_dropped(server, path):

@@ -97,6 +97,28 @@ def test_file_without_metadata_is_read(make_sample, tmp_path):
         assert reader.spec.env.max_steps == max(reader.lengths)
 
 
+@pytest.mark.parametrize("force", [0.0, 0.5])
+def test_ants_zero_forces_are_told_from_real_ones(make_sample, tmp_path, force):
+    sample = make_sample("minari", tmp_path)
+    recorded = {"id": "Ant-v4", "kwargs": {"use_contact_forces": True}}
+    metadata = sample.path / "data" / "metadata.json"
+    metadata.write_text(json.dumps({"env_spec": json.dumps(recorded)}))
+    with h5py.File(sample.hdf5, "a") as file:
+        for name, group in file.items():
+            steps = len(group["actions"])
+            for key in ("observations", "actions"):
+                del group[key]
+            observations = np.ones((steps + 1, 111), np.float32)
+            observations[:, 27:] = 0.0
+            observations[1, 50] = force if name == "episode_1" else 0.0
+            group["observations"] = observations
+            group["actions"] = np.zeros((steps, 8), np.float32)
+    with open_minari((sample.path,), ReadOptions()) as reader:
+        settings = reader.spec.env.settings
+    assert settings["use_contact_forces"] is True
+    assert settings.get("zero_contact_forces", False) is (force == 0.0)
+
+
 def test_another_version_of_a_known_environment_keeps_its_name(make_sample, tmp_path):
     sample = make_sample("minari", tmp_path)
     metadata = sample.path / "data" / "metadata.json"
