@@ -254,7 +254,7 @@ def test_cells_follow_the_json_contract(copy: Workspace) -> None:
         "policy", "latent", "env", "task", "train_seed", "snippet_length", "horizon",
         "perturbation", "sampler", "denoise_steps", "episodes", "errors", "successes", "success",
         "success_low", "success_high", "score", "metrics", "denoiser_queries_per_episode",
-        "seconds", "by_label",
+        "seconds", "by_label", "warm_start", "cost",
     }  # fmt: skip
     assert all(set(cell) == wanted for cell in cells)
     assert cells[2]["denoiser_queries_per_episode"] == 3  # 25 steps, re-planned every 10
