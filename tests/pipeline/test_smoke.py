@@ -66,34 +66,50 @@ def test_halfcheetah(capfd, workspace_path, tmp_path):
         assert all(sources) if cell["latent"] == "encoded" else not any(sources)
 
 
-def d4rl_file(folder, level):
+def test_hammer(capfd, workspace_path, tmp_path):
+    pytest.importorskip("gymnasium_robotics", reason="the extra 'adroit' is not installed")
+    path = d4rl_file(tmp_path, "expert", "AdroitHandHammer-v1")
+    summary = run(capfd, "hammer.toml", "--set", f"ingest.paths={path}")
+    assert {path.name for path in workspace_path.iterdir()} == CHAIN
+    for cell in summary["results"]:
+        assert cell["errors"] == 0
+        assert "share_nail_impact_above_0.8" in cell["metrics"]
+
+
+STATES = {
+    "HalfCheetah-v4": ("mujoco", {"qpos": 9, "qvel": 9}),
+    "AdroitHandHammer-v1": ("adroit", {"qpos": 33, "qvel": 33, "board_pos": 3}),
+}
+
+
+def d4rl_file(folder, level, name="HalfCheetah-v4"):
     """Record random actions in D4RL's layout; three episodes of 20 steps."""
     import h5py
 
     from lwdctl.core.records import EnvSpec
-    from lwdctl.envs.gym_mujoco import GymMujocoSimulator
+    from lwdctl.envs.table import make_simulator
 
-    simulator = GymMujocoSimulator(
-        EnvSpec("mujoco", (), {"id": "HalfCheetah-v4"}), "HalfCheetah-v4"
-    )
+    adapter, parts = STATES[name]
+    simulator = make_simulator(EnvSpec(adapter, (name,), {"id": name}), name)
     rng = np.random.default_rng(0)
-    rows = {name: [] for name in ("observations", "actions", "rewards", "infos/qpos", "infos/qvel")}
+    rows = {key: [] for key in ("observations", "actions", "rewards")}
+    rows |= {f"infos/{part}": [] for part in parts}
     for seed in range(3):
         seen = simulator.reset(seed)
-        state = simulator.initial_state()
+        state = np.split(simulator.initial_state(), np.cumsum(list(parts.values()))[:-1])
         for _ in range(20):
-            action = rng.uniform(-1, 1, 6).astype(np.float32)
+            action = rng.uniform(-1, 1, simulator.action.size).astype(np.float32)
             step = simulator.step(action)
             # Only an episode's first state is read.
-            values = (seen["observation"], action, step.reward, state[:9], state[9:])
-            for name, value in zip(rows, values, strict=True):
-                rows[name].append(value)
+            values = (seen["observation"], action, step.reward, *state)
+            for key, value in zip(rows, values, strict=True):
+                rows[key].append(value)
             seen = step.observation
     simulator.close()
-    path = folder / f"halfcheetah_{level}.hdf5"
+    path = folder / f"{name.partition('-')[0].lower()}_{level}.hdf5"
     with h5py.File(path, "w") as file:
-        for name, values in rows.items():
-            file[name] = np.array(values, dtype=np.float32)
+        for key, values in rows.items():
+            file[key] = np.array(values, dtype=np.float32)
         file["terminals"] = np.zeros(60, dtype=bool)
         file["timeouts"] = np.arange(60) % 20 == 19
     return str(path)
