@@ -38,7 +38,7 @@ def unpack(archive: Path, wanted: str, folder: Path, progress: Progress) -> Path
                     task.advance()
         target.parent.mkdir(parents=True, exist_ok=True)
         (fresh / wanted).rename(target)
-    except (zipfile.BadZipFile, NotImplementedError) as error:
+    except (zipfile.BadZipFile, NotImplementedError) as error:  # the latter: unknown compression
         raise DataError(
             f"{archive}: cannot be unpacked ({error})", "remove it and try again"
         ) from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 
 from lwdctl.core.records import FloatArray
+from lwdctl.policies.observed import now
 from lwdctl.policies.policy import EpisodePlan, Policy
 
 CONTROL_STEPS = 200
@@ -91,20 +91,13 @@ def _run(
     length = min(len(rows) for rows in observations.values())
     for step in range(int(min(length, limit))):
         seen = {name: rows[step : step + 1].copy() for name, rows in observations.items()}
-        begun = _now(device)
+        begun = now(device)
         policy.act(seen, active)
-        spent = 1e3 * (_now(device) - begun)
+        spent = 1e3 * (now(device) - begun)
         plans = int(policy.cost().plans.sum())
         kind = timings.steps if plans == made else timings.replans if made else timings.starts
         kind.append(spent)
         made = plans
-
-
-def _now(device: torch.device) -> float:
-    """Read the clock after the device has finished what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def _quantile(values: list[float], share: float) -> float | None:

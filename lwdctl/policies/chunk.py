@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections import deque
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -14,6 +12,7 @@ from torch import Tensor
 from lwdctl.core.records import FloatArray
 from lwdctl.models.chunks import ActionDiffusion, LatentChunks
 from lwdctl.policies.latent_source import LatentSource, Query
+from lwdctl.policies.observed import Observed, now
 from lwdctl.policies.policy import EpisodePlan, PolicyCost
 
 
@@ -38,14 +37,14 @@ class ChunkPolicy:
             raise ValueError(f"horizon {horizon} does not lie in 1 to {model.spec.horizon}")
         self._model, self._source, self._horizon = model, source, horizon
         self._device = model.diffusion.latent.mean.device
-        self._recent: deque[Tensor] = deque(maxlen=model.spec.history)
+        self._observed = Observed(model.spec.observation_keys, model.spec.history, self._device)
         self.reset(())
 
     def reset(self, episodes: Sequence[EpisodePlan | None]) -> None:
         """Start one episode per slot; None leaves the slot idle."""
         width, spec = len(episodes), self._model.spec
         self._plans = episodes
-        self._recent.clear()
+        self._observed.clear()
         self._chunks = torch.zeros(width, spec.horizon, spec.action_size, device=self._device)
         latent_size = spec.diffusion.denoiser.latent_size
         self._latents = torch.zeros(width, latent_size, device=self._device)
@@ -60,40 +59,29 @@ class ChunkPolicy:
         self, observations: Mapping[str, FloatArray], active: npt.NDArray[np.bool_]
     ) -> FloatArray:
         """Return actions (slot, action) in environment units."""
-        keys = self._model.spec.observation_keys
-        joined = np.concatenate([observations[key] for key in keys], axis=1, dtype=np.float32)
-        state = torch.from_numpy(joined).to(self._device)
-        while len(self._recent) < self._model.spec.history - 1:
-            self._recent.append(state)
-        self._recent.append(state)
+        self._observed.add(observations)
         due = active & (self._since_query >= self._horizon)
         if due.any():
-            self._replan(torch.cat(list(self._recent), dim=1), due)
-        begun = time.perf_counter()
+            self._replan(self._observed.state, due)
+        begun = now(self._device)
         # Slots that have ended stay on their last action.
         step = torch.from_numpy(np.minimum(self._since_query, self._horizon - 1)).to(self._device)
         actions: FloatArray = self._chunks[torch.arange(len(step)), step].cpu().numpy()
         self._since_query += 1
         self._steps += 1
-        self._seconds["policy"] += time.perf_counter() - begun
+        self._seconds["policy"] += now(self._device) - begun
         return actions
 
     def cost(self) -> PolicyCost:
         """Return what was spent since the last `reset`."""
         return PolicyCost(self._queries.copy(), dict(self._seconds), self._queries.copy())
 
-    def _now(self) -> float:
-        """Read the wall clock after the device has finished what it was given."""
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        return time.perf_counter()
-
     def _replan(self, state: Tensor, due: npt.NDArray[np.bool_]) -> None:
-        begun = self._now()
+        begun = now(self._device)
         previous = self._continued(state)
         query = Query(self._plans, self._queries, self._steps, state, due, previous)
         latents = self._source.latents(query)
-        sampled = self._now()
+        sampled = now(self._device)
         chosen = torch.from_numpy(due).to(self._device)
         self._chunks[chosen] = self._model.actions(latents, state)[chosen]
         self._latents = torch.where(chosen.unsqueeze(1), latents, self._latents)
@@ -101,7 +89,7 @@ class ChunkPolicy:
         self._since_query[due] = 0
         self._queries[due] += 1
         self._seconds["denoiser"] += sampled - begun
-        self._seconds["decoding"] += self._now() - sampled
+        self._seconds["decoding"] += now(self._device) - sampled
 
     def _continued(self, state: Tensor) -> Tensor:
         """Return what the last queries gave (slot, latent), as the next ones would begin.

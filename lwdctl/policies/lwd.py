@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +14,7 @@ from lwdctl.core.records import FloatArray
 from lwdctl.models import generated
 from lwdctl.models.vae import PolicyVae
 from lwdctl.policies.latent_source import LatentSource, Query
+from lwdctl.policies.observed import Observed, now
 from lwdctl.policies.policy import EpisodePlan, PolicyCost
 
 
@@ -47,13 +46,13 @@ class LwdPolicy:
         self._weights = self._latents = torch.empty(0)
         self._layers: list[generated.Layer] = []
         self._seconds: dict[str, float] = {}
-        self._recent: deque[Tensor] = deque(maxlen=source.history)
+        self._observed = Observed(vae.spec.observation_keys, source.history, self._device)
         self._clock = _Clock(*(np.zeros(0, dtype=np.int64) for _ in range(3)))
 
     def reset(self, episodes: Sequence[EpisodePlan | None]) -> None:
         """Start one episode per slot; None leaves the slot idle."""
         width = len(episodes)
-        self._recent.clear()
+        self._observed.clear()
         self._plans = episodes
         shape = self._vae.spec.policy_shape
         self._weights = torch.zeros(width, shape.weight_count, device=self._device)
@@ -67,22 +66,17 @@ class LwdPolicy:
         self, observations: Mapping[str, FloatArray], active: npt.NDArray[np.bool_]
     ) -> FloatArray:
         """Return actions (slot, action) in environment units."""
-        keys = self._vae.spec.observation_keys
-        joined = np.concatenate([observations[key] for key in keys], axis=1, dtype=np.float32)
-        state = torch.from_numpy(joined).to(self._device)
-        while len(self._recent) < self._source.history - 1:
-            self._recent.append(state)
-        self._recent.append(state)
+        current = self._observed.add(observations)
         due = active & self._due()
         if due.any():
-            self._replan(torch.cat(list(self._recent), dim=1), due)
-        begun = self._now()
+            self._replan(self._observed.state, due)
+        begun = now(self._device)
         phase = self._clock.since_query / self._vae.spec.snippet_length
         phases = torch.from_numpy(np.minimum(phase, 1.0).astype(np.float32)).to(self._device)
-        actions: FloatArray = self._vae.act(self._layers, state, phases).cpu().numpy()
+        actions: FloatArray = self._vae.act(self._layers, current, phases).cpu().numpy()
         self._clock.episode += 1
         self._clock.since_query += 1
-        self._seconds["policy"] += time.perf_counter() - begun
+        self._seconds["policy"] += now(self._device) - begun
         return actions
 
     def cost(self) -> PolicyCost:
@@ -96,18 +90,12 @@ class LwdPolicy:
             due |= self._clock.since_query >= self._horizon
         return due
 
-    def _now(self) -> float:
-        """Read the wall clock after the device has finished what it was given."""
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        return time.perf_counter()
-
     def _replan(self, state: Tensor, due: npt.NDArray[np.bool_]) -> None:
-        begun = self._now()
+        begun = now(self._device)
         clock = self._clock
         query = Query(self._plans, clock.queries, clock.episode, state, due, self._latents)
         latents = self._source.latents(query)
-        sampled = self._now()
+        sampled = now(self._device)
         weights = self._vae.decoder(latents)
         chosen = torch.from_numpy(due).to(self._device)
         self._weights[chosen] = weights[chosen]
@@ -116,4 +104,4 @@ class LwdPolicy:
         clock.queries[due] += 1
         part = "denoiser" if self._source.denoises else "decoding"
         self._seconds[part] += sampled - begun
-        self._seconds["decoding"] += self._now() - sampled
+        self._seconds["decoding"] += now(self._device) - sampled

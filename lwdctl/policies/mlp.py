@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from lwdctl.core.records import FloatArray
 from lwdctl.models.cloned import ClonedPolicy
+from lwdctl.policies.observed import Observed, now
 from lwdctl.policies.policy import EpisodePlan, PolicyCost
 
 
@@ -29,6 +29,7 @@ class MlpPolicy:
     ) -> None:
         self._model, self._tasks, self._labels = model, tasks, labels
         self._device = model.observation.mean.device
+        self._observed = Observed(model.spec.observation_keys, 1, self._device)
         self.reset(())
 
     def reset(self, episodes: Sequence[EpisodePlan | None]) -> None:
@@ -49,12 +50,10 @@ class MlpPolicy:
     ) -> FloatArray:
         """Return actions (slot, action) in environment units."""
         del active
-        begun = time.perf_counter()
-        keys = self._model.spec.observation_keys
-        joined = np.concatenate([observations[key] for key in keys], axis=1, dtype=np.float32)
-        state = torch.from_numpy(joined).to(self._device)
+        begun = now(self._device)
+        state = self._observed.add(observations)
         actions: FloatArray = self._model.act(state, self._task, self._label).cpu().numpy()
-        self._seconds += time.perf_counter() - begun
+        self._seconds += now(self._device) - begun
         return actions
 
     def cost(self) -> PolicyCost:

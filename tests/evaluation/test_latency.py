@@ -6,6 +6,7 @@ import torch
 
 from lwdctl.evaluation import latency
 from lwdctl.evaluation.latency import CONTROL_STEPS, REPLANS, WARM_UP_STEPS, time_policy
+from lwdctl.policies import observed
 from lwdctl.policies.policy import EpisodePlan, PolicyCost
 
 PLAN = EpisodePlan(0, 100_000, "t")
@@ -57,7 +58,7 @@ class Planner:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(latency, "time", clock)
+    monkeypatch.setattr(observed, "time", clock)
     return clock
 
 

@@ -6,119 +6,17 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from trained_grid import GRID, TINY, do, everything, train_lwd
 
 from lwdctl.artifacts.artifact import Artifact
-from lwdctl.artifacts.snippets import SNIPPETS_PAYLOAD, SnippetWriter
 from lwdctl.artifacts.workspace import Workspace
-from lwdctl.core.config import from_mapping
 from lwdctl.core.errors import ConfigError, SimulatorError
-from lwdctl.core.progress import SilentProgress
-from lwdctl.core.records import EnvSpec, Episode, SourceSpec
-from lwdctl.envs.pusht import ACTION, OBSERVATIONS, TASK, PushTSimulator
-from lwdctl.pipeline.inputs import resolve_inputs
-from lwdctl.stages import STAGES, evaluate
-from lwdctl.stages.stage import StageContext
+from lwdctl.stages import evaluate
 
 pytestmark = pytest.mark.sim
-
-ENV = EnvSpec("pusht", (TASK,), {}, 30)
-TINY = {"updates": 4, "batch_size": 4, "device": "cpu"}
-GRID = {
-    "policy": ["lwd", "dp", "mlp", "random"],
-    "latent": ["sampled"],
-    "horizon": [8, 16],
-    "perturbation": [0.0, 25.0],
-    "episodes": 2,
-    "max_steps": 20,
-    "slots": 2,
-    "workers": 0,
-    "device": "cpu",
-}
-
-
-def do(command: str, workspace: Workspace, values: dict[str, Any], **given: Any) -> Artifact:
-    stage = STAGES.load(command)
-    config = from_mapping(stage.config, values)
-    named = given.pop("named", {})
-    inputs = resolve_inputs(stage, config, workspace, named)
-    return stage.run(config, inputs, StageContext(workspace, SilentProgress(), **given))
-
-
-def write_snippets(workspace: Workspace) -> None:
-    simulator = PushTSimulator(ENV, TASK)
-    spec = SourceSpec(OBSERVATIONS, ACTION, ENV, ("slow", "fast"), "made")
-    rng = np.random.default_rng(0)
-    with workspace.begin("snippets", "made", config={}) as draft:
-        writer = SnippetWriter(draft.path / SNIPPETS_PAYLOAD, spec)
-        for seed in range(6):
-            rows = [simulator.reset(seed)]
-            actions = rng.uniform(100, 400, size=(30, 2)).astype(np.float32)
-            rows += [simulator.step(action).observation for action in actions]
-            seen = {item.name: np.stack([row[item.name] for row in rows]) for item in OBSERVATIONS}
-            writer.append(
-                Episode(
-                    source=f"demo_{seed}",
-                    observations={name: values[:-1] for name, values in seen.items()},
-                    actions=actions,
-                    rewards=np.full(30, seed, dtype=np.float32),
-                    final_observation={name: values[-1] for name, values in seen.items()},
-                    initial_state=simulator.initial_state(),
-                    task=TASK,
-                    label=("slow", "fast")[seed % 2],
-                    split="validation" if seed == 5 else "train",
-                )
-            )
-        draft.publish(writer.close())
-
-
-def train_lwd(workspace: Workspace, length: int, seed: int, **diffusion: Any) -> None:
-    name = f"l{length}s{seed}"
-    vae = {**TINY, "snippet_length": length, "policy_width": 8, "decoder": "xs", "seed": seed}
-    do("train-vae", workspace, vae, name=name)
-    do("encode", workspace, {"device": "cpu"}, name=name, named={"vae": name})
-    settings = {**TINY, "width": 16, "seed": seed, **diffusion}
-    do("train-diffusion", workspace, settings, name=name, named={"latents": name})
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    workspace = Workspace(tmp_path_factory.mktemp("grid"))
-    write_snippets(workspace)
-    for length, seed in ((8, 0), (16, 0), (16, 1)):
-        train_lwd(workspace, length, seed)
-    for length in (8, 16):
-        values = {**TINY, "method": "dp", "snippet_length": length, "unet_size": "xs"}
-        do("train-baseline", workspace, values, name=f"dp{length}")
-    do("train-baseline", workspace, {**TINY, "method": "mlp", "policy_width": 8}, name="mlp")
-    return workspace
-
-
-@pytest.fixture
-def workspace(trained: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    """A private copy, evaluated by software without local changes."""
-    shutil.copytree(trained.root, tmp_path / "copy")
-    clean = {**evaluate.software(), "git": {"commit": "abc", "dirty": False}}
-    monkeypatch.setattr(evaluate, "software", lambda: clean)
-    return Workspace(tmp_path / "copy")
-
-
-@pytest.fixture
-def rolled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the arms that were really run."""
-    names: list[str] = []
-    roll = evaluate._roll
-
-    def counting(arm: Any, *words: Any) -> Any:
-        names.append(arm.name)
-        return roll(arm, *words)
-
-    monkeypatch.setattr(evaluate, "_roll", counting)
-    return names
 
 
 def numbers(artifact: Artifact) -> dict[tuple[Any, ...], tuple[Any, ...]]:
@@ -128,10 +26,6 @@ def numbers(artifact: Artifact) -> dict[tuple[Any, ...], tuple[Any, ...]]:
         tuple(cell[key] for key in keys): (cell["metrics"], cell["successes"], cell["episodes"])
         for cell in artifact.manifest.summary["results"]
     }
-
-
-def everything(artifact: Artifact) -> list[dict[str, Any]]:
-    return [cell for cell in artifact.manifest.summary["results"] if cell["task"] == "all"]
 
 
 def test_every_horizon_has_the_model_that_was_trained_for_it(workspace: Workspace) -> None:
@@ -337,80 +231,3 @@ def test_labels_are_run_one_after_the_other(workspace: Workspace) -> None:
     assert len({item["demonstration"] for item in restored}) == 2
     with pytest.raises(ConfigError, match="'medium' is no label"):
         do("eval", workspace, {**values, "label": ["medium"]})
-
-
-def test_every_cell_tells_what_it_costs(workspace: Workspace) -> None:
-    values = {**GRID, "horizon": [8], "perturbation": [0.0], "latent": ["sampled", "encoded"]}
-    cells = {cell["policy"] + cell["latent"]: cell for cell in everything(
-        do("eval", workspace, {**values, "one_model": True})
-    )}  # fmt: skip
-    assert set(cells) == {"lwdsampled", "lwdencoded", "dp", "mlp", "random"}
-    for cell in cells.values():
-        cost = cell["cost"]
-        query = cost["denoiser_operations_per_query"] + cost["decoding_operations_per_query"]
-        per_step = cost["queries_per_step"] * query + cost["policy_operations_per_step"]
-        assert cost["operations_per_step"] == pytest.approx(per_step)
-        assert not any(name.startswith("latency") for name in cost)
-        queries = cell["denoiser_queries_per_episode"]
-        if cell["sampler"]:  # every episode runs 20 steps
-            assert cost["queries_per_step"] == pytest.approx(queries / 20) == 3 / 20
-    sampled, encoded = cells["lwdsampled"]["cost"], cells["lwdencoded"]["cost"]
-    summary = newest(workspace, "diffusion").manifest.summary
-    denoiser = 10 * summary["operations_per_denoising_step"]
-    assert sampled["denoiser_operations_per_query"] == denoiser
-    assert encoded["denoiser_operations_per_query"] == 0
-    assert encoded["queries_per_step"] == 3 / 20
-    for name, part in (("decoder", "decoding_operations_per_query"),
-                       ("policy", "policy_operations_per_step")):  # fmt: skip
-        expected = newest(workspace, "vae").manifest.summary[f"{name}_operations"]
-        assert sampled[part] == encoded[part] == pytest.approx(expected, rel=0.01)
-    cloned = newest(workspace, "baseline").manifest.summary
-    assert cells["mlp"]["cost"]["operations_per_step"] == cloned["policy_operations"]
-    assert cells["mlp"]["cost"]["parameters_at_control_rate"] > 0
-    assert cells["dp"]["cost"]["parameters_at_control_rate"] == 0
-    assert cells["random"]["cost"]["operations_per_step"] == 0
-
-
-def newest(workspace: Workspace, kind: str) -> Artifact:
-    return workspace.artifacts(kind)[-1]
-
-
-def test_a_warm_start_is_said_costs_less_and_is_measured_anew(
-    workspace: Workspace, rolled: list[str]
-) -> None:
-    values = {**GRID, "horizon": [8], "perturbation": [0.0]}
-    cold = do("eval", workspace, values, name="cold")
-    rolled.clear()
-    warm = do("eval", workspace, {**values, "warm_start": 0.5}, name="warm")
-    assert rolled == ["lwd-sampled", "dp", "mlp", "random"]
-    assert "warm start" in warm.manifest.summary["protocol"]
-    assert "warm start" not in cold.manifest.summary["protocol"]
-    assert [cell["warm_start"] for cell in everything(warm)] == [0.5, 0.5, 0.0, 0.0]
-    for first, second in zip(everything(cold)[:2], everything(warm)[:2], strict=True):
-        # Three queries of 10 denoising steps, or one of 10 and two of 5.
-        ratio = (
-            second["cost"]["denoiser_operations_per_query"]
-            / (first["cost"]["denoiser_operations_per_query"])
-        )
-        assert ratio == pytest.approx(20 / 30)
-        assert second["cost"]["operations_per_step"] < first["cost"]["operations_per_step"]
-    again = do("eval", workspace, {**values, "warm_start": 0.5}, name="again")
-    assert everything(again) == everything(warm)
-
-
-def test_latency_is_timed_for_all_arms_in_one_run(workspace: Workspace, rolled: list[str]) -> None:
-    values = {**GRID, "horizon": [8], "latent": ["sampled", "encoded"]}
-    do("eval", workspace, values, name="first")
-    rolled.clear()
-    timed = do("eval", workspace, {**values, "latency": True}, name="timed")
-    assert rolled == []  # what was measured is only timed
-    for cell in everything(timed):
-        cost = cell["cost"]
-        assert cost["latency_step_p99_ms"] >= cost["latency_step_ms"] > 0
-        assert (cost["latency_replan_ms"] is None) == (cell["policy"] in {"mlp", "random"})
-        assert cost["latency_threads"] >= 1
-        assert "operations_per_step" in cost
-    plain = do("eval", workspace, values, name="plain")
-    assert everything(plain) == everything(timed)  # copies keep their cost
-    record = json.loads(timed.payload("episodes/random-p0.json").read_text())
-    assert record["cells"][-1]["cost"]["latency_step_ms"] > 0

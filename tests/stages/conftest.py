@@ -1,0 +1,55 @@
+"""Fixtures of the evaluation grid's tests."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lwdctl.artifacts.workspace import Workspace
+from lwdctl.stages import evaluate
+
+# Tests beside this file import it too; it is found through this first import.
+sys.path.insert(0, str(Path(__file__).parent))
+from trained_grid import TINY, do, train_lwd, write_snippets
+
+sys.path.pop(0)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    workspace = Workspace(tmp_path_factory.mktemp("grid"))
+    write_snippets(workspace)
+    for length, seed in ((8, 0), (16, 0), (16, 1)):
+        train_lwd(workspace, length, seed)
+    for length in (8, 16):
+        values = {**TINY, "method": "dp", "snippet_length": length, "unet_size": "xs"}
+        do("train-baseline", workspace, values, name=f"dp{length}")
+    do("train-baseline", workspace, {**TINY, "method": "mlp", "policy_width": 8}, name="mlp")
+    return workspace
+
+
+@pytest.fixture
+def workspace(trained: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A private copy, evaluated by software without local changes."""
+    shutil.copytree(trained.root, tmp_path / "copy")
+    clean = {**evaluate.software(), "git": {"commit": "abc", "dirty": False}}
+    monkeypatch.setattr(evaluate, "software", lambda: clean)
+    return Workspace(tmp_path / "copy")
+
+
+@pytest.fixture
+def rolled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the arms that were really run."""
+    names: list[str] = []
+    roll = evaluate._roll
+
+    def counting(arm: Any, *words: Any) -> Any:
+        names.append(arm.name)
+        return roll(arm, *words)
+
+    monkeypatch.setattr(evaluate, "_roll", counting)
+    return names

@@ -1,0 +1,90 @@
+"""What a grid's cells say of their cost, its warm starts and its timings."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from trained_grid import GRID, do, everything
+
+from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.workspace import Workspace
+
+pytestmark = pytest.mark.sim
+
+
+def test_every_cell_tells_what_it_costs(workspace: Workspace) -> None:
+    values = {**GRID, "horizon": [8], "perturbation": [0.0], "latent": ["sampled", "encoded"]}
+    cells = {cell["policy"] + cell["latent"]: cell for cell in everything(
+        do("eval", workspace, {**values, "one_model": True})
+    )}  # fmt: skip
+    assert set(cells) == {"lwdsampled", "lwdencoded", "dp", "mlp", "random"}
+    for cell in cells.values():
+        cost = cell["cost"]
+        query = cost["denoiser_operations_per_query"] + cost["decoding_operations_per_query"]
+        per_step = cost["queries_per_step"] * query + cost["policy_operations_per_step"]
+        assert cost["operations_per_step"] == pytest.approx(per_step)
+        assert not any(name.startswith("latency") for name in cost)
+        queries = cell["denoiser_queries_per_episode"]
+        if cell["sampler"]:  # every episode runs 20 steps
+            assert cost["queries_per_step"] == pytest.approx(queries / 20) == 3 / 20
+    sampled, encoded = cells["lwdsampled"]["cost"], cells["lwdencoded"]["cost"]
+    summary = newest(workspace, "diffusion").manifest.summary
+    denoiser = 10 * summary["operations_per_denoising_step"]
+    assert sampled["denoiser_operations_per_query"] == denoiser
+    assert encoded["denoiser_operations_per_query"] == 0
+    assert encoded["queries_per_step"] == 3 / 20
+    for name, part in (("decoder", "decoding_operations_per_query"),
+                       ("policy", "policy_operations_per_step")):  # fmt: skip
+        expected = newest(workspace, "vae").manifest.summary[f"{name}_operations"]
+        assert sampled[part] == encoded[part] == pytest.approx(expected, rel=0.01)
+    cloned = newest(workspace, "baseline").manifest.summary
+    assert cells["mlp"]["cost"]["operations_per_step"] == cloned["policy_operations"]
+    assert cells["mlp"]["cost"]["parameters_at_control_rate"] > 0
+    assert cells["dp"]["cost"]["parameters_at_control_rate"] == 0
+    assert cells["random"]["cost"]["operations_per_step"] == 0
+
+
+def newest(workspace: Workspace, kind: str) -> Artifact:
+    return workspace.artifacts(kind)[-1]
+
+
+def test_a_warm_start_is_said_costs_less_and_is_measured_anew(
+    workspace: Workspace, rolled: list[str]
+) -> None:
+    values = {**GRID, "horizon": [8], "perturbation": [0.0]}
+    cold = do("eval", workspace, values, name="cold")
+    rolled.clear()
+    warm = do("eval", workspace, {**values, "warm_start": 0.5}, name="warm")
+    assert rolled == ["lwd-sampled", "dp", "mlp", "random"]
+    assert "warm start" in warm.manifest.summary["protocol"]
+    assert "warm start" not in cold.manifest.summary["protocol"]
+    assert [cell["warm_start"] for cell in everything(warm)] == [0.5, 0.5, 0.0, 0.0]
+    for first, second in zip(everything(cold)[:2], everything(warm)[:2], strict=True):
+        # Three queries of 10 denoising steps, or one of 10 and two of 5.
+        ratio = (
+            second["cost"]["denoiser_operations_per_query"]
+            / (first["cost"]["denoiser_operations_per_query"])
+        )
+        assert ratio == pytest.approx(20 / 30)
+        assert second["cost"]["operations_per_step"] < first["cost"]["operations_per_step"]
+    again = do("eval", workspace, {**values, "warm_start": 0.5}, name="again")
+    assert everything(again) == everything(warm)
+
+
+def test_latency_is_timed_for_all_arms_in_one_run(workspace: Workspace, rolled: list[str]) -> None:
+    values = {**GRID, "horizon": [8], "latent": ["sampled", "encoded"]}
+    do("eval", workspace, values, name="first")
+    rolled.clear()
+    timed = do("eval", workspace, {**values, "latency": True}, name="timed")
+    assert rolled == []  # what was measured is only timed
+    for cell in everything(timed):
+        cost = cell["cost"]
+        assert cost["latency_step_p99_ms"] >= cost["latency_step_ms"] > 0
+        assert (cost["latency_replan_ms"] is None) == (cell["policy"] in {"mlp", "random"})
+        assert cost["latency_threads"] >= 1
+        assert "operations_per_step" in cost
+    plain = do("eval", workspace, values, name="plain")
+    assert everything(plain) == everything(timed)  # copies keep their cost
+    record = json.loads(timed.payload("episodes/random-p0.json").read_text())
+    assert record["cells"][-1]["cost"]["latency_step_ms"] > 0
