@@ -1,0 +1,134 @@
+"""Operations per environment step of every size, counted without training anything.
+
+The networks stand on torch's meta device: they have shapes and no weights, so that the
+largest ones fit anywhere. Sizes are those of the paper's tables (appendix).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from lwdctl.models.denoiser import DenoiserSpec
+from lwdctl.models.diffusion import DiffusionSpec, LatentDiffusion
+from lwdctl.models.generated import PolicyShape
+from lwdctl.models.hypernetwork import DECODER_SIZES, PolicyDecoder
+from lwdctl.models.operations import denoiser_operations
+from lwdctl.models.unet import UNET_SIZES
+
+HISTORY = 2
+LATENT = 256
+LAYOUT = (16, 16)
+WIDTHS = (128, 256, 512)
+CHUNKS = (32, 128)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the counts depend on.
+
+    Attributes:
+        observation: Components of the observation.
+        action: Components of the action.
+        tasks: Tasks told apart in the condition (one-hot); 1 for none.
+        episode: Steps of an episode.
+        denoise_steps: Denoiser calls per query.
+    """
+
+    observation: int = 39
+    action: int = 4
+    tasks: int = 10
+    episode: int = 500
+    denoise_steps: int = 10
+
+    @property
+    def told(self) -> int:
+        """Components of the condition that tell tasks apart."""
+        return self.tasks if self.tasks > 1 else 0
+
+
+@dataclass(frozen=True)
+class Count:
+    """One row: a policy and what it costs.
+
+    Attributes:
+        policy: lwd, dp or mlp.
+        network: Its sizes, in words.
+        horizon: Executed steps between two queries, 0 where nothing is queried.
+        denoiser: Operations of one denoiser call.
+        per_step: Operations per environment step over a whole episode.
+        parameters: Trained weights of the networks that take part.
+        control_parameters: Weights of the network that runs at every step.
+    """
+
+    policy: str
+    network: str
+    horizon: int
+    denoiser: int
+    per_step: float
+    parameters: int
+    control_parameters: int = 0
+
+
+def count_all(sizes: Sizes) -> list[Count]:
+    """Count every size: LWD's generated policies, Diffusion Policy's U-Nets, plain MLPs.
+
+    LWD asks once per episode; Diffusion Policy every half of its horizon, as in the paper.
+    """
+    lwd = [_lwd(sizes, width, architecture) for architecture in ("mlp", "unet") for width in WIDTHS]
+    dp = [_dp(sizes, name, chunk) for name in UNET_SIZES for chunk in CHUNKS]
+    return [*lwd, *dp, *(_mlp(sizes, width) for width in WIDTHS)]
+
+
+def _lwd(sizes: Sizes, width: int, architecture: str) -> Count:
+    shape = PolicyShape(sizes.observation, (width, width), sizes.action)
+    decoder = PolicyDecoder(shape, LATENT, DECODER_SIZES["xs"])
+    condition = HISTORY * sizes.observation + sizes.told
+    denoiser = DenoiserSpec(architecture, LATENT, condition, LAYOUT, "m", 512, 3, 0.0)
+    model = _diffusion(denoiser, sizes)
+    one = denoiser_operations(model)
+    query = sizes.denoise_steps * one + decoder.operations
+    name = "residual MLP 512" if architecture == "mlp" else "U-Net m"
+    return Count(
+        "lwd",
+        f"generated {width} x {width}, denoiser {name}, decoder xs",
+        sizes.episode,
+        one,
+        query / sizes.episode + shape.operations,
+        _weights(model.denoiser) + _weights(decoder),
+        shape.weight_count,
+    )
+
+
+def _dp(sizes: Sizes, name: str, chunk: int) -> Count:
+    multiple, executed = UNET_SIZES[name].multiple, chunk // 2
+    length = math.ceil(chunk / multiple) * multiple
+    condition = HISTORY * sizes.observation + sizes.told
+    layout = (length, sizes.action)
+    denoiser = DenoiserSpec("unet", length * sizes.action, condition, layout, name, 0, 0, 0.0)
+    model = _diffusion(denoiser, sizes)
+    one = denoiser_operations(model)
+    queries = math.ceil(sizes.episode / executed)
+    per_step = queries * sizes.denoise_steps * one / sizes.episode
+    network = f"U-Net {name}, predicts {length}"
+    return Count("dp", network, executed, one, per_step, _weights(model.denoiser))
+
+
+def _mlp(sizes: Sizes, width: int) -> Count:
+    shape = PolicyShape(sizes.observation + sizes.told, (width, width), sizes.action)
+    count = shape.weight_count
+    return Count("mlp", f"{width} x {width}", 0, 0, shape.operations, count, count)
+
+
+def _diffusion(denoiser: DenoiserSpec, sizes: Sizes) -> LatentDiffusion:
+    spec = DiffusionSpec(
+        denoiser, "sample", 100, ("state", "task"), HISTORY * sizes.observation, sizes.told, 0
+    )
+    with torch.device("meta"):
+        return LatentDiffusion(spec)
+
+
+def _weights(network: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())

@@ -1,0 +1,55 @@
+"""Counts made without weights equal those of real networks."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from lwdctl.bench.operations import Sizes, count_all
+from lwdctl.cli.main import main
+from lwdctl.models.denoiser import DenoiserSpec
+from lwdctl.models.operations import matrix_operations
+from lwdctl.models.unet import UNET_SIZES
+
+SIZES = Sizes(observation=5, action=2, tasks=1, episode=100, denoise_steps=4)
+
+
+def rows(policy: str) -> list:
+    return [row for row in count_all(SIZES) if row.policy == policy]
+
+
+def test_a_real_unet_has_the_counted_parameters() -> None:
+    for row, chunk in zip(rows("dp")[:4], (32, 128, 32, 128), strict=True):
+        size = row.network.split()[1].rstrip(",")
+        spec = DenoiserSpec("unet", chunk * 2, 10, (chunk, 2), size, 0, 0, 0.0)
+        assert row.parameters == sum(p.numel() for p in spec.build().parameters())
+
+
+def test_a_real_mlp_has_the_counted_operations() -> None:
+    small = rows("mlp")[0]
+    network = torch.nn.Sequential(
+        torch.nn.Linear(5, 128), torch.nn.Linear(128, 128), torch.nn.Linear(128, 2)
+    )
+    assert small.per_step == matrix_operations(network)
+
+
+def test_queries_are_spread_over_the_episode() -> None:
+    short, long = rows("dp")[:2]
+    assert short.per_step == 7 * 4 * short.denoiser / 100  # every 16 of 100 steps
+    assert long.per_step == 2 * 4 * long.denoiser / 100
+    lwd = rows("lwd")[0]
+    assert lwd.per_step == pytest.approx(
+        (4 * lwd.denoiser + 2 * (50 * 256 + 50 * 50 + 50 * lwd.control_parameters)) / 100
+        + 2 * (5 * 128 + 128 * 128 + 128 * 2),
+        rel=1e-3,
+    )
+
+
+def test_the_command_lists_every_size(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--operations", "--json"]) == 0
+    counts = json.loads(capfd.readouterr().out)["summary"]["counts"]
+    assert {
+        row["network"].split()[1].rstrip(",") for row in counts if row["policy"] == "dp"
+    } == set(UNET_SIZES)
