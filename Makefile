@@ -63,7 +63,8 @@ system:
 	  2>/dev/null || { $(SUDO) apt-get update && \
 	  $(SUDO) apt-get install -y --no-install-recommends libgl1 libglib2.0-0 libxcb1; }
 
-# robosuite brings a package that is built from source; videos are drawn through EGL.
+# robosuite brings a package that is built from source; videos are drawn through EGL; reports are
+# looked at in Chromium.
 system-dev: | system
 	@{ command -v gcc && test -e /usr/include/linux/input.h && \
 	  $(PYTHON) -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")'; } \
@@ -74,3 +75,5 @@ system-dev: | system
 	@$(PYTHON) -c 'import ctypes; ctypes.CDLL("libEGL.so.1")' 2>/dev/null && ls /usr/lib/*/dri/*swrast* \
 	  >/dev/null 2>&1 || { $(SUDO) apt-get update && \
 	  $(SUDO) apt-get install -y --no-install-recommends libegl1 libgl1-mesa-dri; }
+	@command -v chromium >/dev/null || { $(SUDO) apt-get update && \
+	  $(SUDO) apt-get install -y --no-install-recommends chromium; }

@@ -34,12 +34,16 @@ class Episode:
         values: The adapter's metrics, `return`, `final_success`, and `steps`; empty where
             the simulator was lost.
         error: Why the simulator gave no result, or "".
+        label: Behaviour label it was run with, or "".
+        failure: Why the policy failed for good, or "".
     """
 
     start: Start
     success: bool
     values: Mapping[str, float]
     error: str = ""
+    label: str = ""
+    failure: str = ""
 
 
 @dataclass(frozen=True)
@@ -179,6 +183,8 @@ def _episode(record: Mapping[str, Any]) -> Episode:
         success=bool(record["success"]),
         values={} if record["error"] else {name: float(item) for name, item in values.items()},
         error=record["error"],
+        label=record["label"],
+        failure=record.get("policy_failure", ""),
     )
 
 

@@ -15,6 +15,7 @@ MAKERS = {
     "diffusion": "lwdctl train-diffusion",
     "baseline": "lwdctl train-baseline dp|ldp|mlp",
     "evaluation": "lwdctl eval",
+    "analysis": "lwdctl analyze latents",
 }
 """Kind of artifact to the command that makes one."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
@@ -56,7 +57,7 @@ def stage_function(stage: Stage, summary: str, run: Callable[[Stage, dict[str, A
     parameters = stage_parameters(stage)
     function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     function.__annotations__ = {item.name: item.annotation for item in parameters}
-    function.__name__ = stage.command.replace("-", "_")
+    function.__name__ = re.sub(r"\W", "_", stage.command)
     function.__doc__ = f"{summary}\n\n{_reads(stage)}Makes: {stage.kind}."
     return function
 

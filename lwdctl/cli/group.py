@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import typer
@@ -22,20 +21,55 @@ COMMANDS = Registry(
         "lineage": Row("lwdctl.cli.lineage:command", "Show what an artifact was made from."),
         "verify": Row("lwdctl.cli.verify:command", "Re-read artifacts and compare every digest."),
         "download": Row("lwdctl.cli.download:command", "Fetch public demonstrations."),
-        "export": Row("lwdctl.cli.export:command", "Write a snippet store in another format."),
+        "export": Row(
+            "lwdctl.cli.export:command", "Write for other programs: a policy, or a data set."
+        ),
         "doctor": Row("lwdctl.cli.doctor:command", "Check what is installed and what works."),
         "compare": Row(
             "lwdctl.cli.compare:command", "Compare policies: intervals, paired tests, figures."
         ),
+        "report": Row("lwdctl.cli.report:command", "Write an experiment as one HTML file."),
         "bench": Row("lwdctl.cli.bench:command", "Time ours beside the library it could use."),
     },
 )
 """Commands that are not stages."""
 
+FAMILIES = {
+    "analyze": "Look into latents and behaviours: latents, behavior, reconstruction.",
+}
+"""First word to summary, for stages whose names have two words."""
+
 
 def command_names() -> list[str]:
-    """Return every command, stages first."""
-    return [*STAGES, *COMMANDS]
+    """Return every command, stages first; stages of one family (`analyze ...`) as one."""
+    return list(dict.fromkeys([name.partition(" ")[0] for name in STAGES] + [*COMMANDS]))
+
+
+class Family(TyperGroup):
+    """The stages whose names share their first word: `analyze latents`, `analyze behavior`."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the second words in table order."""
+        del ctx
+        return [name.partition(" ")[2] for name in _family(self.name or "")]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Import and build one command.
+
+        Raises:
+            CommandLineError: There is none of that name.
+        """
+        if cmd_name not in self.list_commands(ctx):
+            hint = did_you_mean(cmd_name, self.list_commands(ctx))
+            raise CommandLineError(f"there is no command '{self.name} {cmd_name}'", hint)
+        return _stage_command(f"{self.name} {cmd_name}")
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the help's list from the table alone."""
+        del ctx
+        with formatter.section("Commands"):
+            rows = _family(self.name or "").items()
+            formatter.write_dl([(name.partition(" ")[2], row.summary) for name, row in rows])
 
 
 class Commands(TyperGroup):
@@ -55,6 +89,8 @@ class Commands(TyperGroup):
         del ctx
         if cmd_name in STAGES:
             return _stage_command(cmd_name)
+        if _family(cmd_name):
+            return Family(name=cmd_name, help=FAMILIES[cmd_name], no_args_is_help=True)
         if cmd_name in COMMANDS:
             return _as_command(cmd_name, COMMANDS.load(cmd_name))
         if cmd_name.startswith("-"):
@@ -65,13 +101,15 @@ class Commands(TyperGroup):
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the help's command lists from the tables alone."""
         del ctx
-        for title, rows in (("Stages", STAGES.rows), ("Workspace and recipes", COMMANDS.rows)):
-            with formatter.section(title):
-                formatter.write_dl(_lines(rows))
+        stages = {name: row.summary for name, row in STAGES.rows.items() if " " not in name}
+        with formatter.section("Stages"):
+            formatter.write_dl(list((stages | FAMILIES).items()))
+        with formatter.section("Workspace and recipes"):
+            formatter.write_dl([(name, row.summary) for name, row in COMMANDS.rows.items()])
 
 
-def _lines(rows: Mapping[str, Row]) -> list[tuple[str, str]]:
-    return [(name, row.summary) for name, row in rows.items()]
+def _family(word: str) -> dict[str, Row]:
+    return {name: row for name, row in STAGES.rows.items() if name.startswith(f"{word} ")}
 
 
 def _stage_command(name: str) -> Any:
@@ -83,6 +121,8 @@ def _stage_command(name: str) -> Any:
 
 
 def _as_command(name: str, function: Any) -> Any:
+    if isinstance(function, typer.Typer):  # a command whose first word chooses what it does
+        return typer.main.get_command(function)
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
-    app.command(name)(function)
+    app.command(name.rpartition(" ")[2])(function)
     return typer.main.get_command(app)

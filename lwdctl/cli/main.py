@@ -91,7 +91,8 @@ def _how_to_resume(words: list[str]) -> str:
         return f"finished stages are kept; go on with: {command_line(words)}"
     if words[:1] == ["download"]:
         return f"what has come is kept; go on with: {command_line(words)}"
-    if not words or words[0] not in STAGES or not STAGES.load(words[0]).resumable:
+    name = next((" ".join(words[:n]) for n in (1, 2) if " ".join(words[:n]) in STAGES), "")
+    if not name or not STAGES.load(name).resumable:
         return f"nothing half-made was left; run it again: {command_line(words)}"
     again = words if "--resume" in words else [*words, "--resume"]
     return (

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from lwdctl.core.errors import SimulatorError
 from lwdctl.core.records import ActionSpec, EnvSpec, FloatArray, ObservationSpec
 from lwdctl.envs.d4rl_score import SCORE, normalised_score
-from lwdctl.envs.foot_contacts import FootContacts, feet_names
+from lwdctl.envs.foot_contacts import UNSEEN, FootContacts, feet_names
 from lwdctl.envs.gymnasium_scene import GymnasiumScene
 from lwdctl.envs.simulator import Metric, Observation, Step
 from lwdctl.envs.table import check_tasks
@@ -99,6 +99,17 @@ class GymMujocoSimulator:
     def initial_state(self) -> npt.NDArray[np.float64]:
         """Return the positions and velocities this episode started from."""
         return self._state.copy()
+
+    def state_at(self, observation: Observation) -> npt.NDArray[np.float64]:
+        """Return the state that an observation shows, with the body at the origin.
+
+        Where on the floor it stands is not seen and does not matter. Walker2d and Hopper show
+        speeds cut off at 10.
+        """
+        unseen = np.zeros(UNSEEN[self._body])
+        size = self._env.model.nq + self._env.model.nv - unseen.size
+        seen = np.asarray(observation[OBSERVATION][:size], dtype=np.float64)
+        return np.concatenate([unseen, seen])
 
     def step(self, action: FloatArray) -> Step:
         """Apply one action (action,): the motors' torques, -1 to 1 of what each can give.

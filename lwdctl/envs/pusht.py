@@ -104,6 +104,12 @@ class PushTSimulator:
         """Return the five numbers this episode started from."""
         return self._state.copy()
 
+    def state_at(self, observation: Observation) -> npt.NDArray[np.float64]:
+        """Return the state (5,) that an observation shows; its speeds are not seen and are 0."""
+        sine, cosine = observation["block_angle_sincos"]
+        places = (observation["agent_position"], observation["block_position"])
+        return np.array([*np.concatenate(places), np.arctan2(sine, cosine)], dtype=np.float64)
+
     def step(self, action: FloatArray) -> Step:
         """Move towards the target position `action` (2,) for a tenth of a second."""
         target = np.clip(np.asarray(action, dtype=np.float64), 0.0, ARENA)

@@ -88,3 +88,10 @@ class Simulator(Protocol):
 
     def close(self) -> None:
         """Free the simulator."""
+
+
+class ObservedState(Protocol):
+    """What an adapter offers as well where its observations show all that matters of a state."""
+
+    def state_at(self, observation: Observation) -> npt.NDArray[np.float64]:
+        """Return the state, as `restore` takes it, at which an observation was made."""

@@ -205,6 +205,8 @@ class _Episode:
             self._seen: Observation = simulator.reset(plan.seed)
         else:
             self._seen = simulator.restore(plan.initial_state, plan.model)
+        for action in () if plan.prelude is None else plan.prelude:
+            self._seen = simulator.step(action).observation
 
     def observation(self) -> FloatArray:
         """Return the components of all keys in a row, (obs,)."""

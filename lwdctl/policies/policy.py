@@ -24,6 +24,8 @@ class EpisodePlan:
         initial_state: Recorded simulator state to restore instead of `reset(seed)`, or None.
         model: Simulator model text that the state belongs to, or "".
         demonstration: Index of the recorded episode it restores, or -1.
+        prelude: Actions (time, action) taken once the state is restored, before the episode
+            begins: they lead to a later moment of a recorded one. None for none.
     """
 
     index: int
@@ -33,6 +35,7 @@ class EpisodePlan:
     initial_state: npt.NDArray[np.float64] | None = None
     model: str = ""
     demonstration: int = -1
+    prelude: FloatArray | None = None
 
 
 @dataclass

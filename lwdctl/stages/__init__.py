@@ -31,5 +31,17 @@ STAGES = Registry(
         "eval": Row(
             "lwdctl.stages.evaluate:STAGE", "Run sampled policies in the simulator and score them."
         ),
+        "analyze latents": Row(
+            "lwdctl.stages.analyze_latents:STAGE",
+            "Look for behaviours in the latent space: PCA, t-SNE, separability.",
+        ),
+        "analyze behavior": Row(
+            "lwdctl.stages.analyze_behavior:STAGE",
+            "Compare what policies do with the trajectories they learned from.",
+        ),
+        "analyze reconstruction": Row(
+            "lwdctl.stages.analyze_reconstruction:STAGE",
+            "Run decoded snippets from their own starts: how far from the recorded states?",
+        ),
     },
 )

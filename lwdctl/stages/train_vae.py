@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lwdctl.artifacts.artifact import Artifact
@@ -68,6 +68,12 @@ class TrainVaeConfig(TrainingConfig):
         minimum=0,
     )
     batch_size: int = option(64, "Snippets per update", minimum=1)
+    snapshots: int = option(
+        0,
+        "Times to keep the averaged weights, evenly spaced over training, for `analyze"
+        " reconstruction`; each takes the disk space of the model's ema.safetensors",
+        minimum=0,
+    )
     cache: str = option(
         "auto", "Where steps are kept while training", choices=("auto", "device", "ram", "none")
     )
@@ -103,9 +109,8 @@ def run(config: TrainVaeConfig, inputs: Mapping[str, Artifact], context: StageCo
         fit_normalizers(model, store)
         objective = _objective(config, store, spec, device)
         context.progress.message(_announcement(config, spec, objective))
-        loop = TrainingLoop(
-            model, objective, loop_settings(config, config.batch_size), draft.path, context.progress
-        )
+        settings = replace(loop_settings(config, config.batch_size), snapshots=config.snapshots)
+        loop = TrainingLoop(model, objective, settings, draft.path, context.progress)
         numbers = loop.run("train-vae")
         save_model(draft.path, spec.to_mapping(), model, loop.averaged_model)
         summary = {**numbers, **policy_operations(model), **_sizes(spec, objective.batches, config)}

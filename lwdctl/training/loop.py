@@ -16,7 +16,7 @@ from lwdctl.core.errors import LwdctlError
 from lwdctl.core.progress import Progress
 from lwdctl.core.seeding import derive_seed
 from lwdctl.models.files import load_tensors, unique_tensors
-from lwdctl.training import checkpoint
+from lwdctl.training import checkpoint, snapshots
 from lwdctl.training.average import averaged
 from lwdctl.training.interrupt import StopRequest
 from lwdctl.training.metrics import MetricLog
@@ -56,6 +56,7 @@ class LoopSettings:
         checkpoint_seconds: Seconds between checkpoints.
         log_every: Updates between rows of the log.
         validate_every: Updates between validations.
+        snapshots: Times that the averaged weights are kept, evenly spaced to the end.
     """
 
     budget: Budget
@@ -71,6 +72,7 @@ class LoopSettings:
     checkpoint_seconds: float = 60.0
     log_every: int = 50
     validate_every: int = 500
+    snapshots: int = 0
 
 
 @dataclass
@@ -139,11 +141,14 @@ class TrainingLoop:
                 self.state.seconds = time.monotonic() - started
                 task.advance(1, **_shown(last, self._pace()))
                 self._plan()
+                self._keep()
                 if stop.asked is not None or self._due():
                     self._refuse_divergence()
                     self.save()
                 if stop.asked is not None:
                     break
+        if self.settings.snapshots:  # a time limit may end before the last one planned
+            snapshots.write(self.directory, self.state.update, self.averaged_model)
         self.save()
         return {
             "updates": self.state.update,
@@ -172,6 +177,12 @@ class TrainingLoop:
         load_tensors(self.model, _under("model.", tensors))
         load_tensors(self.average, _under("average.", tensors))
         checkpoint.load_optimizer(self.optimizer, _under("optimizer.", tensors))
+        snapshots.forget_later(self.directory, self.state.update)
+
+    def _keep(self) -> None:
+        count, done, planned = self.settings.snapshots, self.state.update, self.state.planned
+        if done * count // planned > (done - 1) * count // planned:
+            snapshots.write(self.directory, done, self.averaged_model)
 
     def _step(self, last: dict[str, float], log: MetricLog) -> dict[str, float]:
         number, settings = self.state.update, self.settings
@@ -202,7 +213,8 @@ class TrainingLoop:
         }
         if self.state.update % self.settings.validate_every == 0:
             extra |= self._validate()
-        log.write(self.state.update, {**values, **extra, "seconds": self.state.seconds})
+        row = {**values, **extra, "seconds": self.state.seconds}
+        log.write(self.state.update, row, self.state.planned)
         return values
 
     def _refuse_divergence(self) -> None:

@@ -1,17 +1,21 @@
-"""The training log: `metrics.jsonl` beside TensorBoard events."""
+"""The training log: `metrics.jsonl` for programs, `log.txt` for people, TensorBoard events."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 
 FILE = "metrics.jsonl"
+TEXT = "log.txt"
 
 
 class MetricLog:
     """Append numbers per update; a resumed run drops what came after its checkpoint.
+
+    The text keeps it: it tells what happened, interruptions included.
 
     Args:
         directory: The run's directory.
@@ -25,10 +29,20 @@ class MetricLog:
         kept = [line for line in _rows(path) if json.loads(line)["update"] <= done]
         path.write_text("".join(kept))
         self._file = path.open("a")
+        self._text = (directory / TEXT).open("a", encoding="utf-8")
+        if done:
+            self._say(f"going on from update {done}")
         self._events = SummaryWriter(directory / "tensorboard", purge_step=done + 1)
 
-    def write(self, update: int, values: Mapping[str, float]) -> None:
-        """Write one row."""
+    def write(self, update: int, values: Mapping[str, float], planned: int) -> None:
+        """Write one row.
+
+        Args:
+            update: Updates made so far.
+            values: Numbers by name; `seconds` is the time that training has taken so far.
+            planned: Updates in all.
+        """
+        self._say(_line(update, values, planned))
         self._file.write(json.dumps({"update": update, **values}) + "\n")
         self._file.flush()
         for name, value in values.items():
@@ -44,9 +58,25 @@ class MetricLog:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close both logs."""
+        """Close all logs; the text says how training ended otherwise than as planned."""
+        if error is not None:
+            self._say(f"ended by {type(error).__name__}: {error}".rstrip(": "))
         self._file.close()
+        self._text.close()
         self._events.close()
+
+    def _say(self, line: str) -> None:
+        now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
+        self._text.write(f"{now} UTC  {line}\n")
+        self._text.flush()
+
+
+def _line(update: int, values: Mapping[str, float], planned: int) -> str:
+    """Write a row for people: `update 50/8000 (1 %), 0:02:10 left: kl 1.5, seconds 0.8`."""
+    left = timedelta(seconds=round((planned - update) * values["seconds"] / max(update, 1)))
+    numbers = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+    share = 100 * update / max(planned, 1)
+    return f"update {update}/{planned} ({share:.0f} %), {left} left: {numbers}"
 
 
 def _rows(path: Path) -> list[str]:

@@ -1,0 +1,177 @@
+"""The snippets that an analysis looks at: their latents, and what the data says about them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lwdctl.artifacts.latents import LatentStore
+from lwdctl.artifacts.snippets import SnippetStore
+from lwdctl.core.errors import ConfigError
+from lwdctl.core.seeding import generator
+from lwdctl.data.robomimic_masks import LEVELS
+
+Index = npt.NDArray[np.int64]
+Values = npt.NDArray[np.float64]
+
+FEWEST_POINTS = 5
+"""Fewer points have no neighbourhoods worth a picture."""
+UNKNOWN = -1
+
+
+@dataclass(frozen=True)
+class LatentPoints:
+    """Snippets drawn from a latent store.
+
+    Attributes:
+        row: (point,) row in the latent store, ascending.
+        latent: (point, latent), sampled from the posterior or its mean.
+        episode: (point,) row of the snippet store's episode table.
+        start: (point,) first step inside the episode.
+        position: (point,) start as a share of the episode's length, in [0, 1].
+    """
+
+    row: Index
+    latent: Values
+    episode: Index
+    start: Index
+    position: Values
+
+    @property
+    def episodes(self) -> int:
+        """Number of different episodes."""
+        return len(np.unique(self.episode))
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """One way to sort points into categories that no model was told.
+
+    Attributes:
+        name: `"task"`, `"label"`, `"level"` or `"success"`.
+        title: What people call it; operators are stored as labels.
+        categories: Names.
+        index: (point,) index into `categories`, `UNKNOWN` for none.
+    """
+
+    name: str
+    title: str
+    categories: tuple[str, ...]
+    index: Index
+
+    @property
+    def varies(self) -> bool:
+        """Whether the points have more than one category."""
+        return len(np.unique(self.index[self.index != UNKNOWN])) > 1
+
+
+def rows_of_split(latents: LatentStore, snippets: SnippetStore, split: str) -> Index:
+    """Return the latent store's rows (row,) of a split's episodes.
+
+    Args:
+        latents: Encoded snippets.
+        snippets: The store they were cut from.
+        split: `"train"`, `"validation"` or `"all"`.
+
+    Raises:
+        ConfigError: The split has too few snippets to look at.
+    """
+    wanted = snippets.episodes.of_split(None if split == "all" else split)
+    rows: Index = np.flatnonzero(np.isin(latents.episode, wanted)).astype(np.int64)
+    if len(rows) < FEWEST_POINTS:
+        raise ConfigError(
+            f"{latents.path} has {len(rows)} snippets in the split '{split}', an analysis needs"
+            f" {FEWEST_POINTS}",
+            "take --split all, or encode with a smaller --stride",
+        )
+    return rows
+
+
+def draw_points(
+    latents: LatentStore,
+    snippets: SnippetStore,
+    rows: Index,
+    count: int,
+    seed: int,
+    *,
+    sampled: bool,
+) -> LatentPoints:
+    """Draw snippets evenly over episodes and their latents.
+
+    Every episode gives its first random snippet before any gives its second one.
+
+    Args:
+        latents: Encoded snippets.
+        snippets: The store they were cut from.
+        rows: (row,) the rows to draw from.
+        count: Snippets to draw at most.
+        seed: Seed of the draw and of the posterior's noise.
+        sampled: Draw latents from the posterior instead of taking its mean.
+
+    Raises:
+        ConfigError: All latents are the same.
+    """
+    of_episode = latents.episode
+    chosen = rows[evenly(of_episode[rows], count, seed)]
+    latent = latents.mean[chosen].astype(np.float64)
+    if sampled:
+        noise = generator("analysis-noise", seed).standard_normal(latent.shape)
+        latent += np.exp(0.5 * latents.log_variance[chosen].astype(np.float64)) * noise
+    if not np.ptp(latent, axis=0).any():
+        raise ConfigError(
+            f"all latents of {latents.path} are the same", "train the VAE with a smaller --beta-kl"
+        )
+    episode, start = of_episode[chosen].astype(np.int64), latents.start[chosen]
+    position = np.clip(start / snippets.episodes.length[episode], 0.0, 1.0)
+    return LatentPoints(chosen, latent, episode, start, position)
+
+
+def evenly(episode: npt.NDArray[np.int32], count: int, seed: int) -> Index:
+    """Return at most `count` positions (point,), ascending, spread evenly over episodes.
+
+    Args:
+        episode: (row,) episode of each row.
+        count: How many at most.
+        seed: Seed of the draw.
+    """
+    rng = generator("analysis-points", seed)
+    shuffled = rng.permutation(len(episode))
+    order = shuffled[np.argsort(episode[shuffled], kind="stable")]
+    first = np.flatnonzero(np.diff(episode[order], prepend=UNKNOWN - 1))
+    sizes = np.diff(first, append=len(order))
+    turn = np.arange(len(order)) - np.repeat(first, sizes)
+    taken = order[np.lexsort((rng.random(len(order)), turn))][:count]
+    return np.sort(taken).astype(np.int64)
+
+
+def groupings(snippets: SnippetStore, episode: Index) -> list[Grouping]:
+    """Return every grouping that the data stores, whether it varies or not.
+
+    Operators of multi-human data are stored as labels (`better_operator_1`); their levels are
+    read off those names.
+
+    Args:
+        snippets: The store.
+        episode: (point,) episode of each point.
+    """
+    table, spec = snippets.episodes, snippets.spec
+    label = table.label[episode].astype(np.int64)
+    operators = bool(spec.labels) and all("operator" in name for name in spec.labels)
+    found = [
+        Grouping("task", "Task", spec.env.tasks, table.task[episode].astype(np.int64)),
+        Grouping("label", "Operator" if operators else "Label", spec.labels, label),
+        _levels(spec.labels, label),
+        Grouping("success", "Success", ("failed", "solved"), table.success[episode].astype(int)),
+    ]
+    return [grouping for grouping in found if (grouping.index != UNKNOWN).any()]
+
+
+def _levels(labels: Sequence[str], label: Index) -> Grouping:
+    """Group operators by how skilled they are; nothing where labels are levels themselves."""
+    level = [next((i for i, name in enumerate(LEVELS) if item.startswith(f"{name}_")), UNKNOWN)
+             for item in labels]  # fmt: skip
+    index = np.array([*level, UNKNOWN], np.int64)[label]  # the label -1 takes the last entry
+    return Grouping("level", "Operator's level", LEVELS, index)

@@ -1,0 +1,261 @@
+"""What reconstructions say: sections, figures, tables of points, headline numbers."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lwdctl.analysis import reconstruction_pictures as pictures
+from lwdctl.analysis.reconstruction import Clusters, Errors, Interval
+from lwdctl.analysis.sections import Section, Table, write_sections
+from lwdctl.analysis.statistics import newcombe
+from lwdctl.evaluation.scores import wilson
+
+if TYPE_CHECKING:
+    from lwdctl.evaluation.rollout import EpisodeResult
+    from lwdctl.evaluation.snippet_starts import SnippetStarts
+
+SNIPPETS, STEPS = "reconstruction.csv", "reconstruction_steps.csv"
+ORACLE, SAMPLED = "encoded", "sampled"
+MEASURE = (
+    "Squared error between the observation that a policy reached and the one recorded at the same"
+    " step. 'Squared' sums over components in environment units, so that the largest unit rules."
+    " 'Normalised' divides each component by its deviation over the training split and takes the"
+    " mean: two unrelated states are about 2 apart. 'Final' is at a snippet's last recorded"
+    " state, 'mean' is over the states after its actions. An episode that ended early counts on"
+    " with the last state seen of it. Intervals: 95 %, bootstrap over the demonstrations that"
+    " snippets lie in. 'Recorded actions', replayed open loop, are the floor: what is left is"
+    " the start and the simulator."
+)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Everything that was run.
+
+    Attributes:
+        starts: The snippets.
+        errors: Arm to its errors.
+        episodes: Arm to what the engine says of its episodes.
+        score: Name of the environment's score.
+        snapshots: Update to the errors of encoded snippets with the weights of then.
+    """
+
+    starts: SnippetStarts
+    errors: Mapping[str, Errors]
+    episodes: Mapping[str, Sequence[EpisodeResult]]
+    score: str
+    snapshots: Mapping[int, Errors]
+
+
+def write(findings: Findings, directory: Path, title: str, split: str) -> dict[str, Any]:
+    """Write sections, figures and tables of points below a draft's directory.
+
+    Returns:
+        The headline numbers.
+    """
+    clusters = Clusters(findings.starts.episodes)
+    normalised = {name: clusters.curve(one.normalised) for name, one in findings.errors.items()}
+    squared = {name: clusters.curve(one.squared) for name, one in findings.errors.items()}
+    kept = {name: numbers(one, clusters) for name, one in findings.errors.items()}
+    figures = {"error-by-step": pictures.draw_steps(normalised, squared)}
+    sections = [_starts(findings, split), _errors(kept), _solved(findings, clusters)]
+    after = {update: numbers(one, clusters) for update, one in findings.snapshots.items()}
+    if after:
+        figures["error-by-update"] = pictures.draw_updates(after)
+        sections.insert(2, _training(after))
+    write_sections(directory, title, sections, figures)
+    _write_csv(directory / SNIPPETS, _snippet_rows(findings))
+    _write_csv(directory / STEPS, _step_rows(findings, normalised, squared))
+    return _summary(findings, kept, after)
+
+
+def numbers(errors: Errors, clusters: Clusters) -> dict[str, Interval]:
+    """Return the headline intervals of one arm."""
+    return {
+        "final_normalised": clusters.interval(errors.last(errors.normalised)),
+        "mean_normalised": clusters.interval(errors.average(errors.normalised)),
+        "final_squared": clusters.interval(errors.last(errors.squared)),
+        "mean_squared": clusters.interval(errors.average(errors.squared)),
+    }
+
+
+def _starts(findings: Findings, split: str) -> Section:
+    starts = findings.starts
+    drift = next(iter(findings.errors.values())).normalised[:, 0]
+    rows = []
+    for way, count in Counter(starts.ways).items():
+        mine = drift[[one == way for one in starts.ways]]
+        rows.append((way, count, float(np.nanmean(mine)), float(np.nanmax(mine))))
+    text = (
+        f"{len(starts.plans)} snippets of {len(set(starts.episodes.tolist()))} demonstrations"
+        f" ({split} split), {starts.valid.min()} to {starts.valid.max()} recorded steps each."
+        " Every policy starts from the same states. 'Drift' is the normalised squared error of"
+        " the start itself against the recorded observation. Observations need not show all of a"
+        " state: PushT's show no speeds, which are then zero."
+    )
+    columns = ("start", "snippets", "mean drift", "largest drift")
+    return Section("Where snippets start", text, table=Table(columns, tuple(rows)))
+
+
+def _errors(kept: Mapping[str, Mapping[str, Interval]]) -> Section:
+    columns = ("policy", "error", "mean", "low", "high")
+    rows = tuple(
+        (name, what.replace("_", " "), one.mean, one.low, one.high)
+        for name, found in kept.items()
+        for what, one in found.items()
+    )
+    return Section(
+        "Error against the recorded states", MEASURE, "error-by-step", Table(columns, rows)
+    )
+
+
+def _training(after: Mapping[int, Mapping[str, Interval]]) -> Section:
+    columns = ("updates", "final normalised", "low", "high", "mean normalised", "low", "high")
+    rows = tuple(
+        (update, *(value for name in ("final_normalised", "mean_normalised")
+                   for value in (found[name].mean, found[name].low, found[name].high)))
+        for update, found in after.items()
+    )  # fmt: skip
+    text = (
+        "The same snippets, encoded and decoded with the averaged weights of several moments of"
+        " the VAE's training. One model: the spread between training seeds is not in it."
+    )
+    return Section("Error during training", text, "error-by-update", Table(columns, rows))
+
+
+def _solved(findings: Findings, clusters: Clusters) -> Section:
+    score = findings.score
+    rows = []
+    for name, episodes in findings.episodes.items():
+        ran = [one for one in episodes if not one.error]
+        solved = sum(one.success for one in ran)
+        spread = clusters.interval(_scores(episodes, score))
+        rate = solved / len(ran) if ran else None
+        rows.append(
+            (name, len(ran), rate, *wilson(solved, len(ran)), spread.mean, spread.low, spread.high)
+        )
+    columns = ("policy", "episodes", "success", "low", "high", score, "low", "high")
+    text = (
+        "Success and score within the steps of the snippet and one more, from the same states;"
+        " success with Wilson's 95 % interval. 'Encoded' is the oracle: what it loses the VAE"
+        " loses, what 'sampled' loses beyond that the diffusion model loses."
+        + _oracle_text(findings.episodes)
+    )
+    return Section("Success from the same states", text, table=Table(columns, tuple(rows)))
+
+
+def _oracle_text(episodes: Mapping[str, Sequence[EpisodeResult]]) -> str:
+    if ORACLE not in episodes or SAMPLED not in episodes:
+        return ""
+    rate, low, high = _oracle_difference(episodes)
+    return (
+        f" Encoded minus sampled: {rate:+.3f} [{low:+.3f}, {high:+.3f}]"
+        " (Newcombe's interval for pairs)."
+    )
+
+
+def _oracle_difference(
+    episodes: Mapping[str, Sequence[EpisodeResult]],
+) -> tuple[float, float, float]:
+    pairs = [
+        (one.success, other.success)
+        for one, other in zip(episodes[ORACLE], episodes[SAMPLED], strict=True)
+        if not one.error and not other.error
+    ]
+    counts = Counter(pairs)
+    both, first = counts[True, True], counts[True, False]
+    second, neither = counts[False, True], counts[False, False]
+    if not pairs:
+        return 0.0, -1.0, 1.0
+    return (first - second) / len(pairs), *newcombe(both, first, second, neither)
+
+
+def _scores(episodes: Sequence[EpisodeResult], score: str) -> Any:
+    return np.array([np.nan if one.error else one.metrics[score] for one in episodes])
+
+
+def _summary(
+    findings: Findings,
+    kept: Mapping[str, Mapping[str, Interval]],
+    after: Mapping[int, Mapping[str, Interval]],
+) -> dict[str, Any]:
+    summary: dict[str, Any] = {"snippets": len(findings.starts.plans)}
+    summary["start_drift"] = float(
+        np.nanmean(next(iter(findings.errors.values())).normalised[:, 0])
+    )
+    for name, found in kept.items():
+        ran = [one for one in findings.episodes[name] if not one.error]
+        summary[name] = _flat(found) | {
+            "success": sum(one.success for one in ran) / len(ran) if ran else None,
+            findings.score: float(np.nanmean(_scores(findings.episodes[name], findings.score))),
+        }
+    if ORACLE in findings.episodes and SAMPLED in findings.episodes:
+        names = ("success_difference", "success_difference_low", "success_difference_high")
+        summary["encoded minus sampled"] = dict(
+            zip(names, _oracle_difference(findings.episodes), strict=True)
+        )
+    if after:
+        summary["after_updates"] = {
+            str(update): _flat({name: one for name, one in found.items() if "normalised" in name})
+            for update, found in after.items()
+        }
+    return summary
+
+
+def _flat(found: Mapping[str, Interval]) -> dict[str, float]:
+    return {
+        key: value
+        for name, one in found.items()
+        for key, value in (
+            (name, one.mean), (f"{name}_low", one.low), (f"{name}_high", one.high),
+        )
+    }  # fmt: skip
+
+
+def _snippet_rows(findings: Findings) -> Iterator[Sequence[Any]]:
+    yield (
+        "policy", "episode", "offset", "steps", "start", "start_drift", "final_normalised",
+        "mean_normalised", "final_squared", "mean_squared", "success", findings.score,
+        "policy_failure", "error",
+    )  # fmt: skip
+    starts = findings.starts
+    for name, errors in findings.errors.items():
+        columns = zip(
+            starts.episodes, starts.offsets, starts.valid, starts.ways, errors.normalised[:, 0],
+            errors.last(errors.normalised), errors.average(errors.normalised),
+            errors.last(errors.squared), errors.average(errors.squared), findings.episodes[name],
+            strict=True,
+        )  # fmt: skip
+        for *values, one in columns:
+            score = one.metrics.get(findings.score, "")
+            yield name, *values, int(one.success), score, one.policy_failure, one.error
+
+
+def _step_rows(
+    findings: Findings,
+    normalised: Mapping[str, Sequence[Interval]],
+    squared: Mapping[str, Sequence[Interval]],
+) -> Iterator[Sequence[Any]]:
+    yield (
+        "policy", "step", "snippets", "normalised", "normalised_low", "normalised_high", "squared",
+        "squared_low", "squared_high",
+    )  # fmt: skip
+    for name, errors in findings.errors.items():
+        known = (~np.isnan(errors.normalised)).sum(axis=0)
+        for step, (one, other) in enumerate(zip(normalised[name], squared[name], strict=True)):
+            yield (
+                name, step, known[step], one.mean, one.low, one.high,
+                other.mean, other.low, other.high,
+            )  # fmt: skip
+
+
+def _write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)

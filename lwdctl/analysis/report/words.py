@@ -1,0 +1,77 @@
+"""Numbers and values as a report writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lwdctl.analysis.sections import Table
+
+NOTHING = "–"
+
+
+def show(value: Any) -> str:
+    """Write a value for people: numbers short, nothing as a dash."""
+    if value is None or value in ("", [], ()):
+        return NOTHING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) >= 10_000 else str(value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(show(item) for item in value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {show(item)}" for key, item in value.items()) or NOTHING
+    return str(value)
+
+
+def exact(value: Any) -> str:
+    """Write a setting so that it can be given again: no digit is dropped."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return ", ".join(exact(item) for item in value) or NOTHING
+    return show(value)
+
+
+def short(value: float) -> str:
+    """Write three decimals of a share, four digits of anything larger."""
+    return (
+        f"{value:.3f}"
+        if abs(value) < 10
+        else f"{value:,.4g}"
+        if abs(value) < 1e4
+        else f"{value:,.0f}"
+    )
+
+
+def estimate(
+    value: float | None, low: float | None, high: float | None, deviation: float | None = None
+) -> str:
+    """Write a value with its 95 % interval and, if known, its deviation over training seeds."""
+    if value is None or low is None or high is None:
+        return NOTHING
+    spread = "" if deviation is None else f" sd {short(deviation)}"
+    return f"{short(value)} [{short(low)}, {short(high)}]{spread}"
+
+
+def difference(value: float, low: float, high: float) -> str:
+    """Write a difference with its 95 % interval."""
+    return f"{value:+.3g} [{low:+.3g}, {high:+.3g}]"
+
+
+def p_value(value: float) -> str:
+    """Write a p-value."""
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def minute(time: Any) -> str:
+    """Write a UTC ISO 8601 time to the minute."""
+    return str(time)[:16].replace("T", " ") + " UTC" if time else NOTHING
+
+
+def cells(table: Table) -> tuple[tuple[str, ...], ...]:
+    """Return an analysis table's rows as text."""
+    return tuple(tuple(show(cell) for cell in row) for row in table.rows)

@@ -1,0 +1,257 @@
+"""Do categories lie apart in a space? Measured without letting an episode answer for itself.
+
+Snippets of one episode resemble each other whatever else the space knows. So an episode's
+points are never judged with the help of its other points: neighbours come from other episodes,
+and cross-validation keeps an episode on one side. The unit of every rate, interval and shuffle
+is the episode; categories must be the same for all points of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lwdctl.analysis.statistics import cluster_interval
+from lwdctl.core.seeding import derive_seed, generator
+from lwdctl.evaluation.scores import wilson
+
+Index = npt.NDArray[np.int64]
+Values = npt.NDArray[np.float64]
+
+FOLDS = 5
+SHUFFLES = 200
+"""Label permutations behind the k-NN accuracy of shuffled labels."""
+SILHOUETTE_SHUFFLES = 10
+"""Fewer: each one is a pass over all pairs of points."""
+RIDGE_PENALTIES = (0.1, 1.0, 10.0, 100.0, 1e3, 1e4)
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A number with its 95 % interval over episodes."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Separation:
+    """How categories lie apart in one space.
+
+    Attributes:
+        silhouette: Mean silhouette coefficient, in [-1, 1].
+        silhouette_shuffled: Its mean where categories are shuffled over episodes.
+        knn: Accuracy of the nearest neighbours' vote.
+        knn_shuffled: Its mean where categories are shuffled over episodes.
+        linear: Accuracy of logistic regression, None where it was not asked for.
+    """
+
+    silhouette: float
+    silhouette_shuffled: float
+    knn: Rate
+    knn_shuffled: float
+    linear: Rate | None
+
+
+def has_two_episodes(category: Index, episode: Index) -> npt.NDArray[np.bool_]:
+    """Return (point,) whether a point's category has at least two episodes (and is known)."""
+    pairs = np.unique(np.stack([category, episode], axis=1), axis=0)
+    names, episodes = np.unique(pairs[:, 0], return_counts=True)
+    return np.isin(category, names[(episodes > 1) & (names >= 0)])
+
+
+def separation(
+    points: Values, category: Index, episode: Index, neighbours: int, seed: int, *, linear: bool
+) -> Separation:
+    """Measure how categories lie apart.
+
+    Args:
+        points: (point, dim).
+        category: (point,), at least two categories of at least two episodes each.
+        episode: (point,).
+        neighbours: Neighbours that vote.
+        seed: Seed of folds and shuffles.
+        linear: Whether to fit logistic regression too.
+    """
+    from sklearn.metrics import pairwise_distances
+
+    distances = pairwise_distances(points)
+    near = nearest_of_others(distances, episode, neighbours)
+    return Separation(
+        silhouette=_silhouette(distances, category),
+        silhouette_shuffled=float(
+            np.mean([
+                _silhouette(distances, shuffled)
+                for shuffled in _shuffles(category, episode, seed, SILHOUETTE_SHUFFLES)
+            ])
+        ),
+        knn=rate(vote(near, category) == category, episode),
+        knn_shuffled=float(
+            np.mean([
+                _by_episode(vote(near, shuffled) == shuffled, episode).mean()
+                for shuffled in _shuffles(category, episode, seed, SHUFFLES)
+            ])
+        ),
+        linear=linear_rate(points, category, episode, seed) if linear else None,
+    )  # fmt: skip
+
+
+def majority_share(category: Index, episode: Index) -> float:
+    """Return the largest category's share of episodes: what the best constant answer gets."""
+    largest = np.bincount(_category_of_episode(category, episode)).argmax()
+    return float((_category_of_episode(category, episode) == largest).mean())
+
+
+def nearest_of_others(distances: Values, episode: Index, count: int) -> Index:
+    """Return the nearest points of other episodes: (point, neighbour), nearest first.
+
+    Args:
+        distances: (point, point).
+        episode: (point,), at least two different ones.
+        count: Neighbours per point; fewer where other episodes have fewer points.
+    """
+    largest = np.unique(episode, return_counts=True)[1].max()
+    count = min(count, len(episode) - int(largest))
+    near = np.empty((len(episode), count), np.int64)
+    for own in np.unique(episode):
+        rows = np.flatnonzero(episode == own)
+        others = np.flatnonzero(episode != own)
+        order = np.argsort(distances[np.ix_(rows, others)], axis=1, kind="stable")
+        near[rows] = others[order[:, :count]]
+    return near
+
+
+def vote(near: Index, category: Index) -> Index:
+    """Return the most frequent category of each point's neighbours (point,).
+
+    Among categories with equally many votes the nearer neighbours' wins.
+
+    Args:
+        near: (point, neighbour), nearest first.
+        category: (point,), from 0.
+    """
+    count = near.shape[1]
+    # All bonuses together stay below one vote.
+    weight = 1.0 + np.linspace(1.0, 0.5, count) / (2 * count)
+    votes = np.zeros((len(near), int(category.max()) + 1))
+    rows = np.arange(len(near))
+    for place in range(count):
+        votes[rows, category[near[:, place]]] += weight[place]
+    winner: Index = votes.argmax(axis=1).astype(np.int64)
+    return winner
+
+
+def linear_rate(points: Values, category: Index, episode: Index, seed: int) -> Rate:
+    """Return the accuracy of logistic regression on standardised components.
+
+    Stratified cross-validation over episodes, `FOLDS` folds or as many as the smallest
+    category has episodes.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    names = np.unique(episode)
+    of_episode = _category_of_episode(category, episode)
+    smallest = np.unique(of_episode, return_counts=True)[1].min()
+    folds = StratifiedKFold(min(FOLDS, int(smallest)), shuffle=True, random_state=_state(seed))
+    answer = np.empty_like(category)
+    for _, held_out in folds.split(names, of_episode):
+        test = np.isin(episode, names[held_out])
+        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
+        answer[test] = model.fit(points[~test], category[~test]).predict(points[test])
+    return rate(answer == category, episode)
+
+
+def linear_fit(points: Values, target: Values, episode: Index, seed: int) -> Rate:
+    """Return the share of a number's variance that ridge regression predicts (R^2).
+
+    Cross-validation over episodes; predictions of all folds are compared together with the
+    overall mean, so that chance is 0 or a little less. The interval is a bootstrap over episodes.
+
+    Args:
+        points: (point, dim), standardised here.
+        target: (point,), not constant.
+        episode: (point,), at least two different ones.
+        seed: Seed of folds and resamples.
+    """
+    from scipy.stats import bootstrap
+    from sklearn.linear_model import RidgeCV
+    from sklearn.model_selection import GroupKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    names = np.unique(episode)
+    folds = GroupKFold(min(FOLDS, len(names)), shuffle=True, random_state=_state(seed))
+    answer = np.empty_like(target)
+    for train, test in folds.split(points, target, episode):
+        model = make_pipeline(StandardScaler(), RidgeCV(RIDGE_PENALTIES))
+        answer[test] = model.fit(points[train], target[train]).predict(points[test])
+    place = np.searchsorted(names, episode)
+    left: Values = np.bincount(place, (target - answer) ** 2).astype(np.float64)
+    total: Values = np.bincount(place, (target - target.mean()) ** 2).astype(np.float64)
+
+    def share(left: Values, total: Values, axis: int = -1) -> Values:
+        explained: Values = 1.0 - left.sum(axis=axis) / total.sum(axis=axis)
+        return explained
+
+    interval = bootstrap(
+        (left, total), share, paired=True, vectorized=True, method="percentile",
+        n_resamples=RESAMPLES, batch=200, random_state=generator("bootstrap R2", seed),
+    ).confidence_interval  # fmt: skip
+    return Rate(float(share(left, total)), float(interval.low), float(interval.high))
+
+
+def rate(hits: npt.NDArray[np.bool_], episode: Index) -> Rate:
+    """Return a share of hits in which every episode counts alike, with its interval.
+
+    Wilson's interval where every episode has one point, or where all score alike (a bootstrap
+    would see no variation); otherwise a bootstrap over episodes.
+
+    Args:
+        hits: (point,).
+        episode: (point,).
+    """
+    shares = _by_episode(hits, episode)
+    value = float(shares.mean())
+    if len(shares) == len(hits) or np.ptp(shares) == 0:
+        low, high = wilson(round(shares.sum()), len(shares))
+        return Rate(value, min(low, value), max(high, value))
+    low, high = cluster_interval(shares[None], np.zeros(len(shares), np.intp))
+    return Rate(value, low, high)
+
+
+def _by_episode(hits: npt.NDArray[np.bool_], episode: Index) -> Values:
+    place = np.unique(episode, return_inverse=True)[1]
+    shares: Values = np.bincount(place, hits) / np.bincount(place)
+    return shares
+
+
+def _category_of_episode(category: Index, episode: Index) -> Index:
+    """Return (episode,) the category of each episode, in ascending order of episodes."""
+    return category[np.unique(episode, return_index=True)[1]]
+
+
+def _shuffles(category: Index, episode: Index, seed: int, count: int) -> Iterator[Index]:
+    """Yield (point,) categories dealt out anew to whole episodes."""
+    place = np.unique(episode, return_inverse=True)[1]
+    of_episode = _category_of_episode(category, episode)
+    rng = generator("shuffled categories", seed)
+    for _ in range(count):
+        yield rng.permutation(of_episode)[place]
+
+
+def _silhouette(distances: Values, category: Index) -> float:
+    from sklearn.metrics import silhouette_score
+
+    return float(silhouette_score(distances, category, metric="precomputed"))
+
+
+def _state(seed: int) -> int:
+    return derive_seed("folds", seed) % 2**32

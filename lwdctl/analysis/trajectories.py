@@ -1,0 +1,144 @@
+"""Trajectories of a source and of the policies that learned from it, as comparable numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lwdctl.analysis.evaluations import Run
+from lwdctl.artifacts.snippets import SnippetStore
+from lwdctl.core.progress import Progress
+from lwdctl.core.seeding import generator
+
+SOURCE = "source"
+ALL = "all"
+"""The behaviour of trajectories that carry no label."""
+RETURN, STEPS, SUCCESS = "return", "steps", "success"
+CONTACT = "contact_"
+
+Measure = Callable[[npt.NDArray[np.float32]], Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One trajectory in numbers.
+
+    Attributes:
+        group: `"source"`, or the name of the policy.
+        behaviour: Its label, or `"all"`.
+        origin: Where it comes from (`"episode 12"`, `"seed 100003"`).
+        values: `steps`, and where known `return`, `success` and the adapter's metrics.
+        failure: Why the policy failed for good, or "".
+    """
+
+    group: str
+    behaviour: str
+    origin: str
+    values: Mapping[str, float] = field(default_factory=dict)
+    failure: str = ""
+
+
+def source_trajectories(
+    store: SnippetStore, limit: int, most: int, seed: int, progress: Progress
+) -> list[Trajectory]:
+    """Measure recorded trajectories by the code that measures rollouts.
+
+    Metrics look at the observations after actions, as a rollout's do: those of rows 1 to the
+    limit, and the one after the last action where it was recorded.
+
+    Args:
+        store: The demonstrations.
+        limit: Steps to look at from the start, as many as rollouts had; 0 for all.
+        most: Trajectories of every label, drawn at random; 0 takes all.
+        seed: Fixes the draw.
+        progress: Where to report.
+    """
+    order = generator("source trajectories", seed).permutation(len(store.episodes))
+    label = store.episodes.label[order]
+    parts = [order[label == one][: most or None] for one in np.unique(label)]
+    chosen = sorted(int(index) for part in parts for index in part)
+    found = []
+    with progress.task("measure the source", len(chosen), "trajectory") as bar:
+        for index in chosen:
+            found.append(_measured(store, index, limit))
+            bar.advance()
+    return found
+
+
+def policy_trajectories(
+    run: Run, group: str, labels: Sequence[str], lost: list[str]
+) -> Iterator[Trajectory]:
+    """Take the episodes of an evaluated policy.
+
+    Args:
+        run: The policy's episodes.
+        group: Name to give the policy.
+        labels: Behaviours that the source has. With a single one every episode belongs to it.
+        lost: Gets the name of the group once for every episode lost to the simulator.
+    """
+    only = labels[0] if len(labels) == 1 else ALL
+    for episode in run.episodes:
+        if episode.error:
+            lost.append(group)
+            continue
+        kind, number = episode.start[1].partition(" ")[0], episode.start[2]
+        yield Trajectory(
+            group=group,
+            behaviour=episode.label or only,
+            origin=f"{kind} {number}",
+            values={**episode.values, SUCCESS: float(episode.success)},
+            failure=episode.failure,
+        )
+
+
+def _measured(store: SnippetStore, index: int, limit: int) -> Trajectory:
+    table, env = store.episodes, store.spec.env
+    start, length = int(table.start[index]), int(table.length[index])
+    steps = min(length, limit or length)
+    values = {STEPS: float(steps)}
+    if store.has_rewards:
+        values[RETURN] = float(store.read("reward", start, start + steps).sum(dtype=np.float64))
+    if table.success[index] >= 0 and steps == length:
+        values[SUCCESS] = float(table.success[index])
+    measure = metrics_of(env.adapter, env.tasks[int(table.task[index])])
+    if measure:
+        values |= measure(_after_actions(store, index, steps))
+    label = int(table.label[index])
+    behaviour = store.spec.labels[label] if 0 <= label < len(store.spec.labels) else ALL
+    return Trajectory(SOURCE, behaviour, f"episode {index}", values)
+
+
+def _after_actions(store: SnippetStore, index: int, steps: int) -> npt.NDArray[np.float32]:
+    """Return the observations after each of the first `steps` actions, (time, obs)."""
+    (key,) = (item.name for item in store.spec.observations)
+    start, length = int(store.episodes.start[index]), int(store.episodes.length[index])
+    rows = store.read(key, start + 1, start + min(steps + 1, length))
+    final = store.final_observation(index) if steps == length else None
+    return rows if final is None else np.concatenate([rows, final[key][None]])
+
+
+@lru_cache(maxsize=16)
+def metrics_of(adapter: str, task: str) -> Measure | None:
+    """Return what computes an adapter's metrics from observations (time, obs), or None."""
+    if adapter == "adroit":
+        from lwdctl.envs.hammer_metrics import hammer_metrics
+
+        return hammer_metrics
+    if adapter == "mujoco":
+        from lwdctl.envs.foot_contacts import FootContacts, feet_names
+        from lwdctl.envs.gymnasium_scene import build_environment
+
+        names = [f"{CONTACT}{foot}" for foot in feet_names(task)]
+        finder = FootContacts(task.partition("-")[0], build_environment(task).model)
+
+        def contacts(observations: npt.NDArray[Any]) -> Mapping[str, float]:
+            shares = np.mean([finder.at(row) for row in observations], axis=0).tolist()
+            return dict(zip(names, shares, strict=True))
+
+        return contacts
+    return None

@@ -1,0 +1,166 @@
+"""Episodes that start where recorded snippets start, in the middle of demonstrations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+
+from lwdctl.artifacts.snippets import SnippetStore
+from lwdctl.core.errors import ArtifactError
+from lwdctl.core.seeding import EVALUATION_SEED_START, generator
+from lwdctl.data.batches import SnippetBatches
+from lwdctl.envs.simulator import ObservedState
+from lwdctl.envs.table import SIMULATORS, make_simulator
+from lwdctl.policies.policy import EpisodePlan
+
+IntArray = npt.NDArray[np.int64]
+
+RESTORED = "the recorded initial state"
+SHOWN = "the state that the observation shows"
+REPLAYED = "recorded actions replayed from the recorded initial state"
+
+
+@dataclass(frozen=True)
+class SnippetStarts:
+    """Snippets and the episodes that start where they do.
+
+    Attributes:
+        episodes: (snippet,) store index of the episode each lies in.
+        offsets: (snippet,) its first step there.
+        valid: (snippet,) its steps that are real.
+        plans: One per snippet, in the same order.
+        ways: One of `RESTORED`, `SHOWN` and `REPLAYED` per snippet: how its start is reached.
+    """
+
+    episodes: IntArray
+    offsets: IntArray
+    valid: IntArray
+    plans: tuple[EpisodePlan, ...]
+    ways: tuple[str, ...]
+
+
+def draw_snippets(
+    batches: SnippetBatches, store: SnippetStore, count: int, seed: int
+) -> tuple[IntArray, IntArray]:
+    """Draw snippets without repetition, from as many episodes as there are.
+
+    Where there are enough that lie wholly within their episodes, only those are drawn.
+
+    Returns:
+        Store episode (snippet,) and start within it (snippet,), task by task.
+    """
+    episodes, offsets = batches.every()
+    lengths = store.episodes.length[episodes]
+    whole = batches.rule.valid(lengths, offsets) == batches.rule.length
+    if whole.sum() >= count:
+        episodes, offsets = episodes[whole], offsets[whole]
+    order = generator("reconstruction snippets", seed).permutation(len(episodes))
+    episodes, offsets = episodes[order], offsets[order]
+    # The first one of every episode, then the second one of each, and so on.
+    sorted_by_episode = np.argsort(episodes, kind="stable")
+    group_starts = np.searchsorted(episodes[sorted_by_episode], episodes[sorted_by_episode])
+    turn = np.empty(len(episodes), dtype=np.int64)
+    turn[sorted_by_episode] = np.arange(len(episodes)) - group_starts
+    chosen = np.argsort(turn, kind="stable")[:count]
+    episodes, offsets = episodes[chosen], offsets[chosen]
+    order = np.lexsort((offsets, episodes, store.episodes.task[episodes]))
+    return episodes[order], offsets[order]
+
+
+def plan_snippets(
+    store: SnippetStore, episodes: IntArray, offsets: IntArray, length: int, seed: int
+) -> SnippetStarts:
+    """Plan one episode per snippet.
+
+    A snippet at the start of its episode restores the recorded initial state. A later one takes
+    the state its first observation shows, where the simulator can read one from it; otherwise
+    the recorded actions before it are replayed from the episode's start.
+
+    Args:
+        store: The demonstrations.
+        episodes: (snippet,) store index of each snippet's episode.
+        offsets: (snippet,) its first step.
+        length: Steps per snippet.
+        seed: Fixes what policies draw.
+
+    Raises:
+        ArtifactError: A start can be reached in none of these ways.
+    """
+    readers = _readers(store, {int(store.episodes.task[index]) for index in episodes})
+    plans, ways = [], []
+    for position, (index, offset) in enumerate(zip(episodes, offsets, strict=True)):
+        plan, way = _plan(store, int(index), int(offset), position, seed, readers)
+        plans.append(plan)
+        ways.append(way)
+    valid = np.minimum(store.episodes.length[episodes] - offsets, length).astype(np.int64)
+    return SnippetStarts(episodes, offsets, valid, tuple(plans), tuple(ways))
+
+
+def _readers(store: SnippetStore, tasks: set[int]) -> dict[int, ObservedState]:
+    env = store.spec.env
+    if not hasattr(SIMULATORS.load(env.adapter), "state_at"):
+        return {}
+    built = {task: make_simulator(env, env.tasks[task]) for task in tasks}
+    return {task: cast(ObservedState, item) for task, item in built.items()}
+
+
+def _plan(
+    store: SnippetStore, index: int, offset: int, position: int, seed: int,
+    readers: dict[int, ObservedState],
+) -> tuple[EpisodePlan, str]:  # fmt: skip
+    table, spec = store.episodes, store.spec
+    task, label, first = int(table.task[index]), int(table.label[index]), int(table.start[index])
+    state, prelude, way = store.initial_state(index), None, RESTORED
+    if offset or state is None:
+        if task in readers:
+            state = readers[task].state_at(_observation(store, first + offset))
+            way = SHOWN
+        elif state is not None:
+            prelude = store.read("action", first, first + offset)
+            way = REPLAYED
+        else:
+            raise ArtifactError(
+                f"episode {index} holds no initial state, and '{spec.env.adapter}' cannot read"
+                " its state from an observation",
+                "ingest data that record initial states",
+            )
+    plan = EpisodePlan(
+        index=position,
+        seed=EVALUATION_SEED_START + seed * 1_000_000 + position,
+        task=spec.env.tasks[task],
+        label=spec.labels[label] if 0 <= label < len(spec.labels) else "",
+        initial_state=state,
+        model=store.model(index) if way != SHOWN else "",
+        demonstration=index,
+        prelude=prelude,
+    )
+    return plan, way
+
+
+def _observation(store: SnippetStore, row: int) -> dict[str, npt.NDArray[np.float32]]:
+    return {item.name: store.read(item.name, row, row + 1)[0] for item in store.spec.observations}
+
+
+def recorded_states(
+    store: SnippetStore, starts: SnippetStarts, keys: Sequence[str], length: int
+) -> npt.NDArray[np.float64]:
+    """Return what was observed at each snippet's first step and after each of its actions.
+
+    Returns:
+        (snippet, length + 1, obs), NaN where nothing was recorded.
+    """
+    keys = tuple(keys)
+    found = np.full((len(starts.plans), length + 1, sum(store.spec.sizes(keys))), np.nan)
+    table = store.episodes
+    for position, (index, offset) in enumerate(zip(starts.episodes, starts.offsets, strict=True)):
+        first, end = int(table.start[index] + offset), int(table.start[index] + table.length[index])
+        rows = store.features(keys, first, min(first + length + 1, end))
+        found[position, : len(rows)] = rows
+        final = store.final_observation(int(index))
+        if len(rows) <= length and final is not None:
+            found[position, len(rows)] = np.concatenate([final[key] for key in keys])
+    return found

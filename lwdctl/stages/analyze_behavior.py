@@ -1,0 +1,97 @@
+"""`analyze behavior`: do policies behave as the trajectories they learned from?"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lwdctl.artifacts.artifact import Artifact
+from lwdctl.core.config import option, to_mapping
+from lwdctl.stages.stage import Stage, StageContext
+
+if TYPE_CHECKING:
+    from lwdctl.analysis.evaluations import Run
+
+TITLE = "Behaviour of the source and of the policies"
+ROWS = "behavior.csv"
+
+
+@dataclass(frozen=True)
+class AnalyzeBehaviorConfig:
+    """What to compare."""
+
+    source: int = option(
+        0,
+        "Measure at most this many trajectories of every behaviour of the source, drawn at random;"
+        " 0 takes all",
+        minimum=0,
+    )
+    seed: int = option(0, "Seed of every draw: equal numbers, halves of the source", minimum=0)
+
+
+def run(
+    config: AnalyzeBehaviorConfig, inputs: Mapping[str, Artifact], context: StageContext
+) -> Artifact:
+    """Compare and publish an `analysis` artifact.
+
+    Raises:
+        ArtifactError: The evaluation cannot be read, or has no behaviour of the data.
+    """
+    from lwdctl.analysis.behavior import compare
+    from lwdctl.analysis.behavior_sections import sections_of, summary_of, write_rows
+    from lwdctl.analysis.evaluations import read_evaluation
+    from lwdctl.analysis.sections import write_sections
+    from lwdctl.analysis.trajectories import policy_trajectories, source_trajectories
+    from lwdctl.artifacts.snippets import SnippetStore
+
+    evaluation = inputs["evaluation"]
+    store = SnippetStore.open(inputs["snippets"].path)
+    runs = read_evaluation(evaluation, context.workspace.root)
+    limit = runs[0].max_steps or store.spec.env.max_steps
+    lost: list[str] = []
+    trajectories = source_trajectories(store, limit, config.source, config.seed, context.progress)
+    for name, one in _named(runs).items():
+        trajectories += policy_trajectories(one, name, store.spec.labels, lost)
+    compared = compare(trajectories, config.seed, context.progress)
+    sections, figures = sections_of(compared, limit)
+    with context.workspace.begin(
+        "analysis",
+        context.name or evaluation.name,
+        config=to_mapping(config),
+        inputs=[inputs["snippets"], evaluation],
+    ) as draft:
+        write_sections(draft.path, f"{TITLE}: {evaluation.reference}", sections, figures)
+        (draft.path / ROWS).write_text(write_rows(trajectories, compared), encoding="utf-8")
+        summary: dict[str, Any] = {**summary_of(compared), "steps_compared": limit}
+        if lost:
+            summary["episodes_lost_to_simulators"] = dict(Counter(lost))
+        return draft.publish(summary, seed=config.seed)
+
+
+def _named(runs: list[Run]) -> dict[str, Run]:
+    """Name every run by policy and latent, and by what else tells runs apart."""
+    told: dict[str, list[Any]] = {
+        "h": [run.horizon for run in runs if run.horizon is not None],
+        "p": [run.perturbation for run in runs],
+        "s": [run.train_seed for run in runs if run.train_seed is not None],
+    }
+    several = {mark for mark, values in told.items() if len(set(values)) > 1}
+    return {_name(run, several): run for run in runs}
+
+
+def _name(run: Run, several: set[str]) -> str:
+    parts = [run.policy, run.latent]
+    if "h" in several and run.horizon is not None:
+        parts.append(f"h{run.horizon}")
+    if "p" in several:
+        parts.append(f"p{run.perturbation:g}")
+    if "s" in several and run.train_seed is not None:
+        parts.append(f"s{run.train_seed}")
+    return " ".join(part for part in parts if part)
+
+
+STAGE = Stage(
+    "analyze behavior", "analysis", AnalyzeBehaviorConfig, ("snippets", "evaluation"), run
+)

@@ -1,0 +1,199 @@
+"""`analyze reconstruction`: encode a snippet, decode it, run it from the snippet's own start."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lwdctl.artifacts.artifact import Artifact
+from lwdctl.core.config import from_mapping, option, to_mapping
+from lwdctl.core.errors import ConfigError, SimulatorError
+from lwdctl.stages.eval_arms import CHAIN
+from lwdctl.stages.lwd_policy import Chain
+from lwdctl.stages.reconstruction_runs import (
+    ENCODED,
+    MEAN,
+    RECORDED,
+    SAMPLED,
+    Setting,
+    SnippetRuns,
+    lost,
+)
+from lwdctl.stages.stage import Stage, StageContext
+
+if TYPE_CHECKING:
+    from lwdctl.analysis.reconstruction import Errors
+    from lwdctl.data.batches import SnippetBatches
+    from lwdctl.stages.reconstruction_runs import Outcome
+
+TITLE = "Reconstruction of recorded snippets"
+
+
+@dataclass(frozen=True)
+class AnalyzeReconstructionConfig:
+    """What to run."""
+
+    count: int = option(50, "Snippets to reconstruct", minimum=2)
+    split: str = option(
+        "validation",
+        "Which demonstrations they are drawn from",
+        choices=("validation", "train", "all"),
+    )
+    latent: tuple[str, ...] = option(
+        (ENCODED, MEAN),
+        "Where decoded policies come from: the snippet itself; the mean of all; sampled by the"
+        " diffusion model from what was observed at the snippet's start",
+        choices=(ENCODED, MEAN, SAMPLED),
+    )
+    sampler: str = option("ddim", "Denoising sampler", choices=("ddpm", "ddim", "dpm-solver"))
+    denoise_steps: int = option(10, "Denoising steps", minimum=1)
+    seed: int = option(0, "Seed of the snippets drawn, and of what is sampled", minimum=0)
+    slots: int = option(32, "Episodes stepped as one batch", minimum=1)
+    workers: int = option(
+        -1, "Simulator processes; 0 runs in this one, -1 one per core", minimum=-1
+    )
+    timeout: float = option(120.0, "Seconds to wait for a simulator before it counts as hung")
+    device: str = option("auto", "auto, cpu, cuda or cuda:N")
+
+
+def run(
+    config: AnalyzeReconstructionConfig, inputs: Mapping[str, Artifact], context: StageContext
+) -> Artifact:
+    """Reconstruct and publish an `analysis` artifact.
+
+    Raises:
+        ConfigError: The data has no environment, or no demonstration in the split.
+        ArtifactError: A snippet's start can be reached in no way.
+        SimulatorError: Episodes were lost to simulator errors (after publishing what ran).
+    """
+    from lwdctl.analysis.reconstruction_sections import Findings, write
+
+    runs = _open(config, inputs, context)
+    arms = (RECORDED, *dict.fromkeys(config.latent))
+    leading = list(inputs.values())[-1]
+    with context.workspace.begin(
+        "analysis",
+        context.name or leading.name,
+        config=to_mapping(config),
+        inputs=[leading],
+    ) as draft:
+        outcomes = {arm: runs.run(arm) for arm in arms}
+        findings = Findings(
+            runs.starts,
+            {name: _errors(runs, outcome) for name, outcome in outcomes.items()},
+            {name: outcome.episodes for name, outcome in outcomes.items()},
+            _score(runs),
+            _snapshots(runs, inputs["vae"]),
+        )
+        summary = write(findings, draft.path, f"{TITLE}: {inputs['vae'].reference}", config.split)
+        missing = lost(outcomes)
+        if missing:
+            summary["episodes_lost_to_simulators"] = missing
+        artifact = draft.publish(summary, seed=config.seed, device=str(runs.chain.device))
+    if missing:
+        raise SimulatorError(
+            f"{sum(missing.values())} episodes were lost to simulator errors; see {artifact.path}",
+            "run the analysis again",
+        )
+    return artifact
+
+
+def _open(
+    config: AnalyzeReconstructionConfig, inputs: Mapping[str, Artifact], context: StageContext
+) -> SnippetRuns:
+    from lwdctl.artifacts.snippets import SnippetStore
+    from lwdctl.evaluation.snippet_starts import draw_snippets, plan_snippets
+    from lwdctl.policies.loading import load_vae
+    from lwdctl.training.device import choose_device
+
+    store = SnippetStore.open(inputs["snippets"].path)
+    device = choose_device(config.device)
+    chain = Chain(inputs, store, load_vae(inputs["vae"], device), device)
+    if not store.spec.env.adapter:
+        raise ConfigError(
+            "the data names no environment to run in", "ingest it again with --env ADAPTER/NAME"
+        )
+    if config.split != "all" and not len(store.episodes.of_split(config.split)):
+        raise ConfigError(f"the data has no {config.split} demonstrations", "use --split all")
+    training = _batches(chain)
+    batches = training.of_split(config.split)
+    episodes, offsets = draw_snippets(batches, store, config.count, config.seed)
+    if SAMPLED in config.latent:
+        _check_steps(config, inputs["diffusion"])
+    length = chain.vae.spec.snippet_length
+    starts = plan_snippets(store, episodes, offsets, length, config.seed)
+    workers = config.workers if config.workers >= 0 else len(os.sched_getaffinity(0))
+    setting = Setting(config.slots, workers, config.timeout, config.sampler, config.denoise_steps)
+    return SnippetRuns(chain, batches, training, starts, setting, context.progress)
+
+
+def _check_steps(config: AnalyzeReconstructionConfig, diffusion: Artifact) -> None:
+    from lwdctl.models.files import load_spec
+
+    trained = load_spec(diffusion.path)["train_steps"]
+    if config.denoise_steps > trained:
+        raise ConfigError(
+            f"the model was trained with {trained} denoising steps,"
+            f" {config.denoise_steps} are too many"
+        )
+
+
+def _batches(chain: Chain) -> SnippetBatches:
+    from lwdctl.data.batches import SnippetBatches
+    from lwdctl.stages.train_vae import TrainVaeConfig, window_rule
+
+    spec = chain.vae.spec
+    trained = from_mapping(TrainVaeConfig, chain.inputs["vae"].manifest.config)
+    return SnippetBatches(
+        chain.store,
+        spec.observation_keys,
+        window_rule(trained, spec.snippet_length),
+        split="train",
+        seed=0,
+        device=chain.device,
+    )
+
+
+def _errors(runs: SnippetRuns, outcome: Outcome) -> Errors:
+    from lwdctl.analysis.reconstruction import squared_errors
+
+    return squared_errors(outcome.reached, runs.recorded, runs.starts.valid, runs.scale)
+
+
+def _score(runs: SnippetRuns) -> str:
+    from lwdctl.envs.table import SIMULATORS
+
+    name: str = SIMULATORS.load(runs.chain.store.spec.env.adapter).metrics[0].name
+    return name
+
+
+def _snapshots(runs: SnippetRuns, vae: Artifact) -> dict[int, Errors]:
+    """Return the error of encoded snippets at every update whose weights were kept."""
+    from lwdctl.models.vae import PolicyVae
+    from lwdctl.training import snapshots
+
+    found = {}
+    for update in snapshots.updates_kept(vae.path):
+        model = PolicyVae(runs.chain.vae.spec)
+        snapshots.load(model, vae.path, update)
+        model = model.to(runs.chain.device).eval()
+        outcome = runs.decoded(model, runs.encoded(model), f"after {update} updates")
+        found[update] = _errors(runs, outcome)
+    return found
+
+
+def kinds_read(config: Any) -> tuple[str, ...]:
+    """Return the kinds that are read: the diffusion model only where it samples."""
+    return CHAIN if SAMPLED in config.latent else CHAIN[:2]
+
+
+STAGE = Stage(
+    "analyze reconstruction",
+    "analysis",
+    AnalyzeReconstructionConfig,
+    CHAIN,
+    run,
+    reads=kinds_read,
+)

@@ -1,0 +1,196 @@
+"""Runs policies from the starts of recorded snippets: decoded ones, and their controls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from lwdctl.stages.lwd_policy import Chain
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lwdctl.core.progress import Progress
+    from lwdctl.data.batches import SnippetBatches
+    from lwdctl.evaluation.rollout import EpisodeResult
+    from lwdctl.evaluation.snippet_starts import SnippetStarts
+    from lwdctl.models.vae import PolicyVae
+    from lwdctl.policies.policy import Policy
+
+RECORDED, ENCODED, MEAN, SAMPLED = "recorded actions", "encoded", "mean", "sampled"
+MEAN_SNIPPETS = 1024
+"""Training snippets whose encoded latents make the mean latent."""
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What every run shares.
+
+    Attributes:
+        slots: Episodes stepped as one batch.
+        workers: Simulator processes, 0 for none.
+        timeout: Seconds to wait for one of them.
+        sampler: Denoising sampler of `sampled`.
+        denoise_steps: Denoising steps of `sampled`.
+    """
+
+    slots: int
+    workers: int
+    timeout: float
+    sampler: str
+    denoise_steps: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One policy's episodes, in the order of the snippets.
+
+    Attributes:
+        reached: Observations (time, obs) from the start on, None where the simulator was lost.
+        episodes: What the engine says of them.
+    """
+
+    reached: Sequence[npt.NDArray[np.float32] | None]
+    episodes: Sequence[EpisodeResult]
+
+
+@dataclass
+class SnippetRuns:
+    """Runs policies from the same snippets.
+
+    Attributes:
+        chain: The trained models and their data.
+        batches: Snippets of the split.
+        training: Snippets of the training split.
+        starts: The snippets drawn, and the episodes that start where they do.
+        setting: How to run.
+        progress: Where to report.
+    """
+
+    chain: Chain
+    batches: SnippetBatches
+    training: SnippetBatches
+    starts: SnippetStarts
+    setting: Setting
+    progress: Progress
+
+    @property
+    def length(self) -> int:
+        """Steps per snippet."""
+        return self.chain.vae.spec.snippet_length
+
+    def run(self, arm: str) -> Outcome:
+        """Run one arm: `RECORDED`, or where a decoded policy's latent comes from."""
+        if arm == RECORDED:
+            return self._roll(self._recorded_actions(), arm)
+        latents = {ENCODED: self.encoded, MEAN: self._mean, SAMPLED: self._sampled}[arm]
+        return self.decoded(self.chain.vae, latents(), arm)
+
+    def decoded(self, vae: PolicyVae, latents: Tensor, title: str) -> Outcome:
+        """Decode latents (snippet, latent) and run one policy per snippet to its end."""
+        from lwdctl.policies.lwd import LwdPolicy
+        from lwdctl.policies.recorded import GivenLatents
+
+        return self._roll(LwdPolicy(vae, GivenLatents(latents), horizon=0), title)
+
+    def encoded(self, vae: PolicyVae | None = None) -> Tensor:
+        """Return the snippets' own latents (snippet, latent): posterior means."""
+        starts = self.starts
+        return _encode(vae or self.chain.vae, self.batches, starts.episodes, starts.offsets)
+
+    def _mean(self) -> Tensor:
+        from lwdctl.core.seeding import generator
+
+        episodes, offsets = self.training.every()
+        drawn = generator("mean latent").permutation(len(episodes))[:MEAN_SNIPPETS]
+        latents = _encode(self.chain.vae, self.training, episodes[drawn], offsets[drawn])
+        return latents.mean(0, keepdim=True).expand(len(self.starts.plans), -1).contiguous()
+
+    def _sampled(self) -> Tensor:
+        """Draw latents from what was recorded at the snippets' starts."""
+        from lwdctl.policies.latent_source import Query, SampledLatents
+        from lwdctl.policies.loading import load_diffusion
+
+        chain, starts, spec = self.chain, self.starts, self.chain.store.spec
+        model = load_diffusion(chain.inputs["diffusion"], chain.device)
+        history = max(1, model.spec.state_size // chain.vae.spec.observation_size)
+        state = self.batches.history(starts.episodes, starts.offsets, history)
+        source = SampledLatents(
+            model, spec.env.tasks, spec.labels, self.setting.sampler, self.setting.denoise_steps,
+            history,
+        )  # fmt: skip
+        none = np.zeros(len(starts.plans), dtype=np.int64)
+        return source.latents(Query(starts.plans, none, starts.offsets, state))
+
+    def _recorded_actions(self) -> Policy:
+        from lwdctl.policies.recorded import RecordedActions
+
+        batch = self.batches.cut(self.starts.episodes, self.starts.offsets)
+        return RecordedActions(batch.actions.cpu().numpy())
+
+    def _roll(self, policy: Policy, title: str) -> Outcome:
+        from lwdctl.evaluation.rollout import rollout
+        from lwdctl.policies.traced import TracedPolicy
+
+        self.progress.message(f"{title}:")
+        traced = TracedPolicy(policy, self.chain.vae.spec.observation_keys)
+        episodes = rollout(
+            traced,
+            self.chain.store.spec.env,
+            self.starts.plans,
+            width=min(self.setting.slots, len(self.starts.plans)),
+            workers=self.setting.workers,
+            max_steps=self.length + 1,
+            timeout=self.setting.timeout,
+            progress=self.progress,
+        ).episodes
+        reached = [
+            None if one.error else traced.observations(one.plan.index)[: self.length + 1]
+            for one in episodes
+        ]
+        return Outcome(reached, episodes)
+
+    @cached_property
+    def recorded(self) -> npt.NDArray[np.float64]:
+        """The recorded states (snippet, length + 1, obs)."""
+        from lwdctl.evaluation.snippet_starts import recorded_states
+
+        keys = self.chain.vae.spec.observation_keys
+        return recorded_states(self.chain.store, self.starts, keys, self.length)
+
+    @cached_property
+    def scale(self) -> npt.NDArray[np.float64]:
+        """Deviation of each observation component over the training split, 1 for constants."""
+        scale: npt.NDArray[np.float64] = self.chain.vae.observation.scale.cpu().double().numpy()
+        return scale
+
+
+def _encode(
+    vae: PolicyVae, batches: SnippetBatches, episodes: npt.NDArray[np.int64],
+    offsets: npt.NDArray[np.int64],
+) -> Tensor:  # fmt: skip
+    import torch
+
+    from lwdctl.models.vae import Snippets
+
+    means = []
+    with torch.no_grad():
+        for start in range(0, len(episodes), _BATCH):
+            part = slice(start, start + _BATCH)
+            batch = batches.cut(episodes[part], offsets[part])
+            means.append(vae.encode(Snippets(batch.observations, batch.actions, batch.mask))[0])
+    return torch.cat(means)
+
+
+def lost(outcomes: Mapping[str, Outcome]) -> dict[str, int]:
+    """Return how many episodes of each arm the simulator was lost in, where any were."""
+    counts = {
+        name: sum(bool(one.error) for one in item.episodes) for name, item in outcomes.items()
+    }
+    return {name: count for name, count in counts.items() if count}

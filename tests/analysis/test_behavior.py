@@ -1,0 +1,171 @@
+"""Trajectories of source and policies: equal numbers, the same steps, the same code."""
+
+import numpy as np
+import pytest
+
+from lwdctl.analysis import divergence
+from lwdctl.analysis.behavior import CONTACTS, SOS, compare, draw_equally
+from lwdctl.analysis.behavior_sections import sections_of, summary_of, write_rows
+from lwdctl.analysis.trajectories import SOURCE, Trajectory, source_trajectories
+from lwdctl.artifacts.snippets import SnippetStore, SnippetWriter
+from lwdctl.core.errors import ArtifactError
+from lwdctl.core.progress import SilentProgress
+from lwdctl.core.records import ActionSpec, EnvSpec, Episode, ObservationSpec, SourceSpec
+
+FEET = ("contact_bfoot", "contact_ffoot")
+SPEC = SourceSpec(
+    (ObservationSpec("observation", 17),),
+    ActionSpec(6, "torque", "normalised", (-1.0,) * 6, (1.0,) * 6),
+    EnvSpec("mujoco", ("HalfCheetah-v4",), {}, 1000),
+    ("fast", "slow"),
+    "made",
+)
+
+
+@pytest.fixture(autouse=True)
+def _few_draws(monkeypatch):
+    monkeypatch.setattr(divergence, "DRAWS", 60)
+
+
+def made(group, behaviour, count, center, seed=0, failure=""):
+    rng = np.random.default_rng(seed)
+    points = np.clip(rng.normal(center, 0.03, size=(count, 2)), 0, 1)
+    return [
+        Trajectory(
+            group,
+            behaviour,
+            f"episode {index}",
+            {
+                "steps": 100.0,
+                "return": float(rng.normal(10, 1)),
+                **dict(zip(FEET, row, strict=True)),
+            },
+            failure,
+        )
+        for index, row in enumerate(points.tolist())
+    ]
+
+
+def test_as_many_trajectories_of_every_group():
+    groups = {SOURCE: made(SOURCE, "fast", 30, 0.3), "mlp": made("mlp", "fast", 7, 0.3)}
+    drawn = draw_equally(groups, "fast", 0)
+    assert {name: len(items) for name, items in drawn.items()} == {SOURCE: 7, "mlp": 7}
+    assert drawn["mlp"] == groups["mlp"]
+    assert drawn[SOURCE] == draw_equally(groups, "fast", 0)[SOURCE]
+    assert drawn[SOURCE] != draw_equally(groups, "fast", 1)[SOURCE]
+
+
+def test_a_policy_that_behaves_alike_is_inside_and_another_is_not():
+    trajectories = [
+        *made(SOURCE, "fast", 40, (0.3, 0.6)),
+        *made("alike", "fast", 20, (0.3, 0.6), seed=1),
+        *made("other", "fast", 25, (0.8, 0.2), seed=2, failure="it fell apart"),
+        *made(SOURCE, "slow", 40, (0.5, 0.5)),
+    ]
+    (compared,) = compare(trajectories, 0, SilentProgress())
+    assert compared.behaviour == "fast"
+    assert compared.count == 20
+    assert {len(items) for items in compared.groups.values()} == {20}
+    found = compared.divergences[CONTACTS]
+    assert {one.size for one in found.values()} == {20}
+    summary = summary_of([compared])["fast"]
+    assert summary["alike"]["inside_sos"]
+    assert not summary["other"]["inside_sos"]
+    assert summary["other"]["js"] == pytest.approx(np.log(2), abs=1e-3)
+    assert set(summary[SOS]) == {"js", "js_low", "js_high", "js_set_size"}
+    assert compared.differences["other"]["contact_bfoot"].low > 0.4
+    spread = compared.spreads["alike"]["return"]
+    assert spread.low < spread.mean < spread.high
+    sections, figures = sections_of([compared], 100)
+    assert set(figures) == {"returns", "contacts", "divergence"}
+    assert [s.title for s in sections][:2] == ["What was compared", "Returns"]
+    assert [row[-1] for row in sections[0].table.rows] == [0, 0, 20]
+    rows = write_rows(trajectories, [compared]).splitlines()
+    assert len(rows) == 1 + len(trajectories)
+    assert sum(line.split(",")[3] == "1" for line in rows) == 60
+
+
+def test_episodes_without_a_label_are_compared_with_all_of_the_source():
+    trajectories = [
+        *made(SOURCE, "fast", 20, 0.3),
+        *made(SOURCE, "slow", 20, 0.5),
+        *made("labelled", "slow", 8, 0.5),
+        *made("unlabelled", "all", 12, 0.4),
+    ]
+    every, slow = compare(trajectories, 0, SilentProgress())
+    assert (every.behaviour, slow.behaviour) == ("all", "slow")
+    assert set(every.groups) == {SOURCE, "labelled", "unlabelled"}
+    assert {item.behaviour for item in every.groups[SOURCE]} == {"fast", "slow"}
+    assert set(slow.groups) == {SOURCE, "labelled"}
+
+
+@pytest.mark.parametrize(("feet", "panels"), [(1, 1), (4, 6)])
+def test_one_foot_and_four_feet_have_their_panels(feet, panels):
+    rng = np.random.default_rng(0)
+
+    def with_feet(group, count):
+        return [
+            Trajectory(
+                group,
+                "fast",
+                f"episode {index}",
+                {"steps": 9.0, **{f"contact_{k}": float(rng.random()) for k in range(feet)}},
+            )
+            for index in range(count)
+        ]
+
+    (compared,) = compare([*with_feet(SOURCE, 12), *with_feet("mlp", 6)], 0, SilentProgress())
+    assert compared.divergences[CONTACTS]["mlp"].mean > 0
+    sections, figures = sections_of([compared], 0)
+    assert set(figures) == {"contacts", "divergence"}
+    assert len(figures["contacts"].axes) == 2 * panels
+    assert "cut to" not in sections[0].text
+
+
+def test_too_few_trajectories_have_no_divergence_and_other_labels_no_comparison():
+    few = [*made(SOURCE, "fast", 3, 0.3), *made("mlp", "fast", 3, 0.3)]
+    (compared,) = compare(few, 0, SilentProgress())
+    assert compared.divergences == {}
+    assert compared.count == 3
+    with pytest.raises(ArtifactError, match="no trajectory of any behaviour"):
+        compare([*made(SOURCE, "fast", 3, 0.3), *made("mlp", "slow", 3, 0.3)], 0, SilentProgress())
+
+
+@pytest.fixture
+def store(tmp_path):
+    """Cheetahs in the air, whose feet touch from the fourth observation on."""
+    writer = SnippetWriter(tmp_path / "made.zarr", SPEC)
+    for index in range(4):
+        rows = np.zeros((8, 17), dtype=np.float32)
+        rows[:3, 0], rows[3:, 0] = 0.5, -0.2
+        writer.append(
+            Episode(
+                source=f"demo_{index}",
+                observations={"observation": rows},
+                actions=np.zeros((8, 6), dtype=np.float32),
+                rewards=np.arange(8, dtype=np.float32),
+                task="HalfCheetah-v4",
+                label=SPEC.labels[index % 2],
+                split="train",
+                success=True,
+            )
+        )
+    writer.close()
+    return SnippetStore.open(tmp_path / "made.zarr")
+
+
+@pytest.mark.sim
+def test_the_source_is_cut_to_the_steps_rollouts_had(store):
+    whole = source_trajectories(store, 0, 0, 0, SilentProgress())
+    assert len(whole) == 4
+    # Rows 1 to 7 stand after an action; the observation after the last one is not recorded.
+    assert whole[0].values == pytest.approx(
+        {"steps": 8, "return": 28, "success": 1, "contact_bfoot": 5 / 7, "contact_ffoot": 5 / 7}
+    )
+    short = source_trajectories(store, 4, 0, 0, SilentProgress())
+    assert short[0].values == pytest.approx(
+        {"steps": 4, "return": 6, "contact_bfoot": 2 / 4, "contact_ffoot": 2 / 4}
+    )
+    assert {item.behaviour for item in short} == {"fast", "slow"}
+    few = source_trajectories(store, 4, 1, 0, SilentProgress())
+    assert sorted(item.behaviour for item in few) == ["fast", "slow"]

@@ -1,0 +1,130 @@
+"""Numbers of a grouping in several spaces, as summary, table and sections with their figures."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from lwdctl.analysis.latent_findings import (
+    LATENT,
+    PCA,
+    SNIPPET,
+    STATE,
+    TSNE,
+    group_findings,
+    position_findings,
+    position_summary,
+    position_table,
+)
+from lwdctl.analysis.latent_health import latent_health
+from lwdctl.analysis.latent_pictures import View
+from lwdctl.analysis.latent_sections import LatentAnalysis, compose, points_csv
+from lwdctl.analysis.latent_table import Grouping, LatentPoints
+from lwdctl.analysis.projections import principal_components
+from lwdctl.analysis.sections import write_sections
+
+EPISODES = 12
+INDEX = np.repeat(np.arange(EPISODES) % 3, 4)
+GROUPING = Grouping("label", "Operator", ("better_operator_1", "b", "c"), INDEX)
+
+pytestmark = pytest.mark.usefixtures("few_resamples")
+
+
+@pytest.fixture
+def points():
+    rng = np.random.default_rng(0)
+    episode = np.repeat(np.arange(EPISODES), 4)
+    position = np.tile([0.0, 0.25, 0.5, 0.75], EPISODES)
+    latent = rng.normal(size=(len(episode), 5)) * 0.01
+    latent[:, 0] += 5 * (INDEX == 1)
+    latent[:, 2] += 5 * (INDEX == 2)
+    latent[:, 1] += position
+    row = np.arange(len(episode))
+    return LatentPoints(row, latent, episode, (position * 40).astype(int), position)
+
+
+@pytest.fixture
+def spaces(points):
+    flat = points.latent[:, [0, 2]]
+    noise = np.random.default_rng(1).normal(size=flat.shape)
+    return {LATENT: points.latent, TSNE: flat, PCA: flat, STATE: noise}
+
+
+def analysis(points, spaces, grouping=GROUPING):
+    found = group_findings(grouping, points, spaces, 3, 0)
+    return LatentAnalysis(
+        points=points, available=100, sampled=True, neighbours=3,
+        components=principal_components(points.latent),
+        views=[View("tsne", "t-SNE", points.latent[:, :2])],
+        groupings=[grouping], groups={grouping.name: found} if found else {},
+        position=position_findings(points, spaces, 0), show_position=True,
+        health=latent_health(points.latent, points.latent * 0, 0.01), without=[SNIPPET],
+    )  # fmt: skip
+
+
+def test_numbers_of_the_latent_stand_beside_chance_and_the_baseline(points, spaces):
+    numbers = group_findings(GROUPING, points, spaces, 3, 0).summary()
+    assert (numbers["categories"], numbers["episodes"], numbers["points"]) == (3, EPISODES, 48)
+    assert numbers["knn_accuracy"] == numbers["linear_accuracy"] == 1.0
+    assert numbers["knn_accuracy_low"] < 1.0 == numbers["knn_accuracy_high"]
+    assert numbers["chance"] == pytest.approx(1 / 3)
+    assert numbers["chance_shuffled"] < 0.5
+    assert numbers["silhouette"] > 0.9
+    assert numbers["state_knn_accuracy"] < 0.7
+    assert "tsne_linear_accuracy" not in numbers
+
+
+def test_position_is_read_from_the_latent_alone(points, spaces):
+    numbers = position_summary(position_findings(points, spaces, 0))
+    assert numbers["r2"] > 0.95
+    assert numbers["r2_low"] <= numbers["r2"] <= numbers["r2_high"]
+    assert numbers["state_r2"] < 0.1
+    assert "tsne_r2" not in numbers
+    assert len(position_table(position_findings(points, spaces, 0)).rows) == 2
+
+
+def test_categories_of_one_episode_each_have_no_numbers(points, spaces):
+    alone = Grouping("task", "Task", tuple(map(str, range(EPISODES))), points.episode)
+    assert group_findings(alone, points, spaces, 3, 0) is None
+    notes = analysis(points, spaces, alone).notes
+    assert notes[0] == "numbers of task (no two categories have two episodes each)"
+    assert "take fewer --points" in notes[1]
+
+
+def test_few_episodes_have_no_fit_of_the_position(points, spaces):
+    few = LatentPoints(*(getattr(points, name)[:16] for name in LatentPoints.__annotations__))
+    assert position_findings(few, spaces, 0) == {}
+
+
+def test_sections_say_how_numbers_came_about_and_every_figure_is_written(points, spaces, tmp_path):
+    sections, figures = compose(analysis(points, spaces))
+    write_sections(tmp_path, "Latents", sections, figures)
+    assert set(figures) == {"tsne-label", "tsne-position", "dimensions"}
+    assert "An episode never answers for itself" in sections[0].text
+    assert sections[1].table.rows[0][0] == "Latent, all dimensions"
+    assert (tmp_path / "figures/tsne-label.png").stat().st_size > 5000
+
+
+def test_the_legend_names_every_category(points, spaces):
+    _, figures = compose(analysis(points, spaces))
+    (legend,) = figures["tsne-label"].legends
+    assert [text.get_text() for text in legend.get_texts()] == ["better operator 1", "b", "c"]
+    title = figures["tsne-label"].axes[0].get_title(loc="left")
+    assert "3-NN accuracy 1.00" in title
+    assert "chance 0.3" in title.replace("\n", " ")
+
+
+def test_points_are_written_one_a_line(points, spaces):
+    lines = points_csv(analysis(points, spaces)).splitlines()
+    assert lines[0] == "episode,start,position,label,pc1,pc2,pc3,pc4,tsne1,tsne2"
+    assert len(lines) == 49
+    assert lines[1].startswith("0,0,0.0000,better_operator_1,")
+
+
+def test_a_collapsed_posterior_is_said_to_be_noise(points, spaces):
+    alive = analysis(points, spaces)
+    dead = dataclasses.replace(
+        alive, health=latent_health(np.zeros((9, 5)), np.zeros((9, 5)), 0.01)
+    )
+    assert "No dimension is active" in compose(dead)[0][-1].text
+    assert "No dimension is active" not in compose(alive)[0][-1].text

@@ -1,0 +1,85 @@
+"""A report in Chromium, at the width of a desk and of a phone."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from report_chain import ARMS, analysis, arm, chain, page
+
+sys.path.pop(0)
+
+WIDTHS = (1280, 390)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    program = shutil.which("chromium")
+    if not program:
+        pytest.skip("no chromium on the path: apt-get install chromium")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as driver:
+        started = driver.chromium.launch(
+            executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def file(workspace, tmp_path):
+    long = arm("lwd", "10" * 5, latent="encoded")
+    long["cells"][0]["by_label"] = {
+        f"label-{'x' * 60}": {"episodes": 5, "metrics": {f"metric_{i}": 1.0 for i in range(12)}}
+    }
+    _, model, found = chain(workspace, [*ARMS, long], videos=1)
+    analysis(workspace, model)
+    path = tmp_path / "report.html"
+    path.write_text(page(workspace, found))
+    return path
+
+
+@pytest.mark.usefixtures("few_resamples")
+@pytest.mark.parametrize("width", WIDTHS)
+def test_it_renders_alone_and_fits(browser, file, width):
+    tab = browser.new_page(viewport={"width": width, "height": 900})
+    asked, said = [], []
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.on("console", lambda message: said.append(message.text))
+    tab.on("pageerror", lambda error: said.append(str(error)))
+    tab.goto(file.as_uri())
+    tab.wait_for_load_state("load")
+    tab.evaluate("document.querySelectorAll('details').forEach(item => { item.open = true })")
+    widths = tab.evaluate("[...document.images].map(image => image.naturalWidth)")
+    assert len(widths) > len(ARMS)
+    assert min(widths) > 0
+    assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert tab.evaluate("document.querySelector('h1').getBoundingClientRect().height > 10")
+    # The picture of a wide figure scrolls in its own box; others scale.
+    boxes = tab.evaluate(
+        "[...document.images].filter(i => !i.closest('.scroll')).map(i => i.clientWidth)"
+    )
+    assert boxes
+    assert max(boxes) <= width
+    assert {url for url in asked if not url.startswith("data:")} == {file.as_uri()}
+    # The toy videos are zeros, which no decoder takes; nothing else may be said.
+    assert [line for line in said if "video" not in line.lower()] == []
+    tab.close()
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_no_address_is_asked_even_where_a_file_smuggles_one_in(browser, file):
+    text = file.read_text()
+    probe = '<img src="http://127.0.0.1:9/leak.png" alt="">'
+    file.write_text(text.replace("<footer>", probe + "<footer>"))
+    tab = browser.new_page()
+    failed, said = [], []
+    tab.on("requestfinished", lambda request: failed.append(request.url))
+    tab.on("console", lambda message: said.append(message.text))
+    tab.goto(file.as_uri())
+    tab.wait_for_load_state("load")
+    assert any("Content Security Policy" in line for line in said)
+    assert not any("leak" in url for url in failed)
+    tab.close()

@@ -1,0 +1,47 @@
+"""Replayed actions, given latents, and a policy that writes down what it sees."""
+
+import numpy as np
+import torch
+
+from lwdctl.policies.latent_source import Query
+from lwdctl.policies.policy import EpisodePlan
+from lwdctl.policies.recorded import GivenLatents, RecordedActions
+from lwdctl.policies.traced import TracedPolicy
+
+PLANS = [EpisodePlan(index=2, seed=0, task="t"), None, EpisodePlan(index=0, seed=1, task="t")]
+ACTIONS = np.arange(12, dtype=np.float32).reshape(3, 2, 2)
+
+
+def test_actions_follow_their_plan_and_the_last_one_repeats():
+    policy = RecordedActions(ACTIONS)
+    for _ in range(2):  # a new episode begins anew
+        policy.reset(PLANS)
+        active = np.array([True, False, True])
+        given = [policy.act({}, active) for _ in range(3)]
+        np.testing.assert_array_equal(given[0][[0, 2]], ACTIONS[[2, 0], 0])
+        np.testing.assert_array_equal(given[1][[0, 2]], ACTIONS[[2, 0], 1])
+        np.testing.assert_array_equal(given[2], given[1])
+    assert policy.cost().queries.tolist() == [0, 0, 0]
+
+
+def test_latents_follow_their_plan():
+    rows = torch.arange(6.0).reshape(3, 2)
+    none = np.zeros(3, dtype=np.int64)
+    found = GivenLatents(rows).latents(Query(PLANS, none, none, torch.zeros(3, 1)))
+    assert found[[0, 2]].tolist() == [[4.0, 5.0], [0.0, 1.0]]
+
+
+def test_what_active_slots_saw_is_kept_and_nothing_is_changed():
+    policy = TracedPolicy(RecordedActions(ACTIONS), ("b", "a"))
+    policy.reset(PLANS)
+    for step in range(3):
+        seen = {"a": np.full((3, 1), step, np.float32), "b": np.full((3, 2), -step, np.float32)}
+        active = np.array([True, False, step < 1])
+        actions = policy.act(seen, active)
+        seen["a"][:] = 99.0
+    np.testing.assert_array_equal(actions[0], ACTIONS[2, 1])
+    assert policy.observations(2).tolist() == [[0, 0, 0], [-1, -1, 1], [-2, -2, 2]]
+    assert policy.observations(0).tolist() == [[0, 0, 0]]
+    assert len(policy.observations(1)) == 0
+    policy.reset(PLANS)  # run again: written down anew
+    assert len(policy.observations(2)) == 0

@@ -1,0 +1,109 @@
+"""`analyze reconstruction` on a toy chain, as the command line runs it."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+from trained_grid import TINY, do, write_snippets
+
+from lwdctl.analysis import figures
+from lwdctl.analysis.sections import read_sections
+from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.workspace import Workspace
+from lwdctl.core.config import from_mapping
+from lwdctl.core.errors import ConfigError
+from lwdctl.envs.pusht import PushTSimulator
+from lwdctl.pipeline.inputs import wanted_kinds
+from lwdctl.stages import STAGES
+
+pytestmark = pytest.mark.sim
+
+COMMAND = "analyze reconstruction"
+SMALL = {"count": 6, "split": "all", "workers": 0, "slots": 4, "device": "cpu"}
+LENGTH = 8
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    workspace = Workspace(tmp_path_factory.mktemp("reconstruction"))
+    write_snippets(workspace)
+    vae = {**TINY, "snippet_length": LENGTH, "policy_width": 8, "decoder": "xs", "snapshots": 2}
+    do("train-vae", workspace, vae)
+    do("encode", workspace, {"device": "cpu"})
+    do("train-diffusion", workspace, {**TINY, "width": 16})
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def plain(workspace: Workspace) -> Artifact:
+    return do(COMMAND, workspace, SMALL)
+
+
+def test_all_arms_from_the_same_starts(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(PushTSimulator, "state_at")  # starts are then exact: actions replayed
+    values = {**SMALL, "latent": ["encoded", "mean", "sampled"]}
+    artifact = do(COMMAND, workspace, values)
+    summary = artifact.manifest.summary
+    assert artifact.name == "made"
+    assert [item.kind for item in artifact.manifest.inputs] == ["diffusion"]
+    assert summary["snippets"] == 6
+    assert summary["start_drift"] < 1e-9
+    assert summary["recorded actions"]["final_normalised"] < 1e-9
+    assert summary["recorded actions"]["mean_squared"] < 1e-4
+    for arm in ("encoded", "mean", "sampled"):
+        found = summary[arm]
+        assert found["final_normalised_low"] <= found["final_normalised"]
+        assert found["final_normalised"] > 1e-4
+        assert 0.0 <= found["max_overlap"] <= 1.0
+    assert summary["encoded"] != summary["sampled"] != summary["mean"]
+    assert "success_difference" in summary["encoded minus sampled"]
+    with artifact.payload("reconstruction_steps.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["policy"] == "encoded"]
+    assert [int(row["step"]) for row in rows] == list(range(LENGTH + 1))
+    assert {row["snippets"] for row in rows} == {"6"}
+    with artifact.payload("reconstruction.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4 * 6
+    starts = {(row["episode"], row["offset"]) for row in rows}
+    assert len(starts) == 6
+    assert any(int(row["offset"]) for row in rows)
+
+
+def test_snapshots_lead_to_the_final_weights(workspace: Workspace, plain: Artifact) -> None:
+    assert [item.kind for item in plain.manifest.inputs] == ["vae"]
+    summary = plain.manifest.summary
+    after = summary["after_updates"]
+    assert list(after) == ["2", "4"]
+    assert after["4"] == {name: summary["encoded"][name] for name in after["4"]}
+    assert after["2"] != after["4"]
+    _, sections = read_sections(plain.path)
+    assert [one.figure for one in sections if one.figure] == ["error-by-step", "error-by-update"]
+    vae = workspace.resolve("vae")
+    assert vae.payload("snapshots/4.safetensors").stat().st_size > 0
+    final = vae.payload("ema.safetensors").read_bytes()
+    assert vae.payload("snapshots/4.safetensors").read_bytes() == final
+
+
+def test_the_same_seed_gives_the_same_whatever_the_batch(
+    workspace: Workspace, plain: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figures, "render", lambda *words: b"drawn elsewhere")
+    narrow = do(COMMAND, workspace, {**SMALL, "slots": 3})
+    for arm in ("recorded actions", "encoded", "mean"):
+        found, expected = narrow.manifest.summary[arm], plain.manifest.summary[arm]
+        assert found == pytest.approx(expected, rel=1e-3)
+
+
+def test_what_it_reads_and_refuses(workspace: Workspace) -> None:
+    stage = STAGES.load(COMMAND)
+    assert wanted_kinds(stage, stage.config()) == ("snippets", "vae")
+    sampled = from_mapping(stage.config, {"latent": ["sampled"]})
+    assert wanted_kinds(stage, sampled) == ("snippets", "vae", "latents", "diffusion")
+    with pytest.raises(ConfigError, match="latent"):
+        from_mapping(stage.config, {"latent": ["other"]})
+    with pytest.raises(ConfigError, match="too many"):
+        do(COMMAND, workspace, {**SMALL, "latent": ["sampled"], "denoise_steps": 101})
+    assert workspace.drafts("analysis") == []
