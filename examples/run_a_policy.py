@@ -13,28 +13,22 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.envs.table import make_simulator
-from lwdctl.policies.loading import load_vae
 from lwdctl.policies.policy import EpisodePlan
-from lwdctl.stages.lwd_policy import Chain, lwd_policy
+from lwdctl.stages.lwd_policy import lwd_policy
+from lwdctl.stages.trained_chain import open_chain
 
-workspace = Workspace(Path(sys.argv[1] if len(sys.argv) > 1 else "lwd-runs"))
-diffusion = workspace.resolve("diffusion")
-inputs = {**workspace.ancestors(diffusion), "diffusion": diffusion}
-store = SnippetStore.open(inputs["snippets"].path)
-device = torch.device("cpu")
-chain = Chain(inputs, store, load_vae(inputs["vae"], device), device)
+chain = open_chain(Workspace(Path(sys.argv[1] if len(sys.argv) > 1 else "lwd-runs")))
+env = chain.store.spec.env
 
-task = sys.argv[2] if len(sys.argv) > 2 else store.spec.env.tasks[0]
+task = sys.argv[2] if len(sys.argv) > 2 else env.tasks[0]
 plan = EpisodePlan(index=0, seed=123_456, task=task)
 policy = lwd_policy("sampled", chain, horizon=0, sampler="ddim", denoise_steps=10)
 policy.reset([plan])
 
-simulator = make_simulator(store.spec.env, task)
+simulator = make_simulator(env, task)
 observation = simulator.reset(plan.seed)
 solved = False
 for _ in range(simulator.max_steps):

@@ -166,6 +166,9 @@ def _count(done: int, total: int | None) -> str:
 
 
 def _make_bars(console: object) -> Bars:
+    from collections.abc import Iterable
+
+    from rich.console import RenderableType
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -175,6 +178,7 @@ def _make_bars(console: object) -> Bars:
     )
     from rich.progress import Progress as Bars
     from rich.progress import Task as BarState
+    from rich.table import Column
     from rich.text import Text
 
     class Rate(ProgressColumn):
@@ -184,12 +188,23 @@ def _make_bars(console: object) -> Bars:
             speed = task.finished_speed or task.speed
             return Text("" if speed is None else f"{speed:.1f} {task.fields['unit']}/s")
 
-    return Bars(
+    class WithNumbers(Bars):
+        """Bars, and below them the latest numbers of each: beside them 80 columns are too few."""
+
+        def get_renderables(self) -> Iterable[RenderableType]:
+            yield self.make_tasks_table(self.tasks)
+            for task in self.tasks:
+                if task.fields["fields"]:
+                    yield Text(f"  {task.fields['fields']}", no_wrap=True, overflow="ellipsis")
+
+    def whole() -> Column:
+        return Column(no_wrap=True)  # where a line is too long, the bar gives way
+
+    return WithNumbers(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
-        MofNCompleteColumn(),
-        Rate(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[fields]}", markup=False),
+        MofNCompleteColumn(table_column=whole()),
+        Rate(table_column=whole()),
+        TimeRemainingColumn(table_column=whole()),
         console=console,  # type: ignore[arg-type]
     )

@@ -1,12 +1,13 @@
-"""`lwdctl export`: a snippet store as files that other programs read."""
+"""`lwdctl export`: a policy or a snippet store as files that other programs use."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.cli.bars import make_progress
@@ -22,8 +23,124 @@ if TYPE_CHECKING:
     from lwdctl.data.minari_export import Exported
 
 
-def command(
-    form: Annotated[str, typer.Argument(help="minari.", metavar="FORMAT")],
+FORMS = ("policy", "minari")
+
+_DIFFUSION = Annotated[
+    str,
+    typer.Option(
+        help="The diffusion model to read: NAME, NAME:v2 or a path  [default: the newest]",
+        metavar="REF",
+        show_default=False,
+    ),
+]
+_RUN = Annotated[
+    str,
+    typer.Option(
+        "--run",
+        help="Chain to read from when several could be meant: the name of one of its artifacts.",
+        metavar="NAME",
+        show_default=False,
+    ),
+]
+
+
+class Forms(TyperGroup):
+    """What can be exported; an unknown word is refused with the known ones."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return one form's command.
+
+        Raises:
+            CommandLineError: There is none of that name.
+        """
+        if cmd_name not in FORMS and not cmd_name.startswith("-"):
+            raise CommandLineError(
+                f"there is no export format '{cmd_name}'", f"known: {', '.join(FORMS)}"
+            )
+        return super().get_command(ctx, cmd_name)
+
+
+command = typer.Typer(
+    cls=Forms,
+    help="Write for other programs: a policy, or a data set.",
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+
+@command.command()
+def policy(
+    diffusion: _DIFFUSION = "",
+    run_name: _RUN = "",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="Directory to make  [default: NAME-policy]", metavar="DIR", show_default=False
+        ),
+    ] = None,
+    horizon: Annotated[
+        str | None,
+        typer.Option(
+            help="Executed steps between two plans, or 'episode' for one plan all episode"
+            "  [default: the snippet length]",
+            metavar="INTEGER|episode",
+            show_default=False,
+        ),
+    ] = None,
+    denoise_steps: Annotated[
+        int, typer.Option(help="DDIM steps per plan.", min=1, metavar="INTEGER")
+    ] = 10,
+    workspace_path: WORKSPACE = "",
+    as_json: JSON = False,
+    be_quiet: QUIET = False,
+    debug_mode: DEBUG = False,
+) -> None:
+    """Write a trained policy as a directory that runs without torch, on a robot.
+
+    It holds ONNX graphs of denoiser and decoder, constants, and policy.json. Before it appears,
+    it is run beside the trained policy on a demonstration: the largest difference of an action
+    and both one's times per control step and per re-plan are printed and kept.
+
+    On the robot: pip install numpy onnxruntime safetensors; pip install --no-deps lwdctl; then
+    lwdctl.deploy.runtime.ExportedPolicy(DIR) (examples/control_loop.py).
+    """
+    del debug_mode
+    workspace = Workspace.locate(workspace_path or None)
+    progress = make_progress(quiet=be_quiet)
+    artifact = workspace.resolve("diffusion", diffusion, run_name)
+    progress.message(f"reading {artifact.reference}" + ("" if diffusion else " (the newest)"))
+    directory = output or Path(f"{artifact.name}-policy")
+    inputs = {**workspace.ancestors(artifact), "diffusion": artifact}
+    with reserved_stdout():
+        from lwdctl.deploy.export import ExportSettings, export_policy
+
+        settings = ExportSettings(_horizon(horizon), denoise_steps)
+        made = export_policy(inputs, directory, settings, progress)
+    summary = {
+        "source": artifact.reference,
+        "horizon": made.horizon,
+        "denoise_steps": len(made.visited),
+        "observations": {item.name: item.size for item in made.observations},
+        "bytes": sum(int(file["bytes"]) for file in made.files.values()),
+        **made.parity,
+    }
+    if as_json:
+        print_json(None, directory, summary)
+        return
+    print_text(str(directory))
+    print_summary(summary)
+
+
+def _horizon(text: str | None) -> int | None:
+    if text is None or text == "episode":
+        return None if text is None else 0
+    if not text.isdigit():
+        raise CommandLineError(f"--horizon: '{text}' is no number of steps", "or 'episode'")
+    return int(text)
+
+
+@command.command()
+def minari(
     snippets: Annotated[
         str, typer.Argument(help="Snippet store: NAME, NAME:v2 or a path; default: the newest.")
     ] = "",
@@ -58,8 +175,6 @@ def command(
     reads the set back for evaluation only where Gymnasium can rebuild the environment.
     """
     del debug_mode
-    if form != "minari":
-        raise CommandLineError(f"there is no export format '{form}'", "known: minari")
     if not identifier:
         raise CommandLineError("--id is missing", "for example: --id lift/scripted/mh-v0")
     artifact = _find(Workspace.locate(workspace_path or None), snippets)

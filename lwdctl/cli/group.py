@@ -90,7 +90,7 @@ class Commands(TyperGroup):
         if cmd_name in STAGES:
             return _stage_command(cmd_name)
         if _family(cmd_name):
-            return Family(name=cmd_name, help=FAMILIES[cmd_name], no_args_is_help=True)
+            return Family(name=cmd_name, help=FAMILIES[cmd_name], rich_markup_mode=None)
         if cmd_name in COMMANDS:
             return _as_command(cmd_name, COMMANDS.load(cmd_name))
         if cmd_name.startswith("-"):

@@ -83,23 +83,31 @@ def success_text(cell: Mapping[str, Any]) -> str:
 
 
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table: drawn with rich on a terminal, aligned columns otherwise."""
-    if sys.stdout.isatty():
-        from rich.console import Console
-        from rich.markup import escape
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(*[escape(head) for head in heads])
-        for row in rows:
-            table.add_row(*[Text(cell) for cell in row])
-        Console().print(table)
+    """Print a table: drawn with rich on a terminal that is wide enough, aligned columns else."""
+    if sys.stdout.isatty() and _draw_table(heads, rows):
         return
     lines = [list(heads), *[list(row) for row in rows]]
     widths = [max(len(line[index]) for line in lines) for index in range(len(heads))]
     for line in lines:
         cells = [f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)]
         print_text("  ".join(cells).rstrip())
+
+
+def _draw_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
+    """Draw a table, or nothing where numbers would have to be cut off; say which."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+    from rich.text import Text
+
+    console, table = Console(), Table(*[escape(head) for head in heads])
+    for row in rows:
+        table.add_row(*[Text(cell) for cell in row])
+    fits = console.measure(table, options=console.options.update(width=10_000)).maximum
+    if fits > console.width:
+        return False
+    console.print(table)
+    return True
 
 
 def format_value(value: Any) -> str:

@@ -5,6 +5,7 @@ The command line draws it with rich, the Python API with tqdm, tests with nothin
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -52,10 +53,10 @@ class TqdmProgress:
     """Draws bars with tqdm; the default of the Python API."""
 
     def message(self, text: str) -> None:
-        """Print the line above the bars."""
+        """Print the line above the bars, on stderr as they are."""
         from tqdm import tqdm
 
-        tqdm.write(text)
+        tqdm.write(text, file=sys.stderr)
 
     @contextmanager
     def task(

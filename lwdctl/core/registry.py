@@ -28,15 +28,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Registry:
-    """A closed table from name to implementation; adding a row adds the thing.
+    """A table from name to implementation; adding a row adds the thing.
 
     Attributes:
         noun: What the rows are, as error messages say it (`"environment"`).
         rows: Name to row.
+        outsiders: Whether `package.module:attribute` is a name too: it stands for itself.
     """
 
     noun: str
     rows: Mapping[str, Row]
+    outsiders: bool = False
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the names in table order."""
@@ -50,10 +52,12 @@ class Registry:
         """Import and return the implementation called `name`.
 
         Raises:
-            ConfigError: No row has that name.
+            ConfigError: No row has that name, or what it stands for cannot be imported.
             MissingExtraError: The row needs a package that is not installed.
         """
         row = self.rows.get(name)
+        if row is None and self.outsiders and is_outsider(name):
+            return _import_outsider(self.noun, name)
         if row is None:
             raise ConfigError(f"no {self.noun} is called '{name}'", did_you_mean(name, self.rows))
         module, _, attribute = row.target.partition(":")
@@ -66,3 +70,23 @@ class Registry:
                 f"{self.noun} '{name}' needs the package '{error.name}', which is not installed",
                 f"pip install 'lwdctl[{row.extra}]'",
             ) from error
+
+
+def is_outsider(name: str) -> bool:
+    """Tell whether a name has the form `package.module:attribute`."""
+    return ":" in name
+
+
+def _import_outsider(noun: str, name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"{noun} '{name}': no module is called '{error.name}'",
+            f"run where Python finds it, for example with PYTHONPATH=DIRECTORY of {module}.py",
+        ) from error
+    except AttributeError as error:
+        raise ConfigError(f"{noun} '{name}': {error}") from error
+    except (ValueError, TypeError) as error:  # an empty or a relative module name
+        raise ConfigError(f"'{name}' names no {noun}", "write package.module:Class") from error

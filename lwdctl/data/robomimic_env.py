@@ -12,6 +12,7 @@ import h5py
 
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import ActionSpec
+from lwdctl.core.registry import is_outsider
 from lwdctl.data.hdf5_guard import text_of
 
 ROBOSUITE_KEYS = ("object", "robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")
@@ -40,10 +41,13 @@ def read_env_args(data: h5py.Group, path: Path) -> dict[str, Any]:
 
 
 def adapter_of(env_args: Mapping[str, Any]) -> str:
-    """Name the environment table's row; robomimic's type 1 is robosuite, a word is itself."""
+    """Name the environment table's row; robomimic's type 1 is robosuite, a word is itself.
+
+    Code to import (`package.module:Class`) is for the user to name with `--env`, not for a file.
+    """
     kind = env_args.get("type")
     if isinstance(kind, str):
-        return kind
+        return "" if is_outsider(kind) else kind
     return "robosuite" if kind == 1 else ""
 
 

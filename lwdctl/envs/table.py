@@ -1,17 +1,19 @@
 """The table of simulators. A new one is a file of this room and a row here.
 
 The file holds the adapter, a class built as `Adapter(env, task)`, and a function
-`task_names()`; the contract tests then run over it unasked.
+`task_names()`; the contract tests then run over it unasked. An adapter outside this package
+needs no row: its name is `package.module:Class`.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 from lwdctl.core.errors import ConfigError
-from lwdctl.core.records import EnvSpec
-from lwdctl.core.registry import Registry, Row
+from lwdctl.core.records import ActionSpec, EnvSpec, SourceSpec
+from lwdctl.core.registry import Registry, Row, is_outsider
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.envs.simulator import Simulator
 
@@ -37,18 +39,54 @@ SIMULATORS = Registry(
             extra="robosuite",
         ),
     },
+    outsiders=True,
 )
+
+_CONTRACT = (
+    "observations", "action", "metrics", "max_steps",
+    "reset", "restore", "initial_state", "step", "perturb", "render", "close",
+)  # fmt: skip
 
 
 def make_simulator(env: EnvSpec, task: str, simulators: Registry = SIMULATORS) -> Simulator:
     """Build the simulator of `env` for one of its tasks.
 
     Raises:
-        ConfigError: The adapter or the task does not exist.
+        ConfigError: The adapter or the task does not exist, or an adapter outside this package
+            is none.
         MissingExtraError: The simulator is not installed.
     """
     simulator: Simulator = simulators.load(env.adapter)(env, task)
+    missing = [name for name in _CONTRACT if not hasattr(simulator, name)]
+    if is_outsider(env.adapter) and missing:
+        raise ConfigError(
+            f"'{env.adapter}' is no simulator: it has no {', '.join(missing)}",
+            "lwdctl.envs.simulator.Simulator says what each is; lwdctl.envs.gymnasium_adapter"
+            " wraps a Gymnasium environment",
+        )
     return simulator
+
+
+def with_outside_environment(spec: SourceSpec) -> SourceSpec:
+    """Take from an adapter outside this package what no file says of its environment.
+
+    That is what actions mean and how long an episode is; `action` and `max_steps` of the class.
+
+    Raises:
+        ConfigError: It cannot be imported, or takes actions of another size.
+    """
+    adapter = spec.env.adapter
+    if not is_outsider(adapter):
+        return spec
+    simulator = SIMULATORS.load(adapter)
+    action: ActionSpec = simulator.action
+    if action.size != spec.action.size:
+        raise ConfigError(
+            f"the data's actions have {spec.action.size} numbers, those of '{adapter}'"
+            f" have {action.size}"
+        )
+    env = replace(spec.env, max_steps=simulator.max_steps)
+    return replace(spec, action=action, env=env)
 
 
 def task_names(adapter: str, simulators: Registry = SIMULATORS) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ its plan alone: not on the number of workers, nor on how long its neighbours tak
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -110,10 +110,15 @@ def rollout(  # noqa: PLR0913 - the protocol's knobs, by keyword only
         env, simulators, max_steps, perturbation, perturbation_probability, recording
     )
     pool = open_pool(settings, workers, timeout)
-    engine = _Engine(policy, pool, width)
     done: dict[int, EpisodeResult] = {}
     try:
         with (progress or SilentProgress()).task("rollout", len(plans), "episode") as bar:
+
+            def tell(step: int) -> None:
+                # A wave takes minutes in some simulators: its steps show that it moves.
+                bar.advance(0, solved=sum(item.success for item in done.values()), step=step)
+
+            engine = _Engine(policy, pool, width, tell)
             for wave in _waves(plans, width):
                 results = engine.run(wave)
                 results += _again(engine, [item.plan for item in results if item.error], workers)
@@ -153,8 +158,8 @@ def _waves(plans: Sequence[EpisodePlan], width: int) -> Iterator[list[EpisodePla
 class _Engine:
     """Runs waves; adds up wall time by part."""
 
-    def __init__(self, policy: Policy, pool: Pool, width: int) -> None:
-        self._policy, self._pool, self._width = policy, pool, width
+    def __init__(self, policy: Policy, pool: Pool, width: int, tell: Callable[[int], None]) -> None:
+        self._policy, self._pool, self._width, self._tell = policy, pool, width, tell
         self._keys: list[tuple[str, int, int]] = []
         self._rows = np.zeros((width, 0), dtype=np.float32)
         self.seconds = dict.fromkeys(PARTS, 0.0)
@@ -163,7 +168,7 @@ class _Engine:
         """Run one episode in each of some slots to its end."""
         wave = _Wave({plan.index % self._width: plan for plan in plans})
         begun = time.perf_counter()
-        acting, simulating = 0.0, 0.0
+        acting, simulating, steps = 0.0, 0.0, 0
         clock = begun
         wave.take(self._pool.start(wave.plans, spread=attempts > 1))
         simulating += time.perf_counter() - clock
@@ -179,6 +184,8 @@ class _Engine:
             self._advance(wave, actions)
             acting += middle - clock
             simulating += time.perf_counter() - middle
+            steps += 1
+            self._tell(steps)
         total = time.perf_counter() - begun
         return self._results(wave, simulating, acting, total, attempts)
 

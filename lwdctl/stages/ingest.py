@@ -17,6 +17,7 @@ from lwdctl.data.checks import NonFiniteError
 from lwdctl.data.formats import READERS
 from lwdctl.data.reader import ReadOptions, paths_of
 from lwdctl.data.splits import assign_splits
+from lwdctl.envs.table import with_outside_environment
 from lwdctl.stages.stage import Stage, StageContext
 
 if TYPE_CHECKING:
@@ -43,10 +44,17 @@ class IngestConfig:
     max_episodes: int = option(
         0, "Keep at most this many episodes, drawn at random; 0 keeps all.", minimum=0
     )
+    max_per_label: int = option(
+        0,
+        "Keep at most this many episodes of every behaviour label, drawn at random; 0 keeps all.",
+        minimum=0,
+    )
     filter_key: str = option("", "Read only this subset (robomimic: a name under mask/).")
     label: str = option("", "Behaviour label of every episode, instead of the source's own.")
     env: str = option(
-        "", "Environment, as ADAPTER or ADAPTER/NAME, when the source does not say it."
+        "",
+        "Environment, as ADAPTER or ADAPTER/NAME, when the source does not say it; one of your"
+        " own as package.module:Class/NAME.",
     )
     observation_keys: tuple[str, ...] = option(
         (), "Observation keys to store; none means the format's default."
@@ -87,19 +95,20 @@ def run(config: IngestConfig, inputs: Mapping[str, Artifact], context: StageCont
     paths, parents = _sources(config, inputs)
     name = context.name or _default_name(paths, parents)
     with READERS.load(config.format)(paths, _read_options(config)) as reader:
-        _require_actions(config.actions, reader.spec.action.semantics)
-        context.progress.message(_announcement(reader, paths))
+        spec = with_outside_environment(reader.spec)
+        _require_actions(config.actions, spec.action.semantics)
+        context.progress.message(_announcement(reader, spec, paths))
         with context.workspace.begin(
             "snippets", name, config=to_mapping(config), inputs=parents
         ) as draft:
-            writer = SnippetWriter(draft.path / SNIPPETS_PAYLOAD, reader.spec)
+            writer = SnippetWriter(draft.path / SNIPPETS_PAYLOAD, spec)
             tally = _Tally()
             for episode in _episodes(config, reader, context.progress, tally):
                 writer.append(episode)
                 tally.add(episode)
             if not tally.lengths:
                 raise DataError(f"{paths[0]}: every episode has NaN or infinity")
-            summary = {**writer.close(), **tally.to_mapping(), **_describe(reader.spec)}
+            summary = {**writer.close(), **tally.to_mapping(), **_describe(spec)}
             summary["sources"] = [_fingerprint(path) for path in paths]
             return draft.publish(summary, seed=config.seed)
 
@@ -163,9 +172,9 @@ def _require_actions(asked: str, found: str) -> None:
         )
 
 
-def _announcement(reader: MergedReader, paths: Sequence[Path]) -> str:
+def _announcement(reader: MergedReader, spec: SourceSpec, paths: Sequence[Path]) -> str:
     files = ", ".join(str(path) for path in paths)
-    action = reader.spec.action
+    action = spec.action
     return (
         f"reading {len(reader.sources)} episodes, {sum(reader.lengths)} steps from {files}; "
         f"actions: {action.size} numbers, {action.semantics} ({action.units})"
@@ -179,8 +188,8 @@ def _episodes(
 
     The order is random, so that neighbouring blocks of the store hold many tasks and labels.
     """
-    order = generator("ingest-order", config.seed).permutation(len(reader.sources))
-    order = order[: config.max_episodes or None]
+    drawn = generator("ingest-order", config.seed).permutation(len(reader.sources)).tolist()
+    order = _at_most_per_label(drawn, reader, config.max_per_label)[: config.max_episodes or None]
     outlines = [reader.outline(index) for index in order]
     splits = assign_splits(outlines, config.validation_fraction, config.seed)
     with progress.task("ingest", len(order), "episode") as task:
@@ -195,6 +204,20 @@ def _episodes(
             else:
                 yield replace(episode, split=split)
             task.advance()
+
+
+def _at_most_per_label(order: Sequence[int], reader: MergedReader, limit: int) -> Sequence[int]:
+    """Keep the first so many episodes of every label; 0 keeps all."""
+    if not limit:
+        return order
+    seen: Counter[str] = Counter()
+    kept = []
+    for index in order:
+        label = reader.outline(index).label
+        seen[label] += 1
+        if seen[label] <= limit:
+            kept.append(index)
+    return kept
 
 
 @dataclass

@@ -1,4 +1,7 @@
 import io
+import os
+import re
+import time
 
 import pytest
 
@@ -78,6 +81,25 @@ def test_bars_and_no_color(monkeypatch, no_color):
     assert "loss=0.125" in text
     coloured = any(f"\x1b[{code}" in text for code in ("31", "32", "36", "38;"))
     assert coloured is not no_color
+
+
+def test_eighty_columns_hold_what_a_long_training_shows(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    reader, writer = os.openpty()
+    with os.fdopen(writer, "w") as stream:
+        progress = make_progress(quiet=False, stream=stream)
+        with progress.task("train-diffusion", 120_000, "update", start=99_990) as task:
+            for _ in range(4):
+                time.sleep(0.05)
+                task.advance(reconstruction="0.006301", kl=1364.0, **{"samples/s": "5981"})
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", os.read(reader, 1 << 16).decode())
+    os.close(reader)
+    lines = [line.strip() for line in text.replace("\r", "\n").split("\n")]
+    bar = re.compile(r"train-diffusion .* \d+/120000 \d+\.\d update/s \d:\d\d:\d\d")
+    assert any(bar.fullmatch(line) for line in lines), lines
+    assert "reconstruction=0.006301 kl=1364 samples/s=5981" in lines
 
 
 def test_an_error_inside_a_task_stops_the_bars():

@@ -286,7 +286,7 @@ def test_a_set_that_gymnasium_can_rebuild_names_the_command_that_reads_it(
 
 
 def test_help_says_what_a_set_does_not_hold(capfd):
-    assert main(["export", "--help"]) == 0
+    assert main(["export", "minari", "--help"]) == 0
     text = " ".join(capfd.readouterr().out.split())
     assert "labels, recorded starts" in text
     assert "every episode ends as a truncation" in text

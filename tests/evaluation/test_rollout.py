@@ -3,6 +3,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -29,6 +30,31 @@ def facts(result):
         result.plan.index, result.steps, result.success, result.final_success, result.return_,
         dict(result.metrics), result.queries, result.error, result.policy_failure,
     )  # fmt: skip
+
+
+class Told:
+    """Keeps what a progress bar would show."""
+
+    def __init__(self):
+        self.shown, self.done = [], 0
+
+    @contextmanager
+    def task(self, title, total, unit="it", start=0):
+        yield self
+
+    def advance(self, amount=1, **fields):
+        self.done += amount
+        self.shown.append((self.done, fields))
+
+
+def test_progress_moves_with_every_step_of_a_wave(run, plans_of):
+    progress = Told()
+    run(plans_of("walk", "short", "walk"), width=2, progress=progress)
+    steps = [fields["step"] for _, fields in progress.shown if "step" in fields]
+    assert steps == [*range(1, 11), *range(1, 11)]
+    assert [done for done, fields in progress.shown if "step" not in fields] == [2, 3]
+    assert progress.shown[-1] == (3, {"solved": 1})
+    assert progress.shown[-2] == (2, {"solved": 1, "step": 10})
 
 
 MIXED = ("walk", "short", "walk", "walk", "short", "walk", "walk", "walk", "short", "walk")

@@ -139,6 +139,32 @@ def test_options_reach_the_reader(ingest, path):
     assert set(tasks.tolist()) == {0, 1}  # a random subset, not the first ones
 
 
+def test_no_label_has_more_episodes_than_asked_for(ingest, tmp_path):
+    paths = []
+    for word, count in (("few", 3), ("many", 9)):
+        paths.append(tmp_path / f"{word}.hdf5")
+        with RobomimicWriter(paths[-1], {"env_name": "metaworld", "type": "metaworld"}) as writer:
+            for index in range(count):
+                rows = np.full((5, 3), index, np.float32)
+                writer.write(
+                    Episode(
+                        source="",
+                        observations={"observation": rows[:-1]},
+                        final_observation={"observation": rows[-1]},
+                        actions=np.zeros((4, 2), np.float32),
+                        task="reach",
+                        label=word,
+                    )
+                )
+
+    def counts(**settings):
+        return ingest(*paths, name="both", **settings).manifest.summary["episodes_by_label"]
+
+    assert counts() == {"few": 3, "many": 9}
+    assert counts(max_per_label=4) == {"few": 3, "many": 4}
+    assert sum(counts(max_per_label=4, max_episodes=5).values()) == 5
+
+
 def test_several_files_become_one_store_named_by_what_they_share(ingest, tmp_path):
     files = [write_demonstrations(tmp_path / f"arm_{word}.hdf5") for word in ("left", "right")]
     artifact = ingest(*files)

@@ -1,0 +1,48 @@
+"""An environment of your own: a point in the plane that is to reach a goal.
+
+`ReachEnv` is an ordinary Gymnasium environment; `Reach` makes it one that lwdctl can evaluate.
+Nothing has to be registered: wherever lwdctl takes an environment, this one is called
+`reach:Reach` (module:class), as long as Python finds this file:
+
+    PYTHONPATH=examples lwdctl ingest robomimic DEMOS.hdf5 --env reach:Reach/reach
+"""
+
+from __future__ import annotations
+
+import gymnasium
+import numpy as np
+
+from lwdctl.core.records import ActionSpec, ObservationSpec
+from lwdctl.envs.gymnasium_adapter import GymnasiumSimulator
+from lwdctl.envs.simulator import Metric
+
+CLOSE = 0.05
+
+
+class ReachEnv(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (4,))
+    action_space = gymnasium.spaces.Box(-0.1, 0.1, (2,))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.point, self.goal = self.np_random.uniform(-1.0, 1.0, (2, 2))
+        return self._seen(), {}
+
+    def step(self, action):
+        self.point = np.clip(self.point + action, -1.0, 1.0)
+        distance = float(np.linalg.norm(self.goal - self.point))
+        info = {"success": distance < CLOSE, "distance": distance}
+        return self._seen(), -distance, False, False, info
+
+    def _seen(self):
+        return np.concatenate([self.point, self.goal]).astype(np.float32)
+
+
+class Reach(GymnasiumSimulator):
+    observations = (ObservationSpec("point", 2), ObservationSpec("goal", 2))
+    action = ActionSpec(2, "delta", "metres", (-0.1, -0.1), (0.1, 0.1), control_rate=10.0)
+    metrics = (Metric("final_distance", "distance", "last"),)
+    max_steps = 40
+
+    def make(self, task):
+        return ReachEnv()

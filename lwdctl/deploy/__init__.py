@@ -1,0 +1,1 @@
+"""Exported policies: written with torch, run with NumPy and ONNX Runtime alone."""

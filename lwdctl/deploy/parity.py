@@ -1,0 +1,138 @@
+"""An exported policy beside the trained one: the same demonstration, seed and sampling noise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lwdctl.artifacts.snippets import SnippetStore
+from lwdctl.core.records import FloatArray
+from lwdctl.core.seeding import EVALUATION_SEED_START, derive_seed
+from lwdctl.deploy.runtime import ExportedPolicy
+from lwdctl.deploy.slots import ExportedSlots
+from lwdctl.evaluation.latency import time_policy
+from lwdctl.models.diffusion import LatentDiffusion
+from lwdctl.models.vae import PolicyVae
+from lwdctl.policies.latent_source import SampledLatents
+from lwdctl.policies.lwd import LwdPolicy
+from lwdctl.policies.policy import EpisodePlan
+
+LARGEST_DIFFERENCE = 1e-3
+"""Largest difference of an action, in standard deviations of the demonstrations' actions."""
+
+STEPS = 300
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The models that a policy is exported from, and their data."""
+
+    vae: PolicyVae
+    diffusion: LatentDiffusion
+    store: SnippetStore
+    denoise_steps: int
+
+    def policy(self, horizon: int, history: int) -> LwdPolicy:
+        """Build the policy as evaluation does, sampling with DDIM."""
+        spec = self.store.spec
+        source = SampledLatents(
+            self.diffusion, spec.env.tasks, spec.labels, "ddim", self.denoise_steps, history
+        )
+        return LwdPolicy(self.vae, source, horizon)
+
+    @cached_property
+    def demonstration(self) -> tuple[EpisodePlan, Mapping[str, FloatArray]]:
+        """The longest demonstration as an episode, with at most `STEPS` of its observations."""
+        table, spec = self.store.episodes, self.store.spec
+        index = int(table.length.argmax())
+        start, length = int(table.start[index]), min(STEPS, int(table.length[index]))
+        task, label = int(table.task[index]), int(table.label[index])
+        plan = EpisodePlan(
+            0,
+            EVALUATION_SEED_START,
+            spec.env.tasks[task] if task >= 0 else "",
+            spec.labels[label] if label >= 0 else "",
+        )
+        keys = self.vae.spec.observation_keys
+        return plan, {key: self.store.read(key, start, start + length) for key in keys}
+
+
+def torch_noise(plan: EpisodePlan, query: int, size: int) -> FloatArray:
+    """Return the noise (latent,) that the trained policy's query begins from."""
+    seed = derive_seed("latent", plan.task, plan.seed, query)
+    noise = torch.randn(size, generator=torch.Generator().manual_seed(seed))
+    values: FloatArray = noise.numpy()
+    return values
+
+
+def act_with_noise(
+    policy: ExportedPolicy, plan: EpisodePlan, observations: Mapping[str, FloatArray]
+) -> FloatArray:
+    """Run an exported policy over recorded observations with the trained policy's noise.
+
+    Args:
+        policy: The exported policy.
+        plan: The episode.
+        observations: Key to (time, obs).
+
+    Returns:
+        (time, action), clipped to the action's limits.
+    """
+    policy.reset(plan.seed, plan.task, plan.label)
+    actions, queries = [], 0
+    for step in range(min(len(rows) for rows in observations.values())):
+        policy.observe({key: rows[step] for key, rows in observations.items()})
+        if policy.due:
+            noise = torch_noise(plan, queries, policy.description.latent_size)
+            policy.adopt(policy.replan(policy.request(noise)))
+            queries += 1
+        actions.append(policy.step())
+    return np.stack(actions)
+
+
+def measure_parity(directory: Path, trained: Trained) -> dict[str, Any]:
+    """Compare actions and times on the longest demonstration.
+
+    Returns:
+        Compared steps; the largest difference of an action in standard deviations; and for
+        both sides the median milliseconds of a control step and of a re-plan.
+    """
+    exported = ExportedPolicy(directory)
+    said = exported.description
+    policy = trained.policy(said.horizon, said.history)
+    plan, observations = trained.demonstration
+    got = act_with_noise(exported, plan, observations)
+    policy.reset([plan])
+    one = np.ones(1, dtype=np.bool_)
+    rows = [
+        policy.act({key: rows[step : step + 1] for key, rows in observations.items()}, one)[0]
+        for step in range(len(got))
+    ]
+    wanted = np.clip(np.stack(rows), said.action.low, said.action.high)
+    scale = trained.vae.action.scale.numpy()
+    device = torch.device("cpu")
+    timed = {
+        "torch": time_policy(policy, plan, observations, device).summary(),
+        "exported": time_policy(ExportedSlots(directory, 1), plan, observations, device).summary(),
+    }
+    return {
+        "steps": len(got),
+        "largest_action_difference": float(np.abs((got - wanted) / scale).max()),
+        "torch_threads": torch.get_num_threads(),
+        "exported_threads": 1,
+        **{
+            f"{side}_{what}_ms": _rounded(timed[side][f"latency_{what}_ms"])
+            for what in ("step", "replan")
+            for side in timed
+        },
+    }
+
+
+def _rounded(milliseconds: float | None) -> float | None:
+    return None if milliseconds is None else float(f"{milliseconds:.3g}")

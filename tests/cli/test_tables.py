@@ -1,0 +1,25 @@
+import io
+import sys
+
+import pytest
+
+from lwdctl.cli.output import print_table
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(("columns", "drawn"), [("80", False), ("200", True)])
+def test_a_table_is_drawn_only_where_no_number_is_cut_off(monkeypatch, columns, drawn):
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    heads = ["policy", "success [95 %]", *[f"metric_{n}" for n in range(8)]]
+    print_table(heads, [["lwd", "0.75 [0.301, 0.954]", *["0.123456"] * 8]])
+    text = sys.stdout.getvalue()
+    assert "0.75 [0.301, 0.954]" in text
+    assert text.count("0.123456") == 8
+    assert "…" not in text
+    assert ("━" in text) is drawn

@@ -1,0 +1,199 @@
+"""An exported policy gives what the trained one gives, or it is not written."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from toy_chain import SOURCE, TOY, ToyChain, publish_chain
+
+from lwdctl.artifacts.snippets import SnippetStore
+from lwdctl.cli.main import main
+from lwdctl.core.errors import ConfigError, LwdctlError, MissingExtraError
+from lwdctl.core.progress import SilentProgress
+from lwdctl.core.seeding import derive_seed
+from lwdctl.models import generated
+from lwdctl.policies.loading import load_diffusion, load_vae
+from lwdctl.policies.policy import EpisodePlan
+
+PLAN = EpisodePlan(0, 100_003, "pull", "fast")
+KINDS = [
+    TOY,
+    ToyChain("mlp", "epsilon", clock=False, relative=False, history=1, condition=("state",)),
+    ToyChain("unet", "v_prediction"),
+    ToyChain("unet", "sample", history=1, condition=("task",)),
+    ToyChain("transformer", "sample"),
+    ToyChain("transformer", "v_prediction", history=1, condition=()),
+]
+
+
+def recorded(inputs):
+    """The observations of one demonstration, and the models they are shown to."""
+    store = SnippetStore.open(inputs["snippets"].path)
+    start, length = int(store.episodes.start[1]), int(store.episodes.length[1])
+    names = [item.name for item in SOURCE.observations]
+    device = torch.device("cpu")
+    models = load_vae(inputs["vae"], device), load_diffusion(inputs["diffusion"], device)
+    return {name: store.read(name, start, start + length) for name in names}, *models, store
+
+
+@pytest.mark.parametrize("toy", KINDS, ids=lambda toy: f"{toy.denoiser}-{toy.prediction}")
+def test_the_same_noise_gives_the_same_latent_weights_and_actions(exported, toy):
+    from lwdctl.deploy.parity import Trained, act_with_noise, torch_noise
+    from lwdctl.deploy.runtime import ExportedPolicy
+
+    inputs, directory = exported(toy)
+    seen, vae, diffusion, store = recorded(inputs)
+    policy = ExportedPolicy(directory)
+    policy.reset(PLAN.seed, PLAN.task, PLAN.label)
+    policy.observe({name: rows[0] for name, rows in seen.items()})
+    plan = policy.replan(policy.request(torch_noise(PLAN, 0, 16)))
+
+    first = torch.from_numpy(np.concatenate([seen["thing"][0], seen["hand"][0]]))
+    state = first.repeat(toy.history)[None]
+    one = torch.ones(1, dtype=torch.long)
+    generator = torch.Generator().manual_seed(derive_seed("latent", PLAN.task, PLAN.seed, 0))
+    with torch.no_grad():
+        latent = diffusion.sample(diffusion.condition(state, one, one), [generator], "ddim", 6)
+        weights = vae.decoder(latent)
+    standardised = diffusion.latent.normalize(latent)[0].numpy()
+    np.testing.assert_allclose(plan.latent, standardised, atol=1e-4)
+    layers = generated.unpack(weights, vae.spec.policy_shape)
+    for (matrix, bias), (wanted, wanted_bias) in zip(plan.layers, layers, strict=True):
+        np.testing.assert_allclose(matrix, wanted[0].T.numpy(), atol=1e-4)
+        np.testing.assert_allclose(bias, wanted_bias[0, 0].numpy(), atol=1e-4)
+
+    trained = Trained(vae, diffusion, store, 6).policy(5, toy.history)
+    trained.reset([PLAN])
+    rows = [
+        trained.act({name: rows[step : step + 1] for name, rows in seen.items()}, np.ones(1, bool))
+        for step in range(len(seen["hand"]))
+    ]
+    actions = act_with_noise(policy, PLAN, seen)
+    assert len(actions) > 20
+    np.testing.assert_allclose(actions, np.concatenate(rows), rtol=1e-4, atol=1e-4)
+    assert (np.abs(actions) < 2000.0).all()
+    assert np.ptp(actions, axis=0).min() > 0.01
+
+
+def test_actions_are_clipped_to_the_data_s_limits(exported):
+    from lwdctl.deploy.runtime import ExportedPolicy
+
+    policy = ExportedPolicy(exported()[1])
+    policy.reset(1, "push", "slow")
+    near = {"thing": np.zeros(3), "hand": np.zeros(2)}
+    assert np.abs(policy.act(near)).max() < 2000.0
+    far = {"thing": np.full(3, 50.0), "hand": np.full(2, 1e6)}
+    assert np.abs(policy.act(far)).tolist() == [2000.0, 2000.0]
+
+
+def test_the_description_says_what_a_robot_needs(exported):
+    inputs, directory = exported()
+    said = json.loads((directory / "policy.json").read_text())
+    assert said["observations"] == [
+        {"name": "thing", "size": 3, "network": True},
+        {"name": "hand", "size": 2, "network": True},
+    ]
+    assert said["action"]["semantics"] == "absolute"
+    assert (said["history"], said["snippet_length"], said["horizon"]) == (2, 8, 5)
+    assert said["tasks"] == ["push", "pull"]
+    assert said["visited"] == sorted(said["visited"], reverse=True)
+    artifacts = said["provenance"]["artifacts"]
+    assert artifacts["diffusion"]["digest"] == inputs["diffusion"].digest
+    assert set(artifacts) == {"snippets", "vae", "latents", "diffusion"}
+    assert said["parity"]["largest_action_difference"] < 1e-4
+    assert said["parity"]["exported_step_ms"] > 0
+    assert set(said["files"]) == {"denoiser.onnx", "decoder.onnx", "constants.safetensors"}
+    assert sorted(path.name for path in directory.iterdir()) == sorted(
+        [*said["files"], "policy.json"]
+    )
+
+
+ON_A_ROBOT = """
+import sys
+NOT_THERE = {"torch", "diffusers", "hypnettorch", "zarr", "h5py", "gymnasium", "mujoco", "typer"}
+class Blocker:
+    def find_spec(self, name, *rest):
+        if name.partition(".")[0] in NOT_THERE:
+            raise ModuleNotFoundError(f"no module named {name}", name=name)
+sys.meta_path.insert(0, Blocker())
+import numpy as np
+from lwdctl.deploy.controller import TwoRateController
+from lwdctl.deploy.runtime import ExportedPolicy
+with TwoRateController(ExportedPolicy(sys.argv[1])) as controller:
+    controller.reset(3, "pull", "slow")
+    for step in range(12):
+        action = controller.act({"thing": np.zeros(3), "hand": np.zeros(2)})
+assert action.shape == (2,)
+assert not NOT_THERE & set(sys.modules)
+"""
+
+
+def test_it_runs_where_there_is_no_torch(exported):
+    done = subprocess.run(
+        [sys.executable, "-c", ON_A_ROBOT, str(exported()[1])],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_differs_is_not_written(exported, tmp_path, monkeypatch):
+    from lwdctl.deploy import export
+
+    inputs, _ = exported()
+    target = tmp_path / "out" / "policy"
+    monkeypatch.setattr(
+        export, "measure_parity", lambda *_: {"largest_action_difference": float("nan")}
+    )
+    with pytest.raises(LwdctlError, match="differs from the trained one"):
+        export.export_policy(inputs, target, export.ExportSettings(5, 6), SilentProgress())
+    assert list(target.parent.iterdir()) == []
+
+
+def test_what_cannot_be_exported(exported, tmp_path, monkeypatch):
+    from lwdctl.deploy import export
+
+    inputs, directory = exported()
+    with pytest.raises(ConfigError, match="exists already"):
+        export.export_policy(inputs, directory, export.ExportSettings(), SilentProgress())
+    with pytest.raises(ConfigError, match="51 are too many"):
+        export.export_policy(
+            inputs, tmp_path / "new", export.ExportSettings(5, 51), SilentProgress()
+        )
+    monkeypatch.setitem(sys.modules, "onnx.checker", None)
+    with pytest.raises(MissingExtraError) as caught:
+        export.export_policy(inputs, tmp_path / "new", export.ExportSettings(), SilentProgress())
+    assert "lwdctl[onnx]" in caught.value.hint
+    assert not (tmp_path / "new").exists()
+
+
+def test_on_the_command_line(exported, tmp_path, monkeypatch, capfd):
+    exported()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LWDCTL_WORKSPACE", str(tmp_path / "runs"))
+    publish_chain(tmp_path / "runs", TOY)
+    words = ["export", "policy", "--horizon", "episode", "--denoise-steps", "4", "--json"]
+    assert main(words) == 0
+    out, err = capfd.readouterr()
+    answer = json.loads(out)
+    assert answer["path"] == "toy-policy"
+    assert answer["summary"]["source"] == "diffusion/toy:v1"
+    assert answer["summary"]["horizon"] == 0
+    assert answer["summary"]["denoise_steps"] == 4
+    assert answer["summary"]["bytes"] > 1000
+    assert "reading diffusion/toy:v1 (the newest)" in err
+    assert main(words) == 1
+    assert "--output" in capfd.readouterr().err
+    assert main(["export", "policy", "--horizon", "soon", "-q"]) == 2
+    assert "'soon' is no number of steps" in capfd.readouterr().err
+    assert main(["export", "arrow"]) == 2
+    assert "known: policy, minari" in capfd.readouterr().err

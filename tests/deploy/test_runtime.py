@@ -1,0 +1,181 @@
+"""One robot: plans, seeds, and what does not fit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+from toy_chain import ToyChain
+
+from lwdctl.core.errors import ArtifactError, ConfigError, DataError, MissingExtraError
+from lwdctl.policies.policy import EpisodePlan
+
+SEEN = {"thing": np.array([0.1, 0.2, 0.3]), "hand": np.array([-0.5, 0.5])}
+
+
+@pytest.fixture
+def policy(exported):
+    from lwdctl.deploy.runtime import ExportedPolicy
+
+    return ExportedPolicy(exported()[1])
+
+
+def run(policy, seed, task="push", steps=12):
+    policy.reset(seed, task, "slow")
+    return np.stack([policy.act(SEEN) for _ in range(steps)])
+
+
+def test_seed_and_task_fix_an_episode(policy):
+    first = run(policy, 1)
+    assert np.array_equal(run(policy, 1), first)
+    assert not np.allclose(run(policy, 2), first)
+    assert not np.allclose(run(policy, 1, "pull"), first)
+    assert first.dtype == np.float32
+
+
+def test_a_new_plan_comes_every_horizon_steps_and_the_clock_begins_anew(policy):
+    policy.reset(1, "push", "slow")
+    plans, ages = [], []
+    for _ in range(11):
+        policy.act(SEEN)
+        plans.append(policy.plan.request.step)
+        ages.append(policy.age)
+    assert plans == [0] * 5 + [5] * 5 + [10]
+    assert ages == [1, 2, 3, 4, 5, 1, 2, 3, 4, 5, 1]
+
+
+def test_horizon_zero_keeps_one_plan(exported):
+    from lwdctl.deploy.runtime import ExportedPolicy
+
+    policy = ExportedPolicy(exported(horizon=0)[1])
+    run(policy, 1, steps=20)
+    assert policy.plan.request.step == 0
+
+
+def test_the_state_holds_the_last_two_observations(policy):
+    policy.reset(1, "push", "slow")
+    later = {name: values + 1.0 for name, values in SEEN.items()}
+    both = [np.concatenate([seen["thing"], seen["hand"]]) for seen in (SEEN, later)]
+    policy.observe(SEEN)
+    np.testing.assert_allclose(policy.request().state, np.concatenate([both[0], both[0]]))
+    policy.observe(later)
+    np.testing.assert_allclose(policy.request().state, np.concatenate(both))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"hand": None}, "'hand' is missing"),
+        ({"hand": np.zeros(3)}, r"'hand' has the shape \(3,\), the policy sees \(2,\)"),
+        ({"hand": np.zeros((1, 2))}, r"'hand' has the shape \(1, 2\)"),
+        ({"thing": np.array([0.0, np.nan, 0.0])}, "'thing' holds NaN"),
+    ],
+)
+def test_observations_that_do_not_fit_are_named(policy, changed, message):
+    policy.reset(1, "push", "slow")
+    seen = {name: value for name, value in {**SEEN, **changed}.items() if value is not None}
+    with pytest.raises(DataError, match=message):
+        policy.act(seen)
+    assert policy.act({**SEEN, "more": np.zeros(9)}).shape == (2,)
+
+
+def test_what_an_episode_must_say(policy):
+    with pytest.raises(ConfigError, match="no episode"):
+        policy.act(SEEN)
+    with pytest.raises(ConfigError, match="'pusch'") as caught:
+        policy.reset(1, "pusch", "slow")
+    assert "'push'" in caught.value.hint
+    with pytest.raises(ConfigError, match="needs a label"):
+        policy.reset(1, "push")
+    policy.reset(1, "push", "slow")
+    policy.observe(SEEN)
+    with pytest.raises(ConfigError, match="no plan"):
+        policy.step()
+
+
+def test_a_task_is_needed_only_where_it_is_a_condition(exported):
+    from lwdctl.deploy.runtime import ExportedPolicy
+
+    policy = ExportedPolicy(exported(ToyChain(condition=("state",)))[1])
+    policy.reset(1)
+    assert policy.act(SEEN).shape == (2,)
+
+
+def test_an_action_that_is_not_finite_is_refused(policy):
+    policy.reset(1, "push", "slow")
+    policy.act(SEEN)
+    policy.plan.layers[-1][1].setflags(write=True)
+    policy.plan.layers[-1][1][:] = np.nan
+    with pytest.raises(DataError, match="not finite"):
+        policy.act(SEEN)
+
+
+def damaged(exported, tmp_path, change):
+    directory = tmp_path / "policy"
+    shutil.copytree(exported()[1], directory)
+    change(directory)
+    return directory
+
+
+def newer(directory):
+    path = directory / "policy.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 2}))
+
+
+def cut(directory):
+    path = directory / "decoder.onnx"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def reshaped(directory):
+    path = directory / "policy.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "layers": 3}))
+
+
+@pytest.mark.parametrize(
+    ("change", "message", "hint"),
+    [
+        (newer, "format version 2, this lwdctl runs version 1", "export it again"),
+        (cut, "decoder.onnx is not the file", "again"),
+        (reshaped, "policy.json is damaged", "again"),
+        (lambda path: (path / "denoiser.onnx").unlink(), "denoiser.onnx is missing", "directory"),
+        (lambda path: (path / "policy.json").unlink(), "no exported policy", "lwdctl export"),
+        (
+            lambda path: (path / "policy.json").write_text("{}"),
+            "does not describe",
+            "lwdctl export",
+        ),
+    ],
+)
+def test_directories_that_are_not_whole(exported, tmp_path, change, message, hint):
+    from lwdctl.deploy.runtime import ExportedPolicy
+
+    with pytest.raises(ArtifactError, match=message) as caught:
+        ExportedPolicy(damaged(exported, tmp_path, change))
+    assert hint in caught.value.hint
+
+
+def test_without_onnxruntime(exported, monkeypatch):
+    from lwdctl.deploy.runtime import ExportedPolicy
+
+    directory = exported()[1]
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingExtraError) as caught:
+        ExportedPolicy(directory)
+    assert "pip install" in caught.value.hint
+
+
+def test_slots_act_like_single_policies(exported, policy):
+    from lwdctl.deploy.slots import ExportedSlots
+
+    slots = ExportedSlots(exported()[1], 3)
+    plans = [EpisodePlan(0, 1, "push", "slow"), None, EpisodePlan(2, 2, "pull", "fast")]
+    slots.reset(plans)
+    seen = {name: np.stack([values] * 3).astype(np.float32) for name, values in SEEN.items()}
+    active = np.array([True, False, True])
+    actions = np.stack([slots.act(seen, active) for _ in range(7)])
+    assert np.array_equal(actions[:, 0], run(policy, 1, steps=7))
+    assert slots.cost().queries.tolist() == [2, 0, 2]

@@ -1,0 +1,107 @@
+"""Every example runs as its docstring says, one after the other in one workspace."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+# run_a_policy.py runs in tests/stages/test_chain.py, on the chain that is trained there;
+# reach.py is what the others import.
+RUN_HERE = {"train_on_your_hdf5", "evaluate_your_environment", "add_a_policy", "control_loop"}
+
+
+def run(*words: object, **variables: str) -> str:
+    """Run a program and return what it printed."""
+    done = subprocess.run(
+        [sys.executable, *map(str, words)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **variables},
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs = tmp_path_factory.mktemp("examples") / "my-runs"
+    assert run(EXAMPLES / "train_on_your_hdf5.py", runs).startswith("diffusion/reach:v1: ")
+    return runs
+
+
+def success(line: str) -> float:
+    found = re.search(r"success (\d\.\d\d)", line)
+    assert found, line
+    return float(found[1])
+
+
+def test_evaluating_an_environment_of_ones_own(trained: Path) -> None:
+    lines = run(EXAMPLES / "evaluate_your_environment.py", trained).splitlines()
+    assert [line.split()[0] for line in lines] == ["lwd", "lwd", "random"]
+    sampled, mean, _ = map(success, lines)
+    assert sampled >= 0.8
+    assert mean <= 0.5
+
+
+def test_adding_a_policy(trained: Path) -> None:
+    lines = run(EXAMPLES / "add_a_policy.py", trained).splitlines()
+    assert [success(line) >= 0.8 for line in lines] == [True, True]
+    assert lines[1].startswith("towards the goal")
+
+
+def test_the_control_loop(trained: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnx", reason="the extra onnx is not installed")
+    pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    words = ["export", "policy", "--workspace", trained, "--output", tmp_path / "policy", "-q"]
+    run("-m", "lwdctl", *words)  # the policy runs without the environment's file
+    lines = run(EXAMPLES / "control_loop.py", tmp_path / "policy").splitlines()
+    # On a busy machine steps come late, so the last centimetres are not asked for.
+    found = re.match(r"(?:not )?reached: (\d\.\d+) from the goal", lines[0])
+    assert found
+    assert float(found[1]) < 0.3
+    assert re.match(r"\d+ plans, \d+ late steps; slowest step ", lines[1])
+
+
+def test_the_command_line_finds_the_environment_by_its_name(trained: Path) -> None:
+    words = ["eval", "--latent", "sampled", "--episodes", "2", "--workers", "1", "--json", "-q"]
+    told = run("-m", "lwdctl", *words, "--workspace", trained, PYTHONPATH=str(EXAMPLES))
+    cells = json.loads(told)["summary"]["results"]
+    assert {(cell["env"], cell["episodes"]) for cell in cells} == {("reach:Reach", 2)}
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_every_example_is_short_and_says_how_to_run_it(path: Path) -> None:
+    text = path.read_text()
+    assert path.stem in RUN_HERE | {"run_a_policy", "reach"}
+    assert len(text.splitlines()) <= 60
+    told = ast.get_docstring(ast.parse(text)) or ""
+    assert f"python examples/{path.name}" in told or "lwdctl ingest" in told
+
+
+def test_the_environment_keeps_the_simulators_contract(monkeypatch: pytest.MonkeyPatch) -> None:
+    import numpy as np
+
+    from lwdctl.core.records import EnvSpec
+    from lwdctl.envs.table import make_simulator
+
+    assert importlib.util.find_spec("reach") is None
+    monkeypatch.syspath_prepend(EXAMPLES)
+    simulator = make_simulator(EnvSpec("reach:Reach", ("reach",)), "reach")
+    first = simulator.reset(100_000)
+    assert {name: rows.shape for name, rows in first.items()} == {"point": (2,), "goal": (2,)}
+    state = simulator.initial_state()
+    step = simulator.step(np.full(2, 9.0, dtype=np.float32))
+    assert np.allclose(step.observation["point"], np.clip(first["point"] + 0.1, -1, 1))
+    again = simulator.restore(state)
+    assert all(np.array_equal(first[name], again[name]) for name in first)
