@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from lwdctl.analysis.report.words import minute, show
+from lwdctl.analysis.words import minute, show
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.evaluation.scores import ALL_TASKS
 

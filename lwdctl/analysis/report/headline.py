@@ -11,9 +11,9 @@ import numpy as np
 from lwdctl.analysis.evaluations import horizon_order
 from lwdctl.analysis.pairing import Group, matrix
 from lwdctl.analysis.report.records import Bar, Headline
-from lwdctl.analysis.report.words import NOTHING, estimate, short, show
 from lwdctl.analysis.results import Cell, Comparison
 from lwdctl.analysis.statistics import cluster_interval
+from lwdctl.analysis.words import NOTHING, estimate, short, show
 
 MOST_BARS = 12
 ROLES = {

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from lwdctl.analysis.report.records import Describe, Grid, Lineage, Node
-from lwdctl.analysis.report.words import NOTHING, exact, minute, show
+from lwdctl.analysis.words import NOTHING, exact, minute, show
 from lwdctl.artifacts.artifact import Artifact
 
 DIGEST = 12

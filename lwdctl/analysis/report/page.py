@@ -7,7 +7,7 @@ from pathlib import Path
 
 import lwdctl
 from lwdctl.analysis.report.records import Grid, Report
-from lwdctl.analysis.report.words import NOTHING
+from lwdctl.analysis.words import NOTHING
 
 TEMPLATES = Path(__file__).parent / "templates"
 _NUMBER = re.compile(r"[<+-]?[\d,]*\.?\d+(e[+-]?\d+)?( .*)?")

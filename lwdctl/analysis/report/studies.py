@@ -8,8 +8,8 @@ from pathlib import Path
 from lwdctl.analysis.report.pictures import embed_png
 from lwdctl.analysis.report.records import Describe, Grid, Part, Picture, Study
 from lwdctl.analysis.report.trace import trace
-from lwdctl.analysis.report.words import cells
 from lwdctl.analysis.sections import FIGURES, Section, read_sections
+from lwdctl.analysis.words import cells
 from lwdctl.artifacts import catalog
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.core.errors import ArtifactError

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from lwdctl.analysis.report.records import Grid
-from lwdctl.analysis.report.words import NOTHING, difference, estimate, p_value, show
 from lwdctl.analysis.results import Cell, Comparison, Control, PairedTest
+from lwdctl.analysis.words import NOTHING, control_row, estimate, pair_row, show
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.evaluation.scores import ALL_TASKS
 
@@ -105,29 +105,11 @@ def _tests(pairs: Sequence[PairedTest], against: str, metric: str) -> Grid:
         "success difference [95 %]", "p", "p (Holm)",
         f"{metric} difference [95 %]", f"p of {metric}", "p (Holm)",
     )  # fmt: skip
-    rows = [
-        (
-            pair.label,
-            pair.against,
-            " / ".join(dict.fromkeys([show(pair.horizon), show(pair.against_horizon)])),
-            f"{pair.perturbation:g}",
-            str(pair.states),
-            str(pair.better),
-            str(pair.worse),
-            difference(pair.success_difference, pair.success_low, pair.success_high),
-            p_value(pair.success_p),
-            p_value(pair.success_p_holm),
-            difference(pair.score_difference, pair.score_low, pair.score_high),
-            p_value(pair.score_p),
-            p_value(pair.score_p_holm),
-        )
-        for pair in pairs
-    ]
     caption = (
         f"Paired tests: minus {against} on the same initial states"
         " (better, worse: states solved more often, less often)"
     )
-    return Grid(caption, columns, tuple(rows))
+    return Grid(caption, columns, tuple(map(pair_row, pairs)))
 
 
 def _controls(controls: Sequence[Control], metric: str) -> Grid:
@@ -135,19 +117,8 @@ def _controls(controls: Sequence[Control], metric: str) -> Grid:
         "policy", "horizon", PERTURBATION, "initial states", "success difference [95 %]",
         f"{metric} difference [95 %]",
     )  # fmt: skip
-    rows = [
-        (
-            item.label,
-            show(item.horizon),
-            f"{item.perturbation:g}",
-            str(item.states),
-            difference(item.success_difference, item.success_low, item.success_high),
-            difference(item.score_difference, item.score_low, item.score_high),
-        )
-        for item in controls
-    ]
     caption = "Disturbed minus undisturbed: the same models on the same initial states"
-    return Grid(caption, columns, tuple(rows))
+    return Grid(caption, columns, tuple(map(control_row, controls)))
 
 
 def _tasks(comparison: Comparison) -> Iterator[Grid]:

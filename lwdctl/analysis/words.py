@@ -1,10 +1,11 @@
-"""Numbers and values as a report writes them."""
+"""Numbers, and the rows of a comparison, as the terminal and the report write them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from lwdctl.analysis.results import Control, PairedTest
 from lwdctl.analysis.sections import Table
 
 NOTHING = "–"
@@ -75,3 +76,34 @@ def minute(time: Any) -> str:
 def cells(table: Table) -> tuple[tuple[str, ...], ...]:
     """Return an analysis table's rows as text."""
     return tuple(tuple(show(cell) for cell in row) for row in table.rows)
+
+
+def pair_row(pair: PairedTest) -> tuple[str, ...]:
+    """Write a paired test: who, under what, states, differences, p-values."""
+    return (
+        pair.label,
+        pair.against,
+        " / ".join(dict.fromkeys([show(pair.horizon), show(pair.against_horizon)])),
+        f"{pair.perturbation:g}",
+        str(pair.states),
+        str(pair.better),
+        str(pair.worse),
+        difference(pair.success_difference, pair.success_low, pair.success_high),
+        p_value(pair.success_p),
+        p_value(pair.success_p_holm),
+        difference(pair.score_difference, pair.score_low, pair.score_high),
+        p_value(pair.score_p),
+        p_value(pair.score_p_holm),
+    )
+
+
+def control_row(control: Control) -> tuple[str, ...]:
+    """Write a disturbed run minus its undisturbed control."""
+    return (
+        control.label,
+        show(control.horizon),
+        f"{control.perturbation:g}",
+        str(control.states),
+        difference(control.success_difference, control.success_low, control.success_high),
+        difference(control.score_difference, control.score_low, control.score_high),
+    )
