@@ -134,5 +134,5 @@ def _number(values: Mapping[str, Any], dotted: str) -> float | None:
         if not isinstance(found, Mapping) or key not in found:
             return None
         found = found[key]
-    is_number = isinstance(found, int | float) and not isinstance(found, bool)
-    return float(found) if is_number else None
+    # A truth value counts as 1 or 0.
+    return float(found) if isinstance(found, int | float) else None

@@ -29,6 +29,7 @@ class Step:
         config: Its full configuration.
         name: Name of the artifact it makes.
         parents: Kind to the id of the earlier step that makes it.
+        choices: Ids of the earlier steps whose artifacts it chooses from, in plan order.
         forced: Run even when an equal artifact exists.
     """
 
@@ -37,6 +38,7 @@ class Step:
     config: Any
     name: str
     parents: Mapping[str, str]
+    choices: tuple[str, ...] = ()
     forced: bool = False
 
 
@@ -52,7 +54,8 @@ def make_plan(
 
     Args:
         recipe: What was read from the file.
-        assignments: `stage.key=value` words that change settings.
+        assignments: `stage.key=value` words that change settings, of one stage or of all
+            stages of a command.
         smoke: Toy size: apply the `[smoke.*]` tables.
         start: Id of the first step that runs even when up to date, or "".
         stages: The stage table.
@@ -61,37 +64,46 @@ def make_plan(
         ConfigError: An unknown stage or setting, a wrong value, or a missing input.
     """
     ids = [stage.id for stage in recipe.stages]
-    changes = _split_assignments(assignments, ids)
+    changes = _split_assignments(assignments, recipe.stages)
     if start and start not in ids:
         raise ConfigError(f"{recipe.path.name} has no stage '{start}'", did_you_mean(start, ids))
     steps: list[Step] = []
     for index, entry in enumerate(recipe.stages):
         stage: Stage = stages.load(entry.command)
-        config = _configure(recipe, entry, stage, changes.get(entry.id, []), smoke)
+        config = _configure(recipe, entry, stage, changes[entry.id], smoke)
+        parents, choices = _find_parents(recipe, entry, stage, config, steps)
         steps.append(
             Step(
                 id=entry.id,
                 stage=stage,
                 config=config,
                 name=entry.name + (SMOKE_SUFFIX if smoke else ""),
-                parents=_find_parents(recipe, entry, wanted_kinds(stage, config), steps),
+                parents=parents,
+                choices=choices,
                 forced=bool(start) and index >= ids.index(start),
             )
         )
     return tuple(steps)
 
 
-def _split_assignments(assignments: Sequence[str], ids: Sequence[str]) -> dict[str, list[str]]:
-    changes: dict[str, list[str]] = {}
+def _split_assignments(
+    assignments: Sequence[str], stages: Sequence[RecipeStage]
+) -> dict[str, list[str]]:
+    """Sort the words by stage; a command's name means all its stages but one of that id."""
+    changes: dict[str, list[str]] = {stage.id: [] for stage in stages}
+    known = list(dict.fromkeys([*changes, *(stage.command for stage in stages)]))
     for word in assignments:
-        identity, dot, rest = word.partition(".")
-        if not dot or "=" in identity:
+        said, dot, rest = word.partition(".")
+        if not dot or "=" in said:
             raise ConfigError(
-                f"'{word}' is not of the form stage.key=value", f"example: --set {ids[0]}.seed=1"
+                f"'{word}' is not of the form stage.key=value",
+                f"example: --set {stages[0].id}.seed=1",
             )
-        if identity not in ids:
-            raise ConfigError(f"the recipe has no stage '{identity}'", did_you_mean(identity, ids))
-        changes.setdefault(identity, []).append(rest)
+        if said not in known:
+            raise ConfigError(f"the recipe has no stage '{said}'", did_you_mean(said, known))
+        for stage in stages:
+            if stage.id == said or (said not in changes and stage.command == said):
+                changes[stage.id].append(rest)
     return changes
 
 
@@ -114,15 +126,20 @@ def _underscored(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _find_parents(
-    recipe: Recipe, entry: RecipeStage, kinds: Sequence[str], earlier: Sequence[Step]
-) -> dict[str, str]:
-    """Choose the earlier steps a stage reads: those it names, else the latest of the kind."""
+    recipe: Recipe, entry: RecipeStage, stage: Stage, config: Any, earlier: Sequence[Step]
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Find the earlier steps a stage reads one each of, and those it chooses from.
+
+    Those it names, else the latest that makes the kind, and all of them to choose from.
+    """
     where = f"{recipe.path.name} [stage.{entry.id}]"
+    kinds = wanted_kinds(stage, config)
+    several = stage.choices(config) if stage.choices else ()
     made = {step.id: step.stage.kind for step in earlier}
     parents: dict[str, str] = {}
     for need in entry.needs:
         kind = made[need]
-        if kind not in kinds or kind in parents:
+        if kind not in (*kinds, *several) or (kind in parents and kind not in several):
             raise ConfigError(
                 f"{where} needs '{need}', which makes {kind}",
                 f"'{entry.command}' reads one each of: {', '.join(kinds) or 'nothing'}",
@@ -136,4 +153,9 @@ def _find_parents(
                 "put the stage that makes it before this one",
             )
         parents[kinds[-1]] = makers[-1]
-    return parents
+    choices = tuple(
+        step
+        for step, kind in made.items()
+        if kind in several and (step in entry.needs or kind not in {made[n] for n in entry.needs})
+    )
+    return {kind: step for kind, step in parents.items() if kind in kinds}, choices

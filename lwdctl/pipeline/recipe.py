@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from lwdctl.core.suggest import did_you_mean
 from lwdctl.pipeline.expected import Expectation, read_expectation
 
 SECTIONS = ("recipe", "stage", "expected", "smoke")
-_STAGE_WORDS = ("uses", "name", "needs")
+_STAGE_WORDS = ("uses", "like", "name", "needs")
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,10 @@ class RecipeStage:
         command: Stage command it runs (`"train-vae"`).
         name: Name of the artifact it makes.
         needs: Ids of stages whose artifacts it reads; empty for the usual choice.
-        settings: Configuration keys that differ from the stage's defaults.
-        smoke: Keys that differ once more in a toy run.
+        settings: Configuration keys that differ from the stage's defaults, those of the stage
+            it is `like` included.
+        smoke: Keys that differ once more in a toy run: those of `[smoke.COMMAND]` where no
+            stage is called like the command, then of `[smoke.ID]`.
     """
 
     id: str
@@ -100,41 +102,54 @@ def _check_sections(path: Path, tables: Mapping[str, Any]) -> None:
             raise ConfigError(f"{path.name}: unknown table [{key}]", did_you_mean(key, SECTIONS))
     if not tables.get("stage"):
         raise ConfigError(f"{path.name} has no [stage.*] table", "a recipe runs at least one stage")
-    for key in tables.get("smoke", {}):
-        if key not in tables["stage"]:
-            raise ConfigError(
-                f"{path.name}: [smoke.{key}] belongs to no stage",
-                did_you_mean(key, tables["stage"]),
-            )
 
 
 def _read_stages(path: Path, tables: Mapping[str, Any], name: str) -> tuple[RecipeStage, ...]:
-    stages: list[RecipeStage] = []
+    toys = tables.get("smoke", {})
+    stages: dict[str, RecipeStage] = {}
     for identity, table in tables["stage"].items():
         where = f"{path.name} [stage.{identity}]"
         if not isinstance(table, Mapping):
             raise ConfigError(f"{where} is not a table", f"write [stage.{identity}] above its keys")
-        smoke = tables.get("smoke", {}).get(identity, {})
-        stages.append(_read_stage(identity, table, smoke, name, where))
-        _check_needs(stages[-1], [stage.id for stage in stages[:-1]], where)
-    return tuple(stages)
+        stage = _read_stage(identity, table, stages, name, where)
+        shared = {} if stage.command in tables["stage"] else toys.get(stage.command, {})
+        toy = {**shared, **stage.smoke, **toys.get(identity, {})}
+        _check_needs(stage, list(stages), where)
+        stages[identity] = replace(stage, smoke=toy)
+    known = list(dict.fromkeys([*stages, *(stage.command for stage in stages.values())]))
+    for key in toys:
+        if key not in known:
+            raise ConfigError(
+                f"{path.name}: [smoke.{key}] belongs to no stage", did_you_mean(key, known)
+            )
+    return tuple(stages.values())
 
 
 def _read_stage(
-    identity: str, table: Mapping[str, Any], smoke: Mapping[str, Any], name: str, where: str
+    identity: str,
+    table: Mapping[str, Any],
+    earlier: Mapping[str, RecipeStage],
+    name: str,
+    where: str,
 ) -> RecipeStage:
     words = {key: table[key] for key in _STAGE_WORDS if key in table}
-    for key in ("uses", "name"):
+    for key in ("uses", "like", "name"):
         if not isinstance(words.get(key, ""), str):
             raise ConfigError(f"{where}: '{key}' takes a text, not {words[key]!r}")
-    needs = words.get("needs", [])
+    like, needs = words.get("like", ""), words.get("needs", [])
+    if like and like not in earlier:
+        hint = did_you_mean(like, list(earlier)) or "the first stage can be like nothing"
+        raise ConfigError(f"{where} is like '{like}', which no earlier stage is called", hint)
+    if like and "uses" in words:
+        raise ConfigError(f"{where}: give either 'uses' or 'like', which says it already")
+    own = {key: value for key, value in table.items() if key not in _STAGE_WORDS}
     return RecipeStage(
         id=identity,
-        command=words.get("uses", identity.replace("_", "-")),
+        command=earlier[like].command if like else words.get("uses", identity.replace("_", "-")),
         name=words.get("name", name),
         needs=(needs,) if isinstance(needs, str) else tuple(needs),
-        settings={key: value for key, value in table.items() if key not in _STAGE_WORDS},
-        smoke=smoke,
+        settings={**earlier[like].settings, **own} if like else own,
+        smoke=earlier[like].smoke if like else {},
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from lwdctl.artifacts.durable import sha256_of
 from lwdctl.artifacts.manifest import InputRef, plain
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.config import to_mapping
-from lwdctl.core.progress import Progress
+from lwdctl.core.progress import Progress, SilentProgress
 from lwdctl.pipeline.expected import Comparison, Expectation, compare
 from lwdctl.pipeline.inputs import wanted_kinds, with_ancestors
 from lwdctl.pipeline.plan import Step
@@ -37,8 +37,10 @@ def preview(plan: Sequence[Step], workspace: Workspace) -> list[Outcome]:
     outcomes: dict[str, Outcome] = {}
     for step in plan:
         artifact = None
-        if all(outcomes[parent].artifact for parent in step.parents.values()):
-            artifact = _finished(step, _inputs(step, outcomes, workspace), workspace)
+        before = (*step.parents.values(), *step.choices)
+        if all(outcomes[parent].artifact for parent in before):
+            inputs = _inputs(step, outcomes, workspace)
+            artifact = _finished(step, inputs, _context(step, outcomes, workspace))
         state = UP_TO_DATE if artifact else PLANNED
         outcomes[step.id] = Outcome(step, state, artifact)
     return list(outcomes.values())
@@ -53,14 +55,15 @@ def run_plan(plan: Sequence[Step], workspace: Workspace, progress: Progress) -> 
     for index, step in enumerate(plan, start=1):
         head = f"[{index}/{len(plan)}] {step.id}"
         inputs = _inputs(step, outcomes, workspace)
-        finished = _finished(step, inputs, workspace)
+        context = _context(step, outcomes, workspace, progress)
+        finished = _finished(step, inputs, context)
         if finished:
             progress.message(f"{head}: {finished.reference} is up to date")
             outcomes[step.id] = Outcome(step, UP_TO_DATE, finished)
             continue
         progress.message(f"{head}: lwdctl {step.stage.command} (makes {step.stage.kind})")
         started = time.monotonic()
-        artifact = _run(step, inputs, workspace, progress)
+        artifact = _run(step, inputs, context)
         seconds = time.monotonic() - started
         progress.message(f"{head}: made {artifact.reference} in {seconds:.1f} s")
         outcomes[step.id] = Outcome(step, RAN, artifact, seconds)
@@ -78,12 +81,23 @@ def compare_all(
     return tuple(compare(item, summaries[item.stage]) for item in expected)
 
 
-def _run(
-    step: Step, inputs: Mapping[str, Artifact], workspace: Workspace, progress: Progress
-) -> Artifact:
-    resume = step.stage.resumable and _has_draft(step, inputs, workspace)
-    context = StageContext(workspace, progress, step.name, resume)
-    return step.stage.run(step.config, inputs, context)
+def _run(step: Step, inputs: Mapping[str, Artifact], context: StageContext) -> Artifact:
+    resume = step.stage.resumable and _has_draft(step, inputs, context)
+    return step.stage.run(step.config, inputs, replace(context, resume=resume))
+
+
+def _context(
+    step: Step,
+    outcomes: Mapping[str, Outcome],
+    workspace: Workspace,
+    progress: Progress | None = None,
+) -> StageContext:
+    """Return where a step runs; it chooses from what the plan made, not from the workspace."""
+    among = None
+    if step.stage.choices:
+        made = [outcomes[choice].artifact for choice in step.choices]
+        among = tuple(artifact for artifact in made if artifact)
+    return StageContext(workspace, progress or SilentProgress(), step.name, among=among)
 
 
 def _inputs(
@@ -100,17 +114,23 @@ def _inputs(
     return with_ancestors(kinds, leading, workspace)
 
 
-def _finished(step: Step, inputs: Mapping[str, Artifact], workspace: Workspace) -> Artifact | None:
-    """Return the newest artifact made with the same name, configuration and inputs."""
+def _finished(step: Step, inputs: Mapping[str, Artifact], context: StageContext) -> Artifact | None:
+    """Return the newest artifact made with the same name, configuration and inputs.
+
+    What was made before a setting existed was made with its default.
+    """
     if step.forced:
         return None
-    config = plain(to_mapping(step.config))
-    for artifact in reversed(workspace.artifacts(step.stage.kind)):
+    config, defaults = plain(to_mapping(step.config)), plain(to_mapping(step.stage.config()))
+    same = [
+        artifact
+        for artifact in reversed(context.workspace.artifacts(step.stage.kind))
+        if artifact.name == step.name and {**defaults, **artifact.manifest.config} == config
+    ]
+    for artifact in same:
         manifest = artifact.manifest
-        same = artifact.name == step.name and manifest.config == config
         if (
-            same
-            and _made_from(manifest.inputs, inputs)
+            _made_from(manifest.inputs, step, inputs, context)
             and not _sources_changed(manifest.summary)
             and not _lost_episodes(manifest.summary)
         ):
@@ -118,13 +138,18 @@ def _finished(step: Step, inputs: Mapping[str, Artifact], workspace: Workspace) 
     return None
 
 
-def _made_from(recorded: Sequence[InputRef], inputs: Mapping[str, Artifact]) -> bool:
-    """Tell whether the recorded inputs are `inputs`.
+def _made_from(
+    recorded: Sequence[InputRef], step: Step, inputs: Mapping[str, Artifact], context: StageContext
+) -> bool:
+    """Tell whether the recorded inputs are those that the step would have now.
 
     A stage may record its most specific input only, since the others are its ancestors.
     """
-    digests = [artifact.digest for artifact in inputs.values()]
     noted = {item.digest for item in recorded}
+    if step.stage.chosen:
+        chosen = step.stage.chosen(step.config, inputs, context)
+        return noted == {artifact.digest for artifact in chosen}
+    digests = [artifact.digest for artifact in inputs.values()]
     return noted <= set(digests) and noted.issuperset(digests[-1:])
 
 
@@ -145,13 +170,13 @@ def _sources_changed(summary: Mapping[str, Any]) -> bool:
     return False
 
 
-def _has_draft(step: Step, inputs: Mapping[str, Artifact], workspace: Workspace) -> bool:
+def _has_draft(step: Step, inputs: Mapping[str, Artifact], context: StageContext) -> bool:
     config = plain(to_mapping(step.config))
     return any(
         draft.record.resumable
         and not draft.active
         and draft.record.name == step.name
         and draft.record.config == config
-        and _made_from(draft.record.inputs, inputs)
-        for draft in workspace.drafts(step.stage.kind)
+        and _made_from(draft.record.inputs, step, inputs, context)
+        for draft in context.workspace.drafts(step.stage.kind)
     )

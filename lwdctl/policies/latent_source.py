@@ -136,6 +136,9 @@ class OtherLatents:
 
     With one task: of another label than the episode's when it has one, otherwise of any
     demonstration at any moment, whatever the robot sees now.
+
+    Attributes:
+        own: Draw from the episode's own task and label instead: from any snippet of them.
     """
 
     mean: npt.NDArray[np.float32]
@@ -143,15 +146,21 @@ class OtherLatents:
     label: npt.NDArray[np.int32]
     tasks: tuple[str, ...]
     labels: tuple[str, ...]
+    own: bool = False
     denoises: bool = False
     history: int = 1
 
     @classmethod
     def read(
-        cls, store: LatentStore, tasks: tuple[str, ...], labels: tuple[str, ...]
+        cls,
+        store: LatentStore,
+        tasks: tuple[str, ...],
+        labels: tuple[str, ...],
+        *,
+        own: bool = False,
     ) -> OtherLatents:
         """Load the encoded means."""
-        return cls(store.mean, store.task, store.label, tasks, labels)
+        return cls(store.mean, store.task, store.label, tasks, labels, own)
 
     def latents(self, query: Query) -> Tensor:
         """Draw a recorded latent that (episode seed, query number) fixes."""
@@ -162,6 +171,9 @@ class OtherLatents:
         return torch.from_numpy(self.mean[rows]).to(query.state.device)
 
     def _row(self, plan: EpisodePlan, number: int) -> int:
+        if self.own:
+            rng = generator("own-latent", plan.task, plan.seed, number)
+            return int(rng.choice(self._own(plan)))
         rng = generator("other-latent", plan.task, plan.seed, number)
         if len(self.tasks) > 1:
             others = [index for index, name in enumerate(self.tasks) if name != plan.task]
@@ -172,6 +184,14 @@ class OtherLatents:
         else:
             rows = np.arange(len(self.mean))
         return int(rng.choice(rows))
+
+    def _own(self, plan: EpisodePlan) -> npt.NDArray[np.intp]:
+        same = np.ones(len(self.mean), dtype=bool)
+        if len(self.tasks) > 1:
+            same &= self.task == self.tasks.index(plan.task)
+        if plan.label in self.labels:
+            same &= self.label == self.labels.index(plan.label)
+        return np.flatnonzero(same)
 
 
 @dataclass

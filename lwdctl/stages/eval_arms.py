@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lwdctl.artifacts.artifact import Artifact
-from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.errors import ArtifactError, ConfigError
 from lwdctl.stages.baseline_config import METHODS
 from lwdctl.stages.eval_config import METHOD, RANDOM, EvalConfig
+from lwdctl.stages.stage import StageContext
 
 CHAIN = ("snippets", "vae", "latents", "diffusion")
 
@@ -66,19 +66,25 @@ def kinds_read(config: EvalConfig) -> tuple[str, ...]:
     return ("snippets",)
 
 
+def kinds_chosen(config: EvalConfig) -> tuple[str, ...]:
+    """Return the kinds of the models that are run."""
+    kinds = ("diffusion",) if METHOD in config.policy else ()
+    return (*kinds, "baseline") if set(config.policy) & set(METHODS) else kinds
+
+
 def make_arms(
-    config: EvalConfig, inputs: Mapping[str, Artifact], workspace: Workspace
+    config: EvalConfig, inputs: Mapping[str, Artifact], context: StageContext
 ) -> list[Arm]:
     """List what is to run, in the order of the options.
 
     One horizon and no `--seeds` takes the given models. Otherwise every horizon and training
     seed has a model of its own, found by its lineage: made from the same snippets, trained
-    with that snippet length and seed.
+    with that snippet length and seed; the newest, or the last of `context.among`.
 
     Raises:
         ConfigError: A model is missing; the message names every one, the hint a command.
     """
-    finder = _Finder(config, inputs, workspace)
+    finder = _Finder(config, inputs, context)
     arms = []
     for policy in dict.fromkeys(config.policy):
         latents = tuple(dict.fromkeys(config.latent)) if policy == METHOD else ("",)
@@ -90,6 +96,12 @@ def make_arms(
             ]
     finder.refuse_missing()
     return [_named(arm, config) for arm in arms]
+
+
+def models_used(arms: Sequence[Arm], inputs: Mapping[str, Artifact]) -> list[Artifact]:
+    """Return what an evaluation is made from: its models, else the last of its inputs."""
+    mains = [arm.trained.main for arm in arms if arm.trained.main]
+    return list({main.path: main for main in mains}.values()) or list(inputs.values())[-1:]
 
 
 def is_grid(config: EvalConfig) -> bool:
@@ -113,9 +125,10 @@ class _Finder:
     """Looks up trained models; remembers which are missing."""
 
     def __init__(
-        self, config: EvalConfig, inputs: Mapping[str, Artifact], workspace: Workspace
+        self, config: EvalConfig, inputs: Mapping[str, Artifact], context: StageContext
     ) -> None:
-        self._config, self._inputs, self._workspace = config, inputs, workspace
+        self._config, self._inputs = config, inputs
+        self._workspace, self._among = context.workspace, context.among
         self._missing: list[str] = []
         self._hint = ""
 
@@ -155,7 +168,7 @@ class _Finder:
             if "baseline" in given and given["baseline"].manifest.config["method"] == policy:
                 return given
         kind = "diffusion" if policy == METHOD else "baseline"
-        for artifact in reversed(self._workspace.artifacts(kind)):
+        for artifact in self._candidates(kind):
             if kind == "baseline" and artifact.manifest.config["method"] != policy:
                 continue
             found = self._same_data(artifact)
@@ -163,6 +176,10 @@ class _Finder:
                 artifact.check()
                 return found
         return None
+
+    def _candidates(self, kind: str) -> list[Artifact]:
+        known = self._workspace.artifacts(kind) if self._among is None else self._among
+        return [artifact for artifact in reversed(known) if artifact.kind == kind]
 
     def _same_data(self, artifact: Artifact) -> dict[str, Artifact] | None:
         """Return an artifact's chain where it begins with the snippets of this evaluation."""

@@ -36,7 +36,8 @@ class EvalConfig:
     latent: tuple[str, ...] = option(
         ("sampled", "encoded", "other", "mean"),
         "Where LWD's latents come from: sampled by the model; encoded from a demonstration that"
-        " is replayed from its start; of another task or behaviour; the mean of all",
+        " is replayed from its start; snippet, a random recorded one of the same task and"
+        " behaviour; other, one of another task or behaviour; the mean of all",
         choices=LATENTS,
     )
     encoded_split: str = option(

@@ -16,7 +16,15 @@ from lwdctl.artifacts.durable import write_durably
 from lwdctl.artifacts.provenance import software
 from lwdctl.core.config import to_mapping
 from lwdctl.core.errors import ConfigError, SimulatorError
-from lwdctl.stages.eval_arms import CHAIN, Arm, is_grid, kinds_read, make_arms
+from lwdctl.stages.eval_arms import (
+    CHAIN,
+    Arm,
+    is_grid,
+    kinds_chosen,
+    kinds_read,
+    make_arms,
+    models_used,
+)
 from lwdctl.stages.eval_cells import (
     EPISODES_FOLDER,
     KEYS,
@@ -50,21 +58,18 @@ def run(config: EvalConfig, inputs: Mapping[str, Artifact], context: StageContex
 
     store = SnippetStore.open(inputs["snippets"].path)
     _check_environment(config, store, context)
-    arms = make_arms(config, inputs, context.workspace)
+    arms = make_arms(config, inputs, context)
     policies = Policies(config, store, arms)
     shared = Circumstances(
         policies.labels, inputs["snippets"].digest, str(policies.device), software()
     )
     work = _Work(config, store, policies, context, shared)
-    used = list(
-        {arm.trained.main.path: arm.trained.main for arm in arms if arm.trained.main}.values()
-    )
     leading = list(inputs.values())[-1]
     with context.workspace.begin(
         "evaluation",
         context.name or leading.name,
         config=to_mapping(config),
-        inputs=used or [leading],
+        inputs=models_used(arms, inputs),
         resume=context.resume,
     ) as draft:
         # Finished arms are checkpoints: an interrupted evaluation goes on after them.
@@ -81,6 +86,12 @@ def run(config: EvalConfig, inputs: Mapping[str, Artifact], context: StageContex
         artifact = draft.publish(summary, seed=config.seed, device=str(policies.device))
     _refuse_errors(cells, artifact)
     return artifact
+
+
+def _chosen(
+    config: EvalConfig, inputs: Mapping[str, Artifact], context: StageContext
+) -> list[Artifact]:
+    return models_used(make_arms(config, inputs, context), inputs)
 
 
 def _check_environment(config: EvalConfig, store: SnippetStore, context: StageContext) -> None:
@@ -324,4 +335,6 @@ STAGE = Stage(
     run,
     resumable=True,
     reads=kinds_read,
+    choices=kinds_chosen,
+    chosen=_chosen,
 )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lwdctl.policies.latent_source import LatentSource
     from lwdctl.policies.lwd import LwdPolicy
 
-LATENTS = ("sampled", "encoded", "other", "mean")
+LATENTS = ("sampled", "encoded", "snippet", "other", "mean")
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,10 @@ def _source(
             chain.vae, _demonstrations(chain), chain.store.episodes.length
         )
     store = LatentStore.open(chain.inputs["latents"].path)
-    if latent == "other":
-        return latent_source.OtherLatents.read(store, spec.env.tasks, spec.labels)
+    if latent in ("other", "snippet"):
+        return latent_source.OtherLatents.read(
+            store, spec.env.tasks, spec.labels, own=latent == "snippet"
+        )
     mean, _ = store.statistics()
     return latent_source.MeanLatents(mean.astype("float32"))
 

@@ -21,12 +21,15 @@ class StageContext:
         name: Name of the artifact to make, or "" for the stage's own choice
             (the name of its first input).
         resume: Go on from the newest unfinished draft of the same configuration.
+        among: The artifacts that a stage with `choices` may choose from, the preferred ones
+            last; None for all that the workspace holds.
     """
 
     workspace: Workspace
     progress: Progress = field(default_factory=TqdmProgress)
     name: str = ""
     resume: bool = False
+    among: tuple[Artifact, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,10 @@ class Stage:
         run: `run(config, inputs by kind, context)`; heavy imports inside.
         resumable: Whether `--resume` means something.
         reads: The kinds out of `inputs` that are read under a configuration; None for all.
+        choices: The kinds of which it chooses among several under a configuration (a grid's
+            models); None where one artifact per kind is all it reads.
+        chosen: What it would choose: the inputs it would record, given the same arguments as
+            `run`. Goes with `choices`.
     """
 
     command: str
@@ -51,3 +58,5 @@ class Stage:
     run: Callable[[Any, Mapping[str, Artifact], StageContext], Artifact]
     resumable: bool = False
     reads: Callable[[Any], tuple[str, ...]] | None = None
+    choices: Callable[[Any], tuple[str, ...]] | None = None
+    chosen: Callable[[Any, Mapping[str, Artifact], StageContext], list[Artifact]] | None = None

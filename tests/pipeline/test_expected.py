@@ -60,3 +60,10 @@ def test_an_ambiguous_cell_is_refused():
     doubled = {"results": SUMMARY["results"] * 2}
     with pytest.raises(ConfigError, match="2 result cells"):
         compare(expect(where={"task": "all"}, at_least=0.0), doubled)
+
+
+@pytest.mark.parametrize(("found", "measured"), [(True, 1.0), (False, 0.0), ("yes", None)])
+def test_a_truth_value_counts_as_one_or_nothing(found, measured):
+    comparison = compare(expect(metric="inside.sos", value=1), {"inside": {"sos": found}})
+    assert comparison.measured == measured
+    assert comparison.met is (measured == 1.0)

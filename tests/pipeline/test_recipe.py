@@ -70,6 +70,67 @@ def test_smoke_and_set_and_from(write):
     assert {step.name for step in plan} == {"year-smoke", "late-smoke"}
 
 
+LIKE = (
+    GOOD
+    + """
+[stage.later]
+like = "late"
+name = "later"
+needs = "sow"
+fail = "x"
+
+[smoke.grow]
+days = 1
+
+[smoke.late]
+days = 2
+"""
+)
+
+
+@pytest.mark.usefixtures("toy_stages")
+def test_like_takes_settings_and_toy_size_but_neither_name_nor_needs(write):
+    text = LIKE.replace("[stage.grow]\n", '[stage.first]\nuses = "grow"\n')
+    text = text.replace('needs = "grow"', 'needs = "first"')
+    plan = {step.id: step for step in make_plan(read_recipe(write(text)))}
+    assert (plan["later"].config.days, plan["later"].config.fail) == (20, "x")
+    assert plan["later"].name == "later"
+    nameless = text.replace('name = "later"\n', "")
+    assert make_plan(read_recipe(write(nameless)))[-1].name == "year"
+    toys = {step.id: step.config for step in make_plan(read_recipe(write(text)), smoke=True)}
+    assert [toys[name].days for name in ("first", "late", "later")] == [1, 2, 2]
+
+
+@pytest.mark.usefixtures("toy_stages")
+def test_a_commands_name_means_all_its_stages_where_none_is_called_so(write):
+    days = ["first", "late"]
+    text = GOOD.replace("[stage.grow]\n", '[stage.first]\nuses = "grow"\n')
+    text = text.replace('needs = "grow"', 'needs = "first"') + "\n[smoke.grow]\ndays = 1\n"
+    recipe = read_recipe(write(text))
+    plan = {step.id: step.config for step in make_plan(recipe, assignments=["grow.days=7"])}
+    assert [plan[name].days for name in days] == [7, 7]
+    toys = {step.id: step.config for step in make_plan(recipe, smoke=True)}
+    assert [toys[name].days for name in days] == [1, 1]
+    called = read_recipe(write(GOOD + "\n[smoke.grow]\ndays = 1\n"))
+    toys = {step.id: step.config for step in make_plan(called, smoke=True)}
+    assert [toys[name].days for name in ("grow", "late")] == [1, 20]
+
+
+@pytest.mark.usefixtures("toy_stages")
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('like = "late"', 'like = "lat"', "like 'lat', which no earlier stage is called"),
+        ('like = "late"', 'like = "later"', "like 'later', which no earlier stage is called"),
+        ('like = "late"', 'like = "late"\nuses = "grow"', "either 'uses' or 'like'"),
+        ('like = "late"', "like = 3", "'like' takes a text"),
+    ],
+)
+def test_mistakes_with_like(write, old, new, said):
+    with pytest.raises(ConfigError, match=said):
+        read_recipe(write(LIKE.replace(old, new)))
+
+
 @pytest.mark.usefixtures("toy_stages")
 def test_without_needs_the_latest_maker_is_taken(write):
     text = GOOD.replace('[stage.reap]\nneeds = "grow"', "[stage.reap]")

@@ -228,6 +228,23 @@ def test_other_latents_avoid_the_episodes_own_label() -> None:
         assert int(drawn[0, 0]) in (1, 3)
 
 
+def test_own_latents_come_from_any_snippet_of_the_same_task_and_label() -> None:
+    mean = np.arange(8, dtype=np.float32)[:, None].repeat(8, 1)
+    task = np.array([0, 0, 0, 0, 1, 1, 1, 1], dtype=np.int32)
+    label = np.array([0, 1, 0, 1, 0, 1, 0, 1], dtype=np.int32)
+    counts = np.zeros(1, dtype=np.int64)
+
+    def drawn(tasks: tuple[str, ...], name: str, behaviour: str) -> set[int]:
+        source = OtherLatents(mean, task, label, tasks, ("fast", "slow"), own=True)
+        plans = [EpisodePlan(0, 100_000 + seed, name, label=behaviour) for seed in range(40)]
+        queries = [Query([plan], counts, counts, torch.zeros(1, 3)) for plan in plans]
+        return {int(source.latents(query)[0, 0]) for query in queries}
+
+    assert drawn(("x", "y"), "y", "slow") == {5, 7}
+    assert drawn(("x", "y"), "x", "") == {0, 1, 2, 3}
+    assert drawn(("x",), "x", "fast") == {0, 2, 4, 6}
+
+
 class _Batches:
     """Stands where snippets are cut: answers with the (episode, offset) asked for."""
 
