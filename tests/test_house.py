@@ -98,7 +98,9 @@ def test_readme_lists_every_command():
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], *[[*name.split(), "--help"] for name in (*STAGES, *COMMANDS)]], ids=" ".join
+    "words",
+    [["--help"], *[[*name.split(), "--help"] for name in (*STAGES, *COMMANDS)]],
+    ids=" ".join,
 )
 def test_help_loads_nothing_heavy(words):
     program = (
