@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import pytest
 import torch
 
-from lwdctl.bench.operations import Sizes, count_all
+from lwdctl.bench.operations import Count, Sizes, count_all
 from lwdctl.cli.main import main
 from lwdctl.models.denoiser import DenoiserSpec
 from lwdctl.models.operations import matrix_operations
@@ -16,8 +17,13 @@ from lwdctl.models.unet import UNET_SIZES
 SIZES = Sizes(observation=5, action=2, tasks=1, episode=100, denoise_steps=4)
 
 
-def rows(policy: str) -> list:
-    return [row for row in count_all(SIZES) if row.policy == policy]
+@functools.cache
+def counted() -> list[Count]:
+    return count_all(SIZES)
+
+
+def rows(policy: str) -> list[Count]:
+    return [row for row in counted() if row.policy == policy]
 
 
 def test_a_real_unet_has_the_counted_parameters() -> None:
