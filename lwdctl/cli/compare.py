@@ -11,7 +11,7 @@ import typer
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.cli.bars import make_progress
-from lwdctl.cli.comparison_tables import print_comparison, print_csv
+from lwdctl.cli.comparison_tables import AGAINST, METRIC, print_comparison, print_csv
 from lwdctl.cli.failures import CommandLineError
 from lwdctl.cli.generate import DEBUG, JSON, QUIET, WORKSPACE
 from lwdctl.cli.output import print_json
@@ -29,23 +29,6 @@ _EVALUATIONS = Annotated[
     typer.Argument(
         metavar="EVAL",
         help="Evaluations to compare: NAME, NAME:v2 or a path  [default: the newest].",
-        show_default=False,
-    ),
-]
-_AGAINST = Annotated[
-    str,
-    typer.Option(
-        help="Policy that the others are tested against  [default: lwd, the method]",
-        metavar="POLICY",
-        show_default=False,
-    ),
-]
-_METRIC = Annotated[
-    str,
-    typer.Option(
-        help="Score to compare beside success (max_overlap, return, ...)"
-        "  [default: the environment's first metric]",
-        metavar="NAME",
         show_default=False,
     ),
 ]
@@ -75,8 +58,8 @@ _RUN = Annotated[
 
 def command(
     evaluations: _EVALUATIONS = None,
-    against: _AGAINST = "",
-    metric: _METRIC = "",
+    against: AGAINST = "",
+    metric: METRIC = "",
     output_format: _FORMAT = "table",
     output: _OUTPUT = "",
     run_name: _RUN = "",

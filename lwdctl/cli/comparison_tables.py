@@ -1,13 +1,33 @@
-"""A comparison as tables on the terminal."""
+"""A comparison on the terminal: its options and its tables."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from lwdctl.cli.output import print_table, print_text
 
 if TYPE_CHECKING:
     from lwdctl.analysis.results import Cell, Comparison
+
+AGAINST = Annotated[
+    str,
+    typer.Option(
+        help="Policy that the others are tested against  [default: lwd, the method]",
+        metavar="POLICY",
+        show_default=False,
+    ),
+]
+METRIC = Annotated[
+    str,
+    typer.Option(
+        help="Score beside success (max_overlap, return, ...)"
+        "  [default: the environment's first metric]",
+        metavar="NAME",
+        show_default=False,
+    ),
+]
 
 
 def print_csv(comparison: Comparison) -> None:

@@ -14,6 +14,7 @@ from lwdctl.artifacts.durable import write_durably
 from lwdctl.artifacts.kinds import sanitise_name
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.cli.bars import make_progress
+from lwdctl.cli.comparison_tables import AGAINST, METRIC
 from lwdctl.cli.generate import DEBUG, JSON, QUIET, WORKSPACE
 from lwdctl.cli.output import print_json, print_text
 from lwdctl.cli.report_sources import RecipeWords, describe, read_recipe_facts
@@ -42,22 +43,6 @@ _OUTPUT = Annotated[
         show_default=False,
     ),
 ]
-_AGAINST = Annotated[
-    str,
-    typer.Option(
-        help="Policy that the others are tested against  [default: lwd, the method]",
-        metavar="POLICY",
-        show_default=False,
-    ),
-]
-_METRIC = Annotated[
-    str,
-    typer.Option(
-        help="Score to show beside success  [default: the environment's first metric]",
-        metavar="NAME",
-        show_default=False,
-    ),
-]
 _SMOKE = Annotated[
     bool, typer.Option("--smoke", help="Of a recipe, take what `lwdctl run --smoke` made.")
 ]
@@ -75,8 +60,8 @@ _SET = Annotated[
 def command(
     runs: _RUNS = None,
     output: _OUTPUT = "",
-    against: _AGAINST = "",
-    metric: _METRIC = "",
+    against: AGAINST = "",
+    metric: METRIC = "",
     smoke: _SMOKE = False,
     assignments: _SET = None,
     workspace_path: WORKSPACE = "",

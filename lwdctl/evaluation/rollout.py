@@ -113,23 +113,25 @@ def rollout(  # noqa: PLR0913 - the protocol's knobs, by keyword only
     done: dict[int, EpisodeResult] = {}
     try:
         with (progress or SilentProgress()).task("rollout", len(plans), "episode") as bar:
-
-            def tell(step: int) -> None:
-                # A wave takes minutes in some simulators: its steps show that it moves.
-                bar.advance(0, solved=sum(item.success for item in done.values()), step=step)
-
-            engine = _Engine(policy, pool, width, tell)
+            # A wave takes minutes in some simulators: its steps show that it moves.
+            engine = _Engine(
+                policy, pool, width, lambda step: bar.advance(0, solved=_solved(done), step=step)
+            )
             for wave in _waves(plans, width):
                 results = engine.run(wave)
                 results += _again(engine, [item.plan for item in results if item.error], workers)
                 done.update({item.plan.index: item for item in results})
-                bar.advance(len(wave), solved=sum(item.success for item in done.values()))
+                bar.advance(len(wave), solved=_solved(done))
     finally:
         pool.close()
         if recording is not None:
             recording.sweep()
     episodes = tuple(done[plan.index] for plan in plans)
     return RolloutResult(episodes, dict(engine.seconds))
+
+
+def _solved(done: Mapping[int, EpisodeResult]) -> int:
+    return sum(item.success for item in done.values())
 
 
 def _again(engine: _Engine, lost: Sequence[EpisodePlan], workers: int) -> list[EpisodeResult]:

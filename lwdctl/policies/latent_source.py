@@ -131,11 +131,12 @@ class EncodedLatents:
 
 
 @dataclass
-class OtherLatents:
-    """A recorded latent of another task, which the episode's seed draws from all others.
+class RecordedLatents:
+    """A recorded latent that the episode's seed draws: of another task, or of its own.
 
-    With one task: of another label than the episode's when it has one, otherwise of any
-    demonstration at any moment, whatever the robot sees now.
+    Another task's is drawn from all others. With one task: of another label than the
+    episode's when it has one, otherwise of any demonstration at any moment, whatever the
+    robot sees now.
 
     Attributes:
         own: Draw from the episode's own task and label instead: from any snippet of them.
@@ -158,7 +159,7 @@ class OtherLatents:
         labels: tuple[str, ...],
         *,
         own: bool = False,
-    ) -> OtherLatents:
+    ) -> RecordedLatents:
         """Load the encoded means."""
         return cls(store.mean, store.task, store.label, tasks, labels, own)
 

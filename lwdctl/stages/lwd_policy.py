@@ -80,7 +80,7 @@ def _source(
         )
     store = LatentStore.open(chain.inputs["latents"].path)
     if latent in ("other", "snippet"):
-        return latent_source.OtherLatents.read(
+        return latent_source.RecordedLatents.read(
             store, spec.env.tasks, spec.labels, own=latent == "snippet"
         )
     mean, _ = store.statistics()

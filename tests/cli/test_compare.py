@@ -15,17 +15,9 @@ from evaluation_grid import episode, grid_records, publish, record
 
 sys.path.pop(0)
 
+pytestmark = pytest.mark.usefixtures("few_resamples")
+
 FIGURES = ("success-by-horizon", "overlap-by-horizon", "success-by-operations", "success-by-time")
-
-
-@pytest.fixture(autouse=True)
-def _few_resamples(monkeypatch):
-    monkeypatch.setattr(statistics, "RESAMPLES", 400)
-    statistics._seed_counts.cache_clear()
-    statistics._state_counts_of.cache_clear()
-    yield
-    statistics._seed_counts.cache_clear()
-    statistics._state_counts_of.cache_clear()
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from lwdctl.analysis import statistics
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.cli.generate import configuration
 from lwdctl.cli.main import main
@@ -23,6 +22,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "analysis"))
 from report_chain import ARMS, chain, evaluation, snippets
 
 sys.path.pop(0)
+
+pytestmark = pytest.mark.usefixtures("few_resamples")
 
 RECIPE = """
 [recipe]
@@ -61,16 +62,6 @@ def measure(config, inputs, context):
             path = draft.path / f"episodes/{cell['policy']}-{cell['latent']}.json"
             path.write_text(json.dumps(item))
         return draft.publish({"results": [item["cells"][0] for item in ARMS]}, seed=0)
-
-
-@pytest.fixture(autouse=True)
-def _few_resamples(monkeypatch):
-    monkeypatch.setattr(statistics, "RESAMPLES", 100)
-    statistics._seed_counts.cache_clear()
-    statistics._state_counts_of.cache_clear()
-    yield
-    statistics._seed_counts.cache_clear()
-    statistics._state_counts_of.cache_clear()
 
 
 @pytest.fixture

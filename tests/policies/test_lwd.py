@@ -16,8 +16,8 @@ from lwdctl.models.vae import PolicyVae, VaeSpec
 from lwdctl.policies.latent_source import (
     EncodedLatents,
     MeanLatents,
-    OtherLatents,
     Query,
+    RecordedLatents,
     SampledLatents,
 )
 from lwdctl.policies.lwd import LwdPolicy
@@ -203,7 +203,7 @@ def test_other_latents_come_from_every_other_task() -> None:
     mean = np.arange(6, dtype=np.float32)[:, None].repeat(8, 1)
     task = np.array([0, 0, 1, 1, 2, 2], dtype=np.int32)
     label = np.zeros(6, dtype=np.int32)
-    source = OtherLatents(mean, task, label, ("x", "y", "z"), ("",))
+    source = RecordedLatents(mean, task, label, ("x", "y", "z"), ("",))
     for name, allowed in (("x", {2, 3, 4, 5}), ("y", {0, 1, 4, 5}), ("z", {0, 1, 2, 3})):
         drawn = set()
         for seed in range(40):
@@ -220,7 +220,7 @@ def test_other_latents_come_from_every_other_task() -> None:
 def test_other_latents_avoid_the_episodes_own_label() -> None:
     mean = np.arange(4, dtype=np.float32)[:, None].repeat(8, 1)
     label = np.array([0, 1, 0, 1], dtype=np.int32)
-    source = OtherLatents(mean, np.zeros(4, dtype=np.int32), label, ("x",), ("fast", "slow"))
+    source = RecordedLatents(mean, np.zeros(4, dtype=np.int32), label, ("x",), ("fast", "slow"))
     counts = np.zeros(1, dtype=np.int64)
     for seed in range(20):
         plan = EpisodePlan(0, 100_000 + seed, "x", label="fast")
@@ -235,7 +235,7 @@ def test_own_latents_come_from_any_snippet_of_the_same_task_and_label() -> None:
     counts = np.zeros(1, dtype=np.int64)
 
     def drawn(tasks: tuple[str, ...], name: str, behaviour: str) -> set[int]:
-        source = OtherLatents(mean, task, label, tasks, ("fast", "slow"), own=True)
+        source = RecordedLatents(mean, task, label, tasks, ("fast", "slow"), own=True)
         plans = [EpisodePlan(0, 100_000 + seed, name, label=behaviour) for seed in range(40)]
         queries = [Query([plan], counts, counts, torch.zeros(1, 3)) for plan in plans]
         return {int(source.latents(query)[0, 0]) for query in queries}
