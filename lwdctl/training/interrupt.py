@@ -14,7 +14,8 @@ class StopRequest:
     """Hold back SIGINT and SIGTERM so that a checkpoint can be written first.
 
     Inside the context a signal only sets `asked`; on leaving, it is raised again for the
-    handler that was there before. A second signal goes through at once.
+    handler that was there before. A second signal goes through at once. A signal that the
+    process ignores (SIGINT in a background job of a script) stays ignored.
     """
 
     def __init__(self) -> None:
@@ -24,7 +25,8 @@ class StopRequest:
     def __enter__(self) -> StopRequest:
         """Take over the handlers (in the main thread only)."""
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+            heeded = [n for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._note) for number in heeded}
         return self
 
     def __exit__(

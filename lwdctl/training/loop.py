@@ -147,6 +147,8 @@ class TrainingLoop:
                     self.save()
                 if stop.asked is not None:
                     break
+        if stop.asked is not None:  # the handler before us returned: still not a finished model
+            raise KeyboardInterrupt
         if self.settings.snapshots:  # a time limit may end before the last one planned
             snapshots.write(self.directory, self.state.update, self.averaged_model)
         self.save()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,20 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path
     assert same(whole.model, resumed.model)
     assert same(whole.averaged_model, resumed.averaged_model)
     assert not same(whole.model, whole.averaged_model)
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, lambda number, frame: None])
+def test_a_signal_that_nobody_heeds_never_finishes_a_model_early(tmp_path: Path, handler) -> None:
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        if handler is signal.SIG_IGN:  # a background job of a script: trains to its end
+            numbers, _ = train(tmp_path / "run", Regression(stop_at=13))
+            assert numbers["updates"] == SETTINGS.budget.updates
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                train(tmp_path / "run", Regression(stop_at=13))
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_the_log_of_a_resumed_run_has_every_update_once(tmp_path: Path) -> None:
