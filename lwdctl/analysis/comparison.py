@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lwdctl.analysis.cost_ratios import cost_ratios
 from lwdctl.analysis.evaluations import Run, horizon_order
 from lwdctl.analysis.pairing import SUCCESS, Group, align, group_runs, matrix
 from lwdctl.analysis.references import Reference, choose_reference
@@ -58,6 +59,7 @@ def compare(
         cells = [cell for group in each() for cell in _cells(group, metric)]
         controls = list(_controls(each(), groups, metric, notes))
         pairs = list(_pairs(each(), groups, reference, metric, notes))
+    overall = [cell for cell in cells if cell.task == ALL_TASKS]
     return Comparison(
         env=runs[0].env,
         metric=metric,
@@ -65,6 +67,7 @@ def compare(
         cells=tuple(cells),
         pairs=tuple(_adjusted(pairs)),
         controls=tuple(controls),
+        costs=tuple(cost_ratios(overall, reference.label)),
         notes=tuple(notes),
     )
 

@@ -27,6 +27,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 FRONT = "Pareto front"
 _COLUMNS = 4
+_LEGEND_ROW = 0.2  # inches
 
 
 @dataclass(frozen=True)
@@ -243,6 +244,8 @@ def _finish(
     width = figure.get_figwidth()
     longest = max((len(name) for name in entries), default=1)
     columns = max(1, int(width * 13 / (longest + 6)))
+    rows = math.ceil(len(entries) / columns)
+    figure.set_figheight(figure.get_figheight() + _LEGEND_ROW * max(0, rows - 1))
     figure.legend(
         [entries[name] for name in order], order, loc="outside upper center", frameon=False,
         ncols=min(columns, len(entries)), fontsize=9,

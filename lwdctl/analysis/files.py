@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lwdctl.analysis.results import Cell, Comparison, Control, PairedTest
+from lwdctl.analysis.results import Cell, Comparison, Control, CostRatio, PairedTest
 from lwdctl.artifacts.durable import write_durably
 from lwdctl.artifacts.manifest import plain
 
@@ -47,6 +47,7 @@ def write_files(comparison: Comparison, document: Mapping[str, Any], directory: 
         "comparison.csv": cells_csv(comparison).encode(),
         "comparison-tests.csv": to_csv(PairedTest, comparison.pairs).encode(),
         "comparison-controls.csv": to_csv(Control, comparison.controls).encode(),
+        "comparison-costs.csv": to_csv(CostRatio, comparison.costs).encode(),
         "comparison.json": (json.dumps(plain(document), indent=1) + "\n").encode(),
     }
     contents |= _drawn(comparison)

@@ -100,6 +100,28 @@ class Control:
 
 
 @dataclass(frozen=True)
+class CostRatio:
+    """A policy beside the reference's most successful cell, in operations per environment step.
+
+    Attributes:
+        label: The cheapest cell of the policy that solves at least as much; where none does, its
+            most successful one.
+        ratio: Its operations over the reference's; None where it solves less.
+    """
+
+    label: str
+    horizon: int | str | None
+    against: str
+    against_horizon: int | str | None
+    perturbation: float
+    success: float
+    against_success: float
+    operations_per_step: float
+    against_operations_per_step: float
+    ratio: float | None
+
+
+@dataclass(frozen=True)
 class Comparison:
     """All of a comparison's numbers; `notes` say what was left out or chosen."""
 
@@ -109,6 +131,7 @@ class Comparison:
     cells: tuple[Cell, ...]
     pairs: tuple[PairedTest, ...]
     controls: tuple[Control, ...]
+    costs: tuple[CostRatio, ...]
     notes: tuple[str, ...]
 
     def to_mapping(self) -> dict[str, Any]:

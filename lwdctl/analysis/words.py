@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lwdctl.analysis.results import Control, PairedTest
+from lwdctl.analysis.results import Control, CostRatio, PairedTest
 from lwdctl.analysis.sections import Table
 
 NOTHING = "–"
@@ -106,4 +106,17 @@ def control_row(control: Control) -> tuple[str, ...]:
         str(control.states),
         difference(control.success_difference, control.success_low, control.success_high),
         difference(control.score_difference, control.score_low, control.score_high),
+    )
+
+
+def cost_row(cost: CostRatio) -> tuple[str, ...]:
+    """Write what a policy's equal success costs, or that it solves less."""
+    return (
+        cost.label,
+        cost.against,
+        " / ".join(dict.fromkeys([show(cost.horizon), show(cost.against_horizon)])),
+        f"{cost.perturbation:g}",
+        f"{short(cost.success)} / {short(cost.against_success)}",
+        f"{cost.operations_per_step:.3g} / {cost.against_operations_per_step:.3g}",
+        "solves less" if cost.ratio is None else f"{cost.ratio:.3g}",
     )

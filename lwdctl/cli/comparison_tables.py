@@ -40,7 +40,7 @@ def print_csv(comparison: Comparison) -> None:
 
 def print_comparison(comparison: Comparison) -> None:
     """Print the tables of cells, paired tests and controls."""
-    from lwdctl.analysis.words import control_row, pair_row
+    from lwdctl.analysis.words import control_row, cost_row, pair_row
 
     cells = comparison.overall
     print_table(
@@ -70,6 +70,16 @@ def print_comparison(comparison: Comparison) -> None:
             ],
             [control_row(control) for control in comparison.controls],
         )  # fmt: skip
+    if comparison.costs:
+        print_text()
+        print_text(
+            "What equal success costs: the reference's best beside the cheapest cell of each policy"
+            " that solves at least as much, else beside its best."
+        )
+        print_table(
+            ["policy", "against", "horizon", "perturbation", "success", "operations/step", "ratio"],
+            [cost_row(cost) for cost in comparison.costs],
+        )
 
 
 def _print_heading(comparison: Comparison) -> None:

@@ -1,7 +1,16 @@
+import sys
+from pathlib import Path
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lwdctl.analysis.figures import pareto_front
+from lwdctl.analysis.figures import draw_figures, pareto_front
+from lwdctl.analysis.results import Comparison
+
+sys.path.insert(0, str(Path(__file__).parent))
+from comparison_cells import cell
+
+sys.path.pop(0)
 
 
 def test_the_pareto_front_by_hand():
@@ -21,3 +30,18 @@ def test_nothing_beats_the_front_and_the_front_beats_all_else(points):
 
     assert all(any(beaten(index, by) for by in front) for index in range(len(points)))
     assert all(not beaten(one, other) for one in front for other in front if one != other)
+
+
+def test_a_long_legend_makes_the_figure_higher_and_leaves_the_axes_their_room():
+    def height(policies):
+        cells = [
+            cell(f"lwd with a long name, number {number}", 0.5, 10.0 ** (number % 4))
+            for number in range(policies)
+        ]
+        comparison = Comparison("toyland", "overlap", cells[0].label, tuple(cells), (), (), (), ())
+        _, figure = next(item for item in draw_figures(comparison) if "operations" in item[0])
+        figure.draw_without_rendering()
+        (axes,) = figure.axes
+        return axes.get_window_extent().height
+
+    assert height(14) > 0.8 * height(2)

@@ -49,9 +49,11 @@ def test_the_table_and_the_files_it_leaves(runs, capfd, tmp_path):
     assert "Minus lwd on the same initial states" in out
     assert "corrected for all tests of the column (4)" in out
     assert "Disturbed minus undisturbed" in out
+    assert "What equal success costs" in out
+    assert lines[-2].split()[-2:] == ["solves", "less"]
     assert "reading evaluation/method:v1, evaluation/baseline:v1" in err
     folder = tmp_path / "here/comparison"
-    wanted = {"comparison.csv", "comparison-tests.csv", "comparison-controls.csv"}
+    wanted = {f"comparison{part}.csv" for part in ("", "-tests", "-controls", "-costs")}
     wanted |= {"comparison.json", *(f"{name}.{end}" for name in FIGURES for end in ("png", "pdf"))}
     assert {path.name for path in folder.iterdir()} == wanted
     for name in FIGURES:
