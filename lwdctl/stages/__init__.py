@@ -39,6 +39,10 @@ STAGES = Registry(
             "lwdctl.stages.analyze_behavior:STAGE",
             "Compare what policies do with the trajectories they learned from.",
         ),
+        "analyze diversity": Row(
+            "lwdctl.stages.analyze_diversity:STAGE",
+            "Compare spread and modes of generated behaviour with the demonstrations'.",
+        ),
         "analyze reconstruction": Row(
             "lwdctl.stages.analyze_reconstruction:STAGE",
             "Run decoded snippets from their own starts: how far from the recorded states?",

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.core.config import from_mapping, option, to_mapping
-from lwdctl.core.errors import ConfigError, SimulatorError
+from lwdctl.core.errors import ConfigError
 from lwdctl.stages.eval_arms import CHAIN
 from lwdctl.stages.lwd_policy import Chain
-from lwdctl.stages.reconstruction_runs import (
-    ENCODED,
-    MEAN,
-    RECORDED,
-    SAMPLED,
-    Setting,
-    SnippetRuns,
-    lost,
-)
+from lwdctl.stages.reconstruction_runs import ENCODED, MEAN, RECORDED, SAMPLED, SnippetRuns
 from lwdctl.stages.stage import Stage, StageContext
+from lwdctl.stages.traced_runs import Setting, lost, open_inputs, refuse_lost, worker_count
 
 if TYPE_CHECKING:
     from lwdctl.analysis.reconstruction import Errors
     from lwdctl.data.batches import SnippetBatches
-    from lwdctl.stages.reconstruction_runs import Outcome
+    from lwdctl.stages.traced_runs import Outcome
 
 TITLE = "Reconstruction of recorded snippets"
 
@@ -92,52 +84,32 @@ def run(
         if missing:
             summary["episodes_lost_to_simulators"] = missing
         artifact = draft.publish(summary, seed=config.seed, device=str(runs.chain.device))
-    if missing:
-        raise SimulatorError(
-            f"{sum(missing.values())} episodes were lost to simulator errors; see {artifact.path}",
-            "run the analysis again",
-        )
+    refuse_lost(missing, artifact)
     return artifact
 
 
 def _open(
     config: AnalyzeReconstructionConfig, inputs: Mapping[str, Artifact], context: StageContext
 ) -> SnippetRuns:
-    from lwdctl.artifacts.snippets import SnippetStore
     from lwdctl.evaluation.snippet_starts import draw_snippets, plan_snippets
-    from lwdctl.policies.loading import load_vae
-    from lwdctl.training.device import choose_device
 
-    store = SnippetStore.open(inputs["snippets"].path)
-    device = choose_device(config.device)
-    chain = Chain(inputs, store, load_vae(inputs["vae"], device), device)
-    if not store.spec.env.adapter:
-        raise ConfigError(
-            "the data names no environment to run in", "ingest it again with --env ADAPTER/NAME"
-        )
+    chain = open_inputs(inputs, config.device, config.denoise_steps)
+    store = chain.store
     if config.split != "all" and not len(store.episodes.of_split(config.split)):
         raise ConfigError(f"the data has no {config.split} demonstrations", "use --split all")
     training = _batches(chain)
     batches = training.of_split(config.split)
     episodes, offsets = draw_snippets(batches, store, config.count, config.seed)
-    if SAMPLED in config.latent:
-        _check_steps(config, inputs["diffusion"])
     length = chain.vae.spec.snippet_length
     starts = plan_snippets(store, episodes, offsets, length, config.seed)
-    workers = config.workers if config.workers >= 0 else len(os.sched_getaffinity(0))
-    setting = Setting(config.slots, workers, config.timeout, config.sampler, config.denoise_steps)
+    setting = Setting(
+        config.slots,
+        worker_count(config.workers),
+        config.timeout,
+        config.sampler,
+        config.denoise_steps,
+    )
     return SnippetRuns(chain, batches, training, starts, setting, context.progress)
-
-
-def _check_steps(config: AnalyzeReconstructionConfig, diffusion: Artifact) -> None:
-    from lwdctl.models.files import load_spec
-
-    trained = load_spec(diffusion.path)["train_steps"]
-    if config.denoise_steps > trained:
-        raise ConfigError(
-            f"the model was trained with {trained} denoising steps,"
-            f" {config.denoise_steps} are too many"
-        )
 
 
 def _batches(chain: Chain) -> SnippetBatches:

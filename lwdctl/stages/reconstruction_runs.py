@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -11,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from lwdctl.stages.lwd_policy import Chain
+from lwdctl.stages.traced_runs import Outcome, Setting, trace
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from lwdctl.core.progress import Progress
     from lwdctl.data.batches import SnippetBatches
-    from lwdctl.evaluation.rollout import EpisodeResult
     from lwdctl.evaluation.snippet_starts import SnippetStarts
     from lwdctl.models.vae import PolicyVae
     from lwdctl.policies.policy import Policy
@@ -26,38 +25,6 @@ RECORDED, ENCODED, MEAN, SAMPLED = "recorded actions", "encoded", "mean", "sampl
 MEAN_SNIPPETS = 1024
 """Training snippets whose encoded latents make the mean latent."""
 _BATCH = 64
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What every run shares.
-
-    Attributes:
-        slots: Episodes stepped as one batch.
-        workers: Simulator processes, 0 for none.
-        timeout: Seconds to wait for one of them.
-        sampler: Denoising sampler of `sampled`.
-        denoise_steps: Denoising steps of `sampled`.
-    """
-
-    slots: int
-    workers: int
-    timeout: float
-    sampler: str
-    denoise_steps: int
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One policy's episodes, in the order of the snippets.
-
-    Attributes:
-        reached: Observations (time, obs) from the start on, None where the simulator was lost.
-        episodes: What the engine says of them.
-    """
-
-    reached: Sequence[npt.NDArray[np.float32] | None]
-    episodes: Sequence[EpisodeResult]
 
 
 @dataclass
@@ -135,26 +102,15 @@ class SnippetRuns:
         return RecordedActions(batch.actions.cpu().numpy())
 
     def _roll(self, policy: Policy, title: str) -> Outcome:
-        from lwdctl.evaluation.rollout import rollout
-        from lwdctl.policies.traced import TracedPolicy
-
         self.progress.message(f"{title}:")
-        traced = TracedPolicy(policy, self.chain.vae.spec.observation_keys)
-        episodes = rollout(
-            traced,
-            self.chain.store.spec.env,
+        return trace(
+            policy,
+            self.chain,
             self.starts.plans,
-            width=min(self.setting.slots, len(self.starts.plans)),
-            workers=self.setting.workers,
-            max_steps=self.length + 1,
-            timeout=self.setting.timeout,
-            progress=self.progress,
-        ).episodes
-        reached = [
-            None if one.error else traced.observations(one.plan.index)[: self.length + 1]
-            for one in episodes
-        ]
-        return Outcome(reached, episodes)
+            self.length,
+            self.setting,
+            self.progress,
+        )
 
     @cached_property
     def recorded(self) -> npt.NDArray[np.float64]:
@@ -186,11 +142,3 @@ def _encode(
             batch = batches.cut(episodes[part], offsets[part])
             means.append(vae.encode(Snippets(batch.observations, batch.actions, batch.mask))[0])
     return torch.cat(means)
-
-
-def lost(outcomes: Mapping[str, Outcome]) -> dict[str, int]:
-    """Return how many episodes of each arm the simulator was lost in, where any were."""
-    counts = {
-        name: sum(bool(one.error) for one in item.episodes) for name, item in outcomes.items()
-    }
-    return {name: count for name, count in counts.items() if count}

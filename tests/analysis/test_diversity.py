@@ -1,0 +1,107 @@
+"""Spread and modes, on trajectories whose diversity is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lwdctl.analysis.diversity import (
+    ClusteredModes,
+    LabelledModes,
+    Starts,
+    chance_of_variation,
+    effective_number,
+    features,
+    hold,
+    shares,
+    total_variation,
+)
+from lwdctl.core.seeding import generator
+
+STEPS, SIZE = 40, 3
+
+
+def _walks(count: int, spread: float, key: str, turn: float = 0.0) -> np.ndarray:
+    """(trajectory, time, obs): straight lines in directions around `turn`, plus an offset."""
+    rng = generator("test diversity", key)
+    time = np.linspace(0, 1, STEPS + 1)
+    slopes = turn + spread * rng.standard_normal((count, 1, SIZE))
+    return slopes * time[None, :, None]
+
+
+def test_a_trajectory_that_ended_stays_where_it_was() -> None:
+    states = np.arange(6, dtype=np.float32).reshape(3, 2)
+    held = hold(states, 5, np.array([1.0, 2.0]))
+    assert held.shape == (6, 2)
+    np.testing.assert_allclose(held[:, 0], [0, 2, 4, 4, 4, 4])
+    np.testing.assert_allclose(held[:, 1], [0.5, 1.5, 2.5, 2.5, 2.5, 2.5])
+    assert len(hold(states, 1, np.ones(2))) == 2
+
+
+def test_spread_is_the_unbiased_variance_and_its_ratio_is_covered() -> None:
+    starts = Starts(200, seed=0)
+    groups = {"demonstrated": _walks(200, 1.0, "a"), "narrow": _walks(200, 0.5, "b")}
+    found = starts.spreads(groups, "demonstrated")
+    expected = groups["narrow"].var(axis=0, ddof=1).mean(axis=1)
+    np.testing.assert_allclose([one.mean for one in found["narrow"].curve], expected, atol=1e-12)
+    assert found["narrow"].curve[-1].low < 0.25 < found["narrow"].curve[-1].high
+    ratio = found["narrow"].ratio
+    assert ratio.low < 0.25 < ratio.high
+    assert ratio.low < ratio.mean < ratio.high < 0.4
+    same = found["demonstrated"].ratio
+    assert (same.mean, same.low, same.high) == pytest.approx((1.0, 1.0, 1.0))
+
+
+def test_share_of_spread_within_starts_is_that_of_its_making() -> None:
+    rng = generator("test diversity", "within")
+    count, draws = 4000, 3
+    between = rng.standard_normal((count, 1, 1, 1))
+    inside = np.sqrt(3.0) * rng.standard_normal((count, draws, 1, 1))
+    values = np.broadcast_to(between + inside, (count, draws, 2, 1)).copy()
+    found = Starts(count, seed=0).within(values)
+    assert found.mean == pytest.approx(0.75, abs=0.02)
+    assert found.low < 0.75 < found.high
+    alike = np.broadcast_to(between, (count, draws, 2, 1)).copy()
+    assert Starts(count, seed=0).within(alike).mean == pytest.approx(0.0, abs=1e-9)
+
+
+def test_labelled_modes_are_told_by_a_forest_that_did_not_see_them() -> None:
+    rows = features(np.concatenate([_walks(30, 0.2, "l", -1.0), _walks(30, 0.2, "r", 1.0)]))
+    category = np.repeat([0, 1], 30)
+    modes = LabelledModes(rows, category, ("left", "right"), seed=0)
+    assert modes.accuracy == 1.0
+    np.testing.assert_array_equal(modes.demonstrated, category)
+    fresh = features(_walks(20, 0.2, "fresh", 1.0))
+    assert (modes.tell(fresh, np.arange(20)) == 1).all()
+    # Labels that mean nothing are told at chance: nobody judges what they have learned by heart.
+    nonsense = generator("test diversity", "nonsense").permutation(category)
+    noise = generator("test diversity", "noise").standard_normal(rows.shape)
+    blind = LabelledModes(noise, nonsense, ("left", "right"), seed=0)
+    assert blind.accuracy is not None
+    assert blind.accuracy < 0.75
+    np.testing.assert_array_equal(blind.tell(noise, np.arange(60)), blind.demonstrated)
+
+
+def test_clusters_are_found_and_counted() -> None:
+    parts = [_walks(20, 0.1, f"c{turn}", turn) for turn in (-2.0, 0.0, 2.0)]
+    rows = features(np.concatenate(parts))
+    modes = ClusteredModes(rows, 0, seed=0)
+    assert modes.names == ("cluster 1", "cluster 2", "cluster 3")
+    assert modes.accuracy is None
+    assert all(len(set(modes.demonstrated[k : k + 20])) == 1 for k in (0, 20, 40))
+    fresh = features(_walks(5, 0.1, "fresh", 2.0))
+    assert set(modes.tell(fresh, np.zeros(5, dtype=int))) == {modes.demonstrated[-1]}
+    assert len(ClusteredModes(rows, 5, seed=0).names) == 5
+
+
+def test_numbers_of_shares() -> None:
+    np.testing.assert_allclose(shares(np.array([0, 0, 2, 2]), 4), [0.5, 0, 0.5, 0])
+    assert effective_number(np.array([0.5, 0.0, 0.5])) == pytest.approx(2.0)
+    assert effective_number(np.array([1.0, 0.0])) == pytest.approx(1.0)
+    assert total_variation(np.array([1.0, 0.0]), np.array([0.0, 1.0])) == 1.0
+    assert total_variation(np.array([0.5, 0.5]), np.array([0.25, 0.75])) == 0.25
+    level = chance_of_variation(np.full(6, 1 / 6), 60, 0)
+    rng = generator("test diversity", "chance")
+    pairs = rng.multinomial(60, np.full(6, 1 / 6), (2000, 2)) / 60
+    beyond = [total_variation(first, second) > level for first, second in pairs]
+    assert 0.02 < np.mean(beyond) < 0.08
