@@ -172,10 +172,10 @@ def _inputs(stage: Stage, artifact: Artifact) -> list[str]:
     """Name the input that the stage looks up; the others follow from it."""
     known = {field.name for field in dataclasses.fields(stage.config)}
     values = {key: item for key, item in artifact.manifest.config.items() if key in known}
+    named = {item.kind: item.reference for item in reversed(artifact.manifest.inputs)}
     try:
-        kinds: Sequence[str] = wanted_kinds(stage, from_mapping(stage.config, values))
+        kinds: Sequence[str] = wanted_kinds(stage, from_mapping(stage.config, values), named)
     except ConfigError:  # a setting whose meaning has changed since
         kinds = stage.inputs
-    named = {item.kind: item.reference for item in reversed(artifact.manifest.inputs)}
     leading = [kind for kind in kinds if kind in named][-1:]
     return [word for kind in leading for word in (f"--{kind}", named[kind])]

@@ -133,9 +133,9 @@ def _find_parents(
     Those it names, else the latest that makes the kind, and all of them to choose from.
     """
     where = f"{recipe.path.name} [stage.{entry.id}]"
-    kinds = wanted_kinds(stage, config)
-    several = stage.choices(config) if stage.choices else ()
     made = {step.id: step.stage.kind for step in earlier}
+    kinds = wanted_kinds(stage, config, {made[need] for need in entry.needs})
+    several = stage.choices(config) if stage.choices else ()
     parents: dict[str, str] = {}
     for need in entry.needs:
         kind = made[need]

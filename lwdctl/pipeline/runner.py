@@ -103,7 +103,7 @@ def _context(
 def _inputs(
     step: Step, outcomes: Mapping[str, Outcome], workspace: Workspace
 ) -> dict[str, Artifact]:
-    kinds = wanted_kinds(step.stage, step.config)
+    kinds = wanted_kinds(step.stage, step.config, step.parents)
     if not kinds:
         return {}
     made = {kind: outcomes[parent].artifact for kind, parent in step.parents.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from lwdctl.artifacts.artifact import Artifact
 from lwdctl.core.config import option, to_mapping
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.suggest import did_you_mean
-from lwdctl.stages.eval_arms import CHAIN
+from lwdctl.stages.eval_arms import CHAIN, SAMPLED, chain_read
 from lwdctl.stages.lwd_policy import Chain, lwd_policy
 from lwdctl.stages.stage import Stage, StageContext
 from lwdctl.stages.traced_runs import (
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from lwdctl.artifacts.snippets import SnippetStore
 
 TITLE = "Diversity of behaviour"
-SAMPLED = "sampled"
 FEWEST = 2
 
 IntArray = npt.NDArray[np.int64]
@@ -274,11 +273,9 @@ def _findings(
     )
 
 
-def kinds_read(config: Any) -> tuple[str, ...]:
+def kinds_read(config: AnalyzeDiversityConfig, named: Collection[str]) -> tuple[str, ...]:
     """Return the kinds that are read: the diffusion model only where it samples."""
-    if SAMPLED in config.latent:
-        return CHAIN
-    return CHAIN[:3] if "mean" in config.latent else CHAIN[:2]
+    return chain_read(config.latent, named)
 
 
 STAGE = Stage("analyze diversity", "analysis", AnalyzeDiversityConfig, CHAIN, run, reads=kinds_read)

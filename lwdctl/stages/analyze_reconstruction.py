@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.core.config import from_mapping, option, to_mapping
@@ -156,9 +156,10 @@ def _snapshots(runs: SnippetRuns, vae: Artifact) -> dict[int, Errors]:
     return found
 
 
-def kinds_read(config: Any) -> tuple[str, ...]:
+def kinds_read(config: AnalyzeReconstructionConfig, named: Collection[str]) -> tuple[str, ...]:
     """Return the kinds that are read: the diffusion model only where it samples."""
-    return CHAIN if SAMPLED in config.latent else CHAIN[:2]
+    # Its mean latent is over training snippets, encoded here.
+    return CHAIN if SAMPLED in config.latent or "diffusion" in named else CHAIN[:2]
 
 
 STAGE = Stage(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lwdctl.artifacts.artifact import Artifact
@@ -12,6 +12,7 @@ from lwdctl.stages.eval_config import METHOD, RANDOM, EvalConfig
 from lwdctl.stages.stage import StageContext
 
 CHAIN = ("snippets", "vae", "latents", "diffusion")
+SAMPLED = "sampled"
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Trained:
     """A trained model and what it is run with.
 
     Attributes:
-        artifacts: Kind to artifact; of LWD the whole chain, of `random` none.
+        artifacts: Kind to artifact; of LWD the chain, as far as it is read, of `random` none.
         horizon: Executed steps between two queries, 0 for the whole episode, None for what
             the model was trained with, or where there are no queries.
     """
@@ -30,12 +31,15 @@ class Trained:
     @property
     def main(self) -> Artifact | None:
         """The artifact that the evaluation is made from."""
-        return self.artifacts.get("diffusion") or self.artifacts.get("baseline")
+        kinds = ("diffusion", "baseline", "latents", "vae")
+        return next((self.artifacts[kind] for kind in kinds if kind in self.artifacts), None)
 
     @property
     def seed(self) -> int | None:
         """Training seed."""
-        return self.main.manifest.provenance.get("seed") if self.main else None
+        kinds = ("diffusion", "baseline", "vae")
+        model = next((self.artifacts[kind] for kind in kinds if kind in self.artifacts), None)
+        return model.manifest.provenance.get("seed") if model else None
 
 
 @dataclass(frozen=True)
@@ -57,10 +61,21 @@ class Arm:
     name: str
 
 
-def kinds_read(config: EvalConfig) -> tuple[str, ...]:
+def chain_read(latents: Collection[str], named: Collection[str]) -> tuple[str, ...]:
+    """Return the part of LWD's chain that latents come from: the diffusion model where it samples.
+
+    Args:
+        latents: Latent sources.
+        named: Kinds of which an artifact was named; the chain goes at least as far.
+    """
+    last = 3 if SAMPLED in latents else 1 if set(latents) <= {"encoded"} else 2
+    return CHAIN[: 1 + max([last, *(CHAIN.index(kind) for kind in named if kind in CHAIN)])]
+
+
+def kinds_read(config: EvalConfig, named: Collection[str] = ()) -> tuple[str, ...]:
     """Return the kinds that lead to the models: LWD's chain, else a baseline's."""
     if METHOD in config.policy:
-        return CHAIN
+        return CHAIN if is_grid(config) else chain_read(config.latent, named)
     if set(config.policy) & set(METHODS):
         return "snippets", "baseline"
     return ("snippets",)
@@ -68,7 +83,8 @@ def kinds_read(config: EvalConfig) -> tuple[str, ...]:
 
 def kinds_chosen(config: EvalConfig) -> tuple[str, ...]:
     """Return the kinds of the models that are run."""
-    kinds = ("diffusion",) if METHOD in config.policy else ()
+    diffusion = METHOD in config.policy and kinds_read(config) == CHAIN
+    kinds = ("diffusion",) if diffusion else ()
     return (*kinds, "baseline") if set(config.policy) & set(METHODS) else kinds
 
 
@@ -164,7 +180,7 @@ class _Finder:
         given = self._inputs
         if not is_grid(self._config):
             if policy == METHOD:
-                return {kind: given[kind] for kind in CHAIN}
+                return {kind: given[kind] for kind in CHAIN if kind in given}
             if "baseline" in given and given["baseline"].manifest.config["method"] == policy:
                 return given
         kind = "diffusion" if policy == METHOD else "baseline"

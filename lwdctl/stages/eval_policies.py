@@ -107,7 +107,7 @@ class Policies:
         if arm.policy != METHOD:
             self.build(arm)
             return
-        if arm.latent != "sampled" and "sampled" not in self._config.latent:
+        if "sampled" not in self._config.latent:
             return
         train_steps = _diffusion_spec(arm)["train_steps"]
         if self._config.denoise_steps > train_steps:
@@ -119,7 +119,8 @@ class Policies:
 
 def _sees_label(arm: Arm) -> bool:
     if arm.policy == METHOD:
-        return "label" in _diffusion_spec(arm)["condition"]
+        models = arm.trained.artifacts
+        return "diffusion" in models and "label" in _diffusion_spec(arm)["condition"]
     main = arm.trained.main
     return main is not None and "label" in main.manifest.config["condition"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,7 +44,8 @@ class Stage:
             be among its ancestors or are taken from them.
         run: `run(config, inputs by kind, context)`; heavy imports inside.
         resumable: Whether `--resume` means something.
-        reads: The kinds out of `inputs` that are read under a configuration; None for all.
+        reads: The kinds out of `inputs` that are read under a configuration, when artifacts of
+            some kinds were named; None for all.
         choices: The kinds of which it chooses among several under a configuration (a grid's
             models); None where one artifact per kind is all it reads.
         chosen: What it would choose: the inputs it would record, given the same arguments as
@@ -57,6 +58,6 @@ class Stage:
     inputs: tuple[str, ...]
     run: Callable[[Any, Mapping[str, Artifact], StageContext], Artifact]
     resumable: bool = False
-    reads: Callable[[Any], tuple[str, ...]] | None = None
+    reads: Callable[[Any, Collection[str]], tuple[str, ...]] | None = None
     choices: Callable[[Any], tuple[str, ...]] | None = None
     chosen: Callable[[Any, Mapping[str, Artifact], StageContext], list[Artifact]] | None = None

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
-from trained_grid import GRID, TINY, do, everything
+from trained_grid import GRID, TINY, do, everything, write_snippets
 
+from lwdctl.analysis.evaluations import read_evaluation
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.config import from_mapping
-from lwdctl.core.errors import ConfigError
+from lwdctl.core.errors import ArtifactError, ConfigError
 from lwdctl.core.progress import SilentProgress
 from lwdctl.pipeline.inputs import resolve_inputs
 from lwdctl.stages import STAGES
@@ -60,3 +62,33 @@ def test_snippet_latents_run_without_denoising(workspace: Workspace) -> None:
     values = {**VALUES, "policy": ["lwd"], "latent": ["snippet"], "horizon": []}
     (cell,) = everything(do("eval", workspace, values))
     assert (cell["latent"], cell["denoiser_queries_per_episode"]) == ("snippet", 0)
+
+
+def test_what_is_not_sampled_needs_no_diffusion_model(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    write_snippets(workspace)
+    vae = {**TINY, "snippet_length": 8, "policy_width": 8, "decoder": "xs", "seed": 3}
+    do("train-vae", workspace, vae)
+    values = {"policy": ["lwd"], "episodes": 2, "max_steps": 10, "workers": 0, "slots": 2,
+              "device": "cpu"}  # fmt: skip
+    alone = do("eval", workspace, {**values, "latent": ["encoded"]})
+    assert [item.kind for item in alone.manifest.inputs] == ["vae"]
+    (before,) = everything(alone)
+    assert (before["train_seed"], before["horizon"], before["snippet_length"]) == (3, 8, 8)
+    assert before["cost"]["denoiser_operations_per_query"] == 0.0
+    with pytest.raises(ArtifactError, match="latents"):
+        do("eval", workspace, {**values, "latent": ["encoded", "mean"]})
+    do("encode", workspace, {"device": "cpu"})
+    (_, mean) = everything(do("eval", workspace, {**values, "latent": ["encoded", "mean"]}))
+    assert mean["latent"] == "mean"
+    with pytest.raises(ArtifactError, match="diffusion"):
+        do("eval", workspace, {**values, "latent": ["encoded", "sampled"]})
+    do("train-diffusion", workspace, {**TINY, "width": 16}, name="named")
+    named = do("eval", workspace, {**values, "latent": ["encoded"]}, named={"diffusion": "named"})
+    assert [item.kind for item in named.manifest.inputs] == ["diffusion"]
+    (after,) = everything(named)
+    # The seed of the diffusion model stands in the cell; what the policy did is the same.
+    assert after["train_seed"] == 0
+    assert after["metrics"] == before["metrics"]
+    (compared,) = (one for one in read_evaluation(alone, workspace.root) if one.latent == "encoded")
+    assert (compared.train_seed, len(compared.episodes)) == (3, 2)
