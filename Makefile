@@ -35,6 +35,8 @@ types: $(VENV)/.installed-dev  ## Run mypy.
 imports: $(VENV)/.installed-dev  ## Check the order of the rooms.
 	$(BIN)/lint-imports
 
+# One thread each: two test processes with two threads each wait for one another on two cores.
+tests: export OMP_NUM_THREADS ?= 1
 tests: $(VENV)/.installed-dev  ## Run the default tests, simulators included.
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 

@@ -18,11 +18,19 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over snippets with its 95 % bootstrap interval; NaN without snippets."""
+    """A mean over snippets with its 95 % bootstrap interval; NaN without snippets.
+
+    Attributes:
+        mean: The mean.
+        low: Lower end of its interval.
+        high: Upper end.
+        median: Of the snippets; far below the mean where a few of them rule it.
+    """
 
     mean: float
     low: float
     high: float
+    median: float = float("nan")
 
 
 @dataclass(frozen=True)
@@ -120,4 +128,5 @@ class Clusters:
         totals, counts = self._weights @ filled, self._weights @ known
         means = totals[counts > 0] / counts[counts > 0]
         low, high = np.quantile(means, (0.025, 0.975))
-        return Interval(float(filled.sum() / known.sum()), float(low), float(high))
+        median = float(np.median(filled[known > 0]))
+        return Interval(float(filled.sum() / known.sum()), float(low), float(high), median)

@@ -105,9 +105,9 @@ def _starts(findings: Findings, split: str) -> Section:
 
 
 def _errors(kept: Mapping[str, Mapping[str, Interval]]) -> Section:
-    columns = ("policy", "error", "mean", "low", "high")
+    columns = ("policy", "error", "mean", "low", "high", "median")
     rows = tuple(
-        (name, what.replace("_", " "), one.mean, one.low, one.high)
+        (name, what.replace("_", " "), one.mean, one.low, one.high, one.median)
         for name, found in kept.items()
         for what, one in found.items()
     )
@@ -117,10 +117,14 @@ def _errors(kept: Mapping[str, Mapping[str, Interval]]) -> Section:
 
 
 def _training(after: Mapping[int, Mapping[str, Interval]]) -> Section:
-    columns = ("updates", "final normalised", "low", "high", "mean normalised", "low", "high")
+    columns = (
+        "updates", "final normalised", "low", "high", "median", "mean normalised", "low", "high",
+        "median",
+    )  # fmt: skip
     rows = tuple(
         (update, *(value for name in ("final_normalised", "mean_normalised")
-                   for value in (found[name].mean, found[name].low, found[name].high)))
+                   for value in (found[name].mean, found[name].low, found[name].high,
+                                 found[name].median)))
         for update, found in after.items()
     )  # fmt: skip
     text = (
@@ -215,6 +219,7 @@ def _flat(found: Mapping[str, Interval]) -> dict[str, float]:
         for name, one in found.items()
         for key, value in (
             (name, one.mean), (f"{name}_low", one.low), (f"{name}_high", one.high),
+            (f"{name}_median", one.median),
         )
     }  # fmt: skip
 

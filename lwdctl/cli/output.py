@@ -54,12 +54,13 @@ def print_summary(summary: Mapping[str, Any]) -> None:
 def print_cells(cells: Sequence[Mapping[str, Any]]) -> None:
     """Print evaluation cells, the columns that tell them apart first."""
     told = (
-        "policy", "latent", "env", "train_seed", "snippet_length", "horizon", "perturbation",
-        "sampler", "denoise_steps",
+        "stage", "policy", "latent", "env", "train_seed", "snippet_length", "horizon",
+        "perturbation", "sampler", "denoise_steps",
     )  # fmt: skip
     varying = [key for key in told if len({str(cell.get(key)) for cell in cells}) > 1]
     lost = ["errors"] if any(cell.get("errors") for cell in cells) else []
-    heads = list(dict.fromkeys(["policy", "latent", *varying, "task", "episodes", *lost]))
+    first = ["stage"] if "stage" in varying else []
+    heads = list(dict.fromkeys([*first, "policy", "latent", *varying, "task", "episodes", *lost]))
     metrics = [key for key in cells[0].get("metrics", {}) if key not in ("success", "score")]
     rows = [
         [

@@ -111,8 +111,9 @@ def _expected(item: Comparison) -> dict[str, Any]:
 
 
 def _cells(outcomes: Sequence[Outcome]) -> list[Mapping[str, Any]]:
+    """Return the cells of all evaluations, each with the stage that measured it."""
     return [
-        cell
+        {"stage": outcome.step.id, **cell}
         for outcome in outcomes
         if outcome.artifact
         for cell in outcome.artifact.manifest.summary.get("results", [])

@@ -46,8 +46,9 @@ def test_snippets_of_one_demonstration_are_resampled_together():
 
 
 def test_curves_leave_out_what_is_unknown():
-    values = np.array([[1.0, np.nan, np.nan], [3.0, 5.0, np.nan]])
-    first, second, third = Clusters(np.array([0, 1])).curve(values)
-    assert (first.mean, second.mean) == (2.0, 5.0)
+    values = np.array([[1.0, np.nan, np.nan], [9.0, 5.0, np.nan], [2.0, np.nan, np.nan]])
+    first, second, third = Clusters(np.array([0, 1, 2])).curve(values)
+    assert (first.mean, second.mean) == (4.0, 5.0)
+    assert (first.median, second.median) == (2.0, 5.0)
     assert (second.low, second.high) == (5.0, 5.0)
     assert np.isnan(third.mean)

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from lwdctl.cli.output import print_table
+from lwdctl.cli.output import print_cells, print_table
 
 
 class Terminal(io.StringIO):
@@ -23,3 +23,14 @@ def test_a_table_is_drawn_only_where_no_number_is_cut_off(monkeypatch, columns, 
     assert text.count("0.123456") == 8
     assert "…" not in text
     assert ("━" in text) is drawn
+
+
+def test_cells_of_several_stages_are_told_apart(capsys):
+    cell = {"policy": "lwd", "latent": "encoded", "task": "all", "episodes": 4, "success": 0.5}
+    print_cells([{"stage": "eval-small", **cell}, {"stage": "eval-large", **cell}])
+    head, first, second = capsys.readouterr().out.splitlines()
+    assert head.startswith("stage")
+    assert first.startswith("eval-small")
+    assert second.startswith("eval-large")
+    print_cells([{"stage": "eval-small", **cell}] * 2)
+    assert "stage" not in capsys.readouterr().out
