@@ -13,20 +13,23 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from lwdctl.analysis.reconstruction import Interval
+from lwdctl.analysis.separability import Rate
+from lwdctl.core.errors import ConfigError
 from lwdctl.core.records import FloatArray
 from lwdctl.core.seeding import derive_seed, generator
 
 Values = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
 
-RESAMPLES = 1000
+RESAMPLES = 2000
 MOMENTS = 33
 """Equally spaced moments of a trajectory by which its mode is told."""
 CURVE = 101
 """Steps at most at which the spread is measured."""
 FOLDS, TREES = 5, 200
 MOST_CLUSTERS, COMPONENTS = 8, 20
+NOTHING = 1e-12
+"""Variances of normalised states at most this are rounding."""
 
 
 def hold(states: FloatArray | Values, steps: int, scale: Values) -> Values:
@@ -59,11 +62,13 @@ class Modes(Protocol):
         names: The modes.
         demonstrated: (demonstration,) mode of each.
         accuracy: Share of demonstrations that are told right, None where nothing is right.
+        account: How modes are told, in a sentence for readers.
     """
 
     names: tuple[str, ...]
     demonstrated: Index
     accuracy: float | None
+    account: str
 
     def tell(self, rows: Values, demonstration: Index) -> Index:
         """Return modes (trajectory,).
@@ -98,7 +103,8 @@ class LabelledModes:
         smallest = int(np.unique(category, return_counts=True)[1].min())
         # scikit-learn takes 32 bits.
         state = derive_seed("modes", seed) % 2**32
-        folds = StratifiedKFold(min(FOLDS, smallest), shuffle=True, random_state=state)
+        count = min(FOLDS, smallest)
+        folds = StratifiedKFold(count, shuffle=True, random_state=state)
         for number, (training, held_out) in enumerate(folds.split(rows, category)):
             forest = RandomForestClassifier(TREES, random_state=state)
             forest.fit(rows[training], category[training])
@@ -106,6 +112,13 @@ class LabelledModes:
             self._fold[held_out] = number
             self.demonstrated[held_out] = forest.predict(rows[held_out])
         self.accuracy: float | None = float((self.demonstrated == category).mean())
+        self.account = (
+            f"Modes are the data's labels, told from the states at {MOMENTS} equally spaced"
+            f" moments by random forests of {TREES} trees ({count}-fold). A demonstration, and"
+            " whatever starts where it does, is judged by the forest that did not see it;"
+            f" {self.accuracy:.3f} of demonstrations are told right. Shares are compared as told,"
+            " with the same errors on both sides."
+        )
 
     def tell(self, rows: Values, demonstration: Index) -> Index:
         """Return modes (trajectory,) by the forest that did not see the demonstration."""
@@ -124,6 +137,9 @@ class ClusteredModes:
         rows: (demonstration, feature).
         count: Clusters; 0 takes the number, of 2 to `MOST_CLUSTERS`, with the best silhouette.
         seed: Fixes the clusters.
+
+    Raises:
+        ConfigError: All demonstrations are the same.
     """
 
     accuracy: float | None = None
@@ -134,6 +150,8 @@ class ClusteredModes:
         from sklearn.metrics import silhouette_score
         from sklearn.preprocessing import StandardScaler
 
+        if len(np.unique(rows, axis=0)) <= max(2, count):
+            raise ConfigError("the demonstrations do not differ enough to be told apart")
         state = derive_seed("modes", seed) % 2**32
         self._scaler = StandardScaler().fit(rows)
         components = min(COMPONENTS, *rows.shape)
@@ -143,7 +161,12 @@ class ClusteredModes:
         fitted = [KMeans(k, n_init=10, random_state=state).fit(points) for k in counts]
         scores = [silhouette_score(points, one.labels_) for one in fitted]
         self._clusters = fitted[int(np.argmax(scores))]
-        self.silhouette = float(max(scores))
+        self.account = (
+            f"Modes are {self._clusters.n_clusters} clusters of demonstrations (k-means on"
+            f" principal components of the states at {MOMENTS} equally spaced moments; silhouette"
+            f" {max(scores):.3f}). At least two clusters are always found: a silhouette near 0"
+            " says that they are parts of one mode."
+        )
         self.names = tuple(f"cluster {k + 1}" for k in range(self._clusters.n_clusters))
         self.demonstrated = self._clusters.labels_.astype(np.int64)
 
@@ -160,19 +183,22 @@ class ClusteredModes:
 
 @dataclass(frozen=True)
 class Spread:
-    """How far states lie apart.
+    """How far states lie apart, with 95 % intervals.
 
     Attributes:
         curve: Variance over trajectories at each of `steps`, mean over components.
         ratio: Its mean over steps, divided by that of demonstrations; NaN where theirs is 0.
     """
 
-    curve: tuple[Interval, ...]
-    ratio: Interval
+    curve: tuple[Rate, ...]
+    ratio: Rate
 
 
 class Starts:
     """Bootstraps over the starts that all groups share.
+
+    Simulated 95 % intervals held the truth in 95 to 97 % of the cases with 20 and 30 starts, and
+    in 78 % with 6.
 
     Args:
         count: How many starts, at least two.
@@ -191,45 +217,48 @@ class Starts:
             groups: Name to (start, time, obs), normalised.
             reference: Whose spread the ratio divides by.
         """
+        # Constant components may be large: what is common to all is not squared.
+        middle = groups[reference].mean(axis=(0, 1))
+        groups = {name: values - middle for name, values in groups.items()}
         plain = np.full((1, self._weights.shape[1]), 1 / self._weights.shape[1])
         points = {name: self._variance(values, plain)[0] for name, values in groups.items()}
         again = {name: self._variance(values, self._weights) for name, values in groups.items()}
         below, resampled = points[reference].mean(), again[reference].mean(axis=1)
-        drawn = resampled > 0  # not one start alone
+        drawn = resampled > NOTHING  # not one start alone
         found = {}
         for name in groups:
             # Resampling loses one more degree of freedom than the sample did.
             lows, highs = np.quantile(again[name] * self._unbiased, (0.025, 0.975), axis=0)
-            curve = map(Interval, points[name].tolist(), lows.tolist(), highs.tolist())
-            ratio = Interval(np.nan, np.nan, np.nan)
-            if below > 0:
+            curve = map(Rate, points[name].tolist(), lows.tolist(), highs.tolist())
+            ratio = Rate(np.nan, np.nan, np.nan)
+            if below > NOTHING:
                 ratios = again[name].mean(axis=1)[drawn] / resampled[drawn]
                 low, high = np.quantile(ratios, (0.025, 0.975)).tolist()
-                ratio = Interval(float(points[name].mean() / below), low, high)
+                ratio = Rate(float(points[name].mean() / below), low, high)
             found[name] = Spread(tuple(curve), ratio)
         return found
 
-    def within(self, draws: Values) -> Interval:
+    def within(self, draws: Values) -> Rate:
         """Return the share of the spread that lies between draws from one start.
 
         Args:
             draws: (start, draw, time, obs), normalised, at least two draws.
         """
         inside = draws.var(axis=1, ddof=1).mean(axis=(1, 2))
-        flat = draws.mean(axis=1)
+        flat = draws.mean(axis=1) - draws.mean(axis=(0, 1, 2))
         count = draws.shape[1]
 
-        def share(weights: Values) -> Values:
+        def share(weights: Values, unbiased: float = 1.0) -> Values:
             within = weights @ inside
             # The mean of some draws still varies by what is left of their own spread.
-            between = self._variance(flat, weights).mean(axis=1) - within / count
+            between = unbiased * self._variance(flat, weights).mean(axis=1) - within / count
             total: Values = within + np.maximum(between, 0.0)
             shares: Values = np.divide(within, total, out=np.zeros_like(total), where=total > 0)
             return shares
 
         plain = np.full((1, len(draws)), 1 / len(draws))
-        low, high = np.quantile(share(self._weights), (0.025, 0.975)).tolist()
-        return Interval(float(share(plain)[0]), low, high)
+        low, high = np.quantile(share(self._weights, self._unbiased), (0.025, 0.975)).tolist()
+        return Rate(float(share(plain)[0]), low, high)
 
     def _variance(self, values: Values, weights: Values) -> Values:
         """Return (resample, time) variances, mean over components."""
@@ -258,13 +287,30 @@ def total_variation(first: Values, second: Values) -> float:
 
 
 def chance_of_variation(share: Values, size: int, seed: int) -> float:
-    """Return what two sets drawn from the same shares stay below in 95 % of draws.
+    """Return the variation from `share` that 95 % of sets drawn from it stay below.
 
     Args:
         share: (mode,).
         size: Trajectories per set.
         seed: Fixes the draws.
     """
-    rng = generator("chance of variation", size, seed)
-    first, second = (rng.multinomial(size, share, RESAMPLES) / size for _ in range(2))
-    return float(np.quantile(np.abs(first - second).sum(axis=1) / 2, 0.95))
+    drawn = generator("chance of variation", size, seed).multinomial(size, share, RESAMPLES) / size
+    return float(np.quantile(np.abs(drawn - share).sum(axis=1) / 2, 0.95))
+
+
+def agreement(told: Index, count: int) -> tuple[float, float]:
+    """Return how often two draws are in one mode: from one start, and from two different ones.
+
+    Args:
+        told: (start, draw) modes, at least two of each.
+        count: How many modes there are.
+    """
+    starts, draws = told.shape
+    found = np.stack([np.bincount(row, minlength=count) for row in told])
+    same = (found * (found - 1)).sum()
+    total = found.sum(axis=0)
+    different = (total * total).sum() - np.square(found).sum()
+    return (
+        float(same / (starts * draws * (draws - 1))),
+        float(different / (starts * (starts - 1) * draws**2)),
+    )

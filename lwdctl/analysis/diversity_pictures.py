@@ -26,7 +26,7 @@ def draw_spread(steps: npt.NDArray[np.int64], spreads: Mapping[str, Spread]) -> 
     for index, (name, spread) in enumerate(spreads.items()):
         colour = COLOURS[(index - 1) % len(COLOURS)] if index else "0.3"
         mean, low, high = (
-            [getattr(point, part) for point in spread.curve] for part in ("mean", "low", "high")
+            [getattr(point, part) for point in spread.curve] for part in ("value", "low", "high")
         )
         axes.plot(steps, mean, color=colour, label=name, linewidth=1.6)
         axes.fill_between(steps, low, high, color=colour, alpha=0.16, linewidth=0)
@@ -67,10 +67,9 @@ def draw_modes(
             error_kw={"elinewidth": 0.8, "capsize": 1.5, "ecolor": "0.2"},
             label=group,
         )
-    axes.set_xticks(
-        range(len(names)), [name.replace("_", " ") for name in names], rotation=20, ha="right",
-        size=8,
-    )  # fmt: skip
+    # A dollar sign would begin a formula.
+    shown = [name.replace("_", " ").replace("$", r"\$") for name in names]
+    axes.set_xticks(range(len(names)), shown, rotation=20, ha="right", size=8)
     axes.set_ylabel("Share of trajectories")
     _finish(figure, f"{starts} trajectories per group. Lines: 95 % Wilson intervals.")
     return figure

@@ -15,23 +15,20 @@ import numpy.typing as npt
 from lwdctl.analysis import diversity_pictures as pictures
 from lwdctl.analysis.diversity import (
     CURVE,
-    FOLDS,
-    MOMENTS,
-    TREES,
-    ClusteredModes,
     Index,
     Modes,
     Spread,
     Starts,
     Values,
+    agreement,
     chance_of_variation,
     effective_number,
     features,
     shares,
     total_variation,
 )
-from lwdctl.analysis.reconstruction import Interval
 from lwdctl.analysis.sections import Section, Table, write_sections
+from lwdctl.analysis.separability import Rate
 from lwdctl.core.errors import SimulatorError
 from lwdctl.evaluation.scores import wilson
 
@@ -39,19 +36,20 @@ POINTS = "diversity.csv"
 DEMONSTRATED = "demonstrated"
 SPREAD = (
     "Variance of states over trajectories at the same step, each component divided by its"
-    " deviation over the training split, mean over components. A trajectory that ended stays"
-    " where it was. All groups start from the same recorded states, one trajectory of each, so"
-    " that initial states contribute as much everywhere. 'Ratio' divides the mean over steps by"
-    " that of demonstrations: 1 is as varied, less is narrower. Intervals: 95 %, bootstrap over"
-    " starts."
+    " deviation over the training split, mean over components; the mean over steps is over at"
+    f" most {CURVE} of them, the start among them. All groups start from the same recorded"
+    " states, one trajectory of each (the first draw), so that initial states contribute as much"
+    " everywhere. 'Ratio' divides by the mean variance of demonstrations: 1 is as varied, less is"
+    " narrower. Intervals: 95 %, bootstrap over starts."
 )
 MODES = (
-    "'Variation' is the total variation distance between a group's shares of modes and those"
-    " demonstrated: 0 for equal shares, 1 where no mode is shared. 'By chance' is what two sets of"
-    " as many trajectories with the demonstrated shares stay below in 95 % of draws. 'Effective'"
-    " is the exponential of the entropy: how many equally frequent modes are as varied. 'Kept' is"
-    " the share of trajectories in the mode of the demonstration whose start they have, beside"
-    " that of the same shares without any relation; intervals of shares: Wilson, 95 %."
+    "One trajectory of every start. 'Variation' is the total variation distance between a group's"
+    " shares of modes and those demonstrated: 0 for equal shares, 1 where no mode is shared. 'By"
+    " chance' is what 95 % of sets of as many trajectories, drawn from the demonstrated shares,"
+    " stay below. 'Effective' is the exponential of the entropy: how many equally frequent modes"
+    " are as varied. 'Kept' is the share of trajectories told to be in the mode that the"
+    " demonstration with the same start is told to be in (95 % Wilson interval), beside that of"
+    " the same shares without any relation."
 )
 
 
@@ -61,11 +59,9 @@ class Group:
 
     Attributes:
         states: (start, draw, time, obs) normalised and held, NaN where the simulator was lost.
-        success: (start, draw).
     """
 
     states: Values
-    success: npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -74,24 +70,30 @@ class Findings:
 
     Attributes:
         task: Name of the task.
+        starts: Whose starts these are, in words.
         episodes: (start,) store index of the demonstration whose start it is.
         chosen: (start,) index of that demonstration among those that taught the modes.
         demonstrated: (start, time, obs) its states, normalised and held.
-        total: Demonstrations that taught the modes.
+        ended: Demonstrations among them that ended before the last step looked at.
+        left_out: Demonstrations that taught no mode for want of a label.
         modes: Tells modes.
         groups: Latent source to what its policies did.
         horizon: Executed steps between two queries, 0 for the whole episode.
+        condition: What the diffusion model is told; () where nothing is sampled.
         seed: Fixes all draws.
     """
 
     task: str
+    starts: str
     episodes: Index
     chosen: Index
     demonstrated: Values
-    total: int
+    ended: int
+    left_out: int
     modes: Modes
     groups: Mapping[str, Group]
     horizon: int
+    condition: tuple[str, ...]
     seed: int
 
     @cached_property
@@ -131,7 +133,7 @@ class Findings:
         return self._starts.spreads(groups, DEMONSTRATED)
 
     @cached_property
-    def within(self) -> dict[str, Interval]:
+    def within(self) -> dict[str, Rate]:
         """Group with several draws to the share of its spread between draws of one start."""
         return {
             name: self._starts.within(group.states[self.kept][:, :, self.steps])
@@ -169,7 +171,7 @@ def write(findings: Findings, directory: Path, title: str) -> dict[str, Any]:
     }
     sections = [_what(findings), _spread(findings), _modes(findings, numbers)]
     if findings.within:
-        sections.append(_within(findings))
+        sections.append(_within(findings, numbers))
     write_sections(directory, title, sections, figures)
     _write_points(findings, directory / POINTS)
     return {
@@ -178,6 +180,7 @@ def write(findings: Findings, directory: Path, title: str) -> dict[str, Any]:
         "steps": findings.demonstrated.shape[1] - 1,
         "horizon": findings.horizon or "episode",
         "modes_told_right": findings.modes.accuracy,
+        "modes_told_by": findings.modes.account,
         **numbers,
     }
 
@@ -195,18 +198,14 @@ def _numbers(findings: Findings) -> dict[str, dict[str, Any]]:
         found[name] = {
             "mode_shares": dict(zip(names, share.tolist(), strict=True)),
             "effective_modes": effective_number(share),
-            "mean_variance": float(np.mean([one.mean for one in spread.curve])),
+            "mean_variance": float(np.mean([one.value for one in spread.curve])),
         }
         if name == DEMONSTRATED:
             continue
         kept = int((told[:, 0] == demonstrated).sum())
         low, high = wilson(kept, count)
-        success = findings.groups[name].success[findings.kept][:, 0]
-        rate_low, rate_high = wilson(int(success.sum()), count)
         found[name] |= {
-            "success": float(success.mean()),
-            "success_low": rate_low, "success_high": rate_high,
-            "variance_ratio": spread.ratio.mean,
+            "variance_ratio": spread.ratio.value,
             "variance_ratio_low": spread.ratio.low, "variance_ratio_high": spread.ratio.high,
             "mode_variation": total_variation(share, reference),
             "mode_variation_by_chance": chance,
@@ -215,60 +214,51 @@ def _numbers(findings: Findings) -> dict[str, dict[str, Any]]:
         }  # fmt: skip
         if name in findings.within:
             one = findings.within[name]
+            same, different = agreement(told, len(names))
             found[name] |= {
-                "within_starts": one.mean,
+                "within_starts": one.value,
                 "within_starts_low": one.low, "within_starts_high": one.high,
-                "draws_in_one_mode": _agreement(told),
-                "draws_in_one_mode_unrelated": float((share**2).sum()),
+                "draws_in_one_mode": same,
+                "draws_in_one_mode_unrelated": different,
             }  # fmt: skip
     return found
 
 
-def _agreement(told: Index) -> float:
-    """Return the share of pairs of draws from one start that are in one mode."""
-    draws = told.shape[1]
-    pairs = [told[:, a] == told[:, b] for a in range(draws) for b in range(a)]
-    return float(np.mean(pairs))
-
-
 def _what(findings: Findings) -> Section:
-    modes = findings.modes
-    moments = f"the states at {MOMENTS} equally spaced moments"
-    if isinstance(modes, ClusteredModes):
-        how = (
-            f"The data names no behaviours: modes are {len(modes.names)} clusters (k-means on"
-            f" principal components of {moments}, silhouette {modes.silhouette:.3f})."
-        )
-    else:
-        how = (
-            f"Modes are the data's labels, told from {moments} by random forests of {TREES} trees"
-            f" ({FOLDS}-fold). A demonstration, and whatever starts where it does, is judged by"
-            f" the forest that did not see it; {modes.accuracy:.3f} of demonstrations are told"
-            " right. Shares are compared as told, with the same errors on both sides."
-        )
-    often = f"every {findings.horizon} steps" if findings.horizon else "once"
-    lost = int((~findings.kept).sum())
-    without = f" {lost} starts are left out: a simulator was lost there." if lost else ""
-    text = (
-        f"Task '{findings.task}': policies run from the first states of"
-        f" {int(findings.kept.sum())} recorded demonstrations for at most"
-        f" {findings.demonstrated.shape[1] - 1} steps, a policy generated {often}. {how} Whether"
-        f" a trajectory succeeds does not matter for its mode or spread.{without}"
+    steps = findings.demonstrated.shape[1] - 1
+    once = not 0 < findings.horizon < steps
+    often = "once" if once else f"every {findings.horizon} steps"
+    told = f" The diffusion model is told: {', '.join(findings.condition)}."
+    ended = (
+        f" {findings.ended} of these demonstrations ended earlier: what has ended stays where it"
+        " was, which compares like with like only where policies' episodes end as demonstrations"
+        " do."
     )
-    rows = []
-    for name, group in findings.groups.items():
-        success = group.success[findings.kept]
-        low, high = wilson(int(success.sum()), success.size)
-        rows.append((name, *success.shape, float(success.mean()), low, high))
-    columns = ("latent", "starts", "draws", "success", "low", "high")
-    return Section("What was run", text, table=Table(columns, tuple(rows)))
+    lost = int((~findings.kept).sum())
+    text = (
+        f"Task '{findings.task}': policies run from the first states of {findings.starts} for"
+        f" {steps} steps, a policy generated {often}.{told if findings.condition else ''}"
+        f"{ended if findings.ended else ''} {findings.modes.account}"
+        + (
+            f" {findings.left_out} demonstrations are left out, which have no label, or one that"
+            " no other has."
+            if findings.left_out
+            else ""
+        )
+        + (f" {lost} starts are left out: a simulator was lost there." if lost else "")
+    )
+    rows = tuple(
+        (name, int(findings.kept.sum()), group.states.shape[1])
+        for name, group in findings.groups.items()
+    )
+    return Section("What was run", text, table=Table(("latent", "starts", "draws"), rows))
 
 
 def _spread(findings: Findings) -> Section:
     rows = tuple(
         (
-            name, float(np.mean([point.mean for point in one.curve])), one.curve[-1].mean,
-            one.ratio.mean, one.ratio.low, one.ratio.high,
+            name, float(np.mean([point.value for point in one.curve])), one.curve[-1].value,
+            one.ratio.value, one.ratio.low, one.ratio.high,
         )
         for name, one in findings.spreads.items()
     )  # fmt: skip
@@ -287,43 +277,38 @@ def _modes(findings: Findings, numbers: Mapping[str, Mapping[str, Any]]) -> Sect
         for group, one in numbers.items()
     )  # fmt: skip
     columns = (
-        "group", *findings.modes.names, "effective", "variation", "by chance", "kept", "low",
-        "high", "unrelated",
+        "group", *(f"share of {name}" for name in findings.modes.names), "effective",
+        "variation", "by chance", "kept", "low", "high", "unrelated",
     )  # fmt: skip
     return Section("Modes of behaviour", MODES, "modes", Table(columns, rows))
 
 
-def _within(findings: Findings) -> Section:
-    rows = []
-    for name, one in findings.within.items():
-        told = findings.told[name]
-        share = shares(told[:, 0], len(findings.modes.names))
-        rows.append(
-            (name, told.shape[1], one.mean, one.low, one.high, _agreement(told),
-             float((share**2).sum()))
-        )  # fmt: skip
+def _within(findings: Findings, numbers: Mapping[str, Mapping[str, Any]]) -> Section:
+    names = (
+        "within_starts", "within_starts_low", "within_starts_high", "draws_in_one_mode",
+        "draws_in_one_mode_unrelated",
+    )  # fmt: skip
+    rows = tuple(
+        (group, findings.groups[group].states.shape[1], *(numbers[group][name] for name in names))
+        for group in findings.within
+    )
     columns = (
         "latent", "draws", "share of spread", "low", "high", "pairs in one mode", "unrelated",
     )  # fmt: skip
     text = (
         "Several policies sampled for the same start: which share of the spread lies between them"
-        " (0: the start decides everything; 1: nothing), and how often two of them are in one"
-        " mode, beside how often two would be whose modes had nothing to do with their start."
+        " (0: the start decides everything; 1: nothing; 95 % bootstrap interval over starts), and"
+        " how often two of them are told to be in one mode, beside two of different starts."
     )
-    return Section("Different answers to the same start", text, table=Table(columns, tuple(rows)))
+    return Section("Different answers to the same start", text, table=Table(columns, rows))
 
 
 def _write_points(findings: Findings, path: Path) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("group", "episode", "draw", "mode", "success"))
+        writer.writerow(("group", "episode", "draw", "mode"))
         episodes = findings.episodes[findings.kept]
         for name, told in findings.told.items():
             for place, draw in np.ndindex(*told.shape):
-                success = (
-                    int(findings.groups[name].success[findings.kept][place, draw])
-                    if name in findings.groups
-                    else ""
-                )
                 mode = findings.modes.names[told[place, draw]]
-                writer.writerow((name, episodes[place], draw, mode, success))
+                writer.writerow((name, episodes[place], draw, mode))

@@ -146,17 +146,24 @@ def _observation(store: SnippetStore, row: int) -> dict[str, npt.NDArray[np.floa
 
 
 def recorded_states(
-    store: SnippetStore, starts: SnippetStarts, keys: Sequence[str], length: int
+    store: SnippetStore, episodes: IntArray, offsets: IntArray, keys: Sequence[str], length: int
 ) -> npt.NDArray[np.float64]:
     """Return what was observed at each snippet's first step and after each of its actions.
+
+    Args:
+        store: The demonstrations.
+        episodes: (snippet,) store index of each snippet's episode.
+        offsets: (snippet,) its first step.
+        keys: Observation keys, side by side.
+        length: Steps per snippet.
 
     Returns:
         (snippet, length + 1, obs), NaN where nothing was recorded.
     """
     keys = tuple(keys)
-    found = np.full((len(starts.plans), length + 1, sum(store.spec.sizes(keys))), np.nan)
+    found = np.full((len(episodes), length + 1, sum(store.spec.sizes(keys))), np.nan)
     table = store.episodes
-    for position, (index, offset) in enumerate(zip(starts.episodes, starts.offsets, strict=True)):
+    for position, (index, offset) in enumerate(zip(episodes, offsets, strict=True)):
         first, end = int(table.start[index] + offset), int(table.start[index] + table.length[index])
         rows = store.features(keys, first, min(first + length + 1, end))
         found[position, : len(rows)] = rows

@@ -17,7 +17,7 @@ from lwdctl.core.progress import Progress, SilentProgress
 from lwdctl.pipeline.expected import Comparison, Expectation, compare
 from lwdctl.pipeline.inputs import wanted_kinds, with_ancestors
 from lwdctl.pipeline.plan import Step
-from lwdctl.stages.stage import StageContext
+from lwdctl.stages.stage import LOST, StageContext
 
 RAN, UP_TO_DATE, PLANNED = "ran", "up to date", "to run"
 
@@ -154,8 +154,9 @@ def _made_from(
 
 
 def _lost_episodes(summary: Mapping[str, Any]) -> bool:
-    """Tell whether an evaluation lost episodes to simulator errors: it has to run again."""
-    return any(cell.get("errors") for cell in summary.get("results", []))
+    """Tell whether episodes were lost to simulator errors: the stage has to run again."""
+    cells = summary.get("results", [])
+    return bool(summary.get(LOST)) or any(cell.get("errors") for cell in cells)
 
 
 def _sources_changed(summary: Mapping[str, Any]) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.core.config import option, to_mapping
-from lwdctl.stages.stage import Stage, StageContext
+from lwdctl.stages.stage import LOST, Stage, StageContext
 
 if TYPE_CHECKING:
     from lwdctl.analysis.evaluations import Run
@@ -66,7 +66,7 @@ def run(
         (draft.path / ROWS).write_text(write_rows(trajectories, compared), encoding="utf-8")
         summary: dict[str, Any] = {**summary_of(compared), "steps_compared": limit}
         if lost:
-            summary["episodes_lost_to_simulators"] = dict(Counter(lost))
+            summary[LOST] = dict(Counter(lost))
         return draft.publish(summary, seed=config.seed)
 
 

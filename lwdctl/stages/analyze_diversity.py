@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -15,20 +15,13 @@ from lwdctl.core.errors import ConfigError
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.stages.eval_arms import CHAIN, SAMPLED, chain_read
 from lwdctl.stages.lwd_policy import Chain, lwd_policy
-from lwdctl.stages.stage import Stage, StageContext
-from lwdctl.stages.traced_runs import (
-    Outcome,
-    Setting,
-    lost,
-    open_inputs,
-    refuse_lost,
-    trace,
-    worker_count,
-)
+from lwdctl.stages.stage import LOST, Stage, StageContext
+from lwdctl.stages.traced_runs import Outcome, Setting, lost, open_inputs, refuse_lost, trace
 
 if TYPE_CHECKING:
     from lwdctl.analysis.diversity import Modes, Values
     from lwdctl.artifacts.snippets import SnippetStore
+    from lwdctl.core.progress import Progress
 
 TITLE = "Diversity of behaviour"
 FEWEST = 2
@@ -41,7 +34,16 @@ class AnalyzeDiversityConfig:
     """What to run and how to tell modes."""
 
     count: int = option(
-        60, "Recorded starts to run from, of as many demonstrations of every label", minimum=4
+        60,
+        "Recorded starts to run from, as many as there are at most; each label's share of them is"
+        " its share of the demonstrations",
+        minimum=4,
+    )
+    split: str = option(
+        "all",
+        "Demonstrations whose starts are taken; 'validation' holds states that no model was"
+        " trained on",
+        choices=("all", "train", "validation"),
     )
     draws: int = option(2, "Policies sampled from every start", minimum=1)
     latent: tuple[str, ...] = option(
@@ -53,8 +55,8 @@ class AnalyzeDiversityConfig:
     task: str = option("", "Task to look at, where the data has several")
     modes: int = option(
         0,
-        "Modes to look for among demonstrations without labels; 0 takes the number with the best"
-        " silhouette",
+        "Look for so many clusters of demonstrations instead of labels; 0 takes the labels, or"
+        " without labels the number of clusters with the best silhouette",
         minimum=0,
     )
     horizon: int | None = option(
@@ -64,7 +66,11 @@ class AnalyzeDiversityConfig:
         minimum=0,
         words={"episode": 0},
     )
-    max_steps: int = option(0, "Steps to look at; 0 takes the longest demonstration", minimum=0)
+    max_steps: int = option(
+        0,
+        "Steps to look at; 0 takes the shortest demonstration, so that none has ended",
+        minimum=0,
+    )
     sampler: str = option("ddim", "Denoising sampler", choices=("ddpm", "ddim", "dpm-solver"))
     denoise_steps: int = option(10, "Denoising steps per query", minimum=1)
     seed: int = option(0, "Seed of starts, of what is sampled, and of modes", minimum=0)
@@ -83,14 +89,14 @@ class Demonstrations:
     Attributes:
         task: Its name.
         episodes: (demonstration,) store index.
-        category: (demonstration,) index of the label, None where behaviours have no names.
-        states: (demonstration, time, obs) normalised and held.
+        category: (demonstration,) index of the label, None where modes are not the labels.
+        left_out: Demonstrations without a label that two have, where modes are the labels.
     """
 
     task: str
     episodes: IntArray
     category: IntArray | None
-    states: Values
+    left_out: int = 0
 
 
 def run(
@@ -103,15 +109,19 @@ def run(
         ArtifactError: A demonstration's start can be reached in no way.
         SimulatorError: Episodes were lost to simulator errors (after publishing what ran).
     """
-    from lwdctl.analysis.diversity_sections import write
-    from lwdctl.evaluation.snippet_starts import plan_snippets
+    from lwdctl.analysis.diversity_sections import Findings, Group, write
 
-    chain = open_inputs(inputs, config.device, config.denoise_steps)
-    task, episodes, category = _episodes(chain.store, config.task)
-    steps = config.max_steps or int(chain.store.episodes.length[episodes].max())
-    demonstrations = Demonstrations(task, episodes, category, _recorded(chain, episodes, steps))
-    modes = _modes(demonstrations, chain.store.spec.labels, config)
-    chosen = _draw(demonstrations, config)
+    steps_asked = config.denoise_steps if SAMPLED in config.latent else 0
+    chain = open_inputs(inputs, config.device, steps_asked)
+    demonstrations = find_demonstrations(chain.store, config)
+    episodes = demonstrations.episodes
+    lengths = chain.store.episodes.length[episodes]
+    steps = config.max_steps or int(lengths.min())
+    states = _recorded(chain, episodes, steps)
+    modes = _modes(demonstrations, states, chain.store.spec.labels, config)
+    chosen = draw_starts(demonstrations, chain.store, config)
+    if len(chosen) < config.count:
+        context.progress.message(f"{len(chosen)} starts: no more demonstrations to take them from")
     leading = list(inputs.values())[-1]
     with context.workspace.begin(
         "analysis",
@@ -119,69 +129,105 @@ def run(
         config=to_mapping(config),
         inputs=[leading],
     ) as draft:
-        outcomes = {}
-        for latent in dict.fromkeys(config.latent):
-            context.progress.message(f"{latent}:")
-            rows = np.repeat(chosen, config.draws) if latent == SAMPLED else chosen
-            starts = plan_snippets(
-                chain.store, episodes[rows], np.zeros_like(rows), steps, config.seed
-            )
-            policy = lwd_policy(
-                latent, chain, _horizon(config, chain), config.sampler, config.denoise_steps
-            )
-            outcomes[latent] = trace(
-                policy, chain, starts.plans, steps, _setting(config), context.progress
-            )
-        findings = _findings(demonstrations, chosen, modes, outcomes, chain, config)
+        outcomes = {
+            latent: _run(latent, chain, episodes[chosen], steps, config, context.progress)
+            for latent in dict.fromkeys(config.latent)
+        }
+        findings = Findings(
+            task=demonstrations.task,
+            starts=f"{len(chosen)} demonstrations ({config.split} split)",
+            episodes=episodes[chosen],
+            chosen=chosen,
+            demonstrated=states[chosen],
+            ended=int((lengths[chosen] < steps).sum()),
+            left_out=demonstrations.left_out,
+            modes=modes,
+            groups={
+                name: Group(_reached(outcome, chain, steps, len(chosen)))
+                for name, outcome in outcomes.items()
+            },
+            horizon=_horizon(config, chain),
+            condition=_condition(inputs),
+            seed=config.seed,
+        )
         summary = write(findings, draft.path, f"{TITLE}: {leading.reference}")
         missing = lost(outcomes)
         if missing:
-            summary["episodes_lost_to_simulators"] = missing
+            summary[LOST] = missing
         artifact = draft.publish(summary, seed=config.seed, device=str(chain.device))
     refuse_lost(missing, artifact)
     return artifact
 
 
-def _episodes(store: SnippetStore, wanted: str) -> tuple[str, IntArray, IntArray | None]:
-    """Return the task, its demonstrations, and their labels where there are several."""
-    tasks, table = store.spec.env.tasks, store.episodes
-    if wanted and wanted not in tasks:
-        raise ConfigError(f"'{wanted}' is no task of this data", did_you_mean(wanted, tasks))
-    if not wanted and len(tasks) > 1:
+def find_demonstrations(store: SnippetStore, config: AnalyzeDiversityConfig) -> Demonstrations:
+    """Find the demonstrations of the task, and whether modes are their labels.
+
+    Raises:
+        ConfigError: No such task, several to choose from, or too few demonstrations.
+    """
+    names, table = store.spec.env.tasks, store.episodes
+    tasks = tuple(names[index] for index in np.unique(table.task))
+    if config.task and config.task not in tasks:
+        raise ConfigError(
+            f"'{config.task}' is no task of this data", did_you_mean(config.task, tasks)
+        )
+    if not config.task and len(tasks) > 1:
         raise ConfigError(
             f"the data has {len(tasks)} tasks, and diversity is measured within one",
             f"choose one: --task {tasks[0]}",
         )
-    task = wanted or tasks[0]
-    mine = np.flatnonzero(np.asarray(table.task) == tasks.index(task))
-    label = np.asarray(table.label)[mine]
-    names, counts = np.unique(label[label >= 0], return_counts=True)
-    if len(names) > 1 and counts.min() >= FEWEST:
-        known = label >= 0
-        return task, mine[known], label[known].astype(np.int64)
-    if len(mine) < 2 * FEWEST:
+    task = config.task or tasks[0]
+    mine = np.flatnonzero(np.asarray(table.task) == names.index(task))
+    label = np.asarray(table.label)[mine].astype(np.int64)
+    found, counts = np.unique(label[label >= 0], return_counts=True)
+    usable = np.isin(label, found[counts >= FEWEST])
+    if not config.modes and len(np.unique(label[usable])) > 1:
+        return Demonstrations(task, mine[usable], label[usable], int((~usable).sum()))
+    if len(mine) < 2 * FEWEST or config.modes == 1 or config.modes >= len(mine):
+        wanted = f"{config.modes} modes" if config.modes else "modes"
         raise ConfigError(
-            f"'{task}' has {len(mine)} demonstrations; modes need at least {2 * FEWEST}",
-            "ingest more",
+            f"{len(mine)} demonstrations of '{task}' cannot be told apart into {wanted}",
+            f"--modes takes 2 to {len(mine) - 1}, or 0" if len(mine) > FEWEST else "ingest more",
         )
-    return task, mine, None
+    return Demonstrations(task, mine, None)
+
+
+def draw_starts(
+    demonstrations: Demonstrations, store: SnippetStore, config: AnalyzeDiversityConfig
+) -> IntArray:
+    """Draw whose starts to run from: (start,) indices among the demonstrations, in order.
+
+    Raises:
+        ConfigError: Fewer than two demonstrations in the split.
+    """
+    from lwdctl.core.seeding import generator
+
+    episodes, category = demonstrations.episodes, demonstrations.category
+    order = generator("diversity starts", config.seed).permutation(len(episodes))
+    if config.split != "all":
+        order = order[np.isin(episodes[order], store.episodes.of_split(config.split))]
+    if len(order) < FEWEST:
+        raise ConfigError(
+            f"the data has {len(order)} {config.split} demonstrations of '{demonstrations.task}'",
+            "use --split all",
+        )
+    if category is not None:
+        # By how much of its label came before: any part of the order has the labels' shares.
+        turn = np.empty(len(episodes))
+        for one in np.unique(category[order]):
+            mine = order[category[order] == one]
+            turn[mine] = (np.arange(len(mine)) + 0.5) / len(mine)
+        order = order[np.argsort(turn[order], kind="stable")]
+    return np.sort(order[: config.count])
 
 
 def _recorded(chain: Chain, episodes: IntArray, steps: int) -> Values:
     from lwdctl.analysis.diversity import hold
+    from lwdctl.evaluation.snippet_starts import recorded_states
 
-    store, keys = chain.store, chain.vae.spec.observation_keys
-    rows = []
-    for index in episodes.tolist():
-        first = int(store.episodes.start[index])
-        length = min(int(store.episodes.length[index]), steps + 1)
-        states = store.features(keys, first, first + length)
-        final = store.final_observation(index)
-        if length <= steps and final is not None:
-            last = np.concatenate([final[key] for key in keys])
-            states = np.concatenate([states, last[None]])
-        rows.append(hold(states, steps, _scale(chain)))
-    return np.stack(rows)
+    keys = chain.vae.spec.observation_keys
+    rows = recorded_states(chain.store, episodes, np.zeros_like(episodes), keys, steps)
+    return np.stack([hold(row[~np.isnan(row[:, 0])], steps, _scale(chain)) for row in rows])
 
 
 def _scale(chain: Chain) -> Values:
@@ -190,87 +236,63 @@ def _scale(chain: Chain) -> Values:
 
 
 def _modes(
-    demonstrations: Demonstrations, labels: tuple[str, ...], config: AnalyzeDiversityConfig
+    demonstrations: Demonstrations,
+    states: Values,
+    labels: tuple[str, ...],
+    config: AnalyzeDiversityConfig,
 ) -> Modes:
     from lwdctl.analysis.diversity import ClusteredModes, LabelledModes, features
 
-    rows = features(demonstrations.states)
+    rows = features(states)
     if demonstrations.category is None:
-        if config.modes == 1 or config.modes >= len(rows):
-            raise ConfigError(
-                f"{len(rows)} demonstrations cannot be told apart into {config.modes} modes",
-                f"choose --modes from 2 to {len(rows) - 1}, or 0",
-            )
         return ClusteredModes(rows, config.modes, config.seed)
     kept, category = np.unique(demonstrations.category, return_inverse=True)
     return LabelledModes(rows, category, [labels[index] for index in kept], config.seed)
 
 
-def _draw(demonstrations: Demonstrations, config: AnalyzeDiversityConfig) -> IntArray:
-    """Return which demonstrations to start from: as many of every label, then others."""
-    from lwdctl.core.seeding import generator
+def _run(
+    latent: str,
+    chain: Chain,
+    episodes: IntArray,
+    steps: int,
+    config: AnalyzeDiversityConfig,
+    progress: Progress,
+) -> Outcome:
+    """Run policies from the starts of demonstrations, the draws of one start side by side."""
+    from lwdctl.evaluation.snippet_starts import plan_snippets
 
-    count = len(demonstrations.episodes)
-    order = generator("diversity starts", config.seed).permutation(count)
-    category = demonstrations.category
-    if category is not None:
-        turn = np.empty(count, dtype=np.int64)
-        for one in np.unique(category):
-            mine = order[category[order] == one]
-            turn[mine] = np.arange(len(mine))
-        order = order[np.argsort(turn[order], kind="stable")]
-    return np.sort(order[: config.count])
+    progress.message(f"{latent}:")
+    rows = np.repeat(episodes, config.draws) if latent == SAMPLED else episodes
+    starts = plan_snippets(chain.store, rows, np.zeros_like(rows), steps, config.seed)
+    policy = lwd_policy(
+        latent, chain, _horizon(config, chain), config.sampler, config.denoise_steps
+    )
+    return trace(policy, chain, starts.plans, steps, Setting.of(config), progress)
 
 
 def _horizon(config: AnalyzeDiversityConfig, chain: Chain) -> int:
     return chain.vae.spec.snippet_length if config.horizon is None else config.horizon
 
 
-def _setting(config: AnalyzeDiversityConfig) -> Setting:
-    return Setting(
-        config.slots,
-        worker_count(config.workers),
-        config.timeout,
-        config.sampler,
-        config.denoise_steps,
-    )
+def _condition(inputs: Mapping[str, Artifact]) -> tuple[str, ...]:
+    """Return what the diffusion model is told."""
+    from lwdctl.models.files import load_spec
+
+    if "diffusion" not in inputs:
+        return ()
+    return tuple(load_spec(inputs["diffusion"].path)["condition"])
 
 
-def _findings(
-    demonstrations: Demonstrations,
-    chosen: IntArray,
-    modes: Modes,
-    outcomes: Mapping[str, Outcome],
-    chain: Chain,
-    config: AnalyzeDiversityConfig,
-) -> Any:
+def _reached(outcome: Outcome, chain: Chain, steps: int, starts: int) -> Values:
+    """Return (start, draw, time, obs) normalised and held, NaN where the simulator was lost."""
     from lwdctl.analysis.diversity import hold
-    from lwdctl.analysis.diversity_sections import Findings, Group
 
-    steps = demonstrations.states.shape[1] - 1
-    groups = {}
-    for name, outcome in outcomes.items():
-        draws = config.draws if name == SAMPLED else 1
-        states = np.full((len(chosen), draws, *demonstrations.states.shape[1:]), np.nan)
-        success = np.zeros((len(chosen), draws), dtype=bool)
-        for place, (reached, episode) in enumerate(
-            zip(outcome.reached, outcome.episodes, strict=True)
-        ):
-            if reached is not None and len(reached):
-                states[divmod(place, draws)] = hold(reached, steps, _scale(chain))
-            success[divmod(place, draws)] = episode.success
-        groups[name] = Group(states, success)
-    return Findings(
-        task=demonstrations.task,
-        episodes=demonstrations.episodes[chosen],
-        chosen=chosen,
-        demonstrated=demonstrations.states[chosen],
-        total=len(demonstrations.episodes),
-        modes=modes,
-        groups=groups,
-        horizon=_horizon(config, chain),
-        seed=config.seed,
-    )
+    size = sum(chain.store.spec.sizes(chain.vae.spec.observation_keys))
+    rows = np.full((len(outcome.reached), steps + 1, size), np.nan)
+    for row, seen in zip(rows, outcome.reached, strict=True):
+        if seen is not None and len(seen):
+            row[:] = hold(seen, steps, _scale(chain))
+    return rows.reshape(starts, -1, steps + 1, size)
 
 
 def kinds_read(config: AnalyzeDiversityConfig, named: Collection[str]) -> tuple[str, ...]:

@@ -12,8 +12,8 @@ from lwdctl.core.errors import ConfigError
 from lwdctl.stages.eval_arms import CHAIN
 from lwdctl.stages.lwd_policy import Chain
 from lwdctl.stages.reconstruction_runs import ENCODED, MEAN, RECORDED, SAMPLED, SnippetRuns
-from lwdctl.stages.stage import Stage, StageContext
-from lwdctl.stages.traced_runs import Setting, lost, open_inputs, refuse_lost, worker_count
+from lwdctl.stages.stage import LOST, Stage, StageContext
+from lwdctl.stages.traced_runs import Setting, lost, open_inputs, refuse_lost
 
 if TYPE_CHECKING:
     from lwdctl.analysis.reconstruction import Errors
@@ -82,7 +82,7 @@ def run(
         summary = write(findings, draft.path, f"{TITLE}: {inputs['vae'].reference}", config.split)
         missing = lost(outcomes)
         if missing:
-            summary["episodes_lost_to_simulators"] = missing
+            summary[LOST] = missing
         artifact = draft.publish(summary, seed=config.seed, device=str(runs.chain.device))
     refuse_lost(missing, artifact)
     return artifact
@@ -93,7 +93,9 @@ def _open(
 ) -> SnippetRuns:
     from lwdctl.evaluation.snippet_starts import draw_snippets, plan_snippets
 
-    chain = open_inputs(inputs, config.device, config.denoise_steps)
+    chain = open_inputs(
+        inputs, config.device, config.denoise_steps if SAMPLED in config.latent else 0
+    )
     store = chain.store
     if config.split != "all" and not len(store.episodes.of_split(config.split)):
         raise ConfigError(f"the data has no {config.split} demonstrations", "use --split all")
@@ -102,14 +104,7 @@ def _open(
     episodes, offsets = draw_snippets(batches, store, config.count, config.seed)
     length = chain.vae.spec.snippet_length
     starts = plan_snippets(store, episodes, offsets, length, config.seed)
-    setting = Setting(
-        config.slots,
-        worker_count(config.workers),
-        config.timeout,
-        config.sampler,
-        config.denoise_steps,
-    )
-    return SnippetRuns(chain, batches, training, starts, setting, context.progress)
+    return SnippetRuns(chain, batches, training, starts, Setting.of(config), context.progress)
 
 
 def _batches(chain: Chain) -> SnippetBatches:

@@ -49,8 +49,8 @@ class EvalConfig:
     task: tuple[str, ...] = option((), "Tasks to run (default: all the data has)")
     label: tuple[str, ...] = option(
         (),
-        "Behaviour labels to run one after the other (default: every one when a model is"
-        " conditioned on it, else none)",
+        "Behaviour labels to run one after the other (default: every one when a model that is read"
+        " is conditioned on it, else none)",
     )
     seed: int = option(
         EVALUATION_SEED_START,

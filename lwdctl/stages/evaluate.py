@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +36,7 @@ from lwdctl.stages.eval_config import METHOD, RANDOM, EvalConfig
 from lwdctl.stages.eval_cost import add_latency, price
 from lwdctl.stages.eval_policies import Policies
 from lwdctl.stages.stage import Stage, StageContext
+from lwdctl.stages.traced_runs import worker_count
 from lwdctl.stages.videos import check_video, list_videos, recording_of
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ def _roll(
         work.store.spec.env,
         plans,
         width=config.slots,
-        workers=_workers(config),
+        workers=worker_count(config.workers),
         max_steps=config.max_steps or None,
         perturbation=arm.perturbation,
         perturbation_probability=config.perturbation_probability,
@@ -228,10 +228,6 @@ def _roll(
         recording=recording,
     )
     return answer.episodes
-
-
-def _workers(config: EvalConfig) -> int:
-    return config.workers if config.workers >= 0 else len(os.sched_getaffinity(0))
 
 
 def _protocol(arm: Arm, work: _Work) -> Protocol:

@@ -118,7 +118,8 @@ class SnippetRuns:
         from lwdctl.evaluation.snippet_starts import recorded_states
 
         keys = self.chain.vae.spec.observation_keys
-        return recorded_states(self.chain.store, self.starts, keys, self.length)
+        starts = self.starts
+        return recorded_states(self.chain.store, starts.episodes, starts.offsets, keys, self.length)
 
     @cached_property
     def scale(self) -> npt.NDArray[np.float64]:

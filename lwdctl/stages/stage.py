@@ -10,6 +10,9 @@ from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.progress import Progress, TqdmProgress
 
+LOST = "episodes_lost_to_simulators"
+"""Key of a summary that lacks episodes, with how many; such an artifact is made again."""
+
 
 @dataclass(frozen=True)
 class StageContext:

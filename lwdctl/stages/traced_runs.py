@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,12 @@ class Setting:
     sampler: str
     denoise_steps: int
 
+    @classmethod
+    def of(cls, config: Any) -> Setting:
+        """Take from a stage's configuration what it calls by the same names."""
+        workers = worker_count(config.workers)
+        return cls(config.slots, workers, config.timeout, config.sampler, config.denoise_steps)
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -58,7 +64,7 @@ def open_inputs(inputs: Mapping[str, Artifact], device: str, denoise_steps: int)
     Args:
         inputs: Kind to artifact, snippets and VAE at least.
         device: `"auto"`, `"cpu"`, `"cuda"` or `"cuda:N"`.
-        denoise_steps: What the diffusion model, where there is one, is asked for.
+        denoise_steps: What the diffusion model is asked for; 0 where nothing is sampled.
 
     Raises:
         ConfigError: The data has no environment, or the model fewer denoising steps.
@@ -73,7 +79,7 @@ def open_inputs(inputs: Mapping[str, Artifact], device: str, denoise_steps: int)
         raise ConfigError(
             "the data names no environment to run in", "ingest it again with --env ADAPTER/NAME"
         )
-    if "diffusion" in inputs:
+    if denoise_steps:
         trained = load_spec(inputs["diffusion"].path)["train_steps"]
         if denoise_steps > trained:
             raise ConfigError(

@@ -9,6 +9,7 @@ from lwdctl.analysis.diversity import (
     ClusteredModes,
     LabelledModes,
     Starts,
+    agreement,
     chance_of_variation,
     effective_number,
     features,
@@ -16,13 +17,14 @@ from lwdctl.analysis.diversity import (
     shares,
     total_variation,
 )
+from lwdctl.core.errors import ConfigError
 from lwdctl.core.seeding import generator
 
 STEPS, SIZE = 40, 3
 
 
 def _walks(count: int, spread: float, key: str, turn: float = 0.0) -> np.ndarray:
-    """(trajectory, time, obs): straight lines in directions around `turn`, plus an offset."""
+    """(trajectory, time, obs): straight lines in directions around `turn`."""
     rng = generator("test diversity", key)
     time = np.linspace(0, 1, STEPS + 1)
     slopes = turn + spread * rng.standard_normal((count, 1, SIZE))
@@ -43,13 +45,13 @@ def test_spread_is_the_unbiased_variance_and_its_ratio_is_covered() -> None:
     groups = {"demonstrated": _walks(200, 1.0, "a"), "narrow": _walks(200, 0.5, "b")}
     found = starts.spreads(groups, "demonstrated")
     expected = groups["narrow"].var(axis=0, ddof=1).mean(axis=1)
-    np.testing.assert_allclose([one.mean for one in found["narrow"].curve], expected, atol=1e-12)
+    np.testing.assert_allclose([one.value for one in found["narrow"].curve], expected, atol=1e-12)
     assert found["narrow"].curve[-1].low < 0.25 < found["narrow"].curve[-1].high
     ratio = found["narrow"].ratio
     assert ratio.low < 0.25 < ratio.high
-    assert ratio.low < ratio.mean < ratio.high < 0.4
+    assert ratio.low < ratio.value < ratio.high < 0.4
     same = found["demonstrated"].ratio
-    assert (same.mean, same.low, same.high) == pytest.approx((1.0, 1.0, 1.0))
+    assert (same.value, same.low, same.high) == pytest.approx((1.0, 1.0, 1.0))
 
 
 def test_share_of_spread_within_starts_is_that_of_its_making() -> None:
@@ -59,10 +61,10 @@ def test_share_of_spread_within_starts_is_that_of_its_making() -> None:
     inside = np.sqrt(3.0) * rng.standard_normal((count, draws, 1, 1))
     values = np.broadcast_to(between + inside, (count, draws, 2, 1)).copy()
     found = Starts(count, seed=0).within(values)
-    assert found.mean == pytest.approx(0.75, abs=0.02)
+    assert found.value == pytest.approx(0.75, abs=0.02)
     assert found.low < 0.75 < found.high
     alike = np.broadcast_to(between, (count, draws, 2, 1)).copy()
-    assert Starts(count, seed=0).within(alike).mean == pytest.approx(0.0, abs=1e-9)
+    assert Starts(count, seed=0).within(alike).value == pytest.approx(0.0, abs=1e-9)
 
 
 def test_labelled_modes_are_told_by_a_forest_that_did_not_see_them() -> None:
@@ -102,6 +104,40 @@ def test_numbers_of_shares() -> None:
     assert total_variation(np.array([0.5, 0.5]), np.array([0.25, 0.75])) == 0.25
     level = chance_of_variation(np.full(6, 1 / 6), 60, 0)
     rng = generator("test diversity", "chance")
-    pairs = rng.multinomial(60, np.full(6, 1 / 6), (2000, 2)) / 60
-    beyond = [total_variation(first, second) > level for first, second in pairs]
+    drawn = rng.multinomial(60, np.full(6, 1 / 6), 2000) / 60
+    beyond = [total_variation(one, np.full(6, 1 / 6)) > level for one in drawn]
     assert 0.02 < np.mean(beyond) < 0.08
+
+
+def test_pairs_of_draws_by_hand() -> None:
+    told = np.array([[0, 0, 1], [1, 1, 1]])
+    same, different = agreement(told, 2)
+    assert same == pytest.approx((1 + 3) / 6)
+    assert different == pytest.approx(3 / 9)
+
+
+def test_large_constants_are_no_spread() -> None:
+    starts = Starts(5, seed=0)
+    constant = np.full((5, 4, 2), 1234.5678)
+    found = starts.spreads({"demonstrated": constant, "moved": constant + 1e-9}, "demonstrated")
+    assert np.isnan(found["moved"].ratio.value)
+    wide = 1e4 + _walks(200, 1.0, "offset")
+    offset = Starts(200, seed=0).spreads({"demonstrated": wide}, "demonstrated")["demonstrated"]
+    expected = (wide - 1e4).var(axis=0, ddof=1).mean(axis=1)
+    np.testing.assert_allclose([one.value for one in offset.curve], expected, atol=1e-9)
+
+
+def test_intervals_hold_the_truth() -> None:
+    """Over many data sets of twenty starts each."""
+    rng = generator("test diversity", "few")
+    covered = []
+    for seed in range(60):
+        between, inside = rng.standard_normal((20, 1, 1, 1)), rng.standard_normal((20, 4, 1, 1))
+        found = Starts(20, seed).within(np.broadcast_to(between + inside, (20, 4, 2, 1)).copy())
+        covered.append(found.low <= 0.5 <= found.high)
+    assert np.mean(covered) > 0.85
+
+
+def test_demonstrations_that_do_not_differ_are_refused() -> None:
+    with pytest.raises(ConfigError, match="do not differ"):
+        ClusteredModes(np.ones((8, 5)), 0, seed=0)

@@ -71,7 +71,7 @@ def run(store, episodes, offsets):
     done = rollout(policy, ENV, starts.plans, width=2, workers=0, max_steps=LENGTH + 1)
     assert [one.error for one in done.episodes] == [""] * len(episodes)
     reached = [policy.observations(plan.index) for plan in starts.plans]
-    return starts, reached, recorded_states(store, starts, KEYS, LENGTH)
+    return starts, reached, recorded_states(store, starts.episodes, starts.offsets, KEYS, LENGTH)
 
 
 def test_every_episode_gives_one_snippet_before_any_gives_a_second(make_store):
@@ -133,6 +133,6 @@ def test_a_start_that_cannot_be_reached_is_refused(make_store, monkeypatch):
 def test_what_follows_the_last_action_may_be_unknown(make_store):
     store = make_store(final=False)
     starts = plan_snippets(store, np.array([2]), np.array([3]), LENGTH, seed=0)
-    recorded = recorded_states(store, starts, KEYS, LENGTH)
+    recorded = recorded_states(store, starts.episodes, starts.offsets, KEYS, LENGTH)
     assert np.isfinite(recorded[0, :6]).all()
     assert np.isnan(recorded[0, 6]).all()

@@ -41,6 +41,7 @@ def test_recipe(path, capfd, monkeypatch, toy_file, toy_workspace):
     assert list(states) == [stage.id for stage in recipe.stages]
     assert set(states.values()) <= {"ran", "up to date"}
     assert all(cell["errors"] == 0 for cell in summary["results"])
+    assert {cell["stage"] for cell in summary["results"]} <= set(states)
     assert missing_numbers(recipe, summary) == []
     again = run(capfd, *words)
     assert {stage["state"] for stage in again["stages"]} == {"up to date"}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from typing import Any
 
 import numpy as np
 import pytest
 from trained_grid import ENV, TINY, do, write_snippets
 
+from lwdctl.analysis import diversity_sections
+from lwdctl.analysis.diversity_sections import Findings
 from lwdctl.analysis.sections import read_sections
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.snippets import SnippetStore
@@ -18,11 +21,17 @@ from lwdctl.core.errors import ConfigError, SimulatorError
 from lwdctl.evaluation import rollout
 from lwdctl.pipeline.inputs import wanted_kinds
 from lwdctl.stages import STAGES
-from lwdctl.stages.analyze_diversity import _draw, _episodes
+from lwdctl.stages.analyze_diversity import (
+    AnalyzeDiversityConfig,
+    Demonstrations,
+    draw_starts,
+    find_demonstrations,
+)
 
 pytestmark = pytest.mark.sim
 
 COMMAND = "analyze diversity"
+GROUPS = ("demonstrated", "sampled", "encoded", "mean")
 SMALL = {"count": 4, "max_steps": 10, "workers": 0, "slots": 3, "device": "cpu"}
 
 
@@ -47,13 +56,13 @@ def test_all_groups_from_the_same_starts(measured: Artifact) -> None:
     assert [item.kind for item in measured.manifest.inputs] == ["diffusion"]
     assert (summary["starts"], summary["steps"], summary["horizon"]) == (4, 10, 8)
     assert 0.0 <= summary["modes_told_right"] <= 1.0
-    for group in ("demonstrated", "sampled", "encoded", "mean"):
+    for group in GROUPS:
         found = summary[group]
         assert list(found["mode_shares"]) == ["slow", "fast"]
         assert sum(found["mode_shares"].values()) == pytest.approx(1.0)
         assert 1.0 <= found["effective_modes"] <= 2.0 + 1e-9
         assert found["mean_variance"] > 0
-    for group in ("sampled", "encoded", "mean"):
+    for group in GROUPS[1:]:
         found = summary[group]
         assert found["variance_ratio_low"] <= found["variance_ratio_high"]
         assert 0.0 <= found["mode_variation"] <= 1.0
@@ -61,12 +70,30 @@ def test_all_groups_from_the_same_starts(measured: Artifact) -> None:
     assert "within_starts" not in summary["mean"]
     with measured.payload("diversity.csv").open() as file:
         rows = list(csv.DictReader(file))
-    counts = {name: [row["group"] for row in rows].count(name) for name in summary if name in
-              ("demonstrated", "sampled", "encoded", "mean")}  # fmt: skip
+    counts = Counter(row["group"] for row in rows)
     assert counts == {"demonstrated": 4, "sampled": 8, "encoded": 4, "mean": 4}
-    assert len({row["episode"] for row in rows}) == 4
     _, sections = read_sections(measured.path)
     assert [one.figure for one in sections] == ["", "spread", "modes", ""]
+    assert "8 steps" in sections[0].text
+
+
+def test_every_trajectory_begins_where_its_demonstration_does(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[Findings] = []
+    monkeypatch.setattr(
+        diversity_sections, "write", lambda findings, *_: kept.append(findings) or {}
+    )
+    do(COMMAND, workspace, {**SMALL, "draws": 3})
+    (findings,) = kept
+    assert len(np.unique(findings.demonstrated[:, 0], axis=0)) == 4
+    for group in findings.groups.values():
+        for draw in range(group.states.shape[1]):
+            begun = group.states[:, draw, 0]
+            np.testing.assert_allclose(begun, findings.demonstrated[:, 0], atol=1e-4)
+    sampled = findings.groups["sampled"].states
+    assert sampled.shape[1] == 3
+    assert (np.abs(sampled[:, 0, -1] - sampled[:, 1, -1]).max(axis=1) > 1e-6).all()
 
 
 def test_the_same_seed_gives_the_same_whatever_the_batch(
@@ -120,20 +147,36 @@ def test_a_lost_simulator_costs_its_start_everywhere(
     }  # fmt: skip
 
 
-def test_as_many_starts_of_every_label(workspace: Workspace) -> None:
+def test_starts_have_the_shares_of_the_labels(workspace: Workspace) -> None:
     store = SnippetStore.open(workspace.resolve("snippets").path)
-    task, episodes, category = _episodes(store, "")
-    assert task == ENV.tasks[0]
-    assert len(episodes) == 6
-    assert category is not None
-    stage = STAGES.load(COMMAND)
-    from lwdctl.stages.analyze_diversity import Demonstrations
+    category = np.repeat([0, 1, 2], (20, 5, 5))
+    many = Demonstrations(ENV.tasks[0], np.arange(30), category)
+    for count, expected in ((6, [4, 1, 1]), (30, [20, 5, 5]), (99, [20, 5, 5])):
+        chosen = draw_starts(many, store, configured(count=count))
+        assert np.bincount(category[chosen]).tolist() == expected
+        assert (np.diff(chosen) > 0).all()
+    few = find_demonstrations(store, configured())
+    held_out = draw_starts(few, store, configured(split="train"))
+    assert store.episodes.split[few.episodes[held_out]].tolist() == [0] * 5
+    with pytest.raises(ConfigError, match="1 validation demonstrations"):
+        draw_starts(few, store, configured(split="validation"))
 
-    many = Demonstrations(task, np.arange(30), np.repeat([0, 1, 2], (20, 5, 5)), np.zeros((30, 1)))
-    chosen = _draw(many, from_mapping(stage.config, {"count": 9}))
-    assert many.category is not None
-    assert np.bincount(many.category[chosen]).tolist() == [3, 3, 3]
-    assert len(_draw(many, from_mapping(stage.config, {"count": 99}))) == 30
+
+def test_labels_that_one_demonstration_has_teach_no_mode(workspace: Workspace) -> None:
+    store = SnippetStore.open(workspace.resolve("snippets").path)
+    store.episodes.label[:] = [0, 0, 0, 1, 1, 1]
+    assert find_demonstrations(store, configured()).left_out == 0
+    store.episodes.label[:] = [0, 0, -1, 1, 1, -1]
+    found = find_demonstrations(store, configured())
+    assert (found.episodes.tolist(), found.left_out) == ([0, 1, 3, 4], 2)
+    assert find_demonstrations(store, configured(modes=3)).category is None
+    store.episodes.label[:] = [0, 0, 0, 0, 0, 1]
+    alone = find_demonstrations(store, configured())
+    assert (alone.category, len(alone.episodes)) == (None, 6)
+
+
+def configured(**values: Any) -> AnalyzeDiversityConfig:
+    return from_mapping(AnalyzeDiversityConfig, values)
 
 
 def test_what_it_reads_and_refuses(workspace: Workspace) -> None:
