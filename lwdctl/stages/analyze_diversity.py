@@ -13,8 +13,8 @@ from lwdctl.artifacts.artifact import Artifact
 from lwdctl.core.config import option, to_mapping
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.suggest import did_you_mean
-from lwdctl.stages.eval_arms import CHAIN, SAMPLED, chain_read
-from lwdctl.stages.lwd_policy import Chain, lwd_policy
+from lwdctl.stages.eval_arms import CHAIN, chain_read
+from lwdctl.stages.lwd_policy import ENCODED, MEAN, SAMPLED, Chain, lwd_policy
 from lwdctl.stages.stage import LOST, Stage, StageContext
 from lwdctl.stages.traced_runs import Outcome, Setting, lost, open_inputs, refuse_lost, trace
 
@@ -47,10 +47,10 @@ class AnalyzeDiversityConfig:
     )
     draws: int = option(2, "Policies sampled from every start", minimum=1)
     latent: tuple[str, ...] = option(
-        (SAMPLED, "encoded", "mean"),
+        (SAMPLED, ENCODED, MEAN),
         "Where LWD's latents come from: sampled by the model; encoded from the demonstration whose"
         " start it is; the mean of all",
-        choices=(SAMPLED, "encoded", "mean"),
+        choices=(SAMPLED, ENCODED, MEAN),
     )
     task: str = option("", "Task to look at, where the data has several")
     modes: int = option(

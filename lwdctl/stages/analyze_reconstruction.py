@@ -10,8 +10,8 @@ from lwdctl.artifacts.artifact import Artifact
 from lwdctl.core.config import from_mapping, option, to_mapping
 from lwdctl.core.errors import ConfigError
 from lwdctl.stages.eval_arms import CHAIN
-from lwdctl.stages.lwd_policy import Chain
-from lwdctl.stages.reconstruction_runs import ENCODED, MEAN, RECORDED, SAMPLED, SnippetRuns
+from lwdctl.stages.lwd_policy import ENCODED, MEAN, SAMPLED, Chain
+from lwdctl.stages.reconstruction_runs import RECORDED, SnippetRuns
 from lwdctl.stages.stage import LOST, Stage, StageContext
 from lwdctl.stages.traced_runs import Setting, lost, open_inputs, refuse_lost
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from lwdctl.core.config import option
 from lwdctl.core.seeding import EVALUATION_SEED_START
 from lwdctl.stages.baseline_config import METHODS
-from lwdctl.stages.lwd_policy import LATENTS
+from lwdctl.stages.lwd_policy import ENCODED, LATENTS, MEAN, SAMPLED
 
 METHOD = "lwd"
 RANDOM = "random"
@@ -34,7 +34,7 @@ class EvalConfig:
     )
     one_model: bool = option(False, "Run one model at every horizon")
     latent: tuple[str, ...] = option(
-        ("sampled", "encoded", "other", "mean"),
+        (SAMPLED, ENCODED, "other", MEAN),
         "Where LWD's latents come from: sampled by the model; encoded from a demonstration that"
         " is replayed from its start; snippet, a random recorded one of the same task and"
         " behaviour; other, one of another task or behaviour; the mean of all",

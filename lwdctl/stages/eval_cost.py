@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lwdctl.artifacts.durable import write_durably
 from lwdctl.stages.eval_arms import Arm
 from lwdctl.stages.eval_config import METHOD, EvalConfig
+from lwdctl.stages.lwd_policy import SAMPLED
 
 if TYPE_CHECKING:
     from lwdctl.artifacts.snippets import SnippetStore
@@ -84,7 +85,7 @@ def price(arm: Arm, config: EvalConfig, policies: Policies) -> Price:
             return Price(counted)
         return Price(counted, *_calls(model.diffusion, config))
     vae = load_vae(models["vae"], device)
-    if arm.latent != "sampled":
+    if arm.latent != SAMPLED:
         return Price(lwd_operations(vae, None), horizon=policies.lengths(arm)[1] or 0)
     diffusion = load_diffusion(models["diffusion"], device)
     return Price(lwd_operations(vae, diffusion), *_calls(diffusion, config))

@@ -11,7 +11,7 @@ from lwdctl.core.suggest import did_you_mean
 from lwdctl.stages.baseline_policy import baseline_policy
 from lwdctl.stages.eval_arms import Arm
 from lwdctl.stages.eval_config import METHOD, RANDOM, EvalConfig
-from lwdctl.stages.lwd_policy import Chain, lwd_policy
+from lwdctl.stages.lwd_policy import SAMPLED, Chain, lwd_policy
 
 if TYPE_CHECKING:
     from lwdctl.artifacts.artifact import Artifact
@@ -107,7 +107,7 @@ class Policies:
         if arm.policy != METHOD:
             self.build(arm)
             return
-        if "sampled" not in self._config.latent:
+        if SAMPLED not in self._config.latent:
             return
         train_steps = _diffusion_spec(arm)["train_steps"]
         if self._config.denoise_steps > train_steps:

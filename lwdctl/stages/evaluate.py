@@ -35,6 +35,7 @@ from lwdctl.stages.eval_cells import (
 from lwdctl.stages.eval_config import METHOD, RANDOM, EvalConfig
 from lwdctl.stages.eval_cost import add_latency, price
 from lwdctl.stages.eval_policies import Policies
+from lwdctl.stages.lwd_policy import SAMPLED
 from lwdctl.stages.stage import Stage, StageContext
 from lwdctl.stages.traced_runs import worker_count
 from lwdctl.stages.videos import check_video, list_videos, recording_of
@@ -235,9 +236,7 @@ def _protocol(arm: Arm, work: _Work) -> Protocol:
 
     config, trained = work.config, arm.trained
     length, horizon = work.policies.lengths(arm)
-    samples = arm.latent == "sampled" or (
-        arm.policy not in (METHOD, RANDOM) and horizon is not None
-    )
+    samples = arm.latent == SAMPLED or (arm.policy not in (METHOD, RANDOM) and horizon is not None)
     return Protocol(
         policy=arm.policy,
         latent=arm.latent,

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from lwdctl.policies.latent_source import LatentSource
     from lwdctl.policies.lwd import LwdPolicy
 
-LATENTS = ("sampled", "encoded", "snippet", "other", "mean")
+SAMPLED, ENCODED, MEAN = "sampled", "encoded", "mean"
+LATENTS = (SAMPLED, ENCODED, "snippet", "other", MEAN)
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def _source(
     from lwdctl.policies.loading import load_diffusion
 
     spec = chain.store.spec
-    if latent == "sampled":
+    if latent == SAMPLED:
         model = load_diffusion(chain.inputs["diffusion"], chain.device)
         history = max(1, model.spec.state_size // chain.vae.spec.observation_size)
         return latent_source.SampledLatents(
@@ -74,7 +75,7 @@ def _source(
             history,
             warm_start=warm_start,
         )
-    if latent == "encoded":
+    if latent == ENCODED:
         return latent_source.EncodedLatents(
             chain.vae, _demonstrations(chain), chain.store.episodes.length
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from lwdctl.stages.lwd_policy import Chain
+from lwdctl.stages.lwd_policy import ENCODED, MEAN, SAMPLED, Chain
 from lwdctl.stages.traced_runs import Outcome, Setting, trace
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lwdctl.models.vae import PolicyVae
     from lwdctl.policies.policy import Policy
 
-RECORDED, ENCODED, MEAN, SAMPLED = "recorded actions", "encoded", "mean", "sampled"
+RECORDED = "recorded actions"
 MEAN_SNIPPETS = 1024
 """Training snippets whose encoded latents make the mean latent."""
 _BATCH = 64
