@@ -187,7 +187,9 @@ def find_demonstrations(store: SnippetStore, config: AnalyzeDiversityConfig) -> 
         wanted = f"{config.modes} modes" if config.modes else "modes"
         raise ConfigError(
             f"{len(mine)} demonstrations of '{task}' cannot be told apart into {wanted}",
-            f"--modes takes 2 to {len(mine) - 1}, or 0" if len(mine) > FEWEST else "ingest more",
+            f"--modes takes 2 to {len(mine) - 1}, or 0"
+            if len(mine) >= 2 * FEWEST
+            else "ingest more",
         )
     return Demonstrations(task, mine, None)
 
@@ -301,4 +303,3 @@ def kinds_read(config: AnalyzeDiversityConfig, named: Collection[str]) -> tuple[
 
 
 STAGE = Stage("analyze diversity", "analysis", AnalyzeDiversityConfig, CHAIN, run, reads=kinds_read)
-"""The stage."""
