@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 import types
@@ -16,6 +17,12 @@ from lwdctl.core.errors import DataError
 from lwdctl.core.registry import Row
 from lwdctl.stages import STAGES
 from lwdctl.stages.stage import Stage
+
+
+def pytest_configure():
+    """Let tests interrupt, where a script's background job began with SIGINT ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclasses.dataclass(frozen=True)
