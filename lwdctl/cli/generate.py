@@ -64,7 +64,9 @@ def stage_function(stage: Stage, summary: str, run: Callable[[Stage, dict[str, A
 
 def stage_parameters(stage: Stage) -> list[inspect.Parameter]:
     """Return the parameters of a stage's command: its settings, its inputs, the usual ones."""
-    fields = dataclasses.fields(stage.config)
+    # What belongs to the stage alone comes before what it shares with others.
+    own = inspect.get_annotations(stage.config)
+    fields = sorted(dataclasses.fields(stage.config), key=lambda field: field.name not in own)
     settings = [_setting(stage.config, field) for field in fields]
     settings.sort(key=lambda item: item.default is not inspect.Parameter.empty)
     inputs = [_keyword(INPUT_PREFIX + kind, _input(kind), "") for kind in stage.inputs]

@@ -26,7 +26,7 @@ from lwdctl.core.records import ObservationSpec
 from lwdctl.deploy.description import CONSTANTS, DECODER, DENOISER, PolicyDescription
 from lwdctl.deploy.networks import load_onnxruntime
 from lwdctl.deploy.parity import LARGEST_DIFFERENCE, Trained, measure_parity
-from lwdctl.models.diffusion import LatentDiffusion, sampling_schedule, timesteps
+from lwdctl.models.diffusion import LatentDiffusion, check_steps, sampling_schedule, timesteps
 from lwdctl.models.vae import PolicyVae
 from lwdctl.policies.loading import load_diffusion, load_vae
 
@@ -126,12 +126,7 @@ def _describe(
     settings: ExportSettings,
 ) -> PolicyDescription:
     spec, source = vae.spec, store.spec
-    train_steps = diffusion.spec.train_steps
-    if settings.denoise_steps > train_steps:
-        raise ConfigError(
-            f"the model was trained with {train_steps} denoising steps,"
-            f" {settings.denoise_steps} are too many"
-        )
+    check_steps(diffusion.spec.train_steps, settings.denoise_steps)
     keys = spec.observation_keys
     sizes = zip(keys, source.sizes(keys), strict=True)
     return PolicyDescription(

@@ -16,6 +16,7 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from torch import Tensor, nn
 
+from lwdctl.core.errors import ConfigError
 from lwdctl.models.affine import Affine
 from lwdctl.models.denoiser import DenoiserSpec
 from lwdctl.models.noise import normal_like
@@ -188,6 +189,18 @@ class LatentDiffusion(nn.Module):
         share = float(self._training_schedule.alphas_cumprod[step])
         noisy: Tensor = share**0.5 * clean + (1.0 - share) ** 0.5 * noise
         return noisy
+
+
+def check_steps(trained: int, asked: int, model: str = "the model") -> None:
+    """Refuse more denoising steps than a model was trained with.
+
+    Raises:
+        ConfigError: It was asked for more.
+    """
+    if asked > trained:
+        raise ConfigError(
+            f"{model} was trained with {trained} denoising steps, {asked} are too many"
+        )
 
 
 def timesteps(spec: DiffusionSpec, steps: int) -> list[int]:

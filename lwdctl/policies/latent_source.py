@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lwdctl.artifacts.latents import LatentStore
+from lwdctl.core.errors import ConfigError
 from lwdctl.core.seeding import derive_seed, generator
 from lwdctl.data.batches import SnippetBatches
 from lwdctl.models.diffusion import LatentDiffusion
@@ -106,7 +107,13 @@ class SampledLatents:
     def _indices(self, query: Query, names: tuple[str, ...], field: str) -> Tensor:
         if field not in self.model.spec.condition:
             return torch.zeros(len(query.plans), dtype=torch.long, device=query.state.device)
-        values = [names.index(getattr(plan, field)) if plan else 0 for plan in query.plans]
+        told = [getattr(plan, field) if plan else names[0] for plan in query.plans]
+        if not set(told) <= set(names):
+            raise ConfigError(
+                f"the model is told the {field}, and an episode has none that it knows",
+                f"name one: --{field} {names[0]}",
+            )
+        values = [names.index(name) for name in told]
         return torch.tensor(values, device=query.state.device)
 
 

@@ -15,8 +15,9 @@ from lwdctl.core.errors import ConfigError
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.stages.eval_arms import CHAIN, chain_read
 from lwdctl.stages.lwd_policy import ENCODED, MEAN, SAMPLED, Chain, lwd_policy
+from lwdctl.stages.run_settings import RunConfig
 from lwdctl.stages.stage import LOST, Stage, StageContext
-from lwdctl.stages.traced_runs import Outcome, Setting, lost, open_inputs, refuse_lost, trace
+from lwdctl.stages.traced_runs import Outcome, lost, open_inputs, refuse_lost, trace
 
 if TYPE_CHECKING:
     from lwdctl.analysis.diversity import Modes, Values
@@ -30,7 +31,7 @@ IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class AnalyzeDiversityConfig:
+class AnalyzeDiversityConfig(RunConfig):
     """What to run and how to tell modes."""
 
     count: int = option(
@@ -71,15 +72,7 @@ class AnalyzeDiversityConfig:
         "Steps to look at; 0 takes the shortest demonstration, so that none has ended",
         minimum=0,
     )
-    sampler: str = option("ddim", "Denoising sampler", choices=("ddpm", "ddim", "dpm-solver"))
-    denoise_steps: int = option(10, "Denoising steps per query", minimum=1)
     seed: int = option(0, "Seed of starts, of what is sampled, and of modes", minimum=0)
-    slots: int = option(32, "Episodes stepped as one batch", minimum=1)
-    workers: int = option(
-        -1, "Simulator processes; 0 runs in this one, -1 one per core", minimum=-1
-    )
-    timeout: float = option(120.0, "Seconds to wait for a simulator before it counts as hung")
-    device: str = option("auto", "auto, cpu, cuda or cuda:N")
 
 
 @dataclass(frozen=True)
@@ -111,8 +104,7 @@ def run(
     """
     from lwdctl.analysis.diversity_sections import Findings, Group, write
 
-    steps_asked = config.denoise_steps if SAMPLED in config.latent else 0
-    chain = open_inputs(inputs, config.device, steps_asked)
+    chain = open_inputs(inputs, config, samples=SAMPLED in config.latent)
     demonstrations = find_demonstrations(chain.store, config)
     episodes = demonstrations.episodes
     lengths = chain.store.episodes.length[episodes]
@@ -269,7 +261,7 @@ def _run(
     policy = lwd_policy(
         latent, chain, _horizon(config, chain), config.sampler, config.denoise_steps
     )
-    return trace(policy, chain, starts.plans, steps, Setting.of(config), progress)
+    return trace(policy, chain, starts.plans, steps, config, progress)
 
 
 def _horizon(config: AnalyzeDiversityConfig, chain: Chain) -> int:

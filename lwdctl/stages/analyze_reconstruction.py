@@ -12,8 +12,9 @@ from lwdctl.core.errors import ConfigError
 from lwdctl.stages.eval_arms import CHAIN
 from lwdctl.stages.lwd_policy import ENCODED, MEAN, SAMPLED, Chain
 from lwdctl.stages.reconstruction_runs import RECORDED, SnippetRuns
+from lwdctl.stages.run_settings import RunConfig
 from lwdctl.stages.stage import LOST, Stage, StageContext
-from lwdctl.stages.traced_runs import Setting, lost, open_inputs, refuse_lost
+from lwdctl.stages.traced_runs import lost, open_inputs, refuse_lost
 
 if TYPE_CHECKING:
     from lwdctl.analysis.reconstruction import Errors
@@ -24,7 +25,7 @@ TITLE = "Reconstruction of recorded snippets"
 
 
 @dataclass(frozen=True)
-class AnalyzeReconstructionConfig:
+class AnalyzeReconstructionConfig(RunConfig):
     """What to run."""
 
     count: int = option(50, "Snippets to reconstruct", minimum=2)
@@ -39,15 +40,7 @@ class AnalyzeReconstructionConfig:
         " diffusion model from what was observed at the snippet's start",
         choices=(ENCODED, MEAN, SAMPLED),
     )
-    sampler: str = option("ddim", "Denoising sampler", choices=("ddpm", "ddim", "dpm-solver"))
-    denoise_steps: int = option(10, "Denoising steps", minimum=1)
     seed: int = option(0, "Seed of the snippets drawn, and of what is sampled", minimum=0)
-    slots: int = option(32, "Episodes stepped as one batch", minimum=1)
-    workers: int = option(
-        -1, "Simulator processes; 0 runs in this one, -1 one per core", minimum=-1
-    )
-    timeout: float = option(120.0, "Seconds to wait for a simulator before it counts as hung")
-    device: str = option("auto", "auto, cpu, cuda or cuda:N")
 
 
 def run(
@@ -93,9 +86,7 @@ def _open(
 ) -> SnippetRuns:
     from lwdctl.evaluation.snippet_starts import draw_snippets, plan_snippets
 
-    chain = open_inputs(
-        inputs, config.device, config.denoise_steps if SAMPLED in config.latent else 0
-    )
+    chain = open_inputs(inputs, config, samples=SAMPLED in config.latent)
     store = chain.store
     if config.split != "all" and not len(store.episodes.of_split(config.split)):
         raise ConfigError(f"the data has no {config.split} demonstrations", "use --split all")
@@ -104,7 +95,7 @@ def _open(
     episodes, offsets = draw_snippets(batches, store, config.count, config.seed)
     length = chain.vae.spec.snippet_length
     starts = plan_snippets(store, episodes, offsets, length, config.seed)
-    return SnippetRuns(chain, batches, training, starts, Setting.of(config), context.progress)
+    return SnippetRuns(chain, batches, training, starts, config, context.progress)
 
 
 def _batches(chain: Chain) -> SnippetBatches:

@@ -64,6 +64,8 @@ def baseline_policy(
 
 
 def _check(spec: ChunkSpec, artifact: Artifact, executed: int, denoise_steps: int) -> None:
+    from lwdctl.models.diffusion import check_steps
+
     if not 1 <= executed <= spec.horizon:
         asked = f"{executed} steps" if executed else "the whole episode"
         raise ConfigError(
@@ -71,9 +73,4 @@ def _check(spec: ChunkSpec, artifact: Artifact, executed: int, denoise_steps: in
             f" the horizon of {asked}",
             "train it with --snippet-length " + (str(executed) if executed else "episode"),
         )
-    trained = spec.diffusion.train_steps
-    if denoise_steps > trained:
-        raise ConfigError(
-            f"{artifact.reference} was trained with {trained} denoising steps,"
-            f" {denoise_steps} are too many"
-        )
+    check_steps(spec.diffusion.train_steps, denoise_steps, artifact.reference)

@@ -31,15 +31,16 @@ class Trained:
     @property
     def main(self) -> Artifact | None:
         """The artifact that the evaluation is made from."""
-        kinds = ("diffusion", "baseline", "latents", "vae")
-        return next((self.artifacts[kind] for kind in kinds if kind in self.artifacts), None)
+        return self._first("diffusion", "baseline", "latents", "vae")
 
     @property
     def seed(self) -> int | None:
         """Training seed."""
-        kinds = ("diffusion", "baseline", "vae")
-        model = next((self.artifacts[kind] for kind in kinds if kind in self.artifacts), None)
+        model = self._first("diffusion", "baseline", "vae")
         return model.manifest.provenance.get("seed") if model else None
+
+    def _first(self, *kinds: str) -> Artifact | None:
+        return next((self.artifacts[kind] for kind in kinds if kind in self.artifacts), None)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from lwdctl.core.config import option
 from lwdctl.core.seeding import EVALUATION_SEED_START
 from lwdctl.stages.baseline_config import METHODS
 from lwdctl.stages.lwd_policy import ENCODED, LATENTS, MEAN, SAMPLED
+from lwdctl.stages.run_settings import RunConfig
 
 METHOD = "lwd"
 RANDOM = "random"
@@ -15,7 +16,7 @@ POLICIES = (METHOD, *METHODS, RANDOM)
 
 
 @dataclass(frozen=True)
-class EvalConfig:
+class EvalConfig(RunConfig):
     """What to run and how often."""
 
     horizon: tuple[int, ...] = option(
@@ -57,8 +58,6 @@ class EvalConfig:
         "First evaluation seed; seeds below 100000 belong to data collection",
         minimum=EVALUATION_SEED_START,
     )
-    sampler: str = option("ddim", "Denoising sampler", choices=("ddpm", "ddim", "dpm-solver"))
-    denoise_steps: int = option(10, "Denoising steps per query", minimum=1)
     warm_start: float = option(
         0.0,
         "Share of the denoising steps that a query does from the previous latent or chunk, noised"
@@ -79,12 +78,6 @@ class EvalConfig:
         0.1, "Probability of a disturbance at each step", minimum=0, maximum=1
     )
     max_steps: int = option(0, "Episode limit in steps; 0 takes the environment's", minimum=0)
-    slots: int = option(32, "Episodes stepped as one batch", minimum=1)
-    workers: int = option(
-        -1, "Simulator processes; 0 runs in this one, -1 one per core", minimum=-1
-    )
-    timeout: float = option(120.0, "Seconds to wait for a simulator before it counts as hung")
-    device: str = option("auto", "auto, cpu, cuda or cuda:N")
     again: bool = option(
         False, "Measure again what an evaluation in this workspace has measured with this software"
     )

@@ -11,7 +11,7 @@ from lwdctl.core.suggest import did_you_mean
 from lwdctl.stages.baseline_policy import baseline_policy
 from lwdctl.stages.eval_arms import Arm
 from lwdctl.stages.eval_config import METHOD, RANDOM, EvalConfig
-from lwdctl.stages.lwd_policy import SAMPLED, Chain, lwd_policy
+from lwdctl.stages.lwd_policy import SAMPLED, Chain, check_denoise_steps, lwd_policy
 
 if TYPE_CHECKING:
     from lwdctl.artifacts.artifact import Artifact
@@ -109,12 +109,7 @@ class Policies:
             return
         if SAMPLED not in self._config.latent:
             return
-        train_steps = _diffusion_spec(arm)["train_steps"]
-        if self._config.denoise_steps > train_steps:
-            raise ConfigError(
-                f"the model was trained with {train_steps} denoising steps,"
-                f" {self._config.denoise_steps} are too many"
-            )
+        check_denoise_steps(arm.trained.artifacts["diffusion"], self._config.denoise_steps)
 
 
 def _sees_label(arm: Arm) -> bool:

@@ -37,7 +37,6 @@ from lwdctl.stages.eval_cost import add_latency, price
 from lwdctl.stages.eval_policies import Policies
 from lwdctl.stages.lwd_policy import SAMPLED
 from lwdctl.stages.stage import Stage, StageContext
-from lwdctl.stages.traced_runs import worker_count
 from lwdctl.stages.videos import check_video, list_videos, recording_of
 
 if TYPE_CHECKING:
@@ -220,7 +219,7 @@ def _roll(
         work.store.spec.env,
         plans,
         width=config.slots,
-        workers=worker_count(config.workers),
+        workers=config.processes,
         max_steps=config.max_steps or None,
         perturbation=arm.perturbation,
         perturbation_probability=config.perturbation_probability,

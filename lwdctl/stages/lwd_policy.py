@@ -55,6 +55,18 @@ def lwd_policy(
     return LwdPolicy(chain.vae, source, horizon)
 
 
+def check_denoise_steps(diffusion: Artifact, asked: int) -> None:
+    """Refuse more denoising steps than a diffusion model was trained with, without loading it.
+
+    Raises:
+        ConfigError: It was asked for more.
+    """
+    from lwdctl.models.diffusion import check_steps
+    from lwdctl.models.files import load_spec
+
+    check_steps(load_spec(diffusion.path)["train_steps"], asked)
+
+
 def _source(
     latent: str, chain: Chain, sampler: str, denoise_steps: int, warm_start: float
 ) -> LatentSource:

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lwdctl.stages.lwd_policy import ENCODED, MEAN, SAMPLED, Chain
-from lwdctl.stages.traced_runs import Outcome, Setting, trace
+from lwdctl.stages.run_settings import RunConfig
+from lwdctl.stages.traced_runs import Outcome, trace
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +37,7 @@ class SnippetRuns:
         batches: Snippets of the split.
         training: Snippets of the training split.
         starts: The snippets drawn, and the episodes that start where they do.
-        setting: How to run.
+        config: How to run.
         progress: Where to report.
     """
 
@@ -44,7 +45,7 @@ class SnippetRuns:
     batches: SnippetBatches
     training: SnippetBatches
     starts: SnippetStarts
-    setting: Setting
+    config: RunConfig
     progress: Progress
 
     @property
@@ -89,7 +90,7 @@ class SnippetRuns:
         history = max(1, model.spec.state_size // chain.vae.spec.observation_size)
         state = self.batches.history(starts.episodes, starts.offsets, history)
         source = SampledLatents(
-            model, spec.env.tasks, spec.labels, self.setting.sampler, self.setting.denoise_steps,
+            model, spec.env.tasks, spec.labels, self.config.sampler, self.config.denoise_steps,
             history,
         )  # fmt: skip
         none = np.zeros(len(starts.plans), dtype=np.int64)
@@ -108,7 +109,7 @@ class SnippetRuns:
             self.chain,
             self.starts.plans,
             self.length,
-            self.setting,
+            self.config,
             self.progress,
         )
 

@@ -2,47 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.core.errors import ConfigError, SimulatorError
-from lwdctl.stages.lwd_policy import Chain
+from lwdctl.stages.lwd_policy import Chain, check_denoise_steps
+from lwdctl.stages.run_settings import RunConfig
 
 if TYPE_CHECKING:
     from lwdctl.core.progress import Progress
     from lwdctl.evaluation.rollout import EpisodeResult
     from lwdctl.policies.policy import EpisodePlan, Policy
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What every run shares.
-
-    Attributes:
-        slots: Episodes stepped as one batch.
-        workers: Simulator processes, 0 for none.
-        timeout: Seconds to wait for one of them.
-        sampler: Denoising sampler of `sampled`.
-        denoise_steps: Denoising steps of `sampled`.
-    """
-
-    slots: int
-    workers: int
-    timeout: float
-    sampler: str
-    denoise_steps: int
-
-    @classmethod
-    def of(cls, config: Any) -> Setting:
-        """Take from a stage's configuration what it calls by the same names."""
-        workers = worker_count(config.workers)
-        return cls(config.slots, workers, config.timeout, config.sampler, config.denoise_steps)
 
 
 @dataclass(frozen=True)
@@ -58,19 +33,18 @@ class Outcome:
     episodes: Sequence[EpisodeResult]
 
 
-def open_inputs(inputs: Mapping[str, Artifact], device: str, denoise_steps: int) -> Chain:
+def open_inputs(inputs: Mapping[str, Artifact], config: RunConfig, *, samples: bool) -> Chain:
     """Open trained models and their data for runs in the data's environment.
 
     Args:
         inputs: Kind to artifact, snippets and VAE at least.
-        device: `"auto"`, `"cpu"`, `"cuda"` or `"cuda:N"`.
-        denoise_steps: What the diffusion model is asked for; 0 where nothing is sampled.
+        config: How policies will run.
+        samples: Whether the diffusion model will be asked.
 
     Raises:
         ConfigError: The data has no environment, or the model fewer denoising steps.
     """
     from lwdctl.artifacts.snippets import SnippetStore
-    from lwdctl.models.files import load_spec
     from lwdctl.policies.loading import load_vae
     from lwdctl.training.device import choose_device
 
@@ -79,20 +53,10 @@ def open_inputs(inputs: Mapping[str, Artifact], device: str, denoise_steps: int)
         raise ConfigError(
             "the data names no environment to run in", "ingest it again with --env ADAPTER/NAME"
         )
-    if denoise_steps:
-        trained = load_spec(inputs["diffusion"].path)["train_steps"]
-        if denoise_steps > trained:
-            raise ConfigError(
-                f"the model was trained with {trained} denoising steps, {denoise_steps} are too"
-                " many"
-            )
-    place = choose_device(device)
+    if samples:
+        check_denoise_steps(inputs["diffusion"], config.denoise_steps)
+    place = choose_device(config.device)
     return Chain(inputs, store, load_vae(inputs["vae"], place), place)
-
-
-def worker_count(workers: int) -> int:
-    """Return how many simulator processes a setting stands for: -1 is one per core."""
-    return workers if workers >= 0 else len(os.sched_getaffinity(0))
 
 
 def trace(
@@ -100,7 +64,7 @@ def trace(
     chain: Chain,
     plans: Sequence[EpisodePlan],
     steps: int,
-    setting: Setting,
+    config: RunConfig,
     progress: Progress,
 ) -> Outcome:
     """Run one episode per plan and keep what it saw.
@@ -110,7 +74,7 @@ def trace(
         chain: Names the environment, and the observations to keep.
         plans: Indexed 0, 1, 2, ...
         steps: Actions whose outcomes are to be seen, at most.
-        setting: How to run.
+        config: How to run.
         progress: Where to report.
     """
     from lwdctl.evaluation.rollout import rollout
@@ -121,10 +85,10 @@ def trace(
         traced,
         chain.store.spec.env,
         plans,
-        width=min(setting.slots, len(plans)),
-        workers=setting.workers,
+        width=min(config.slots, len(plans)),
+        workers=config.processes,
         max_steps=steps + 1,
-        timeout=setting.timeout,
+        timeout=config.timeout,
         progress=progress,
     ).episodes
     reached = [

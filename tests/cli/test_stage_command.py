@@ -27,6 +27,17 @@ def test_defaults_come_from_the_dataclass(workspace_path):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("command", "own", "shared"),
+    [(["train-vae"], "--snippet-length", "--learning-rate"),
+     (["analyze", "diversity"], "--draws", "--slots")],
+)  # fmt: skip
+def test_a_stages_own_settings_come_first_in_its_help(capfd, command, own, shared):
+    assert main([*command, "--help"]) == 0
+    out = capfd.readouterr().out
+    assert 0 < out.index(own) < out.index(shared)
+
+
 def test_every_option_form_arrives(workspace_path):
     words = ["sow", "rye", "a,b", "c", "--rows", "5", "--sizes", "7,8", "--sizes", "9"]
     words += ["--depth", "2", "--tool", "plough", "--limit", "6", "--no-water", "--name", "far"]

@@ -1,8 +1,12 @@
+import dataclasses
 import json
+import sys
 
 import pytest
 
 from lwdctl.cli.main import main
+from lwdctl.core.config import to_mapping
+from lwdctl.stages.stage import LOST
 
 RECIPE = """
 [recipe]
@@ -76,6 +80,27 @@ def test_a_damaged_artifact_is_not_up_to_date(recipe, capfd, workspace_path):
     path = workspace_path / "plant/year/v0001/manifest.json"
     path.write_text(path.read_text().replace('"days": 10', '"days": 99'))
     assert states(run(capfd, recipe)) == ["up to date", "ran", "ran"]
+
+
+def test_what_lacks_episodes_is_made_again(recipe, capfd, monkeypatch, toy_stages):
+    def losing(config, inputs, context):
+        with context.workspace.begin(
+            "plant", context.name, config=to_mapping(config), inputs=list(inputs.values())
+        ) as draft:
+            return draft.publish({"days": config.days, LOST: {"sampled": 1}}, seed=0)
+
+    whole = toy_stages["grow"]
+    monkeypatch.setattr(sys.modules["toy_stages"], "grow", dataclasses.replace(whole, run=losing))
+    run(capfd, recipe)
+    assert states(run(capfd, recipe)) == ["up to date", "ran", "ran"]
+    monkeypatch.setattr(sys.modules["toy_stages"], "grow", whole)
+    assert states(run(capfd, recipe)) == ["up to date", "ran", "ran"]
+    assert states(run(capfd, recipe)) == ["up to date"] * 3
+
+
+def test_cells_name_the_stage_that_measured_them(recipe, capfd):
+    cells = run(capfd, recipe)["summary"]["results"]
+    assert [cell["stage"] for cell in cells] == ["reap", "reap"]
 
 
 def test_dry_run_tells_and_does_nothing(recipe, capfd, workspace_path):

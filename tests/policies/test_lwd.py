@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lwdctl.core.errors import ConfigError
 from lwdctl.models import generated
 from lwdctl.models.denoiser import DenoiserSpec
 from lwdctl.models.diffusion import DiffusionSpec, LatentDiffusion
@@ -262,6 +263,17 @@ class _Batches:
             torch.zeros(count, 4, 3), torch.zeros(count, 4, 2), torch.ones(count, 4),
             episodes, offsets,
         )  # fmt: skip
+
+
+def test_an_episode_without_the_label_that_a_model_is_told_is_refused() -> None:
+    denoiser = DenoiserSpec("mlp", 8, 2, (1, 8), "xs", 32, 2, 0.0)
+    model = LatentDiffusion(DiffusionSpec(denoiser, "sample", 20, ("label",), 0, 0, 2)).eval()
+    source = SampledLatents(model, ("t",), ("slow", "fast"), "ddim", 5, 1)
+    counts, state = np.zeros(2, dtype=np.int64), torch.zeros(2, 3)
+    labelled = EpisodePlan(0, 100_000, "t", "fast")
+    assert source.latents(Query([labelled, None], counts, counts, state)).shape == (2, 8)
+    with pytest.raises(ConfigError, match="told the label"):
+        source.latents(Query([labelled, EpisodePlan(1, 100_001, "t")], counts, counts, state))
 
 
 def test_tasks_with_equal_seeds_draw_different_noise(diffusion: LatentDiffusion) -> None:

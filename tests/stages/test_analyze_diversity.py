@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from trained_grid import ENV, TINY, do, write_snippets
+from trained_grid import ENV, do, train_lwd, write_snippets
 
 from lwdctl.analysis import diversity_sections
 from lwdctl.analysis.diversity_sections import Findings
@@ -39,10 +39,7 @@ SMALL = {"count": 4, "max_steps": 10, "workers": 0, "slots": 3, "device": "cpu"}
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     workspace = Workspace(tmp_path_factory.mktemp("diversity"))
     write_snippets(workspace)
-    vae = {**TINY, "snippet_length": 8, "policy_width": 8, "decoder": "xs"}
-    do("train-vae", workspace, vae)
-    do("encode", workspace, {"device": "cpu"})
-    do("train-diffusion", workspace, {**TINY, "width": 16})
+    train_lwd(workspace, 8, 0)
     return workspace
 
 
