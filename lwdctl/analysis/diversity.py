@@ -134,7 +134,7 @@ class ClusteredModes:
     """Modes that nobody named: k-means over principal components of demonstrations.
 
     Args:
-        rows: (demonstration, feature).
+        rows: (demonstration, feature), normalised: what hardly varies must not be made to count.
         count: Clusters; 0 takes the number, of 2 to `MOST_CLUSTERS`, with the best silhouette.
         seed: Fixes the clusters.
 
@@ -148,15 +148,13 @@ class ClusteredModes:
         from sklearn.cluster import KMeans
         from sklearn.decomposition import PCA
         from sklearn.metrics import silhouette_score
-        from sklearn.preprocessing import StandardScaler
 
         if len(np.unique(rows, axis=0)) <= max(2, count):
             raise ConfigError("the demonstrations do not differ enough to be told apart")
         state = derive_seed("modes", seed) % 2**32
-        self._scaler = StandardScaler().fit(rows)
         components = min(COMPONENTS, *rows.shape)
-        self._axes = PCA(components, random_state=state).fit(self._scaler.transform(rows))
-        points = self._project(rows)
+        self._axes = PCA(components, random_state=state)
+        points = self._axes.fit_transform(rows)
         counts = [count] if count else range(2, min(MOST_CLUSTERS, len(rows) - 1) + 1)
         fitted = [KMeans(k, n_init=10, random_state=state).fit(points) for k in counts]
         scores = [silhouette_score(points, one.labels_) for one in fitted]
@@ -173,12 +171,8 @@ class ClusteredModes:
     def tell(self, rows: Values, demonstration: Index) -> Index:
         """Return the nearest cluster of each trajectory (trajectory,)."""
         del demonstration
-        found: Index = self._clusters.predict(self._project(rows)).astype(np.int64)
+        found: Index = self._clusters.predict(self._axes.transform(rows)).astype(np.int64)
         return found
-
-    def _project(self, rows: Values) -> Values:
-        points: Values = self._axes.transform(self._scaler.transform(rows))
-        return points
 
 
 @dataclass(frozen=True)

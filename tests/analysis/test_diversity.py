@@ -96,6 +96,16 @@ def test_clusters_are_found_and_counted() -> None:
     assert len(ClusteredModes(rows, 5, seed=0).names) == 5
 
 
+def test_rounding_makes_no_clusters() -> None:
+    """Components that stand still but for rounding, as the objects that nobody touches do."""
+    behaviour = np.concatenate([_walks(20, 0.1, f"b{turn}", turn) for turn in (-1.0, 1.0)])
+    sign = np.resize([1e-9, -1e-9], 40)[:, None, None]
+    still = np.broadcast_to(sign, (40, STEPS + 1, 30))
+    modes = ClusteredModes(features(np.concatenate([behaviour, still], axis=2)), 0, seed=0)
+    assert len(modes.names) == 2
+    assert len(set(modes.demonstrated[:20])) == len(set(modes.demonstrated[20:])) == 1
+
+
 def test_numbers_of_shares() -> None:
     np.testing.assert_allclose(shares(np.array([0, 0, 2, 2]), 4), [0.5, 0, 0.5, 0])
     assert effective_number(np.array([0.5, 0.0, 0.5])) == pytest.approx(2.0)
