@@ -182,10 +182,12 @@ class Spread:
     Attributes:
         curve: Variance over trajectories at each of `steps`, mean over components.
         ratio: Its mean over steps, divided by that of demonstrations; NaN where theirs is 0.
+        components: (obs,) mean over steps of each component's variance.
     """
 
     curve: tuple[Rate, ...]
     ratio: Rate
+    components: tuple[float, ...]
 
 
 class Starts:
@@ -229,7 +231,8 @@ class Starts:
                 ratios = again[name].mean(axis=1)[drawn] / resampled[drawn]
                 low, high = np.quantile(ratios, (0.025, 0.975)).tolist()
                 ratio = Rate(float(points[name].mean() / below), low, high)
-            found[name] = Spread(tuple(curve), ratio)
+            components = groups[name].var(axis=0, ddof=1).mean(axis=0)
+            found[name] = Spread(tuple(curve), ratio, tuple(components.tolist()))
         return found
 
     def within(self, draws: Values) -> Rate:

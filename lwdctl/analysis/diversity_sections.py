@@ -15,6 +15,7 @@ import numpy.typing as npt
 from lwdctl.analysis import diversity_pictures as pictures
 from lwdctl.analysis.diversity import (
     CURVE,
+    NOTHING,
     Index,
     Modes,
     Spread,
@@ -33,6 +34,7 @@ from lwdctl.core.errors import SimulatorError
 from lwdctl.evaluation.scores import wilson
 
 POINTS = "diversity.csv"
+MOST_COMPONENTS = 8
 DEMONSTRATED = "demonstrated"
 SPREAD = (
     "Variance of states over trajectories at the same step, each component divided by its"
@@ -50,6 +52,13 @@ MODES = (
     " are as varied. 'Kept' is the share of trajectories told to be in the mode that the"
     " demonstration with the same start is told to be in (95 % Wilson interval), beside that of"
     " the same shares without any relation."
+)
+
+COMPONENTS = (
+    "Each component's share of its group's spread, and its variance divided by that of"
+    f" demonstrations; the components, {MOST_COMPONENTS} at most, that hold the largest share of"
+    " any group. A component that hardly varies in the data is scaled up with the others, so that"
+    " a policy that moves it can rule the ratio above."
 )
 
 
@@ -74,6 +83,7 @@ class Findings:
         episodes: (start,) store index of the demonstration whose start it is.
         chosen: (start,) index of that demonstration among those that taught the modes.
         demonstrated: (start, time, obs) its states, normalised and held.
+        components: (obs,) what each component is called.
         ended: Demonstrations among them that ended before the last step looked at.
         left_out: Demonstrations that taught no mode for want of a label.
         modes: Tells modes.
@@ -88,6 +98,7 @@ class Findings:
     episodes: Index
     chosen: Index
     demonstrated: Values
+    components: tuple[str, ...]
     ended: int
     left_out: int
     modes: Modes
@@ -169,7 +180,9 @@ def write(findings: Findings, directory: Path, title: str) -> dict[str, Any]:
             int(findings.kept.sum()),
         ),
     }
-    sections = [_what(findings), _spread(findings), _modes(findings, numbers)]
+    sections = [
+        _what(findings), _spread(findings), _components(findings), _modes(findings, numbers),
+    ]  # fmt: skip
     if findings.within:
         sections.append(_within(findings, numbers))
     write_sections(directory, title, sections, figures)
@@ -199,6 +212,7 @@ def _numbers(findings: Findings) -> dict[str, dict[str, Any]]:
             "mode_shares": dict(zip(names, share.tolist(), strict=True)),
             "effective_modes": effective_number(share),
             "mean_variance": float(np.mean([one.value for one in spread.curve])),
+            **_largest(spread, findings.components),
         }
         if name == DEMONSTRATED:
             continue
@@ -264,6 +278,38 @@ def _spread(findings: Findings) -> Section:
     )  # fmt: skip
     columns = ("group", "mean variance", "variance at the end", "ratio", "low", "high")
     return Section("Spread of states", SPREAD, "spread", Table(columns, rows))
+
+
+def _largest(spread: Spread, names: tuple[str, ...]) -> dict[str, Any]:
+    share = _parts(spread)
+    place = int(np.argmax(share))
+    return {"largest_component": names[place], "largest_component_share": float(share[place])}
+
+
+def _parts(spread: Spread) -> Values:
+    """Return the share of the spread that each component holds (obs,)."""
+    found = np.array(spread.components)
+    return found / max(float(found.sum()), np.finfo(float).tiny)
+
+
+def _components(findings: Findings) -> Section:
+    parts = np.stack([_parts(one) for one in findings.spreads.values()])
+    order = np.argsort(-parts.max(axis=0), kind="stable")[:MOST_COMPONENTS]
+    reference = findings.spreads[DEMONSTRATED].components
+    others = [name for name in findings.spreads if name != DEMONSTRATED]
+    rows = []
+    for place in order:
+        row: list[Any] = [findings.components[place], float(parts[0, place])]
+        for number, name in enumerate(others, start=1):
+            variance = findings.spreads[name].components[place]
+            varies = reference[place] > NOTHING
+            row += [float(parts[number, place]), variance / reference[place] if varies else None]
+        rows.append(tuple(row))
+    columns = (
+        "component", "share, demonstrated",
+        *(column for name in others for column in (f"share, {name}", f"ratio, {name}")),
+    )  # fmt: skip
+    return Section("Where the spread lies", COMPONENTS, table=Table(columns, tuple(rows)))
 
 
 def _modes(findings: Findings, numbers: Mapping[str, Mapping[str, Any]]) -> Section:

@@ -131,6 +131,7 @@ def run(
             episodes=episodes[chosen],
             chosen=chosen,
             demonstrated=states[chosen],
+            components=_components(chain),
             ended=int((lengths[chosen] < steps).sum()),
             left_out=demonstrations.left_out,
             modes=modes,
@@ -266,6 +267,17 @@ def _run(
 
 def _horizon(config: AnalyzeDiversityConfig, chain: Chain) -> int:
     return chain.vae.spec.snippet_length if config.horizon is None else config.horizon
+
+
+def _components(chain: Chain) -> tuple[str, ...]:
+    """Return what the components of an observation are called (obs,)."""
+    keys = chain.vae.spec.observation_keys
+    sizes = chain.store.spec.sizes(keys)
+    return tuple(
+        f"{key}[{place}]" if size > 1 else key
+        for key, size in zip(keys, sizes, strict=True)
+        for place in range(size)
+    )
 
 
 def _condition(inputs: Mapping[str, Artifact]) -> tuple[str, ...]:

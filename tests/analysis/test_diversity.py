@@ -54,6 +54,22 @@ def test_spread_is_the_unbiased_variance_and_its_ratio_is_covered() -> None:
     assert (same.value, same.low, same.high) == pytest.approx((1.0, 1.0, 1.0))
 
 
+def test_a_component_that_rules_the_spread_is_named() -> None:
+    demonstrated = _walks(40, 1.0, "a")
+    demonstrated[..., 2] *= 1e-3
+    moved = demonstrated.copy()
+    moved[..., 2] *= 1e5
+    spreads = Starts(40, seed=0).spreads(
+        {"demonstrated": demonstrated, "moved": moved}, "demonstrated"
+    )
+    found = spreads["moved"]
+    np.testing.assert_allclose(found.components, moved.var(axis=0, ddof=1).mean(axis=0))
+    assert np.mean(found.components) == pytest.approx(np.mean([one.value for one in found.curve]))
+    assert found.ratio.value > 1000
+    assert np.argmax(found.components) == 2
+    assert found.components[2] / sum(found.components) > 0.999
+
+
 def test_share_of_spread_within_starts_is_that_of_its_making() -> None:
     rng = generator("test diversity", "within")
     count, draws = 4000, 3

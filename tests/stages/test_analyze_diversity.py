@@ -59,6 +59,7 @@ def test_all_groups_from_the_same_starts(measured: Artifact) -> None:
         assert sum(found["mode_shares"].values()) == pytest.approx(1.0)
         assert 1.0 <= found["effective_modes"] <= 2.0 + 1e-9
         assert found["mean_variance"] > 0
+        assert 0.0 < found["largest_component_share"] <= 1.0
     for group in GROUPS[1:]:
         found = summary[group]
         assert found["variance_ratio_low"] <= found["variance_ratio_high"]
@@ -70,8 +71,15 @@ def test_all_groups_from_the_same_starts(measured: Artifact) -> None:
     counts = Counter(row["group"] for row in rows)
     assert counts == {"demonstrated": 4, "sampled": 8, "encoded": 4, "mean": 4}
     _, sections = read_sections(measured.path)
-    assert [one.figure for one in sections] == ["", "spread", "modes", ""]
+    assert [one.figure for one in sections] == ["", "spread", "", "modes", ""]
     assert "8 steps" in sections[0].text
+    components = sections[2].table
+    assert components is not None
+    names = [row[0] for row in components.rows]
+    assert summary["sampled"]["largest_component"] in names
+    assert components.columns[1:4] == ("share, demonstrated", "share, sampled", "ratio, sampled")
+    weighted = sum(row[1] * row[3] for row in components.rows if row[3] is not None)
+    assert weighted == pytest.approx(summary["sampled"]["variance_ratio"])  # all six are shown
 
 
 def test_every_trajectory_begins_where_its_demonstration_does(
