@@ -89,10 +89,10 @@ def episodes(artifact: Artifact, arm: str) -> list[dict[str, Any]]:
 
 
 def test_the_same_seed_gives_the_same_evaluation_whatever_the_workers(copy: Workspace) -> None:
-    runs = [do("eval", copy, {**EVAL, "workers": workers}) for workers in (0, 1, 2)]
+    runs = [do("eval", copy, {**EVAL, "workers": workers}) for workers in (0, 2)]
     for arm in ("lwd-sampled", "lwd-encoded", "lwd-other", "lwd-mean"):
         records = [episodes(run, arm) for run in runs]
-        assert records[0] == records[1] == records[2]
+        assert records[0] == records[1]
         assert len(records[0]) == 4
     assert episodes(runs[0], "lwd-sampled") != episodes(runs[0], "lwd-mean")
 
