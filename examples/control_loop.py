@@ -4,7 +4,7 @@
     lwdctl export policy --workspace my-runs --output reach-policy
     python examples/control_loop.py reach-policy
 
-On the robot: pip install numpy onnxruntime safetensors; pip install --no-deps lwdctl.
+On the robot: pip install numpy onnxruntime safetensors; pip install --no-deps . in a checkout.
 The first action waits for its plan. From then on a thread plans while the present network
 acts, once per `1 / RATE` seconds, whatever planning takes.
 """
