@@ -101,8 +101,8 @@ def policy(
     it is run beside the trained policy on a demonstration: the largest difference of an action
     and both one's times per control step and per re-plan are printed and kept.
 
-    On the robot: pip install numpy onnxruntime safetensors; pip install --no-deps . in a checkout; then
-    lwdctl.deploy.runtime.ExportedPolicy(DIR) (examples/control_loop.py).
+    On the robot: pip install numpy onnxruntime safetensors; pip install --no-deps . in a checkout;
+    then lwdctl.deploy.runtime.ExportedPolicy(DIR) (examples/control_loop.py).
     """
     del debug_mode
     workspace = Workspace.locate(workspace_path or None)
