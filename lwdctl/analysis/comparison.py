@@ -92,15 +92,15 @@ def _cells(group: Group, metric: str) -> Iterator[Cell]:
 
 
 def _cell(group: Group, metric: str, task: str) -> Cell:
-    solved, strata = matrix(group, SUCCESS, task)
+    solved, states = matrix(group, SUCCESS, task)
     scores, _ = matrix(group, metric, task)
     known = ~np.isnan(solved)
     seeds = known.any(axis=1)
-    low, high = success_interval(solved, strata)
+    low, high = success_interval(solved, states)
     none = (None, None)
     success, spread = _over_seeds(solved[seeds]) if seeds.any() else none
     score, deviation = _over_seeds(scores[seeds]) if seeds.any() else none
-    score_ends = cluster_interval(scores, strata) if seeds.any() else none
+    score_ends = cluster_interval(scores, states) if seeds.any() else none
     run = group.one
     return Cell(
         label=run.label,
@@ -151,9 +151,9 @@ def _test(group: Group, other: Group, metric: str) -> PairedTest | None:
         return None
     gaps = solved.differences
     better, worse = int((gaps > 0).sum()), int((gaps < 0).sum())
-    single = len(group.runs) == len(other.runs) == 1
-    one = success_difference_interval(solved.first, solved.second, solved.strata, same_models=False)
-    two = paired_interval(scores.first, scores.second, scores.strata, same_models=False)
+    single = len(group.runs) == len(other.runs) == 1 and not solved.states.shared
+    one = success_difference_interval(solved.first, solved.second, solved.states, same_models=False)
+    two = paired_interval(scores.first, scores.second, scores.states, same_models=False)
     return PairedTest(
         label=group.one.label,
         against=other.one.label,
@@ -207,9 +207,9 @@ def _control(group: Group, calm: Group, metric: str) -> Control | None:
         if pair is None:
             return None
         interval = success_difference_interval if quantity == SUCCESS else paired_interval
-        ends = interval(pair.first, pair.second, pair.strata, same_models=True)
+        ends = interval(pair.first, pair.second, pair.states, same_models=True)
         found[quantity] = float(pair.differences.mean()), ends
-        states = len(pair.strata)
+        states = len(pair.states)
     (success, solved), (score, scored) = found[SUCCESS], found[metric]
     shared = set(_train_seeds(calm))
     return Control(

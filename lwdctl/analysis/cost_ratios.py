@@ -12,7 +12,8 @@ def cost_ratios(cells: Sequence[Cell], against: str) -> Iterator[CostRatio]:
 
     Under every disturbance, the most successful cell of the reference's policy and latent source
     (the cheapest of equals) stands beside the cheapest cell of every other policy that solves at
-    least as much; where none does, beside that policy's most successful one.
+    least as much; where none does, beside that policy's most successful one. Controls of those
+    others (`encoded`, which is given the answer, `mean` and so on) are left out.
 
     Args:
         cells: Cells over all tasks.
@@ -29,7 +30,9 @@ def cost_ratios(cells: Sequence[Cell], against: str) -> Iterator[CostRatio]:
             continue
         best = max(own, key=_by_success)
         for policy in sorted({cell.policy for cell in here} - {reference.policy}):
-            yield _ratio(best, [cell for cell in here if cell.policy == policy])
+            others = [cell for cell in here if cell.policy == policy and cell.is_method]
+            if others:
+                yield _ratio(best, others)
 
 
 def _is_priced(cell: Cell) -> bool:

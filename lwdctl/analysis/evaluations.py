@@ -17,6 +17,17 @@ Start = tuple[str, str, int]
 """Task, `"seed"` or `"demonstration"` with the label run, and its number: what fixes an episode."""
 
 
+def label_of(start: Start) -> str:
+    """Return the label that was run, or ""."""
+    return start[1].partition(" of ")[2]
+
+
+def state_of(start: Start) -> Start:
+    """Return the initial state alone, which all labels that are run from one seed share."""
+    task, kind, number = start
+    return task, kind.partition(" of ")[0], number
+
+
 def horizon_order(horizon: int | str | None) -> tuple[int, int]:
     """Return a sorting key: no horizon, numbers, then whole episodes."""
     if horizon is None:

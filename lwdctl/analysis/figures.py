@@ -194,6 +194,8 @@ def _panels(comparison: Comparison, value_name: str) -> tuple[Figure, list[tuple
 
 
 def _front(axes: Any, points: Sequence[Point], cost: Cost) -> None:
+    """Draw the front of what chooses by itself; controls are drawn, not on it."""
+    points = [point for point in points if point.cell.is_method]
     costs = [cost.of(point.cell) or 0.0 for point in points]
     front = pareto_front(costs, [point.value for point in points])
     places = [costs[index] for index in front]

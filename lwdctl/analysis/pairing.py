@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from lwdctl.analysis.evaluations import Run, Start
-from lwdctl.analysis.statistics import Values
+from lwdctl.analysis.evaluations import Run, Start, state_of
+from lwdctl.analysis.statistics import States, Values
 from lwdctl.core.errors import ArtifactError, ConfigError
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.evaluation.scores import ALL_TASKS
@@ -36,16 +35,16 @@ class Group:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two groups on the states that both know: (seed, state) each, and each state's task."""
+    """Two groups on the episodes that both know: (seed, episode) each, and where those began."""
 
     first: Values
     second: Values
-    strata: npt.NDArray[np.intp]
+    states: States
 
     @property
     def differences(self) -> Values:
-        """(state,) difference of the means over training seeds."""
-        gaps: Values = np.nanmean(self.first, axis=0) - np.nanmean(self.second, axis=0)
+        """(state,) difference of the means over training seeds and a state's labels."""
+        gaps = self.states.means(np.nanmean(self.first, axis=0) - np.nanmean(self.second, axis=0))
         # Thirds must cancel: what is equal up to rounding is equal.
         return np.where(np.abs(gaps) < 1e-12, 0.0, gaps)
 
@@ -65,10 +64,8 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     return [Group(tuple(members)) for members in found.values()]
 
 
-def matrix(
-    group: Group, quantity: str, task: str = ALL_TASKS
-) -> tuple[Values, npt.NDArray[np.intp]]:
-    """Return values (seed, state), NaN where lost, and the task index (state,).
+def matrix(group: Group, quantity: str, task: str = ALL_TASKS) -> tuple[Values, States]:
+    """Return values (seed, episode), NaN where lost, and where the episodes began.
 
     Args:
         group: Whose episodes.
@@ -79,14 +76,18 @@ def matrix(
         ConfigError: The episodes hold no such metric.
     """
     starts = [start for start in group.one.starts if task in {ALL_TASKS, start[0]}]
-    tasks = group.one.tasks
-    strata = np.array([tasks.index(start[0]) for start in starts], dtype=np.intp)
+    tasks, places = group.one.tasks, [state_of(start) for start in starts]
+    numbers = {place: index for index, place in enumerate(dict.fromkeys(places))}
+    states = States(
+        np.array([tasks.index(start[0]) for start in starts], dtype=np.intp),
+        np.array([numbers[place] for place in places], dtype=np.intp),
+    )
     rows = [_row(run, quantity, starts) for run in group.runs]
-    return np.array(rows, dtype=np.float64).reshape(len(rows), len(starts)), strata
+    return np.array(rows, dtype=np.float64).reshape(len(rows), len(starts)), states
 
 
 def align(first: Group, second: Group, quantity: str, *, same_models: bool = False) -> Pair | None:
-    """Put two groups beside each other, state by state.
+    """Put two groups beside each other, episode by episode.
 
     Args:
         first: One policy or condition.
@@ -107,10 +108,10 @@ def align(first: Group, second: Group, quantity: str, *, same_models: bool = Fal
         first, second = _only(first, seeds), _only(second, seeds)
         if not seeds:
             return None
-    one, strata = matrix(first, quantity)
+    one, states = matrix(first, quantity)
     other, _ = matrix(second, quantity)
     known = ~np.isnan(one).all(axis=0) & ~np.isnan(other).all(axis=0)
-    return Pair(one[:, known], other[:, known], strata[known]) if known.any() else None
+    return Pair(one[:, known], other[:, known], states.of(known)) if known.any() else None
 
 
 def require_one_protocol(runs: Sequence[Run]) -> None:

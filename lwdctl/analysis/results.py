@@ -8,18 +8,21 @@ from typing import Any
 from lwdctl.analysis.statistics import PERMUTATIONS, RESAMPLES
 from lwdctl.evaluation.scores import ALL_TASKS
 
+SAMPLED = "sampled"
 METHODS = {
     "success": "share of episodes solved at some step, mean over training seeds; 95 % interval:"
     " Wilson's for one training seed; for several the cluster bootstrap, widened to Wilson's"
     " interval of all episodes where that reaches further",
+    "labels": "episodes of several labels from one initial state are one observation: drawn and"
+    " flipped together, and Wilson's interval is that of fewer episodes (design effect)",
     "score": f"95 % percentile interval of {RESAMPLES} bootstrap samples; training seeds and"
     " initial states are drawn independently of each other, initial states within their task",
     "success_difference": "on the same initial states; 95 % interval: Newcombe's for one training"
-    " seed a side, otherwise the bootstrap of the score with shared initial states",
-    "success_p": "McNemar's exact test, two-sided, where both have one training seed; otherwise"
-    " the paired permutation test of the success averaged over training seeds",
+    " seed a side and one label, otherwise the bootstrap of the score with shared initial states",
+    "success_p": "McNemar's exact test, two-sided, where both have one training seed and one label;"
+    " otherwise the paired permutation test of the success averaged over both",
     "score_p": "paired permutation test, two-sided: signs of the differences per initial state,"
-    f" averaged over training seeds, are flipped, all ways or {PERMUTATIONS} drawn ones",
+    f" averaged over training seeds and labels, are flipped, all ways or {PERMUTATIONS} drawn ones",
     "holm": "Holm's correction over all pairs of this comparison, success and score each a family",
     "scope": "p-values speak of these trained models on other initial states; the intervals with"
     " several training seeds speak of other training seeds as well",
@@ -50,6 +53,11 @@ class Cell:
     score_deviation: float | None
     operations_per_step: float | None
     seconds_per_episode: float | None
+
+    @property
+    def is_method(self) -> bool:
+        """Whether it chooses by itself: no recorded, foreign or mean latent is given to it."""
+        return self.latent in {"", SAMPLED}
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from lwdctl.core.errors import ArtifactError
 def read_runs(evaluations: Sequence[Artifact], root: Path) -> list[Run]:
     """Read every run of some evaluations, in an order that does not depend on theirs.
 
-    A run that two evaluations hold alike is taken once. Two that differ although policy,
-    latent source, horizon, perturbation and training seed agree belong to different policies
-    and get different labels.
+    A run that two evaluations hold alike is taken once. Two of one policy, latent source, horizon
+    and perturbation belong to different policies, and get different labels, where their sampler,
+    denoising steps, warm start or snippet length differ, or where their training seed agrees.
 
     Args:
         evaluations: Artifacts of kind `evaluation`.
@@ -57,23 +57,15 @@ def _labelled(runs: Sequence[Run]) -> list[Run]:
     return [run for group in groups.values() for run in _told_apart(group)]
 
 
-TOLD_APART_BY = (
-    "sampler", "denoise_steps", "warm_start", "snippet_length", "evaluation", "source"
-)  # fmt: skip
+SETTINGS = ("sampler", "denoise_steps", "warm_start", "snippet_length")
+"""What training seeds of one policy have in common."""
 
 
 def _told_apart(group: Sequence[Run]) -> list[Run]:
-    """Add to the labels what tells runs of one condition and training seed apart."""
+    """Add to the labels what tells runs of one condition apart."""
     used: list[str] = []
-    for name in (
-        "sampler",
-        "denoise_steps",
-        "warm_start",
-        "snippet_length",
-        "evaluation",
-        "source",
-    ):
-        clashes = _clashes(group, used)
+    for name in (*SETTINGS, "evaluation", "source"):
+        clashes = _alike(group, used) if name in SETTINGS else _clashes(group, used)
         if any(len({getattr(run, name) for run in clash}) > 1 for clash in clashes):
             used.append(name)
     left = _clashes(group, used)
@@ -88,11 +80,21 @@ def _told_apart(group: Sequence[Run]) -> list[Run]:
     ]
 
 
-def _clashes(group: Sequence[Run], used: Sequence[str]) -> list[list[Run]]:
+def _alike(group: Sequence[Run], used: Sequence[str]) -> list[list[Run]]:
+    """Return runs that would be taken for training seeds of one policy."""
     found: dict[Any, list[Run]] = {}
     for run in group:
-        key = (str(run.horizon), run.perturbation, run.train_seed)
-        found.setdefault((key, *[getattr(run, name) for name in used]), []).append(run)
+        key = (str(run.horizon), run.perturbation, *[getattr(run, name) for name in used])
+        found.setdefault(key, []).append(run)
+    return list(found.values())
+
+
+def _clashes(group: Sequence[Run], used: Sequence[str]) -> list[list[Run]]:
+    """Return runs of one training seed among those."""
+    found: dict[Any, list[Run]] = {}
+    for number, runs in enumerate(_alike(group, used)):
+        for run in runs:
+            found.setdefault((number, run.train_seed), []).append(run)
     return [runs for runs in found.values() if len(runs) > 1]
 
 

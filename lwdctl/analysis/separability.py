@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lwdctl.analysis.statistics import cluster_interval
+from lwdctl.analysis.statistics import States, cluster_interval
 from lwdctl.core.seeding import derive_seed, generator
 from lwdctl.evaluation.scores import wilson
 
@@ -223,7 +223,8 @@ def rate(hits: npt.NDArray[np.bool_], episode: Index) -> Rate:
     if len(shares) == len(hits) or np.ptp(shares) == 0:
         low, high = wilson(round(shares.sum()), len(shares))
         return Rate(value, min(low, value), max(high, value))
-    low, high = cluster_interval(shares[None], np.zeros(len(shares), np.intp))
+    states = States.one_each(np.zeros(len(shares), np.intp))
+    low, high = cluster_interval(shares[None], states)
     return Rate(value, low, high)
 
 

@@ -1,7 +1,8 @@
 """Intervals and tests for policies that were trained several times and met the same episodes.
 
-Values are arrays (seed, state): training seed by initial state, NaN where an episode was lost.
-Seeds and states are crossed, because every trained model meets the same initial states.
+Values are arrays (seed, episode): training seed by episode, NaN where an episode was lost.
+Seeds and initial states are crossed, because every trained model meets the same ones. Where several
+behaviour labels are run, each from all initial states, a state has an episode of every label.
 """
 
 from __future__ import annotations
@@ -9,21 +10,77 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lwdctl.core.seeding import generator
-from lwdctl.evaluation.scores import wilson
+from lwdctl.evaluation.scores import wilson, wilson_of_states
 
 Values = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.intp]
 Interval = tuple[float, float]
 
 RESAMPLES = 10_000
 """Bootstrap samples per interval."""
 PERMUTATIONS = 9_999
 """Random sign flips per test; with fewer possible ones all are enumerated."""
+
+
+@dataclass(frozen=True)
+class States:
+    """Which initial state each episode began from.
+
+    Attributes:
+        stratum: (episode,) index of what is fixed, not drawn: the episode's task.
+        unit: (episode,) index of its initial state, which lies in one stratum.
+    """
+
+    stratum: Indices
+    unit: Indices
+
+    @classmethod
+    def one_each(cls, stratum: Indices) -> States:
+        """Return the states of episodes that share none."""
+        return cls(stratum, np.arange(len(stratum)))
+
+    def of(self, chosen: Any) -> States:
+        """Return those of chosen episodes, by a mask (episode,)."""
+        return States(self.stratum[chosen], self.unit[chosen])
+
+    def __len__(self) -> int:
+        """Return how many states there are."""
+        return len(np.unique(self.unit))
+
+    @cached_property
+    def shared(self) -> bool:
+        """Whether some state has several episodes."""
+        return len(self) < len(self.unit)
+
+    def means(self, values: Values) -> Values:
+        """Return (state,) means of (episode,) values."""
+        place = np.unique(self.unit, return_inverse=True)[1]
+        found: Values = np.bincount(place, values) / np.bincount(place)
+        return found
+
+    def success(self, values: Values) -> list[tuple[int, int]]:
+        """Return successes and episodes of every state, from (seed, episode) values."""
+        known = ~np.isnan(values)
+        counts = np.stack([np.where(known, values, 0.0).sum(axis=0), known.sum(axis=0)])
+        place = np.unique(self.unit, return_inverse=True)[1]
+        sums = [np.bincount(place, row).round().astype(int).tolist() for row in counts]
+        return [(one, count) for one, count in zip(*sums, strict=True) if count]
+
+    def drawn(self) -> Values:
+        """Return (resample, episode): how often each episode's state is drawn."""
+        # Only who shares a stratum or a state matters, not what it is called.
+        stratum, unit = (
+            np.unique(names, return_inverse=True)[1].tolist() for names in (self.stratum, self.unit)
+        )
+        return _state_counts(tuple(stratum), tuple(unit))
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
@@ -93,61 +150,64 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def cluster_interval(values: Values, strata: npt.NDArray[np.intp]) -> Interval:
+def cluster_interval(values: Values, states: States) -> Interval:
     """Return the 95 % bootstrap interval of the mean over training seeds and states.
 
     Training seeds are the clusters. Seeds and initial states are resampled independently of
     each other (the pigeonhole bootstrap): both vary, and they are crossed. Initial states are
-    resampled within their stratum, as tasks are fixed. With one training seed only states
-    vary, and the interval speaks of that one model. With three seeds and 50 states a simulated
-    95 % interval held the truth in 96 to 99 % of the cases where seeds differ little, and in
-    75 to 85 % where they differ far more than states do: give the spread of seeds beside it.
+    resampled within their stratum, as tasks are fixed, each with the episodes of all its labels.
+    With one training seed only states vary, and the interval speaks of that one model. With three
+    seeds and 50 states a simulated 95 % interval held the truth in 96 to 99 % of the cases where
+    seeds differ little, and in 75 to 85 % where they differ far more than states do: give the
+    spread of seeds beside it.
 
     Source: A. B. Owen, The pigeonhole bootstrap, Annals of Applied Statistics 1 (2007).
 
     Args:
-        values: (seed, state), NaN where lost.
-        strata: (state,) index of each state's stratum (its task).
+        values: (seed, episode), NaN where lost.
+        states: Where the episodes began.
     """
-    states = _state_counts(strata)
-    return _percentiles(_means(values, _seed_counts(len(values), "first"), states))
+    return _percentiles(_means(values, _seed_counts(len(values), "first"), states.drawn()))
 
 
 def paired_interval(
-    first: Values, second: Values, strata: npt.NDArray[np.intp], *, same_models: bool
+    first: Values, second: Values, states: States, *, same_models: bool
 ) -> Interval:
     """Return the 95 % bootstrap interval of a difference of means on the same states.
 
     As in `cluster_interval`; both sides always share the drawn states.
 
     Args:
-        first: (seed, state).
-        second: (seed, state), the states of `first`.
-        strata: (state,) index of each state's stratum.
+        first: (seed, episode).
+        second: (seed, episode), the episodes of `first`.
+        states: Where the episodes began.
         same_models: Whether row i of both is one trained model, so that seeds are drawn
             once for both; otherwise the seeds of each side are drawn for themselves.
     """
-    states = _state_counts(strata)
+    drawn = states.drawn()
     seeds = _seed_counts(len(first), "first")
     others = seeds if same_models else _seed_counts(len(second), "second")
-    return _percentiles(_means(first, seeds, states) - _means(second, others, states))
+    return _percentiles(_means(first, seeds, drawn) - _means(second, others, drawn))
 
 
-def success_interval(values: Values, strata: npt.NDArray[np.intp]) -> Interval:
+def success_interval(values: Values, states: States) -> Interval:
     """Return the 95 % interval of a success rate.
 
-    Wilson's for one training seed. For several the cluster bootstrap, widened where Wilson's
+    Wilson's for one training seed, of fewer episodes where labels share initial states
+    (`wilson_of_states`). For several seeds the cluster bootstrap, widened where Wilson's
     interval of all episodes reaches further: where every episode ends alike no resampling
     shows any variation.
 
     Args:
-        values: (seed, state), 1 solved, 0 not, NaN lost.
-        strata: (state,) index of each state's stratum.
+        values: (seed, episode), 1 solved, 0 not, NaN lost.
+        states: Where the episodes began.
     """
     known = values[~np.isnan(values)]
+    if len(values) == 1:
+        return wilson_of_states(states.success(values))
     low, high = wilson(int(known.sum()), known.size)
-    if len(values) > 1 and known.size:
-        below, above = cluster_interval(values, strata)
+    if known.size:
+        below, above = cluster_interval(values, states)
         low, high = min(low, below), max(high, above)
     return low, high
 
@@ -176,25 +236,25 @@ def newcombe(both: int, first: int, second: int, neither: int) -> Interval:
 
 
 def success_difference_interval(
-    first: Values, second: Values, strata: npt.NDArray[np.intp], *, same_models: bool
+    first: Values, second: Values, states: States, *, same_models: bool
 ) -> Interval:
     """Return the 95 % interval of a difference of success rates on the same states.
 
-    Newcombe's for one training seed a side. For several the bootstrap of `paired_interval`,
-    widened to Wilson's intervals of all episodes squared and added: near 0 and 1 a bootstrap
-    is too narrow.
+    Newcombe's for one training seed a side. For several, and where labels share initial states,
+    the bootstrap of `paired_interval`, widened to Wilson's intervals of all episodes squared and
+    added: near 0 and 1 a bootstrap is too narrow.
 
     Args:
-        first: (seed, state), 1 solved, 0 not.
-        second: (seed, state), the states of `first`.
-        strata: (state,) index of each state's stratum.
+        first: (seed, episode), 1 solved, 0 not.
+        second: (seed, episode), the episodes of `first`.
+        states: Where the episodes began.
         same_models: Whether row i of both is one trained model.
     """
-    if len(first) == len(second) == 1:
+    if len(first) == len(second) == 1 and not states.shared:
         one, other = first[0] > 0, second[0] > 0
         counts = (one & other, one & ~other, ~one & other, ~one & ~other)
         return newcombe(*(int(mask.sum()) for mask in counts))
-    low, high = paired_interval(first, second, strata, same_models=same_models)
+    low, high = paired_interval(first, second, states, same_models=same_models)
     sides = [(int(np.nansum(side)), int((~np.isnan(side)).sum())) for side in (first, second)]
     pooled = _squared_and_added(sides[0], sides[1], 0.0)
     return min(low, pooled[0]), max(high, pooled[1])
@@ -222,22 +282,16 @@ def _seed_counts(seeds: int, side: str) -> Values:
     return rng.multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES).astype(np.float64)
 
 
-def _state_counts(strata: npt.NDArray[np.intp]) -> Values:
-    """Return (resample, state): how often each state is drawn."""
-    # Only who shares a stratum matters, not what it is called.
-    _, names = np.unique(strata, return_inverse=True)
-    return _state_counts_of(tuple(names.tolist()))
-
-
 @lru_cache(maxsize=4)
-def _state_counts_of(strata: tuple[int, ...]) -> Values:
+def _state_counts(stratum: tuple[int, ...], unit: tuple[int, ...]) -> Values:
     rng = generator("bootstrap states")
-    counts = np.zeros((RESAMPLES, len(strata)))
-    for stratum in sorted(set(strata)):
-        columns = [index for index, item in enumerate(strata) if item == stratum]
+    counts = np.zeros((RESAMPLES, len(set(unit))))
+    lies_in = dict(zip(unit, stratum, strict=True))
+    for one in sorted(set(stratum)):
+        columns = sorted(index for index, item in lies_in.items() if item == one)
         chances = np.full(len(columns), 1 / len(columns))
         counts[:, columns] = rng.multinomial(len(columns), chances, RESAMPLES)
-    return counts
+    return counts[:, list(unit)]
 
 
 def _means(values: Values, seeds: Values, states: Values) -> Values:

@@ -17,7 +17,7 @@ Z95 = 1.959963984540054
 ALL_TASKS = "all"
 
 
-def wilson(successes: int, episodes: int, z: float = Z95) -> tuple[float, float]:
+def wilson(successes: float, episodes: float, z: float = Z95) -> tuple[float, float]:
     """Return Wilson's score interval of a success rate; (0, 1) without episodes.
 
     Source: E. B. Wilson, Probable inference, the law of succession, and statistical
@@ -33,6 +33,34 @@ def wilson(successes: int, episodes: int, z: float = Z95) -> tuple[float, float]
     low = 0.0 if successes == 0 else centre - half
     high = 1.0 if successes == episodes else centre + half
     return low, high
+
+
+def wilson_of_states(solved: Sequence[tuple[int, int]], z: float = Z95) -> tuple[float, float]:
+    """Return the interval of a success rate whose episodes share initial states.
+
+    Wilson's, of as many episodes as would say the same if none shared its state: their number
+    divided by the design effect, the variance over states beside that of a binomial. It is taken
+    between 1 and the mean number of episodes per state, which is where it stands when no
+    variation was seen.
+
+    Source: L. Kish, Survey Sampling (1965), section 8.2.
+
+    Args:
+        solved: Successes and episodes of every initial state, at least one episode each.
+        z: Quantile of the standard normal distribution.
+    """
+    successes, episodes = (
+        (sum(column) for column in zip(*solved, strict=True)) if solved else (0, 0)
+    )
+    states = len(solved)
+    if states == episodes:
+        return wilson(successes, episodes, z)
+    rate, effect = successes / episodes, episodes / states
+    if 0 < rate < 1 and states > 1:
+        squares = math.fsum((one - rate * count) ** 2 for one, count in solved)
+        seen = squares * states / (states - 1) / (episodes * rate * (1 - rate))
+        effect = min(max(seen, 1.0), effect)
+    return wilson(successes / effect, episodes / effect, z)
 
 
 @dataclass(frozen=True)
@@ -68,7 +96,8 @@ class Cell:
         episodes: Episodes that ran to their end; errors are not among them.
         errors: Episodes lost to a dead or hung simulator; no failures of the policy.
         success: Share of `episodes` solved at some step, None without episodes.
-        success_low: Lower end of its 95 % Wilson interval.
+        success_low: Lower end of its 95 % Wilson interval; episodes of several labels from one
+            initial state count as `wilson_of_states` has it.
         success_high: Upper end.
         score: Mean of the environment's first metric.
         metrics: Mean of every metric by full name, `return` and `final_success` among them.
@@ -150,7 +179,7 @@ def _cell(
 ) -> Cell:
     counted = [item for item in results if not item.error]
     successes = sum(item.success for item in counted)
-    low, high = wilson(successes, len(counted))
+    low, high = wilson_of_states(_by_state(counted))
     metrics = _means([_metrics(item) for item in counted])
     queries = _means([{"queries": float(item.queries)} for item in counted])
     return Cell(
@@ -169,6 +198,17 @@ def _cell(
         by_label=_by_label(counted, source_returns),
         cost=pricing(counted) if pricing else {},
     )
+
+
+def _by_state(counted: Sequence[EpisodeResult]) -> list[tuple[int, int]]:
+    """Return successes and episodes of every initial state."""
+    found: dict[tuple[str, int, int], list[bool]] = {}
+    for item in counted:
+        plan = item.plan
+        restored = plan.demonstration >= 0
+        key = (plan.task, plan.demonstration, -1 if restored else plan.seed)
+        found.setdefault(key, []).append(item.success)
+    return [(sum(one), len(one)) for one in found.values()]
 
 
 def _by_label(

@@ -14,7 +14,7 @@ def _fresh_draws():
     """Drawn counts are kept by shape; a test that changes their number must not leave them."""
     yield
     statistics._seed_counts.cache_clear()
-    statistics._state_counts_of.cache_clear()
+    statistics._state_counts.cache_clear()
 
 
 @pytest.fixture
@@ -22,4 +22,4 @@ def few_resamples(monkeypatch):
     monkeypatch.setattr(statistics, "RESAMPLES", 400)
     monkeypatch.setattr(statistics, "PERMUTATIONS", 499)
     statistics._seed_counts.cache_clear()
-    statistics._state_counts_of.cache_clear()
+    statistics._state_counts.cache_clear()

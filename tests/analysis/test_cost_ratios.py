@@ -44,12 +44,21 @@ def test_disturbances_are_apart_and_controls_and_free_policies_left_out():
         cell("lwd", 1.0, 0.1, latent="other"),
         cell("dp", 0.5, 6.0),
         cell("dp", 0.5, 6.0, perturbation=1.0),
+        cell("ldp", 1.0, 0.1, latent="encoded"),
         cell("random", 1.0, 0.0),
         cell("mlp", None, 1.0),
     ]
     found = {item.perturbation: item for item in cost_ratios(cells, "lwd")}
     assert (found[0.0].ratio, found[1.0].ratio) == (None, pytest.approx(3.0))
     assert {item.label for item in cost_ratios(cells, "lwd")} == {"dp"}
+
+
+def test_a_policy_is_not_priced_by_its_oracle():
+    cells = [
+        lwd("", 0.75, 2e6), cell("lwd-encoded", 1.0, 1e4, latent="encoded"), cell("dp", 0.7, 1e6)
+    ]  # fmt: skip
+    (found,) = cost_ratios(cells, "dp")
+    assert (found.label, found.ratio) == ("lwd", pytest.approx(2.0))
 
 
 @pytest.mark.parametrize("against", ["", "ldp"])

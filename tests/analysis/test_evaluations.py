@@ -87,9 +87,38 @@ def test_training_seeds_of_several_evaluations_are_gathered(workspace):
             for s in (2, 0, 1)]  # fmt: skip
     (group,) = group_runs(read(workspace, *made))
     assert [run.train_seed for run in group.runs] == [0, 1, 2]
-    values, strata = matrix(group, SUCCESS)
+    values, states = matrix(group, SUCCESS)
     assert values.tolist() == [[1, 1, 0]] * 3
-    assert strata.tolist() == [0, 0, 0]
+    assert states.stratum.tolist() == [0, 0, 0]
+    assert states.unit.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "other", [{"sampler": "ddpm"}, {"denoise_steps": 100}, {"snippet_length": 50}]
+)
+def test_another_setting_is_no_other_training_seed(other, workspace):
+    first = publish(workspace, "a", [record("lwd", solved("110"), train_seed=0)])
+    second = publish(workspace, "b", [record("lwd", solved("000"), train_seed=1, **other)])
+    runs = read(workspace, first, second)
+    assert len(group_runs(runs)) == len({run.label for run in runs}) == 2
+
+
+def test_labels_of_one_state_are_one_state(workspace):
+    episodes = [
+        {**episode(index, label == "good", 1.0), "label": label}
+        for label in ("good", "bad")
+        for index in range(3)
+    ]
+    (group,) = group_runs(read(workspace, publish(workspace, "a", [record("lwd", episodes)])))
+    values, states = matrix(group, SUCCESS)
+    assert len(states) == 3
+    assert states.shared
+    assert states.means(values[0]).tolist() == [0.5, 0.5, 0.5]
+    restored = [
+        {**episode(index, True, 1.0, demonstration=index), "label": "good"} for index in range(3)
+    ]
+    (group,) = group_runs(read(workspace, publish(workspace, "b", [record("lwd", restored)])))
+    assert not matrix(group, SUCCESS)[1].shared
 
 
 def test_two_measurements_of_one_thing_in_one_evaluation_are_refused(workspace):

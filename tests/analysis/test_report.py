@@ -182,6 +182,16 @@ def test_without_any_success_the_score_leads_by_behaviour(workspace):
     assert "defines no success" in text
 
 
+def test_bars_of_labels_name_their_horizon_where_there_are_several(workspace):
+    arms = [arm("lwd", "000", score=90.0 - horizon, label="expert") for horizon in (16, 32)]
+    arms[1]["cells"][0]["horizon"] = 32
+    _, model, found = chain(workspace, arms[:1])
+    other = evaluation(workspace, model, arms[1:], name="far")
+    text = text_of(page(workspace, found, other))
+    assert "lwd, expert, horizon 16: overlap 74 [74, 74] in 3 episodes." in text
+    assert re.search(r"lwd, expert, horizon 32 .{0,80} 58 \[58, 58\] 3 episodes", text)
+
+
 def test_all_scores_zero_is_no_reason_to_hide_success(workspace):
     _, _, found = chain(workspace, [arm("lwd", "0000", score=0.0)])
     assert "lwd: success 0.000 [0.000, 0.490] in 4 episodes." in text_of(page(workspace, found))

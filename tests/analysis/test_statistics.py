@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest, permutation_test
 
 from lwdctl.analysis.statistics import (
+    States,
     cluster_interval,
     holm,
     mcnemar,
@@ -25,7 +26,7 @@ FEW = st.lists(st.integers(-4, 4), min_size=1, max_size=9)
 
 
 def one_stratum(count):
-    return np.zeros(count, dtype=np.intp)
+    return States.one_each(np.zeros(count, dtype=np.intp))
 
 
 def test_mcnemar_by_hand():
@@ -169,9 +170,37 @@ def test_tasks_are_strata():
     """Between tasks of certain outcome nothing varies, though the tasks differ."""
     values = np.array([[1.0] * 20 + [0.0] * 20])
     tasks = np.repeat([3, 5], 20).astype(np.intp)
-    assert cluster_interval(values, tasks) == (0.5, 0.5)
+    assert cluster_interval(values, States.one_each(tasks)) == (0.5, 0.5)
     low, high = cluster_interval(values, one_stratum(40))
     assert high - low > 0.2
+
+
+def labelled(count, labels):
+    """Return states that have an episode of every label each."""
+    return States(np.zeros(count * labels, np.intp), np.tile(np.arange(count), labels))
+
+
+def test_labels_without_effect_say_nothing_new():
+    values = np.random.default_rng(0).random((1, 30))
+    states = labelled(30, 6)
+    alone = cluster_interval(values, one_stratum(30))
+    assert cluster_interval(np.tile(values, 6), states) == pytest.approx(alone)
+    solved = (values < 0.4).astype(float)
+    expected = success_interval(solved, one_stratum(30))
+    assert success_interval(np.tile(solved, 6), states) == pytest.approx(expected)
+    assert states.means(np.tile(solved, 6)[0]).tolist() == solved[0].tolist()
+    none = success_difference_interval(
+        np.tile(solved, 6), np.tile(1 - solved, 6), states, same_models=False
+    )
+    assert none[1] - none[0] > 0.3
+
+
+def test_labels_of_different_skill_are_no_noise():
+    rng = np.random.default_rng(1)
+    values = np.concatenate([level + 5 * rng.standard_normal(50) for level in (100, 50, 0)])[None]
+    low, high = cluster_interval(values, labelled(50, 3))
+    assert high - low < 3
+    assert low < values.mean() < high
 
 
 def test_success_of_all_episodes_keeps_wilsons_width():

@@ -10,7 +10,7 @@ def few_resamples(monkeypatch):
     """Bootstrap with few resamples, for tests that do not look at intervals."""
     monkeypatch.setattr(statistics, "RESAMPLES", 400)
     statistics._seed_counts.cache_clear()
-    statistics._state_counts_of.cache_clear()
+    statistics._state_counts.cache_clear()
     yield
     statistics._seed_counts.cache_clear()
-    statistics._state_counts_of.cache_clear()
+    statistics._state_counts.cache_clear()

@@ -2,13 +2,14 @@ import json
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from lwdctl.evaluation.rollout import EpisodeResult
-from lwdctl.evaluation.scores import Protocol, score_cells, wilson
+from lwdctl.evaluation.scores import Protocol, score_cells, wilson, wilson_of_states
 from lwdctl.policies.policy import EpisodePlan
 
 CONTRACT = """
@@ -33,6 +34,35 @@ def test_wilson_holds_the_rate_and_stays_in_bounds(counts):
 
 def test_wilson_without_episodes_knows_nothing():
     assert wilson(0, 0) == (0.0, 1.0)
+
+
+def test_states_that_say_the_same_under_every_label_count_once():
+    once = [(1, 1)] * 6 + [(0, 1)] * 4
+    assert wilson_of_states(once) == wilson(6, 10)
+    low, high = wilson_of_states([(5 * k, 5) for k, _ in once])
+    assert (low, high) == pytest.approx(wilson(6, 10))
+    assert wilson_of_states([(5, 5)] * 10) == wilson(10, 10)
+    assert wilson_of_states([]) == (0.0, 1.0)
+
+
+def test_labels_that_end_alike_everywhere_are_no_fewer_episodes():
+    assert wilson_of_states([(1, 2)] * 10) == wilson(10, 20)
+
+
+def test_intervals_of_labels_hold_the_rate():
+    """Episodes of one state agree in part, over many simulated evaluations."""
+    rng = np.random.default_rng(0)
+    held = {"states": 0, "episodes": 0}
+    for _ in range(400):
+        chance = rng.beta(1.2, 0.8, 40)
+        solved = rng.binomial(6, chance)
+        pairs = [(int(one), 6) for one in solved]
+        for name, (low, high) in {
+            "states": wilson_of_states(pairs), "episodes": wilson(int(solved.sum()), 240)
+        }.items():  # fmt: skip
+            held[name] += low <= 0.6 <= high
+    assert held["states"] / 400 > 0.92
+    assert held["episodes"] / 400 < 0.85
 
 
 def test_wilson_refuses_impossible_counts():

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lwdctl.analysis.evaluations import horizon_order
+from lwdctl.analysis.evaluations import horizon_order, label_of
 from lwdctl.analysis.pairing import Group, matrix
 from lwdctl.analysis.report.records import Bar, Headline
 from lwdctl.analysis.results import Cell, Comparison
@@ -88,18 +88,19 @@ class Labelled:
 def score_by_label(groups: Sequence[Group], metric: str) -> list[Labelled]:
     """Return the mean score of every policy and behaviour label with its 95 % interval."""
     answer = []
+    several = len({group.one.horizon for group in groups} - {None}) > 1
     for group in groups:
         run = group.one
-        scores, strata = matrix(group, metric)
-        names = np.array([start[1].partition(" of ")[2] for start in run.starts])
+        scores, states = matrix(group, metric)
+        names = np.array([label_of(start) for start in run.starts])
         for label in sorted(set(names) - {""}):
             some = scores[:, names == label]
             if np.isnan(some).all():
                 continue
-            low, high = cluster_interval(some, strata[names == label])
+            low, high = cluster_interval(some, states.of(names == label))
             answer.append(
                 Labelled(
-                    label=f"{run.label}, {label}",
+                    label=f"{run.label}, {label}{_horizon(run.horizon, several=several)}",
                     detail=ROLES.get((run.policy, run.latent), ""),
                     episodes=f"{int((~np.isnan(some)).sum())} episodes",
                     perturbation=run.perturbation,
@@ -111,13 +112,16 @@ def score_by_label(groups: Sequence[Group], metric: str) -> list[Labelled]:
     return answer
 
 
+def _horizon(horizon: int | str | None, *, several: bool) -> str:
+    return f", horizon {horizon}" if several and horizon is not None else ""
+
+
 def _line(cell: Cell, metric: str, *, solved: bool, several: bool) -> Labelled:
     success = (cell.success, cell.success_low, cell.success_high)
     value, low, high = success if solved else (cell.score, cell.score_low, cell.score_high)
-    horizon = f", horizon {cell.horizon}" if several and cell.horizon is not None else ""
     score = NOTHING if cell.score is None else short(cell.score)
     return Labelled(
-        label=cell.label + horizon,
+        label=cell.label + _horizon(cell.horizon, several=several),
         detail=ROLES.get((cell.policy, cell.latent), ""),
         episodes=_counted(cell),
         perturbation=cell.perturbation,
