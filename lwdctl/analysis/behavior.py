@@ -35,9 +35,9 @@ class Spread:
     """A mean over trajectories.
 
     Attributes:
-        low: Lower end of the mean's 95 % bootstrap interval over trajectories.
+        low: Lower end of the mean's 95 % bootstrap interval over trajectories; NaN for one alone.
         high: Upper end.
-        deviation: Standard deviation between trajectories.
+        deviation: Standard deviation between trajectories; NaN for one alone.
     """
 
     mean: float
@@ -48,7 +48,10 @@ class Spread:
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of a policy minus mean of the source, with a 95 % bootstrap interval."""
+    """Mean of a policy minus mean of the source, with a 95 % bootstrap interval.
+
+    Its ends are NaN where a side has one trajectory alone.
+    """
 
     mean: float
     low: float
@@ -60,7 +63,7 @@ class Compared:
     """The trajectories of one behaviour, as many of every group.
 
     Attributes:
-        behaviour: Label, or `"all"`.
+        behaviour: Label, or `"all"`; behind the task where there are several.
         count: Trajectories per group.
         groups: Group to the trajectories drawn, the source first.
         spreads: Group to metric to its mean.
@@ -82,7 +85,7 @@ CONTACTS = "foot contacts"
 
 
 def compare(trajectories: Sequence[Trajectory], seed: int, progress: Progress) -> list[Compared]:
-    """Compare every behaviour that a policy was run for.
+    """Compare every behaviour that a policy was run for, task by task.
 
     Trajectories without a label, where the source has several, are compared with all of it.
 
@@ -95,13 +98,13 @@ def compare(trajectories: Sequence[Trajectory], seed: int, progress: Progress) -
         ArtifactError: No behaviour has trajectories on both sides.
     """
     policies = [item for item in trajectories if item.group != SOURCE]
-    found, behaviours = [], sorted({item.behaviour for item in policies})
-    with progress.task("compare", len(behaviours), "behaviour") as bar:
-        for behaviour in behaviours:
-            every = trajectories if behaviour == ALL else _of(trajectories, behaviour)
-            groups = _grouped(every)
+    found, kinds = [], sorted({(item.task, item.behaviour) for item in policies})
+    several = len({task for task, _ in kinds}) > 1
+    with progress.task("compare", len(kinds), "behaviour") as bar:
+        for task, behaviour in kinds:
+            groups = _grouped(_of(trajectories, task, behaviour))
             if len(groups) > 1 and SOURCE in groups:
-                found.append(_compared(behaviour, groups, seed))
+                found.append(_compared(_name(task, behaviour, several=several), groups, seed))
             bar.advance()
     if not found:
         raise ArtifactError(
@@ -186,8 +189,15 @@ def _divergences(groups: Groups, behaviour: str, seed: int) -> dict[str, dict[st
     return found
 
 
-def _of(trajectories: Sequence[Trajectory], behaviour: str) -> list[Trajectory]:
-    return [item for item in trajectories if item.behaviour == behaviour]
+def _of(trajectories: Sequence[Trajectory], task: str, behaviour: str) -> list[Trajectory]:
+    here = [item for item in trajectories if item.task == task]
+    return here if behaviour == ALL else [item for item in here if item.behaviour == behaviour]
+
+
+def _name(task: str, behaviour: str, *, several: bool) -> str:
+    if not several:
+        return behaviour
+    return task if behaviour == ALL else f"{task}, {behaviour}"
 
 
 def _grouped(trajectories: Sequence[Trajectory]) -> Groups:
@@ -206,12 +216,16 @@ def _resampled_means(values: Values, side: str) -> Values:
 
 
 def _spread(values: Values) -> Spread:
+    if len(values) < 2:
+        return Spread(float(values.mean()), np.nan, np.nan, np.nan)
     low, high = np.quantile(_resampled_means(values, "one"), (0.025, 0.975))
-    deviation = float(values.std(ddof=1)) if len(values) > 1 else 0.0
-    return Spread(float(values.mean()), deviation, float(low), float(high))
+    return Spread(float(values.mean()), float(values.std(ddof=1)), float(low), float(high))
 
 
 def _difference(policy: Values, source: Values) -> Difference:
+    gap = float(policy.mean() - source.mean())
+    if min(len(policy), len(source)) < 2:
+        return Difference(gap, np.nan, np.nan)
     moved = _resampled_means(policy, "policy") - _resampled_means(source, "source")
     low, high = np.quantile(moved, (0.025, 0.975))
-    return Difference(float(policy.mean() - source.mean()), float(low), float(high))
+    return Difference(gap, float(low), float(high))

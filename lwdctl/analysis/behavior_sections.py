@@ -81,10 +81,17 @@ def write_rows(trajectories: Sequence[Trajectory], compared: Sequence[Compared])
     names = list(dict.fromkeys(name for item in trajectories for name in item.values))
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["behaviour", "group", "origin", "drawn", "policy_failure", *names])
+    writer.writerow(["task", "behaviour", "group", "origin", "drawn", "policy_failure", *names])
     for item in trajectories:
         values = [item.values.get(name, "") for name in names]
-        row = [item.behaviour, item.group, item.origin, int(id(item) in drawn), item.failure]
+        row = [
+            item.task,
+            item.behaviour,
+            item.group,
+            item.origin,
+            int(id(item) in drawn),
+            item.failure,
+        ]
         writer.writerow([*row, *values])
     return buffer.getvalue()
 
@@ -126,7 +133,8 @@ def _numbers(compared: Sequence[Compared], limit: int) -> Section:
         "As many trajectories of the source as of every policy, drawn at random; the rest stand"
         f" in behavior.csv.{cut} A trajectory that ended early counts as it is: its shares are"
         " over the steps it had, its return is the sum of what it got. An episode that the policy"
-        " broke off (unstable physics, a number that is not finite) counts with 0 for every metric."
+        " broke off (unstable physics, a number that is not finite) counts with the worst value of"
+        " every metric (0, or the largest distance), and with the return it had until then."
     )
     rows = tuple(
         (

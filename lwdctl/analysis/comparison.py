@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -100,7 +101,8 @@ def _cell(group: Group, metric: str, task: str) -> Cell:
     none = (None, None)
     success, spread = _over_seeds(solved[seeds]) if seeds.any() else none
     score, deviation = _over_seeds(scores[seeds]) if seeds.any() else none
-    score_ends = cluster_interval(scores, states) if seeds.any() else none
+    ends = cluster_interval(scores, states) if seeds.any() else none
+    score_ends = [None if end is None or math.isnan(end) else end for end in ends]
     run = group.one
     return Cell(
         label=run.label,

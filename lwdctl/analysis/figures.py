@@ -151,8 +151,10 @@ def _points(comparison: Comparison, quantity: str) -> list[Point]:
             else (cell.score, cell.score_low, cell.score_high)
         )
         value, low, high = numbers
-        if value is not None and low is not None and high is not None:
-            points.append(Point(cell, value, low, high))
+        if value is not None:
+            points.append(
+                Point(cell, value, value if low is None else low, value if high is None else high)
+            )
     return points
 
 

@@ -37,7 +37,7 @@ Drawn = tuple[Section, "Figure | None"]
 
 HOW_TO_READ = (
     "An episode never answers for itself: neighbours come from other episodes only, and"
-    f" logistic regression is cross-validated over episodes ({FOLDS} folds, components"
+    f" logistic regression is cross-validated over episodes (at most {FOLDS} folds, components"
     " standardised). Every episode counts alike. Intervals: Wilson's where every episode has one"
     " snippet or all episodes score alike, otherwise a bootstrap over episodes. Chance is the"
     " larger of two numbers: the share of the largest category, and the k-NN accuracy where the"

@@ -93,13 +93,15 @@ def squared_errors(
 class Clusters:
     """Bootstraps means over snippets; snippets of one episode are drawn together.
 
+    One episode alone has no interval: its ends are NaN.
+
     Args:
         episodes: (snippet,) the episode each lies in.
     """
 
     def __init__(self, episodes: npt.NDArray[np.int64]) -> None:
         _, member = np.unique(episodes, return_inverse=True)
-        groups = int(member.max()) + 1
+        self._groups = groups = int(member.max()) + 1
         rng = generator("reconstruction bootstrap", groups)
         counts = rng.multinomial(groups, np.full(groups, 1 / groups), RESAMPLES)
         self._weights = counts[:, member].astype(np.float64)
@@ -127,6 +129,6 @@ class Clusters:
             return Interval(np.nan, np.nan, np.nan)
         totals, counts = self._weights @ filled, self._weights @ known
         means = totals[counts > 0] / counts[counts > 0]
-        low, high = np.quantile(means, (0.025, 0.975))
+        low, high = np.quantile(means, (0.025, 0.975)) if self._groups > 1 else (np.nan, np.nan)
         median = float(np.median(filled[known > 0]))
         return Interval(float(filled.sum() / known.sum()), float(low), float(high), median)

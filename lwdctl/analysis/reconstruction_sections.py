@@ -14,8 +14,7 @@ import numpy as np
 from lwdctl.analysis import reconstruction_pictures as pictures
 from lwdctl.analysis.reconstruction import Clusters, Errors, Interval
 from lwdctl.analysis.sections import Section, Table, write_sections
-from lwdctl.analysis.statistics import newcombe
-from lwdctl.evaluation.scores import wilson
+from lwdctl.analysis.statistics import States, success_difference_interval, success_interval
 
 if TYPE_CHECKING:
     from lwdctl.evaluation.rollout import EpisodeResult
@@ -30,8 +29,8 @@ MEASURE = (
     " mean: two unrelated states are about 2 apart. 'Final' is at a snippet's last recorded"
     " state, 'mean' is over the states after its actions. An episode that ended early counts on"
     " with the last state seen of it. Intervals: 95 %, bootstrap over the demonstrations that"
-    " snippets lie in. 'Recorded actions', replayed open loop, are the floor: what is left is"
-    " the start and the simulator."
+    " snippets lie in; none where all lie in one. 'Recorded actions', replayed open loop, are the"
+    " floor: what is left is the start and the simulator."
 )
 
 
@@ -136,49 +135,53 @@ def _training(after: Mapping[int, Mapping[str, Interval]]) -> Section:
 
 def _solved(findings: Findings, clusters: Clusters) -> Section:
     score = findings.score
-    rows = []
+    states, rows = _demonstrations(findings), []
     for name, episodes in findings.episodes.items():
-        ran = [one for one in episodes if not one.error]
-        solved = sum(one.success for one in ran)
+        solved = _successes(episodes)
+        known = solved[~np.isnan(solved)]
         spread = clusters.interval(_scores(episodes, score))
-        rate = solved / len(ran) if ran else None
-        rows.append(
-            (name, len(ran), rate, *wilson(solved, len(ran)), spread.mean, spread.low, spread.high)
-        )
+        rate = float(known.mean()) if known.size else None
+        ends = success_interval(solved[None], states)
+        rows.append((name, known.size, rate, *ends, spread.mean, spread.low, spread.high))
     columns = ("policy", "episodes", "success", "low", "high", score, "low", "high")
     text = (
         "Success and score within the steps of the snippet and one more, from the same states;"
-        " success with Wilson's 95 % interval. 'Encoded' is the oracle: what it loses the VAE"
+        " success with Wilson's 95 % interval, of fewer snippets where those of one demonstration"
+        " end alike (design effect). 'Encoded' is the oracle: what it loses the VAE"
         " loses, what 'sampled' loses beyond that the diffusion model loses."
-        + _oracle_text(findings.episodes)
+        + _oracle_text(findings)
     )
     return Section("Success from the same states", text, table=Table(columns, tuple(rows)))
 
 
-def _oracle_text(episodes: Mapping[str, Sequence[EpisodeResult]]) -> str:
-    if ORACLE not in episodes or SAMPLED not in episodes:
+def _oracle_text(findings: Findings) -> str:
+    if ORACLE not in findings.episodes or SAMPLED not in findings.episodes:
         return ""
-    rate, low, high = _oracle_difference(episodes)
+    rate, low, high = _oracle_difference(findings)
     return (
-        f" Encoded minus sampled: {rate:+.3f} [{low:+.3f}, {high:+.3f}]"
-        " (Newcombe's interval for pairs)."
+        f" Encoded minus sampled: {rate:+.3f} [{low:+.3f}, {high:+.3f}], on the same snippets;"
+        " those of one demonstration count together."
     )
 
 
-def _oracle_difference(
-    episodes: Mapping[str, Sequence[EpisodeResult]],
-) -> tuple[float, float, float]:
-    pairs = [
-        (one.success, other.success)
-        for one, other in zip(episodes[ORACLE], episodes[SAMPLED], strict=True)
-        if not one.error and not other.error
-    ]
-    counts = Counter(pairs)
-    both, first = counts[True, True], counts[True, False]
-    second, neither = counts[False, True], counts[False, False]
-    if not pairs:
+def _oracle_difference(findings: Findings) -> tuple[float, float, float]:
+    first, second = (_successes(findings.episodes[name]) for name in (ORACLE, SAMPLED))
+    known = ~np.isnan(first - second)
+    if not known.any():
         return 0.0, -1.0, 1.0
-    return (first - second) / len(pairs), *newcombe(both, first, second, neither)
+    first, second, states = first[known], second[known], _demonstrations(findings).of(known)
+    ends = success_difference_interval(first[None], second[None], states, same_models=False)
+    return float((first - second).mean()), *ends
+
+
+def _demonstrations(findings: Findings) -> States:
+    """Return snippets as episodes whose common state is the demonstration they lie in."""
+    unit = findings.starts.episodes.astype(np.intp)
+    return States(np.zeros_like(unit), unit)
+
+
+def _successes(episodes: Sequence[EpisodeResult]) -> Any:
+    return np.array([np.nan if one.error else float(one.success) for one in episodes])
 
 
 def _scores(episodes: Sequence[EpisodeResult], score: str) -> Any:
@@ -195,15 +198,15 @@ def _summary(
         np.nanmean(next(iter(findings.errors.values())).normalised[:, 0])
     )
     for name, found in kept.items():
-        ran = [one for one in findings.episodes[name] if not one.error]
+        solved = _successes(findings.episodes[name])
         summary[name] = _flat(found) | {
-            "success": sum(one.success for one in ran) / len(ran) if ran else None,
+            "success": float(np.nanmean(solved)) if np.isfinite(solved).any() else None,
             findings.score: float(np.nanmean(_scores(findings.episodes[name], findings.score))),
         }
     if ORACLE in findings.episodes and SAMPLED in findings.episodes:
         names = ("success_difference", "success_difference_low", "success_difference_high")
         summary["encoded minus sampled"] = dict(
-            zip(names, _oracle_difference(findings.episodes), strict=True)
+            zip(names, _oracle_difference(findings), strict=True)
         )
     if after:
         summary["after_updates"] = {

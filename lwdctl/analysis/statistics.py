@@ -161,12 +161,16 @@ def cluster_interval(values: Values, states: States) -> Interval:
     seeds differ little, and in 75 to 85 % where they differ far more than states do: give the
     spread of seeds beside it.
 
+    One episode of one training seed has no interval: the ends are NaN.
+
     Source: A. B. Owen, The pigeonhole bootstrap, Annals of Applied Statistics 1 (2007).
 
     Args:
         values: (seed, episode), NaN where lost.
         states: Where the episodes began.
     """
+    if len(values) == 1 and len(states) < 2:
+        return math.nan, math.nan
     return _percentiles(_means(values, _seed_counts(len(values), "first"), states.drawn()))
 
 
@@ -184,6 +188,8 @@ def paired_interval(
         same_models: Whether row i of both is one trained model, so that seeds are drawn
             once for both; otherwise the seeds of each side are drawn for themselves.
     """
+    if len(first) == len(second) == 1 and len(states) < 2:
+        return math.nan, math.nan
     drawn = states.drawn()
     seeds = _seed_counts(len(first), "first")
     others = seeds if same_models else _seed_counts(len(second), "second")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -31,6 +31,7 @@ class Trajectory:
     Attributes:
         group: `"source"`, or the name of the policy.
         behaviour: Its label, or `"all"`.
+        task: Name of its task.
         origin: Where it comes from (`"episode 12"`, `"seed 100003"`).
         values: `steps`, and where known `return`, `success` and the adapter's metrics.
         failure: Why the policy failed for good, or "".
@@ -41,10 +42,16 @@ class Trajectory:
     origin: str
     values: Mapping[str, float] = field(default_factory=dict)
     failure: str = ""
+    task: str = ""
 
 
 def source_trajectories(
-    store: SnippetStore, limit: int, most: int, seed: int, progress: Progress
+    store: SnippetStore,
+    limit: int,
+    most: int,
+    seed: int,
+    progress: Progress,
+    tasks: Collection[str],
 ) -> list[Trajectory]:
     """Measure recorded trajectories by the code that measures rollouts.
 
@@ -54,13 +61,16 @@ def source_trajectories(
     Args:
         store: The demonstrations.
         limit: Steps to look at from the start, as many as rollouts had; 0 for all.
-        most: Trajectories of every label, drawn at random; 0 takes all.
+        most: Trajectories of every task and label, drawn at random; 0 takes all.
         seed: Fixes the draw.
         progress: Where to report.
+        tasks: Names of the tasks that policies ran.
     """
-    order = generator("source trajectories", seed).permutation(len(store.episodes))
-    label = store.episodes.label[order]
-    parts = [order[label == one][: most or None] for one in np.unique(label)]
+    table, names = store.episodes, store.spec.env.tasks
+    order = generator("source trajectories", seed).permutation(len(table))
+    order = order[np.isin(table.task[order], [names.index(task) for task in tasks])]
+    kinds = np.stack([table.task[order], table.label[order]], axis=1)
+    parts = [order[(kinds == one).all(axis=1)][: most or None] for one in np.unique(kinds, axis=0)]
     chosen = sorted(int(index) for part in parts for index in part)
     found = []
     with progress.task("measure the source", len(chosen), "trajectory") as bar:
@@ -93,6 +103,7 @@ def policy_trajectories(
             origin=f"{kind} {number}",
             values={**episode.values, SUCCESS: float(episode.success)},
             failure=episode.failure,
+            task=episode.start[0],
         )
 
 
@@ -110,7 +121,8 @@ def _measured(store: SnippetStore, index: int, limit: int) -> Trajectory:
         values |= measure(_after_actions(store, index, steps))
     label = int(table.label[index])
     behaviour = store.spec.labels[label] if 0 <= label < len(store.spec.labels) else ALL
-    return Trajectory(SOURCE, behaviour, f"episode {index}", values)
+    task = env.tasks[int(table.task[index])]
+    return Trajectory(SOURCE, behaviour, f"episode {index}", values, task=task)
 
 
 def _after_actions(store: SnippetStore, index: int, steps: int) -> npt.NDArray[np.float32]:

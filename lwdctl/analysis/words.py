@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,7 +21,7 @@ def show(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}" if abs(value) >= 10_000 else str(value)
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return NOTHING if math.isnan(value) else f"{value:.4g}"
     if isinstance(value, list | tuple):
         return ", ".join(show(item) for item in value)
     if isinstance(value, Mapping):
@@ -38,7 +39,9 @@ def exact(value: Any) -> str:
 
 
 def short(value: float) -> str:
-    """Write three decimals of a share, four digits of anything larger."""
+    """Write three decimals of a share, four digits of anything larger, a dash for NaN."""
+    if math.isnan(value):
+        return NOTHING
     return (
         f"{value:.3f}"
         if abs(value) < 10
@@ -51,16 +54,19 @@ def short(value: float) -> str:
 def estimate(
     value: float | None, low: float | None, high: float | None, deviation: float | None = None
 ) -> str:
-    """Write a value with its 95 % interval and, if known, its deviation over training seeds."""
-    if value is None or low is None or high is None:
+    """Write a value, its 95 % interval and its deviation over training seeds, as far as known."""
+    if value is None:
         return NOTHING
+    if low is None or high is None:
+        return short(value)
     spread = "" if deviation is None else f" sd {short(deviation)}"
     return f"{short(value)} [{short(low)}, {short(high)}]{spread}"
 
 
 def difference(value: float, low: float, high: float) -> str:
     """Write a difference with its 95 % interval."""
-    return f"{value:+.3g} [{low:+.3g}, {high:+.3g}]"
+    ends = (NOTHING if math.isnan(end) else f"{end:+.3g}" for end in (low, high))
+    return f"{value:+.3g} [{', '.join(ends)}]"
 
 
 def p_value(value: float) -> str:

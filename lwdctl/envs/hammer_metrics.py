@@ -26,7 +26,7 @@ HIGH_IMPACT, LIFTED = 0.8, 0.04
 
 METRICS = (
     Metric("mean_object_height", "object_height", "mean"),
-    Metric("mean_target_goal_distance", "target_goal_distance", "mean"),
+    Metric("mean_target_goal_distance", "target_goal_distance", "mean", failed=WHOLE_WAY),
     Metric("max_nail_impact", "nail_impact", "max"),
     Metric("share_nail_impact_above_0.8", "nail_impact_above_0.8", "mean"),
     Metric("share_object_height_above_0.04", "object_height_above_0.04", "mean"),

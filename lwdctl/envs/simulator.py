@@ -24,6 +24,8 @@ class Metric:
         reduce: `"max"`, `"last"`, `"mean"` or `"sum"` over the episode's steps.
         scale: What the reduced number is multiplied by.
         offset: What is added then.
+        failed: What an episode counts with that the policy broke off; the worst value, which 0
+            is not where less is better.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Metric:
     reduce: str
     scale: float = 1.0
     offset: float = 0.0
+    failed: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -56,13 +56,19 @@ class Move(NamedTuple):
 
 @dataclass(frozen=True)
 class Tally:
-    """What an episode has come to so far."""
+    """What an episode has come to so far.
+
+    Attributes:
+        return_: Sum of the rewards, those that are not finite left out.
+        failed: What its metrics count with if the policy has broken it off.
+    """
 
     steps: int = 0
     success: bool = False
     final_success: bool = False
     return_: float = 0.0
     metrics: Mapping[str, float] = field(default_factory=dict)
+    failed: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -152,9 +158,10 @@ class EpisodeHost:
             self._recorders[slot].see(episode.moment(move.plan))
         if episode.over:
             self._finish_video(slot)
-        if not np.isfinite(observation).all():
+        broken = episode.not_finite
+        if broken:
             self._finish_video(slot)
-            return Reply(_NOTHING, episode.tally(), policy_failure="the observation is not finite")
+            return Reply(_NOTHING, episode.tally(), policy_failure=f"the {broken} is not finite")
         return Reply(observation, episode.tally() if episode.over else None)
 
     def _broken(self, slot: int, error: Exception) -> Reply:
@@ -214,6 +221,13 @@ class _Episode:
         return np.concatenate([self._seen[key] for key in keys]).astype(np.float32, copy=False)
 
     @property
+    def not_finite(self) -> str:
+        """What of the last step is not finite, or ""."""
+        if self._last is not None and not math.isfinite(self._last.reward):
+            return "reward"
+        return "" if np.isfinite(self.observation()).all() else "observation"
+
+    @property
     def over(self) -> bool:
         """Whether the episode has ended."""
         ended = self._last is not None and self._last.terminated
@@ -228,7 +242,7 @@ class _Episode:
         self._last = step = self._simulator.step(action)
         self._seen = step.observation
         self._count += 1
-        self._return += step.reward
+        self._return += step.reward if math.isfinite(step.reward) else 0.0
         self._solved |= step.success
         for source, values in self._sources.items():
             values.append(step.metrics[source])
@@ -258,6 +272,7 @@ class _Episode:
                 item.name: _reduce(item, self._sources[item.source])
                 for item in self._simulator.metrics
             },
+            failed={item.name: item.failed for item in self._simulator.metrics},
         )
 
 

@@ -36,7 +36,8 @@ class EpisodeResult:
         success: Whether the task was solved at some step.
         final_success: Whether it was solved at the last step.
         return_: Sum of the simulator's rewards.
-        metrics: The adapter's numbers per episode.
+        metrics: The adapter's numbers per episode; where the policy failed for good, those that
+            its `Metric`s declare for that.
         queries: Denoiser samplings.
         seconds: This episode's share of the wall time, by part.
         error: Why the simulator gave no result, or "". The other numbers then say nothing.
@@ -282,7 +283,7 @@ class _Wave:
                     success=tally.success and not failed,
                     final_success=tally.final_success and not failed,
                     return_=tally.return_,
-                    metrics=dict.fromkeys(tally.metrics, 0.0) if failed else tally.metrics,
+                    metrics=tally.failed if failed else tally.metrics,
                     queries=int(queries[slot]),
                     seconds={part: share * value for part, value in seconds.items()},
                     error=reply.error,

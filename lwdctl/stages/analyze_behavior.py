@@ -24,7 +24,8 @@ class AnalyzeBehaviorConfig:
 
     source: int = option(
         0,
-        "Measure at most this many trajectories of every behaviour of the source, drawn at random;"
+        "Measure at most this many trajectories of every task and behaviour of the source, drawn at"
+        " random;"
         " 0 takes all",
         minimum=0,
     )
@@ -51,7 +52,9 @@ def run(
     runs = read_evaluation(evaluation, context.workspace.root)
     limit = runs[0].max_steps or store.spec.env.max_steps
     lost: list[str] = []
-    trajectories = source_trajectories(store, limit, config.source, config.seed, context.progress)
+    trajectories = source_trajectories(
+        store, limit, config.source, config.seed, context.progress, runs[0].tasks
+    )
     for name, one in _named(runs).items():
         trajectories += policy_trajectories(one, name, store.spec.labels, lost)
     compared = compare(trajectories, config.seed, context.progress)

@@ -65,15 +65,16 @@ def run(
         inputs=[leading],
     ) as draft:
         outcomes = {arm: runs.run(arm) for arm in arms}
+        earlier = _snapshots(runs, inputs["vae"])
         findings = Findings(
             runs.starts,
             {name: _errors(runs, outcome) for name, outcome in outcomes.items()},
             {name: outcome.episodes for name, outcome in outcomes.items()},
             _score(runs),
-            _snapshots(runs, inputs["vae"]),
+            {update: _errors(runs, outcome) for update, outcome in earlier.items()},
         )
         summary = write(findings, draft.path, f"{TITLE}: {inputs['vae'].reference}", config.split)
-        missing = lost(outcomes)
+        missing = lost(outcomes | {f"after {n} updates": one for n, one in earlier.items()})
         if missing:
             summary[LOST] = missing
         artifact = draft.publish(summary, seed=config.seed, device=str(runs.chain.device))
@@ -127,8 +128,8 @@ def _score(runs: SnippetRuns) -> str:
     return name
 
 
-def _snapshots(runs: SnippetRuns, vae: Artifact) -> dict[int, Errors]:
-    """Return the error of encoded snippets at every update whose weights were kept."""
+def _snapshots(runs: SnippetRuns, vae: Artifact) -> dict[int, Outcome]:
+    """Run encoded snippets with the weights of every update that were kept."""
     from lwdctl.models.vae import PolicyVae
     from lwdctl.training import snapshots
 
@@ -137,8 +138,7 @@ def _snapshots(runs: SnippetRuns, vae: Artifact) -> dict[int, Errors]:
         model = PolicyVae(runs.chain.vae.spec)
         snapshots.load(model, vae.path, update)
         model = model.to(runs.chain.device).eval()
-        outcome = runs.decoded(model, runs.encoded(model), f"after {update} updates")
-        found[update] = _errors(runs, outcome)
+        found[update] = runs.decoded(model, runs.encoded(model), f"after {update} updates")
     return found
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 KEYS = "keys.json"
 EPISODES_FOLDER = "episodes"
+LATENCY = "latency_"
 # What decides an arm's numbers beside its model, latent, horizon and disturbance.
 SHARED = (
     "encoded_split", "episodes", "task", "seed", "sampler", "denoise_steps", "warm_start",
@@ -67,6 +68,16 @@ def read_record(path: Path, key: str) -> dict[str, Any] | None:
     return None if lost or record.get("key") != key else record
 
 
+def without_latency(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an arm's record without what another run has timed."""
+    cells = [
+        cell
+        | {"cost": {k: v for k, v in (cell.get("cost") or {}).items() if not k.startswith(LATENCY)}}
+        for cell in record["cells"]
+    ]
+    return {**record, "cells": cells}
+
+
 class Measured:
     """Looks up what earlier evaluations of a workspace have measured.
 
@@ -93,4 +104,4 @@ class Measured:
         except ArtifactError:  # damaged: measure again
             return None
         record = read_record(artifact.path / EPISODES_FOLDER / f"{name}.json", key)
-        return None if record is None else (artifact.reference, record)
+        return None if record is None else (artifact.reference, without_latency(record))

@@ -1,5 +1,7 @@
 """Trajectories of source and policies: equal numbers, the same steps, the same code."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from lwdctl.analysis import divergence
 from lwdctl.analysis.behavior import CONTACTS, SOS, compare, draw_equally
 from lwdctl.analysis.behavior_sections import sections_of, summary_of, write_rows
 from lwdctl.analysis.trajectories import SOURCE, Trajectory, source_trajectories
+from lwdctl.analysis.words import cells
 from lwdctl.artifacts.snippets import SnippetStore, SnippetWriter
 from lwdctl.core.errors import ArtifactError
 from lwdctl.core.progress import SilentProgress
@@ -82,7 +85,7 @@ def test_a_policy_that_behaves_alike_is_inside_and_another_is_not():
     assert [row[-1] for row in sections[0].table.rows] == [0, 0, 20]
     rows = write_rows(trajectories, [compared]).splitlines()
     assert len(rows) == 1 + len(trajectories)
-    assert sum(line.split(",")[3] == "1" for line in rows) == 60
+    assert sum(line.split(",")[4] == "1" for line in rows) == 60
 
 
 def test_episodes_without_a_label_are_compared_with_all_of_the_source():
@@ -154,18 +157,48 @@ def store(tmp_path):
     return SnippetStore.open(tmp_path / "made.zarr")
 
 
+def test_tasks_are_compared_each_with_its_own_source():
+    def of(task, items):
+        return [replace(item, task=task, behaviour="all") for item in items]
+
+    trajectories = [
+        *of("reach", made(SOURCE, "", 20, 0.8)), *of("push", made(SOURCE, "", 20, 0.2, seed=1)),
+        *of("reach", made("lwd", "", 20, 0.8, seed=2)),
+    ]  # fmt: skip
+    (one,) = compare(trajectories, 0, SilentProgress())
+    assert one.behaviour == "all"
+    difference = one.differences["lwd"]["contact_bfoot"]
+    assert difference.low < 0 < difference.high
+    trajectories += of("push", made("lwd", "", 20, 0.2, seed=3))
+    both = compare(trajectories, 0, SilentProgress())
+    assert [item.behaviour for item in both] == ["push", "reach"]
+    assert all(abs(item.differences["lwd"]["contact_bfoot"].mean) < 0.05 for item in both)
+
+
+def test_one_trajectory_has_no_interval():
+    trajectories = [*made(SOURCE, "fast", 3, 0.3), *made("lwd", "fast", 1, 0.5)]
+    (one,) = compare(trajectories, 0, SilentProgress())
+    spread, difference = one.spreads["lwd"]["return"], one.differences["lwd"]["return"]
+    assert np.isfinite([spread.mean, difference.mean]).all()
+    assert np.isnan([spread.deviation, spread.low, spread.high, difference.low]).all()
+    sections, _ = sections_of([one], 0)
+    assert cells(sections[1].table)[1][4:] == ("–", "–", "–")
+
+
 @pytest.mark.sim
 def test_the_source_is_cut_to_the_steps_rollouts_had(store):
-    whole = source_trajectories(store, 0, 0, 0, SilentProgress())
+    task = ("HalfCheetah-v4",)
+    whole = source_trajectories(store, 0, 0, 0, SilentProgress(), task)
     assert len(whole) == 4
     # Rows 1 to 7 stand after an action; the observation after the last one is not recorded.
     assert whole[0].values == pytest.approx(
         {"steps": 8, "return": 28, "success": 1, "contact_bfoot": 5 / 7, "contact_ffoot": 5 / 7}
     )
-    short = source_trajectories(store, 4, 0, 0, SilentProgress())
+    short = source_trajectories(store, 4, 0, 0, SilentProgress(), task)
     assert short[0].values == pytest.approx(
         {"steps": 4, "return": 6, "contact_bfoot": 2 / 4, "contact_ffoot": 2 / 4}
     )
     assert {item.behaviour for item in short} == {"fast", "slow"}
-    few = source_trajectories(store, 4, 1, 0, SilentProgress())
+    few = source_trajectories(store, 4, 1, 0, SilentProgress(), task)
     assert sorted(item.behaviour for item in few) == ["fast", "slow"]
+    assert source_trajectories(store, 4, 1, 0, SilentProgress(), ()) == []

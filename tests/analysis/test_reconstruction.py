@@ -1,9 +1,13 @@
 """Errors against recorded states, and their bootstrap over demonstrations."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from lwdctl.analysis import reconstruction_sections
 from lwdctl.analysis.reconstruction import Clusters, squared_errors
+from lwdctl.evaluation.scores import wilson
 
 
 def test_errors_by_hand():
@@ -47,8 +51,30 @@ def test_snippets_of_one_demonstration_are_resampled_together():
 
 def test_curves_leave_out_what_is_unknown():
     values = np.array([[1.0, np.nan, np.nan], [9.0, 5.0, np.nan], [2.0, np.nan, np.nan]])
+    alone = Clusters(np.zeros(3, dtype=np.int64)).interval(np.arange(3.0))
+    assert alone.mean == 1.0
+    assert np.isnan([alone.low, alone.high]).all()
     first, second, third = Clusters(np.array([0, 1, 2])).curve(values)
     assert (first.mean, second.mean) == (4.0, 5.0)
     assert (first.median, second.median) == (2.0, 5.0)
     assert (second.low, second.high) == (5.0, 5.0)
     assert np.isnan(third.mean)
+
+
+def test_snippets_of_two_demonstrations_are_no_fifty_episodes():
+    """All of one solved and none of the other says little about a third."""
+    episodes = np.repeat([3, 8], 25)
+    solved = [SimpleNamespace(success=one == 3, error="", metrics={"x": 0.0}) for one in episodes]
+    never = [SimpleNamespace(success=False, error="", metrics={"x": 0.0}) for _ in episodes]
+    findings = SimpleNamespace(
+        starts=SimpleNamespace(episodes=episodes),
+        episodes={"encoded": solved, "sampled": never},
+        score="x",
+    )
+    (row, _) = reconstruction_sections._solved(findings, Clusters(episodes)).table.rows
+    assert row[1:3] == (50, 0.5)
+    assert row[3:5] == pytest.approx(wilson(1, 2))
+    rate, low, high = reconstruction_sections._oracle_difference(findings)
+    assert rate == 0.5
+    assert low <= 0
+    assert high == 1.0

@@ -21,7 +21,7 @@ class FakeSimulator:
         Metric("max_gain", "gain", "max"),
         Metric("last_gain", "gain", "last"),
         Metric("mean_gain", "gain", "mean"),
-        Metric("sum_gain", "gain", "sum"),
+        Metric("sum_gain", "gain", "sum", failed=7.0),
     )
     max_steps = 10
 
@@ -56,7 +56,8 @@ class FakeSimulator:
         gain = float(self._place.sum())
         over = self._task == "short" and self._clock == TRIGGER_STEP
         solved = over or (self._task == "blink" and self._clock == TRIGGER_STEP)
-        return Step(self._seen(), gain, solved, over, {"gain": gain})
+        lost = self._task == "no-reward" and self._clock == TRIGGER_STEP
+        return Step(self._seen(), float("nan") if lost else gain, solved, over, {"gain": gain})
 
     def perturb(self, magnitude, rng):
         self._place = self._place + magnitude * rng.normal(size=2)

@@ -1,3 +1,4 @@
+import math
 import multiprocessing
 import os
 import signal
@@ -158,17 +159,19 @@ def test_a_non_finite_action_is_the_policys_failure(run, plans_of, feedback_poli
         assert failed.error == ""
         assert failed.steps == 5
         assert failed.success is False
-        assert set(failed.metrics.values()) == {0.0}
+        assert failed.metrics == {"max_gain": 0, "last_gain": 0, "mean_gain": 0, "sum_gain": 7}
         for index in (0, 2, 3):
             assert facts(got[index]) == facts(expected[index])
 
 
-@pytest.mark.parametrize("task", ["unstable", "not-finite"])
+@pytest.mark.parametrize("task", ["unstable", "not-finite", "no-reward"])
 def test_diverged_physics_are_the_policys_failure(run, plans_of, task):
     other, failed = run(plans_of("walk", task)).episodes
     assert failed.policy_failure
     assert not failed.error
     assert not failed.success
+    assert math.isfinite(failed.return_)
+    assert failed.metrics["sum_gain"] == 7.0
     assert other.steps == 10
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from trained_grid import TINY, do, write_snippets
@@ -12,10 +14,13 @@ from lwdctl.analysis.sections import read_sections
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.config import from_mapping
-from lwdctl.core.errors import ConfigError
+from lwdctl.core.errors import ConfigError, SimulatorError
 from lwdctl.envs.pusht import PushTSimulator
 from lwdctl.pipeline.inputs import wanted_kinds
 from lwdctl.stages import STAGES
+from lwdctl.stages.reconstruction_runs import SnippetRuns
+from lwdctl.stages.stage import LOST
+from lwdctl.stages.traced_runs import Outcome
 
 pytestmark = pytest.mark.sim
 
@@ -95,6 +100,24 @@ def test_the_same_seed_gives_the_same_whatever_the_batch(
     for arm in ("recorded actions", "encoded", "mean"):
         found, expected = narrow.manifest.summary[arm], plain.manifest.summary[arm]
         assert found == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_simulator_lost_with_earlier_weights_is_said(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = SnippetRuns.decoded
+
+    def losing(self: SnippetRuns, vae: Any, latents: Any, title: str) -> Outcome:
+        outcome = decoded(self, vae, latents, title)
+        if title != "after 2 updates":
+            return outcome
+        first, *others = outcome.episodes
+        return Outcome([None, *outcome.reached[1:]], [replace(first, error="it died"), *others])
+
+    monkeypatch.setattr(SnippetRuns, "decoded", losing)
+    with pytest.raises(SimulatorError, match="1 episodes were lost"):
+        do(COMMAND, workspace, SMALL, name="lost")
+    assert workspace.resolve("analysis", "lost").manifest.summary[LOST] == {"after 2 updates": 1}
 
 
 def test_what_it_reads_and_refuses(workspace: Workspace) -> None:

@@ -105,8 +105,8 @@ def score_by_label(groups: Sequence[Group], metric: str) -> list[Labelled]:
                     episodes=f"{int((~np.isnan(some)).sum())} episodes",
                     perturbation=run.perturbation,
                     value=float(np.nanmean(some)),
-                    low=low,
-                    high=high,
+                    low=None if np.isnan(low) else low,
+                    high=None if np.isnan(high) else high,
                 )
             )
     return answer
@@ -144,8 +144,8 @@ def _bar(line: Labelled, low: float, high: float) -> Bar:
         episodes=line.episodes,
         more=line.more,
         place=place(line.value),
-        low=place(line.low),
-        high=place(line.high),
+        low=place(line.value if line.low is None else line.low),
+        high=place(line.value if line.high is None else line.high),
     )
 
 
@@ -170,6 +170,7 @@ def _counted(cell: Cell) -> str:
 
 def _span(lines: Sequence[Labelled]) -> tuple[float, float]:
     """Return an axis that begins at zero and holds every interval."""
-    ends = [end for line in lines for end in (line.low, line.high) if end is not None]
+    numbers = [end for line in lines for end in (line.value, line.low, line.high)]
+    ends = [end for end in numbers if end is not None]
     low, high = min([0.0, *ends]), max([0.0, *ends])
     return (low, high) if high > low else (low, low + 1.0)
