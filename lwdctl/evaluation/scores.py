@@ -43,7 +43,7 @@ def wilson_of_states(solved: Sequence[tuple[int, int]], z: float = Z95) -> tuple
     between 1 and the mean number of episodes per state, which is where it stands when no
     variation was seen.
 
-    Source: L. Kish, Survey Sampling (1965), section 8.2.
+    Source: L. Kish, Survey Sampling (1965), on the design effect.
 
     Args:
         solved: Successes and episodes of every initial state, at least one episode each.
