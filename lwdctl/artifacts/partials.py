@@ -126,10 +126,23 @@ def is_active(path: Path) -> bool:
 def was_published(path: Path) -> bool:
     """Tell whether a locked draft became a version before its maker could remove it.
 
-    Its files are then the version's own (hard links): writing on in them would damage it.
+    Its files are then the version's own (hard links): writing on in them would damage it. Links
+    from elsewhere, as backups make them, say nothing.
     """
     shutil.rmtree(path / STAGING, ignore_errors=True)  # of a publication that did not happen
-    return any(item.is_file() and item.stat().st_nlink > 1 for item in path.rglob("*"))
+    linked = {_file_id(item) for item in _files(path) if item.stat().st_nlink > 1}
+    return bool(linked) and any(
+        _file_id(item) in linked for version in path.parent.glob("v*") for item in _files(version)
+    )
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (item for item in folder.rglob("*") if item.is_file())
+
+
+def _file_id(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino
 
 
 def sweep(root: Path, kind: str, name: str, *, resuming: bool = False) -> None:

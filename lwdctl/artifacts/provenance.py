@@ -82,10 +82,12 @@ def _git_state(checkout: Path) -> dict[str, Any] | None:
         return None
     commit = _git(checkout, "rev-parse", "HEAD")
     changes = _git(checkout, "status", "--porcelain", "--", "lwdctl")
-    return {"commit": commit, "dirty": bool(changes)} if commit else None
+    # Where git gives no answer, nobody knows which code this is.
+    return {"commit": commit or "", "dirty": commit is None or changes != ""}
 
 
-def _git(checkout: Path, *words: str) -> str:
+def _git(checkout: Path, *words: str) -> str | None:
+    """Return what git answers, None where it gives no answer."""
     try:
         done = subprocess.run(  # noqa: S603 - fixed words, no shell
             ["git", "-C", str(checkout), *words],  # noqa: S607 - the user's own git
@@ -95,5 +97,5 @@ def _git(checkout: Path, *words: str) -> str:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

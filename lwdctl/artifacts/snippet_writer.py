@@ -175,11 +175,11 @@ class SnippetWriter:
         return {
             "start": self._action.rows,
             "length": episode.length,
-            "task": _index(episode.task, self._spec.env.tasks, f"{episode.source}: task"),
+            "task": _task(episode, self._spec.env.tasks),
             "label": _index(episode.label, self._spec.labels, f"{episode.source}: label"),
             "split": SPLITS[episode.split],
             "success": -1 if episode.success is None else int(episode.success),
-            "seed": -1 if episode.seed is None else episode.seed,
+            "seed": _seed(episode.seed),
             "model": self._model(episode.model),
             "has_final_observation": int(episode.final_observation is not None),
         }
@@ -224,12 +224,23 @@ def _check_array(array: npt.NDArray[Any], shape: tuple[int, ...], what: str) -> 
 
 
 def _index(name: str, known: tuple[str, ...], what: str) -> int:
-    """Return the index of a name; an empty name is -1, or 0 where there is one choice."""
+    """Return the index of a name, -1 for an empty one."""
     if name in known:
         return known.index(name)
     if name:
         raise DataError(f"{what} '{name}' is not among {', '.join(known) or 'any declared'}")
-    return 0 if len(known) == 1 else -1
+    return -1
+
+
+def _task(episode: Episode, known: tuple[str, ...]) -> int:
+    """Return the index of the task; the only one where none is named."""
+    found = _index(episode.task, known, f"{episode.source}: task")
+    return 0 if found < 0 and len(known) == 1 else found
+
+
+def _seed(seed: int | None) -> int:
+    """Return the seed as the table holds it; one beyond 63 bits is not kept."""
+    return seed if seed is not None and 0 <= seed < 2**63 else -1
 
 
 def _statistics(values: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float64]]:

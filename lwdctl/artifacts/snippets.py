@@ -41,7 +41,7 @@ class EpisodeTable:
         label: (episode,) int32, index into `spec.labels`, -1 for none.
         split: (episode,) int8, 0 train, 1 validation.
         success: (episode,) int8, 1, 0, or -1 unknown.
-        seed: (episode,) int64, -1 for none.
+        seed: (episode,) int64, -1 for none or one beyond 63 bits.
         source: Where each stood in its source.
     """
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from lwdctl.artifacts.artifact import Artifact
-from lwdctl.artifacts.durable import sha256_of
 from lwdctl.artifacts.manifest import InputRef, plain
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.config import to_mapping
 from lwdctl.core.progress import Progress, SilentProgress
+from lwdctl.data.reader import paths_of
 from lwdctl.pipeline.expected import Comparison, Expectation, compare
 from lwdctl.pipeline.inputs import wanted_kinds, with_ancestors
 from lwdctl.pipeline.plan import Step
+from lwdctl.stages.ingest import fingerprint
 from lwdctl.stages.stage import LOST, StageContext
 
 RAN, UP_TO_DATE, PLANNED = "ran", "up to date", "to run"
@@ -131,7 +131,7 @@ def _finished(step: Step, inputs: Mapping[str, Artifact], context: StageContext)
         manifest = artifact.manifest
         if (
             _made_from(manifest.inputs, step, inputs, context)
-            and not _sources_changed(manifest.summary)
+            and not _sources_changed(step, manifest.summary)
             and not _lost_episodes(manifest.summary)
         ):
             return artifact
@@ -159,16 +159,18 @@ def _lost_episodes(summary: Mapping[str, Any]) -> bool:
     return bool(summary.get(LOST)) or any(cell.get("errors") for cell in cells)
 
 
-def _sources_changed(summary: Mapping[str, Any]) -> bool:
-    """Tell whether a file that was ingested differs from what the summary recorded.
+def _sources_changed(step: Step, summary: Mapping[str, Any]) -> bool:
+    """Tell whether what the step would read now differs from what the summary recorded.
 
     A file that is gone cannot be read again, so it does not count as changed.
     """
-    for source in summary.get("sources", []):
-        path = Path(source["path"])
-        if path.is_file() and "sha256" in source and sha256_of(path) != source["sha256"]:
-            return True
-    return False
+    paths, sources = paths_of(getattr(step.config, "paths", ())), summary.get("sources", [])
+    if not paths:  # what it reads are artifacts
+        return False
+    return len(paths) != len(sources) or any(
+        path.exists() and fingerprint(path)["sha256"] != source.get("sha256")
+        for path, source in zip(paths, sources, strict=True)
+    )
 
 
 def _has_draft(step: Step, inputs: Mapping[str, Artifact], context: StageContext) -> bool:

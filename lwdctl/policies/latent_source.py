@@ -184,7 +184,12 @@ class RecordedLatents:
             return int(rng.choice(self._own(plan)))
         rng = generator("other-latent", plan.task, plan.seed, number)
         if len(self.tasks) > 1:
-            others = [index for index, name in enumerate(self.tasks) if name != plan.task]
+            known = set(self.task.tolist())
+            others = [
+                index
+                for index, name in enumerate(self.tasks)
+                if name != plan.task and index in known
+            ]
             drawn = generator("other-task", plan.task, plan.seed).choice(others)
             rows = np.flatnonzero(self.task == drawn)
         elif plan.label in self.labels and len(self.labels) > 1:

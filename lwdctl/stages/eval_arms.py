@@ -96,7 +96,9 @@ def make_arms(
 
     One horizon and no `--seeds` takes the given models. Otherwise every horizon and training
     seed has a model of its own, found by its lineage: made from the same snippets, trained
-    with that snippet length and seed; the newest, or the last of `context.among`.
+    with that snippet length and seed; the newest, or the last of `context.among`. The training
+    seeds of one policy and horizon agree in all settings but the seed: in those of the model that
+    is read, where it fits (the newest chain's, or the one that was named), else of the first found.
 
     Raises:
         ConfigError: A model is missing; the message names every one, the hint a command.
@@ -159,12 +161,23 @@ class _Finder:
             horizons = (None,)
         seeds: Sequence[int | None] = range(self._config.seeds) or (None,)
         for horizon in horizons:
+            like = self._given(policy, horizon) if seeds != (None,) else None
             for seed in seeds:
-                artifacts = self._find(policy, horizon, seed)
+                artifacts = self._find(policy, horizon, seed, like)
                 if artifacts:
+                    like = like or artifacts
                     yield Trained(artifacts, _executed(artifacts) if horizon is None else horizon)
                 else:
-                    self._miss(policy, horizon, seed)
+                    self._miss(policy, horizon, seed, like)
+
+    def _given(self, policy: str, horizon: int | None) -> Mapping[str, Artifact] | None:
+        """Return the models that the evaluation reads where they are of this policy and horizon."""
+        kind = "diffusion" if policy == METHOD else "baseline"
+        leading = self._inputs.get(kind)
+        if leading is None or (kind == "baseline" and leading.manifest.config["method"] != policy):
+            return None
+        found = self._same_data(leading)
+        return found if found and (policy == "mlp" or self._fits(found, horizon)) else None
 
     def refuse_missing(self) -> None:
         """Raise where a model was not found."""
@@ -176,7 +189,11 @@ class _Finder:
             )  # fmt: skip
 
     def _find(
-        self, policy: str, horizon: int | None, seed: int | None
+        self,
+        policy: str,
+        horizon: int | None,
+        seed: int | None,
+        like: Mapping[str, Artifact] | None,
     ) -> Mapping[str, Artifact] | None:
         given = self._inputs
         if not is_grid(self._config):
@@ -189,6 +206,8 @@ class _Finder:
             if kind == "baseline" and artifact.manifest.config["method"] != policy:
                 continue
             found = self._same_data(artifact)
+            if found and like and not _alike(found, like):
+                continue
             if found and _has_seed(found, seed) and (policy == "mlp" or self._fits(found, horizon)):
                 artifact.check()
                 return found
@@ -220,10 +239,17 @@ class _Finder:
         reach = found["baseline"].manifest.config["snippet_length"] if "baseline" in found else 0
         return bool(reach == 0 or 0 < horizon <= reach)
 
-    def _miss(self, policy: str, horizon: int | None, seed: int | None) -> None:
+    def _miss(
+        self,
+        policy: str,
+        horizon: int | None,
+        seed: int | None,
+        like: Mapping[str, Artifact] | None,
+    ) -> None:
         words = [f"{policy}"]
         words += [f"at horizon {horizon or 'episode'}"] if horizon is not None else []
         words += [f"with training seed {seed}"] if seed is not None else []
+        words += [f"and the settings of {list(like.values())[-1].reference}"] if like else []
         self._missing.append(" ".join(words))
         length = f" --snippet-length {horizon or 'episode'}" if horizon is not None else ""
         seeded = f" --seed {seed}" if seed is not None else ""
@@ -236,6 +262,18 @@ class _Finder:
             )
         else:
             self._hint = f"lwdctl train-baseline {policy}{length}{seeded}"
+
+
+def _alike(found: Mapping[str, Artifact], other: Mapping[str, Artifact]) -> bool:
+    """Tell whether two chains were made with the same settings, seeds and machines aside.
+
+    A setting that one of them does not know yet counts as the same.
+    """
+    return all(
+        one.manifest.config[name] == two.manifest.config[name]
+        for one, two in ((found[kind], other[kind]) for kind in found if kind in other)
+        for name in set(one.manifest.config) & set(two.manifest.config) - {"seed", "device"}
+    )
 
 
 def _has_seed(found: Mapping[str, Artifact], seed: int | None) -> bool:

@@ -105,12 +105,31 @@ def _check_environment(config: EvalConfig, store: SnippetStore, context: StageCo
             "the data names no environment to evaluate in",
             "ingest it again with --env ADAPTER/NAME",
         )
-    task = (config.task or store.spec.env.tasks)[0]
+    tasks = config.task or store.spec.env.tasks
+    if not tasks:
+        raise ConfigError(
+            f"the data names no task of '{adapter}'", "ingest it again with --env ADAPTER/NAME"
+        )
+    task = tasks[0]
+    _check_seeds(config, store)
     if config.video:
         context.progress.message("trying a video frame")
         check_video(store.spec, task, config.timeout)
     SIMULATORS.load(adapter)
     check_compatible(store, task)
+
+
+def _check_seeds(config: EvalConfig, store: SnippetStore) -> None:
+    """Refuse to begin where demonstrations began; `encoded` does so on purpose."""
+    seeds = store.episodes.seed
+    used = seeds[(seeds >= config.seed) & (seeds < config.seed + config.episodes)]
+    if used.size and not (config.policy == (METHOD,) and config.latent == ("encoded",)):
+        last = config.seed + config.episodes - 1
+        raise ConfigError(
+            f"{used.size} demonstrations were recorded from the evaluation seeds {config.seed}.."
+            f"{last}: a policy would begin where it was trained",
+            f"--seed {int(seeds.max()) + 1}",
+        )
 
 
 @dataclass(frozen=True)
@@ -137,7 +156,9 @@ class _Work:
         if kept:
             say(f"{arm.name}: already measured")
             return _cells(kept)
-        fresh = self.config.again or self.config.video
+        # Nobody knows whether the code of an outside environment is what it was.
+        outside = ":" in self.store.spec.env.adapter
+        fresh = self.config.again or self.config.video or outside
         found = None if fresh else self.earlier.find(key)
         if found:
             say(f"{arm.name}: already measured in {found[0]}")

@@ -95,7 +95,8 @@ def run(config: IngestConfig, inputs: Mapping[str, Artifact], context: StageCont
     paths, parents = _sources(config, inputs)
     name = context.name or _default_name(paths, parents)
     with READERS.load(config.format)(paths, _read_options(config)) as reader:
-        spec = with_outside_environment(reader.spec)
+        order = _order(config, reader)
+        spec = _narrowed(with_outside_environment(reader.spec), reader, order)
         _require_actions(config.actions, spec.action.semantics)
         context.progress.message(_announcement(reader, spec, paths))
         with context.workspace.begin(
@@ -103,13 +104,13 @@ def run(config: IngestConfig, inputs: Mapping[str, Artifact], context: StageCont
         ) as draft:
             writer = SnippetWriter(draft.path / SNIPPETS_PAYLOAD, spec)
             tally = _Tally()
-            for episode in _episodes(config, reader, context.progress, tally):
+            for episode in _episodes(config, reader, order, context.progress, tally):
                 writer.append(episode)
                 tally.add(episode)
             if not tally.lengths:
                 raise DataError(f"{paths[0]}: every episode has NaN or infinity")
             summary = {**writer.close(), **tally.to_mapping(), **_describe(spec)}
-            summary["sources"] = [_fingerprint(path) for path in paths]
+            summary["sources"] = [fingerprint(path) for path in paths]
             return draft.publish(summary, seed=config.seed)
 
 
@@ -181,15 +182,37 @@ def _announcement(reader: MergedReader, spec: SourceSpec, paths: Sequence[Path])
     )
 
 
-def _episodes(
-    config: IngestConfig, reader: MergedReader, progress: Progress, tally: _Tally
-) -> Iterator[Episode]:
-    """Yield the episodes in the store's order, each with its split.
+def _order(config: IngestConfig, reader: MergedReader) -> Sequence[int]:
+    """Return which episodes are stored, in the store's order.
 
-    The order is random, so that neighbouring blocks of the store hold many tasks and labels.
+    It is random, so that neighbouring blocks of the store hold many tasks and labels.
     """
     drawn = generator("ingest-order", config.seed).permutation(len(reader.sources)).tolist()
-    order = _at_most_per_label(drawn, reader, config.max_per_label)[: config.max_episodes or None]
+    return _at_most_per_label(drawn, reader, config.max_per_label)[: config.max_episodes or None]
+
+
+def _narrowed(spec: SourceSpec, reader: MergedReader, order: Sequence[int]) -> SourceSpec:
+    """Return the description with those tasks and labels alone that are stored."""
+    outlines = [reader.outline(index) for index in order]
+    tasks, labels = {item.task for item in outlines}, {item.label for item in outlines}
+    kept = tuple(task for task in spec.env.tasks if task in tasks)
+    if "" in tasks:  # belongs to the only task, or to none
+        kept = spec.env.tasks
+    return replace(
+        spec,
+        env=replace(spec.env, tasks=kept),
+        labels=tuple(label for label in spec.labels if label in labels),
+    )
+
+
+def _episodes(
+    config: IngestConfig,
+    reader: MergedReader,
+    order: Sequence[int],
+    progress: Progress,
+    tally: _Tally,
+) -> Iterator[Episode]:
+    """Yield the episodes in the store's order, each with its split."""
     outlines = [reader.outline(index) for index in order]
     splits = assign_splits(outlines, config.validation_fraction, config.seed)
     with progress.task("ingest", len(order), "episode") as task:
@@ -281,18 +304,22 @@ def _describe(spec: SourceSpec) -> dict[str, Any]:
     }
 
 
-def _fingerprint(path: Path) -> dict[str, Any]:
-    """Record which file was read: absolute path, bytes, and SHA-256 of a single file."""
+def fingerprint(path: Path) -> dict[str, Any]:
+    """Record which file or directory was read: absolute path, bytes and SHA-256.
+
+    That of a directory is over the names and digests of its files.
+    """
+    import hashlib
+
     from lwdctl.artifacts.durable import sha256_of
 
-    if path.is_dir():
-        files = [item for item in path.rglob("*") if item.is_file()]
-        return {"path": str(path.resolve()), "bytes": sum(item.stat().st_size for item in files)}
-    return {
-        "path": str(path.resolve()),
-        "bytes": path.stat().st_size,
-        "sha256": sha256_of(path),
-    }
+    files = sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else [path]
+    digest = sha256_of(path) if not path.is_dir() else ""
+    if not digest:
+        lines = (f"{item.relative_to(path).as_posix()}\0{sha256_of(item)}\n" for item in files)
+        digest = hashlib.sha256("".join(lines).encode()).hexdigest()
+    size = sum(item.stat().st_size for item in files)
+    return {"path": str(path.resolve()), "bytes": size, "sha256": digest}
 
 
 STAGE = Stage("ingest", "snippets", IngestConfig, (DEMONSTRATIONS,), run)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lwdctl.artifacts import provenance
 from lwdctl.artifacts.manifest import InputRef, Manifest, PayloadFile, plain
 from lwdctl.core.errors import ArtifactError
 
@@ -91,3 +92,18 @@ JSON = st.recursive(
 def test_plain_is_stable_through_json(value):
     once = plain(value)
     assert plain(json.loads(json.dumps(once, allow_nan=False))) == once
+
+
+@pytest.mark.parametrize("answer", [None, "words"])
+def test_code_that_git_does_not_know_is_nobodys(tmp_path, monkeypatch, answer):
+    """Without an answer a checkout counts as changed: no result is taken over from it."""
+    (tmp_path / ".git").mkdir()
+    monkeypatch.setattr(
+        provenance, "_git", lambda _, word, *rest: answer if word == "status" else "c0ffee"
+    )
+    assert provenance._git_state(tmp_path) == {"commit": "c0ffee", "dirty": True}
+    monkeypatch.setattr(provenance, "_git", lambda *words: None)
+    assert provenance._git_state(tmp_path) == {"commit": "", "dirty": True}
+    monkeypatch.setattr(provenance, "_git", lambda _, word, *rest: "" if word == "status" else "c0")
+    assert provenance._git_state(tmp_path) == {"commit": "c0", "dirty": False}
+    assert provenance._git_state(tmp_path / "elsewhere") is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -127,6 +129,18 @@ def test_a_draft_that_was_published_already_is_not_written_on(workspace):
         workspace.begin("vae", "lift", config={}, resume=True)
     assert workspace.drafts() == []
     workspace.resolve("vae").verify()
+
+
+def test_links_of_a_backup_do_not_cost_a_checkpoint(workspace, tmp_path):
+    body = """
+    draft = workspace.begin("vae", "lift", config={})
+    (draft.checkpoints / "last").write_text("state")
+    die()
+    """
+    start(workspace, body).wait(60)
+    shutil.copytree(workspace.root, tmp_path / "backup", copy_function=os.link)
+    with workspace.begin("vae", "lift", config={}, resume=True) as draft:
+        assert (draft.checkpoints / "last").read_text() == "state"
 
 
 def test_what_a_killed_process_left_is_removed_unless_it_can_be_resumed(workspace):

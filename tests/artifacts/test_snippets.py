@@ -20,6 +20,18 @@ def write(path, spec: SourceSpec, episodes: list[Episode]) -> SnippetStore:
     return SnippetStore.open(path)
 
 
+def test_no_label_is_never_the_only_one_and_no_seed_wraps(tmp_path, spec, episode):
+    spec = replace(spec, labels=("expert",), env=replace(spec.env, tasks=("push",)))
+    episodes = [
+        episode(2, 0, label="expert", task="push", seed=2**63 + 5),
+        episode(2, 1, label="", task="", seed=2**63 - 1),
+    ]
+    table = write(tmp_path / "snippets.zarr", spec, episodes).episodes
+    assert table.label.tolist() == [0, -1]
+    assert table.task.tolist() == [0, 0]
+    assert table.seed.tolist() == [-1, 2**63 - 1]
+
+
 def test_everything_comes_back(tmp_path, spec, episode):
     final = {"agent": np.array([1, 2], np.float32), "object": np.array([3, 4, 5], np.float32)}
     state = np.array([1.0, np.pi])

@@ -1,6 +1,8 @@
 import dataclasses
 import json
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -143,14 +145,49 @@ def test_an_interrupted_stage_is_resumed(recipe, capfd, workspace_path):
 
 
 def test_a_changed_source_file_is_read_again(tmp_path):
-    from lwdctl.artifacts.durable import sha256_of
     from lwdctl.pipeline.runner import _sources_changed
+    from lwdctl.stages.ingest import fingerprint
 
     path = tmp_path / "data.bin"
+    step = SimpleNamespace(config=SimpleNamespace(paths=(str(path),)))
     path.write_bytes(b"one")
-    summary = {"sources": [{"path": str(path), "bytes": 3, "sha256": sha256_of(path)}]}
-    assert not _sources_changed(summary)
+    summary = {"sources": [fingerprint(path)]}
+    assert not _sources_changed(step, summary)
     path.write_bytes(b"two")
-    assert _sources_changed(summary)
+    assert _sources_changed(step, summary)
     path.unlink()
-    assert not _sources_changed(summary)
+    assert not _sources_changed(step, summary)
+    two = SimpleNamespace(config=SimpleNamespace(paths=(str(path), str(path))))
+    assert _sources_changed(two, summary)
+
+
+def test_a_changed_source_directory_is_read_again(tmp_path):
+    from lwdctl.pipeline.runner import _sources_changed
+    from lwdctl.stages.ingest import fingerprint
+
+    folder = tmp_path / "data.zarr"
+    (folder / "a").mkdir(parents=True)
+    (folder / "a" / "chunk").write_bytes(b"one")
+    step = SimpleNamespace(config=SimpleNamespace(paths=(str(folder),)))
+    summary = {"sources": [fingerprint(folder)]}
+    assert not _sources_changed(step, summary)
+    (folder / "a" / "chunk").write_bytes(b"two")
+    assert _sources_changed(step, summary)
+    (folder / "a" / "chunk").write_bytes(b"one")
+    (folder / "a" / "chunk").rename(folder / "a" / "other")
+    assert _sources_changed(step, summary)
+
+
+def test_a_path_that_now_leads_elsewhere_is_read_again(tmp_path, monkeypatch):
+    from lwdctl.pipeline.runner import _sources_changed
+    from lwdctl.stages.ingest import fingerprint
+
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "d.zip").write_text(name)
+    step = SimpleNamespace(config=SimpleNamespace(paths=("d.zip",)))
+    monkeypatch.chdir(tmp_path / "one")
+    summary = {"sources": [fingerprint(Path("d.zip"))]}
+    assert not _sources_changed(step, summary)
+    monkeypatch.chdir(tmp_path / "two")
+    assert _sources_changed(step, summary)

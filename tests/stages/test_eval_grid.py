@@ -12,6 +12,7 @@ import pytest
 from trained_grid import GRID, TINY, do, everything, train_lwd
 
 from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.errors import ConfigError, SimulatorError
 from lwdctl.stages import evaluate
@@ -132,9 +133,41 @@ def test_seeds_of_both_models_must_agree(workspace: Workspace) -> None:
     do("train-diffusion", workspace, settings, name="mixed", named={"latents": "l16s0"})
     values = {**GRID, "policy": ["lwd"], "horizon": [16], "perturbation": [0.0], "seeds": 4}
     with pytest.raises(
-        ConfigError, match="training seed 2; lwd at horizon 16 with training seed 3"
+        ConfigError, match=r"training seed 2 and the settings .* training seed 3 and the settings"
     ):
         do("eval", workspace, values)
+
+
+def test_training_seeds_agree_in_their_settings(workspace: Workspace) -> None:
+    """A later ablation with seed 0 is no training seed of what was asked for."""
+    other = {**TINY, "width": 24, "seed": 0}
+    do("train-diffusion", workspace, other, name="ablation", named={"latents": "l16s0"})
+    values = {**GRID, "policy": ["lwd"], "horizon": [16], "perturbation": [0.0], "seeds": 2}
+    with pytest.raises(ConfigError, match="seed 1 and the settings of diffusion/ablation:v1"):
+        do("eval", workspace, values)
+    artifact = do("eval", workspace, values, named={"diffusion": "l16s1"})
+    references = {item.reference for item in artifact.manifest.inputs}
+    assert references == {"diffusion/l16s0:v1", "diffusion/l16s1:v1"}
+
+
+def test_states_that_were_recorded_from_are_no_evaluation_states(workspace: Workspace) -> None:
+    snippets = workspace.resolve("snippets")
+    values = {**GRID, "policy": ["random"], "horizon": [16], "perturbation": [0.0]}
+    seeds = SnippetStore.open(snippets.path).episodes.seed.copy()
+    seeds[2] = 100_001
+    with pytest.MonkeyPatch.context() as patch:
+        opened = SnippetStore.open
+
+        def with_seeds(path: Any) -> SnippetStore:
+            store = opened(path)
+            store.episodes = dataclasses.replace(store.episodes, seed=seeds)
+            return store
+
+        patch.setattr(SnippetStore, "open", with_seeds)
+        with pytest.raises(ConfigError, match="1 demonstrations were recorded from") as refused:
+            do("eval", workspace, values)
+        assert refused.value.hint == "--seed 100002"
+        do("eval", workspace, {**values, "seed": 100_002})
 
 
 def test_a_broken_old_chain_is_passed_over(workspace: Workspace) -> None:

@@ -165,6 +165,14 @@ def test_no_label_has_more_episodes_than_asked_for(ingest, tmp_path):
     assert sum(counts(max_per_label=4, max_episodes=5).values()) == 5
 
 
+def test_tasks_and_labels_are_those_that_are_stored(ingest, path):
+    artifact = ingest(path, max_episodes=1)
+    store = SnippetStore.open(artifact.path)
+    assert len(store.spec.env.tasks) == 1
+    assert store.episodes.task.tolist() == [0]
+    assert artifact.manifest.summary["episodes_by_task"] == {store.spec.env.tasks[0]: 1}
+
+
 def test_several_files_become_one_store_named_by_what_they_share(ingest, tmp_path):
     files = [write_demonstrations(tmp_path / f"arm_{word}.hdf5") for word in ("left", "right")]
     artifact = ingest(*files)
