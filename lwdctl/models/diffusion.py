@@ -129,17 +129,19 @@ class LatentDiffusion(nn.Module):
         return signal * noisy - noise * predicted
 
     def _clipped_ddim(self, latent: Tensor, condition: Tensor, visited: Sequence[int]) -> Tensor:
-        """Run DDIM as Diffusion Policy has it: the sample is clipped, the predicted noise is not.
+        """Run DDIM as Diffusion Policy has it: the sample is clipped, the noise it tells is not.
 
-        A solver works the noise out anew from the clipped sample, which samples worse.
+        A solver given the clipped sample would work the noise out anew from it.
         """
         shares = self._training_schedule.alphas_cumprod
         for step, following in zip(visited, [*visited[1:], -1], strict=True):
             number = torch.tensor(step, device=latent.device)
             predicted = self.denoiser(latent, number.expand(len(latent)), condition)
-            clean = self._clean(predicted, latent, number).clamp(-self.spec.clip, self.spec.clip)
+            clean, now = self._clean(predicted, latent, number), float(shares[step])
+            noise = (latent - now**0.5 * clean) / (1.0 - now) ** 0.5
             share = float(shares[following]) if following >= 0 else 1.0
-            latent = share**0.5 * clean + (1.0 - share) ** 0.5 * predicted
+            clipped = clean.clamp(-self.spec.clip, self.spec.clip)
+            latent = share**0.5 * clipped + (1.0 - share) ** 0.5 * noise
         return latent
 
     @torch.no_grad()
@@ -173,7 +175,7 @@ class LatentDiffusion(nn.Module):
         if start is not None:
             visited = remaining(visited, fraction)
             latent = self._noised(self.latent.normalize(start), latent, visited[0])
-        if self.spec.clip and (sampler, self.spec.prediction) == ("ddim", "epsilon"):
+        if self.spec.clip and sampler == "ddim":
             return self.latent.restore(self._clipped_ddim(latent, condition, visited))
         schedule = sampling_schedule(sampler, self.spec, visited, condition.device)
         noise = {"generator": list(generators)} if sampler == "ddpm" else {}

@@ -181,7 +181,7 @@ class RecordedLatents:
     def _row(self, plan: EpisodePlan, number: int) -> int:
         if self.own:
             rng = generator("own-latent", plan.task, plan.seed, number)
-            return int(rng.choice(self._own(plan)))
+            return int(rng.choice(_some(self._own(plan), plan)))
         rng = generator("other-latent", plan.task, plan.seed, number)
         if len(self.tasks) > 1:
             known = set(self.task.tolist())
@@ -190,13 +190,13 @@ class RecordedLatents:
                 for index, name in enumerate(self.tasks)
                 if name != plan.task and index in known
             ]
-            drawn = generator("other-task", plan.task, plan.seed).choice(others)
+            drawn = generator("other-task", plan.task, plan.seed).choice(others) if others else -1
             rows = np.flatnonzero(self.task == drawn)
         elif plan.label in self.labels and len(self.labels) > 1:
             rows = np.flatnonzero(self.label != self.labels.index(plan.label))
         else:
             rows = np.arange(len(self.mean))
-        return int(rng.choice(rows))
+        return int(rng.choice(_some(rows, plan)))
 
     def _own(self, plan: EpisodePlan) -> npt.NDArray[np.intp]:
         same = np.ones(len(self.mean), dtype=bool)
@@ -205,6 +205,16 @@ class RecordedLatents:
         if plan.label in self.labels:
             same &= self.label == self.labels.index(plan.label)
         return np.flatnonzero(same)
+
+
+def _some(rows: npt.NDArray[np.intp], plan: EpisodePlan) -> npt.NDArray[np.intp]:
+    if not rows.size:
+        label = f" with the label '{plan.label}'" if plan.label else ""
+        raise ConfigError(
+            f"no demonstration gives '{plan.task}'{label} the latent that was asked for",
+            "choose other --label or --task, or leave 'snippet' or 'other' out of --latent",
+        )
+    return rows
 
 
 @dataclass

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lwdctl.core.errors import ConfigError
 from lwdctl.core.records import FloatArray
 from lwdctl.models.cloned import ClonedPolicy
 from lwdctl.policies.observed import Observed, now
@@ -61,5 +62,10 @@ class MlpPolicy:
         return PolicyCost(np.zeros(self._width, dtype=np.int64), {"policy": self._seconds})
 
     def _indices(self, values: Sequence[str | None], names: tuple[str, ...], used: int) -> Tensor:
+        if used and not {value for value in values if value is not None} <= set(names):
+            raise ConfigError(
+                "the model is told what an episode does not say, or says otherwise",
+                f"it knows: {', '.join(names)}",
+            )
         found = [names.index(value) if used and value is not None else 0 for value in values]
         return torch.tensor(found, dtype=torch.long, device=self._device)

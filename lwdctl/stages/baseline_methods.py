@@ -126,6 +126,22 @@ def train_dp(work: Work) -> Trained:
     return Trained(spec.to_mapping(), model, loop.averaged_model, numbers)
 
 
+def refuse_unused(config: TrainBaselineConfig) -> None:
+    """Refuse settings that the method does not have.
+
+    Raises:
+        ConfigError: One was given that would change nothing.
+    """
+    if config.executed and config.method != "dp":
+        raise ConfigError(f"{config.method} has no --executed", "dp alone predicts past it")
+    denoiser = config.denoiser or {"dp": "unet", "ldp": "mlp"}.get(config.method, "")
+    if config.dropout and denoiser in ("unet", ""):
+        raise ConfigError(
+            "the U-Net has no dropout" if denoiser else "mlp has no dropout",
+            "leave --dropout out, or choose --denoiser mlp or transformer" if denoiser else "",
+        )
+
+
 def train_ldp(work: Work) -> Trained:
     """Train latent diffusion of chunks: first the VAE, then the denoiser over its latents."""
     config, sizes = work.config, _sizes(work)

@@ -50,6 +50,8 @@ def baseline_policy(
     if isinstance(model, ClonedPolicy):
         return MlpPolicy(model, tasks, labels)
     executed = model.spec.horizon if horizon is None else horizon
+    if not executed and 0 < store.spec.env.max_steps <= model.spec.horizon:
+        executed = model.spec.horizon  # one chunk all episode
     _check(model.spec, artifact, executed, denoise_steps)
     source = SampledLatents(
         model.diffusion,
@@ -67,10 +69,11 @@ def _check(spec: ChunkSpec, artifact: Artifact, executed: int, denoise_steps: in
     from lwdctl.models.diffusion import check_steps
 
     if not 1 <= executed <= spec.horizon:
-        asked = f"{executed} steps" if executed else "the whole episode"
+        asked = f"the horizon of {executed} steps" if executed else "the end of every episode"
+        longer = f"train it with --snippet-length {executed}, or " if executed else ""
         raise ConfigError(
             f"{artifact.reference} predicts {spec.horizon} steps per query, which does not reach"
-            f" the horizon of {asked}",
-            "train it with --snippet-length " + (str(executed) if executed else "episode"),
+            f" {asked}",
+            f"{longer}run it with --horizon {spec.horizon}",
         )
     check_steps(spec.diffusion.train_steps, denoise_steps, artifact.reference)

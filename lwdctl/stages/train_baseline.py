@@ -21,9 +21,10 @@ def run(
     """
     from lwdctl.artifacts.snippets import SnippetStore
     from lwdctl.models.files import save_model
-    from lwdctl.stages.baseline_methods import TRAINERS, Work
+    from lwdctl.stages.baseline_methods import TRAINERS, Work, refuse_unused
     from lwdctl.training.device import choose_device
 
+    refuse_unused(config)
     source = inputs["snippets"]
     store = SnippetStore.open(source.path)
     device = choose_device(config.device)

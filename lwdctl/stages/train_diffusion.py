@@ -82,6 +82,10 @@ def run(
     from lwdctl.training.diffusion import DiffusionObjective, LatentTable
     from lwdctl.training.loop import TrainingLoop
 
+    if config.dropout and config.denoiser == "unet":
+        raise ConfigError(
+            "the U-Net has no dropout", "leave --dropout out, or choose another --denoiser"
+        )
     latents, snippets, vae = inputs["latents"], inputs["snippets"], inputs["vae"]
     device = choose_device(config.device)
     store, data = LatentStore.open(latents.path), SnippetStore.open(snippets.path)
@@ -178,6 +182,8 @@ def check_condition(parts: tuple[str, ...], task: Indices, label: Indices) -> tu
     Raises:
         ConfigError: An unknown part, or one that some rows lack.
     """
+    if len(set(parts)) < len(parts):
+        raise ConfigError(f"the condition names a part twice: {', '.join(parts)}")
     for part in parts:
         if part not in CONDITIONS:
             raise ConfigError(f"'{part}' is no condition", did_you_mean(part, CONDITIONS))

@@ -87,6 +87,7 @@ def run(config: TrainVaeConfig, inputs: Mapping[str, Artifact], context: StageCo
         LwdctlError: Training diverged.
     """
     from lwdctl.artifacts.snippets import SnippetStore
+    from lwdctl.models.affine import SMALLEST_DEVIATION
     from lwdctl.models.files import save_model
     from lwdctl.models.operations import policy_operations
     from lwdctl.models.vae import PolicyVae
@@ -106,7 +107,13 @@ def run(config: TrainVaeConfig, inputs: Mapping[str, Artifact], context: StageCo
         resume=context.resume,
     ) as draft:
         model = _fresh(PolicyVae, spec, config.seed).to(device)
-        fit_normalizers(model, store)
+        unscaled = fit_normalizers(model, store)
+        if unscaled:
+            context.progress.message(
+                f"note: {unscaled} of {spec.action_size} action components vary by less than"
+                f" {SMALLEST_DEVIATION:g} in their units and count as constant: the loss hardly"
+                " sees them; store them in smaller units"
+            )
         objective = _objective(config, store, spec, device)
         context.progress.message(_announcement(config, spec, objective))
         settings = replace(loop_settings(config, config.batch_size), snapshots=config.snapshots)

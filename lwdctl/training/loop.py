@@ -147,6 +147,7 @@ class TrainingLoop:
                     self.save()
                 if stop.asked is not None:
                     break
+            self._refuse_divergence()  # a time limit may end between two looks at the loss
         if stop.asked is not None:  # the handler before us returned: still not a finished model
             raise KeyboardInterrupt
         if self.settings.snapshots:  # a time limit may end before the last one planned

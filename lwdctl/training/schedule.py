@@ -30,7 +30,7 @@ class Budget:
         if not self.time_limit or not done:
             return self.updates
         fit = int(0.95 * self.time_limit * 60.0 * done / max(seconds, 1e-9))
-        return max(done + 1, min(self.updates, fit))
+        return min(self.updates, max(done + 1, fit))
 
 
 def rate_share(update: int, total: int, warmup: int) -> float:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.data.batches import SnippetBatch, SnippetBatches
-from lwdctl.models.affine import Affine
+from lwdctl.models.affine import SMALLEST_DEVIATION, Affine
 from lwdctl.models.vae import PolicyVae, Snippets
 
 VALIDATION_SNIPPETS = 256
@@ -68,18 +68,26 @@ def snippets(batch: SnippetBatch) -> Snippets:
     return Snippets(batch.observations, batch.actions, batch.mask)
 
 
-def fit_normalizers(model: PolicyVae, store: SnippetStore) -> None:
-    """Fit both normalisers on the training split, from the store's statistics."""
+def fit_normalizers(model: PolicyVae, store: SnippetStore) -> int:
+    """Fit both normalisers on the training split, from the store's statistics.
+
+    Returns:
+        How many action components vary so little that they count as constant, though they vary.
+    """
     _fit(model.observation, store, model.spec.observation_keys)
     relative = model.spec.action_target == "relative"
-    _fit(model.action, store, ("action_relative" if relative else "action",))
+    deviation = _fit(model.action, store, ("action_relative" if relative else "action",))
+    unscaled = (model.action.scale.cpu() == 1.0) & (deviation < SMALLEST_DEVIATION)
+    return int((unscaled & (deviation > 1e-6 * model.action.mean.cpu().abs())).sum())
 
 
-def _fit(affine: Affine, store: SnippetStore, keys: tuple[str, ...]) -> None:
+def _fit(affine: Affine, store: SnippetStore, keys: tuple[str, ...]) -> Tensor:
     moments = store.moments(keys, "train")
     variance = torch.as_tensor(moments.variance, dtype=torch.float64)
     mean = torch.as_tensor(moments.mean, dtype=torch.float32)
-    affine.fit(mean, variance.clamp(min=0.0).sqrt().float())
+    deviation = variance.clamp(min=0.0).sqrt().float()
+    affine.fit(mean, deviation)
+    return deviation
 
 
 def epochs(updates: int, batch_size: int, episodes: int) -> float:

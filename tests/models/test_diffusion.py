@@ -266,10 +266,11 @@ def test_clipped_ddpm_is_the_library_s_own_clip_sample(prediction: str) -> None:
     torch.testing.assert_close(ours, sample, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("steps", [5, 10, 50])
-def test_clipped_ddim_of_predicted_noise_is_the_library_s_own(steps: int) -> None:
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("steps", [5, 10, 25])
+def test_clipped_ddim_is_the_library_s_own(prediction: str, steps: int) -> None:
     """Where the steps divide evenly, which the library's DDIM asks for."""
-    model = clipped("epsilon")
+    model = clipped(prediction)
     task = torch.tensor([0, 1])
     condition = model.condition(torch.zeros(2, 0), task, task)
     ours = model.sample(
@@ -281,7 +282,7 @@ def test_clipped_ddim_of_predicted_noise_is_the_library_s_own(steps: int) -> Non
         clip_sample=True,
         set_alpha_to_one=True,
         timestep_spacing="trailing",
-        prediction_type="epsilon",
+        prediction_type=prediction,
     )
     schedule.set_timesteps(steps)
     sample = torch.stack(

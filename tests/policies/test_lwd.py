@@ -244,6 +244,9 @@ def test_own_latents_come_from_any_snippet_of_the_same_task_and_label() -> None:
     assert drawn(("x", "y"), "y", "slow") == {5, 7}
     assert drawn(("x", "y"), "x", "") == {0, 1, 2, 3}
     assert drawn(("x",), "x", "fast") == {0, 2, 4, 6}
+    label[:4] = 0
+    with pytest.raises(ConfigError, match="no demonstration gives 'x' with the label 'slow'"):
+        drawn(("x", "y"), "x", "slow")
 
 
 class _Batches:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from lwdctl.core.errors import ConfigError
 from lwdctl.models.cloned import ClonedPolicy, ClonedSpec
 from lwdctl.models.operations import matrix_operations
 from lwdctl.policies.mlp import MlpPolicy
@@ -62,6 +63,13 @@ def test_a_slots_actions_do_not_depend_on_its_neighbours() -> None:
     policy.reset([plan(0, "x", "slow"), plan(1, "y", "fast")])
     other = {key: np.stack([rows[0], rows[1] + 9.0]) for key, rows in SEEN.items()}
     assert np.array_equal(policy.act(other, BOTH)[0], alone)
+
+
+@pytest.mark.parametrize(("task", "label"), [("x", ""), ("x", "unheard"), ("", "slow")])
+def test_what_the_model_is_told_must_be_known(task: str, label: str) -> None:
+    _, policy = policy_of(SPEC)
+    with pytest.raises(ConfigError, match="does not say"):
+        policy.reset([plan(0, task, label), None])
 
 
 def test_an_unused_label_may_be_anything() -> None:

@@ -270,6 +270,10 @@ def test_unknown_tasks_and_conditions_are_refused(copy: Workspace) -> None:
         do("train-diffusion", copy, {**DIFFUSION, "condition": ["label"]})
     with pytest.raises(ConfigError, match="too many"):
         do("eval", copy, {**EVAL, "denoise_steps": 101})
+    with pytest.raises(ConfigError, match="twice"):
+        do("train-diffusion", copy, {**DIFFUSION, "condition": ["state", "state"]})
+    with pytest.raises(ConfigError, match="U-Net has no dropout"):
+        do("train-diffusion", copy, {**DIFFUSION, "denoiser": "unet", "dropout": 0.1})
     unconditional = do("train-diffusion", copy, {**DIFFUSION, "condition": ["none"]})
     assert unconditional.manifest.summary["condition"] == []
     with pytest.raises(ConfigError, match="colour"):

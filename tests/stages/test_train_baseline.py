@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -162,10 +163,31 @@ def test_a_chunk_policy_refuses_a_longer_horizon_than_it_was_trained_for(
         with pytest.raises(ConfigError, match="horizon of 7") as error:
             baseline_policy(artifact, store, 7, "ddim", 5, CPU)
         assert "--snippet-length 7" in error.value.hint
-        with pytest.raises(ConfigError, match="whole episode"):
+        with pytest.raises(ConfigError, match="the end of every episode"):
+            baseline_policy(artifact, store, 0, "ddim", 5, CPU)
+        with pytest.MonkeyPatch.context() as patch:  # an environment as short as the chunk
+            env = replace(store.spec.env, max_steps=6)
+            patch.setattr(store, "spec", replace(store.spec, env=env))
             baseline_policy(artifact, store, 0, "ddim", 5, CPU)
         with pytest.raises(ConfigError, match="too many"):
             baseline_policy(artifact, store, 6, "ddim", 101, CPU)
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "said"),
+    [
+        ("ldp", {"executed": 4}, "ldp has no --executed"),
+        ("mlp", {"executed": 4}, "mlp has no --executed"),
+        ("dp-unet", {"dropout": 0.5}, "the U-Net has no dropout"),
+        ("mlp", {"dropout": 0.5}, "mlp has no dropout"),
+    ],
+)
+def test_settings_that_change_nothing_are_refused(
+    workspace: Workspace, name: str, setting: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        train(workspace, {**METHODS[name], **setting})
+    assert workspace.drafts("baseline") == []
 
 
 def test_dp_has_its_authors_settings(workspace: Workspace) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,6 +77,25 @@ def test_divergence_is_an_error_with_a_hint(tmp_path: Path) -> None:
     with pytest.raises(LwdctlError, match="diverged at or before update 6") as error:
         train(tmp_path / "run", Regression(diverge_at=5))
     assert "learning-rate" in error.value.hint
+
+
+def test_a_time_limit_does_not_publish_a_diverged_model(tmp_path: Path) -> None:
+    """It ends between two looks at the loss."""
+
+    class Slow(Regression):
+        def loss(self, *words: Any) -> Any:
+            time.sleep(0.02)
+            return super().loss(*words)
+
+    settings = replace(SETTINGS, budget=Budget(10_000, time_limit=0.4 / 60), log_every=10_000)
+    with pytest.raises(LwdctlError, match="diverged"):
+        train(tmp_path / "run", Slow(diverge_at=2), settings)
+
+
+def test_a_time_limit_adds_no_update() -> None:
+    assert Budget(3, time_limit=1.0).planned(3, 3.1) == 3
+    assert Budget(100, time_limit=1.0).planned(10, 55.0) == 11
+    assert Budget(100, time_limit=1.0).planned(10, 19.0) == 30
 
 
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
