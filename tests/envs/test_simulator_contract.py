@@ -166,7 +166,7 @@ def test_non_finite_actions_are_the_policys_failure(adapter, task, simulator):
         assert "not finite" in episode.policy_failure
         assert (episode.error, episode.attempts) == ("", 1)
         assert (episode.success, episode.steps) == (False, probe.NAN_AT - 1)
-        assert episode.metrics == {item.name: 0.0 for item in simulator.metrics}
+        assert episode.metrics == {item.name: item.failed for item in simulator.metrics}
 
 
 def test_closing_leaves_no_process(adapter, task):
