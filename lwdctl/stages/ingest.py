@@ -313,13 +313,16 @@ def fingerprint(path: Path) -> dict[str, Any]:
 
     from lwdctl.artifacts.durable import sha256_of
 
-    files = sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else [path]
-    digest = sha256_of(path) if not path.is_dir() else ""
-    if not digest:
-        lines = (f"{item.relative_to(path).as_posix()}\0{sha256_of(item)}\n" for item in files)
-        digest = hashlib.sha256("".join(lines).encode()).hexdigest()
-    size = sum(item.stat().st_size for item in files)
-    return {"path": str(path.resolve()), "bytes": size, "sha256": digest}
+    where = str(path.resolve())
+    if not path.is_dir():
+        return {"path": where, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
+    files = sorted(item for item in path.rglob("*") if item.is_file())
+    lines = (f"{item.relative_to(path).as_posix()}\0{sha256_of(item)}\n" for item in files)
+    return {
+        "path": where,
+        "bytes": sum(item.stat().st_size for item in files),
+        "sha256": hashlib.sha256("".join(lines).encode()).hexdigest(),
+    }
 
 
 STAGE = Stage("ingest", "snippets", IngestConfig, (DEMONSTRATIONS,), run)
