@@ -158,7 +158,7 @@ class EpisodeHost:
             self._recorders[slot].see(episode.moment(move.plan))
         if episode.over:
             self._finish_video(slot)
-        broken = episode.not_finite
+        broken = episode.not_finite(observation)
         if broken:
             self._finish_video(slot)
             return Reply(_NOTHING, episode.tally(), policy_failure=f"the {broken} is not finite")
@@ -220,12 +220,11 @@ class _Episode:
         keys = (item.name for item in self._simulator.observations)
         return np.concatenate([self._seen[key] for key in keys]).astype(np.float32, copy=False)
 
-    @property
-    def not_finite(self) -> str:
-        """What of the last step is not finite, or ""."""
+    def not_finite(self, observation: FloatArray) -> str:
+        """Return what of the last step is not finite: the reward, the observation, or ""."""
         if self._last is not None and not math.isfinite(self._last.reward):
             return "reward"
-        return "" if np.isfinite(self.observation()).all() else "observation"
+        return "" if np.isfinite(observation).all() else "observation"
 
     @property
     def over(self) -> bool:

@@ -127,8 +127,7 @@ def rollout(  # noqa: PLR0913 - the protocol's knobs, by keyword only
         pool.close()
         if recording is not None:
             recording.sweep()
-    episodes = tuple(done[plan.index] for plan in plans)
-    return RolloutResult(episodes, dict(engine.seconds))
+    return RolloutResult(tuple(done[plan.index] for plan in plans), dict(engine.seconds))
 
 
 def _solved(done: Mapping[int, EpisodeResult]) -> int:

@@ -40,8 +40,8 @@ def wilson_of_states(solved: Sequence[tuple[int, int]], z: float = Z95) -> tuple
 
     Wilson's, of as many episodes as would say the same if none shared its state: their number
     divided by the design effect, the variance over states beside that of a binomial. It is taken
-    between 1 and the mean number of episodes per state, which is where it stands when no
-    variation was seen.
+    between 1 and what it would be if the episodes of a state always ended alike, which is where
+    it stands when no variation was seen.
 
     Source: L. Kish, Survey Sampling (1965), on the design effect.
 
@@ -55,7 +55,7 @@ def wilson_of_states(solved: Sequence[tuple[int, int]], z: float = Z95) -> tuple
     states = len(solved)
     if states == episodes:
         return wilson(successes, episodes, z)
-    rate, effect = successes / episodes, episodes / states
+    rate, effect = successes / episodes, sum(count**2 for _, count in solved) / episodes
     if 0 < rate < 1 and states > 1:
         squares = math.fsum((one - rate * count) ** 2 for one, count in solved)
         seen = squares * states / (states - 1) / (episodes * rate * (1 - rate))

@@ -134,12 +134,8 @@ def refuse_unused(config: TrainBaselineConfig) -> None:
     """
     if config.executed and config.method != "dp":
         raise ConfigError(f"{config.method} has no --executed", "dp alone predicts past it")
-    denoiser = config.denoiser or {"dp": "unet", "ldp": "mlp"}.get(config.method, "")
-    if config.dropout and denoiser in ("unet", ""):
-        raise ConfigError(
-            "the U-Net has no dropout" if denoiser else "mlp has no dropout",
-            "leave --dropout out, or choose --denoiser mlp or transformer" if denoiser else "",
-        )
+    if config.dropout and config.method == "mlp":
+        raise ConfigError("mlp has no dropout", "leave --dropout out")
 
 
 def train_ldp(work: Work) -> Trained:

@@ -82,10 +82,6 @@ def run(
     from lwdctl.training.diffusion import DiffusionObjective, LatentTable
     from lwdctl.training.loop import TrainingLoop
 
-    if config.dropout and config.denoiser == "unet":
-        raise ConfigError(
-            "the U-Net has no dropout", "leave --dropout out, or choose another --denoiser"
-        )
     latents, snippets, vae = inputs["latents"], inputs["snippets"], inputs["vae"]
     device = choose_device(config.device)
     store, data = LatentStore.open(latents.path), SnippetStore.open(snippets.path)
@@ -148,10 +144,18 @@ class Sides:
 def diffusion_spec(
     config: TrainDiffusionConfig, parts: tuple[str, ...], sides: Sides, source: SourceSpec
 ) -> DiffusionSpec:
-    """Work out the model's sizes from the configuration, its condition and the data."""
+    """Work out the model's sizes from the configuration, its condition and the data.
+
+    Raises:
+        ConfigError: A layout that does not fit, or dropout that the denoiser does not have.
+    """
     from lwdctl.models.denoiser import DenoiserSpec
     from lwdctl.models.diffusion import DiffusionSpec
 
+    if config.dropout and config.denoiser == "unet":
+        raise ConfigError(
+            "the U-Net has no dropout", "leave --dropout out, or choose another --denoiser"
+        )
     state = sides.history * sides.observation if "state" in parts else 0
     task = len(source.env.tasks) if "task" in parts else 0
     label = len(source.labels) if "label" in parts else 0

@@ -45,6 +45,15 @@ def test_states_that_say_the_same_under_every_label_count_once():
     assert wilson_of_states([]) == (0.0, 1.0)
 
 
+def test_one_large_state_among_small_ones_counts_for_little():
+    """Forty of fifty episodes from one state that always ends alike."""
+    low, high = wilson_of_states([(40, 40)] + [(0, 1)] * 10)
+    assert high - low > 0.55  # 0.44 if each of the eleven counted as 4.5 episodes
+    assert wilson_of_states([(40, 40)] + [(1, 1)] * 10) == pytest.approx(
+        wilson(50 / 32.2, 50 / 32.2)
+    )
+
+
 def test_labels_that_end_alike_everywhere_are_no_fewer_episodes():
     assert wilson_of_states([(1, 2)] * 10) == wilson(10, 20)
 
