@@ -35,14 +35,14 @@ class TowardsTheGoal:
         return 0.2 * (observations["goal"] - observations["point"])
 
     def cost(self):
-        return PolicyCost(queries=np.zeros(len(self.plans), dtype=np.int64))
+        return PolicyCost(num_replans=np.zeros(len(self.plans), dtype=np.int64))
 
 
 chain = open_chain(Workspace(Path(sys.argv[1] if len(sys.argv) > 1 else "lwd-runs")))
 env = chain.store.spec.env
 horizon = chain.vae.spec.snippet_length
 policies = {
-    "lwd": lwd_policy("sampled", chain, horizon, sampler="ddim", denoise_steps=10),
+    "lwd": lwd_policy("sampled", chain, horizon, sampler="ddim", num_inference_steps=10),
     "towards the goal": TowardsTheGoal(),
 }
 plans = plan_episodes(env, episodes=20)

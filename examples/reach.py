@@ -40,7 +40,7 @@ class ReachEnv(gymnasium.Env):
 
 class Reach(GymnasiumSimulator):
     observations = (ObservationSpec("point", 2), ObservationSpec("goal", 2))
-    action = ActionSpec(2, "delta", "metres", (-0.1, -0.1), (0.1, 0.1), control_rate=10.0)
+    action = ActionSpec(2, "delta", "meters", (-0.1, -0.1), (0.1, 0.1), control_rate=10.0)
     # Less is better: an episode that the policy breaks off counts with the square's diagonal.
     metrics = (Metric("final_distance", "distance", "last", failed=2.83),)
     max_steps = 40

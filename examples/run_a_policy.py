@@ -25,7 +25,7 @@ env = chain.store.spec.env
 
 task = sys.argv[2] if len(sys.argv) > 2 else env.tasks[0]
 plan = EpisodePlan(index=0, seed=123_456, task=task)
-policy = lwd_policy("sampled", chain, horizon=0, sampler="ddim", denoise_steps=10)
+policy = lwd_policy("sampled", chain, horizon=0, sampler="ddim", num_inference_steps=10)
 policy.reset([plan])
 
 simulator = make_simulator(env, task)

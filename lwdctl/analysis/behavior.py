@@ -60,10 +60,10 @@ class Difference:
 
 @dataclass(frozen=True)
 class Compared:
-    """The trajectories of one behaviour, as many of every group.
+    """The trajectories of one behavior, as many of every group.
 
     Attributes:
-        behaviour: Label, or `"all"`; behind the task where there are several.
+        behavior: Label, or `"all"`; behind the task where there are several.
         count: Trajectories per group.
         groups: Group to the trajectories drawn, the source first.
         spreads: Group to metric to its mean.
@@ -72,7 +72,7 @@ class Compared:
             source; under `"sos"` of the source from itself.
     """
 
-    behaviour: str
+    behavior: str
     count: int
     groups: Groups
     spreads: Mapping[str, Mapping[str, Spread]]
@@ -85,7 +85,7 @@ CONTACTS = "foot contacts"
 
 
 def compare(trajectories: Sequence[Trajectory], seed: int, progress: Progress) -> list[Compared]:
-    """Compare every behaviour that a policy was run for, task by task.
+    """Compare every behavior that a policy was run for, task by task.
 
     Trajectories without a label, where the source has several, are compared with all of it.
 
@@ -95,20 +95,20 @@ def compare(trajectories: Sequence[Trajectory], seed: int, progress: Progress) -
         progress: Where to report.
 
     Raises:
-        ArtifactError: No behaviour has trajectories on both sides.
+        ArtifactError: No behavior has trajectories on both sides.
     """
     policies = [item for item in trajectories if item.group != SOURCE]
-    found, kinds = [], sorted({(item.task, item.behaviour) for item in policies})
+    found, kinds = [], sorted({(item.task, item.behavior) for item in policies})
     several = len({task for task, _ in kinds}) > 1
-    with progress.task("compare", len(kinds), "behaviour") as bar:
-        for task, behaviour in kinds:
-            groups = _grouped(_of(trajectories, task, behaviour))
+    with progress.task("compare", len(kinds), "behavior") as bar:
+        for task, behavior in kinds:
+            groups = _grouped(_of(trajectories, task, behavior))
             if len(groups) > 1 and SOURCE in groups:
-                found.append(_compared(_name(task, behaviour, several=several), groups, seed))
+                found.append(_compared(_name(task, behavior, several=several), groups, seed))
             bar.advance()
     if not found:
         raise ArtifactError(
-            "the data holds no trajectory of any behaviour that was evaluated",
+            "the data holds no trajectory of any behavior that was evaluated",
             "evaluate with the labels of the data",
         )
     return found
@@ -140,8 +140,8 @@ def feet(items: Sequence[Trajectory]) -> list[str]:
     return [name for name in shared_metrics(items) if name.startswith(CONTACT)]
 
 
-def _compared(behaviour: str, groups: Groups, seed: int) -> Compared:
-    drawn = draw_equally(groups, behaviour, seed)
+def _compared(behavior: str, groups: Groups, seed: int) -> Compared:
+    drawn = draw_equally(groups, behavior, seed)
     spreads = {
         name: {
             metric: _spread(values_of(items, [metric])[:, 0]) for metric in shared_metrics(items)
@@ -160,11 +160,11 @@ def _compared(behaviour: str, groups: Groups, seed: int) -> Compared:
     }
     count = len(source)
     return Compared(
-        behaviour, count, drawn, spreads, differences, _divergences(groups, behaviour, seed)
+        behavior, count, drawn, spreads, differences, _divergences(groups, behavior, seed)
     )
 
 
-def _divergences(groups: Groups, behaviour: str, seed: int) -> dict[str, dict[str, Divergence]]:
+def _divergences(groups: Groups, behavior: str, seed: int) -> dict[str, dict[str, Divergence]]:
     every = [item for items in groups.values() for item in items]
     shared = set(shared_metrics(every))
     contacts = [name for name in feet(groups[SOURCE]) if name in shared]
@@ -179,7 +179,7 @@ def _divergences(groups: Groups, behaviour: str, seed: int) -> dict[str, dict[st
     for quantity, (names, bounds) in quantities.items():
         pairs: list[tuple[int, ...]] = [*itertools.combinations(range(len(names)), 2)]
         source = values_of(groups[SOURCE], names)
-        key = f"{behaviour} {quantity} {seed}"
+        key = f"{behavior} {quantity} {seed}"
         yardstick = Yardstick(source, size, pairs or [(0,)], bounds, key)
         found[quantity] = {SOS: yardstick.itself()} | {
             name: yardstick.against(values_of(items, names))
@@ -189,15 +189,15 @@ def _divergences(groups: Groups, behaviour: str, seed: int) -> dict[str, dict[st
     return found
 
 
-def _of(trajectories: Sequence[Trajectory], task: str, behaviour: str) -> list[Trajectory]:
+def _of(trajectories: Sequence[Trajectory], task: str, behavior: str) -> list[Trajectory]:
     here = [item for item in trajectories if item.task == task]
-    return here if behaviour == ALL else [item for item in here if item.behaviour == behaviour]
+    return here if behavior == ALL else [item for item in here if item.behavior == behavior]
 
 
-def _name(task: str, behaviour: str, *, several: bool) -> str:
+def _name(task: str, behavior: str, *, several: bool) -> str:
     if not several:
-        return behaviour
-    return task if behaviour == ALL else f"{task}, {behaviour}"
+        return behavior
+    return task if behavior == ALL else f"{task}, {behavior}"
 
 
 def _grouped(trajectories: Sequence[Trajectory]) -> Groups:

@@ -1,4 +1,4 @@
-"""Figures of behaviours: foot contacts, returns, metrics, and divergences from the source."""
+"""Figures of behaviors: foot contacts, returns, metrics, and divergences from the source."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from lwdctl.analysis.behavior import SOS, Compared, feet, values_of
 from lwdctl.analysis.divergence import LARGEST
-from lwdctl.analysis.figures import COLOURS, MARKERS
+from lwdctl.analysis.figures import COLORS, MARKERS
 from lwdctl.analysis.trajectories import CONTACT, RETURN
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def draw_contacts(compared: Sequence[Compared]) -> Figure:
             for index, item in enumerate(compared):
                 if group in item.groups:
                     points = values_of(item.groups[group], [first, second])
-                    axes.scatter(*points.T, **_look(index), label=item.behaviour)
+                    axes.scatter(*points.T, **_look(index), label=item.behavior)
             axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
             axes.set_xlabel(_foot(first), size=8)
         row[0].set_ylabel(_foot(second), size=8)
@@ -46,7 +46,7 @@ def draw_contacts(compared: Sequence[Compared]) -> Figure:
 
 
 def draw_returns(compared: Sequence[Compared]) -> Figure:
-    """Draw the mean return per behaviour and group as bars, deviations as lines."""
+    """Draw the mean return per behavior and group as bars, deviations as lines."""
     groups = [
         group
         for group in _groups(compared)
@@ -65,11 +65,11 @@ def draw_returns(compared: Sequence[Compared]) -> Figure:
             [spread.mean for _, spread in mine],
             width,
             yerr=[spread.deviation for _, spread in mine],
-            color=COLOURS[index % len(COLOURS)],
+            color=COLORS[index % len(COLORS)],
             error_kw={"elinewidth": 1, "capsize": 2},
             label=group,
         )
-    axes.set_xticks(range(len(compared)), [item.behaviour for item in compared])
+    axes.set_xticks(range(len(compared)), [item.behavior for item in compared])
     axes.set_ylabel("Return")
     axes.axhline(0.0, color="0.3", linewidth=0.6)
     _legend(figure, axes)
@@ -81,7 +81,7 @@ def draw_divergences(compared: Sequence[Compared], quantities: Sequence[str], na
     """Draw every policy's divergence from the source, with the source's own as a band.
 
     Args:
-        compared: The behaviours.
+        compared: The behaviors.
         quantities: Keys of `Compared.divergences`, a panel each.
         name: What an axis shows.
     """
@@ -100,7 +100,7 @@ def draw_divergences(compared: Sequence[Compared], quantities: Sequence[str], na
             _draw_policy(axes, compared, quantity, group, index, len(policies))
         axes.axhline(LARGEST, color="0.3", linestyle="--", linewidth=0.8)
         axes.set(xlim=(-0.6, len(compared) - 0.4), ylim=(-0.02, 0.74))
-        axes.set_xticks(range(len(compared)), [item.behaviour for item in compared])
+        axes.set_xticks(range(len(compared)), [item.behavior for item in compared])
         axes.set_title(textwrap.fill(quantity.replace("_", " "), 22), size=9)
     grid[0][0].set_ylabel(name)
     _legend(figure, grid[0][0])
@@ -119,7 +119,7 @@ def draw_metrics(compared: Sequence[Compared], names: Sequence[str]) -> Figure:
                 if name in item.spreads.get(group, {}):
                     values = values_of(item.groups[group], [name])[:, 0]
                     aside = place + rng.uniform(-0.25, 0.25, len(values))
-                    axes.scatter(aside, values, **_look(index), label=item.behaviour)
+                    axes.scatter(aside, values, **_look(index), label=item.behavior)
         axes.set_xticks(range(len(groups)), groups, rotation=40, ha="right", size=7)
         axes.set_title(textwrap.fill(name.replace("_", " "), 20), size=8)
         axes.tick_params(axis="y", labelsize=7)
@@ -143,7 +143,7 @@ def _draw_policy(
     axes.errorbar(
         [place + shift for place, _ in found], means, yerr=(below, above), capsize=2, linewidth=1.2,
         linestyle="", marker=MARKERS[index % len(MARKERS)], markersize=5,
-        color=COLOURS[(index + 1) % len(COLOURS)], label=group,
+        color=COLORS[(index + 1) % len(COLORS)], label=group,
     )  # fmt: skip
 
 
@@ -173,7 +173,7 @@ def _has(compared: Sequence[Compared], quantity: str, group: str) -> bool:
 def _look(index: int) -> Mapping[str, Any]:
     return {
         "s": 16, "alpha": 0.7, "linewidths": 0,
-        "color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)],
+        "color": COLORS[index % len(COLORS)], "marker": MARKERS[index % len(MARKERS)],
     }  # fmt: skip
 
 
@@ -184,7 +184,7 @@ def _foot(metric: str) -> str:
 def _numbers(compared: Sequence[Compared]) -> str:
     counts = sorted({item.count for item in compared})
     number = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    return f"{number} trajectories per behaviour and group"
+    return f"{number} trajectories per behavior and group"
 
 
 def _legend(figure: Any, axes: Any) -> None:

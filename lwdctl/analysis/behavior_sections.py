@@ -1,4 +1,4 @@
-"""What a comparison of behaviours says: sections, headline numbers, rows of a table."""
+"""What a comparison of behaviors says: sections, headline numbers, rows of a table."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 ESTIMATOR = (
     "Estimator: Gaussian kernel densities with one bandwidth for both sets, evaluated on one grid"
-    " and normalised there, so that values lie between 0 and ln 2 = 0.693 nats. Bandwidth and"
+    " and normalized there, so that values lie between 0 and ln 2 = 0.693 nats. Bandwidth and"
     " grid come from the source alone (Scott's rule for the size of the sets on the smaller of"
     f" deviation and interquartile range / 1.349, at least {100 * FLOOR:g} % of the range)."
     " 'sos' is the source against itself: two disjoint random sets of it,"
@@ -39,7 +39,7 @@ def sections_of(
     """Return the sections in reading order and their figures.
 
     Args:
-        compared: One entry per behaviour.
+        compared: One entry per behavior.
         limit: Steps that trajectories were cut to, 0 for none.
     """
     sections = [_numbers(compared, limit)]
@@ -65,9 +65,9 @@ def sections_of(
 
 
 def summary_of(compared: Sequence[Compared]) -> dict[str, Any]:
-    """Return behaviour to group to headline numbers; `sos` is the source against itself."""
+    """Return behavior to group to headline numbers; `sos` is the source against itself."""
     return {
-        item.behaviour: {
+        item.behavior: {
             **{group: _headline(item, group) for group in item.groups},
             SOS: _measured(item, SOS),
         }
@@ -81,12 +81,12 @@ def write_rows(trajectories: Sequence[Trajectory], compared: Sequence[Compared])
     names = list(dict.fromkeys(name for item in trajectories for name in item.values))
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["task", "behaviour", "group", "origin", "drawn", "policy_failure", *names])
+    writer.writerow(["task", "behavior", "group", "origin", "drawn", "policy_failure", *names])
     for item in trajectories:
         values = [item.values.get(name, "") for name in names]
         row = [
             item.task,
-            item.behaviour,
+            item.behavior,
             item.group,
             item.origin,
             int(id(item) in drawn),
@@ -138,7 +138,7 @@ def _numbers(compared: Sequence[Compared], limit: int) -> Section:
     )
     rows = tuple(
         (
-            item.behaviour, group, item.count,
+            item.behavior, group, item.count,
             *(function(one.values[STEPS] for one in items) for function in (min, max)),
             item.spreads[group][STEPS].mean, sum(bool(one.failure) for one in items),
         )
@@ -146,7 +146,7 @@ def _numbers(compared: Sequence[Compared], limit: int) -> Section:
         for group, items in item.groups.items()
     )  # fmt: skip
     columns = (
-        "behaviour", "group", "trajectories", "fewest steps", "most steps", "mean steps",
+        "behavior", "group", "trajectories", "fewest steps", "most steps", "mean steps",
         "broken off",
     )  # fmt: skip
     return Section("What was compared", text, table=Table(columns, rows))
@@ -154,13 +154,13 @@ def _numbers(compared: Sequence[Compared], limit: int) -> Section:
 
 def _returns(compared: Sequence[Compared]) -> Section:
     rows = tuple(
-        (item.behaviour, group, item.count, one.mean, one.deviation, one.low, one.high)
+        (item.behavior, group, item.count, one.mean, one.deviation, one.low, one.high)
         for item in compared
         for group, spread in item.spreads.items()
         for name, one in spread.items()
         if name == RETURN
     )
-    columns = ("behaviour", "group", "trajectories", "mean", "deviation", "low", "high")
+    columns = ("behavior", "group", "trajectories", "mean", "deviation", "low", "high")
     text = (
         "Mean return with the standard deviation between trajectories, and the 95 % bootstrap"
         " interval of the mean over trajectories."
@@ -181,9 +181,9 @@ def _divergence(compared: Sequence[Compared]) -> Section:
         "Jensen-Shannon divergence, in nats, between the contact shares of policies and source;"
         f" with more than two feet the mean over pairs of feet. {ESTIMATOR}{DECODED}"
     )
-    columns = ("behaviour", "group", "n", "divergence", "low", "high", "inside sos")
+    columns = ("behavior", "group", "n", "divergence", "low", "high", "inside sos")
     rows = tuple(
-        (item.behaviour, *row)
+        (item.behavior, *row)
         for item in compared
         for row in _rows(item.divergences.get(CONTACTS, {}))
     )
@@ -197,14 +197,14 @@ def _rows(divergences: Mapping[str, Divergence]) -> Iterator[tuple[Any, ...]]:
 
 
 def _metric_points() -> Section:
-    text = "Behaviour metrics of every trajectory, of the source and of the policies."
-    return Section("Behaviour metrics", text, "metrics")
+    text = "Behavior metrics of every trajectory, of the source and of the policies."
+    return Section("Behavior metrics", text, "metrics")
 
 
 def _metric_divergence(compared: Sequence[Compared], names: Sequence[str]) -> Section:
-    columns = ("behaviour", "metric", "group", "n", "divergence", "low", "high", "inside sos")
+    columns = ("behavior", "metric", "group", "n", "divergence", "low", "high", "inside sos")
     rows = tuple(
-        (item.behaviour, name, *row)
+        (item.behavior, name, *row)
         for item in compared
         for name in names
         for row in _rows(item.divergences.get(name, {}))
@@ -218,10 +218,10 @@ def _metric_divergence(compared: Sequence[Compared], names: Sequence[str]) -> Se
 
 def _metrics(compared: Sequence[Compared]) -> Section:
     columns = (
-        "behaviour", "metric", "group", "source", "mean", "deviation", "difference", "low", "high",
+        "behavior", "metric", "group", "source", "mean", "deviation", "difference", "low", "high",
     )  # fmt: skip
     rows = tuple(
-        (item.behaviour, name, group, *_against(item, group, name))
+        (item.behavior, name, group, *_against(item, group, name))
         for item in compared
         for name in dict.fromkeys(n for spread in item.spreads.values() for n in spread)
         for group in item.groups

@@ -123,7 +123,7 @@ def _cell(group: Group, metric: str, task: str) -> Cell:
         score_low=score_ends[0],
         score_high=score_ends[1],
         score_deviation=deviation,
-        operations_per_step=_mean([run.operations for run in group.runs]),
+        flops_per_step=_mean([run.operations for run in group.runs]),
         seconds_per_episode=_mean([run.seconds for run in group.runs]),
     )
 

@@ -37,12 +37,12 @@ def cost_ratios(cells: Sequence[Cell], against: str) -> Iterator[CostRatio]:
 
 def _is_priced(cell: Cell) -> bool:
     """Tell whether a cell ran and does any arithmetic (random actions do none)."""
-    return cell.success is not None and bool(cell.operations_per_step)
+    return cell.success is not None and bool(cell.flops_per_step)
 
 
 def _numbers(cell: Cell) -> tuple[float, float]:
     """Return success and operations of a priced cell."""
-    return cell.success or 0.0, cell.operations_per_step or 0.0
+    return cell.success or 0.0, cell.flops_per_step or 0.0
 
 
 def _by_success(cell: Cell) -> tuple[float, float]:
@@ -65,7 +65,7 @@ def _ratio(best: Cell, others: Sequence[Cell]) -> CostRatio:
         perturbation=best.perturbation,
         success=success,
         against_success=wanted,
-        operations_per_step=operations,
-        against_operations_per_step=price,
+        flops_per_step=operations,
+        against_flops_per_step=price,
         ratio=operations / price if equal else None,
     )

@@ -1,7 +1,7 @@
 """Jensen-Shannon divergence between two sets of points, bounded by ln 2.
 
 Estimator: both sets become Gaussian kernel densities with one bandwidth, are evaluated on one
-grid and normalised there. The divergence of the two discrete distributions lies in [0, ln 2] for
+grid and normalized there. The divergence of the two discrete distributions lies in [0, ln 2] for
 any input. Bandwidth and grid come from the source alone (Scott's rule for the size of the sets,
 on the smaller of deviation and interquartile range / 1.349, with a floor), so that the ruler does
 not depend on who is measured. The estimate is biased upwards by an amount that depends on the
@@ -114,8 +114,8 @@ def density(rows: Kernels, chosen: npt.NDArray[np.intp] | slice = slice(None)) -
     else:
         first, second = rows
         summed = (first[chosen].T @ second[chosen]).ravel()
-    normalised: Values = summed / summed.sum()
-    return normalised
+    normalized: Values = summed / summed.sum()
+    return normalized
 
 
 def jensen_shannon(first: Values, second: Values) -> float:

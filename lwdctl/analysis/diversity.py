@@ -1,4 +1,4 @@
-"""How varied behaviour is: the spread of states and the modes of it, beside demonstrations.
+"""How varied behavior is: the spread of states and the modes of it, beside demonstrations.
 
 All groups start from the same recorded states and count as many trajectories, so that what
 initial states contribute to the spread is the same on every side.
@@ -29,11 +29,11 @@ CURVE = 101
 FOLDS, TREES = 5, 200
 MOST_CLUSTERS, COMPONENTS = 8, 20
 NOTHING = 1e-12
-"""Variances of normalised states at most this are rounding."""
+"""Variances of normalized states at most this are rounding."""
 
 
 def hold(states: FloatArray | Values, steps: int, scale: Values) -> Values:
-    """Return normalised states (steps + 1, obs); a trajectory that ended stays where it was.
+    """Return normalized states (steps + 1, obs); a trajectory that ended stays where it was.
 
     Args:
         states: (time, obs), at least one.
@@ -56,7 +56,7 @@ def features(states: Values) -> Values:
 
 
 class Modes(Protocol):
-    """Tells trajectories' modes of behaviour.
+    """Tells trajectories' modes of behavior.
 
     Attributes:
         names: The modes.
@@ -79,7 +79,7 @@ class Modes(Protocol):
         """
 
 
-class LabelledModes:
+class LabeledModes:
     """Modes that the data names: a random forest learns them from demonstrations.
 
     Every demonstration, and whatever starts where it does, is judged by a forest that never
@@ -134,7 +134,7 @@ class ClusteredModes:
     """Modes that nobody named: k-means over principal components of demonstrations.
 
     Args:
-        rows: (demonstration, feature), normalised: what hardly varies must not be made to count.
+        rows: (demonstration, feature), normalized: what hardly varies must not be made to count.
         count: Clusters; 0 takes the number, of 2 to `MOST_CLUSTERS`, with the best silhouette.
         seed: Fixes the clusters.
 
@@ -210,7 +210,7 @@ class Starts:
         """Return how far the states of every group lie apart.
 
         Args:
-            groups: Name to (start, time, obs), normalised.
+            groups: Name to (start, time, obs), normalized.
             reference: Whose spread the ratio divides by.
         """
         # Constant components may be large: what is common to all is not squared.
@@ -239,7 +239,7 @@ class Starts:
         """Return the share of the spread that lies between draws from one start.
 
         Args:
-            draws: (start, draw, time, obs), normalised, at least two draws.
+            draws: (start, draw, time, obs), normalized, at least two draws.
         """
         inside = draws.var(axis=1, ddof=1).mean(axis=(1, 2))
         flat = draws.mean(axis=1) - draws.mean(axis=(0, 1, 2))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from lwdctl.analysis.figures import COLOURS
+from lwdctl.analysis.figures import COLORS
 from lwdctl.evaluation.scores import wilson
 
 if TYPE_CHECKING:
@@ -24,14 +24,14 @@ def draw_spread(steps: npt.NDArray[np.int64], spreads: Mapping[str, Spread]) -> 
     figure = Figure(figsize=(5.6, 3.6), layout="constrained")
     axes = figure.subplots()
     for index, (name, spread) in enumerate(spreads.items()):
-        colour = COLOURS[(index - 1) % len(COLOURS)] if index else "0.3"
+        color = COLORS[(index - 1) % len(COLORS)] if index else "0.3"
         mean, low, high = (
             [getattr(point, part) for point in spread.curve] for part in ("value", "low", "high")
         )
-        axes.plot(steps, mean, color=colour, label=name, linewidth=1.6)
-        axes.fill_between(steps, low, high, color=colour, alpha=0.16, linewidth=0)
+        axes.plot(steps, mean, color=color, label=name, linewidth=1.6)
+        axes.fill_between(steps, low, high, color=color, alpha=0.16, linewidth=0)
     axes.set_xlabel("Step")
-    axes.set_ylabel("Variance of normalised states")
+    axes.set_ylabel("Variance of normalized states")
     axes.set_ylim(bottom=0)
     _finish(figure, "Bands: 95 % bootstrap intervals over starts.")
     return figure
@@ -40,7 +40,7 @@ def draw_spread(steps: npt.NDArray[np.int64], spreads: Mapping[str, Spread]) -> 
 def draw_modes(
     names: Sequence[str], groups: Mapping[str, Mapping[str, float]], starts: int
 ) -> Figure:
-    """Draw every mode's share of trajectories as bars, one colour per group.
+    """Draw every mode's share of trajectories as bars, one color per group.
 
     Args:
         names: The modes.
@@ -63,7 +63,7 @@ def draw_modes(
                 [max(value - low, 0.0) for value, (low, _) in zip(values, ends, strict=True)],
                 [max(high - value, 0.0) for value, (_, high) in zip(values, ends, strict=True)],
             ),
-            color=COLOURS[(index - 1) % len(COLOURS)] if index else "0.6",
+            color=COLORS[(index - 1) % len(COLORS)] if index else "0.6",
             error_kw={"elinewidth": 0.8, "capsize": 1.5, "ecolor": "0.2"},
             label=group,
         )

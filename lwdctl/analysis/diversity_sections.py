@@ -67,7 +67,7 @@ class Group:
     """What one policy did.
 
     Attributes:
-        states: (start, draw, time, obs) normalised and held, NaN where the simulator was lost.
+        states: (start, draw, time, obs) normalized and held, NaN where the simulator was lost.
     """
 
     states: Values
@@ -82,7 +82,7 @@ class Findings:
         starts: Whose starts these are, in words.
         episodes: (start,) store index of the demonstration whose start it is.
         chosen: (start,) index of that demonstration among those that taught the modes.
-        demonstrated: (start, time, obs) its states, normalised and held.
+        demonstrated: (start, time, obs) its states, normalized and held.
         components: (obs,) what each component is called.
         ended: Demonstrations among them that ended before the last step looked at.
         left_out: Demonstrations that taught no mode for want of a label.
@@ -326,7 +326,7 @@ def _modes(findings: Findings, numbers: Mapping[str, Mapping[str, Any]]) -> Sect
         "group", *(f"share of {name}" for name in findings.modes.names), "effective",
         "variation", "by chance", "kept", "low", "high", "unrelated",
     )  # fmt: skip
-    return Section("Modes of behaviour", MODES, "modes", Table(columns, rows))
+    return Section("Modes of behavior", MODES, "modes", Table(columns, rows))
 
 
 def _within(findings: Findings, numbers: Mapping[str, Mapping[str, Any]]) -> Section:

@@ -45,7 +45,7 @@ class Episode:
         values: The adapter's metrics, `return`, `final_success`, and `steps`; empty where
             the simulator was lost.
         error: Why the simulator gave no result, or "".
-        label: Behaviour label it was run with, or "".
+        label: Behavior label it was run with, or "".
         failure: Why the policy failed for good, or "".
     """
 
@@ -84,7 +84,7 @@ class Run:
     train_seed: int | None
     snippet_length: int | None
     sampler: str
-    denoise_steps: int | None
+    num_inference_steps: int | None
     warm_start: float
     store: str
     max_steps: int
@@ -149,7 +149,7 @@ def _run(record: Mapping[str, Any], artifact: Artifact, store: str) -> Run:
     config = artifact.manifest.config
     count = len(record["episodes"])
     seconds = cell["seconds"].get("total")
-    operations = (cell.get("cost") or {}).get("operations_per_step")
+    operations = (cell.get("cost") or {}).get("flops_per_step")
     restores = any(item["demonstration"] >= 0 for item in record["episodes"])
     policy, latent = cell["policy"], cell["latent"]
     return Run(
@@ -165,7 +165,7 @@ def _run(record: Mapping[str, Any], artifact: Artifact, store: str) -> Run:
         train_seed=cell["train_seed"],
         snippet_length=cell["snippet_length"],
         sampler=cell["sampler"],
-        denoise_steps=cell["denoise_steps"],
+        num_inference_steps=cell["num_inference_steps"],
         warm_start=float(cell.get("warm_start", 0.0)),
         store=store if restores else "",
         max_steps=int(config.get("max_steps") or 0),

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMATS = ("png", "pdf")
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""The colours of Okabe and Ito (2008) that stand out on white; told apart by colour-blind eyes."""
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""The colors of Okabe and Ito (2008) that stand out on white; told apart by color-blind eyes."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 FRONT = "Pareto front"
 _COLUMNS = 4
@@ -41,9 +41,7 @@ class Cost:
 
 
 COSTS = (
-    Cost(
-        "operations", lambda cell: cell.operations_per_step, "Operations per environment step", True
-    ),
+    Cost("operations", lambda cell: cell.flops_per_step, "Operations per environment step", True),
     Cost("time", lambda cell: cell.seconds_per_episode, "Wall time per episode (s)"),
 )
 
@@ -164,7 +162,7 @@ def _looks(comparison: Comparison) -> dict[str, dict[str, Any]]:
     labels.sort(key=lambda label: label != comparison.against)
     return {
         label: {
-            "color": COLOURS[index % len(COLOURS)],
+            "color": COLORS[index % len(COLORS)],
             "marker": MARKERS[index % len(MARKERS)],
             "label": label,
         }

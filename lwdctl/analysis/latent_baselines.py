@@ -22,7 +22,7 @@ _BATCH = 64
 
 
 def standard_states(model: PolicyVae, latents: LatentStore, points: LatentPoints) -> Values:
-    """Return the observations at each snippet's first step, standardised as the model does.
+    """Return the observations at each snippet's first step, standardized as the model does.
 
     Returns:
         (point, history * obs): what the diffusion model is conditioned on.
@@ -36,7 +36,7 @@ def raw_snippets(model: PolicyVae, snippets: SnippetStore, points: LatentPoints)
     """Return what the encoder reads of each snippet, or None where that is too large.
 
     Returns:
-        (point, time * (obs + action)): standardised, padded steps zero.
+        (point, time * (obs + action)): standardized, padded steps zero.
     """
     spec = model.spec
     width = spec.snippet_length * (spec.observation_size + spec.action_size)

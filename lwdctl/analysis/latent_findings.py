@@ -93,11 +93,11 @@ class GroupFindings:
         ]  # fmt: skip
         return Table(columns, tuple(rows))
 
-    def caption(self, neighbours: int) -> str:
+    def caption(self, neighbors: int) -> str:
         """Return the numbers of the full space in two lines."""
         latent = self.spaces[LATENT]
         return (
-            f"All dimensions: {neighbours}-NN accuracy {latent.knn.value:.2f}"
+            f"All dimensions: {neighbors}-NN accuracy {latent.knn.value:.2f}"
             f" [{latent.knn.low:.2f}, {latent.knn.high:.2f}], chance"
             f" {max(self.chance, latent.knn_shuffled):.2f}; silhouette {latent.silhouette:.2f}"
             f" (shuffled {latent.silhouette_shuffled:.2f})"
@@ -108,7 +108,7 @@ def group_findings(
     grouping: Grouping,
     points: LatentPoints,
     spaces: Mapping[str, Values],
-    neighbours: int,
+    neighbors: int,
     seed: int,
 ) -> GroupFindings | None:
     """Measure a grouping in every space; None where fewer than two categories can be tested.
@@ -117,7 +117,7 @@ def group_findings(
         grouping: Categories of the points.
         points: What was drawn.
         spaces: Space to (point, dim).
-        neighbours: Neighbours that vote.
+        neighbors: Neighbors that vote.
         seed: Seed of folds and shuffles.
     """
     use = has_two_episodes(grouping.index, points.episode)
@@ -127,7 +127,7 @@ def group_findings(
         return None
     found = {
         space: separation(
-            values[use], category, episode, neighbours, seed,
+            values[use], category, episode, neighbors, seed,
             linear=space in _FITTED and values.shape[1] <= LARGEST_FIT,
         )
         for space, values in spaces.items()

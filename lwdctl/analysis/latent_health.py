@@ -62,6 +62,6 @@ def gaussian_kl(mean: npt.NDArray[Any], log_variance: npt.NDArray[Any]) -> Value
 
     Source: Kingma and Welling, Auto-encoding variational Bayes (2014), appendix B.
     """
-    centre, spread = mean.astype(np.float64), log_variance.astype(np.float64)
-    kl: Values = 0.5 * (np.exp(spread) + centre**2 - 1.0 - spread)
+    center, spread = mean.astype(np.float64), log_variance.astype(np.float64)
+    kl: Values = 0.5 * (np.exp(spread) + center**2 - 1.0 - spread)
     return kl

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from lwdctl.analysis.figures import COLOURS, MARKERS
+from lwdctl.analysis.figures import COLORS, MARKERS
 from lwdctl.analysis.latent_health import LatentHealth
 from lwdctl.analysis.latent_table import UNKNOWN, Grouping
 from lwdctl.core.seeding import generator
@@ -45,7 +45,7 @@ class View:
 
 
 def draw_groups(view: View, grouping: Grouping, caption: str) -> Figure:
-    """Draw a view with one colour and marker per category; points without one are grey."""
+    """Draw a view with one color and marker per category; points without one are gray."""
     names = [(index, grouping.categories[index]) for index in sorted(set(grouping.index.tolist()))
              if index != UNKNOWN]  # fmt: skip
     columns = _columns([name for _, name in names])
@@ -68,7 +68,7 @@ def draw_groups(view: View, grouping: Grouping, caption: str) -> Figure:
 
 
 def draw_position(view: View, position: Values, caption: str) -> Figure:
-    """Draw a view coloured by where in its episode each snippet starts."""
+    """Draw a view colored by where in its episode each snippet starts."""
     figure, axes = _canvas(view, caption, 0)
     order = generator("drawing order").permutation(len(position))
     drawn = axes.scatter(
@@ -82,7 +82,7 @@ def draw_position(view: View, position: Values, caption: str) -> Figure:
 
 
 def draw_plain(view: View, caption: str) -> Figure:
-    """Draw a view of data that has nothing to colour by."""
+    """Draw a view of data that has nothing to color by."""
     figure, axes = _canvas(view, caption, 0)
     everything = np.ones(len(view.coordinates), bool)
     _scatter(axes, view, everything, _size(len(everything)), **_look(0))
@@ -100,12 +100,12 @@ def draw_dimensions(health: LatentHealth) -> Figure:
     looks = (("spread of the mean", health.spread, 0, "-"),
              ("posterior deviation", health.posterior, 1, "--"))  # fmt: skip
     for name, values, index, line in looks:
-        upper.plot(rank, values[order], color=COLOURS[index], linestyle=line, label=name)
+        upper.plot(rank, values[order], color=COLORS[index], linestyle=line, label=name)
     upper.axhline(1.0, color="0.5", linewidth=0.8, linestyle=":", label="prior")
     upper.set_yscale("log")
     upper.set_ylabel("Standard deviation", size=8)
     figure.legend(loc="outside upper center", ncols=3, fontsize=7, frameon=False)
-    lower.plot(rank, health.kl[order], color=COLOURS[2])
+    lower.plot(rank, health.kl[order], color=COLORS[2])
     lower.set_ylim(bottom=0)
     lower.set_ylabel("KL (nats)", size=8)
     lower.set_xlabel("Latent dimension, by falling spread of its mean", size=8)
@@ -145,8 +145,8 @@ def _scatter(
 
 
 def _look(index: int) -> dict[str, Any]:
-    """Return colour and marker of a category; both repeat, their pair only after 56."""
-    return {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
+    """Return color and marker of a category; both repeat, their pair only after 56."""
+    return {"color": COLORS[index % len(COLORS)], "marker": MARKERS[index % len(MARKERS)]}
 
 
 def _readable(name: str) -> str:

@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 Drawn = tuple[Section, "Figure | None"]
 
 HOW_TO_READ = (
-    "An episode never answers for itself: neighbours come from other episodes only, and"
+    "An episode never answers for itself: neighbors come from other episodes only, and"
     f" logistic regression is cross-validated over episodes (at most {FOLDS} folds, components"
-    " standardised). Every episode counts alike. Intervals: Wilson's where every episode has one"
+    " standardized). Every episode counts alike. Intervals: Wilson's where every episode has one"
     " snippet or all episodes score alike, otherwise a bootstrap over episodes. Chance is the"
     " larger of two numbers: the share of the largest category, and the k-NN accuracy where the"
     f" categories are shuffled over episodes (mean of {SHUFFLES}). The silhouette counts snippets"
@@ -54,13 +54,13 @@ class LatentAnalysis:
         points: The snippets drawn.
         available: Snippets they were drawn from.
         sampled: Whether latents were drawn from the posterior.
-        neighbours: Neighbours that vote.
+        neighbors: Neighbors that vote.
         components: Principal components.
         views: Pictures' coordinates, t-SNE first.
-        groupings: Groupings to colour by.
+        groupings: Groupings to color by.
         groups: Grouping's name to numbers, where two categories could be tested.
         position: Space to R^2, empty where the position does not vary.
-        show_position: Whether to colour by position.
+        show_position: Whether to color by position.
         health: One number per dimension.
         without: Spaces that could not be measured.
     """
@@ -68,7 +68,7 @@ class LatentAnalysis:
     points: LatentPoints
     available: int
     sampled: bool
-    neighbours: int
+    neighbors: int
     components: Components
     views: Sequence[View]
     groupings: Sequence[Grouping]
@@ -147,7 +147,7 @@ def _sections(analysis: LatentAnalysis) -> Iterator[Drawn]:
         yield from _of_position(analysis)
     if not analysis.groupings and not analysis.show_position:
         for view in analysis.views:
-            text = "The data holds nothing to colour by: one category, and one snippet an episode."
+            text = "The data holds nothing to color by: one category, and one snippet an episode."
             yield Section(view.title, text, view.stem), draw_plain(view, "")
     yield _of_dimensions(analysis)
 
@@ -163,7 +163,7 @@ def _protocol(analysis: LatentAnalysis) -> str:
         ),
         HOW_TO_READ,
         (
-            f"Two spaces stand beside the latent's: '{SPACES[SNIPPET]}' is the standardised"
+            f"Two spaces stand beside the latent's: '{SPACES[SNIPPET]}' is the standardized"
             f" observations and actions, '{SPACES[STATE]}' does not know what is done next (and"
             " falls below chance where categories begin from the same states)."
         ),
@@ -177,7 +177,7 @@ def _of_grouping(analysis: LatentAnalysis, grouping: Grouping) -> Iterator[Drawn
     for number, view in enumerate(analysis.views):
         text, table, caption = "", None, ""
         if found:
-            caption = found.caption(analysis.neighbours) if number == 0 else ""
+            caption = found.caption(analysis.neighbors) if number == 0 else ""
             text = "" if number else _read_group(analysis, found)
             table = None if number else found.table()
         stem = f"{view.stem}-{grouping.name}"
@@ -189,7 +189,7 @@ def _read_group(analysis: LatentAnalysis, found: GroupFindings) -> str:
     single = found.points < (found.grouping.index != UNKNOWN).sum()
     return (
         f"{found.categories} categories, {found.episodes} episodes, {found.points} snippets;"
-        f" {analysis.neighbours} nearest neighbours vote. The first row is the full latent"
+        f" {analysis.neighbors} nearest neighbors vote. The first row is the full latent"
         " space, the numbers to quote; those of projections describe the pictures."
         + (" Categories of a single episode are drawn, but not counted." if single else "")
     )

@@ -18,7 +18,7 @@ Index = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
 
 FEWEST_POINTS = 5
-"""Fewer points have no neighbourhoods worth a picture."""
+"""Fewer points have no neighborhoods worth a picture."""
 UNKNOWN = -1
 
 

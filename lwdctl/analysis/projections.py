@@ -74,7 +74,7 @@ def tsne(points: Values, perplexity: float, seed: int) -> Values:
 
     Args:
         points: At least four points.
-        perplexity: Effective number of neighbours, below the number of points.
+        perplexity: Effective number of neighbors, below the number of points.
         seed: Seed of what is random in it.
     """
     from sklearn.manifold import TSNE

@@ -39,13 +39,13 @@ class Errors:
 
     Attributes:
         squared: (snippet, time) sum over observation components, in environment units squared.
-        normalised: (snippet, time) mean over components, each divided by its deviation over
+        normalized: (snippet, time) mean over components, each divided by its deviation over
             the training split. Step 0 is the start, before any action. NaN where nothing was
             recorded, or where the simulator was lost.
     """
 
     squared: Values
-    normalised: Values
+    normalized: Values
 
     def last(self, values: Values) -> Values:
         """Return (snippet,) each snippet's error at its last recorded step."""
@@ -78,7 +78,7 @@ def squared_errors(
         scale: (obs,) deviation of each component.
     """
     count, steps, _ = recorded.shape
-    squared, normalised = np.full((2, count, steps), np.nan)
+    squared, normalized = np.full((2, count, steps), np.nan)
     for row, states in enumerate(reached):
         if states is None or not len(states):
             continue
@@ -86,8 +86,8 @@ def squared_errors(
         difference = states[held].astype(np.float64) - recorded[row]
         difference[int(valid[row]) + 1 :] = np.nan
         squared[row] = np.square(difference).sum(axis=1)
-        normalised[row] = np.square(difference / scale).mean(axis=1)
-    return Errors(squared, normalised)
+        normalized[row] = np.square(difference / scale).mean(axis=1)
+    return Errors(squared, normalized)
 
 
 class Clusters:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lwdctl.analysis.figures import COLOURS
+from lwdctl.analysis.figures import COLORS
 from lwdctl.analysis.reconstruction import Interval
 
 if TYPE_CHECKING:
@@ -18,12 +18,12 @@ _SMALLEST = 1e-9
 
 
 def draw_steps(
-    normalised: Mapping[str, Sequence[Interval]], squared: Mapping[str, Sequence[Interval]]
+    normalized: Mapping[str, Sequence[Interval]], squared: Mapping[str, Sequence[Interval]]
 ) -> Figure:
-    """Draw the error of every policy at every step of the snippet, normalised and in units."""
+    """Draw the error of every policy at every step of the snippet, normalized and in units."""
     figure, panels = _panels(2)
-    names = ("Normalised squared error", "Squared error (environment units)")
-    for axes, name, curves in zip(panels, names, (normalised, squared), strict=True):
+    names = ("Normalized squared error", "Squared error (environment units)")
+    for axes, name, curves in zip(panels, names, (normalized, squared), strict=True):
         for index, (arm, curve) in enumerate(curves.items()):
             # The start itself is in the table: before any action there is next to no error.
             _line(axes, range(1, len(curve)), curve[1:], index, arm)
@@ -41,12 +41,12 @@ def draw_updates(after: Mapping[int, Mapping[str, Interval]]) -> Figure:
     """Draw the error of encoded snippets against the updates of the VAE's training."""
     figure, (axes,) = _panels(1)
     for index, (name, title) in enumerate(
-        (("final_normalised", "at the last step"), ("mean_normalised", "mean over steps"))
+        (("final_normalized", "at the last step"), ("mean_normalized", "mean over steps"))
     ):
         _line(axes, list(after), [found[name] for found in after.values()], index, title, "o")
     axes.set_yscale("log")
     axes.set_xlabel("Updates of the VAE")
-    axes.set_ylabel("Normalised squared error")
+    axes.set_ylabel("Normalized squared error")
     axes.legend(frameon=False, fontsize=9)
     return figure
 
@@ -69,10 +69,10 @@ def _line(
     axes: Any, places: Sequence[int], curve: Sequence[Interval], index: int, name: str,
     marker: str = "",
 ) -> None:  # fmt: skip
-    colour = COLOURS[index % len(COLOURS)]
+    color = COLORS[index % len(COLORS)]
     mean, low, high = (
         np.maximum([getattr(one, part) for one in curve], _SMALLEST)
         for part in ("mean", "low", "high")
     )
-    axes.plot(places, mean, color=colour, label=name, linewidth=1.5, marker=marker, markersize=4)
-    axes.fill_between(places, low, high, color=colour, alpha=0.2, linewidth=0)
+    axes.plot(places, mean, color=color, label=name, linewidth=1.5, marker=marker, markersize=4)
+    axes.fill_between(places, low, high, color=color, alpha=0.2, linewidth=0)

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from lwdctl.evaluation.snippet_starts import SnippetStarts
 
 SNIPPETS, STEPS = "reconstruction.csv", "reconstruction_steps.csv"
-ORACLE, SAMPLED = "encoded", "sampled"
+ORACLE, SAMPLED = "oracle", "sampled"
 MEASURE = (
     "Squared error between the observation that a policy reached and the one recorded at the same"
     " step. 'Squared' sums over components in environment units, so that the largest unit rules."
-    " 'Normalised' divides each component by its deviation over the training split and takes the"
+    " 'Normalized' divides each component by its deviation over the training split and takes the"
     " mean: two unrelated states are about 2 apart. 'Final' is at a snippet's last recorded"
     " state, 'mean' is over the states after its actions. An episode that ended early counts on"
     " with the last state seen of it. Intervals: 95 %, bootstrap over the demonstrations that"
@@ -60,10 +60,10 @@ def write(findings: Findings, directory: Path, title: str, split: str) -> dict[s
         The headline numbers.
     """
     clusters = Clusters(findings.starts.episodes)
-    normalised = {name: clusters.curve(one.normalised) for name, one in findings.errors.items()}
+    normalized = {name: clusters.curve(one.normalized) for name, one in findings.errors.items()}
     squared = {name: clusters.curve(one.squared) for name, one in findings.errors.items()}
     kept = {name: numbers(one, clusters) for name, one in findings.errors.items()}
-    figures = {"error-by-step": pictures.draw_steps(normalised, squared)}
+    figures = {"error-by-step": pictures.draw_steps(normalized, squared)}
     sections = [_starts(findings, split), _errors(kept), _solved(findings, clusters)]
     after = {update: numbers(one, clusters) for update, one in findings.snapshots.items()}
     if after:
@@ -71,15 +71,15 @@ def write(findings: Findings, directory: Path, title: str, split: str) -> dict[s
         sections.insert(2, _training(after))
     write_sections(directory, title, sections, figures)
     _write_csv(directory / SNIPPETS, _snippet_rows(findings))
-    _write_csv(directory / STEPS, _step_rows(findings, normalised, squared))
+    _write_csv(directory / STEPS, _step_rows(findings, normalized, squared))
     return _summary(findings, kept, after)
 
 
 def numbers(errors: Errors, clusters: Clusters) -> dict[str, Interval]:
     """Return the headline intervals of one arm."""
     return {
-        "final_normalised": clusters.interval(errors.last(errors.normalised)),
-        "mean_normalised": clusters.interval(errors.average(errors.normalised)),
+        "final_normalized": clusters.interval(errors.last(errors.normalized)),
+        "mean_normalized": clusters.interval(errors.average(errors.normalized)),
         "final_squared": clusters.interval(errors.last(errors.squared)),
         "mean_squared": clusters.interval(errors.average(errors.squared)),
     }
@@ -87,7 +87,7 @@ def numbers(errors: Errors, clusters: Clusters) -> dict[str, Interval]:
 
 def _starts(findings: Findings, split: str) -> Section:
     starts = findings.starts
-    drift = next(iter(findings.errors.values())).normalised[:, 0]
+    drift = next(iter(findings.errors.values())).normalized[:, 0]
     rows = []
     for way, count in Counter(starts.ways).items():
         mine = drift[[one == way for one in starts.ways]]
@@ -95,7 +95,7 @@ def _starts(findings: Findings, split: str) -> Section:
     text = (
         f"{len(starts.plans)} snippets of {len(set(starts.episodes.tolist()))} demonstrations"
         f" ({split} split), {starts.valid.min()} to {starts.valid.max()} recorded steps each."
-        " Every policy starts from the same states. 'Drift' is the normalised squared error of"
+        " Every policy starts from the same states. 'Drift' is the normalized squared error of"
         " the start itself against the recorded observation. Observations need not show all of a"
         " state: PushT's show no speeds, which are then zero."
     )
@@ -117,11 +117,11 @@ def _errors(kept: Mapping[str, Mapping[str, Interval]]) -> Section:
 
 def _training(after: Mapping[int, Mapping[str, Interval]]) -> Section:
     columns = (
-        "updates", "final normalised", "low", "high", "median", "mean normalised", "low", "high",
+        "updates", "final normalized", "low", "high", "median", "mean normalized", "low", "high",
         "median",
     )  # fmt: skip
     rows = tuple(
-        (update, *(value for name in ("final_normalised", "mean_normalised")
+        (update, *(value for name in ("final_normalized", "mean_normalized")
                    for value in (found[name].mean, found[name].low, found[name].high,
                                  found[name].median)))
         for update, found in after.items()
@@ -195,7 +195,7 @@ def _summary(
 ) -> dict[str, Any]:
     summary: dict[str, Any] = {"snippets": len(findings.starts.plans)}
     summary["start_drift"] = float(
-        np.nanmean(next(iter(findings.errors.values())).normalised[:, 0])
+        np.nanmean(next(iter(findings.errors.values())).normalized[:, 0])
     )
     for name, found in kept.items():
         solved = _successes(findings.episodes[name])
@@ -210,7 +210,7 @@ def _summary(
         )
     if after:
         summary["after_updates"] = {
-            str(update): _flat({name: one for name, one in found.items() if "normalised" in name})
+            str(update): _flat({name: one for name, one in found.items() if "normalized" in name})
             for update, found in after.items()
         }
     return summary
@@ -229,15 +229,15 @@ def _flat(found: Mapping[str, Interval]) -> dict[str, float]:
 
 def _snippet_rows(findings: Findings) -> Iterator[Sequence[Any]]:
     yield (
-        "policy", "episode", "offset", "steps", "start", "start_drift", "final_normalised",
-        "mean_normalised", "final_squared", "mean_squared", "success", findings.score,
+        "policy", "episode", "offset", "steps", "start", "start_drift", "final_normalized",
+        "mean_normalized", "final_squared", "mean_squared", "success", findings.score,
         "policy_failure", "error",
     )  # fmt: skip
     starts = findings.starts
     for name, errors in findings.errors.items():
         columns = zip(
-            starts.episodes, starts.offsets, starts.valid, starts.ways, errors.normalised[:, 0],
-            errors.last(errors.normalised), errors.average(errors.normalised),
+            starts.episodes, starts.offsets, starts.valid, starts.ways, errors.normalized[:, 0],
+            errors.last(errors.normalized), errors.average(errors.normalized),
             errors.last(errors.squared), errors.average(errors.squared), findings.episodes[name],
             strict=True,
         )  # fmt: skip
@@ -248,16 +248,16 @@ def _snippet_rows(findings: Findings) -> Iterator[Sequence[Any]]:
 
 def _step_rows(
     findings: Findings,
-    normalised: Mapping[str, Sequence[Interval]],
+    normalized: Mapping[str, Sequence[Interval]],
     squared: Mapping[str, Sequence[Interval]],
 ) -> Iterator[Sequence[Any]]:
     yield (
-        "policy", "step", "snippets", "normalised", "normalised_low", "normalised_high", "squared",
+        "policy", "step", "snippets", "normalized", "normalized_low", "normalized_high", "squared",
         "squared_low", "squared_high",
     )  # fmt: skip
     for name, errors in findings.errors.items():
-        known = (~np.isnan(errors.normalised)).sum(axis=0)
-        for step, (one, other) in enumerate(zip(normalised[name], squared[name], strict=True)):
+        known = (~np.isnan(errors.normalized)).sum(axis=0)
+        for step, (one, other) in enumerate(zip(normalized[name], squared[name], strict=True)):
             yield (
                 name, step, known[step], one.mean, one.low, one.high,
                 other.mean, other.low, other.high,

@@ -51,7 +51,7 @@ class Cell:
     score_low: float | None
     score_high: float | None
     score_deviation: float | None
-    operations_per_step: float | None
+    flops_per_step: float | None
     seconds_per_episode: float | None
 
     @property
@@ -124,8 +124,8 @@ class CostRatio:
     perturbation: float
     success: float
     against_success: float
-    operations_per_step: float
-    against_operations_per_step: float
+    flops_per_step: float
+    against_flops_per_step: float
     ratio: float | None
 
 

@@ -32,7 +32,7 @@ def read_runs(evaluations: Sequence[Artifact], root: Path) -> list[Run]:
     for _, artifact in sorted(chosen.items(), key=lambda item: (item[1].reference, item[0])):
         for run in read_evaluation(artifact, root):
             runs.setdefault(_content(run), run)
-    found = _labelled(list(runs.values()))
+    found = _labeled(list(runs.values()))
     require_one_protocol(found)
     return sorted(found, key=lambda run: run.order)
 
@@ -49,7 +49,7 @@ def _content(run: Run) -> Any:
     return plain, tuple(sorted(episodes))
 
 
-def _labelled(runs: Sequence[Run]) -> list[Run]:
+def _labeled(runs: Sequence[Run]) -> list[Run]:
     """Give policies that would be mistaken for each other different labels."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
@@ -57,7 +57,7 @@ def _labelled(runs: Sequence[Run]) -> list[Run]:
     return [run for group in groups.values() for run in _told_apart(group)]
 
 
-SETTINGS = ("sampler", "denoise_steps", "warm_start", "snippet_length")
+SETTINGS = ("sampler", "num_inference_steps", "warm_start", "snippet_length")
 """What training seeds of one policy have in common."""
 
 
@@ -101,7 +101,7 @@ def _clashes(group: Sequence[Run], used: Sequence[str]) -> list[list[Run]]:
 def _words(run: Run, used: Sequence[str]) -> list[str]:
     said = {
         "sampler": run.sampler or "no sampler",
-        "denoise_steps": f"{run.denoise_steps} denoising steps",
+        "num_inference_steps": f"{run.num_inference_steps} denoising steps",
         "warm_start": f"warm start {run.warm_start:g}" if run.warm_start else "no warm start",
         "snippet_length": f"snippets of {run.snippet_length}",
         "evaluation": run.evaluation,

@@ -1,7 +1,7 @@
 """Do categories lie apart in a space? Measured without letting an episode answer for itself.
 
 Snippets of one episode resemble each other whatever else the space knows. So an episode's
-points are never judged with the help of its other points: neighbours come from other episodes,
+points are never judged with the help of its other points: neighbors come from other episodes,
 and cross-validation keeps an episode on one side. The unit of every rate, interval and shuffle
 is the episode; categories must be the same for all points of one.
 """
@@ -46,7 +46,7 @@ class Separation:
     Attributes:
         silhouette: Mean silhouette coefficient, in [-1, 1].
         silhouette_shuffled: Its mean where categories are shuffled over episodes.
-        knn: Accuracy of the nearest neighbours' vote.
+        knn: Accuracy of the nearest neighbors' vote.
         knn_shuffled: Its mean where categories are shuffled over episodes.
         linear: Accuracy of logistic regression, None where it was not asked for.
     """
@@ -66,7 +66,7 @@ def has_two_episodes(category: Index, episode: Index) -> npt.NDArray[np.bool_]:
 
 
 def separation(
-    points: Values, category: Index, episode: Index, neighbours: int, seed: int, *, linear: bool
+    points: Values, category: Index, episode: Index, neighbors: int, seed: int, *, linear: bool
 ) -> Separation:
     """Measure how categories lie apart.
 
@@ -74,14 +74,14 @@ def separation(
         points: (point, dim).
         category: (point,), at least two categories of at least two episodes each.
         episode: (point,).
-        neighbours: Neighbours that vote.
+        neighbors: Neighbors that vote.
         seed: Seed of folds and shuffles.
         linear: Whether to fit logistic regression too.
     """
     from sklearn.metrics import pairwise_distances
 
     distances = pairwise_distances(points)
-    near = nearest_of_others(distances, episode, neighbours)
+    near = nearest_of_others(distances, episode, neighbors)
     return Separation(
         silhouette=_silhouette(distances, category),
         silhouette_shuffled=float(
@@ -108,12 +108,12 @@ def majority_share(category: Index, episode: Index) -> float:
 
 
 def nearest_of_others(distances: Values, episode: Index, count: int) -> Index:
-    """Return the nearest points of other episodes: (point, neighbour), nearest first.
+    """Return the nearest points of other episodes: (point, neighbor), nearest first.
 
     Args:
         distances: (point, point).
         episode: (point,), at least two different ones.
-        count: Neighbours per point; fewer where other episodes have fewer points.
+        count: Neighbors per point; fewer where other episodes have fewer points.
     """
     largest = np.unique(episode, return_counts=True)[1].max()
     count = min(count, len(episode) - int(largest))
@@ -127,12 +127,12 @@ def nearest_of_others(distances: Values, episode: Index, count: int) -> Index:
 
 
 def vote(near: Index, category: Index) -> Index:
-    """Return the most frequent category of each point's neighbours (point,).
+    """Return the most frequent category of each point's neighbors (point,).
 
-    Among categories with equally many votes the nearer neighbours' wins.
+    Among categories with equally many votes the nearer neighbors' wins.
 
     Args:
-        near: (point, neighbour), nearest first.
+        near: (point, neighbor), nearest first.
         category: (point,), from 0.
     """
     count = near.shape[1]
@@ -147,7 +147,7 @@ def vote(near: Index, category: Index) -> Index:
 
 
 def linear_rate(points: Values, category: Index, episode: Index, seed: int) -> Rate:
-    """Return the accuracy of logistic regression on standardised components.
+    """Return the accuracy of logistic regression on standardized components.
 
     Stratified cross-validation over episodes, `FOLDS` folds or as many as the smallest
     category has episodes.
@@ -176,7 +176,7 @@ def linear_fit(points: Values, target: Values, episode: Index, seed: int) -> Rat
     overall mean, so that chance is 0 or a little less. The interval is a bootstrap over episodes.
 
     Args:
-        points: (point, dim), standardised here.
+        points: (point, dim), standardized here.
         target: (point,), not constant.
         episode: (point,), at least two different ones.
         seed: Seed of folds and resamples.

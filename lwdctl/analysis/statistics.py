@@ -2,7 +2,7 @@
 
 Values are arrays (seed, episode): training seed by episode, NaN where an episode was lost.
 Seeds and initial states are crossed, because every trained model meets the same ones. Where several
-behaviour labels are run, each from all initial states, a state has an episode of every label.
+behavior labels are run, each from all initial states, a state has an episode of every label.
 """
 
 from __future__ import annotations

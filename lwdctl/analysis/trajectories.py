@@ -17,7 +17,7 @@ from lwdctl.core.seeding import generator
 
 SOURCE = "source"
 ALL = "all"
-"""The behaviour of trajectories that carry no label."""
+"""The behavior of trajectories that carry no label."""
 RETURN, STEPS, SUCCESS = "return", "steps", "success"
 CONTACT = "contact_"
 
@@ -30,7 +30,7 @@ class Trajectory:
 
     Attributes:
         group: `"source"`, or the name of the policy.
-        behaviour: Its label, or `"all"`.
+        behavior: Its label, or `"all"`.
         task: Name of its task.
         origin: Where it comes from (`"episode 12"`, `"seed 100003"`).
         values: `steps`, and where known `return`, `success` and the adapter's metrics.
@@ -38,7 +38,7 @@ class Trajectory:
     """
 
     group: str
-    behaviour: str
+    behavior: str
     origin: str
     values: Mapping[str, float] = field(default_factory=dict)
     failure: str = ""
@@ -88,7 +88,7 @@ def policy_trajectories(
     Args:
         run: The policy's episodes.
         group: Name to give the policy.
-        labels: Behaviours that the source has. With a single one every episode belongs to it.
+        labels: Behaviors that the source has. With a single one every episode belongs to it.
         lost: Gets the name of the group once for every episode lost to the simulator.
     """
     only = labels[0] if len(labels) == 1 else ALL
@@ -99,7 +99,7 @@ def policy_trajectories(
         kind, number = episode.start[1].partition(" ")[0], episode.start[2]
         yield Trajectory(
             group=group,
-            behaviour=episode.label or only,
+            behavior=episode.label or only,
             origin=f"{kind} {number}",
             values={**episode.values, SUCCESS: float(episode.success)},
             failure=episode.failure,
@@ -120,9 +120,9 @@ def _measured(store: SnippetStore, index: int, limit: int) -> Trajectory:
     if measure:
         values |= measure(_after_actions(store, index, steps))
     label = int(table.label[index])
-    behaviour = store.spec.labels[label] if 0 <= label < len(store.spec.labels) else ALL
+    behavior = store.spec.labels[label] if 0 <= label < len(store.spec.labels) else ALL
     task = env.tasks[int(table.task[index])]
-    return Trajectory(SOURCE, behaviour, f"episode {index}", values, task=task)
+    return Trajectory(SOURCE, behavior, f"episode {index}", values, task=task)
 
 
 def _after_actions(store: SnippetStore, index: int, steps: int) -> npt.NDArray[np.float32]:

@@ -123,6 +123,6 @@ def cost_row(cost: CostRatio) -> tuple[str, ...]:
         " / ".join(dict.fromkeys([show(cost.horizon), show(cost.against_horizon)])),
         f"{cost.perturbation:g}",
         f"{short(cost.success)} / {short(cost.against_success)}",
-        f"{cost.operations_per_step:.3g} / {cost.against_operations_per_step:.3g}",
+        f"{cost.flops_per_step:.3g} / {cost.against_flops_per_step:.3g}",
         "solves less" if cost.ratio is None else f"{cost.ratio:.3g}",
     )

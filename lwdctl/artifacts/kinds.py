@@ -53,7 +53,7 @@ def format_reference(kind: str, name: str, version: int) -> str:
     return f"{kind}/{name}:v{version}"
 
 
-def sanitise_name(text: str) -> str:
+def sanitize_name(text: str) -> str:
     """Turn any text (a file's stem) into a valid artifact name."""
     return re.sub(r"[^A-Za-z0-9._+-]+", "_", text).lstrip("._+-") or "unnamed"
 
@@ -67,7 +67,7 @@ def check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
         raise ArtifactError(
             f"'{name}' cannot name an artifact",
-            f"use letters, digits and . _ + -, for example '{sanitise_name(name)}'",
+            f"use letters, digits and . _ + -, for example '{sanitize_name(name)}'",
         )
 
 

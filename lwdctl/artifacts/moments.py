@@ -69,9 +69,9 @@ class Moments:
         """
         weight = counts.astype(np.float64)[:, None]
         total = weight.sum()
-        centre = (weight * mean).sum(axis=0) / total
-        spread = m2.sum(axis=0) + (weight * (mean - centre) ** 2).sum(axis=0)
-        return cls(int(total), centre, spread / total, minimum.min(axis=0), maximum.max(axis=0))
+        center = (weight * mean).sum(axis=0) / total
+        spread = m2.sum(axis=0) + (weight * (mean - center) ** 2).sum(axis=0)
+        return cls(int(total), center, spread / total, minimum.min(axis=0), maximum.max(axis=0))
 
     @classmethod
     def concatenate(cls, parts: Sequence[Moments]) -> Moments:

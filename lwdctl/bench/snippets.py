@@ -53,7 +53,7 @@ def batches(cache: str, rounds: int) -> Comparison:
 def _made(path: Path) -> SnippetStore:
     spec = SourceSpec(
         observations=(ObservationSpec("state", 39),),
-        action=ActionSpec(4, "delta", "normalised", (-1.0,) * 4, (1.0,) * 4),
+        action=ActionSpec(4, "delta", "normalized", (-1.0,) * 4, (1.0,) * 4),
         env=EnvSpec("", ("made",)),
         labels=("",),
         source_format="made",

@@ -13,7 +13,7 @@ from lwdctl.cli.generate import DEBUG, JSON, QUIET
 from lwdctl.cli.output import print_json, print_table, print_text
 
 if TYPE_CHECKING:
-    from lwdctl.bench.operations import Sizes
+    from lwdctl.bench.flops import Sizes
 
 
 def command(
@@ -22,28 +22,28 @@ def command(
     operations: Annotated[
         bool,
         typer.Option(
-            "--operations",
+            "--flops",
             help="Time nothing; count operations per environment step of every network size.",
         ),
     ] = False,
     observation: Annotated[
-        int, typer.Option(help="--operations: components of the observation.", min=1)
+        int, typer.Option(help="--flops: components of the observation.", min=1)
     ] = 39,
-    action: Annotated[int, typer.Option(help="--operations: components of the action.", min=1)] = 4,
-    tasks: Annotated[int, typer.Option(help="--operations: tasks told apart.", min=1)] = 10,
-    episode: Annotated[int, typer.Option(help="--operations: steps per episode.", min=1)] = 500,
+    action: Annotated[int, typer.Option(help="--flops: components of the action.", min=1)] = 4,
+    tasks: Annotated[int, typer.Option(help="--flops: tasks told apart.", min=1)] = 10,
+    episode: Annotated[int, typer.Option(help="--flops: steps per episode.", min=1)] = 500,
     as_json: JSON = False,
     be_quiet: QUIET = False,
     debug_mode: DEBUG = False,
 ) -> None:
     """Time decoding, stepping and batches side by side; above 1 ours is faster.
 
-    With --operations: what LWD, Diffusion Policy and MLPs of every size cost per environment
+    With --flops: what LWD, Diffusion Policy and MLPs of every size cost per environment
     step (one multiply-add counts as two), by default with Metaworld's ten tasks.
     """
     del debug_mode
     if operations:
-        from lwdctl.bench.operations import Sizes
+        from lwdctl.bench.flops import Sizes
 
         sizes = Sizes(observation, action, tasks, episode)
         _print_operations(sizes, as_json=as_json)
@@ -77,14 +77,14 @@ def command(
 
 
 def _print_operations(sizes: Sizes, *, as_json: bool) -> None:
-    from lwdctl.bench.operations import count_all
+    from lwdctl.bench.flops import count_all
 
     rows = count_all(sizes)
     if as_json:
         print_json(None, None, {**asdict(sizes), "counts": [asdict(row) for row in rows]})
         return
     print_text(
-        f"{sizes.episode} steps, {sizes.denoise_steps} denoiser calls per query,"
+        f"{sizes.episode} steps, {sizes.num_inference_steps} denoiser calls per query,"
         f" observation {sizes.observation}, action {sizes.action}, {sizes.tasks} tasks"
     )
     heads = ["policy", "network", "horizon", "MFLOP per call", "MFLOP per step", "parameters"]

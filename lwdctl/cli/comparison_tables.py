@@ -96,7 +96,7 @@ def _print_heading(comparison: Comparison) -> None:
 def _cell_row(cell: Cell) -> list[str]:
     from lwdctl.analysis.words import NOTHING, estimate, show
 
-    operations = cell.operations_per_step
+    operations = cell.flops_per_step
     return [
         cell.label,
         show(cell.latent),

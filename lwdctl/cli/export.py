@@ -87,7 +87,7 @@ def policy(
             show_default=False,
         ),
     ] = None,
-    denoise_steps: Annotated[
+    num_inference_steps: Annotated[
         int, typer.Option(help="DDIM steps per plan.", min=1, metavar="INTEGER")
     ] = 10,
     workspace_path: WORKSPACE = "",
@@ -114,12 +114,12 @@ def policy(
     with reserved_stdout():
         from lwdctl.deploy.export import ExportSettings, export_policy
 
-        settings = ExportSettings(_horizon(horizon), denoise_steps)
+        settings = ExportSettings(_horizon(horizon), num_inference_steps)
         made = export_policy(inputs, directory, settings, progress)
     summary = {
         "source": artifact.reference,
         "horizon": made.horizon,
-        "denoise_steps": len(made.visited),
+        "num_inference_steps": len(made.visited),
         "observations": {item.name: item.size for item in made.observations},
         "bytes": sum(int(file["bytes"]) for file in made.files.values()),
         **made.parity,
@@ -159,7 +159,7 @@ def minari(
         typer.Option("--task", help="Task to write, of a store with several.", metavar="NAME"),
     ] = "",
     label: Annotated[
-        str, typer.Option(help="Only episodes with this behaviour label.", metavar="NAME")
+        str, typer.Option(help="Only episodes with this behavior label.", metavar="NAME")
     ] = "",
     workspace_path: WORKSPACE = "",
     as_json: JSON = False,

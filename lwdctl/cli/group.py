@@ -35,7 +35,7 @@ COMMANDS = Registry(
 """Commands that are not stages."""
 
 FAMILIES = {
-    "analyze": "Look into latents and behaviours: latents, behavior, diversity, reconstruction.",
+    "analyze": "Look into latents and behaviors: latents, behavior, diversity, reconstruction.",
 }
 """First word to summary, for stages whose names have two words."""
 

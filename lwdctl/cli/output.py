@@ -55,7 +55,7 @@ def print_cells(cells: Sequence[Mapping[str, Any]]) -> None:
     """Print evaluation cells, the columns that tell them apart first."""
     told = (
         "stage", "policy", "latent", "env", "train_seed", "snippet_length", "horizon",
-        "perturbation", "sampler", "denoise_steps",
+        "perturbation", "sampler", "num_inference_steps",
     )  # fmt: skip
     varying = [key for key in told if len({str(cell.get(key)) for cell in cells}) > 1]
     lost = ["errors"] if any(cell.get("errors") for cell in cells) else []
@@ -67,7 +67,7 @@ def print_cells(cells: Sequence[Mapping[str, Any]]) -> None:
             *[format_value(cell.get(key)) for key in heads],
             success_text(cell),
             *[format_value(cell.get("metrics", {}).get(key)) for key in metrics],
-            format_value(cell.get("denoiser_queries_per_episode")),
+            format_value(cell.get("replans_per_episode")),
         ]
         for cell in cells
     ]

@@ -11,7 +11,7 @@ import typer
 
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.durable import write_durably
-from lwdctl.artifacts.kinds import sanitise_name
+from lwdctl.artifacts.kinds import sanitize_name
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.cli.bars import make_progress
 from lwdctl.cli.comparison_tables import AGAINST, METRIC
@@ -145,7 +145,7 @@ def _output(output: str, runs: Sequence[str]) -> Path:
     if len(runs) != 1:
         return Path(DEFAULT_OUTPUT)
     name = Path(runs[0]).name.removesuffix(RECIPE)
-    return Path(f"{sanitise_name(name)}.html")
+    return Path(f"{sanitize_name(name)}.html")
 
 
 def _prepare(path: Path) -> None:

@@ -37,7 +37,7 @@ class ActionSpec:
     Attributes:
         size: Number of components.
         semantics: `"absolute"` (a target) or `"delta"` (a motion), or `"torque"`.
-        units: Human-readable units (`"pixels"`, `"normalised"`).
+        units: Human-readable units (`"pixels"`, `"normalized"`).
         low: Smallest value per component the environment accepts.
         high: Largest value per component the environment accepts.
         control_rate: Actions per second in hertz, 0 when unknown.
@@ -127,7 +127,7 @@ class Episode:
         initial_state: Simulator state at the first step, float64 1-D, or None.
         model: Simulator model text that the state belongs to (MJCF), or "".
         task: Task name.
-        label: Behaviour label (operator, level), or "".
+        label: Behavior label (operator, level), or "".
         split: `"train"` or `"validation"`, or "" when the source does not say.
         success: Whether it solved the task, or None when the source does not say.
         seed: Collection seed, or None.

@@ -1,6 +1,6 @@
 """robosuite's motions of the hand (OSC_POSE) as absolute targets, from the file alone.
 
-A target is the position (3, metres, world frame), the orientation as six numbers
+A target is the position (3, meters, world frame), the orientation as six numbers
 (`core.rotations`, the gripper's site in the world frame), and the gripper's direction: 10 numbers.
 robosuite adds a motion to where the hand is when the action arrives:
 `position + motion` and `turn * orientation`, both along the axes of the robot's base, which in
@@ -39,7 +39,7 @@ FARTHEST = 2.0
 
 @dataclass(frozen=True)
 class Scale:
-    """How a controller turns the numbers of an action into metres and radians, each (6,)."""
+    """How a controller turns the numbers of an action into meters and radians, each (6,)."""
 
     input_min: Array
     input_max: Array
@@ -47,7 +47,7 @@ class Scale:
     output_max: Array
 
     def apply(self, motion: Array) -> Array:
-        """Return motions (time, 6) in metres and radians."""
+        """Return motions (time, 6) in meters and radians."""
         share = (self.output_max - self.output_min) / (self.input_max - self.input_min)
         clipped = np.clip(motion, self.input_min, self.input_max)
         middle = (self.input_max + self.input_min) / 2
@@ -81,7 +81,7 @@ class PoseTargets:
         """What the targets mean."""
         high = (FARTHEST,) * 3 + (1.0,) * 7
         low = tuple(-value for value in high)
-        units = "metres and a 6-D rotation"
+        units = "meters and a 6-D rotation"
         return ActionSpec(TARGET_SIZE, "absolute", units, low, high, self.control_rate)
 
     def check(self, demo: h5py.Group) -> None:

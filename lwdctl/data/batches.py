@@ -207,7 +207,7 @@ class SnippetBatches:
         rows = self._rows.rows(self._start[episodes][:, None] + within, episodes)
         return rows[..., : self._obs].flatten(1).to(self.device)
 
-    def padding_share(self) -> float:
+    def padding_fraction(self) -> float:
         """Return the share of padded steps over all snippets of the split."""
         padded, total = 0.0, 0
         for length in self._length[self.episodes]:

@@ -33,7 +33,7 @@ class GymEnv:
         sizes: Observation sizes and the constructor arguments each one needs.
         max_steps: Episode limit in steps.
         control_rate: Actions per second.
-        semantics: What an action is; all are normalised to [-1, 1].
+        semantics: What an action is; all are normalized to [-1, 1].
         state_keys: Arrays under `infos` that restore a state beside `qpos` and `qvel`.
     """
 
@@ -90,7 +90,7 @@ def gym_id(text: str) -> str:
 
 
 def level_of(text: str) -> str:
-    """Return the behaviour level that a file or data set name contains, or ""."""
+    """Return the behavior level that a file or data set name contains, or ""."""
     words = f"-{re.sub(r'[^a-z0-9]+', '-', text.lower())}-"
     return next((level for level in _LEVELS if f"-{level}-" in words), "")
 
@@ -146,4 +146,4 @@ def gym_action(env: GymEnv | None, size: int) -> ActionSpec:
     low, high = (-1.0,) * size, (1.0,) * size
     if env is None:
         return ActionSpec(size, "absolute", "unknown", low, high)
-    return ActionSpec(size, env.semantics, "normalised", low, high, env.control_rate)
+    return ActionSpec(size, env.semantics, "normalized", low, high, env.control_rate)

@@ -23,7 +23,7 @@ class EpisodeOutline:
 
     Attributes:
         task: Task name.
-        label: Behaviour label, or "".
+        label: Behavior label, or "".
         split: `"train"`, `"validation"`, or "" when the source does not say.
     """
 

@@ -37,7 +37,7 @@ class MinariTarget:
         identifier: Minari's name, `NAMESPACE/NAME-vN`.
         root: Folder of Minari data sets.
         task: The one task to write; "" when the store has no more than one.
-        label: Only episodes with this behaviour label; "" for all.
+        label: Only episodes with this behavior label; "" for all.
         description: One line for the data set's metadata.
     """
 

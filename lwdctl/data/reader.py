@@ -17,7 +17,7 @@ class ReadOptions:
     Attributes:
         observation_keys: Observation keys to keep, or () for the format's default.
         filter_key: Name of a subset in the file (robomimic `mask/NAME`), or "".
-        label: Behaviour label for every episode, or "" for the format's own.
+        label: Behavior label for every episode, or "" for the format's own.
         env: Environment as `adapter` or `adapter/name` when the file names none, or "".
         max_bytes: Largest declared size in bytes (uncompressed) that is read.
         on_nan: `"error"`, or `"drop"` to leave out episodes with NaN or infinity.

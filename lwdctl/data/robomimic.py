@@ -190,7 +190,7 @@ class RobomimicFile:
         keys = [item.name for item in self.spec.observations]
         observations = {key: read_rows(demo["obs"][key], self.path) for key in keys}
         final = self._final_observation(demo, keys)
-        self._normalise_object(demo, observations, final)
+        self._normalize_object(demo, observations, final)
         rewards = None
         if self._has_rewards:
             rewards = read_rows(demo["rewards"], self.path).reshape(-1)
@@ -234,7 +234,7 @@ class RobomimicFile:
             final[key] = read_rows(dataset, self.path, steps - 1, steps)[0]
         return final
 
-    def _normalise_object(
+    def _normalize_object(
         self,
         demo: h5py.Group,
         observations: dict[str, FloatArray],

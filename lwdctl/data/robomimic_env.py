@@ -71,18 +71,18 @@ def action_spec(adapter: str, env_args: Mapping[str, Any], size: int, where: str
     low, high = (-1.0,) * size, (1.0,) * size
     kwargs = env_args.get("env_kwargs", {})
     if adapter == "metaworld":
-        return ActionSpec(size, "delta", "normalised", low, high, METAWORLD_CONTROL_RATE)
+        return ActionSpec(size, "delta", "normalized", low, high, METAWORLD_CONTROL_RATE)
     if adapter != "robosuite":
         return ActionSpec(size, "absolute", "unknown", low, high)
     rate = float(kwargs.get("control_freq", 20))
     arm = arm_settings(kwargs.get("controller_configs"), where) or {}
     kind = str(arm.get("type", "OSC_POSE"))
     if kind == "JOINT_TORQUE":
-        return ActionSpec(size, "torque", "normalised", low, high, rate)
+        return ActionSpec(size, "torque", "normalized", low, high, rate)
     if not is_absolute(arm):
-        return ActionSpec(size, "delta", "normalised", low, high, rate)
+        return ActionSpec(size, "delta", "normalized", low, high, rate)
     low, high = _absolute_limits(kind, size)
-    return ActionSpec(size, "absolute", "metres and radians", low, high, rate)
+    return ActionSpec(size, "absolute", "meters and radians", low, high, rate)
 
 
 def arm_settings(configs: Any, where: str) -> dict[str, Any] | None:

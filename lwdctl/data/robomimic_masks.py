@@ -1,4 +1,4 @@
-"""What robomimic's `mask/*` lists say: subsets, behaviour labels and the validation split."""
+"""What robomimic's `mask/*` lists say: subsets, behavior labels and the validation split."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def select(demos: Sequence[str], masks: Masks, filter_key: str, path: Path) -> l
 
 
 def labels(masks: Masks) -> dict[str, str]:
-    """Return the behaviour label of each demonstration that has one.
+    """Return the behavior label of each demonstration that has one.
 
     Labels are the masks named after operators, else `better`, `okay` and `worse`. Where
     several hold a demonstration, the smallest (finest) one counts.

@@ -30,7 +30,7 @@ class EffectorPose:
     """Where the end effector was.
 
     Attributes:
-        position: (time, 3), metres.
+        position: (time, 3), meters.
         quaternion: (time, 4) as x, y, z, w, or None when the file lacks it.
     """
 
@@ -108,7 +108,7 @@ class ObjectConvention:
         return converted
 
     def _residual(self, values: FloatArray, effector: EffectorPose, *, old: bool) -> float:
-        """Return the median disagreement in metres with one of the two meanings."""
+        """Return the median disagreement in meters with one of the two meanings."""
         rows = self.convert(values) if old else values
         if self.task == "Lift":
             expected = rows[:, :3] - effector.position

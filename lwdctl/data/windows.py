@@ -22,17 +22,17 @@ class WindowRule:
 
     Attributes:
         length: Snippet length in steps.
-        stride: Steps between neighbouring snippet starts.
-        min_share: Smallest share of a snippet that must be real steps, in (0, 1]; the rest
+        stride: Steps between neighboring snippet starts.
+        min_valid_fraction: Smallest share of a snippet that must be real steps, in (0, 1]; the rest
             is padding. 1 allows full snippets only (a shorter episode gives one).
         first_only: Only the snippet that starts with the episode.
         before: Steps that a snippet may start before its episode; the first step repeats there.
-        after: Steps of padding allowed past the episode's end, instead of `min_share`.
+        after: Steps of padding allowed past the episode's end, instead of `min_valid_fraction`.
     """
 
     length: int
     stride: int = 1
-    min_share: float = 1.0
+    min_valid_fraction: float = 1.0
     first_only: bool = False
     before: int = 0
     after: int | None = None
@@ -41,7 +41,7 @@ class WindowRule:
         """Return how many snippets each episode (episode,) has, at least one."""
         if self.first_only:
             return np.ones_like(lengths)
-        share = math.ceil(self.min_share * self.length)
+        share = math.ceil(self.min_valid_fraction * self.length)
         real = share if self.after is None else self.length - self.after
         room = np.maximum(lengths + self.before - max(1, real), 0)
         counts: IntArray = room // self.stride + 1
@@ -63,7 +63,7 @@ class WindowRule:
 
 
 def blocks_of(starts: IntArray, lengths: IntArray, rows: int) -> list[IntArray]:
-    """Group neighbouring episodes into blocks of about `rows` steps.
+    """Group neighboring episodes into blocks of about `rows` steps.
 
     Returns:
         Episode positions per block, in store order; every block has at least one.

@@ -33,7 +33,7 @@ def sample(
         prediction: What the network predicts: `"sample"`, `"epsilon"` or `"v_prediction"`.
 
     Returns:
-        (1, latent), standardised.
+        (1, latent), standardized.
     """
     latent = noise
     # Beyond the cleanest step there is signal alone.

@@ -32,7 +32,7 @@ class PolicyDescription:
         history: Observations in the state condition, oldest first.
         snippet_length: Steps of the snippets it was trained on: the unit of its clock.
         horizon: Executed steps between two plans; 0 keeps one plan all episode.
-        clock: Whether the network also sees the share of its snippet that has passed.
+        time_input: Whether the network also sees the share of its snippet that has passed.
         reference_start: First observation component that actions are relative to; -1 where
             they are absolute.
         layers: (in, out) of every layer of the generated network. A weight vector holds, layer
@@ -40,7 +40,7 @@ class PolicyDescription:
         latent_size: Components of the latent.
         condition: Parts of the denoiser's condition, out of state, task, label: its inputs.
         tasks: Task names in the order of their indices.
-        labels: Behaviour labels in the order of their indices.
+        labels: Behavior labels in the order of their indices.
         prediction: What the denoiser predicts: `"sample"`, `"epsilon"` or `"v_prediction"`.
         sampler: `"ddim"`.
         visited: Denoising steps from the noisiest to the cleanest.
@@ -54,7 +54,7 @@ class PolicyDescription:
     history: int
     snippet_length: int
     horizon: int
-    clock: bool
+    time_input: bool
     reference_start: int
     layers: tuple[tuple[int, int], ...]
     latent_size: int

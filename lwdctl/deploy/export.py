@@ -41,11 +41,11 @@ class ExportSettings:
     Attributes:
         horizon: Executed steps between two plans, 0 for one plan all episode; None takes the
             snippet length.
-        denoise_steps: DDIM steps per plan.
+        num_inference_steps: DDIM steps per plan.
     """
 
     horizon: int | None = None
-    denoise_steps: int = 10
+    num_inference_steps: int = 10
 
 
 def export_policy(
@@ -71,7 +71,7 @@ def export_policy(
     diffusion = load_diffusion(inputs["diffusion"], device)
     store = SnippetStore.open(inputs["snippets"].path)
     description = _describe(inputs, vae, diffusion, store, settings)
-    trained = Trained(vae, diffusion, store, settings.denoise_steps)
+    trained = Trained(vae, diffusion, store, settings.num_inference_steps)
     directory.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}.partial-", dir=directory.parent))
     try:
@@ -114,7 +114,7 @@ def _refuse_difference(parity: Mapping[str, Any]) -> None:
         raise LwdctlError(
             f"the exported policy differs from the trained one by {found:.2g} standard deviations"
             f" of an action, more than {LARGEST_DIFFERENCE:g}",
-            "nothing was written; more --denoise-steps or another onnxruntime may help",
+            "nothing was written; more --num-inference-steps or another onnxruntime may help",
         )
 
 
@@ -126,7 +126,7 @@ def _describe(
     settings: ExportSettings,
 ) -> PolicyDescription:
     spec, source = vae.spec, store.spec
-    check_steps(diffusion.spec.train_steps, settings.denoise_steps)
+    check_steps(diffusion.spec.num_train_timesteps, settings.num_inference_steps)
     keys = spec.observation_keys
     sizes = zip(keys, source.sizes(keys), strict=True)
     return PolicyDescription(
@@ -135,7 +135,7 @@ def _describe(
         history=max(1, diffusion.spec.state_size // spec.observation_size),
         snippet_length=spec.snippet_length,
         horizon=spec.snippet_length if settings.horizon is None else settings.horizon,
-        clock=spec.clock,
+        time_input=spec.time_input,
         reference_start=spec.reference_start if spec.action_target == "relative" else -1,
         layers=spec.policy_shape.layers,
         latent_size=spec.latent_size,
@@ -144,7 +144,7 @@ def _describe(
         labels=source.labels,
         prediction=diffusion.spec.prediction,
         sampler="ddim",
-        visited=tuple(timesteps(diffusion.spec, settings.denoise_steps)),
+        visited=tuple(timesteps(diffusion.spec, settings.num_inference_steps)),
         provenance=_provenance(inputs),
         parity={},
         files={},
@@ -171,7 +171,7 @@ class _Denoiser(nn.Module):
         self.model = model
 
     def forward(self, latent: Tensor, step: Tensor, *parts: Tensor) -> Tensor:
-        """Map standardised latent (1, latent), step (1,) and condition to (1, latent)."""
+        """Map standardized latent (1, latent), step (1,) and condition to (1, latent)."""
         given = dict(zip(self.model.spec.condition, parts, strict=True))
         none = torch.zeros(1, dtype=torch.long)
         state = given.get("state", latent.new_zeros(1, 0))
@@ -181,7 +181,7 @@ class _Denoiser(nn.Module):
 
 
 class _Decoder(nn.Module):
-    """Standardised latent to weight vector."""
+    """Standardized latent to weight vector."""
 
     def __init__(self, vae: PolicyVae, model: LatentDiffusion) -> None:
         super().__init__()

@@ -51,11 +51,11 @@ class Networks:
         Args:
             state: (history * obs,), environment units, oldest observation first.
             task: Index of the task.
-            label: Index of the behaviour label.
+            label: Index of the behavior label.
             noise: Standard normal (latent,).
 
         Returns:
-            (latent,), standardised.
+            (latent,), standardized.
         """
         said = self.description
         every: dict[str, npt.NDArray[Any]] = {
@@ -77,7 +77,7 @@ class Networks:
         return latent
 
     def decode(self, latent: FloatArray) -> FloatArray:
-        """Turn a standardised latent (latent,) into a weight vector (weight,)."""
+        """Turn a standardized latent (latent,) into a weight vector (weight,)."""
         answer: FloatArray = self._decoder.run(None, {"latent": latent[None]})[0][0]
         return answer
 
@@ -104,7 +104,7 @@ class Networks:
         """
         said, fixed = self.description, self.constants
         hidden = (observation - fixed["observation_mean"]) / fixed["observation_scale"]
-        if said.clock:
+        if said.time_input:
             hidden = np.append(hidden, np.float32(2.0 * phase - 1.0))
         for matrix, bias in layers[:-1]:
             hidden = np.maximum(matrix @ hidden + bias, 0.0)

@@ -36,13 +36,13 @@ class Trained:
     vae: PolicyVae
     diffusion: LatentDiffusion
     store: SnippetStore
-    denoise_steps: int
+    num_inference_steps: int
 
     def policy(self, horizon: int, history: int) -> LwdPolicy:
         """Build the policy as evaluation does, sampling with DDIM."""
         spec = self.store.spec
         source = SampledLatents(
-            self.diffusion, spec.env.tasks, spec.labels, "ddim", self.denoise_steps, history
+            self.diffusion, spec.env.tasks, spec.labels, "ddim", self.num_inference_steps, history
         )
         return LwdPolicy(self.vae, source, horizon)
 

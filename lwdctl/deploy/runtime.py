@@ -28,7 +28,7 @@ class Request:
     Attributes:
         state: (history * obs,), environment units, oldest observation first.
         task: Index of the task.
-        label: Index of the behaviour label.
+        label: Index of the behavior label.
         noise: (latent,), standard normal.
         step: Control steps taken in this episode before the newest observation.
         episode: Which `reset` it belongs to.
@@ -48,7 +48,7 @@ class Plan:
 
     Attributes:
         request: What it was made from.
-        latent: (latent,), standardised.
+        latent: (latent,), standardized.
         layers: Matrix and bias of every layer.
     """
 
@@ -96,7 +96,7 @@ class ExportedPolicy:
         Args:
             seed: Fixes the sampling noise, together with task and query number.
             task: Which task to do; may be left out where the policy knows one.
-            label: Behaviour to follow, for a policy that is conditioned on labels.
+            label: Behavior to follow, for a policy that is conditioned on labels.
 
         Raises:
             ConfigError: An unknown task or label, or one that is needed and missing.

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from lwdctl.core.errors import SimulatorError
 from lwdctl.core.records import ActionSpec, EnvSpec, FloatArray, ObservationSpec
-from lwdctl.envs.d4rl_score import normalised_score
+from lwdctl.envs.d4rl_score import normalized_score
 from lwdctl.envs.gymnasium_scene import GymnasiumScene
 from lwdctl.envs.hammer_metrics import METRICS, OBSERVATION_SIZE, hammer_numbers
 from lwdctl.envs.simulator import Observation, Step
@@ -49,8 +49,8 @@ def task_names() -> tuple[str, ...]:
 class AdroitSimulator:
     """Take the hammer and drive the nail into the board.
 
-    It is solved while the nail's head is within 1 cm of its goal. The score is D4RL's normalised
-    return; the behaviour metrics are those of `hammer_metrics`.
+    It is solved while the nail's head is within 1 cm of its goal. The score is D4RL's normalized
+    return; the behavior metrics are those of `hammer_metrics`.
 
     Args:
         env: `settings` are not read; `max_steps` of 0 means 200.
@@ -62,9 +62,9 @@ class AdroitSimulator:
 
     observations = (ObservationSpec(OBSERVATION, OBSERVATION_SIZE),)
     action = ActionSpec(
-        ACTIONS, "absolute", "normalised", (-1.0,) * ACTIONS, (1.0,) * ACTIONS, control_rate=100.0
+        ACTIONS, "absolute", "normalized", (-1.0,) * ACTIONS, (1.0,) * ACTIONS, control_rate=100.0
     )
-    metrics = (normalised_score("hammer"), *METRICS)
+    metrics = (normalized_score("hammer"), *METRICS)
 
     def __init__(self, env: EnvSpec, task: str) -> None:
         check_tasks([task], task_names(), "environment 'adroit'")

@@ -1,10 +1,10 @@
-"""D4RL's normalised score: 0 is a random policy, 100 the reference expert."""
+"""D4RL's normalized score: 0 is a random policy, 100 the reference expert."""
 
 from __future__ import annotations
 
 from lwdctl.envs.simulator import Metric
 
-SCORE = "normalised_score"
+SCORE = "normalized_score"
 
 # Mean returns of a random policy and of the expert, from `d4rl/infos.py` of Fu et al., D4RL:
 # datasets for deep data-driven reinforcement learning (2020); the same for its v0, v1 and v2.
@@ -17,7 +17,7 @@ REFERENCE_RETURNS = {
 }
 
 
-def normalised_score(task: str) -> Metric:
+def normalized_score(task: str) -> Metric:
     """Return the metric 100 (return - random) / (expert - random) over steps' `"reward"`.
 
     Args:

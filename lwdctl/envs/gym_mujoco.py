@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from lwdctl.core.errors import SimulatorError
 from lwdctl.core.records import ActionSpec, EnvSpec, FloatArray, ObservationSpec
-from lwdctl.envs.d4rl_score import SCORE, normalised_score
+from lwdctl.envs.d4rl_score import SCORE, normalized_score
 from lwdctl.envs.foot_contacts import UNSEEN, FootContacts, feet_names
 from lwdctl.envs.gymnasium_scene import GymnasiumScene
 from lwdctl.envs.simulator import Metric, Observation, Step
@@ -36,7 +36,7 @@ def task_names() -> tuple[str, ...]:
 class GymMujocoSimulator:
     """One body that is rewarded for running forwards.
 
-    The score is D4RL's normalised return. Walker2d, Ant and Hopper end when they fall, as their
+    The score is D4RL's normalized return. Walker2d, Ant and Hopper end when they fall, as their
     versions say; the metrics then cover the steps before. `Step.success` is always False.
 
     Args:
@@ -68,7 +68,7 @@ class GymMujocoSimulator:
         self.action = _action_spec(self._env)
         self._sources = tuple(f"contact_{foot}" for foot in feet_names(task))
         contacts = (Metric(source, source, "mean") for source in self._sources)
-        self.metrics = (normalised_score(self._body.lower()), *contacts)
+        self.metrics = (normalized_score(self._body.lower()), *contacts)
         self._state: npt.NDArray[np.float64] = self._env.state_vector()
 
     def reset(self, seed: int) -> Observation:
@@ -161,4 +161,4 @@ class GymMujocoSimulator:
 def _action_spec(env: Any) -> ActionSpec:
     size = env.model.nu
     rate = float(env.metadata["render_fps"])
-    return ActionSpec(size, "torque", "normalised", (-1.0,) * size, (1.0,) * size, rate)
+    return ActionSpec(size, "torque", "normalized", (-1.0,) * size, (1.0,) * size, rate)

@@ -1,6 +1,6 @@
 """What an Adroit hammer episode looked like, computed from observations alone.
 
-The five numbers are those with which behaviours are compared: how high the hammer was held, how
+The five numbers are those with which behaviors are compared: how high the hammer was held, how
 far the nail was from where it shall be, and how hard it was hit. An observation shows the hammer's
 position and the force on the nail; the distance follows from how far the nail has moved.
 """
@@ -17,9 +17,9 @@ from lwdctl.envs.simulator import Metric
 
 OBSERVATION_SIZE = 46
 # Components of an observation: the nail's way into the board, the height of the hammer's body
-# (metres), and the force on the nail's head (newtons, cut off at 1).
+# (meters), and the force on the nail's head (newtons, cut off at 1).
 NAIL_WAY, OBJECT_HEIGHT, NAIL_IMPACT = 26, 38, 45
-# Way at which the nail's head is at its goal, metres: by the model, head and goal stand 0.101 and
+# Way at which the nail's head is at its goal, meters: by the model, head and goal stand 0.101 and
 # 0.010 from the board's middle.
 WHOLE_WAY = 0.091
 HIGH_IMPACT, LIFTED = 0.8, 0.04

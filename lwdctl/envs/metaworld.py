@@ -30,7 +30,7 @@ from lwdctl.envs.table import check_tasks
 MAX_STEPS = 500
 SUFFIX = "-v3"
 # One physics frame is 2.5 ms and an action lasts five of them.
-ACTION = ActionSpec(4, "delta", "normalised", (-1.0,) * 4, (1.0,) * 4, control_rate=80.0)
+ACTION = ActionSpec(4, "delta", "normalized", (-1.0,) * 4, (1.0,) * 4, control_rate=80.0)
 OBSERVATIONS = (ObservationSpec("observation", 39),)
 
 _WARNINGS = (
@@ -121,7 +121,7 @@ class MetaworldSimulator:
         )
 
     def perturb(self, magnitude: float, rng: np.random.Generator) -> None:
-        """Move the end effector's target by `magnitude` metres in a random direction."""
+        """Move the end effector's target by `magnitude` meters in a random direction."""
         if magnitude == 0:
             return
         direction = rng.normal(size=3)

@@ -92,7 +92,7 @@ class PushTSimulator:
         self._env._last_action = None  # it would be drawn
         agent, block = self._env.agent, self._env.block
         agent.position, agent.velocity = self._state[:2].tolist(), (0.0, 0.0)
-        # Turning is about the centre of mass and moves the block's origin: angle first.
+        # Turning is about the center of mass and moves the block's origin: angle first.
         block.angle = float(self._state[4])
         block.position = self._state[2:4].tolist()
         block.velocity, block.angular_velocity = (0.0, 0.0), 0.0

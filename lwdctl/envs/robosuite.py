@@ -202,7 +202,7 @@ class RobosuiteSimulator:
         )
 
     def perturb(self, magnitude: float, rng: np.random.Generator) -> None:
-        """Shove the end effector by `magnitude` metres, and turn it by 5 degrees a centimetre.
+        """Shove the end effector by `magnitude` meters, and turn it by 5 degrees a centimeter.
 
         What the hand holds goes with it; a shove ends early at an obstacle or out of reach.
         """

@@ -21,7 +21,7 @@ from lwdctl.core.rotations import rotation_of
 Array = npt.NDArray[np.float64]
 
 CONTROL_RATE = 20.0
-# Wide enough for any reachable position, metres.
+# Wide enough for any reachable position, meters.
 FARTHEST = 2.0
 # Settings of the environment class that were renamed, and those that no longer exist and never
 # had a say in the physics.
@@ -118,7 +118,7 @@ def pose_spec(arguments: Mapping[str, Any]) -> ActionSpec:
     high = (FARTHEST,) * 3 + (1.0,) * 7
     low = tuple(-value for value in high)
     rate = float(arguments.get("control_freq", CONTROL_RATE))
-    return ActionSpec(len(high), "absolute", "metres and a 6-D rotation", low, high, rate)
+    return ActionSpec(len(high), "absolute", "meters and a 6-D rotation", low, high, rate)
 
 
 def pose_command(action: Array, aimed: Array) -> Array:
@@ -150,13 +150,13 @@ def action_spec(arguments: Mapping[str, Any], size: int) -> ActionSpec:
     kind = str(arm.get("type", "OSC_POSE"))
     if arm.get("input_type") != "absolute":
         semantics = "torque" if kind == "JOINT_TORQUE" else "delta"
-        return ActionSpec(size, semantics, "normalised", (-1.0,) * size, (1.0,) * size, rate)
+        return ActionSpec(size, semantics, "normalized", (-1.0,) * size, (1.0,) * size, rate)
     high = (math.tau,) * (size - 1)
     if kind == "OSC_POSE":
         high = (FARTHEST,) * 3 + (math.tau,) * 3
     high = (*high, 1.0)
     low = tuple(-value for value in high)
-    return ActionSpec(size, "absolute", "metres and radians", low, high, rate)
+    return ActionSpec(size, "absolute", "meters and radians", low, high, rate)
 
 
 def _one(configs: Any) -> Mapping[str, Any] | None:

@@ -17,7 +17,7 @@ Range = tuple[float, float]
 class Operator:
     """How one operator flies the arm.
 
-    Lengths are metres, times control steps (20 a second), speeds shares of the controller's
+    Lengths are meters, times control steps (20 a second), speeds shares of the controller's
     limit, rates probabilities. A pair is a range that an episode draws from.
 
     Attributes:

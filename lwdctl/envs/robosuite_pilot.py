@@ -12,7 +12,7 @@ from lwdctl.envs.robosuite_operators import Operator
 from lwdctl.envs.robosuite_waypoints import JOBS, Array, Planner, Scene, Waypoint
 from lwdctl.envs.simulator import Observation
 
-# What a full action moves the target by in one step: metres, radians.
+# What a full action moves the target by in one step: meters, radians.
 REACH, TURN = 0.05, 0.5
 MAX_TURN = 0.4
 # Farther from the hand than this, the object has slipped out of it.

@@ -28,11 +28,11 @@ DAMPING, LEAST_DAMPING = 0.1, 1e-8
 # Of one joint in one iteration, radians.
 LONGEST = 0.1
 TOLERANCE = 1e-6
-# Beyond its reach the arm would thrash about: off by more than this (metres and radians), or
+# Beyond its reach the arm would thrash about: off by more than this (meters and radians), or
 # moved by more than this at a joint (radians), a piece is not taken.
 FARTHEST_OFF = 1e-3
 FARTHEST_TURN = 0.5
-# Resting and gripping press objects about a millimetre into each other.
+# Resting and gripping press objects about a millimeter into each other.
 DEEPEST = 0.004
 
 
@@ -41,7 +41,7 @@ def shove(env: Any, magnitude: float, rng: np.random.Generator) -> None:
 
     Args:
         env: The environment, at any time of an episode.
-        magnitude: Length of the translation in metres; the rotation is 5 degrees a centimetre.
+        magnitude: Length of the translation in meters; the rotation is 5 degrees a centimeter.
             Directions of both are uniform and independent. 0 changes and draws nothing.
         rng: Where the directions come from.
     """
@@ -120,7 +120,7 @@ class _Hand:
         ]
 
     def _error(self, position: Array, turn: Array) -> Array:
-        """Return what is missing to a pose: metres (3,) and a rotation vector (3,)."""
+        """Return what is missing to a pose: meters (3,) and a rotation vector (3,)."""
         here, now = self.pose()
         rest = Rotation.from_matrix(turn @ now.T).as_rotvec()
         error: Array = np.concatenate([position - here, rest])
@@ -157,7 +157,7 @@ class _Hand:
             free[3:] = (Rotation.from_matrix(moved) * own).as_quat(scalar_first=True)
 
     def _pressed(self) -> float:
-        """Return how deep the arm or what it holds is pressed into the rest, metres."""
+        """Return how deep the arm or what it holds is pressed into the rest, meters."""
         contacts = self._data.contact
         crossing = self._moving[contacts.geom1] != self._moving[contacts.geom2]
         return float(-contacts.dist[crossing].min(initial=0.0))

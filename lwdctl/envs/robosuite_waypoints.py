@@ -20,7 +20,7 @@ RETRY_CARE = 0.35
 
 @dataclass(frozen=True)
 class Scene:
-    """What a pilot sees: positions in metres, the hand's turn, the object's angle about z."""
+    """What a pilot sees: positions in meters, the hand's turn, the object's angle about z."""
 
     hand: Array
     turn: Rotation
@@ -35,7 +35,7 @@ class Waypoint:
     Attributes:
         target: Where the hand should be; None is where it was when the leg began.
         grip: `OPEN` or `CLOSED`.
-        tolerance: Metres at which it counts as reached.
+        tolerance: Meters at which it counts as reached.
         speed: Share of the controller's limit.
         least: Steps it lasts at least.
         most: Steps after which it is given up.
@@ -53,7 +53,7 @@ class Waypoint:
 
 @dataclass(frozen=True)
 class Job:
-    """One task as a pilot knows it; lengths in metres.
+    """One task as a pilot knows it; lengths in meters.
 
     Attributes:
         position: Where `object` holds the object's position.

@@ -11,14 +11,14 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 Pixels = npt.NDArray[np.uint8]
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
-PLAN_COLOUR: Colour = (40, 120, 255)
-SHOVE_COLOUR: Colour = (255, 120, 20)
-SOLVED_COLOUR: Colour = (90, 220, 110)
-TEXT_COLOUR: Colour = (235, 235, 235)
-DIM_COLOUR: Colour = (150, 150, 155)
-STRIP_COLOUR: Colour = (24, 24, 28)
+PLAN_COLOR: Color = (40, 120, 255)
+SHOVE_COLOR: Color = (255, 120, 20)
+SOLVED_COLOR: Color = (90, 220, 110)
+TEXT_COLOR: Color = (235, 235, 235)
+DIM_COLOR: Color = (150, 150, 155)
+STRIP_COLOR: Color = (24, 24, 28)
 
 STILL_WIDTH = 360
 STILL_COLUMNS = 4
@@ -66,14 +66,14 @@ def draw_frame(image: Pixels, caption: Caption) -> Pixels:
     size = _text_size(width)
     line = size + size // 2
     width, total = width + width % 2, height + 2 * line + size // 2
-    canvas = Image.new("RGB", (width, total + total % 2), STRIP_COLOUR)
+    canvas = Image.new("RGB", (width, total + total % 2), STRIP_COLOR)
     canvas.paste(Image.fromarray(image), (0, 0))
     draw = ImageDraw.Draw(canvas)
     if caption.replanned:
-        draw.rectangle((0, 0, width - 1, height - 1), outline=PLAN_COLOUR, width=border(width))
+        draw.rectangle((0, 0, width - 1, height - 1), outline=PLAN_COLOR, width=border(width))
     if caption.shoved:
         inset = 2 * border(width)
-        _write(draw, (inset, inset), "shove", size + 2, fill=STRIP_COLOUR, box=SHOVE_COLOUR)
+        _write(draw, (inset, inset), "shove", size + 2, fill=STRIP_COLOR, box=SHOVE_COLOR)
     _write_caption(draw, caption, width, height + size // 3, line)
     return np.asarray(canvas)
 
@@ -107,21 +107,21 @@ def _write_caption(
     _write(draw, (size // 2, top), caption.title, size)
     _write(draw, (right, top), caption.clock, size, anchor="ra")
     top += line
-    state, colour = ("solved", SOLVED_COLOUR) if caption.solved else ("not solved", DIM_COLOUR)
-    _write(draw, (right, top), state, size, fill=colour, anchor="ra")
+    state, color = ("solved", SOLVED_COLOR) if caption.solved else ("not solved", DIM_COLOR)
+    _write(draw, (right, top), state, size, fill=color, anchor="ra")
     left = size // 2
     for text, box in _items(caption):
-        fill = STRIP_COLOUR if box else TEXT_COLOUR
+        fill = STRIP_COLOR if box else TEXT_COLOR
         left = _write(draw, (left, top), text, size, fill=fill, box=box) + size
 
 
-def _items(caption: Caption) -> list[tuple[str, Colour | None]]:
-    """Return the words of the second line, each with its box's colour where it is news."""
-    items: list[tuple[str, Colour | None]] = []
+def _items(caption: Caption) -> list[tuple[str, Color | None]]:
+    """Return the words of the second line, each with its box's color where it is news."""
+    items: list[tuple[str, Color | None]] = []
     if caption.plan:
-        items.append((f"plan {caption.plan}", PLAN_COLOUR if caption.replanned else None))
+        items.append((f"plan {caption.plan}", PLAN_COLOR if caption.replanned else None))
     if caption.shoves:
-        items.append((f"shoves {caption.shoves}", SHOVE_COLOUR if caption.shoved else None))
+        items.append((f"shoves {caption.shoves}", SHOVE_COLOR if caption.shoved else None))
     if caption.reading:
         items.append((caption.reading, None))
     return items
@@ -133,11 +133,11 @@ def _write(
     text: str,
     size: int,
     *,
-    fill: Colour = TEXT_COLOUR,
-    box: Colour | None = None,
+    fill: Color = TEXT_COLOR,
+    box: Color | None = None,
     anchor: str = "la",
 ) -> int:
-    """Write one line, on a filled box where a colour is given; return where it ends."""
+    """Write one line, on a filled box where a color is given; return where it ends."""
     font = _font(size)
     left, top, right, bottom = draw.textbbox(place, text, font=font, anchor=anchor)
     if box is not None:

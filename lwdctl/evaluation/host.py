@@ -212,7 +212,7 @@ class _Episode:
             self._seen: Observation = simulator.reset(plan.seed)
         else:
             self._seen = simulator.restore(plan.initial_state, plan.model)
-        for action in () if plan.prelude is None else plan.prelude:
+        for action in () if plan.action_prefix is None else plan.action_prefix:
             self._seen = simulator.step(action).observation
 
     def observation(self) -> FloatArray:

@@ -11,7 +11,7 @@ import torch
 
 from lwdctl.core.records import FloatArray
 from lwdctl.policies.observed import now
-from lwdctl.policies.policy import EpisodePlan, Policy
+from lwdctl.policies.policy import BatchPolicy, EpisodePlan
 
 CONTROL_STEPS = 200
 REPLANS = 10
@@ -56,7 +56,7 @@ class Timings:
 
 
 def time_policy(
-    policy: Policy,
+    policy: BatchPolicy,
     plan: EpisodePlan,
     observations: Mapping[str, FloatArray],
     device: torch.device,
@@ -78,7 +78,7 @@ def time_policy(
 
 
 def _run(
-    policy: Policy,
+    policy: BatchPolicy,
     plan: EpisodePlan,
     observations: Mapping[str, FloatArray],
     device: torch.device,
@@ -94,7 +94,7 @@ def _run(
         begun = now(device)
         policy.act(seen, active)
         spent = 1e3 * (now(device) - begun)
-        plans = int(policy.cost().plans.sum())
+        plans = int(policy.cost().num_plans.sum())
         kind = timings.steps if plans == made else timings.replans if made else timings.starts
         kind.append(spent)
         made = plans

@@ -31,7 +31,7 @@ def plan_episodes(
         episodes: Episodes per task and label.
         seed: First evaluation seed.
         tasks: Task names, or () for all of `env`.
-        labels: Behaviour labels to condition on, or () for none.
+        labels: Behavior labels to condition on, or () for none.
 
     Raises:
         ConfigError: An unknown task, or a seed that belongs to data collection.
@@ -67,7 +67,7 @@ def plan_demonstrations(
         seed: Fixes the draw; the k-th episode of a task samples from `seed + k`.
         tasks: Task names, or () for all of the store.
         split: `"train"` or `"validation"`, or "" for both.
-        labels: Behaviour labels to draw from, each as often; () draws whatever the label.
+        labels: Behavior labels to draw from, each as often; () draws whatever the label.
 
     Raises:
         ConfigError: An unknown task, or a seed that belongs to data collection.
@@ -84,7 +84,7 @@ def plan_demonstrations(
                 f"{f' with the label {label!r}' if label else ''}"
                 " holds an initial state to restore",
                 "leave 'encoded' out of --latent, or choose other --label, --task or"
-                " --encoded-split",
+                " --oracle-split",
             )
         for k, index in enumerate(chosen):
             plans.append(_restoring(store, index, len(plans), seed + k, task))

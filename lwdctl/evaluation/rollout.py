@@ -2,7 +2,7 @@
 
 Episodes run in waves of `width` slots; an episode's slot is its index modulo `width`, and a
 slot that has finished idles until the wave ends. What an episode does therefore depends on
-its plan alone: not on the number of workers, nor on how long its neighbours take.
+its plan alone: not on the number of workers, nor on how long its neighbors take.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lwdctl.envs.table import SIMULATORS
 from lwdctl.evaluation.host import HostSettings, Move, Reply, Tally
 from lwdctl.evaluation.pool import Pool, open_pool
 from lwdctl.evaluation.video import Recording
-from lwdctl.policies.policy import EpisodePlan, Policy
+from lwdctl.policies.policy import BatchPolicy, EpisodePlan
 
 PARTS = ("simulator", "denoiser", "decoding", "policy", "total")
 
@@ -38,7 +38,7 @@ class EpisodeResult:
         return_: Sum of the simulator's rewards.
         metrics: The adapter's numbers per episode; where the policy failed for good, those that
             its `Metric`s declare for that.
-        queries: Denoiser samplings.
+        num_replans: Denoiser samplings.
         seconds: This episode's share of the wall time, by part.
         error: Why the simulator gave no result, or "". The other numbers then say nothing.
         policy_failure: Why the policy failed for good (non-finite action, unstable physics),
@@ -52,7 +52,7 @@ class EpisodeResult:
     final_success: bool = False
     return_: float = 0.0
     metrics: Mapping[str, float] = field(default_factory=dict)
-    queries: int = 0
+    num_replans: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)
     error: str = ""
     policy_failure: str = ""
@@ -68,7 +68,7 @@ class RolloutResult:
 
 
 def rollout(  # noqa: PLR0913 - the protocol's knobs, by keyword only
-    policy: Policy,
+    policy: BatchPolicy,
     env: EnvSpec,
     plans: Sequence[EpisodePlan],
     *,
@@ -160,7 +160,9 @@ def _waves(plans: Sequence[EpisodePlan], width: int) -> Iterator[list[EpisodePla
 class _Engine:
     """Runs waves; adds up wall time by part."""
 
-    def __init__(self, policy: Policy, pool: Pool, width: int, tell: Callable[[int], None]) -> None:
+    def __init__(
+        self, policy: BatchPolicy, pool: Pool, width: int, tell: Callable[[int], None]
+    ) -> None:
         self._policy, self._pool, self._width, self._tell = policy, pool, width, tell
         self._keys: list[tuple[str, int, int]] = []
         self._rows = np.zeros((width, 0), dtype=np.float32)
@@ -216,7 +218,7 @@ class _Engine:
             for slot in failed:
                 wave.fail(slot, tallies.get(slot, Tally()), "an action is not finite")
         if wave.running:
-            made = self._policy.cost().plans
+            made = self._policy.cost().num_plans
             wave.take(
                 self._pool.step(
                     {
@@ -233,7 +235,7 @@ class _Engine:
         spent: Mapping[str, float] = {}
         if acting:
             cost = self._policy.cost()
-            queries, spent = cost.queries, cost.seconds
+            queries, spent = cost.num_replans, cost.seconds
         denoiser, decoding = spent.get("denoiser", 0.0), spent.get("decoding", 0.0)
         rest = max(0.0, acting - denoiser - decoding)
         seconds = dict(zip(PARTS, (simulating, denoiser, decoding, rest, total), strict=True))
@@ -283,7 +285,7 @@ class _Wave:
                     final_success=tally.final_success and not failed,
                     return_=tally.return_,
                     metrics=tally.failed if failed else tally.metrics,
-                    queries=int(queries[slot]),
+                    num_replans=int(queries[slot]),
                     seconds={part: share * value for part, value in seconds.items()},
                     error=reply.error,
                     policy_failure=reply.policy_failure,

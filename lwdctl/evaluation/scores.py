@@ -28,10 +28,10 @@ def wilson(successes: float, episodes: float, z: float = Z95) -> tuple[float, fl
     if episodes == 0:
         return 0.0, 1.0
     rate, weight = successes / episodes, z * z / episodes
-    centre = (rate + weight / 2) / (1 + weight)
+    center = (rate + weight / 2) / (1 + weight)
     half = z * math.sqrt(rate * (1 - rate) / episodes + weight / (4 * episodes)) / (1 + weight)
-    low = 0.0 if successes == 0 else centre - half
-    high = 1.0 if successes == episodes else centre + half
+    low = 0.0 if successes == 0 else center - half
+    high = 1.0 if successes == episodes else center + half
     return low, high
 
 
@@ -80,7 +80,7 @@ class Protocol:
     horizon: int | str | None = None
     perturbation: float = 0.0
     sampler: str = ""
-    denoise_steps: int | None = None
+    num_inference_steps: int | None = None
     warm_start: float = 0.0
 
 
@@ -101,16 +101,16 @@ class Cell:
         success_high: Upper end.
         score: Mean of the environment's first metric.
         metrics: Mean of every metric by full name, `return` and `final_success` among them.
-        denoiser_queries_per_episode: Mean number of latents sampled.
+        replans_per_episode: Mean number of latents sampled.
         seconds: Wall time by part, summed over the episodes.
-        by_label: Behaviour label to `episodes`, `successes`, mean `metrics`, and
+        by_label: Behavior label to `episodes`, `successes`, mean `metrics`, and
             `return_deviation` between episodes; empty where episodes carry no label.
             `source_return`, where it is known, is the mean return of the demonstrations
             that were restored.
         cost: What acting costs by name, empty where not known. Operations count one
             multiply-add as two and are means over the steps really taken:
-            `operations_per_step` = `queries_per_step` * (`denoiser_operations_per_query` +
-            `decoding_operations_per_query`) + `policy_operations_per_step`, where a query is
+            `flops_per_step` = `replans_per_step` * (`denoiser_flops_per_replan` +
+            `decoder_flops_per_replan`) + `policy_flops_per_step`, where a query is
             whatever chooses anew what to follow. `parameters_at_control_rate` are the weights
             of the network that runs at every step, `parameters` all trained ones that are
             used. Where timed: `latency_step_ms` (median over steps that do not re-plan),
@@ -126,7 +126,7 @@ class Cell:
     horizon: int | str | None
     perturbation: float
     sampler: str
-    denoise_steps: int | None
+    num_inference_steps: int | None
     warm_start: float
     episodes: int
     errors: int
@@ -136,7 +136,7 @@ class Cell:
     success_high: float
     score: float | None
     metrics: Mapping[str, float]
-    denoiser_queries_per_episode: float
+    replans_per_episode: float
     seconds: Mapping[str, float]
     by_label: Mapping[str, Mapping[str, Any]]
     cost: Mapping[str, Any] = field(default_factory=dict)
@@ -181,7 +181,7 @@ def _cell(
     successes = sum(item.success for item in counted)
     low, high = wilson_of_states(_by_state(counted))
     metrics = _means([_metrics(item) for item in counted])
-    queries = _means([{"queries": float(item.queries)} for item in counted])
+    queries = _means([{"queries": float(item.num_replans)} for item in counted])
     return Cell(
         **asdict(protocol),
         task=task,
@@ -193,7 +193,7 @@ def _cell(
         success_high=high,
         score=metrics.get(score),
         metrics=metrics,
-        denoiser_queries_per_episode=queries.get("queries", 0.0),
+        replans_per_episode=queries.get("queries", 0.0),
         seconds=_sums([item.seconds for item in results]),
         by_label=_by_label(counted, source_returns),
         cost=pricing(counted) if pricing else {},

@@ -114,13 +114,13 @@ def _plan(
 ) -> tuple[EpisodePlan, str]:  # fmt: skip
     table, spec = store.episodes, store.spec
     task, label, first = int(table.task[index]), int(table.label[index]), int(table.start[index])
-    state, prelude, way = store.initial_state(index), None, RESTORED
+    state, action_prefix, way = store.initial_state(index), None, RESTORED
     if offset or state is None:
         if task in readers:
             state = readers[task].state_at(_observation(store, first + offset))
             way = SHOWN
         elif state is not None:
-            prelude = store.read("action", first, first + offset)
+            action_prefix = store.read("action", first, first + offset)
             way = REPLAYED
         else:
             raise ArtifactError(
@@ -136,7 +136,7 @@ def _plan(
         initial_state=state,
         model=store.model(index) if way != SHOWN else "",
         demonstration=index,
-        prelude=prelude,
+        action_prefix=action_prefix,
     )
     return plan, way
 

@@ -14,13 +14,18 @@ from lwdctl.envs.mujoco_rendering import HINT, backends_to_try
 from lwdctl.envs.table import SIMULATORS
 from lwdctl.evaluation.rollout import rollout
 from lwdctl.evaluation.video import Recording
-from lwdctl.policies.policy import EpisodePlan, Policy
+from lwdctl.policies.policy import BatchPolicy, EpisodePlan
 
 VARIABLE = "MUJOCO_GL"
 
 
 def try_video(
-    policy: Policy, env: EnvSpec, task: str, *, timeout: float, simulators: Registry = SIMULATORS
+    policy: BatchPolicy,
+    env: EnvSpec,
+    task: str,
+    *,
+    timeout: float,
+    simulators: Registry = SIMULATORS,
 ) -> None:
     """Record one step in a process of its own, and settle on the OpenGL backend that did it.
 
@@ -52,7 +57,9 @@ def try_video(
     )
 
 
-def _why_not(policy: Policy, env: EnvSpec, task: str, timeout: float, simulators: Registry) -> str:
+def _why_not(
+    policy: BatchPolicy, env: EnvSpec, task: str, timeout: float, simulators: Registry
+) -> str:
     plan = EpisodePlan(index=0, seed=EVALUATION_SEED_START, task=task)
     with TemporaryDirectory() as folder:
         recording = Recording(Path(folder), "trial", frozenset([0]))

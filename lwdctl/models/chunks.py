@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lwdctl.models.affine import Affine
 from lwdctl.models.diffusion import DiffusionSpec, LatentDiffusion
 from lwdctl.models.encoder import SnippetEncoder
 from lwdctl.models.noise import normal_like
+from lwdctl.models.normalizer import Normalizer
 from lwdctl.models.vae import Snippets
 
 DECODER_HIDDEN = 256
@@ -120,8 +120,8 @@ class ChunkVae(nn.Module):
     def __init__(self, spec: ChunkSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.observation = Affine(spec.observation_size)
-        self.action = Affine(spec.action_size)
+        self.observation = Normalizer(spec.observation_size)
+        self.action = Normalizer(spec.action_size)
         latent = spec.diffusion.denoiser.latent_size
         self.encoder = SnippetEncoder(
             spec.horizon, spec.observation_size + spec.action_size, latent
@@ -141,7 +141,7 @@ class ChunkVae(nn.Module):
         return mean, log_variance
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Return normalised actions (batch, horizon, action)."""
+        """Return normalized actions (batch, horizon, action)."""
         chunk: Tensor = self.decoder(latent)
         return chunk.view(-1, self.spec.horizon, self.spec.action_size)
 

@@ -1,4 +1,4 @@
-"""Behaviour cloning: one MLP for all of the data, of the generated policy's architecture."""
+"""Behavior cloning: one MLP for all of the data, of the generated policy's architecture."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lwdctl.models.affine import Affine
 from lwdctl.models.generated import PolicyShape
+from lwdctl.models.normalizer import Normalizer
 from lwdctl.models.vae import Snippets
 
 
@@ -24,7 +24,7 @@ class ClonedSpec:
         action_size: Components of the action.
         hidden: Width of each hidden layer.
         tasks: Number of tasks appended as a one-hot vector, 0 for none.
-        labels: Number of behaviour labels appended as a one-hot vector, 0 for none.
+        labels: Number of behavior labels appended as a one-hot vector, 0 for none.
         action_target: `"absolute"`, or `"relative"` to the observation components that start
             at `reference_start`.
         reference_start: First observation component the action is relative to, or -1.
@@ -62,8 +62,8 @@ class ClonedPolicy(nn.Module):
     def __init__(self, spec: ClonedSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.observation = Affine(spec.observation_size)
-        self.action = Affine(spec.action_size)
+        self.observation = Normalizer(spec.observation_size)
+        self.action = Normalizer(spec.action_size)
         layers = [part for i, o in spec.shape.layers for part in (nn.Linear(i, o), nn.ReLU())]
         self.network = nn.Sequential(*layers[:-1])
 
@@ -81,7 +81,7 @@ class ClonedPolicy(nn.Module):
     def terms(
         self, batch: Snippets, task: Tensor, label: Tensor, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """Return the squared error on normalised actions: summed over components, batch mean."""
+        """Return the squared error on normalized actions: summed over components, batch mean."""
         del generator
         observations, actions = batch.observations[:, 0], batch.actions[:, 0]
         wanted = self.action.normalize(actions - self._reference(observations))

@@ -1,7 +1,7 @@
 """Diffusion over latents, conditioned on state, task and label (paper section 4.2).
 
 Schedulers are diffusers', with their clipping and thresholding off: latents are not images.
-Training and sampling work on latents standardised by their total deviation. What has a known
+Training and sampling work on latents standardized by their total deviation. What has a known
 range (the actions of Diffusion Policy) is clipped here.
 """
 
@@ -17,9 +17,9 @@ from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultist
 from torch import Tensor, nn
 
 from lwdctl.core.errors import ConfigError
-from lwdctl.models.affine import Affine
 from lwdctl.models.denoiser import DenoiserSpec
 from lwdctl.models.noise import normal_like
+from lwdctl.models.normalizer import Normalizer
 
 SAMPLERS = ("ddpm", "ddim", "dpm-solver")
 PREDICTIONS = ("sample", "v_prediction", "epsilon")
@@ -33,19 +33,19 @@ class DiffusionSpec:
     Attributes:
         denoiser: The network.
         prediction: What it predicts: `"sample"`, `"v_prediction"` or `"epsilon"`.
-        train_steps: Denoising steps of the forward process.
+        num_train_timesteps: Denoising steps of the forward process.
         condition: Parts of the condition, out of state, task, label.
         state_size: Components of the state (of all observations in its history), 0 when
             it is no condition.
         tasks: Number of tasks (one-hot), 0 when the task is no condition.
         labels: Number of labels (one-hot), 0 when the label is no condition.
-        clip: Bound of the predicted clean sample, in normalised units, while sampling; 0 for
+        clip: Bound of the predicted clean sample, in normalized units, while sampling; 0 for
             none.
     """
 
     denoiser: DenoiserSpec
     prediction: str
-    train_steps: int
+    num_train_timesteps: int
     condition: tuple[str, ...]
     state_size: int
     tasks: int
@@ -69,8 +69,8 @@ class LatentDiffusion(nn.Module):
     def __init__(self, spec: DiffusionSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.latent = Affine(spec.denoiser.latent_size)
-        self.state = Affine(spec.state_size)
+        self.latent = Normalizer(spec.denoiser.latent_size)
+        self.state = Normalizer(spec.state_size)
         self.denoiser = spec.denoiser.build()
         self._training_schedule = _training_schedule(spec)
 
@@ -98,14 +98,16 @@ class LatentDiffusion(nn.Module):
         """Mean squared error of the prediction on one batch.
 
         Args:
-            latent: (batch, latent), as the encoder gave it (not standardised).
+            latent: (batch, latent), as the encoder gave it (not standardized).
             condition: (batch, condition).
             generator: Source of steps and noise.
         """
         clean = self.latent.normalize(latent)
         noise = normal_like(clean, generator)
         count = (len(clean),)
-        step = torch.randint(self.spec.train_steps, count, generator=generator).to(clean.device)
+        step = torch.randint(self.spec.num_train_timesteps, count, generator=generator).to(
+            clean.device
+        )
         noisy = self._training_schedule.add_noise(clean, noise, step)
         wanted = self._wanted(clean, noise, step)
         return nn.functional.mse_loss(self.denoiser(noisy, step, condition), wanted)
@@ -212,7 +214,7 @@ def timesteps(spec: DiffusionSpec, steps: int) -> list[int]:
     predicted noise blows up when the sample is computed from it: epsilon-prediction starts
     at the noisiest step with 5 % of signal, unless the sample is clipped.
     """
-    last = spec.train_steps
+    last = spec.num_train_timesteps
     if spec.prediction == "epsilon" and not spec.clip:
         signal = _training_schedule(spec).alphas_cumprod.sqrt()
         last = max(1, int((signal >= SMALLEST_SIGNAL).sum()))
@@ -261,7 +263,7 @@ def _training_schedule(spec: DiffusionSpec) -> DDPMScheduler:
 
 def _shared(spec: DiffusionSpec) -> dict[str, Any]:
     return {
-        "num_train_timesteps": spec.train_steps,
+        "num_train_timesteps": spec.num_train_timesteps,
         "beta_schedule": "squaredcos_cap_v2",
         "prediction_type": spec.prediction,
         "rescale_betas_zero_snr": False,

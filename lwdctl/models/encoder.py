@@ -44,7 +44,7 @@ class SnippetEncoder(nn.Module):
         """Encode snippets.
 
         Args:
-            steps: (batch, time, obs + action), normalised.
+            steps: (batch, time, obs + action), normalized.
             mask: (batch, time), 1 for real steps; padded ones are hidden from the network.
 
         Returns:

@@ -2,7 +2,7 @@
 
 An encoder-decoder: the sequence attends to itself and to a memory of condition tokens, first
 the denoising step, then one token per observation. Position-wise MLP for the memory, layers
-that normalise first, GELU, learned positions; weights start as normal noise of deviation 0.02.
+that normalize first, GELU, learned positions; weights start as normal noise of deviation 0.02.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class ConditionalTransformer(nn.Module):
         memory_mask = torch.arange(1 + tokens) - 1 > steps if causal else None
         self.register_buffer("mask", mask, persistent=False)
         self.register_buffer("memory_mask", memory_mask, persistent=False)
-        self.apply(_initialise)
+        self.apply(_initialize)
         nn.init.normal_(self.position, std=INITIAL_DEVIATION)
         nn.init.normal_(self.memory_position, std=INITIAL_DEVIATION)
 
@@ -112,7 +112,7 @@ class ConditionalTransformer(nn.Module):
         return self.leave(hidden)  # type: ignore[no-any-return]
 
 
-def _initialise(module: nn.Module) -> None:
+def _initialize(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, std=INITIAL_DEVIATION)
         nn.init.zeros_(module.bias)

@@ -1,7 +1,7 @@
 """The variational autoencoder over policies (paper section 4.1).
 
-Loss that is minimised, reduction included: the mean over valid time steps of the sum over
-action components of the squared error on normalised actions, averaged over the batch, plus
+Loss that is minimized, reduction included: the mean over valid time steps of the sum over
+action components of the squared error on normalized actions, averaged over the batch, plus
 `beta_kl` times the KL term: the sum over latent components of sigma^2 + mu^2 - 1 - log sigma^2
 (twice the divergence, as the paper writes it), averaged over the batch.
 """
@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from lwdctl.models import generated
-from lwdctl.models.affine import Affine
 from lwdctl.models.encoder import SnippetEncoder
 from lwdctl.models.generated import Layer, PolicyShape
 from lwdctl.models.hypernetwork import PolicyDecoder
 from lwdctl.models.noise import normal_like
+from lwdctl.models.normalizer import Normalizer
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class VaeSpec:
         latent_size: Components of the latent.
         decoder_layers: Hidden layers of the hypernetwork.
         policy_hidden: Hidden layers of the generated policy.
-        clock: Whether the policy sees how far through the snippet it is.
+        time_input: Whether the policy sees how far through the snippet it is.
         action_target: `"absolute"`, or `"relative"` to the observation components
             that start at `reference_start`.
         reference_start: First observation component the action is relative to, or -1.
@@ -48,7 +48,7 @@ class VaeSpec:
     latent_size: int
     decoder_layers: tuple[int, ...]
     policy_hidden: tuple[int, ...]
-    clock: bool
+    time_input: bool
     action_target: str
     reference_start: int
 
@@ -68,7 +68,7 @@ class VaeSpec:
     def policy_shape(self) -> PolicyShape:
         """Sizes of the generated policy."""
         return PolicyShape(
-            self.observation_size + int(self.clock), self.policy_hidden, self.action_size
+            self.observation_size + int(self.time_input), self.policy_hidden, self.action_size
         )
 
 
@@ -88,13 +88,13 @@ class Snippets:
 
 
 class PolicyVae(nn.Module):
-    """Encoder, hypernetwork decoder and the normalisers that belong to them."""
+    """Encoder, hypernetwork decoder and the normalizers that belong to them."""
 
     def __init__(self, spec: VaeSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.observation = Affine(spec.observation_size)
-        self.action = Affine(spec.action_size)
+        self.observation = Normalizer(spec.observation_size)
+        self.action = Normalizer(spec.action_size)
         step_size = spec.observation_size + spec.action_size
         self.encoder = SnippetEncoder(spec.snippet_length, step_size, spec.latent_size)
         self.decoder = PolicyDecoder(spec.policy_shape, spec.latent_size, spec.decoder_layers)
@@ -106,7 +106,7 @@ class PolicyVae(nn.Module):
         return mean, log_variance
 
     def target(self, batch: Snippets) -> Tensor:
-        """Return the normalised actions (batch, time, action) the policy should give."""
+        """Return the normalized actions (batch, time, action) the policy should give."""
         return self.action.normalize(batch.actions - self._reference(batch.observations))
 
     def policy_inputs(self, observations: Tensor, phase: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ class PolicyVae(nn.Module):
             (batch, time, input).
         """
         inputs = self.observation.normalize(observations)
-        if not self.spec.clock:
+        if not self.spec.time_input:
             return inputs
         return torch.cat([inputs, (2.0 * phase - 1.0).unsqueeze(-1)], -1)
 
@@ -152,7 +152,7 @@ class PolicyVae(nn.Module):
             batch: Snippets with `snippet_length` steps.
             generator: Source of the posterior noise and of the drawn steps.
             loss_steps: Reconstruct on this many steps drawn per snippet; 0 takes all.
-            observation_noise: Largest deviation of the noise on the policy's normalised
+            observation_noise: Largest deviation of the noise on the policy's normalized
                 observations; see `_noisy`.
 
         Returns:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lwdctl.core.records import FloatArray
 from lwdctl.models.chunks import ActionDiffusion, LatentChunks
-from lwdctl.policies.latent_source import LatentSource, Query
+from lwdctl.policies.latent_source import LatentSource, ReplanRequest
 from lwdctl.policies.observed import Observed, now
 from lwdctl.policies.policy import EpisodePlan, PolicyCost
 
@@ -79,7 +79,7 @@ class ChunkPolicy:
     def _replan(self, state: Tensor, due: npt.NDArray[np.bool_]) -> None:
         begun = now(self._device)
         previous = self._continued(state)
-        query = Query(self._plans, self._queries, self._steps, state, due, previous)
+        query = ReplanRequest(self._plans, self._queries, self._steps, state, due, previous)
         latents = self._source.latents(query)
         sampled = now(self._device)
         chosen = torch.from_numpy(due).to(self._device)

@@ -21,7 +21,7 @@ from lwdctl.policies.policy import EpisodePlan
 
 
 @dataclass(frozen=True)
-class Query:
+class ReplanRequest:
     """One request for latents, one row per slot.
 
     Attributes:
@@ -53,7 +53,7 @@ class LatentSource(Protocol):
     denoises: bool
     history: int
 
-    def latents(self, query: Query) -> Tensor:
+    def latents(self, query: ReplanRequest) -> Tensor:
         """Return (slot, latent)."""
 
 
@@ -75,7 +75,7 @@ class SampledLatents:
     denoises: bool = True
     warm_start: float = 0.0
 
-    def latents(self, query: Query) -> Tensor:
+    def latents(self, query: ReplanRequest) -> Tensor:
         """Draw with noise that (episode seed, query number) fixes."""
         if not self.warm_start or query.previous is None:
             return self._draw(query)
@@ -90,7 +90,7 @@ class SampledLatents:
         chosen = torch.from_numpy(warm).to(warmed.device).unsqueeze(1)
         return torch.where(chosen, warmed, self._draw(query))
 
-    def _draw(self, query: Query, start: Tensor | None = None) -> Tensor:
+    def _draw(self, query: ReplanRequest, start: Tensor | None = None) -> Tensor:
         task = self._indices(query, self.tasks, "task")
         label = self._indices(query, self.labels, "label")
         condition = self.model.condition(query.state, task, label)
@@ -104,7 +104,7 @@ class SampledLatents:
             condition, generators, self.sampler, self.steps, start, self.warm_start
         )
 
-    def _indices(self, query: Query, names: tuple[str, ...], field: str) -> Tensor:
+    def _indices(self, query: ReplanRequest, names: tuple[str, ...], field: str) -> Tensor:
         if field not in self.model.spec.condition:
             return torch.zeros(len(query.plans), dtype=torch.long, device=query.state.device)
         told = [getattr(plan, field) if plan else names[0] for plan in query.plans]
@@ -118,7 +118,7 @@ class SampledLatents:
 
 
 @dataclass
-class EncodedLatents:
+class OracleLatents:
     """A recorded demonstration's own snippets, encoded: separates VAE from diffusion."""
 
     model: PolicyVae
@@ -128,7 +128,7 @@ class EncodedLatents:
     history: int = 1
 
     @torch.no_grad()
-    def latents(self, query: Query) -> Tensor:
+    def latents(self, query: ReplanRequest) -> Tensor:
         """Encode the snippet that starts at the slot's step, or the last one after it."""
         episodes = np.array([max(p.demonstration, 0) if p else 0 for p in query.plans])
         starts = (self.batches.rule.counts(self.lengths[episodes]) - 1) * self.batches.rule.stride
@@ -170,7 +170,7 @@ class RecordedLatents:
         """Load the encoded means."""
         return cls(store.mean, store.task, store.label, tasks, labels, own)
 
-    def latents(self, query: Query) -> Tensor:
+    def latents(self, query: ReplanRequest) -> Tensor:
         """Draw a recorded latent that (episode seed, query number) fixes."""
         rows = [
             self._row(plan, int(number)) if plan else 0
@@ -225,7 +225,7 @@ class MeanLatents:
     denoises: bool = False
     history: int = 1
 
-    def latents(self, query: Query) -> Tensor:
+    def latents(self, query: ReplanRequest) -> Tensor:
         """Repeat the mean for every slot."""
         row = torch.from_numpy(self.mean).to(query.state.device)
         return row.expand(len(query.plans), -1)

@@ -13,7 +13,7 @@ from torch import Tensor
 from lwdctl.core.records import FloatArray
 from lwdctl.models import generated
 from lwdctl.models.vae import PolicyVae
-from lwdctl.policies.latent_source import LatentSource, Query
+from lwdctl.policies.latent_source import LatentSource, ReplanRequest
 from lwdctl.policies.observed import Observed, now
 from lwdctl.policies.policy import EpisodePlan, PolicyCost
 
@@ -34,7 +34,7 @@ class LwdPolicy:
     number of workers nor the other slots change a slot's actions.
 
     Args:
-        vae: Decoder and normalisers.
+        vae: Decoder and normalizers.
         source: Where latents come from.
         horizon: Executed steps between two queries; 0 keeps one policy all episode.
     """
@@ -93,7 +93,7 @@ class LwdPolicy:
     def _replan(self, state: Tensor, due: npt.NDArray[np.bool_]) -> None:
         begun = now(self._device)
         clock = self._clock
-        query = Query(self._plans, clock.queries, clock.episode, state, due, self._latents)
+        query = ReplanRequest(self._plans, clock.queries, clock.episode, state, due, self._latents)
         latents = self._source.latents(query)
         sampled = now(self._device)
         weights = self._vae.decoder(latents)

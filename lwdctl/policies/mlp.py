@@ -1,4 +1,4 @@
-"""Behaviour cloning in closed loop: one network, one action per observation."""
+"""Behavior cloning in closed loop: one network, one action per observation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class MlpPolicy:
     Args:
         model: The network.
         tasks: Task names in the order of their indices.
-        labels: Behaviour labels in the order of their indices.
+        labels: Behavior labels in the order of their indices.
     """
 
     def __init__(

@@ -20,11 +20,11 @@ class EpisodePlan:
         index: Position in the evaluation's list; also fixes the slot (`index % width`).
         seed: Environment seed; all randomness of the episode derives from it.
         task: Task name.
-        label: Behaviour label to condition on, or "".
+        label: Behavior label to condition on, or "".
         initial_state: Recorded simulator state to restore instead of `reset(seed)`, or None.
         model: Simulator model text that the state belongs to, or "".
         demonstration: Index of the recorded episode it restores, or -1.
-        prelude: Actions (time, action) taken once the state is restored, before the episode
+        action_prefix: Actions (time, action) taken once the state is restored, before the episode
             begins: they lead to a later moment of a recorded one. None for none.
     """
 
@@ -35,7 +35,7 @@ class EpisodePlan:
     initial_state: npt.NDArray[np.float64] | None = None
     model: str = ""
     demonstration: int = -1
-    prelude: FloatArray | None = None
+    action_prefix: FloatArray | None = None
 
 
 @dataclass
@@ -43,22 +43,22 @@ class PolicyCost:
     """What a policy spent since the last `reset`.
 
     Attributes:
-        queries: (slot,) denoiser samplings per slot (0 for policies without one).
+        num_replans: (slot,) denoiser samplings per slot (0 for policies without one).
         seconds: Wall time by part: "denoiser", "decoding", "policy".
-        plans: (slot,) how often the policy has chosen anew what to follow (a generated network,
+        num_plans: (slot,) how often the policy has chosen anew what to follow (a generated network,
             a sequence of actions); empty for policies that do not plan ahead.
     """
 
-    queries: npt.NDArray[np.int64]
+    num_replans: npt.NDArray[np.int64]
     seconds: dict[str, float] = field(default_factory=dict)
-    plans: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    num_plans: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
 
-class Policy(Protocol):
+class BatchPolicy(Protocol):
     """What the rollout engine steps.
 
     A policy holds state for a fixed number of slots. Randomness comes from the episode's
-    seed and the query's index alone, so results do not depend on workers or neighbours.
+    seed and the query's index alone, so results do not depend on workers or neighbors.
     """
 
     def reset(self, episodes: Sequence[EpisodePlan | None]) -> None:

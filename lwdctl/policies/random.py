@@ -47,4 +47,4 @@ class RandomPolicy:
 
     def cost(self) -> PolicyCost:
         """Return zero queries."""
-        return PolicyCost(queries=np.zeros(self._width, dtype=np.int64))
+        return PolicyCost(num_replans=np.zeros(self._width, dtype=np.int64))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lwdctl.core.records import FloatArray
-from lwdctl.policies.latent_source import Query
+from lwdctl.policies.latent_source import ReplanRequest
 from lwdctl.policies.policy import EpisodePlan, PolicyCost
 
 
@@ -56,7 +56,7 @@ class GivenLatents:
     denoises: bool = False
     history: int = 1
 
-    def latents(self, query: Query) -> Tensor:
+    def latents(self, query: ReplanRequest) -> Tensor:
         """Return the latent of every slot's plan."""
         chosen = torch.tensor([plan.index if plan else 0 for plan in query.plans])
         return self.rows[chosen.to(self.rows.device)]

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lwdctl.core.records import FloatArray
-from lwdctl.policies.policy import EpisodePlan, Policy, PolicyCost
+from lwdctl.policies.policy import BatchPolicy, EpisodePlan, PolicyCost
 
 
 class TracedPolicy:
@@ -22,7 +22,7 @@ class TracedPolicy:
         keys: Observation keys to keep, side by side.
     """
 
-    def __init__(self, policy: Policy, keys: Sequence[str]) -> None:
+    def __init__(self, policy: BatchPolicy, keys: Sequence[str]) -> None:
         self._policy, self._keys = policy, keys
         self._plans: Sequence[EpisodePlan | None] = ()
         self._seen: dict[int, list[FloatArray]] = {}

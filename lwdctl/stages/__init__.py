@@ -33,7 +33,7 @@ STAGES = Registry(
         ),
         "analyze latents": Row(
             "lwdctl.stages.analyze_latents:STAGE",
-            "Look for behaviours in the latent space: PCA, t-SNE, separability.",
+            "Look for behaviors in the latent space: PCA, t-SNE, separability.",
         ),
         "analyze behavior": Row(
             "lwdctl.stages.analyze_behavior:STAGE",
@@ -41,7 +41,7 @@ STAGES = Registry(
         ),
         "analyze diversity": Row(
             "lwdctl.stages.analyze_diversity:STAGE",
-            "Compare spread and modes of generated behaviour with the demonstrations'.",
+            "Compare spread and modes of generated behavior with the demonstrations'.",
         ),
         "analyze reconstruction": Row(
             "lwdctl.stages.analyze_reconstruction:STAGE",

@@ -14,7 +14,7 @@ from lwdctl.stages.stage import LOST, Stage, StageContext
 if TYPE_CHECKING:
     from lwdctl.analysis.evaluations import Run
 
-TITLE = "Behaviour of the source and of the policies"
+TITLE = "Behavior of the source and of the policies"
 ROWS = "behavior.csv"
 
 
@@ -24,7 +24,7 @@ class AnalyzeBehaviorConfig:
 
     source: int = option(
         0,
-        "Measure at most this many trajectories of every task and behaviour of the source, drawn at"
+        "Measure at most this many trajectories of every task and behavior of the source, drawn at"
         " random;"
         " 0 takes all",
         minimum=0,
@@ -38,7 +38,7 @@ def run(
     """Compare and publish an `analysis` artifact.
 
     Raises:
-        ArtifactError: The evaluation cannot be read, or has no behaviour of the data.
+        ArtifactError: The evaluation cannot be read, or has no behavior of the data.
     """
     from lwdctl.analysis.behavior import compare
     from lwdctl.analysis.behavior_sections import sections_of, summary_of, write_rows

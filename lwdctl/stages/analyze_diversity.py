@@ -14,7 +14,7 @@ from lwdctl.core.config import option, to_mapping
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.stages.eval_arms import CHAIN, chain_read
-from lwdctl.stages.lwd_policy import ENCODED, MEAN, SAMPLED, Chain, lwd_policy
+from lwdctl.stages.lwd_policy import MEAN, ORACLE, SAMPLED, Chain, lwd_policy
 from lwdctl.stages.run_settings import RunConfig
 from lwdctl.stages.stage import LOST, Stage, StageContext
 from lwdctl.stages.traced_runs import Outcome, lost, open_inputs, refuse_lost, trace
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lwdctl.artifacts.snippets import SnippetStore
     from lwdctl.core.progress import Progress
 
-TITLE = "Diversity of behaviour"
+TITLE = "Diversity of behavior"
 FEWEST = 2
 
 IntArray = npt.NDArray[np.int64]
@@ -48,10 +48,10 @@ class AnalyzeDiversityConfig(RunConfig):
     )
     draws: int = option(2, "Policies sampled from every start", minimum=1)
     latent: tuple[str, ...] = option(
-        (SAMPLED, ENCODED, MEAN),
+        (SAMPLED, ORACLE, MEAN),
         "Where LWD's latents come from: sampled by the model; encoded from the demonstration whose"
         " start it is; the mean of all",
-        choices=(SAMPLED, ENCODED, MEAN),
+        choices=(SAMPLED, ORACLE, MEAN),
     )
     task: str = option("", "Task to look at, where the data has several")
     modes: int = option(
@@ -236,13 +236,13 @@ def _modes(
     labels: tuple[str, ...],
     config: AnalyzeDiversityConfig,
 ) -> Modes:
-    from lwdctl.analysis.diversity import ClusteredModes, LabelledModes, features
+    from lwdctl.analysis.diversity import ClusteredModes, LabeledModes, features
 
     rows = features(states)
     if demonstrations.category is None:
         return ClusteredModes(rows, config.modes, config.seed)
     kept, category = np.unique(demonstrations.category, return_inverse=True)
-    return LabelledModes(rows, category, [labels[index] for index in kept], config.seed)
+    return LabeledModes(rows, category, [labels[index] for index in kept], config.seed)
 
 
 def _run(
@@ -260,7 +260,7 @@ def _run(
     rows = np.repeat(episodes, config.draws) if latent == SAMPLED else episodes
     starts = plan_snippets(chain.store, rows, np.zeros_like(rows), steps, config.seed)
     policy = lwd_policy(
-        latent, chain, _horizon(config, chain), config.sampler, config.denoise_steps
+        latent, chain, _horizon(config, chain), config.sampler, config.num_inference_steps
     )
     return trace(policy, chain, starts.plans, steps, config, progress)
 
@@ -290,7 +290,7 @@ def _condition(inputs: Mapping[str, Artifact]) -> tuple[str, ...]:
 
 
 def _reached(outcome: Outcome, chain: Chain, steps: int, starts: int) -> Values:
-    """Return (start, draw, time, obs) normalised and held, NaN where the simulator was lost."""
+    """Return (start, draw, time, obs) normalized and held, NaN where the simulator was lost."""
     from lwdctl.analysis.diversity import hold
 
     size = sum(chain.store.spec.sizes(chain.vae.spec.observation_keys))

@@ -1,4 +1,4 @@
-"""`analyze latents`: which behaviours the latent space knows, though nobody labelled them."""
+"""`analyze latents`: which behaviors the latent space knows, though nobody labeled them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Spaces = dict[str, npt.NDArray[np.float64]]
 
 POSITION, OPERATOR = "position", "operator"
-COLOURS = ("task", "label", OPERATOR, "level", "success", POSITION)
+COLORS = ("task", "label", OPERATOR, "level", "success", POSITION)
 POINTS = "points.csv"
 
 
@@ -43,20 +43,20 @@ class AnalyzeLatentsConfig:
         (),
         "Any of task, label (operator is the same: multi-human data stores operators as labels),"
         " level, success, position (default: all that the data has more than one value of)",
-        choices=COLOURS,
+        choices=COLORS,
     )
     split: str = option("all", "Whose snippets", choices=("all", "train", "validation"))
     perplexity: float = option(
-        30.0, "t-SNE's effective number of neighbours; at most a third of the points", minimum=1
+        30.0, "t-SNE's effective number of neighbors; at most a third of the points", minimum=1
     )
-    neighbours: int = option(5, "Neighbours that vote on a snippet's category", minimum=1)
+    neighbors: int = option(5, "Neighbors that vote on a snippet's category", minimum=1)
     seed: int = option(0, "Seed of the snippets drawn, their latents, t-SNE and folds", minimum=0)
 
 
 def run(
     config: AnalyzeLatentsConfig, inputs: Mapping[str, Artifact], context: StageContext
 ) -> Artifact:
-    """Analyse and publish an `analysis` artifact.
+    """Analyze and publish an `analysis` artifact.
 
     Raises:
         ConfigError: Too few snippets, equal latents, or nothing of what was asked for.
@@ -110,7 +110,7 @@ def _analyze(
         groups = {}
         for grouping in shown:
             groups[grouping.name] = group_findings(
-                grouping, points, spaces, config.neighbours, config.seed
+                grouping, points, spaces, config.neighbors, config.seed
             )
             task.advance()
         position = position_findings(points, spaces, config.seed) if show_position else None
@@ -119,7 +119,7 @@ def _analyze(
         points=points,
         available=len(rows),
         sampled=config.sampled,
-        neighbours=config.neighbours,
+        neighbors=config.neighbors,
         components=components,
         views=views,
         groupings=shown,
@@ -134,7 +134,7 @@ def _analyze(
 def _what_to_show(
     config: AnalyzeLatentsConfig, snippets: SnippetStore, points: LatentPoints
 ) -> tuple[list[Grouping], bool]:
-    """Return the groupings to colour by, and whether to colour by position."""
+    """Return the groupings to color by, and whether to color by position."""
     from lwdctl.analysis.latent_table import groupings
 
     known = {item.name: item for item in groupings(snippets, points.episode) if item.varies}
@@ -143,7 +143,7 @@ def _what_to_show(
     for name in asked:
         if name not in varies:
             raise ConfigError(
-                f"the snippets do not differ in their {name}: there is nothing to colour by",
+                f"the snippets do not differ in their {name}: there is nothing to color by",
                 f"they differ in: {', '.join(varies) or 'nothing'}",
             )
     chosen = dict.fromkeys(asked or varies)

@@ -10,7 +10,7 @@ from lwdctl.artifacts.artifact import Artifact
 from lwdctl.core.config import from_mapping, option, to_mapping
 from lwdctl.core.errors import ConfigError
 from lwdctl.stages.eval_arms import CHAIN
-from lwdctl.stages.lwd_policy import ENCODED, MEAN, SAMPLED, Chain
+from lwdctl.stages.lwd_policy import MEAN, ORACLE, SAMPLED, Chain
 from lwdctl.stages.reconstruction_runs import RECORDED, SnippetRuns
 from lwdctl.stages.run_settings import RunConfig
 from lwdctl.stages.stage import LOST, Stage, StageContext
@@ -35,10 +35,10 @@ class AnalyzeReconstructionConfig(RunConfig):
         choices=("validation", "train", "all"),
     )
     latent: tuple[str, ...] = option(
-        (ENCODED, MEAN),
+        (ORACLE, MEAN),
         "Where decoded policies come from: the snippet itself; the mean of all; sampled by the"
         " diffusion model from what was observed at the snippet's start",
-        choices=(ENCODED, MEAN, SAMPLED),
+        choices=(ORACLE, MEAN, SAMPLED),
     )
     seed: int = option(0, "Seed of the snippets drawn, and of what is sampled", minimum=0)
 

@@ -17,7 +17,7 @@ class TrainBaselineConfig:
 
     method: str = option(
         "dp",
-        "dp: Diffusion Policy; ldp: latent diffusion of action chunks; mlp: behaviour cloning",
+        "dp: Diffusion Policy; ldp: latent diffusion of action chunks; mlp: behavior cloning",
         choices=METHODS,
         argument=True,
     )
@@ -73,7 +73,7 @@ class TrainBaselineConfig:
         "What the denoiser predicts (default: dp epsilon, ldp sample)",
         choices=("sample", "v_prediction", "epsilon"),
     )
-    train_steps: int = option(100, "Denoising steps of the forward process", minimum=2)
+    num_train_timesteps: int = option(100, "Denoising steps of the forward process", minimum=2)
     latent_size: int = option(
         TrainVaeConfig.latent_size, "ldp: components of the latent", minimum=1
     )
@@ -107,7 +107,7 @@ class TrainBaselineConfig:
     )
     updates: int | None = option(
         None,
-        "Optimiser updates (default: dp and mlp 20000; ldp 8000 for each of its two models)",
+        "Optimizer updates (default: dp and mlp 20000; ldp 8000 for each of its two models)",
         minimum=1,
     )
     time_limit: float = option(

@@ -21,7 +21,7 @@ from lwdctl.data.windows import WindowRule
 from lwdctl.models.chunks import ActionDiffusion, ChunkSpec, ChunkVae, LatentChunks
 from lwdctl.models.cloned import ClonedPolicy, ClonedSpec
 from lwdctl.models.diffusion import LatentDiffusion
-from lwdctl.models.operations import denoiser_operations, matrix_operations
+from lwdctl.models.flops import denoiser_flops, matmul_flops
 from lwdctl.models.unet import UNET_SIZES
 from lwdctl.models.vae import VaeSpec
 from lwdctl.stages.baseline_config import TrainBaselineConfig
@@ -121,9 +121,9 @@ def train_dp(work: Work) -> Trained:
         "predicted_steps": length,
         "executed": executed,
         "action_target": sizes.action_target,
-        "operations_per_denoising_step": denoiser_operations(model.diffusion),
+        "flops_per_denoising_step": denoiser_flops(model.diffusion),
     }
-    return Trained(spec.to_mapping(), model, loop.averaged_model, numbers)
+    return Trained(spec.to_mapping(), model, loop.ema_model, numbers)
 
 
 def refuse_unused(config: TrainBaselineConfig) -> None:
@@ -151,7 +151,7 @@ def train_ldp(work: Work) -> Trained:
     settings = _settings(config, VAE_DEFAULTS, share=0.5)
     objective = _objective(work, batches, settings, kl=config.beta_kl)
     first, vae_numbers = _phase(work, vae, objective, settings, "vae")
-    encoder = first.averaged_model.eval()
+    encoder = first.ema_model.eval()
     assert isinstance(encoder, ChunkVae)
 
     train, held_out = (
@@ -166,13 +166,13 @@ def train_ldp(work: Work) -> Trained:
     settings = _settings(config, DENOISER_DEFAULTS, share=0.5)
     denoising = DiffusionObjective(train, held_out, settings.batch_size, config.seed, 0.0)
     second, numbers = _phase(work, diffusion, denoising, settings, "diffusion")
-    sampler = second.averaged_model
+    sampler = second.ema_model
     assert isinstance(sampler, LatentDiffusion)
     numbers |= {f"vae_{name}": value for name, value in vae_numbers.items()} | {
         "snippet_length": sizes.snippet_length,
         "action_target": sizes.action_target,
-        "operations_per_denoising_step": denoiser_operations(diffusion),
-        "decoder_operations": matrix_operations(vae.decoder),
+        "flops_per_denoising_step": denoiser_flops(diffusion),
+        "decoder_flops": matmul_flops(vae.decoder),
     }
     return Trained(
         spec.to_mapping(),
@@ -183,7 +183,7 @@ def train_ldp(work: Work) -> Trained:
 
 
 def train_mlp(work: Work) -> Trained:
-    """Train behaviour cloning on single steps, each visited once per epoch."""
+    """Train behavior cloning on single steps, each visited once per epoch."""
     config, sizes = work.config, _sizes(work)
     parts = _parts(work)
     spec = ClonedSpec(
@@ -204,9 +204,9 @@ def train_mlp(work: Work) -> Trained:
     loop, numbers = _train(work, model, objective, settings, work.draft.path, "train-baseline mlp")
     numbers |= {
         "action_target": sizes.action_target,
-        "policy_operations": matrix_operations(model.network),
+        "policy_flops": matmul_flops(model.network),
     }
-    return Trained(spec.to_mapping(), model, loop.averaged_model, numbers)
+    return Trained(spec.to_mapping(), model, loop.ema_model, numbers)
 
 
 TRAINERS: dict[str, Callable[[Work], Trained]] = {
@@ -248,7 +248,7 @@ def _chunk_spec(
         blocks=config.blocks,
         dropout=usual if config.dropout is None else config.dropout,
         prediction=config.prediction or prediction,
-        train_steps=config.train_steps,
+        num_train_timesteps=config.num_train_timesteps,
     )
     latent = config.latent_size
     if config.method == "dp":

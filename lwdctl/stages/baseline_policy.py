@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from lwdctl.artifacts.snippets import SnippetStore
     from lwdctl.models.chunks import ChunkSpec
-    from lwdctl.policies.policy import Policy
+    from lwdctl.policies.policy import BatchPolicy
 
 
 def baseline_policy(
@@ -20,10 +20,10 @@ def baseline_policy(
     store: SnippetStore,
     horizon: int | None,
     sampler: str,
-    denoise_steps: int,
+    num_inference_steps: int,
     device: torch.device,
     warm_start: float = 0.0,
-) -> Policy:
+) -> BatchPolicy:
     """Build the policy.
 
     Args:
@@ -32,7 +32,7 @@ def baseline_policy(
         horizon: Executed steps between two queries, 0 for the whole episode, None for what the
             model was trained with. An MLP acts on every observation, whatever the horizon.
         sampler: Denoising sampler.
-        denoise_steps: Denoising steps per query.
+        num_inference_steps: Denoising steps per query.
         device: Where it runs.
         warm_start: Share of the denoising steps done from the previous chunk; 0 for none.
 
@@ -52,20 +52,20 @@ def baseline_policy(
     executed = model.spec.horizon if horizon is None else horizon
     if not executed and 0 < store.spec.env.max_steps <= model.spec.horizon:
         executed = model.spec.horizon  # one chunk all episode
-    _check(model.spec, artifact, executed, denoise_steps)
+    _check(model.spec, artifact, executed, num_inference_steps)
     source = SampledLatents(
         model.diffusion,
         tasks,
         labels,
         sampler,
-        denoise_steps,
+        num_inference_steps,
         model.spec.history,
         warm_start=warm_start,
     )
     return ChunkPolicy(model, source, executed)
 
 
-def _check(spec: ChunkSpec, artifact: Artifact, executed: int, denoise_steps: int) -> None:
+def _check(spec: ChunkSpec, artifact: Artifact, executed: int, num_inference_steps: int) -> None:
     from lwdctl.models.diffusion import check_steps
 
     if not 1 <= executed <= spec.horizon:
@@ -76,4 +76,4 @@ def _check(spec: ChunkSpec, artifact: Artifact, executed: int, denoise_steps: in
             f" {asked}",
             f"{longer}run it with --horizon {spec.horizon}",
         )
-    check_steps(spec.diffusion.train_steps, denoise_steps, artifact.reference)
+    check_steps(spec.diffusion.num_train_timesteps, num_inference_steps, artifact.reference)

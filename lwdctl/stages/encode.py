@@ -30,7 +30,7 @@ class EncodeConfig:
     """How to encode."""
 
     stride: int = option(
-        0, "Steps between neighbouring snippets; 0 takes the VAE's own stride", minimum=0
+        0, "Steps between neighboring snippets; 0 takes the VAE's own stride", minimum=0
     )
     history: int = option(
         2, "Observations in the state condition: the current one and those before it", minimum=1
@@ -117,7 +117,7 @@ def _encode(
 
 
 def _health(path: Path) -> dict[str, float]:
-    """Summarise the latent space.
+    """Summarize the latent space.
 
     A unit counts as active when the variance of its posterior mean exceeds 0.01 (Burda et
     al. 2016, importance weighted autoencoders, section 5).

@@ -9,7 +9,7 @@ from lwdctl.artifacts.artifact import Artifact
 from lwdctl.core.errors import ArtifactError, ConfigError
 from lwdctl.stages.baseline_config import METHODS
 from lwdctl.stages.eval_config import METHOD, RANDOM, EvalConfig
-from lwdctl.stages.lwd_policy import ENCODED, SAMPLED
+from lwdctl.stages.lwd_policy import ORACLE, SAMPLED
 from lwdctl.stages.stage import StageContext
 
 CHAIN = ("snippets", "vae", "latents", "diffusion")
@@ -69,7 +69,7 @@ def chain_read(latents: Collection[str], named: Collection[str]) -> tuple[str, .
         latents: Latent sources.
         named: Kinds of which an artifact was named; the chain goes at least as far.
     """
-    last = 3 if SAMPLED in latents else 1 if set(latents) <= {ENCODED} else 2
+    last = 3 if SAMPLED in latents else 1 if set(latents) <= {ORACLE} else 2
     return CHAIN[: 1 + max([last, *(CHAIN.index(kind) for kind in named if kind in CHAIN)])]
 
 

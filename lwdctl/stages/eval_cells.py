@@ -22,8 +22,8 @@ EPISODES_FOLDER = "episodes"
 LATENCY = "latency_"
 # What decides an arm's numbers beside its model, latent, horizon and disturbance.
 SHARED = (
-    "encoded_split", "episodes", "task", "seed", "sampler", "denoise_steps", "warm_start",
-    "perturbation_probability", "max_steps", "slots",
+    "oracle_split", "episodes", "task", "seed", "sampler", "num_inference_steps", "warm_start",
+    "perturbation_probability", "max_steps", "num_envs",
 )  # fmt: skip
 
 
@@ -32,7 +32,7 @@ class Circumstances:
     """What all arms of an evaluation share, beside its settings.
 
     Attributes:
-        labels: Behaviour labels that are run.
+        labels: Behavior labels that are run.
         snippets: Digest of the data, which say how the environment is built.
         device: Where networks run.
         software: What `provenance.software` said when the evaluation began.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from lwdctl.core.config import option
 from lwdctl.core.seeding import EVALUATION_SEED_START
 from lwdctl.stages.baseline_config import METHODS
-from lwdctl.stages.lwd_policy import ENCODED, LATENTS, MEAN, SAMPLED
+from lwdctl.stages.lwd_policy import LATENTS, MEAN, ORACLE, SAMPLED
 from lwdctl.stages.run_settings import RunConfig
 
 METHOD = "lwd"
@@ -35,13 +35,13 @@ class EvalConfig(RunConfig):
     )
     one_model: bool = option(False, "Run one model at every horizon")
     latent: tuple[str, ...] = option(
-        (SAMPLED, ENCODED, "other", MEAN),
+        (SAMPLED, ORACLE, "shuffled", MEAN),
         "Where LWD's latents come from: sampled by the model; encoded from a demonstration that"
         " is replayed from its start; snippet, a random recorded one of the same task and"
-        " behaviour; other, one of another task or behaviour; the mean of all",
+        " behavior; other, one of another task or behavior; the mean of all",
         choices=LATENTS,
     )
-    encoded_split: str = option(
+    oracle_split: str = option(
         "all",
         "Which demonstrations 'encoded' restores and replays",
         choices=("all", "train", "validation"),
@@ -50,7 +50,7 @@ class EvalConfig(RunConfig):
     task: tuple[str, ...] = option((), "Tasks to run (default: all the data has)")
     label: tuple[str, ...] = option(
         (),
-        "Behaviour labels to run one after the other (default: every one when a model that is read"
+        "Behavior labels to run one after the other (default: every one when a model that is read"
         " is conditioned on it, else none)",
     )
     seed: int = option(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lwdctl.core.records import FloatArray
     from lwdctl.evaluation.rollout import EpisodeResult
     from lwdctl.models.diffusion import LatentDiffusion
-    from lwdctl.models.operations import PolicyOperations
+    from lwdctl.models.flops import PolicyFlops
     from lwdctl.policies.policy import EpisodePlan
     from lwdctl.stages.eval_policies import Policies
 
@@ -37,7 +37,7 @@ class Price:
             them (0: one query per episode), or None.
     """
 
-    operations: PolicyOperations
+    operations: PolicyFlops
     calls: int = 0
     warm_calls: int = 0
     horizon: int | None = None
@@ -54,48 +54,48 @@ class Price:
         decoding, policy = self.operations.decoding, self.operations.step
         per_step = queries / steps
         return {
-            "operations_per_step": per_step * (denoising + decoding) + policy,
-            "denoiser_operations_per_query": denoising,
-            "decoding_operations_per_query": decoding,
-            "policy_operations_per_step": policy,
+            "flops_per_step": per_step * (denoising + decoding) + policy,
+            "denoiser_flops_per_replan": denoising,
+            "decoder_flops_per_replan": decoding,
+            "policy_flops_per_step": policy,
             "parameters_at_control_rate": self.operations.control_parameters,
             "parameters": self.operations.parameters,
-            "queries_per_step": per_step,
+            "replans_per_step": per_step,
         }
 
     def _queries(self, result: EpisodeResult) -> int:
         if self.horizon is None:
-            return result.queries
+            return result.num_replans
         return math.ceil(result.steps / self.horizon) if self.horizon else min(1, result.steps)
 
 
 def price(arm: Arm, config: EvalConfig, policies: Policies) -> Price:
     """Count what an arm's networks cost."""
     from lwdctl.models.cloned import ClonedPolicy
-    from lwdctl.models.operations import PolicyOperations, baseline_operations, lwd_operations
+    from lwdctl.models.flops import PolicyFlops, baseline_flops, lwd_flops
     from lwdctl.policies.loading import load_baseline, load_diffusion, load_vae
 
     if arm.trained.main is None:
-        return Price(PolicyOperations())
+        return Price(PolicyFlops())
     models, device = arm.trained.artifacts, policies.device
     if arm.policy != METHOD:
         model = load_baseline(models["baseline"], device)
-        counted = baseline_operations(model)
+        counted = baseline_flops(model)
         if isinstance(model, ClonedPolicy):
             return Price(counted)
         return Price(counted, *_calls(model.diffusion, config))
     vae = load_vae(models["vae"], device)
     if arm.latent != SAMPLED:
-        return Price(lwd_operations(vae, None), horizon=policies.lengths(arm)[1] or 0)
+        return Price(lwd_flops(vae, None), horizon=policies.lengths(arm)[1] or 0)
     diffusion = load_diffusion(models["diffusion"], device)
-    return Price(lwd_operations(vae, diffusion), *_calls(diffusion, config))
+    return Price(lwd_flops(vae, diffusion), *_calls(diffusion, config))
 
 
 def _calls(model: LatentDiffusion, config: EvalConfig) -> tuple[int, int]:
     """Return the denoiser calls of an episode's first query, and of its others."""
     from lwdctl.models.diffusion import remaining, timesteps
 
-    visited = timesteps(model.spec, config.denoise_steps)
+    visited = timesteps(model.spec, config.num_inference_steps)
     warm = remaining(visited, config.warm_start) if config.warm_start else visited
     return len(visited), len(warm)
 

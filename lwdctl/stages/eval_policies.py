@@ -11,12 +11,12 @@ from lwdctl.core.suggest import did_you_mean
 from lwdctl.stages.baseline_policy import baseline_policy
 from lwdctl.stages.eval_arms import Arm
 from lwdctl.stages.eval_config import METHOD, RANDOM, EvalConfig
-from lwdctl.stages.lwd_policy import SAMPLED, Chain, check_denoise_steps, lwd_policy
+from lwdctl.stages.lwd_policy import SAMPLED, Chain, check_inference_steps, lwd_policy
 
 if TYPE_CHECKING:
     from lwdctl.artifacts.artifact import Artifact
     from lwdctl.artifacts.snippets import SnippetStore
-    from lwdctl.policies.policy import Policy
+    from lwdctl.policies.policy import BatchPolicy
 
 
 class Policies:
@@ -45,7 +45,7 @@ class Policies:
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
-        """Behaviour labels to run; all where a model is conditioned on them and none is named."""
+        """Behavior labels to run; all where a model is conditioned on them and none is named."""
         known = self._store.spec.labels
         for label in self._config.label:
             if label not in known:
@@ -54,20 +54,20 @@ class Policies:
             return tuple(dict.fromkeys(self._config.label))
         return known if any(_sees_label(arm) for arm in self.arms) else ()
 
-    def build(self, arm: Arm, slots: int = 0) -> Policy:
+    def build(self, arm: Arm, slots: int = 0) -> BatchPolicy:
         """Make the policy of an arm, for so many slots (0: the evaluation's)."""
         config = self._config
         if arm.policy == RANDOM:
             from lwdctl.policies.random import RandomPolicy
 
-            return RandomPolicy(self._store.spec.action, slots or config.slots)
+            return RandomPolicy(self._store.spec.action, slots or config.num_envs)
         if arm.policy == METHOD:
             return lwd_policy(
                 arm.latent,
                 self._open(arm),
                 self.lengths(arm)[1] or 0,
                 config.sampler,
-                config.denoise_steps,
+                config.num_inference_steps,
                 config.warm_start,
             )
         return baseline_policy(
@@ -75,7 +75,7 @@ class Policies:
             self._store,
             arm.trained.horizon,
             config.sampler,
-            config.denoise_steps,
+            config.num_inference_steps,
             self.device,
             config.warm_start,
         )
@@ -109,7 +109,7 @@ class Policies:
             return
         if SAMPLED not in self._config.latent:
             return
-        check_denoise_steps(arm.trained.artifacts["diffusion"], self._config.denoise_steps)
+        check_inference_steps(arm.trained.artifacts["diffusion"], self._config.num_inference_steps)
 
 
 def _sees_label(arm: Arm) -> bool:

@@ -123,7 +123,7 @@ def _check_seeds(config: EvalConfig, store: SnippetStore) -> None:
     """Refuse to begin where demonstrations began; `encoded` does so on purpose."""
     seeds = store.episodes.seed
     used = seeds[(seeds >= config.seed) & (seeds < config.seed + config.episodes)]
-    if used.size and not (config.policy == (METHOD,) and config.latent == ("encoded",)):
+    if used.size and not (config.policy == (METHOD,) and config.latent == ("oracle",)):
         last = config.seed + config.episodes - 1
         raise ConfigError(
             f"{used.size} demonstrations were recorded from the evaluation seeds {config.seed}.."
@@ -180,8 +180,8 @@ class _Work:
         from lwdctl.evaluation.plan import plan_demonstrations, plan_episodes
 
         config, labels = self.config, self.policies.labels
-        if arm.latent == "encoded":
-            split = "" if config.encoded_split == "all" else config.encoded_split
+        if arm.latent == "oracle":
+            split = "" if config.oracle_split == "all" else config.oracle_split
             return plan_demonstrations(
                 self.store, config.episodes, config.seed, config.task, split, labels
             )
@@ -239,7 +239,7 @@ def _roll(
         work.policies.build(arm),
         work.store.spec.env,
         plans,
-        width=config.slots,
+        width=config.num_envs,
         workers=config.processes,
         max_steps=config.max_steps or None,
         perturbation=arm.perturbation,
@@ -266,7 +266,7 @@ def _protocol(arm: Arm, work: _Work) -> Protocol:
         horizon="episode" if horizon == 0 else horizon,
         perturbation=arm.perturbation,
         sampler=config.sampler if samples else "",
-        denoise_steps=config.denoise_steps if samples else None,
+        num_inference_steps=config.num_inference_steps if samples else None,
         warm_start=config.warm_start if samples else 0.0,
     )
 
@@ -283,7 +283,7 @@ def _protocol_text(config: EvalConfig, policies: Policies) -> str:
     return (
         f"{config.episodes} episodes per {per} from evaluation seeds {config.seed}.."
         f"{config.seed + config.episodes - 1}; 'encoded' instead restores recorded starts"
-        f" ({config.encoded_split} demonstrations, at most as many);"
+        f" ({config.oracle_split} demonstrations, at most as many);"
         f" {_horizon_text(config, policies)}; {pushes};{_warm_start_text(config)}"
         f" success at any step; 95 % Wilson intervals; averaged (EMA) weights"
     )
@@ -319,7 +319,7 @@ def _episode_record(result: EpisodeResult) -> dict[str, Any]:
         "final_success": result.final_success,
         "return": result.return_,
         "metrics": dict(result.metrics),
-        "queries": result.queries,
+        "num_replans": result.num_replans,
         "attempts": result.attempts,
         "error": result.error,
         "policy_failure": result.policy_failure,

@@ -46,11 +46,11 @@ class IngestConfig:
     )
     max_per_label: int = option(
         0,
-        "Keep at most this many episodes of every behaviour label, drawn at random; 0 keeps all.",
+        "Keep at most this many episodes of every behavior label, drawn at random; 0 keeps all.",
         minimum=0,
     )
     filter_key: str = option("", "Read only this subset (robomimic: a name under mask/).")
-    label: str = option("", "Behaviour label of every episode, instead of the source's own.")
+    label: str = option("", "Behavior label of every episode, instead of the source's own.")
     env: str = option(
         "",
         "Environment, as ADAPTER or ADAPTER/NAME, when the source does not say it; one of your"
@@ -131,13 +131,13 @@ def _sources(
 
 def _default_name(paths: Sequence[Path], parents: Sequence[Artifact]) -> str:
     """Name the store after its input; several files by what their names share."""
-    from lwdctl.artifacts.kinds import sanitise_name
+    from lwdctl.artifacts.kinds import sanitize_name
 
     if parents:
         return parents[0].name
     names = [_bare_name(path) for path in paths]
     shared = os.path.commonprefix(names).rstrip("._-")  # noqa: RUF071 - letters are meant
-    return sanitise_name(names[0] if len(shared) < MINIMUM_SHARED_NAME else shared)
+    return sanitize_name(names[0] if len(shared) < MINIMUM_SHARED_NAME else shared)
 
 
 def _bare_name(path: Path) -> str:
@@ -185,7 +185,7 @@ def _announcement(reader: MergedReader, spec: SourceSpec, paths: Sequence[Path])
 def _order(config: IngestConfig, reader: MergedReader) -> Sequence[int]:
     """Return which episodes are stored, in the store's order.
 
-    It is random, so that neighbouring blocks of the store hold many tasks and labels.
+    It is random, so that neighboring blocks of the store hold many tasks and labels.
     """
     drawn = generator("ingest-order", config.seed).permutation(len(reader.sources)).tolist()
     return _at_most_per_label(drawn, reader, config.max_per_label)[: config.max_episodes or None]

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from lwdctl.policies.latent_source import LatentSource
     from lwdctl.policies.lwd import LwdPolicy
 
-SAMPLED, ENCODED, MEAN = "sampled", "encoded", "mean"
-LATENTS = (SAMPLED, ENCODED, "snippet", "other", MEAN)
+SAMPLED, ORACLE, MEAN = "sampled", "oracle", "mean"
+LATENTS = (SAMPLED, ORACLE, "random", "shuffled", MEAN)
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def lwd_policy(
     chain: Chain,
     horizon: int,
     sampler: str,
-    denoise_steps: int,
+    num_inference_steps: int,
     warm_start: float = 0.0,
 ) -> LwdPolicy:
     """Build the policy.
@@ -46,16 +46,16 @@ def lwd_policy(
         chain: The trained models and their data.
         horizon: Executed steps between two queries, 0 for the whole episode.
         sampler: Denoising sampler of `sampled`.
-        denoise_steps: Denoising steps of `sampled`.
+        num_inference_steps: Denoising steps of `sampled`.
         warm_start: Share of them that `sampled` does from its previous latent; 0 for none.
     """
     from lwdctl.policies.lwd import LwdPolicy
 
-    source = _source(latent, chain, sampler, denoise_steps, warm_start)
+    source = _source(latent, chain, sampler, num_inference_steps, warm_start)
     return LwdPolicy(chain.vae, source, horizon)
 
 
-def check_denoise_steps(diffusion: Artifact, asked: int) -> None:
+def check_inference_steps(diffusion: Artifact, asked: int) -> None:
     """Refuse more denoising steps than a diffusion model was trained with, without loading it.
 
     Raises:
@@ -64,11 +64,11 @@ def check_denoise_steps(diffusion: Artifact, asked: int) -> None:
     from lwdctl.models.diffusion import check_steps
     from lwdctl.models.files import load_spec
 
-    check_steps(load_spec(diffusion.path)["train_steps"], asked)
+    check_steps(load_spec(diffusion.path)["num_train_timesteps"], asked)
 
 
 def _source(
-    latent: str, chain: Chain, sampler: str, denoise_steps: int, warm_start: float
+    latent: str, chain: Chain, sampler: str, num_inference_steps: int, warm_start: float
 ) -> LatentSource:
     from lwdctl.artifacts.latents import LatentStore
     from lwdctl.policies import latent_source
@@ -83,18 +83,18 @@ def _source(
             spec.env.tasks,
             spec.labels,
             sampler,
-            denoise_steps,
+            num_inference_steps,
             history,
             warm_start=warm_start,
         )
-    if latent == ENCODED:
-        return latent_source.EncodedLatents(
+    if latent == ORACLE:
+        return latent_source.OracleLatents(
             chain.vae, _demonstrations(chain), chain.store.episodes.length
         )
     store = LatentStore.open(chain.inputs["latents"].path)
-    if latent in ("other", "snippet"):
+    if latent in ("shuffled", "random"):
         return latent_source.RecordedLatents.read(
-            store, spec.env.tasks, spec.labels, own=latent == "snippet"
+            store, spec.env.tasks, spec.labels, own=latent == "random"
         )
     mean, _ = store.statistics()
     return latent_source.MeanLatents(mean.astype("float32"))

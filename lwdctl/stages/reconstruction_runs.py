@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from lwdctl.stages.lwd_policy import ENCODED, MEAN, SAMPLED, Chain
+from lwdctl.stages.lwd_policy import MEAN, ORACLE, SAMPLED, Chain
 from lwdctl.stages.run_settings import RunConfig
 from lwdctl.stages.traced_runs import Outcome, trace
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lwdctl.data.batches import SnippetBatches
     from lwdctl.evaluation.snippet_starts import SnippetStarts
     from lwdctl.models.vae import PolicyVae
-    from lwdctl.policies.policy import Policy
+    from lwdctl.policies.policy import BatchPolicy
 
 RECORDED = "recorded actions"
 MEAN_SNIPPETS = 1024
@@ -57,7 +57,7 @@ class SnippetRuns:
         """Run one arm: `RECORDED`, or where a decoded policy's latent comes from."""
         if arm == RECORDED:
             return self._roll(self._recorded_actions(), arm)
-        latents = {ENCODED: self.encoded, MEAN: self._mean, SAMPLED: self._sampled}[arm]
+        latents = {ORACLE: self.encoded, MEAN: self._mean, SAMPLED: self._sampled}[arm]
         return self.decoded(self.chain.vae, latents(), arm)
 
     def decoded(self, vae: PolicyVae, latents: Tensor, title: str) -> Outcome:
@@ -82,7 +82,7 @@ class SnippetRuns:
 
     def _sampled(self) -> Tensor:
         """Draw latents from what was recorded at the snippets' starts."""
-        from lwdctl.policies.latent_source import Query, SampledLatents
+        from lwdctl.policies.latent_source import ReplanRequest, SampledLatents
         from lwdctl.policies.loading import load_diffusion
 
         chain, starts, spec = self.chain, self.starts, self.chain.store.spec
@@ -90,19 +90,19 @@ class SnippetRuns:
         history = max(1, model.spec.state_size // chain.vae.spec.observation_size)
         state = self.batches.history(starts.episodes, starts.offsets, history)
         source = SampledLatents(
-            model, spec.env.tasks, spec.labels, self.config.sampler, self.config.denoise_steps,
-            history,
+            model, spec.env.tasks, spec.labels, self.config.sampler,
+            self.config.num_inference_steps, history,
         )  # fmt: skip
         none = np.zeros(len(starts.plans), dtype=np.int64)
-        return source.latents(Query(starts.plans, none, starts.offsets, state))
+        return source.latents(ReplanRequest(starts.plans, none, starts.offsets, state))
 
-    def _recorded_actions(self) -> Policy:
+    def _recorded_actions(self) -> BatchPolicy:
         from lwdctl.policies.recorded import RecordedActions
 
         batch = self.batches.cut(self.starts.episodes, self.starts.offsets)
         return RecordedActions(batch.actions.cpu().numpy())
 
-    def _roll(self, policy: Policy, title: str) -> Outcome:
+    def _roll(self, policy: BatchPolicy, title: str) -> Outcome:
         self.progress.message(f"{title}:")
         return trace(
             policy,

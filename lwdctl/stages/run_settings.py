@@ -13,8 +13,8 @@ class RunConfig:
     """Settings that every stage with rollouts has."""
 
     sampler: str = option("ddim", "Denoising sampler", choices=("ddpm", "ddim", "dpm-solver"))
-    denoise_steps: int = option(10, "Denoising steps per query", minimum=1)
-    slots: int = option(32, "Episodes stepped as one batch", minimum=1)
+    num_inference_steps: int = option(10, "Denoising steps per query", minimum=1)
+    num_envs: int = option(32, "Episodes stepped as one batch", minimum=1)
     workers: int = option(
         -1, "Simulator processes; 0 runs in this one, -1 one per core", minimum=-1
     )

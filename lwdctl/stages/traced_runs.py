@@ -11,13 +11,13 @@ import numpy.typing as npt
 
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.core.errors import ConfigError, SimulatorError
-from lwdctl.stages.lwd_policy import Chain, check_denoise_steps
+from lwdctl.stages.lwd_policy import Chain, check_inference_steps
 from lwdctl.stages.run_settings import RunConfig
 
 if TYPE_CHECKING:
     from lwdctl.core.progress import Progress
     from lwdctl.evaluation.rollout import EpisodeResult
-    from lwdctl.policies.policy import EpisodePlan, Policy
+    from lwdctl.policies.policy import BatchPolicy, EpisodePlan
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,13 @@ def open_inputs(inputs: Mapping[str, Artifact], config: RunConfig, *, samples: b
             "the data names no environment to run in", "ingest it again with --env ADAPTER/NAME"
         )
     if samples:
-        check_denoise_steps(inputs["diffusion"], config.denoise_steps)
+        check_inference_steps(inputs["diffusion"], config.num_inference_steps)
     place = choose_device(config.device)
     return Chain(inputs, store, load_vae(inputs["vae"], place), place)
 
 
 def trace(
-    policy: Policy,
+    policy: BatchPolicy,
     chain: Chain,
     plans: Sequence[EpisodePlan],
     steps: int,
@@ -85,7 +85,7 @@ def trace(
         traced,
         chain.store.spec.env,
         plans,
-        width=min(config.slots, len(plans)),
+        width=min(config.num_envs, len(plans)),
         workers=config.processes,
         max_steps=steps + 1,
         timeout=config.timeout,

@@ -56,9 +56,9 @@ class TrainDiffusionConfig(TrainingConfig):
     prediction: str = option(
         "sample", "What the network predicts", choices=("sample", "v_prediction", "epsilon")
     )
-    train_steps: int = option(100, "Denoising steps of the forward process", minimum=2)
+    num_train_timesteps: int = option(100, "Denoising steps of the forward process", minimum=2)
     state_noise: float = option(
-        0.0, "Deviation of noise on the normalised state condition", minimum=0
+        0.0, "Deviation of noise on the normalized state condition", minimum=0
     )
     batch_size: int = option(256, "Snippets per update", minimum=1)
     weight_decay: float = option(0.0, "Decoupled weight decay", minimum=0)
@@ -76,7 +76,7 @@ def run(
     from lwdctl.artifacts.latents import LatentStore
     from lwdctl.artifacts.snippets import SnippetStore
     from lwdctl.models.files import save_model
-    from lwdctl.models.operations import denoiser_operations
+    from lwdctl.models.flops import denoiser_flops
     from lwdctl.policies.loading import load_vae
     from lwdctl.training.device import choose_device
     from lwdctl.training.diffusion import DiffusionObjective, LatentTable
@@ -116,11 +116,11 @@ def run(
             context.progress,
         )
         numbers = loop.run("train-diffusion")
-        save_model(draft.path, spec.to_mapping(), model, loop.averaged_model)
+        save_model(draft.path, spec.to_mapping(), model, loop.ema_model)
         summary = {
             **numbers,
             "parameters": sum(p.numel() for p in model.parameters()),
-            "operations_per_denoising_step": denoiser_operations(model),
+            "flops_per_denoising_step": denoiser_flops(model),
             "condition": list(spec.condition),
         }
         return draft.publish(summary, seed=config.seed, device=str(device))
@@ -172,7 +172,9 @@ def diffusion_spec(
         observation_tokens=sides.history if state else 1,
         shared_condition=task + label,
     )
-    return DiffusionSpec(denoiser, config.prediction, config.train_steps, parts, state, task, label)
+    return DiffusionSpec(
+        denoiser, config.prediction, config.num_train_timesteps, parts, state, task, label
+    )
 
 
 def check_condition(parts: tuple[str, ...], task: Indices, label: Indices) -> tuple[str, ...]:

@@ -35,20 +35,20 @@ class TrainVaeConfig(TrainingConfig):
         minimum=0,
         words={"episode": 0},
     )
-    stride: int = option(1, "Steps between neighbouring snippet starts", minimum=1)
+    stride: int = option(1, "Steps between neighboring snippet starts", minimum=1)
     starts: str = option(
         "anywhere",
         "Where snippets start: anywhere in the episode, or only at its first step",
         choices=("anywhere", "first"),
     )
-    min_share: float = option(
+    min_valid_fraction: float = option(
         0.25, "Smallest share of real steps in a snippet; the rest is padding", minimum=0, maximum=1
     )
     decoder: str = option("s", "Hypernetwork size", choices=DECODERS)
     latent_size: int = option(256, "Components of the latent", minimum=1)
     policy_width: int = option(256, "Width of the generated policy's layers", minimum=1)
     policy_layers: int = option(2, "Hidden layers of the generated policy", minimum=1)
-    clock: bool = option(True, "Show the generated policy how far through its snippet it is")
+    time_input: bool = option(True, "Show the generated policy how far through its snippet it is")
     action_target: str = option(
         "auto",
         "What the policy outputs: targets as they are, or relative to the robot's position",
@@ -63,7 +63,7 @@ class TrainVaeConfig(TrainingConfig):
     )
     observation_noise: float = option(
         0.0,
-        "Largest deviation of noise on the policy's normalised observations (with relative"
+        "Largest deviation of noise on the policy's normalized observations (with relative"
         " targets: on the robot's own position), so that it learns to return to its path",
         minimum=0,
     )
@@ -87,9 +87,9 @@ def run(config: TrainVaeConfig, inputs: Mapping[str, Artifact], context: StageCo
         LwdctlError: Training diverged.
     """
     from lwdctl.artifacts.snippets import SnippetStore
-    from lwdctl.models.affine import SMALLEST_DEVIATION
     from lwdctl.models.files import save_model
-    from lwdctl.models.operations import policy_operations
+    from lwdctl.models.flops import policy_flops
+    from lwdctl.models.normalizer import SMALLEST_DEVIATION
     from lwdctl.models.vae import PolicyVae
     from lwdctl.training.device import choose_device
     from lwdctl.training.loop import TrainingLoop
@@ -119,8 +119,8 @@ def run(config: TrainVaeConfig, inputs: Mapping[str, Artifact], context: StageCo
         settings = replace(loop_settings(config, config.batch_size), snapshots=config.snapshots)
         loop = TrainingLoop(model, objective, settings, draft.path, context.progress)
         numbers = loop.run("train-vae")
-        save_model(draft.path, spec.to_mapping(), model, loop.averaged_model)
-        summary = {**numbers, **policy_operations(model), **_sizes(spec, objective.batches, config)}
+        save_model(draft.path, spec.to_mapping(), model, loop.ema_model)
+        summary = {**numbers, **policy_flops(model), **_sizes(spec, objective.batches, config)}
         return draft.publish(summary, seed=config.seed, device=str(device))
 
 
@@ -139,7 +139,7 @@ def vae_spec(config: TrainVaeConfig, store: SnippetStore) -> VaeSpec:
         latent_size=config.latent_size,
         decoder_layers=DECODER_SIZES[config.decoder],
         policy_hidden=(config.policy_width,) * config.policy_layers,
-        clock=config.clock,
+        time_input=config.time_input,
         action_target=target,
         reference_start=start,
     )
@@ -149,7 +149,7 @@ def window_rule(config: TrainVaeConfig, length: int) -> WindowRule:
     """Return which snippets count under a configuration."""
     from lwdctl.data.windows import WindowRule
 
-    return WindowRule(length, config.stride, config.min_share, config.starts == "first")
+    return WindowRule(length, config.stride, config.min_valid_fraction, config.starts == "first")
 
 
 def _keys(config: TrainVaeConfig, store: SnippetStore) -> tuple[str, ...]:
@@ -219,7 +219,7 @@ def _announcement(config: TrainVaeConfig, spec: VaeSpec, objective: VaeObjective
     passed = epochs(config.updates, config.batch_size, count)
     return (
         f"{count} training episodes; snippets of {spec.snippet_length} steps,"
-        f" {objective.batches.padding_share():.0%} padding; {config.updates} updates ="
+        f" {objective.batches.padding_fraction():.0%} padding; {config.updates} updates ="
         f" {passed:.0f} epochs; steps kept in {objective.batches.cache};"
         f" policy of {spec.policy_shape.weight_count:,} weights"
     )
@@ -228,7 +228,7 @@ def _announcement(config: TrainVaeConfig, spec: VaeSpec, objective: VaeObjective
 def _sizes(spec: VaeSpec, batches: SnippetBatches, config: TrainVaeConfig) -> dict[str, Any]:
     return {
         "snippet_length": spec.snippet_length,
-        "padding_share": round(batches.padding_share(), 4),
+        "padding_fraction": round(batches.padding_fraction(), 4),
         "policy_weights": spec.policy_shape.weight_count,
         "action_target": spec.action_target,
         "beta_kl": config.beta_kl,

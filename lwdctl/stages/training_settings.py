@@ -1,4 +1,4 @@
-"""What both training stages let the user choose about optimisation."""
+"""What both training stages let the user choose about optimization."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class TrainingConfig:
     warmup: int = option(100, "Updates of linear warm-up", minimum=0)
     clip_norm: float = option(1.0, "Largest gradient norm; 0 for no clipping", minimum=0)
     ema_decay: float = option(0.999, "Largest decay of the averaged weights", minimum=0, maximum=1)
-    updates: int = option(8000, "Optimiser updates", minimum=1)
+    updates: int = option(8000, "Optimizer updates", minimum=1)
     time_limit: float = option(
         0.0, "Minutes of training after which to finish; 0 for none", minimum=0
     )

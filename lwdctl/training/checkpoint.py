@@ -65,7 +65,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], Any]:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Flatten the optimiser's state into named tensors."""
+    """Flatten the optimizer's state into named tensors."""
     state = optimizer.state_dict()["state"]
     return {
         f"{index}.{name}": value for index, entry in state.items() for name, value in entry.items()

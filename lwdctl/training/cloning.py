@@ -1,4 +1,4 @@
-"""What the baselines' training minimises, and how their normalisers are fitted."""
+"""What the baselines' training minimizes, and how their normalizers are fitted."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from lwdctl.artifacts.moments import Moments
 from lwdctl.artifacts.snippets import EpisodeTable, SnippetStore
 from lwdctl.core.progress import Progress
 from lwdctl.data.batches import SnippetBatch, SnippetBatches
-from lwdctl.models.affine import Affine
 from lwdctl.models.chunks import ActionDiffusion, ChunkSpec, ChunkVae
 from lwdctl.models.cloned import ClonedPolicy
 from lwdctl.models.diffusion import LatentDiffusion
+from lwdctl.models.normalizer import Normalizer
 from lwdctl.models.vae import Snippets
 from lwdctl.training.diffusion import LatentTable
 
@@ -101,21 +101,21 @@ def fit_action_diffusion(
 
 
 def fit_chunk_vae(model: ChunkVae, store: SnippetStore, batches: SnippetBatches) -> None:
-    """Standardise observations and actions of the training split, as the policy VAE does."""
-    _standardise(model.observation, store.moments(model.spec.observation_keys, "train"))
-    _standardise(model.action, _chunk_moments(model.spec, store, batches, 0))
+    """Standardize observations and actions of the training split, as the policy VAE does."""
+    _standardize(model.observation, store.moments(model.spec.observation_keys, "train"))
+    _standardize(model.action, _chunk_moments(model.spec, store, batches, 0))
 
 
 def fit_cloned(model: ClonedPolicy, store: SnippetStore) -> None:
-    """Standardise observations and actions of the training split."""
-    _standardise(model.observation, store.moments(model.spec.observation_keys, "train"))
+    """Standardize observations and actions of the training split."""
+    _standardize(model.observation, store.moments(model.spec.observation_keys, "train"))
     relative = model.spec.action_target == "relative"
     key = "action_relative" if relative else "action"
-    _standardise(model.action, store.moments((key,), "train"))
+    _standardize(model.action, store.moments((key,), "train"))
 
 
 def fit_latents(model: LatentDiffusion, table: LatentTable, vae: ChunkVae, history: int) -> None:
-    """Standardise latents by their total deviation, and the state as the VAE does."""
+    """Standardize latents by their total deviation, and the state as the VAE does."""
     deviation = torch.sqrt(table.mean.var(0, correction=0) + table.deviation.square().mean(0))
     model.latent.fit(table.mean.mean(0), deviation)
     model.state.mean.copy_(vae.observation.mean.repeat(history))
@@ -178,16 +178,16 @@ def _chunk_moments(
     )
 
 
-def _fit_range(affine: Affine, moments: Moments, repeats: int) -> None:
+def _fit_range(normalizer: Normalizer, moments: Moments, repeats: int) -> None:
     low, high = (
         torch.as_tensor(side, dtype=torch.float32).repeat(repeats)
         for side in (moments.minimum, moments.maximum)
     )
-    affine.fit((low + high) / 2.0, (high - low) / 2.0)
+    normalizer.fit((low + high) / 2.0, (high - low) / 2.0)
 
 
-def _standardise(affine: Affine, moments: Moments) -> None:
+def _standardize(normalizer: Normalizer, moments: Moments) -> None:
     mean, deviation = (
         torch.as_tensor(value, dtype=torch.float32) for value in (moments.mean, moments.deviation)
     )
-    affine.fit(mean, deviation)
+    normalizer.fit(mean, deviation)

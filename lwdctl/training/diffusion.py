@@ -1,4 +1,4 @@
-"""What the latent diffusion model's training minimises."""
+"""What the latent diffusion model's training minimizes."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class DiffusionObjective:
         held_out: Encoded snippets of the validation split, or None.
         batch_size: Snippets per update.
         seed: Seed of the visit order.
-        state_noise: Deviation of noise on the normalised state condition.
+        state_noise: Deviation of noise on the normalized state condition.
     """
 
     table: LatentTable

@@ -27,7 +27,7 @@ PACE_SHARE = 0.05
 
 
 class Objective(Protocol):
-    """What a loop minimises."""
+    """What a loop minimizes."""
 
     def loss(
         self, model: nn.Module, update: int, generator: torch.Generator
@@ -112,7 +112,7 @@ class TrainingLoop:
         self._load()
 
     @property
-    def averaged_model(self) -> nn.Module:
+    def ema_model(self) -> nn.Module:
         """The model that carries the averaged weights."""
         module: nn.Module = self.average.module
         return module
@@ -151,7 +151,7 @@ class TrainingLoop:
         if stop.asked is not None:  # the handler before us returned: still not a finished model
             raise KeyboardInterrupt
         if self.settings.snapshots:  # a time limit may end before the last one planned
-            snapshots.write(self.directory, self.state.update, self.averaged_model)
+            snapshots.write(self.directory, self.state.update, self.ema_model)
         self.save()
         return {
             "updates": self.state.update,
@@ -185,7 +185,7 @@ class TrainingLoop:
     def _keep(self) -> None:
         count, done, planned = self.settings.snapshots, self.state.update, self.state.planned
         if done * count // planned > (done - 1) * count // planned:
-            snapshots.write(self.directory, done, self.averaged_model)
+            snapshots.write(self.directory, done, self.ema_model)
 
     def _step(self, last: dict[str, float], log: MetricLog) -> dict[str, float]:
         number, settings = self.state.update, self.settings
@@ -230,7 +230,7 @@ class TrainingLoop:
             )
 
     def _validate(self) -> dict[str, float]:
-        module = self.averaged_model
+        module = self.ema_model
         module.eval()
         with torch.no_grad():
             return dict(self.objective.validate(module))

@@ -14,7 +14,7 @@ class Budget:
     """What a training run may spend.
 
     Attributes:
-        updates: Optimiser updates.
+        updates: Optimizer updates.
         time_limit: Minutes of training, 0 for none.
     """
 

@@ -1,4 +1,4 @@
-"""What the VAE's training minimises, and how its normalisers are fitted."""
+"""What the VAE's training minimizes, and how its normalizers are fitted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.data.batches import SnippetBatch, SnippetBatches
-from lwdctl.models.affine import SMALLEST_DEVIATION, Affine
+from lwdctl.models.normalizer import SMALLEST_DEVIATION, Normalizer
 from lwdctl.models.vae import PolicyVae, Snippets
 
 VALIDATION_SNIPPETS = 256
@@ -28,7 +28,7 @@ class VaeObjective:
         batch_size: Snippets per update.
         beta_kl: Weight of the KL term.
         loss_steps: Steps reconstructed per snippet, 0 for all.
-        observation_noise: Deviation of noise on the policy's normalised observations.
+        observation_noise: Deviation of noise on the policy's normalized observations.
     """
 
     batches: SnippetBatches
@@ -69,7 +69,7 @@ def snippets(batch: SnippetBatch) -> Snippets:
 
 
 def fit_normalizers(model: PolicyVae, store: SnippetStore) -> int:
-    """Fit both normalisers on the training split, from the store's statistics.
+    """Fit both normalizers on the training split, from the store's statistics.
 
     Returns:
         How many action components vary so little that they count as constant, though they vary.
@@ -81,12 +81,12 @@ def fit_normalizers(model: PolicyVae, store: SnippetStore) -> int:
     return int((unscaled & (deviation > 1e-6 * model.action.mean.cpu().abs())).sum())
 
 
-def _fit(affine: Affine, store: SnippetStore, keys: tuple[str, ...]) -> Tensor:
+def _fit(normalizer: Normalizer, store: SnippetStore, keys: tuple[str, ...]) -> Tensor:
     moments = store.moments(keys, "train")
     variance = torch.as_tensor(moments.variance, dtype=torch.float64)
     mean = torch.as_tensor(moments.mean, dtype=torch.float32)
     deviation = variance.clamp(min=0.0).sqrt().float()
-    affine.fit(mean, deviation)
+    normalizer.fit(mean, deviation)
     return deviation
 
 

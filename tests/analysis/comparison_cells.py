@@ -12,5 +12,5 @@ NOTHING = {
 def cell(label, success, operations, horizon=16, perturbation=0.0, latent=""):
     return Cell(
         label=label, policy=label.split()[0], latent=latent, horizon=horizon,
-        perturbation=perturbation, success=success, operations_per_step=operations, **NOTHING,
+        perturbation=perturbation, success=success, flops_per_step=operations, **NOTHING,
     )  # fmt: skip

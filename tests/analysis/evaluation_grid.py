@@ -14,7 +14,7 @@ def episode(index, success, score, task="push", *, demonstration=-1, error="", s
         "demonstration": demonstration, "steps": 30, "success": bool(success),
         "final_success": bool(success), "return": 10.0 * score,
         "metrics": {} if error else {"overlap": float(score), "final_overlap": float(score) / 2},
-        "queries": 3, "attempts": 1, "error": error, "policy_failure": "",
+        "num_replans": 3, "attempts": 1, "error": error, "policy_failure": "",
     }  # fmt: skip
 
 
@@ -24,7 +24,7 @@ def record(policy, episodes, **protocol):
     values = {
         "latent": "sampled" if policy in {"lwd", "ldp"} else "", "env": ENV, "train_seed": 0,
         "snippet_length": 16, "horizon": 16, "perturbation": 0.0, "sampler": "ddim",
-        "denoise_steps": 10, "seconds": {"total": 0.5 * len(episodes)}, "by_label": {},
+        "num_inference_steps": 10, "seconds": {"total": 0.5 * len(episodes)}, "by_label": {},
     }  # fmt: skip
     cell = {
         "policy": policy, "task": "all", **values, **protocol,
@@ -70,7 +70,7 @@ def grid_records(
                             snippet_length=horizon,
                             perturbation=perturbation,
                             train_seed=seed,
-                            cost={"operations_per_step": 1e6 * 10 ** (2 * p) / horizon},
+                            cost={"flops_per_step": 1e6 * 10 ** (2 * p) / horizon},
                         )
                     )
     return records

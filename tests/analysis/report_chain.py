@@ -69,7 +69,7 @@ def arm(policy, solved, latent="sampled", score=0.5, label=""):
     episodes = [episode(i, item == "1", score) for i, item in enumerate(solved)]
     for item in episodes:
         item["label"] = label
-    made = record(policy, episodes, latent=latent, cost={"operations_per_step": 2e6})
+    made = record(policy, episodes, latent=latent, cost={"flops_per_step": 2e6})
     made["cells"][0] |= {
         "success": solved.count("1") / len(solved), "success_low": 0.25, "success_high": 0.75,
     }  # fmt: skip
@@ -78,7 +78,7 @@ def arm(policy, solved, latent="sampled", score=0.5, label=""):
 
 ARMS = (
     arm("lwd", "1101111011"),
-    arm("lwd", "0100000000", latent="other"),
+    arm("lwd", "0100000000", latent="shuffled"),
     arm("random", "0000000000", latent=""),
 )
 
@@ -87,7 +87,7 @@ def analysis(workspace, latents, title="Latents"):
     with workspace.begin("analysis", NAME, config={"split": "all"}, inputs=[latents]) as draft:
         sections = (
             Section(f"Silhouette {EVIL}", "One.\n\nTwo.", "plot",
-                    Table(("group", "value"), ((EVIL, 0.125), ("other", None)))),
+                    Table(("group", "value"), ((EVIL, 0.125), ("shuffled", None)))),
             Section("Long", "Many rows.", "", Table(("i",), tuple((i,) for i in range(40)))),
         )  # fmt: skip
         write_sections(draft.path, title, sections, {"plot": figure()})

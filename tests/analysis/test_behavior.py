@@ -18,7 +18,7 @@ from lwdctl.core.records import ActionSpec, EnvSpec, Episode, ObservationSpec, S
 FEET = ("contact_bfoot", "contact_ffoot")
 SPEC = SourceSpec(
     (ObservationSpec("observation", 17),),
-    ActionSpec(6, "torque", "normalised", (-1.0,) * 6, (1.0,) * 6),
+    ActionSpec(6, "torque", "normalized", (-1.0,) * 6, (1.0,) * 6),
     EnvSpec("mujoco", ("HalfCheetah-v4",), {}, 1000),
     ("fast", "slow"),
     "made",
@@ -30,13 +30,13 @@ def _few_draws(monkeypatch):
     monkeypatch.setattr(divergence, "DRAWS", 60)
 
 
-def made(group, behaviour, count, center, seed=0, failure=""):
+def made(group, behavior, count, center, seed=0, failure=""):
     rng = np.random.default_rng(seed)
     points = np.clip(rng.normal(center, 0.03, size=(count, 2)), 0, 1)
     return [
         Trajectory(
             group,
-            behaviour,
+            behavior,
             f"episode {index}",
             {
                 "steps": 100.0,
@@ -66,7 +66,7 @@ def test_a_policy_that_behaves_alike_is_inside_and_another_is_not():
         *made(SOURCE, "slow", 40, (0.5, 0.5)),
     ]
     (compared,) = compare(trajectories, 0, SilentProgress())
-    assert compared.behaviour == "fast"
+    assert compared.behavior == "fast"
     assert compared.count == 20
     assert {len(items) for items in compared.groups.values()} == {20}
     found = compared.divergences[CONTACTS]
@@ -92,14 +92,14 @@ def test_episodes_without_a_label_are_compared_with_all_of_the_source():
     trajectories = [
         *made(SOURCE, "fast", 20, 0.3),
         *made(SOURCE, "slow", 20, 0.5),
-        *made("labelled", "slow", 8, 0.5),
-        *made("unlabelled", "all", 12, 0.4),
+        *made("labeled", "slow", 8, 0.5),
+        *made("unlabeled", "all", 12, 0.4),
     ]
     every, slow = compare(trajectories, 0, SilentProgress())
-    assert (every.behaviour, slow.behaviour) == ("all", "slow")
-    assert set(every.groups) == {SOURCE, "labelled", "unlabelled"}
-    assert {item.behaviour for item in every.groups[SOURCE]} == {"fast", "slow"}
-    assert set(slow.groups) == {SOURCE, "labelled"}
+    assert (every.behavior, slow.behavior) == ("all", "slow")
+    assert set(every.groups) == {SOURCE, "labeled", "unlabeled"}
+    assert {item.behavior for item in every.groups[SOURCE]} == {"fast", "slow"}
+    assert set(slow.groups) == {SOURCE, "labeled"}
 
 
 @pytest.mark.parametrize(("feet", "panels"), [(1, 1), (4, 6)])
@@ -130,7 +130,7 @@ def test_too_few_trajectories_have_no_divergence_and_other_labels_no_comparison(
     (compared,) = compare(few, 0, SilentProgress())
     assert compared.divergences == {}
     assert compared.count == 3
-    with pytest.raises(ArtifactError, match="no trajectory of any behaviour"):
+    with pytest.raises(ArtifactError, match="no trajectory of any behavior"):
         compare([*made(SOURCE, "fast", 3, 0.3), *made("mlp", "slow", 3, 0.3)], 0, SilentProgress())
 
 
@@ -159,19 +159,19 @@ def store(tmp_path):
 
 def test_tasks_are_compared_each_with_its_own_source():
     def of(task, items):
-        return [replace(item, task=task, behaviour="all") for item in items]
+        return [replace(item, task=task, behavior="all") for item in items]
 
     trajectories = [
         *of("reach", made(SOURCE, "", 20, 0.8)), *of("push", made(SOURCE, "", 20, 0.2, seed=1)),
         *of("reach", made("lwd", "", 20, 0.8, seed=2)),
     ]  # fmt: skip
     (one,) = compare(trajectories, 0, SilentProgress())
-    assert one.behaviour == "all"
+    assert one.behavior == "all"
     difference = one.differences["lwd"]["contact_bfoot"]
     assert difference.low < 0 < difference.high
     trajectories += of("push", made("lwd", "", 20, 0.2, seed=3))
     both = compare(trajectories, 0, SilentProgress())
-    assert [item.behaviour for item in both] == ["push", "reach"]
+    assert [item.behavior for item in both] == ["push", "reach"]
     assert all(abs(item.differences["lwd"]["contact_bfoot"].mean) < 0.05 for item in both)
 
 
@@ -198,7 +198,7 @@ def test_the_source_is_cut_to_the_steps_rollouts_had(store):
     assert short[0].values == pytest.approx(
         {"steps": 4, "return": 6, "contact_bfoot": 2 / 4, "contact_ffoot": 2 / 4}
     )
-    assert {item.behaviour for item in short} == {"fast", "slow"}
+    assert {item.behavior for item in short} == {"fast", "slow"}
     few = source_trajectories(store, 4, 1, 0, SilentProgress(), task)
-    assert sorted(item.behaviour for item in few) == ["fast", "slow"]
+    assert sorted(item.behavior for item in few) == ["fast", "slow"]
     assert source_trajectories(store, 4, 1, 0, SilentProgress(), ()) == []

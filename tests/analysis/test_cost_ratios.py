@@ -34,17 +34,17 @@ def test_the_best_reference_stands_beside_the_cheapest_that_solves_as_much():
 def test_a_policy_that_solves_less_has_no_ratio():
     (found,) = cost_ratios([lwd("", 0.9, 2.0), cell("dp", 0.7, 4.0), cell("dp", 0.8, 9.0)], "lwd")
     assert found.ratio is None
-    assert (found.success, found.operations_per_step) == (0.8, 9.0)
+    assert (found.success, found.flops_per_step) == (0.8, 9.0)
 
 
 def test_disturbances_are_apart_and_controls_and_free_policies_left_out():
     cells = [
         lwd("", 0.9, 2.0),
         lwd("", 0.4, 2.0, perturbation=1.0),
-        cell("lwd", 1.0, 0.1, latent="other"),
+        cell("lwd", 1.0, 0.1, latent="shuffled"),
         cell("dp", 0.5, 6.0),
         cell("dp", 0.5, 6.0, perturbation=1.0),
-        cell("ldp", 1.0, 0.1, latent="encoded"),
+        cell("ldp", 1.0, 0.1, latent="oracle"),
         cell("random", 1.0, 0.0),
         cell("mlp", None, 1.0),
     ]
@@ -55,7 +55,7 @@ def test_disturbances_are_apart_and_controls_and_free_policies_left_out():
 
 def test_a_policy_is_not_priced_by_its_oracle():
     cells = [
-        lwd("", 0.75, 2e6), cell("lwd-encoded", 1.0, 1e4, latent="encoded"), cell("dp", 0.7, 1e6)
+        lwd("", 0.75, 2e6), cell("lwd-oracle", 1.0, 1e4, latent="oracle"), cell("dp", 0.7, 1e6)
     ]  # fmt: skip
     (found,) = cost_ratios(cells, "dp")
     assert (found.label, found.ratio) == ("lwd", pytest.approx(2.0))

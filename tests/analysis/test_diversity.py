@@ -7,7 +7,7 @@ import pytest
 
 from lwdctl.analysis.diversity import (
     ClusteredModes,
-    LabelledModes,
+    LabeledModes,
     Starts,
     agreement,
     chance_of_variation,
@@ -83,10 +83,10 @@ def test_share_of_spread_within_starts_is_that_of_its_making() -> None:
     assert Starts(count, seed=0).within(alike).value == pytest.approx(0.0, abs=1e-9)
 
 
-def test_labelled_modes_are_told_by_a_forest_that_did_not_see_them() -> None:
+def test_labeled_modes_are_told_by_a_forest_that_did_not_see_them() -> None:
     rows = features(np.concatenate([_walks(30, 0.2, "l", -1.0), _walks(30, 0.2, "r", 1.0)]))
     category = np.repeat([0, 1], 30)
-    modes = LabelledModes(rows, category, ("left", "right"), seed=0)
+    modes = LabeledModes(rows, category, ("left", "right"), seed=0)
     assert modes.accuracy == 1.0
     np.testing.assert_array_equal(modes.demonstrated, category)
     fresh = features(_walks(20, 0.2, "fresh", 1.0))
@@ -94,7 +94,7 @@ def test_labelled_modes_are_told_by_a_forest_that_did_not_see_them() -> None:
     # Labels that mean nothing are told at chance: nobody judges what they have learned by heart.
     nonsense = generator("test diversity", "nonsense").permutation(category)
     noise = generator("test diversity", "noise").standard_normal(rows.shape)
-    blind = LabelledModes(noise, nonsense, ("left", "right"), seed=0)
+    blind = LabeledModes(noise, nonsense, ("left", "right"), seed=0)
     assert blind.accuracy is not None
     assert blind.accuracy < 0.75
     np.testing.assert_array_equal(blind.tell(noise, np.arange(60)), blind.demonstrated)
@@ -114,10 +114,10 @@ def test_clusters_are_found_and_counted() -> None:
 
 def test_rounding_makes_no_clusters() -> None:
     """Components that stand still but for rounding, as the objects that nobody touches do."""
-    behaviour = np.concatenate([_walks(20, 0.1, f"b{turn}", turn) for turn in (-1.0, 1.0)])
+    behavior = np.concatenate([_walks(20, 0.1, f"b{turn}", turn) for turn in (-1.0, 1.0)])
     sign = np.resize([1e-9, -1e-9], 40)[:, None, None]
     still = np.broadcast_to(sign, (40, STEPS + 1, 30))
-    modes = ClusteredModes(features(np.concatenate([behaviour, still], axis=2)), 0, seed=0)
+    modes = ClusteredModes(features(np.concatenate([behavior, still], axis=2)), 0, seed=0)
     assert len(modes.names) == 2
     assert len(set(modes.demonstrated[:20])) == len(set(modes.demonstrated[20:])) == 1
 

@@ -29,7 +29,7 @@ def solved(pattern, **fields):
 
 def test_a_run_says_what_it_is(workspace):
     made = record("dp", solved("110"), horizon=32, perturbation=10.0, train_seed=2,
-                  cost={"operations_per_step": 5e6})  # fmt: skip
+                  cost={"flops_per_step": 5e6})  # fmt: skip
     (run,) = read(workspace, publish(workspace, "toy", [made], max_steps=40))
     assert (run.policy, run.latent, run.label, run.env) == ("dp", "", "dp", "toyland")
     assert (run.horizon, run.perturbation, run.train_seed, run.max_steps) == (32, 10.0, 2, 40)
@@ -75,7 +75,7 @@ def test_policies_that_would_be_mistaken_for_each_other_are_told_apart(workspace
     assert [(run.label, run.train_seed) for run in runs] == [
         ("lwd (large)", 0), ("lwd (large)", 1), ("lwd (small)", 0), ("lwd (small)", 1),
     ]  # fmt: skip
-    fast, slow = record("lwd", solved("110")), record("lwd", solved("111"), denoise_steps=100)
+    fast, slow = record("lwd", solved("110")), record("lwd", solved("111"), num_inference_steps=100)
     runs = read(workspace, publish(workspace, "steps", [fast, slow]))
     assert {run.label for run in runs} == {
         "lwd (10 denoising steps)", "lwd (100 denoising steps)",
@@ -94,7 +94,7 @@ def test_training_seeds_of_several_evaluations_are_gathered(workspace):
 
 
 @pytest.mark.parametrize(
-    "other", [{"sampler": "ddpm"}, {"denoise_steps": 100}, {"snippet_length": 50}]
+    "other", [{"sampler": "ddpm"}, {"num_inference_steps": 100}, {"snippet_length": 50}]
 )
 def test_another_setting_is_no_other_training_seed(other, workspace):
     first = publish(workspace, "a", [record("lwd", solved("110"), train_seed=0)])
@@ -175,23 +175,23 @@ def test_recorded_starts_pair_only_among_themselves(workspace):
     restored = [episode(i, i % 2, 0.5, demonstration=number) for i, number in enumerate((7, 3, 5))]
     made = [
         record("lwd", solved("110")),
-        record("lwd", restored, latent="encoded"),
-        record("lwd", restored, latent="encoded", perturbation=10.0),
-        record("ldp", restored, latent="encoded"),
+        record("lwd", restored, latent="oracle"),
+        record("lwd", restored, latent="oracle", perturbation=10.0),
+        record("ldp", restored, latent="oracle"),
         record("dp", solved("011")),
     ]
     comparison = compare(read(workspace, publish(workspace, "a", made)))
     assert [(pair.label, pair.against) for pair in comparison.pairs] == [
-        ("dp", "lwd"), ("ldp-encoded", "lwd-encoded"),
+        ("dp", "lwd"), ("ldp-oracle", "lwd-oracle"),
     ]  # fmt: skip
-    assert [control.label for control in comparison.controls] == ["lwd-encoded"]
-    assert any("lwd-encoded" in note for note in comparison.notes)
+    assert [control.label for control in comparison.controls] == ["lwd-oracle"]
+    assert any("lwd-oracle" in note for note in comparison.notes)
 
 
 def test_recorded_starts_of_two_sources_are_different_states(workspace):
     restored = [episode(i, 1, 0.5, demonstration=i) for i in range(3)]
-    first = publish(workspace, "a", [record("lwd", restored, latent="encoded")])
-    second = publish(workspace, "b", [record("ldp", restored, latent="encoded")])
+    first = publish(workspace, "a", [record("lwd", restored, latent="oracle")])
+    second = publish(workspace, "b", [record("ldp", restored, latent="oracle")])
     one, other = group_runs(read(workspace, first, second))
     with pytest.raises(ArtifactError, match="0 in common"):
         align(one, other, SUCCESS)

@@ -53,7 +53,7 @@ def spaces(points):
 def analysis(points, spaces, grouping=GROUPING):
     found = group_findings(grouping, points, spaces, 3, 0)
     return LatentAnalysis(
-        points=points, available=100, sampled=True, neighbours=3,
+        points=points, available=100, sampled=True, neighbors=3,
         components=principal_components(points.latent),
         views=[View("tsne", "t-SNE", points.latent[:, :2])],
         groupings=[grouping], groups={grouping.name: found} if found else {},

@@ -35,7 +35,7 @@ def test_fifty_tasks_look_different():
 
 
 @pytest.mark.parametrize("draw", [draw_plain, None])
-def test_one_colour_or_a_scale(draw):
+def test_one_color_or_a_scale(draw):
     view = View("pca12", "PCA", np.random.default_rng(0).normal(size=(30, 2)), ("one", "two"))
     figure = draw(view, "") if draw else draw_position(view, np.linspace(0, 1, 30), "R² 0.5")
     assert drawn_points(figure.axes[0]) == 30

@@ -45,7 +45,7 @@ def test_tsne_keeps_clusters_apart_and_repeats(size):
     group = np.repeat([0, 1], 20)
     points = rng.normal(size=(40, size)) * 0.1 + 10.0 * group[:, None]
     embedded = tsne(points, 5.0, seed=0)
-    centres = [embedded[group == index].mean(axis=0) for index in (0, 1)]
-    distance = [np.linalg.norm(embedded - centre, axis=1) for centre in centres]
+    centers = [embedded[group == index].mean(axis=0) for index in (0, 1)]
+    distance = [np.linalg.norm(embedded - center, axis=1) for center in centers]
     assert (np.argmin(distance, axis=0) == group).all()
     assert tsne(points, 5.0, seed=0).tobytes() == embedded.tobytes()

@@ -21,7 +21,7 @@ def test_errors_by_hand():
         np.array([1.0, 2.0]),
     )
     assert errors.squared[0].tolist() == [0.0, 2.0, 8.0, 18.0]
-    assert errors.normalised[0].tolist() == [0.0, 0.625, 2.5, 5.625]
+    assert errors.normalized[0].tolist() == [0.0, 0.625, 2.5, 5.625]
     last = errors.last(errors.squared)
     assert last[:2].tolist() == [18.0, 8.0]
     assert np.isnan(last[2])
@@ -68,7 +68,7 @@ def test_snippets_of_two_demonstrations_are_no_fifty_episodes():
     never = [SimpleNamespace(success=False, error="", metrics={"x": 0.0}) for _ in episodes]
     findings = SimpleNamespace(
         starts=SimpleNamespace(episodes=episodes),
-        episodes={"encoded": solved, "sampled": never},
+        episodes={"oracle": solved, "sampled": never},
         score="x",
     )
     (row, _) = reconstruction_sections._solved(findings, Clusters(episodes)).table.rows

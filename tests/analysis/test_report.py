@@ -63,7 +63,7 @@ def test_the_numbers_are_the_manifests(workspace, made):
     for cell in cells:
         assert f"{cell['success']:.3f} [" in text
     assert "7 demonstrations (1 of them held out), 210 steps" in text
-    assert "control: the latent of another task or behaviour" in text
+    assert "control: the latent of another task or behavior" in text
     assert "Paired tests: minus lwd on the same initial states" in text
 
 
@@ -168,7 +168,7 @@ def test_one_arm_without_videos_log_or_analysis_says_what_is_missing(workspace):
     assert "dp: success 0.750" in text
 
 
-def test_without_any_success_the_score_leads_by_behaviour(workspace):
+def test_without_any_success_the_score_leads_by_behavior(workspace):
     fast = arm("lwd", "000", score=90.0, label="expert")
     slow = arm("lwd", "000", score=10.0, label=EVIL)
     for item in slow["episodes"]:

@@ -74,7 +74,7 @@ def test_a_linear_position_is_found_and_noise_is_not():
     assert noise.value < 0.05
 
 
-def test_neighbours_come_from_other_episodes_nearest_first():
+def test_neighbors_come_from_other_episodes_nearest_first():
     points = np.array([[0.0], [0.1], [1.0], [3.0], [3.1]])
     episode = np.array([7, 7, 2, 5, 5])
     near = nearest_of_others(pairwise_distances(points), episode, 9)

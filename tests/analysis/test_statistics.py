@@ -175,14 +175,14 @@ def test_tasks_are_strata():
     assert high - low > 0.2
 
 
-def labelled(count, labels):
+def labeled(count, labels):
     """Return states that have an episode of every label each."""
     return States(np.zeros(count * labels, np.intp), np.tile(np.arange(count), labels))
 
 
 def test_labels_without_effect_say_nothing_new():
     values = np.random.default_rng(0).random((1, 30))
-    states = labelled(30, 6)
+    states = labeled(30, 6)
     alone = cluster_interval(values, one_stratum(30))
     assert cluster_interval(np.tile(values, 6), states) == pytest.approx(alone)
     solved = (values < 0.4).astype(float)
@@ -198,7 +198,7 @@ def test_labels_without_effect_say_nothing_new():
 def test_labels_of_different_skill_are_no_noise():
     rng = np.random.default_rng(1)
     values = np.concatenate([level + 5 * rng.standard_normal(50) for level in (100, 50, 0)])[None]
-    low, high = cluster_interval(values, labelled(50, 3))
+    low, high = cluster_interval(values, labeled(50, 3))
     assert high - low < 3
     assert low < values.mean() < high
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lwdctl.artifacts.kinds import MAKERS, check_name, parse_reference, sanitise_name
+from lwdctl.artifacts.kinds import MAKERS, check_name, parse_reference, sanitize_name
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.errors import ArtifactError
 
@@ -241,7 +241,7 @@ def test_hidden_and_foreign_directories_are_ignored(workspace, make):
 
 
 @pytest.mark.parametrize("text", ["lift mh", "--x", "a/b:v1", "…", "", "ok_1.2"])
-def test_sanitised_names_are_names(text):
-    name = sanitise_name(text)
+def test_sanitized_names_are_names(text):
+    name = sanitize_name(text)
     check_name(name)
     assert parse_reference(name).name == name

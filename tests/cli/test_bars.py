@@ -80,8 +80,8 @@ def test_bars_and_no_color(monkeypatch, no_color):
     assert "outer [x]" in text
     assert "3/3" in text
     assert "loss=0.125" in text
-    coloured = any(f"\x1b[{code}" in text for code in ("31", "32", "36", "38;"))
-    assert coloured is not no_color
+    colored = any(f"\x1b[{code}" in text for code in ("31", "32", "36", "38;"))
+    assert colored is not no_color
 
 
 def test_eighty_columns_hold_what_a_long_training_shows(monkeypatch):

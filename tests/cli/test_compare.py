@@ -156,7 +156,7 @@ def test_what_is_not_recorded_is_said_and_left_out(runs, capfd, tmp_path):
 
 def test_a_cost_that_some_cells_lack_is_drawn_for_the_others(runs, capfd, tmp_path):
     episodes = [episode(i, i % 2, 0.5) for i in range(8)]
-    cells = [record("lwd", episodes, cost={"operations_per_step": 3.0}, seconds={})]
+    cells = [record("lwd", episodes, cost={"flops_per_step": 3.0}, seconds={})]
     cells.append(record("lwd", episodes, perturbation=5.0, seconds={}))
     publish(runs, "half", cells)
     assert main(["compare", "half", "--output", str(tmp_path / "out")]) == 0

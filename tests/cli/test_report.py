@@ -43,7 +43,7 @@ source = "the goal"
 [[expected]]
 stage = "measure"
 metric = "success"
-where = { policy = "lwd", latent = "other", task = "all" }
+where = { policy = "lwd", latent = "shuffled", task = "all" }
 at_most = 0.05
 """
 
@@ -175,7 +175,7 @@ def test_a_file_that_cannot_be_written_is_said(here, workspace_path, capfd):
     ("name", "changes"),
     [
         ("ingest", {"format": "d4rl", "paths": ["/data/a b.hdf5", "c.hdf5"]}),
-        ("train-vae", {"snippet_length": 0, "clock": False, "beta_kl": 1e-5, "updates": 7}),
+        ("train-vae", {"snippet_length": 0, "time_input": False, "beta_kl": 1e-5, "updates": 7}),
         ("eval", {"horizon": [0], "latent": ["sampled"], "perturbation": [0.0, 2.5]}),
     ],
 )

@@ -30,7 +30,7 @@ def test_defaults_come_from_the_dataclass(workspace_path):
 @pytest.mark.parametrize(
     ("command", "own", "shared"),
     [(["train-vae"], "--snippet-length", "--learning-rate"),
-     (["analyze", "diversity"], "--draws", "--slots")],
+     (["analyze", "diversity"], "--draws", "--num-envs")],
 )  # fmt: skip
 def test_a_stages_own_settings_come_first_in_its_help(capfd, command, own, shared):
     assert main([*command, "--help"]) == 0

@@ -26,7 +26,7 @@ def test_a_table_is_drawn_only_where_no_number_is_cut_off(monkeypatch, columns, 
 
 
 def test_cells_of_several_stages_are_told_apart(capsys):
-    cell = {"policy": "lwd", "latent": "encoded", "task": "all", "episodes": 4, "success": 0.5}
+    cell = {"policy": "lwd", "latent": "oracle", "task": "all", "episodes": 4, "success": 0.5}
     print_cells([{"stage": "eval-small", **cell}, {"stage": "eval-large", **cell}])
     head, first, second = capsys.readouterr().out.splitlines()
     assert head.startswith("stage")

@@ -87,7 +87,7 @@ class FileServer:
     """Serves `files` (path to bytes) as told; a context manager.
 
     Attributes:
-        ranges: Whether `Range` is honoured.
+        ranges: Whether `Range` is honored.
         tag: The `ETag`, or "".
         length: Whether `Content-Length` is sent.
         encoding: The `Content-Encoding`, or "".

@@ -16,7 +16,7 @@ from lwdctl.data.windows import WindowRule
 
 SPEC = SourceSpec(
     observations=(ObservationSpec("a", 2), ObservationSpec("b", 1)),
-    action=ActionSpec(1, "delta", "normalised", (-1.0,), (1.0,)),
+    action=ActionSpec(1, "delta", "normalized", (-1.0,), (1.0,)),
     env=EnvSpec("", ("t",)),
     labels=("",),
     source_format="made",
@@ -44,7 +44,7 @@ def store(tmp_path: Path) -> SnippetStore:
 
 
 def cutter(store: SnippetStore, cache: str, split: str = "train") -> SnippetBatches:
-    rule = WindowRule(8, min_share=0.25)
+    rule = WindowRule(8, min_valid_fraction=0.25)
     return SnippetBatches(store, ("a", "b"), rule, split=split, seed=4, cache=cache)
 
 

@@ -31,7 +31,7 @@ SPEC = SourceSpec(
 ONE_KEY = replace(
     SPEC,
     observations=(ObservationSpec("observation", 17),),
-    action=ActionSpec(6, "torque", "normalised", (-1.0,) * 6, (1.0,) * 6, 20.0),
+    action=ActionSpec(6, "torque", "normalized", (-1.0,) * 6, (1.0,) * 6, 20.0),
     env=EnvSpec("mujoco", ("HalfCheetah-v4",), {"id": "HalfCheetah-v4"}, 1000),
 )
 
@@ -39,7 +39,7 @@ ONE_KEY = replace(
 ANT = replace(
     ONE_KEY,
     observations=(ObservationSpec("observation", 111),),
-    action=ActionSpec(8, "torque", "normalised", (-1.0,) * 8, (1.0,) * 8, 20.0),
+    action=ActionSpec(8, "torque", "normalized", (-1.0,) * 8, (1.0,) * 8, 20.0),
     env=EnvSpec(
         "mujoco",
         ("Ant-v4",),

@@ -114,7 +114,7 @@ def test_a_motion_is_added_to_where_the_hand_is(write):
     np.testing.assert_allclose(targets[:, 9:], clipped[:, 6:], atol=1e-6)
     assert targets.dtype == np.float32
     assert (spec.action.size, spec.action.semantics) == (10, "absolute")
-    assert spec.action.units == "metres and a 6-D rotation"
+    assert spec.action.units == "meters and a 6-D rotation"
     assert spec.action.high == (2.0,) * 3 + (1.0,) * 7
     assert spec.action.control_rate == 20
     assert spec.action.reference == ""

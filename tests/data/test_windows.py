@@ -15,7 +15,7 @@ RULES = st.builds(
     WindowRule,
     length=st.integers(1, 40),
     stride=st.integers(1, 7),
-    min_share=st.floats(0.05, 1.0),
+    min_valid_fraction=st.floats(0.05, 1.0),
     first_only=st.booleans(),
 )
 
@@ -33,7 +33,7 @@ def test_every_window_starts_inside_its_episode_with_enough_real_steps(
     assert ((valid >= 1) & (valid <= rule.length)).all()
     whole = lengths[episode] >= rule.length
     if not rule.first_only:
-        assert (valid[whole] >= rule.min_share * rule.length - 1e-9).all()
+        assert (valid[whole] >= rule.min_valid_fraction * rule.length - 1e-9).all()
     pairs = set(zip(episode.tolist(), offset.tolist(), strict=True))
     assert len(pairs) == len(episode)
 
@@ -45,7 +45,7 @@ def test_full_windows_only_by_default() -> None:
 
 
 def test_short_tails_when_a_share_of_padding_is_allowed() -> None:
-    _, offset = WindowRule(4, min_share=0.25).all(np.array([6]))
+    _, offset = WindowRule(4, min_valid_fraction=0.25).all(np.array([6]))
     assert offset.tolist() == [0, 1, 2, 3, 4, 5]
 
 
@@ -88,7 +88,7 @@ def test_an_empty_split_is_refused() -> None:
         VisitOrder([], np.zeros(0, dtype=np.int64), 1, 0)
 
 
-def test_blocks_hold_neighbouring_episodes() -> None:
+def test_blocks_hold_neighboring_episodes() -> None:
     blocks = blocks_of(np.array([30, 0, 10]), np.array([10, 10, 20]), 25)
     assert [block.tolist() for block in blocks] == [[1, 2], [0]]
 
@@ -107,7 +107,7 @@ def test_windows_may_start_before_and_end_after_their_episode() -> None:
 def test_an_epoch_of_every_window_visits_each_once() -> None:
     lengths = np.array([3, 9, 5, 14, 2, 7])
     starts = np.cumsum(lengths) - lengths
-    counts = WindowRule(4, min_share=0.25).counts(lengths)
+    counts = WindowRule(4, min_valid_fraction=0.25).counts(lengths)
     order = VisitOrder(blocks_of(starts, lengths, 8), counts, 2, 5, mixed=2, every=True)
     assert order.size == counts.sum()
     for epoch in range(2):

@@ -24,7 +24,7 @@ from lwdctl.policies.policy import EpisodePlan
 PLAN = EpisodePlan(0, 100_003, "pull", "fast")
 KINDS = [
     TOY,
-    ToyChain("mlp", "epsilon", clock=False, relative=False, history=1, condition=("state",)),
+    ToyChain("mlp", "epsilon", time_input=False, relative=False, history=1, condition=("state",)),
     ToyChain("unet", "v_prediction"),
     ToyChain("unet", "sample", history=1, condition=("task",)),
     ToyChain("transformer", "sample"),
@@ -61,8 +61,8 @@ def test_the_same_noise_gives_the_same_latent_weights_and_actions(exported, toy)
     with torch.no_grad():
         latent = diffusion.sample(diffusion.condition(state, one, one), [generator], "ddim", 6)
         weights = vae.decoder(latent)
-    standardised = diffusion.latent.normalize(latent)[0].numpy()
-    np.testing.assert_allclose(plan.latent, standardised, atol=1e-4)
+    standardized = diffusion.latent.normalize(latent)[0].numpy()
+    np.testing.assert_allclose(plan.latent, standardized, atol=1e-4)
     layers = generated.unpack(weights, vae.spec.policy_shape)
     for (matrix, bias), (wanted, wanted_bias) in zip(plan.layers, layers, strict=True):
         np.testing.assert_allclose(matrix, wanted[0].T.numpy(), atol=1e-4)
@@ -181,14 +181,14 @@ def test_on_the_command_line(exported, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LWDCTL_WORKSPACE", str(tmp_path / "runs"))
     publish_chain(tmp_path / "runs", TOY)
-    words = ["export", "policy", "--horizon", "episode", "--denoise-steps", "4", "--json"]
+    words = ["export", "policy", "--horizon", "episode", "--num-inference-steps", "4", "--json"]
     assert main(words) == 0
     out, err = capfd.readouterr()
     answer = json.loads(out)
     assert answer["path"] == "toy-policy"
     assert answer["summary"]["source"] == "diffusion/toy:v1"
     assert answer["summary"]["horizon"] == 0
-    assert answer["summary"]["denoise_steps"] == 4
+    assert answer["summary"]["num_inference_steps"] == 4
     assert answer["summary"]["bytes"] > 1000
     assert "reading diffusion/toy:v1 (the newest)" in err
     assert main(words) == 1

@@ -178,4 +178,4 @@ def test_slots_act_like_single_policies(exported, policy):
     active = np.array([True, False, True])
     actions = np.stack([slots.act(seen, active) for _ in range(7)])
     assert np.array_equal(actions[:, 0], run(policy, 1, steps=7))
-    assert slots.cost().queries.tolist() == [2, 0, 2]
+    assert slots.cost().num_replans.tolist() == [2, 0, 2]

@@ -23,7 +23,7 @@ SOURCE = SourceSpec(
         ObservationSpec("hand", 2),
         ObservationSpec("camera", 4, network=False),
     ),
-    action=ActionSpec(2, "absolute", "metres", (-2000.0, -2000.0), (2000.0, 2000.0), 20.0, "hand"),
+    action=ActionSpec(2, "absolute", "meters", (-2000.0, -2000.0), (2000.0, 2000.0), 20.0, "hand"),
     env=EnvSpec("", ("push", "pull"), {}, 20),
     labels=("slow", "fast"),
     source_format="made",
@@ -36,7 +36,7 @@ class ToyChain:
 
     denoiser: str = "mlp"
     prediction: str = "sample"
-    clock: bool = True
+    time_input: bool = True
     relative: bool = True
     history: int = 2
     condition: tuple[str, ...] = ("state", "task", "label")
@@ -64,7 +64,7 @@ def models(toy: ToyChain):
     hand = 3 if toy.relative else -1
     target = "relative" if toy.relative else "absolute"
     keys = ("thing", "hand")
-    vae = PolicyVae(VaeSpec(8, keys, 5, 2, LATENT, (12,), (16, 16), toy.clock, target, hand))
+    vae = PolicyVae(VaeSpec(8, keys, 5, 2, LATENT, (12,), (16, 16), toy.time_input, target, hand))
     state = 5 * toy.history if "state" in toy.condition else 0
     task, label = 2 * ("task" in toy.condition), 2 * ("label" in toy.condition)
     network = DenoiserSpec(
@@ -78,9 +78,9 @@ def models(toy: ToyChain):
         for module in (vae, diffusion):
             for value in module.parameters():
                 value.add_(torch.randn_like(value), alpha=0.05)
-        for affine in (vae.observation, vae.action, diffusion.latent, diffusion.state):
-            affine.mean += torch.randn_like(affine.mean)
-            affine.scale += torch.rand_like(affine.scale)
+        for normalizer in (vae.observation, vae.action, diffusion.latent, diffusion.state):
+            normalizer.mean += torch.randn_like(normalizer.mean)
+            normalizer.scale += torch.rand_like(normalizer.scale)
     if toy.prediction == "epsilon":
         _tame(diffusion, state)
     return vae.eval(), diffusion.eval()

@@ -151,11 +151,11 @@ def test_an_evaluated_episode_has_the_metrics_of_its_observations(simulator):
     env = EnvSpec("adroit", (TASK,), {}, 40)
     (episode,) = rollout(FixedActions(actions), env, [plan], width=1, workers=0).episodes
     expected = hammer_metrics(rows[1:])
-    assert list(episode.metrics) == ["normalised_score", *expected]
+    assert list(episode.metrics) == ["normalized_score", *expected]
     for name, value in expected.items():
         assert episode.metrics[name] == pytest.approx(value)
     score = 100 * (rewards.sum() + 274.856578) / (12794.134825156867 + 274.856578)
-    assert episode.metrics["normalised_score"] == pytest.approx(score)
+    assert episode.metrics["normalized_score"] == pytest.approx(score)
 
 
 def test_metrics_have_full_names():

@@ -13,7 +13,7 @@ import pytest
 from lwdctl.core.errors import ConfigError, SimulatorError
 from lwdctl.core.records import EnvSpec
 from lwdctl.data.gym_envs import gym_action, known_env
-from lwdctl.envs.d4rl_score import REFERENCE_RETURNS, normalised_score
+from lwdctl.envs.d4rl_score import REFERENCE_RETURNS, normalized_score
 from lwdctl.envs.foot_contacts import foot_contacts
 from lwdctl.envs.gym_mujoco import GymMujocoSimulator, task_names
 from lwdctl.envs.instability import UnstablePhysicsError
@@ -127,7 +127,7 @@ def test_contacts_of_a_rollout_are_those_of_its_observations(task):
         rows.append(step.observation["observation"])
         contacts.append([v for name, v in step.metrics.items() if name.startswith("contact_")])
     np.testing.assert_array_equal(contacts, foot_contacts(task, np.stack(rows)))
-    assert simulator.metrics[0].name == "normalised_score"
+    assert simulator.metrics[0].name == "normalized_score"
     assert {item.source for item in simulator.metrics} == set(step.metrics)
 
 
@@ -158,7 +158,7 @@ def test_metrics_of_an_evaluated_episode():
     random, expert = REFERENCE_RETURNS["halfcheetah"]
     assert episode.return_ == pytest.approx(rewards.sum())
     score = 100 * (rewards.sum() - random) / (expert - random)
-    assert episode.metrics["normalised_score"] == pytest.approx(score)
+    assert episode.metrics["normalized_score"] == pytest.approx(score)
     contacts = foot_contacts("HalfCheetah-v4", rows[1:]).mean(axis=0)
     assert [episode.metrics[f"contact_{foot}"] for foot in ("bfoot", "ffoot")] == list(contacts)
     assert not episode.success
@@ -166,7 +166,7 @@ def test_metrics_of_an_evaluated_episode():
 
 @pytest.mark.parametrize("name", sorted(REFERENCE_RETURNS))
 def test_the_references_score_0_and_100(name):
-    metric = normalised_score(name)
+    metric = normalized_score(name)
     random, expert = REFERENCE_RETURNS[name]
     assert metric.scale * random + metric.offset == pytest.approx(0.0, abs=1e-9)
     assert metric.scale * expert + metric.offset == pytest.approx(100.0)

@@ -191,7 +191,7 @@ def test_a_recorded_scene_is_used_and_leaves_no_trace():
         np.testing.assert_array_equal(got[key], expected[key])
 
 
-def test_its_own_scene_is_recognised_and_not_compiled_again(simulator):
+def test_its_own_scene_is_recognized_and_not_compiled_again(simulator):
     first = simulator.reset(100_000)
     before = simulator._env.sim
     again = simulator.restore(simulator.initial_state(), simulator._own_record)
@@ -265,8 +265,8 @@ def test_absolute_targets_are_reached():
 
 
 def test_an_unknown_setting_is_named():
-    with pytest.raises(ConfigError, match="no 'colour'"):
-        make(env_args={"env_kwargs": {"colour": "red"}})
+    with pytest.raises(ConfigError, match="no 'color'"):
+        make(env_args={"env_kwargs": {"color": "red"}})
 
 
 def test_a_robot_that_does_not_exist_is_an_error():

@@ -55,9 +55,9 @@ def test_absolute_targets_stay_absolute():
     assert spec.low == tuple(-value for value in spec.high)
 
 
-def test_motions_are_normalised():
+def test_motions_are_normalized():
     spec = action_spec(make_arguments(env_args("1.4.1", OSC_12)), 7)
-    assert (spec.semantics, spec.units, spec.control_rate) == ("delta", "normalised", 20.0)
+    assert (spec.semantics, spec.units, spec.control_rate) == ("delta", "normalized", 20.0)
     assert spec.low == (-1.0,) * 7
 
 

@@ -29,7 +29,7 @@ def facts(result):
     """Everything about an episode but its wall time."""
     return (
         result.plan.index, result.steps, result.success, result.final_success, result.return_,
-        dict(result.metrics), result.queries, result.error, result.policy_failure,
+        dict(result.metrics), result.num_replans, result.error, result.policy_failure,
     )  # fmt: skip
 
 
@@ -68,7 +68,7 @@ def test_results_do_not_depend_on_the_number_of_workers(run, plans_of, workers):
     assert [facts(item) for item in got.episodes] == [facts(item) for item in expected.episodes]
 
 
-def test_results_do_not_depend_on_width_or_neighbours(run, plans_of):
+def test_results_do_not_depend_on_width_or_neighbors(run, plans_of):
     plans = plans_of(*MIXED)
     expected = [facts(item) for item in run(plans).episodes]
     assert [facts(item) for item in run(plans, width=3).episodes] == expected
@@ -100,7 +100,7 @@ def test_metrics_return_and_success_follow_the_steps(run, plans_of):
     assert walk.return_ == pytest.approx(walk.metrics["sum_gain"])
     assert walk.metrics["mean_gain"] == pytest.approx(walk.return_ / 10)
     assert walk.metrics["max_gain"] >= walk.metrics["last_gain"]
-    assert walk.queries == 1
+    assert walk.num_replans == 1
 
 
 def test_max_steps_shortens_episodes(run, plans_of):

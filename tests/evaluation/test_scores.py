@@ -14,8 +14,8 @@ from lwdctl.policies.policy import EpisodePlan
 
 CONTRACT = """
     policy, latent, env, task, train_seed, snippet_length, horizon, perturbation, sampler,
-    denoise_steps, warm_start, episodes, errors, successes, success, success_low, success_high,
-    score, metrics, denoiser_queries_per_episode, seconds, by_label, cost
+    num_inference_steps, warm_start, episodes, errors, successes, success, success_low,
+    success_high, score, metrics, replans_per_episode, seconds, by_label, cost
 """
 
 
@@ -82,7 +82,7 @@ def test_wilson_refuses_impossible_counts():
 def result(index, task, success, error="", **fields):
     plan = EpisodePlan(index=index, seed=100_000 + index, task=task)
     values = {
-        "final_success": success, "return_": 2.0 * success, "queries": 3,
+        "final_success": success, "return_": 2.0 * success, "num_replans": 3,
         "metrics": {"max_overlap": 0.25 + 0.5 * success}, "seconds": {"total": 1.0},
     }  # fmt: skip
     return EpisodeResult(plan=plan, success=success, error=error, **{**values, **fields})
@@ -122,7 +122,7 @@ def test_scores_metrics_queries_and_seconds_are_means_and_sums(cells):
     everything = cells[2]
     assert everything.score == everything.metrics["max_overlap"] == 0.5
     assert everything.metrics["final_success"] == 0.5
-    assert everything.denoiser_queries_per_episode == 3.0
+    assert everything.replans_per_episode == 3.0
     assert everything.seconds == {"total": 5.0}
 
 

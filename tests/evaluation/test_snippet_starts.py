@@ -76,7 +76,7 @@ def run(store, episodes, offsets):
 
 def test_every_episode_gives_one_snippet_before_any_gives_a_second(make_store):
     store = make_store()
-    batches = batches_of(store, WindowRule(LENGTH, min_share=0.5))
+    batches = batches_of(store, WindowRule(LENGTH, min_valid_fraction=0.5))
     episodes, offsets = draw_snippets(batches, store, 7, seed=0)
     counts = np.bincount(episodes, minlength=3)
     assert counts.sum() == 7
@@ -92,7 +92,7 @@ def test_every_episode_gives_one_snippet_before_any_gives_a_second(make_store):
 
 def test_padded_snippets_are_drawn_where_there_are_no_others(make_store):
     store = make_store()
-    batches = batches_of(store, WindowRule(50, min_share=0.1, first_only=True))
+    batches = batches_of(store, WindowRule(50, min_valid_fraction=0.1, first_only=True))
     episodes, offsets = draw_snippets(batches, store, 50, seed=0)
     assert episodes.tolist() == [0, 1, 2]
     assert offsets.tolist() == [0, 0, 0]
@@ -117,7 +117,7 @@ def test_observations_show_the_state_but_for_speeds(make_store):
     episodes, offsets = np.array([0, 1]), np.array([9, 0])
     starts, reached, recorded = run(make_store(states=True), episodes, offsets)
     assert starts.ways == (SHOWN, RESTORED)
-    assert starts.plans[0].prelude is None
+    assert starts.plans[0].action_prefix is None
     np.testing.assert_allclose(reached[0][0], recorded[0, 0], atol=1e-3)
     assert np.abs(reached[0][1] - recorded[0, 1]).max() > 0.1
     without, *_ = run(make_store(states=False), episodes, offsets)

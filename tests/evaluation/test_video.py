@@ -14,7 +14,7 @@ from lwdctl.core.seeding import generator
 from lwdctl.envs.pusht import ACTION
 from lwdctl.evaluation import trial
 from lwdctl.evaluation.encoder import Mp4Writer, read_frames
-from lwdctl.evaluation.frames import PLAN_COLOUR, SHOVE_COLOUR, Caption, draw_frame
+from lwdctl.evaluation.frames import PLAN_COLOR, SHOVE_COLOR, Caption, draw_frame
 from lwdctl.evaluation.plan import plan_episodes
 from lwdctl.evaluation.rollout import rollout
 from lwdctl.evaluation.trial import try_video
@@ -45,7 +45,7 @@ def planner(feedback_policy):
 
         def cost(self):
             made = np.full(self.width, -(-self.steps // 4), dtype=np.int64)
-            return PolicyCost(self.queries, plans=made)
+            return PolicyCost(self.queries, num_plans=made)
 
     return Planner
 
@@ -61,23 +61,23 @@ def decode(path):
     return np.stack(frames), rate
 
 
-def near(pixel, colour):
-    """Whether a decoded pixel is a colour; H.264 keeps colours roughly."""
-    return np.abs(pixel.astype(int) - colour).max() < 60
+def near(pixel, color):
+    """Whether a decoded pixel is a color; H.264 keeps colors roughly."""
+    return np.abs(pixel.astype(int) - color).max() < 60
 
 
 def has_border(frames):
-    return [near(frame[45, 1], PLAN_COLOUR) and near(frame[1, 60], PLAN_COLOUR) for frame in frames]
+    return [near(frame[45, 1], PLAN_COLOR) and near(frame[1, 60], PLAN_COLOR) for frame in frames]
 
 
 def has_tag(frames):
-    return [near(frame[6, 7], SHOVE_COLOUR) for frame in frames]
+    return [near(frame[6, 7], SHOVE_COLOR) for frame in frames]
 
 
 def facts(result):
     return (
         result.plan.index, result.steps, result.success, result.final_success, result.return_,
-        dict(result.metrics), result.queries, result.error, result.policy_failure,
+        dict(result.metrics), result.num_replans, result.error, result.policy_failure,
     )  # fmt: skip
 
 

@@ -66,7 +66,7 @@ def test_the_control_loop(trained: Path, tmp_path: Path) -> None:
     words = ["export", "policy", "--workspace", trained, "--output", tmp_path / "policy", "-q"]
     run("-m", "lwdctl", *words)  # the policy runs without the environment's file
     lines = run(EXAMPLES / "control_loop.py", tmp_path / "policy").splitlines()
-    # On a busy machine steps come late, so the last centimetres are not asked for.
+    # On a busy machine steps come late, so the last centimeters are not asked for.
     found = re.match(r"(?:not )?reached: (\d\.\d+) from the goal", lines[0])
     assert found
     assert float(found[1]) < 0.3

@@ -30,7 +30,7 @@ def spec_of(prediction: str) -> DiffusionSpec:
     return DiffusionSpec(denoiser, prediction, 50, ("task",), 0, 2, 0)
 
 
-def centre(task: torch.Tensor) -> torch.Tensor:
+def center(task: torch.Tensor) -> torch.Tensor:
     """Mean latent of a task, far from zero and far from each other."""
     return torch.where(task.unsqueeze(1) == 0, 30.0, -10.0).expand(-1, LATENT)
 
@@ -45,7 +45,7 @@ def train(prediction: str) -> LatentDiffusion:
     for update in range(400):
         generator = torch.Generator().manual_seed(update)
         task = torch.randint(2, (256,), generator=generator)
-        latent = centre(task) + torch.randn(256, LATENT, generator=generator)
+        latent = center(task) + torch.randn(256, LATENT, generator=generator)
         condition = model.condition(state, task, task)
         loss = model.loss(latent, condition, generator)
         optimizer.zero_grad()
@@ -81,7 +81,7 @@ def test_more_steps_come_closer_to_the_true_spread(prediction: str, sampler: str
 
 
 class Oracle(torch.nn.Module):
-    """The denoiser that minimises the loss exactly when latents are N(0, 0.1^2)."""
+    """The denoiser that minimizes the loss exactly when latents are N(0, 0.1^2)."""
 
     def __init__(self, prediction: str, alphas: torch.Tensor) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ def test_samples_fall_on_the_conditioned_mode(trained: LatentDiffusion, sampler:
     generators = [torch.Generator().manual_seed(i) for i in range(32)]
     latent = trained.sample(condition, generators, sampler, 25)
     # Modes lie 40 apart; nothing is clipped to [-1, 1] on the way.
-    distance = (latent - centre(task)).abs().mean(dim=1)
+    distance = (latent - center(task)).abs().mean(dim=1)
     assert (distance < 20.0).float().mean() >= 0.9
     assert distance.median() < 5.0
 
@@ -204,7 +204,7 @@ def test_a_warm_start_over_all_steps_forgets_where_it_began(
     task = torch.tensor([0, 1] * 8)
     condition = trained.condition(torch.zeros(16, 0), task, task)
     cold = trained.sample(condition, seeded(16), sampler, 10)
-    starts = centre(task), centre(1 - task)
+    starts = center(task), center(1 - task)
     warm = [trained.sample(condition, seeded(16), sampler, 10, start, 1.0) for start in starts]
     limit = 3.0 if trained.spec.prediction == "epsilon" else 0.2
     for sample in warm:
@@ -232,7 +232,7 @@ def clipped(prediction: str) -> LatentDiffusion:
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_clipped_samples_stay_in_the_normalised_range(prediction: str, sampler: str) -> None:
+def test_clipped_samples_stay_in_the_normalized_range(prediction: str, sampler: str) -> None:
     model = clipped(prediction)
     task = torch.tensor([0, 1, 0])
     condition = model.condition(torch.zeros(3, 0), task, task)

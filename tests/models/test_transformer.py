@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from lwdctl.models.denoiser import DenoiserSpec
 from lwdctl.models.diffusion import DiffusionSpec, LatentDiffusion
-from lwdctl.models.operations import denoiser_operations
+from lwdctl.models.flops import denoiser_flops
 from lwdctl.models.transformer import TRANSFORMER_SIZES, ConditionalTransformer
 
 LENGTH, CHANNELS, TOKENS, OBS, TASKS = 20, 2, 2, 5, 3
@@ -58,7 +58,7 @@ def test_counted_operations_are_the_analytic_ones(size: str, training: bool) -> 
     per_layer += LENGTH * 8 * w * w
     products = row.layers * per_layer + memory * 8 * w * w
     products += 2 * LENGTH * CHANNELS * w + TOKENS * (OBS + TASKS) * w
-    assert denoiser_operations(model) == pytest.approx(2 * products, rel=0.01)
+    assert denoiser_flops(model) == pytest.approx(2 * products, rel=0.01)
     assert torch.backends.mha.get_fastpath_enabled()
 
 
@@ -154,7 +154,7 @@ def test_specifications_from_before_the_transformer_still_load() -> None:
         "unet_size": "m", "width": 16, "blocks": 1, "dropout": 0.0,
     }  # fmt: skip
     values = {
-        "denoiser": old, "prediction": "sample", "train_steps": 10, "condition": ["state"],
+        "denoiser": old, "prediction": "sample", "num_train_timesteps": 10, "condition": ["state"],
         "state_size": 2, "tasks": 0, "labels": 0,
     }  # fmt: skip
     spec = DiffusionSpec.from_mapping(values)

@@ -19,7 +19,7 @@ SPEC = VaeSpec(
     latent_size=16,
     decoder_layers=(20, 20),
     policy_hidden=(32, 32),
-    clock=False,
+    time_input=False,
     action_target="absolute",
     reference_start=-1,
 )
@@ -83,12 +83,14 @@ def test_reduction_is_what_the_docstring_says() -> None:
     torch.testing.assert_close(kl, torch.tensor(16 * each))
 
 
-@pytest.mark.parametrize("clock", [False, True])
+@pytest.mark.parametrize("time_input", [False, True])
 @pytest.mark.parametrize("target", ["absolute", "relative"])
-def test_one_snippet_can_be_overfitted(clock: bool, target: str) -> None:
+def test_one_snippet_can_be_overfitted(time_input: bool, target: str) -> None:
     torch.manual_seed(0)
     start = 0 if target == "relative" else -1
-    model = PolicyVae(replace(SPEC, clock=clock, action_target=target, reference_start=start))
+    model = PolicyVae(
+        replace(SPEC, time_input=time_input, action_target=target, reference_start=start)
+    )
     batch = batch_of(1)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     for update in range(600):

@@ -1,4 +1,4 @@
-"""Chunk policies: open-loop order, receding execution, history, independence of neighbours."""
+"""Chunk policies: open-loop order, receding execution, history, independence of neighbors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lwdctl.models.chunks import ActionDiffusion, ChunkSpec, LatentChunks
 from lwdctl.models.denoiser import DenoiserSpec
 from lwdctl.models.diffusion import DiffusionSpec
 from lwdctl.policies.chunk import ChunkPolicy
-from lwdctl.policies.latent_source import Query, SampledLatents
+from lwdctl.policies.latent_source import ReplanRequest, SampledLatents
 from lwdctl.policies.policy import EpisodePlan
 
 LENGTH, ACTION, OBS, HISTORY, HORIZON = 8, 2, 3, 2, 6
@@ -34,11 +34,11 @@ class Counting:
 
     history: int = HISTORY
     denoises: bool = True
-    asked: list[Query] = field(default_factory=list)
+    asked: list[ReplanRequest] = field(default_factory=list)
 
-    def latents(self, query: Query) -> Tensor:
+    def latents(self, query: ReplanRequest) -> Tensor:
         self.asked.append(
-            Query(
+            ReplanRequest(
                 query.plans,
                 query.numbers.copy(),
                 query.steps.copy(),
@@ -73,8 +73,8 @@ def test_a_whole_chunk_runs_open_loop_from_the_current_step_on() -> None:
     actions = roll(policy, 8)[:, 0, 0]
     # The chunk begins at the oldest of two observations: its first step is in the past.
     assert actions.tolist() == [1, 2, 3, 4, 5, 6, 101, 102]
-    assert policy.cost().queries.tolist() == [2]
-    assert policy.cost().plans.tolist() == [2]
+    assert policy.cost().num_replans.tolist() == [2]
+    assert policy.cost().num_plans.tolist() == [2]
 
 
 def test_receding_execution_runs_fewer_steps_than_predicted() -> None:
@@ -115,7 +115,7 @@ def test_inactive_slots_make_no_queries() -> None:
     for step in range(12):
         actions = policy.act(observe(step, 2), np.array([True, False]))
         assert np.isfinite(actions).all()
-    assert policy.cost().queries.tolist() == [6, 0]
+    assert policy.cost().num_replans.tolist() == [6, 0]
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_a_previous_latent_stands_for_itself() -> None:
 @pytest.mark.parametrize("warm_start", [0.0, 0.6])
 @pytest.mark.parametrize("method", [ActionDiffusion, LatentChunks])
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
-def test_a_slots_actions_do_not_depend_on_its_neighbours(
+def test_a_slots_actions_do_not_depend_on_its_neighbors(
     method: type, sampler: str, warm_start: float
 ) -> None:
     torch.manual_seed(1)
@@ -165,18 +165,18 @@ def test_a_slots_actions_do_not_depend_on_its_neighbours(
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
 
-    def run(neighbour: EpisodePlan | None, value: float) -> list[np.ndarray]:
+    def run(neighbor: EpisodePlan | None, value: float) -> list[np.ndarray]:
         source = SampledLatents(
             model.diffusion, ("t", "u"), (), sampler, 5, HISTORY, warm_start=warm_start
         )
         policy = ChunkPolicy(model, source, 2)
-        policy.reset([plans(1)[0], neighbour])
+        policy.reset([plans(1)[0], neighbor])
         found = []
         for step in range(5):
             seen = observe(step, 2)
             for rows in seen.values():
                 rows[1] = value
-            found.append(policy.act(seen, np.array([True, neighbour is not None]))[0])
+            found.append(policy.act(seen, np.array([True, neighbor is not None]))[0])
         return found
 
     alone, beside = run(None, 7.0), run(EpisodePlan(1, 123_456, "u"), 0.5)

@@ -1,4 +1,4 @@
-"""The LWD policy: re-planning, clock, history, and independence of neighbouring slots."""
+"""The LWD policy: re-planning, clock, history, and independence of neighboring slots."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from lwdctl.models.denoiser import DenoiserSpec
 from lwdctl.models.diffusion import DiffusionSpec, LatentDiffusion
 from lwdctl.models.vae import PolicyVae, VaeSpec
 from lwdctl.policies.latent_source import (
-    EncodedLatents,
     MeanLatents,
-    Query,
+    OracleLatents,
     RecordedLatents,
+    ReplanRequest,
     SampledLatents,
 )
 from lwdctl.policies.lwd import LwdPolicy
@@ -33,10 +33,10 @@ class Counting:
 
     history: int = 1
     denoises: bool = True
-    asked: list[Query] = field(default_factory=list)
+    asked: list[ReplanRequest] = field(default_factory=list)
 
-    def latents(self, query: Query) -> Tensor:
-        copied = Query(
+    def latents(self, query: ReplanRequest) -> Tensor:
+        copied = ReplanRequest(
             query.plans, query.numbers.copy(), query.steps.copy(), query.state,
             query.due, query.previous,
         )  # fmt: skip
@@ -62,7 +62,7 @@ def test_queries_every_horizon_steps_and_shows_the_clock() -> None:
     active = np.ones(2, dtype=bool)
     actions = [policy.act(observe(step, 2), active) for step in range(7)]
     assert [query.steps.tolist() for query in source.asked] == [[0, 0], [3, 3], [6, 6]]
-    assert policy.cost().queries.tolist() == [3, 3]
+    assert policy.cost().num_replans.tolist() == [3, 3]
     # Step 4 is step 1 of the second policy: same network, phase 1 of 4.
     weights = vae.decoder(torch.ones(2, 8))
     state = torch.tensor([[4.0, 8.0, -4.0], [5.0, 10.0, -5.0]])
@@ -100,14 +100,14 @@ def test_inactive_slots_make_no_queries() -> None:
     active = np.array([True, False])
     for step in range(4):
         policy.act(observe(step, 2), active)
-    assert policy.cost().queries.tolist() == [2, 0]
+    assert policy.cost().num_replans.tolist() == [2, 0]
 
 
 def test_sources_without_denoiser_count_no_queries() -> None:
     policy = LwdPolicy(PolicyVae(SPEC), MeanLatents(np.zeros(8, dtype=np.float32)), horizon=2)
     policy.reset(plans(2))
     policy.act(observe(0, 2), np.ones(2, dtype=bool))
-    assert policy.cost().queries.tolist() == [0, 0]
+    assert policy.cost().num_replans.tolist() == [0, 0]
 
 
 @pytest.fixture(scope="module")
@@ -121,20 +121,20 @@ def diffusion() -> LatentDiffusion:
 
 
 @pytest.mark.parametrize("warm_start", [0.0, 0.6])
-def test_a_slots_actions_do_not_depend_on_its_neighbours(
+def test_a_slots_actions_do_not_depend_on_its_neighbors(
     diffusion: LatentDiffusion, warm_start: float
 ) -> None:
     vae = PolicyVae(SPEC).eval()
 
-    def roll(neighbour: EpisodePlan | None) -> list[np.ndarray]:
+    def roll(neighbor: EpisodePlan | None) -> list[np.ndarray]:
         source = SampledLatents(diffusion, ("t",), (), "ddpm", 5, 1, warm_start=warm_start)
         policy = LwdPolicy(vae, source, horizon=2)
-        policy.reset([plans(1)[0], neighbour])
-        active = np.array([True, neighbour is not None])
+        policy.reset([plans(1)[0], neighbor])
+        active = np.array([True, neighbor is not None])
         steps = [observe(step, 2) for step in range(5)]
         for observation in steps:
             for value in observation.values():
-                value[1] = 7.0 if neighbour is None else 0.5
+                value[1] = 7.0 if neighbor is None else 0.5
         return [policy.act(observation, active)[0] for observation in steps]
 
     alone = roll(None)
@@ -187,16 +187,16 @@ def test_slots_before_and_after_their_first_query_may_be_asked_together(
     numbers, steps, state = np.array([0, 3, 0]), np.zeros(3, dtype=np.int64), torch.zeros(3, 3)
     due = np.array([True, True, False])
     previous = torch.full((3, 8), 0.3)
-    mixed = source.latents(Query(plans(3), numbers, steps, state, due, previous))
-    cold = source.latents(Query(plans(3), numbers, steps, state, due, None))
-    later = Query(plans(3), np.full(3, 3), steps, state, due, previous)
+    mixed = source.latents(ReplanRequest(plans(3), numbers, steps, state, due, previous))
+    cold = source.latents(ReplanRequest(plans(3), numbers, steps, state, due, None))
+    later = ReplanRequest(plans(3), np.full(3, 3), steps, state, due, previous)
     assert torch.equal(mixed[0], cold[0])
     assert torch.equal(mixed[1], source.latents(later)[1])
     assert not torch.allclose(mixed[1], cold[1])
     # Another previous latent gives another answer; the noise is that of the query's number.
-    moved = Query(plans(3), np.full(3, 3), steps, state, due, previous + 1.0)
+    moved = ReplanRequest(plans(3), np.full(3, 3), steps, state, due, previous + 1.0)
     assert not torch.equal(source.latents(moved)[1], mixed[1])
-    other = Query(plans(3), np.full(3, 4), steps, state, due, previous)
+    other = ReplanRequest(plans(3), np.full(3, 4), steps, state, due, previous)
     assert not torch.equal(source.latents(other)[1], mixed[1])
 
 
@@ -208,7 +208,7 @@ def test_other_latents_come_from_every_other_task() -> None:
     for name, allowed in (("x", {2, 3, 4, 5}), ("y", {0, 1, 4, 5}), ("z", {0, 1, 2, 3})):
         drawn = set()
         for seed in range(40):
-            query = Query(
+            query = ReplanRequest(
                 [EpisodePlan(0, 100_000 + seed, name)],
                 np.zeros(1, dtype=np.int64),
                 np.zeros(1, dtype=np.int64),
@@ -225,7 +225,7 @@ def test_other_latents_avoid_the_episodes_own_label() -> None:
     counts = np.zeros(1, dtype=np.int64)
     for seed in range(20):
         plan = EpisodePlan(0, 100_000 + seed, "x", label="fast")
-        drawn = source.latents(Query([plan], counts, counts, torch.zeros(1, 3)))
+        drawn = source.latents(ReplanRequest([plan], counts, counts, torch.zeros(1, 3)))
         assert int(drawn[0, 0]) in (1, 3)
 
 
@@ -235,10 +235,10 @@ def test_own_latents_come_from_any_snippet_of_the_same_task_and_label() -> None:
     label = np.array([0, 1, 0, 1, 0, 1, 0, 1], dtype=np.int32)
     counts = np.zeros(1, dtype=np.int64)
 
-    def drawn(tasks: tuple[str, ...], name: str, behaviour: str) -> set[int]:
+    def drawn(tasks: tuple[str, ...], name: str, behavior: str) -> set[int]:
         source = RecordedLatents(mean, task, label, tasks, ("fast", "slow"), own=True)
-        plans = [EpisodePlan(0, 100_000 + seed, name, label=behaviour) for seed in range(40)]
-        queries = [Query([plan], counts, counts, torch.zeros(1, 3)) for plan in plans]
+        plans = [EpisodePlan(0, 100_000 + seed, name, label=behavior) for seed in range(40)]
+        queries = [ReplanRequest([plan], counts, counts, torch.zeros(1, 3)) for plan in plans]
         return {int(source.latents(query)[0, 0]) for query in queries}
 
     assert drawn(("x", "y"), "y", "slow") == {5, 7}
@@ -273,24 +273,26 @@ def test_an_episode_without_the_label_that_a_model_is_told_is_refused() -> None:
     model = LatentDiffusion(DiffusionSpec(denoiser, "sample", 20, ("label",), 0, 0, 2)).eval()
     source = SampledLatents(model, ("t",), ("slow", "fast"), "ddim", 5, 1)
     counts, state = np.zeros(2, dtype=np.int64), torch.zeros(2, 3)
-    labelled = EpisodePlan(0, 100_000, "t", "fast")
-    assert source.latents(Query([labelled, None], counts, counts, state)).shape == (2, 8)
+    labeled = EpisodePlan(0, 100_000, "t", "fast")
+    assert source.latents(ReplanRequest([labeled, None], counts, counts, state)).shape == (2, 8)
     with pytest.raises(ConfigError, match="told the label"):
-        source.latents(Query([labelled, EpisodePlan(1, 100_001, "t")], counts, counts, state))
+        source.latents(
+            ReplanRequest([labeled, EpisodePlan(1, 100_001, "t")], counts, counts, state)
+        )
 
 
 def test_tasks_with_equal_seeds_draw_different_noise(diffusion: LatentDiffusion) -> None:
     source = SampledLatents(diffusion, ("x", "y"), (), "ddim", 5, 1)
     counts = np.zeros(2, dtype=np.int64)
     episodes = [EpisodePlan(0, 100_000, "x"), EpisodePlan(1, 100_000, "y")]
-    drawn = source.latents(Query(episodes, counts, counts, torch.zeros(2, 3)))
+    drawn = source.latents(ReplanRequest(episodes, counts, counts, torch.zeros(2, 3)))
     assert not torch.allclose(drawn[0], drawn[1])
 
 
 def test_encoded_latents_stop_at_the_demonstrations_last_snippet() -> None:
     batches = _Batches()
-    source = EncodedLatents(PolicyVae(SPEC), batches, np.array([10, 6]))
-    query = Query(
+    source = OracleLatents(PolicyVae(SPEC), batches, np.array([10, 6]))
+    query = ReplanRequest(
         [EpisodePlan(0, 1, "t", demonstration=1), EpisodePlan(1, 2, "t", demonstration=0)],
         np.zeros(2, dtype=np.int64),
         np.array([4, 4]),

@@ -10,7 +10,7 @@ import torch
 
 from lwdctl.core.errors import ConfigError
 from lwdctl.models.cloned import ClonedPolicy, ClonedSpec
-from lwdctl.models.operations import matrix_operations
+from lwdctl.models.flops import matmul_flops
 from lwdctl.policies.mlp import MlpPolicy
 from lwdctl.policies.policy import EpisodePlan
 
@@ -34,7 +34,7 @@ def plan(index: int, task: str, label: str) -> EpisodePlan:
     return EpisodePlan(index, 100_000 + index, task, label)
 
 
-def test_the_network_sees_normalised_observations_task_and_label() -> None:
+def test_the_network_sees_normalized_observations_task_and_label() -> None:
     model, policy = policy_of(SPEC)
     policy.reset([plan(0, "y", "slow"), plan(1, "x", "fast")])
     actions = policy.act(SEEN, BOTH)
@@ -42,7 +42,7 @@ def test_the_network_sees_normalised_observations_task_and_label() -> None:
     expected = model.network(inputs).detach() * 3.0 + torch.tensor([5.0, -5.0])
     np.testing.assert_allclose(actions, expected.numpy(), rtol=1e-5)
     assert not np.allclose(actions[0], actions[1])
-    assert policy.cost().queries.tolist() == [0, 0]
+    assert policy.cost().num_replans.tolist() == [0, 0]
     assert policy.cost().seconds["policy"] > 0
 
 
@@ -56,7 +56,7 @@ def test_relative_actions_add_the_reference() -> None:
     np.testing.assert_allclose(difference[0], [2.0, 3.0], rtol=1e-5)
 
 
-def test_a_slots_actions_do_not_depend_on_its_neighbours() -> None:
+def test_a_slots_actions_do_not_depend_on_its_neighbors() -> None:
     _, policy = policy_of(SPEC)
     policy.reset([plan(0, "x", "slow"), None])
     alone = policy.act(SEEN, np.array([True, False]))[0]
@@ -82,6 +82,6 @@ def test_an_unused_label_may_be_anything() -> None:
 def test_operations_are_two_per_weight(width: int, layers: int) -> None:
     spec = replace(SPEC, hidden=(width,) * layers)
     model, _ = policy_of(spec)
-    assert matrix_operations(model.network) == spec.shape.operations
+    assert matmul_flops(model.network) == spec.shape.operations
     by_hand = 2 * (7 * width + (layers - 1) * width * width + width * 2)
     assert spec.shape.operations == by_hand

@@ -44,5 +44,5 @@ def test_infinite_limits_count_as_one():
 
 def test_it_queries_no_denoiser():
     policy = RandomPolicy(ACTION, 3)
-    assert policy.cost().queries.tolist() == [0, 0, 0]
+    assert policy.cost().num_replans.tolist() == [0, 0, 0]
     assert policy.cost().seconds == pytest.approx({})

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from lwdctl.policies.latent_source import Query
+from lwdctl.policies.latent_source import ReplanRequest
 from lwdctl.policies.policy import EpisodePlan
 from lwdctl.policies.recorded import GivenLatents, RecordedActions
 from lwdctl.policies.traced import TracedPolicy
@@ -21,13 +21,13 @@ def test_actions_follow_their_plan_and_the_last_one_repeats():
         np.testing.assert_array_equal(given[0][[0, 2]], ACTIONS[[2, 0], 0])
         np.testing.assert_array_equal(given[1][[0, 2]], ACTIONS[[2, 0], 1])
         np.testing.assert_array_equal(given[2], given[1])
-    assert policy.cost().queries.tolist() == [0, 0, 0]
+    assert policy.cost().num_replans.tolist() == [0, 0, 0]
 
 
 def test_latents_follow_their_plan():
     rows = torch.arange(6.0).reshape(3, 2)
     none = np.zeros(3, dtype=np.int64)
-    found = GivenLatents(rows).latents(Query(PLANS, none, none, torch.zeros(3, 1)))
+    found = GivenLatents(rows).latents(ReplanRequest(PLANS, none, none, torch.zeros(3, 1)))
     assert found[[0, 2]].tolist() == [[4.0, 5.0], [0.0, 1.0]]
 
 

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.sim
 TASK, STEPS = "HalfCheetah-v4", 12
 SPEC = SourceSpec(
     (ObservationSpec("observation", 17),),
-    ActionSpec(6, "torque", "normalised", (-1.0,) * 6, (1.0,) * 6),
+    ActionSpec(6, "torque", "normalized", (-1.0,) * 6, (1.0,) * 6),
     EnvSpec("mujoco", (TASK,), {}, 1000),
     ("fast", "slow"),
     "made",
@@ -58,7 +58,7 @@ def write_snippets(workspace: Workspace) -> Artifact:
 
 
 def episode(index: int, label: str, contact: float, **values: Any) -> dict[str, Any]:
-    metrics = {"normalised_score": 1.0, "contact_bfoot": contact, "contact_ffoot": contact}
+    metrics = {"normalized_score": 1.0, "contact_bfoot": contact, "contact_ffoot": contact}
     return {
         "index": index, "seed": 100_000 + index, "task": TASK, "label": label, "demonstration": -1,
         "steps": 8, "success": False, "final_success": False, "return": 7.0, "metrics": metrics,
@@ -73,7 +73,7 @@ def write_evaluation(workspace: Workspace, snippets: Artifact, **config: Any) ->
             cell = {
                 "policy": policy, "latent": latent, "task": "all", "env": "mujoco", "horizon": 8,
                 "perturbation": 0.0, "train_seed": 0, "snippet_length": 8, "sampler": "",
-                "denoise_steps": None, "metrics": {}, "seconds": {},
+                "num_inference_steps": None, "metrics": {}, "seconds": {},
             }  # fmt: skip
             rows = [
                 episode(k, label, contact + 0.01 * k) for label in SPEC.labels for k in range(5)

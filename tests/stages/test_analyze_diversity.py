@@ -31,8 +31,8 @@ from lwdctl.stages.analyze_diversity import (
 pytestmark = pytest.mark.sim
 
 COMMAND = "analyze diversity"
-GROUPS = ("demonstrated", "sampled", "encoded", "mean")
-SMALL = {"count": 4, "max_steps": 10, "workers": 0, "slots": 3, "device": "cpu"}
+GROUPS = ("demonstrated", "sampled", "oracle", "mean")
+SMALL = {"count": 4, "max_steps": 10, "workers": 0, "num_envs": 3, "device": "cpu"}
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_all_groups_from_the_same_starts(measured: Artifact) -> None:
     with measured.payload("diversity.csv").open() as file:
         rows = list(csv.DictReader(file))
     counts = Counter(row["group"] for row in rows)
-    assert counts == {"demonstrated": 4, "sampled": 8, "encoded": 4, "mean": 4}
+    assert counts == {"demonstrated": 4, "sampled": 8, "oracle": 4, "mean": 4}
     _, sections = read_sections(measured.path)
     assert [one.figure for one in sections] == ["", "spread", "", "modes", ""]
     assert "8 steps" in sections[0].text
@@ -104,24 +104,24 @@ def test_every_trajectory_begins_where_its_demonstration_does(
 def test_the_same_seed_gives_the_same_whatever_the_batch(
     workspace: Workspace, measured: Artifact
 ) -> None:
-    again = do(COMMAND, workspace, {**SMALL, "slots": 5})
-    for group in ("sampled", "encoded", "mean"):
+    again = do(COMMAND, workspace, {**SMALL, "num_envs": 5})
+    for group in ("sampled", "oracle", "mean"):
         found, expected = again.manifest.summary[group], measured.manifest.summary[group]
         assert found["mean_variance"] == pytest.approx(expected["mean_variance"], rel=1e-4)
         assert found["mode_shares"] == expected["mode_shares"]
 
 
-def test_clusters_where_the_data_name_no_behaviour(
+def test_clusters_where_the_data_name_no_behavior(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = SnippetStore.open
 
-    def unlabelled(path: Any) -> SnippetStore:
+    def unlabeled(path: Any) -> SnippetStore:
         store = opened(path)
         store.episodes.label[:] = -1
         return store
 
-    monkeypatch.setattr(SnippetStore, "open", staticmethod(unlabelled))
+    monkeypatch.setattr(SnippetStore, "open", staticmethod(unlabeled))
     summary = do(COMMAND, workspace, {**SMALL, "latent": ["mean"], "modes": 3}).manifest.summary
     assert summary["modes_told_right"] is None
     assert list(summary["mean"]["mode_shares"]) == ["cluster 1", "cluster 2", "cluster 3"]
@@ -148,7 +148,7 @@ def test_a_lost_simulator_costs_its_start_everywhere(
     published = workspace.artifacts("analysis")[-1]
     assert published.manifest.summary["starts"] == 3
     assert published.manifest.summary["episodes_lost_to_simulators"] == {
-        "sampled": 1, "encoded": 1, "mean": 1,
+        "sampled": 1, "oracle": 1, "mean": 1,
     }  # fmt: skip
 
 
@@ -187,11 +187,11 @@ def configured(**values: Any) -> AnalyzeDiversityConfig:
 def test_what_it_reads_and_refuses(workspace: Workspace) -> None:
     stage = STAGES.load(COMMAND)
     assert wanted_kinds(stage, stage.config()) == ("snippets", "vae", "latents", "diffusion")
-    encoded = from_mapping(stage.config, {"latent": ["encoded"]})
+    encoded = from_mapping(stage.config, {"latent": ["oracle"]})
     assert wanted_kinds(stage, encoded) == ("snippets", "vae")
     mean = from_mapping(stage.config, {"latent": ["mean"]})
     assert wanted_kinds(stage, mean) == ("snippets", "vae", "latents")
     with pytest.raises(ConfigError, match="is no task"):
         do(COMMAND, workspace, {**SMALL, "task": "pusht2"})
     with pytest.raises(ConfigError, match="too many"):
-        do(COMMAND, workspace, {**SMALL, "denoise_steps": 101})
+        do(COMMAND, workspace, {**SMALL, "num_inference_steps": 101})

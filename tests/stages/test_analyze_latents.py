@@ -95,7 +95,7 @@ def test_the_raw_snippet_is_what_the_encoder_reads(chain):
     ("words", "error"),
     [
         (["--color", "task"], "the snippets do not differ in their task"),
-        (["--color", "colour"], "'color' cannot be 'colour'"),
+        (["--color", "color"], "'color' cannot be 'color'"),
         (["--points", "2"], "'points' must be at least 5"),
         (["--latents", "nothing"], "nothing"),
     ],

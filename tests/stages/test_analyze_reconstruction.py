@@ -25,7 +25,7 @@ from lwdctl.stages.traced_runs import Outcome
 pytestmark = pytest.mark.sim
 
 COMMAND = "analyze reconstruction"
-SMALL = {"count": 6, "split": "all", "workers": 0, "slots": 4, "device": "cpu"}
+SMALL = {"count": 6, "split": "all", "workers": 0, "num_envs": 4, "device": "cpu"}
 LENGTH = 8
 
 
@@ -49,24 +49,24 @@ def test_all_arms_from_the_same_starts(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(PushTSimulator, "state_at")  # starts are then exact: actions replayed
-    values = {**SMALL, "latent": ["encoded", "mean", "sampled"]}
+    values = {**SMALL, "latent": ["oracle", "mean", "sampled"]}
     artifact = do(COMMAND, workspace, values)
     summary = artifact.manifest.summary
     assert artifact.name == "made"
     assert [item.kind for item in artifact.manifest.inputs] == ["diffusion"]
     assert summary["snippets"] == 6
     assert summary["start_drift"] < 1e-9
-    assert summary["recorded actions"]["final_normalised"] < 1e-9
+    assert summary["recorded actions"]["final_normalized"] < 1e-9
     assert summary["recorded actions"]["mean_squared"] < 1e-4
-    for arm in ("encoded", "mean", "sampled"):
+    for arm in ("oracle", "mean", "sampled"):
         found = summary[arm]
-        assert found["final_normalised_low"] <= found["final_normalised"]
-        assert found["final_normalised"] > 1e-4
+        assert found["final_normalized_low"] <= found["final_normalized"]
+        assert found["final_normalized"] > 1e-4
         assert 0.0 <= found["max_overlap"] <= 1.0
-    assert summary["encoded"] != summary["sampled"] != summary["mean"]
+    assert summary["oracle"] != summary["sampled"] != summary["mean"]
     assert "success_difference" in summary["encoded minus sampled"]
     with artifact.payload("reconstruction_steps.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["policy"] == "encoded"]
+        rows = [row for row in csv.DictReader(file) if row["policy"] == "oracle"]
     assert [int(row["step"]) for row in rows] == list(range(LENGTH + 1))
     assert {row["snippets"] for row in rows} == {"6"}
     with artifact.payload("reconstruction.csv").open() as file:
@@ -82,7 +82,7 @@ def test_snapshots_lead_to_the_final_weights(workspace: Workspace, plain: Artifa
     summary = plain.manifest.summary
     after = summary["after_updates"]
     assert list(after) == ["2", "4"]
-    assert after["4"] == {name: summary["encoded"][name] for name in after["4"]}
+    assert after["4"] == {name: summary["oracle"][name] for name in after["4"]}
     assert after["2"] != after["4"]
     _, sections = read_sections(plain.path)
     assert [one.figure for one in sections if one.figure] == ["error-by-step", "error-by-update"]
@@ -96,8 +96,8 @@ def test_the_same_seed_gives_the_same_whatever_the_batch(
     workspace: Workspace, plain: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(figures, "render", lambda *words: b"drawn elsewhere")
-    narrow = do(COMMAND, workspace, {**SMALL, "slots": 3})
-    for arm in ("recorded actions", "encoded", "mean"):
+    narrow = do(COMMAND, workspace, {**SMALL, "num_envs": 3})
+    for arm in ("recorded actions", "oracle", "mean"):
         found, expected = narrow.manifest.summary[arm], plain.manifest.summary[arm]
         assert found == pytest.approx(expected, rel=1e-3)
 
@@ -126,7 +126,7 @@ def test_what_it_reads_and_refuses(workspace: Workspace) -> None:
     sampled = from_mapping(stage.config, {"latent": ["sampled"]})
     assert wanted_kinds(stage, sampled) == ("snippets", "vae", "latents", "diffusion")
     with pytest.raises(ConfigError, match="latent"):
-        from_mapping(stage.config, {"latent": ["other"]})
+        from_mapping(stage.config, {"latent": ["shuffled"]})
     with pytest.raises(ConfigError, match="too many"):
-        do(COMMAND, workspace, {**SMALL, "latent": ["sampled"], "denoise_steps": 101})
+        do(COMMAND, workspace, {**SMALL, "latent": ["sampled"], "num_inference_steps": 101})
     assert workspace.drafts("analysis") == []

@@ -41,7 +41,7 @@ EVAL = {
     "episodes": 2,
     "max_steps": 25,
     "horizon": 10,
-    "slots": 3,
+    "num_envs": 3,
     "workers": 0,
     "device": "cpu",
     "again": True,
@@ -90,7 +90,7 @@ def episodes(artifact: Artifact, arm: str) -> list[dict[str, Any]]:
 
 def test_the_same_seed_gives_the_same_evaluation_whatever_the_workers(copy: Workspace) -> None:
     runs = [do("eval", copy, {**EVAL, "workers": workers}) for workers in (0, 2)]
-    for arm in ("lwd-sampled", "lwd-encoded", "lwd-other", "lwd-mean"):
+    for arm in ("lwd-sampled", "lwd-oracle", "lwd-other", "lwd-mean"):
         records = [episodes(run, arm) for run in runs]
         assert records[0] == records[1]
         assert len(records[0]) == 4
@@ -183,7 +183,7 @@ def test_an_interrupted_evaluation_keeps_what_it_measured(
     roll, count = evaluate._roll, []
 
     def failing(arm: Any, *words: Any) -> Any:
-        if arm.latent == "other":
+        if arm.latent == "shuffled":
             raise KeyboardInterrupt
         return roll(arm, *words)
 
@@ -199,8 +199,8 @@ def test_an_interrupted_evaluation_keeps_what_it_measured(
     (draft,) = copy.drafts("evaluation")
     assert draft.record.resumable
     resumed = do("eval", copy, EVAL, resume=True)
-    assert count == ["other", "mean"]
-    for arm in ("lwd-sampled", "lwd-encoded", "lwd-other", "lwd-mean"):
+    assert count == ["shuffled", "mean"]
+    for arm in ("lwd-sampled", "lwd-oracle", "lwd-other", "lwd-mean"):
         assert episodes(resumed, arm) == episodes(whole, arm)
 
 
@@ -252,15 +252,15 @@ def test_cells_follow_the_json_contract(copy: Workspace) -> None:
     ]
     wanted = {
         "policy", "latent", "env", "task", "train_seed", "snippet_length", "horizon",
-        "perturbation", "sampler", "denoise_steps", "episodes", "errors", "successes", "success",
-        "success_low", "success_high", "score", "metrics", "denoiser_queries_per_episode",
+        "perturbation", "sampler", "num_inference_steps", "episodes", "errors", "successes",
+        "success", "success_low", "success_high", "score", "metrics", "replans_per_episode",
         "seconds", "by_label", "warm_start", "cost",
     }  # fmt: skip
     assert all(set(cell) == wanted for cell in cells)
-    assert cells[2]["denoiser_queries_per_episode"] == 3  # 25 steps, re-planned every 10
+    assert cells[2]["replans_per_episode"] == 3  # 25 steps, re-planned every 10
     assert cells[2]["horizon"] == 10
     assert cells[2]["snippet_length"] == 16
-    assert cells[5]["denoiser_queries_per_episode"] == 0
+    assert cells[5]["replans_per_episode"] == 0
 
 
 def test_unknown_tasks_and_conditions_are_refused(copy: Workspace) -> None:
@@ -269,15 +269,15 @@ def test_unknown_tasks_and_conditions_are_refused(copy: Workspace) -> None:
     with pytest.raises(ConfigError, match="label for every demonstration"):
         do("train-diffusion", copy, {**DIFFUSION, "condition": ["label"]})
     with pytest.raises(ConfigError, match="too many"):
-        do("eval", copy, {**EVAL, "denoise_steps": 101})
+        do("eval", copy, {**EVAL, "num_inference_steps": 101})
     with pytest.raises(ConfigError, match="twice"):
         do("train-diffusion", copy, {**DIFFUSION, "condition": ["state", "state"]})
     with pytest.raises(ConfigError, match="U-Net has no dropout"):
         do("train-diffusion", copy, {**DIFFUSION, "denoiser": "unet", "dropout": 0.1})
     unconditional = do("train-diffusion", copy, {**DIFFUSION, "condition": ["none"]})
     assert unconditional.manifest.summary["condition"] == []
-    with pytest.raises(ConfigError, match="colour"):
-        do("train-diffusion", copy, {**DIFFUSION, "condition": ["colour"]})
+    with pytest.raises(ConfigError, match="color"):
+        do("train-diffusion", copy, {**DIFFUSION, "condition": ["color"]})
     with pytest.raises(ConfigError, match="layout"):
         do("train-diffusion", copy, {**DIFFUSION, "denoiser": "unet", "latent_layout": "7x9"})
     with pytest.raises(ConfigError, match="relative"):

@@ -59,9 +59,9 @@ def test_what_is_chosen_is_what_the_evaluation_records(workspace: Workspace) -> 
 
 def test_snippet_latents_run_without_denoising(workspace: Workspace) -> None:
     do("train-diffusion", workspace, {**TINY, "width": 16}, name="latest")
-    values = {**VALUES, "policy": ["lwd"], "latent": ["snippet"], "horizon": []}
+    values = {**VALUES, "policy": ["lwd"], "latent": ["random"], "horizon": []}
     (cell,) = everything(do("eval", workspace, values))
-    assert (cell["latent"], cell["denoiser_queries_per_episode"]) == ("snippet", 0)
+    assert (cell["latent"], cell["replans_per_episode"]) == ("random", 0)
 
 
 def test_what_is_not_sampled_needs_no_diffusion_model(tmp_path: Path) -> None:
@@ -69,26 +69,26 @@ def test_what_is_not_sampled_needs_no_diffusion_model(tmp_path: Path) -> None:
     write_snippets(workspace)
     vae = {**TINY, "snippet_length": 8, "policy_width": 8, "decoder": "xs", "seed": 3}
     do("train-vae", workspace, vae)
-    values = {"policy": ["lwd"], "episodes": 2, "max_steps": 10, "workers": 0, "slots": 2,
+    values = {"policy": ["lwd"], "episodes": 2, "max_steps": 10, "workers": 0, "num_envs": 2,
               "device": "cpu"}  # fmt: skip
-    alone = do("eval", workspace, {**values, "latent": ["encoded"]})
+    alone = do("eval", workspace, {**values, "latent": ["oracle"]})
     assert [item.kind for item in alone.manifest.inputs] == ["vae"]
     (before,) = everything(alone)
     assert (before["train_seed"], before["horizon"], before["snippet_length"]) == (3, 8, 8)
-    assert before["cost"]["denoiser_operations_per_query"] == 0.0
+    assert before["cost"]["denoiser_flops_per_replan"] == 0.0
     with pytest.raises(ArtifactError, match="latents"):
-        do("eval", workspace, {**values, "latent": ["encoded", "mean"]})
+        do("eval", workspace, {**values, "latent": ["oracle", "mean"]})
     do("encode", workspace, {"device": "cpu"})
-    (_, mean) = everything(do("eval", workspace, {**values, "latent": ["encoded", "mean"]}))
+    (_, mean) = everything(do("eval", workspace, {**values, "latent": ["oracle", "mean"]}))
     assert mean["latent"] == "mean"
     with pytest.raises(ArtifactError, match="diffusion"):
-        do("eval", workspace, {**values, "latent": ["encoded", "sampled"]})
+        do("eval", workspace, {**values, "latent": ["oracle", "sampled"]})
     do("train-diffusion", workspace, {**TINY, "width": 16}, name="named")
-    named = do("eval", workspace, {**values, "latent": ["encoded"]}, named={"diffusion": "named"})
+    named = do("eval", workspace, {**values, "latent": ["oracle"]}, named={"diffusion": "named"})
     assert [item.kind for item in named.manifest.inputs] == ["diffusion"]
     (after,) = everything(named)
     # The seed of the diffusion model stands in the cell; what the policy did is the same.
     assert after["train_seed"] == 0
     assert after["metrics"] == before["metrics"]
-    (compared,) = (one for one in read_evaluation(alone, workspace.root) if one.latent == "encoded")
+    (compared,) = (one for one in read_evaluation(alone, workspace.root) if one.latent == "oracle")
     assert (compared.train_seed, len(compared.episodes)) == (3, 2)

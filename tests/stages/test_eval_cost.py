@@ -1,32 +1,30 @@
-"""The price of episodes: operations amortised over the steps that were really taken."""
+"""The price of episodes: operations amortized over the steps that were really taken."""
 
 from __future__ import annotations
 
 import pytest
 
 from lwdctl.evaluation.rollout import EpisodeResult
-from lwdctl.models.operations import PolicyOperations
+from lwdctl.models.flops import PolicyFlops
 from lwdctl.policies.policy import EpisodePlan
 from lwdctl.stages.eval_cost import Price
 
-OPERATIONS = PolicyOperations(
-    denoiser=1000, decoding=300, step=7, control_parameters=11, parameters=99
-)
+OPERATIONS = PolicyFlops(denoiser=1000, decoding=300, step=7, control_parameters=11, parameters=99)
 
 
 def episodes(*pairs: tuple[int, int]) -> list[EpisodeResult]:
     """Make episodes of (steps, denoiser queries)."""
     return [
-        EpisodeResult(EpisodePlan(index, 100_000 + index, "t"), steps=steps, queries=queries)
+        EpisodeResult(EpisodePlan(index, 100_000 + index, "t"), steps=steps, num_replans=queries)
         for index, (steps, queries) in enumerate(pairs)
     ]
 
 
-def test_operations_are_amortised_over_the_steps_taken() -> None:
+def test_operations_are_amortized_over_the_steps_taken() -> None:
     cost = Price(OPERATIONS, 10, 10)(episodes((100, 7), (50, 3)))
-    assert cost["queries_per_step"] == pytest.approx(10 / 150)
-    assert cost["denoiser_operations_per_query"] == 10_000
-    assert cost["operations_per_step"] == pytest.approx(10 / 150 * 10_300 + 7)
+    assert cost["replans_per_step"] == pytest.approx(10 / 150)
+    assert cost["denoiser_flops_per_replan"] == 10_000
+    assert cost["flops_per_step"] == pytest.approx(10 / 150 * 10_300 + 7)
     assert cost["parameters_at_control_rate"] == 11
     assert cost["parameters"] == 99
 
@@ -34,24 +32,24 @@ def test_operations_are_amortised_over_the_steps_taken() -> None:
 def test_a_warm_start_saves_calls_after_the_first_query_alone() -> None:
     cost = Price(OPERATIONS, 10, 4)(episodes((100, 7), (50, 3)))
     calls = 2 * 10 + 8 * 4
-    assert cost["denoiser_operations_per_query"] == pytest.approx(calls * 1000 / 10)
-    assert cost["operations_per_step"] == pytest.approx((calls * 1000 + 10 * 300) / 150 + 7)
+    assert cost["denoiser_flops_per_replan"] == pytest.approx(calls * 1000 / 10)
+    assert cost["flops_per_step"] == pytest.approx((calls * 1000 + 10 * 300) / 150 + 7)
 
 
 @pytest.mark.parametrize(("horizon", "queries"), [(16, 7 + 4), (0, 2), (50, 3), (1, 150)])
 def test_latents_that_are_not_sampled_are_decoded_all_the_same(horizon: int, queries: int) -> None:
-    unsampled = PolicyOperations(0, 300, 7, 11, 50)
+    unsampled = PolicyFlops(0, 300, 7, 11, 50)
     cost = Price(unsampled, horizon=horizon)(episodes((100, 0), (50, 0)))
-    assert cost["queries_per_step"] == pytest.approx(queries / 150)
-    assert cost["denoiser_operations_per_query"] == 0
-    assert cost["operations_per_step"] == pytest.approx(queries / 150 * 300 + 7)
+    assert cost["replans_per_step"] == pytest.approx(queries / 150)
+    assert cost["denoiser_flops_per_replan"] == 0
+    assert cost["flops_per_step"] == pytest.approx(queries / 150 * 300 + 7)
 
 
 def test_a_policy_without_queries_costs_its_steps() -> None:
-    cloned = PolicyOperations(step=7, control_parameters=11, parameters=11)
+    cloned = PolicyFlops(step=7, control_parameters=11, parameters=11)
     cost = Price(cloned)(episodes((100, 0)))
-    assert (cost["operations_per_step"], cost["queries_per_step"]) == (7, 0)
-    assert Price(PolicyOperations())(episodes((100, 0)))["operations_per_step"] == 0
+    assert (cost["flops_per_step"], cost["replans_per_step"]) == (7, 0)
+    assert Price(PolicyFlops())(episodes((100, 0)))["flops_per_step"] == 0
 
 
 def test_without_steps_nothing_is_known() -> None:

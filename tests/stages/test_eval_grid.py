@@ -38,7 +38,7 @@ def test_every_horizon_has_the_model_that_was_trained_for_it(workspace: Workspac
         ("mlp", None, 0.0), ("mlp", None, 25.0), ("random", None, 0.0), ("random", None, 25.0),
     ]  # fmt: skip
     assert all(cell["snippet_length"] == cell["horizon"] for cell in cells)
-    queries = {cell["horizon"]: cell["denoiser_queries_per_episode"] for cell in cells[:8]}
+    queries = {cell["horizon"]: cell["replans_per_episode"] for cell in cells[:8]}
     assert queries == {8: 3, 16: 2}  # 20 steps
     assert [cell["sampler"] for cell in cells] == ["ddim"] * 8 + [""] * 4
 
@@ -222,7 +222,7 @@ def test_missing_models_are_all_named_before_anything_runs(
     assert rolled == []
 
 
-def test_one_model_at_every_horizon_is_labelled_so(workspace: Workspace) -> None:
+def test_one_model_at_every_horizon_is_labeled_so(workspace: Workspace) -> None:
     values = {**GRID, "policy": ["lwd"], "perturbation": [0.0], "horizon": [8, 0]}
     artifact = do("eval", workspace, {**values, "one_model": True})
     cells = everything(artifact)
@@ -251,7 +251,7 @@ def cells_of(artifact: Artifact, arm: str) -> Sequence[dict[str, Any]]:
 def test_labels_are_run_one_after_the_other(workspace: Workspace) -> None:
     train_lwd(workspace, 16, 2, condition=["label"])
     values = {**GRID, "policy": ["lwd"], "horizon": [16], "perturbation": [0.0]}
-    both = do("eval", workspace, {**values, "latent": ["sampled", "encoded"]}, name="both")
+    both = do("eval", workspace, {**values, "latent": ["sampled", "oracle"]}, name="both")
     sampled = cells_of(both, "lwd-sampled")
     assert [(item["label"], item["seed"]) for item in sampled] == [
         ("slow", 100_000), ("slow", 100_001), ("fast", 100_000), ("fast", 100_001)
@@ -259,7 +259,7 @@ def test_labels_are_run_one_after_the_other(workspace: Workspace) -> None:
     rows = everything(both)[1]["by_label"]
     assert {label: row["episodes"] for label, row in rows.items()} == {"slow": 2, "fast": 2}
     # Rewards of demonstration k are k, 30 steps long.
-    restored = [item for item in cells_of(both, "lwd-encoded") if item["label"] == "fast"]
+    restored = [item for item in cells_of(both, "lwd-oracle") if item["label"] == "fast"]
     assert rows["fast"]["source_return"] in {30 * (a + b) / 2 for a in (1, 3, 5) for b in (1, 3, 5)}
     assert len({item["demonstration"] for item in restored}) == 2
     with pytest.raises(ConfigError, match="'medium' is no label"):

@@ -14,35 +14,35 @@ pytestmark = pytest.mark.sim
 
 
 def test_every_cell_tells_what_it_costs(workspace: Workspace) -> None:
-    values = {**GRID, "horizon": [8], "perturbation": [0.0], "latent": ["sampled", "encoded"]}
+    values = {**GRID, "horizon": [8], "perturbation": [0.0], "latent": ["sampled", "oracle"]}
     cells = {cell["policy"] + cell["latent"]: cell for cell in everything(
         do("eval", workspace, {**values, "one_model": True})
     )}  # fmt: skip
-    assert set(cells) == {"lwdsampled", "lwdencoded", "dp", "mlp", "random"}
+    assert set(cells) == {"lwdsampled", "lwdoracle", "dp", "mlp", "random"}
     for cell in cells.values():
         cost = cell["cost"]
-        query = cost["denoiser_operations_per_query"] + cost["decoding_operations_per_query"]
-        per_step = cost["queries_per_step"] * query + cost["policy_operations_per_step"]
-        assert cost["operations_per_step"] == pytest.approx(per_step)
+        query = cost["denoiser_flops_per_replan"] + cost["decoder_flops_per_replan"]
+        per_step = cost["replans_per_step"] * query + cost["policy_flops_per_step"]
+        assert cost["flops_per_step"] == pytest.approx(per_step)
         assert not any(name.startswith("latency") for name in cost)
-        queries = cell["denoiser_queries_per_episode"]
+        queries = cell["replans_per_episode"]
         if cell["sampler"]:  # every episode runs 20 steps
-            assert cost["queries_per_step"] == pytest.approx(queries / 20) == 3 / 20
-    sampled, encoded = cells["lwdsampled"]["cost"], cells["lwdencoded"]["cost"]
+            assert cost["replans_per_step"] == pytest.approx(queries / 20) == 3 / 20
+    sampled, encoded = cells["lwdsampled"]["cost"], cells["lwdoracle"]["cost"]
     summary = newest(workspace, "diffusion").manifest.summary
-    denoiser = 10 * summary["operations_per_denoising_step"]
-    assert sampled["denoiser_operations_per_query"] == denoiser
-    assert encoded["denoiser_operations_per_query"] == 0
-    assert encoded["queries_per_step"] == 3 / 20
-    for name, part in (("decoder", "decoding_operations_per_query"),
-                       ("policy", "policy_operations_per_step")):  # fmt: skip
+    denoiser = 10 * summary["flops_per_denoising_step"]
+    assert sampled["denoiser_flops_per_replan"] == denoiser
+    assert encoded["denoiser_flops_per_replan"] == 0
+    assert encoded["replans_per_step"] == 3 / 20
+    for name, part in (("decoder", "decoder_flops_per_replan"),
+                       ("policy", "policy_flops_per_step")):  # fmt: skip
         expected = newest(workspace, "vae").manifest.summary[f"{name}_operations"]
         assert sampled[part] == encoded[part] == pytest.approx(expected, rel=0.01)
     cloned = newest(workspace, "baseline").manifest.summary
-    assert cells["mlp"]["cost"]["operations_per_step"] == cloned["policy_operations"]
+    assert cells["mlp"]["cost"]["flops_per_step"] == cloned["policy_flops"]
     assert cells["mlp"]["cost"]["parameters_at_control_rate"] > 0
     assert cells["dp"]["cost"]["parameters_at_control_rate"] == 0
-    assert cells["random"]["cost"]["operations_per_step"] == 0
+    assert cells["random"]["cost"]["flops_per_step"] == 0
 
 
 def newest(workspace: Workspace, kind: str) -> Artifact:
@@ -63,17 +63,17 @@ def test_a_warm_start_is_said_costs_less_and_is_measured_anew(
     for first, second in zip(everything(cold)[:2], everything(warm)[:2], strict=True):
         # Three queries of 10 denoising steps, or one of 10 and two of 5.
         ratio = (
-            second["cost"]["denoiser_operations_per_query"]
-            / (first["cost"]["denoiser_operations_per_query"])
+            second["cost"]["denoiser_flops_per_replan"]
+            / (first["cost"]["denoiser_flops_per_replan"])
         )
         assert ratio == pytest.approx(20 / 30)
-        assert second["cost"]["operations_per_step"] < first["cost"]["operations_per_step"]
+        assert second["cost"]["flops_per_step"] < first["cost"]["flops_per_step"]
     again = do("eval", workspace, {**values, "warm_start": 0.5}, name="again")
     assert everything(again) == everything(warm)
 
 
 def test_latency_is_timed_for_all_arms_in_one_run(workspace: Workspace, rolled: list[str]) -> None:
-    values = {**GRID, "horizon": [8], "latent": ["sampled", "encoded"]}
+    values = {**GRID, "horizon": [8], "latent": ["sampled", "oracle"]}
     do("eval", workspace, values, name="first")
     rolled.clear()
     timed = do("eval", workspace, {**values, "latency": True}, name="timed")
@@ -83,7 +83,7 @@ def test_latency_is_timed_for_all_arms_in_one_run(workspace: Workspace, rolled: 
         assert cost["latency_step_p99_ms"] >= cost["latency_step_ms"] > 0
         assert (cost["latency_replan_ms"] is None) == (cell["policy"] in {"mlp", "random"})
         assert cost["latency_threads"] >= 1
-        assert "operations_per_step" in cost
+        assert "flops_per_step" in cost
     plain = do("eval", workspace, values, name="plain")
     for copied, cell in zip(everything(plain), everything(timed), strict=True):
         kept = {name: value for name, value in cell["cost"].items() if "latency" not in name}

@@ -279,4 +279,4 @@ def test_actions_are_what_was_asked_for_or_the_source_is_refused(ingest, path, t
 
 def test_the_announcement_says_what_the_actions_are(ingest, path, progress):
     ingest(path)
-    assert "actions: 2 numbers, delta (normalised)" in progress.messages[0]
+    assert "actions: 2 numbers, delta (normalized)" in progress.messages[0]

@@ -116,7 +116,7 @@ def test_trains_publishes_and_acts(workspace: Workspace, name: str) -> None:
     assert actions[0].shape == (3, 2)
     assert np.isfinite(actions).all()
     queries = [0, 0, 0] if name == "mlp" else [2, 2, 0]
-    assert policy.cost().queries.tolist() == queries
+    assert policy.cost().num_replans.tolist() == queries
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_dp_has_its_authors_settings(workspace: Workspace) -> None:
     model = load_baseline(artifact, CPU)
     assert isinstance(model, ActionDiffusion)
     spec = model.spec.diffusion
-    assert (spec.prediction, spec.train_steps, spec.clip) == ("epsilon", 100, 1.0)
+    assert (spec.prediction, spec.num_train_timesteps, spec.clip) == ("epsilon", 100, 1.0)
     assert spec.denoiser.layout == (16, 2)
     assert model.spec.observation_keys == ("position", "velocity")
 
@@ -229,7 +229,7 @@ def test_relative_targets_are_fitted_on_what_is_predicted(workspace: Workspace, 
     artifact = train(workspace, {**METHODS[name], "action_target": "relative"})
     assert artifact.manifest.summary["action_target"] == "relative"
     model = load_baseline(artifact, CPU)
-    affine = model.diffusion.latent if isinstance(model, ActionDiffusion) else (
+    normalizer = model.diffusion.latent if isinstance(model, ActionDiffusion) else (
         model.vae.action if isinstance(model, LatentChunks) else model.action
     )  # fmt: skip
     # First and last step of a chunk, counted from the current one.
@@ -243,17 +243,17 @@ def test_relative_targets_are_fitted_on_what_is_predicted(workspace: Workspace, 
             found += [goal[max(t + first, 0) : t + last + 1] - where[t] for t in range(n)]
     every = np.concatenate(found)
     if name == "dp-unet":
-        assert affine.scale.numpy() == pytest.approx(np.tile(np.ptp(every, axis=0) / 2, 8))
+        assert normalizer.scale.numpy() == pytest.approx(np.tile(np.ptp(every, axis=0) / 2, 8))
     else:  # ldp's rule leaves out the very last snippets
         tolerance = 1e-4 if name == "mlp" else 0.05
-        assert affine.scale.numpy() == pytest.approx(every.std(0), rel=tolerance)
+        assert normalizer.scale.numpy() == pytest.approx(every.std(0), rel=tolerance)
 
 
 def test_bad_settings_are_refused(workspace: Workspace) -> None:
     with pytest.raises(ConfigError, match="--executed 7"):
         train(workspace, {**METHODS["dp-unet"], "executed": 7})
-    with pytest.raises(ConfigError, match="colour"):
-        train(workspace, {**METHODS["mlp"], "observation_keys": ["colour"]})
+    with pytest.raises(ConfigError, match="color"):
+        train(workspace, {**METHODS["mlp"], "observation_keys": ["color"]})
     with pytest.raises(ConfigError, match="method"):
         train(workspace, {"method": "rl"})
 
@@ -263,10 +263,10 @@ def test_task_and_label_are_inputs_when_asked_for(workspace: Workspace) -> None:
     assert isinstance(several, ClonedPolicy)
     assert (several.spec.tasks, several.spec.labels) == (2, 0)
     values = {**METHODS["mlp"], "condition": ["label"], "layers": 5}
-    labelled = load_baseline(train(workspace, values), CPU)
-    assert isinstance(labelled, ClonedPolicy)
-    assert (labelled.spec.tasks, labelled.spec.labels) == (0, 2)
-    assert labelled.spec.hidden == (16,) * 5
+    labeled = load_baseline(train(workspace, values), CPU)
+    assert isinstance(labeled, ClonedPolicy)
+    assert (labeled.spec.tasks, labeled.spec.labels) == (0, 2)
+    assert labeled.spec.hidden == (16,) * 5
     plain = load_baseline(train(workspace, {**METHODS["dp-unet"], "condition": ["none"]}), CPU)
     assert isinstance(plain, ActionDiffusion)
     assert plain.spec.diffusion.condition == ("state",)
@@ -285,7 +285,7 @@ BY_HEART: dict[str, dict[str, Any]] = {
 def test_one_demonstration_is_learnt_by_heart(tmp_path: Path, name: str) -> None:
     """Played back from the recorded observations, the policy repeats the demonstration."""
     workspace = make(tmp_path, episodes=1, tasks=("only",))
-    more = {"snippet_length": 3, "train_steps": 20, "warmup": 20, "ema_decay": 0.98}
+    more = {"snippet_length": 3, "num_train_timesteps": 20, "warmup": 20, "ema_decay": 0.98}
     sizes = {"width": 128, "policy_width": 64}
     artifact = train(workspace, {**METHODS[name], **more, **sizes, **BY_HEART[name]})
     summary = artifact.manifest.summary

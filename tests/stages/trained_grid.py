@@ -26,7 +26,7 @@ GRID = {
     "perturbation": [0.0, 25.0],
     "episodes": 2,
     "max_steps": 20,
-    "slots": 2,
+    "num_envs": 2,
     "workers": 0,
     "device": "cpu",
 }

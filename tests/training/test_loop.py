@@ -34,8 +34,8 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path
         train(tmp_path / "parts", Regression(stop_at=29))
     _, resumed = train(tmp_path / "parts", Regression())
     assert same(whole.model, resumed.model)
-    assert same(whole.averaged_model, resumed.averaged_model)
-    assert not same(whole.model, whole.averaged_model)
+    assert same(whole.ema_model, resumed.ema_model)
+    assert not same(whole.model, whole.ema_model)
 
 
 @pytest.mark.parametrize("handler", [signal.SIG_IGN, lambda number, frame: None])

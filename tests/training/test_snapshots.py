@@ -30,9 +30,9 @@ def test_they_are_evenly_spaced_and_the_last_is_the_final_average(tmp_path: Path
     assert snapshots.updates_kept(tmp_path / "run") == [10, 20, 30, 40]
     loaded = network()
     snapshots.load(loaded, tmp_path / "run", 40)
-    assert same(loaded, loop.averaged_model)
+    assert same(loaded, loop.ema_model)
     snapshots.load(loaded, tmp_path / "run", 30)
-    assert not same(loaded, loop.averaged_model)
+    assert not same(loaded, loop.ema_model)
     _, uneven = train(tmp_path / "uneven", Regression(), replace(SETTINGS, snapshots=3))
     assert snapshots.updates_kept(tmp_path / "uneven") == [14, 27, 40]
     assert same(uneven.model, loop.model)

@@ -1,4 +1,4 @@
-"""Normalisers of the VAE: fitted from the store's statistics, and honest about what they leave."""
+"""Normalizers of the VAE: fitted from the store's statistics, and honest about what they leave."""
 
 from __future__ import annotations
 

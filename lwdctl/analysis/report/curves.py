@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lwdctl.analysis.figures import COLOURS
+from lwdctl.analysis.figures import COLORS
 from lwdctl.analysis.report.pictures import draw
 from lwdctl.analysis.report.records import Curves, Picture
 from lwdctl.artifacts.artifact import Artifact
@@ -22,7 +22,7 @@ TRAINED = ("vae", "diffusion", "baseline")
 HELD_OUT = "held_out_"
 NO_LOSS = ("update", "seconds", "samples_per_second", "learning_rate")
 MOST_POINTS = 400
-"""Longer curves are averaged over neighbouring rows."""
+"""Longer curves are averaged over neighboring rows."""
 LOG_SPAN = 10.0
 """A term that spans more than this factor is drawn on a logarithmic axis."""
 
@@ -102,10 +102,10 @@ def _figure(title: str, lines: Mapping[str, Points]) -> Figure:
 
     figure = Figure(figsize=(4.4, 2.9), layout="constrained")
     axes = figure.subplots()
-    for (name, (xs, ys)), colour in zip(lines.items(), COLOURS, strict=False):
+    for (name, (xs, ys)), color in zip(lines.items(), COLORS, strict=False):
         if xs:
             marker = "o" if len(xs) <= 30 else ""
-            axes.plot(xs, ys, color=colour, label=name, linewidth=1.3, marker=marker, markersize=3)
+            axes.plot(xs, ys, color=color, label=name, linewidth=1.3, marker=marker, markersize=3)
     values = [value for _, ys in lines.values() for value in ys]
     if min(values) > 0 and max(values) / min(values) > LOG_SPAN:
         axes.set_yscale("log")

@@ -18,12 +18,12 @@ from lwdctl.analysis.words import NOTHING, estimate, short, show
 MOST_BARS = 12
 ROLES = {
     ("lwd", "sampled"): "the method: policies sampled by the diffusion model",
-    ("lwd", "encoded"): "the autoencoder alone: a demonstration's own latent, from its own start",
-    ("lwd", "other"): "control: the latent of another task or behaviour",
+    ("lwd", "oracle"): "the autoencoder alone: a demonstration's own latent, from its own start",
+    ("lwd", "shuffled"): "control: the latent of another task or behavior",
     ("lwd", "mean"): "control: the mean of all latents",
     ("dp", ""): "Diffusion Policy on the same data",
     ("ldp", ""): "latent Diffusion Policy on the same data",
-    ("mlp", ""): "behaviour cloning with one network on the same data",
+    ("mlp", ""): "behavior cloning with one network on the same data",
     ("random", ""): "control: random actions",
 }
 """Policy and latent source to what it is there for."""
@@ -33,13 +33,13 @@ NOTHING_SOLVED = (
 )
 
 
-def headline(comparison: Comparison, labels: Sequence[Labelled] = ()) -> Headline:
+def headline(comparison: Comparison, labels: Sequence[Labeled] = ()) -> Headline:
     """Show the least disturbed condition: one bar per policy and horizon, the method first.
 
     Args:
         comparison: All conditions.
-        labels: Scores by behaviour label; they are shown where nothing is solved, because a
-            mean over behaviours of different skill says little.
+        labels: Scores by behavior label; they are shown where nothing is solved, because a
+            mean over behaviors of different skill says little.
     """
     least = min(cell.perturbation for cell in comparison.overall)
     cells = [cell for cell in comparison.overall if cell.perturbation == least]
@@ -72,7 +72,7 @@ def shows_success(comparison: Comparison) -> bool:
 
 
 @dataclass(frozen=True)
-class Labelled:
+class Labeled:
     """A value with its interval and what it belongs to; `more` stands beside the episodes."""
 
     label: str
@@ -85,8 +85,8 @@ class Labelled:
     more: str = ""
 
 
-def score_by_label(groups: Sequence[Group], metric: str) -> list[Labelled]:
-    """Return the mean score of every policy and behaviour label with its 95 % interval."""
+def score_by_label(groups: Sequence[Group], metric: str) -> list[Labeled]:
+    """Return the mean score of every policy and behavior label with its 95 % interval."""
     answer = []
     several = len({group.one.horizon for group in groups} - {None}) > 1
     for group in groups:
@@ -99,7 +99,7 @@ def score_by_label(groups: Sequence[Group], metric: str) -> list[Labelled]:
                 continue
             low, high = cluster_interval(some, states.of(names == label))
             answer.append(
-                Labelled(
+                Labeled(
                     label=f"{run.label}, {label}{_horizon(run.horizon, several=several)}",
                     detail=ROLES.get((run.policy, run.latent), ""),
                     episodes=f"{int((~np.isnan(some)).sum())} episodes",
@@ -116,11 +116,11 @@ def _horizon(horizon: int | str | None, *, several: bool) -> str:
     return f", horizon {horizon}" if several and horizon is not None else ""
 
 
-def _line(cell: Cell, metric: str, *, solved: bool, several: bool) -> Labelled:
+def _line(cell: Cell, metric: str, *, solved: bool, several: bool) -> Labeled:
     success = (cell.success, cell.success_low, cell.success_high)
     value, low, high = success if solved else (cell.score, cell.score_low, cell.score_high)
     score = NOTHING if cell.score is None else short(cell.score)
-    return Labelled(
+    return Labeled(
         label=cell.label + _horizon(cell.horizon, several=several),
         detail=ROLES.get((cell.policy, cell.latent), ""),
         episodes=_counted(cell),
@@ -132,7 +132,7 @@ def _line(cell: Cell, metric: str, *, solved: bool, several: bool) -> Labelled:
     )
 
 
-def _bar(line: Labelled, low: float, high: float) -> Bar:
+def _bar(line: Labeled, low: float, high: float) -> Bar:
     def place(number: float | None) -> float:
         share = ((low if number is None else number) - low) / (high - low)
         return round(100 * min(max(share, 0.0), 1.0), 2)
@@ -168,7 +168,7 @@ def _counted(cell: Cell) -> str:
     return f"{cell.episodes} episodes{more}" + (f" ({cell.errors} lost)" if cell.errors else "")
 
 
-def _span(lines: Sequence[Labelled]) -> tuple[float, float]:
+def _span(lines: Sequence[Labeled]) -> tuple[float, float]:
     """Return an axis that begins at zero and holds every interval."""
     numbers = [end for line in lines for end in (line.value, line.low, line.high)]
     ends = [end for end in numbers if end is not None]

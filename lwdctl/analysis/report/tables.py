@@ -16,7 +16,7 @@ MOST_COLUMNS = 12
 """Most conditions that stand beside each other in a table of tasks."""
 PERTURBATION = "perturbation"
 _COSTS = (
-    ("operations_per_step", "operations per step"),
+    ("flops_per_step", "operations per step"),
     ("parameters_at_control_rate", "weights run at every step"),
     ("parameters", "trained weights used"),
     ("latency_step_ms", "step (ms, median)"),
@@ -37,16 +37,16 @@ def comparison_grids(comparison: Comparison) -> Iterator[Grid]:
 
 
 def evaluation_grids(evaluations: Sequence[Artifact]) -> Iterator[Grid]:
-    """Yield what only the manifests say: results by behaviour label, and costs."""
+    """Yield what only the manifests say: results by behavior label, and costs."""
     cells = [
         cell
         for artifact in evaluations
         for cell in artifact.manifest.summary.get("results", [])
         if cell.get("task") == ALL_TASKS
     ]
-    labelled = [cell for cell in cells if cell.get("by_label")]
-    if labelled:
-        yield lean(_labels(labelled))
+    labeled = [cell for cell in cells if cell.get("by_label")]
+    if labeled:
+        yield lean(_labels(labeled))
     priced = [cell for cell in cells if cell.get("cost")]
     if priced:
         yield lean(_costs(priced))
@@ -92,7 +92,7 @@ def _conditions(cells: Sequence[Cell], metric: str) -> Grid:
             show(cell.errors or None),
             estimate(cell.success, cell.success_low, cell.success_high, cell.success_deviation),
             estimate(cell.score, cell.score_low, cell.score_high, cell.score_deviation),
-            NOTHING if cell.operations_per_step is None else f"{cell.operations_per_step:.3g}",
+            NOTHING if cell.flops_per_step is None else f"{cell.flops_per_step:.3g}",
         )
         for cell in cells
     ]
@@ -182,7 +182,7 @@ def _labels(cells: Sequence[Mapping[str, Any]]) -> Grid:
         *_WHO, "label", "episodes", "solved", *names, "return (mean ± sd over episodes)",
         "return of the demonstrations restored",
     )  # fmt: skip
-    return Grid("By behaviour label", columns, tuple(rows))
+    return Grid("By behavior label", columns, tuple(rows))
 
 
 def _costs(cells: Sequence[Mapping[str, Any]]) -> Grid:

@@ -11,11 +11,11 @@ from lwdctl.models.chunks import ActionDiffusion, ChunkSpec, LatentChunks
 from lwdctl.models.cloned import ClonedPolicy, ClonedSpec
 from lwdctl.models.denoiser import DenoiserSpec
 from lwdctl.models.diffusion import DiffusionSpec, LatentDiffusion
-from lwdctl.models.operations import (
-    baseline_operations,
-    denoiser_operations,
-    lwd_operations,
-    policy_operations,
+from lwdctl.models.flops import (
+    baseline_flops,
+    denoiser_flops,
+    lwd_flops,
+    policy_flops,
 )
 from lwdctl.models.unet import GROUPS, KERNEL, UNET_SIZES
 from lwdctl.models.vae import PolicyVae, VaeSpec
@@ -29,7 +29,7 @@ def diffusion(architecture: str, layout: tuple[int, int], size: str) -> LatentDi
 def test_residual_mlp_costs_two_operations_per_weight() -> None:
     model = diffusion("mlp", (1, 256), "xs")
     matrices = sum(p.numel() for p in model.denoiser.parameters() if p.dim() == 2)
-    assert denoiser_operations(model) == pytest.approx(2 * matrices, rel=0.01)
+    assert denoiser_flops(model) == pytest.approx(2 * matrices, rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -39,21 +39,19 @@ def test_residual_mlp_costs_two_operations_per_weight() -> None:
 def test_unet_costs_what_the_published_network_costs(
     layout: tuple[int, int], size: str, mega: float
 ) -> None:
-    assert denoiser_operations(diffusion("unet", layout, size)) / 1e6 == pytest.approx(
-        mega, rel=0.03
-    )
+    assert denoiser_flops(diffusion("unet", layout, size)) / 1e6 == pytest.approx(mega, rel=0.03)
 
 
 def test_decoder_and_policy_counts_agree_with_the_counter() -> None:
     spec = VaeSpec(8, ("s",), 39, 4, 256, (50, 50), (256, 256), False, "absolute", -1)
     model = PolicyVae(spec)
-    counts = policy_operations(model)
+    counts = policy_flops(model)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         weights = model.decoder(torch.zeros(1, 256))
-    assert counter.get_total_flops() == pytest.approx(counts["decoder_operations"], rel=0.01)
+    assert counter.get_total_flops() == pytest.approx(counts["decoder_flops"], rel=0.01)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         generated.run(generated.unpack(weights, spec.policy_shape), torch.zeros(1, 1, 39))
-    assert counter.get_total_flops() == pytest.approx(counts["policy_operations"], rel=0.01)
+    assert counter.get_total_flops() == pytest.approx(counts["policy_flops"], rel=0.01)
 
 
 def unet_products(length: int, channels: int, condition: int, size: str) -> int:
@@ -89,7 +87,7 @@ def test_unet_count_is_the_analytic_one(layout: tuple[int, int], size: str) -> N
     denoiser = DenoiserSpec("unet", layout[0] * layout[1], 10, layout, size, 64, 2, 0.0)
     model = LatentDiffusion(DiffusionSpec(denoiser, "sample", 10, ("state",), 10, 0, 0))
     expected = 2 * unet_products(*layout, 10, size)
-    assert denoiser_operations(model) == pytest.approx(expected, rel=0.01)
+    assert denoiser_flops(model) == pytest.approx(expected, rel=0.01)
 
 
 def test_lwd_costs_its_denoiser_its_decoder_and_its_generated_policy() -> None:
@@ -98,14 +96,14 @@ def test_lwd_costs_its_denoiser_its_decoder_and_its_generated_policy() -> None:
     weights = spec.policy_shape.weight_count
     assert weights == (11 + 1) * 64 + (64 + 1) * 64 + (64 + 1) * 4
     decoder = 256 * 50 + 50 * 50 + 50 * weights
-    found = lwd_operations(vae, sampler)
-    assert found.denoiser == denoiser_operations(sampler) > 0
+    found = lwd_flops(vae, sampler)
+    assert found.denoiser == denoiser_flops(sampler) > 0
     assert found.decoding == pytest.approx(2 * decoder, rel=0.01)
     assert found.step == pytest.approx(2 * (11 * 64 + 64 * 64 + 64 * 4), rel=0.01)
     assert found.control_parameters == weights
     denoising = sum(p.numel() for p in sampler.denoiser.parameters())
     assert found.parameters == decoder + 100 + weights + denoising
-    unsampled = lwd_operations(vae, None)
+    unsampled = lwd_flops(vae, None)
     assert (unsampled.denoiser, unsampled.parameters) == (0, found.parameters - denoising)
     assert (unsampled.decoding, unsampled.step) == (found.decoding, found.step)
 
@@ -115,8 +113,8 @@ def test_chunks_cost_nothing_between_queries(method: type) -> None:
     denoiser = DenoiserSpec("mlp", 32, 10, (16, 2), "xs", 64, 1, 0.0)
     sampler = DiffusionSpec(denoiser, "sample", 10, ("state",), 10, 0, 0)
     model = method(ChunkSpec(("s",), 5, 2, 2, 15, "absolute", -1, sampler))
-    found = baseline_operations(model)
-    assert found.denoiser == denoiser_operations(model.diffusion) > 0
+    found = baseline_flops(model)
+    assert found.denoiser == denoiser_flops(model.diffusion) > 0
     assert (found.step, found.control_parameters) == (0, 0)
     decoder = 32 * 256 + 256 * 256 + 256 * 30 if method is LatentChunks else 0
     assert found.decoding == pytest.approx(2 * decoder, rel=0.01)
@@ -127,7 +125,7 @@ def test_chunks_cost_nothing_between_queries(method: type) -> None:
 
 def test_a_cloned_policy_costs_the_same_at_every_step() -> None:
     spec = ClonedSpec(("s",), 5, 2, (128, 128), 3, 0, "absolute", -1)
-    found = baseline_operations(ClonedPolicy(spec))
+    found = baseline_flops(ClonedPolicy(spec))
     assert found.step == pytest.approx(2 * (8 * 128 + 128 * 128 + 128 * 2), rel=0.01)
     assert found.step == pytest.approx(spec.shape.operations, rel=0.01)
     assert (found.denoiser, found.decoding) == (0, 0)

@@ -13,9 +13,9 @@ import torch
 
 from lwdctl.models.denoiser import DenoiserSpec
 from lwdctl.models.diffusion import DiffusionSpec, LatentDiffusion
+from lwdctl.models.flops import denoiser_flops
 from lwdctl.models.generated import PolicyShape
 from lwdctl.models.hypernetwork import DECODER_SIZES, PolicyDecoder
-from lwdctl.models.operations import denoiser_operations
 from lwdctl.models.unet import UNET_SIZES
 
 HISTORY = 2
@@ -34,14 +34,14 @@ class Sizes:
         action: Components of the action.
         tasks: Tasks told apart in the condition (one-hot); 1 for none.
         episode: Steps of an episode.
-        denoise_steps: Denoiser calls per query.
+        num_inference_steps: Denoiser calls per query.
     """
 
     observation: int = 39
     action: int = 4
     tasks: int = 10
     episode: int = 500
-    denoise_steps: int = 10
+    num_inference_steps: int = 10
 
     @property
     def told(self) -> int:
@@ -88,8 +88,8 @@ def _lwd(sizes: Sizes, width: int, architecture: str) -> Count:
     condition = HISTORY * sizes.observation + sizes.told
     denoiser = DenoiserSpec(architecture, LATENT, condition, LAYOUT, "m", 512, 3, 0.0)
     model = _diffusion(denoiser, sizes)
-    one = denoiser_operations(model)
-    query = sizes.denoise_steps * one + decoder.operations
+    one = denoiser_flops(model)
+    query = sizes.num_inference_steps * one + decoder.operations
     name = "residual MLP 512" if architecture == "mlp" else "U-Net m"
     return Count(
         "lwd",
@@ -109,9 +109,9 @@ def _dp(sizes: Sizes, name: str, chunk: int) -> Count:
     layout = (length, sizes.action)
     denoiser = DenoiserSpec("unet", length * sizes.action, condition, layout, name, 0, 0, 0.0)
     model = _diffusion(denoiser, sizes)
-    one = denoiser_operations(model)
+    one = denoiser_flops(model)
     queries = math.ceil(sizes.episode / executed)
-    per_step = queries * sizes.denoise_steps * one / sizes.episode
+    per_step = queries * sizes.num_inference_steps * one / sizes.episode
     network = f"U-Net {name}, predicts {length}"
     return Count("dp", network, executed, one, per_step, _weights(model.denoiser))
 

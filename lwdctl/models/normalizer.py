@@ -1,4 +1,4 @@
-"""Per-component affine normalisation that travels with the model."""
+"""Per-component normalizer normalization that travels with the model."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ SMALLEST_DEVIATION = 1e-4
 """Components that vary less (relative to their size) are constant: scaled by 1, not 1/0."""
 
 
-class Affine(nn.Module):
-    """Standardise components: `(x - mean) / scale`.
+class Normalizer(nn.Module):
+    """Standardize components: `(x - mean) / scale`.
 
     Args:
         size: Number of components. `mean` starts at 0 and `scale` at 1.

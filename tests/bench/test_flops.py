@@ -8,13 +8,13 @@ import json
 import pytest
 import torch
 
-from lwdctl.bench.operations import Count, Sizes, count_all
+from lwdctl.bench.flops import Count, Sizes, count_all
 from lwdctl.cli.main import main
 from lwdctl.models.denoiser import DenoiserSpec
-from lwdctl.models.operations import matrix_operations
+from lwdctl.models.flops import matmul_flops
 from lwdctl.models.unet import UNET_SIZES
 
-SIZES = Sizes(observation=5, action=2, tasks=1, episode=100, denoise_steps=4)
+SIZES = Sizes(observation=5, action=2, tasks=1, episode=100, num_inference_steps=4)
 
 
 @functools.cache
@@ -38,7 +38,7 @@ def test_a_real_mlp_has_the_counted_operations() -> None:
     network = torch.nn.Sequential(
         torch.nn.Linear(5, 128), torch.nn.Linear(128, 128), torch.nn.Linear(128, 2)
     )
-    assert small.per_step == matrix_operations(network)
+    assert small.per_step == matmul_flops(network)
 
 
 def test_queries_are_spread_over_the_episode() -> None:
@@ -54,7 +54,7 @@ def test_queries_are_spread_over_the_episode() -> None:
 
 
 def test_the_command_lists_every_size(capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "--operations", "--json"]) == 0
+    assert main(["bench", "--flops", "--json"]) == 0
     counts = json.loads(capfd.readouterr().out)["summary"]["counts"]
     assert {
         row["network"].split()[1].rstrip(",") for row in counts if row["policy"] == "dp"

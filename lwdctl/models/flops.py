@@ -22,7 +22,7 @@ from lwdctl.models.vae import PolicyVae
 
 
 @dataclass(frozen=True)
-class PolicyOperations:
+class PolicyFlops:
     """What acting in one environment costs.
 
     Attributes:
@@ -40,15 +40,15 @@ class PolicyOperations:
     parameters: int = 0
 
 
-def lwd_operations(vae: PolicyVae, diffusion: LatentDiffusion | None) -> PolicyOperations:
+def lwd_flops(vae: PolicyVae, diffusion: LatentDiffusion | None) -> PolicyFlops:
     """Count the parts of LWD, without a denoiser where latents are not sampled."""
     device = vae.observation.mean.device
     latent = torch.zeros(1, vae.spec.latent_size, device=device)
     seen = torch.zeros(1, vae.spec.observation_size, device=device)
     with torch.no_grad():
         layers = generated.unpack(vae.decoder(latent), vae.spec.policy_shape)
-    return PolicyOperations(
-        denoiser=denoiser_operations(diffusion) if diffusion else 0,
+    return PolicyFlops(
+        denoiser=denoiser_flops(diffusion) if diffusion else 0,
         decoding=_counted(lambda: vae.decoder(latent)),
         step=_counted(lambda: vae.act(layers, seen, torch.zeros(1, device=device))),
         control_parameters=vae.spec.policy_shape.weight_count,
@@ -56,25 +56,25 @@ def lwd_operations(vae: PolicyVae, diffusion: LatentDiffusion | None) -> PolicyO
     )
 
 
-def baseline_operations(model: ActionDiffusion | LatentChunks | ClonedPolicy) -> PolicyOperations:
+def baseline_flops(model: ActionDiffusion | LatentChunks | ClonedPolicy) -> PolicyFlops:
     """Count the parts of a baseline; chunks run open loop, so that a step costs nothing."""
     if isinstance(model, ClonedPolicy):
         size, device = model.spec.shape.inputs, model.observation.mean.device
         weights = _parameters(model.network)
         step = _counted(lambda: model.network(torch.zeros(1, size, device=device)))
-        return PolicyOperations(step=step, control_parameters=weights, parameters=weights)
+        return PolicyFlops(step=step, control_parameters=weights, parameters=weights)
     spec, device = model.spec, model.diffusion.latent.mean.device
     latent = torch.zeros(1, spec.diffusion.denoiser.latent_size, device=device)
     state = torch.zeros(1, spec.history * spec.observation_size, device=device)
     decoder = _parameters(model.vae.decoder) if isinstance(model, LatentChunks) else 0
-    return PolicyOperations(
-        denoiser=denoiser_operations(model.diffusion),
+    return PolicyFlops(
+        denoiser=denoiser_flops(model.diffusion),
         decoding=_counted(lambda: model.actions(latent, state)),
         parameters=_parameters(model.diffusion.denoiser) + decoder,
     )
 
 
-def denoiser_operations(model: LatentDiffusion) -> int:
+def denoiser_flops(model: LatentDiffusion) -> int:
     """Count one denoiser call for one latent."""
     size = model.spec.denoiser
     device = model.latent.mean.device
@@ -99,15 +99,15 @@ def _counted(run: Callable[[], object]) -> int:
     return int(counter.get_total_flops())
 
 
-def policy_operations(model: PolicyVae) -> dict[str, int]:
+def policy_flops(model: PolicyVae) -> dict[str, int]:
     """Count decoding one latent, and one step of the generated policy."""
     return {
-        "decoder_operations": model.decoder.operations,
-        "policy_operations": model.spec.policy_shape.operations,
+        "decoder_flops": model.decoder.operations,
+        "policy_flops": model.spec.policy_shape.operations,
     }
 
 
-def matrix_operations(network: nn.Module) -> int:
+def matmul_flops(network: nn.Module) -> int:
     """Return the cost of a plain MLP on one input: two operations per weight."""
     return sum(2 * p.numel() for p in network.parameters() if p.dim() > 1)
 
