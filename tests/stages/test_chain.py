@@ -90,7 +90,7 @@ def episodes(artifact: Artifact, arm: str) -> list[dict[str, Any]]:
 
 def test_the_same_seed_gives_the_same_evaluation_whatever_the_workers(copy: Workspace) -> None:
     runs = [do("eval", copy, {**EVAL, "workers": workers}) for workers in (0, 2)]
-    for arm in ("lwd-sampled", "lwd-oracle", "lwd-other", "lwd-mean"):
+    for arm in ("lwd-sampled", "lwd-oracle", "lwd-shuffled", "lwd-mean"):
         records = [episodes(run, arm) for run in runs]
         assert records[0] == records[1]
         assert len(records[0]) == 4
@@ -200,7 +200,7 @@ def test_an_interrupted_evaluation_keeps_what_it_measured(
     assert draft.record.resumable
     resumed = do("eval", copy, EVAL, resume=True)
     assert count == ["shuffled", "mean"]
-    for arm in ("lwd-sampled", "lwd-oracle", "lwd-other", "lwd-mean"):
+    for arm in ("lwd-sampled", "lwd-oracle", "lwd-shuffled", "lwd-mean"):
         assert episodes(resumed, arm) == episodes(whole, arm)
 
 

@@ -36,7 +36,7 @@ def test_every_cell_tells_what_it_costs(workspace: Workspace) -> None:
     assert encoded["replans_per_step"] == 3 / 20
     for name, part in (("decoder", "decoder_flops_per_replan"),
                        ("policy", "policy_flops_per_step")):  # fmt: skip
-        expected = newest(workspace, "vae").manifest.summary[f"{name}_operations"]
+        expected = newest(workspace, "vae").manifest.summary[f"{name}_flops"]
         assert sampled[part] == encoded[part] == pytest.approx(expected, rel=0.01)
     cloned = newest(workspace, "baseline").manifest.summary
     assert cells["mlp"]["cost"]["flops_per_step"] == cloned["policy_flops"]
