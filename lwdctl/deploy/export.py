@@ -132,7 +132,7 @@ def _describe(
     return PolicyDescription(
         observations=tuple(ObservationSpec(name, size) for name, size in sizes),
         action=source.action,
-        history=max(1, diffusion.spec.state_size // spec.observation_size),
+        history=diffusion.spec.history,
         snippet_length=spec.snippet_length,
         horizon=spec.snippet_length if settings.horizon is None else settings.horizon,
         time_input=spec.time_input,

@@ -41,6 +41,8 @@ class DiffusionSpec:
         labels: Number of labels (one-hot), 0 when the label is no condition.
         clip: Bound of the predicted clean sample, in normalized units, while sampling; 0 for
             none.
+        history: Observations in the state, the current one and those before it; 1 when the
+            state is no condition.
     """
 
     denoiser: DenoiserSpec
@@ -51,6 +53,7 @@ class DiffusionSpec:
     tasks: int
     labels: int
     clip: float = 0.0
+    history: int = 1
 
     def to_mapping(self) -> dict[str, Any]:
         """Return JSON-ready values."""

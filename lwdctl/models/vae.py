@@ -39,6 +39,10 @@ class VaeSpec:
         action_target: `"absolute"`, or `"relative"` to the observation components
             that start at `reference_start`.
         reference_start: First observation component the action is relative to, or -1.
+        stride: Steps between the starts of neighboring snippets of an episode.
+        starts: Where snippets start: `"anywhere"` in the episode or only at its `"first"` step.
+        min_valid_fraction: Smallest fraction of a snippet that must be real steps; the rest is
+            padding.
     """
 
     snippet_length: int
@@ -51,6 +55,9 @@ class VaeSpec:
     time_input: bool
     action_target: str
     reference_start: int
+    stride: int = 1
+    starts: str = "anywhere"
+    min_valid_fraction: float = 1.0
 
     def to_mapping(self) -> dict[str, Any]:
         """Return JSON-ready values."""
@@ -63,6 +70,12 @@ class VaeSpec:
         for name in ("observation_keys", "decoder_layers", "policy_hidden"):
             filled[name] = tuple(filled[name])
         return cls(**filled)
+
+    @property
+    def window(self) -> tuple[int, int, float, bool]:
+        """Which snippets the model was trained on: the arguments of `data.windows.WindowRule`."""
+        first_only = self.starts == "first"
+        return self.snippet_length, self.stride, self.min_valid_fraction, first_only
 
     @property
     def policy_shape(self) -> PolicyShape:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lwdctl.artifacts.artifact import Artifact
-from lwdctl.core.config import from_mapping, option, to_mapping
+from lwdctl.core.config import option, to_mapping
 from lwdctl.core.errors import ConfigError
 from lwdctl.stages.eval_arms import CHAIN
 from lwdctl.stages.lwd_policy import MEAN, ORACLE, SAMPLED, Chain
@@ -101,14 +101,13 @@ def _open(
 
 def _batches(chain: Chain) -> SnippetBatches:
     from lwdctl.data.batches import SnippetBatches
-    from lwdctl.stages.train_vae import TrainVaeConfig, window_rule
+    from lwdctl.data.windows import WindowRule
 
     spec = chain.vae.spec
-    trained = from_mapping(TrainVaeConfig, chain.inputs["vae"].manifest.config)
     return SnippetBatches(
         chain.store,
         spec.observation_keys,
-        window_rule(trained, spec.snippet_length),
+        WindowRule(*spec.window),
         split="train",
         seed=0,
         device=chain.device,

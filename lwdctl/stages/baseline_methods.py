@@ -32,7 +32,7 @@ from lwdctl.stages.train_diffusion import (
     check_condition,
     diffusion_spec,
 )
-from lwdctl.stages.train_vae import TrainVaeConfig, vae_spec, window_rule
+from lwdctl.stages.train_vae import TrainVaeConfig, vae_spec
 from lwdctl.training import cloning
 from lwdctl.training.cloning import CloningObjective
 from lwdctl.training.diffusion import DiffusionObjective
@@ -143,8 +143,7 @@ def train_ldp(work: Work) -> Trained:
     config, sizes = work.config, _sizes(work)
     table = work.store.episodes
     spec = _chunk_spec(work, sizes, config.denoiser or "mlp", config.latent_layout, "sample")
-    rule = window_rule(TrainVaeConfig(), sizes.snippet_length)
-    batches = _batches(work, sizes, rule, every=False)
+    batches = _batches(work, sizes, WindowRule(*sizes.window), every=False)
 
     vae = _fresh(lambda: ChunkVae(spec), config.seed).to(work.device)
     cloning.fit_chunk_vae(vae, work.store, batches)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lwdctl.artifacts.artifact import Artifact
-from lwdctl.core.config import from_mapping, option, to_mapping
+from lwdctl.core.config import option, to_mapping
 from lwdctl.stages.stage import Stage, StageContext
-from lwdctl.stages.train_vae import TrainVaeConfig, window_rule
 
 if TYPE_CHECKING:
     from lwdctl.artifacts.latents import LatentWriter
@@ -47,6 +46,7 @@ def run(config: EncodeConfig, inputs: Mapping[str, Artifact], context: StageCont
     from lwdctl.artifacts.latents import LATENTS_PAYLOAD, LatentWriter
     from lwdctl.artifacts.snippets import SnippetStore
     from lwdctl.data.batches import SnippetBatches
+    from lwdctl.data.windows import WindowRule
     from lwdctl.models.vae import VaeSpec
     from lwdctl.policies.loading import load_vae
     from lwdctl.training.device import choose_device
@@ -56,13 +56,11 @@ def run(config: EncodeConfig, inputs: Mapping[str, Artifact], context: StageCont
     device = choose_device(config.device)
     model: PolicyVae = load_vae(vae, device)
     spec: VaeSpec = model.spec
-    trained = from_mapping(TrainVaeConfig, vae.manifest.config)
-    if config.stride:
-        trained = from_mapping(TrainVaeConfig, {**vae.manifest.config, "stride": config.stride})
+    rule = WindowRule(*spec.window)
     batches = SnippetBatches(
         store,
         spec.observation_keys,
-        window_rule(trained, spec.snippet_length),
+        replace(rule, stride=config.stride or rule.stride),
         split="all",
         seed=0,
         cache=config.cache,

@@ -77,14 +77,13 @@ def _source(
     spec = chain.store.spec
     if latent == SAMPLED:
         model = load_diffusion(chain.inputs["diffusion"], chain.device)
-        history = max(1, model.spec.state_size // chain.vae.spec.observation_size)
         return latent_source.SampledLatents(
             model,
             spec.env.tasks,
             spec.labels,
             sampler,
             num_inference_steps,
-            history,
+            model.spec.history,
             warm_start=warm_start,
         )
     if latent == ORACLE:
@@ -101,16 +100,14 @@ def _source(
 
 
 def _demonstrations(chain: Chain) -> SnippetBatches:
-    from lwdctl.core.config import from_mapping
     from lwdctl.data.batches import SnippetBatches
-    from lwdctl.stages.train_vae import TrainVaeConfig, window_rule
+    from lwdctl.data.windows import WindowRule
 
-    trained = from_mapping(TrainVaeConfig, chain.inputs["vae"].manifest.config)
     spec = chain.vae.spec
     return SnippetBatches(
         chain.store,
         spec.observation_keys,
-        window_rule(trained, spec.snippet_length),
+        WindowRule(*spec.window),
         split="all",
         seed=0,
         device=chain.device,

@@ -87,7 +87,7 @@ class SnippetRuns:
 
         chain, starts, spec = self.chain, self.starts, self.chain.store.spec
         model = load_diffusion(chain.inputs["diffusion"], chain.device)
-        history = max(1, model.spec.state_size // chain.vae.spec.observation_size)
+        history = model.spec.history
         state = self.batches.history(starts.episodes, starts.offsets, history)
         source = SampledLatents(
             model, spec.env.tasks, spec.labels, self.config.sampler,

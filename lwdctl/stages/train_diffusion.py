@@ -173,7 +173,14 @@ def diffusion_spec(
         shared_condition=task + label,
     )
     return DiffusionSpec(
-        denoiser, config.prediction, config.num_train_timesteps, parts, state, task, label
+        denoiser,
+        config.prediction,
+        config.num_train_timesteps,
+        parts,
+        state,
+        task,
+        label,
+        history=sides.history if state else 1,
     )
 
 
@@ -242,9 +249,8 @@ def _model(spec: DiffusionSpec, store: LatentStore, vae: PolicyVae, seed: int) -
     mean, deviation = store.statistics()
     model.latent.fit(torch.as_tensor(mean).float(), torch.as_tensor(deviation).float())
     if spec.state_size:
-        repeats = spec.state_size // vae.spec.observation_size
-        model.state.mean.copy_(vae.observation.mean.repeat(repeats))
-        model.state.scale.copy_(vae.observation.scale.repeat(repeats))
+        model.state.mean.copy_(vae.observation.mean.repeat(spec.history))
+        model.state.scale.copy_(vae.observation.scale.repeat(spec.history))
     return model
 
 

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from lwdctl.artifacts.snippets import SnippetStore
     from lwdctl.data.batches import SnippetBatches
-    from lwdctl.data.windows import WindowRule
     from lwdctl.models.vae import VaeSpec
     from lwdctl.training.vae import VaeObjective
 
@@ -142,14 +141,10 @@ def vae_spec(config: TrainVaeConfig, store: SnippetStore) -> VaeSpec:
         time_input=config.time_input,
         action_target=target,
         reference_start=start,
+        stride=config.stride,
+        starts=config.starts,
+        min_valid_fraction=config.min_valid_fraction,
     )
-
-
-def window_rule(config: TrainVaeConfig, length: int) -> WindowRule:
-    """Return which snippets count under a configuration."""
-    from lwdctl.data.windows import WindowRule
-
-    return WindowRule(length, config.stride, config.min_valid_fraction, config.starts == "first")
 
 
 def _keys(config: TrainVaeConfig, store: SnippetStore) -> tuple[str, ...]:
@@ -179,14 +174,13 @@ def _objective(
     config: TrainVaeConfig, store: SnippetStore, spec: VaeSpec, device: torch.device
 ) -> VaeObjective:
     from lwdctl.data.batches import SnippetBatches
+    from lwdctl.data.windows import WindowRule
     from lwdctl.training.vae import VaeObjective
-
-    rule = window_rule(config, spec.snippet_length)
 
     batches = SnippetBatches(
         store,
         spec.observation_keys,
-        rule,
+        WindowRule(*spec.window),
         split="train",
         seed=config.seed,
         cache=config.cache,

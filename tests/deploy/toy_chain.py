@@ -72,7 +72,16 @@ def models(toy: ToyChain):
         observation_tokens=toy.history if state else 1, shared_condition=task + label,
     )  # fmt: skip
     diffusion = LatentDiffusion(
-        DiffusionSpec(network, toy.prediction, 50, toy.condition, state, task, label)
+        DiffusionSpec(
+            network,
+            toy.prediction,
+            50,
+            toy.condition,
+            state,
+            task,
+            label,
+            history=toy.history if state else 1,
+        )
     )
     with torch.no_grad():  # nothing that is zero or one at the start may stay so
         for module in (vae, diffusion):
