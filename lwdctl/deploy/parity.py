@@ -20,8 +20,8 @@ from lwdctl.evaluation.latency import time_policy
 from lwdctl.models.diffusion import LatentDiffusion
 from lwdctl.models.vae import PolicyVae
 from lwdctl.policies.latent_source import SampledLatents
-from lwdctl.policies.lwd import LwdPolicy
 from lwdctl.policies.policy import EpisodePlan
+from lwdctl.policies.replanning import GeneratedNetworks, ReplanningPolicy
 
 LARGEST_DIFFERENCE = 1e-3
 """Largest difference of an action, in standard deviations of the demonstrations' actions."""
@@ -38,13 +38,13 @@ class Trained:
     store: SnippetStore
     num_inference_steps: int
 
-    def policy(self, horizon: int, history: int) -> LwdPolicy:
+    def policy(self, horizon: int, history: int) -> ReplanningPolicy:
         """Build the policy as evaluation does, sampling with DDIM."""
         spec = self.store.spec
         source = SampledLatents(
             self.diffusion, spec.env.tasks, spec.labels, "ddim", self.num_inference_steps, history
         )
-        return LwdPolicy(self.vae, source, horizon)
+        return ReplanningPolicy(GeneratedNetworks(self.vae), source, horizon or None)
 
     @cached_property
     def demonstration(self) -> tuple[EpisodePlan, Mapping[str, FloatArray]]:

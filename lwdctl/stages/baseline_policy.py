@@ -40,10 +40,10 @@ def baseline_policy(
         ConfigError: A chunk is shorter than the horizon, or too many denoising steps.
     """
     from lwdctl.models.cloned import ClonedPolicy
-    from lwdctl.policies.chunk import ChunkPolicy
     from lwdctl.policies.latent_source import SampledLatents
     from lwdctl.policies.loading import load_baseline
     from lwdctl.policies.mlp import MlpPolicy
+    from lwdctl.policies.replanning import ActionChunks, ReplanningPolicy
 
     model = load_baseline(artifact, device)
     tasks, labels = store.spec.env.tasks, store.spec.labels
@@ -62,7 +62,7 @@ def baseline_policy(
         model.spec.history,
         warm_start=warm_start,
     )
-    return ChunkPolicy(model, source, executed)
+    return ReplanningPolicy(ActionChunks(model, executed), source, executed)
 
 
 def _check(spec: ChunkSpec, artifact: Artifact, executed: int, num_inference_steps: int) -> None:

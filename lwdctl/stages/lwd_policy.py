@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lwdctl.data.batches import SnippetBatches
     from lwdctl.models.vae import PolicyVae
     from lwdctl.policies.latent_source import LatentSource
-    from lwdctl.policies.lwd import LwdPolicy
+    from lwdctl.policies.replanning import ReplanningPolicy
 
 SAMPLED, ORACLE, MEAN = "sampled", "oracle", "mean"
 LATENTS = (SAMPLED, ORACLE, "random", "shuffled", MEAN)
@@ -38,7 +38,7 @@ def lwd_policy(
     sampler: str,
     num_inference_steps: int,
     warm_start: float = 0.0,
-) -> LwdPolicy:
+) -> ReplanningPolicy:
     """Build the policy.
 
     Args:
@@ -49,10 +49,10 @@ def lwd_policy(
         num_inference_steps: Denoising steps of `sampled`.
         warm_start: Share of them that `sampled` does from its previous latent; 0 for none.
     """
-    from lwdctl.policies.lwd import LwdPolicy
+    from lwdctl.policies.replanning import GeneratedNetworks, ReplanningPolicy
 
     source = _source(latent, chain, sampler, num_inference_steps, warm_start)
-    return LwdPolicy(chain.vae, source, horizon)
+    return ReplanningPolicy(GeneratedNetworks(chain.vae), source, horizon or None)
 
 
 def check_inference_steps(diffusion: Artifact, asked: int) -> None:

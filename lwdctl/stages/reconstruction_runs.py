@@ -62,10 +62,12 @@ class SnippetRuns:
 
     def decoded(self, vae: PolicyVae, latents: Tensor, title: str) -> Outcome:
         """Decode latents (snippet, latent) and run one policy per snippet to its end."""
-        from lwdctl.policies.lwd import LwdPolicy
         from lwdctl.policies.recorded import GivenLatents
+        from lwdctl.policies.replanning import GeneratedNetworks, ReplanningPolicy
 
-        return self._roll(LwdPolicy(vae, GivenLatents(latents), horizon=0), title)
+        return self._roll(
+            ReplanningPolicy(GeneratedNetworks(vae), GivenLatents(latents), None), title
+        )
 
     def encoded(self, vae: PolicyVae | None = None) -> Tensor:
         """Return the snippets' own latents (snippet, latent): posterior means."""

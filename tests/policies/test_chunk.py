@@ -12,9 +12,9 @@ from torch import Tensor
 from lwdctl.models.chunks import ActionDiffusion, ChunkSpec, LatentChunks
 from lwdctl.models.denoiser import DenoiserSpec
 from lwdctl.models.diffusion import DiffusionSpec
-from lwdctl.policies.chunk import ChunkPolicy
-from lwdctl.policies.latent_source import ReplanRequest, SampledLatents
+from lwdctl.policies.latent_source import LatentSource, ReplanRequest, SampledLatents
 from lwdctl.policies.policy import EpisodePlan
+from lwdctl.policies.replanning import ActionChunks, ReplanningPolicy
 
 LENGTH, ACTION, OBS, HISTORY, HORIZON = 8, 2, 3, 2, 6
 
@@ -61,7 +61,13 @@ def observe(step: float, count: int) -> dict[str, np.ndarray]:
     return {"b": -rows, "a": np.concatenate([rows, 2 * rows], 1)}
 
 
-def roll(policy: ChunkPolicy, steps: int, count: int = 1) -> np.ndarray:
+def chunk_policy(
+    model: ActionDiffusion | LatentChunks, source: LatentSource, horizon: int
+) -> ReplanningPolicy:
+    return ReplanningPolicy(ActionChunks(model, horizon), source, horizon)
+
+
+def roll(policy: ReplanningPolicy, steps: int, count: int = 1) -> np.ndarray:
     policy.reset(plans(count))
     active = np.ones(count, dtype=bool)
     return np.stack([policy.act(observe(step, count), active) for step in range(steps)])
@@ -69,7 +75,7 @@ def roll(policy: ChunkPolicy, steps: int, count: int = 1) -> np.ndarray:
 
 def test_a_whole_chunk_runs_open_loop_from_the_current_step_on() -> None:
     source = Counting()
-    policy = ChunkPolicy(ActionDiffusion(spec_of(LENGTH * ACTION)), source, HORIZON)
+    policy = chunk_policy(ActionDiffusion(spec_of(LENGTH * ACTION)), source, HORIZON)
     actions = roll(policy, 8)[:, 0, 0]
     # The chunk begins at the oldest of two observations: its first step is in the past.
     assert actions.tolist() == [1, 2, 3, 4, 5, 6, 101, 102]
@@ -79,7 +85,7 @@ def test_a_whole_chunk_runs_open_loop_from_the_current_step_on() -> None:
 
 def test_receding_execution_runs_fewer_steps_than_predicted() -> None:
     source = Counting()
-    policy = ChunkPolicy(ActionDiffusion(spec_of(LENGTH * ACTION)), source, 2)
+    policy = chunk_policy(ActionDiffusion(spec_of(LENGTH * ACTION)), source, 2)
     assert roll(policy, 5)[:, 0, 0].tolist() == [1, 2, 101, 102, 201]
     assert [query.steps.tolist() for query in source.asked] == [[0], [2], [4]]
 
@@ -87,12 +93,12 @@ def test_receding_execution_runs_fewer_steps_than_predicted() -> None:
 @pytest.mark.parametrize("horizon", [0, HORIZON + 1])
 def test_a_horizon_beyond_the_chunk_is_refused(horizon: int) -> None:
     with pytest.raises(ValueError, match="horizon"):
-        ChunkPolicy(ActionDiffusion(spec_of(LENGTH * ACTION)), Counting(), horizon)
+        chunk_policy(ActionDiffusion(spec_of(LENGTH * ACTION)), Counting(), horizon)
 
 
 def test_history_is_oldest_first_and_starts_with_repeats() -> None:
     source = Counting()
-    policy = ChunkPolicy(ActionDiffusion(spec_of(LENGTH * ACTION)), source, 3)
+    policy = chunk_policy(ActionDiffusion(spec_of(LENGTH * ACTION)), source, 3)
     roll(policy, 4)
     assert source.asked[0].state.tolist() == [[0, 0, 0, 0, 0, 0]]
     assert source.asked[1].state.tolist() == [[2, 4, -2, 3, 6, -3]]
@@ -102,7 +108,7 @@ def test_history_is_oldest_first_and_starts_with_repeats() -> None:
 
 
 def test_relative_chunks_start_from_the_current_observation() -> None:
-    policy = ChunkPolicy(ActionDiffusion(spec_of(LENGTH * ACTION, relative=True)), Counting(), 3)
+    policy = chunk_policy(ActionDiffusion(spec_of(LENGTH * ACTION, relative=True)), Counting(), 3)
     actions = roll(policy, 5)
     # The reference stays what it was at the query: components 1 and 2 of the observation.
     assert actions[2, 0].tolist() == [3.0, 3.0]
@@ -110,7 +116,7 @@ def test_relative_chunks_start_from_the_current_observation() -> None:
 
 
 def test_inactive_slots_make_no_queries() -> None:
-    policy = ChunkPolicy(ActionDiffusion(spec_of(LENGTH * ACTION)), Counting(), 2)
+    policy = chunk_policy(ActionDiffusion(spec_of(LENGTH * ACTION)), Counting(), 2)
     policy.reset([*plans(1), None])
     for step in range(12):
         actions = policy.act(observe(step, 2), np.array([True, False]))
@@ -123,7 +129,7 @@ def test_inactive_slots_make_no_queries() -> None:
 )
 def test_the_previous_chunk_moves_on_by_the_executed_steps(horizon: int, moved: list[int]) -> None:
     source = Counting()
-    policy = ChunkPolicy(ActionDiffusion(spec_of(LENGTH * ACTION)), source, horizon)
+    policy = chunk_policy(ActionDiffusion(spec_of(LENGTH * ACTION)), source, horizon)
     roll(policy, 2 * horizon + 1)
     previous = [query.previous.view(LENGTH, ACTION) for query in source.asked[1:]]
     assert previous[0][:, 0].tolist() == previous[0][:, 1].tolist() == moved
@@ -132,7 +138,7 @@ def test_the_previous_chunk_moves_on_by_the_executed_steps(horizon: int, moved: 
 
 def test_a_previous_chunk_of_relative_actions_aims_where_it_aimed() -> None:
     source = Counting()
-    policy = ChunkPolicy(ActionDiffusion(spec_of(LENGTH * ACTION, relative=True)), source, 3)
+    policy = chunk_policy(ActionDiffusion(spec_of(LENGTH * ACTION, relative=True)), source, 3)
     roll(policy, 7)
     moved = np.array([3, 4, 5, 6, 7, 7, 7, 7])
     # Three steps on, components 1 and 2 of the observation have changed by 6 and -3.
@@ -144,7 +150,7 @@ def test_a_previous_chunk_of_relative_actions_aims_where_it_aimed() -> None:
 
 def test_a_previous_latent_stands_for_itself() -> None:
     source = Counting()
-    policy = ChunkPolicy(LatentChunks(spec_of(LENGTH * ACTION)), source, 2)
+    policy = chunk_policy(LatentChunks(spec_of(LENGTH * ACTION)), source, 2)
     policy.reset([*plans(1), None])
     for step in range(5):
         policy.act(observe(step, 2), np.array([True, False]))
@@ -169,7 +175,7 @@ def test_a_slots_actions_do_not_depend_on_its_neighbors(
         source = SampledLatents(
             model.diffusion, ("t", "u"), (), sampler, 5, HISTORY, warm_start=warm_start
         )
-        policy = ChunkPolicy(model, source, 2)
+        policy = chunk_policy(model, source, 2)
         policy.reset([plans(1)[0], neighbor])
         found = []
         for step in range(5):
@@ -183,7 +189,7 @@ def test_a_slots_actions_do_not_depend_on_its_neighbors(
     assert all(np.array_equal(a, b) for a, b in zip(alone, beside, strict=True))
     assert not np.array_equal(alone[0], alone[2])
     source = SampledLatents(model.diffusion, ("t", "u"), (), sampler, 5, HISTORY)
-    policy = ChunkPolicy(model, source, 2)
+    policy = chunk_policy(model, source, 2)
     policy.reset([replace(plans(1)[0], seed=100_777), None])
     other = policy.act(observe(0, 2), np.array([True, False]))[0]
     assert not np.array_equal(alone[0], other)

@@ -15,14 +15,15 @@ from lwdctl.models.denoiser import DenoiserSpec
 from lwdctl.models.diffusion import DiffusionSpec, LatentDiffusion
 from lwdctl.models.vae import PolicyVae, VaeSpec
 from lwdctl.policies.latent_source import (
+    LatentSource,
     MeanLatents,
     OracleLatents,
     RecordedLatents,
     ReplanRequest,
     SampledLatents,
 )
-from lwdctl.policies.lwd import LwdPolicy
 from lwdctl.policies.policy import EpisodePlan
+from lwdctl.policies.replanning import GeneratedNetworks, ReplanningPolicy
 
 SPEC = VaeSpec(4, ("a", "b"), 3, 2, 8, (10,), (16,), True, "absolute", -1)
 
@@ -44,6 +45,10 @@ class Counting:
         return torch.from_numpy(query.numbers).float().unsqueeze(1).expand(-1, 8)
 
 
+def network_policy(vae: PolicyVae, source: LatentSource, horizon: int | None) -> ReplanningPolicy:
+    return ReplanningPolicy(GeneratedNetworks(vae), source, horizon)
+
+
 def plans(count: int) -> list[EpisodePlan | None]:
     return [EpisodePlan(i, 100_000 + i, "t") for i in range(count)]
 
@@ -57,7 +62,7 @@ def test_queries_every_horizon_steps_and_shows_the_clock() -> None:
     torch.manual_seed(0)
     vae = PolicyVae(SPEC)
     source = Counting()
-    policy = LwdPolicy(vae, source, horizon=3)
+    policy = network_policy(vae, source, horizon=3)
     policy.reset(plans(2))
     active = np.ones(2, dtype=bool)
     actions = [policy.act(observe(step, 2), active) for step in range(7)]
@@ -73,7 +78,7 @@ def test_queries_every_horizon_steps_and_shows_the_clock() -> None:
 
 def test_horizon_zero_keeps_one_policy_all_episode() -> None:
     source = Counting()
-    policy = LwdPolicy(PolicyVae(SPEC), source, horizon=0)
+    policy = network_policy(PolicyVae(SPEC), source, horizon=None)
     policy.reset(plans(1))
     for step in range(20):
         assert np.isfinite(policy.act(observe(step, 1), np.ones(1, dtype=bool))).all()
@@ -82,7 +87,7 @@ def test_horizon_zero_keeps_one_policy_all_episode() -> None:
 
 def test_history_is_oldest_first_and_starts_with_repeats() -> None:
     source = Counting(history=2)
-    policy = LwdPolicy(PolicyVae(SPEC), source, horizon=2)
+    policy = network_policy(PolicyVae(SPEC), source, horizon=2)
     policy.reset(plans(1))
     for step in range(3):
         policy.act(observe(step, 1), np.ones(1, dtype=bool))
@@ -95,7 +100,7 @@ def test_history_is_oldest_first_and_starts_with_repeats() -> None:
 
 def test_inactive_slots_make_no_queries() -> None:
     source = Counting()
-    policy = LwdPolicy(PolicyVae(SPEC), source, horizon=2)
+    policy = network_policy(PolicyVae(SPEC), source, horizon=2)
     policy.reset([*plans(1), None])
     active = np.array([True, False])
     for step in range(4):
@@ -104,7 +109,7 @@ def test_inactive_slots_make_no_queries() -> None:
 
 
 def test_sources_without_denoiser_count_no_queries() -> None:
-    policy = LwdPolicy(PolicyVae(SPEC), MeanLatents(np.zeros(8, dtype=np.float32)), horizon=2)
+    policy = network_policy(PolicyVae(SPEC), MeanLatents(np.zeros(8, dtype=np.float32)), horizon=2)
     policy.reset(plans(2))
     policy.act(observe(0, 2), np.ones(2, dtype=bool))
     assert policy.cost().num_replans.tolist() == [0, 0]
@@ -128,7 +133,7 @@ def test_a_slots_actions_do_not_depend_on_its_neighbors(
 
     def roll(neighbor: EpisodePlan | None) -> list[np.ndarray]:
         source = SampledLatents(diffusion, ("t",), (), "ddpm", 5, 1, warm_start=warm_start)
-        policy = LwdPolicy(vae, source, horizon=2)
+        policy = network_policy(vae, source, horizon=2)
         policy.reset([plans(1)[0], neighbor])
         active = np.array([True, neighbor is not None])
         steps = [observe(step, 2) for step in range(5)]
@@ -145,7 +150,7 @@ def test_a_slots_actions_do_not_depend_on_its_neighbors(
 
 def test_a_query_is_told_the_previous_latent_of_its_slot() -> None:
     source = Counting()
-    policy = LwdPolicy(PolicyVae(SPEC), source, horizon=2)
+    policy = network_policy(PolicyVae(SPEC), source, horizon=2)
     policy.reset([*plans(1), None])
     for step in range(5):
         policy.act(observe(step, 2), np.array([True, False]))
@@ -156,7 +161,7 @@ def test_a_query_is_told_the_previous_latent_of_its_slot() -> None:
 def run(diffusion: LatentDiffusion, warm_start: float, steps: int) -> np.ndarray:
     torch.manual_seed(2)
     source = SampledLatents(diffusion, ("t",), (), "ddim", 10, 1, warm_start=warm_start)
-    policy = LwdPolicy(PolicyVae(SPEC).eval(), source, horizon=2)
+    policy = network_policy(PolicyVae(SPEC).eval(), source, horizon=2)
     policy.reset(plans(2))
     return np.stack([policy.act(observe(step, 2), np.ones(2, dtype=bool)) for step in range(steps)])
 
