@@ -11,7 +11,7 @@ import numpy as np
 
 from lwdctl.analysis.behavior import SOS, Compared, feet, values_of
 from lwdctl.analysis.divergence import LARGEST
-from lwdctl.analysis.figures import COLORS, MARKERS
+from lwdctl.analysis.plotting import COLORS, MARKERS
 from lwdctl.analysis.trajectories import CONTACT, RETURN
 
 if TYPE_CHECKING:

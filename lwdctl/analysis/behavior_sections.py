@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from lwdctl.analysis import behavior_pictures as pictures
 from lwdctl.analysis.behavior import CONTACTS, HAMMER, SOS, Compared
 from lwdctl.analysis.divergence import DRAWS, FLOOR, Divergence
-from lwdctl.analysis.sections import Section, Table
+from lwdctl.analysis.sections import Section
+from lwdctl.analysis.tables import Table
 from lwdctl.analysis.trajectories import CONTACT, RETURN, SOURCE, STEPS, SUCCESS, Trajectory
 
 if TYPE_CHECKING:

@@ -13,21 +13,21 @@ from lwdctl.analysis.cost_ratios import cost_ratios
 from lwdctl.analysis.evaluations import Run, horizon_order
 from lwdctl.analysis.pairing import SUCCESS, Group, align, group_runs, matrix
 from lwdctl.analysis.references import Reference, choose_reference
-from lwdctl.analysis.results import Cell, Comparison, Control, PairedTest
-from lwdctl.analysis.statistics import (
-    Interval,
+from lwdctl.analysis.resample import (
     Values,
-    cluster_interval,
+    difference_estimate,
     holm,
     mcnemar,
-    mean_and_spread,
-    paired_interval,
-    sign_flip,
-    success_difference_interval,
-    success_interval,
+    mean_and_std,
+    mean_estimate,
+    paired_permutation,
+    success_difference_estimate,
+    success_estimate,
 )
+from lwdctl.analysis.results import Cell, Comparison, Control, PairedTest
 from lwdctl.core.errors import ArtifactError
 from lwdctl.core.progress import Progress, SilentProgress
+from lwdctl.evaluation.results import Estimate
 from lwdctl.evaluation.scores import ALL_TASKS
 
 
@@ -97,12 +97,12 @@ def _cell(group: Group, metric: str, task: str) -> Cell:
     scores, _ = matrix(group, metric, task)
     known = ~np.isnan(solved)
     seeds = known.any(axis=1)
-    low, high = success_interval(solved, states)
+    rate = success_estimate(solved, states)
     none = (None, None)
     success, spread = _over_seeds(solved[seeds]) if seeds.any() else none
     score, deviation = _over_seeds(scores[seeds]) if seeds.any() else none
-    ends = cluster_interval(scores, states) if seeds.any() else none
-    score_ends = [None if end is None or math.isnan(end) else end for end in ends]
+    found = mean_estimate(scores, states)
+    score_ends = [None if math.isnan(end) else end for end in (found.low, found.high)]
     run = group.one
     return Cell(
         label=run.label,
@@ -116,8 +116,8 @@ def _cell(group: Group, metric: str, task: str) -> Cell:
         errors=int((~known).sum()),
         successes=int(np.nansum(solved)),
         success=success,
-        success_low=low,
-        success_high=high,
+        success_low=rate.low,
+        success_high=rate.high,
         success_deviation=spread,
         score=score,
         score_low=score_ends[0],
@@ -154,8 +154,8 @@ def _test(group: Group, other: Group, metric: str) -> PairedTest | None:
     gaps = solved.differences
     better, worse = int((gaps > 0).sum()), int((gaps < 0).sum())
     single = len(group.runs) == len(other.runs) == 1 and not solved.states.shared
-    one = success_difference_interval(solved.first, solved.second, solved.states, same_models=False)
-    two = paired_interval(scores.first, scores.second, scores.states, same_models=False)
+    one = success_difference_estimate(solved.first, solved.second, solved.states, same_models=False)
+    two = difference_estimate(scores.first, scores.second, scores.states, same_models=False)
     return PairedTest(
         label=group.one.label,
         against=other.one.label,
@@ -166,14 +166,14 @@ def _test(group: Group, other: Group, metric: str) -> PairedTest | None:
         better=better,
         worse=worse,
         success_difference=float(gaps.mean()),
-        success_low=one[0],
-        success_high=one[1],
+        success_low=one.low,
+        success_high=one.high,
         success_test="McNemar" if single else "permutation",
-        success_p=mcnemar(better, worse) if single else sign_flip(gaps),
+        success_p=mcnemar(better, worse) if single else paired_permutation(gaps),
         score_difference=float(scores.differences.mean()),
-        score_low=two[0],
-        score_high=two[1],
-        score_p=sign_flip(scores.differences),
+        score_low=two.low,
+        score_high=two.high,
+        score_p=paired_permutation(scores.differences),
     )
 
 
@@ -202,17 +202,16 @@ def _controls(
 
 
 def _control(group: Group, calm: Group, metric: str) -> Control | None:
-    found: dict[str, tuple[float, Interval]] = {}
+    found: dict[str, Estimate] = {}
     states = 0
     for quantity in (SUCCESS, metric):
         pair = align(group, calm, quantity, same_models=True)
         if pair is None:
             return None
-        interval = success_difference_interval if quantity == SUCCESS else paired_interval
-        ends = interval(pair.first, pair.second, pair.states, same_models=True)
-        found[quantity] = float(pair.differences.mean()), ends
+        estimate = success_difference_estimate if quantity == SUCCESS else difference_estimate
+        found[quantity] = estimate(pair.first, pair.second, pair.states, same_models=True)
         states = len(pair.states)
-    (success, solved), (score, scored) = found[SUCCESS], found[metric]
+    success, score = found[SUCCESS], found[metric]
     shared = set(_train_seeds(calm))
     return Control(
         label=group.one.label,
@@ -220,17 +219,17 @@ def _control(group: Group, calm: Group, metric: str) -> Control | None:
         perturbation=group.one.perturbation,
         train_seeds=tuple(seed for seed in _train_seeds(group) if seed in shared),
         states=states,
-        success_difference=success,
-        success_low=solved[0],
-        success_high=solved[1],
-        score_difference=score,
-        score_low=scored[0],
-        score_high=scored[1],
+        success_difference=success.value,
+        success_low=success.low,
+        success_high=success.high,
+        score_difference=score.value,
+        score_low=score.low,
+        score_high=score.high,
     )
 
 
 def _over_seeds(values: Values) -> tuple[float, float | None]:
-    return mean_and_spread([float(mean) for mean in np.nanmean(values, axis=1)])
+    return mean_and_std([float(mean) for mean in np.nanmean(values, axis=1)])
 
 
 def _train_seeds(group: Group) -> tuple[int | None, ...]:
@@ -239,7 +238,7 @@ def _train_seeds(group: Group) -> tuple[int | None, ...]:
 
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
-    return mean_and_spread(known)[0] if known else None
+    return mean_and_std(known)[0] if known else None
 
 
 def _name(group: Group) -> str:

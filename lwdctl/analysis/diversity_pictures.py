@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from lwdctl.analysis.figures import COLORS
+from lwdctl.analysis.plotting import COLORS
 from lwdctl.evaluation.scores import wilson
 
 if TYPE_CHECKING:

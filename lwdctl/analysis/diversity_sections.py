@@ -28,8 +28,9 @@ from lwdctl.analysis.diversity import (
     shares,
     total_variation,
 )
-from lwdctl.analysis.sections import Section, Table, write_sections
+from lwdctl.analysis.sections import Section, write_sections
 from lwdctl.analysis.separability import Rate
+from lwdctl.analysis.tables import Table
 from lwdctl.core.errors import SimulatorError
 from lwdctl.evaluation.scores import wilson
 

@@ -6,7 +6,6 @@ no global state.
 
 from __future__ import annotations
 
-import io
 import math
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -16,15 +15,12 @@ from typing import TYPE_CHECKING, Any
 from lwdctl.analysis.evaluations import horizon_order
 from lwdctl.analysis.marks import Point, draw_error_bars, draw_level, draw_line, name_horizon
 from lwdctl.analysis.pairing import SUCCESS
+from lwdctl.analysis.plotting import COLORS, MARKERS
 from lwdctl.analysis.results import Cell, Comparison
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FORMATS = ("png", "pdf")
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""The colors of Okabe and Ito (2008) that stand out on white; told apart by color-blind eyes."""
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 FRONT = "Pareto front"
 _COLUMNS = 4
 _LEGEND_ROW = 0.2  # inches
@@ -67,15 +63,6 @@ def left_out(comparison: Comparison) -> list[str]:
             labels = ", ".join(sorted({cell.label for cell in missing}))
             notes.append(f"not in the figure of {name}: {len(missing)} cells without it ({labels})")
     return notes
-
-
-def render(figure: Figure, file_format: str) -> bytes:
-    """Return the file content, the same bytes for the same figure."""
-    buffer = io.BytesIO()
-    # A PDF would otherwise hold the time of day.
-    metadata = {"CreationDate": None} if file_format == "pdf" else None
-    figure.savefig(buffer, format=file_format, dpi=200, metadata=metadata)
-    return buffer.getvalue()
 
 
 def _by_horizon(comparison: Comparison, quantity: str) -> Figure:

@@ -57,7 +57,8 @@ def write_files(comparison: Comparison, document: Mapping[str, Any], directory: 
 
 
 def _drawn(comparison: Comparison) -> dict[str, bytes]:
-    from lwdctl.analysis.figures import FORMATS, draw_figures, render
+    from lwdctl.analysis.figures import draw_figures
+    from lwdctl.analysis.plotting import FORMATS, render
 
     return {
         f"{name}.{ending}": render(figure, ending)

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from lwdctl.analysis.latent_table import Grouping, LatentPoints
-from lwdctl.analysis.sections import Table
 from lwdctl.analysis.separability import (
     FOLDS,
     Rate,
@@ -20,6 +19,7 @@ from lwdctl.analysis.separability import (
     majority_share,
     separation,
 )
+from lwdctl.analysis.tables import Table
 
 Values = npt.NDArray[np.float64]
 

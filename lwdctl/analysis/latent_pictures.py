@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from lwdctl.analysis.figures import COLORS, MARKERS
 from lwdctl.analysis.latent_health import LatentHealth
 from lwdctl.analysis.latent_table import UNKNOWN, Grouping
+from lwdctl.analysis.plotting import COLORS, MARKERS
 from lwdctl.core.seeding import generator
 
 if TYPE_CHECKING:

@@ -27,8 +27,9 @@ from lwdctl.analysis.latent_pictures import (
 )
 from lwdctl.analysis.latent_table import UNKNOWN, Grouping, LatentPoints
 from lwdctl.analysis.projections import SHOWN, VARIANCE_SHARE, Components
-from lwdctl.analysis.sections import Section, Table
+from lwdctl.analysis.sections import Section
 from lwdctl.analysis.separability import FOLDS, SHUFFLES, Rate
+from lwdctl.analysis.tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lwdctl.analysis.evaluations import Run, Start, state_of
-from lwdctl.analysis.statistics import States, Values
+from lwdctl.analysis.resample import States, Values, state_differences
 from lwdctl.core.errors import ArtifactError, ConfigError
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.evaluation.scores import ALL_TASKS
@@ -44,9 +44,7 @@ class Pair:
     @property
     def differences(self) -> Values:
         """(state,) difference of the means over training seeds and a state's labels."""
-        gaps = self.states.means(np.nanmean(self.first, axis=0) - np.nanmean(self.second, axis=0))
-        # Thirds must cancel: what is equal up to rounding is equal.
-        return np.where(np.abs(gaps) < 1e-12, 0.0, gaps)
+        return state_differences(self.first, self.second, self.states)
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:

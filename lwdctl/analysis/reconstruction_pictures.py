@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lwdctl.analysis.figures import COLORS
+from lwdctl.analysis.plotting import COLORS
 from lwdctl.analysis.reconstruction import Interval
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ import numpy as np
 
 from lwdctl.analysis import reconstruction_pictures as pictures
 from lwdctl.analysis.reconstruction import Clusters, Errors, Interval
-from lwdctl.analysis.sections import Section, Table, write_sections
-from lwdctl.analysis.statistics import States, success_difference_interval, success_interval
+from lwdctl.analysis.resample import States, success_difference_estimate, success_estimate
+from lwdctl.analysis.sections import Section, write_sections
+from lwdctl.analysis.tables import Table
 
 if TYPE_CHECKING:
     from lwdctl.evaluation.rollout import EpisodeResult
@@ -141,8 +142,10 @@ def _solved(findings: Findings, clusters: Clusters) -> Section:
         known = solved[~np.isnan(solved)]
         spread = clusters.interval(_scores(episodes, score))
         rate = float(known.mean()) if known.size else None
-        ends = success_interval(solved[None], states)
-        rows.append((name, known.size, rate, *ends, spread.mean, spread.low, spread.high))
+        found = success_estimate(solved[None], states)
+        rows.append(
+            (name, known.size, rate, found.low, found.high, spread.mean, spread.low, spread.high)
+        )
     columns = ("policy", "episodes", "success", "low", "high", score, "low", "high")
     text = (
         "Success and score within the steps of the snippet and one more, from the same states;"
@@ -170,8 +173,8 @@ def _oracle_difference(findings: Findings) -> tuple[float, float, float]:
     if not known.any():
         return 0.0, -1.0, 1.0
     first, second, states = first[known], second[known], _demonstrations(findings).of(known)
-    ends = success_difference_interval(first[None], second[None], states, same_models=False)
-    return float((first - second).mean()), *ends
+    found = success_difference_estimate(first[None], second[None], states, same_models=False)
+    return float((first - second).mean()), found.low, found.high
 
 
 def _demonstrations(findings: Findings) -> States:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lwdctl.analysis.statistics import PERMUTATIONS, RESAMPLES
+from lwdctl.analysis.resample import PERMUTATIONS, RESAMPLES
 from lwdctl.evaluation.scores import ALL_TASKS
 
 SAMPLED = "sampled"

@@ -1,4 +1,4 @@
-"""What an analysis found, as sections of text, numbers and pictures.
+"""Sections of text, tables and figures: the form in which every analysis gives its results.
 
 Every `analyze` command writes one `analysis.json` of these beside its figures; the report
 shows them without knowing which analysis they come from.
@@ -10,41 +10,26 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lwdctl.artifacts.durable import write_durably
-from lwdctl.artifacts.manifest import plain
+from matplotlib.figure import Figure
+
+from lwdctl.analysis.plotting import save_figures
+from lwdctl.analysis.tables import Table, write_json
 from lwdctl.core.errors import ArtifactError
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 RECORD = "analysis.json"
 FIGURES = "figures"
-FORMATS = ("png", "pdf")
-"""A figure `x` stands as `figures/x.png` for screens and `figures/x.pdf` for papers."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of values under named columns.
-
-    Attributes:
-        columns: Column names, with units.
-        rows: Cells: text, numbers or None.
-    """
-
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Any, ...], ...]
+"""A figure `x` stands as `figures/x.png` and `figures/x.pdf`."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """One thing that was looked at.
+    """One result of an analysis.
 
     Attributes:
-        title: Headline.
-        text: What was measured and how to read it, in plain sentences.
+        title: Heading.
+        text: What was measured and how to read it.
         figure: Stem of a figure's files, or "".
         table: Numbers that go with it, or None.
     """
@@ -58,27 +43,23 @@ class Section:
 def write_sections(
     directory: Path, title: str, sections: Sequence[Section], figures: Mapping[str, Figure]
 ) -> None:
-    """Write sections and their figures below a draft's directory.
+    """Write sections and their figures into a directory.
 
     Args:
         directory: Where to write.
-        title: Headline of the whole analysis.
+        title: Title of the whole analysis.
         sections: In reading order.
-        figures: Stem to figure.
+        figures: Stem to figure, each shown by one of the sections.
     """
-    from lwdctl.analysis.figures import render
-
     named = {section.figure for section in sections} - {""}
     if named != set(figures):
         raise ValueError(f"sections name figures {sorted(named)}, drawn are {sorted(figures)}")
     folder = directory / FIGURES
     if figures:
         folder.mkdir(exist_ok=True)
-    for stem, figure in figures.items():
-        for ending in FORMATS:
-            write_durably(folder / f"{stem}.{ending}", render(figure, ending))
+    save_figures(figures, folder)
     record = {"title": title, "sections": [asdict(section) for section in sections]}
-    write_durably(directory / RECORD, (json.dumps(plain(record), indent=1) + "\n").encode())
+    write_json(directory / RECORD, record)
 
 
 def read_sections(directory: Path) -> tuple[str, tuple[Section, ...]]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lwdctl.analysis.statistics import States, cluster_interval
+from lwdctl.analysis.resample import States, mean_estimate
 from lwdctl.core.seeding import derive_seed, generator
 from lwdctl.evaluation.scores import wilson
 
@@ -224,8 +224,8 @@ def rate(hits: npt.NDArray[np.bool_], episode: Index) -> Rate:
         low, high = wilson(round(shares.sum()), len(shares))
         return Rate(value, min(low, value), max(high, value))
     states = States.one_each(np.zeros(len(shares), np.intp))
-    low, high = cluster_interval(shares[None], states)
-    return Rate(value, low, high)
+    found = mean_estimate(shares[None], states)
+    return Rate(value, found.low, found.high)
 
 
 def _by_episode(hits: npt.NDArray[np.bool_], episode: Index) -> Values:

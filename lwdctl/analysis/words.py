@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lwdctl.analysis.results import Control, CostRatio, PairedTest
-from lwdctl.analysis.sections import Table
+from lwdctl.analysis.tables import Table
 
 NOTHING = "–"
 

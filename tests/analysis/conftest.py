@@ -1,6 +1,6 @@
 import pytest
 
-from lwdctl.analysis import statistics
+from lwdctl.analysis import resample
 from lwdctl.artifacts.workspace import Workspace
 
 
@@ -13,13 +13,13 @@ def workspace(tmp_path):
 def _fresh_draws():
     """Drawn counts are kept by shape; a test that changes their number must not leave them."""
     yield
-    statistics._seed_counts.cache_clear()
-    statistics._state_counts.cache_clear()
+    resample._seed_counts.cache_clear()
+    resample._state_counts.cache_clear()
 
 
 @pytest.fixture
 def few_resamples(monkeypatch):
-    monkeypatch.setattr(statistics, "RESAMPLES", 400)
-    monkeypatch.setattr(statistics, "PERMUTATIONS", 499)
-    statistics._seed_counts.cache_clear()
-    statistics._state_counts.cache_clear()
+    monkeypatch.setattr(resample, "RESAMPLES", 400)
+    monkeypatch.setattr(resample, "PERMUTATIONS", 499)
+    resample._seed_counts.cache_clear()
+    resample._state_counts.cache_clear()

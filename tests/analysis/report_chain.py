@@ -8,7 +8,8 @@ from PIL import Image
 from lwdctl.analysis.report.gather import gather
 from lwdctl.analysis.report.page import render_page
 from lwdctl.analysis.report.records import Making
-from lwdctl.analysis.sections import Section, Table, write_sections
+from lwdctl.analysis.sections import Section, write_sections
+from lwdctl.analysis.tables import Table
 
 EVIL = "<script>alert('x')</script>"
 NAME = "a.b+c_d-1"

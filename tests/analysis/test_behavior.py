@@ -9,7 +9,6 @@ from lwdctl.analysis import divergence
 from lwdctl.analysis.behavior import CONTACTS, SOS, compare, draw_equally
 from lwdctl.analysis.behavior_sections import sections_of, summary_of, write_rows
 from lwdctl.analysis.trajectories import SOURCE, Trajectory, source_trajectories
-from lwdctl.analysis.words import cells
 from lwdctl.artifacts.snippets import SnippetStore, SnippetWriter
 from lwdctl.core.errors import ArtifactError
 from lwdctl.core.progress import SilentProgress
@@ -182,7 +181,7 @@ def test_one_trajectory_has_no_interval():
     assert np.isfinite([spread.mean, difference.mean]).all()
     assert np.isnan([spread.deviation, spread.low, spread.high, difference.low]).all()
     sections, _ = sections_of([one], 0)
-    assert cells(sections[1].table)[1][4:] == ("–", "–", "–")
+    assert sections[1].table.cells()[1][4:] == ("–", "–", "–")
 
 
 @pytest.mark.sim

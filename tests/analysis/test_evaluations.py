@@ -7,8 +7,8 @@ import pytest
 
 from lwdctl.analysis.comparison import compare
 from lwdctl.analysis.pairing import SUCCESS, align, group_runs, matrix
+from lwdctl.analysis.resample import mcnemar, paired_permutation
 from lwdctl.analysis.runs import read_runs
-from lwdctl.analysis.statistics import mcnemar, sign_flip
 from lwdctl.core.errors import ArtifactError, ConfigError
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -241,7 +241,7 @@ def test_tests_of_several_training_seeds_have_the_state_as_unit(workspace):
     assert pair.success_difference == pytest.approx(sum(gaps) / 4)
     # Sixteen ways to flip; the sum is exceeded by none but the one with every sign alike.
     assert pair.success_p == pytest.approx(4 / 16)
-    assert pair.success_p == pytest.approx(sign_flip(np.array(gaps)))
+    assert pair.success_p == pytest.approx(paired_permutation(np.array(gaps)))
 
 
 def test_spread_between_training_seeds(workspace):

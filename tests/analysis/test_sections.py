@@ -2,7 +2,8 @@
 
 import pytest
 
-from lwdctl.analysis.sections import Section, Table, read_sections, write_sections
+from lwdctl.analysis.sections import Section, read_sections, write_sections
+from lwdctl.analysis.tables import Table
 from lwdctl.core.errors import ArtifactError
 
 SECTIONS = (

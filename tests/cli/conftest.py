@@ -2,15 +2,15 @@
 
 import pytest
 
-from lwdctl.analysis import statistics
+from lwdctl.analysis import resample
 
 
 @pytest.fixture
 def few_resamples(monkeypatch):
     """Bootstrap with few resamples, for tests that do not look at intervals."""
-    monkeypatch.setattr(statistics, "RESAMPLES", 400)
-    statistics._seed_counts.cache_clear()
-    statistics._state_counts.cache_clear()
+    monkeypatch.setattr(resample, "RESAMPLES", 400)
+    resample._seed_counts.cache_clear()
+    resample._state_counts.cache_clear()
     yield
-    statistics._seed_counts.cache_clear()
-    statistics._state_counts.cache_clear()
+    resample._seed_counts.cache_clear()
+    resample._state_counts.cache_clear()

@@ -6,7 +6,7 @@ from pathlib import Path
 import matplotlib.image
 import pytest
 
-from lwdctl.analysis import statistics
+from lwdctl.analysis import resample
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.cli.main import main
 
@@ -96,7 +96,7 @@ def test_p_values_are_those_of_the_episodes(runs, capfd):
         better = sum(b["success"] > a["success"] for a, b in zip(lwd, dp, strict=True))
         worse = sum(b["success"] < a["success"] for a, b in zip(lwd, dp, strict=True))
         assert (pair["better"], pair["worse"]) == (better, worse)
-        assert pair["success_p"] == pytest.approx(statistics.mcnemar(better, worse))
+        assert pair["success_p"] == pytest.approx(resample.mcnemar(better, worse))
         assert pair["success_p_holm"] >= pair["success_p"]
 
 

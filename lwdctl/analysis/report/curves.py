@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lwdctl.analysis.figures import COLORS
+from lwdctl.analysis.plotting import COLORS
 from lwdctl.analysis.report.pictures import draw
 from lwdctl.analysis.report.records import Curves, Picture
 from lwdctl.artifacts.artifact import Artifact

@@ -11,8 +11,8 @@ import numpy as np
 from lwdctl.analysis.evaluations import horizon_order, label_of
 from lwdctl.analysis.pairing import Group, matrix
 from lwdctl.analysis.report.records import Bar, Headline
+from lwdctl.analysis.resample import mean_estimate
 from lwdctl.analysis.results import Cell, Comparison
-from lwdctl.analysis.statistics import cluster_interval
 from lwdctl.analysis.words import NOTHING, estimate, short, show
 
 MOST_BARS = 12
@@ -97,7 +97,7 @@ def score_by_label(groups: Sequence[Group], metric: str) -> list[Labeled]:
             some = scores[:, names == label]
             if np.isnan(some).all():
                 continue
-            low, high = cluster_interval(some, states.of(names == label))
+            found = mean_estimate(some, states.of(names == label))
             answer.append(
                 Labeled(
                     label=f"{run.label}, {label}{_horizon(run.horizon, several=several)}",
@@ -105,8 +105,8 @@ def score_by_label(groups: Sequence[Group], metric: str) -> list[Labeled]:
                     episodes=f"{int((~np.isnan(some)).sum())} episodes",
                     perturbation=run.perturbation,
                     value=float(np.nanmean(some)),
-                    low=None if np.isnan(low) else low,
-                    high=None if np.isnan(high) else high,
+                    low=None if np.isnan(found.low) else found.low,
+                    high=None if np.isnan(found.high) else found.high,
                 )
             )
     return answer

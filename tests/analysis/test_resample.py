@@ -7,22 +7,43 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, permutation_test
 
-from lwdctl.analysis.statistics import (
+from lwdctl.analysis.resample import (
+    Bootstrap,
     States,
-    cluster_interval,
+    difference_estimate,
     holm,
     mcnemar,
-    mean_and_spread,
+    mean_and_std,
+    mean_estimate,
     newcombe,
-    paired_interval,
-    sign_flip,
-    success_difference_interval,
-    success_interval,
+    paired_permutation,
+    success_difference_estimate,
+    success_estimate,
 )
 from lwdctl.evaluation.scores import wilson
 
 COUNTS = st.integers(0, 200)
 FEW = st.lists(st.integers(-4, 4), min_size=1, max_size=9)
+
+
+def ends(estimate):
+    return estimate.low, estimate.high
+
+
+def mean_interval(values, states):
+    return ends(mean_estimate(values, states))
+
+
+def success(values, states):
+    return ends(success_estimate(values, states))
+
+
+def difference(first, second, states, **options):
+    return ends(difference_estimate(first, second, states, **options))
+
+
+def success_difference(first, second, states, **options):
+    return ends(success_difference_estimate(first, second, states, **options))
 
 
 def one_stratum(count):
@@ -63,20 +84,28 @@ def by_enumeration(differences):
 def test_the_permutation_test_equals_enumeration(differences):
     given_ = np.array(differences, dtype=float)
     # scipy doubles the smaller tail; with a symmetric null distribution that is the same.
-    assert sign_flip(given_) == pytest.approx(by_enumeration(differences))
+    assert paired_permutation(given_) == pytest.approx(by_enumeration(differences))
 
 
 @given(FEW)
 @settings(max_examples=25, deadline=None)
 def test_the_permutation_test_has_no_side_and_no_order(differences):
     values = np.array(differences, dtype=float)
-    assert sign_flip(values) == sign_flip(-values) == sign_flip(values[::-1])
+    assert (
+        paired_permutation(values)
+        == paired_permutation(-values)
+        == paired_permutation(values[::-1])
+    )
 
 
 def test_the_permutation_test_of_many_pairs_has_no_side_and_no_order():
     values = np.random.default_rng(2).normal(0.2, 1.0, 60)
-    assert sign_flip(values) == sign_flip(-values) == sign_flip(values[::-1])
-    assert sign_flip(np.append(values, np.zeros(40))) == sign_flip(values)
+    assert (
+        paired_permutation(values)
+        == paired_permutation(-values)
+        == paired_permutation(values[::-1])
+    )
+    assert paired_permutation(np.append(values, np.zeros(40))) == paired_permutation(values)
 
 
 def test_the_permutation_test_agrees_with_scipys_two_samples():
@@ -90,18 +119,18 @@ def test_the_permutation_test_agrees_with_scipys_two_samples():
         n_resamples=9_999,
         random_state=np.random.default_rng(4),
     ).pvalue
-    assert sign_flip(first - second) == pytest.approx(expected, abs=0.01)
+    assert paired_permutation(first - second) == pytest.approx(expected, abs=0.01)
 
 
 @pytest.mark.parametrize(("better", "worse"), [(1, 5), (3, 3), (8, 2), (0, 7), (4, 0)])
 def test_with_differences_of_one_size_it_is_mcnemars(better, worse):
     differences = np.array([1.0] * better + [-1.0] * worse + [0.0] * 30)
-    assert sign_flip(differences) == pytest.approx(mcnemar(better, worse))
+    assert paired_permutation(differences) == pytest.approx(mcnemar(better, worse))
 
 
 def test_nothing_differs():
-    assert sign_flip(np.zeros(12)) == 1.0
-    assert sign_flip(np.array([0.5])) == 1.0
+    assert paired_permutation(np.zeros(12)) == 1.0
+    assert paired_permutation(np.array([0.5])) == 1.0
 
 
 def test_holm_by_hand():
@@ -120,15 +149,15 @@ def test_holm_only_raises_and_keeps_the_order(values):
 
 
 def test_mean_and_spread():
-    assert mean_and_spread([0.5]) == (0.5, None)
-    mean, spread = mean_and_spread([0.2, 0.4, 0.6])
+    assert mean_and_std([0.5]) == (0.5, None)
+    mean, spread = mean_and_std([0.2, 0.4, 0.6])
     assert (mean, spread) == (pytest.approx(0.4), pytest.approx(0.2))
 
 
 def test_the_cluster_bootstrap_is_wider_than_wilsons_where_seeds_differ():
     rng = np.random.default_rng(0)
     values = (rng.random((3, 50)) < np.array([[0.2], [0.5], [0.8]])).astype(float)
-    low, high = cluster_interval(values, one_stratum(50))
+    low, high = mean_interval(values, one_stratum(50))
     pooled = wilson(int(values.sum()), values.size)
     assert low < pooled[0] - 0.1
     assert high > pooled[1] + 0.1
@@ -136,7 +165,7 @@ def test_the_cluster_bootstrap_is_wider_than_wilsons_where_seeds_differ():
 
 def test_with_one_seed_and_many_states_it_is_near_wilsons():
     values = np.array([[1.0] * 60 + [0.0] * 140])
-    low, high = cluster_interval(values, one_stratum(200))
+    low, high = mean_interval(values, one_stratum(200))
     assert (low, high) == pytest.approx(wilson(60, 200), abs=0.01)
 
 
@@ -152,8 +181,8 @@ def covers(seed_spread, rounds=120, seeds=5, states=40):
     for _ in range(rounds):
         level = chances(rng.normal(size=(seeds, 1)), rng.normal(size=(1, states)))
         values = (rng.random(level.shape) < level).astype(float)
-        ends = cluster_interval(values, one_stratum(states)), wilson(int(values.sum()), values.size)
-        held += [low <= truth <= high for low, high in ends]
+        both = mean_interval(values, one_stratum(states)), wilson(int(values.sum()), values.size)
+        held += [low <= truth <= high for low, high in both]
     return held / rounds
 
 
@@ -170,8 +199,8 @@ def test_tasks_are_strata():
     """Between tasks of certain outcome nothing varies, though the tasks differ."""
     values = np.array([[1.0] * 20 + [0.0] * 20])
     tasks = np.repeat([3, 5], 20).astype(np.intp)
-    assert cluster_interval(values, States.one_each(tasks)) == (0.5, 0.5)
-    low, high = cluster_interval(values, one_stratum(40))
+    assert mean_interval(values, States.one_each(tasks)) == (0.5, 0.5)
+    low, high = mean_interval(values, one_stratum(40))
     assert high - low > 0.2
 
 
@@ -183,39 +212,37 @@ def labeled(count, labels):
 def test_labels_without_effect_say_nothing_new():
     values = np.random.default_rng(0).random((1, 30))
     states = labeled(30, 6)
-    alone = cluster_interval(values, one_stratum(30))
-    assert cluster_interval(np.tile(values, 6), states) == pytest.approx(alone)
+    alone = mean_interval(values, one_stratum(30))
+    assert mean_interval(np.tile(values, 6), states) == pytest.approx(alone)
     solved = (values < 0.4).astype(float)
-    expected = success_interval(solved, one_stratum(30))
-    assert success_interval(np.tile(solved, 6), states) == pytest.approx(expected)
+    expected = success(solved, one_stratum(30))
+    assert success(np.tile(solved, 6), states) == pytest.approx(expected)
     assert states.means(np.tile(solved, 6)[0]).tolist() == solved[0].tolist()
-    none = success_difference_interval(
-        np.tile(solved, 6), np.tile(1 - solved, 6), states, same_models=False
-    )
+    none = success_difference(np.tile(solved, 6), np.tile(1 - solved, 6), states, same_models=False)
     assert none[1] - none[0] > 0.3
 
 
 def test_labels_of_different_skill_are_no_noise():
     rng = np.random.default_rng(1)
     values = np.concatenate([level + 5 * rng.standard_normal(50) for level in (100, 50, 0)])[None]
-    low, high = cluster_interval(values, labeled(50, 3))
+    low, high = mean_interval(values, labeled(50, 3))
     assert high - low < 3
     assert low < values.mean() < high
 
 
 def test_success_of_all_episodes_keeps_wilsons_width():
     values = np.ones((3, 50))
-    assert cluster_interval(values, one_stratum(50)) == (1.0, 1.0)
-    assert success_interval(values, one_stratum(50)) == wilson(150, 150)
-    assert success_interval(values[:1], one_stratum(50)) == wilson(50, 50)
+    assert mean_interval(values, one_stratum(50)) == (1.0, 1.0)
+    assert success(values, one_stratum(50)) == wilson(150, 150)
+    assert success(values[:1], one_stratum(50)) == wilson(50, 50)
 
 
 def test_lost_episodes_are_left_out():
     values = np.array([[1.0, math.nan, 0.0, math.nan], [1.0, 1.0, math.nan, math.nan]])
-    assert success_interval(values[:1], one_stratum(4)) == wilson(1, 2)
-    low, high = cluster_interval(values, one_stratum(4))
+    assert success(values[:1], one_stratum(4)) == wilson(1, 2)
+    low, high = mean_interval(values, one_stratum(4))
     assert 0 <= low <= high <= 1
-    assert success_interval(np.full((2, 3), math.nan), one_stratum(3)) == (0.0, 1.0)
+    assert success(np.full((2, 3), math.nan), one_stratum(3)) == (0.0, 1.0)
 
 
 def test_paired_intervals_gain_from_what_is_shared():
@@ -223,8 +250,8 @@ def test_paired_intervals_gain_from_what_is_shared():
     hard = rng.normal(size=(1, 60))
     first = hard + 0.3 + 0.1 * rng.normal(size=(1, 60))
     second = hard + 0.1 * rng.normal(size=(1, 60))
-    low, high = paired_interval(first, second, one_stratum(60), same_models=False)
-    alone = cluster_interval(first, one_stratum(60))
+    low, high = difference(first, second, one_stratum(60), same_models=False)
+    alone = mean_interval(first, one_stratum(60))
     assert low < 0.3 < high
     assert high - low < 0.3 * (alone[1] - alone[0])
 
@@ -233,9 +260,9 @@ def test_a_difference_between_conditions_of_the_same_models_ignores_how_models_d
     models = np.array([[-3.0], [0.0], [3.0]])
     calm = models + np.zeros((3, 30))
     pushed = calm - 0.5
-    same = paired_interval(pushed, calm, one_stratum(30), same_models=True)
+    same = difference(pushed, calm, one_stratum(30), same_models=True)
     assert same == pytest.approx((-0.5, -0.5))
-    low, high = paired_interval(pushed, calm, one_stratum(30), same_models=False)
+    low, high = difference(pushed, calm, one_stratum(30), same_models=False)
     assert high - low > 2
 
 
@@ -273,8 +300,26 @@ def test_newcombes_interval_covers():
 
 def test_a_difference_between_policies_that_never_succeed_is_not_certain():
     never = np.zeros((3, 50))
-    low, high = success_difference_interval(never, never, one_stratum(50), same_models=False)
+    low, high = success_difference(never, never, one_stratum(50), same_models=False)
     assert (low, high) == pytest.approx((-wilson(0, 150)[1], wilson(0, 150)[1]))
-    one = success_difference_interval(never[:1], never[:1], one_stratum(50), same_models=True)
+    one = success_difference(never[:1], never[:1], one_stratum(50), same_models=True)
     assert one == newcombe(0, 0, 0, 50)
     assert one[1] == pytest.approx(wilson(0, 50)[1])
+
+
+def test_units_are_drawn_with_all_their_observations():
+    """Repeating every observation of a unit says nothing new."""
+    values = np.random.default_rng(5).normal(size=30)
+    alone = Bootstrap(30, ["test"]).estimate(values)
+    repeated = Bootstrap(np.repeat(np.arange(30), 4), ["test"]).estimate(np.repeat(values, 4))
+    assert ends(repeated) == pytest.approx(ends(alone))
+    assert (alone.n, repeated.n) == (30, 120)
+    assert alone.low < alone.value < alone.high
+
+
+def test_the_bootstrap_leaves_out_what_is_unknown():
+    bootstrap = Bootstrap(np.array([0, 0, 1]), ["test", None])
+    first, second = bootstrap.curve(np.array([[1.0, math.nan], [1.0, math.nan], [math.nan] * 2]))
+    assert (first.value, first.low, first.high, first.n) == (1.0, 1.0, 1.0, 2)
+    assert math.isnan(second.value)
+    assert math.isnan(Bootstrap(np.zeros(3), ["test"]).estimate(np.ones(3)).low)

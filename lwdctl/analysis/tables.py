@@ -1,0 +1,155 @@
+"""Tables of results: from records, as CSV, Markdown or text cells; numbers as people read them."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lwdctl.artifacts.durable import write_durably
+from lwdctl.artifacts.manifest import plain
+from lwdctl.evaluation.results import Estimate
+
+EMPTY = "–"
+"""Shown where a table has no value."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of values under named columns.
+
+    Attributes:
+        columns: Column names, with units.
+        rows: Values: text, numbers or None.
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+
+    @classmethod
+    def from_records(cls, kind: type, records: Iterable[Any]) -> Table:
+        """Return a table with a row for each record; its estimates take three columns.
+
+        Args:
+            kind: Dataclass of the records; names the columns where there are no records.
+            records: Its instances.
+        """
+        names: list[str] = []
+        for field in dataclasses.fields(kind):
+            ends = ("", "_low", "_high") if field.type in (Estimate, "Estimate") else ("",)
+            names += [field.name + end for end in ends]
+        rows = [flatten(record) for record in records]
+        return cls(tuple(names), tuple(tuple(row[name] for name in names) for row in rows))
+
+    def to_csv(self) -> str:
+        """Return CSV text; nothing and NaN are empty, lists are joined with spaces."""
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow(self.columns)
+        writer.writerows([_csv_value(value) for value in row] for row in self.rows)
+        return buffer.getvalue()
+
+    def to_markdown(self) -> str:
+        """Return a Markdown table with short numbers."""
+        lines = [self.columns, ["---"] * len(self.columns), *self.cells()]
+        return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+    def cells(self) -> tuple[tuple[str, ...], ...]:
+        """Return the rows as text for people."""
+        return tuple(tuple(show(value) for value in row) for row in self.rows)
+
+    def __str__(self) -> str:
+        """Return the table with aligned columns."""
+        lines = [self.columns, *self.cells()]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        return "\n".join(
+            "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
+            for line in lines
+        )
+
+
+def flatten(record: Any) -> dict[str, Any]:
+    """Return a dataclass record as a flat mapping.
+
+    An `Estimate` named `x` becomes `x`, `x_low` and `x_high`.
+    """
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(record):
+        value = getattr(record, field.name)
+        found |= flatten_estimate(field.name, value) if isinstance(value, Estimate) else {
+            field.name: value
+        }  # fmt: skip
+    return found
+
+
+def flatten_estimate(name: str, estimate: Estimate) -> dict[str, float]:
+    """Return an estimate as `name`, `name_low` and `name_high`."""
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a table as CSV, as a whole: an earlier file of that name is replaced."""
+    table = Table(tuple(columns), tuple(map(tuple, rows)))
+    write_durably(path, table.to_csv().encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON, as a whole; NaN becomes null."""
+    write_durably(path, (json.dumps(plain(value), indent=1) + "\n").encode())
+
+
+def show(value: Any) -> str:
+    """Return a value for people: numbers short, nothing as a dash."""
+    if value is None or (isinstance(value, str | list | tuple) and not value):
+        return EMPTY
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) >= 10_000 else str(value)
+    if isinstance(value, float):
+        return EMPTY if math.isnan(value) else f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(show(item) for item in value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {show(item)}" for key, item in value.items()) or EMPTY
+    return str(value)
+
+
+def short(value: float) -> str:
+    """Return three decimals of a small number, four digits of a larger one, a dash for NaN."""
+    if math.isnan(value):
+        return EMPTY
+    if abs(value) < 10:
+        return f"{value:.3f}"
+    return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+
+
+def show_estimate(estimate: Estimate, std: float | None = None) -> str:
+    """Return a value with its 95 % interval and standard deviation over seeds, where known."""
+    if math.isnan(estimate.value) or math.isnan(estimate.low):
+        return short(estimate.value)
+    more = "" if std is None else f" sd {short(std)}"
+    return f"{short(estimate.value)} [{short(estimate.low)}, {short(estimate.high)}]{more}"
+
+
+def show_difference(estimate: Estimate) -> str:
+    """Return a difference with its sign and 95 % interval."""
+    ends = (EMPTY if math.isnan(end) else f"{end:+.3g}" for end in (estimate.low, estimate.high))
+    return f"{estimate.value:+.3g} [{', '.join(ends)}]"
+
+
+def show_p(value: float) -> str:
+    """Return a p-value."""
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _csv_value(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return " ".join(str(item) for item in value if item is not None)
+    return "" if isinstance(value, float) and math.isnan(value) else value
