@@ -1,4 +1,4 @@
-"""Checks of arrays that every reader makes, with errors that name file, key and row."""
+"""Checks that every reader of somebody else's data makes; errors name file, key and row."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ RESERVED_KEYS = ("action", "action_relative", "reward")
 
 
 class NonFiniteError(DataError):
-    """A NaN or an infinity in an episode; `--on-nan drop` leaves the episode out."""
+    """An episode holds NaN or infinity; `--on-nan drop` leaves such episodes out."""
 
 
 def finite_rows(values: npt.NDArray[Any], where: str, first_row: int = 0) -> FloatArray:
-    """Return `values` (time, size) as float32, refusing NaN, infinity and overflow.
+    """Return `values` (time, size) as float32 after checking that every value is finite.
 
     Args:
         values: Numbers, one row per time step.
-        where: File and key, as the message shall name them.
+        where: File and key, for the error message.
         first_row: Row of the source at which `values` begins.
 
     Raises:
-        NonFiniteError: A value that is not a finite float32.
+        NonFiniteError: A value is NaN, infinite, or too large for float32.
     """
     with np.errstate(over="ignore"):
         rows = np.ascontiguousarray(values, dtype=np.float32)
@@ -44,64 +44,76 @@ def finite_rows(values: npt.NDArray[Any], where: str, first_row: int = 0) -> Flo
     return rows
 
 
-def require_length(length: int, expected: int, where: str, beside: str) -> None:
-    """Refuse an array whose length differs from that of the array it belongs to.
+def check_rows(found: int, expected: int, where: str, reference: str) -> None:
+    """Check that an array has as many rows as the array `reference` it belongs to.
 
     Raises:
-        DataError: The lengths differ.
+        DataError: The numbers of rows differ.
     """
-    if length != expected:
-        shorter = min(length, expected)
-        raise DataError(f"{where}, row {shorter}: has {length} rows, but {beside} has {expected}")
+    if found != expected:
+        row = min(found, expected)
+        raise DataError(f"{where}, row {row}: has {found} rows, but {reference} has {expected}")
 
 
-def require_size(size: int, expected: int, where: str) -> None:
-    """Refuse an array whose number of components differs from that of earlier episodes.
+def check_components(found: int, expected: int, where: str) -> None:
+    """Check that an array has as many components as the same array of earlier episodes.
 
     Raises:
-        DataError: The sizes differ.
+        DataError: The numbers of components differ.
     """
-    if size != expected:
-        raise DataError(f"{where}, row 0: has {size} components, earlier episodes have {expected}")
+    if found != expected:
+        raise DataError(f"{where}, row 0: has {found} components, earlier episodes have {expected}")
+
+
+def check_declared_bytes(total: int, max_bytes: int, where: str) -> None:
+    """Check the uncompressed size that the arrays of a file declare, counted up to `where`.
+
+    Raises:
+        DataError: It is larger than `max_bytes`.
+    """
+    if total > max_bytes:
+        raise DataError(
+            f"{where}, which brings the file to {total:,} bytes, more than {max_bytes:,}",
+            "raise --max-bytes if the size is right",
+        )
 
 
 def choose_keys(
-    asked: Sequence[str], default: Sequence[str], present: Sequence[str], where: str
+    requested: Sequence[str], default: Sequence[str], present: Sequence[str], where: str
 ) -> tuple[tuple[str, bool], ...]:
-    """Decide which observation keys are stored and which of them networks see.
+    """Decide which observation keys are stored and which of them are network inputs.
 
-    Keys of the format's default are seen by networks; others are stored beside them. When
-    no asked key is a default one, networks see all of them.
+    Stored keys of the format's default are network inputs; the others are stored beside them.
+    If no requested key is a default one, all of them are network inputs.
 
     Args:
-        asked: Keys the user named, or () for the default.
-        default: Keys the format stores when none is named.
+        requested: Keys that the user named, or () for the default.
+        default: Keys that the format stores by default.
         present: Keys in the source.
-        where: File and group, as the message shall name them.
+        where: File and group, for error messages.
 
     Returns:
-        Pairs of key and whether networks see it.
+        Pairs of a key and whether it is a network input.
 
     Raises:
-        DataError: A key that the source does not hold.
+        DataError: The source does not hold a key, or its name is reserved.
     """
-    keys = tuple(dict.fromkeys(asked)) or tuple(default)
+    keys = tuple(dict.fromkeys(requested)) or tuple(default)
     for key in keys:
         if key not in present:
             raise DataError(f"{where}: no observation '{key}'", did_you_mean(key, present))
-    for key in keys:
         if key in RESERVED_KEYS:
-            raise DataError(f"{where}: the name '{key}' is taken in snippet stores")
+            raise DataError(f"{where}: the name '{key}' is reserved in snippet stores")
     if not keys:
         raise DataError(f"{where}: holds no observations")
-    seen = [key for key in keys if key in default] or keys
-    return tuple((key, key in seen) for key in keys)
+    inputs = [key for key in keys if key in default] or keys
+    return tuple((key, key in inputs) for key in keys)
 
 
 def observation_specs(
     keys: Sequence[tuple[str, bool]], sizes: Sequence[int]
 ) -> tuple[ObservationSpec, ...]:
-    """Return the records for chosen keys of the given sizes."""
+    """Return the specification of what `choose_keys` returned, given each key's size."""
     return tuple(
         ObservationSpec(name, size, network)
         for (name, network), size in zip(keys, sizes, strict=True)

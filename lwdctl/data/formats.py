@@ -1,4 +1,8 @@
-"""The table of data formats. A new one is a file reader of this room and a row here."""
+"""The table of data formats. A new format is one module and one row here.
+
+A format of another package is an entry point of the group `lwdctl.readers` that names its class;
+`data.reader` describes the contract.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,9 @@ from lwdctl.core.registry import Registry, Row
 READERS = Registry(
     "data format",
     {
-        "robomimic": Row("lwdctl.data.robomimic:open_robomimic", "robomimic HDF5, 1.2 to 1.5"),
-        "d4rl": Row("lwdctl.data.d4rl:open_d4rl", "D4RL flat HDF5"),
-        "minari": Row("lwdctl.data.minari:open_minari", "Minari data set directory or HDF5"),
-        "pusht": Row("lwdctl.data.pusht:open_pusht", "Diffusion Policy's PushT buffer (zarr v2)"),
+        "robomimic": Row("lwdctl.data.robomimic:RobomimicFile", "robomimic HDF5, 1.2 to 1.5"),
+        "d4rl": Row("lwdctl.data.d4rl:D4rlFile", "D4RL flat HDF5"),
+        "minari": Row("lwdctl.data.minari:MinariFile", "Minari dataset, a directory or HDF5"),
+        "pusht": Row("lwdctl.data.pusht:PushTBuffer", "Diffusion Policy's PushT buffer (zarr v2)"),
     },
 )

@@ -1,36 +1,40 @@
-"""Reader of Minari data sets in their HDF5 layout; minari itself is not needed.
+"""Reader of Minari datasets in their HDF5 layout; minari itself is not needed.
 
-A data set is a directory with `data/main_data.hdf5` and `data/metadata.json`; the HDF5 file
-alone will do. Episodes are the groups `episode_N`, read in numeric order; each holds one
-observation more than actions, and the last one becomes the final observation. Dictionary
+A dataset is a directory with `data/main_data.hdf5` and `data/metadata.json`; the HDF5 file
+alone is enough. Episodes are the groups `episode_N`, read in numeric order; each holds one
+more observation than actions, and the last one becomes the final observation. Dictionary
 observations are flattened, nested names joined by a dot.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
-import numpy.typing as npt
 
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import ActionSpec, EnvSpec, Episode, FloatArray, SourceSpec
-from lwdctl.data.checks import choose_keys, observation_specs, require_length, require_size
+from lwdctl.data.checks import check_components, choose_keys, observation_specs
 from lwdctl.data.gym_envs import (
     SAMPLE,
+    GymEnv,
     env_spec,
     gym_action,
     gym_id,
     known_env,
     level_of,
-    note_zero_forces,
+    mark_zero_forces,
+    read_state,
+    state_arrays,
+    state_layout,
 )
-from lwdctl.data.hdf5_guard import (
-    array_shape,
+from lwdctl.data.hdf5 import (
+    array_at,
     dataset_at,
     location,
     number_of,
@@ -39,74 +43,65 @@ from lwdctl.data.hdf5_guard import (
     read_rows,
     text_of,
 )
-from lwdctl.data.merge import EpisodeOutline, MergedReader
-from lwdctl.data.reader import ReadOptions
+from lwdctl.data.reader import EpisodeOutline, ReadOptions, check_no_subset, closed_on_error
 
 OBSERVATION = "observation"
 FILE_NAME = "main_data.hdf5"
-STATE_KEYS = ("qpos", "qvel")
-
-
-def open_minari(paths: Sequence[Path], options: ReadOptions) -> MergedReader:
-    """Open one or several Minari data sets as one source."""
-    return MergedReader(MinariFile, paths, options)
 
 
 class MinariFile:
-    """One Minari data set; a file reader.
+    """One Minari dataset; a `FileReader`.
 
-    The environment comes from `--env` or the metadata's `env_spec`; the label from `--label`
-    or the level in the data set's name.
+    The environment comes from `--env` or the metadata's `env_spec`; the behavior label from
+    `--label` or the level in the dataset's name.
 
     Args:
-        path: The data set's directory, its `data` directory, or the HDF5 file.
-        options: What the user asked for; there are no subsets to filter by.
+        path: The dataset's directory, its `data` directory, or the HDF5 file.
+        options: What the user requested.
 
     Raises:
         DataError: The structure is not Minari's; the message names file and key.
     """
 
     def __init__(self, path: Path, options: ReadOptions) -> None:
-        if options.filter_key:
-            raise DataError(f"{path}: a Minari data set has no subset '{options.filter_key}'")
-        self.sources: Sequence[str]
-        self.lengths: Sequence[int]
+        check_no_subset(options, path, "a Minari dataset")
         self.path, self._metadata = _locate(path)
         self._file = open_hdf5(self.path, options.max_bytes)
-        try:
+        with closed_on_error(self._file):
             self._metadata = self._metadata or _root_metadata(self._file)
-            self._name = str(self._metadata.get("dataset_id") or path)
-            self._scan(options)
-        except BaseException:
-            self._file.close()
-            raise
+            label = options.label or level_of(str(self._metadata.get("dataset_id") or path))
+            self._scan(options, label)
 
-    def _scan(self, options: ReadOptions) -> None:
+    def _scan(self, options: ReadOptions, label: str) -> None:
         names = [name for name in self._file if name.startswith("episode_")]
         self.sources = sorted(names, key=number_of)
         if not self.sources:
             raise DataError(f"{self.path}: episode_0: is missing; the file holds no episodes")
         first = self._group(self.sources[0])
-        self._arrays = _observation_arrays(first, self.path)
+        self._arrays = _observation_arrays(first)
         # A plain array has one key, whose name the format does not give.
         keys = choose_keys(
             options.observation_keys,
             tuple(self._arrays),
             tuple(self._arrays),
-            f"{self.path}: {location(first, 'observations')}",
+            location(first, "observations"),
         )
         self._arrays = {key: self._arrays[key] for key, _ in keys}
         sizes: dict[str, int] = {}
         self.lengths = [self._scan_episode(self._group(name), sizes) for name in self.sources]
-        env = self._env_spec(options, sum(sizes[key] for key, _ in keys))
-        self._task = env.tasks[0] if env.tasks else ""
-        self._label = options.label or level_of(self._name)
+        recorded = _json_object(self._metadata.get("env_spec"))
+        named = gym_id(str(recorded.get("id", "")))
+        self._known = known_env(options.env.partition("/")[2] or named)
+        size = sum(sizes[key] for key, _ in keys)
+        env = env_spec(self._known, options.env, named, size, f"{self.path}: observations")
+        env = self._completed(env, recorded, first)
+        self._outline = EpisodeOutline(env.tasks[0] if env.tasks else "", label)
         seeds = [seed for name in self.sources if (seed := _seed(self._group(name))) is not None]
         self.spec = SourceSpec(
             observations=observation_specs(keys, [sizes[key] for key, _ in keys]),
-            action=self._action_spec(options, sizes["actions"]),
+            action=_action_spec(self._known, self._metadata, sizes["actions"]),
             env=env,
-            labels=(self._label,) if self._label else (),
+            labels=(label,) if label else (),
             source_format="minari",
             collection_seeds=(min(seeds), max(seeds)) if seeds else None,
         )
@@ -118,80 +113,59 @@ class MinariFile:
         return group
 
     def _scan_episode(self, group: h5py.Group, sizes: dict[str, int]) -> int:
-        """Check one episode's shapes against each other and earlier ones."""
-        actions = dataset_at(group, "actions", self.path)
-        where = f"{self.path}: {location(group, '')}"
+        """Check one episode's shapes against each other and earlier ones; return its steps."""
+        actions = dataset_at(group, "actions")
         if len(actions.shape or ()) == 1:
-            raise DataError(f"{where}actions: are discrete (shape {actions.shape})")
-        steps, size = array_shape(actions, self.path)
+            raise DataError(f"{location(actions)}: are discrete (shape {actions.shape})")
+        steps, size = map(int, array_at(group, "actions").shape)
         if steps == 0:
-            raise DataError(f"{where}actions: has no rows")
-        require_size(size, sizes.setdefault("actions", size), f"{where}actions")
+            raise DataError(f"{location(actions)}: has no rows")
+        check_components(size, sizes.setdefault("actions", size), location(actions))
         for key, name in self._arrays.items():
-            shape = array_shape(dataset_at(group, name, self.path), self.path, ranks=(1, 2))
-            if shape[0] != steps + 1:
+            array = array_at(group, name, ranks=(1, 2))
+            rows, size = array.shape[0], array.shape[1] if array.ndim > 1 else 1
+            if rows != steps + 1:
                 raise DataError(
-                    f"{where}{name}, row {min(shape[0], steps + 1)}: has {shape[0]} rows, expected "
+                    f"{location(array)}, row {min(rows, steps + 1)}: has {rows} rows, expected "
                     f"{steps + 1} (one more than actions)"
                 )
-            size = shape[1] if len(shape) > 1 else 1
-            require_size(size, sizes.setdefault(key, size), f"{where}{name}")
+            check_components(size, sizes.setdefault(key, size), location(array))
         for name in ("rewards", "terminations", "truncations"):
-            shape = array_shape(dataset_at(group, name, self.path), self.path, ranks=(1,))
-            require_length(shape[0], steps, f"{where}{name}", "actions")
+            array_at(group, name, ranks=(1,), rows=steps)
         declared = group.attrs.get("total_steps", steps)
         if declared != steps:
-            raise DataError(f"{where}attrs[total_steps]: is {declared}, actions have {steps} rows")
+            where = location(group, "attrs[total_steps]")
+            raise DataError(f"{where}: is {declared}, actions have {steps} rows")
         return steps
 
-    def _env_spec(self, options: ReadOptions, size: int) -> EnvSpec:
-        """Describe the environment; what the metadata say goes before what is known of it."""
-        recorded = _json_object(self._metadata.get("env_spec"))
-        named = gym_id(str(recorded.get("id", "")))
-        known = known_env(options.env.partition("/")[2] or named)
-        spec = env_spec(known, options.env, named, size, f"{self.path}: observations")
+    def _completed(self, spec: EnvSpec, recorded: Mapping[str, Any], first: h5py.Group) -> EnvSpec:
+        """Add to an environment what the dataset records; that takes precedence."""
         if spec.settings.get("use_contact_forces"):
-            spec = note_zero_forces(spec, self._sample())
-        self._state_names = [*STATE_KEYS, *(known.state_keys if known else ())]
-        settings = {**spec.settings, **({"env_spec": recorded} if recorded else {})}
-        first = self._group(self.sources[0])
-        keys = [f"infos/{name}" for name in self._state_names]
-        if all(key in first for key in keys):
-            shapes = [array_shape(dataset_at(first, key, self.path), self.path) for key in keys]
-            settings["initial_state"] = [
-                [name, shape[1]] for name, shape in zip(self._state_names, shapes, strict=True)
-            ]
+            spec = mark_zero_forces(spec, self._sample())
+        settings = {
+            **spec.settings,
+            **({"env_spec": recorded} if recorded else {}),
+            **state_layout(state_arrays(first, self._known)),
+        }
         limit = recorded.get("max_episode_steps")
         steps = limit if isinstance(limit, int) and limit > 0 else spec.max_steps
-        return EnvSpec(spec.adapter, spec.tasks, settings, steps or max(self.lengths))
+        return replace(spec, settings=settings, max_steps=steps or max(self.lengths))
 
     def _sample(self) -> FloatArray:
         """Return the first rows of the first episodes (time, obs)."""
         rows: list[FloatArray] = []
         for name in self.sources:
             group = self._group(name)
-            arrays = [
-                read_rows(group[item], self.path, 0, SAMPLE) for item in self._arrays.values()
-            ]
+            arrays = [read_rows(group[item], 0, SAMPLE) for item in self._arrays.values()]
             rows.append(np.concatenate([item.reshape(len(item), -1) for item in arrays], axis=1))
             if sum(map(len, rows)) >= SAMPLE:
                 break
         return np.concatenate(rows)
 
-    def _action_spec(self, options: ReadOptions, size: int) -> ActionSpec:
-        recorded = _json_object(self._metadata.get("env_spec"))
-        named = gym_id(str(recorded.get("id", "")))
-        spec = gym_action(known_env(options.env.partition("/")[2] or named), size)
-        space = _json_object(self._metadata.get("action_space"))
-        low, high = _limits(space.get("low"), size), _limits(space.get("high"), size)
-        if not (low and high):
-            return spec
-        return ActionSpec(size, spec.semantics, spec.units, low, high, spec.control_rate)
-
     def outline(self, index: int) -> EpisodeOutline:
-        """Say what an episode is without loading its steps."""
+        """Return task and label, the same for every episode of the dataset."""
         del index
-        return EpisodeOutline(self._task, self._label)
+        return self._outline
 
     def read(self, index: int) -> Episode:
         """Load one episode.
@@ -202,18 +176,21 @@ class MinariFile:
         group = self._group(self.sources[index])
         arrays: dict[str, FloatArray] = {}
         for key, name in self._arrays.items():
-            rows = read_rows(group[name], self.path)
+            rows = read_rows(group[name])
             arrays[key] = rows.reshape(len(rows), -1)
+        success = None
+        if isinstance(group.get("infos/success"), h5py.Dataset):
+            success = bool(np.any(read_array(group["infos/success"])))
         return Episode(
             source=self.sources[index],
             observations={key: values[:-1] for key, values in arrays.items()},
-            actions=read_rows(group["actions"], self.path),
-            rewards=read_rows(group["rewards"], self.path),
+            actions=read_rows(group["actions"]),
+            rewards=read_rows(group["rewards"]),
             final_observation={key: values[-1] for key, values in arrays.items()},
-            initial_state=self._initial_state(group),
-            task=self._task,
-            label=self._label,
-            success=self._success(group),
+            initial_state=read_state(state_arrays(group, self._known), 0),
+            task=self._outline.task,
+            label=self._outline.label,
+            success=success,
             seed=_seed(group),
         )
 
@@ -221,30 +198,12 @@ class MinariFile:
         """Close the file."""
         self._file.close()
 
-    def _initial_state(self, group: h5py.Group) -> npt.NDArray[np.float64] | None:
-        """Return `qpos`, `qvel` and so on at the reset, laid end to end, where recorded."""
-        keys = [f"infos/{name}" for name in self._state_names]
-        if any(key not in group for key in keys):
-            return None
-        parts = []
-        for key in keys:
-            dataset = dataset_at(group, key, self.path)
-            array_shape(dataset, self.path)
-            read_rows(dataset, self.path, 0, 1)  # refuses NaN and infinity
-            parts.append(read_array(dataset, self.path, 0, 1).reshape(-1))
-        return np.concatenate(parts).astype(np.float64)
-
-    def _success(self, group: h5py.Group) -> bool | None:
-        if not isinstance(group.get("infos/success"), h5py.Dataset):
-            return None
-        return bool(np.any(read_array(group["infos/success"], self.path)))
-
 
 def _locate(path: Path) -> tuple[Path, dict[str, Any]]:
-    """Return the HDF5 file of a data set and its metadata, {} where it has no such file.
+    """Return the HDF5 file of a dataset and its metadata, {} where it has no such file.
 
     Raises:
-        DataError: No such path, no data set, or one that is not stored as HDF5.
+        DataError: No such path, no dataset, or one that is not stored as HDF5.
     """
     if not path.exists():
         raise DataError(f"{path}: no such file or directory")
@@ -265,11 +224,11 @@ def _locate(path: Path) -> tuple[Path, dict[str, Any]]:
     if stored != "hdf5":
         raise DataError(
             f"{file}: data_format: is '{stored}'; only hdf5 is read",
-            "make the data set again with minari's data_format='hdf5'",
+            "write the dataset again with minari's data_format='hdf5'",
         )
     found = path if path.is_file() else folder / FILE_NAME
     if not found.is_file():
-        raise DataError(f"{found}: no such file; a Minari data set has data/{FILE_NAME}")
+        raise DataError(f"{found}: no such file; a Minari dataset has data/{FILE_NAME}")
     return found, metadata
 
 
@@ -283,12 +242,20 @@ def _root_metadata(file: h5py.File) -> dict[str, Any]:
 
 
 def _json_object(text: Any) -> dict[str, Any]:
-    """Parse JSON inside metadata; anything but an object counts as absent."""
+    """Return the JSON object in a metadata entry; anything else counts as absent."""
     try:
         value = json.loads(text) if isinstance(text, str) else text
     except ValueError:
         return {}
     return dict(value) if isinstance(value, Mapping) else {}
+
+
+def _action_spec(known: GymEnv | None, metadata: Mapping[str, Any], size: int) -> ActionSpec:
+    """Return the action of the environment, with the limits that the dataset records."""
+    spec = gym_action(known, size)
+    space = _json_object(metadata.get("action_space"))
+    low, high = _limits(space.get("low"), size), _limits(space.get("high"), size)
+    return replace(spec, low=low, high=high) if low and high else spec
 
 
 def _limits(values: Any, size: int) -> tuple[float, ...]:
@@ -302,11 +269,11 @@ def _limits(values: Any, size: int) -> tuple[float, ...]:
     return tuple(float(value) for value in limits)
 
 
-def _observation_arrays(group: h5py.Group, path: Path) -> dict[str, str]:
-    """Return observation key to location inside an episode."""
+def _observation_arrays(group: h5py.Group) -> dict[str, str]:
+    """Return the path below an episode's group of every observation key."""
     item = group.get("observations")
     if item is None:
-        raise DataError(f"{path}: {location(group, 'observations')}: is missing")
+        raise DataError(f"{location(group, 'observations')}: is missing")
     if isinstance(item, h5py.Dataset):
         return {OBSERVATION: "observations"}
     names: list[str] = []
@@ -317,6 +284,6 @@ def _observation_arrays(group: h5py.Group, path: Path) -> dict[str, str]:
 
 
 def _seed(group: h5py.Group) -> int | None:
-    """Return the reset seed; Minari leaves it out, or writes a word, where there was none."""
+    """Return the reset seed; Minari omits it, or writes text, where there was none."""
     seed = group.attrs.get("seed")
     return int(seed) if isinstance(seed, int | np.integer) and seed >= 0 else None

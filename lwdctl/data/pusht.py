@@ -1,26 +1,43 @@
 """Reader of Diffusion Policy's PushT replay buffers (zarr v2, a directory or `.zarr.zip`).
 
 The buffer holds `data/state` (agent x, y; block x, y; block angle), `data/action` (target
-position of the agent) and often `data/keypoint`, pixels and radians, and the ends of episodes
+position of the agent) and often `data/keypoint`, in pixels and radians, and the ends of episodes
 in `meta/episode_ends`. The angle wraps, so networks get its sine and cosine.
+
+The store is not trusted: zarr creates what it does not find and fills missing chunks with zeros,
+and version 2 metadata can name a pickle codec, which runs code. All three are rejected here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import zipfile
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import zarr
+from zarr.abc.store import Store
+from zarr.storage import LocalStore, ZipStore
 
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import ActionSpec, EnvSpec, Episode, FloatArray, SourceSpec
-from lwdctl.data.checks import NUMBER_KINDS, choose_keys, finite_rows, observation_specs
-from lwdctl.data.merge import EpisodeOutline, MergedReader
-from lwdctl.data.reader import ReadOptions
-from lwdctl.data.zarr_guard import open_zarr, read_zarr, require_array
+from lwdctl.data.checks import (
+    NUMBER_KINDS,
+    check_declared_bytes,
+    check_rows,
+    choose_keys,
+    finite_rows,
+    observation_specs,
+)
+from lwdctl.data.reader import (
+    EpisodeOutline,
+    ReadOptions,
+    check_no_subset,
+    closed_on_error,
+    row_ranges,
+)
 
 TASK = "push_t"
 MAX_STEPS = 300
@@ -30,19 +47,17 @@ SIZES = {"agent_position": 2, "block_position": 2, "block_angle_sincos": 2}
 ACTION = ActionSpec(
     2, "absolute", "pixels", (0.0, 0.0), (512.0, 512.0), 10.0, reference="agent_position"
 )
-
-
-def open_pusht(paths: Sequence[Path], options: ReadOptions) -> MergedReader:
-    """Open one or several PushT replay buffers as one source."""
-    return MergedReader(PushTBuffer, paths, options)
+SAFE_CODECS = frozenset({"blosc", "zstd", "gzip", "zlib", "lz4", "bz2", "lzma", "crc32", "crc32c"})
+# A chunk is decoded as a whole; no chunk of a replay buffer is larger than this.
+MAX_CHUNK_BYTES = 2**30
 
 
 class PushTBuffer:
-    """One replay buffer; a file reader.
+    """One replay buffer; a `FileReader`.
 
     Args:
         path: The zarr directory or zip file.
-        options: What the user asked for; there are no subsets to filter by.
+        options: What the user requested.
 
     Raises:
         DataError: The structure is not a PushT buffer's; the message names file and key.
@@ -50,66 +65,53 @@ class PushTBuffer:
 
     def __init__(self, path: Path, options: ReadOptions) -> None:
         self.path = path
-        self.sources: Sequence[str]
-        self.lengths: Sequence[int]
-        if options.filter_key:
-            raise DataError(f"{path}: a PushT buffer has no subset '{options.filter_key}'")
-        self._label = options.label
-        self._group, self._store = open_zarr(path, options.max_bytes)
-        try:
+        check_no_subset(options, path, "a PushT buffer")
+        self._outline = EpisodeOutline(TASK, options.label)
+        self._group, self._store = _open_zarr(path, options.max_bytes)
+        with closed_on_error(self._store):
             self._scan(options)
-        except BaseException:
-            self._store.close()
-            raise
 
     def _scan(self, options: ReadOptions) -> None:
-        self._state = self._array("data/state", (STATE_SIZE,))
-        self._action = self._array("data/action", (ACTION.size,))
+        self._arrays: dict[str, zarr.Array[Any]] = {}
+        self._open("data/state", (STATE_SIZE,))
+        self._open("data/action", (ACTION.size,))
         present = dict(SIZES)
         if "data/keypoint" in self._group:
-            self._keypoint = self._array("data/keypoint", (9, 2), (KEYPOINT_SIZE,))
+            self._open("data/keypoint", (9, 2), (KEYPOINT_SIZE,))
             present["keypoint"] = KEYPOINT_SIZE
-        # Networks see the state by default; keypoints are stored beside it.
+        # Only the state is a network input by default; keypoints are stored beside it.
         keys = choose_keys(
             options.observation_keys or tuple(present), tuple(SIZES), tuple(present), str(self.path)
         )
         self._ends = self._read_ends()
-        starts = [0, *self._ends[:-1]]
-        self.lengths = [end - start for start, end in zip(starts, self._ends, strict=True)]
-        self.sources = [
-            f"rows {start}:{end}" for start, end in zip(starts, self._ends, strict=True)
-        ]
-        adapter = options.env.partition("/")[0] or "pusht"
+        self.sources, self.lengths = row_ranges(self._ends)
         self.spec = SourceSpec(
             observations=observation_specs(keys, [present[name] for name, _ in keys]),
             action=ACTION,
-            env=EnvSpec(adapter, (TASK,), {}, MAX_STEPS),
-            labels=(self._label,) if self._label else (),
+            env=EnvSpec(options.env.partition("/")[0] or "pusht", (TASK,), {}, MAX_STEPS),
+            labels=(options.label,) if options.label else (),
             source_format="pusht",
         )
 
-    def _array(self, key: str, *shapes: tuple[int, ...]) -> zarr.Array[Any]:
-        array = require_array(self._group, key, self.path)
+    def _open(self, key: str, *shapes: tuple[int, ...]) -> None:
+        """Open an array whose rows have one of the shapes, one row per step."""
+        array = _array_at(self._group, key, self.path)
         if array.shape[1:] not in shapes or array.dtype.kind not in NUMBER_KINDS:
             raise DataError(
                 f"{self.path}: {key}: has shape {array.shape} of {array.dtype}, "
                 f"expected (rows, {', '.join(map(str, shapes[0]))}) numbers"
             )
-        if key != "data/state" and array.shape[0] != self._state.shape[0]:
-            shorter = min(array.shape[0], self._state.shape[0])
-            raise DataError(
-                f"{self.path}: {key}, row {shorter}: has {array.shape[0]} rows, but data/state "
-                f"has {self._state.shape[0]}"
-            )
-        return array
+        self._arrays[key] = array
+        rows = self._arrays["data/state"].shape[0]
+        check_rows(array.shape[0], rows, f"{self.path}: {key}", "data/state")
 
     def _read_ends(self) -> list[int]:
         """Return one past the last row of each episode."""
         key = "meta/episode_ends"
-        array = require_array(self._group, key, self.path)
+        array = self._arrays[key] = _array_at(self._group, key, self.path)
         if array.ndim != 1 or array.dtype.kind not in "iu":
             raise DataError(f"{self.path}: {key}: is not a list of row numbers")
-        ends = [int(end) for end in self._rows(array, key, 0, array.shape[0])]
+        ends = [int(end) for end in self._stored(key, 0, array.shape[0])]
         if not ends:
             raise DataError(f"{self.path}: {key}: holds no episodes")
         for row, (previous, end) in enumerate(zip([0, *ends], ends, strict=False)):
@@ -117,7 +119,7 @@ class PushTBuffer:
                 raise DataError(
                     f"{self.path}: {key}, row {row}: episode ends at {end}, not after {previous}"
                 )
-        total = self._state.shape[0]
+        total = self._arrays["data/state"].shape[0]
         if ends[-1] != total:
             raise DataError(
                 f"{self.path}: {key}, row {len(ends) - 1}: last episode ends at {ends[-1]}, but "
@@ -126,9 +128,9 @@ class PushTBuffer:
         return ends
 
     def outline(self, index: int) -> EpisodeOutline:
-        """Say what an episode is without loading its steps."""
+        """Return task and label, the same for every episode of the buffer."""
         del index
-        return EpisodeOutline(TASK, self._label)
+        return self._outline
 
     def read(self, index: int) -> Episode:
         """Load one episode.
@@ -138,33 +140,99 @@ class PushTBuffer:
         """
         stop = self._ends[index]
         start = stop - self.lengths[index]
-        state = self._rows(self._state, "data/state", start, stop)
-        finite_rows(state, f"{self.path}: data/state", start)
+        # The angle and the initial state are computed from the stored float64.
+        state = self._stored("data/state", start, stop)
+        rows = finite_rows(state, f"{self.path}: data/state", start)
+        angle = state[:, 4].astype(np.float64)
+        observations = {
+            "agent_position": rows[:, :2].copy(),
+            "block_position": rows[:, 2:4].copy(),
+            "block_angle_sincos": np.stack([np.sin(angle), np.cos(angle)], 1).astype(np.float32),
+        }
         names = [item.name for item in self.spec.observations]
-        action = self._rows(self._action, "data/action", start, stop)
+        if "keypoint" in names:
+            observations["keypoint"] = self._rows("data/keypoint", start, stop)
         return Episode(
             source=self.sources[index],
-            observations={name: self._observation(name, state, start) for name in names},
-            actions=finite_rows(action, f"{self.path}: data/action", start),
+            observations={name: observations[name] for name in names},
+            actions=self._rows("data/action", start, stop),
             initial_state=state[0].astype(np.float64),
             task=TASK,
-            label=self._label,
+            label=self._outline.label,
         )
 
     def close(self) -> None:
         """Close the store."""
         self._store.close()
 
-    def _observation(self, name: str, state: npt.NDArray[Any], start: int) -> FloatArray:
-        if name == "keypoint":
-            rows = self._rows(self._keypoint, "data/keypoint", start, start + len(state))
-            rows = rows.reshape(len(rows), KEYPOINT_SIZE)
-            return finite_rows(rows, f"{self.path}: data/keypoint", start)
-        if name == "block_angle_sincos":
-            angle = state[:, 4].astype(np.float64)
-            return np.stack([np.sin(angle), np.cos(angle)], axis=1).astype(np.float32)
-        columns = slice(0, 2) if name == "agent_position" else slice(2, 4)
-        return np.ascontiguousarray(state[:, columns], dtype=np.float32)
+    def _rows(self, key: str, start: int, stop: int) -> FloatArray:
+        """Return rows (time, size) as finite float32."""
+        rows = self._stored(key, start, stop).reshape(stop - start, -1)
+        return finite_rows(rows, f"{self.path}: {key}", start)
 
-    def _rows(self, array: zarr.Array[Any], key: str, start: int, stop: int) -> npt.NDArray[Any]:
-        return read_zarr(array, key, self.path, start, stop)
+    def _stored(self, key: str, start: int, stop: int) -> npt.NDArray[Any]:
+        """Return the rows `start:stop` as they are stored."""
+        try:
+            return np.asarray(self._arrays[key][start:stop])
+        except Exception as error:  # noqa: BLE001 - each codec raises its own type
+            reason = _first_line(error)
+            raise DataError(f"{self.path}: {key}, row {start}: cannot be read ({reason})") from None
+
+
+def _open_zarr(path: Path, max_bytes: int) -> tuple[zarr.Group, Store]:
+    """Open a zarr group for reading, without creating anything.
+
+    Args:
+        path: A zarr directory or a zip file of one.
+        max_bytes: Largest total uncompressed size that its arrays may declare.
+
+    Returns:
+        The group, and the store to close after use.
+
+    Raises:
+        DataError: No such path, no zarr group, or a declared size beyond `max_bytes`.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: no such file or directory")
+    if path.is_file() and not zipfile.is_zipfile(path):
+        raise DataError(f"{path}: is neither a zarr directory nor an intact zip file of one")
+    store: Store = LocalStore(path, read_only=True) if path.is_dir() else ZipStore(path, mode="r")
+    with closed_on_error(store):
+        try:
+            group = zarr.open_group(store, mode="r")
+            members = list(group.members(max_depth=None))
+        except Exception as error:  # noqa: BLE001 - zarr raises a dozen unrelated types
+            raise DataError(f"{path}: is not a zarr group ({_first_line(error)})") from None
+        total = 0
+        for name, item in members:
+            if isinstance(item, zarr.Array):
+                total += prod(item.shape) * item.dtype.itemsize
+                check_declared_bytes(total, max_bytes, f"{path}: {name}: has shape {item.shape}")
+    return group, store
+
+
+def _array_at(group: zarr.Group, key: str, path: Path) -> zarr.Array[Any]:
+    """Return the array `key` after checking codecs, chunk size and that no chunk is missing.
+
+    Raises:
+        DataError: One of these is wrong; the message names file and key.
+    """
+    item = group.get(key)
+    if not isinstance(item, zarr.Array):
+        raise DataError(f"{path}: {key}: is missing")
+    if item.dtype.kind == "O":
+        raise DataError(f"{path}: {key}: holds Python objects, which are not read")
+    for codec in (*item.filters, *item.compressors):
+        name = str(getattr(codec, "codec_id", "") or codec.to_dict()["name"]).rpartition(".")[2]
+        if name not in SAFE_CODECS:
+            raise DataError(f"{path}: {key}: is encoded with '{name}', which is not read")
+    if prod(item.chunks) * item.dtype.itemsize > MAX_CHUNK_BYTES:
+        raise DataError(f"{path}: {key}: declares chunks of shape {item.chunks}")
+    if item.nchunks_initialized < item.nchunks:
+        missing = item.nchunks - item.nchunks_initialized
+        raise DataError(f"{path}: {key}: {missing} of {item.nchunks} chunks are missing")
+    return item
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

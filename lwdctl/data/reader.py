@@ -1,18 +1,30 @@
-"""The contract every reader of somebody's data format fulfils."""
+"""The contract of a data format, and the one source that its files are read as.
+
+A data format is one module with a class that fulfills `FileReader`, and one row of
+`data.formats`; a package outside lwdctl registers its class under the entry point group
+`lwdctl.readers` instead. `open_source` then reads any number of files of that format, and
+`lwdctl ingest FORMAT PATH...` works.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+from lwdctl.core.errors import DataError
 from lwdctl.core.records import Episode, SourceSpec
+from lwdctl.data.formats import READERS
 
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What a user may ask of any reader.
+    """What a user may request of any reader.
 
     Attributes:
         observation_keys: Observation keys to keep, or () for the format's default.
@@ -21,8 +33,8 @@ class ReadOptions:
         env: Environment as `adapter` or `adapter/name` when the file names none, or "".
         max_bytes: Largest declared size in bytes (uncompressed) that is read.
         on_nan: `"error"`, or `"drop"` to leave out episodes with NaN or infinity.
-        actions: `"recorded"`, or `"absolute"` to turn motions into targets where the reader
-            can; the caller looks at `spec.action.semantics` to see whether it did.
+        actions: `"recorded"`, or `"absolute"` to convert relative actions to targets where the
+            reader can; `spec.action.semantics` says whether it did.
     """
 
     observation_keys: tuple[str, ...] = ()
@@ -34,34 +46,258 @@ class ReadOptions:
     actions: str = "recorded"
 
 
-class Reader(Protocol):
-    """Random access to the episodes of one source, built as `Reader(paths, options)`.
-
-    Construction validates structure (keys, shapes, declared sizes, links) without loading
-    steps; `read` loads and validates one episode. Usable as a context manager.
+@dataclass(frozen=True)
+class EpisodeOutline:
+    """What is known of an episode before its steps are read.
 
     Attributes:
-        spec: What the source says about itself.
-        sources: One name per episode, in numeric order (`"demo_2"` before `"demo_10"`).
-        lengths: Steps per episode.
+        task: Task name, one of `spec.env.tasks`, or "".
+        label: Behavior label, one of `spec.labels`, or "".
+        split: `"train"`, `"validation"`, or "" when the source does not say.
     """
 
+    task: str = ""
+    label: str = ""
+    split: str = ""
+
+
+class FileReader(Protocol):
+    """Random access to the episodes of one file (or directory) of a data format.
+
+    A format's class is built as `Format(path, options)`. Construction validates the structure
+    (keys, shapes, declared sizes, links) without loading steps, and raises `DataError` with file
+    and key where it is not the format's; `read` loads and validates one episode. A reader trusts
+    nothing in the file: `data.hdf5` opens HDF5 files safely, `data.checks` has the common checks.
+
+    Attributes:
+        path: The file, as error messages name it.
+        spec: Observations, action, environment, tasks and labels of the file. `spec.env.max_steps`
+            is positive.
+        sources: One unique name per episode, in numeric order (`"demo_2"` before `"demo_10"`).
+        lengths: Steps per episode, in the order of `sources`.
+    """
+
+    path: Path
     spec: SourceSpec
     sources: Sequence[str]
     lengths: Sequence[int]
+
+    def outline(self, index: int) -> EpisodeOutline:
+        """Return task, label and split of an episode without loading its steps."""
+
+    def read(self, index: int) -> Episode:
+        """Load one episode: float32 arrays with one row per action, named as in `spec`.
+
+        Raises:
+            DataError: NaN or infinity (`NonFiniteError`), unequal lengths, or changed
+                dimensions; the message names file, key and row.
+        """
+
+    def close(self) -> None:
+        """Close the file."""
+
+
+def open_source(data_format: str, paths: Sequence[Path], options: ReadOptions) -> MergedReader:
+    """Open one or several files of a data format as one source.
+
+    Args:
+        data_format: Name of a row of `data.formats.READERS`.
+        paths: The files, at least one.
+        options: What the user requested.
+
+    Raises:
+        ConfigError: No such format.
+        DataError: The structure of a file is not the format's, or files disagree.
+    """
+    return MergedReader(READERS.load(data_format), paths, options)
+
+
+@contextmanager
+def closed_on_error(file: Any) -> Iterator[None]:
+    """Close `file` if the block raises: for constructors that check a file they opened."""
+    with ExitStack() as stack:
+        stack.callback(file.close)
+        yield
+        stack.pop_all()
+
+
+def check_no_subset(options: ReadOptions, path: Path, what: str) -> None:
+    """Check that no subset is requested of a format that has none.
+
+    Raises:
+        DataError: One is; the message says `what` the file is.
+    """
+    if options.filter_key:
+        raise DataError(f"{path}: {what} has no subset '{options.filter_key}'")
+
+
+def row_ranges(ends: Sequence[int]) -> tuple[list[str], list[int]]:
+    """Return name and length of each episode of a file that holds them end to end.
+
+    Args:
+        ends: One past the last row of each episode.
+    """
+    bounds = list(zip([0, *ends[:-1]], ends, strict=True))
+    return [f"rows {start}:{end}" for start, end in bounds], [end - start for start, end in bounds]
+
+
+class MergedReader:
+    """The episodes of one or several files of a format, as one source.
+
+    The environment's settings are those of the first file; tasks and labels are joined in
+    order of appearance. With more than one file, episode names begin with the file's name.
+    Usable as a context manager; has the attributes and methods of `FileReader` except `path`.
+
+    Args:
+        make: The format's class.
+        paths: The files, at least one.
+        options: What the user requested.
+
+    Raises:
+        DataError: No path, the same path twice, or files that disagree in dimensions,
+            action semantics or environment; the message names both files.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[Path, ReadOptions], FileReader],
+        paths: Sequence[Path],
+        options: ReadOptions,
+    ) -> None:
+        if not paths:
+            raise DataError("no path given", "name at least one file")
+        _check_distinct(paths)
+        with ExitStack() as opened:
+            self._readers: list[FileReader] = []
+            for path in paths:
+                with _damage_as_data_error(path):
+                    reader = make(path, options)
+                opened.callback(reader.close)
+                self._readers.append(reader)
+            self.spec = _merge_specs(self._readers)
+            self._closing = opened.pop_all()
+        self._ends = list(accumulate(len(reader.sources) for reader in self._readers))
+        prefixes = _prefixes(paths)
+        self.sources = [
+            f"{prefix}{source}"
+            for prefix, reader in zip(prefixes, self._readers, strict=True)
+            for source in reader.sources
+        ]
+        self.lengths = [length for reader in self._readers for length in reader.lengths]
 
     def read(self, index: int) -> Episode:
         """Load one episode.
 
         Raises:
-            DataError: NaN or infinity, unequal lengths, changed dimensions; the message
-                names file, key and row.
+            DataError: Bad values; the message names file, key and row.
         """
+        reader, position = self._locate(index)
+        with _damage_as_data_error(reader.path):
+            episode = reader.read(position)
+        return dataclasses.replace(episode, source=self.sources[index])
+
+    def outline(self, index: int) -> EpisodeOutline:
+        """Return task, label and split of an episode without loading its steps."""
+        reader, position = self._locate(index)
+        return reader.outline(position)
 
     def close(self) -> None:
-        """Close the files."""
+        """Close all files."""
+        self._closing.close()
+
+    def _locate(self, index: int) -> tuple[FileReader, int]:
+        """Return the file of an episode and its index there."""
+        which = bisect_right(self._ends, index)
+        return self._readers[which], index - (self._ends[which - 1] if which else 0)
+
+    def __enter__(self) -> MergedReader:
+        """Return the reader itself."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close all files."""
+        self.close()
 
 
-def paths_of(words: Sequence[str]) -> tuple[Path, ...]:
-    """Turn command-line words into paths with `~` expanded."""
-    return tuple(Path(word).expanduser() for word in words)
+@contextmanager
+def _damage_as_data_error(path: Path) -> Iterator[None]:
+    """Raise a library's error about damaged bytes as a `DataError` that names the file."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise DataError(f"{path}: is damaged ({error})") from error
+
+
+def _check_distinct(paths: Sequence[Path]) -> None:
+    seen: set[Path] = set()
+    for path in paths:
+        resolved = path.resolve()
+        if resolved in seen:
+            raise DataError(f"{path}: is named twice")
+        seen.add(resolved)
+
+
+def _prefixes(paths: Sequence[Path]) -> list[str]:
+    """Return a prefix per file that makes episode names unique: none, the stem, or the path."""
+    if len(paths) == 1:
+        return [""]
+    stems = [path.stem for path in paths]
+    names = stems if len(set(stems)) == len(stems) else [str(path) for path in paths]
+    return [f"{name}:" for name in names]
+
+
+def _merge_specs(readers: Sequence[FileReader]) -> SourceSpec:
+    first = readers[0]
+    for other in readers[1:]:
+        _check_agreement(first, other)
+    specs = [reader.spec for reader in readers]
+    tasks = tuple(dict.fromkeys(task for spec in specs for task in spec.env.tasks))
+    labels = tuple(dict.fromkeys(label for spec in specs for label in spec.labels))
+    seeds = [seed for spec in specs for seed in spec.collection_seeds or ()]
+    env = dataclasses.replace(
+        first.spec.env, tasks=tasks, max_steps=max(spec.env.max_steps for spec in specs)
+    )
+    return dataclasses.replace(
+        first.spec,
+        env=env,
+        labels=labels,
+        collection_seeds=(min(seeds), max(seeds)) if seeds else None,
+    )
+
+
+def _check_agreement(first: FileReader, other: FileReader) -> None:
+    own, theirs = first.spec, other.spec
+    pairs = (
+        ("observations", _describe(own), _describe(theirs)),
+        ("action", own.action, theirs.action),
+        ("environment", own.env.adapter, theirs.env.adapter),
+        ("environment settings", _settings(own), _settings(theirs)),
+    )
+    for noun, expected, found in pairs:
+        if expected == found:
+            continue
+        detail = (
+            f": {found}, expected {expected}" if noun in ("observations", "environment") else ""
+        )
+        raise DataError(
+            f"{other.path}: {noun} differ from those of {first.path}{detail}",
+            "ingest each file into a store of its own",
+        )
+
+
+def _settings(spec: SourceSpec) -> dict[str, object]:
+    """Return the settings without the environment's name, which the tasks already say."""
+    settings = dict(spec.env.settings)
+    if isinstance(settings.get("env_args"), dict):
+        arguments = settings["env_args"].items()
+        settings["env_args"] = {key: value for key, value in arguments if key != "env_name"}
+    return settings
+
+
+def _describe(spec: SourceSpec) -> str:
+    return ", ".join(f"{item.name} ({item.size})" for item in spec.observations)
+
+
+def paths_of(texts: Sequence[str]) -> tuple[Path, ...]:
+    """Return command-line arguments as paths, with `~` expanded."""
+    return tuple(Path(text).expanduser() for text in texts)

@@ -1,6 +1,6 @@
 """Reader of robomimic's HDF5 layout (versions 1.2 to 1.5 of `env_args`).
 
-robomimic itself is not needed. robosuite's `object` observation is brought to one meaning
+robomimic itself is not needed. robosuite's `object` observation is converted to one convention
 (`robosuite_object`); `env_args` are kept as written in `EnvSpec.settings["env_args"]`.
 """
 
@@ -16,12 +16,9 @@ import numpy as np
 
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import EnvSpec, Episode, FloatArray, SourceSpec
-from lwdctl.data import robomimic_masks
-from lwdctl.data.absolute_actions import PoseTargets, pose_targets
-from lwdctl.data.checks import choose_keys, observation_specs, require_length, require_size
-from lwdctl.data.hdf5_guard import (
-    array_shape,
-    dataset_at,
+from lwdctl.data.checks import check_components, choose_keys, observation_specs
+from lwdctl.data.hdf5 import (
+    array_at,
     location,
     number_of,
     open_hdf5,
@@ -29,8 +26,7 @@ from lwdctl.data.hdf5_guard import (
     read_rows,
     text_of,
 )
-from lwdctl.data.merge import EpisodeOutline, MergedReader
-from lwdctl.data.reader import ReadOptions
+from lwdctl.data.reader import EpisodeOutline, ReadOptions, closed_on_error
 from lwdctl.data.robomimic_env import (
     ROBOSUITE_KEYS,
     action_spec,
@@ -38,19 +34,16 @@ from lwdctl.data.robomimic_env import (
     max_steps_of,
     read_env_args,
 )
+from lwdctl.data.robomimic_masks import Masks
+from lwdctl.data.robosuite_actions import PoseTargets, pose_targets
 from lwdctl.data.robosuite_object import CONVENTION, EffectorPose, ObjectConvention
 
 POSITION_KEY, QUATERNION_KEY = "robot0_eef_pos", "robot0_eef_quat"
 SUCCESS_REWARD = 1.0
 
 
-def open_robomimic(paths: Sequence[Path], options: ReadOptions) -> MergedReader:
-    """Open one or several robomimic files as one source."""
-    return MergedReader(RobomimicFile, paths, options)
-
-
 class RobomimicFile:
-    """One robomimic file; a `Reader`.
+    """One robomimic file; a `FileReader`.
 
     Tasks come from the attribute `task` of a demonstration, else from `env_name`; labels from
     `--label`, the attributes `operator` or `label`, else masks; success from the attribute
@@ -58,7 +51,7 @@ class RobomimicFile:
 
     Args:
         path: The file.
-        options: What the user asked for.
+        options: What the user requested.
 
     Raises:
         DataError: The structure is not robomimic's; the message names file and key.
@@ -66,15 +59,10 @@ class RobomimicFile:
 
     def __init__(self, path: Path, options: ReadOptions) -> None:
         self.path = path
-        self.sources: Sequence[str]
-        self.lengths: Sequence[int]
         self._options = options
         self._file = open_hdf5(path, options.max_bytes)
-        try:
+        with closed_on_error(self._file):
             self._scan()
-        except BaseException:
-            self._file.close()
-            raise
 
     def _scan(self) -> None:
         path, options = self.path, self._options
@@ -82,18 +70,18 @@ class RobomimicFile:
         if not isinstance(data, h5py.Group):
             raise DataError(f"{path}: data: is missing; a robomimic file has data/demo_0 and so on")
         demos = sorted((name for name in data if isinstance(data[name], h5py.Group)), key=number_of)
-        masks = robomimic_masks.read_masks(self._file, demos, path)
-        self.sources = robomimic_masks.select(demos, masks, options.filter_key, path)
+        masks = Masks(self._file, demos)
+        self.sources = masks.select(options.filter_key)
         if not self.sources:
             raise DataError(f"{path}: data: holds no demonstrations")
-        self._labels = robomimic_masks.labels(masks)
-        self._splits = robomimic_masks.splits(masks, options.filter_key, path)
-        self._env_args = read_env_args(data, path)
+        self._labels = masks.labels()
+        self._splits = masks.splits(options.filter_key)
+        self._env_args = read_env_args(data)
         self._adapter = options.env.partition("/")[0] or adapter_of(self._env_args)
         env_name = str(self._env_args.get("env_name", ""))
         self._task = options.env.partition("/")[2] or env_name.rpartition("/")[2]
         version = str(self._env_args.get("env_version", ""))
-        self._object = ObjectConvention.of(self._task, version)
+        self._object = ObjectConvention(self._task, version)
         self._scan_demos(data)
 
     def _scan_demos(self, data: h5py.Group) -> None:
@@ -101,7 +89,7 @@ class RobomimicFile:
         keys = self._choose_keys(first)
         self._targets: PoseTargets | None = None
         if self._options.actions == "absolute" and self._adapter == "robosuite":
-            self._targets = pose_targets(data, first, self._env_args, self.path)
+            self._targets = pose_targets(data, first, self._env_args)
         self._has_rewards = all("rewards" in data[name] for name in self.sources)
         sizes: dict[str, int] = {}
         self.lengths = [self._scan_demo(data[name], keys, sizes) for name in self.sources]
@@ -109,38 +97,31 @@ class RobomimicFile:
 
     def _choose_keys(self, demo: h5py.Group) -> tuple[tuple[str, bool], ...]:
         obs = demo.get("obs")
-        where = location(demo, "obs")
         if not isinstance(obs, h5py.Group):
-            raise DataError(f"{self.path}: {where}: is missing")
+            raise DataError(f"{location(demo, 'obs')}: is missing")
         present = list(obs)
         default = [key for key in present if len(getattr(obs[key], "shape", ())) == 2]
         if self._adapter == "robosuite":
             default = list(ROBOSUITE_KEYS)
-        asked = self._options.observation_keys
-        return choose_keys(asked, default, present, f"{self.path}: {where}")
+        return choose_keys(self._options.observation_keys, default, present, location(obs))
 
     def _scan_demo(
         self, demo: h5py.Group, keys: Sequence[tuple[str, bool]], sizes: dict[str, int]
     ) -> int:
         """Check one demonstration's shapes against each other and earlier ones."""
-        path = self.path
-        steps, size = array_shape(dataset_at(demo, "actions", path), path)
-        where = f"{path}: {location(demo, '')}"
+        steps = int(array_at(demo, "actions").shape[0])
         if steps == 0:
-            raise DataError(f"{where}actions: has no rows")
-        require_size(size, sizes.setdefault("actions", size), f"{where}actions")
-        for key, _ in keys:
-            name = f"obs/{key}"
-            length, size = array_shape(dataset_at(demo, name, path), path)
-            require_length(length, steps, f"{where}{name}", "actions")
-            require_size(size, sizes.setdefault(name, size), f"{where}{name}")
+            raise DataError(f"{location(demo, 'actions')}: has no rows")
+        for name in ("actions", *(f"obs/{key}" for key, _ in keys)):
+            size = array_at(demo, name, rows=steps).shape[1]
+            check_components(size, sizes.setdefault(name, size), location(demo, name))
         for name in ("rewards", "dones", "states"):
             if name in demo:
-                length = array_shape(dataset_at(demo, name, path), path, ranks=(1, 2))[0]
-                require_length(length, steps, f"{where}{name}", "actions")
+                array_at(demo, name, ranks=(1, 2), rows=steps)
         declared = demo.attrs.get("num_samples", steps)
         if declared != steps:
-            raise DataError(f"{where}attrs[num_samples]: is {declared}, actions have {steps} rows")
+            where = location(demo, "attrs[num_samples]")
+            raise DataError(f"{where}: is {declared}, actions have {steps} rows")
         if self._targets is not None:
             self._targets.check(demo)
         return steps
@@ -151,11 +132,12 @@ class RobomimicFile:
         demos = [data[name] for name in self.sources]
         names = [self._label(demo) for demo in demos]
         tasks = tuple(dict.fromkeys(self._task_of(demo) for demo in demos))
-        seeds = [seed for demo in demos if (seed := _seed(demo, self.path)) is not None]
+        seeds = [seed for demo in demos if (seed := _seed(demo)) is not None]
         settings: dict[str, Any] = {"env_args": self._env_args} if self._env_args else {}
         if self._object.applies(sizes.get("obs/object", 0)):
             settings["object_convention"] = CONVENTION
-        action = action_spec(self._adapter, self._env_args, sizes["actions"], str(self.path))
+        where = f"{self.path}: data.attrs[env_args]"
+        action = action_spec(self._adapter, self._env_args, sizes["actions"], where)
         if self._targets is not None:
             action = self._targets.spec
             settings["actions"] = action.semantics
@@ -174,7 +156,7 @@ class RobomimicFile:
         )
 
     def outline(self, index: int) -> EpisodeOutline:
-        """Say what a demonstration is without loading its steps."""
+        """Return task, label and split of a demonstration without loading its steps."""
         name = self.sources[index]
         demo = self._file["data"][name]
         return EpisodeOutline(self._task_of(demo), self._label(demo), self._splits.get(name, ""))
@@ -188,13 +170,13 @@ class RobomimicFile:
         name = self.sources[index]
         demo = self._file["data"][name]
         keys = [item.name for item in self.spec.observations]
-        observations = {key: read_rows(demo["obs"][key], self.path) for key in keys}
+        observations = {key: read_rows(demo["obs"][key]) for key in keys}
         final = self._final_observation(demo, keys)
         self._normalize_object(demo, observations, final)
         rewards = None
         if self._has_rewards:
-            rewards = read_rows(demo["rewards"], self.path).reshape(-1)
-        actions = read_rows(demo["actions"], self.path)
+            rewards = read_rows(demo["rewards"]).reshape(-1)
+        actions = read_rows(demo["actions"])
         if self._targets is not None:
             actions = self._targets.convert(demo, actions)
         outline = self.outline(index)
@@ -210,7 +192,7 @@ class RobomimicFile:
             label=outline.label,
             split=outline.split,
             success=self._success(demo, rewards),
-            seed=_seed(demo, self.path),
+            seed=_seed(demo),
         )
 
     def close(self) -> None:
@@ -226,12 +208,9 @@ class RobomimicFile:
         final: dict[str, FloatArray] = {}
         steps = demo["actions"].shape[0]
         for key in keys:
-            dataset = dataset_at(demo, f"next_obs/{key}", self.path)
-            where = f"{self.path}: {location(demo, f'next_obs/{key}')}"
-            length, size = array_shape(dataset, self.path)
-            require_length(length, steps, where, "actions")
-            require_size(size, demo["obs"][key].shape[1], where)
-            final[key] = read_rows(dataset, self.path, steps - 1, steps)[0]
+            dataset = array_at(demo, f"next_obs/{key}", rows=steps)
+            check_components(dataset.shape[1], demo["obs"][key].shape[1], location(dataset))
+            final[key] = read_rows(dataset, steps - 1, steps)[0]
         return final
 
     def _normalize_object(
@@ -243,44 +222,39 @@ class RobomimicFile:
         values = observations.get("object")
         if values is None or not self._object.applies(values.shape[1]):
             return
-        where = f"{self.path}: {location(demo, 'obs/object')}"
         effector = self._effector(demo, len(values))
-        if self._object.is_old(values, effector, where):
+        if self._object.is_old(values, effector, location(demo, "obs/object")):
             observations["object"] = self._object.convert(values)
             if final is not None:
                 final["object"] = self._object.convert(final["object"])
 
     def _effector(self, demo: h5py.Group, steps: int) -> EffectorPose | None:
-        """Read the end effector's pose, asked for by the user or not."""
-        found: dict[str, FloatArray] = {}
-        for key in (POSITION_KEY, QUATERNION_KEY):
-            if key not in demo["obs"]:
-                continue
-            dataset = dataset_at(demo, f"obs/{key}", self.path)
-            where = f"{self.path}: {location(demo, f'obs/{key}')}"
-            require_length(array_shape(dataset, self.path)[0], steps, where, "actions")
-            found[key] = read_rows(dataset, self.path)
+        """Read the end effector's pose, whether it is stored or not."""
+        found = {
+            key: read_rows(array_at(demo, f"obs/{key}", rows=steps))
+            for key in (POSITION_KEY, QUATERNION_KEY)
+            if key in demo["obs"]
+        }
         if POSITION_KEY not in found:
             return None
         return EffectorPose(found[POSITION_KEY], found.get(QUATERNION_KEY))
 
     @cached_property
     def _shared_model(self) -> str:
-        """The model of demonstrations that store none: the file's only one, else ""."""
+        """The model of demonstrations that store none: the file's only one, or ""."""
         demos = self._file["data"].values()
         models = {text_of(demo.attrs["model_file"]) for demo in demos if "model_file" in demo.attrs}
         return models.pop() if len(models) == 1 else ""
 
     def _initial_state(self, demo: h5py.Group) -> np.ndarray[Any, np.dtype[np.float64]] | None:
-        """Return the first simulator state: `states[0]`, or our own `initial_state`."""
+        """Return the first simulator state: `states[0]`, or lwdctl's own `initial_state`."""
         for key, last in (("states", 1), ("initial_state", None)):
             if key not in demo:
                 continue
-            dataset = dataset_at(demo, key, self.path)
-            array_shape(dataset, self.path, ranks=(2,) if key == "states" else (1,))
-            state = read_array(dataset, self.path, 0, last).astype(np.float64).reshape(-1)
+            dataset = array_at(demo, key, ranks=(2,) if key == "states" else (1,))
+            state = read_array(dataset, 0, last).astype(np.float64).reshape(-1)
             if not np.isfinite(state).all():
-                raise DataError(f"{self.path}: {location(demo, key)}, row 0: is not finite")
+                raise DataError(f"{location(dataset)}, row 0: is not finite")
             return state
         return None
 
@@ -303,11 +277,10 @@ class RobomimicFile:
         return bool((rewards >= SUCCESS_REWARD).any())
 
 
-def _seed(demo: h5py.Group, path: Path) -> int | None:
+def _seed(demo: h5py.Group) -> int | None:
     if "seed" not in demo.attrs:
         return None
     try:
         return int(demo.attrs["seed"])
     except (TypeError, ValueError):
-        where = location(demo, "attrs[seed]")
-        raise DataError(f"{path}: {where}: is not an integer") from None
+        raise DataError(f"{location(demo, 'attrs[seed]')}: is not an integer") from None

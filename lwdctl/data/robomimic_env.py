@@ -1,11 +1,10 @@
-"""What robomimic's `env_args` say about environment and actions (versions 1.2 to 1.5)."""
+"""Environment and actions as robomimic's `env_args` describe them (versions 1.2 to 1.5)."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import h5py
@@ -13,7 +12,7 @@ import h5py
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import ActionSpec
 from lwdctl.core.registry import is_outsider
-from lwdctl.data.hdf5_guard import text_of
+from lwdctl.data.hdf5 import location, text_of
 
 ROBOSUITE_KEYS = ("object", "robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")
 METAWORLD_CONTROL_RATE = 80.0
@@ -23,7 +22,7 @@ ROBOSUITE_STEPS_DEFAULT = (400, 500)
 METAWORLD_STEPS = 500
 
 
-def read_env_args(data: h5py.Group, path: Path) -> dict[str, Any]:
+def read_env_args(data: h5py.Group) -> dict[str, Any]:
     """Return `env_args` as written, or {} when the file has none.
 
     Raises:
@@ -31,19 +30,20 @@ def read_env_args(data: h5py.Group, path: Path) -> dict[str, Any]:
     """
     if "env_args" not in data.attrs:
         return {}
+    where = f"{location(data)}.attrs[env_args]"
     try:
         values = json.loads(text_of(data.attrs["env_args"]))
     except json.JSONDecodeError as error:
-        raise DataError(f"{path}: data.attrs[env_args]: is not JSON ({error})") from None
+        raise DataError(f"{where}: is not JSON ({error})") from None
     if not isinstance(values, dict) or not isinstance(values.get("env_kwargs", {}), dict):
-        raise DataError(f"{path}: data.attrs[env_args]: is not a JSON object")
+        raise DataError(f"{where}: is not a JSON object")
     return values
 
 
 def adapter_of(env_args: Mapping[str, Any]) -> str:
-    """Name the environment table's row; robomimic's type 1 is robosuite, a word is itself.
+    """Return the environment table's row: robosuite for robomimic's type 1, or a name as written.
 
-    Code to import (`package.module:Class`) is for the user to name with `--env`, not for a file.
+    Code to import (`package.module:Class`) is named by the user with `--env`, never by a file.
     """
     kind = env_args.get("type")
     if isinstance(kind, str):
@@ -54,7 +54,7 @@ def adapter_of(env_args: Mapping[str, Any]) -> str:
 def max_steps_of(
     adapter: str, task: str, env_args: Mapping[str, Any], *, several_operators: bool
 ) -> int:
-    """Return the episode limit in steps that results on this data are reported with."""
+    """Return the episode limit in steps with which results on this data are reported."""
     if adapter == "robosuite":
         return ROBOSUITE_STEPS.get(task, ROBOSUITE_STEPS_DEFAULT)[several_operators]
     if adapter != "metaworld":
@@ -88,8 +88,8 @@ def action_spec(adapter: str, env_args: Mapping[str, Any], size: int, where: str
 def arm_settings(configs: Any, where: str) -> dict[str, Any] | None:
     """Return the settings of the (first) arm's controller, or None where there are none.
 
-    Up to robosuite 1.4 the controller stands at the top level (for two arms, in a list); from
-    1.5 it stands under `body_parts`, in robosuite's own files one level deeper.
+    Up to robosuite 1.4 the controller is at the top level (for two arms, in a list); from 1.5 it
+    is under `body_parts`, in robosuite's own files one level deeper.
 
     Raises:
         DataError: They are not the objects robosuite writes.
@@ -103,12 +103,12 @@ def arm_settings(configs: Any, where: str) -> dict[str, Any] | None:
         parts = parts.get("arms", parts) if isinstance(parts, dict) else None
         configs = parts.get("right", parts.get("left")) if isinstance(parts, dict) else None
     if not isinstance(configs, dict):
-        raise DataError(f"{where}: data.attrs[env_args]: controller_configs cannot be understood")
+        raise DataError(f"{where}: controller_configs is not what robosuite writes")
     return configs
 
 
 def is_absolute(arm: Mapping[str, Any]) -> bool:
-    """Tell whether an arm's controller takes targets: `control_delta` up to 1.4, `input_type`."""
+    """Return whether a controller takes targets: `control_delta` up to 1.4, then `input_type`."""
     return not arm.get("control_delta", True) or arm.get("input_type") == "absolute"
 
 

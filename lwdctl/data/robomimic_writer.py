@@ -1,9 +1,10 @@
-"""Writes demonstrations as one HDF5 file in robomimic's layout.
+"""Writing demonstrations as one HDF5 file in robomimic's layout.
 
 The layout is that of robomimic 0.3 (`data/demo_N/{obs,next_obs,actions,rewards,dones}`,
 `data.attrs["env_args"]`, `mask/*`), so robomimic's own `SequenceDataset` reads the file.
-What robomimic has no place for stands beside it: the attributes `task`, `label`, `seed`
-and `success` of each demonstration, and the dataset `initial_state` where no `states` are known.
+What robomimic's layout has no place for is stored beside it: the attributes `task`, `label`,
+`seed` and `success` of each demonstration, and the dataset `initial_state` where no `states` are
+known.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class RobomimicWriter:
     Leaving the context with an exception removes the file.
 
     Args:
-        path: File to make; it must not exist yet.
+        path: File to create; it must not exist yet.
         env_args: `env_name`, `env_version`, `type` and `env_kwargs`, JSON-ready.
 
     Raises:
@@ -57,7 +58,7 @@ class RobomimicWriter:
     def write(self, episode: Episode, states: npt.NDArray[np.float64] | None = None) -> None:
         """Append one episode as `demo_N`, N counting from 0.
 
-        The label becomes a mask, and so does the level of an operator's name
+        The label becomes a mask, and so does the level in an operator's name
         (`better_operator_1` is also in `better`).
 
         Args:
@@ -99,7 +100,7 @@ class RobomimicWriter:
         self._file.close()
 
     def __enter__(self) -> RobomimicWriter:
-        """Return the writer."""
+        """Return the writer itself."""
         return self
 
     def __exit__(
@@ -142,9 +143,9 @@ def _shifted(values: FloatArray, last: FloatArray) -> FloatArray:
 
 
 def _masks(episode: Episode) -> list[str]:
-    level, word, _ = episode.label.partition("_operator_")
+    level, operator, _ = episode.label.partition("_operator_")
     split = {"validation": "valid"}.get(episode.split, episode.split)
-    names = (episode.label, level if word and level in LEVELS else "", split)
+    names = (episode.label, level if operator and level in LEVELS else "", split)
     return [name for name in names if name]
 
 

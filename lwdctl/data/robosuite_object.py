@@ -1,7 +1,7 @@
-"""The two meanings of robosuite's `object` observation, brought to one.
+"""The two conventions of robosuite's `object` observation, converted to one.
 
 Between robosuite 1.4 and 1.5 Lift's relative position changed its sign and the pick-and-place
-tasks changed the order of parts. Stores hold the meaning of 1.5:
+tasks changed the order of parts. Stores hold the convention of 1.5:
 
 - Lift (10): cube position, cube quaternion, cube minus end effector;
 - PickPlace, one object (14): position and quaternion in the end effector's frame, then
@@ -27,7 +27,7 @@ PLACE_TOLERANCE = 0.06
 
 @dataclass(frozen=True)
 class EffectorPose:
-    """Where the end effector was.
+    """Pose of the end effector.
 
     Attributes:
         position: (time, 3), meters.
@@ -44,50 +44,44 @@ class ObjectConvention:
 
     Attributes:
         task: robosuite's environment name.
-        old: Whether `env_version` says robosuite before 1.5; None when it says nothing.
-        version: `env_version` as written, for messages.
+        version: robomimic's `env_version`.
     """
 
     task: str
-    old: bool | None
     version: str
 
-    @classmethod
-    def of(cls, task: str, version: str) -> ObjectConvention:
-        """Build from robomimic's `env_name` and `env_version`."""
-        return cls(task, is_before_15(version), version)
-
     def applies(self, size: int) -> bool:
-        """Tell whether this task's `object` of `size` components changed meaning."""
+        """Return whether the convention of this task's `object` of `size` components changed."""
         if self.task == "Lift":
             return size == LIFT_SIZE
         return self.task in PLACE_TASKS and size == PLACE_SIZE
 
     def is_old(self, values: FloatArray, effector: EffectorPose | None, where: str) -> bool:
-        """Decide which meaning `values` has, by version and by the data.
+        """Decide by version and data whether `values` follow the convention before 1.5.
 
         Args:
             values: `object`, (time, obs), as stored.
             effector: The end effector's pose, or None when the file lacks it.
-            where: File and key, for messages.
+            where: File and key, for error messages.
 
         Raises:
-            DataError: The data contradict the version or fit neither meaning, or there is
-                neither a version nor an end-effector position to tell from.
+            DataError: The data contradict the version or fit neither convention, or there is
+                neither a version nor an end-effector position to decide by.
         """
+        old = is_before_15(self.version)
         if effector is None:
-            if self.old is None:
+            if old is None:
                 raise DataError(
-                    f"{where}, row 0: cannot tell which robosuite version wrote it",
+                    f"{where}, row 0: the robosuite version that wrote it is unknown",
                     "the file needs env_version or robot0_eef_pos",
                 )
-            return self.old
-        off = {old: self._residual(values, effector, old=old) for old in (False, True)}
-        likely = off[True] < off[False] if self.old is None else self.old
+            return old
+        error = {old: self._residual(values, effector, old=old) for old in (False, True)}
+        likely = error[True] < error[False] if old is None else old
         tolerance = LIFT_TOLERANCE if self.task == "Lift" else PLACE_TOLERANCE
-        if off[likely] <= tolerance:
+        if error[likely] <= tolerance:
             return likely
-        if off[not likely] <= tolerance:
+        if error[not likely] <= tolerance:
             raise DataError(
                 f"{where}, row 0: means what robosuite {'1.5' if likely else '1.4'} wrote, but "
                 f"env_version is {self.version}",
@@ -95,11 +89,11 @@ class ObjectConvention:
             )
         raise DataError(
             f"{where}, row 0: is no object pose of {self.task} that fits robot0_eef_pos "
-            f"(off by {min(off.values()):.3f} m)"
+            f"(off by {min(error.values()):.3f} m)"
         )
 
     def convert(self, values: FloatArray) -> FloatArray:
-        """Return `object` (..., obs) of an old file in the meaning of 1.5."""
+        """Return `object` (..., obs) of an old file in the convention of 1.5."""
         converted = values.copy()
         if self.task == "Lift":
             converted[..., 7:10] = -values[..., 7:10]
@@ -108,7 +102,7 @@ class ObjectConvention:
         return converted
 
     def _residual(self, values: FloatArray, effector: EffectorPose, *, old: bool) -> float:
-        """Return the median disagreement in meters with one of the two meanings."""
+        """Return the median disagreement in meters with one of the two conventions."""
         rows = self.convert(values) if old else values
         if self.task == "Lift":
             expected = rows[:, :3] - effector.position
@@ -131,7 +125,7 @@ def _rotate_inverse(quaternion: FloatArray, vector: FloatArray) -> FloatArray:
 
 
 def is_before_15(version: str) -> bool | None:
-    """Tell whether `env_version` is robosuite's before 1.5; None when it says nothing."""
+    """Return whether `env_version` is robosuite's before 1.5; None when it does not say."""
     parts = version.split(".")
     if len(parts) < 2 or not (parts[0].isdigit() and parts[1].isdigit()):
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lwdctl.core.seeding import generator
-from lwdctl.data.merge import EpisodeOutline
+from lwdctl.data.reader import EpisodeOutline
 
 
 def assign_splits(outlines: Sequence[EpisodeOutline], fraction: float, seed: int) -> list[str]:

@@ -15,7 +15,7 @@ from lwdctl.core.errors import ConfigError, DataError
 from lwdctl.core.seeding import generator
 from lwdctl.data.checks import NonFiniteError
 from lwdctl.data.formats import READERS
-from lwdctl.data.reader import ReadOptions, paths_of
+from lwdctl.data.reader import ReadOptions, open_source, paths_of
 from lwdctl.data.splits import assign_splits
 from lwdctl.envs.table import with_outside_environment
 from lwdctl.stages.stage import Stage, StageContext
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lwdctl.artifacts.artifact import Artifact
     from lwdctl.core.progress import Progress
     from lwdctl.core.records import Episode, SourceSpec
-    from lwdctl.data.merge import MergedReader
+    from lwdctl.data.reader import MergedReader
 
 DEMONSTRATIONS = "demonstrations"
 DEMONSTRATIONS_PAYLOAD = "demonstrations.hdf5"
@@ -94,7 +94,7 @@ def run(config: IngestConfig, inputs: Mapping[str, Artifact], context: StageCont
 
     paths, parents = _sources(config, inputs)
     name = context.name or _default_name(paths, parents)
-    with READERS.load(config.format)(paths, _read_options(config)) as reader:
+    with open_source(config.format, paths, _read_options(config)) as reader:
         order = _order(config, reader)
         spec = _narrowed(with_outside_environment(reader.spec), reader, order)
         _require_actions(config.actions, spec.action.semantics)

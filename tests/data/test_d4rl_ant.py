@@ -4,8 +4,7 @@ import h5py
 import numpy as np
 import pytest
 
-from lwdctl.data.d4rl import open_d4rl
-from lwdctl.data.reader import ReadOptions
+from lwdctl.data.reader import ReadOptions, open_source
 
 
 @pytest.mark.parametrize(
@@ -25,5 +24,5 @@ def test_zero_forces_are_told_from_real_ones(tmp_path, size, force, expected):
         file["observations"], file["actions"] = observations, np.zeros((20, 8), np.float32)
         file["rewards"] = np.zeros(20)
         file["terminals"] = file["timeouts"] = np.arange(20) % 10 == 9
-    with open_d4rl((path,), ReadOptions()) as reader:
+    with open_source("d4rl", (path,), ReadOptions()) as reader:
         assert reader.spec.env.settings == {"id": "Ant-v4", **expected}

@@ -23,8 +23,7 @@ from lwdctl.data import download as module
 from lwdctl.data.download import download
 from lwdctl.data.download_table import HUB_REPOSITORY, HUB_REVISION, SOURCES, find_source
 from lwdctl.data.formats import READERS
-from lwdctl.data.pusht import open_pusht
-from lwdctl.data.reader import ReadOptions
+from lwdctl.data.reader import ReadOptions, open_source
 from lwdctl.data.unpack import unpack
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -165,7 +164,7 @@ def test_an_archive_is_unpacked_to_what_ingest_reads(row, server, make_sample, t
     done = download(["x"], data, SilentProgress())
     assert done.path == data / "pusht/replay.zarr"
     assert sorted(item.name for item in (data / "pusht").iterdir()) == ["replay.zarr"]
-    with open_pusht((done.path,), ReadOptions()) as reader:
+    with open_source("pusht", (done.path,), ReadOptions()) as reader:
         assert len(reader.sources) == 12
     assert not download(["x"], data, SilentProgress()).fetched
     (data / "pusht.zip").unlink()

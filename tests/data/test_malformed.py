@@ -10,8 +10,7 @@ import pytest
 import zarr
 
 from lwdctl.core.errors import DataError
-from lwdctl.data.formats import READERS
-from lwdctl.data.reader import ReadOptions
+from lwdctl.data.reader import ReadOptions, open_source
 
 HDF5_FORMATS = ("robomimic", "d4rl", "minari")
 
@@ -105,7 +104,7 @@ DAMAGE = [
 
 
 def read_everything(name, path):
-    with READERS.load(name)((path,), ReadOptions()) as reader:
+    with open_source(name, (path,), ReadOptions()) as reader:
         for index in range(len(reader.sources)):
             reader.read(index)
 
@@ -201,7 +200,7 @@ def test_links_inside_the_file_and_loops_are_followed_once(name, make_sample, tm
     with h5py.File(sample.hdf5, "a") as file:
         file["more"] = h5py.SoftLink(f"/{sample.action}")
         file.create_group("loop")["back"] = file["/"]
-    READERS.load(name)((sample.path,), ReadOptions()).close()
+    open_source(name, (sample.path,), ReadOptions()).close()
 
 
 def in_store(damage):
@@ -250,7 +249,7 @@ def test_file_that_is_no_zip_is_refused(tmp_path):
     path = tmp_path / "buffer.zarr.zip"
     path.write_bytes(b"PK but not really")
     with pytest.raises(DataError, match=r"buffer\.zarr\.zip: is neither"):
-        READERS.load("pusht")((path,), ReadOptions())
+        open_source("pusht", (path,), ReadOptions())
 
 
 def test_episode_ends_may_not_be_empty(refusal):
@@ -277,7 +276,7 @@ def test_files_that_disagree_are_refused_with_both_names(make_sample, tmp_path):
             widen(file, f"data/demo_{index}/obs/observation")
             del file[f"data/demo_{index}/next_obs"]
     with pytest.raises(DataError) as caught:
-        READERS.load("robomimic")((first.path, second.path), ReadOptions())
+        open_source("robomimic", (first.path, second.path), ReadOptions())
     assert str(first.path) in caught.value.message
     assert str(second.path) in caught.value.message
     assert "observations differ" in caught.value.message

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from lwdctl.core.errors import DataError
-from lwdctl.data.minari import open_minari
-from lwdctl.data.reader import ReadOptions
+from lwdctl.data.reader import ReadOptions, open_source
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -39,7 +38,9 @@ def test_data_set_made_by_minari_is_read_as_it_was_recorded(tmp_path, monkeypatc
         "toy/pendulum/expert-v0", recorded, env="Pendulum-v1", algorithm_name="none",
         author="nobody", author_email="nobody@example.org", code_permalink="none", description="",
     )  # fmt: skip
-    with open_minari((tmp_path / "toy" / "pendulum" / "expert-v0",), ReadOptions()) as reader:
+    with open_source(
+        "minari", (tmp_path / "toy" / "pendulum" / "expert-v0",), ReadOptions()
+    ) as reader:
         assert reader.sources == [f"episode_{index}" for index in range(12)]
         assert reader.spec.env.tasks == ("Pendulum-v1",)
         assert reader.spec.env.max_steps == 200
@@ -64,7 +65,7 @@ def test_directory_data_directory_and_file_are_the_same(make_sample, tmp_path):
     path = make_sample("minari", tmp_path).path
     specs = []
     for form in (path, path / "data", path / "data" / "main_data.hdf5"):
-        with open_minari((form,), ReadOptions()) as reader:
+        with open_source("minari", (form,), ReadOptions()) as reader:
             specs.append(reader.spec)
     assert specs[0] == specs[1] == specs[2]
     assert specs[0].env.max_steps == 50
@@ -78,7 +79,7 @@ def test_dictionary_observations_are_flattened(make_sample, tmp_path):
             del group["observations"]
             group["observations/pose/hand"] = rows
             group["observations/goal"] = rows[:, 0]
-    with open_minari((sample.path,), ReadOptions()) as reader:
+    with open_source("minari", (sample.path,), ReadOptions()) as reader:
         assert [(item.name, item.size) for item in reader.spec.observations] == [
             ("goal", 1), ("pose.hand", 5),
         ]  # fmt: skip
@@ -92,7 +93,7 @@ def test_file_without_metadata_is_read(make_sample, tmp_path):
     sample = make_sample("minari", tmp_path)
     path = tmp_path / "copy.hdf5"
     shutil.copy(sample.hdf5, path)
-    with open_minari((path,), ReadOptions(env="toys/Toy-v0")) as reader:
+    with open_source("minari", (path,), ReadOptions(env="toys/Toy-v0")) as reader:
         assert (reader.spec.env.adapter, reader.spec.env.tasks) == ("toys", ("Toy-v0",))
         assert reader.spec.env.max_steps == max(reader.lengths)
 
@@ -113,7 +114,7 @@ def test_ants_zero_forces_are_told_from_real_ones(make_sample, tmp_path, force):
             observations[1, 50] = force if name == "episode_1" else 0.0
             group["observations"] = observations
             group["actions"] = np.zeros((steps, 8), np.float32)
-    with open_minari((sample.path,), ReadOptions()) as reader:
+    with open_source("minari", (sample.path,), ReadOptions()) as reader:
         settings = reader.spec.env.settings
     assert settings["use_contact_forces"] is True
     assert settings.get("zero_contact_forces", False) is (force == 0.0)
@@ -123,11 +124,11 @@ def test_another_version_of_a_known_environment_keeps_its_name(make_sample, tmp_
     sample = make_sample("minari", tmp_path)
     metadata = sample.path / "data" / "metadata.json"
     metadata.write_text(json.dumps({"env_spec": json.dumps({"id": "Hopper-v5"})}))
-    with open_minari((sample.path,), ReadOptions()) as reader:
+    with open_source("minari", (sample.path,), ReadOptions()) as reader:
         assert (reader.spec.env.adapter, reader.spec.env.tasks) == ("mujoco", ("Hopper-v5",))
         assert reader.spec.action.low == (-1.0, -1.0)
 
 
 def test_directory_that_is_no_data_set_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"main_data\.hdf5: no such file"):
-        open_minari((tmp_path,), ReadOptions())
+        open_source("minari", (tmp_path,), ReadOptions())

@@ -12,7 +12,7 @@ from lwdctl.core.errors import DataError
 from lwdctl.core.records import SourceSpec
 from lwdctl.data.checks import NonFiniteError
 from lwdctl.data.formats import READERS
-from lwdctl.data.reader import ReadOptions
+from lwdctl.data.reader import ReadOptions, open_source
 
 pytestmark = pytest.mark.parametrize("name", list(READERS))
 
@@ -27,7 +27,7 @@ def open_reader(name, sample):
     opened = []
 
     def start(*paths, **options):
-        reader = READERS.load(name)(paths or (sample.path,), ReadOptions(**options))
+        reader = open_source(name, paths or (sample.path,), ReadOptions(**options))
         opened.append(reader)
         return reader
 
@@ -127,7 +127,7 @@ def test_missing_path_is_refused_and_not_created(open_reader, tmp_path):
 
 def test_no_path_is_refused(name):
     with pytest.raises(DataError, match="no path"):
-        READERS.load(name)((), ReadOptions())
+        open_source(name, (), ReadOptions())
 
 
 @pytest.mark.parametrize("word", ["max-bytes"])

@@ -11,10 +11,7 @@ import pytest
 import zarr
 
 from lwdctl.core.seeding import EVALUATION_SEED_START
-from lwdctl.data.d4rl import open_d4rl
-from lwdctl.data.pusht import open_pusht
-from lwdctl.data.reader import ReadOptions
-from lwdctl.data.robomimic import open_robomimic
+from lwdctl.data.reader import ReadOptions, open_source
 from lwdctl.envs.table import make_simulator
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -29,7 +26,7 @@ def shared(name):
 
 def test_halfcheetah_has_64_episodes_of_1000_per_level_and_the_same_returns():
     paths = [shared(f"d4rl/halfcheetah_{level}.hdf5") for level in ("expert", "medium", "random")]
-    with open_d4rl(paths, ReadOptions()) as reader:
+    with open_source("d4rl", paths, ReadOptions()) as reader:
         assert reader.spec.labels == ("expert", "medium", "random")
         assert reader.spec.env.adapter == "mujoco"
         assert list(reader.lengths) == [1000] * 192
@@ -49,13 +46,13 @@ def test_halfcheetah_has_64_episodes_of_1000_per_level_and_the_same_returns():
 
 def test_walker2d_random_has_short_episodes():
     path = shared("d4rl/walker2d_random.hdf5")
-    with open_d4rl((path,), ReadOptions()) as reader:
+    with open_source("d4rl", (path,), ReadOptions()) as reader:
         assert len(reader.sources) == 3028
         assert (min(reader.lengths), max(reader.lengths)) == (7, 85)
 
 
 def test_hammer_can_be_restored():
-    with open_d4rl((shared("d4rl/hammer_expert.hdf5"),), ReadOptions()) as reader:
+    with open_source("d4rl", (shared("d4rl/hammer_expert.hdf5"),), ReadOptions()) as reader:
         assert list(reader.lengths) == [200] * 100
         assert reader.read(3).initial_state.shape == (33 + 33 + 3,)
 
@@ -66,7 +63,7 @@ def test_hammer_can_be_restored():
 )
 def test_operators_are_labels(name, episodes, steps, per_operator):
     path = shared(f"robomimic/{name}_mh_scripted.hdf5")
-    with open_robomimic((path,), ReadOptions()) as reader:
+    with open_source("robomimic", (path,), ReadOptions()) as reader:
         assert (len(reader.sources), sum(reader.lengths)) == (episodes, steps)
         outlines = [reader.outline(index) for index in range(episodes)]
         assert sorted(Counter(outline.label for outline in outlines).values()) == per_operator
@@ -85,7 +82,7 @@ def test_operators_are_labels(name, episodes, steps, per_operator):
 
 def test_pusht_has_206_episodes_and_25650_steps():
     path = shared("pusht/pusht_cchi_v7_replay.zarr")
-    with open_pusht((path,), ReadOptions()) as reader:
+    with open_source("pusht", (path,), ReadOptions()) as reader:
         assert (len(reader.sources), sum(reader.lengths)) == (206, 25_650)
         episode = reader.read(205)
     state = zarr.open_group(path, mode="r")["data/state"][-episode.length :]
@@ -96,7 +93,9 @@ def test_pusht_has_206_episodes_and_25650_steps():
 
 
 def test_pusht_evaluation_starts_where_nobody_recorded():
-    with open_pusht((shared("pusht/pusht_cchi_v7_replay.zarr"),), ReadOptions()) as reader:
+    with open_source(
+        "pusht", (shared("pusht/pusht_cchi_v7_replay.zarr"),), ReadOptions()
+    ) as reader:
         recorded = np.stack([reader.read(i).initial_state for i in range(len(reader.lengths))])
         simulator = make_simulator(reader.spec.env, "push_t")
     for seed in range(EVALUATION_SEED_START, EVALUATION_SEED_START + 50):

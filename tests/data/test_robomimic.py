@@ -14,8 +14,7 @@ from hypothesis.extra import numpy as arrays
 
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import Episode
-from lwdctl.data.reader import ReadOptions
-from lwdctl.data.robomimic import open_robomimic
+from lwdctl.data.reader import ReadOptions, open_source
 from lwdctl.data.robomimic_writer import RobomimicWriter
 
 OLD = {"type": "OSC_POSE", "control_delta": True}
@@ -89,7 +88,7 @@ def robosuite_file(tmp_path):
 
 
 def read_all(path, **options):
-    with open_robomimic((path,), ReadOptions(**options)) as reader:
+    with open_source("robomimic", (path,), ReadOptions(**options)) as reader:
         return reader.spec, [reader.read(index) for index in range(len(reader.sources))]
 
 

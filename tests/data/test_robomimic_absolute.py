@@ -8,10 +8,9 @@ import pytest
 
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import Episode
-from lwdctl.data.absolute_actions import Scale
-from lwdctl.data.reader import ReadOptions
-from lwdctl.data.robomimic import open_robomimic
+from lwdctl.data.reader import ReadOptions, open_source
 from lwdctl.data.robomimic_writer import RobomimicWriter
+from lwdctl.data.robosuite_actions import Scale
 
 STEPS = 6
 LARGEST = [0.05] * 3 + [0.5] * 3
@@ -98,7 +97,9 @@ def write(tmp_path):
 
 
 def read(path, actions="absolute", keys=()):
-    with open_robomimic([path], ReadOptions(actions=actions, observation_keys=keys)) as reader:
+    with open_source(
+        "robomimic", [path], ReadOptions(actions=actions, observation_keys=keys)
+    ) as reader:
         return reader.spec, reader.read(0).actions
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lwdctl.data.merge import EpisodeOutline
+from lwdctl.data.reader import EpisodeOutline
 from lwdctl.data.splits import assign_splits
 
 outlines = st.lists(

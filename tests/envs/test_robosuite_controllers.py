@@ -1,11 +1,10 @@
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lwdctl.core.errors import ConfigError
-from lwdctl.data.absolute_actions import PoseTargets
+from lwdctl.data.robosuite_actions import PoseTargets
 from lwdctl.envs.robosuite_controllers import (
     FIXED,
     action_spec,
@@ -152,7 +151,7 @@ def test_poses_need_osc_pose(config, said):
 
 
 def test_the_reader_and_the_environment_describe_poses_alike():
-    assert pose_spec({"control_freq": 20}) == PoseTargets(Path(), 20.0).spec
+    assert pose_spec({"control_freq": 20}) == PoseTargets(20.0).spec
 
 
 def test_six_numbers_become_a_rotation_vector():

@@ -1,8 +1,8 @@
-"""Opens HDF5 files of unknown origin without trusting them.
+"""Opening and reading HDF5 files of unknown origin safely.
 
-An HDF5 file can point at other files (external links, virtual datasets, raw external
-storage) and can declare arrays far larger than itself. All of that is found by walking the
-structure, before anything is read.
+An HDF5 file can refer to other files (external links, virtual datasets, raw external storage)
+and can declare arrays far larger than itself. `open_hdf5` walks the structure and rejects all of
+that before anything is read.
 """
 
 from __future__ import annotations
@@ -17,9 +17,15 @@ import numpy as np
 import numpy.typing as npt
 
 from lwdctl.core.errors import DataError
-from lwdctl.data.checks import NUMBER_KINDS, finite_rows
+from lwdctl.core.records import FloatArray
+from lwdctl.data.checks import (
+    NUMBER_KINDS,
+    check_declared_bytes,
+    check_rows,
+    finite_rows,
+)
 
-# Per open array: flat files are read in random order, many episodes to a chunk.
+# Cache per open array: flat files are read in random order, with many episodes in a chunk.
 CACHE_BYTES = 2**24
 CACHE_SLOTS = 10007
 
@@ -29,7 +35,7 @@ def open_hdf5(path: Path, max_bytes: int) -> h5py.File:
 
     Args:
         path: The file.
-        max_bytes: Largest total size, uncompressed, that its datasets may declare.
+        max_bytes: Largest total uncompressed size that its datasets may declare.
 
     Raises:
         DataError: No such file, not HDF5, truncated, a link that leaves the file or dangles,
@@ -58,7 +64,7 @@ def open_hdf5(path: Path, max_bytes: int) -> h5py.File:
 
 def _open_failure(reason: str) -> str:
     if "truncated" in reason:
-        return "is truncated; fetch it again"
+        return "is truncated; download it again"
     if "signature not found" in reason:
         return "is not an HDF5 file"
     return f"cannot be opened ({reason})"
@@ -74,16 +80,11 @@ def _check_structure(file: h5py.File, path: Path, max_bytes: int) -> None:
         if dataset.shape is None:
             continue
         total += dataset.size * dataset.dtype.itemsize
-        if total > max_bytes:
-            raise DataError(
-                f"{path}: {key}: declares shape {dataset.shape}, which brings the file to "
-                f"{total:,} bytes, more than {max_bytes:,}",
-                "raise --max-bytes if the size is right",
-            )
+        check_declared_bytes(total, max_bytes, f"{path}: {key}: declares shape {dataset.shape}")
 
 
 def _walk(file: h5py.File, path: Path) -> Iterator[tuple[str, h5py.Dataset]]:
-    """Yield every dataset once; groups that contain each other are visited once."""
+    """Yield every dataset once, even where groups contain each other."""
     stack: list[tuple[str, h5py.Group]] = [("", file["/"])]
     visited: set[int] = set()
     while stack:
@@ -96,7 +97,7 @@ def _walk(file: h5py.File, path: Path) -> Iterator[tuple[str, h5py.Dataset]]:
             if isinstance(link, h5py.SoftLink):
                 if group.get(name) is None:
                     raise DataError(f"{path}: {key}: is a link to {link.path}, which is missing")
-                continue  # what it points at lies in this file and is visited there
+                continue  # its target lies in this file and is visited there
             item = group[name]
             address = h5py.h5o.get_info(item.id).addr
             if address in visited:
@@ -108,46 +109,58 @@ def _walk(file: h5py.File, path: Path) -> Iterator[tuple[str, h5py.Dataset]]:
                 yield key, item
 
 
-def dataset_at(group: h5py.Group, key: str, path: Path) -> h5py.Dataset:
+def location(item: h5py.Group | h5py.Dataset, key: str = "") -> str:
+    """Return `FILE: KEY` of an array or attribute below `item`, as error messages name it."""
+    name = f"{item.name.rstrip('/')}/{key}".strip("/")
+    return f"{item.file.filename}: {name}"
+
+
+def array_at(
+    group: h5py.Group,
+    key: str,
+    *,
+    ranks: tuple[int, ...] = (2,),
+    rows: int | None = None,
+    reference: str = "actions",
+) -> h5py.Dataset:
+    """Return the numeric array `key` of `group` after checking its shape.
+
+    Args:
+        group: The group or file.
+        key: Path of the array below it.
+        ranks: Accepted numbers of axes.
+        rows: Number of rows that the array `reference` has, or None to accept any.
+        reference: Name of that array.
+
+    Raises:
+        DataError: The array is missing, is not numeric, or has another shape.
+    """
+    dataset = dataset_at(group, key)
+    if dataset.shape is None or dataset.dtype.kind not in NUMBER_KINDS:
+        raise DataError(f"{location(dataset)}: holds {dataset.dtype}, not numbers")
+    if len(dataset.shape) not in ranks:
+        wanted = " or ".join(str(rank) for rank in ranks)
+        raise DataError(f"{location(dataset)}: has shape {dataset.shape}, expected {wanted} axes")
+    if rows is not None:
+        check_rows(dataset.shape[0], rows, location(group, key), reference)
+    return dataset
+
+
+def dataset_at(group: h5py.Group, key: str) -> h5py.Dataset:
     """Return the dataset `key` of `group`.
 
     Raises:
         DataError: It is missing or is a group.
     """
     item = group.get(key)
-    where = location(group, key)
     if item is None:
-        raise DataError(f"{path}: {where}: is missing")
+        raise DataError(f"{location(group, key)}: is missing")
     if not isinstance(item, h5py.Dataset):
-        raise DataError(f"{path}: {where}: is a group, not an array")
+        raise DataError(f"{location(group, key)}: is a group, not an array")
     return item
 
 
-def array_shape(
-    dataset: h5py.Dataset, path: Path, *, ranks: tuple[int, ...] = (2,)
-) -> tuple[int, ...]:
-    """Return the shape of a dataset of numbers.
-
-    Args:
-        dataset: The dataset.
-        path: Its file, for messages.
-        ranks: Numbers of axes accepted.
-
-    Raises:
-        DataError: Not numbers, or another number of axes.
-    """
-    key = dataset.name.lstrip("/")
-    if dataset.shape is None or dataset.dtype.kind not in NUMBER_KINDS:
-        raise DataError(f"{path}: {key}: holds {dataset.dtype}, not numbers")
-    if len(dataset.shape) not in ranks:
-        wanted = " or ".join(str(rank) for rank in ranks)
-        raise DataError(f"{path}: {key}: has shape {dataset.shape}, expected {wanted} axes")
-    return tuple(dataset.shape)
-
-
-def read_array(
-    dataset: h5py.Dataset, path: Path, start: int = 0, stop: int | None = None
-) -> npt.NDArray[Any]:
+def read_array(dataset: h5py.Dataset, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
     """Return the rows `start:stop` as they are stored.
 
     Raises:
@@ -156,20 +169,16 @@ def read_array(
     try:
         return np.asarray(dataset[start:stop])
     except (OSError, RuntimeError, ValueError, TypeError) as error:
-        key = dataset.name.lstrip("/")
-        raise DataError(f"{path}: {key}, row {start}: cannot be read ({error})") from None
+        raise DataError(f"{location(dataset)}, row {start}: cannot be read ({error})") from None
 
 
-def read_rows(
-    dataset: h5py.Dataset, path: Path, start: int = 0, stop: int | None = None
-) -> npt.NDArray[np.float32]:
+def read_rows(dataset: h5py.Dataset, start: int = 0, stop: int | None = None) -> FloatArray:
     """Return the rows `start:stop` as finite float32.
 
     Raises:
         DataError: Damaged bytes, NaN or infinity.
     """
-    key = dataset.name.lstrip("/")
-    return finite_rows(read_array(dataset, path, start, stop), f"{path}: {key}", start)
+    return finite_rows(read_array(dataset, start, stop), location(dataset), start)
 
 
 def text_of(value: Any) -> str:
@@ -180,11 +189,6 @@ def text_of(value: Any) -> str:
 
 
 def number_of(name: str) -> tuple[str, int, str]:
-    """Sort key that puts `demo_2` before `demo_10`."""
+    """Return a sort key that puts `demo_2` before `demo_10`."""
     match = re.fullmatch(r"(.*?)(\d+)", name)
     return (match[1], int(match[2]), name) if match else (name, -1, name)
-
-
-def location(group: h5py.Group, key: str) -> str:
-    """Return the full key inside the file, without the leading slash."""
-    return f"{group.name.rstrip('/')}/{key}".lstrip("/")

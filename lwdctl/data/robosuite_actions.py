@@ -1,0 +1,267 @@
+"""Converting robosuite's relative hand motions (OSC_POSE) to absolute poses, from the file alone.
+
+An absolute pose is the position (3, meters, world frame), the orientation as six numbers
+(`core.rotations`, the gripper's site in the world frame), and the gripper's command: 10 numbers.
+robosuite adds a relative action to the hand's pose when the action arrives:
+`position + motion` and `rotation * orientation`, both along the axes of the robot's base, which
+in its single-arm tasks are the world's. Absolute targets of a file keep their frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+from scipy.spatial.transform import Rotation
+
+from lwdctl.core.errors import DataError
+from lwdctl.core.records import ActionSpec, FloatArray
+from lwdctl.core.rotations import six_numbers
+from lwdctl.data.hdf5 import array_at, location, read_rows, text_of
+from lwdctl.data.robomimic_env import arm_settings, is_absolute
+from lwdctl.data.robosuite_object import is_before_15
+
+Array = npt.NDArray[np.float64]
+
+POSITION_KEY = "robot0_eef_pos"
+# robosuite's controller rotates the gripper's site; the older key is the orientation of the arm's
+# last body, to which the gripper is fixed.
+SITE_KEY, BODY_KEY = "robot0_eef_quat_site", "robot0_eef_quat"
+HAND, SITE = "robot0_right_hand", "grip_site"
+OTHER_ROTATIONS = ("euler", "axisangle", "xyaxes", "zaxis")
+MOTION_SIZE, POSE_SIZE = 7, 10
+FARTHEST = 2.0
+HINT = "leave --actions out to store the actions as recorded"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How a controller scales the numbers of an action to meters and radians, each (6,)."""
+
+    input_min: Array
+    input_max: Array
+    output_min: Array
+    output_max: Array
+
+    def apply(self, motion: Array) -> Array:
+        """Return motions (time, 6) in meters and radians."""
+        factor = (self.output_max - self.output_min) / (self.input_max - self.input_min)
+        clipped = np.clip(motion, self.input_min, self.input_max)
+        middle = (self.input_max + self.input_min) / 2
+        scaled: Array = (clipped - middle) * factor + (self.output_max + self.output_min) / 2
+        return scaled
+
+
+@dataclass(frozen=True)
+class PoseTargets:
+    """Converts the actions of one file to absolute poses.
+
+    Attributes:
+        control_rate: Actions per second in hertz.
+        scale: Scale of the recorded motions; None if absolute targets were recorded.
+        keeps_rotation: Whether a motion without rotation keeps the previous target orientation,
+            as in robosuite before 1.5, instead of the hand's present one.
+        quaternion_key: Observation that holds the orientation.
+        offset: Rotation from that orientation to the gripper's site.
+    """
+
+    control_rate: float
+    scale: Scale | None = None
+    keeps_rotation: bool = False
+    quaternion_key: str = SITE_KEY
+    offset: Rotation | None = None
+
+    @property
+    def spec(self) -> ActionSpec:
+        """Specification of the absolute poses."""
+        high = (FARTHEST,) * 3 + (1.0,) * 7
+        low = tuple(-value for value in high)
+        units = "meters and a 6-D rotation"
+        return ActionSpec(POSE_SIZE, "absolute", units, low, high, self.control_rate)
+
+    def check(self, demo: h5py.Group) -> None:
+        """Check that a demonstration's actions can be converted.
+
+        Raises:
+            DataError: The hand's pose is missing or has another shape.
+        """
+        if self.scale is None:
+            return
+        steps = demo["actions"].shape[0]
+        for key, size in ((POSITION_KEY, 3), (self.quaternion_key, 4)):
+            where = location(demo, f"obs/{key}")
+            if key not in demo["obs"]:
+                raise DataError(f"{where}: is missing, --actions absolute needs it", HINT)
+            shape = array_at(demo, f"obs/{key}").shape
+            if shape != (steps, size):
+                raise DataError(f"{where}: has shape {shape}, expected {(steps, size)}", HINT)
+
+    def convert(self, demo: h5py.Group, actions: FloatArray) -> FloatArray:
+        """Return the absolute poses (time, 10) of a demonstration's actions (time, 7).
+
+        Raises:
+            DataError: NaN, infinity, or a quaternion of zeros; the message names the row.
+        """
+        motion = actions.astype(np.float64)
+        if self.scale is None:
+            position, rotation = motion[:, :3], Rotation.from_rotvec(motion[:, 3:6])
+        else:
+            scaled = self.scale.apply(motion[:, :6])
+            present = read_rows(demo["obs"][POSITION_KEY]).astype(np.float64)
+            position = present + scaled[:, :3]
+            rotation = _target_rotations(
+                scaled[:, 3:], self._orientation(demo), keeps=self.keeps_rotation
+            )
+        gripper = np.clip(motion[:, 6:], -1.0, 1.0)
+        return np.concatenate([position, six_numbers(rotation), gripper], 1).astype(np.float32)
+
+    def _orientation(self, demo: h5py.Group) -> Rotation:
+        """Return the orientation of the gripper's site in the world at every step."""
+        key = f"obs/{self.quaternion_key}"
+        quaternions = read_rows(demo[key]).astype(np.float64)
+        zero = ~quaternions.any(axis=1)
+        if zero.any():
+            raise DataError(f"{location(demo, key)}, row {int(zero.argmax())}: is zero")
+        rotation = Rotation.from_quat(quaternions)
+        return rotation if self.offset is None else rotation * self.offset
+
+
+def pose_targets(
+    data: h5py.Group, demo: h5py.Group, env_args: Mapping[str, Any]
+) -> PoseTargets | None:
+    """Return the conversion of a file's actions to absolute poses.
+
+    Args:
+        data: The group of all demonstrations.
+        demo: One that is read.
+        env_args: robomimic's description of a robosuite environment.
+
+    Returns:
+        None for absolute targets that are no poses (joint angles), which stay as they are.
+
+    Raises:
+        DataError: Motions that cannot be converted; the message says why.
+    """
+    kwargs = env_args.get("env_kwargs", {})
+    where = f"{data.file.filename}: data.attrs[env_args]"
+    arm = arm_settings(kwargs.get("controller_configs"), where)
+    if arm is None:
+        raise DataError(f"{where}: has no controller_configs, --actions absolute needs them", HINT)
+    kind = str(arm.get("type", "OSC_POSE"))
+    if is_absolute(arm) and kind != "OSC_POSE":
+        return None
+    _check_pose_controller(arm, kind, array_at(demo, "actions").shape[1], where)
+    rate = float(kwargs.get("control_freq", 20))
+    if is_absolute(arm):
+        return PoseTargets(rate)
+    scale = _scale(arm, where)
+    old = is_before_15(str(env_args.get("env_version", "")))
+    if old is None:
+        old = "input_type" not in arm
+    if isinstance(demo.get("obs"), h5py.Group) and SITE_KEY in demo["obs"]:
+        return PoseTargets(rate, scale, keeps_rotation=old)
+    return PoseTargets(rate, scale, old, BODY_KEY, site_offset(data))
+
+
+def site_offset(data: h5py.Group) -> Rotation:
+    """Return the fixed rotation from the arm's last body to the gripper's site.
+
+    It belongs to the robot, so the scene (MJCF) of any demonstration gives it.
+
+    Args:
+        data: The group of all demonstrations, of which at least one has `model_file`.
+
+    Raises:
+        DataError: There is no scene, or it does not give the rotation.
+    """
+    for name in data:
+        model = data[name].attrs.get("model_file")
+        if model is not None:
+            return _rotation_in_scene(text_of(model), location(data, f"{name}.attrs[model_file]"))
+    raise DataError(
+        f"{location(data)}: has neither obs/robot0_eef_quat_site nor a model_file, and "
+        "--actions absolute needs one of them for the gripper's orientation",
+        HINT,
+    )
+
+
+def _check_pose_controller(arm: Mapping[str, Any], kind: str, size: int, where: str) -> None:
+    """Check that a controller takes six numbers of motion and one for the gripper."""
+    reason = ""
+    if kind != "OSC_POSE":
+        reason = f"the controller is {kind}, not OSC_POSE"
+    elif size != MOTION_SIZE:
+        reason = f"actions have {size} numbers, not the {MOTION_SIZE} of one arm and its gripper"
+    elif arm.get("impedance_mode", "fixed") != "fixed":
+        reason = f"impedance_mode is {arm['impedance_mode']}, not fixed"
+    elif arm.get("position_limits") is not None or arm.get("orientation_limits") is not None:
+        reason = "the controller clips targets at limits"
+    if reason:
+        raise DataError(f"{where}: {reason}: --actions absolute cannot convert them", HINT)
+
+
+def _scale(arm: Mapping[str, Any], where: str) -> Scale:
+    """Read a controller's limits; the input's default to -1 and 1."""
+    values = {"input_min": -1.0, "input_max": 1.0, **arm}
+    limits = []
+    for key in ("input_min", "input_max", "output_min", "output_max"):
+        if values.get(key) is None:
+            raise DataError(f"{where}: the controller has no {key}, the size of a motion", HINT)
+        try:
+            limits.append(np.broadcast_to(np.asarray(values[key], np.float64), (6,)))
+        except (TypeError, ValueError):
+            raise DataError(f"{where}: {key} is not one number or six", HINT) from None
+    if not np.isfinite(limits).all() or not (limits[0] < limits[1]).all():
+        raise DataError(f"{where}: input_min is not below input_max", HINT)
+    return Scale(*limits)
+
+
+def _target_rotations(vectors: Array, orientation: Rotation, *, keeps: bool) -> Rotation:
+    """Return the target orientations for rotation vectors (time, 3) in radians."""
+    targets = Rotation.from_rotvec(vectors) * orientation
+    if not keeps:
+        return targets
+    # Before the first rotation the target is the orientation at the start.
+    rows = Rotation.concatenate([orientation[:1], targets])
+    rotated = np.where(vectors.any(axis=1), np.arange(len(vectors)) + 1, 0)
+    return rows[np.maximum.accumulate(rotated)]
+
+
+def _rotation_in_scene(model: str, where: str) -> Rotation:
+    try:
+        # expat itself rejects entities that expand without bound.
+        root = ET.fromstring(model)  # noqa: S314
+    except ET.ParseError as error:
+        raise DataError(f"{where}: is not XML ({error})", HINT) from None
+    parents = {child: parent for parent in root.iter() for child in parent}
+    sites = [item for item in root.iter("site") if _is_grip_site(item.get("name", ""))]
+    item = sites[0] if len(sites) == 1 else None
+    rotation = Rotation.identity()
+    while item is not None and item.get("name") != HAND:
+        rotation = _own_rotation(item, where) * rotation
+        item = parents.get(item)
+    if item is None:
+        raise DataError(f"{where}: holds no {HAND} with one {SITE}", HINT)
+    return rotation
+
+
+def _is_grip_site(name: str) -> bool:
+    return name.startswith("gripper0_") and name.endswith(SITE)
+
+
+def _own_rotation(item: ET.Element, where: str) -> Rotation:
+    """Return the rotation of a part of a scene relative to its parent."""
+    other = [key for key in OTHER_ROTATIONS if key in item.attrib]
+    try:
+        numbers = [float(text) for text in item.get("quat", "1 0 0 0").split()]
+        if other or len(numbers) != 4:
+            raise ValueError
+        return Rotation.from_quat(numbers, scalar_first=True)
+    except ValueError:
+        name = item.get("name", item.tag)
+        raise DataError(f"{where}: the rotation of {name} is no quaternion", HINT) from None
