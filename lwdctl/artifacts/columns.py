@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.storage import MemoryStore
 
 from lwdctl.core.errors import ArtifactError
 
@@ -87,12 +88,14 @@ class Column:
         self._written, self._filled = end, 0
 
 
-def create_group(path: Path) -> zarr.Group:
-    """Make an empty zarr group.
+def create_group(path: Path | None) -> zarr.Group:
+    """Create an empty zarr group at `path`, or in memory for None.
 
     Raises:
         ArtifactError: There is something at `path` already.
     """
+    if path is None:
+        return zarr.create_group(MemoryStore(), zarr_format=3)
     if path.exists():
         raise ArtifactError(f"{path} exists already", "stores are written once, into a new path")
     return zarr.create_group(path, zarr_format=3)

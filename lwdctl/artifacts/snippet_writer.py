@@ -42,30 +42,37 @@ class SnippetWriter:
     """Streams episodes into a new store; memory does not grow with their number.
 
     Args:
-        path: The zarr directory to make. Simulator models go to `models/` beside it.
+        path: The zarr directory to create, or None for a store in memory. Simulator models go to
+            `models/` beside it.
         spec: What every episode must agree with.
+
+    Attributes:
+        path: As given.
+        group: The zarr group; complete after `close`.
+        model_texts: Simulator models of a store in memory, by SHA-256.
 
     Raises:
         ArtifactError: `path` exists.
     """
 
-    def __init__(self, path: Path, spec: SourceSpec) -> None:
-        self._models_folder = path.parent / MODELS
+    def __init__(self, path: Path | None, spec: SourceSpec) -> None:
+        self.path = path
+        self.model_texts: dict[str, str] = {}
         self._spec = spec
-        self._group = create_group(path)
+        self.group = create_group(path)
         self._sizes = {item.name: item.size for item in spec.observations}
         self._steps = {
-            name: Column(self._group, f"observation/{name}", (size,), np.float32)
+            name: Column(self.group, f"observation/{name}", (size,), np.float32)
             for name, size in self._sizes.items()
         }
-        self._action = Column(self._group, "action", (spec.action.size,), np.float32)
+        self._action = Column(self.group, "action", (spec.action.size,), np.float32)
         self._reward: Column | None = None
         self._episode = {
-            name: Column(self._group, f"episode/{name}", (), dtype, EPISODE_CHUNK)
+            name: Column(self.group, f"episode/{name}", (), dtype, EPISODE_CHUNK)
             for name, dtype in _EPISODE_COLUMNS.items()
         }
         self._states = Column(
-            self._group, "episode/initial_state", (), np.float64, chunk=_STATE_CHUNK
+            self.group, "episode/initial_state", (), np.float64, chunk=_STATE_CHUNK
         )
         self._finals = {
             name: self._episode_column(f"final_observation/{name}", size, np.float32)
@@ -91,7 +98,7 @@ class SnippetWriter:
         finals = self._checked_final(episode)
         row = self._row(episode)
         if episode.rewards is not None and self._reward is None:
-            self._reward = Column(self._group, "reward", (), np.float32)
+            self._reward = Column(self.group, "reward", (), np.float32)
         for name, column in self._steps.items():
             column.append(arrays[name])
         self._action.append(arrays["action"])
@@ -121,7 +128,7 @@ class SnippetWriter:
         """
         if not self._sources:
             raise DataError("there are no episodes to store")
-        sources = Column(self._group, "episode/source", (), np.uint8, chunk=_STATE_CHUNK)
+        sources = Column(self.group, "episode/source", (), np.uint8, chunk=_STATE_CHUNK)
         sources.append(np.frombuffer(json.dumps(self._sources).encode(), np.uint8))
         for column in (sources, *self._columns()):
             column.close()
@@ -131,7 +138,7 @@ class SnippetWriter:
             "spec": self._spec.to_mapping(),
             "models": list(self._models),
         }
-        seal_group(self._group, attributes)
+        seal_group(self.group, attributes)
         return {
             "episodes": len(self._sources),
             "validation_episodes": self._validation,
@@ -144,7 +151,7 @@ class SnippetWriter:
         return columns + [item for parts in self._statistics.values() for item in parts.values()]
 
     def _episode_column(self, name: str, size: int, dtype: npt.DTypeLike) -> Column:
-        return Column(self._group, name, (size,), dtype, EPISODE_CHUNK)
+        return Column(self.group, name, (size,), dtype, EPISODE_CHUNK)
 
     def _statistic_sizes(self) -> dict[str, int]:
         size = self._spec.action.size
@@ -191,8 +198,12 @@ class SnippetWriter:
         content = text.encode()
         digest = hashlib.sha256(content).hexdigest()
         if digest not in self._models:
-            self._models_folder.mkdir(exist_ok=True)
-            write_durably(self._models_folder / f"{digest}.xml", content)
+            if self.path is None:
+                self.model_texts[digest] = text
+            else:
+                folder = self.path.parent / MODELS
+                folder.mkdir(exist_ok=True)
+                write_durably(folder / f"{digest}.xml", content)
         return self._models.setdefault(digest, len(self._models))
 
     def _checked_final(self, episode: Episode) -> dict[str, npt.NDArray[np.float32]]:

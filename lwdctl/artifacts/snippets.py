@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +26,7 @@ from lwdctl.artifacts.snippet_writer import (
     SnippetWriter,
 )
 from lwdctl.core.errors import ArtifactError
-from lwdctl.core.records import FloatArray, SourceSpec
+from lwdctl.core.records import Episode, FloatArray, SourceSpec
 
 __all__ = ["SNIPPETS_PAYLOAD", "EpisodeTable", "SnippetStore", "SnippetWriter"]
 
@@ -66,18 +67,21 @@ class EpisodeTable:
 
 
 class SnippetStore:
-    """A finished snippet store, read-only. Use `SnippetStore.open`.
+    """A finished snippet store, read-only. Use `SnippetStore.open` or `in_memory`.
 
     Attributes:
-        path: The zarr directory.
+        path: The zarr directory, or None for a store in memory.
         spec: What the data is.
         episodes: One row per episode.
         steps: Steps of all episodes together.
     """
 
-    def __init__(self, path: Path, group: zarr.Group) -> None:
+    def __init__(
+        self, path: Path | None, group: zarr.Group, model_texts: Mapping[str, str] | None = None
+    ) -> None:
         self.path = path
         self._group = group
+        self._model_texts = model_texts or {}
         self._arrays: dict[str, zarr.Array[Any]] = {}
         self.spec = SourceSpec.from_mapping(_attribute(group, "spec"))
         self.episodes = _read_table(group)
@@ -93,6 +97,24 @@ class SnippetStore:
         inner = path / SNIPPETS_PAYLOAD
         path = inner if inner.is_dir() else path
         return cls(path, open_group(path, FORMAT, FORMAT_VERSION))
+
+    @classmethod
+    def written_by(cls, writer: SnippetWriter) -> SnippetStore:
+        """Return the store that a closed writer has written, on disk or in memory."""
+        return cls(writer.path, writer.group, writer.model_texts)
+
+    @classmethod
+    def in_memory(cls, episodes: Iterable[Episode], spec: SourceSpec) -> SnippetStore:
+        """Build a store in memory from episodes, each with its split.
+
+        Raises:
+            DataError: There is no episode, or one disagrees with `spec` or with earlier ones.
+        """
+        writer = SnippetWriter(None, spec)
+        for episode in episodes:
+            writer.append(episode)
+        writer.close()
+        return cls.written_by(writer)
 
     @property
     def has_rewards(self) -> bool:
@@ -160,7 +182,10 @@ class SnippetStore:
         row = int(self._column("model")[index])
         if row < 0:
             return ""
-        path = self.path.parent / MODELS / f"{_attribute(self._group, 'models')[row]}.xml"
+        digest = _attribute(self._group, "models")[row]
+        if self.path is None:
+            return self._model_texts[digest]
+        path = self.path.parent / MODELS / f"{digest}.xml"
         try:
             return path.read_text(encoding="utf-8")
         except OSError as error:

@@ -103,7 +103,7 @@ def export_minari(store: SnippetStore, target: MinariTarget, progress: Progress)
             storage.update_episodes(_buffers(store, chosen, result, task))
             _add_namespace(target.identifier)
         if not result.episodes:
-            raise DataError(f"{store.path}: no episode has two steps or a last observation")
+            raise DataError("no episode of the store has two steps or a last observation")
         fresh.rename(path)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)

@@ -32,7 +32,8 @@ def test_no_label_is_never_the_only_one_and_no_seed_wraps(tmp_path, spec, episod
     assert table.seed.tolist() == [-1, 2**63 - 1]
 
 
-def test_everything_comes_back(tmp_path, spec, episode):
+@pytest.mark.parametrize("where", ["disk", "memory"])
+def test_everything_comes_back(tmp_path, spec, episode, where):
     final = {"agent": np.array([1, 2], np.float32), "object": np.array([3, 4, 5], np.float32)}
     state = np.array([1.0, np.pi])
     episodes = [
@@ -43,7 +44,11 @@ def test_everything_comes_back(tmp_path, spec, episode):
         episode(5, 2, rewards=np.zeros(5, np.float32), success=False, model="<b/>", label=""),
         episode(2, 3, rewards=np.zeros(2, np.float32), model="<a/>", initial_state=state[:1]),
     ]  # fmt: skip
-    store = write(tmp_path / "snippets.zarr", spec, episodes)
+    if where == "disk":
+        store = write(tmp_path / "snippets.zarr", spec, episodes)
+        assert len(list((tmp_path / "models").iterdir())) == 2
+    else:
+        store = SnippetStore.in_memory(episodes, spec)
     assert store.spec == spec
     assert (store.steps, len(store.episodes), store.has_rewards) == (11, 4, True)
     table = store.episodes
@@ -68,7 +73,6 @@ def test_everything_comes_back(tmp_path, spec, episode):
     np.testing.assert_array_equal(states[1], state)
     np.testing.assert_array_equal(states[3], state[:1])
     assert [store.model(index) for index in range(4)] == ["", "<a/>", "<b/>", "<a/>"]
-    assert len(list((tmp_path / "models").iterdir())) == 2
     assert store.final_observation(0) is None
     for key, value in store.final_observation(1).items():
         np.testing.assert_array_equal(value, final[key])
