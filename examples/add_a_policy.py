@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from lwdctl.artifacts.workspace import Workspace
-from lwdctl.evaluation.plan import plan_episodes
+from lwdctl.evaluation.episodes import plan_episodes
+from lwdctl.evaluation.results import Condition, result_rows
 from lwdctl.evaluation.rollout import rollout
-from lwdctl.evaluation.scores import Protocol, score_cells
 from lwdctl.policies.policy import PolicyCost
 from lwdctl.stages.lwd_policy import lwd_policy
 from lwdctl.stages.trained_chain import open_chain
@@ -48,5 +48,7 @@ policies = {
 plans = plan_episodes(env, episodes=20)
 for name, policy in policies.items():
     results = rollout(policy, env, plans, width=SLOTS, workers=0).episodes
-    cell = score_cells(results, "final_distance", Protocol(name, "", env.adapter))[-1]
-    print(f"{name:18}success {cell.success:.2f} [{cell.success_low:.2f}, {cell.success_high:.2f}]")
+    row = result_rows(results, "final_distance", Condition(name, "", env.adapter))[-1]
+    print(
+        f"{name:18}success {row.success.value:.2f} [{row.success.low:.2f}, {row.success.high:.2f}]"
+    )

@@ -27,8 +27,7 @@ from lwdctl.analysis.resample import (
 from lwdctl.analysis.results import Cell, Comparison, Control, PairedTest
 from lwdctl.core.errors import ArtifactError
 from lwdctl.core.progress import Progress, SilentProgress
-from lwdctl.evaluation.results import Estimate
-from lwdctl.evaluation.scores import ALL_TASKS
+from lwdctl.evaluation.results import ALL_TASKS, Estimate
 
 
 def compare(

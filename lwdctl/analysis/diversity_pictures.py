@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lwdctl.analysis.plotting import COLORS
-from lwdctl.evaluation.scores import wilson
+from lwdctl.evaluation.results import wilson
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

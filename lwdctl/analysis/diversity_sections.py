@@ -32,7 +32,7 @@ from lwdctl.analysis.sections import Section, write_sections
 from lwdctl.analysis.separability import Rate
 from lwdctl.analysis.tables import Table
 from lwdctl.core.errors import SimulatorError
-from lwdctl.evaluation.scores import wilson
+from lwdctl.evaluation.results import wilson
 
 POINTS = "diversity.csv"
 MOST_COMPONENTS = 8

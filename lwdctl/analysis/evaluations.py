@@ -6,12 +6,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lwdctl.artifacts import lineage
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.core.errors import ArtifactError
-from lwdctl.evaluation.scores import ALL_TASKS
+from lwdctl.evaluation.episodes import EpisodeResult
+from lwdctl.evaluation.results import ConditionResult
 
 Start = tuple[str, str, int]
 """Task, `"seed"` or `"demonstration"` with the label run, and its number: what fixes an episode."""
@@ -133,8 +133,8 @@ def read_evaluation(artifact: Artifact, root: Path) -> list[Run]:
     for path in sorted(folder.glob("*.json")):
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
-            runs.append(_run(record, artifact, store))
-        except (KeyError, TypeError, ValueError, StopIteration) as error:
+            runs.append(_run(ConditionResult.from_json(record), artifact, store))
+        except (IndexError, KeyError, TypeError, ValueError) as error:
             raise ArtifactError(
                 f"{path} is no record of episodes: {type(error).__name__}: {error}",
                 "evaluate again with this version of lwdctl",
@@ -144,58 +144,46 @@ def read_evaluation(artifact: Artifact, root: Path) -> list[Run]:
     return runs
 
 
-def _run(record: Mapping[str, Any], artifact: Artifact, store: str) -> Run:
-    cell = next(cell for cell in record["cells"] if cell["task"] == ALL_TASKS)
-    config = artifact.manifest.config
-    count = len(record["episodes"])
-    seconds = cell["seconds"].get("total")
-    operations = (cell.get("cost") or {}).get("flops_per_step")
-    restores = any(item["demonstration"] >= 0 for item in record["episodes"])
-    policy, latent = cell["policy"], cell["latent"]
+def _run(found: ConditionResult, artifact: Artifact, store: str) -> Run:
+    row, config = found.overall, artifact.manifest.config
+    count = len(found.episodes)
+    seconds, flops = row.seconds.get("total"), row.cost.get("flops_per_step")
+    restores = any(item.plan.demonstration >= 0 for item in found.episodes)
     return Run(
-        label=policy if latent in {"", "sampled"} else f"{policy}-{latent}",
+        label=row.policy if row.latent in {"", "sampled"} else f"{row.policy}-{row.latent}",
         source=artifact.reference,
         evaluation=artifact.name,
-        policy=policy,
-        latent=latent,
-        env=cell["env"],
-        horizon=cell["horizon"],
-        perturbation=float(cell["perturbation"]),
+        policy=row.policy,
+        latent=row.latent,
+        env=row.env,
+        horizon=row.horizon,
+        perturbation=float(row.perturbation),
         perturbation_probability=float(config.get("perturbation_probability", 0.0)),
-        train_seed=cell["train_seed"],
-        snippet_length=cell["snippet_length"],
-        sampler=cell["sampler"],
-        num_inference_steps=cell["num_inference_steps"],
-        warm_start=float(cell.get("warm_start", 0.0)),
+        train_seed=row.train_seed,
+        snippet_length=row.snippet_length,
+        sampler=row.sampler,
+        num_inference_steps=row.num_inference_steps,
+        warm_start=float(row.warm_start),
         store=store if restores else "",
         max_steps=int(config.get("max_steps") or 0),
-        metrics=tuple(name for name in cell["metrics"] if name != "return"),
-        operations=None if operations is None else float(operations),
+        metrics=tuple(name for name in row.metrics if name != "return"),
+        operations=None if flops is None else float(flops),
         seconds=seconds / count if seconds and count else None,
-        episodes=tuple(_episode(item) for item in record["episodes"]),
+        episodes=tuple(_episode(item) for item in found.episodes),
     )
 
 
-def _episode(record: Mapping[str, Any]) -> Episode:
-    restored = record["demonstration"] >= 0
-    kind, number = (
-        ("demonstration", record["demonstration"]) if restored else ("seed", record["seed"])
-    )
-    values = {
-        **record["metrics"],
-        "return": record["return"],
-        "final_success": record["final_success"],
-        "steps": record["steps"],
-    }
-    if record["label"]:
-        kind = f"{kind} of {record['label']}"
+def _episode(found: EpisodeResult) -> Episode:
+    task, kind, number = found.initial_state
+    label = found.plan.label
+    values = {**found.values, "steps": float(found.steps)}
     return Episode(
-        start=(record["task"], kind, int(number)),
-        success=bool(record["success"]),
-        values={} if record["error"] else {name: float(item) for name, item in values.items()},
-        error=record["error"],
-        label=record["label"],
-        failure=record.get("policy_failure", ""),
+        start=(task, f"{kind} of {label}" if label else kind, number),
+        success=found.success,
+        values={} if found.error else {name: float(item) for name, item in values.items()},
+        error=found.error,
+        label=label,
+        failure=found.policy_failure,
     )
 
 

@@ -11,7 +11,7 @@ from lwdctl.analysis.evaluations import Run, Start, state_of
 from lwdctl.analysis.resample import States, Values, state_differences
 from lwdctl.core.errors import ArtifactError, ConfigError
 from lwdctl.core.suggest import did_you_mean
-from lwdctl.evaluation.scores import ALL_TASKS
+from lwdctl.evaluation.results import ALL_TASKS
 
 SUCCESS = "success"
 

@@ -18,7 +18,7 @@ from lwdctl.analysis.sections import Section, write_sections
 from lwdctl.analysis.tables import Table
 
 if TYPE_CHECKING:
-    from lwdctl.evaluation.rollout import EpisodeResult
+    from lwdctl.evaluation.episodes import EpisodeResult
     from lwdctl.evaluation.snippet_starts import SnippetStarts
 
 SNIPPETS, STEPS = "reconstruction.csv", "reconstruction_steps.csv"

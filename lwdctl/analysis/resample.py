@@ -24,8 +24,7 @@ import numpy.typing as npt
 from scipy.stats import binomtest, permutation_test
 
 from lwdctl.core.seeding import generator
-from lwdctl.evaluation.results import Estimate
-from lwdctl.evaluation.scores import wilson, wilson_of_states
+from lwdctl.evaluation.results import Estimate, wilson, wilson_of_states
 
 Values = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]

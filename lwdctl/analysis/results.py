@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lwdctl.analysis.resample import PERMUTATIONS, RESAMPLES
-from lwdctl.evaluation.scores import ALL_TASKS
+from lwdctl.evaluation.results import ALL_TASKS
 
 SAMPLED = "sampled"
 METHODS = {

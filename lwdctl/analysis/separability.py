@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from lwdctl.analysis.resample import States, mean_estimate
 from lwdctl.core.seeding import derive_seed, generator
-from lwdctl.evaluation.scores import wilson
+from lwdctl.evaluation.results import wilson
 
 Index = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]

@@ -20,9 +20,16 @@ import numpy.typing as npt
 
 from lwdctl.core.errors import SimulatorError
 from lwdctl.core.records import ActionSpec, EnvSpec, FloatArray, ObservationSpec
+from lwdctl.core.simulator_facts import (
+    HAMMER,
+    HAMMER_ACTION_SIZE,
+    HAMMER_MAX_STEPS,
+    HAMMER_OBSERVATION_SIZE,
+    HAND_CONTROL_RATE,
+)
 from lwdctl.envs.d4rl_score import normalized_score
 from lwdctl.envs.gymnasium_scene import GymnasiumScene
-from lwdctl.envs.hammer_metrics import METRICS, OBSERVATION_SIZE, hammer_numbers
+from lwdctl.envs.hammer_metrics import METRICS, hammer_numbers
 from lwdctl.envs.simulator import Observation, Step
 from lwdctl.envs.table import check_tasks
 
@@ -35,10 +42,8 @@ for _line in _said.getvalue().splitlines():
         print(_line, file=sys.stderr)  # noqa: T201
 gymnasium.register_envs(gymnasium_robotics)
 
-HAMMER = "AdroitHandHammer-v1"
-MAX_STEPS = 200
 OBSERVATION = "observation"
-ACTIONS, POSITIONS, VELOCITIES, BOARD = 26, 33, 33, 3
+POSITIONS, VELOCITIES, BOARD = 33, 33, 3
 
 
 def task_names() -> tuple[str, ...]:
@@ -60,15 +65,16 @@ class AdroitSimulator:
         ConfigError: Another task.
     """
 
-    observations = (ObservationSpec(OBSERVATION, OBSERVATION_SIZE),)
+    observations = (ObservationSpec(OBSERVATION, HAMMER_OBSERVATION_SIZE),)
     action = ActionSpec(
-        ACTIONS, "absolute", "normalized", (-1.0,) * ACTIONS, (1.0,) * ACTIONS, control_rate=100.0
-    )
+        HAMMER_ACTION_SIZE, "absolute", "normalized",
+        (-1.0,) * HAMMER_ACTION_SIZE, (1.0,) * HAMMER_ACTION_SIZE, HAND_CONTROL_RATE,
+    )  # fmt: skip
     metrics = (normalized_score("hammer"), *METRICS)
 
     def __init__(self, env: EnvSpec, task: str) -> None:
         check_tasks([task], task_names(), "environment 'adroit'")
-        self.max_steps = env.max_steps or MAX_STEPS
+        self.max_steps = env.max_steps or HAMMER_MAX_STEPS
         self._scene = GymnasiumScene(task, {}, pushed="Object", camera="fixed")
         self._env = self._scene.env
         self._own_board = self._board()

@@ -13,17 +13,16 @@ import numpy.typing as npt
 
 from lwdctl.core.errors import SimulatorError
 from lwdctl.core.records import ActionSpec, EnvSpec, FloatArray, ObservationSpec
+from lwdctl.core.simulator_facts import ANT_CONTACT_FORCES, LOCOMOTION_MAX_STEPS
 from lwdctl.envs.d4rl_score import SCORE, normalized_score
 from lwdctl.envs.foot_contacts import UNSEEN, FootContacts, feet_names
 from lwdctl.envs.gymnasium_scene import GymnasiumScene
 from lwdctl.envs.simulator import Metric, Observation, Step
 from lwdctl.envs.table import check_tasks
 
-MAX_STEPS = 1000
 OBSERVATION = "observation"
 BODIES = ("HalfCheetah", "Walker2d", "Ant", "Hopper")
 VERSIONS = ("v4", "v5")
-CONTACT_FORCES = 84
 # Bodies that move in the x-z plane only.
 PLANAR = frozenset(BODIES) - {"Ant"}
 
@@ -55,14 +54,14 @@ class GymMujocoSimulator:
     def __init__(self, env: EnvSpec, task: str) -> None:
         check_tasks([task], task_names(), "environment 'mujoco'")
         self.task, self._body = task, task.partition("-")[0]
-        self.max_steps = env.max_steps or MAX_STEPS
+        self.max_steps = env.max_steps or LOCOMOTION_MAX_STEPS
         forces = task == "Ant-v4" and bool(env.settings.get("use_contact_forces"))
         zeros = forces and bool(env.settings.get("zero_contact_forces"))
         arguments = {"use_contact_forces": True} if forces and not zeros else {}
         self._scene = GymnasiumScene(task, arguments, pushed="torso", camera="track")
         self._env = self._scene.env
         self._feet = FootContacts(self._body, self._env.model)
-        self._padding = np.zeros(CONTACT_FORCES if zeros else 0)
+        self._padding = np.zeros(ANT_CONTACT_FORCES if zeros else 0)
         size = self._env.observation_space.shape[0] + self._padding.size
         self.observations = (ObservationSpec(OBSERVATION, size),)
         self.action = _action_spec(self._env)

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lwdctl.core.simulator_facts import HAMMER_OBSERVATION_SIZE
 from lwdctl.envs.simulator import Metric
 
-OBSERVATION_SIZE = 46
 # Components of an observation: the nail's way into the board, the height of the hammer's body
 # (meters), and the force on the nail's head (newtons, cut off at 1).
 NAIL_WAY, OBJECT_HEIGHT, NAIL_IMPACT = 26, 38, 45
@@ -39,9 +39,10 @@ def hammer_numbers(observation: npt.NDArray[Any]) -> dict[str, npt.NDArray[np.fl
     Raises:
         ValueError: Observations of another size.
     """
-    if observation.shape[-1] != OBSERVATION_SIZE:
+    if observation.shape[-1] != HAMMER_OBSERVATION_SIZE:
         raise ValueError(
-            f"a hammer observation has {OBSERVATION_SIZE} components, not {observation.shape[-1]}"
+            f"a hammer observation has {HAMMER_OBSERVATION_SIZE} components,"
+            f" not {observation.shape[-1]}"
         )
     # In the precision of stored observations, so that files and rollouts agree on thresholds.
     seen = np.asarray(observation, dtype=np.float32).astype(np.float64)

@@ -22,15 +22,14 @@ from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from lwdctl.core.errors import SimulatorError
 from lwdctl.core.records import ActionSpec, EnvSpec, FloatArray, ObservationSpec
 from lwdctl.core.seeding import generator
+from lwdctl.core.simulator_facts import METAWORLD_CONTROL_RATE, METAWORLD_MAX_STEPS
 from lwdctl.envs.instability import UnstablePhysicsError
 from lwdctl.envs.mujoco_rendering import open_renderer
 from lwdctl.envs.simulator import Metric, Observation, Step
 from lwdctl.envs.table import check_tasks
 
-MAX_STEPS = 500
 SUFFIX = "-v3"
-# One physics frame is 2.5 ms and an action lasts five of them.
-ACTION = ActionSpec(4, "delta", "normalized", (-1.0,) * 4, (1.0,) * 4, control_rate=80.0)
+ACTION = ActionSpec(4, "delta", "normalized", (-1.0,) * 4, (1.0,) * 4, METAWORLD_CONTROL_RATE)
 OBSERVATIONS = (ObservationSpec("observation", 39),)
 
 _WARNINGS = (
@@ -60,7 +59,7 @@ class MetaworldSimulator:
     def __init__(self, env: EnvSpec, task: str) -> None:
         self.task = task.removesuffix(SUFFIX)
         check_tasks([self.task], task_names(), "environment 'metaworld'")
-        self.max_steps = env.max_steps or MAX_STEPS
+        self.max_steps = env.max_steps or METAWORLD_MAX_STEPS
         self._env = _visible_goal_env(self.task + SUFFIX)
         self._env._get_state_rand_vec = self._start_vector
         self._rng: np.random.Generator | None = None

@@ -12,7 +12,8 @@ from metaworld.env_dict import MT10_V3
 from metaworld.policies import ENV_POLICY_MAP
 
 from lwdctl.core.records import EnvSpec, FloatArray
-from lwdctl.envs.metaworld import MAX_STEPS, SUFFIX, task_names
+from lwdctl.core.simulator_facts import METAWORLD_MAX_STEPS
+from lwdctl.envs.metaworld import SUFFIX, task_names
 from lwdctl.envs.simulator import Observation
 from lwdctl.envs.table import check_tasks
 
@@ -79,7 +80,7 @@ class MetaworldExperts:
     def environment(self, tasks: Sequence[str], max_steps: int) -> EnvSpec:
         """Describe the environment with the versions that are installed."""
         settings = {package: version(package) for package in self.packages}
-        return EnvSpec("metaworld", tuple(tasks), settings, max_steps or MAX_STEPS)
+        return EnvSpec("metaworld", tuple(tasks), settings, max_steps or METAWORLD_MAX_STEPS)
 
     def env_args(self, env: EnvSpec) -> dict[str, Any]:
         """Return robomimic's `env_args`; the type is a word, robomimic has no number for it."""

@@ -12,7 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 from lwdctl.core.errors import SimulatorError
-from lwdctl.core.records import ActionSpec, EnvSpec, FloatArray, ObservationSpec
+from lwdctl.core.records import EnvSpec, FloatArray
+from lwdctl.core.simulator_facts import (
+    PUSHT_ACTION,
+    PUSHT_ARENA,
+    PUSHT_MAX_STEPS,
+    PUSHT_OBSERVATIONS,
+    PUSHT_STATE_SIZE,
+    PUSHT_TASK,
+)
 from lwdctl.envs.simulator import Metric, Observation, Step
 from lwdctl.envs.table import check_tasks
 
@@ -22,19 +30,6 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     from gym_pusht.envs.pusht import PushTEnv
 
-TASK = "push_t"
-MAX_STEPS = 300
-ARENA = 512.0
-STATE_SIZE = 5
-OBSERVATIONS = (
-    ObservationSpec("agent_position", 2),
-    ObservationSpec("block_position", 2),
-    ObservationSpec("block_angle_sincos", 2),
-    ObservationSpec("keypoint", 18, network=False),
-)
-ACTION = ActionSpec(
-    2, "absolute", "pixels", (0.0, 0.0), (ARENA, ARENA), 10.0, reference="agent_position"
-)
 # The nine points of the block whose positions the public data records, in the block's own
 # frame; measured on that data (median over its 25,650 rows, spread 0.03 pixels).
 KEYPOINTS = np.array(
@@ -54,7 +49,7 @@ KEYPOINTS = np.array(
 
 def task_names() -> tuple[str, ...]:
     """Return the one task."""
-    return (TASK,)
+    return (PUSHT_TASK,)
 
 
 class PushTSimulator:
@@ -64,15 +59,15 @@ class PushTSimulator:
     rest. The overlap is clip(covered share of the target / 0.95, 0, 1).
     """
 
-    observations = OBSERVATIONS
-    action = ACTION
+    observations = PUSHT_OBSERVATIONS
+    action = PUSHT_ACTION
     metrics = (Metric("max_overlap", "overlap", "max"), Metric("final_overlap", "overlap", "last"))
 
     def __init__(self, env: EnvSpec, task: str) -> None:
         check_tasks([task], task_names(), "environment 'pusht'")
-        self.max_steps = env.max_steps or MAX_STEPS
+        self.max_steps = env.max_steps or PUSHT_MAX_STEPS
         self._env: Any = PushTEnv(obs_type="state", render_mode="rgb_array")
-        self._state = np.zeros(STATE_SIZE)
+        self._state = np.zeros(PUSHT_STATE_SIZE)
 
     def reset(self, seed: int) -> Observation:
         """Start the episode that `seed` fixes entirely."""
@@ -85,8 +80,10 @@ class PushTSimulator:
     def restore(self, state: npt.NDArray[np.float64], model: str = "") -> Observation:
         """Start at rest from a recorded state (5,)."""
         del model
-        if state.shape != (STATE_SIZE,):
-            raise SimulatorError(f"a PushT state has shape ({STATE_SIZE},), not {state.shape}")
+        if state.shape != (PUSHT_STATE_SIZE,):
+            raise SimulatorError(
+                f"a PushT state has shape ({PUSHT_STATE_SIZE},), not {state.shape}"
+            )
         self._state = np.array(state, dtype=np.float64)
         self._env._setup()
         self._env._last_action = None  # it would be drawn
@@ -112,7 +109,7 @@ class PushTSimulator:
 
     def step(self, action: FloatArray) -> Step:
         """Move towards the target position `action` (2,) for a tenth of a second."""
-        target = np.clip(np.asarray(action, dtype=np.float64), 0.0, ARENA)
+        target = np.clip(np.asarray(action, dtype=np.float64), 0.0, PUSHT_ARENA)
         _, reward, terminated, _, _ = self._env.step(target)
         # The area's last bit depends on where the polygons lie in memory.
         overlap = round(float(reward), 9)
@@ -131,7 +128,7 @@ class PushTSimulator:
         angle = rng.uniform(-np.pi, np.pi)
         offset = magnitude * np.array([np.cos(angle), np.sin(angle)])
         block = self._env.block
-        block.position = np.clip(np.array(block.position) + offset, 0.0, ARENA).tolist()
+        block.position = np.clip(np.array(block.position) + offset, 0.0, PUSHT_ARENA).tolist()
         self._env.space.reindex_shapes_for_body(block)
 
     def render(self) -> npt.NDArray[np.uint8]:

@@ -28,14 +28,19 @@ import numpy.typing as npt
 from lwdctl.core.errors import ConfigError, SimulatorError
 from lwdctl.core.records import EnvSpec, FloatArray, ObservationSpec
 from lwdctl.core.seeding import derive_seed
+from lwdctl.core.simulator_facts import (
+    ROBOSUITE_DEFAULT_MAX_STEPS,
+    ROBOSUITE_NETWORK_KEYS,
+    robosuite_pose_action,
+)
 from lwdctl.envs.instability import UnstablePhysicsError
 from lwdctl.envs.mujoco_rendering import open_renderer
 from lwdctl.envs.robosuite_controllers import (
     action_spec,
+    control_rate,
     make_arguments,
     pose_arguments,
     pose_command,
-    pose_spec,
 )
 from lwdctl.envs.robosuite_shove import shove
 from lwdctl.envs.simulator import Metric, Observation, Step
@@ -59,13 +64,12 @@ with warnings.catch_warnings():
 if _backend is None:
     os.environ.pop("MUJOCO_GL", None)
 
-MAX_STEPS = 400
+MAX_STEPS, _ = ROBOSUITE_DEFAULT_MAX_STEPS
 # The parts of `object` in the order of robosuite 1.5, in which stores keep it.
 OBJECT_PARTS = {
     "Lift": ("cube_pos", "cube_quat", "gripper_to_cube_pos"),
     "PickPlaceCan": ("Can_to_robot0_eef_pos", "Can_to_robot0_eef_quat", "Can_pos", "Can_quat"),
 }
-NETWORK_KEYS = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")
 OTHER_KEYS = (
     "robot0_eef_quat_site",
     "robot0_gripper_qvel",
@@ -127,7 +131,9 @@ class RobosuiteSimulator:
         seen, *_ = self._env.step(np.zeros(self._env.action_dim))
         self.observations = _observation_specs(task, seen)
         self.action = (
-            pose_spec(arguments) if self._poses else action_spec(arguments, self._env.action_dim)
+            robosuite_pose_action(control_rate(arguments))
+            if self._poses
+            else action_spec(arguments, self._env.action_dim)
         )
         self._state: npt.NDArray[np.float64] = self._env.sim.get_state().flatten()
 
@@ -321,7 +327,7 @@ def _value(task: str, seen: Mapping[str, Any], name: str) -> npt.NDArray[np.floa
 
 
 def _observation_specs(task: str, seen: Mapping[str, Any]) -> tuple[ObservationSpec, ...]:
-    visible = ("object", *NETWORK_KEYS)
+    visible = ROBOSUITE_NETWORK_KEYS
     keys = (*visible, *(key for key in OTHER_KEYS if key in seen))
     return tuple(
         ObservationSpec(key, len(_value(task, seen, key)), network=key in visible) for key in keys

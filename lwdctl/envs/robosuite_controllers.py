@@ -6,7 +6,6 @@ part of a composite controller and says `input_type`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,12 +16,14 @@ from scipy.spatial.transform import Rotation
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.records import ActionSpec
 from lwdctl.core.rotations import rotation_of
+from lwdctl.core.simulator_facts import (
+    ROBOSUITE_CONTROL_RATE,
+    is_before_robosuite_1_5,
+    robosuite_action,
+)
 
 Array = npt.NDArray[np.float64]
 
-CONTROL_RATE = 20.0
-# Wide enough for any reachable position, meters.
-FARTHEST = 2.0
 # Settings of the environment class that were renamed, and those that no longer exist and never
 # had a say in the physics.
 RENAMED = {"mount_types": "base_types"}
@@ -100,8 +101,7 @@ def pose_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: No controller is given, or one of another kind.
     """
-    config = arguments.get("controller_configs") or {}
-    arm = config.get("body_parts", {}).get("right", {})
+    config, arm = arguments.get("controller_configs") or {}, _arm(arguments)
     if arm.get("type") != "OSC_POSE":
         raise ConfigError(
             "env_args: absolute poses need the controller OSC_POSE,"
@@ -111,14 +111,6 @@ def pose_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
         arm = {**arm, "input_type": "absolute", "input_ref_frame": "world"}
     parts = {**config["body_parts"], "right": arm}
     return {**arguments, "controller_configs": {**config, "body_parts": parts}}
-
-
-def pose_spec(arguments: Mapping[str, Any]) -> ActionSpec:
-    """Describe absolute poses: position (3), orientation as six numbers, gripper."""
-    high = (FARTHEST,) * 3 + (1.0,) * 7
-    low = tuple(-value for value in high)
-    rate = float(arguments.get("control_freq", CONTROL_RATE))
-    return ActionSpec(len(high), "absolute", "meters and a 6-D rotation", low, high, rate)
 
 
 def pose_command(action: Array, aimed: Array) -> Array:
@@ -139,24 +131,19 @@ def pose_command(action: Array, aimed: Array) -> Array:
 
 
 def action_spec(arguments: Mapping[str, Any], size: int) -> ActionSpec:
-    """Describe what the environment made from `arguments` accepts.
+    """Describe what the environment made from `arguments` accepts."""
+    return robosuite_action(_arm(arguments), size, control_rate(arguments))
 
-    Absolute targets have no limits in robosuite; theirs are wide enough for any reachable one:
-    2 m around the origin, a full turn, and the gripper's own [-1, 1].
-    """
-    rate = float(arguments.get("control_freq", CONTROL_RATE))
+
+def control_rate(arguments: Mapping[str, Any]) -> float:
+    """Return the actions per second of the environment made from `arguments`."""
+    return float(arguments.get("control_freq", ROBOSUITE_CONTROL_RATE))
+
+
+def _arm(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
     config = arguments.get("controller_configs") or {}
-    arm = config.get("body_parts", {}).get("right", {})
-    kind = str(arm.get("type", "OSC_POSE"))
-    if arm.get("input_type") != "absolute":
-        semantics = "torque" if kind == "JOINT_TORQUE" else "delta"
-        return ActionSpec(size, semantics, "normalized", (-1.0,) * size, (1.0,) * size, rate)
-    high = (math.tau,) * (size - 1)
-    if kind == "OSC_POSE":
-        high = (FARTHEST,) * 3 + (math.tau,) * 3
-    high = (*high, 1.0)
-    low = tuple(-value for value in high)
-    return ActionSpec(size, "absolute", "meters and radians", low, high, rate)
+    arm: Mapping[str, Any] = config.get("body_parts", {}).get("right", {})
+    return arm
 
 
 def _one(configs: Any) -> Mapping[str, Any] | None:
@@ -169,7 +156,5 @@ def _one(configs: Any) -> Mapping[str, Any] | None:
 
 def _is_old(env_args: Mapping[str, Any], config: Mapping[str, Any] | None) -> bool:
     """Tell whether robosuite before 1.5 wrote this; by the controller where no version stands."""
-    parts = str(env_args.get("env_version", "")).split(".")
-    if len(parts) >= 2 and parts[0].isdigit() and parts[1].isdigit():
-        return (int(parts[0]), int(parts[1])) < (1, 5)
-    return config is not None and "body_parts" not in config
+    before = is_before_robosuite_1_5(str(env_args.get("env_version", "")))
+    return config is not None and "body_parts" not in config if before is None else before

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from lwdctl.core.records import EnvSpec
 from lwdctl.core.seeding import generator
+from lwdctl.core.simulator_facts import ROBOSUITE_DEFAULT_MAX_STEPS
 from lwdctl.envs.robosuite import RobosuiteSimulator, task_names
 from lwdctl.envs.robosuite_operators import OPERATORS
 from lwdctl.envs.robosuite_pilot import Pilot
@@ -18,7 +19,7 @@ from lwdctl.envs.table import check_tasks
 
 SHORT_NAMES = {"lift": "Lift", "can": "PickPlaceCan"}
 # robomimic's limit for data of several operators.
-MAX_STEPS = 500
+_, MAX_STEPS = ROBOSUITE_DEFAULT_MAX_STEPS
 ROBOMIMIC_TYPE = 1
 # The controller of robomimic's own data, written as robosuite 1.5 has it.
 ARM = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -18,45 +18,13 @@ from lwdctl.core.progress import Progress, SilentProgress
 from lwdctl.core.records import EnvSpec, FloatArray
 from lwdctl.core.registry import Registry
 from lwdctl.envs.table import SIMULATORS
+from lwdctl.evaluation.episodes import EpisodeResult
 from lwdctl.evaluation.host import HostSettings, Move, Reply, Tally
 from lwdctl.evaluation.pool import Pool, open_pool
 from lwdctl.evaluation.video import Recording
 from lwdctl.policies.policy import BatchPolicy, EpisodePlan
 
 PARTS = ("simulator", "denoiser", "decoding", "policy", "total")
-
-
-@dataclass(frozen=True)
-class EpisodeResult:
-    """One evaluated episode.
-
-    Attributes:
-        plan: What was to be run.
-        steps: Environment steps taken.
-        success: Whether the task was solved at some step.
-        final_success: Whether it was solved at the last step.
-        return_: Sum of the simulator's rewards.
-        metrics: The adapter's numbers per episode; where the policy failed for good, those that
-            its `Metric`s declare for that.
-        num_replans: Denoiser samplings.
-        seconds: This episode's share of the wall time, by part.
-        error: Why the simulator gave no result, or "". The other numbers then say nothing.
-        policy_failure: Why the policy failed for good (non-finite action, unstable physics),
-            or "". Such an episode counts as unsolved, with 0 for every metric.
-        attempts: 2 when it was run again after its simulator was lost.
-    """
-
-    plan: EpisodePlan
-    steps: int = 0
-    success: bool = False
-    final_success: bool = False
-    return_: float = 0.0
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    num_replans: int = 0
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    error: str = ""
-    policy_failure: str = ""
-    attempts: int = 1
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def read_record(path: Path, key: str) -> dict[str, Any] | None:
         record: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError):
         return None
-    lost = any(cell["errors"] for cell in record["cells"])
+    lost = any(cell["errors"] for cell in record["results"])
     return None if lost or record.get("key") != key else record
 
 
@@ -73,9 +73,9 @@ def without_latency(record: Mapping[str, Any]) -> dict[str, Any]:
     cells = [
         cell
         | {"cost": {k: v for k, v in (cell.get("cost") or {}).items() if not k.startswith(LATENCY)}}
-        for cell in record["cells"]
+        for cell in record["results"]
     ]
-    return {**record, "cells": cells}
+    return {**record, "results": cells}
 
 
 class Measured:

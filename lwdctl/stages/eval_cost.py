@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lwdctl.artifacts.snippets import SnippetStore
     from lwdctl.core.progress import Progress
     from lwdctl.core.records import FloatArray
-    from lwdctl.evaluation.rollout import EpisodeResult
+    from lwdctl.evaluation.episodes import EpisodeResult
     from lwdctl.models.diffusion import LatentDiffusion
     from lwdctl.models.flops import PolicyFlops
     from lwdctl.policies.policy import EpisodePlan
@@ -43,7 +43,7 @@ class Price:
     horizon: int | None = None
 
     def __call__(self, results: Sequence[EpisodeResult]) -> dict[str, Any]:
-        """Return the cost of these episodes; see `evaluation.scores.Cell`."""
+        """Return the cost of these episodes; see `evaluation.results.ResultRow`."""
         steps = sum(item.steps for item in results)
         if not steps:
             return {}
@@ -128,10 +128,10 @@ def add_latency(
             progress.message(f"{arm.name}: {_said(timed[same])}")
         path = folder / f"{arm.name}.json"
         record = json.loads(path.read_text())
-        for cell in record["cells"]:
+        for cell in record["results"]:
             cell["cost"] = {**cell["cost"], **timed[same]}
         write_durably(path, (json.dumps(record, indent=1) + "\n").encode())
-        cells += record["cells"]
+        cells += record["results"]
     return cells
 
 

@@ -41,8 +41,8 @@ from lwdctl.stages.videos import check_video, list_videos, recording_of
 
 if TYPE_CHECKING:
     from lwdctl.artifacts.snippets import SnippetStore
-    from lwdctl.evaluation.rollout import EpisodeResult
-    from lwdctl.evaluation.scores import Cell, Protocol
+    from lwdctl.evaluation.episodes import EpisodeResult
+    from lwdctl.evaluation.results import Condition, ConditionResult, ResultRow
     from lwdctl.evaluation.video import Recording
     from lwdctl.policies.policy import EpisodePlan
 
@@ -170,14 +170,14 @@ class _Work:
             arm.name, plans, self.config.video, self.config.video_every, draft.path
         )
         results = _roll(arm, self, plans, recording)
-        record = {"key": key, "models": _models(arm), **self._record(arm, results)}
+        record = self._record(arm, results, key).to_json()
         write_durably(done, _text(record))
         for name, reason in (recording.failures() if recording else {}).items():
             say(f"  no video of {name}: {reason}")
         return _cells(record)
 
     def _plans(self, arm: Arm) -> list[EpisodePlan]:
-        from lwdctl.evaluation.plan import plan_demonstrations, plan_episodes
+        from lwdctl.evaluation.episodes import plan_demonstrations, plan_episodes
 
         config, labels = self.config, self.policies.labels
         if arm.latent == "oracle":
@@ -188,20 +188,17 @@ class _Work:
         env = self.store.spec.env
         return plan_episodes(env, config.episodes, config.seed, config.task, labels)
 
-    def _record(self, arm: Arm, results: Sequence[EpisodeResult]) -> dict[str, Any]:
+    def _record(self, arm: Arm, results: Sequence[EpisodeResult], key: str) -> ConditionResult:
         from lwdctl.envs.table import SIMULATORS
-        from lwdctl.evaluation.scores import score_cells
+        from lwdctl.evaluation.results import ConditionResult, result_rows
 
         env = self.store.spec.env.adapter
         score = SIMULATORS.load(env).metrics[0].name
         returns = self._source_returns(results)
         pricing = price(arm, self.config, self.policies)
-        made = score_cells(results, score, _protocol(arm, self), returns, pricing)
-        self.context.progress.message(_said(made[-1]))
-        return {
-            "cells": [cell.to_mapping() for cell in made],
-            "episodes": [_episode_record(result) for result in results],
-        }
+        rows = result_rows(results, score, _condition(arm, self), returns, pricing)
+        self.context.progress.message(_said(rows[-1]))
+        return ConditionResult(tuple(rows), tuple(results), _models(arm), key)
 
     def _source_returns(self, results: Sequence[EpisodeResult]) -> dict[int, float]:
         """Return the recorded return of every demonstration that was restored."""
@@ -225,7 +222,7 @@ def _text(record: Mapping[str, Any]) -> bytes:
 
 
 def _cells(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    cells: list[dict[str, Any]] = record["cells"]
+    cells: list[dict[str, Any]] = record["results"]
     return cells
 
 
@@ -251,13 +248,13 @@ def _roll(
     return answer.episodes
 
 
-def _protocol(arm: Arm, work: _Work) -> Protocol:
-    from lwdctl.evaluation.scores import Protocol
+def _condition(arm: Arm, work: _Work) -> Condition:
+    from lwdctl.evaluation.results import Condition
 
     config, trained = work.config, arm.trained
     length, horizon = work.policies.lengths(arm)
     samples = arm.latent == SAMPLED or (arm.policy not in (METHOD, RANDOM) and horizon is not None)
-    return Protocol(
+    return Condition(
         policy=arm.policy,
         latent=arm.latent,
         env=work.store.spec.env.adapter,
@@ -307,30 +304,10 @@ def _horizon_text(config: EvalConfig, policies: Policies) -> str:
     return ", ".join(texts) or "no queries"
 
 
-def _episode_record(result: EpisodeResult) -> dict[str, Any]:
-    return {
-        "index": result.plan.index,
-        "seed": result.plan.seed,
-        "task": result.plan.task,
-        "label": result.plan.label,
-        "demonstration": result.plan.demonstration,
-        "steps": result.steps,
-        "success": result.success,
-        "final_success": result.final_success,
-        "return": result.return_,
-        "metrics": dict(result.metrics),
-        "num_replans": result.num_replans,
-        "attempts": result.attempts,
-        "error": result.error,
-        "policy_failure": result.policy_failure,
-    }
-
-
-def _said(cell: Cell) -> str:
-    rate = "no episode" if cell.success is None else f"success {cell.success:.3f}"
-    return (
-        f"  {rate} [{cell.success_low:.3f}, {cell.success_high:.3f}] over {cell.episodes} episodes"
-    )
+def _said(row: ResultRow) -> str:
+    found = row.success
+    rate = f"success {found.value:.3f}" if found.n else "no episode"
+    return f"  {rate} [{found.low:.3f}, {found.high:.3f}] over {found.n} episodes"
 
 
 def _refuse_errors(cells: Sequence[Mapping[str, Any]], artifact: Artifact) -> None:

@@ -16,7 +16,7 @@ from lwdctl.stages.run_settings import RunConfig
 
 if TYPE_CHECKING:
     from lwdctl.core.progress import Progress
-    from lwdctl.evaluation.rollout import EpisodeResult
+    from lwdctl.evaluation.episodes import EpisodeResult
     from lwdctl.policies.policy import BatchPolicy, EpisodePlan
 
 

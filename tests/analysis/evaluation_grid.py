@@ -25,13 +25,15 @@ def record(policy, episodes, **protocol):
         "latent": "sampled" if policy in {"lwd", "ldp"} else "", "env": ENV, "train_seed": 0,
         "snippet_length": 16, "horizon": 16, "perturbation": 0.0, "sampler": "ddim",
         "num_inference_steps": 10, "seconds": {"total": 0.5 * len(episodes)}, "by_label": {},
+        "warm_start": 0.0, "success": None, "success_low": 0.0, "success_high": 1.0,
+        "successes": 0, "score": None, "replans_per_episode": 3.0, "cost": {},
     }  # fmt: skip
     cell = {
         "policy": policy, "task": "all", **values, **protocol,
         "episodes": len(counted), "errors": len(episodes) - len(counted),
         "metrics": {"overlap": 0.0, "final_overlap": 0.0, "return": 0.0, "final_success": 0.0},
     }  # fmt: skip
-    return {"cells": [cell], "episodes": list(episodes)}
+    return {"results": [cell], "episodes": list(episodes)}
 
 
 def publish(workspace, name, records, **config):
@@ -40,8 +42,8 @@ def publish(workspace, name, records, **config):
         folder = draft.path / "episodes"
         folder.mkdir()
         for index, item in enumerate(records):
-            (folder / f"{item['cells'][0]['policy']}-{index}.json").write_text(json.dumps(item))
-        cells = [cell for item in records for cell in item["cells"]]
+            (folder / f"{item['results'][0]['policy']}-{index}.json").write_text(json.dumps(item))
+        cells = [cell for item in records for cell in item["results"]]
         (draft.path / "results.json").write_text(json.dumps(cells))
         return draft.publish({"results": cells}, seed=0)
 

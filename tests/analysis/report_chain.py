@@ -53,7 +53,7 @@ def evaluation(workspace, model, records, name=NAME, videos=0):
     with workspace.begin("evaluation", name, config=config, inputs=[model]) as draft:
         (draft.path / "episodes").mkdir()
         for item in records:
-            cell = item["cells"][-1]
+            cell = item["results"][-1]
             stem = f"{cell['policy']}-{cell['latent']}".strip("-")
             (draft.path / f"episodes/{stem}.json").write_text(json.dumps(item))
             for index in range(videos):
@@ -61,7 +61,7 @@ def evaluation(workspace, model, records, name=NAME, videos=0):
                 folder.mkdir(parents=True, exist_ok=True)
                 Image.effect_noise((1200, 400), 30).save(folder / f"episode-{index:03d}.png")
                 (folder / f"episode-{index:03d}.mp4").write_bytes(bytes(1000))
-        cells = [cell for item in records for cell in item["cells"]]
+        cells = [cell for item in records for cell in item["results"]]
         return draft.publish({"results": cells, "protocol": f"toy {EVIL}"}, seed=0)
 
 
@@ -71,7 +71,7 @@ def arm(policy, solved, latent="sampled", score=0.5, label=""):
     for item in episodes:
         item["label"] = label
     made = record(policy, episodes, latent=latent, cost={"flops_per_step": 2e6})
-    made["cells"][0] |= {
+    made["results"][0] |= {
         "success": solved.count("1") / len(solved), "success_low": 0.25, "success_high": 0.75,
     }  # fmt: skip
     return made

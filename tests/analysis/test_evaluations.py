@@ -62,7 +62,7 @@ def test_cells_that_a_later_version_took_over_count_once(workspace):
 def test_the_same_untrained_policy_measured_again_is_the_same(workspace):
     made = record("random", solved("010"), horizon=None, train_seed=None)
     again = json.loads(json.dumps(made))
-    again["cells"][0]["seconds"]["total"] = 9.0
+    again["results"][0]["seconds"]["total"] = 9.0
     assert (
         len(read(workspace, publish(workspace, "a", [made]), publish(workspace, "b", [again]))) == 1
     )

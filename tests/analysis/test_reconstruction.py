@@ -7,7 +7,7 @@ import pytest
 
 from lwdctl.analysis import reconstruction_sections
 from lwdctl.analysis.reconstruction import Clusters, squared_errors
-from lwdctl.evaluation.scores import wilson
+from lwdctl.evaluation.results import wilson
 
 
 def test_errors_by_hand():

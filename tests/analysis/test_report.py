@@ -174,7 +174,7 @@ def test_without_any_success_the_score_leads_by_behavior(workspace):
     for item in slow["episodes"]:
         item["seed"] += 50
     fast["episodes"] += slow["episodes"]
-    fast["cells"][0]["by_label"] = {"expert": {"episodes": 3, "metrics": {"overlap": 90.0}}}
+    fast["results"][0]["by_label"] = {"expert": {"episodes": 3, "metrics": {"overlap": 90.0}}}
     _, _, found = chain(workspace, [fast])
     text = text_of(page(workspace, found))
     assert f"lwd, {EVIL}: overlap 10 [10, 10] in 3 episodes." in text
@@ -184,7 +184,7 @@ def test_without_any_success_the_score_leads_by_behavior(workspace):
 
 def test_bars_of_labels_name_their_horizon_where_there_are_several(workspace):
     arms = [arm("lwd", "000", score=90.0 - horizon, label="expert") for horizon in (16, 32)]
-    arms[1]["cells"][0]["horizon"] = 32
+    arms[1]["results"][0]["horizon"] = 32
     _, model, found = chain(workspace, arms[:1])
     other = evaluation(workspace, model, arms[1:], name="far")
     text = text_of(page(workspace, found, other))
@@ -200,7 +200,7 @@ def test_all_scores_zero_is_no_reason_to_hide_success(workspace):
 def test_evaluations_that_cannot_be_compared_stand_beside_each_other(workspace):
     _, model, found = chain(workspace)
     far = arm("lwd", "11")
-    far["cells"][0]["env"] = "elsewhere"
+    far["results"][0]["env"] = "elsewhere"
     other = evaluation(workspace, model, [far], name="far")
     text = text_of(page(workspace, found, other))
     assert text.count("not compared with the other evaluations") == 2

@@ -31,7 +31,7 @@ def browser():
 @pytest.fixture
 def file(workspace, tmp_path):
     long = arm("lwd", "10" * 5, latent="oracle")
-    long["cells"][0]["by_label"] = {
+    long["results"][0]["by_label"] = {
         f"label-{'x' * 60}": {"episodes": 5, "metrics": {f"metric_{i}": 1.0 for i in range(12)}}
     }
     _, model, found = chain(workspace, [*ARMS, long], videos=1)

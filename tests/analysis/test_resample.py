@@ -20,7 +20,7 @@ from lwdctl.analysis.resample import (
     success_difference_estimate,
     success_estimate,
 )
-from lwdctl.evaluation.scores import wilson
+from lwdctl.evaluation.results import wilson
 
 COUNTS = st.integers(0, 200)
 FEW = st.lists(st.integers(-4, 4), min_size=1, max_size=9)

@@ -15,7 +15,7 @@ from lwdctl.analysis.separability import (
     separation,
     vote,
 )
-from lwdctl.evaluation.scores import wilson
+from lwdctl.evaluation.results import wilson
 
 EPISODES, SNIPPETS, SIZE = 60, 5, 12
 

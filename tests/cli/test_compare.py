@@ -103,7 +103,7 @@ def test_p_values_are_those_of_the_episodes(runs, capfd):
 def episodes_of(folder, key):
     for path in folder.glob("*.json"):
         found = json.loads(path.read_text())
-        if (found["cells"][0]["horizon"], found["cells"][0]["perturbation"]) == key:
+        if (found["results"][0]["horizon"], found["results"][0]["perturbation"]) == key:
             return found["episodes"]
     raise AssertionError(key)
 

@@ -58,10 +58,10 @@ def measure(config, inputs, context):
     with workspace.begin("evaluation", context.name, config=to_mapping(config)) as draft:
         (draft.path / "episodes").mkdir()
         for item in ARMS:
-            cell = item["cells"][0]
+            cell = item["results"][0]
             path = draft.path / f"episodes/{cell['policy']}-{cell['latent']}.json"
             path.write_text(json.dumps(item))
-        return draft.publish({"results": [item["cells"][0] for item in ARMS]}, seed=0)
+        return draft.publish({"results": [item["results"][0] for item in ARMS]}, seed=0)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from lwdctl.core.errors import ConfigError
+from lwdctl.core.simulator_facts import robosuite_pose_action
 from lwdctl.data.robosuite_actions import PoseTargets
 from lwdctl.envs.robosuite_controllers import (
     FIXED,
@@ -12,7 +13,6 @@ from lwdctl.envs.robosuite_controllers import (
     make_arguments,
     pose_arguments,
     pose_command,
-    pose_spec,
 )
 
 OSC_12 = {
@@ -151,7 +151,7 @@ def test_poses_need_osc_pose(config, said):
 
 
 def test_the_reader_and_the_environment_describe_poses_alike():
-    assert pose_spec({"control_freq": 20}) == PoseTargets(20.0).spec
+    assert robosuite_pose_action(20.0) == PoseTargets(20.0).spec
 
 
 def test_six_numbers_become_a_rotation_vector():

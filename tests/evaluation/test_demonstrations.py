@@ -5,7 +5,7 @@ import pytest
 
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.artifacts.workspace import Workspace
-from lwdctl.evaluation.plan import plan_demonstrations
+from lwdctl.evaluation.episodes import plan_demonstrations
 from lwdctl.evaluation.rollout import rollout
 from lwdctl.policies.policy import PolicyCost
 from lwdctl.stages import collect, ingest

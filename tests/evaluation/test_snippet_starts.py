@@ -8,9 +8,10 @@ import pytest
 from lwdctl.artifacts.snippets import SnippetStore, SnippetWriter
 from lwdctl.core.errors import ArtifactError
 from lwdctl.core.records import EnvSpec, Episode, SourceSpec
+from lwdctl.core.simulator_facts import PUSHT_ACTION, PUSHT_OBSERVATIONS, PUSHT_TASK
 from lwdctl.data.batches import SnippetBatches
 from lwdctl.data.windows import WindowRule
-from lwdctl.envs.pusht import ACTION, OBSERVATIONS, TASK, PushTSimulator
+from lwdctl.envs.pusht import PushTSimulator
 from lwdctl.evaluation.rollout import rollout
 from lwdctl.evaluation.snippet_starts import (
     REPLAYED,
@@ -25,7 +26,7 @@ from lwdctl.policies.traced import TracedPolicy
 
 pytestmark = pytest.mark.sim
 
-ENV = EnvSpec("pusht", (TASK,), {}, 30)
+ENV = EnvSpec("pusht", (PUSHT_TASK,), {}, 30)
 KEYS = ("agent_position", "block_position")
 LENGTH = 6
 
@@ -34,14 +35,16 @@ LENGTH = 6
 def make_store(tmp_path):
     def make(states=True, final=True, lengths=(20, 14, 9)):
         path = tmp_path / f"made-{states}-{final}.zarr"
-        simulator, rng = PushTSimulator(ENV, TASK), np.random.default_rng(0)
-        writer = SnippetWriter(path, SourceSpec(OBSERVATIONS, ACTION, ENV, (), "made"))
+        simulator, rng = PushTSimulator(ENV, PUSHT_TASK), np.random.default_rng(0)
+        writer = SnippetWriter(path, SourceSpec(PUSHT_OBSERVATIONS, PUSHT_ACTION, ENV, (), "made"))
         for seed, steps in enumerate(lengths):
             rows = [simulator.reset(seed)]
             start = simulator.initial_state()
             actions = rng.uniform(100, 400, size=(steps, 2)).astype(np.float32)
             rows += [simulator.step(action).observation for action in actions]
-            seen = {item.name: np.stack([row[item.name] for row in rows]) for item in OBSERVATIONS}
+            seen = {
+                item.name: np.stack([row[item.name] for row in rows]) for item in PUSHT_OBSERVATIONS
+            }
             writer.append(
                 Episode(
                     source=f"demo_{seed}",
@@ -49,7 +52,7 @@ def make_store(tmp_path):
                     actions=actions,
                     final_observation={n: v[-1] for n, v in seen.items()} if final else None,
                     initial_state=start if states else None,
-                    task=TASK,
+                    task=PUSHT_TASK,
                     split="train",
                 )
             )

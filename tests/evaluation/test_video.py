@@ -11,11 +11,11 @@ from PIL import Image
 from lwdctl.core.errors import SimulatorError
 from lwdctl.core.records import EnvSpec
 from lwdctl.core.seeding import generator
-from lwdctl.envs.pusht import ACTION
+from lwdctl.core.simulator_facts import PUSHT_ACTION
 from lwdctl.evaluation import trial
 from lwdctl.evaluation.encoder import Mp4Writer, read_frames
+from lwdctl.evaluation.episodes import plan_episodes
 from lwdctl.evaluation.frames import PLAN_COLOR, SHOVE_COLOR, Caption, draw_frame
-from lwdctl.evaluation.plan import plan_episodes
 from lwdctl.evaluation.rollout import rollout
 from lwdctl.evaluation.trial import try_video
 from lwdctl.evaluation.video import Recording, first_episodes, pace
@@ -265,7 +265,7 @@ def test_pusht_runs_the_same_with_and_without_a_video(tmp_path):
     recording = Recording(tmp_path, "random", frozenset([0]))
     with_video, without = (
         rollout(
-            RandomPolicy(ACTION, 2), env, plans, width=2, workers=0, max_steps=8,
+            RandomPolicy(PUSHT_ACTION, 2), env, plans, width=2, workers=0, max_steps=8,
             perturbation=25.0, recording=item,
         ).episodes
         for item in (recording, None)

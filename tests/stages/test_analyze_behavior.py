@@ -62,7 +62,7 @@ def episode(index: int, label: str, contact: float, **values: Any) -> dict[str, 
     return {
         "index": index, "seed": 100_000 + index, "task": TASK, "label": label, "demonstration": -1,
         "steps": 8, "success": False, "final_success": False, "return": 7.0, "metrics": metrics,
-        "error": "", "policy_failure": "", **values,
+        "num_replans": 1, "attempts": 1, "error": "", "policy_failure": "", **values,
     }  # fmt: skip
 
 
@@ -73,13 +73,15 @@ def write_evaluation(workspace: Workspace, snippets: Artifact, **config: Any) ->
             cell = {
                 "policy": policy, "latent": latent, "task": "all", "env": "mujoco", "horizon": 8,
                 "perturbation": 0.0, "train_seed": 0, "snippet_length": 8, "sampler": "",
-                "num_inference_steps": None, "metrics": {}, "seconds": {},
+                "num_inference_steps": None, "metrics": {}, "seconds": {}, "warm_start": 0.0,
+                "episodes": 10, "errors": 0, "successes": 0, "success": 0.0, "success_low": 0.0,
+                "success_high": 1.0, "score": None, "replans_per_episode": 0.0, "by_label": {},
             }  # fmt: skip
             rows = [
                 episode(k, label, contact + 0.01 * k) for label in SPEC.labels for k in range(5)
             ]
             rows += [episode(9, "slow", 0.5, error="the simulator died")] * (policy == "mlp")
-            text = json.dumps({"cells": [cell], "episodes": rows})
+            text = json.dumps({"results": [cell], "episodes": rows})
             (draft.path / "episodes" / f"{policy}.json").write_text(text)
         draft.publish({})
 

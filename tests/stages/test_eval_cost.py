@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lwdctl.evaluation.rollout import EpisodeResult
+from lwdctl.evaluation.episodes import EpisodeResult
 from lwdctl.models.flops import PolicyFlops
 from lwdctl.policies.policy import EpisodePlan
 from lwdctl.stages.eval_cost import Price

@@ -89,4 +89,4 @@ def test_latency_is_timed_for_all_arms_in_one_run(workspace: Workspace, rolled: 
         kept = {name: value for name, value in cell["cost"].items() if "latency" not in name}
         assert copied == {**cell, "cost": kept}  # times belong to the run that took them
     record = json.loads(timed.payload("episodes/random-p0.json").read_text())
-    assert record["cells"][-1]["cost"]["latency_step_ms"] > 0
+    assert record["results"][-1]["cost"]["latency_step_ms"] > 0

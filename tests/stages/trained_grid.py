@@ -12,12 +12,13 @@ from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.config import from_mapping
 from lwdctl.core.progress import SilentProgress
 from lwdctl.core.records import EnvSpec, Episode, SourceSpec
-from lwdctl.envs.pusht import ACTION, OBSERVATIONS, TASK, PushTSimulator
+from lwdctl.core.simulator_facts import PUSHT_ACTION, PUSHT_OBSERVATIONS, PUSHT_TASK
+from lwdctl.envs.pusht import PushTSimulator
 from lwdctl.pipeline.inputs import resolve_inputs
 from lwdctl.stages import STAGES
 from lwdctl.stages.stage import StageContext
 
-ENV = EnvSpec("pusht", (TASK,), {}, 30)
+ENV = EnvSpec("pusht", (PUSHT_TASK,), {}, 30)
 TINY = {"updates": 4, "batch_size": 4, "device": "cpu"}
 GRID = {
     "policy": ["lwd", "dp", "mlp", "random"],
@@ -41,8 +42,8 @@ def do(command: str, workspace: Workspace, values: dict[str, Any], **given: Any)
 
 
 def write_snippets(workspace: Workspace) -> None:
-    simulator = PushTSimulator(ENV, TASK)
-    spec = SourceSpec(OBSERVATIONS, ACTION, ENV, ("slow", "fast"), "made")
+    simulator = PushTSimulator(ENV, PUSHT_TASK)
+    spec = SourceSpec(PUSHT_OBSERVATIONS, PUSHT_ACTION, ENV, ("slow", "fast"), "made")
     rng = np.random.default_rng(0)
     with workspace.begin("snippets", "made", config={}) as draft:
         writer = SnippetWriter(draft.path / SNIPPETS_PAYLOAD, spec)
@@ -50,7 +51,9 @@ def write_snippets(workspace: Workspace) -> None:
             rows = [simulator.reset(seed)]
             actions = rng.uniform(100, 400, size=(30, 2)).astype(np.float32)
             rows += [simulator.step(action).observation for action in actions]
-            seen = {item.name: np.stack([row[item.name] for row in rows]) for item in OBSERVATIONS}
+            seen = {
+                item.name: np.stack([row[item.name] for row in rows]) for item in PUSHT_OBSERVATIONS
+            }
             writer.append(
                 Episode(
                     source=f"demo_{seed}",
@@ -59,7 +62,7 @@ def write_snippets(workspace: Workspace) -> None:
                     rewards=np.full(30, seed, dtype=np.float32),
                     final_observation={name: values[-1] for name, values in seen.items()},
                     initial_state=simulator.initial_state(),
-                    task=TASK,
+                    task=PUSHT_TASK,
                     label=("slow", "fast")[seed % 2],
                     split="validation" if seed == 5 else "train",
                 )

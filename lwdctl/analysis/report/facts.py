@@ -7,7 +7,7 @@ from typing import Any
 
 from lwdctl.analysis.words import minute, show
 from lwdctl.artifacts.artifact import Artifact
-from lwdctl.evaluation.scores import ALL_TASKS
+from lwdctl.evaluation.results import ALL_TASKS
 
 
 def facts_of(

@@ -15,7 +15,7 @@ from lwdctl.analysis.report.studies import KIND, find_analyses, show_analyses
 from lwdctl.analysis.report.trace import trace
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.core.progress import Progress, SilentProgress
-from lwdctl.evaluation.scores import ALL_TASKS
+from lwdctl.evaluation.results import ALL_TASKS
 
 ABSENT = {
     "results": "No evaluation belongs to this.",

@@ -10,7 +10,7 @@ from lwdctl.analysis.report.records import Grid
 from lwdctl.analysis.results import Cell, Comparison, Control, PairedTest
 from lwdctl.analysis.words import NOTHING, control_row, estimate, pair_row, show
 from lwdctl.artifacts.artifact import Artifact
-from lwdctl.evaluation.scores import ALL_TASKS
+from lwdctl.evaluation.results import ALL_TASKS
 
 MOST_COLUMNS = 12
 """Most conditions that stand beside each other in a table of tasks."""
@@ -170,7 +170,7 @@ def _labels(cells: Sequence[Mapping[str, Any]]) -> Grid:
     for cell in cells:
         for label, found in cell["by_label"].items():
             metrics = found.get("metrics", {})
-            spread = found.get("return_deviation")
+            spread = found.get("return_std")
             total = show(metrics.get("return"))
             rows.append((
                 *_who(cell), label, show(found.get("episodes")), show(found.get("successes")),

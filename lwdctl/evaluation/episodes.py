@@ -1,9 +1,10 @@
-"""Which episodes are run, fixed before anything runs and the same for every policy."""
+"""Episodes of an evaluation: which ones run, fixed beforehand, and what came of each."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +16,88 @@ from lwdctl.policies.policy import EpisodePlan
 
 if TYPE_CHECKING:
     from lwdctl.artifacts.snippets import SnippetStore
+
+
+_PLAN_KEYS = ("index", "seed", "task", "label", "demonstration")
+_OUTCOME_KEYS = (
+    "steps", "success", "final_success", "num_replans", "attempts", "error", "policy_failure",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class EpisodeResult:
+    """One evaluated episode.
+
+    Attributes:
+        plan: What was to run.
+        steps: Environment steps taken.
+        success: Whether the task was solved at some step.
+        final_success: Whether the task was solved at the last step.
+        return_: Sum of the simulator's rewards.
+        metrics: The environment's metrics. Where the policy failed for good, they have the values
+            that `Metric.failed` gives for that case.
+        num_replans: Calls of the generator (latents or chunks sampled).
+        seconds: This episode's fraction of the wall time, by part; not stored as JSON.
+        error: Why the simulator gave no result, or "". The other numbers then mean nothing.
+        policy_failure: Why the policy failed for good (non-finite action, unstable physics), or "".
+            Such an episode counts as unsolved.
+        attempts: 2 when the episode ran again after its simulator was lost.
+    """
+
+    plan: EpisodePlan
+    steps: int = 0
+    success: bool = False
+    final_success: bool = False
+    return_: float = 0.0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    num_replans: int = 0
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    error: str = ""
+    policy_failure: str = ""
+    attempts: int = 1
+
+    @property
+    def initial_state(self) -> tuple[str, str, int]:
+        """What fixes the initial state: task, `"seed"` or `"demonstration"`, and its number.
+
+        Episodes with different behavior labels may share an initial state.
+        """
+        plan = self.plan
+        if plan.demonstration >= 0:
+            return plan.task, "demonstration", plan.demonstration
+        return plan.task, "seed", plan.seed
+
+    @property
+    def values(self) -> dict[str, float]:
+        """The metrics, `return` and `final_success` by name."""
+        return {
+            **self.metrics,
+            "return": self.return_,
+            "final_success": float(self.final_success),
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON-ready values; restored states and wall times are left out."""
+        return {
+            **{name: getattr(self.plan, name) for name in _PLAN_KEYS},
+            **{name: getattr(self, name) for name in _OUTCOME_KEYS},
+            "return": self.return_,
+            "metrics": dict(self.metrics),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> EpisodeResult:
+        """Rebuild an episode from what `to_json` returned.
+
+        Raises:
+            KeyError: A value is missing.
+        """
+        return cls(
+            EpisodePlan(**{name: values[name] for name in _PLAN_KEYS}),
+            **{name: values[name] for name in _OUTCOME_KEYS},
+            return_=values["return"],
+            metrics=values["metrics"],
+        )
 
 
 def plan_episodes(

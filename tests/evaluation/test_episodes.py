@@ -6,7 +6,7 @@ import pytest
 from lwdctl.core.errors import ArtifactError, ConfigError
 from lwdctl.core.records import EnvSpec
 from lwdctl.core.seeding import EVALUATION_SEED_START
-from lwdctl.evaluation.plan import plan_demonstrations, plan_episodes
+from lwdctl.evaluation.episodes import plan_demonstrations, plan_episodes
 
 ENV = EnvSpec("metaworld", ("reach", "drawer-open", "button-press"), {}, 500)
 

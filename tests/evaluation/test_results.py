@@ -8,8 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from lwdctl.evaluation.rollout import EpisodeResult
-from lwdctl.evaluation.scores import Protocol, score_cells, wilson, wilson_of_states
+from lwdctl.evaluation.episodes import EpisodeResult
+from lwdctl.evaluation.results import (
+    Condition,
+    ConditionResult,
+    Estimate,
+    ResultRow,
+    result_rows,
+    wilson,
+    wilson_of_states,
+)
 from lwdctl.policies.policy import EpisodePlan
 
 CONTRACT = """
@@ -88,11 +96,11 @@ def result(index, task, success, error="", **fields):
     return EpisodeResult(plan=plan, success=success, error=error, **{**values, **fields})
 
 
-PROTOCOL = Protocol("lwd", "sampled", "pusht", 0, 64, 64, 0.0, "ddim", 10)
+CONDITION = Condition("lwd", "sampled", "pusht", 0, 64, 64, 0.0, "ddim", 10)
 
 
 @pytest.fixture
-def cells():
+def rows():
     results = [
         result(0, "a", True),
         result(1, "b", False),
@@ -100,37 +108,45 @@ def cells():
         result(3, "a", True),
         result(4, "b", False, error="died", metrics={}),
     ]
-    return score_cells(results, "max_overlap", PROTOCOL)
+    return result_rows(results, "max_overlap", CONDITION)
 
 
-def test_a_cell_per_task_and_one_for_all(cells):
-    assert [cell.task for cell in cells] == ["a", "b", "all"]
-    assert [cell.episodes for cell in cells] == [3, 1, 4]
-    assert [cell.successes for cell in cells] == [2, 0, 2]
-    assert [cell.success for cell in cells] == [2 / 3, 0.0, 0.5]
-    for cell in cells:
-        assert (cell.success_low, cell.success_high) == wilson(cell.successes, cell.episodes)
+def test_a_row_per_task_and_one_for_all(rows):
+    assert [row.task for row in rows] == ["a", "b", "all"]
+    assert [row.episodes for row in rows] == [3, 1, 4]
+    assert [row.successes for row in rows] == [2, 0, 2]
+    assert [row.success.value for row in rows] == [2 / 3, 0.0, 0.5]
+    for row in rows:
+        assert row.success == Estimate.of_rate(row.successes, row.episodes)
 
 
-def test_errors_are_reported_and_are_no_failures(cells):
-    assert [cell.errors for cell in cells] == [0, 1, 1]
-    assert cells[1].episodes == 1
-    assert cells[2].metrics["return"] == 1.0
+def test_errors_are_reported_and_are_no_failures(rows):
+    assert [row.errors for row in rows] == [0, 1, 1]
+    assert rows[1].episodes == 1
+    assert rows[2].metrics["return"] == 1.0
 
 
-def test_scores_metrics_queries_and_seconds_are_means_and_sums(cells):
-    everything = cells[2]
+def test_scores_metrics_queries_and_seconds_are_means_and_sums(rows):
+    everything = rows[2]
     assert everything.score == everything.metrics["max_overlap"] == 0.5
     assert everything.metrics["final_success"] == 0.5
     assert everything.replans_per_episode == 3.0
     assert everything.seconds == {"total": 5.0}
 
 
-def test_a_cell_has_exactly_the_fields_of_the_contract_and_is_json(cells):
-    for cell in cells:
-        values = cell.to_mapping()
+def test_a_row_has_exactly_the_fields_of_the_contract_and_is_json(rows):
+    for row in rows:
+        values = row.to_json()
         assert sorted(values) == sorted(CONTRACT.replace(",", " ").split())
         assert json.loads(json.dumps(values, allow_nan=False)) == values
+        assert ResultRow.from_json(values) == row
+
+
+def test_a_condition_survives_a_trip_through_json(rows):
+    episodes = (result(0, "a", True, seconds={}), result(1, "b", False, seconds={}, error="died"))
+    made = ConditionResult(tuple(rows), episodes, {"vae": "m:v1"}, "key")
+    assert ConditionResult.from_json(json.loads(json.dumps(made.to_json()))) == made
+    assert made.overall.task == "all"
 
 
 def test_costs_are_those_of_the_episodes_that_ran_to_their_end():
@@ -139,11 +155,11 @@ def test_costs_are_those_of_the_episodes_that_ran_to_their_end():
         result(1, "b", False),
         result(2, "b", False, error="died", metrics={}),
     ]
-    assert score_cells(results, "x", PROTOCOL)[0].cost == {}
-    priced = score_cells(results, "x", PROTOCOL, pricing=lambda some: {"episodes": len(some)})
-    assert [cell.cost["episodes"] for cell in priced] == [1, 1, 2]
-    warm = score_cells(results, "x", replace(PROTOCOL, warm_start=0.5))
-    assert {cell.warm_start for cell in warm} == {0.5}
+    assert result_rows(results, "x", CONDITION)[0].cost == {}
+    counted = result_rows(results, "x", CONDITION, cost=lambda some: {"episodes": len(some)})
+    assert [row.cost["episodes"] for row in counted] == [1, 1, 2]
+    warm = result_rows(results, "x", replace(CONDITION, warm_start=0.5))
+    assert {row.warm_start for row in warm} == {0.5}
 
 
 def test_labels_are_told_apart_and_set_beside_their_demonstrations():
@@ -155,29 +171,31 @@ def test_labels_are_told_apart_and_set_beside_their_demonstrations():
             (result(2, "a", True, return_=14.0), "fast"),
         )
     ]
-    everything = score_cells(results, "max_overlap", PROTOCOL, {0: 11.0, 2: 15.0})[-1]
+    everything = result_rows(results, "max_overlap", CONDITION, {0: 11.0, 2: 15.0})[-1]
     fast, slow = everything.by_label["fast"], everything.by_label["slow"]
     assert (fast["episodes"], fast["successes"], fast["metrics"]["return"]) == (2, 2, 12.0)
-    assert (fast["return_deviation"], fast["source_return"]) == (2.0, 13.0)
+    assert (fast["return_std"], fast["source_return"]) == (2.0, 13.0)
     assert (slow["successes"], slow["metrics"]["return"]) == (0, 4.0)
     assert "source_return" not in slow
 
 
-def test_episodes_without_a_label_make_no_rows(cells):
-    assert all(cell.by_label == {} for cell in cells)
+def test_episodes_without_a_label_make_no_rows(rows):
+    assert all(row.by_label == {} for row in rows)
 
 
 def test_only_errors_give_no_rate():
-    (cell, everything) = score_cells([result(0, "a", False, error="hung")], "x", PROTOCOL)
-    assert cell.success is everything.success is None
-    assert cell.score is None
-    assert (cell.episodes, cell.errors, cell.metrics) == (0, 1, {})
-    assert (cell.success_low, cell.success_high) == (0.0, 1.0)
+    (row, everything) = result_rows([result(0, "a", False, error="hung")], "x", CONDITION)
+    assert math.isnan(row.success.value)
+    assert (row.success.low, row.success.high, row.episodes) == (0.0, 1.0, 0)
+    assert row.to_json()["success"] is None
+    assert math.isnan(ResultRow.from_json(everything.to_json()).success.value)
+    assert row.score is None
+    assert (row.errors, row.metrics) == (1, {})
 
 
 def test_means_do_not_depend_on_the_order_of_episodes():
     results = [result(i, "a", False, return_=value) for i, value in enumerate((1e16, 1.0, -1e16))]
-    forward = score_cells(results, "x", PROTOCOL)[0].metrics["return"]
-    backward = score_cells(results[::-1], "x", PROTOCOL)[0].metrics["return"]
+    forward = result_rows(results, "x", CONDITION)[0].metrics["return"]
+    backward = result_rows(results[::-1], "x", CONDITION)[0].metrics["return"]
     assert forward == backward == pytest.approx(1 / 3)
     assert math.isfinite(forward)

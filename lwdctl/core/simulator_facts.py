@@ -1,0 +1,164 @@
+"""Facts about simulators that readers of recorded data and environment adapters share.
+
+Each fact stands here once. The module imports no simulator, so a machine that only reads data
+needs none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lwdctl.core.records import ActionSpec, ObservationSpec
+
+# PushT, as gym-pusht simulates it and Diffusion Policy's replay buffers record it.
+PUSHT_TASK = "push_t"
+PUSHT_MAX_STEPS = 300
+PUSHT_ARENA = 512.0
+"""Side length of the arena in pixels."""
+PUSHT_STATE_SIZE = 5
+"""Agent x and y, block x and y (pixels), block angle (radians)."""
+PUSHT_OBSERVATIONS = (
+    ObservationSpec("agent_position", 2),
+    ObservationSpec("block_position", 2),
+    ObservationSpec("block_angle_sincos", 2),
+    ObservationSpec("keypoint", 18, network=False),
+)
+PUSHT_ACTION = ActionSpec(
+    2, "absolute", "pixels", (0.0, 0.0), (PUSHT_ARENA,) * 2, 10.0, reference="agent_position"
+)
+
+# Metaworld v3: one physics frame is 2.5 ms, and an action lasts five of them.
+METAWORLD_MAX_STEPS = 500
+METAWORLD_CONTROL_RATE = 80.0
+
+# robosuite, as robomimic's data know it.
+ROBOSUITE_CONTROL_RATE = 20.0
+ROBOSUITE_NETWORK_KEYS = ("object", "robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")
+ROBOSUITE_MAX_STEPS = {"TwoArmTransport": (700, 1100), "ToolHang": (700, 700)}
+"""robomimic's episode limits for the data of one operator (ph) and of several (mh)."""
+ROBOSUITE_DEFAULT_MAX_STEPS = (400, 500)
+ROBOSUITE_REACH = 2.0
+"""Meters from the robot's base that no reachable position exceeds."""
+_POSE_LIMITS = (ROBOSUITE_REACH,) * 3 + (math.tau,) * 3 + (1.0,)
+
+
+def is_before_robosuite_1_5(version: str) -> bool | None:
+    """Return whether `env_version` is one before 1.5, or None where it is no version number."""
+    parts = version.split(".")
+    if len(parts) < 2 or not (parts[0].isdigit() and parts[1].isdigit()):
+        return None
+    return (int(parts[0]), int(parts[1])) < (1, 5)
+
+
+def has_absolute_targets(arm: Mapping[str, Any]) -> bool:
+    """Return whether an arm's controller takes targets instead of motions.
+
+    Up to robosuite 1.4 the setting is `control_delta`, from 1.5 on `input_type`.
+    """
+    return not arm.get("control_delta", True) or arm.get("input_type") == "absolute"
+
+
+def robosuite_action(arm: Mapping[str, Any], size: int, control_rate: float) -> ActionSpec:
+    """Describe the actions of robosuite controllers.
+
+    robosuite sets no limits on absolute targets. Theirs are wide enough for any reachable one: 2 m
+    around the base, a full turn, and the gripper's own [-1, 1].
+
+    Args:
+        arm: Settings of the (first) arm's controller; {} stands for robosuite's default.
+        size: Components of an action.
+        control_rate: Actions per second.
+    """
+    controller = str(arm.get("type", "OSC_POSE"))
+    if controller == "JOINT_TORQUE" or not has_absolute_targets(arm):
+        semantics = "torque" if controller == "JOINT_TORQUE" else "delta"
+        low, high = (-1.0,) * size, (1.0,) * size
+        return ActionSpec(size, semantics, "normalized", low, high, control_rate)
+    if controller.endswith("_POSE") and size % len(_POSE_LIMITS) == 0:
+        high = _POSE_LIMITS * (size // len(_POSE_LIMITS))
+    else:
+        high = (*(math.tau,) * (size - 1), 1.0)
+    low = tuple(-value for value in high)
+    return ActionSpec(size, "absolute", "meters and radians", low, high, control_rate)
+
+
+def robosuite_pose_action(control_rate: float) -> ActionSpec:
+    """Describe absolute poses (10): position (3), orientation as six numbers, gripper.
+
+    The six numbers are those of `core.rotations`.
+    """
+    high = (ROBOSUITE_REACH,) * 3 + (1.0,) * 7
+    low = tuple(-value for value in high)
+    return ActionSpec(len(high), "absolute", "meters and a 6-D rotation", low, high, control_rate)
+
+
+@dataclass(frozen=True)
+class GymEnvironment:
+    """A Gymnasium environment that D4RL's and Minari's data come from.
+
+    Attributes:
+        id: Gymnasium id, of the version whose physics the data match.
+        adapter: Row of the environment table.
+        action_size: Components of an action; all are normalized to [-1, 1].
+        observation_sizes: Observation sizes, each with the constructor arguments that give it.
+        max_steps: Episode limit in steps.
+        control_rate: Actions per second.
+        semantics: What an action is, as in `ActionSpec.semantics`.
+        state_keys: Arrays under `infos` that restore a state beside `qpos` and `qvel`.
+    """
+
+    id: str
+    adapter: str
+    action_size: int
+    observation_sizes: Mapping[int, Mapping[str, Any]]
+    max_steps: int
+    control_rate: float
+    semantics: str
+    state_keys: tuple[str, ...] = ()
+
+    @property
+    def base(self) -> str:
+        """Lower-case name without version."""
+        return self.id.partition("-")[0].lower()
+
+
+LOCOMOTION_MAX_STEPS = 1000
+ANT_CONTACT_FORCES = 84
+"""The last components of Ant's longer observation."""
+HAND_CONTROL_RATE = 100.0
+HAMMER = "AdroitHandHammer-v1"
+HAMMER_MAX_STEPS = 200
+HAMMER_OBSERVATION_SIZE = 46
+HAMMER_ACTION_SIZE = 26
+
+
+def _locomotion(
+    env_id: str, action_size: int, control_rate: float, sizes: Mapping[int, Mapping[str, Any]]
+) -> GymEnvironment:
+    return GymEnvironment(
+        env_id, "mujoco", action_size, sizes, LOCOMOTION_MAX_STEPS, control_rate, "torque"
+    )
+
+
+def _hand(
+    env_id: str, action_size: int, observation_size: int, max_steps: int, *state_keys: str
+) -> GymEnvironment:
+    return GymEnvironment(
+        env_id, "adroit", action_size, {observation_size: {}}, max_steps, HAND_CONTROL_RATE,
+        "absolute", state_keys,
+    )  # fmt: skip
+
+
+GYM_ENVIRONMENTS = (
+    _locomotion("HalfCheetah-v4", 6, 20.0, {17: {}}),
+    _locomotion("Hopper-v4", 3, 125.0, {11: {}}),
+    _locomotion("Walker2d-v4", 6, 125.0, {17: {}}),
+    _locomotion("Ant-v4", 8, 20.0, {27: {}, 27 + ANT_CONTACT_FORCES: {"use_contact_forces": True}}),
+    _hand(HAMMER, HAMMER_ACTION_SIZE, HAMMER_OBSERVATION_SIZE, HAMMER_MAX_STEPS, "board_pos"),
+    _hand("AdroitHandDoor-v1", 28, 39, 200, "door_body_pos"),
+    _hand("AdroitHandPen-v1", 24, 45, 100, "desired_orien"),
+    _hand("AdroitHandRelocate-v1", 30, 39, 200, "obj_pos", "target_pos"),
+)
