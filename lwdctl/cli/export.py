@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lwdctl.artifacts.artifact import Artifact
     from lwdctl.core.progress import Progress
     from lwdctl.core.records import EnvSpec
-    from lwdctl.data.minari_export import Exported
+    from lwdctl.data.minari_package import Exported
 
 
 FORMS = ("policy", "minari")
@@ -193,7 +193,7 @@ def _write(
 ) -> tuple[Path, dict[str, object]]:
     """Export a store and return where to and what there is to say about it."""
     from lwdctl.artifacts.snippets import SnippetStore
-    from lwdctl.data.minari_export import MinariTarget, export_minari
+    from lwdctl.data.minari_package import MinariTarget, export_minari
 
     target = MinariTarget(*words, artifact.reference)
     store = SnippetStore.open(artifact.path)

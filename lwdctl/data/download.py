@@ -1,46 +1,153 @@
-"""Fetches public demonstrations, each to a file or folder that a reader of this room reads."""
+"""Downloading public demonstrations, each to a file or folder that `lwdctl ingest` reads.
+
+A new dataset is a row of `SOURCES`, which holds only what a source states:
+
+- robomimic: the registry in `robomimic/__init__.py` of robomimic 0.5 (paths inside its Hugging
+  Face repository). The Hub publishes the SHA-256 of every file; the two below were also found
+  in independent records of that revision.
+- D4RL: `d4rl/infos.py` and `d4rl/gym_mujoco/__init__.py` (which lists `http`; the server speaks
+  TLS as well). No checksum is published.
+- PushT: the address in Diffusion Policy's README. No checksum is published; the SHA-256 is the
+  one that several projects recorded of their own downloads.
+- Minari: its own server and names; the minari package finds, checks and stores the files.
+"""
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import shutil
+import stat
+import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from lwdctl.artifacts.durable import sha256_of
-from lwdctl.core.errors import DataError
-from lwdctl.core.progress import Progress, SilentProgress
-from lwdctl.data.download_table import (
-    HUB_REPOSITORY,
-    HUB_REVISION,
-    MINARI,
-    Source,
-    find_source,
-)
+from lwdctl.core.errors import ConfigError, DataError
+from lwdctl.core.progress import Progress
+from lwdctl.core.suggest import did_you_mean
 from lwdctl.data.fetch import Remote, by_hand, fetch, reason
-from lwdctl.data.minari_package import check_name, minari_module, minari_root
-from lwdctl.data.unpack import unpack
+from lwdctl.data.minari_package import download_minari
+
+HUB_REPOSITORY = "robomimic/robomimic_datasets"
+HUB_REVISION = "74fa018461f479cd9fd15b924a16103012096203"
+D4RL_SERVER = "https://rail.eecs.berkeley.edu/datasets/offline_rl"
+PUSHT_URL = "https://diffusion-policy.cs.columbia.edu/data/training/pusht.zip"
+MINARI = "minari"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One dataset that can be downloaded.
+
+    Attributes:
+        arguments: What is typed after `lwdctl download`.
+        format: Data format, for `lwdctl ingest`.
+        file: Where it is stored, below the output directory.
+        url: Address of a plain download, or "".
+        hub_path: Path inside robomimic's Hugging Face repository, or "".
+        sha256: Digest that the file must have, or "" when none is known beforehand.
+        size: Bytes, or 0 when not known beforehand.
+        checksum: Where the digest comes from.
+        unpacked: For an archive, what `ingest` reads after unpacking, below the output
+            directory; else "".
+    """
+
+    arguments: tuple[str, ...]
+    format: str
+    file: str
+    url: str = ""
+    hub_path: str = ""
+    sha256: str = ""
+    size: int = 0
+    checksum: str = "none published"
+    unpacked: str = ""
+
+
+_ROBOMIMIC_TASKS = {
+    "ph": ("lift", "can", "square", "transport", "tool_hang"),
+    "mh": ("lift", "can", "square", "transport"),
+}
+_ROBOMIMIC_KNOWN = {
+    "lift ph": ("2067777cb8b532e9263dd09fd6448c41cc31224bb27be4a3b734010ae13eb540", 21_084_088),
+    "can ph": ("3f2eb92e0a5025d0095e866ac16cc8092d6a762abe27dec90dbaff9027282962", 46_889_752),
+}
+_LOCOMOTION = ("halfcheetah", "walker2d", "ant", "hopper")
+_LOCOMOTION_LEVELS = (
+    "random", "medium", "expert", "medium-replay", "medium-expert", "full-replay",
+)  # fmt: skip
+_HANDS = ("hammer", "door", "pen", "relocate")
+_HAND_LEVELS = ("human", "cloned", "expert")
+_MINARI_LEVELS = ("simple", "medium", "expert")
+
+
+def _robomimic(task: str, level: str) -> Source:
+    sha256, size = _ROBOMIMIC_KNOWN.get(f"{task} {level}", ("", 0))
+    return Source(
+        arguments=("robomimic", task, level),
+        format="robomimic",
+        # The store and everything made from it are named after the file.
+        file=f"robomimic/{task}_{level}.hdf5",
+        hub_path=f"v1.5/{task}/{level}/low_dim_v15.hdf5",
+        sha256=sha256,
+        size=size,
+        checksum="Hugging Face",
+    )
+
+
+def _d4rl(name: str, folder: str, file: str) -> Source:
+    return Source(("d4rl", name), "d4rl", f"d4rl/{file}", url=f"{D4RL_SERVER}/{folder}/{file}")
+
+
+def _minari(identifier: str) -> Source:
+    return Source((MINARI, identifier), MINARI, f"{MINARI}/{identifier}", checksum="minari's own")
+
+
+SOURCES: tuple[Source, ...] = (
+    *(_robomimic(task, level) for level, tasks in _ROBOMIMIC_TASKS.items() for task in tasks),
+    Source(
+        arguments=("pusht",),
+        format="pusht",
+        file="pusht.zip",
+        url=PUSHT_URL,
+        sha256="63d52a114a3f010861f0181309d165b7d69133ccae426ece2fc94caed147bdf9",
+        size=30_988_725,
+        checksum="recorded by its users",
+        unpacked="pusht/pusht_cchi_v7_replay.zarr",
+    ),
+    *(
+        _d4rl(f"{name}-{level}-v2", "gym_mujoco_v2", f"{name}_{level.replace('-', '_')}-v2.hdf5")
+        for name in _LOCOMOTION
+        for level in _LOCOMOTION_LEVELS
+    ),
+    *(
+        _d4rl(f"{name}-{level}-v1", "hand_dapg_v1", f"{name}-{level}-v1.hdf5")
+        for name in _HANDS
+        for level in _HAND_LEVELS
+    ),
+    *(_minari(f"mujoco/{name}/{level}-v0") for name in _LOCOMOTION for level in _MINARI_LEVELS),
+    *(_minari(f"D4RL/{name}/{level}-v2") for name in _HANDS for level in _HAND_LEVELS),
+)
+"""Everything listed; minari downloads any other name of its server as well."""
 
 
 @dataclass(frozen=True)
 class Downloaded:
-    """What is there now.
+    """A dataset that is now on disk.
 
     Attributes:
         source: The row of the table.
         path: What `lwdctl ingest` reads.
-        fetched: Whether anything was loaded; False when it was there already.
-        sha256: Digest of the file (of the archive, where it was one), or "" for a folder.
-        checked: What the digest was compared with, or "" when there was nothing.
+        fetched: Whether anything was downloaded; False when it was there already.
+        sha256: Digest of the file (or of the archive), or "" for a folder.
+        verified_by: What the digest was compared with, or "" when there was nothing.
     """
 
     source: Source
     path: Path
     fetched: bool
     sha256: str
-    checked: str
+    verified_by: str
 
     @property
     def next_command(self) -> str:
@@ -48,73 +155,94 @@ class Downloaded:
         return f"lwdctl ingest {self.source.format} {self.path}"
 
 
-def download(words: Sequence[str], output: Path, progress: Progress) -> Downloaded:
-    """Fetch what the words name, unless it is there already.
+def find_source(arguments: Sequence[str]) -> Source:
+    """Return the row that the arguments name.
+
+    Raises:
+        ConfigError: There is none; the hint names the closest ones.
+    """
+    if len(arguments) == 2 and arguments[0].lower() == MINARI:
+        return _minari(arguments[1])
+    name = " ".join(arguments).lower()
+    known = {" ".join(source.arguments).lower(): source for source in SOURCES}
+    if name in known:
+        return known[name]
+    longer = [item for item in known if item.startswith(f"{name} ")]
+    hint = f"name one: {', '.join(longer[:12])}" if longer else did_you_mean(name, known)
+    raise ConfigError(
+        f"no dataset to download is called '{name}'", f"{hint} (see: lwdctl download --list)"
+    )
+
+
+def download(arguments: Sequence[str], output: Path, progress: Progress) -> Downloaded:
+    """Download the named dataset unless it is there already.
 
     Args:
-        words: As in the table (`("robomimic", "lift", "mh")`).
+        arguments: As in the table (`("robomimic", "lift", "mh")`).
         output: Folder to put it in.
         progress: Where to report.
 
     Raises:
-        ConfigError: The words name nothing.
-        DataError: It cannot be had, or is not what was published.
-        MissingExtraError: A Minari data set without the minari package.
+        ConfigError: There is no such dataset.
+        DataError: It cannot be downloaded, or is not what was published.
+        MissingExtraError: A Minari dataset is named and the minari package is not installed.
     """
-    source = find_source(words)
+    source = find_source(arguments)
+    path, target = output / source.file, output / (source.unpacked or source.file)
     if source.format == MINARI:
-        return _minari(source, output, progress)
-    path, target = output / source.place, output / (source.unpacked or source.place)
-    if source.unpacked and target.exists() and not path.exists():  # the archive was tidied away
-        return Downloaded(source, target, fetched=False, sha256="", checked="")
-    digest, checked, fetched = _file(source, path, progress)
+        fetched = download_minari(source.arguments[1], output / MINARI, progress)
+        return Downloaded(source, path, fetched, "", source.checksum if fetched else "")
+    if source.unpacked and target.exists() and not path.exists():  # the archive was removed
+        return Downloaded(source, target, fetched=False, sha256="", verified_by="")
+    fetched = not path.exists()
+    digest, verified_by = (_download if fetched else _check_present)(source, path, progress)
     if source.unpacked and not target.exists():
         unpack(path, source.unpacked, output, progress)
-    return Downloaded(source, target, fetched, digest, checked)
+    return Downloaded(source, target, fetched, digest, verified_by)
 
 
-def _file(source: Source, path: Path, progress: Progress) -> tuple[str, str, bool]:
-    """Return the file's SHA-256, what it was compared with, and whether it was loaded now."""
-    record = path.with_name(f"{path.name}.sha256")
-    if path.exists():
-        return *_present(source, path, record), False
-    remote = _remote(source, path)
-    progress.message(f"fetching {remote.url}")
+def _record(path: Path) -> Path:
+    """Return where the SHA-256 of a downloaded file is kept, as `sha256sum -c` reads it."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _download(source: Source, path: Path, progress: Progress) -> tuple[str, str]:
+    """Return the SHA-256 of the downloaded file and what it was compared with."""
+    remote = Remote(source.url, source.sha256, source.size)
+    if source.hub_path:
+        remote = _on_the_hub(source, path)
+    progress.message(f"downloading {remote.url}")
     digest = fetch(remote, path, progress)
-    record.write_text(f"{digest}  {path.name}\n", encoding="utf-8")  # as sha256sum -c reads it
-    return digest, source.checksum if remote.sha256 else "", True
+    _record(path).write_text(f"{digest}  {path.name}\n", encoding="utf-8")
+    return digest, source.checksum if remote.sha256 else ""
 
 
-def _present(source: Source, path: Path, record: Path) -> tuple[str, str]:
-    """Check a file that is there already.
+def _check_present(source: Source, path: Path, progress: Progress) -> tuple[str, str]:
+    """Return the SHA-256 of a file that is there already and what it was compared with.
 
     Raises:
-        DataError: It is not what was published, or not what was fetched.
+        DataError: It is not what was published, or not what was downloaded.
     """
-    noted = record.read_text(encoding="utf-8").split()[:1] if record.exists() else []
-    expected = source.sha256 or "".join(noted)
+    del progress
+    record = _record(path)
+    recorded = record.read_text(encoding="utf-8").split()[:1] if record.exists() else []
+    expected = source.sha256 or "".join(recorded)
     digest = sha256_of(path)
     if expected and digest != expected:
         raise DataError(
-            f"{path}: is there, but its SHA-256 is {digest}, expected {expected}",
+            f"{path}: exists, but its SHA-256 is {digest}, expected {expected}",
             "move it away and run the same command again",
         )
     if source.sha256:
         return digest, source.checksum
-    return digest, "the first download" if noted else ""
-
-
-def _remote(source: Source, path: Path) -> Remote:
-    if source.url:
-        return Remote(source.url, source.sha256, source.size)
-    return _on_the_hub(source, path)
+    return digest, "the first download" if recorded else ""
 
 
 def _on_the_hub(source: Source, path: Path) -> Remote:
-    """Ask the Hugging Face Hub for a file's address, digest and size.
+    """Request a file's address, digest and size from the Hugging Face Hub.
 
     Raises:
-        DataError: The Hub cannot be reached or knows no such file.
+        DataError: The Hub cannot be reached or has no such file.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
@@ -129,9 +257,9 @@ def _on_the_hub(source: Source, path: Path) -> Remote:
     try:
         found = get_hf_file_metadata(url, token=False, endpoint=endpoint)
     except Exception as error:
-        # The errors of the Hub's HTTP library have no base class that the Hub passes on.
+        # The errors of the Hub's HTTP library have no base class that the Hub exports.
         raise DataError(
-            f"the Hugging Face Hub does not answer for {source.hub_path} ({reason(error)})",
+            f"the Hugging Face Hub does not respond for {source.hub_path} ({reason(error)})",
             f"check the connection, {by_hand(url, path)}",
         ) from error
     # The tag of a file in large-file storage is its SHA-256; of a small one a Git digest.
@@ -139,46 +267,48 @@ def _on_the_hub(source: Source, path: Path) -> Remote:
     return Remote(url, source.sha256 or published, found.size or source.size)
 
 
-def _minari(source: Source, output: Path, progress: Progress) -> Downloaded:
-    identifier = source.words[1]
-    minari = minari_module()
-    check_name(identifier)
-    root, path = output / MINARI, output / source.place
-    if _is_whole(path):
-        return Downloaded(source, path, fetched=False, sha256="", checked="")
-    root.mkdir(parents=True, exist_ok=True)
-    progress.message(f"fetching {identifier} through minari")
-    with minari_root(root), _hub_log(quiet=isinstance(progress, SilentProgress)):
-        try:
-            # Without force, minari takes what a broken download left for the whole.
-            minari.download_dataset(identifier, force_download=path.exists())
-        except Exception as error:
-            # minari raises whatever its server's library raises.
-            raise DataError(
-                f"minari cannot fetch {identifier} ({reason(error)})",
-                "check the connection and run the same command again to go on, or copy the data "
-                f"set from another machine's ~/.minari/datasets/{identifier} to {path}",
-            ) from error
-    if not _is_whole(path):
-        raise DataError(f"{path}: minari fetched {identifier}, but no HDF5 file is in it")
-    return Downloaded(source, path, fetched=True, sha256="", checked=source.checksum)
+def unpack(archive: Path, wanted: str, folder: Path, progress: Progress) -> None:
+    """Unpack one directory of a zip archive of unknown origin, as a whole or not at all.
 
+    Args:
+        archive: The zip file.
+        wanted: Directory inside it, with `/` between its parts; it becomes `folder / wanted`.
+        folder: Target folder; nothing is written outside.
+        progress: Where to report.
 
-@contextmanager
-def _hub_log(*, quiet: bool) -> Iterator[None]:
-    """Keep the Hub's library, which minari loads through, from telling of retries if `quiet`."""
-    import huggingface_hub.utils  # sets the level when it is imported, not later
-
-    logger = logging.getLogger(huggingface_hub.__name__)
-    before = logger.level
-    if quiet:
-        logger.setLevel(logging.ERROR)
+    Raises:
+        DataError: No zip file, a member that would leave the folder, or no such directory.
+    """
+    target = folder / wanted
+    fresh = folder / f".{archive.name}.unpacking"
+    shutil.rmtree(fresh, ignore_errors=True)
     try:
-        yield
+        with zipfile.ZipFile(archive) as source:
+            members = _members(archive, source, wanted)
+            with progress.task(f"unpack {archive.name}", len(members), "file") as task:
+                for member in members:
+                    source.extract(member, fresh)
+                    task.advance()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (fresh / wanted).rename(target)
+    except (zipfile.BadZipFile, NotImplementedError) as error:  # the latter: unknown compression
+        raise DataError(
+            f"{archive}: cannot be unpacked ({error})", "remove it and try again"
+        ) from None
     finally:
-        logger.setLevel(before)
+        shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _is_whole(path: Path) -> bool:
-    """Tell whether a data set is complete: each file appears under its name when it is."""
-    return all((path / "data" / name).is_file() for name in ("metadata.json", "main_data.hdf5"))
+def _members(archive: Path, source: zipfile.ZipFile, wanted: str) -> list[zipfile.ZipInfo]:
+    """Return the members below `wanted` after checking every one of the archive."""
+    for member in source.infolist():
+        path = PurePosixPath(member.filename.replace("\\", "/"))
+        if path.is_absolute() or ".." in path.parts or stat.S_ISLNK(member.external_attr >> 16):
+            raise DataError(
+                f"{archive}: holds '{member.filename}', which leads out of it",
+                "it is not unpacked; download the archive again from where it was published",
+            )
+    found = [item for item in source.infolist() if item.filename.startswith(f"{wanted}/")]
+    if not found:
+        raise DataError(f"{archive}: holds no '{wanted}'")
+    return found

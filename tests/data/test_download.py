@@ -20,11 +20,16 @@ from lwdctl.cli.main import main
 from lwdctl.core.errors import ConfigError, DataError, MissingExtraError
 from lwdctl.core.progress import SilentProgress
 from lwdctl.data import download as module
-from lwdctl.data.download import download
-from lwdctl.data.download_table import HUB_REPOSITORY, HUB_REVISION, SOURCES, find_source
+from lwdctl.data.download import (
+    HUB_REPOSITORY,
+    HUB_REVISION,
+    SOURCES,
+    download,
+    find_source,
+    unpack,
+)
 from lwdctl.data.formats import READERS
 from lwdctl.data.reader import ReadOptions, open_source
-from lwdctl.data.unpack import unpack
 
 sys.path.insert(0, str(Path(__file__).parent))
 from file_server import FileServer, hdf5_bytes
@@ -50,20 +55,20 @@ def row(server, monkeypatch):
 
     def put(**changes):
         source = replace(find_source(["d4rl", "halfcheetah-medium-v2"]), **changes)
-        monkeypatch.setattr(module, "find_source", lambda words: source)
+        monkeypatch.setattr(module, "find_source", lambda arguments: source)
         return source
 
     return put
 
 
 def test_the_table_is_well_formed():
-    names = [" ".join(item.words).lower() for item in SOURCES]
+    names = [" ".join(item.arguments).lower() for item in SOURCES]
     assert len(set(names)) == len(names)
-    assert len({item.place for item in SOURCES}) == len(SOURCES)
+    assert len({item.file for item in SOURCES}) == len(SOURCES)
     for item in SOURCES:
         assert item.format in READERS
-        assert item.words[0] == item.format
-        assert not Path(item.place).is_absolute()
+        assert item.arguments[0] == item.format
+        assert not Path(item.file).is_absolute()
         assert item.url.startswith("https://") or item.hub_path or item.format == "minari"
         assert re.fullmatch("([0-9a-f]{64})?", item.sha256)
         assert not (item.sha256 and item.checksum == "none published")
@@ -75,7 +80,7 @@ def test_the_table_is_well_formed():
      "minari mujoco/halfcheetah/expert-v0", "minari somebody/else-v7"],
 )  # fmt: skip
 def test_what_the_help_names_is_found(words):
-    assert " ".join(find_source(words.split()).words) == words
+    assert " ".join(find_source(words.split()).arguments) == words
 
 
 @pytest.mark.parametrize(
@@ -92,17 +97,17 @@ def test_a_file_is_fetched_once_and_checked_again(row, server, tmp_path):
     row(url=f"{server.url}/a.hdf5")
     done = download(["x"], tmp_path, SilentProgress())
     assert done.fetched
-    assert done.checked == ""
+    assert done.verified_by == ""
     assert done.path == tmp_path / "d4rl/halfcheetah_medium-v2.hdf5"
     assert done.next_command == f"lwdctl ingest d4rl {done.path}"
     record = done.path.with_name(f"{done.path.name}.sha256")
     assert record.read_text() == f"{done.sha256}  {done.path.name}\n"
     asked = len(server.asked)
     again = download(["x"], tmp_path, SilentProgress())
-    assert (again.fetched, again.checked) == (False, "the first download")
+    assert (again.fetched, again.verified_by) == (False, "the first download")
     assert len(server.asked) == asked
     done.path.write_bytes(CONTENT[:-1])
-    with pytest.raises(DataError, match="is there, but its SHA-256") as caught:
+    with pytest.raises(DataError, match="exists, but its SHA-256") as caught:
         download(["x"], tmp_path, SilentProgress())
     assert "move it away" in caught.value.hint
     assert done.path.exists()
@@ -110,7 +115,7 @@ def test_a_file_is_fetched_once_and_checked_again(row, server, tmp_path):
 
 def test_a_file_put_there_by_hand_is_taken(row, server, tmp_path):
     source = row(url=f"{server.url}/a.hdf5", sha256=hashlib.sha256(CONTENT).hexdigest())
-    path = tmp_path / source.place
+    path = tmp_path / source.file
     path.parent.mkdir()
     path.write_bytes(CONTENT)
     done = download(["x"], tmp_path, SilentProgress())
@@ -122,7 +127,7 @@ def test_the_hubs_digest_is_what_the_file_must_have(server, tmp_path):
     server.breaks = [5 * 65536]
     done = download(LIFT, tmp_path, SilentProgress())
     assert done.path == tmp_path / "robomimic/lift_mh.hdf5"
-    assert (done.fetched, done.checked) == (True, "Hugging Face")
+    assert (done.fetched, done.verified_by) == (True, "Hugging Face")
     assert done.path.read_bytes() == CONTENT
     asked = [item[0] for item in server.asked if item[1] == HUB_PATH]
     assert asked == ["HEAD", "GET", "GET"], server.asked
@@ -139,7 +144,7 @@ def test_another_file_than_the_table_says_is_refused(server, tmp_path):
 
 def test_a_hub_that_does_not_know_the_file_is_one_line(server, tmp_path):
     del server.files[HUB_PATH]
-    with pytest.raises(DataError, match="does not answer for") as caught:
+    with pytest.raises(DataError, match="does not respond for") as caught:
         download(LIFT, tmp_path, SilentProgress())
     assert "\n" not in caught.value.message
     assert HUB_PATH in caught.value.hint
@@ -156,7 +161,7 @@ def test_an_archive_is_unpacked_to_what_ingest_reads(row, server, make_sample, t
     server.files["/pusht.zip"] = archive.read_bytes()
     row(
         format="pusht",
-        place="pusht.zip",
+        file="pusht.zip",
         url=f"{server.url}/pusht.zip",
         unpacked="pusht/replay.zarr",
     )

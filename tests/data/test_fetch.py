@@ -98,7 +98,7 @@ def test_a_server_without_ranges_starts_over(server, path, known):
 
 def test_a_server_without_ranges_that_always_breaks_off_ends(server, path):
     server.breaks, server.ranges = [400_000] * 20, False
-    with pytest.raises(DataError, match="again and again"):
+    with pytest.raises(DataError, match="repeatedly"):
         fetch(remote(server), path, Told())
     assert len(server.asked) == 4
 
@@ -189,7 +189,7 @@ def test_nobody_listening_is_one_line_with_the_way_by_hand(path):
     url = f"http://127.0.0.1:{port}/a.hdf5"
     with pytest.raises(DataError, match="Connection refused") as caught:
         fetch(Remote(url), path, Told())
-    assert caught.value.message == f"cannot load from 127.0.0.1:{port} (Connection refused)"
+    assert caught.value.message == f"cannot download from 127.0.0.1:{port} (Connection refused)"
     assert url in caught.value.hint
     assert str(path) in caught.value.hint
     assert left(path) == []

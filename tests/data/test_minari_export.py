@@ -12,7 +12,7 @@ from lwdctl.cli.main import main
 from lwdctl.core.errors import ConfigError, DataError, MissingExtraError
 from lwdctl.core.progress import SilentProgress
 from lwdctl.core.records import ActionSpec, EnvSpec, Episode, ObservationSpec, SourceSpec
-from lwdctl.data.minari_export import MinariTarget, export_minari
+from lwdctl.data.minari_package import MinariTarget, export_minari
 from lwdctl.data.reader import ReadOptions, open_source
 
 minari = pytest.importorskip("minari")
@@ -209,7 +209,7 @@ def test_what_exists_is_not_overwritten_and_nothing_half_made_stays(make, tmp_pa
 @pytest.mark.parametrize("name", ["toy/push", "../../escape-v0", "", "/abs/x-v0"])
 def test_a_malformed_name_is_refused(make, tmp_path, name):
     store, _ = make()
-    with pytest.raises(ConfigError, match="no name of a Minari data set"):
+    with pytest.raises(ConfigError, match="not the name of a Minari dataset"):
         export_minari(store, MinariTarget(name, tmp_path / "minari"), SilentProgress())
     assert not (tmp_path / "minari").exists()
 
