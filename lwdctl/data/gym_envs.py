@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import h5py
@@ -13,10 +13,9 @@ import numpy.typing as npt
 
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import ActionSpec, EnvSpec, FloatArray
+from lwdctl.core.simulator_facts import ANT_CONTACT_FORCES, GYM_ENVIRONMENTS, GymEnvironment
 from lwdctl.data.hdf5 import array_at, read_array, read_rows
 
-# The last components of Ant's longer observation.
-CONTACT_FORCES = 84
 # Rows from which it is decided whether a file's contact forces are all zero.
 SAMPLE = 1000
 STATE_KEYS = ("qpos", "qvel")
@@ -27,61 +26,12 @@ _LEVELS = (
     "human", "cloned",
 )  # fmt: skip
 
-
-@dataclass(frozen=True)
-class GymEnv:
-    """One known environment.
-
-    Attributes:
-        id: Gymnasium id, of the version whose physics the data match.
-        adapter: Row of the environment table.
-        action_size: Components of an action.
-        sizes: Observation sizes and the constructor arguments each one needs.
-        max_steps: Episode limit in steps.
-        control_rate: Actions per second.
-        semantics: What an action is; all are normalized to [-1, 1].
-        state_keys: Arrays under `infos` that restore a state beside `qpos` and `qvel`.
-    """
-
-    id: str
-    adapter: str
-    action_size: int
-    sizes: Mapping[int, Mapping[str, Any]]
-    max_steps: int
-    control_rate: float
-    semantics: str
-    state_keys: tuple[str, ...] = field(default=())
-
-    @property
-    def base(self) -> str:
-        """Lower-case name without version."""
-        return self.id.partition("-")[0].lower()
-
-
-def _locomotion(name: str, action: int, rate: float, sizes: Mapping[int, Any]) -> GymEnv:
-    return GymEnv(name, "mujoco", action, sizes, 1000, rate, "torque")
-
-
-def _hand(name: str, action: int, size: int, steps: int, *keys: str) -> GymEnv:
-    return GymEnv(name, "adroit", action, {size: {}}, steps, 100.0, "absolute", keys)
-
-
-GYM_ENVS = (
-    _locomotion("HalfCheetah-v4", 6, 20.0, {17: {}}),
-    _locomotion("Hopper-v4", 3, 125.0, {11: {}}),
-    _locomotion("Walker2d-v4", 6, 125.0, {17: {}}),
-    _locomotion("Ant-v4", 8, 20.0, {27: {}, 111: {"use_contact_forces": True}}),
-    _hand("AdroitHandHammer-v1", 26, 46, 200, "board_pos"),
-    _hand("AdroitHandDoor-v1", 28, 39, 200, "door_body_pos"),
-    _hand("AdroitHandPen-v1", 24, 45, 100, "desired_orien"),
-    _hand("AdroitHandRelocate-v1", 30, 39, 200, "obj_pos", "target_pos"),
-)
-_BASES = {env.base: env for env in GYM_ENVS}
+_BASES = {env.base: env for env in GYM_ENVIRONMENTS}
 # D4RL names the hand's tasks by their last word.
-_BASES.update({env.base.removeprefix("adroithand"): env for env in GYM_ENVS})
+_BASES.update({env.base.removeprefix("adroithand"): env for env in GYM_ENVIRONMENTS})
 
 
-def known_env(text: str) -> GymEnv | None:
+def known_env(text: str) -> GymEnvironment | None:
     """Return the known environment that a name, an id or a file name contains, or None."""
     for word in re.split(r"[^a-z0-9]+", text.lower()):
         if word in _BASES:
@@ -101,7 +51,9 @@ def level_of(text: str) -> str:
     return next((level for level in _LEVELS if f"-{level}-" in words), "")
 
 
-def env_spec(env: GymEnv | None, requested: str, name: str, size: int, where: str) -> EnvSpec:
+def env_spec(
+    env: GymEnvironment | None, requested: str, name: str, size: int, where: str
+) -> EnvSpec:
     """Describe the environment of data whose observations have `size` components.
 
     Args:
@@ -120,13 +72,13 @@ def env_spec(env: GymEnv | None, requested: str, name: str, size: int, where: st
     if env is None:
         return EnvSpec(adapter, tasks, settings)
     if name in ("", env.id):  # another version may have other sizes
-        if size not in env.sizes:
-            sizes = " or ".join(str(known) for known in env.sizes)
+        if size not in env.observation_sizes:
+            sizes = " or ".join(str(known) for known in env.observation_sizes)
             raise DataError(
                 f"{where}, row 0: has {size} components, {env.id} has {sizes}",
                 "name the environment with --env ADAPTER/NAME",
             )
-        settings.update(env.sizes[size])
+        settings.update(env.observation_sizes[size])
     return EnvSpec(adapter or env.adapter, tasks, settings, env.max_steps)
 
 
@@ -140,12 +92,14 @@ def mark_zero_forces(spec: EnvSpec, observations: FloatArray) -> EnvSpec:
         spec: What `env_spec` returned for observations with contact forces.
         observations: Some recorded rows (time, obs).
     """
-    if observations[:, -CONTACT_FORCES:].any():
+    if observations[:, -ANT_CONTACT_FORCES:].any():
         return spec
     return replace(spec, settings={**spec.settings, "zero_contact_forces": True})
 
 
-def state_arrays(group: h5py.Group, env: GymEnv | None, **shape: Any) -> dict[str, h5py.Dataset]:
+def state_arrays(
+    group: h5py.Group, env: GymEnvironment | None, **shape: Any
+) -> dict[str, h5py.Dataset]:
     """Return the arrays under `infos` that restore a simulator state, or {} if one is missing.
 
     Args:
@@ -181,7 +135,7 @@ def read_state(arrays: Mapping[str, h5py.Dataset], row: int) -> npt.NDArray[np.f
     return np.concatenate(parts).astype(np.float64)
 
 
-def gym_action(env: GymEnv | None, size: int) -> ActionSpec:
+def gym_action(env: GymEnvironment | None, size: int) -> ActionSpec:
     """Describe the actions; every known environment takes [-1, 1]."""
     low, high = (-1.0,) * size, (1.0,) * size
     if env is None:

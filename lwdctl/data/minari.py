@@ -19,10 +19,10 @@ import numpy as np
 
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import ActionSpec, EnvSpec, Episode, FloatArray, SourceSpec
+from lwdctl.core.simulator_facts import GymEnvironment
 from lwdctl.data.checks import check_components, choose_keys, observation_specs
 from lwdctl.data.gym_envs import (
     SAMPLE,
-    GymEnv,
     env_spec,
     gym_action,
     gym_id,
@@ -250,7 +250,9 @@ def _json_object(text: Any) -> dict[str, Any]:
     return dict(value) if isinstance(value, Mapping) else {}
 
 
-def _action_spec(known: GymEnv | None, metadata: Mapping[str, Any], size: int) -> ActionSpec:
+def _action_spec(
+    known: GymEnvironment | None, metadata: Mapping[str, Any], size: int
+) -> ActionSpec:
     """Return the action of the environment, with the limits that the dataset records."""
     spec = gym_action(known, size)
     space = _json_object(metadata.get("action_space"))

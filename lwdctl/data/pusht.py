@@ -22,7 +22,14 @@ from zarr.abc.store import Store
 from zarr.storage import LocalStore, ZipStore
 
 from lwdctl.core.errors import DataError
-from lwdctl.core.records import ActionSpec, EnvSpec, Episode, FloatArray, SourceSpec
+from lwdctl.core.records import EnvSpec, Episode, FloatArray, SourceSpec
+from lwdctl.core.simulator_facts import (
+    PUSHT_ACTION,
+    PUSHT_MAX_STEPS,
+    PUSHT_OBSERVATIONS,
+    PUSHT_STATE_SIZE,
+    PUSHT_TASK,
+)
 from lwdctl.data.checks import (
     NUMBER_KINDS,
     check_declared_bytes,
@@ -39,14 +46,8 @@ from lwdctl.data.reader import (
     row_ranges,
 )
 
-TASK = "push_t"
-MAX_STEPS = 300
-STATE_SIZE = 5
-KEYPOINT_SIZE = 18
-SIZES = {"agent_position": 2, "block_position": 2, "block_angle_sincos": 2}
-ACTION = ActionSpec(
-    2, "absolute", "pixels", (0.0, 0.0), (512.0, 512.0), 10.0, reference="agent_position"
-)
+SIZES = {item.name: item.size for item in PUSHT_OBSERVATIONS}
+DEFAULT = tuple(item.name for item in PUSHT_OBSERVATIONS if item.network)
 SAFE_CODECS = frozenset({"blosc", "zstd", "gzip", "zlib", "lz4", "bz2", "lzma", "crc32", "crc32c"})
 # A chunk is decoded as a whole; no chunk of a replay buffer is larger than this.
 MAX_CHUNK_BYTES = 2**30
@@ -66,29 +67,29 @@ class PushTBuffer:
     def __init__(self, path: Path, options: ReadOptions) -> None:
         self.path = path
         check_no_subset(options, path, "a PushT buffer")
-        self._outline = EpisodeOutline(TASK, options.label)
+        self._outline = EpisodeOutline(PUSHT_TASK, options.label)
         self._group, self._store = _open_zarr(path, options.max_bytes)
         with closed_on_error(self._store):
             self._scan(options)
 
     def _scan(self, options: ReadOptions) -> None:
         self._arrays: dict[str, zarr.Array[Any]] = {}
-        self._open("data/state", (STATE_SIZE,))
-        self._open("data/action", (ACTION.size,))
-        present = dict(SIZES)
+        self._open("data/state", (PUSHT_STATE_SIZE,))
+        self._open("data/action", (PUSHT_ACTION.size,))
+        present = DEFAULT
         if "data/keypoint" in self._group:
-            self._open("data/keypoint", (9, 2), (KEYPOINT_SIZE,))
-            present["keypoint"] = KEYPOINT_SIZE
+            self._open("data/keypoint", (9, 2), (SIZES["keypoint"],))
+            present = (*DEFAULT, "keypoint")
         # Only the state is a network input by default; keypoints are stored beside it.
-        keys = choose_keys(
-            options.observation_keys or tuple(present), tuple(SIZES), tuple(present), str(self.path)
-        )
+        keys = choose_keys(options.observation_keys or present, DEFAULT, present, str(self.path))
         self._ends = self._read_ends()
         self.sources, self.lengths = row_ranges(self._ends)
         self.spec = SourceSpec(
-            observations=observation_specs(keys, [present[name] for name, _ in keys]),
-            action=ACTION,
-            env=EnvSpec(options.env.partition("/")[0] or "pusht", (TASK,), {}, MAX_STEPS),
+            observations=observation_specs(keys, [SIZES[name] for name, _ in keys]),
+            action=PUSHT_ACTION,
+            env=EnvSpec(
+                options.env.partition("/")[0] or "pusht", (PUSHT_TASK,), {}, PUSHT_MAX_STEPS
+            ),
             labels=(options.label,) if options.label else (),
             source_format="pusht",
         )
@@ -157,7 +158,7 @@ class PushTBuffer:
             observations={name: observations[name] for name in names},
             actions=self._rows("data/action", start, stop),
             initial_state=state[0].astype(np.float64),
-            task=TASK,
+            task=PUSHT_TASK,
             label=self._outline.label,
         )
 

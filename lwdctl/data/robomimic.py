@@ -16,6 +16,7 @@ import numpy as np
 
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import EnvSpec, Episode, FloatArray, SourceSpec
+from lwdctl.core.simulator_facts import ROBOSUITE_NETWORK_KEYS
 from lwdctl.data.checks import check_components, choose_keys, observation_specs
 from lwdctl.data.hdf5 import (
     array_at,
@@ -28,7 +29,6 @@ from lwdctl.data.hdf5 import (
 )
 from lwdctl.data.reader import EpisodeOutline, ReadOptions, closed_on_error
 from lwdctl.data.robomimic_env import (
-    ROBOSUITE_KEYS,
     action_spec,
     adapter_of,
     max_steps_of,
@@ -102,7 +102,7 @@ class RobomimicFile:
         present = list(obs)
         default = [key for key in present if len(getattr(obs[key], "shape", ())) == 2]
         if self._adapter == "robosuite":
-            default = list(ROBOSUITE_KEYS)
+            default = list(ROBOSUITE_NETWORK_KEYS)
         return choose_keys(self._options.observation_keys, default, present, location(obs))
 
     def _scan_demo(

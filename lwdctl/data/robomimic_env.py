@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,14 +11,15 @@ import h5py
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import ActionSpec
 from lwdctl.core.registry import is_outsider
+from lwdctl.core.simulator_facts import (
+    METAWORLD_CONTROL_RATE,
+    METAWORLD_MAX_STEPS,
+    ROBOSUITE_CONTROL_RATE,
+    ROBOSUITE_DEFAULT_MAX_STEPS,
+    ROBOSUITE_MAX_STEPS,
+    robosuite_action,
+)
 from lwdctl.data.hdf5 import location, text_of
-
-ROBOSUITE_KEYS = ("object", "robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")
-METAWORLD_CONTROL_RATE = 80.0
-# robomimic's limits for one operator's (ph) and several operators' (mh) data.
-ROBOSUITE_STEPS = {"TwoArmTransport": (700, 1100), "ToolHang": (700, 700)}
-ROBOSUITE_STEPS_DEFAULT = (400, 500)
-METAWORLD_STEPS = 500
 
 
 def read_env_args(data: h5py.Group) -> dict[str, Any]:
@@ -54,12 +54,17 @@ def adapter_of(env_args: Mapping[str, Any]) -> str:
 def max_steps_of(
     adapter: str, task: str, env_args: Mapping[str, Any], *, several_operators: bool
 ) -> int:
-    """Return the episode limit in steps with which results on this data are reported."""
+    """Return the episode limit with which results on this data are reported, or 0 if unknown."""
     if adapter == "robosuite":
-        return ROBOSUITE_STEPS.get(task, ROBOSUITE_STEPS_DEFAULT)[several_operators]
+        return ROBOSUITE_MAX_STEPS.get(task, ROBOSUITE_DEFAULT_MAX_STEPS)[several_operators]
     if adapter != "metaworld":
         return 0
-    return int(env_args.get("env_kwargs", {}).get("max_steps", METAWORLD_STEPS))
+    return int(env_args.get("env_kwargs", {}).get("max_steps", METAWORLD_MAX_STEPS))
+
+
+def control_rate(env_args: Mapping[str, Any]) -> float:
+    """Return the actions per second of a robosuite environment."""
+    return float(env_args.get("env_kwargs", {}).get("control_freq", ROBOSUITE_CONTROL_RATE))
 
 
 def action_spec(adapter: str, env_args: Mapping[str, Any], size: int, where: str) -> ActionSpec:
@@ -68,24 +73,15 @@ def action_spec(adapter: str, env_args: Mapping[str, Any], size: int, where: str
     Raises:
         DataError: Controller settings that are not the objects robosuite writes.
     """
+    if adapter == "robosuite":
+        return robosuite_action(arm_settings(env_args, where) or {}, size, control_rate(env_args))
     low, high = (-1.0,) * size, (1.0,) * size
-    kwargs = env_args.get("env_kwargs", {})
     if adapter == "metaworld":
         return ActionSpec(size, "delta", "normalized", low, high, METAWORLD_CONTROL_RATE)
-    if adapter != "robosuite":
-        return ActionSpec(size, "absolute", "unknown", low, high)
-    rate = float(kwargs.get("control_freq", 20))
-    arm = arm_settings(kwargs.get("controller_configs"), where) or {}
-    kind = str(arm.get("type", "OSC_POSE"))
-    if kind == "JOINT_TORQUE":
-        return ActionSpec(size, "torque", "normalized", low, high, rate)
-    if not is_absolute(arm):
-        return ActionSpec(size, "delta", "normalized", low, high, rate)
-    low, high = _absolute_limits(kind, size)
-    return ActionSpec(size, "absolute", "meters and radians", low, high, rate)
+    return ActionSpec(size, "absolute", "unknown", low, high)
 
 
-def arm_settings(configs: Any, where: str) -> dict[str, Any] | None:
+def arm_settings(env_args: Mapping[str, Any], where: str) -> dict[str, Any] | None:
     """Return the settings of the (first) arm's controller, or None where there are none.
 
     Up to robosuite 1.4 the controller is at the top level (for two arms, in a list); from 1.5 it
@@ -94,6 +90,7 @@ def arm_settings(configs: Any, where: str) -> dict[str, Any] | None:
     Raises:
         DataError: They are not the objects robosuite writes.
     """
+    configs = env_args.get("env_kwargs", {}).get("controller_configs")
     if configs is None:
         return None
     if isinstance(configs, list) and configs:
@@ -105,22 +102,3 @@ def arm_settings(configs: Any, where: str) -> dict[str, Any] | None:
     if not isinstance(configs, dict):
         raise DataError(f"{where}: controller_configs is not what robosuite writes")
     return configs
-
-
-def is_absolute(arm: Mapping[str, Any]) -> bool:
-    """Return whether a controller takes targets: `control_delta` up to 1.4, then `input_type`."""
-    return not arm.get("control_delta", True) or arm.get("input_type") == "absolute"
-
-
-def _absolute_limits(kind: str, size: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the limits of absolute targets, wide enough for any reachable one.
-
-    A pose per arm is 2 m around the base, a full turn, and the gripper's own [-1, 1]; other
-    controllers take angles.
-    """
-    pose = (2.0, 2.0, 2.0, math.tau, math.tau, math.tau, 1.0)
-    if kind.endswith("_POSE") and size % len(pose) == 0:
-        high = pose * (size // len(pose))
-    else:
-        high = (math.tau,) * size
-    return tuple(-value for value in high), high

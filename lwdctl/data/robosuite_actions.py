@@ -22,9 +22,13 @@ from scipy.spatial.transform import Rotation
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import ActionSpec, FloatArray
 from lwdctl.core.rotations import six_numbers
+from lwdctl.core.simulator_facts import (
+    has_absolute_targets,
+    is_before_robosuite_1_5,
+    robosuite_pose_action,
+)
 from lwdctl.data.hdf5 import array_at, location, read_rows, text_of
-from lwdctl.data.robomimic_env import arm_settings, is_absolute
-from lwdctl.data.robosuite_object import is_before_15
+from lwdctl.data.robomimic_env import arm_settings, control_rate
 
 Array = npt.NDArray[np.float64]
 
@@ -34,8 +38,7 @@ POSITION_KEY = "robot0_eef_pos"
 SITE_KEY, BODY_KEY = "robot0_eef_quat_site", "robot0_eef_quat"
 HAND, SITE = "robot0_right_hand", "grip_site"
 OTHER_ROTATIONS = ("euler", "axisangle", "xyaxes", "zaxis")
-MOTION_SIZE, POSE_SIZE = 7, 10
-FARTHEST = 2.0
+MOTION_SIZE = 7
 HINT = "leave --actions out to store the actions as recorded"
 
 
@@ -62,7 +65,7 @@ class PoseTargets:
     """Converts the actions of one file to absolute poses.
 
     Attributes:
-        control_rate: Actions per second in hertz.
+        spec: Specification of the absolute poses.
         scale: Scale of the recorded motions; None if absolute targets were recorded.
         keeps_rotation: Whether a motion without rotation keeps the previous target orientation,
             as in robosuite before 1.5, instead of the hand's present one.
@@ -70,19 +73,11 @@ class PoseTargets:
         offset: Rotation from that orientation to the gripper's site.
     """
 
-    control_rate: float
+    spec: ActionSpec
     scale: Scale | None = None
     keeps_rotation: bool = False
     quaternion_key: str = SITE_KEY
     offset: Rotation | None = None
-
-    @property
-    def spec(self) -> ActionSpec:
-        """Specification of the absolute poses."""
-        high = (FARTHEST,) * 3 + (1.0,) * 7
-        low = tuple(-value for value in high)
-        units = "meters and a 6-D rotation"
-        return ActionSpec(POSE_SIZE, "absolute", units, low, high, self.control_rate)
 
     def check(self, demo: h5py.Group) -> None:
         """Check that a demonstration's actions can be converted.
@@ -147,25 +142,24 @@ def pose_targets(
     Raises:
         DataError: Motions that cannot be converted; the message says why.
     """
-    kwargs = env_args.get("env_kwargs", {})
     where = f"{data.file.filename}: data.attrs[env_args]"
-    arm = arm_settings(kwargs.get("controller_configs"), where)
+    arm = arm_settings(env_args, where)
     if arm is None:
         raise DataError(f"{where}: has no controller_configs, --actions absolute needs them", HINT)
     kind = str(arm.get("type", "OSC_POSE"))
-    if is_absolute(arm) and kind != "OSC_POSE":
+    if has_absolute_targets(arm) and kind != "OSC_POSE":
         return None
     _check_pose_controller(arm, kind, array_at(demo, "actions").shape[1], where)
-    rate = float(kwargs.get("control_freq", 20))
-    if is_absolute(arm):
-        return PoseTargets(rate)
+    spec = robosuite_pose_action(control_rate(env_args))
+    if has_absolute_targets(arm):
+        return PoseTargets(spec)
     scale = _scale(arm, where)
-    old = is_before_15(str(env_args.get("env_version", "")))
+    old = is_before_robosuite_1_5(str(env_args.get("env_version", "")))
     if old is None:
         old = "input_type" not in arm
     if isinstance(demo.get("obs"), h5py.Group) and SITE_KEY in demo["obs"]:
-        return PoseTargets(rate, scale, keeps_rotation=old)
-    return PoseTargets(rate, scale, old, BODY_KEY, site_offset(data))
+        return PoseTargets(spec, scale, keeps_rotation=old)
+    return PoseTargets(spec, scale, old, BODY_KEY, site_offset(data))
 
 
 def site_offset(data: h5py.Group) -> Rotation:

@@ -16,6 +16,7 @@ import numpy as np
 
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import FloatArray
+from lwdctl.core.simulator_facts import is_before_robosuite_1_5
 
 CONVENTION = "robosuite-1.5"
 LIFT_SIZE, PLACE_SIZE = 10, 14
@@ -68,7 +69,7 @@ class ObjectConvention:
             DataError: The data contradict the version or fit neither convention, or there is
                 neither a version nor an end-effector position to decide by.
         """
-        old = is_before_15(self.version)
+        old = is_before_robosuite_1_5(self.version)
         if effector is None:
             if old is None:
                 raise DataError(
@@ -122,11 +123,3 @@ def _rotate_inverse(quaternion: FloatArray, vector: FloatArray) -> FloatArray:
     twice = 2 * np.cross(axis, vector)
     rotated: FloatArray = vector + real * twice + np.cross(axis, twice)
     return rotated
-
-
-def is_before_15(version: str) -> bool | None:
-    """Return whether `env_version` is robosuite's before 1.5; None when it does not say."""
-    parts = version.split(".")
-    if len(parts) < 2 or not (parts[0].isdigit() and parts[1].isdigit()):
-        return None
-    return (int(parts[0]), int(parts[1])) < (1, 5)

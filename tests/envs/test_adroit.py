@@ -86,7 +86,7 @@ def test_a_restored_board_does_not_stay_for_the_next_episode(adroit, simulator):
 
 def test_actions_and_observations_are_those_the_data_readers_declare(simulator):
     assert simulator.action == gym_action(known_env(TASK), 26)
-    assert simulator.observations[0].size in known_env(TASK).sizes
+    assert simulator.observations[0].size in known_env(TASK).observation_sizes
     assert simulator.max_steps == known_env(TASK).max_steps
 
 

@@ -113,7 +113,7 @@ def test_history_leaves_no_trace(task):
 def test_actions_are_those_the_data_readers_declare(task):
     simulator = build(task)
     assert simulator.action == gym_action(known_env(task), simulator.action.size)
-    assert simulator.observations[0].size in known_env(task).sizes
+    assert simulator.observations[0].size in known_env(task).observation_sizes
     assert simulator.max_steps == known_env(task).max_steps
 
 

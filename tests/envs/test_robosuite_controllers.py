@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 
 from lwdctl.core.errors import ConfigError
-from lwdctl.core.simulator_facts import robosuite_pose_action
-from lwdctl.data.robosuite_actions import PoseTargets
 from lwdctl.envs.robosuite_controllers import (
     FIXED,
     action_spec,
@@ -148,10 +146,6 @@ def test_a_controller_of_targets_keeps_its_frame():
 def test_poses_need_osc_pose(config, said):
     with pytest.raises(ConfigError, match=said):
         pose_arguments(make_arguments(env_args("1.4.1", config)))
-
-
-def test_the_reader_and_the_environment_describe_poses_alike():
-    assert robosuite_pose_action(20.0) == PoseTargets(20.0).spec
 
 
 def test_six_numbers_become_a_rotation_vector():
