@@ -12,7 +12,6 @@ from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.data.batches import SnippetBatches
 from lwdctl.data.windows import WindowRule
 from lwdctl.models.vae import PolicyVae
-from lwdctl.training.vae import snippets as model_batch
 
 Values = npt.NDArray[np.float64]
 
@@ -54,9 +53,10 @@ def raw_snippets(model: PolicyVae, snippets: SnippetStore, points: LatentPoints)
     for first in range(0, len(points.row), _BATCH):
         here = slice(first, first + _BATCH)
         batch = batches.cut(points.episode[here], points.start[here])
-        cut = model_batch(batch)
-        steps = torch.cat([model.observation.normalize(cut.observations), model.target(cut)], -1)
-        parts.append(_flat(steps * cut.mask.unsqueeze(-1)))
+        steps = torch.cat(
+            [model.observation.normalize(batch.observations), model.target(batch)], -1
+        )
+        parts.append(_flat(steps * batch.mask.unsqueeze(-1)))
     return np.concatenate(parts)
 
 

@@ -26,7 +26,12 @@ from lwdctl.core.records import ObservationSpec
 from lwdctl.deploy.description import CONSTANTS, DECODER, DENOISER, PolicyDescription
 from lwdctl.deploy.networks import load_onnxruntime
 from lwdctl.deploy.parity import LARGEST_DIFFERENCE, Trained, measure_parity
-from lwdctl.models.diffusion import LatentDiffusion, check_steps, sampling_schedule, timesteps
+from lwdctl.models.diffusion import (
+    LatentDiffusion,
+    check_num_inference_steps,
+    inference_timesteps,
+    sampling_schedule,
+)
 from lwdctl.models.vae import PolicyVae
 from lwdctl.policies.loading import load_diffusion, load_vae
 
@@ -126,7 +131,7 @@ def _describe(
     settings: ExportSettings,
 ) -> PolicyDescription:
     spec, source = vae.spec, store.spec
-    check_steps(diffusion.spec.num_train_timesteps, settings.num_inference_steps)
+    check_num_inference_steps(diffusion.spec.num_train_timesteps, settings.num_inference_steps)
     keys = spec.observation_keys
     sizes = zip(keys, source.sizes(keys), strict=True)
     return PolicyDescription(
@@ -144,7 +149,7 @@ def _describe(
         labels=source.labels,
         prediction=diffusion.spec.prediction,
         sampler="ddim",
-        visited=tuple(timesteps(diffusion.spec, settings.num_inference_steps)),
+        visited=tuple(inference_timesteps(diffusion.spec, settings.num_inference_steps)),
         provenance=_provenance(inputs),
         parity={},
         files={},

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from lwdctl.core.errors import MissingExtraError
 from lwdctl.core.records import FloatArray
-from lwdctl.deploy import ddim
 from lwdctl.deploy.description import CONSTANTS, DECODER, DENOISER, PolicyDescription
+from lwdctl.models import ddim
 
 Layer = tuple[FloatArray, FloatArray]
 """Matrix (out, in) and bias (out,) of one layer of a generated network."""
@@ -65,15 +65,17 @@ class Networks:
         }
         condition = {name: every[name] for name in said.condition}
 
-        def denoise(latent: FloatArray, step: int) -> FloatArray:
+        alphas = self.constants["signal_shares"].tolist()
+
+        def predict_clean(latent: FloatArray, step: int) -> FloatArray:
             given = {"latent": latent, "step": np.array([step], dtype=np.int64), **condition}
-            answer: FloatArray = self._denoiser.run(None, given)[0]
-            return answer
+            predicted = self._denoiser.run(None, given)[0]
+            signal, std = ddim.coefficients(alphas[step])
+            clean: FloatArray = ddim.clean_sample(predicted, latent, said.prediction, signal, std)
+            return clean
 
         start = noise[None].astype(np.float32)
-        shares = self.constants["signal_shares"]
-        latents = ddim.sample(denoise, start, said.visited, shares, said.prediction)
-        latent: FloatArray = latents[0]
+        latent: FloatArray = ddim.sample(predict_clean, start, said.visited, alphas)[0]
         return latent
 
     def decode(self, latent: FloatArray) -> FloatArray:

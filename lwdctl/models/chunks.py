@@ -1,22 +1,19 @@
-"""Baselines that answer with a chunk of actions, run open loop.
+"""Models of the baselines that sample a chunk of actions, which is run open loop.
 
 Diffusion Policy (Chi et al. 2023) denoises the chunk itself. Latent diffusion of chunks (LDP)
-denoises the latent of a VAE whose decoder emits the chunk: the method of this package without
-the generated policy.
+denoises the latent of a VAE whose decoder outputs the chunk: LWD without the generated policy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from lwdctl.models.diffusion import DiffusionSpec, LatentDiffusion
-from lwdctl.models.encoder import SnippetEncoder
-from lwdctl.models.noise import normal_like
+from lwdctl.models.encoder import SnippetEncoder, sample_posterior, vae_terms
+from lwdctl.models.files import PolicySpec
 from lwdctl.models.normalizer import Normalizer
 from lwdctl.models.vae import Snippets
 
@@ -24,15 +21,15 @@ DECODER_HIDDEN = 256
 
 
 @dataclass(frozen=True)
-class ChunkSpec:
-    """Everything needed to rebuild a chunk model.
+class ChunkSpec(PolicySpec):
+    """What is needed to rebuild a chunk model.
 
     Attributes:
         observation_keys: Observation keys, in the order of their components.
         observation_size: Components of the concatenated observation.
         action_size: Components of the action.
         history: Observations in the condition, the current one last.
-        horizon: Steps of a chunk that can be executed, from the current one on.
+        horizon: Prediction horizon: steps of a chunk that can be executed, the current one first.
         action_target: `"absolute"`, or `"relative"` to the current observation's components
             that start at `reference_start`.
         reference_start: First observation component the actions are relative to, or -1.
@@ -48,37 +45,12 @@ class ChunkSpec:
     reference_start: int
     diffusion: DiffusionSpec
 
-    def to_mapping(self) -> dict[str, Any]:
-        """Return JSON-ready values."""
-        return asdict(self)
-
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> ChunkSpec:
-        """Rebuild from what `to_mapping` returned, after a trip through JSON."""
-        diffusion = DiffusionSpec.from_mapping(values["diffusion"])
-        keys = tuple(values["observation_keys"])
-        return cls(**{**values, "diffusion": diffusion, "observation_keys": keys})
-
-    def reference(self, observations: Tensor) -> Tensor:
-        """Return what actions (batch, time, action) are relative to.
-
-        Args:
-            observations: (batch, obs), the current ones, environment units.
-
-        Returns:
-            (batch, 1, action), or zero.
-        """
-        if self.action_target != "relative":
-            return observations.new_zeros(())
-        start = self.reference_start
-        return observations[:, None, start : start + self.action_size]
-
 
 class ActionDiffusion(nn.Module):
     """Diffusion Policy: the latent of `LatentDiffusion` is the chunk itself.
 
-    The chunk begins at the oldest observation of the history, as its authors have it; what
-    lies before the current step is not executed.
+    As in Diffusion Policy, the chunk begins at the oldest observation of the history; the steps
+    before the current one are not executed.
     """
 
     def __init__(self, spec: ChunkSpec) -> None:
@@ -91,15 +63,15 @@ class ActionDiffusion(nn.Module):
     ) -> dict[str, Tensor]:
         """Return the denoising error of chunks that begin `history - 1` steps early.
 
-        Padding counts: it says that the robot stays where it is.
+        Padded steps count as well: in them the robot stays where it is.
         """
         seen = batch.observations[:, : self.spec.history]
-        chunk = batch.actions - self.spec.reference(seen[:, -1])
+        chunk = batch.actions - self.spec.reference(seen[:, -1:])
         condition = self.diffusion.condition(seen.flatten(1), task, label)
         return {"denoising": self.diffusion.loss(chunk.flatten(1), condition, generator)}
 
     def actions(self, latent: Tensor, state: Tensor) -> Tensor:
-        """Cut the steps to execute out of sampled chunks.
+        """Return the steps of sampled chunks that are executed.
 
         Args:
             latent: Sampled chunks (batch, time * action).
@@ -110,12 +82,12 @@ class ActionDiffusion(nn.Module):
         """
         chunk = latent.view(len(latent), -1, self.spec.action_size)
         first = self.spec.history - 1
-        current = state[:, -self.spec.observation_size :]
+        current = state[:, None, -self.spec.observation_size :]
         return chunk[:, first : first + self.spec.horizon] + self.spec.reference(current)
 
 
 class ChunkVae(nn.Module):
-    """The policy VAE with an MLP in the hypernetwork's place, which emits the actions."""
+    """The policy VAE with an MLP in the place of the hypernetwork, which outputs the actions."""
 
     def __init__(self, spec: ChunkSpec) -> None:
         super().__init__()
@@ -148,17 +120,15 @@ class ChunkVae(nn.Module):
     def terms(
         self, batch: Snippets, task: Tensor, label: Tensor, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """Return both terms of the loss, unweighted, with the reductions of `models.vae`."""
+        """Return both terms of the loss, unweighted; see `models.encoder.vae_terms`."""
         del task, label
         mean, log_variance = self.encode(batch)
-        latent = mean + torch.exp(0.5 * log_variance) * normal_like(mean, generator)
-        squared = (self.decode(latent) - self._target(batch)).square().sum(-1) * batch.mask
-        error = squared.sum(1) / batch.mask.sum(1).clamp(min=1.0)
-        kl = torch.sum(log_variance.exp() + mean.square() - 1.0 - log_variance, dim=1)
-        return {"reconstruction": error.mean(), "kl": kl.mean()}
+        latent = sample_posterior(mean, log_variance, generator)
+        predicted = self.decode(latent)
+        return vae_terms(predicted, self._target(batch), batch.mask, mean, log_variance)
 
     def _target(self, batch: Snippets) -> Tensor:
-        reference = self.spec.reference(batch.observations[:, 0])
+        reference = self.spec.reference(batch.observations[:, :1])
         return self.action.normalize(batch.actions - reference)
 
 
@@ -184,5 +154,5 @@ class LatentChunks(nn.Module):
 
     def actions(self, latent: Tensor, state: Tensor) -> Tensor:
         """Decode latents (batch, latent); see `ActionDiffusion.actions`."""
-        current = state[:, -self.spec.observation_size :]
+        current = state[:, None, -self.spec.observation_size :]
         return self.vae.action.restore(self.vae.decode(latent)) + self.spec.reference(current)

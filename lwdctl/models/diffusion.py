@@ -1,14 +1,15 @@
-"""Diffusion over latents, conditioned on state, task and label (paper section 4.2).
+"""Diffusion over latents, conditioned on state, task and label (paper section 3.3).
 
-Schedulers are diffusers', with their clipping and thresholding off: latents are not images.
-Training and sampling work on latents standardized by their total deviation. What has a known
-range (the actions of Diffusion Policy) is clipped here.
+Schedulers are diffusers', with clipping and thresholding switched off, because latents are not
+images. Training and sampling work on normalized latents. What has a known range (the actions of
+Diffusion Policy) is clipped here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,9 @@ from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultist
 from torch import Tensor, nn
 
 from lwdctl.core.errors import ConfigError
+from lwdctl.models import ddim
 from lwdctl.models.denoiser import DenoiserSpec
+from lwdctl.models.files import Spec, check_custom, load_spec, load_weights
 from lwdctl.models.noise import normal_like
 from lwdctl.models.normalizer import Normalizer
 
@@ -27,22 +30,22 @@ SMALLEST_SIGNAL = 0.05
 
 
 @dataclass(frozen=True)
-class DiffusionSpec:
-    """Everything needed to rebuild a latent diffusion model.
+class DiffusionSpec(Spec):
+    """What is needed to rebuild a latent diffusion model.
 
     Attributes:
         denoiser: The network.
         prediction: What it predicts: `"sample"`, `"v_prediction"` or `"epsilon"`.
-        num_train_timesteps: Denoising steps of the forward process.
+        num_train_timesteps: Timesteps of the forward process.
         condition: Parts of the condition, out of state, task, label.
-        state_size: Components of the state (of all observations in its history), 0 when
-            it is no condition.
-        tasks: Number of tasks (one-hot), 0 when the task is no condition.
-        labels: Number of labels (one-hot), 0 when the label is no condition.
+        state_size: Components of the state (all observations of its history together), 0 when
+            the model is not conditioned on the state.
+        tasks: Number of tasks (one-hot), 0 when the model is not conditioned on the task.
+        labels: Number of labels (one-hot), 0 when it is not conditioned on the label.
         clip: Bound of the predicted clean sample, in normalized units, while sampling; 0 for
-            none.
-        history: Observations in the state, the current one and those before it; 1 when the
-            state is no condition.
+            no bound.
+        history: Observations in the state: the current one and those before it. 1 when the
+            model is not conditioned on the state.
     """
 
     denoiser: DenoiserSpec
@@ -55,35 +58,51 @@ class DiffusionSpec:
     clip: float = 0.0
     history: int = 1
 
-    def to_mapping(self) -> dict[str, Any]:
-        """Return JSON-ready values."""
-        return asdict(self)
-
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> DiffusionSpec:
-        """Rebuild from what `to_mapping` returned, after a trip through JSON."""
-        denoiser = DenoiserSpec.from_mapping(values["denoiser"])
-        return cls(**{**values, "denoiser": denoiser, "condition": tuple(values["condition"])})
-
 
 class LatentDiffusion(nn.Module):
-    """Denoiser with the statistics of what it was trained on."""
+    """A denoiser and the normalizers of its latents and states.
 
-    def __init__(self, spec: DiffusionSpec) -> None:
+    Args:
+        spec: Sizes, condition and schedule.
+        denoiser: A module of your own: it maps noisy latents (batch, latent), timesteps (batch,)
+            and conditions (batch, condition) to predictions (batch, latent). Goes with
+            `spec.denoiser.architecture == "custom"`.
+
+    Raises:
+        ConfigError: A denoiser is missing or too many, or does not fit its layout.
+    """
+
+    def __init__(self, spec: DiffusionSpec, denoiser: nn.Module | None = None) -> None:
         super().__init__()
+        check_custom(spec.denoiser.architecture, denoiser, "denoiser")
         self.spec = spec
         self.latent = Normalizer(spec.denoiser.latent_size)
         self.state = Normalizer(spec.state_size)
-        self.denoiser = spec.denoiser.build()
+        self.denoiser = denoiser or spec.denoiser.build()
         self._training_schedule = _training_schedule(spec)
+
+    @classmethod
+    def load(cls, directory: Path, denoiser: nn.Module | None = None) -> LatentDiffusion:
+        """Load a trained model with its EMA weights, on the CPU and in evaluation mode.
+
+        Args:
+            directory: What `train_diffusion(...).save` or the stage wrote.
+            denoiser: The module that it was trained with, where that was one of your own.
+
+        Raises:
+            ConfigError: A denoiser is missing or too many.
+        """
+        model = cls(DiffusionSpec.from_mapping(load_spec(directory)), denoiser)
+        load_weights(model, directory)
+        return model.eval()
 
     def condition(self, state: Tensor, task: Tensor, label: Tensor) -> Tensor:
         """Build the condition vector.
 
         Args:
-            state: (batch, history * obs), environment units; ignored unless a condition.
-            task: (batch,) task index; ignored unless a condition.
-            label: (batch,) label index; ignored unless a condition.
+            state: (batch, history * obs), environment units, oldest observation first.
+            task: (batch,), task index.
+            label: (batch,), label index. Parts that are not in `spec.condition` are ignored.
 
         Returns:
             (batch, condition).
@@ -98,12 +117,12 @@ class LatentDiffusion(nn.Module):
         return torch.cat(parts, dim=1) if parts else state.new_zeros(len(state), 0)
 
     def loss(self, latent: Tensor, condition: Tensor, generator: torch.Generator) -> Tensor:
-        """Mean squared error of the prediction on one batch.
+        """Return the mean squared error of the prediction on one batch, a scalar.
 
         Args:
-            latent: (batch, latent), as the encoder gave it (not standardized).
+            latent: (batch, latent), in the encoder's units (not normalized).
             condition: (batch, condition).
-            generator: Source of steps and noise.
+            generator: Source of timesteps and noise.
         """
         clean = self.latent.normalize(latent)
         noise = normal_like(clean, generator)
@@ -112,10 +131,10 @@ class LatentDiffusion(nn.Module):
             clean.device
         )
         noisy = self._training_schedule.add_noise(clean, noise, step)
-        wanted = self._wanted(clean, noise, step)
-        return nn.functional.mse_loss(self.denoiser(noisy, step, condition), wanted)
+        target = self._target(clean, noise, step)
+        return nn.functional.mse_loss(self.denoiser(noisy, step, condition), target)
 
-    def _wanted(self, clean: Tensor, noise: Tensor, step: Tensor) -> Tensor:
+    def _target(self, clean: Tensor, noise: Tensor, step: Tensor) -> Tensor:
         if self.spec.prediction == "sample":
             return clean
         if self.spec.prediction == "epsilon":
@@ -123,31 +142,15 @@ class LatentDiffusion(nn.Module):
         velocity: Tensor = self._training_schedule.get_velocity(clean, noise, step)
         return velocity
 
-    def _clean(self, predicted: Tensor, noisy: Tensor, step: Tensor) -> Tensor:
-        """Return the clean sample that a prediction stands for."""
-        if self.spec.prediction == "sample":
-            return predicted
-        share = self._training_schedule.alphas_cumprod[int(step)]
-        signal, noise = float(share.sqrt()), float((1.0 - share).sqrt())
-        if self.spec.prediction == "epsilon":
-            return (noisy - noise * predicted) / signal
-        return signal * noisy - noise * predicted
+    def _clean(self, predicted: Tensor, noisy: Tensor, timestep: int) -> Tensor:
+        """Return the clean sample that a prediction implies."""
+        alpha = self._training_schedule.alphas_cumprod[timestep]
+        signal, std = float(alpha.sqrt()), float((1.0 - alpha).sqrt())
+        clean: Tensor = ddim.clean_sample(predicted, noisy, self.spec.prediction, signal, std)
+        return clean
 
-    def _clipped_ddim(self, latent: Tensor, condition: Tensor, visited: Sequence[int]) -> Tensor:
-        """Run DDIM as Diffusion Policy has it: the sample is clipped, the noise it tells is not.
-
-        A solver given the clipped sample would work the noise out anew from it.
-        """
-        shares = self._training_schedule.alphas_cumprod
-        for step, following in zip(visited, [*visited[1:], -1], strict=True):
-            number = torch.tensor(step, device=latent.device)
-            predicted = self.denoiser(latent, number.expand(len(latent)), condition)
-            clean, now = self._clean(predicted, latent, number), float(shares[step])
-            noise = (latent - now**0.5 * clean) / (1.0 - now) ** 0.5
-            share = float(shares[following]) if following >= 0 else 1.0
-            clipped = clean.clamp(-self.spec.clip, self.spec.clip)
-            latent = share**0.5 * clipped + (1.0 - share) ** 0.5 * noise
-        return latent
+    def _clip(self, clean: Tensor) -> Tensor:
+        return clean.clamp(-self.spec.clip, self.spec.clip)
 
     @torch.no_grad()
     def sample(
@@ -159,16 +162,17 @@ class LatentDiffusion(nn.Module):
         start: Tensor | None = None,
         fraction: float = 1.0,
     ) -> Tensor:
-        """Draw one latent per row of the condition.
+        """Sample one latent per row of the condition.
 
         Args:
             condition: (batch, condition).
             generators: One CPU generator per row, so that a row's draw depends on no other.
             sampler: One of `SAMPLERS`.
-            steps: Denoising steps, at most the training steps.
-            start: Latents (batch, latent) to begin from, in the encoder's units: they are
-                noised as much as the first step of `remaining` says. None begins from noise.
-            fraction: Share of the denoising steps to do from `start`.
+            steps: Denoising steps, at most `num_train_timesteps`.
+            start: Latents (batch, latent) to start from, in the encoder's units: they are
+                noised to the level of the truncated schedule's first timestep. None starts from
+                pure noise.
+            fraction: Fraction of the denoising steps to run from `start`.
 
         Returns:
             (batch, latent), in the encoder's units.
@@ -176,46 +180,56 @@ class LatentDiffusion(nn.Module):
         size = self.spec.denoiser.latent_size
         rows = [torch.randn(size, generator=generator) for generator in generators]
         latent = torch.stack(rows).to(condition.device)
-        visited = timesteps(self.spec, steps)
+        timesteps = inference_timesteps(self.spec, steps)
+        alphas = self._training_schedule.alphas_cumprod
         if start is not None:
-            visited = remaining(visited, fraction)
-            latent = self._noised(self.latent.normalize(start), latent, visited[0])
+            timesteps = truncate_schedule(timesteps, fraction)
+            signal, std = ddim.coefficients(float(alphas[timesteps[0]]))
+            latent = signal * self.latent.normalize(start) + std * latent
+
+        def denoise(noisy: Tensor, timestep: Tensor) -> Tensor:
+            predicted: Tensor = self.denoiser(noisy, timestep.expand(len(noisy)), condition)
+            return predicted
+
+        def predict_clean(noisy: Tensor, timestep: int) -> Tensor:
+            number = torch.tensor(timestep, device=noisy.device)
+            return self._clean(denoise(noisy, number), noisy, timestep)
+
         if self.spec.clip and sampler == "ddim":
-            return self.latent.restore(self._clipped_ddim(latent, condition, visited))
-        schedule = sampling_schedule(sampler, self.spec, visited, condition.device)
+            latent = ddim.sample(predict_clean, latent, timesteps, alphas, self._clip)
+            return self.latent.restore(latent)
+        schedule = sampling_schedule(sampler, self.spec, timesteps, condition.device)
         noise = {"generator": list(generators)} if sampler == "ddpm" else {}
-        for step in schedule.timesteps:
-            predicted = self.denoiser(latent, step.expand(len(latent)), condition)
+        for timestep in schedule.timesteps:
+            predicted = denoise(latent, timestep)
             if self.spec.clip:
-                clean = self._clean(predicted, latent, step)
-                predicted = clean.clamp(-self.spec.clip, self.spec.clip)
-            latent = schedule.step(predicted, step, latent, **noise).prev_sample
+                predicted = self._clip(self._clean(predicted, latent, int(timestep)))
+            latent = schedule.step(predicted, timestep, latent, **noise).prev_sample
         return self.latent.restore(latent)
 
-    def _noised(self, clean: Tensor, noise: Tensor, step: int) -> Tensor:
-        share = float(self._training_schedule.alphas_cumprod[step])
-        noisy: Tensor = share**0.5 * clean + (1.0 - share) ** 0.5 * noise
-        return noisy
 
-
-def check_steps(trained: int, asked: int, model: str = "the model") -> None:
-    """Refuse more denoising steps than a model was trained with.
+def check_num_inference_steps(
+    num_train_timesteps: int, num_inference_steps: int, model: str = "the model"
+) -> None:
+    """Check that a model was trained with at least as many denoising steps as are to be run.
 
     Raises:
-        ConfigError: It was asked for more.
+        ConfigError: It was trained with fewer.
     """
-    if asked > trained:
+    if num_inference_steps > num_train_timesteps:
         raise ConfigError(
-            f"{model} was trained with {trained} denoising steps, {asked} are too many"
+            f"{model} was trained with {num_train_timesteps} denoising steps,"
+            f" {num_inference_steps} are too many",
+            f"use --num-inference-steps {num_train_timesteps} or fewer",
         )
 
 
-def timesteps(spec: DiffusionSpec, steps: int) -> list[int]:
-    """Return the denoising steps to visit, evenly spaced from the noisiest to the cleanest.
+def inference_timesteps(spec: DiffusionSpec, steps: int) -> list[int]:
+    """Return the timesteps to denoise at, evenly spaced from the noisiest to the cleanest.
 
-    The last steps of the squared-cosine schedule hold next to no signal, so an error of a
-    predicted noise blows up when the sample is computed from it: epsilon-prediction starts
-    at the noisiest step with 5 % of signal, unless the sample is clipped.
+    The last training timesteps of the squared-cosine schedule hold almost no signal, so an error
+    of the predicted noise is amplified when the sample is computed from it: epsilon-prediction
+    starts at the noisiest timestep with 5 % of signal, unless the sample is clipped.
     """
     last = spec.num_train_timesteps
     if spec.prediction == "epsilon" and not spec.clip:
@@ -225,24 +239,25 @@ def timesteps(spec: DiffusionSpec, steps: int) -> list[int]:
     return [int(place) - 1 for place in places.round()]
 
 
-def remaining(visited: Sequence[int], fraction: float) -> list[int]:
-    """Return the last steps of a schedule: this fraction of them, at least one."""
-    return list(visited[-max(1, round(fraction * len(visited))) :])
+def truncate_schedule(timesteps: Sequence[int], fraction: float) -> list[int]:
+    """Return the last inference timesteps: this fraction of them, at least one."""
+    return list(timesteps[-max(1, round(fraction * len(timesteps))) :])
 
 
 def sampling_schedule(
-    sampler: str, spec: DiffusionSpec, visited: Sequence[int], device: torch.device
+    sampler: str, spec: DiffusionSpec, timesteps: Sequence[int], device: torch.device
 ) -> Any:
-    """Make diffusers' scheduler for a sampler name, with the steps it visits set.
+    """Return diffusers' scheduler for a sampler, with its inference timesteps set.
 
-    DDIM without noise is the first-order DPM-Solver++ (Lu et al. 2022, section 4). It is
-    used here because diffusers' DDIM assumes that steps divide the training steps evenly.
+    `"ddim"` without clipping is the first-order DPM-Solver++, which is the same map as DDIM
+    without noise (Lu et al. 2022, section 4); diffusers' own DDIM assumes that the number of
+    inference steps divides the number of training timesteps.
     """
-    if spec.clip:  # the prediction has become a clipped sample before the scheduler sees it
+    if spec.clip:  # the scheduler is given the clipped clean sample instead of the prediction
         spec = replace(spec, prediction="sample")
     if sampler == "ddpm":
         schedule = _training_schedule(spec)
-        schedule.set_timesteps(timesteps=list(visited), device=device)
+        schedule.set_timesteps(timesteps=list(timesteps), device=device)
         return schedule
     schedule = DPMSolverMultistepScheduler(
         **_shared(spec),
@@ -254,7 +269,7 @@ def sampling_schedule(
         euler_at_final=False,
         final_sigmas_type="zero",
     )
-    schedule.set_timesteps(timesteps=list(visited), device=device)
+    schedule.set_timesteps(timesteps=list(timesteps), device=device)
     return schedule
 
 

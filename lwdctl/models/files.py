@@ -1,28 +1,72 @@
-"""Model files: a JSON specification beside safetensors weights."""
+"""Model files: a specification as JSON beside two sets of weights as safetensors."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, get_type_hints
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lwdctl.core.errors import ArtifactError
+from lwdctl.core.errors import ArtifactError, ConfigError
 
 SPEC = "model.json"
 WEIGHTS = "weights.safetensors"
-AVERAGED = "ema.safetensors"
+EMA_WEIGHTS = "ema.safetensors"
+CUSTOM = "custom"
+"""Architecture of a network that the caller brought; loading it needs the module again."""
+
+
+class Spec:
+    """JSON both ways for the frozen dataclasses that models are rebuilt from."""
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return JSON-ready values."""
+        return asdict(self)  # type: ignore[call-overload,no-any-return]
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
+        """Rebuild from what `to_mapping` returned, after a trip through JSON."""
+        types = get_type_hints(cls)
+        return cls(**{name: _restored(types.get(name), value) for name, value in values.items()})
+
+
+def _restored(field_type: Any, value: Any) -> Any:
+    if isinstance(field_type, type) and issubclass(field_type, Spec):
+        return field_type.from_mapping(value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+class PolicySpec(Spec):
+    """A specification of a model whose actions may be relative to its observation."""
+
+    action_size: int
+    action_target: str
+    reference_start: int
+
+    def reference(self, observations: Tensor) -> Tensor:
+        """Return what actions are relative to.
+
+        Args:
+            observations: (..., obs), environment units.
+
+        Returns:
+            (..., action), or a zero scalar where actions are absolute.
+        """
+        if self.action_target != "relative":
+            return observations.new_zeros(())
+        return observations[..., self.reference_start : self.reference_start + self.action_size]
 
 
 def save_model(
-    directory: Path, spec: Mapping[str, Any], model: nn.Module, averaged: nn.Module
+    directory: Path, spec: Mapping[str, Any], model: nn.Module, ema_model: nn.Module
 ) -> None:
-    """Write the specification and both weight sets (last and averaged)."""
+    """Write the specification and both sets of weights: the last ones and the EMA weights."""
     (directory / SPEC).write_text(json.dumps(spec, indent=2, sort_keys=True) + "\n")
-    for name, module in ((WEIGHTS, model), (AVERAGED, averaged)):
+    for name, module in ((WEIGHTS, model), (EMA_WEIGHTS, ema_model)):
         save_file(unique_tensors(module), directory / name)
 
 
@@ -32,9 +76,27 @@ def load_spec(directory: Path) -> dict[str, Any]:
     return values
 
 
-def load_weights(model: nn.Module, directory: Path, averaged: bool = True) -> None:
-    """Load the averaged weights (or the last ones) into `model`, every key matched."""
-    load_tensors(model, load_file(directory / (AVERAGED if averaged else WEIGHTS)))
+def load_weights(model: nn.Module, directory: Path, *, ema: bool = True) -> None:
+    """Load the EMA weights (or the last ones) into `model`, every name matched."""
+    load_tensors(model, load_file(directory / (EMA_WEIGHTS if ema else WEIGHTS)))
+
+
+def check_custom(architecture: str, module: nn.Module | None, noun: str) -> None:
+    """Check that a module is given where the specification names none, and only there.
+
+    Raises:
+        ConfigError: A custom network without its module, or a module for a built-in one.
+    """
+    if architecture == CUSTOM and module is None:
+        raise ConfigError(
+            f"the {noun} of this model is a module of your own, and it was not given",
+            f"load it with {noun}=..., the same nn.Module that it was trained with",
+        )
+    if architecture != CUSTOM and module is not None:
+        raise ConfigError(
+            f"this model was trained with the built-in {noun} '{architecture}'",
+            f"load it without {noun}=",
+        )
 
 
 def unique_tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -42,8 +104,8 @@ def unique_tensors(module: nn.Module) -> dict[str, Tensor]:
 
     hypnettorch registers each parameter twice; safetensors refuses shared memory.
     """
-    kept = _unique_names(module)
-    return {key: value.contiguous() for key, value in module.state_dict().items() if key in kept}
+    names = _unique_names(module)
+    return {key: value.contiguous() for key, value in module.state_dict().items() if key in names}
 
 
 def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -52,9 +114,9 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         ArtifactError: The names are not exactly those of the module.
     """
-    wanted = _unique_names(module)
-    if wanted != set(tensors):
-        odd = sorted(wanted ^ set(tensors))[:3]
+    expected = _unique_names(module)
+    if expected != set(tensors):
+        odd = sorted(expected ^ set(tensors))[:3]
         raise ArtifactError(f"the weights do not fit the model: {', '.join(odd)}")
     module.load_state_dict(tensors, strict=False)
 

@@ -15,8 +15,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from lwdctl.models import generated
+from lwdctl.models.behavior_cloning import ClonedPolicy
 from lwdctl.models.chunks import ActionDiffusion, LatentChunks
-from lwdctl.models.cloned import ClonedPolicy
 from lwdctl.models.diffusion import LatentDiffusion
 from lwdctl.models.vae import PolicyVae
 

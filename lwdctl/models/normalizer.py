@@ -1,19 +1,21 @@
-"""Per-component normalizer normalization that travels with the model."""
+"""Per-component normalization that travels with the model."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-SMALLEST_DEVIATION = 1e-4
-"""Components that vary less (relative to their size) are constant: scaled by 1, not 1/0."""
+from lwdctl.artifacts.moments import Moments
+
+SMALLEST_STD = 1e-4
+"""Components that vary less (relative to their size) count as constant: scaled by 1, not 1/0."""
 
 
 class Normalizer(nn.Module):
-    """Standardize components: `(x - mean) / scale`.
+    """Maps components to `(x - mean) / scale` and back.
 
     Args:
-        size: Number of components. `mean` starts at 0 and `scale` at 1.
+        size: Number of components. `mean` is initially 0 and `scale` 1.
     """
 
     mean: Tensor
@@ -24,14 +26,35 @@ class Normalizer(nn.Module):
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("scale", torch.ones(size))
 
-    def fit(self, mean: Tensor, deviation: Tensor) -> None:
-        """Take mean and standard deviation (component,), guarding constant components."""
-        constant = deviation <= SMALLEST_DEVIATION * (1.0 + mean.abs())
+    def fit(self, mean: Tensor, scale: Tensor) -> None:
+        """Take center and scale (component,), where constant components get the scale 1."""
+        constant = scale <= SMALLEST_STD * (1.0 + mean.abs())
         self.mean.copy_(mean)
-        self.scale.copy_(torch.where(constant, torch.ones_like(deviation), deviation))
+        self.scale.copy_(torch.where(constant, torch.ones_like(scale), scale))
+
+    def standardize(self, moments: Moments) -> None:
+        """Map components to zero mean and unit standard deviation."""
+        mean, std = (
+            torch.as_tensor(value, dtype=torch.float32)
+            for value in (moments.mean, moments.deviation)
+        )
+        self.fit(mean, std)
+
+    def fit_range(self, moments: Moments, repeats: int) -> None:
+        """Map components from their range to [-1, 1], for `repeats` vectors side by side."""
+        low, high = (
+            torch.as_tensor(side, dtype=torch.float32).repeat(repeats)
+            for side in (moments.minimum, moments.maximum)
+        )
+        self.fit((low + high) / 2.0, (high - low) / 2.0)
+
+    def repeat(self, other: Normalizer, count: int) -> None:
+        """Take the values of `other`, repeated for `count` vectors side by side."""
+        self.mean.copy_(other.mean.repeat(count))
+        self.scale.copy_(other.scale.repeat(count))
 
     def normalize(self, values: Tensor) -> Tensor:
-        """Map (..., component) to zero mean and unit deviation."""
+        """Map (..., component) from the data's units to normalized ones."""
         return (values - self.mean) / self.scale
 
     def restore(self, values: Tensor) -> Tensor:

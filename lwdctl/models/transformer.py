@@ -1,8 +1,9 @@
-"""The time-series diffusion transformer of Diffusion Policy (Chi et al. 2023), written anew.
+"""The time-series diffusion transformer of Diffusion Policy (Chi et al. 2023), reimplemented.
 
-An encoder-decoder: the sequence attends to itself and to a memory of condition tokens, first
-the denoising step, then one token per observation. Position-wise MLP for the memory, layers
-that normalize first, GELU, learned positions; weights start as normal noise of deviation 0.02.
+It is an encoder-decoder: the sequence attends to itself and to a memory of condition tokens, the
+timestep first, then one token per observation. The memory is encoded by a position-wise MLP;
+decoder layers normalize first and use GELU; positions are learned; weights are initialized with
+standard deviation 0.02.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-INITIAL_DEVIATION = 0.02
+from lwdctl.models.denoiser import DenoiserSpec, StepEmbedding
+
+INITIAL_STD = 0.02
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,8 @@ class ConditionalTransformer(nn.Module):
         token_size: Components of an observation token.
         size: Row of the size table.
         dropout: Dropout in the decoder's layers.
-        causal: Whether step `t` sees the steps and the observations up to `t` alone, as the
-            authors have it for action chunks that begin at the oldest observation.
+        causal: Whether step `t` attends only to steps and observations up to `t`, as in Diffusion
+            Policy, where chunks begin at the oldest observation.
     """
 
     mask: Tensor | None
@@ -64,7 +67,7 @@ class ConditionalTransformer(nn.Module):
     ) -> None:
         super().__init__()
         width = size.width
-        # The published network embeds the step in the width itself.
+        # The published network embeds the timestep with the width of its layers.
         same = size.step_embedding == width
         self.step = nn.Identity() if same else nn.Linear(size.step_embedding, width)
         self.observe = nn.Linear(token_size, width) if tokens else None
@@ -81,13 +84,13 @@ class ConditionalTransformer(nn.Module):
         self.leave = nn.Linear(width, channels)
         steps = torch.arange(length).unsqueeze(1)
         mask = torch.arange(length) > steps if causal else None
-        # The first memory token is the denoising step, which every step sees.
+        # The first memory token is the timestep, which every step attends to.
         memory_mask = torch.arange(1 + tokens) - 1 > steps if causal else None
         self.register_buffer("mask", mask, persistent=False)
         self.register_buffer("memory_mask", memory_mask, persistent=False)
         self.apply(_initialize)
-        nn.init.normal_(self.position, std=INITIAL_DEVIATION)
-        nn.init.normal_(self.memory_position, std=INITIAL_DEVIATION)
+        nn.init.normal_(self.position, std=INITIAL_STD)
+        nn.init.normal_(self.memory_position, std=INITIAL_STD)
 
     def forward(self, sequence: Tensor, step: Tensor, observations: Tensor) -> Tensor:
         """Denoise.
@@ -114,8 +117,42 @@ class ConditionalTransformer(nn.Module):
 
 def _initialize(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
-        nn.init.normal_(module.weight, std=INITIAL_DEVIATION)
+        nn.init.normal_(module.weight, std=INITIAL_STD)
         nn.init.zeros_(module.bias)
     elif isinstance(module, nn.MultiheadAttention):
-        nn.init.normal_(module.in_proj_weight, std=INITIAL_DEVIATION)
+        nn.init.normal_(module.in_proj_weight, std=INITIAL_STD)
         nn.init.zeros_(module.in_proj_bias)
+
+
+class LatentTransformer(nn.Module):
+    """The transformer of Diffusion Policy over a latent laid out as (length, channels)."""
+
+    uses_layout = True
+
+    def __init__(self, spec: DenoiserSpec) -> None:
+        super().__init__()
+        size = TRANSFORMER_SIZES[spec.transformer_size]
+        self.layout, self.shared = spec.layout, spec.shared_condition
+        self.tokens = spec.observation_tokens if spec.condition_size else 0
+        own = (spec.condition_size - self.shared) // max(1, self.tokens)
+        self.embedding = StepEmbedding(size.step_embedding)
+        self.network = ConditionalTransformer(
+            *spec.layout,
+            self.tokens,
+            own + self.shared,
+            size,
+            spec.dropout,
+            causal=spec.causal,
+        )
+
+    def forward(self, latent: Tensor, step: Tensor, condition: Tensor) -> Tensor:
+        """Return the prediction (batch, latent)."""
+        sequence = latent.view(-1, *self.layout)
+        own = condition.shape[1] - self.shared
+        tokens = condition.new_zeros(len(condition), 0, 0)
+        if self.tokens:
+            parts = condition[:, :own].reshape(len(condition), self.tokens, own // self.tokens)
+            shared = condition[:, None, own:].expand(-1, self.tokens, -1)
+            tokens = torch.cat([parts, shared], dim=2)
+        output = self.network(sequence, self.embedding(step), tokens)
+        return output.flatten(1)  # type: ignore[no-any-return]

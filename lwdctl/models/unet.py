@@ -1,7 +1,7 @@
-"""The conditional 1-D U-Net of Diffusion Policy (Chi et al. 2023), written anew.
+"""The conditional 1-D U-Net of Diffusion Policy (Chi et al. 2023), reimplemented.
 
-Down and up levels of two FiLM residual blocks, strided convolutions between them. The
-parameter count equals the published network's at every size of the paper's table.
+Its levels hold two FiLM residual blocks each, with strided convolutions between them. The
+number of parameters equals the published network's at every size of the paper's table.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from lwdctl.core.errors import ConfigError
+from lwdctl.models.denoiser import DenoiserSpec, StepEmbedding
 
 GROUPS = 8
 KERNEL = 5
@@ -112,15 +115,15 @@ class ConditionalUnet1d(nn.Module):
             (batch, channel, time).
         """
         context = torch.cat([self.step(step), condition], dim=1)
-        hidden, kept = sequence, []
+        hidden, skipped = sequence, []
         for number, pair in enumerate(self.down):
             hidden = _through(pair, hidden, context)
-            kept.append(hidden)
+            skipped.append(hidden)
             if number < len(self.shrink):
                 hidden = self.shrink[number](hidden)
         hidden = _through(self.middle, hidden, context)
         for pair, grow in zip(self.up, self.grow, strict=True):
-            hidden = grow(_through(pair, torch.cat([hidden, kept.pop()], dim=1), context))
+            hidden = grow(_through(pair, torch.cat([hidden, skipped.pop()], dim=1), context))
         return self.leave(hidden)  # type: ignore[no-any-return]
 
 
@@ -128,3 +131,31 @@ def _through(pair: nn.Module, hidden: Tensor, context: Tensor) -> Tensor:
     for block in pair.children():
         hidden = block(hidden, context)
     return hidden
+
+
+class LatentUnet(nn.Module):
+    """The U-Net of Diffusion Policy over a latent laid out as (length, channels)."""
+
+    uses_layout = True
+
+    def __init__(self, spec: DenoiserSpec) -> None:
+        super().__init__()
+        size = UNET_SIZES[spec.unet_size]
+        if spec.dropout:
+            raise ConfigError("the U-Net has no dropout", "use dropout 0, or another denoiser")
+        if spec.layout[0] % size.multiple:
+            raise ConfigError(
+                f"the layout {spec.layout[0]}x{spec.layout[1]} does not fit a U-Net of size"
+                f" '{spec.unet_size}'",
+                f"its length must be a multiple of {size.multiple}",
+            )
+        self.layout = spec.layout
+        self.embedding = StepEmbedding(size.step_embedding)
+        self.network = ConditionalUnet1d(spec.layout[1], spec.condition_size, size)
+
+    def forward(self, latent: Tensor, step: Tensor, condition: Tensor) -> Tensor:
+        """Return the prediction (batch, latent)."""
+        length, channels = self.layout
+        sequence = latent.view(-1, length, channels).transpose(1, 2)
+        output = self.network(sequence, self.embedding(step), condition)
+        return output.transpose(1, 2).flatten(1)  # type: ignore[no-any-return]

@@ -1,22 +1,20 @@
-"""The variational autoencoder over policies (paper section 4.1).
+"""The variational autoencoder over policies (paper section 3.2).
 
-Loss that is minimized, reduction included: the mean over valid time steps of the sum over
-action components of the squared error on normalized actions, averaged over the batch, plus
-`beta_kl` times the KL term: the sum over latent components of sigma^2 + mu^2 - 1 - log sigma^2
-(twice the divergence, as the paper writes it), averaged over the batch.
+`models.encoder` defines its loss, `models.generated` runs the policies that it decodes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from lwdctl.models import generated
-from lwdctl.models.encoder import SnippetEncoder
+from lwdctl.models.encoder import SnippetEncoder, sample_posterior, vae_terms
+from lwdctl.models.files import PolicySpec, check_custom, load_spec, load_weights
 from lwdctl.models.generated import Layer, PolicyShape
 from lwdctl.models.hypernetwork import PolicyDecoder
 from lwdctl.models.noise import normal_like
@@ -24,8 +22,8 @@ from lwdctl.models.normalizer import Normalizer
 
 
 @dataclass(frozen=True)
-class VaeSpec:
-    """Everything needed to rebuild a policy VAE.
+class VaeSpec(PolicySpec):
+    """What is needed to rebuild a policy VAE.
 
     Attributes:
         snippet_length: Steps per snippet.
@@ -35,7 +33,7 @@ class VaeSpec:
         latent_size: Components of the latent.
         decoder_layers: Hidden layers of the hypernetwork.
         policy_hidden: Hidden layers of the generated policy.
-        time_input: Whether the policy sees how far through the snippet it is.
+        time_input: Whether the policy sees the fraction of its snippet that has elapsed.
         action_target: `"absolute"`, or `"relative"` to the observation components
             that start at `reference_start`.
         reference_start: First observation component the action is relative to, or -1.
@@ -43,6 +41,7 @@ class VaeSpec:
         starts: Where snippets start: `"anywhere"` in the episode or only at its `"first"` step.
         min_valid_fraction: Smallest fraction of a snippet that must be real steps; the rest is
             padding.
+        architecture: `"mlp"`, or `"custom"` for an encoder that the caller brought.
     """
 
     snippet_length: int
@@ -58,18 +57,7 @@ class VaeSpec:
     stride: int = 1
     starts: str = "anywhere"
     min_valid_fraction: float = 1.0
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Return JSON-ready values."""
-        return asdict(self)
-
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> VaeSpec:
-        """Rebuild from what `to_mapping` returned, after a trip through JSON."""
-        filled: dict[str, Any] = dict(values)
-        for name in ("observation_keys", "decoder_layers", "policy_hidden"):
-            filled[name] = tuple(filled[name])
-        return cls(**filled)
+    architecture: str = "mlp"
 
     @property
     def window(self) -> tuple[int, int, float, bool]:
@@ -85,32 +73,62 @@ class VaeSpec:
         )
 
 
-@dataclass(frozen=True)
-class Snippets:
-    """A batch of snippets in environment units.
+class Snippets(Protocol):
+    """What models read of a batch of snippets, in environment units.
 
-    Attributes:
-        observations: (batch, time, obs).
-        actions: (batch, time, action).
-        mask: (batch, time), 1.0 for real steps, 0.0 for padding.
+    `data.batches.SnippetBatch` is one.
     """
 
-    observations: Tensor
-    actions: Tensor
-    mask: Tensor
+    @property
+    def observations(self) -> Tensor:
+        """Return (batch, time, obs)."""
+
+    @property
+    def actions(self) -> Tensor:
+        """Return (batch, time, action)."""
+
+    @property
+    def mask(self) -> Tensor:
+        """Return (batch, time), 1.0 for real steps, 0.0 for padding."""
 
 
 class PolicyVae(nn.Module):
-    """Encoder, hypernetwork decoder and the normalizers that belong to them."""
+    """Encoder, hypernetwork decoder and the normalizers that belong to them.
 
-    def __init__(self, spec: VaeSpec) -> None:
+    Args:
+        spec: Sizes, and which snippets the model is trained on.
+        encoder: A module of your own in the place of `SnippetEncoder`: it maps normalized steps
+            (batch, time, obs + action) and their mask (batch, time) to mean and log-variance,
+            each (batch, latent). Goes with `spec.architecture == "custom"`.
+
+    Raises:
+        ConfigError: An encoder is missing or too many.
+    """
+
+    def __init__(self, spec: VaeSpec, encoder: nn.Module | None = None) -> None:
         super().__init__()
+        check_custom(spec.architecture, encoder, "encoder")
         self.spec = spec
         self.observation = Normalizer(spec.observation_size)
         self.action = Normalizer(spec.action_size)
         step_size = spec.observation_size + spec.action_size
-        self.encoder = SnippetEncoder(spec.snippet_length, step_size, spec.latent_size)
+        self.encoder = encoder or SnippetEncoder(spec.snippet_length, step_size, spec.latent_size)
         self.decoder = PolicyDecoder(spec.policy_shape, spec.latent_size, spec.decoder_layers)
+
+    @classmethod
+    def load(cls, directory: Path, encoder: nn.Module | None = None) -> PolicyVae:
+        """Load a trained VAE with its EMA weights, on the CPU and in evaluation mode.
+
+        Args:
+            directory: What `train_vae(...).save` or the stage wrote.
+            encoder: The module that it was trained with, where that was one of your own.
+
+        Raises:
+            ConfigError: An encoder is missing or too many.
+        """
+        model = cls(VaeSpec.from_mapping(load_spec(directory)), encoder)
+        load_weights(model, directory)
+        return model.eval()
 
     def encode(self, batch: Snippets) -> tuple[Tensor, Tensor]:
         """Return the posterior's mean and log-variance, each (batch, latent)."""
@@ -119,15 +137,15 @@ class PolicyVae(nn.Module):
         return mean, log_variance
 
     def target(self, batch: Snippets) -> Tensor:
-        """Return the normalized actions (batch, time, action) the policy should give."""
-        return self.action.normalize(batch.actions - self._reference(batch.observations))
+        """Return the normalized actions (batch, time, action) that the policy should output."""
+        return self.action.normalize(batch.actions - self.spec.reference(batch.observations))
 
     def policy_inputs(self, observations: Tensor, phase: Tensor) -> Tensor:
-        """Build what the generated policy sees.
+        """Return what the generated policy sees.
 
         Args:
             observations: (batch, time, obs), environment units.
-            phase: (batch, time), share of the snippet that has passed, in [0, 1].
+            phase: (batch, time), fraction of the snippet that has elapsed, in [0, 1].
 
         Returns:
             (batch, time, input).
@@ -141,74 +159,57 @@ class PolicyVae(nn.Module):
         """Run decoded policies closed loop for one step.
 
         Args:
-            layers: Unpacked weights of one policy per slot.
-            observations: (slot, obs), environment units.
-            phase: (slot,), share of the snippet that has passed, in [0, 1].
+            layers: Unpacked weights of one policy per environment.
+            observations: (env, obs), environment units.
+            phase: (env,), fraction of the snippet that has elapsed, in [0, 1].
 
         Returns:
-            (slot, action), environment units, not clipped.
+            (env, action), environment units, not clipped.
         """
         inputs = self.policy_inputs(observations.unsqueeze(1), phase.unsqueeze(1))
         outputs = generated.run(layers, inputs).squeeze(1)
-        return self.action.restore(outputs) + self._reference(observations)
+        return self.action.restore(outputs) + self.spec.reference(observations)
 
-    def losses(
+    def terms(
         self,
         batch: Snippets,
         generator: torch.Generator,
-        loss_steps: int = 0,
+        loss_steps: int | None = None,
         observation_noise: float = 0.0,
-    ) -> tuple[Tensor, Tensor]:
-        """Compute both loss terms, unweighted.
+    ) -> dict[str, Tensor]:
+        """Return both terms of the loss, unweighted; see `models.encoder.vae_terms`.
 
         Args:
             batch: Snippets with `snippet_length` steps.
             generator: Source of the posterior noise and of the drawn steps.
-            loss_steps: Reconstruct on this many steps drawn per snippet; 0 takes all.
-            observation_noise: Largest deviation of the noise on the policy's normalized
+            loss_steps: Reconstruct this many steps drawn per snippet; None takes all.
+            observation_noise: Largest standard deviation of the noise on the policy's normalized
                 observations; see `_noisy`.
-
-        Returns:
-            Reconstruction and KL term, both scalars.
         """
         mean, log_variance = self.encode(batch)
-        noise = normal_like(mean, generator)
-        latent = mean + torch.exp(0.5 * log_variance) * noise
+        latent = sample_posterior(mean, log_variance, generator)
         layers = generated.unpack(self.decoder(latent), self.spec.policy_shape)
-        error = self._reconstruct(layers, batch, generator, loss_steps, observation_noise)
-        kl = torch.sum(log_variance.exp() + mean.square() - 1.0 - log_variance, dim=1).mean()
-        return error, kl
-
-    def _reconstruct(
-        self,
-        layers: list[Layer],
-        batch: Snippets,
-        generator: torch.Generator,
-        loss_steps: int,
-        observation_noise: float,
-    ) -> Tensor:
-        length = batch.mask.shape[1]
-        phase = torch.arange(length, device=batch.mask.device) / self.spec.snippet_length
-        phase = phase.expand_as(batch.mask)
         observations, actions, mask = batch.observations, batch.actions, batch.mask
-        if 0 < loss_steps < length:
+        length = mask.shape[1]
+        phase = torch.arange(length, device=mask.device) / self.spec.snippet_length
+        phase = phase.expand_as(mask)
+        if loss_steps is not None and loss_steps < length:
             drawn = _draw_steps(mask, loss_steps, generator)
             observations, actions = _take(observations, drawn), _take(actions, drawn)
             phase, mask = phase.gather(1, drawn), mask.gather(1, drawn)
         if observation_noise > 0:
             observations = self._noisy(observations, generator, observation_noise)
         outputs = generated.run(layers, self.policy_inputs(observations, phase))
-        wanted = self.action.normalize(actions - self._reference(observations))
-        squared = (outputs - wanted).square().sum(-1) * mask
-        return (squared.sum(1) / mask.sum(1).clamp(min=1.0)).mean()
+        target = self.action.normalize(actions - self.spec.reference(observations))
+        return vae_terms(outputs, target, mask, mean, log_variance)
 
     def _noisy(self, observations: Tensor, generator: torch.Generator, size: float) -> Tensor:
-        """Move what the policy sees while its target stays where it was.
+        """Add noise to what the policy sees, without moving the target of its action.
 
-        Each snippet draws a strength u in [0, 1]; noise is `size * u * (a + b)` with a
-        drawn per step and b per snippet, both standard normal. With relative targets
-        only the components they are relative to move (the robot is off its path, the
-        scene is as recorded), so that the policy learns to return to the path.
+        Each snippet draws a strength u in [0, 1]; the noise is `size * u * (a + b)` with a drawn
+        per step and b per snippet, both standard normal. With relative targets only the
+        components that they are relative to get noise (the robot is off its path, the scene is
+        as recorded), so that the policy learns to return to the path.
         """
         noise = normal_like(observations, generator) + normal_like(observations[:, :1], generator)
         strength = torch.rand(len(noise), 1, 1, generator=generator, device=generator.device)
@@ -219,12 +220,6 @@ class PolicyVae(nn.Module):
         start = self.spec.reference_start
         moved[start : start + self.spec.action_size] = 1.0
         return observations + change * moved
-
-    def _reference(self, observations: Tensor) -> Tensor:
-        if self.spec.action_target != "relative":
-            return observations.new_zeros(())
-        start = self.spec.reference_start
-        return observations[..., start : start + self.spec.action_size]
 
 
 def _draw_steps(mask: Tensor, count: int, generator: torch.Generator) -> Tensor:

@@ -16,7 +16,7 @@ from lwdctl.core.errors import ConfigError
 from lwdctl.core.seeding import derive_seed, generator
 from lwdctl.data.batches import SnippetBatches
 from lwdctl.models.diffusion import LatentDiffusion
-from lwdctl.models.vae import PolicyVae, Snippets
+from lwdctl.models.vae import PolicyVae
 from lwdctl.policies.policy import EpisodePlan
 
 
@@ -133,7 +133,7 @@ class OracleLatents:
         episodes = np.array([max(p.demonstration, 0) if p else 0 for p in query.plans])
         starts = (self.batches.rule.counts(self.lengths[episodes]) - 1) * self.batches.rule.stride
         batch = self.batches.cut(episodes, np.minimum(query.steps, starts))
-        mean, _ = self.model.encode(Snippets(batch.observations, batch.actions, batch.mask))
+        mean, _ = self.model.encode(batch)
         return mean
 
 

@@ -1,31 +1,27 @@
-"""Models out of artifacts, with the averaged weights that sampling uses."""
+"""Models out of artifacts, with the EMA weights that sampling uses."""
 
 from __future__ import annotations
 
 import torch
 
 from lwdctl.artifacts.artifact import Artifact
+from lwdctl.models.behavior_cloning import ClonedPolicy, ClonedSpec
 from lwdctl.models.chunks import ActionDiffusion, ChunkSpec, LatentChunks
-from lwdctl.models.cloned import ClonedPolicy, ClonedSpec
-from lwdctl.models.diffusion import DiffusionSpec, LatentDiffusion
+from lwdctl.models.diffusion import LatentDiffusion
 from lwdctl.models.files import load_spec, load_weights
-from lwdctl.models.vae import PolicyVae, VaeSpec
+from lwdctl.models.vae import PolicyVae
 
 
 def load_vae(artifact: Artifact, device: torch.device) -> PolicyVae:
     """Rebuild a policy VAE from its artifact, ready for inference."""
     artifact.check()
-    model = PolicyVae(VaeSpec.from_mapping(load_spec(artifact.path)))
-    load_weights(model, artifact.path)
-    return model.to(device).eval()
+    return PolicyVae.load(artifact.path).to(device)
 
 
 def load_diffusion(artifact: Artifact, device: torch.device) -> LatentDiffusion:
     """Rebuild a latent diffusion model from its artifact, ready for inference."""
     artifact.check()
-    model = LatentDiffusion(DiffusionSpec.from_mapping(load_spec(artifact.path)))
-    load_weights(model, artifact.path)
-    return model.to(device).eval()
+    return LatentDiffusion.load(artifact.path).to(device)
 
 
 def load_baseline(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.records import FloatArray
-from lwdctl.models.cloned import ClonedPolicy
+from lwdctl.models.behavior_cloning import ClonedPolicy
 from lwdctl.policies.observed import Observed, now
 from lwdctl.policies.policy import EpisodePlan, PolicyCost
 

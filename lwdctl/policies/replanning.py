@@ -142,7 +142,9 @@ class ActionChunks:
         if isinstance(self._model, LatentChunks):
             return latents
         spec = self._model.spec
-        before, current = (rows[:, -spec.observation_size :] for rows in (self._states, state))
+        before, current = (
+            rows[:, None, -spec.observation_size :] for rows in (self._states, state)
+        )
         chunks = latents.view(len(state), -1, spec.action_size)
         steps = torch.arange(chunks.shape[1], device=self.device) + self._horizon
         moved = chunks[:, steps.clamp(max=chunks.shape[1] - 1)]

@@ -18,8 +18,8 @@ from lwdctl.core.progress import Progress
 from lwdctl.core.seeding import derive_seed
 from lwdctl.data.batches import SnippetBatches
 from lwdctl.data.windows import WindowRule
+from lwdctl.models.behavior_cloning import ClonedPolicy, ClonedSpec
 from lwdctl.models.chunks import ActionDiffusion, ChunkSpec, ChunkVae, LatentChunks
-from lwdctl.models.cloned import ClonedPolicy, ClonedSpec
 from lwdctl.models.diffusion import LatentDiffusion
 from lwdctl.models.flops import denoiser_flops, matmul_flops
 from lwdctl.models.unet import UNET_SIZES
@@ -33,10 +33,9 @@ from lwdctl.stages.train_diffusion import (
     diffusion_spec,
 )
 from lwdctl.stages.train_vae import TrainVaeConfig, vae_spec
-from lwdctl.training import cloning
-from lwdctl.training.cloning import CloningObjective
-from lwdctl.training.diffusion import DiffusionObjective
+from lwdctl.training import behavior_cloning as cloning
 from lwdctl.training.loop import LoopSettings, Objective, TrainingLoop
+from lwdctl.training.objectives import DiffusionObjective, SnippetObjective
 from lwdctl.training.schedule import Budget
 
 M = TypeVar("M", bound=nn.Module)
@@ -163,7 +162,7 @@ def train_ldp(work: Work) -> Trained:
     diffusion = _fresh(lambda: LatentDiffusion(spec.diffusion), config.seed).to(work.device)
     cloning.fit_latents(diffusion, train, encoder, config.history)
     settings = _settings(config, DENOISER_DEFAULTS, share=0.5)
-    denoising = DiffusionObjective(train, held_out, settings.batch_size, config.seed, 0.0)
+    denoising = DiffusionObjective(train, held_out, settings.batch_size, config.seed)
     second, numbers = _phase(work, diffusion, denoising, settings, "diffusion")
     sampler = second.ema_model
     assert isinstance(sampler, LatentDiffusion)
@@ -291,7 +290,7 @@ def _settings(
 
 def _objective(
     work: Work, batches: SnippetBatches, settings: LoopSettings, **weights: float
-) -> CloningObjective:
+) -> SnippetObjective:
     table = work.store.episodes
     held_out = batches.of_split("validation") if bool((table.split == 1).any()) else None
     episodes, _ = batches.every()
@@ -301,7 +300,7 @@ def _objective(
         f" {batches.rule.length} steps; {settings.budget.updates} updates ="
         f" {passed:.1f} times all snippets"
     )
-    return CloningObjective(batches, held_out, table, settings.batch_size, weights)
+    return SnippetObjective(batches, held_out, settings.batch_size, table, weights)
 
 
 def _fresh(build: Callable[[], M], seed: int) -> M:

@@ -39,7 +39,7 @@ def baseline_policy(
     Raises:
         ConfigError: A chunk is shorter than the horizon, or too many denoising steps.
     """
-    from lwdctl.models.cloned import ClonedPolicy
+    from lwdctl.models.behavior_cloning import ClonedPolicy
     from lwdctl.policies.latent_source import SampledLatents
     from lwdctl.policies.loading import load_baseline
     from lwdctl.policies.mlp import MlpPolicy
@@ -66,7 +66,7 @@ def baseline_policy(
 
 
 def _check(spec: ChunkSpec, artifact: Artifact, executed: int, num_inference_steps: int) -> None:
-    from lwdctl.models.diffusion import check_steps
+    from lwdctl.models.diffusion import check_num_inference_steps
 
     if not 1 <= executed <= spec.horizon:
         asked = f"the horizon of {executed} steps" if executed else "the end of every episode"
@@ -76,4 +76,6 @@ def _check(spec: ChunkSpec, artifact: Artifact, executed: int, num_inference_ste
             f" {asked}",
             f"{longer}run it with --horizon {spec.horizon}",
         )
-    check_steps(spec.diffusion.num_train_timesteps, num_inference_steps, artifact.reference)
+    check_num_inference_steps(
+        spec.diffusion.num_train_timesteps, num_inference_steps, artifact.reference
+    )

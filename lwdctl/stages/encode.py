@@ -91,15 +91,13 @@ def _encode(
 ) -> int:
     import torch
 
-    from lwdctl.training.vae import snippets
-
     episodes, offsets = batches.every()
     table = store.episodes
     with progress.task("encode", len(episodes), "snippet") as task, torch.no_grad():
         for start in range(0, len(episodes), config.batch_size):
             part = slice(start, start + config.batch_size)
             batch = batches.cut(episodes[part], offsets[part])
-            mean, log_variance = model.encode(snippets(batch))
+            mean, log_variance = model.encode(batch)
             writer.append(
                 mean=mean.cpu().numpy(),
                 log_variance=log_variance.cpu().numpy(),

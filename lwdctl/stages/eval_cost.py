@@ -71,7 +71,7 @@ class Price:
 
 def price(arm: Arm, config: EvalConfig, policies: Policies) -> Price:
     """Count what an arm's networks cost."""
-    from lwdctl.models.cloned import ClonedPolicy
+    from lwdctl.models.behavior_cloning import ClonedPolicy
     from lwdctl.models.flops import PolicyFlops, baseline_flops, lwd_flops
     from lwdctl.policies.loading import load_baseline, load_diffusion, load_vae
 
@@ -93,10 +93,10 @@ def price(arm: Arm, config: EvalConfig, policies: Policies) -> Price:
 
 def _calls(model: LatentDiffusion, config: EvalConfig) -> tuple[int, int]:
     """Return the denoiser calls of an episode's first query, and of its others."""
-    from lwdctl.models.diffusion import remaining, timesteps
+    from lwdctl.models.diffusion import inference_timesteps, truncate_schedule
 
-    visited = timesteps(model.spec, config.num_inference_steps)
-    warm = remaining(visited, config.warm_start) if config.warm_start else visited
+    visited = inference_timesteps(model.spec, config.num_inference_steps)
+    warm = truncate_schedule(visited, config.warm_start) if config.warm_start else visited
     return len(visited), len(warm)
 
 

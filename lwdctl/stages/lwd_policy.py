@@ -61,10 +61,10 @@ def check_inference_steps(diffusion: Artifact, asked: int) -> None:
     Raises:
         ConfigError: It was asked for more.
     """
-    from lwdctl.models.diffusion import check_steps
+    from lwdctl.models.diffusion import check_num_inference_steps
     from lwdctl.models.files import load_spec
 
-    check_steps(load_spec(diffusion.path)["num_train_timesteps"], asked)
+    check_num_inference_steps(load_spec(diffusion.path)["num_train_timesteps"], asked)
 
 
 def _source(

@@ -137,12 +137,10 @@ def _encode(
 ) -> Tensor:  # fmt: skip
     import torch
 
-    from lwdctl.models.vae import Snippets
-
     means = []
     with torch.no_grad():
         for start in range(0, len(episodes), _BATCH):
             part = slice(start, start + _BATCH)
             batch = batches.cut(episodes[part], offsets[part])
-            means.append(vae.encode(Snippets(batch.observations, batch.actions, batch.mask))[0])
+            means.append(vae.encode(batch)[0])
     return torch.cat(means)

@@ -79,8 +79,8 @@ def run(
     from lwdctl.models.flops import denoiser_flops
     from lwdctl.policies.loading import load_vae
     from lwdctl.training.device import choose_device
-    from lwdctl.training.diffusion import DiffusionObjective, LatentTable
     from lwdctl.training.loop import TrainingLoop
+    from lwdctl.training.objectives import DiffusionObjective, LatentTable
 
     latents, snippets, vae = inputs["latents"], inputs["snippets"], inputs["vae"]
     device = choose_device(config.device)
@@ -152,10 +152,6 @@ def diffusion_spec(
     from lwdctl.models.denoiser import DenoiserSpec
     from lwdctl.models.diffusion import DiffusionSpec
 
-    if config.dropout and config.denoiser == "unet":
-        raise ConfigError(
-            "the U-Net has no dropout", "leave --dropout out, or choose another --denoiser"
-        )
     state = sides.history * sides.observation if "state" in parts else 0
     task = len(source.env.tasks) if "task" in parts else 0
     label = len(source.labels) if "label" in parts else 0
@@ -219,21 +215,20 @@ def _condition(
 
 
 def _layout(config: TrainDiffusionConfig, latent_size: int) -> tuple[int, int]:
-    if config.denoiser == "mlp":
-        return 1, latent_size
-    from lwdctl.models.unet import UNET_SIZES
+    from lwdctl.models.denoiser import DENOISERS
 
+    if not DENOISERS.load(config.denoiser).uses_layout:
+        return 1, latent_size
     parts = config.latent_layout.lower().split("x")
     if len(parts) != LAYOUT_PARTS or not all(part.strip().isdigit() for part in parts):
         raise ConfigError(
             f"'{config.latent_layout}' is no latent layout", "write LENGTHxCHANNELS, like 16x16"
         )
     length, channels = int(parts[0]), int(parts[1])
-    multiple = UNET_SIZES[config.unet_size].multiple if config.denoiser == "unet" else 1
-    if length * channels != latent_size or length % multiple:
+    if length * channels != latent_size:
         raise ConfigError(
-            f"layout {length}x{channels} does not fit a latent of {latent_size}",
-            f"the product must be {latent_size} and the length a multiple of {multiple}",
+            f"the layout {length}x{channels} does not fit a latent of {latent_size} components",
+            f"its product must be {latent_size}",
         )
     return length, channels
 
@@ -249,8 +244,7 @@ def _model(spec: DiffusionSpec, store: LatentStore, vae: PolicyVae, seed: int) -
     mean, deviation = store.statistics()
     model.latent.fit(torch.as_tensor(mean).float(), torch.as_tensor(deviation).float())
     if spec.state_size:
-        model.state.mean.copy_(vae.observation.mean.repeat(spec.history))
-        model.state.scale.copy_(vae.observation.scale.repeat(spec.history))
+        model.state.repeat(vae.observation, spec.history)
     return model
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lwdctl.artifacts.snippets import SnippetStore
     from lwdctl.data.batches import SnippetBatches
     from lwdctl.models.vae import VaeSpec
-    from lwdctl.training.vae import VaeObjective
+    from lwdctl.training.objectives import VaeObjective
 
 DECODERS = ("xs", "s", "m", "l")
 
@@ -88,7 +88,7 @@ def run(config: TrainVaeConfig, inputs: Mapping[str, Artifact], context: StageCo
     from lwdctl.artifacts.snippets import SnippetStore
     from lwdctl.models.files import save_model
     from lwdctl.models.flops import policy_flops
-    from lwdctl.models.normalizer import SMALLEST_DEVIATION
+    from lwdctl.models.normalizer import SMALLEST_STD
     from lwdctl.models.vae import PolicyVae
     from lwdctl.training.device import choose_device
     from lwdctl.training.loop import TrainingLoop
@@ -110,7 +110,7 @@ def run(config: TrainVaeConfig, inputs: Mapping[str, Artifact], context: StageCo
         if unscaled:
             context.progress.message(
                 f"note: {unscaled} of {spec.action_size} action components vary by less than"
-                f" {SMALLEST_DEVIATION:g} in their units and count as constant: the loss hardly"
+                f" {SMALLEST_STD:g} in their units and count as constant: the loss hardly"
                 " sees them; store them in smaller units"
             )
         objective = _objective(config, store, spec, device)
@@ -175,7 +175,7 @@ def _objective(
 ) -> VaeObjective:
     from lwdctl.data.batches import SnippetBatches
     from lwdctl.data.windows import WindowRule
-    from lwdctl.training.vae import VaeObjective
+    from lwdctl.training.objectives import VaeObjective
 
     batches = SnippetBatches(
         store,
@@ -191,8 +191,9 @@ def _objective(
         batches=batches,
         held_out=batches.of_split("validation") if some_held_out else None,
         batch_size=config.batch_size,
-        beta_kl=config.beta_kl,
-        loss_steps=config.loss_steps,
+        table=store.episodes,
+        weights={"kl": config.beta_kl},
+        loss_steps=config.loss_steps or None,
         observation_noise=config.observation_noise,
     )
 
@@ -220,15 +221,15 @@ def _announcement(config: TrainVaeConfig, spec: VaeSpec, objective: VaeObjective
 
 
 def _sizes(spec: VaeSpec, batches: SnippetBatches, config: TrainVaeConfig) -> dict[str, Any]:
+    from lwdctl.models.encoder import REDUCTION
+
     return {
         "snippet_length": spec.snippet_length,
         "padding_fraction": round(batches.padding_fraction(), 4),
         "policy_weights": spec.policy_shape.weight_count,
         "action_target": spec.action_target,
         "beta_kl": config.beta_kl,
-        "reduction": "reconstruction: mean over valid steps of the sum over action components;"
-        " kl: sum over latent components of sigma^2 + mu^2 - 1 - log sigma^2 (twice the"
-        " divergence, as the paper has it); both averaged over the batch",
+        "reduction": REDUCTION,
     }
 
 

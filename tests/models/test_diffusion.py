@@ -16,9 +16,9 @@ from lwdctl.models.diffusion import (
     SAMPLERS,
     DiffusionSpec,
     LatentDiffusion,
-    remaining,
+    inference_timesteps,
     sampling_schedule,
-    timesteps,
+    truncate_schedule,
 )
 
 LATENT = 8
@@ -100,7 +100,7 @@ class Oracle(torch.nn.Module):
 @pytest.mark.parametrize("steps", [1, 3, 10, 37, 50])
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_visited_steps_fall_from_the_noisy_end(prediction: str, steps: int) -> None:
-    visited = timesteps(spec_of(prediction), steps)
+    visited = inference_timesteps(spec_of(prediction), steps)
     assert len(set(visited)) == len(visited) <= steps
     assert visited == sorted(visited, reverse=True)
     assert 43 <= visited[0] <= 49
@@ -177,7 +177,7 @@ def test_a_warm_start_does_the_last_steps_and_ends_among_the_data(
     model, denoiser = known(prediction, clip)
     start = model.latent.restore(torch.full((2, LATENT), 0.7))
     sample = model.sample(torch.zeros(2, 2), seeded(2), sampler, 10, start, fraction)
-    assert denoiser.steps == timesteps(model.spec, 10)[-calls:]
+    assert denoiser.steps == inference_timesteps(model.spec, 10)[-calls:]
     wanted = model.latent.restore(denoiser.clean).expand(2, -1)
     torch.testing.assert_close(sample, wanted, rtol=1e-3, atol=0.05)
 
@@ -188,7 +188,7 @@ def test_a_warm_start_is_noised_as_the_schedulers_do(prediction: str) -> None:
     clean = torch.full((2, LATENT), 0.7)
     noise = torch.stack([torch.randn(LATENT, generator=generator) for generator in seeded(2)])
     model.sample(torch.zeros(2, 2), seeded(2), "ddim", 10, model.latent.restore(clean), 0.5)
-    visited = remaining(timesteps(model.spec, 10), 0.5)
+    visited = truncate_schedule(inference_timesteps(model.spec, 10), 0.5)
     step = torch.tensor(visited[:1])
     for sampler in SAMPLERS:
         schedule = sampling_schedule(sampler, model.spec, visited, torch.device("cpu"))
@@ -218,7 +218,7 @@ def test_a_warm_start_over_all_steps_forgets_where_it_began(
     ("fraction", "left"), [(0.0, [0]), (0.24, [0]), (0.3, [0]), (0.5, [4, 0]), (1.0, [12, 8, 4, 0])]
 )
 def test_the_steps_that_remain_are_the_last_ones(fraction: float, left: list[int]) -> None:
-    assert remaining([12, 8, 4, 0], fraction) == left
+    assert truncate_schedule([12, 8, 4, 0], fraction) == left
 
 
 def clipped(prediction: str) -> LatentDiffusion:

@@ -7,8 +7,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lwdctl.models import generated
+from lwdctl.models.behavior_cloning import ClonedPolicy, ClonedSpec
 from lwdctl.models.chunks import ActionDiffusion, ChunkSpec, LatentChunks
-from lwdctl.models.cloned import ClonedPolicy, ClonedSpec
 from lwdctl.models.denoiser import DenoiserSpec
 from lwdctl.models.diffusion import DiffusionSpec, LatentDiffusion
 from lwdctl.models.flops import (

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
 from lwdctl.models import generated
-from lwdctl.models.vae import PolicyVae, Snippets, VaeSpec
+from lwdctl.models.vae import PolicyVae, VaeSpec
 
 SPEC = VaeSpec(
     snippet_length=8,
@@ -23,6 +23,13 @@ SPEC = VaeSpec(
     action_target="absolute",
     reference_start=-1,
 )
+
+
+@dataclass(frozen=True)
+class Snippets:
+    observations: torch.Tensor
+    actions: torch.Tensor
+    mask: torch.Tensor
 
 
 def batch_of(count: int, seed: int = 0) -> Snippets:
@@ -48,10 +55,9 @@ def test_padding_changes_neither_encoding_nor_loss() -> None:
     )
     for ours, theirs in zip(model.encode(batch), model.encode(other), strict=True):
         assert torch.equal(ours, theirs)
-    one = model.losses(batch, torch.Generator().manual_seed(1))
-    two = model.losses(other, torch.Generator().manual_seed(1))
-    assert torch.equal(one[0], two[0])
-    assert torch.equal(one[1], two[1])
+    one = model.terms(batch, torch.Generator().manual_seed(1))
+    two = model.terms(other, torch.Generator().manual_seed(1))
+    assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 def test_drawn_loss_steps_avoid_padding() -> None:
@@ -60,7 +66,7 @@ def test_drawn_loss_steps_avoid_padding() -> None:
     shifted = replace(batch, actions=batch.actions + 1e6 * (1.0 - batch.mask).unsqueeze(-1))
     for seed in range(20):
         losses = [
-            model.losses(item, torch.Generator().manual_seed(seed), loss_steps=5)[0]
+            model.terms(item, torch.Generator().manual_seed(seed), 5)["reconstruction"]
             for item in (batch, shifted)
         ]
         assert torch.equal(losses[0], losses[1])
@@ -75,7 +81,7 @@ def test_reduction_is_what_the_docstring_says() -> None:
     torch.nn.init.zeros_(model.encoder.mean.weight)
     torch.nn.init.constant_(model.encoder.mean.bias, 2.0)
     batch = batch_of(4)
-    error, kl = model.losses(batch, torch.Generator().manual_seed(0))
+    error, kl = model.terms(batch, torch.Generator().manual_seed(0)).values()
     squared = batch.actions.square().sum(-1)
     expected = torch.stack([squared[i][batch.mask[i] > 0].mean() for i in range(4)]).mean()
     torch.testing.assert_close(error, expected)
@@ -94,7 +100,7 @@ def test_one_snippet_can_be_overfitted(time_input: bool, target: str) -> None:
     batch = batch_of(1)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     for update in range(600):
-        error, _ = model.losses(batch, torch.Generator().manual_seed(update))
+        error = model.terms(batch, torch.Generator().manual_seed(update))["reconstruction"]
         optimizer.zero_grad()
         error.backward()
         optimizer.step()
@@ -116,7 +122,7 @@ def test_noise_on_observations_keeps_the_relative_target_in_place() -> None:
     torch.nn.init.zeros_(model.decoder.network.layer_bias_vectors[-1])
     batch = Snippets(torch.zeros(64, 8, 5), torch.zeros(64, 8, 2), torch.ones(64, 8))
     generator = torch.Generator().manual_seed(0)
-    error, _ = model.losses(batch, generator, observation_noise=0.5)
+    error = model.terms(batch, generator, observation_noise=0.5)["reconstruction"]
     # Outputs are zero and targets are minus the noise on two components. Its variance is
     # 0.25 * E[u^2] * (1 + 1) with u uniform in [0, 1]: 1 / 6 per component.
     assert float(error.detach()) == pytest.approx(1 / 3, rel=0.3)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lwdctl.core.errors import ConfigError
-from lwdctl.models.cloned import ClonedPolicy, ClonedSpec
+from lwdctl.models.behavior_cloning import ClonedPolicy, ClonedSpec
 from lwdctl.models.flops import matmul_flops
 from lwdctl.policies.mlp import MlpPolicy
 from lwdctl.policies.policy import EpisodePlan

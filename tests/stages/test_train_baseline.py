@@ -19,8 +19,8 @@ from lwdctl.core.config import from_mapping
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import SilentProgress
 from lwdctl.core.records import ActionSpec, EnvSpec, Episode, ObservationSpec, SourceSpec
+from lwdctl.models.behavior_cloning import ClonedPolicy
 from lwdctl.models.chunks import ActionDiffusion, ChunkSpec, LatentChunks
-from lwdctl.models.cloned import ClonedPolicy
 from lwdctl.policies.loading import load_baseline
 from lwdctl.policies.policy import EpisodePlan
 from lwdctl.stages.baseline_config import TrainBaselineConfig

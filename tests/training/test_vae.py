@@ -20,7 +20,7 @@ def test_actions_in_tiny_steps_are_said(deviation: tuple[float, ...], count: int
     store = SimpleNamespace(
         moments=lambda keys, _: SimpleNamespace(
             mean=np.zeros(2 if keys == ("seen",) else 3),
-            variance=np.square(np.ones(2) if keys == ("seen",) else np.array(deviation)),
+            deviation=np.ones(2) if keys == ("seen",) else np.array(deviation),
         )
     )
     model = PolicyVae(SPEC)

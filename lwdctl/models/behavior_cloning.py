@@ -1,22 +1,21 @@
-"""Behavior cloning: one MLP for all of the data, of the generated policy's architecture."""
+"""Behavior cloning: one MLP for all of the data, with the architecture of the generated policy."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from lwdctl.models.files import PolicySpec
 from lwdctl.models.generated import PolicyShape
 from lwdctl.models.normalizer import Normalizer
 from lwdctl.models.vae import Snippets
 
 
 @dataclass(frozen=True)
-class ClonedSpec:
-    """Everything needed to rebuild a cloned policy.
+class ClonedSpec(PolicySpec):
+    """What is needed to rebuild a cloned policy.
 
     Attributes:
         observation_keys: Observation keys, in the order of their components.
@@ -38,16 +37,6 @@ class ClonedSpec:
     labels: int
     action_target: str
     reference_start: int
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Return JSON-ready values."""
-        return asdict(self)
-
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> ClonedSpec:
-        """Rebuild from what `to_mapping` returned, after a trip through JSON."""
-        tuples = {name: tuple(values[name]) for name in ("observation_keys", "hidden")}
-        return cls(**{**values, **tuples})
 
     @property
     def shape(self) -> PolicyShape:
@@ -72,11 +61,11 @@ class ClonedPolicy(nn.Module):
 
         Args:
             observations: (batch, obs), environment units.
-            task: (batch,) task index; ignored unless appended.
-            label: (batch,) label index; ignored unless appended.
+            task: (batch,), task index; ignored unless the network sees the task.
+            label: (batch,), label index; ignored unless the network sees the label.
         """
         outputs = self.network(self._inputs(observations, task, label))
-        return self.action.restore(outputs) + self._reference(observations)
+        return self.action.restore(outputs) + self.spec.reference(observations)
 
     def terms(
         self, batch: Snippets, task: Tensor, label: Tensor, generator: torch.Generator
@@ -84,8 +73,8 @@ class ClonedPolicy(nn.Module):
         """Return the squared error on normalized actions: summed over components, batch mean."""
         del generator
         observations, actions = batch.observations[:, 0], batch.actions[:, 0]
-        wanted = self.action.normalize(actions - self._reference(observations))
-        error = self.network(self._inputs(observations, task, label)) - wanted
+        target = self.action.normalize(actions - self.spec.reference(observations))
+        error = self.network(self._inputs(observations, task, label)) - target
         return {"squared_error": error.square().sum(1).mean()}
 
     def _inputs(self, observations: Tensor, task: Tensor, label: Tensor) -> Tensor:
@@ -94,9 +83,3 @@ class ClonedPolicy(nn.Module):
             if count:
                 parts.append(nn.functional.one_hot(index, count).to(observations.dtype))
         return torch.cat(parts, dim=1)
-
-    def _reference(self, observations: Tensor) -> Tensor:
-        if self.spec.action_target != "relative":
-            return observations.new_zeros(())
-        start = self.spec.reference_start
-        return observations[:, start : start + self.spec.action_size]

@@ -1,0 +1,78 @@
+"""DDIM without noise (Song et al. 2021, equation 12 with sigma 0), for tensors and NumPy arrays.
+
+This module imports no torch: the diffusion models sample with it, and so does the runtime of an
+exported policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+
+def coefficients(alpha_cumprod: float) -> tuple[float, float]:
+    """Return what a noisy sample consists of at one denoising step.
+
+    Args:
+        alpha_cumprod: Fraction of signal in the variance (alpha-bar, as diffusers'
+            `alphas_cumprod`).
+
+    Returns:
+        Factor of the clean sample and standard deviation of the noise.
+    """
+    return alpha_cumprod**0.5, (1.0 - alpha_cumprod) ** 0.5
+
+
+def clean_sample(predicted: Any, noisy: Any, prediction: str, signal: float, std: float) -> Any:
+    """Return the clean sample that a network's prediction implies.
+
+    Args:
+        predicted: What the network returned (batch, latent).
+        noisy: What it was given (batch, latent).
+        prediction: What it predicts: `"sample"`, `"epsilon"` or `"v_prediction"`.
+        signal: Factor of the clean sample in the noisy one.
+        std: Standard deviation of the noise in it.
+    """
+    if prediction == "sample":
+        return predicted
+    if prediction == "epsilon":
+        return (noisy - std * predicted) / signal
+    return signal * noisy - std * predicted
+
+
+def sample(
+    predict_clean: Callable[[Any, int], Any],
+    noise: Any,
+    timesteps: Sequence[int],
+    alphas_cumprod: Sequence[float],
+    clip: Callable[[Any], Any] | None = None,
+) -> Any:
+    """Denoise a batch.
+
+    Clipping is that of Diffusion Policy: the clean sample is clipped, the direction of the noise
+    comes from the unclipped one.
+
+    Args:
+        predict_clean: Returns the clean sample (batch, latent) that the network predicts for a
+            noisy one (batch, latent) at a timestep.
+        noise: What to start from (batch, latent).
+        timesteps: Inference timesteps from the noisiest to the cleanest.
+        alphas_cumprod: (timestep,), fraction of signal in the variance after each training
+            timestep.
+        clip: Clips a clean sample; None leaves it as it is.
+
+    Returns:
+        (batch, latent), normalized.
+    """
+    latent = noise
+    # After the cleanest step only signal is left.
+    following = [float(alphas_cumprod[step]) for step in timesteps[1:]] + [1.0]
+    for step, next_alpha in zip(timesteps, following, strict=True):
+        clean = predict_clean(latent, step)
+        signal, std = coefficients(float(alphas_cumprod[step]))
+        direction = (latent - signal * clean) / std
+        next_signal, next_std = coefficients(next_alpha)
+        if clip is not None:
+            clean = clip(clean)
+        latent = next_signal * clean + next_std * direction
+    return latent
