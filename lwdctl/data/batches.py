@@ -1,7 +1,8 @@
-"""Batches of snippets out of a snippet store, from memory, a device, or the disk."""
+"""Batches of snippets cut from a snippet store in memory, on a device, or on disk."""
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,7 +18,8 @@ from lwdctl.data.windows import IntArray, VisitOrder, WindowRule, blocks_of
 
 CACHES = ("auto", "device", "ram", "none")
 BLOCK_ROWS = 65_536
-MEMORY_SHARE = 0.5
+MEMORY_FRACTION = 0.5
+"""Largest fraction of the free memory that the steps may take for `cache="auto"`."""
 
 
 @dataclass(frozen=True)
@@ -40,19 +42,19 @@ class SnippetBatch:
 
 
 class RowSource(Protocol):
-    """Rows of (obs + action) by store row number."""
+    """Gathers steps (obs + action) by their row numbers in the store."""
 
     def rows(self, index: IntArray, episodes: IntArray) -> Tensor:
-        """Return (batch, time, obs + action) for row numbers (batch, time).
+        """Return the steps (batch, time, obs + action) of row numbers (batch, time).
 
         Args:
             index: Row numbers.
-            episodes: (batch,) the episode that each row of `index` lies in.
+            episodes: (batch,) the episode that each row of `index` belongs to.
         """
 
 
 class MemoryRows:
-    """The whole store as one tensor, in RAM or on the device."""
+    """The steps of the whole store as one tensor, in RAM or on the device."""
 
     def __init__(self, store: SnippetStore, keys: tuple[str, ...], device: torch.device) -> None:
         width = sum(store.spec.sizes(keys)) + store.spec.action.size
@@ -68,7 +70,7 @@ class MemoryRows:
 
 
 class StreamedRows:
-    """Blocks of the store read on demand; memory holds a bounded number of them."""
+    """Blocks of the store read on demand; at most `capacity` of them are kept in memory."""
 
     def __init__(
         self, store: SnippetStore, keys: tuple[str, ...], blocks: list[IntArray], capacity: int
@@ -81,10 +83,10 @@ class StreamedRows:
         self._block_of = np.full(len(table.start), -1, dtype=np.int64)
         for number, block in enumerate(blocks):
             self._block_of[block] = number
-        self._held: OrderedDict[int, Tensor] = OrderedDict()
+        self._cached: OrderedDict[int, Tensor] = OrderedDict()
 
     def rows(self, index: IntArray, episodes: IntArray) -> Tensor:
-        """Gather from the blocks that hold the episodes."""
+        """Gather from the blocks that contain the episodes."""
         numbers = self._block_of[episodes]
         out: Tensor | None = None
         for number in np.unique(numbers):
@@ -98,28 +100,36 @@ class StreamedRows:
         return out
 
     def _block(self, number: int) -> Tensor:
-        if number in self._held:
-            self._held.move_to_end(number)
-            return self._held[number]
-        while len(self._held) >= self._capacity:
-            self._held.popitem(last=False)
+        if number in self._cached:
+            self._cached.move_to_end(number)
+            return self._cached[number]
+        while len(self._cached) >= self._capacity:
+            self._cached.popitem(last=False)
         block = torch.from_numpy(_read(self._store, self._keys, *self._bounds[number]))
-        self._held[number] = block
+        self._cached[number] = block
         return block
 
 
 class SnippetBatches:
-    """Batches of one split of a store; batch `n` depends on (seed, n) alone.
+    """Batches of one split of a store; batch `n` depends only on the seed and `n`.
 
     Args:
-        store: Open snippet store.
+        store: Snippet store, on disk or in memory.
         keys: Observation keys to concatenate.
-        rule: Which snippets count.
+        rule: Which snippets to draw.
         split: `"train"`, `"validation"`, or `"all"`.
         seed: Seed of the visit order.
-        cache: One of `CACHES`.
-        device: Where batches are put.
+        cache: Where the steps are kept: on the `"device"`, in `"ram"`, on disk (`"none"`), or
+            `"auto"`: the first of these with enough free memory.
+        device: Device of the batches.
         every: Whether an epoch visits every snippet, instead of one per episode.
+
+    Attributes:
+        episodes: Store indices of the split's episodes.
+        cache: The chosen place of the steps.
+
+    Raises:
+        ConfigError: `cache` is none of these.
     """
 
     def __init__(
@@ -136,55 +146,42 @@ class SnippetBatches:
     ) -> None:
         self.device = device or torch.device("cpu")
         self.rule = rule
-        table = store.episodes
-        wanted = {"train": table.split == 0, "validation": table.split == 1}.get(split)
-        chosen = np.arange(len(table.start)) if wanted is None else np.flatnonzero(wanted)
-        self.episodes: IntArray = chosen.astype(np.int64)
-        self._start, self._length = table.start, table.length
+        self._store, self._keys, self._seed, self._every = store, keys, seed, every
+        self._start, self._length = store.episodes.start, store.episodes.length
         self._obs = sum(store.spec.sizes(keys))
-        self.cache = self._choose(cache, store)
-        blocks = blocks_of(table.start, table.length, BLOCK_ROWS)
-        kept = np.isin(np.arange(len(table.start)), chosen)
-        self._blocks = [block[kept[block]] for block in blocks if kept[block].any()]
-        self._order: VisitOrder | None = None
-        self._seed = seed
-        self._rows: RowSource = self._source(store, keys, blocks)
-        self._every = every
-        self._settings = (store, keys, rule, seed)
+        self.cache = self._choose(cache)
+        self._rows = self._source()
+        self._select(split)
 
     def of_split(self, split: str) -> SnippetBatches:
-        """Return batches of another split that share the steps held in memory."""
-        store, keys, rule, seed = self._settings
-        other = SnippetBatches(
-            store,
-            keys,
-            rule,
-            split=split,
-            seed=seed,
-            cache="none",
-            device=self.device,
-            every=self._every,
-        )
-        other.cache, other._rows = self.cache, self._rows
+        """Return batches of another split that share the steps kept in memory."""
+        other = copy.copy(self)
+        other._select(split)  # noqa: SLF001 - a copy of this very object
         return other
+
+    def _select(self, split: str) -> None:
+        self.episodes: IntArray = self._store.episodes.of_split(None if split == "all" else split)
+        self._order: VisitOrder | None = None
 
     def batch(self, update: int, batch_size: int) -> SnippetBatch:
         """Return the training batch of one update, drawn in visit order."""
         if self._order is None:
+            chosen = np.isin(np.arange(len(self._start)), self.episodes)
+            blocks = [block[chosen[block]] for block in self._blocks() if chosen[block].any()]
             counts = self.rule.counts(self._length)
             self._order = VisitOrder(
-                self._blocks, counts, self.rule.stride, self._seed, every=self._every
+                blocks, counts, self.rule.stride, self._seed, every=self._every
             )
         episodes, offsets = self._order.batch(update, batch_size)
         return self.cut(episodes, offsets - self.rule.before)
 
     def every(self) -> tuple[IntArray, IntArray]:
-        """List every snippet of the split: store episode (snippet,) and start (snippet,)."""
+        """Return every snippet of the split: store episode (snippet,) and start (snippet,)."""
         position, offsets = self.rule.all(self._length[self.episodes])
         return self.episodes[position], offsets
 
     def cut(self, episodes: IntArray, offsets: IntArray) -> SnippetBatch:
-        """Cut snippets out of episodes, padding past their ends with the nearest step."""
+        """Return the snippets at `offsets` of `episodes`, padded with the nearest real step."""
         steps = np.arange(self.rule.length, dtype=np.int64)
         within = offsets[:, None] + steps
         last = self._length[episodes][:, None] - 1
@@ -198,7 +195,7 @@ class SnippetBatches:
     def history(self, episodes: IntArray, offsets: IntArray, count: int) -> Tensor:
         """Return the `count` observations up to each snippet's first step.
 
-        Before the episode's start its first observation repeats.
+        The episode's first observation stands in for those before its start.
 
         Returns:
             (batch, count * obs), oldest first.
@@ -208,7 +205,7 @@ class SnippetBatches:
         return rows[..., : self._obs].flatten(1).to(self.device)
 
     def padding_fraction(self) -> float:
-        """Return the share of padded steps over all snippets of the split."""
+        """Return the fraction of padded steps over all snippets of the split."""
         padded, total = 0.0, 0
         for length in self._length[self.episodes]:
             valid = self.rule.valid(*np.broadcast_arrays(length, self.rule.all(length[None])[1]))
@@ -216,25 +213,27 @@ class SnippetBatches:
             total += len(valid) * self.rule.length
         return padded / total
 
-    def _choose(self, cache: str, store: SnippetStore) -> str:
+    def _choose(self, cache: str) -> str:
         if cache not in CACHES:
             raise ConfigError(f"no cache mode is called '{cache}'", "known: " + ", ".join(CACHES))
         if cache != "auto":
             return cache
-        needed = 4 * store.steps * (self._obs + store.spec.action.size)
+        needed = 4 * self._store.steps * (self._obs + self._store.spec.action.size)
         if self.device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(self.device)
-            if needed < MEMORY_SHARE * free:
+            if needed < MEMORY_FRACTION * free:
                 return "device"
-        return "ram" if needed < MEMORY_SHARE * psutil.virtual_memory().available else "none"
+        return "ram" if needed < MEMORY_FRACTION * psutil.virtual_memory().available else "none"
 
-    def _source(
-        self, store: SnippetStore, keys: tuple[str, ...], blocks: list[IntArray]
-    ) -> RowSource:
+    def _source(self) -> RowSource:
         if self.cache == "none":
-            return StreamedRows(store, keys, blocks, capacity=2 * VisitOrder.mixed)
+            capacity = 2 * VisitOrder.mixed
+            return StreamedRows(self._store, self._keys, self._blocks(), capacity)
         device = self.device if self.cache == "device" else torch.device("cpu")
-        return MemoryRows(store, keys, device)
+        return MemoryRows(self._store, self._keys, device)
+
+    def _blocks(self) -> list[IntArray]:
+        return blocks_of(self._start, self._length, BLOCK_ROWS)
 
 
 def _read(

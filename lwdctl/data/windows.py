@@ -1,4 +1,4 @@
-"""Where snippets may lie in episodes, and in which order training visits them."""
+"""Which snippets of an episode are used, and in which order training visits them."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ IntArray = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class WindowRule:
-    """Which snippets of an episode count.
+    """Which snippets of an episode are used.
 
     Attributes:
         length: Snippet length in steps.
         stride: Steps between neighboring snippet starts.
-        min_valid_fraction: Smallest share of a snippet that must be real steps, in (0, 1]; the rest
-            is padding. 1 allows full snippets only (a shorter episode gives one).
-        first_only: Only the snippet that starts with the episode.
-        before: Steps that a snippet may start before its episode; the first step repeats there.
+        min_valid_fraction: Smallest fraction of a snippet that must be real steps, in (0, 1]; the
+            rest is padding. 1 uses full snippets only (a shorter episode gives one).
+        first_only: Whether to use only the snippet that starts with the episode.
+        before: Steps that a snippet may start before its episode; padded with the first step.
         after: Steps of padding allowed past the episode's end, instead of `min_valid_fraction`.
     """
 
@@ -41,14 +41,15 @@ class WindowRule:
         """Return how many snippets each episode (episode,) has, at least one."""
         if self.first_only:
             return np.ones_like(lengths)
-        share = math.ceil(self.min_valid_fraction * self.length)
-        real = share if self.after is None else self.length - self.after
-        room = np.maximum(lengths + self.before - max(1, real), 0)
-        counts: IntArray = room // self.stride + 1
+        real = math.ceil(self.min_valid_fraction * self.length)
+        if self.after is not None:
+            real = self.length - self.after
+        last_start = np.maximum(lengths + self.before - max(1, real), 0)
+        counts: IntArray = last_start // self.stride + 1
         return counts
 
     def all(self, lengths: IntArray) -> tuple[IntArray, IntArray]:
-        """List every snippet: episode position (snippet,) and start within it (snippet,)."""
+        """Return every snippet: episode position (snippet,) and start within it (snippet,)."""
         counts = self.counts(lengths)
         episode = np.repeat(np.arange(len(lengths), dtype=np.int64), counts)
         first = np.repeat(np.cumsum(counts) - counts, counts)
@@ -77,11 +78,22 @@ def blocks_of(starts: IntArray, lengths: IntArray, rows: int) -> list[IntArray]:
 
 @dataclass(frozen=True, eq=False)
 class VisitOrder:
-    """The order in which training draws snippets, fixed by (seed, position) alone.
+    """The order in which training draws snippets, a function of seed and position only.
 
     An epoch is one randomly placed snippet per episode, or every snippet once. Blocks are
-    shuffled, `mixed` blocks at a time are merged and their snippets shuffled, so that a reader
-    needs only those blocks in memory and every cache mode sees the same batches.
+    shuffled, `mixed` blocks at a time are merged and their snippets shuffled. A reader thus
+    needs only those blocks in memory, and every cache mode gives the same batches.
+
+    Attributes:
+        blocks: Episode positions per block, as `blocks_of` returns them.
+        counts: (episode,) snippets of each episode.
+        stride: Steps between neighboring snippet starts.
+        seed: Seed of the order.
+        mixed: Blocks whose snippets are shuffled together.
+        every: Whether an epoch visits every snippet.
+
+    Raises:
+        ConfigError: There is no episode to draw from.
     """
 
     blocks: Sequence[IntArray]
@@ -92,13 +104,12 @@ class VisitOrder:
     every: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse an empty order.
-
-        Raises:
-            ConfigError: There is no episode to draw from.
-        """
+        """Check that there is something to draw."""
         if not self.size:
-            raise ConfigError("the training split holds no episode", "lower --validation-fraction")
+            raise ConfigError(
+                "the training split holds no episode",
+                "lower --validation-fraction of `lwdctl ingest`",
+            )
 
     @property
     def size(self) -> int:
@@ -137,8 +148,8 @@ def _epoch(order: VisitOrder, epoch: int) -> tuple[IntArray, IntArray]:
     if order.every:
         return _epoch_of_all(order, joined, rng)
     episodes = np.concatenate([rng.permutation(group) for group in joined])
-    places = rng.random(len(episodes)) * order.counts[episodes]
-    return episodes, np.floor(places).astype(np.int64) * order.stride
+    starts = rng.random(len(episodes)) * order.counts[episodes]
+    return episodes, np.floor(starts).astype(np.int64) * order.stride
 
 
 def _epoch_of_all(

@@ -80,7 +80,7 @@ def test_streaming_holds_a_bounded_number_of_blocks(
     rows._capacity = 3
     for update in range(20):
         disk.batch(update, 4)
-        assert len(rows._held) <= 3
+        assert len(rows._cached) <= 3
 
 
 def test_splits_are_kept_apart(store: SnippetStore) -> None:
