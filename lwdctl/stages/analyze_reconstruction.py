@@ -130,12 +130,12 @@ def _score(runs: SnippetRuns) -> str:
 def _snapshots(runs: SnippetRuns, vae: Artifact) -> dict[int, Outcome]:
     """Run encoded snippets with the weights of every update that were kept."""
     from lwdctl.models.vae import PolicyVae
-    from lwdctl.training import snapshots
+    from lwdctl.training import checkpoint
 
     found = {}
-    for update in snapshots.updates_kept(vae.path):
+    for update in checkpoint.snapshot_updates(vae.path):
         model = PolicyVae(runs.chain.vae.spec)
-        snapshots.load(model, vae.path, update)
+        checkpoint.load_snapshot(model, vae.path, update)
         model = model.to(runs.chain.device).eval()
         found[update] = runs.decoded(model, runs.encoded(model), f"after {update} updates")
     return found

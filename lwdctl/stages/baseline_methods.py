@@ -34,9 +34,8 @@ from lwdctl.stages.train_diffusion import (
 )
 from lwdctl.stages.train_vae import TrainVaeConfig, vae_spec
 from lwdctl.training import behavior_cloning as cloning
-from lwdctl.training.loop import LoopSettings, Objective, TrainingLoop
+from lwdctl.training.loop import Budget, LoopSettings, Objective, TrainingLoop
 from lwdctl.training.objectives import DiffusionObjective, SnippetObjective
-from lwdctl.training.schedule import Budget
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -284,7 +283,7 @@ def _settings(
     """Fill in what the user left to the method; `share` is this loop's part of the time."""
     given = {name: getattr(config, name, None) for name in defaults}
     chosen = {**defaults, **{name: value for name, value in given.items() if value is not None}}
-    budget = Budget(chosen.pop("updates"), share * config.time_limit)
+    budget = Budget(chosen.pop("updates"), share * config.time_limit or None)
     return LoopSettings(budget=budget, seed=config.seed, **chosen)
 
 
@@ -315,7 +314,7 @@ def _train(
     settings: LoopSettings,
     directory: Path,
     title: str,
-) -> tuple[TrainingLoop, dict[str, Any]]:
+) -> tuple[TrainingLoop[Any], dict[str, Any]]:
     loop = TrainingLoop(model, objective, settings, directory, work.progress)
     numbers: dict[str, Any] = dict(loop.run(title))
     values = asdict(settings)
@@ -324,7 +323,7 @@ def _train(
 
 def _phase(
     work: Work, model: nn.Module, objective: Objective, settings: LoopSettings, name: str
-) -> tuple[TrainingLoop, dict[str, Any]]:
+) -> tuple[TrainingLoop[Any], dict[str, Any]]:
     """Train one of several models: in a checkpoint directory of its own, its log published."""
     directory = work.draft.checkpoints / name
     directory.mkdir(exist_ok=True)

@@ -31,11 +31,10 @@ def loop_settings(
     config: TrainingConfig, batch_size: int, weight_decay: float = 0.0
 ) -> LoopSettings:
     """Turn a stage's configuration into the loop's settings."""
-    from lwdctl.training.loop import LoopSettings
-    from lwdctl.training.schedule import Budget
+    from lwdctl.training.loop import Budget, LoopSettings
 
     return LoopSettings(
-        budget=Budget(config.updates, config.time_limit),
+        budget=Budget(config.updates, config.time_limit or None),
         learning_rate=config.learning_rate,
         warmup=config.warmup,
         weight_decay=weight_decay,

@@ -1,4 +1,7 @@
-"""Checkpoints as single safetensors files, written whole or not at all."""
+"""Checkpoints to resume from, and snapshots of the EMA weights, as safetensors files.
+
+Each file is written completely or not at all.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +12,25 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from lwdctl.artifacts.durable import sync
 from lwdctl.artifacts.partials import CHECKPOINTS
 from lwdctl.core.errors import ArtifactError
+from lwdctl.models.files import load_tensors, unique_tensors
 
 KEPT = 2
+SNAPSHOTS = "snapshots"
+_ENDING = ".safetensors"
 
 
 def save(directory: Path, update: int, tensors: Mapping[str, Tensor], values: Any) -> Path:
-    """Write a checkpoint and drop all but the newest ones.
+    """Write a checkpoint and remove all but the newest ones.
 
     Args:
         directory: The run's directory; the file goes under `checkpoints/`.
-        update: Updates done.
+        update: Training steps done.
         tensors: Everything that is a tensor, by name.
         values: Everything else, JSON-ready.
     """
@@ -32,8 +38,8 @@ def save(directory: Path, update: int, tensors: Mapping[str, Tensor], values: An
     folder.mkdir(exist_ok=True)
     path = folder / f"update-{update:09d}.safetensors"
     unfinished = path.with_suffix(".tmp")
-    whole = {name: value.detach().contiguous() for name, value in tensors.items()}
-    save_file(whole, unfinished, metadata={"values": json.dumps(values)})
+    contiguous = {name: value.detach().contiguous() for name, value in tensors.items()}
+    save_file(contiguous, unfinished, metadata={"values": json.dumps(values)})
     sync(unfinished)
     unfinished.rename(path)
     sync(folder)
@@ -43,7 +49,7 @@ def save(directory: Path, update: int, tensors: Mapping[str, Tensor], values: An
 
 
 def newest(directory: Path) -> Path | None:
-    """Return the newest whole checkpoint of a run, or None."""
+    """Return the newest complete checkpoint of a run, or None."""
     found = sorted((directory / CHECKPOINTS).glob("update-*.safetensors"))
     return found[-1] if found else None
 
@@ -73,9 +79,45 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Undo `optimizer_tensors`; learning rates are set anew at every update."""
+    """Undo `optimizer_tensors`; learning rates are set at every training step."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, _, name = key.partition(".")
         state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def write_snapshot(directory: Path, update: int, ema_model: nn.Module) -> None:
+    """Write the EMA weights to `snapshots/<update>.safetensors` in a run's directory."""
+    folder, aside = directory / SNAPSHOTS, directory / CHECKPOINTS
+    folder.mkdir(exist_ok=True)
+    aside.mkdir(exist_ok=True)
+    unfinished = aside / "snapshot.tmp"  # checkpoints are never published
+    save_file(unique_tensors(ema_model), unfinished)
+    unfinished.rename(folder / f"{update}{_ENDING}")
+
+
+def snapshot_updates(directory: Path) -> list[int]:
+    """Return the training steps that have a snapshot, in order."""
+    return sorted(int(path.stem) for path in (directory / SNAPSHOTS).glob(f"*{_ENDING}"))
+
+
+def load_snapshot(module: nn.Module, directory: Path, update: int) -> None:
+    """Load the EMA weights of a training step, every name matched.
+
+    Raises:
+        ArtifactError: They do not fit the model.
+    """
+    path = directory / SNAPSHOTS / f"{update}{_ENDING}"
+    try:
+        tensors = load_file(path)
+    except Exception as error:
+        raise ArtifactError(f"{path} cannot be read: {error}", "train the model again") from error
+    load_tensors(module, tensors)
+
+
+def remove_later_snapshots(directory: Path, update: int) -> None:
+    """Remove the snapshots after a training step that training resumes from."""
+    for later in snapshot_updates(directory):
+        if later > update:
+            (directory / SNAPSHOTS / f"{later}{_ENDING}").unlink()

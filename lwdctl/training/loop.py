@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import signal
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from types import FrameType, TracebackType
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,27 +19,53 @@ from torch.optim.swa_utils import AveragedModel
 from lwdctl.core.errors import LwdctlError
 from lwdctl.core.progress import Progress
 from lwdctl.core.seeding import derive_seed
-from lwdctl.models.files import load_tensors, unique_tensors
-from lwdctl.training import checkpoint, snapshots
-from lwdctl.training.average import averaged
-from lwdctl.training.interrupt import StopRequest
+from lwdctl.models.files import load_tensors, save_model, unique_tensors
+from lwdctl.training import checkpoint
 from lwdctl.training.metrics import MetricLog
-from lwdctl.training.schedule import Budget, rate_share
 
-PACE_SHARE = 0.05
-"""Share of a time limit after which the number of updates is decided."""
+PACE_FRACTION = 0.05
+"""Fraction of a time limit after which the number of training steps is decided."""
+FINAL_FACTOR = 0.01
+"""Fraction of the peak learning rate that is left at the end of the cosine."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class Objective(Protocol):
-    """What a loop minimizes."""
+    """What the training loop minimizes."""
 
     def loss(
         self, model: nn.Module, update: int, generator: torch.Generator
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Return the loss of one update and its named terms (scalars)."""
+        """Return the loss of one training step and its named terms (scalars)."""
 
     def validate(self, model: nn.Module) -> Mapping[str, float]:
-        """Return held-out numbers of the averaged model; {} when nothing is held out."""
+        """Return held-out numbers of the EMA model; {} when nothing is held out."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a run trains.
+
+    Attributes:
+        updates: Training steps.
+        time_limit: Minutes of training, or None.
+    """
+
+    updates: int
+    time_limit: float | None = None
+
+    def planned(self, done: int, seconds: float) -> int:
+        """Estimate how many training steps fit into the time limit, from the pace so far.
+
+        This is decided once per run and stored in its checkpoints, so that a resumed run follows
+        the same schedule. A twentieth of the limit is reserved for what follows training.
+        """
+        if not self.time_limit or not done:
+            return self.updates
+        fit = int(0.95 * self.time_limit * 60.0 * done / max(seconds, 1e-9))
+        return min(self.updates, max(done + 1, fit))
 
 
 @dataclass(frozen=True)
@@ -43,20 +73,20 @@ class LoopSettings:
     """How to train.
 
     Attributes:
-        budget: Updates and time.
-        learning_rate: Peak rate of Adam.
-        warmup: Updates of linear warm-up.
+        budget: Training steps and time.
+        learning_rate: Peak learning rate of Adam.
+        warmup: Training steps of linear warm-up.
         weight_decay: Decoupled weight decay of weights; biases, norms and positions have none.
         clip_norm: Largest gradient norm, 0 for no clipping.
-        ema_decay: Largest decay of the averaged weights.
-        seed: Seed of all randomness; update n draws from (seed, n) alone.
-        batch_size: Snippets per update, for the samples/s display.
+        ema_decay: Largest decay of the EMA weights.
+        seed: Seed of all randomness; training step n draws from (seed, n) alone.
+        batch_size: Snippets per training step, for the samples/s display.
         betas: Decay rates of Adam's moments.
-        ema_power: Exponent of the average's warm-up; see `average.averaged`.
+        ema_power: Exponent of the EMA's warm-up; see `exponential_moving_average`.
         checkpoint_seconds: Seconds between checkpoints.
-        log_every: Updates between rows of the log.
-        validate_every: Updates between validations.
-        snapshots: Times that the averaged weights are kept, evenly spaced to the end.
+        log_every: Training steps between rows of the log.
+        validate_every: Training steps between validations.
+        snapshots: How often the EMA weights are saved, evenly spaced to the end.
     """
 
     budget: Budget
@@ -77,7 +107,7 @@ class LoopSettings:
 
 @dataclass
 class LoopState:
-    """Where a run stands; everything beside tensors that a checkpoint holds."""
+    """Progress of a run: everything beside tensors that a checkpoint holds."""
 
     update: int = 0
     seconds: float = 0.0
@@ -85,12 +115,47 @@ class LoopState:
     limited: bool = False
 
 
-class TrainingLoop:
-    """Train one model in a directory, going on from its newest checkpoint if it has one."""
+@dataclass(frozen=True)
+class Trained(Generic[M]):
+    """A trained model.
+
+    Attributes:
+        spec: What the model is rebuilt from, JSON-ready.
+        model: The model with its EMA weights, in evaluation mode.
+        last: The model with its last weights.
+        summary: Training steps, seconds, last losses and sizes.
+    """
+
+    spec: Mapping[str, Any]
+    model: M
+    last: M
+    summary: Mapping[str, Any]
+
+    def save(self, directory: Path) -> None:
+        """Write `model.json`, `ema.safetensors` and `weights.safetensors`."""
+        directory.mkdir(parents=True, exist_ok=True)
+        save_model(directory, self.spec, self.last, self.model)
+
+    def __repr__(self) -> str:
+        """Name the model and its numbers."""
+        numbers = ", ".join(f"{name}={value}" for name, value in self.summary.items())
+        return f"Trained({type(self.model).__name__}: {numbers})"
+
+
+class TrainingLoop(Generic[M]):
+    """Trains one model in a directory, resuming from its newest checkpoint if it has one.
+
+    Args:
+        model: What to train, on its device.
+        objective: What to minimize.
+        settings: How to train.
+        directory: Gets checkpoints, `metrics.jsonl`, `log.txt` and TensorBoard logs.
+        progress: Where to report.
+    """
 
     def __init__(
         self,
-        model: nn.Module,
+        model: M,
         objective: Objective,
         settings: LoopSettings,
         directory: Path,
@@ -98,7 +163,7 @@ class TrainingLoop:
     ) -> None:
         self.model, self.objective, self.settings = model, objective, settings
         self.directory, self.progress = directory, progress
-        self.average: AveragedModel = averaged(model, settings.ema_decay, settings.ema_power)
+        self.average = exponential_moving_average(model, settings.ema_decay, settings.ema_power)
         self.optimizer = torch.optim.AdamW(
             _groups(model, settings.weight_decay),
             lr=settings.learning_rate,
@@ -112,16 +177,16 @@ class TrainingLoop:
         self._load()
 
     @property
-    def ema_model(self) -> nn.Module:
-        """The model that carries the averaged weights."""
-        module: nn.Module = self.average.module
+    def ema_model(self) -> M:
+        """The model with the EMA weights."""
+        module: M = self.average.module  # type: ignore[assignment]
         return module
 
     def run(self, title: str) -> dict[str, float]:
         """Train to the end of the budget.
 
         Returns:
-            Final numbers: updates, seconds, samples per second and the last losses.
+            Training steps, seconds, samples per second and the last losses.
 
         Raises:
             LwdctlError: The loss became NaN or infinite.
@@ -141,17 +206,17 @@ class TrainingLoop:
                 self.state.seconds = time.monotonic() - started
                 task.advance(1, **_shown(last, self._pace()))
                 self._plan()
-                self._keep()
-                if stop.asked is not None or self._due():
-                    self._refuse_divergence()
+                self._write_snapshot()
+                if stop.signal is not None or self._due():
+                    self._check_divergence()
                     self.save()
-                if stop.asked is not None:
+                if stop.signal is not None:
                     break
-            self._refuse_divergence()  # a time limit may end between two looks at the loss
-        if stop.asked is not None:  # the handler before us returned: still not a finished model
+            self._check_divergence()  # a time limit may end between two looks at the loss
+        if stop.signal is not None:  # the previous handler returned, but the model is not finished
             raise KeyboardInterrupt
         if self.settings.snapshots:  # a time limit may end before the last one planned
-            snapshots.write(self.directory, self.state.update, self.ema_model)
+            checkpoint.write_snapshot(self.directory, self.state.update, self.ema_model)
         self.save()
         return {
             "updates": self.state.update,
@@ -162,7 +227,7 @@ class TrainingLoop:
         }
 
     def save(self) -> None:
-        """Write a checkpoint of the present state."""
+        """Write a checkpoint of the current state."""
         tensors = {f"model.{k}": v for k, v in unique_tensors(self.model).items()}
         tensors |= {f"average.{k}": v for k, v in unique_tensors(self.average).items()}
         optimizer = checkpoint.optimizer_tensors(self.optimizer)
@@ -174,24 +239,24 @@ class TrainingLoop:
         path = checkpoint.newest(self.directory)
         if path is None:
             return
-        self.progress.message(f"going on from {path.name}")
+        self.progress.message(f"resuming from {path.name}")
         tensors, values = checkpoint.load(path)
         self.state = LoopState(**values)
         load_tensors(self.model, _under("model.", tensors))
         load_tensors(self.average, _under("average.", tensors))
         checkpoint.load_optimizer(self.optimizer, _under("optimizer.", tensors))
-        snapshots.forget_later(self.directory, self.state.update)
+        checkpoint.remove_later_snapshots(self.directory, self.state.update)
 
-    def _keep(self) -> None:
+    def _write_snapshot(self) -> None:
         count, done, planned = self.settings.snapshots, self.state.update, self.state.planned
         if done * count // planned > (done - 1) * count // planned:
-            snapshots.write(self.directory, done, self.ema_model)
+            checkpoint.write_snapshot(self.directory, done, self.ema_model)
 
     def _step(self, last: dict[str, float], log: MetricLog) -> dict[str, float]:
         number, settings = self.state.update, self.settings
-        share = rate_share(number, self.state.planned, settings.warmup)
+        factor = learning_rate_factor(number, self.state.planned, settings.warmup)
         for group in self.optimizer.param_groups:
-            group["lr"] = settings.learning_rate * share
+            group["lr"] = settings.learning_rate * factor
         self._generator.manual_seed(derive_seed("update", settings.seed, number))
         torch.manual_seed(derive_seed("dropout", settings.seed, number))
         loss, terms = self.objective.loss(self.model, number, self._generator)
@@ -205,13 +270,13 @@ class TrainingLoop:
         self.state.update += 1
         if self.state.update % settings.log_every and self.state.update != self.state.planned:
             return last
-        return self._log(terms, share, log)
+        return self._log(terms, factor, log)
 
-    def _log(self, terms: Mapping[str, Tensor], share: float, log: MetricLog) -> dict[str, float]:
+    def _log(self, terms: Mapping[str, Tensor], factor: float, log: MetricLog) -> dict[str, float]:
         values = {name: float(term) for name, term in terms.items()}
-        self._refuse_divergence()
+        self._check_divergence()
         extra = {
-            "learning_rate": self.settings.learning_rate * share,
+            "learning_rate": self.settings.learning_rate * factor,
             "samples_per_second": self._pace(),
         }
         if self.state.update % self.settings.validate_every == 0:
@@ -220,8 +285,8 @@ class TrainingLoop:
         log.write(self.state.update, row, self.state.planned)
         return values
 
-    def _refuse_divergence(self) -> None:
-        """Raise before broken weights reach a checkpoint or the log."""
+    def _check_divergence(self) -> None:
+        """Raise before diverged weights reach a checkpoint or the log."""
         if not bool(torch.isfinite(self._loss)):
             raise LwdctlError(
                 f"training diverged at or before update {self.state.update}: the loss is"
@@ -236,15 +301,20 @@ class TrainingLoop:
             return dict(self.objective.validate(module))
 
     def _plan(self) -> None:
-        limit = self.settings.budget.time_limit * 60.0
-        if limit and not self.state.limited and self.state.seconds > PACE_SHARE * limit:
+        limit = self._limit
+        if not self.state.limited and self.state.seconds > PACE_FRACTION * limit:
             self.state.planned = self.settings.budget.planned(self.state.update, self.state.seconds)
             self.state.limited = True
-            self.progress.message(f"time limit: {self.state.planned} updates fit")
+            self.progress.message(f"{self.state.planned} training steps fit into the time limit")
 
     def _out_of_time(self) -> bool:
-        limit = self.settings.budget.time_limit * 60.0
-        return bool(limit) and self.state.seconds >= limit
+        return self.state.seconds >= self._limit
+
+    @property
+    def _limit(self) -> float:
+        """Seconds of training."""
+        minutes = self.settings.budget.time_limit
+        return math.inf if minutes is None else minutes * 60.0
 
     def _due(self) -> bool:
         return time.monotonic() - self._saved > self.settings.checkpoint_seconds
@@ -253,8 +323,82 @@ class TrainingLoop:
         return self.state.update * self.settings.batch_size / max(self.state.seconds, 1e-9)
 
 
+def learning_rate_factor(update: int, total: int, warmup: int) -> float:
+    """Return the learning rate at a training step, as a fraction of its peak.
+
+    Linear warm-up, then a half cosine from 1 to `FINAL_FACTOR` at the last step.
+    """
+    if update < warmup:
+        return (update + 1) / warmup
+    through = min(1.0, (update - warmup) / max(1, total - warmup))
+    return FINAL_FACTOR + (1.0 - FINAL_FACTOR) * 0.5 * (1.0 + math.cos(math.pi * through))
+
+
+def exponential_moving_average(model: nn.Module, decay: float, power: float = 0.0) -> AveragedModel:
+    """Return a copy of `model` whose weights are an exponential moving average of the model's.
+
+    The decay warms up, so that early weights are soon forgotten and a run that ends early still
+    has a useful average: as (1 + n) / (10 + n), or as 1 - n ** -power, which is the schedule of
+    Diffusion Policy (at its step 1 + n, with inv_gamma 1). Buffers are copied as they are.
+
+    Args:
+        model: The model in training.
+        decay: Largest decay, in [0, 1).
+        power: Exponent of the warm-up; 0 selects the first schedule.
+    """
+
+    def follow(average: Any, current: Any, count: Tensor | int) -> None:
+        steps = float(count)
+        warm = 1.0 - steps**-power if power else (1.0 + steps) / (10.0 + steps)
+        weight = 1.0 - min(decay, warm)
+        torch._foreach_lerp_(list(average), list(current), weight)
+
+    return AveragedModel(model, multi_avg_fn=follow, use_buffers=False)
+
+
+class StopRequest:
+    """Delays SIGINT and SIGTERM until a checkpoint is written.
+
+    Inside the context a signal only sets `signal`; on leaving, it is raised again for the handler
+    that was there before. A second signal is handled at once. A signal that the process ignores
+    (SIGINT in a background job of a script) stays ignored.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        """Replace the signal handlers (in the main thread only)."""
+        if threading.current_thread() is threading.main_thread():
+            handled = [n for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._note) for number in handled}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Restore the handlers and deliver a delayed signal."""
+        self._restore()
+        if self.signal is not None and kind is None:
+            signal.raise_signal(self.signal)
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        self.signal = number
+        self._restore()
+
+
 def _groups(model: nn.Module, decay: float) -> list[dict[str, Any]]:
-    """Set apart what decays: matrices and kernels."""
+    """Separate what decays (matrices and kernels) from what does not."""
     named = list(model.named_parameters())
     if not decay:
         return [{"params": [p for _, p in named], "weight_decay": 0.0}]

@@ -13,36 +13,36 @@ TEXT = "log.txt"
 
 
 class MetricLog:
-    """Append numbers per update; a resumed run drops what came after its checkpoint.
+    """Appends numbers per training step; a resumed run drops rows after its checkpoint.
 
-    The text keeps it: it tells what happened, interruptions included.
+    The text log keeps them, because it records interruptions too.
 
     Args:
         directory: The run's directory.
-        done: Updates that the run has already made.
+        done: Training steps that the run has already made.
     """
 
     def __init__(self, directory: Path, done: int = 0) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         path = directory / FILE
-        kept = [line for line in _rows(path) if json.loads(line)["update"] <= done]
-        path.write_text("".join(kept))
+        rows = [line for line in _rows(path) if json.loads(line)["update"] <= done]
+        path.write_text("".join(rows))
         self._file = path.open("a")
         self._text = (directory / TEXT).open("a", encoding="utf-8")
         if done:
-            self._say(f"going on from update {done}")
+            self._write_line(f"resuming from update {done}")
         self._events = SummaryWriter(directory / "tensorboard", purge_step=done + 1)
 
     def write(self, update: int, values: Mapping[str, float], planned: int) -> None:
         """Write one row.
 
         Args:
-            update: Updates made so far.
-            values: Numbers by name; `seconds` is the time that training has taken so far.
-            planned: Updates in all.
+            update: Training steps made so far.
+            values: Numbers by name; `seconds` is the training time so far.
+            planned: Training steps in all.
         """
-        self._say(_line(update, values, planned))
+        self._write_line(_line(update, values, planned))
         self._file.write(json.dumps({"update": update, **values}) + "\n")
         self._file.flush()
         for name, value in values.items():
@@ -58,28 +58,28 @@ class MetricLog:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close all logs; the text says how training ended otherwise than as planned."""
+        """Close all logs; the text log records an error that ended training."""
         if error is not None:
-            self._say(f"ended by {type(error).__name__}: {error}".rstrip(": "))
+            self._write_line(f"ended by {type(error).__name__}: {error}".rstrip(": "))
         self._file.close()
         self._text.close()
         self._events.close()
 
-    def _say(self, line: str) -> None:
+    def _write_line(self, line: str) -> None:
         now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
         self._text.write(f"{now} UTC  {line}\n")
         self._text.flush()
 
 
 def _line(update: int, values: Mapping[str, float], planned: int) -> str:
-    """Write a row for people: `update 50/8000 (1 %), 0:02:10 left: kl 1.5, seconds 0.8`."""
+    """Format a row for people: `update 50/8000 (1 %), 0:02:10 left: kl 1.5, seconds 0.8`."""
     left = timedelta(seconds=round((planned - update) * values["seconds"] / max(update, 1)))
     numbers = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-    share = 100 * update / max(planned, 1)
-    return f"update {update}/{planned} ({share:.0f} %), {left} left: {numbers}"
+    percent = 100 * update / max(planned, 1)
+    return f"update {update}/{planned} ({percent:.0f} %), {left} left: {numbers}"
 
 
 def _rows(path: Path) -> list[str]:
-    """Return the whole lines of a log; a killed process may have left half of one."""
+    """Return the complete lines of a log; a killed process may have left half a line."""
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     return [line for line in lines if line.endswith("\n")]

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lwdctl.core.progress import SilentProgress
-from lwdctl.training.loop import LoopSettings, TrainingLoop
-from lwdctl.training.schedule import Budget
+from lwdctl.training.loop import Budget, LoopSettings, TrainingLoop
 
 SETTINGS = LoopSettings(
     budget=Budget(40),

@@ -11,12 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from lwdctl.core.errors import ArtifactError, LwdctlError
 from lwdctl.core.progress import SilentProgress
 from lwdctl.training import checkpoint
-from lwdctl.training.loop import TrainingLoop
-from lwdctl.training.schedule import Budget, rate_share
+from lwdctl.training.loop import (
+    Budget,
+    TrainingLoop,
+    exponential_moving_average,
+    learning_rate_factor,
+)
 
 sys.path.insert(0, str(Path(__file__).parent))
 from regression import SETTINGS, Regression, network, same, train
@@ -113,11 +119,11 @@ def test_old_checkpoints_are_dropped(tmp_path: Path) -> None:
 
 
 def test_the_rate_warms_up_then_falls_to_a_hundredth() -> None:
-    shares = [rate_share(update, 100, 10) for update in range(100)]
-    assert shares[0] == pytest.approx(0.1)
-    assert max(shares) == pytest.approx(1.0)
-    assert shares[10:] == sorted(shares[10:], reverse=True)
-    assert rate_share(100, 100, 10) == pytest.approx(0.01)
+    factors = [learning_rate_factor(update, 100, 10) for update in range(100)]
+    assert factors[0] == pytest.approx(0.1)
+    assert max(factors) == pytest.approx(1.0)
+    assert factors[10:] == sorted(factors[10:], reverse=True)
+    assert learning_rate_factor(100, 100, 10) == pytest.approx(0.01)
 
 
 def test_weight_decay_spares_biases_and_resumes(tmp_path: Path) -> None:
@@ -131,3 +137,19 @@ def test_weight_decay_spares_biases_and_resumes(tmp_path: Path) -> None:
         train(tmp_path / "parts", Regression(stop_at=13), settings)
     _, resumed = train(tmp_path / "parts", Regression(), settings)
     assert same(loop.model, resumed.model)
+
+
+@pytest.mark.parametrize("decay", [0.9999, 0.6])
+def test_the_power_schedule_is_diffusion_policys(decay: float) -> None:
+    """Their EMAModel (update_after_step 0, inv_gamma 1, power 0.75), update by update."""
+    model = nn.Linear(1, 1, bias=False)
+    average = exponential_moving_average(model, decay, power=0.75)
+    expected = 0.0
+    for update in range(50):
+        with torch.no_grad():
+            model.weight.fill_(float(update % 7) - 2.0)
+        average.update_parameters(model)
+        step = max(0, update - 1)
+        kept = 0.0 if step <= 0 else min(decay, 1.0 - (1.0 + step) ** -0.75)
+        expected = kept * expected + (1.0 - kept) * model.weight.item()
+        assert average.module.weight.item() == pytest.approx(expected, abs=1e-5)

@@ -24,12 +24,12 @@ def test_the_text_keeps_what_a_resumed_run_does_again(tmp_path):
     rows = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
     assert [(row["update"], row["kl"]) for row in rows] == [(1, 1.0), (2, 1.0), (3, 2.0)]
     told = [line.partition(" UTC  ")[2] for line in (tmp_path / "log.txt").read_text().splitlines()]
-    assert told[3] == "going on from update 2"
+    assert told[3] == "resuming from update 2"
     assert [line[:8] for line in told] == [
         "update 1",
         "update 2",
         "update 3",
-        "going on",
+        "resuming",
         "update 3",
     ]
 

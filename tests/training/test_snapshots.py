@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from lwdctl.core.errors import ArtifactError
-from lwdctl.training import snapshots
-from lwdctl.training.schedule import Budget
+from lwdctl.training import checkpoint
+from lwdctl.training.loop import Budget
 
 sys.path.insert(0, str(Path(__file__).parent))
 from regression import SETTINGS as USUAL
@@ -27,14 +27,14 @@ def contents(path: Path) -> dict[str, bytes]:
 
 def test_they_are_evenly_spaced_and_the_last_is_the_final_average(tmp_path: Path) -> None:
     _, loop = train(tmp_path / "run", Regression(), SETTINGS)
-    assert snapshots.updates_kept(tmp_path / "run") == [10, 20, 30, 40]
+    assert checkpoint.snapshot_updates(tmp_path / "run") == [10, 20, 30, 40]
     loaded = network()
-    snapshots.load(loaded, tmp_path / "run", 40)
+    checkpoint.load_snapshot(loaded, tmp_path / "run", 40)
     assert same(loaded, loop.ema_model)
-    snapshots.load(loaded, tmp_path / "run", 30)
+    checkpoint.load_snapshot(loaded, tmp_path / "run", 30)
     assert not same(loaded, loop.ema_model)
     _, uneven = train(tmp_path / "uneven", Regression(), replace(SETTINGS, snapshots=3))
-    assert snapshots.updates_kept(tmp_path / "uneven") == [14, 27, 40]
+    assert checkpoint.snapshot_updates(tmp_path / "uneven") == [14, 27, 40]
     assert same(uneven.model, loop.model)
 
 
@@ -43,7 +43,7 @@ def test_a_resumed_run_keeps_the_same_ones(tmp_path: Path) -> None:
     for stop in (4, 23):
         with pytest.raises(KeyboardInterrupt):
             train(tmp_path / "parts", Regression(stop_at=stop), SETTINGS)
-    assert snapshots.updates_kept(tmp_path / "parts") == [10, 20]
+    assert checkpoint.snapshot_updates(tmp_path / "parts") == [10, 20]
     # As a process leaves it that was killed after its newest checkpoint.
     (tmp_path / "parts" / "snapshots" / "30.safetensors").write_bytes(b"of another course")
     train(tmp_path / "parts", Regression(), SETTINGS)
@@ -54,17 +54,17 @@ def test_none_are_kept_unasked_and_more_than_updates_are_one_each(tmp_path: Path
     train(tmp_path / "none", Regression(), replace(SETTINGS, snapshots=0))
     assert not (tmp_path / "none" / "snapshots").exists()
     train(tmp_path / "many", Regression(), replace(SETTINGS, snapshots=99, budget=Budget(5)))
-    assert snapshots.updates_kept(tmp_path / "many") == [1, 2, 3, 4, 5]
+    assert checkpoint.snapshot_updates(tmp_path / "many") == [1, 2, 3, 4, 5]
 
 
 def test_a_time_limit_ends_with_a_snapshot(tmp_path: Path) -> None:
     budget = Budget(10_000_000, time_limit=0.5 / 60)
     _, loop = train(tmp_path / "run", Regression(), replace(SETTINGS, budget=budget))
-    assert snapshots.updates_kept(tmp_path / "run")[-1] == loop.state.update
+    assert checkpoint.snapshot_updates(tmp_path / "run")[-1] == loop.state.update
 
 
 def test_a_damaged_one_is_refused(tmp_path: Path) -> None:
     _, loop = train(tmp_path / "run", Regression(), SETTINGS)
     (tmp_path / "run" / "snapshots" / "40.safetensors").write_bytes(b"nothing")
     with pytest.raises(ArtifactError, match="cannot be read"):
-        snapshots.load(loop.model, tmp_path / "run", 40)
+        checkpoint.load_snapshot(loop.model, tmp_path / "run", 40)
