@@ -8,13 +8,12 @@ import os
 import signal
 import subprocess
 import sys
-import types
+from typing import Literal
 
 import pytest
 
 from lwdctl.core.config import option, to_mapping
 from lwdctl.core.errors import DataError
-from lwdctl.core.registry import Row
 from lwdctl.stages import STAGES
 from lwdctl.stages.stage import Stage
 
@@ -32,7 +31,7 @@ class SowConfig:
     rows: int = option(3, "How many rows.", minimum=1, maximum=9)
     sizes: tuple[int, ...] = option((4, 5), "Sizes.")
     depth: float = option(0.5, "How deep.")
-    tool: str = option("hand", "With what.", choices=("hand", "plough"))
+    tool: Literal["hand", "plough"] = option("hand", "With what.")
     limit: int | None = option(None, "Stop after so many.")
     water: bool = option(True, "Water afterwards.")
     fail: str = option("", "How to fail.")
@@ -102,11 +101,8 @@ TOY_STAGES = {
 @pytest.fixture
 def toy_stages(monkeypatch):
     """Put `sow`, `grow` and `reap` into the stage table."""
-    module = types.ModuleType("toy_stages")
-    module.__dict__.update(TOY_STAGES)
-    monkeypatch.setitem(sys.modules, "toy_stages", module)
-    for name in TOY_STAGES:
-        monkeypatch.setitem(STAGES.rows, name, Row(f"toy_stages:{name}", f"{name} it"))
+    for name, stage in TOY_STAGES.items():
+        monkeypatch.setitem(STAGES, name, stage)
     return TOY_STAGES
 
 

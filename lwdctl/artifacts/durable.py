@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 _BLOCK = 1 << 20
 
@@ -36,3 +37,20 @@ def write_durably(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
     fresh.replace(path)
     sync(path.parent)
+
+
+def fingerprint(path: Path) -> dict[str, Any]:
+    """Record which file or directory was read: absolute path, bytes and SHA-256.
+
+    That of a directory is over the names and digests of its files.
+    """
+    where = str(path.resolve())
+    if not path.is_dir():
+        return {"path": where, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
+    files = sorted(item for item in path.rglob("*") if item.is_file())
+    lines = (f"{item.relative_to(path).as_posix()}\0{sha256_of(item)}\n" for item in files)
+    return {
+        "path": where,
+        "bytes": sum(item.stat().st_size for item in files),
+        "sha256": hashlib.sha256("".join(lines).encode()).hexdigest(),
+    }

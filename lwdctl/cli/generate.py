@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from lwdctl.cli.failures import CommandLineError
-from lwdctl.core.config import FieldType, field_type, from_mapping, parse_words
+from lwdctl.core.config import FieldType, field_type, from_mapping, parse_assignments, registry_of
 from lwdctl.core.errors import ConfigError
 from lwdctl.stages.stage import Stage
 
@@ -39,7 +39,7 @@ QUIET = flag("No progress and no log on stderr, errors only.", "--quiet", "-q")
 DEBUG = flag("Print the traceback when something unexpected happens.", "--debug")
 
 
-def stage_function(stage: Stage, summary: str, run: Callable[[Stage, dict[str, Any]], None]) -> Any:
+def stage_function(stage: Stage, run: Callable[[Stage, dict[str, Any]], None]) -> Any:
     """Return a function whose signature holds every option of `stage`.
 
     The annotations are real objects: Typer evaluates them, and text would be looked up in
@@ -47,7 +47,6 @@ def stage_function(stage: Stage, summary: str, run: Callable[[Stage, dict[str, A
 
     Args:
         stage: The stage the command runs.
-        summary: First line of its help.
         run: Called with the stage and parameter name to value.
     """
 
@@ -58,7 +57,7 @@ def stage_function(stage: Stage, summary: str, run: Callable[[Stage, dict[str, A
     function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     function.__annotations__ = {item.name: item.annotation for item in parameters}
     function.__name__ = re.sub(r"\W", "_", stage.command)
-    function.__doc__ = f"{summary}\n\n{_reads(stage)}Makes: {stage.kind}."
+    function.__doc__ = f"{stage.summary}\n\n{_reads(stage)}Makes: {stage.kind}."
     return function
 
 
@@ -106,10 +105,10 @@ def _parse(config: type, field: dataclasses.Field[Any], value: Any) -> Any:
     kind = field_type(config, field.name)
     if kind.many and field.metadata["argument"]:
         return tuple(value)
-    if isinstance(value, bool) or (kind.scalar is str and not kind.many):
+    if isinstance(value, bool):
         return value
     text = ",".join(value) if kind.many else value
-    return parse_words(config, [f"{field.name}={text}"])[field.name]
+    return parse_assignments(config, [f"{field.name}={text}"])[field.name]
 
 
 def _setting(config: type, field: dataclasses.Field[Any]) -> inspect.Parameter:
@@ -138,8 +137,7 @@ def _default(field: dataclasses.Field[Any], kind: FieldType) -> Any:
         return default
     if kind.many:
         return [str(item) for item in default] or None
-    spoken = {number: text for text, number in _words(field).items()}
-    return spoken.get(default, str(default))
+    return str(default)
 
 
 def _annotation(kind: FieldType) -> Any:
@@ -151,19 +149,15 @@ def _annotation(kind: FieldType) -> Any:
 
 
 def _metavar(field: dataclasses.Field[Any], kind: FieldType) -> str | None:
-    if field.metadata["choices"]:
-        return "[" + "|".join(field.metadata["choices"]) + "]" + (",..." if kind.many else "")
+    names = list(registry_of(field) or ()) if kind.scalar is str else []
+    if names or kind.scalar is None:
+        return "[" + "|".join([*names, *kind.literals]) + "]" + (",..." if kind.many else "")
     if field.metadata["argument"]:
         return field.name.upper() + ("..." if kind.many else "")
     if kind.scalar is bool:
         return None
-    name = {int: "INTEGER", float: "NUMBER", str: "TEXT"}[kind.scalar]
-    return "|".join([name, *_words(field)]) + (",..." if kind.many else "")
-
-
-def _words(field: dataclasses.Field[Any]) -> dict[str, int]:
-    words: dict[str, int] = field.metadata.get("words") or {}
-    return words
+    name = {int: "INTEGER", float: "NUMBER", str: "TEXT"}[kind.scalar or str]
+    return "|".join([name, *kind.literals]) + (",..." if kind.many else "")
 
 
 def _help(field: dataclasses.Field[Any]) -> str:

@@ -11,6 +11,7 @@ from lwdctl.cli.failures import CommandLineError
 from lwdctl.core.registry import Registry, Row
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.stages import STAGES
+from lwdctl.stages.stage import Stage
 
 COMMANDS = Registry(
     "command",
@@ -101,22 +102,22 @@ class Commands(TyperGroup):
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the help's command lists from the tables alone."""
         del ctx
-        stages = {name: row.summary for name, row in STAGES.rows.items() if " " not in name}
+        stages = {name: row.summary for name, row in STAGES.items() if " " not in name}
         with formatter.section("Stages"):
             formatter.write_dl(list((stages | FAMILIES).items()))
         with formatter.section("Workspace and recipes"):
             formatter.write_dl([(name, row.summary) for name, row in COMMANDS.rows.items()])
 
 
-def _family(word: str) -> dict[str, Row]:
-    return {name: row for name, row in STAGES.rows.items() if name.startswith(f"{word} ")}
+def _family(word: str) -> dict[str, Stage]:
+    return {name: row for name, row in STAGES.items() if name.startswith(f"{word} ")}
 
 
 def _stage_command(name: str) -> Any:
     from lwdctl.cli.generate import stage_function
     from lwdctl.cli.stage import run_stage
 
-    function = stage_function(STAGES.load(name), STAGES.rows[name].summary, run_stage)
+    function = stage_function(STAGES[name], run_stage)
     return _as_command(name, function)
 
 

@@ -13,6 +13,7 @@ from lwdctl import __version__
 from lwdctl.cli.failures import Terminated, catch_sigterm, command_line, report
 from lwdctl.cli.group import Commands
 from lwdctl.core.errors import EXIT_INTERRUPTED, EXIT_OK
+from lwdctl.stages import STAGES
 
 _HELP = """Latent Weight Diffusion (LWD, WARPD): sample the weights of small closed-loop policies.
 
@@ -85,14 +86,12 @@ def _options(version: _VERSION = False) -> None:
 
 def _how_to_resume(words: list[str]) -> str:
     """Say how an interrupted command goes on."""
-    from lwdctl.stages import STAGES
-
     if words[:1] == ["run"]:
         return f"finished stages are kept; go on with: {command_line(words)}"
     if words[:1] == ["download"]:
         return f"what has come is kept; go on with: {command_line(words)}"
     name = next((" ".join(words[:n]) for n in (1, 2) if " ".join(words[:n]) in STAGES), "")
-    if not name or not STAGES.load(name).resumable:
+    if not name or not STAGES[name].resumable:
         return f"nothing half-made was left; run it again: {command_line(words)}"
     again = words if "--resume" in words else [*words, "--resume"]
     return (

@@ -16,7 +16,6 @@ from lwdctl.cli.output import format_value
 from lwdctl.core.config import from_mapping, to_mapping
 from lwdctl.core.errors import ConfigError
 from lwdctl.pipeline.expected import Comparison
-from lwdctl.pipeline.inputs import wanted_kinds
 from lwdctl.pipeline.plan import make_plan
 from lwdctl.pipeline.recipe import read_recipe
 from lwdctl.pipeline.runner import compare_all, preview
@@ -110,9 +109,7 @@ def describe(artifact: Artifact) -> Making:
     defaults = plain(to_mapping(stage.config()))
     values = {key: _as_now(value, defaults.get(key)) for key, value in config.items()}
     changed = {
-        key: _spoken(stage, key, value)
-        for key, value in values.items()
-        if key not in defaults or value != defaults[key]
+        key: value for key, value in values.items() if key not in defaults or value != defaults[key]
     }
     words = [*stage.command.split(), *_settings(stage, changed), *_inputs(stage, artifact)]
     line = shlex.join(["lwdctl", *words, "--name", artifact.name])
@@ -122,7 +119,7 @@ def describe(artifact: Artifact) -> Making:
 def _stage_of(artifact: Artifact) -> Stage | None:
     """Return the stage of this kind that shares the most settings with the configuration."""
     keys = set(artifact.manifest.config)
-    candidates = [stage for name in STAGES for stage in [STAGES.load(name)]]
+    candidates = list(STAGES.values())
     candidates = [stage for stage in candidates if stage.kind == artifact.kind]
     return max(candidates, key=lambda stage: _likeness(stage, keys), default=None)
 
@@ -139,23 +136,13 @@ def _as_now(value: Any, default: Any) -> Any:
     return value
 
 
-def _spoken(stage: Stage, key: str, value: Any) -> Any:
-    """Put the word for a number that has one (`episode` for 0)."""
-    fields = {field.name: field for field in dataclasses.fields(stage.config)}
-    words = fields[key].metadata["words"] if key in fields else {}
-    spoken = {number: word for word, number in words.items()}
-    if isinstance(value, list):
-        return [spoken.get(item, item) for item in value]
-    return value if value is None or isinstance(value, bool) else spoken.get(value, value)
-
-
 def _settings(stage: Stage, changed: Mapping[str, Any]) -> list[str]:
     fields = {field.name: field for field in dataclasses.fields(stage.config)}
     arguments: list[str] = []
     options: list[str] = []
     for key, value in changed.items():
         field = fields.get(key)
-        if field is None or value is None:  # of another version; nothing to write for it
+        if field is None:  # of another version; nothing to write for it
             continue
         name = f"--{key.replace('_', '-')}"
         if field.metadata["argument"]:
@@ -163,7 +150,7 @@ def _settings(stage: Stage, changed: Mapping[str, Any]) -> list[str]:
         elif isinstance(value, bool):
             options.append(name if value else f"--no-{name[2:]}")
         else:
-            items = value if isinstance(value, list) else [value]
+            items = value if isinstance(value, list) else ["none" if value is None else value]
             options += [name, ",".join(map(str, items))]
     return [*arguments, *options]
 
@@ -174,7 +161,7 @@ def _inputs(stage: Stage, artifact: Artifact) -> list[str]:
     values = {key: item for key, item in artifact.manifest.config.items() if key in known}
     named = {item.kind: item.reference for item in reversed(artifact.manifest.inputs)}
     try:
-        kinds: Sequence[str] = wanted_kinds(stage, from_mapping(stage.config, values), named)
+        kinds: Sequence[str] = stage.reads(from_mapping(stage.config, values), named)
     except ConfigError:  # a setting whose meaning has changed since
         kinds = stage.inputs
     leading = [kind for kind in kinds if kind in named][-1:]

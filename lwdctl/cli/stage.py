@@ -34,7 +34,7 @@ def run_stage(stage: Stage, values: Mapping[str, Any]) -> None:
         workspace, progress, values["artifact_name"], values.get("do_resume", False)
     )
     with reserved_stdout():
-        artifact = stage.run(config, inputs, context)
+        artifact = stage.execute(config, inputs, context)
     print_artifact(artifact, as_json=values["as_json"])
 
 

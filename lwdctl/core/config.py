@@ -1,89 +1,103 @@
-"""Strict configuration: frozen dataclasses filled from TOML, JSON or command-line words.
+"""Strict configuration: frozen dataclasses filled from TOML, JSON or the command line.
 
-A stage's configuration is one frozen dataclass whose fields are made with `option`.
-Its defaults stand there and nowhere else; the command line, recipes and manifests are
-read and written through the functions below. Supported field types are `bool`, `int`,
-`float`, `str`, `X | None`, and `tuple[X, ...]` of these.
+A stage's configuration is one frozen dataclass whose fields are made with `option`. Its defaults
+stand there and nowhere else; the command line, recipes and manifests are read and written through
+the functions below. Supported field types are `bool`, `int`, `float`, `str`, `Literal` of texts,
+`X | Literal[...]`, `X | None`, and `tuple[X, ...]` of these. Text and TOML write None as `none`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import types
 import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from lwdctl.core.errors import ConfigError
+from lwdctl.core.registry import Registry
 from lwdctl.core.suggest import did_you_mean
 
 C = TypeVar("C")
 
+_NONE = "none"
+_BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
 
 @dataclasses.dataclass(frozen=True)
 class FieldType:
-    """A field's type taken apart: its scalar, and whether it may be None or many."""
+    """A field's declared type, taken apart.
 
-    scalar: type
-    optional: bool
-    many: bool
+    Attributes:
+        scalar: `bool`, `int`, `float` or `str`; None where only `literals` are accepted.
+        literals: The texts accepted beside the scalar.
+        optional: Whether None is accepted.
+        many: Whether the field is a tuple of such values.
+    """
+
+    scalar: type | None
+    literals: tuple[str, ...] = ()
+    optional: bool = False
+    many: bool = False
+
+    def __str__(self) -> str:
+        """Name what one value may be, as error messages do."""
+        names = [self.scalar.__name__] if self.scalar else []
+        return " or ".join([*names, *(f"'{item}'" for item in self.literals)])
 
 
 def option(
     default: Any,
-    help: str,  # noqa: A002 - the word the command line uses
+    help: str,  # noqa: A002 - the name the command line uses
     *,
-    choices: tuple[str, ...] = (),
     minimum: float | None = None,
     maximum: float | None = None,
     argument: bool = False,
-    words: Mapping[str, int] | None = None,
+    registry: str = "",
 ) -> Any:
     """Declare a configuration field.
 
     Args:
-        default: The value when nothing is said.
+        default: The value of a field that is not given.
         help: One line for `--help`.
-        choices: The words accepted, when only some are.
         minimum: Smallest number accepted.
         maximum: Largest number accepted.
-        argument: A positional word of the command line instead of an `--option`.
-        words: Words accepted for an `int` field, with the number each stands for
-            (`{"episode": 0}`).
+        argument: A positional argument of the command line instead of an `--option`.
+        registry: `package.module:ATTRIBUTE` of the `Registry` that lists the accepted names,
+            imported on use.
     """
     metadata = {
         "help": help,
-        "choices": choices,
         "minimum": minimum,
         "maximum": maximum,
         "argument": argument,
-        "words": dict(words or {}),
+        "registry": registry,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
 
 def field_type(config: type, name: str) -> FieldType:
     """Take apart the declared type of a field of `config`."""
-    hint = typing.get_type_hints(config)[name]
-    optional = False
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        members = [item for item in typing.get_args(hint) if item is not type(None)]
-        optional = len(members) < len(typing.get_args(hint))
-        (hint,) = members
-    many = typing.get_origin(hint) is tuple
-    if many:
-        hint = typing.get_args(hint)[0]
-    return FieldType(scalar=hint, optional=optional, many=many)
+    return _take_apart(typing.get_type_hints(config)[name])
+
+
+def registry_of(field: dataclasses.Field[Any]) -> Registry | None:
+    """Import the table of the names that a field accepts; None where it has no such table."""
+    module, _, attribute = field.metadata["registry"].partition(":")
+    if not module:
+        return None
+    return typing.cast(Registry, getattr(importlib.import_module(module), attribute))
 
 
 def from_mapping(config: type[C], values: Mapping[str, Any], where: str = "") -> C:
-    """Build `config` from plain values, refusing unknown keys and wrong types.
+    """Build `config` from plain values; unknown keys and wrong types are errors.
 
     Args:
         config: A frozen dataclass whose fields were made with `option`.
-        values: Field name to value, as read from TOML or JSON. Dashes in keys are
-            accepted for underscores.
-        where: What to call the source in errors (`"[stage.train_vae]"`).
+        values: Field name to value, as read from TOML or JSON. Dashes in keys are accepted for
+            underscores.
+        where: Name of the source in error messages (`"[stage.train_vae]"`).
 
     Raises:
         ConfigError: An unknown key, a wrong type, or a value out of range.
@@ -108,77 +122,95 @@ def to_mapping(config: Any) -> dict[str, Any]:
     }
 
 
-def parse_words(config: type, assignments: typing.Iterable[str]) -> dict[str, Any]:
-    """Parse `key=value` words (`--set`) into values for `from_mapping`.
+def parse_assignments(config: type, assignments: typing.Iterable[str]) -> dict[str, Any]:
+    """Parse `key=value` texts (`--set`) into values for `from_mapping`.
 
     Raises:
-        ConfigError: A word without `=`, an unknown key, or text of the wrong type.
+        ConfigError: A text without `=`, an unknown key, or a value of the wrong type.
     """
     fields = {field.name for field in dataclasses.fields(config)}
     values: dict[str, Any] = {}
-    for word in assignments:
-        key, equals, text = word.partition("=")
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
         name = key.strip().replace("-", "_")
         if not equals:
             raise ConfigError(
-                f"'{word}' is not of the form key=value", "example: --set updates=500"
+                f"'{assignment}' is not of the form key=value", "example: --set updates=500"
             )
         if name not in fields:
             raise ConfigError(f"unknown setting '{key}'", did_you_mean(name, fields))
-        spoken = {
-            item.name: item.metadata.get("words") or {} for item in dataclasses.fields(config)
-        }
-        values[name] = _parse_text(text.strip(), field_type(config, name), name, spoken[name])
+        values[name] = _parse_text(text.strip(), field_type(config, name), name)
     return values
 
 
-def _parse_text(text: str, kind: FieldType, name: str, words: Mapping[str, int]) -> Any:
-    if kind.optional and text.lower() in ("none", ""):
+def _take_apart(hint: Any) -> FieldType:
+    scalar: type | None = None
+    literals: list[str] = []
+    optional = False
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    for member in typing.get_args(hint) if union else (hint,):
+        if typing.get_origin(member) is tuple:
+            one = _take_apart(typing.get_args(member)[0])
+            return FieldType(one.scalar, one.literals, type(None) in typing.get_args(hint), True)
+        if typing.get_origin(member) is typing.Literal:
+            literals += typing.get_args(member)
+        elif member is type(None):
+            optional = True
+        else:
+            scalar = member
+    return FieldType(scalar, tuple(literals), optional)
+
+
+def _parse_text(text: str, kind: FieldType, name: str) -> Any:
+    if kind.optional and (not text or _is_none(text, kind)):
         return None
     if kind.many:
-        one = FieldType(kind.scalar, optional=False, many=False)
-        parts = [part.strip() for part in text.split(",") if part]
-        return tuple(_parse_text(part, one, name, words) for part in parts)
-    if text in words:
-        return words[text]
+        one = FieldType(kind.scalar, kind.literals)
+        return tuple(_parse_text(part.strip(), one, name) for part in text.split(",") if part)
+    if kind.scalar is None or text in kind.literals:
+        return text
     if kind.scalar is bool:
-        words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-        if text.lower() not in words:
+        if text.lower() not in _BOOLEANS:
             raise ConfigError(f"'{name}' takes true or false, not '{text}'")
-        return words[text.lower()]
+        return _BOOLEANS[text.lower()]
     try:
         return kind.scalar(text)
     except ValueError:
-        raise ConfigError(f"'{name}' takes {kind.scalar.__name__}, not '{text}'") from None
+        raise ConfigError(f"'{name}' takes {kind}, not '{text}'") from None
 
 
-def _check(value: Any, field: Any, kind: FieldType, prefix: str) -> Any:
-    if value is None:
+def _is_none(value: Any, kind: FieldType) -> bool:
+    return isinstance(value, str) and value.lower() == _NONE and _NONE not in kind.literals
+
+
+def _check(value: Any, field: dataclasses.Field[Any], kind: FieldType, prefix: str) -> Any:
+    if value is None or (kind.optional and _is_none(value, kind)):
         if kind.optional:
             return None
         raise ConfigError(f"{prefix}'{field.name}' may not be empty")
     if kind.many:
         items = value if isinstance(value, list | tuple) else [value]
-        return tuple(_check_scalar(item, field, kind.scalar, prefix) for item in items)
-    return _check_scalar(value, field, kind.scalar, prefix)
+        return tuple(_check_one(item, field, kind, prefix) for item in items)
+    return _check_one(value, field, kind, prefix)
 
 
-def _check_scalar(value: Any, field: Any, scalar: type, prefix: str) -> Any:
-    if isinstance(value, str) and value in (field.metadata.get("words") or {}):
-        value = field.metadata["words"][value]
+def _check_one(value: Any, field: dataclasses.Field[Any], kind: FieldType, prefix: str) -> Any:
+    scalar = kind.scalar
+    if isinstance(value, str) and value in kind.literals:
+        return value
+    if scalar is None:
+        hint = did_you_mean(str(value), kind.literals)
+        raise ConfigError(f"{prefix}'{field.name}' cannot be '{value}'", hint)
     if scalar is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not isinstance(value, scalar) or (scalar is not bool and isinstance(value, bool)):
-        raise ConfigError(f"{prefix}'{field.name}' takes {scalar.__name__}, not {value!r}")
-    metadata = field.metadata
-    if metadata.get("choices") and value not in metadata["choices"]:
-        raise ConfigError(
-            f"{prefix}'{field.name}' cannot be '{value}'",
-            did_you_mean(str(value), metadata["choices"]),
-        )
-    low, high = metadata.get("minimum"), metadata.get("maximum")
+        raise ConfigError(f"{prefix}'{field.name}' takes {kind}, not {value!r}")
+    low, high = field.metadata.get("minimum"), field.metadata.get("maximum")
     if low is not None and value < low:
         raise ConfigError(f"{prefix}'{field.name}' must be at least {low:g}, not {value:g}")
     if high is not None and value > high:
         raise ConfigError(f"{prefix}'{field.name}' must be at most {high:g}, not {value:g}")
+    registry = registry_of(field)
+    if registry is not None:
+        registry.check(str(value))
     return value

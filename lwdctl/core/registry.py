@@ -48,6 +48,11 @@ class Registry:
         """Tell whether a row has this name."""
         return name in self.rows
 
+    def check(self, name: str) -> None:
+        """Raise a ConfigError where `load` would not find the name."""
+        if name not in self.rows and not (self.outsiders and is_outsider(name)):
+            raise ConfigError(f"no {self.noun} is called '{name}'", did_you_mean(name, self.rows))
+
     def load(self, name: str) -> Any:
         """Import and return the implementation called `name`.
 
@@ -55,11 +60,10 @@ class Registry:
             ConfigError: No row has that name, or what it stands for cannot be imported.
             MissingExtraError: The row needs a package that is not installed.
         """
+        self.check(name)
         row = self.rows.get(name)
-        if row is None and self.outsiders and is_outsider(name):
-            return _import_outsider(self.noun, name)
         if row is None:
-            raise ConfigError(f"no {self.noun} is called '{name}'", did_you_mean(name, self.rows))
+            return _import_outsider(self.noun, name)
         module, _, attribute = row.target.partition(":")
         try:
             return getattr(importlib.import_module(module), attribute)

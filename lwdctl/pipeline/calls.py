@@ -10,8 +10,8 @@ from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.config import from_mapping
 from lwdctl.core.progress import Progress, TqdmProgress
 from lwdctl.pipeline.inputs import resolve_inputs
-from lwdctl.stages import STAGES
-from lwdctl.stages.stage import Stage, StageContext
+from lwdctl.stages import find_stage
+from lwdctl.stages.stage import StageContext
 
 
 def run_stage(
@@ -39,8 +39,8 @@ def run_stage(
     Raises:
         LwdctlError: Whatever the command line would say.
     """
-    stage: Stage = STAGES.load(command)
+    stage = find_stage(command)
     config: Any = from_mapping(stage.config, settings or {})
     found = resolve_inputs(stage, config, workspace, inputs or {})
     context = StageContext(workspace, progress or TqdmProgress(), name)
-    return stage.run(config, found, context)
+    return stage.execute(config, found, context)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from lwdctl.artifacts.artifact import Artifact
@@ -10,21 +10,6 @@ from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.errors import ArtifactError, ConfigError
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.stages.stage import Stage
-
-
-def wanted_kinds(stage: Stage, config: Any, named: Collection[str] = ()) -> tuple[str, ...]:
-    """Return the kinds of artifact that `stage` reads under `config`.
-
-    A stage whose configuration names files (`paths`) reads those instead of artifacts.
-
-    Args:
-        stage: The stage.
-        config: Its configuration.
-        named: Kinds of which an artifact was named.
-    """
-    if getattr(config, "paths", ()):
-        return ()
-    return stage.reads(config, named) if stage.reads else stage.inputs
 
 
 def resolve_inputs(
@@ -53,7 +38,7 @@ def resolve_inputs(
         ArtifactError: One is missing, ambiguous, damaged, or of another lineage.
         ConfigError: A kind was named that the stage does not read.
     """
-    kinds = wanted_kinds(stage, config, named)
+    kinds = stage.reads(config, named)
     for kind in named:
         if kind not in kinds:
             raise ConfigError(f"{stage.command} reads no {kind} here", did_you_mean(kind, kinds))

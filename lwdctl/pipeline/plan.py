@@ -6,13 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lwdctl.core.config import from_mapping, parse_words
+from lwdctl.core.config import from_mapping, parse_assignments
 from lwdctl.core.errors import ConfigError
-from lwdctl.core.registry import Registry
 from lwdctl.core.suggest import did_you_mean
-from lwdctl.pipeline.inputs import wanted_kinds
 from lwdctl.pipeline.recipe import Recipe, RecipeStage
-from lwdctl.stages import STAGES
+from lwdctl.stages import find_stage
 from lwdctl.stages.stage import Stage
 
 SMOKE_SUFFIX = "-smoke"
@@ -48,7 +46,6 @@ def make_plan(
     assignments: Sequence[str] = (),
     smoke: bool = False,
     start: str = "",
-    stages: Registry = STAGES,
 ) -> tuple[Step, ...]:
     """Turn a recipe into steps, checking every setting before anything runs.
 
@@ -58,7 +55,6 @@ def make_plan(
             stages of a command.
         smoke: Toy size: apply the `[smoke.*]` tables.
         start: Id of the first step that runs even when up to date, or "".
-        stages: The stage table.
 
     Raises:
         ConfigError: An unknown stage or setting, a wrong value, or a missing input.
@@ -69,7 +65,7 @@ def make_plan(
         raise ConfigError(f"{recipe.path.name} has no stage '{start}'", did_you_mean(start, ids))
     steps: list[Step] = []
     for index, entry in enumerate(recipe.stages):
-        stage: Stage = stages.load(entry.command)
+        stage = find_stage(entry.command)
         config = _configure(recipe, entry, stage, changes[entry.id], smoke)
         parents, choices = _find_parents(recipe, entry, stage, config, steps)
         steps.append(
@@ -117,7 +113,7 @@ def _configure(
     from_mapping(stage.config, toy, f"{recipe.path.name} [smoke.{entry.id}]")
     if smoke:
         values.update(toy)
-    values.update(parse_words(stage.config, words))
+    values.update(parse_assignments(stage.config, words))
     return from_mapping(stage.config, values, where)
 
 
@@ -134,8 +130,8 @@ def _find_parents(
     """
     where = f"{recipe.path.name} [stage.{entry.id}]"
     made = {step.id: step.stage.kind for step in earlier}
-    kinds = wanted_kinds(stage, config, {made[need] for need in entry.needs})
-    several = stage.choices(config) if stage.choices else ()
+    kinds = stage.reads(config, {made[need] for need in entry.needs})
+    several = stage.candidates(config)
     parents: dict[str, str] = {}
     for need in entry.needs:
         kind = made[need]

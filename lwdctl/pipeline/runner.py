@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.durable import fingerprint
 from lwdctl.artifacts.manifest import InputRef, plain
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.config import to_mapping
 from lwdctl.core.progress import Progress, SilentProgress
 from lwdctl.data.reader import paths_of
 from lwdctl.pipeline.expected import Comparison, Expectation, compare
-from lwdctl.pipeline.inputs import wanted_kinds, with_ancestors
+from lwdctl.pipeline.inputs import with_ancestors
 from lwdctl.pipeline.plan import Step
-from lwdctl.stages.ingest import fingerprint
 from lwdctl.stages.stage import LOST, StageContext
 
 RAN, UP_TO_DATE, PLANNED = "ran", "up to date", "to run"
@@ -83,7 +83,7 @@ def compare_all(
 
 def _run(step: Step, inputs: Mapping[str, Artifact], context: StageContext) -> Artifact:
     resume = step.stage.resumable and _has_draft(step, inputs, context)
-    return step.stage.run(step.config, inputs, replace(context, resume=resume))
+    return step.stage.execute(step.config, inputs, replace(context, resume=resume))
 
 
 def _context(
@@ -94,7 +94,7 @@ def _context(
 ) -> StageContext:
     """Return where a step runs; it chooses from what the plan made, not from the workspace."""
     among = None
-    if step.stage.choices:
+    if step.stage.chosen:
         made = [outcomes[choice].artifact for choice in step.choices]
         among = tuple(artifact for artifact in made if artifact)
     return StageContext(workspace, progress or SilentProgress(), step.name, among=among)
@@ -103,7 +103,7 @@ def _context(
 def _inputs(
     step: Step, outcomes: Mapping[str, Outcome], workspace: Workspace
 ) -> dict[str, Artifact]:
-    kinds = wanted_kinds(step.stage, step.config, step.parents)
+    kinds = step.stage.reads(step.config, step.parents)
     if not kinds:
         return {}
     made = {kind: outcomes[parent].artifact for kind, parent in step.parents.items()}
@@ -146,8 +146,8 @@ def _made_from(
     A stage may record its most specific input only, since the others are its ancestors.
     """
     noted = {item.digest for item in recorded}
-    if step.stage.chosen:
-        chosen = step.stage.chosen(step.config, inputs, context)
+    chosen = step.stage.choose(step.config, inputs, context)
+    if chosen is not None:
         return noted == {artifact.digest for artifact in chosen}
     digests = [artifact.digest for artifact in inputs.values()]
     return noted <= set(digests) and noted.issuperset(digests[-1:])

@@ -4,32 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from lwdctl.analysis.behavior import compare
+from lwdctl.analysis.behavior_sections import sections_of, summary_of, write_rows
+from lwdctl.analysis.evaluations import Run, read_evaluation
+from lwdctl.analysis.sections import write_sections
+from lwdctl.analysis.trajectories import policy_trajectories, source_trajectories
 from lwdctl.artifacts.artifact import Artifact
-from lwdctl.core.config import option, to_mapping
-from lwdctl.stages.stage import LOST, Stage, StageContext
-
-if TYPE_CHECKING:
-    from lwdctl.analysis.evaluations import Run
+from lwdctl.artifacts.snippets import SnippetStore
+from lwdctl.configs import AnalyzeBehaviorConfig
+from lwdctl.core.config import to_mapping
+from lwdctl.stages.stage import LOST, StageContext
 
 TITLE = "Behavior of the source and of the policies"
 ROWS = "behavior.csv"
-
-
-@dataclass(frozen=True)
-class AnalyzeBehaviorConfig:
-    """What to compare."""
-
-    source: int = option(
-        0,
-        "Measure at most this many trajectories of every task and behavior of the source, drawn at"
-        " random;"
-        " 0 takes all",
-        minimum=0,
-    )
-    seed: int = option(0, "Seed of every draw: equal numbers, halves of the source", minimum=0)
 
 
 def run(
@@ -40,20 +29,13 @@ def run(
     Raises:
         ArtifactError: The evaluation cannot be read, or has no behavior of the data.
     """
-    from lwdctl.analysis.behavior import compare
-    from lwdctl.analysis.behavior_sections import sections_of, summary_of, write_rows
-    from lwdctl.analysis.evaluations import read_evaluation
-    from lwdctl.analysis.sections import write_sections
-    from lwdctl.analysis.trajectories import policy_trajectories, source_trajectories
-    from lwdctl.artifacts.snippets import SnippetStore
-
     evaluation = inputs["evaluation"]
     store = SnippetStore.open(inputs["snippets"].path)
     runs = read_evaluation(evaluation, context.workspace.root)
     limit = runs[0].max_steps or store.spec.env.max_steps
     lost: list[str] = []
     trajectories = source_trajectories(
-        store, limit, config.source, config.seed, context.progress, runs[0].tasks
+        store, limit, config.source or 0, config.seed, context.progress, runs[0].tasks
     )
     for name, one in _named(runs).items():
         trajectories += policy_trajectories(one, name, store.spec.labels, lost)
@@ -93,8 +75,3 @@ def _name(run: Run, several: set[str]) -> str:
     if "s" in several and run.train_seed is not None:
         parts.append(f"s{run.train_seed}")
     return " ".join(part for part in parts if part)
-
-
-STAGE = Stage(
-    "analyze behavior", "analysis", AnalyzeBehaviorConfig, ("snippets", "evaluation"), run
-)

@@ -2,77 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from lwdctl.analysis.diversity import ClusteredModes, LabeledModes, Modes, Values, features, hold
+from lwdctl.analysis.diversity_sections import Findings, Group, write
 from lwdctl.artifacts.artifact import Artifact
-from lwdctl.core.config import option, to_mapping
+from lwdctl.artifacts.snippets import SnippetStore
+from lwdctl.configs import AnalyzeDiversityConfig
+from lwdctl.core.config import to_mapping
 from lwdctl.core.errors import ConfigError
+from lwdctl.core.progress import Progress
+from lwdctl.core.seeding import generator
 from lwdctl.core.suggest import did_you_mean
-from lwdctl.stages.eval_arms import CHAIN, chain_read
-from lwdctl.stages.lwd_policy import MEAN, ORACLE, SAMPLED, Chain, lwd_policy
-from lwdctl.stages.run_settings import RunConfig
-from lwdctl.stages.stage import LOST, Stage, StageContext
+from lwdctl.evaluation.snippet_starts import plan_snippets, recorded_states
+from lwdctl.models.files import load_spec
+from lwdctl.stages.lwd_policy import SAMPLED, Chain, lwd_policy
+from lwdctl.stages.stage import LOST, StageContext
 from lwdctl.stages.traced_runs import Outcome, lost, open_inputs, refuse_lost, trace
-
-if TYPE_CHECKING:
-    from lwdctl.analysis.diversity import Modes, Values
-    from lwdctl.artifacts.snippets import SnippetStore
-    from lwdctl.core.progress import Progress
 
 TITLE = "Diversity of behavior"
 FEWEST = 2
 
 IntArray = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class AnalyzeDiversityConfig(RunConfig):
-    """What to run and how to tell modes."""
-
-    count: int = option(
-        60,
-        "Recorded starts to run from, as many as there are at most; each label's share of them is"
-        " its share of the demonstrations",
-        minimum=4,
-    )
-    split: str = option(
-        "all",
-        "Demonstrations whose starts are taken; 'validation' holds states that no model was"
-        " trained on",
-        choices=("all", "train", "validation"),
-    )
-    draws: int = option(2, "Policies sampled from every start", minimum=1)
-    latent: tuple[str, ...] = option(
-        (SAMPLED, ORACLE, MEAN),
-        "Where LWD's latents come from: sampled by the model; encoded from the demonstration whose"
-        " start it is; the mean of all",
-        choices=(SAMPLED, ORACLE, MEAN),
-    )
-    task: str = option("", "Task to look at, where the data has several")
-    modes: int = option(
-        0,
-        "Look for so many clusters of demonstrations instead of labels; 0 takes the labels, or"
-        " without labels the number of clusters with the best silhouette",
-        minimum=0,
-    )
-    horizon: int | None = option(
-        None,
-        "Executed steps between two queries; 'episode' for one policy all episode (default: the"
-        " snippet length the model was trained with)",
-        minimum=0,
-        words={"episode": 0},
-    )
-    max_steps: int = option(
-        0,
-        "Steps to look at; 0 takes the shortest demonstration, so that none has ended",
-        minimum=0,
-    )
-    seed: int = option(0, "Seed of starts, of what is sampled, and of modes", minimum=0)
 
 
 @dataclass(frozen=True)
@@ -102,8 +57,6 @@ def run(
         ArtifactError: A demonstration's start can be reached in no way.
         SimulatorError: Episodes were lost to simulator errors (after publishing what ran).
     """
-    from lwdctl.analysis.diversity_sections import Findings, Group, write
-
     chain = open_inputs(inputs, config, samples=SAMPLED in config.latent)
     demonstrations = find_demonstrations(chain.store, config)
     episodes = demonstrations.episodes
@@ -121,7 +74,7 @@ def run(
         config=to_mapping(config),
         inputs=[leading],
     ) as draft:
-        outcomes = {
+        outcomes: dict[str, Outcome] = {
             latent: _run(latent, chain, episodes[chosen], steps, config, context.progress)
             for latent in dict.fromkeys(config.latent)
         }
@@ -176,13 +129,11 @@ def find_demonstrations(store: SnippetStore, config: AnalyzeDiversityConfig) -> 
     usable = np.isin(label, found[counts >= FEWEST])
     if not config.modes and len(np.unique(label[usable])) > 1:
         return Demonstrations(task, mine[usable], label[usable], int((~usable).sum()))
-    if len(mine) < 2 * FEWEST or config.modes == 1 or config.modes >= len(mine):
+    if len(mine) < 2 * FEWEST or config.modes == 1 or (config.modes or 0) >= len(mine):
         wanted = f"{config.modes} modes" if config.modes else "modes"
         raise ConfigError(
             f"{len(mine)} demonstrations of '{task}' cannot be told apart into {wanted}",
-            f"--modes takes 2 to {len(mine) - 1}, or 0"
-            if len(mine) >= 2 * FEWEST
-            else "ingest more",
+            f"--modes takes 2 to {len(mine) - 1}" if len(mine) >= 2 * FEWEST else "ingest more",
         )
     return Demonstrations(task, mine, None)
 
@@ -195,8 +146,6 @@ def draw_starts(
     Raises:
         ConfigError: Fewer than two demonstrations in the split.
     """
-    from lwdctl.core.seeding import generator
-
     episodes, category = demonstrations.episodes, demonstrations.category
     order = generator("diversity starts", config.seed).permutation(len(episodes))
     if config.split != "all":
@@ -217,9 +166,6 @@ def draw_starts(
 
 
 def _recorded(chain: Chain, episodes: IntArray, steps: int) -> Values:
-    from lwdctl.analysis.diversity import hold
-    from lwdctl.evaluation.snippet_starts import recorded_states
-
     keys = chain.vae.spec.observation_keys
     rows = recorded_states(chain.store, episodes, np.zeros_like(episodes), keys, steps)
     return np.stack([hold(row[~np.isnan(row[:, 0])], steps, _scale(chain)) for row in rows])
@@ -236,11 +182,9 @@ def _modes(
     labels: tuple[str, ...],
     config: AnalyzeDiversityConfig,
 ) -> Modes:
-    from lwdctl.analysis.diversity import ClusteredModes, LabeledModes, features
-
     rows = features(states)
     if demonstrations.category is None:
-        return ClusteredModes(rows, config.modes, config.seed)
+        return ClusteredModes(rows, config.modes or 0, config.seed)
     kept, category = np.unique(demonstrations.category, return_inverse=True)
     return LabeledModes(rows, category, [labels[index] for index in kept], config.seed)
 
@@ -254,8 +198,6 @@ def _run(
     progress: Progress,
 ) -> Outcome:
     """Run policies from the starts of demonstrations, the draws of one start side by side."""
-    from lwdctl.evaluation.snippet_starts import plan_snippets
-
     progress.message(f"{latent}:")
     rows = np.repeat(episodes, config.draws) if latent == SAMPLED else episodes
     starts = plan_snippets(chain.store, rows, np.zeros_like(rows), steps, config.seed)
@@ -266,7 +208,9 @@ def _run(
 
 
 def _horizon(config: AnalyzeDiversityConfig, chain: Chain) -> int:
-    return chain.vae.spec.snippet_length if config.horizon is None else config.horizon
+    if config.horizon is None:
+        return chain.vae.spec.snippet_length
+    return 0 if config.horizon == "episode" else config.horizon
 
 
 def _components(chain: Chain) -> tuple[str, ...]:
@@ -282,8 +226,6 @@ def _components(chain: Chain) -> tuple[str, ...]:
 
 def _condition(inputs: Mapping[str, Artifact]) -> tuple[str, ...]:
     """Return what the diffusion model is told."""
-    from lwdctl.models.files import load_spec
-
     if "diffusion" not in inputs:
         return ()
     return tuple(load_spec(inputs["diffusion"].path)["condition"])
@@ -291,19 +233,9 @@ def _condition(inputs: Mapping[str, Artifact]) -> tuple[str, ...]:
 
 def _reached(outcome: Outcome, chain: Chain, steps: int, starts: int) -> Values:
     """Return (start, draw, time, obs) normalized and held, NaN where the simulator was lost."""
-    from lwdctl.analysis.diversity import hold
-
     size = sum(chain.store.spec.sizes(chain.vae.spec.observation_keys))
     rows = np.full((len(outcome.reached), steps + 1, size), np.nan)
     for row, seen in zip(rows, outcome.reached, strict=True):
         if seen is not None and len(seen):
             row[:] = hold(seen, steps, _scale(chain))
     return rows.reshape(starts, -1, steps + 1, size)
-
-
-def kinds_read(config: AnalyzeDiversityConfig, named: Collection[str]) -> tuple[str, ...]:
-    """Return the kinds that are read: the diffusion model only where it samples."""
-    return chain_read(config.latent, named)
-
-
-STAGE = Stage("analyze diversity", "analysis", AnalyzeDiversityConfig, CHAIN, run, reads=kinds_read)

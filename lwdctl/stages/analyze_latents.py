@@ -3,54 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from lwdctl.analysis.latent_baselines import raw_snippets, standard_states
+from lwdctl.analysis.latent_findings import (
+    LATENT,
+    PCA,
+    SNIPPET,
+    SPACES,
+    STATE,
+    TSNE,
+    group_findings,
+    position_findings,
+)
+from lwdctl.analysis.latent_health import latent_health
+from lwdctl.analysis.latent_pictures import View
+from lwdctl.analysis.latent_sections import LatentAnalysis, compose, points_csv
+from lwdctl.analysis.latent_table import (
+    Grouping,
+    LatentPoints,
+    draw_points,
+    groupings,
+    rows_of_split,
+)
+from lwdctl.analysis.projections import Components, principal_components, tsne, usable_perplexity
+from lwdctl.analysis.sections import write_sections
 from lwdctl.artifacts.artifact import Artifact
-from lwdctl.core.config import option, to_mapping
+from lwdctl.artifacts.durable import write_durably
+from lwdctl.artifacts.latents import LatentStore
+from lwdctl.artifacts.snippets import SnippetStore
+from lwdctl.configs import AnalyzeLatentsConfig
+from lwdctl.core.config import to_mapping
 from lwdctl.core.errors import ConfigError
+from lwdctl.core.progress import Progress
+from lwdctl.policies.loading import load_vae
 from lwdctl.stages.encode import ACTIVE_VARIANCE
-from lwdctl.stages.stage import Stage, StageContext
+from lwdctl.stages.stage import StageContext
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+Spaces = dict[str, npt.NDArray[np.float64]]
 
-    from lwdctl.analysis.latent_pictures import View
-    from lwdctl.analysis.latent_sections import LatentAnalysis
-    from lwdctl.analysis.latent_table import Grouping, LatentPoints
-    from lwdctl.analysis.projections import Components
-    from lwdctl.artifacts.latents import LatentStore
-    from lwdctl.artifacts.snippets import SnippetStore
-    from lwdctl.core.progress import Progress
-
-    Spaces = dict[str, npt.NDArray[np.float64]]
 
 POSITION, OPERATOR = "position", "operator"
 COLORS = ("task", "label", OPERATOR, "level", "success", POSITION)
 POINTS = "points.csv"
-
-
-@dataclass(frozen=True)
-class AnalyzeLatentsConfig:
-    """What to look at."""
-
-    points: int = option(
-        2000, "Snippets to draw at most, evenly over episodes", minimum=5, maximum=10_000
-    )
-    sampled: bool = option(True, "Draw latents from their posteriors instead of taking the means")
-    color: tuple[str, ...] = option(
-        (),
-        "Any of task, label (operator is the same: multi-human data stores operators as labels),"
-        " level, success, position (default: all that the data has more than one value of)",
-        choices=COLORS,
-    )
-    split: str = option("all", "Whose snippets", choices=("all", "train", "validation"))
-    perplexity: float = option(
-        30.0, "t-SNE's effective number of neighbors; at most a third of the points", minimum=1
-    )
-    neighbors: int = option(5, "Neighbors that vote on a snippet's category", minimum=1)
-    seed: int = option(0, "Seed of the snippets drawn, their latents, t-SNE and folds", minimum=0)
 
 
 def run(
@@ -61,12 +59,6 @@ def run(
     Raises:
         ConfigError: Too few snippets, equal latents, or nothing of what was asked for.
     """
-    from lwdctl.analysis.latent_sections import compose, points_csv
-    from lwdctl.analysis.sections import write_sections
-    from lwdctl.artifacts.durable import write_durably
-    from lwdctl.artifacts.latents import LatentStore
-    from lwdctl.artifacts.snippets import SnippetStore
-
     source = inputs["latents"]
     latents, snippets = LatentStore.open(source.path), SnippetStore.open(inputs["snippets"].path)
     with context.workspace.begin(
@@ -90,12 +82,6 @@ def _analyze(
     vae: Artifact,
     progress: Progress,
 ) -> LatentAnalysis:
-    from lwdctl.analysis.latent_findings import SPACES, group_findings, position_findings
-    from lwdctl.analysis.latent_health import latent_health
-    from lwdctl.analysis.latent_sections import LatentAnalysis
-    from lwdctl.analysis.latent_table import draw_points, rows_of_split
-    from lwdctl.analysis.projections import principal_components
-
     rows = rows_of_split(latents, snippets, config.split)
     points = draw_points(
         latents, snippets, rows, config.points, config.seed, sampled=config.sampled
@@ -135,8 +121,6 @@ def _what_to_show(
     config: AnalyzeLatentsConfig, snippets: SnippetStore, points: LatentPoints
 ) -> tuple[list[Grouping], bool]:
     """Return the groupings to color by, and whether to color by position."""
-    from lwdctl.analysis.latent_table import groupings
-
     known = {item.name: item for item in groupings(snippets, points.episode) if item.varies}
     varies = [*known, *([POSITION] if points.position.min() < points.position.max() else [])]
     asked = ["label" if name == OPERATOR else name for name in config.color]
@@ -154,9 +138,6 @@ def _views(
     config: AnalyzeLatentsConfig, points: LatentPoints, components: Components
 ) -> list[View]:
     """Project the points: t-SNE, and the principal components two by two."""
-    from lwdctl.analysis.latent_pictures import View
-    from lwdctl.analysis.projections import tsne, usable_perplexity
-
     count = len(points.row)
     perplexity = usable_perplexity(config.perplexity, count)
     title = f"t-SNE of {count} snippets (perplexity {perplexity:g})"
@@ -182,12 +163,6 @@ def _spaces(
     views: list[View],
 ) -> Spaces:
     """Return the latent space, its projections, and what was known before any learning."""
-    import torch
-
-    from lwdctl.analysis.latent_baselines import raw_snippets, standard_states
-    from lwdctl.analysis.latent_findings import LATENT, PCA, SNIPPET, STATE, TSNE
-    from lwdctl.policies.loading import load_vae
-
     model = load_vae(vae, torch.device("cpu"))
     spaces = {LATENT: points.latent, TSNE: views[0].coordinates}
     if len(views) > 1:
@@ -197,8 +172,3 @@ def _spaces(
         spaces[SNIPPET] = raw
     spaces[STATE] = standard_states(model, latents, points)
     return spaces
-
-
-STAGE = Stage(
-    "analyze latents", "analysis", AnalyzeLatentsConfig, ("snippets", "vae", "latents"), run
-)

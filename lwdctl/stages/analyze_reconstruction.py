@@ -2,45 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
+from lwdctl.analysis.reconstruction import Errors, squared_errors
+from lwdctl.analysis.reconstruction_sections import Findings, write
 from lwdctl.artifacts.artifact import Artifact
-from lwdctl.core.config import option, to_mapping
+from lwdctl.configs import AnalyzeReconstructionConfig
+from lwdctl.core.config import to_mapping
 from lwdctl.core.errors import ConfigError
-from lwdctl.stages.eval_arms import CHAIN
-from lwdctl.stages.lwd_policy import MEAN, ORACLE, SAMPLED, Chain
+from lwdctl.data.batches import SnippetBatches
+from lwdctl.data.windows import WindowRule
+from lwdctl.envs.table import SIMULATORS
+from lwdctl.evaluation.snippet_starts import draw_snippets, plan_snippets
+from lwdctl.models.vae import PolicyVae
+from lwdctl.stages.lwd_policy import SAMPLED, Chain
 from lwdctl.stages.reconstruction_runs import RECORDED, SnippetRuns
-from lwdctl.stages.run_settings import RunConfig
-from lwdctl.stages.stage import LOST, Stage, StageContext
-from lwdctl.stages.traced_runs import lost, open_inputs, refuse_lost
-
-if TYPE_CHECKING:
-    from lwdctl.analysis.reconstruction import Errors
-    from lwdctl.data.batches import SnippetBatches
-    from lwdctl.stages.traced_runs import Outcome
+from lwdctl.stages.stage import LOST, StageContext
+from lwdctl.stages.traced_runs import Outcome, lost, open_inputs, refuse_lost
+from lwdctl.training import checkpoint
 
 TITLE = "Reconstruction of recorded snippets"
-
-
-@dataclass(frozen=True)
-class AnalyzeReconstructionConfig(RunConfig):
-    """What to run."""
-
-    count: int = option(50, "Snippets to reconstruct", minimum=2)
-    split: str = option(
-        "validation",
-        "Which demonstrations they are drawn from",
-        choices=("validation", "train", "all"),
-    )
-    latent: tuple[str, ...] = option(
-        (ORACLE, MEAN),
-        "Where decoded policies come from: the snippet itself; the mean of all; sampled by the"
-        " diffusion model from what was observed at the snippet's start",
-        choices=(ORACLE, MEAN, SAMPLED),
-    )
-    seed: int = option(0, "Seed of the snippets drawn, and of what is sampled", minimum=0)
 
 
 def run(
@@ -53,8 +34,6 @@ def run(
         ArtifactError: A snippet's start can be reached in no way.
         SimulatorError: Episodes were lost to simulator errors (after publishing what ran).
     """
-    from lwdctl.analysis.reconstruction_sections import Findings, write
-
     runs = _open(config, inputs, context)
     arms = (RECORDED, *dict.fromkeys(config.latent))
     leading = list(inputs.values())[-1]
@@ -85,8 +64,6 @@ def run(
 def _open(
     config: AnalyzeReconstructionConfig, inputs: Mapping[str, Artifact], context: StageContext
 ) -> SnippetRuns:
-    from lwdctl.evaluation.snippet_starts import draw_snippets, plan_snippets
-
     chain = open_inputs(inputs, config, samples=SAMPLED in config.latent)
     store = chain.store
     if config.split != "all" and not len(store.episodes.of_split(config.split)):
@@ -100,9 +77,6 @@ def _open(
 
 
 def _batches(chain: Chain) -> SnippetBatches:
-    from lwdctl.data.batches import SnippetBatches
-    from lwdctl.data.windows import WindowRule
-
     spec = chain.vae.spec
     return SnippetBatches(
         chain.store,
@@ -115,23 +89,16 @@ def _batches(chain: Chain) -> SnippetBatches:
 
 
 def _errors(runs: SnippetRuns, outcome: Outcome) -> Errors:
-    from lwdctl.analysis.reconstruction import squared_errors
-
     return squared_errors(outcome.reached, runs.recorded, runs.starts.valid, runs.scale)
 
 
 def _score(runs: SnippetRuns) -> str:
-    from lwdctl.envs.table import SIMULATORS
-
     name: str = SIMULATORS.load(runs.chain.store.spec.env.adapter).metrics[0].name
     return name
 
 
 def _snapshots(runs: SnippetRuns, vae: Artifact) -> dict[int, Outcome]:
     """Run encoded snippets with the weights of every update that were kept."""
-    from lwdctl.models.vae import PolicyVae
-    from lwdctl.training import checkpoint
-
     found = {}
     for update in checkpoint.snapshot_updates(vae.path):
         model = PolicyVae(runs.chain.vae.spec)
@@ -139,19 +106,3 @@ def _snapshots(runs: SnippetRuns, vae: Artifact) -> dict[int, Outcome]:
         model = model.to(runs.chain.device).eval()
         found[update] = runs.decoded(model, runs.encoded(model), f"after {update} updates")
     return found
-
-
-def kinds_read(config: AnalyzeReconstructionConfig, named: Collection[str]) -> tuple[str, ...]:
-    """Return the kinds that are read: the diffusion model only where it samples."""
-    # Its mean latent is over training snippets, encoded here.
-    return CHAIN if SAMPLED in config.latent or "diffusion" in named else CHAIN[:2]
-
-
-STAGE = Stage(
-    "analyze reconstruction",
-    "analysis",
-    AnalyzeReconstructionConfig,
-    CHAIN,
-    run,
-    reads=kinds_read,
-)

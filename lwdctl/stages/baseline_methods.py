@@ -13,6 +13,14 @@ from torch import nn
 
 from lwdctl.artifacts.draft import Draft
 from lwdctl.artifacts.snippets import SnippetStore
+from lwdctl.configs import (
+    NO_CONDITION,
+    BaselineConfig,
+    Denoiser,
+    DiffusionConfig,
+    Prediction,
+    VaeConfig,
+)
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import Progress
 from lwdctl.core.seeding import derive_seed
@@ -24,15 +32,8 @@ from lwdctl.models.diffusion import LatentDiffusion
 from lwdctl.models.flops import denoiser_flops, matmul_flops
 from lwdctl.models.unet import UNET_SIZES
 from lwdctl.models.vae import VaeSpec
-from lwdctl.stages.baseline_config import TrainBaselineConfig
-from lwdctl.stages.train_diffusion import (
-    NO_CONDITION,
-    Sides,
-    TrainDiffusionConfig,
-    check_condition,
-    diffusion_spec,
-)
-from lwdctl.stages.train_vae import TrainVaeConfig, vae_spec
+from lwdctl.stages.train_diffusion import Sides, check_condition, diffusion_spec
+from lwdctl.stages.train_vae import vae_spec
 from lwdctl.training import behavior_cloning as cloning
 from lwdctl.training.loop import Budget, LoopSettings, Objective, TrainingLoop
 from lwdctl.training.objectives import DiffusionObjective, SnippetObjective
@@ -40,10 +41,8 @@ from lwdctl.training.objectives import DiffusionObjective, SnippetObjective
 M = TypeVar("M", bound=nn.Module)
 
 _SHARED = ("learning_rate", "warmup", "clip_norm", "ema_decay", "updates", "batch_size")
-VAE_DEFAULTS = {name: getattr(TrainVaeConfig, name) for name in _SHARED} | {"weight_decay": 0.0}
-DENOISER_DEFAULTS = {
-    name: getattr(TrainDiffusionConfig, name) for name in (*_SHARED, "weight_decay")
-}
+VAE_DEFAULTS = {name: getattr(VaeConfig, name) for name in _SHARED} | {"weight_decay": 0.0}
+DENOISER_DEFAULTS = {name: getattr(DiffusionConfig, name) for name in (*_SHARED, "weight_decay")}
 _REPORTED = (*_SHARED[:-2], "batch_size", "weight_decay", "betas", "ema_power")
 MLP_DEFAULTS = {**DENOISER_DEFAULTS, "updates": 20_000}
 UNET_DEFAULTS = {
@@ -66,7 +65,7 @@ TRANSFORMER_DROPOUT = 0.01
 class Work:
     """What a trainer works with."""
 
-    config: TrainBaselineConfig
+    config: BaselineConfig
     store: SnippetStore
     device: torch.device
     draft: Draft
@@ -90,7 +89,7 @@ def train_dp(work: Work) -> Trained:
     that are not executed, and the U-Net asks for a length it can halve.
     """
     config, sizes = work.config, _sizes(work)
-    denoiser = config.denoiser or "unet"
+    denoiser: Denoiser = config.denoiser or "unet"
     needed = sizes.snippet_length + config.history - 1
     multiple = UNET_SIZES[config.unet_size].multiple if denoiser == "unet" else 1
     length = -(-needed // multiple) * multiple
@@ -124,7 +123,7 @@ def train_dp(work: Work) -> Trained:
     return Trained(spec.to_mapping(), model, loop.ema_model, numbers)
 
 
-def refuse_unused(config: TrainBaselineConfig) -> None:
+def refuse_unused(config: BaselineConfig) -> None:
     """Refuse settings that the method does not have.
 
     Raises:
@@ -216,7 +215,7 @@ TRAINERS: dict[str, Callable[[Work], Trained]] = {
 def _sizes(work: Work) -> VaeSpec:
     """Read keys, sizes and action target off the data as `train-vae` does."""
     config = work.config
-    chosen = TrainVaeConfig(
+    chosen = VaeConfig(
         snippet_length=config.snippet_length,
         observation_keys=config.observation_keys,
         action_target=config.action_target or ("absolute" if config.method == "dp" else "auto"),
@@ -232,11 +231,11 @@ def _parts(work: Work) -> tuple[str, ...]:
 
 
 def _chunk_spec(
-    work: Work, sizes: VaeSpec, denoiser: str, layout: str, prediction: str
+    work: Work, sizes: VaeSpec, denoiser: Denoiser, layout: str, prediction: Prediction
 ) -> ChunkSpec:
     config = work.config
     usual = TRANSFORMER_DROPOUT if (config.method, denoiser) == ("dp", "transformer") else 0.0
-    chosen = TrainDiffusionConfig(
+    chosen = DiffusionConfig(
         denoiser=denoiser,
         latent_layout=layout,
         unet_size=config.unet_size,
@@ -277,13 +276,11 @@ def _batches(work: Work, sizes: VaeSpec, rule: WindowRule, *, every: bool) -> Sn
     )
 
 
-def _settings(
-    config: TrainBaselineConfig, defaults: dict[str, Any], share: float = 1.0
-) -> LoopSettings:
+def _settings(config: BaselineConfig, defaults: dict[str, Any], share: float = 1.0) -> LoopSettings:
     """Fill in what the user left to the method; `share` is this loop's part of the time."""
     given = {name: getattr(config, name, None) for name in defaults}
     chosen = {**defaults, **{name: value for name, value in given.items() if value is not None}}
-    budget = Budget(chosen.pop("updates"), share * config.time_limit or None)
+    budget = Budget(chosen.pop("updates"), config.time_limit and share * config.time_limit)
     return LoopSettings(budget=budget, seed=config.seed, **chosen)
 
 

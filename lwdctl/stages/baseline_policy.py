@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import torch
 
 from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.core.errors import ConfigError
-
-if TYPE_CHECKING:
-    import torch
-
-    from lwdctl.artifacts.snippets import SnippetStore
-    from lwdctl.models.chunks import ChunkSpec
-    from lwdctl.policies.policy import BatchPolicy
+from lwdctl.models.behavior_cloning import ClonedPolicy
+from lwdctl.models.chunks import ChunkSpec
+from lwdctl.models.diffusion import check_num_inference_steps
+from lwdctl.policies.latent_source import SampledLatents
+from lwdctl.policies.loading import load_baseline
+from lwdctl.policies.mlp import MlpPolicy
+from lwdctl.policies.policy import BatchPolicy
+from lwdctl.policies.replanning import ActionChunks, ReplanningPolicy
 
 
 def baseline_policy(
@@ -39,12 +41,6 @@ def baseline_policy(
     Raises:
         ConfigError: A chunk is shorter than the horizon, or too many denoising steps.
     """
-    from lwdctl.models.behavior_cloning import ClonedPolicy
-    from lwdctl.policies.latent_source import SampledLatents
-    from lwdctl.policies.loading import load_baseline
-    from lwdctl.policies.mlp import MlpPolicy
-    from lwdctl.policies.replanning import ActionChunks, ReplanningPolicy
-
     model = load_baseline(artifact, device)
     tasks, labels = store.spec.env.tasks, store.spec.labels
     if isinstance(model, ClonedPolicy):
@@ -66,8 +62,6 @@ def baseline_policy(
 
 
 def _check(spec: ChunkSpec, artifact: Artifact, executed: int, num_inference_steps: int) -> None:
-    from lwdctl.models.diffusion import check_num_inference_steps
-
     if not 1 <= executed <= spec.horizon:
         asked = f"the horizon of {executed} steps" if executed else "the end of every episode"
         longer = f"train it with --snippet-length {executed}, or " if executed else ""

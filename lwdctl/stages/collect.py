@@ -6,65 +6,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lwdctl.core.config import option, to_mapping
+from lwdctl.artifacts.artifact import Artifact
+from lwdctl.configs import CollectConfig
+from lwdctl.core.config import to_mapping
 from lwdctl.core.errors import ConfigError, SimulatorError
+from lwdctl.core.records import EnvSpec
 from lwdctl.core.seeding import EVALUATION_SEED_START
 from lwdctl.core.suggest import did_you_mean
-from lwdctl.envs.experts import EXPERTS
-from lwdctl.stages.stage import Stage, StageContext
-
-if TYPE_CHECKING:
-    from lwdctl.artifacts.artifact import Artifact
-    from lwdctl.core.records import EnvSpec
-    from lwdctl.data.robomimic_writer import RobomimicWriter
-    from lwdctl.envs.experts import ExpertSet
-    from lwdctl.stages.experts import ExpertRunner
+from lwdctl.data.robomimic_writer import RobomimicWriter
+from lwdctl.envs.experts import EXPERTS, ExpertSet
+from lwdctl.stages.experts import ExpertRunner
+from lwdctl.stages.stage import StageContext
 
 PAYLOAD = "demonstrations.hdf5"
 # An expert that fails this often is not one.
 ATTEMPTS_PER_EPISODE = 5
 SPARE_ATTEMPTS = 20
-
-
-@dataclass(frozen=True)
-class CollectConfig:
-    """Settings of `lwdctl collect`."""
-
-    simulator: str = option(
-        "metaworld", "Simulator to collect in.", choices=tuple(EXPERTS), argument=True
-    )
-    task: tuple[str, ...] = option(
-        (),
-        "Task; may be given several times for metaworld, where mt10 and lwd10 (the paper's) name "
-        "ten. For robosuite lift or can  [default: reach; robosuite: lift]",
-    )
-    operator: tuple[str, ...] = option(
-        (),
-        "robosuite only: better_operator_1, better_operator_2, okay_operator_1 and so on to "
-        "worse_operator_2; may be given several times  [default: all six]",
-    )
-    episodes: int | None = option(
-        None,
-        "Demonstrations per task, and for robosuite per operator  [default: 25; robosuite: 50, "
-        "300 in all]",
-        minimum=1,
-    )
-    seed: int = option(
-        0,
-        "First seed; every task uses it and the next ones, of which operators take turns.",
-        minimum=0,
-        maximum=EVALUATION_SEED_START - 1,
-    )
-    noise: float = option(
-        0.0, "Standard deviation of Gaussian noise on the expert's actions.", minimum=0
-    )
-    max_steps: int = option(
-        0, "Steps per episode; 0 means 500, the limit of both simulators.", minimum=0
-    )
-    keep_failures: bool = option(False, "Keep episodes in which the expert fails.")
-    workers: int = option(2, "Processes; 0 runs in this one. No effect on the data.", minimum=0)
 
 
 def run(config: CollectConfig, inputs: Mapping[str, Artifact], context: StageContext) -> Artifact:
@@ -77,13 +36,11 @@ def run(config: CollectConfig, inputs: Mapping[str, Artifact], context: StageCon
         SimulatorError: A worker died, or the expert fails nearly always.
     """
     del inputs
-    from lwdctl.data.robomimic_writer import RobomimicWriter
-    from lwdctl.stages.experts import ExpertRunner
 
     experts: ExpertSet = EXPERTS.load(config.simulator)
     tasks = _tasks(config, experts)
     parts = [part for task in tasks for part in _parts(config, experts, task)]
-    env = experts.environment(tasks, config.max_steps)
+    env = experts.environment(tasks, config.max_steps or 0)
     name = context.name or experts.file_name(tasks)
     draft = context.workspace.begin("demonstrations", name, config=to_mapping(config))
     with draft, ExpertRunner(env, config.noise, config.workers) as runner:
@@ -232,6 +189,3 @@ def _summary(parts: Sequence[_Part], counts: Sequence[_Count], env: EnvSpec) -> 
         "seeds": [total.first_seed, total.last_seed],
         "tasks": tasks,
     }
-
-
-STAGE = Stage("collect", "demonstrations", CollectConfig, (), run)

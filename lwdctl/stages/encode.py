@@ -3,54 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from lwdctl.artifacts.artifact import Artifact
-from lwdctl.core.config import option, to_mapping
-from lwdctl.stages.stage import Stage, StageContext
-
-if TYPE_CHECKING:
-    from lwdctl.artifacts.latents import LatentWriter
-    from lwdctl.artifacts.snippets import SnippetStore
-    from lwdctl.core.progress import Progress
-    from lwdctl.data.batches import SnippetBatches
-    from lwdctl.models.vae import PolicyVae
-
+from lwdctl.artifacts.latents import LATENTS_PAYLOAD, LatentStore, LatentWriter
+from lwdctl.artifacts.snippets import SnippetStore
+from lwdctl.configs import EncodeConfig
+from lwdctl.core.config import to_mapping
+from lwdctl.core.progress import Progress
+from lwdctl.data.batches import SnippetBatches
+from lwdctl.data.windows import WindowRule
+from lwdctl.models.vae import PolicyVae, VaeSpec
+from lwdctl.policies.loading import load_vae
+from lwdctl.stages.stage import StageContext
+from lwdctl.training.device import choose_device
 
 ACTIVE_VARIANCE = 0.01
 
 
-@dataclass(frozen=True)
-class EncodeConfig:
-    """How to encode."""
-
-    stride: int = option(
-        0, "Steps between neighboring snippets; 0 takes the VAE's own stride", minimum=0
-    )
-    history: int = option(
-        2, "Observations in the state condition: the current one and those before it", minimum=1
-    )
-    batch_size: int = option(1024, "Snippets encoded at once", minimum=1)
-    device: str = option("auto", "auto, cpu, cuda or cuda:N")
-    cache: str = option(
-        "auto", "Where steps are kept meanwhile", choices=("auto", "device", "ram", "none")
-    )
-
-
 def run(config: EncodeConfig, inputs: Mapping[str, Artifact], context: StageContext) -> Artifact:
     """Encode every snippet of the VAE's data and publish a `latents` artifact."""
-    from lwdctl.artifacts.latents import LATENTS_PAYLOAD, LatentWriter
-    from lwdctl.artifacts.snippets import SnippetStore
-    from lwdctl.data.batches import SnippetBatches
-    from lwdctl.data.windows import WindowRule
-    from lwdctl.models.vae import VaeSpec
-    from lwdctl.policies.loading import load_vae
-    from lwdctl.training.device import choose_device
-
     vae, source = inputs["vae"], inputs["snippets"]
     store = SnippetStore.open(source.path)
     device = choose_device(config.device)
@@ -89,8 +65,6 @@ def _encode(
     config: EncodeConfig,
     progress: Progress,
 ) -> int:
-    import torch
-
     episodes, offsets = batches.every()
     table = store.episodes
     with progress.task("encode", len(episodes), "snippet") as task, torch.no_grad():
@@ -118,8 +92,6 @@ def _health(path: Path) -> dict[str, float]:
     A unit counts as active when the variance of its posterior mean exceeds 0.01 (Burda et
     al. 2016, importance weighted autoencoders, section 5).
     """
-    from lwdctl.artifacts.latents import LatentStore
-
     store = LatentStore.open(path)
     spread = store.mean.std(axis=0)
     noise = np.exp(0.5 * store.log_variance).mean(axis=0)
@@ -128,6 +100,3 @@ def _health(path: Path) -> dict[str, float]:
         "mean_spread": float(spread.mean()),
         "mean_posterior_deviation": float(noise.mean()),
     }
-
-
-STAGE = Stage("encode", "latents", EncodeConfig, ("snippets", "vae"), run)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lwdctl.artifacts.artifact import Artifact
+from lwdctl.configs import LINEAGE, METHOD, RANDOM, EvalConfig
 from lwdctl.core.errors import ArtifactError, ConfigError
-from lwdctl.stages.baseline_config import METHODS
-from lwdctl.stages.eval_config import METHOD, RANDOM, EvalConfig
-from lwdctl.stages.lwd_policy import ORACLE, SAMPLED
 from lwdctl.stages.stage import StageContext
-
-CHAIN = ("snippets", "vae", "latents", "diffusion")
 
 
 @dataclass(frozen=True)
@@ -62,33 +58,6 @@ class Arm:
     name: str
 
 
-def chain_read(latents: Collection[str], named: Collection[str]) -> tuple[str, ...]:
-    """Return the part of LWD's chain that latents come from: the diffusion model where it samples.
-
-    Args:
-        latents: Latent sources.
-        named: Kinds of which an artifact was named; the chain goes at least as far.
-    """
-    last = 3 if SAMPLED in latents else 1 if set(latents) <= {ORACLE} else 2
-    return CHAIN[: 1 + max([last, *(CHAIN.index(kind) for kind in named if kind in CHAIN)])]
-
-
-def kinds_read(config: EvalConfig, named: Collection[str] = ()) -> tuple[str, ...]:
-    """Return the kinds that lead to the models: LWD's chain, else a baseline's."""
-    if METHOD in config.policy:
-        return CHAIN if is_grid(config) else chain_read(config.latent, named)
-    if set(config.policy) & set(METHODS):
-        return "snippets", "baseline"
-    return ("snippets",)
-
-
-def kinds_chosen(config: EvalConfig) -> tuple[str, ...]:
-    """Return the kinds of the models that are run."""
-    diffusion = METHOD in config.policy and kinds_read(config) == CHAIN
-    kinds = ("diffusion",) if diffusion else ()
-    return (*kinds, "baseline") if set(config.policy) & set(METHODS) else kinds
-
-
 def make_arms(
     config: EvalConfig, inputs: Mapping[str, Artifact], context: StageContext
 ) -> list[Arm]:
@@ -123,11 +92,6 @@ def models_used(arms: Sequence[Arm], inputs: Mapping[str, Artifact]) -> list[Art
     return list({main.path: main for main in mains}.values()) or list(inputs.values())[-1:]
 
 
-def is_grid(config: EvalConfig) -> bool:
-    """Tell whether every horizon and training seed needs a model of its own."""
-    return (len(config.horizon) > 1 and not config.one_model) or config.seeds > 0
-
-
 def _named(arm: Arm, config: EvalConfig) -> Arm:
     parts = [arm.policy, arm.latent]
     if len(config.horizon) > 1 and arm.trained.horizon is not None:
@@ -156,10 +120,12 @@ class _Finder:
         if policy == RANDOM:
             yield Trained()
             return
-        horizons: Sequence[int | None] = tuple(dict.fromkeys(self._config.horizon)) or (None,)
+        horizons: Sequence[int | None] = tuple(
+            _steps(horizon) for horizon in dict.fromkeys(self._config.horizon)
+        ) or (None,)
         if policy == "mlp":  # acts on every observation
             horizons = (None,)
-        seeds: Sequence[int | None] = range(self._config.seeds) or (None,)
+        seeds: Sequence[int | None] = range(self._config.seeds or 0) or (None,)
         for horizon in horizons:
             like = self._given(policy, horizon) if seeds != (None,) else None
             for seed in seeds:
@@ -196,9 +162,9 @@ class _Finder:
         like: Mapping[str, Artifact] | None,
     ) -> Mapping[str, Artifact] | None:
         given = self._inputs
-        if not is_grid(self._config):
+        if not self._config.is_grid:
             if policy == METHOD:
-                return {kind: given[kind] for kind in CHAIN if kind in given}
+                return {kind: given[kind] for kind in LINEAGE if kind in given}
             if "baseline" in given and given["baseline"].manifest.config["method"] == policy:
                 return given
         kind = "diffusion" if policy == METHOD else "baseline"
@@ -219,7 +185,7 @@ class _Finder:
 
     def _same_data(self, artifact: Artifact) -> dict[str, Artifact] | None:
         """Return an artifact's chain where it begins with the snippets of this evaluation."""
-        kinds = CHAIN[:-1] if artifact.kind == "diffusion" else ("snippets",)
+        kinds = LINEAGE[:-1] if artifact.kind == "diffusion" else ("snippets",)
         try:
             found = self._workspace.ancestors(artifact, kinds)
         except ArtifactError:  # a chain that is gone in part is nobody's model
@@ -233,10 +199,16 @@ class _Finder:
         vae = self._inputs.get("vae")
         if horizon is None or (self._config.one_model and METHOD in self._config.policy):
             # Beside a model of LWD: what was trained with snippets of the same length.
-            return vae is None or _trained_for(found) == vae.manifest.config["snippet_length"]
-        if is_grid(self._config) and not self._config.one_model:
+            return vae is None or _trained_for(found) == _steps(
+                vae.manifest.config["snippet_length"]
+            )
+        if self._config.is_grid and not self._config.one_model:
             return _trained_for(found) == horizon
-        reach = found["baseline"].manifest.config["snippet_length"] if "baseline" in found else 0
+        reach = (
+            _steps(found["baseline"].manifest.config["snippet_length"])
+            if "baseline" in found
+            else 0
+        )
         return bool(reach == 0 or 0 < horizon <= reach)
 
     def _miss(
@@ -291,5 +263,9 @@ def _executed(found: Mapping[str, Artifact]) -> int | None:
 
 def _trained_for(found: Mapping[str, Artifact]) -> int:
     model = found.get("vae") or found["baseline"]
-    length: int = _executed(found) or model.manifest.config["snippet_length"]
-    return length
+    return _executed(found) or _steps(model.manifest.config["snippet_length"])
+
+
+def _steps(length: int | str) -> int:
+    """Return a number of steps, 0 for the whole episode."""
+    return 0 if isinstance(length, str) else length

@@ -7,15 +7,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.workspace import Workspace
+from lwdctl.configs import EvalConfig
 from lwdctl.core.errors import ArtifactError
-
-if TYPE_CHECKING:
-    from lwdctl.stages.eval_arms import Arm
-    from lwdctl.stages.eval_config import EvalConfig
+from lwdctl.stages.eval_arms import Arm
 
 KEYS = "keys.json"
 EPISODES_FOLDER = "episodes"

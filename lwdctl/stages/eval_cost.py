@@ -7,22 +7,26 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from lwdctl.artifacts.durable import write_durably
+from lwdctl.artifacts.snippets import SnippetStore
+from lwdctl.configs import METHOD, EvalConfig
+from lwdctl.core.progress import Progress
+from lwdctl.core.records import FloatArray
+from lwdctl.core.seeding import EVALUATION_SEED_START
+from lwdctl.evaluation.episodes import EpisodeResult
+from lwdctl.evaluation.latency import time_policy
+from lwdctl.models.behavior_cloning import ClonedPolicy
+from lwdctl.models.diffusion import LatentDiffusion, inference_timesteps, truncate_schedule
+from lwdctl.models.flops import PolicyFlops, baseline_flops, lwd_flops
+from lwdctl.policies.loading import load_baseline, load_diffusion, load_vae
+from lwdctl.policies.policy import EpisodePlan
 from lwdctl.stages.eval_arms import Arm
-from lwdctl.stages.eval_config import METHOD, EvalConfig
+from lwdctl.stages.eval_policies import Policies
 from lwdctl.stages.lwd_policy import SAMPLED
-
-if TYPE_CHECKING:
-    from lwdctl.artifacts.snippets import SnippetStore
-    from lwdctl.core.progress import Progress
-    from lwdctl.core.records import FloatArray
-    from lwdctl.evaluation.episodes import EpisodeResult
-    from lwdctl.models.diffusion import LatentDiffusion
-    from lwdctl.models.flops import PolicyFlops
-    from lwdctl.policies.policy import EpisodePlan
-    from lwdctl.stages.eval_policies import Policies
 
 
 @dataclass(frozen=True)
@@ -71,10 +75,6 @@ class Price:
 
 def price(arm: Arm, config: EvalConfig, policies: Policies) -> Price:
     """Count what an arm's networks cost."""
-    from lwdctl.models.behavior_cloning import ClonedPolicy
-    from lwdctl.models.flops import PolicyFlops, baseline_flops, lwd_flops
-    from lwdctl.policies.loading import load_baseline, load_diffusion, load_vae
-
     if arm.trained.main is None:
         return Price(PolicyFlops())
     models, device = arm.trained.artifacts, policies.device
@@ -93,8 +93,6 @@ def price(arm: Arm, config: EvalConfig, policies: Policies) -> Price:
 
 def _calls(model: LatentDiffusion, config: EvalConfig) -> tuple[int, int]:
     """Return the denoiser calls of an episode's first query, and of its others."""
-    from lwdctl.models.diffusion import inference_timesteps, truncate_schedule
-
     visited = inference_timesteps(model.spec, config.num_inference_steps)
     warm = truncate_schedule(visited, config.warm_start) if config.warm_start else visited
     return len(visited), len(warm)
@@ -136,10 +134,6 @@ def add_latency(
 
 
 def _latency(arm: Arm, policies: Policies, store: SnippetStore) -> dict[str, Any]:
-    import torch
-
-    from lwdctl.evaluation.latency import time_policy
-
     plan, observations = _recorded(policies, store)
     timings = time_policy(policies.build(arm, slots=1), plan, observations, policies.device)
     return {**timings.summary(), "latency_threads": torch.get_num_threads()}
@@ -149,9 +143,6 @@ def _recorded(
     policies: Policies, store: SnippetStore
 ) -> tuple[EpisodePlan, Mapping[str, FloatArray]]:
     """Return the longest demonstration as an episode, with its observations."""
-    from lwdctl.core.seeding import EVALUATION_SEED_START
-    from lwdctl.policies.policy import EpisodePlan
-
     table, spec = store.episodes, store.spec
     index = int(table.length.argmax())
     start, length = int(table.start[index]), int(table.length[index])

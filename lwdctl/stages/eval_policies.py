@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.snippets import SnippetStore
+from lwdctl.configs import METHOD, RANDOM, EvalConfig
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.suggest import did_you_mean
+from lwdctl.models.files import load_spec
+from lwdctl.policies.loading import load_vae
+from lwdctl.policies.policy import BatchPolicy
+from lwdctl.policies.random import RandomPolicy
 from lwdctl.stages.baseline_policy import baseline_policy
 from lwdctl.stages.eval_arms import Arm
-from lwdctl.stages.eval_config import METHOD, RANDOM, EvalConfig
 from lwdctl.stages.lwd_policy import SAMPLED, Chain, check_inference_steps, lwd_policy
-
-if TYPE_CHECKING:
-    from lwdctl.artifacts.artifact import Artifact
-    from lwdctl.artifacts.snippets import SnippetStore
-    from lwdctl.policies.policy import BatchPolicy
+from lwdctl.training.device import choose_device
 
 
 class Policies:
@@ -33,8 +35,6 @@ class Policies:
     """
 
     def __init__(self, config: EvalConfig, store: SnippetStore, arms: Sequence[Arm]) -> None:
-        from lwdctl.training.device import choose_device
-
         self.arms = arms
         self.device = choose_device(config.device)
         self._config, self._store = config, store
@@ -58,8 +58,6 @@ class Policies:
         """Make the policy of an arm, for so many slots (0: the evaluation's)."""
         config = self._config
         if arm.policy == RANDOM:
-            from lwdctl.policies.random import RandomPolicy
-
             return RandomPolicy(self._store.spec.action, slots or config.num_envs)
         if arm.policy == METHOD:
             return lwd_policy(
@@ -82,8 +80,6 @@ class Policies:
 
     def lengths(self, arm: Arm) -> tuple[int | None, int | None]:
         """Return the steps a model was trained for, and those executed per query (0: all)."""
-        from lwdctl.models.files import load_spec
-
         if arm.trained.main is None:
             return None, None
         key = "snippet_length" if arm.policy == METHOD else "horizon"
@@ -92,8 +88,6 @@ class Policies:
         return trained, trained if arm.trained.horizon is None else arm.trained.horizon
 
     def _open(self, arm: Arm) -> Chain:
-        from lwdctl.policies.loading import load_vae
-
         vae = arm.trained.artifacts["vae"]
         if self._chain is None or self._chain[0] != arm.trained.main:
             chain = Chain(
@@ -121,6 +115,4 @@ def _sees_label(arm: Arm) -> bool:
 
 
 def _diffusion_spec(arm: Arm) -> dict[str, Any]:
-    from lwdctl.models.files import load_spec
-
     return dict(load_spec(arm.trained.artifacts["diffusion"].path))

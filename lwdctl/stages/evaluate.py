@@ -7,20 +7,25 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.draft import Draft
 from lwdctl.artifacts.durable import write_durably
 from lwdctl.artifacts.provenance import software
+from lwdctl.artifacts.snippets import SnippetStore
+from lwdctl.configs import METHOD, RANDOM, EvalConfig
 from lwdctl.core.config import to_mapping
 from lwdctl.core.errors import ConfigError, SimulatorError
+from lwdctl.envs.table import SIMULATORS
+from lwdctl.evaluation.compatibility import check_compatible
+from lwdctl.evaluation.episodes import EpisodeResult, plan_demonstrations, plan_episodes
+from lwdctl.evaluation.results import Condition, ConditionResult, ResultRow, result_rows
+from lwdctl.evaluation.rollout import rollout
+from lwdctl.evaluation.video import Recording
+from lwdctl.policies.policy import EpisodePlan
 from lwdctl.stages.eval_arms import (
-    CHAIN,
     Arm,
-    is_grid,
-    kinds_chosen,
-    kinds_read,
     make_arms,
     models_used,
 )
@@ -32,19 +37,11 @@ from lwdctl.stages.eval_cells import (
     cell_key,
     read_record,
 )
-from lwdctl.stages.eval_config import METHOD, RANDOM, EvalConfig
 from lwdctl.stages.eval_cost import add_latency, price
 from lwdctl.stages.eval_policies import Policies
 from lwdctl.stages.lwd_policy import SAMPLED
-from lwdctl.stages.stage import Stage, StageContext
+from lwdctl.stages.stage import StageContext
 from lwdctl.stages.videos import check_video, list_videos, recording_of
-
-if TYPE_CHECKING:
-    from lwdctl.artifacts.snippets import SnippetStore
-    from lwdctl.evaluation.episodes import EpisodeResult
-    from lwdctl.evaluation.results import Condition, ConditionResult, ResultRow
-    from lwdctl.evaluation.video import Recording
-    from lwdctl.policies.policy import EpisodePlan
 
 
 def run(config: EvalConfig, inputs: Mapping[str, Artifact], context: StageContext) -> Artifact:
@@ -54,8 +51,6 @@ def run(config: EvalConfig, inputs: Mapping[str, Artifact], context: StageContex
         ConfigError: Unknown tasks, policies or latents, or a model that is not there.
         SimulatorError: Episodes were lost to simulator errors (after publishing what ran).
     """
-    from lwdctl.artifacts.snippets import SnippetStore
-
     store = SnippetStore.open(inputs["snippets"].path)
     _check_environment(config, store, context)
     arms = make_arms(config, inputs, context)
@@ -88,17 +83,16 @@ def run(config: EvalConfig, inputs: Mapping[str, Artifact], context: StageContex
     return artifact
 
 
-def _chosen(
+def chosen(
     config: EvalConfig, inputs: Mapping[str, Artifact], context: StageContext
 ) -> list[Artifact]:
+    """Return the models that an evaluation with these settings would run."""
+    """Return the models that an evaluation with these settings would run."""
     return models_used(make_arms(config, inputs, context), inputs)
 
 
 def _check_environment(config: EvalConfig, store: SnippetStore, context: StageContext) -> None:
     """Refuse data without an environment, and one that does not fit the data."""
-    from lwdctl.envs.table import SIMULATORS
-    from lwdctl.evaluation.compatibility import check_compatible
-
     adapter = store.spec.env.adapter
     if not adapter:
         raise ConfigError(
@@ -167,7 +161,7 @@ class _Work:
         say(f"{arm.name}:")
         plans = self._plans(arm)
         recording = recording_of(
-            arm.name, plans, self.config.video, self.config.video_every, draft.path
+            arm.name, plans, self.config.video, self.config.video_every or 0, draft.path
         )
         results = _roll(arm, self, plans, recording)
         record = self._record(arm, results, key).to_json()
@@ -177,8 +171,6 @@ class _Work:
         return _cells(record)
 
     def _plans(self, arm: Arm) -> list[EpisodePlan]:
-        from lwdctl.evaluation.episodes import plan_demonstrations, plan_episodes
-
         config, labels = self.config, self.policies.labels
         if arm.latent == "oracle":
             split = "" if config.oracle_split == "all" else config.oracle_split
@@ -189,9 +181,6 @@ class _Work:
         return plan_episodes(env, config.episodes, config.seed, config.task, labels)
 
     def _record(self, arm: Arm, results: Sequence[EpisodeResult], key: str) -> ConditionResult:
-        from lwdctl.envs.table import SIMULATORS
-        from lwdctl.evaluation.results import ConditionResult, result_rows
-
         env = self.store.spec.env.adapter
         score = SIMULATORS.load(env).metrics[0].name
         returns = self._source_returns(results)
@@ -229,8 +218,6 @@ def _cells(record: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _roll(
     arm: Arm, work: _Work, plans: Sequence[EpisodePlan], recording: Recording | None
 ) -> Sequence[EpisodeResult]:
-    from lwdctl.evaluation.rollout import rollout
-
     config = work.config
     answer = rollout(
         work.policies.build(arm),
@@ -238,7 +225,7 @@ def _roll(
         plans,
         width=config.num_envs,
         workers=config.processes,
-        max_steps=config.max_steps or None,
+        max_steps=config.max_steps,
         perturbation=arm.perturbation,
         perturbation_probability=config.perturbation_probability,
         timeout=config.timeout,
@@ -249,8 +236,6 @@ def _roll(
 
 
 def _condition(arm: Arm, work: _Work) -> Condition:
-    from lwdctl.evaluation.results import Condition
-
     config, trained = work.config, arm.trained
     length, horizon = work.policies.lengths(arm)
     samples = arm.latent == SAMPLED or (arm.policy not in (METHOD, RANDOM) and horizon is not None)
@@ -294,7 +279,7 @@ def _warm_start_text(config: EvalConfig) -> str:
 
 
 def _horizon_text(config: EvalConfig, policies: Policies) -> str:
-    if is_grid(config):
+    if config.is_grid:
         return "a model per horizon and training seed"
     pairs = {policies.lengths(arm) for arm in policies.arms} - {(None, None)}
     texts = []
@@ -317,16 +302,3 @@ def _refuse_errors(cells: Sequence[Mapping[str, Any]], artifact: Artifact) -> No
             f"{errors} episodes were lost to simulator errors; see {artifact.path}",
             "they count neither as success nor as failure; run the evaluation again",
         )
-
-
-STAGE = Stage(
-    "eval",
-    "evaluation",
-    EvalConfig,
-    (*CHAIN, "baseline"),
-    run,
-    resumable=True,
-    reads=kinds_read,
-    choices=kinds_chosen,
-    chosen=_chosen,
-)

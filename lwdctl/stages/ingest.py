@@ -8,78 +8,27 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lwdctl.core.config import option, to_mapping
+from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.durable import fingerprint
+from lwdctl.artifacts.kinds import sanitize_name
+from lwdctl.artifacts.snippets import SNIPPETS_PAYLOAD, SnippetWriter
+from lwdctl.configs import IngestConfig
+from lwdctl.core.config import to_mapping
 from lwdctl.core.errors import ConfigError, DataError
+from lwdctl.core.progress import Progress
+from lwdctl.core.records import Episode, SourceSpec
 from lwdctl.core.seeding import generator
 from lwdctl.data.checks import NonFiniteError
-from lwdctl.data.formats import READERS
-from lwdctl.data.reader import ReadOptions, open_source, paths_of
+from lwdctl.data.reader import MergedReader, ReadOptions, open_source, paths_of
 from lwdctl.data.splits import assign_splits
 from lwdctl.envs.table import with_outside_environment
-from lwdctl.stages.stage import Stage, StageContext
-
-if TYPE_CHECKING:
-    from lwdctl.artifacts.artifact import Artifact
-    from lwdctl.core.progress import Progress
-    from lwdctl.core.records import Episode, SourceSpec
-    from lwdctl.data.reader import MergedReader
+from lwdctl.stages.stage import StageContext
 
 DEMONSTRATIONS = "demonstrations"
 DEMONSTRATIONS_PAYLOAD = "demonstrations.hdf5"
 MINIMUM_SHARED_NAME = 3
-
-
-@dataclass(frozen=True)
-class IngestConfig:
-    """Settings of `lwdctl ingest`."""
-
-    format: str = option(
-        "robomimic", "Data format of the files.", choices=tuple(READERS), argument=True
-    )
-    paths: tuple[str, ...] = option(
-        (), "Files or directories to read; none means what `collect` made last.", argument=True
-    )
-    max_episodes: int = option(
-        0, "Keep at most this many episodes, drawn at random; 0 keeps all.", minimum=0
-    )
-    max_per_label: int = option(
-        0,
-        "Keep at most this many episodes of every behavior label, drawn at random; 0 keeps all.",
-        minimum=0,
-    )
-    filter_key: str = option("", "Read only this subset (robomimic: a name under mask/).")
-    label: str = option("", "Behavior label of every episode, instead of the source's own.")
-    env: str = option(
-        "",
-        "Environment, as ADAPTER or ADAPTER/NAME, when the source does not say it; one of your"
-        " own as package.module:Class/NAME.",
-    )
-    observation_keys: tuple[str, ...] = option(
-        (), "Observation keys to store; none means the format's default."
-    )
-    actions: str = option(
-        "recorded",
-        "What the stored actions are: absolute turns the motions of robosuite's hand (robomimic, "
-        "OSC_POSE) into targets: position, 6-D rotation, gripper. delta only checks.",
-        choices=("recorded", "delta", "absolute"),
-    )
-    validation_fraction: float = option(
-        0.1,
-        "Share of episodes held out when the source has no split of its own.",
-        minimum=0,
-        maximum=0.9,
-    )
-    max_bytes: int = option(
-        64 * 2**30, "Largest size in bytes that a source may declare, uncompressed.", minimum=1
-    )
-    on_nan: str = option(
-        "error",
-        "What to do about an episode with NaN or infinity.",
-        choices=("error", "drop"),
-    )
-    seed: int = option(0, "Fixes the order in the store and what is held out.", minimum=0)
 
 
 def run(config: IngestConfig, inputs: Mapping[str, Artifact], context: StageContext) -> Artifact:
@@ -90,8 +39,6 @@ def run(config: IngestConfig, inputs: Mapping[str, Artifact], context: StageCont
             not what was asked for.
         DataError: The source cannot be read; nothing is left behind.
     """
-    from lwdctl.artifacts.snippets import SNIPPETS_PAYLOAD, SnippetWriter
-
     paths, parents = _sources(config, inputs)
     name = context.name or _default_name(paths, parents)
     with open_source(config.format, paths, _read_options(config)) as reader:
@@ -131,8 +78,6 @@ def _sources(
 
 def _default_name(paths: Sequence[Path], parents: Sequence[Artifact]) -> str:
     """Name the store after its input; several files by what their names share."""
-    from lwdctl.artifacts.kinds import sanitize_name
-
     if parents:
         return parents[0].name
     names = [_bare_name(path) for path in paths]
@@ -155,9 +100,9 @@ def _bare_name(path: Path) -> str:
 def _read_options(config: IngestConfig) -> ReadOptions:
     return ReadOptions(
         observation_keys=config.observation_keys,
-        filter_key=config.filter_key,
-        label=config.label,
-        env=config.env,
+        filter_key=config.filter_key or "",
+        label=config.label or "",
+        env=config.env or "",
         max_bytes=config.max_bytes,
         on_nan=config.on_nan,
         actions=config.actions,
@@ -188,7 +133,7 @@ def _order(config: IngestConfig, reader: MergedReader) -> Sequence[int]:
     It is random, so that neighboring blocks of the store hold many tasks and labels.
     """
     drawn = generator("ingest-order", config.seed).permutation(len(reader.sources)).tolist()
-    return _at_most_per_label(drawn, reader, config.max_per_label)[: config.max_episodes or None]
+    return _at_most_per_label(drawn, reader, config.max_per_label)[: config.max_episodes]
 
 
 def _narrowed(spec: SourceSpec, reader: MergedReader, order: Sequence[int]) -> SourceSpec:
@@ -229,9 +174,11 @@ def _episodes(
             task.advance()
 
 
-def _at_most_per_label(order: Sequence[int], reader: MergedReader, limit: int) -> Sequence[int]:
-    """Keep the first so many episodes of every label; 0 keeps all."""
-    if not limit:
+def _at_most_per_label(
+    order: Sequence[int], reader: MergedReader, limit: int | None
+) -> Sequence[int]:
+    """Keep the first `limit` episodes of every label; None keeps all."""
+    if limit is None:
         return order
     seen: Counter[str] = Counter()
     kept = []
@@ -302,27 +249,3 @@ def _describe(spec: SourceSpec) -> dict[str, Any]:
             "control_rate": spec.action.control_rate,
         },
     }
-
-
-def fingerprint(path: Path) -> dict[str, Any]:
-    """Record which file or directory was read: absolute path, bytes and SHA-256.
-
-    That of a directory is over the names and digests of its files.
-    """
-    import hashlib
-
-    from lwdctl.artifacts.durable import sha256_of
-
-    where = str(path.resolve())
-    if not path.is_dir():
-        return {"path": where, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
-    files = sorted(item for item in path.rglob("*") if item.is_file())
-    lines = (f"{item.relative_to(path).as_posix()}\0{sha256_of(item)}\n" for item in files)
-    return {
-        "path": where,
-        "bytes": sum(item.stat().st_size for item in files),
-        "sha256": hashlib.sha256("".join(lines).encode()).hexdigest(),
-    }
-
-
-STAGE = Stage("ingest", "snippets", IngestConfig, (DEMONSTRATIONS,), run)

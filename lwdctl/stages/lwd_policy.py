@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import torch
 
 from lwdctl.artifacts.artifact import Artifact
-
-if TYPE_CHECKING:
-    import torch
-
-    from lwdctl.artifacts.snippets import SnippetStore
-    from lwdctl.data.batches import SnippetBatches
-    from lwdctl.models.vae import PolicyVae
-    from lwdctl.policies.latent_source import LatentSource
-    from lwdctl.policies.replanning import ReplanningPolicy
+from lwdctl.artifacts.latents import LatentStore
+from lwdctl.artifacts.snippets import SnippetStore
+from lwdctl.data.batches import SnippetBatches
+from lwdctl.data.windows import WindowRule
+from lwdctl.models.diffusion import check_num_inference_steps
+from lwdctl.models.files import load_spec
+from lwdctl.models.vae import PolicyVae
+from lwdctl.policies import latent_source
+from lwdctl.policies.latent_source import LatentSource
+from lwdctl.policies.loading import load_diffusion
+from lwdctl.policies.replanning import GeneratedNetworks, ReplanningPolicy
 
 SAMPLED, ORACLE, MEAN = "sampled", "oracle", "mean"
 LATENTS = (SAMPLED, ORACLE, "random", "shuffled", MEAN)
@@ -49,8 +52,6 @@ def lwd_policy(
         num_inference_steps: Denoising steps of `sampled`.
         warm_start: Share of them that `sampled` does from its previous latent; 0 for none.
     """
-    from lwdctl.policies.replanning import GeneratedNetworks, ReplanningPolicy
-
     source = _source(latent, chain, sampler, num_inference_steps, warm_start)
     return ReplanningPolicy(GeneratedNetworks(chain.vae), source, horizon or None)
 
@@ -61,19 +62,12 @@ def check_inference_steps(diffusion: Artifact, asked: int) -> None:
     Raises:
         ConfigError: It was asked for more.
     """
-    from lwdctl.models.diffusion import check_num_inference_steps
-    from lwdctl.models.files import load_spec
-
     check_num_inference_steps(load_spec(diffusion.path)["num_train_timesteps"], asked)
 
 
 def _source(
     latent: str, chain: Chain, sampler: str, num_inference_steps: int, warm_start: float
 ) -> LatentSource:
-    from lwdctl.artifacts.latents import LatentStore
-    from lwdctl.policies import latent_source
-    from lwdctl.policies.loading import load_diffusion
-
     spec = chain.store.spec
     if latent == SAMPLED:
         model = load_diffusion(chain.inputs["diffusion"], chain.device)
@@ -100,9 +94,6 @@ def _source(
 
 
 def _demonstrations(chain: Chain) -> SnippetBatches:
-    from lwdctl.data.batches import SnippetBatches
-    from lwdctl.data.windows import WindowRule
-
     spec = chain.vae.spec
     return SnippetBatches(
         chain.store,

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
+from lwdctl.configs import RolloutConfig
+from lwdctl.core.progress import Progress
+from lwdctl.core.seeding import generator
+from lwdctl.data.batches import SnippetBatches
+from lwdctl.evaluation.snippet_starts import SnippetStarts, recorded_states
+from lwdctl.models.vae import PolicyVae
+from lwdctl.policies.latent_source import ReplanRequest, SampledLatents
+from lwdctl.policies.loading import load_diffusion
+from lwdctl.policies.policy import BatchPolicy
+from lwdctl.policies.recorded import GivenLatents, RecordedActions
+from lwdctl.policies.replanning import GeneratedNetworks, ReplanningPolicy
 from lwdctl.stages.lwd_policy import MEAN, ORACLE, SAMPLED, Chain
-from lwdctl.stages.run_settings import RunConfig
 from lwdctl.stages.traced_runs import Outcome, trace
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from lwdctl.core.progress import Progress
-    from lwdctl.data.batches import SnippetBatches
-    from lwdctl.evaluation.snippet_starts import SnippetStarts
-    from lwdctl.models.vae import PolicyVae
-    from lwdctl.policies.policy import BatchPolicy
 
 RECORDED = "recorded actions"
 MEAN_SNIPPETS = 1024
@@ -45,7 +47,7 @@ class SnippetRuns:
     batches: SnippetBatches
     training: SnippetBatches
     starts: SnippetStarts
-    config: RunConfig
+    config: RolloutConfig
     progress: Progress
 
     @property
@@ -62,9 +64,6 @@ class SnippetRuns:
 
     def decoded(self, vae: PolicyVae, latents: Tensor, title: str) -> Outcome:
         """Decode latents (snippet, latent) and run one policy per snippet to its end."""
-        from lwdctl.policies.recorded import GivenLatents
-        from lwdctl.policies.replanning import GeneratedNetworks, ReplanningPolicy
-
         return self._roll(
             ReplanningPolicy(GeneratedNetworks(vae), GivenLatents(latents), None), title
         )
@@ -75,8 +74,6 @@ class SnippetRuns:
         return _encode(vae or self.chain.vae, self.batches, starts.episodes, starts.offsets)
 
     def _mean(self) -> Tensor:
-        from lwdctl.core.seeding import generator
-
         episodes, offsets = self.training.every()
         drawn = generator("mean latent").permutation(len(episodes))[:MEAN_SNIPPETS]
         latents = _encode(self.chain.vae, self.training, episodes[drawn], offsets[drawn])
@@ -84,9 +81,6 @@ class SnippetRuns:
 
     def _sampled(self) -> Tensor:
         """Draw latents from what was recorded at the snippets' starts."""
-        from lwdctl.policies.latent_source import ReplanRequest, SampledLatents
-        from lwdctl.policies.loading import load_diffusion
-
         chain, starts, spec = self.chain, self.starts, self.chain.store.spec
         model = load_diffusion(chain.inputs["diffusion"], chain.device)
         history = model.spec.history
@@ -99,8 +93,6 @@ class SnippetRuns:
         return source.latents(ReplanRequest(starts.plans, none, starts.offsets, state))
 
     def _recorded_actions(self) -> BatchPolicy:
-        from lwdctl.policies.recorded import RecordedActions
-
         batch = self.batches.cut(self.starts.episodes, self.starts.offsets)
         return RecordedActions(batch.actions.cpu().numpy())
 
@@ -118,8 +110,6 @@ class SnippetRuns:
     @cached_property
     def recorded(self) -> npt.NDArray[np.float64]:
         """The recorded states (snippet, length + 1, obs)."""
-        from lwdctl.evaluation.snippet_starts import recorded_states
-
         keys = self.chain.vae.spec.observation_keys
         starts = self.starts
         return recorded_states(self.chain.store, starts.episodes, starts.offsets, keys, self.length)
@@ -135,7 +125,6 @@ def _encode(
     vae: PolicyVae, batches: SnippetBatches, episodes: npt.NDArray[np.int64],
     offsets: npt.NDArray[np.int64],
 ) -> Tensor:  # fmt: skip
-    import torch
 
     means = []
     with torch.no_grad():

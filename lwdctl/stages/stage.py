@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,7 @@ from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.progress import Progress, TqdmProgress
 
 LOST = "episodes_lost_to_simulators"
-"""Key of a summary that lacks episodes, with how many; such an artifact is made again."""
+"""Summary key of an artifact that lacks episodes, with their number; the artifact is not final."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,8 @@ class StageContext:
         progress: Where it reports.
         name: Name of the artifact to make, or "" for the stage's own choice
             (the name of its first input).
-        resume: Go on from the newest unfinished draft of the same configuration.
-        among: The artifacts that a stage with `choices` may choose from, the preferred ones
+        resume: Go on from the newest unfinished run of the same configuration.
+        among: The artifacts that a stage with candidates may choose from, the preferred ones
             last; None for all that the workspace holds.
     """
 
@@ -35,32 +36,75 @@ class StageContext:
     among: tuple[Artifact, ...] | None = None
 
 
+RunFunction = Callable[[Any, Mapping[str, Artifact], StageContext], Artifact]
+ChosenFunction = Callable[[Any, Mapping[str, Artifact], StageContext], list[Artifact]]
+
+
 @dataclass(frozen=True)
 class Stage:
     """One row of the stage table.
 
+    A configuration with a method `reads(named)` decides which of `inputs` are read; one with a
+    method `candidates()` names the artifact types among several of which the stage chooses.
+
     Attributes:
         command: Name on the command line (`"train-vae"`).
-        kind: Kind of artifact it makes (`"vae"`).
+        kind: Type of the artifact it makes (`"vae"`).
         config: Frozen dataclass of `core.config.option` fields.
-        inputs: Kinds of artifact it reads, the most specific one last; the others must
-            be among its ancestors or are taken from them.
-        run: `run(config, inputs by kind, context)`; heavy imports inside.
-        resumable: Whether `--resume` means something.
-        reads: The kinds out of `inputs` that are read under a configuration, when artifacts of
-            some kinds were named; None for all.
-        choices: The kinds of which it chooses among several under a configuration (a grid's
-            models); None where one artifact per kind is all it reads.
-        chosen: What it would choose: the inputs it would record, given the same arguments as
-            `run`. Goes with `choices`.
+        inputs: Artifact types it reads, the most specific one last; the others must be among
+            its ancestors or are taken from them.
+        run: `run(config, inputs by type, context)`, or its name `"package.module:function"`,
+            imported on use.
+        summary: One line for help texts.
+        resumable: Whether an interrupted run can go on from its last checkpoint.
+        chosen: What it would choose among its candidates, given the same arguments as `run`:
+            the inputs it would record. A function or its name.
     """
 
     command: str
     kind: str
     config: type
     inputs: tuple[str, ...]
-    run: Callable[[Any, Mapping[str, Artifact], StageContext], Artifact]
+    run: RunFunction | str
+    summary: str = ""
     resumable: bool = False
-    reads: Callable[[Any, Collection[str]], tuple[str, ...]] | None = None
-    choices: Callable[[Any], tuple[str, ...]] | None = None
-    chosen: Callable[[Any, Mapping[str, Artifact], StageContext], list[Artifact]] | None = None
+    chosen: ChosenFunction | str | None = None
+
+    def execute(
+        self, config: Any, inputs: Mapping[str, Artifact], context: StageContext
+    ) -> Artifact:
+        """Run the stage and return the artifact it made."""
+        artifact: Artifact = _load(self.run)(config, inputs, context)
+        return artifact
+
+    def reads(self, config: Any, named: Collection[str] = ()) -> tuple[str, ...]:
+        """Return the artifact types that are read under a configuration.
+
+        Args:
+            config: The stage's configuration.
+            named: Artifact types of which one artifact was named.
+        """
+        found: tuple[str, ...] = config.reads(named) if hasattr(config, "reads") else self.inputs
+        return found
+
+    def candidates(self, config: Any) -> tuple[str, ...]:
+        """Return the artifact types among several of which the stage chooses."""
+        found: tuple[str, ...] = config.candidates() if hasattr(config, "candidates") else ()
+        return found
+
+    def choose(
+        self, config: Any, inputs: Mapping[str, Artifact], context: StageContext
+    ) -> list[Artifact] | None:
+        """Return the inputs that a run would record; None where the stage chooses none."""
+        if self.chosen is None:
+            return None
+        chosen: list[Artifact] = _load(self.chosen)(config, inputs, context)
+        return chosen
+
+
+def _load(function: Callable[..., Any] | str) -> Callable[..., Any]:
+    if not isinstance(function, str):
+        return function
+    module, _, name = function.partition(":")
+    loaded: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return loaded

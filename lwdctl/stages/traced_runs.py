@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.snippets import SnippetStore
+from lwdctl.configs import RolloutConfig
 from lwdctl.core.errors import ConfigError, SimulatorError
+from lwdctl.core.progress import Progress
+from lwdctl.evaluation.episodes import EpisodeResult
+from lwdctl.evaluation.rollout import rollout
+from lwdctl.policies.loading import load_vae
+from lwdctl.policies.policy import BatchPolicy, EpisodePlan
+from lwdctl.policies.traced import TracedPolicy
 from lwdctl.stages.lwd_policy import Chain, check_inference_steps
-from lwdctl.stages.run_settings import RunConfig
-
-if TYPE_CHECKING:
-    from lwdctl.core.progress import Progress
-    from lwdctl.evaluation.episodes import EpisodeResult
-    from lwdctl.policies.policy import BatchPolicy, EpisodePlan
+from lwdctl.training.device import choose_device
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Outcome:
     episodes: Sequence[EpisodeResult]
 
 
-def open_inputs(inputs: Mapping[str, Artifact], config: RunConfig, *, samples: bool) -> Chain:
+def open_inputs(inputs: Mapping[str, Artifact], config: RolloutConfig, *, samples: bool) -> Chain:
     """Open trained models and their data for runs in the data's environment.
 
     Args:
@@ -44,10 +46,6 @@ def open_inputs(inputs: Mapping[str, Artifact], config: RunConfig, *, samples: b
     Raises:
         ConfigError: The data has no environment, or the model fewer denoising steps.
     """
-    from lwdctl.artifacts.snippets import SnippetStore
-    from lwdctl.policies.loading import load_vae
-    from lwdctl.training.device import choose_device
-
     store = SnippetStore.open(inputs["snippets"].path)
     if not store.spec.env.adapter:
         raise ConfigError(
@@ -64,7 +62,7 @@ def trace(
     chain: Chain,
     plans: Sequence[EpisodePlan],
     steps: int,
-    config: RunConfig,
+    config: RolloutConfig,
     progress: Progress,
 ) -> Outcome:
     """Run one episode per plan and keep what it saw.
@@ -77,9 +75,6 @@ def trace(
         config: How to run.
         progress: Where to report.
     """
-    from lwdctl.evaluation.rollout import rollout
-    from lwdctl.policies.traced import TracedPolicy
-
     traced = TracedPolicy(policy, chain.vae.spec.observation_keys)
     episodes = rollout(
         traced,

@@ -5,25 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.snippets import SnippetStore
+from lwdctl.configs import BaselineConfig
 from lwdctl.core.config import to_mapping
-from lwdctl.stages.baseline_config import TrainBaselineConfig
-from lwdctl.stages.stage import Stage, StageContext
+from lwdctl.models.files import save_model
+from lwdctl.stages.baseline_methods import TRAINERS, Work, refuse_unused
+from lwdctl.stages.stage import StageContext
+from lwdctl.training.device import choose_device
 
 
-def run(
-    config: TrainBaselineConfig, inputs: Mapping[str, Artifact], context: StageContext
-) -> Artifact:
+def run(config: BaselineConfig, inputs: Mapping[str, Artifact], context: StageContext) -> Artifact:
     """Train and publish a `baseline` artifact.
 
     Raises:
         ConfigError: The settings do not fit each other or the data.
         LwdctlError: Training diverged.
     """
-    from lwdctl.artifacts.snippets import SnippetStore
-    from lwdctl.models.files import save_model
-    from lwdctl.stages.baseline_methods import TRAINERS, Work, refuse_unused
-    from lwdctl.training.device import choose_device
-
     refuse_unused(config)
     source = inputs["snippets"]
     store = SnippetStore.open(source.path)
@@ -45,6 +42,3 @@ def run(
         parameters = sum(p.numel() for p in trained.model.parameters())
         summary = {"method": config.method, **trained.numbers, "parameters": parameters}
         return draft.publish(summary, seed=config.seed, device=str(device))
-
-
-STAGE = Stage("train-baseline", "baseline", TrainBaselineConfig, ("snippets",), run, resumable=True)

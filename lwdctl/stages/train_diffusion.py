@@ -4,84 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from lwdctl.artifacts.artifact import Artifact
-from lwdctl.core.config import option, to_mapping
+from lwdctl.artifacts.latents import LatentStore
+from lwdctl.artifacts.snippets import SnippetStore
+from lwdctl.configs import NO_CONDITION, DiffusionConfig
+from lwdctl.core.config import to_mapping
 from lwdctl.core.errors import ConfigError
+from lwdctl.core.records import SourceSpec
+from lwdctl.core.seeding import derive_seed
 from lwdctl.core.suggest import did_you_mean
-from lwdctl.stages.stage import Stage, StageContext
-from lwdctl.stages.training_settings import TrainingConfig, loop_settings
-
-if TYPE_CHECKING:
-    from lwdctl.artifacts.latents import LatentStore
-    from lwdctl.artifacts.snippets import SnippetStore
-    from lwdctl.core.records import SourceSpec
-    from lwdctl.models.diffusion import DiffusionSpec, LatentDiffusion
-    from lwdctl.models.vae import PolicyVae
+from lwdctl.models.denoiser import DENOISERS, DenoiserSpec
+from lwdctl.models.diffusion import DiffusionSpec, LatentDiffusion
+from lwdctl.models.files import save_model
+from lwdctl.models.flops import denoiser_flops
+from lwdctl.models.vae import PolicyVae
+from lwdctl.policies.loading import load_vae
+from lwdctl.stages.stage import StageContext
+from lwdctl.stages.training_settings import loop_settings
+from lwdctl.training.device import choose_device
+from lwdctl.training.loop import TrainingLoop
+from lwdctl.training.objectives import DiffusionObjective, LatentTable
 
 Indices = npt.NDArray[np.int32]
 CONDITIONS = ("state", "task", "label")
-NO_CONDITION = "none"
-DENOISERS = ("mlp", "unet", "transformer")
-SIZES = ("xs", "s", "m", "l", "xl")
 LAYOUT_PARTS = 2
 
 
-@dataclass(frozen=True)
-class TrainDiffusionConfig(TrainingConfig):
-    """How to train the latent diffusion model."""
-
-    condition: tuple[str, ...] = option(
-        (),
-        "Any of state, task, label; 'none' for no condition (default: state, and task when"
-        " there are several)",
-    )
-    denoiser: str = option("mlp", "Denoiser architecture", choices=DENOISERS)
-    latent_layout: str = option(
-        "16x16",
-        "How the latent enters a U-Net or transformer, as LENGTHxCHANNELS with product = latent"
-        " size",
-    )
-    unet_size: str = option("m", "U-Net size", choices=SIZES)
-    transformer_size: str = option("m", "Transformer size", choices=SIZES)
-    width: int = option(512, "Width of the residual MLP", minimum=8)
-    blocks: int = option(3, "Residual blocks of the MLP", minimum=1)
-    dropout: float = option(
-        0.0, "Dropout inside the MLP's or transformer's blocks", minimum=0, maximum=0.9
-    )
-    prediction: str = option(
-        "sample", "What the network predicts", choices=("sample", "v_prediction", "epsilon")
-    )
-    num_train_timesteps: int = option(100, "Denoising steps of the forward process", minimum=2)
-    state_noise: float = option(
-        0.0, "Deviation of noise on the normalized state condition", minimum=0
-    )
-    batch_size: int = option(256, "Snippets per update", minimum=1)
-    weight_decay: float = option(0.0, "Decoupled weight decay", minimum=0)
-
-
-def run(
-    config: TrainDiffusionConfig, inputs: Mapping[str, Artifact], context: StageContext
-) -> Artifact:
+def run(config: DiffusionConfig, inputs: Mapping[str, Artifact], context: StageContext) -> Artifact:
     """Train and publish a `diffusion` artifact.
 
     Raises:
         ConfigError: Condition or layout do not fit the data.
         LwdctlError: Training diverged.
     """
-    from lwdctl.artifacts.latents import LatentStore
-    from lwdctl.artifacts.snippets import SnippetStore
-    from lwdctl.models.files import save_model
-    from lwdctl.models.flops import denoiser_flops
-    from lwdctl.policies.loading import load_vae
-    from lwdctl.training.device import choose_device
-    from lwdctl.training.loop import TrainingLoop
-    from lwdctl.training.objectives import DiffusionObjective, LatentTable
-
     latents, snippets, vae = inputs["latents"], inputs["snippets"], inputs["vae"]
     device = choose_device(config.device)
     store, data = LatentStore.open(latents.path), SnippetStore.open(snippets.path)
@@ -142,16 +102,13 @@ class Sides:
 
 
 def diffusion_spec(
-    config: TrainDiffusionConfig, parts: tuple[str, ...], sides: Sides, source: SourceSpec
+    config: DiffusionConfig, parts: tuple[str, ...], sides: Sides, source: SourceSpec
 ) -> DiffusionSpec:
     """Work out the model's sizes from the configuration, its condition and the data.
 
     Raises:
         ConfigError: A layout that does not fit, or dropout that the denoiser does not have.
     """
-    from lwdctl.models.denoiser import DenoiserSpec
-    from lwdctl.models.diffusion import DiffusionSpec
-
     state = sides.history * sides.observation if "state" in parts else 0
     task = len(source.env.tasks) if "task" in parts else 0
     label = len(source.labels) if "label" in parts else 0
@@ -206,17 +163,13 @@ def check_condition(parts: tuple[str, ...], task: Indices, label: Indices) -> tu
     return parts
 
 
-def _condition(
-    config: TrainDiffusionConfig, store: LatentStore, data: SnippetStore
-) -> tuple[str, ...]:
+def _condition(config: DiffusionConfig, store: LatentStore, data: SnippetStore) -> tuple[str, ...]:
     several = len(data.spec.env.tasks) > 1
     parts = config.condition or (("state", "task") if several else ("state",))
     return () if parts == (NO_CONDITION,) else check_condition(parts, store.task, store.label)
 
 
-def _layout(config: TrainDiffusionConfig, latent_size: int) -> tuple[int, int]:
-    from lwdctl.models.denoiser import DENOISERS
-
+def _layout(config: DiffusionConfig, latent_size: int) -> tuple[int, int]:
     if not DENOISERS.load(config.denoiser).uses_layout:
         return 1, latent_size
     parts = config.latent_layout.lower().split("x")
@@ -234,11 +187,6 @@ def _layout(config: TrainDiffusionConfig, latent_size: int) -> tuple[int, int]:
 
 
 def _model(spec: DiffusionSpec, store: LatentStore, vae: PolicyVae, seed: int) -> LatentDiffusion:
-    import torch
-
-    from lwdctl.core.seeding import derive_seed
-    from lwdctl.models.diffusion import LatentDiffusion
-
     torch.manual_seed(derive_seed("initial-weights", seed))
     model = LatentDiffusion(spec)
     mean, deviation = store.statistics()
@@ -253,13 +201,3 @@ def _splits(
 ) -> tuple[np.ndarray[tuple[int], np.dtype[np.int64]], ...]:
     held_out = data.episodes.split[np.asarray(store.episode)] == 1
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
-
-
-STAGE = Stage(
-    "train-diffusion",
-    "diffusion",
-    TrainDiffusionConfig,
-    ("snippets", "vae", "latents"),
-    run,
-    resumable=True,
-)

@@ -3,97 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
+
+import torch
 
 from lwdctl.artifacts.artifact import Artifact
-from lwdctl.core.config import option, to_mapping
+from lwdctl.artifacts.snippets import SnippetStore
+from lwdctl.configs import VaeConfig
+from lwdctl.core.config import to_mapping
 from lwdctl.core.errors import ConfigError
+from lwdctl.core.seeding import derive_seed
 from lwdctl.core.suggest import did_you_mean
-from lwdctl.stages.stage import Stage, StageContext
-from lwdctl.stages.training_settings import TrainingConfig, loop_settings
-
-if TYPE_CHECKING:
-    import torch
-
-    from lwdctl.artifacts.snippets import SnippetStore
-    from lwdctl.data.batches import SnippetBatches
-    from lwdctl.models.vae import VaeSpec
-    from lwdctl.training.objectives import VaeObjective
-
-DECODERS = ("xs", "s", "m", "l")
-
-
-@dataclass(frozen=True)
-class TrainVaeConfig(TrainingConfig):
-    """How to train the policy VAE."""
-
-    snippet_length: int = option(
-        64,
-        "Steps per snippet; 'episode' takes the longest episode. Also the horizon that eval uses",
-        minimum=0,
-        words={"episode": 0},
-    )
-    stride: int = option(1, "Steps between neighboring snippet starts", minimum=1)
-    starts: str = option(
-        "anywhere",
-        "Where snippets start: anywhere in the episode, or only at its first step",
-        choices=("anywhere", "first"),
-    )
-    min_valid_fraction: float = option(
-        0.25, "Smallest share of real steps in a snippet; the rest is padding", minimum=0, maximum=1
-    )
-    decoder: str = option("s", "Hypernetwork size", choices=DECODERS)
-    latent_size: int = option(256, "Components of the latent", minimum=1)
-    policy_width: int = option(256, "Width of the generated policy's layers", minimum=1)
-    policy_layers: int = option(2, "Hidden layers of the generated policy", minimum=1)
-    time_input: bool = option(True, "Show the generated policy how far through its snippet it is")
-    action_target: str = option(
-        "auto",
-        "What the policy outputs: targets as they are, or relative to the robot's position",
-        choices=("auto", "absolute", "relative"),
-    )
-    observation_keys: tuple[str, ...] = option(
-        (), "Observation keys networks see (default: those the data marks)"
-    )
-    beta_kl: float = option(1e-8, "Weight of the KL term", minimum=0)
-    loss_steps: int = option(
-        32, "Time steps reconstructed per snippet and update; 0 takes all", minimum=0
-    )
-    observation_noise: float = option(
-        0.0,
-        "Largest deviation of noise on the policy's normalized observations (with relative"
-        " targets: on the robot's own position), so that it learns to return to its path",
-        minimum=0,
-    )
-    batch_size: int = option(64, "Snippets per update", minimum=1)
-    snapshots: int = option(
-        0,
-        "Times to keep the averaged weights, evenly spaced over training, for `analyze"
-        " reconstruction`; each takes the disk space of the model's ema.safetensors",
-        minimum=0,
-    )
-    cache: str = option(
-        "auto", "Where steps are kept while training", choices=("auto", "device", "ram", "none")
-    )
+from lwdctl.data.batches import SnippetBatches
+from lwdctl.data.windows import WindowRule
+from lwdctl.models.encoder import REDUCTION
+from lwdctl.models.files import save_model
+from lwdctl.models.flops import policy_flops
+from lwdctl.models.hypernetwork import DECODER_SIZES
+from lwdctl.models.normalizer import SMALLEST_STD
+from lwdctl.models.vae import PolicyVae, VaeSpec
+from lwdctl.stages.stage import StageContext
+from lwdctl.stages.training_settings import loop_settings
+from lwdctl.training.device import choose_device
+from lwdctl.training.loop import TrainingLoop
+from lwdctl.training.objectives import VaeObjective
+from lwdctl.training.vae import epochs, fit_normalizers
 
 
-def run(config: TrainVaeConfig, inputs: Mapping[str, Artifact], context: StageContext) -> Artifact:
+def run(config: VaeConfig, inputs: Mapping[str, Artifact], context: StageContext) -> Artifact:
     """Train and publish a `vae` artifact.
 
     Raises:
         ConfigError: The data cannot be used with these settings.
         LwdctlError: Training diverged.
     """
-    from lwdctl.artifacts.snippets import SnippetStore
-    from lwdctl.models.files import save_model
-    from lwdctl.models.flops import policy_flops
-    from lwdctl.models.normalizer import SMALLEST_STD
-    from lwdctl.models.vae import PolicyVae
-    from lwdctl.training.device import choose_device
-    from lwdctl.training.loop import TrainingLoop
-    from lwdctl.training.vae import fit_normalizers
-
     source = inputs["snippets"]
     store = SnippetStore.open(source.path)
     device = choose_device(config.device)
@@ -123,15 +67,16 @@ def run(config: TrainVaeConfig, inputs: Mapping[str, Artifact], context: StageCo
         return draft.publish(summary, seed=config.seed, device=str(device))
 
 
-def vae_spec(config: TrainVaeConfig, store: SnippetStore) -> VaeSpec:
+def vae_spec(config: VaeConfig, store: SnippetStore) -> VaeSpec:
     """Work out the model's sizes from the configuration and the data."""
-    from lwdctl.models.hypernetwork import DECODER_SIZES
-    from lwdctl.models.vae import VaeSpec
-
     keys = _keys(config, store)
     target, start = _action_target(config, store, keys)
     return VaeSpec(
-        snippet_length=config.snippet_length or int(store.episodes.length.max()),
+        snippet_length=(
+            int(store.episodes.length.max())
+            if config.snippet_length == "episode"
+            else config.snippet_length
+        ),
         observation_keys=keys,
         observation_size=sum(store.spec.sizes(keys)),
         action_size=store.spec.action.size,
@@ -147,7 +92,7 @@ def vae_spec(config: TrainVaeConfig, store: SnippetStore) -> VaeSpec:
     )
 
 
-def _keys(config: TrainVaeConfig, store: SnippetStore) -> tuple[str, ...]:
+def _keys(config: VaeConfig, store: SnippetStore) -> tuple[str, ...]:
     known = [item.name for item in store.spec.observations]
     for key in config.observation_keys:
         if key not in known:
@@ -156,7 +101,7 @@ def _keys(config: TrainVaeConfig, store: SnippetStore) -> tuple[str, ...]:
 
 
 def _action_target(
-    config: TrainVaeConfig, store: SnippetStore, keys: tuple[str, ...]
+    config: VaeConfig, store: SnippetStore, keys: tuple[str, ...]
 ) -> tuple[str, int]:
     reference = store.spec.action.reference
     usable = reference in keys
@@ -171,12 +116,8 @@ def _action_target(
 
 
 def _objective(
-    config: TrainVaeConfig, store: SnippetStore, spec: VaeSpec, device: torch.device
+    config: VaeConfig, store: SnippetStore, spec: VaeSpec, device: torch.device
 ) -> VaeObjective:
-    from lwdctl.data.batches import SnippetBatches
-    from lwdctl.data.windows import WindowRule
-    from lwdctl.training.objectives import VaeObjective
-
     batches = SnippetBatches(
         store,
         spec.observation_keys,
@@ -199,17 +140,11 @@ def _objective(
 
 
 def _fresh(model: Any, spec: Any, seed: int) -> Any:
-    import torch
-
-    from lwdctl.core.seeding import derive_seed
-
     torch.manual_seed(derive_seed("initial-weights", seed))
     return model(spec)
 
 
-def _announcement(config: TrainVaeConfig, spec: VaeSpec, objective: VaeObjective) -> str:
-    from lwdctl.training.vae import epochs
-
+def _announcement(config: VaeConfig, spec: VaeSpec, objective: VaeObjective) -> str:
     count = len(objective.batches.episodes)
     passed = epochs(config.updates, config.batch_size, count)
     return (
@@ -220,9 +155,7 @@ def _announcement(config: TrainVaeConfig, spec: VaeSpec, objective: VaeObjective
     )
 
 
-def _sizes(spec: VaeSpec, batches: SnippetBatches, config: TrainVaeConfig) -> dict[str, Any]:
-    from lwdctl.models.encoder import REDUCTION
-
+def _sizes(spec: VaeSpec, batches: SnippetBatches, config: VaeConfig) -> dict[str, Any]:
     return {
         "snippet_length": spec.snippet_length,
         "padding_fraction": round(batches.padding_fraction(), 4),
@@ -231,6 +164,3 @@ def _sizes(spec: VaeSpec, batches: SnippetBatches, config: TrainVaeConfig) -> di
         "beta_kl": config.beta_kl,
         "reduction": REDUCTION,
     }
-
-
-STAGE = Stage("train-vae", "vae", TrainVaeConfig, ("snippets",), run, resumable=True)

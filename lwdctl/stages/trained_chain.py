@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.artifacts.workspace import Workspace
+from lwdctl.policies.loading import load_vae
 from lwdctl.stages.lwd_policy import Chain
+from lwdctl.training.device import choose_device
 
 
 def open_chain(workspace: Workspace, diffusion: str = "", device: str = "auto") -> Chain:
@@ -17,10 +20,6 @@ def open_chain(workspace: Workspace, diffusion: str = "", device: str = "auto") 
     Raises:
         ArtifactError: None, several unrelated, or a damaged one.
     """
-    from lwdctl.artifacts.snippets import SnippetStore
-    from lwdctl.policies.loading import load_vae
-    from lwdctl.training.device import choose_device
-
     artifact = workspace.resolve("diffusion", diffusion)
     inputs = {**workspace.ancestors(artifact), "diffusion": artifact}
     place = choose_device(device)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lwdctl.core.records import SourceSpec
-
-if TYPE_CHECKING:
-    from lwdctl.evaluation.video import Recording
-    from lwdctl.policies.policy import EpisodePlan
+from lwdctl.evaluation.trial import try_video
+from lwdctl.evaluation.video import Recording, first_episodes
+from lwdctl.policies.policy import EpisodePlan
+from lwdctl.policies.random import RandomPolicy
 
 FOLDER = "videos"
 
@@ -21,9 +20,6 @@ def check_video(spec: SourceSpec, task: str, timeout: float) -> None:
     Raises:
         SimulatorError: This machine gives no video.
     """
-    from lwdctl.evaluation.trial import try_video
-    from lwdctl.policies.random import RandomPolicy
-
     try_video(RandomPolicy(spec.action, 1), spec.env, task, timeout=timeout)
 
 
@@ -41,7 +37,6 @@ def recording_of(
     """
     if not count:
         return None
-    from lwdctl.evaluation.video import Recording, first_episodes
 
     title = arm.replace("-", " ")
     return Recording(folder / FOLDER / arm, title, first_episodes(plans, count), every)

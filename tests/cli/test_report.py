@@ -4,7 +4,6 @@ import dataclasses
 import json
 import shlex
 import sys
-import types
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ from lwdctl.cli.generate import configuration
 from lwdctl.cli.main import main
 from lwdctl.cli.report_sources import describe
 from lwdctl.core.config import from_mapping, option, to_mapping
-from lwdctl.core.registry import Row
 from lwdctl.stages import STAGES
 from lwdctl.stages.stage import Stage
 
@@ -74,10 +72,8 @@ def here(workspace_path, tmp_path, monkeypatch):
 
 @pytest.fixture
 def recipe(here, monkeypatch):
-    module = types.ModuleType("measure_stage")
-    module.STAGE = Stage("measure", "evaluation", MeasureConfig, (), measure)
-    monkeypatch.setitem(sys.modules, "measure_stage", module)
-    monkeypatch.setitem(STAGES.rows, "measure", Row("measure_stage:STAGE", "Measure."))
+    stage = Stage("measure", "evaluation", MeasureConfig, (), measure)
+    monkeypatch.setitem(STAGES, "measure", stage)
     (here / "toys.toml").write_text(RECIPE)
     return here / "toys.toml"
 
@@ -175,13 +171,16 @@ def test_a_file_that_cannot_be_written_is_said(here, workspace_path, capfd):
     ("name", "changes"),
     [
         ("ingest", {"format": "d4rl", "paths": ["/data/a b.hdf5", "c.hdf5"]}),
-        ("train-vae", {"snippet_length": 0, "time_input": False, "beta_kl": 1e-5, "updates": 7}),
-        ("eval", {"horizon": [0], "latent": ["sampled"], "perturbation": [0.0, 2.5]}),
+        (
+            "train-vae",
+            {"snippet_length": "episode", "time_input": False, "beta_kl": 1e-5, "updates": 7},
+        ),
+        ("eval", {"horizon": ["episode"], "latent": ["sampled"], "perturbation": [0.0, 2.5]}),
     ],
 )
 def test_the_command_that_is_shown_gives_the_same_settings(name, changes, here, monkeypatch):
     """What a reader copies from the page is parsed by the command itself."""
-    stage = STAGES.load(name)
+    stage = STAGES[name]
     config = from_mapping(stage.config, changes)
     workspace = Workspace(here / "runs")
     inputs = [snippets(workspace)] if stage.inputs else []

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 import pytest
 
-from lwdctl.core.config import from_mapping, option, parse_words, to_mapping
+from lwdctl.core.config import from_mapping, option, parse_assignments, to_mapping
 from lwdctl.core.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    length: int = option(64, "Steps", minimum=0, words={"episode": 0})
-    limit: int | None = option(None, "Limit", words={"none": 0})
+    length: int | Literal["episode"] = option(64, "Steps", minimum=0)
+    limit: int | None = option(7, "Limit")
     rate: float = option(0.1, "Rate", minimum=0, maximum=1)
-    size: str = option("s", "Size", choices=("s", "m"))
+    size: Literal["s", "m"] = option("s", "Size")
     tasks: tuple[str, ...] = option((), "Tasks")
     clock: bool = option(True, "Clock")
+
+
+@dataclasses.dataclass(frozen=True)
+class Colors:
+    color: tuple[Literal["red", "none"], ...] = option((), "Colors")
+    format: str = option("pusht", "Format", registry="lwdctl.data.formats:READERS")
 
 
 def test_defaults_and_round_trip() -> None:
@@ -32,9 +39,9 @@ def test_defaults_and_round_trip() -> None:
     ("values", "message"),
     [
         ({"lenght": 3}, "unknown setting 'lenght'"),
-        ({"length": "long"}, "takes int"),
-        ({"length": 2.5}, "takes int"),
-        ({"length": True}, "takes int"),
+        ({"length": "long"}, "takes int or 'episode'"),
+        ({"length": 2.5}, "takes int or 'episode'"),
+        ({"length": True}, "takes int or 'episode'"),
         ({"length": -1}, "at least 0"),
         ({"rate": 1.5}, "at most 1"),
         ({"size": "xl"}, "cannot be 'xl'"),
@@ -53,15 +60,36 @@ def test_did_you_mean() -> None:
     assert error.value.hint == "did you mean 'length'?"
 
 
-def test_words_stand_for_numbers() -> None:
-    assert from_mapping(Settings, {"length": "episode"}).length == 0
-    assert from_mapping(Settings, parse_words(Settings, ["length=episode"])).length == 0
+def test_a_literal_beside_a_number() -> None:
+    assert from_mapping(Settings, {"length": "episode"}).length == "episode"
+    assert parse_assignments(Settings, ["length=episode"]) == {"length": "episode"}
+    with pytest.raises(ConfigError, match="takes int or 'episode', not 'all'"):
+        parse_assignments(Settings, ["length=all"])
 
 
-def test_words_on_the_command_line_are_parsed_by_type() -> None:
-    values = parse_words(Settings, ["length=5", "tasks=a,b", "clock=no", "rate=1e-3", "limit="])
+def test_none_clears_an_optional_field_only() -> None:
+    assert from_mapping(Settings, {"limit": "none"}).limit is None
+    assert parse_assignments(Settings, ["limit=none"]) == {"limit": None}
+    with pytest.raises(ConfigError, match="takes int or 'episode', not 'none'"):
+        from_mapping(Settings, {"length": "none"})
+    color = from_mapping(Colors, {"color": "none"}).color
+    assert color == ("none",)
+    assert from_mapping(Colors, parse_assignments(Colors, ["color=red, none"])).color[0] == "red"
+
+
+def test_names_of_a_registry() -> None:
+    assert from_mapping(Colors, {"format": "pusht"}).format == "pusht"
+    with pytest.raises(ConfigError, match="no data format is called 'pushd'") as error:
+        from_mapping(Colors, {"format": "pushd"})
+    assert error.value.hint == "did you mean 'pusht'?"
+
+
+def test_values_on_the_command_line_are_parsed_by_type() -> None:
+    values = parse_assignments(
+        Settings, ["length=5", "tasks=a,b", "clock=no", "rate=1e-3", "limit="]
+    )
     assert values == {"length": 5, "tasks": ("a", "b"), "clock": False, "rate": 1e-3, "limit": None}
     with pytest.raises(ConfigError, match="key=value"):
-        parse_words(Settings, ["length"])
+        parse_assignments(Settings, ["length"])
     with pytest.raises(ConfigError, match="true or false"):
-        parse_words(Settings, ["clock=maybe"])
+        parse_assignments(Settings, ["clock=maybe"])

@@ -23,7 +23,7 @@ def store(tmp_path_factory):
     demonstrations = collect.run(config, {}, context)
     path = demonstrations.payload(collect.PAYLOAD)
     config = ingest.IngestConfig(format="robomimic", paths=(str(path),))
-    artifact = ingest.STAGE.run(config, {}, context)
+    artifact = ingest.run(config, {}, context)
     return SnippetStore.open(next(artifact.path.glob("*.zarr")))
 
 

@@ -9,7 +9,6 @@ from lwdctl.artifacts.workspace import Workspace
 from lwdctl.cli.main import main
 from lwdctl.core.config import option, to_mapping
 from lwdctl.core.errors import ConfigError
-from lwdctl.core.registry import Row
 from lwdctl.pipeline.plan import make_plan
 from lwdctl.pipeline.recipe import read_recipe
 from lwdctl.stages import STAGES
@@ -42,6 +41,9 @@ days = [5, 20]
 class JudgeConfig:
     days: tuple[int, ...] = option((), "Ages to judge.")
 
+    def candidates(self):
+        return ("plant",)
+
 
 def chosen(config, inputs, context):
     known = context.workspace.artifacts("plant") if context.among is None else context.among
@@ -60,14 +62,8 @@ def judge(config, inputs, context):
 
 @pytest.fixture
 def recipe(tmp_path, toy_stages, workspace_path, monkeypatch):
-    import sys
-
-    stage = Stage(
-        "judge", "prize", JudgeConfig, ("seed",), judge,
-        choices=lambda config: ("plant",), chosen=chosen,
-    )  # fmt: skip
-    monkeypatch.setattr(sys.modules["toy_stages"], "judge", stage, raising=False)
-    monkeypatch.setitem(STAGES.rows, "judge", Row("toy_stages:judge", "judge it"))
+    stage = Stage("judge", "prize", JudgeConfig, ("seed",), judge, chosen=chosen)
+    monkeypatch.setitem(STAGES, "judge", stage)
     path = tmp_path / "fair.toml"
     path.write_text(RECIPE)
     return path
@@ -129,7 +125,7 @@ def test_a_dry_run_waits_for_what_it_would_choose_from(recipe, capfd):
 
 
 def test_what_was_made_before_a_setting_existed_had_its_default(recipe, capfd, workspace_path):
-    config = to_mapping(STAGES.load("sow").config())
+    config = to_mapping(STAGES["sow"].config())
     del config["depth"]
     with Workspace(workspace_path).begin("seed", "fair", config=config) as draft:
         (draft.path / "data.json").write_text("{}")

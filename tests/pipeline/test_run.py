@@ -1,6 +1,5 @@
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,6 +7,7 @@ import pytest
 
 from lwdctl.cli.main import main
 from lwdctl.core.config import to_mapping
+from lwdctl.stages import STAGES
 from lwdctl.stages.stage import LOST
 
 RECIPE = """
@@ -92,10 +92,10 @@ def test_what_lacks_episodes_is_made_again(recipe, capfd, monkeypatch, toy_stage
             return draft.publish({"days": config.days, LOST: {"sampled": 1}}, seed=0)
 
     whole = toy_stages["grow"]
-    monkeypatch.setattr(sys.modules["toy_stages"], "grow", dataclasses.replace(whole, run=losing))
+    monkeypatch.setitem(STAGES, "grow", dataclasses.replace(whole, run=losing))
     run(capfd, recipe)
     assert states(run(capfd, recipe)) == ["up to date", "ran", "ran"]
-    monkeypatch.setattr(sys.modules["toy_stages"], "grow", whole)
+    monkeypatch.setitem(STAGES, "grow", whole)
     assert states(run(capfd, recipe)) == ["up to date", "ran", "ran"]
     assert states(run(capfd, recipe)) == ["up to date"] * 3
 

@@ -87,10 +87,10 @@ def write_evaluation(workspace: Workspace, snippets: Artifact, **config: Any) ->
 
 
 def analyze(workspace: Workspace, **values: Any) -> Artifact:
-    stage = STAGES.load("analyze behavior")
+    stage = STAGES["analyze behavior"]
     config = from_mapping(stage.config, values)
     inputs = resolve_inputs(stage, config, workspace, {})
-    return stage.run(config, inputs, StageContext(workspace, SilentProgress()))
+    return stage.execute(config, inputs, StageContext(workspace, SilentProgress()))
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from trained_grid import ENV, do, train_lwd, write_snippets
 
-from lwdctl.analysis import diversity_sections
 from lwdctl.analysis.diversity_sections import Findings
 from lwdctl.analysis.sections import read_sections
 from lwdctl.artifacts.artifact import Artifact
@@ -19,8 +18,7 @@ from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.config import from_mapping
 from lwdctl.core.errors import ConfigError, SimulatorError
 from lwdctl.evaluation import rollout
-from lwdctl.pipeline.inputs import wanted_kinds
-from lwdctl.stages import STAGES
+from lwdctl.stages import STAGES, analyze_diversity, traced_runs
 from lwdctl.stages.analyze_diversity import (
     AnalyzeDiversityConfig,
     Demonstrations,
@@ -87,7 +85,7 @@ def test_every_trajectory_begins_where_its_demonstration_does(
 ) -> None:
     kept: list[Findings] = []
     monkeypatch.setattr(
-        diversity_sections, "write", lambda findings, *_: kept.append(findings) or {}
+        analyze_diversity, "write", lambda findings, *_: kept.append(findings) or {}
     )
     do(COMMAND, workspace, {**SMALL, "draws": 3})
     (findings,) = kept
@@ -142,7 +140,7 @@ def test_a_lost_simulator_costs_its_start_everywhere(
         first, *others = result.episodes
         return rollout.RolloutResult((replace(first, error="gone"), *others), result.seconds)
 
-    monkeypatch.setattr(rollout, "rollout", losing)
+    monkeypatch.setattr(traced_runs, "rollout", losing)
     with pytest.raises(SimulatorError, match="3 episodes were lost"):
         do(COMMAND, workspace, SMALL)
     published = workspace.artifacts("analysis")[-1]
@@ -185,12 +183,12 @@ def configured(**values: Any) -> AnalyzeDiversityConfig:
 
 
 def test_what_it_reads_and_refuses(workspace: Workspace) -> None:
-    stage = STAGES.load(COMMAND)
-    assert wanted_kinds(stage, stage.config()) == ("snippets", "vae", "latents", "diffusion")
+    stage = STAGES[COMMAND]
+    assert stage.reads(stage.config()) == ("snippets", "vae", "latents", "diffusion")
     encoded = from_mapping(stage.config, {"latent": ["oracle"]})
-    assert wanted_kinds(stage, encoded) == ("snippets", "vae")
+    assert stage.reads(encoded) == ("snippets", "vae")
     mean = from_mapping(stage.config, {"latent": ["mean"]})
-    assert wanted_kinds(stage, mean) == ("snippets", "vae", "latents")
+    assert stage.reads(mean) == ("snippets", "vae", "latents")
     with pytest.raises(ConfigError, match="is no task"):
         do(COMMAND, workspace, {**SMALL, "task": "pusht2"})
     with pytest.raises(ConfigError, match="too many"):

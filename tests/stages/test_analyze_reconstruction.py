@@ -16,7 +16,6 @@ from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.config import from_mapping
 from lwdctl.core.errors import ConfigError, SimulatorError
 from lwdctl.envs.pusht import PushTSimulator
-from lwdctl.pipeline.inputs import wanted_kinds
 from lwdctl.stages import STAGES
 from lwdctl.stages.reconstruction_runs import SnippetRuns
 from lwdctl.stages.stage import LOST
@@ -121,10 +120,10 @@ def test_a_simulator_lost_with_earlier_weights_is_said(
 
 
 def test_what_it_reads_and_refuses(workspace: Workspace) -> None:
-    stage = STAGES.load(COMMAND)
-    assert wanted_kinds(stage, stage.config()) == ("snippets", "vae")
+    stage = STAGES[COMMAND]
+    assert stage.reads(stage.config()) == ("snippets", "vae")
     sampled = from_mapping(stage.config, {"latent": ["sampled"]})
-    assert wanted_kinds(stage, sampled) == ("snippets", "vae", "latents", "diffusion")
+    assert stage.reads(sampled) == ("snippets", "vae", "latents", "diffusion")
     with pytest.raises(ConfigError, match="latent"):
         from_mapping(stage.config, {"latent": ["shuffled"]})
     with pytest.raises(ConfigError, match="too many"):

@@ -52,11 +52,11 @@ def do(
     command: str, workspace: Workspace, values: dict[str, Any], resume: bool = False, run: str = ""
 ) -> Artifact:
     """Run one stage as the command line does."""
-    stage = STAGES.load(command)
+    stage = STAGES[command]
     config = from_mapping(stage.config, values)
     inputs = resolve_inputs(stage, config, workspace, {}, run)
     context = StageContext(workspace, SilentProgress(), name=run, resume=resume)
-    return stage.run(config, inputs, context)
+    return stage.execute(config, inputs, context)
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +166,7 @@ def test_a_flipped_byte_in_the_weights_is_refused(copy: Workspace) -> None:
 
 def test_latents_of_another_vae_are_refused(copy: Workspace) -> None:
     do("train-vae", copy, {**VAE, "seed": 9})
-    stage = STAGES.load("train-diffusion")
+    stage = STAGES["train-diffusion"]
     config = from_mapping(stage.config, DIFFUSION)
     # The newest latents go with their own VAE, not with the newest one.
     assert resolve_inputs(stage, config, copy, {})["vae"].version == 1

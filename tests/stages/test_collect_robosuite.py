@@ -97,7 +97,7 @@ def test_what_ingest_reads_is_restored_and_replayed_to_success(path, context):
     from lwdctl.envs.table import make_simulator
 
     config = ingest.IngestConfig(format="robomimic", paths=(str(path),))
-    store = SnippetStore.open(ingest.STAGE.run(config, {}, context).path)
+    store = SnippetStore.open(ingest.run(config, {}, context).path)
     assert set(store.spec.labels) == set(CHOSEN)
     simulator = make_simulator(store.spec.env, "Lift")
     with h5py.File(path) as file:

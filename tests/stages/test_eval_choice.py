@@ -24,14 +24,12 @@ VALUES = {**GRID, "policy": ["lwd", "dp"], "perturbation": [0.0]}
 
 
 def chosen(workspace: Workspace, among: tuple[Artifact, ...] | None, **values: Any) -> list[str]:
-    stage = STAGES.load("eval")
+    stage = STAGES["eval"]
     config = from_mapping(stage.config, {**VALUES, **values})
     inputs = resolve_inputs(stage, config, workspace, {})
     context = StageContext(workspace, SilentProgress(), among=among)
-    assert stage.choices is not None
-    assert stage.choices(config) == ("diffusion", "baseline")
-    assert stage.chosen is not None
-    return [artifact.reference for artifact in stage.chosen(config, inputs, context)]
+    assert stage.candidates(config) == ("diffusion", "baseline")
+    return [artifact.reference for artifact in stage.choose(config, inputs, context) or ()]
 
 
 def test_the_newest_of_the_workspace_or_the_last_that_is_given(workspace: Workspace) -> None:

@@ -223,7 +223,7 @@ def test_missing_models_are_all_named_before_anything_runs(
 
 
 def test_one_model_at_every_horizon_is_labeled_so(workspace: Workspace) -> None:
-    values = {**GRID, "policy": ["lwd"], "perturbation": [0.0], "horizon": [8, 0]}
+    values = {**GRID, "policy": ["lwd"], "perturbation": [0.0], "horizon": [8, "episode"]}
     artifact = do("eval", workspace, {**values, "one_model": True})
     cells = everything(artifact)
     assert [(cell["snippet_length"], cell["horizon"]) for cell in cells] == [

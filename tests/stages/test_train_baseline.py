@@ -15,6 +15,7 @@ import torch
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.snippets import SNIPPETS_PAYLOAD, SnippetStore, SnippetWriter
 from lwdctl.artifacts.workspace import Workspace
+from lwdctl.configs import BaselineConfig
 from lwdctl.core.config import from_mapping
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import SilentProgress
@@ -23,10 +24,9 @@ from lwdctl.models.behavior_cloning import ClonedPolicy
 from lwdctl.models.chunks import ActionDiffusion, ChunkSpec, LatentChunks
 from lwdctl.policies.loading import load_baseline
 from lwdctl.policies.policy import EpisodePlan
-from lwdctl.stages.baseline_config import TrainBaselineConfig
 from lwdctl.stages.baseline_policy import baseline_policy
 from lwdctl.stages.stage import StageContext
-from lwdctl.stages.train_baseline import STAGE
+from lwdctl.stages.train_baseline import run
 from lwdctl.training.loop import TrainingLoop
 
 CPU = torch.device("cpu")
@@ -85,9 +85,9 @@ def make(
 
 
 def train(workspace: Workspace, values: dict[str, Any], resume: bool = False) -> Artifact:
-    config = from_mapping(TrainBaselineConfig, {**TINY, **values})
+    config = from_mapping(BaselineConfig, {**TINY, **values})
     context = StageContext(workspace, SilentProgress(), resume=resume)
-    return STAGE.run(config, {"snippets": workspace.resolve("snippets")}, context)
+    return run(config, {"snippets": workspace.resolve("snippets")}, context)
 
 
 def store_of(workspace: Workspace) -> SnippetStore:

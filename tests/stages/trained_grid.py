@@ -34,11 +34,11 @@ GRID = {
 
 
 def do(command: str, workspace: Workspace, values: dict[str, Any], **given: Any) -> Artifact:
-    stage = STAGES.load(command)
+    stage = STAGES[command]
     config = from_mapping(stage.config, values)
     named = given.pop("named", {})
     inputs = resolve_inputs(stage, config, workspace, named)
-    return stage.run(config, inputs, StageContext(workspace, SilentProgress(), **given))
+    return stage.execute(config, inputs, StageContext(workspace, SilentProgress(), **given))
 
 
 def write_snippets(workspace: Workspace) -> None:

@@ -1,0 +1,599 @@
+"""The settings of every stage: one frozen dataclass each, with its defaults and help texts.
+
+The command line, recipes, manifests and the Python API all use these classes. The module imports
+nothing heavy, so that `lwdctl --help` stays fast. None means "not set": the help text says what
+then applies. On the command line and in recipes, `none` sets an option back to None.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal
+
+from lwdctl.core.config import option
+from lwdctl.core.seeding import EVALUATION_SEED_START
+
+LINEAGE = ("snippets", "vae", "latents", "diffusion")
+"""The artifact types that lead to an LWD policy, in the order in which they are made."""
+
+METHOD, RANDOM = "lwd", "random"
+METHODS = ("dp", "ldp", "mlp")
+"""Baselines that `train-baseline` trains."""
+
+NO_CONDITION = "none"
+
+Split = Literal["all", "train", "validation"]
+Cache = Literal["auto", "device", "ram", "none"]
+ActionTarget = Literal["auto", "absolute", "relative"]
+Denoiser = Literal["mlp", "unet", "transformer"]
+DenoiserSize = Literal["xs", "s", "m", "l", "xl"]
+Prediction = Literal["sample", "v_prediction", "epsilon"]
+Color = Literal["task", "label", "operator", "level", "success", "position"]
+Sampler = Literal["ddpm", "ddim", "dpm-solver"]
+
+_READERS = "lwdctl.data.formats:READERS"
+_EXPERTS = "lwdctl.envs.experts:EXPERTS"
+_DEVICE = "Device to run on: auto, cpu, cuda or cuda:N"
+_CACHE = (
+    "Where to keep the recorded steps: GPU memory (device), main memory (ram), or on disk (none)"
+)
+_KEYS = "Observation keys that the networks see (default: those the data marks)"
+
+
+@dataclass(frozen=True)
+class IngestConfig:
+    """Settings of `lwdctl ingest`."""
+
+    format: str = option("robomimic", "Data format of the files.", registry=_READERS, argument=True)
+    paths: tuple[str, ...] = option(
+        (),
+        "Files or directories to read (default: the newest demonstrations of `lwdctl collect`).",
+        argument=True,
+    )
+    max_episodes: int | None = option(
+        None, "Largest number of episodes to keep, drawn at random (default: all).", minimum=1
+    )
+    max_per_label: int | None = option(
+        None, "Largest number of episodes per behavior label, drawn at random (default: all).",
+        minimum=1,
+    )  # fmt: skip
+    filter_key: str | None = option(
+        None, "Subset of the source to read (robomimic: a name under mask/; default: everything)."
+    )
+    label: str | None = option(
+        None, "Behavior label to give to every episode (default: the source's own labels)."
+    )
+    env: str | None = option(
+        None,
+        "Environment as ADAPTER or ADAPTER/NAME, or your own as package.module:Class/NAME"
+        " (default: the one that the source names).",
+    )
+    observation_keys: tuple[str, ...] = option(
+        (), "Observation keys to store (default: the format's own choice)."
+    )
+    actions: Literal["recorded", "delta", "absolute"] = option(
+        "recorded",
+        "Action representation to store: as recorded; absolute converts robosuite's end-effector"
+        " deltas (robomimic, OSC_POSE) to target poses (position, 6-D rotation, gripper); delta"
+        " only checks that the source records deltas.",
+    )
+    validation_fraction: float = option(
+        0.1,
+        "Fraction of the episodes held out for validation when the source has no split of its own.",
+        minimum=0,
+        maximum=0.9,
+    )
+    max_bytes: int = option(
+        64 * 2**30, "Largest uncompressed size of a source in bytes.", minimum=1
+    )
+    on_nan: Literal["error", "drop"] = option(
+        "error", "What to do with an episode that contains NaN or infinity."
+    )
+    seed: int = option(
+        0, "Seed of the episodes' order in the store and of the validation split.", minimum=0
+    )
+
+    def reads(self, named: Collection[str] = ()) -> tuple[str, ...]:
+        """Return the artifact types that are read: none where files are given."""
+        del named
+        return () if self.paths else ("demonstrations",)
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """Settings of `lwdctl collect`."""
+
+    simulator: str = option(
+        "metaworld", "Simulator to collect in.", registry=_EXPERTS, argument=True
+    )
+    task: tuple[str, ...] = option(
+        (),
+        "Task to collect; repeat it for several tasks of metaworld, where mt10 and lwd10 (the"
+        " paper's) name ten each. robosuite: lift or can (default: reach; robosuite: lift).",
+    )
+    operator: tuple[str, ...] = option(
+        (),
+        "robosuite only: better_operator_1, better_operator_2, okay_operator_1 and so on to"
+        " worse_operator_2; repeat it for several (default: all six).",
+    )
+    episodes: int | None = option(
+        None,
+        "Demonstrations per task, and for robosuite per operator (default: 25; robosuite: 50,"
+        " 300 in all).",
+        minimum=1,
+    )
+    seed: int = option(
+        0,
+        "First seed; every task uses it and the following ones, which the operators share in turn.",
+        minimum=0,
+        maximum=EVALUATION_SEED_START - 1,
+    )
+    noise: float = option(
+        0.0, "Standard deviation of Gaussian noise on the expert's actions.", minimum=0
+    )
+    max_steps: int | None = option(
+        None, "Largest number of steps per episode (default: 500).", minimum=1
+    )
+    keep_failures: bool = option(False, "Keep episodes in which the expert fails.")
+    workers: int = option(
+        2, "Worker processes; 0 collects in this process. Does not change the data.", minimum=0
+    )
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Optimization settings that every training stage has."""
+
+    learning_rate: float = option(1e-3, "Peak learning rate of Adam", minimum=0)
+    warmup: int = option(100, "Training steps of linear learning-rate warm-up", minimum=0)
+    clip_norm: float = option(
+        1.0, "Largest gradient norm; 0 turns gradient clipping off", minimum=0
+    )
+    ema_decay: float = option(0.999, "Largest decay of the EMA weights", minimum=0, maximum=1)
+    updates: int = option(8000, "Number of training steps", minimum=1)
+    time_limit: float | None = option(
+        None, "Minutes after which training ends early (default: no limit)", minimum=0
+    )
+    seed: int = option(0, "Training seed", minimum=0)
+    device: str = option("auto", _DEVICE)
+
+
+@dataclass(frozen=True)
+class VaeConfig(TrainingConfig):
+    """Settings of `lwdctl train-vae`."""
+
+    snippet_length: int | Literal["episode"] = option(
+        64,
+        "Steps per snippet; 'episode' takes the longest episode. Also the action horizon that"
+        " eval uses by default",
+        minimum=1,
+    )
+    stride: int = option(1, "Steps between the starts of neighboring snippets", minimum=1)
+    starts: Literal["anywhere", "first"] = option(
+        "anywhere", "Where snippets start: anywhere in the episode, or only at its first step"
+    )
+    min_valid_fraction: float = option(
+        0.25,
+        "Smallest fraction of recorded steps in a snippet; the rest is padding",
+        minimum=0,
+        maximum=1,
+    )
+    decoder: Literal["xs", "s", "m", "l"] = option("s", "Hypernetwork size")
+    latent_size: int = option(256, "Dimension of the latent", minimum=1)
+    policy_width: int = option(256, "Width of the generated policy's hidden layers", minimum=1)
+    policy_layers: int = option(2, "Hidden layers of the generated policy", minimum=1)
+    time_input: bool = option(
+        True, "Give the generated policy the elapsed fraction of its snippet as an input"
+    )
+    action_target: ActionTarget = option(
+        "auto",
+        "What the policy outputs: targets as they are, or relative to the robot's position; auto"
+        " is relative where the data allows it",
+    )
+    observation_keys: tuple[str, ...] = option((), _KEYS)
+    beta_kl: float = option(1e-8, "Weight of the KL term", minimum=0)
+    loss_steps: int | None = option(
+        32, "Time steps reconstructed per snippet and training step; 'none' takes all", minimum=1
+    )
+    observation_noise: float = option(
+        0.0,
+        "Largest standard deviation of noise on the policy's normalized observations (with"
+        " relative targets: on the robot's own position), so that it learns to return to its path",
+        minimum=0,
+    )
+    batch_size: int = option(64, "Snippets per training step", minimum=1)
+    snapshots: int = option(
+        0,
+        "Number of times to save the EMA weights, evenly spaced over training, for `analyze"
+        " reconstruction`; each takes the disk space of the model's ema.safetensors",
+        minimum=0,
+    )
+    cache: Cache = option("auto", _CACHE)
+
+
+@dataclass(frozen=True)
+class EncodeConfig:
+    """Settings of `lwdctl encode`."""
+
+    stride: int | None = option(
+        None, "Steps between neighboring snippets (default: the VAE's own stride)", minimum=1
+    )
+    history: int = option(
+        2, "Observations in the state condition: the current one and those before it", minimum=1
+    )
+    batch_size: int = option(1024, "Snippets per batch", minimum=1)
+    device: str = option("auto", _DEVICE)
+    cache: Cache = option("auto", _CACHE)
+
+
+@dataclass(frozen=True)
+class DiffusionConfig(TrainingConfig):
+    """Settings of `lwdctl train-diffusion`."""
+
+    condition: tuple[Literal["state", "task", "label", "none"], ...] = option(
+        (),
+        "What the model is conditioned on: any of state, task and label, or none (default: state,"
+        " and task when there are several)",
+    )
+    denoiser: Denoiser = option("mlp", "Denoiser architecture")
+    latent_layout: str = option(
+        "16x16",
+        "Shape that a U-Net or transformer sees the latent in, as LENGTHxCHANNELS; the product is"
+        " the latent's dimension",
+    )
+    unet_size: DenoiserSize = option("m", "U-Net size")
+    transformer_size: DenoiserSize = option("m", "Transformer size")
+    width: int = option(512, "Width of the residual MLP", minimum=8)
+    blocks: int = option(3, "Residual blocks of the MLP", minimum=1)
+    dropout: float = option(
+        0.0, "Dropout inside the blocks of the MLP or transformer", minimum=0, maximum=0.9
+    )
+    prediction: Prediction = option("sample", "What the network predicts")
+    num_train_timesteps: int = option(100, "Timesteps of the forward (noising) process", minimum=2)
+    state_noise: float = option(
+        0.0, "Standard deviation of noise on the normalized state condition", minimum=0
+    )
+    batch_size: int = option(256, "Snippets per training step", minimum=1)
+    weight_decay: float = option(0.0, "Decoupled weight decay", minimum=0)
+
+
+@dataclass(frozen=True)
+class BaselineConfig:
+    """Settings of `lwdctl train-baseline`; None takes the method's own default."""
+
+    method: Literal["dp", "ldp", "mlp"] = option(
+        "dp",
+        "dp: Diffusion Policy; ldp: latent diffusion of action chunks; mlp: behavior cloning",
+        argument=True,
+    )
+    snippet_length: int | Literal["episode"] = option(
+        64,
+        "dp, ldp: prediction horizon, the steps of a chunk from the current one on and the longest"
+        " action horizon that eval can use; 'episode' takes the longest episode",
+        minimum=1,
+    )
+    executed: int | None = option(
+        None,
+        "dp: action horizon that eval will use, fewer than the chunk's steps for receding-horizon"
+        " control: decides how far chunks reach past the end of a demonstration (default: the"
+        " snippet length)",
+        minimum=1,
+    )
+    history: int = option(
+        2, "dp, ldp: observations in the condition, the current one and those before it", minimum=1
+    )
+    condition: tuple[Literal["task", "label", "none"], ...] = option(
+        (),
+        "What the policy is conditioned on beside the observations (default: the task when there"
+        " are several)",
+    )
+    observation_keys: tuple[str, ...] = option((), _KEYS)
+    action_target: ActionTarget | None = option(
+        None,
+        "What is predicted: targets as they are, or relative to the robot's current position;"
+        " auto is relative where the data allows it (default: dp absolute, as in its paper; ldp"
+        " and mlp auto)",
+    )
+    denoiser: Denoiser | None = option(
+        None, "dp, ldp: denoiser architecture (default: dp unet, ldp mlp)"
+    )
+    unet_size: DenoiserSize = option("s", "U-Net size")
+    transformer_size: DenoiserSize = option("s", "Transformer size")
+    latent_layout: str = option(
+        DiffusionConfig.latent_layout,
+        "ldp: shape that a U-Net or transformer sees the latent in, as LENGTHxCHANNELS",
+    )
+    width: int = option(DiffusionConfig.width, "Width of the residual MLP", minimum=8)
+    blocks: int = option(DiffusionConfig.blocks, "Residual blocks of the MLP", minimum=1)
+    dropout: float | None = option(
+        None,
+        "Dropout in the denoiser's blocks (default: 0; dp with a transformer 0.01)",
+        minimum=0,
+        maximum=0.9,
+    )
+    prediction: Prediction | None = option(
+        None, "What the denoiser predicts (default: dp epsilon, ldp sample)"
+    )
+    num_train_timesteps: int = option(100, "Timesteps of the forward (noising) process", minimum=2)
+    latent_size: int = option(VaeConfig.latent_size, "ldp: dimension of the latent", minimum=1)
+    beta_kl: float = option(VaeConfig.beta_kl, "ldp: weight of the KL term", minimum=0)
+    policy_width: int = option(256, "mlp: width of the hidden layers", minimum=1)
+    layers: int = option(2, "mlp: hidden layers", minimum=1)
+    learning_rate: float | None = option(
+        None, "Peak learning rate of Adam (default: dp 1e-4, ldp and mlp 1e-3)", minimum=0
+    )
+    warmup: int | None = option(
+        None,
+        "Training steps of linear learning-rate warm-up (default: dp 500, with a transformer 1000;"
+        " others 100)",
+        minimum=0,
+    )
+    clip_norm: float | None = option(
+        None,
+        "Largest gradient norm; 0 turns gradient clipping off (default: dp 0, ldp and mlp 1)",
+        minimum=0,
+    )
+    weight_decay: float | None = option(
+        None,
+        "Decoupled weight decay (default: dp 1e-6, with a transformer 0.1; others 0)",
+        minimum=0,
+    )
+    ema_decay: float | None = option(
+        None,
+        "Largest decay of the EMA weights (default: dp 0.9999, ldp and mlp 0.999)",
+        minimum=0,
+        maximum=1,
+    )
+    batch_size: int | None = option(
+        None, "Snippets per training step (default: 256; ldp's VAE 64)", minimum=1
+    )
+    updates: int | None = option(
+        None,
+        "Number of training steps (default: dp and mlp 20000; ldp 8000 for each of its two models)",
+        minimum=1,
+    )
+    time_limit: float | None = option(
+        None, "Minutes after which training ends early; ldp: half per model (default: no limit)",
+        minimum=0,
+    )  # fmt: skip
+    seed: int = option(0, "Training seed", minimum=0)
+    device: str = option("auto", _DEVICE)
+    cache: Cache = option("auto", _CACHE)
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """Settings that every stage with rollouts has."""
+
+    sampler: Sampler = option("ddim", "Denoising sampler")
+    num_inference_steps: int = option(10, "Denoising steps per re-plan", minimum=1)
+    num_envs: int = option(32, "Environments stepped as one batch", minimum=1)
+    workers: int | None = option(
+        None, "Environment processes; 0 runs in this process (default: one per core)", minimum=0
+    )
+    timeout: float = option(120.0, "Seconds after which a simulator counts as hung", minimum=0)
+    device: str = option("auto", _DEVICE)
+
+    @property
+    def processes(self) -> int:
+        """Number of environment processes; 0 holds the environments in this process."""
+        return len(os.sched_getaffinity(0)) if self.workers is None else self.workers
+
+
+@dataclass(frozen=True)
+class EvalConfig(RolloutConfig):
+    """Settings of `lwdctl eval`."""
+
+    horizon: tuple[int | Literal["episode"], ...] = option(
+        (),
+        "Action horizon: steps executed per re-plan; 'episode' plans once per episode (default:"
+        " the snippet length the model was trained with). Several horizons run a grid: each with"
+        " the model that was trained with snippets of that length",
+        minimum=1,
+    )
+    policy: tuple[Literal["lwd", "dp", "ldp", "mlp", "random"], ...] = option(
+        ("lwd",), "Policies to evaluate"
+    )
+    seeds: int | None = option(
+        None,
+        "Number of training seeds whose models to evaluate, from seed 0 on (default: the newest"
+        " model)",
+        minimum=1,
+    )
+    one_model: bool = option(False, "Evaluate one model at every horizon")
+    latent: tuple[Literal["sampled", "oracle", "random", "shuffled", "mean"], ...] = option(
+        ("sampled", "oracle", "shuffled", "mean"),
+        "Where LWD's latents come from. sampled: the diffusion model; oracle: encoded from the"
+        " demonstration whose initial state is restored (upper bound of sampling); random: any"
+        " recorded one of the same task and behavior; shuffled: one of another task or behavior;"
+        " mean: the mean of all (what a single policy achieves)",
+    )
+    oracle_split: Split = option("all", "Split of the demonstrations that 'oracle' restores")
+    episodes: int = option(
+        50, "Episodes per task, and per label where labels are evaluated", minimum=1
+    )
+    task: tuple[str, ...] = option((), "Tasks to evaluate (default: all tasks of the data)")
+    label: tuple[str, ...] = option(
+        (),
+        "Behavior labels to evaluate one after the other (default: every label when one of the"
+        " models is conditioned on it, else none)",
+    )
+    seed: int = option(
+        EVALUATION_SEED_START,
+        "First evaluation seed; seeds below 100000 belong to data collection",
+        minimum=EVALUATION_SEED_START,
+    )
+    warm_start: float = option(
+        0.0,
+        "Warm start: fraction of the denoising steps to run when re-planning, starting from the"
+        " re-noised previous latent (or chunk). 0 always starts from pure noise",
+        minimum=0,
+        maximum=1,
+    )
+    latency: bool = option(
+        False, "Time every policy alone on one episode: milliseconds per step and per re-plan"
+    )
+    perturbation: tuple[float, ...] = option(
+        (0.0,),
+        "Magnitudes of random perturbations, in the environment's unit; every policy gets the same"
+        " draws",
+        minimum=0,
+    )
+    perturbation_probability: float = option(
+        0.1, "Probability of a perturbation at each step", minimum=0, maximum=1
+    )
+    max_steps: int | None = option(
+        None, "Largest number of steps per episode (default: the environment's)", minimum=1
+    )
+    again: bool = option(
+        False, "Measure again what this workspace has already measured with the same software"
+    )
+    video: int = option(
+        0,
+        "Episodes of every condition to record, alternating between tasks: an MP4 file and a grid"
+        " of stills each",
+        minimum=0,
+    )
+    video_every: int | None = option(
+        None, "Steps between video frames (default: real time, at most 25 frames a second)",
+        minimum=1,
+    )  # fmt: skip
+
+    @property
+    def is_grid(self) -> bool:
+        """Whether every horizon and training seed needs a model of its own."""
+        return (len(self.horizon) > 1 and not self.one_model) or self.seeds is not None
+
+    def reads(self, named: Collection[str] = ()) -> tuple[str, ...]:
+        """Return the artifact types that lead to the models: LWD's lineage, else a baseline's.
+
+        Args:
+            named: Artifact types of which one artifact was named.
+        """
+        if METHOD in self.policy:
+            return LINEAGE if self.is_grid else lineage_read(self.latent, named)
+        if set(self.policy) & set(METHODS):
+            return "snippets", "baseline"
+        return ("snippets",)
+
+    def candidates(self) -> tuple[str, ...]:
+        """Return the artifact types of the models among which an evaluation chooses."""
+        diffusion = METHOD in self.policy and self.reads() == LINEAGE
+        types = ("diffusion",) if diffusion else ()
+        return (*types, "baseline") if set(self.policy) & set(METHODS) else types
+
+
+@dataclass(frozen=True)
+class AnalyzeLatentsConfig:
+    """Settings of `lwdctl analyze latents`."""
+
+    points: int = option(
+        2000, "Largest number of snippets, evenly over the episodes", minimum=5, maximum=10_000
+    )
+    sampled: bool = option(True, "Draw latents from their posteriors instead of taking the means")
+    color: tuple[Literal["task", "label", "operator", "level", "success", "position"], ...] = (
+        option(
+            (),
+            "What to color points by; operator is the same as label, since multi-human data stores"
+            " operators as labels (default: everything that the data has more than one value of)",
+        )
+    )
+    split: Split = option("all", "Split to draw snippets from")
+    perplexity: float = option(
+        30.0, "t-SNE's effective number of neighbors; at most a third of the points", minimum=1
+    )
+    neighbors: int = option(5, "Number of nearest neighbors that classify a snippet", minimum=1)
+    seed: int = option(
+        0, "Seed of the snippets drawn, of their latents, of t-SNE and of the folds", minimum=0
+    )
+
+
+@dataclass(frozen=True)
+class AnalyzeBehaviorConfig:
+    """Settings of `lwdctl analyze behavior`."""
+
+    source: int | None = option(
+        None,
+        "Largest number of source trajectories per task and behavior, drawn at random"
+        " (default: all)",
+        minimum=1,
+    )
+    seed: int = option(0, "Seed of every draw: equal sample sizes, halves of the source", minimum=0)
+
+
+@dataclass(frozen=True)
+class AnalyzeDiversityConfig(RolloutConfig):
+    """Settings of `lwdctl analyze diversity`."""
+
+    count: int = option(
+        60,
+        "Largest number of recorded initial states to run from, in the labels' proportions",
+        minimum=4,
+    )
+    split: Split = option(
+        "all",
+        "Split of the demonstrations whose initial states are used; 'validation' holds states that"
+        " no model was trained on",
+    )
+    draws: int = option(2, "Policies sampled per initial state", minimum=1)
+    latent: tuple[Literal["sampled", "oracle", "mean"], ...] = option(
+        ("sampled", "oracle", "mean"),
+        "Where LWD's latents come from. sampled: the diffusion model; oracle: encoded from the"
+        " demonstration whose initial state it is; mean: the mean of all",
+    )
+    task: str | None = option(None, "Task to analyze, where the data has several")
+    modes: int | None = option(
+        None,
+        "Number of clusters of demonstrations to use as modes (default: the labels, or without"
+        " labels the number of clusters with the best silhouette)",
+        minimum=1,
+    )
+    horizon: int | Literal["episode"] | None = option(
+        None,
+        "Action horizon: steps executed per re-plan; 'episode' plans once per episode (default:"
+        " the snippet length the model was trained with)",
+        minimum=1,
+    )
+    max_steps: int | None = option(
+        None, "Number of steps to compare (default: the shortest demonstration's)", minimum=1
+    )
+    seed: int = option(
+        0, "Seed of the initial states, of sampling and of the clustering", minimum=0
+    )
+
+    def reads(self, named: Collection[str] = ()) -> tuple[str, ...]:
+        """Return the artifact types that the latents come from."""
+        return lineage_read(self.latent, named)
+
+
+@dataclass(frozen=True)
+class AnalyzeReconstructionConfig(RolloutConfig):
+    """Settings of `lwdctl analyze reconstruction`."""
+
+    count: int = option(50, "Number of snippets to reconstruct", minimum=2)
+    split: Split = option("validation", "Split to draw snippets from")
+    latent: tuple[Literal["oracle", "mean", "sampled"], ...] = option(
+        ("oracle", "mean"),
+        "Where the decoded policies' latents come from. oracle: encoded from the snippet itself;"
+        " mean: the mean of all; sampled: the diffusion model, given what was observed at the"
+        " snippet's start",
+    )
+    seed: int = option(0, "Seed of the snippets drawn and of sampling", minimum=0)
+
+    def reads(self, named: Collection[str] = ()) -> tuple[str, ...]:
+        """Return the artifact types that are read: the diffusion model only to sample."""
+        # The mean latent is that of training snippets, which this stage encodes itself.
+        return LINEAGE if "sampled" in self.latent or "diffusion" in named else LINEAGE[:2]
+
+
+def lineage_read(latents: Collection[str], named: Collection[str] = ()) -> tuple[str, ...]:
+    """Return the part of an LWD policy's lineage that its latents come from.
+
+    Args:
+        latents: Latent sources (`EvalConfig.latent`).
+        named: Artifact types of which one artifact was named; the lineage goes at least so far.
+    """
+    last = 3 if "sampled" in latents else 1 if set(latents) <= {"oracle"} else 2
+    return LINEAGE[: 1 + max([last, *(LINEAGE.index(kind) for kind in named if kind in LINEAGE)])]
