@@ -1,10 +1,16 @@
-"""Tables of named implementations, imported only when one is asked for."""
+"""Tables of named implementations, each imported only when it is asked for.
+
+A name stands in the table itself, comes with an installed package (its entry points), or, where
+the table allows it, is an import path `package.module:attribute`.
+"""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
 from typing import Any
 
 from lwdctl.core.errors import ConfigError, MissingExtraError
@@ -19,11 +25,13 @@ class Row:
         target: `package.module:attribute`, imported on first use.
         summary: One line for help texts.
         extra: The pip extra that brings its dependencies, or an empty string.
+        plugin: The installed package that adds the row, or an empty string for lwdctl's own.
     """
 
     target: str
     summary: str
     extra: str = ""
+    plugin: str = ""
 
 
 @dataclass(frozen=True)
@@ -31,27 +39,53 @@ class Registry:
     """A table from name to implementation; adding a row adds the thing.
 
     Attributes:
-        noun: What the rows are, as error messages say it (`"environment"`).
-        rows: Name to row.
-        outsiders: Whether `package.module:attribute` is a name too: it stands for itself.
+        noun: What the rows are, for error messages (`"environment"`).
+        rows: Name to row, lwdctl's own.
+        import_paths: Whether `package.module:attribute` is accepted as a name.
+        entry_points: Group of entry points by which installed packages add rows
+            (`"lwdctl.readers"`), or an empty string.
     """
 
     noun: str
     rows: Mapping[str, Row]
-    outsiders: bool = False
+    import_paths: bool = False
+    entry_points: str = ""
 
     def __iter__(self) -> Iterator[str]:
-        """Iterate over the names in table order."""
-        return iter(self.rows)
+        """Iterate over the names: lwdctl's own in table order, then those of plug-ins."""
+        return iter(self.all_rows())
 
     def __contains__(self, name: object) -> bool:
         """Tell whether a row has this name."""
-        return name in self.rows
+        return name in self.rows or name in self.all_rows()
+
+    def all_rows(self) -> dict[str, Row]:
+        """Return name to row, those of installed plug-ins included."""
+        plugins = _installed(self.entry_points) if self.entry_points else {}
+        return {
+            **self.rows,
+            **{name: row for name, row in plugins.items() if name not in self.rows},
+        }
 
     def check(self, name: str) -> None:
-        """Raise a ConfigError where `load` would not find the name."""
-        if name not in self.rows and not (self.outsiders and is_outsider(name)):
-            raise ConfigError(f"no {self.noun} is called '{name}'", did_you_mean(name, self.rows))
+        """Check that `load` would find the name.
+
+        Raises:
+            ConfigError: No row has it, or a plug-in uses the name of one of lwdctl's own rows.
+        """
+        if self.import_paths and is_import_path(name):
+            return
+        if name not in self:
+            raise ConfigError(
+                f"no {self.noun} is called '{name}'", did_you_mean(name, self.all_rows())
+            )
+        plugin = _installed(self.entry_points).get(name) if self.entry_points else None
+        if name in self.rows and plugin is not None:
+            raise ConfigError(
+                f"two {self.noun}s are called '{name}': lwdctl's own and that of the plug-in"
+                f" {plugin.plugin}",
+                f"pip uninstall {plugin.plugin}",
+            )
 
     def load(self, name: str) -> Any:
         """Import and return the implementation called `name`.
@@ -61,27 +95,47 @@ class Registry:
             MissingExtraError: The row needs a package that is not installed.
         """
         self.check(name)
-        row = self.rows.get(name)
+        row = self.all_rows().get(name)
         if row is None:
-            return _import_outsider(self.noun, name)
+            return _import_path(self.noun, name)
         module, _, attribute = row.target.partition(":")
         try:
             return getattr(importlib.import_module(module), attribute)
-        except ModuleNotFoundError as error:
-            if not row.extra or (error.name or "").startswith("lwdctl"):
+        except (ImportError, AttributeError) as error:
+            if row.plugin:
+                raise ConfigError(
+                    f"{self.noun} '{name}' of the plug-in {row.plugin} cannot be imported: {error}",
+                    f"pip install --upgrade {row.plugin}",
+                ) from error
+            missing = (isinstance(error, ModuleNotFoundError) and error.name) or "lwdctl"
+            if not row.extra or missing.startswith("lwdctl"):
                 raise
             raise MissingExtraError(
-                f"{self.noun} '{name}' needs the package '{error.name}', which is not installed",
+                f"{self.noun} '{name}' needs the package '{missing}', which is not installed",
                 f"pip install 'lwdctl[{row.extra}]'",
             ) from error
 
 
-def is_outsider(name: str) -> bool:
+def is_import_path(name: str) -> bool:
     """Tell whether a name has the form `package.module:attribute`."""
     return ":" in name
 
 
-def _import_outsider(noun: str, name: str) -> Any:
+@cache
+def _installed(group: str) -> dict[str, Row]:
+    """Return the rows that installed packages add to a group of entry points."""
+    return {
+        point.name: Row(
+            point.value,
+            f"from the plug-in {package}",
+            plugin=package,
+        )
+        for point in metadata.entry_points(group=group)
+        for package in [point.dist.name if point.dist else point.module]
+    }
+
+
+def _import_path(noun: str, name: str) -> Any:
     module, _, attribute = name.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)

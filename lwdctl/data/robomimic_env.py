@@ -10,7 +10,7 @@ import h5py
 
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import ActionSpec
-from lwdctl.core.registry import is_outsider
+from lwdctl.core.registry import is_import_path
 from lwdctl.core.simulator_facts import (
     METAWORLD_CONTROL_RATE,
     METAWORLD_MAX_STEPS,
@@ -47,7 +47,7 @@ def adapter_of(env_args: Mapping[str, Any]) -> str:
     """
     kind = env_args.get("type")
     if isinstance(kind, str):
-        return "" if is_outsider(kind) else kind
+        return "" if is_import_path(kind) else kind
     return "robosuite" if kind == 1 else ""
 
 

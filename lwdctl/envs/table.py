@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.records import ActionSpec, EnvSpec, SourceSpec
-from lwdctl.core.registry import Registry, Row, is_outsider
+from lwdctl.core.registry import Registry, Row, is_import_path
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.envs.simulator import Simulator
 
@@ -39,7 +39,7 @@ SIMULATORS = Registry(
             extra="robosuite",
         ),
     },
-    outsiders=True,
+    import_paths=True,
 )
 
 _CONTRACT = (
@@ -58,7 +58,7 @@ def make_simulator(env: EnvSpec, task: str, simulators: Registry = SIMULATORS) -
     """
     simulator: Simulator = simulators.load(env.adapter)(env, task)
     missing = [name for name in _CONTRACT if not hasattr(simulator, name)]
-    if is_outsider(env.adapter) and missing:
+    if is_import_path(env.adapter) and missing:
         raise ConfigError(
             f"'{env.adapter}' is no simulator: it has no {', '.join(missing)}",
             "lwdctl.envs.simulator.Simulator says what each is; lwdctl.envs.gymnasium_adapter"
@@ -76,7 +76,7 @@ def with_outside_environment(spec: SourceSpec) -> SourceSpec:
         ConfigError: It cannot be imported, or takes actions of another size.
     """
     adapter = spec.env.adapter
-    if not is_outsider(adapter):
+    if not is_import_path(adapter):
         return spec
     simulator = SIMULATORS.load(adapter)
     action: ActionSpec = simulator.action

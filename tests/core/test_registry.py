@@ -1,0 +1,59 @@
+"""Tables of named implementations, with what installed packages add to them."""
+
+import pytest
+
+from lwdctl.core import registry
+from lwdctl.core.errors import ConfigError
+from lwdctl.core.registry import Registry, Row
+
+TABLE = Registry(
+    "denoiser", {"mlp": Row("json:dumps", "Ours.")}, entry_points="lwdctl.test_denoisers"
+)
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Return a function that installs a package with entry points of TABLE's group."""
+
+    def install(package, points):
+        folder = tmp_path / f"{package}-1.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+        (folder / "entry_points.txt").write_text(f"[{TABLE.entry_points}]\n{points}\n")
+        monkeypatch.syspath_prepend(str(tmp_path))
+        registry._installed.cache_clear()
+
+    yield install
+    registry._installed.cache_clear()
+
+
+def test_an_installed_plugin_adds_rows(install):
+    assert list(TABLE) == ["mlp"]
+    install("fancy", "mamba = json:loads")
+    assert list(TABLE) == ["mlp", "mamba"]
+    assert "mamba" in TABLE
+    assert TABLE.load("mamba")("[1]") == [1]
+    assert TABLE.all_rows()["mamba"].summary == "from the plug-in fancy"
+    with pytest.raises(ConfigError, match="no denoiser is called 'mambo'") as error:
+        TABLE.load("mambo")
+    assert error.value.hint == "did you mean 'mamba'?"
+
+
+@pytest.mark.parametrize("target", ["no_such_module:x", "json:no_such_name"])
+def test_a_broken_plugin_is_named(install, target):
+    install("fancy", f"mamba = {target}")
+    with pytest.raises(ConfigError, match="'mamba' of the plug-in fancy cannot be imported"):
+        TABLE.load("mamba")
+
+
+def test_a_plugin_cannot_take_a_name_of_ours(install):
+    install("fancy", "mlp = json:loads")
+    with pytest.raises(ConfigError, match="two denoisers are called 'mlp'") as error:
+        TABLE.load("mlp")
+    assert error.value.hint == "pip uninstall fancy"
+
+
+def test_import_paths_are_names_where_they_are_allowed():
+    with pytest.raises(ConfigError, match="no denoiser is called 'json:loads'"):
+        TABLE.load("json:loads")
+    assert Registry("denoiser", {}, import_paths=True).load("json:loads")("2") == 2
