@@ -1,60 +1,49 @@
-"""Evaluation artifacts as plain records: one run per policy, condition and training seed."""
+"""Evaluated conditions as a comparison takes them, from evaluations on disk or in memory."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
+from lwdctl.analysis.comparison_records import SAMPLED, horizon_order
 from lwdctl.artifacts import lineage
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.core.errors import ArtifactError
 from lwdctl.evaluation.episodes import EpisodeResult
-from lwdctl.evaluation.results import ConditionResult
+from lwdctl.evaluation.results import Condition, ConditionResult, ResultRow
 
-Start = tuple[str, str, int]
-"""Task, `"seed"` or `"demonstration"` with the label run, and its number: what fixes an episode."""
-
-
-def label_of(start: Start) -> str:
-    """Return the label that was run, or ""."""
-    return start[1].partition(" of ")[2]
+SETTINGS = ("sampler", "num_inference_steps", "warm_start", "snippet_length")
+"""What training seeds of one policy have in common."""
 
 
-def state_of(start: Start) -> Start:
-    """Return the initial state alone, which all labels that are run from one seed share."""
-    task, kind, number = start
-    return task, kind.partition(" of ")[0], number
+class Start(NamedTuple):
+    """What fixes an episode: its initial state and the behavior label it was run with."""
+
+    task: str
+    kind: str
+    label: str
+    number: int
+
+    @property
+    def state(self) -> tuple[str, str, int]:
+        """The initial state alone, which all labels that are run from it share."""
+        return self.task, self.kind, self.number
 
 
-def horizon_order(horizon: int | str | None) -> tuple[int, int]:
-    """Return a sorting key: no horizon, numbers, then whole episodes."""
-    if horizon is None:
-        return 0, 0
-    return (1, horizon) if isinstance(horizon, int) else (2, 0)
+def start_of(episode: EpisodeResult) -> Start:
+    """Return where an episode began."""
+    task, kind, number = episode.initial_state
+    return Start(task, kind, episode.plan.label, number)
 
 
-@dataclass(frozen=True)
-class Episode:
-    """One evaluated episode.
-
-    Attributes:
-        start: Its initial state.
-        success: Whether the task was solved at some step.
-        values: The adapter's metrics, `return`, `final_success`, and `steps`; empty where
-            the simulator was lost.
-        error: Why the simulator gave no result, or "".
-        label: Behavior label it was run with, or "".
-        failure: Why the policy failed for good, or "".
-    """
-
-    start: Start
-    success: bool
-    values: Mapping[str, float]
-    error: str = ""
-    label: str = ""
-    failure: str = ""
+def values_of(episode: EpisodeResult) -> dict[str, float]:
+    """Return all numbers of an episode by name, its `steps` among them."""
+    return {name: float(value) for name, value in episode.values.items()} | {
+        "steps": float(episode.steps)
+    }
 
 
 @dataclass(frozen=True)
@@ -62,78 +51,112 @@ class Run:
     """One trained policy under one condition.
 
     Attributes:
-        label: Policy and latent source in short, told apart from other runs where needed.
-        source: Reference of the evaluation it stands in.
+        result: Its result rows and episodes.
+        label: Policy and latent source in short, made distinct from other runs where needed.
+        source: Reference of the evaluation that holds it, "" in memory.
         evaluation: Name of that evaluation, shared by its versions.
-        metrics: Names of the adapter's metrics, the environment's score first.
-        store: What recorded starts were taken from, for `encoded`; otherwise "".
-        max_steps: Episode limit that was asked for, 0 for the environment's own.
-        operations: Operations per environment step, None where not recorded.
-        seconds: Wall time per episode.
+        store: Digests of the demonstrations whose initial states were restored, otherwise "".
+        max_steps: Step limit of the evaluation, None for the environment's own.
+        perturbation_probability: Probability of a perturbation per step.
     """
 
+    result: ConditionResult
     label: str
-    source: str
-    evaluation: str
-    policy: str
-    latent: str
-    env: str
-    horizon: int | str | None
-    perturbation: float
-    perturbation_probability: float
-    train_seed: int | None
-    snippet_length: int | None
-    sampler: str
-    num_inference_steps: int | None
-    warm_start: float
-    store: str
-    max_steps: int
-    metrics: tuple[str, ...]
-    operations: float | None
-    seconds: float | None
-    episodes: tuple[Episode, ...]
+    source: str = ""
+    evaluation: str = ""
+    store: str = ""
+    max_steps: int | None = None
+    perturbation_probability: float = 0.0
+
+    @property
+    def row(self) -> ResultRow:
+        """The condition and its results over all tasks."""
+        return self.result.overall
+
+    @property
+    def episodes(self) -> tuple[EpisodeResult, ...]:
+        """Every episode."""
+        return self.result.episodes
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the environment's metrics, its score first."""
+        return tuple(name for name in self.row.metrics if name != "return")
+
+    @property
+    def flops(self) -> float | None:
+        """FLOPs per environment step, None where not recorded."""
+        return self.row.cost.get("flops_per_step")
+
+    @property
+    def seconds(self) -> float | None:
+        """Wall time per episode, None where not recorded."""
+        total = self.row.seconds.get("total")
+        return total / len(self.episodes) if total and self.episodes else None
 
     @property
     def tasks(self) -> tuple[str, ...]:
         """Task names in order."""
-        return tuple(sorted({episode.start[0] for episode in self.episodes}))
+        return tuple(sorted({episode.plan.task for episode in self.episodes}))
 
     @property
     def starts(self) -> tuple[Start, ...]:
-        """Initial states in order."""
-        return tuple(sorted(episode.start for episode in self.episodes))
+        """Where the episodes began, in order."""
+        return tuple(sorted(map(start_of, self.episodes)))
 
     @property
     def order(self) -> tuple[str, float, tuple[int, int], int]:
         """Sorting key of tables: label, perturbation, horizon, training seed."""
-        seed = -1 if self.train_seed is None else self.train_seed
-        return self.label, self.perturbation, horizon_order(self.horizon), seed
+        seed = -1 if self.row.train_seed is None else self.row.train_seed
+        return self.label, self.row.perturbation, horizon_order(self.row.horizon), seed
 
-    @property
-    def where(self) -> str:
-        """How messages name it."""
-        seed = "" if self.train_seed is None else f", training seed {self.train_seed}"
-        horizon = "" if self.horizon is None else f", horizon {self.horizon}"
-        return f"{self.label} of {self.source} (perturbation {self.perturbation:g}{horizon}{seed})"
+    def __str__(self) -> str:
+        """Return how messages name it."""
+        row = self.row
+        seed = "" if row.train_seed is None else f", training seed {row.train_seed}"
+        horizon = "" if row.horizon is None else f", horizon {row.horizon}"
+        source = f" of {self.source}" if self.source else ""
+        return f"{self.label}{source} (perturbation {row.perturbation:g}{horizon}{seed})"
+
+
+def make_run(result: ConditionResult, **details: Any) -> Run:
+    """Return a condition's result as a run, labeled by its policy and latent source.
+
+    Args:
+        result: Result rows and episodes.
+        details: Further attributes of `Run`.
+    """
+    row = result.overall
+    label = row.policy if row.latent in {"", SAMPLED} else f"{row.policy}-{row.latent}"
+    restores = any(episode.plan.demonstration >= 0 for episode in result.episodes)
+    store = details.pop("store", "memory") if restores else ""
+    return Run(result, label, **{**details, "store": store})
 
 
 def read_evaluation(artifact: Artifact, root: Path) -> list[Run]:
     """Read the runs of one evaluation.
 
     Args:
-        artifact: Of kind `evaluation`.
+        artifact: Of type `evaluation`.
         root: Workspace to follow its lineage in.
 
     Raises:
         ArtifactError: Its episodes cannot be read.
     """
     folder = artifact.payload("episodes")
-    store = _store(artifact, root)
+    config = artifact.manifest.config
+    details = {
+        "source": artifact.reference,
+        "evaluation": artifact.name,
+        "store": _store(artifact, root),
+        "max_steps": config.get("max_steps") or None,
+        "perturbation_probability": float(config.get("perturbation_probability", 0.0)),
+    }
     runs = []
     for path in sorted(folder.glob("*.json")):
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
-            runs.append(_run(ConditionResult.from_json(record), artifact, store))
+            runs.append(make_run(ConditionResult.from_json(record), **details))
         except (IndexError, KeyError, TypeError, ValueError) as error:
             raise ArtifactError(
                 f"{path} is no record of episodes: {type(error).__name__}: {error}",
@@ -144,51 +167,45 @@ def read_evaluation(artifact: Artifact, root: Path) -> list[Run]:
     return runs
 
 
-def _run(found: ConditionResult, artifact: Artifact, store: str) -> Run:
-    row, config = found.overall, artifact.manifest.config
-    count = len(found.episodes)
-    seconds, flops = row.seconds.get("total"), row.cost.get("flops_per_step")
-    restores = any(item.plan.demonstration >= 0 for item in found.episodes)
-    return Run(
-        label=row.policy if row.latent in {"", "sampled"} else f"{row.policy}-{row.latent}",
-        source=artifact.reference,
-        evaluation=artifact.name,
-        policy=row.policy,
-        latent=row.latent,
-        env=row.env,
-        horizon=row.horizon,
-        perturbation=float(row.perturbation),
-        perturbation_probability=float(config.get("perturbation_probability", 0.0)),
-        train_seed=row.train_seed,
-        snippet_length=row.snippet_length,
-        sampler=row.sampler,
-        num_inference_steps=row.num_inference_steps,
-        warm_start=float(row.warm_start),
-        store=store if restores else "",
-        max_steps=int(config.get("max_steps") or 0),
-        metrics=tuple(name for name in row.metrics if name != "return"),
-        operations=None if flops is None else float(flops),
-        seconds=seconds / count if seconds and count else None,
-        episodes=tuple(_episode(item) for item in found.episodes),
-    )
+def read_evaluations(evaluations: Sequence[Artifact], root: Path) -> list[Run]:
+    """Read every run of some evaluations, in an order that does not depend on theirs.
+
+    A run that two evaluations hold alike is taken once; see `distinguish` for the labels.
+
+    Args:
+        evaluations: Artifacts of type `evaluation`.
+        root: Workspace to follow lineages in.
+
+    Raises:
+        ArtifactError: One cannot be read, or one policy was measured twice.
+    """
+    chosen = {artifact.digest: artifact for artifact in evaluations}
+    runs: dict[Any, Run] = {}
+    for _, artifact in sorted(chosen.items(), key=lambda item: (item[1].reference, item[0])):
+        for run in read_evaluation(artifact, root):
+            runs.setdefault(_content(run), run)
+    return distinguish(list(runs.values()))
 
 
-def _episode(found: EpisodeResult) -> Episode:
-    task, kind, number = found.initial_state
-    label = found.plan.label
-    values = {**found.values, "steps": float(found.steps)}
-    return Episode(
-        start=(task, f"{kind} of {label}" if label else kind, number),
-        success=found.success,
-        values={} if found.error else {name: float(item) for name, item in values.items()},
-        error=found.error,
-        label=label,
-        failure=found.policy_failure,
-    )
+def distinguish(runs: Sequence[Run]) -> list[Run]:
+    """Give different policies different labels, and sort the runs.
+
+    Two runs of one label, horizon and perturbation belong to different policies where their
+    sampler, inference steps, warm start or snippet length differ, or where their training seed
+    agrees; the labels then say what differs.
+
+    Raises:
+        ArtifactError: Nothing differs: one policy was measured twice.
+    """
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.label, []).append(run)
+    found = [run for group in groups.values() for run in _relabel(group)]
+    return sorted(found, key=lambda run: run.order)
 
 
 def _store(artifact: Artifact, root: Path) -> str:
-    """Return the digests of the snippets below, or its own where they cannot be told."""
+    """Return the digests of the snippets that it derives from, or its own where they are gone."""
     try:
         found = _digests(artifact, root)
     except ArtifactError:
@@ -201,3 +218,70 @@ def _digests(artifact: Artifact, root: Path) -> set[str]:
         return {artifact.digest}
     below = [_digests(parent, root) for parent in lineage.parents(artifact, root)]
     return set().union(*below)
+
+
+def _content(run: Run) -> Any:
+    """Return what makes a run another one: all but the evaluation that holds it."""
+    condition = tuple(getattr(run.row, field.name) for field in fields(Condition))
+    # Where nothing was trained and it was measured again, only the time differs.
+    seconds = None if run.row.train_seed is None else run.seconds
+    protocol = (run.store, run.max_steps, run.perturbation_probability)
+    episodes = [
+        (start_of(item), item.success, item.error)
+        + (() if item.error else tuple(sorted(values_of(item).items())))
+        for item in run.episodes
+    ]
+    return condition, run.metrics, run.flops, seconds, protocol, tuple(sorted(episodes))
+
+
+def _relabel(group: Sequence[Run]) -> list[Run]:
+    """Add to the labels what distinguishes runs of one condition."""
+    used: list[str] = []
+    for name in (*SETTINGS, "evaluation", "source"):
+        clashes = _alike(group, used) if name in SETTINGS else _clashes(group, used)
+        if any(len({_setting(run, name) for run in clash}) > 1 for clash in clashes):
+            used.append(name)
+    left = _clashes(group, used)
+    if left:
+        first, second, *_ = left[0]
+        raise ArtifactError(f"{first} was measured twice: there and in {second.source or second}")
+    if not used:
+        return list(group)
+    return [
+        replace(run, label=f"{run.label} ({', '.join(_describe(run, name) for name in used)})")
+        for run in group
+    ]
+
+
+def _alike(group: Sequence[Run], used: Sequence[str]) -> list[list[Run]]:
+    """Return runs that would be taken for training seeds of one policy."""
+    found: dict[Any, list[Run]] = {}
+    for run in group:
+        key = (run.row.horizon, run.row.perturbation, *[_setting(run, name) for name in used])
+        found.setdefault(key, []).append(run)
+    return list(found.values())
+
+
+def _clashes(group: Sequence[Run], used: Sequence[str]) -> list[list[Run]]:
+    """Return those of them that have the same training seed."""
+    found: dict[Any, list[Run]] = {}
+    for number, runs in enumerate(_alike(group, used)):
+        for run in runs:
+            found.setdefault((number, run.row.train_seed), []).append(run)
+    return [runs for runs in found.values() if len(runs) > 1]
+
+
+def _setting(run: Run, name: str) -> Any:
+    return getattr(run.row if name in SETTINGS else run, name)
+
+
+def _describe(run: Run, name: str) -> str:
+    row = run.row
+    return {
+        "sampler": row.sampler or "no sampler",
+        "num_inference_steps": f"{row.num_inference_steps} denoising steps",
+        "warm_start": f"warm start {row.warm_start:g}" if row.warm_start else "no warm start",
+        "snippet_length": f"snippets of {row.snippet_length}",
+        "evaluation": run.evaluation,
+        "source": run.source,
+    }[name]

@@ -1,124 +1,197 @@
-"""Figures of a comparison: success and score against horizon, success against cost.
-
-matplotlib is imported inside functions, and its figures are made without pyplot: no window,
-no global state.
-"""
+"""Figures of a comparison: success and score against horizon, success against cost."""
 
 from __future__ import annotations
 
 import math
-import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lwdctl.analysis.evaluations import horizon_order
-from lwdctl.analysis.marks import Point, draw_error_bars, draw_level, draw_line, name_horizon
-from lwdctl.analysis.pairing import SUCCESS
-from lwdctl.analysis.plotting import COLORS, MARKERS
-from lwdctl.analysis.results import Cell, Comparison
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from lwdctl.analysis.comparison_records import ComparisonRow, horizon_order
+from lwdctl.analysis.plotting import (
+    add_legend,
+    add_note,
+    draw_curve,
+    draw_error_bars,
+    draw_reference_band,
+    new_figure,
+    series_style,
+)
+from lwdctl.evaluation.results import Estimate
 
+SUCCESS = "success"
 FRONT = "Pareto front"
 _COLUMNS = 4
-_LEGEND_ROW = 0.2  # inches
+
+Panels = Sequence[tuple[float, Any]]
+Point = tuple[ComparisonRow, Estimate]
 
 
 @dataclass(frozen=True)
 class Cost:
-    """An axis of cost: which cells have it and how it is called."""
+    """An axis of cost: its name in file names, its value for a condition, and its title."""
 
     name: str
-    of: Callable[[Cell], float | None]
+    of: Callable[[ComparisonRow], float | None]
     title: str
     is_large: bool = False
 
 
 COSTS = (
-    Cost("operations", lambda cell: cell.flops_per_step, "Operations per environment step", True),
-    Cost("time", lambda cell: cell.seconds_per_episode, "Wall time per episode (s)"),
+    Cost("flops", lambda row: row.flops_per_step, "FLOPs per environment step", True),
+    Cost("time", lambda row: row.seconds_per_episode, "Wall time per episode (s)"),
 )
 
 
-def draw_figures(comparison: Comparison) -> Iterator[tuple[str, Figure]]:
-    """Draw every figure that the comparison has numbers for, each with a file name's stem."""
-    for quantity in dict.fromkeys((SUCCESS, comparison.metric)):
-        yield f"{quantity}-by-horizon", _by_horizon(comparison, quantity)
-    for cost in COSTS:
-        if any(cost.of(cell) for cell in comparison.overall):
-            yield f"success-by-{cost.name}", _by_cost(comparison, cost)
+@dataclass(frozen=True)
+class ComparisonFigures:
+    """Draws the figures of one comparison.
 
+    Attributes:
+        rows: Conditions over all tasks.
+        env: Name of the environment.
+        metric: Name of the score.
+        against: Label of the reference; its series comes first.
+    """
 
-def left_out(comparison: Comparison) -> list[str]:
-    """Say which figures or points are missing for want of numbers."""
-    notes = []
-    for cost in COSTS:
-        name = cost.title.lower()
-        missing = [cell for cell in comparison.overall if not cost.of(cell)]
-        if len(missing) == len(comparison.overall):
-            notes.append(f"no figure of {name}: the evaluations do not record it")
-        elif missing:
-            labels = ", ".join(sorted({cell.label for cell in missing}))
-            notes.append(f"not in the figure of {name}: {len(missing)} cells without it ({labels})")
-    return notes
+    rows: Sequence[ComparisonRow]
+    env: str
+    metric: str
+    against: str
 
+    def draw(self) -> Iterator[tuple[str, Figure]]:
+        """Yield every figure that there are numbers for, after its file name's stem."""
+        for quantity in dict.fromkeys((SUCCESS, self.metric)):
+            yield f"{quantity}-by-horizon", self._by_horizon(quantity)
+        for cost in COSTS:
+            if any(cost.of(row) for row in self.rows):
+                yield f"success-by-{cost.name}", self._by_cost(cost)
 
-def _by_horizon(comparison: Comparison, quantity: str) -> Figure:
-    points = _points(comparison, quantity)
-    horizons = sorted(
-        {point.cell.horizon for point in points if point.cell.horizon is not None},
-        key=horizon_order,
-    )
-    figure, panels = _panels(comparison, _axis_name(comparison, quantity))
-    for perturbation, axes in panels:
-        for index, (label, look) in enumerate(_looks(comparison).items()):
-            mine = [
-                point
-                for point in points
-                if (point.cell.perturbation, point.cell.label) == (perturbation, label)
-            ]
-            placed = [point for point in mine if point.cell.horizon is not None]
-            # Beside each other where there is no line to follow.
-            shift = 0.0 if len(horizons) > 1 else 0.04 * (index - (len(_looks(comparison)) - 1) / 2)
-            draw_line(axes, placed, horizons, shift, look)
-            draw_level(axes, [point for point in mine if point.cell.horizon is None], look)
-        axes.set_xticks(range(len(horizons)), [str(horizon) for horizon in horizons])
-        axes.set_xlim(-0.3, max(len(horizons) - 0.7, 0.3))
-        axes.set_xlabel("Horizon (steps between queries)")
-    _share_limits(panels, points)
-    _finish(figure, panels, comparison, "Bands" if len(horizons) > 1 else "Bars")
-    return figure
+    def missing(self) -> Iterator[str]:
+        """Yield which figures or points are missing for want of numbers."""
+        for cost in COSTS:
+            name = cost.title[0].lower() + cost.title[1:] if cost.name == "time" else cost.title
+            labels = sorted({row.label for row in self.rows if not cost.of(row)})
+            count = sum(not cost.of(row) for row in self.rows)
+            if count == len(self.rows):
+                yield f"no figure of {name}: the evaluations do not record it"
+            elif count:
+                conditions = "condition lacks" if count == 1 else "conditions lack"
+                yield f"figure of {name}: {count} {conditions} it ({', '.join(labels)})"
 
+    @property
+    def _styles(self) -> Mapping[str, Mapping[str, Any]]:
+        labels = sorted({row.label for row in self.rows})
+        labels.sort(key=lambda label: label != self.against)
+        return {
+            label: {**series_style(index), "label": label} for index, label in enumerate(labels)
+        }
 
-def _by_cost(comparison: Comparison, cost: Cost) -> Figure:
-    points = [point for point in _points(comparison, SUCCESS) if cost.of(point.cell)]
-    several = len({point.cell.horizon for point in points} - {None}) > 1
-    figure, panels = _panels(comparison, _axis_name(comparison, SUCCESS))
-    for perturbation, axes in panels:
-        here = [point for point in points if point.cell.perturbation == perturbation]
-        axes.set_xscale("log")
-        for label, look in _looks(comparison).items():
-            mine = [point for point in here if point.cell.label == label]
-            if mine:
-                places = [cost.of(point.cell) for point in mine]
-                draw_error_bars(axes, places, mine, look)
-            for point in mine if several else ():
-                name_horizon(axes, cost.of(point.cell), point, look)
-        _front(axes, here, cost)
-        _name_costs(axes, here, cost)
-        axes.set_xlabel(cost.title)
-    _share_limits(panels, points)
-    more = "Small numbers: horizon in steps." if several else ""
-    if cost.name == "time":
-        more += " Wall time is an episode's share of its batch, simulator included."
-    _finish(figure, panels, comparison, "Bars", more)
-    return figure
+    def _by_horizon(self, quantity: str) -> Figure:
+        points = self._points(quantity)
+        horizons = sorted(
+            {row.horizon for row, _ in points if row.horizon is not None}, key=horizon_order
+        )
+        figure, panels = self._panels(quantity)
+        for perturbation, axes in panels:
+            for index, (label, style) in enumerate(self._styles.items()):
+                mine = [
+                    (row, estimate)
+                    for row, estimate in points
+                    if (row.perturbation, row.label) == (perturbation, label)
+                ]
+                placed = [point for point in mine if point[0].horizon is not None]
+                # Beside each other where there is no line to follow.
+                alone = len(horizons) <= 1
+                shift = 0.04 * (index - (len(self._styles) - 1) / 2) if alone else 0.0
+                places = [shift + horizons.index(row.horizon or 0) for row, _ in placed]
+                estimates = [estimate for _, estimate in placed]
+                if len(placed) > 1:
+                    draw_curve(axes, places, estimates, **style)
+                elif placed:
+                    draw_error_bars(axes, places, estimates, **style)
+                for row, estimate in mine:
+                    if row.horizon is None:
+                        draw_reference_band(axes, estimate, **style)
+            axes.set_xticks(range(len(horizons)), [str(horizon) for horizon in horizons])
+            axes.set_xlim(-0.3, max(len(horizons) - 0.7, 0.3))
+            axes.set_xlabel("Action horizon (steps)")
+        self._finish(figure, panels, points, "Bands" if len(horizons) > 1 else "Bars")
+        return figure
+
+    def _by_cost(self, cost: Cost) -> Figure:
+        points = [(row, estimate) for row, estimate in self._points(SUCCESS) if cost.of(row)]
+        several = len({row.horizon for row, _ in points} - {None}) > 1
+        figure, panels = self._panels(SUCCESS)
+        for perturbation, axes in panels:
+            here = [point for point in points if point[0].perturbation == perturbation]
+            axes.set_xscale("log")
+            for label, style in self._styles.items():
+                mine = [point for point in here if point[0].label == label]
+                places = [cost.of(row) or 0.0 for row, _ in mine]
+                if mine:
+                    draw_error_bars(axes, places, [estimate for _, estimate in mine], **style)
+                for place, (row, estimate) in zip(places, mine, strict=True):
+                    if several and row.horizon is not None:
+                        _annotate_horizon(axes, place, estimate, row.horizon, style["color"])
+            _draw_front(axes, here, cost)
+            _label_costs(axes, [cost.of(row) or 1.0 for row, _ in here], cost)
+            axes.set_xlabel(cost.title)
+        more = "Small numbers: action horizon in steps. " if several else ""
+        if cost.name == "time":
+            more += "Wall time: an episode's part of the time of its batch, simulator included."
+        self._finish(figure, panels, points, "Bars", more)
+        return figure
+
+    def _points(self, quantity: str) -> list[Point]:
+        pairs = ((row, row.success if quantity == SUCCESS else row.score) for row in self.rows)
+        return [
+            (row, estimate if not math.isnan(estimate.low) else Estimate(*3 * (estimate.value,), 1))
+            for row, estimate in pairs
+            if not math.isnan(estimate.value)
+        ]
+
+    def _panels(self, quantity: str) -> tuple[Figure, Panels]:
+        perturbations = sorted({row.perturbation for row in self.rows})
+        columns = min(_COLUMNS, len(perturbations))
+        rows = math.ceil(len(perturbations) / columns)
+        width = max(5.0, 0.9 + 2.7 * columns)
+        figure, grid = new_figure(width, 1.5 + 2.7 * rows, rows, columns, sharey=True)
+        every = [axes for row in grid for axes in row]
+        for axes in every[len(perturbations) :]:
+            axes.remove()
+        name = (
+            "Success (fraction of episodes)"
+            if quantity == SUCCESS
+            else self.metric.replace("_", " ").capitalize() + " (mean)"
+        )
+        for row in grid:
+            row[0].set_ylabel(name)
+        panels = list(zip(perturbations, every, strict=False))
+        for perturbation, axes in panels:
+            title = f"Perturbation {perturbation:g}" if perturbation else "No perturbation"
+            axes.set_title(title, size=10)
+        return figure, panels
+
+    def _finish(
+        self, figure: Figure, panels: Panels, points: Sequence[Point], shown: str, more: str = ""
+    ) -> None:
+        if points and all(item.low >= 0 and item.high <= 1 for _, item in points):
+            for _, axes in panels:  # fractions on their whole range can be compared between figures
+                axes.set_ylim(-0.03, 1.03)
+        add_legend(figure, [axes for _, axes in panels], (*self._styles, FRONT))
+        episodes = _range([row.episodes for row in self.rows])
+        seeds = _range([len(row.train_seeds) for row in self.rows])
+        counts = f"n = {episodes} episodes a point, {seeds} training seed{'s' * (seeds != '1')}."
+        add_note(figure, f"Environment: {self.env}. {counts} {shown}: 95 % intervals. {more}")
 
 
 def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
-    """Return the indices that no other point beats: cheapest first, each better than before."""
+    """Return the indices of the points that no other one dominates, the cheapest first."""
     best, front = -math.inf, []
     for index in sorted(range(len(costs)), key=lambda i: (costs[i], -values[i])):
         if values[index] > best:
@@ -127,78 +200,20 @@ def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
     return front
 
 
-def _points(comparison: Comparison, quantity: str) -> list[Point]:
-    points = []
-    for cell in comparison.overall:
-        numbers = (
-            (cell.success, cell.success_low, cell.success_high)
-            if quantity == SUCCESS
-            else (cell.score, cell.score_low, cell.score_high)
-        )
-        value, low, high = numbers
-        if value is not None:
-            points.append(
-                Point(cell, value, value if low is None else low, value if high is None else high)
-            )
-    return points
-
-
-def _looks(comparison: Comparison) -> dict[str, dict[str, Any]]:
-    """Return label to line style, the reference first."""
-    labels = sorted({cell.label for cell in comparison.cells})
-    labels.sort(key=lambda label: label != comparison.against)
-    return {
-        label: {
-            "color": COLORS[index % len(COLORS)],
-            "marker": MARKERS[index % len(MARKERS)],
-            "label": label,
-        }
-        for index, label in enumerate(labels)
-    }
-
-
-def _panels(comparison: Comparison, value_name: str) -> tuple[Figure, list[tuple[float, Any]]]:
-    from matplotlib.figure import Figure
-
-    perturbations = sorted({cell.perturbation for cell in comparison.cells})
-    columns = min(_COLUMNS, len(perturbations))
-    rows = math.ceil(len(perturbations) / columns)
-    width = max(5.0, 0.9 + 2.7 * columns)
-    figure = Figure(figsize=(width, 1.5 + 2.7 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
-    every = list(grid.flat)
-    for axes in every[len(perturbations) :]:
-        axes.remove()
-    panels = list(zip(perturbations, every, strict=False))
-    for index, (perturbation, axes) in enumerate(panels):
-        axes.set_title(f"Perturbation {perturbation:g}" if perturbation else "Undisturbed", size=10)
-        axes.grid(visible=True, color="0.9", linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        if index % columns == 0:
-            axes.set_ylabel(value_name)
-    return figure, panels
-
-
-def _front(axes: Any, points: Sequence[Point], cost: Cost) -> None:
-    """Draw the front of what chooses by itself; controls are drawn, not on it."""
-    points = [point for point in points if point.cell.is_method]
-    costs = [cost.of(point.cell) or 0.0 for point in points]
-    front = pareto_front(costs, [point.value for point in points])
-    places = [costs[index] for index in front]
-    values = [points[index].value for index in front]
+def _draw_front(axes: Any, points: Sequence[Point], cost: Cost) -> None:
+    """Draw the front of the policies that act by themselves; controls are not on it."""
+    own = [(cost.of(row) or 0.0, estimate.value) for row, estimate in points if row.is_method]
+    costs, values = [place for place, _ in own], [value for _, value in own]
+    front = pareto_front(costs, values)
     axes.plot(
-        places, values, drawstyle="steps-post", color="0.55", linewidth=1.2, linestyle="--",
-        label=FRONT, zorder=1,
+        [costs[index] for index in front], [values[index] for index in front], label=FRONT,
+        drawstyle="steps-post", color="0.55", linewidth=1.2, linestyle="--", zorder=1,
     )  # fmt: skip
 
 
-def _name_costs(axes: Any, points: Sequence[Point], cost: Cost) -> None:
-    """Name decades, or 1, 2 and 5 of each where there are few; 1.5 G, not 1.5e9."""
-    from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
-
-    costs = [cost.of(point.cell) or 1.0 for point in points] or [1.0]
-    few = max(costs) / min(costs) < 100
+def _label_costs(axes: Any, costs: Sequence[float], cost: Cost) -> None:
+    """Label decades, or 1, 2 and 5 of each where there are few; 1.5 G, not 1.5e9."""
+    few = max(costs, default=1.0) / min(costs, default=1.0) < 100
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
     axes.xaxis.set_major_formatter(
         EngFormatter(sep="\N{THIN SPACE}")
@@ -208,48 +223,19 @@ def _name_costs(axes: Any, points: Sequence[Point], cost: Cost) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _axis_name(comparison: Comparison, quantity: str) -> str:
-    if quantity == SUCCESS:
-        return "Success (share of episodes)"
-    return comparison.metric.replace("_", " ").capitalize() + " (mean)"
-
-
-def _share_limits(panels: Sequence[tuple[float, Any]], points: Sequence[Point]) -> None:
-    """Show shares on their whole range, so that heights can be compared between figures."""
-    if points and all(point.low >= 0 and point.high <= 1 for point in points):
-        for _, axes in panels:
-            axes.set_ylim(-0.03, 1.03)
-
-
-def _finish(
-    figure: Figure, panels: Sequence[tuple[float, Any]], comparison: Comparison, shown: str,
-    more: str = "",
-) -> None:  # fmt: skip
-    entries: dict[str, Any] = {}
-    for _, axes in panels:
-        for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
-            entries.setdefault(name, handle)
-    order = [name for name in (*_looks(comparison), FRONT) if name in entries]
-    width = figure.get_figwidth()
-    longest = max((len(name) for name in entries), default=1)
-    columns = max(1, int(width * 13 / (longest + 6)))
-    rows = math.ceil(len(entries) / columns)
-    figure.set_figheight(figure.get_figheight() + _LEGEND_ROW * max(0, rows - 1))
-    figure.legend(
-        [entries[name] for name in order], order, loc="outside upper center", frameon=False,
-        ncols=min(columns, len(entries)), fontsize=9,
-    )  # fmt: skip
-    text = f"Environment: {comparison.env}. {_counted(comparison)} {shown}: 95 % intervals. {more}"
-    wrapped = textwrap.fill(text.strip(), int(width * 18))
-    figure.supxlabel(wrapped, fontsize=7.5, x=0.02, ha="left", color="0.3")
-
-
-def _counted(comparison: Comparison) -> str:
-    cells = comparison.overall
-    episodes = _range([cell.episodes for cell in cells])
-    seeds = _range([len(cell.train_seeds) for cell in cells])
-    word = "seed" if seeds == "1" else "seeds"
-    return f"n = {episodes} episodes a point, {seeds} training {word}."
+def _annotate_horizon(
+    axes: Any, place: float, estimate: Estimate, horizon: int | str, color: str
+) -> None:
+    axes.annotate(
+        str(horizon),
+        (place, estimate.value),
+        xytext=(3, -9),  # a policy's more expensive points stand higher: below right is free
+        path_effects=[withStroke(linewidth=2, foreground="white")],
+        zorder=1.5,
+        textcoords="offset points",
+        fontsize=6.5,
+        color=color,
+    )
 
 
 def _range(values: Sequence[int]) -> str:

@@ -1,54 +1,133 @@
-"""Runs side by side: the same protocol, the same initial states, as arrays."""
+"""Runs side by side: one protocol, the same initial states, and the reference to test against."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from lwdctl.analysis.evaluations import Run, Start, state_of
-from lwdctl.analysis.resample import States, Values, state_differences
+from lwdctl.analysis.comparison_records import SAMPLED
+from lwdctl.analysis.evaluations import Run, Start, start_of, values_of
+from lwdctl.analysis.resample import States, Values
 from lwdctl.core.errors import ArtifactError, ConfigError
 from lwdctl.core.suggest import did_you_mean
-from lwdctl.evaluation.results import ALL_TASKS
+from lwdctl.evaluation.results import ALL_TASKS, Condition
 
 SUCCESS = "success"
+METHOD = "lwd"
 
 
 @dataclass(frozen=True)
 class Group:
-    """The training seeds of one policy under one condition, in order of the seed."""
+    """One condition: the runs of all its training seeds, in order of the seed."""
 
     runs: tuple[Run, ...]
 
     @property
     def one(self) -> Run:
-        """A run that stands for what all share: label, horizon, perturbation, tasks."""
+        """A run that stands for what all share: label, tasks and initial states."""
         return self.runs[0]
 
     @property
-    def restores(self) -> bool:
-        """Whether it began from recorded starts."""
-        return bool(self.one.store)
+    def condition(self) -> Condition:
+        """The condition that all share but for the training seed."""
+        return self.runs[0].row
+
+    @property
+    def train_seeds(self) -> tuple[int | None, ...]:
+        """Training seeds of the models."""
+        return tuple(run.row.train_seed for run in self.runs)
+
+    def __str__(self) -> str:
+        """Return how notes name it."""
+        condition = self.condition
+        horizon = "" if condition.horizon is None else f", horizon {condition.horizon}"
+        return f"{self.one.label}{horizon}, perturbation {condition.perturbation:g}"
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two groups on the episodes that both know: (seed, episode) each, and where those began."""
+    """Two groups on the episodes that both know: (seed, episode) each, and their states."""
 
     first: Values
     second: Values
     states: States
 
-    @property
-    def differences(self) -> Values:
-        """(state,) difference of the means over training seeds and a state's labels."""
-        return state_differences(self.first, self.second, self.states)
+
+@dataclass(frozen=True)
+class Reference:
+    """The reference of a comparison.
+
+    Attributes:
+        label: Its label, or "" where nothing is tested.
+        policy: Its policy.
+        notes: What was chosen by default.
+    """
+
+    label: str
+    policy: str
+    notes: tuple[str, ...] = ()
+
+    def of(self, group: Group, groups: Sequence[Group]) -> list[Group]:
+        """Return the groups that `group` is tested against.
+
+        They have its perturbation and its horizon. A policy without a horizon is tested
+        against every horizon of the reference; a reference with a single one is taken for
+        all. What began from recorded initial states is tested only against the reference's
+        policy begun from the same.
+        """
+        if not self.label or self.label == group.one.label:
+            return []
+        label = self._label_for(group, groups)
+        found = [
+            other
+            for other in groups
+            if other.one.label == label != group.one.label
+            and other.condition.perturbation == group.condition.perturbation
+        ]
+        same = [other for other in found if other.condition.horizon == group.condition.horizon]
+        if same or len(found) == 1 or group.condition.horizon is None:
+            return same or found
+        return []
+
+    def _label_for(self, group: Group, groups: Sequence[Group]) -> str:
+        if not group.one.store:
+            return self.label
+        latent = group.condition.latent
+        labels = {
+            other.one.label
+            for other in groups
+            if other.one.store
+            and (other.condition.policy, other.condition.latent) == (self.policy, latent)
+        }
+        return min(labels, default="")
+
+
+def choose_reference(runs: Sequence[Run], wanted: str | None = None) -> Reference:
+    """Choose the reference: by label, else by policy, else `lwd` if it is there.
+
+    Raises:
+        ConfigError: No policy has the name that was given.
+    """
+    policies = {run.label: run.row.policy for run in runs}
+    name = wanted or METHOD
+    if name in policies:
+        return Reference(name, policies[name])
+    own = [run for run in runs if run.row.latent in {"", SAMPLED}]
+    named = sorted({run.label for run in own if run.row.policy == name})
+    if not named and wanted:
+        raise ConfigError(f"no evaluated policy is '{wanted}'", did_you_mean(wanted, policies))
+    if not named:
+        note = "no paired tests: there is no policy 'lwd'; name a reference with --against"
+        return Reference("", "", (note,))
+    notes = (f"tested against '{named[0]}'; --against takes any of: {', '.join(named)}",)
+    return Reference(named[0], name, notes if len(named) > 1 else ())
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
-    """Gather training seeds.
+    """Gather the training seeds of every condition.
 
     Raises:
         ArtifactError: Training seeds of one policy met different initial states.
@@ -58,26 +137,26 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
         found.setdefault(run.order[:3], []).append(run)
     for members in found.values():
         for other in members[1:]:
-            require_same_starts(members[0], other)
+            check_same_states(members[0], other)
     return [Group(tuple(members)) for members in found.values()]
 
 
 def matrix(group: Group, quantity: str, task: str = ALL_TASKS) -> tuple[Values, States]:
-    """Return values (seed, episode), NaN where lost, and where the episodes began.
+    """Return values (seed, episode), NaN where lost, and the initial states of the episodes.
 
     Args:
-        group: Whose episodes.
+        group: The condition.
         quantity: `"success"` or the name of a metric.
         task: One task, or all.
 
     Raises:
         ConfigError: The episodes hold no such metric.
     """
-    starts = [start for start in group.one.starts if task in {ALL_TASKS, start[0]}]
-    tasks, places = group.one.tasks, [state_of(start) for start in starts]
+    starts = [start for start in group.one.starts if task in {ALL_TASKS, start.task}]
+    tasks, places = group.one.tasks, [start.state for start in starts]
     numbers = {place: index for index, place in enumerate(dict.fromkeys(places))}
     states = States(
-        np.array([tasks.index(start[0]) for start in starts], dtype=np.intp),
+        np.array([tasks.index(start.task) for start in starts], dtype=np.intp),
         np.array([numbers[place] for place in places], dtype=np.intp),
     )
     rows = [_row(run, quantity, starts) for run in group.runs]
@@ -85,25 +164,28 @@ def matrix(group: Group, quantity: str, task: str = ALL_TASKS) -> tuple[Values, 
 
 
 def align(first: Group, second: Group, quantity: str, *, same_models: bool = False) -> Pair | None:
-    """Put two groups beside each other, episode by episode.
+    """Put two groups side by side, episode by episode.
 
     Args:
-        first: One policy or condition.
+        first: One condition.
         second: The other.
         quantity: `"success"` or the name of a metric.
         same_models: Keep only training seeds that both have, in the same order.
 
     Returns:
-        The pair, or None where nothing is left to pair.
+        The pair, or None where no episode of both ran to its end.
 
     Raises:
         ArtifactError: They met different initial states.
         ConfigError: The episodes hold no such metric.
     """
-    require_same_starts(first.one, second.one)
+    check_same_states(first.one, second.one)
     if same_models:
-        seeds = {run.train_seed for run in first.runs} & {run.train_seed for run in second.runs}
-        first, second = _only(first, seeds), _only(second, seeds)
+        seeds = {*first.train_seeds} & {*second.train_seeds}
+        first, second = (
+            Group(tuple(run for run in group.runs if run.row.train_seed in seeds))
+            for group in (first, second)
+        )
         if not seeds:
             return None
     one, states = matrix(first, quantity)
@@ -112,20 +194,22 @@ def align(first: Group, second: Group, quantity: str, *, same_models: bool = Fal
     return Pair(one[:, known], other[:, known], states.of(known)) if known.any() else None
 
 
-def require_one_protocol(runs: Sequence[Run]) -> None:
-    """Refuse runs whose episodes are not of one kind.
+def check_one_protocol(runs: Sequence[Run]) -> None:
+    """Check that the episodes of all runs can be compared.
 
     Raises:
-        ArtifactError: Two differ in environment, step limit, or how often they are disturbed.
+        ArtifactError: Two runs differ in environment, step limit, or perturbation probability.
     """
-    for key, name in (("env", "environment"), ("max_steps", "step limit")):
-        _require_equal(runs, key, name)
-    disturbed = [run for run in runs if run.perturbation]
-    _require_equal(disturbed, "perturbation_probability", "probability of a disturbance")
+    runs = sorted(runs, key=lambda run: run.source)
+    _check_equal(runs, lambda run: run.row.env, "environment")
+    _check_equal(runs, lambda run: run.max_steps, "step limit")
+    perturbed = [run for run in runs if run.row.perturbation]
+    name = "probability of a perturbation"
+    _check_equal(perturbed, lambda run: run.perturbation_probability, name)
 
 
-def require_same_starts(first: Run, second: Run) -> None:
-    """Refuse to pair runs that did not meet the same initial states and disturbances.
+def check_same_states(first: Run, second: Run) -> None:
+    """Check that two runs met the same initial states and perturbations.
 
     Raises:
         ArtifactError: Tasks or initial states differ.
@@ -133,20 +217,16 @@ def require_same_starts(first: Run, second: Run) -> None:
     hint = "evaluate both with the same --task, --episodes and --seed"
     if first.tasks != second.tasks:
         raise ArtifactError(
-            f"{first.where} ran {_listed(first.tasks)}, {second.where} {_listed(second.tasks)}",
+            f"{first} ran {_listed(first.tasks)}, {second} {_listed(second.tasks)}",
             hint,
         )
     if first.store != second.store or first.starts != second.starts:
         shared = 0 if first.store != second.store else len({*first.starts} & {*second.starts})
         raise ArtifactError(
-            f"{first.where} and {second.where} began from different initial states:"
+            f"{first} and {second} began from different initial states:"
             f" {len(first.starts)} and {len(second.starts)}, {shared} in common",
             hint,
         )
-
-
-def _only(group: Group, seeds: set[int | None]) -> Group:
-    return Group(tuple(run for run in group.runs if run.train_seed in seeds))
 
 
 def _row(run: Run, quantity: str, starts: Sequence[Start]) -> list[float]:
@@ -154,21 +234,20 @@ def _row(run: Run, quantity: str, starts: Sequence[Start]) -> list[float]:
     for episode in run.episodes:
         if episode.error:
             continue
-        if quantity != SUCCESS and quantity not in episode.values:
-            raise ConfigError(
-                f"{run.where} has no metric '{quantity}'", did_you_mean(quantity, episode.values)
-            )
-        value = episode.success if quantity == SUCCESS else episode.values[quantity]
-        known[episode.start] = float(value)
+        values = {**values_of(episode), SUCCESS: float(episode.success)}
+        if quantity not in values:
+            raise ConfigError(f"{run} has no metric '{quantity}'", did_you_mean(quantity, values))
+        known[start_of(episode)] = values[quantity]
     return [known.get(start, float("nan")) for start in starts]
 
 
-def _require_equal(runs: Sequence[Run], key: str, name: str) -> None:
+def _check_equal(runs: Sequence[Run], value: Callable[[Run], Any], name: str) -> None:
     for run in runs[1:]:
-        one, other = getattr(runs[0], key), getattr(run, key)
+        one, other = value(runs[0]), value(run)
         if one != other:
+            first, second = runs[0].source or runs[0], run.source or run
             raise ArtifactError(
-                f"{runs[0].source} and {run.source} differ in their {name}: {one} and {other}",
+                f"{first} and {second} differ in their {name}: {one} and {other}",
                 "compare evaluations of one protocol only",
             )
 

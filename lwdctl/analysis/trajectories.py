@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lwdctl.analysis.evaluations import Run
+from lwdctl.analysis.evaluations import Run, values_of
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.core.progress import Progress
 from lwdctl.core.seeding import generator
@@ -96,14 +96,14 @@ def policy_trajectories(
         if episode.error:
             lost.append(group)
             continue
-        kind, number = episode.start[1].partition(" ")[0], episode.start[2]
+        task, kind, number = episode.initial_state
         yield Trajectory(
             group=group,
-            behavior=episode.label or only,
+            behavior=episode.plan.label or only,
             origin=f"{kind} {number}",
-            values={**episode.values, SUCCESS: float(episode.success)},
-            failure=episode.failure,
-            task=episode.start[0],
+            values={**values_of(episode), SUCCESS: float(episode.success)},
+            failure=episode.policy_failure,
+            task=task,
         )
 
 

@@ -54,8 +54,14 @@ def resolve_name(root: Path, kind: str, wanted: Reference, run: str) -> Artifact
     return found
 
 
-def resolve_newest(root: Path, kind: str, run: str) -> Artifact:
+def resolve_newest(root: Path, kind: str, run: str, choose: str = "") -> Artifact:
     """Return the newest of the one chain that has this kind.
+
+    Args:
+        root: Workspace to look in.
+        kind: Artifact type.
+        run: Keep only what has this name, or descends from a root of this name.
+        choose: Hint of how to name one where several chains have it; "" puts the stages' options.
 
     Raises:
         ArtifactError: No chain has it, several unrelated ones have, or the newest version
@@ -72,7 +78,7 @@ def resolve_newest(root: Path, kind: str, run: str) -> Artifact:
         names = {item.name for item in candidates}.union(*known.values())
         raise _nothing(root, kind, run, names)
     if len(chains) > 1:
-        raise _ambiguous(root, kind, chains)
+        raise _ambiguous(root, kind, chains, choose)
     (chain,) = chains.values()
     newest = chain[-1]
     # A damaged later version must not be passed over in silence.
@@ -115,7 +121,7 @@ def _nothing(root: Path, kind: str, run: str, names: set[str]) -> ArtifactError:
 
 
 def _ambiguous(
-    root: Path, kind: str, chains: Mapping[frozenset[str], Sequence[Artifact]]
+    root: Path, kind: str, chains: Mapping[frozenset[str], Sequence[Artifact]], choose: str
 ) -> ArtifactError:
     listed = "; ".join(
         f"{items[-1].reference} (from {', '.join(sorted(roots))})"
@@ -124,5 +130,5 @@ def _ambiguous(
     example = min(min(roots) for roots in chains)
     return ArtifactError(
         f"several unrelated chains in {root} have {kind}: {listed}",
-        f"choose one with --run NAME (--run {example}) or name it with --{kind} NAME",
+        choose or f"choose one with --run NAME (--run {example}) or name it with --{kind} NAME",
     )

@@ -56,7 +56,9 @@ class Workspace:
         records = sorted(all_partials(self.root, kind), key=lambda record: record.started)
         return [UnfinishedArtifact(record, is_active(record.path)) for record in records]
 
-    def resolve(self, kind: str, reference: str = "", run: str = "") -> Artifact:
+    def resolve(
+        self, kind: str, reference: str = "", run: str = "", *, choose: str = ""
+    ) -> Artifact:
         """Find the artifact that is meant and check its files.
 
         Args:
@@ -64,6 +66,8 @@ class Workspace:
             reference: `name`, `name:v2`, `name:latest`, any of these after `kind/`, or a
                 path to an artifact directory. "" takes the newest of the newest chain.
             run: Keep only what has this name, or descends from a root of this name.
+            choose: Hint of how to name one where several are unrelated; "" puts the options of
+                the stages.
 
         Raises:
             ArtifactError: None, several unrelated, a damaged one, or another kind.
@@ -73,7 +77,7 @@ class Workspace:
         elif reference:
             artifact = resolve_name(self.root, kind, parse_reference(reference), run)
         else:
-            artifact = resolve_newest(self.root, kind, run)
+            artifact = resolve_newest(self.root, kind, run, choose)
         artifact.check()
         return artifact
 

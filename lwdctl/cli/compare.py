@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.cli.bars import make_progress
-from lwdctl.cli.comparison_tables import AGAINST, METRIC, print_comparison, print_csv
 from lwdctl.cli.failures import CommandLineError
 from lwdctl.cli.generate import DEBUG, JSON, QUIET, WORKSPACE
-from lwdctl.cli.output import print_json
-from lwdctl.core.errors import ArtifactError
+from lwdctl.cli.output import print_json, print_table, print_text
 from lwdctl.core.suggest import did_you_mean
 
 if TYPE_CHECKING:
-    from lwdctl.analysis.results import Comparison
-    from lwdctl.core.progress import Progress
+    from lwdctl.analysis.comparison import Comparison
 
 FORMATS = ("table", "csv", "json")
 DEFAULT_OUTPUT = "comparison"
+AGAINST = Annotated[
+    str,
+    typer.Option(
+        help="Policy that the others are tested against  [default: lwd]",
+        metavar="POLICY",
+        show_default=False,
+    ),
+]
+METRIC = Annotated[
+    str,
+    typer.Option(
+        help="Score to show beside success (max_overlap, return, ...)"
+        "  [default: the environment's first metric]",
+        metavar="NAME",
+        show_default=False,
+    ),
+]
 _EVALUATIONS = Annotated[
     list[str] | None,
     typer.Argument(
@@ -33,7 +45,7 @@ _EVALUATIONS = Annotated[
     ),
 ]
 _FORMAT = Annotated[
-    str, typer.Option("--format", help="What stdout carries.", metavar="[table|csv|json]")
+    str, typer.Option("--format", help="Format of stdout.", metavar="[table|csv|json]")
 ]
 _OUTPUT = Annotated[
     str,
@@ -49,7 +61,7 @@ _RUN = Annotated[
     str,
     typer.Option(
         "--run",
-        help="Chain to take the newest evaluation of: the name of one of its artifacts.",
+        help="Run whose newest evaluation to compare: the name of one of its artifacts.",
         metavar="NAME",
         show_default=False,
     ),
@@ -70,7 +82,7 @@ def command(
 ) -> None:
     """Compare policies of one or more evaluations: intervals, paired tests, figures.
 
-    Success has a 95 % interval, Wilson's for one training seed and a cluster bootstrap over
+    Success has a 95 % interval, Wilson's for one training seed and a two-way bootstrap over
     training seeds and initial states for several. Each policy is tested against one
     reference on the same episodes: McNemar's exact test for success, a paired permutation
     test for the score, both with Holm's correction.
@@ -82,53 +94,38 @@ def command(
         )
     shape = "json" if as_json else output_format
     workspace = Workspace.locate(workspace_path or None)
-    artifacts = _resolve(workspace, evaluations or [], run_name)
+    choose = "name it: lwdctl compare NAME, or choose a run: --run NAME"
+    artifacts = [
+        workspace.resolve("evaluation", reference, run_name, choose=choose)
+        for reference in evaluations or [""]
+    ]
     progress = make_progress(quiet=be_quiet)
-    from lwdctl.analysis.comparison import compare
-    from lwdctl.analysis.runs import read_runs
+    from lwdctl.analysis.comparison import compare_evaluations
 
     progress.message(f"reading {', '.join(item.reference for item in artifacts)}")
-    comparison = compare(read_runs(artifacts, workspace.root), against, metric, progress)
-    document = {"evaluations": _sources(artifacts), **comparison.to_mapping()}
+    comparison = compare_evaluations(
+        artifacts, workspace.root, against=against or None, metric=metric or None, progress=progress
+    )
     directory = output or (DEFAULT_OUTPUT if shape == "table" else "")
     notes = list(comparison.notes)
     if directory:
-        notes += _write(comparison, document, Path(directory).expanduser(), progress)
+        progress.message(f"writing tables and figures to {directory}")
+        comparison.save(Path(directory).expanduser())
+        notes += comparison.missing_figures
     for note in notes:
         progress.message(f"note: {note}")
     if shape == "json":
-        print_json(None, directory or None, document)
+        print_json(None, directory or None, comparison.to_json())
     elif shape == "csv":
-        print_csv(comparison)
+        print_text(comparison.to_csv().removesuffix("\n"))
     else:
-        print_comparison(comparison)
+        _print(comparison)
 
 
-def _resolve(workspace: Workspace, references: Sequence[str], run: str) -> list[Artifact]:
-    if references:
-        return [workspace.resolve("evaluation", reference, run) for reference in references]
-    try:
-        return [workspace.resolve("evaluation", run=run)]
-    except ArtifactError as error:
-        # Here evaluations are arguments, not an option.
-        hint = error.hint.replace("name it with --evaluation NAME", "name it: lwdctl compare NAME")
-        raise ArtifactError(error.message, hint) from error
-
-
-def _sources(artifacts: Sequence[Artifact]) -> list[dict[str, str]]:
-    found = {
-        item.digest: {"reference": item.reference, "path": str(item.path), "digest": item.digest}
-        for item in artifacts
-    }
-    return sorted(found.values(), key=lambda item: (item["reference"], item["digest"]))
-
-
-def _write(
-    comparison: Comparison, document: dict[str, Any], directory: Path, progress: Progress
-) -> list[str]:
-    from lwdctl.analysis.figures import left_out
-    from lwdctl.analysis.files import write_files
-
-    progress.message(f"writing tables and figures to {directory}")
-    write_files(comparison, document, directory)
-    return left_out(comparison)
+def _print(comparison: Comparison) -> None:
+    (_, overall), *others = comparison.tables()
+    print_table(overall.columns, overall.rows)
+    for caption, table in others:
+        print_text()
+        print_text(caption)
+        print_table(table.columns, table.rows)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,14 +16,17 @@ from lwdctl.artifacts.durable import write_durably
 from lwdctl.artifacts.kinds import sanitize_name
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.cli.bars import make_progress
-from lwdctl.cli.comparison_tables import AGAINST, METRIC
+from lwdctl.cli.compare import AGAINST, METRIC
 from lwdctl.cli.generate import DEBUG, JSON, QUIET, WORKSPACE
-from lwdctl.cli.output import print_json, print_text
-from lwdctl.cli.report_sources import RecipeWords, describe, read_recipe_facts
-from lwdctl.core.errors import ArtifactError, ConfigError
+from lwdctl.cli.output import format_value, print_json, print_text
+from lwdctl.core.errors import ConfigError
+from lwdctl.pipeline.expected import Comparison
+from lwdctl.pipeline.plan import make_plan
+from lwdctl.pipeline.recipe import read_recipe
+from lwdctl.pipeline.runner import compare_all, preview
 
 if TYPE_CHECKING:
-    from lwdctl.analysis.report.records import RecipeFacts
+    from lwdctl.analysis.report.content import Expected, RecipeResults
 
 DEFAULT_OUTPUT = "report.html"
 RECIPE = ".toml"
@@ -29,28 +34,28 @@ _RUNS = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="RUN",
-        help="Evaluations (NAME, NAME:v2 or a path), or recipes (FILE.toml): what their stages"
-        " made in this workspace, if it is up to date  [default: the newest evaluation].",
+        help="Evaluations (NAME, NAME:v2 or a path), or recipes (FILE.toml): the artifacts of their"
+        " stages in this workspace that are up to date  [default: the newest evaluation].",
         show_default=False,
     ),
 ]
 _OUTPUT = Annotated[
     str,
     typer.Option(
-        help="The file to write, replaced if it is there  [default: ./NAME.html after the one run"
+        help="File to write, replaced if it exists  [default: ./NAME.html after the one run"
         f" that was named, otherwise ./{DEFAULT_OUTPUT}]",
         metavar="FILE",
         show_default=False,
     ),
 ]
 _SMOKE = Annotated[
-    bool, typer.Option("--smoke", help="Of a recipe, take what `lwdctl run --smoke` made.")
+    bool, typer.Option("--smoke", help="Report on what `lwdctl run --smoke` made of the recipe.")
 ]
 _SET = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
-        help="A setting that the recipe was run with; may be given again.",
+        help="Setting that the recipe was run with; may be repeated.",
         metavar="STAGE.KEY=VALUE",
         show_default=False,
     ),
@@ -71,29 +76,28 @@ def command(
 ) -> None:
     """Write an experiment as one HTML file: results, figures, training, lineage.
 
-    The file needs nothing beside itself and no network. It shows success with intervals,
-    measured beside expected numbers, the analyses of the same artifacts that are in the
-    workspace, training curves, recorded episodes, and the commands that make all of it again.
+    The file needs no other file and no network. It shows success with intervals, measured
+    beside expected numbers, the analyses of the same artifacts that are in the workspace,
+    training curves, recorded episodes, and the commands that reproduce all of it.
     """
     del debug_mode
     workspace = Workspace.locate(workspace_path or None)
-    words = RecipeWords(smoke, tuple(assignments or ()))
-    recipes, leading = _sources(runs or [], words, workspace)
+    options = _RecipeOptions(smoke, tuple(assignments or ()))
+    recipes, sources = _sources(runs or [], options, workspace)
     path = _output(output, runs or [])
-    _prepare(path)
+    _check_writable(path)
     progress = make_progress(quiet=be_quiet)
-    from lwdctl.analysis.report.gather import gather
-    from lwdctl.analysis.report.page import render_page
+    from lwdctl.analysis.report.report import build_report, render_page
 
-    report = gather(
-        leading, workspace.root, describe, recipes, against=against, metric=metric,
+    report = build_report(
+        sources, workspace.root, recipes, against=against or None, metric=metric or None,
         progress=progress,
     )  # fmt: skip
     content = render_page(report).encode()
     write_durably(path, content)
     verdicts = [item.met for recipe in recipes for item in recipe.expected]
     summary = {
-        "sources": [{"reference": item.reference, "digest": item.digest} for item in leading],
+        "sources": [{"reference": item.reference, "digest": item.digest} for item in sources],
         "bytes": len(content),
         "expected": len(verdicts),
         "met": sum(1 for item in verdicts if item),
@@ -109,34 +113,93 @@ def command(
     print_text(f"{path}  {len(content) / 1e6:.1f} MB")
 
 
+@dataclass(frozen=True)
+class _RecipeOptions:
+    """How recipes were run: at which size, and with which settings changed."""
+
+    smoke: bool = False
+    assignments: tuple[str, ...] = ()
+
+    def command(self, path: Path) -> str:
+        """Return the command line that runs a recipe so."""
+        options = [option for item in self.assignments for option in ("--set", item)]
+        return shlex.join(
+            ["lwdctl", "run", str(path), *(["--smoke"] if self.smoke else []), *options]
+        )
+
+
 def _sources(
-    runs: Sequence[str], words: RecipeWords, workspace: Workspace
-) -> tuple[list[RecipeFacts], list[Artifact]]:
-    """Return the recipes and the artifacts that are meant, each once."""
+    runs: Sequence[str], options: _RecipeOptions, workspace: Workspace
+) -> tuple[list[RecipeResults], list[Artifact]]:
+    """Return the recipes and the artifacts to report on, each once."""
     recipes = []
-    leading: dict[str, Artifact] = {}
-    for item in runs:
-        if item.endswith(RECIPE):
-            facts, found = read_recipe_facts(Path(item), words, workspace)
-            recipes.append(facts)
-        else:
-            found = [workspace.resolve("evaluation", item)]
-        leading.update({artifact.digest: artifact for artifact in found})
-    if not recipes and (words.smoke or words.assignments):
+    sources: dict[str, Artifact] = {}
+    if not any(item.endswith(RECIPE) for item in runs) and (options.smoke or options.assignments):
         raise ConfigError("--smoke and --set belong to a recipe", "name one: pipelines/NAME.toml")
-    if not runs:
-        newest = _newest(workspace)
-        leading[newest.digest] = newest
-    return recipes, list(leading.values())
+    for item in runs or [""]:
+        if item.endswith(RECIPE):
+            recipe, found = _read_recipe(Path(item), options, workspace)
+            recipes.append(recipe)
+        else:
+            choose = "name one: lwdctl report NAME"
+            found = [workspace.resolve("evaluation", item, choose=choose)]
+        sources.update({artifact.digest: artifact for artifact in found})
+    return recipes, list(sources.values())
 
 
-def _newest(workspace: Workspace) -> Artifact:
-    try:
-        return workspace.resolve("evaluation")
-    except ArtifactError as error:
-        # Here evaluations are arguments, not an option.
-        hint = "name one: lwdctl report NAME" if "--run" in error.hint else error.hint
-        raise ArtifactError(error.message, hint) from error
+def _read_recipe(
+    path: Path, options: _RecipeOptions, workspace: Workspace
+) -> tuple[RecipeResults, list[Artifact]]:
+    """Read a recipe and find the artifacts of its stages that are up to date.
+
+    Raises:
+        ConfigError: A bad recipe, or none of its stages is up to date.
+    """
+    from lwdctl.analysis.report.content import RecipeResults
+
+    recipe = read_recipe(path)
+    plan = make_plan(recipe, assignments=options.assignments, smoke=options.smoke)
+    outcomes = preview(plan, workspace)
+    found = [outcome.artifact for outcome in outcomes if outcome.artifact]
+    if not found:
+        raise ConfigError(
+            f"no stage of {path} has an artifact that is up to date in {workspace.root}",
+            f"run it first: {options.command(path)}; or name evaluations: lwdctl report NAME",
+        )
+    for artifact in found:
+        artifact.check()
+    compared = () if options.smoke else compare_all(recipe.expected, outcomes)
+    header = recipe.header
+    results = RecipeResults(
+        title=header.title or recipe.name,
+        path=str(path),
+        paper=header.paper,
+        time=header.time,
+        device=header.device,
+        command=options.command(path),
+        smoke=options.smoke,
+        expected=tuple(map(_expected, compared)),
+        missing=tuple(outcome.step.id for outcome in outcomes if not outcome.artifact),
+    )
+    return results, found
+
+
+def _expected(item: Comparison) -> Expected:
+    from lwdctl.analysis.report.content import Expected
+
+    expectation = item.expectation
+    where = [f"{key} {format_value(value)}" for key, value in expectation.where.items()]
+    measured = format_value(item.measured)
+    if item.interval:
+        measured += f" [{item.interval[0]:.3f}, {item.interval[1]:.3f}]"
+    return Expected(
+        metric=expectation.metric,
+        where=", ".join([*where, f"stage {expectation.stage}"]),
+        measured=measured,
+        expected=expectation.text,
+        met=None if item.measured is None else item.met,
+        source=expectation.source,
+    )
 
 
 def _output(output: str, runs: Sequence[str]) -> Path:
@@ -148,8 +211,8 @@ def _output(output: str, runs: Sequence[str]) -> Path:
     return Path(f"{sanitize_name(name)}.html")
 
 
-def _prepare(path: Path) -> None:
-    """Find out before the work whether the file can be written.
+def _check_writable(path: Path) -> None:
+    """Check before the work that the file can be written.
 
     Raises:
         ConfigError: It cannot.

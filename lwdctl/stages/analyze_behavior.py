@@ -58,20 +58,20 @@ def run(
 def _named(runs: list[Run]) -> dict[str, Run]:
     """Name every run by policy and latent, and by what else tells runs apart."""
     told: dict[str, list[Any]] = {
-        "h": [run.horizon for run in runs if run.horizon is not None],
-        "p": [run.perturbation for run in runs],
-        "s": [run.train_seed for run in runs if run.train_seed is not None],
+        "h": [run.row.horizon for run in runs if run.row.horizon is not None],
+        "p": [run.row.perturbation for run in runs],
+        "s": [run.row.train_seed for run in runs if run.row.train_seed is not None],
     }
     several = {mark for mark, values in told.items() if len(set(values)) > 1}
     return {_name(run, several): run for run in runs}
 
 
 def _name(run: Run, several: set[str]) -> str:
-    parts = [run.policy, run.latent]
-    if "h" in several and run.horizon is not None:
-        parts.append(f"h{run.horizon}")
+    parts = [run.row.policy, run.row.latent]
+    if "h" in several and run.row.horizon is not None:
+        parts.append(f"h{run.row.horizon}")
     if "p" in several:
-        parts.append(f"p{run.perturbation:g}")
-    if "s" in several and run.train_seed is not None:
-        parts.append(f"s{run.train_seed}")
+        parts.append(f"p{run.row.perturbation:g}")
+    if "s" in several and run.row.train_seed is not None:
+        parts.append(f"s{run.row.train_seed}")
     return " ".join(part for part in parts if part)

@@ -5,9 +5,7 @@ import json
 from evaluation_grid import episode, record
 from PIL import Image
 
-from lwdctl.analysis.report.gather import gather
-from lwdctl.analysis.report.page import render_page
-from lwdctl.analysis.report.records import Making
+from lwdctl.analysis.report.report import build_report, render_page
 from lwdctl.analysis.sections import Section, write_sections
 from lwdctl.analysis.tables import Table
 
@@ -95,12 +93,8 @@ def analysis(workspace, latents, title="Latents"):
         return draft.publish({"silhouette": 0.125})
 
 
-def describe(artifact):
-    return Making(f"make {artifact.kind}", f"lwdctl make --name {artifact.name}", {"beta": 1e-5})
-
-
-def page(workspace, *leading, recipes=(), **options):
-    return render_page(gather(leading, workspace.root, describe, recipes, **options))
+def page(workspace, *sources, recipes=(), **options):
+    return render_page(build_report(sources, workspace.root, recipes, **options))
 
 
 def chain(workspace, records=ARMS, **options):

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from lwdctl.analysis.comparison import compare
+from lwdctl.analysis.evaluations import read_evaluations, values_of
 from lwdctl.analysis.pairing import SUCCESS, align, group_runs, matrix
 from lwdctl.analysis.resample import mcnemar, paired_permutation
-from lwdctl.analysis.runs import read_runs
 from lwdctl.core.errors import ArtifactError, ConfigError
+from lwdctl.evaluation.results import ConditionResult
 
 sys.path.insert(0, str(Path(__file__).parent))
 from evaluation_grid import episode, grid_records, outcomes, publish, record
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("few_resamples")
 
 
 def read(workspace, *artifacts):
-    return read_runs(artifacts, workspace.root)
+    return read_evaluations(artifacts, workspace.root)
 
 
 def solved(pattern, **fields):
@@ -31,14 +32,14 @@ def test_a_run_says_what_it_is(workspace):
     made = record("dp", solved("110"), horizon=32, perturbation=10.0, train_seed=2,
                   cost={"flops_per_step": 5e6})  # fmt: skip
     (run,) = read(workspace, publish(workspace, "toy", [made], max_steps=40))
-    assert (run.policy, run.latent, run.label, run.env) == ("dp", "", "dp", "toyland")
-    assert (run.horizon, run.perturbation, run.train_seed, run.max_steps) == (32, 10.0, 2, 40)
+    row = run.row
+    assert (row.policy, row.latent, run.label, row.env) == ("dp", "", "dp", "toyland")
+    assert (row.horizon, row.perturbation, row.train_seed, run.max_steps) == (32, 10.0, 2, 40)
     assert run.metrics == ("overlap", "final_overlap", "final_success")
-    assert (run.operations, run.seconds) == (5e6, 0.5)
-    assert run.starts == (("push", "seed", 100_000), ("push", "seed", 100_001),
-                          ("push", "seed", 100_002))  # fmt: skip
+    assert (run.flops, run.seconds) == (5e6, 0.5)
+    assert run.starts == tuple(("push", "seed", "", 100_000 + k) for k in range(3))
     assert [item.success for item in run.episodes] == [True, True, False]
-    assert run.episodes[0].values == {
+    assert values_of(run.episodes[0]) == {
         "overlap": 1.0, "final_overlap": 0.5, "return": 10.0, "final_success": 1.0, "steps": 30.0,
     }  # fmt: skip
 
@@ -54,7 +55,7 @@ def test_cells_that_a_later_version_took_over_count_once(workspace):
     first = publish(workspace, "a", records)
     more = publish(workspace, "a", [*records, *grid_records(policies=("dp",), horizons=(16,))])
     runs = read(workspace, first, more)
-    assert [(run.label, run.perturbation) for run in runs] == [
+    assert [(run.label, run.row.perturbation) for run in runs] == [
         ("dp", 0.0), ("dp", 10.0), ("lwd", 0.0), ("lwd", 10.0),
     ]  # fmt: skip
 
@@ -72,7 +73,7 @@ def test_policies_that_would_be_mistaken_for_each_other_are_told_apart(workspace
     one = [record("lwd", solved("110"), train_seed=seed) for seed in (0, 1)]
     other = [record("lwd", solved("100"), train_seed=seed) for seed in (0, 1)]
     runs = read(workspace, publish(workspace, "small", one), publish(workspace, "large", other))
-    assert [(run.label, run.train_seed) for run in runs] == [
+    assert [(run.label, run.row.train_seed) for run in runs] == [
         ("lwd (large)", 0), ("lwd (large)", 1), ("lwd (small)", 0), ("lwd (small)", 1),
     ]  # fmt: skip
     fast, slow = record("lwd", solved("110")), record("lwd", solved("111"), num_inference_steps=100)
@@ -86,7 +87,7 @@ def test_training_seeds_of_several_evaluations_are_gathered(workspace):
     made = [publish(workspace, f"s{s}", [record("lwd", solved("110"), train_seed=s)])
             for s in (2, 0, 1)]  # fmt: skip
     (group,) = group_runs(read(workspace, *made))
-    assert [run.train_seed for run in group.runs] == [0, 1, 2]
+    assert [run.row.train_seed for run in group.runs] == [0, 1, 2]
     values, states = matrix(group, SUCCESS)
     assert values.tolist() == [[1, 1, 0]] * 3
     assert states.stratum.tolist() == [0, 0, 0]
@@ -131,8 +132,8 @@ def test_two_measurements_of_one_thing_in_one_evaluation_are_refused(workspace):
     ("change", "config", "said"),
     [
         ({"env": "elsewhere"}, {}, "environment: toyland and elsewhere"),
-        ({}, {"max_steps": 99}, "step limit: 0 and 99"),
-        ({}, {"perturbation_probability": 0.5}, "probability of a disturbance: 0.1 and 0.5"),
+        ({}, {"max_steps": 99}, "step limit: None and 99"),
+        ({}, {"perturbation_probability": 0.5}, "probability of a perturbation: 0.1 and 0.5"),
     ],
 )
 def test_another_protocol_is_refused(change, config, said, workspace):
@@ -141,13 +142,13 @@ def test_another_protocol_is_refused(change, config, said, workspace):
     second = publish(workspace, "b", [record("dp", solved("110"), **pushed, **change)], **config)
     for pair in ((first, second), (second, first)):
         with pytest.raises(ArtifactError, match=said):
-            read(workspace, *pair)
+            compare(read(workspace, *pair))
 
 
 def test_how_often_nothing_is_disturbed_does_not_matter(workspace):
     first = publish(workspace, "a", [record("lwd", solved("110"))])
     second = publish(workspace, "b", [record("dp", solved("110"))], perturbation_probability=0.5)
-    assert len(read(workspace, first, second)) == 2
+    assert len(compare(read(workspace, first, second)).results) == 2
 
 
 @pytest.mark.parametrize(
@@ -181,7 +182,7 @@ def test_recorded_starts_pair_only_among_themselves(workspace):
         record("dp", solved("011")),
     ]
     comparison = compare(read(workspace, publish(workspace, "a", made)))
-    assert [(pair.label, pair.against) for pair in comparison.pairs] == [
+    assert [(pair.label, pair.against) for pair in comparison.tests] == [
         ("dp", "lwd"), ("ldp-oracle", "lwd-oracle"),
     ]  # fmt: skip
     assert [control.label for control in comparison.controls] == ["lwd-oracle"]
@@ -203,10 +204,10 @@ def test_lost_episodes_are_paired_with_nothing(workspace):
         workspace, publish(workspace, "a", [record("dp", lost), record("lwd", solved("101"))])
     )
     comparison = compare(runs)
-    (pair,) = comparison.pairs
+    (pair,) = comparison.tests
     assert (pair.states, pair.better, pair.worse) == (2, 1, 0)
     lwd, dp = comparison.overall
-    assert (dp.episodes, dp.errors, dp.success) == (2, 1, 1.0)
+    assert (dp.episodes, dp.errors, dp.success.value) == (2, 1, 1.0)
     assert (lwd.episodes, lwd.errors) == (3, 0)
 
 
@@ -221,24 +222,24 @@ def test_tests_of_one_training_seed_by_hand(workspace):
     lwd, dp = solved("1111111100"), solved("1100000001")
     made = [record("lwd", lwd), record("dp", dp)]
     comparison = compare(read(workspace, publish(workspace, "a", made)))
-    (pair,) = comparison.pairs
+    (pair,) = comparison.tests
     assert (pair.states, pair.better, pair.worse, pair.success_test) == (10, 1, 6, "McNemar")
     assert pair.success_p == mcnemar(1, 6) == pytest.approx(2 * (1 + 7) / 128)
     assert pair.success_p == pair.success_p_holm
-    assert pair.success_difference == pytest.approx(-0.5)
-    assert pair.score_difference == pytest.approx(-0.5)
-    assert pair.success_low < -0.5 < pair.success_high
+    assert pair.success_difference.value == pytest.approx(-0.5)
+    assert pair.score_difference.value == pytest.approx(-0.5)
+    assert pair.success_difference.low < -0.5 < pair.success_difference.high
 
 
 def test_tests_of_several_training_seeds_have_the_state_as_unit(workspace):
     lwd = [record("lwd", solved(p), train_seed=s) for s, p in enumerate(("1111", "1110", "1100"))]
     dp = [record("dp", solved(p), train_seed=s) for s, p in enumerate(("1000", "0001"))]
     comparison = compare(read(workspace, publish(workspace, "a", [*lwd, *dp])))
-    (pair,) = comparison.pairs
+    (pair,) = comparison.tests
     gaps = [0.5 - 1, 0 - 1, 0 - 2 / 3, 0.5 - 1 / 3]
     assert (pair.states, pair.better, pair.worse) == (4, 1, 3)
     assert pair.success_test == "permutation"
-    assert pair.success_difference == pytest.approx(sum(gaps) / 4)
+    assert pair.success_difference.value == pytest.approx(sum(gaps) / 4)
     # Sixteen ways to flip; the sum is exceeded by none but the one with every sign alike.
     assert pair.success_p == pytest.approx(4 / 16)
     assert pair.success_p == pytest.approx(paired_permutation(np.array(gaps)))
@@ -246,11 +247,11 @@ def test_tests_of_several_training_seeds_have_the_state_as_unit(workspace):
 
 def test_spread_between_training_seeds(workspace):
     made = [record("lwd", solved(p), train_seed=s) for s, p in enumerate(("1111", "1100", "0000"))]
-    (cell,) = compare(read(workspace, publish(workspace, "a", made))).cells
-    assert (cell.success, cell.success_deviation) == (pytest.approx(0.5), pytest.approx(0.5))
+    (cell,) = compare(read(workspace, publish(workspace, "a", made))).results
+    assert (cell.success.value, cell.success_std) == (pytest.approx(0.5), pytest.approx(0.5))
     assert cell.train_seeds == (0, 1, 2)
-    assert cell.success_low == 0.0
-    assert cell.success_high == 1.0
+    assert cell.success.low == 0.0
+    assert cell.success.high == 1.0
 
 
 def test_a_control_is_the_same_models_undisturbed(workspace):
@@ -264,8 +265,8 @@ def test_a_control_is_the_same_models_undisturbed(workspace):
     (control,) = compare(read(workspace, publish(workspace, "a", made))).controls
     assert control.train_seeds == (0, 1)
     assert (control.states, control.perturbation) == (4, 10.0)
-    assert control.success_difference == pytest.approx(-0.5)
-    assert control.success_low <= -0.5 <= control.success_high
+    assert control.success_difference.value == pytest.approx(-0.5)
+    assert control.success_difference.low <= -0.5 <= control.success_difference.high
 
 
 def test_a_policy_without_horizon_meets_every_horizon_of_the_reference(workspace):
@@ -275,7 +276,7 @@ def test_a_policy_without_horizon_meets_every_horizon_of_the_reference(workspace
         record("random", solved("0000"), horizon=None, train_seed=None),
     ]
     comparison = compare(read(workspace, publish(workspace, "a", made)))
-    assert [(pair.horizon, pair.against_horizon) for pair in comparison.pairs] == [
+    assert [(pair.horizon, pair.against_horizon) for pair in comparison.tests] == [
         (None, 16), (None, 32),
     ]  # fmt: skip
 
@@ -287,7 +288,7 @@ def test_a_reference_of_one_horizon_is_taken_for_all(workspace):
         record("dp", solved("0100"), horizon=128),
     ]
     comparison = compare(read(workspace, publish(workspace, "a", made)))
-    assert [(pair.horizon, pair.against_horizon) for pair in comparison.pairs] == [
+    assert [(pair.horizon, pair.against_horizon) for pair in comparison.tests] == [
         (32, "episode"), (128, "episode"),
     ]  # fmt: skip
 
@@ -302,23 +303,23 @@ def test_every_task_has_a_cell_and_the_tests_are_of_all(workspace):
 
     made = [record("lwd", two("110")), record("dp", two("010"))]
     comparison = compare(read(workspace, publish(workspace, "a", made)))
-    assert [(cell.label, cell.task, cell.episodes) for cell in comparison.cells] == [
+    assert [(cell.label, cell.task, cell.episodes) for cell in comparison.results] == [
         ("lwd", "pull", 3), ("lwd", "push", 3), ("lwd", "all", 6),
         ("dp", "pull", 3), ("dp", "push", 3), ("dp", "all", 6),
     ]  # fmt: skip
-    (pair,) = comparison.pairs
+    (pair,) = comparison.tests
     assert (pair.states, pair.better, pair.worse) == (6, 0, 2)
 
 
 def test_the_reference_can_be_chosen(workspace):
     runs = read(workspace, publish(workspace, "a", grid_records(perturbations=(0.0,))))
     forward, backward = compare(runs), compare(runs, against="dp")
-    assert {pair.label for pair in backward.pairs} == {"lwd"}
-    for one, other in zip(forward.pairs, backward.pairs, strict=True):
+    assert {pair.label for pair in backward.tests} == {"lwd"}
+    for one, other in zip(forward.tests, backward.tests, strict=True):
         assert one.success_p == pytest.approx(other.success_p)
         assert one.score_p == pytest.approx(other.score_p)
-        assert one.score_difference == pytest.approx(-other.score_difference)
-    with pytest.raises(ConfigError, match="no policy here is called 'ldp'") as caught:
+        assert one.score_difference.value == pytest.approx(-other.score_difference.value)
+    with pytest.raises(ConfigError, match="no evaluated policy is 'ldp'") as caught:
         compare(runs, against="ldp")
     assert "'dp'" in caught.value.hint
 
@@ -327,15 +328,24 @@ def test_without_the_method_nothing_is_tested_and_it_is_said(workspace):
     comparison = compare(
         read(workspace, publish(workspace, "a", [record("dp", outcomes(10, 0.5, 1))]))
     )
-    assert comparison.pairs == ()
+    assert comparison.tests == ()
     assert "--against" in comparison.notes[0]
 
 
 def test_the_metric_can_be_chosen(workspace):
     runs = read(workspace, publish(workspace, "a", [record("lwd", solved("1100"))]))
     assert compare(runs).metric == "overlap"
-    assert compare(runs, metric="final_overlap").cells[0].score == pytest.approx(0.25)
-    assert compare(runs, metric="return").cells[0].score == pytest.approx(5.0)
+    assert compare(runs, metric="final_overlap").results[0].score.value == pytest.approx(0.25)
+    assert compare(runs, metric="return").results[0].score.value == pytest.approx(5.0)
     with pytest.raises(ConfigError, match="no metric 'overlapp'") as caught:
         compare(runs, metric="overlapp")
     assert "did you mean 'overlap'" in caught.value.hint
+
+
+def test_results_in_memory_compare_as_those_on_disk(workspace):
+    records = grid_records(perturbations=(0.0,))
+    on_disk = compare(read(workspace, publish(workspace, "a", records)))
+    in_memory = compare([ConditionResult.from_json(item) for item in records], against="lwd")
+    assert in_memory.to_json() == on_disk.to_json()
+    assert "| lwd | sampled | 16 |" in in_memory._repr_markdown_()
+    assert "Paired tests: minus lwd" in repr(in_memory)

@@ -4,11 +4,11 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lwdctl.analysis.figures import draw_figures, pareto_front
-from lwdctl.analysis.results import Comparison
+from lwdctl.analysis.comparison import Comparison
+from lwdctl.analysis.figures import pareto_front
 
 sys.path.insert(0, str(Path(__file__).parent))
-from comparison_cells import cell
+from comparison_rows import row
 
 sys.path.pop(0)
 
@@ -34,12 +34,13 @@ def test_nothing_beats_the_front_and_the_front_beats_all_else(points):
 
 def test_a_long_legend_makes_the_figure_higher_and_leaves_the_axes_their_room():
     def height(policies):
-        cells = [
-            cell(f"lwd with a long name, number {number}", 0.5, 10.0 ** (number % 4))
+        rows = [
+            row(f"lwd with a long name, number {number}", 0.5, 10.0 ** (number % 4))
             for number in range(policies)
         ]
-        comparison = Comparison("toyland", "overlap", cells[0].label, tuple(cells), (), (), (), ())
-        _, figure = next(item for item in draw_figures(comparison) if "operations" in item[0])
+        figure = Comparison("toyland", "overlap", rows[0].label, tuple(rows)).figures[
+            "success-by-flops"
+        ]
         figure.draw_without_rendering()
         (axes,) = figure.axes
         return axes.get_window_extent().height

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from lwdctl.analysis.report import clips
-from lwdctl.analysis.report.curves import read_rows
-from lwdctl.analysis.report.page import numeric_columns
-from lwdctl.analysis.report.records import Expected, Grid, RecipeFacts
+from lwdctl.analysis.report import episodes, lineage
+from lwdctl.analysis.report.content import CaptionedTable, Expected, RecipeResults
+from lwdctl.analysis.report.report import numeric_columns
+from lwdctl.analysis.report.training_curves import read_rows
 from lwdctl.core.errors import ConfigError
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -52,7 +52,7 @@ def recipe(*expected, **changes):
         "title": "Toys", "path": "toys.toml", "paper": "Table 9", "time": "1 s", "device": "toy",
         "command": "lwdctl run toys.toml", "smoke": False, "expected": expected, "missing": (),
     }  # fmt: skip
-    return RecipeFacts(**facts | changes)
+    return RecipeResults(**facts | changes)
 
 
 def test_the_numbers_are_the_manifests(workspace, made):
@@ -69,9 +69,9 @@ def test_the_numbers_are_the_manifests(workspace, made):
 
 def test_measured_beside_expected_is_visible(workspace, made):
     numbers = [
-        Expected("eval", "success", "task all", "0.8 [0.49, 0.94]", "≥ 0.7", True, "the goal"),
-        Expected("eval", "success", "latent other", "0.1", "≤ 0.05", False, "a control"),
-        Expected("eval", "return", "", "-", "≥ 1", None, ""),
+        Expected("success", "task all", "0.8 [0.49, 0.94]", "≥ 0.7", True, "the goal"),
+        Expected("success", "latent other", "0.1", "≤ 0.05", False, "a control"),
+        Expected("return", "", "-", "≥ 1", None, ""),
     ]
     markup = page(workspace, made[-1], recipes=[recipe(*numbers, missing=("analysis",))])
     text = text_of(markup)
@@ -82,7 +82,7 @@ def test_measured_beside_expected_is_visible(workspace, made):
         ("met", "met"), ("missed", "MISSED"), ("open", "not measured"),
     ]  # fmt: skip
     assert "toys.toml: no artifact that is up to date for analysis" in text
-    assert "stands for Table 9" in text
+    assert "reproduces Table 9" in text
     assert "lwdctl run toys.toml" in text
 
 
@@ -133,10 +133,12 @@ def test_the_analyses_of_the_lineage_are_shown_the_newest_of_each(workspace, mad
     assert "Table of 40 rows" in text
 
 
-def test_curves_videos_and_commands_are_there(workspace, made):
+def test_curves_videos_and_commands_are_there(workspace, made, monkeypatch):
+    command = "lwdctl make --name {}".format
+    monkeypatch.setattr(lineage, "command_of", lambda artifact: command(artifact.name))
     markup = page(workspace, made[-1])
     text = text_of(markup)
-    assert f"vae/{NAME}:v1: reconstruction against updates; last: training 0.06667" in markup
+    assert f"vae/{NAME}:v1: reconstruction against training steps; last: training 0.06667" in markup
     assert markup.count('src="data:video/mp4;base64,') == len(ARMS)
     assert markup.count('src="data:image/jpeg;base64,') == len(ARMS)
     assert "lwd-sampled, episode 0, push, solved" in text
@@ -145,11 +147,11 @@ def test_curves_videos_and_commands_are_there(workspace, made):
 
 
 def test_a_video_that_does_not_fit_is_named(workspace, made, monkeypatch):
-    monkeypatch.setattr(clips, "VIDEO_BYTES", 2500)
+    monkeypatch.setattr(episodes, "VIDEO_BYTES", 2500)
     markup = page(workspace, made[-1])
     assert markup.count("data:video/mp4") == 2
     assert "video left out for its size (0.0 MB)" in markup
-    monkeypatch.setattr(clips, "MOST_CLIPS", 1)
+    monkeypatch.setattr(episodes, "MOST_EPISODES", 1)
     assert "1 of 3 recorded episodes are shown" in page(workspace, made[-1])
 
 
@@ -216,7 +218,7 @@ def test_what_cannot_be_compared_at_all_is_shown_from_the_manifest(workspace):
     assert "no comparison:" in text
     assert f"Results of {found.reference}" in text
     assert "0.800 [0.250, 0.750]" in text
-    with pytest.raises(ConfigError, match="no policy here"):
+    with pytest.raises(ConfigError, match="no evaluated policy"):
         page(workspace, chain(workspace)[-1], against="nobody")
 
 
@@ -244,7 +246,7 @@ def test_different_commits_and_uncommitted_changes_are_said(workspace, monkeypat
 def test_a_recipe_without_an_evaluation_is_its_analyses(workspace):
     model = vae(workspace, snippets(workspace))
     text = text_of(page(workspace, model, analysis(workspace, model), recipes=[recipe()]))
-    assert "No evaluation belongs to this." in text
+    assert "There is no evaluation among these artifacts." in text
     assert "Silhouette" in text
 
 
@@ -258,6 +260,6 @@ def test_half_a_line_of_a_log_is_left_out(tmp_path):
 
 def test_columns_of_numbers_are_told_from_words():
     rows = (("a", "0.5 [0.1, 0.9]", "1,024", "–", "episode"), ("b", "–", "<0.001", "–", "16"))
-    assert numeric_columns(Grid("x", ("w", "e", "n", "no", "mix"), rows)) == [
+    assert numeric_columns(CaptionedTable(("w", "e", "n", "no", "mix"), rows)) == [
         False, True, True, False, False,
     ]  # fmt: skip

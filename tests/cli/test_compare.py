@@ -17,7 +17,7 @@ sys.path.pop(0)
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
 
-FIGURES = ("success-by-horizon", "overlap-by-horizon", "success-by-operations", "success-by-time")
+FIGURES = ("success-by-horizon", "overlap-by-horizon", "success-by-flops", "success-by-time")
 
 
 @pytest.fixture
@@ -43,12 +43,12 @@ def test_the_table_and_the_files_it_leaves(runs, capfd, tmp_path):
     assert lines[0].split()[:6] == [
         "policy", "latent", "horizon", "perturbation", "seeds", "episodes",
     ]  # fmt: skip
-    assert lines[1].split()[:6] == ["lwd", "sampled", "16", "0", "1", "20"]
+    assert lines[1].split()[:6] == ["lwd", "sampled", "16", "0", "0", "20"]
     assert lines[1].endswith("6.25e+04")
     assert len(lines[: lines.index("")]) == 1 + 8
-    assert "Minus lwd on the same initial states" in out
-    assert "corrected for all tests of the column (4)" in out
-    assert "Disturbed minus undisturbed" in out
+    assert "minus lwd on the same initial states" in out
+    assert "corrected for all 4 tests of the column" in out
+    assert "Perturbed minus unperturbed" in out
     assert "What equal success costs" in out
     assert lines[-2].split()[-2:] == ["solves", "less"]
     assert "reading evaluation/method:v1, evaluation/baseline:v1" in err
@@ -80,14 +80,14 @@ def test_json_carries_everything_and_the_sources(runs, capfd, tmp_path):
         "reference": "evaluation/method:v1", "path": str(artifact.path), "digest": artifact.digest,
     }  # fmt: skip
     assert (summary["env"], summary["metric"], summary["against"]) == ("toyland", "overlap", "lwd")
-    assert len(summary["cells"]) == 8
-    assert len(summary["pairs"]) == len(summary["controls"]) == 4
+    assert len(summary["results"]) == 8
+    assert len(summary["tests"]) == len(summary["controls"]) == 4
     assert "McNemar" in summary["methods"]["success_p"]
 
 
 def test_p_values_are_those_of_the_episodes(runs, capfd):
     assert main(["compare", "method", "baseline", "--format", "json"]) == 0
-    for pair in told(capfd)["summary"]["pairs"]:
+    for pair in told(capfd)["summary"]["tests"]:
         folders = [
             runs.resolve("evaluation", name).path / "episodes" for name in ("method", "baseline")
         ]
@@ -148,7 +148,7 @@ def test_what_is_not_recorded_is_said_and_left_out(runs, capfd, tmp_path):
     publish(runs, "plain", plain)
     assert main(["compare", "plain", "--output", str(tmp_path / "out")]) == 0
     err = capfd.readouterr().err
-    assert "no figure of operations per environment step" in err
+    assert "no figure of FLOPs per environment step" in err
     assert "no figure of wall time per episode" in err
     names = {path.stem for path in (tmp_path / "out").glob("*.png")}
     assert names == {"success-by-horizon", "overlap-by-horizon"}
@@ -160,8 +160,8 @@ def test_a_cost_that_some_cells_lack_is_drawn_for_the_others(runs, capfd, tmp_pa
     cells.append(record("lwd", episodes, perturbation=5.0, seconds={}))
     publish(runs, "half", cells)
     assert main(["compare", "half", "--output", str(tmp_path / "out")]) == 0
-    assert "operations per environment step: 1 cells without it (lwd)" in capfd.readouterr().err
-    assert (tmp_path / "out/success-by-operations.png").is_file()
+    assert "FLOPs per environment step: 1 condition lacks it (lwd)" in capfd.readouterr().err
+    assert (tmp_path / "out/success-by-flops.png").is_file()
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_a_cost_that_some_cells_lack_is_drawn_for_the_others(runs, capfd, tmp_pa
     [
         (["--format", "tabel"], 2, "did you mean 'table'?"),
         (["--metric", "overlop"], 1, "did you mean 'overlap'"),
-        (["--against", "mlp"], 1, "no policy here is called 'mlp'"),
+        (["--against", "mlp"], 1, "no evaluated policy is 'mlp'"),
     ],
 )
 def test_bad_words(words, code, said, runs, capfd):

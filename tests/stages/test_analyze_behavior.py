@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lwdctl.analysis import divergence, figures
+from lwdctl.analysis import divergence, plotting
 from lwdctl.analysis.sections import read_sections
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.snippets import SNIPPETS_PAYLOAD, SnippetWriter
@@ -126,7 +126,7 @@ def test_the_source_is_compared_over_the_steps_of_the_evaluation(workspace: Work
 def test_without_a_limit_the_whole_source_is_measured_and_draws_repeat(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(figures, "render", lambda *words: b"drawn elsewhere")
+    monkeypatch.setattr(plotting, "render", lambda *words: b"drawn elsewhere")
     write_evaluation(workspace, write_snippets(workspace), max_steps=0)
     one, two, other = analyze(workspace), analyze(workspace), analyze(workspace, seed=1)
     assert one.manifest.summary == two.manifest.summary != other.manifest.summary

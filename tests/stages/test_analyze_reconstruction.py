@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from trained_grid import TINY, do, write_snippets
 
-from lwdctl.analysis import figures
+from lwdctl.analysis import plotting
 from lwdctl.analysis.sections import read_sections
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.workspace import Workspace
@@ -94,7 +94,7 @@ def test_snapshots_lead_to_the_final_weights(workspace: Workspace, plain: Artifa
 def test_the_same_seed_gives_the_same_whatever_the_batch(
     workspace: Workspace, plain: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(figures, "render", lambda *words: b"drawn elsewhere")
+    monkeypatch.setattr(plotting, "render", lambda *words: b"drawn elsewhere")
     narrow = do(COMMAND, workspace, {**SMALL, "num_envs": 3})
     for arm in ("recorded actions", "oracle", "mean"):
         found, expected = narrow.manifest.summary[arm], plain.manifest.summary[arm]

@@ -1,68 +1,119 @@
-"""Where the numbers come from: artifacts, settings, software, machines, data."""
+"""The lineage of results: artifacts, commands, settings, software, machines, data."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
-from lwdctl.analysis.report.records import Describe, Grid, Lineage, Node
-from lwdctl.analysis.words import NOTHING, exact, minute, show
+from lwdctl.analysis.report.content import ArtifactEntry, CaptionedTable, Lineage
+from lwdctl.analysis.tables import EMPTY, show
+from lwdctl.artifacts import lineage
 from lwdctl.artifacts.artifact import Artifact
+from lwdctl.core.errors import ArtifactError
 
 DIGEST = 12
 """Digits of a digest where it names something; the data's stand in full."""
 COMMIT = 9
 
 
-def lineage_of(
-    artifacts: Sequence[Artifact], lost: Mapping[str, str], describe: Describe
-) -> Lineage:
-    """Describe artifacts, oldest first, and warn of what keeps them from being reproduced.
+@dataclass
+class Trace:
+    """The artifacts that were found, by digest, and why others are missing."""
+
+    found: dict[str, Artifact] = field(default_factory=dict)
+    lost: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def artifacts(self) -> list[Artifact]:
+        """The artifacts, the one finished first first."""
+        return sorted(
+            self.found.values(),
+            key=lambda item: (str(item.manifest.provenance["finished"]), item.reference),
+        )
+
+
+def trace(artifacts: Sequence[Artifact], root: Path) -> Trace:
+    """Follow the inputs of some artifacts back to their sources.
 
     Args:
-        artifacts: Everything that was found.
-        lost: Digest of an input that is gone or changed to what is wrong with it.
-        describe: Tells how one was made.
+        artifacts: Where to begin; part of the result.
+        root: Workspace to look in.
     """
-    alarms = list(_alarms(artifacts, lost))
+    traced = Trace()
+    waiting = list(artifacts)
+    while waiting:
+        artifact = waiting.pop()
+        if artifact.digest in traced.found:
+            continue
+        traced.found[artifact.digest] = artifact
+        home = lineage.workspace_of(artifact, root)
+        for item in artifact.manifest.inputs:
+            try:
+                waiting.append(lineage.find_input(item, home))
+            except ArtifactError as error:
+                traced.lost[item.digest] = error.message
+    return traced
+
+
+def describe_lineage(traced: Trace) -> Lineage:
+    """Describe artifacts, oldest first, and warn of what keeps them from being reproduced."""
+    artifacts = traced.artifacts
+    problems = list(_problems(artifacts, traced.lost))
     return Lineage(
-        nodes=tuple(_node(item, describe) for item in artifacts),
+        artifacts=tuple(map(_entry, artifacts)),
         machines=_grouped("Machines", artifacts, _machine),
         software=_grouped("Software", artifacts, _software),
         data=_data(artifacts),
-        alerts=tuple(f"{what} (see Lineage)" for what, _ in alarms),
-        warnings=tuple(f"{what}: {'; '.join(which)}" for what, which in alarms),
+        alerts=tuple(f"{what} (see Lineage)" for what, _ in problems),
+        warnings=tuple(f"{what}: {'; '.join(which)}" for what, which in problems),
     )
 
 
-def _node(artifact: Artifact, describe: Describe) -> Node:
+def command_of(artifact: Artifact) -> str:
+    """Return the command line that made an artifact, or "" where none is recorded."""
+    return str(artifact.manifest.provenance.get("command") or "")
+
+
+def show_minute(time: Any) -> str:
+    """Return a UTC ISO 8601 time to the minute."""
+    return str(time)[:16].replace("T", " ") + " UTC" if time else EMPTY
+
+
+def _entry(artifact: Artifact) -> ArtifactEntry:
     manifest = artifact.manifest
-    made, told = manifest.provenance, describe(artifact)
-    settings = tuple((key, exact(value)) for key, value in sorted(manifest.config.items()))
-    changed = tuple((key, exact(value)) for key, value in told.changed.items())
-    return Node(
+    made = manifest.provenance
+    settings = tuple((key, _exact(value)) for key, value in sorted(manifest.config.items()))
+    return ArtifactEntry(
         reference=artifact.reference,
         anchor=f"artifact-{artifact.digest[:DIGEST]}",
         digest=artifact.digest[:DIGEST],
-        finished=minute(made.get("finished")),
+        finished=show_minute(made.get("finished")),
         seconds=_seconds(made),
         seed=show(made.get("seed")),
         commit=_commit(artifact),
         inputs=tuple(item.reference for item in manifest.inputs),
-        line=told.line,
-        changed=Grid("Settings that differ from the defaults", ("setting", "value"), changed)
-        if changed
-        else None,
-        settings=Grid("All settings", ("setting", "value"), settings, folded=True),
+        command=command_of(artifact),
+        settings=CaptionedTable(("setting", "value"), settings, "All settings", folded=True),
     )
+
+
+def _exact(value: Any) -> str:
+    """Return a setting with all of its digits."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return ", ".join(_exact(item) for item in value) or EMPTY
+    return show(value)
 
 
 def _seconds(made: Mapping[str, Any]) -> str:
     try:
         span = datetime.fromisoformat(made["finished"]) - datetime.fromisoformat(made["started"])
     except (KeyError, TypeError, ValueError):
-        return NOTHING
+        return EMPTY
     return f"{span.total_seconds():,.0f} s"
 
 
@@ -77,10 +128,10 @@ def _commit(artifact: Artifact) -> str:
     return str(git["commit"])[:COMMIT] + (" + changes" if git.get("dirty") else "")
 
 
-def _alarms(
+def _problems(
     artifacts: Sequence[Artifact], lost: Mapping[str, str]
 ) -> Iterator[tuple[str, Sequence[str]]]:
-    """Yield what is wrong, and the particulars."""
+    """Yield every problem with its particulars."""
     commits: dict[str, list[str]] = {}
     for item in artifacts:
         commits.setdefault(str(_git(item).get("commit") or "")[:COMMIT], []).append(item.reference)
@@ -89,23 +140,25 @@ def _alarms(
         yield f"the artifacts were made at {len(commits)} different commits", listed
     dirty = [item.reference for item in artifacts if _git(item).get("dirty")]
     if dirty:
-        share = f"{len(dirty)} of {len(artifacts)} artifacts"
+        count = f"{len(dirty)} of {len(artifacts)} artifacts"
         why = "made with changes that no commit holds: the commit does not reproduce them"
-        yield f"{share} were {why}", dirty
+        yield f"{count} were {why}", dirty
     if lost:
         yield "inputs are gone or were changed", list(lost.values())
 
 
-def _grouped(caption: str, artifacts: Sequence[Artifact], tell: Callable[[Artifact], str]) -> Grid:
-    """Return one row for each different answer, with the artifacts that gave it."""
+def _grouped(
+    caption: str, artifacts: Sequence[Artifact], describe: Callable[[Artifact], str]
+) -> CaptionedTable:
+    """Return one row for each different description, with the artifacts that have it."""
     groups: dict[str, list[str]] = {}
     for item in artifacts:
-        groups.setdefault(tell(item), []).append(item.reference)
+        groups.setdefault(describe(item), []).append(item.reference)
     rows = tuple(
-        ("all artifacts" if len(groups) == 1 else ", ".join(names), answer)
-        for answer, names in groups.items()
+        ("all artifacts" if len(groups) == 1 else ", ".join(names), description)
+        for description, names in groups.items()
     )
-    return Grid(caption, ("artifacts", "made with"), rows, wraps=True)
+    return CaptionedTable(("artifacts", "made with"), rows, caption, wraps=True)
 
 
 def _machine(artifact: Artifact) -> str:
@@ -119,13 +172,11 @@ def _software(artifact: Artifact) -> str:
     return show({**own, **(made.get("packages") or {})})
 
 
-def _data(artifacts: Sequence[Artifact]) -> Grid | None:
-    rows = [
-        (item.reference, show(source.get("path")), show(source.get("bytes")),
-         show(source.get("sha256")))
+def _data(artifacts: Sequence[Artifact]) -> CaptionedTable | None:
+    rows = tuple(
+        (item.reference, *(show(source.get(key)) for key in ("path", "bytes", "sha256")))
         for item in artifacts
         for source in item.manifest.summary.get("sources", [])
-    ]  # fmt: skip
-    if not rows:
-        return None
-    return Grid("Data files that were read", ("artifact", "file", "bytes", "SHA-256"), tuple(rows))
+    )
+    columns = ("artifact", "file", "bytes", "SHA-256")
+    return CaptionedTable(columns, rows, "Data files that were read") if rows else None

@@ -1,19 +1,19 @@
-"""Pictures as data URIs: figures as SVG, files as they are or as small JPEGs."""
+"""Pictures as data URIs: figures as SVG, PNG files as they are, stills as small JPEGs."""
 
 from __future__ import annotations
 
 import base64
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from lwdctl.analysis.report.records import Picture
+from matplotlib.figure import Figure
+from PIL import Image
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from lwdctl.analysis.plotting import render
+from lwdctl.analysis.report.content import Picture
 
 PIXELS_PER_INCH = 96
-"""CSS's."""
+"""Of CSS."""
 STILLS_WIDTH = 960
 """Widest grid of stills, in pixels; evaluations keep the full size."""
 _JPEG_QUALITY = 82
@@ -26,16 +26,10 @@ def data_uri(content: bytes, media_type: str) -> str:
     return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
 
 
-def draw(figure: Figure, caption: str) -> Picture:
-    """Return a figure as a picture, the same bytes for the same figure."""
-    import matplotlib as mpl
-
-    buffer = io.BytesIO()
-    # Otherwise ids are drawn at random and the file holds the time of day.
-    with mpl.rc_context({"svg.hashsalt": "lwdctl"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
+def embed_figure(figure: Figure, caption: str) -> Picture:
+    """Return a figure as an SVG picture, the same bytes for the same figure."""
     width = round(figure.get_figwidth() * PIXELS_PER_INCH)
-    return Picture(data_uri(buffer.getvalue(), "image/svg+xml"), caption, width)
+    return Picture(data_uri(render(figure, "svg"), "image/svg+xml"), caption, width)
 
 
 def embed_png(path: Path, caption: str) -> Picture:
@@ -44,8 +38,6 @@ def embed_png(path: Path, caption: str) -> Picture:
     Raises:
         OSError: It cannot be read or is no picture.
     """
-    from PIL import Image
-
     with Image.open(path) as image:
         width = image.width // _DENSITY
     return Picture(data_uri(path.read_bytes(), "image/png"), caption, width)
@@ -57,13 +49,11 @@ def embed_stills(path: Path, caption: str) -> Picture:
     Raises:
         OSError: It cannot be read or is no picture.
     """
-    from PIL import Image
-
     with Image.open(path) as image:
-        plain = image.convert("RGB")
-    if plain.width > STILLS_WIDTH:
-        height = round(plain.height * STILLS_WIDTH / plain.width)
-        plain = plain.resize((STILLS_WIDTH, height), Image.Resampling.LANCZOS)
+        pixels = image.convert("RGB")
+    if pixels.width > STILLS_WIDTH:
+        height = round(pixels.height * STILLS_WIDTH / pixels.width)
+        pixels = pixels.resize((STILLS_WIDTH, height), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    plain.save(buffer, format="JPEG", quality=_JPEG_QUALITY, optimize=True)
-    return Picture(data_uri(buffer.getvalue(), "image/jpeg"), caption, plain.width)
+    pixels.save(buffer, format="JPEG", quality=_JPEG_QUALITY, optimize=True)
+    return Picture(data_uri(buffer.getvalue(), "image/jpeg"), caption, pixels.width)

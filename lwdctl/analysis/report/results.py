@@ -2,33 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from lwdctl.analysis.comparison import compare
-from lwdctl.analysis.figures import COSTS, draw_figures, left_out
-from lwdctl.analysis.pairing import SUCCESS, group_runs
-from lwdctl.analysis.report.headline import headline, score_by_label, shows_success
-from lwdctl.analysis.report.pictures import draw
-from lwdctl.analysis.report.records import Picture, Results
-from lwdctl.analysis.report.tables import comparison_grids, evaluation_grids, manifest_grid
-from lwdctl.analysis.results import METHODS, Comparison
-from lwdctl.analysis.runs import read_runs
+import numpy as np
+
+from lwdctl.analysis.comparison import METHODS, Comparison, compare
+from lwdctl.analysis.comparison_records import ComparisonRow, Horizon, horizon_order
+from lwdctl.analysis.evaluations import read_evaluations
+from lwdctl.analysis.figures import COSTS, SUCCESS
+from lwdctl.analysis.pairing import Group, group_runs, matrix
+from lwdctl.analysis.report.content import (
+    PERTURBATION,
+    Bar,
+    CaptionedTable,
+    Headline,
+    Picture,
+    Results,
+)
+from lwdctl.analysis.report.pictures import embed_figure
+from lwdctl.analysis.resample import mean_estimate
+from lwdctl.analysis.tables import EMPTY, short, show, show_estimate
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.core.errors import LwdctlError
 from lwdctl.core.progress import Progress
+from lwdctl.evaluation.results import ALL_TASKS, Estimate
+
+MOST_BARS = 12
+MOST_COLUMNS = 12
+"""Most conditions that stand beside each other in a table of tasks."""
+ROLES = {
+    ("lwd", "sampled"): "the method: policies sampled by the diffusion model",
+    ("lwd", "oracle"): "the autoencoder alone: a demonstration's own latent, from its own initial"
+    " state",
+    ("lwd", "shuffled"): "control: the latent of another task or behavior",
+    ("lwd", "mean"): "control: the mean of all latents",
+    ("lwd", "random"): "control: the latent of any demonstration of the same task",
+    ("dp", ""): "Diffusion Policy on the same data",
+    ("ldp", ""): "latent Diffusion Policy on the same data",
+    ("mlp", ""): "behavior cloning with one network on the same data",
+    ("random", ""): "control: random actions",
+}
+"""Policy and latent source to what they show."""
+NOTHING_SOLVED = (
+    "No episode of any policy was solved; locomotion defines no success. The bars show the"
+    " environment's score instead."
+)
+_COSTS = (
+    ("flops_per_step", "FLOPs per step"),
+    ("parameters_at_control_rate", "parameters run at every step"),
+    ("parameters", "trained parameters used"),
+    ("latency_step_ms", "step (ms, median)"),
+    ("latency_replan_ms", "re-plan (ms, median)"),
+    ("latency_threads", "threads"),
+)
+_CONDITION = ("policy", "latent", "training seed", "horizon", PERTURBATION)
 
 
 def results_of(
-    evaluations: Sequence[Artifact], root: Path, against: str, metric: str, progress: Progress
+    evaluations: Sequence[Artifact],
+    root: Path,
+    against: str | None,
+    metric: str | None,
+    progress: Progress,
 ) -> tuple[Results, ...]:
-    """Compare evaluations; where they cannot stand in one comparison, each has its own.
+    """Compare evaluations; where they cannot be compared with each other, each by itself.
 
     Args:
-        evaluations: Of kind `evaluation`.
+        evaluations: Artifacts of type `evaluation`.
         root: Workspace to follow their lineage in.
-        against: Label or policy that the others are tested against, or "".
-        metric: Name of the score, or "".
+        against: Label or policy that the others are tested against; None takes `lwd`.
+        metric: Name of the score; None takes the environment's first metric.
         progress: Where to report.
 
     Raises:
@@ -42,56 +89,300 @@ def results_of(
         if len(evaluations) == 1:
             if against or metric:
                 raise
-            return (_alone(evaluations[0], error.message),)
+            return (_from_manifest(evaluations[0], error.message),)
         why = f"not compared with the other evaluations: {error.message}"
-    answer = []
+    found = []
     for item in evaluations:
         (one,) = results_of([item], root, against, metric, progress)
         notes = (*one.notes, why)
-        answer.append(Results(one.title, one.headline, one.grids, one.pictures, notes, one.methods))
-    return tuple(answer)
+        found.append(Results(one.title, one.headline, one.tables, one.pictures, notes, one.methods))
+    return tuple(found)
+
+
+def overall_rows(evaluations: Sequence[Artifact]) -> list[Mapping[str, Any]]:
+    """Return the result rows over all tasks that the manifests of evaluations hold."""
+    return [
+        row
+        for artifact in evaluations
+        for row in artifact.manifest.summary.get("results", [])
+        if row.get("task") == ALL_TASKS
+    ]
 
 
 def _together(
-    evaluations: Sequence[Artifact], root: Path, against: str, metric: str, progress: Progress
+    evaluations: Sequence[Artifact],
+    root: Path,
+    against: str | None,
+    metric: str | None,
+    progress: Progress,
 ) -> Results:
-    runs = read_runs(evaluations, root)
+    runs = read_evaluations(evaluations, root)
     comparison = compare(runs, against, metric, progress)
-    labels = score_by_label(group_runs(runs), comparison.metric)
+    labels = _scores_by_label(group_runs(runs), comparison.metric)
+    tables = [
+        CaptionedTable(table.columns, table.rows, caption) for caption, table in comparison.tables()
+    ]
+    tables += [*_task_tables(comparison), *_manifest_tables(evaluations)]
     return Results(
         title=", ".join(item.reference for item in evaluations),
-        headline=headline(comparison, labels),
-        grids=(*comparison_grids(comparison), *evaluation_grids(evaluations)),
+        headline=_headline(comparison, labels),
+        tables=tuple(table.without_empty_columns() for table in tables),
         pictures=tuple(_pictures(comparison)),
-        notes=(*comparison.notes, *left_out(comparison)),
+        notes=(*comparison.notes, *comparison.missing_figures),
         methods=tuple(METHODS.items()),
     )
 
 
-def _alone(evaluation: Artifact, why: str) -> Results:
-    """Show what the manifest says where the episodes cannot be compared."""
+def _from_manifest(evaluation: Artifact, why: str) -> Results:
+    """Show the results of the manifest where the episodes cannot be compared."""
+    rows = tuple(
+        (*_condition(row), show(row.get("task")), show(row.get("episodes")), _success(row),
+         show(row.get("score")))
+        for row in evaluation.manifest.summary.get("results", [])
+    )  # fmt: skip
+    columns = (*_CONDITION, "task", "episodes", "success [95 %]", "score")
+    table = CaptionedTable(columns, rows, f"Results of {evaluation.reference}")
+    tables = (table, *_manifest_tables([evaluation]))
     return Results(
         title=evaluation.reference,
         headline=None,
-        grids=(manifest_grid(evaluation), *evaluation_grids([evaluation])),
+        tables=tuple(table.without_empty_columns() for table in tables),
         pictures=(),
         notes=(f"no comparison: {why}",),
     )
 
 
 def _pictures(comparison: Comparison) -> Iterator[Picture]:
-    for name, figure in draw_figures(comparison):
-        if _says_something(name, comparison):
-            words = name.replace("_", " ").replace("-by-", " against ")
-            yield draw(figure, f"{words.capitalize()}, with 95 % intervals")
+    for name, figure in comparison.figures.items():
+        if _adds_something(name, comparison):
+            title = name.replace("_", " ").replace("-by-flops", "-by-FLOPs")
+            title = title.replace("-by-", " against ")
+            yield embed_figure(figure, f"{title[0].upper()}{title[1:]}, with 95 % intervals")
 
 
-def _says_something(name: str, comparison: Comparison) -> bool:
-    """Tell whether a figure shows more than the bars at the top."""
-    cells = comparison.overall
-    if name.startswith(f"{SUCCESS}-by-") and not shows_success(comparison):
+def _adds_something(name: str, comparison: Comparison) -> bool:
+    """Return whether a figure shows more than the bars at the top."""
+    rows = comparison.overall
+    if name.startswith(f"{SUCCESS}-by-") and not _shows_success(comparison):
         return False
     for cost in COSTS:
         if name.endswith(f"-by-{cost.name}"):
-            return len({cost.of(cell) for cell in cells} - {None, 0.0}) > 1
-    return len({(cell.horizon, cell.perturbation) for cell in cells} - {(None, 0.0)}) > 1
+            return len({cost.of(row) for row in rows} - {None, 0.0}) > 1
+    return len({(row.horizon, row.perturbation) for row in rows} - {(None, 0.0)}) > 1
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A number of the headline; `more` stands beside the episodes."""
+
+    label: str
+    detail: str
+    episodes: str
+    perturbation: float
+    estimate: Estimate
+    more: str = ""
+
+
+def _headline(comparison: Comparison, labels: Sequence[_Line]) -> Headline:
+    """Show the least perturbed condition: one bar per policy and horizon, the method first.
+
+    Where nothing is solved, scores by behavior label are shown if there are any, because a mean
+    over behaviors of different skill means little.
+    """
+    least = min(row.perturbation for row in comparison.overall)
+    rows = [row for row in comparison.overall if row.perturbation == least]
+    solved = _shows_success(comparison)
+    metric = comparison.metric.replace("_", " ")
+    if not solved and labels:
+        lines = [item for item in labels if item.perturbation == least]
+    else:
+        several = len({row.horizon for row in rows} - {None}) > 1
+        lines = [_line(row, metric, solved=solved, several=several) for row in _ordered(rows)]
+    notes = [] if solved else [NOTHING_SOLVED]
+    if len(lines) > MOST_BARS:
+        notes.append(f"The first {MOST_BARS} of {len(lines)} conditions; all are in the tables.")
+    if len(rows) < len(comparison.overall):
+        name = f"perturbation {least:g}" if least else "no perturbation"
+        notes.append(f"Shown: {name}. The other conditions are in the tables.")
+    low, high = (0.0, 1.0) if solved else _span(lines)
+    return Headline(
+        quantity="Success" if solved else metric.capitalize(),
+        axis=(show(low), show(high) if high <= 1 else short(high)),
+        bars=tuple(_bar(line, low, high) for line in lines[:MOST_BARS]),
+        notes=tuple(notes),
+    )
+
+
+def _shows_success(comparison: Comparison) -> bool:
+    """Return whether something was solved, or no score is above zero either."""
+    rows = comparison.overall
+    scores = [row.score.value for row in rows]
+    return any(row.successes for row in rows) or not any(
+        score and not math.isnan(score) for score in scores
+    )
+
+
+def _scores_by_label(groups: Sequence[Group], metric: str) -> list[_Line]:
+    """Return the mean score of every policy and behavior label."""
+    lines = []
+    several = len({group.condition.horizon for group in groups} - {None}) > 1
+    for group in groups:
+        condition, run = group.condition, group.one
+        scores, states = matrix(group, metric)
+        names = np.array([start.label for start in run.starts])
+        for label in sorted(set(names) - {""}):
+            some = scores[:, names == label]
+            if np.isnan(some).all():
+                continue
+            estimate = mean_estimate(some, states.of(names == label))
+            lines.append(
+                _Line(
+                    label=f"{run.label}, {label}{_horizon(condition.horizon, several=several)}",
+                    detail=ROLES.get((condition.policy, condition.latent), ""),
+                    episodes=f"{estimate.n} episodes",
+                    perturbation=condition.perturbation,
+                    estimate=estimate,
+                )
+            )
+    return lines
+
+
+def _horizon(horizon: Horizon, *, several: bool) -> str:
+    return f", horizon {horizon}" if several and horizon is not None else ""
+
+
+def _line(row: ComparisonRow, metric: str, *, solved: bool, several: bool) -> _Line:
+    seeds = len(row.train_seeds)
+    more = f" of {seeds} training seeds" if seeds > 1 else ""
+    lost = f" ({row.errors} lost)" if row.errors else ""
+    return _Line(
+        label=row.label + _horizon(row.horizon, several=several),
+        detail=ROLES.get((row.policy, row.latent), ""),
+        episodes=f"{row.episodes} episodes{more}{lost}",
+        perturbation=row.perturbation,
+        estimate=row.success if solved else row.score,
+        more=f"{metric} {short(row.score.value)}" if solved else "none of them solved",
+    )
+
+
+def _bar(line: _Line, low: float, high: float) -> Bar:
+    def place(number: float, otherwise: float) -> float:
+        known = otherwise if math.isnan(number) else number
+        fraction = (known - low) / (high - low)
+        return round(100 * min(max(fraction, 0.0), 1.0), 2)
+
+    value = low if math.isnan(line.estimate.value) else line.estimate.value
+    return Bar(
+        label=line.label,
+        detail=line.detail,
+        text=show_estimate(line.estimate),
+        episodes=line.episodes,
+        more=line.more,
+        place=place(value, low),
+        low=place(line.estimate.low, value),
+        high=place(line.estimate.high, value),
+    )
+
+
+def _ordered(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
+    """Put the method first; where not all can be shown, the shortest horizons first."""
+    roles = list(ROLES)
+
+    def key(row: ComparisonRow) -> tuple[Any, ...]:
+        who = (row.policy, row.latent)
+        role = roles.index(who) if who in roles else len(roles), row.label
+        horizon = horizon_order(row.horizon)
+        return (role, horizon) if len(rows) <= MOST_BARS else (horizon, role)
+
+    return sorted(rows, key=key)
+
+
+def _span(lines: Sequence[_Line]) -> tuple[float, float]:
+    """Return an axis that begins at zero and holds every interval."""
+    estimates = [line.estimate for line in lines]
+    numbers = [end for item in estimates for end in (item.value, item.low, item.high)]
+    ends = [0.0, *(end for end in numbers if not math.isnan(end))]
+    low, high = min(ends), max(ends)
+    return (low, high) if high > low else (low, low + 1.0)
+
+
+def _task_tables(comparison: Comparison) -> Iterator[CaptionedTable]:
+    """Yield success per task: a row per task and a column per condition."""
+    rows = [row for row in comparison.results if row.task != ALL_TASKS]
+    for perturbation in sorted({row.perturbation for row in rows}):
+        here = [row for row in rows if row.perturbation == perturbation]
+        several = len({row.horizon for row in here} - {None}) > 1
+        found = {
+            (row.task, row.label + _horizon(row.horizon, several=several)): row.success
+            for row in here
+        }
+        tasks = dict.fromkeys(task for task, _ in found)
+        names = list(dict.fromkeys(name for _, name in found))
+        for start in range(0, len(names), MOST_COLUMNS):
+            shown = names[start : start + MOST_COLUMNS]
+            caption = "Success per task [95 %]"
+            caption += f", perturbation {perturbation:g}" if perturbation else ""
+            if len(names) > len(shown):
+                caption += f", {start + 1} to {start + len(shown)} of {len(names)} conditions"
+            cells = tuple(
+                (
+                    task,
+                    *(
+                        show_estimate(found[task, name]) if (task, name) in found else EMPTY
+                        for name in shown
+                    ),
+                )
+                for task in tasks
+            )
+            yield CaptionedTable(("task", *shown), cells, caption, folded=True)
+
+
+def _manifest_tables(evaluations: Sequence[Artifact]) -> Iterator[CaptionedTable]:
+    """Yield what only the manifests hold: results by behavior label, and costs."""
+    rows = overall_rows(evaluations)
+    labeled = [row for row in rows if row.get("by_label")]
+    if labeled:
+        yield _label_table(labeled)
+    costs = [row for row in rows if row.get("cost")]
+    if costs:
+        cells = tuple(
+            (*_condition(row), *(_short_number(row["cost"].get(key)) for key, _ in _COSTS))
+            for row in costs
+        )
+        columns = (*_CONDITION, *(title for _, title in _COSTS))
+        yield CaptionedTable(columns, cells, "What acting costs")
+
+
+def _label_table(rows: Sequence[Mapping[str, Any]]) -> CaptionedTable:
+    names = [key for key in rows[0].get("metrics", {}) if key not in {"return", "final_success"}]
+    cells = []
+    for row in rows:
+        for label, found in row["by_label"].items():
+            metrics, std = found.get("metrics", {}), found.get("return_std")
+            total = show(metrics.get("return"))
+            cells.append((
+                *_condition(row), label, show(found.get("episodes")), show(found.get("successes")),
+                *(show(metrics.get(key)) for key in names),
+                f"{total} ± {show(std)}" if std is not None else total,
+                show(found.get("source_return")),
+            ))  # fmt: skip
+    columns = (
+        *_CONDITION, "label", "episodes", "solved", *names, "return (mean ± sd over episodes)",
+        "return of the demonstrations restored",
+    )  # fmt: skip
+    return CaptionedTable(columns, tuple(cells), "By behavior label")
+
+
+def _condition(row: Mapping[str, Any]) -> tuple[str, ...]:
+    keys = ("policy", "latent", "train_seed", "horizon")
+    return (*(show(row.get(key)) for key in keys), f"{row.get('perturbation') or 0:g}")
+
+
+def _success(row: Mapping[str, Any]) -> str:
+    numbers = (row.get(key) for key in ("success", "success_low", "success_high"))
+    value, low, high = (math.nan if number is None else number for number in numbers)
+    return show_estimate(Estimate(value, low, high, 0))
+
+
+def _short_number(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else show(value)

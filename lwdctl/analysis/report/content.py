@@ -2,18 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
-from lwdctl.artifacts.artifact import Artifact
+from lwdctl.analysis.tables import EMPTY, Table
+
+PERTURBATION = "perturbation"
+
+
+@dataclass(frozen=True)
+class CaptionedTable(Table):
+    """A table of text cells; the first cell of a row names it.
+
+    Attributes:
+        caption: What the table shows.
+        folded: Whether it is hidden behind its caption at first.
+        wraps: Whether its first cells are long and may be broken into lines.
+    """
+
+    rows: tuple[tuple[str, ...], ...]
+    caption: str = ""
+    folded: bool = False
+    wraps: bool = False
+
+    def without_empty_columns(self) -> CaptionedTable:
+        """Leave out columns without any value, and perturbations that are all 0."""
+        if not self.rows:
+            return self
+        kept = [
+            index
+            for index, name in enumerate(self.columns)
+            if {row[index] for row in self.rows} - {EMPTY, "0" if name == PERTURBATION else EMPTY}
+        ]
+        columns = tuple(self.columns[index] for index in kept)
+        rows = tuple(tuple(row[index] for index in kept) for row in self.rows)
+        return replace(self, columns=columns, rows=rows)
 
 
 @dataclass(frozen=True)
 class Expected:
     """An expected number beside the measured one; `met` is None where nothing was measured."""
 
-    stage: str
     metric: str
     where: str
     measured: str
@@ -23,17 +52,17 @@ class Expected:
 
 
 @dataclass(frozen=True)
-class RecipeFacts:
-    """A recipe and what became of its stages.
+class RecipeResults:
+    """A recipe and what its stages gave.
 
     Attributes:
         title: What the experiment shows.
         path: Its file.
-        paper: Table or figure of the paper that it stands for.
-        time: Wall time as the recipe says it.
-        device: Machine that time was measured on.
-        command: The line that runs it.
-        smoke: Whether its toy size is meant.
+        paper: Table or figure of the paper that it reproduces.
+        time: Wall time that the recipe states.
+        device: Machine that the time was measured on.
+        command: The command line that runs it.
+        smoke: Whether its toy size was run.
         expected: Expected numbers beside measured ones; empty for a toy run.
         missing: Ids of stages without an artifact that is up to date.
     """
@@ -47,44 +76,6 @@ class RecipeFacts:
     smoke: bool
     expected: tuple[Expected, ...]
     missing: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Making:
-    """How an artifact was made.
-
-    Attributes:
-        command: The stage's command (`"train-vae"`), or "" where no stage is known for it.
-        line: The command line that makes it again, or "".
-        changed: Settings that differ from the stage's defaults.
-    """
-
-    command: str
-    line: str
-    changed: Mapping[str, Any]
-
-
-Describe = Callable[[Artifact], Making]
-"""Tells how an artifact was made; stages are known above this room only."""
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A table with a caption.
-
-    Attributes:
-        caption: What it shows.
-        columns: Column names, with units.
-        rows: Cells as text; the first of a row names it.
-        folded: Hidden behind its caption at first.
-        wraps: Its first cells are long and may be broken.
-    """
-
-    caption: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    folded: bool = False
-    wraps: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,7 +103,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Headline:
-    """The first thing to read of one comparison.
+    """The first numbers to read of one comparison.
 
     Attributes:
         quantity: What the bars show.
@@ -133,35 +124,35 @@ class Results:
 
     title: str
     headline: Headline | None
-    grids: tuple[Grid, ...]
+    tables: tuple[CaptionedTable, ...]
     pictures: tuple[Picture, ...]
     notes: tuple[str, ...]
     methods: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
-class Part:
+class AnalysisSection:
     """A section of an analysis."""
 
     title: str
     text: tuple[str, ...]
     picture: Picture | None
-    grid: Grid | None
+    table: CaptionedTable | None
 
 
 @dataclass(frozen=True)
-class Study:
-    """One analysis artifact."""
+class Analysis:
+    """One analysis artifact; `command` made it, as far as its manifest says."""
 
     title: str
     reference: str
     command: str
-    parts: tuple[Part, ...]
+    sections: tuple[AnalysisSection, ...]
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Curves:
+class TrainingCurves:
     """The training log of one artifact."""
 
     reference: str
@@ -170,8 +161,8 @@ class Curves:
 
 
 @dataclass(frozen=True)
-class Clip:
-    """An episode: its stills, its video as a data URI, or "" where it was left out."""
+class RecordedEpisode:
+    """An episode: its stills, and its video as a data URI, or "" where it was left out."""
 
     title: str
     stills: Picture | None
@@ -180,8 +171,8 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class Node:
-    """One artifact of the lineage."""
+class ArtifactEntry:
+    """One artifact of the lineage; `command` made it, as far as its manifest says."""
 
     reference: str
     anchor: str
@@ -191,35 +182,34 @@ class Node:
     seed: str
     commit: str
     inputs: tuple[str, ...]
-    line: str
-    changed: Grid | None
-    settings: Grid
+    command: str
+    settings: CaptionedTable
 
 
 @dataclass(frozen=True)
 class Lineage:
-    """Everything the results were made from, oldest first; `alerts` are short warnings."""
+    """Everything that the results derive from, oldest first; `alerts` are short warnings."""
 
-    nodes: tuple[Node, ...]
-    machines: Grid
-    software: Grid
-    data: Grid | None
+    artifacts: tuple[ArtifactEntry, ...]
+    machines: CaptionedTable
+    software: CaptionedTable
+    data: CaptionedTable | None
     alerts: tuple[str, ...]
     warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Report:
-    """The whole page."""
+    """The whole page; `missing` maps an empty section to the reason."""
 
     title: str
     lead: tuple[str, ...]
     facts: tuple[tuple[str, str], ...]
-    recipes: tuple[RecipeFacts, ...]
+    recipes: tuple[RecipeResults, ...]
     results: tuple[Results, ...]
-    studies: tuple[Study, ...]
-    curves: tuple[Curves, ...]
-    clips: tuple[Clip, ...]
+    analyses: tuple[Analysis, ...]
+    curves: tuple[TrainingCurves, ...]
+    episodes: tuple[RecordedEpisode, ...]
     lineage: Lineage
     warnings: tuple[str, ...]
     missing: Mapping[str, str] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Training curves: every loss term of a `metrics.jsonl` against updates."""
+"""Training curves: every loss term of a `metrics.jsonl` against training steps."""
 
 from __future__ import annotations
 
@@ -6,19 +6,17 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from lwdctl.analysis.plotting import COLORS
-from lwdctl.analysis.report.pictures import draw
-from lwdctl.analysis.report.records import Curves, Picture
+from matplotlib.figure import Figure
+
+from lwdctl.analysis.plotting import COLORS, new_figure
+from lwdctl.analysis.report.content import Picture, TrainingCurves
+from lwdctl.analysis.report.pictures import embed_figure
 from lwdctl.artifacts.artifact import Artifact
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 LOG = "metrics.jsonl"
 TRAINED = ("vae", "diffusion", "baseline")
-"""Kinds of artifact that keep a training log."""
+"""Types of artifact that keep a training log."""
 HELD_OUT = "held_out_"
 NO_LOSS = ("update", "seconds", "samples_per_second", "learning_rate")
 MOST_POINTS = 400
@@ -30,27 +28,9 @@ Points = tuple[list[float], list[float]]
 Row = Mapping[str, float]
 
 
-def training_curves(artifacts: Sequence[Artifact]) -> tuple[Curves, ...]:
-    """Draw the logs of the artifacts that were trained; say where one is missing."""
+def training_curves(artifacts: Sequence[Artifact]) -> tuple[TrainingCurves, ...]:
+    """Draw the logs of the artifacts that were trained; note where one is missing."""
     return tuple(_curves(item) for item in artifacts if item.kind in TRAINED)
-
-
-def _curves(artifact: Artifact) -> Curves:
-    logs = [file.path for file in artifact.manifest.files if file.path.split("/")[-1] == LOG]
-    if not logs:
-        return Curves(artifact.reference, (), (f"no {LOG} among its files",))
-    pictures: list[Picture] = []
-    notes: list[str] = []
-    for log in sorted(logs):
-        part = log.removesuffix(LOG).strip("/")
-        rows, broken = read_rows(artifact.path / log)
-        drawn = list(_pictures(rows, f"{artifact.reference} {part}".strip()))
-        pictures += drawn
-        if broken:
-            notes.append(f"{log}: {broken} lines are no records and were left out")
-        if not drawn:
-            notes.append(f"{log}: {len(rows)} rows, too few for a curve")
-    return Curves(artifact.reference, tuple(pictures), tuple(notes))
 
 
 def read_rows(path: Path) -> tuple[list[Row], int]:
@@ -70,6 +50,24 @@ def read_rows(path: Path) -> tuple[list[Row], int]:
     return rows, len(lines) - len(rows)
 
 
+def _curves(artifact: Artifact) -> TrainingCurves:
+    logs = [file.path for file in artifact.manifest.files if file.path.split("/")[-1] == LOG]
+    if not logs:
+        return TrainingCurves(artifact.reference, (), (f"no {LOG} among its files",))
+    pictures: list[Picture] = []
+    notes: list[str] = []
+    for log in sorted(logs):
+        part = log.removesuffix(LOG).strip("/")
+        rows, broken = read_rows(artifact.path / log)
+        drawn = list(_pictures(rows, f"{artifact.reference} {part}".strip()))
+        pictures += drawn
+        if broken:
+            notes.append(f"{log}: {broken} lines could not be read and were left out")
+        if not drawn:
+            notes.append(f"{log}: {len(rows)} rows, too few for a curve")
+    return TrainingCurves(artifact.reference, tuple(pictures), tuple(notes))
+
+
 def _pictures(rows: Sequence[Row], where: str) -> Iterator[Picture]:
     names = dict.fromkeys(name for row in rows for name in row)
     for name in names:
@@ -78,9 +76,10 @@ def _pictures(rows: Sequence[Row], where: str) -> Iterator[Picture]:
         lines = {"training": _points(rows, name), "held out": _points(rows, HELD_OUT + name)}
         if len(lines["training"][0]) < 2:
             continue
-        words = name.replace("_", " ")
+        title = name.replace("_", " ")
         last = ", ".join(f"{key} {ys[-1]:.4g}" for key, (_, ys) in lines.items() if ys)
-        yield draw(_figure(words, lines), f"{where}: {words} against updates; last: {last}")
+        caption = f"{where}: {title} against training steps; last: {last}"
+        yield embed_figure(_figure(title, lines), caption)
 
 
 def _points(rows: Sequence[Row], name: str) -> Points:
@@ -91,17 +90,14 @@ def _points(rows: Sequence[Row], name: str) -> Points:
     ]
     size = max(1, math.ceil(len(known) / MOST_POINTS))
     groups = [known[start : start + size] for start in range(0, len(known), size)]
-    # The last update of a group stands for it: nothing is shown before it was measured.
+    # The last step of a group stands for it: nothing is shown before it was measured.
     return [group[-1][0] for group in groups], [
         math.fsum(value for _, value in group) / len(group) for group in groups
     ]
 
 
 def _figure(title: str, lines: Mapping[str, Points]) -> Figure:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.4, 2.9), layout="constrained")
-    axes = figure.subplots()
+    figure, ((axes,),) = new_figure(4.4, 2.9)
     for (name, (xs, ys)), color in zip(lines.items(), COLORS, strict=False):
         if xs:
             marker = "o" if len(xs) <= 30 else ""
@@ -110,10 +106,8 @@ def _figure(title: str, lines: Mapping[str, Points]) -> Figure:
     if min(values) > 0 and max(values) / min(values) > LOG_SPAN:
         axes.set_yscale("log")
     axes.set_title(title, size=10)
-    axes.set_xlabel("Updates", size=9)
+    axes.set_xlabel("Training steps", size=9)
     axes.tick_params(labelsize=8)
-    axes.grid(visible=True, color="0.9", linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
     if len(axes.lines) > 1:
         axes.legend(frameon=False, fontsize=8)
     return figure

@@ -1,0 +1,97 @@
+"""The analyses that were made from the same lineage, the newest of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from lwdctl.analysis.report.content import Analysis, AnalysisSection, CaptionedTable, Picture
+from lwdctl.analysis.report.lineage import command_of, trace
+from lwdctl.analysis.report.pictures import embed_png
+from lwdctl.analysis.sections import FIGURES, Section, read_sections
+from lwdctl.artifacts import catalog
+from lwdctl.artifacts.artifact import Artifact
+from lwdctl.core.errors import ArtifactError
+
+ANALYSIS = "analysis"
+MOST_ROWS = 25
+"""Longer tables are folded."""
+
+
+def find_analyses(lineage: Mapping[str, Artifact], root: Path) -> list[Artifact]:
+    """Return the analyses of what is in a lineage, oldest first.
+
+    An analysis belongs to it when its primary inputs, those that no other of its inputs derives
+    from, are part of it. Of analyses with the same settings and inputs, the newest is taken.
+
+    Args:
+        lineage: Digest to artifact.
+        root: Workspace to look in.
+    """
+    newest: dict[tuple[tuple[str, ...], tuple[str, ...]], Artifact] = {}
+    for artifact in catalog.finished(root, ANALYSIS):
+        if _primary_inputs(artifact, root) & lineage.keys():
+            inputs = tuple(sorted(item.digest for item in artifact.manifest.inputs))
+            # Every analysis has settings of its own: their names say which one it is.
+            newest[tuple(sorted(artifact.manifest.config)), inputs] = artifact
+    return list(newest.values())
+
+
+def show_analyses(analyses: Sequence[Artifact]) -> tuple[Analysis, ...]:
+    """Return the sections of analyses; what cannot be read becomes a note."""
+    return tuple(map(_show, analyses))
+
+
+def _primary_inputs(artifact: Artifact, root: Path) -> set[str]:
+    """Return the digests of its inputs that no other input derives from."""
+    digests = {item.digest for item in artifact.manifest.inputs}
+    found = trace([artifact], root).found
+    below = {
+        item.digest for digest in digests & found.keys() for item in found[digest].manifest.inputs
+    }
+    return digests - _with_ancestors(below, found)
+
+
+def _with_ancestors(digests: Iterable[str], found: Mapping[str, Artifact]) -> set[str]:
+    known: set[str] = set()
+    waiting = list(digests)
+    while waiting:
+        digest = waiting.pop()
+        if digest not in known:
+            known.add(digest)
+            inputs = found[digest].manifest.inputs if digest in found else ()
+            waiting += [item.digest for item in inputs]
+    return known
+
+
+def _show(artifact: Artifact) -> Analysis:
+    command = command_of(artifact)
+    try:
+        artifact.check()
+        title, sections = read_sections(artifact.path)
+    except ArtifactError as error:
+        return Analysis(artifact.reference, artifact.reference, command, (), (error.message,))
+    notes: list[str] = []
+    shown = tuple(_section(section, artifact.path, notes) for section in sections)
+    return Analysis(title, artifact.reference, command, shown, tuple(notes))
+
+
+def _section(section: Section, directory: Path, notes: list[str]) -> AnalysisSection:
+    table = None
+    if section.table:
+        rows = section.table.cells()
+        folded = len(rows) > MOST_ROWS
+        table = CaptionedTable(section.table.columns, rows, section.title, folded)
+    text = tuple(line.strip() for line in section.text.split("\n\n") if line.strip())
+    return AnalysisSection(section.title, text, _picture(section, directory, notes), table)
+
+
+def _picture(section: Section, directory: Path, notes: list[str]) -> Picture | None:
+    if not section.figure:
+        return None
+    path = directory / FIGURES / f"{section.figure}.png"
+    try:
+        return embed_png(path, section.title)
+    except OSError as error:
+        notes.append(f"the figure {section.figure} cannot be shown: {error}")
+        return None
