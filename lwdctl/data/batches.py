@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, get_args
 
 import numpy as np
 import psutil
@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from lwdctl.artifacts.snippets import SnippetStore
+from lwdctl.configs import Cache
 from lwdctl.core.errors import ConfigError
 from lwdctl.data.windows import IntArray, VisitOrder, WindowRule, blocks_of
 
-CACHES = ("auto", "device", "ram", "none")
+CACHES = get_args(Cache)
 BLOCK_ROWS = 65_536
 MEMORY_FRACTION = 0.5
 """Largest fraction of the free memory that the steps may take for `cache="auto"`."""

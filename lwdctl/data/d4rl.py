@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import EnvSpec, Episode, FloatArray, ObservationSpec, SourceSpec
 from lwdctl.data.checks import check_components, choose_keys
@@ -32,9 +33,9 @@ from lwdctl.data.gym_envs import (
 from lwdctl.data.hdf5 import array_at, open_hdf5, read_array, read_rows, text_of
 from lwdctl.data.reader import (
     EpisodeOutline,
-    ReadOptions,
     check_no_subset,
     closed_on_error,
+    requested_env,
     row_ranges,
 )
 
@@ -52,23 +53,23 @@ class D4rlFile:
 
     Args:
         path: The file.
-        options: What the user requested.
+        config: What the user requests.
 
     Raises:
         DataError: The structure is not D4RL's; the message names file and key.
     """
 
-    def __init__(self, path: Path, options: ReadOptions) -> None:
+    def __init__(self, path: Path, config: IngestConfig) -> None:
         self.path = path
-        check_no_subset(options, path, "a D4RL file")
-        choose_keys(options.observation_keys, (OBSERVATION,), (OBSERVATION,), str(path))
-        self._file = open_hdf5(path, options.max_bytes)
+        check_no_subset(config, path, "a D4RL file")
+        choose_keys(config.observation_keys, (OBSERVATION,), (OBSERVATION,), str(path))
+        self._file = open_hdf5(path, config.max_bytes)
         # One handle per array: its chunk cache lives as long as the handle.
         self._arrays: dict[str, h5py.Dataset] = {}
         with closed_on_error(self._file):
-            self._scan(options)
+            self._scan(config)
 
-    def _scan(self, options: ReadOptions) -> None:
+    def _scan(self, config: IngestConfig) -> None:
         observations = array_at(self._file, "observations")
         self._arrays["observations"] = observations
         rows, size = observations.shape
@@ -80,8 +81,9 @@ class D4rlFile:
             found = self._open("next_observations").shape[1]
             check_components(found, size, f"{self.path}: next_observations")
         named = gym_id(self._metadata("env"))
-        env = known_env(options.env.partition("/")[2] or named or self.path.stem)
-        spec = env_spec(env, options.env, named, size, f"{self.path}: observations")
+        requested = requested_env(config)
+        env = known_env(requested[1] or named or self.path.stem)
+        spec = env_spec(env, requested, named, size, f"{self.path}: observations")
         if spec.settings.get("use_contact_forces"):
             spec = mark_zero_forces(spec, self._rows("observations", 0, min(rows, SAMPLE)))
         if env is not None:
@@ -90,7 +92,7 @@ class D4rlFile:
         self._success_keys = [key for key in SUCCESS_KEYS if f"infos/{key}" in self._file]
         for key in self._success_keys:
             self._open(f"infos/{key}", ranks=(1, 2))
-        label = options.label or level_of(self._metadata("level") or self.path.stem)
+        label = config.label or level_of(self._metadata("level") or self.path.stem)
         self._outline = EpisodeOutline(spec.tasks[0] if spec.tasks else "", label)
         self._ends = self._find_ends(rows, spec.max_steps)
         self.sources, self.lengths = row_ranges(self._ends)

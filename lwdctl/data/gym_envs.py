@@ -52,13 +52,13 @@ def level_of(text: str) -> str:
 
 
 def env_spec(
-    env: GymEnvironment | None, requested: str, name: str, size: int, where: str
+    env: GymEnvironment | None, requested: tuple[str, str], name: str, size: int, where: str
 ) -> EnvSpec:
     """Describe the environment of data whose observations have `size` components.
 
     Args:
         env: The known environment, or None.
-        requested: `--env` as typed, or "".
+        requested: Adapter and environment name of `--env`, or "" each.
         name: Environment id that the source names, or "".
         size: Components of an observation.
         where: File and key, for messages.
@@ -66,7 +66,7 @@ def env_spec(
     Raises:
         DataError: The known environment has observations of another size.
     """
-    adapter, _, requested_name = requested.partition("/")
+    adapter, requested_name = requested
     task = requested_name or name or (env.id if env else "")
     tasks, settings = ((task,), {"id": task}) if task else ((), {})
     if env is None:

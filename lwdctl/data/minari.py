@@ -17,6 +17,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import ActionSpec, EnvSpec, Episode, FloatArray, SourceSpec
 from lwdctl.core.simulator_facts import GymEnvironment
@@ -43,7 +44,7 @@ from lwdctl.data.hdf5 import (
     read_rows,
     text_of,
 )
-from lwdctl.data.reader import EpisodeOutline, ReadOptions, check_no_subset, closed_on_error
+from lwdctl.data.reader import EpisodeOutline, check_no_subset, closed_on_error, requested_env
 
 OBSERVATION = "observation"
 FILE_NAME = "main_data.hdf5"
@@ -57,22 +58,22 @@ class MinariFile:
 
     Args:
         path: The dataset's directory, its `data` directory, or the HDF5 file.
-        options: What the user requested.
+        config: What the user requests.
 
     Raises:
         DataError: The structure is not Minari's; the message names file and key.
     """
 
-    def __init__(self, path: Path, options: ReadOptions) -> None:
-        check_no_subset(options, path, "a Minari dataset")
+    def __init__(self, path: Path, config: IngestConfig) -> None:
+        check_no_subset(config, path, "a Minari dataset")
         self.path, self._metadata = _locate(path)
-        self._file = open_hdf5(self.path, options.max_bytes)
+        self._file = open_hdf5(self.path, config.max_bytes)
         with closed_on_error(self._file):
             self._metadata = self._metadata or _root_metadata(self._file)
-            label = options.label or level_of(str(self._metadata.get("dataset_id") or path))
-            self._scan(options, label)
+            label = config.label or level_of(str(self._metadata.get("dataset_id") or path))
+            self._scan(config, label)
 
-    def _scan(self, options: ReadOptions, label: str) -> None:
+    def _scan(self, config: IngestConfig, label: str) -> None:
         names = [name for name in self._file if name.startswith("episode_")]
         self.sources = sorted(names, key=number_of)
         if not self.sources:
@@ -81,7 +82,7 @@ class MinariFile:
         self._arrays = _observation_arrays(first)
         # A plain array has one key, whose name the format does not give.
         keys = choose_keys(
-            options.observation_keys,
+            config.observation_keys,
             tuple(self._arrays),
             tuple(self._arrays),
             location(first, "observations"),
@@ -91,9 +92,10 @@ class MinariFile:
         self.lengths = [self._scan_episode(self._group(name), sizes) for name in self.sources]
         recorded = _json_object(self._metadata.get("env_spec"))
         named = gym_id(str(recorded.get("id", "")))
-        self._known = known_env(options.env.partition("/")[2] or named)
+        requested = requested_env(config)
+        self._known = known_env(requested[1] or named)
         size = sum(sizes[key] for key, _ in keys)
-        env = env_spec(self._known, options.env, named, size, f"{self.path}: observations")
+        env = env_spec(self._known, requested, named, size, f"{self.path}: observations")
         env = self._completed(env, recorded, first)
         self._outline = EpisodeOutline(env.tasks[0] if env.tasks else "", label)
         seeds = [seed for name in self.sources if (seed := _seed(self._group(name))) is not None]

@@ -21,6 +21,7 @@ import zarr
 from zarr.abc.store import Store
 from zarr.storage import LocalStore, ZipStore
 
+from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import EnvSpec, Episode, FloatArray, SourceSpec
 from lwdctl.core.simulator_facts import (
@@ -40,9 +41,9 @@ from lwdctl.data.checks import (
 )
 from lwdctl.data.reader import (
     EpisodeOutline,
-    ReadOptions,
     check_no_subset,
     closed_on_error,
+    requested_env,
     row_ranges,
 )
 
@@ -58,21 +59,21 @@ class PushTBuffer:
 
     Args:
         path: The zarr directory or zip file.
-        options: What the user requested.
+        config: What the user requests.
 
     Raises:
         DataError: The structure is not a PushT buffer's; the message names file and key.
     """
 
-    def __init__(self, path: Path, options: ReadOptions) -> None:
+    def __init__(self, path: Path, config: IngestConfig) -> None:
         self.path = path
-        check_no_subset(options, path, "a PushT buffer")
-        self._outline = EpisodeOutline(PUSHT_TASK, options.label)
-        self._group, self._store = _open_zarr(path, options.max_bytes)
+        check_no_subset(config, path, "a PushT buffer")
+        self._outline = EpisodeOutline(PUSHT_TASK, config.label or "")
+        self._group, self._store = _open_zarr(path, config.max_bytes)
         with closed_on_error(self._store):
-            self._scan(options)
+            self._scan(config)
 
-    def _scan(self, options: ReadOptions) -> None:
+    def _scan(self, config: IngestConfig) -> None:
         self._arrays: dict[str, zarr.Array[Any]] = {}
         self._open("data/state", (PUSHT_STATE_SIZE,))
         self._open("data/action", (PUSHT_ACTION.size,))
@@ -81,16 +82,15 @@ class PushTBuffer:
             self._open("data/keypoint", (9, 2), (SIZES["keypoint"],))
             present = (*DEFAULT, "keypoint")
         # Only the state is a network input by default; keypoints are stored beside it.
-        keys = choose_keys(options.observation_keys or present, DEFAULT, present, str(self.path))
+        keys = choose_keys(config.observation_keys or present, DEFAULT, present, str(self.path))
         self._ends = self._read_ends()
         self.sources, self.lengths = row_ranges(self._ends)
+        adapter, _ = requested_env(config)
         self.spec = SourceSpec(
             observations=observation_specs(keys, [SIZES[name] for name, _ in keys]),
             action=PUSHT_ACTION,
-            env=EnvSpec(
-                options.env.partition("/")[0] or "pusht", (PUSHT_TASK,), {}, PUSHT_MAX_STEPS
-            ),
-            labels=(options.label,) if options.label else (),
+            env=EnvSpec(adapter or "pusht", (PUSHT_TASK,), {}, PUSHT_MAX_STEPS),
+            labels=(config.label,) if config.label else (),
             source_format="pusht",
         )
 

@@ -17,33 +17,10 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
 
+from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import Episode, SourceSpec
 from lwdctl.data.formats import READERS
-
-
-@dataclass(frozen=True)
-class ReadOptions:
-    """What a user may request of any reader.
-
-    Attributes:
-        observation_keys: Observation keys to keep, or () for the format's default.
-        filter_key: Name of a subset in the file (robomimic `mask/NAME`), or "".
-        label: Behavior label for every episode, or "" for the format's own.
-        env: Environment as `adapter` or `adapter/name` when the file names none, or "".
-        max_bytes: Largest declared size in bytes (uncompressed) that is read.
-        on_nan: `"error"`, or `"drop"` to leave out episodes with NaN or infinity.
-        actions: `"recorded"`, or `"absolute"` to convert relative actions to targets where the
-            reader can; `spec.action.semantics` says whether it did.
-    """
-
-    observation_keys: tuple[str, ...] = ()
-    filter_key: str = ""
-    label: str = ""
-    env: str = ""
-    max_bytes: int = 64 * 2**30
-    on_nan: str = "error"
-    actions: str = "recorded"
 
 
 @dataclass(frozen=True)
@@ -64,10 +41,14 @@ class EpisodeOutline:
 class FileReader(Protocol):
     """Random access to the episodes of one file (or directory) of a data format.
 
-    A format's class is built as `Format(path, options)`. Construction validates the structure
-    (keys, shapes, declared sizes, links) without loading steps, and raises `DataError` with file
-    and key where it is not the format's; `read` loads and validates one episode. A reader trusts
-    nothing in the file: `data.hdf5` opens HDF5 files safely, `data.checks` has the common checks.
+    A format's class is built as `Format(path, config)`, where `config` says what the user
+    requests: `observation_keys`, `filter_key`, `label`, `env`, `max_bytes` and `actions` (absolute
+    poses, where the reader can convert; `spec.action.semantics` says whether it did).
+
+    Construction validates the structure (keys, shapes, declared sizes, links) without loading
+    steps, and raises `DataError` with file and key where it is not the format's; `read` loads and
+    validates one episode. A reader trusts nothing in the file: `data.hdf5` opens HDF5 files
+    safely, `data.checks` has the common checks.
 
     Attributes:
         path: The file, as error messages name it.
@@ -97,19 +78,19 @@ class FileReader(Protocol):
         """Close the file."""
 
 
-def open_source(data_format: str, paths: Sequence[Path], options: ReadOptions) -> MergedReader:
+def open_source(data_format: str, paths: Sequence[Path], config: IngestConfig) -> MergedReader:
     """Open one or several files of a data format as one source.
 
     Args:
         data_format: Name of a row of `data.formats.READERS`.
         paths: The files, at least one.
-        options: What the user requested.
+        config: What the user requests.
 
     Raises:
         ConfigError: No such format.
         DataError: The structure of a file is not the format's, or files disagree.
     """
-    return MergedReader(READERS.load(data_format), paths, options)
+    return MergedReader(READERS.load(data_format), paths, config)
 
 
 @contextmanager
@@ -121,14 +102,20 @@ def closed_on_error(file: Any) -> Iterator[None]:
         stack.pop_all()
 
 
-def check_no_subset(options: ReadOptions, path: Path, what: str) -> None:
+def check_no_subset(config: IngestConfig, path: Path, what: str) -> None:
     """Check that no subset is requested of a format that has none.
 
     Raises:
         DataError: One is; the message says `what` the file is.
     """
-    if options.filter_key:
-        raise DataError(f"{path}: {what} has no subset '{options.filter_key}'")
+    if config.filter_key:
+        raise DataError(f"{path}: {what} has no subset '{config.filter_key}'")
+
+
+def requested_env(config: IngestConfig) -> tuple[str, str]:
+    """Return adapter and environment name that `--env ADAPTER/NAME` gives, "" where it does not."""
+    adapter, _, name = (config.env or "").partition("/")
+    return adapter, name
 
 
 def row_ranges(ends: Sequence[int]) -> tuple[list[str], list[int]]:
@@ -151,7 +138,7 @@ class MergedReader:
     Args:
         make: The format's class.
         paths: The files, at least one.
-        options: What the user requested.
+        config: What the user requests.
 
     Raises:
         DataError: No path, the same path twice, or files that disagree in dimensions,
@@ -160,9 +147,9 @@ class MergedReader:
 
     def __init__(
         self,
-        make: Callable[[Path, ReadOptions], FileReader],
+        make: Callable[[Path, IngestConfig], FileReader],
         paths: Sequence[Path],
-        options: ReadOptions,
+        config: IngestConfig,
     ) -> None:
         if not paths:
             raise DataError("no path given", "name at least one file")
@@ -171,7 +158,7 @@ class MergedReader:
             self._readers: list[FileReader] = []
             for path in paths:
                 with _damage_as_data_error(path):
-                    reader = make(path, options)
+                    reader = make(path, config)
                 opened.callback(reader.close)
                 self._readers.append(reader)
             self.spec = _merge_specs(self._readers)

@@ -14,6 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import EnvSpec, Episode, FloatArray, SourceSpec
 from lwdctl.core.simulator_facts import ROBOSUITE_NETWORK_KEYS
@@ -27,7 +28,7 @@ from lwdctl.data.hdf5 import (
     read_rows,
     text_of,
 )
-from lwdctl.data.reader import EpisodeOutline, ReadOptions, closed_on_error
+from lwdctl.data.reader import EpisodeOutline, closed_on_error, requested_env
 from lwdctl.data.robomimic_env import (
     action_spec,
     adapter_of,
@@ -51,35 +52,36 @@ class RobomimicFile:
 
     Args:
         path: The file.
-        options: What the user requested.
+        config: What the user requests.
 
     Raises:
         DataError: The structure is not robomimic's; the message names file and key.
     """
 
-    def __init__(self, path: Path, options: ReadOptions) -> None:
+    def __init__(self, path: Path, config: IngestConfig) -> None:
         self.path = path
-        self._options = options
-        self._file = open_hdf5(path, options.max_bytes)
+        self._config = config
+        self._file = open_hdf5(path, config.max_bytes)
         with closed_on_error(self._file):
             self._scan()
 
     def _scan(self) -> None:
-        path, options = self.path, self._options
+        path, config = self.path, self._config
         data = self._file.get("data")
         if not isinstance(data, h5py.Group):
             raise DataError(f"{path}: data: is missing; a robomimic file has data/demo_0 and so on")
         demos = sorted((name for name in data if isinstance(data[name], h5py.Group)), key=number_of)
         masks = Masks(self._file, demos)
-        self.sources = masks.select(options.filter_key)
+        self.sources = masks.select(config.filter_key or "")
         if not self.sources:
             raise DataError(f"{path}: data: holds no demonstrations")
         self._labels = masks.labels()
-        self._splits = masks.splits(options.filter_key)
+        self._splits = masks.splits(config.filter_key or "")
         self._env_args = read_env_args(data)
-        self._adapter = options.env.partition("/")[0] or adapter_of(self._env_args)
+        adapter, task = requested_env(config)
+        self._adapter = adapter or adapter_of(self._env_args)
         env_name = str(self._env_args.get("env_name", ""))
-        self._task = options.env.partition("/")[2] or env_name.rpartition("/")[2]
+        self._task = task or env_name.rpartition("/")[2]
         version = str(self._env_args.get("env_version", ""))
         self._object = ObjectConvention(self._task, version)
         self._scan_demos(data)
@@ -88,7 +90,7 @@ class RobomimicFile:
         first = data[self.sources[0]]
         keys = self._choose_keys(first)
         self._targets: PoseTargets | None = None
-        if self._options.actions == "absolute" and self._adapter == "robosuite":
+        if self._config.actions == "absolute" and self._adapter == "robosuite":
             self._targets = pose_targets(data, first, self._env_args)
         self._has_rewards = all("rewards" in data[name] for name in self.sources)
         sizes: dict[str, int] = {}
@@ -103,7 +105,7 @@ class RobomimicFile:
         default = [key for key in present if len(getattr(obs[key], "shape", ())) == 2]
         if self._adapter == "robosuite":
             default = list(ROBOSUITE_NETWORK_KEYS)
-        return choose_keys(self._options.observation_keys, default, present, location(obs))
+        return choose_keys(self._config.observation_keys, default, present, location(obs))
 
     def _scan_demo(
         self, demo: h5py.Group, keys: Sequence[tuple[str, bool]], sizes: dict[str, int]
@@ -262,8 +264,8 @@ class RobomimicFile:
         return text_of(demo.attrs.get("task", self._task))
 
     def _label(self, demo: h5py.Group) -> str:
-        if self._options.label:
-            return self._options.label
+        if self._config.label:
+            return self._config.label
         for name in ("operator", "label"):
             if name in demo.attrs:
                 return text_of(demo.attrs[name])

@@ -23,6 +23,9 @@ from lwdctl.core.errors import DataError
 from lwdctl.core.records import Episode, FloatArray
 from lwdctl.data.robomimic_masks import LEVELS
 
+DEMONSTRATIONS_PAYLOAD = "demonstrations.hdf5"
+"""Name of the file in a `demonstrations` artifact."""
+
 
 class RobomimicWriter:
     """Streams episodes into a new file; usable as a context manager.

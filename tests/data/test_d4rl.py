@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
 from lwdctl.data.gym_envs import level_of
-from lwdctl.data.reader import ReadOptions, open_source
+from lwdctl.data.reader import open_source
 
 
 def write_file(path, terminals, timeouts, **extra):
@@ -56,7 +57,7 @@ def test_episodes_partition_the_rows_at_either_flag(tmp_path_factory, pairs, sha
             current = 0
     if current:  # the tail without a flag is an episode too
         expected.append(current)
-    with open_source("d4rl", (path,), ReadOptions()) as reader:
+    with open_source("d4rl", (path,), IngestConfig()) as reader:
         assert list(reader.lengths) == expected
         rows = [reader.read(i).observations["observation"] for i in range(len(expected))]
     np.testing.assert_array_equal(
@@ -67,23 +68,23 @@ def test_episodes_partition_the_rows_at_either_flag(tmp_path_factory, pairs, sha
 def test_missing_timeouts_are_cut_at_the_environments_limit(path):
     terminals = np.zeros(2750, bool)
     terminals[499] = True
-    with open_source("d4rl", (write_file(path, terminals, None),), ReadOptions()) as reader:
+    with open_source("d4rl", (write_file(path, terminals, None),), IngestConfig()) as reader:
         assert list(reader.lengths) == [500, 1000, 1000, 250]
 
 
 def test_an_episode_of_exactly_the_limit_is_not_split(path):
     terminals = np.zeros(2000, bool)
     terminals[999] = True
-    with open_source("d4rl", (write_file(path, terminals, None),), ReadOptions()) as reader:
+    with open_source("d4rl", (write_file(path, terminals, None),), IngestConfig()) as reader:
         assert list(reader.lengths) == [1000, 1000]
 
 
 def test_missing_timeouts_need_a_known_environment(tmp_path):
     path = write_file(tmp_path / "something.hdf5", np.zeros(5, bool), None)
     with pytest.raises(DataError, match="timeouts: is missing") as caught:
-        open_source("d4rl", (path,), ReadOptions())
+        open_source("d4rl", (path,), IngestConfig())
     assert "--env" in caught.value.hint
-    with open_source("d4rl", (path,), ReadOptions(env="mujoco/HalfCheetah-v4")) as reader:
+    with open_source("d4rl", (path,), IngestConfig(env="mujoco/HalfCheetah-v4")) as reader:
         assert reader.spec.env.adapter == "mujoco"
         assert reader.spec.env.tasks == ("HalfCheetah-v4",)
 
@@ -94,7 +95,7 @@ def test_environment_label_and_state_are_recorded(path):
     write_file(
         path, ends, ends, infos__qpos=state, infos__qvel=-state, next_observations=np.ones((10, 17))
     )
-    with open_source("d4rl", (path,), ReadOptions()) as reader:
+    with open_source("d4rl", (path,), IngestConfig()) as reader:
         spec = reader.spec
         assert spec.labels == ("medium-replay",)
         assert (spec.env.adapter, spec.env.max_steps) == ("mujoco", 1000)
@@ -114,12 +115,12 @@ def test_hand_environments_keep_what_restoring_needs(tmp_path):
         file["terminals"] = file["timeouts"] = np.array([0, 0, 0, 1])
         file["infos/qpos"], file["infos/qvel"] = np.ones((4, 33)), np.ones((4, 33))
         file["infos/goal_achieved"] = np.array([0, 1, 0, 0], dtype=bool)
-    with open_source("d4rl", (path,), ReadOptions()) as reader:
+    with open_source("d4rl", (path,), IngestConfig()) as reader:
         assert reader.read(0).initial_state is None  # the board's position is missing
         assert reader.read(0).success is True
     with h5py.File(path, "a") as file:
         file["infos/board_pos"] = np.full((4, 3), 7.0)
-    with open_source("d4rl", (path,), ReadOptions()) as reader:
+    with open_source("d4rl", (path,), IngestConfig()) as reader:
         assert reader.spec.env.adapter == "adroit"
         assert reader.spec.env.settings["initial_state"][-1] == ["board_pos", 3]
         assert reader.read(0).initial_state[-3:].tolist() == [7.0, 7.0, 7.0]
@@ -129,7 +130,7 @@ def test_metadata_names_the_environment(tmp_path):
     path = write_file(
         tmp_path / "data.hdf5", np.ones(3, bool), None, metadata__env="HalfCheetah-v4"
     )
-    with open_source("d4rl", (path,), ReadOptions()) as reader:
+    with open_source("d4rl", (path,), IngestConfig()) as reader:
         assert reader.spec.env.tasks == ("HalfCheetah-v4",)
 
 

@@ -4,7 +4,8 @@ import h5py
 import numpy as np
 import pytest
 
-from lwdctl.data.reader import ReadOptions, open_source
+from lwdctl.configs import IngestConfig
+from lwdctl.data.reader import open_source
 
 
 @pytest.mark.parametrize(
@@ -24,5 +25,5 @@ def test_zero_forces_are_told_from_real_ones(tmp_path, size, force, expected):
         file["observations"], file["actions"] = observations, np.zeros((20, 8), np.float32)
         file["rewards"] = np.zeros(20)
         file["terminals"] = file["timeouts"] = np.arange(20) % 10 == 9
-    with open_source("d4rl", (path,), ReadOptions()) as reader:
+    with open_source("d4rl", (path,), IngestConfig()) as reader:
         assert reader.spec.env.settings == {"id": "Ant-v4", **expected}

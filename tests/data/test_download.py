@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from lwdctl.cli.main import main
+from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import ConfigError, DataError, MissingExtraError
 from lwdctl.core.progress import SilentProgress
 from lwdctl.data import download as module
@@ -29,7 +30,7 @@ from lwdctl.data.download import (
     unpack,
 )
 from lwdctl.data.formats import READERS
-from lwdctl.data.reader import ReadOptions, open_source
+from lwdctl.data.reader import open_source
 
 sys.path.insert(0, str(Path(__file__).parent))
 from file_server import FileServer, hdf5_bytes
@@ -169,7 +170,7 @@ def test_an_archive_is_unpacked_to_what_ingest_reads(row, server, make_sample, t
     done = download(["x"], data, SilentProgress())
     assert done.path == data / "pusht/replay.zarr"
     assert sorted(item.name for item in (data / "pusht").iterdir()) == ["replay.zarr"]
-    with open_source("pusht", (done.path,), ReadOptions()) as reader:
+    with open_source("pusht", (done.path,), IngestConfig()) as reader:
         assert len(reader.sources) == 12
     assert not download(["x"], data, SilentProgress()).fetched
     (data / "pusht.zip").unlink()

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import zarr
 
+from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
-from lwdctl.data.reader import ReadOptions, open_source
+from lwdctl.data.reader import open_source
 
 HDF5_FORMATS = ("robomimic", "d4rl", "minari")
 
@@ -104,7 +105,7 @@ DAMAGE = [
 
 
 def read_everything(name, path):
-    with open_source(name, (path,), ReadOptions()) as reader:
+    with open_source(name, (path,), IngestConfig()) as reader:
         for index in range(len(reader.sources)):
             reader.read(index)
 
@@ -200,7 +201,7 @@ def test_links_inside_the_file_and_loops_are_followed_once(name, make_sample, tm
     with h5py.File(sample.hdf5, "a") as file:
         file["more"] = h5py.SoftLink(f"/{sample.action}")
         file.create_group("loop")["back"] = file["/"]
-    open_source(name, (sample.path,), ReadOptions()).close()
+    open_source(name, (sample.path,), IngestConfig()).close()
 
 
 def in_store(damage):
@@ -249,7 +250,7 @@ def test_file_that_is_no_zip_is_refused(tmp_path):
     path = tmp_path / "buffer.zarr.zip"
     path.write_bytes(b"PK but not really")
     with pytest.raises(DataError, match=r"buffer\.zarr\.zip: is neither"):
-        open_source("pusht", (path,), ReadOptions())
+        open_source("pusht", (path,), IngestConfig())
 
 
 def test_episode_ends_may_not_be_empty(refusal):
@@ -276,7 +277,7 @@ def test_files_that_disagree_are_refused_with_both_names(make_sample, tmp_path):
             widen(file, f"data/demo_{index}/obs/observation")
             del file[f"data/demo_{index}/next_obs"]
     with pytest.raises(DataError) as caught:
-        open_source("robomimic", (first.path, second.path), ReadOptions())
+        open_source("robomimic", (first.path, second.path), IngestConfig())
     assert str(first.path) in caught.value.message
     assert str(second.path) in caught.value.message
     assert "observations differ" in caught.value.message

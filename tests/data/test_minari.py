@@ -9,8 +9,9 @@ import h5py
 import numpy as np
 import pytest
 
+from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
-from lwdctl.data.reader import ReadOptions, open_source
+from lwdctl.data.reader import open_source
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -39,7 +40,7 @@ def test_data_set_made_by_minari_is_read_as_it_was_recorded(tmp_path, monkeypatc
         author="nobody", author_email="nobody@example.org", code_permalink="none", description="",
     )  # fmt: skip
     with open_source(
-        "minari", (tmp_path / "toy" / "pendulum" / "expert-v0",), ReadOptions()
+        "minari", (tmp_path / "toy" / "pendulum" / "expert-v0",), IngestConfig()
     ) as reader:
         assert reader.sources == [f"episode_{index}" for index in range(12)]
         assert reader.spec.env.tasks == ("Pendulum-v1",)
@@ -65,7 +66,7 @@ def test_directory_data_directory_and_file_are_the_same(make_sample, tmp_path):
     path = make_sample("minari", tmp_path).path
     specs = []
     for form in (path, path / "data", path / "data" / "main_data.hdf5"):
-        with open_source("minari", (form,), ReadOptions()) as reader:
+        with open_source("minari", (form,), IngestConfig()) as reader:
             specs.append(reader.spec)
     assert specs[0] == specs[1] == specs[2]
     assert specs[0].env.max_steps == 50
@@ -79,7 +80,7 @@ def test_dictionary_observations_are_flattened(make_sample, tmp_path):
             del group["observations"]
             group["observations/pose/hand"] = rows
             group["observations/goal"] = rows[:, 0]
-    with open_source("minari", (sample.path,), ReadOptions()) as reader:
+    with open_source("minari", (sample.path,), IngestConfig()) as reader:
         assert [(item.name, item.size) for item in reader.spec.observations] == [
             ("goal", 1), ("pose.hand", 5),
         ]  # fmt: skip
@@ -93,7 +94,7 @@ def test_file_without_metadata_is_read(make_sample, tmp_path):
     sample = make_sample("minari", tmp_path)
     path = tmp_path / "copy.hdf5"
     shutil.copy(sample.hdf5, path)
-    with open_source("minari", (path,), ReadOptions(env="toys/Toy-v0")) as reader:
+    with open_source("minari", (path,), IngestConfig(env="toys/Toy-v0")) as reader:
         assert (reader.spec.env.adapter, reader.spec.env.tasks) == ("toys", ("Toy-v0",))
         assert reader.spec.env.max_steps == max(reader.lengths)
 
@@ -114,7 +115,7 @@ def test_ants_zero_forces_are_told_from_real_ones(make_sample, tmp_path, force):
             observations[1, 50] = force if name == "episode_1" else 0.0
             group["observations"] = observations
             group["actions"] = np.zeros((steps, 8), np.float32)
-    with open_source("minari", (sample.path,), ReadOptions()) as reader:
+    with open_source("minari", (sample.path,), IngestConfig()) as reader:
         settings = reader.spec.env.settings
     assert settings["use_contact_forces"] is True
     assert settings.get("zero_contact_forces", False) is (force == 0.0)
@@ -124,11 +125,11 @@ def test_another_version_of_a_known_environment_keeps_its_name(make_sample, tmp_
     sample = make_sample("minari", tmp_path)
     metadata = sample.path / "data" / "metadata.json"
     metadata.write_text(json.dumps({"env_spec": json.dumps({"id": "Hopper-v5"})}))
-    with open_source("minari", (sample.path,), ReadOptions()) as reader:
+    with open_source("minari", (sample.path,), IngestConfig()) as reader:
         assert (reader.spec.env.adapter, reader.spec.env.tasks) == ("mujoco", ("Hopper-v5",))
         assert reader.spec.action.low == (-1.0, -1.0)
 
 
 def test_directory_that_is_no_data_set_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"main_data\.hdf5: no such file"):
-        open_source("minari", (tmp_path,), ReadOptions())
+        open_source("minari", (tmp_path,), IngestConfig())

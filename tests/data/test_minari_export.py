@@ -9,11 +9,12 @@ import pytest
 from lwdctl.artifacts.snippets import SnippetStore, SnippetWriter
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.cli.main import main
+from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import ConfigError, DataError, MissingExtraError
 from lwdctl.core.progress import SilentProgress
 from lwdctl.core.records import ActionSpec, EnvSpec, Episode, ObservationSpec, SourceSpec
 from lwdctl.data.minari_package import MinariTarget, export_minari
-from lwdctl.data.reader import ReadOptions, open_source
+from lwdctl.data.reader import open_source
 
 minari = pytest.importorskip("minari")
 # Gymnasium and minari warn of what a data set of ours does not have.
@@ -142,7 +143,7 @@ def test_our_reader_gives_back_the_same_episodes(make, tmp_path, spec):
     store, made = make(spec)
     path = export_minari(store, target(tmp_path), SilentProgress()).path
     with open_source(
-        "minari", (path,), ReadOptions(env=f"{spec.env.adapter}/{spec.env.tasks[0]}")
+        "minari", (path,), IngestConfig(env=f"{spec.env.adapter}/{spec.env.tasks[0]}")
     ) as reader:
         assert [(item.name, item.size) for item in reader.spec.observations] == [
             (item.name, item.size) for item in spec.observations

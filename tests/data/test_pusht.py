@@ -9,7 +9,8 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lwdctl.data.reader import ReadOptions, open_source
+from lwdctl.configs import IngestConfig
+from lwdctl.data.reader import open_source
 
 
 def test_zip_is_read_like_the_directory(make_sample, tmp_path):
@@ -20,8 +21,8 @@ def test_zip_is_read_like_the_directory(make_sample, tmp_path):
             if file.is_file():
                 target.write(file, file.relative_to(path))
     with (
-        open_source("pusht", (path,), ReadOptions()) as one,
-        open_source("pusht", (archive,), ReadOptions()) as other,
+        open_source("pusht", (path,), IngestConfig()) as one,
+        open_source("pusht", (archive,), IngestConfig()) as other,
     ):
         assert list(one.lengths) == list(other.lengths)
         for index in range(len(one.sources)):
@@ -32,7 +33,7 @@ def test_zip_is_read_like_the_directory(make_sample, tmp_path):
 
 
 def test_keys_match_the_simulators(make_sample, tmp_path):
-    with open_source("pusht", (make_sample("pusht", tmp_path).path,), ReadOptions()) as reader:
+    with open_source("pusht", (make_sample("pusht", tmp_path).path,), IngestConfig()) as reader:
         spec = reader.spec
         assert spec.network_keys == ("agent_position", "block_position", "block_angle_sincos")
         assert [item.name for item in spec.observations if not item.network] == ["keypoint"]
@@ -48,7 +49,7 @@ def test_keys_match_the_simulators(make_sample, tmp_path):
 def test_keypoints_are_optional(make_sample, tmp_path):
     path = make_sample("pusht", tmp_path).path
     del zarr.open_group(path, mode="a")["data/keypoint"]
-    with open_source("pusht", (path,), ReadOptions()) as reader:
+    with open_source("pusht", (path,), IngestConfig()) as reader:
         assert "keypoint" not in [item.name for item in reader.spec.observations]
 
 
@@ -70,7 +71,7 @@ def test_episodes_partition_the_rows_and_angles_wrap(tmp_path_factory, lengths, 
         "meta/episode_ends": np.cumsum(lengths),
     }.items():
         group.create_array(key, data=values, chunks=(chunk, *values.shape[1:]))
-    with open_source("pusht", (path,), ReadOptions()) as reader:
+    with open_source("pusht", (path,), IngestConfig()) as reader:
         episodes = [reader.read(index) for index in range(len(reader.sources))]
         assert list(reader.lengths) == lengths
     positions = np.concatenate([item.observations["agent_position"] for item in episodes])

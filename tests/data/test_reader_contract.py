@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from lwdctl.artifacts.snippets import SnippetStore, SnippetWriter
+from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import SourceSpec
 from lwdctl.data.checks import NonFiniteError
 from lwdctl.data.formats import READERS
-from lwdctl.data.reader import ReadOptions, open_source
+from lwdctl.data.reader import open_source
 
 pytestmark = pytest.mark.parametrize("name", list(READERS))
 
@@ -27,7 +28,7 @@ def open_reader(name, sample):
     opened = []
 
     def start(*paths, **options):
-        reader = open_source(name, paths or (sample.path,), ReadOptions(**options))
+        reader = open_source(name, paths or (sample.path,), IngestConfig(**options))
         opened.append(reader)
         return reader
 
@@ -127,7 +128,7 @@ def test_missing_path_is_refused_and_not_created(open_reader, tmp_path):
 
 def test_no_path_is_refused(name):
     with pytest.raises(DataError, match="no path"):
-        open_source(name, (), ReadOptions())
+        open_source(name, (), IngestConfig())
 
 
 @pytest.mark.parametrize("word", ["max-bytes"])

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import zarr
 
+from lwdctl.configs import IngestConfig
 from lwdctl.core.seeding import EVALUATION_SEED_START
-from lwdctl.data.reader import ReadOptions, open_source
+from lwdctl.data.reader import open_source
 from lwdctl.envs.table import make_simulator
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -26,7 +27,7 @@ def shared(name):
 
 def test_halfcheetah_has_64_episodes_of_1000_per_level_and_the_same_returns():
     paths = [shared(f"d4rl/halfcheetah_{level}.hdf5") for level in ("expert", "medium", "random")]
-    with open_source("d4rl", paths, ReadOptions()) as reader:
+    with open_source("d4rl", paths, IngestConfig()) as reader:
         assert reader.spec.labels == ("expert", "medium", "random")
         assert reader.spec.env.adapter == "mujoco"
         assert list(reader.lengths) == [1000] * 192
@@ -46,13 +47,13 @@ def test_halfcheetah_has_64_episodes_of_1000_per_level_and_the_same_returns():
 
 def test_walker2d_random_has_short_episodes():
     path = shared("d4rl/walker2d_random.hdf5")
-    with open_source("d4rl", (path,), ReadOptions()) as reader:
+    with open_source("d4rl", (path,), IngestConfig()) as reader:
         assert len(reader.sources) == 3028
         assert (min(reader.lengths), max(reader.lengths)) == (7, 85)
 
 
 def test_hammer_can_be_restored():
-    with open_source("d4rl", (shared("d4rl/hammer_expert.hdf5"),), ReadOptions()) as reader:
+    with open_source("d4rl", (shared("d4rl/hammer_expert.hdf5"),), IngestConfig()) as reader:
         assert list(reader.lengths) == [200] * 100
         assert reader.read(3).initial_state.shape == (33 + 33 + 3,)
 
@@ -63,7 +64,7 @@ def test_hammer_can_be_restored():
 )
 def test_operators_are_labels(name, episodes, steps, per_operator):
     path = shared(f"robomimic/{name}_mh_scripted.hdf5")
-    with open_source("robomimic", (path,), ReadOptions()) as reader:
+    with open_source("robomimic", (path,), IngestConfig()) as reader:
         assert (len(reader.sources), sum(reader.lengths)) == (episodes, steps)
         outlines = [reader.outline(index) for index in range(episodes)]
         assert sorted(Counter(outline.label for outline in outlines).values()) == per_operator
@@ -82,7 +83,7 @@ def test_operators_are_labels(name, episodes, steps, per_operator):
 
 def test_pusht_has_206_episodes_and_25650_steps():
     path = shared("pusht/pusht_cchi_v7_replay.zarr")
-    with open_source("pusht", (path,), ReadOptions()) as reader:
+    with open_source("pusht", (path,), IngestConfig()) as reader:
         assert (len(reader.sources), sum(reader.lengths)) == (206, 25_650)
         episode = reader.read(205)
     state = zarr.open_group(path, mode="r")["data/state"][-episode.length :]
@@ -94,7 +95,7 @@ def test_pusht_has_206_episodes_and_25650_steps():
 
 def test_pusht_evaluation_starts_where_nobody_recorded():
     with open_source(
-        "pusht", (shared("pusht/pusht_cchi_v7_replay.zarr"),), ReadOptions()
+        "pusht", (shared("pusht/pusht_cchi_v7_replay.zarr"),), IngestConfig()
     ) as reader:
         recorded = np.stack([reader.read(i).initial_state for i in range(len(reader.lengths))])
         simulator = make_simulator(reader.spec.env, "push_t")

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import Episode
-from lwdctl.data.reader import ReadOptions, open_source
+from lwdctl.data.reader import open_source
 from lwdctl.data.robomimic_writer import RobomimicWriter
 
 OLD = {"type": "OSC_POSE", "control_delta": True}
@@ -88,7 +89,7 @@ def robosuite_file(tmp_path):
 
 
 def read_all(path, **options):
-    with open_source("robomimic", (path,), ReadOptions(**options)) as reader:
+    with open_source("robomimic", (path,), IngestConfig(**options)) as reader:
         return reader.spec, [reader.read(index) for index in range(len(reader.sources))]
 
 

@@ -6,9 +6,10 @@ import h5py
 import numpy as np
 import pytest
 
+from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import Episode
-from lwdctl.data.reader import ReadOptions, open_source
+from lwdctl.data.reader import open_source
 from lwdctl.data.robomimic_writer import RobomimicWriter
 from lwdctl.data.robosuite_actions import Scale
 
@@ -98,7 +99,7 @@ def write(tmp_path):
 
 def read(path, actions="absolute", keys=()):
     with open_source(
-        "robomimic", [path], ReadOptions(actions=actions, observation_keys=keys)
+        "robomimic", [path], IngestConfig(actions=actions, observation_keys=keys)
     ) as reader:
         return reader.spec, reader.read(0).actions
 

@@ -4,9 +4,10 @@ import h5py
 import numpy as np
 import pytest
 
+from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import Episode
-from lwdctl.data.reader import ReadOptions, open_source
+from lwdctl.data.reader import open_source
 from lwdctl.data.robomimic_writer import RobomimicWriter
 
 STATES = np.random.default_rng(0).normal(size=(3, 5))
@@ -37,7 +38,7 @@ def test_states_take_the_place_of_the_initial_state(write):
         np.testing.assert_array_equal(file["data/demo_0/states"], STATES)
         assert "initial_state" not in file["data/demo_0"]
         assert "states" not in file["data/demo_1"]
-    with open_source("robomimic", (path,), ReadOptions()) as reader:
+    with open_source("robomimic", (path,), IngestConfig()) as reader:
         np.testing.assert_array_equal(reader.read(0).initial_state, STATES[0])
         np.testing.assert_array_equal(reader.read(1).initial_state, np.ones(5))
 
@@ -60,5 +61,5 @@ def test_an_operator_is_in_the_mask_of_its_level(write):
         "worse": ["demo_1"],
         "worse_operator_2": ["demo_1"],
     }
-    with open_source("robomimic", (path,), ReadOptions()) as reader:
+    with open_source("robomimic", (path,), IngestConfig()) as reader:
         assert [reader.read(index).label for index in range(5)] == list(names)

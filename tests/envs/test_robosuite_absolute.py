@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import MissingExtraError
 from lwdctl.core.records import EnvSpec, Episode
 from lwdctl.core.rotations import six_numbers
-from lwdctl.data.reader import ReadOptions, open_source
+from lwdctl.data.reader import open_source
 from lwdctl.data.robomimic_writer import RobomimicWriter
 from lwdctl.envs.table import SIMULATORS
 
@@ -105,7 +106,7 @@ def test_converted_motions_follow_the_recorded_path(task, version, with_site, tm
     if not with_site:
         with h5py.File(path, "r+") as file:
             del file["data/demo_0/obs/robot0_eef_quat_site"]
-    with open_source("robomimic", [path], ReadOptions(actions="absolute")) as reader:
+    with open_source("robomimic", [path], IngestConfig(actions="absolute")) as reader:
         spec, episode = reader.spec, reader.read(0)
     simulator = RobosuiteSimulator(spec.env, task)
     assert simulator.action == spec.action

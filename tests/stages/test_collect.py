@@ -15,10 +15,11 @@ from lwdctl.configs import CollectConfig
 from lwdctl.core.config import from_mapping
 from lwdctl.core.errors import ConfigError, SimulatorError
 from lwdctl.core.seeding import EVALUATION_SEED_START
+from lwdctl.data.robomimic_writer import DEMONSTRATIONS_PAYLOAD as PAYLOAD
 from lwdctl.envs.metaworld_expert import EXPERTS
-from lwdctl.stages import experts
-from lwdctl.stages.collect import PAYLOAD, run
-from lwdctl.stages.experts import ExpertRunner
+from lwdctl.evaluation import collect as module
+from lwdctl.evaluation.collect import ExpertRunner
+from lwdctl.stages.collect import run
 from lwdctl.stages.stage import StageContext
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -200,7 +201,7 @@ def test_a_dead_worker_is_one_clear_error():
 
 
 def test_a_hanging_worker_is_killed(monkeypatch):
-    monkeypatch.setattr(experts, "EPISODE_TIMEOUT", 0.2)
+    monkeypatch.setattr(module, "EPISODE_TIMEOUT", 0.2)
     env = environment(("reach",), 50)
     begun = time.monotonic()
     runner = ExpertRunner(env, 0.0, 1)

@@ -1,15 +1,19 @@
-"""Held-out episodes: stratified, seeded, and the source's own split first."""
+"""Ingesting: validation splits (stratified, seeded, the source's own first), and the store."""
 
 from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lwdctl.configs import IngestConfig
+from lwdctl.core.progress import SilentProgress
+from lwdctl.data.formats import READERS
+from lwdctl.data.ingest import assign_splits, ingest
 from lwdctl.data.reader import EpisodeOutline
-from lwdctl.data.splits import assign_splits
 
 outlines = st.lists(
     st.builds(EpisodeOutline, st.sampled_from(["a", "b"]), st.sampled_from(["x", "y", ""])),
@@ -51,3 +55,17 @@ def test_the_sources_own_split_goes_first():
 def test_a_split_that_leaves_one_side_empty_is_no_split(split):
     splits = assign_splits([EpisodeOutline(split=split)] * 10, 0.2, 0)
     assert Counter(splits) == {"train": 8, "validation": 2}
+
+
+@pytest.mark.parametrize("name", list(READERS))
+def test_a_store_in_memory_equals_the_one_on_disk(make_sample, tmp_path, name):
+    paths = [make_sample(name, tmp_path / "source").path]
+    config = IngestConfig(format=name, max_episodes=9, seed=3)
+    memory, first = ingest(config, paths, None, SilentProgress())
+    disk, second = ingest(config, paths, tmp_path / "snippets.zarr", SilentProgress())
+    assert first == second
+    assert memory.spec == disk.spec
+    assert memory.episodes.source == disk.episodes.source
+    np.testing.assert_array_equal(
+        memory.read("action", 0, memory.steps), disk.read("action", 0, disk.steps)
+    )

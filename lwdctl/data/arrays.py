@@ -1,0 +1,134 @@
+"""Building a snippet store from arrays in memory, for training without any file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from lwdctl.artifacts.snippets import SnippetStore
+from lwdctl.core.errors import DataError
+from lwdctl.core.records import (
+    ActionSpec,
+    EnvSpec,
+    Episode,
+    FloatArray,
+    ObservationSpec,
+    SourceSpec,
+)
+from lwdctl.data.checks import NUMBER_KINDS, finite_rows
+from lwdctl.data.ingest import assign_splits
+from lwdctl.data.reader import EpisodeOutline
+
+OBSERVATION = "observation"
+
+
+def store_from_arrays(
+    observations: Sequence[npt.ArrayLike | Mapping[str, npt.ArrayLike]],
+    actions: Sequence[npt.ArrayLike],
+    *,
+    rewards: Sequence[npt.ArrayLike] | None = None,
+    tasks: Sequence[str] | str = "",
+    labels: Sequence[str] | str = "",
+    env: str | EnvSpec = "",
+    action: ActionSpec | None = None,
+    validation_fraction: float = 0.1,
+    seed: int = 0,
+) -> SnippetStore:
+    """Return a snippet store in memory with one episode per pair of arrays.
+
+    Args:
+        observations: Per episode an array (time, obs), stored under the key `"observation"`, or
+            a mapping from key to array. With one row more than the actions, the last row is the
+            observation after the last action.
+        actions: Per episode an array (time, action).
+        rewards: Per episode an array (time,), or None.
+        tasks: Task of each episode, or of all of them.
+        labels: Behavior label of each episode, or of all of them.
+        env: Environment, as `"ADAPTER/NAME"` (`"pusht/push_t"`) or its specification.
+        action: What the actions mean; by default absolute targets in unknown units, limited to
+            the range of the data.
+        validation_fraction: Fraction of the episodes of every task and label to hold out.
+        seed: Seed of that split.
+
+    Raises:
+        DataError: The numbers of episodes, rows or components differ, or a value is not finite.
+    """
+    count = len(actions)
+    task_of = [tasks] * count if isinstance(tasks, str) else list(tasks)
+    label_of = [labels] * count if isinstance(labels, str) else list(labels)
+    reward_of = [None] * count if rewards is None else list(rewards)
+    given = {"observations": observations, "rewards": reward_of, "tasks": task_of}
+    for name, values in {**given, "labels": label_of}.items():
+        if len(values) != count:
+            raise DataError(f"{name}: has {len(values)} entries for {count} episodes of actions")
+    if not count:
+        raise DataError("actions: holds no episodes")
+    outlines = [EpisodeOutline(*pair) for pair in zip(task_of, label_of, strict=True)]
+    splits = assign_splits(outlines, validation_fraction, seed)
+    episodes = [
+        replace(
+            _episode(f"episode {index}", observations[index], actions[index], reward_of[index]),
+            task=outline.task,
+            label=outline.label,
+            split=split,
+        )
+        for index, (outline, split) in enumerate(zip(outlines, splits, strict=True))
+    ]
+    if isinstance(env, str):
+        adapter, _, name = env.partition("/")
+        known = tuple(dict.fromkeys(filter(None, task_of))) or ((name,) if name else ())
+        env = EnvSpec(adapter, known, {}, max(episode.length for episode in episodes))
+    first = episodes[0].observations
+    spec = SourceSpec(
+        observations=tuple(ObservationSpec(key, rows.shape[1]) for key, rows in first.items()),
+        action=action or _action_spec([episode.actions for episode in episodes]),
+        env=env,
+        labels=tuple(sorted(set(filter(None, label_of)))),
+        source_format="arrays",
+    )
+    return SnippetStore.in_memory(episodes, spec)
+
+
+def _episode(
+    source: str,
+    observations: npt.ArrayLike | Mapping[str, npt.ArrayLike],
+    actions: npt.ArrayLike,
+    rewards: npt.ArrayLike | None,
+) -> Episode:
+    """Return one episode; an additional last observation becomes the final one."""
+    if not isinstance(observations, Mapping):
+        observations = {OBSERVATION: observations}
+    taken = _rows(actions, f"{source}: actions")
+    steps = len(taken)
+    rows = {key: _rows(values, f"{source}: {key}") for key, values in observations.items()}
+    for key, values in rows.items():
+        if len(values) not in (steps, steps + 1):
+            raise DataError(
+                f"{source}: {key}: has {len(values)} rows, expected {steps} or {steps + 1}"
+            )
+    has_final = all(len(values) == steps + 1 for values in rows.values())
+    return Episode(
+        source=source,
+        observations={key: values[:steps] for key, values in rows.items()},
+        actions=taken,
+        rewards=None if rewards is None else np.asarray(rewards, np.float32),
+        final_observation={key: values[-1] for key, values in rows.items()} if has_final else None,
+    )
+
+
+def _rows(values: npt.ArrayLike, where: str) -> FloatArray:
+    """Return an array (time, size) as finite float32."""
+    array = np.asarray(values)
+    if array.ndim != 2 or array.dtype.kind not in NUMBER_KINDS:
+        raise DataError(f"{where}: has shape {array.shape} of {array.dtype}, expected (time, size)")
+    return finite_rows(array, where)
+
+
+def _action_spec(actions: Sequence[FloatArray]) -> ActionSpec:
+    """Describe absolute targets in unknown units, limited to the range of the data."""
+    rows = np.concatenate(actions)
+    low, high = rows.min(axis=0).tolist(), rows.max(axis=0).tolist()
+    return ActionSpec(rows.shape[1], "absolute", "unknown", tuple(low), tuple(high))

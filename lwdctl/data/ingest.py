@@ -1,0 +1,214 @@
+"""Reading demonstrations of any data format into a snippet store, on disk or in memory."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from lwdctl.artifacts.snippets import SnippetStore, SnippetWriter
+from lwdctl.configs import IngestConfig
+from lwdctl.core.errors import ConfigError, DataError
+from lwdctl.core.progress import Progress, TqdmProgress
+from lwdctl.core.records import Episode, SourceSpec
+from lwdctl.core.seeding import generator
+from lwdctl.data.checks import NonFiniteError
+from lwdctl.data.reader import EpisodeOutline, open_source
+
+
+def ingest(
+    config: IngestConfig,
+    paths: Sequence[Path],
+    store: Path | None = None,
+    progress: Progress | None = None,
+    *,
+    complete: Callable[[SourceSpec], SourceSpec] = lambda spec: spec,
+) -> tuple[SnippetStore, dict[str, Any]]:
+    """Read files of one data format into a snippet store, episode by episode.
+
+    The order of episodes in the store is random (fixed by `config.seed`), so that neighboring
+    blocks of the store hold many tasks and labels.
+
+    Args:
+        config: What to read and keep; its `paths` are not read.
+        paths: The files, at least one.
+        store: The zarr directory to create, or None for a store in memory.
+        progress: Where to report.
+        complete: Adds to the specification what the files do not say (`envs.table`).
+
+    Returns:
+        The store, and a summary of its contents (JSON-ready).
+
+    Raises:
+        ConfigError: No such format, or the actions cannot be what `config.actions` requests.
+        DataError: A file cannot be read, or no episode is left.
+    """
+    progress = progress or TqdmProgress()
+    with open_source(config.format, paths, config) as source:
+        outlines = [source.outline(index) for index in range(len(source.sources))]
+        order = _order(config, outlines)
+        chosen = [outlines[index] for index in order]
+        spec = complete(_narrowed(source.spec, chosen))
+        action = spec.action
+        if config.actions not in ("recorded", action.semantics):
+            raise ConfigError(
+                f"--actions {config.actions}: the recorded actions are {action.semantics} and "
+                "cannot be converted",
+                "leave --actions out to store them as recorded",
+            )
+        progress.message(
+            f"reading {len(source.sources)} episodes, {sum(source.lengths)} steps from "
+            f"{', '.join(map(str, paths))}; actions: {action.size} numbers, {action.semantics} "
+            f"({action.units})"
+        )
+        splits = assign_splits(chosen, config.validation_fraction, config.seed)
+        writer, stored = SnippetWriter(store, spec), _Stored()
+        with progress.task("ingest", len(order), "episode") as task:
+            for index, split in zip(order, splits, strict=True):
+                try:
+                    episode = replace(source.read(index), split=split)
+                except NonFiniteError as error:
+                    if config.on_nan != "drop":
+                        raise
+                    stored.dropped += 1
+                    progress.message(f"left out: {error.message}")
+                else:
+                    writer.append(episode)
+                    stored.add(episode)
+                task.advance()
+    if not stored.lengths:
+        raise DataError(f"{paths[0]}: every episode has NaN or infinity")
+    summary = {**writer.close(), **stored.to_mapping(), **_describe(spec)}
+    return SnippetStore.written_by(writer), summary
+
+
+def _order(config: IngestConfig, outlines: Sequence[EpisodeOutline]) -> list[int]:
+    """Return which episodes are stored, in the store's order."""
+    order: list[int] = generator("ingest-order", config.seed).permutation(len(outlines)).tolist()
+    if config.max_per_label is not None:
+        seen: Counter[str] = Counter()
+        kept = []
+        for index in order:
+            label = outlines[index].label
+            seen[label] += 1
+            if seen[label] <= config.max_per_label:
+                kept.append(index)
+        order = kept
+    return order[: config.max_episodes]
+
+
+def _narrowed(spec: SourceSpec, outlines: Sequence[EpisodeOutline]) -> SourceSpec:
+    """Return the specification with only those tasks and labels that are stored."""
+    tasks, labels = {item.task for item in outlines}, {item.label for item in outlines}
+    if "" not in tasks:  # an episode without a task belongs to the only one, or to none
+        kept = tuple(task for task in spec.env.tasks if task in tasks)
+        spec = replace(spec, env=replace(spec.env, tasks=kept))
+    return replace(spec, labels=tuple(label for label in spec.labels if label in labels))
+
+
+@dataclass
+class _Stored:
+    """Counts of the stored episodes, for the summary."""
+
+    dropped: int = 0
+    lengths: list[int] = field(default_factory=list)
+    returns: list[float] = field(default_factory=list)
+    successes: list[bool] = field(default_factory=list)
+    tasks: Counter[str] = field(default_factory=Counter)
+    labels: Counter[str] = field(default_factory=Counter)
+
+    def add(self, episode: Episode) -> None:
+        self.lengths.append(episode.length)
+        if episode.rewards is not None:
+            self.returns.append(float(episode.rewards.sum(dtype="float64")))
+        if episode.success is not None:
+            self.successes.append(episode.success)
+        self.tasks[episode.task] += 1
+        self.labels[episode.label] += 1
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return JSON-ready values; `return` and `success` where the source records them."""
+        values: dict[str, Any] = {
+            "dropped_episodes": self.dropped,
+            "length": _distribution(self.lengths),
+            "episodes_by_task": dict(sorted(self.tasks.items())),
+            "episodes_by_label": dict(sorted(self.labels.items())),
+        }
+        if self.returns:
+            values["return"] = _distribution(self.returns)
+        if self.successes:
+            values["success"] = sum(self.successes) / len(self.successes)
+        return values
+
+
+def _distribution(values: Sequence[float]) -> dict[str, float]:
+    return {
+        "minimum": min(values),
+        "median": statistics.median(values),
+        "mean": statistics.fmean(values),
+        "maximum": max(values),
+    }
+
+
+def _describe(spec: SourceSpec) -> dict[str, Any]:
+    return {
+        "format": spec.source_format,
+        "env": spec.env.adapter,
+        "observations": {item.name: item.size for item in spec.observations},
+        "network_keys": list(spec.network_keys),
+        "action": {
+            "size": spec.action.size,
+            "semantics": spec.action.semantics,
+            "units": spec.action.units,
+            "control_rate": spec.action.control_rate,
+        },
+    }
+
+
+def assign_splits(outlines: Sequence[EpisodeOutline], fraction: float, seed: int) -> list[str]:
+    """Return `"train"` or `"validation"` per episode.
+
+    A source's own split is used if it has episodes on both sides; episodes that it does not
+    mention are trained on. Otherwise a fraction of every (task, label) stratum is drawn.
+
+    Args:
+        outlines: Task, label and split of each episode.
+        fraction: Fraction held out, in [0, 1), when the source has no split of its own.
+        seed: Seed of the draw.
+    """
+    given = [outline.split for outline in outlines]
+    if {"train", "validation"} <= {split or "train" for split in given}:
+        return [split or "train" for split in given]
+    strata: dict[tuple[str, str], list[int]] = {}
+    for index, outline in enumerate(outlines):
+        strata.setdefault((outline.task, outline.label), []).append(index)
+    quotas = _quotas([len(members) for members in strata.values()], fraction)
+    splits = ["train"] * len(outlines)
+    for ((task, label), members), quota in zip(strata.items(), quotas, strict=True):
+        rng = generator("validation split", seed, task, label)
+        for position in rng.permutation(len(members))[:quota]:
+            splits[members[position]] = "validation"
+    return splits
+
+
+def _quotas(sizes: Sequence[int], fraction: float) -> list[int]:
+    """Return how many of each stratum are held out, by largest remainder.
+
+    Every stratum keeps at least one episode to train on.
+    """
+    total = sum(sizes)
+    if fraction <= 0 or total < 2:
+        return [0] * len(sizes)
+    exact = [fraction * size for size in sizes]
+    quotas = [int(quota) for quota in exact]
+    missing = max(1, round(fraction * total)) - sum(quotas)
+    by_remainder = sorted(range(len(sizes)), key=lambda i: (quotas[i] - exact[i], i))
+    for index in by_remainder[:missing]:
+        quotas[index] += 1
+    quotas = [min(quota, size - 1) for quota, size in zip(quotas, sizes, strict=True)]
+    if not any(quotas):
+        quotas[-1] = 1  # every stratum holds a single episode; one is held out nonetheless
+    return quotas

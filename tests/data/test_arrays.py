@@ -1,0 +1,69 @@
+"""Snippet stores built from arrays in memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from lwdctl.core.errors import DataError
+from lwdctl.data.arrays import store_from_arrays
+from lwdctl.data.batches import SnippetBatches
+from lwdctl.data.windows import WindowRule
+
+rng = np.random.default_rng(0)
+LENGTHS = (5, 7, 6, 9)
+OBSERVATIONS = [rng.normal(size=(length, 3)) for length in LENGTHS]
+ACTIONS = [rng.normal(size=(length, 2)) for length in LENGTHS]
+
+
+def test_arrays_become_a_store_that_training_draws_from():
+    store = store_from_arrays(OBSERVATIONS, ACTIONS, validation_fraction=0.25)
+    assert store.path is None
+    assert store.episodes.length.tolist() == list(LENGTHS)
+    assert store.episodes.split.sum() == 1
+    np.testing.assert_array_equal(store.read("action", 5, 12), ACTIONS[1].astype(np.float32))
+    low, high = store.spec.action.low, store.spec.action.high
+    assert np.allclose(
+        [low, high], [np.min(np.concatenate(ACTIONS), 0), np.max(np.concatenate(ACTIONS), 0)]
+    )
+    assert store.spec.env.max_steps == max(LENGTHS)
+    batches = SnippetBatches(store, ("observation",), WindowRule(4), split="train", seed=0)
+    batch = batches.batch(0, 8)
+    assert batch.observations.shape == (8, 4, 3)
+    assert batch.mask.eq(torch.ones(())).all()
+
+
+def test_keys_tasks_labels_and_the_last_observation():
+    observations = [
+        {"a": rng.normal(size=(length + 1, 2)), "b": rng.normal(size=(length + 1, 1))}
+        for length in LENGTHS
+    ]
+    rewards = [np.zeros(length) for length in LENGTHS]
+    store = store_from_arrays(
+        observations, ACTIONS, rewards=rewards, tasks=["x", "y", "x", "y"],
+        labels="mine", env="toy/x",
+    )  # fmt: skip
+    assert [item.name for item in store.spec.observations] == ["a", "b"]
+    assert store.spec.env.adapter == "toy"
+    assert store.spec.env.tasks == ("x", "y")
+    assert store.episodes.task.tolist() == [0, 1, 0, 1]
+    assert store.episodes.label.tolist() == [0] * 4
+    assert store.has_rewards
+    np.testing.assert_allclose(store.final_observation(2)["a"], observations[2]["a"][-1])
+
+
+@pytest.mark.parametrize(
+    ("observations", "actions", "message"),
+    [
+        (OBSERVATIONS[:3], ACTIONS, "observations: has 3 entries for 4 episodes"),
+        ([], [], "holds no episodes"),
+        ([OBSERVATIONS[0][:3]], ACTIONS[:1], "episode 0: observation: has 3 rows, expected 5 or 6"),
+        ([OBSERVATIONS[0][:, 0]], ACTIONS[:1], r"has shape \(5,\)"),
+        ([OBSERVATIONS[0] * np.nan], ACTIONS[:1], "episode 0: observation, row 0: value is nan"),
+        ([OBSERVATIONS[0], OBSERVATIONS[1][:, :2]], ACTIONS[:2], "episode 1: observation"),
+    ],
+)
+def test_what_does_not_fit_is_named(observations, actions, message):
+    with pytest.raises(DataError, match=message):
+        store_from_arrays(observations, actions)
