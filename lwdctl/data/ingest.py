@@ -1,10 +1,13 @@
-"""Reading demonstrations of any data format into a snippet store, on disk or in memory."""
+"""Reading demonstrations of any data format into a snippet store, on disk or in memory.
+
+`open_source` of `data.reader` opens the files, `ingest` reads them.
+"""
 
 from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,71 +19,66 @@ from lwdctl.core.progress import Progress, TqdmProgress
 from lwdctl.core.records import Episode, SourceSpec
 from lwdctl.core.seeding import generator
 from lwdctl.data.checks import NonFiniteError
-from lwdctl.data.reader import EpisodeOutline, open_source
+from lwdctl.data.reader import EpisodeOutline, MergedReader
 
 
 def ingest(
+    source: MergedReader,
     config: IngestConfig,
-    paths: Sequence[Path],
     store: Path | None = None,
     progress: Progress | None = None,
-    *,
-    complete: Callable[[SourceSpec], SourceSpec] = lambda spec: spec,
 ) -> tuple[SnippetStore, dict[str, Any]]:
-    """Read files of one data format into a snippet store, episode by episode.
+    """Read the episodes of a source into a snippet store, one at a time.
 
     The order of episodes in the store is random (fixed by `config.seed`), so that neighboring
     blocks of the store hold many tasks and labels.
 
     Args:
-        config: What to read and keep; its `paths` are not read.
-        paths: The files, at least one.
+        source: What `data.reader.open_source` returned.
+        config: Which episodes to keep, and how to split them.
         store: The zarr directory to create, or None for a store in memory.
         progress: Where to report.
-        complete: Adds to the specification what the files do not say (`envs.table`).
 
     Returns:
         The store, and a summary of its contents (JSON-ready).
 
     Raises:
-        ConfigError: No such format, or the actions cannot be what `config.actions` requests.
-        DataError: A file cannot be read, or no episode is left.
+        ConfigError: The actions are not what `config.actions` requests.
+        DataError: An episode cannot be read, or none is left.
     """
     progress = progress or TqdmProgress()
-    with open_source(config.format, paths, config) as source:
-        outlines = [source.outline(index) for index in range(len(source.sources))]
-        order = _order(config, outlines)
-        chosen = [outlines[index] for index in order]
-        spec = complete(_narrowed(source.spec, chosen))
-        action = spec.action
-        if config.actions not in ("recorded", action.semantics):
-            raise ConfigError(
-                f"--actions {config.actions}: the recorded actions are {action.semantics} and "
-                "cannot be converted",
-                "leave --actions out to store them as recorded",
-            )
-        progress.message(
-            f"reading {len(source.sources)} episodes, {sum(source.lengths)} steps from "
-            f"{', '.join(map(str, paths))}; actions: {action.size} numbers, {action.semantics} "
-            f"({action.units})"
+    outlines = [source.outline(index) for index in range(len(source.sources))]
+    order = _order(config, outlines)
+    chosen = [outlines[index] for index in order]
+    spec, action = _narrowed(source.spec, chosen), source.spec.action
+    if config.actions not in ("recorded", action.semantics):
+        raise ConfigError(
+            f"--actions {config.actions}: the recorded actions are {action.semantics} and cannot "
+            "be converted",
+            "leave --actions out to store them as recorded",
         )
-        splits = assign_splits(chosen, config.validation_fraction, config.seed)
-        writer, stored = SnippetWriter(store, spec), _Stored()
-        with progress.task("ingest", len(order), "episode") as task:
-            for index, split in zip(order, splits, strict=True):
-                try:
-                    episode = replace(source.read(index), split=split)
-                except NonFiniteError as error:
-                    if config.on_nan != "drop":
-                        raise
-                    stored.dropped += 1
-                    progress.message(f"left out: {error.message}")
-                else:
-                    writer.append(episode)
-                    stored.add(episode)
-                task.advance()
+    progress.message(
+        f"reading {len(source.sources)} episodes, {sum(source.lengths)} steps from "
+        f"{', '.join(map(str, source.paths))}; actions: {action.size} numbers, "
+        f"{action.semantics} ({action.units})"
+    )
+    splits = assign_splits(chosen, config.validation_fraction, config.seed)
+    writer, stored = SnippetWriter(store, spec), _Stored()
+    with progress.task("ingest", len(order), "episode") as task:
+        for index, split in zip(order, splits, strict=True):
+            try:
+                episode = replace(source.read(index), split=split)
+            except NonFiniteError as error:
+                if config.on_nan != "drop":
+                    raise
+                stored.dropped += 1
+                progress.message(f"left out: {error.message}")
+            else:
+                writer.append(episode)
+                stored.add(episode)
+            task.advance()
     if not stored.lengths:
-        raise DataError(f"{paths[0]}: every episode has NaN or infinity")
+        raise DataError(f"{source.paths[0]}: every episode has NaN or infinity")
     summary = {**writer.close(), **stored.to_mapping(), **_describe(spec)}
     return SnippetStore.written_by(writer), summary
 

@@ -133,7 +133,7 @@ class MergedReader:
 
     The environment's settings are those of the first file; tasks and labels are joined in
     order of appearance. With more than one file, episode names begin with the file's name.
-    Usable as a context manager; has the attributes and methods of `FileReader` except `path`.
+    Usable as a context manager; has the attributes and methods of `FileReader`, with `paths`.
 
     Args:
         make: The format's class.
@@ -151,6 +151,7 @@ class MergedReader:
         paths: Sequence[Path],
         config: IngestConfig,
     ) -> None:
+        self.paths = tuple(paths)
         if not paths:
             raise DataError("no path given", "name at least one file")
         _check_distinct(paths)

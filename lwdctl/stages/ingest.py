@@ -14,7 +14,7 @@ from lwdctl.configs import IngestConfig
 from lwdctl.core.config import to_mapping
 from lwdctl.core.errors import ConfigError
 from lwdctl.data.ingest import ingest
-from lwdctl.data.reader import paths_of
+from lwdctl.data.reader import open_source, paths_of
 from lwdctl.data.robomimic_writer import DEMONSTRATIONS_PAYLOAD
 from lwdctl.envs.table import with_outside_environment
 from lwdctl.stages.stage import StageContext
@@ -33,18 +33,14 @@ def run(config: IngestConfig, inputs: Mapping[str, Artifact], context: StageCont
     """
     paths, parents = _sources(config, inputs)
     name = context.name or _default_name(paths, parents)
-    with context.workspace.begin(
-        "snippets", name, config=to_mapping(config), inputs=parents
-    ) as draft:
-        _, summary = ingest(
-            config,
-            paths,
-            draft.path / SNIPPETS_PAYLOAD,
-            context.progress,
-            complete=with_outside_environment,
-        )
-        summary["sources"] = [fingerprint(path) for path in paths]
-        return draft.publish(summary, seed=config.seed)
+    with open_source(config.format, paths, config) as source:
+        source.spec = with_outside_environment(source.spec)
+        with context.workspace.begin(
+            "snippets", name, config=to_mapping(config), inputs=parents
+        ) as draft:
+            _, summary = ingest(source, config, draft.path / SNIPPETS_PAYLOAD, context.progress)
+            summary["sources"] = [fingerprint(path) for path in paths]
+            return draft.publish(summary, seed=config.seed)
 
 
 def _sources(

@@ -13,7 +13,7 @@ from lwdctl.configs import IngestConfig
 from lwdctl.core.progress import SilentProgress
 from lwdctl.data.formats import READERS
 from lwdctl.data.ingest import assign_splits, ingest
-from lwdctl.data.reader import EpisodeOutline
+from lwdctl.data.reader import EpisodeOutline, open_source
 
 outlines = st.lists(
     st.builds(EpisodeOutline, st.sampled_from(["a", "b"]), st.sampled_from(["x", "y", ""])),
@@ -61,8 +61,9 @@ def test_a_split_that_leaves_one_side_empty_is_no_split(split):
 def test_a_store_in_memory_equals_the_one_on_disk(make_sample, tmp_path, name):
     paths = [make_sample(name, tmp_path / "source").path]
     config = IngestConfig(format=name, max_episodes=9, seed=3)
-    memory, first = ingest(config, paths, None, SilentProgress())
-    disk, second = ingest(config, paths, tmp_path / "snippets.zarr", SilentProgress())
+    with open_source(name, paths, config) as source:
+        memory, first = ingest(source, config, None, SilentProgress())
+        disk, second = ingest(source, config, tmp_path / "snippets.zarr", SilentProgress())
     assert first == second
     assert memory.spec == disk.spec
     assert memory.episodes.source == disk.episodes.source

@@ -145,8 +145,8 @@ def test_an_interrupted_stage_is_resumed(recipe, capfd, workspace_path):
 
 
 def test_a_changed_source_file_is_read_again(tmp_path):
-    from lwdctl.pipeline.runner import _sources_changed
     from lwdctl.artifacts.durable import fingerprint
+    from lwdctl.pipeline.runner import _sources_changed
 
     path = tmp_path / "data.bin"
     step = SimpleNamespace(config=SimpleNamespace(paths=(str(path),)))
@@ -162,8 +162,8 @@ def test_a_changed_source_file_is_read_again(tmp_path):
 
 
 def test_a_changed_source_directory_is_read_again(tmp_path):
-    from lwdctl.pipeline.runner import _sources_changed
     from lwdctl.artifacts.durable import fingerprint
+    from lwdctl.pipeline.runner import _sources_changed
 
     folder = tmp_path / "data.zarr"
     (folder / "a").mkdir(parents=True)
@@ -179,8 +179,8 @@ def test_a_changed_source_directory_is_read_again(tmp_path):
 
 
 def test_a_path_that_now_leads_elsewhere_is_read_again(tmp_path, monkeypatch):
-    from lwdctl.pipeline.runner import _sources_changed
     from lwdctl.artifacts.durable import fingerprint
+    from lwdctl.pipeline.runner import _sources_changed
 
     for name in ("one", "two"):
         (tmp_path / name).mkdir()

@@ -14,8 +14,8 @@ from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.config import from_mapping
 from lwdctl.core.errors import ConfigError, MissingExtraError
 from lwdctl.envs.experts import EXPERTS
-from lwdctl.stages import collect, ingest
 from lwdctl.evaluation.collect import expert_episode
+from lwdctl.stages import collect, ingest
 from lwdctl.stages.stage import StageContext
 
 try:

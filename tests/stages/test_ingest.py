@@ -259,7 +259,7 @@ def test_actions_are_what_was_asked_for_or_the_source_is_refused(ingest, path, t
     if asked == "delta":
         ingest(path, actions=asked)  # metaworld's are
         return
-    with pytest.raises(ConfigError, match="--actions absolute: the source's actions are delta"):
+    with pytest.raises(ConfigError, match="--actions absolute: the recorded actions are delta"):
         ingest(path, actions=asked)
     assert not list((tmp_path / "runs").rglob("manifest.json"))
 
