@@ -13,6 +13,7 @@ from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.config import from_mapping
 from lwdctl.core.errors import ConfigError, MissingExtraError
+from lwdctl.data.robomimic_writer import DEMONSTRATIONS_PAYLOAD
 from lwdctl.envs.experts import EXPERTS
 from lwdctl.evaluation.collect import expert_episode
 from lwdctl.stages import collect, ingest
@@ -44,7 +45,7 @@ def artifact(context):
 
 @pytest.fixture(scope="module")
 def path(artifact):
-    return artifact.payload(collect.PAYLOAD)
+    return artifact.payload(DEMONSTRATIONS_PAYLOAD)
 
 
 def test_the_file_has_robomimics_layout(path):
