@@ -27,7 +27,6 @@ NO_CONDITION = "none"
 Split = Literal["all", "train", "validation"]
 Cache = Literal["auto", "device", "ram", "none"]
 ActionTarget = Literal["auto", "absolute", "relative"]
-Denoiser = Literal["mlp", "unet", "transformer"]
 DenoiserSize = Literal["xs", "s", "m", "l", "xl"]
 Prediction = Literal["sample", "v_prediction", "epsilon"]
 Color = Literal["task", "label", "operator", "level", "success", "position"]
@@ -237,7 +236,9 @@ class DiffusionConfig(TrainingConfig):
         "What the model is conditioned on: any of state, task and label, or none (default: state,"
         " and task when there are several)",
     )
-    denoiser: Denoiser = option("mlp", "Denoiser architecture")
+    denoiser: str = option(
+        "mlp", "Denoiser architecture: mlp, unet, transformer, or the name of a plug-in"
+    )
     latent_layout: str = option(
         "16x16",
         "Shape that a U-Net or transformer sees the latent in, as LENGTHxCHANNELS; the product is"
@@ -296,8 +297,10 @@ class BaselineConfig:
         " auto is relative where the data allows it (default: dp absolute, as in its paper; ldp"
         " and mlp auto)",
     )
-    denoiser: Denoiser | None = option(
-        None, "dp, ldp: denoiser architecture (default: dp unet, ldp mlp)"
+    denoiser: str | None = option(
+        None,
+        "dp, ldp: denoiser architecture: mlp, unet, transformer, or the name of a plug-in (default:"
+        " dp unet, ldp mlp)",
     )
     unet_size: DenoiserSize = option("s", "U-Net size")
     transformer_size: DenoiserSize = option("s", "Transformer size")

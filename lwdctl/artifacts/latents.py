@@ -31,7 +31,7 @@ class LatentWriter:
     """Streams encoded snippets into a new store.
 
     Args:
-        path: The zarr directory to make.
+        path: The zarr directory to make, or None for a store in memory.
         latent_size: Components of a latent.
         state_size: Components of the state at a snippet's first step.
 
@@ -39,14 +39,15 @@ class LatentWriter:
         ArtifactError: `path` exists.
     """
 
-    def __init__(self, path: Path, latent_size: int, state_size: int) -> None:
-        self._group = create_group(path)
+    def __init__(self, path: Path | None, latent_size: int, state_size: int) -> None:
+        self.path = path
+        self.group = create_group(path)
         sizes = {"mean": latent_size, "log_variance": latent_size, "state": state_size}
         self._columns = {
-            name: Column(self._group, name, (size,), np.float32) for name, size in sizes.items()
+            name: Column(self.group, name, (size,), np.float32) for name, size in sizes.items()
         }
         for name, dtype in _SCALARS.items():
-            self._columns[name] = Column(self._group, name, (), dtype)
+            self._columns[name] = Column(self.group, name, (), dtype)
         self._means = RunningMoments(latent_size)
         self._variances = RunningMoments(latent_size)
 
@@ -105,12 +106,12 @@ class LatentWriter:
         # that the VAE does not use, whose means hardly move.
         deviation = np.sqrt(self._means.variance + self._variances.mean)
         for name, value in (("mean", self._means.mean), ("deviation", deviation)):
-            column = Column(self._group, f"statistics/{name}", (), np.float64, len(value))
+            column = Column(self.group, f"statistics/{name}", (), np.float64, len(value))
             column.append(value)
             column.close()
         for column in self._columns.values():
             column.close()
-        seal_group(self._group, {"format": FORMAT, "format_version": FORMAT_VERSION})
+        seal_group(self.group, {"format": FORMAT, "format_version": FORMAT_VERSION})
 
     def _check(self, rows: dict[str, npt.NDArray[Any]]) -> None:
         count = len(rows["mean"])
@@ -129,13 +130,13 @@ class LatentStore:
     """A finished latent store, read-only. Use `LatentStore.open`.
 
     Attributes:
-        path: The zarr directory.
+        path: The zarr directory, or None for a store in memory.
         count: Number of snippets.
         latent_size: Components of a latent.
         state_size: Components of the state.
     """
 
-    def __init__(self, path: Path, group: zarr.Group) -> None:
+    def __init__(self, path: Path | None, group: zarr.Group) -> None:
         self.path = path
         self._group = group
         self.count, self.latent_size = (int(size) for size in array_of(group, "mean").shape)
@@ -151,6 +152,11 @@ class LatentStore:
         inner = path / LATENTS_PAYLOAD
         path = inner if inner.is_dir() else path
         return cls(path, open_group(path, FORMAT, FORMAT_VERSION))
+
+    @classmethod
+    def written_by(cls, writer: LatentWriter) -> LatentStore:
+        """Return the store that a closed writer has written, on disk or in memory."""
+        return cls(writer.path, writer.group)
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
         """Read rows of one of the arrays that `LatentWriter.append` takes.

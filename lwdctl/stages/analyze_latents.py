@@ -40,8 +40,8 @@ from lwdctl.core.config import to_mapping
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import Progress
 from lwdctl.policies.loading import load_vae
-from lwdctl.stages.encode import ACTIVE_VARIANCE
 from lwdctl.stages.stage import StageContext
+from lwdctl.training.encode import ACTIVE_VARIANCE
 
 Spaces = dict[str, npt.NDArray[np.float64]]
 

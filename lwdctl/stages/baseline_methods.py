@@ -16,7 +16,6 @@ from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import (
     NO_CONDITION,
     BaselineConfig,
-    Denoiser,
     DiffusionConfig,
     Prediction,
     VaeConfig,
@@ -32,11 +31,11 @@ from lwdctl.models.diffusion import LatentDiffusion
 from lwdctl.models.flops import denoiser_flops, matmul_flops
 from lwdctl.models.unet import UNET_SIZES
 from lwdctl.models.vae import VaeSpec
-from lwdctl.stages.train_diffusion import Sides, check_condition, diffusion_spec
-from lwdctl.stages.train_vae import vae_spec
 from lwdctl.training import behavior_cloning as cloning
+from lwdctl.training.diffusion import LatentSizes, check_condition, diffusion_spec
 from lwdctl.training.loop import Budget, LoopSettings, Objective, TrainingLoop
 from lwdctl.training.objectives import DiffusionObjective, SnippetObjective
+from lwdctl.training.vae import vae_spec
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -89,7 +88,7 @@ def train_dp(work: Work) -> Trained:
     that are not executed, and the U-Net asks for a length it can halve.
     """
     config, sizes = work.config, _sizes(work)
-    denoiser: Denoiser = config.denoiser or "unet"
+    denoiser: str = config.denoiser or "unet"
     needed = sizes.snippet_length + config.history - 1
     multiple = UNET_SIZES[config.unet_size].multiple if denoiser == "unet" else 1
     length = -(-needed // multiple) * multiple
@@ -231,7 +230,7 @@ def _parts(work: Work) -> tuple[str, ...]:
 
 
 def _chunk_spec(
-    work: Work, sizes: VaeSpec, denoiser: Denoiser, layout: str, prediction: Prediction
+    work: Work, sizes: VaeSpec, denoiser: str, layout: str, prediction: Prediction
 ) -> ChunkSpec:
     config = work.config
     usual = TRANSFORMER_DROPOUT if (config.method, denoiser) == ("dp", "transformer") else 0.0
@@ -250,7 +249,7 @@ def _chunk_spec(
     if config.method == "dp":
         length, channels = map(int, layout.split("x"))
         latent = length * channels
-    sides = Sides(latent, sizes.observation_size, config.history)
+    sides = LatentSizes(latent, sizes.observation_size, config.history)
     return ChunkSpec(
         observation_keys=sizes.observation_keys,
         observation_size=sizes.observation_size,

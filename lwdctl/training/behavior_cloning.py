@@ -12,6 +12,7 @@ from lwdctl.data.batches import SnippetBatches
 from lwdctl.models.behavior_cloning import ClonedPolicy
 from lwdctl.models.chunks import ActionDiffusion, ChunkSpec, ChunkVae
 from lwdctl.models.diffusion import LatentDiffusion
+from lwdctl.training.encode import encoded_batches
 from lwdctl.training.objectives import LatentTable
 
 PASS_BATCH = 1024
@@ -50,30 +51,24 @@ def fit_latents(model: LatentDiffusion, table: LatentTable, vae: ChunkVae, histo
     model.state.repeat(vae.observation, history)
 
 
-@torch.no_grad()
 def encode_all(
-    vae: ChunkVae,
-    batches: SnippetBatches,
-    table: EpisodeTable,
-    history: int,
-    progress: Progress,
+    vae: ChunkVae, batches: SnippetBatches, table: EpisodeTable, history: int, progress: Progress
 ) -> LatentTable:
-    """Encode every snippet of a split."""
-    episodes, offsets = batches.every()
-    means, stds, states = [], [], []
-    with progress.task("encode", len(episodes), "snippet") as task_bar:
-        for start in range(0, len(episodes), PASS_BATCH):
-            part = slice(start, start + PASS_BATCH)
-            mean, log_variance = vae.encode(batches.cut(episodes[part], offsets[part]))
-            means.append(mean)
-            stds.append(torch.exp(0.5 * log_variance))
-            states.append(batches.history(episodes[part], offsets[part], history))
-            task_bar.advance(len(mean))
+    """Return every snippet of a split, encoded, on the batches' device."""
+    encoded = list(encoded_batches(vae, batches, history, PASS_BATCH, progress))
     task, label = (
-        torch.from_numpy(column[episodes]).long().to(batches.device)
+        torch.from_numpy(np.concatenate([column[part.episodes] for part in encoded]))
+        .long()
+        .to(batches.device)
         for column in (table.task, table.label)
     )
-    return LatentTable(torch.cat(means), torch.cat(stds), torch.cat(states), task, label)
+    return LatentTable(
+        torch.cat([part.mean for part in encoded]),
+        torch.cat([torch.exp(0.5 * part.log_variance) for part in encoded]),
+        torch.cat([part.state for part in encoded]),
+        task,
+        label,
+    )
 
 
 def _chunk_moments(

@@ -6,7 +6,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from lwdctl.configs import TrainingConfig
 from lwdctl.core.errors import LwdctlError
 from lwdctl.core.progress import Progress
 from lwdctl.core.seeding import derive_seed
@@ -103,6 +104,29 @@ class LoopSettings:
     log_every: int = 50
     validate_every: int = 500
     snapshots: int = 0
+
+
+def loop_settings(
+    config: TrainingConfig, batch_size: int, *, weight_decay: float = 0.0, snapshots: int = 0
+) -> LoopSettings:
+    """Return the loop's settings under a stage's configuration."""
+    return LoopSettings(
+        budget=Budget(config.updates, config.time_limit),
+        learning_rate=config.learning_rate,
+        warmup=config.warmup,
+        weight_decay=weight_decay,
+        clip_norm=config.clip_norm,
+        ema_decay=config.ema_decay,
+        seed=config.seed,
+        batch_size=batch_size,
+        snapshots=snapshots,
+    )
+
+
+def with_initial_weights(build: Callable[[], M], seed: int) -> M:
+    """Build a model with the initial weights that a training seed fixes."""
+    torch.manual_seed(derive_seed("initial-weights", seed))
+    return build()
 
 
 @dataclass
@@ -225,6 +249,15 @@ class TrainingLoop(Generic[M]):
             **last,
             **self._validate(),
         }
+
+    def trained(self, spec: Mapping[str, Any], summary: Mapping[str, Any]) -> Trained[M]:
+        """Return the model as it is now.
+
+        Args:
+            spec: What the model is rebuilt from, JSON-ready.
+            summary: Numbers to keep beside it.
+        """
+        return Trained(spec, self.ema_model.eval(), self.model.eval(), summary)
 
     def save(self) -> None:
         """Write a checkpoint of the current state."""

@@ -1,30 +1,210 @@
-"""Training of the policy VAE."""
+"""Training of the policy VAE (paper section 3.2)."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import torch
+from torch import nn
 
 from lwdctl.artifacts.snippets import SnippetStore
+from lwdctl.configs import VaeConfig
+from lwdctl.core.errors import ConfigError
+from lwdctl.core.progress import Progress
+from lwdctl.core.suggest import did_you_mean
+from lwdctl.data.batches import SnippetBatches
+from lwdctl.data.windows import WindowRule
+from lwdctl.models.encoder import REDUCTION
+from lwdctl.models.files import CUSTOM
+from lwdctl.models.flops import policy_flops
+from lwdctl.models.hypernetwork import DECODER_SIZES
 from lwdctl.models.normalizer import SMALLEST_STD
-from lwdctl.models.vae import PolicyVae
+from lwdctl.models.vae import PolicyVae, VaeSpec
+from lwdctl.training.device import choose_device
+from lwdctl.training.loop import Trained, TrainingLoop, loop_settings, with_initial_weights
+from lwdctl.training.objectives import VaeObjective
+
+TrainedVae = Trained[PolicyVae]
 
 
-def fit_normalizers(model: PolicyVae, store: SnippetStore) -> int:
-    """Fit both normalizers on the training split, from the store's statistics.
+def train_vae(
+    data: SnippetStore,
+    config: VaeConfig,
+    *,
+    directory: Path,
+    progress: Progress,
+    encoder: nn.Module | None = None,
+) -> TrainedVae:
+    """Train the policy VAE.
+
+    Args:
+        data: Demonstrations.
+        config: Settings.
+        directory: Gets checkpoints, `metrics.jsonl`, `log.txt`, TensorBoard logs and snapshots. If
+            it holds a checkpoint, training resumes from it.
+        progress: Where to report.
+        encoder: A module of your own in the place of the MLP encoder; see `PolicyVae`.
+
+    Returns:
+        The trained model; `save` writes it.
+
+    Raises:
+        ConfigError: The settings do not fit the data, or the encoder breaks its contract.
+        LwdctlError: Training diverged.
+    """
+    device = choose_device(config.device)
+    spec = vae_spec(config, data, architecture=CUSTOM if encoder else "mlp")
+    model = with_initial_weights(lambda: PolicyVae(spec, encoder), config.seed).to(device)
+    _report_constant_actions(fit_normalizers(model, data), spec, progress)
+    objective = _objective(config, data, spec, device)
+    if encoder is not None:
+        _check_encoder(model, objective.batches)
+    progress.message(_describe(config, spec, objective.batches))
+    settings = loop_settings(config, config.batch_size, snapshots=config.snapshots)
+    loop = TrainingLoop(model, objective, settings, directory, progress)
+    summary: dict[str, Any] = {
+        **loop.run("train-vae"),
+        **policy_flops(model),
+        "snippet_length": spec.snippet_length,
+        "padding_fraction": round(objective.batches.padding_fraction(), 4),
+        "policy_weights": spec.policy_shape.weight_count,
+        "action_target": spec.action_target,
+        "beta_kl": config.beta_kl,
+        "reduction": REDUCTION,
+    }
+    return loop.trained(spec.to_mapping(), summary)
+
+
+def vae_spec(config: VaeConfig, data: SnippetStore, architecture: str = "mlp") -> VaeSpec:
+    """Return the model's sizes and its window rule, from the configuration and the data.
+
+    Raises:
+        ConfigError: The data has no such observation, or none that actions can be relative to.
+    """
+    keys = _keys(config, data)
+    target, start = _action_target(config, data, keys)
+    return VaeSpec(
+        snippet_length=(
+            int(data.episodes.length.max())
+            if config.snippet_length == "episode"
+            else config.snippet_length
+        ),
+        observation_keys=keys,
+        observation_size=sum(data.spec.sizes(keys)),
+        action_size=data.spec.action.size,
+        latent_size=config.latent_size,
+        decoder_layers=DECODER_SIZES[config.decoder],
+        policy_hidden=(config.policy_width,) * config.policy_layers,
+        time_input=config.time_input,
+        action_target=target,
+        reference_start=start,
+        stride=config.stride,
+        starts=config.starts,
+        min_valid_fraction=config.min_valid_fraction,
+        architecture=architecture,
+    )
+
+
+def fit_normalizers(model: PolicyVae, data: SnippetStore) -> int:
+    """Fit both normalizers to the training split.
 
     Returns:
         How many action components vary so little that they count as constant, though they vary.
     """
     spec = model.spec
-    model.observation.standardize(store.moments(spec.observation_keys, "train"))
+    model.observation.standardize(data.moments(spec.observation_keys, "train"))
     key = "action_relative" if spec.action_target == "relative" else "action"
-    moments = store.moments((key,), "train")
+    moments = data.moments((key,), "train")
     model.action.standardize(moments)
     std = torch.as_tensor(moments.deviation, dtype=torch.float32)
     unscaled = (model.action.scale.cpu() == 1.0) & (std < SMALLEST_STD)
     return int((unscaled & (std > 1e-6 * model.action.mean.cpu().abs())).sum())
 
 
-def epochs(updates: int, batch_size: int, episodes: int) -> float:
-    """Convert training steps to epochs; an epoch is one randomly placed snippet per episode."""
-    return updates * batch_size / max(1, episodes)
+def _keys(config: VaeConfig, data: SnippetStore) -> tuple[str, ...]:
+    known = [item.name for item in data.spec.observations]
+    for key in config.observation_keys:
+        if key not in known:
+            raise ConfigError(f"the data has no observation '{key}'", did_you_mean(key, known))
+    return config.observation_keys or data.spec.network_keys
+
+
+def _action_target(config: VaeConfig, data: SnippetStore, keys: tuple[str, ...]) -> tuple[str, int]:
+    reference = data.spec.action.reference
+    usable = reference in keys
+    if config.action_target == "relative" and not usable:
+        raise ConfigError(
+            "this data names no observation that actions could be relative to",
+            "use --action-target absolute",
+        )
+    if config.action_target == "absolute" or not usable:
+        return "absolute", -1
+    return "relative", sum(data.spec.sizes(keys[: keys.index(reference)]))
+
+
+def _objective(
+    config: VaeConfig, data: SnippetStore, spec: VaeSpec, device: torch.device
+) -> VaeObjective:
+    batches = SnippetBatches(
+        data,
+        spec.observation_keys,
+        WindowRule(*spec.window),
+        split="train",
+        seed=config.seed,
+        cache=config.cache,
+        device=device,
+    )
+    some_held_out = bool((data.episodes.split == 1).any())
+    return VaeObjective(
+        batches=batches,
+        held_out=batches.of_split("validation") if some_held_out else None,
+        batch_size=config.batch_size,
+        table=data.episodes,
+        weights={"kl": config.beta_kl},
+        loss_steps=config.loss_steps,
+        observation_noise=config.observation_noise,
+    )
+
+
+@torch.no_grad()
+def _check_encoder(model: PolicyVae, batches: SnippetBatches) -> None:
+    """Check the shapes that an encoder of the caller's returns for two snippets."""
+    result = model.encoder.eval()(
+        torch.zeros(
+            2,
+            model.spec.snippet_length,
+            model.spec.observation_size + model.spec.action_size,
+            device=batches.device,
+        ),
+        torch.ones(2, model.spec.snippet_length, device=batches.device),
+    )
+    expected = (2, model.spec.latent_size)
+    shapes = [tuple(part.shape) for part in result] if isinstance(result, tuple) else type(result)
+    if shapes != [expected, expected]:
+        raise ConfigError(
+            f"the encoder returned {shapes} for 2 snippets, not mean and log-variance of"
+            f" {expected} each",
+            "its contract: (batch, time, obs + action) and (batch, time) to two (batch, latent)",
+        )
+
+
+def _report_constant_actions(count: int, spec: VaeSpec, progress: Progress) -> None:
+    if count:
+        progress.message(
+            f"note: {count} of {spec.action_size} action components vary by less than"
+            f" {SMALLEST_STD:g} in their units and are treated as constant, so the loss almost"
+            " ignores them; store them in smaller units"
+        )
+
+
+def _describe(config: VaeConfig, spec: VaeSpec, batches: SnippetBatches) -> str:
+    count = len(batches.episodes)
+    # An epoch is one randomly placed snippet per episode.
+    epochs = config.updates * config.batch_size / max(1, count)
+    return (
+        f"{count} training episodes; snippets of {spec.snippet_length} steps,"
+        f" {batches.padding_fraction():.0%} padding; {config.updates} training steps ="
+        f" {epochs:.0f} epochs; steps kept in {batches.cache};"
+        f" policy of {spec.policy_shape.weight_count:,} weights"
+    )

@@ -6,7 +6,7 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from lwdctl.analysis.latent_health import gaussian_kl, latent_health
-from lwdctl.stages.encode import ACTIVE_VARIANCE
+from lwdctl.training.encode import ACTIVE_VARIANCE
 
 
 def test_kl_is_that_of_torch():

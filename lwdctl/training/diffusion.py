@@ -1,0 +1,234 @@
+"""Training of the diffusion model over latents (paper section 3.3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from lwdctl.artifacts.latents import LatentStore
+from lwdctl.artifacts.snippets import SnippetStore
+from lwdctl.configs import NO_CONDITION, DiffusionConfig
+from lwdctl.core.errors import ConfigError
+from lwdctl.core.progress import Progress
+from lwdctl.core.records import SourceSpec
+from lwdctl.core.suggest import did_you_mean
+from lwdctl.models.denoiser import DENOISERS, DenoiserSpec
+from lwdctl.models.diffusion import DiffusionSpec, LatentDiffusion
+from lwdctl.models.files import CUSTOM
+from lwdctl.models.flops import denoiser_flops
+from lwdctl.models.vae import PolicyVae
+from lwdctl.training.device import choose_device
+from lwdctl.training.loop import Trained, TrainingLoop, loop_settings, with_initial_weights
+from lwdctl.training.objectives import DiffusionObjective, LatentTable
+
+TrainedDiffusion = Trained[LatentDiffusion]
+
+CONDITIONS = ("state", "task", "label")
+LAYOUT_PARTS = 2
+
+
+def train_diffusion(
+    latents: LatentStore,
+    data: SnippetStore,
+    vae: PolicyVae,
+    config: DiffusionConfig,
+    *,
+    directory: Path,
+    progress: Progress,
+    denoiser: nn.Module | None = None,
+) -> TrainedDiffusion:
+    """Train the diffusion model that samples latents from the current state, task or label.
+
+    Args:
+        latents: The encoded snippets.
+        data: Demonstrations that they were cut from.
+        vae: The VAE that encoded them.
+        config: Settings.
+        directory: Gets checkpoints, `metrics.jsonl`, `log.txt` and TensorBoard logs. If it holds a
+            checkpoint, training resumes from it.
+        progress: Where to report.
+        denoiser: A module of your own in the place of the configured denoiser; see
+            `LatentDiffusion`.
+
+    Returns:
+        The trained model; `save` writes it.
+
+    Raises:
+        ConfigError: Condition or layout do not fit the data, or the denoiser breaks its contract.
+        LwdctlError: Training diverged.
+    """
+    device = choose_device(config.device)
+    observation = vae.spec.observation_size
+    sizes = LatentSizes(latents.latent_size, observation, latents.state_size // observation)
+    condition = _condition(config, latents, data)
+    custom = CUSTOM if denoiser else None
+    spec = diffusion_spec(config, condition, sizes, data.spec, architecture=custom)
+    model = with_initial_weights(lambda: LatentDiffusion(spec, denoiser), config.seed)
+    mean, std = latents.statistics()
+    model.latent.fit(torch.as_tensor(mean).float(), torch.as_tensor(std).float())
+    if spec.state_size:
+        model.state.repeat(vae.observation, spec.history)
+    model = model.to(device)
+    if denoiser is not None:
+        _check_denoiser(model, device)
+    held_out = data.episodes.split[np.asarray(latents.episode)] == 1
+    train, validation = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+    objective = DiffusionObjective(
+        LatentTable.read(latents, train, device),
+        LatentTable.read(latents, validation, device) if len(validation) else None,
+        config.batch_size,
+        config.seed,
+        config.state_noise,
+    )
+    progress.message(
+        f"{len(train)} training snippets; condition: {', '.join(spec.condition) or 'none'}"
+    )
+    settings = loop_settings(config, config.batch_size, weight_decay=config.weight_decay)
+    loop = TrainingLoop(model, objective, settings, directory, progress)
+    summary: dict[str, Any] = {
+        **loop.run("train-diffusion"),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "flops_per_denoising_step": denoiser_flops(model),
+        "condition": list(spec.condition),
+    }
+    return loop.trained(spec.to_mapping(), summary)
+
+
+@dataclass(frozen=True)
+class LatentSizes:
+    """Sizes that a diffusion model connects.
+
+    Attributes:
+        latent: Components of the latent.
+        observation: Components of one observation.
+        history: Observations in the state condition.
+    """
+
+    latent: int
+    observation: int
+    history: int
+
+
+def diffusion_spec(
+    config: DiffusionConfig,
+    condition: tuple[str, ...],
+    sizes: LatentSizes,
+    source: SourceSpec,
+    architecture: str | None = None,
+) -> DiffusionSpec:
+    """Return the model's sizes, from the configuration, its condition and the data.
+
+    Args:
+        config: Settings.
+        condition: Parts of the condition, out of state, task, label.
+        sizes: Sizes of latent and state.
+        source: Tasks and labels of the data.
+        architecture: Takes the place of `config.denoiser`, if given.
+
+    Raises:
+        ConfigError: An unknown denoiser, or a layout that does not fit the latent.
+    """
+    architecture = architecture or config.denoiser
+    state = sizes.history * sizes.observation if "state" in condition else 0
+    task = len(source.env.tasks) if "task" in condition else 0
+    label = len(source.labels) if "label" in condition else 0
+    denoiser = DenoiserSpec(
+        architecture=architecture,
+        latent_size=sizes.latent,
+        condition_size=state + task + label,
+        layout=_layout(config, architecture, sizes.latent),
+        unet_size=config.unet_size,
+        width=config.width,
+        blocks=config.blocks,
+        dropout=config.dropout,
+        transformer_size=config.transformer_size,
+        observation_tokens=sizes.history if state else 1,
+        shared_condition=task + label,
+    )
+    return DiffusionSpec(
+        denoiser,
+        config.prediction,
+        config.num_train_timesteps,
+        condition,
+        state,
+        task,
+        label,
+        history=sizes.history if state else 1,
+    )
+
+
+def check_condition(
+    parts: tuple[str, ...], task: npt.NDArray[np.int32], label: npt.NDArray[np.int32]
+) -> tuple[str, ...]:
+    """Return the parts of a condition, after checking that every row has them.
+
+    Args:
+        parts: Parts out of state, task, label.
+        task: (row,), task index, -1 for none.
+        label: (row,), label index, -1 for none.
+
+    Raises:
+        ConfigError: An unknown part, a repeated one, or one that some rows lack.
+    """
+    if len(set(parts)) < len(parts):
+        raise ConfigError(f"the condition names a part twice: {', '.join(parts)}")
+    for part in parts:
+        if part not in CONDITIONS:
+            raise ConfigError(f"'{part}' is no condition", did_you_mean(part, CONDITIONS))
+    for part, indices in (("task", task), ("label", label)):
+        if part in parts and (indices < 0).any():
+            raise ConfigError(
+                f"the condition '{part}' needs a {part} for every demonstration, but"
+                f" {int((indices < 0).sum())} snippets have none",
+                f"leave '{part}' out of --condition, or ingest again with --label",
+            )
+    return parts
+
+
+def _condition(
+    config: DiffusionConfig, latents: LatentStore, data: SnippetStore
+) -> tuple[str, ...]:
+    several = len(data.spec.env.tasks) > 1
+    parts = config.condition or (("state", "task") if several else ("state",))
+    return () if parts == (NO_CONDITION,) else check_condition(parts, latents.task, latents.label)
+
+
+def _layout(config: DiffusionConfig, architecture: str, latent_size: int) -> tuple[int, int]:
+    if architecture == CUSTOM or not getattr(DENOISERS.load(architecture), "uses_layout", False):
+        return 1, latent_size
+    parts = config.latent_layout.lower().split("x")
+    if len(parts) != LAYOUT_PARTS or not all(part.strip().isdigit() for part in parts):
+        raise ConfigError(
+            f"'{config.latent_layout}' is no latent layout", "write LENGTHxCHANNELS, like 16x16"
+        )
+    length, channels = int(parts[0]), int(parts[1])
+    if length * channels != latent_size:
+        raise ConfigError(
+            f"the layout {length}x{channels} does not fit a latent of {latent_size} components",
+            f"its product must be {latent_size}",
+        )
+    return length, channels
+
+
+@torch.no_grad()
+def _check_denoiser(model: LatentDiffusion, device: torch.device) -> None:
+    """Check the shape that a denoiser of the caller's returns for two latents."""
+    sizes = model.spec.denoiser
+    result = model.denoiser.eval()(
+        torch.zeros(2, sizes.latent_size, device=device),
+        torch.zeros(2, dtype=torch.long, device=device),
+        torch.zeros(2, sizes.condition_size, device=device),
+    )
+    expected = (2, sizes.latent_size)
+    found = tuple(result.shape) if isinstance(result, torch.Tensor) else type(result)
+    if found != expected:
+        raise ConfigError(
+            f"the denoiser returned {found} for 2 latents, not {expected}",
+            "its contract: (batch, latent), (batch,) and (batch, condition) to (batch, latent)",
+        )
