@@ -25,8 +25,9 @@ DENOISERS = Registry(
             "lwdctl.models.transformer:LatentTransformer", "Transformer of Diffusion Policy."
         ),
     },
+    entry_points="lwdctl.denoisers",
 )
-"""Adding a denoiser is one module and one row."""
+"""Adding a denoiser is one module and one row, or an entry point of another package."""
 
 
 @dataclass(frozen=True)
