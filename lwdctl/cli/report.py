@@ -26,7 +26,7 @@ from lwdctl.pipeline.recipe import read_recipe
 from lwdctl.pipeline.runner import compare_all, preview
 
 if TYPE_CHECKING:
-    from lwdctl.analysis.report.content import Expected, RecipeResults
+    from lwdctl.analysis.report.report import Expected, RecipeResults
 
 DEFAULT_OUTPUT = "report.html"
 RECIPE = ".toml"
@@ -155,7 +155,7 @@ def _read_recipe(
     Raises:
         ConfigError: A bad recipe, or none of its stages is up to date.
     """
-    from lwdctl.analysis.report.content import RecipeResults
+    from lwdctl.analysis.report.report import RecipeResults
 
     recipe = read_recipe(path)
     plan = make_plan(recipe, assignments=options.assignments, smoke=options.smoke)
@@ -185,7 +185,7 @@ def _read_recipe(
 
 
 def _expected(item: Comparison) -> Expected:
-    from lwdctl.analysis.report.content import Expected
+    from lwdctl.analysis.report.report import Expected
 
     expectation = item.expectation
     where = [f"{key} {format_value(value)}" for key, value in expectation.where.items()]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from lwdctl.analysis.report import episodes, lineage
-from lwdctl.analysis.report.content import CaptionedTable, Expected, RecipeResults
-from lwdctl.analysis.report.report import numeric_columns
+from lwdctl.analysis.report import episodes, report
+from lwdctl.analysis.report.content import CaptionedTable
+from lwdctl.analysis.report.report import Expected, RecipeResults, numeric_columns
 from lwdctl.analysis.report.training_curves import read_rows
 from lwdctl.core.errors import ConfigError
 
@@ -134,8 +134,10 @@ def test_the_analyses_of_the_lineage_are_shown_the_newest_of_each(workspace, mad
 
 
 def test_curves_videos_and_commands_are_there(workspace, made, monkeypatch):
-    command = "lwdctl make --name {}".format
-    monkeypatch.setattr(lineage, "command_of", lambda artifact: command(artifact.name))
+    def command_of(artifact):
+        return f"lwdctl make --name {artifact.name}"
+
+    monkeypatch.setattr(report, "command_of", command_of)
     markup = page(workspace, made[-1])
     text = text_of(markup)
     assert f"vae/{NAME}:v1: reconstruction against training steps; last: training 0.06667" in markup

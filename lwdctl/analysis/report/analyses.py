@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from lwdctl.analysis.report.content import Analysis, AnalysisSection, CaptionedTable, Picture
+from lwdctl.analysis.report.content import Block, CaptionedTable, Picture, embed_png
 from lwdctl.analysis.report.lineage import command_of, trace
-from lwdctl.analysis.report.pictures import embed_png
 from lwdctl.analysis.sections import FIGURES, Section, read_sections
 from lwdctl.artifacts import catalog
 from lwdctl.artifacts.artifact import Artifact
@@ -37,7 +36,7 @@ def find_analyses(lineage: Mapping[str, Artifact], root: Path) -> list[Artifact]
     return list(newest.values())
 
 
-def show_analyses(analyses: Sequence[Artifact]) -> tuple[Analysis, ...]:
+def show_analyses(analyses: Sequence[Artifact]) -> tuple[Block, ...]:
     """Return the sections of analyses; what cannot be read becomes a note."""
     return tuple(map(_show, analyses))
 
@@ -64,34 +63,30 @@ def _with_ancestors(digests: Iterable[str], found: Mapping[str, Artifact]) -> se
     return known
 
 
-def _show(artifact: Artifact) -> Analysis:
-    command = command_of(artifact)
+def _show(artifact: Artifact) -> Block:
+    reference = ", ".join(filter(None, (artifact.reference, command_of(artifact))))
     try:
         artifact.check()
         title, sections = read_sections(artifact.path)
     except ArtifactError as error:
-        return Analysis(artifact.reference, artifact.reference, command, (), (error.message,))
+        return Block(artifact.reference, reference, notes=(error.message,))
     notes: list[str] = []
-    shown = tuple(_section(section, artifact.path, notes) for section in sections)
-    return Analysis(title, artifact.reference, command, shown, tuple(notes))
+    blocks = tuple(_block(section, artifact.path, notes) for section in sections)
+    return Block(title, reference, notes=tuple(notes), blocks=blocks)
 
 
-def _section(section: Section, directory: Path, notes: list[str]) -> AnalysisSection:
-    table = None
+def _block(section: Section, directory: Path, notes: list[str]) -> Block:
+    tables: tuple[CaptionedTable, ...] = ()
     if section.table:
         rows = section.table.cells()
         folded = len(rows) > MOST_ROWS
-        table = CaptionedTable(section.table.columns, rows, section.title, folded)
+        tables = (CaptionedTable(section.table.columns, rows, section.title, folded),)
     text = tuple(line.strip() for line in section.text.split("\n\n") if line.strip())
-    return AnalysisSection(section.title, text, _picture(section, directory, notes), table)
-
-
-def _picture(section: Section, directory: Path, notes: list[str]) -> Picture | None:
-    if not section.figure:
-        return None
-    path = directory / FIGURES / f"{section.figure}.png"
-    try:
-        return embed_png(path, section.title)
-    except OSError as error:
-        notes.append(f"the figure {section.figure} cannot be shown: {error}")
-        return None
+    pictures: tuple[Picture, ...] = ()
+    if section.figure:
+        try:
+            path = directory / FIGURES / f"{section.figure}.png"
+            pictures = (embed_png(path, section.title),)
+        except OSError as error:
+            notes.append(f"the figure {section.figure} cannot be shown: {error}")
+    return Block(section.title, paragraphs=text, tables=tables, pictures=pictures)

@@ -1,13 +1,26 @@
-"""What a report shows, as plain records: text, tables, pictures as data URIs."""
+"""What a page is made of: blocks of text, tables, and pictures as data URIs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+import base64
+import io
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+from matplotlib.figure import Figure
+from PIL import Image
+
+from lwdctl.analysis.plotting import render
 from lwdctl.analysis.tables import EMPTY, Table
 
 PERTURBATION = "perturbation"
+PIXELS_PER_INCH = 96
+"""Of CSS."""
+STILLS_WIDTH = 960
+"""Widest grid of stills, in pixels; evaluations keep the full size."""
+_JPEG_QUALITY = 82
+_DENSITY = 2
+"""File pixels per CSS pixel of the figures that analyses write."""
 
 
 @dataclass(frozen=True)
@@ -40,45 +53,6 @@ class CaptionedTable(Table):
 
 
 @dataclass(frozen=True)
-class Expected:
-    """An expected number beside the measured one; `met` is None where nothing was measured."""
-
-    metric: str
-    where: str
-    measured: str
-    expected: str
-    met: bool | None
-    source: str
-
-
-@dataclass(frozen=True)
-class RecipeResults:
-    """A recipe and what its stages gave.
-
-    Attributes:
-        title: What the experiment shows.
-        path: Its file.
-        paper: Table or figure of the paper that it reproduces.
-        time: Wall time that the recipe states.
-        device: Machine that the time was measured on.
-        command: The command line that runs it.
-        smoke: Whether its toy size was run.
-        expected: Expected numbers beside measured ones; empty for a toy run.
-        missing: Ids of stages without an artifact that is up to date.
-    """
-
-    title: str
-    path: str
-    paper: str
-    time: str
-    device: str
-    command: str
-    smoke: bool
-    expected: tuple[Expected, ...]
-    missing: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Picture:
     """A picture; `width` is how wide it is shown where there is room, in CSS pixels."""
 
@@ -88,128 +62,51 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Bar:
-    """A value with its interval: positions in percent of the axis, and as text."""
+class Block:
+    """A heading with what stands below it: text, tables, pictures, notes, further blocks."""
 
-    label: str
-    detail: str
-    text: str
-    episodes: str
-    more: str
-    place: float
-    low: float
-    high: float
+    title: str
+    reference: str = ""
+    paragraphs: tuple[str, ...] = ()
+    tables: tuple[CaptionedTable, ...] = ()
+    pictures: tuple[Picture, ...] = ()
+    notes: tuple[str, ...] = ()
+    blocks: tuple[Block, ...] = ()
 
 
-@dataclass(frozen=True)
-class Headline:
-    """The first numbers to read of one comparison.
+def data_uri(content: bytes, media_type: str) -> str:
+    """Return bytes as a `data:` address."""
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
 
-    Attributes:
-        quantity: What the bars show.
-        axis: Text at the left and right end of the bars.
-        bars: One per policy and horizon.
-        notes: What a reader must know beside them.
+
+def embed_figure(figure: Figure, caption: str) -> Picture:
+    """Return a figure as an SVG picture, the same bytes for the same figure."""
+    width = round(figure.get_figwidth() * PIXELS_PER_INCH)
+    return Picture(data_uri(render(figure, "svg"), "image/svg+xml"), caption, width)
+
+
+def embed_png(path: Path, caption: str) -> Picture:
+    """Return a PNG file as it is.
+
+    Raises:
+        OSError: It cannot be read or is no picture.
     """
-
-    quantity: str
-    axis: tuple[str, str]
-    bars: tuple[Bar, ...]
-    notes: tuple[str, ...]
+    with Image.open(path) as image:
+        width = image.width // _DENSITY
+    return Picture(data_uri(path.read_bytes(), "image/png"), caption, width)
 
 
-@dataclass(frozen=True)
-class Results:
-    """Evaluations that can be compared with each other."""
+def embed_stills(path: Path, caption: str) -> Picture:
+    """Return a grid of stills as a small JPEG.
 
-    title: str
-    headline: Headline | None
-    tables: tuple[CaptionedTable, ...]
-    pictures: tuple[Picture, ...]
-    notes: tuple[str, ...]
-    methods: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True)
-class AnalysisSection:
-    """A section of an analysis."""
-
-    title: str
-    text: tuple[str, ...]
-    picture: Picture | None
-    table: CaptionedTable | None
-
-
-@dataclass(frozen=True)
-class Analysis:
-    """One analysis artifact; `command` made it, as far as its manifest says."""
-
-    title: str
-    reference: str
-    command: str
-    sections: tuple[AnalysisSection, ...]
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class TrainingCurves:
-    """The training log of one artifact."""
-
-    reference: str
-    pictures: tuple[Picture, ...]
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class RecordedEpisode:
-    """An episode: its stills, and its video as a data URI, or "" where it was left out."""
-
-    title: str
-    stills: Picture | None
-    video: str
-    note: str
-
-
-@dataclass(frozen=True)
-class ArtifactEntry:
-    """One artifact of the lineage; `command` made it, as far as its manifest says."""
-
-    reference: str
-    anchor: str
-    digest: str
-    finished: str
-    seconds: str
-    seed: str
-    commit: str
-    inputs: tuple[str, ...]
-    command: str
-    settings: CaptionedTable
-
-
-@dataclass(frozen=True)
-class Lineage:
-    """Everything that the results derive from, oldest first; `alerts` are short warnings."""
-
-    artifacts: tuple[ArtifactEntry, ...]
-    machines: CaptionedTable
-    software: CaptionedTable
-    data: CaptionedTable | None
-    alerts: tuple[str, ...]
-    warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Report:
-    """The whole page; `missing` maps an empty section to the reason."""
-
-    title: str
-    lead: tuple[str, ...]
-    facts: tuple[tuple[str, str], ...]
-    recipes: tuple[RecipeResults, ...]
-    results: tuple[Results, ...]
-    analyses: tuple[Analysis, ...]
-    curves: tuple[TrainingCurves, ...]
-    episodes: tuple[RecordedEpisode, ...]
-    lineage: Lineage
-    warnings: tuple[str, ...]
-    missing: Mapping[str, str] = field(default_factory=dict)
+    Raises:
+        OSError: It cannot be read or is no picture.
+    """
+    with Image.open(path) as image:
+        pixels = image.convert("RGB")
+    if pixels.width > STILLS_WIDTH:
+        height = round(pixels.height * STILLS_WIDTH / pixels.width)
+        pixels = pixels.resize((STILLS_WIDTH, height), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    pixels.save(buffer, format="JPEG", quality=_JPEG_QUALITY, optimize=True)
+    return Picture(data_uri(buffer.getvalue(), "image/jpeg"), caption, pixels.width)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from lwdctl.analysis.report.content import Picture, RecordedEpisode
-from lwdctl.analysis.report.pictures import data_uri, embed_stills
+from lwdctl.analysis.report.content import Picture, data_uri, embed_stills
 from lwdctl.artifacts.artifact import Artifact
 
 FOLDER = "videos"
@@ -16,6 +16,16 @@ VIDEO_BYTES = 4_000_000
 """Most bytes of videos that go into one report."""
 MOST_EPISODES = 24
 """Most episodes that a report shows; the evaluation keeps the files of all."""
+
+
+@dataclass(frozen=True)
+class RecordedEpisode:
+    """An episode: its stills, and its video as a data URI, or "" where it was left out."""
+
+    title: str
+    stills: Picture | None
+    video: str
+    note: str
 
 
 def recorded_episodes(evaluations: Sequence[Artifact]) -> tuple[RecordedEpisode, ...]:

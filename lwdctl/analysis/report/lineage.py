@@ -8,14 +8,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from lwdctl.analysis.report.content import ArtifactEntry, CaptionedTable, Lineage
+from lwdctl.analysis.report.content import CaptionedTable
 from lwdctl.analysis.tables import EMPTY, show
 from lwdctl.artifacts import lineage
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.core.errors import ArtifactError
 
-DIGEST = 12
-"""Digits of a digest where it names something; the data's stand in full."""
 COMMIT = 9
 
 
@@ -58,15 +56,24 @@ def trace(artifacts: Sequence[Artifact], root: Path) -> Trace:
     return traced
 
 
+@dataclass(frozen=True)
+class Lineage:
+    """Everything that the results derive from, oldest first; `alerts` are short warnings."""
+
+    artifacts: tuple[Artifact, ...]
+    tables: tuple[CaptionedTable, ...]
+    alerts: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
 def describe_lineage(traced: Trace) -> Lineage:
     """Describe artifacts, oldest first, and warn of what keeps them from being reproduced."""
     artifacts = traced.artifacts
     problems = list(_problems(artifacts, traced.lost))
+    machines = _grouped("Machines", artifacts, _machine)
     return Lineage(
-        artifacts=tuple(map(_entry, artifacts)),
-        machines=_grouped("Machines", artifacts, _machine),
-        software=_grouped("Software", artifacts, _software),
-        data=_data(artifacts),
+        artifacts=tuple(artifacts),
+        tables=(_data(artifacts), machines, _grouped("Software", artifacts, _software)),
         alerts=tuple(f"{what} (see Lineage)" for what, _ in problems),
         warnings=tuple(f"{what}: {'; '.join(which)}" for what, which in problems),
     )
@@ -77,27 +84,33 @@ def command_of(artifact: Artifact) -> str:
     return str(artifact.manifest.provenance.get("command") or "")
 
 
+def settings_of(artifact: Artifact) -> CaptionedTable:
+    """Return the full configuration that made an artifact."""
+    rows = tuple((key, _exact(value)) for key, value in sorted(artifact.manifest.config.items()))
+    return CaptionedTable(("setting", "value"), rows, "All settings", folded=True)
+
+
+def seconds_of(artifact: Artifact) -> str:
+    """Return how long the making of an artifact took."""
+    made = artifact.manifest.provenance
+    try:
+        span = datetime.fromisoformat(made["finished"]) - datetime.fromisoformat(made["started"])
+    except (KeyError, TypeError, ValueError):
+        return EMPTY
+    return f"{span.total_seconds():,.0f} s"
+
+
+def commit_of(artifact: Artifact) -> str:
+    """Return the commit that made an artifact, and whether there were changes to it."""
+    git = _git(artifact)
+    if not git.get("commit"):
+        return "unknown"
+    return str(git["commit"])[:COMMIT] + (" + changes" if git.get("dirty") else "")
+
+
 def show_minute(time: Any) -> str:
     """Return a UTC ISO 8601 time to the minute."""
     return str(time)[:16].replace("T", " ") + " UTC" if time else EMPTY
-
-
-def _entry(artifact: Artifact) -> ArtifactEntry:
-    manifest = artifact.manifest
-    made = manifest.provenance
-    settings = tuple((key, _exact(value)) for key, value in sorted(manifest.config.items()))
-    return ArtifactEntry(
-        reference=artifact.reference,
-        anchor=f"artifact-{artifact.digest[:DIGEST]}",
-        digest=artifact.digest[:DIGEST],
-        finished=show_minute(made.get("finished")),
-        seconds=_seconds(made),
-        seed=show(made.get("seed")),
-        commit=_commit(artifact),
-        inputs=tuple(item.reference for item in manifest.inputs),
-        command=command_of(artifact),
-        settings=CaptionedTable(("setting", "value"), settings, "All settings", folded=True),
-    )
 
 
 def _exact(value: Any) -> str:
@@ -109,23 +122,8 @@ def _exact(value: Any) -> str:
     return show(value)
 
 
-def _seconds(made: Mapping[str, Any]) -> str:
-    try:
-        span = datetime.fromisoformat(made["finished"]) - datetime.fromisoformat(made["started"])
-    except (KeyError, TypeError, ValueError):
-        return EMPTY
-    return f"{span.total_seconds():,.0f} s"
-
-
 def _git(artifact: Artifact) -> Mapping[str, Any]:
     return artifact.manifest.provenance.get("git") or {}
-
-
-def _commit(artifact: Artifact) -> str:
-    git = _git(artifact)
-    if not git.get("commit"):
-        return "unknown"
-    return str(git["commit"])[:COMMIT] + (" + changes" if git.get("dirty") else "")
 
 
 def _problems(
@@ -172,11 +170,12 @@ def _software(artifact: Artifact) -> str:
     return show({**own, **(made.get("packages") or {})})
 
 
-def _data(artifacts: Sequence[Artifact]) -> CaptionedTable | None:
+def _data(artifacts: Sequence[Artifact]) -> CaptionedTable:
     rows = tuple(
         (item.reference, *(show(source.get(key)) for key in ("path", "bytes", "sha256")))
         for item in artifacts
         for source in item.manifest.summary.get("sources", [])
     )
     columns = ("artifact", "file", "bytes", "SHA-256")
-    return CaptionedTable(columns, rows, "Data files that were read") if rows else None
+    caption = "Data files that were read" if rows else "No data files were read"
+    return CaptionedTable(columns, rows, caption)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,19 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import lwdctl
 from lwdctl.analysis.report.analyses import ANALYSIS, find_analyses, show_analyses
-from lwdctl.analysis.report.content import CaptionedTable, RecipeResults, Report, Results
-from lwdctl.analysis.report.episodes import left_out, recorded_episodes
-from lwdctl.analysis.report.lineage import describe_lineage, show_minute, trace
-from lwdctl.analysis.report.results import overall_rows, results_of
+from lwdctl.analysis.report.content import Block, CaptionedTable
+from lwdctl.analysis.report.episodes import RecordedEpisode, left_out, recorded_episodes
+from lwdctl.analysis.report.lineage import (
+    Lineage,
+    command_of,
+    commit_of,
+    describe_lineage,
+    seconds_of,
+    settings_of,
+    show_minute,
+    trace,
+)
+from lwdctl.analysis.report.results import Results, overall_rows, results_of
 from lwdctl.analysis.report.training_curves import training_curves
 from lwdctl.analysis.tables import EMPTY, show
 from lwdctl.artifacts.artifact import Artifact
@@ -31,6 +41,62 @@ ABSENT = {
 }
 """Section to its text where it is empty."""
 _NUMBER = re.compile(r"[<+-]?[\d,]*\.?\d+(e[+-]?\d+)?( .*)?")
+
+
+@dataclass(frozen=True)
+class Expected:
+    """An expected number beside the measured one; `met` is None where nothing was measured."""
+
+    metric: str
+    where: str
+    measured: str
+    expected: str
+    met: bool | None
+    source: str
+
+
+@dataclass(frozen=True)
+class RecipeResults:
+    """A recipe and what its stages gave.
+
+    Attributes:
+        title: What the experiment shows.
+        path: Its file.
+        paper: Table or figure of the paper that it reproduces.
+        time: Wall time that the recipe states.
+        device: Machine that the time was measured on.
+        command: The command line that runs it.
+        smoke: Whether its toy size was run.
+        expected: Expected numbers beside measured ones; empty for a toy run.
+        missing: Ids of stages without an artifact that is up to date.
+    """
+
+    title: str
+    path: str
+    paper: str
+    time: str
+    device: str
+    command: str
+    smoke: bool
+    expected: tuple[Expected, ...]
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """The whole page; `missing` maps an empty section to the reason."""
+
+    title: str
+    lead: tuple[str, ...]
+    facts: tuple[tuple[str, str], ...]
+    recipes: tuple[RecipeResults, ...]
+    results: tuple[Results, ...]
+    analyses: tuple[Block, ...]
+    curves: tuple[Block, ...]
+    episodes: tuple[RecordedEpisode, ...]
+    lineage: Lineage
+    warnings: tuple[str, ...]
+    missing: Mapping[str, str]
 
 
 def build_report(
@@ -93,7 +159,9 @@ def render_page(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["numeric"] = numeric_columns
+    for function in (numeric_columns, command_of, commit_of, seconds_of, settings_of, show):
+        environment.globals[function.__name__] = function
+    environment.filters["minute"] = show_minute
     template = environment.get_template("report.html")
     return template.render(report=report, version=lwdctl.__version__) + "\n"
 
@@ -118,7 +186,7 @@ def _lead(results: Sequence[Results], recipes: Sequence[RecipeResults]) -> Itera
     for item in results:
         if item.headline:
             bar = item.headline.bars[0]
-            yield f"{bar.label}: {item.headline.quantity.lower()} {bar.text} in {bar.episodes}."
+            yield f"{bar.label}: {item.headline.quantity.lower()} {bar} in {bar.episodes}."
     verdicts = [item.met for recipe in recipes for item in recipe.expected]
     if verdicts:
         yield f"{sum(map(bool, verdicts))} of {len(verdicts)} expected numbers met."

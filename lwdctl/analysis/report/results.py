@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,11 @@ from lwdctl.analysis.figures import COSTS, SUCCESS
 from lwdctl.analysis.pairing import Group, group_runs, matrix
 from lwdctl.analysis.report.content import (
     PERTURBATION,
-    Bar,
+    Block,
     CaptionedTable,
-    Headline,
     Picture,
-    Results,
+    embed_figure,
 )
-from lwdctl.analysis.report.pictures import embed_figure
 from lwdctl.analysis.resample import mean_estimate
 from lwdctl.analysis.tables import EMPTY, short, show, show_estimate
 from lwdctl.artifacts.artifact import Artifact
@@ -62,6 +60,62 @@ _COSTS = (
 _CONDITION = ("policy", "latent", "training seed", "horizon", PERTURBATION)
 
 
+@dataclass(frozen=True)
+class Bar:
+    """A number of the headline; `more` stands beside its episodes."""
+
+    label: str
+    detail: str
+    episodes: str
+    perturbation: float
+    estimate: Estimate
+    more: str = ""
+
+    def __str__(self) -> str:
+        """Return the number with its interval."""
+        return show_estimate(self.estimate)
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The first numbers to read of one comparison.
+
+    Attributes:
+        quantity: What the bars show.
+        low: Value at the left end of the bars.
+        high: Value at the right end.
+        bars: One per policy and horizon.
+        notes: What a reader must know beside them.
+    """
+
+    quantity: str
+    low: float
+    high: float
+    bars: tuple[Bar, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def axis(self) -> tuple[str, str]:
+        """Text at the left and right end of the bars."""
+        return show(self.low), show(self.high) if self.high <= 1 else short(self.high)
+
+    def places(self, bar: Bar) -> list[float]:
+        """Return value, low and high of a bar in percent of the axis."""
+        estimate, span = bar.estimate, self.high - self.low
+        value = self.low if math.isnan(estimate.value) else estimate.value
+        numbers = (value, estimate.low, estimate.high)
+        fractions = [((value if math.isnan(x) else x) - self.low) / span for x in numbers]
+        return [round(100 * min(max(fraction, 0.0), 1.0), 2) for fraction in fractions]
+
+
+@dataclass(frozen=True)
+class Results(Block):
+    """Evaluations that can be compared with each other."""
+
+    headline: Headline | None = None
+    methods: tuple[tuple[str, str], ...] = ()
+
+
 def results_of(
     evaluations: Sequence[Artifact],
     root: Path,
@@ -94,8 +148,7 @@ def results_of(
     found = []
     for item in evaluations:
         (one,) = results_of([item], root, against, metric, progress)
-        notes = (*one.notes, why)
-        found.append(Results(one.title, one.headline, one.tables, one.pictures, notes, one.methods))
+        found.append(replace(one, notes=(*one.notes, why)))
     return tuple(found)
 
 
@@ -145,9 +198,7 @@ def _from_manifest(evaluation: Artifact, why: str) -> Results:
     tables = (table, *_manifest_tables([evaluation]))
     return Results(
         title=evaluation.reference,
-        headline=None,
         tables=tuple(table.without_empty_columns() for table in tables),
-        pictures=(),
         notes=(f"no comparison: {why}",),
     )
 
@@ -171,19 +222,7 @@ def _adds_something(name: str, comparison: Comparison) -> bool:
     return len({(row.horizon, row.perturbation) for row in rows} - {(None, 0.0)}) > 1
 
 
-@dataclass(frozen=True)
-class _Line:
-    """A number of the headline; `more` stands beside the episodes."""
-
-    label: str
-    detail: str
-    episodes: str
-    perturbation: float
-    estimate: Estimate
-    more: str = ""
-
-
-def _headline(comparison: Comparison, labels: Sequence[_Line]) -> Headline:
+def _headline(comparison: Comparison, labels: Sequence[Bar]) -> Headline:
     """Show the least perturbed condition: one bar per policy and horizon, the method first.
 
     Where nothing is solved, scores by behavior label are shown if there are any, because a mean
@@ -194,21 +233,22 @@ def _headline(comparison: Comparison, labels: Sequence[_Line]) -> Headline:
     solved = _shows_success(comparison)
     metric = comparison.metric.replace("_", " ")
     if not solved and labels:
-        lines = [item for item in labels if item.perturbation == least]
+        bars = [item for item in labels if item.perturbation == least]
     else:
         several = len({row.horizon for row in rows} - {None}) > 1
-        lines = [_line(row, metric, solved=solved, several=several) for row in _ordered(rows)]
+        bars = [_bar(row, metric, solved=solved, several=several) for row in _ordered(rows)]
     notes = [] if solved else [NOTHING_SOLVED]
-    if len(lines) > MOST_BARS:
-        notes.append(f"The first {MOST_BARS} of {len(lines)} conditions; all are in the tables.")
+    if len(bars) > MOST_BARS:
+        notes.append(f"The first {MOST_BARS} of {len(bars)} conditions; all are in the tables.")
     if len(rows) < len(comparison.overall):
         name = f"perturbation {least:g}" if least else "no perturbation"
         notes.append(f"Shown: {name}. The other conditions are in the tables.")
-    low, high = (0.0, 1.0) if solved else _span(lines)
+    low, high = (0.0, 1.0) if solved else _span(bars)
     return Headline(
         quantity="Success" if solved else metric.capitalize(),
-        axis=(show(low), show(high) if high <= 1 else short(high)),
-        bars=tuple(_bar(line, low, high) for line in lines[:MOST_BARS]),
+        low=low,
+        high=high,
+        bars=tuple(bars[:MOST_BARS]),
         notes=tuple(notes),
     )
 
@@ -222,9 +262,9 @@ def _shows_success(comparison: Comparison) -> bool:
     )
 
 
-def _scores_by_label(groups: Sequence[Group], metric: str) -> list[_Line]:
+def _scores_by_label(groups: Sequence[Group], metric: str) -> list[Bar]:
     """Return the mean score of every policy and behavior label."""
-    lines = []
+    bars = []
     several = len({group.condition.horizon for group in groups} - {None}) > 1
     for group in groups:
         condition, run = group.condition, group.one
@@ -235,8 +275,8 @@ def _scores_by_label(groups: Sequence[Group], metric: str) -> list[_Line]:
             if np.isnan(some).all():
                 continue
             estimate = mean_estimate(some, states.of(names == label))
-            lines.append(
-                _Line(
+            bars.append(
+                Bar(
                     label=f"{run.label}, {label}{_horizon(condition.horizon, several=several)}",
                     detail=ROLES.get((condition.policy, condition.latent), ""),
                     episodes=f"{estimate.n} episodes",
@@ -244,43 +284,24 @@ def _scores_by_label(groups: Sequence[Group], metric: str) -> list[_Line]:
                     estimate=estimate,
                 )
             )
-    return lines
+    return bars
 
 
 def _horizon(horizon: Horizon, *, several: bool) -> str:
     return f", horizon {horizon}" if several and horizon is not None else ""
 
 
-def _line(row: ComparisonRow, metric: str, *, solved: bool, several: bool) -> _Line:
+def _bar(row: ComparisonRow, metric: str, *, solved: bool, several: bool) -> Bar:
     seeds = len(row.train_seeds)
     more = f" of {seeds} training seeds" if seeds > 1 else ""
     lost = f" ({row.errors} lost)" if row.errors else ""
-    return _Line(
+    return Bar(
         label=row.label + _horizon(row.horizon, several=several),
         detail=ROLES.get((row.policy, row.latent), ""),
         episodes=f"{row.episodes} episodes{more}{lost}",
         perturbation=row.perturbation,
         estimate=row.success if solved else row.score,
         more=f"{metric} {short(row.score.value)}" if solved else "none of them solved",
-    )
-
-
-def _bar(line: _Line, low: float, high: float) -> Bar:
-    def place(number: float, otherwise: float) -> float:
-        known = otherwise if math.isnan(number) else number
-        fraction = (known - low) / (high - low)
-        return round(100 * min(max(fraction, 0.0), 1.0), 2)
-
-    value = low if math.isnan(line.estimate.value) else line.estimate.value
-    return Bar(
-        label=line.label,
-        detail=line.detail,
-        text=show_estimate(line.estimate),
-        episodes=line.episodes,
-        more=line.more,
-        place=place(value, low),
-        low=place(line.estimate.low, value),
-        high=place(line.estimate.high, value),
     )
 
 
@@ -297,9 +318,9 @@ def _ordered(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
     return sorted(rows, key=key)
 
 
-def _span(lines: Sequence[_Line]) -> tuple[float, float]:
+def _span(bars: Sequence[Bar]) -> tuple[float, float]:
     """Return an axis that begins at zero and holds every interval."""
-    estimates = [line.estimate for line in lines]
+    estimates = [bar.estimate for bar in bars]
     numbers = [end for item in estimates for end in (item.value, item.low, item.high)]
     ends = [0.0, *(end for end in numbers if not math.isnan(end))]
     low, high = min(ends), max(ends)

@@ -10,8 +10,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from lwdctl.analysis.plotting import COLORS, new_figure
-from lwdctl.analysis.report.content import Picture, TrainingCurves
-from lwdctl.analysis.report.pictures import embed_figure
+from lwdctl.analysis.report.content import Block, Picture, embed_figure
 from lwdctl.artifacts.artifact import Artifact
 
 LOG = "metrics.jsonl"
@@ -28,7 +27,7 @@ Points = tuple[list[float], list[float]]
 Row = Mapping[str, float]
 
 
-def training_curves(artifacts: Sequence[Artifact]) -> tuple[TrainingCurves, ...]:
+def training_curves(artifacts: Sequence[Artifact]) -> tuple[Block, ...]:
     """Draw the logs of the artifacts that were trained; note where one is missing."""
     return tuple(_curves(item) for item in artifacts if item.kind in TRAINED)
 
@@ -50,10 +49,10 @@ def read_rows(path: Path) -> tuple[list[Row], int]:
     return rows, len(lines) - len(rows)
 
 
-def _curves(artifact: Artifact) -> TrainingCurves:
+def _curves(artifact: Artifact) -> Block:
     logs = [file.path for file in artifact.manifest.files if file.path.split("/")[-1] == LOG]
     if not logs:
-        return TrainingCurves(artifact.reference, (), (f"no {LOG} among its files",))
+        return Block(artifact.reference, notes=(f"no {LOG} among its files",))
     pictures: list[Picture] = []
     notes: list[str] = []
     for log in sorted(logs):
@@ -65,7 +64,7 @@ def _curves(artifact: Artifact) -> TrainingCurves:
             notes.append(f"{log}: {broken} lines could not be read and were left out")
         if not drawn:
             notes.append(f"{log}: {len(rows)} rows, too few for a curve")
-    return TrainingCurves(artifact.reference, tuple(pictures), tuple(notes))
+    return Block(artifact.reference, pictures=tuple(pictures), notes=tuple(notes))
 
 
 def _pictures(rows: Sequence[Row], where: str) -> Iterator[Picture]:
