@@ -1,231 +1,309 @@
-"""Whether policies behave as the trajectories they learned from: equal numbers, compared."""
+"""Do policies behave as the trajectories that they were trained on?"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
+from matplotlib.figure import Figure
 
-from lwdctl.analysis.divergence import Bounds, Divergence, Yardstick
-from lwdctl.analysis.trajectories import ALL, CONTACT, SOURCE, Trajectory
-from lwdctl.core.errors import ArtifactError
-from lwdctl.core.progress import Progress
-from lwdctl.core.seeding import generator
+from lwdctl.analysis import behavior_figures
+from lwdctl.analysis.divergence import DRAWS, MIN_BANDWIDTH
+from lwdctl.analysis.evaluations import Run
+from lwdctl.analysis.sections import Findings, Section
+from lwdctl.analysis.tables import Table
+from lwdctl.analysis.trajectories import (
+    CONTACT,
+    CONTACTS,
+    HAMMER,
+    RETURN,
+    SOURCE,
+    SOURCE_VS_SOURCE,
+    STEPS,
+    SUCCESS,
+    BehaviorComparison,
+    Divergences,
+    Trajectory,
+    compare_behaviors,
+    policy_trajectories,
+    source_trajectories,
+)
+from lwdctl.artifacts.snippets import SnippetStore
+from lwdctl.configs import AnalyzeBehaviorConfig
+from lwdctl.core.progress import Progress, TqdmProgress
 
-Values = npt.NDArray[np.float64]
-Groups = dict[str, list[Trajectory]]
-
-RESAMPLES = 4000
-SHARES: Bounds = (0.0, 1.0)
-# What hammers are compared by; their range is the source's.
-HAMMER = (
-    "mean_object_height",
-    "mean_target_goal_distance",
-    "max_nail_impact",
-    "share_nail_impact_above_0.8",
-    "share_object_height_above_0.04",
+TRAJECTORIES = "behavior"
+ESTIMATOR = (
+    "Estimator: Gaussian kernel densities with one bandwidth for both sets, evaluated on one grid"
+    " and normalized there, so that values lie between 0 and ln 2 = 0.693 nats. Bandwidth and grid"
+    " come from the source alone (Scott's rule for the size of the sets on the smaller of standard"
+    f" deviation and interquartile range / 1.349, at least {100 * MIN_BANDWIDTH:g} % of the range)."
+    " The source-vs-source baseline compares two disjoint random sets of the source, in"
+    f" {DRAWS} draws; its interval covers 95 % of them. A policy is compared with the first set of"
+    " the same draws; all sets have the same size n, because the estimate grows as n falls; its"
+    " interval is a bootstrap's over the trajectories of both sides. 'Within baseline' means that"
+    " a policy's mean is at most the upper end of the interval of the source-vs-source baseline."
+    " Policies with oracle latents imitate single trajectories of the source, which may be on the"
+    " other side of the comparison; sampled ones do not."
 )
 
 
-@dataclass(frozen=True)
-class Spread:
-    """A mean over trajectories.
-
-    Attributes:
-        low: Lower end of the mean's 95 % bootstrap interval over trajectories; NaN for one alone.
-        high: Upper end.
-        deviation: Standard deviation between trajectories; NaN for one alone.
-    """
-
-    mean: float
-    deviation: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Mean of a policy minus mean of the source, with a 95 % bootstrap interval.
-
-    Its ends are NaN where a side has one trajectory alone.
-    """
-
-    mean: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Compared:
-    """The trajectories of one behavior, as many of every group.
-
-    Attributes:
-        behavior: Label, or `"all"`; behind the task where there are several.
-        count: Trajectories per group.
-        groups: Group to the trajectories drawn, the source first.
-        spreads: Group to metric to its mean.
-        differences: Policy to metric to its difference from the source, where both have it.
-        divergences: Quantity (`"foot contacts"` or a metric) to policy to divergence from the
-            source; under `"sos"` of the source from itself.
-    """
-
-    behavior: str
-    count: int
-    groups: Groups
-    spreads: Mapping[str, Mapping[str, Spread]]
-    differences: Mapping[str, Mapping[str, Difference]]
-    divergences: Mapping[str, Mapping[str, Divergence]] = field(default_factory=dict)
-
-
-SOS = "sos"
-CONTACTS = "foot contacts"
-
-
-def compare(trajectories: Sequence[Trajectory], seed: int, progress: Progress) -> list[Compared]:
-    """Compare every behavior that a policy was run for, task by task.
-
-    Trajectories without a label, where the source has several, are compared with all of it.
+def analyze_behavior(
+    config: AnalyzeBehaviorConfig,
+    *,
+    snippets: SnippetStore,
+    evaluation: Sequence[Run],
+    progress: Progress | None = None,
+) -> Findings:
+    """Compare evaluated policies with the demonstrations that they were trained on.
 
     Args:
-        trajectories: Of the source and of every policy.
-        seed: Fixes the draws.
+        config: Settings.
+        snippets: The demonstrations.
+        evaluation: Evaluated policies.
         progress: Where to report.
 
     Raises:
-        ArtifactError: No behavior has trajectories on both sides.
+        ArtifactError: The evaluation ran no behavior of the data.
     """
-    policies = [item for item in trajectories if item.group != SOURCE]
-    found, kinds = [], sorted({(item.task, item.behavior) for item in policies})
-    several = len({task for task, _ in kinds}) > 1
-    with progress.task("compare", len(kinds), "behavior") as bar:
-        for task, behavior in kinds:
-            groups = _grouped(_of(trajectories, task, behavior))
-            if len(groups) > 1 and SOURCE in groups:
-                found.append(_compared(_name(task, behavior, several=several), groups, seed))
-            bar.advance()
-    if not found:
-        raise ArtifactError(
-            "the data holds no trajectory of any behavior that was evaluated",
-            "evaluate with the labels of the data",
+    progress = progress or TqdmProgress()
+    limit = evaluation[0].max_steps or snippets.spec.env.max_steps
+    lost: list[str] = []
+    tasks = evaluation[0].tasks
+    trajectories = source_trajectories(snippets, limit, config.source, config.seed, progress, tasks)
+    for name, run in _named(evaluation).items():
+        trajectories += policy_trajectories(run, name, snippets.spec.labels, lost)
+    comparisons = compare_behaviors(trajectories, config.seed, progress)
+    sections, figures = compose(comparisons, limit)
+    return Findings(
+        title="Behavior of the source and of the policies",
+        sections=sections,
+        figures=figures,
+        tables={TRAJECTORIES: trajectory_table(trajectories, comparisons)},
+        summary={**summarize(comparisons), "steps_compared": limit},
+        lost=Counter(lost),
+    )
+
+
+def _named(runs: Sequence[Run]) -> dict[str, Run]:
+    """Name every run by policy and latent, and by the conditions in which runs differ."""
+    rows = [run.row for run in runs]
+    horizons = {row.horizon for row in rows} - {None}
+    seeds = {row.train_seed for row in rows} - {None}
+    perturbations = {row.perturbation for row in rows}
+    named = {}
+    for run, row in zip(runs, rows, strict=True):
+        parts = [
+            row.policy,
+            row.latent,
+            f"h{row.horizon}" if len(horizons) > 1 and row.horizon is not None else "",
+            f"p{row.perturbation:g}" if len(perturbations) > 1 else "",
+            f"s{row.train_seed}" if len(seeds) > 1 and row.train_seed is not None else "",
+        ]
+        named[" ".join(part for part in parts if part)] = run
+    return named
+
+
+def trajectory_table(
+    trajectories: Sequence[Trajectory], comparisons: Sequence[BehaviorComparison]
+) -> Table:
+    """Return every trajectory with its metrics, and whether it was drawn for the comparison."""
+    drawn = {id(one) for item in comparisons for items in item.groups.values() for one in items}
+    names = list(dict.fromkeys(name for item in trajectories for name in item.values))
+    rows = tuple(
+        (
+            item.task, item.behavior, item.group, item.origin, int(id(item) in drawn),
+            item.failure, *(item.values.get(name, "") for name in names),
         )
+        for item in trajectories
+    )  # fmt: skip
+    columns = ("task", "behavior", "group", "origin", "drawn", "policy_failure", *names)
+    return Table(columns, rows)
+
+
+def summarize(comparisons: Sequence[BehaviorComparison]) -> dict[str, Any]:
+    """Return behavior to group to summary numbers."""
+    return {
+        item.behavior: {
+            **{group: _group_summary(item, group) for group in item.groups},
+            SOURCE_VS_SOURCE: _divergence_summary(item, SOURCE_VS_SOURCE),
+        }
+        for item in comparisons
+    }
+
+
+def _group_summary(item: BehaviorComparison, group: str) -> dict[str, Any]:
+    statistics = item.statistics[group]
+    found: dict[str, Any] = {"trajectories": item.count}
+    if RETURN in statistics:
+        found["return_std"] = statistics[RETURN].std
+    for name, one in statistics.items():
+        if name in (RETURN, STEPS, SUCCESS, *HAMMER) or name.startswith(CONTACT):
+            found[f"{name}_mean"] = one.mean.value
+    return found | _divergence_summary(item, group)
+
+
+def _divergence_summary(item: BehaviorComparison, group: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for quantity, divergences in item.divergences.items():
+        if group not in divergences:
+            continue
+        prefix = "" if quantity == CONTACTS else f"{quantity}_"
+        one = divergences[group]
+        found |= {
+            f"{prefix}js": one.value, f"{prefix}js_low": one.low, f"{prefix}js_high": one.high,
+            "js_set_size": one.n,
+        }  # fmt: skip
+        if group != SOURCE_VS_SOURCE:
+            found[f"{prefix}within_baseline"] = _within_baseline(divergences, group)
     return found
 
 
-def draw_equally(groups: Groups, *key: int | str) -> Groups:
-    """Draw as many trajectories of every group as the smallest has, in their order."""
-    count = min(len(items) for items in groups.values())
-    drawn = {}
-    for name, items in groups.items():
-        rng = generator("equal numbers", name, *key)
-        chosen = sorted(rng.permutation(len(items))[:count])
-        drawn[name] = [items[index] for index in chosen]
-    return drawn
+def _within_baseline(divergences: Divergences, group: str) -> bool | None:
+    """Tell whether a policy's mean is at most the baseline's upper end; None for the baseline."""
+    if group == SOURCE_VS_SOURCE:
+        return None
+    return divergences[group].value <= divergences[SOURCE_VS_SOURCE].high
 
 
-def values_of(items: Sequence[Trajectory], names: Sequence[str]) -> Values:
-    """Return (trajectory, metric)."""
-    return np.array([[item.values[name] for name in names] for item in items])
+def compose(
+    comparisons: Sequence[BehaviorComparison], limit: int
+) -> tuple[list[Section], dict[str, Figure]]:
+    """Return the sections in reading order and their figures.
+
+    Args:
+        comparisons: One entry per behavior.
+        limit: Steps that trajectories were cut to, 0 for none.
+    """
+    sections = [_what_was_compared(comparisons, limit)]
+    figures: dict[str, Figure] = {}
+    if any(RETURN in one for item in comparisons for one in item.statistics.values()):
+        figures["returns"] = behavior_figures.draw_returns(comparisons)
+        sections.append(_returns(comparisons))
+    if any(CONTACTS in item.divergences for item in comparisons):
+        figures["contacts"] = behavior_figures.draw_contacts(comparisons)
+        figures["divergence"] = behavior_figures.draw_divergences(comparisons, [CONTACTS])
+        sections += [_contacts(), _contact_divergence(comparisons)]
+    hammer = [name for name in HAMMER if any(name in item.divergences for item in comparisons)]
+    if hammer:
+        figures["metrics"] = behavior_figures.draw_metrics(comparisons, hammer)
+        figures["metric-divergence"] = behavior_figures.draw_divergences(comparisons, hammer)
+        text = "Behavior metrics of every trajectory, of the source and of the policies."
+        sections += [
+            Section("Behavior metrics", text, "metrics"),
+            _metric_divergence(comparisons, hammer),
+        ]
+    sections.append(_source_and_policies(comparisons))
+    return sections, figures
 
 
-def shared_metrics(items: Sequence[Trajectory]) -> list[str]:
-    """Return the metrics that every trajectory has, in order of appearance."""
-    return [name for name in items[0].values if all(name in item.values for item in items)]
-
-
-def feet(items: Sequence[Trajectory]) -> list[str]:
-    """Return the metrics that are shares of steps with a foot on the floor."""
-    return [name for name in shared_metrics(items) if name.startswith(CONTACT)]
-
-
-def _compared(behavior: str, groups: Groups, seed: int) -> Compared:
-    drawn = draw_equally(groups, behavior, seed)
-    spreads = {
-        name: {
-            metric: _spread(values_of(items, [metric])[:, 0]) for metric in shared_metrics(items)
-        }
-        for name, items in drawn.items()
-    }
-    source = drawn[SOURCE]
-    differences = {
-        name: {
-            metric: _difference(values_of(items, [metric])[:, 0], values_of(source, [metric])[:, 0])
-            for metric in spreads[name]
-            if metric in spreads[SOURCE]
-        }
-        for name, items in drawn.items()
-        if name != SOURCE
-    }
-    count = len(source)
-    return Compared(
-        behavior, count, drawn, spreads, differences, _divergences(groups, behavior, seed)
+def _what_was_compared(comparisons: Sequence[BehaviorComparison], limit: int) -> Section:
+    cut = f" Trajectories of the source are cut to the {limit} steps of the rollouts."
+    text = (
+        "The source and every policy contribute equally many trajectories, drawn at random; the"
+        f" others are in {TRAJECTORIES}.csv.{cut if limit else ''} A trajectory that ended early"
+        " counts as it is: its fractions are over the steps it had, its return is the sum of the"
+        " rewards it got. An episode that the policy aborted (unstable physics, actions that are"
+        " not finite) counts with the worst value of every metric (0, or the largest distance),"
+        " and with the return up to then."
     )
+    rows = tuple(
+        (
+            item.behavior, group, item.count,
+            *(function(one.values[STEPS] for one in items) for function in (min, max)),
+            item.statistics[group][STEPS].mean.value, sum(bool(one.failure) for one in items),
+        )
+        for item in comparisons
+        for group, items in item.groups.items()
+    )  # fmt: skip
+    columns = (
+        "behavior", "group", "trajectories", "fewest steps", "most steps", "mean steps",
+        "aborted",
+    )  # fmt: skip
+    return Section("What was compared", text, table=Table(columns, rows))
 
 
-def _divergences(groups: Groups, behavior: str, seed: int) -> dict[str, dict[str, Divergence]]:
-    every = [item for items in groups.values() for item in items]
-    shared = set(shared_metrics(every))
-    contacts = [name for name in feet(groups[SOURCE]) if name in shared]
-    quantities: dict[str, tuple[list[str], Bounds | None]] = {}
-    if contacts:
-        quantities[CONTACTS] = contacts, SHARES
-    quantities |= {name: ([name], None) for name in HAMMER if name in shared}
-    size = min(len(groups[SOURCE]) // 2, *(len(items) for items in groups.values()))
-    if size < 2:
-        return {}
-    found = {}
-    for quantity, (names, bounds) in quantities.items():
-        pairs: list[tuple[int, ...]] = [*itertools.combinations(range(len(names)), 2)]
-        source = values_of(groups[SOURCE], names)
-        key = f"{behavior} {quantity} {seed}"
-        yardstick = Yardstick(source, size, pairs or [(0,)], bounds, key)
-        found[quantity] = {SOS: yardstick.itself()} | {
-            name: yardstick.against(values_of(items, names))
-            for name, items in groups.items()
-            if name != SOURCE
-        }
-    return found
-
-
-def _of(trajectories: Sequence[Trajectory], task: str, behavior: str) -> list[Trajectory]:
-    here = [item for item in trajectories if item.task == task]
-    return here if behavior == ALL else [item for item in here if item.behavior == behavior]
-
-
-def _name(task: str, behavior: str, *, several: bool) -> str:
-    if not several:
-        return behavior
-    return task if behavior == ALL else f"{task}, {behavior}"
-
-
-def _grouped(trajectories: Sequence[Trajectory]) -> Groups:
-    groups: Groups = {}
-    for item in trajectories:
-        groups.setdefault(item.group, []).append(item)
-    return groups
-
-
-def _resampled_means(values: Values, side: str) -> Values:
-    counts = generator("behaviour bootstrap", side).multinomial(
-        len(values), np.full(len(values), 1 / len(values)), RESAMPLES
+def _returns(comparisons: Sequence[BehaviorComparison]) -> Section:
+    rows = tuple(
+        (item.behavior, group, item.count, one.mean.value, one.std, one.mean.low, one.mean.high)
+        for item in comparisons
+        for group, statistics in item.statistics.items()
+        for name, one in statistics.items()
+        if name == RETURN
     )
-    means: Values = counts @ values / len(values)
-    return means
+    columns = ("behavior", "group", "trajectories", "mean", "standard deviation", "low", "high")
+    text = (
+        "Mean return with the standard deviation over trajectories, and the 95 % bootstrap"
+        " interval of the mean."
+    )
+    return Section("Returns", text, "returns", Table(columns, rows))
 
 
-def _spread(values: Values) -> Spread:
-    if len(values) < 2:
-        return Spread(float(values.mean()), np.nan, np.nan, np.nan)
-    low, high = np.quantile(_resampled_means(values, "one"), (0.025, 0.975))
-    return Spread(float(values.mean()), float(values.std(ddof=1)), float(low), float(high))
+def _contacts() -> Section:
+    text = (
+        "Fraction of a trajectory's steps with a foot on the floor, one foot against another. The"
+        " source is measured from recorded observations by the code that measures rollouts."
+    )
+    return Section("Foot contacts", text, "contacts")
 
 
-def _difference(policy: Values, source: Values) -> Difference:
-    gap = float(policy.mean() - source.mean())
-    if min(len(policy), len(source)) < 2:
-        return Difference(gap, np.nan, np.nan)
-    moved = _resampled_means(policy, "policy") - _resampled_means(source, "source")
-    low, high = np.quantile(moved, (0.025, 0.975))
-    return Difference(gap, float(low), float(high))
+def _contact_divergence(comparisons: Sequence[BehaviorComparison]) -> Section:
+    text = (
+        "Jensen-Shannon divergence, in nats, between the contact fractions of policies and source;"
+        f" with more than two feet the mean over pairs of feet. {ESTIMATOR}"
+    )
+    columns = ("behavior", "group", "n", "divergence", "low", "high", "within baseline")
+    rows = tuple(
+        (item.behavior, *row)
+        for item in comparisons
+        for row in _divergence_rows(item.divergences.get(CONTACTS, {}))
+    )
+    return Section("Divergence of foot contacts", text, "divergence", Table(columns, rows))
+
+
+def _metric_divergence(comparisons: Sequence[BehaviorComparison], names: Sequence[str]) -> Section:
+    text = (
+        "Jensen-Shannon divergence of one metric at a time, in nats; values outside the source's"
+        f" range count as far as the grid reaches. {ESTIMATOR}"
+    )
+    columns = ("behavior", "metric", "group", "n", "divergence", "low", "high", "within baseline")
+    rows = tuple(
+        (item.behavior, name, *row)
+        for item in comparisons
+        for name in names
+        for row in _divergence_rows(item.divergences.get(name, {}))
+    )
+    return Section("Divergence per metric", text, "metric-divergence", Table(columns, rows))
+
+
+def _divergence_rows(divergences: Divergences) -> Iterator[tuple[Any, ...]]:
+    for group, one in divergences.items():
+        yield group, one.n, one.value, one.low, one.high, _within_baseline(divergences, group)
+
+
+def _source_and_policies(comparisons: Sequence[BehaviorComparison]) -> Section:
+    rows = []
+    for item in comparisons:
+        names = dict.fromkeys(name for found in item.statistics.values() for name in found)
+        for name, group in itertools.product(names, item.differences):
+            one, source = item.statistics[group].get(name), item.statistics[SOURCE].get(name)
+            if one is None:
+                continue
+            gap = item.differences[group].get(name)
+            rows.append((
+                item.behavior, name, group, source.mean.value if source else None,
+                one.mean.value, one.std,
+                *((gap.value, gap.low, gap.high) if gap else (None, None, None)),
+            ))  # fmt: skip
+    columns = (
+        "behavior", "metric", "group", "source", "mean", "standard deviation", "difference", "low",
+        "high",
+    )  # fmt: skip
+    text = (
+        "Mean of every known metric, the source's where data hold it, and the difference with its"
+        " 95 % bootstrap interval over the trajectories of both sides."
+        f" Names that begin with '{CONTACT}' are fractions of steps."
+    )
+    return Section("Source and policies", text, table=Table(columns, tuple(rows)))

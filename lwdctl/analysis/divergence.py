@@ -3,13 +3,13 @@
 Estimator: both sets become Gaussian kernel densities with one bandwidth, are evaluated on one
 grid and normalized there. The divergence of the two discrete distributions lies in [0, ln 2] for
 any input. Bandwidth and grid come from the source alone (Scott's rule for the size of the sets,
-on the smaller of deviation and interquartile range / 1.349, with a floor), so that the ruler does
-not depend on who is measured. The estimate is biased upwards by an amount that depends on the
-sets' size: only values of one size can be compared.
+on the smaller of standard deviation and interquartile range / 1.349, with a floor), so that they
+do not depend on the set that is compared with it. The estimate is biased upwards by an amount that
+depends on the size of the sets: only values for sets of one size can be compared.
 
 Sources: J. Lin, Divergence measures based on the Shannon entropy, IEEE Transactions on
 Information Theory 37 (1991); D. W. Scott, Multivariate Density Estimation (1992);
-B. W. Silverman, Density Estimation (1986), section 3.4, for the smaller of two deviations.
+B. W. Silverman, Density Estimation (1986), section 3.4, for the smaller of the two.
 """
 
 from __future__ import annotations
@@ -20,36 +20,39 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import rel_entr
 
 from lwdctl.core.seeding import generator
+from lwdctl.evaluation.results import Estimate
 
 Values = npt.NDArray[np.float64]
 Bounds = tuple[float, float]
 Kernels = tuple[Values, ...]
 """Per component (point, node): each point's kernel at the nodes of one axis of the grid."""
 
-LARGEST = math.log(2.0)
-"""The divergence of distributions that never overlap, in nats."""
-FLOOR = 0.005
-"""Smallest bandwidth, as a share of the range."""
+MAX_DIVERGENCE = math.log(2.0)
+"""The divergence of distributions that do not overlap, in nats."""
+MIN_BANDWIDTH = 0.005
+"""Smallest bandwidth, as a fraction of the range."""
 MARGIN = 0.1
-"""What the grid covers beyond given bounds, as a share of the range."""
+"""How far the grid extends beyond given bounds, as a fraction of the range."""
 REACH, CLIPPED = 12.0, 8.0
-"""Bandwidths beyond the source's range that a grid without bounds covers; points farther out than
-the second number are moved there, where the source has no density left."""
-NOTHING = 1e-18
+"""How far a grid without bounds extends beyond the source's range, in bandwidths; points farther
+out than the second number are moved there, where the source has no density left."""
+MIN_DENSITY = 1e-18
 """Nodes where both densities are at most this are left out of the sum."""
 DRAWS = 400
+"""Random draws of sets that a divergence is averaged over."""
 
 
 @dataclass(frozen=True)
-class Ruler:
-    """What sets are measured with.
+class DensityGrid:
+    """The grid and bandwidth with which densities are estimated.
 
     Attributes:
-        bandwidth: (component,) deviation of the kernel.
+        bandwidth: (component,) standard deviation of the kernel.
         axes: Per component the nodes of the grid, at most one bandwidth apart.
-        limits: Per component where points are clipped to.
+        limits: Per component the range that points are clipped to.
     """
 
     bandwidth: Values
@@ -57,42 +60,42 @@ class Ruler:
     limits: tuple[Bounds, ...]
 
 
-def make_ruler(source: Values, size: int, bounds: Bounds | None = None) -> Ruler:
-    """Choose bandwidth and grid for sets of a size.
+def make_grid(source: Values, size: int, bounds: Bounds | None = None) -> DensityGrid:
+    """Choose bandwidth and grid for sets of a given size.
 
     Args:
         source: (point, component), all points of the source; one or two components.
         size: Points per set that will be compared.
         bounds: Range of every component where it is known; None takes the source's.
     """
-    scott = _deviation(source) * size ** (-1.0 / (source.shape[1] + 4))
+    scott = _robust_std(source) * size ** (-1.0 / (source.shape[1] + 4))
     bandwidths, axes, limits = [], [], []
     for column, wanted in zip(source.T, scott, strict=True):
         low, high = bounds or (float(column.min()), float(column.max()))
         span = high - low if bounds else max(high - low, abs(float(column.mean())), 1e-9)
-        width = max(float(wanted), FLOOR * span)
+        width = max(float(wanted), MIN_BANDWIDTH * span)
         margin = MARGIN * span if bounds else REACH * width
-        spacing = FLOOR * span if bounds else width / 2
+        spacing = MIN_BANDWIDTH * span if bounds else width / 2
         nodes = 1 + round((high - low + 2 * margin) / spacing)
         bandwidths.append(width)
         axes.append(np.linspace(low - margin, high + margin, nodes))
         beyond = 0.0 if bounds else CLIPPED * width
         limits.append((low - beyond, high + beyond))
-    return Ruler(np.array(bandwidths), tuple(axes), tuple(limits))
+    return DensityGrid(np.array(bandwidths), tuple(axes), tuple(limits))
 
 
-def _deviation(source: Values) -> Values:
-    """Return (component,) deviations that a few outlying points do not stretch."""
+def _robust_std(source: Values) -> Values:
+    """Return (component,) standard deviations that a few outlying points do not increase."""
     if len(source) < 2:
         return np.zeros(source.shape[1])
     plain = source.std(axis=0, ddof=1)
     low, high = np.quantile(source, (0.25, 0.75), axis=0)
-    robust = (high - low) / 1.349  # that of a normal distribution with these quartiles
+    robust = (high - low) / 1.349  # exact for a normal distribution with these quartiles
     smaller: Values = np.where(robust > 0, np.minimum(plain, robust), plain)
     return smaller
 
 
-def kernels(points: Values, ruler: Ruler) -> Kernels:
+def kernels(points: Values, grid: DensityGrid) -> Kernels:
     """Evaluate every point's kernel along each axis of the grid.
 
     Raises:
@@ -100,7 +103,7 @@ def kernels(points: Values, ruler: Ruler) -> Kernels:
     """
     if not np.isfinite(points).all():
         raise ValueError("points of a density must be finite")
-    parts = zip(points.T, ruler.axes, ruler.bandwidth, ruler.limits, strict=True)
+    parts = zip(points.T, grid.axes, grid.bandwidth, grid.limits, strict=True)
     return tuple(
         np.exp(-0.5 * ((axis - np.clip(column, *limits)[:, None]) / width) ** 2)
         for column, axis, width, limits in parts
@@ -120,52 +123,29 @@ def density(rows: Kernels, chosen: npt.NDArray[np.intp] | slice = slice(None)) -
 
 def jensen_shannon(first: Values, second: Values) -> float:
     """Return the divergence of two discrete distributions on one grid, in nats."""
-    from scipy.special import rel_entr
-
-    kept = (first > NOTHING) | (second > NOTHING)  # most nodes hold next to nothing
-    first, second = first[kept], second[kept]
+    dense = (first > MIN_DENSITY) | (second > MIN_DENSITY)  # at most nodes both are almost zero
+    first, second = first[dense], second[dense]
     middle = (first + second) / 2
     value = float(rel_entr(first, middle).sum() + rel_entr(second, middle).sum()) / 2
-    return min(max(value, 0.0), LARGEST)  # rounding may step over either end
+    return min(max(value, 0.0), MAX_DIVERGENCE)  # rounding may exceed either end
 
 
-def divergence(first: Values, second: Values, ruler: Ruler) -> float:
+def divergence(first: Values, second: Values, grid: DensityGrid) -> float:
     """Return the divergence of two sets of points (point, component), in nats."""
-    return jensen_shannon(density(kernels(first, ruler)), density(kernels(second, ruler)))
+    return jensen_shannon(density(kernels(first, grid)), density(kernels(second, grid)))
 
 
-@dataclass(frozen=True)
-class Divergence:
-    """A divergence averaged over draws of sets.
-
-    Attributes:
-        mean: Nats, in [0, ln 2].
-        low: Lower end of the 95 % interval of one comparison.
-        high: Upper end.
-        size: Points per set, on both sides.
-    """
-
-    mean: float
-    low: float
-    high: float
-    size: int
-
-    def holds(self, other: Divergence) -> bool:
-        """Tell whether another one's mean is at most this interval's upper end."""
-        return other.mean <= self.high
-
-
-class Yardstick:
-    """Compares sets of one size with a source.
+class SourceDivergence:
+    """Measures the divergence of sets of one size from a source.
 
     Args:
         source: (point, feature), at least twice `size` points.
         size: Points per set, on both sides of every comparison.
-        views: Columns that are looked at together, one or two each; divergences are averaged
-            over them.
+        views: Columns that form one density, one or two each; divergences are averaged over
+            views.
         bounds: Range of every feature where it is known.
         key: Fixes the draws, which every comparison with this source shares.
-        draws: How many; None for `DRAWS`.
+        draws: Number of draws; None for `DRAWS`.
 
     Raises:
         ValueError: Too few points for two sets.
@@ -183,26 +163,26 @@ class Yardstick:
         if not 0 < size <= len(source) // 2:
             raise ValueError(f"{len(source)} points give no two sets of {size}")
         self._views, self._size, self._draws = views, size, draws or DRAWS
-        self._rulers = [make_ruler(source[:, view], size, bounds) for view in map(list, views)]
+        self.grids = [make_grid(source[:, view], size, bounds) for view in map(list, views)]
         self._key, self._count = key, len(source)
         self._source = self._kernels(source)
         rng = generator("divergence splits", key)
         self._splits = [rng.permutation(len(source))[: 2 * size] for _ in range(self._draws)]
 
-    def itself(self) -> Divergence:
-        """Compare two disjoint sets of the source, many times: the interval is over the draws."""
+    def source_vs_source(self) -> Estimate:
+        """Return the divergence of two disjoint sets of the source; the interval is over draws."""
         size = self._size
         found = [
             self._between(self._source, s[:size], self._source, s[size:]) for s in self._splits
         ]
         low, high = np.quantile(found, (0.025, 0.975))
-        return Divergence(float(np.mean(found)), float(low), float(high), size)
+        return Estimate(float(np.mean(found)), float(low), float(high), size)
 
-    def against(self, measured: Values) -> Divergence:
-        """Compare sets of the source with sets of another one, averaged over the same draws.
+    def of(self, measured: Values) -> Estimate:
+        """Return the divergence of another set from the source, averaged over the same draws.
 
-        The interval is a bootstrap's: both sides are resampled with replacement, and the
-        result is moved to the mean, because repeated points make sets look more different.
+        The interval is a bootstrap's: both sides are resampled with replacement, and the result
+        is shifted to the mean, because repeated points increase the divergence of sets.
 
         Args:
             measured: (point, feature), at least `size` points.
@@ -221,7 +201,7 @@ class Yardstick:
         again = list(self._resampled(rows, len(measured), rng))
         mean = float(np.mean(plain))
         low, high = np.quantile(again, (0.025, 0.975)) - np.mean(again) + mean
-        return Divergence(mean, max(float(low), 0.0), min(float(high), LARGEST), size)
+        return Estimate(mean, max(float(low), 0.0), min(float(high), MAX_DIVERGENCE), size)
 
     def _resampled(
         self, rows: list[Kernels], count: int, rng: np.random.Generator
@@ -232,8 +212,8 @@ class Yardstick:
             yield self._between(self._source, first, rows, second)
 
     def _kernels(self, points: Values) -> list[Kernels]:
-        pairs = zip(self._views, self._rulers, strict=True)
-        return [kernels(points[:, list(view)], ruler) for view, ruler in pairs]
+        pairs = zip(self._views, self.grids, strict=True)
+        return [kernels(points[:, list(view)], grid) for view, grid in pairs]
 
     def _between(
         self,

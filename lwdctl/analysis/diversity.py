@@ -1,313 +1,594 @@
-"""How varied behavior is: the spread of states and the modes of it, beside demonstrations.
-
-All groups start from the same recorded states and count as many trajectories, so that what
-initial states contribute to the spread is the same on every side.
-"""
+"""Is generated behavior as diverse as the demonstrations?"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.figure import Figure
 
-from lwdctl.analysis.separability import Rate
-from lwdctl.core.errors import ConfigError
-from lwdctl.core.records import FloatArray
-from lwdctl.core.seeding import derive_seed, generator
+from lwdctl.analysis.diversity_measures import (
+    MAX_STEPS,
+    MIN_VARIANCE,
+    ClusteredModes,
+    Index,
+    LabeledModes,
+    Modes,
+    StateBootstrap,
+    StateVariance,
+    Values,
+    chance_total_variation,
+    draw_agreement,
+    effective_number,
+    features,
+    mode_fractions,
+    pad,
+    total_variation,
+)
+from lwdctl.analysis.plotting import (
+    REFERENCE_COLOR,
+    add_legend,
+    add_note,
+    draw_bars,
+    draw_curve,
+    error_bars,
+    new_figure,
+    series_style,
+)
+from lwdctl.analysis.sections import Findings, Section
+from lwdctl.analysis.tables import Table, flatten_estimate
+from lwdctl.analysis.traced_rollouts import TracedEpisodes, check_environment, count_lost, trace
+from lwdctl.analysis.trained_lwd import SAMPLED, Acting, TrainedLwd
+from lwdctl.artifacts.snippets import SnippetStore
+from lwdctl.configs import AnalyzeDiversityConfig
+from lwdctl.core.errors import ConfigError, SimulatorError
+from lwdctl.core.progress import Progress, TqdmProgress
+from lwdctl.core.seeding import generator
+from lwdctl.core.suggest import did_you_mean
+from lwdctl.evaluation.results import Estimate, wilson
+from lwdctl.evaluation.snippet_starts import plan_snippets, recorded_states
 
-Values = npt.NDArray[np.float64]
-Index = npt.NDArray[np.int64]
-
-RESAMPLES = 2000
-MOMENTS = 33
-"""Equally spaced moments of a trajectory by which its mode is told."""
-CURVE = 101
-"""Steps at most at which the spread is measured."""
-FOLDS, TREES = 5, 200
-MOST_CLUSTERS, COMPONENTS = 8, 20
-NOTHING = 1e-12
-"""Variances of normalized states at most this are rounding."""
-
-
-def hold(states: FloatArray | Values, steps: int, scale: Values) -> Values:
-    """Return normalized states (steps + 1, obs); a trajectory that ended stays where it was.
-
-    Args:
-        states: (time, obs), at least one.
-        steps: Actions to look at.
-        scale: (obs,) deviation of each component.
-    """
-    rows = np.minimum(np.arange(steps + 1), len(states) - 1)
-    held: Values = states[rows].astype(np.float64) / scale
-    return held
-
-
-def features(states: Values) -> Values:
-    """Return what modes are told by: (trajectory, moment * obs).
-
-    Args:
-        states: (trajectory, time, obs), held.
-    """
-    moments = np.linspace(0, states.shape[1] - 1, MOMENTS).round().astype(int)
-    return states[:, moments].reshape(len(states), -1)
-
-
-class Modes(Protocol):
-    """Tells trajectories' modes of behavior.
-
-    Attributes:
-        names: The modes.
-        demonstrated: (demonstration,) mode of each.
-        accuracy: Share of demonstrations that are told right, None where nothing is right.
-        account: How modes are told, in a sentence for readers.
-    """
-
-    names: tuple[str, ...]
-    demonstrated: Index
-    accuracy: float | None
-    account: str
-
-    def tell(self, rows: Values, demonstration: Index) -> Index:
-        """Return modes (trajectory,).
-
-        Args:
-            rows: (trajectory, feature).
-            demonstration: (trajectory,) the one whose start each has.
-        """
-
-
-class LabeledModes:
-    """Modes that the data names: a random forest learns them from demonstrations.
-
-    Every demonstration, and whatever starts where it does, is judged by a forest that never
-    saw it. So both are told with the same errors, and shares of modes can be compared.
-
-    Args:
-        rows: (demonstration, feature).
-        category: (demonstration,) index of its name, at least two of each that occurs.
-        names: What the categories are called.
-        seed: Fixes folds and forests.
-    """
-
-    def __init__(self, rows: Values, category: Index, names: Sequence[str], seed: int) -> None:
-        from sklearn.ensemble import RandomForestClassifier
-        from sklearn.model_selection import StratifiedKFold
-
-        self.names = tuple(names)
-        self.demonstrated = np.zeros(len(rows), dtype=np.int64)
-        self._fold = np.zeros(len(rows), dtype=np.int64)
-        self._forests = []
-        smallest = int(np.unique(category, return_counts=True)[1].min())
-        # scikit-learn takes 32 bits.
-        state = derive_seed("modes", seed) % 2**32
-        count = min(FOLDS, smallest)
-        folds = StratifiedKFold(count, shuffle=True, random_state=state)
-        for number, (training, held_out) in enumerate(folds.split(rows, category)):
-            forest = RandomForestClassifier(TREES, random_state=state)
-            forest.fit(rows[training], category[training])
-            self._forests.append(forest)
-            self._fold[held_out] = number
-            self.demonstrated[held_out] = forest.predict(rows[held_out])
-        self.accuracy: float | None = float((self.demonstrated == category).mean())
-        self.account = (
-            f"Modes are the data's labels, told from the states at {MOMENTS} equally spaced"
-            f" moments by random forests of {TREES} trees ({count}-fold). A demonstration, and"
-            " whatever starts where it does, is judged by the forest that did not see it;"
-            f" {self.accuracy:.3f} of demonstrations are told right. Shares are compared as told,"
-            " with the same errors on both sides."
-        )
-
-    def tell(self, rows: Values, demonstration: Index) -> Index:
-        """Return modes (trajectory,) by the forest that did not see the demonstration."""
-        found = np.zeros(len(rows), dtype=np.int64)
-        fold = self._fold[demonstration]
-        for number in np.unique(fold):
-            mine = fold == number
-            found[mine] = self._forests[number].predict(rows[mine])
-        return found
-
-
-class ClusteredModes:
-    """Modes that nobody named: k-means over principal components of demonstrations.
-
-    Args:
-        rows: (demonstration, feature), normalized: what hardly varies must not be made to count.
-        count: Clusters; 0 takes the number, of 2 to `MOST_CLUSTERS`, with the best silhouette.
-        seed: Fixes the clusters.
-
-    Raises:
-        ConfigError: All demonstrations are the same.
-    """
-
-    accuracy: float | None = None
-
-    def __init__(self, rows: Values, count: int, seed: int) -> None:
-        from sklearn.cluster import KMeans
-        from sklearn.decomposition import PCA
-        from sklearn.metrics import silhouette_score
-
-        if len(np.unique(rows, axis=0)) <= max(2, count):
-            raise ConfigError("the demonstrations do not differ enough to be told apart")
-        state = derive_seed("modes", seed) % 2**32
-        components = min(COMPONENTS, *rows.shape)
-        self._axes = PCA(components, random_state=state)
-        points = self._axes.fit_transform(rows)
-        counts = [count] if count else range(2, min(MOST_CLUSTERS, len(rows) - 1) + 1)
-        fitted = [KMeans(k, n_init=10, random_state=state).fit(points) for k in counts]
-        scores = [silhouette_score(points, one.labels_) for one in fitted]
-        self._clusters = fitted[int(np.argmax(scores))]
-        self.account = (
-            f"Modes are {self._clusters.n_clusters} clusters of demonstrations (k-means on"
-            f" principal components of the states at {MOMENTS} equally spaced moments; silhouette"
-            f" {max(scores):.3f}). At least two clusters are always found: a silhouette near 0"
-            " says that they are parts of one mode."
-        )
-        self.names = tuple(f"cluster {k + 1}" for k in range(self._clusters.n_clusters))
-        self.demonstrated = self._clusters.labels_.astype(np.int64)
-
-    def tell(self, rows: Values, demonstration: Index) -> Index:
-        """Return the nearest cluster of each trajectory (trajectory,)."""
-        del demonstration
-        found: Index = self._clusters.predict(self._axes.transform(rows)).astype(np.int64)
-        return found
+TRAJECTORIES = "diversity"
+MIN_DEMONSTRATIONS = 2
+MAX_COMPONENTS = 8
+DEMONSTRATIONS = "demonstrations"
+VARIANCE_TEXT = (
+    "Variance of states over trajectories at the same step, each component divided by its standard"
+    f" deviation over the training split, mean over components; the mean over steps is over at most"
+    f" {MAX_STEPS} of them, the initial state among them. All groups start from the same recorded"
+    " states, with one trajectory of each (the first draw), so that the initial states add the same"
+    " variance to every group. 'Ratio' divides by the mean variance of the demonstrations: at 1 a"
+    " group is as diverse, below 1 less diverse. Intervals: 95 %, bootstrap over initial states."
+)
+MODES_TEXT = (
+    "One trajectory from every initial state. 'Total variation' is the distance between a group's"
+    " fractions of modes and the demonstrations': 0 for equal fractions, 1 where no mode is shared."
+    " 'Chance level' is the 95 % quantile of that distance for equally many trajectories drawn from"
+    " the demonstrations' fractions. 'Effective number' is the exponential of the entropy: the"
+    " group is as diverse as so many equally frequent modes. 'Mode agreement' is the fraction of"
+    " trajectories classified as the same mode as the demonstration from the same initial state"
+    " (95 % Wilson interval); its chance level is that of independent modes with the same"
+    " fractions."
+)
+COMPONENTS_TEXT = (
+    "Each component's fraction of its group's variance, and its variance divided by that of the"
+    f" demonstrations, for the (at most {MAX_COMPONENTS}) components with the largest fraction in"
+    " any group. A component that hardly varies in the data is scaled up with the others, so that a"
+    " policy that moves it can dominate the ratio above."
+)
+DRAWS_TEXT = (
+    "Several policies sampled for the same initial state: the fraction of the variance that lies"
+    " between them (0: the initial state determines everything; 1: it determines nothing; 95 %"
+    " bootstrap interval over initial states), and how often two of them have the same mode. Chance"
+    " level: how often two from different initial states do."
+)
 
 
 @dataclass(frozen=True)
-class Spread:
-    """How far states lie apart, with 95 % intervals.
+class Demonstrations:
+    """The recorded trajectories of one task.
 
     Attributes:
-        curve: Variance over trajectories at each of `steps`, mean over components.
-        ratio: Its mean over steps, divided by that of demonstrations; NaN where theirs is 0.
-        components: (obs,) mean over steps of each component's variance.
+        task: Its name.
+        episodes: (demonstration,) store index.
+        category: (demonstration,) index of the label, None where modes are not the labels.
+        left_out: Number of demonstrations whose label fewer than two have, where modes are the
+            labels.
     """
 
-    curve: tuple[Rate, ...]
-    ratio: Rate
-    components: tuple[float, ...]
+    task: str
+    episodes: Index
+    category: Index | None
+    left_out: int = 0
 
 
-class Starts:
-    """Bootstraps over the starts that all groups share.
+@dataclass(frozen=True)
+class DiversityRuns:
+    """Everything that was run.
 
-    Simulated 95 % intervals held the truth in 95 to 97 % of the cases with 20 and 30 starts, and
-    in 78 % with 6.
+    Attributes:
+        task: Name of the task.
+        split: Split of the demonstrations whose initial states were used.
+        episodes: (start,) store index of the demonstration with that initial state.
+        chosen: (start,) index of that demonstration among those that define the modes.
+        demonstrated: (start, time, obs) its states, normalized and padded with the last state.
+        components: (obs,) name of each component.
+        ended: Number of these demonstrations that ended before the last step.
+        left_out: Number of demonstrations that define no mode because of their label.
+        modes: Classifies modes.
+        states: Latent source to the states (start, draw, time, obs) that its policies reached,
+            normalized and padded; NaN where an episode was lost to a simulator error.
+        horizon: Steps executed per re-plan, or `"episode"`.
+        condition: What the diffusion model is conditioned on beside observations.
+        seed: Seed of all draws.
+    """
+
+    task: str
+    split: str
+    episodes: Index
+    chosen: Index
+    demonstrated: Values
+    components: tuple[str, ...]
+    ended: int
+    left_out: int
+    modes: Modes
+    states: Mapping[str, Values]
+    horizon: int | str
+    condition: tuple[str, ...]
+    seed: int
+
+    @cached_property
+    def complete(self) -> npt.NDArray[np.bool_]:
+        """(start,) whether no group lost an episode from it."""
+        lost = [np.isnan(states).any(axis=(1, 2, 3)) for states in self.states.values()]
+        complete: npt.NDArray[np.bool_] = ~np.any(lost, axis=0)
+        return complete
+
+    @cached_property
+    def steps(self) -> Index:
+        """The steps at which the variance is measured."""
+        last = self.demonstrated.shape[1] - 1
+        return np.unique(np.linspace(0, last, MAX_STEPS).round().astype(np.int64))
+
+    @cached_property
+    def classified(self) -> dict[str, Index]:
+        """Group to the modes (start, draw) of its trajectories; demonstrations have one draw."""
+        chosen = self.chosen[self.complete]
+        found = {DEMONSTRATIONS: self.modes.demonstrated[chosen][:, None]}
+        for name, every in self.states.items():
+            states = every[self.complete]
+            draws = states.shape[1]
+            flat = states.reshape(-1, *states.shape[2:])
+            modes = self.modes.classify(features(flat), np.repeat(chosen, draws))
+            found[name] = modes.reshape(-1, draws)
+        return found
+
+    @cached_property
+    def variances(self) -> dict[str, StateVariance]:
+        """Group to the variance of its first draws."""
+        first = {
+            name: states[self.complete][:, 0][:, self.steps] for name, states in self.states.items()
+        }
+        demonstrated = self.demonstrated[self.complete][:, self.steps]
+        return self._bootstrap.variances({DEMONSTRATIONS: demonstrated, **first}, DEMONSTRATIONS)
+
+    @cached_property
+    def within_state(self) -> dict[str, Estimate]:
+        """Group with several draws to the fraction of its variance between draws of one state."""
+        return {
+            name: self._bootstrap.within_state_fraction(states[self.complete][:, :, self.steps])
+            for name, states in self.states.items()
+            if states.shape[1] > 1
+        }
+
+    @cached_property
+    def _bootstrap(self) -> StateBootstrap:
+        return StateBootstrap(int(self.complete.sum()), self.seed)
+
+
+def analyze_diversity(
+    config: AnalyzeDiversityConfig,
+    *,
+    snippets: SnippetStore,
+    policy: TrainedLwd,
+    progress: Progress | None = None,
+) -> Findings:
+    """Run policies from recorded initial states and compare their diversity.
 
     Args:
-        count: How many starts, at least two.
-        seed: Fixes the draws.
+        config: Settings.
+        snippets: The demonstrations.
+        policy: The trained policy.
+        progress: Where to report.
+
+    Raises:
+        ConfigError: The data has no environment, no such task, or too few demonstrations.
+        ArtifactError: A demonstration's initial state cannot be restored.
+        SimulatorError: Too many episodes were lost to simulator errors.
     """
-
-    def __init__(self, count: int, seed: int) -> None:
-        rng = generator("diversity bootstrap", count, seed)
-        self._weights = rng.multinomial(count, np.full(count, 1 / count), RESAMPLES) / count
-        self._unbiased = count / (count - 1)
-
-    def spreads(self, groups: Mapping[str, Values], reference: str) -> dict[str, Spread]:
-        """Return how far the states of every group lie apart.
-
-        Args:
-            groups: Name to (start, time, obs), normalized.
-            reference: Whose spread the ratio divides by.
-        """
-        # Constant components may be large: what is common to all is not squared.
-        middle = groups[reference].mean(axis=(0, 1))
-        groups = {name: values - middle for name, values in groups.items()}
-        plain = np.full((1, self._weights.shape[1]), 1 / self._weights.shape[1])
-        points = {name: self._variance(values, plain)[0] for name, values in groups.items()}
-        again = {name: self._variance(values, self._weights) for name, values in groups.items()}
-        below, resampled = points[reference].mean(), again[reference].mean(axis=1)
-        drawn = resampled > NOTHING  # not one start alone
-        found = {}
-        for name in groups:
-            # Resampling loses one more degree of freedom than the sample did.
-            lows, highs = np.quantile(again[name] * self._unbiased, (0.025, 0.975), axis=0)
-            curve = map(Rate, points[name].tolist(), lows.tolist(), highs.tolist())
-            ratio = Rate(np.nan, np.nan, np.nan)
-            if below > NOTHING:
-                ratios = again[name].mean(axis=1)[drawn] / resampled[drawn]
-                low, high = np.quantile(ratios, (0.025, 0.975)).tolist()
-                ratio = Rate(float(points[name].mean() / below), low, high)
-            components = groups[name].var(axis=0, ddof=1).mean(axis=0)
-            found[name] = Spread(tuple(curve), ratio, tuple(components.tolist()))
-        return found
-
-    def within(self, draws: Values) -> Rate:
-        """Return the share of the spread that lies between draws from one start.
-
-        Args:
-            draws: (start, draw, time, obs), normalized, at least two draws.
-        """
-        inside = draws.var(axis=1, ddof=1).mean(axis=(1, 2))
-        flat = draws.mean(axis=1) - draws.mean(axis=(0, 1, 2))
-        count = draws.shape[1]
-
-        def share(weights: Values, unbiased: float = 1.0) -> Values:
-            within = weights @ inside
-            # The mean of some draws still varies by what is left of their own spread.
-            between = unbiased * self._variance(flat, weights).mean(axis=1) - within / count
-            total: Values = within + np.maximum(between, 0.0)
-            shares: Values = np.divide(within, total, out=np.zeros_like(total), where=total > 0)
-            return shares
-
-        plain = np.full((1, len(draws)), 1 / len(draws))
-        low, high = np.quantile(share(self._weights, self._unbiased), (0.025, 0.975)).tolist()
-        return Rate(float(share(plain)[0]), low, high)
-
-    def _variance(self, values: Values, weights: Values) -> Values:
-        """Return (resample, time) variances, mean over components."""
-        count, steps, size = values.shape
-        squares = weights @ np.square(values).mean(axis=2)
-        means = (weights @ values.reshape(count, -1)).reshape(len(weights), steps, size)
-        found: Values = self._unbiased * np.maximum(squares - np.square(means).mean(axis=2), 0.0)
-        return found
+    progress = progress or TqdmProgress()
+    runs, episodes = run_policies(config, snippets, policy, progress)
+    return compose(runs, count_lost(episodes))
 
 
-def shares(modes: Index, count: int) -> Values:
-    """Return each mode's share of trajectories (mode,)."""
-    found: Values = np.bincount(modes, minlength=count) / len(modes)
+def run_policies(
+    config: AnalyzeDiversityConfig, snippets: SnippetStore, policy: TrainedLwd, progress: Progress
+) -> tuple[DiversityRuns, dict[str, TracedEpisodes]]:
+    """Run the policies of every latent source; return their states and their episodes."""
+    check_environment(snippets.spec.env)
+    acting = {
+        latent: Acting(
+            horizon=config.horizon, latent=latent, sampler=config.sampler,
+            num_inference_steps=config.num_inference_steps,
+        )
+        for latent in dict.fromkeys(config.latent)
+    }  # fmt: skip
+    for one in acting.values():
+        policy.check(one)
+    demonstrations = find_demonstrations(snippets, config)
+    episodes, keys = demonstrations.episodes, policy.observation_keys
+    scale: Values = policy.vae.observation.scale.cpu().double().numpy()
+    lengths = snippets.episodes.length[episodes]
+    steps = config.max_steps or int(lengths.min())
+    recorded = recorded_states(snippets, episodes, np.zeros_like(episodes), keys, steps)
+    states = np.stack([pad(row[~np.isnan(row[:, 0])], steps, scale) for row in recorded])
+    modes = _modes(demonstrations, states, snippets.spec.labels, config)
+    chosen = draw_initial_states(demonstrations, snippets, config)
+    if len(chosen) < config.count:
+        progress.message(f"the data has only {len(chosen)} initial states to run from")
+    traced: dict[str, TracedEpisodes] = {}
+    for latent, one in acting.items():
+        progress.message(f"{latent}:")
+        # The draws of one initial state side by side.
+        rows = np.repeat(episodes[chosen], config.draws if latent == SAMPLED else 1)
+        plans = plan_snippets(snippets, rows, np.zeros_like(rows), steps, config.seed).plans
+        batch = policy.batch_policy(one, min(config.num_envs, len(plans)))
+        traced[latent] = trace(batch, snippets.spec.env, keys, plans, steps, config, progress)
+    runs = DiversityRuns(
+        task=demonstrations.task,
+        split=config.split,
+        episodes=episodes[chosen],
+        chosen=chosen,
+        demonstrated=states[chosen],
+        components=_component_names(snippets, keys),
+        ended=int((lengths[chosen] < steps).sum()),
+        left_out=demonstrations.left_out,
+        modes=modes,
+        states={
+            latent: _padded(found, len(chosen), steps, scale) for latent, found in traced.items()
+        },
+        horizon=policy.horizon(next(iter(acting.values()))),
+        condition=policy.condition,
+        seed=config.seed,
+    )
+    return runs, traced
+
+
+def find_demonstrations(store: SnippetStore, config: AnalyzeDiversityConfig) -> Demonstrations:
+    """Return the demonstrations of the task, with their labels where these define the modes.
+
+    Raises:
+        ConfigError: No such task, several to choose from, or too few demonstrations.
+    """
+    names, table = store.spec.env.tasks, store.episodes
+    tasks = tuple(names[index] for index in np.unique(table.task))
+    if config.task and config.task not in tasks:
+        raise ConfigError(
+            f"'{config.task}' is no task of this data", did_you_mean(config.task, tasks)
+        )
+    if not config.task and len(tasks) > 1:
+        raise ConfigError(
+            f"the data has {len(tasks)} tasks, and diversity is measured within one",
+            f"choose one: --task {tasks[0]}",
+        )
+    task = config.task or tasks[0]
+    of_task = np.flatnonzero(np.asarray(table.task) == names.index(task))
+    label = np.asarray(table.label)[of_task].astype(np.int64)
+    found, counts = np.unique(label[label >= 0], return_counts=True)
+    usable = np.isin(label, found[counts >= MIN_DEMONSTRATIONS])
+    if not config.modes and len(np.unique(label[usable])) > 1:
+        return Demonstrations(task, of_task[usable], label[usable], int((~usable).sum()))
+    if len(of_task) < 2 * MIN_DEMONSTRATIONS:
+        raise ConfigError(
+            f"{len(of_task)} demonstrations of '{task}' are too few to find modes;"
+            f" {2 * MIN_DEMONSTRATIONS} are needed",
+            "ingest more demonstrations",
+        )
+    if config.modes == 1 or (config.modes or 0) >= len(of_task):
+        raise ConfigError(
+            f"{len(of_task)} demonstrations of '{task}' cannot be clustered into"
+            f" {config.modes} modes",
+            f"--modes takes 2 to {len(of_task) - 1}",
+        )
+    return Demonstrations(task, of_task, None)
+
+
+def draw_initial_states(
+    demonstrations: Demonstrations, store: SnippetStore, config: AnalyzeDiversityConfig
+) -> Index:
+    """Draw initial states: (start,) indices among the demonstrations, in order.
+
+    Raises:
+        ConfigError: Fewer than two demonstrations in the split.
+    """
+    episodes, category = demonstrations.episodes, demonstrations.category
+    order = generator("diversity starts", config.seed).permutation(len(episodes))
+    if config.split != "all":
+        order = order[np.isin(episodes[order], store.episodes.of_split(config.split))]
+    if len(order) < MIN_DEMONSTRATIONS:
+        raise ConfigError(
+            f"the data has {len(order)} {config.split} demonstrations of '{demonstrations.task}'",
+            "use --split all",
+        )
+    if category is not None:
+        # Sorted by quantile within the label: every beginning of the order is stratified.
+        quantile = np.empty(len(episodes))
+        for one in np.unique(category[order]):
+            members = order[category[order] == one]
+            quantile[members] = (np.arange(len(members)) + 0.5) / len(members)
+        order = order[np.argsort(quantile[order], kind="stable")]
+    return np.sort(order[: config.count])
+
+
+def _modes(
+    demonstrations: Demonstrations,
+    states: Values,
+    labels: tuple[str, ...],
+    config: AnalyzeDiversityConfig,
+) -> Modes:
+    rows = features(states)
+    if demonstrations.category is None:
+        return ClusteredModes(rows, config.modes, config.seed)
+    known, category = np.unique(demonstrations.category, return_inverse=True)
+    return LabeledModes(rows, category, [labels[index] for index in known], config.seed)
+
+
+def _component_names(store: SnippetStore, keys: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(
+        f"{key}[{place}]" if size > 1 else key
+        for key, size in zip(keys, store.spec.sizes(keys), strict=True)
+        for place in range(size)
+    )
+
+
+def _padded(episodes: TracedEpisodes, starts: int, steps: int, scale: Values) -> Values:
+    """Return (start, draw, time, obs), normalized and padded; NaN where an episode was lost."""
+    rows = np.full((len(episodes.observations), steps + 1, len(scale)), np.nan)
+    for row, seen in zip(rows, episodes.observations, strict=True):
+        if seen is not None and len(seen):
+            row[:] = pad(seen, steps, scale)
+    return rows.reshape(starts, -1, steps + 1, len(scale))
+
+
+def compose(runs: DiversityRuns, lost: Mapping[str, int]) -> Findings:
+    """Return sections, figures, the table of trajectories and the summary numbers.
+
+    Args:
+        runs: Everything that was run.
+        lost: Group to the number of episodes lost to simulator errors.
+
+    Raises:
+        SimulatorError: Fewer than two initial states have all their episodes.
+    """
+    if runs.complete.sum() < 2:
+        raise SimulatorError(
+            f"episodes from {(~runs.complete).sum()} of {len(runs.complete)} initial states were"
+            " lost to simulator errors",
+            "lwdctl doctor",
+        )
+    numbers = _numbers(runs)
+    figures = {"variance": draw_variances(runs), "modes": draw_modes(runs, numbers)}
+    sections = [
+        _what_was_run(runs), _variance_section(runs), _component_section(runs),
+        _mode_section(runs, numbers),
+    ]  # fmt: skip
+    if runs.within_state:
+        sections.append(_draw_section(runs, numbers))
+    summary = {
+        "task": runs.task,
+        "initial_states": int(runs.complete.sum()),
+        "steps": runs.demonstrated.shape[1] - 1,
+        "horizon": runs.horizon,
+        "mode_accuracy": runs.modes.accuracy,
+        "mode_definition": runs.modes.definition,
+        **numbers,
+    }
+    tables = {TRAJECTORIES: _trajectory_table(runs)}
+    return Findings("Diversity of behavior", sections, figures, tables, summary, lost)
+
+
+def _numbers(runs: DiversityRuns) -> dict[str, dict[str, Any]]:
+    """Return group to summary numbers."""
+    names = runs.modes.names
+    demonstrated = runs.classified[DEMONSTRATIONS][:, 0]
+    reference, count = mode_fractions(demonstrated, len(names)), len(demonstrated)
+    chance = chance_total_variation(reference, count, runs.seed)
+    found: dict[str, dict[str, Any]] = {}
+    for name, modes in runs.classified.items():
+        fractions = mode_fractions(modes[:, 0], len(names))
+        variance = runs.variances[name]
+        parts = _component_fractions(variance)
+        found[name] = {
+            "mode_fractions": dict(zip(names, fractions.tolist(), strict=True)),
+            "effective_modes": effective_number(fractions),
+            "mean_variance": float(np.mean([one.value for one in variance.curve])),
+            "largest_component": runs.components[int(np.argmax(parts))],
+            "largest_component_fraction": float(parts.max()),
+        }
+        if name == DEMONSTRATIONS:
+            continue
+        same = int((modes[:, 0] == demonstrated).sum())
+        found[name] |= {
+            **flatten_estimate("variance_ratio", variance.ratio),
+            "mode_total_variation": total_variation(fractions, reference),
+            "mode_total_variation_chance": chance,
+            **flatten_estimate(
+                "mode_agreement", Estimate(same / count, *wilson(same, count), count)
+            ),
+            "mode_agreement_chance": float(fractions @ reference),
+        }
+        if name in runs.within_state:
+            agreement, different = draw_agreement(modes, len(names))
+            found[name] |= {
+                **flatten_estimate("within_state_variance", runs.within_state[name]),
+                "draw_agreement": agreement,
+                "draw_agreement_chance": different,
+            }
     return found
 
 
-def effective_number(share: Values) -> float:
-    """Return the exponential of the entropy: how many equally frequent modes are as varied."""
-    seen = share[share > 0]
-    return float(np.exp(-(seen * np.log(seen)).sum()))
-
-
-def total_variation(first: Values, second: Values) -> float:
-    """Return half the summed difference of shares: 0 for equal ones, 1 for disjoint ones."""
-    return float(np.abs(first - second).sum() / 2)
-
-
-def chance_of_variation(share: Values, size: int, seed: int) -> float:
-    """Return the variation from `share` that 95 % of sets drawn from it stay below.
-
-    Args:
-        share: (mode,).
-        size: Trajectories per set.
-        seed: Fixes the draws.
-    """
-    drawn = generator("chance of variation", size, seed).multinomial(size, share, RESAMPLES) / size
-    return float(np.quantile(np.abs(drawn - share).sum(axis=1) / 2, 0.95))
-
-
-def agreement(told: Index, count: int) -> tuple[float, float]:
-    """Return how often two draws are in one mode: from one start, and from two different ones.
-
-    Args:
-        told: (start, draw) modes, at least two of each.
-        count: How many modes there are.
-    """
-    starts, draws = told.shape
-    found = np.stack([np.bincount(row, minlength=count) for row in told])
-    same = (found * (found - 1)).sum()
-    total = found.sum(axis=0)
-    different = (total * total).sum() - np.square(found).sum()
-    return (
-        float(same / (starts * draws * (draws - 1))),
-        float(different / (starts * (starts - 1) * draws**2)),
+def _what_was_run(runs: DiversityRuns) -> Section:
+    steps = runs.demonstrated.shape[1] - 1
+    once = isinstance(runs.horizon, str) or runs.horizon >= steps
+    often = "once" if once else f"every {runs.horizon} steps"
+    lost = int((~runs.complete).sum())
+    text = (
+        f"Task '{runs.task}': policies run from the initial states of {len(runs.episodes)}"
+        f" demonstrations ({runs.split} split) for {steps} steps, re-planning {often}."
+        f" {runs.modes.definition}"
     )
+    if runs.condition:
+        names = ", ".join(runs.condition)
+        text += f" Beside observations, the diffusion model is conditioned on: {names}."
+    if runs.ended:
+        text += (
+            f" {runs.ended} of these demonstrations ended earlier: they are padded with their last"
+            " state, which is a fair comparison only where policies' episodes end as"
+            " demonstrations do."
+        )
+    if runs.left_out:
+        text += (
+            f" {runs.left_out} demonstrations are left out, because they have no label, or one"
+            " that no other demonstration has."
+        )
+    if lost:
+        text += f" {lost} initial states are left out: episodes were lost to simulator errors."
+    rows = tuple(
+        (name, int(runs.complete.sum()), states.shape[1]) for name, states in runs.states.items()
+    )
+    return Section("What was run", text, table=Table(("latent", "initial states", "draws"), rows))
+
+
+def _variance_section(runs: DiversityRuns) -> Section:
+    rows = tuple(
+        (
+            name, float(np.mean([point.value for point in one.curve])), one.curve[-1].value,
+            one.ratio.value, one.ratio.low, one.ratio.high,
+        )
+        for name, one in runs.variances.items()
+    )  # fmt: skip
+    columns = ("group", "mean variance", "variance at the end", "ratio", "low", "high")
+    return Section("Variance of states", VARIANCE_TEXT, "variance", Table(columns, rows))
+
+
+def _component_fractions(variance: StateVariance) -> Values:
+    """Return each component's fraction of the variance (obs,)."""
+    found = np.array(variance.components)
+    return found / max(float(found.sum()), np.finfo(float).tiny)
+
+
+def _component_section(runs: DiversityRuns) -> Section:
+    fractions = np.stack([_component_fractions(one) for one in runs.variances.values()])
+    order = np.argsort(-fractions.max(axis=0), kind="stable")[:MAX_COMPONENTS]
+    reference = runs.variances[DEMONSTRATIONS].components
+    others = [name for name in runs.variances if name != DEMONSTRATIONS]
+    rows = []
+    for place in order:
+        row: list[Any] = [runs.components[place], float(fractions[0, place])]
+        for number, name in enumerate(others, start=1):
+            variance = runs.variances[name].components[place]
+            varies = reference[place] > MIN_VARIANCE
+            ratio = variance / reference[place] if varies else None
+            row += [float(fractions[number, place]), ratio]
+        rows.append(tuple(row))
+    columns = (
+        "component", f"fraction, {DEMONSTRATIONS}",
+        *(column for name in others for column in (f"fraction, {name}", f"ratio, {name}")),
+    )  # fmt: skip
+    return Section("Variance by component", COMPONENTS_TEXT, table=Table(columns, tuple(rows)))
+
+
+def _mode_section(runs: DiversityRuns, numbers: Mapping[str, Mapping[str, Any]]) -> Section:
+    names = ("mode_total_variation", "mode_total_variation_chance", "mode_agreement",
+             "mode_agreement_low", "mode_agreement_high", "mode_agreement_chance")  # fmt: skip
+    rows = tuple(
+        (
+            group, *one["mode_fractions"].values(), one["effective_modes"],
+            *(one.get(name) for name in names),
+        )
+        for group, one in numbers.items()
+    )  # fmt: skip
+    columns = (
+        "group", *(f"fraction of {name}" for name in runs.modes.names), "effective number",
+        "total variation", "chance level", "mode agreement", "low", "high",
+        "chance level of agreement",
+    )  # fmt: skip
+    return Section("Modes of behavior", MODES_TEXT, "modes", Table(columns, rows))
+
+
+def _draw_section(runs: DiversityRuns, numbers: Mapping[str, Mapping[str, Any]]) -> Section:
+    names = (
+        "within_state_variance", "within_state_variance_low", "within_state_variance_high",
+        "draw_agreement", "draw_agreement_chance",
+    )  # fmt: skip
+    rows = tuple(
+        (group, runs.states[group].shape[1], *(numbers[group][name] for name in names))
+        for group in runs.within_state
+    )
+    columns = (
+        "latent", "draws", "fraction of variance", "low", "high", "mode agreement", "chance level",
+    )  # fmt: skip
+    title = "Several policies from the same initial state"
+    return Section(title, DRAWS_TEXT, table=Table(columns, rows))
+
+
+def _trajectory_table(runs: DiversityRuns) -> Table:
+    episodes = runs.episodes[runs.complete]
+    rows = tuple(
+        (name, episodes[place], draw, runs.modes.names[modes[place, draw]])
+        for name, modes in runs.classified.items()
+        for place, draw in np.ndindex(*modes.shape)
+    )
+    return Table(("group", "episode", "draw", "mode"), rows)
+
+
+def draw_variances(runs: DiversityRuns) -> Figure:
+    """Draw the variance of states at every step, a line with a band per group."""
+    figure, ((axes,),) = new_figure(5.6, 3.6)
+    for index, (name, variance) in enumerate(runs.variances.items()):
+        draw_curve(axes, runs.steps.tolist(), variance.curve, color=_color(index), label=name)
+    axes.set_xlabel("Step")
+    axes.set_ylabel("Variance of normalized states")
+    axes.set_ylim(bottom=0)
+    add_legend(figure, [axes])
+    add_note(figure, "Bands: 95 % bootstrap intervals over initial states.")
+    return figure
+
+
+def draw_modes(runs: DiversityRuns, numbers: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Draw every mode's fraction of trajectories as bars, one color per group."""
+    names, count = runs.modes.names, int(runs.complete.sum())
+    figure, ((axes,),) = new_figure(max(5.6, 1.2 + 1.1 * len(names)), 3.6)
+    for index, (group, found) in enumerate(numbers.items()):
+        values = list(found["mode_fractions"].values())
+        estimates = [Estimate(one, *wilson(round(one * count), count), count) for one in values]
+        draw_bars(
+            axes, index, len(numbers), range(len(names)), values, error_bars(estimates),
+            color=_color(index), label=group,
+        )  # fmt: skip
+    # A dollar sign would begin a formula.
+    shown = [name.replace("_", " ").replace("$", r"\$") for name in names]
+    axes.set_xticks(range(len(names)), shown, rotation=20, ha="right", size=8)
+    axes.set_ylabel("Fraction of trajectories")
+    add_legend(figure, [axes])
+    add_note(figure, f"{count} trajectories per group. Lines: 95 % Wilson intervals.")
+    return figure
+
+
+def _color(index: int) -> str:
+    """Return a group's color; the demonstrations, drawn first, are gray."""
+    return str(series_style(index - 1)["color"]) if index else REFERENCE_COLOR

@@ -1,36 +1,85 @@
-"""How far a policy's states lie from those recorded, step by step, with intervals."""
+"""Does a decoded snippet reproduce the recorded states, step by step from its own initial state?"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
 
+from lwdctl.analysis.plotting import (
+    add_legend,
+    add_note,
+    draw_curve,
+    new_figure,
+    series_style,
+)
+from lwdctl.analysis.resample import (
+    Bootstrap,
+    States,
+    success_difference_estimate,
+    success_estimate,
+)
+from lwdctl.analysis.sections import Findings, Section
+from lwdctl.analysis.tables import Table, flatten_estimate
+from lwdctl.analysis.traced_rollouts import (
+    GivenLatents,
+    RecordedActions,
+    TracedEpisodes,
+    check_environment,
+    count_lost,
+    trace,
+)
+from lwdctl.analysis.trained_lwd import MEAN, ORACLE, SAMPLED, Acting, TrainedLwd
+from lwdctl.artifacts.snippets import SnippetStore
+from lwdctl.configs import AnalyzeReconstructionConfig
+from lwdctl.core.errors import ConfigError
+from lwdctl.core.progress import Progress, TqdmProgress
 from lwdctl.core.records import FloatArray
 from lwdctl.core.seeding import generator
+from lwdctl.data.batches import SnippetBatches
+from lwdctl.envs.table import SIMULATORS
+from lwdctl.evaluation.results import Estimate
+from lwdctl.evaluation.snippet_starts import (
+    SnippetStarts,
+    draw_snippets,
+    plan_snippets,
+    recorded_states,
+)
+from lwdctl.models.vae import PolicyVae
+from lwdctl.policies.latent_source import ReplanRequest
+from lwdctl.policies.policy import BatchPolicy
+from lwdctl.policies.replanning import GeneratedNetworks, ReplanningPolicy
 
 Values = npt.NDArray[np.float64]
+Index = npt.NDArray[np.int64]
+Measures = Mapping[str, tuple[Estimate, float]]
+"""Name of an error to its mean over snippets and its median."""
 
-RESAMPLES = 2000
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean over snippets with its 95 % bootstrap interval; NaN without snippets.
-
-    Attributes:
-        mean: The mean.
-        low: Lower end of its interval.
-        high: Upper end.
-        median: Of the snippets; far below the mean where a few of them rule it.
-    """
-
-    mean: float
-    low: float
-    high: float
-    median: float = float("nan")
+SNIPPETS, STEPS = "reconstruction", "reconstruction_steps"
+RECORDED = "recorded actions"
+MEAN_SNIPPETS = 1024
+"""Training snippets whose encoded latents make the mean latent."""
+_BATCH = 64
+_MIN_DRAWN = 1e-9
+"""Drawn where errors are exactly zero, which a logarithmic axis cannot show."""
+ERROR_TEXT = (
+    "Squared error between the observation that a policy reached and the one recorded at the same"
+    " step. 'Squared' sums over components in environment units, so that the component with the"
+    " largest unit dominates. 'Normalized' divides each component by its standard deviation over"
+    " the training split and takes the mean: two unrelated states have an error of about 2. 'Final'"
+    " is at a snippet's last recorded state, 'mean' is over the states after its actions. An"
+    " episode that ended early is padded with its last state. Intervals: 95 %, bootstrap over the"
+    " demonstrations that snippets lie in; none where all lie in one. 'Recorded actions', replayed"
+    " in open loop, give the smallest possible error: that of the initial state and the simulator."
+)
 
 
 @dataclass(frozen=True)
@@ -39,22 +88,24 @@ class Errors:
 
     Attributes:
         squared: (snippet, time) sum over observation components, in environment units squared.
-        normalized: (snippet, time) mean over components, each divided by its deviation over
-            the training split. Step 0 is the start, before any action. NaN where nothing was
-            recorded, or where the simulator was lost.
+        normalized: (snippet, time) mean over components, each divided by its standard deviation
+            over the training split. Step 0 is the initial state, before any action. NaN where
+            nothing was recorded, or where the episode was lost to a simulator error.
     """
 
     squared: Values
     normalized: Values
 
-    def last(self, values: Values) -> Values:
+    @staticmethod
+    def final(values: Values) -> Values:
         """Return (snippet,) each snippet's error at its last recorded step."""
         known = ~np.isnan(values)
         last = values.shape[1] - 1 - np.argmax(known[:, ::-1], axis=1)
         found: Values = values[np.arange(len(values)), last]
         return found
 
-    def average(self, values: Values) -> Values:
+    @staticmethod
+    def mean(values: Values) -> Values:
         """Return (snippet,) each snippet's mean error over the steps after its actions."""
         after = values[:, 1:]
         known = ~np.isnan(after)
@@ -62,73 +113,457 @@ class Errors:
         means: Values = np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
         return means
 
+    def by_snippet(self) -> dict[str, Values]:
+        """Return the name of each measure to its values (snippet,)."""
+        return {
+            "final_normalized": self.final(self.normalized),
+            "mean_normalized": self.mean(self.normalized),
+            "final_squared": self.final(self.squared),
+            "mean_squared": self.mean(self.squared),
+        }
+
 
 def squared_errors(
-    reached: Sequence[FloatArray | None], recorded: Values, valid: npt.NDArray[np.int64],
-    scale: Values,
-) -> Errors:  # fmt: skip
+    reached: Sequence[FloatArray | None], recorded: Values, valid: Index, scale: Values
+) -> Errors:
     """Compare states reached with states recorded.
 
-    An episode that ended early counts on with the last state that was seen of it.
+    An episode that ended early is padded with its last state.
 
     Args:
-        reached: Per snippet (time, obs), its start first; None where the simulator was lost.
+        reached: Per snippet (time, obs) from its initial state on; None where it was lost.
         recorded: (snippet, time, obs), NaN where nothing was recorded.
-        valid: (snippet,) actions of each snippet that are real.
-        scale: (obs,) deviation of each component.
+        valid: (snippet,) number of actions of each snippet that are not padding.
+        scale: (obs,) standard deviation of each component.
     """
     count, steps, _ = recorded.shape
     squared, normalized = np.full((2, count, steps), np.nan)
     for row, states in enumerate(reached):
         if states is None or not len(states):
             continue
-        held = np.minimum(np.arange(steps), len(states) - 1)
-        difference = states[held].astype(np.float64) - recorded[row]
+        padded = np.minimum(np.arange(steps), len(states) - 1)
+        difference = states[padded].astype(np.float64) - recorded[row]
         difference[int(valid[row]) + 1 :] = np.nan
         squared[row] = np.square(difference).sum(axis=1)
         normalized[row] = np.square(difference / scale).mean(axis=1)
     return Errors(squared, normalized)
 
 
-class Clusters:
-    """Bootstraps means over snippets; snippets of one episode are drawn together.
+@dataclass
+class SnippetRunner:
+    """Runs policies from the initial states of the same snippets.
 
-    One episode alone has no interval: its ends are NaN.
-
-    Args:
-        episodes: (snippet,) the episode each lies in.
+    Attributes:
+        snippets: The demonstrations.
+        policy: The trained policy.
+        starts: The snippets drawn, and the episodes that start where they do.
+        batches: Snippets of the split.
+        training: Snippets of the training split.
+        config: How to run.
+        progress: Where to report.
     """
 
-    def __init__(self, episodes: npt.NDArray[np.int64]) -> None:
-        _, member = np.unique(episodes, return_inverse=True)
-        self._groups = groups = int(member.max()) + 1
-        rng = generator("reconstruction bootstrap", groups)
-        counts = rng.multinomial(groups, np.full(groups, 1 / groups), RESAMPLES)
-        self._weights = counts[:, member].astype(np.float64)
+    snippets: SnippetStore
+    policy: TrainedLwd
+    starts: SnippetStarts
+    batches: SnippetBatches
+    training: SnippetBatches
+    config: AnalyzeReconstructionConfig
+    progress: Progress
 
-    def interval(self, values: Values) -> Interval:
-        """Return the mean of (snippet,) values and its interval."""
-        (found,) = self.curve(values[:, None])
-        return found
+    def run(self, group: str) -> TracedEpisodes:
+        """Run one group: `RECORDED`, or a latent source."""
+        if group == RECORDED:
+            batch = self.batches.cut(self.starts.episodes, self.starts.offsets)
+            return self._trace(RecordedActions(batch.actions.cpu().numpy()), group)
+        latents = {ORACLE: self.encoded, MEAN: self._mean, SAMPLED: self._sampled}[group]
+        return self.decoded(self.policy.vae, latents(), group)
 
-    def difference(self, first: Values, second: Values) -> Interval:
-        """Return the mean of first minus second, paired by snippet, and its interval."""
-        return self.interval(first - second)
+    def decoded(self, vae: PolicyVae, latents: Tensor, title: str) -> TracedEpisodes:
+        """Decode latents (snippet, latent) and run one network per snippet to its end."""
+        policy = ReplanningPolicy(GeneratedNetworks(vae), GivenLatents(latents), None)
+        return self._trace(policy, title)
 
-    def curve(self, values: Values) -> list[Interval]:
-        """Return the mean of (snippet, time) values at every step, over what is known there."""
-        known = ~np.isnan(values)
-        filled = np.where(known, values, 0.0)
-        return [
-            self._of(filled[:, step], known[:, step].astype(np.float64))
-            for step in range(values.shape[1])
-        ]
+    def encoded(self, vae: PolicyVae | None = None) -> Tensor:
+        """Return the snippets' own latents (snippet, latent): posterior means."""
+        starts = self.starts
+        return _encode(vae or self.policy.vae, self.batches, starts.episodes, starts.offsets)
 
-    def _of(self, filled: Values, known: Values) -> Interval:
+    def _mean(self) -> Tensor:
+        episodes, offsets = self.training.every()
+        drawn = generator("mean latent").permutation(len(episodes))[:MEAN_SNIPPETS]
+        latents = _encode(self.policy.vae, self.training, episodes[drawn], offsets[drawn])
+        return latents.mean(0, keepdim=True).expand(len(self.starts.plans), -1).contiguous()
+
+    def _sampled(self) -> Tensor:
+        """Sample latents conditioned on the recorded observations at the snippets' starts."""
+        starts = self.starts
+        source = self.policy.latents(_sampling(self.config))
+        state = self.batches.history(starts.episodes, starts.offsets, source.history)
+        first = np.zeros(len(starts.plans), dtype=np.int64)
+        return source.latents(ReplanRequest(starts.plans, first, starts.offsets, state))
+
+    def _trace(self, policy: BatchPolicy, title: str) -> TracedEpisodes:
+        self.progress.message(f"{title}:")
+        return trace(
+            policy, self.snippets.spec.env, self.policy.observation_keys, self.starts.plans,
+            self.policy.snippet_length, self.config, self.progress,
+        )  # fmt: skip
+
+    def errors(self, episodes: TracedEpisodes) -> Errors:
+        """Compare the states that episodes reached with the recorded ones."""
+        scale: Values = self.policy.vae.observation.scale.cpu().double().numpy()
+        return squared_errors(episodes.observations, self._recorded, self.starts.valid, scale)
+
+    @cached_property
+    def _recorded(self) -> Values:
+        starts, policy = self.starts, self.policy
+        return recorded_states(
+            self.snippets, starts.episodes, starts.offsets, policy.observation_keys,
+            policy.snippet_length,
+        )  # fmt: skip
+
+
+def _sampling(config: AnalyzeReconstructionConfig) -> Acting:
+    return Acting(
+        latent=SAMPLED, sampler=config.sampler, num_inference_steps=config.num_inference_steps
+    )
+
+
+def _encode(vae: PolicyVae, batches: SnippetBatches, episodes: Index, offsets: Index) -> Tensor:
+    means = []
+    with torch.no_grad():
+        for start in range(0, len(episodes), _BATCH):
+            part = slice(start, start + _BATCH)
+            means.append(vae.encode(batches.cut(episodes[part], offsets[part]))[0])
+    return torch.cat(means)
+
+
+def analyze_reconstruction(
+    config: AnalyzeReconstructionConfig,
+    *,
+    snippets: SnippetStore,
+    policy: TrainedLwd,
+    snapshots: Iterable[tuple[int, PolicyVae]] = (),
+    progress: Progress | None = None,
+) -> Findings:
+    """Encode snippets, decode them, and run the networks from the snippets' initial states.
+
+    Args:
+        config: Settings.
+        snippets: The demonstrations.
+        policy: The trained policy.
+        snapshots: Training step and the VAE with the EMA weights of that step.
+        progress: Where to report.
+
+    Raises:
+        ConfigError: The data has no environment, or no demonstration in the split.
+        ArtifactError: A snippet's initial state cannot be reached.
+    """
+    progress = progress or TqdmProgress()
+    env = snippets.spec.env
+    check_environment(env)
+    if SAMPLED in config.latent:
+        policy.check(_sampling(config))
+    if config.split != "all" and not len(snippets.episodes.of_split(config.split)):
+        raise ConfigError(f"the data has no {config.split} demonstrations", "use --split all")
+    training = policy.demonstrations(snippets, "train")
+    batches = training.of_split(config.split)
+    episodes, offsets = draw_snippets(batches, snippets, config.count, config.seed)
+    starts = plan_snippets(snippets, episodes, offsets, policy.snippet_length, config.seed)
+    runner = SnippetRunner(snippets, policy, starts, batches, training, config, progress)
+    groups = {name: runner.run(name) for name in (RECORDED, *dict.fromkeys(config.latent))}
+    earlier = {
+        step: runner.decoded(vae, runner.encoded(vae), f"after {step} training steps")
+        for step, vae in snapshots
+    }
+    return compose(
+        Reconstructions(
+            starts=starts,
+            split=config.split,
+            errors={name: runner.errors(one) for name, one in groups.items()},
+            episodes=groups,
+            score=SIMULATORS.load(env.adapter).metrics[0].name,
+            snapshots={step: runner.errors(one) for step, one in earlier.items()},
+        ),
+        count_lost(groups | {f"after {step} training steps": one for step, one in earlier.items()}),
+    )
+
+
+@dataclass(frozen=True)
+class Reconstructions:
+    """Everything that was run.
+
+    Attributes:
+        starts: The snippets.
+        split: Split that they were drawn from.
+        errors: Group to its errors.
+        episodes: Group to its episodes.
+        score: Name of the environment's score.
+        snapshots: Training step to the errors of oracle latents with the weights of that step.
+    """
+
+    starts: SnippetStarts
+    split: str
+    errors: Mapping[str, Errors]
+    episodes: Mapping[str, TracedEpisodes]
+    score: str
+    snapshots: Mapping[int, Errors]
+
+    def success(self, group: str) -> Values:
+        """Return (snippet,) 1 for solved episodes, 0 for others, NaN for lost ones."""
+        results = self.episodes[group].results
+        return np.array([np.nan if one.error else float(one.success) for one in results])
+
+    def scores(self, group: str) -> Values:
+        """Return (snippet,) scores, NaN for lost episodes."""
+        results = self.episodes[group].results
+        return np.array([np.nan if one.error else one.metrics[self.score] for one in results])
+
+    @cached_property
+    def oracle_minus_sampled(self) -> Estimate | None:
+        """The paired difference of success rates, None where one of them was not run."""
+        if not {ORACLE, SAMPLED} <= set(self.episodes):
+            return None
+        first, second = self.success(ORACLE), self.success(SAMPLED)
+        known = ~np.isnan(first - second)
         if not known.any():
-            return Interval(np.nan, np.nan, np.nan)
-        totals, counts = self._weights @ filled, self._weights @ known
-        means = totals[counts > 0] / counts[counts > 0]
-        low, high = np.quantile(means, (0.025, 0.975)) if self._groups > 1 else (np.nan, np.nan)
-        median = float(np.median(filled[known > 0]))
-        return Interval(float(filled.sum() / known.sum()), float(low), float(high), median)
+            return Estimate(0.0, -1.0, 1.0, 0)
+        first, second = first[known], second[known]
+        states = self.demonstrations.of(known)
+        found = success_difference_estimate(first[None], second[None], states, same_models=False)
+        return Estimate(float((first - second).mean()), found.low, found.high, found.n)
+
+    @cached_property
+    def demonstrations(self) -> States:
+        """Snippets as episodes whose common initial state is the demonstration they lie in."""
+        unit = self.starts.episodes.astype(np.intp)
+        return States(np.zeros_like(unit), unit)
+
+
+def compose(runs: Reconstructions, lost: Mapping[str, int]) -> Findings:
+    """Return sections, figures, tables of snippets and steps, and the summary numbers."""
+    bootstrap = Bootstrap(runs.starts.episodes, ("reconstruction bootstrap", None))
+    normalized = {name: bootstrap.curve(one.normalized) for name, one in runs.errors.items()}
+    squared = {name: bootstrap.curve(one.squared) for name, one in runs.errors.items()}
+    measures = {name: measure(one, bootstrap) for name, one in runs.errors.items()}
+    after = {step: measure(one, bootstrap) for step, one in runs.snapshots.items()}
+    figures = {"error-by-step": draw_steps(normalized, squared)}
+    sections = [_start_section(runs), _error_section(measures), _success_section(runs, bootstrap)]
+    if after:
+        figures["error-by-update"] = draw_training(after)
+        sections.insert(2, _training_section(after))
+    return Findings(
+        title="Reconstruction of recorded snippets",
+        sections=sections,
+        figures=figures,
+        tables={SNIPPETS: _snippet_table(runs), STEPS: _step_table(runs, normalized, squared)},
+        summary=_summary(runs, measures, after),
+        lost=lost,
+    )
+
+
+def measure(errors: Errors, bootstrap: Bootstrap) -> Measures:
+    """Return the means of the errors over snippets, with their medians."""
+    return {
+        name: (bootstrap.estimate(values), float(np.median(values[~np.isnan(values)])))
+        if not np.isnan(values).all()
+        else (Estimate(np.nan, np.nan, np.nan, 0), np.nan)
+        for name, values in errors.by_snippet().items()
+    }
+
+
+def _initial_errors(runs: Reconstructions) -> Values:
+    return next(iter(runs.errors.values())).normalized[:, 0]
+
+
+def _start_section(runs: Reconstructions) -> Section:
+    starts, initial = runs.starts, _initial_errors(runs)
+    rows = []
+    for way, count in Counter(starts.ways).items():
+        errors = initial[[one == way for one in starts.ways]]
+        rows.append((way, count, float(np.nanmean(errors)), float(np.nanmax(errors))))
+    text = (
+        f"{len(starts.plans)} snippets of {len(set(starts.episodes.tolist()))} demonstrations"
+        f" ({runs.split} split), {starts.valid.min()} to {starts.valid.max()} recorded steps each."
+        " Every policy starts from the same states. 'Initial error' is the normalized squared error"
+        " of the initial state itself. Observations need not determine the whole state: PushT's"
+        " contain no velocities, which are then zero."
+    )
+    columns = ("initial state", "snippets", "mean initial error", "largest initial error")
+    return Section("Initial states of the snippets", text, table=Table(columns, tuple(rows)))
+
+
+def _error_section(measures: Mapping[str, Measures]) -> Section:
+    rows = tuple(
+        (name, what.replace("_", " "), one.value, one.low, one.high, median)
+        for name, found in measures.items()
+        for what, (one, median) in found.items()
+    )
+    columns = ("policy", "error", "mean", "low", "high", "median")
+    title = "Error against the recorded states"
+    return Section(title, ERROR_TEXT, "error-by-step", Table(columns, rows))
+
+
+def _training_section(after: Mapping[int, Measures]) -> Section:
+    rows = tuple(
+        (
+            step,
+            *(
+                value
+                for name in ("final_normalized", "mean_normalized")
+                for one, median in [found[name]]
+                for value in (one.value, one.low, one.high, median)
+            ),
+        )
+        for step, found in after.items()
+    )
+    columns = (
+        "training steps", "final normalized", "low", "high", "median", "mean normalized", "low",
+        "high", "median",
+    )  # fmt: skip
+    text = (
+        "The same snippets, encoded and decoded with the EMA weights of several training steps of"
+        " the VAE. One model: the intervals do not include the variance over training seeds."
+    )
+    return Section("Error during training", text, "error-by-update", Table(columns, rows))
+
+
+def _success_section(runs: Reconstructions, bootstrap: Bootstrap) -> Section:
+    rows = []
+    for name in runs.episodes:
+        success, score = runs.success(name), bootstrap.estimate(runs.scores(name))
+        known = success[~np.isnan(success)]
+        ends = success_estimate(success[None], runs.demonstrations)
+        rate = float(known.mean()) if known.size else None
+        rows.append(
+            (name, known.size, rate, ends.low, ends.high, score.value, score.low, score.high)
+        )
+    text = (
+        "Success and score within the steps of the snippet and one more, from the same states;"
+        " success with Wilson's 95 % interval, for fewer snippets where those of one demonstration"
+        " have the same outcome (design effect). What 'oracle' loses is lost by the VAE; what"
+        " 'sampled' loses beyond that is lost by the diffusion model."
+    )
+    gap = runs.oracle_minus_sampled
+    if gap:
+        text += (
+            f" Oracle minus sampled: {gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}], on the"
+            " same snippets; those of one demonstration are resampled together."
+        )
+    columns = ("policy", "episodes", "success", "low", "high", runs.score, "low", "high")
+    return Section("Success from the same states", text, table=Table(columns, tuple(rows)))
+
+
+def _summary(
+    runs: Reconstructions, measures: Mapping[str, Measures], after: Mapping[int, Measures]
+) -> dict[str, Any]:
+    summary: dict[str, Any] = {
+        "snippets": len(runs.starts.plans),
+        "initial_error": float(np.nanmean(_initial_errors(runs))),
+    }
+    for name, found in measures.items():
+        success = runs.success(name)
+        summary[name] = _flatten(found) | {
+            "success": float(np.nanmean(success)) if np.isfinite(success).any() else None,
+            runs.score: float(np.nanmean(runs.scores(name))),
+        }
+    if runs.oracle_minus_sampled:
+        summary["oracle minus sampled"] = flatten_estimate(
+            "success_difference", runs.oracle_minus_sampled
+        )
+    if after:
+        summary["after_updates"] = {
+            str(step): _flatten({key: one for key, one in found.items() if "normalized" in key})
+            for step, found in after.items()
+        }
+    return summary
+
+
+def _flatten(measures: Measures) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for name, (estimate, median) in measures.items():
+        found |= {**flatten_estimate(name, estimate), f"{name}_median": median}
+    return found
+
+
+def _snippet_table(runs: Reconstructions) -> Table:
+    starts = runs.starts
+    rows = [
+        (
+            name, *place, initial, *values, int(result.success),
+            result.metrics.get(runs.score, ""), result.policy_failure, result.error,
+        )
+        for name, errors in runs.errors.items()
+        for place, initial, values, result in zip(
+            zip(starts.episodes, starts.offsets, starts.valid, starts.ways, strict=True),
+            errors.normalized[:, 0], zip(*errors.by_snippet().values(), strict=True),
+            runs.episodes[name].results, strict=True,
+        )
+    ]  # fmt: skip
+    columns = (
+        "policy", "episode", "offset", "steps", "initial_state", "initial_error",
+        "final_normalized", "mean_normalized", "final_squared", "mean_squared", "success",
+        runs.score, "policy_failure", "error",
+    )  # fmt: skip
+    return Table(columns, tuple(rows))
+
+
+def _step_table(
+    runs: Reconstructions,
+    normalized: Mapping[str, Sequence[Estimate]],
+    squared: Mapping[str, Sequence[Estimate]],
+) -> Table:
+    rows = tuple(
+        (name, step, one.n, one.value, one.low, one.high, other.value, other.low, other.high)
+        for name in runs.errors
+        for step, (one, other) in enumerate(zip(normalized[name], squared[name], strict=True))
+    )
+    columns = (
+        "policy", "step", "snippets", "normalized", "normalized_low", "normalized_high", "squared",
+        "squared_low", "squared_high",
+    )  # fmt: skip
+    return Table(columns, rows)
+
+
+def draw_steps(
+    normalized: Mapping[str, Sequence[Estimate]], squared: Mapping[str, Sequence[Estimate]]
+) -> Figure:
+    """Draw the error of every group at every step of the snippet, normalized and in units."""
+    figure, (panels,) = new_figure(8.8, 3.6, columns=2)
+    names = ("Normalized squared error", "Squared error (environment units)")
+    for axes, name, curves in zip(panels, names, (normalized, squared), strict=True):
+        for index, (group, curve) in enumerate(curves.items()):
+            # The initial state's error is in the table: before any action it is almost zero.
+            color = series_style(index)["color"]
+            draw_curve(axes, range(1, len(curve)), _drawable(curve[1:]), color=color, label=group)
+        axes.set_yscale("log")
+        axes.set_xlabel("Step of the snippet")
+        axes.set_ylabel(name)
+    add_legend(figure, panels)
+    add_note(figure, f"Bands: 95 % intervals. Values below {_MIN_DRAWN:g} are drawn at it.")
+    return figure
+
+
+def draw_training(after: Mapping[int, Measures]) -> Figure:
+    """Draw the error of oracle latents against the training steps of the VAE."""
+    figure, ((axes,),) = new_figure(4.4, 3.6)
+    names = {"final_normalized": "at the last step", "mean_normalized": "mean over steps"}
+    for index, (name, label) in enumerate(names.items()):
+        curve = _drawable([found[name][0] for found in after.values()])
+        color = series_style(index)["color"]
+        draw_curve(axes, list(after), curve, color=color, label=label, marker="o")
+    axes.set_yscale("log")
+    axes.set_xlabel("Training steps of the VAE")
+    axes.set_ylabel("Normalized squared error")
+    add_legend(figure, [axes])
+    add_note(figure, f"Bands: 95 % intervals. Values below {_MIN_DRAWN:g} are drawn at it.")
+    return figure
+
+
+def _drawable(curve: Sequence[Estimate]) -> list[Estimate]:
+    """Return estimates that a logarithmic axis can show."""
+    return [
+        Estimate(max(one.value, _MIN_DRAWN), max(one.low, _MIN_DRAWN), max(one.high, _MIN_DRAWN), 0)
+        for one in curve
+    ]

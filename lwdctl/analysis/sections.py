@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from lwdctl.analysis.plotting import save_figures
-from lwdctl.analysis.tables import Table, write_json
+from lwdctl.analysis.tables import Table, write_csv, write_json
 from lwdctl.core.errors import ArtifactError
 
 RECORD = "analysis.json"
@@ -38,6 +38,38 @@ class Section:
     text: str
     figure: str = ""
     table: Table | None = None
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The results of an analysis.
+
+    Attributes:
+        title: Title of the whole analysis.
+        sections: In reading order.
+        figures: Stem to figure, each shown by one of the sections.
+        tables: Stem to table, for files of all points.
+        summary: Summary numbers, JSON-ready.
+        lost: Group to the number of episodes that a simulator error ended, where there are any.
+    """
+
+    title: str
+    sections: Sequence[Section]
+    figures: Mapping[str, Figure]
+    tables: Mapping[str, Table]
+    summary: dict[str, Any]
+    lost: Mapping[str, int] = field(default_factory=dict)
+
+    def save(self, directory: Path, title: str = "") -> None:
+        """Write `analysis.json`, `figures/` and one CSV file per table into a directory.
+
+        Args:
+            directory: Where to write; it must exist.
+            title: Title to write instead of the analysis' own.
+        """
+        write_sections(directory, title or self.title, self.sections, self.figures)
+        for stem, table in self.tables.items():
+            write_csv(directory / f"{stem}.csv", table.columns, table.rows)
 
 
 def write_sections(

@@ -1,9 +1,9 @@
-"""Do categories lie apart in a space? Measured without letting an episode answer for itself.
+"""How well categories are separated in a space, measured without leakage between snippets.
 
-Snippets of one episode resemble each other whatever else the space knows. So an episode's
-points are never judged with the help of its other points: neighbors come from other episodes,
-and cross-validation keeps an episode on one side. The unit of every rate, interval and shuffle
-is the episode; categories must be the same for all points of one.
+Snippets of one episode resemble each other whatever else the space encodes. So an episode's
+points are never classified with the help of its other points: neighbors come from other episodes,
+and cross-validation keeps all points of an episode in one fold. The unit of every accuracy,
+interval and permutation is the episode; all points of an episode have the same category.
 """
 
 from __future__ import annotations
@@ -13,49 +13,46 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import bootstrap
+from sklearn.linear_model import LogisticRegression, RidgeCV
+from sklearn.metrics import pairwise_distances, silhouette_score
+from sklearn.model_selection import GroupKFold, StratifiedKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from lwdctl.analysis.resample import States, mean_estimate
 from lwdctl.core.seeding import derive_seed, generator
-from lwdctl.evaluation.results import wilson
+from lwdctl.evaluation.results import Estimate, wilson
 
 Index = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
 
 FOLDS = 5
 SHUFFLES = 200
-"""Label permutations behind the k-NN accuracy of shuffled labels."""
+"""Label permutations behind the k-NN accuracy of permuted labels."""
 SILHOUETTE_SHUFFLES = 10
-"""Fewer: each one is a pass over all pairs of points."""
+"""Fewer, because each one is a pass over all pairs of points."""
 RIDGE_PENALTIES = (0.1, 1.0, 10.0, 100.0, 1e3, 1e4)
 RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
-class Rate:
-    """A number with its 95 % interval over episodes."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
 class Separation:
-    """How categories lie apart in one space.
+    """How well categories are separated in one space.
 
     Attributes:
         silhouette: Mean silhouette coefficient, in [-1, 1].
-        silhouette_shuffled: Its mean where categories are shuffled over episodes.
-        knn: Accuracy of the nearest neighbors' vote.
-        knn_shuffled: Its mean where categories are shuffled over episodes.
-        linear: Accuracy of logistic regression, None where it was not asked for.
+        silhouette_shuffled: Its mean where categories are permuted over episodes.
+        knn: Accuracy of the nearest neighbors' majority vote.
+        knn_shuffled: Its mean where categories are permuted over episodes.
+        linear: Accuracy of logistic regression, None where it was not requested.
     """
 
     silhouette: float
     silhouette_shuffled: float
-    knn: Rate
+    knn: Estimate
     knn_shuffled: float
-    linear: Rate | None
+    linear: Estimate | None
 
 
 def has_two_episodes(category: Index, episode: Index) -> npt.NDArray[np.bool_]:
@@ -68,18 +65,16 @@ def has_two_episodes(category: Index, episode: Index) -> npt.NDArray[np.bool_]:
 def separation(
     points: Values, category: Index, episode: Index, neighbors: int, seed: int, *, linear: bool
 ) -> Separation:
-    """Measure how categories lie apart.
+    """Measure how well categories are separated.
 
     Args:
         points: (point, dim).
         category: (point,), at least two categories of at least two episodes each.
         episode: (point,).
-        neighbors: Neighbors that vote.
-        seed: Seed of folds and shuffles.
+        neighbors: Nearest neighbors that vote.
+        seed: Seed of folds and permutations.
         linear: Whether to fit logistic regression too.
     """
-    from sklearn.metrics import pairwise_distances
-
     distances = pairwise_distances(points)
     near = nearest_of_others(distances, episode, neighbors)
     return Separation(
@@ -90,19 +85,19 @@ def separation(
                 for shuffled in _shuffles(category, episode, seed, SILHOUETTE_SHUFFLES)
             ])
         ),
-        knn=rate(vote(near, category) == category, episode),
+        knn=accuracy(vote(near, category) == category, episode),
         knn_shuffled=float(
             np.mean([
                 _by_episode(vote(near, shuffled) == shuffled, episode).mean()
                 for shuffled in _shuffles(category, episode, seed, SHUFFLES)
             ])
         ),
-        linear=linear_rate(points, category, episode, seed) if linear else None,
+        linear=linear_accuracy(points, category, episode, seed) if linear else None,
     )  # fmt: skip
 
 
-def majority_share(category: Index, episode: Index) -> float:
-    """Return the largest category's share of episodes: what the best constant answer gets."""
+def majority_fraction(category: Index, episode: Index) -> float:
+    """Return the largest category's fraction of episodes: the accuracy of a constant guess."""
     largest = np.bincount(_category_of_episode(category, episode)).argmax()
     return float((_category_of_episode(category, episode) == largest).mean())
 
@@ -129,14 +124,14 @@ def nearest_of_others(distances: Values, episode: Index, count: int) -> Index:
 def vote(near: Index, category: Index) -> Index:
     """Return the most frequent category of each point's neighbors (point,).
 
-    Among categories with equally many votes the nearer neighbors' wins.
+    Ties go to the category of the nearer neighbors.
 
     Args:
         near: (point, neighbor), nearest first.
         category: (point,), from 0.
     """
     count = near.shape[1]
-    # All bonuses together stay below one vote.
+    # The tie-breaking bonuses add up to less than one vote.
     weight = 1.0 + np.linspace(1.0, 0.5, count) / (2 * count)
     votes = np.zeros((len(near), int(category.max()) + 1))
     rows = np.arange(len(near))
@@ -146,92 +141,83 @@ def vote(near: Index, category: Index) -> Index:
     return winner
 
 
-def linear_rate(points: Values, category: Index, episode: Index, seed: int) -> Rate:
+def linear_accuracy(points: Values, category: Index, episode: Index, seed: int) -> Estimate:
     """Return the accuracy of logistic regression on standardized components.
 
     Stratified cross-validation over episodes, `FOLDS` folds or as many as the smallest
     category has episodes.
     """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedKFold
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
     names = np.unique(episode)
     of_episode = _category_of_episode(category, episode)
     smallest = np.unique(of_episode, return_counts=True)[1].min()
     folds = StratifiedKFold(min(FOLDS, int(smallest)), shuffle=True, random_state=_state(seed))
-    answer = np.empty_like(category)
+    predicted = np.empty_like(category)
     for _, held_out in folds.split(names, of_episode):
         test = np.isin(episode, names[held_out])
         model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
-        answer[test] = model.fit(points[~test], category[~test]).predict(points[test])
-    return rate(answer == category, episode)
+        predicted[test] = model.fit(points[~test], category[~test]).predict(points[test])
+    return accuracy(predicted == category, episode)
 
 
-def linear_fit(points: Values, target: Values, episode: Index, seed: int) -> Rate:
-    """Return the share of a number's variance that ridge regression predicts (R^2).
+def linear_fit(points: Values, target: Values, episode: Index, seed: int) -> Estimate:
+    """Return the fraction of a number's variance that ridge regression explains (R^2).
 
     Cross-validation over episodes; predictions of all folds are compared together with the
-    overall mean, so that chance is 0 or a little less. The interval is a bootstrap over episodes.
+    overall mean, so that chance level is 0 or slightly less. The interval is a bootstrap over
+    episodes.
 
     Args:
-        points: (point, dim), standardized here.
+        points: (point, dim); standardized within each fold.
         target: (point,), not constant.
         episode: (point,), at least two different ones.
         seed: Seed of folds and resamples.
     """
-    from scipy.stats import bootstrap
-    from sklearn.linear_model import RidgeCV
-    from sklearn.model_selection import GroupKFold
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
     names = np.unique(episode)
     folds = GroupKFold(min(FOLDS, len(names)), shuffle=True, random_state=_state(seed))
-    answer = np.empty_like(target)
+    predicted = np.empty_like(target)
     for train, test in folds.split(points, target, episode):
         model = make_pipeline(StandardScaler(), RidgeCV(RIDGE_PENALTIES))
-        answer[test] = model.fit(points[train], target[train]).predict(points[test])
+        predicted[test] = model.fit(points[train], target[train]).predict(points[test])
     place = np.searchsorted(names, episode)
-    left: Values = np.bincount(place, (target - answer) ** 2).astype(np.float64)
+    residual: Values = np.bincount(place, (target - predicted) ** 2).astype(np.float64)
     total: Values = np.bincount(place, (target - target.mean()) ** 2).astype(np.float64)
 
-    def share(left: Values, total: Values, axis: int = -1) -> Values:
-        explained: Values = 1.0 - left.sum(axis=axis) / total.sum(axis=axis)
+    def r2(residual: Values, total: Values, axis: int = -1) -> Values:
+        explained: Values = 1.0 - residual.sum(axis=axis) / total.sum(axis=axis)
         return explained
 
     interval = bootstrap(
-        (left, total), share, paired=True, vectorized=True, method="percentile",
+        (residual, total), r2, paired=True, vectorized=True, method="percentile",
         n_resamples=RESAMPLES, batch=200, random_state=generator("bootstrap R2", seed),
     ).confidence_interval  # fmt: skip
-    return Rate(float(share(left, total)), float(interval.low), float(interval.high))
+    value = float(r2(residual, total))
+    return Estimate(value, float(interval.low), float(interval.high), len(names))
 
 
-def rate(hits: npt.NDArray[np.bool_], episode: Index) -> Rate:
-    """Return a share of hits in which every episode counts alike, with its interval.
+def accuracy(correct: npt.NDArray[np.bool_], episode: Index) -> Estimate:
+    """Return the fraction of correct points, in which every episode counts equally.
 
-    Wilson's interval where every episode has one point, or where all score alike (a bootstrap
-    would see no variation); otherwise a bootstrap over episodes.
+    The interval is Wilson's where every episode has one point, or where all episodes have the
+    same accuracy (a bootstrap would see no variation); otherwise a bootstrap over episodes.
 
     Args:
-        hits: (point,).
+        correct: (point,).
         episode: (point,).
     """
-    shares = _by_episode(hits, episode)
-    value = float(shares.mean())
-    if len(shares) == len(hits) or np.ptp(shares) == 0:
-        low, high = wilson(round(shares.sum()), len(shares))
-        return Rate(value, min(low, value), max(high, value))
-    states = States.one_each(np.zeros(len(shares), np.intp))
-    found = mean_estimate(shares[None], states)
-    return Rate(value, found.low, found.high)
+    fractions = _by_episode(correct, episode)
+    value, count = float(fractions.mean()), len(fractions)
+    if count == len(correct) or np.ptp(fractions) == 0:
+        low, high = wilson(round(fractions.sum()), count)
+        return Estimate(value, min(low, value), max(high, value), count)
+    found = mean_estimate(fractions[None], States.one_each(np.zeros(count, np.intp)))
+    return Estimate(value, found.low, found.high, count)
 
 
-def _by_episode(hits: npt.NDArray[np.bool_], episode: Index) -> Values:
+def _by_episode(correct: npt.NDArray[np.bool_], episode: Index) -> Values:
+    """Return (episode,) fractions of correct points."""
     place = np.unique(episode, return_inverse=True)[1]
-    shares: Values = np.bincount(place, hits) / np.bincount(place)
-    return shares
+    fractions: Values = np.bincount(place, correct) / np.bincount(place)
+    return fractions
 
 
 def _category_of_episode(category: Index, episode: Index) -> Index:
@@ -240,7 +226,7 @@ def _category_of_episode(category: Index, episode: Index) -> Index:
 
 
 def _shuffles(category: Index, episode: Index, seed: int, count: int) -> Iterator[Index]:
-    """Yield (point,) categories dealt out anew to whole episodes."""
+    """Yield (point,) categories permuted over whole episodes."""
     place = np.unique(episode, return_inverse=True)[1]
     of_episode = _category_of_episode(category, episode)
     rng = generator("shuffled categories", seed)
@@ -249,8 +235,6 @@ def _shuffles(category: Index, episode: Index, seed: int, count: int) -> Iterato
 
 
 def _silhouette(distances: Values, category: Index) -> float:
-    from sklearn.metrics import silhouette_score
-
     return float(silhouette_score(distances, category, metric="precomputed"))
 
 

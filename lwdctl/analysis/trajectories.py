@@ -1,7 +1,8 @@
-"""Trajectories of a source and of the policies that learned from it, as comparable numbers."""
+"""Trajectories of demonstrations and of evaluated policies, as metrics that can be compared."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -10,31 +11,47 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lwdctl.analysis.divergence import Bounds, SourceDivergence
 from lwdctl.analysis.evaluations import Run, values_of
+from lwdctl.analysis.resample import Bootstrap, percentile_interval
 from lwdctl.artifacts.snippets import SnippetStore
+from lwdctl.core.errors import ArtifactError
 from lwdctl.core.progress import Progress
 from lwdctl.core.seeding import generator
+from lwdctl.envs import hammer_metrics
+from lwdctl.evaluation.results import Estimate
 
 SOURCE = "source"
 ALL = "all"
-"""The behavior of trajectories that carry no label."""
+"""The behavior of trajectories without a label."""
 RETURN, STEPS, SUCCESS = "return", "steps", "success"
 CONTACT = "contact_"
 
+Values = npt.NDArray[np.float64]
+Divergences = Mapping[str, Estimate]
 Measure = Callable[[npt.NDArray[np.float32]], Mapping[str, float]]
+
+
+RESAMPLES = 4000
+FRACTIONS: Bounds = (0.0, 1.0)
+CONTACTS = "foot contacts"
+SOURCE_VS_SOURCE = "source_vs_source"
+"""Name of the baseline among divergences: two disjoint sets of the source."""
+HAMMER = tuple(metric.name for metric in hammer_metrics.METRICS)
+"""Metrics that are compared one by one; their range is the source's."""
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One trajectory in numbers.
+    """The metrics of one trajectory.
 
     Attributes:
         group: `"source"`, or the name of the policy.
         behavior: Its label, or `"all"`.
-        task: Name of its task.
-        origin: Where it comes from (`"episode 12"`, `"seed 100003"`).
+        origin: The recorded episode or the seed (`"episode 12"`, `"seed 100003"`).
         values: `steps`, and where known `return`, `success` and the adapter's metrics.
-        failure: Why the policy failed for good, or "".
+        failure: Why the policy aborted the episode, or "".
+        task: Name of its task.
     """
 
     group: str
@@ -45,32 +62,76 @@ class Trajectory:
     task: str = ""
 
 
+Groups = dict[str, list[Trajectory]]
+
+
+@dataclass(frozen=True)
+class MetricStatistics:
+    """A metric over trajectories: its mean, and its standard deviation (NaN for one alone)."""
+
+    mean: Estimate
+    std: float
+
+
+@dataclass(frozen=True)
+class BehaviorComparison:
+    """The trajectories of one behavior, equally many of every group.
+
+    Attributes:
+        behavior: Label, or `"all"`; preceded by the task where there are several.
+        count: Trajectories per group.
+        groups: Group to the trajectories drawn, the source first.
+        statistics: Group to metric to its statistics.
+        differences: Policy to metric to its mean minus the source's, where both have it.
+        divergences: Quantity (`"foot contacts"` or a metric) to policy to its divergence from the
+            source, with that of the source-vs-source baseline.
+    """
+
+    behavior: str
+    count: int
+    groups: Groups
+    statistics: Mapping[str, Mapping[str, MetricStatistics]]
+    differences: Mapping[str, Mapping[str, Estimate]]
+    divergences: Mapping[str, Divergences] = field(default_factory=dict)
+
+
+def metrics(items: Sequence[Trajectory], names: Sequence[str]) -> Values:
+    """Return (trajectory, metric)."""
+    return np.array([[item.values[name] for name in names] for item in items])
+
+
+def shared_metrics(items: Sequence[Trajectory]) -> list[str]:
+    """Return the metrics that every trajectory has, in order of appearance."""
+    return [name for name in items[0].values if all(name in item.values for item in items)]
+
+
 def source_trajectories(
     store: SnippetStore,
     limit: int,
-    most: int,
+    most: int | None,
     seed: int,
     progress: Progress,
     tasks: Collection[str],
 ) -> list[Trajectory]:
-    """Measure recorded trajectories by the code that measures rollouts.
+    """Measure recorded trajectories with the code that measures rollouts.
 
-    Metrics look at the observations after actions, as a rollout's do: those of rows 1 to the
-    limit, and the one after the last action where it was recorded.
+    Metrics are over the observations after actions, as in a rollout: those of rows 1 to the limit,
+    and the one after the last action where it was recorded.
 
     Args:
         store: The demonstrations.
-        limit: Steps to look at from the start, as many as rollouts had; 0 for all.
-        most: Trajectories of every task and label, drawn at random; 0 takes all.
-        seed: Fixes the draw.
+        limit: Number of steps to measure, as many as rollouts had; 0 for all.
+        most: Largest number of trajectories of every task and label, drawn at random; None for
+            all.
+        seed: Seed of the draw.
         progress: Where to report.
         tasks: Names of the tasks that policies ran.
     """
     table, names = store.episodes, store.spec.env.tasks
     order = generator("source trajectories", seed).permutation(len(table))
     order = order[np.isin(table.task[order], [names.index(task) for task in tasks])]
-    kinds = np.stack([table.task[order], table.label[order]], axis=1)
-    parts = [order[(kinds == one).all(axis=1)][: most or None] for one in np.unique(kinds, axis=0)]
+    pairs = np.stack([table.task[order], table.label[order]], axis=1)
+    parts = [order[(pairs == one).all(axis=1)][:most] for one in np.unique(pairs, axis=0)]
     chosen = sorted(int(index) for part in parts for index in part)
     found = []
     with progress.task("measure the source", len(chosen), "trajectory") as bar:
@@ -83,13 +144,13 @@ def source_trajectories(
 def policy_trajectories(
     run: Run, group: str, labels: Sequence[str], lost: list[str]
 ) -> Iterator[Trajectory]:
-    """Take the episodes of an evaluated policy.
+    """Yield the episodes of an evaluated policy.
 
     Args:
         run: The policy's episodes.
-        group: Name to give the policy.
+        group: Name of the policy.
         labels: Behaviors that the source has. With a single one every episode belongs to it.
-        lost: Gets the name of the group once for every episode lost to the simulator.
+        lost: Receives the name of the group once for every episode lost to a simulator error.
     """
     only = labels[0] if len(labels) == 1 else ALL
     for episode in run.episodes:
@@ -136,11 +197,9 @@ def _after_actions(store: SnippetStore, index: int, steps: int) -> npt.NDArray[n
 
 @lru_cache(maxsize=16)
 def metrics_of(adapter: str, task: str) -> Measure | None:
-    """Return what computes an adapter's metrics from observations (time, obs), or None."""
+    """Return the function that computes an adapter's metrics from observations (time, obs)."""
     if adapter == "adroit":
-        from lwdctl.envs.hammer_metrics import hammer_metrics
-
-        return hammer_metrics
+        return hammer_metrics.hammer_metrics
     if adapter == "mujoco":
         from lwdctl.envs.foot_contacts import FootContacts, feet_names
         from lwdctl.envs.gymnasium_scene import build_environment
@@ -149,8 +208,130 @@ def metrics_of(adapter: str, task: str) -> Measure | None:
         finder = FootContacts(task.partition("-")[0], build_environment(task).model)
 
         def contacts(observations: npt.NDArray[Any]) -> Mapping[str, float]:
-            shares = np.mean([finder.at(row) for row in observations], axis=0).tolist()
-            return dict(zip(names, shares, strict=True))
+            fractions = np.mean([finder.at(row) for row in observations], axis=0).tolist()
+            return dict(zip(names, fractions, strict=True))
 
         return contacts
     return None
+
+
+def compare_behaviors(
+    trajectories: Sequence[Trajectory], seed: int, progress: Progress
+) -> list[BehaviorComparison]:
+    """Compare every behavior that a policy was run for, task by task.
+
+    Trajectories without a label, where the source has several, are compared with all of it.
+
+    Args:
+        trajectories: Of the source and of every policy.
+        seed: Seed of the draws.
+        progress: Where to report.
+
+    Raises:
+        ArtifactError: No behavior has trajectories on both sides.
+    """
+    policies = [item for item in trajectories if item.group != SOURCE]
+    found, behaviors = [], sorted({(item.task, item.behavior) for item in policies})
+    several = len({task for task, _ in behaviors}) > 1
+    with progress.task("compare", len(behaviors), "behavior") as bar:
+        for task, behavior in behaviors:
+            name = behavior
+            if several:
+                name = task if behavior == ALL else f"{task}, {behavior}"
+            groups: Groups = {}
+            for item in trajectories:
+                if item.task == task and behavior in (ALL, item.behavior):
+                    groups.setdefault(item.group, []).append(item)
+            if len(groups) > 1 and SOURCE in groups:
+                found.append(_compare(name, groups, seed))
+            bar.advance()
+    if not found:
+        raise ArtifactError(
+            "the data holds no trajectory of any behavior that was evaluated",
+            "evaluate with the labels of the data: lwdctl eval --label LABEL",
+        )
+    return found
+
+
+def draw_equally(groups: Groups, *key: int | str) -> Groups:
+    """Draw as many trajectories of every group as the smallest has, in their order."""
+    count = min(len(items) for items in groups.values())
+    drawn = {}
+    for name, items in groups.items():
+        rng = generator("equal numbers", name, *key)
+        chosen = sorted(rng.permutation(len(items))[:count])
+        drawn[name] = [items[index] for index in chosen]
+    return drawn
+
+
+def _compare(behavior: str, groups: Groups, seed: int) -> BehaviorComparison:
+    drawn = draw_equally(groups, behavior, seed)
+    values = {
+        name: {metric: metrics(items, [metric])[:, 0] for metric in shared_metrics(items)}
+        for name, items in drawn.items()
+    }
+    source = values[SOURCE]
+    return BehaviorComparison(
+        behavior,
+        len(drawn[SOURCE]),
+        drawn,
+        {
+            name: {metric: _statistics(one) for metric, one in found.items()}
+            for name, found in values.items()
+        },
+        {
+            name: {
+                metric: _difference(one, source[metric])
+                for metric, one in found.items()
+                if metric in source
+            }
+            for name, found in values.items()
+            if name != SOURCE
+        },
+        _divergences(groups, behavior, seed),
+    )
+
+
+def _statistics(values: Values) -> MetricStatistics:
+    bootstrap = Bootstrap(len(values), ("behaviour bootstrap", "one"), RESAMPLES)
+    std = float(values.std(ddof=1)) if len(values) > 1 else np.nan
+    return MetricStatistics(bootstrap.estimate(values), std)
+
+
+def _difference(policy: Values, source: Values) -> Estimate:
+    gap, count = float(policy.mean() - source.mean()), min(len(policy), len(source))
+    if count < 2:
+        return Estimate(gap, np.nan, np.nan, count)
+    sides = [
+        Bootstrap(len(values), ("behaviour bootstrap", name), RESAMPLES).means(values)
+        for name, values in (("policy", policy), ("source", source))
+    ]
+    return Estimate(gap, *percentile_interval(sides[0] - sides[1]), count)
+
+
+def _divergences(groups: Groups, behavior: str, seed: int) -> dict[str, dict[str, Estimate]]:
+    shared = set(shared_metrics([item for items in groups.values() for item in items]))
+    contacts = [
+        name
+        for name in shared_metrics(groups[SOURCE])
+        if name.startswith(CONTACT) and name in shared
+    ]
+    quantities: dict[str, tuple[list[str], Bounds | None]] = {}
+    if contacts:
+        quantities[CONTACTS] = contacts, FRACTIONS
+    quantities |= {name: ([name], None) for name in HAMMER if name in shared}
+    size = min(len(groups[SOURCE]) // 2, *(len(items) for items in groups.values()))
+    if size < 2:
+        return {}
+    found = {}
+    for quantity, (names, bounds) in quantities.items():
+        pairs: list[tuple[int, ...]] = [*itertools.combinations(range(len(names)), 2)]
+        key = f"{behavior} {quantity} {seed}"
+        source = metrics(groups[SOURCE], names)
+        divergence = SourceDivergence(source, size, pairs or [(0,)], bounds, key)
+        found[quantity] = {SOURCE_VS_SOURCE: divergence.source_vs_source()} | {
+            name: divergence.of(metrics(items, names))
+            for name, items in groups.items()
+            if name != SOURCE
+        }
+    return found

@@ -1,13 +1,14 @@
 """The table of stages: configuration and inputs in, one artifact out.
 
 Adding a stage is one module with a `run` function, a configuration class in `lwdctl.configs` and
-one row here. The command line and recipes read this table; a stage's module is imported when it
-runs.
+one row here; the rows of analyses come from `lwdctl.analysis.analyses`. The command line and
+recipes read this table; a stage's module is imported when it runs.
 """
 
 from __future__ import annotations
 
 from lwdctl import configs
+from lwdctl.analysis.analyses import ANALYSES
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.stages.stage import Stage
@@ -74,37 +75,16 @@ _ROWS = (
         resumable=True,
         chosen="lwdctl.stages.evaluate:chosen",
     ),
-    Stage(
-        "analyze latents",
-        "analysis",
-        configs.AnalyzeLatentsConfig,
-        ("snippets", "vae", "latents"),
-        "lwdctl.stages.analyze_latents:run",
-        "Look for behaviors in the latent space: PCA, t-SNE, separability.",
-    ),
-    Stage(
-        "analyze behavior",
-        "analysis",
-        configs.AnalyzeBehaviorConfig,
-        ("snippets", "evaluation"),
-        "lwdctl.stages.analyze_behavior:run",
-        "Compare the policies' trajectories with those they were trained on.",
-    ),
-    Stage(
-        "analyze diversity",
-        "analysis",
-        configs.AnalyzeDiversityConfig,
-        configs.LINEAGE,
-        "lwdctl.stages.analyze_diversity:run",
-        "Compare the diversity and modes of generated behavior with the demonstrations'.",
-    ),
-    Stage(
-        "analyze reconstruction",
-        "analysis",
-        configs.AnalyzeReconstructionConfig,
-        configs.LINEAGE,
-        "lwdctl.stages.analyze_reconstruction:run",
-        "Run decoded snippets from their own initial states; compare with the recording.",
+    *(
+        Stage(
+            f"analyze {row.name}",
+            "analysis",
+            row.config,
+            row.inputs,
+            "lwdctl.stages.analyze:run",
+            row.summary,
+        )
+        for row in ANALYSES
     ),
 )
 

@@ -6,9 +6,16 @@ import numpy as np
 import pytest
 
 from lwdctl.analysis import divergence
-from lwdctl.analysis.behavior import CONTACTS, SOS, compare, draw_equally
-from lwdctl.analysis.behavior_sections import sections_of, summary_of, write_rows
-from lwdctl.analysis.trajectories import SOURCE, Trajectory, source_trajectories
+from lwdctl.analysis.behavior import compose, summarize, trajectory_table
+from lwdctl.analysis.trajectories import (
+    CONTACTS,
+    SOURCE,
+    SOURCE_VS_SOURCE,
+    Trajectory,
+    compare_behaviors,
+    draw_equally,
+    source_trajectories,
+)
 from lwdctl.artifacts.snippets import SnippetStore, SnippetWriter
 from lwdctl.core.errors import ArtifactError
 from lwdctl.core.progress import SilentProgress
@@ -64,25 +71,25 @@ def test_a_policy_that_behaves_alike_is_inside_and_another_is_not():
         *made("other", "fast", 25, (0.8, 0.2), seed=2, failure="it fell apart"),
         *made(SOURCE, "slow", 40, (0.5, 0.5)),
     ]
-    (compared,) = compare(trajectories, 0, SilentProgress())
+    (compared,) = compare_behaviors(trajectories, 0, SilentProgress())
     assert compared.behavior == "fast"
     assert compared.count == 20
     assert {len(items) for items in compared.groups.values()} == {20}
     found = compared.divergences[CONTACTS]
-    assert {one.size for one in found.values()} == {20}
-    summary = summary_of([compared])["fast"]
-    assert summary["alike"]["inside_sos"]
-    assert not summary["other"]["inside_sos"]
+    assert {one.n for one in found.values()} == {20}
+    summary = summarize([compared])["fast"]
+    assert summary["alike"]["within_baseline"]
+    assert not summary["other"]["within_baseline"]
     assert summary["other"]["js"] == pytest.approx(np.log(2), abs=1e-3)
-    assert set(summary[SOS]) == {"js", "js_low", "js_high", "js_set_size"}
+    assert set(summary[SOURCE_VS_SOURCE]) == {"js", "js_low", "js_high", "js_set_size"}
     assert compared.differences["other"]["contact_bfoot"].low > 0.4
-    spread = compared.spreads["alike"]["return"]
-    assert spread.low < spread.mean < spread.high
-    sections, figures = sections_of([compared], 100)
+    mean = compared.statistics["alike"]["return"].mean
+    assert mean.low < mean.value < mean.high
+    sections, figures = compose([compared], 100)
     assert set(figures) == {"returns", "contacts", "divergence"}
     assert [s.title for s in sections][:2] == ["What was compared", "Returns"]
     assert [row[-1] for row in sections[0].table.rows] == [0, 0, 20]
-    rows = write_rows(trajectories, [compared]).splitlines()
+    rows = trajectory_table(trajectories, [compared]).to_csv().splitlines()
     assert len(rows) == 1 + len(trajectories)
     assert sum(line.split(",")[4] == "1" for line in rows) == 60
 
@@ -94,7 +101,7 @@ def test_episodes_without_a_label_are_compared_with_all_of_the_source():
         *made("labeled", "slow", 8, 0.5),
         *made("unlabeled", "all", 12, 0.4),
     ]
-    every, slow = compare(trajectories, 0, SilentProgress())
+    every, slow = compare_behaviors(trajectories, 0, SilentProgress())
     assert (every.behavior, slow.behavior) == ("all", "slow")
     assert set(every.groups) == {SOURCE, "labeled", "unlabeled"}
     assert {item.behavior for item in every.groups[SOURCE]} == {"fast", "slow"}
@@ -116,9 +123,11 @@ def test_one_foot_and_four_feet_have_their_panels(feet, panels):
             for index in range(count)
         ]
 
-    (compared,) = compare([*with_feet(SOURCE, 12), *with_feet("mlp", 6)], 0, SilentProgress())
-    assert compared.divergences[CONTACTS]["mlp"].mean > 0
-    sections, figures = sections_of([compared], 0)
+    (compared,) = compare_behaviors(
+        [*with_feet(SOURCE, 12), *with_feet("mlp", 6)], 0, SilentProgress()
+    )
+    assert compared.divergences[CONTACTS]["mlp"].value > 0
+    sections, figures = compose([compared], 0)
     assert set(figures) == {"contacts", "divergence"}
     assert len(figures["contacts"].axes) == 2 * panels
     assert "cut to" not in sections[0].text
@@ -126,11 +135,13 @@ def test_one_foot_and_four_feet_have_their_panels(feet, panels):
 
 def test_too_few_trajectories_have_no_divergence_and_other_labels_no_comparison():
     few = [*made(SOURCE, "fast", 3, 0.3), *made("mlp", "fast", 3, 0.3)]
-    (compared,) = compare(few, 0, SilentProgress())
+    (compared,) = compare_behaviors(few, 0, SilentProgress())
     assert compared.divergences == {}
     assert compared.count == 3
     with pytest.raises(ArtifactError, match="no trajectory of any behavior"):
-        compare([*made(SOURCE, "fast", 3, 0.3), *made("mlp", "slow", 3, 0.3)], 0, SilentProgress())
+        compare_behaviors(
+            [*made(SOURCE, "fast", 3, 0.3), *made("mlp", "slow", 3, 0.3)], 0, SilentProgress()
+        )
 
 
 @pytest.fixture
@@ -164,36 +175,36 @@ def test_tasks_are_compared_each_with_its_own_source():
         *of("reach", made(SOURCE, "", 20, 0.8)), *of("push", made(SOURCE, "", 20, 0.2, seed=1)),
         *of("reach", made("lwd", "", 20, 0.8, seed=2)),
     ]  # fmt: skip
-    (one,) = compare(trajectories, 0, SilentProgress())
+    (one,) = compare_behaviors(trajectories, 0, SilentProgress())
     assert one.behavior == "all"
     difference = one.differences["lwd"]["contact_bfoot"]
     assert difference.low < 0 < difference.high
     trajectories += of("push", made("lwd", "", 20, 0.2, seed=3))
-    both = compare(trajectories, 0, SilentProgress())
+    both = compare_behaviors(trajectories, 0, SilentProgress())
     assert [item.behavior for item in both] == ["push", "reach"]
-    assert all(abs(item.differences["lwd"]["contact_bfoot"].mean) < 0.05 for item in both)
+    assert all(abs(item.differences["lwd"]["contact_bfoot"].value) < 0.05 for item in both)
 
 
 def test_one_trajectory_has_no_interval():
     trajectories = [*made(SOURCE, "fast", 3, 0.3), *made("lwd", "fast", 1, 0.5)]
-    (one,) = compare(trajectories, 0, SilentProgress())
-    spread, difference = one.spreads["lwd"]["return"], one.differences["lwd"]["return"]
-    assert np.isfinite([spread.mean, difference.mean]).all()
-    assert np.isnan([spread.deviation, spread.low, spread.high, difference.low]).all()
-    sections, _ = sections_of([one], 0)
+    (one,) = compare_behaviors(trajectories, 0, SilentProgress())
+    found, difference = one.statistics["lwd"]["return"], one.differences["lwd"]["return"]
+    assert np.isfinite([found.mean.value, difference.value]).all()
+    assert np.isnan([found.std, found.mean.low, found.mean.high, difference.low]).all()
+    sections, _ = compose([one], 0)
     assert sections[1].table.cells()[1][4:] == ("–", "–", "–")
 
 
 @pytest.mark.sim
 def test_the_source_is_cut_to_the_steps_rollouts_had(store):
     task = ("HalfCheetah-v4",)
-    whole = source_trajectories(store, 0, 0, 0, SilentProgress(), task)
+    whole = source_trajectories(store, 0, None, 0, SilentProgress(), task)
     assert len(whole) == 4
     # Rows 1 to 7 stand after an action; the observation after the last one is not recorded.
     assert whole[0].values == pytest.approx(
         {"steps": 8, "return": 28, "success": 1, "contact_bfoot": 5 / 7, "contact_ffoot": 5 / 7}
     )
-    short = source_trajectories(store, 4, 0, 0, SilentProgress(), task)
+    short = source_trajectories(store, 4, None, 0, SilentProgress(), task)
     assert short[0].values == pytest.approx(
         {"steps": 4, "return": 6, "contact_bfoot": 2 / 4, "contact_ffoot": 2 / 4}
     )

@@ -6,12 +6,12 @@ from sklearn.metrics import pairwise_distances
 
 from lwdctl.analysis import separability
 from lwdctl.analysis.separability import (
+    accuracy,
     has_two_episodes,
+    linear_accuracy,
     linear_fit,
-    linear_rate,
-    majority_share,
+    majority_fraction,
     nearest_of_others,
-    rate,
     separation,
     vote,
 )
@@ -92,14 +92,14 @@ def test_a_vote_goes_to_the_most_frequent_and_then_to_the_nearest():
 def test_every_episode_counts_alike():
     hits = np.array([True] * 8 + [False] * 2)
     episode = np.array([0] * 8 + [1, 2])
-    found = rate(hits, episode)
+    found = accuracy(hits, episode)
     assert found.value == pytest.approx(1 / 3)
     assert found.low == 0.0
     assert found.high == 1.0
 
 
 def test_one_snippet_an_episode_has_wilsons_interval():
-    found = rate(np.arange(20) < 15, np.arange(20))
+    found = accuracy(np.arange(20) < 15, np.arange(20))
     assert (found.low, found.high) == wilson(15, 20)
 
 
@@ -107,7 +107,7 @@ def test_correlated_snippets_widen_the_interval():
     """Forty episodes that answer as one say as much as forty points, not as four hundred."""
     rng = np.random.default_rng(0)
     right = rng.random(40) < 0.5
-    whole = rate(np.repeat(right, 10), np.repeat(np.arange(40), 10))
+    whole = accuracy(np.repeat(right, 10), np.repeat(np.arange(40), 10))
     assert whole.high - whole.low > 0.25
 
 
@@ -115,13 +115,13 @@ def test_a_category_of_one_episode_cannot_be_tested():
     category = np.array([0, 0, 0, 1, 1, -1, -1, 2, 2])
     episode = np.array([0, 0, 1, 2, 3, 4, 5, 6, 6])
     assert has_two_episodes(category, episode).tolist() == [True] * 5 + [False] * 4
-    assert majority_share(np.array([0, 0, 0, 1]), np.array([5, 5, 6, 4])) == pytest.approx(2 / 3)
+    assert majority_fraction(np.array([0, 0, 0, 1]), np.array([5, 5, 6, 4])) == pytest.approx(2 / 3)
 
 
 def test_two_episodes_a_category_are_enough():
     category, episode = np.array([0, 0, 1, 1, 0, 1]), np.array([0, 1, 2, 3, 1, 3])
     points = np.array([[0.0], [0.1], [9.0], [9.2], [0.2], [9.1]])
-    assert linear_rate(points, category, episode, 0).value == 1.0
+    assert linear_accuracy(points, category, episode, 0).value == 1.0
     found = separation(points, category, episode, 50, 0, linear=False)
     assert found.linear is None
     assert found.silhouette > 0.9

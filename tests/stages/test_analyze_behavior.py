@@ -108,12 +108,12 @@ def test_the_source_is_compared_over_the_steps_of_the_evaluation(workspace: Work
     assert summary["episodes_lost_to_simulators"] == {"mlp": 1}
     for label in SPEC.labels:
         found = summary[label]
-        assert set(found) == {"source", "lwd sampled", "mlp", "sos"}
+        assert set(found) == {"source", "lwd sampled", "mlp", "source_vs_source"}
         assert {one.get("trajectories", 5) for one in found.values()} == {5}
         assert {one["js_set_size"] for name, one in found.items() if name != "source"} == {4}
         assert found["source"]["return_mean"] == 8.0
         assert found["mlp"]["js"] > found["lwd sampled"]["js"] > 0
-        assert not found["mlp"]["inside_sos"]
+        assert not found["mlp"]["within_baseline"]
     _, sections = read_sections(artifact.path)
     assert sum(bool(section.figure) for section in sections) == 3
     with artifact.payload("behavior.csv").open() as file:

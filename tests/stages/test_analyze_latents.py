@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from trained_grid import TINY, do, write_snippets
 
+from lwdctl.analysis import latents as analysis
 from lwdctl.analysis.sections import read_sections
 from lwdctl.artifacts.latents import LatentStore
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.cli.main import main
 from lwdctl.core.errors import ConfigError
 from lwdctl.policies.loading import load_vae
-from lwdctl.stages import analyze_latents
 
 pytestmark = pytest.mark.sim
 
@@ -72,8 +72,7 @@ def test_the_raw_snippet_is_what_the_encoder_reads(chain):
     """Feeding the baseline's rows to the encoder's first layers gives the stored latents."""
     import torch
 
-    from lwdctl.analysis.latent_baselines import raw_snippets, standard_states
-    from lwdctl.analysis.latent_table import draw_points
+    from lwdctl.analysis.latent_points import draw_points, raw_snippets, standardized_states
     from lwdctl.artifacts.snippets import SnippetStore
 
     snippets = SnippetStore.open(chain.resolve("snippets").path)
@@ -86,7 +85,7 @@ def test_the_raw_snippet_is_what_the_encoder_reads(chain):
     with torch.no_grad():
         mean, _ = model.encoder(steps, torch.ones(steps.shape[:2]))
     np.testing.assert_allclose(mean.numpy(), latents.mean, atol=1e-4)
-    states = standard_states(model, latents, points)
+    states = standardized_states(model, latents, points)
     first = raw.numpy().reshape(len(raw), 8, -1)[:, 0, : model.spec.observation_size]
     np.testing.assert_allclose(states[:, -first.shape[1] :], first, atol=1e-4)
 
@@ -116,7 +115,7 @@ def test_a_workspace_without_latents_says_how_to_make_some(tmp_path, capfd):
 
 
 def test_one_snippet_an_episode_of_one_category_is_drawn_plainly(chain, monkeypatch):
-    monkeypatch.setattr(analyze_latents, "_what_to_show", lambda *_: ([], False))
+    monkeypatch.setattr(analysis, "choose_groupings", lambda *_: ([], False))
     artifact = do("analyze latents", chain, {"points": 12})
     assert artifact.manifest.summary["groups"] == {}
     assert (artifact.path / "figures/tsne.png").is_file()

@@ -10,16 +10,16 @@ import pytest
 from trained_grid import TINY, do, write_snippets
 
 from lwdctl.analysis import plotting
+from lwdctl.analysis.reconstruction import SnippetRunner
 from lwdctl.analysis.sections import read_sections
+from lwdctl.analysis.traced_rollouts import TracedEpisodes
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.config import from_mapping
 from lwdctl.core.errors import ConfigError, SimulatorError
 from lwdctl.envs.pusht import PushTSimulator
 from lwdctl.stages import STAGES
-from lwdctl.stages.reconstruction_runs import SnippetRuns
 from lwdctl.stages.stage import LOST
-from lwdctl.stages.traced_runs import Outcome
 
 pytestmark = pytest.mark.sim
 
@@ -52,9 +52,14 @@ def test_all_arms_from_the_same_starts(
     artifact = do(COMMAND, workspace, values)
     summary = artifact.manifest.summary
     assert artifact.name == "made"
-    assert [item.kind for item in artifact.manifest.inputs] == ["diffusion"]
+    assert [item.kind for item in artifact.manifest.inputs] == [
+        "snippets",
+        "vae",
+        "latents",
+        "diffusion",
+    ]
     assert summary["snippets"] == 6
-    assert summary["start_drift"] < 1e-9
+    assert summary["initial_error"] < 1e-9
     assert summary["recorded actions"]["final_normalized"] < 1e-9
     assert summary["recorded actions"]["mean_squared"] < 1e-4
     for arm in ("oracle", "mean", "sampled"):
@@ -63,7 +68,7 @@ def test_all_arms_from_the_same_starts(
         assert found["final_normalized"] > 1e-4
         assert 0.0 <= found["max_overlap"] <= 1.0
     assert summary["oracle"] != summary["sampled"] != summary["mean"]
-    assert "success_difference" in summary["encoded minus sampled"]
+    assert "success_difference" in summary["oracle minus sampled"]
     with artifact.payload("reconstruction_steps.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["policy"] == "oracle"]
     assert [int(row["step"]) for row in rows] == list(range(LENGTH + 1))
@@ -77,7 +82,7 @@ def test_all_arms_from_the_same_starts(
 
 
 def test_snapshots_lead_to_the_final_weights(workspace: Workspace, plain: Artifact) -> None:
-    assert [item.kind for item in plain.manifest.inputs] == ["vae"]
+    assert [item.kind for item in plain.manifest.inputs] == ["snippets", "vae"]
     summary = plain.manifest.summary
     after = summary["after_updates"]
     assert list(after) == ["2", "4"]
@@ -104,19 +109,23 @@ def test_the_same_seed_gives_the_same_whatever_the_batch(
 def test_a_simulator_lost_with_earlier_weights_is_said(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decoded = SnippetRuns.decoded
+    decoded = SnippetRunner.decoded
 
-    def losing(self: SnippetRuns, vae: Any, latents: Any, title: str) -> Outcome:
+    def losing(self: SnippetRunner, vae: Any, latents: Any, title: str) -> TracedEpisodes:
         outcome = decoded(self, vae, latents, title)
-        if title != "after 2 updates":
+        if title != "after 2 training steps":
             return outcome
-        first, *others = outcome.episodes
-        return Outcome([None, *outcome.reached[1:]], [replace(first, error="it died"), *others])
+        first, *others = outcome.results
+        return TracedEpisodes(
+            [None, *outcome.observations[1:]], [replace(first, error="it died"), *others]
+        )
 
-    monkeypatch.setattr(SnippetRuns, "decoded", losing)
+    monkeypatch.setattr(SnippetRunner, "decoded", losing)
     with pytest.raises(SimulatorError, match="1 episodes were lost"):
         do(COMMAND, workspace, SMALL, name="lost")
-    assert workspace.resolve("analysis", "lost").manifest.summary[LOST] == {"after 2 updates": 1}
+    assert workspace.resolve("analysis", "lost").manifest.summary[LOST] == {
+        "after 2 training steps": 1
+    }
 
 
 def test_what_it_reads_and_refuses(workspace: Workspace) -> None:

@@ -1,20 +1,20 @@
-"""Spread and modes, on trajectories whose diversity is known."""
+"""Variance and modes, on trajectories whose diversity is known."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from lwdctl.analysis.diversity import (
+from lwdctl.analysis.diversity_measures import (
     ClusteredModes,
     LabeledModes,
-    Starts,
-    agreement,
-    chance_of_variation,
+    StateBootstrap,
+    chance_total_variation,
+    draw_agreement,
     effective_number,
     features,
-    hold,
-    shares,
+    mode_fractions,
+    pad,
     total_variation,
 )
 from lwdctl.core.errors import ConfigError
@@ -33,17 +33,17 @@ def _walks(count: int, spread: float, key: str, turn: float = 0.0) -> np.ndarray
 
 def test_a_trajectory_that_ended_stays_where_it_was() -> None:
     states = np.arange(6, dtype=np.float32).reshape(3, 2)
-    held = hold(states, 5, np.array([1.0, 2.0]))
-    assert held.shape == (6, 2)
-    np.testing.assert_allclose(held[:, 0], [0, 2, 4, 4, 4, 4])
-    np.testing.assert_allclose(held[:, 1], [0.5, 1.5, 2.5, 2.5, 2.5, 2.5])
-    assert len(hold(states, 1, np.ones(2))) == 2
+    padded = pad(states, 5, np.array([1.0, 2.0]))
+    assert padded.shape == (6, 2)
+    np.testing.assert_allclose(padded[:, 0], [0, 2, 4, 4, 4, 4])
+    np.testing.assert_allclose(padded[:, 1], [0.5, 1.5, 2.5, 2.5, 2.5, 2.5])
+    assert len(pad(states, 1, np.ones(2))) == 2
 
 
-def test_spread_is_the_unbiased_variance_and_its_ratio_is_covered() -> None:
-    starts = Starts(200, seed=0)
+def test_the_variance_is_the_unbiased_variance_and_its_ratio_is_covered() -> None:
+    starts = StateBootstrap(200, seed=0)
     groups = {"demonstrated": _walks(200, 1.0, "a"), "narrow": _walks(200, 0.5, "b")}
-    found = starts.spreads(groups, "demonstrated")
+    found = starts.variances(groups, "demonstrated")
     expected = groups["narrow"].var(axis=0, ddof=1).mean(axis=1)
     np.testing.assert_allclose([one.value for one in found["narrow"].curve], expected, atol=1e-12)
     assert found["narrow"].curve[-1].low < 0.25 < found["narrow"].curve[-1].high
@@ -54,12 +54,12 @@ def test_spread_is_the_unbiased_variance_and_its_ratio_is_covered() -> None:
     assert (same.value, same.low, same.high) == pytest.approx((1.0, 1.0, 1.0))
 
 
-def test_a_component_that_rules_the_spread_is_named() -> None:
+def test_the_variance_of_each_component_is_kept() -> None:
     demonstrated = _walks(40, 1.0, "a")
     demonstrated[..., 2] *= 1e-3
     moved = demonstrated.copy()
     moved[..., 2] *= 1e5
-    spreads = Starts(40, seed=0).spreads(
+    spreads = StateBootstrap(40, seed=0).variances(
         {"demonstrated": demonstrated, "moved": moved}, "demonstrated"
     )
     found = spreads["moved"]
@@ -70,45 +70,47 @@ def test_a_component_that_rules_the_spread_is_named() -> None:
     assert found.components[2] / sum(found.components) > 0.999
 
 
-def test_share_of_spread_within_starts_is_that_of_its_making() -> None:
+def test_the_fraction_of_variance_within_initial_states_is_known() -> None:
     rng = generator("test diversity", "within")
     count, draws = 4000, 3
     between = rng.standard_normal((count, 1, 1, 1))
     inside = np.sqrt(3.0) * rng.standard_normal((count, draws, 1, 1))
     values = np.broadcast_to(between + inside, (count, draws, 2, 1)).copy()
-    found = Starts(count, seed=0).within(values)
+    found = StateBootstrap(count, seed=0).within_state_fraction(values)
     assert found.value == pytest.approx(0.75, abs=0.02)
     assert found.low < 0.75 < found.high
     alike = np.broadcast_to(between, (count, draws, 2, 1)).copy()
-    assert Starts(count, seed=0).within(alike).value == pytest.approx(0.0, abs=1e-9)
+    assert StateBootstrap(count, seed=0).within_state_fraction(alike).value == pytest.approx(
+        0.0, abs=1e-9
+    )
 
 
-def test_labeled_modes_are_told_by_a_forest_that_did_not_see_them() -> None:
+def test_labeled_modes_are_classified_by_a_forest_not_trained_on_them() -> None:
     rows = features(np.concatenate([_walks(30, 0.2, "l", -1.0), _walks(30, 0.2, "r", 1.0)]))
     category = np.repeat([0, 1], 30)
     modes = LabeledModes(rows, category, ("left", "right"), seed=0)
     assert modes.accuracy == 1.0
     np.testing.assert_array_equal(modes.demonstrated, category)
     fresh = features(_walks(20, 0.2, "fresh", 1.0))
-    assert (modes.tell(fresh, np.arange(20)) == 1).all()
-    # Labels that mean nothing are told at chance: nobody judges what they have learned by heart.
+    assert (modes.classify(fresh, np.arange(20)) == 1).all()
+    # Random labels are classified at chance level: no forest classifies its training data.
     nonsense = generator("test diversity", "nonsense").permutation(category)
     noise = generator("test diversity", "noise").standard_normal(rows.shape)
     blind = LabeledModes(noise, nonsense, ("left", "right"), seed=0)
     assert blind.accuracy is not None
     assert blind.accuracy < 0.75
-    np.testing.assert_array_equal(blind.tell(noise, np.arange(60)), blind.demonstrated)
+    np.testing.assert_array_equal(blind.classify(noise, np.arange(60)), blind.demonstrated)
 
 
 def test_clusters_are_found_and_counted() -> None:
     parts = [_walks(20, 0.1, f"c{turn}", turn) for turn in (-2.0, 0.0, 2.0)]
     rows = features(np.concatenate(parts))
-    modes = ClusteredModes(rows, 0, seed=0)
+    modes = ClusteredModes(rows, None, seed=0)
     assert modes.names == ("cluster 1", "cluster 2", "cluster 3")
     assert modes.accuracy is None
     assert all(len(set(modes.demonstrated[k : k + 20])) == 1 for k in (0, 20, 40))
     fresh = features(_walks(5, 0.1, "fresh", 2.0))
-    assert set(modes.tell(fresh, np.zeros(5, dtype=int))) == {modes.demonstrated[-1]}
+    assert set(modes.classify(fresh, np.zeros(5, dtype=int))) == {modes.demonstrated[-1]}
     assert len(ClusteredModes(rows, 5, seed=0).names) == 5
 
 
@@ -117,18 +119,18 @@ def test_rounding_makes_no_clusters() -> None:
     behavior = np.concatenate([_walks(20, 0.1, f"b{turn}", turn) for turn in (-1.0, 1.0)])
     sign = np.resize([1e-9, -1e-9], 40)[:, None, None]
     still = np.broadcast_to(sign, (40, STEPS + 1, 30))
-    modes = ClusteredModes(features(np.concatenate([behavior, still], axis=2)), 0, seed=0)
+    modes = ClusteredModes(features(np.concatenate([behavior, still], axis=2)), None, seed=0)
     assert len(modes.names) == 2
     assert len(set(modes.demonstrated[:20])) == len(set(modes.demonstrated[20:])) == 1
 
 
-def test_numbers_of_shares() -> None:
-    np.testing.assert_allclose(shares(np.array([0, 0, 2, 2]), 4), [0.5, 0, 0.5, 0])
+def test_numbers_of_fractions() -> None:
+    np.testing.assert_allclose(mode_fractions(np.array([0, 0, 2, 2]), 4), [0.5, 0, 0.5, 0])
     assert effective_number(np.array([0.5, 0.0, 0.5])) == pytest.approx(2.0)
     assert effective_number(np.array([1.0, 0.0])) == pytest.approx(1.0)
     assert total_variation(np.array([1.0, 0.0]), np.array([0.0, 1.0])) == 1.0
     assert total_variation(np.array([0.5, 0.5]), np.array([0.25, 0.75])) == 0.25
-    level = chance_of_variation(np.full(6, 1 / 6), 60, 0)
+    level = chance_total_variation(np.full(6, 1 / 6), 60, 0)
     rng = generator("test diversity", "chance")
     drawn = rng.multinomial(60, np.full(6, 1 / 6), 2000) / 60
     beyond = [total_variation(one, np.full(6, 1 / 6)) > level for one in drawn]
@@ -136,19 +138,21 @@ def test_numbers_of_shares() -> None:
 
 
 def test_pairs_of_draws_by_hand() -> None:
-    told = np.array([[0, 0, 1], [1, 1, 1]])
-    same, different = agreement(told, 2)
+    modes = np.array([[0, 0, 1], [1, 1, 1]])
+    same, different = draw_agreement(modes, 2)
     assert same == pytest.approx((1 + 3) / 6)
     assert different == pytest.approx(3 / 9)
 
 
-def test_large_constants_are_no_spread() -> None:
-    starts = Starts(5, seed=0)
+def test_large_constants_have_no_variance() -> None:
+    starts = StateBootstrap(5, seed=0)
     constant = np.full((5, 4, 2), 1234.5678)
-    found = starts.spreads({"demonstrated": constant, "moved": constant + 1e-9}, "demonstrated")
+    found = starts.variances({"demonstrated": constant, "moved": constant + 1e-9}, "demonstrated")
     assert np.isnan(found["moved"].ratio.value)
     wide = 1e4 + _walks(200, 1.0, "offset")
-    offset = Starts(200, seed=0).spreads({"demonstrated": wide}, "demonstrated")["demonstrated"]
+    offset = StateBootstrap(200, seed=0).variances({"demonstrated": wide}, "demonstrated")[
+        "demonstrated"
+    ]
     expected = (wide - 1e4).var(axis=0, ddof=1).mean(axis=1)
     np.testing.assert_allclose([one.value for one in offset.curve], expected, atol=1e-9)
 
@@ -159,11 +163,13 @@ def test_intervals_hold_the_truth() -> None:
     covered = []
     for seed in range(60):
         between, inside = rng.standard_normal((20, 1, 1, 1)), rng.standard_normal((20, 4, 1, 1))
-        found = Starts(20, seed).within(np.broadcast_to(between + inside, (20, 4, 2, 1)).copy())
+        found = StateBootstrap(20, seed).within_state_fraction(
+            np.broadcast_to(between + inside, (20, 4, 2, 1)).copy()
+        )
         covered.append(found.low <= 0.5 <= found.high)
     assert np.mean(covered) > 0.85
 
 
 def test_demonstrations_that_do_not_differ_are_refused() -> None:
     with pytest.raises(ConfigError, match="do not differ"):
-        ClusteredModes(np.ones((8, 5)), 0, seed=0)
+        ClusteredModes(np.ones((8, 5)), None, seed=0)

@@ -1,4 +1,4 @@
-"""The snippets that an analysis looks at: their latents, and what the data says about them."""
+"""The snippets that an analysis of latents looks at: latents, categories, and baseline spaces."""
 
 from __future__ import annotations
 
@@ -7,19 +7,26 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from lwdctl.artifacts.latents import LatentStore
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.seeding import generator
+from lwdctl.data.batches import SnippetBatches
 from lwdctl.data.robomimic_masks import LEVELS
+from lwdctl.data.windows import WindowRule
+from lwdctl.models.vae import PolicyVae
 
 Index = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
 
-FEWEST_POINTS = 5
-"""Fewer points have no neighborhoods worth a picture."""
+MIN_POINTS = 5
+"""Fewer points have no neighborhoods worth a figure."""
 UNKNOWN = -1
+MAX_RAW_NUMBERS = 64_000_000
+"""Numbers that all raw snippets together may have (half a gigabyte)."""
+_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,7 @@ class LatentPoints:
         latent: (point, latent), sampled from the posterior or its mean.
         episode: (point,) row of the snippet store's episode table.
         start: (point,) first step inside the episode.
-        position: (point,) start as a share of the episode's length, in [0, 1].
+        position: (point,) start as a fraction of the episode's length, in [0, 1].
     """
 
     row: Index
@@ -48,11 +55,11 @@ class LatentPoints:
 
 @dataclass(frozen=True)
 class Grouping:
-    """One way to sort points into categories that no model was told.
+    """One way to sort points into categories that no model was conditioned on.
 
     Attributes:
         name: `"task"`, `"label"`, `"level"` or `"success"`.
-        title: What people call it; operators are stored as labels.
+        title: Heading; operators are stored as labels.
         categories: Names.
         index: (point,) index into `categories`, `UNKNOWN` for none.
     """
@@ -77,15 +84,15 @@ def rows_of_split(latents: LatentStore, snippets: SnippetStore, split: str) -> I
         split: `"train"`, `"validation"` or `"all"`.
 
     Raises:
-        ConfigError: The split has too few snippets to look at.
+        ConfigError: The split has too few snippets.
     """
     wanted = snippets.episodes.of_split(None if split == "all" else split)
     rows: Index = np.flatnonzero(np.isin(latents.episode, wanted)).astype(np.int64)
-    if len(rows) < FEWEST_POINTS:
+    if len(rows) < MIN_POINTS:
         raise ConfigError(
-            f"{latents.path} has {len(rows)} snippets in the split '{split}', an analysis needs"
-            f" {FEWEST_POINTS}",
-            "take --split all, or encode with a smaller --stride",
+            f"{latents.path} has {len(rows)} snippets in the split '{split}', but an analysis"
+            f" needs {MIN_POINTS}",
+            "use --split all, or encode with a smaller --stride",
         )
     return rows
 
@@ -99,7 +106,7 @@ def draw_points(
     *,
     sampled: bool,
 ) -> LatentPoints:
-    """Draw snippets evenly over episodes and their latents.
+    """Draw snippets evenly over episodes, with their latents.
 
     Every episode gives its first random snippet before any gives its second one.
 
@@ -107,15 +114,15 @@ def draw_points(
         latents: Encoded snippets.
         snippets: The store they were cut from.
         rows: (row,) the rows to draw from.
-        count: Snippets to draw at most.
+        count: Largest number of snippets to draw.
         seed: Seed of the draw and of the posterior's noise.
-        sampled: Draw latents from the posterior instead of taking its mean.
+        sampled: Sample latents from the posterior instead of taking its mean.
 
     Raises:
-        ConfigError: All latents are the same.
+        ConfigError: All latents are equal.
     """
     of_episode = latents.episode
-    chosen = rows[evenly(of_episode[rows], count, seed)]
+    chosen = rows[draw_evenly(of_episode[rows], count, seed)]
     latent = latents.mean[chosen].astype(np.float64)
     if sampled:
         noise = generator("analysis-noise", seed).standard_normal(latent.shape)
@@ -129,12 +136,12 @@ def draw_points(
     return LatentPoints(chosen, latent, episode, start, position)
 
 
-def evenly(episode: npt.NDArray[np.int32], count: int, seed: int) -> Index:
+def draw_evenly(episode: npt.NDArray[np.int32], count: int, seed: int) -> Index:
     """Return at most `count` positions (point,), ascending, spread evenly over episodes.
 
     Args:
         episode: (row,) episode of each row.
-        count: How many at most.
+        count: Largest number of positions.
         seed: Seed of the draw.
     """
     rng = generator("analysis-points", seed)
@@ -150,8 +157,8 @@ def evenly(episode: npt.NDArray[np.int32], count: int, seed: int) -> Index:
 def groupings(snippets: SnippetStore, episode: Index) -> list[Grouping]:
     """Return every grouping that the data stores, whether it varies or not.
 
-    Operators of multi-human data are stored as labels (`better_operator_1`); their levels are
-    read off those names.
+    Operators of multi-human data are stored as labels (`better_operator_1`); their skill levels
+    are read from those names.
 
     Args:
         snippets: The store.
@@ -170,8 +177,47 @@ def groupings(snippets: SnippetStore, episode: Index) -> list[Grouping]:
 
 
 def _levels(labels: Sequence[str], label: Index) -> Grouping:
-    """Group operators by how skilled they are; nothing where labels are levels themselves."""
+    """Group operators by skill level; no point has one where labels are levels themselves."""
     level = [next((i for i, name in enumerate(LEVELS) if item.startswith(f"{name}_")), UNKNOWN)
              for item in labels]  # fmt: skip
     index = np.array([*level, UNKNOWN], np.int64)[label]  # the label -1 takes the last entry
-    return Grouping("level", "Operator's level", LEVELS, index)
+    return Grouping("level", "Operator's skill level", LEVELS, index)
+
+
+def standardized_states(vae: PolicyVae, latents: LatentStore, points: LatentPoints) -> Values:
+    """Return the observations at each snippet's first step, standardized as the model does.
+
+    Returns:
+        (point, history * obs): what the diffusion model is conditioned on.
+    """
+    states = torch.from_numpy(latents.state[points.row]).to(vae.observation.mean.device)
+    observations = states.reshape(len(states), -1, vae.spec.observation_size)
+    return _flat(vae.observation.normalize(observations))
+
+
+def raw_snippets(vae: PolicyVae, snippets: SnippetStore, points: LatentPoints) -> Values | None:
+    """Return the encoder's input for each snippet, or None where that is too large.
+
+    Returns:
+        (point, time * (obs + action)): standardized, padded steps zero.
+    """
+    spec = vae.spec
+    width = spec.snippet_length * (spec.observation_size + spec.action_size)
+    if len(points.row) * width > MAX_RAW_NUMBERS:
+        return None
+    rule, device = WindowRule(spec.snippet_length), vae.observation.mean.device
+    batches = SnippetBatches(
+        snippets, spec.observation_keys, rule, split="all", seed=0, device=device
+    )
+    parts = []
+    for first in range(0, len(points.row), _BATCH):
+        here = slice(first, first + _BATCH)
+        cut = batches.cut(points.episode[here], points.start[here])
+        steps = torch.cat([vae.observation.normalize(cut.observations), vae.target(cut)], -1)
+        parts.append(_flat(steps * cut.mask.unsqueeze(-1)))
+    return np.concatenate(parts)
+
+
+def _flat(values: torch.Tensor) -> Values:
+    flat: Values = values.flatten(1).cpu().double().numpy()
+    return flat

@@ -5,23 +5,20 @@ import dataclasses
 import numpy as np
 import pytest
 
-from lwdctl.analysis.latent_findings import (
+from lwdctl.analysis.latent_dimensions import dimension_use, principal_components
+from lwdctl.analysis.latent_figures import Projection
+from lwdctl.analysis.latent_points import Grouping, LatentPoints
+from lwdctl.analysis.latents import (
     LATENT,
     PCA,
     SNIPPET,
     STATE,
     TSNE,
+    LatentAnalysis,
+    compose,
     group_findings,
-    position_findings,
-    position_summary,
-    position_table,
+    position_fits,
 )
-from lwdctl.analysis.latent_health import latent_health
-from lwdctl.analysis.latent_pictures import View
-from lwdctl.analysis.latent_sections import LatentAnalysis, compose, points_csv
-from lwdctl.analysis.latent_table import Grouping, LatentPoints
-from lwdctl.analysis.projections import principal_components
-from lwdctl.analysis.sections import write_sections
 
 EPISODES = 12
 INDEX = np.repeat(np.arange(EPISODES) % 3, 4)
@@ -55,10 +52,10 @@ def analysis(points, spaces, grouping=GROUPING):
     return LatentAnalysis(
         points=points, available=100, sampled=True, neighbors=3,
         components=principal_components(points.latent),
-        views=[View("tsne", "t-SNE", points.latent[:, :2])],
+        projections=[Projection("tsne", "t-SNE", points.latent[:, :2])],
         groupings=[grouping], groups={grouping.name: found} if found else {},
-        position=position_findings(points, spaces, 0), show_position=True,
-        health=latent_health(points.latent, points.latent * 0, 0.01), without=[SNIPPET],
+        position=position_fits(points, spaces, 0), show_position=True,
+        use=dimension_use(points.latent, points.latent * 0, 0.01), missing=[SNIPPET],
     )  # fmt: skip
 
 
@@ -75,12 +72,13 @@ def test_numbers_of_the_latent_stand_beside_chance_and_the_baseline(points, spac
 
 
 def test_position_is_read_from_the_latent_alone(points, spaces):
-    numbers = position_summary(position_findings(points, spaces, 0))
+    findings = compose(analysis(points, spaces))
+    numbers = findings.summary["position"]
     assert numbers["r2"] > 0.95
     assert numbers["r2_low"] <= numbers["r2"] <= numbers["r2_high"]
     assert numbers["state_r2"] < 0.1
     assert "tsne_r2" not in numbers
-    assert len(position_table(position_findings(points, spaces, 0)).rows) == 2
+    assert len(findings.sections[2].table.rows) == 2
 
 
 def test_categories_of_one_episode_each_have_no_numbers(points, spaces):
@@ -88,25 +86,25 @@ def test_categories_of_one_episode_each_have_no_numbers(points, spaces):
     assert group_findings(alone, points, spaces, 3, 0) is None
     notes = analysis(points, spaces, alone).notes
     assert notes[0] == "numbers of task (no two categories have two episodes each)"
-    assert "take fewer --points" in notes[1]
+    assert "use fewer --points" in notes[1]
 
 
 def test_few_episodes_have_no_fit_of_the_position(points, spaces):
     few = LatentPoints(*(getattr(points, name)[:16] for name in LatentPoints.__annotations__))
-    assert position_findings(few, spaces, 0) == {}
+    assert position_fits(few, spaces, 0) == {}
 
 
 def test_sections_say_how_numbers_came_about_and_every_figure_is_written(points, spaces, tmp_path):
-    sections, figures = compose(analysis(points, spaces))
-    write_sections(tmp_path, "Latents", sections, figures)
-    assert set(figures) == {"tsne-label", "tsne-position", "dimensions"}
-    assert "An episode never answers for itself" in sections[0].text
-    assert sections[1].table.rows[0][0] == "Latent, all dimensions"
+    findings = compose(analysis(points, spaces))
+    findings.save(tmp_path)
+    assert set(findings.figures) == {"tsne-label", "tsne-position", "dimensions"}
+    assert "Snippets of one episode never classify each other" in findings.sections[0].text
+    assert findings.sections[1].table.rows[0][0] == "Latent, all dimensions"
     assert (tmp_path / "figures/tsne-label.png").stat().st_size > 5000
 
 
 def test_the_legend_names_every_category(points, spaces):
-    _, figures = compose(analysis(points, spaces))
+    figures = compose(analysis(points, spaces)).figures
     (legend,) = figures["tsne-label"].legends
     assert [text.get_text() for text in legend.get_texts()] == ["better operator 1", "b", "c"]
     title = figures["tsne-label"].axes[0].get_title(loc="left")
@@ -115,7 +113,7 @@ def test_the_legend_names_every_category(points, spaces):
 
 
 def test_points_are_written_one_a_line(points, spaces):
-    lines = points_csv(analysis(points, spaces)).splitlines()
+    lines = compose(analysis(points, spaces)).tables["points"].to_csv().splitlines()
     assert lines[0] == "episode,start,position,label,pc1,pc2,pc3,pc4,tsne1,tsne2"
     assert len(lines) == 49
     assert lines[1].startswith("0,0,0.0000,better_operator_1,")
@@ -123,8 +121,6 @@ def test_points_are_written_one_a_line(points, spaces):
 
 def test_a_collapsed_posterior_is_said_to_be_noise(points, spaces):
     alive = analysis(points, spaces)
-    dead = dataclasses.replace(
-        alive, health=latent_health(np.zeros((9, 5)), np.zeros((9, 5)), 0.01)
-    )
-    assert "No dimension is active" in compose(dead)[0][-1].text
-    assert "No dimension is active" not in compose(alive)[0][-1].text
+    dead = dataclasses.replace(alive, use=dimension_use(np.zeros((9, 5)), np.zeros((9, 5)), 0.01))
+    assert "No dimension is active" in compose(dead).sections[-1].text
+    assert "No dimension is active" not in compose(alive).sections[-1].text

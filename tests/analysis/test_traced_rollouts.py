@@ -1,12 +1,11 @@
-"""Replayed actions, given latents, and a policy that writes down what it sees."""
+"""Replayed actions, given latents, and a policy that keeps what it observes."""
 
 import numpy as np
 import torch
 
+from lwdctl.analysis.traced_rollouts import GivenLatents, RecordedActions, TracingPolicy
 from lwdctl.policies.latent_source import ReplanRequest
 from lwdctl.policies.policy import EpisodePlan
-from lwdctl.policies.recorded import GivenLatents, RecordedActions
-from lwdctl.policies.traced import TracedPolicy
 
 PLANS = [EpisodePlan(index=2, seed=0, task="t"), None, EpisodePlan(index=0, seed=1, task="t")]
 ACTIONS = np.arange(12, dtype=np.float32).reshape(3, 2, 2)
@@ -31,8 +30,8 @@ def test_latents_follow_their_plan():
     assert found[[0, 2]].tolist() == [[4.0, 5.0], [0.0, 1.0]]
 
 
-def test_what_active_slots_saw_is_kept_and_nothing_is_changed():
-    policy = TracedPolicy(RecordedActions(ACTIONS), ("b", "a"))
+def test_observations_of_active_environments_are_kept_and_nothing_is_changed():
+    policy = TracingPolicy(RecordedActions(ACTIONS), ("b", "a"))
     policy.reset(PLANS)
     for step in range(3):
         seen = {"a": np.full((3, 1), step, np.float32), "b": np.full((3, 2), -step, np.float32)}
@@ -43,5 +42,5 @@ def test_what_active_slots_saw_is_kept_and_nothing_is_changed():
     assert policy.observations(2).tolist() == [[0, 0, 0], [-1, -1, 1], [-2, -2, 2]]
     assert policy.observations(0).tolist() == [[0, 0, 0]]
     assert len(policy.observations(1)) == 0
-    policy.reset(PLANS)  # run again: written down anew
+    policy.reset(PLANS)  # run again: earlier observations are dropped
     assert len(policy.observations(2)) == 0

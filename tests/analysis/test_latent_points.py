@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lwdctl.analysis.latent_table import draw_points, evenly, groupings, rows_of_split
+from lwdctl.analysis.latent_points import draw_evenly, draw_points, groupings, rows_of_split
 from lwdctl.artifacts.latents import LatentStore, LatentWriter
 from lwdctl.artifacts.snippets import EpisodeTable
 from lwdctl.core.errors import ConfigError
@@ -43,14 +43,14 @@ def latents(tmp_path):
 
 def test_points_are_spread_evenly_over_episodes():
     episode = np.array([3] * 50 + [1] * 4 + [8] * 20)
-    drawn = evenly(episode, 20, seed=0)
+    drawn = draw_evenly(episode, 20, seed=0)
     assert np.unique(episode[drawn], return_counts=True)[1].tolist() == [4, 8, 8]
     assert len(set(drawn.tolist())) == 20
     assert (np.diff(drawn) > 0).all()
-    assert evenly(episode, 20, seed=0).tolist() == drawn.tolist()
-    assert evenly(episode, 20, seed=1).tolist() != drawn.tolist()
-    assert evenly(episode, 1000, seed=0).tolist() == list(range(74))
-    assert len({*episode[evenly(episode, 2, seed=0)]}) == 2
+    assert draw_evenly(episode, 20, seed=0).tolist() == drawn.tolist()
+    assert draw_evenly(episode, 20, seed=1).tolist() != drawn.tolist()
+    assert draw_evenly(episode, 1000, seed=0).tolist() == list(range(74))
+    assert len({*episode[draw_evenly(episode, 2, seed=0)]}) == 2
 
 
 def test_drawn_points_know_where_they_come_from(latents):

@@ -1,0 +1,527 @@
+"""Which behaviors the latent space represents, although the VAE was conditioned on none of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+
+from lwdctl.analysis.latent_dimensions import (
+    SHOWN,
+    VARIANCE_FRACTION,
+    Components,
+    DimensionUse,
+    dimension_use,
+    principal_components,
+    tsne,
+    usable_perplexity,
+)
+from lwdctl.analysis.latent_figures import (
+    Projection,
+    draw_categories,
+    draw_dimensions,
+    draw_plain,
+    draw_position,
+)
+from lwdctl.analysis.latent_points import (
+    UNKNOWN,
+    Grouping,
+    LatentPoints,
+    draw_points,
+    groupings,
+    raw_snippets,
+    rows_of_split,
+    standardized_states,
+)
+from lwdctl.analysis.sections import Findings, Section
+from lwdctl.analysis.separability import (
+    FOLDS,
+    SHUFFLES,
+    Separation,
+    has_two_episodes,
+    linear_fit,
+    majority_fraction,
+    separation,
+)
+from lwdctl.analysis.tables import Table, flatten_estimate
+from lwdctl.artifacts.latents import LatentStore
+from lwdctl.artifacts.snippets import SnippetStore
+from lwdctl.configs import AnalyzeLatentsConfig
+from lwdctl.core.errors import ConfigError
+from lwdctl.core.progress import Progress, TqdmProgress
+from lwdctl.evaluation.results import Estimate
+from lwdctl.models.vae import PolicyVae
+from lwdctl.training.encode import ACTIVE_VARIANCE
+
+Values = npt.NDArray[np.float64]
+
+LATENT, PCA, TSNE, SNIPPET, STATE = "latent", "pca", "tsne", "snippet", "state"
+SPACES = {
+    LATENT: "Latent, all dimensions",
+    PCA: "Latent, principal components 1 and 2",
+    TSNE: "Latent, t-SNE in 2-D",
+    SNIPPET: "Raw snippet, the encoder's input",
+    STATE: "Observation at the snippet's first step",
+}
+"""Spaces that are compared; the last two are baselines that involve no learning."""
+_FITTED = (LATENT, SNIPPET, STATE)
+MAX_FIT_SIZE = 4096
+"""Logistic regression with more components than these would take minutes."""
+POSITION, OPERATOR = "position", "operator"
+POINTS = "points"
+METHOD = (
+    "Snippets of one episode never classify each other: neighbors come from other episodes only,"
+    f" and logistic regression is cross-validated over episodes (at most {FOLDS} folds, components"
+    " standardized). Every episode counts equally. Intervals: Wilson's where every episode has one"
+    " snippet or all episodes have the same accuracy, otherwise a bootstrap over episodes. Chance"
+    " level is the larger of two numbers: the fraction of the largest category, and the k-NN"
+    f" accuracy where the categories are permuted over episodes (mean of {SHUFFLES}). The"
+    " silhouette counts snippets of the same episode too; its value with permuted categories shows"
+    " how much that raises it."
+)
+
+Drawn = tuple[Section, "Figure | None"]
+
+
+@dataclass(frozen=True)
+class GroupFindings:
+    """How well one grouping is separated in every space.
+
+    Attributes:
+        grouping: The grouping.
+        points: Number of points whose category has at least two episodes.
+        episodes: Number of their episodes.
+        categories: Number of their categories.
+        chance: Fraction of the largest category among the episodes.
+        spaces: Space to its measures.
+    """
+
+    grouping: Grouping
+    points: int
+    episodes: int
+    categories: int
+    chance: float
+    spaces: Mapping[str, Separation]
+
+    def summary(self) -> dict[str, Any]:
+        """Return the summary numbers; those of other spaces carry the space's name."""
+        latent = self.spaces[LATENT]
+        numbers: dict[str, Any] = {
+            "categories": self.categories,
+            "episodes": self.episodes,
+            "points": self.points,
+            "chance": self.chance,
+            "chance_shuffled": latent.knn_shuffled,
+            "silhouette_shuffled": latent.silhouette_shuffled,
+        }
+        for space, found in self.spaces.items():
+            prefix = "" if space == LATENT else f"{space}_"
+            numbers[f"{prefix}silhouette"] = found.silhouette
+            numbers |= flatten_estimate(f"{prefix}knn_accuracy", found.knn)
+            if found.linear:
+                numbers |= flatten_estimate(f"{prefix}linear_accuracy", found.linear)
+        return numbers
+
+    def table(self) -> Table:
+        """Return one row per space."""
+        columns = (
+            "space", "silhouette", "silhouette, permuted", "k-NN accuracy", "95 % interval",
+            "k-NN, permuted", "linear accuracy", "95 % interval of linear", "largest category",
+        )  # fmt: skip
+        rows = [
+            (
+                SPACES[space], _round(found.silhouette), _round(found.silhouette_shuffled),
+                _round(found.knn.value), _interval(found.knn), _round(found.knn_shuffled),
+                _round(found.linear.value) if found.linear else None, _interval(found.linear),
+                _round(self.chance),
+            )
+            for space, found in self.spaces.items()
+        ]  # fmt: skip
+        return Table(columns, tuple(rows))
+
+    def caption(self, neighbors: int) -> str:
+        """Return the numbers of the full space in two lines."""
+        latent = self.spaces[LATENT]
+        return (
+            f"All dimensions: {neighbors}-NN accuracy {latent.knn.value:.2f}"
+            f" [{latent.knn.low:.2f}, {latent.knn.high:.2f}], chance"
+            f" {max(self.chance, latent.knn_shuffled):.2f}; silhouette {latent.silhouette:.2f}"
+            f" (permuted {latent.silhouette_shuffled:.2f})"
+        )
+
+
+@dataclass(frozen=True)
+class LatentAnalysis:
+    """Everything that was measured.
+
+    Attributes:
+        points: The snippets drawn.
+        available: Number of snippets they were drawn from.
+        sampled: Whether latents were sampled from the posterior.
+        neighbors: Number of neighbors that vote.
+        components: Principal components.
+        projections: Coordinates of the figures, t-SNE first.
+        groupings: Groupings to color by.
+        groups: Grouping's name to its measures, where two categories could be tested.
+        position: Space to R^2, empty where the position does not vary.
+        show_position: Whether to color by position.
+        use: How each dimension is used.
+        missing: Spaces that could not be measured.
+    """
+
+    points: LatentPoints
+    available: int
+    sampled: bool
+    neighbors: int
+    components: Components
+    projections: Sequence[Projection]
+    groupings: Sequence[Grouping]
+    groups: Mapping[str, GroupFindings]
+    position: Mapping[str, Estimate]
+    show_position: bool
+    use: DimensionUse
+    missing: Sequence[str]
+
+    @property
+    def notes(self) -> list[str]:
+        """What was left out, and why."""
+        notes = [
+            f"numbers of {item.name} (no two categories have two episodes each)"
+            for item in self.groupings
+            if item.name not in self.groups
+        ]
+        if self.show_position and not self.position:
+            notes.append(f"R² of the position (cross-validation needs {FOLDS} episodes)")
+        reasons = {
+            SNIPPET: "together they are too large: use fewer --points",
+            PCA: "latents of one dimension have one component",
+        }
+        return notes + [f"{SPACES[space]} ({reasons[space]})" for space in self.missing]
+
+    def summary(self) -> dict[str, Any]:
+        """Return the summary numbers, JSON-ready."""
+        position: dict[str, Any] = {}
+        for space, fit in self.position.items():
+            position |= flatten_estimate("r2" if space == LATENT else f"{space}_r2", fit)
+        return {
+            "points": len(self.points.row),
+            "episodes": self.points.episodes,
+            "snippets": self.available,
+            "latent_size": self.points.latent.shape[1],
+            "sampled": self.sampled,
+            "effective_dimension": self.components.effective_dimension,
+            "components_for_95_percent": self.components.needed,
+            "variance_fraction_of_4_components": float(self.components.fractions[:SHOWN].sum()),
+            **self.use.summary(),
+            "groups": {name: found.summary() for name, found in self.groups.items()},
+            **({"position": position} if position else {}),
+            "notes": self.notes,
+        }
+
+
+def analyze_latents(
+    config: AnalyzeLatentsConfig,
+    *,
+    snippets: SnippetStore,
+    vae: PolicyVae,
+    latents: LatentStore,
+    progress: Progress | None = None,
+) -> Findings:
+    """Project latents and measure which categories they separate.
+
+    Args:
+        config: Settings.
+        snippets: The demonstrations.
+        vae: The model that encoded them.
+        latents: The encoded snippets.
+        progress: Where to report.
+
+    Raises:
+        ConfigError: Too few snippets, equal latents, or nothing to color by.
+    """
+    progress = progress or TqdmProgress()
+    rows = rows_of_split(latents, snippets, config.split)
+    points = draw_points(
+        latents, snippets, rows, config.points, config.seed, sampled=config.sampled
+    )
+    shown, show_position = choose_groupings(config, snippets, points)
+    with progress.task("analyze", 3 + len(shown), "step") as task:
+        components = principal_components(points.latent)
+        projections = _project(config, points, components)
+        task.advance()
+        spaces = _spaces(latents, snippets, vae, points, projections)
+        task.advance()
+        groups = {}
+        for grouping in shown:
+            found = group_findings(grouping, points, spaces, config.neighbors, config.seed)
+            if found:
+                groups[grouping.name] = found
+            task.advance()
+        position = position_fits(points, spaces, config.seed) if show_position else {}
+        task.advance()
+    use = dimension_use(latents.mean[rows], latents.log_variance[rows], ACTIVE_VARIANCE)
+    return compose(
+        LatentAnalysis(
+            points=points, available=len(rows), sampled=config.sampled, neighbors=config.neighbors,
+            components=components, projections=projections, groupings=shown, groups=groups,
+            position=position, show_position=show_position, use=use,
+            missing=[space for space in SPACES if space not in spaces],
+        )
+    )  # fmt: skip
+
+
+def choose_groupings(
+    config: AnalyzeLatentsConfig, snippets: SnippetStore, points: LatentPoints
+) -> tuple[list[Grouping], bool]:
+    """Return the groupings to color by, and whether to color by position.
+
+    Raises:
+        ConfigError: The points do not differ in a requested one.
+    """
+    known = {item.name: item for item in groupings(snippets, points.episode) if item.varies}
+    varies = [*known, *([POSITION] if points.position.min() < points.position.max() else [])]
+    requested = ["label" if name == OPERATOR else name for name in config.color]
+    for name in requested:
+        if name not in varies:
+            raise ConfigError(
+                f"the snippets do not differ in their {name}: there is nothing to color by",
+                f"they differ in: {', '.join(varies) or 'nothing'}",
+            )
+    chosen = dict.fromkeys(requested or varies)
+    return [known[name] for name in chosen if name != POSITION], POSITION in chosen
+
+
+def _project(
+    config: AnalyzeLatentsConfig, points: LatentPoints, components: Components
+) -> list[Projection]:
+    """Return t-SNE, and the principal components two by two."""
+    count = len(points.row)
+    perplexity = usable_perplexity(config.perplexity, count)
+    title = f"t-SNE of {count} snippets (perplexity {perplexity:g})"
+    found = [Projection("tsne", title, tsne(points.latent, perplexity, config.seed))]
+    names = [
+        f"Component {number} ({100 * fraction:.2g} % of the variance)"
+        for number, fraction in enumerate(components.fractions, 1)
+    ]
+    for first in range(0, components.coordinates.shape[1] - 1, 2):
+        title = f"Principal components {first + 1} and {first + 2}"
+        coordinates = components.coordinates[:, first : first + 2]
+        axes = (names[first], names[first + 1])
+        found.append(Projection(f"pca{first + 1}{first + 2}", title, coordinates, axes))
+    return found
+
+
+def _spaces(
+    latents: LatentStore,
+    snippets: SnippetStore,
+    vae: PolicyVae,
+    points: LatentPoints,
+    projections: Sequence[Projection],
+) -> dict[str, Values]:
+    """Return the latent space, its projections, and the baselines: space to (point, dim)."""
+    spaces = {LATENT: points.latent, TSNE: projections[0].coordinates}
+    if len(projections) > 1:
+        spaces[PCA] = projections[1].coordinates
+    raw = raw_snippets(vae, snippets, points)
+    if raw is not None:
+        spaces[SNIPPET] = raw
+    spaces[STATE] = standardized_states(vae, latents, points)
+    return spaces
+
+
+def group_findings(
+    grouping: Grouping,
+    points: LatentPoints,
+    spaces: Mapping[str, Values],
+    neighbors: int,
+    seed: int,
+) -> GroupFindings | None:
+    """Measure a grouping in every space; None where fewer than two categories can be tested.
+
+    Args:
+        grouping: Categories of the points.
+        points: The snippets drawn.
+        spaces: Space to (point, dim).
+        neighbors: Number of neighbors that vote.
+        seed: Seed of folds and permutations.
+    """
+    use = has_two_episodes(grouping.index, points.episode)
+    category, episode = grouping.index[use], points.episode[use]
+    categories = len(np.unique(category))
+    if categories < 2:
+        return None
+    found = {
+        space: separation(
+            values[use], category, episode, neighbors, seed,
+            linear=space in _FITTED and values.shape[1] <= MAX_FIT_SIZE,
+        )
+        for space, values in spaces.items()
+    }  # fmt: skip
+    return GroupFindings(
+        grouping, int(use.sum()), len(np.unique(episode)), categories,
+        majority_fraction(category, episode), found,
+    )  # fmt: skip
+
+
+def position_fits(
+    points: LatentPoints, spaces: Mapping[str, Values], seed: int
+) -> dict[str, Estimate]:
+    """Return space to R^2 of the position in the episode; empty with too few episodes."""
+    if points.episodes < FOLDS:
+        return {}
+    return {
+        space: linear_fit(values, points.position, points.episode, seed)
+        for space, values in spaces.items()
+        if space in _FITTED
+    }
+
+
+def compose(analysis: LatentAnalysis) -> Findings:
+    """Return the sections in reading order, their figures, and the table of points."""
+    drawn = list(_sections(analysis))
+    return Findings(
+        title="Latents",
+        sections=[section for section, _ in drawn],
+        figures={section.figure: figure for section, figure in drawn if figure is not None},
+        tables={POINTS: points_table(analysis)},
+        summary=analysis.summary(),
+    )
+
+
+def points_table(analysis: LatentAnalysis) -> Table:
+    """Return one row per point: its snippet, its categories, its coordinates."""
+    points, coordinates = analysis.points, analysis.components.coordinates
+    names = [f"pc{index + 1}" for index in range(coordinates.shape[1])]
+    headings = [grouping.name for grouping in analysis.groupings]
+    rows = []
+    for row in range(len(points.row)):
+        categories = [
+            "" if grouping.index[row] == UNKNOWN else grouping.categories[grouping.index[row]]
+            for grouping in analysis.groupings
+        ]
+        places = [*coordinates[row], *analysis.projections[0].coordinates[row]]
+        rows.append((
+            points.episode[row], points.start[row], f"{points.position[row]:.4f}", *categories,
+            *(f"{value:.6g}" for value in places),
+        ))  # fmt: skip
+    columns = ("episode", "start", "position", *headings, *names, "tsne1", "tsne2")
+    return Table(columns, tuple(rows))
+
+
+def _sections(analysis: LatentAnalysis) -> Iterator[Drawn]:
+    yield Section("What was analyzed", _protocol(analysis)), None
+    for grouping in analysis.groupings:
+        yield from _grouping_sections(analysis, grouping)
+    if analysis.show_position:
+        yield from _position_sections(analysis)
+    if not analysis.groupings and not analysis.show_position:
+        for shown in analysis.projections:
+            text = "The data has nothing to color by: one category, and one snippet per episode."
+            yield Section(shown.title, text, shown.stem), draw_plain(shown, "")
+    yield _dimension_section(analysis)
+
+
+def _protocol(analysis: LatentAnalysis) -> str:
+    points = analysis.points
+    latents = "one sample of each posterior" if analysis.sampled else "posterior means"
+    lines = [
+        (
+            f"{len(points.row)} of {analysis.available} snippets from {points.episodes} episodes,"
+            f" drawn evenly over episodes; latents are {latents}. The VAE was not conditioned on"
+            " any of the categories below."
+        ),
+        METHOD,
+        (
+            f"Two baselines are compared with the latent space: '{SPACES[SNIPPET]}' holds the"
+            f" standardized observations and actions; '{SPACES[STATE]}' does not show the actions"
+            " that follow (and falls below chance level where categories start from the same"
+            " states)."
+        ),
+        *(f"Left out: {note}." for note in analysis.notes),
+    ]
+    return " ".join(lines)
+
+
+def _grouping_sections(analysis: LatentAnalysis, grouping: Grouping) -> Iterator[Drawn]:
+    found = analysis.groups.get(grouping.name)
+    for number, shown in enumerate(analysis.projections):
+        text, table, caption = "", None, ""
+        if found and number == 0:
+            caption, table = found.caption(analysis.neighbors), found.table()
+            single = found.points < (grouping.index != UNKNOWN).sum()
+            text = (
+                f"{found.categories} categories, {found.episodes} episodes, {found.points}"
+                f" snippets; {analysis.neighbors} nearest neighbors vote. The first row is the"
+                " full latent space, whose numbers are the ones to quote; those of projections"
+                " describe the figures."
+                + (" Categories of a single episode are drawn, but not counted." if single else "")
+            )
+        section = Section(
+            f"{grouping.title}: {shown.title}", text, f"{shown.stem}-{grouping.name}", table
+        )
+        yield section, draw_categories(shown, grouping, caption)
+
+
+def _position_sections(analysis: LatentAnalysis) -> Iterator[Drawn]:
+    fit = analysis.position.get(LATENT)
+    for number, shown in enumerate(analysis.projections):
+        text, table, caption = "", None, ""
+        if number == 0:
+            text = (
+                "Where in its episode a snippet starts, as a fraction of the episode. R² of ridge"
+                " regression, cross-validated over episodes; chance level is 0. Intervals:"
+                " bootstrap over episodes."
+            )
+        if number == 0 and fit:
+            caption = f"All dimensions: R² {fit.value:.2f} [{fit.low:.2f}, {fit.high:.2f}]"
+            table = Table(
+                ("space", "R² of the position", "95 % interval"),
+                tuple(
+                    (SPACES[space], _round(one.value), _interval(one))
+                    for space, one in analysis.position.items()
+                ),
+            )
+        figure = draw_position(shown, analysis.points.position, caption)
+        title = f"Position in the episode: {shown.title}"
+        yield Section(title, text, f"{shown.stem}-position", table), figure
+
+
+def _dimension_section(analysis: LatentAnalysis) -> Drawn:
+    use, components = analysis.use, analysis.components
+    rows = (
+        ("dimensions", analysis.points.latent.shape[1]),
+        ("active units", int(use.active.sum())),
+        ("effective dimension (participation ratio)", round(components.effective_dimension, 2)),
+        (f"components for {VARIANCE_FRACTION:.0%} of the variance", components.needed),
+        (
+            "variance fraction of the first 4 components",
+            round(float(components.fractions[:SHOWN].sum()), 3),
+        ),
+        ("KL to the prior, all dimensions (nats)", round(float(use.kl.sum()), 2)),
+        ("mean standard deviation of the posterior mean", round(float(use.mean_std.mean()), 4)),
+        ("mean standard deviation of the posterior", round(float(use.posterior_std.mean()), 4)),
+    )
+    text = (
+        f"Standard deviations and KL are over all {use.snippets} snippets; effective dimension and"
+        " variance fractions are of the latents in the figures. KL is the mean divergence of a"
+        " snippet's posterior from the prior N(0, 1)."
+    )
+    if not use.active.any():
+        text += (
+            " No dimension is active: the posteriors equal the prior, and sampled latents are its"
+            " noise."
+        )
+    table = Table(("quantity", "value"), rows)
+    return Section("Latent dimensions", text, "dimensions", table), draw_dimensions(use)
+
+
+def _interval(estimate: Estimate | None) -> str | None:
+    return f"{estimate.low:.3f} to {estimate.high:.3f}" if estimate else None
+
+
+def _round(value: float) -> float:
+    return round(value, 3)

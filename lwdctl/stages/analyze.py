@@ -1,0 +1,88 @@
+"""`analyze ...`: open what an analysis reads, run it, and publish its findings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lwdctl.analysis.analyses import analysis_of
+from lwdctl.analysis.evaluations import read_evaluation
+from lwdctl.analysis.sections import Findings
+from lwdctl.analysis.trained_lwd import TrainedLwd
+from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.latents import LatentStore
+from lwdctl.artifacts.snippets import SnippetStore
+from lwdctl.configs import RolloutConfig
+from lwdctl.core.config import to_mapping
+from lwdctl.core.errors import SimulatorError
+from lwdctl.models.vae import PolicyVae
+from lwdctl.policies.loading import load_vae
+from lwdctl.stages.stage import LOST, StageContext
+from lwdctl.training import checkpoint
+from lwdctl.training.device import choose_device
+
+Inputs = Mapping[str, Artifact]
+
+
+def run(config: Any, inputs: Inputs, context: StageContext) -> Artifact:
+    """Run the analysis that `config` belongs to and publish an `analysis` artifact.
+
+    Raises:
+        LwdctlError: The analysis cannot be made of these inputs.
+        SimulatorError: Episodes were lost to simulator errors (after publishing the others).
+    """
+    analysis, primary = analysis_of(config), list(inputs.values())[-1]
+    device = choose_device(getattr(config, "device", "cpu"))
+    module, _, name = analysis.function.partition(":")
+    function: Callable[..., Findings] = getattr(import_module(module), name)
+    with context.workspace.begin(
+        "analysis",
+        context.name or primary.name,
+        config=to_mapping(config),
+        inputs=list(inputs.values()),
+    ) as draft:
+        opened = {
+            argument: _open(argument, inputs, context.workspace.root, device)
+            for argument in analysis.arguments
+        }
+        findings = function(config, progress=context.progress, **opened)
+        findings.save(draft.path, f"{findings.title}: {primary.reference}")
+        summary = {**findings.summary, **({LOST: dict(findings.lost)} if findings.lost else {})}
+        artifact = draft.publish(summary, seed=config.seed, device=str(device))
+    if findings.lost and isinstance(config, RolloutConfig):
+        raise SimulatorError(
+            f"{sum(findings.lost.values())} episodes were lost to simulator errors; the others are"
+            f" in {artifact.reference}",
+            f"run lwdctl analyze {analysis.name} again",
+        )
+    return artifact
+
+
+def _open(argument: str, inputs: Inputs, root: Path, device: torch.device) -> Any:
+    """Open an argument of an analysis, by its name in the table."""
+    match argument:
+        case "snippets":
+            return SnippetStore.open(inputs["snippets"].path)
+        case "vae":
+            return load_vae(inputs["vae"], device)
+        case "latents":
+            return LatentStore.open(inputs["latents"].path)
+        case "evaluation":
+            return read_evaluation(inputs["evaluation"], root)
+        case "policy":
+            return TrainedLwd(inputs, device)
+        case "snapshots":
+            return _snapshots(inputs["vae"], device)
+    raise ValueError(f"no analysis takes '{argument}'")
+
+
+def _snapshots(vae: Artifact, device: torch.device) -> Iterator[tuple[int, PolicyVae]]:
+    """Yield the training step and the VAE of every snapshot that its training kept."""
+    for step in checkpoint.snapshot_updates(vae.path):
+        model = load_vae(vae, device)
+        checkpoint.load_snapshot(model, vae.path, step)
+        yield step, model
