@@ -16,4 +16,5 @@ READERS = Registry(
         "minari": Row("lwdctl.data.minari:MinariFile", "Minari dataset, a directory or HDF5"),
         "pusht": Row("lwdctl.data.pusht:PushTBuffer", "Diffusion Policy's PushT buffer (zarr v2)"),
     },
+    entry_points="lwdctl.readers",
 )

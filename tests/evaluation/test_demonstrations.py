@@ -5,6 +5,7 @@ import pytest
 
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.artifacts.workspace import Workspace
+from lwdctl.data.robomimic_writer import DEMONSTRATIONS_PAYLOAD
 from lwdctl.evaluation.episodes import plan_demonstrations
 from lwdctl.evaluation.rollout import rollout
 from lwdctl.policies.policy import PolicyCost
@@ -21,7 +22,7 @@ def store(tmp_path_factory):
         task=("reach", "drawer-open"), episodes=2, max_steps=STEPS, workers=0, keep_failures=True
     )
     demonstrations = collect.run(config, {}, context)
-    path = demonstrations.payload(collect.PAYLOAD)
+    path = demonstrations.payload(DEMONSTRATIONS_PAYLOAD)
     config = ingest.IngestConfig(format="robomimic", paths=(str(path),))
     artifact = ingest.run(config, {}, context)
     return SnippetStore.open(next(artifact.path.glob("*.zarr")))
