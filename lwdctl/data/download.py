@@ -27,7 +27,6 @@ from lwdctl.core.errors import ConfigError, DataError
 from lwdctl.core.progress import Progress
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.data.fetch import Remote, by_hand, fetch, reason
-from lwdctl.data.minari_package import download_minari
 
 HUB_REPOSITORY = "robomimic/robomimic_datasets"
 HUB_REVISION = "74fa018461f479cd9fd15b924a16103012096203"
@@ -190,6 +189,8 @@ def download(arguments: Sequence[str], output: Path, progress: Progress) -> Down
     source = find_source(arguments)
     path, target = output / source.file, output / (source.unpacked or source.file)
     if source.format == MINARI:
+        from lwdctl.data.minari_package import download_minari  # heavy
+
         fetched = download_minari(source.arguments[1], output / MINARI, progress)
         return Downloaded(source, path, fetched, "", source.checksum if fetched else "")
     if source.unpacked and target.exists() and not path.exists():  # the archive was removed

@@ -12,7 +12,6 @@ from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import h5py
 import requests
 
 from lwdctl.artifacts.durable import sha256_of, sync
@@ -231,6 +230,8 @@ def _problem(part: Path, digest: str, expected: str, suffix: str) -> str:
         if file.read(len(signature)) != signature:
             return f"no {suffix[1:].upper()} file"
     if suffix == ".hdf5":  # it states its own length; a server may send neither length nor digest
+        import h5py  # heavy, and `download --help` imports this module
+
         try:
             h5py.File(part).close()
         except OSError:
