@@ -18,10 +18,6 @@ from lwdctl.core.seeding import EVALUATION_SEED_START
 LINEAGE = ("snippets", "vae", "latents", "diffusion")
 """The artifact types that lead to an LWD policy, in the order in which they are made."""
 
-METHOD, RANDOM = "lwd", "random"
-METHODS = ("dp", "ldp", "mlp")
-"""Baselines that `train-baseline` trains."""
-
 NO_CONDITION = "none"
 
 Split = Literal["all", "train", "validation"]
@@ -264,9 +260,11 @@ class DiffusionConfig(TrainingConfig):
 class BaselineConfig:
     """Settings of `lwdctl train-baseline`; None takes the method's own default."""
 
-    method: Literal["dp", "ldp", "mlp"] = option(
+    method: str = option(
         "dp",
-        "dp: Diffusion Policy; ldp: latent diffusion of action chunks; mlp: behavior cloning",
+        "Baseline to train: dp (Diffusion Policy), ldp (latent diffusion of action chunks), mlp"
+        " (behavior cloning), or one of another package",
+        registry="lwdctl.methods:BASELINES",
         argument=True,
     )
     snippet_length: int | Literal["episode"] = option(
@@ -396,8 +394,8 @@ class EvalConfig(RolloutConfig):
         " the model that was trained with snippets of that length",
         minimum=1,
     )
-    policy: tuple[Literal["lwd", "dp", "ldp", "mlp", "random"], ...] = option(
-        ("lwd",), "Policies to evaluate"
+    policy: tuple[str, ...] = option(
+        ("lwd",), "Policies to evaluate", registry="lwdctl.methods:METHODS"
     )
     seeds: int | None = option(
         None,
@@ -450,9 +448,6 @@ class EvalConfig(RolloutConfig):
     max_steps: int | None = option(
         None, "Largest number of steps per episode (default: the environment's)", minimum=1
     )
-    again: bool = option(
-        False, "Measure again what this workspace has already measured with the same software"
-    )
     video: int = option(
         0,
         "Episodes of every condition to record, alternating between tasks: an MP4 file and a grid"
@@ -468,24 +463,6 @@ class EvalConfig(RolloutConfig):
     def is_grid(self) -> bool:
         """Whether every horizon and training seed needs a model of its own."""
         return (len(self.horizon) > 1 and not self.one_model) or self.seeds is not None
-
-    def reads(self, named: Collection[str] = ()) -> tuple[str, ...]:
-        """Return the artifact types that lead to the models: LWD's lineage, else a baseline's.
-
-        Args:
-            named: Artifact types of which one artifact was named.
-        """
-        if METHOD in self.policy:
-            return LINEAGE if self.is_grid else lineage_read(self.latent, named)
-        if set(self.policy) & set(METHODS):
-            return "snippets", "baseline"
-        return ("snippets",)
-
-    def candidates(self) -> tuple[str, ...]:
-        """Return the artifact types of the models among which an evaluation chooses."""
-        diffusion = METHOD in self.policy and self.reads() == LINEAGE
-        types = ("diffusion",) if diffusion else ()
-        return (*types, "baseline") if set(self.policy) & set(METHODS) else types
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def _context(
 ) -> StageContext:
     """Return where a step runs; it chooses from what the plan made, not from the workspace."""
     among = None
-    if step.stage.chosen:
+    if step.stage.choices:
         made = [outcomes[choice].artifact for choice in step.choices]
         among = tuple(artifact for artifact in made if artifact)
     return StageContext(workspace, progress or SilentProgress(), step.name, among=among)

@@ -54,8 +54,28 @@ class PolicyCost:
     num_plans: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
 
+class Policy(Protocol):
+    """What acts for one robot: anything with these two methods can be evaluated."""
+
+    def reset(self, seed: int = 0, task: str = "", label: str = "") -> None:
+        """Start an episode; arguments that a policy does not need it may leave out.
+
+        Args:
+            seed: Fixes all randomness of the episode.
+            task: Task name, "" for the only one.
+            label: Behavior label to condition on, or "".
+        """
+
+    def act(self, observation: Mapping[str, FloatArray]) -> FloatArray:
+        """Return the action (action,) in environment units.
+
+        Args:
+            observation: Key to (obs,), environment units.
+        """
+
+
 class BatchPolicy(Protocol):
-    """What the rollout engine steps.
+    """What the rollout engine steps: one policy for a batch of environments.
 
     A policy holds state for a fixed number of slots. Randomness comes from the episode's
     seed and the query's index alone, so results do not depend on workers or neighbors.

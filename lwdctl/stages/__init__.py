@@ -73,7 +73,7 @@ _ROWS = (
         "lwdctl.stages.evaluate:run",
         "Run policies in the simulator and report their success rates.",
         resumable=True,
-        chosen="lwdctl.stages.evaluate:chosen",
+        choices="lwdctl.stages.eval_models",
     ),
     *(
         Stage(

@@ -7,41 +7,40 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
+
+import torch
 
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.draft import Draft
 from lwdctl.artifacts.durable import write_durably
 from lwdctl.artifacts.provenance import software
 from lwdctl.artifacts.snippets import SnippetStore
-from lwdctl.configs import METHOD, RANDOM, EvalConfig
+from lwdctl.configs import EvalConfig
 from lwdctl.core.config import to_mapping
 from lwdctl.core.errors import ConfigError, SimulatorError
+from lwdctl.core.seeding import EVALUATION_SEED_START
+from lwdctl.core.suggest import did_you_mean
 from lwdctl.envs.table import SIMULATORS
 from lwdctl.evaluation.compatibility import check_compatible
+from lwdctl.evaluation.cost import condition_cost
 from lwdctl.evaluation.episodes import EpisodeResult, plan_demonstrations, plan_episodes
-from lwdctl.evaluation.results import Condition, ConditionResult, ResultRow, result_rows
+from lwdctl.evaluation.latency import time_policy
+from lwdctl.evaluation.results import Condition, ConditionResult, result_rows
 from lwdctl.evaluation.rollout import rollout
-from lwdctl.evaluation.video import Recording
-from lwdctl.policies.policy import EpisodePlan
-from lwdctl.stages.eval_arms import (
-    Arm,
-    make_arms,
-    models_used,
-)
-from lwdctl.stages.eval_cells import (
-    EPISODES_FOLDER,
-    KEYS,
-    Circumstances,
-    Measured,
-    cell_key,
-    read_record,
-)
-from lwdctl.stages.eval_cost import add_latency, price
-from lwdctl.stages.eval_policies import Policies
-from lwdctl.stages.lwd_policy import SAMPLED
+from lwdctl.evaluation.trial import try_video
+from lwdctl.evaluation.video import Recording, first_episodes
+from lwdctl.methods.lwd import ORACLE, SAMPLED
+from lwdctl.methods.method import Acting, TrainedPolicy
+from lwdctl.methods.trained import load_method
+from lwdctl.policies.policy import BatchPolicy, EpisodePlan
+from lwdctl.policies.random import RandomPolicy
+from lwdctl.stages.eval_models import LWD, PlannedCondition, models_used, plan_conditions
 from lwdctl.stages.stage import StageContext
-from lwdctl.stages.videos import check_video, list_videos, recording_of
+from lwdctl.training.device import choose_device
+
+EPISODES_FOLDER, VIDEOS_FOLDER = "episodes", "videos"
 
 
 def run(config: EvalConfig, inputs: Mapping[str, Artifact], context: StageContext) -> Artifact:
@@ -51,254 +50,331 @@ def run(config: EvalConfig, inputs: Mapping[str, Artifact], context: StageContex
         ConfigError: Unknown tasks, policies or latents, or a model that is not there.
         SimulatorError: Episodes were lost to simulator errors (after publishing what ran).
     """
-    store = SnippetStore.open(inputs["snippets"].path)
-    _check_environment(config, store, context)
-    arms = make_arms(config, inputs, context)
-    policies = Policies(config, store, arms)
-    shared = Circumstances(
-        policies.labels, inputs["snippets"].digest, str(policies.device), software()
-    )
-    work = _Work(config, store, policies, context, shared)
-    leading = list(inputs.values())[-1]
+    data = SnippetStore.open(inputs["snippets"].path)
+    _check_environment(config, data, context)
+    conditions = plan_conditions(config, inputs, context)
+    evaluation = _Evaluation(config, data, conditions, context)
+    evaluation.check()
+    primary = list(inputs.values())[-1]
     with context.workspace.begin(
         "evaluation",
-        context.name or leading.name,
+        context.name or primary.name,
         config=to_mapping(config),
-        inputs=models_used(arms, inputs),
+        inputs=models_used(conditions, inputs),
         resume=context.resume,
     ) as draft:
-        # Finished arms are checkpoints: an interrupted evaluation goes on after them.
-        cells = [cell for arm in arms for cell in work.measure(arm, draft)]
+        # Finished conditions are checkpoints: an interrupted evaluation goes on after them.
+        for condition in conditions:
+            evaluation.measure(condition, draft)
         if config.latency:
-            cells = add_latency(arms, policies, store, draft.checkpoints, context.progress)
+            evaluation.add_latency(draft.checkpoints)
         shutil.copytree(draft.checkpoints, draft.path / EPISODES_FOLDER, dirs_exist_ok=True)
-        (draft.path / "results.json").write_text(json.dumps(cells, indent=2) + "\n")
-        keys = {arm.name: cell_key(arm, config, shared) for arm in arms}
-        (draft.path / KEYS).write_text(json.dumps(keys, indent=2) + "\n")
-        summary: dict[str, Any] = {"protocol": _protocol_text(config, policies), "results": cells}
+        rows = [row for item in conditions for row in _read(draft.checkpoints, item)["results"]]
+        (draft.path / "results.json").write_text(json.dumps(rows, indent=2) + "\n")
+        summary: dict[str, Any] = {"protocol": evaluation.protocol, "results": rows}
         if config.video:
-            summary["videos"] = list_videos([arm.name for arm in arms], draft.path)
-        artifact = draft.publish(summary, seed=config.seed, device=str(policies.device))
-    _refuse_errors(cells, artifact)
+            summary["videos"] = {item.name: _videos(draft.path, item) for item in conditions}
+        artifact = draft.publish(summary, seed=config.seed, device=str(evaluation.device))
+    _check_lost_episodes(rows, artifact)
     return artifact
 
 
-def chosen(
-    config: EvalConfig, inputs: Mapping[str, Artifact], context: StageContext
-) -> list[Artifact]:
-    """Return the models that an evaluation with these settings would run."""
-    """Return the models that an evaluation with these settings would run."""
-    return models_used(make_arms(config, inputs, context), inputs)
-
-
-def _check_environment(config: EvalConfig, store: SnippetStore, context: StageContext) -> None:
-    """Refuse data without an environment, and one that does not fit the data."""
-    adapter = store.spec.env.adapter
-    if not adapter:
-        raise ConfigError(
-            "the data names no environment to evaluate in",
-            "ingest it again with --env ADAPTER/NAME",
-        )
-    tasks = config.task or store.spec.env.tasks
-    if not tasks:
-        raise ConfigError(
-            f"the data names no task of '{adapter}'", "ingest it again with --env ADAPTER/NAME"
-        )
-    task = tasks[0]
-    _check_seeds(config, store)
-    if config.video:
-        context.progress.message("trying a video frame")
-        check_video(store.spec, task, config.timeout)
-    SIMULATORS.load(adapter)
-    check_compatible(store, task)
-
-
-def _check_seeds(config: EvalConfig, store: SnippetStore) -> None:
-    """Refuse to begin where demonstrations began; `encoded` does so on purpose."""
-    seeds = store.episodes.seed
-    used = seeds[(seeds >= config.seed) & (seeds < config.seed + config.episodes)]
-    if used.size and not (config.policy == (METHOD,) and config.latent == ("oracle",)):
-        last = config.seed + config.episodes - 1
-        raise ConfigError(
-            f"{used.size} demonstrations were recorded from the evaluation seeds {config.seed}.."
-            f"{last}: a policy would begin where it was trained",
-            f"--seed {int(seeds.max()) + 1}",
-        )
-
-
 @dataclass(frozen=True)
-class _Work:
-    """What measuring any arm needs."""
+class _Evaluation:
+    """What measuring any condition needs."""
 
     config: EvalConfig
-    store: SnippetStore
-    policies: Policies
+    data: SnippetStore
+    conditions: Sequence[PlannedCondition]
     context: StageContext
-    shared: Circumstances
 
     @cached_property
-    def earlier(self) -> Measured:
-        """What the workspace's evaluations hold."""
-        return Measured(self.context.workspace, self.shared.software)
+    def device(self) -> torch.device:
+        """Where networks run."""
+        return choose_device(self.config.device)
 
-    def measure(self, arm: Arm, draft: Draft) -> list[dict[str, Any]]:
-        """Run one arm, or take it from where it was measured before."""
-        say = self.context.progress.message
-        done = draft.checkpoints / f"{arm.name}.json"
-        key = cell_key(arm, self.config, self.shared)
-        kept = read_record(done, key)
-        if kept:
-            say(f"{arm.name}: already measured")
-            return _cells(kept)
-        # Nobody knows whether the code of an outside environment is what it was.
-        outside = ":" in self.store.spec.env.adapter
-        fresh = self.config.again or self.config.video or outside
-        found = None if fresh else self.earlier.find(key)
-        if found:
-            say(f"{arm.name}: already measured in {found[0]}")
-            write_durably(done, _text(found[1]))
-            return _cells(found[1])
-        say(f"{arm.name}:")
-        plans = self._plans(arm)
-        recording = recording_of(
-            arm.name, plans, self.config.video, self.config.video_every or 0, draft.path
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """Behavior labels to run; all where a model is conditioned on them and none is named."""
+        known = self.data.spec.labels
+        for label in self.config.label:
+            if label not in known:
+                raise ConfigError(f"'{label}' is no label of this data", did_you_mean(label, known))
+        if self.config.label:
+            return tuple(dict.fromkeys(self.config.label))
+        conditioned = any("label" in self._open(item).condition for item in self.conditions)
+        return known if conditioned else ()
+
+    @cached_property
+    def _opened(self) -> dict[Any, TrainedPolicy]:
+        return {}
+
+    def _open(self, condition: PlannedCondition) -> TrainedPolicy:
+        """Open a condition's policy; the weights of one model are in memory at a time."""
+        model = condition.model
+        key = condition.policy, model and model.path
+        if key not in self._opened:
+            self._opened.clear()
+            method = load_method(condition.policy)
+            self._opened[key] = method.open(condition.artifacts, self.device)
+        return self._opened[key]
+
+    def _acting(self, condition: PlannedCondition) -> Acting:
+        config = self.config
+        return Acting(
+            condition.horizon,
+            condition.latent or SAMPLED,
+            config.sampler,
+            config.num_inference_steps,
+            config.warm_start,
         )
-        results = _roll(arm, self, plans, recording)
-        record = self._record(arm, results, key).to_json()
-        write_durably(done, _text(record))
+
+    def check(self) -> None:
+        """Check labels and every model before anything runs.
+
+        Raises:
+            ConfigError: An unknown label, too many denoising steps, or a horizon that the chunks
+                of a model do not reach.
+        """
+        _ = self.labels
+        for condition in self.conditions:
+            self._open(condition).check(self._acting(condition))
+
+    def measure(self, condition: PlannedCondition, draft: Draft) -> None:
+        """Run one condition, unless the interrupted evaluation has done so, and keep its record."""
+        log = self.context.progress.message
+        path = draft.checkpoints / f"{condition.name}.json"
+        if path.exists() and _is_final(_read(draft.checkpoints, condition)):
+            log(f"{condition.name}: already measured")
+            return
+        log(f"{condition.name}:")
+        policy, acting = self._open(condition), self._acting(condition)
+        plans = self._plans(condition)
+        recording = self._recording(condition, plans, draft.path)
+        batch_policy = policy.batch_policy(acting, self.config.num_envs)
+        episodes = _roll(condition, self, batch_policy, plans, recording)
+        cost = policy.cost(acting)
+        rows = result_rows(
+            episodes,
+            SIMULATORS.load(self.data.spec.env.adapter).metrics[0].name,
+            self._row_condition(condition),
+            self._source_returns(episodes),
+            lambda finished: condition_cost(cost, finished),
+        )
+        success = rows[-1].success
+        rate = "no episode" if success.value is None else f"success {success.value:.3f}"
+        log(f"  {rate} [{success.low:.3f}, {success.high:.3f}] over {success.n} episodes")
+        models = {kind: item.reference for kind, item in condition.artifacts.items()}
+        result = ConditionResult(tuple(rows), tuple(episodes), models)
+        _write(path, {**result.to_json(), "software": software()})
         for name, reason in (recording.failures() if recording else {}).items():
-            say(f"  no video of {name}: {reason}")
-        return _cells(record)
+            log(f"  no video of {name}: {reason}")
 
-    def _plans(self, arm: Arm) -> list[EpisodePlan]:
-        config, labels = self.config, self.policies.labels
-        if arm.latent == "oracle":
+    def add_latency(self, folder: Path) -> None:
+        """Time all conditions, one after the other in this process, and add it to their records.
+
+        Conditions that differ in their perturbation alone are the same policy.
+        """
+        timed: dict[tuple[Any, ...], dict[str, Any]] = {}
+        for condition in self.conditions:
+            model = condition.model
+            same = condition.policy, condition.latent, model and model.path, condition.horizon
+            if same not in timed:
+                timed[same] = self._latency(condition)
+                self.context.progress.message(f"{condition.name}: {_milliseconds(timed[same])}")
+            record = _read(folder, condition)
+            for row in record["results"]:
+                row["cost"] = {**row["cost"], **timed[same]}
+            _write(folder / f"{condition.name}.json", record)
+
+    def _latency(self, condition: PlannedCondition) -> dict[str, Any]:
+        """Time a policy on the longest demonstration."""
+        table, spec = self.data.episodes, self.data.spec
+        index = int(table.length.argmax())
+        start, length = int(table.start[index]), int(table.length[index])
+        task = spec.env.tasks[max(0, int(table.task[index]))]
+        label = spec.labels[max(0, int(table.label[index]))] if self.labels else ""
+        plan = EpisodePlan(0, EVALUATION_SEED_START, task, label, demonstration=index)
+        observations = {
+            item.name: self.data.read(item.name, start, start + length)
+            for item in spec.observations
+        }
+        policy = self._open(condition).batch_policy(self._acting(condition), 1)
+        timings = time_policy(policy, plan, observations, self.device)
+        return {**timings.summary(), "latency_threads": torch.get_num_threads()}
+
+    def _plans(self, condition: PlannedCondition) -> list[EpisodePlan]:
+        config = self.config
+        count, seed, tasks = config.episodes, config.seed, config.task
+        if condition.latent == ORACLE:
             split = "" if config.oracle_split == "all" else config.oracle_split
-            return plan_demonstrations(
-                self.store, config.episodes, config.seed, config.task, split, labels
-            )
-        env = self.store.spec.env
-        return plan_episodes(env, config.episodes, config.seed, config.task, labels)
+            return plan_demonstrations(self.data, count, seed, tasks, split, self.labels)
+        return plan_episodes(self.data.spec.env, count, seed, tasks, self.labels)
 
-    def _record(self, arm: Arm, results: Sequence[EpisodeResult], key: str) -> ConditionResult:
-        env = self.store.spec.env.adapter
-        score = SIMULATORS.load(env).metrics[0].name
-        returns = self._source_returns(results)
-        pricing = price(arm, self.config, self.policies)
-        rows = result_rows(results, score, _condition(arm, self), returns, pricing)
-        self.context.progress.message(_said(rows[-1]))
-        return ConditionResult(tuple(rows), tuple(results), _models(arm), key)
+    def _recording(
+        self, condition: PlannedCondition, plans: Sequence[EpisodePlan], folder: Path
+    ) -> Recording | None:
+        count = self.config.video
+        if not count:
+            return None
+        return Recording(
+            folder / VIDEOS_FOLDER / condition.name,
+            condition.name.replace("-", " "),
+            first_episodes(plans, count),
+            self.config.video_every or 0,
+        )
 
-    def _source_returns(self, results: Sequence[EpisodeResult]) -> dict[int, float]:
-        """Return the recorded return of every demonstration that was restored."""
-        if not self.store.has_rewards:
+    def _row_condition(self, condition: PlannedCondition) -> Condition:
+        config, policy, acting = self.config, self._open(condition), self._acting(condition)
+        horizon = policy.horizon(acting)
+        samples = condition.latent == SAMPLED or (condition.policy != LWD and horizon is not None)
+        return Condition(
+            policy=condition.policy,
+            latent=condition.latent,
+            env=self.data.spec.env.adapter,
+            train_seed=condition.train_seed,
+            snippet_length=policy.snippet_length,
+            horizon=horizon,
+            perturbation=condition.perturbation,
+            sampler=config.sampler if samples else "",
+            num_inference_steps=config.num_inference_steps if samples else None,
+            warm_start=config.warm_start if samples else 0.0,
+        )
+
+    def _source_returns(self, episodes: Sequence[EpisodeResult]) -> dict[int, float]:
+        """Return the recorded return of every demonstration whose initial state was restored."""
+        if not self.data.has_rewards:
             return {}
-        table, read = self.store.episodes, self.store.read
-        returns = {}
-        for index in {item.plan.demonstration for item in results} - {-1}:
+        table, returns = self.data.episodes, {}
+        for index in {item.plan.demonstration for item in episodes} - {-1}:
             start = int(table.start[index])
-            rewards = read("reward", start, start + int(table.length[index]))
+            rewards = self.data.read("reward", start, start + int(table.length[index]))
             returns[index] = float(rewards.sum(dtype="float64"))
         return returns
 
+    @property
+    def protocol(self) -> str:
+        """How the evaluation was made, in one sentence."""
+        config = self.config
+        per = "task and label" if self.labels else "task"
+        magnitudes = ", ".join(f"{item:g}" for item in config.perturbation)
+        perturbed = (
+            f"perturbations of magnitude {magnitudes} with probability"
+            f" {config.perturbation_probability:g} per step"
+            if any(config.perturbation)
+            else "no perturbations"
+        )
+        warm = (
+            f" re-plans after an episode's first run {100 * config.warm_start:g} % of the denoising"
+            " steps (warm start);"
+            if config.warm_start
+            else ""
+        )
+        return (
+            f"{config.episodes} episodes per {per} from evaluation seeds {config.seed} to"
+            f" {config.seed + config.episodes - 1}; 'oracle' instead restores the initial states of"
+            f" recorded demonstrations (split: {config.oracle_split}; at most as many);"
+            f" {self._horizons}; {perturbed};{warm} success at any step; 95 % Wilson intervals;"
+            " EMA weights"
+        )
 
-def _models(arm: Arm) -> dict[str, str]:
-    return {kind: item.reference for kind, item in arm.trained.artifacts.items()}
-
-
-def _text(record: Mapping[str, Any]) -> bytes:
-    return (json.dumps(record, indent=1) + "\n").encode()
-
-
-def _cells(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    cells: list[dict[str, Any]] = record["results"]
-    return cells
+    @property
+    def _horizons(self) -> str:
+        if self.config.is_grid:
+            return "one model per horizon and training seed"
+        texts = []
+        for condition in self.conditions:
+            policy = self._open(condition)
+            length, horizon = policy.snippet_length, policy.horizon(self._acting(condition))
+            if length is None:
+                continue
+            trained = "" if horizon == length else f" (the model was trained on {length} steps)"
+            texts.append(f"action horizon {horizon}{trained}")
+        return ", ".join(sorted(set(texts))) or "no re-planning"
 
 
 def _roll(
-    arm: Arm, work: _Work, plans: Sequence[EpisodePlan], recording: Recording | None
+    condition: PlannedCondition,
+    evaluation: _Evaluation,
+    policy: BatchPolicy,
+    plans: Sequence[EpisodePlan],
+    recording: Recording | None,
 ) -> Sequence[EpisodeResult]:
-    config = work.config
-    answer = rollout(
-        work.policies.build(arm),
-        work.store.spec.env,
+    config = evaluation.config
+    return rollout(
+        policy,
+        evaluation.data.spec.env,
         plans,
         width=config.num_envs,
         workers=config.processes,
         max_steps=config.max_steps,
-        perturbation=arm.perturbation,
+        perturbation=condition.perturbation,
         perturbation_probability=config.perturbation_probability,
         timeout=config.timeout,
-        progress=work.context.progress,
+        progress=evaluation.context.progress,
         recording=recording,
-    )
-    return answer.episodes
+    ).episodes
 
 
-def _condition(arm: Arm, work: _Work) -> Condition:
-    config, trained = work.config, arm.trained
-    length, horizon = work.policies.lengths(arm)
-    samples = arm.latent == SAMPLED or (arm.policy not in (METHOD, RANDOM) and horizon is not None)
-    return Condition(
-        policy=arm.policy,
-        latent=arm.latent,
-        env=work.store.spec.env.adapter,
-        train_seed=trained.seed,
-        snippet_length=length,
-        horizon="episode" if horizon == 0 else horizon,
-        perturbation=arm.perturbation,
-        sampler=config.sampler if samples else "",
-        num_inference_steps=config.num_inference_steps if samples else None,
-        warm_start=config.warm_start if samples else 0.0,
-    )
+def _check_environment(config: EvalConfig, data: SnippetStore, context: StageContext) -> None:
+    """Check that the data names an environment that can be built and fits the data."""
+    env = data.spec.env
+    tasks = config.task or env.tasks
+    if not env.adapter or not tasks:
+        missing = f"no task of '{env.adapter}'" if env.adapter else "no environment to evaluate in"
+        raise ConfigError(f"the data names {missing}", "ingest it again with --env ADAPTER/NAME")
+    _check_seeds(config, data)
+    if config.video:
+        context.progress.message("trying a video frame")
+        policy = RandomPolicy(data.spec.action, 1)
+        try_video(policy, env, tasks[0], timeout=config.timeout)
+    check_compatible(data, tasks[0])
 
 
-def _protocol_text(config: EvalConfig, policies: Policies) -> str:
-    per = "task and label" if policies.labels else "task"
-    magnitudes = ", ".join(f"{item:g}" for item in config.perturbation)
-    pushes = (
-        f"disturbances of magnitude {magnitudes} with probability"
-        f" {config.perturbation_probability:g} per step"
-        if any(config.perturbation)
-        else "undisturbed"
-    )
-    return (
-        f"{config.episodes} episodes per {per} from evaluation seeds {config.seed}.."
-        f"{config.seed + config.episodes - 1}; 'encoded' instead restores recorded starts"
-        f" ({config.oracle_split} demonstrations, at most as many);"
-        f" {_horizon_text(config, policies)}; {pushes};{_warm_start_text(config)}"
-        f" success at any step; 95 % Wilson intervals; averaged (EMA) weights"
-    )
+def _check_seeds(config: EvalConfig, data: SnippetStore) -> None:
+    """Check that no episode starts where a demonstration did; `oracle` does so on purpose."""
+    seeds = data.episodes.seed
+    last = config.seed + config.episodes - 1
+    used = seeds[(seeds >= config.seed) & (seeds <= last)]
+    if used.size and not (config.policy == (LWD,) and config.latent == (ORACLE,)):
+        raise ConfigError(
+            f"{used.size} demonstrations were recorded from the evaluation seeds {config.seed} to"
+            f" {last}: policies would start from states that they were trained on",
+            f"--seed {int(seeds.max()) + 1}",
+        )
 
 
-def _warm_start_text(config: EvalConfig) -> str:
-    if not config.warm_start:
-        return ""
-    share = f"{100 * config.warm_start:g} %"
-    return f" queries after an episode's first do {share} of the denoising steps (warm start);"
-
-
-def _horizon_text(config: EvalConfig, policies: Policies) -> str:
-    if config.is_grid:
-        return "a model per horizon and training seed"
-    pairs = {policies.lengths(arm) for arm in policies.arms} - {(None, None)}
-    texts = []
-    for length, horizon in sorted(pairs, key=str):
-        fit = "" if horizon == length else f" (the model's snippets have {length})"
-        texts.append(f"horizon {horizon or 'episode'} steps{fit}")
-    return ", ".join(texts) or "no queries"
-
-
-def _said(row: ResultRow) -> str:
-    found = row.success
-    rate = f"success {found.value:.3f}" if found.n else "no episode"
-    return f"  {rate} [{found.low:.3f}, {found.high:.3f}] over {found.n} episodes"
-
-
-def _refuse_errors(cells: Sequence[Mapping[str, Any]], artifact: Artifact) -> None:
-    errors = sum(cell["errors"] for cell in cells if cell["task"] == "all")
+def _check_lost_episodes(rows: Sequence[Mapping[str, Any]], artifact: Artifact) -> None:
+    errors = sum(row["errors"] for row in rows if row["task"] == "all")
     if errors:
         raise SimulatorError(
             f"{errors} episodes were lost to simulator errors; see {artifact.path}",
             "they count neither as success nor as failure; run the evaluation again",
         )
+
+
+def _videos(folder: Path, condition: PlannedCondition) -> list[str]:
+    videos = sorted((folder / VIDEOS_FOLDER / condition.name).glob("*.mp4"))
+    return [path.relative_to(folder).as_posix() for path in videos]
+
+
+def _read(folder: Path, condition: PlannedCondition) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((folder / f"{condition.name}.json").read_text())
+    return record
+
+
+def _is_final(record: Mapping[str, Any]) -> bool:
+    """Tell whether a record is by this software and lost no episode."""
+    lost = any(row["errors"] for row in record["results"])
+    return not lost and bool(record["software"] == software())
+
+
+def _write(path: Path, record: Mapping[str, Any]) -> None:
+    write_durably(path, (json.dumps(record, indent=1) + "\n").encode())
+
+
+def _milliseconds(timed: Mapping[str, Any]) -> str:
+    step, worst, replan = (timed[f"latency_{name}_ms"] for name in ("step", "step_p99", "replan"))
+    parts = [] if step is None else [f"{step:.3g} ms per step (99 %: {worst:.3g} ms)"]
+    parts += [] if replan is None else [f"{replan:.3g} ms per re-plan"]
+    return ", ".join(parts)

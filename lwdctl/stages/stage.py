@@ -37,15 +37,13 @@ class StageContext:
 
 
 RunFunction = Callable[[Any, Mapping[str, Artifact], StageContext], Artifact]
-ChosenFunction = Callable[[Any, Mapping[str, Artifact], StageContext], list[Artifact]]
 
 
 @dataclass(frozen=True)
 class Stage:
     """One row of the stage table.
 
-    A configuration with a method `reads(named)` decides which of `inputs` are read; one with a
-    method `candidates()` names the artifact types among several of which the stage chooses.
+    A configuration with a method `reads(named)` decides which of `inputs` are read.
 
     Attributes:
         command: Name on the command line (`"train-vae"`).
@@ -57,8 +55,9 @@ class Stage:
             imported on use.
         summary: One line for help texts.
         resumable: Whether an interrupted run can go on from its last checkpoint.
-        chosen: What it would choose among its candidates, given the same arguments as `run`:
-            the inputs it would record. A function or its name.
+        choices: Name of the module of a stage that chooses among several models, imported on
+            use: `types_read(config, named)`, `candidate_types(config)`, and
+            `chosen_models(config, inputs, context)`, the inputs that a run would record.
     """
 
     command: str
@@ -68,7 +67,7 @@ class Stage:
     run: RunFunction | str
     summary: str = ""
     resumable: bool = False
-    chosen: ChosenFunction | str | None = None
+    choices: str = ""
 
     def execute(
         self, config: Any, inputs: Mapping[str, Artifact], context: StageContext
@@ -84,22 +83,27 @@ class Stage:
             config: The stage's configuration.
             named: Artifact types of which one artifact was named.
         """
+        if self.choices:
+            types: tuple[str, ...] = _load(f"{self.choices}:types_read")(config, named)
+            return types
         found: tuple[str, ...] = config.reads(named) if hasattr(config, "reads") else self.inputs
         return found
 
     def candidates(self, config: Any) -> tuple[str, ...]:
         """Return the artifact types among several of which the stage chooses."""
-        found: tuple[str, ...] = config.candidates() if hasattr(config, "candidates") else ()
+        if not self.choices:
+            return ()
+        found: tuple[str, ...] = _load(f"{self.choices}:candidate_types")(config)
         return found
 
     def choose(
         self, config: Any, inputs: Mapping[str, Artifact], context: StageContext
     ) -> list[Artifact] | None:
         """Return the inputs that a run would record; None where the stage chooses none."""
-        if self.chosen is None:
+        if not self.choices:
             return None
-        chosen: list[Artifact] = _load(self.chosen)(config, inputs, context)
-        return chosen
+        models: list[Artifact] = _load(f"{self.choices}:chosen_models")(config, inputs, context)
+        return models
 
 
 def _load(function: Callable[..., Any] | str) -> Callable[..., Any]:

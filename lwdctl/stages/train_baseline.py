@@ -1,4 +1,4 @@
-"""`train-baseline`: what LWD is compared with, from the same snippets and the same loop."""
+"""`train-baseline`: train what LWD is compared with, from the same snippets."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import BaselineConfig
 from lwdctl.core.config import to_mapping
-from lwdctl.models.files import save_model
-from lwdctl.stages.baseline_methods import TRAINERS, Work, refuse_unused
+from lwdctl.methods.trained import load_method
 from lwdctl.stages.stage import StageContext
-from lwdctl.training.device import choose_device
 
 
 def run(config: BaselineConfig, inputs: Mapping[str, Artifact], context: StageContext) -> Artifact:
@@ -21,10 +19,8 @@ def run(config: BaselineConfig, inputs: Mapping[str, Artifact], context: StageCo
         ConfigError: The settings do not fit each other or the data.
         LwdctlError: Training diverged.
     """
-    refuse_unused(config)
     source = inputs["snippets"]
-    store = SnippetStore.open(source.path)
-    device = choose_device(config.device)
+    data = SnippetStore.open(source.path)
     with context.workspace.begin(
         "baseline",
         context.name or source.name,
@@ -32,13 +28,10 @@ def run(config: BaselineConfig, inputs: Mapping[str, Artifact], context: StageCo
         inputs=[source],
         resume=context.resume,
     ) as draft:
-        trained = TRAINERS[config.method](Work(config, store, device, draft, context.progress))
-        save_model(
-            draft.path,
-            {"method": config.method, **trained.spec},
-            trained.model,
-            trained.averaged,
-        )
-        parameters = sum(p.numel() for p in trained.model.parameters())
-        summary = {"method": config.method, **trained.numbers, "parameters": parameters}
+        trained = load_method(config.method).train(data, config, draft.path, context.progress)
+        trained.save(draft.path)
+        parameters = list(trained.model.parameters())
+        count = sum(parameter.numel() for parameter in parameters)
+        summary = {"method": config.method, **trained.summary, "parameters": count}
+        device = parameters[0].device
         return draft.publish(summary, seed=config.seed, device=str(device))

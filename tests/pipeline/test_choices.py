@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import sys
+import types
 
 import pytest
 
@@ -41,9 +43,6 @@ days = [5, 20]
 class JudgeConfig:
     days: tuple[int, ...] = option((), "Ages to judge.")
 
-    def candidates(self):
-        return ("plant",)
-
 
 def chosen(config, inputs, context):
     known = context.workspace.artifacts("plant") if context.among is None else context.among
@@ -62,7 +61,12 @@ def judge(config, inputs, context):
 
 @pytest.fixture
 def recipe(tmp_path, toy_stages, workspace_path, monkeypatch):
-    stage = Stage("judge", "prize", JudgeConfig, ("seed",), judge, chosen=chosen)
+    choosing = types.ModuleType("choosing")
+    choosing.types_read = lambda config, named: ("seed",)
+    choosing.candidate_types = lambda config: ("plant",)
+    choosing.chosen_models = chosen
+    monkeypatch.setitem(sys.modules, "choosing", choosing)
+    stage = Stage("judge", "prize", JudgeConfig, ("seed",), judge, choices="choosing")
     monkeypatch.setitem(STAGES, "judge", stage)
     path = tmp_path / "fair.toml"
     path.write_text(RECIPE)

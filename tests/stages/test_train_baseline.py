@@ -20,11 +20,11 @@ from lwdctl.core.config import from_mapping
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import SilentProgress
 from lwdctl.core.records import ActionSpec, EnvSpec, Episode, ObservationSpec, SourceSpec
+from lwdctl.methods.method import Acting
+from lwdctl.methods.trained import open_trained
 from lwdctl.models.behavior_cloning import ClonedPolicy
 from lwdctl.models.chunks import ActionDiffusion, ChunkSpec, LatentChunks
-from lwdctl.policies.loading import load_baseline
-from lwdctl.policies.policy import EpisodePlan
-from lwdctl.stages.baseline_policy import baseline_policy
+from lwdctl.policies.policy import BatchPolicy, EpisodePlan
 from lwdctl.stages.stage import StageContext
 from lwdctl.stages.train_baseline import run
 from lwdctl.training.loop import TrainingLoop
@@ -99,6 +99,14 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return make(tmp_path_factory.mktemp("baselines"))
 
 
+def model_of(artifact: Artifact, workspace: Workspace) -> Any:
+    return open_trained(artifact, workspace, "cpu").model
+
+
+def policy_of(artifact: Artifact, workspace: Workspace, **acting: Any) -> BatchPolicy:
+    return open_trained(artifact, workspace, "cpu").batch_policy(Acting(**acting), 3)
+
+
 @EVERY
 def test_trains_publishes_and_acts(workspace: Workspace, name: str) -> None:
     artifact = train(workspace, METHODS[name])
@@ -109,7 +117,7 @@ def test_trains_publishes_and_acts(workspace: Workspace, name: str) -> None:
     # Diffusion Policy as its authors have it; the others as LWD has it.
     assert summary["action_target"] == ("absolute" if name.startswith("dp") else "relative")
     assert artifact.payload("model.json").exists()
-    policy = baseline_policy(artifact, store_of(workspace), None, "ddim", 5, CPU)
+    policy = policy_of(artifact, workspace, num_inference_steps=5)
     policy.reset([EpisodePlan(0, 100_000, "right"), EpisodePlan(1, 100_001, "left"), None])
     seen = {"position": np.zeros((3, 2), np.float32), "velocity": np.zeros((3, 2), np.float32)}
     actions = [policy.act(seen, np.array([True, True, False])) for _ in range(7)]
@@ -156,30 +164,29 @@ def test_resumed_training_publishes_the_same_bytes(
 def test_a_chunk_policy_refuses_a_longer_horizon_than_it_was_trained_for(
     workspace: Workspace,
 ) -> None:
-    store = store_of(workspace)
     for name in ("dp-unet", "ldp"):
         artifact = train(workspace, METHODS[name])
-        baseline_policy(artifact, store, 6, "ddim", 5, CPU)
+        policy_of(artifact, workspace, horizon=6, num_inference_steps=5)
         with pytest.raises(ConfigError, match="horizon of 7") as error:
-            baseline_policy(artifact, store, 7, "ddim", 5, CPU)
+            policy_of(artifact, workspace, horizon=7, num_inference_steps=5)
         assert "--snippet-length 7" in error.value.hint
         with pytest.raises(ConfigError, match="the end of every episode"):
-            baseline_policy(artifact, store, 0, "ddim", 5, CPU)
-        with pytest.MonkeyPatch.context() as patch:  # an environment as short as the chunk
-            env = replace(store.spec.env, max_steps=6)
-            patch.setattr(store, "spec", replace(store.spec, env=env))
-            baseline_policy(artifact, store, 0, "ddim", 5, CPU)
+            policy_of(artifact, workspace, horizon="episode", num_inference_steps=5)
+        opened = open_trained(artifact, workspace, "cpu")
+        env = replace(opened.source.env, max_steps=6)  # an environment as short as the chunk
+        opened.source = replace(opened.source, env=env)
+        opened.batch_policy(Acting("episode", num_inference_steps=5), 1)
         with pytest.raises(ConfigError, match="too many"):
-            baseline_policy(artifact, store, 6, "ddim", 101, CPU)
+            policy_of(artifact, workspace, horizon=6, num_inference_steps=101)
 
 
 @pytest.mark.parametrize(
     ("name", "setting", "said"),
     [
-        ("ldp", {"executed": 4}, "ldp has no --executed"),
-        ("mlp", {"executed": 4}, "mlp has no --executed"),
+        ("ldp", {"executed": 4}, "ldp has no option --executed"),
+        ("mlp", {"executed": 4}, "mlp has no option --executed"),
         ("dp-unet", {"dropout": 0.5}, "the U-Net has no dropout"),
-        ("mlp", {"dropout": 0.5}, "mlp has no dropout"),
+        ("mlp", {"dropout": 0.5}, "mlp has no option --dropout"),
     ],
 )
 def test_settings_that_change_nothing_are_refused(
@@ -197,7 +204,7 @@ def test_dp_has_its_authors_settings(workspace: Workspace) -> None:
     assert (used["learning_rate"], used["warmup"], used["weight_decay"]) == (1e-4, 500, 1e-6)
     assert (list(used["betas"]), used["clip_norm"]) == ([0.95, 0.999], 0.0)
     assert (used["ema_decay"], used["ema_power"]) == (0.9999, 0.75)
-    model = load_baseline(artifact, CPU)
+    model = model_of(artifact, workspace)
     assert isinstance(model, ActionDiffusion)
     spec = model.spec.diffusion
     assert (spec.prediction, spec.num_train_timesteps, spec.clip) == ("epsilon", 100, 1.0)
@@ -216,7 +223,7 @@ def test_dp_maps_the_range_of_its_data_to_one(workspace: Workspace) -> None:
             if split == 0
         ]
     )
-    model = load_baseline(train(workspace, METHODS["dp-unet"]), CPU)
+    model = model_of(train(workspace, METHODS["dp-unet"]), workspace)
     assert isinstance(model, ActionDiffusion)
     scaled = model.diffusion.state.normalize(torch.from_numpy(np.concatenate([rows, rows], 1)))
     low, high = scaled.min(0).values, scaled.max(0).values
@@ -228,7 +235,7 @@ def test_dp_maps_the_range_of_its_data_to_one(workspace: Workspace) -> None:
 def test_relative_targets_are_fitted_on_what_is_predicted(workspace: Workspace, name: str) -> None:
     artifact = train(workspace, {**METHODS[name], "action_target": "relative"})
     assert artifact.manifest.summary["action_target"] == "relative"
-    model = load_baseline(artifact, CPU)
+    model = model_of(artifact, workspace)
     normalizer = model.diffusion.latent if isinstance(model, ActionDiffusion) else (
         model.vae.action if isinstance(model, LatentChunks) else model.action
     )  # fmt: skip
@@ -254,20 +261,20 @@ def test_bad_settings_are_refused(workspace: Workspace) -> None:
         train(workspace, {**METHODS["dp-unet"], "executed": 7})
     with pytest.raises(ConfigError, match="color"):
         train(workspace, {**METHODS["mlp"], "observation_keys": ["color"]})
-    with pytest.raises(ConfigError, match="method"):
+    with pytest.raises(ConfigError, match="no baseline is called"):
         train(workspace, {"method": "rl"})
 
 
 def test_task_and_label_are_inputs_when_asked_for(workspace: Workspace) -> None:
-    several = load_baseline(train(workspace, METHODS["mlp"]), CPU)
+    several = model_of(train(workspace, METHODS["mlp"]), workspace)
     assert isinstance(several, ClonedPolicy)
     assert (several.spec.tasks, several.spec.labels) == (2, 0)
     values = {**METHODS["mlp"], "condition": ["label"], "layers": 5}
-    labeled = load_baseline(train(workspace, values), CPU)
+    labeled = model_of(train(workspace, values), workspace)
     assert isinstance(labeled, ClonedPolicy)
     assert (labeled.spec.tasks, labeled.spec.labels) == (0, 2)
     assert labeled.spec.hidden == (16,) * 5
-    plain = load_baseline(train(workspace, {**METHODS["dp-unet"], "condition": ["none"]}), CPU)
+    plain = model_of(train(workspace, {**METHODS["dp-unet"], "condition": ["none"]}), workspace)
     assert isinstance(plain, ActionDiffusion)
     assert plain.spec.diffusion.condition == ("state",)
     assert ChunkSpec.from_mapping(json.loads(json.dumps(plain.spec.to_mapping()))) == plain.spec
@@ -293,7 +300,7 @@ def test_one_demonstration_is_learnt_by_heart(tmp_path: Path, name: str) -> None
     assert all(summary[key] < 0.1 for key in losses if key in summary)
     store = store_of(workspace)
     length = int(store.episodes.length[0])
-    policy = baseline_policy(artifact, store, None, "ddpm", 20, CPU)
+    policy = policy_of(artifact, workspace, sampler="ddpm", num_inference_steps=20)
     policy.reset([EpisodePlan(0, 100_000, "only")])
     seen = {key: store.read(key, 0, length) for key in ("position", "velocity")}
     made = np.stack(

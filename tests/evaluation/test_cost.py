@@ -1,15 +1,16 @@
-"""The price of episodes: operations amortized over the steps that were really taken."""
+"""The cost of acting, spread over the steps that episodes took."""
 
 from __future__ import annotations
 
 import pytest
 
+from lwdctl.evaluation.cost import condition_cost
 from lwdctl.evaluation.episodes import EpisodeResult
+from lwdctl.methods.method import ActingCost
 from lwdctl.models.flops import PolicyFlops
 from lwdctl.policies.policy import EpisodePlan
-from lwdctl.stages.eval_cost import Price
 
-OPERATIONS = PolicyFlops(denoiser=1000, decoding=300, step=7, control_parameters=11, parameters=99)
+FLOPS = PolicyFlops(denoiser=1000, decoding=300, step=7, control_parameters=11, parameters=99)
 
 
 def episodes(*pairs: tuple[int, int]) -> list[EpisodeResult]:
@@ -20,8 +21,8 @@ def episodes(*pairs: tuple[int, int]) -> list[EpisodeResult]:
     ]
 
 
-def test_operations_are_amortized_over_the_steps_taken() -> None:
-    cost = Price(OPERATIONS, 10, 10)(episodes((100, 7), (50, 3)))
+def test_flops_are_amortized_over_the_steps_taken() -> None:
+    cost = condition_cost(ActingCost(FLOPS, 10, 10), episodes((100, 7), (50, 3)))
     assert cost["replans_per_step"] == pytest.approx(10 / 150)
     assert cost["denoiser_flops_per_replan"] == 10_000
     assert cost["flops_per_step"] == pytest.approx(10 / 150 * 10_300 + 7)
@@ -30,16 +31,18 @@ def test_operations_are_amortized_over_the_steps_taken() -> None:
 
 
 def test_a_warm_start_saves_calls_after_the_first_query_alone() -> None:
-    cost = Price(OPERATIONS, 10, 4)(episodes((100, 7), (50, 3)))
+    cost = condition_cost(ActingCost(FLOPS, 10, 4), episodes((100, 7), (50, 3)))
     calls = 2 * 10 + 8 * 4
     assert cost["denoiser_flops_per_replan"] == pytest.approx(calls * 1000 / 10)
     assert cost["flops_per_step"] == pytest.approx((calls * 1000 + 10 * 300) / 150 + 7)
 
 
-@pytest.mark.parametrize(("horizon", "queries"), [(16, 7 + 4), (0, 2), (50, 3), (1, 150)])
-def test_latents_that_are_not_sampled_are_decoded_all_the_same(horizon: int, queries: int) -> None:
+@pytest.mark.parametrize(("horizon", "queries"), [(16, 7 + 4), ("episode", 2), (50, 3), (1, 150)])
+def test_latents_that_are_not_sampled_are_decoded_all_the_same(
+    horizon: int | str, queries: int
+) -> None:
     unsampled = PolicyFlops(0, 300, 7, 11, 50)
-    cost = Price(unsampled, horizon=horizon)(episodes((100, 0), (50, 0)))
+    cost = condition_cost(ActingCost(unsampled, horizon=horizon), episodes((100, 0), (50, 0)))
     assert cost["replans_per_step"] == pytest.approx(queries / 150)
     assert cost["denoiser_flops_per_replan"] == 0
     assert cost["flops_per_step"] == pytest.approx(queries / 150 * 300 + 7)
@@ -47,11 +50,11 @@ def test_latents_that_are_not_sampled_are_decoded_all_the_same(horizon: int, que
 
 def test_a_policy_without_queries_costs_its_steps() -> None:
     cloned = PolicyFlops(step=7, control_parameters=11, parameters=11)
-    cost = Price(cloned)(episodes((100, 0)))
+    cost = condition_cost(ActingCost(cloned), episodes((100, 0)))
     assert (cost["flops_per_step"], cost["replans_per_step"]) == (7, 0)
-    assert Price(PolicyFlops())(episodes((100, 0)))["flops_per_step"] == 0
+    assert condition_cost(ActingCost(PolicyFlops()), episodes((100, 0)))["flops_per_step"] == 0
 
 
 def test_without_steps_nothing_is_known() -> None:
-    assert Price(OPERATIONS, 10, 10)([]) == {}
-    assert Price(OPERATIONS, 10, 10)(episodes((0, 0))) == {}
+    assert condition_cost(ActingCost(FLOPS, 10, 10), []) == {}
+    assert condition_cost(ActingCost(FLOPS, 10, 10), episodes((0, 0))) == {}

@@ -1,0 +1,135 @@
+"""Acting with chunks of actions: Diffusion Policy and latent diffusion of chunks (LDP)."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.moments import Moments
+from lwdctl.artifacts.snippets import SnippetStore
+from lwdctl.core.errors import ConfigError
+from lwdctl.core.records import SourceSpec
+from lwdctl.data.batches import SnippetBatches
+from lwdctl.methods.method import Acting, ActingCost, Horizon, TrainedPolicy, denoiser_calls
+from lwdctl.models.chunks import ActionDiffusion, ChunkSpec, LatentChunks
+from lwdctl.models.diffusion import check_num_inference_steps
+from lwdctl.models.files import load_spec, load_weights
+from lwdctl.models.flops import baseline_flops
+from lwdctl.policies.latent_source import SampledLatents
+from lwdctl.policies.replanning import ActionChunks, ReplanningPolicy
+
+PASS_BATCH = 1024
+
+
+class TrainedChunks(TrainedPolicy):
+    """A model that samples chunks of actions; weights are read when they are first needed.
+
+    Args:
+        artifact: The `baseline` that holds it.
+        kind: Class of the model.
+        device: Where networks run.
+    """
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        kind: type[ActionDiffusion] | type[LatentChunks],
+        device: torch.device,
+    ) -> None:
+        values = load_spec(artifact.path)
+        self._artifact, self._kind, self.device = artifact, kind, device
+        self.source = SourceSpec.from_mapping(values.pop("source"))
+        self._default_horizon: int = values.pop("executed")
+        values.pop("method")
+        self._spec = ChunkSpec.from_mapping(values)
+        self.observation_keys = self._spec.observation_keys
+        self.snippet_length: int = self._spec.horizon
+        self.condition = tuple(part for part in self._spec.diffusion.condition if part != "state")
+
+    @cached_property
+    def model(self) -> ActionDiffusion | LatentChunks:
+        """The model with its EMA weights."""
+        self._artifact.check()
+        model = self._kind(self._spec)
+        load_weights(model, self._artifact.path)
+        return model.to(self.device).eval()
+
+    def horizon(self, acting: Acting) -> Horizon:
+        """Return the steps executed per re-plan; by default those it was trained to execute."""
+        return self._default_horizon if acting.horizon is None else acting.horizon
+
+    def check(self, acting: Acting) -> None:
+        """Check that chunks reach the horizon, and the number of denoising steps."""
+        self._executed(acting)
+        steps = self._spec.diffusion.num_train_timesteps
+        check_num_inference_steps(steps, acting.num_inference_steps, self._artifact.reference)
+
+    def _executed(self, acting: Acting) -> int:
+        horizon, length = self.horizon(acting), self.snippet_length
+        if horizon == "episode":
+            if 0 < self.source.env.max_steps <= length:
+                return length  # one chunk holds the whole episode
+            reach, train = "the end of every episode", ""
+        elif 1 <= horizon <= length:
+            return horizon
+        else:
+            reach = f"the horizon of {horizon} steps"
+            train = f"train it with --snippet-length {horizon}, or "
+        raise ConfigError(
+            f"{self._artifact.reference} predicts {length} steps per re-plan, which does not reach"
+            f" {reach}",
+            f"{train}run it with --horizon {length}",
+        )
+
+    def batch_policy(self, acting: Acting, num_envs: int) -> ReplanningPolicy:
+        """Return the policy; one chunk per environment."""
+        del num_envs
+        self.check(acting)
+        executed = self._executed(acting)
+        source = SampledLatents(
+            self.model.diffusion,
+            self.source.env.tasks,
+            self.source.labels,
+            acting.sampler,
+            acting.num_inference_steps,
+            self._spec.history,
+            warm_start=acting.warm_start,
+        )
+        return ReplanningPolicy(ActionChunks(self.model, executed), source, executed)
+
+    def cost(self, acting: Acting) -> ActingCost:
+        """Count the FLOPs of its networks; a step of a chunk costs nothing."""
+        return ActingCost(baseline_flops(self.model), *denoiser_calls(self._spec.diffusion, acting))
+
+
+def chunk_moments(
+    spec: ChunkSpec, data: SnippetStore, batches: SnippetBatches, current: int
+) -> Moments:
+    """Return the moments of the real (not padded) actions of all snippets.
+
+    Args:
+        spec: What actions are relative to.
+        data: The demonstrations.
+        batches: Snippets of the training split.
+        current: Step within the snippets at which the policy observes.
+    """
+    if spec.action_target != "relative":
+        return data.moments(("action",), "train")
+    episodes, offsets = batches.every()
+    parts = []
+    for start in range(0, len(episodes), PASS_BATCH):
+        part = slice(start, start + PASS_BATCH)
+        batch = batches.cut(episodes[part], offsets[part])
+        moved = batch.actions - spec.reference(batch.observations[:, current : current + 1])
+        parts.append(Moments.of_rows(moved[batch.mask > 0].cpu().numpy()))
+    counts = np.array([part.count for part in parts])
+    return Moments.merge(
+        counts,
+        mean=np.stack([part.mean for part in parts]),
+        m2=np.stack([part.variance * part.count for part in parts]),
+        minimum=np.stack([part.minimum for part in parts]),
+        maximum=np.stack([part.maximum for part in parts]),
+    )

@@ -1,0 +1,192 @@
+"""Latent Weight Diffusion: sample a latent, decode it to a network, run the network closed loop."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.latents import LatentStore
+from lwdctl.artifacts.snippets import SnippetStore
+from lwdctl.core.errors import ConfigError
+from lwdctl.core.records import SourceSpec
+from lwdctl.data.batches import SnippetBatches
+from lwdctl.data.windows import WindowRule
+from lwdctl.methods.method import (
+    Acting,
+    ActingCost,
+    Horizon,
+    Method,
+    TrainedPolicy,
+    denoiser_calls,
+)
+from lwdctl.models import generated
+from lwdctl.models.diffusion import DiffusionSpec, LatentDiffusion, check_num_inference_steps
+from lwdctl.models.files import load_spec
+from lwdctl.models.flops import lwd_flops
+from lwdctl.models.vae import PolicyVae, VaeSpec
+from lwdctl.policies.latent_source import (
+    LatentSource,
+    MeanLatents,
+    OracleLatents,
+    RecordedLatents,
+    SampledLatents,
+)
+from lwdctl.policies.loading import load_diffusion, load_vae
+from lwdctl.policies.replanning import GeneratedNetworks, ReplanningPolicy
+
+SAMPLED, ORACLE, RANDOM, SHUFFLED, MEAN = "sampled", "oracle", "random", "shuffled", "mean"
+
+
+class TrainedLwd(TrainedPolicy):
+    """A policy VAE and a latent diffusion model; weights are read when they are first needed.
+
+    Args:
+        artifacts: `vae`, and as far as the latents need them `diffusion` (sampled), `latents`
+            (mean, random, shuffled) and `snippets` (oracle).
+        source: The data that the models were trained on.
+        device: Where networks run.
+    """
+
+    def __init__(
+        self, artifacts: Mapping[str, Artifact], source: SourceSpec, device: torch.device
+    ) -> None:
+        self._artifacts, self.source, self.device = artifacts, source, device
+        spec = VaeSpec.from_mapping(load_spec(artifacts["vae"].path))
+        self.observation_keys = spec.observation_keys
+        self.snippet_length: int = spec.snippet_length
+        model = artifacts.get("diffusion")
+        self._spec = DiffusionSpec.from_mapping(load_spec(model.path)) if model else None
+        parts = self._spec.condition if self._spec else ()
+        self.condition = tuple(part for part in parts if part != "state")
+
+    @cached_property
+    def vae(self) -> PolicyVae:
+        """The policy VAE with its EMA weights."""
+        return load_vae(self._artifacts["vae"], self.device)
+
+    @cached_property
+    def diffusion(self) -> LatentDiffusion:
+        """The latent diffusion model with its EMA weights."""
+        return load_diffusion(self._artifacts["diffusion"], self.device)
+
+    def horizon(self, acting: Acting) -> Horizon:
+        """Return the steps executed per re-plan; as many as a snippet has where none is named."""
+        return self.snippet_length if acting.horizon is None else acting.horizon
+
+    def check(self, acting: Acting) -> None:
+        """Check the number of denoising steps where latents are sampled."""
+        if acting.latent != SAMPLED:
+            return
+        if self._spec is None:
+            raise ConfigError("sampling latents needs a diffusion model", "lwdctl train-diffusion")
+        check_num_inference_steps(self._spec.num_train_timesteps, acting.num_inference_steps)
+
+    def batch_policy(self, acting: Acting, num_envs: int) -> ReplanningPolicy:
+        """Return the policy; one generated network per environment."""
+        del num_envs
+        self.check(acting)
+        horizon = self.horizon(acting)
+        return ReplanningPolicy(
+            GeneratedNetworks(self.vae),
+            self.latents(acting),
+            None if horizon == "episode" else horizon,
+        )
+
+    def latents(self, acting: Acting) -> LatentSource:
+        """Return where the policy's latents come from."""
+        tasks, labels = self.source.env.tasks, self.source.labels
+        if acting.latent == SAMPLED:
+            return SampledLatents(
+                self.diffusion,
+                tasks,
+                labels,
+                acting.sampler,
+                acting.num_inference_steps,
+                self.diffusion.spec.history,
+                warm_start=acting.warm_start,
+            )
+        if acting.latent == ORACLE:
+            data = SnippetStore.open(self._artifacts["snippets"].path)
+            return OracleLatents(self.vae, self.demonstrations(data), data.episodes.length)
+        store = LatentStore.open(self._artifacts["latents"].path)
+        if acting.latent in (SHUFFLED, RANDOM):
+            return RecordedLatents.read(store, tasks, labels, own=acting.latent == RANDOM)
+        mean, _ = store.statistics()
+        return MeanLatents(mean.astype("float32"))
+
+    def demonstrations(self, data: SnippetStore, split: str = "all") -> SnippetBatches:
+        """Return the snippets of a split, cut as the VAE was trained on them."""
+        rule = WindowRule(*self.vae.spec.window)
+        return SnippetBatches(
+            data, self.observation_keys, rule, split=split, seed=0, device=self.device
+        )
+
+    def cost(self, acting: Acting) -> ActingCost:
+        """Count the FLOPs of both networks, without a denoiser where latents are not sampled."""
+        if acting.latent != SAMPLED:
+            return ActingCost(lwd_flops(self.vae, None), horizon=self.horizon(acting))
+        flops = lwd_flops(self.vae, self.diffusion)
+        return ActingCost(flops, *denoiser_calls(self.diffusion.spec, acting))
+
+
+class GeneratedNetwork(nn.Module):
+    """One generated policy as an ordinary module, in environment units.
+
+    Args:
+        vae: The VAE whose decoder generated it; its normalizers are copied.
+        weights: (weight,), as the decoder gives them.
+    """
+
+    def __init__(self, vae: PolicyVae, weights: Tensor) -> None:
+        super().__init__()
+        self.spec = vae.spec
+        self.observation, self.action = copy.deepcopy(vae.observation), copy.deepcopy(vae.action)
+        layers: list[nn.Module] = []
+        for matrix, bias in generated.unpack(weights.detach().clone()[None], vae.spec.policy_shape):
+            linear = nn.Linear(*matrix.shape[1:])
+            linear.weight = nn.Parameter(matrix[0].T.contiguous())
+            linear.bias = nn.Parameter(bias[0, 0].contiguous())
+            layers += [linear, nn.ReLU()]
+        self.layers = nn.Sequential(*layers[:-1])
+
+    def forward(self, observations: Tensor, elapsed: Tensor | float = 0.0) -> Tensor:
+        """Map observations to actions, not clipped.
+
+        Args:
+            observations: (..., obs), environment units.
+            elapsed: (...) or a number: fraction of the snippet elapsed, in [0, 1]; ignored by
+                policies without a time input.
+
+        Returns:
+            (..., action), environment units.
+        """
+        inputs = self.observation.normalize(observations)
+        if self.spec.time_input:
+            time = torch.as_tensor(elapsed, dtype=inputs.dtype, device=inputs.device)
+            time = (2.0 * time - 1.0).expand(inputs.shape[:-1]).unsqueeze(-1)
+            inputs = torch.cat([inputs, time], -1)
+        actions: Tensor = self.action.restore(self.layers(inputs))
+        if self.spec.action_target == "relative":
+            start = self.spec.reference_start
+            actions = actions + observations[..., start : start + self.spec.action_size]
+        return actions
+
+
+class LatentWeightDiffusion(Method):
+    """Trained by `train-vae`, `encode` and `train-diffusion`."""
+
+    artifact_type = "diffusion"
+    replans = True
+
+    def open(self, artifacts: Mapping[str, Artifact], device: torch.device) -> TrainedLwd:
+        """Open the models of one lineage."""
+        source = SnippetStore.open(artifacts["snippets"].path).spec
+        return TrainedLwd(artifacts, source, device)
+
+
+METHOD = LatentWeightDiffusion()

@@ -1,0 +1,162 @@
+"""The contract of a method: how its policies are trained, opened, run and counted.
+
+A method is one module of this package and one row of `METHODS`, or a class in another package that
+is named by an entry point of the group `lwdctl.policies`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+
+from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.snippets import SnippetStore
+from lwdctl.configs import BaselineConfig
+from lwdctl.core.errors import ConfigError
+from lwdctl.core.progress import Progress
+from lwdctl.core.records import SourceSpec
+from lwdctl.models.diffusion import DiffusionSpec, inference_timesteps, truncate_schedule
+from lwdctl.models.flops import PolicyFlops
+from lwdctl.policies.policy import BatchPolicy
+from lwdctl.training.loop import Trained
+
+Horizon = int | Literal["episode"]
+
+
+@dataclass(frozen=True)
+class Acting:
+    """How a trained policy is run.
+
+    Attributes:
+        horizon: Steps executed per re-plan, `"episode"` for one plan all episode, or None for
+            what the policy was trained for.
+        latent: Where LWD's latents come from: `"sampled"`, or one of the controls `"oracle"`,
+            `"random"`, `"shuffled"` and `"mean"`. Other methods ignore it.
+        sampler: Denoising sampler.
+        num_inference_steps: Denoising steps per re-plan.
+        warm_start: Fraction of the denoising steps to run when re-planning, starting from the
+            re-noised previous latent or chunk; 0 always starts from pure noise.
+    """
+
+    horizon: Horizon | None = None
+    latent: str = "sampled"
+    sampler: str = "ddim"
+    num_inference_steps: int = 10
+    warm_start: float = 0.0
+
+
+@dataclass(frozen=True)
+class ActingCost:
+    """What running a policy costs, before it is spread over the steps of episodes.
+
+    Attributes:
+        flops: FLOPs and parameters of its networks.
+        first_calls: Denoiser calls of an episode's first re-plan, 0 without a denoiser.
+        later_calls: Denoiser calls of every later re-plan.
+        horizon: Steps between two re-plans of a policy that does not sample its latents;
+            None where the re-plans of an episode are counted.
+    """
+
+    flops: PolicyFlops = field(default_factory=PolicyFlops)
+    first_calls: int = 0
+    later_calls: int = 0
+    horizon: Horizon | None = None
+
+
+class TrainedPolicy(ABC):
+    """A trained policy in memory.
+
+    Attributes:
+        source: The data it was trained on: observations, actions, environment, labels.
+        observation_keys: Observation keys that it sees.
+        condition: What it is conditioned on beside observations: `"task"`, `"label"`.
+        snippet_length: Steps that a plan was trained for, None for a policy without plans.
+        device: Where its networks run.
+    """
+
+    source: SourceSpec
+    observation_keys: tuple[str, ...]
+    condition: tuple[str, ...]
+    snippet_length: int | None
+    device: torch.device
+
+    @abstractmethod
+    def horizon(self, acting: Acting) -> Horizon | None:
+        """Return the steps executed per re-plan, None for a policy without plans."""
+
+    @abstractmethod
+    def check(self, acting: Acting) -> None:
+        """Check that it can be run so.
+
+        Raises:
+            ConfigError: It cannot; the message names the setting.
+        """
+
+    @abstractmethod
+    def batch_policy(self, acting: Acting, num_envs: int) -> BatchPolicy:
+        """Return the policy for a batch of environments.
+
+        Raises:
+            ConfigError: It cannot be run so.
+        """
+
+    @abstractmethod
+    def cost(self, acting: Acting) -> ActingCost:
+        """Count what running it costs."""
+
+
+class Method:
+    """Trains and opens policies of one kind; subclasses fill in what they have.
+
+    Attributes:
+        artifact_type: Type of the artifact that holds a trained policy; None for a policy that is
+            not trained.
+        replans: Whether its policies re-plan, so that an action horizon means something.
+    """
+
+    artifact_type: ClassVar[str | None] = None
+    replans: ClassVar[bool] = False
+
+    def train(
+        self, data: SnippetStore, config: BaselineConfig, directory: Path, progress: Progress
+    ) -> Trained[Any]:
+        """Train a policy on a snippet store.
+
+        Args:
+            data: The demonstrations.
+            config: Settings; None stands for the method's own default.
+            directory: Where checkpoints and logs go; a training that was interrupted there goes
+                on from its newest checkpoint.
+            progress: Where to report.
+
+        Raises:
+            ConfigError: The settings do not fit the method or the data.
+            LwdctlError: Training diverged.
+        """
+        del data, directory, progress
+        raise ConfigError(f"'{config.method}' is not trained by lwdctl train-baseline")
+
+    def open(self, artifacts: Mapping[str, Artifact], device: torch.device) -> TrainedPolicy:
+        """Open a trained policy.
+
+        Args:
+            artifacts: Artifact type to artifact: the one that holds the policy, and those that
+                it was derived from as far as they are needed.
+            device: Where its networks run.
+
+        Raises:
+            ArtifactError: A file is missing or damaged.
+        """
+        raise NotImplementedError
+
+
+def denoiser_calls(spec: DiffusionSpec, acting: Acting) -> tuple[int, int]:
+    """Return the denoiser calls of an episode's first re-plan, and of each later one."""
+    steps = inference_timesteps(spec, acting.num_inference_steps)
+    later = truncate_schedule(steps, acting.warm_start) if acting.warm_start else steps
+    return len(steps), len(later)

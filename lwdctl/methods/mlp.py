@@ -1,0 +1,116 @@
+"""Behavior cloning with an MLP: one network for all of the data, one action per observation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.snippets import SnippetStore
+from lwdctl.configs import BaselineConfig
+from lwdctl.core.errors import ConfigError
+from lwdctl.core.progress import Progress
+from lwdctl.core.records import SourceSpec
+from lwdctl.data.windows import WindowRule
+from lwdctl.methods import training
+from lwdctl.methods.method import Acting, ActingCost, Method, TrainedPolicy
+from lwdctl.models.behavior_cloning import ClonedPolicy, ClonedSpec
+from lwdctl.models.files import load_spec, load_weights
+from lwdctl.models.flops import baseline_flops, matmul_flops
+from lwdctl.policies.mlp import MlpPolicy
+from lwdctl.training.loop import Trained
+
+DEFAULTS = {**training.DENOISER_DEFAULTS, "updates": 20_000}
+
+
+class TrainedMlp(TrainedPolicy):
+    """A cloned MLP; its weights are read when they are first needed.
+
+    Args:
+        artifact: The `baseline` that holds it.
+        device: Where the network runs.
+    """
+
+    snippet_length: None = None
+
+    def __init__(self, artifact: Artifact, device: torch.device) -> None:
+        values = load_spec(artifact.path)
+        self.source = SourceSpec.from_mapping(values.pop("source"))
+        values.pop("method")
+        self._artifact, self.device = artifact, device
+        self._spec = ClonedSpec.from_mapping(values)
+        self.observation_keys = self._spec.observation_keys
+        sizes = {"task": self._spec.tasks, "label": self._spec.labels}
+        self.condition = tuple(part for part, size in sizes.items() if size)
+
+    @cached_property
+    def model(self) -> ClonedPolicy:
+        """The network with its EMA weights."""
+        self._artifact.check()
+        model = ClonedPolicy(self._spec)
+        load_weights(model, self._artifact.path)
+        return model.to(self.device).eval()
+
+    def horizon(self, acting: Acting) -> None:
+        """Return None: the network acts on every observation."""
+
+    def check(self, acting: Acting) -> None:
+        """Accept every setting: none of them concerns an MLP."""
+
+    def batch_policy(self, acting: Acting, num_envs: int) -> MlpPolicy:
+        """Return the policy."""
+        del acting, num_envs
+        return MlpPolicy(self.model, self.source.env.tasks, self.source.labels)
+
+    def cost(self, acting: Acting) -> ActingCost:
+        """Count the FLOPs of one control step."""
+        del acting
+        return ActingCost(baseline_flops(self.model))
+
+
+class BehaviorCloning(Method):
+    """The policy of the generated networks' architecture, trained on all demonstrations."""
+
+    artifact_type = "baseline"
+
+    def train(
+        self, data: SnippetStore, config: BaselineConfig, directory: Path, progress: Progress
+    ) -> Trained[ClonedPolicy]:
+        """Train on single steps, each visited once per epoch."""
+        if config.executed or config.dropout:
+            option = "executed" if config.executed else "dropout"
+            raise ConfigError(f"mlp has no option --{option}", f"leave --{option} out")
+        work = training.Work(config, data, directory, progress)
+        sizes, parts = work.sizes, work.condition
+        spec = ClonedSpec(
+            observation_keys=sizes.observation_keys,
+            observation_size=sizes.observation_size,
+            action_size=sizes.action_size,
+            hidden=(config.policy_width,) * config.layers,
+            tasks=len(data.spec.env.tasks) if "task" in parts else 0,
+            labels=len(data.spec.labels) if "label" in parts else 0,
+            action_target=sizes.action_target,
+            reference_start=sizes.reference_start,
+        )
+        model = work.initialize(lambda: ClonedPolicy(spec))
+        model.observation.standardize(data.moments(spec.observation_keys, "train"))
+        key = "action_relative" if spec.action_target == "relative" else "action"
+        model.action.standardize(data.moments((key,), "train"))
+        settings = work.settings(DEFAULTS)
+        objective = work.objective(work.batches(WindowRule(1), every=True), settings)
+        loop, summary = work.train(model, objective, settings, directory, "train-baseline mlp")
+        summary |= {
+            "action_target": sizes.action_target,
+            "policy_flops": matmul_flops(model.network),
+        }
+        return work.trained(spec.to_mapping(), loop.ema_model, model, summary)
+
+    def open(self, artifacts: Mapping[str, Artifact], device: torch.device) -> TrainedMlp:
+        """Open a trained MLP."""
+        return TrainedMlp(artifacts["baseline"], device)
+
+
+METHOD = BehaviorCloning()

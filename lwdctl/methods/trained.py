@@ -1,0 +1,236 @@
+"""Opening trained policies: one way for every method, and a policy to act with at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.workspace import Workspace
+from lwdctl.configs import LINEAGE
+from lwdctl.core.errors import ConfigError
+from lwdctl.core.records import FloatArray, SourceSpec
+from lwdctl.core.suggest import did_you_mean
+from lwdctl.methods import METHODS
+from lwdctl.methods.lwd import GeneratedNetwork, TrainedLwd
+from lwdctl.methods.method import Acting, ActingCost, Method, TrainedPolicy
+from lwdctl.methods.untrained import PlugInPolicy
+from lwdctl.models.files import load_spec
+from lwdctl.policies.policy import BatchPolicy, EpisodePlan
+from lwdctl.policies.replanning import GeneratedNetworks, ReplanningPolicy
+from lwdctl.training.device import choose_device
+
+Observation = Mapping[str, FloatArray] | FloatArray
+
+
+def load_method(name: str) -> Method:
+    """Return the method called `name`.
+
+    Raises:
+        ConfigError: No method has that name.
+    """
+    found = METHODS.load(name)
+    return found if isinstance(found, Method) else PlugInPolicy(found)
+
+
+def open_trained(artifact: Artifact, workspace: Workspace, device: str = "auto") -> TrainedPolicy:
+    """Open the policy that a `diffusion` or `baseline` artifact holds.
+
+    Args:
+        artifact: The artifact.
+        workspace: Where what it was derived from stands.
+        device: `"auto"`, `"cpu"`, `"cuda"` or `"cuda:N"`.
+
+    Raises:
+        ArtifactError: It holds no policy, or a part of its lineage is missing or damaged.
+    """
+    place = choose_device(device)
+    if artifact.kind == "baseline":
+        method = load_method(load_spec(artifact.path)["method"])
+        return method.open({"baseline": artifact}, place)
+    if artifact.kind != "diffusion":
+        raise ConfigError(
+            f"{artifact.reference} holds no policy",
+            "name a diffusion or baseline artifact; `lwdctl list` shows what there is",
+        )
+    ancestors = workspace.ancestors(artifact, LINEAGE[:-1])
+    return load_method("lwd").open({**ancestors, "diffusion": artifact}, place)
+
+
+class LoadedPolicy:
+    """A trained policy that acts for one robot, or for a batch of environments.
+
+    Use `lwdctl.load_policy`. `reset` begins an episode, `act` returns the action for what is
+    observed now; the policy re-plans by itself.
+
+    Args:
+        trained: The models.
+        acting: Horizon, sampler and so on.
+        name: What to call it in tables.
+    """
+
+    def __init__(self, trained: TrainedPolicy, acting: Acting, name: str) -> None:
+        trained.check(acting)
+        self.trained, self.acting, self.name = trained, acting, name
+        self._policy: BatchPolicy | None = None
+        self._num_envs = 0
+
+    def __repr__(self) -> str:
+        """Say what it is, what it sees and how it is run."""
+        horizon = self.trained.horizon(self.acting)
+        plans = "" if horizon is None else f", re-plans every {horizon} steps"
+        sizes = zip(self.observation_keys, self.source.sizes(self.observation_keys), strict=True)
+        seen = ", ".join(f"{key} [{size}]" for key, size in sizes)
+        return f"<{self.name}: {seen} -> action [{self.source.action.size}]{plans}>"
+
+    @property
+    def source(self) -> SourceSpec:
+        """The data that it was trained on: environment, actions and their limits, labels."""
+        return self.trained.source
+
+    @property
+    def observation_keys(self) -> tuple[str, ...]:
+        """Observation keys that it sees, in order."""
+        return self.trained.observation_keys
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Tasks that it was trained on."""
+        return self.source.env.tasks
+
+    def with_settings(self, **changes: Any) -> LoadedPolicy:
+        """Return the same policy, run differently: `horizon`, `latent`, `sampler`, and so on.
+
+        Raises:
+            ConfigError: An unknown setting, or one that the models do not allow.
+        """
+        known = vars(self.acting)
+        for name in changes:
+            if name not in known:
+                raise ConfigError(f"a policy has no setting '{name}'", did_you_mean(name, known))
+        return LoadedPolicy(self.trained, replace(self.acting, **changes), self.name)
+
+    def copy(self) -> LoadedPolicy:
+        """Return a policy that shares the models and has episodes of its own."""
+        return LoadedPolicy(self.trained, self.acting, self.name)
+
+    def batch_policy(self, num_envs: int) -> BatchPolicy:
+        """Return the policy as the rollout engine steps it."""
+        return self.trained.batch_policy(self.acting, num_envs)
+
+    def cost(self) -> ActingCost:
+        """Return the FLOPs and parameters of its networks."""
+        return self.trained.cost(self.acting)
+
+    def reset(self, seed: int = 0, task: str = "", label: str = "") -> None:
+        """Begin an episode.
+
+        Args:
+            seed: Fixes what is sampled.
+            task: Task to do; may be left out where the policy knows only one.
+            label: Behavior to follow, for a policy that is conditioned on labels.
+
+        Raises:
+            ConfigError: An unknown task or label, or one that is needed and missing.
+        """
+        self.reset_batch([seed], [task], [label])
+
+    def reset_batch(
+        self, seeds: Sequence[int], tasks: Sequence[str] = (), labels: Sequence[str] = ()
+    ) -> None:
+        """Begin one episode per environment; see `reset`."""
+        tasks, labels = tasks or [""] * len(seeds), labels or [""] * len(seeds)
+        plans = [
+            EpisodePlan(index, seed, self._known("task", task), self._known("label", label))
+            for index, (seed, task, label) in enumerate(zip(seeds, tasks, labels, strict=True))
+        ]
+        if self._policy is None or self._num_envs != len(plans):
+            self._policy, self._num_envs = self.batch_policy(len(plans)), len(plans)
+        self._policy.reset(plans)
+
+    def act(self, observation: Observation) -> FloatArray:
+        """Return the action (action,), environment units, within the action's limits.
+
+        Args:
+            observation: Key to (obs,), environment units; or all keys in a row, (obs,).
+
+        Raises:
+            ConfigError: `reset` was not called, or an observation does not fit.
+        """
+        if isinstance(observation, Mapping):
+            batch: Observation = {key: np.asarray(one)[None] for key, one in observation.items()}
+        else:
+            batch = np.asarray(observation, dtype=np.float32)[None]
+        actions: FloatArray = self.act_batch(batch)[0]
+        return actions
+
+    def act_batch(self, observations: Observation) -> FloatArray:
+        """Return actions (env, action), environment units, within the action's limits.
+
+        Args:
+            observations: Key to (env, obs), environment units; or all keys in a row, (env, obs).
+
+        Raises:
+            ConfigError: `reset` was not called, or an observation does not fit.
+        """
+        if self._policy is None:
+            raise ConfigError("the policy has no episode", "call reset(seed=0) first")
+        seen = self._checked(observations)
+        actions = self._policy.act(seen, np.ones(self._num_envs, dtype=np.bool_))
+        limits = self.source.action
+        return np.clip(actions, limits.low, limits.high).astype(np.float32, copy=False)
+
+    def network(self, env_index: int = 0) -> nn.Module:
+        """Return the generated network that is followed now, in environment units.
+
+        The module maps observations (..., obs) and the fraction of the snippet elapsed, in [0, 1],
+        to actions (..., action); paper section 3.1.
+
+        Raises:
+            ConfigError: No network was generated yet, or the policy generates none.
+        """
+        if not isinstance(self.trained, TrainedLwd):
+            raise ConfigError(f"{self.name} generates no network", "only LWD policies do")
+        plans = self._policy.plans if isinstance(self._policy, ReplanningPolicy) else None
+        if not isinstance(plans, GeneratedNetworks) or not bool(plans.weights[env_index].any()):
+            raise ConfigError("no network was generated yet", "call reset(seed=0) and act first")
+        return GeneratedNetwork(plans.vae, plans.weights[env_index])
+
+    def _known(self, part: str, name: str) -> str:
+        names = self.tasks if part == "task" else self.source.labels
+        if name and name not in names:
+            raise ConfigError(f"the policy knows no {part} '{name}'", did_you_mean(name, names))
+        if not name and part in self.trained.condition and len(names) > 1:
+            raise ConfigError(
+                f"the policy is conditioned on the {part}", f"name one: {', '.join(names)}"
+            )
+        return name or (names[0] if names and part in ("task", *self.trained.condition) else "")
+
+    def _checked(self, observations: Observation) -> dict[str, FloatArray]:
+        sizes = self.source.sizes(self.observation_keys)
+        if not isinstance(observations, Mapping):
+            rows = np.asarray(observations, dtype=np.float32)
+            if rows.shape != (self._num_envs, sum(sizes)):
+                raise ConfigError(
+                    f"observations have the shape {rows.shape[1:]}, the policy sees"
+                    f" ({sum(sizes)},): {', '.join(self.observation_keys)}"
+                )
+            ends = np.cumsum(sizes)[:-1]
+            parts = np.split(rows, ends, axis=1)
+            return dict(zip(self.observation_keys, parts, strict=True))
+        found = {}
+        for key, size in zip(self.observation_keys, sizes, strict=True):
+            if key not in observations:
+                given = ", ".join(observations)
+                raise ConfigError(f"the observation '{key}' is missing", f"given: {given}")
+            found[key] = np.asarray(observations[key], dtype=np.float32)
+            if found[key].shape != (self._num_envs, size):
+                raise ConfigError(
+                    f"the observation '{key}' has the shape {found[key].shape[1:]}, the policy sees"
+                    f" ({size},)"
+                )
+        return found

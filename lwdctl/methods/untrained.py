@@ -1,0 +1,82 @@
+"""Policies that lwdctl does not train: random actions, hand-written ones, other packages' own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.snippets import SnippetStore
+from lwdctl.core.records import SourceSpec
+from lwdctl.methods.method import Acting, ActingCost, Method, TrainedPolicy
+from lwdctl.policies.policy import BatchPolicy
+from lwdctl.policies.random import RandomPolicy
+from lwdctl.policies.single import SingleRobotPolicies
+
+
+class UntrainedPolicy(TrainedPolicy):
+    """A policy without a model, for the environment of some data.
+
+    Args:
+        source: The data, which name environment and actions.
+        make: Builds the policy for a number of environments.
+    """
+
+    condition: tuple[str, ...] = ()
+    snippet_length: None = None
+
+    def __init__(self, source: SourceSpec, make: Callable[[int], BatchPolicy]) -> None:
+        self.source, self._make = source, make
+        self.observation_keys = source.network_keys
+        self.device = torch.device("cpu")
+
+    def horizon(self, acting: Acting) -> None:
+        """Return None: nothing is known of any plans."""
+
+    def check(self, acting: Acting) -> None:
+        """Accept every setting: none of them concerns such a policy."""
+
+    def batch_policy(self, acting: Acting, num_envs: int) -> BatchPolicy:
+        """Build the policy."""
+        del acting
+        return self._make(num_envs)
+
+    def cost(self, acting: Acting) -> ActingCost:
+        """Return no cost: it is not known."""
+        del acting
+        return ActingCost()
+
+
+class RandomActions(Method):
+    """Actions drawn uniformly from the environment's limits."""
+
+    def open(self, artifacts: Mapping[str, Artifact], device: torch.device) -> UntrainedPolicy:
+        """Build the policy for the environment of the snippets."""
+        del device
+        source = SnippetStore.open(artifacts["snippets"].path).spec
+        return UntrainedPolicy(source, lambda num_envs: RandomPolicy(source.action, num_envs))
+
+
+class PlugInPolicy(Method):
+    """A policy of another package.
+
+    Args:
+        make: Builds the policy for the environment of some data: anything with `reset` and `act`.
+    """
+
+    def __init__(self, make: Callable[[SourceSpec], Any]) -> None:
+        self._make = make
+
+    def open(self, artifacts: Mapping[str, Artifact], device: torch.device) -> UntrainedPolicy:
+        """Build one policy per environment."""
+        del device
+        source = SnippetStore.open(artifacts["snippets"].path).spec
+        return UntrainedPolicy(
+            source,
+            lambda num_envs: SingleRobotPolicies(self._make(source), source.action.size, num_envs),
+        )
+
+
+METHOD = RandomActions()

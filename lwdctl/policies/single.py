@@ -1,0 +1,89 @@
+"""Policies that act for one robot, run in a batch of environments."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lwdctl.core.errors import ConfigError
+from lwdctl.core.records import FloatArray
+from lwdctl.policies.policy import EpisodePlan, Policy, PolicyCost
+
+
+class SingleRobotPolicies:
+    """One copy of a policy per environment.
+
+    Args:
+        policy: Anything with `reset` and `act`; see `policies.policy.Policy`. Of the arguments of
+            `reset` (seed, task, label) it is given those that it takes.
+        action_size: Components of an action.
+        num_envs: Number of environments.
+
+    Raises:
+        ConfigError: The object has no `reset` or no `act`.
+    """
+
+    def __init__(self, policy: Policy, action_size: int, num_envs: int) -> None:
+        for name in ("reset", "act"):
+            if not callable(getattr(policy, name, None)):
+                raise ConfigError(
+                    f"{type(policy).__name__} is no policy: it has no method '{name}'",
+                    "a policy has reset(seed, task, label) and act(observation)",
+                )
+        self._size = action_size
+        self._policies = [policy, *(_copy(policy) for _ in range(num_envs - 1))]
+        self._taken = _arguments_taken(policy.reset)
+
+    def reset(self, episodes: Sequence[EpisodePlan | None]) -> None:
+        """Start one episode per environment; None leaves the environment idle."""
+        for policy, plan in zip(self._policies, episodes, strict=False):
+            if plan is not None:
+                given = {"seed": plan.seed, "task": plan.task, "label": plan.label}
+                policy.reset(**{name: given[name] for name in self._taken})
+
+    def act(
+        self, observations: Mapping[str, FloatArray], active: npt.NDArray[np.bool_]
+    ) -> FloatArray:
+        """Return actions (env, action) in environment units; zeros for inactive environments.
+
+        Raises:
+            ConfigError: A policy returned an action of another shape.
+        """
+        actions = np.zeros((len(active), self._size), dtype=np.float32)
+        for index in np.flatnonzero(active):
+            seen = {name: rows[index] for name, rows in observations.items()}
+            action = np.asarray(self._policies[index].act(seen), dtype=np.float32)
+            if action.shape != (self._size,):
+                raise ConfigError(
+                    f"{type(self._policies[index]).__name__}.act returned an action of shape"
+                    f" {action.shape}, the environment takes ({self._size},)"
+                )
+            actions[index] = action
+        return actions
+
+    def cost(self) -> PolicyCost:
+        """Return no re-plans: what such a policy costs is not known."""
+        return PolicyCost(np.zeros(len(self._policies), dtype=np.int64))
+
+
+def _copy(policy: Policy) -> Any:
+    copied = getattr(policy, "copy", None)
+    try:
+        return copied() if callable(copied) else copy.deepcopy(policy)
+    except Exception as error:
+        raise ConfigError(
+            f"{type(policy).__name__} cannot be copied for several environments: {error}",
+            "give it a method copy(), or evaluate it with num_envs=1",
+        ) from error
+
+
+def _arguments_taken(reset: Any) -> tuple[str, ...]:
+    parameters = inspect.signature(reset).parameters.values()
+    every = any(item.kind is inspect.Parameter.VAR_KEYWORD for item in parameters)
+    names = {item.name for item in parameters}
+    return tuple(name for name in ("seed", "task", "label") if every or name in names)
