@@ -1,1 +1,1 @@
-"""Ours beside the library it could have used, both timed in one run."""
+"""Benchmarks against the library code that lwdctl replaces, and FLOPs of every network size."""

@@ -1,7 +1,7 @@
-"""Operations per environment step of every size, counted without training anything.
+"""FLOPs per environment step of every network size, counted without training.
 
-The networks stand on torch's meta device: they have shapes and no weights, so that the
-largest ones fit anywhere. Sizes are those of the paper's tables (appendix).
+The networks are on torch's meta device: they have shapes but no weights, so that the largest ones
+fit on any machine. Sizes are those of the paper's tables (appendix).
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class Sizes:
     Attributes:
         observation: Components of the observation.
         action: Components of the action.
-        tasks: Tasks told apart in the condition (one-hot); 1 for none.
+        tasks: Tasks that the policy is conditioned on (one-hot); 1 for no condition.
         episode: Steps of an episode.
-        num_inference_steps: Denoiser calls per query.
+        num_inference_steps: Denoiser calls per re-plan.
     """
 
     observation: int = 39
@@ -44,8 +44,8 @@ class Sizes:
     num_inference_steps: int = 10
 
     @property
-    def told(self) -> int:
-        """Components of the condition that tell tasks apart."""
+    def task_inputs(self) -> int:
+        """Components of the condition that hold the task."""
         return self.tasks if self.tasks > 1 else 0
 
 
@@ -55,17 +55,17 @@ class Count:
 
     Attributes:
         policy: lwd, dp or mlp.
-        network: Its sizes, in words.
-        horizon: Executed steps between two queries, 0 where nothing is queried.
-        denoiser: Operations of one denoiser call.
-        per_step: Operations per environment step over a whole episode.
+        network: Its sizes, for people.
+        horizon: Action horizon, the steps executed per re-plan; None without re-plans.
+        denoiser: FLOPs of one denoiser call.
+        per_step: FLOPs per environment step over a whole episode.
         parameters: Trained weights of the networks that take part.
         control_parameters: Weights of the network that runs at every step.
     """
 
     policy: str
     network: str
-    horizon: int
+    horizon: int | None
     denoiser: int
     per_step: float
     parameters: int
@@ -75,7 +75,8 @@ class Count:
 def count_all(sizes: Sizes) -> list[Count]:
     """Count every size: LWD's generated policies, Diffusion Policy's U-Nets, plain MLPs.
 
-    LWD asks once per episode; Diffusion Policy every half of its horizon, as in the paper.
+    LWD re-plans once per episode, Diffusion Policy after half of its prediction horizon, as in the
+    paper.
     """
     lwd = [_lwd(sizes, width, architecture) for architecture in ("mlp", "unet") for width in WIDTHS]
     dp = [_dp(sizes, name, chunk) for name in UNET_SIZES for chunk in CHUNKS]
@@ -85,18 +86,18 @@ def count_all(sizes: Sizes) -> list[Count]:
 def _lwd(sizes: Sizes, width: int, architecture: str) -> Count:
     shape = PolicyShape(sizes.observation, (width, width), sizes.action)
     decoder = PolicyDecoder(shape, LATENT, DECODER_SIZES["xs"])
-    condition = HISTORY * sizes.observation + sizes.told
+    condition = HISTORY * sizes.observation + sizes.task_inputs
     denoiser = DenoiserSpec(architecture, LATENT, condition, LAYOUT, "m", 512, 3, 0.0)
     model = _diffusion(denoiser, sizes)
     one = denoiser_flops(model)
-    query = sizes.num_inference_steps * one + decoder.operations
+    replan = sizes.num_inference_steps * one + decoder.flops
     name = "residual MLP 512" if architecture == "mlp" else "U-Net m"
     return Count(
         "lwd",
         f"generated {width} x {width}, denoiser {name}, decoder xs",
         sizes.episode,
         one,
-        query / sizes.episode + shape.operations,
+        replan / sizes.episode + shape.flops,
         _weights(model.denoiser) + _weights(decoder),
         shape.weight_count,
     )
@@ -105,26 +106,32 @@ def _lwd(sizes: Sizes, width: int, architecture: str) -> Count:
 def _dp(sizes: Sizes, name: str, chunk: int) -> Count:
     multiple, executed = UNET_SIZES[name].multiple, chunk // 2
     length = math.ceil(chunk / multiple) * multiple
-    condition = HISTORY * sizes.observation + sizes.told
+    condition = HISTORY * sizes.observation + sizes.task_inputs
     layout = (length, sizes.action)
     denoiser = DenoiserSpec("unet", length * sizes.action, condition, layout, name, 0, 0, 0.0)
     model = _diffusion(denoiser, sizes)
     one = denoiser_flops(model)
-    queries = math.ceil(sizes.episode / executed)
-    per_step = queries * sizes.num_inference_steps * one / sizes.episode
+    replans = math.ceil(sizes.episode / executed)
+    per_step = replans * sizes.num_inference_steps * one / sizes.episode
     network = f"U-Net {name}, predicts {length}"
     return Count("dp", network, executed, one, per_step, _weights(model.denoiser))
 
 
 def _mlp(sizes: Sizes, width: int) -> Count:
-    shape = PolicyShape(sizes.observation + sizes.told, (width, width), sizes.action)
+    shape = PolicyShape(sizes.observation + sizes.task_inputs, (width, width), sizes.action)
     count = shape.weight_count
-    return Count("mlp", f"{width} x {width}", 0, 0, shape.operations, count, count)
+    return Count("mlp", f"{width} x {width}", None, 0, shape.flops, count, count)
 
 
 def _diffusion(denoiser: DenoiserSpec, sizes: Sizes) -> LatentDiffusion:
     spec = DiffusionSpec(
-        denoiser, "sample", 100, ("state", "task"), HISTORY * sizes.observation, sizes.told, 0
+        denoiser,
+        "sample",
+        100,
+        ("state", "task"),
+        HISTORY * sizes.observation,
+        sizes.task_inputs,
+        0,
     )
     with torch.device("meta"):
         return LatentDiffusion(spec)

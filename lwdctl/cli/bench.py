@@ -1,10 +1,9 @@
-"""`lwdctl bench`: ours beside the library it could have used; operations of every size."""
+"""`lwdctl bench`: benchmarks against library code, and FLOPs of every network size."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -12,58 +11,47 @@ from lwdctl.cli.bars import make_progress
 from lwdctl.cli.generate import DEBUG, JSON, QUIET
 from lwdctl.cli.output import print_json, print_table, print_text
 
-if TYPE_CHECKING:
-    from lwdctl.bench.flops import Sizes
-
 
 def command(
-    rounds: Annotated[int, typer.Option(help="Repetitions of each side.", min=1)] = 20,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    operations: Annotated[
+    rounds: Annotated[int, typer.Option(help="Repetitions of each implementation.", min=1)] = 20,
+    device: Annotated[
+        str, typer.Option(help="Device to run on: auto, cpu, cuda or cuda:N.")
+    ] = "auto",
+    count_flops: Annotated[
         bool,
         typer.Option(
             "--flops",
-            help="Time nothing; count operations per environment step of every network size.",
+            help="Instead count the FLOPs per environment step of every network size.",
         ),
     ] = False,
-    observation: Annotated[
-        int, typer.Option(help="--flops: components of the observation.", min=1)
-    ] = 39,
-    action: Annotated[int, typer.Option(help="--flops: components of the action.", min=1)] = 4,
-    tasks: Annotated[int, typer.Option(help="--flops: tasks told apart.", min=1)] = 10,
+    observation: Annotated[int, typer.Option(help="--flops: observation size.", min=1)] = 39,
+    action: Annotated[int, typer.Option(help="--flops: action size.", min=1)] = 4,
+    tasks: Annotated[int, typer.Option(help="--flops: number of tasks.", min=1)] = 10,
     episode: Annotated[int, typer.Option(help="--flops: steps per episode.", min=1)] = 500,
     as_json: JSON = False,
     be_quiet: QUIET = False,
     debug_mode: DEBUG = False,
 ) -> None:
-    """Time decoding, stepping and batches side by side; above 1 ours is faster.
+    """Benchmark the batched decoder and the data loader against the library code they replace.
 
-    With --flops: what LWD, Diffusion Policy and MLPs of every size cost per environment
-    step (one multiply-add counts as two), by default with Metaworld's ten tasks.
+    A speed-up above 1 means that lwdctl is faster. With --flops: the FLOPs per environment step of
+    LWD, Diffusion Policy and MLPs of every size (one multiply-add counts as two), by default with
+    Metaworld's ten tasks.
     """
     del debug_mode
-    if operations:
-        from lwdctl.bench.flops import Sizes
-
-        sizes = Sizes(observation, action, tasks, episode)
-        _print_operations(sizes, as_json=as_json)
+    if count_flops:
+        _print_flops(observation, action, tasks, episode, as_json=as_json)
         return
     import torch
 
-    from lwdctl.bench import policies, snippets
+    from lwdctl.bench.comparisons import COUNT, run_all
     from lwdctl.training.device import choose_device
 
     chosen = choose_device(device)
-    works = {
-        "decode": partial(policies.decode, chosen),
-        "step": partial(policies.step, chosen),
-        "ram": partial(snippets.batches, "ram"),
-        "none": partial(snippets.batches, "none"),
-    }
     rows = []
-    with make_progress(quiet=be_quiet).task("bench", len(works), "comparison") as task:
-        for work in works.values():
-            rows.append(work(rounds))
+    with make_progress(quiet=be_quiet).task("bench", COUNT, "comparison") as task:
+        for row in run_all(chosen, rounds):
+            rows.append(row)
             task.advance()
     machine = {"device": str(chosen), "threads": torch.get_num_threads()}
     if as_json:
@@ -71,20 +59,21 @@ def command(
         return
     print_text(f"device {chosen}, {machine['threads']} threads; medians of {rounds} rounds")
     print_table(
-        ["work", "ours", "reference", "speed-up"],
-        [[row.name, row.ours, row.reference, f"{row.speedup:.2f}"] for row in rows],
+        ["work", "lwdctl", "reference", "speed-up"],
+        [[row.name, row.implementation, row.reference, f"{row.speedup:.2f}"] for row in rows],
     )
 
 
-def _print_operations(sizes: Sizes, *, as_json: bool) -> None:
-    from lwdctl.bench.flops import count_all
+def _print_flops(observation: int, action: int, tasks: int, episode: int, *, as_json: bool) -> None:
+    from lwdctl.bench.flops import Sizes, count_all
 
+    sizes = Sizes(observation, action, tasks, episode)
     rows = count_all(sizes)
     if as_json:
         print_json(None, None, {**asdict(sizes), "counts": [asdict(row) for row in rows]})
         return
     print_text(
-        f"{sizes.episode} steps, {sizes.num_inference_steps} denoiser calls per query,"
+        f"{sizes.episode} steps, {sizes.num_inference_steps} denoiser calls per re-plan,"
         f" observation {sizes.observation}, action {sizes.action}, {sizes.tasks} tasks"
     )
     heads = ["policy", "network", "horizon", "MFLOP per call", "MFLOP per step", "parameters"]

@@ -30,7 +30,7 @@ COMMANDS = Registry(
             "lwdctl.cli.compare:command", "Compare policies: intervals, paired tests, figures."
         ),
         "report": Row("lwdctl.cli.report:command", "Write an experiment as one HTML file."),
-        "bench": Row("lwdctl.cli.bench:command", "Time ours beside the library it could use."),
+        "bench": Row("lwdctl.cli.bench:command", "Benchmark against library code; count FLOPs."),
     },
 )
 """Commands that are not stages."""

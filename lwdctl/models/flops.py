@@ -1,7 +1,7 @@
-"""How many operations a network costs; one multiply-add counts as two.
+"""FLOPs of networks; one multiply-add counts as two.
 
-Source: torch's flop counter. It does not see into fused attention, so attention is counted
-in its plain form; tests compare the counts with the analytic ones.
+They are counted by torch's FLOP counter. It cannot count fused attention, so attention runs in its
+plain form here; tests compare the counts with analytic ones.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from lwdctl.models.vae import PolicyVae
 
 @dataclass(frozen=True)
 class PolicyFlops:
-    """What acting in one environment costs.
+    """The cost of acting in one environment.
 
     Attributes:
-        denoiser: Operations of one denoiser call.
-        decoding: Operations that turn one latent into what is then run.
-        step: Operations of one control step.
+        denoiser: FLOPs of one denoiser call.
+        decoding: FLOPs of decoding one latent.
+        step: FLOPs of one control step.
         control_parameters: Weights of the network that runs at every control step.
-        parameters: Trained weights of all networks that take part; none are generated ones.
+        parameters: Trained weights of all networks that are used; generated weights not included.
     """
 
     denoiser: int = 0
@@ -41,7 +41,7 @@ class PolicyFlops:
 
 
 def lwd_flops(vae: PolicyVae, diffusion: LatentDiffusion | None) -> PolicyFlops:
-    """Count the parts of LWD, without a denoiser where latents are not sampled."""
+    """Count the FLOPs of LWD; without a denoiser where latents are not sampled."""
     device = vae.observation.mean.device
     latent = torch.zeros(1, vae.spec.latent_size, device=device)
     seen = torch.zeros(1, vae.spec.observation_size, device=device)
@@ -57,7 +57,7 @@ def lwd_flops(vae: PolicyVae, diffusion: LatentDiffusion | None) -> PolicyFlops:
 
 
 def baseline_flops(model: ActionDiffusion | LatentChunks | ClonedPolicy) -> PolicyFlops:
-    """Count the parts of a baseline; chunks run open loop, so that a step costs nothing."""
+    """Count the FLOPs of a baseline; chunks run open loop, so that a control step costs nothing."""
     if isinstance(model, ClonedPolicy):
         size, device = model.spec.shape.inputs, model.observation.mean.device
         weights = _parameters(model.network)
@@ -75,7 +75,7 @@ def baseline_flops(model: ActionDiffusion | LatentChunks | ClonedPolicy) -> Poli
 
 
 def denoiser_flops(model: LatentDiffusion) -> int:
-    """Count one denoiser call for one latent."""
+    """Count the FLOPs of one denoiser call for one latent."""
     size = model.spec.denoiser
     device = model.latent.mean.device
     latent = torch.zeros(1, size.latent_size, device=device)
@@ -100,15 +100,15 @@ def _counted(run: Callable[[], object]) -> int:
 
 
 def policy_flops(model: PolicyVae) -> dict[str, int]:
-    """Count decoding one latent, and one step of the generated policy."""
+    """Count the FLOPs of decoding one latent and of one step of the generated policy."""
     return {
-        "decoder_flops": model.decoder.operations,
-        "policy_flops": model.spec.policy_shape.operations,
+        "decoder_flops": model.decoder.flops,
+        "policy_flops": model.spec.policy_shape.flops,
     }
 
 
 def matmul_flops(network: nn.Module) -> int:
-    """Return the cost of a plain MLP on one input: two operations per weight."""
+    """Return the FLOPs of a plain MLP on one input: two per weight."""
     return sum(2 * p.numel() for p in network.parameters() if p.dim() > 1)
 
 

@@ -1,7 +1,7 @@
-"""The generated policy: many small MLPs, each with its own weights, run as one product.
+"""Generated policies: many small MLPs, each with its own weights, run as batched products.
 
-Paper section 4 (ReLU, two hidden layers of 256). A weight vector holds, layer by layer,
-the matrix (out, in) row by row and then the bias (out,), as `torch.nn.Linear` has them.
+The policy of the paper has two hidden layers of 256 with ReLU (section 3.2). A weight vector holds,
+layer by layer, the matrix (out, in) row by row and then the bias (out,), as in `torch.nn.Linear`.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class PolicyShape:
         return sum((width + 1) * out for width, out in self.layers)
 
     @property
-    def operations(self) -> int:
-        """Operations of one forward pass; one multiply-add counts as two."""
+    def flops(self) -> int:
+        """FLOPs of one forward pass; one multiply-add counts as two."""
         return sum(2 * width * out for width, out in self.layers)
 
 
@@ -56,8 +56,8 @@ def unpack(weights: Tensor, shape: PolicyShape) -> list[Layer]:
     """Cut weight vectors (batch, weight) into layers.
 
     Returns:
-        Per layer the transposed matrix (batch, in, out) and the bias (batch, 1, out), as
-        `torch.baddbmm` takes them. Views: no weight is copied.
+        Per layer the transposed matrix (batch, in, out) and the bias (batch, 1, out), in the form
+        that `torch.baddbmm` takes. They are views, not copies.
     """
     sizes = [part for i, o in shape.layers for part in (i * o, o)]
     pieces = torch.split(weights, sizes, dim=1)

@@ -1,6 +1,6 @@
 """The decoder: hypnettorch's MLP hypernetwork, latent to policy weights.
 
-The one module that knows hypnettorch (paper section 4; sizes of its appendix).
+This is the only model that uses hypnettorch (paper section 3.2; sizes from its appendix).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class PolicyDecoder(nn.Module):
             no_cond_weights=True,
             verbose=False,
         )
-        # Without it the generated weights are far too large for the first updates.
+        # Otherwise the generated weights are far too large for the first training steps.
         self.network.apply_hyperfan_init()
 
     def forward(self, latent: Tensor) -> Tensor:
@@ -50,6 +50,6 @@ class PolicyDecoder(nn.Module):
         return cast(Tensor, self.network(cond_input=latent, ret_format="flattened"))
 
     @property
-    def operations(self) -> int:
-        """Operations to decode one latent; one multiply-add counts as two."""
+    def flops(self) -> int:
+        """FLOPs of decoding one latent; one multiply-add counts as two."""
         return sum(2 * p.numel() for p in self.network.parameters() if p.dim() > 1)

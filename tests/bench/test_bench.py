@@ -7,8 +7,7 @@ import json
 import pytest
 import torch
 
-from lwdctl.bench import policies
-from lwdctl.bench.timing import compare
+from lwdctl.bench.comparisons import METAWORLD, compare, hypnettorch_weights
 from lwdctl.cli.main import main
 from lwdctl.models import generated
 from lwdctl.models.hypernetwork import PolicyDecoder
@@ -17,13 +16,13 @@ from lwdctl.models.hypernetwork import PolicyDecoder
 def test_the_reference_path_gives_the_same_actions() -> None:
     from hypnettorch.mnets import MLP
 
-    weights = PolicyDecoder(policies.METAWORLD, 8, (5,))(torch.randn(2, 8)).detach()
+    weights = PolicyDecoder(METAWORLD, 8, (5,))(torch.randn(2, 8)).detach()
     observations = torch.randn(2, 1, 39)
-    ours = generated.run(generated.unpack(weights, policies.METAWORLD), observations)
+    ours = generated.run(generated.unpack(weights, METAWORLD), observations)
     network = MLP(n_in=39, n_out=4, hidden_layers=[256, 256], no_weights=True, verbose=False)
-    for slot in range(2):
-        theirs = network(observations[slot], weights=policies._pieces(weights[slot]))
-        torch.testing.assert_close(ours[slot], theirs, rtol=1e-4, atol=1e-5)
+    for env in range(2):
+        theirs = network(observations[env], weights=hypnettorch_weights(weights[env]))
+        torch.testing.assert_close(ours[env], theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_ratios_compare_medians_of_alternating_rounds() -> None:
@@ -32,7 +31,7 @@ def test_ratios_compare_medians_of_alternating_rounds() -> None:
         "x", ("a", lambda: order.append("a")), ("b", lambda: order.append("b")), rounds=3
     )
     assert order == ["a", "b"] * 4
-    assert answer.speedup == pytest.approx(answer.reference_seconds / answer.ours_seconds)
+    assert answer.speedup == pytest.approx(answer.reference_seconds / answer.seconds)
 
 
 def test_the_command_prints_one_object(capfd: pytest.CaptureFixture[str]) -> None:

@@ -33,7 +33,7 @@ def test_a_real_unet_has_the_counted_parameters() -> None:
         assert row.parameters == sum(p.numel() for p in spec.build().parameters())
 
 
-def test_a_real_mlp_has_the_counted_operations() -> None:
+def test_a_real_mlp_has_the_counted_flops() -> None:
     small = rows("mlp")[0]
     network = torch.nn.Sequential(
         torch.nn.Linear(5, 128), torch.nn.Linear(128, 128), torch.nn.Linear(128, 2)
@@ -41,7 +41,7 @@ def test_a_real_mlp_has_the_counted_operations() -> None:
     assert small.per_step == matmul_flops(network)
 
 
-def test_queries_are_spread_over_the_episode() -> None:
+def test_replans_are_spread_over_the_episode() -> None:
     short, long = rows("dp")[:2]
     assert short.per_step == 7 * 4 * short.denoiser / 100  # every 16 of 100 steps
     assert long.per_step == 2 * 4 * long.denoiser / 100

@@ -127,6 +127,6 @@ def test_a_cloned_policy_costs_the_same_at_every_step() -> None:
     spec = ClonedSpec(("s",), 5, 2, (128, 128), 3, 0, "absolute", -1)
     found = baseline_flops(ClonedPolicy(spec))
     assert found.step == pytest.approx(2 * (8 * 128 + 128 * 128 + 128 * 2), rel=0.01)
-    assert found.step == pytest.approx(spec.shape.operations, rel=0.01)
+    assert found.step == pytest.approx(spec.shape.flops, rel=0.01)
     assert (found.denoiser, found.decoding) == (0, 0)
     assert found.control_parameters == found.parameters == spec.shape.weight_count

@@ -42,5 +42,5 @@ def test_unpacked_layers_follow_their_weights() -> None:
 
 def test_operations_count_multiply_adds_twice() -> None:
     shape = PolicyShape(39, (256, 256), 4)
-    assert shape.operations == 2 * (39 * 256 + 256 * 256 + 256 * 4)
+    assert shape.flops == 2 * (39 * 256 + 256 * 256 + 256 * 4)
     assert shape.weight_count == 39 * 256 + 256 + 256 * 256 + 256 + 256 * 4 + 4

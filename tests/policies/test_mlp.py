@@ -82,6 +82,6 @@ def test_an_unused_label_may_be_anything() -> None:
 def test_operations_are_two_per_weight(width: int, layers: int) -> None:
     spec = replace(SPEC, hidden=(width,) * layers)
     model, _ = policy_of(spec)
-    assert matmul_flops(model.network) == spec.shape.operations
+    assert matmul_flops(model.network) == spec.shape.flops
     by_hand = 2 * (7 * width + (layers - 1) * width * width + width * 2)
-    assert spec.shape.operations == by_hand
+    assert spec.shape.flops == by_hand
