@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,7 @@ from lwdctl.analysis.figures import ComparisonFigures
 from lwdctl.analysis.pairing import (
     SUCCESS,
     Group,
+    Pair,
     Reference,
     align,
     check_one_protocol,
@@ -35,15 +36,12 @@ from lwdctl.analysis.plotting import save_figures
 from lwdctl.analysis.resample import (
     PERMUTATIONS,
     RESAMPLES,
-    difference_estimate,
     holm,
     mcnemar,
     mean_and_std,
     mean_estimate,
     paired_permutation,
     seed_means,
-    state_differences,
-    success_difference_estimate,
     success_estimate,
 )
 from lwdctl.analysis.tables import (
@@ -127,47 +125,41 @@ class Comparison:
     @property
     def table(self) -> Table:
         """The results over all tasks as text, one row per condition."""
-        columns = (
+        return self._text_table(
+            self.overall,
             "policy", "latent", "horizon", "perturbation", "seeds", "episodes", "success [95 %]",
-            f"{self.metric} [95 %]", "FLOPs/step",
+            "score [95 %]", "FLOPs/step",
         )  # fmt: skip
-        rows = (
-            (
-                row.label,
-                show(row.latent),
-                show(row.horizon),
-                f"{row.perturbation:g}",
-                show([seed for seed in row.train_seeds if seed is not None]),
-                str(row.episodes) + (f" ({row.errors} lost)" if row.errors else ""),
-                show_estimate(row.success, row.success_std),
-                show_estimate(row.score, row.score_std),
-                EMPTY if row.flops_per_step is None else f"{row.flops_per_step:.3g}",
-            )
-            for row in self.overall
-        )
-        return Table(columns, tuple(rows))
 
     def tables(self) -> list[tuple[str, Table]]:
         """Return the tables of results, tests, perturbations and costs, each with its caption."""
-        found = [("All conditions, over all tasks", self.table)]
-        if self.tests:
-            caption = (
-                f"Paired tests: minus {self.against} on the same initial states."
-                " better, worse: states solved more often, less often."
-                " p: these trained models on other initial states (McNemar's exact or permutation"
-                f" test); Holm: corrected for all {len(self.tests)} tests of the column."
-            )
-            found.append((caption, self._tests()))
-        if self.controls:
-            caption = "Perturbed minus unperturbed: the same models on the same initial states"
-            found.append((caption, self._controls()))
-        if self.costs:
-            caption = (
-                "What equal success costs: the reference's best condition beside the cheapest"
-                " condition of each policy that solves at least as much, else beside its best"
-            )
-            found.append((caption, self._costs()))
-        return found
+        paired = (
+            f"Paired tests: minus {self.against} on the same initial states."
+            " better, worse: states solved more often, less often."
+            " p: these trained models on other initial states (McNemar's exact or permutation"
+            f" test); Holm: corrected for all {len(self.tests)} tests of the column."
+        )
+        perturbed = "Perturbed minus unperturbed: the same models on the same initial states"
+        cost = (
+            "What equal success costs: the reference's best condition beside the cheapest"
+            " condition of each policy that solves at least as much, else beside its best"
+        )
+        differences = ("success difference [95 %]", "score difference [95 %]")
+        found = [
+            ("All conditions, over all tasks", self.table),
+            (paired, self._text_table(
+                self.tests, "policy", "against", "horizon", "perturbation", "states", "better",
+                "worse", differences[0], "p", "Holm", differences[1], "p of score", "Holm of score",
+            )),
+            (perturbed, self._text_table(
+                self.controls, "policy", "horizon", "perturbation", "states", *differences,
+            )),
+            (cost, self._text_table(
+                self.costs, "policy", "against", "horizon", "perturbation", "success",
+                "FLOPs/step", "ratio",
+            )),
+        ]  # fmt: skip
+        return [(caption, table) for caption, table in found if table.rows]
 
     @cached_property
     def figures(self) -> dict[str, Figure]:
@@ -220,54 +212,13 @@ class Comparison:
         paths = [directory / name for name in (*tables, "comparison.json")]
         return [*paths, *save_figures(self.figures, directory)]
 
+    def _text_table(self, records: Sequence[Any], *names: str) -> Table:
+        columns = tuple(name.replace("score", self.metric) for name in names)
+        return Table(columns, tuple(tuple(_TEXT[name](one) for name in names) for one in records))
+
     @property
     def _drawing(self) -> ComparisonFigures:
         return ComparisonFigures(self.overall, self.env, self.metric, self.against)
-
-    def _tests(self) -> Table:
-        columns = (
-            "policy", "against", "horizon", "perturbation", "states", "better", "worse",
-            "success difference [95 %]", "p", "Holm", f"{self.metric} difference [95 %]", "p",
-            "Holm",
-        )  # fmt: skip
-        rows = (
-            (
-                test.label, test.against, _horizons(test), f"{test.perturbation:g}",
-                str(test.states), str(test.better), str(test.worse),
-                show_difference(test.success_difference), show_p(test.success_p),
-                show_p(test.success_p_holm), show_difference(test.score_difference),
-                show_p(test.score_p), show_p(test.score_p_holm),
-            )
-            for test in self.tests
-        )  # fmt: skip
-        return Table(columns, tuple(rows))
-
-    def _controls(self) -> Table:
-        columns = (
-            "policy", "horizon", "perturbation", "states", "success difference [95 %]",
-            f"{self.metric} difference [95 %]",
-        )  # fmt: skip
-        rows = (
-            (
-                row.label, show(row.horizon), f"{row.perturbation:g}", str(row.states),
-                show_difference(row.success_difference), show_difference(row.score_difference),
-            )
-            for row in self.controls
-        )  # fmt: skip
-        return Table(columns, tuple(rows))
-
-    def _costs(self) -> Table:
-        columns = ("policy", "against", "horizon", "perturbation", "success", "FLOPs/step", "ratio")
-        rows = (
-            (
-                row.label, row.against, _horizons(row), f"{row.perturbation:g}",
-                f"{short(row.success)} / {short(row.against_success)}",
-                f"{row.flops_per_step:.3g} / {row.against_flops_per_step:.3g}",
-                "solves less" if row.ratio is None else f"{row.ratio:.3g}",
-            )
-            for row in self.costs
-        )  # fmt: skip
-        return Table(columns, tuple(rows))
 
 
 def compare(
@@ -295,16 +246,15 @@ def compare(
     reference = choose_reference(runs, against)
     groups = sorted(group_runs(runs), key=lambda group: _reading_order(group, reference))
     notes = list(reference.notes)
-    with (progress or SilentProgress()).task("compare", 3 * len(groups), "step") as task:
-
-        def each() -> Iterator[Group]:
-            for group in groups:
-                yield group
-                task.advance()
-
-        rows = [row for group in each() for row in _rows(group, metric)]
-        controls = list(_controls(each(), groups, metric, notes))
-        tests = list(_tests(each(), groups, reference, metric, notes))
+    rows: list[ComparisonRow] = []
+    tests: list[PairedTest] = []
+    controls: list[PerturbationEffect] = []
+    with (progress or SilentProgress()).task("compare", len(groups), "condition") as task:
+        for group in groups:
+            rows += _rows(group, metric)
+            tests += _tests(group, reference, groups, metric, notes)
+            controls += _controls(group, groups, metric, notes)
+            task.advance()
     overall = [row for row in rows if row.task == ALL_TASKS]
     return Comparison(
         env=runs[0].row.env,
@@ -451,49 +401,71 @@ def _row(group: Group, metric: str, task: str) -> ComparisonRow:
 
 
 def _tests(
-    some: Iterable[Group],
-    groups: Sequence[Group],
-    reference: Reference,
-    metric: str,
-    notes: list[str],
+    group: Group, reference: Reference, groups: Sequence[Group], metric: str, notes: list[str]
 ) -> Iterator[PairedTest]:
-    for group in some:
-        others = reference.of(group, groups)
-        if reference.label not in {"", group.one.label} and not others:
-            notes.append(f"not tested against {reference.label}: {group}")
-        for other in others:
-            test = _test(group, other, metric)
-            if test is None:
-                notes.append(f"no episode of both ran to its end: {group}")
-            else:
-                yield test
+    others = reference.of(group, groups)
+    if reference.label not in {"", group.one.label} and not others:
+        notes.append(f"not tested against {reference.label}: {group}")
+    for other in others:
+        pairs = _align(group, other, metric, same_models=False)
+        if pairs is None:
+            notes.append(f"no episode of both ran to its end: {group}")
+            continue
+        solved, scores = pairs
+        gaps = solved.differences
+        better, worse = int((gaps > 0).sum()), int((gaps < 0).sum())
+        single = len(group.runs) == len(other.runs) == 1 and not solved.states.shared
+        yield PairedTest(
+            label=group.one.label,
+            against=other.one.label,
+            horizon=group.condition.horizon,
+            against_horizon=other.condition.horizon,
+            perturbation=group.condition.perturbation,
+            states=len(gaps),
+            better=better,
+            worse=worse,
+            success_difference=solved.success_estimate(),
+            success_test="McNemar" if single else "permutation",
+            success_p=mcnemar(better, worse) if single else paired_permutation(gaps),
+            score_difference=scores.estimate(),
+            score_p=paired_permutation(scores.differences),
+        )
 
 
-def _test(group: Group, other: Group, metric: str) -> PairedTest | None:
-    solved, scores = align(group, other, SUCCESS), align(group, other, metric)
-    if solved is None or scores is None:
-        return None
-    gaps = state_differences(solved.first, solved.second, solved.states)
-    better, worse = int((gaps > 0).sum()), int((gaps < 0).sum())
-    single = len(group.runs) == len(other.runs) == 1 and not solved.states.shared
-    sides = (scores.first, scores.second, scores.states)
-    return PairedTest(
-        label=group.one.label,
-        against=other.one.label,
-        horizon=group.condition.horizon,
-        against_horizon=other.condition.horizon,
-        perturbation=group.condition.perturbation,
-        states=len(gaps),
-        better=better,
-        worse=worse,
-        success_difference=success_difference_estimate(
-            solved.first, solved.second, solved.states, same_models=False
-        ),
-        success_test="McNemar" if single else "permutation",
-        success_p=mcnemar(better, worse) if single else paired_permutation(gaps),
-        score_difference=difference_estimate(*sides, same_models=False),
-        score_p=paired_permutation(state_differences(*sides)),
+def _controls(
+    group: Group, groups: Sequence[Group], metric: str, notes: list[str]
+) -> Iterator[PerturbationEffect]:
+    condition = group.condition
+    if not condition.perturbation:
+        return
+    key = (group.one.label, condition.horizon, 0.0)
+    same = (
+        g for g in groups if (g.one.label, g.condition.horizon, g.condition.perturbation) == key
     )
+    control = next(same, None)
+    pairs = control and _align(group, control, metric, same_models=True)
+    if not control or not pairs:
+        notes.append(f"without an unperturbed control: {group}")
+        return
+    solved, scores = pairs
+    yield PerturbationEffect(
+        label=group.one.label,
+        horizon=condition.horizon,
+        perturbation=condition.perturbation,
+        train_seeds=tuple(seed for seed in group.train_seeds if seed in control.train_seeds),
+        states=len(scores.states),
+        success_difference=solved.success_estimate(),
+        score_difference=scores.estimate(),
+    )
+
+
+def _align(
+    group: Group, other: Group, metric: str, *, same_models: bool
+) -> tuple[Pair, Pair] | None:
+    """Return the pairs of success and of the metric, or None where there is nothing to pair."""
+    solved = align(group, other, SUCCESS, same_models=same_models)
+    scores = align(group, other, metric, same_models=same_models)
+    return (solved, scores) if solved and scores else None
 
 
 def _adjusted(tests: Sequence[PairedTest]) -> list[PairedTest]:
@@ -505,45 +477,6 @@ def _adjusted(tests: Sequence[PairedTest]) -> list[PairedTest]:
     ]
 
 
-def _controls(
-    some: Iterable[Group], groups: Sequence[Group], metric: str, notes: list[str]
-) -> Iterator[PerturbationEffect]:
-    unperturbed = {
-        (group.one.label, group.condition.horizon): group
-        for group in groups
-        if not group.condition.perturbation
-    }
-    for group in some:
-        if not group.condition.perturbation:
-            continue
-        control = unperturbed.get((group.one.label, group.condition.horizon))
-        effect = control and _effect(group, control, metric)
-        if effect:
-            yield effect
-        else:
-            notes.append(f"without an unperturbed control: {group}")
-
-
-def _effect(group: Group, control: Group, metric: str) -> PerturbationEffect | None:
-    solved = align(group, control, SUCCESS, same_models=True)
-    scores = align(group, control, metric, same_models=True)
-    if solved is None or scores is None:
-        return None
-    return PerturbationEffect(
-        label=group.one.label,
-        horizon=group.condition.horizon,
-        perturbation=group.condition.perturbation,
-        train_seeds=tuple(seed for seed in group.train_seeds if seed in control.train_seeds),
-        states=len(scores.states),
-        success_difference=success_difference_estimate(
-            solved.first, solved.second, solved.states, same_models=True
-        ),
-        score_difference=difference_estimate(
-            scores.first, scores.second, scores.states, same_models=True
-        ),
-    )
-
-
 def _std(values: Sequence[float]) -> float | None:
     return mean_and_std(values)[1] if values else None
 
@@ -553,5 +486,36 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return mean_and_std(known)[0] if known else None
 
 
-def _horizons(row: PairedTest | CostRatio) -> str:
-    return " / ".join(dict.fromkeys([show(row.horizon), show(row.against_horizon)]))
+def _beside(record: Any, name: str, text: Callable[[Any], str]) -> str:
+    """Return a field as text, beside the reference's where it is another."""
+    values = [getattr(record, key, None) for key in (name, f"against_{name}")]
+    shown = [text(value) for value in (values if hasattr(record, "against") else values[:1])]
+    return " / ".join(dict.fromkeys(shown) if name == "horizon" else shown)
+
+
+_TEXT: Mapping[str, Callable[[Any], str]] = {
+    "policy": lambda row: row.label,
+    "against": lambda row: row.against,
+    "latent": lambda row: show(row.latent),
+    "horizon": lambda row: _beside(row, "horizon", show),
+    "perturbation": lambda row: f"{row.perturbation:g}",
+    "seeds": lambda row: show([seed for seed in row.train_seeds if seed is not None]),
+    "episodes": lambda row: f"{row.episodes}{f' ({row.errors} lost)' if row.errors else ''}",
+    "success [95 %]": lambda row: show_estimate(row.success, row.success_std),
+    "score [95 %]": lambda row: show_estimate(row.score, row.score_std),
+    "FLOPs/step": lambda row: _beside(
+        row, "flops_per_step", lambda flops: EMPTY if flops is None else f"{flops:.3g}"
+    ),
+    "states": lambda row: str(row.states),
+    "better": lambda row: str(row.better),
+    "worse": lambda row: str(row.worse),
+    "success difference [95 %]": lambda row: show_difference(row.success_difference),
+    "p": lambda row: show_p(row.success_p),
+    "Holm": lambda row: show_p(row.success_p_holm),
+    "score difference [95 %]": lambda row: show_difference(row.score_difference),
+    "p of score": lambda row: show_p(row.score_p),
+    "Holm of score": lambda row: show_p(row.score_p_holm),
+    "success": lambda row: _beside(row, "success", short),
+    "ratio": lambda row: "solves less" if row.ratio is None else f"{row.ratio:.3g}",
+}
+"""Column of the tables to the text of a record in it; the score goes by its name."""

@@ -10,10 +10,16 @@ import numpy as np
 
 from lwdctl.analysis.comparison_records import SAMPLED
 from lwdctl.analysis.evaluations import Run, Start, start_of, values_of
-from lwdctl.analysis.resample import States, Values
+from lwdctl.analysis.resample import (
+    States,
+    Values,
+    difference_estimate,
+    state_differences,
+    success_difference_estimate,
+)
 from lwdctl.core.errors import ArtifactError, ConfigError
 from lwdctl.core.suggest import did_you_mean
-from lwdctl.evaluation.results import ALL_TASKS, Condition
+from lwdctl.evaluation.results import ALL_TASKS, Condition, Estimate
 
 SUCCESS = "success"
 METHOD = "lwd"
@@ -49,11 +55,34 @@ class Group:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two groups on the episodes that both know: (seed, episode) each, and their states."""
+    """Two groups on the episodes that both know, in one quantity.
+
+    Attributes:
+        first: (seed, episode).
+        second: (seed, episode).
+        states: The initial states of the episodes.
+        same_models: Whether row i of both is one trained model.
+    """
 
     first: Values
     second: Values
     states: States
+    same_models: bool
+
+    @property
+    def differences(self) -> Values:
+        """(state,) first minus second."""
+        return state_differences(self.first, self.second, self.states)
+
+    def estimate(self) -> Estimate:
+        """Return the mean difference."""
+        sides = (self.first, self.second, self.states)
+        return difference_estimate(*sides, same_models=self.same_models)
+
+    def success_estimate(self) -> Estimate:
+        """Return the difference of success rates."""
+        sides = (self.first, self.second, self.states)
+        return success_difference_estimate(*sides, same_models=self.same_models)
 
 
 @dataclass(frozen=True)
@@ -191,7 +220,9 @@ def align(first: Group, second: Group, quantity: str, *, same_models: bool = Fal
     one, states = matrix(first, quantity)
     other, _ = matrix(second, quantity)
     known = ~np.isnan(one).all(axis=0) & ~np.isnan(other).all(axis=0)
-    return Pair(one[:, known], other[:, known], states.of(known)) if known.any() else None
+    if not known.any():
+        return None
+    return Pair(one[:, known], other[:, known], states.of(known), same_models)
 
 
 def check_one_protocol(runs: Sequence[Run]) -> None:
