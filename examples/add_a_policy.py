@@ -4,7 +4,7 @@
     python examples/add_a_policy.py my-runs
 
 A policy is any object with `reset`, `act` and `cost` (lwdctl.policies.policy.Policy): it acts
-for a fixed number of slots, one episode in each, all at once.
+in a fixed number of environments, one episode in each, all at once.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from lwdctl.policies.policy import PolicyCost
 from lwdctl.stages.lwd_policy import lwd_policy
 from lwdctl.stages.trained_chain import open_chain
 
-SLOTS = 10
+NUM_ENVS = 10
 
 
 class TowardsTheGoal:
-    """A hand-written controller: a fixed share of the way at every step."""
+    """A hand-written controller: a fixed fraction of the way at every step."""
 
     def reset(self, episodes):
-        self.plans = episodes  # seed, task and label of every slot's episode
+        self.plans = episodes  # seed, task and label of every environment's episode
 
     def act(self, observations, active):
         return 0.2 * (observations["goal"] - observations["point"])
@@ -47,7 +47,7 @@ policies = {
 }
 plans = plan_episodes(env, episodes=20)
 for name, policy in policies.items():
-    results = rollout(policy, env, plans, width=SLOTS, workers=0).episodes
+    results = rollout(policy, env, plans, num_envs=NUM_ENVS, workers=0).episodes
     row = result_rows(results, "final_distance", Condition(name, "", env.adapter))[-1]
     print(
         f"{name:18}success {row.success.value:.2f} [{row.success.low:.2f}, {row.success.high:.2f}]"

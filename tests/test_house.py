@@ -58,9 +58,9 @@ def test_extras():
 
 def test_extras_named_in_tables_exist():
     from lwdctl.data.formats import READERS
-    from lwdctl.envs.table import SIMULATORS
+    from lwdctl.envs.table import ENVIRONMENTS
 
-    named = {row.extra for table in (READERS, SIMULATORS) for row in table.rows.values()} - {""}
+    named = {row.extra for table in (READERS, ENVIRONMENTS) for row in table.rows.values()} - {""}
     assert named <= set(PROJECT["optional-dependencies"])
 
 

@@ -45,7 +45,7 @@ from lwdctl.core.progress import Progress, TqdmProgress
 from lwdctl.core.records import FloatArray
 from lwdctl.core.seeding import generator
 from lwdctl.data.batches import SnippetBatches
-from lwdctl.envs.table import SIMULATORS
+from lwdctl.envs.table import ENVIRONMENTS
 from lwdctl.evaluation.results import Estimate
 from lwdctl.evaluation.snippet_starts import (
     SnippetStarts,
@@ -283,7 +283,7 @@ def analyze_reconstruction(
             split=config.split,
             errors={name: runner.errors(one) for name, one in groups.items()},
             episodes=groups,
-            score=SIMULATORS.load(env.adapter).metrics[0].name,
+            score=ENVIRONMENTS.load(env.adapter).metrics[0].name,
             snapshots={step: runner.errors(one) for step, one in earlier.items()},
         ),
         count_lost(groups | {f"after {step} training steps": one for step, one in earlier.items()}),

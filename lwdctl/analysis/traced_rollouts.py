@@ -167,7 +167,7 @@ def trace(
         tracing,
         env,
         plans,
-        width=min(config.num_envs, len(plans)),
+        num_envs=min(config.num_envs, len(plans)),
         workers=config.processes,
         max_steps=steps + 1,
         timeout=config.timeout,

@@ -1,28 +1,33 @@
-"""Any Gymnasium environment with vector observations as a simulator: a class to derive from."""
+"""Gymnasium environments with vector observations as simulators, wrapped or derived from."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+import gymnasium
 import numpy as np
 import numpy.typing as npt
 
-from lwdctl.core.errors import SimulatorError
+from lwdctl.core.errors import ConfigError, SimulatorError
 from lwdctl.core.records import ActionSpec, EnvSpec, FloatArray, ObservationSpec
 from lwdctl.envs.simulator import Metric, Observation, Step
 
+RETURN = Metric("return", "reward", "sum")
+OBSERVATION = "observation"
+"""Name of the observation of an environment that has a single array."""
 
-class GymnasiumSimulator:
-    """Wraps what `make` returns; `examples/reach.py` derives from it.
 
-    A subclass sets the attributes and writes `make`. `reset(seed=...)` of the environment must
-    fix an episode entirely: the seed is then all the state that `restore` needs. `info` of a
-    step holds `success` (or `is_success`) and what the metrics are made of.
+class GymnasiumAdapter:
+    """What a wrapped environment and a derived class share.
+
+    `reset(seed=...)` of the environment must fix an episode entirely: the seed is then all the
+    state that `restore` needs. `info` of a step may hold `is_success` or `success`, and holds what
+    the metrics are computed from.
 
     Attributes:
         observations: Names and sizes. A dictionary of observations has these keys; an array is
-            cut in this order.
+            split in this order.
         action: What an action means.
         metrics: Numbers per episode; the first one is the score.
         max_steps: Episode limit in steps.
@@ -33,14 +38,9 @@ class GymnasiumSimulator:
     metrics: tuple[Metric, ...]
     max_steps: int
 
-    def __init__(self, env: EnvSpec, task: str) -> None:
-        self.max_steps = env.max_steps or self.max_steps
-        self.env = self.make(task)
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        self.env = env
         self._seed = 0
-
-    def make(self, task: str) -> Any:
-        """Return the Gymnasium environment of a task; videos want `render_mode="rgb_array"`."""
-        raise NotImplementedError(f"{type(self).__name__} has no make(task)")
 
     def reset(self, seed: int) -> Observation:
         """Start the episode that `seed` fixes entirely."""
@@ -49,8 +49,17 @@ class GymnasiumSimulator:
         return self._named(observation)
 
     def restore(self, state: npt.NDArray[np.float64], model: str = "") -> Observation:
-        """Start from a seed (1,), as `initial_state` returned it."""
+        """Start from a seed (1,), as `initial_state` returned it.
+
+        Raises:
+            SimulatorError: Not a seed.
+        """
         del model
+        if state.shape != (1,):
+            raise SimulatorError(
+                f"an initial state of {self._name()} is a seed of shape (1,), not {state.shape}",
+                "write an adapter with a restore(state) of its own",
+            )
         return self.reset(int(state[0]))
 
     def initial_state(self) -> npt.NDArray[np.float64]:
@@ -60,44 +69,144 @@ class GymnasiumSimulator:
     def step(self, action: FloatArray) -> Step:
         """Apply one action (action,), clipped to the limits."""
         clipped = np.clip(action, self.action.low, self.action.high).astype(np.float32)
-        observation, reward, terminated, _, info = self.env.step(clipped)
+        observation, reward, terminated, truncated, info = self.env.step(self._shaped(clipped))
         success = bool(info.get("success", info.get("is_success", False)))
-        metrics = {item.source: self._number(info, item.source) for item in self.metrics}
-        return Step(self._named(observation), float(reward), success, bool(terminated), metrics)
+        numbers = {"reward": float(reward), **info}
+        metrics = {item.source: self._number(numbers, item.source) for item in self.metrics}
+        return Step(
+            self._named(observation), float(reward), success, bool(terminated or truncated), metrics
+        )
 
     def perturb(self, magnitude: float, rng: np.random.Generator) -> None:
-        """Refuse disturbances other than 0; a subclass may know better.
+        """Let the environment perturb itself by its `perturb(magnitude, rng)`; 0 does nothing.
 
         Raises:
-            SimulatorError: The magnitude is not 0.
+            ConfigError: The environment has no `perturb`.
         """
-        del rng
-        if magnitude:
-            raise SimulatorError(f"{type(self).__name__} cannot be disturbed", "write its perturb")
+        if not magnitude:
+            return
+        perturb = getattr(self.env.unwrapped, "perturb", None)
+        if perturb is None:
+            raise ConfigError(
+                f"{self._name()} cannot be perturbed",
+                "give the environment a method perturb(magnitude, rng), or set the perturbation"
+                " to 0",
+            )
+        perturb(magnitude, rng)
 
     def render(self) -> npt.NDArray[np.uint8]:
-        """Return an image (height, width, 3)."""
-        return np.asarray(self.env.render(), dtype=np.uint8)
+        """Return an image (height, width, 3).
+
+        Raises:
+            SimulatorError: The environment returns no image.
+        """
+        try:
+            image = self.env.render()
+        except NotImplementedError:
+            image = None
+        if image is None:
+            raise SimulatorError(
+                f"{self._name()} renders no image", 'make it with render_mode="rgb_array"'
+            )
+        return np.asarray(image, dtype=np.uint8)
 
     def close(self) -> None:
         """Free the environment."""
         self.env.close()
 
+    def _shaped(self, action: FloatArray) -> FloatArray:
+        return action
+
     def _named(self, observation: Any) -> dict[str, FloatArray]:
         if not isinstance(observation, Mapping):
             ends = np.cumsum([item.size for item in self.observations])[:-1]
-            parts = np.split(np.asarray(observation), ends)
+            parts = np.split(np.asarray(observation).ravel(), ends)
             names = (item.name for item in self.observations)
             observation = dict(zip(names, parts, strict=True))
         return {
-            item.name: np.asarray(observation[item.name], dtype=np.float32)
+            item.name: np.asarray(observation[item.name], dtype=np.float32).ravel()
             for item in self.observations
         }
 
-    def _number(self, info: Mapping[str, Any], source: str) -> float:
-        if source not in info:
+    def _number(self, numbers: Mapping[str, Any], source: str) -> float:
+        if source not in numbers:
             raise SimulatorError(
-                f"{type(self).__name__}: info has no '{source}', which a metric is made of",
+                f"{self._name()}: info has no '{source}', which a metric is computed from",
                 "return it from the environment's step",
             )
-        return float(info[source])
+        return float(numbers[source])
+
+    def _name(self) -> str:
+        return type(self).__name__
+
+
+class GymnasiumSimulator(GymnasiumAdapter):
+    """A class to derive from: an environment of your own; `examples/reach.py` does.
+
+    A subclass sets the attributes and writes `make`.
+    """
+
+    def __init__(self, env: EnvSpec, task: str) -> None:
+        self.max_steps = env.max_steps or self.max_steps
+        super().__init__(self.make(task))
+
+    def make(self, task: str) -> Any:
+        """Return the Gymnasium environment of a task; videos need `render_mode="rgb_array"`."""
+        raise NotImplementedError(f"{type(self).__name__} has no make(task)")
+
+
+class WrappedGymnasium(GymnasiumAdapter):
+    """Any `gymnasium.Env`, described by its spaces.
+
+    Observations are a Box (called `"observation"`) or a Dict of boxes, flattened per key; actions
+    are a Box. The score is the return, and the episode limit that of the environment's `TimeLimit`.
+
+    Args:
+        env: The environment.
+        borrowed: Whether somebody else closes it.
+
+    Raises:
+        ConfigError: A space that is not supported.
+    """
+
+    metrics: tuple[Metric, ...] = (RETURN,)
+
+    def __init__(self, env: gymnasium.Env[Any, Any], *, borrowed: bool = False) -> None:
+        super().__init__(env)
+        self._borrowed = borrowed
+        space = env.action_space
+        if not isinstance(space, gymnasium.spaces.Box):
+            raise ConfigError(
+                f"{self._name()} has actions in {space}, expected a Box",
+                "lwdctl evaluates policies with continuous actions only",
+            )
+        low, high = (tuple(item.ravel().tolist()) for item in (space.low, space.high))
+        self._action_shape = space.shape
+        self.action = ActionSpec(len(low), "absolute", "unknown", low, high)
+        self.observations = self._observation_specs(env.observation_space)
+        # `TimeLimit` offers its limit by no public name, and an environment that was not made by
+        # its id has no `spec` that holds it.
+        limit = "_max_episode_steps"
+        self.max_steps = int(env.get_wrapper_attr(limit)) if env.has_wrapper_attr(limit) else 0
+
+    def close(self) -> None:
+        """Free the environment, unless it is borrowed."""
+        if not self._borrowed:
+            super().close()
+
+    def _observation_specs(self, space: gymnasium.Space[Any]) -> tuple[ObservationSpec, ...]:
+        boxes = dict(space.spaces) if isinstance(space, gymnasium.spaces.Dict) else {}
+        for name, part in (boxes or {OBSERVATION: space}).items():
+            if not isinstance(part, gymnasium.spaces.Box):
+                raise ConfigError(
+                    f"{self._name()} has the observation '{name}' in {part}, expected a Box",
+                    "wrap it in gymnasium.wrappers.FlattenObservation",
+                )
+            boxes[name] = part
+        return tuple(ObservationSpec(name, int(np.prod(box.shape))) for name, box in boxes.items())
+
+    def _shaped(self, action: FloatArray) -> FloatArray:
+        return action.reshape(self._action_shape)
+
+    def _name(self) -> str:
+        return str(self.env)

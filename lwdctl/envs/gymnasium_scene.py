@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lwdctl.core.records import FloatArray
-from lwdctl.envs.instability import UnstablePhysicsError
 from lwdctl.envs.mujoco_rendering import open_renderer
+from lwdctl.envs.simulator import UnstablePhysicsError
 
 # Data are tied to one version of an environment, and Gymnasium advises against all but the newest.
 OUT_OF_DATE = r".*The environment \S+ is out of date\."

@@ -23,9 +23,8 @@ from lwdctl.core.errors import SimulatorError
 from lwdctl.core.records import ActionSpec, EnvSpec, FloatArray, ObservationSpec
 from lwdctl.core.seeding import generator
 from lwdctl.core.simulator_facts import METAWORLD_CONTROL_RATE, METAWORLD_MAX_STEPS
-from lwdctl.envs.instability import UnstablePhysicsError
 from lwdctl.envs.mujoco_rendering import open_renderer
-from lwdctl.envs.simulator import Metric, Observation, Step
+from lwdctl.envs.simulator import Metric, Observation, Step, UnstablePhysicsError
 from lwdctl.envs.table import check_tasks
 
 SUFFIX = "-v3"

@@ -33,7 +33,6 @@ from lwdctl.core.simulator_facts import (
     ROBOSUITE_NETWORK_KEYS,
     robosuite_pose_action,
 )
-from lwdctl.envs.instability import UnstablePhysicsError
 from lwdctl.envs.mujoco_rendering import open_renderer
 from lwdctl.envs.robosuite_controllers import (
     action_spec,
@@ -43,7 +42,7 @@ from lwdctl.envs.robosuite_controllers import (
     pose_command,
 )
 from lwdctl.envs.robosuite_shove import shove
-from lwdctl.envs.simulator import Metric, Observation, Step
+from lwdctl.envs.simulator import Metric, Observation, Step, UnstablePhysicsError
 from lwdctl.envs.table import check_tasks
 
 LOGGER = "robosuite_logs"

@@ -1,31 +1,36 @@
-"""The contract every simulator adapter fulfils."""
+"""The contract that every environment's adapter fulfills."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from lwdctl.core.errors import SimulatorError
 from lwdctl.core.records import ActionSpec, FloatArray, ObservationSpec
 
 Observation = Mapping[str, FloatArray]
 
 
+class UnstablePhysicsError(SimulatorError):
+    """The simulated state diverged because of the actions given; a failure of the policy."""
+
+
 @dataclass(frozen=True)
 class Metric:
-    """A number per episode made from a number per step.
+    """A number per episode, computed from a number per step.
 
     Attributes:
         name: Full name in results (`"max_overlap"`).
         source: Key in `Step.metrics` (`"overlap"`).
         reduce: `"max"`, `"last"`, `"mean"` or `"sum"` over the episode's steps.
-        scale: What the reduced number is multiplied by.
-        offset: What is added then.
-        failed: What an episode counts with that the policy broke off; the worst value, which 0
-            is not where less is better.
+        scale: Factor on the reduced number.
+        offset: Added after scaling.
+        failed: Value reported when the policy fails for good: the metric's worst value, which is
+            not 0 where less is better.
     """
 
     name: str
@@ -58,11 +63,14 @@ class Step:
 class Simulator(Protocol):
     """One environment instance for one task, built as `Adapter(env: EnvSpec, task: str)`.
 
+    A class may also offer, where the simulator allows it, `state_at` (`ObservedState`) and
+    `behavior_measure(task)`, which returns a `BehaviorMeasure`.
+
     Attributes:
         observations: What `reset` and `step` return, by name and size.
         action: What `step` accepts.
-        metrics: Numbers per episode beside return and success; the first one is the score,
-            whose name the class knows as well.
+        metrics: Numbers per episode beside return and success. The first one is the environment's
+            score.
         max_steps: Episode limit in steps.
     """
 
@@ -84,7 +92,7 @@ class Simulator(Protocol):
         """Apply one action (action,), clipped to the limits by the adapter."""
 
     def perturb(self, magnitude: float, rng: np.random.Generator) -> None:
-        """Disturb the scene now; magnitude 0 must change nothing and draw nothing."""
+        """Perturb the scene now; magnitude 0 must change nothing and draw nothing."""
 
     def render(self) -> npt.NDArray[np.uint8]:
         """Return an image (height, width, 3)."""
@@ -94,7 +102,25 @@ class Simulator(Protocol):
 
 
 class ObservedState(Protocol):
-    """What an adapter offers as well where its observations show all that matters of a state."""
+    """Offered by adapters whose observations show all of a state that matters."""
 
     def state_at(self, observation: Observation) -> npt.NDArray[np.float64]:
         """Return the state, as `restore` takes it, at which an observation was made."""
+
+
+@dataclass(frozen=True)
+class BehaviorMeasure:
+    """Numbers that describe how an episode was solved, computed from its observations alone.
+
+    Recorded demonstrations and rollouts are measured by the same code, so that they compare.
+
+    Attributes:
+        compute: Returns the numbers by metric name for observations (time, obs).
+        names: Names of the numbers.
+        fractions: Whether the numbers are fractions of the steps and so lie between 0 and 1;
+            otherwise their range is taken from the demonstrations.
+    """
+
+    compute: Callable[[npt.NDArray[Any]], Mapping[str, float]]
+    names: tuple[str, ...]
+    fractions: bool = False

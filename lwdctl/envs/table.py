@@ -1,46 +1,50 @@
-"""The table of simulators. A new one is a file of this room and a row here.
+"""The table of environments: one module and one row each.
 
-The file holds the adapter, a class built as `Adapter(env, task)`, and a function
-`task_names()`; the contract tests then run over it unasked. An adapter outside this package
-needs no row: its name is `package.module:Class`.
+The module holds the adapter, a class built as `Adapter(env, task)`, and a function `task_names()`;
+the contract tests then run over it. Another package adds a row by the entry point group
+`lwdctl.environments`, or its adapter is named as `package.module:Class`. Such an adapter may also
+be a function of the same arguments, and what it returns may be a `gymnasium.Env`.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any, TypeAlias
+
+import gymnasium
 
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.records import ActionSpec, EnvSpec, SourceSpec
 from lwdctl.core.registry import Registry, Row, is_import_path
 from lwdctl.core.suggest import did_you_mean
+from lwdctl.envs.gymnasium_adapter import WrappedGymnasium
 from lwdctl.envs.simulator import Simulator
 
-SIMULATORS = Registry(
-    "environment",
-    {
-        "adroit": Row(
-            "lwdctl.envs.adroit:AdroitSimulator",
-            "The Adroit hand of gymnasium-robotics: drive a nail in with a hammer",
-            extra="adroit",
-        ),
-        "metaworld": Row(
-            "lwdctl.envs.metaworld:MetaworldSimulator", "Metaworld v3, every task by name"
-        ),
-        "mujoco": Row(
-            "lwdctl.envs.gym_mujoco:GymMujocoSimulator",
-            "Gymnasium's HalfCheetah, Walker2d, Ant and Hopper, as D4RL's data know them",
-        ),
-        "pusht": Row("lwdctl.envs.pusht:PushTSimulator", "PushT: push a T-shaped block onto a T"),
-        "robosuite": Row(
-            "lwdctl.envs.robosuite:RobosuiteSimulator",
-            "robosuite's Lift and Can, as robomimic's data know them",
-            extra="robosuite",
-        ),
-    },
-    import_paths=True,
-)
+_ROWS = {
+    "adroit": Row(
+        "lwdctl.envs.adroit:AdroitSimulator",
+        "The Adroit hand of gymnasium-robotics: drive a nail in with a hammer",
+        extra="adroit",
+    ),
+    "metaworld": Row("lwdctl.envs.metaworld:MetaworldSimulator", "Metaworld v3, every task"),
+    "mujoco": Row(
+        "lwdctl.envs.gym_mujoco:GymMujocoSimulator",
+        "Gymnasium's HalfCheetah, Walker2d, Ant and Hopper, as D4RL's data know them",
+    ),
+    "pusht": Row("lwdctl.envs.pusht:PushTSimulator", "PushT: push a T-shaped block onto a T"),
+    "robosuite": Row(
+        "lwdctl.envs.robosuite:RobosuiteSimulator",
+        "robosuite's Lift and Can, as robomimic's data know them",
+        extra="robosuite",
+    ),
+}
+ENVIRONMENTS = Registry("environment", _ROWS, import_paths=True, entry_points="lwdctl.environments")
+
+Environment: TypeAlias = EnvSpec | gymnasium.Env[Any, Any] | Callable[[], Any]
+"""What an environment is built from: a row of the table with its settings, or a factory that
+returns a `Simulator` or a `gymnasium.Env`. A `gymnasium.Env` object stands for itself."""
 
 _CONTRACT = (
     "observations", "action", "metrics", "max_steps",
@@ -48,57 +52,93 @@ _CONTRACT = (
 )  # fmt: skip
 
 
-def make_simulator(env: EnvSpec, task: str, simulators: Registry = SIMULATORS) -> Simulator:
-    """Build the simulator of `env` for one of its tasks.
+def make_simulator(env: Environment, task: str) -> Simulator:
+    """Build the simulator of an environment.
+
+    Args:
+        env: An `EnvSpec`, a factory, or a `gymnasium.Env`.
+        task: One of the tasks of an `EnvSpec`; a factory knows its own.
 
     Raises:
-        ConfigError: The adapter or the task does not exist, or an adapter outside this package
-            is none.
+        ConfigError: The environment or the task does not exist, or what was built is neither a
+            `Simulator` nor a `gymnasium.Env`.
         MissingExtraError: The simulator is not installed.
     """
-    simulator: Simulator = simulators.load(env.adapter)(env, task)
-    missing = [name for name in _CONTRACT if not hasattr(simulator, name)]
-    if is_import_path(env.adapter) and missing:
+    if isinstance(env, EnvSpec):
+        made, name = ENVIRONMENTS.load(env.adapter)(env, task), env.adapter
+    elif isinstance(env, gymnasium.Env):
+        return WrappedGymnasium(env, borrowed=True)
+    else:
+        made, name = env(), getattr(env, "__name__", repr(env))
+    if isinstance(made, gymnasium.Env):
+        return WrappedGymnasium(made)
+    missing = [name for name in _CONTRACT if not hasattr(made, name)]
+    if missing:
         raise ConfigError(
-            f"'{env.adapter}' is no simulator: it has no {', '.join(missing)}",
-            "lwdctl.envs.simulator.Simulator says what each is; lwdctl.envs.gymnasium_adapter"
-            " wraps a Gymnasium environment",
+            f"'{name}' is no simulator: it has no {', '.join(missing)}",
+            "build a gymnasium.Env, or an object with everything that"
+            " lwdctl.envs.simulator.Simulator lists",
         )
+    simulator: Simulator = made
     return simulator
 
 
 def with_outside_environment(spec: SourceSpec) -> SourceSpec:
-    """Take from an adapter outside this package what no file says of its environment.
+    """Take from a plug-in environment what no data file says about it.
 
-    That is what actions mean and how long an episode is; `action` and `max_steps` of the class.
+    These are the meaning of actions and the episode limit: `action` and `max_steps` of the class.
 
     Raises:
-        ConfigError: It cannot be imported, or takes actions of another size.
+        ConfigError: The environment cannot be imported, or takes actions of another size.
     """
     adapter = spec.env.adapter
-    if not is_import_path(adapter):
+    if adapter in _ROWS or not (is_import_path(adapter) or adapter in ENVIRONMENTS):
         return spec
-    simulator = SIMULATORS.load(adapter)
+    adapter_class = ENVIRONMENTS.load(adapter)
+    simulator = (
+        adapter_class
+        if hasattr(adapter_class, "action")
+        else make_simulator(spec.env, next(iter(spec.env.tasks), ""))
+    )
     action: ActionSpec = simulator.action
     if action.size != spec.action.size:
         raise ConfigError(
-            f"the data's actions have {spec.action.size} numbers, those of '{adapter}'"
-            f" have {action.size}"
+            f"the data's actions have {spec.action.size} components, those of '{adapter}'"
+            f" have {action.size}",
+            "name the environment that the data was recorded in with --env",
         )
     env = replace(spec.env, max_steps=simulator.max_steps)
     return replace(spec, action=action, env=env)
 
 
-def task_names(adapter: str, simulators: Registry = SIMULATORS) -> tuple[str, ...]:
-    """Return every task of an adapter: what `task_names()` in its file returns.
+def task_names(adapter: str) -> tuple[str, ...]:
+    """Return every task of an environment, by `task_names()` of its module.
 
     Raises:
-        ConfigError: No adapter has that name.
+        ConfigError: No environment has that name.
         MissingExtraError: The simulator is not installed.
     """
-    module = importlib.import_module(simulators.load(adapter).__module__)
+    module = importlib.import_module(ENVIRONMENTS.load(adapter).__module__)
     names: tuple[str, ...] = module.task_names()
     return names
+
+
+def environment_named(name: str) -> EnvSpec:
+    """Return the environment that a name such as `"robosuite/Lift"` or `"pusht"` stands for.
+
+    Args:
+        name: `ENVIRONMENT/TASK`, or `ENVIRONMENT` for all of its tasks.
+
+    Raises:
+        ConfigError: No environment or no task has that name.
+        MissingExtraError: The simulator is not installed.
+    """
+    adapter, _, task = name.partition("/")
+    if task and is_import_path(adapter):  # its module need not list tasks
+        return EnvSpec(adapter, (task,))
+    tasks = task_names(adapter)
+    check_tasks([task] if task else [], tasks, f"environment '{adapter}'")
+    return EnvSpec(adapter, (task,) if task else tasks)
 
 
 def check_tasks(names: Sequence[str], known: Sequence[str], what: str = "environment") -> None:

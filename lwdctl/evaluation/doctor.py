@@ -1,21 +1,27 @@
-"""Checks of a machine: packages, simulators, rendering, device, disk.
+"""Checks of a machine: packages, environments, rendering, device, disk.
 
-This room is the lowest that sees simulators and learning together, and already keeps simulators
-in processes that may die. Whatever could crash or hang runs in a process of its own.
+Whatever could crash or hang runs as a probe in a process of its own:
+`python -m lwdctl.evaluation.doctor PROBE [ARGUMENT]` prints one JSON object.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from lwdctl.core.errors import LwdctlError, MissingExtraError
 from lwdctl.core.installation import (
     BROKEN,
     MISSING,
@@ -26,37 +32,34 @@ from lwdctl.core.installation import (
     check_packages,
 )
 from lwdctl.core.progress import Progress
-from lwdctl.core.registry import Registry, Row
-from lwdctl.envs.mujoco_rendering import HINT, OFF_SCREEN
-from lwdctl.envs.table import SIMULATORS
+from lwdctl.core.records import EnvSpec
+from lwdctl.core.seeding import EVALUATION_SEED_START
+from lwdctl.envs.mujoco_rendering import HINT, OFF_SCREEN, open_renderer
+from lwdctl.envs.table import ENVIRONMENTS, make_simulator, task_names
 
 TIMEOUT = 180.0
-"""Seconds a check in its own process may take (numba compiles in some simulators)."""
+"""Seconds a probe may take (numba compiles in some simulators)."""
 ENOUGH_DISK = 5e9
-_PROBE = "lwdctl.evaluation.probe"
+"""Bytes below which free disk space is a warning."""
+MODEL = """<mujoco><worldbody><light pos="0 0 3"/>
+<geom type="box" size=".3 .3 .3" rgba="1 0 0 1"/></worldbody></mujoco>"""
 
 
-def examine(
-    workspace: Path,
-    progress: Progress,
-    simulators: Registry = SIMULATORS,
-    timeout: float = TIMEOUT,
-) -> list[Finding]:
+def examine(workspace: Path, progress: Progress, timeout: float = TIMEOUT) -> list[Finding]:
     """Check everything.
 
     Args:
         workspace: Where artifacts go, existing or not.
         progress: Where to report.
-        simulators: The environment table.
-        timeout: Seconds that one check in its own process may take.
+        timeout: Seconds that one probe may take.
     """
     checks: list[Callable[[], list[Finding]]] = [
         check_packages,
         check_conflicts,
-        lambda: [_learning(timeout)],
-        *(_simulator_check(name, simulators.rows[name], timeout) for name in simulators),
-        lambda: _rendering(timeout),
-        lambda: [_disk(workspace)],
+        lambda: [_check_device(timeout)],
+        *(partial(_check_environment, name, timeout) for name in ENVIRONMENTS),
+        lambda: _check_rendering(timeout),
+        lambda: [_check_disk(workspace)],
     ]
     found: list[Finding] = []
     with progress.task("doctor", len(checks), "check") as task:
@@ -66,22 +69,18 @@ def examine(
     return found
 
 
-def _simulator_check(name: str, row: Row, timeout: float) -> Callable[[], list[Finding]]:
-    return lambda: [_simulator(name, row, timeout)]
-
-
-def _simulator(name: str, row: Row, timeout: float) -> Finding:
-    answer = ask("simulator", name, row.target, row.extra, timeout=timeout)
+def _check_environment(name: str, timeout: float) -> list[Finding]:
+    answer = probe("environment", name, timeout=timeout)
     if "missing" in answer:
-        return Finding("simulator", name, MISSING, answer["missing"], answer["hint"])
+        return [Finding("simulator", name, MISSING, answer["missing"], answer["hint"])]
     if "error" in answer:
-        return Finding("simulator", name, BROKEN, answer["error"], answer["hint"])
+        return [Finding("simulator", name, BROKEN, answer["error"], answer["hint"])]
     detail = f"'{answer['task']}' builds and steps ({answer['seconds']:.1f} s)"
-    return Finding("simulator", name, OK, detail)
+    return [Finding("simulator", name, OK, detail)]
 
 
-def _learning(timeout: float) -> Finding:
-    answer = ask("learning", timeout=timeout)
+def _check_device(timeout: float) -> Finding:
+    answer = probe("device", timeout=timeout)
     if "error" in answer:
         hint = answer["hint"] or "make a fresh environment with constraints.txt"
         return Finding("device", "torch", BROKEN, answer["error"], hint)
@@ -93,14 +92,14 @@ def _learning(timeout: float) -> Finding:
     return Finding("device", "cpu", OK, f"{answer['threads']} threads; no CUDA build of torch")
 
 
-def _rendering(timeout: float) -> list[Finding]:
-    """Try each headless backend, and what this shell would use."""
+def _check_rendering(timeout: float) -> list[Finding]:
+    """Try each headless backend, and the one that this shell selects."""
     hint = f"{HINT}; only pictures and videos need it"
     found, working = [], []
     for backend in OFF_SCREEN:
-        answer = ask("rendering", timeout=timeout, MUJOCO_GL=backend)
+        answer = probe("rendering", timeout=timeout, MUJOCO_GL=backend)
         if "error" in answer:
-            detail = f"draws nothing ({answer['error']})"
+            detail = f"cannot draw ({answer['error']})"
             found.append(Finding("rendering", backend, MISSING, detail, hint))
         else:
             working.append(backend)
@@ -113,45 +112,124 @@ def _rendering(timeout: float) -> list[Finding]:
     return found
 
 
-def _disk(workspace: Path) -> Finding:
-    place = workspace.absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    detail = f"{free / 1e9:.1f} GB free at {place}"
+def _check_disk(workspace: Path) -> Finding:
+    folder = workspace.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    detail = f"{free / 1e9:.1f} GB free at {folder}"
     if free < ENOUGH_DISK:
-        hint = "make room, or choose another place with --workspace"
+        hint = "free some space, or choose another disk with --workspace"
         return Finding("disk", "workspace", WARNING, detail, hint)
     return Finding("disk", "workspace", OK, detail)
 
 
-def ask(*words: str, timeout: float, **environment: str) -> Mapping[str, Any]:
+def probe(name: str, *arguments: str, timeout: float, **variables: str) -> Mapping[str, Any]:
     """Run a probe in a process of its own.
 
     Args:
-        words: The probe and its arguments.
+        name: A key of `PROBES`.
+        arguments: Its arguments.
         timeout: Seconds it may take.
-        environment: Variables set for it.
+        variables: Environment variables set for it.
 
     Returns:
-        Its answer; `error` and `hint` where it failed, crashed or hung.
+        What the probe returned; `error` and `hint` where it failed, crashed or hung.
     """
-    command = [sys.executable, "-m", _PROBE, *words]
-    variables = {**os.environ, **environment}
+    command = [sys.executable, "-m", "lwdctl.evaluation.doctor", name, *arguments]
     try:
         done = subprocess.run(  # noqa: S603 - our own program
-            command, capture_output=True, text=True, timeout=timeout, env=variables, check=False
+            command,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env={**os.environ, **variables},
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return {"error": f"did not answer within {timeout:.0f} s", "hint": ""}
     try:
         answer: dict[str, Any] = json.loads(done.stdout)
     except ValueError:
-        return {"error": _crash(done.returncode, done.stderr), "hint": ""}
+        return {"error": _describe_crash(done.returncode, done.stderr), "hint": ""}
     return answer
 
 
-def _crash(code: int, said: str) -> str:
-    what = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-    last = (said.strip().splitlines() or [""])[-1]
-    return f"crashed ({what}) {last}".strip()
+def _describe_crash(code: int, stderr: str) -> str:
+    reason = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    last = (stderr.strip().splitlines() or [""])[-1]
+    return f"crashed ({reason}) {last}".strip()
+
+
+def probe_device() -> dict[str, Any]:
+    """Import what training needs, and list the devices that it would compute on."""
+    for name in ("diffusers", "hypnettorch.hnets", "zarr", "h5py", "safetensors.torch"):
+        importlib.import_module(name)
+    # Its schedulers are imported lazily, and there a torchvision of another build fails.
+    getattr(importlib.import_module("diffusers"), "DDIMScheduler")  # noqa: B009
+    import torch
+
+    devices = [torch.cuda.get_device_properties(n) for n in range(torch.cuda.device_count())]
+    return {
+        "threads": torch.get_num_threads(),
+        "devices": [f"{item.name}, {item.total_memory / 1e9:.0f} GB" for item in devices],
+        "built_for": torch.version.cuda or "",
+    }
+
+
+def probe_environment(name: str) -> dict[str, Any]:
+    """Import, build, reset and step one row of the environment table."""
+    begun = time.monotonic()
+    task = task_names(name)[0]
+    built = make_simulator(EnvSpec(name, (task,)), task)
+    try:
+        built.reset(EVALUATION_SEED_START)
+        built.step(np.array(built.action.low, dtype=np.float32))
+    finally:
+        built.close()
+    return {"task": task, "seconds": time.monotonic() - begun}
+
+
+def probe_rendering() -> dict[str, Any]:
+    """Draw one frame with the backend that `MUJOCO_GL` names."""
+    import mujoco
+
+    model = mujoco.MjModel.from_xml_string(MODEL)
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    renderer = open_renderer(model)
+    renderer.update_scene(data)
+    image = renderer.render()
+    if int(image.max()) == int(image.min()):
+        raise RuntimeError("the frame is empty")
+    return {}
+
+
+PROBES: Mapping[str, Callable[..., dict[str, Any]]] = {
+    "device": probe_device,
+    "environment": probe_environment,
+    "rendering": probe_rendering,
+}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run one probe and print what it returns, or why it failed."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # simulators print banners on stdout
+    try:
+        answer = PROBES[arguments[0]](*arguments[1:])
+    except MissingExtraError as error:
+        answer = {"missing": error.message, "hint": error.hint}
+    except LwdctlError as error:
+        answer = {"error": error.message, "hint": error.hint}
+    except BaseException as error:  # noqa: BLE001 - whatever it is, it is the finding
+        first = next(iter(str(error).splitlines()), "")
+        answer = {"error": f"{type(error).__name__}: {first}", "hint": ""}
+    answers.write(json.dumps(answer))
+    answers.flush()
+    # Some OpenGL drivers crash while Python shuts them down, after everything has worked.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

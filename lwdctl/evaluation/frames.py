@@ -1,4 +1,4 @@
-"""What a video frame says beside the scene: a caption, and marks for re-planning and shoves."""
+"""Video frames: the scene with a caption, and highlights of re-planning and perturbations."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 Pixels = npt.NDArray[np.uint8]
 Color = tuple[int, int, int]
 
-PLAN_COLOR: Color = (40, 120, 255)
-SHOVE_COLOR: Color = (255, 120, 20)
+REPLAN_COLOR: Color = (40, 120, 255)
+PERTURBATION_COLOR: Color = (255, 120, 20)
 SOLVED_COLOR: Color = (90, 220, 110)
 TEXT_COLOR: Color = (235, 235, 235)
 DIM_COLOR: Color = (150, 150, 155)
@@ -31,33 +31,33 @@ class Caption:
 
     Attributes:
         title: Policy, latent and task.
-        clock: Where in the episode it is (`"step 40/300"`).
-        plan: Which plan the policy follows, counted from 1; 0 for none.
-        shoves: Disturbances so far.
+        progress: Position in the episode (`"step 40/300"`).
+        num_plans: How often the policy has re-planned; 0 for one that never does.
+        perturbations: Perturbations so far.
         reading: A number of the simulator (`"overlap 0.53"`), or "".
         solved: Whether the task was solved by now.
-        replanned: Mark: a new plan since the last frame.
-        shoved: Mark: a disturbance since the last frame.
+        replanned: Whether the policy has re-planned since the last frame.
+        perturbed: Whether there was a perturbation since the last frame.
     """
 
     title: str
-    clock: str
-    plan: int = 0
-    shoves: int = 0
+    progress: str
+    num_plans: int = 0
+    perturbations: int = 0
     reading: str = ""
     solved: bool = False
     replanned: bool = False
-    shoved: bool = False
+    perturbed: bool = False
 
 
 def draw_frame(image: Pixels, caption: Caption) -> Pixels:
-    """Return the image with its marks, above a strip of two lines of text.
+    """Return the image with its highlights, above a strip of two lines of text.
 
-    A new plan is a blue border, a shove an orange tag in the upper left corner.
+    Re-planning is a blue border, a perturbation an orange tag in the upper left corner.
 
     Args:
         image: (height, width, 3).
-        caption: What to say.
+        caption: What to write.
 
     Returns:
         (height, width, 3), both even, as H.264 wants them.
@@ -70,10 +70,12 @@ def draw_frame(image: Pixels, caption: Caption) -> Pixels:
     canvas.paste(Image.fromarray(image), (0, 0))
     draw = ImageDraw.Draw(canvas)
     if caption.replanned:
-        draw.rectangle((0, 0, width - 1, height - 1), outline=PLAN_COLOR, width=border(width))
-    if caption.shoved:
+        draw.rectangle((0, 0, width - 1, height - 1), outline=REPLAN_COLOR, width=border(width))
+    if caption.perturbed:
         inset = 2 * border(width)
-        _write(draw, (inset, inset), "shove", size + 2, fill=STRIP_COLOR, box=SHOVE_COLOR)
+        _write(
+            draw, (inset, inset), "perturbed", size + 2, fill=STRIP_COLOR, box=PERTURBATION_COLOR
+        )
     _write_caption(draw, caption, width, height + size // 3, line)
     return np.asarray(canvas)
 
@@ -87,15 +89,17 @@ def still_grid(frames: Sequence[Pixels]) -> Image.Image:
     """Return frames (height, width, 3) of one size as rows of four, scaled down."""
     height, width = frames[0].shape[:2]
     scale = min(1.0, STILL_WIDTH / width)
-    cell = (round(width * scale), round(height * scale))
+    tile_size = (round(width * scale), round(height * scale))
     columns = min(STILL_COLUMNS, len(frames))
     rows = -(-len(frames) // columns)
     gap = 4
-    grid = Image.new("RGB", (columns * (cell[0] + gap) + gap, rows * (cell[1] + gap) + gap))
+    grid = Image.new(
+        "RGB", (columns * (tile_size[0] + gap) + gap, rows * (tile_size[1] + gap) + gap)
+    )
     for index, frame in enumerate(frames):
         row, column = divmod(index, columns)
-        tile = Image.fromarray(frame).resize(cell, Image.Resampling.LANCZOS)
-        grid.paste(tile, (gap + column * (cell[0] + gap), gap + row * (cell[1] + gap)))
+        tile = Image.fromarray(frame).resize(tile_size, Image.Resampling.LANCZOS)
+        grid.paste(tile, (gap + column * (tile_size[0] + gap), gap + row * (tile_size[1] + gap)))
     return grid
 
 
@@ -105,7 +109,7 @@ def _write_caption(
     size = _text_size(width)
     right = width - size // 2
     _write(draw, (size // 2, top), caption.title, size)
-    _write(draw, (right, top), caption.clock, size, anchor="ra")
+    _write(draw, (right, top), caption.progress, size, anchor="ra")
     top += line
     state, color = ("solved", SOLVED_COLOR) if caption.solved else ("not solved", DIM_COLOR)
     _write(draw, (right, top), state, size, fill=color, anchor="ra")
@@ -116,12 +120,17 @@ def _write_caption(
 
 
 def _items(caption: Caption) -> list[tuple[str, Color | None]]:
-    """Return the words of the second line, each with its box's color where it is news."""
+    """Return the texts of the second line, each with the color of its box if it has one."""
     items: list[tuple[str, Color | None]] = []
-    if caption.plan:
-        items.append((f"plan {caption.plan}", PLAN_COLOR if caption.replanned else None))
-    if caption.shoves:
-        items.append((f"shoves {caption.shoves}", SHOVE_COLOR if caption.shoved else None))
+    if caption.num_plans:
+        items.append((f"plan {caption.num_plans}", REPLAN_COLOR if caption.replanned else None))
+    if caption.perturbations:
+        items.append(
+            (
+                f"perturbations {caption.perturbations}",
+                PERTURBATION_COLOR if caption.perturbed else None,
+            )
+        )
     if caption.reading:
         items.append((caption.reading, None))
     return items

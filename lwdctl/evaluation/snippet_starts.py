@@ -14,7 +14,7 @@ from lwdctl.core.errors import ArtifactError
 from lwdctl.core.seeding import EVALUATION_SEED_START, generator
 from lwdctl.data.batches import SnippetBatches
 from lwdctl.envs.simulator import ObservedState
-from lwdctl.envs.table import SIMULATORS, make_simulator
+from lwdctl.envs.table import ENVIRONMENTS, make_simulator
 from lwdctl.policies.policy import EpisodePlan
 
 IntArray = npt.NDArray[np.int64]
@@ -102,7 +102,7 @@ def plan_snippets(
 
 def _readers(store: SnippetStore, tasks: set[int]) -> dict[int, ObservedState]:
     env = store.spec.env
-    if not hasattr(SIMULATORS.load(env.adapter), "state_at"):
+    if not hasattr(ENVIRONMENTS.load(env.adapter), "state_at"):
         return {}
     built = {task: make_simulator(env, env.tasks[task]) for task in tasks}
     return {task: cast(ObservedState, item) for task, item in built.items()}

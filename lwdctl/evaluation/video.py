@@ -1,23 +1,26 @@
 """Videos of single episodes, written by the process that holds the simulator.
 
-A recorder never harms its episode: what goes wrong while rendering or encoding ends the video,
-and a text file beside where it would have been says why.
+A recorder never harms its episode: an error while rendering or encoding ends the video, and a text
+file in its place states the reason. Files are MP4, written through the ffmpeg program that comes
+with the package imageio-ffmpeg.
 """
 
 from __future__ import annotations
 
 import math
+import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import zip_longest
 from pathlib import Path
 
+import imageio_ffmpeg
 import numpy as np
 
 from lwdctl.core.errors import LwdctlError
 from lwdctl.envs.simulator import Simulator
-from lwdctl.evaluation.encoder import Mp4Writer, read_frames
 from lwdctl.evaluation.frames import STILLS, Caption, Pixels, draw_frame, still_grid
 from lwdctl.policies.policy import EpisodePlan
 
@@ -32,9 +35,9 @@ class Recording:
 
     Attributes:
         folder: Where `episode-000.mp4` and `episode-000.png` go.
-        title: What acts, in words.
+        title: Name of the policy, as the caption shows it.
         episodes: Indices of the plans to record.
-        every: Steps from frame to frame; 0 chooses at most 25 frames per second.
+        every: Steps from frame to frame; 0 gives at most 25 frames per second in real time.
     """
 
     folder: Path
@@ -51,7 +54,7 @@ class Recording:
         return {path.stem: path.read_text().strip() for path in self.folder.glob("episode-*.txt")}
 
     def sweep(self) -> None:
-        """Remove what lost processes left unfinished."""
+        """Remove the unfinished files of lost processes."""
         for path in self.folder.glob(".episode-*"):
             path.unlink()
 
@@ -70,7 +73,7 @@ def pace(control_rate: float, every: int) -> tuple[int, float]:
 
     Args:
         control_rate: Steps per second, 0 when unknown.
-        every: Steps per frame wished for, 0 for the fewest that keep to 25 frames per second.
+        every: Steps per frame, or 0 for the fewest that give at most 25 frames per second.
     """
     rate = control_rate or USUAL_CONTROL_RATE
     stride = every or math.ceil(rate / MOST_FRAMES_PER_SECOND)
@@ -84,34 +87,34 @@ class Moment:
     Attributes:
         step: Steps taken.
         limit: Steps the episode may take.
-        plan: Which plan the policy follows, counted from 1; 0 for none.
-        shoves: Disturbances so far.
-        reading: A number of the simulator in words, or "".
+        num_plans: How often the policy has re-planned; 0 for one that never does.
+        perturbations: Perturbations so far.
+        reading: A number of the simulator as text (`"overlap 0.53"`), or "".
         solved: Whether the task was solved by now.
         over: Whether the episode has ended.
     """
 
     step: int
     limit: int
-    plan: int = 0
-    shoves: int = 0
+    num_plans: int = 0
+    perturbations: int = 0
     reading: str = ""
     solved: bool = False
     over: bool = False
 
 
 class EpisodeRecorder:
-    """Writes one episode; a file appears under its name once it is whole.
+    """Writes one episode; a file appears under its name once it is complete.
 
     Args:
-        recording: What to record, and where to.
+        recording: What to record, and where.
         plan: The episode.
-        simulator: What to look at.
+        simulator: Renders the frames.
     """
 
     def __init__(self, recording: Recording, plan: EpisodePlan, simulator: Simulator) -> None:
         self._target = recording.folder / f"episode-{plan.index:03d}.mp4"
-        # Hidden until it is whole: the encoder of a killed process may still be writing to it.
+        # Hidden until it is complete: the encoder of a killed process may still be writing to it.
         self._unfinished = self._target.with_name(f".{self._target.name}")
         self._title = f"{recording.title} · {plan.task}"
         self._simulator = simulator
@@ -122,10 +125,10 @@ class EpisodeRecorder:
         self._count = 0
         self._failed = False
 
-    def see(self, moment: Moment) -> None:
+    def record(self, moment: Moment) -> None:
         """Draw the scene when a frame is due.
 
-        Marks compare with the frame drawn before, so none is lost between two frames.
+        Highlights compare with the frame before, so none is lost between two frames.
         """
         if self._failed or (moment.step % self._stride and not moment.over):
             return
@@ -137,7 +140,7 @@ class EpisodeRecorder:
         self._drawn = moment
 
     def finish(self) -> None:
-        """Complete the video and its stills, up to the last frame seen."""
+        """Complete the video and its stills, up to the last frame drawn."""
         writer, self._writer = self._writer, None
         if writer is None:
             return
@@ -149,7 +152,7 @@ class EpisodeRecorder:
             self._fail(error)
 
     def discard(self) -> None:
-        """Drop the video: its episode counts for nothing."""
+        """Drop the video of an episode that was lost."""
         if self._writer is not None:
             self._writer.abandon()
             self._writer = None
@@ -158,13 +161,13 @@ class EpisodeRecorder:
     def _caption(self, moment: Moment) -> Caption:
         return Caption(
             title=self._title,
-            clock=f"step {moment.step}/{moment.limit}",
-            plan=moment.plan,
-            shoves=moment.shoves,
+            progress=f"step {moment.step}/{moment.limit}",
+            num_plans=moment.num_plans,
+            perturbations=moment.perturbations,
             reading=moment.reading,
             solved=moment.solved,
-            replanned=moment.plan > max(1, self._drawn.plan),
-            shoved=moment.shoves > self._drawn.shoves,
+            replanned=moment.num_plans > max(1, self._drawn.num_plans),
+            perturbed=moment.perturbations > self._drawn.perturbations,
         )
 
     def _write(self, frame: Pixels) -> None:
@@ -178,14 +181,14 @@ class EpisodeRecorder:
     def _prepare(self) -> None:
         folder = self._target.parent
         folder.mkdir(parents=True, exist_ok=True)
-        # An earlier attempt's encoder may still hold its file; let it write into nowhere.
+        # An earlier attempt's encoder may still hold its file, which is unlinked here.
         for path in (self._unfinished, *folder.glob(f"{self._target.stem}.*")):
             path.unlink(missing_ok=True)
 
     def _stills(self) -> list[Pixels]:
-        """Read frames evenly spread from the first to the last."""
-        spread = np.linspace(0, self._count - 1, min(STILLS, self._count)).round()
-        return read_frames(self._unfinished, spread.astype(int).tolist(), *self._size)
+        """Read frames at even distances from the first to the last."""
+        positions = np.linspace(0, self._count - 1, min(STILLS, self._count)).round()
+        return read_frames(self._unfinished, positions.astype(int).tolist(), *self._size)
 
     def _fail(self, error: Exception) -> None:
         self._failed = True
@@ -196,3 +199,90 @@ class EpisodeRecorder:
             self.discard()
             self._target.parent.mkdir(parents=True, exist_ok=True)
             self._target.with_suffix(".txt").write_text(reason + "\n")
+
+
+class Mp4Writer:
+    """Encodes frames as H.264 in the pixel format that every player shows.
+
+    Args:
+        path: File to write; it is complete only after `close`.
+        width: Pixels, even.
+        height: Pixels, even.
+        rate: Frames per second.
+    """
+
+    def __init__(self, path: Path, width: int, height: int, rate: float) -> None:
+        frames_per_second = str(Fraction(rate).limit_denominator(1000))
+        raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"]
+        # One thread each: many episodes may be encoded side by side.
+        coded = ["-c:v", "libx264", "-preset", "veryfast", "-crf", "20", "-threads", "1"]
+        self._process = subprocess.Popen(  # noqa: S603 - the arguments are ours
+            [
+                *_ffmpeg(), "-y", *raw, "-r", frames_per_second, "-i", "-",
+                "-an", *coded, "-pix_fmt", "yuv420p", "-f", "mp4", str(path),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # an interrupt is for the parent to deal with
+        )  # fmt: skip
+
+    def write(self, frame: Pixels) -> None:
+        """Add a frame (height, width, 3).
+
+        Raises:
+            OSError: ffmpeg has stopped.
+        """
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(np.ascontiguousarray(frame).data)
+        except BrokenPipeError:
+            raise OSError(self._failure()) from None
+
+    def close(self) -> None:
+        """Complete the file.
+
+        Raises:
+            OSError: ffmpeg failed.
+        """
+        _, errors = self._process.communicate()
+        if self._process.returncode:
+            raise OSError(_reason(errors))
+
+    def abandon(self) -> None:
+        """Stop at once; the file is of no use."""
+        self._process.kill()
+        self._process.communicate()
+
+    def _failure(self) -> str:
+        assert self._process.stderr is not None
+        return _reason(self._process.stderr.read())
+
+
+def read_frames(path: Path, positions: Sequence[int], width: int, height: int) -> list[Pixels]:
+    """Decode the frames (height, width, 3) at these positions, counted from 0.
+
+    Raises:
+        OSError: The file cannot be decoded.
+    """
+    selected = "+".join(f"eq(n,{position})" for position in positions)
+    select = ["-vf", f"select='{selected}'", "-fps_mode", "passthrough"]
+    raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    done = subprocess.run(  # noqa: S603 - as above
+        [*_ffmpeg(), "-i", str(path), *select, *raw],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    if done.returncode:
+        raise OSError(_reason(done.stderr))
+    return list(np.frombuffer(done.stdout, np.uint8).reshape(-1, height, width, 3))
+
+
+def _ffmpeg() -> list[str]:
+    return [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-v", "error"]
+
+
+def _reason(errors: bytes) -> str:
+    lines = errors.decode(errors="replace").strip().splitlines()
+    return f"ffmpeg failed: {lines[-1] if lines else 'without a message'}"

@@ -22,14 +22,12 @@ from lwdctl.core.config import to_mapping
 from lwdctl.core.errors import ConfigError, SimulatorError
 from lwdctl.core.seeding import EVALUATION_SEED_START
 from lwdctl.core.suggest import did_you_mean
-from lwdctl.envs.table import SIMULATORS
-from lwdctl.evaluation.compatibility import check_compatible
+from lwdctl.evaluation.checks import check_compatible, check_video
 from lwdctl.evaluation.cost import condition_cost
 from lwdctl.evaluation.episodes import EpisodeResult, plan_demonstrations, plan_episodes
 from lwdctl.evaluation.latency import time_policy
 from lwdctl.evaluation.results import Condition, ConditionResult, result_rows
-from lwdctl.evaluation.rollout import rollout
-from lwdctl.evaluation.trial import try_video
+from lwdctl.evaluation.rollout import RolloutResult, rollout
 from lwdctl.evaluation.video import Recording, first_episodes
 from lwdctl.methods.lwd import ORACLE, SAMPLED
 from lwdctl.methods.method import Acting, TrainedPolicy
@@ -152,20 +150,21 @@ class _Evaluation:
         plans = self._plans(condition)
         recording = self._recording(condition, plans, draft.path)
         batch_policy = policy.batch_policy(acting, self.config.num_envs)
-        episodes = _roll(condition, self, batch_policy, plans, recording)
+        found = _roll(condition, self, batch_policy, plans, recording)
+        episodes = found.episodes
         cost = policy.cost(acting)
         rows = result_rows(
             episodes,
-            SIMULATORS.load(self.data.spec.env.adapter).metrics[0].name,
+            found.score,
             self._row_condition(condition),
             self._source_returns(episodes),
             lambda finished: condition_cost(cost, finished),
         )
         success = rows[-1].success
-        rate = "no episode" if success.value is None else f"success {success.value:.3f}"
+        rate = f"success {success.value:.3f}" if success.n else "no episode"
         log(f"  {rate} [{success.low:.3f}, {success.high:.3f}] over {success.n} episodes")
         models = {kind: item.reference for kind, item in condition.artifacts.items()}
-        result = ConditionResult(tuple(rows), tuple(episodes), models)
+        result = ConditionResult(tuple(rows), episodes, models)
         _write(path, {**result.to_json(), "software": software()})
         for name, reason in (recording.failures() if recording else {}).items():
             log(f"  no video of {name}: {reason}")
@@ -299,13 +298,13 @@ def _roll(
     policy: BatchPolicy,
     plans: Sequence[EpisodePlan],
     recording: Recording | None,
-) -> Sequence[EpisodeResult]:
+) -> RolloutResult:
     config = evaluation.config
     return rollout(
         policy,
         evaluation.data.spec.env,
         plans,
-        width=config.num_envs,
+        num_envs=config.num_envs,
         workers=config.processes,
         max_steps=config.max_steps,
         perturbation=condition.perturbation,
@@ -313,7 +312,7 @@ def _roll(
         timeout=config.timeout,
         progress=evaluation.context.progress,
         recording=recording,
-    ).episodes
+    )
 
 
 def _check_environment(config: EvalConfig, data: SnippetStore, context: StageContext) -> None:
@@ -327,8 +326,8 @@ def _check_environment(config: EvalConfig, data: SnippetStore, context: StageCon
     if config.video:
         context.progress.message("trying a video frame")
         policy = RandomPolicy(data.spec.action, 1)
-        try_video(policy, env, tasks[0], timeout=config.timeout)
-    check_compatible(data, tasks[0])
+        check_video(policy, env, tasks[0], timeout=config.timeout)
+    check_compatible(data.spec, env, tasks[0])
 
 
 def _check_seeds(config: EvalConfig, data: SnippetStore) -> None:

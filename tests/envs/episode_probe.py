@@ -39,7 +39,7 @@ class Blinking:
     """Any environment, which calls its task solved at the k-th step of the k-th episode only."""
 
     def __init__(self, env, task):
-        self._simulator = make_simulator(env, task)
+        self._simulator = make_simulator(replace(env, adapter=env.settings["adapter"]), task)
         self._episodes = self._steps = 0
 
     def __getattr__(self, name):
@@ -56,18 +56,18 @@ class Blinking:
 
 
 class Middle:
-    """A policy of one slot that stands in the middle of the limits, and may answer with NaN."""
+    """A policy for one environment: the middle of the limits, or NaN at one step."""
 
     def __init__(self, action, nan_at=None):
         self._middle = (np.array(action.low) + np.array(action.high)) / 2
-        self._nan_at, self._clock = nan_at, 0
+        self._nan_at, self._count = nan_at, 0
 
     def reset(self, episodes):
-        self._clock = 0
+        self._count = 0
 
     def act(self, observations, active):
-        self._clock += 1
-        row = self._middle if self._clock != self._nan_at else np.full_like(self._middle, np.nan)
+        self._count += 1
+        row = self._middle if self._count != self._nan_at else np.full_like(self._middle, np.nan)
         return row[None].astype(np.float32)
 
     def cost(self):

@@ -149,7 +149,7 @@ def test_an_evaluated_episode_has_the_metrics_of_its_observations(simulator):
     rows, rewards, _ = play(simulator, simulator.reset(100_000), actions)
     plan = EpisodePlan(index=0, seed=100_000, task=TASK)
     env = EnvSpec("adroit", (TASK,), {}, 40)
-    (episode,) = rollout(FixedActions(actions), env, [plan], width=1, workers=0).episodes
+    (episode,) = rollout(FixedActions(actions), env, [plan], num_envs=1, workers=0).episodes
     expected = hammer_metrics(rows[1:])
     assert list(episode.metrics) == ["normalized_score", *expected]
     for name, value in expected.items():

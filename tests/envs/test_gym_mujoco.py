@@ -16,7 +16,7 @@ from lwdctl.data.gym_envs import gym_action, known_env
 from lwdctl.envs.d4rl_score import REFERENCE_RETURNS, normalized_score
 from lwdctl.envs.foot_contacts import foot_contacts
 from lwdctl.envs.gym_mujoco import GymMujocoSimulator, task_names
-from lwdctl.envs.instability import UnstablePhysicsError
+from lwdctl.envs.simulator import UnstablePhysicsError
 from lwdctl.evaluation.rollout import rollout
 from lwdctl.policies.policy import EpisodePlan, PolicyCost
 
@@ -154,7 +154,7 @@ def test_metrics_of_an_evaluated_episode():
     rows, rewards, _ = play(simulator, simulator.reset(100_000), actions)
     env = EnvSpec("mujoco", ("HalfCheetah-v4",), {}, 30)
     plan = EpisodePlan(index=0, seed=100_000, task="HalfCheetah-v4")
-    (episode,) = rollout(FixedActions(actions), env, [plan], width=1, workers=0).episodes
+    (episode,) = rollout(FixedActions(actions), env, [plan], num_envs=1, workers=0).episodes
     random, expert = REFERENCE_RETURNS["halfcheetah"]
     assert episode.return_ == pytest.approx(rewards.sum())
     score = 100 * (rewards.sum() - random) / (expert - random)

@@ -6,9 +6,9 @@ import pytest
 
 from lwdctl.core.errors import ConfigError, SimulatorError
 from lwdctl.core.records import EnvSpec
-from lwdctl.envs.instability import UnstablePhysicsError
 from lwdctl.envs.metaworld import MetaworldSimulator, task_names
 from lwdctl.envs.metaworld_expert import MetaworldExpert
+from lwdctl.envs.simulator import UnstablePhysicsError
 
 SPEC = EnvSpec("metaworld", ("reach",), {}, 500)
 

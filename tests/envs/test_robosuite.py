@@ -10,11 +10,11 @@ from scipy.spatial.transform import Rotation
 
 from lwdctl.core.errors import ConfigError, MissingExtraError, SimulatorError
 from lwdctl.core.records import EnvSpec
-from lwdctl.envs.instability import UnstablePhysicsError
-from lwdctl.envs.table import SIMULATORS
+from lwdctl.envs.simulator import UnstablePhysicsError
+from lwdctl.envs.table import ENVIRONMENTS
 
 try:
-    SIMULATORS.load("robosuite")
+    ENVIRONMENTS.load("robosuite")
 except MissingExtraError as error:
     pytest.skip(error.message, allow_module_level=True)
 
@@ -286,7 +286,7 @@ def test_importing_is_quiet_and_changes_no_setting():
         "import os, sys\n"
         "before = dict(os.environ)\n"
         "from lwdctl.core.records import EnvSpec\n"
-        "from lwdctl.envs.table import make_simulator, SIMULATORS\n"
+        "from lwdctl.envs.table import make_simulator, ENVIRONMENTS\n"
         "assert 'robosuite' not in sys.modules\n"
         "simulator = make_simulator(EnvSpec('robosuite', ('Lift',)), 'Lift')\n"
         "simulator.reset(0)\n"

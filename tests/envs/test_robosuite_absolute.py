@@ -13,10 +13,10 @@ from lwdctl.core.records import EnvSpec, Episode
 from lwdctl.core.rotations import six_numbers
 from lwdctl.data.reader import open_source
 from lwdctl.data.robomimic_writer import RobomimicWriter
-from lwdctl.envs.table import SIMULATORS
+from lwdctl.envs.table import ENVIRONMENTS
 
 try:
-    SIMULATORS.load("robosuite")
+    ENVIRONMENTS.load("robosuite")
 except MissingExtraError as error:
     pytest.skip(error.message, allow_module_level=True)
 

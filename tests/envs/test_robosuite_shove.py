@@ -5,10 +5,10 @@ import pytest
 
 from lwdctl.core.errors import MissingExtraError
 from lwdctl.core.records import EnvSpec
-from lwdctl.envs.table import SIMULATORS
+from lwdctl.envs.table import ENVIRONMENTS
 
 try:
-    SIMULATORS.load("robosuite")
+    ENVIRONMENTS.load("robosuite")
 except MissingExtraError as error:
     pytest.skip(error.message, allow_module_level=True)
 

@@ -11,8 +11,7 @@ import pytest
 
 from lwdctl.core.errors import ConfigError, MissingExtraError
 from lwdctl.core.records import EnvSpec
-from lwdctl.core.registry import Registry, Row
-from lwdctl.envs.table import SIMULATORS, task_names
+from lwdctl.envs.table import ENVIRONMENTS, task_names
 from lwdctl.evaluation.rollout import rollout
 from lwdctl.policies.policy import EpisodePlan
 
@@ -24,10 +23,10 @@ sys.path.pop(0)
 SEED = 100_003
 
 
-@pytest.fixture(params=list(SIMULATORS))
+@pytest.fixture(params=list(ENVIRONMENTS))
 def adapter(request):
     try:
-        SIMULATORS.load(request.param)
+        ENVIRONMENTS.load(request.param)
     except MissingExtraError as error:
         pytest.skip(error.message)
     return request.param
@@ -56,7 +55,7 @@ def test_observations_actions_and_metrics_are_as_declared(adapter, simulator):
             assert observation[item.name].shape == (item.size,)
             assert observation[item.name].dtype == np.float32
             assert np.isfinite(observation[item.name]).all()
-    assert simulator.metrics[0].name == SIMULATORS.load(adapter).metrics[0].name
+    assert simulator.metrics[0].name == ENVIRONMENTS.load(adapter).metrics[0].name
     for metric in simulator.metrics:
         assert metric.source in step.metrics
         assert metric.reduce in {"max", "last", "mean", "sum"}
@@ -148,11 +147,10 @@ def test_a_perturbation_changes_the_episode_and_is_fixed_by_its_generator(simula
 
 
 def test_success_never_falls_back_once_reached(adapter, task, simulator):
-    blinking = Registry("environment", {adapter: Row("episode_probe:Blinking", "")})
-    env = EnvSpec(adapter, (task,), {}, 3)
+    env = EnvSpec("episode_probe:Blinking", (task,), {"adapter": adapter}, 3)
     plans = [EpisodePlan(index=index, seed=SEED, task=task) for index in range(4)]
     middle = probe.Middle(simulator.action)
-    episodes = rollout(middle, env, plans, width=1, workers=0, simulators=blinking).episodes
+    episodes = rollout(middle, env, plans, num_envs=1, workers=0).episodes
     # Solved at the first, second and third step of three, and never.
     assert [item.success for item in episodes] == [True, True, True, False]
     assert [item.final_success for item in episodes] == [False, False, True, False]
@@ -162,7 +160,7 @@ def test_non_finite_actions_are_the_policys_failure(adapter, task, simulator):
     env = EnvSpec(adapter, (task,), {}, 10)
     plans = [EpisodePlan(index=index, seed=SEED + index, task=task) for index in range(2)]
     policy = probe.Middle(simulator.action, nan_at=probe.NAN_AT)
-    for episode in rollout(policy, env, plans, width=1, workers=0).episodes:
+    for episode in rollout(policy, env, plans, num_envs=1, workers=0).episodes:
         assert "not finite" in episode.policy_failure
         assert (episode.error, episode.attempts) == ("", 1)
         assert (episode.success, episode.steps) == (False, probe.NAN_AT - 1)
@@ -180,5 +178,5 @@ def test_closing_leaves_no_process(adapter, task):
 def test_an_unknown_task_is_named_with_the_closest_one(adapter, task):
     wrong = task + "x"
     with pytest.raises(ConfigError, match=wrong) as caught:
-        SIMULATORS.load(adapter)(EnvSpec(adapter, (wrong,)), wrong)
+        ENVIRONMENTS.load(adapter)(EnvSpec(adapter, (wrong,)), wrong)
     assert task in caught.value.hint

@@ -2,8 +2,8 @@ import pytest
 
 from lwdctl.core.errors import ConfigError, MissingExtraError
 from lwdctl.core.records import EnvSpec
-from lwdctl.core.registry import Registry, Row
-from lwdctl.envs.table import SIMULATORS, check_tasks, make_simulator
+from lwdctl.core.registry import Row
+from lwdctl.envs.table import ENVIRONMENTS, check_tasks, environment_named, make_simulator
 
 
 def test_an_unknown_adapter_is_named_with_the_closest_one():
@@ -19,12 +19,23 @@ def test_every_name_is_checked():
     assert "'drawer-open'" in caught.value.hint
 
 
-def test_a_simulator_that_is_not_installed_names_its_extra():
-    table = Registry("environment", {"lost": Row("no_such_simulator:X", "", extra="lost")})
+def test_a_simulator_that_is_not_installed_names_its_extra(monkeypatch):
+    monkeypatch.setitem(ENVIRONMENTS.rows, "lost", Row("no_such_simulator:X", "", extra="lost"))
     with pytest.raises(MissingExtraError) as caught:
-        make_simulator(EnvSpec("lost", ("t",)), "t", table)
+        make_simulator(EnvSpec("lost", ("t",)), "t")
     assert "lwdctl[lost]" in caught.value.hint
 
 
+def test_a_name_stands_for_one_task_or_for_all():
+    assert (
+        environment_named("pusht/push_t")
+        == environment_named("pusht")
+        == EnvSpec("pusht", ("push_t",))
+    )
+    with pytest.raises(ConfigError, match="no task 'push'") as caught:
+        environment_named("pusht/push")
+    assert "push_t" in caught.value.hint
+
+
 def test_rows_have_summaries():
-    assert all(SIMULATORS.rows[name].summary for name in SIMULATORS)
+    assert all(ENVIRONMENTS.rows[name].summary for name in ENVIRONMENTS)

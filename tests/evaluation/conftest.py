@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from lwdctl.core.records import EnvSpec
-from lwdctl.core.registry import Registry, Row
 from lwdctl.core.seeding import generator
 from lwdctl.policies.policy import EpisodePlan, PolicyCost
 
@@ -13,38 +12,31 @@ from lwdctl.policies.policy import EpisodePlan, PolicyCost
 class FeedbackPolicy:
     """Acts on what it sees plus the episode's own noise; may emit NaN for a seed."""
 
-    def __init__(self, width, nan_at=()):
-        self.width, self.nan_at = width, dict(nan_at)
+    def __init__(self, num_envs, nan_at=()):
+        self.num_envs, self.nan_at = num_envs, dict(nan_at)
         self.batches = []
 
     def reset(self, episodes):
-        assert len(episodes) == self.width
+        assert len(episodes) == self.num_envs
         self.plans = list(episodes)
         self.rngs = [plan and generator("test policy", plan.seed) for plan in episodes]
-        self.queries = np.array([int(plan is not None) for plan in episodes])
+        self.num_replans = np.array([int(plan is not None) for plan in episodes])
 
     def act(self, observations, active):
-        assert observations["place"].shape == (self.width, 2)
-        assert observations["clock"].shape == (self.width, 1)
+        assert observations["place"].shape == (self.num_envs, 2)
+        assert observations["clock"].shape == (self.num_envs, 1)
         assert np.isfinite(observations["place"]).all()
         self.batches.append(int(active.sum()))
-        actions = np.zeros((self.width, 2), dtype=np.float32)
-        for slot in np.flatnonzero(active):
-            plan = self.plans[slot]
-            actions[slot] = self.rngs[slot].normal(size=2) - observations["place"][slot]
-            if self.nan_at.get(plan.seed) == observations["clock"][slot, 0]:
-                actions[slot] = np.nan
+        actions = np.zeros((self.num_envs, 2), dtype=np.float32)
+        for index in np.flatnonzero(active):
+            plan = self.plans[index]
+            actions[index] = self.rngs[index].normal(size=2) - observations["place"][index]
+            if self.nan_at.get(plan.seed) == observations["clock"][index, 0]:
+                actions[index] = np.nan
         return actions
 
     def cost(self):
-        return PolicyCost(self.queries, {"denoiser": 0.0, "decoding": 0.0})
-
-
-@pytest.fixture
-def fake(monkeypatch):
-    """The table that holds the fake simulator; spawned workers find it as well."""
-    monkeypatch.setattr(sys, "path", [str(Path(__file__).parent), *sys.path])
-    return Registry("environment", {"fake": Row("fake_simulator:FakeSimulator", "for tests")})
+        return PolicyCost(self.num_replans, {"denoiser": 0.0, "decoding": 0.0})
 
 
 @pytest.fixture
@@ -53,8 +45,11 @@ def feedback_policy():
 
 
 @pytest.fixture
-def env(tmp_path):
-    return EnvSpec("fake", ("walk", "short"), {"marker": str(tmp_path / "marker")})
+def env(tmp_path, monkeypatch):
+    """The fake simulator by its import path; spawned workers find it as well."""
+    monkeypatch.setattr(sys, "path", [str(Path(__file__).parent), *sys.path])
+    settings = {"marker": str(tmp_path / "marker")}
+    return EnvSpec("fake_simulator:FakeSimulator", ("walk", "short"), settings)
 
 
 @pytest.fixture

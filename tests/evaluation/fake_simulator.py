@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lwdctl.core.records import ActionSpec, ObservationSpec
-from lwdctl.envs.instability import UnstablePhysicsError
-from lwdctl.envs.simulator import Metric, Step
+from lwdctl.envs.simulator import Metric, Step, UnstablePhysicsError
 
 TRIGGER_STEP = 3
 

@@ -32,23 +32,23 @@ class Replay:
     """Repeats the recorded actions and notes what it saw."""
 
     def __init__(self, store, width):
-        self.store, self.width, self.seen = store, width, {}
+        self.store, self.num_envs, self.seen = store, width, {}
 
     def reset(self, episodes):
         self.plans, self.step = episodes, 0
 
     def act(self, observations, active):
-        actions = np.zeros((self.width, 4), dtype=np.float32)
-        for slot in np.flatnonzero(active):
-            index = self.plans[slot].demonstration
+        actions = np.zeros((self.num_envs, 4), dtype=np.float32)
+        for env_index in np.flatnonzero(active):
+            index = self.plans[env_index].demonstration
             row = int(self.store.episodes.start[index]) + self.step
-            self.seen.setdefault(index, []).append(observations["observation"][slot].copy())
-            actions[slot] = self.store.read("action", row, row + 1)[0]
+            self.seen.setdefault(index, []).append(observations["observation"][env_index].copy())
+            actions[env_index] = self.store.read("action", row, row + 1)[0]
         self.step += 1
         return actions
 
     def cost(self):
-        return PolicyCost(np.zeros(self.width, dtype=np.int64))
+        return PolicyCost(np.zeros(self.num_envs, dtype=np.int64))
 
 
 def test_recorded_episodes_are_repeated_exactly(store):
@@ -57,7 +57,7 @@ def test_recorded_episodes_are_repeated_exactly(store):
     plans = plan_demonstrations(store, 2)
     assert {plan.task for plan in plans} == {"reach", "drawer-open"}
     policy = Replay(store, 4)
-    result = rollout(policy, env, plans, width=4, workers=0, max_steps=STEPS)
+    result = rollout(policy, env, plans, num_envs=4, workers=0, max_steps=STEPS)
     for item in result.episodes:
         index = item.plan.demonstration
         start = int(store.episodes.start[index])

@@ -1,17 +1,18 @@
 """The doctor's checks on simulators that crash, hang, fail or are not installed."""
 
 import json
+import os
 import shutil
 from collections import namedtuple
 
 import pytest
 
 from lwdctl.cli.main import main
+from lwdctl.core import registry
 from lwdctl.core.progress import SilentProgress
-from lwdctl.core.registry import Registry, Row
-from lwdctl.envs.table import SIMULATORS
+from lwdctl.envs.table import ENVIRONMENTS
 from lwdctl.evaluation import doctor
-from lwdctl.evaluation.doctor import ask, examine
+from lwdctl.evaluation.doctor import examine, probe
 
 PATIENTS = """
 import os, signal, time
@@ -21,6 +22,9 @@ def task_names():
     return ("walk",)
 
 class Well:
+    observations = metrics = ()
+    max_steps = 1
+    restore = initial_state = perturb = render = None
     def __init__(self, env, task):
         from lwdctl.core.records import ActionSpec
         self.action = ActionSpec(1, "delta", "units", (-1.0,), (1.0,))
@@ -37,28 +41,36 @@ class Crashing(Well):
 class Hanging(Well):
     def step(self, action): time.sleep(60)
 """
-TABLE = Registry(
-    "environment",
-    {
-        "well": Row("patients:Well", ""),
-        "failing": Row("patients:Failing", ""),
-        "crashing": Row("patients:Crashing", ""),
-        "absent": Row("no_such_package:X", "", extra="robosuite"),
-    },
-)
+
+
+def plugin(folder, **adapters):
+    """Install the patients as a package that adds environments."""
+    (folder / "patients.py").write_text(PATIENTS)
+    info = folder / "patients-1.0.dist-info"
+    info.mkdir(exist_ok=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: patients\nVersion: 1.0\n")
+    rows = "\n".join(f"{name} = {target}" for name, target in adapters.items())
+    (info / "entry_points.txt").write_text(f"[lwdctl.environments]\n{rows}\n")
+    registry._installed.cache_clear()
 
 
 @pytest.fixture(autouse=True)
 def _patients(tmp_path, monkeypatch):
-    (tmp_path / "patients.py").write_text(PATIENTS)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    """Only a plug-in's environments are examined."""
+    for name in list(ENVIRONMENTS.rows):
+        monkeypatch.delitem(ENVIRONMENTS.rows, name)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    plugin(tmp_path, well="patients:Well")
+    yield
+    registry._installed.cache_clear()
 
 
 @pytest.fixture
 def only_simulators(monkeypatch):
     """Leave out the slow checks of the rest of the machine."""
-    monkeypatch.setattr(doctor, "_learning", lambda timeout: _fine("device"))
-    monkeypatch.setattr(doctor, "_rendering", lambda timeout: [_fine("rendering")])
+    monkeypatch.setattr(doctor, "_check_device", lambda timeout: _fine("device"))
+    monkeypatch.setattr(doctor, "_check_rendering", lambda timeout: [_fine("rendering")])
 
 
 def _fine(area):
@@ -66,44 +78,56 @@ def _fine(area):
 
 
 @pytest.mark.usefixtures("only_simulators")
-def test_each_simulator_is_told_apart(tmp_path):
-    found = {item.name: item for item in examine(tmp_path / "runs", SilentProgress(), TABLE)}
+def test_each_simulator_has_its_own_finding(tmp_path):
+    plugin(
+        tmp_path, well="patients:Well", failing="patients:Failing", crashing="patients:Crashing",
+        gone="no_such_package:X",
+    )  # fmt: skip
+    found = {item.name: item for item in examine(tmp_path / "runs", SilentProgress())}
     assert found["well"].state == "ok"
     assert "'walk'" in found["well"].detail
     assert found["failing"].state == "broken"
     assert found["failing"].detail == "OSError: no mesh"
     assert found["crashing"].state == "broken"
     assert "SIGSEGV" in found["crashing"].detail
-    assert found["absent"].state == "missing"
-    assert found["absent"].hint == "pip install 'lwdctl[robosuite]'"
+    assert found["gone"].state == "broken"
+    assert "no_such_package" in found["gone"].detail
+    assert found["gone"].hint == "pip install --upgrade patients"
     assert found["workspace"].state == "ok"
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_simulator_that_hangs_is_given_up():
-    answer = ask("simulator", "hanging", "patients:Hanging", "", timeout=3.0)
-    assert answer["error"] == "did not answer within 3 s"
+def test_a_simulator_that_hangs_is_given_up(tmp_path):
+    plugin(tmp_path, hanging="patients:Hanging")
+    assert probe("environment", "hanging", timeout=3.0)["error"] == "did not answer within 3 s"
+
+
+def test_an_environment_whose_extra_is_not_installed_is_missing(monkeypatch):
+    answer = {"missing": "needs the package 'robosuite'", "hint": "pip install 'lwdctl[robosuite]'"}
+    monkeypatch.setattr(doctor, "probe", lambda *arguments, timeout: answer)
+    (finding,) = doctor._check_environment("robosuite", 1.0)
+    assert (finding.state, finding.hint) == ("missing", answer["hint"])
 
 
 def test_a_full_disk_is_a_warning(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(100, 99, 1))
-    finding = doctor._disk(tmp_path / "not" / "there")
+    finding = doctor._check_disk(tmp_path / "not" / "there")
     assert finding.state == "warning"
     assert str(tmp_path) in finding.detail
 
 
 def test_a_backend_that_does_not_work_is_answered_with_one_that_does(monkeypatch):
     answers = {"egl": {}, "osmesa": {"error": "OSError: no library"}}
-    monkeypatch.setattr(doctor, "ask", lambda *words, timeout, MUJOCO_GL: answers[MUJOCO_GL])
+    monkeypatch.setattr(doctor, "probe", lambda *names, timeout, MUJOCO_GL: answers[MUJOCO_GL])
     monkeypatch.setenv("MUJOCO_GL", "osmesa")
-    found = {item.name: item for item in doctor._rendering(1.0)}
+    found = {item.name: item for item in doctor._check_rendering(1.0)}
     assert [found[name].state for name in ("egl", "osmesa", "MUJOCO_GL")] == [
         "ok", "missing", "warning",
     ]  # fmt: skip
     assert found["MUJOCO_GL"].hint == "export MUJOCO_GL=egl"
     monkeypatch.delenv("MUJOCO_GL")
-    assert len(doctor._rendering(1.0)) == 2
+    assert len(doctor._check_rendering(1.0)) == 2
 
 
 @pytest.mark.parametrize(
@@ -117,22 +141,13 @@ def test_a_backend_that_does_not_work_is_answered_with_one_that_does(monkeypatch
     ],
 )  # fmt: skip
 def test_the_device(monkeypatch, answer, name, state):
-    monkeypatch.setattr(doctor, "ask", lambda *words, timeout: answer)
-    finding = doctor._learning(1.0)
+    monkeypatch.setattr(doctor, "probe", lambda *names, timeout: answer)
+    finding = doctor._check_device(1.0)
     assert (finding.name, finding.state) == (name, state)
 
 
-@pytest.fixture
-def table(monkeypatch):
-    for name in list(SIMULATORS.rows):
-        monkeypatch.delitem(SIMULATORS.rows, name)
-    monkeypatch.setitem(SIMULATORS.rows, "well", TABLE.rows["well"])
-    monkeypatch.setitem(SIMULATORS.rows, "absent", TABLE.rows["absent"])
-
-
-@pytest.mark.usefixtures("table")
 def test_the_command_on_this_machine(tmp_path, capfd):
-    """Every real check but the simulators; a missing extra does not count as an error."""
+    """Every real check but lwdctl's own simulators."""
     assert main(["doctor", "--json", "--workspace", str(tmp_path / "runs")]) == 0
     answer = json.loads(capfd.readouterr().out)
     assert answer["artifact"] is None
@@ -140,15 +155,13 @@ def test_the_command_on_this_machine(tmp_path, capfd):
     states = {(item["area"], item["name"]): item["state"] for item in answer["summary"]["checks"]}
     assert states["package", "python"] == "ok"
     assert states["simulator", "well"] == "ok"
-    assert states["simulator", "absent"] == "missing"
     assert {area for area, _ in states} >= {"device", "rendering", "disk"}
 
 
-@pytest.mark.usefixtures("table", "only_simulators")
-def test_the_command_ends_with_1_when_something_is_broken(monkeypatch, tmp_path, capfd):
-    monkeypatch.setitem(SIMULATORS.rows, "crashing", TABLE.rows["crashing"])
+@pytest.mark.usefixtures("only_simulators")
+def test_the_command_ends_with_1_when_something_is_broken(tmp_path, capfd):
+    plugin(tmp_path, crashing="patients:Crashing")
     assert main(["doctor", "-q", "--workspace", str(tmp_path)]) == 1
     out, err = capfd.readouterr()
     assert "crashing" in out
-    assert "absent: pip install 'lwdctl[robosuite]'" in out
     assert err.startswith("error: broken: crashing")

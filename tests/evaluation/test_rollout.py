@@ -11,16 +11,16 @@ import pytest
 
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.seeding import generator
-from lwdctl.evaluation import pool
+from lwdctl.evaluation import workers as worker_processes
 from lwdctl.evaluation.rollout import PARTS, rollout
 from lwdctl.policies.policy import EpisodePlan
 
 
 @pytest.fixture
-def run(fake, env, feedback_policy):
-    def run(plans, *, width=4, workers=0, policy=None, **options):
-        policy = policy or feedback_policy(width)
-        return rollout(policy, env, plans, width=width, workers=workers, simulators=fake, **options)
+def run(env, feedback_policy):
+    def run(plans, *, num_envs=4, policy=None, **options):
+        policy = policy or feedback_policy(num_envs)
+        return rollout(policy, env, plans, num_envs=num_envs, **options)
 
     return run
 
@@ -33,7 +33,7 @@ def facts(result):
     )  # fmt: skip
 
 
-class Told:
+class Shown:
     """Keeps what a progress bar would show."""
 
     def __init__(self):
@@ -48,9 +48,9 @@ class Told:
         self.shown.append((self.done, fields))
 
 
-def test_progress_moves_with_every_step_of_a_wave(run, plans_of):
-    progress = Told()
-    run(plans_of("walk", "short", "walk"), width=2, progress=progress)
+def test_progress_moves_with_every_step_of_a_batch(run, plans_of):
+    progress = Shown()
+    run(plans_of("walk", "short", "walk"), num_envs=2, progress=progress)
     steps = [fields["step"] for _, fields in progress.shown if "step" in fields]
     assert steps == [*range(1, 11), *range(1, 11)]
     assert [done for done, fields in progress.shown if "step" not in fields] == [2, 3]
@@ -68,10 +68,10 @@ def test_results_do_not_depend_on_the_number_of_workers(run, plans_of, workers):
     assert [facts(item) for item in got.episodes] == [facts(item) for item in expected.episodes]
 
 
-def test_results_do_not_depend_on_width_or_neighbors(run, plans_of):
+def test_results_do_not_depend_on_num_envs_or_neighbors(run, plans_of):
     plans = plans_of(*MIXED)
     expected = [facts(item) for item in run(plans).episodes]
-    assert [facts(item) for item in run(plans, width=3).episodes] == expected
+    assert [facts(item) for item in run(plans, num_envs=3).episodes] == expected
     alone = [facts(run([plan]).episodes[0]) for plan in plans]
     assert alone == expected
 
@@ -86,7 +86,9 @@ def test_an_early_end_does_not_change_anothers_start(run, plans_of):
             assert mixed[index].steps == 3
 
 
-def test_finished_slots_idle_and_the_wave_steps_as_one_batch(run, plans_of, feedback_policy):
+def test_finished_environments_idle_and_the_others_step_as_one_batch(
+    run, plans_of, feedback_policy
+):
     policy = feedback_policy(4)
     run(plans_of("walk", "short", "walk", "short", "walk"), policy=policy)
     assert policy.batches == [4] * 3 + [2] * 7 + [1] * 10
@@ -107,7 +109,7 @@ def test_max_steps_shortens_episodes(run, plans_of):
     assert [item.steps for item in run(plans_of("walk", "short"), max_steps=5).episodes] == [5, 3]
 
 
-def test_recorded_starts_are_restored(run):
+def test_recorded_initial_states_are_restored(run):
     start = np.array([0.5, -0.25])
     plan = EpisodePlan(index=0, seed=100_000, task="walk", initial_state=start)
     other = EpisodePlan(index=0, seed=100_000, task="walk", initial_state=start, model="xx")
@@ -131,13 +133,13 @@ def test_no_perturbation_draws_nothing_and_a_zero_chance_changes_nothing(run, pl
     assert all(facts(item) != other for item, other in zip(always, plain, strict=True))
 
 
-def test_perturbations_come_from_the_episodes_seed(fake, env, feedback_policy, plans_of):
+def test_perturbations_come_from_the_episodes_seed(env, feedback_policy, plans_of):
     class Still(feedback_policy):
         def act(self, observations, active):
-            return np.zeros((self.width, 2), dtype=np.float32)
+            return np.zeros((self.num_envs, 2), dtype=np.float32)
 
     (plan,) = plans_of("walk")
-    result = rollout(Still(1), env, [plan], width=1, workers=0, perturbation=2.0, simulators=fake)
+    result = rollout(Still(1), env, [plan], num_envs=1, workers=0, perturbation=2.0)
     place = np.random.default_rng(plan.seed).uniform(-1, 1, 2)
     rng = generator("perturbation", plan.task, plan.seed)
     expected = 0.0
@@ -204,7 +206,7 @@ def test_a_killed_worker_is_replaced_and_its_episodes_run_again(run, plans_of):
     expected = run(plans_of("walk", "walk", "walk", "walk", "short", "walk")).episodes
     got = run(plans, workers=2).episodes
     assert [facts(item) for item in got] == [facts(item) for item in expected]
-    # Slots 0 and 2 shared the worker.
+    # Environments 0 and 2 shared the worker.
     assert [item.attempts for item in got] == [2, 1, 2, 1, 1, 1]
 
 
@@ -237,7 +239,7 @@ def test_a_worker_killed_from_outside_changes_no_result(run, plans_of, feedback_
 
 @pytest.mark.parametrize(("task", "attempts"), [("hang-once", ""), ("hang", "in time")])
 def test_a_hanging_simulator_runs_into_the_timeout(run, plans_of, task, attempts, monkeypatch):
-    monkeypatch.setattr(pool, "START_TIMEOUT", 30.0)
+    monkeypatch.setattr(worker_processes, "START_TIMEOUT", 30.0)
     begun = time.monotonic()
     got = run(plans_of("walk", task), workers=2, timeout=1.0).episodes
     assert time.monotonic() - begun < 30

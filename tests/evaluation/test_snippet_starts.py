@@ -71,7 +71,7 @@ def run(store, episodes, offsets):
     starts = plan_snippets(store, episodes, offsets, LENGTH, seed=0)
     batch = batches_of(store, WindowRule(LENGTH)).cut(episodes, offsets)
     policy = TracedPolicy(RecordedActions(batch.actions.numpy()), KEYS)
-    done = rollout(policy, ENV, starts.plans, width=2, workers=0, max_steps=LENGTH + 1)
+    done = rollout(policy, ENV, starts.plans, num_envs=2, workers=0, max_steps=LENGTH + 1)
     assert [one.error for one in done.episodes] == [""] * len(episodes)
     reached = [policy.observations(plan.index) for plan in starts.plans]
     return starts, reached, recorded_states(store, starts.episodes, starts.offsets, KEYS, LENGTH)

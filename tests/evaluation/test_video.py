@@ -12,13 +12,12 @@ from lwdctl.core.errors import SimulatorError
 from lwdctl.core.records import EnvSpec
 from lwdctl.core.seeding import generator
 from lwdctl.core.simulator_facts import PUSHT_ACTION
-from lwdctl.evaluation import trial
-from lwdctl.evaluation.encoder import Mp4Writer, read_frames
+from lwdctl.evaluation import checks
+from lwdctl.evaluation.checks import check_video
 from lwdctl.evaluation.episodes import plan_episodes
-from lwdctl.evaluation.frames import PLAN_COLOR, SHOVE_COLOR, Caption, draw_frame
+from lwdctl.evaluation.frames import PERTURBATION_COLOR, REPLAN_COLOR, Caption, draw_frame
 from lwdctl.evaluation.rollout import rollout
-from lwdctl.evaluation.trial import try_video
-from lwdctl.evaluation.video import Recording, first_episodes, pace
+from lwdctl.evaluation.video import Mp4Writer, Recording, first_episodes, pace, read_frames
 from lwdctl.policies.policy import PolicyCost
 from lwdctl.policies.random import RandomPolicy
 
@@ -44,8 +43,8 @@ def planner(feedback_policy):
             return super().act(observations, active)
 
         def cost(self):
-            made = np.full(self.width, -(-self.steps // 4), dtype=np.int64)
-            return PolicyCost(self.queries, num_plans=made)
+            made = np.full(self.num_envs, -(-self.steps // 4), dtype=np.int64)
+            return PolicyCost(self.num_replans, num_plans=made)
 
     return Planner
 
@@ -67,11 +66,13 @@ def near(pixel, color):
 
 
 def has_border(frames):
-    return [near(frame[45, 1], PLAN_COLOR) and near(frame[1, 60], PLAN_COLOR) for frame in frames]
+    return [
+        near(frame[45, 1], REPLAN_COLOR) and near(frame[1, 60], REPLAN_COLOR) for frame in frames
+    ]
 
 
 def has_tag(frames):
-    return [near(frame[6, 7], SHOVE_COLOR) for frame in frames]
+    return [near(frame[6, 7], PERTURBATION_COLOR) for frame in frames]
 
 
 def facts(result):
@@ -87,11 +88,11 @@ def names(recording):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_videos_show_their_episodes_and_change_nothing(
-    fake, env, feedback_policy, plans_of, recording, workers
+    env, feedback_policy, plans_of, recording, workers
 ):
     def run(recording):
         plans, policy = plans_of("walk", "walk", "short", "walk"), feedback_policy(2)
-        common = {"width": 2, "simulators": fake, "perturbation": 0.3, "workers": workers}
+        common = {"num_envs": 2, "perturbation": 0.3, "workers": workers}
         return rollout(policy, env, plans, recording=recording, **common).episodes
 
     assert [facts(item) for item in run(recording)] == [facts(item) for item in run(None)]
@@ -108,11 +109,9 @@ def test_videos_show_their_episodes_and_change_nothing(
         assert size == (4 * (WIDTH + 4) + 4, -(-(steps + 1) // 4) * (HEIGHT + 4) + 4)
 
 
-def test_a_new_plan_between_two_frames_marks_the_next_one(fake, env, planner, plans_of, tmp_path):
+def test_re_planning_between_two_frames_marks_the_next_one(env, planner, plans_of, tmp_path):
     recording = Recording(tmp_path, "test policy", frozenset([0]), every=3)
-    rollout(
-        planner(1), env, plans_of("walk"), width=1, workers=0, simulators=fake, recording=recording
-    )
+    rollout(planner(1), env, plans_of("walk"), num_envs=1, workers=0, recording=recording)
     frames, rate = decode(recording.videos()[0])
     # Steps 0, 3, 6, 9 and the last one, 10; plans begin before steps 1, 5 and 9.
     assert has_border(frames) == [False, False, True, True, False]
@@ -121,33 +120,31 @@ def test_a_new_plan_between_two_frames_marks_the_next_one(fake, env, planner, pl
 
 
 @pytest.mark.parametrize("every", [1, 4])
-def test_a_disturbance_marks_the_next_frame(fake, env, feedback_policy, plans_of, tmp_path, every):
+def test_a_perturbation_marks_the_next_frame(env, feedback_policy, plans_of, tmp_path, every):
     (plan,) = plans_of("walk")
     rng = generator("perturbation", plan.task, plan.seed)
-    shoved = []
+    perturbed = []
     for _ in range(10):
-        shoved.append(rng.random() < 0.3)
-        if shoved[-1]:
+        perturbed.append(rng.random() < 0.3)
+        if perturbed[-1]:
             rng.normal(size=2)
     recording = Recording(tmp_path, "test policy", frozenset([0]), every=every)
     rollout(
-        feedback_policy(1), env, [plan], width=1, workers=0, simulators=fake, recording=recording,
+        feedback_policy(1), env, [plan], num_envs=1, workers=0, recording=recording,
         perturbation=0.5, perturbation_probability=0.3,
     )  # fmt: skip
     frames, _ = decode(recording.videos()[0])
     drawn = [0, *range(every, 10, every), 10]
-    expected = [any(shoved[a:b]) for a, b in pairwise(drawn)]
+    expected = [any(perturbed[a:b]) for a, b in pairwise(drawn)]
     assert 0 < sum(expected) < len(expected)
     assert has_tag(frames) == [False, *expected]
     assert not any(has_border(frames))
 
 
-def test_a_video_ends_where_the_policy_fails(fake, env, feedback_policy, plans_of, recording):
+def test_a_video_ends_where_the_policy_fails(env, feedback_policy, plans_of, recording):
     policy = feedback_policy(3, nan_at={100_000: 5})
     plans = plans_of("walk", "walk", "unstable")
-    got = rollout(
-        policy, env, plans, width=3, workers=0, simulators=fake, recording=recording
-    ).episodes
+    got = rollout(policy, env, plans, num_envs=3, workers=0, recording=recording).episodes
     assert [bool(item.policy_failure) for item in got] == [True, False, True]
     # The start and the steps before the failure.
     assert [len(decode(path)[0]) for path in recording.videos()] == [6, 3]
@@ -155,21 +152,21 @@ def test_a_video_ends_where_the_policy_fails(fake, env, feedback_policy, plans_o
 
 @pytest.mark.parametrize("task", ["dark", "dark-later"])
 def test_an_episode_that_cannot_be_drawn_runs_as_ever(
-    fake, env, feedback_policy, plans_of, recording, task
+    env, feedback_policy, plans_of, recording, task
 ):
     plans = plans_of("walk", "walk", task)
     got = rollout(
-        feedback_policy(3), env, plans, width=3, workers=1, simulators=fake, recording=recording
+        feedback_policy(3), env, plans, num_envs=3, workers=1, recording=recording
     ).episodes
     assert [(item.steps, item.error, item.policy_failure) for item in got] == [(10, "", "")] * 3
     assert names(recording) == ["episode-000.mp4", "episode-000.png", "episode-002.txt"]
     assert recording.failures() == {"episode-002": "RuntimeError: the light is off"}
 
 
-def test_a_retried_episode_overwrites_its_video(fake, env, feedback_policy, plans_of, recording):
+def test_a_retried_episode_overwrites_its_video(env, feedback_policy, plans_of, recording):
     plans = plans_of("walk", "walk", "die-once")
     got = rollout(
-        feedback_policy(3), env, plans, width=3, workers=2, simulators=fake, recording=recording
+        feedback_policy(3), env, plans, num_envs=3, workers=2, recording=recording
     ).episodes
     # The first episode shared the worker that died.
     assert [item.attempts for item in got] == [2, 1, 2]
@@ -177,12 +174,10 @@ def test_a_retried_episode_overwrites_its_video(fake, env, feedback_policy, plan
     assert [len(decode(path)[0]) for path in recording.videos()] == [11, 11]
 
 
-def test_an_episode_lost_to_its_simulator_has_no_video(
-    fake, env, feedback_policy, plans_of, recording
-):
+def test_an_episode_lost_to_its_simulator_has_no_video(env, feedback_policy, plans_of, recording):
     plans = plans_of("walk", "walk", "die")
     got = rollout(
-        feedback_policy(3), env, plans, width=3, workers=1, simulators=fake, recording=recording
+        feedback_policy(3), env, plans, num_envs=3, workers=1, recording=recording
     ).episodes
     assert [bool(item.error) for item in got] == [False, False, True]
     assert names(recording) == ["episode-000.mp4", "episode-000.png"]
@@ -214,7 +209,7 @@ def test_an_encoder_that_fails_says_why(tmp_path):
 
 
 def test_an_encoder_that_dies_ends_the_video_alone(
-    fake, env, feedback_policy, plans_of, recording, monkeypatch
+    env, feedback_policy, plans_of, recording, monkeypatch
 ):
     write = Mp4Writer.write
 
@@ -226,7 +221,7 @@ def test_an_encoder_that_dies_ends_the_video_alone(
     monkeypatch.setattr(Mp4Writer, "write", killing)
     plans = plans_of("walk", "walk", "walk")
     got = rollout(
-        feedback_policy(3), env, plans, width=3, workers=0, simulators=fake, recording=recording
+        feedback_policy(3), env, plans, num_envs=3, workers=0, recording=recording
     ).episodes
     assert [(item.steps, item.error) for item in got] == [(10, "")] * 3
     assert names(recording) == ["episode-000.txt", "episode-002.txt"]
@@ -237,26 +232,31 @@ def test_the_caption_says_what_the_episode_has_come_to():
     plain = draw_frame(image, Caption("lwd sampled · reach", "step 1/9"))
     others = [
         draw_frame(image, Caption("lwd sampled · reach", "step 1/9", **news))
-        for news in ({"plan": 2}, {"shoves": 1}, {"solved": True}, {"reading": "overlap 0.50"})
+        for news in (
+            {"num_plans": 2},
+            {"perturbations": 1},
+            {"solved": True},
+            {"reading": "overlap 0.50"},
+        )
     ]
     assert len({frame[96:].tobytes() for frame in (plain, *others)}) == 5
     assert all((frame[:96] == 0).all() for frame in others)
 
 
-def test_the_trial_settles_on_a_backend(fake, env, feedback_policy, monkeypatch):
-    monkeypatch.setenv(trial.VARIABLE, "")
-    monkeypatch.setattr(trial, "backends_to_try", lambda: ("egl", "osmesa"))
-    try_video(feedback_policy(1), env, "walk", timeout=30, simulators=fake)
-    assert os.environ[trial.VARIABLE] == "egl"
+def test_the_check_selects_a_backend(env, feedback_policy, monkeypatch):
+    monkeypatch.setenv(checks.VARIABLE, "")
+    monkeypatch.setattr(checks, "backends_to_try", lambda: ("egl", "osmesa"))
+    check_video(feedback_policy(1), env, "walk", timeout=30)
+    assert os.environ[checks.VARIABLE] == "egl"
 
 
-def test_the_trial_says_why_there_is_no_video(fake, env, feedback_policy, monkeypatch):
-    monkeypatch.setenv(trial.VARIABLE, "")
-    monkeypatch.setattr(trial, "backends_to_try", lambda: ("egl", "osmesa"))
+def test_the_check_says_why_there_is_no_video(env, feedback_policy, monkeypatch):
+    monkeypatch.setenv(checks.VARIABLE, "")
+    monkeypatch.setattr(checks, "backends_to_try", lambda: ("egl", "osmesa"))
     with pytest.raises(SimulatorError, match=r"=egl: .*light is off.*=osmesa: ") as caught:
-        try_video(feedback_policy(1), env, "dark", timeout=30, simulators=fake)
+        check_video(feedback_policy(1), env, "dark", timeout=30)
     assert "--video" in caught.value.hint
-    assert os.environ[trial.VARIABLE] == ""
+    assert os.environ[checks.VARIABLE] == ""
 
 
 def test_pusht_runs_the_same_with_and_without_a_video(tmp_path):
@@ -265,7 +265,7 @@ def test_pusht_runs_the_same_with_and_without_a_video(tmp_path):
     recording = Recording(tmp_path, "random", frozenset([0]))
     with_video, without = (
         rollout(
-            RandomPolicy(PUSHT_ACTION, 2), env, plans, width=2, workers=0, max_steps=8,
+            RandomPolicy(PUSHT_ACTION, 2), env, plans, num_envs=2, workers=0, max_steps=8,
             perturbation=25.0, recording=item,
         ).episodes
         for item in (recording, None)
@@ -290,7 +290,7 @@ def test_metaworld_runs_the_same_with_and_without_a_video(tmp_path, opengl, monk
     recording = Recording(tmp_path, "random", frozenset([0, 1]))
     with_video, without = (
         rollout(
-            RandomPolicy(METAWORLD, 2), env, plans, width=2, workers=1, max_steps=10,
+            RandomPolicy(METAWORLD, 2), env, plans, num_envs=2, workers=1, max_steps=10,
             perturbation=0.05, recording=item,
         ).episodes
         for item in (recording, None)

@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from functools import partial
 
 import gymnasium
 import h5py
@@ -17,7 +18,10 @@ from lwdctl.core.registry import Registry
 from lwdctl.envs.gymnasium_adapter import GymnasiumSimulator
 from lwdctl.envs.simulator import Metric
 from lwdctl.envs.table import make_simulator
+from lwdctl.evaluation.rollout import rollout
 from lwdctl.pipeline.calls import run_stage
+from lwdctl.policies.policy import EpisodePlan
+from lwdctl.policies.random import RandomPolicy
 
 MODULE = __name__
 
@@ -25,8 +29,14 @@ MODULE = __name__
 class CounterEnv(gymnasium.Env):
     """Counts what it was given; observed as a dictionary or as one array."""
 
-    def __init__(self, as_array):
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (1, 1))
+
+    def __init__(self, as_array=True):
         self.as_array = as_array
+        size = gymnasium.spaces.Box(-np.inf, np.inf, (1,))
+        twice = gymnasium.spaces.Box(-np.inf, np.inf, (2, 1))
+        named = gymnasium.spaces.Dict({"total": size, "twice": twice})
+        self.observation_space = gymnasium.spaces.Box(-1, 1, (3,)) if as_array else named
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -34,7 +44,7 @@ class CounterEnv(gymnasium.Env):
         return self.seen(), {}
 
     def step(self, action):
-        self.total = self.total + action
+        self.total = self.total + np.ravel(action)
         info = {"size": float(abs(self.total[0])), "is_success": self.total[0] > 0}
         return self.seen(), 1.0, self.total[0] > 9, False, info
 
@@ -62,6 +72,14 @@ class Half:
         pass
 
 
+def make_counter():
+    return gymnasium.wrappers.TimeLimit(CounterEnv(as_array=False), 5)
+
+
+def function_adapter(env, task):
+    return gymnasium.wrappers.TimeLimit(CounterEnv(task == "array"), 6)
+
+
 def name_of(simulator):
     return f"{MODULE}:{simulator.__name__}"
 
@@ -85,7 +103,7 @@ def test_a_gymnasium_environment_as_a_simulator(task):
     assert step.metrics == {"size": pytest.approx(float(step.observation["total"][0]))}
     assert simulator.restore(simulator.initial_state())["total"] == first["total"]
     simulator.perturb(0.0, np.random.default_rng())
-    with pytest.raises(SimulatorError, match="cannot be disturbed"):
+    with pytest.raises(ConfigError, match="cannot be perturbed"):
         simulator.perturb(0.1, np.random.default_rng())
     assert simulator.max_steps == 7
     assert make_simulator(EnvSpec(name_of(Counter), (task,), {}, 3), task).max_steps == 3
@@ -104,7 +122,7 @@ def test_a_metric_that_info_does_not_hold_is_named():
         ("no_such_module:X", "no module is called 'no_such_module'", "PYTHONPATH"),
         (f"{MODULE}:Kounter", "Kounter", ""),
         (":Counter", "names no environment", "package.module:Class"),
-        (f"{MODULE}:Half", "is no simulator: it has no observations", "gymnasium_adapter"),
+        (f"{MODULE}:Half", "is no simulator: it has no observations", "gymnasium.Env"),
     ],
 )
 def test_names_that_lead_nowhere(name, message, hint):
@@ -136,7 +154,7 @@ def test_the_data_take_what_actions_mean_from_the_environment(tmp_path):
     spec = SnippetStore.open(made.path).spec
     assert spec.action == Counter.action
     assert spec.env == EnvSpec(name_of(Counter), ("array",), {}, 7)
-    with pytest.raises(ConfigError, match="actions have 2 numbers, those of"):
+    with pytest.raises(ConfigError, match="actions have 2 components, those of"):
         run_stage(
             "ingest", workspace, write(tmp_path / "two.hdf5", size=2), progress=SilentProgress()
         )
@@ -149,16 +167,107 @@ def test_a_file_cannot_name_code_to_import(tmp_path):
     assert SnippetStore.open(made.path).spec.env.adapter == ""
 
 
-def test_the_same_name_serves_an_evaluation(tmp_path):
-    from lwdctl.evaluation.rollout import rollout
-    from lwdctl.policies.policy import EpisodePlan
-    from lwdctl.policies.random import RandomPolicy
+def run(env, policy=None, tasks=("array",) * 3, **options):
+    plans = [EpisodePlan(index, 100_000 + index, task) for index, task in enumerate(tasks)]
+    options = {"num_envs": 2, **options}
+    policy = policy or RandomPolicy(Counter.action, options["num_envs"])
+    return rollout(policy, env, plans, **options)
 
+
+def test_the_same_name_serves_an_evaluation():
     env = EnvSpec(name_of(Counter), ("array",), {}, 4)
-    plans = [EpisodePlan(index, 100_000 + index, "array") for index in range(3)]
-    one, other = (
-        rollout(RandomPolicy(Counter.action, 2), env, plans, width=2, workers=0).episodes
-        for _ in range(2)
+    one, other = (run(env) for _ in range(2))
+    assert [item.steps for item in one.episodes] == [4, 4, 4]
+    assert one.score == "largest"
+    assert [replace(item, seconds={}) for item in one.episodes] == [
+        replace(item, seconds={}) for item in other.episodes
+    ]
+
+
+def test_a_factory_of_any_gymnasium_environment_serves_an_evaluation():
+    found = run(make_counter)
+    assert found.score == "return"
+    for item in found.episodes:
+        assert (item.steps, item.error, item.values["return"]) == (5, "", 5.0)
+    named = EnvSpec(f"{MODULE}:function_adapter", ("array",))
+    assert [item.steps for item in run(named).episodes] == [6, 6, 6]
+
+
+def test_a_factory_serves_worker_processes():
+    factory = partial(gymnasium.make, "Pendulum-v1")
+    action = ActionSpec(1, "absolute", "unknown", (-2.0,), (2.0,))
+    here, there = (
+        run(factory, RandomPolicy(action, 2), max_steps=3, workers=count) for count in (0, 2)
     )
-    assert [item.steps for item in one] == [4, 4, 4]
-    assert [replace(item, seconds={}) for item in one] == [replace(i, seconds={}) for i in other]
+    assert [replace(item, seconds={}) for item in here.episodes] == [
+        replace(item, seconds={}) for item in there.episodes
+    ]
+    assert there.episodes[0].values["return"] < 0
+
+
+def test_spaces_describe_a_wrapped_environment():
+    wrapped = make_simulator(make_counter, "any")
+    assert wrapped.observations == (ObservationSpec("total", 1), ObservationSpec("twice", 2))
+    assert wrapped.action == ActionSpec(1, "absolute", "unknown", (-1.0,), (1.0,))
+    assert (wrapped.max_steps, wrapped.metrics[0].name) == (5, "return")
+    first = wrapped.reset(3)
+    assert first["twice"].shape == (2,)
+    moved = wrapped.step(np.ones(1, dtype=np.float32)).observation["total"]
+    assert moved == pytest.approx(first["total"] + 1)
+    with pytest.raises(SimulatorError, match="renders no image"):
+        wrapped.render()
+    with pytest.raises(SimulatorError, match=r"a seed of shape \(1,\)"):
+        wrapped.restore(np.zeros(3))
+
+
+def test_an_environment_itself_runs_alone_and_stays_open():
+    env = make_counter()
+    env.closed = False
+    env.close = lambda: setattr(env, "closed", True)
+    assert [item.steps for item in run(env, num_envs=1).episodes] == [5, 5, 5]
+    assert not env.closed
+    with pytest.raises(ConfigError, match="one environment in this process") as caught:
+        run(env)
+    assert "functools.partial" in caught.value.hint
+
+
+class Shaken(CounterEnv):
+    def perturb(self, magnitude, rng):
+        self.total = self.total + magnitude * rng.normal(size=1)
+
+
+def test_perturbations_need_a_method_of_the_environment():
+    still, shaken = (
+        run(Shaken, max_steps=4, perturbation=magnitude, perturbation_probability=1.0)
+        for magnitude in (0.0, 9.0)
+    )
+    assert [item.error for item in shaken.episodes] == ["", "", ""]
+    assert still.episodes[0].steps == 4
+    with pytest.raises(ConfigError, match="cannot be perturbed") as caught:
+        run(make_counter, perturbation=1.0, perturbation_probability=1.0)
+    assert "perturb(magnitude, rng)" in caught.value.hint
+
+
+class Discrete(CounterEnv):
+    action_space = gymnasium.spaces.Discrete(3)
+
+
+class Pictured(CounterEnv):
+    def __init__(self):
+        super().__init__()
+        self.observation_space = gymnasium.spaces.Discrete(3)
+
+
+@pytest.mark.parametrize(
+    ("factory", "options", "message", "hint"),
+    [
+        (Discrete, {}, "actions in Discrete.3., expected a Box", "continuous"),
+        (Pictured, {}, "observation 'observation' in Discrete", "FlattenObservation"),
+        (CounterEnv, {}, "no episode limit", "max_steps"),
+        (lambda: None, {"workers": 1}, "cannot be given this environment", "workers=0"),
+    ],
+)
+def test_what_is_not_supported_is_an_error_with_a_hint(factory, options, message, hint):
+    with pytest.raises(ConfigError, match=message) as caught:
+        run(factory, **options)
+    assert hint in caught.value.hint

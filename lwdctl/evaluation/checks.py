@@ -1,0 +1,106 @@
+"""Checks before an evaluation: the environment fits the data, and this machine makes videos."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from lwdctl.core.errors import ConfigError, SimulatorError
+from lwdctl.core.records import SourceSpec
+from lwdctl.core.seeding import EVALUATION_SEED_START
+from lwdctl.envs.mujoco_rendering import HINT, backends_to_try
+from lwdctl.envs.table import Environment, make_simulator
+from lwdctl.evaluation.rollout import rollout
+from lwdctl.evaluation.video import Recording
+from lwdctl.policies.policy import BatchPolicy, EpisodePlan
+
+VARIABLE = "MUJOCO_GL"
+
+
+def check_compatible(spec: SourceSpec, env: Environment, task: str) -> None:
+    """Check that an environment has the observations and actions of the data.
+
+    Args:
+        spec: Describes the data.
+        env: Environment to build.
+        task: One of its tasks.
+
+    Raises:
+        ConfigError: They differ; the message names the observation or the action property.
+    """
+    simulator = make_simulator(env, task)
+    try:
+        sizes = {item.name: item.size for item in simulator.observations}
+        for item in spec.observations:
+            if item.network and sizes.get(item.name) != item.size:
+                raise ConfigError(
+                    f"the data has an observation '{item.name}' of {item.size} components, the"
+                    f" environment of task '{task}' gives {sizes.get(item.name, 'none')}",
+                    f"it gives: {', '.join(f'{name} ({size})' for name, size in sizes.items())}",
+                )
+        data, action = spec.action, simulator.action
+        if (data.size, data.semantics) != (action.size, action.semantics):
+            raise ConfigError(
+                f"the data has {data.semantics} actions of {data.size} components, the environment"
+                f" of task '{task}' takes {action.semantics} ones of {action.size}",
+                "evaluate in the environment that the data was recorded in",
+            )
+    finally:
+        simulator.close()
+
+
+def check_video(policy: BatchPolicy, env: Environment, task: str, *, timeout: float) -> None:
+    """Record one step in a worker process, and select the OpenGL backend that can.
+
+    The backend stays in `MUJOCO_GL`, which processes started later inherit. Run before an
+    evaluation, it saves a long run from failing at its videos.
+
+    Args:
+        policy: A policy for one environment.
+        env: Environment to build.
+        task: One of its tasks.
+        timeout: Seconds the step may take.
+
+    Raises:
+        SimulatorError: No backend gives a video.
+    """
+    before = os.environ.get(VARIABLE)
+    reasons = []
+    for backend in backends_to_try():
+        if backend:
+            os.environ[VARIABLE] = backend
+        reason = _video_failure(policy, env, task, timeout)
+        if not reason:
+            return
+        reasons.append(f"with {VARIABLE}={backend}: {reason}" if backend else reason)
+        _restore_variable(before)
+    raise SimulatorError(
+        f"cannot record videos of task '{task}': {'; '.join(reasons)}",
+        f"{HINT}; without --video nothing is drawn",
+    )
+
+
+def _video_failure(policy: BatchPolicy, env: Environment, task: str, timeout: float) -> str:
+    plan = EpisodePlan(index=0, seed=EVALUATION_SEED_START, task=task)
+    with TemporaryDirectory() as folder:
+        recording = Recording(Path(folder), "trial", frozenset([0]))
+        (episode,) = rollout(
+            policy,
+            env,
+            [plan],
+            num_envs=1,
+            workers=1,
+            max_steps=1,
+            timeout=timeout,
+            recording=recording,
+        ).episodes
+        if recording.videos():
+            return ""
+        return episode.error or "".join(recording.failures().values()) or "no frame was drawn"
+
+
+def _restore_variable(value: str | None) -> None:
+    os.environ.pop(VARIABLE, None)
+    if value is not None:
+        os.environ[VARIABLE] = value
