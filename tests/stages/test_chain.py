@@ -225,7 +225,9 @@ def test_videos_survive_an_interruption_and_are_listed(
     with pytest.raises(KeyboardInterrupt):
         do("eval", copy, {**values, "video": 2})
     monkeypatch.setattr(evaluate, "_roll", roll)
-    monkeypatch.setattr(evaluate, "check_video", lambda *given, **options: None)  # it has just passed
+    monkeypatch.setattr(
+        evaluate, "check_video", lambda *given, **options: None
+    )  # it has just passed
     recorded = do("eval", copy, {**values, "video": 2}, resume=True)
     # One episode of each of the two tasks.
     assert recorded.manifest.summary["videos"] == {
