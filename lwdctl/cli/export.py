@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -118,8 +118,8 @@ def policy(
         made = export_policy(inputs, directory, settings, progress)
     summary = {
         "source": artifact.reference,
-        "horizon": made.horizon,
-        "num_inference_steps": len(made.visited),
+        "horizon": "episode" if made.horizon is None else made.horizon,
+        "num_inference_steps": len(made.timesteps),
         "observations": {item.name: item.size for item in made.observations},
         "bytes": sum(int(file["bytes"]) for file in made.files.values()),
         **made.parity,
@@ -131,9 +131,9 @@ def policy(
     print_summary(summary)
 
 
-def _horizon(text: str | None) -> int | None:
+def _horizon(text: str | None) -> int | Literal["episode"] | None:
     if text is None or text == "episode":
-        return None if text is None else 0
+        return text  # type: ignore[return-value]
     if not text.isdigit():
         raise CommandLineError(f"--horizon: '{text}' is no number of steps", "or 'episode'")
     return int(text)

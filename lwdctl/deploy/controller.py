@@ -1,4 +1,4 @@
-"""Two rates: a background thread plans, the present plan acts meanwhile."""
+"""Control at two rates: a background thread re-plans while the current plan acts."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from lwdctl.deploy.runtime import ExportedPolicy, Plan, Request
 
 @dataclass
 class Punctuality:
-    """How an episode's plans kept their deadlines.
+    """How well an episode's re-plans kept their deadlines.
 
     Attributes:
-        plans: Plans followed.
-        late_steps: Steps taken with a plan that was past its horizon.
-        waits: How often `act` waited for a plan, the first one of the episode included.
+        plans: Plans adopted.
+        late_steps: Steps taken with a plan that was past its action horizon.
+        waits: How often `act` waited for a plan, including the episode's first one.
     """
 
     plans: int = 0
@@ -27,27 +27,27 @@ class Punctuality:
 
 
 class TwoRateController:
-    """Acts at control rate with an exported policy that is re-planned beside it.
+    """Acts at control rate with an exported policy and re-plans in the background.
 
-    What happens at a call of `act`, in this order:
+    A call of `act` does the following, in this order:
 
     1. An episode's first call waits for its plan.
-    2. A new plan that is ready is followed from here on. Its clock runs since the observation
-       it was made from.
-    3. When the present plan is `lead` steps from its horizon and no other is under way, a new
-       one is begun from what is seen now.
-    4. The deadline: a plan acts on past its horizon while the next one is late. Once it is
-       `patience` steps past it, the call waits.
+    2. A new plan that is ready is adopted. Its time input counts from the observation that it was
+       made for.
+    3. When the current plan is `lead` steps from its action horizon and no re-plan is running,
+       one is started from the current observation.
+    4. While the next plan is late, the current one acts past its horizon. Once it is `patience`
+       steps past it, the call waits.
 
-    Use it as a context manager, or call `close`. Calls come from one thread.
+    Use it as a context manager, or call `close`. Call it from one thread only.
 
     Args:
-        policy: What acts; the controller alone may call it.
-        lead: Steps before the end of a horizon at which the next plan is begun. About as many
-            as planning takes keep plans from being late.
+        policy: The policy; nothing but the controller may call it.
+        lead: Steps before the end of the action horizon at which the next re-plan is started.
+            Choose about as many as a re-plan takes, so that plans are not late.
         patience: Steps that a plan may act past its horizon; None never waits.
-        delay: None plans in a thread. A number plans in the calling thread and lets the plan
-            come so many steps later: deterministic, for tests and simulations of a delay.
+        delay: None re-plans in a thread. A number re-plans in the calling thread and adopts the
+            plan that many steps later: deterministic, for tests and simulated delays.
     """
 
     def __init__(
@@ -61,38 +61,38 @@ class TwoRateController:
         self.policy, self.punctuality = policy, Punctuality()
         self._lead, self._patience, self._delay = lead, patience, delay
         self._pool = ThreadPoolExecutor(1, "lwdctl-replan") if delay is None else None
-        self._coming: tuple[Request, Future[Plan]] | None = None
+        self._running: tuple[Request, Future[Plan]] | None = None
 
-    def reset(self, seed: int, task: str = "", label: str = "") -> None:
-        """Begin an episode; see `ExportedPolicy.reset`. A plan under way is dropped."""
-        self._coming = None
+    def reset(self, seed: int = 0, task: str = "", label: str = "") -> None:
+        """Begin an episode; see `ExportedPolicy.reset`. A running re-plan is discarded."""
+        self._running = None
         self.punctuality = Punctuality()
         self.policy.reset(seed, task, label)
 
-    def act(self, observations: Mapping[str, FloatArray]) -> FloatArray:
-        """Return the action (action,) for what is seen now.
+    def act(self, observation: Mapping[str, FloatArray]) -> FloatArray:
+        """Return the action (action,) for an observation.
 
         Raises:
             DataError: An observation that does not fit, or an action that is not finite.
-            Exception: Whatever planning raised in its thread.
+            Exception: Whatever re-planning raised in its thread.
         """
-        self.policy.observe(observations)
+        self.policy.observe(observation)
         if self.policy.plan is None:
-            self._begin()
-            self._follow(waiting=True)
+            self._start()
+            self._adopt(waiting=True)
         elif self._ready():
-            self._follow()
-        if self._coming is None and self._past_horizon(-self._lead):
-            self._begin()
+            self._adopt()
+        if self._running is None and self._past_horizon(-self._lead):
+            self._start()
             if self._ready():
-                self._follow()
-        if self._coming and self._patience is not None and self._past_horizon(self._patience):
-            self._follow(waiting=True)
+                self._adopt()
+        if self._running and self._patience is not None and self._past_horizon(self._patience):
+            self._adopt(waiting=True)
         self.punctuality.late_steps += self._past_horizon(0)
         return self.policy.step()
 
     def close(self) -> None:
-        """End the thread; a plan under way is finished first."""
+        """End the thread once a running re-plan has finished."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
@@ -109,30 +109,30 @@ class TwoRateController:
         """End the thread."""
         self.close()
 
-    def _begin(self) -> None:
+    def _start(self) -> None:
         request = self.policy.request()
         if self._pool is not None:
-            self._coming = request, self._pool.submit(self.policy.replan, request)
+            self._running = request, self._pool.submit(self.policy.replan, request)
             return
         done: Future[Plan] = Future()
         done.set_result(self.policy.replan(request))
-        self._coming = request, done
+        self._running = request, done
 
     def _ready(self) -> bool:
-        if self._coming is None:
+        if self._running is None:
             return False
-        request, plan = self._coming
+        request, plan = self._running
         return plan.done() and self.policy.steps - request.step >= (self._delay or 0)
 
-    def _follow(self, *, waiting: bool = False) -> None:
-        assert self._coming is not None
-        _, plan = self._coming
-        self._coming = None
+    def _adopt(self, *, waiting: bool = False) -> None:
+        assert self._running is not None
+        _, plan = self._running
+        self._running = None
         self.policy.adopt(plan.result())
         self.punctuality.plans += 1
         self.punctuality.waits += waiting
 
     def _past_horizon(self, steps: int) -> bool:
-        """Tell whether the present plan is so many steps past its horizon, or more."""
+        """Return whether the current plan is at least this many steps past its horizon."""
         horizon, age = self.policy.description.horizon, self.policy.age
-        return bool(horizon) and age is not None and age >= horizon + steps
+        return horizon is not None and age is not None and age >= horizon + steps

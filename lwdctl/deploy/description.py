@@ -1,4 +1,4 @@
-"""What an exported policy says about itself: `policy.json`, beside its graphs and constants."""
+"""The description of an exported policy: `policy.json`, beside its graphs and constants."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lwdctl.core.errors import ArtifactError
 from lwdctl.core.records import ActionSpec, ObservationSpec
 
 FORMAT = "lwdctl-policy"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 DESCRIPTION = "policy.json"
 DENOISER = "denoiser.onnx"
 DECODER = "decoder.onnx"
@@ -26,14 +26,14 @@ class PolicyDescription:
     """Everything but tensors that running an exported policy needs.
 
     Attributes:
-        observations: What the policy sees, in the order of its components.
-        action: What it gives. Limits that the data does not know are infinite here, and null
+        observations: What the policy observes, in the order of its components.
+        action: What it outputs. Limits that the data does not state are infinite here, and null
             in the file.
         history: Observations in the state condition, oldest first.
-        snippet_length: Steps of the snippets it was trained on: the unit of its clock.
-        horizon: Executed steps between two plans; 0 keeps one plan all episode.
-        time_input: Whether the network also sees the share of its snippet that has passed.
-        reference_start: First observation component that actions are relative to; -1 where
+        snippet_length: Steps of the snippets it was trained on: the unit of its time input.
+        horizon: Action horizon: steps executed per re-plan; None keeps one plan all episode.
+        time_input: Whether the network also sees the fraction of its snippet that has elapsed.
+        reference_start: First observation component that actions are relative to; None where
             they are absolute.
         layers: (in, out) of every layer of the generated network. A weight vector holds, layer
             by layer, the matrix (out, in) row by row and then the bias (out,).
@@ -43,9 +43,9 @@ class PolicyDescription:
         labels: Behavior labels in the order of their indices.
         prediction: What the denoiser predicts: `"sample"`, `"epsilon"` or `"v_prediction"`.
         sampler: `"ddim"`.
-        visited: Denoising steps from the noisiest to the cleanest.
+        timesteps: Inference timesteps from the noisiest to the cleanest.
         provenance: Artifacts with digests, software versions, commit.
-        parity: How far it is from the policy it was made of, and both one's timings.
+        parity: Difference from the policy that was exported, and the timings of both.
         files: File name to `bytes` and `sha256`.
     """
 
@@ -53,9 +53,9 @@ class PolicyDescription:
     action: ActionSpec
     history: int
     snippet_length: int
-    horizon: int
+    horizon: int | None
     time_input: bool
-    reference_start: int
+    reference_start: int | None
     layers: tuple[tuple[int, int], ...]
     latent_size: int
     condition: tuple[str, ...]
@@ -63,7 +63,7 @@ class PolicyDescription:
     labels: tuple[str, ...]
     prediction: str
     sampler: str
-    visited: tuple[int, ...]
+    timesteps: tuple[int, ...]
     provenance: Mapping[str, Any]
     parity: Mapping[str, Any]
     files: Mapping[str, Mapping[str, Any]]
@@ -92,7 +92,7 @@ class PolicyDescription:
         """Read `policy.json` and check the files beside it.
 
         Raises:
-            ArtifactError: No exported policy, one of a newer format, or a damaged one.
+            ArtifactError: No exported policy, one of another format version, or a damaged one.
         """
         body = _load(directory / DESCRIPTION)
         _check_format(directory / DESCRIPTION, body)
@@ -112,14 +112,15 @@ def _load(path: Path) -> dict[str, Any]:
         body = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ArtifactError(
-            f"{path.parent} is no exported policy: cannot read {path.name} ({error.strerror})",
-            "make one with: lwdctl export policy",
+            f"{path.parent} holds no exported policy: {path.name} cannot be read"
+            f" ({error.strerror})",
+            "export one with: lwdctl export policy",
         ) from error
     except ValueError as error:
         raise ArtifactError(f"{path} is damaged: {error}", "export the policy again") from error
     if not isinstance(body, dict) or body.get("format") != FORMAT:
         raise ArtifactError(
-            f"{path} does not describe an exported policy", "make one with: lwdctl export policy"
+            f"{path} does not describe an exported policy", "export one with: lwdctl export policy"
         )
     return body
 
@@ -129,8 +130,9 @@ def _check_format(path: Path, body: dict[str, Any]) -> None:
     body.pop("format")
     if version != FORMAT_VERSION:
         raise ArtifactError(
-            f"{path} has format version {version}, this lwdctl runs version {FORMAT_VERSION}",
-            "install the lwdctl that wrote it (see 'provenance' in the file), or export it again",
+            f"{path} has format version {version}, this lwdctl reads version {FORMAT_VERSION}",
+            "export the policy again with lwdctl export policy, or install the lwdctl that wrote it"
+            " (see 'provenance' in the file)",
         )
 
 
@@ -138,7 +140,7 @@ def _build(body: Mapping[str, Any]) -> PolicyDescription:
     action = dict(body["action"])
     for side, sign in (("low", -1.0), ("high", 1.0)):
         action[side] = tuple(sign * math.inf if v is None else float(v) for v in action[side])
-    lists = {name: tuple(body[name]) for name in ("condition", "tasks", "labels", "visited")}
+    lists = {name: tuple(body[name]) for name in ("condition", "tasks", "labels", "timesteps")}
     return PolicyDescription(
         **{
             **body,
@@ -150,10 +152,12 @@ def _build(body: Mapping[str, Any]) -> PolicyDescription:
     )
 
 
-def _check_file(path: Path, said: Mapping[str, Any]) -> None:
+def _check_file(path: Path, recorded: Mapping[str, Any]) -> None:
     if not path.is_file():
-        raise ArtifactError(f"{path} is missing", "copy the whole directory, or export it again")
-    if sha256_of(path) != said.get("sha256"):
+        raise ArtifactError(
+            f"{path} is missing", "copy the whole directory, or export the policy again"
+        )
+    if sha256_of(path) != recorded.get("sha256"):
         raise ArtifactError(
             f"{path} is not the file that was exported: its SHA-256 differs",
             "copy the directory again, or export the policy again",

@@ -1,4 +1,4 @@
-"""A trained chain to files that run without torch: ONNX graphs, constants, a description."""
+"""Export of a trained policy: ONNX graphs, constants and a description, run without torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,8 +24,8 @@ from lwdctl.core.installation import installed_version
 from lwdctl.core.progress import Progress
 from lwdctl.core.records import ObservationSpec
 from lwdctl.deploy.description import CONSTANTS, DECODER, DENOISER, PolicyDescription
-from lwdctl.deploy.networks import load_onnxruntime
-from lwdctl.deploy.parity import LARGEST_DIFFERENCE, Trained, measure_parity
+from lwdctl.deploy.parity import LARGEST_DIFFERENCE, TrainedPolicy, measure_parity
+from lwdctl.deploy.runtime import load_onnxruntime
 from lwdctl.models.diffusion import (
     LatentDiffusion,
     check_num_inference_steps,
@@ -36,64 +36,64 @@ from lwdctl.models.vae import PolicyVae
 from lwdctl.policies.loading import load_diffusion, load_vae
 
 OPSET = 17
-KINDS = ("snippets", "vae", "latents", "diffusion")
+LINEAGE = ("snippets", "vae", "latents", "diffusion")
 
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """What may be chosen when a policy is exported.
+    """Settings of an export.
 
     Attributes:
-        horizon: Executed steps between two plans, 0 for one plan all episode; None takes the
-            snippet length.
-        num_inference_steps: DDIM steps per plan.
+        horizon: Action horizon: steps executed per re-plan, or `"episode"` for one plan all
+            episode; None takes the snippet length.
+        num_inference_steps: DDIM steps per re-plan.
     """
 
-    horizon: int | None = None
+    horizon: int | Literal["episode"] | None = None
     num_inference_steps: int = 10
 
 
 def export_policy(
     inputs: Mapping[str, Artifact], directory: Path, settings: ExportSettings, progress: Progress
 ) -> PolicyDescription:
-    """Export the policy of a trained chain; the directory appears whole or not at all.
+    """Export a trained policy; the directory is written completely or not at all.
 
     Args:
-        inputs: The chain's artifacts by kind: snippets, vae, latents and diffusion.
-        directory: What to make; it may exist when it is empty.
-        settings: Horizon and denoising steps.
+        inputs: Artifacts by type: snippets, vae, latents and diffusion.
+        directory: Directory to write; it may exist when it is empty.
+        settings: Action horizon and denoising steps.
         progress: Where to report.
 
     Raises:
-        ConfigError: The directory holds something, or too many denoising steps.
+        ConfigError: The directory is not empty, or there are too many denoising steps.
         MissingExtraError: onnx or onnxruntime is not installed.
-        LwdctlError: The exported policy does not act like the trained one.
+        LwdctlError: The actions of the exported policy differ from those of the trained one.
     """
     checker = _load_checker()
-    _refuse_occupied(directory)
+    _check_empty(directory)
     device = torch.device("cpu")
     vae = load_vae(inputs["vae"], device)
     diffusion = load_diffusion(inputs["diffusion"], device)
     store = SnippetStore.open(inputs["snippets"].path)
     description = _describe(inputs, vae, diffusion, store, settings)
-    trained = Trained(vae, diffusion, store, settings.num_inference_steps)
+    trained = TrainedPolicy(vae, diffusion, store, settings.num_inference_steps)
     directory.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}.partial-", dir=directory.parent))
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{directory.name}.partial-", dir=directory.parent))
     try:
         progress.message("writing the graphs of denoiser and decoder")
-        _write_graphs(partial, vae, diffusion)
+        _write_graphs(unfinished, vae, diffusion)
         for name in (DENOISER, DECODER):
-            checker.check_model(str(partial / name))
-        (partial / CONSTANTS).write_bytes(save(_constants(vae, diffusion, description)))
-        description.write(partial)
+            checker.check_model(str(unfinished / name))
+        (unfinished / CONSTANTS).write_bytes(save(_constants(vae, diffusion, description)))
+        description.write(unfinished)
         progress.message("comparing with the trained policy on a demonstration")
-        parity = measure_parity(partial, trained)
-        _refuse_difference(parity)
-        replace(description, parity=parity).write(partial)
-        partial.chmod(0o755)  # temporary directories are for their owner alone
-        partial.replace(directory)
+        parity = measure_parity(unfinished, trained)
+        _check_difference(parity)
+        replace(description, parity=parity).write(unfinished)
+        unfinished.chmod(0o755)  # only the owner can read a temporary directory
+        unfinished.replace(directory)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
     return PolicyDescription.read(directory)
 
 
@@ -108,18 +108,18 @@ def _load_checker() -> Any:
         ) from error
 
 
-def _refuse_occupied(directory: Path) -> None:
+def _check_empty(directory: Path) -> None:
     if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
-        raise ConfigError(f"{directory} exists already", "name another with --output")
+        raise ConfigError(f"{directory} is not empty", "name another directory with --output")
 
 
-def _refuse_difference(parity: Mapping[str, Any]) -> None:
+def _check_difference(parity: Mapping[str, Any]) -> None:
     found = parity["largest_action_difference"]
     if not found <= LARGEST_DIFFERENCE:
         raise LwdctlError(
             f"the exported policy differs from the trained one by {found:.2g} standard deviations"
             f" of an action, more than {LARGEST_DIFFERENCE:g}",
-            "nothing was written; more --num-inference-steps or another onnxruntime may help",
+            "nothing was written; try more --num-inference-steps or another version of onnxruntime",
         )
 
 
@@ -139,9 +139,9 @@ def _describe(
         action=source.action,
         history=diffusion.spec.history,
         snippet_length=spec.snippet_length,
-        horizon=spec.snippet_length if settings.horizon is None else settings.horizon,
+        horizon=_horizon(settings.horizon, spec.snippet_length),
         time_input=spec.time_input,
-        reference_start=spec.reference_start if spec.action_target == "relative" else -1,
+        reference_start=spec.reference_start if spec.action_target == "relative" else None,
         layers=spec.policy_shape.layers,
         latent_size=spec.latent_size,
         condition=diffusion.spec.condition,
@@ -149,19 +149,25 @@ def _describe(
         labels=source.labels,
         prediction=diffusion.spec.prediction,
         sampler="ddim",
-        visited=tuple(inference_timesteps(diffusion.spec, settings.num_inference_steps)),
+        timesteps=tuple(inference_timesteps(diffusion.spec, settings.num_inference_steps)),
         provenance=_provenance(inputs),
         parity={},
         files={},
     )
 
 
+def _horizon(horizon: int | Literal["episode"] | None, snippet_length: int) -> int | None:
+    if horizon == "episode":
+        return None
+    return snippet_length if horizon is None else horizon
+
+
 def _provenance(inputs: Mapping[str, Artifact]) -> dict[str, Any]:
     versions = {name: installed_version(name) for name in ("onnx", "onnxruntime", "safetensors")}
     return {
         "artifacts": {
-            kind: {"reference": inputs[kind].reference, "digest": inputs[kind].digest}
-            for kind in KINDS
+            name: {"reference": inputs[name].reference, "digest": inputs[name].digest}
+            for name in LINEAGE
         },
         "trained": inputs["diffusion"].manifest.provenance,
         "exported": {**software(), "runtime": versions, "opset": OPSET, "time": now()},
@@ -169,24 +175,24 @@ def _provenance(inputs: Mapping[str, Artifact]) -> dict[str, Any]:
 
 
 class _Denoiser(nn.Module):
-    """One denoising step, the building of the condition included."""
+    """One call of the denoiser, with the condition built inside the graph."""
 
     def __init__(self, model: LatentDiffusion) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, latent: Tensor, step: Tensor, *parts: Tensor) -> Tensor:
-        """Map standardized latent (1, latent), step (1,) and condition to (1, latent)."""
+        """Map normalized latent (1, latent), timestep (1,) and condition to (1, latent)."""
         given = dict(zip(self.model.spec.condition, parts, strict=True))
         none = torch.zeros(1, dtype=torch.long)
         state = given.get("state", latent.new_zeros(1, 0))
         condition = self.model.condition(state, given.get("task", none), given.get("label", none))
-        answer: Tensor = self.model.denoiser(latent, step, condition)
-        return answer
+        predicted: Tensor = self.model.denoiser(latent, step, condition)
+        return predicted
 
 
 class _Decoder(nn.Module):
-    """Standardized latent to weight vector."""
+    """Maps a normalized latent to a weight vector."""
 
     def __init__(self, vae: PolicyVae, model: LatentDiffusion) -> None:
         super().__init__()
@@ -194,8 +200,8 @@ class _Decoder(nn.Module):
 
     def forward(self, latent: Tensor) -> Tensor:
         """Map (1, latent) to (1, weight)."""
-        answer: Tensor = self.decoder(self.latent.restore(latent))
-        return answer
+        weights: Tensor = self.decoder(self.latent.restore(latent))
+        return weights
 
 
 def _write_graphs(directory: Path, vae: PolicyVae, diffusion: LatentDiffusion) -> None:
@@ -209,7 +215,7 @@ def _write_graphs(directory: Path, vae: PolicyVae, diffusion: LatentDiffusion) -
 
 def _write_graph(module: nn.Module, inputs: Mapping[str, Tensor], output: str, path: Path) -> None:
     with warnings.catch_warnings():
-        # The newer exporter needs onnxscript; shapes are fixed, so tracing loses nothing.
+        # The newer exporter needs onnxscript; tracing is exact here, because shapes are fixed.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             module.eval(),
@@ -226,7 +232,7 @@ def _constants(
     vae: PolicyVae, diffusion: LatentDiffusion, description: PolicyDescription
 ) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
     action, device = description.action, torch.device("cpu")
-    schedule = sampling_schedule("ddpm", diffusion.spec, description.visited, device)
+    schedule = sampling_schedule("ddpm", diffusion.spec, description.timesteps, device)
     return {
         "observation_mean": vae.observation.mean.numpy(),
         "observation_scale": vae.observation.scale.numpy(),
@@ -234,5 +240,5 @@ def _constants(
         "action_scale": vae.action.scale.numpy(),
         "action_low": np.array(action.low, dtype=np.float32),
         "action_high": np.array(action.high, dtype=np.float32),
-        "signal_shares": schedule.alphas_cumprod.numpy(),
+        "alphas_cumprod": schedule.alphas_cumprod.numpy(),
     }

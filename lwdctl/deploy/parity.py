@@ -1,26 +1,26 @@
-"""An exported policy beside the trained one: the same demonstration, seed and sampling noise."""
+"""Comparison of an exported policy with the trained one: same observations and sampling noise."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.core.records import FloatArray
 from lwdctl.core.seeding import EVALUATION_SEED_START, derive_seed
-from lwdctl.deploy.runtime import ExportedPolicy
-from lwdctl.deploy.slots import ExportedSlots
+from lwdctl.deploy.runtime import ExportedPolicy, Networks
 from lwdctl.evaluation.latency import time_policy
 from lwdctl.models.diffusion import LatentDiffusion
 from lwdctl.models.vae import PolicyVae
 from lwdctl.policies.latent_source import SampledLatents
-from lwdctl.policies.policy import EpisodePlan
+from lwdctl.policies.policy import EpisodePlan, PolicyCost
 from lwdctl.policies.replanning import GeneratedNetworks, ReplanningPolicy
 
 LARGEST_DIFFERENCE = 1e-3
@@ -30,7 +30,7 @@ STEPS = 300
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedPolicy:
     """The models that a policy is exported from, and their data."""
 
     vae: PolicyVae
@@ -38,13 +38,18 @@ class Trained:
     store: SnippetStore
     num_inference_steps: int
 
-    def policy(self, horizon: int, history: int) -> ReplanningPolicy:
-        """Build the policy as evaluation does, sampling with DDIM."""
+    def policy(self, horizon: int | None) -> ReplanningPolicy:
+        """Return the policy as evaluation runs it, sampling with DDIM."""
         spec = self.store.spec
         source = SampledLatents(
-            self.diffusion, spec.env.tasks, spec.labels, "ddim", self.num_inference_steps, history
+            self.diffusion,
+            spec.env.tasks,
+            spec.labels,
+            "ddim",
+            self.num_inference_steps,
+            self.diffusion.spec.history,
         )
-        return ReplanningPolicy(GeneratedNetworks(self.vae), source, horizon or None)
+        return ReplanningPolicy(GeneratedNetworks(self.vae), source, horizon)
 
     @cached_property
     def demonstration(self) -> tuple[EpisodePlan, Mapping[str, FloatArray]]:
@@ -63,9 +68,48 @@ class Trained:
         return plan, {key: self.store.read(key, start, start + length) for key in keys}
 
 
-def torch_noise(plan: EpisodePlan, query: int, size: int) -> FloatArray:
-    """Return the noise (latent,) that the trained policy's query begins from."""
-    seed = derive_seed("latent", plan.task, plan.seed, query)
+class ExportedBatch:
+    """One exported policy per environment, stepped one after the other; a `BatchPolicy`.
+
+    Args:
+        directory: What `lwdctl export policy` wrote.
+        num_envs: Number of environments.
+    """
+
+    def __init__(self, directory: Path, num_envs: int) -> None:
+        networks = Networks(directory)
+        self._policies = [ExportedPolicy(networks) for _ in range(num_envs)]
+        self._replans = np.zeros(num_envs, dtype=np.int64)
+
+    def reset(self, episodes: Sequence[EpisodePlan | None]) -> None:
+        """Begin one episode per environment; None leaves it idle."""
+        self._replans[:] = 0
+        for policy, episode in zip(self._policies, episodes, strict=True):
+            if episode is not None:
+                policy.reset(episode.seed, episode.task, episode.label)
+
+    def act(
+        self, observations: Mapping[str, FloatArray], active: npt.NDArray[np.bool_]
+    ) -> FloatArray:
+        """Return actions (env, action) in environment units."""
+        size = self._policies[0].description.action.size
+        actions = np.zeros((len(self._policies), size), dtype=np.float32)
+        for number in np.flatnonzero(active):
+            policy = self._policies[number]
+            before = policy.plan
+            seen = {name: rows[number] for name, rows in observations.items()}
+            actions[number] = policy.act(seen)
+            self._replans[number] += policy.plan is not before
+        return actions
+
+    def cost(self) -> PolicyCost:
+        """Return the re-plans of every environment."""
+        return PolicyCost(self._replans.copy(), {}, self._replans.copy())
+
+
+def torch_noise(plan: EpisodePlan, replan: int, size: int) -> FloatArray:
+    """Return the noise (latent,) that the trained policy starts its n-th re-plan from."""
+    seed = derive_seed("latent", plan.task, plan.seed, replan)
     noise = torch.randn(size, generator=torch.Generator().manual_seed(seed))
     values: FloatArray = noise.numpy()
     return values
@@ -85,45 +129,45 @@ def act_with_noise(
         (time, action), clipped to the action's limits.
     """
     policy.reset(plan.seed, plan.task, plan.label)
-    actions, queries = [], 0
+    actions, replans = [], 0
     for step in range(min(len(rows) for rows in observations.values())):
         policy.observe({key: rows[step] for key, rows in observations.items()})
         if policy.due:
-            noise = torch_noise(plan, queries, policy.description.latent_size)
+            noise = torch_noise(plan, replans, policy.description.latent_size)
             policy.adopt(policy.replan(policy.request(noise)))
-            queries += 1
+            replans += 1
         actions.append(policy.step())
     return np.stack(actions)
 
 
-def measure_parity(directory: Path, trained: Trained) -> dict[str, Any]:
+def measure_parity(directory: Path, trained: TrainedPolicy) -> dict[str, Any]:
     """Compare actions and times on the longest demonstration.
 
     Returns:
         Compared steps; the largest difference of an action in standard deviations; and for
-        both sides the median milliseconds of a control step and of a re-plan.
+        both policies the median milliseconds of a control step and of a re-plan.
     """
     exported = ExportedPolicy(directory)
-    said = exported.description
-    policy = trained.policy(said.horizon, said.history)
+    description = exported.description
+    policy = trained.policy(description.horizon)
     plan, observations = trained.demonstration
-    got = act_with_noise(exported, plan, observations)
+    actual = act_with_noise(exported, plan, observations)
     policy.reset([plan])
     one = np.ones(1, dtype=np.bool_)
     rows = [
         policy.act({key: rows[step : step + 1] for key, rows in observations.items()}, one)[0]
-        for step in range(len(got))
+        for step in range(len(actual))
     ]
-    wanted = np.clip(np.stack(rows), said.action.low, said.action.high)
+    expected = np.clip(np.stack(rows), description.action.low, description.action.high)
     scale = trained.vae.action.scale.numpy()
     device = torch.device("cpu")
     timed = {
         "torch": time_policy(policy, plan, observations, device).summary(),
-        "exported": time_policy(ExportedSlots(directory, 1), plan, observations, device).summary(),
+        "exported": time_policy(ExportedBatch(directory, 1), plan, observations, device).summary(),
     }
     return {
-        "steps": len(got),
-        "largest_action_difference": float(np.abs((got - wanted) / scale).max()),
+        "steps": len(actual),
+        "largest_action_difference": float(np.abs((actual - expected) / scale).max()),
         "torch_threads": torch.get_num_threads(),
         "exported_threads": 1,
         **{

@@ -1,29 +1,138 @@
 """An exported policy in a control loop: NumPy, safetensors and ONNX Runtime, no torch.
 
-The slow path samples a latent and decodes it to the weights of a small network; the fast path
-runs that network once per control step.
+Re-planning (slow) samples a latent and decodes it to the weights of a small network; a control
+step (fast) runs that network once.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from lwdctl.core.errors import ConfigError, DataError
+from lwdctl.core.errors import ConfigError, DataError, MissingExtraError
 from lwdctl.core.records import FloatArray
 from lwdctl.core.seeding import generator
 from lwdctl.core.suggest import did_you_mean
-from lwdctl.deploy.description import PolicyDescription
-from lwdctl.deploy.networks import Layer, Networks
+from lwdctl.deploy.description import CONSTANTS, DECODER, DENOISER, PolicyDescription
+from lwdctl.models import ddim
+
+Layer = tuple[FloatArray, FloatArray]
+"""Matrix (out, in) and bias (out,) of one layer of a generated network."""
+
+
+class Networks:
+    """The graphs and constants of an exported policy; no state, safe to share between threads.
+
+    Args:
+        directory: The exported policy.
+        threads: Threads of ONNX Runtime for one graph.
+
+    Raises:
+        ArtifactError: No exported policy, one of another format version, or a damaged one.
+        MissingExtraError: onnxruntime is not installed.
+    """
+
+    def __init__(self, directory: Path, threads: int = 1) -> None:
+        self.description = PolicyDescription.read(directory)
+        runtime = load_onnxruntime()
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        self._denoiser, self._decoder = (
+            runtime.InferenceSession(
+                str(directory / name), options, providers=["CPUExecutionProvider"]
+            )
+            for name in (DENOISER, DECODER)
+        )
+        from safetensors.numpy import load_file
+
+        self.constants: dict[str, FloatArray] = load_file(directory / CONSTANTS)
+
+    def sample(self, state: FloatArray, task: int, label: int, noise: FloatArray) -> FloatArray:
+        """Sample a latent for one condition.
+
+        Args:
+            state: (history * obs,), environment units, oldest observation first.
+            task: Index of the task.
+            label: Index of the behavior label.
+            noise: Standard normal (latent,).
+
+        Returns:
+            (latent,), normalized.
+        """
+        description = self.description
+        parts: dict[str, npt.NDArray[Any]] = {
+            "state": state[None].astype(np.float32),
+            "task": np.array([task], dtype=np.int64),
+            "label": np.array([label], dtype=np.int64),
+        }
+        condition = {name: parts[name] for name in description.condition}
+        alphas = self.constants["alphas_cumprod"].tolist()
+
+        def predict_clean(latent: FloatArray, step: int) -> FloatArray:
+            inputs = {"latent": latent, "step": np.array([step], dtype=np.int64), **condition}
+            predicted = self._denoiser.run(None, inputs)[0]
+            signal, std = ddim.coefficients(alphas[step])
+            clean: FloatArray = ddim.clean_sample(
+                predicted, latent, description.prediction, signal, std
+            )
+            return clean
+
+        start = noise[None].astype(np.float32)
+        latent: FloatArray = ddim.sample(predict_clean, start, description.timesteps, alphas)[0]
+        return latent
+
+    def decode(self, latent: FloatArray) -> FloatArray:
+        """Decode a normalized latent (latent,) to a weight vector (weight,)."""
+        weights: FloatArray = self._decoder.run(None, {"latent": latent[None]})[0][0]
+        return weights
+
+    def unpack(self, weights: FloatArray) -> list[Layer]:
+        """Cut a weight vector (weight,) into layers, which are views."""
+        layers: list[Layer] = []
+        start = 0
+        for width, out in self.description.layers:
+            middle, end = start + width * out, start + (width + 1) * out
+            layers.append((weights[start:middle].reshape(out, width), weights[middle:end]))
+            start = end
+        return layers
+
+    def act(self, layers: list[Layer], observation: FloatArray, phase: float) -> FloatArray:
+        """Run a generated network for one step.
+
+        Args:
+            layers: What `unpack` returned.
+            observation: (obs,), environment units.
+            phase: Fraction of the snippet that has elapsed, in [0, 1].
+
+        Returns:
+            (action,), environment units, clipped to the action's limits.
+        """
+        description, constants = self.description, self.constants
+        hidden = (observation - constants["observation_mean"]) / constants["observation_scale"]
+        if description.time_input:
+            hidden = np.append(hidden, np.float32(2.0 * phase - 1.0))
+        for matrix, bias in layers[:-1]:
+            hidden = np.maximum(matrix @ hidden + bias, 0.0)
+        matrix, bias = layers[-1]
+        action = (matrix @ hidden + bias) * constants["action_scale"] + constants["action_mean"]
+        if description.reference_start is not None:
+            start = description.reference_start
+            action = action + observation[start : start + description.action.size]
+        low, high = constants["action_low"], constants["action_high"]
+        clipped: FloatArray = np.clip(action, low, high).astype(np.float32)
+        return clipped
 
 
 @dataclass(frozen=True)
 class Request:
-    """Everything that a plan is made from; later observations do not change it.
+    """Everything that a re-plan depends on; later observations do not change it.
 
     Attributes:
         state: (history * obs,), environment units, oldest observation first.
@@ -44,11 +153,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Plan:
-    """A network to follow.
+    """A generated network, which acts until the next re-plan.
 
     Attributes:
-        request: What it was made from.
-        latent: (latent,), standardized.
+        request: What it was generated from.
+        latent: (latent,), normalized.
         layers: Matrix and bias of every layer.
     """
 
@@ -58,19 +167,19 @@ class Plan:
 
 
 class ExportedPolicy:
-    """Acts for one robot. `act` is all that a loop at one rate needs.
+    """An exported policy for one robot. `reset` and `act` are all that a loop at one rate needs.
 
-    Two rates: `observe` what the robot sees, `step` to act on it with the present plan (fast);
-    `replan` a `request` wherever and whenever there is time for it (slow; it changes nothing
-    here and may run in another thread), then `adopt` the plan. `controller.TwoRateController`
-    does so.
+    A loop at two rates calls `observe` with what the robot sees and `step` to act on it with the
+    current plan (fast). It calls `replan` with a `request` wherever and whenever there is time
+    (slow; this changes nothing here and may run in another thread), then `adopt` with the plan.
+    `controller.TwoRateController` does so.
 
     Args:
         source: Directory that `lwdctl export policy` wrote, or its networks to share.
         threads: Threads of ONNX Runtime for one graph.
 
     Raises:
-        ArtifactError: No exported policy, one of a newer format, or a damaged one.
+        ArtifactError: No exported policy, one of another format version, or a damaged one.
         MissingExtraError: onnxruntime is not installed.
     """
 
@@ -81,109 +190,119 @@ class ExportedPolicy:
         self.steps = 0
         """Control steps taken in this episode."""
         self.plan: Plan | None = None
+        """The current generated network."""
         self._recent: deque[FloatArray] = deque(maxlen=self.description.history)
-        self._seed = self._task = self._label = self._queries = self._episode = 0
+        self._seed = self._task = self._label = self._replans = self._episode = 0
         self._task_name = ""
+
+    def __repr__(self) -> str:
+        """Name the observations and the action."""
+        seen = ", ".join(f"{item.name} ({item.size})" for item in self.description.observations)
+        return f"ExportedPolicy({seen} -> action ({self.description.action.size}))"
 
     @property
     def description(self) -> PolicyDescription:
-        """What the policy sees, gives and was made from."""
+        """What the policy observes, what it outputs and how it was trained."""
         return self.networks.description
 
-    def reset(self, seed: int, task: str = "", label: str = "") -> None:
+    def reset(self, seed: int = 0, task: str = "", label: str = "") -> None:
         """Begin an episode.
 
         Args:
-            seed: Fixes the sampling noise, together with task and query number.
-            task: Which task to do; may be left out where the policy knows one.
-            label: Behavior to follow, for a policy that is conditioned on labels.
+            seed: Fixes the sampling noise, together with the task and the number of re-plans.
+            task: Task to do; may be left out where the policy has one task or is not conditioned
+                on tasks.
+            label: Behavior label, for a policy that is conditioned on labels.
 
         Raises:
-            ConfigError: An unknown task or label, or one that is needed and missing.
+            ConfigError: An unknown task or label, or a missing one that the policy is conditioned
+                on.
         """
-        said = self.description
-        self._task = _index("task", task, said.tasks, needed="task" in said.condition)
-        self._label = _index("label", label, said.labels, needed="label" in said.condition)
-        self._seed, self._task_name = seed, task or (said.tasks[0] if said.tasks else "")
-        self.steps = self._queries = 0
+        description, condition = self.description, self.description.condition
+        self._task = _index("task", task, description.tasks, needed="task" in condition)
+        self._label = _index("label", label, description.labels, needed="label" in condition)
+        self._seed = seed
+        self._task_name = task or (description.tasks[0] if description.tasks else "")
+        self.steps = self._replans = 0
         self._episode += 1
         self._recent.clear()
         self.plan = None
 
-    def act(self, observations: Mapping[str, FloatArray]) -> FloatArray:
-        """Return the action (action,) for what is seen now, re-planning first when it is due.
+    def act(self, observation: Mapping[str, FloatArray]) -> FloatArray:
+        """Return the action (action,) for an observation, re-planning first when that is due.
 
         Args:
-            observations: Key to (obs,), environment units; further keys are ignored.
+            observation: Key to (obs,), environment units; further keys are ignored.
 
         Raises:
             DataError: An observation is missing, has another size, or is not finite.
         """
-        self.observe(observations)
+        self.observe(observation)
         if self.due:
             self.adopt(self.replan(self.request()))
         return self.step()
 
     @property
     def due(self) -> bool:
-        """Whether there is no plan, or the present one has been followed for its horizon."""
+        """Whether there is no plan, or the current one has been run for the action horizon."""
         horizon, age = self.description.horizon, self.age
-        return age is None or (horizon > 0 and age >= horizon)
+        return age is None or (horizon is not None and age >= horizon)
 
     @property
     def age(self) -> int | None:
-        """Control steps since the observation that the present plan was made from, or None."""
+        """Control steps since the observation that the current plan is for, or None."""
         return None if self.plan is None else self.steps - self.plan.request.step
 
-    def observe(self, observations: Mapping[str, FloatArray]) -> None:
-        """Take in what is seen now; an episode's first observation stands for those before it.
+    def observe(self, observation: Mapping[str, FloatArray]) -> None:
+        """Add an observation; an episode's first one also stands for those before it.
 
         Raises:
             DataError: An observation is missing, has another size, or is not finite.
         """
         if not self._episode:
             raise ConfigError("the policy has no episode", "call reset(seed) first")
-        seen = self.description.observations
-        current = np.concatenate([_checked(observations, item.name, item.size) for item in seen])
+        keys = self.description.observations
+        current = np.concatenate([_checked(observation, item.name, item.size) for item in keys])
         while len(self._recent) < self.description.history - 1:
             self._recent.append(current)
         self._recent.append(current)
 
     def request(self, noise: FloatArray | None = None) -> Request:
-        """Return what a plan for the present moment is made from.
+        """Return what a re-plan from the newest observation depends on.
 
         Args:
-            noise: (latent,), standard normal; None draws what (seed, task, query) fix.
+            noise: (latent,), standard normal; None draws what the seed, the task and the number of
+                re-plans fix.
         """
         if noise is None:
-            rng = generator("exported-latent", self._task_name, self._seed, self._queries)
+            rng = generator("exported-latent", self._task_name, self._seed, self._replans)
             noise = rng.standard_normal(self.description.latent_size, dtype=np.float32)
-        self._queries += 1
+        self._replans += 1
         state = np.concatenate(list(self._recent))
         return Request(state, self._task, self._label, noise, self.steps, self._episode)
 
     def replan(self, request: Request) -> Plan:
-        """Sample a latent and decode it: the slow path."""
+        """Sample a latent and decode it to a network (slow)."""
         latent = self.networks.sample(request.state, request.task, request.label, request.noise)
         weights = self.networks.decode(latent)
         return Plan(request, latent, self.networks.unpack(weights))
 
     def adopt(self, plan: Plan) -> None:
-        """Follow a plan from the next step on; one of an earlier episode is passed over.
+        """Act with a plan from the next step on; a plan for an earlier episode is ignored.
 
-        The plan's clock runs since the observation it was made from, not since now.
+        The plan's time input counts from the observation that it was made for, not from now.
         """
         if plan.request.episode == self._episode:
             self.plan = plan
 
     def step(self) -> FloatArray:
-        """Act on the newest observation with the present plan: the fast path.
+        """Act on the newest observation with the current plan (fast).
 
         Returns:
             (action,), environment units, clipped to the action's limits.
 
         Raises:
-            DataError: The network gave NaN or infinity; do not send that to a robot.
+            DataError: The action is NaN or infinite; do not send it to a robot.
         """
         if self.plan is None or self.age is None:
             raise ConfigError("the policy has no plan", "adopt one before the first step")
@@ -191,31 +310,52 @@ class ExportedPolicy:
         action = self.networks.act(self.plan.layers, self._recent[-1], phase)
         self.steps += 1
         if not np.isfinite(action).all():
-            raise DataError("the policy gave an action that is not finite", "stop the robot")
+            raise DataError("the policy's action is not finite", "stop the robot")
         return action
+
+
+def load_onnxruntime() -> Any:
+    """Import onnxruntime.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    try:
+        return importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise MissingExtraError(
+            "exported policies need the package 'onnxruntime', which is not installed",
+            "pip install onnxruntime, or with everything: pip install 'lwdctl[onnx]'",
+        ) from error
 
 
 def _index(noun: str, name: str, names: tuple[str, ...], *, needed: bool) -> int:
     if name in names:
         return names.index(name)
     if name:
-        raise ConfigError(f"this policy knows no {noun} '{name}'", did_you_mean(name, names))
+        raise ConfigError(
+            f"this policy was not trained on the {noun} '{name}'", did_you_mean(name, names)
+        )
     if needed and len(names) > 1:
-        raise ConfigError(f"this policy needs a {noun}", f"known: {', '.join(names)}")
+        raise ConfigError(
+            f"this policy is conditioned on the {noun}, and none is given",
+            f"known: {', '.join(names)}",
+        )
     return 0
 
 
-def _checked(observations: Mapping[str, FloatArray], name: str, size: int) -> FloatArray:
-    if name not in observations:
-        given = ", ".join(sorted(observations)) or "none"
+def _checked(observation: Mapping[str, FloatArray], name: str, size: int) -> FloatArray:
+    if name not in observation:
+        given = ", ".join(sorted(observation)) or "none"
         raise DataError(
-            f"the observation '{name}' is missing", f"given: {given}; all of policy.json's are used"
+            f"the observation '{name}' is missing",
+            f"given: {given}; the policy needs all that policy.json lists",
         )
-    values = np.asarray(observations[name], dtype=np.float32)
+    values = np.asarray(observation[name], dtype=np.float32)
     if values.shape != (size,):
         raise DataError(
-            f"the observation '{name}' has the shape {values.shape}, the policy sees ({size},)",
-            "one robot, one moment: no batch and no time axis",
+            f"the observation '{name}' has the shape {values.shape}, the policy needs ({size},)",
+            "give one robot's observation at one step: no batch axis and no time axis",
         )
     if not np.isfinite(values).all():
         raise DataError(f"the observation '{name}' holds NaN or infinity")

@@ -23,7 +23,7 @@ def exported(tmp_path_factory):
 
     made = {}
 
-    def make(toy: ToyChain = TOY, horizon: int | None = 5):
+    def make(toy: ToyChain = TOY, horizon=5):
         if (toy, horizon) not in made:
             folder = tmp_path_factory.mktemp("chain")
             inputs = publish_chain(folder / "runs", toy)

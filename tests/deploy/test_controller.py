@@ -42,9 +42,9 @@ def test_without_delay_it_is_the_loop_at_one_rate(policy):
     assert (punctuality.plans, punctuality.late_steps, punctuality.waits) == (3, 0, 1)
 
 
-def test_a_late_plan_is_followed_when_it_comes_and_keeps_its_clock(policy):
+def test_a_late_plan_is_adopted_when_it_is_ready_and_keeps_its_time_input(policy):
     actions, made, punctuality = controlled(policy, 12, delay=2)
-    # Begun at step 5, followed from step 7; its horizon ends 5 steps after step 5.
+    # Started at step 5, adopted at step 7; its horizon ends 5 steps after step 5.
     assert made == [0] * 7 + [5] * 5
     assert punctuality.late_steps == 2 + 2
     repeated, _, _ = controlled(policy, 12, delay=2)

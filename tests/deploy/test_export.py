@@ -44,7 +44,7 @@ def recorded(inputs):
 
 @pytest.mark.parametrize("toy", KINDS, ids=lambda toy: f"{toy.denoiser}-{toy.prediction}")
 def test_the_same_noise_gives_the_same_latent_weights_and_actions(exported, toy):
-    from lwdctl.deploy.parity import Trained, act_with_noise, torch_noise
+    from lwdctl.deploy.parity import TrainedPolicy, act_with_noise, torch_noise
     from lwdctl.deploy.runtime import ExportedPolicy
 
     inputs, directory = exported(toy)
@@ -68,7 +68,7 @@ def test_the_same_noise_gives_the_same_latent_weights_and_actions(exported, toy)
         np.testing.assert_allclose(matrix, wanted[0].T.numpy(), atol=1e-4)
         np.testing.assert_allclose(bias, wanted_bias[0, 0].numpy(), atol=1e-4)
 
-    trained = Trained(vae, diffusion, store, 6).policy(5, toy.history)
+    trained = TrainedPolicy(vae, diffusion, store, 6).policy(5)
     trained.reset([PLAN])
     rows = [
         trained.act({name: rows[step : step + 1] for name, rows in seen.items()}, np.ones(1, bool))
@@ -102,7 +102,7 @@ def test_the_description_says_what_a_robot_needs(exported):
     assert said["action"]["semantics"] == "absolute"
     assert (said["history"], said["snippet_length"], said["horizon"]) == (2, 8, 5)
     assert said["tasks"] == ["push", "pull"]
-    assert said["visited"] == sorted(said["visited"], reverse=True)
+    assert said["timesteps"] == sorted(said["timesteps"], reverse=True)
     artifacts = said["provenance"]["artifacts"]
     assert artifacts["diffusion"]["digest"] == inputs["diffusion"].digest
     assert set(artifacts) == {"snippets", "vae", "latents", "diffusion"}
@@ -163,7 +163,7 @@ def test_what_cannot_be_exported(exported, tmp_path, monkeypatch):
     from lwdctl.deploy import export
 
     inputs, directory = exported()
-    with pytest.raises(ConfigError, match="exists already"):
+    with pytest.raises(ConfigError, match="not empty"):
         export.export_policy(inputs, directory, export.ExportSettings(), SilentProgress())
     with pytest.raises(ConfigError, match="51 are too many"):
         export.export_policy(
@@ -187,7 +187,7 @@ def test_on_the_command_line(exported, tmp_path, monkeypatch, capfd):
     answer = json.loads(out)
     assert answer["path"] == "toy-policy"
     assert answer["summary"]["source"] == "diffusion/toy:v1"
-    assert answer["summary"]["horizon"] == 0
+    assert answer["summary"]["horizon"] == "episode"
     assert answer["summary"]["num_inference_steps"] == 4
     assert answer["summary"]["bytes"] > 1000
     assert "reading diffusion/toy:v1 (the newest)" in err

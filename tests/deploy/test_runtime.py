@@ -47,10 +47,10 @@ def test_a_new_plan_comes_every_horizon_steps_and_the_clock_begins_anew(policy):
     assert ages == [1, 2, 3, 4, 5, 1, 2, 3, 4, 5, 1]
 
 
-def test_horizon_zero_keeps_one_plan(exported):
+def test_without_a_horizon_one_plan_acts_all_episode(exported):
     from lwdctl.deploy.runtime import ExportedPolicy
 
-    policy = ExportedPolicy(exported(horizon=0)[1])
+    policy = ExportedPolicy(exported(horizon="episode")[1])
     run(policy, 1, steps=20)
     assert policy.plan.request.step == 0
 
@@ -69,7 +69,7 @@ def test_the_state_holds_the_last_two_observations(policy):
     ("changed", "message"),
     [
         ({"hand": None}, "'hand' is missing"),
-        ({"hand": np.zeros(3)}, r"'hand' has the shape \(3,\), the policy sees \(2,\)"),
+        ({"hand": np.zeros(3)}, r"'hand' has the shape \(3,\), the policy needs \(2,\)"),
         ({"hand": np.zeros((1, 2))}, r"'hand' has the shape \(1, 2\)"),
         ({"thing": np.array([0.0, np.nan, 0.0])}, "'thing' holds NaN"),
     ],
@@ -88,7 +88,7 @@ def test_what_an_episode_must_say(policy):
     with pytest.raises(ConfigError, match="'pusch'") as caught:
         policy.reset(1, "pusch", "slow")
     assert "'push'" in caught.value.hint
-    with pytest.raises(ConfigError, match="needs a label"):
+    with pytest.raises(ConfigError, match="conditioned on the label"):
         policy.reset(1, "push")
     policy.reset(1, "push", "slow")
     policy.observe(SEEN)
@@ -100,7 +100,7 @@ def test_a_task_is_needed_only_where_it_is_a_condition(exported):
     from lwdctl.deploy.runtime import ExportedPolicy
 
     policy = ExportedPolicy(exported(ToyChain(condition=("state",)))[1])
-    policy.reset(1)
+    policy.reset()
     assert policy.act(SEEN).shape == (2,)
 
 
@@ -122,7 +122,7 @@ def damaged(exported, tmp_path, change):
 
 def newer(directory):
     path = directory / "policy.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 2}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 3}))
 
 
 def cut(directory):
@@ -138,11 +138,11 @@ def reshaped(directory):
 @pytest.mark.parametrize(
     ("change", "message", "hint"),
     [
-        (newer, "format version 2, this lwdctl runs version 1", "export it again"),
+        (newer, "format version 3, this lwdctl reads version 2", "export the policy again"),
         (cut, "decoder.onnx is not the file", "again"),
         (reshaped, "policy.json is damaged", "again"),
         (lambda path: (path / "denoiser.onnx").unlink(), "denoiser.onnx is missing", "directory"),
-        (lambda path: (path / "policy.json").unlink(), "no exported policy", "lwdctl export"),
+        (lambda path: (path / "policy.json").unlink(), "holds no exported policy", "lwdctl export"),
         (
             lambda path: (path / "policy.json").write_text("{}"),
             "does not describe",
@@ -168,14 +168,14 @@ def test_without_onnxruntime(exported, monkeypatch):
     assert "pip install" in caught.value.hint
 
 
-def test_slots_act_like_single_policies(exported, policy):
-    from lwdctl.deploy.slots import ExportedSlots
+def test_a_batch_acts_like_single_policies(exported, policy):
+    from lwdctl.deploy.parity import ExportedBatch
 
-    slots = ExportedSlots(exported()[1], 3)
+    batch = ExportedBatch(exported()[1], 3)
     plans = [EpisodePlan(0, 1, "push", "slow"), None, EpisodePlan(2, 2, "pull", "fast")]
-    slots.reset(plans)
+    batch.reset(plans)
     seen = {name: np.stack([values] * 3).astype(np.float32) for name, values in SEEN.items()}
     active = np.array([True, False, True])
-    actions = np.stack([slots.act(seen, active) for _ in range(7)])
+    actions = np.stack([batch.act(seen, active) for _ in range(7)])
     assert np.array_equal(actions[:, 0], run(policy, 1, steps=7))
-    assert slots.cost().num_replans.tolist() == [2, 0, 2]
+    assert batch.cost().num_replans.tolist() == [2, 0, 2]
