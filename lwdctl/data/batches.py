@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Protocol, get_args
+from typing import get_args
 
 import numpy as np
 import psutil
@@ -42,18 +42,6 @@ class SnippetBatch:
     offsets: IntArray
 
 
-class RowSource(Protocol):
-    """Gathers steps (obs + action) by their row numbers in the store."""
-
-    def rows(self, index: IntArray, episodes: IntArray) -> Tensor:
-        """Return the steps (batch, time, obs + action) of row numbers (batch, time).
-
-        Args:
-            index: Row numbers.
-            episodes: (batch,) the episode that each row of `index` belongs to.
-        """
-
-
 class MemoryRows:
     """The steps of the whole store as one tensor, in RAM or on the device."""
 
@@ -65,7 +53,12 @@ class MemoryRows:
             self._table[start : start + len(rows)] = rows.to(device)
 
     def rows(self, index: IntArray, episodes: IntArray) -> Tensor:
-        """Gather from the table."""
+        """Return the steps (batch, time, obs + action) of row numbers (batch, time).
+
+        Args:
+            index: Row numbers in the store.
+            episodes: (batch,) the episode that each row of `index` belongs to.
+        """
         del episodes
         return self._table[torch.from_numpy(index).to(self._table.device)]
 
@@ -87,7 +80,7 @@ class StreamedRows:
         self._cached: OrderedDict[int, Tensor] = OrderedDict()
 
     def rows(self, index: IntArray, episodes: IntArray) -> Tensor:
-        """Gather from the blocks that contain the episodes."""
+        """Return the steps of row numbers, as `MemoryRows.rows` does."""
         numbers = self._block_of[episodes]
         out: Tensor | None = None
         for number in np.unique(numbers):
@@ -226,7 +219,7 @@ class SnippetBatches:
                 return "device"
         return "ram" if needed < MEMORY_FRACTION * psutil.virtual_memory().available else "none"
 
-    def _source(self) -> RowSource:
+    def _source(self) -> MemoryRows | StreamedRows:
         if self.cache == "none":
             capacity = 2 * VisitOrder.mixed
             return StreamedRows(self._store, self._keys, self._blocks(), capacity)

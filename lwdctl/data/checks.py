@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -78,9 +78,9 @@ def check_declared_bytes(total: int, max_bytes: int, where: str) -> None:
         )
 
 
-def choose_keys(
-    requested: Sequence[str], default: Sequence[str], present: Sequence[str], where: str
-) -> tuple[tuple[str, bool], ...]:
+def choose_observations(
+    requested: Sequence[str], default: Sequence[str], sizes: Mapping[str, int], where: str
+) -> tuple[ObservationSpec, ...]:
     """Decide which observation keys are stored and which of them are network inputs.
 
     Stored keys of the format's default are network inputs; the others are stored beside them.
@@ -89,32 +89,19 @@ def choose_keys(
     Args:
         requested: Keys that the user named, or () for the default.
         default: Keys that the format stores by default.
-        present: Keys in the source.
+        sizes: Number of components of every key in the source.
         where: File and group, for error messages.
-
-    Returns:
-        Pairs of a key and whether it is a network input.
 
     Raises:
         DataError: The source does not hold a key, or its name is reserved.
     """
     keys = tuple(dict.fromkeys(requested)) or tuple(default)
     for key in keys:
-        if key not in present:
-            raise DataError(f"{where}: no observation '{key}'", did_you_mean(key, present))
+        if key not in sizes:
+            raise DataError(f"{where}: no observation '{key}'", did_you_mean(key, sizes))
         if key in RESERVED_KEYS:
             raise DataError(f"{where}: the name '{key}' is reserved in snippet stores")
     if not keys:
         raise DataError(f"{where}: holds no observations")
     inputs = [key for key in keys if key in default] or keys
-    return tuple((key, key in inputs) for key in keys)
-
-
-def observation_specs(
-    keys: Sequence[tuple[str, bool]], sizes: Sequence[int]
-) -> tuple[ObservationSpec, ...]:
-    """Return the specification of what `choose_keys` returned, given each key's size."""
-    return tuple(
-        ObservationSpec(name, size, network)
-        for (name, network), size in zip(keys, sizes, strict=True)
-    )
+    return tuple(ObservationSpec(key, sizes[key], key in inputs) for key in keys)

@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
-from lwdctl.core.records import EnvSpec, Episode, FloatArray, ObservationSpec, SourceSpec
-from lwdctl.data.checks import check_components, choose_keys
+from lwdctl.core.records import EnvSpec, Episode, FloatArray, SourceSpec
+from lwdctl.data.checks import check_components, choose_observations
 from lwdctl.data.gym_envs import (
     SAMPLE,
     env_spec,
@@ -62,7 +62,6 @@ class D4rlFile:
     def __init__(self, path: Path, config: IngestConfig) -> None:
         self.path = path
         check_no_subset(config, path, "a D4RL file")
-        choose_keys(config.observation_keys, (OBSERVATION,), (OBSERVATION,), str(path))
         self._file = open_hdf5(path, config.max_bytes)
         # One handle per array: its chunk cache lives as long as the handle.
         self._arrays: dict[str, h5py.Dataset] = {}
@@ -98,7 +97,9 @@ class D4rlFile:
         self.sources, self.lengths = row_ranges(self._ends)
         settings = {**spec.settings, **state_layout(self._state)}
         self.spec = SourceSpec(
-            observations=(ObservationSpec(OBSERVATION, size),),
+            observations=choose_observations(
+                config.observation_keys, (OBSERVATION,), {OBSERVATION: size}, str(self.path)
+            ),
             action=gym_action(env, action_size),
             env=EnvSpec(spec.adapter, spec.tasks, settings, spec.max_steps or max(self.lengths)),
             labels=(label,) if label else (),

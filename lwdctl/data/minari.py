@@ -21,7 +21,7 @@ from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import ActionSpec, EnvSpec, Episode, FloatArray, SourceSpec
 from lwdctl.core.simulator_facts import GymEnvironment
-from lwdctl.data.checks import check_components, choose_keys, observation_specs
+from lwdctl.data.checks import check_components, choose_observations
 from lwdctl.data.gym_envs import (
     SAMPLE,
     env_spec,
@@ -81,26 +81,26 @@ class MinariFile:
         first = self._group(self.sources[0])
         self._arrays = _observation_arrays(first)
         # A plain array has one key, whose name the format does not give.
-        keys = choose_keys(
+        observations = choose_observations(
             config.observation_keys,
             tuple(self._arrays),
-            tuple(self._arrays),
+            {key: _width(first[name]) for key, name in self._arrays.items()},
             location(first, "observations"),
         )
-        self._arrays = {key: self._arrays[key] for key, _ in keys}
-        sizes: dict[str, int] = {}
+        self._arrays = {item.name: self._arrays[item.name] for item in observations}
+        sizes = {item.name: item.size for item in observations}
+        size = sum(sizes.values())
         self.lengths = [self._scan_episode(self._group(name), sizes) for name in self.sources]
         recorded = _json_object(self._metadata.get("env_spec"))
         named = gym_id(str(recorded.get("id", "")))
         requested = requested_env(config)
         self._known = known_env(requested[1] or named)
-        size = sum(sizes[key] for key, _ in keys)
         env = env_spec(self._known, requested, named, size, f"{self.path}: observations")
         env = self._completed(env, recorded, first)
         self._outline = EpisodeOutline(env.tasks[0] if env.tasks else "", label)
         seeds = [seed for name in self.sources if (seed := _seed(self._group(name))) is not None]
         self.spec = SourceSpec(
-            observations=observation_specs(keys, [sizes[key] for key, _ in keys]),
+            observations=observations,
             action=_action_spec(self._known, self._metadata, sizes["actions"]),
             env=env,
             labels=(label,) if label else (),
@@ -125,13 +125,13 @@ class MinariFile:
         check_components(size, sizes.setdefault("actions", size), location(actions))
         for key, name in self._arrays.items():
             array = array_at(group, name, ranks=(1, 2))
-            rows, size = array.shape[0], array.shape[1] if array.ndim > 1 else 1
+            rows = array.shape[0]
             if rows != steps + 1:
                 raise DataError(
                     f"{location(array)}, row {min(rows, steps + 1)}: has {rows} rows, expected "
                     f"{steps + 1} (one more than actions)"
                 )
-            check_components(size, sizes.setdefault(key, size), location(array))
+            check_components(_width(array), sizes[key], location(array))
         for name in ("rewards", "terminations", "truncations"):
             array_at(group, name, ranks=(1,), rows=steps)
         declared = group.attrs.get("total_steps", steps)
@@ -285,6 +285,11 @@ def _observation_arrays(group: h5py.Group) -> dict[str, str]:
         lambda name, found: names.append(name) if isinstance(found, h5py.Dataset) else None
     )
     return {name.replace("/", "."): f"observations/{name}" for name in names}
+
+
+def _width(array: h5py.Dataset) -> int:
+    """Return the number of components of an array (time, size) or (time,)."""
+    return int(array.shape[1]) if len(array.shape or ()) > 1 else 1
 
 
 def _seed(group: h5py.Group) -> int | None:

@@ -35,9 +35,8 @@ from lwdctl.data.checks import (
     NUMBER_KINDS,
     check_declared_bytes,
     check_rows,
-    choose_keys,
+    choose_observations,
     finite_rows,
-    observation_specs,
 )
 from lwdctl.data.reader import (
     EpisodeOutline,
@@ -82,12 +81,17 @@ class PushTBuffer:
             self._open("data/keypoint", (9, 2), (SIZES["keypoint"],))
             present = (*DEFAULT, "keypoint")
         # Only the state is a network input by default; keypoints are stored beside it.
-        keys = choose_keys(config.observation_keys or present, DEFAULT, present, str(self.path))
+        observations = choose_observations(
+            config.observation_keys or present,
+            DEFAULT,
+            {name: SIZES[name] for name in present},
+            str(self.path),
+        )
         self._ends = self._read_ends()
         self.sources, self.lengths = row_ranges(self._ends)
         adapter, _ = requested_env(config)
         self.spec = SourceSpec(
-            observations=observation_specs(keys, [SIZES[name] for name, _ in keys]),
+            observations=observations,
             action=PUSHT_ACTION,
             env=EnvSpec(adapter or "pusht", (PUSHT_TASK,), {}, PUSHT_MAX_STEPS),
             labels=(config.label,) if config.label else (),

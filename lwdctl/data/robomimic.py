@@ -6,7 +6,7 @@ robomimic itself is not needed. robosuite's `object` observation is converted to
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ import numpy as np
 
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
-from lwdctl.core.records import EnvSpec, Episode, FloatArray, SourceSpec
+from lwdctl.core.records import EnvSpec, Episode, FloatArray, ObservationSpec, SourceSpec
 from lwdctl.core.simulator_facts import ROBOSUITE_NETWORK_KEYS
-from lwdctl.data.checks import check_components, choose_keys, observation_specs
+from lwdctl.data.checks import check_components, choose_observations
 from lwdctl.data.hdf5 import (
     array_at,
     location,
@@ -37,7 +37,7 @@ from lwdctl.data.robomimic_env import (
 )
 from lwdctl.data.robomimic_masks import Masks
 from lwdctl.data.robosuite_actions import PoseTargets, pose_targets
-from lwdctl.data.robosuite_object import CONVENTION, EffectorPose, ObjectConvention
+from lwdctl.data.robosuite_object import CONVENTION, ObjectConvention
 
 POSITION_KEY, QUATERNION_KEY = "robot0_eef_pos", "robot0_eef_quat"
 SUCCESS_REWARD = 1.0
@@ -88,35 +88,35 @@ class RobomimicFile:
 
     def _scan_demos(self, data: h5py.Group) -> None:
         first = data[self.sources[0]]
-        keys = self._choose_keys(first)
+        observations = self._choose_observations(first)
         self._targets: PoseTargets | None = None
         if self._config.actions == "absolute" and self._adapter == "robosuite":
             self._targets = pose_targets(data, first, self._env_args)
         self._has_rewards = all("rewards" in data[name] for name in self.sources)
-        sizes: dict[str, int] = {}
-        self.lengths = [self._scan_demo(data[name], keys, sizes) for name in self.sources]
-        self.spec = self._make_spec(data, keys, sizes)
+        sizes = {f"obs/{item.name}": item.size for item in observations}
+        sizes["actions"] = int(array_at(first, "actions").shape[1])
+        self.lengths = [self._scan_demo(data[name], sizes) for name in self.sources]
+        self.spec = self._make_spec(data, observations, sizes["actions"])
 
-    def _choose_keys(self, demo: h5py.Group) -> tuple[tuple[str, bool], ...]:
+    def _choose_observations(self, demo: h5py.Group) -> tuple[ObservationSpec, ...]:
         obs = demo.get("obs")
         if not isinstance(obs, h5py.Group):
             raise DataError(f"{location(demo, 'obs')}: is missing")
-        present = list(obs)
-        default = [key for key in present if len(getattr(obs[key], "shape", ())) == 2]
+        shapes = {key: getattr(item, "shape", None) or () for key, item in obs.items()}
+        default = [key for key, shape in shapes.items() if len(shape) == 2]
         if self._adapter == "robosuite":
             default = list(ROBOSUITE_NETWORK_KEYS)
-        return choose_keys(self._config.observation_keys, default, present, location(obs))
+        sizes = {key: int(shape[-1]) if shape else 0 for key, shape in shapes.items()}
+        return choose_observations(self._config.observation_keys, default, sizes, location(obs))
 
-    def _scan_demo(
-        self, demo: h5py.Group, keys: Sequence[tuple[str, bool]], sizes: dict[str, int]
-    ) -> int:
-        """Check one demonstration's shapes against each other and earlier ones."""
+    def _scan_demo(self, demo: h5py.Group, sizes: Mapping[str, int]) -> int:
+        """Check one demonstration's shapes against each other and the first one's."""
         steps = int(array_at(demo, "actions").shape[0])
         if steps == 0:
             raise DataError(f"{location(demo, 'actions')}: has no rows")
-        for name in ("actions", *(f"obs/{key}" for key, _ in keys)):
-            size = array_at(demo, name, rows=steps).shape[1]
-            check_components(size, sizes.setdefault(name, size), location(demo, name))
+        for name, size in sizes.items():
+            found = array_at(demo, name, rows=steps).shape[1]
+            check_components(found, size, location(demo, name))
         for name in ("rewards", "dones", "states"):
             if name in demo:
                 array_at(demo, name, ranks=(1, 2), rows=steps)
@@ -129,17 +129,17 @@ class RobomimicFile:
         return steps
 
     def _make_spec(
-        self, data: h5py.Group, keys: Sequence[tuple[str, bool]], sizes: dict[str, int]
+        self, data: h5py.Group, observations: tuple[ObservationSpec, ...], action_size: int
     ) -> SourceSpec:
         demos = [data[name] for name in self.sources]
         names = [self._label(demo) for demo in demos]
         tasks = tuple(dict.fromkeys(self._task_of(demo) for demo in demos))
         seeds = [seed for demo in demos if (seed := _seed(demo)) is not None]
         settings: dict[str, Any] = {"env_args": self._env_args} if self._env_args else {}
-        if self._object.applies(sizes.get("obs/object", 0)):
+        if any(item.name == "object" and self._object.applies(item.size) for item in observations):
             settings["object_convention"] = CONVENTION
         where = f"{self.path}: data.attrs[env_args]"
-        action = action_spec(self._adapter, self._env_args, sizes["actions"], where)
+        action = action_spec(self._adapter, self._env_args, action_size, where)
         if self._targets is not None:
             action = self._targets.spec
             settings["actions"] = action.semantics
@@ -149,7 +149,7 @@ class RobomimicFile:
             for task in tasks
         )
         return SourceSpec(
-            observations=observation_specs(keys, [sizes[f"obs/{key}"] for key, _ in keys]),
+            observations=observations,
             action=action,
             env=EnvSpec(self._adapter, tasks, settings, limit or max(self.lengths)),
             labels=tuple(sorted(set(filter(None, names)))),
@@ -224,22 +224,18 @@ class RobomimicFile:
         values = observations.get("object")
         if values is None or not self._object.applies(values.shape[1]):
             return
-        effector = self._effector(demo, len(values))
-        if self._object.is_old(values, effector, location(demo, "obs/object")):
+        # The end effector's pose, whether it is stored or not.
+        position, quaternion = (
+            read_rows(array_at(demo, f"obs/{key}", rows=len(values)))
+            if key in demo["obs"]
+            else None
+            for key in (POSITION_KEY, QUATERNION_KEY)
+        )
+        where = location(demo, "obs/object")
+        if self._object.is_old(values, position, quaternion, where):
             observations["object"] = self._object.convert(values)
             if final is not None:
                 final["object"] = self._object.convert(final["object"])
-
-    def _effector(self, demo: h5py.Group, steps: int) -> EffectorPose | None:
-        """Read the end effector's pose, whether it is stored or not."""
-        found = {
-            key: read_rows(array_at(demo, f"obs/{key}", rows=steps))
-            for key in (POSITION_KEY, QUATERNION_KEY)
-            if key in demo["obs"]
-        }
-        if POSITION_KEY not in found:
-            return None
-        return EffectorPose(found[POSITION_KEY], found.get(QUATERNION_KEY))
 
     @cached_property
     def _shared_model(self) -> str:

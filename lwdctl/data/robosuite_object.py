@@ -27,19 +27,6 @@ PLACE_TOLERANCE = 0.06
 
 
 @dataclass(frozen=True)
-class EffectorPose:
-    """Pose of the end effector.
-
-    Attributes:
-        position: (time, 3), meters.
-        quaternion: (time, 4) as x, y, z, w, or None when the file lacks it.
-    """
-
-    position: FloatArray
-    quaternion: FloatArray | None
-
-
-@dataclass(frozen=True)
 class ObjectConvention:
     """How one file stores `object`.
 
@@ -57,12 +44,19 @@ class ObjectConvention:
             return size == LIFT_SIZE
         return self.task in PLACE_TASKS and size == PLACE_SIZE
 
-    def is_old(self, values: FloatArray, effector: EffectorPose | None, where: str) -> bool:
+    def is_old(
+        self,
+        values: FloatArray,
+        position: FloatArray | None,
+        quaternion: FloatArray | None,
+        where: str,
+    ) -> bool:
         """Decide by version and data whether `values` follow the convention before 1.5.
 
         Args:
             values: `object`, (time, obs), as stored.
-            effector: The end effector's pose, or None when the file lacks it.
+            position: End effector's position (time, 3) in meters, or None if not in the file.
+            quaternion: Its orientation (time, 4) as x, y, z, w, or None.
             where: File and key, for error messages.
 
         Raises:
@@ -70,14 +64,16 @@ class ObjectConvention:
                 neither a version nor an end-effector position to decide by.
         """
         old = is_before_robosuite_1_5(self.version)
-        if effector is None:
+        if position is None:
             if old is None:
                 raise DataError(
                     f"{where}, row 0: the robosuite version that wrote it is unknown",
                     "the file needs env_version or robot0_eef_pos",
                 )
             return old
-        error = {old: self._residual(values, effector, old=old) for old in (False, True)}
+        error = {
+            old: self._residual(values, position, quaternion, old=old) for old in (False, True)
+        }
         likely = error[True] < error[False] if old is None else old
         tolerance = LIFT_TOLERANCE if self.task == "Lift" else PLACE_TOLERANCE
         if error[likely] <= tolerance:
@@ -102,15 +98,17 @@ class ObjectConvention:
             converted[..., :7], converted[..., 7:] = values[..., 7:], values[..., :7]
         return converted
 
-    def _residual(self, values: FloatArray, effector: EffectorPose, *, old: bool) -> float:
+    def _residual(
+        self, values: FloatArray, position: FloatArray, quaternion: FloatArray | None, *, old: bool
+    ) -> float:
         """Return the median disagreement in meters with one of the two conventions."""
         rows = self.convert(values) if old else values
         if self.task == "Lift":
-            expected = rows[:, :3] - effector.position
+            expected = rows[:, :3] - position
             return float(np.median(np.linalg.norm(rows[:, 7:10] - expected, axis=1)))
-        offset = rows[:, 7:10] - effector.position
-        if effector.quaternion is not None:
-            offset = _rotate_inverse(effector.quaternion, offset)
+        offset = rows[:, 7:10] - position
+        if quaternion is not None:
+            offset = _rotate_inverse(quaternion, offset)
             return float(np.median(np.linalg.norm(rows[:, :3] - offset, axis=1)))
         # Without a rotation only the distances can be compared.
         distances = np.linalg.norm(rows[:, :3], axis=1) - np.linalg.norm(offset, axis=1)

@@ -75,9 +75,9 @@ def collect(config: CollectConfig, path: Path, progress: Progress | None = None)
         RobomimicWriter(path, experts.env_args(env)) as writer,
         (progress or TqdmProgress()).task("collect", total, "episode") as bar,
     ):
-        counts = [_collect_group(config, group, runner, writer, bar) for group in groups]
+        runs = [(group, _collect_group(config, group, runner, writer, bar)) for group in groups]
     return {
-        **_summary(groups, counts, env),
+        **_summary(runs, env),
         "versions": {package: version(package) for package in experts.packages},
     }
 
@@ -131,93 +131,76 @@ def _groups(config: CollectConfig, experts: ExpertSet, task: str) -> list[_Group
     return groups
 
 
-@dataclass
-class _Count:
-    """What collecting one group, or several, took."""
+@dataclass(frozen=True)
+class _Attempt:
+    """One run of an expert: its seed, whether it succeeded, and its steps (0 if not kept)."""
 
-    lengths: tuple[int, ...] = ()
-    succeeded: int = 0
-    attempts: int = 0
-    first_seed: int = EVALUATION_SEED_START
-    last_seed: int = -1
-    failed_seeds: tuple[int, ...] = ()
-
-    def __add__(self, other: _Count) -> _Count:
-        return _Count(
-            self.lengths + other.lengths,
-            self.succeeded + other.succeeded,
-            self.attempts + other.attempts,
-            min(self.first_seed, other.first_seed),
-            max(self.last_seed, other.last_seed),
-            self.failed_seeds + other.failed_seeds,
-        )
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Return JSON-ready values."""
-        return {
-            "episodes": len(self.lengths),
-            "steps": sum(self.lengths),
-            "median_steps": median(self.lengths),
-            "attempts": self.attempts,
-            "expert_success": self.succeeded / self.attempts,
-            "first_seed": self.first_seed,
-            "last_seed": self.last_seed,
-            "failed_seeds": list(self.failed_seeds),
-        }
+    seed: int
+    success: bool
+    steps: int
 
 
 def _collect_group(
     config: CollectConfig, group: _Group, runner: ExpertRunner, writer: RobomimicWriter, bar: Any
-) -> _Count:
-    count = _Count(first_seed=group.seeds.start)
+) -> list[_Attempt]:
+    attempts: list[_Attempt] = []
+    kept = 0
     shown = {"task": group.task} | ({"operator": group.operator} if group.operator else {})
     recordings = runner.episodes(group.task, group.seeds, group.episodes, group.operator)
     for seed, recording in zip(group.seeds, recordings, strict=True):
         episode = recording.episode
-        count.attempts += 1
-        count.last_seed = seed
-        count.succeeded += bool(episode.success)
-        if not episode.success:
-            count.failed_seeds += (seed,)
-        if episode.success or config.keep_failures:
+        keep = bool(episode.success) or config.keep_failures
+        attempts.append(_Attempt(seed, bool(episode.success), episode.length if keep else 0))
+        if keep:
             writer.write(episode, recording.states)
-            count.lengths += (episode.length,)
+            kept += 1
             bar.advance(1, **shown)
-        if len(count.lengths) == group.episodes:
-            return count
+        if kept == group.episodes:
+            return attempts
     if group.seeds.stop == EVALUATION_SEED_START:
         raise ConfigError(
             f"seeds from {config.seed} reach the evaluation seeds ({EVALUATION_SEED_START})",
             "use a lower --seed",
         )
-    expert = f"{group.operator or 'the expert'} of '{group.task}'"
+    solved = sum(attempt.success for attempt in attempts)
     raise SimulatorError(
-        f"{expert} solved {count.succeeded} of {count.attempts} episodes",
+        f"{group.operator or 'the expert'} of '{group.task}' solved {solved} of {len(attempts)} "
+        "episodes",
         "lower --noise, raise --max-steps, or add --keep-failures",
     )
 
 
-def _summary(groups: Sequence[_Group], counts: Sequence[_Count], env: EnvSpec) -> dict[str, Any]:
-    total = sum(counts, _Count())
+def _summary(runs: Sequence[tuple[_Group, list[_Attempt]]], env: EnvSpec) -> dict[str, Any]:
+    everything = [attempt for _, attempts in runs for attempt in attempts]
+    total = _counts(everything)
     tasks: dict[str, Any] = {}
     for task in env.tasks:
-        own = {
-            group.operator: count
-            for group, count in zip(groups, counts, strict=True)
-            if group.task == task
-        }
-        tasks[task] = sum(own.values(), _Count()).to_mapping()
-        operators = {operator: count.to_mapping() for operator, count in own.items() if operator}
+        own = {group.operator: attempts for group, attempts in runs if group.task == task}
+        tasks[task] = _counts([attempt for attempts in own.values() for attempt in attempts])
+        operators = {name: _counts(attempts) for name, attempts in own.items() if name}
         if operators:
             tasks[task]["operators"] = operators
     return {
         "env": env.adapter,
-        "episodes": len(total.lengths),
-        "steps": sum(total.lengths),
-        "attempts": total.attempts,
-        "expert_success": total.succeeded / total.attempts,
-        "seeds": [total.first_seed, total.last_seed],
+        **{key: total[key] for key in ("episodes", "steps", "attempts", "expert_success")},
+        "seeds": [total["first_seed"], total["last_seed"]],
         "tasks": tasks,
+    }
+
+
+def _counts(attempts: Sequence[_Attempt]) -> dict[str, Any]:
+    """Return what one group, or several, took (JSON-ready)."""
+    steps = [attempt.steps for attempt in attempts if attempt.steps]
+    seeds = [attempt.seed for attempt in attempts]
+    return {
+        "episodes": len(steps),
+        "steps": sum(steps),
+        "median_steps": median(steps),
+        "attempts": len(attempts),
+        "expert_success": sum(attempt.success for attempt in attempts) / len(attempts),
+        "first_seed": min(seeds),
+        "last_seed": max(seeds),
+        "failed_seeds": [attempt.seed for attempt in attempts if not attempt.success],
     }
 
 
