@@ -53,10 +53,10 @@ from lwdctl.analysis.tables import (
     show_difference,
     show_estimate,
     show_p,
+    write_csv,
     write_json,
 )
 from lwdctl.artifacts.artifact import Artifact
-from lwdctl.artifacts.durable import write_durably
 from lwdctl.core.errors import ArtifactError
 from lwdctl.core.progress import Progress, SilentProgress
 from lwdctl.evaluation.results import ALL_TASKS, ConditionResult
@@ -179,13 +179,11 @@ class Comparison:
         """Return JSON-ready values, the statistical methods in words among them."""
         return {
             "evaluations": list(self.sources),
-            "env": self.env,
-            "metric": self.metric,
-            "against": self.against,
-            "results": [flatten(row) for row in self.results],
-            "tests": [flatten(row) for row in self.tests],
-            "controls": [flatten(row) for row in self.controls],
-            "costs": [flatten(row) for row in self.costs],
+            **{name: getattr(self, name) for name in ("env", "metric", "against")},
+            **{
+                name: [flatten(record) for record in getattr(self, name)]
+                for name in ("results", "tests", "controls", "costs")
+            },
             "notes": list(self.notes),
             "methods": METHODS,
         }
@@ -198,16 +196,14 @@ class Comparison:
         """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        tables = {
-            "comparison.csv": self.to_csv(),
-            "comparison-tests.csv": Table.from_records(PairedTest, self.tests).to_csv(),
-            "comparison-controls.csv": Table.from_records(
-                PerturbationEffect, self.controls
-            ).to_csv(),
-            "comparison-costs.csv": Table.from_records(CostRatio, self.costs).to_csv(),
+        tables: dict[str, tuple[type, Sequence[Any]]] = {
+            "comparison.csv": (ComparisonRow, self.results),
+            "comparison-tests.csv": (PairedTest, self.tests),
+            "comparison-controls.csv": (PerturbationEffect, self.controls),
+            "comparison-costs.csv": (CostRatio, self.costs),
         }
-        for name, text in tables.items():
-            write_durably(directory / name, text.encode())
+        for name, (kind, records) in tables.items():
+            write_csv(directory / name, Table.from_records(kind, records))
         write_json(directory / "comparison.json", self.to_json())
         paths = [directory / name for name in (*tables, "comparison.json")]
         return [*paths, *save_figures(self.figures, directory)]
@@ -281,8 +277,8 @@ def compare_evaluations(
     Args:
         evaluations: Artifacts of type `evaluation`.
         root: Workspace to follow their lineage in.
-        against: As in `compare`.
-        metric: As in `compare`.
+        against: Label or policy that the others are tested against; None takes `lwd` if there.
+        metric: Name of the score.
         progress: Where to report.
 
     Raises:

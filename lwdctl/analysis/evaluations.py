@@ -238,13 +238,13 @@ def _relabel(group: Sequence[Run]) -> list[Run]:
     """Add to the labels what distinguishes runs of one condition."""
     used: list[str] = []
     for name in (*SETTINGS, "evaluation", "source"):
-        clashes = _alike(group, used) if name in SETTINGS else _clashes(group, used)
-        if any(len({_setting(run, name) for run in clash}) > 1 for clash in clashes):
+        alike = _alike(group, used, same_seed=name not in SETTINGS)
+        if any(len({_setting(run, name) for run in runs}) > 1 for runs in alike):
             used.append(name)
-    left = _clashes(group, used)
-    if left:
-        first, second, *_ = left[0]
-        raise ArtifactError(f"{first} was measured twice: there and in {second.source or second}")
+    for runs in _alike(group, used, same_seed=True):
+        if len(runs) > 1:
+            where = runs[1].source or "another result"
+            raise ArtifactError(f"{runs[0]} was measured twice: there and in {where}")
     if not used:
         return list(group)
     return [
@@ -253,22 +253,14 @@ def _relabel(group: Sequence[Run]) -> list[Run]:
     ]
 
 
-def _alike(group: Sequence[Run], used: Sequence[str]) -> list[list[Run]]:
-    """Return runs that would be taken for training seeds of one policy."""
+def _alike(group: Sequence[Run], used: Sequence[str], *, same_seed: bool) -> list[list[Run]]:
+    """Return runs that would be taken for one policy, or for one training seed of it."""
     found: dict[Any, list[Run]] = {}
     for run in group:
-        key = (run.row.horizon, run.row.perturbation, *[_setting(run, name) for name in used])
-        found.setdefault(key, []).append(run)
+        seed = run.row.train_seed if same_seed else None
+        settings = (_setting(run, name) for name in used)
+        found.setdefault((run.row.horizon, run.row.perturbation, seed, *settings), []).append(run)
     return list(found.values())
-
-
-def _clashes(group: Sequence[Run], used: Sequence[str]) -> list[list[Run]]:
-    """Return those of them that have the same training seed."""
-    found: dict[Any, list[Run]] = {}
-    for number, runs in enumerate(_alike(group, used)):
-        for run in runs:
-            found.setdefault((number, run.row.train_seed), []).append(run)
-    return [runs for runs in found.values() if len(runs) > 1]
 
 
 def _setting(run: Run, name: str) -> Any:

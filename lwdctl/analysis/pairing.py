@@ -173,10 +173,7 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
 def matrix(group: Group, quantity: str, task: str = ALL_TASKS) -> tuple[Values, States]:
     """Return values (seed, episode), NaN where lost, and the initial states of the episodes.
 
-    Args:
-        group: The condition.
-        quantity: `"success"` or the name of a metric.
-        task: One task, or all.
+    `quantity` is `"success"` or the name of a metric, `task` one task or `"all"`.
 
     Raises:
         ConfigError: The episodes hold no such metric.
@@ -193,16 +190,9 @@ def matrix(group: Group, quantity: str, task: str = ALL_TASKS) -> tuple[Values, 
 
 
 def align(first: Group, second: Group, quantity: str, *, same_models: bool = False) -> Pair | None:
-    """Put two groups side by side, episode by episode.
+    """Put two groups side by side, or return None where no episode of both ran to its end.
 
-    Args:
-        first: One condition.
-        second: The other.
-        quantity: `"success"` or the name of a metric.
-        same_models: Keep only training seeds that both have, in the same order.
-
-    Returns:
-        The pair, or None where no episode of both ran to its end.
+    With `same_models`, only the training seeds that both have are kept, in the same order.
 
     Raises:
         ArtifactError: They met different initial states.

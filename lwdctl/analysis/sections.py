@@ -69,7 +69,7 @@ class Findings:
         """
         write_sections(directory, title or self.title, self.sections, self.figures)
         for stem, table in self.tables.items():
-            write_csv(directory / f"{stem}.csv", table.columns, table.rows)
+            write_csv(directory / f"{stem}.csv", table)
 
 
 def write_sections(

@@ -7,7 +7,7 @@ import dataclasses
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,9 +82,8 @@ def flatten(record: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for field in dataclasses.fields(record):
         value = getattr(record, field.name)
-        found |= flatten_estimate(field.name, value) if isinstance(value, Estimate) else {
-            field.name: value
-        }  # fmt: skip
+        is_estimate = isinstance(value, Estimate)
+        found |= flatten_estimate(field.name, value) if is_estimate else {field.name: value}
     return found
 
 
@@ -93,9 +92,8 @@ def flatten_estimate(name: str, estimate: Estimate) -> dict[str, float]:
     return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
-def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def write_csv(path: Path, table: Table) -> None:
     """Write a table as CSV, as a whole: an earlier file of that name is replaced."""
-    table = Table(tuple(columns), tuple(map(tuple, rows)))
     write_durably(path, table.to_csv().encode())
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -82,8 +81,7 @@ def command(
     """
     del debug_mode
     workspace = Workspace.locate(workspace_path or None)
-    options = _RecipeOptions(smoke, tuple(assignments or ()))
-    recipes, sources = _sources(runs or [], options, workspace)
+    recipes, sources = _sources(runs or [], smoke, assignments or [], workspace)
     path = _output(output, runs or [])
     _check_writable(path)
     progress = make_progress(quiet=be_quiet)
@@ -113,32 +111,17 @@ def command(
     print_text(f"{path}  {len(content) / 1e6:.1f} MB")
 
 
-@dataclass(frozen=True)
-class _RecipeOptions:
-    """How recipes were run: at which size, and with which settings changed."""
-
-    smoke: bool = False
-    assignments: tuple[str, ...] = ()
-
-    def command(self, path: Path) -> str:
-        """Return the command line that runs a recipe so."""
-        options = [option for item in self.assignments for option in ("--set", item)]
-        return shlex.join(
-            ["lwdctl", "run", str(path), *(["--smoke"] if self.smoke else []), *options]
-        )
-
-
 def _sources(
-    runs: Sequence[str], options: _RecipeOptions, workspace: Workspace
+    runs: Sequence[str], smoke: bool, assignments: Sequence[str], workspace: Workspace
 ) -> tuple[list[RecipeResults], list[Artifact]]:
     """Return the recipes and the artifacts to report on, each once."""
     recipes = []
     sources: dict[str, Artifact] = {}
-    if not any(item.endswith(RECIPE) for item in runs) and (options.smoke or options.assignments):
+    if not any(item.endswith(RECIPE) for item in runs) and (smoke or assignments):
         raise ConfigError("--smoke and --set belong to a recipe", "name one: pipelines/NAME.toml")
     for item in runs or [""]:
         if item.endswith(RECIPE):
-            recipe, found = _read_recipe(Path(item), options, workspace)
+            recipe, found = _read_recipe(Path(item), smoke, assignments, workspace)
             recipes.append(recipe)
         else:
             choose = "name one: lwdctl report NAME"
@@ -148,7 +131,7 @@ def _sources(
 
 
 def _read_recipe(
-    path: Path, options: _RecipeOptions, workspace: Workspace
+    path: Path, smoke: bool, assignments: Sequence[str], workspace: Workspace
 ) -> tuple[RecipeResults, list[Artifact]]:
     """Read a recipe and find the artifacts of its stages that are up to date.
 
@@ -158,17 +141,19 @@ def _read_recipe(
     from lwdctl.analysis.report.report import RecipeResults
 
     recipe = read_recipe(path)
-    plan = make_plan(recipe, assignments=options.assignments, smoke=options.smoke)
+    plan = make_plan(recipe, assignments=assignments, smoke=smoke)
     outcomes = preview(plan, workspace)
     found = [outcome.artifact for outcome in outcomes if outcome.artifact]
+    options = [word for item in assignments for word in ("--set", item)]
+    line = shlex.join(["lwdctl", "run", str(path), *["--smoke"] * smoke, *options])
     if not found:
         raise ConfigError(
             f"no stage of {path} has an artifact that is up to date in {workspace.root}",
-            f"run it first: {options.command(path)}; or name evaluations: lwdctl report NAME",
+            f"run it first: {line}; or name evaluations: lwdctl report NAME",
         )
     for artifact in found:
         artifact.check()
-    compared = () if options.smoke else compare_all(recipe.expected, outcomes)
+    compared = () if smoke else compare_all(recipe.expected, outcomes)
     header = recipe.header
     results = RecipeResults(
         title=header.title or recipe.name,
@@ -176,8 +161,8 @@ def _read_recipe(
         paper=header.paper,
         time=header.time,
         device=header.device,
-        command=options.command(path),
-        smoke=options.smoke,
+        command=line,
+        smoke=smoke,
         expected=tuple(map(_expected, compared)),
         missing=tuple(outcome.step.id for outcome in outcomes if not outcome.artifact),
     )

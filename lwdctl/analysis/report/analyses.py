@@ -21,11 +21,7 @@ def find_analyses(lineage: Mapping[str, Artifact], root: Path) -> list[Artifact]
     """Return the analyses of what is in a lineage, oldest first.
 
     An analysis belongs to it when its primary inputs, those that no other of its inputs derives
-    from, are part of it. Of analyses with the same settings and inputs, the newest is taken.
-
-    Args:
-        lineage: Digest to artifact.
-        root: Workspace to look in.
+    from, are part of it. Of analyses of one kind with the same inputs, the newest is taken.
     """
     newest: dict[tuple[tuple[str, ...], tuple[str, ...]], Artifact] = {}
     for artifact in catalog.finished(root, ANALYSIS):

@@ -34,12 +34,7 @@ class Trace:
 
 
 def trace(artifacts: Sequence[Artifact], root: Path) -> Trace:
-    """Follow the inputs of some artifacts back to their sources.
-
-    Args:
-        artifacts: Where to begin; part of the result.
-        root: Workspace to look in.
-    """
+    """Follow the inputs of some artifacts back to their sources."""
     traced = Trace()
     waiting = list(artifacts)
     while waiting:

@@ -125,13 +125,6 @@ def results_of(
 ) -> tuple[Results, ...]:
     """Compare evaluations; where they cannot be compared with each other, each by itself.
 
-    Args:
-        evaluations: Artifacts of type `evaluation`.
-        root: Workspace to follow their lineage in.
-        against: Label or policy that the others are tested against; None takes `lwd`.
-        metric: Name of the score; None takes the environment's first metric.
-        progress: Where to report.
-
     Raises:
         LwdctlError: A single evaluation has no such policy or metric.
     """
