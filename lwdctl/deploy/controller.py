@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
 
 from lwdctl.core.records import FloatArray
-from lwdctl.deploy.runtime import ExportedPolicy, Plan, Request
+from lwdctl.deploy.runtime import ExportedPolicy, Observation, Plan, Request
 
 
 @dataclass
@@ -69,7 +68,7 @@ class TwoRateController:
         self.punctuality = Punctuality()
         self.policy.reset(seed, task, label)
 
-    def act(self, observation: Mapping[str, FloatArray]) -> FloatArray:
+    def act(self, observation: Observation) -> FloatArray:
         """Return the action (action,) for an observation.
 
         Raises:

@@ -19,24 +19,20 @@ from torch import Tensor, nn
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.provenance import now, software
 from lwdctl.artifacts.snippets import SnippetStore
+from lwdctl.configs import LINEAGE
 from lwdctl.core.errors import ConfigError, LwdctlError, MissingExtraError
 from lwdctl.core.installation import installed_version
 from lwdctl.core.progress import Progress
 from lwdctl.core.records import ObservationSpec
 from lwdctl.deploy.description import CONSTANTS, DECODER, DENOISER, PolicyDescription
-from lwdctl.deploy.parity import LARGEST_DIFFERENCE, TrainedPolicy, measure_parity
+from lwdctl.deploy.parity import LARGEST_DIFFERENCE, measure_parity
 from lwdctl.deploy.runtime import load_onnxruntime
-from lwdctl.models.diffusion import (
-    LatentDiffusion,
-    check_num_inference_steps,
-    inference_timesteps,
-    sampling_schedule,
-)
+from lwdctl.methods.lwd import METHOD, TrainedLwd
+from lwdctl.methods.method import Acting
+from lwdctl.models.diffusion import LatentDiffusion, inference_timesteps, sampling_schedule
 from lwdctl.models.vae import PolicyVae
-from lwdctl.policies.loading import load_diffusion, load_vae
 
 OPSET = 17
-LINEAGE = ("snippets", "vae", "latents", "diffusion")
 
 
 @dataclass(frozen=True)
@@ -71,12 +67,12 @@ def export_policy(
     """
     checker = _load_checker()
     _check_empty(directory)
-    device = torch.device("cpu")
-    vae = load_vae(inputs["vae"], device)
-    diffusion = load_diffusion(inputs["diffusion"], device)
-    store = SnippetStore.open(inputs["snippets"].path)
-    description = _describe(inputs, vae, diffusion, store, settings)
-    trained = TrainedPolicy(vae, diffusion, store, settings.num_inference_steps)
+    trained = METHOD.open(inputs, torch.device("cpu"))
+    acting = Acting(settings.horizon, num_inference_steps=settings.num_inference_steps)
+    trained.check(acting)
+    vae, diffusion = trained.vae, trained.diffusion
+    data = SnippetStore.open(inputs["snippets"].path)
+    description = _describe(inputs, trained, acting)
     directory.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{directory.name}.partial-", dir=directory.parent))
     try:
@@ -87,7 +83,7 @@ def export_policy(
         (unfinished / CONSTANTS).write_bytes(save(_constants(vae, diffusion, description)))
         description.write(unfinished)
         progress.message("comparing with the trained policy on a demonstration")
-        parity = measure_parity(unfinished, trained)
+        parity = measure_parity(unfinished, trained, data, acting)
         _check_difference(parity)
         replace(description, parity=parity).write(unfinished)
         unfinished.chmod(0o755)  # only the owner can read a temporary directory
@@ -124,42 +120,31 @@ def _check_difference(parity: Mapping[str, Any]) -> None:
 
 
 def _describe(
-    inputs: Mapping[str, Artifact],
-    vae: PolicyVae,
-    diffusion: LatentDiffusion,
-    store: SnippetStore,
-    settings: ExportSettings,
+    inputs: Mapping[str, Artifact], trained: TrainedLwd, acting: Acting
 ) -> PolicyDescription:
-    spec, source = vae.spec, store.spec
-    check_num_inference_steps(diffusion.spec.num_train_timesteps, settings.num_inference_steps)
-    keys = spec.observation_keys
+    spec, diffusion, source = trained.vae.spec, trained.diffusion.spec, trained.source
+    keys, horizon = spec.observation_keys, trained.horizon(acting)
     sizes = zip(keys, source.sizes(keys), strict=True)
     return PolicyDescription(
         observations=tuple(ObservationSpec(name, size) for name, size in sizes),
         action=source.action,
-        history=diffusion.spec.history,
+        history=diffusion.history,
         snippet_length=spec.snippet_length,
-        horizon=_horizon(settings.horizon, spec.snippet_length),
+        horizon=None if horizon == "episode" else horizon,
         time_input=spec.time_input,
         reference_start=spec.reference_start if spec.action_target == "relative" else None,
         layers=spec.policy_shape.layers,
         latent_size=spec.latent_size,
-        condition=diffusion.spec.condition,
+        condition=diffusion.condition,
         tasks=source.env.tasks,
         labels=source.labels,
-        prediction=diffusion.spec.prediction,
-        sampler="ddim",
-        timesteps=tuple(inference_timesteps(diffusion.spec, settings.num_inference_steps)),
+        prediction=diffusion.prediction,
+        sampler=acting.sampler,
+        timesteps=tuple(inference_timesteps(diffusion, acting.num_inference_steps)),
         provenance=_provenance(inputs),
         parity={},
         files={},
     )
-
-
-def _horizon(horizon: int | Literal["episode"] | None, snippet_length: int) -> int | None:
-    if horizon == "episode":
-        return None
-    return snippet_length if horizon is None else horizon
 
 
 def _provenance(inputs: Mapping[str, Artifact]) -> dict[str, Any]:

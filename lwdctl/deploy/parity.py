@@ -2,109 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.core.records import FloatArray
 from lwdctl.core.seeding import EVALUATION_SEED_START, derive_seed
-from lwdctl.deploy.runtime import ExportedPolicy, Networks
+from lwdctl.deploy.runtime import ExportedPolicy
 from lwdctl.evaluation.latency import time_policy
-from lwdctl.models.diffusion import LatentDiffusion
-from lwdctl.models.vae import PolicyVae
-from lwdctl.policies.latent_source import SampledLatents
-from lwdctl.policies.policy import EpisodePlan, PolicyCost
-from lwdctl.policies.replanning import GeneratedNetworks, ReplanningPolicy
+from lwdctl.methods.lwd import TrainedLwd
+from lwdctl.methods.method import Acting
+from lwdctl.policies.policy import EpisodePlan
+from lwdctl.policies.single import SingleRobotPolicies
 
 LARGEST_DIFFERENCE = 1e-3
 """Largest difference of an action, in standard deviations of the demonstrations' actions."""
 
 STEPS = 300
-
-
-@dataclass(frozen=True)
-class TrainedPolicy:
-    """The models that a policy is exported from, and their data."""
-
-    vae: PolicyVae
-    diffusion: LatentDiffusion
-    store: SnippetStore
-    num_inference_steps: int
-
-    def policy(self, horizon: int | None) -> ReplanningPolicy:
-        """Return the policy as evaluation runs it, sampling with DDIM."""
-        spec = self.store.spec
-        source = SampledLatents(
-            self.diffusion,
-            spec.env.tasks,
-            spec.labels,
-            "ddim",
-            self.num_inference_steps,
-            self.diffusion.spec.history,
-        )
-        return ReplanningPolicy(GeneratedNetworks(self.vae), source, horizon)
-
-    @cached_property
-    def demonstration(self) -> tuple[EpisodePlan, Mapping[str, FloatArray]]:
-        """The longest demonstration as an episode, with at most `STEPS` of its observations."""
-        table, spec = self.store.episodes, self.store.spec
-        index = int(table.length.argmax())
-        start, length = int(table.start[index]), min(STEPS, int(table.length[index]))
-        task, label = int(table.task[index]), int(table.label[index])
-        plan = EpisodePlan(
-            0,
-            EVALUATION_SEED_START,
-            spec.env.tasks[task] if task >= 0 else "",
-            spec.labels[label] if label >= 0 else "",
-        )
-        keys = self.vae.spec.observation_keys
-        return plan, {key: self.store.read(key, start, start + length) for key in keys}
-
-
-class ExportedBatch:
-    """One exported policy per environment, stepped one after the other; a `BatchPolicy`.
-
-    Args:
-        directory: What `lwdctl export policy` wrote.
-        num_envs: Number of environments.
-    """
-
-    def __init__(self, directory: Path, num_envs: int) -> None:
-        networks = Networks(directory)
-        self._policies = [ExportedPolicy(networks) for _ in range(num_envs)]
-        self._replans = np.zeros(num_envs, dtype=np.int64)
-
-    def reset(self, episodes: Sequence[EpisodePlan | None]) -> None:
-        """Begin one episode per environment; None leaves it idle."""
-        self._replans[:] = 0
-        for policy, episode in zip(self._policies, episodes, strict=True):
-            if episode is not None:
-                policy.reset(episode.seed, episode.task, episode.label)
-
-    def act(
-        self, observations: Mapping[str, FloatArray], active: npt.NDArray[np.bool_]
-    ) -> FloatArray:
-        """Return actions (env, action) in environment units."""
-        size = self._policies[0].description.action.size
-        actions = np.zeros((len(self._policies), size), dtype=np.float32)
-        for number in np.flatnonzero(active):
-            policy = self._policies[number]
-            before = policy.plan
-            seen = {name: rows[number] for name, rows in observations.items()}
-            actions[number] = policy.act(seen)
-            self._replans[number] += policy.plan is not before
-        return actions
-
-    def cost(self) -> PolicyCost:
-        """Return the re-plans of every environment."""
-        return PolicyCost(self._replans.copy(), {}, self._replans.copy())
 
 
 def torch_noise(plan: EpisodePlan, replan: int, size: int) -> FloatArray:
@@ -140,8 +58,16 @@ def act_with_noise(
     return np.stack(actions)
 
 
-def measure_parity(directory: Path, trained: TrainedPolicy) -> dict[str, Any]:
+def measure_parity(
+    directory: Path, trained: TrainedLwd, data: SnippetStore, acting: Acting
+) -> dict[str, Any]:
     """Compare actions and times on the longest demonstration.
+
+    Args:
+        directory: The exported policy.
+        trained: The policy that it was exported from.
+        data: The demonstrations that it was trained on.
+        acting: How it was exported.
 
     Returns:
         Compared steps; the largest difference of an action in standard deviations; and for
@@ -149,8 +75,8 @@ def measure_parity(directory: Path, trained: TrainedPolicy) -> dict[str, Any]:
     """
     exported = ExportedPolicy(directory)
     description = exported.description
-    policy = trained.policy(description.horizon)
-    plan, observations = trained.demonstration
+    policy = trained.batch_policy(acting, 1)
+    plan, observations = _demonstration(data, trained.observation_keys)
     actual = act_with_noise(exported, plan, observations)
     policy.reset([plan])
     one = np.ones(1, dtype=np.bool_)
@@ -161,9 +87,10 @@ def measure_parity(directory: Path, trained: TrainedPolicy) -> dict[str, Any]:
     expected = np.clip(np.stack(rows), description.action.low, description.action.high)
     scale = trained.vae.action.scale.numpy()
     device = torch.device("cpu")
+    batch = SingleRobotPolicies(exported, description.action.size, 1)
     timed = {
         "torch": time_policy(policy, plan, observations, device).summary(),
-        "exported": time_policy(ExportedBatch(directory, 1), plan, observations, device).summary(),
+        "exported": time_policy(batch, plan, observations, device).summary(),
     }
     return {
         "steps": len(actual),
@@ -176,6 +103,23 @@ def measure_parity(directory: Path, trained: TrainedPolicy) -> dict[str, Any]:
             for side in timed
         },
     }
+
+
+def _demonstration(
+    data: SnippetStore, keys: tuple[str, ...]
+) -> tuple[EpisodePlan, Mapping[str, FloatArray]]:
+    """Return the longest demonstration as an episode, with its first `STEPS` observations."""
+    table, spec = data.episodes, data.spec
+    index = int(table.length.argmax())
+    start, length = int(table.start[index]), min(STEPS, int(table.length[index]))
+    task, label = int(table.task[index]), int(table.label[index])
+    plan = EpisodePlan(
+        0,
+        EVALUATION_SEED_START,
+        spec.env.tasks[task] if task >= 0 else "",
+        spec.labels[label] if label >= 0 else "",
+    )
+    return plan, {key: data.read(key, start, start + length) for key in keys}
 
 
 def _rounded(milliseconds: float | None) -> float | None:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lwdctl.core.errors import ConfigError, DataError, MissingExtraError
-from lwdctl.core.records import FloatArray
+from lwdctl.core.records import FloatArray, ObservationSpec
 from lwdctl.core.seeding import generator
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.deploy.description import CONSTANTS, DECODER, DENOISER, PolicyDescription
@@ -25,6 +25,7 @@ from lwdctl.models import ddim
 
 Layer = tuple[FloatArray, FloatArray]
 """Matrix (out, in) and bias (out,) of one layer of a generated network."""
+Observation = Mapping[str, FloatArray] | FloatArray
 
 
 class Networks:
@@ -189,10 +190,12 @@ class ExportedPolicy:
         self.networks = source
         self.steps = 0
         """Control steps taken in this episode."""
+        self.replans = 0
+        """Re-plans requested in this episode."""
         self.plan: Plan | None = None
         """The current generated network."""
         self._recent: deque[FloatArray] = deque(maxlen=self.description.history)
-        self._seed = self._task = self._label = self._replans = self._episode = 0
+        self._seed = self._task = self._label = self._episode = 0
         self._task_name = ""
 
     def __repr__(self) -> str:
@@ -204,6 +207,10 @@ class ExportedPolicy:
     def description(self) -> PolicyDescription:
         """What the policy observes, what it outputs and how it was trained."""
         return self.networks.description
+
+    def copy(self) -> ExportedPolicy:
+        """Return a policy with episodes of its own that shares the networks."""
+        return ExportedPolicy(self.networks)
 
     def reset(self, seed: int = 0, task: str = "", label: str = "") -> None:
         """Begin an episode.
@@ -223,16 +230,17 @@ class ExportedPolicy:
         self._label = _index("label", label, description.labels, needed="label" in condition)
         self._seed = seed
         self._task_name = task or (description.tasks[0] if description.tasks else "")
-        self.steps = self._replans = 0
+        self.steps = self.replans = 0
         self._episode += 1
         self._recent.clear()
         self.plan = None
 
-    def act(self, observation: Mapping[str, FloatArray]) -> FloatArray:
+    def act(self, observation: Observation) -> FloatArray:
         """Return the action (action,) for an observation, re-planning first when that is due.
 
         Args:
-            observation: Key to (obs,), environment units; further keys are ignored.
+            observation: Key to (obs,), environment units, where further keys are ignored; or all
+                keys in the order of `description.observations`, (obs,).
 
         Raises:
             DataError: An observation is missing, has another size, or is not finite.
@@ -253,7 +261,7 @@ class ExportedPolicy:
         """Control steps since the observation that the current plan is for, or None."""
         return None if self.plan is None else self.steps - self.plan.request.step
 
-    def observe(self, observation: Mapping[str, FloatArray]) -> None:
+    def observe(self, observation: Observation) -> None:
         """Add an observation; an episode's first one also stands for those before it.
 
         Raises:
@@ -262,6 +270,8 @@ class ExportedPolicy:
         if not self._episode:
             raise ConfigError("the policy has no episode", "call reset(seed) first")
         keys = self.description.observations
+        if not isinstance(observation, Mapping):
+            observation = _split(observation, keys)
         current = np.concatenate([_checked(observation, item.name, item.size) for item in keys])
         while len(self._recent) < self.description.history - 1:
             self._recent.append(current)
@@ -275,9 +285,9 @@ class ExportedPolicy:
                 re-plans fix.
         """
         if noise is None:
-            rng = generator("exported-latent", self._task_name, self._seed, self._replans)
+            rng = generator("exported-latent", self._task_name, self._seed, self.replans)
             noise = rng.standard_normal(self.description.latent_size, dtype=np.float32)
-        self._replans += 1
+        self.replans += 1
         state = np.concatenate(list(self._recent))
         return Request(state, self._task, self._label, noise, self.steps, self._episode)
 
@@ -342,6 +352,18 @@ def _index(noun: str, name: str, names: tuple[str, ...], *, needed: bool) -> int
             f"known: {', '.join(names)}",
         )
     return 0
+
+
+def _split(row: FloatArray, keys: tuple[ObservationSpec, ...]) -> dict[str, FloatArray]:
+    """Split all keys in a row (obs,) by key."""
+    sizes = [item.size for item in keys]
+    if np.shape(row) != (sum(sizes),):
+        raise DataError(
+            f"the observation has the shape {np.shape(row)}, the policy needs ({sum(sizes)},)",
+            f"its components: {', '.join(f'{item.name} ({item.size})' for item in keys)}",
+        )
+    parts = np.split(np.asarray(row), np.cumsum(sizes)[:-1])
+    return {item.name: part for item, part in zip(keys, parts, strict=True)}
 
 
 def _checked(observation: Mapping[str, FloatArray], name: str, size: int) -> FloatArray:

@@ -38,9 +38,11 @@ class SingleRobotPolicies:
         self._size = action_size
         self._policies = [policy, *(_copy(policy) for _ in range(num_envs - 1))]
         self._taken = _arguments_taken(policy.reset)
+        self._running = [False] * num_envs
 
     def reset(self, episodes: Sequence[EpisodePlan | None]) -> None:
         """Start one episode per environment; None leaves the environment idle."""
+        self._running = [plan is not None for plan in episodes]
         for policy, plan in zip(self._policies, episodes, strict=False):
             if plan is not None:
                 given = {"seed": plan.seed, "task": plan.task, "label": plan.label}
@@ -67,8 +69,13 @@ class SingleRobotPolicies:
         return actions
 
     def cost(self) -> PolicyCost:
-        """Return no re-plans: what such a policy costs is not known."""
-        return PolicyCost(np.zeros(len(self._policies), dtype=np.int64))
+        """Return the re-plans of policies that count them in an attribute `replans`, else none."""
+        counts = zip(self._policies, self._running, strict=True)
+        replans = np.array(
+            [running and getattr(policy, "replans", 0) for policy, running in counts],
+            dtype=np.int64,
+        )
+        return PolicyCost(replans, {}, replans)
 
 
 def _copy(policy: Policy) -> Any:

@@ -247,7 +247,7 @@ def test_export_and_ingest_on_the_command_line(make, tmp_path, monkeypatch, capf
     assert answer["summary"]["source"] == "snippets/toy:v1"
     assert "reading snippets/toy:v1" in err
     assert "next" not in answer["summary"]
-    assert "goes on from snippets/toy:v1" in answer["summary"]["note"]
+    assert "evaluate on snippets/toy:v1" in answer["summary"]["note"]
     words = ["ingest", "minari", answer["path"], "--env", "pusht/push"]
     assert main([*words, "--name", "back", "-q"]) == 0
     capfd.readouterr()
@@ -290,5 +290,5 @@ def test_a_set_that_gymnasium_can_rebuild_names_the_command_that_reads_it(
 def test_help_says_what_a_set_does_not_hold(capfd):
     assert main(["export", "minari", "--help"]) == 0
     text = " ".join(capfd.readouterr().out.split())
-    assert "labels, recorded starts" in text
+    assert "labels, recorded initial states" in text
     assert "every episode ends as a truncation" in text

@@ -17,6 +17,8 @@ from lwdctl.cli.main import main
 from lwdctl.core.errors import ConfigError, LwdctlError, MissingExtraError
 from lwdctl.core.progress import SilentProgress
 from lwdctl.core.seeding import derive_seed
+from lwdctl.methods.lwd import METHOD
+from lwdctl.methods.method import Acting
 from lwdctl.models import generated
 from lwdctl.policies.loading import load_diffusion, load_vae
 from lwdctl.policies.policy import EpisodePlan
@@ -33,22 +35,22 @@ KINDS = [
 
 
 def recorded(inputs):
-    """The observations of one demonstration, and the models they are shown to."""
+    """Return the observations of one demonstration, and the models."""
     store = SnippetStore.open(inputs["snippets"].path)
     start, length = int(store.episodes.start[1]), int(store.episodes.length[1])
     names = [item.name for item in SOURCE.observations]
     device = torch.device("cpu")
     models = load_vae(inputs["vae"], device), load_diffusion(inputs["diffusion"], device)
-    return {name: store.read(name, start, start + length) for name in names}, *models, store
+    return {name: store.read(name, start, start + length) for name in names}, *models
 
 
 @pytest.mark.parametrize("toy", KINDS, ids=lambda toy: f"{toy.denoiser}-{toy.prediction}")
 def test_the_same_noise_gives_the_same_latent_weights_and_actions(exported, toy):
-    from lwdctl.deploy.parity import TrainedPolicy, act_with_noise, torch_noise
+    from lwdctl.deploy.parity import act_with_noise, torch_noise
     from lwdctl.deploy.runtime import ExportedPolicy
 
     inputs, directory = exported(toy)
-    seen, vae, diffusion, store = recorded(inputs)
+    seen, vae, diffusion = recorded(inputs)
     policy = ExportedPolicy(directory)
     policy.reset(PLAN.seed, PLAN.task, PLAN.label)
     policy.observe({name: rows[0] for name, rows in seen.items()})
@@ -68,7 +70,8 @@ def test_the_same_noise_gives_the_same_latent_weights_and_actions(exported, toy)
         np.testing.assert_allclose(matrix, wanted[0].T.numpy(), atol=1e-4)
         np.testing.assert_allclose(bias, wanted_bias[0, 0].numpy(), atol=1e-4)
 
-    trained = TrainedPolicy(vae, diffusion, store, 6).policy(5)
+    opened = METHOD.open(inputs, torch.device("cpu"))
+    trained = opened.batch_policy(Acting(5, num_inference_steps=6), 1)
     trained.reset([PLAN])
     rows = [
         trained.act({name: rows[step : step + 1] for name, rows in seen.items()}, np.ones(1, bool))

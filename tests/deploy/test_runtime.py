@@ -12,6 +12,7 @@ from toy_chain import ToyChain
 
 from lwdctl.core.errors import ArtifactError, ConfigError, DataError, MissingExtraError
 from lwdctl.policies.policy import EpisodePlan
+from lwdctl.policies.single import SingleRobotPolicies
 
 SEEN = {"thing": np.array([0.1, 0.2, 0.3]), "hand": np.array([-0.5, 0.5])}
 
@@ -168,14 +169,20 @@ def test_without_onnxruntime(exported, monkeypatch):
     assert "pip install" in caught.value.hint
 
 
-def test_a_batch_acts_like_single_policies(exported, policy):
-    from lwdctl.deploy.parity import ExportedBatch
-
-    batch = ExportedBatch(exported()[1], 3)
-    plans = [EpisodePlan(0, 1, "push", "slow"), None, EpisodePlan(2, 2, "pull", "fast")]
-    batch.reset(plans)
+def test_a_batch_acts_like_single_policies(policy):
+    batch = SingleRobotPolicies(policy, 2, 3)
+    batch.reset([EpisodePlan(0, 1, "push", "slow"), None, EpisodePlan(2, 2, "pull", "fast")])
     seen = {name: np.stack([values] * 3).astype(np.float32) for name, values in SEEN.items()}
     active = np.array([True, False, True])
     actions = np.stack([batch.act(seen, active) for _ in range(7)])
-    assert np.array_equal(actions[:, 0], run(policy, 1, steps=7))
     assert batch.cost().num_replans.tolist() == [2, 0, 2]
+    assert np.array_equal(actions[:, 0], run(policy, 1, steps=7))
+
+
+def test_all_keys_in_a_row_are_an_observation_too(policy):
+    expected = run(policy, 1, steps=3)
+    row = np.concatenate([SEEN["thing"], SEEN["hand"]])
+    policy.reset(1, "push", "slow")
+    assert np.array_equal(np.stack([policy.act(row) for _ in range(3)]), expected)
+    with pytest.raises(DataError, match=r"\(4,\), the policy needs \(5,\)"):
+        policy.act(row[:4])
