@@ -19,8 +19,8 @@ SETTINGS = ("sampler", "num_inference_steps", "warm_start", "snippet_length")
 """What training seeds of one policy have in common."""
 
 
-class Start(NamedTuple):
-    """What fixes an episode: its initial state and the behavior label it was run with."""
+class EpisodeKey(NamedTuple):
+    """What identifies an episode: its initial state and the behavior label it was run with."""
 
     task: str
     kind: str
@@ -28,15 +28,15 @@ class Start(NamedTuple):
     number: int
 
     @property
-    def state(self) -> tuple[str, str, int]:
+    def initial_state(self) -> tuple[str, str, int]:
         """The initial state alone, which all labels that are run from it share."""
         return self.task, self.kind, self.number
 
 
-def start_of(episode: EpisodeResult) -> Start:
-    """Return where an episode began."""
+def episode_key(episode: EpisodeResult) -> EpisodeKey:
+    """Return what identifies an episode."""
     task, kind, number = episode.initial_state
-    return Start(task, kind, episode.plan.label, number)
+    return EpisodeKey(task, kind, episode.plan.label, number)
 
 
 def values_of(episode: EpisodeResult) -> dict[str, float]:
@@ -100,9 +100,9 @@ class Run:
         return tuple(sorted({episode.plan.task for episode in self.episodes}))
 
     @property
-    def starts(self) -> tuple[Start, ...]:
-        """Where the episodes began, in order."""
-        return tuple(sorted(map(start_of, self.episodes)))
+    def episode_keys(self) -> tuple[EpisodeKey, ...]:
+        """What identifies the episodes, in order."""
+        return tuple(sorted(map(episode_key, self.episodes)))
 
     @property
     def order(self) -> tuple[str, float, tuple[int, int], int]:
@@ -227,7 +227,7 @@ def _content(run: Run) -> Any:
     seconds = None if run.row.train_seed is None else run.seconds
     protocol = (run.store, run.max_steps, run.perturbation_probability)
     episodes = [
-        (start_of(item), item.success, item.error)
+        (episode_key(item), item.success, item.error)
         + (() if item.error else tuple(sorted(values_of(item).items())))
         for item in run.episodes
     ]

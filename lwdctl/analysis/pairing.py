@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lwdctl.analysis.comparison_records import SAMPLED
-from lwdctl.analysis.evaluations import Run, Start, start_of, values_of
+from lwdctl.analysis.evaluations import EpisodeKey, Run, episode_key, values_of
 from lwdctl.analysis.resample import (
     States,
     Values,
@@ -178,15 +178,15 @@ def matrix(group: Group, quantity: str, task: str = ALL_TASKS) -> tuple[Values, 
     Raises:
         ConfigError: The episodes hold no such metric.
     """
-    starts = [start for start in group.one.starts if task in {ALL_TASKS, start.task}]
-    tasks, places = group.one.tasks, [start.state for start in starts]
+    keys = [key for key in group.one.episode_keys if task in {ALL_TASKS, key.task}]
+    tasks, places = group.one.tasks, [key.initial_state for key in keys]
     numbers = {place: index for index, place in enumerate(dict.fromkeys(places))}
     states = States(
-        np.array([tasks.index(start.task) for start in starts], dtype=np.intp),
+        np.array([tasks.index(key.task) for key in keys], dtype=np.intp),
         np.array([numbers[place] for place in places], dtype=np.intp),
     )
-    rows = [_row(run, quantity, starts) for run in group.runs]
-    return np.array(rows, dtype=np.float64).reshape(len(rows), len(starts)), states
+    rows = [_row(run, quantity, keys) for run in group.runs]
+    return np.array(rows, dtype=np.float64).reshape(len(rows), len(keys)), states
 
 
 def align(first: Group, second: Group, quantity: str, *, same_models: bool = False) -> Pair | None:
@@ -235,22 +235,26 @@ def check_same_states(first: Run, second: Run) -> None:
     Raises:
         ArtifactError: Tasks or initial states differ.
     """
-    hint = "evaluate both with the same --task, --episodes and --seed"
+    hint = "evaluate both with the same tasks, episodes and seed"
     if first.tasks != second.tasks:
         raise ArtifactError(
             f"{first} ran {_listed(first.tasks)}, {second} {_listed(second.tasks)}",
             hint,
         )
-    if first.store != second.store or first.starts != second.starts:
-        shared = 0 if first.store != second.store else len({*first.starts} & {*second.starts})
+    if first.store != second.store or first.episode_keys != second.episode_keys:
+        shared = (
+            0
+            if first.store != second.store
+            else len({*first.episode_keys} & {*second.episode_keys})
+        )
         raise ArtifactError(
             f"{first} and {second} began from different initial states:"
-            f" {len(first.starts)} and {len(second.starts)}, {shared} in common",
+            f" {len(first.episode_keys)} and {len(second.episode_keys)}, {shared} in common",
             hint,
         )
 
 
-def _row(run: Run, quantity: str, starts: Sequence[Start]) -> list[float]:
+def _row(run: Run, quantity: str, keys: Sequence[EpisodeKey]) -> list[float]:
     known = {}
     for episode in run.episodes:
         if episode.error:
@@ -258,8 +262,8 @@ def _row(run: Run, quantity: str, starts: Sequence[Start]) -> list[float]:
         values = {**values_of(episode), SUCCESS: float(episode.success)}
         if quantity not in values:
             raise ConfigError(f"{run} has no metric '{quantity}'", did_you_mean(quantity, values))
-        known[start_of(episode)] = values[quantity]
-    return [known.get(start, float("nan")) for start in starts]
+        known[episode_key(episode)] = values[quantity]
+    return [known.get(key, float("nan")) for key in keys]
 
 
 def _check_equal(runs: Sequence[Run], value: Callable[[Run], Any], name: str) -> None:

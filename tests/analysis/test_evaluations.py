@@ -37,7 +37,7 @@ def test_a_run_says_what_it_is(workspace):
     assert (row.horizon, row.perturbation, row.train_seed, run.max_steps) == (32, 10.0, 2, 40)
     assert run.metrics == ("overlap", "final_overlap", "final_success")
     assert (run.flops, run.seconds) == (5e6, 0.5)
-    assert run.starts == tuple(("push", "seed", "", 100_000 + k) for k in range(3))
+    assert run.episode_keys == tuple(("push", "seed", "", 100_000 + k) for k in range(3))
     assert [item.success for item in run.episodes] == [True, True, False]
     assert values_of(run.episodes[0]) == {
         "overlap": 1.0, "final_overlap": 0.5, "return": 10.0, "final_success": 1.0, "steps": 30.0,

@@ -262,7 +262,7 @@ def _scores_by_label(groups: Sequence[Group], metric: str) -> list[Bar]:
     for group in groups:
         condition, run = group.condition, group.one
         scores, states = matrix(group, metric)
-        names = np.array([start.label for start in run.starts])
+        names = np.array([key.label for key in run.episode_keys])
         for label in sorted(set(names) - {""}):
             some = scores[:, names == label]
             if np.isnan(some).all():
@@ -364,7 +364,7 @@ def _manifest_tables(evaluations: Sequence[Artifact]) -> Iterator[CaptionedTable
             for row in costs
         )
         columns = (*_CONDITION, *(title for _, title in _COSTS))
-        yield CaptionedTable(columns, cells, "What acting costs")
+        yield CaptionedTable(columns, cells, "Cost of acting")
 
 
 def _label_table(rows: Sequence[Mapping[str, Any]]) -> CaptionedTable:
