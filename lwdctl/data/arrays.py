@@ -66,11 +66,14 @@ def store_from_arrays(
             raise DataError(f"{name}: has {len(values)} entries for {count} episodes of actions")
     if not count:
         raise DataError("actions: holds no episodes")
-    outlines = [EpisodeOutline(*pair) for pair in zip(task_of, label_of, strict=True)]
+    outlines = [
+        EpisodeOutline(f"episode {index}", len(np.asarray(actions[index])), task, label)
+        for index, (task, label) in enumerate(zip(task_of, label_of, strict=True))
+    ]
     splits = assign_splits(outlines, validation_fraction, seed)
     episodes = [
         replace(
-            _episode(f"episode {index}", observations[index], actions[index], reward_of[index]),
+            _episode(outline.source, observations[index], actions[index], reward_of[index]),
             task=outline.task,
             label=outline.label,
             split=split,

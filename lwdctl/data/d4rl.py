@@ -32,11 +32,10 @@ from lwdctl.data.gym_envs import (
 )
 from lwdctl.data.hdf5 import array_at, open_hdf5, read_array, read_rows, text_of
 from lwdctl.data.reader import (
-    EpisodeOutline,
     check_no_subset,
     closed_on_error,
+    outlines_of_rows,
     requested_env,
-    row_ranges,
 )
 
 OBSERVATION = "observation"
@@ -92,16 +91,16 @@ class D4rlFile:
         for key in self._success_keys:
             self._open(f"infos/{key}", ranks=(1, 2))
         label = config.label or level_of(self._metadata("level") or self.path.stem)
-        self._outline = EpisodeOutline(spec.tasks[0] if spec.tasks else "", label)
         self._ends = self._find_ends(rows, spec.max_steps)
-        self.sources, self.lengths = row_ranges(self._ends)
+        self.episodes = outlines_of_rows(self._ends, spec.tasks[0] if spec.tasks else "", label)
+        longest = max(item.length for item in self.episodes)
         settings = {**spec.settings, **state_layout(self._state)}
         self.spec = SourceSpec(
             observations=choose_observations(
                 config.observation_keys, (OBSERVATION,), {OBSERVATION: size}, str(self.path)
             ),
             action=gym_action(env, action_size),
-            env=EnvSpec(spec.adapter, spec.tasks, settings, spec.max_steps or max(self.lengths)),
+            env=EnvSpec(spec.adapter, spec.tasks, settings, spec.max_steps or longest),
             labels=(label,) if label else (),
             source_format="d4rl",
         )
@@ -147,19 +146,14 @@ class D4rlFile:
             raise DataError(f"{self.path}: {key}, row {odd[0]}: {values[odd[0]]} is no flag")
         return values.astype(bool)
 
-    def outline(self, index: int) -> EpisodeOutline:
-        """Return task and label, the same for every episode of the file."""
-        del index
-        return self._outline
-
     def read(self, index: int) -> Episode:
         """Load one episode.
 
         Raises:
             DataError: NaN or infinity, or damaged bytes.
         """
-        stop = self._ends[index]
-        start = stop - self.lengths[index]
+        outline, stop = self.episodes[index], self._ends[index]
+        start = stop - outline.length
         rewards = self._rows("rewards", start, stop)
         if rewards.size != len(rewards):
             raise DataError(f"{self.path}: rewards, row {start}: has {rewards.shape[1]} columns")
@@ -171,14 +165,14 @@ class D4rlFile:
             flags = self._arrays[f"infos/{self._success_keys[0]}"]
             success = bool(np.any(read_array(flags, start, stop)))
         return Episode(
-            source=self.sources[index],
+            source=outline.source,
             observations={OBSERVATION: self._rows("observations", start, stop)},
             actions=self._rows("actions", start, stop),
             rewards=rewards.reshape(-1),
             final_observation=final,
             initial_state=read_state(self._state, start),
-            task=self._outline.task,
-            label=self._outline.label,
+            task=outline.task,
+            label=outline.label,
             success=success,
         )
 

@@ -47,9 +47,8 @@ def ingest(
         DataError: An episode cannot be read, or none is left.
     """
     progress = progress or TqdmProgress()
-    outlines = [source.outline(index) for index in range(len(source.sources))]
-    order = _order(config, outlines)
-    chosen = [outlines[index] for index in order]
+    order = _order(config, source.episodes)
+    chosen = [source.episodes[index] for index in order]
     spec, action = _narrowed(source.spec, chosen), source.spec.action
     if config.actions not in ("recorded", action.semantics):
         raise ConfigError(
@@ -58,7 +57,8 @@ def ingest(
             "leave --actions out to store them as recorded",
         )
     progress.message(
-        f"reading {len(source.sources)} episodes, {sum(source.lengths)} steps from "
+        f"reading {len(source.episodes)} episodes, "
+        f"{sum(item.length for item in source.episodes)} steps from "
         f"{', '.join(map(str, source.paths))}; actions: {action.size} numbers, "
         f"{action.semantics} ({action.units})"
     )

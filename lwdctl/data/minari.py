@@ -9,7 +9,7 @@ observations are flattened, nested names joined by a dot.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,10 +75,11 @@ class MinariFile:
 
     def _scan(self, config: IngestConfig, label: str) -> None:
         names = [name for name in self._file if name.startswith("episode_")]
-        self.sources = sorted(names, key=number_of)
-        if not self.sources:
+        names.sort(key=number_of)
+        if not names:
             raise DataError(f"{self.path}: episode_0: is missing; the file holds no episodes")
-        first = self._group(self.sources[0])
+        groups = [self._group(name) for name in names]
+        first = groups[0]
         self._arrays = _observation_arrays(first)
         # A plain array has one key, whose name the format does not give.
         observations = choose_observations(
@@ -90,15 +91,20 @@ class MinariFile:
         self._arrays = {item.name: self._arrays[item.name] for item in observations}
         sizes = {item.name: item.size for item in observations}
         size = sum(sizes.values())
-        self.lengths = [self._scan_episode(self._group(name), sizes) for name in self.sources]
+        lengths = [self._scan_episode(group, sizes) for group in groups]
         recorded = _json_object(self._metadata.get("env_spec"))
         named = gym_id(str(recorded.get("id", "")))
         requested = requested_env(config)
         self._known = known_env(requested[1] or named)
         env = env_spec(self._known, requested, named, size, f"{self.path}: observations")
-        env = self._completed(env, recorded, first)
-        self._outline = EpisodeOutline(env.tasks[0] if env.tasks else "", label)
-        seeds = [seed for name in self.sources if (seed := _seed(self._group(name))) is not None]
+        env = self._completed(env, recorded, groups)
+        env = replace(env, max_steps=env.max_steps or max(lengths))
+        task = env.tasks[0] if env.tasks else ""
+        self.episodes = [
+            EpisodeOutline(name, length, task, label)
+            for name, length in zip(names, lengths, strict=True)
+        ]
+        seeds = [seed for group in groups if (seed := _seed(group)) is not None]
         self.spec = SourceSpec(
             observations=observations,
             action=_action_spec(self._known, self._metadata, sizes["actions"]),
@@ -140,34 +146,30 @@ class MinariFile:
             raise DataError(f"{where}: is {declared}, actions have {steps} rows")
         return steps
 
-    def _completed(self, spec: EnvSpec, recorded: Mapping[str, Any], first: h5py.Group) -> EnvSpec:
+    def _completed(
+        self, spec: EnvSpec, recorded: Mapping[str, Any], groups: Sequence[h5py.Group]
+    ) -> EnvSpec:
         """Add to an environment what the dataset records; that takes precedence."""
         if spec.settings.get("use_contact_forces"):
-            spec = mark_zero_forces(spec, self._sample())
+            spec = mark_zero_forces(spec, self._sample(groups))
         settings = {
             **spec.settings,
             **({"env_spec": recorded} if recorded else {}),
-            **state_layout(state_arrays(first, self._known)),
+            **state_layout(state_arrays(groups[0], self._known)),
         }
         limit = recorded.get("max_episode_steps")
         steps = limit if isinstance(limit, int) and limit > 0 else spec.max_steps
-        return replace(spec, settings=settings, max_steps=steps or max(self.lengths))
+        return replace(spec, settings=settings, max_steps=steps)
 
-    def _sample(self) -> FloatArray:
+    def _sample(self, groups: Sequence[h5py.Group]) -> FloatArray:
         """Return the first rows of the first episodes (time, obs)."""
         rows: list[FloatArray] = []
-        for name in self.sources:
-            group = self._group(name)
+        for group in groups:
             arrays = [read_rows(group[item], 0, SAMPLE) for item in self._arrays.values()]
             rows.append(np.concatenate([item.reshape(len(item), -1) for item in arrays], axis=1))
             if sum(map(len, rows)) >= SAMPLE:
                 break
         return np.concatenate(rows)
-
-    def outline(self, index: int) -> EpisodeOutline:
-        """Return task and label, the same for every episode of the dataset."""
-        del index
-        return self._outline
 
     def read(self, index: int) -> Episode:
         """Load one episode.
@@ -175,7 +177,8 @@ class MinariFile:
         Raises:
             DataError: NaN or infinity, or damaged bytes.
         """
-        group = self._group(self.sources[index])
+        outline = self.episodes[index]
+        group = self._group(outline.source)
         arrays: dict[str, FloatArray] = {}
         for key, name in self._arrays.items():
             rows = read_rows(group[name])
@@ -184,14 +187,14 @@ class MinariFile:
         if isinstance(group.get("infos/success"), h5py.Dataset):
             success = bool(np.any(read_array(group["infos/success"])))
         return Episode(
-            source=self.sources[index],
+            source=outline.source,
             observations={key: values[:-1] for key, values in arrays.items()},
             actions=read_rows(group["actions"]),
             rewards=read_rows(group["rewards"]),
             final_observation={key: values[-1] for key, values in arrays.items()},
             initial_state=read_state(state_arrays(group, self._known), 0),
-            task=self._outline.task,
-            label=self._outline.label,
+            task=outline.task,
+            label=outline.label,
             success=success,
             seed=_seed(group),
         )

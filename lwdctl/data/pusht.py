@@ -39,11 +39,10 @@ from lwdctl.data.checks import (
     finite_rows,
 )
 from lwdctl.data.reader import (
-    EpisodeOutline,
     check_no_subset,
     closed_on_error,
+    outlines_of_rows,
     requested_env,
-    row_ranges,
 )
 
 SIZES = {item.name: item.size for item in PUSHT_OBSERVATIONS}
@@ -67,7 +66,6 @@ class PushTBuffer:
     def __init__(self, path: Path, config: IngestConfig) -> None:
         self.path = path
         check_no_subset(config, path, "a PushT buffer")
-        self._outline = EpisodeOutline(PUSHT_TASK, config.label or "")
         self._group, self._store = _open_zarr(path, config.max_bytes)
         with closed_on_error(self._store):
             self._scan(config)
@@ -88,7 +86,7 @@ class PushTBuffer:
             str(self.path),
         )
         self._ends = self._read_ends()
-        self.sources, self.lengths = row_ranges(self._ends)
+        self.episodes = outlines_of_rows(self._ends, PUSHT_TASK, config.label or "")
         adapter, _ = requested_env(config)
         self.spec = SourceSpec(
             observations=observations,
@@ -132,19 +130,14 @@ class PushTBuffer:
             )
         return ends
 
-    def outline(self, index: int) -> EpisodeOutline:
-        """Return task and label, the same for every episode of the buffer."""
-        del index
-        return self._outline
-
     def read(self, index: int) -> Episode:
         """Load one episode.
 
         Raises:
             DataError: NaN or infinity, or a damaged chunk.
         """
-        stop = self._ends[index]
-        start = stop - self.lengths[index]
+        outline, stop = self.episodes[index], self._ends[index]
+        start = stop - outline.length
         # The angle and the initial state are computed from the stored float64.
         state = self._stored("data/state", start, stop)
         rows = finite_rows(state, f"{self.path}: data/state", start)
@@ -158,12 +151,12 @@ class PushTBuffer:
         if "keypoint" in names:
             observations["keypoint"] = self._rows("data/keypoint", start, stop)
         return Episode(
-            source=self.sources[index],
+            source=outline.source,
             observations={name: observations[name] for name in names},
             actions=self._rows("data/action", start, stop),
             initial_state=state[0].astype(np.float64),
-            task=PUSHT_TASK,
-            label=self._outline.label,
+            task=outline.task,
+            label=outline.label,
         )
 
     def close(self) -> None:

@@ -28,11 +28,15 @@ class EpisodeOutline:
     """What is known of an episode before its steps are read.
 
     Attributes:
+        source: Its name, unique in the file (`"demo_12"`, `"rows 0:1000"`).
+        length: Number of steps.
         task: Task name, one of `spec.env.tasks`, or "".
         label: Behavior label, one of `spec.labels`, or "".
         split: `"train"`, `"validation"`, or "" when the source does not say.
     """
 
+    source: str
+    length: int
     task: str = ""
     label: str = ""
     split: str = ""
@@ -54,20 +58,15 @@ class FileReader(Protocol):
         path: The file, as error messages name it.
         spec: Observations, action, environment, tasks and labels of the file. `spec.env.max_steps`
             is positive.
-        sources: One unique name per episode, in numeric order (`"demo_2"` before `"demo_10"`).
-        lengths: Steps per episode, in the order of `sources`.
+        episodes: One outline per episode, in numeric order (`"demo_2"` before `"demo_10"`).
     """
 
     path: Path
     spec: SourceSpec
-    sources: Sequence[str]
-    lengths: Sequence[int]
-
-    def outline(self, index: int) -> EpisodeOutline:
-        """Return task, label and split of an episode without loading its steps."""
+    episodes: Sequence[EpisodeOutline]
 
     def read(self, index: int) -> Episode:
-        """Load one episode: float32 arrays with one row per action, named as in `spec`.
+        """Load one episode: float32 arrays with one row per action, and what its outline says.
 
         Raises:
             DataError: NaN or infinity (`NonFiniteError`), unequal lengths, or changed
@@ -118,14 +117,18 @@ def requested_env(config: IngestConfig) -> tuple[str, str]:
     return adapter, name
 
 
-def row_ranges(ends: Sequence[int]) -> tuple[list[str], list[int]]:
-    """Return name and length of each episode of a file that holds them end to end.
+def outlines_of_rows(ends: Sequence[int], task: str, label: str) -> list[EpisodeOutline]:
+    """Return the outlines of a file that holds its episodes, all of one task, end to end.
 
     Args:
         ends: One past the last row of each episode.
+        task: Task of every episode.
+        label: Behavior label of every episode.
     """
-    bounds = list(zip([0, *ends[:-1]], ends, strict=True))
-    return [f"rows {start}:{end}" for start, end in bounds], [end - start for start, end in bounds]
+    bounds = zip([0, *ends[:-1]], ends, strict=True)
+    return [
+        EpisodeOutline(f"rows {start}:{end}", end - start, task, label) for start, end in bounds
+    ]
 
 
 class MergedReader:
@@ -164,14 +167,12 @@ class MergedReader:
                 self._readers.append(reader)
             self.spec = _merge_specs(self._readers)
             self._closing = opened.pop_all()
-        self._ends = list(accumulate(len(reader.sources) for reader in self._readers))
-        prefixes = _prefixes(paths)
-        self.sources = [
-            f"{prefix}{source}"
-            for prefix, reader in zip(prefixes, self._readers, strict=True)
-            for source in reader.sources
+        self.episodes = [
+            dataclasses.replace(outline, source=f"{prefix}{outline.source}")
+            for prefix, reader in zip(_prefixes(paths), self._readers, strict=True)
+            for outline in reader.episodes
         ]
-        self.lengths = [length for reader in self._readers for length in reader.lengths]
+        self._ends = list(accumulate(len(reader.episodes) for reader in self._readers))
 
     def read(self, index: int) -> Episode:
         """Load one episode.
@@ -179,24 +180,16 @@ class MergedReader:
         Raises:
             DataError: Bad values; the message names file, key and row.
         """
-        reader, position = self._locate(index)
+        which = bisect_right(self._ends, index)
+        reader = self._readers[which]
+        first = self._ends[which - 1] if which else 0
         with _damage_as_data_error(reader.path):
-            episode = reader.read(position)
-        return dataclasses.replace(episode, source=self.sources[index])
-
-    def outline(self, index: int) -> EpisodeOutline:
-        """Return task, label and split of an episode without loading its steps."""
-        reader, position = self._locate(index)
-        return reader.outline(position)
+            episode = reader.read(index - first)
+        return dataclasses.replace(episode, source=self.episodes[index].source)
 
     def close(self) -> None:
         """Close all files."""
         self._closing.close()
-
-    def _locate(self, index: int) -> tuple[FileReader, int]:
-        """Return the file of an episode and its index there."""
-        which = bisect_right(self._ends, index)
-        return self._readers[which], index - (self._ends[which - 1] if which else 0)
 
     def __enter__(self) -> MergedReader:
         """Return the reader itself."""

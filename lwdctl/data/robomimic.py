@@ -60,45 +60,51 @@ class RobomimicFile:
 
     def __init__(self, path: Path, config: IngestConfig) -> None:
         self.path = path
-        self._config = config
         self._file = open_hdf5(path, config.max_bytes)
         with closed_on_error(self._file):
-            self._scan()
+            self._scan(config)
 
-    def _scan(self) -> None:
-        path, config = self.path, self._config
+    def _scan(self, config: IngestConfig) -> None:
+        path = self.path
         data = self._file.get("data")
         if not isinstance(data, h5py.Group):
             raise DataError(f"{path}: data: is missing; a robomimic file has data/demo_0 and so on")
         demos = sorted((name for name in data if isinstance(data[name], h5py.Group)), key=number_of)
         masks = Masks(self._file, demos)
-        self.sources = masks.select(config.filter_key or "")
-        if not self.sources:
+        names = masks.select(config.filter_key or "")
+        if not names:
             raise DataError(f"{path}: data: holds no demonstrations")
-        self._labels = masks.labels()
-        self._splits = masks.splits(config.filter_key or "")
         self._env_args = read_env_args(data)
         adapter, task = requested_env(config)
         self._adapter = adapter or adapter_of(self._env_args)
         env_name = str(self._env_args.get("env_name", ""))
-        self._task = task or env_name.rpartition("/")[2]
+        task = task or env_name.rpartition("/")[2]
         version = str(self._env_args.get("env_version", ""))
-        self._object = ObjectConvention(self._task, version)
-        self._scan_demos(data)
-
-    def _scan_demos(self, data: h5py.Group) -> None:
-        first = data[self.sources[0]]
-        observations = self._choose_observations(first)
+        self._object = ObjectConvention(task, version)
+        first = data[names[0]]
+        observations = self._choose_observations(first, config)
         self._targets: PoseTargets | None = None
-        if self._config.actions == "absolute" and self._adapter == "robosuite":
+        if config.actions == "absolute" and self._adapter == "robosuite":
             self._targets = pose_targets(data, first, self._env_args)
-        self._has_rewards = all("rewards" in data[name] for name in self.sources)
+        self._has_rewards = all("rewards" in data[name] for name in names)
         sizes = {f"obs/{item.name}": item.size for item in observations}
         sizes["actions"] = int(array_at(first, "actions").shape[1])
-        self.lengths = [self._scan_demo(data[name], sizes) for name in self.sources]
+        labels, splits = masks.labels(), masks.splits(config.filter_key or "")
+        self.episodes = [
+            EpisodeOutline(
+                name,
+                self._scan_demo(data[name], sizes),
+                text_of(data[name].attrs.get("task", task)),
+                config.label or _own_label(data[name]) or labels.get(name, ""),
+                splits.get(name, ""),
+            )
+            for name in names
+        ]
         self.spec = self._make_spec(data, observations, sizes["actions"])
 
-    def _choose_observations(self, demo: h5py.Group) -> tuple[ObservationSpec, ...]:
+    def _choose_observations(
+        self, demo: h5py.Group, config: IngestConfig
+    ) -> tuple[ObservationSpec, ...]:
         obs = demo.get("obs")
         if not isinstance(obs, h5py.Group):
             raise DataError(f"{location(demo, 'obs')}: is missing")
@@ -107,7 +113,7 @@ class RobomimicFile:
         if self._adapter == "robosuite":
             default = list(ROBOSUITE_NETWORK_KEYS)
         sizes = {key: int(shape[-1]) if shape else 0 for key, shape in shapes.items()}
-        return choose_observations(self._config.observation_keys, default, sizes, location(obs))
+        return choose_observations(config.observation_keys, default, sizes, location(obs))
 
     def _scan_demo(self, demo: h5py.Group, sizes: Mapping[str, int]) -> int:
         """Check one demonstration's shapes against each other and the first one's."""
@@ -131,10 +137,9 @@ class RobomimicFile:
     def _make_spec(
         self, data: h5py.Group, observations: tuple[ObservationSpec, ...], action_size: int
     ) -> SourceSpec:
-        demos = [data[name] for name in self.sources]
-        names = [self._label(demo) for demo in demos]
-        tasks = tuple(dict.fromkeys(self._task_of(demo) for demo in demos))
-        seeds = [seed for demo in demos if (seed := _seed(demo)) is not None]
+        tasks = tuple(dict.fromkeys(item.task for item in self.episodes))
+        labels = sorted({item.label for item in self.episodes} - {""})
+        seeds = [seed for item in self.episodes if (seed := _seed(data[item.source])) is not None]
         settings: dict[str, Any] = {"env_args": self._env_args} if self._env_args else {}
         if any(item.name == "object" and self._object.applies(item.size) for item in observations):
             settings["object_convention"] = CONVENTION
@@ -143,25 +148,19 @@ class RobomimicFile:
         if self._targets is not None:
             action = self._targets.spec
             settings["actions"] = action.semantics
-        operators = len(set(filter(None, names))) > 1
         limit = max(
-            max_steps_of(self._adapter, task, self._env_args, several_operators=operators)
+            max_steps_of(self._adapter, task, self._env_args, several_operators=len(labels) > 1)
             for task in tasks
         )
+        limit = limit or max(item.length for item in self.episodes)
         return SourceSpec(
             observations=observations,
             action=action,
-            env=EnvSpec(self._adapter, tasks, settings, limit or max(self.lengths)),
-            labels=tuple(sorted(set(filter(None, names)))),
+            env=EnvSpec(self._adapter, tasks, settings, limit),
+            labels=tuple(labels),
             source_format="robomimic",
             collection_seeds=(min(seeds), max(seeds)) if seeds else None,
         )
-
-    def outline(self, index: int) -> EpisodeOutline:
-        """Return task, label and split of a demonstration without loading its steps."""
-        name = self.sources[index]
-        demo = self._file["data"][name]
-        return EpisodeOutline(self._task_of(demo), self._label(demo), self._splits.get(name, ""))
 
     def read(self, index: int) -> Episode:
         """Load one demonstration.
@@ -169,8 +168,8 @@ class RobomimicFile:
         Raises:
             DataError: NaN or infinity, or an `object` that is neither of the two known ones.
         """
-        name = self.sources[index]
-        demo = self._file["data"][name]
+        outline = self.episodes[index]
+        demo = self._file["data"][outline.source]
         keys = [item.name for item in self.spec.observations]
         observations = {key: read_rows(demo["obs"][key]) for key in keys}
         final = self._final_observation(demo, keys)
@@ -181,9 +180,8 @@ class RobomimicFile:
         actions = read_rows(demo["actions"])
         if self._targets is not None:
             actions = self._targets.convert(demo, actions)
-        outline = self.outline(index)
         return Episode(
-            source=name,
+            source=outline.source,
             observations=observations,
             actions=actions,
             rewards=rewards,
@@ -256,23 +254,20 @@ class RobomimicFile:
             return state
         return None
 
-    def _task_of(self, demo: h5py.Group) -> str:
-        return text_of(demo.attrs.get("task", self._task))
-
-    def _label(self, demo: h5py.Group) -> str:
-        if self._config.label:
-            return self._config.label
-        for name in ("operator", "label"):
-            if name in demo.attrs:
-                return text_of(demo.attrs[name])
-        return self._labels.get(demo.name.rpartition("/")[2], "")
-
     def _success(self, demo: h5py.Group, rewards: FloatArray | None) -> bool | None:
         if "success" in demo.attrs:
             return bool(demo.attrs["success"])
         if self._adapter != "robosuite" or rewards is None:
             return None
         return bool((rewards >= SUCCESS_REWARD).any())
+
+
+def _own_label(demo: h5py.Group) -> str:
+    """Return the behavior label that a demonstration's attributes give, or ""."""
+    for name in ("operator", "label"):
+        if name in demo.attrs:
+            return text_of(demo.attrs[name])
+    return ""
 
 
 def _seed(demo: h5py.Group) -> int | None:

@@ -58,7 +58,7 @@ def test_episodes_partition_the_rows_at_either_flag(tmp_path_factory, pairs, sha
     if current:  # the tail without a flag is an episode too
         expected.append(current)
     with open_source("d4rl", (path,), IngestConfig()) as reader:
-        assert list(reader.lengths) == expected
+        assert [item.length for item in reader.episodes] == expected
         rows = [reader.read(i).observations["observation"] for i in range(len(expected))]
     np.testing.assert_array_equal(
         np.concatenate(rows), np.arange(len(pairs) * 17, dtype=np.float32).reshape(-1, 17)
@@ -69,14 +69,14 @@ def test_missing_timeouts_are_cut_at_the_environments_limit(path):
     terminals = np.zeros(2750, bool)
     terminals[499] = True
     with open_source("d4rl", (write_file(path, terminals, None),), IngestConfig()) as reader:
-        assert list(reader.lengths) == [500, 1000, 1000, 250]
+        assert [item.length for item in reader.episodes] == [500, 1000, 1000, 250]
 
 
 def test_an_episode_of_exactly_the_limit_is_not_split(path):
     terminals = np.zeros(2000, bool)
     terminals[999] = True
     with open_source("d4rl", (write_file(path, terminals, None),), IngestConfig()) as reader:
-        assert list(reader.lengths) == [1000, 1000]
+        assert [item.length for item in reader.episodes] == [1000, 1000]
 
 
 def test_missing_timeouts_need_a_known_environment(tmp_path):

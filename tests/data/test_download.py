@@ -171,7 +171,7 @@ def test_an_archive_is_unpacked_to_what_ingest_reads(row, server, make_sample, t
     assert done.path == data / "pusht/replay.zarr"
     assert sorted(item.name for item in (data / "pusht").iterdir()) == ["replay.zarr"]
     with open_source("pusht", (done.path,), IngestConfig()) as reader:
-        assert len(reader.sources) == 12
+        assert len(reader.episodes) == 12
     assert not download(["x"], data, SilentProgress()).fetched
     (data / "pusht.zip").unlink()
     assert not download(["x"], data, SilentProgress()).fetched

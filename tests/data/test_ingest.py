@@ -16,7 +16,13 @@ from lwdctl.data.ingest import assign_splits, ingest
 from lwdctl.data.reader import EpisodeOutline, open_source
 
 outlines = st.lists(
-    st.builds(EpisodeOutline, st.sampled_from(["a", "b"]), st.sampled_from(["x", "y", ""])),
+    st.builds(
+        EpisodeOutline,
+        st.just(""),
+        st.just(1),
+        st.sampled_from(["a", "b"]),
+        st.sampled_from(["x", "y", ""]),
+    ),
     min_size=1,
     max_size=60,
 )
@@ -39,7 +45,7 @@ def test_share_is_kept_overall_and_per_stratum(outlines, fraction, seed):
 
 
 def test_six_operators_of_fifty_give_five_each():
-    outlines = [EpisodeOutline("Lift", f"operator_{i % 6}") for i in range(300)]
+    outlines = [EpisodeOutline("", 1, "Lift", f"operator_{i % 6}") for i in range(300)]
     splits = assign_splits(outlines, 0.1, 0)
     held = [item.label for item, split in zip(outlines, splits, strict=True) if split != "train"]
     assert set(Counter(held).values()) == {5}
@@ -47,13 +53,13 @@ def test_six_operators_of_fifty_give_five_each():
 
 
 def test_the_sources_own_split_goes_first():
-    outlines = [EpisodeOutline(split=split) for split in ("train", "", "validation", "train")]
+    outlines = [EpisodeOutline("", 1, split=split) for split in ("train", "", "validation", "train")]
     assert assign_splits(outlines, 0.5, 0) == ["train", "train", "validation", "train"]
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_a_split_that_leaves_one_side_empty_is_no_split(split):
-    splits = assign_splits([EpisodeOutline(split=split)] * 10, 0.2, 0)
+    splits = assign_splits([EpisodeOutline("", 1, split=split)] * 10, 0.2, 0)
     assert Counter(splits) == {"train": 8, "validation": 2}
 
 

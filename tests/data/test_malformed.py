@@ -106,7 +106,7 @@ DAMAGE = [
 
 def read_everything(name, path):
     with open_source(name, (path,), IngestConfig()) as reader:
-        for index in range(len(reader.sources)):
+        for index in range(len(reader.episodes)):
             reader.read(index)
 
 

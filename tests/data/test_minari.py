@@ -42,7 +42,9 @@ def test_data_set_made_by_minari_is_read_as_it_was_recorded(tmp_path, monkeypatc
     with open_source(
         "minari", (tmp_path / "toy" / "pendulum" / "expert-v0",), IngestConfig()
     ) as reader:
-        assert reader.sources == [f"episode_{index}" for index in range(12)]
+        assert [item.source for item in reader.episodes] == [
+            f"episode_{index}" for index in range(12)
+        ]
         assert reader.spec.env.tasks == ("Pendulum-v1",)
         assert reader.spec.env.max_steps == 200
         assert reader.spec.labels == ("expert",)
@@ -96,7 +98,7 @@ def test_file_without_metadata_is_read(make_sample, tmp_path):
     shutil.copy(sample.hdf5, path)
     with open_source("minari", (path,), IngestConfig(env="toys/Toy-v0")) as reader:
         assert (reader.spec.env.adapter, reader.spec.env.tasks) == ("toys", ("Toy-v0",))
-        assert reader.spec.env.max_steps == max(reader.lengths)
+        assert reader.spec.env.max_steps == max(item.length for item in reader.episodes)
 
 
 @pytest.mark.parametrize("force", [0.0, 0.5])

@@ -28,28 +28,28 @@ class NpzFile:
             raise DataError(f"{path}: no such file")
         self.arrays = dict(np.load(path))
         count = len(self.arrays) // 2
-        self.sources = [f"episode {index}" for index in range(count)]
-        self.lengths = [len(self.arrays[f"action_{index}"]) for index in range(count)]
         adapter, task = requested_env(config)
-        self.task, self.label = task or "toy", config.label or ""
+        task, label = task or "toy", config.label or ""
+        self.episodes = [
+            EpisodeOutline(f"episode {index}", len(self.arrays[f"action_{index}"]), task, label)
+            for index in range(count)
+        ]
         self.spec = SourceSpec(
             observations=(ObservationSpec("obs", self.arrays["obs_0"].shape[1]),),
             action=ActionSpec(1, "delta", "normalized", (-1.0,), (1.0,)),
-            env=EnvSpec(adapter, (self.task,), {}, max(self.lengths)),
-            labels=(self.label,) if self.label else (),
+            env=EnvSpec(adapter, (task,), {}, 6),
+            labels=(label,) if label else (),
             source_format="npz",
         )
 
-    def outline(self, index):
-        return EpisodeOutline(self.task, self.label)
-
     def read(self, index):
+        outline = self.episodes[index]
         return Episode(
-            source=self.sources[index],
+            source=outline.source,
             observations={"obs": self.arrays[f"obs_{index}"]},
             actions=self.arrays[f"action_{index}"],
-            task=self.task,
-            label=self.label,
+            task=outline.task,
+            label=outline.label,
         )
 
     def close(self):

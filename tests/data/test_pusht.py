@@ -24,8 +24,8 @@ def test_zip_is_read_like_the_directory(make_sample, tmp_path):
         open_source("pusht", (path,), IngestConfig()) as one,
         open_source("pusht", (archive,), IngestConfig()) as other,
     ):
-        assert list(one.lengths) == list(other.lengths)
-        for index in range(len(one.sources)):
+        assert [item.length for item in one.episodes] == [item.length for item in other.episodes]
+        for index in range(len(one.episodes)):
             first, second = one.read(index), other.read(index)
             for key, values in first.observations.items():
                 np.testing.assert_array_equal(values, second.observations[key])
@@ -72,8 +72,8 @@ def test_episodes_partition_the_rows_and_angles_wrap(tmp_path_factory, lengths, 
     }.items():
         group.create_array(key, data=values, chunks=(chunk, *values.shape[1:]))
     with open_source("pusht", (path,), IngestConfig()) as reader:
-        episodes = [reader.read(index) for index in range(len(reader.sources))]
-        assert list(reader.lengths) == lengths
+        episodes = [reader.read(index) for index in range(len(reader.episodes))]
+        assert [item.length for item in reader.episodes] == lengths
     positions = np.concatenate([item.observations["agent_position"] for item in episodes])
     np.testing.assert_array_equal(positions, state[:, :2])
     turn = np.concatenate([item.observations["block_angle_sincos"] for item in episodes])

@@ -39,16 +39,19 @@ def open_reader(name, sample):
 
 def test_episodes_come_in_numeric_order_with_declared_lengths(open_reader, lengths):
     reader = open_reader()
-    assert tuple(reader.lengths) == lengths
-    assert len(set(reader.sources)) == len(lengths)
+    assert tuple(item.length for item in reader.episodes) == lengths
+    assert len({item.source for item in reader.episodes}) == len(lengths)
     assert [reader.read(index).length for index in range(len(lengths))] == list(lengths)
-    assert [reader.read(index).source for index in range(len(lengths))] == list(reader.sources)
+    assert [reader.read(index).source for index in range(len(lengths))] == [
+        item.source for item in reader.episodes
+    ]
 
 
 def test_episodes_are_what_the_specification_says(open_reader):
     reader = open_reader()
     spec = reader.spec
-    for index, length in enumerate(reader.lengths):
+    for index, outline in enumerate(reader.episodes):
+        length = outline.length
         episode = reader.read(index)
         assert list(episode.observations) == [item.name for item in spec.observations]
         for item in spec.observations:
@@ -63,7 +66,6 @@ def test_episodes_are_what_the_specification_says(open_reader):
         assert state is None or (state.ndim == 1 and state.dtype == np.float64)
         assert episode.task in spec.env.tasks
         assert episode.label in (*spec.labels, "")
-        outline = reader.outline(index)
         assert (outline.task, outline.label, outline.split) == (
             episode.task, episode.label, episode.split,
         )  # fmt: skip
@@ -91,8 +93,8 @@ def test_several_sources_are_one_after_the_other(name, open_reader, make_sample,
     first = make_sample(name, tmp_path / "a").path
     second = make_sample(name, tmp_path / "b").path
     reader = open_reader(first, second)
-    assert tuple(reader.lengths) == lengths * 2
-    assert len(set(reader.sources)) == 2 * len(lengths)
+    assert tuple(item.length for item in reader.episodes) == lengths * 2
+    assert len({item.source for item in reader.episodes}) == 2 * len(lengths)
     np.testing.assert_array_equal(reader.read(12).actions, reader.read(0).actions)
 
 
@@ -156,10 +158,10 @@ def test_bad_value_names_file_key_and_row(open_reader, sample, poison, value, wh
 def test_episodes_go_into_a_snippet_store(open_reader, tmp_path):
     reader = open_reader()
     writer = SnippetWriter(tmp_path / "snippets.zarr", reader.spec)
-    for index in range(len(reader.sources)):
+    for index in range(len(reader.episodes)):
         writer.append(reader.read(index))
     writer.close()
     store = SnippetStore.open(tmp_path / "snippets.zarr")
-    assert store.steps == sum(reader.lengths)
+    assert store.steps == sum(item.length for item in reader.episodes)
     first = reader.read(0)
     np.testing.assert_array_equal(store.read("action", 0, first.length), first.actions)

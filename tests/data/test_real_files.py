@@ -30,7 +30,7 @@ def test_halfcheetah_has_64_episodes_of_1000_per_level_and_the_same_returns():
     with open_source("d4rl", paths, IngestConfig()) as reader:
         assert reader.spec.labels == ("expert", "medium", "random")
         assert reader.spec.env.adapter == "mujoco"
-        assert list(reader.lengths) == [1000] * 192
+        assert [item.length for item in reader.episodes] == [1000] * 192
         for number, path in enumerate(paths):
             with h5py.File(path) as file:
                 expected = file["rewards"][:].reshape(64, 1000).sum(axis=1, dtype=np.float64)
@@ -48,13 +48,14 @@ def test_halfcheetah_has_64_episodes_of_1000_per_level_and_the_same_returns():
 def test_walker2d_random_has_short_episodes():
     path = shared("d4rl/walker2d_random.hdf5")
     with open_source("d4rl", (path,), IngestConfig()) as reader:
-        assert len(reader.sources) == 3028
-        assert (min(reader.lengths), max(reader.lengths)) == (7, 85)
+        assert len(reader.episodes) == 3028
+        lengths = [item.length for item in reader.episodes]
+        assert (min(lengths), max(lengths)) == (7, 85)
 
 
 def test_hammer_can_be_restored():
     with open_source("d4rl", (shared("d4rl/hammer_expert.hdf5"),), IngestConfig()) as reader:
-        assert list(reader.lengths) == [200] * 100
+        assert [item.length for item in reader.episodes] == [200] * 100
         assert reader.read(3).initial_state.shape == (33 + 33 + 3,)
 
 
@@ -65,8 +66,8 @@ def test_hammer_can_be_restored():
 def test_operators_are_labels(name, episodes, steps, per_operator):
     path = shared(f"robomimic/{name}_mh_scripted.hdf5")
     with open_source("robomimic", (path,), IngestConfig()) as reader:
-        assert (len(reader.sources), sum(reader.lengths)) == (episodes, steps)
-        outlines = [reader.outline(index) for index in range(episodes)]
+        outlines = reader.episodes
+        assert (len(outlines), sum(item.length for item in outlines)) == (episodes, steps)
         assert sorted(Counter(outline.label for outline in outlines).values()) == per_operator
         assert Counter(outline.split for outline in outlines)["validation"] == episodes // 10 - (
             1 if name == "can" else 0
@@ -76,7 +77,7 @@ def test_operators_are_labels(name, episodes, steps, per_operator):
             assert episode.success
             assert episode.model.startswith("<mujoco")
             with h5py.File(path) as file:
-                demo = file["data"][reader.sources[index]]
+                demo = file["data"][reader.episodes[index].source]
                 np.testing.assert_array_equal(episode.initial_state, demo["states"][0])
                 np.testing.assert_array_equal(episode.observations["object"], demo["obs/object"][:])
 
@@ -84,7 +85,7 @@ def test_operators_are_labels(name, episodes, steps, per_operator):
 def test_pusht_has_206_episodes_and_25650_steps():
     path = shared("pusht/pusht_cchi_v7_replay.zarr")
     with open_source("pusht", (path,), IngestConfig()) as reader:
-        assert (len(reader.sources), sum(reader.lengths)) == (206, 25_650)
+        assert (len(reader.episodes), sum(item.length for item in reader.episodes)) == (206, 25_650)
         episode = reader.read(205)
     state = zarr.open_group(path, mode="r")["data/state"][-episode.length :]
     np.testing.assert_array_equal(episode.observations["block_position"], state[:, 2:4])
@@ -97,7 +98,7 @@ def test_pusht_evaluation_starts_where_nobody_recorded():
     with open_source(
         "pusht", (shared("pusht/pusht_cchi_v7_replay.zarr"),), IngestConfig()
     ) as reader:
-        recorded = np.stack([reader.read(i).initial_state for i in range(len(reader.lengths))])
+        recorded = np.stack([reader.read(i).initial_state for i in range(len(reader.episodes))])
         simulator = make_simulator(reader.spec.env, "push_t")
     for seed in range(EVALUATION_SEED_START, EVALUATION_SEED_START + 50):
         simulator.reset(seed)

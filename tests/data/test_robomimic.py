@@ -90,7 +90,7 @@ def robosuite_file(tmp_path):
 
 def read_all(path, **options):
     with open_source("robomimic", (path,), IngestConfig(**options)) as reader:
-        return reader.spec, [reader.read(index) for index in range(len(reader.sources))]
+        return reader.spec, [reader.read(index) for index in range(len(reader.episodes))]
 
 
 @pytest.mark.parametrize("task", ["Lift", "PickPlaceCan"])
