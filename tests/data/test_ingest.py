@@ -53,7 +53,9 @@ def test_six_operators_of_fifty_give_five_each():
 
 
 def test_the_sources_own_split_goes_first():
-    outlines = [EpisodeOutline("", 1, split=split) for split in ("train", "", "validation", "train")]
+    outlines = [
+        EpisodeOutline("", 1, split=split) for split in ("train", "", "validation", "train")
+    ]
     assert assign_splits(outlines, 0.5, 0) == ["train", "train", "validation", "train"]
 
 
