@@ -214,7 +214,7 @@ def _store(artifact: Artifact, root: Path) -> str:
 
 
 def _digests(artifact: Artifact, root: Path) -> set[str]:
-    if artifact.kind == "snippets":
+    if artifact.type == "snippets":
         return {artifact.digest}
     below = [_digests(parent, root) for parent in lineage.parents(artifact, root)]
     return set().union(*below)

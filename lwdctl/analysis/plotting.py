@@ -15,7 +15,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from lwdctl.artifacts.durable import write_durably
+from lwdctl.artifacts.files import write_durably
 from lwdctl.evaluation.results import Estimate
 
 FORMATS = ("png", "pdf")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lwdctl.artifacts.durable import write_durably
+from lwdctl.artifacts.files import write_durably
 from lwdctl.artifacts.manifest import plain
 from lwdctl.evaluation.results import Estimate
 

@@ -1,4 +1,4 @@
-"""One finished artifact and the checks that its files are what the manifest says."""
+"""A finished artifact, and the checks that its files are what the manifest says."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from lwdctl.artifacts.durable import sha256_of
-from lwdctl.artifacts.kinds import format_reference
+from lwdctl.artifacts.files import is_known_digest, remember_digest, sha256_of
 from lwdctl.artifacts.manifest import MANIFEST_NAME, Manifest, PayloadFile
-from lwdctl.artifacts.verified import is_verified, remember_verified
+from lwdctl.artifacts.references import format_reference
 from lwdctl.core.errors import ArtifactError
 
 SMALL_FILE = 16 * 2**20
@@ -18,36 +17,36 @@ SMALL_FILE = 16 * 2**20
 
 @dataclass(frozen=True)
 class Artifact:
-    """A finished version of something, read-only.
+    """A finished artifact, read-only.
 
     Attributes:
-        kind: What it is (`"vae"`).
+        type: Artifact type (`"vae"`).
         name: Name that its versions share.
         version: Number of this version, from 1.
         path: Its directory.
         manifest: What `manifest.json` says.
     """
 
-    kind: str
+    type: str
     name: str
     version: int
     path: Path
     manifest: Manifest
 
     @classmethod
-    def open(cls, path: Path, kind: str = "") -> Artifact:
+    def open(cls, path: Path, artifact_type: str = "") -> Artifact:
         """Open the artifact directory at `path`.
 
         Raises:
-            ArtifactError: It has no valid manifest, or is not of the kind expected.
+            ArtifactError: It has no valid manifest, or is not of the type expected.
         """
-        manifest = Manifest.read(path / MANIFEST_NAME, kind)
-        return cls(manifest.kind, manifest.name, manifest.version, path, manifest)
+        manifest = Manifest.read(path / MANIFEST_NAME, artifact_type)
+        return cls(manifest.type, manifest.name, manifest.version, path, manifest)
 
     @property
     def reference(self) -> str:
-        """`kind/name:vN`."""
-        return format_reference(self.kind, self.name, self.version)
+        """`type/name:vN`."""
+        return format_reference(self.type, self.name, self.version)
 
     @property
     def digest(self) -> str:
@@ -58,7 +57,7 @@ class Artifact:
         """Return the path of a payload file or directory.
 
         Raises:
-            ArtifactError: There is none of that name.
+            ArtifactError: The artifact has none of that name.
         """
         path = self.path / relative
         if not path.exists():
@@ -68,10 +67,10 @@ class Artifact:
         return path
 
     def check(self) -> None:
-        """Check what a consumer must know before it reads.
+        """Check the files before they are read.
 
-        Sizes of all files; SHA-256 of small files always and of large files once per
-        machine. Zarr chunks are left to the crc32c that is checked when they are read.
+        Compares the sizes of all files, the SHA-256 of small files always and of large files once
+        per machine. Zarr chunks are left to the crc32c that is checked when they are read.
 
         Raises:
             ArtifactError: A file is missing or differs.
@@ -82,9 +81,9 @@ class Artifact:
                 continue
             if file.size < SMALL_FILE:
                 self._check_digest(path, file)
-            elif not is_verified(path, file.sha256):
+            elif not is_known_digest(path, file.sha256):
                 self._check_digest(path, file)
-                remember_verified(path, file.sha256)
+                remember_digest(path, file.sha256)
 
     def verify(self) -> int:
         """Read every payload byte again and compare it with its digest.
@@ -99,10 +98,10 @@ class Artifact:
         for file in self.manifest.files:
             self._check_digest(self._check_size(file), file)
             total += file.size
-        self._refuse_strangers()
+        self._check_no_other_files()
         for store in self._zarr_stores():
             # Imported here: listing artifacts must not load zarr.
-            from lwdctl.artifacts.columns import read_every_chunk
+            from lwdctl.artifacts.zarr_columns import read_every_chunk
 
             total += read_every_chunk(store)
         return total
@@ -128,7 +127,7 @@ class Artifact:
                 self._again(),
             )
 
-    def _refuse_strangers(self) -> None:
+    def _check_no_other_files(self) -> None:
         known = {file.path for file in self.manifest.files} | {MANIFEST_NAME}
         for path in sorted(self.path.rglob("*")):
             if path.is_file() and path.relative_to(self.path).as_posix() not in known:
@@ -147,7 +146,9 @@ class Artifact:
         yield from (self.path / top for top in sorted(tops))
 
     def _again(self) -> str:
-        return f"make it again or restore a copy; `lwdctl verify {self.reference}` checks all of it"
+        return (
+            f"make it again or restore a copy; check all of it with: lwdctl verify {self.reference}"
+        )
 
 
 def _is_zarr_chunk(path: str) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from lwdctl.artifacts.columns import (
+from lwdctl.artifacts.zarr_columns import (
     Column,
     array_of,
     create_group,
@@ -17,13 +17,12 @@ from lwdctl.artifacts.columns import (
     read_rows,
     seal_group,
 )
-from lwdctl.artifacts.moments import RunningMoments
 from lwdctl.core.errors import ArtifactError
 from lwdctl.core.records import FloatArray
 
 LATENTS_PAYLOAD = "latents.zarr"
 FORMAT = "lwdctl-latents"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _SCALARS = {"task": np.int32, "label": np.int32, "episode": np.int32, "start": np.int64}
 
 
@@ -31,7 +30,7 @@ class LatentWriter:
     """Streams encoded snippets into a new store.
 
     Args:
-        path: The zarr directory to make, or None for a store in memory.
+        path: The zarr directory to create, or None for a store in memory.
         latent_size: Components of a latent.
         state_size: Components of the state at a snippet's first step.
 
@@ -102,10 +101,10 @@ class LatentWriter:
         """
         if not self._means.count:
             raise ArtifactError("there are no latents to store")
-        # The total deviation: the spread of the means alone would blow up latent dimensions
-        # that the VAE does not use, whose means hardly move.
-        deviation = np.sqrt(self._means.variance + self._variances.mean)
-        for name, value in (("mean", self._means.mean), ("deviation", deviation)):
+        # Dividing by the standard deviation of the means alone would blow up latent dimensions
+        # that the VAE does not use, whose means hardly vary.
+        std = np.sqrt(self._means.variance + self._variances.mean)
+        for name, value in (("mean", self._means.mean), ("std", std)):
             column = Column(self.group, f"statistics/{name}", (), np.float64, len(value))
             column.append(value)
             column.close()
@@ -202,5 +201,39 @@ class LatentStore:
         return self.read("start")
 
     def statistics(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Return mean and total deviation, sqrt(var(mu) + mean(sigma^2)), each (latent,)."""
-        return self.read("statistics/mean"), self.read("statistics/deviation")
+        """Return mean and total standard deviation, sqrt(var(mu) + mean(sigma^2)): (latent,)."""
+        return self.read("statistics/mean"), self.read("statistics/std")
+
+
+class RunningMoments:
+    """Moments of rows that arrive in batches, in constant memory.
+
+    Args:
+        size: Number of components.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.count = 0
+        self.mean: npt.NDArray[np.float64] = np.zeros(size)
+        self._m2: npt.NDArray[np.float64] = np.zeros(size)
+
+    def add(self, rows: npt.ArrayLike) -> None:
+        """Add rows (row, dim)."""
+        values = np.asarray(rows, np.float64)
+        if not len(values):
+            return
+        total = self.count + len(values)
+        mean = values.mean(axis=0)
+        step = mean - self.mean
+        self._m2 = (
+            self._m2
+            + ((values - mean) ** 2).sum(axis=0)
+            + step**2 * (self.count * len(values) / total)
+        )
+        self.mean = self.mean + step * (len(values) / total)
+        self.count = total
+
+    @property
+    def variance(self) -> npt.NDArray[np.float64]:
+        """Population variance (dim,)."""
+        return self._m2 / max(self.count, 1)

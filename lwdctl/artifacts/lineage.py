@@ -1,4 +1,4 @@
-"""What artifacts were made from, followed through the digests in their manifests."""
+"""Lineage: what artifacts derive from, followed through the digests in their manifests."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from lwdctl.artifacts.artifact import Artifact
-from lwdctl.artifacts.kinds import how_to_make, parse_reference, version_directory
 from lwdctl.artifacts.manifest import InputRef
+from lwdctl.artifacts.references import how_to_make, parse_reference, version_directory
 from lwdctl.core.errors import ArtifactError
 
 
@@ -15,18 +15,18 @@ def input_ref(artifact: Artifact, root: Path) -> InputRef:
     """Describe `artifact` as an input of something made in the workspace at `root`."""
     inside = workspace_of(artifact, root).resolve() == root.resolve()
     reference = artifact.reference if inside else str(artifact.path.resolve())
-    return InputRef(artifact.kind, reference, artifact.digest)
+    return InputRef(artifact.type, reference, artifact.digest)
 
 
 def workspace_of(artifact: Artifact, default: Path) -> Path:
     """Return the workspace that an artifact's directory stands in."""
     path = artifact.path.resolve()
-    expected = (artifact.kind, artifact.name, version_directory(artifact.version))
+    expected = (artifact.type, artifact.name, version_directory(artifact.version))
     return path.parents[2] if path.parts[-3:] == expected else default
 
 
 def find_input(reference: InputRef, root: Path) -> Artifact:
-    """Open an input and make sure that it is still the one that was used.
+    """Open an input and check that it is still the one that was used.
 
     Raises:
         ArtifactError: It is gone or was changed.
@@ -35,14 +35,14 @@ def find_input(reference: InputRef, root: Path) -> Artifact:
     if not path.is_dir():
         raise ArtifactError(
             f"the input {reference.reference} is gone: there is no {path}",
-            how_to_make(reference.kind),
+            how_to_make(reference.type),
         )
-    artifact = Artifact.open(path, reference.kind)
+    artifact = Artifact.open(path, reference.type)
     if artifact.digest != reference.digest:
         raise ArtifactError(
             f"the input {reference.reference} changed: the digest of its manifest is "
-            f"{artifact.digest}, {reference.digest} was used",
-            "restore it, or make what depends on it again",
+            f"{artifact.digest}, not the recorded {reference.digest}",
+            "restore it, or make again what derives from it",
         )
     return artifact
 
@@ -58,49 +58,49 @@ def parents(artifact: Artifact, root: Path) -> list[Artifact]:
 
 
 def ancestors(
-    artifact: Artifact, root: Path, kinds: Collection[str] | None = None
+    artifact: Artifact, root: Path, types: Collection[str] | None = None
 ) -> dict[str, Artifact]:
-    """Return everything that `artifact` was made from, by kind.
+    """Return everything that `artifact` derives from, by type.
 
     Args:
-        artifact: Where to begin; it is not part of the answer.
+        artifact: Where to begin; it is not returned itself.
         root: Workspace to look in.
-        kinds: Kinds that are needed, or None for all. Others that are gone are passed over.
+        types: Kinds that are needed, or None for all. Others may be gone.
 
     Raises:
-        ArtifactError: One that is needed is gone or changed, or two differ in one kind.
+        ArtifactError: One that is needed is gone or changed, or two differ in one type.
     """
     found: dict[str, Artifact] = {}
     home = workspace_of(artifact, root)
     for item in artifact.manifest.inputs:
-        needed = kinds is None or item.kind in kinds
+        needed = types is None or item.type in types
         if not needed and not _input_path(item, home).is_dir():
             continue
         parent = find_input(item, home)
-        for one in (parent, *ancestors(parent, root, kinds).values()):
+        for one in (parent, *ancestors(parent, root, types).values()):
             _add(found, one, artifact)
-    return found if kinds is None else {key: one for key, one in found.items() if key in kinds}
+    return found if types is None else {key: one for key, one in found.items() if key in types}
 
 
-def require_agreement(inputs: Sequence[Artifact], root: Path) -> None:
-    """Refuse inputs that were made from different artifacts of one kind.
+def check_agreement(inputs: Sequence[Artifact], root: Path) -> None:
+    """Check that no two inputs derive from different artifacts of one type.
 
-    Inputs of one and the same kind are a deliberate comparison and are not checked.
+    Inputs of one and the same type are a deliberate comparison and are not checked.
 
     Raises:
         ArtifactError: Two disagree; the message says which and in what.
     """
-    if len({item.kind for item in inputs}) < len(inputs):
+    if len({item.type for item in inputs}) < len(inputs):
         return
     seen: dict[str, tuple[InputRef, Artifact]] = {}
     for item in inputs:
         for reference in (input_ref(item, root), *_walk(item, root)):
-            other, user = seen.setdefault(reference.kind, (reference, item))
+            other, user = seen.setdefault(reference.type, (reference, item))
             if other.digest != reference.digest:
                 raise ArtifactError(
                     f"{user.reference} and {item.reference} do not belong together: "
                     f"{_use(user, other)}, {_use(item, reference)}",
-                    "name inputs of one chain; `lwdctl lineage REFERENCE` shows a chain",
+                    f"name inputs of one lineage; compare: lwdctl lineage {item.reference}",
                 )
 
 
@@ -114,7 +114,7 @@ def root_names(
     Args:
         artifact: Where to begin.
         root: Workspace to look in.
-        known: Answers so far, by digest; filled on the way.
+        known: Results so far, by digest; filled on the way.
     """
     known = {} if known is None else known
     home = workspace_of(artifact, root)
@@ -135,7 +135,7 @@ def _input_path(reference: InputRef, root: Path) -> Path:
     if Path(reference.reference).is_absolute():
         return Path(reference.reference)
     parsed = parse_reference(reference.reference)
-    return root / reference.kind / parsed.name / version_directory(parsed.version)
+    return root / reference.type / parsed.name / version_directory(parsed.version)
 
 
 def _walk(artifact: Artifact, root: Path) -> Iterator[InputRef]:
@@ -147,16 +147,16 @@ def _walk(artifact: Artifact, root: Path) -> Iterator[InputRef]:
 
 
 def _use(user: Artifact, reference: InputRef) -> str:
-    if user.kind == reference.kind:
+    if user.type == reference.type:
         return f"one is {reference.reference}"
-    return f"{user.reference} was made from {reference.reference}"
+    return f"{user.reference} derives from {reference.reference}"
 
 
 def _add(found: dict[str, Artifact], one: Artifact, of: Artifact) -> None:
-    other = found.setdefault(one.kind, one)
+    other = found.setdefault(one.type, one)
     if other.path != one.path and other.digest != one.digest:
         raise ArtifactError(
-            f"{of.reference} descends from two of kind '{one.kind}': "
+            f"{of.reference} descends from two of type '{one.type}': "
             f"{other.reference} and {one.reference}",
             "name the one that is meant",
         )

@@ -1,33 +1,51 @@
-"""`manifest.json`: what an artifact is, what it was made from, and every file it holds."""
+"""`manifest.json`: what an artifact is, what it derives from, its files and its provenance."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+import os
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from lwdctl.artifacts.durable import write_durably
+import lwdctl
+from lwdctl.artifacts.files import write_durably
+from lwdctl.artifacts.references import MAKERS
 from lwdctl.core.errors import ArtifactError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST_NAME = "manifest.json"
+
+PACKAGES = (
+    "torch", "numpy", "zarr", "diffusers", "hypnettorch", "mujoco", "gymnasium", "metaworld",
+    "gym-pusht", "pymunk", "robosuite", "gymnasium-robotics",
+)  # fmt: skip
+"""Distributions whose installed version is recorded, simulators among them."""
+
+_GIT_SECONDS = 10
+_ORIGIN: ContextVar[Mapping[str, str]] = ContextVar("origin")
 
 
 @dataclass(frozen=True)
 class InputRef:
-    """An artifact that another was made from.
+    """An artifact that another derives from.
 
     Attributes:
-        kind: Its kind.
-        reference: `kind/name:vN` in the same workspace, else its absolute path.
+        type: Its artifact type.
+        reference: `type/name:vN` in the same workspace, else its absolute path.
         digest: SHA-256 of its `manifest.json`.
     """
 
-    kind: str
+    type: str
     reference: str
     digest: str
 
@@ -45,21 +63,21 @@ class PayloadFile:
 class Manifest:
     """The content of `manifest.json`.
 
-    The file also holds a digest of all the rest, so that a changed byte in it is seen.
+    The file also holds a digest of all the rest, so that a changed byte in it is noticed.
 
     Attributes:
-        kind: Kind of artifact (`"vae"`).
+        type: Artifact type (`"vae"`).
         schema_version: Version of this record's layout.
         name: Name that versions share.
         version: Number of this version, from 1.
-        config: Full resolved configuration.
-        inputs: What it was made from.
+        config: The stage's full configuration.
+        inputs: The artifacts it derives from.
         files: Every payload file.
-        summary: The numbers that `show` prints.
-        provenance: Software, machine, seed and times.
+        summary: The numbers that `lwdctl show` prints.
+        provenance: Command, stage, software, machine, seed and times.
     """
 
-    kind: str
+    type: str
     schema_version: int
     name: str
     version: int
@@ -70,16 +88,16 @@ class Manifest:
     provenance: Mapping[str, Any]
 
     @classmethod
-    def read(cls, path: Path, kind: str = "") -> Manifest:
+    def read(cls, path: Path, artifact_type: str = "") -> Manifest:
         """Read and check a manifest file.
 
         Args:
             path: The `manifest.json`.
-            kind: Kind that is expected, or "" for any.
+            artifact_type: Type that is expected, or "" for any.
 
         Raises:
-            ArtifactError: It is missing, not JSON, changed since it was written, of an
-                unknown schema version, or of another kind.
+            ArtifactError: It is missing, not JSON, changed since it was written, of another
+                schema version, or of another artifact type.
         """
         body = _load(path)
         _check_schema(path, body)
@@ -89,10 +107,10 @@ class Manifest:
                 f"{path} was changed after it was written", "make the artifact again, or restore it"
             )
         manifest = _build(path, body)
-        if kind and manifest.kind != kind:
+        if artifact_type and manifest.type != artifact_type:
             raise ArtifactError(
-                f"{path.parent} is an artifact of kind '{manifest.kind}', not '{kind}'",
-                f"name one of kind '{kind}'; `lwdctl list` shows what there is",
+                f"{path.parent} is an artifact of type '{manifest.type}', not '{artifact_type}'",
+                f"name one of type '{artifact_type}'; `lwdctl list` lists all artifacts",
             )
         return manifest
 
@@ -126,6 +144,101 @@ def plain(value: Any) -> Any:
     raise TypeError(f"a manifest cannot hold {type(value).__name__}: {value!r}")
 
 
+@contextmanager
+def recording(*, command: str = "", stage: str = "") -> Iterator[None]:
+    """Record what makes the artifacts that are published inside the block.
+
+    An outer command stands: what a recipe's stages make is recorded with `lwdctl run`.
+
+    Args:
+        command: The command line, or the Python call.
+        stage: Name of the stage (`"train-vae"`).
+    """
+    outer = _ORIGIN.get({})
+    origin = {
+        "command": outer.get("command") or command,
+        "stage": stage or outer.get("stage", ""),
+    }
+    token = _ORIGIN.set(origin)
+    try:
+        yield
+    finally:
+        _ORIGIN.reset(token)
+
+
+def provenance(*, seed: int | None, device: str, started: str) -> dict[str, Any]:
+    """Describe the running program; nothing is imported to find out.
+
+    Args:
+        seed: The stage's seed, or None when it draws nothing.
+        device: Where it computed (`"cpu"`, `"cuda:0"`).
+        started: When it began, from `now`.
+    """
+    return {
+        "command": "",
+        "stage": "",
+        **_ORIGIN.get({}),
+        **software(),
+        "seed": seed,
+        "device": device,
+        "host": {
+            "name": platform.node(),
+            "system": platform.platform(),
+            "machine": platform.machine(),
+            "processors": os.cpu_count(),
+        },
+        "started": started,
+        "finished": now(),
+    }
+
+
+def now() -> str:
+    """Return the time as UTC ISO 8601 text with microseconds; such texts sort by time."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def software() -> dict[str, Any]:
+    """Return the versions that decide what is computed; `git` is None outside a checkout."""
+    return {
+        "lwdctl": lwdctl.__version__,
+        "git": _git_state(Path(lwdctl.__file__).resolve().parents[1]),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES if _version(name)},
+    }
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _git_state(checkout: Path) -> dict[str, Any] | None:
+    # Only lwdctl's own checkout counts: an installed copy may stand inside another project.
+    if not (checkout / ".git").exists():
+        return None
+    commit = _git(checkout, "rev-parse", "HEAD")
+    changes = _git(checkout, "status", "--porcelain", "--", "lwdctl")
+    # Where git gives no answer, nobody knows which code this is.
+    return {"commit": commit or "", "dirty": commit is None or changes != ""}
+
+
+def _git(checkout: Path, *arguments: str) -> str | None:
+    """Return the output of a git command, None where it fails."""
+    try:
+        done = subprocess.run(  # noqa: S603 - fixed arguments, no shell
+            ["git", "-C", str(checkout), *arguments],  # noqa: S607 - the user's own git
+            capture_output=True,
+            text=True,
+            timeout=_GIT_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
 def _render(body: Mapping[str, Any]) -> bytes:
     return (json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
@@ -148,11 +261,20 @@ def _load(path: Path) -> dict[str, Any]:
 
 def _check_schema(path: Path, body: Mapping[str, Any]) -> None:
     version = body.get("schema_version")
-    if version != SCHEMA_VERSION:
-        raise ArtifactError(
-            f"{path} has schema version {version}, this lwdctl reads {SCHEMA_VERSION}",
-            "use the lwdctl that wrote it (see its provenance), or make the artifact again",
-        )
+    if version == SCHEMA_VERSION:
+        return
+    origin = body.get("provenance")
+    origin = origin if isinstance(origin, Mapping) else {}
+    commit = (origin.get("git") or {}).get("commit", "")[:7]
+    writer = f"lwdctl {origin.get('lwdctl', '(unknown)')}" + (
+        f" (commit {commit})" if commit else ""
+    )
+    maker = MAKERS.get(str(body.get("kind") or body.get("type")))
+    raise ArtifactError(
+        f"{path} was written by {writer} with schema version {version}; this version,"
+        f" lwdctl {lwdctl.__version__}, reads schema version {SCHEMA_VERSION}",
+        (f"make it again with: {maker}" if maker else "make it again") + f", or use {writer}",
+    )
 
 
 def _build(path: Path, body: Mapping[str, Any]) -> Manifest:

@@ -1,4 +1,4 @@
-"""The directory that holds all artifacts: `<root>/<kind>/<name>/v0001/`."""
+"""The workspace: the directory that holds all artifacts, `<root>/<type>/<name>/v0001/`."""
 
 from __future__ import annotations
 
@@ -8,144 +8,294 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lwdctl.artifacts import catalog, lineage
+from lwdctl.artifacts import lineage
 from lwdctl.artifacts.artifact import Artifact
-from lwdctl.artifacts.catalog import DamagedArtifact
-from lwdctl.artifacts.draft import Draft, new_draft, resume_draft
-from lwdctl.artifacts.kinds import check_name, parse_reference
-from lwdctl.artifacts.partials import DraftRecord, all_partials, is_active
-from lwdctl.artifacts.resolution import is_path, resolve_name, resolve_newest
+from lwdctl.artifacts.manifest import MANIFEST_NAME
+from lwdctl.artifacts.references import (
+    Reference,
+    check_name,
+    format_reference,
+    how_to_make,
+    parse_reference,
+    version_directory,
+    version_of,
+)
+from lwdctl.artifacts.run_in_progress import (
+    RunInProgress,
+    RunRecord,
+    new_run,
+    resume_run,
+    unfinished_runs,
+)
+from lwdctl.core.errors import ArtifactError
+from lwdctl.core.suggest import did_you_mean
 
 DEFAULT_ROOT = Path("lwd-runs")
 ROOT_VARIABLE = "LWDCTL_WORKSPACE"
 
+_LIST_HINT = "list all artifacts with: lwdctl list"
+
 
 @dataclass(frozen=True)
-class UnfinishedArtifact:
-    """A draft on disk, and whether a running process is at work on it."""
+class DamagedArtifact:
+    """A version directory that cannot be used, and why."""
 
-    record: DraftRecord
-    active: bool
+    reference: str
+    path: Path
+    reason: str
+    hint: str = ""
 
 
 class Workspace:
     """Finds, opens and begins artifacts below one directory.
 
     Args:
-        root: The directory; it is made when something is first written.
+        root: The directory; it is created when something is first written.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
+
+    def __repr__(self) -> str:
+        return f"Workspace({str(self.root)!r})"
 
     @classmethod
     def locate(cls, explicit: str | Path | None = None) -> Workspace:
         """Return the workspace named, else `$LWDCTL_WORKSPACE`, else `./lwd-runs`."""
         return cls(Path(explicit or os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT).expanduser())
 
-    def artifacts(self, kind: str | None = None) -> list[Artifact]:
-        """Return the finished artifacts, oldest first; damaged ones are in `damaged`."""
-        return catalog.finished(self.root, kind or "")
+    def artifacts(self, artifact_type: str = "") -> list[Artifact]:
+        """Return the finished artifacts, oldest first; those in `damaged` are left out."""
+        entries = map(_inspect, _version_directories(self.root, artifact_type))
+        return sorted((item for item in entries if isinstance(item, Artifact)), key=_age)
 
-    def damaged(self, kind: str | None = None) -> list[DamagedArtifact]:
+    def damaged(self, artifact_type: str = "") -> list[DamagedArtifact]:
         """Return the version directories whose manifest cannot be used."""
-        return list(catalog.damaged(self.root, kind or ""))
+        entries = map(_inspect, _version_directories(self.root, artifact_type))
+        return [item for item in entries if isinstance(item, DamagedArtifact)]
 
-    def drafts(self, kind: str | None = None) -> list[UnfinishedArtifact]:
-        """Return what is unfinished, oldest first."""
-        records = sorted(all_partials(self.root, kind), key=lambda record: record.started)
-        return [UnfinishedArtifact(record, is_active(record.path)) for record in records]
+    def unfinished(self, artifact_type: str = "") -> list[RunRecord]:
+        """Return the unfinished runs, oldest first."""
+        return unfinished_runs(self.root, artifact_type or "*")
 
     def resolve(
-        self, kind: str, reference: str = "", run: str = "", *, choose: str = ""
+        self, artifact_type: str, reference: str = "", run: str = "", *, choose: str = ""
     ) -> Artifact:
         """Find the artifact that is meant and check its files.
 
         Args:
-            kind: Kind that is needed, or "" for any (then `reference` must say enough).
-            reference: `name`, `name:v2`, `name:latest`, any of these after `kind/`, or a
-                path to an artifact directory. "" takes the newest of the newest chain.
+            artifact_type: Type that is needed, or "" for any (then `reference` must say enough).
+            reference: `name`, `name:v2`, `name:latest`, any of these after `type/`, or a
+                path to an artifact directory. "" takes the newest.
             run: Keep only what has this name, or descends from a root of this name.
-            choose: Hint of how to name one where several are unrelated; "" puts the options of
-                the stages.
+            choose: Hint that says how to name one of several unrelated ones; "" names the options
+                of the stages.
 
         Raises:
-            ArtifactError: None, several unrelated, a damaged one, or another kind.
+            ArtifactError: None, several of unrelated lineages, a damaged one, or one of another
+                type.
         """
-        if reference and is_path(reference):
-            artifact = Artifact.open(Path(reference).expanduser(), kind)
+        if reference and _is_path(reference):
+            artifact = Artifact.open(Path(reference).expanduser(), artifact_type)
         elif reference:
-            artifact = resolve_name(self.root, kind, parse_reference(reference), run)
+            artifact = self._named(artifact_type, parse_reference(reference), run)
         else:
-            artifact = resolve_newest(self.root, kind, run, choose)
+            artifact = self._newest(artifact_type, run, choose)
         artifact.check()
         return artifact
 
     def inputs_of(self, artifact: Artifact) -> dict[str, Artifact]:
-        """Return the direct inputs by kind, checked.
+        """Return the artifacts that `artifact` derives from directly by type, checked.
 
         Raises:
             ArtifactError: One is gone, changed or damaged.
         """
-        found = {item.kind: item for item in lineage.parents(artifact, self.root)}
-        for item in found.values():
-            item.check()
-        return found
+        return _checked({item.type: item for item in lineage.parents(artifact, self.root)})
 
     def ancestors(
-        self, artifact: Artifact, kinds: Collection[str] | None = None
+        self, artifact: Artifact, types: Collection[str] | None = None
     ) -> dict[str, Artifact]:
-        """Return all that `artifact` was made from by kind, checked.
+        """Return all artifacts that `artifact` derives from by type, checked.
 
         Args:
-            artifact: Where to begin; not part of the answer.
-            kinds: Kinds that are needed, or None for all; others may be gone.
+            artifact: Where to begin; not returned itself.
+            types: Types that are needed, or None for all; others may be gone.
 
         Raises:
-            ArtifactError: One is gone, changed or damaged, or two differ in one kind.
+            ArtifactError: One is gone, changed or damaged, or two differ in one type.
         """
-        found = lineage.ancestors(artifact, self.root, kinds)
-        for item in found.values():
-            item.check()
-        return found
-
-    def chain(self, artifact: Artifact) -> frozenset[str]:
-        """Return the names of the artifacts without inputs that this one descends from."""
-        return lineage.root_names(artifact, self.root)
-
-    def require_agreement(self, inputs: Sequence[Artifact]) -> None:
-        """Refuse inputs whose lineages disagree (latents of another VAE).
-
-        Raises:
-            ArtifactError: Two disagree; the message says which.
-        """
-        lineage.require_agreement(inputs, self.root)
+        return _checked(lineage.ancestors(artifact, self.root, types))
 
     def begin(
         self,
-        kind: str,
+        artifact_type: str,
         name: str,
         *,
         config: Mapping[str, Any],
         inputs: Sequence[Artifact] = (),
         resume: bool = False,
-    ) -> Draft:
-        """Begin an artifact, or take up an interrupted one.
+    ) -> RunInProgress:
+        """Begin a run that makes an artifact, or resume an interrupted one.
 
         Args:
-            kind: Kind to make.
+            artifact_type: Type of the artifact to make.
             name: Its name; it becomes the next version of it.
-            config: Full resolved configuration.
-            inputs: What it is made from.
-            resume: Go on in the newest draft with the same configuration and inputs.
+            config: Full configuration.
+            inputs: The artifacts it derives from.
+            resume: Go on with the newest unfinished run of the same configuration and inputs.
 
         Raises:
-            ArtifactError: A bad name, inputs that disagree, nothing to resume, or a
+            ArtifactError: A bad name, inputs of different lineages, nothing to resume, or a
                 workspace that cannot be written.
         """
-        check_name(kind)
+        check_name(artifact_type)
         check_name(name)
-        self.require_agreement(inputs)
+        lineage.check_agreement(inputs, self.root)
         references = tuple(lineage.input_ref(item, self.root) for item in inputs)
-        start = resume_draft if resume else new_draft
-        return start(self.root, kind, name, config, references)
+        start = resume_run if resume else new_run
+        return start(self.root, artifact_type, name, config, references)
+
+    def _named(self, artifact_type: str, wanted: Reference, run: str) -> Artifact:
+        artifact_type = self._type_of(artifact_type, wanted)
+        directories = _version_directories(self.root, artifact_type, wanted.name)
+        versions = [version_of(path.name) for path in directories]
+        if not versions:
+            names = {path.parent.name for path in _version_directories(self.root, artifact_type)}
+            raise ArtifactError(
+                f"no finished {artifact_type} is called '{wanted.name}' in {self.root}",
+                did_you_mean(wanted.name, names) or how_to_make(artifact_type),
+            )
+        if wanted.version and wanted.version not in versions:
+            raise ArtifactError(
+                f"{artifact_type}/{wanted.name} has no version v{wanted.version} in {self.root}",
+                "existing versions: " + ", ".join(f"v{version}" for version in versions),
+            )
+        folder = self.root / artifact_type / wanted.name
+        found = _open_version(folder / version_directory(wanted.version or versions[-1]))
+        roots = lineage.root_names(found, self.root)
+        if run and run != found.name and run not in roots:
+            raise ArtifactError(
+                f"{found.reference} does not belong to the run '{run}'",
+                f"it descends from {', '.join(sorted(roots))}",
+            )
+        return found
+
+    def _newest(self, artifact_type: str, run: str, choose: str) -> Artifact:
+        known: dict[str, frozenset[str]] = {}
+        families: dict[frozenset[str], list[Artifact]] = {}
+        candidates = self.artifacts(artifact_type)
+        for item in candidates:
+            roots = lineage.root_names(item, self.root, known)
+            if not run or run == item.name or run in roots:
+                families.setdefault(roots, []).append(item)
+        if not families:
+            names = {item.name for item in candidates}.union(*known.values())
+            raise self._nothing(artifact_type, run, names)
+        if len(families) > 1:
+            example = min(min(roots) for roots in families)
+            hint = choose or (
+                f"choose one with --run NAME (--run {example})"
+                f" or name it with --{artifact_type} NAME"
+            )
+            raise ArtifactError(self._unrelated(artifact_type, families), hint)
+        (family,) = families.values()
+        newest = family[-1]
+        # A damaged later version must not be passed over silently.
+        last = _version_directories(self.root, newest.type, newest.name)[-1]
+        if version_of(last.name) > newest.version:
+            _open_version(last)
+        return newest
+
+    def _type_of(self, artifact_type: str, wanted: Reference) -> str:
+        if artifact_type and wanted.type and artifact_type != wanted.type:
+            raise ArtifactError(
+                f"'{wanted.type}/{wanted.name}' is of type '{wanted.type}', not '{artifact_type}'",
+                f"name one of type '{artifact_type}'; {_LIST_HINT}",
+            )
+        if artifact_type or wanted.type:
+            return artifact_type or wanted.type
+        directories = _version_directories(self.root, name=wanted.name)
+        types = sorted({path.parts[-3] for path in directories})
+        if not types:
+            raise ArtifactError(f"nothing is called '{wanted.name}' in {self.root}", _LIST_HINT)
+        if len(types) > 1:
+            choices = ", ".join(f"{item}/{wanted.name}" for item in types)
+            raise ArtifactError(
+                f"artifacts of several types are called '{wanted.name}' in {self.root}",
+                f"name one: {choices}",
+            )
+        return types[0]
+
+    def _nothing(self, artifact_type: str, run: str, names: set[str]) -> ArtifactError:
+        unusable = self.damaged(artifact_type)
+        if unusable:
+            hint = unusable[-1].hint or how_to_make(artifact_type)
+            return ArtifactError(unusable[-1].reason, hint)
+        if run and names:
+            return ArtifactError(
+                f"no finished {artifact_type} in {self.root} belongs to the run '{run}'",
+                did_you_mean(run, names),
+            )
+        return ArtifactError(
+            f"no finished {artifact_type} in {self.root}", how_to_make(artifact_type)
+        )
+
+    def _unrelated(
+        self, artifact_type: str, families: Mapping[frozenset[str], Sequence[Artifact]]
+    ) -> str:
+        listed = "; ".join(
+            f"{items[-1].reference} (from {', '.join(sorted(roots))})"
+            for roots, items in families.items()
+        )
+        return f"{self.root} has {artifact_type} artifacts of unrelated lineages: {listed}"
+
+
+def _is_path(reference: str) -> bool:
+    """Tell whether a reference is meant as a path to an artifact directory."""
+    if reference.startswith((".", "~", os.sep)):
+        return True
+    return os.sep in reference and (Path(reference) / MANIFEST_NAME).is_file()
+
+
+def _version_directories(root: Path, artifact_type: str = "", name: str = "") -> list[Path]:
+    """Return the version directories below `root` by version; hidden ones are left out."""
+    found = [
+        path
+        for path in sorted(root.glob(f"{artifact_type or '*'}/{name or '*'}/v*"))
+        if not any(part.startswith(".") for part in path.parts[-3:])
+        and version_of(path.name)
+        and path.is_dir()
+    ]
+    return sorted(found, key=lambda path: (path.parent, version_of(path.name)))
+
+
+def _inspect(path: Path) -> Artifact | DamagedArtifact:
+    """Open a version directory, or return why it cannot be opened."""
+    artifact_type, name = path.parts[-3:-1]
+    reference = format_reference(artifact_type, name, version_of(path.name))
+    try:
+        artifact = Artifact.open(path, artifact_type)
+    except ArtifactError as error:
+        return DamagedArtifact(reference, path, error.message, error.hint)
+    if artifact.reference != reference:
+        reason = f"{path} was renamed: its manifest says {artifact.reference}"
+        return DamagedArtifact(reference, path, reason)
+    return artifact
+
+
+def _open_version(path: Path) -> Artifact:
+    entry = _inspect(path)
+    if isinstance(entry, DamagedArtifact):
+        hint = entry.hint or "make it again, or move the directory elsewhere"
+        raise ArtifactError(entry.reason, hint)
+    return entry
+
+
+def _age(artifact: Artifact) -> tuple[str, str, int]:
+    return str(artifact.manifest.provenance["finished"]), artifact.name, artifact.version
+
+
+def _checked(found: dict[str, Artifact]) -> dict[str, Artifact]:
+    for item in found.values():
+        item.check()
+    return found

@@ -57,7 +57,7 @@ def stage_function(stage: Stage, run: Callable[[Stage, dict[str, Any]], None]) -
     function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     function.__annotations__ = {item.name: item.annotation for item in parameters}
     function.__name__ = re.sub(r"\W", "_", stage.command)
-    function.__doc__ = f"{stage.summary}\n\n{_reads(stage)}Makes: {stage.kind}."
+    function.__doc__ = f"{stage.summary}\n\n{_reads(stage)}Makes: {stage.artifact_type}."
     return function
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lwdctl.artifacts.kinds import MAKERS
+from lwdctl.artifacts.references import MAKERS
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.cli.generate import DEBUG, JSON, QUIET, WORKSPACE
 from lwdctl.cli.output import print_json, print_table, print_text
@@ -26,12 +26,12 @@ def command(
     workspace = Workspace.locate(workspace_path or None)
     if kind and kind not in MAKERS and not (workspace.root / kind).is_dir():
         raise ConfigError(f"there is no kind '{kind}'", did_you_mean(kind, MAKERS))
-    finished = [_finished(item) for item in workspace.artifacts(kind or None)]
+    finished = [_finished(item) for item in workspace.artifacts(kind)]
     damaged = [
         {"artifact": item.reference, "path": str(item.path), "reason": item.reason}
-        for item in workspace.damaged(kind or None)
+        for item in workspace.damaged(kind)
     ]
-    drafts = [_draft(item) for item in workspace.drafts(kind or None)]
+    drafts = [_draft(item) for item in workspace.unfinished(kind)]
     if as_json:
         summary = {"artifacts": finished, "damaged": damaged, "unfinished": drafts}
         print_json(None, workspace.root, summary)
@@ -53,7 +53,7 @@ def _draft(item: Any) -> dict[str, Any]:
     record = item.record
     state = "running" if item.active else "resumable" if record.resumable else "abandoned"
     return {
-        "artifact": f"{record.kind}/{record.name}",
+        "artifact": f"{record.type}/{record.name}",
         "path": str(record.path),
         "started": record.started,
         "state": state,

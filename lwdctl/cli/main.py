@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from lwdctl import __version__
+from lwdctl.artifacts.manifest import recording
 from lwdctl.cli.failures import Terminated, catch_sigterm, command_line, report
 from lwdctl.cli.group import Commands
 from lwdctl.core.errors import EXIT_INTERRUPTED, EXIT_OK
@@ -42,7 +43,8 @@ def main(words: Sequence[str] | None = None) -> int:
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     catch_sigterm()
     try:
-        code = _app().main(given or ["--help"], prog_name="lwdctl", standalone_mode=False)
+        with recording(command=command_line(given)):
+            code = _app().main(given or ["--help"], prog_name="lwdctl", standalone_mode=False)
         sys.stdout.flush()
     except (Exception, KeyboardInterrupt, Terminated) as error:  # noqa: BLE001 - the last resort
         if "--debug" in given and not isinstance(error, KeyboardInterrupt | Terminated):

@@ -12,7 +12,7 @@ from typing import Any
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.manifest import plain
 
-JSON_SCHEMA_VERSION = 1
+JSON_SCHEMA_VERSION = 2
 
 
 def print_json(reference: str | None, path: object, summary: Mapping[str, Any]) -> None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lwdctl.artifacts.artifact import Artifact
-from lwdctl.artifacts.durable import write_durably
-from lwdctl.artifacts.kinds import sanitize_name
+from lwdctl.artifacts.files import write_durably
+from lwdctl.artifacts.references import sanitize_name
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.cli.bars import make_progress
 from lwdctl.cli.compare import AGAINST, METRIC

@@ -26,7 +26,7 @@ def command(
     artifact = Workspace.locate(workspace_path or None).resolve("", reference)
     manifest = artifact.manifest
     if as_json:
-        inputs = [{"kind": item.kind, "reference": item.reference} for item in manifest.inputs]
+        inputs = [{"type": item.type, "reference": item.reference} for item in manifest.inputs]
         extra = {"config": manifest.config, "inputs": inputs, "provenance": manifest.provenance}
         print_json(artifact.reference, artifact.path, {**manifest.summary, "manifest": extra})
         return

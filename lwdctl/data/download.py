@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from lwdctl.artifacts.durable import sha256_of
+from lwdctl.artifacts.files import sha256_of
 from lwdctl.core.errors import ConfigError, DataError
 from lwdctl.core.progress import Progress
 from lwdctl.core.suggest import did_you_mean

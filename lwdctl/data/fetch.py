@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import requests
 
-from lwdctl.artifacts.durable import sha256_of, sync
+from lwdctl.artifacts.files import sha256_of, sync
 from lwdctl.core.errors import DataError
 from lwdctl.core.progress import Progress
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lwdctl.artifacts.durable import sha256_of
+from lwdctl.artifacts.files import sha256_of
 from lwdctl.core.errors import ArtifactError
 from lwdctl.core.records import ActionSpec, ObservationSpec
 

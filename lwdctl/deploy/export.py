@@ -17,7 +17,7 @@ from safetensors.numpy import save
 from torch import Tensor, nn
 
 from lwdctl.artifacts.artifact import Artifact
-from lwdctl.artifacts.provenance import now, software
+from lwdctl.artifacts.manifest import now, software
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import LINEAGE
 from lwdctl.core.errors import ConfigError, LwdctlError, MissingExtraError

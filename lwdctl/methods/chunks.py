@@ -8,8 +8,7 @@ import numpy as np
 import torch
 
 from lwdctl.artifacts.artifact import Artifact
-from lwdctl.artifacts.moments import Moments
-from lwdctl.artifacts.snippets import SnippetStore
+from lwdctl.artifacts.snippets import Moments, SnippetStore
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.records import SourceSpec
 from lwdctl.data.batches import SnippetBatches

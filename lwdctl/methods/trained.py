@@ -49,10 +49,10 @@ def open_trained(artifact: Artifact, workspace: Workspace, device: str = "auto")
         ArtifactError: It holds no policy, or a part of its lineage is missing or damaged.
     """
     place = choose_device(device)
-    if artifact.kind == "baseline":
+    if artifact.type == "baseline":
         method = load_method(load_spec(artifact.path)["method"])
         return method.open({"baseline": artifact}, place)
-    if artifact.kind != "diffusion":
+    if artifact.type != "diffusion":
         raise ConfigError(
             f"{artifact.reference} holds no policy",
             "name a diffusion or baseline artifact; `lwdctl list` shows what there is",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lwdctl.artifacts.moments import Moments
+from lwdctl.artifacts.snippets import Moments
 
 SMALLEST_STD = 1e-4
 """Components that vary less (relative to their size) count as constant: scaled by 1, not 1/0."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.manifest import recording
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.config import from_mapping
 from lwdctl.core.progress import Progress, TqdmProgress
@@ -43,4 +44,6 @@ def run_stage(
     config: Any = from_mapping(stage.config, settings or {})
     found = resolve_inputs(stage, config, workspace, inputs or {})
     context = StageContext(workspace, progress or TqdmProgress(), name)
-    return stage.execute(config, found, context)
+    call = f"run_stage({command!r}, {dict(settings or {})!r}, {dict(inputs or {})!r}, {name!r})"
+    with recording(command=call):
+        return stage.execute(config, found, context)

@@ -75,6 +75,6 @@ def _check_lineage(named: Artifact, used: Artifact, leading: Artifact) -> None:
     if named.path.resolve() != used.path.resolve():
         raise ArtifactError(
             f"{leading.reference} was made from {used.reference}, not from {named.reference}",
-            f"name a {leading.kind} that was made from {named.reference}, "
-            f"or leave out --{named.kind}",
+            f"name a {leading.type} that was made from {named.reference}, "
+            f"or leave out --{named.type}",
         )

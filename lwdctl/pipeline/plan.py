@@ -129,7 +129,7 @@ def _find_parents(
     Those it names, else the latest that makes the kind, and all of them to choose from.
     """
     where = f"{recipe.path.name} [stage.{entry.id}]"
-    made = {step.id: step.stage.kind for step in earlier}
+    made = {step.id: step.stage.artifact_type for step in earlier}
     kinds = stage.reads(config, {made[need] for need in entry.needs})
     several = stage.candidates(config)
     parents: dict[str, str] = {}
@@ -142,7 +142,7 @@ def _find_parents(
             )
         parents[kind] = need
     if kinds and kinds[-1] not in parents:
-        makers = [step.id for step in earlier if step.stage.kind == kinds[-1]]
+        makers = [step.id for step in earlier if step.stage.artifact_type == kinds[-1]]
         if not makers:
             raise ConfigError(
                 f"{where} reads {kinds[-1]}, which no earlier stage makes",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lwdctl.artifacts.artifact import Artifact
-from lwdctl.artifacts.durable import fingerprint
+from lwdctl.artifacts.files import fingerprint
 from lwdctl.artifacts.manifest import InputRef, plain
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.config import to_mapping
@@ -61,7 +61,7 @@ def run_plan(plan: Sequence[Step], workspace: Workspace, progress: Progress) -> 
             progress.message(f"{head}: {finished.reference} is up to date")
             outcomes[step.id] = Outcome(step, UP_TO_DATE, finished)
             continue
-        progress.message(f"{head}: lwdctl {step.stage.command} (makes {step.stage.kind})")
+        progress.message(f"{head}: lwdctl {step.stage.command} (makes {step.stage.artifact_type})")
         started = time.monotonic()
         artifact = _run(step, inputs, context)
         seconds = time.monotonic() - started
@@ -124,7 +124,7 @@ def _finished(step: Step, inputs: Mapping[str, Artifact], context: StageContext)
     config, defaults = plain(to_mapping(step.config)), plain(to_mapping(step.stage.config()))
     same = [
         artifact
-        for artifact in reversed(context.workspace.artifacts(step.stage.kind))
+        for artifact in reversed(context.workspace.artifacts(step.stage.artifact_type))
         if artifact.name == step.name and {**defaults, **artifact.manifest.config} == config
     ]
     for artifact in same:
@@ -176,10 +176,10 @@ def _sources_changed(step: Step, summary: Mapping[str, Any]) -> bool:
 def _has_draft(step: Step, inputs: Mapping[str, Artifact], context: StageContext) -> bool:
     config = plain(to_mapping(step.config))
     return any(
-        draft.record.resumable
+        draft.resumable
         and not draft.active
-        and draft.record.name == step.name
-        and draft.record.config == config
-        and _made_from(draft.record.inputs, step, inputs, context)
-        for draft in context.workspace.drafts(step.stage.kind)
+        and draft.name == step.name
+        and draft.config == config
+        and _made_from(draft.inputs, step, inputs, context)
+        for draft in context.workspace.unfinished(step.stage.artifact_type)
     )

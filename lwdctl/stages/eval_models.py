@@ -199,18 +199,18 @@ class _Finder:
     def _candidates(self, kind: str) -> list[Artifact]:
         among = self._context.among
         known = self._context.workspace.artifacts(kind) if among is None else among
-        return [artifact for artifact in reversed(known) if artifact.kind == kind]
+        return [artifact for artifact in reversed(known) if artifact.type == kind]
 
     def _with_same_data(self, artifact: Artifact) -> dict[str, Artifact] | None:
         """Return an artifact's lineage if it begins with the snippets of this evaluation."""
-        kinds = LINEAGE[:-1] if artifact.kind == "diffusion" else ("snippets",)
+        kinds = LINEAGE[:-1] if artifact.type == "diffusion" else ("snippets",)
         try:
             found = self._context.workspace.ancestors(artifact, kinds)
         except ArtifactError:  # a model whose lineage is incomplete cannot be run
             return None
         if len(found) < len(kinds) or found["snippets"].digest != self._inputs["snippets"].digest:
             return None
-        return {**found, artifact.kind: artifact}
+        return {**found, artifact.type: artifact}
 
     def _fits(self, policy: str, found: Models, horizon: Horizon | None) -> bool:
         """Tell whether a model was trained for the horizon, or may be run at it."""

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from lwdctl.artifacts.artifact import Artifact
-from lwdctl.artifacts.draft import Draft
-from lwdctl.artifacts.durable import write_durably
-from lwdctl.artifacts.provenance import software
+from lwdctl.artifacts.files import write_durably
+from lwdctl.artifacts.manifest import software
+from lwdctl.artifacts.run_in_progress import RunInProgress
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import EvalConfig
 from lwdctl.core.config import to_mapping
@@ -138,7 +138,7 @@ class _Evaluation:
         for condition in self.conditions:
             self._open(condition).check(self._acting(condition))
 
-    def measure(self, condition: PlannedCondition, draft: Draft) -> None:
+    def measure(self, condition: PlannedCondition, draft: RunInProgress) -> None:
         """Run one condition, unless the interrupted evaluation has done so, and keep its record."""
         log = self.context.progress.message
         path = draft.checkpoints / f"{condition.name}.json"

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lwdctl.artifacts.artifact import Artifact
-from lwdctl.artifacts.durable import fingerprint
-from lwdctl.artifacts.kinds import sanitize_name
+from lwdctl.artifacts.files import fingerprint
+from lwdctl.artifacts.references import sanitize_name
 from lwdctl.artifacts.snippets import SNIPPETS_PAYLOAD
 from lwdctl.configs import IngestConfig
 from lwdctl.core.config import to_mapping

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.manifest import recording
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.progress import Progress, TqdmProgress
 
@@ -47,7 +48,7 @@ class Stage:
 
     Attributes:
         command: Name on the command line (`"train-vae"`).
-        kind: Type of the artifact it makes (`"vae"`).
+        artifact_type: Type of the artifact it makes (`"vae"`).
         config: Frozen dataclass of `core.config.option` fields.
         inputs: Artifact types it reads, the most specific one last; the others must be among
             its ancestors or are taken from them.
@@ -61,7 +62,7 @@ class Stage:
     """
 
     command: str
-    kind: str
+    artifact_type: str
     config: type
     inputs: tuple[str, ...]
     run: RunFunction | str
@@ -73,7 +74,8 @@ class Stage:
         self, config: Any, inputs: Mapping[str, Artifact], context: StageContext
     ) -> Artifact:
         """Run the stage and return the artifact it made."""
-        artifact: Artifact = _load(self.run)(config, inputs, context)
+        with recording(stage=self.command):
+            artifact: Artifact = _load(self.run)(config, inputs, context)
         return artifact
 
     def reads(self, config: Any, named: Collection[str] = ()) -> tuple[str, ...]:

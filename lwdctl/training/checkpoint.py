@@ -15,8 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lwdctl.artifacts.durable import sync
-from lwdctl.artifacts.partials import CHECKPOINTS
+from lwdctl.artifacts.files import sync
+from lwdctl.artifacts.run_in_progress import CHECKPOINTS
 from lwdctl.core.errors import ArtifactError
 from lwdctl.models.files import load_tensors, unique_tensors
 

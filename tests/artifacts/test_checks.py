@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lwdctl.artifacts import artifact as artifact_module
-from lwdctl.artifacts.durable import sha256_of
+from lwdctl.artifacts.files import sha256_of
 from lwdctl.artifacts.latents import LatentStore, LatentWriter
 from lwdctl.core.errors import ArtifactError
 

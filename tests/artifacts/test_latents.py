@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lwdctl.artifacts.columns import STEP_CHUNK
-from lwdctl.artifacts.latents import LatentStore, LatentWriter
-from lwdctl.artifacts.moments import Moments, RunningMoments
+from lwdctl.artifacts.latents import LatentStore, LatentWriter, RunningMoments
+from lwdctl.artifacts.snippets import Moments
+from lwdctl.artifacts.zarr_columns import STEP_CHUNK
 from lwdctl.core.errors import ArtifactError
 
 

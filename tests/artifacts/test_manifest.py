@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lwdctl.artifacts import provenance
+from lwdctl.artifacts import manifest as provenance
 from lwdctl.artifacts.manifest import InputRef, Manifest, PayloadFile, plain
 from lwdctl.core.errors import ArtifactError
 
 MANIFEST = Manifest(
-    kind="vae",
-    schema_version=1,
+    type="vae",
+    schema_version=2,
     name="lift",
     version=2,
     config={"rate": 3e-4, "layers": [256, 256], "limit": None},
@@ -33,7 +33,7 @@ def test_what_is_written_is_read_back(tmp_path):
 
 def test_another_kind_is_refused_with_a_hint(tmp_path):
     MANIFEST.write(tmp_path / "manifest.json")
-    with pytest.raises(ArtifactError, match="kind 'vae', not 'latents'") as caught:
+    with pytest.raises(ArtifactError, match="type 'vae', not 'latents'") as caught:
         Manifest.read(tmp_path / "manifest.json", "latents")
     assert "lwdctl list" in caught.value.hint
 
@@ -44,6 +44,22 @@ def test_an_unknown_schema_version_is_refused(tmp_path):
         Manifest.read(tmp_path / "manifest.json")
 
 
+def test_an_artifact_of_0_1_is_refused_with_what_made_it(tmp_path):
+    body = {"kind": "vae", "schema_version": 1, "provenance": {"lwdctl": "0.1.0", "git": None}}
+    (tmp_path / "manifest.json").write_text(json.dumps(body))
+    with pytest.raises(ArtifactError, match=r"written by lwdctl 0\.1\.0 with schema") as caught:
+        Manifest.read(tmp_path / "manifest.json")
+    assert caught.value.hint == "make it again with: lwdctl train-vae, or use lwdctl 0.1.0"
+
+
+def test_the_outermost_command_is_recorded():
+    with provenance.recording(command="lwdctl run a.toml"):
+        with provenance.recording(command="lwdctl.run()", stage="encode"):
+            found = provenance.provenance(seed=0, device="cpu", started="")
+        assert (found["command"], found["stage"]) == ("lwdctl run a.toml", "encode")
+    assert provenance.provenance(seed=0, device="cpu", started="")["command"] == ""
+
+
 def test_any_changed_number_is_noticed(tmp_path):
     path = tmp_path / "manifest.json"
     MANIFEST.write(path)
@@ -52,7 +68,7 @@ def test_any_changed_number_is_noticed(tmp_path):
         Manifest.read(path)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema_version": 1}', "\x00"])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema_version": 2}', "\x00"])
 def test_damaged_text_is_an_error_of_ours(tmp_path, text):
     path = tmp_path / "manifest.json"
     path.write_text(text)

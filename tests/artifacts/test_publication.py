@@ -11,14 +11,14 @@ import textwrap
 
 import pytest
 
-from lwdctl.artifacts import draft as draft_module
+from lwdctl.artifacts import run_in_progress
 from lwdctl.artifacts.manifest import Manifest
 from lwdctl.core.errors import ArtifactError
 
 HEAD = """
 import os, signal, sys
 from pathlib import Path
-from lwdctl.artifacts import draft as module
+from lwdctl.artifacts import run_in_progress as module
 from lwdctl.artifacts.workspace import Workspace
 workspace = Workspace(Path(sys.argv[1]))
 def die(*_, **__): os.kill(os.getpid(), signal.SIGKILL)
@@ -74,7 +74,7 @@ def test_a_kept_draft_survives_an_exception_and_stays_out_of_the_artifact(worksp
 
     with pytest.raises(RuntimeError):
         fail()
-    assert [item.record.resumable for item in workspace.drafts()] == [True]
+    assert [item.resumable for item in workspace.unfinished()] == [True]
     with workspace.begin("vae", "lift", config={}, resume=True) as draft:
         assert draft.resumed
         assert (draft.checkpoints / "last").read_text() == "state"
@@ -107,7 +107,7 @@ def test_a_kill_after_the_rename_leaves_a_whole_version(workspace):
     body = """
     draft = workspace.begin("vae", "lift", config={"a": 1})
     (draft.path / "weights").write_text("w")
-    module.Draft.discard = die
+    module.RunInProgress.discard = die
     draft.publish({})
     """
     assert start(workspace, body).wait(60) == -signal.SIGKILL
@@ -120,14 +120,14 @@ def test_a_draft_that_was_published_already_is_not_written_on(workspace):
     draft = workspace.begin("vae", "lift", config={})
     (draft.checkpoints / "last").write_text("state")
     (draft.path / "metrics").write_text("1")
-    module.Draft.discard = die
+    module.RunInProgress.discard = die
     draft.publish({})
     """
     assert start(workspace, body).wait(60) == -signal.SIGKILL
-    assert len(workspace.drafts()) == 1
+    assert len(workspace.unfinished()) == 1
     with pytest.raises(ArtifactError, match="no unfinished vae/lift"):
         workspace.begin("vae", "lift", config={}, resume=True)
-    assert workspace.drafts() == []
+    assert workspace.unfinished() == []
     workspace.resolve("vae").verify()
 
 
@@ -151,9 +151,9 @@ def test_what_a_killed_process_left_is_removed_unless_it_can_be_resumed(workspac
     """
     for line in ("pass", "(draft.checkpoints / 'last').write_text('state')"):
         start(workspace, body.replace("CHECKPOINT", line)).wait(60)
-    assert [item.record.resumable for item in workspace.drafts()] == [True]
+    assert [item.resumable for item in workspace.unfinished()] == [True]
     with workspace.begin("vae", "lift", config={}):
-        states = [(item.record.resumable, item.active) for item in workspace.drafts()]
+        states = [(item.resumable, item.active) for item in workspace.unfinished()]
     assert states == [(True, False), (False, True)]
 
 
@@ -176,7 +176,7 @@ def test_two_processes_publish_one_name_at_once(workspace):
 
 def test_the_second_of_two_that_want_a_number_takes_the_next(workspace, make, monkeypatch):
     make("vae", "lift")
-    monkeypatch.setattr(draft_module, "version_of", lambda name: 0)
+    monkeypatch.setattr(run_in_progress, "version_of", lambda name: 0)
     assert make("vae", "lift").reference == "vae/lift:v2"
 
 
@@ -244,5 +244,5 @@ def test_a_workspace_that_cannot_be_written_is_an_error_of_ours(workspace):
 
 
 def test_listing_a_workspace_makes_no_directory(workspace):
-    assert workspace.artifacts() == workspace.drafts() == workspace.damaged() == []
+    assert workspace.artifacts() == workspace.unfinished() == workspace.damaged() == []
     assert not workspace.root.exists()

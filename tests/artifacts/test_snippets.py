@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lwdctl.artifacts.columns import EPISODE_CHUNK, STEP_CHUNK
 from lwdctl.artifacts.snippets import SnippetStore, SnippetWriter
+from lwdctl.artifacts.zarr_columns import EPISODE_CHUNK, STEP_CHUNK
 from lwdctl.core.errors import ArtifactError, DataError
 from lwdctl.core.records import Episode, SourceSpec
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lwdctl.artifacts.kinds import MAKERS, check_name, parse_reference, sanitize_name
+from lwdctl.artifacts.lineage import check_agreement, root_names
+from lwdctl.artifacts.references import MAKERS, check_name, parse_reference, sanitize_name
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.errors import ArtifactError
 
@@ -91,13 +92,13 @@ def test_a_misspelt_name_and_a_missing_version_have_hints(workspace, make):
 def test_another_kind_is_refused(workspace, make):
     artifact = make("vae", "lift")
     for reference in ("vae/lift", str(artifact.path)):
-        with pytest.raises(ArtifactError, match="kind 'vae', not 'latents'"):
+        with pytest.raises(ArtifactError, match="type 'vae', not 'latents'"):
             workspace.resolve("latents", reference)
 
 
 def test_a_name_of_several_kinds_must_say_the_kind(workspace, chain):
     chain("lift")
-    with pytest.raises(ArtifactError, match="several kinds") as caught:
+    with pytest.raises(ArtifactError, match="several types") as caught:
         workspace.resolve("", "lift")
     assert "diffusion/lift, latents/lift, snippets/lift, vae/lift" in caught.value.hint
 
@@ -111,7 +112,7 @@ def test_what_is_no_reference_is_refused(workspace, text):
 def test_unrelated_chains_are_refused_and_listed_and_run_chooses(workspace, chain):
     lift, can = chain("lift"), chain("can")
     for index, kind in enumerate(("snippets", "vae", "latents", "diffusion")):
-        with pytest.raises(ArtifactError, match="unrelated chains") as caught:
+        with pytest.raises(ArtifactError, match="unrelated lineages") as caught:
             workspace.resolve(kind)
         assert f"{kind}/lift:v1" in caught.value.message
         assert f"{kind}/can:v1" in caught.value.message
@@ -143,7 +144,7 @@ def test_chains_that_share_their_root_are_related(workspace, make):
 def test_a_chain_keeps_its_name_when_its_root_is_deleted(workspace, chain):
     data, *_, diffusion = chain("lift")
     shutil.rmtree(data.path)
-    assert workspace.chain(diffusion) == {"lift"}
+    assert root_names(diffusion, workspace.root) == {"lift"}
     assert workspace.resolve("diffusion") == diffusion
 
 
@@ -179,12 +180,12 @@ def test_inputs_of_different_lineage_are_refused_and_named(workspace, chain, mak
     other = make("vae", "lift", data)
     with pytest.raises(ArtifactError, match="do not belong together") as caught:
         workspace.begin("diffusion", "lift", config={}, inputs=[latents, other])
-    assert "latents/lift:v1 was made from vae/lift:v1" in caught.value.message
+    assert "latents/lift:v1 derives from vae/lift:v1" in caught.value.message
     assert "one is vae/lift:v2" in caught.value.message
     assert not list(workspace.root.glob("diffusion/lift/.*"))
-    workspace.require_agreement([latents, vae, data])
+    check_agreement([latents, vae, data], workspace.root)
     # Several of one kind are a comparison, not a mistake.
-    workspace.require_agreement([vae, other])
+    check_agreement([vae, other], workspace.root)
 
 
 def test_inputs_from_another_workspace_are_followed(workspace, make, tmp_path):
@@ -196,7 +197,7 @@ def test_inputs_from_another_workspace_are_followed(workspace, make, tmp_path):
         "vae": vae.path.resolve(),
         "snippets": workspace.root.resolve() / "snippets/lift/v0001",
     }
-    assert there.chain(latents) == {"lift"}
+    assert root_names(latents, there.root) == {"lift"}
 
 
 def test_a_moved_workspace_keeps_its_lineage(workspace, chain, tmp_path):

@@ -71,7 +71,7 @@ def test_the_table_and_the_files_it_leaves(runs, capfd, tmp_path):
 def test_json_carries_everything_and_the_sources(runs, capfd, tmp_path):
     assert main(["compare", "method", "baseline", "--json"]) == 0
     answer = told(capfd)
-    assert answer["schema_version"] == 1
+    assert answer["schema_version"] == 2
     assert (answer["artifact"], answer["path"]) == (None, None)
     assert list((tmp_path / "here").iterdir()) == []
     summary = answer["summary"]

@@ -90,7 +90,7 @@ def test_a_recipe_shows_measured_beside_expected(recipe, here, capfd):
     capfd.readouterr()
     assert main(["report", "toys.toml", "--json", "-q"]) == 0
     answer = json.loads(capfd.readouterr().out)
-    assert answer["schema_version"] == 1
+    assert answer["schema_version"] == 2
     assert answer["path"] == "toys.html"
     assert answer["summary"]["expected"] == 2
     assert answer["summary"]["met"] == 1

@@ -93,7 +93,7 @@ def test_json_is_the_only_thing_on_stdout(capfd, workspace_path):
     assert main(["sow", "wheat", "--json"]) == 0
     told, err = answer(capfd)
     assert told == {
-        "schema_version": 1,
+        "schema_version": 2,
         "artifact": "seed/field:v1",
         "path": str(workspace_path / "seed/field/v0001"),
         "summary": {"rows": 3, "tool": "hand"},

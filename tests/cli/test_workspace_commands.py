@@ -28,7 +28,7 @@ def test_list(capfd, workspace_path):
 def test_list_as_json_and_by_kind(capfd, workspace_path):
     assert main(["list", "plant", "--json"]) == 0
     answer = told(capfd)
-    assert answer["schema_version"] == 1
+    assert answer["schema_version"] == 2
     assert answer["path"] == str(workspace_path)
     assert [item["artifact"] for item in answer["summary"]["artifacts"]] == ["plant/field:v1"]
 

@@ -59,7 +59,7 @@ def test_second_run_does_nothing(recipe, capfd, workspace_path):
     first = run(capfd, recipe)
     assert states(first) == ["ran"] * 3
     assert first["artifact"] == "crop/year:v1"
-    assert first["schema_version"] == 1
+    assert first["schema_version"] == 2
     assert states(run(capfd, recipe)) == ["up to date"] * 3
     assert len(list(workspace_path.glob("*/*/v*"))) == 3
 
@@ -145,7 +145,7 @@ def test_an_interrupted_stage_is_resumed(recipe, capfd, workspace_path):
 
 
 def test_a_changed_source_file_is_read_again(tmp_path):
-    from lwdctl.artifacts.durable import fingerprint
+    from lwdctl.artifacts.files import fingerprint
     from lwdctl.pipeline.runner import _sources_changed
 
     path = tmp_path / "data.bin"
@@ -162,7 +162,7 @@ def test_a_changed_source_file_is_read_again(tmp_path):
 
 
 def test_a_changed_source_directory_is_read_again(tmp_path):
-    from lwdctl.artifacts.durable import fingerprint
+    from lwdctl.artifacts.files import fingerprint
     from lwdctl.pipeline.runner import _sources_changed
 
     folder = tmp_path / "data.zarr"
@@ -179,7 +179,7 @@ def test_a_changed_source_directory_is_read_again(tmp_path):
 
 
 def test_a_path_that_now_leads_elsewhere_is_read_again(tmp_path, monkeypatch):
-    from lwdctl.artifacts.durable import fingerprint
+    from lwdctl.artifacts.files import fingerprint
     from lwdctl.pipeline.runner import _sources_changed
 
     for name in ("one", "two"):

@@ -58,8 +58,8 @@ def test_a_name_means_the_same_in_every_recipe(smoke):
     meant, differ = {}, []
     for path in RECIPES:
         for step in make_plan(read_recipe(path), smoke=smoke):
-            key = (step.stage.kind, step.name)
-            if step.stage.kind == "evaluation":  # one name may hold several looks at a model
+            key = (step.stage.artifact_type, step.name)
+            if step.stage.artifact_type == "evaluation":  # a name may hold several
                 continue
             if meant.setdefault(key, step.config) != step.config:
                 differ.append(f"{path.stem}: {key}")

@@ -49,7 +49,7 @@ def measured(workspace: Workspace) -> Artifact:
 
 def test_all_groups_from_the_same_starts(measured: Artifact) -> None:
     summary = measured.manifest.summary
-    assert [item.kind for item in measured.manifest.inputs] == [
+    assert [item.type for item in measured.manifest.inputs] == [
         "snippets",
         "vae",
         "latents",

@@ -52,7 +52,7 @@ def test_all_arms_from_the_same_starts(
     artifact = do(COMMAND, workspace, values)
     summary = artifact.manifest.summary
     assert artifact.name == "made"
-    assert [item.kind for item in artifact.manifest.inputs] == [
+    assert [item.type for item in artifact.manifest.inputs] == [
         "snippets",
         "vae",
         "latents",
@@ -82,7 +82,7 @@ def test_all_arms_from_the_same_starts(
 
 
 def test_snapshots_lead_to_the_final_weights(workspace: Workspace, plain: Artifact) -> None:
-    assert [item.kind for item in plain.manifest.inputs] == ["snippets", "vae"]
+    assert [item.type for item in plain.manifest.inputs] == ["snippets", "vae"]
     summary = plain.manifest.summary
     after = summary["after_updates"]
     assert list(after) == ["2", "4"]
@@ -137,4 +137,4 @@ def test_what_it_reads_and_refuses(workspace: Workspace) -> None:
         from_mapping(stage.config, {"latent": ["shuffled"]})
     with pytest.raises(ConfigError, match="too many"):
         do(COMMAND, workspace, {**SMALL, "latent": ["sampled"], "num_inference_steps": 101})
-    assert workspace.drafts("analysis") == []
+    assert workspace.unfinished("analysis") == []

@@ -195,7 +195,7 @@ def test_an_interrupted_evaluation_keeps_what_it_measured(
         return roll(arm, *words)
 
     monkeypatch.setattr(evaluate, "_roll", counting)
-    (draft,) = copy.drafts("evaluation")
+    (draft,) = copy.unfinished("evaluation")
     assert draft.record.resumable
     resumed = do("eval", copy, EVAL, resume=True)
     assert count == ["shuffled", "mean"]

@@ -70,7 +70,7 @@ def test_what_is_not_sampled_needs_no_diffusion_model(tmp_path: Path) -> None:
     values = {"policy": ["lwd"], "episodes": 2, "max_steps": 10, "workers": 0, "num_envs": 2,
               "device": "cpu"}  # fmt: skip
     alone = do("eval", workspace, {**values, "latent": ["oracle"]})
-    assert [item.kind for item in alone.manifest.inputs] == ["vae"]
+    assert [item.type for item in alone.manifest.inputs] == ["vae"]
     (before,) = everything(alone)
     assert (before["train_seed"], before["horizon"], before["snippet_length"]) == (3, 8, 8)
     assert before["cost"]["denoiser_flops_per_replan"] == 0.0
@@ -83,7 +83,7 @@ def test_what_is_not_sampled_needs_no_diffusion_model(tmp_path: Path) -> None:
         do("eval", workspace, {**values, "latent": ["oracle", "sampled"]})
     do("train-diffusion", workspace, {**TINY, "width": 16}, name="named")
     named = do("eval", workspace, {**values, "latent": ["oracle"]}, named={"diffusion": "named"})
-    assert [item.kind for item in named.manifest.inputs] == ["diffusion"]
+    assert [item.type for item in named.manifest.inputs] == ["diffusion"]
     (after,) = everything(named)
     # The seed of the diffusion model stands in the cell; what the policy did is the same.
     assert after["train_seed"] == 0

@@ -194,7 +194,7 @@ def test_settings_that_change_nothing_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         train(workspace, {**METHODS[name], **setting})
-    assert workspace.drafts("baseline") == []
+    assert workspace.unfinished("baseline") == []
 
 
 def test_dp_has_its_authors_settings(workspace: Workspace) -> None:

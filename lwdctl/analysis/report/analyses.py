@@ -8,8 +8,8 @@ from pathlib import Path
 from lwdctl.analysis.report.content import Block, CaptionedTable, Picture, embed_png
 from lwdctl.analysis.report.lineage import command_of, trace
 from lwdctl.analysis.sections import FIGURES, Section, read_sections
-from lwdctl.artifacts import catalog
 from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.errors import ArtifactError
 
 ANALYSIS = "analysis"
@@ -24,7 +24,7 @@ def find_analyses(lineage: Mapping[str, Artifact], root: Path) -> list[Artifact]
     from, are part of it. Of analyses of one kind with the same inputs, the newest is taken.
     """
     newest: dict[tuple[tuple[str, ...], tuple[str, ...]], Artifact] = {}
-    for artifact in catalog.finished(root, ANALYSIS):
+    for artifact in Workspace(root).artifacts(ANALYSIS):
         if _primary_inputs(artifact, root) & lineage.keys():
             inputs = tuple(sorted(item.digest for item in artifact.manifest.inputs))
             # Every analysis has settings of its own: their names say which one it is.

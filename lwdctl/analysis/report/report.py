@@ -124,11 +124,11 @@ def build_report(
     progress = progress or SilentProgress()
     progress.message(f"reading {', '.join(item.reference for item in sources)}")
     traced = trace(sources, root)
-    evaluations = [item for item in sources if item.kind == "evaluation"]
+    evaluations = [item for item in sources if item.type == "evaluation"]
     everything = trace([*sources, *find_analyses(traced.found, root)], root)
     lineage = describe_lineage(everything)
     results = results_of(evaluations, root, against, metric, progress)
-    analyses = show_analyses([item for item in everything.artifacts if item.kind == ANALYSIS])
+    analyses = show_analyses([item for item in everything.artifacts if item.type == ANALYSIS])
     curves = training_curves(traced.artifacts)
     episodes = recorded_episodes(evaluations)
     sections = {"results": results, "analyses": analyses, "curves": curves, "episodes": episodes}
@@ -215,7 +215,7 @@ def _facts(
         yield f"Tasks ({len(tasks)})", _listed(tasks)
         yield "Policies", _listed(map(_policy, rows))
     for item in artifacts:
-        if item.kind == "snippets":
+        if item.type == "snippets":
             yield f"Data ({item.name})", _data(item.manifest.summary)
     for protocol in dict.fromkeys(item.manifest.summary.get("protocol") for item in evaluations):
         if protocol:

@@ -29,7 +29,7 @@ Row = Mapping[str, float]
 
 def training_curves(artifacts: Sequence[Artifact]) -> tuple[Block, ...]:
     """Draw the logs of the artifacts that were trained; note where one is missing."""
-    return tuple(_curves(item) for item in artifacts if item.kind in TRAINED)
+    return tuple(_curves(item) for item in artifacts if item.type in TRAINED)
 
 
 def read_rows(path: Path) -> tuple[list[Row], int]:

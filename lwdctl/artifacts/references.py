@@ -1,4 +1,4 @@
-"""Kinds, names and references of artifacts, as people write them."""
+"""Artifact types, names and references, as users write them."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ MAKERS = {
     "evaluation": "lwdctl eval",
     "analysis": "lwdctl analyze latents",
 }
-"""Kind of artifact to the command that makes one."""
+"""Artifact type to the command that makes one."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
-_REFERENCE = re.compile(r"(?:(?P<kind>[^/:]+)/)?(?P<name>[^/:]+)(?::(?:v(?P<version>\d+)|latest))?")
+_REFERENCE = re.compile(r"(?:(?P<type>[^/:]+)/)?(?P<name>[^/:]+)(?::(?:v(?P<version>\d+)|latest))?")
 _VERSION_DIRECTORY = re.compile(r"v(\d{4,})")
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A reference taken apart; version 0 means the latest, kind "" any."""
+    """A parsed reference; version 0 means the latest, type "" any."""
 
-    kind: str
+    type: str
     name: str
     version: int
 
 
 def parse_reference(text: str) -> Reference:
-    """Parse `name`, `name:v2`, `name:latest` or any of these after `kind/`.
+    """Parse `name`, `name:v2`, `name:latest` or any of these after `type/`.
 
     Raises:
         ArtifactError: The text has none of these forms.
@@ -43,14 +43,14 @@ def parse_reference(text: str) -> Reference:
     if match is None:
         raise ArtifactError(
             f"'{text}' is neither an artifact directory nor a reference",
-            "write NAME, NAME:v2, NAME:latest, KIND/NAME:v2, or a path to an artifact directory",
+            "write NAME, NAME:v2, NAME:latest, TYPE/NAME:v2, or a path to an artifact directory",
         )
-    return Reference(match["kind"] or "", match["name"], int(match["version"] or 0))
+    return Reference(match["type"] or "", match["name"], int(match["version"] or 0))
 
 
-def format_reference(kind: str, name: str, version: int) -> str:
-    """Return `kind/name:vN`."""
-    return f"{kind}/{name}:v{version}"
+def format_reference(artifact_type: str, name: str, version: int) -> str:
+    """Return `type/name:vN`."""
+    return f"{artifact_type}/{name}:v{version}"
 
 
 def sanitize_name(text: str) -> str:
@@ -59,7 +59,7 @@ def sanitize_name(text: str) -> str:
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that could not be a directory or a reference.
+    """Check that a name can be a directory and part of a reference.
 
     Raises:
         ArtifactError: The name is empty or has a character that references use.
@@ -82,6 +82,6 @@ def version_of(directory: str) -> int:
     return int(match[1]) if match else 0
 
 
-def how_to_make(kind: str) -> str:
-    """Return the hint that says which command makes artifacts of this kind."""
-    return f"make one with: {MAKERS[kind]}" if kind in MAKERS else ""
+def how_to_make(artifact_type: str) -> str:
+    """Return the hint that names the command that makes artifacts of this type."""
+    return f"make one with: {MAKERS[artifact_type]}" if artifact_type in MAKERS else ""

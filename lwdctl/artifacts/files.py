@@ -1,0 +1,82 @@
+"""Files that survive a crash, and their SHA-256 digests."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+_BLOCK = 1 << 20
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file as hexadecimal text, read in blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def fingerprint(path: Path) -> dict[str, Any]:
+    """Return the absolute path, size in bytes and SHA-256 of a file or directory.
+
+    The digest of a directory covers the names and digests of its files.
+    """
+    where = str(path.resolve())
+    if not path.is_dir():
+        return {"path": where, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
+    files = sorted(item for item in path.rglob("*") if item.is_file())
+    lines = (f"{item.relative_to(path).as_posix()}\0{sha256_of(item)}\n" for item in files)
+    return {
+        "path": where,
+        "bytes": sum(item.stat().st_size for item in files),
+        "sha256": hashlib.sha256("".join(lines).encode()).hexdigest(),
+    }
+
+
+def sync(path: Path) -> None:
+    """Force a file's bytes, or a directory's entries, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Replace the file at `path` as a whole and force it to the disk."""
+    fresh = path.with_name(f".{path.name}.new")
+    with fresh.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+    sync(path.parent)
+
+
+def is_known_digest(path: Path, sha256: str) -> bool:
+    """Tell whether this machine has hashed this very file before and found this digest.
+
+    The answer comes from an empty record file in the user's cache directory, named by path, size,
+    time of change and digest. Losing the records only costs time.
+    """
+    return _digest_record(path, sha256).exists()
+
+
+def remember_digest(path: Path, sha256: str) -> None:
+    """Record that the file has this digest."""
+    record = _digest_record(path, sha256)
+    # A read-only or full home must not stop the work: the next check hashes again.
+    with contextlib.suppress(OSError):
+        record.parent.mkdir(parents=True, exist_ok=True)
+        record.touch()
+
+
+def _digest_record(path: Path, sha256: str) -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    state = path.stat()
+    key = "\n".join((str(path.resolve()), str(state.st_size), str(state.st_mtime_ns), sha256))
+    return cache / "lwdctl" / "verified" / hashlib.sha256(key.encode()).hexdigest()

@@ -1,0 +1,363 @@
+"""Runs in progress: artifacts written aside, then published as a whole or not at all.
+
+A run works in a hidden directory, `<root>/<type>/<name>/.partial-*/`, whose `run.json` holds the
+configuration, the digests of the inputs and the start time. The run is locked by an advisory
+`flock` on that file, so the lock ends with the process however it dies.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from lwdctl.artifacts.artifact import SMALL_FILE, Artifact
+from lwdctl.artifacts.files import remember_digest, sha256_of, sync
+from lwdctl.artifacts.manifest import (
+    MANIFEST_NAME,
+    SCHEMA_VERSION,
+    InputRef,
+    Manifest,
+    PayloadFile,
+    now,
+    plain,
+    provenance,
+)
+from lwdctl.artifacts.references import version_directory, version_of
+from lwdctl.core.errors import ArtifactError
+
+CHECKPOINTS = "checkpoints"
+_PREFIX = ".partial-"
+_RECORD_NAME = "run.json"
+_STAGING = ".publish"
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What `run.json` says about an unfinished run.
+
+    Attributes:
+        type: Type of the artifact that it makes.
+        name: Name of that artifact.
+        path: The run's directory.
+        config: Full configuration, JSON-ready.
+        inputs: The artifacts it derives from.
+        started: When it began, UTC ISO 8601.
+    """
+
+    type: str
+    name: str
+    path: Path
+    config: Mapping[str, Any]
+    inputs: tuple[InputRef, ...]
+    started: str
+
+    @property
+    def resumable(self) -> bool:
+        """Whether it holds a checkpoint to go on from."""
+        folder = self.path / CHECKPOINTS
+        return folder.is_dir() and any(folder.iterdir())
+
+    @property
+    def active(self) -> bool:
+        """Whether a running process works on it."""
+        lock = _try_lock(self.path)
+        if lock is not None:
+            lock.close()
+        return lock is None
+
+
+class RunInProgress:
+    """A run that this process alone works on.
+
+    Use it as a context manager: left without `publish`, the directory is removed unless it
+    holds a checkpoint or `keep` is true.
+
+    Attributes:
+        path: Where to write. Files under `checkpoints/` are never published.
+        resumed: Whether `path` holds the work of an earlier, interrupted process.
+        keep: Whether the directory survives an exception.
+    """
+
+    def __init__(self, record: RunRecord, lock: IO[str], *, resumed: bool) -> None:
+        self.path = record.path
+        self.resumed = resumed
+        self.keep = resumed
+        self._record = record
+        self._lock = lock
+        self._published = False
+
+    @property
+    def checkpoints(self) -> Path:
+        """Directory for checkpoints, created on first use."""
+        folder = self.path / CHECKPOINTS
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def publish(
+        self, summary: Mapping[str, Any], *, seed: int | None = None, device: str = "cpu"
+    ) -> Artifact:
+        """Make the payload the next version of its name, atomically.
+
+        The payload is hard-linked into a staging directory, forced to the disk, and
+        renamed into place; until then the run stays whole and resumable.
+
+        Args:
+            summary: The numbers that `lwdctl show` prints.
+            seed: The stage's seed, or None.
+            device: Where it computed.
+
+        Raises:
+            ArtifactError: The payload holds something other than files and directories.
+        """
+        staging = self.path / _STAGING
+        shutil.rmtree(staging, ignore_errors=True)
+        files = tuple(_stage(self.path, staging))
+        manifest = Manifest(
+            type=self._record.type,
+            schema_version=SCHEMA_VERSION,
+            name=self._record.name,
+            version=0,
+            config=self._record.config,
+            inputs=self._record.inputs,
+            files=files,
+            summary=plain(summary),
+            provenance=provenance(seed=seed, device=device, started=self._record.started),
+        )
+        artifact = _claim_version(staging, self.path.parent, manifest)
+        self._published = True
+        self.discard()
+        for file in files:
+            if file.size >= SMALL_FILE:  # hashed just now: consumers need not do it again
+                remember_digest(artifact.path / file.path, file.sha256)
+        return artifact
+
+    def discard(self) -> None:
+        """Remove the directory and release the lock."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        self._lock.close()
+
+    def __enter__(self) -> RunInProgress:
+        """Return the run itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Remove the directory unless it was published or is to be kept."""
+        del kind, error, traceback
+        if self._published:
+            return
+        if self.keep or self._record.resumable:
+            self._lock.close()
+        else:
+            self.discard()
+
+
+def new_run(
+    root: Path,
+    artifact_type: str,
+    name: str,
+    config: Mapping[str, Any],
+    inputs: tuple[InputRef, ...],
+) -> RunInProgress:
+    """Begin from nothing; leftovers of killed processes that cannot be resumed are removed.
+
+    Raises:
+        ArtifactError: The workspace cannot be written.
+    """
+    _sweep(root, artifact_type, name)
+    path = root / artifact_type / name / f"{_PREFIX}{secrets.token_hex(8)}"
+    record = RunRecord(artifact_type, name, path, plain(config), inputs, now())
+    try:
+        path.mkdir(parents=True)
+        lock = (path / _RECORD_NAME).open("x+", encoding="utf-8")
+    except OSError as error:
+        raise ArtifactError(
+            f"cannot write in the workspace {root}: {error.strerror}",
+            "choose another with --workspace DIR or $LWDCTL_WORKSPACE",
+        ) from error
+    # Locked before it is filled: whoever finds an empty run.json leaves it alone.
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    body = {"config": record.config, "inputs": [asdict(item) for item in inputs]}
+    json.dump({**body, "started": record.started}, lock, indent=1)
+    lock.flush()
+    os.fsync(lock.fileno())
+    sync(path)
+    return RunInProgress(record, lock, resumed=False)
+
+
+def resume_run(
+    root: Path,
+    artifact_type: str,
+    name: str,
+    config: Mapping[str, Any],
+    inputs: tuple[InputRef, ...],
+) -> RunInProgress:
+    """Resume the newest unfinished run of the same configuration and inputs.
+
+    Raises:
+        ArtifactError: There is none; the message names the settings or inputs that
+            differ, or says that another process works on it.
+    """
+    _sweep(root, artifact_type, name, resuming=True)
+    records = unfinished_runs(root, artifact_type, name)
+    if not records:
+        raise ArtifactError(
+            f"no unfinished {artifact_type}/{name} to resume in {root}",
+            "leave out --resume to begin a new one",
+        )
+    wanted = plain(config)
+    same = [item for item in records if item.config == wanted and _same_inputs(item, inputs)]
+    if not same:
+        raise ArtifactError(
+            f"the unfinished {records[-1].path} differs in {_difference(records[-1], wanted)}",
+            "give the same settings and inputs, or leave out --resume to begin a new one",
+        )
+    # One with a checkpoint before one that was begun later and has none.
+    chosen = max(same, key=lambda item: (item.resumable, item.started))
+    lock = _try_lock(chosen.path)
+    if lock is None:
+        raise ArtifactError(f"another process works on {chosen.path}", "wait for it to end")
+    return RunInProgress(chosen, lock, resumed=True)
+
+
+def unfinished_runs(root: Path, artifact_type: str = "*", name: str = "*") -> list[RunRecord]:
+    """Return the unfinished runs of a workspace, oldest first.
+
+    A directory whose process died before it had written its record is left out.
+    """
+    records = [_read(path) for path in root.glob(f"{artifact_type}/{name}/{_PREFIX}*")]
+    found = [item for item in records if item is not None and not item.type.startswith(".")]
+    return sorted(found, key=lambda record: record.started)
+
+
+def _read(path: Path) -> RunRecord | None:
+    artifact_type, name = path.parts[-3:-1]
+    try:
+        body = json.loads((path / _RECORD_NAME).read_text(encoding="utf-8"))
+        inputs = tuple(InputRef(**item) for item in body["inputs"])
+        return RunRecord(artifact_type, name, path, body["config"], inputs, body["started"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _try_lock(path: Path) -> IO[str] | None:
+    """Lock the run in the directory at `path`; None when another process holds it."""
+    try:
+        lock = (path / _RECORD_NAME).open("r+", encoding="utf-8")
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return None
+    return lock
+
+
+def _sweep(root: Path, artifact_type: str, name: str, *, resuming: bool = False) -> None:
+    """Remove what killed processes left of one name.
+
+    These are runs that were published and, unless one is about to be resumed, runs without a
+    checkpoint.
+    """
+    for record in unfinished_runs(root, artifact_type, name):
+        lock = _try_lock(record.path)
+        if lock is not None:
+            with lock:
+                if not (resuming or record.resumable) or _was_published(record.path):
+                    shutil.rmtree(record.path, ignore_errors=True)
+
+
+def _was_published(path: Path) -> bool:
+    """Tell whether a locked run became a version before its process could remove it.
+
+    Its files are then the version's own (hard links): writing to them would damage it. Links
+    from elsewhere, such as those of backups, do not count.
+    """
+    shutil.rmtree(path / _STAGING, ignore_errors=True)  # of a publication that did not happen
+    linked = {_file_id(item) for item in _files(path) if item.stat().st_nlink > 1}
+    return bool(linked) and any(
+        _file_id(item) in linked for version in path.parent.glob("v*") for item in _files(version)
+    )
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (item for item in folder.rglob("*") if item.is_file())
+
+
+def _file_id(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino
+
+
+def _same_inputs(record: RunRecord, inputs: tuple[InputRef, ...]) -> bool:
+    return [item.digest for item in record.inputs] == [item.digest for item in inputs]
+
+
+def _difference(record: RunRecord, wanted: Mapping[str, Any]) -> str:
+    missing = object()
+    keys = [
+        key
+        for key in sorted({*record.config, *wanted})
+        if record.config.get(key, missing) != wanted.get(key, missing)
+    ]
+    pairs = [f"{key} ({record.config.get(key)!r}, now {wanted.get(key)!r})" for key in keys]
+    return ", ".join(pairs) or "its inputs: " + ", ".join(item.reference for item in record.inputs)
+
+
+def _stage(source: Path, staging: Path) -> Iterator[PayloadFile]:
+    """Hash, sync and hard-link the payload below `source` into `staging`."""
+    staging.mkdir()
+    for path in sorted(source.rglob("*")):
+        relative = path.relative_to(source)
+        if relative.parts[0] in (CHECKPOINTS, _RECORD_NAME, _STAGING, MANIFEST_NAME):
+            continue
+        target = staging / relative
+        if path.is_symlink() or not (path.is_dir() or path.is_file()):
+            raise ArtifactError(f"{path} is neither a file nor a directory: it cannot be published")
+        if path.is_dir():
+            target.mkdir()
+            continue
+        try:
+            target.hardlink_to(path)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(path, target)
+        sync(target)
+        yield PayloadFile(relative.as_posix(), target.stat().st_size, sha256_of(target))
+    for folder in staging.rglob("*/"):
+        sync(folder)
+
+
+def _claim_version(staging: Path, folder: Path, manifest: Manifest) -> Artifact:
+    """Rename `staging` to the next free version directory of `folder`.
+
+    Renaming onto a directory that has content fails, so of two processes that want one
+    number the second takes the next.
+    """
+    version = 1 + max((version_of(entry.name) for entry in folder.iterdir()), default=0)
+    while True:
+        numbered = replace(manifest, version=version)
+        numbered.write(staging / MANIFEST_NAME)
+        target = folder / version_directory(version)
+        try:
+            staging.rename(target)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            version += 1
+            continue
+        sync(folder)
+        return Artifact(manifest.type, manifest.name, version, target, numbered)
