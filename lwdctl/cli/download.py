@@ -9,8 +9,7 @@ import typer
 
 from lwdctl.cli.bars import make_progress
 from lwdctl.cli.generate import DEBUG, JSON, QUIET
-from lwdctl.cli.list import size_text
-from lwdctl.cli.output import print_json, print_table, print_text, reserved_stdout
+from lwdctl.cli.output import print_json, print_table, print_text, reserved_stdout, size_text
 from lwdctl.core.errors import ConfigError
 from lwdctl.data.download import SOURCES, Downloaded, download
 

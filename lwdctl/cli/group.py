@@ -17,10 +17,14 @@ COMMANDS = Registry(
     "command",
     {
         "run": Row("lwdctl.cli.run:command", "Run a recipe: a whole experiment from a TOML file."),
-        "list": Row("lwdctl.cli.list:command", "List the artifacts of the workspace."),
-        "show": Row("lwdctl.cli.show:command", "Show one artifact in full."),
-        "lineage": Row("lwdctl.cli.lineage:command", "Show what an artifact was made from."),
-        "verify": Row("lwdctl.cli.verify:command", "Re-read artifacts and compare every digest."),
+        "list": Row("lwdctl.cli.workspace:list_command", "List the artifacts of the workspace."),
+        "show": Row("lwdctl.cli.workspace:show_command", "Show one artifact in full."),
+        "lineage": Row(
+            "lwdctl.cli.workspace:lineage_command", "Show what an artifact derives from."
+        ),
+        "verify": Row(
+            "lwdctl.cli.workspace:verify_command", "Re-read artifacts and compare every digest."
+        ),
         "download": Row("lwdctl.cli.download:command", "Fetch public demonstrations."),
         "export": Row(
             "lwdctl.cli.export:command", "Write for other programs: a policy, or a data set."

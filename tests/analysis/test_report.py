@@ -233,11 +233,11 @@ def test_inputs_that_are_gone_are_named(workspace, made):
 
 
 def test_different_commits_and_uncommitted_changes_are_said(workspace, monkeypatch):
-    from lwdctl.artifacts import provenance
+    from lwdctl.artifacts import manifest
 
     states = iter([{"commit": "a" * 40, "dirty": False}, {"commit": "b" * 40, "dirty": True}])
     kept = {"commit": "b" * 40, "dirty": False}
-    monkeypatch.setattr(provenance, "_git_state", lambda checkout: next(states, kept))
+    monkeypatch.setattr(manifest, "_git_state", lambda checkout: next(states, kept))
     _, _, found = chain(workspace)
     text = text_of(page(workspace, found))
     assert "made at 2 different commits (see Lineage)" in text

@@ -125,7 +125,7 @@ def test_the_same_input_gives_the_same_file(here, workspace_path):
 
 def test_what_cannot_be_reported_is_said(here, workspace_path, capfd):
     assert main(["report"]) == 1
-    assert "there is no finished evaluation" in capfd.readouterr().err
+    assert "no finished evaluation" in capfd.readouterr().err
     chain(Workspace(workspace_path))
     assert main(["report", "a.b"]) == 1
     assert "known: a.b+c_d-1" in capfd.readouterr().err

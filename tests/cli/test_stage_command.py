@@ -148,7 +148,7 @@ def test_two_chains_need_a_choice(capfd):
 
 def test_nothing_to_read(capfd):
     assert main(["grow"]) == 1
-    assert "there is no finished seed" in capfd.readouterr().err
+    assert "no finished seed" in capfd.readouterr().err
 
 
 def test_results_are_printed_as_a_table(capfd):

@@ -51,7 +51,7 @@ def test_list_names_damaged_and_unfinished_work(capfd, workspace_path):
 
 def test_list_of_an_empty_workspace(capfd, tmp_path):
     assert main(["list", "--workspace", str(tmp_path / "none")]) == 0
-    assert "nothing in" in capfd.readouterr().out
+    assert "is empty" in capfd.readouterr().out
     assert not (tmp_path / "none").exists()
 
 

@@ -1,0 +1,193 @@
+"""The commands about a workspace: `lwdctl list`, `show`, `lineage` and `verify`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+
+from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.references import MAKERS
+from lwdctl.artifacts.run_in_progress import RunRecord
+from lwdctl.artifacts.workspace import Workspace
+from lwdctl.cli.bars import make_progress
+from lwdctl.cli.generate import DEBUG, JSON, QUIET, WORKSPACE
+from lwdctl.cli.output import print_json, print_summary, print_table, print_text, size_text
+from lwdctl.core.errors import ArtifactError, ConfigError
+from lwdctl.core.suggest import did_you_mean
+
+_REFERENCE_HELP = "NAME, NAME:v2, NAME:latest, TYPE/NAME:v2, or the path of an artifact directory."
+
+
+def list_command(
+    artifact_type: Annotated[
+        str, typer.Argument(help="Artifact type to list (vae, latents, ...).", metavar="TYPE")
+    ] = "",
+    workspace_path: WORKSPACE = "",
+    as_json: JSON = False,
+    be_quiet: QUIET = False,
+    debug_mode: DEBUG = False,
+) -> None:
+    """List finished artifacts, oldest first, then damaged and unfinished ones."""
+    del be_quiet, debug_mode
+    workspace = Workspace.locate(workspace_path or None)
+    if (
+        artifact_type
+        and artifact_type not in MAKERS
+        and not (workspace.root / artifact_type).is_dir()
+    ):
+        raise ConfigError(
+            f"no artifact type is called '{artifact_type}'", did_you_mean(artifact_type, MAKERS)
+        )
+    summary = {
+        "artifacts": [_finished(item) for item in workspace.artifacts(artifact_type)],
+        "damaged": [
+            {"artifact": item.reference, "path": str(item.path), "reason": item.reason}
+            for item in workspace.damaged(artifact_type)
+        ],
+        "unfinished": [_unfinished(item) for item in workspace.unfinished(artifact_type)],
+    }
+    if as_json:
+        print_json(None, workspace.root, summary)
+        return
+    rows = [
+        [
+            item["artifact"],
+            item["finished"][:19],
+            size_text(item["bytes"]),
+            ", ".join(item["inputs"]) or "-",
+        ]
+        for item in summary["artifacts"]
+    ]
+    rows += [[item["artifact"], "damaged", "-", item["reason"]] for item in summary["damaged"]]
+    rows += [[item["artifact"], item["state"], "-", item["path"]] for item in summary["unfinished"]]
+    if rows:
+        print_table(["artifact", "finished (UTC)", "size", "derived from"], rows)
+    else:
+        print_text(f"{workspace.root} is empty")
+
+
+def show_command(
+    reference: Annotated[str, typer.Argument(help=_REFERENCE_HELP)],
+    workspace_path: WORKSPACE = "",
+    as_json: JSON = False,
+    be_quiet: QUIET = False,
+    debug_mode: DEBUG = False,
+) -> None:
+    """Show an artifact: its numbers, settings, inputs, files and provenance."""
+    del be_quiet, debug_mode
+    artifact = Workspace.locate(workspace_path or None).resolve("", reference)
+    manifest = artifact.manifest
+    if as_json:
+        inputs = [{"type": item.type, "reference": item.reference} for item in manifest.inputs]
+        extra = {"config": manifest.config, "inputs": inputs, "provenance": manifest.provenance}
+        print_json(artifact.reference, artifact.path, {**manifest.summary, "manifest": extra})
+        return
+    print_text(f"{artifact.reference}  {artifact.path}")
+    for title, values in (
+        ("summary", manifest.summary),
+        ("configuration", manifest.config),
+        ("provenance", manifest.provenance),
+    ):
+        print_text(title)
+        print_summary(values)
+    print_text("inputs")
+    for item in manifest.inputs:
+        print_text(f"  {item.reference}")
+    print_text(f"files ({len(manifest.files)})")
+    largest = sorted(manifest.files, key=lambda file: -file.size)[:10]
+    rows = [[file.path, size_text(file.size), file.sha256] for file in largest]
+    print_table(["path", "size", "SHA-256"], rows)
+
+
+def lineage_command(
+    reference: Annotated[str, typer.Argument(help=_REFERENCE_HELP)],
+    workspace_path: WORKSPACE = "",
+    as_json: JSON = False,
+    be_quiet: QUIET = False,
+    debug_mode: DEBUG = False,
+) -> None:
+    """Show what an artifact derives from; every link is checked by its digest."""
+    del be_quiet, debug_mode
+    workspace = Workspace.locate(workspace_path or None)
+    artifact = workspace.resolve("", reference)
+    tree = _tree(workspace, artifact)
+    if as_json:
+        print_json(artifact.reference, artifact.path, {"lineage": tree})
+        return
+    for depth, node in _walk(tree, 0):
+        print_text(f"{'  ' * depth}{node['artifact']}  {node['path']}")
+
+
+def verify_command(
+    references: Annotated[
+        list[str] | None,
+        typer.Argument(help=f"{_REFERENCE_HELP} Default: every artifact.", metavar="REFERENCE..."),
+    ] = None,
+    workspace_path: WORKSPACE = "",
+    as_json: JSON = False,
+    be_quiet: QUIET = False,
+    debug_mode: DEBUG = False,
+) -> None:
+    """Re-read artifacts in full and compare every digest; exit with 1 if one is damaged."""
+    del debug_mode
+    workspace = Workspace.locate(workspace_path or None)
+    if references:
+        chosen = [workspace.resolve("", item) for item in references]
+    else:
+        chosen = workspace.artifacts()
+    problems = [] if references else [item.reason for item in workspace.damaged()]
+    verified: dict[str, int] = {}
+    with make_progress(quiet=be_quiet).task("verifying", len(chosen), "artifact") as task:
+        for artifact in chosen:
+            try:
+                verified[artifact.reference] = artifact.verify()
+            except ArtifactError as error:
+                problems.append(error.message)
+            task.advance()
+    if as_json:
+        entries = [{"artifact": name, "bytes": count} for name, count in verified.items()]
+        print_json(None, workspace.root, {"verified": entries, "problems": problems})
+    else:
+        for name, count in verified.items():
+            print_text(f"{name}  ok, {size_text(count)} read")
+    if problems:
+        raise ArtifactError(
+            "; ".join(problems), "make the damaged artifacts again, or restore copies"
+        )
+
+
+def _finished(artifact: Artifact) -> dict[str, Any]:
+    return {
+        "artifact": artifact.reference,
+        "path": str(artifact.path),
+        "finished": artifact.manifest.provenance["finished"],
+        "bytes": sum(file.size for file in artifact.manifest.files),
+        "inputs": [item.reference for item in artifact.manifest.inputs],
+    }
+
+
+def _unfinished(run: RunRecord) -> dict[str, Any]:
+    state = "running" if run.active else "resumable" if run.resumable else "abandoned"
+    return {
+        "artifact": f"{run.type}/{run.name}",
+        "path": str(run.path),
+        "started": run.started,
+        "state": state,
+    }
+
+
+def _tree(workspace: Workspace, artifact: Artifact) -> dict[str, Any]:
+    return {
+        "artifact": artifact.reference,
+        "path": str(artifact.path),
+        "digest": artifact.digest,
+        "inputs": [_tree(workspace, item) for item in workspace.inputs_of(artifact).values()],
+    }
+
+
+def _walk(node: dict[str, Any], depth: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    yield depth, node
+    for item in node["inputs"]:
+        yield from _walk(item, depth + 1)
