@@ -26,7 +26,6 @@ from lwdctl.analysis.diversity_measures import (
     effective_number,
     features,
     mode_fractions,
-    pad,
     total_variation,
 )
 from lwdctl.analysis.plotting import (
@@ -41,7 +40,13 @@ from lwdctl.analysis.plotting import (
 )
 from lwdctl.analysis.sections import Findings, Section
 from lwdctl.analysis.tables import Table, flatten_estimate
-from lwdctl.analysis.traced_rollouts import TracedEpisodes, check_environment, count_lost, trace
+from lwdctl.analysis.traced_rollouts import (
+    TracedEpisodes,
+    check_environment,
+    count_lost,
+    pad,
+    trace,
+)
 from lwdctl.analysis.trained_lwd import SAMPLED, Acting, TrainedLwd
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import AnalyzeDiversityConfig
@@ -235,7 +240,7 @@ def run_policies(
     lengths = snippets.episodes.length[episodes]
     steps = config.max_steps or int(lengths.min())
     recorded = recorded_states(snippets, episodes, np.zeros_like(episodes), keys, steps)
-    states = np.stack([pad(row[~np.isnan(row[:, 0])], steps, scale) for row in recorded])
+    states = np.stack([pad(row[~np.isnan(row[:, 0])], steps) / scale for row in recorded])
     modes = _modes(demonstrations, states, snippets.spec.labels, config)
     chosen = draw_initial_states(demonstrations, snippets, config)
     if len(chosen) < config.count:
@@ -259,7 +264,8 @@ def run_policies(
         left_out=demonstrations.left_out,
         modes=modes,
         states={
-            latent: _padded(found, len(chosen), steps, scale) for latent, found in traced.items()
+            latent: (found.padded(steps) / scale).reshape(len(chosen), -1, steps + 1, len(scale))
+            for latent, found in traced.items()
         },
         horizon=policy.horizon(next(iter(acting.values()))),
         condition=policy.condition,
@@ -353,15 +359,6 @@ def _component_names(store: SnippetStore, keys: tuple[str, ...]) -> tuple[str, .
         for key, size in zip(keys, store.spec.sizes(keys), strict=True)
         for place in range(size)
     )
-
-
-def _padded(episodes: TracedEpisodes, starts: int, steps: int, scale: Values) -> Values:
-    """Return (start, draw, time, obs), normalized and padded; NaN where an episode was lost."""
-    rows = np.full((len(episodes.observations), steps + 1, len(scale)), np.nan)
-    for row, seen in zip(rows, episodes.observations, strict=True):
-        if seen is not None and len(seen):
-            row[:] = pad(seen, steps, scale)
-    return rows.reshape(starts, -1, steps + 1, len(scale))
 
 
 def compose(runs: DiversityRuns, lost: Mapping[str, int]) -> Findings:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +19,6 @@ from sklearn.model_selection import StratifiedKFold
 
 from lwdctl.analysis.resample import draw_counts, percentile_interval
 from lwdctl.core.errors import ConfigError
-from lwdctl.core.records import FloatArray
 from lwdctl.core.seeding import derive_seed, generator
 from lwdctl.evaluation.results import Estimate
 
@@ -38,19 +36,6 @@ MIN_VARIANCE = 1e-12
 """Variances of normalized states at most this are rounding errors."""
 
 
-def pad(states: FloatArray | Values, steps: int, scale: Values) -> Values:
-    """Return normalized states (steps + 1, obs); an early end is padded with the last state.
-
-    Args:
-        states: (time, obs), at least one.
-        steps: Number of actions to include.
-        scale: (obs,) standard deviation of each component.
-    """
-    rows = np.minimum(np.arange(steps + 1), len(states) - 1)
-    padded: Values = states[rows].astype(np.float64) / scale
-    return padded
-
-
 def features(states: Values) -> Values:
     """Return the features by which modes are classified: (trajectory, moment * obs).
 
@@ -59,30 +44,6 @@ def features(states: Values) -> Values:
     """
     moments = np.linspace(0, states.shape[1] - 1, MOMENTS).round().astype(int)
     return states[:, moments].reshape(len(states), -1)
-
-
-class Modes(Protocol):
-    """Classifies trajectories by mode of behavior.
-
-    Attributes:
-        names: The modes.
-        demonstrated: (demonstration,) mode that each is classified as.
-        accuracy: Fraction of demonstrations classified correctly, None without labels.
-        definition: How modes are defined, in a sentence for readers.
-    """
-
-    names: tuple[str, ...]
-    demonstrated: Index
-    accuracy: float | None
-    definition: str
-
-    def classify(self, rows: Values, demonstration: Index) -> Index:
-        """Return modes (trajectory,).
-
-        Args:
-            rows: (trajectory, feature).
-            demonstration: (trajectory,) the one whose initial state each has.
-        """
 
 
 class LabeledModes:
@@ -95,8 +56,14 @@ class LabeledModes:
     Args:
         rows: (demonstration, feature).
         category: (demonstration,) index of its name, at least two of each that occurs.
-        names: What the categories are called.
+        names: Names of the categories.
         seed: Seed of folds and forests.
+
+    Attributes:
+        names: Names of the modes.
+        demonstrated: (demonstration,) mode that each is classified as.
+        accuracy: Fraction of demonstrations classified correctly.
+        definition: How modes are defined, in a sentence for readers.
     """
 
     def __init__(self, rows: Values, category: Index, names: Sequence[str], seed: int) -> None:
@@ -125,7 +92,15 @@ class LabeledModes:
         )
 
     def classify(self, rows: Values, demonstration: Index) -> Index:
-        """Return modes (trajectory,) by the forest that was not trained on the demonstration."""
+        """Classify trajectories with the forests that were not trained on their demonstrations.
+
+        Args:
+            rows: (trajectory, feature).
+            demonstration: (trajectory,) the one whose initial state each has.
+
+        Returns:
+            (trajectory,) modes.
+        """
         found = np.zeros(len(rows), dtype=np.int64)
         fold = self._fold[demonstration]
         for number in np.unique(fold):
@@ -136,6 +111,8 @@ class LabeledModes:
 
 class ClusteredModes:
     """Modes without labels: k-means clusters over principal components of demonstrations.
+
+    The attributes are those of `LabeledModes`; without labels there is no accuracy.
 
     Args:
         rows: (demonstration, feature), in units of the training split's standard deviations; not
@@ -148,7 +125,7 @@ class ClusteredModes:
         ConfigError: The demonstrations are too similar for so many clusters.
     """
 
-    accuracy: float | None = None
+    accuracy = None
 
     def __init__(self, rows: Values, count: int | None, seed: int) -> None:
         if len(np.unique(rows, axis=0)) <= max(2, count or 0):
@@ -175,6 +152,9 @@ class ClusteredModes:
         del demonstration
         found: Index = self._clusters.predict(self._axes.transform(rows)).astype(np.int64)
         return found
+
+
+Modes = LabeledModes | ClusteredModes
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,6 @@ from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import AnalyzeReconstructionConfig
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import Progress, TqdmProgress
-from lwdctl.core.records import FloatArray
 from lwdctl.core.seeding import generator
 from lwdctl.data.batches import SnippetBatches
 from lwdctl.envs.table import ENVIRONMENTS
@@ -96,132 +95,122 @@ class Errors:
     squared: Values
     normalized: Values
 
-    @staticmethod
-    def final(values: Values) -> Values:
-        """Return (snippet,) each snippet's error at its last recorded step."""
-        known = ~np.isnan(values)
-        last = values.shape[1] - 1 - np.argmax(known[:, ::-1], axis=1)
-        found: Values = values[np.arange(len(values)), last]
-        return found
-
-    @staticmethod
-    def mean(values: Values) -> Values:
-        """Return (snippet,) each snippet's mean error over the steps after its actions."""
-        after = values[:, 1:]
-        known = ~np.isnan(after)
-        total, count = np.where(known, after, 0.0).sum(axis=1), known.sum(axis=1)
-        means: Values = np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
-        return means
-
     def by_snippet(self) -> dict[str, Values]:
-        """Return the name of each measure to its values (snippet,)."""
+        """Return the error at the last recorded step and the mean over steps (snippet,)."""
         return {
-            "final_normalized": self.final(self.normalized),
-            "mean_normalized": self.mean(self.normalized),
-            "final_squared": self.final(self.squared),
-            "mean_squared": self.mean(self.squared),
+            "final_normalized": _final(self.normalized),
+            "mean_normalized": _mean_over_steps(self.normalized),
+            "final_squared": _final(self.squared),
+            "mean_squared": _mean_over_steps(self.squared),
         }
 
 
-def squared_errors(
-    reached: Sequence[FloatArray | None], recorded: Values, valid: Index, scale: Values
-) -> Errors:
+def _final(values: Values) -> Values:
+    known = ~np.isnan(values)
+    last = values.shape[1] - 1 - np.argmax(known[:, ::-1], axis=1)
+    found: Values = values[np.arange(len(values)), last]
+    return found
+
+
+def _mean_over_steps(values: Values) -> Values:
+    after = values[:, 1:]  # the initial state is before any action
+    known = ~np.isnan(after)
+    total, count = np.where(known, after, 0.0).sum(axis=1), known.sum(axis=1)
+    means: Values = np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
+    return means
+
+
+def squared_errors(reached: Values, recorded: Values, valid: Index, scale: Values) -> Errors:
     """Compare states reached with states recorded.
 
-    An episode that ended early is padded with its last state.
-
     Args:
-        reached: Per snippet (time, obs) from its initial state on; None where it was lost.
+        reached: (snippet, time, obs), NaN where an episode was lost.
         recorded: (snippet, time, obs), NaN where nothing was recorded.
         valid: (snippet,) number of actions of each snippet that are not padding.
         scale: (obs,) standard deviation of each component.
     """
-    count, steps, _ = recorded.shape
-    squared, normalized = np.full((2, count, steps), np.nan)
-    for row, states in enumerate(reached):
-        if states is None or not len(states):
-            continue
-        padded = np.minimum(np.arange(steps), len(states) - 1)
-        difference = states[padded].astype(np.float64) - recorded[row]
-        difference[int(valid[row]) + 1 :] = np.nan
-        squared[row] = np.square(difference).sum(axis=1)
-        normalized[row] = np.square(difference / scale).mean(axis=1)
-    return Errors(squared, normalized)
+    difference = reached - recorded
+    difference[np.arange(recorded.shape[1]) > valid[:, None]] = np.nan
+    normalized = np.square(difference / scale).mean(axis=2)
+    return Errors(np.square(difference).sum(axis=2), normalized)
 
 
-@dataclass
 class SnippetRunner:
     """Runs policies from the initial states of the same snippets.
 
-    Attributes:
+    Args:
+        config: Which snippets to draw, and how to run.
         snippets: The demonstrations.
         policy: The trained policy.
-        starts: The snippets drawn, and the episodes that start where they do.
-        batches: Snippets of the split.
-        training: Snippets of the training split.
-        config: How to run.
         progress: Where to report.
+
+    Raises:
+        ConfigError: The split has no demonstrations.
+        ArtifactError: A snippet's initial state cannot be reached.
     """
 
-    snippets: SnippetStore
-    policy: TrainedLwd
-    starts: SnippetStarts
-    batches: SnippetBatches
-    training: SnippetBatches
-    config: AnalyzeReconstructionConfig
-    progress: Progress
+    def __init__(
+        self,
+        config: AnalyzeReconstructionConfig,
+        snippets: SnippetStore,
+        policy: TrainedLwd,
+        progress: Progress,
+    ) -> None:
+        if config.split != "all" and not len(snippets.episodes.of_split(config.split)):
+            raise ConfigError(f"the data has no {config.split} demonstrations", "use --split all")
+        self._config, self._policy, self._progress = config, policy, progress
+        self._env, self._steps = snippets.spec.env, policy.snippet_length
+        self._training = policy.demonstrations(snippets, "train")
+        self._batches = self._training.of_split(config.split)
+        drawn = draw_snippets(self._batches, snippets, config.count, config.seed)
+        self.starts = plan_snippets(snippets, *drawn, self._steps, config.seed)
+        keys = policy.observation_keys
+        self._recorded = recorded_states(snippets, *drawn, keys, self._steps)
 
     def run(self, group: str) -> TracedEpisodes:
         """Run one group: `RECORDED`, or a latent source."""
         if group == RECORDED:
-            batch = self.batches.cut(self.starts.episodes, self.starts.offsets)
+            batch = self._batches.cut(self.starts.episodes, self.starts.offsets)
             return self._trace(RecordedActions(batch.actions.cpu().numpy()), group)
-        latents = {ORACLE: self.encoded, MEAN: self._mean, SAMPLED: self._sampled}[group]
-        return self.decoded(self.policy.vae, latents(), group)
+        latents = {ORACLE: self.encode, MEAN: self._mean, SAMPLED: self._sampled}[group]
+        return self.decode(self._policy.vae, latents(), group)
 
-    def decoded(self, vae: PolicyVae, latents: Tensor, title: str) -> TracedEpisodes:
+    def decode(self, vae: PolicyVae, latents: Tensor, title: str) -> TracedEpisodes:
         """Decode latents (snippet, latent) and run one network per snippet to its end."""
         policy = ReplanningPolicy(GeneratedNetworks(vae), GivenLatents(latents), None)
         return self._trace(policy, title)
 
-    def encoded(self, vae: PolicyVae | None = None) -> Tensor:
+    def encode(self, vae: PolicyVae | None = None) -> Tensor:
         """Return the snippets' own latents (snippet, latent): posterior means."""
         starts = self.starts
-        return _encode(vae or self.policy.vae, self.batches, starts.episodes, starts.offsets)
+        return _encode(vae or self._policy.vae, self._batches, starts.episodes, starts.offsets)
 
     def _mean(self) -> Tensor:
-        episodes, offsets = self.training.every()
+        episodes, offsets = self._training.every()
         drawn = generator("mean latent").permutation(len(episodes))[:MEAN_SNIPPETS]
-        latents = _encode(self.policy.vae, self.training, episodes[drawn], offsets[drawn])
+        latents = _encode(self._policy.vae, self._training, episodes[drawn], offsets[drawn])
         return latents.mean(0, keepdim=True).expand(len(self.starts.plans), -1).contiguous()
 
     def _sampled(self) -> Tensor:
         """Sample latents conditioned on the recorded observations at the snippets' starts."""
         starts = self.starts
-        source = self.policy.latents(_sampling(self.config))
-        state = self.batches.history(starts.episodes, starts.offsets, source.history)
+        source = self._policy.latents(_sampling(self._config))
+        state = self._batches.history(starts.episodes, starts.offsets, source.history)
         first = np.zeros(len(starts.plans), dtype=np.int64)
         return source.latents(ReplanRequest(starts.plans, first, starts.offsets, state))
 
     def _trace(self, policy: BatchPolicy, title: str) -> TracedEpisodes:
-        self.progress.message(f"{title}:")
+        self._progress.message(f"{title}:")
+        keys = self._policy.observation_keys
         return trace(
-            policy, self.snippets.spec.env, self.policy.observation_keys, self.starts.plans,
-            self.policy.snippet_length, self.config, self.progress,
-        )  # fmt: skip
+            policy, self._env, keys, self.starts.plans, self._steps, self._config, self._progress
+        )
 
     def errors(self, episodes: TracedEpisodes) -> Errors:
         """Compare the states that episodes reached with the recorded ones."""
-        scale: Values = self.policy.vae.observation.scale.cpu().double().numpy()
-        return squared_errors(episodes.observations, self._recorded, self.starts.valid, scale)
-
-    @cached_property
-    def _recorded(self) -> Values:
-        starts, policy = self.starts, self.policy
-        return recorded_states(
-            self.snippets, starts.episodes, starts.offsets, policy.observation_keys,
-            policy.snippet_length,
-        )  # fmt: skip
+        scale: Values = self._policy.vae.observation.scale.cpu().double().numpy()
+        reached = episodes.padded(self._steps)
+        return squared_errors(reached, self._recorded, self.starts.valid, scale)
 
 
 def _sampling(config: AnalyzeReconstructionConfig) -> Acting:
@@ -265,21 +254,15 @@ def analyze_reconstruction(
     check_environment(env)
     if SAMPLED in config.latent:
         policy.check(_sampling(config))
-    if config.split != "all" and not len(snippets.episodes.of_split(config.split)):
-        raise ConfigError(f"the data has no {config.split} demonstrations", "use --split all")
-    training = policy.demonstrations(snippets, "train")
-    batches = training.of_split(config.split)
-    episodes, offsets = draw_snippets(batches, snippets, config.count, config.seed)
-    starts = plan_snippets(snippets, episodes, offsets, policy.snippet_length, config.seed)
-    runner = SnippetRunner(snippets, policy, starts, batches, training, config, progress)
+    runner = SnippetRunner(config, snippets, policy, progress)
     groups = {name: runner.run(name) for name in (RECORDED, *dict.fromkeys(config.latent))}
     earlier = {
-        step: runner.decoded(vae, runner.encoded(vae), f"after {step} training steps")
+        step: runner.decode(vae, runner.encode(vae), f"after {step} training steps")
         for step, vae in snapshots
     }
     return compose(
         Reconstructions(
-            starts=starts,
+            starts=runner.starts,
             split=config.split,
             errors={name: runner.errors(one) for name, one in groups.items()},
             episodes=groups,

@@ -19,6 +19,8 @@ from lwdctl.evaluation.episodes import EpisodeResult
 from lwdctl.policies.latent_source import ReplanRequest
 from lwdctl.policies.policy import BatchPolicy, EpisodePlan, PolicyCost
 
+Values = npt.NDArray[np.float64]
+
 
 @dataclass(frozen=True)
 class TracedEpisodes:
@@ -37,6 +39,15 @@ class TracedEpisodes:
     def lost(self) -> int:
         """Number of episodes lost to simulator errors."""
         return sum(bool(one.error) for one in self.results)
+
+    def padded(self, steps: int) -> Values:
+        """Return (episode, steps + 1, obs) as `pad` gives them; NaN where an episode was lost."""
+        sizes = [states.shape[1] for states in self.observations if states is not None]
+        found = np.full((len(self.observations), steps + 1, max(sizes, default=1)), np.nan)
+        for row, states in zip(found, self.observations, strict=True):
+            if states is not None and len(states):
+                row[:] = pad(states, steps)
+        return found
 
 
 class TracingPolicy:
@@ -127,6 +138,13 @@ class GivenLatents:
         """Return the latent of every environment's plan."""
         chosen = torch.tensor([plan.index if plan else 0 for plan in query.plans])
         return self.rows[chosen.to(self.rows.device)]
+
+
+def pad(states: FloatArray | Values, steps: int) -> Values:
+    """Return states (steps + 1, obs) of (time, obs); an early end is padded with the last state."""
+    rows = np.minimum(np.arange(steps + 1), len(states) - 1)
+    padded: Values = states[rows].astype(np.float64)
+    return padded
 
 
 def check_environment(env: EnvSpec) -> None:

@@ -14,7 +14,6 @@ from lwdctl.analysis.diversity_measures import (
     effective_number,
     features,
     mode_fractions,
-    pad,
     total_variation,
 )
 from lwdctl.core.errors import ConfigError
@@ -29,15 +28,6 @@ def _walks(count: int, spread: float, key: str, turn: float = 0.0) -> np.ndarray
     time = np.linspace(0, 1, STEPS + 1)
     slopes = turn + spread * rng.standard_normal((count, 1, SIZE))
     return slopes * time[None, :, None]
-
-
-def test_a_trajectory_that_ended_stays_where_it_was() -> None:
-    states = np.arange(6, dtype=np.float32).reshape(3, 2)
-    padded = pad(states, 5, np.array([1.0, 2.0]))
-    assert padded.shape == (6, 2)
-    np.testing.assert_allclose(padded[:, 0], [0, 2, 4, 4, 4, 4])
-    np.testing.assert_allclose(padded[:, 1], [0.5, 1.5, 2.5, 2.5, 2.5, 2.5])
-    assert len(pad(states, 1, np.ones(2))) == 2
 
 
 def test_the_variance_is_the_unbiased_variance_and_its_ratio_is_covered() -> None:

@@ -15,27 +15,23 @@ from lwdctl.evaluation.results import wilson
 def test_errors_by_hand():
     recorded = np.zeros((3, 4, 2))
     recorded[1, 3] = np.nan  # nothing was recorded after its last action
-    states = np.ones((4, 2), dtype=np.float32) * np.array([[0.0], [1.0], [2.0], [3.0]])
-    errors = squared_errors(
-        [states.astype(np.float32), states.astype(np.float32), None],
-        recorded,
-        np.array([3, 3, 3]),
-        np.array([1.0, 2.0]),
-    )
+    states = np.ones((4, 2), dtype=np.float32) * np.array([[0.0], [1.0], [2.0], [3.0]], np.float32)
+    episodes = TracedEpisodes([states, states, None], [])
+    scale = np.array([1.0, 2.0])
+    errors = squared_errors(episodes.padded(3), recorded, np.array([3, 3, 3]), scale)
     assert errors.squared[0].tolist() == [0.0, 2.0, 8.0, 18.0]
     assert errors.normalized[0].tolist() == [0.0, 0.625, 2.5, 5.625]
-    final = errors.final(errors.squared)
-    assert final[:2].tolist() == [18.0, 8.0]
-    assert np.isnan(final[2])
-    average = errors.mean(errors.squared)
-    assert average[:2].tolist() == pytest.approx([28 / 3, 5.0])
-    assert np.isnan(average[2])
+    found = errors.by_snippet()
+    assert found["final_squared"][:2].tolist() == [18.0, 8.0]
+    assert np.isnan(found["final_squared"][2])
+    assert found["mean_squared"][:2].tolist() == pytest.approx([28 / 3, 5.0])
+    assert np.isnan(found["mean_squared"][2])
 
 
 def test_padding_does_not_count_and_an_early_end_does():
-    recorded = np.zeros((2, 5, 1))
     fallen = np.array([[0.0], [3.0]], dtype=np.float32)
-    errors = squared_errors([fallen, fallen], recorded, np.array([4, 2]), np.ones(1))
+    reached = TracedEpisodes([fallen, fallen], []).padded(4)
+    errors = squared_errors(reached, np.zeros((2, 5, 1)), np.array([4, 2]), np.ones(1))
     assert errors.squared[0].tolist() == [0.0, 9.0, 9.0, 9.0, 9.0]
     assert errors.squared[1, :3].tolist() == [0.0, 9.0, 9.0]
     assert np.isnan(errors.squared[1, 3:]).all()

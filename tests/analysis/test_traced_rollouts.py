@@ -3,7 +3,13 @@
 import numpy as np
 import torch
 
-from lwdctl.analysis.traced_rollouts import GivenLatents, RecordedActions, TracingPolicy
+from lwdctl.analysis.traced_rollouts import (
+    GivenLatents,
+    RecordedActions,
+    TracedEpisodes,
+    TracingPolicy,
+    pad,
+)
 from lwdctl.policies.latent_source import ReplanRequest
 from lwdctl.policies.policy import EpisodePlan
 
@@ -44,3 +50,13 @@ def test_observations_of_active_environments_are_kept_and_nothing_is_changed():
     assert len(policy.observations(1)) == 0
     policy.reset(PLANS)  # run again: earlier observations are dropped
     assert len(policy.observations(2)) == 0
+
+
+def test_a_trajectory_that_ended_is_padded_with_its_last_state():
+    states = np.arange(6, dtype=np.float32).reshape(3, 2)
+    padded = pad(states, 5)
+    np.testing.assert_array_equal(padded[:, 0], [0, 2, 4, 4, 4, 4])
+    assert len(pad(states, 1)) == 2
+    found = TracedEpisodes([states, None], []).padded(5)
+    np.testing.assert_array_equal(found[0], padded)
+    assert np.isnan(found[1]).all()

@@ -109,10 +109,10 @@ def test_the_same_seed_gives_the_same_whatever_the_batch(
 def test_a_simulator_lost_with_earlier_weights_is_said(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decoded = SnippetRunner.decoded
+    decode = SnippetRunner.decode
 
     def losing(self: SnippetRunner, vae: Any, latents: Any, title: str) -> TracedEpisodes:
-        outcome = decoded(self, vae, latents, title)
+        outcome = decode(self, vae, latents, title)
         if title != "after 2 training steps":
             return outcome
         first, *others = outcome.results
@@ -120,7 +120,7 @@ def test_a_simulator_lost_with_earlier_weights_is_said(
             [None, *outcome.observations[1:]], [replace(first, error="it died"), *others]
         )
 
-    monkeypatch.setattr(SnippetRunner, "decoded", losing)
+    monkeypatch.setattr(SnippetRunner, "decode", losing)
     with pytest.raises(SimulatorError, match="1 episodes were lost"):
         do(COMMAND, workspace, SMALL, name="lost")
     assert workspace.resolve("analysis", "lost").manifest.summary[LOST] == {
