@@ -11,33 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from lwdctl.analysis.diversity_measures import (
-    MAX_STEPS,
-    MIN_VARIANCE,
-    ClusteredModes,
-    Index,
-    LabeledModes,
-    Modes,
-    StateBootstrap,
-    StateVariance,
-    Values,
-    chance_total_variation,
-    draw_agreement,
-    effective_number,
-    features,
-    mode_fractions,
-    total_variation,
-)
-from lwdctl.analysis.plotting import (
-    REFERENCE_COLOR,
-    add_legend,
-    add_note,
-    draw_bars,
-    draw_curve,
-    error_bars,
-    new_figure,
-    series_style,
-)
+from lwdctl.analysis import diversity_measures as measures
+from lwdctl.analysis import plotting
+from lwdctl.analysis.diversity_measures import Index, Modes, StateVariance, Values
 from lwdctl.analysis.sections import Findings, Section
 from lwdctl.analysis.tables import Table, flatten_estimate
 from lwdctl.analysis.traced_rollouts import (
@@ -63,11 +39,11 @@ MAX_COMPONENTS = 8
 DEMONSTRATIONS = "demonstrations"
 VARIANCE_TEXT = (
     "Variance of states over trajectories at the same step, each component divided by its standard"
-    f" deviation over the training split, mean over components; the mean over steps is over at most"
-    f" {MAX_STEPS} of them, the initial state among them. All groups start from the same recorded"
-    " states, with one trajectory of each (the first draw), so that the initial states add the same"
-    " variance to every group. 'Ratio' divides by the mean variance of the demonstrations: at 1 a"
-    " group is as diverse, below 1 less diverse. Intervals: 95 %, bootstrap over initial states."
+    " deviation over the training split, mean over components; the mean over steps is over at most"
+    f" {measures.MAX_STEPS} of them, the initial state among them. All groups start from the same"
+    " recorded states, with one trajectory of each (the first draw), so that the initial states add"
+    " the same variance to every group. 'Ratio' divides by the mean variance of the demonstrations:"
+    " below 1 a group is less diverse. Intervals: 95 %, bootstrap over initial states."
 )
 MODES_TEXT = (
     "One trajectory from every initial state. 'Total variation' is the distance between a group's"
@@ -116,35 +92,29 @@ class DiversityRuns:
     """Everything that was run.
 
     Attributes:
-        task: Name of the task.
-        split: Split of the demonstrations whose initial states were used.
-        episodes: (start,) store index of the demonstration with that initial state.
-        chosen: (start,) index of that demonstration among those that define the modes.
+        config: Settings.
+        demonstrations: Those of the task, which define the modes.
+        chosen: (start,) index of the demonstration with that initial state among them.
         demonstrated: (start, time, obs) its states, normalized and padded with the last state.
         components: (obs,) name of each component.
-        ended: Number of these demonstrations that ended before the last step.
-        left_out: Number of demonstrations that define no mode because of their label.
+        ended: Number of chosen demonstrations that ended before the last step.
         modes: Classifies modes.
         states: Latent source to the states (start, draw, time, obs) that its policies reached,
             normalized and padded; NaN where an episode was lost to a simulator error.
         horizon: Steps executed per re-plan, or `"episode"`.
         condition: What the diffusion model is conditioned on beside observations.
-        seed: Seed of all draws.
     """
 
-    task: str
-    split: str
-    episodes: Index
+    config: AnalyzeDiversityConfig
+    demonstrations: Demonstrations
     chosen: Index
     demonstrated: Values
     components: tuple[str, ...]
     ended: int
-    left_out: int
     modes: Modes
     states: Mapping[str, Values]
     horizon: int | str
     condition: tuple[str, ...]
-    seed: int
 
     @cached_property
     def complete(self) -> npt.NDArray[np.bool_]:
@@ -157,7 +127,7 @@ class DiversityRuns:
     def steps(self) -> Index:
         """The steps at which the variance is measured."""
         last = self.demonstrated.shape[1] - 1
-        return np.unique(np.linspace(0, last, MAX_STEPS).round().astype(np.int64))
+        return np.unique(np.linspace(0, last, measures.MAX_STEPS).round().astype(np.int64))
 
     @cached_property
     def classified(self) -> dict[str, Index]:
@@ -168,7 +138,7 @@ class DiversityRuns:
             states = every[self.complete]
             draws = states.shape[1]
             flat = states.reshape(-1, *states.shape[2:])
-            modes = self.modes.classify(features(flat), np.repeat(chosen, draws))
+            modes = self.modes.classify(measures.features(flat), np.repeat(chosen, draws))
             found[name] = modes.reshape(-1, draws)
         return found
 
@@ -191,8 +161,8 @@ class DiversityRuns:
         }
 
     @cached_property
-    def _bootstrap(self) -> StateBootstrap:
-        return StateBootstrap(int(self.complete.sum()), self.seed)
+    def _bootstrap(self) -> measures.StateBootstrap:
+        return measures.StateBootstrap(int(self.complete.sum()), self.config.seed)
 
 
 def analyze_diversity(
@@ -216,26 +186,16 @@ def analyze_diversity(
         SimulatorError: Too many episodes were lost to simulator errors.
     """
     progress = progress or TqdmProgress()
-    runs, episodes = run_policies(config, snippets, policy, progress)
-    return compose(runs, count_lost(episodes))
-
-
-def run_policies(
-    config: AnalyzeDiversityConfig, snippets: SnippetStore, policy: TrainedLwd, progress: Progress
-) -> tuple[DiversityRuns, dict[str, TracedEpisodes]]:
-    """Run the policies of every latent source; return their states and their episodes."""
-    check_environment(snippets.spec.env)
+    env, keys = snippets.spec.env, policy.observation_keys
+    check_environment(env)
     acting = {
-        latent: Acting(
-            horizon=config.horizon, latent=latent, sampler=config.sampler,
-            num_inference_steps=config.num_inference_steps,
-        )
+        latent: Acting(config.horizon, latent, config.sampler, config.num_inference_steps)
         for latent in dict.fromkeys(config.latent)
-    }  # fmt: skip
+    }
     for one in acting.values():
         policy.check(one)
     demonstrations = find_demonstrations(snippets, config)
-    episodes, keys = demonstrations.episodes, policy.observation_keys
+    episodes = demonstrations.episodes
     scale: Values = policy.vae.observation.scale.cpu().double().numpy()
     lengths = snippets.episodes.length[episodes]
     steps = config.max_steps or int(lengths.min())
@@ -252,26 +212,23 @@ def run_policies(
         rows = np.repeat(episodes[chosen], config.draws if latent == SAMPLED else 1)
         plans = plan_snippets(snippets, rows, np.zeros_like(rows), steps, config.seed).plans
         batch = policy.batch_policy(one, min(config.num_envs, len(plans)))
-        traced[latent] = trace(batch, snippets.spec.env, keys, plans, steps, config, progress)
+        traced[latent] = trace(batch, env, keys, plans, steps, config, progress)
     runs = DiversityRuns(
-        task=demonstrations.task,
-        split=config.split,
-        episodes=episodes[chosen],
-        chosen=chosen,
-        demonstrated=states[chosen],
-        components=_component_names(snippets, keys),
-        ended=int((lengths[chosen] < steps).sum()),
-        left_out=demonstrations.left_out,
-        modes=modes,
-        states={
+        config,
+        demonstrations,
+        chosen,
+        states[chosen],
+        _component_names(snippets, keys),
+        int((lengths[chosen] < steps).sum()),
+        modes,
+        {
             latent: (found.padded(steps) / scale).reshape(len(chosen), -1, steps + 1, len(scale))
             for latent, found in traced.items()
         },
-        horizon=policy.horizon(next(iter(acting.values()))),
-        condition=policy.condition,
-        seed=config.seed,
+        policy.horizon(next(iter(acting.values()))),
+        policy.condition,
     )
-    return runs, traced
+    return compose(runs, count_lost(traced))
 
 
 def find_demonstrations(store: SnippetStore, config: AnalyzeDiversityConfig) -> Demonstrations:
@@ -346,11 +303,11 @@ def _modes(
     labels: tuple[str, ...],
     config: AnalyzeDiversityConfig,
 ) -> Modes:
-    rows = features(states)
+    rows = measures.features(states)
     if demonstrations.category is None:
-        return ClusteredModes(rows, config.modes, config.seed)
+        return measures.ClusteredModes(rows, config.modes, config.seed)
     known, category = np.unique(demonstrations.category, return_inverse=True)
-    return LabeledModes(rows, category, [labels[index] for index in known], config.seed)
+    return measures.LabeledModes(rows, category, [labels[index] for index in known], config.seed)
 
 
 def _component_names(store: SnippetStore, keys: tuple[str, ...]) -> tuple[str, ...]:
@@ -386,7 +343,7 @@ def compose(runs: DiversityRuns, lost: Mapping[str, int]) -> Findings:
     if runs.within_state:
         sections.append(_draw_section(runs, numbers))
     summary = {
-        "task": runs.task,
+        "task": runs.demonstrations.task,
         "initial_states": int(runs.complete.sum()),
         "steps": runs.demonstrated.shape[1] - 1,
         "horizon": runs.horizon,
@@ -402,16 +359,16 @@ def _numbers(runs: DiversityRuns) -> dict[str, dict[str, Any]]:
     """Return group to summary numbers."""
     names = runs.modes.names
     demonstrated = runs.classified[DEMONSTRATIONS][:, 0]
-    reference, count = mode_fractions(demonstrated, len(names)), len(demonstrated)
-    chance = chance_total_variation(reference, count, runs.seed)
+    reference, count = measures.mode_fractions(demonstrated, len(names)), len(demonstrated)
+    chance = measures.chance_total_variation(reference, count, runs.config.seed)
     found: dict[str, dict[str, Any]] = {}
     for name, modes in runs.classified.items():
-        fractions = mode_fractions(modes[:, 0], len(names))
+        fractions = measures.mode_fractions(modes[:, 0], len(names))
         variance = runs.variances[name]
         parts = _component_fractions(variance)
         found[name] = {
             "mode_fractions": dict(zip(names, fractions.tolist(), strict=True)),
-            "effective_modes": effective_number(fractions),
+            "effective_modes": measures.effective_number(fractions),
             "mean_variance": float(np.mean([one.value for one in variance.curve])),
             "largest_component": runs.components[int(np.argmax(parts))],
             "largest_component_fraction": float(parts.max()),
@@ -421,7 +378,7 @@ def _numbers(runs: DiversityRuns) -> dict[str, dict[str, Any]]:
         same = int((modes[:, 0] == demonstrated).sum())
         found[name] |= {
             **flatten_estimate("variance_ratio", variance.ratio),
-            "mode_total_variation": total_variation(fractions, reference),
+            "mode_total_variation": measures.total_variation(fractions, reference),
             "mode_total_variation_chance": chance,
             **flatten_estimate(
                 "mode_agreement", Estimate(same / count, *wilson(same, count), count)
@@ -429,7 +386,7 @@ def _numbers(runs: DiversityRuns) -> dict[str, dict[str, Any]]:
             "mode_agreement_chance": float(fractions @ reference),
         }
         if name in runs.within_state:
-            agreement, different = draw_agreement(modes, len(names))
+            agreement, different = measures.draw_agreement(modes, len(names))
             found[name] |= {
                 **flatten_estimate("within_state_variance", runs.within_state[name]),
                 "draw_agreement": agreement,
@@ -444,8 +401,9 @@ def _what_was_run(runs: DiversityRuns) -> Section:
     often = "once" if once else f"every {runs.horizon} steps"
     lost = int((~runs.complete).sum())
     text = (
-        f"Task '{runs.task}': policies run from the initial states of {len(runs.episodes)}"
-        f" demonstrations ({runs.split} split) for {steps} steps, re-planning {often}."
+        f"Task '{runs.demonstrations.task}': policies run from the initial states of"
+        f" {len(runs.chosen)} demonstrations ({runs.config.split} split) for {steps} steps,"
+        f" re-planning {often}."
         f" {runs.modes.definition}"
     )
     if runs.condition:
@@ -457,10 +415,10 @@ def _what_was_run(runs: DiversityRuns) -> Section:
             " state, which is a fair comparison only where policies' episodes end as"
             " demonstrations do."
         )
-    if runs.left_out:
+    if runs.demonstrations.left_out:
         text += (
-            f" {runs.left_out} demonstrations are left out, because they have no label, or one"
-            " that no other demonstration has."
+            f" {runs.demonstrations.left_out} demonstrations are left out, because they have no"
+            " label, or one that no other demonstration has."
         )
     if lost:
         text += f" {lost} initial states are left out: episodes were lost to simulator errors."
@@ -498,7 +456,7 @@ def _component_section(runs: DiversityRuns) -> Section:
         row: list[Any] = [runs.components[place], float(fractions[0, place])]
         for number, name in enumerate(others, start=1):
             variance = runs.variances[name].components[place]
-            varies = reference[place] > MIN_VARIANCE
+            varies = reference[place] > measures.MIN_VARIANCE
             ratio = variance / reference[place] if varies else None
             row += [float(fractions[number, place]), ratio]
         rows.append(tuple(row))
@@ -544,7 +502,7 @@ def _draw_section(runs: DiversityRuns, numbers: Mapping[str, Mapping[str, Any]])
 
 
 def _trajectory_table(runs: DiversityRuns) -> Table:
-    episodes = runs.episodes[runs.complete]
+    episodes = runs.demonstrations.episodes[runs.chosen[runs.complete]]
     rows = tuple(
         (name, episodes[place], draw, runs.modes.names[modes[place, draw]])
         for name, modes in runs.classified.items()
@@ -555,37 +513,39 @@ def _trajectory_table(runs: DiversityRuns) -> Table:
 
 def draw_variances(runs: DiversityRuns) -> Figure:
     """Draw the variance of states at every step, a line with a band per group."""
-    figure, ((axes,),) = new_figure(5.6, 3.6)
+    figure, ((axes,),) = plotting.new_figure(5.6, 3.6)
     for index, (name, variance) in enumerate(runs.variances.items()):
-        draw_curve(axes, runs.steps.tolist(), variance.curve, color=_color(index), label=name)
+        plotting.draw_curve(
+            axes, runs.steps.tolist(), variance.curve, color=_color(index), label=name
+        )
     axes.set_xlabel("Step")
     axes.set_ylabel("Variance of normalized states")
     axes.set_ylim(bottom=0)
-    add_legend(figure, [axes])
-    add_note(figure, "Bands: 95 % bootstrap intervals over initial states.")
+    plotting.add_legend(figure, [axes])
+    plotting.add_note(figure, "Bands: 95 % bootstrap intervals over initial states.")
     return figure
 
 
 def draw_modes(runs: DiversityRuns, numbers: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Draw every mode's fraction of trajectories as bars, one color per group."""
     names, count = runs.modes.names, int(runs.complete.sum())
-    figure, ((axes,),) = new_figure(max(5.6, 1.2 + 1.1 * len(names)), 3.6)
+    figure, ((axes,),) = plotting.new_figure(max(5.6, 1.2 + 1.1 * len(names)), 3.6)
     for index, (group, found) in enumerate(numbers.items()):
         values = list(found["mode_fractions"].values())
         estimates = [Estimate(one, *wilson(round(one * count), count), count) for one in values]
-        draw_bars(
-            axes, index, len(numbers), range(len(names)), values, error_bars(estimates),
+        plotting.draw_bars(
+            axes, index, len(numbers), range(len(names)), values, plotting.error_bars(estimates),
             color=_color(index), label=group,
         )  # fmt: skip
     # A dollar sign would begin a formula.
     shown = [name.replace("_", " ").replace("$", r"\$") for name in names]
     axes.set_xticks(range(len(names)), shown, rotation=20, ha="right", size=8)
     axes.set_ylabel("Fraction of trajectories")
-    add_legend(figure, [axes])
-    add_note(figure, f"{count} trajectories per group. Lines: 95 % Wilson intervals.")
+    plotting.add_legend(figure, [axes])
+    plotting.add_note(figure, f"{count} trajectories per group. Lines: 95 % Wilson intervals.")
     return figure
 
 
 def _color(index: int) -> str:
     """Return a group's color; the demonstrations, drawn first, are gray."""
-    return str(series_style(index - 1)["color"]) if index else REFERENCE_COLOR
+    return str(plotting.series_style(index - 1)["color"]) if index else plotting.REFERENCE_COLOR

@@ -10,43 +10,12 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from lwdctl.analysis.latent_dimensions import (
-    SHOWN,
-    VARIANCE_FRACTION,
-    Components,
-    DimensionUse,
-    dimension_use,
-    principal_components,
-    tsne,
-    usable_perplexity,
-)
-from lwdctl.analysis.latent_figures import (
-    Projection,
-    draw_categories,
-    draw_dimensions,
-    draw_plain,
-    draw_position,
-)
-from lwdctl.analysis.latent_points import (
-    UNKNOWN,
-    Grouping,
-    LatentPoints,
-    draw_points,
-    groupings,
-    raw_snippets,
-    rows_of_split,
-    standardized_states,
-)
+from lwdctl.analysis import latent_dimensions as dimensions
+from lwdctl.analysis import latent_figures as figures
+from lwdctl.analysis import latent_points as data
+from lwdctl.analysis import separability
+from lwdctl.analysis.latent_points import UNKNOWN, Grouping, LatentPoints
 from lwdctl.analysis.sections import Findings, Section
-from lwdctl.analysis.separability import (
-    FOLDS,
-    SHUFFLES,
-    Separation,
-    has_two_episodes,
-    linear_fit,
-    majority_fraction,
-    separation,
-)
 from lwdctl.analysis.tables import Table, flatten_estimate
 from lwdctl.artifacts.latents import LatentStore
 from lwdctl.artifacts.snippets import SnippetStore
@@ -75,13 +44,13 @@ POSITION, OPERATOR = "position", "operator"
 POINTS = "points"
 METHOD = (
     "Snippets of one episode never classify each other: neighbors come from other episodes only,"
-    f" and logistic regression is cross-validated over episodes (at most {FOLDS} folds, components"
-    " standardized). Every episode counts equally. Intervals: Wilson's where every episode has one"
-    " snippet or all episodes have the same accuracy, otherwise a bootstrap over episodes. Chance"
-    " level is the larger of two numbers: the fraction of the largest category, and the k-NN"
-    f" accuracy where the categories are permuted over episodes (mean of {SHUFFLES}). The"
-    " silhouette counts snippets of the same episode too; its value with permuted categories shows"
-    " how much that raises it."
+    " and logistic regression is cross-validated over episodes (at most"
+    f" {separability.FOLDS} folds, components standardized). Every episode counts equally."
+    " Intervals: Wilson's where every episode has one snippet or all episodes have the same"
+    " accuracy, otherwise a bootstrap over episodes. Chance level is the larger of two numbers: the"
+    " fraction of the largest category, and the k-NN accuracy where the categories are permuted"
+    f" over episodes (mean of {separability.SHUFFLES}). The silhouette counts snippets of the same"
+    " episode too; its value with permuted categories shows how much that raises it."
 )
 
 Drawn = tuple[Section, "Figure | None"]
@@ -92,7 +61,6 @@ class GroupFindings:
     """How well one grouping is separated in every space.
 
     Attributes:
-        grouping: The grouping.
         points: Number of points whose category has at least two episodes.
         episodes: Number of their episodes.
         categories: Number of their categories.
@@ -100,12 +68,11 @@ class GroupFindings:
         spaces: Space to its measures.
     """
 
-    grouping: Grouping
     points: int
     episodes: int
     categories: int
     chance: float
-    spaces: Mapping[str, Separation]
+    spaces: Mapping[str, separability.Separation]
 
     def summary(self) -> dict[str, Any]:
         """Return the summary numbers; those of other spaces carry the space's name."""
@@ -159,43 +126,38 @@ class LatentAnalysis:
     """Everything that was measured.
 
     Attributes:
+        config: Settings.
         points: The snippets drawn.
         available: Number of snippets they were drawn from.
-        sampled: Whether latents were sampled from the posterior.
-        neighbors: Number of neighbors that vote.
         components: Principal components.
         projections: Coordinates of the figures, t-SNE first.
-        groupings: Groupings to color by.
-        groups: Grouping's name to its measures, where two categories could be tested.
-        position: Space to R^2, empty where the position does not vary.
-        show_position: Whether to color by position.
+        groups: Groupings to color by; with their measures where two categories can be tested.
+        position: Space to R^2 of the position, empty with too few episodes; None where points are
+            not colored by it.
         use: How each dimension is used.
         missing: Spaces that could not be measured.
     """
 
+    config: AnalyzeLatentsConfig
     points: LatentPoints
     available: int
-    sampled: bool
-    neighbors: int
-    components: Components
-    projections: Sequence[Projection]
-    groupings: Sequence[Grouping]
-    groups: Mapping[str, GroupFindings]
-    position: Mapping[str, Estimate]
-    show_position: bool
-    use: DimensionUse
+    components: dimensions.Components
+    projections: Sequence[figures.Projection]
+    groups: Sequence[tuple[Grouping, GroupFindings | None]]
+    position: Mapping[str, Estimate] | None
+    use: dimensions.DimensionUse
     missing: Sequence[str]
 
     @property
     def notes(self) -> list[str]:
         """What was left out, and why."""
         notes = [
-            f"numbers of {item.name} (no two categories have two episodes each)"
-            for item in self.groupings
-            if item.name not in self.groups
+            f"numbers of {grouping.name} (no two categories have two episodes each)"
+            for grouping, found in self.groups
+            if not found
         ]
-        if self.show_position and not self.position:
-            notes.append(f"R² of the position (cross-validation needs {FOLDS} episodes)")
+        if self.position == {}:
+            notes.append(f"R² of the position (it needs {separability.FOLDS} episodes)")
         reasons = {
             SNIPPET: "together they are too large: use fewer --points",
             PCA: "latents of one dimension have one component",
@@ -205,19 +167,20 @@ class LatentAnalysis:
     def summary(self) -> dict[str, Any]:
         """Return the summary numbers, JSON-ready."""
         position: dict[str, Any] = {}
-        for space, fit in self.position.items():
+        for space, fit in (self.position or {}).items():
             position |= flatten_estimate("r2" if space == LATENT else f"{space}_r2", fit)
+        fractions = self.components.fractions[: dimensions.SHOWN]
         return {
             "points": len(self.points.row),
             "episodes": self.points.episodes,
             "snippets": self.available,
             "latent_size": self.points.latent.shape[1],
-            "sampled": self.sampled,
+            "sampled": self.config.sampled,
             "effective_dimension": self.components.effective_dimension,
             "components_for_95_percent": self.components.needed,
-            "variance_fraction_of_4_components": float(self.components.fractions[:SHOWN].sum()),
+            "variance_fraction_of_4_components": float(fractions.sum()),
             **self.use.summary(),
-            "groups": {name: found.summary() for name, found in self.groups.items()},
+            "groups": {one.name: found.summary() for one, found in self.groups if found},
             **({"position": position} if position else {}),
             "notes": self.notes,
         }
@@ -243,35 +206,30 @@ def analyze_latents(
     Raises:
         ConfigError: Too few snippets, equal latents, or nothing to color by.
     """
-    progress = progress or TqdmProgress()
-    rows = rows_of_split(latents, snippets, config.split)
-    points = draw_points(
+    rows = data.rows_of_split(latents, snippets, config.split)
+    points = data.draw_points(
         latents, snippets, rows, config.points, config.seed, sampled=config.sampled
     )
-    shown, show_position = choose_groupings(config, snippets, points)
-    with progress.task("analyze", 3 + len(shown), "step") as task:
-        components = principal_components(points.latent)
+    groupings, by_position = choose_groupings(config, snippets, points)
+    with (progress or TqdmProgress()).task("analyze", 3 + len(groupings), "step") as task:
+        components = dimensions.principal_components(points.latent)
         projections = _project(config, points, components)
         task.advance()
         spaces = _spaces(latents, snippets, vae, points, projections)
         task.advance()
-        groups = {}
-        for grouping in shown:
-            found = group_findings(grouping, points, spaces, config.neighbors, config.seed)
-            if found:
-                groups[grouping.name] = found
+        groups = []
+        for grouping in groupings:
+            groups.append((grouping, group_findings(grouping, points, spaces, config)))
             task.advance()
-        position = position_fits(points, spaces, config.seed) if show_position else {}
+        position = position_fits(points, spaces, config.seed) if by_position else None
         task.advance()
-    use = dimension_use(latents.mean[rows], latents.log_variance[rows], ACTIVE_VARIANCE)
+    use = dimensions.dimension_use(latents.mean[rows], latents.log_variance[rows], ACTIVE_VARIANCE)
+    missing = [space for space in SPACES if space not in spaces]
     return compose(
         LatentAnalysis(
-            points=points, available=len(rows), sampled=config.sampled, neighbors=config.neighbors,
-            components=components, projections=projections, groupings=shown, groups=groups,
-            position=position, show_position=show_position, use=use,
-            missing=[space for space in SPACES if space not in spaces],
+            config, points, len(rows), components, projections, groups, position, use, missing
         )
-    )  # fmt: skip
+    )
 
 
 def choose_groupings(
@@ -282,7 +240,8 @@ def choose_groupings(
     Raises:
         ConfigError: The points do not differ in a requested one.
     """
-    known = {item.name: item for item in groupings(snippets, points.episode) if item.varies}
+    found = data.groupings(snippets, points.episode)
+    known = {item.name: item for item in found if item.varies}
     varies = [*known, *([POSITION] if points.position.min() < points.position.max() else [])]
     requested = ["label" if name == OPERATOR else name for name in config.color]
     for name in requested:
@@ -296,13 +255,14 @@ def choose_groupings(
 
 
 def _project(
-    config: AnalyzeLatentsConfig, points: LatentPoints, components: Components
-) -> list[Projection]:
+    config: AnalyzeLatentsConfig, points: LatentPoints, components: dimensions.Components
+) -> list[figures.Projection]:
     """Return t-SNE, and the principal components two by two."""
     count = len(points.row)
-    perplexity = usable_perplexity(config.perplexity, count)
+    perplexity = dimensions.usable_perplexity(config.perplexity, count)
     title = f"t-SNE of {count} snippets (perplexity {perplexity:g})"
-    found = [Projection("tsne", title, tsne(points.latent, perplexity, config.seed))]
+    embedded = dimensions.tsne(points.latent, perplexity, config.seed)
+    found = [figures.Projection("tsne", title, embedded)]
     names = [
         f"Component {number} ({100 * fraction:.2g} % of the variance)"
         for number, fraction in enumerate(components.fractions, 1)
@@ -311,7 +271,7 @@ def _project(
         title = f"Principal components {first + 1} and {first + 2}"
         coordinates = components.coordinates[:, first : first + 2]
         axes = (names[first], names[first + 1])
-        found.append(Projection(f"pca{first + 1}{first + 2}", title, coordinates, axes))
+        found.append(figures.Projection(f"pca{first + 1}{first + 2}", title, coordinates, axes))
     return found
 
 
@@ -320,16 +280,16 @@ def _spaces(
     snippets: SnippetStore,
     vae: PolicyVae,
     points: LatentPoints,
-    projections: Sequence[Projection],
+    projections: Sequence[figures.Projection],
 ) -> dict[str, Values]:
     """Return the latent space, its projections, and the baselines: space to (point, dim)."""
     spaces = {LATENT: points.latent, TSNE: projections[0].coordinates}
     if len(projections) > 1:
         spaces[PCA] = projections[1].coordinates
-    raw = raw_snippets(vae, snippets, points)
+    raw = data.raw_snippets(vae, snippets, points)
     if raw is not None:
         spaces[SNIPPET] = raw
-    spaces[STATE] = standardized_states(vae, latents, points)
+    spaces[STATE] = data.standardized_states(vae, latents, points)
     return spaces
 
 
@@ -337,8 +297,7 @@ def group_findings(
     grouping: Grouping,
     points: LatentPoints,
     spaces: Mapping[str, Values],
-    neighbors: int,
-    seed: int,
+    config: AnalyzeLatentsConfig,
 ) -> GroupFindings | None:
     """Measure a grouping in every space; None where fewer than two categories can be tested.
 
@@ -346,35 +305,32 @@ def group_findings(
         grouping: Categories of the points.
         points: The snippets drawn.
         spaces: Space to (point, dim).
-        neighbors: Number of neighbors that vote.
-        seed: Seed of folds and permutations.
+        config: Number of neighbors, and the seed of folds and permutations.
     """
-    use = has_two_episodes(grouping.index, points.episode)
+    use = separability.has_two_episodes(grouping.index, points.episode)
     category, episode = grouping.index[use], points.episode[use]
     categories = len(np.unique(category))
     if categories < 2:
         return None
     found = {
-        space: separation(
-            values[use], category, episode, neighbors, seed,
+        space: separability.separation(
+            values[use], category, episode, config.neighbors, config.seed,
             linear=space in _FITTED and values.shape[1] <= MAX_FIT_SIZE,
         )
         for space, values in spaces.items()
     }  # fmt: skip
-    return GroupFindings(
-        grouping, int(use.sum()), len(np.unique(episode)), categories,
-        majority_fraction(category, episode), found,
-    )  # fmt: skip
+    chance = separability.majority_fraction(category, episode)
+    return GroupFindings(int(use.sum()), len(np.unique(episode)), categories, chance, found)
 
 
 def position_fits(
     points: LatentPoints, spaces: Mapping[str, Values], seed: int
 ) -> dict[str, Estimate]:
     """Return space to R^2 of the position in the episode; empty with too few episodes."""
-    if points.episodes < FOLDS:
+    if points.episodes < separability.FOLDS:
         return {}
     return {
-        space: linear_fit(values, points.position, points.episode, seed)
+        space: separability.linear_fit(values, points.position, points.episode, seed)
         for space, values in spaces.items()
         if space in _FITTED
     }
@@ -395,112 +351,101 @@ def compose(analysis: LatentAnalysis) -> Findings:
 def points_table(analysis: LatentAnalysis) -> Table:
     """Return one row per point: its snippet, its categories, its coordinates."""
     points, coordinates = analysis.points, analysis.components.coordinates
-    names = [f"pc{index + 1}" for index in range(coordinates.shape[1])]
-    headings = [grouping.name for grouping in analysis.groupings]
+    groupings = [grouping for grouping, _ in analysis.groups]
     rows = []
     for row in range(len(points.row)):
         categories = [
             "" if grouping.index[row] == UNKNOWN else grouping.categories[grouping.index[row]]
-            for grouping in analysis.groupings
+            for grouping in groupings
         ]
         places = [*coordinates[row], *analysis.projections[0].coordinates[row]]
         rows.append((
             points.episode[row], points.start[row], f"{points.position[row]:.4f}", *categories,
             *(f"{value:.6g}" for value in places),
         ))  # fmt: skip
-    columns = ("episode", "start", "position", *headings, *names, "tsne1", "tsne2")
-    return Table(columns, tuple(rows))
+    names = [f"pc{index + 1}" for index in range(coordinates.shape[1])]
+    headings = [grouping.name for grouping in groupings]
+    return Table(("episode", "start", "position", *headings, *names, "tsne1", "tsne2"), tuple(rows))
 
 
 def _sections(analysis: LatentAnalysis) -> Iterator[Drawn]:
     yield Section("What was analyzed", _protocol(analysis)), None
-    for grouping in analysis.groupings:
-        yield from _grouping_sections(analysis, grouping)
-    if analysis.show_position:
-        yield from _position_sections(analysis)
-    if not analysis.groupings and not analysis.show_position:
+    for grouping, found in analysis.groups:
+        yield from _grouping_sections(analysis, grouping, found)
+    if analysis.position is not None:
+        yield from _position_sections(analysis, analysis.position)
+    elif not analysis.groups:
         for shown in analysis.projections:
             text = "The data has nothing to color by: one category, and one snippet per episode."
-            yield Section(shown.title, text, shown.stem), draw_plain(shown, "")
+            yield Section(shown.title, text, shown.stem), figures.draw_plain(shown, "")
     yield _dimension_section(analysis)
 
 
 def _protocol(analysis: LatentAnalysis) -> str:
     points = analysis.points
-    latents = "one sample of each posterior" if analysis.sampled else "posterior means"
-    lines = [
-        (
-            f"{len(points.row)} of {analysis.available} snippets from {points.episodes} episodes,"
-            f" drawn evenly over episodes; latents are {latents}. The VAE was not conditioned on"
-            " any of the categories below."
-        ),
-        METHOD,
-        (
-            f"Two baselines are compared with the latent space: '{SPACES[SNIPPET]}' holds the"
-            f" standardized observations and actions; '{SPACES[STATE]}' does not show the actions"
-            " that follow (and falls below chance level where categories start from the same"
-            " states)."
-        ),
-        *(f"Left out: {note}." for note in analysis.notes),
-    ]
-    return " ".join(lines)
+    latents = "one sample of each posterior" if analysis.config.sampled else "posterior means"
+    text = (
+        f"{len(points.row)} of {analysis.available} snippets from {points.episodes} episodes, drawn"
+        f" evenly over episodes; latents are {latents}. The VAE was not conditioned on any of the"
+        f" categories below. {METHOD} Two baselines are compared with the latent space:"
+        f" '{SPACES[SNIPPET]}' holds the standardized observations and actions; '{SPACES[STATE]}'"
+        " does not show the actions that follow (and falls below chance level where categories"
+        " start from the same states)."
+    )
+    return text + "".join(f" Left out: {note}." for note in analysis.notes)
 
 
-def _grouping_sections(analysis: LatentAnalysis, grouping: Grouping) -> Iterator[Drawn]:
-    found = analysis.groups.get(grouping.name)
+def _grouping_sections(
+    analysis: LatentAnalysis, grouping: Grouping, found: GroupFindings | None
+) -> Iterator[Drawn]:
+    neighbors = analysis.config.neighbors
     for number, shown in enumerate(analysis.projections):
         text, table, caption = "", None, ""
         if found and number == 0:
-            caption, table = found.caption(analysis.neighbors), found.table()
+            caption, table = found.caption(neighbors), found.table()
             single = found.points < (grouping.index != UNKNOWN).sum()
             text = (
                 f"{found.categories} categories, {found.episodes} episodes, {found.points}"
-                f" snippets; {analysis.neighbors} nearest neighbors vote. The first row is the"
-                " full latent space, whose numbers are the ones to quote; those of projections"
-                " describe the figures."
+                f" snippets; {neighbors} nearest neighbors vote. The first row is the full latent"
+                " space, whose numbers are the ones to quote; those of projections describe the"
+                " figures."
                 + (" Categories of a single episode are drawn, but not counted." if single else "")
             )
-        section = Section(
-            f"{grouping.title}: {shown.title}", text, f"{shown.stem}-{grouping.name}", table
-        )
-        yield section, draw_categories(shown, grouping, caption)
+        title, stem = f"{grouping.title}: {shown.title}", f"{shown.stem}-{grouping.name}"
+        figure = figures.draw_categories(shown, grouping, caption)
+        yield Section(title, text, stem, table), figure
 
 
-def _position_sections(analysis: LatentAnalysis) -> Iterator[Drawn]:
-    fit = analysis.position.get(LATENT)
-    for number, shown in enumerate(analysis.projections):
-        text, table, caption = "", None, ""
-        if number == 0:
-            text = (
-                "Where in its episode a snippet starts, as a fraction of the episode. R² of ridge"
-                " regression, cross-validated over episodes; chance level is 0. Intervals:"
-                " bootstrap over episodes."
-            )
-        if number == 0 and fit:
-            caption = f"All dimensions: R² {fit.value:.2f} [{fit.low:.2f}, {fit.high:.2f}]"
-            table = Table(
-                ("space", "R² of the position", "95 % interval"),
-                tuple(
-                    (SPACES[space], _round(one.value), _interval(one))
-                    for space, one in analysis.position.items()
-                ),
-            )
-        figure = draw_position(shown, analysis.points.position, caption)
-        title = f"Position in the episode: {shown.title}"
-        yield Section(title, text, f"{shown.stem}-position", table), figure
+def _position_sections(
+    analysis: LatentAnalysis, position: Mapping[str, Estimate]
+) -> Iterator[Drawn]:
+    fit = position.get(LATENT)
+    text = (
+        "Where in its episode a snippet starts, as a fraction of the episode. R² of ridge"
+        " regression, cross-validated over episodes; chance level is 0. Intervals: bootstrap over"
+        " episodes."
+    )
+    caption = f"All dimensions: R² {fit.value:.2f} [{fit.low:.2f}, {fit.high:.2f}]" if fit else ""
+    rows = tuple(
+        (SPACES[space], _round(one.value), _interval(one)) for space, one in position.items()
+    )
+    table = Table(("space", "R² of the position", "95 % interval"), rows) if rows else None
+    for shown in analysis.projections:
+        title, stem = f"Position in the episode: {shown.title}", f"{shown.stem}-position"
+        figure = figures.draw_position(shown, analysis.points.position, caption)
+        yield Section(title, text, stem, table), figure
+        text, table, caption = "", None, ""  # the numbers are those of the first figure alone
 
 
 def _dimension_section(analysis: LatentAnalysis) -> Drawn:
     use, components = analysis.use, analysis.components
+    fraction = float(components.fractions[: dimensions.SHOWN].sum())
     rows = (
         ("dimensions", analysis.points.latent.shape[1]),
         ("active units", int(use.active.sum())),
         ("effective dimension (participation ratio)", round(components.effective_dimension, 2)),
-        (f"components for {VARIANCE_FRACTION:.0%} of the variance", components.needed),
-        (
-            "variance fraction of the first 4 components",
-            round(float(components.fractions[:SHOWN].sum()), 3),
-        ),
+        (f"components for {dimensions.VARIANCE_FRACTION:.0%} of the variance", components.needed),
+        ("variance fraction of the first 4 components", _round(fraction)),
         ("KL to the prior, all dimensions (nats)", round(float(use.kl.sum()), 2)),
         ("mean standard deviation of the posterior mean", round(float(use.mean_std.mean()), 4)),
         ("mean standard deviation of the posterior", round(float(use.posterior_std.mean()), 4)),
@@ -511,12 +456,9 @@ def _dimension_section(analysis: LatentAnalysis) -> Drawn:
         " snippet's posterior from the prior N(0, 1)."
     )
     if not use.active.any():
-        text += (
-            " No dimension is active: the posteriors equal the prior, and sampled latents are its"
-            " noise."
-        )
+        text += " No dimension is active: posteriors equal the prior, sampled latents its noise."
     table = Table(("quantity", "value"), rows)
-    return Section("Latent dimensions", text, "dimensions", table), draw_dimensions(use)
+    return Section("Latent dimensions", text, "dimensions", table), figures.draw_dimensions(use)
 
 
 def _interval(estimate: Estimate | None) -> str | None:

@@ -14,13 +14,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lwdctl.analysis.plotting import (
-    add_legend,
-    add_note,
-    draw_curve,
-    new_figure,
-    series_style,
-)
+from lwdctl.analysis import plotting
 from lwdctl.analysis.resample import (
     Bootstrap,
     States,
@@ -214,9 +208,7 @@ class SnippetRunner:
 
 
 def _sampling(config: AnalyzeReconstructionConfig) -> Acting:
-    return Acting(
-        latent=SAMPLED, sampler=config.sampler, num_inference_steps=config.num_inference_steps
-    )
+    return Acting(None, SAMPLED, config.sampler, config.num_inference_steps)
 
 
 def _encode(vae: PolicyVae, batches: SnippetBatches, episodes: Index, offsets: Index) -> Tensor:
@@ -513,40 +505,45 @@ def draw_steps(
     normalized: Mapping[str, Sequence[Estimate]], squared: Mapping[str, Sequence[Estimate]]
 ) -> Figure:
     """Draw the error of every group at every step of the snippet, normalized and in units."""
-    figure, (panels,) = new_figure(8.8, 3.6, columns=2)
+    figure, (panels,) = plotting.new_figure(8.8, 3.6, columns=2)
     names = ("Normalized squared error", "Squared error (environment units)")
     for axes, name, curves in zip(panels, names, (normalized, squared), strict=True):
         for index, (group, curve) in enumerate(curves.items()):
             # The initial state's error is in the table: before any action it is almost zero.
-            color = series_style(index)["color"]
-            draw_curve(axes, range(1, len(curve)), _drawable(curve[1:]), color=color, label=group)
-        axes.set_yscale("log")
+            _draw_errors(axes, range(1, len(curve)), curve[1:], index, label=group)
         axes.set_xlabel("Step of the snippet")
         axes.set_ylabel(name)
-    add_legend(figure, panels)
-    add_note(figure, f"Bands: 95 % intervals. Values below {_MIN_DRAWN:g} are drawn at it.")
+    _finish(figure, panels)
     return figure
 
 
 def draw_training(after: Mapping[int, Measures]) -> Figure:
     """Draw the error of oracle latents against the training steps of the VAE."""
-    figure, ((axes,),) = new_figure(4.4, 3.6)
+    figure, ((axes,),) = plotting.new_figure(4.4, 3.6)
     names = {"final_normalized": "at the last step", "mean_normalized": "mean over steps"}
     for index, (name, label) in enumerate(names.items()):
-        curve = _drawable([found[name][0] for found in after.values()])
-        color = series_style(index)["color"]
-        draw_curve(axes, list(after), curve, color=color, label=label, marker="o")
-    axes.set_yscale("log")
+        curve = [found[name][0] for found in after.values()]
+        _draw_errors(axes, list(after), curve, index, label=label, marker="o")
     axes.set_xlabel("Training steps of the VAE")
     axes.set_ylabel("Normalized squared error")
-    add_legend(figure, [axes])
-    add_note(figure, f"Bands: 95 % intervals. Values below {_MIN_DRAWN:g} are drawn at it.")
+    _finish(figure, [axes])
     return figure
 
 
-def _drawable(curve: Sequence[Estimate]) -> list[Estimate]:
-    """Return estimates that a logarithmic axis can show."""
-    return [
+def _draw_errors(
+    axes: Any, places: Sequence[int], curve: Sequence[Estimate], index: int, **style: str
+) -> None:
+    """Draw errors on a logarithmic axis, which cannot show zero."""
+    shown = [
         Estimate(max(one.value, _MIN_DRAWN), max(one.low, _MIN_DRAWN), max(one.high, _MIN_DRAWN), 0)
         for one in curve
     ]
+    color = plotting.series_style(index)["color"]
+    plotting.draw_curve(axes, places, shown, color=color, **style)
+    axes.set_yscale("log")
+
+
+def _finish(figure: Figure, panels: Sequence[Any]) -> None:
+    plotting.add_legend(figure, panels)
+    note = f"Bands: 95 % intervals. Values below {_MIN_DRAWN:g} are drawn at it."
+    plotting.add_note(figure, note)

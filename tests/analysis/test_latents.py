@@ -19,10 +19,12 @@ from lwdctl.analysis.latents import (
     group_findings,
     position_fits,
 )
+from lwdctl.configs import AnalyzeLatentsConfig
 
 EPISODES = 12
 INDEX = np.repeat(np.arange(EPISODES) % 3, 4)
 GROUPING = Grouping("label", "Operator", ("better_operator_1", "b", "c"), INDEX)
+CONFIG = AnalyzeLatentsConfig(neighbors=3)
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
 
@@ -48,19 +50,18 @@ def spaces(points):
 
 
 def analysis(points, spaces, grouping=GROUPING):
-    found = group_findings(grouping, points, spaces, 3, 0)
     return LatentAnalysis(
-        points=points, available=100, sampled=True, neighbors=3,
+        config=CONFIG, points=points, available=100,
         components=principal_components(points.latent),
         projections=[Projection("tsne", "t-SNE", points.latent[:, :2])],
-        groupings=[grouping], groups={grouping.name: found} if found else {},
-        position=position_fits(points, spaces, 0), show_position=True,
+        groups=[(grouping, group_findings(grouping, points, spaces, CONFIG))],
+        position=position_fits(points, spaces, 0),
         use=dimension_use(points.latent, points.latent * 0, 0.01), missing=[SNIPPET],
     )  # fmt: skip
 
 
 def test_numbers_of_the_latent_stand_beside_chance_and_the_baseline(points, spaces):
-    numbers = group_findings(GROUPING, points, spaces, 3, 0).summary()
+    numbers = group_findings(GROUPING, points, spaces, CONFIG).summary()
     assert (numbers["categories"], numbers["episodes"], numbers["points"]) == (3, EPISODES, 48)
     assert numbers["knn_accuracy"] == numbers["linear_accuracy"] == 1.0
     assert numbers["knn_accuracy_low"] < 1.0 == numbers["knn_accuracy_high"]
@@ -83,7 +84,7 @@ def test_position_is_read_from_the_latent_alone(points, spaces):
 
 def test_categories_of_one_episode_each_have_no_numbers(points, spaces):
     alone = Grouping("task", "Task", tuple(map(str, range(EPISODES))), points.episode)
-    assert group_findings(alone, points, spaces, 3, 0) is None
+    assert group_findings(alone, points, spaces, CONFIG) is None
     notes = analysis(points, spaces, alone).notes
     assert notes[0] == "numbers of task (no two categories have two episodes each)"
     assert "use fewer --points" in notes[1]
