@@ -17,7 +17,6 @@ from lwdctl.analysis.tables import Table
 from lwdctl.analysis.trajectories import (
     CONTACT,
     CONTACTS,
-    HAMMER,
     RETURN,
     SOURCE,
     SOURCE_VS_SOURCE,
@@ -26,6 +25,7 @@ from lwdctl.analysis.trajectories import (
     BehaviorComparison,
     Divergences,
     Trajectory,
+    behavior_measures,
     compare_behaviors,
     policy_trajectories,
     source_trajectories,
@@ -71,11 +71,13 @@ def analyze_behavior(
     progress = progress or TqdmProgress()
     limit = evaluation[0].max_steps or snippets.spec.env.max_steps
     lost: list[str] = []
-    tasks = evaluation[0].tasks
-    trajectories = source_trajectories(snippets, limit, config.source, config.seed, progress, tasks)
+    measures = behavior_measures(snippets.spec.env.adapter, evaluation[0].tasks)
+    trajectories = source_trajectories(
+        snippets, limit, config.source, config.seed, progress, measures
+    )
     for name, run in _named(evaluation).items():
         trajectories += policy_trajectories(run, name, snippets.spec.labels, lost)
-    comparisons = compare_behaviors(trajectories, config.seed, progress)
+    comparisons = compare_behaviors(trajectories, measures, config.seed, progress)
     sections, figures = compose(comparisons, limit)
     return Findings(
         title="Behavior of the source and of the policies",
@@ -140,7 +142,7 @@ def _group_summary(item: BehaviorComparison, group: str) -> dict[str, Any]:
     if RETURN in statistics:
         found["return_std"] = statistics[RETURN].std
     for name, one in statistics.items():
-        if name in (RETURN, STEPS, SUCCESS, *HAMMER) or name.startswith(CONTACT):
+        if name in (RETURN, STEPS, SUCCESS, *item.measured):
             found[f"{name}_mean"] = one.mean.value
     return found | _divergence_summary(item, group)
 
@@ -186,14 +188,15 @@ def compose(
         figures["contacts"] = behavior_figures.draw_contacts(comparisons)
         figures["divergence"] = behavior_figures.draw_divergences(comparisons, [CONTACTS])
         sections += [_contacts(), _contact_divergence(comparisons)]
-    hammer = [name for name in HAMMER if any(name in item.divergences for item in comparisons)]
-    if hammer:
-        figures["metrics"] = behavior_figures.draw_metrics(comparisons, hammer)
-        figures["metric-divergence"] = behavior_figures.draw_divergences(comparisons, hammer)
+    quantities = dict.fromkeys(name for item in comparisons for name in item.divergences)
+    names = [name for name in quantities if name != CONTACTS]
+    if names:
+        figures["metrics"] = behavior_figures.draw_metrics(comparisons, names)
+        figures["metric-divergence"] = behavior_figures.draw_divergences(comparisons, names)
         text = "Behavior metrics of every trajectory, of the source and of the policies."
         sections += [
             Section("Behavior metrics", text, "metrics"),
-            _metric_divergence(comparisons, hammer),
+            _metric_divergence(comparisons, names),
         ]
     sections.append(_source_and_policies(comparisons))
     return sections, figures

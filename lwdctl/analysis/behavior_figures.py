@@ -25,7 +25,6 @@ from lwdctl.analysis.trajectories import (
     SOURCE_VS_SOURCE,
     BehaviorComparison,
     metrics,
-    shared_metrics,
 )
 
 _SIDE = 2.5
@@ -34,8 +33,7 @@ _SIDE = 2.5
 def draw_contacts(comparisons: Sequence[BehaviorComparison]) -> Figure:
     """Draw fractions of steps with contact, foot against foot: a panel per group and pair."""
     groups = _groups(comparisons)
-    everything = next(iter(comparisons[0].groups.values()))
-    names = [name for name in shared_metrics(everything) if name.startswith(CONTACT)]
+    names = comparisons[0].measured
     pairs = list(itertools.combinations(names, 2)) or [(names[0], names[0])]
     figure, grid = _panels(len(pairs), len(groups), (_SIDE, _SIDE))
     for row, (first, second) in zip(grid, pairs, strict=True):

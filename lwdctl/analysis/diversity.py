@@ -16,13 +16,6 @@ from lwdctl.analysis import plotting
 from lwdctl.analysis.diversity_measures import Index, Modes, StateVariance, Values
 from lwdctl.analysis.sections import Findings, Section
 from lwdctl.analysis.tables import Table, flatten_estimate
-from lwdctl.analysis.traced_rollouts import (
-    TracedEpisodes,
-    check_environment,
-    count_lost,
-    pad,
-    trace,
-)
 from lwdctl.analysis.trained_lwd import SAMPLED, Acting, TrainedLwd
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import AnalyzeDiversityConfig
@@ -32,6 +25,13 @@ from lwdctl.core.seeding import generator
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.evaluation.results import Estimate, wilson
 from lwdctl.evaluation.snippet_starts import plan_snippets, recorded_states
+from lwdctl.evaluation.traced import (
+    TracedEpisodes,
+    check_environment,
+    count_lost,
+    pad,
+    trace,
+)
 
 TRAJECTORIES = "diversity"
 MIN_DEMONSTRATIONS = 2

@@ -23,14 +23,6 @@ from lwdctl.analysis.resample import (
 )
 from lwdctl.analysis.sections import Findings, Section
 from lwdctl.analysis.tables import Table, flatten_estimate
-from lwdctl.analysis.traced_rollouts import (
-    GivenLatents,
-    RecordedActions,
-    TracedEpisodes,
-    check_environment,
-    count_lost,
-    trace,
-)
 from lwdctl.analysis.trained_lwd import MEAN, ORACLE, SAMPLED, Acting, TrainedLwd
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import AnalyzeReconstructionConfig
@@ -38,13 +30,20 @@ from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import Progress, TqdmProgress
 from lwdctl.core.seeding import generator
 from lwdctl.data.batches import SnippetBatches
-from lwdctl.envs.table import ENVIRONMENTS
 from lwdctl.evaluation.results import Estimate
 from lwdctl.evaluation.snippet_starts import (
     SnippetStarts,
     draw_snippets,
     plan_snippets,
     recorded_states,
+)
+from lwdctl.evaluation.traced import (
+    GivenLatents,
+    RecordedActions,
+    TracedEpisodes,
+    check_environment,
+    count_lost,
+    trace,
 )
 from lwdctl.models.vae import PolicyVae
 from lwdctl.policies.latent_source import ReplanRequest
@@ -242,8 +241,7 @@ def analyze_reconstruction(
         ArtifactError: A snippet's initial state cannot be reached.
     """
     progress = progress or TqdmProgress()
-    env = snippets.spec.env
-    check_environment(env)
+    check_environment(snippets.spec.env)
     if SAMPLED in config.latent:
         policy.check(_sampling(config))
     runner = SnippetRunner(config, snippets, policy, progress)
@@ -258,7 +256,7 @@ def analyze_reconstruction(
             split=config.split,
             errors={name: runner.errors(one) for name, one in groups.items()},
             episodes=groups,
-            score=ENVIRONMENTS.load(env.adapter).metrics[0].name,
+            score=groups[RECORDED].score,
             snapshots={step: runner.errors(one) for step, one in earlier.items()},
         ),
         count_lost(groups | {f"after {step} training steps": one for step, one in earlier.items()}),

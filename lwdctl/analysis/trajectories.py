@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +13,11 @@ from lwdctl.analysis.divergence import Bounds, SourceDivergence
 from lwdctl.analysis.evaluations import Run, values_of
 from lwdctl.analysis.resample import Bootstrap, percentile_interval
 from lwdctl.artifacts.snippets import SnippetStore
-from lwdctl.core.errors import ArtifactError
+from lwdctl.core.errors import ArtifactError, MissingExtraError
 from lwdctl.core.progress import Progress
 from lwdctl.core.seeding import generator
-from lwdctl.envs import hammer_metrics
+from lwdctl.envs.simulator import BehaviorMeasure
+from lwdctl.envs.table import ENVIRONMENTS
 from lwdctl.evaluation.results import Estimate
 
 SOURCE = "source"
@@ -29,16 +28,14 @@ CONTACT = "contact_"
 
 Values = npt.NDArray[np.float64]
 Divergences = Mapping[str, Estimate]
-Measure = Callable[[npt.NDArray[np.float32]], Mapping[str, float]]
 
 
 RESAMPLES = 4000
 FRACTIONS: Bounds = (0.0, 1.0)
 CONTACTS = "foot contacts"
+"""Name of the metrics that are fractions of steps, compared two by two."""
 SOURCE_VS_SOURCE = "source_vs_source"
 """Name of the baseline among divergences: two disjoint sets of the source."""
-HAMMER = tuple(metric.name for metric in hammer_metrics.METRICS)
-"""Metrics that are compared one by one; their range is the source's."""
 
 
 @dataclass(frozen=True)
@@ -81,15 +78,17 @@ class BehaviorComparison:
         behavior: Label, or `"all"`; preceded by the task where there are several.
         count: Trajectories per group.
         groups: Group to the trajectories drawn, the source first.
+        measured: Names of the environment's behavior metrics.
         statistics: Group to metric to its statistics.
         differences: Policy to metric to its mean minus the source's, where both have it.
-        divergences: Quantity (`"foot contacts"` or a metric) to policy to its divergence from the
+        divergences: Quantity (`CONTACTS` or a metric) to policy to its divergence from the
             source, with that of the source-vs-source baseline.
     """
 
     behavior: str
     count: int
     groups: Groups
+    measured: tuple[str, ...]
     statistics: Mapping[str, Mapping[str, MetricStatistics]]
     differences: Mapping[str, Mapping[str, Estimate]]
     divergences: Mapping[str, Divergences] = field(default_factory=dict)
@@ -105,13 +104,22 @@ def shared_metrics(items: Sequence[Trajectory]) -> list[str]:
     return [name for name in items[0].values if all(name in item.values for item in items)]
 
 
+def behavior_measures(adapter: str, tasks: Sequence[str]) -> dict[str, BehaviorMeasure | None]:
+    """Return task to the environment's behavior metrics, None where it offers none."""
+    try:
+        offered = getattr(ENVIRONMENTS.load(adapter), "behavior_measure", None)
+    except MissingExtraError:
+        offered = None  # data can be analyzed without their simulator
+    return {task: offered(task) if offered else None for task in tasks}
+
+
 def source_trajectories(
     store: SnippetStore,
     limit: int,
     most: int | None,
     seed: int,
     progress: Progress,
-    tasks: Collection[str],
+    measures: Mapping[str, BehaviorMeasure | None],
 ) -> list[Trajectory]:
     """Measure recorded trajectories with the code that measures rollouts.
 
@@ -125,18 +133,19 @@ def source_trajectories(
             all.
         seed: Seed of the draw.
         progress: Where to report.
-        tasks: Names of the tasks that policies ran.
+        measures: Task that policies ran to its behavior metrics, as `behavior_measures` has them.
     """
     table, names = store.episodes, store.spec.env.tasks
     order = generator("source trajectories", seed).permutation(len(table))
-    order = order[np.isin(table.task[order], [names.index(task) for task in tasks])]
+    order = order[np.isin(table.task[order], [names.index(task) for task in measures])]
     pairs = np.stack([table.task[order], table.label[order]], axis=1)
     parts = [order[(pairs == one).all(axis=1)][:most] for one in np.unique(pairs, axis=0)]
     chosen = sorted(int(index) for part in parts for index in part)
     found = []
     with progress.task("measure the source", len(chosen), "trajectory") as bar:
         for index in chosen:
-            found.append(_measured(store, index, limit))
+            task = names[int(table.task[index])]
+            found.append(_measured(store, index, limit, task, measures[task]))
             bar.advance()
     return found
 
@@ -168,8 +177,10 @@ def policy_trajectories(
         )
 
 
-def _measured(store: SnippetStore, index: int, limit: int) -> Trajectory:
-    table, env = store.episodes, store.spec.env
+def _measured(
+    store: SnippetStore, index: int, limit: int, task: str, measure: BehaviorMeasure | None
+) -> Trajectory:
+    table = store.episodes
     start, length = int(table.start[index]), int(table.length[index])
     steps = min(length, limit or length)
     values = {STEPS: float(steps)}
@@ -177,12 +188,10 @@ def _measured(store: SnippetStore, index: int, limit: int) -> Trajectory:
         values[RETURN] = float(store.read("reward", start, start + steps).sum(dtype=np.float64))
     if table.success[index] >= 0 and steps == length:
         values[SUCCESS] = float(table.success[index])
-    measure = metrics_of(env.adapter, env.tasks[int(table.task[index])])
     if measure:
-        values |= measure(_after_actions(store, index, steps))
+        values |= measure.compute(_after_actions(store, index, steps))
     label = int(table.label[index])
     behavior = store.spec.labels[label] if 0 <= label < len(store.spec.labels) else ALL
-    task = env.tasks[int(table.task[index])]
     return Trajectory(SOURCE, behavior, f"episode {index}", values, task=task)
 
 
@@ -195,28 +204,11 @@ def _after_actions(store: SnippetStore, index: int, steps: int) -> npt.NDArray[n
     return rows if final is None else np.concatenate([rows, final[key][None]])
 
 
-@lru_cache(maxsize=16)
-def metrics_of(adapter: str, task: str) -> Measure | None:
-    """Return the function that computes an adapter's metrics from observations (time, obs)."""
-    if adapter == "adroit":
-        return hammer_metrics.hammer_metrics
-    if adapter == "mujoco":
-        from lwdctl.envs.foot_contacts import FootContacts, feet_names
-        from lwdctl.envs.gymnasium_scene import build_environment
-
-        names = [f"{CONTACT}{foot}" for foot in feet_names(task)]
-        finder = FootContacts(task.partition("-")[0], build_environment(task).model)
-
-        def contacts(observations: npt.NDArray[Any]) -> Mapping[str, float]:
-            fractions = np.mean([finder.at(row) for row in observations], axis=0).tolist()
-            return dict(zip(names, fractions, strict=True))
-
-        return contacts
-    return None
-
-
 def compare_behaviors(
-    trajectories: Sequence[Trajectory], seed: int, progress: Progress
+    trajectories: Sequence[Trajectory],
+    measures: Mapping[str, BehaviorMeasure | None],
+    seed: int,
+    progress: Progress,
 ) -> list[BehaviorComparison]:
     """Compare every behavior that a policy was run for, task by task.
 
@@ -224,6 +216,7 @@ def compare_behaviors(
 
     Args:
         trajectories: Of the source and of every policy.
+        measures: Task to its behavior metrics.
         seed: Seed of the draws.
         progress: Where to report.
 
@@ -243,7 +236,7 @@ def compare_behaviors(
                 if item.task == task and behavior in (ALL, item.behavior):
                     groups.setdefault(item.group, []).append(item)
             if len(groups) > 1 and SOURCE in groups:
-                found.append(_compare(name, groups, seed))
+                found.append(_compare(name, groups, measures[task], seed))
             bar.advance()
     if not found:
         raise ArtifactError(
@@ -264,7 +257,9 @@ def draw_equally(groups: Groups, *key: int | str) -> Groups:
     return drawn
 
 
-def _compare(behavior: str, groups: Groups, seed: int) -> BehaviorComparison:
+def _compare(
+    behavior: str, groups: Groups, measure: BehaviorMeasure | None, seed: int
+) -> BehaviorComparison:
     drawn = draw_equally(groups, behavior, seed)
     values = {
         name: {metric: metrics(items, [metric])[:, 0] for metric in shared_metrics(items)}
@@ -275,6 +270,7 @@ def _compare(behavior: str, groups: Groups, seed: int) -> BehaviorComparison:
         behavior,
         len(drawn[SOURCE]),
         drawn,
+        measure.names if measure else (),
         {
             name: {metric: _statistics(one) for metric, one in found.items()}
             for name, found in values.items()
@@ -288,7 +284,7 @@ def _compare(behavior: str, groups: Groups, seed: int) -> BehaviorComparison:
             for name, found in values.items()
             if name != SOURCE
         },
-        _divergences(groups, behavior, seed),
+        _divergences(groups, behavior, measure, seed) if measure else {},
     )
 
 
@@ -309,22 +305,20 @@ def _difference(policy: Values, source: Values) -> Estimate:
     return Estimate(gap, *percentile_interval(sides[0] - sides[1]), count)
 
 
-def _divergences(groups: Groups, behavior: str, seed: int) -> dict[str, dict[str, Estimate]]:
+def _divergences(
+    groups: Groups, behavior: str, measure: BehaviorMeasure, seed: int
+) -> dict[str, dict[str, Estimate]]:
     shared = set(shared_metrics([item for items in groups.values() for item in items]))
-    contacts = [
-        name
-        for name in shared_metrics(groups[SOURCE])
-        if name.startswith(CONTACT) and name in shared
-    ]
-    quantities: dict[str, tuple[list[str], Bounds | None]] = {}
-    if contacts:
-        quantities[CONTACTS] = contacts, FRACTIONS
-    quantities |= {name: ([name], None) for name in HAMMER if name in shared}
+    known = [name for name in measure.names if name in shared]
+    quantities = {name: [name] for name in known}
+    if measure.fractions:
+        quantities = {CONTACTS: known} if known else {}
+    bounds = FRACTIONS if measure.fractions else None
     size = min(len(groups[SOURCE]) // 2, *(len(items) for items in groups.values()))
     if size < 2:
         return {}
     found = {}
-    for quantity, (names, bounds) in quantities.items():
+    for quantity, names in quantities.items():
         pairs: list[tuple[int, ...]] = [*itertools.combinations(range(len(names)), 2)]
         key = f"{behavior} {quantity} {seed}"
         source = metrics(groups[SOURCE], names)

@@ -29,8 +29,8 @@ from lwdctl.core.simulator_facts import (
 )
 from lwdctl.envs.d4rl_score import normalized_score
 from lwdctl.envs.gymnasium_scene import GymnasiumScene
-from lwdctl.envs.hammer_metrics import METRICS, hammer_numbers
-from lwdctl.envs.simulator import Observation, Step
+from lwdctl.envs.hammer_metrics import METRICS, hammer_metrics, hammer_numbers
+from lwdctl.envs.simulator import BehaviorMeasure, Observation, Step
 from lwdctl.envs.table import check_tasks
 
 # It prints at every import that the reward has changed, which is said above.
@@ -71,6 +71,12 @@ class AdroitSimulator:
         (-1.0,) * HAMMER_ACTION_SIZE, (1.0,) * HAMMER_ACTION_SIZE, HAND_CONTROL_RATE,
     )  # fmt: skip
     metrics = (normalized_score("hammer"), *METRICS)
+
+    @staticmethod
+    def behavior_measure(task: str) -> BehaviorMeasure:
+        """Return the metrics of `hammer_metrics`, from observations alone."""
+        del task
+        return BehaviorMeasure(hammer_metrics, tuple(metric.name for metric in METRICS))
 
     def __init__(self, env: EnvSpec, task: str) -> None:
         check_tasks([task], task_names(), "environment 'adroit'")

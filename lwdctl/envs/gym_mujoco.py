@@ -6,6 +6,7 @@ data go with version 5. None of the tasks has a success: only return and gait te
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,8 @@ from lwdctl.core.records import ActionSpec, EnvSpec, FloatArray, ObservationSpec
 from lwdctl.core.simulator_facts import ANT_CONTACT_FORCES, LOCOMOTION_MAX_STEPS
 from lwdctl.envs.d4rl_score import SCORE, normalized_score
 from lwdctl.envs.foot_contacts import UNSEEN, FootContacts, feet_names
-from lwdctl.envs.gymnasium_scene import GymnasiumScene
-from lwdctl.envs.simulator import Metric, Observation, Step
+from lwdctl.envs.gymnasium_scene import GymnasiumScene, build_environment
+from lwdctl.envs.simulator import BehaviorMeasure, Metric, Observation, Step
 from lwdctl.envs.table import check_tasks
 
 OBSERVATION = "observation"
@@ -69,6 +70,18 @@ class GymMujocoSimulator:
         contacts = (Metric(source, source, "mean") for source in self._sources)
         self.metrics = (normalized_score(self._body.lower()), *contacts)
         self._state: npt.NDArray[np.float64] = self._env.state_vector()
+
+    @staticmethod
+    def behavior_measure(task: str) -> BehaviorMeasure:
+        """Return the fractions of steps with a foot on the floor, from observations alone."""
+        contacts = FootContacts(task.partition("-")[0], build_environment(task).model)
+        names = tuple(f"contact_{foot}" for foot in feet_names(task))
+
+        def fractions(observations: npt.NDArray[Any]) -> Mapping[str, float]:
+            means = np.mean([contacts.at(row) for row in observations], axis=0).tolist()
+            return dict(zip(names, means, strict=True))
+
+        return BehaviorMeasure(fractions, names, fractions=True)
 
     def reset(self, seed: int) -> Observation:
         """Start the episode that `seed` fixes entirely, as the environment's own `reset` does."""

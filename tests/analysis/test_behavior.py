@@ -12,6 +12,7 @@ from lwdctl.analysis.trajectories import (
     SOURCE,
     SOURCE_VS_SOURCE,
     Trajectory,
+    behavior_measures,
     compare_behaviors,
     draw_equally,
     source_trajectories,
@@ -20,6 +21,7 @@ from lwdctl.artifacts.snippets import SnippetStore, SnippetWriter
 from lwdctl.core.errors import ArtifactError
 from lwdctl.core.progress import SilentProgress
 from lwdctl.core.records import ActionSpec, EnvSpec, Episode, ObservationSpec, SourceSpec
+from lwdctl.envs.simulator import BehaviorMeasure
 
 FEET = ("contact_bfoot", "contact_ffoot")
 SPEC = SourceSpec(
@@ -29,6 +31,13 @@ SPEC = SourceSpec(
     ("fast", "slow"),
     "made",
 )
+
+
+def measure_of(names):
+    return BehaviorMeasure(lambda observations: {}, tuple(names), fractions=True)
+
+
+MEASURES = dict.fromkeys(("", "reach", "push"), measure_of(FEET))
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +80,7 @@ def test_a_policy_that_behaves_alike_is_inside_and_another_is_not():
         *made("other", "fast", 25, (0.8, 0.2), seed=2, failure="it fell apart"),
         *made(SOURCE, "slow", 40, (0.5, 0.5)),
     ]
-    (compared,) = compare_behaviors(trajectories, 0, SilentProgress())
+    (compared,) = compare_behaviors(trajectories, MEASURES, 0, SilentProgress())
     assert compared.behavior == "fast"
     assert compared.count == 20
     assert {len(items) for items in compared.groups.values()} == {20}
@@ -101,7 +110,7 @@ def test_episodes_without_a_label_are_compared_with_all_of_the_source():
         *made("labeled", "slow", 8, 0.5),
         *made("unlabeled", "all", 12, 0.4),
     ]
-    every, slow = compare_behaviors(trajectories, 0, SilentProgress())
+    every, slow = compare_behaviors(trajectories, MEASURES, 0, SilentProgress())
     assert (every.behavior, slow.behavior) == ("all", "slow")
     assert set(every.groups) == {SOURCE, "labeled", "unlabeled"}
     assert {item.behavior for item in every.groups[SOURCE]} == {"fast", "slow"}
@@ -123,9 +132,9 @@ def test_one_foot_and_four_feet_have_their_panels(feet, panels):
             for index in range(count)
         ]
 
-    (compared,) = compare_behaviors(
-        [*with_feet(SOURCE, 12), *with_feet("mlp", 6)], 0, SilentProgress()
-    )
+    trajectories = [*with_feet(SOURCE, 12), *with_feet("mlp", 6)]
+    measures = {"": measure_of(f"contact_{k}" for k in range(feet))}
+    (compared,) = compare_behaviors(trajectories, measures, 0, SilentProgress())
     assert compared.divergences[CONTACTS]["mlp"].value > 0
     sections, figures = compose([compared], 0)
     assert set(figures) == {"contacts", "divergence"}
@@ -135,13 +144,12 @@ def test_one_foot_and_four_feet_have_their_panels(feet, panels):
 
 def test_too_few_trajectories_have_no_divergence_and_other_labels_no_comparison():
     few = [*made(SOURCE, "fast", 3, 0.3), *made("mlp", "fast", 3, 0.3)]
-    (compared,) = compare_behaviors(few, 0, SilentProgress())
+    (compared,) = compare_behaviors(few, MEASURES, 0, SilentProgress())
     assert compared.divergences == {}
     assert compared.count == 3
+    other = [*made(SOURCE, "fast", 3, 0.3), *made("mlp", "slow", 3, 0.3)]
     with pytest.raises(ArtifactError, match="no trajectory of any behavior"):
-        compare_behaviors(
-            [*made(SOURCE, "fast", 3, 0.3), *made("mlp", "slow", 3, 0.3)], 0, SilentProgress()
-        )
+        compare_behaviors(other, MEASURES, 0, SilentProgress())
 
 
 @pytest.fixture
@@ -175,19 +183,19 @@ def test_tasks_are_compared_each_with_its_own_source():
         *of("reach", made(SOURCE, "", 20, 0.8)), *of("push", made(SOURCE, "", 20, 0.2, seed=1)),
         *of("reach", made("lwd", "", 20, 0.8, seed=2)),
     ]  # fmt: skip
-    (one,) = compare_behaviors(trajectories, 0, SilentProgress())
+    (one,) = compare_behaviors(trajectories, MEASURES, 0, SilentProgress())
     assert one.behavior == "all"
     difference = one.differences["lwd"]["contact_bfoot"]
     assert difference.low < 0 < difference.high
     trajectories += of("push", made("lwd", "", 20, 0.2, seed=3))
-    both = compare_behaviors(trajectories, 0, SilentProgress())
+    both = compare_behaviors(trajectories, MEASURES, 0, SilentProgress())
     assert [item.behavior for item in both] == ["push", "reach"]
     assert all(abs(item.differences["lwd"]["contact_bfoot"].value) < 0.05 for item in both)
 
 
 def test_one_trajectory_has_no_interval():
     trajectories = [*made(SOURCE, "fast", 3, 0.3), *made("lwd", "fast", 1, 0.5)]
-    (one,) = compare_behaviors(trajectories, 0, SilentProgress())
+    (one,) = compare_behaviors(trajectories, MEASURES, 0, SilentProgress())
     found, difference = one.statistics["lwd"]["return"], one.differences["lwd"]["return"]
     assert np.isfinite([found.mean.value, difference.value]).all()
     assert np.isnan([found.std, found.mean.low, found.mean.high, difference.low]).all()
@@ -197,7 +205,7 @@ def test_one_trajectory_has_no_interval():
 
 @pytest.mark.sim
 def test_the_source_is_cut_to_the_steps_rollouts_had(store):
-    task = ("HalfCheetah-v4",)
+    task = behavior_measures("mujoco", ["HalfCheetah-v4"])
     whole = source_trajectories(store, 0, None, 0, SilentProgress(), task)
     assert len(whole) == 4
     # Rows 1 to 7 stand after an action; the observation after the last one is not recorded.
@@ -211,4 +219,4 @@ def test_the_source_is_cut_to_the_steps_rollouts_had(store):
     assert {item.behavior for item in short} == {"fast", "slow"}
     few = source_trajectories(store, 4, 1, 0, SilentProgress(), task)
     assert sorted(item.behavior for item in few) == ["fast", "slow"]
-    assert source_trajectories(store, 4, 1, 0, SilentProgress(), ()) == []
+    assert source_trajectories(store, 4, 1, 0, SilentProgress(), {}) == []

@@ -8,8 +8,8 @@ import pytest
 from lwdctl.analysis import reconstruction
 from lwdctl.analysis.reconstruction import Reconstructions, squared_errors
 from lwdctl.analysis.resample import Bootstrap
-from lwdctl.analysis.traced_rollouts import TracedEpisodes
 from lwdctl.evaluation.results import wilson
+from lwdctl.evaluation.traced import TracedEpisodes
 
 
 def test_errors_by_hand():

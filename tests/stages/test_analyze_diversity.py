@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from trained_grid import ENV, do, train_lwd, write_snippets
 
-from lwdctl.analysis import diversity, traced_rollouts
+from lwdctl.analysis import diversity
 from lwdctl.analysis.diversity import (
     Demonstrations,
     DiversityRuns,
@@ -24,7 +24,7 @@ from lwdctl.artifacts.workspace import Workspace
 from lwdctl.configs import AnalyzeDiversityConfig
 from lwdctl.core.config import from_mapping
 from lwdctl.core.errors import ConfigError, SimulatorError
-from lwdctl.evaluation import rollout
+from lwdctl.evaluation import rollout, traced
 from lwdctl.stages import STAGES
 
 pytestmark = pytest.mark.sim
@@ -151,7 +151,7 @@ def test_a_lost_simulator_costs_its_start_everywhere(
         first, *others = result.episodes
         return rollout.RolloutResult((replace(first, error="gone"), *others), result.seconds)
 
-    monkeypatch.setattr(traced_rollouts.engine, "rollout", losing)
+    monkeypatch.setattr(traced.engine, "rollout", losing)
     with pytest.raises(SimulatorError, match="3 episodes were lost"):
         do(COMMAND, workspace, SMALL)
     published = workspace.artifacts("analysis")[-1]

@@ -12,12 +12,12 @@ from trained_grid import TINY, do, write_snippets
 from lwdctl.analysis import plotting
 from lwdctl.analysis.reconstruction import SnippetRunner
 from lwdctl.analysis.sections import read_sections
-from lwdctl.analysis.traced_rollouts import TracedEpisodes
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.config import from_mapping
 from lwdctl.core.errors import ConfigError, SimulatorError
 from lwdctl.envs.pusht import PushTSimulator
+from lwdctl.evaluation.traced import TracedEpisodes
 from lwdctl.stages import STAGES
 from lwdctl.stages.stage import LOST
 

@@ -30,10 +30,12 @@ class TracedEpisodes:
         observations: Per episode (time, obs) from the initial state on, None where it was lost
             to a simulator error.
         results: The outcome of every episode.
+        score: Name of the metric that is the environment's score.
     """
 
     observations: Sequence[FloatArray | None]
     results: Sequence[EpisodeResult]
+    score: str = ""
 
     @property
     def lost(self) -> int:
@@ -181,7 +183,7 @@ def trace(
         progress: Where to report.
     """
     tracing = TracingPolicy(policy, keys)
-    results = engine.rollout(
+    result = engine.rollout(
         tracing,
         env,
         plans,
@@ -190,11 +192,12 @@ def trace(
         max_steps=steps + 1,
         timeout=config.timeout,
         progress=progress,
-    ).episodes
+    )
     observations = [
-        None if one.error else tracing.observations(one.plan.index)[: steps + 1] for one in results
+        None if one.error else tracing.observations(one.plan.index)[: steps + 1]
+        for one in result.episodes
     ]
-    return TracedEpisodes(observations, results)
+    return TracedEpisodes(observations, result.episodes, result.score)
 
 
 def count_lost(episodes: Mapping[str, TracedEpisodes]) -> dict[str, int]:

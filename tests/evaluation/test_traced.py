@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from lwdctl.analysis.traced_rollouts import (
+from lwdctl.evaluation.traced import (
     GivenLatents,
     RecordedActions,
     TracedEpisodes,
