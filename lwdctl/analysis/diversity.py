@@ -16,7 +16,6 @@ from lwdctl.analysis import plotting
 from lwdctl.analysis.diversity_measures import Index, Modes, StateVariance, Values
 from lwdctl.analysis.sections import Findings, Section
 from lwdctl.analysis.tables import Table, flatten_estimate
-from lwdctl.analysis.trained_lwd import SAMPLED, Acting, TrainedLwd
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import AnalyzeDiversityConfig
 from lwdctl.core.errors import ConfigError, SimulatorError
@@ -32,6 +31,8 @@ from lwdctl.evaluation.traced import (
     pad,
     trace,
 )
+from lwdctl.methods.lwd import SAMPLED, TrainedLwd
+from lwdctl.methods.method import Acting
 
 TRAJECTORIES = "diversity"
 MIN_DEMONSTRATIONS = 2

@@ -23,7 +23,6 @@ from lwdctl.analysis.resample import (
 )
 from lwdctl.analysis.sections import Findings, Section
 from lwdctl.analysis.tables import Table, flatten_estimate
-from lwdctl.analysis.trained_lwd import MEAN, ORACLE, SAMPLED, Acting, TrainedLwd
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import AnalyzeReconstructionConfig
 from lwdctl.core.errors import ConfigError
@@ -45,6 +44,8 @@ from lwdctl.evaluation.traced import (
     count_lost,
     trace,
 )
+from lwdctl.methods.lwd import MEAN, ORACLE, SAMPLED, TrainedLwd
+from lwdctl.methods.method import Acting
 from lwdctl.models.vae import PolicyVae
 from lwdctl.policies.latent_source import ReplanRequest
 from lwdctl.policies.policy import BatchPolicy

@@ -12,13 +12,13 @@ import torch
 from lwdctl.analysis.analyses import analysis_of
 from lwdctl.analysis.evaluations import read_evaluation
 from lwdctl.analysis.sections import Findings
-from lwdctl.analysis.trained_lwd import TrainedLwd
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.latents import LatentStore
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import RolloutConfig
 from lwdctl.core.config import to_mapping
 from lwdctl.core.errors import SimulatorError
+from lwdctl.methods.lwd import METHOD
 from lwdctl.models.vae import PolicyVae
 from lwdctl.policies.loading import load_vae
 from lwdctl.stages.stage import LOST, StageContext
@@ -74,7 +74,7 @@ def _open(argument: str, inputs: Inputs, root: Path, device: torch.device) -> An
         case "evaluation":
             return read_evaluation(inputs["evaluation"], root)
         case "policy":
-            return TrainedLwd(inputs, device)
+            return METHOD.open(inputs, device)
         case "snapshots":
             return _snapshots(inputs["vae"], device)
     raise ValueError(f"no analysis takes '{argument}'")
