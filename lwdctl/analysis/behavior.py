@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from lwdctl.analysis import behavior_figures
+from lwdctl.analysis import behavior_figures as figures
 from lwdctl.analysis.divergence import DRAWS, MIN_BANDWIDTH
 from lwdctl.analysis.evaluations import Run
 from lwdctl.analysis.sections import Findings, Section
@@ -35,6 +35,10 @@ from lwdctl.configs import AnalyzeBehaviorConfig
 from lwdctl.core.progress import Progress, TqdmProgress
 
 TRAJECTORIES = "behavior"
+CONTACTS_TEXT = (
+    "Fraction of a trajectory's steps with a foot on the floor, one foot against another. The"
+    " source is measured from recorded observations by the code that measures rollouts."
+)
 ESTIMATOR = (
     "Estimator: Gaussian kernel densities with one bandwidth for both sets, evaluated on one grid"
     " and normalized there, so that values lie between 0 and ln 2 = 0.693 nats. Bandwidth and grid"
@@ -78,11 +82,11 @@ def analyze_behavior(
     for name, run in _named(evaluation).items():
         trajectories += policy_trajectories(run, name, snippets.spec.labels, lost)
     comparisons = compare_behaviors(trajectories, measures, config.seed, progress)
-    sections, figures = compose(comparisons, limit)
+    sections, drawn = compose(comparisons, limit)
     return Findings(
         title="Behavior of the source and of the policies",
         sections=sections,
-        figures=figures,
+        figures=drawn,
         tables={TRAJECTORIES: trajectory_table(trajectories, comparisons)},
         summary={**summarize(comparisons), "steps_compared": limit},
         lost=Counter(lost),
@@ -180,26 +184,30 @@ def compose(
         limit: Steps that trajectories were cut to, 0 for none.
     """
     sections = [_what_was_compared(comparisons, limit)]
-    figures: dict[str, Figure] = {}
+    drawn: dict[str, Figure] = {}
     if any(RETURN in one for item in comparisons for one in item.statistics.values()):
-        figures["returns"] = behavior_figures.draw_returns(comparisons)
+        drawn["returns"] = figures.draw_returns(comparisons)
         sections.append(_returns(comparisons))
-    if any(CONTACTS in item.divergences for item in comparisons):
-        figures["contacts"] = behavior_figures.draw_contacts(comparisons)
-        figures["divergence"] = behavior_figures.draw_divergences(comparisons, [CONTACTS])
-        sections += [_contacts(), _contact_divergence(comparisons)]
     quantities = dict.fromkeys(name for item in comparisons for name in item.divergences)
     names = [name for name in quantities if name != CONTACTS]
+    if CONTACTS in quantities:
+        drawn["contacts"] = figures.draw_contacts(comparisons)
+        drawn["divergence"] = figures.draw_divergences(comparisons, [CONTACTS])
+        title = "Divergence of foot contacts"
+        sections += [
+            Section("Foot contacts", CONTACTS_TEXT, "contacts"),
+            _divergence_section(comparisons, [CONTACTS], title, "divergence"),
+        ]
     if names:
-        figures["metrics"] = behavior_figures.draw_metrics(comparisons, names)
-        figures["metric-divergence"] = behavior_figures.draw_divergences(comparisons, names)
+        drawn["metrics"] = figures.draw_metrics(comparisons, names)
+        drawn["metric-divergence"] = figures.draw_divergences(comparisons, names)
         text = "Behavior metrics of every trajectory, of the source and of the policies."
         sections += [
             Section("Behavior metrics", text, "metrics"),
-            _metric_divergence(comparisons, names),
+            _divergence_section(comparisons, names, "Divergence per metric", "metric-divergence"),
         ]
     sections.append(_source_and_policies(comparisons))
-    return sections, figures
+    return sections, drawn
 
 
 def _what_was_compared(comparisons: Sequence[BehaviorComparison], limit: int) -> Section:
@@ -244,46 +252,23 @@ def _returns(comparisons: Sequence[BehaviorComparison]) -> Section:
     return Section("Returns", text, "returns", Table(columns, rows))
 
 
-def _contacts() -> Section:
+def _divergence_section(
+    comparisons: Sequence[BehaviorComparison], names: Sequence[str], title: str, stem: str
+) -> Section:
     text = (
-        "Fraction of a trajectory's steps with a foot on the floor, one foot against another. The"
-        " source is measured from recorded observations by the code that measures rollouts."
-    )
-    return Section("Foot contacts", text, "contacts")
-
-
-def _contact_divergence(comparisons: Sequence[BehaviorComparison]) -> Section:
-    text = (
-        "Jensen-Shannon divergence, in nats, between the contact fractions of policies and source;"
-        f" with more than two feet the mean over pairs of feet. {ESTIMATOR}"
-    )
-    columns = ("behavior", "group", "n", "divergence", "low", "high", "within baseline")
-    rows = tuple(
-        (item.behavior, *row)
-        for item in comparisons
-        for row in _divergence_rows(item.divergences.get(CONTACTS, {}))
-    )
-    return Section("Divergence of foot contacts", text, "divergence", Table(columns, rows))
-
-
-def _metric_divergence(comparisons: Sequence[BehaviorComparison], names: Sequence[str]) -> Section:
-    text = (
-        "Jensen-Shannon divergence of one metric at a time, in nats; values outside the source's"
-        f" range count as far as the grid reaches. {ESTIMATOR}"
+        "Jensen-Shannon divergence between policies and source, in nats: of the contact fractions,"
+        " with more than two feet the mean over pairs of feet, or of one metric at a time, whose"
+        f" values outside the source's range count as far as the grid reaches. {ESTIMATOR}"
     )
     columns = ("behavior", "metric", "group", "n", "divergence", "low", "high", "within baseline")
     rows = tuple(
-        (item.behavior, name, *row)
+        (item.behavior, name, group, one.n, one.value, one.low, one.high,
+         _within_baseline(item.divergences[name], group))
         for item in comparisons
         for name in names
-        for row in _divergence_rows(item.divergences.get(name, {}))
-    )
-    return Section("Divergence per metric", text, "metric-divergence", Table(columns, rows))
-
-
-def _divergence_rows(divergences: Divergences) -> Iterator[tuple[Any, ...]]:
-    for group, one in divergences.items():
-        yield group, one.n, one.value, one.low, one.high, _within_baseline(divergences, group)
+        for group, one in item.divergences.get(name, {}).items()
+    )  # fmt: skip
+    return Section(title, text, stem, Table(columns, rows))
 
 
 def _source_and_policies(comparisons: Sequence[BehaviorComparison]) -> Section:
