@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shlex
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -202,14 +202,11 @@ def _check_writable(path: Path) -> None:
     Raises:
         ConfigError: It cannot.
     """
-    why = ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            why = "it is a directory" if path.is_dir() else ""
     except OSError as error:
         why = error.strerror or str(error)
-    if path.is_dir():
-        why = "it is a directory"
-    elif not why and not os.access(path.parent, os.W_OK):
-        why = f"{path.parent} is not writable"
     if why:
         raise ConfigError(f"cannot write {path}: {why}", "name another file with --output FILE")

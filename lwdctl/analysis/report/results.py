@@ -27,24 +27,19 @@ from lwdctl.analysis.tables import EMPTY, short, show, show_estimate
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.core.errors import LwdctlError
 from lwdctl.core.progress import Progress
-from lwdctl.evaluation.results import ALL_TASKS, Estimate
+from lwdctl.evaluation.results import ALL_TASKS, Condition, Estimate
+from lwdctl.methods import METHODS as POLICIES
 
 MOST_BARS = 12
 MOST_COLUMNS = 12
 """Most conditions that stand beside each other in a table of tasks."""
-ROLES = {
-    ("lwd", "sampled"): "the method: policies sampled by the diffusion model",
-    ("lwd", "oracle"): "the autoencoder alone: a demonstration's own latent, from its own initial"
-    " state",
-    ("lwd", "shuffled"): "control: the latent of another task or behavior",
-    ("lwd", "mean"): "control: the mean of all latents",
-    ("lwd", "random"): "control: the latent of any demonstration of the same task",
-    ("dp", ""): "Diffusion Policy on the same data",
-    ("ldp", ""): "latent Diffusion Policy on the same data",
-    ("mlp", ""): "behavior cloning with one network on the same data",
-    ("random", ""): "control: random actions",
+CONTROLS = {
+    "oracle": "the autoencoder alone: a demonstration's own latent, from its own initial state",
+    "shuffled": "control: the latent of another task or behavior",
+    "mean": "control: the mean of all latents",
+    "random": "control: the latent of any demonstration of the same task",
 }
-"""Policy and latent source to what they show."""
+"""Latent source to what its policies show."""
 NOTHING_SOLVED = (
     "No episode of any policy was solved; locomotion defines no success. The bars show the"
     " environment's score instead."
@@ -271,13 +266,19 @@ def _scores_by_label(groups: Sequence[Group], metric: str) -> list[Bar]:
             bars.append(
                 Bar(
                     label=f"{run.label}, {label}{_horizon(condition.horizon, several=several)}",
-                    detail=ROLES.get((condition.policy, condition.latent), ""),
+                    detail=_role(condition),
                     episodes=f"{estimate.n} episodes",
                     perturbation=condition.perturbation,
                     estimate=estimate,
                 )
             )
     return bars
+
+
+def _role(condition: Condition | ComparisonRow) -> str:
+    """Return what a policy with its latent source shows."""
+    row = POLICIES.all_rows().get(condition.policy)
+    return CONTROLS.get(condition.latent, row.summary if row else "")
 
 
 def _horizon(horizon: Horizon, *, several: bool) -> str:
@@ -290,7 +291,7 @@ def _bar(row: ComparisonRow, metric: str, *, solved: bool, several: bool) -> Bar
     lost = f" ({row.errors} lost)" if row.errors else ""
     return Bar(
         label=row.label + _horizon(row.horizon, several=several),
-        detail=ROLES.get((row.policy, row.latent), ""),
+        detail=_role(row),
         episodes=f"{row.episodes} episodes{more}{lost}",
         perturbation=row.perturbation,
         estimate=row.success if solved else row.score,
@@ -300,12 +301,12 @@ def _bar(row: ComparisonRow, metric: str, *, solved: bool, several: bool) -> Bar
 
 def _ordered(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
     """Put the method first; where not all can be shown, the shortest horizons first."""
-    roles = list(ROLES)
+    policies, controls = list(POLICIES), list(CONTROLS)
 
     def key(row: ComparisonRow) -> tuple[Any, ...]:
-        who = (row.policy, row.latent)
-        role = roles.index(who) if who in roles else len(roles), row.label
-        horizon = horizon_order(row.horizon)
+        policy = policies.index(row.policy) if row.policy in policies else len(policies)
+        control = controls.index(row.latent) + 1 if row.latent in controls else 0
+        role, horizon = (policy, control, row.label), horizon_order(row.horizon)
         return (role, horizon) if len(rows) <= MOST_BARS else (horizon, role)
 
     return sorted(rows, key=key)
