@@ -1,1 +1,1 @@
-"""Readers of other people's demonstration formats, and what training draws from stores."""
+"""Demonstrations: reading, downloading and exporting them, and batches of them for training."""

@@ -143,7 +143,9 @@ class D4rlFile:
         values = values.reshape(rows)
         odd = np.flatnonzero((values != 0) & (values != 1))
         if odd.size:
-            raise DataError(f"{self.path}: {key}, row {odd[0]}: {values[odd[0]]} is no flag")
+            raise DataError(
+                f"{self.path}: {key}, row {odd[0]}: {values[odd[0]]} is not a flag (0 or 1)"
+            )
         return values.astype(bool)
 
     def read(self, index: int) -> Episode:

@@ -156,7 +156,7 @@ class MergedReader:
     ) -> None:
         self.paths = tuple(paths)
         if not paths:
-            raise DataError("no path given", "name at least one file")
+            raise DataError("no path given", "give at least one file")
         _check_distinct(paths)
         with ExitStack() as opened:
             self._readers: list[FileReader] = []
@@ -214,7 +214,7 @@ def _check_distinct(paths: Sequence[Path]) -> None:
     for path in paths:
         resolved = path.resolve()
         if resolved in seen:
-            raise DataError(f"{path}: is named twice")
+            raise DataError(f"{path}: is given twice", "give every file once")
         seen.add(resolved)
 
 

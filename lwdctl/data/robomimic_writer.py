@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import h5py
@@ -20,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lwdctl.core.errors import DataError
-from lwdctl.core.records import Episode, FloatArray
+from lwdctl.core.records import Episode
+from lwdctl.data.checks import check_rows
 from lwdctl.data.robomimic_masks import LEVELS
 
 DEMONSTRATIONS_PAYLOAD = "demonstrations.hdf5"
@@ -56,7 +56,7 @@ class RobomimicWriter:
         self._data.attrs["total"] = 0
         self._total = 0
         self._masks: dict[str, list[str]] = {}
-        self._sizes: dict[str, int] | None = None
+        self._sizes: dict[str, int] = {}
 
     def write(self, episode: Episode, states: npt.NDArray[np.float64] | None = None) -> None:
         """Append one episode as `demo_N`, N counting from 0.
@@ -83,7 +83,8 @@ class RobomimicWriter:
         for key, values in episode.observations.items():
             group.create_dataset(f"obs/{key}", data=values)
         for key, last in (episode.final_observation or {}).items():
-            group.create_dataset(f"next_obs/{key}", data=_shifted(episode.observations[key], last))
+            later = [*episode.observations[key][1:], np.asarray(last, dtype=np.float32)]
+            group.create_dataset(f"next_obs/{key}", data=np.stack(later))
         if states is not None:
             group.create_dataset("states", data=states)
         elif episode.initial_state is not None:
@@ -106,14 +107,8 @@ class RobomimicWriter:
         """Return the writer itself."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         """Close the file, and remove it when an exception ended the context."""
-        del error, trace
         if kind is None:
             self.close()
             return
@@ -124,25 +119,16 @@ class RobomimicWriter:
         where = f"{self._path}: {episode.source or 'episode'}"
         if episode.length == 0:
             raise DataError(f"{where}: has no steps")
-        lengths = {key: len(values) for key, values in episode.observations.items()}
+        arrays = {**episode.observations, "action": episode.actions}
+        sizes = {key: int(values.shape[1]) for key, values in arrays.items()}
+        rows = {key: len(values) for key, values in arrays.items()}
         if states is not None:
-            lengths["states"] = len(states)
-        for key, length in lengths.items():
-            if length != episode.length:
-                raise DataError(
-                    f"{where}: '{key}' has {length} rows, actions have {episode.length}"
-                )
-        sizes = {key: int(values.shape[1]) for key, values in episode.observations.items()}
-        sizes["action"] = int(episode.actions.shape[1])
-        if self._sizes is None:
-            self._sizes = sizes
-        elif sizes != self._sizes:
+            rows["states"] = len(states)
+        for key, found in rows.items():
+            check_rows(found, episode.length, f"{where}: {key}", "actions")
+        self._sizes = self._sizes or sizes
+        if sizes != self._sizes:
             raise DataError(f"{where}: sizes {sizes} differ from the first episode's {self._sizes}")
-
-
-def _shifted(values: FloatArray, last: FloatArray) -> FloatArray:
-    """Return the observations one step later, `last` at the end."""
-    return np.concatenate([values[1:], np.asarray(last, dtype=np.float32)[None]])
 
 
 def _masks(episode: Episode) -> list[str]:
@@ -154,13 +140,8 @@ def _masks(episode: Episode) -> list[str]:
 
 def _write_attributes(group: h5py.Group, episode: Episode) -> None:
     group.attrs["num_samples"] = episode.length
-    for name, text in (
-        ("model_file", episode.model),
-        ("task", episode.task),
-        ("label", episode.label),
-    ):
-        if text:
-            group.attrs[name] = text
+    texts = {"model_file": episode.model, "task": episode.task, "label": episode.label}
+    group.attrs.update({name: text for name, text in texts.items() if text})
     if episode.seed is not None:
         group.attrs["seed"] = episode.seed
     if episode.success is not None:

@@ -209,7 +209,7 @@ def _scale(arm: Mapping[str, Any], where: str) -> Scale:
         try:
             limits.append(np.broadcast_to(np.asarray(values[key], np.float64), (6,)))
         except (TypeError, ValueError):
-            raise DataError(f"{where}: {key} is not one number or six", HINT) from None
+            raise DataError(f"{where}: {key} is neither one number nor six", HINT) from None
     if not np.isfinite(limits).all() or not (limits[0] < limits[1]).all():
         raise DataError(f"{where}: input_min is not below input_max", HINT)
     return Scale(*limits)
@@ -258,4 +258,4 @@ def _own_rotation(item: ET.Element, where: str) -> Rotation:
         return Rotation.from_quat(numbers, scalar_first=True)
     except ValueError:
         name = item.get("name", item.tag)
-        raise DataError(f"{where}: the rotation of {name} is no quaternion", HINT) from None
+        raise DataError(f"{where}: the rotation of {name} is not a quaternion", HINT) from None

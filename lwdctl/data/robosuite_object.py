@@ -80,12 +80,12 @@ class ObjectConvention:
             return likely
         if error[not likely] <= tolerance:
             raise DataError(
-                f"{where}, row 0: means what robosuite {'1.5' if likely else '1.4'} wrote, but "
-                f"env_version is {self.version}",
+                f"{where}, row 0: follows robosuite {'1.5' if likely else '1.4'}'s convention, "
+                f"but env_version is {self.version}",
                 "correct env_version in the attribute env_args of the group data",
             )
         raise DataError(
-            f"{where}, row 0: is no object pose of {self.task} that fits robot0_eef_pos "
+            f"{where}, row 0: is not an object pose of {self.task} that fits robot0_eef_pos "
             f"(off by {min(error.values()):.3f} m)"
         )
 

@@ -99,7 +99,7 @@ def test_several_sources_are_one_after_the_other(name, open_reader, make_sample,
 
 
 def test_the_same_source_twice_is_refused(open_reader, sample):
-    with pytest.raises(DataError, match="named twice"):
+    with pytest.raises(DataError, match="given twice"):
         open_reader(sample.path, sample.path)
 
 

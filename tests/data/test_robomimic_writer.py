@@ -44,7 +44,7 @@ def test_states_take_the_place_of_the_initial_state(write):
 
 
 def test_states_must_be_as_long_as_the_episode(write):
-    with pytest.raises(DataError, match="'states' has 2 rows, actions have 3"):
+    with pytest.raises(DataError, match="states, row 2: has 2 rows, but actions has 3"):
         write((episode(), STATES[:2]))
 
 
