@@ -1,9 +1,122 @@
 """Latent Weight Diffusion: sample the weights of small closed-loop policies.
 
-`lwdctl` turns demonstrations into a generator of neural policies: a VAE whose
-decoder is a hypernetwork, and a diffusion model over its latents (LWD, later
-published as WARPD). Each stage writes one versioned artifact that the next
-stage reads; see `ARCHITECTURE.md`.
+`lwdctl` turns demonstrations into a generator of neural policies: a VAE whose decoder is a
+hypernetwork, and a diffusion model over its latents (LWD, later published as WARPD). Everything is
+loaded when it is first used, so that the import itself takes no time.
+
+.. include:: ../examples/README.md
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lwdctl.analysis.comparison import Comparison
+    from lwdctl.api import (
+        Baseline,
+        Dataset,
+        Diffusion,
+        Latents,
+        ResultTable,
+        Vae,
+        collect,
+        compare,
+        encode,
+        evaluate,
+        ingest,
+        load_dataset,
+        load_policy,
+        run,
+        train_baseline,
+        train_diffusion,
+        train_vae,
+    )
+    from lwdctl.configs import (
+        BaselineConfig,
+        CollectConfig,
+        DiffusionConfig,
+        EncodeConfig,
+        EvalConfig,
+        IngestConfig,
+        VaeConfig,
+    )
+    from lwdctl.core.records import ActionSpec, EnvSpec, Episode, ObservationSpec, SourceSpec
+    from lwdctl.envs.gymnasium_adapter import GymnasiumSimulator
+    from lwdctl.envs.simulator import Metric
+    from lwdctl.methods.method import Acting
+    from lwdctl.methods.trained import LoadedPolicy
+    from lwdctl.policies.policy import Policy
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    "lwdctl.analysis.comparison": ("Comparison",),
+    "lwdctl.api": (
+        "Baseline", "Dataset", "Diffusion", "Latents", "ResultTable", "Vae", "collect", "compare",
+        "encode", "evaluate", "ingest", "load_dataset", "load_policy", "run", "train_baseline",
+        "train_diffusion", "train_vae",
+    ),
+    "lwdctl.configs": (
+        "BaselineConfig", "CollectConfig", "DiffusionConfig", "EncodeConfig", "EvalConfig",
+        "IngestConfig", "VaeConfig",
+    ),
+    "lwdctl.core.records": ("ActionSpec", "EnvSpec", "Episode", "ObservationSpec", "SourceSpec"),
+    "lwdctl.envs.gymnasium_adapter": ("GymnasiumSimulator",),
+    "lwdctl.envs.simulator": ("Metric",),
+    "lwdctl.methods.method": ("Acting",),
+    "lwdctl.methods.trained": ("LoadedPolicy",),
+    "lwdctl.policies.policy": ("Policy",),
+}  # fmt: skip
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Acting",
+    "ActionSpec",
+    "Baseline",
+    "BaselineConfig",
+    "CollectConfig",
+    "Comparison",
+    "Dataset",
+    "Diffusion",
+    "DiffusionConfig",
+    "EncodeConfig",
+    "EnvSpec",
+    "Episode",
+    "EvalConfig",
+    "GymnasiumSimulator",
+    "IngestConfig",
+    "Latents",
+    "LoadedPolicy",
+    "Metric",
+    "ObservationSpec",
+    "Policy",
+    "ResultTable",
+    "SourceSpec",
+    "Vae",
+    "VaeConfig",
+    "collect",
+    "compare",
+    "encode",
+    "evaluate",
+    "ingest",
+    "load_dataset",
+    "load_policy",
+    "run",
+    "train_baseline",
+    "train_diffusion",
+    "train_vae",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for when it is first used."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'lwdctl' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return [*__all__, "__version__"]

@@ -444,6 +444,33 @@ class SnippetStore:
         """
         return self.moments((RELATIVE,), split)
 
+    def episode(self, index: int) -> Episode:
+        """Load one episode with all of its arrays.
+
+        Raises:
+            ArtifactError: A damaged chunk.
+        """
+        table, spec = self.episodes, self.spec
+        start, stop = int(table.start[index]), int(table.start[index] + table.length[index])
+        task, label = int(table.task[index]), int(table.label[index])
+        success, seed = int(table.success[index]), int(table.seed[index])
+        return Episode(
+            source=table.source[index],
+            observations={
+                item.name: self.read(item.name, start, stop) for item in spec.observations
+            },
+            actions=self.read("action", start, stop),
+            rewards=self.read("reward", start, stop)[:, 0] if self.has_rewards else None,
+            final_observation=self.final_observation(index),
+            initial_state=self.initial_state(index),
+            model=self.model(index),
+            task=spec.env.tasks[task] if task >= 0 else "",
+            label=spec.labels[label] if label >= 0 else "",
+            split="validation" if table.split[index] else "train",
+            success=None if success < 0 else bool(success),
+            seed=None if seed < 0 else seed,
+        )
+
     def initial_state(self, index: int) -> npt.NDArray[np.float64] | None:
         """Return the simulator state at the first step of an episode, or None."""
         ends = self._state_ends

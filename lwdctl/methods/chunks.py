@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.snippets import Moments, SnippetStore
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.records import SourceSpec
@@ -27,19 +27,21 @@ class TrainedChunks(TrainedPolicy):
     """A model that samples chunks of actions; weights are read when they are first needed.
 
     Args:
-        artifact: The `baseline` that holds it.
+        path: Directory of `model.json` and the weights.
         kind: Class of the model.
         device: Where networks run.
+        name: What error messages call it.
     """
 
     def __init__(
         self,
-        artifact: Artifact,
+        path: Path,
         kind: type[ActionDiffusion] | type[LatentChunks],
         device: torch.device,
+        name: str,
     ) -> None:
-        values = load_spec(artifact.path)
-        self._artifact, self._kind, self.device = artifact, kind, device
+        values = load_spec(path)
+        self._path, self._kind, self.device, self._name = path, kind, device, name
         self.source = SourceSpec.from_mapping(values.pop("source"))
         self._default_horizon: int = values.pop("executed")
         values.pop("method")
@@ -51,9 +53,8 @@ class TrainedChunks(TrainedPolicy):
     @cached_property
     def model(self) -> ActionDiffusion | LatentChunks:
         """The model with its EMA weights."""
-        self._artifact.check()
         model = self._kind(self._spec)
-        load_weights(model, self._artifact.path)
+        load_weights(model, self._path)
         return model.to(self.device).eval()
 
     def horizon(self, acting: Acting) -> Horizon:
@@ -64,7 +65,7 @@ class TrainedChunks(TrainedPolicy):
         """Check that chunks reach the horizon, and the number of denoising steps."""
         self._executed(acting)
         steps = self._spec.diffusion.num_train_timesteps
-        check_num_inference_steps(steps, acting.num_inference_steps, self._artifact.reference)
+        check_num_inference_steps(steps, acting.num_inference_steps, self._name)
 
     def _executed(self, acting: Acting) -> int:
         horizon, length = self.horizon(acting), self.snippet_length
@@ -78,8 +79,7 @@ class TrainedChunks(TrainedPolicy):
             reach = f"the horizon of {horizon} steps"
             train = f"train it with --snippet-length {horizon}, or "
         raise ConfigError(
-            f"{self._artifact.reference} predicts {length} steps per re-plan, which does not reach"
-            f" {reach}",
+            f"{self._name} predicts {length} steps per re-plan, which does not reach {reach}",
             f"{train}run it with --horizon {length}",
         )
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import BaselineConfig
 from lwdctl.core.errors import ConfigError
@@ -96,9 +94,9 @@ class DiffusionPolicy(Method):
         values = {"executed": executed, **spec.to_mapping()}
         return work.trained(values, loop.ema_model, model, summary)
 
-    def open(self, artifacts: Mapping[str, Artifact], device: torch.device) -> TrainedChunks:
-        """Open a trained Diffusion Policy."""
-        return TrainedChunks(artifacts["baseline"], ActionDiffusion, device)
+    def open_directory(self, path: Path, device: torch.device, name: str) -> TrainedChunks:
+        """Open a trained model."""
+        return TrainedChunks(path, ActionDiffusion, device, name)
 
 
 METHOD = DiffusionPolicy()

@@ -5,13 +5,11 @@ The method of this package without the generated policy: the decoder emits actio
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.snippets import EpisodeTable, SnippetStore
 from lwdctl.configs import BaselineConfig
 from lwdctl.core.errors import ConfigError
@@ -87,9 +85,9 @@ class LatentDiffusionOfChunks(Method):
             summary,
         )
 
-    def open(self, artifacts: Mapping[str, Artifact], device: torch.device) -> TrainedChunks:
-        """Open a trained LDP."""
-        return TrainedChunks(artifacts["baseline"], LatentChunks, device)
+    def open_directory(self, path: Path, device: torch.device, name: str) -> TrainedChunks:
+        """Open a trained model."""
+        return TrainedChunks(path, LatentChunks, device, name)
 
 
 def _encode(

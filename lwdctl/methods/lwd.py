@@ -46,33 +46,49 @@ class TrainedLwd(TrainedPolicy):
     """A policy VAE and a latent diffusion model; weights are read when they are first needed.
 
     Args:
-        artifacts: `vae`, and as far as the latents need them `diffusion` (sampled), `latents`
-            (mean, random, shuffled) and `snippets` (oracle).
         source: The data that the models were trained on.
         device: Where networks run.
+        vae: The VAE, in memory or as an artifact.
+        diffusion: The diffusion model likewise; None where no latents are sampled.
+        artifacts: What other latents need: `latents` (mean, random, shuffled), `snippets` (oracle).
     """
 
     def __init__(
-        self, artifacts: Mapping[str, Artifact], source: SourceSpec, device: torch.device
+        self,
+        source: SourceSpec,
+        device: torch.device,
+        vae: PolicyVae | Artifact,
+        diffusion: LatentDiffusion | Artifact | None = None,
+        artifacts: Mapping[str, Artifact] | None = None,
     ) -> None:
-        self._artifacts, self.source, self.device = artifacts, source, device
-        spec = VaeSpec.from_mapping(load_spec(artifacts["vae"].path))
+        self.source, self.device = source, device
+        self._vae, self._diffusion, self._artifacts = vae, diffusion, artifacts or {}
+        spec = VaeSpec.from_mapping(load_spec(vae.path)) if isinstance(vae, Artifact) else vae.spec
         self.observation_keys = spec.observation_keys
         self.snippet_length: int = spec.snippet_length
-        model = artifacts.get("diffusion")
-        self._spec = DiffusionSpec.from_mapping(load_spec(model.path)) if model else None
+        self._spec = (
+            DiffusionSpec.from_mapping(load_spec(diffusion.path))
+            if isinstance(diffusion, Artifact)
+            else None
+            if diffusion is None
+            else diffusion.spec
+        )
         parts = self._spec.condition if self._spec else ()
         self.condition = tuple(part for part in parts if part != "state")
 
     @cached_property
     def vae(self) -> PolicyVae:
         """The policy VAE with its EMA weights."""
-        return load_vae(self._artifacts["vae"], self.device)
+        vae = self._vae
+        return load_vae(vae, self.device) if isinstance(vae, Artifact) else vae.eval()
 
     @cached_property
     def diffusion(self) -> LatentDiffusion:
         """The latent diffusion model with its EMA weights."""
-        return load_diffusion(self._artifacts["diffusion"], self.device)
+        model = self._diffusion
+        if model is None:
+            raise ConfigError("sampling latents needs a diffusion model", "lwdctl train-diffusion")
+        return load_diffusion(model, self.device) if isinstance(model, Artifact) else model.eval()
 
     def horizon(self, acting: Acting) -> Horizon:
         """Return the steps executed per re-plan; as many as a snippet has where none is named."""
@@ -80,11 +96,8 @@ class TrainedLwd(TrainedPolicy):
 
     def check(self, acting: Acting) -> None:
         """Check the number of denoising steps where latents are sampled."""
-        if acting.latent != SAMPLED:
-            return
-        if self._spec is None:
-            raise ConfigError("sampling latents needs a diffusion model", "lwdctl train-diffusion")
-        check_num_inference_steps(self._spec.num_train_timesteps, acting.num_inference_steps)
+        if acting.latent == SAMPLED and self._spec is not None:
+            check_num_inference_steps(self._spec.num_train_timesteps, acting.num_inference_steps)
 
     def batch_policy(self, acting: Acting, num_envs: int) -> ReplanningPolicy:
         """Return the policy; one generated network per environment."""
@@ -186,7 +199,7 @@ class LatentWeightDiffusion(Method):
     def open(self, artifacts: Mapping[str, Artifact], device: torch.device) -> TrainedLwd:
         """Open the models of one lineage."""
         source = SnippetStore.open(artifacts["snippets"].path).spec
-        return TrainedLwd(artifacts, source, device)
+        return TrainedLwd(source, device, artifacts["vae"], artifacts.get("diffusion"), artifacts)
 
 
 METHOD = LatentWeightDiffusion()

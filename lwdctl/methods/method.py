@@ -85,6 +85,11 @@ class TrainedPolicy(ABC):
     snippet_length: int | None
     device: torch.device
 
+    @property
+    def model(self) -> Any:
+        """The network with its EMA weights, None for a policy that has no single one."""
+        return None
+
     @abstractmethod
     def horizon(self, acting: Acting) -> Horizon | None:
         """Return the steps executed per re-plan, None for a policy without plans."""
@@ -141,8 +146,18 @@ class Method:
         del data, directory, progress
         raise ConfigError(f"'{config.method}' is not trained by lwdctl train-baseline")
 
+    def open_directory(self, path: Path, device: torch.device, name: str) -> TrainedPolicy:
+        """Open what `train` returned and `Trained.save` wrote.
+
+        Args:
+            path: The directory.
+            device: Where networks run.
+            name: What error messages call it.
+        """
+        raise NotImplementedError
+
     def open(self, artifacts: Mapping[str, Artifact], device: torch.device) -> TrainedPolicy:
-        """Open a trained policy.
+        """Open a trained policy out of artifacts.
 
         Args:
             artifacts: Artifact type to artifact: the one that holds the policy, and those that
@@ -152,7 +167,9 @@ class Method:
         Raises:
             ArtifactError: A file is missing or damaged.
         """
-        raise NotImplementedError
+        artifact = artifacts["baseline"]
+        artifact.check()
+        return self.open_directory(artifact.path, device, artifact.reference)
 
 
 def denoiser_calls(spec: DiffusionSpec, acting: Acting) -> tuple[int, int]:

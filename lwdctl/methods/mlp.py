@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
 import torch
 
-from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import BaselineConfig
 from lwdctl.core.errors import ConfigError
@@ -30,17 +28,17 @@ class TrainedMlp(TrainedPolicy):
     """A cloned MLP; its weights are read when they are first needed.
 
     Args:
-        artifact: The `baseline` that holds it.
+        path: Directory of `model.json` and the weights.
         device: Where the network runs.
     """
 
     snippet_length: None = None
 
-    def __init__(self, artifact: Artifact, device: torch.device) -> None:
-        values = load_spec(artifact.path)
+    def __init__(self, path: Path, device: torch.device) -> None:
+        values = load_spec(path)
         self.source = SourceSpec.from_mapping(values.pop("source"))
         values.pop("method")
-        self._artifact, self.device = artifact, device
+        self._path, self.device = path, device
         self._spec = ClonedSpec.from_mapping(values)
         self.observation_keys = self._spec.observation_keys
         sizes = {"task": self._spec.tasks, "label": self._spec.labels}
@@ -49,9 +47,8 @@ class TrainedMlp(TrainedPolicy):
     @cached_property
     def model(self) -> ClonedPolicy:
         """The network with its EMA weights."""
-        self._artifact.check()
         model = ClonedPolicy(self._spec)
-        load_weights(model, self._artifact.path)
+        load_weights(model, self._path)
         return model.to(self.device).eval()
 
     def horizon(self, acting: Acting) -> None:
@@ -108,9 +105,10 @@ class BehaviorCloning(Method):
         }
         return work.trained(spec.to_mapping(), loop.ema_model, model, summary)
 
-    def open(self, artifacts: Mapping[str, Artifact], device: torch.device) -> TrainedMlp:
-        """Open a trained MLP."""
-        return TrainedMlp(artifacts["baseline"], device)
+    def open_directory(self, path: Path, device: torch.device, name: str) -> TrainedMlp:
+        """Open a trained model."""
+        del name
+        return TrainedMlp(path, device)
 
 
 METHOD = BehaviorCloning()

@@ -75,7 +75,7 @@ class PlugInPolicy(Method):
         source = SnippetStore.open(artifacts["snippets"].path).spec
         return UntrainedPolicy(
             source,
-            lambda num_envs: SingleRobotPolicies(self._make(source), source.action.size, num_envs),
+            lambda num_envs: SingleRobotPolicies(self._make(source), num_envs),
         )
 
 

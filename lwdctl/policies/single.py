@@ -21,21 +21,20 @@ class SingleRobotPolicies:
     Args:
         policy: Anything with `reset` and `act`; see `policies.policy.Policy`. Of the arguments of
             `reset` (seed, task, label) it is given those that it takes.
-        action_size: Components of an action.
         num_envs: Number of environments.
 
     Raises:
         ConfigError: The object has no `reset` or no `act`.
     """
 
-    def __init__(self, policy: Policy, action_size: int, num_envs: int) -> None:
+    def __init__(self, policy: Policy, num_envs: int) -> None:
         for name in ("reset", "act"):
             if not callable(getattr(policy, name, None)):
                 raise ConfigError(
                     f"{type(policy).__name__} is no policy: it has no method '{name}'",
                     "a policy has reset(seed, task, label) and act(observation)",
                 )
-        self._size = action_size
+        self._size: int | None = None
         self._policies = [policy, *(_copy(policy) for _ in range(num_envs - 1))]
         self._taken = _arguments_taken(policy.reset)
         self._running = [False] * num_envs
@@ -54,17 +53,22 @@ class SingleRobotPolicies:
         """Return actions (env, action) in environment units; zeros for inactive environments.
 
         Raises:
-            ConfigError: A policy returned an action of another shape.
+            ConfigError: A policy returned no vector, or one of another size than before.
         """
-        actions = np.zeros((len(active), self._size), dtype=np.float32)
+        found = {}
         for index in np.flatnonzero(active):
             seen = {name: rows[index] for name, rows in observations.items()}
             action = np.asarray(self._policies[index].act(seen), dtype=np.float32)
+            self._size = self._size or action.size
             if action.shape != (self._size,):
                 raise ConfigError(
                     f"{type(self._policies[index]).__name__}.act returned an action of shape"
-                    f" {action.shape}, the environment takes ({self._size},)"
+                    f" {action.shape}, expected ({self._size},)",
+                    "act(observation) acts for one robot and returns (action,)",
                 )
+            found[index] = action
+        actions = np.zeros((len(active), self._size or 0), dtype=np.float32)
+        for index, action in found.items():
             actions[index] = action
         return actions
 
