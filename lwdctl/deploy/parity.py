@@ -87,7 +87,7 @@ def measure_parity(
     expected = np.clip(np.stack(rows), description.action.low, description.action.high)
     scale = trained.vae.action.scale.numpy()
     device = torch.device("cpu")
-    batch = SingleRobotPolicies(exported, description.action.size, 1)
+    batch = SingleRobotPolicies(exported, 1)
     timed = {
         "torch": time_policy(policy, plan, observations, device).summary(),
         "exported": time_policy(batch, plan, observations, device).summary(),
