@@ -116,14 +116,14 @@ def policy(
         from lwdctl.deploy.export import ExportSettings, export_policy
 
         settings = ExportSettings(_horizon(horizon), num_inference_steps)
-        made = export_policy(inputs, directory, settings, progress)
+        exported = export_policy(inputs, directory, settings, progress)
     summary = {
         "source": artifact.reference,
-        "horizon": "episode" if made.horizon is None else made.horizon,
-        "num_inference_steps": len(made.timesteps),
-        "observations": {item.name: item.size for item in made.observations},
-        "bytes": sum(int(file["bytes"]) for file in made.files.values()),
-        **made.parity,
+        "horizon": "episode" if exported.horizon is None else exported.horizon,
+        "num_inference_steps": len(exported.timesteps),
+        "observations": {item.name: item.size for item in exported.observations},
+        "bytes": sum(int(file["bytes"]) for file in exported.files.values()),
+        **exported.parity,
     }
     if as_json:
         print_json(None, directory, summary)

@@ -64,8 +64,9 @@ class DiffusionPolicy(Method):
         # Steps that are predicted only because the U-Net needs them may lie past the episode.
         after = executed - 1 + length - needed
         rule = WindowRule(length, before=config.history - 1, after=after)
-        batches = work.batches(rule, every=True)
         transformer = denoiser == "transformer"
+        settings = work.settings(TRANSFORMER_DEFAULTS if transformer else UNET_DEFAULTS)
+        objective = work.objective(rule, settings)
         spec = work.chunk_spec(
             denoiser,
             f"{length}x{sizes.action_size}",
@@ -77,12 +78,10 @@ class DiffusionPolicy(Method):
         spec = replace(spec, diffusion=replace(spec.diffusion, denoiser=network, clip=1.0))
         model = work.initialize(lambda: ActionDiffusion(spec))
         # Observations and actions are mapped to [-1, 1], as in Diffusion Policy.
-        actions = chunk_moments(spec, data, batches, config.history - 1)
+        actions = chunk_moments(spec, data, objective.batches, config.history - 1)
         model.diffusion.latent.fit_range(actions, length)
         observations = data.moments(spec.observation_keys, "train")
         model.diffusion.state.fit_range(observations, config.history)
-        settings = work.settings(TRANSFORMER_DEFAULTS if transformer else UNET_DEFAULTS)
-        objective = work.objective(batches, settings)
         loop, summary = work.train(model, objective, settings, directory, "train-baseline dp")
         summary |= {
             "snippet_length": sizes.snippet_length,

@@ -43,20 +43,20 @@ class LatentDiffusionOfChunks(Method):
         spec = work.chunk_spec(
             config.denoiser or "mlp", config.latent_layout, "sample", config.latent_size
         )
-        batches = work.batches(WindowRule(*work.sizes.window), every=False)
+        settings = work.settings(training.VAE_DEFAULTS, fraction=0.5)
+        window = WindowRule(*work.sizes.window)
+        objective = work.objective(window, settings, every=False, kl=config.beta_kl)
 
         vae = work.initialize(lambda: ChunkVae(spec))
         vae.observation.standardize(data.moments(spec.observation_keys, "train"))
-        vae.action.standardize(chunk_moments(spec, data, batches, 0))
-        settings = work.settings(training.VAE_DEFAULTS, fraction=0.5)
-        objective = work.objective(batches, settings, kl=config.beta_kl)
+        vae.action.standardize(chunk_moments(spec, data, objective.batches, 0))
         first, vae_numbers = work.train_part(vae, objective, settings, "vae")
         encoder = first.ema_model.eval()
         assert isinstance(encoder, ChunkVae)
 
         train, held_out = (
             None if part is None else _encode(encoder, part, data.episodes, progress)
-            for part in (batches, objective.held_out)
+            for part in (objective.batches, objective.held_out)
         )
         assert train is not None
         diffusion = work.initialize(lambda: LatentDiffusion(spec.diffusion))

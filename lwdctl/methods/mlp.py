@@ -97,7 +97,7 @@ class BehaviorCloning(Method):
         key = "action_relative" if spec.action_target == "relative" else "action"
         model.action.standardize(data.moments((key,), "train"))
         settings = work.settings(DEFAULTS)
-        objective = work.objective(work.batches(WindowRule(1), every=True), settings)
+        objective = work.objective(WindowRule(1), settings)
         loop, summary = work.train(model, objective, settings, directory, "train-baseline mlp")
         summary |= {
             "action_target": sizes.action_target,

@@ -21,7 +21,6 @@ from lwdctl.configs import (
     VaeConfig,
 )
 from lwdctl.core.progress import Progress
-from lwdctl.data.batches import SnippetBatches
 from lwdctl.data.windows import WindowRule
 from lwdctl.models.chunks import ChunkSpec
 from lwdctl.models.vae import VaeSpec
@@ -35,7 +34,7 @@ from lwdctl.training.loop import (
     TrainingLoop,
     with_initial_weights,
 )
-from lwdctl.training.objectives import SnippetObjective
+from lwdctl.training.objectives import SnippetObjective, training_batches
 from lwdctl.training.vae import vae_spec
 
 M = TypeVar("M", bound=nn.Module)
@@ -120,24 +119,6 @@ class Work:
             diffusion=diffusion_spec(chosen, self.condition, latent_sizes, self.data.spec),
         )
 
-    def batches(self, rule: WindowRule, *, every: bool) -> SnippetBatches:
-        """Return the training snippets.
-
-        Args:
-            rule: Which snippets of an episode count.
-            every: Whether an epoch visits every snippet, instead of one per episode.
-        """
-        return SnippetBatches(
-            self.data,
-            self.sizes.observation_keys,
-            rule,
-            split="train",
-            seed=self.config.seed,
-            cache=self.config.cache,
-            device=self.device,
-            every=every,
-        )
-
     def initialize(self, build: Callable[[], M]) -> M:
         """Build a model whose initial weights the training seed fixes."""
         return with_initial_weights(build, self.config.seed).to(self.device)
@@ -156,11 +137,18 @@ class Work:
         return LoopSettings(budget=budget, seed=config.seed, **chosen)
 
     def objective(
-        self, batches: SnippetBatches, settings: LoopSettings, **weights: float
+        self, rule: WindowRule, settings: LoopSettings, *, every: bool = True, **weights: float
     ) -> SnippetObjective:
-        """Return the loss on the training snippets, and log how often each is visited."""
-        table = self.data.episodes
-        held_out = batches.of_split("validation") if bool((table.split == 1).any()) else None
+        """Return the loss on the training snippets, and log how often each is visited.
+
+        Args:
+            rule: Which snippets of an episode are used.
+            settings: Training steps and batch size.
+            every: Whether an epoch visits every snippet, instead of one per episode.
+            **weights: Weights of terms of the loss, by name.
+        """
+        keys, table = self.sizes.observation_keys, self.data.episodes
+        batches, held_out = training_batches(self.data, keys, rule, self.config, every=every)
         episodes, _ = batches.every()
         passes = settings.budget.updates * settings.batch_size / len(episodes)
         self.progress.message(

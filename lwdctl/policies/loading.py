@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.models.diffusion import LatentDiffusion
 from lwdctl.models.vae import PolicyVae
 
 
-def load_vae(artifact: Artifact, device: torch.device) -> PolicyVae:
-    """Rebuild a policy VAE from its artifact, ready for inference."""
+def load_vae(
+    artifact: Artifact, device: torch.device, encoder: nn.Module | None = None
+) -> PolicyVae:
+    """Return the policy VAE of an artifact, ready for inference; see `PolicyVae.load`."""
     artifact.check()
-    return PolicyVae.load(artifact.path).to(device)
+    return PolicyVae.load(artifact.path, encoder).to(device)
 
 
-def load_diffusion(artifact: Artifact, device: torch.device) -> LatentDiffusion:
-    """Rebuild a latent diffusion model from its artifact, ready for inference."""
+def load_diffusion(
+    artifact: Artifact, device: torch.device, denoiser: nn.Module | None = None
+) -> LatentDiffusion:
+    """Return the diffusion model of an artifact, ready for inference; see `LatentDiffusion.load`."""
     artifact.check()
-    return LatentDiffusion.load(artifact.path).to(device)
+    return LatentDiffusion.load(artifact.path, denoiser).to(device)

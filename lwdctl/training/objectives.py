@@ -12,18 +12,52 @@ import torch
 from torch import Tensor, nn
 
 from lwdctl.artifacts.latents import LatentStore
-from lwdctl.artifacts.snippets import EpisodeTable
+from lwdctl.artifacts.snippets import EpisodeTable, SnippetStore
+from lwdctl.configs import BaselineConfig, VaeConfig
 from lwdctl.core.seeding import generator as numpy_generator
 from lwdctl.data.batches import SnippetBatch, SnippetBatches
+from lwdctl.data.windows import WindowRule
 from lwdctl.models.diffusion import LatentDiffusion
 from lwdctl.models.noise import normal_like
 from lwdctl.models.vae import PolicyVae, Snippets
+from lwdctl.training.device import choose_device
 
 VALIDATION_BATCHES = 4
 VAE_VALIDATION_BATCHES = 8
 VAE_VALIDATION_BATCH = 32
 VALIDATION_SNIPPETS_PER_EPISODE = 8
 VALIDATION_LATENTS = 1024
+
+
+def training_batches(
+    data: SnippetStore,
+    keys: tuple[str, ...],
+    rule: WindowRule,
+    config: VaeConfig | BaselineConfig,
+    *,
+    every: bool = False,
+) -> tuple[SnippetBatches, SnippetBatches | None]:
+    """Return the training snippets, and those of the validation split if it has episodes.
+
+    Args:
+        data: The demonstrations.
+        keys: Observation keys to concatenate.
+        rule: Which snippets of an episode are used.
+        config: Settings: seed, cache and device.
+        every: Whether an epoch visits every snippet, instead of one per episode.
+    """
+    batches = SnippetBatches(
+        data,
+        keys,
+        rule,
+        split="train",
+        seed=config.seed,
+        cache=config.cache,
+        device=choose_device(config.device),
+        every=every,
+    )
+    some_held_out = bool((data.episodes.split == 1).any())
+    return batches, batches.of_split("validation") if some_held_out else None
 
 
 class ConditionedModel(Protocol):

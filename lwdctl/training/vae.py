@@ -23,7 +23,7 @@ from lwdctl.models.normalizer import SMALLEST_STD
 from lwdctl.models.vae import PolicyVae, VaeSpec
 from lwdctl.training.device import choose_device
 from lwdctl.training.loop import Trained, TrainingLoop, loop_settings, with_initial_weights
-from lwdctl.training.objectives import VaeObjective
+from lwdctl.training.objectives import VaeObjective, training_batches
 
 TrainedVae = Trained[PolicyVae]
 
@@ -57,17 +57,27 @@ def train_vae(
     spec = vae_spec(config, data, architecture=CUSTOM if encoder else "mlp")
     model = with_initial_weights(lambda: PolicyVae(spec, encoder), config.seed).to(device)
     _report_constant_actions(fit_normalizers(model, data), spec, progress)
-    objective = _objective(config, data, spec, device)
+    window = WindowRule(*spec.window)
+    batches, held_out = training_batches(data, spec.observation_keys, window, config)
+    objective = VaeObjective(
+        batches=batches,
+        held_out=held_out,
+        batch_size=config.batch_size,
+        table=data.episodes,
+        weights={"kl": config.beta_kl},
+        loss_steps=config.loss_steps,
+        observation_noise=config.observation_noise,
+    )
     if encoder is not None:
-        _check_encoder(model, objective.batches)
-    progress.message(_describe(config, spec, objective.batches))
+        _check_encoder(model, batches)
+    progress.message(_describe(config, spec, batches))
     settings = loop_settings(config, config.batch_size, snapshots=config.snapshots)
     loop = TrainingLoop(model, objective, settings, directory, progress)
     summary: dict[str, Any] = {
         **loop.run("train-vae"),
         **policy_flops(model),
         "snippet_length": spec.snippet_length,
-        "padding_fraction": round(objective.batches.padding_fraction(), 4),
+        "padding_fraction": round(batches.padding_fraction(), 4),
         "policy_weights": spec.policy_shape.weight_count,
         "action_target": spec.action_target,
         "beta_kl": config.beta_kl,
@@ -141,30 +151,6 @@ def _action_target(config: VaeConfig, data: SnippetStore, keys: tuple[str, ...])
     if config.action_target == "absolute" or not usable:
         return "absolute", -1
     return "relative", sum(data.spec.sizes(keys[: keys.index(reference)]))
-
-
-def _objective(
-    config: VaeConfig, data: SnippetStore, spec: VaeSpec, device: torch.device
-) -> VaeObjective:
-    batches = SnippetBatches(
-        data,
-        spec.observation_keys,
-        WindowRule(*spec.window),
-        split="train",
-        seed=config.seed,
-        cache=config.cache,
-        device=device,
-    )
-    some_held_out = bool((data.episodes.split == 1).any())
-    return VaeObjective(
-        batches=batches,
-        held_out=batches.of_split("validation") if some_held_out else None,
-        batch_size=config.batch_size,
-        table=data.episodes,
-        weights={"kl": config.beta_kl},
-        loss_steps=config.loss_steps,
-        observation_noise=config.observation_noise,
-    )
 
 
 @torch.no_grad()
