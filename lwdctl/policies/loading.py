@@ -13,7 +13,7 @@ from lwdctl.models.vae import PolicyVae
 def load_vae(
     artifact: Artifact, device: torch.device, encoder: nn.Module | None = None
 ) -> PolicyVae:
-    """Return the policy VAE of an artifact, ready for inference; see `PolicyVae.load`."""
+    """Return the policy VAE of an artifact for inference; see `PolicyVae.load`."""
     artifact.check()
     return PolicyVae.load(artifact.path, encoder).to(device)
 
@@ -21,6 +21,6 @@ def load_vae(
 def load_diffusion(
     artifact: Artifact, device: torch.device, denoiser: nn.Module | None = None
 ) -> LatentDiffusion:
-    """Return the diffusion model of an artifact, ready for inference; see `LatentDiffusion.load`."""
+    """Return the diffusion model of an artifact for inference; see `LatentDiffusion.load`."""
     artifact.check()
     return LatentDiffusion.load(artifact.path, denoiser).to(device)
