@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from lwdctl.analysis.report import episodes, report
+from lwdctl.analysis.report import episodes
 from lwdctl.analysis.report.content import CaptionedTable
 from lwdctl.analysis.report.report import Expected, RecipeResults, numeric_columns
 from lwdctl.analysis.report.training_curves import read_rows
+from lwdctl.artifacts.manifest import recording
 from lwdctl.core.errors import ConfigError
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -133,18 +134,20 @@ def test_the_analyses_of_the_lineage_are_shown_the_newest_of_each(workspace, mad
     assert "Table of 40 rows" in text
 
 
-def test_curves_videos_and_commands_are_there(workspace, made, monkeypatch):
-    def command_of(artifact):
-        return f"lwdctl make --name {artifact.name}"
-
-    monkeypatch.setattr(report, "command_of", command_of)
-    markup = page(workspace, made[-1])
+def test_curves_videos_and_commands_are_there(workspace):
+    with recording(command=f"lwdctl make --name {NAME}", stage="make"):
+        _, model, found = chain(workspace, videos=1)
+    with recording(stage="analyze latents"):
+        analysis(workspace, model)
+    markup = page(workspace, found)
     text = text_of(markup)
     assert f"vae/{NAME}:v1: reconstruction against training steps; last: training 0.06667" in markup
     assert markup.count('src="data:video/mp4;base64,') == len(ARMS)
     assert markup.count('src="data:image/jpeg;base64,') == len(ARMS)
     assert "lwd-sampled, episode 0, push, solved" in text
-    assert f"lwdctl make --name {NAME}" in text
+    assert text.count(f"lwdctl make --name {NAME}") == 1
+    assert f"analysis/{NAME}:v1, lwdctl analyze latents" in text
+    assert f"# analysis/{NAME}:v1: its manifest records no command" in text
     assert "ab" * 32 in text
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from lwdctl.analysis.report.content import Block, CaptionedTable, Picture, embed_png
-from lwdctl.analysis.report.lineage import command_of, trace
+from lwdctl.analysis.report.lineage import trace
 from lwdctl.analysis.sections import FIGURES, Section, read_sections
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.workspace import Workspace
@@ -60,7 +60,8 @@ def _with_ancestors(digests: Iterable[str], found: Mapping[str, Artifact]) -> se
 
 
 def _show(artifact: Artifact) -> Block:
-    reference = ", ".join(filter(None, (artifact.reference, command_of(artifact))))
+    stage = artifact.manifest.provenance.get("stage")
+    reference = f"{artifact.reference}, lwdctl {stage}" if stage else artifact.reference
     try:
         artifact.check()
         title, sections = read_sections(artifact.path)

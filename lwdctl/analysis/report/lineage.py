@@ -53,9 +53,18 @@ def trace(artifacts: Sequence[Artifact], root: Path) -> Trace:
 
 @dataclass(frozen=True)
 class Lineage:
-    """Everything that the results derive from, oldest first; `alerts` are short warnings."""
+    """Everything that the results derive from, oldest first.
+
+    Attributes:
+        artifacts: The artifacts.
+        commands: The command lines that made them, each once.
+        tables: Data, machines and software.
+        alerts: What keeps them from being reproduced, in short.
+        warnings: The same with the particulars.
+    """
 
     artifacts: tuple[Artifact, ...]
+    commands: tuple[str, ...]
     tables: tuple[CaptionedTable, ...]
     alerts: tuple[str, ...]
     warnings: tuple[str, ...]
@@ -68,15 +77,11 @@ def describe_lineage(traced: Trace) -> Lineage:
     machines = _grouped("Machines", artifacts, _machine)
     return Lineage(
         artifacts=tuple(artifacts),
+        commands=tuple(dict.fromkeys(map(_command, artifacts))),
         tables=(_data(artifacts), machines, _grouped("Software", artifacts, _software)),
         alerts=tuple(f"{what} (see Lineage)" for what, _ in problems),
         warnings=tuple(f"{what}: {'; '.join(which)}" for what, which in problems),
     )
-
-
-def command_of(artifact: Artifact) -> str:
-    """Return the command line that made an artifact, or "" where none is recorded."""
-    return str(artifact.manifest.provenance.get("command") or "")
 
 
 def settings_of(artifact: Artifact) -> CaptionedTable:
@@ -106,6 +111,11 @@ def commit_of(artifact: Artifact) -> str:
 def show_minute(time: Any) -> str:
     """Return a UTC ISO 8601 time to the minute."""
     return str(time)[:16].replace("T", " ") + " UTC" if time else EMPTY
+
+
+def _command(artifact: Artifact) -> str:
+    missing = f"# {artifact.reference}: its manifest records no command"
+    return str(artifact.manifest.provenance.get("command") or missing)
 
 
 def _exact(value: Any) -> str:

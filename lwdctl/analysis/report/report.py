@@ -16,7 +16,6 @@ from lwdctl.analysis.report.content import Block, CaptionedTable
 from lwdctl.analysis.report.episodes import RecordedEpisode, left_out, recorded_episodes
 from lwdctl.analysis.report.lineage import (
     Lineage,
-    command_of,
     commit_of,
     describe_lineage,
     seconds_of,
@@ -159,7 +158,7 @@ def render_page(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for function in (numeric_columns, command_of, commit_of, seconds_of, settings_of, show):
+    for function in (numeric_columns, commit_of, seconds_of, settings_of, show):
         environment.globals[function.__name__] = function
     environment.filters["minute"] = show_minute
     template = environment.get_template("report.html")
