@@ -53,8 +53,8 @@ from lwdctl.policies.replanning import GeneratedNetworks, ReplanningPolicy
 
 Values = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
-Measures = Mapping[str, tuple[Estimate, float]]
-"""Name of an error to its mean over snippets and its median."""
+Measures = Mapping[str, tuple[float, float, float, float]]
+"""Name of an error to its mean over snippets with both ends of the interval, and its median."""
 
 SNIPPETS, STEPS = "reconstruction", "reconstruction_steps"
 RECORDED = "recorded actions"
@@ -257,7 +257,6 @@ def analyze_reconstruction(
             split=config.split,
             errors={name: runner.errors(one) for name, one in groups.items()},
             episodes=groups,
-            score=groups[RECORDED].score,
             snapshots={step: runner.errors(one) for step, one in earlier.items()},
         ),
         count_lost(groups | {f"after {step} training steps": one for step, one in earlier.items()}),
@@ -273,7 +272,6 @@ class Reconstructions:
         split: Split that they were drawn from.
         errors: Group to its errors.
         episodes: Group to its episodes.
-        score: Name of the environment's score.
         snapshots: Training step to the errors of oracle latents with the weights of that step.
     """
 
@@ -281,8 +279,17 @@ class Reconstructions:
     split: str
     errors: Mapping[str, Errors]
     episodes: Mapping[str, TracedEpisodes]
-    score: str
     snapshots: Mapping[int, Errors]
+
+    @property
+    def score(self) -> str:
+        """Name of the environment's score."""
+        return next(iter(self.episodes.values())).score
+
+    @property
+    def initial_errors(self) -> Values:
+        """(snippet,) normalized errors of the initial states, which all groups share."""
+        return next(iter(self.errors.values())).normalized[:, 0]
 
     def success(self, group: str) -> Values:
         """Return (snippet,) 1 for solved episodes, 0 for others, NaN for lost ones."""
@@ -339,20 +346,16 @@ def compose(runs: Reconstructions, lost: Mapping[str, int]) -> Findings:
 
 def measure(errors: Errors, bootstrap: Bootstrap) -> Measures:
     """Return the means of the errors over snippets, with their medians."""
-    return {
-        name: (bootstrap.estimate(values), float(np.median(values[~np.isnan(values)])))
-        if not np.isnan(values).all()
-        else (Estimate(np.nan, np.nan, np.nan, 0), np.nan)
-        for name, values in errors.by_snippet().items()
-    }
-
-
-def _initial_errors(runs: Reconstructions) -> Values:
-    return next(iter(runs.errors.values())).normalized[:, 0]
+    found = {}
+    for name, values in errors.by_snippet().items():
+        mean, known = bootstrap.estimate(values), values[~np.isnan(values)]
+        median = float(np.median(known)) if known.size else np.nan
+        found[name] = (mean.value, mean.low, mean.high, median)
+    return found
 
 
 def _start_section(runs: Reconstructions) -> Section:
-    starts, initial = runs.starts, _initial_errors(runs)
+    starts, initial = runs.starts, runs.initial_errors
     rows = []
     for way, count in Counter(starts.ways).items():
         errors = initial[[one == way for one in starts.ways]]
@@ -370,9 +373,9 @@ def _start_section(runs: Reconstructions) -> Section:
 
 def _error_section(measures: Mapping[str, Measures]) -> Section:
     rows = tuple(
-        (name, what.replace("_", " "), one.value, one.low, one.high, median)
+        (name, error.replace("_", " "), *numbers)
         for name, found in measures.items()
-        for what, (one, median) in found.items()
+        for error, numbers in found.items()
     )
     columns = ("policy", "error", "mean", "low", "high", "median")
     title = "Error against the recorded states"
@@ -381,15 +384,7 @@ def _error_section(measures: Mapping[str, Measures]) -> Section:
 
 def _training_section(after: Mapping[int, Measures]) -> Section:
     rows = tuple(
-        (
-            step,
-            *(
-                value
-                for name in ("final_normalized", "mean_normalized")
-                for one, median in [found[name]]
-                for value in (one.value, one.low, one.high, median)
-            ),
-        )
+        (step, *found["final_normalized"], *found["mean_normalized"])
         for step, found in after.items()
     )
     columns = (
@@ -434,7 +429,7 @@ def _summary(
 ) -> dict[str, Any]:
     summary: dict[str, Any] = {
         "snippets": len(runs.starts.plans),
-        "initial_error": float(np.nanmean(_initial_errors(runs))),
+        "initial_error": float(np.nanmean(runs.initial_errors)),
     }
     for name, found in measures.items():
         success = runs.success(name)
@@ -455,10 +450,11 @@ def _summary(
 
 
 def _flatten(measures: Measures) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for name, (estimate, median) in measures.items():
-        found |= {**flatten_estimate(name, estimate), f"{name}_median": median}
-    return found
+    return {
+        f"{name}{suffix}": number
+        for name, numbers in measures.items()
+        for suffix, number in zip(("", "_low", "_high", "_median"), numbers, strict=True)
+    }
 
 
 def _snippet_table(runs: Reconstructions) -> Table:
@@ -521,7 +517,7 @@ def draw_training(after: Mapping[int, Measures]) -> Figure:
     figure, ((axes,),) = plotting.new_figure(4.4, 3.6)
     names = {"final_normalized": "at the last step", "mean_normalized": "mean over steps"}
     for index, (name, label) in enumerate(names.items()):
-        curve = [found[name][0] for found in after.values()]
+        curve = [Estimate(*found[name][:3], 0) for found in after.values()]
         _draw_errors(axes, list(after), curve, index, label=label, marker="o")
     axes.set_xlabel("Training steps of the VAE")
     axes.set_ylabel("Normalized squared error")

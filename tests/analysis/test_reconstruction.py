@@ -45,12 +45,12 @@ def test_snippets_of_two_demonstrations_are_no_fifty_episodes():
         results = [
             SimpleNamespace(success=one, error="", metrics={"x": 0.0}) for one in solved.tolist()
         ]
-        return TracedEpisodes([], results)
+        return TracedEpisodes([], results, "x")
 
     runs = Reconstructions(
         starts=SimpleNamespace(episodes=episodes), split="all", errors={},
         episodes={"oracle": outcomes(episodes == 3), "sampled": outcomes(episodes < 0)},
-        score="x", snapshots={},
+        snapshots={},
     )  # fmt: skip
     bootstrap = Bootstrap(episodes, ("reconstruction bootstrap", None))
     (row, _) = reconstruction._success_section(runs, bootstrap).table.rows
