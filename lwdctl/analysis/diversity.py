@@ -404,8 +404,7 @@ def _what_was_run(runs: DiversityRuns) -> Section:
     text = (
         f"Task '{runs.demonstrations.task}': policies run from the initial states of"
         f" {len(runs.chosen)} demonstrations ({runs.config.split} split) for {steps} steps,"
-        f" re-planning {often}."
-        f" {runs.modes.definition}"
+        f" re-planning {often}. {runs.modes.definition}"
     )
     if runs.condition:
         names = ", ".join(runs.condition)
@@ -469,37 +468,37 @@ def _component_section(runs: DiversityRuns) -> Section:
 
 
 def _mode_section(runs: DiversityRuns, numbers: Mapping[str, Mapping[str, Any]]) -> Section:
-    names = ("mode_total_variation", "mode_total_variation_chance", "mode_agreement",
-             "mode_agreement_low", "mode_agreement_high", "mode_agreement_chance")  # fmt: skip
+    keys = {
+        "effective number": "effective_modes",
+        "total variation": "mode_total_variation",
+        "chance level": "mode_total_variation_chance",
+        "mode agreement": "mode_agreement",
+        "low": "mode_agreement_low",
+        "high": "mode_agreement_high",
+        "chance level of agreement": "mode_agreement_chance",
+    }
     rows = tuple(
-        (
-            group, *one["mode_fractions"].values(), one["effective_modes"],
-            *(one.get(name) for name in names),
-        )
+        (group, *one["mode_fractions"].values(), *map(one.get, keys.values()))
         for group, one in numbers.items()
-    )  # fmt: skip
-    columns = (
-        "group", *(f"fraction of {name}" for name in runs.modes.names), "effective number",
-        "total variation", "chance level", "mode agreement", "low", "high",
-        "chance level of agreement",
-    )  # fmt: skip
+    )
+    columns = ("group", *(f"fraction of {name}" for name in runs.modes.names), *keys)
     return Section("Modes of behavior", MODES_TEXT, "modes", Table(columns, rows))
 
 
 def _draw_section(runs: DiversityRuns, numbers: Mapping[str, Mapping[str, Any]]) -> Section:
-    names = (
-        "within_state_variance", "within_state_variance_low", "within_state_variance_high",
-        "draw_agreement", "draw_agreement_chance",
-    )  # fmt: skip
+    keys = {
+        "fraction of variance": "within_state_variance",
+        "low": "within_state_variance_low",
+        "high": "within_state_variance_high",
+        "mode agreement": "draw_agreement",
+        "chance level": "draw_agreement_chance",
+    }
     rows = tuple(
-        (group, runs.states[group].shape[1], *(numbers[group][name] for name in names))
+        (group, runs.states[group].shape[1], *map(numbers[group].get, keys.values()))
         for group in runs.within_state
     )
-    columns = (
-        "latent", "draws", "fraction of variance", "low", "high", "mode agreement", "chance level",
-    )  # fmt: skip
     title = "Several policies from the same initial state"
-    return Section(title, DRAWS_TEXT, table=Table(columns, rows))
+    return Section(title, DRAWS_TEXT, table=Table(("latent", "draws", *keys), rows))
 
 
 def _trajectory_table(runs: DiversityRuns) -> Table:
