@@ -10,19 +10,16 @@ the same. Evaluation seeds begin at 100000: use smaller ones for what you train 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
-from lwdctl.artifacts.workspace import Workspace
-from lwdctl.pipeline.calls import run_stage
+import lwdctl
 
 # Worker processes import this file again; what it does must not begin anew there.
 if __name__ == "__main__":
-    workspace = Workspace(Path(sys.argv[1] if len(sys.argv) > 1 else "lwd-runs"))
-    settings = {"policy": ["lwd", "random"], "latent": ["sampled", "mean"], "episodes": 20}
-    evaluation = run_stage("eval", workspace, {**settings, "workers": 1})
-    for cell in evaluation.manifest.summary["results"]:
-        if cell["task"] == "all":
-            low, high = cell["success_low"], cell["success_high"]
-            print(f"{cell['policy']:8}{cell['latent']:9}", end="")
-            print(f"success {cell['success']:.2f} [{low:.2f}, {high:.2f}]", end="")
-            print(f"  final distance {cell['metrics']['final_distance']:.3f}")
+    policy = lwdctl.load_policy(workspace=sys.argv[1] if len(sys.argv) > 1 else None)
+    policies = {"sampled": policy, "mean latent": policy.with_settings(latent="mean")}
+    table = lwdctl.evaluate(policies, episodes=20, workers=1)
+    for row in table.rows:
+        if row.task == "all":
+            low, high = row.success.low, row.success.high
+            print(f"{row.policy:12} success {row.success.value:.2f} [{low:.2f}, {high:.2f}]", end="")
+            print(f"  final distance {row.metrics['final_distance']:.3f}")

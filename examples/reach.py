@@ -12,9 +12,7 @@ from __future__ import annotations
 import gymnasium
 import numpy as np
 
-from lwdctl.core.records import ActionSpec, ObservationSpec
-from lwdctl.envs.gymnasium_adapter import GymnasiumSimulator
-from lwdctl.envs.simulator import Metric
+from lwdctl import ActionSpec, GymnasiumSimulator, Metric, ObservationSpec
 
 CLOSE = 0.05
 
@@ -36,6 +34,18 @@ class ReachEnv(gymnasium.Env):
 
     def _seen(self):
         return np.concatenate([self.point, self.goal]).astype(np.float32)
+
+
+def demonstrate(env: ReachEnv, seed: int):
+    """Record a demonstration: observations (time, 4) and actions (time, 2)."""
+    observation, _ = env.reset(seed=seed)
+    seen, done = [], []
+    for _ in range(30):
+        action = np.clip(0.3 * (observation[2:] - observation[:2]), -0.1, 0.1)
+        seen.append(observation)
+        done.append(action)
+        observation, *_ = env.step(action)
+    return np.stack(seen), np.stack(done)
 
 
 class Reach(GymnasiumSimulator):
