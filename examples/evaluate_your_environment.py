@@ -21,5 +21,7 @@ if __name__ == "__main__":
     for row in table.rows:
         if row.task == "all":
             low, high = row.success.low, row.success.high
-            print(f"{row.policy:12} success {row.success.value:.2f} [{low:.2f}, {high:.2f}]", end="")
+            print(
+                f"{row.policy:12} success {row.success.value:.2f} [{low:.2f}, {high:.2f}]", end=""
+            )
             print(f"  final distance {row.metrics['final_distance']:.3f}")

@@ -14,9 +14,7 @@ import sys
 import lwdctl
 from lwdctl.envs.table import make_simulator
 
-policy = lwdctl.load_policy(
-    workspace=sys.argv[1] if len(sys.argv) > 1 else None, horizon="episode"
-)
+policy = lwdctl.load_policy(workspace=sys.argv[1] if len(sys.argv) > 1 else None, horizon="episode")
 task = sys.argv[2] if len(sys.argv) > 2 else policy.tasks[0]
 policy.reset(seed=123_456, task=task)
 

@@ -36,7 +36,9 @@ def run(*words: object, **variables: str) -> str:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("examples") / "my-runs"
-    assert run(EXAMPLES / "train_on_your_hdf5.py", runs).startswith("<Diffusion diffusion/reach:v1: ")
+    assert run(EXAMPLES / "train_on_your_hdf5.py", runs).startswith(
+        "<Diffusion diffusion/reach:v1: "
+    )
     return runs
 
 
