@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from types import TracebackType
 
 from lwdctl.core.records import FloatArray
 from lwdctl.deploy.runtime import ExportedPolicy, Observation, Plan, Request
@@ -99,12 +98,7 @@ class TwoRateController:
         """Return itself."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         """End the thread."""
         self.close()
 

@@ -25,7 +25,7 @@ from lwdctl.data.windows import WindowRule
 from lwdctl.models.chunks import ChunkSpec
 from lwdctl.models.vae import VaeSpec
 from lwdctl.training.device import choose_device
-from lwdctl.training.diffusion import LatentSizes, check_condition, diffusion_spec
+from lwdctl.training.diffusion import check_condition, diffusion_spec
 from lwdctl.training.loop import (
     Budget,
     LoopSettings,
@@ -107,7 +107,6 @@ class Work:
             prediction=config.prediction or prediction,
             num_train_timesteps=config.num_train_timesteps,
         )
-        latent_sizes = LatentSizes(latent_size, sizes.observation_size, config.history)
         return ChunkSpec(
             observation_keys=sizes.observation_keys,
             observation_size=sizes.observation_size,
@@ -116,7 +115,14 @@ class Work:
             horizon=sizes.snippet_length,
             action_target=sizes.action_target,
             reference_start=sizes.reference_start,
-            diffusion=diffusion_spec(chosen, self.condition, latent_sizes, self.data.spec),
+            diffusion=diffusion_spec(
+                chosen,
+                self.condition,
+                latent_size,
+                sizes.observation_size,
+                config.history,
+                self.data.spec,
+            ),
         )
 
     def initialize(self, build: Callable[[], M]) -> M:

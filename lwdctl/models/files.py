@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self, get_type_hints
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -96,6 +97,37 @@ def check_custom(architecture: str, module: nn.Module | None, noun: str) -> None
         raise ConfigError(
             f"this model was trained with the built-in {noun} '{architecture}'",
             f"load it without {noun}=",
+        )
+
+
+@torch.no_grad()
+def check_outputs(
+    noun: str,
+    module: nn.Module,
+    inputs: Sequence[Tensor],
+    expected: Sequence[tuple[int, ...]],
+    device: torch.device,
+) -> None:
+    """Check the shapes that a network of the caller's returns.
+
+    Args:
+        noun: What the network is, for the error (`"encoder"`).
+        module: The network, on `device`; it is put into evaluation mode.
+        inputs: What to call it with.
+        expected: Shapes of its outputs, in order.
+        device: Where it is.
+
+    Raises:
+        ConfigError: It returns something else.
+    """
+    found = module.eval()(*(value.to(device) for value in inputs))
+    outputs = found if isinstance(found, tuple) else (found,)
+    shapes = [tuple(getattr(value, "shape", ())) for value in outputs]
+    if shapes != list(expected):
+        given = ", ".join(str(tuple(value.shape)) for value in inputs)
+        raise ConfigError(
+            f"the {noun} returned tensors of the shapes {shapes} instead of {list(expected)}",
+            f"it was given inputs of the shapes {given}",
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from lwdctl.core.records import SourceSpec
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.models.denoiser import DENOISERS, DenoiserSpec
 from lwdctl.models.diffusion import DiffusionSpec, LatentDiffusion
-from lwdctl.models.files import CUSTOM
+from lwdctl.models.files import CUSTOM, check_outputs
 from lwdctl.models.flops import denoiser_flops
 from lwdctl.models.vae import PolicyVae
 from lwdctl.training.device import choose_device
@@ -65,10 +64,12 @@ def train_diffusion(
     """
     device = choose_device(config.device)
     observation = vae.spec.observation_size
-    sizes = LatentSizes(latents.latent_size, observation, latents.state_size // observation)
+    history = latents.state_size // observation
     condition = _condition(config, latents, data)
     custom = CUSTOM if denoiser else None
-    spec = diffusion_spec(config, condition, sizes, data.spec, architecture=custom)
+    spec = diffusion_spec(
+        config, condition, latents.latent_size, observation, history, data.spec, custom
+    )
     model = with_initial_weights(lambda: LatentDiffusion(spec, denoiser), config.seed)
     mean, std = latents.statistics()
     model.latent.fit(torch.as_tensor(mean).float(), torch.as_tensor(std).float())
@@ -76,7 +77,13 @@ def train_diffusion(
         model.state.repeat(vae.observation, spec.history)
     model = model.to(device)
     if denoiser is not None:
-        _check_denoiser(model, device)
+        sizes = spec.denoiser
+        inputs = (
+            torch.zeros(2, sizes.latent_size),
+            torch.zeros(2, dtype=torch.long),
+            torch.zeros(2, sizes.condition_size),
+        )
+        check_outputs("denoiser", model.denoiser, inputs, [(2, sizes.latent_size)], device)
     held_out = data.episodes.split[np.asarray(latents.episode)] == 1
     train, validation = np.flatnonzero(~held_out), np.flatnonzero(held_out)
     objective = DiffusionObjective(
@@ -100,25 +107,12 @@ def train_diffusion(
     return loop.trained(spec.to_mapping(), summary)
 
 
-@dataclass(frozen=True)
-class LatentSizes:
-    """Sizes that a diffusion model connects.
-
-    Attributes:
-        latent: Components of the latent.
-        observation: Components of one observation.
-        history: Observations in the state condition.
-    """
-
-    latent: int
-    observation: int
-    history: int
-
-
 def diffusion_spec(
     config: DiffusionConfig,
     condition: tuple[str, ...],
-    sizes: LatentSizes,
+    latent_size: int,
+    observation_size: int,
+    history: int,
     source: SourceSpec,
     architecture: str | None = None,
 ) -> DiffusionSpec:
@@ -127,7 +121,9 @@ def diffusion_spec(
     Args:
         config: Settings.
         condition: Parts of the condition, out of state, task, label.
-        sizes: Sizes of latent and state.
+        latent_size: Components of the latent.
+        observation_size: Components of one observation.
+        history: Observations in the state condition.
         source: Tasks and labels of the data.
         architecture: Takes the place of `config.denoiser`, if given.
 
@@ -135,20 +131,20 @@ def diffusion_spec(
         ConfigError: An unknown denoiser, or a layout that does not fit the latent.
     """
     architecture = architecture or config.denoiser
-    state = sizes.history * sizes.observation if "state" in condition else 0
+    state = history * observation_size if "state" in condition else 0
     task = len(source.env.tasks) if "task" in condition else 0
     label = len(source.labels) if "label" in condition else 0
     denoiser = DenoiserSpec(
         architecture=architecture,
-        latent_size=sizes.latent,
+        latent_size=latent_size,
         condition_size=state + task + label,
-        layout=_layout(config, architecture, sizes.latent),
+        layout=_layout(config, architecture, latent_size),
         unet_size=config.unet_size,
         width=config.width,
         blocks=config.blocks,
         dropout=config.dropout,
         transformer_size=config.transformer_size,
-        observation_tokens=sizes.history if state else 1,
+        observation_tokens=history if state else 1,
         shared_condition=task + label,
     )
     return DiffusionSpec(
@@ -159,7 +155,7 @@ def diffusion_spec(
         state,
         task,
         label,
-        history=sizes.history if state else 1,
+        history=history if state else 1,
     )
 
 
@@ -214,21 +210,3 @@ def _layout(config: DiffusionConfig, architecture: str, latent_size: int) -> tup
             f"its product must be {latent_size}",
         )
     return length, channels
-
-
-@torch.no_grad()
-def _check_denoiser(model: LatentDiffusion, device: torch.device) -> None:
-    """Check the shape that a denoiser of the caller's returns for two latents."""
-    sizes = model.spec.denoiser
-    result = model.denoiser.eval()(
-        torch.zeros(2, sizes.latent_size, device=device),
-        torch.zeros(2, dtype=torch.long, device=device),
-        torch.zeros(2, sizes.condition_size, device=device),
-    )
-    expected = (2, sizes.latent_size)
-    found = tuple(result.shape) if isinstance(result, torch.Tensor) else type(result)
-    if found != expected:
-        raise ConfigError(
-            f"the denoiser returned {found} for 2 latents, not {expected}",
-            "its contract: (batch, latent), (batch,) and (batch, condition) to (batch, latent)",
-        )

@@ -6,10 +6,11 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -220,7 +221,7 @@ class TrainingLoop(Generic[M]):
         self.model.train()
         total = self.state.planned
         with (
-            StopRequest() as stop,
+            delayed_signals() as stop,
             MetricLog(self.directory, self.state.update) as log,
             self.progress.task(title, total, "update", start=self.state.update) as task,
         ):
@@ -389,45 +390,42 @@ def exponential_moving_average(model: nn.Module, decay: float, power: float = 0.
     return AveragedModel(model, multi_avg_fn=follow, use_buffers=False)
 
 
+@dataclass
 class StopRequest:
-    """Delays SIGINT and SIGTERM until a checkpoint is written.
+    """A signal that waits to be handled, or None."""
 
-    Inside the context a signal only sets `signal`; on leaving, it is raised again for the handler
+    signal: int | None = None
+
+
+@contextmanager
+def delayed_signals() -> Iterator[StopRequest]:
+    """Delay SIGINT and SIGTERM until a checkpoint is written.
+
+    Inside the context a signal is only recorded; on leaving, it is raised again for the handler
     that was there before. A second signal is handled at once. A signal that the process ignores
     (SIGINT in a background job of a script) stays ignored.
     """
+    request, before = StopRequest(), dict[int, Any]()
 
-    def __init__(self) -> None:
-        self.signal: int | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> StopRequest:
-        """Replace the signal handlers (in the main thread only)."""
-        if threading.current_thread() is threading.main_thread():
-            handled = [n for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
-            self._before = {number: signal.signal(number, self._note) for number in handled}
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Restore the handlers and deliver a delayed signal."""
-        self._restore()
-        if self.signal is not None and kind is None:
-            signal.raise_signal(self.signal)
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
+    def restore() -> None:
+        for number, handler in before.items():
             signal.signal(number, handler)
-        self._before = {}
+        before.clear()
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def record(number: int, frame: FrameType | None) -> None:
         del frame
-        self.signal = number
-        self._restore()
+        request.signal = number
+        restore()
+
+    if threading.current_thread() is threading.main_thread():  # others cannot set handlers
+        handled = [n for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
+        before |= {number: signal.signal(number, record) for number in handled}
+    try:
+        yield request
+    finally:
+        restore()
+    if request.signal is not None:
+        signal.raise_signal(request.signal)
 
 
 def _groups(model: nn.Module, decay: float) -> list[dict[str, Any]]:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import TracebackType
 
 FILE = "metrics.jsonl"
 TEXT = "log.txt"
@@ -52,13 +51,9 @@ class MetricLog:
         """Return itself."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         """Close all logs; the text log records an error that ended training."""
+        _, error, _ = exception
         if error is not None:
             self._write_line(f"ended by {type(error).__name__}: {error}".rstrip(": "))
         self._file.close()

@@ -16,7 +16,7 @@ from lwdctl.core.suggest import did_you_mean
 from lwdctl.data.batches import SnippetBatches
 from lwdctl.data.windows import WindowRule
 from lwdctl.models.encoder import REDUCTION
-from lwdctl.models.files import CUSTOM
+from lwdctl.models.files import CUSTOM, check_outputs
 from lwdctl.models.flops import policy_flops
 from lwdctl.models.hypernetwork import DECODER_SIZES
 from lwdctl.models.normalizer import SMALLEST_STD
@@ -69,7 +69,9 @@ def train_vae(
         observation_noise=config.observation_noise,
     )
     if encoder is not None:
-        _check_encoder(model, batches)
+        step_size = spec.observation_size + spec.action_size
+        inputs = torch.zeros(2, spec.snippet_length, step_size), torch.ones(2, spec.snippet_length)
+        check_outputs("encoder", model.encoder, inputs, [(2, spec.latent_size)] * 2, device)
     progress.message(_describe(config, spec, batches))
     settings = loop_settings(config, config.batch_size, snapshots=config.snapshots)
     loop = TrainingLoop(model, objective, settings, directory, progress)
@@ -151,28 +153,6 @@ def _action_target(config: VaeConfig, data: SnippetStore, keys: tuple[str, ...])
     if config.action_target == "absolute" or not usable:
         return "absolute", -1
     return "relative", sum(data.spec.sizes(keys[: keys.index(reference)]))
-
-
-@torch.no_grad()
-def _check_encoder(model: PolicyVae, batches: SnippetBatches) -> None:
-    """Check the shapes that an encoder of the caller's returns for two snippets."""
-    result = model.encoder.eval()(
-        torch.zeros(
-            2,
-            model.spec.snippet_length,
-            model.spec.observation_size + model.spec.action_size,
-            device=batches.device,
-        ),
-        torch.ones(2, model.spec.snippet_length, device=batches.device),
-    )
-    expected = (2, model.spec.latent_size)
-    shapes = [tuple(part.shape) for part in result] if isinstance(result, tuple) else type(result)
-    if shapes != [expected, expected]:
-        raise ConfigError(
-            f"the encoder returned {shapes} for 2 snippets, not mean and log-variance of"
-            f" {expected} each",
-            "its contract: (batch, time, obs + action) and (batch, time) to two (batch, latent)",
-        )
 
 
 def _report_constant_actions(count: int, spec: VaeSpec, progress: Progress) -> None:
