@@ -24,7 +24,6 @@ from lwdctl.analysis.figures import ComparisonFigures
 from lwdctl.analysis.pairing import (
     SUCCESS,
     Group,
-    Pair,
     Reference,
     align,
     check_one_protocol,
@@ -36,6 +35,7 @@ from lwdctl.analysis.plotting import save_figures
 from lwdctl.analysis.resample import (
     PERMUTATIONS,
     RESAMPLES,
+    Pair,
     holm,
     mcnemar,
     mean_and_std,
@@ -410,7 +410,7 @@ def _tests(
         solved, scores = pairs
         gaps = solved.differences
         better, worse = int((gaps > 0).sum()), int((gaps < 0).sum())
-        single = len(group.runs) == len(other.runs) == 1 and not solved.states.shared
+        single = solved.has_one_seed and not solved.states.shared
         yield PairedTest(
             label=group.one.label,
             against=other.one.label,

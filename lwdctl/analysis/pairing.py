@@ -10,16 +10,10 @@ import numpy as np
 
 from lwdctl.analysis.comparison_records import SAMPLED
 from lwdctl.analysis.evaluations import EpisodeKey, Run, episode_key, values_of
-from lwdctl.analysis.resample import (
-    States,
-    Values,
-    difference_estimate,
-    state_differences,
-    success_difference_estimate,
-)
+from lwdctl.analysis.resample import Pair, States, Values
 from lwdctl.core.errors import ArtifactError, ConfigError
 from lwdctl.core.suggest import did_you_mean
-from lwdctl.evaluation.results import ALL_TASKS, Condition, Estimate
+from lwdctl.evaluation.results import ALL_TASKS, Condition
 
 SUCCESS = "success"
 METHOD = "lwd"
@@ -51,38 +45,6 @@ class Group:
         condition = self.condition
         horizon = "" if condition.horizon is None else f", horizon {condition.horizon}"
         return f"{self.one.label}{horizon}, perturbation {condition.perturbation:g}"
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two groups on the episodes that both know, in one quantity.
-
-    Attributes:
-        first: (seed, episode).
-        second: (seed, episode).
-        states: The initial states of the episodes.
-        same_models: Whether row i of both is one trained model.
-    """
-
-    first: Values
-    second: Values
-    states: States
-    same_models: bool
-
-    @property
-    def differences(self) -> Values:
-        """(state,) first minus second."""
-        return state_differences(self.first, self.second, self.states)
-
-    def estimate(self) -> Estimate:
-        """Return the mean difference."""
-        sides = (self.first, self.second, self.states)
-        return difference_estimate(*sides, same_models=self.same_models)
-
-    def success_estimate(self) -> Estimate:
-        """Return the difference of success rates."""
-        sides = (self.first, self.second, self.states)
-        return success_difference_estimate(*sides, same_models=self.same_models)
 
 
 @dataclass(frozen=True)

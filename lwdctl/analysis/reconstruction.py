@@ -15,12 +15,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lwdctl.analysis import plotting
-from lwdctl.analysis.resample import (
-    Bootstrap,
-    States,
-    success_difference_estimate,
-    success_estimate,
-)
+from lwdctl.analysis.resample import Bootstrap, Pair, States, success_estimate
 from lwdctl.analysis.sections import Findings, Section
 from lwdctl.analysis.tables import Table, flatten_estimate
 from lwdctl.artifacts.snippets import SnippetStore
@@ -312,7 +307,7 @@ class Reconstructions:
             return Estimate(0.0, -1.0, 1.0, 0)
         first, second = first[known], second[known]
         states = self.demonstrations.of(known)
-        found = success_difference_estimate(first[None], second[None], states, same_models=False)
+        found = Pair(first[None], second[None], states).success_estimate()
         return Estimate(float((first - second).mean()), found.low, found.high, found.n)
 
     @cached_property

@@ -218,61 +218,64 @@ def success_estimate(values: Values, states: States) -> Estimate:
     return replace(estimate, low=low, high=high)
 
 
-def state_differences(first: Values, second: Values, states: States) -> Values:
-    """Return (state,) first minus second, averaged over training seeds and a state's labels.
+@dataclass(frozen=True)
+class Pair:
+    """Values of two conditions on the same episodes.
 
-    Args:
-        first: (seed, episode).
-        second: (seed, episode), the episodes of `first`.
-        states: The initial states of the episodes.
-    """
-    gaps = states.means(np.nanmean(first, axis=0) - np.nanmean(second, axis=0))
-    # Thirds must cancel: what is equal up to rounding is equal.
-    return np.where(np.abs(gaps) < 1e-12, 0.0, gaps)
-
-
-def difference_estimate(
-    first: Values, second: Values, states: States, *, same_models: bool
-) -> Estimate:
-    """Return a difference of means on the same initial states, with the two-way bootstrap.
-
-    As in `mean_estimate`; both sides always share the drawn states.
-
-    Args:
+    Attributes:
         first: (seed, episode).
         second: (seed, episode), the episodes of `first`.
         states: The initial states of the episodes.
         same_models: Whether row i of both is one trained model, so that seeds are drawn once for
             both; otherwise the seeds of each side are drawn separately.
     """
-    value, interval = float(state_differences(first, second, states).mean()), _NO_INTERVAL
-    if not len(first) == len(second) == 1 or len(states) > 1:
-        drawn, seeds = states.draw(), _seed_counts(len(first), "first")
-        others = seeds if same_models else _seed_counts(len(second), "second")
-        samples = _two_way_means(first, seeds, drawn) - _two_way_means(second, others, drawn)
-        interval = percentile_interval(samples)
-    return Estimate(value, *interval, len(states))
 
+    first: Values
+    second: Values
+    states: States
+    same_models: bool = False
 
-def success_difference_estimate(
-    first: Values, second: Values, states: States, *, same_models: bool
-) -> Estimate:
-    """Return a difference of success rates (1 solved, 0 not) on the same initial states.
+    @property
+    def differences(self) -> Values:
+        """(state,) first minus second, averaged over training seeds and a state's labels."""
+        gaps = np.nanmean(self.first, axis=0) - np.nanmean(self.second, axis=0)
+        means = self.states.means(gaps)
+        # Thirds must cancel: what is equal up to rounding is equal.
+        return np.where(np.abs(means) < 1e-12, 0.0, means)
 
-    Newcombe's interval for one training seed on each side. For several, and where labels share
-    initial states, the two-way bootstrap, widened to Wilson's intervals of all episodes squared
-    and added: near 0 and 1 a bootstrap is too narrow. Arguments as in `difference_estimate`.
-    """
-    estimate = difference_estimate(first, second, states, same_models=same_models)
-    if len(first) == len(second) == 1 and not states.shared:
-        one, other = first[0] > 0, second[0] > 0
-        counts = (one & other, one & ~other, ~one & other, ~one & ~other)
-        low, high = newcombe(*(int(mask.sum()) for mask in counts))
-    else:
-        sides = [(int(np.nansum(side)), int((~np.isnan(side)).sum())) for side in (first, second)]
-        low, high = _squared_and_added(sides[0], sides[1], 0.0)
-        low, high = min(estimate.low, low), max(estimate.high, high)
-    return replace(estimate, low=low, high=high)
+    @property
+    def has_one_seed(self) -> bool:
+        """Whether both sides have a single training seed."""
+        return len(self.first) == len(self.second) == 1
+
+    def estimate(self) -> Estimate:
+        """Return the difference of means; as in `mean_estimate`, with the same drawn states."""
+        interval = _NO_INTERVAL
+        if not self.has_one_seed or len(self.states) > 1:
+            drawn, seeds = self.states.draw(), _seed_counts(len(self.first), "first")
+            others = seeds if self.same_models else _seed_counts(len(self.second), "second")
+            samples = _two_way_means(self.first, seeds, drawn)
+            interval = percentile_interval(samples - _two_way_means(self.second, others, drawn))
+        return Estimate(float(self.differences.mean()), *interval, len(self.states))
+
+    def success_estimate(self) -> Estimate:
+        """Return the difference of success rates (1 solved, 0 not).
+
+        Newcombe's interval for one training seed on each side. For several, and where labels
+        share initial states, the two-way bootstrap, widened to Wilson's intervals of all episodes
+        squared and added: near 0 and 1 a bootstrap is too narrow.
+        """
+        estimate = self.estimate()
+        if self.has_one_seed and not self.states.shared:
+            one, other = self.first[0] > 0, self.second[0] > 0
+            counts = (one & other, one & ~other, ~one & other, ~one & ~other)
+            low, high = newcombe(*(int(mask.sum()) for mask in counts))
+        else:
+            sides = (self.first, self.second)
+            counted = [(int(np.nansum(side)), int((~np.isnan(side)).sum())) for side in sides]
+            low, high = _squared_and_added(counted[0], counted[1], 0.0)
+            low, high = min(estimate.low, low), max(estimate.high, high)
+        return replace(estimate, low=low, high=high)
 
 
 def newcombe(both: int, first: int, second: int, neither: int) -> Interval:

@@ -9,15 +9,14 @@ from scipy.stats import binomtest, permutation_test
 
 from lwdctl.analysis.resample import (
     Bootstrap,
+    Pair,
     States,
-    difference_estimate,
     holm,
     mcnemar,
     mean_and_std,
     mean_estimate,
     newcombe,
     paired_permutation,
-    success_difference_estimate,
     success_estimate,
 )
 from lwdctl.evaluation.results import wilson
@@ -39,11 +38,11 @@ def success(values, states):
 
 
 def difference(first, second, states, **options):
-    return ends(difference_estimate(first, second, states, **options))
+    return ends(Pair(first, second, states, **options).estimate())
 
 
 def success_difference(first, second, states, **options):
-    return ends(success_difference_estimate(first, second, states, **options))
+    return ends(Pair(first, second, states, **options).success_estimate())
 
 
 def one_stratum(count):
