@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 
 from lwdctl import __version__
 from lwdctl.cli.generate import names_used, stage_parameters
-from lwdctl.cli.group import COMMANDS
+from lwdctl.cli.main import COMMANDS
 from lwdctl.stages import STAGES
 
 ROOT = Path(__file__).resolve().parents[1]

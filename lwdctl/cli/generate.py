@@ -1,90 +1,115 @@
-"""Command-line parameters made from a stage's configuration dataclass."""
+"""Commands of the stages: options made from the configuration dataclass, and running them."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
 
+from lwdctl.artifacts.workspace import Workspace
+from lwdctl.cli.bars import make_progress
 from lwdctl.cli.failures import CommandLineError
-from lwdctl.core.config import FieldType, field_type, from_mapping, parse_assignments, registry_of
+from lwdctl.cli.output import print_artifact, reserved_stdout
+from lwdctl.core.config import (
+    FieldType,
+    field_type,
+    from_mapping,
+    parse_assignments,
+    registry_of,
+)
 from lwdctl.core.errors import ConfigError
+from lwdctl.pipeline.run_stage import run_stage
 from lwdctl.stages.stage import Stage
 
-INPUT_PREFIX = "input_"
+_INPUT_PREFIX = "input_"
 """Prefix of the parameters that name input artifacts."""
 
 
 def flag(text: str, *names: str) -> Any:
-    """Return the annotation of a plain on-switch."""
+    """Return the annotation of a flag."""
     return Annotated[bool, typer.Option(*names, help=text, show_default=False)]
 
 
-def word(text: str, *names: str, metavar: str) -> Any:
-    """Return the annotation of an option that takes one word."""
+def text_option(text: str, *names: str, metavar: str) -> Any:
+    """Return the annotation of an option that takes a text."""
     return Annotated[str, typer.Option(*names, help=text, metavar=metavar, show_default=False)]
 
 
-WORKSPACE = word(
+WORKSPACE = text_option(
     "Workspace directory  [default: $LWDCTL_WORKSPACE, else ./lwd-runs]",
     "--workspace",
     metavar="DIR",
 )
 JSON = flag("Print one JSON object instead of text.", "--json")
-QUIET = flag("No progress and no log on stderr, errors only.", "--quiet", "-q")
-DEBUG = flag("Print the traceback when something unexpected happens.", "--debug")
+QUIET = flag("Write errors only to stderr: no progress, no log.", "--quiet", "-q")
+DEBUG = flag("Print the traceback of an unexpected error.", "--debug")
 
 
-def stage_function(stage: Stage, run: Callable[[Stage, dict[str, Any]], None]) -> Any:
-    """Return a function whose signature holds every option of `stage`.
+def stage_function(stage: Stage) -> Any:
+    """Return a function whose signature holds every option of `stage` and that runs it.
 
-    The annotations are real objects: Typer evaluates them, and text would be looked up in
-    a module that does not know them.
-
-    Args:
-        stage: The stage the command runs.
-        run: Called with the stage and parameter name to value.
+    The annotations are objects, not texts: Typer would evaluate texts in a module that does not
+    know them.
     """
 
     def function(**values: Any) -> None:
-        run(stage, values)
+        _run(stage, values)
 
     parameters = stage_parameters(stage)
     function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     function.__annotations__ = {item.name: item.annotation for item in parameters}
     function.__name__ = re.sub(r"\W", "_", stage.command)
-    function.__doc__ = f"{stage.summary}\n\n{_reads(stage)}Makes: {stage.artifact_type}."
+    reads = f"Reads: {', '.join(stage.inputs)}. " if stage.inputs else ""
+    function.__doc__ = f"{stage.summary}\n\n{reads}Makes: {stage.artifact_type}."
     return function
 
 
+def _run(stage: Stage, values: Mapping[str, Any]) -> None:
+    """Run `stage` with the options of the command line and print the artifact it made."""
+    config = configuration(stage, values)
+    named = {kind: values[_INPUT_PREFIX + kind] for kind in stage.inputs}
+    with reserved_stdout():
+        artifact = run_stage(
+            stage.command,
+            Workspace.locate(values["workspace_path"] or None),
+            config,
+            inputs={kind: reference for kind, reference in named.items() if reference},
+            run=values["run_name"],
+            name=values["artifact_name"],
+            resume=values.get("do_resume", False),
+            progress=make_progress(quiet=values["be_quiet"]),
+        )
+    print_artifact(artifact, as_json=values["as_json"])
+
+
 def stage_parameters(stage: Stage) -> list[inspect.Parameter]:
-    """Return the parameters of a stage's command: its settings, its inputs, the usual ones."""
-    # What belongs to the stage alone comes before what it shares with others.
+    """Return the parameters of a stage's command: settings, inputs, and those of every command."""
+    # A stage's own settings come before those that it shares with others.
     own = inspect.get_annotations(stage.config)
     fields = sorted(dataclasses.fields(stage.config), key=lambda field: field.name not in own)
     settings = [_setting(stage.config, field) for field in fields]
     settings.sort(key=lambda item: item.default is not inspect.Parameter.empty)
-    inputs = [_keyword(INPUT_PREFIX + kind, _input(kind), "") for kind in stage.inputs]
-    usual = [
-        _keyword("run_name", word(_RUN_HELP, "--run", metavar="NAME"), ""),
-        _keyword("artifact_name", word(_NAME_HELP, "--name", metavar="NAME"), ""),
+    inputs = [_keyword(_INPUT_PREFIX + kind, _input(kind), "") for kind in stage.inputs]
+    common = [
+        _keyword("run_name", text_option(_RUN_HELP, "--run", metavar="NAME"), ""),
+        _keyword("artifact_name", text_option(_NAME_HELP, "--name", metavar="NAME"), ""),
         _keyword("workspace_path", WORKSPACE, ""),
         _keyword("as_json", JSON, default=False),
         _keyword("be_quiet", QUIET, default=False),
         _keyword("debug_mode", DEBUG, default=False),
     ]
     if stage.resumable:
-        help_text = "Go on from the newest unfinished run with the same settings."
-        usual.insert(0, _keyword("do_resume", flag(help_text, "--resume"), default=False))
-    return [*settings, *inputs, *usual]
+        help_text = "Resume the newest unfinished run with the same settings."
+        common.insert(0, _keyword("do_resume", flag(help_text, "--resume"), default=False))
+    return [*settings, *inputs, *common]
 
 
 def configuration(stage: Stage, values: Mapping[str, Any]) -> Any:
-    """Build a stage's configuration from what the command line gave.
+    """Build a stage's configuration from the options of the command line.
 
     Raises:
         CommandLineError: A value that the configuration does not accept.
@@ -131,7 +156,7 @@ def _setting(config: type, field: dataclasses.Field[Any]) -> inspect.Parameter:
 
 
 def _default(field: dataclasses.Field[Any], kind: FieldType) -> Any:
-    """Return the default as it would be typed; None for nothing."""
+    """Return the default as it would be typed; None where there is none."""
     default: Any = field.default
     if default is None or kind.scalar is bool:
         return default
@@ -175,12 +200,8 @@ def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 
 
 def _input(kind: str) -> Any:
-    text = f"The {kind} to read: NAME, NAME:v2 or a path  [default: the newest finished chain's]"
-    return word(text, f"--{kind}", metavar="REF")
-
-
-def _reads(stage: Stage) -> str:
-    return f"Reads: {', '.join(stage.inputs)}. " if stage.inputs else ""
+    text = f"The {kind} to read: NAME, NAME:v2 or a path  [default: the newest]"
+    return text_option(text, f"--{kind}", metavar="REF")
 
 
 def names_used(parameters: Sequence[inspect.Parameter]) -> list[str]:
@@ -196,5 +217,5 @@ def names_used(parameters: Sequence[inspect.Parameter]) -> list[str]:
     ]
 
 
-_RUN_HELP = "Chain to read from when several could be meant: the name of one of its artifacts."
-_NAME_HELP = "Name of the artifact to make  [default: the name of what it is made from]"
+_RUN_HELP = "Name of one artifact of the lineage to read from, where there are several."
+_NAME_HELP = "Name of the artifact to make  [default: that of its input]"

@@ -1,24 +1,33 @@
-"""Entry point: words in, exit code out."""
+"""The entry point of `lwdctl`, and the table of its commands."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from lwdctl import __version__
 from lwdctl.artifacts.manifest import recording
-from lwdctl.cli.failures import Terminated, catch_sigterm, command_line, report
-from lwdctl.cli.group import Commands
+from lwdctl.cli.failures import (
+    CommandLineError,
+    Terminated,
+    catch_sigterm,
+    command_line,
+    report,
+)
 from lwdctl.core.errors import EXIT_INTERRUPTED, EXIT_OK
+from lwdctl.core.registry import Registry, Row
+from lwdctl.core.suggest import did_you_mean
 from lwdctl.stages import STAGES
+from lwdctl.stages.stage import Stage
 
 _HELP = """Latent Weight Diffusion (LWD, WARPD): sample the weights of small closed-loop policies.
 
-The five commands that make and test a policy, each reading what the last one made:
+The five commands that train and evaluate a policy, each reading the previous one's artifact:
 
 \b
   lwdctl ingest robomimic lift_mh.hdf5
@@ -29,16 +38,16 @@ The five commands that make and test a policy, each reading what the last one ma
 """
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        words: The command line after `lwdctl`; the process's own when None.
+        arguments: The command line after `lwdctl`; the process's own when None.
 
     Returns:
         The exit code: 0 done, 1 the user can fix it, 2 usage, 3 a bug, 130 or 143 interrupted.
     """
-    given = list(sys.argv[1:] if words is None else words)
+    given = list(sys.argv[1:] if arguments is None else arguments)
     # pygame greets on stdout, which belongs to the result.
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     catch_sigterm()
@@ -55,11 +64,129 @@ def main(words: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else EXIT_OK
 
 
-def _app() -> Commands:
-    app = typer.Typer(cls=Commands, help=_HELP, add_completion=False, rich_markup_mode=None)
+COMMANDS = Registry(
+    "command",
+    {
+        "run": Row("lwdctl.cli.run:command", "Run a recipe: a whole experiment from a TOML file."),
+        "list": Row("lwdctl.cli.workspace:list_command", "List the artifacts of the workspace."),
+        "show": Row("lwdctl.cli.workspace:show_command", "Show one artifact in full."),
+        "lineage": Row(
+            "lwdctl.cli.workspace:lineage_command", "Show what an artifact derives from."
+        ),
+        "verify": Row(
+            "lwdctl.cli.workspace:verify_command", "Re-read artifacts and compare every digest."
+        ),
+        "download": Row("lwdctl.cli.download:command", "Download public demonstrations."),
+        "export": Row(
+            "lwdctl.cli.export:command", "Export a policy or a data set for other programs."
+        ),
+        "doctor": Row("lwdctl.cli.doctor:command", "Check what is installed and what works."),
+        "compare": Row(
+            "lwdctl.cli.compare:command", "Compare policies: intervals, paired tests, figures."
+        ),
+        "report": Row("lwdctl.cli.report:command", "Write an experiment as one HTML file."),
+        "bench": Row("lwdctl.cli.bench:command", "Benchmark against library code; count FLOPs."),
+    },
+)
+"""Commands that are not stages."""
+
+_FAMILIES = {
+    "analyze": "Analyze latents, behavior, diversity or reconstruction.",
+}
+"""First word of a stage's name to the summary of all stages that begin with it."""
+
+
+def _command_names() -> list[str]:
+    """Return every command, stages first; stages of one family (`analyze ...`) as one."""
+    return list(dict.fromkeys([name.partition(" ")[0] for name in STAGES] + [*COMMANDS]))
+
+
+class _Family(TyperGroup):
+    """The stages whose names share their first word: `analyze latents`, `analyze behavior`."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the second words in table order."""
+        del ctx
+        return [name.partition(" ")[2] for name in _family(self.name or "")]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Import and build one command.
+
+        Raises:
+            CommandLineError: No command has that name.
+        """
+        if cmd_name not in self.list_commands(ctx):
+            hint = did_you_mean(cmd_name, self.list_commands(ctx))
+            raise CommandLineError(f"no command is called '{self.name} {cmd_name}'", hint)
+        return _stage_command(f"{self.name} {cmd_name}")
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the help's list from the table alone."""
+        del ctx
+        with formatter.section("Commands"):
+            rows = _family(self.name or "").items()
+            formatter.write_dl([(name.partition(" ")[2], row.summary) for name, row in rows])
+
+
+class _Commands(TyperGroup):
+    """All commands, looked up in the tables; `--help` lists them without importing any."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names in table order."""
+        del ctx
+        return _command_names()
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Import and build one command.
+
+        Raises:
+            CommandLineError: No command has that name.
+        """
+        del ctx
+        if cmd_name in STAGES:
+            return _stage_command(cmd_name)
+        if _family(cmd_name):
+            return _Family(name=cmd_name, help=_FAMILIES[cmd_name], rich_markup_mode=None)
+        if cmd_name in COMMANDS:
+            return _as_command(cmd_name, COMMANDS.load(cmd_name))
+        if cmd_name.startswith("-"):
+            return None
+        hint = did_you_mean(cmd_name, _command_names())
+        raise CommandLineError(f"no command is called '{cmd_name}'", hint)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the help's command lists from the tables alone."""
+        del ctx
+        stages = {name: row.summary for name, row in STAGES.items() if " " not in name}
+        with formatter.section("Stages"):
+            formatter.write_dl(list((stages | _FAMILIES).items()))
+        with formatter.section("Workspace and recipes"):
+            formatter.write_dl([(name, row.summary) for name, row in COMMANDS.rows.items()])
+
+
+def _family(first: str) -> dict[str, Stage]:
+    return {name: row for name, row in STAGES.items() if name.startswith(f"{first} ")}
+
+
+def _stage_command(name: str) -> Any:
+    from lwdctl.cli.generate import stage_function
+
+    return _as_command(name, stage_function(STAGES[name]))
+
+
+def _as_command(name: str, function: Any) -> Any:
+    if isinstance(function, typer.Typer):  # a command with subcommands
+        return typer.main.get_command(function)
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command(name.rpartition(" ")[2])(function)
+    return typer.main.get_command(app)
+
+
+def _app() -> _Commands:
+    app = typer.Typer(cls=_Commands, help=_HELP, add_completion=False, rich_markup_mode=None)
     app.callback()(_options)
     group = typer.main.get_command(app)
-    if not isinstance(group, Commands):
+    if not isinstance(group, _Commands):
         raise TypeError(f"typer built {type(group).__name__} instead of the command group")
     return group
 
@@ -86,17 +213,14 @@ def _options(version: _VERSION = False) -> None:
     del version
 
 
-def _how_to_resume(words: list[str]) -> str:
-    """Say how an interrupted command goes on."""
-    if words[:1] == ["run"]:
-        return f"finished stages are kept; go on with: {command_line(words)}"
-    if words[:1] == ["download"]:
-        return f"what has come is kept; go on with: {command_line(words)}"
-    name = next((" ".join(words[:n]) for n in (1, 2) if " ".join(words[:n]) in STAGES), "")
+def _how_to_resume(arguments: list[str]) -> str:
+    """Return the hint that says how to go on after an interruption."""
+    if arguments[:1] == ["run"]:
+        return f"finished stages are kept; continue with: {command_line(arguments)}"
+    if arguments[:1] == ["download"]:
+        return f"what was downloaded is kept; continue with: {command_line(arguments)}"
+    name = next((" ".join(arguments[:n]) for n in (1, 2) if " ".join(arguments[:n]) in STAGES), "")
     if not name or not STAGES[name].resumable:
-        return f"nothing half-made was left; run it again: {command_line(words)}"
-    again = words if "--resume" in words else [*words, "--resume"]
-    return (
-        f"go on from the last checkpoint with: {command_line(again)} "
-        "(nothing was kept if none had been written yet)"
-    )
+        return f"nothing was kept; run it again: {command_line(arguments)}"
+    again = arguments if "--resume" in arguments else [*arguments, "--resume"]
+    return f"resume from the last checkpoint, if one was written, with: {command_line(again)}"

@@ -20,8 +20,7 @@ from lwdctl.cli.generate import DEBUG, JSON, QUIET, WORKSPACE
 from lwdctl.cli.output import format_value, print_json, print_text
 from lwdctl.core.errors import ConfigError
 from lwdctl.pipeline.expected import Comparison
-from lwdctl.pipeline.plan import make_plan
-from lwdctl.pipeline.recipe import read_recipe
+from lwdctl.pipeline.recipe import make_plan, read_recipe
 from lwdctl.pipeline.runner import compare_all, preview
 
 if TYPE_CHECKING:

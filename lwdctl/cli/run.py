@@ -22,8 +22,7 @@ from lwdctl.cli.output import (
 from lwdctl.core.config import to_mapping
 from lwdctl.core.errors import LwdctlError
 from lwdctl.pipeline.expected import Comparison
-from lwdctl.pipeline.plan import make_plan
-from lwdctl.pipeline.recipe import Recipe, read_recipe
+from lwdctl.pipeline.recipe import Recipe, make_plan, read_recipe
 from lwdctl.pipeline.runner import Outcome, compare_all, preview, run_plan
 
 _FROM = typer.Option("--from", help="Run this stage and all after it, up to date or not.",

@@ -1,4 +1,4 @@
-"""What a recipe expects, beside what was measured."""
+"""The numbers that a recipe expects, compared with the measured ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class _Numbers:
     """The scalar keys of an `[[expected]]` table."""
 
     stage: str = option("", "Id of the stage that measures it.")
-    metric: str = option("", "Key of a result cell or of the summary.")
+    metric: str = option("", "Key of a result row or of the summary.")
     value: float | None = option(None, "Expected value.")
     tolerance: float = option(0.0, "How far from `value` is still as expected.", minimum=0)
     at_least: float | None = option(None, "Smallest value that is as expected.")
@@ -30,12 +30,12 @@ class Expectation:
 
     Attributes:
         stage: Id of the stage that measures it.
-        metric: Key of a result cell (`"success"`, `"metrics.max_overlap"`), or of the
+        metric: Key of a result row (`"success"`, `"metrics.max_overlap"`), or of the
             stage's summary when `where` is empty.
-        where: Keys and values that the result cell must have.
+        where: Keys and values that the result row must have.
         low: Smallest value that is as expected.
         high: Largest value that is as expected.
-        text: The expectation as written, for people.
+        text: The expectation as text.
         source: Where the number comes from.
     """
 
@@ -50,7 +50,7 @@ class Expectation:
 
 @dataclass(frozen=True)
 class Comparison:
-    """An expectation and what was measured; `measured` is None when nothing was."""
+    """An expectation and the measured number; None when nothing was measured."""
 
     expectation: Expectation
     measured: float | None
@@ -69,8 +69,8 @@ def read_expectation(table: Mapping[str, Any], stages: Sequence[str], where: str
     Raises:
         ConfigError: A key is unknown, the stage is unknown, or there is no number.
     """
-    cell = table.get("where", {})
-    if not isinstance(cell, Mapping):
+    row = table.get("where", {})
+    if not isinstance(row, Mapping):
         raise ConfigError(f"{where}: 'where' takes a table", 'example: where = { task = "all" }')
     rest = {key: value for key, value in table.items() if key != "where"}
     numbers = from_mapping(_Numbers, rest, where)
@@ -81,34 +81,34 @@ def read_expectation(table: Mapping[str, Any], stages: Sequence[str], where: str
     if not numbers.metric:
         raise ConfigError(f"{where}: 'metric' is missing")
     low, high, text = _range(numbers, where)
-    return Expectation(numbers.stage, numbers.metric, cell, low, high, text, numbers.source)
+    return Expectation(numbers.stage, numbers.metric, row, low, high, text, numbers.source)
 
 
 def compare(expectation: Expectation, summary: Mapping[str, Any]) -> Comparison:
     """Look the expected number up in a stage's summary.
 
     Raises:
-        ConfigError: Several result cells match `where`; the number would be arbitrary.
+        ConfigError: Several result rows match `where`.
     """
     if not expectation.where:
         return Comparison(expectation, _number(summary, expectation.metric))
-    cells = [
-        cell
-        for cell in summary.get("results", [])
-        if all(cell.get(key) == value for key, value in expectation.where.items())
+    rows = [
+        row
+        for row in summary.get("results", [])
+        if all(row.get(key) == value for key, value in expectation.where.items())
     ]
-    if len(cells) > 1:
+    if len(rows) > 1:
         raise ConfigError(
-            f"{len(cells)} result cells of '{expectation.stage}' match {dict(expectation.where)}",
-            "say more in `where`, for example the task",
+            f"{len(rows)} result rows of '{expectation.stage}' match {dict(expectation.where)}",
+            "add a key to `where`, for example the task",
         )
-    if not cells:
+    if not rows:
         return Comparison(expectation, None)
-    (cell,) = cells
-    low = _number(cell, f"{expectation.metric}_low")
-    high = _number(cell, f"{expectation.metric}_high")
+    (row,) = rows
+    low = _number(row, f"{expectation.metric}_low")
+    high = _number(row, f"{expectation.metric}_high")
     interval = None if low is None or high is None else (low, high)
-    return Comparison(expectation, _number(cell, expectation.metric), interval)
+    return Comparison(expectation, _number(row, expectation.metric), interval)
 
 
 def _range(numbers: _Numbers, where: str) -> tuple[float, float, str]:
@@ -120,12 +120,12 @@ def _range(numbers: _Numbers, where: str) -> tuple[float, float, str]:
         return low, high, f"{numbers.value:g} ± {numbers.tolerance:g}"
     low = -float("inf") if numbers.at_least is None else numbers.at_least
     high = float("inf") if numbers.at_most is None else numbers.at_most
-    words = [
+    bounds_text = [
         f"{sign} {number:g}"
         for sign, number in (("≥", numbers.at_least), ("≤", numbers.at_most))
         if number is not None
     ]
-    return low, high, ", ".join(words)
+    return low, high, ", ".join(bounds_text)
 
 
 def _number(values: Mapping[str, Any], dotted: str) -> float | None:

@@ -1,20 +1,25 @@
-"""Recipes: one experiment as a TOML file, read strictly."""
+"""Recipes: one experiment as a TOML file, read strictly, and the plan of steps that runs it."""
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lwdctl.core.config import from_mapping, option
+from lwdctl.core.config import from_mapping, option, parse_assignments
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.pipeline.expected import Expectation, read_expectation
+from lwdctl.stages import find_stage
+from lwdctl.stages.stage import Stage
 
 SECTIONS = ("recipe", "stage", "expected", "smoke")
-_STAGE_WORDS = ("uses", "like", "name", "needs")
+SMOKE_SUFFIX = "-smoke"
+"""Added to artifact names in a toy run, so that toys and results never mix."""
+
+_STAGE_KEYS = ("uses", "like", "name", "needs")
 
 
 @dataclass(frozen=True)
@@ -37,11 +42,11 @@ class RecipeStage:
         id: Its name within the recipe.
         command: Stage command it runs (`"train-vae"`).
         name: Name of the artifact it makes.
-        needs: Ids of stages whose artifacts it reads; empty for the usual choice.
-        settings: Configuration keys that differ from the stage's defaults, those of the stage
-            it is `like` included.
-        smoke: Keys that differ once more in a toy run: those of `[smoke.COMMAND]` where no
-            stage is called like the command, then of `[smoke.ID]`.
+        needs: Ids of the stages whose artifacts it reads; empty for the latest ones.
+        settings: Configuration keys that differ from the stage's defaults, including those of
+            the stage it is `like`.
+        smoke: Keys that differ in a toy run: those of `[smoke.COMMAND]`, unless a stage has that
+            id, then those of `[smoke.ID]`.
     """
 
     id: str
@@ -63,10 +68,33 @@ class Recipe:
     expected: tuple[Expectation, ...]
 
 
+@dataclass(frozen=True)
+class Step:
+    """One stage of a plan.
+
+    Attributes:
+        id: Its name within the recipe.
+        stage: What runs.
+        config: Its full configuration.
+        name: Name of the artifact it makes.
+        parents: Artifact type to the id of the earlier step that makes it.
+        candidates: Ids of the earlier steps among whose artifacts it chooses, in plan order.
+        forced: Run even when an equal artifact exists.
+    """
+
+    id: str
+    stage: Stage
+    config: Any
+    name: str
+    parents: Mapping[str, str]
+    candidates: tuple[str, ...] = ()
+    forced: bool = False
+
+
 def read_recipe(path: Path) -> Recipe:
     """Read a recipe file.
 
-    Stage configurations are checked later, when the plan is made.
+    Stage configurations are checked by `make_plan`.
 
     Raises:
         ConfigError: The file is missing, not TOML, or has an unknown table or key.
@@ -83,13 +111,55 @@ def read_recipe(path: Path) -> Recipe:
     return Recipe(path, header, name, stages, expected)
 
 
+def make_plan(
+    recipe: Recipe,
+    *,
+    assignments: Sequence[str] = (),
+    smoke: bool = False,
+    start: str = "",
+) -> tuple[Step, ...]:
+    """Turn a recipe into steps, checking every setting before anything runs.
+
+    Args:
+        recipe: The recipe.
+        assignments: `stage.key=value` texts that change settings, of one stage or of all
+            stages of a command.
+        smoke: Toy size: apply the `[smoke.*]` tables.
+        start: Id of the first step that runs even when up to date, or "".
+
+    Raises:
+        ConfigError: An unknown stage or setting, a wrong value, or a missing input.
+    """
+    ids = [stage.id for stage in recipe.stages]
+    changes = _split_assignments(assignments, recipe.stages)
+    if start and start not in ids:
+        raise ConfigError(f"{recipe.path.name} has no stage '{start}'", did_you_mean(start, ids))
+    steps: list[Step] = []
+    for index, entry in enumerate(recipe.stages):
+        stage = find_stage(entry.command)
+        config = _configure(recipe, entry, stage, changes[entry.id], smoke)
+        parents, candidates = _find_parents(recipe, entry, stage, config, steps)
+        steps.append(
+            Step(
+                id=entry.id,
+                stage=stage,
+                config=config,
+                name=entry.name + (SMOKE_SUFFIX if smoke else ""),
+                parents=parents,
+                candidates=candidates,
+                forced=bool(start) and index >= ids.index(start),
+            )
+        )
+    return tuple(steps)
+
+
 def _load(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         nearby = [str(item) for item in path.parent.glob("*.toml")] if path.parent.is_dir() else []
         hint = did_you_mean(str(path), nearby) or "give the path of a recipe, a .toml file"
-        raise ConfigError(f"there is no recipe {path}", hint) from error
+        raise ConfigError(f"no recipe at {path}", hint) from error
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -132,23 +202,23 @@ def _read_stage(
     name: str,
     where: str,
 ) -> RecipeStage:
-    words = {key: table[key] for key in _STAGE_WORDS if key in table}
+    own = {key: table[key] for key in _STAGE_KEYS if key in table}
     for key in ("uses", "like", "name"):
-        if not isinstance(words.get(key, ""), str):
-            raise ConfigError(f"{where}: '{key}' takes a text, not {words[key]!r}")
-    like, needs = words.get("like", ""), words.get("needs", [])
+        if not isinstance(own.get(key, ""), str):
+            raise ConfigError(f"{where}: '{key}' takes a text, not {own[key]!r}")
+    like, needs = own.get("like", ""), own.get("needs", [])
     if like and like not in earlier:
-        hint = did_you_mean(like, list(earlier)) or "the first stage can be like nothing"
-        raise ConfigError(f"{where} is like '{like}', which no earlier stage is called", hint)
-    if like and "uses" in words:
-        raise ConfigError(f"{where}: give either 'uses' or 'like', which says it already")
-    own = {key: value for key, value in table.items() if key not in _STAGE_WORDS}
+        hint = did_you_mean(like, list(earlier)) or "the first stage cannot be like another"
+        raise ConfigError(f"{where} is like '{like}', but no earlier stage has that id", hint)
+    if like and "uses" in own:
+        raise ConfigError(f"{where}: give either 'uses' or 'like', not both")
+    settings = {key: value for key, value in table.items() if key not in _STAGE_KEYS}
     return RecipeStage(
         id=identity,
-        command=earlier[like].command if like else words.get("uses", identity.replace("_", "-")),
-        name=words.get("name", name),
+        command=earlier[like].command if like else own.get("uses", identity.replace("_", "-")),
+        name=own.get("name", name),
         needs=(needs,) if isinstance(needs, str) else tuple(needs),
-        settings={**earlier[like].settings, **own} if like else own,
+        settings={**earlier[like].settings, **settings} if like else settings,
         smoke=earlier[like].smoke if like else {},
     )
 
@@ -156,5 +226,85 @@ def _read_stage(
 def _check_needs(stage: RecipeStage, earlier: list[str], where: str) -> None:
     for need in stage.needs:
         if need not in earlier:
-            hint = did_you_mean(need, earlier) or "the first stage can need nothing"
-            raise ConfigError(f"{where} needs '{need}', which no earlier stage is called", hint)
+            hint = did_you_mean(need, earlier) or "the first stage cannot need another"
+            raise ConfigError(f"{where} needs '{need}', but no earlier stage has that id", hint)
+
+
+def _split_assignments(
+    assignments: Sequence[str], stages: Sequence[RecipeStage]
+) -> dict[str, list[str]]:
+    """Sort the assignments by stage; a command stands for all its stages, unless it is an id."""
+    changes: dict[str, list[str]] = {stage.id: [] for stage in stages}
+    known = list(dict.fromkeys([*changes, *(stage.command for stage in stages)]))
+    for assignment in assignments:
+        target, dot, rest = assignment.partition(".")
+        if not dot or "=" in target:
+            raise ConfigError(
+                f"'{assignment}' is not of the form stage.key=value",
+                f"example: --set {stages[0].id}.seed=1",
+            )
+        if target not in known:
+            raise ConfigError(f"the recipe has no stage '{target}'", did_you_mean(target, known))
+        for stage in stages:
+            if stage.id == target or (target not in changes and stage.command == target):
+                changes[stage.id].append(rest)
+    return changes
+
+
+def _configure(
+    recipe: Recipe, entry: RecipeStage, stage: Stage, assignments: Sequence[str], smoke: bool
+) -> Any:
+    where = f"{recipe.path.name} [stage.{entry.id}]"
+    values = _underscored(entry.settings)
+    from_mapping(stage.config, values, where)
+    toy = _underscored(entry.smoke)
+    from_mapping(stage.config, toy, f"{recipe.path.name} [smoke.{entry.id}]")
+    if smoke:
+        values.update(toy)
+    values.update(parse_assignments(stage.config, assignments))
+    return from_mapping(stage.config, values, where)
+
+
+def _underscored(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key.replace("-", "_"): value for key, value in settings.items()}
+
+
+def _find_parents(
+    recipe: Recipe, entry: RecipeStage, stage: Stage, config: Any, earlier: Sequence[Step]
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return the earlier steps whose artifacts a stage reads, by type, and its candidates.
+
+    These are the steps that it needs by name, else the latest that makes the type; all of them
+    are candidates where the stage chooses among several.
+    """
+    where = f"{recipe.path.name} [stage.{entry.id}]"
+    made = {step.id: step.stage.artifact_type for step in earlier}
+    types = stage.reads(config, {made[need] for need in entry.needs})
+    several = stage.candidates(config)
+    parents: dict[str, str] = {}
+    for need in entry.needs:
+        made_type = made[need]
+        if made_type not in (*types, *several) or (
+            made_type in parents and made_type not in several
+        ):
+            raise ConfigError(
+                f"{where} needs '{need}', which makes {made_type}",
+                f"'{entry.command}' reads one each of: {', '.join(types) or 'nothing'}",
+            )
+        parents[made_type] = need
+    if types and types[-1] not in parents:
+        makers = [step.id for step in earlier if step.stage.artifact_type == types[-1]]
+        if not makers:
+            raise ConfigError(
+                f"{where} reads {types[-1]}, which no earlier stage makes",
+                "put the stage that makes it before this one",
+            )
+        parents[types[-1]] = makers[-1]
+    candidates = tuple(
+        step
+        for step, made_type in made.items()
+        if made_type in several
+        and (step in entry.needs or made_type not in {made[need] for need in entry.needs})
+    )
+    read = {made_type: step for made_type, step in parents.items() if made_type in types}
+    return read, candidates

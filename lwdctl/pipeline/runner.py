@@ -15,8 +15,8 @@ from lwdctl.core.config import to_mapping
 from lwdctl.core.progress import Progress, SilentProgress
 from lwdctl.data.reader import paths_of
 from lwdctl.pipeline.expected import Comparison, Expectation, compare
-from lwdctl.pipeline.inputs import with_ancestors
-from lwdctl.pipeline.plan import Step
+from lwdctl.pipeline.recipe import Step
+from lwdctl.pipeline.run_stage import with_ancestors
 from lwdctl.stages.stage import LOST, StageContext
 
 RAN, UP_TO_DATE, PLANNED = "ran", "up to date", "to run"
@@ -24,7 +24,7 @@ RAN, UP_TO_DATE, PLANNED = "ran", "up to date", "to run"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a step: its state, its artifact if there is one, seconds it ran."""
+    """The result of a step: its state, its artifact if there is one, seconds it ran."""
 
     step: Step
     state: str
@@ -33,11 +33,11 @@ class Outcome:
 
 
 def preview(plan: Sequence[Step], workspace: Workspace) -> list[Outcome]:
-    """Tell for every step whether it would run, running nothing."""
+    """Return for every step whether it would run; nothing is run."""
     outcomes: dict[str, Outcome] = {}
     for step in plan:
         artifact = None
-        before = (*step.parents.values(), *step.choices)
+        before = (*step.parents.values(), *step.candidates)
         if all(outcomes[parent].artifact for parent in before):
             inputs = _inputs(step, outcomes, workspace)
             artifact = _finished(step, inputs, _context(step, outcomes, workspace))
@@ -73,7 +73,7 @@ def run_plan(plan: Sequence[Step], workspace: Workspace, progress: Progress) -> 
 def compare_all(
     expected: Sequence[Expectation], outcomes: Sequence[Outcome]
 ) -> tuple[Comparison, ...]:
-    """Set every expected number of a recipe beside the measured one."""
+    """Compare every expected number of a recipe with the measured one."""
     summaries = {
         outcome.step.id: outcome.artifact.manifest.summary if outcome.artifact else {}
         for outcome in outcomes
@@ -82,7 +82,7 @@ def compare_all(
 
 
 def _run(step: Step, inputs: Mapping[str, Artifact], context: StageContext) -> Artifact:
-    resume = step.stage.resumable and _has_draft(step, inputs, context)
+    resume = step.stage.resumable and _has_checkpoint(step, inputs, context)
     return step.stage.execute(step.config, inputs, replace(context, resume=resume))
 
 
@@ -92,10 +92,10 @@ def _context(
     workspace: Workspace,
     progress: Progress | None = None,
 ) -> StageContext:
-    """Return where a step runs; it chooses from what the plan made, not from the workspace."""
+    """Return where a step runs; its candidates are what the plan made, not the workspace's."""
     among = None
     if step.stage.choices:
-        made = [outcomes[choice].artifact for choice in step.choices]
+        made = [outcomes[choice].artifact for choice in step.candidates]
         among = tuple(artifact for artifact in made if artifact)
     return StageContext(workspace, progress or SilentProgress(), step.name, among=among)
 
@@ -103,21 +103,21 @@ def _context(
 def _inputs(
     step: Step, outcomes: Mapping[str, Outcome], workspace: Workspace
 ) -> dict[str, Artifact]:
-    kinds = step.stage.reads(step.config, step.parents)
-    if not kinds:
+    types = step.stage.reads(step.config, step.parents)
+    if not types:
         return {}
-    made = {kind: outcomes[parent].artifact for kind, parent in step.parents.items()}
-    leading = made[kinds[-1]]
-    if leading is None:  # only a preview has parents without artifacts, and it asks first
+    made = {made_type: outcomes[parent].artifact for made_type, parent in step.parents.items()}
+    primary = made[types[-1]]
+    if primary is None:  # only a preview has parents without artifacts, and it skips such steps
         raise RuntimeError(f"step '{step.id}' was reached before its inputs were made")
-    leading.check()
-    return with_ancestors(kinds, leading, workspace)
+    primary.check()
+    return with_ancestors(types, primary, workspace)
 
 
 def _finished(step: Step, inputs: Mapping[str, Artifact], context: StageContext) -> Artifact | None:
     """Return the newest artifact made with the same name, configuration and inputs.
 
-    What was made before a setting existed was made with its default.
+    An artifact made before a setting existed counts as made with its default.
     """
     if step.forced:
         return None
@@ -130,7 +130,7 @@ def _finished(step: Step, inputs: Mapping[str, Artifact], context: StageContext)
     for artifact in same:
         manifest = artifact.manifest
         if (
-            _made_from(manifest.inputs, step, inputs, context)
+            _derives_from(manifest.inputs, step, inputs, context)
             and not _sources_changed(step, manifest.summary)
             and not _lost_episodes(manifest.summary)
         ):
@@ -138,34 +138,34 @@ def _finished(step: Step, inputs: Mapping[str, Artifact], context: StageContext)
     return None
 
 
-def _made_from(
+def _derives_from(
     recorded: Sequence[InputRef], step: Step, inputs: Mapping[str, Artifact], context: StageContext
 ) -> bool:
     """Tell whether the recorded inputs are those that the step would have now.
 
-    A stage may record its most specific input only, since the others are its ancestors.
+    A stage may record its primary input only, since the others are its ancestors.
     """
-    noted = {item.digest for item in recorded}
+    digests = {item.digest for item in recorded}
     chosen = step.stage.choose(step.config, inputs, context)
     if chosen is not None:
-        return noted == {artifact.digest for artifact in chosen}
-    digests = [artifact.digest for artifact in inputs.values()]
-    return noted <= set(digests) and noted.issuperset(digests[-1:])
+        return digests == {artifact.digest for artifact in chosen}
+    current = [artifact.digest for artifact in inputs.values()]
+    return digests <= set(current) and digests.issuperset(current[-1:])
 
 
 def _lost_episodes(summary: Mapping[str, Any]) -> bool:
     """Tell whether episodes were lost to simulator errors: the stage has to run again."""
-    cells = summary.get("results", [])
-    return bool(summary.get(LOST)) or any(cell.get("errors") for cell in cells)
+    rows = summary.get("results", [])
+    return bool(summary.get(LOST)) or any(row.get("errors") for row in rows)
 
 
 def _sources_changed(step: Step, summary: Mapping[str, Any]) -> bool:
-    """Tell whether what the step would read now differs from what the summary recorded.
+    """Tell whether the files that the step would read differ from those that were recorded.
 
     A file that is gone cannot be read again, so it does not count as changed.
     """
     paths, sources = paths_of(getattr(step.config, "paths", ())), summary.get("sources", [])
-    if not paths:  # what it reads are artifacts
+    if not paths:  # it reads artifacts
         return False
     return len(paths) != len(sources) or any(
         path.exists() and fingerprint(path)["sha256"] != source.get("sha256")
@@ -173,13 +173,13 @@ def _sources_changed(step: Step, summary: Mapping[str, Any]) -> bool:
     )
 
 
-def _has_draft(step: Step, inputs: Mapping[str, Artifact], context: StageContext) -> bool:
+def _has_checkpoint(step: Step, inputs: Mapping[str, Artifact], context: StageContext) -> bool:
     config = plain(to_mapping(step.config))
     return any(
-        draft.resumable
-        and not draft.active
-        and draft.name == step.name
-        and draft.config == config
-        and _made_from(draft.inputs, step, inputs, context)
-        for draft in context.workspace.unfinished(step.stage.artifact_type)
+        run.resumable
+        and not run.active
+        and run.name == step.name
+        and run.config == config
+        and _derives_from(run.inputs, step, inputs, context)
+        for run in context.workspace.unfinished(step.stage.artifact_type)
     )

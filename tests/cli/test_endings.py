@@ -66,7 +66,7 @@ def test_a_full_disk_is_the_users_to_mend(capfd, monkeypatch):
     def full(**settings):
         raise OSError(28, "No space left on device", "/data/x")
 
-    monkeypatch.setattr("lwdctl.cli.stage.make_progress", full)
+    monkeypatch.setattr("lwdctl.cli.generate.make_progress", full)
     assert main(["sow", "x"]) == 1
     assert "No space left on device" in capfd.readouterr().err
 
@@ -75,7 +75,7 @@ def test_a_full_disk_is_the_users_to_mend(capfd, monkeypatch):
 def test_signals(number, code, tmp_path):
     program = textwrap.dedent("""
         import sys, time
-        from lwdctl.cli import main as entry, group
+        from lwdctl.cli import main as entry
         def command():
             try:
                 print("ready", flush=True)
@@ -85,7 +85,7 @@ def test_signals(number, code, tmp_path):
         command.__module__ = "sleepy"
         sys.modules["sleepy"] = type(sys)("sleepy")
         sys.modules["sleepy"].command = command
-        group.COMMANDS.rows["sleep"] = group.Row("sleepy:command", "sleeps")
+        entry.COMMANDS.rows["sleep"] = entry.Row("sleepy:command", "sleeps")
         sys.exit(entry.main(["sleep"]))
     """)
     environment = {**os.environ, "LWDCTL_WORKSPACE": str(tmp_path)}

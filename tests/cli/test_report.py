@@ -130,7 +130,7 @@ def test_what_cannot_be_reported_is_said(here, workspace_path, capfd):
     assert main(["report", "a.b"]) == 1
     assert "known: a.b+c_d-1" in capfd.readouterr().err
     assert main(["report", "none.toml"]) == 1
-    assert "there is no recipe none.toml" in capfd.readouterr().err
+    assert "no recipe at none.toml" in capfd.readouterr().err
     assert main(["report", "--smoke"]) == 1
     assert "belong to a recipe" in capfd.readouterr().err
     assert main(["report", "--against", "nobody"]) == 1

@@ -119,7 +119,7 @@ def test_other_inputs_come_from_the_lineage(capfd):
     capfd.readouterr()
     assert main(["reap"]) == 0
     err = capfd.readouterr().err
-    assert "reading seed/field:v1 (what plant/field:v1 was made from)" in err
+    assert "reading seed/field:v1 (in the lineage of plant/field:v1)" in err
 
 
 def test_an_input_of_another_lineage_is_refused(capfd):
@@ -129,7 +129,7 @@ def test_an_input_of_another_lineage_is_refused(capfd):
     capfd.readouterr()
     assert main(["reap", "--seed", "field:v2"]) == 1
     err = capfd.readouterr().err
-    assert "plant/field:v1 was made from seed/field:v1, not from seed/field:v2" in err
+    assert "plant/field:v1 derives from seed/field:v1, not from seed/field:v2" in err
     assert main(["reap", "--seed", "field:v1", "-q"]) == 0
 
 

@@ -19,7 +19,7 @@ from lwdctl.envs.gymnasium_adapter import GymnasiumSimulator
 from lwdctl.envs.simulator import Metric
 from lwdctl.envs.table import make_simulator
 from lwdctl.evaluation.rollout import rollout
-from lwdctl.pipeline.calls import run_stage
+from lwdctl.pipeline.run_stage import run_stage
 from lwdctl.policies.policy import EpisodePlan
 from lwdctl.policies.random import RandomPolicy
 

@@ -11,8 +11,7 @@ from lwdctl.artifacts.workspace import Workspace
 from lwdctl.cli.main import main
 from lwdctl.core.config import option, to_mapping
 from lwdctl.core.errors import ConfigError
-from lwdctl.pipeline.plan import make_plan
-from lwdctl.pipeline.recipe import read_recipe
+from lwdctl.pipeline.recipe import make_plan, read_recipe
 from lwdctl.stages import STAGES
 from lwdctl.stages.stage import Stage
 
@@ -112,7 +111,7 @@ def test_what_the_plan_did_not_make_is_not_taken(recipe, capfd, workspace_path):
 def test_needs_narrow_the_choice(recipe):
     def choices(text):
         recipe.write_text(text)
-        return make_plan(read_recipe(recipe))[-1].choices
+        return make_plan(read_recipe(recipe))[-1].candidates
 
     assert choices(RECIPE) == ("early", "late", "later")
     assert choices(RECIPE + 'needs = ["late", "early"]\n') == ("early", "late")

@@ -138,7 +138,7 @@ def test_smoke_keeps_toys_apart_and_judges_nothing(recipe, capfd):
 def test_an_interrupted_stage_is_resumed(recipe, capfd, workspace_path):
     words = ["run", str(recipe), "--set", "grow.fail=checkpoint", "-q"]
     assert main(words) == 130
-    assert "finished stages are kept; go on with: lwdctl run" in capfd.readouterr().err
+    assert "finished stages are kept; continue with: lwdctl run" in capfd.readouterr().err
     assert len(list(workspace_path.glob("plant/year/.partial-*"))) == 1
     assert main(words) == 0
     assert not list(workspace_path.glob("plant/year/.partial-*"))

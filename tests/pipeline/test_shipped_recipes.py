@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from lwdctl.core.errors import LwdctlError
-from lwdctl.pipeline.plan import make_plan
-from lwdctl.pipeline.recipe import read_recipe
+from lwdctl.pipeline.recipe import make_plan, read_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "pipelines").glob("*.toml"))

@@ -22,7 +22,7 @@ from lwdctl.core.errors import ArtifactError, ConfigError
 from lwdctl.core.progress import SilentProgress
 from lwdctl.envs.table import make_simulator
 from lwdctl.evaluation.episodes import plan_episodes
-from lwdctl.pipeline.inputs import resolve_inputs
+from lwdctl.pipeline.run_stage import resolve_inputs
 from lwdctl.stages import STAGES
 from lwdctl.stages.stage import StageContext
 

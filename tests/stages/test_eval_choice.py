@@ -14,7 +14,7 @@ from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.config import from_mapping
 from lwdctl.core.errors import ArtifactError, ConfigError
 from lwdctl.core.progress import SilentProgress
-from lwdctl.pipeline.inputs import resolve_inputs
+from lwdctl.pipeline.run_stage import resolve_inputs
 from lwdctl.stages import STAGES
 from lwdctl.stages.stage import StageContext
 

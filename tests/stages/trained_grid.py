@@ -14,7 +14,7 @@ from lwdctl.core.progress import SilentProgress
 from lwdctl.core.records import EnvSpec, Episode, SourceSpec
 from lwdctl.core.simulator_facts import PUSHT_ACTION, PUSHT_OBSERVATIONS, PUSHT_TASK
 from lwdctl.envs.pusht import PushTSimulator
-from lwdctl.pipeline.inputs import resolve_inputs
+from lwdctl.pipeline.run_stage import resolve_inputs
 from lwdctl.stages import STAGES
 from lwdctl.stages.stage import StageContext
 

@@ -3,7 +3,7 @@ import pytest
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import SilentProgress
-from lwdctl.pipeline.calls import run_stage
+from lwdctl.pipeline.run_stage import run_stage
 
 
 def test_stages_by_name_and_their_inputs(toy_stages, workspace_path):

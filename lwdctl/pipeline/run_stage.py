@@ -1,0 +1,145 @@
+"""Run one stage by name, from the command line or from Python: find its inputs, run it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.manifest import recording
+from lwdctl.artifacts.workspace import Workspace
+from lwdctl.core.config import from_mapping
+from lwdctl.core.errors import ArtifactError, ConfigError
+from lwdctl.core.progress import Progress, TqdmProgress
+from lwdctl.core.suggest import did_you_mean
+from lwdctl.stages import find_stage
+from lwdctl.stages.stage import Stage, StageContext
+
+
+def run_stage(
+    command: str,
+    workspace: Workspace,
+    settings: Any = None,
+    *,
+    inputs: Mapping[str, str] | None = None,
+    run: str = "",
+    name: str = "",
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> Artifact:
+    """Run a stage on the newest artifacts of a workspace, or on those named.
+
+    Args:
+        command: Name of the stage as on the command line (`"train-vae"`).
+        workspace: Where inputs stand and the artifact goes.
+        settings: The stage's configuration, or a mapping of the settings that differ from the
+            defaults, with underscores (`{"snippet_length": 32}`).
+        inputs: Artifact type to reference, for inputs other than the newest.
+        run: Name of one artifact of the lineage to read from, where there are several.
+        name: Name of the artifact; "" takes that of its input.
+        resume: Go on from the newest unfinished run of the same settings.
+        progress: Where to report; None draws bars with tqdm.
+
+    Returns:
+        The artifact; `manifest.summary` holds its numbers.
+
+    Raises:
+        LwdctlError: The same errors as on the command line.
+    """
+    stage, inputs, progress = find_stage(command), inputs or {}, progress or TqdmProgress()
+    if isinstance(settings, stage.config):
+        config = settings
+    else:
+        config = from_mapping(stage.config, settings or {})
+    found = resolve_inputs(stage, config, workspace, inputs, run)
+    for line in _announcements(found, inputs):
+        progress.message(line)
+    call = [repr(command), repr(workspace), repr(settings), f"inputs={inputs!r}", f"name={name!r}"]
+    with recording(command=f"run_stage({', '.join(call)})"):
+        return stage.execute(config, found, StageContext(workspace, progress, name, resume))
+
+
+def resolve_inputs(
+    stage: Stage,
+    config: Any,
+    workspace: Workspace,
+    named: Mapping[str, str],
+    run: str = "",
+) -> dict[str, Artifact]:
+    """Find the artifacts that a stage reads and check their files.
+
+    The primary input, the last of the types that the stage reads, is looked up; the others are
+    taken from its lineage, so that parts of different models never meet.
+
+    Args:
+        stage: The stage about to run.
+        config: Its configuration.
+        workspace: Where to look.
+        named: Artifact type to reference, for the inputs that were named.
+        run: Name of one artifact of the lineage to take when several qualify, or "".
+
+    Returns:
+        Artifact type to artifact, in the order of `stage.inputs`.
+
+    Raises:
+        ArtifactError: One is missing, ambiguous, damaged, or of another lineage.
+        ConfigError: An input was named that the stage does not read.
+    """
+    types = stage.reads(config, named)
+    for artifact_type in named:
+        if artifact_type not in types:
+            raise ConfigError(
+                f"{stage.command} does not read {artifact_type} with these settings",
+                did_you_mean(artifact_type, types),
+            )
+    if not types:
+        return {}
+    primary = workspace.resolve(types[-1], named.get(types[-1], ""), run)
+    found = with_ancestors(types, primary, workspace)
+    for artifact_type, reference in named.items():
+        _check_lineage(workspace.resolve(artifact_type, reference), found[artifact_type], primary)
+    return found
+
+
+def with_ancestors(
+    types: tuple[str, ...], primary: Artifact, workspace: Workspace
+) -> dict[str, Artifact]:
+    """Return `primary` and, for the other types, the artifacts that it derives from.
+
+    Raises:
+        ArtifactError: `primary` does not derive from an artifact of one of the types.
+    """
+    ancestors = workspace.ancestors(primary, types[:-1]) if len(types) > 1 else {}
+    found: dict[str, Artifact] = {}
+    for artifact_type in types[:-1]:
+        if artifact_type not in ancestors:
+            raise ArtifactError(
+                f"{primary.reference} does not derive from any {artifact_type}",
+                f"see: lwdctl lineage {primary.reference}",
+            )
+        found[artifact_type] = ancestors[artifact_type]
+    return {**found, types[-1]: primary}
+
+
+def _announcements(inputs: Mapping[str, Artifact], named: Mapping[str, str]) -> list[str]:
+    """Return which artifacts are read, and how those that were not named were chosen."""
+    lines = []
+    for artifact_type, artifact in inputs.items():
+        primary = list(inputs)[-1]
+        if artifact_type in named:
+            how = ""
+        elif artifact_type == primary:
+            how = " (the newest)"
+        else:
+            how = f" (in the lineage of {inputs[primary].reference})"
+        lines.append(f"reading {artifact.reference}{how}")
+    return lines
+
+
+def _check_lineage(named: Artifact, used: Artifact, primary: Artifact) -> None:
+    if named.path.resolve() != used.path.resolve():
+        raise ArtifactError(
+            f"{primary.reference} derives from {used.reference}, not from {named.reference}",
+            f"name a {primary.type} that derives from {named.reference}, "
+            f"or leave out --{named.type}",
+        )
