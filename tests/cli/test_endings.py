@@ -98,7 +98,7 @@ def test_signals(number, code, tmp_path):
         out, err = process.communicate(timeout=30)
     assert process.returncode == code, err
     assert "cleaned up" in out
-    assert "hint: nothing half-made was left" in err
+    assert "hint: nothing was kept; run it again" in err
     assert "Traceback" not in err
 
 
