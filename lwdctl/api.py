@@ -44,9 +44,8 @@ from lwdctl.methods.lwd import TrainedLwd
 from lwdctl.methods.method import Acting, TrainedPolicy
 from lwdctl.methods.trained import LoadedPolicy, load_method, open_trained
 from lwdctl.models.files import load_spec
+from lwdctl.pipeline.recipe import make_plan, read_recipe
 from lwdctl.pipeline.run_stage import run_stage
-from lwdctl.pipeline.recipe import make_plan
-from lwdctl.pipeline.recipe import read_recipe
 from lwdctl.pipeline.runner import run_plan
 from lwdctl.policies.loading import load_diffusion, load_vae
 from lwdctl.policies.policy import BatchPolicy
