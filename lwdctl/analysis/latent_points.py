@@ -1,4 +1,4 @@
-"""The snippets that an analysis of latents looks at: latents, categories, and baseline spaces."""
+"""The snippets of an analysis of latents: latents, categories, and baseline spaces."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from lwdctl.core.seeding import generator
 from lwdctl.data.batches import SnippetBatches
 from lwdctl.data.robomimic_masks import LEVELS
 from lwdctl.data.windows import WindowRule
+from lwdctl.evaluation.snippet_starts import rank_within_episode
 from lwdctl.models.vae import PolicyVae
 
 Index = npt.NDArray[np.int64]
@@ -147,10 +148,8 @@ def draw_evenly(episode: npt.NDArray[np.int32], count: int, seed: int) -> Index:
     rng = generator("analysis-points", seed)
     shuffled = rng.permutation(len(episode))
     order = shuffled[np.argsort(episode[shuffled], kind="stable")]
-    first = np.flatnonzero(np.diff(episode[order], prepend=UNKNOWN - 1))
-    sizes = np.diff(first, append=len(order))
-    turn = np.arange(len(order)) - np.repeat(first, sizes)
-    taken = order[np.lexsort((rng.random(len(order)), turn))][:count]
+    rank = rank_within_episode(episode[order])
+    taken = order[np.lexsort((rng.random(len(order)), rank))][:count]
     return np.sort(taken).astype(np.int64)
 
 

@@ -61,14 +61,19 @@ def draw_snippets(
     order = generator("reconstruction snippets", seed).permutation(len(episodes))
     episodes, offsets = episodes[order], offsets[order]
     # The first one of every episode, then the second one of each, and so on.
-    sorted_by_episode = np.argsort(episodes, kind="stable")
-    group_starts = np.searchsorted(episodes[sorted_by_episode], episodes[sorted_by_episode])
-    turn = np.empty(len(episodes), dtype=np.int64)
-    turn[sorted_by_episode] = np.arange(len(episodes)) - group_starts
-    chosen = np.argsort(turn, kind="stable")[:count]
+    chosen = np.argsort(rank_within_episode(episodes), kind="stable")[:count]
     episodes, offsets = episodes[chosen], offsets[chosen]
     order = np.lexsort((offsets, episodes, store.episodes.task[episodes]))
     return episodes[order], offsets[order]
+
+
+def rank_within_episode(episodes: npt.NDArray[np.integer]) -> IntArray:
+    """Return each row's number (row,) among the rows of its episode (row,), in their order."""
+    order = np.argsort(episodes, kind="stable")
+    first = np.searchsorted(episodes[order], episodes[order])
+    rank = np.empty(len(episodes), dtype=np.int64)
+    rank[order] = np.arange(len(episodes)) - first
+    return rank
 
 
 def plan_snippets(

@@ -21,8 +21,7 @@ from lwdctl.evaluation.snippet_starts import (
     plan_snippets,
     recorded_states,
 )
-from lwdctl.policies.recorded import RecordedActions
-from lwdctl.policies.traced import TracedPolicy
+from lwdctl.evaluation.traced import RecordedActions, TracingPolicy
 
 pytestmark = pytest.mark.sim
 
@@ -70,7 +69,7 @@ def run(store, episodes, offsets):
     """Replay recorded actions from the snippets' starts; return starts, states, recorded."""
     starts = plan_snippets(store, episodes, offsets, LENGTH, seed=0)
     batch = batches_of(store, WindowRule(LENGTH)).cut(episodes, offsets)
-    policy = TracedPolicy(RecordedActions(batch.actions.numpy()), KEYS)
+    policy = TracingPolicy(RecordedActions(batch.actions.numpy()), KEYS)
     done = rollout(policy, ENV, starts.plans, num_envs=2, workers=0, max_steps=LENGTH + 1)
     assert [one.error for one in done.episodes] == [""] * len(episodes)
     reached = [policy.observations(plan.index) for plan in starts.plans]
