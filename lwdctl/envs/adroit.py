@@ -1,9 +1,14 @@
-"""gymnasium-robotics' Adroit hand behind the `Simulator` contract: the hammer task.
+"""gymnasium-robotics' Adroit hand: the hammer task, and the metrics that behaviors differ in.
 
-The state is positions (33,), velocities (33,) and the board's position (3,), laid end to end. The
-reward is that of gymnasium-robotics, which from 1.2.1 to 1.4.2 gives a tenth of the distance
-between palm and hammer instead of taking it; over 200 steps this is worth a few points of about
+The state is positions (33,), velocities (33,) and the board's position (3,), concatenated. The
+reward is that of gymnasium-robotics, which from 1.2.1 to 1.4.2 adds a tenth of the distance
+between palm and hammer instead of subtracting it; over 200 steps this makes a few points of about
 13,000.
+
+The five metrics are computed from observations alone, so that recorded data and rollouts compare:
+how high the hammer was held, how far the nail was from its goal, and how hard it was hit. An
+observation shows the hammer's position and the force on the nail; the distance follows from how far
+the nail has moved. They need no simulator: gymnasium-robotics is imported when one is built.
 """
 # gymnasium-robotics offers no public way to observe without a step.
 # ruff: noqa: SLF001
@@ -11,14 +16,16 @@ between palm and hammer instead of taking it; over 200 steps this is worth a few
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from contextlib import redirect_stderr
 from io import StringIO
+from typing import Any
 
 import gymnasium
 import numpy as np
 import numpy.typing as npt
 
-from lwdctl.core.errors import SimulatorError
+from lwdctl.core.errors import MissingExtraError, SimulatorError
 from lwdctl.core.records import ActionSpec, EnvSpec, FloatArray, ObservationSpec
 from lwdctl.core.simulator_facts import (
     HAMMER,
@@ -27,23 +34,27 @@ from lwdctl.core.simulator_facts import (
     HAMMER_OBSERVATION_SIZE,
     HAND_CONTROL_RATE,
 )
-from lwdctl.envs.d4rl_score import normalized_score
-from lwdctl.envs.gymnasium_scene import GymnasiumScene
-from lwdctl.envs.hammer_metrics import METRICS, hammer_metrics, hammer_numbers
-from lwdctl.envs.simulator import BehaviorMeasure, Observation, Step
+from lwdctl.envs.gymnasium_scene import GymnasiumScene, normalized_score
+from lwdctl.envs.simulator import BehaviorMeasure, Metric, Observation, Step
 from lwdctl.envs.table import check_tasks
-
-# It prints at every import that the reward has changed, which is said above.
-_said = StringIO()
-with redirect_stderr(_said):
-    import gymnasium_robotics
-for _line in _said.getvalue().splitlines():
-    if "reward functions were updated" not in _line:
-        print(_line, file=sys.stderr)  # noqa: T201
-gymnasium.register_envs(gymnasium_robotics)
 
 OBSERVATION = "observation"
 POSITIONS, VELOCITIES, BOARD = 33, 33, 3
+# Components of an observation: how far the nail is in the board, the height of the hammer's body
+# (meters), and the force on the nail's head (newtons, clipped at 1).
+NAIL_DEPTH, OBJECT_HEIGHT, NAIL_IMPACT = 26, 38, 45
+# Depth at which the nail's head is at its goal, meters: by the model, head and goal are 0.101 and
+# 0.010 from the board's middle.
+GOAL_DEPTH = 0.091
+HIGH_IMPACT, LIFTED = 0.8, 0.04
+
+METRICS = (
+    Metric("mean_object_height", "object_height", "mean"),
+    Metric("mean_target_goal_distance", "target_goal_distance", "mean", failed=GOAL_DEPTH),
+    Metric("max_nail_impact", "nail_impact", "max"),
+    Metric("share_nail_impact_above_0.8", "nail_impact_above_0.8", "mean"),
+    Metric("share_object_height_above_0.04", "object_height_above_0.04", "mean"),
+)
 
 
 def task_names() -> tuple[str, ...]:
@@ -54,8 +65,8 @@ def task_names() -> tuple[str, ...]:
 class AdroitSimulator:
     """Take the hammer and drive the nail into the board.
 
-    It is solved while the nail's head is within 1 cm of its goal. The score is D4RL's normalized
-    return; the behavior metrics are those of `hammer_metrics`.
+    The task is solved while the nail's head is within 1 cm of its goal. The score is D4RL's
+    normalized return.
 
     Args:
         env: `settings` are not read; `max_steps` of 0 means 200.
@@ -63,6 +74,7 @@ class AdroitSimulator:
 
     Raises:
         ConfigError: Another task.
+        MissingExtraError: gymnasium-robotics is not installed.
     """
 
     observations = (ObservationSpec(OBSERVATION, HAMMER_OBSERVATION_SIZE),)
@@ -74,28 +86,29 @@ class AdroitSimulator:
 
     @staticmethod
     def behavior_measure(task: str) -> BehaviorMeasure:
-        """Return the metrics of `hammer_metrics`, from observations alone."""
+        """Return the metrics of `hammer_metrics`."""
         del task
         return BehaviorMeasure(hammer_metrics, tuple(metric.name for metric in METRICS))
 
     def __init__(self, env: EnvSpec, task: str) -> None:
         check_tasks([task], task_names(), "environment 'adroit'")
         self.max_steps = env.max_steps or HAMMER_MAX_STEPS
-        self._scene = GymnasiumScene(task, {}, pushed="Object", camera="fixed")
+        _register_environments()
+        self._scene = GymnasiumScene(task, {}, body="Object", camera="fixed")
         self._env = self._scene.env
         self._own_board = self._board()
         self._state = np.zeros(0)
 
     def reset(self, seed: int) -> Observation:
         """Start the episode that `seed` fixes entirely, as the environment's own `reset` does."""
-        # Its reset draws the board's height and leaves the rest where the last episode had it.
+        # Its reset draws the board's height and leaves its other coordinates as they were.
         self._env.model.body_pos[self._env.target_body_id] = self._own_board
         observation, _ = self._env.reset(seed=seed)
         self._state = np.concatenate([self._env.state_vector(), self._board()])
         return self._observe(observation)
 
     def restore(self, state: npt.NDArray[np.float64], model: str = "") -> Observation:
-        """Start from recorded positions, velocities and the board's position, laid end to end.
+        """Start from recorded positions, velocities and the board's position, concatenated.
 
         Raises:
             SimulatorError: Not a state of this task.
@@ -139,7 +152,7 @@ class AdroitSimulator:
         if magnitude == 0:
             return
         direction = rng.normal(size=3)
-        self._scene.push(magnitude * direction / np.linalg.norm(direction))
+        self._scene.apply_force(magnitude * direction / np.linalg.norm(direction))
 
     def render(self) -> npt.NDArray[np.uint8]:
         """Return an image (height, width, 3) of the hand and the board.
@@ -160,3 +173,68 @@ class AdroitSimulator:
     @staticmethod
     def _observe(observation: npt.NDArray[np.float64]) -> Observation:
         return {OBSERVATION: observation.astype(np.float32)}
+
+
+def hammer_numbers(observation: npt.NDArray[Any]) -> dict[str, npt.NDArray[np.float64]]:
+    """Return the numbers that `METRICS` reduce, by source, for observations (..., obs).
+
+    Raises:
+        ValueError: Observations of another size.
+    """
+    if observation.shape[-1] != HAMMER_OBSERVATION_SIZE:
+        raise ValueError(
+            f"a hammer observation has {HAMMER_OBSERVATION_SIZE} components,"
+            f" not {observation.shape[-1]}"
+        )
+    # In the precision of stored observations, so that files and rollouts agree on thresholds.
+    seen = np.asarray(observation, dtype=np.float32).astype(np.float64)
+    height, impact = seen[..., OBJECT_HEIGHT], seen[..., NAIL_IMPACT]
+    return {
+        "object_height": height,
+        "target_goal_distance": np.abs(GOAL_DEPTH - seen[..., NAIL_DEPTH]),
+        "nail_impact": impact,
+        "nail_impact_above_0.8": (impact > HIGH_IMPACT).astype(np.float64),
+        "object_height_above_0.04": (height > LIFTED).astype(np.float64),
+    }
+
+
+def hammer_metrics(observations: npt.NDArray[Any]) -> Mapping[str, float]:
+    """Return the five metrics of one episode, by name.
+
+    Args:
+        observations: (time, obs), at least one row.
+
+    Raises:
+        ValueError: Observations of another size, or none.
+    """
+    if len(observations) == 0:
+        raise ValueError("an episode has at least one observation")
+    numbers = hammer_numbers(observations)
+    return {
+        item.name: float(
+            numbers[item.source].max() if item.reduce == "max" else numbers[item.source].mean()
+        )
+        for item in METRICS
+    }
+
+
+def _register_environments() -> None:
+    """Let Gymnasium know the environments of gymnasium-robotics.
+
+    Raises:
+        MissingExtraError: gymnasium-robotics is not installed.
+    """
+    # It prints at every import that the reward has changed, which is described above.
+    printed = StringIO()
+    try:
+        with redirect_stderr(printed):
+            import gymnasium_robotics
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"environment 'adroit' needs the package '{error.name}', which is not installed",
+            "pip install 'lwdctl[adroit]'",
+        ) from error
+    for line in printed.getvalue().splitlines():
+        if "reward functions were updated" not in line:
+            print(line, file=sys.stderr)  # noqa: T201
+    gymnasium.register_envs(gymnasium_robotics)

@@ -1,7 +1,8 @@
-"""Gymnasium's MuJoCo locomotion behind the `Simulator` contract.
+"""Gymnasium's MuJoCo locomotion, and which feet touch the floor.
 
-D4RL's data go with version 4: later ones changed rewards, and for Walker2d the model. Minari's own
-data go with version 5. None of the tasks has a success: only return and gait tell policies apart.
+D4RL's data belong to version 4: later versions changed rewards, and for Walker2d the model.
+Minari's own data belong to version 5. None of the tasks has a success: policies differ in their
+return and gait.
 """
 
 from __future__ import annotations
@@ -9,15 +10,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import mujoco
 import numpy as np
 import numpy.typing as npt
 
-from lwdctl.core.errors import SimulatorError
+from lwdctl.core.errors import ConfigError, SimulatorError
 from lwdctl.core.records import ActionSpec, EnvSpec, FloatArray, ObservationSpec
 from lwdctl.core.simulator_facts import ANT_CONTACT_FORCES, LOCOMOTION_MAX_STEPS
-from lwdctl.envs.d4rl_score import SCORE, normalized_score
-from lwdctl.envs.foot_contacts import UNSEEN, FootContacts, feet_names
-from lwdctl.envs.gymnasium_scene import GymnasiumScene, build_environment
+from lwdctl.envs.gymnasium_scene import (
+    SCORE,
+    GymnasiumScene,
+    build_environment,
+    normalized_score,
+)
 from lwdctl.envs.simulator import BehaviorMeasure, Metric, Observation, Step
 from lwdctl.envs.table import check_tasks
 
@@ -26,6 +31,16 @@ BODIES = ("HalfCheetah", "Walker2d", "Ant", "Hopper")
 VERSIONS = ("v4", "v5")
 # Bodies that move in the x-z plane only.
 PLANAR = frozenset(BODIES) - {"Ant"}
+FLOOR = "floor"
+# The shapes that stand on the floor, by the names of Gymnasium's models.
+FEET = {
+    "Ant": ("left_ankle_geom", "right_ankle_geom", "third_ankle_geom", "fourth_ankle_geom"),
+    "HalfCheetah": ("bfoot", "ffoot"),
+    "Hopper": ("foot_geom",),
+    "Walker2d": ("foot_geom", "foot_left_geom"),
+}
+# Positions at the front of the state that observations leave out: x, and for Ant y as well.
+UNOBSERVED = {"Ant": 2, "HalfCheetah": 1, "Hopper": 1, "Walker2d": 1}
 
 
 def task_names() -> tuple[str, ...]:
@@ -34,15 +49,15 @@ def task_names() -> tuple[str, ...]:
 
 
 class GymMujocoSimulator:
-    """One body that is rewarded for running forwards.
+    """One body that is rewarded for running forward.
 
     The score is D4RL's normalized return. Walker2d, Ant and Hopper end when they fall, as their
     versions say; the metrics then cover the steps before. `Step.success` is always False.
 
     Args:
-        env: `settings["use_contact_forces"]` shows the 84 contact forces of Ant-v4 as well, and
-            charges for them; with `settings["zero_contact_forces"]` they are shown as zeros, as
-            in D4RL's files, and cost nothing. `max_steps` of 0 means 1000.
+        env: `settings["use_contact_forces"]` adds the 84 contact forces of Ant-v4 to the
+            observation and their cost to the reward; with `settings["zero_contact_forces"]` they
+            are zeros, as in D4RL's files, and cost nothing. `max_steps` of 0 means 1000.
         task: A Gymnasium id (`"HalfCheetah-v4"`).
 
     Raises:
@@ -59,29 +74,28 @@ class GymMujocoSimulator:
         forces = task == "Ant-v4" and bool(env.settings.get("use_contact_forces"))
         zeros = forces and bool(env.settings.get("zero_contact_forces"))
         arguments = {"use_contact_forces": True} if forces and not zeros else {}
-        self._scene = GymnasiumScene(task, arguments, pushed="torso", camera="track")
+        self._scene = GymnasiumScene(task, arguments, body="torso", camera="track")
         self._env = self._scene.env
-        self._feet = FootContacts(self._body, self._env.model)
+        self._feet = FootContacts(task, self._env.model)
         self._padding = np.zeros(ANT_CONTACT_FORCES if zeros else 0)
         size = self._env.observation_space.shape[0] + self._padding.size
         self.observations = (ObservationSpec(OBSERVATION, size),)
         self.action = _action_spec(self._env)
-        self._sources = tuple(f"contact_{foot}" for foot in feet_names(task))
+        self._sources = self._feet.names
         contacts = (Metric(source, source, "mean") for source in self._sources)
         self.metrics = (normalized_score(self._body.lower()), *contacts)
         self._state: npt.NDArray[np.float64] = self._env.state_vector()
 
     @staticmethod
     def behavior_measure(task: str) -> BehaviorMeasure:
-        """Return the fractions of steps with a foot on the floor, from observations alone."""
-        contacts = FootContacts(task.partition("-")[0], build_environment(task).model)
-        names = tuple(f"contact_{foot}" for foot in feet_names(task))
+        """Return the fractions of steps during which each foot touches the floor."""
+        contacts = FootContacts(task, build_environment(task).model)
 
         def fractions(observations: npt.NDArray[Any]) -> Mapping[str, float]:
-            means = np.mean([contacts.at(row) for row in observations], axis=0).tolist()
-            return dict(zip(names, means, strict=True))
+            values = np.mean([contacts.at(row) for row in observations], axis=0).tolist()
+            return dict(zip(contacts.names, values, strict=True))
 
-        return BehaviorMeasure(fractions, names, fractions=True)
+        return BehaviorMeasure(fractions, contacts.names, fractions=True)
 
     def reset(self, seed: int) -> Observation:
         """Start the episode that `seed` fixes entirely, as the environment's own `reset` does."""
@@ -90,7 +104,7 @@ class GymMujocoSimulator:
         return self._observe(observation)
 
     def restore(self, state: npt.NDArray[np.float64], model: str = "") -> Observation:
-        """Start from recorded positions and velocities, laid end to end.
+        """Start from recorded positions and velocities, concatenated.
 
         Raises:
             SimulatorError: Not a state of this body.
@@ -115,13 +129,13 @@ class GymMujocoSimulator:
     def state_at(self, observation: Observation) -> npt.NDArray[np.float64]:
         """Return the state that an observation shows, with the body at the origin.
 
-        Where on the floor it stands is not seen and does not matter. Walker2d and Hopper show
-        speeds cut off at 10.
+        The position on the floor is not observed and has no effect. Walker2d and Hopper clip
+        observed speeds at 10.
         """
-        unseen = np.zeros(UNSEEN[self._body])
-        size = self._env.model.nq + self._env.model.nv - unseen.size
+        unobserved = np.zeros(UNOBSERVED[self._body])
+        size = self._env.model.nq + self._env.model.nv - unobserved.size
         seen = np.asarray(observation[OBSERVATION][:size], dtype=np.float64)
-        return np.concatenate([unseen, seen])
+        return np.concatenate([unobserved, seen])
 
     def step(self, action: FloatArray) -> Step:
         """Apply one action (action,): the motors' torques, -1 to 1 of what each can give.
@@ -151,7 +165,7 @@ class GymMujocoSimulator:
         direction = rng.normal(size=3)
         if self._body in PLANAR:
             direction[1] = 0.0
-        self._scene.push(magnitude * direction / np.linalg.norm(direction))
+        self._scene.apply_force(magnitude * direction / np.linalg.norm(direction))
 
     def render(self) -> npt.NDArray[np.uint8]:
         """Return the image (height, width, 3) of a camera that follows the body.
@@ -168,6 +182,52 @@ class GymMujocoSimulator:
     def _observe(self, observation: npt.NDArray[np.float64]) -> Observation:
         row = np.concatenate([observation, self._padding])
         return {OBSERVATION: row.astype(np.float32)}
+
+
+class FootContacts:
+    """Which feet of one body touch the floor, computed from observations alone.
+
+    Data files hold no contacts, and after a step MuJoCo's own list is that of one substep earlier.
+    Placing the body as an observation says and detecting collisions gives the same answer for
+    recorded data and for rollouts. The observation leaves out the position on the floor, which has
+    no effect. A foot touches where MuJoCo would let forces act, so within the shapes' margin: 1 cm
+    for Ant, 1 mm for Hopper, 0 for the others.
+
+    Args:
+        env_id: Gymnasium id (`"Walker2d-v4"`).
+        model: Its MuJoCo model, which is only read.
+
+    Attributes:
+        names: Metric names, in the order of the contacts.
+
+    Raises:
+        ConfigError: The environment's feet are not known.
+    """
+
+    def __init__(self, env_id: str, model: Any) -> None:
+        body = env_id.partition("-")[0]
+        if body not in FEET:
+            raise ConfigError(f"the feet of '{env_id}' are not known", "known: " + ", ".join(FEET))
+        self.names = tuple(f"contact_{foot.removesuffix('_geom')}" for foot in FEET[body])
+        self._model, self._data = model, mujoco.MjData(model)
+        self._floor = model.geom(FLOOR).id
+        self._feet = np.array([model.geom(name).id for name in FEET[body]])
+        self._unobserved = UNOBSERVED[body]
+
+    def at(self, observation: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Return the contacts (feet,) at one observation (obs,).
+
+        Raises:
+            ValueError: An observation with too few components.
+        """
+        self._data.qpos[self._unobserved :] = observation[: self._model.nq - self._unobserved]
+        mujoco.mj_kinematics(self._model, self._data)
+        mujoco.mj_comPos(self._model, self._data)
+        mujoco.mj_collision(self._model, self._data)
+        first, second = self._data.contact.geom1, self._data.contact.geom2
+        touching = np.concatenate([second[first == self._floor], first[second == self._floor]])
+        found: npt.NDArray[np.bool_] = np.isin(self._feet, touching)
+        return found
 
 
 def _action_spec(env: Any) -> ActionSpec:

@@ -1,11 +1,11 @@
-"""robosuite's Lift and Can behind the `Simulator` contract, as robomimic's data know them.
+"""robosuite's Lift and Can, as robomimic's data know them.
 
 An episode starts as robomimic's `reset_to` starts it: a reset without noise, which gives the
 controller its goal and the arm's rest posture, then the recorded state. A plain robosuite reset
-takes the noisy posture for the rest posture, and replayed actions drift. The flattened MuJoCo
+takes the noisy posture as the rest posture, and replayed actions drift. The flattened MuJoCo
 state is therefore the whole initial state.
 """
-# robosuite offers no public way to force observations or to ask for success.
+# robosuite offers no public way to force observations or to check for success.
 # ruff: noqa: SLF001
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from lwdctl.envs.robosuite_controllers import (
     pose_arguments,
     pose_command,
 )
-from lwdctl.envs.robosuite_shove import shove
+from lwdctl.envs.robosuite_perturbation import displace_hand
 from lwdctl.envs.simulator import Metric, Observation, Step, UnstablePhysicsError
 from lwdctl.envs.table import check_tasks
 
@@ -52,8 +52,8 @@ def _is_error(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.ERROR
 
 
-# robosuite warns of missing private macros and robots at every import, and chooses an OpenGL
-# backend for whoever imports it.
+# robosuite warns about missing private macros and robots at every import, and sets the OpenGL
+# backend for the whole process.
 logging.getLogger(LOGGER).addFilter(_is_error)
 _backend = os.environ.get("MUJOCO_GL")
 with warnings.catch_warnings():
@@ -64,7 +64,7 @@ if _backend is None:
     os.environ.pop("MUJOCO_GL", None)
 
 MAX_STEPS, _ = ROBOSUITE_DEFAULT_MAX_STEPS
-# The parts of `object` in the order of robosuite 1.5, in which stores keep it.
+# The parts of `object` in the order of robosuite 1.5, which snippet stores use.
 OBJECT_PARTS = {
     "Lift": ("cube_pos", "cube_quat", "gripper_to_cube_pos"),
     "PickPlaceCan": ("Can_to_robot0_eef_pos", "Can_to_robot0_eef_quat", "Can_pos", "Can_quat"),
@@ -124,7 +124,7 @@ class RobosuiteSimulator:
         self._own_model: str = self._env.model.get_xml()
         self._loaded: str | None = self._own_model
         self._renderer: Any = None
-        self._scatter(0)
+        self._randomize(0)
         self._own_record = self._readable(_saved(self._env))
         # numba compiles on the first step, which takes a while where nothing is cached yet.
         seen, *_ = self._env.step(np.zeros(self._env.action_dim))
@@ -139,7 +139,7 @@ class RobosuiteSimulator:
     def reset(self, seed: int) -> Observation:
         """Start the episode that `seed` fixes entirely."""
         self._load(self._own_model)
-        self._scatter(derive_seed("robosuite reset", self.task, seed))
+        self._randomize(derive_seed("robosuite reset", self.task, seed))
         return self._start(self._env.sim.get_state().flatten())
 
     def restore(self, state: npt.NDArray[np.float64], model: str = "") -> Observation:
@@ -148,9 +148,9 @@ class RobosuiteSimulator:
         Args:
             state: As robomimic stores it in `states[0]`.
             model: The scene it was recorded in (MJCF), or "". Scenes of robosuite before 1.5
-                name their parts differently; this one's own scene stands in for them, in which
-                a cube may differ by up to 2 mm in size. Where the recorded scene is this one's
-                own, rounded to six digits as MuJoCo saves it, the exact one is taken.
+                name their parts differently; the adapter's own scene replaces them, in which a
+                cube may differ by up to 2 mm in size. Where the recorded scene is the
+                adapter's own, rounded to six digits as MuJoCo saves it, the exact one is taken.
 
         Raises:
             SimulatorError: Not a state of this scene, or a scene that cannot be read.
@@ -181,7 +181,7 @@ class RobosuiteSimulator:
     def step(self, action: FloatArray) -> Step:
         """Apply one action (action,): the arm's motion or target, and the gripper's direction.
 
-        A pose whose six numbers say no rotation leaves the orientation aimed at as it is.
+        A pose whose six numbers are no rotation keeps the present target orientation.
 
         Raises:
             UnstablePhysicsError: MuJoCo found a diverged state.
@@ -193,10 +193,10 @@ class RobosuiteSimulator:
         try:
             seen, reward, _, _ = self._env.step(clipped)
         except (np.linalg.LinAlgError, ValueError) as error:
-            # Controllers stumble over a diverged state before anyone has looked at it.
-            self._refuse_unstable(error)
+            # Controllers may fail on a diverged state before it is checked.
+            self._check_stable(error)
             raise
-        self._refuse_unstable(None)
+        self._check_stable(None)
         success = bool(self._env._check_success())
         return Step(
             observation=self._observe(seen),
@@ -207,11 +207,12 @@ class RobosuiteSimulator:
         )
 
     def perturb(self, magnitude: float, rng: np.random.Generator) -> None:
-        """Shove the end effector by `magnitude` meters, and turn it by 5 degrees a centimeter.
+        """Displace the end effector by `magnitude` meters, and turn it by 5 degrees a centimeter.
 
-        What the hand holds goes with it; a shove ends early at an obstacle or out of reach.
+        What the hand holds moves with it; the displacement ends early at an obstacle or out of
+        reach.
         """
-        shove(self._env, magnitude, rng)
+        displace_hand(self._env, magnitude, rng)
 
     def render(self) -> npt.NDArray[np.uint8]:
         """Return an image (height, width, 3) of the table and the arm.
@@ -233,8 +234,8 @@ class RobosuiteSimulator:
         self._close_renderer()
         self._env.close()
 
-    def _scatter(self, seed: int) -> None:
-        """Reset with noise, drawn from `seed` alone."""
+    def _randomize(self, seed: int) -> None:
+        """Reset with noise that is drawn from `seed` alone."""
         with _global_draws(seed):
             self._env.reset()
 
@@ -250,7 +251,7 @@ class RobosuiteSimulator:
         sim.reset()
         sim.set_state_from_flattened(state)
         sim.forward()
-        # Relative poses are computed from what the update before has left.
+        # Relative poses are computed from the previous update.
         self._env._get_observations(force_update=True)
         return self._observe(self._env._get_observations(force_update=True))
 
@@ -266,8 +267,8 @@ class RobosuiteSimulator:
         finally:
             self._env.deterministic_reset = False
         self._loaded = model
-        # Places what is only looked at, such as the drawn targets of Can.
-        self._scatter(0)
+        # Places what is only rendered, such as the targets of Can.
+        self._randomize(0)
 
     def _readable(self, model: str) -> str:
         """Return a scene with the paths of this machine's meshes in it."""
@@ -277,7 +278,7 @@ class RobosuiteSimulator:
             raise SimulatorError(f"the recorded scene cannot be read: {error}") from error
         return text
 
-    def _refuse_unstable(self, cause: Exception | None) -> None:
+    def _check_stable(self, cause: Exception | None) -> None:
         data = self._env.sim.data._data
         if any(data.warning[kind].number for kind in _UNSTABLE):
             raise UnstablePhysicsError(f"the physics of '{self.task}' became unstable") from cause

@@ -1,7 +1,7 @@
 """robomimic's `env_args` (written for robosuite 1.2 to 1.5) as arguments of robosuite 1.5.
 
-Up to 1.4 an arm's controller stands at the top level and says `control_delta`; from 1.5 it is a
-part of a composite controller and says `input_type`.
+Up to 1.4 an arm's controller stands at the top level and has `control_delta`; from 1.5 on it is
+part of a composite controller and has `input_type`.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from lwdctl.core.simulator_facts import (
 Array = npt.NDArray[np.float64]
 
 # Settings of the environment class that were renamed, and those that no longer exist and never
-# had a say in the physics.
+# affected the physics.
 RENAMED = {"mount_types": "base_types"}
 DROPPED = frozenset({"gripper_visualizations", "use_indicator_object"})
 CONTROLLER_RENAMED = {"damping": "damping_ratio", "damping_limits": "damping_ratio_limits"}
-# Low-dimensional observations, no window, and an episode that ends when we say so. A soft reset
+# Low-dimensional observations, no window, and no episode limit of its own. A soft reset
 # keeps the compiled model: milliseconds instead of a second.
 FIXED = {
     "has_renderer": False,
@@ -96,7 +96,7 @@ def pose_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return `arguments` with a controller that takes absolute poses.
 
     A controller of motions gets its targets in the world's frame; one that took targets in the
-    data keeps the frame it had.
+    data keeps its frame.
 
     Raises:
         ConfigError: No controller is given, or one of another kind.
@@ -113,20 +113,20 @@ def pose_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {**arguments, "controller_configs": {**config, "body_parts": parts}}
 
 
-def pose_command(action: Array, aimed: Array) -> Array:
+def pose_command(action: Array, target: Array) -> Array:
     """Return what robosuite's controller takes for an absolute pose.
 
     Args:
         action: Position (3), orientation as six numbers (`core.rotations`), gripper.
-        aimed: Rotation matrix (3, 3) of the controller's present goal, which stays where the
-            six numbers say no rotation.
+        target: Rotation matrix (3, 3) of the controller's present target, which is kept where the
+            six numbers are no rotation.
 
     Returns:
         Position (3), rotation vector in radians (3), gripper.
     """
     turn = rotation_of(action[3:9])
     if turn is None:
-        turn = Rotation.from_matrix(aimed)
+        turn = Rotation.from_matrix(target)
     return np.concatenate([action[:3], turn.as_rotvec(), action[9:]])
 
 
@@ -155,6 +155,6 @@ def _one(configs: Any) -> Mapping[str, Any] | None:
 
 
 def _is_old(env_args: Mapping[str, Any], config: Mapping[str, Any] | None) -> bool:
-    """Tell whether robosuite before 1.5 wrote this; by the controller where no version stands."""
+    """Return whether robosuite before 1.5 wrote this; without a version, the controller tells."""
     before = is_before_robosuite_1_5(str(env_args.get("env_version", "")))
     return config is not None and "body_parts" not in config if before is None else before

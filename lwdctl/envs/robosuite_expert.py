@@ -13,8 +13,7 @@ from lwdctl.core.records import EnvSpec
 from lwdctl.core.seeding import generator
 from lwdctl.core.simulator_facts import ROBOSUITE_DEFAULT_MAX_STEPS
 from lwdctl.envs.robosuite import RobosuiteSimulator, task_names
-from lwdctl.envs.robosuite_operators import OPERATORS
-from lwdctl.envs.robosuite_pilot import Pilot
+from lwdctl.envs.robosuite_operators import OPERATORS, ScriptedOperator
 from lwdctl.envs.table import check_tasks
 
 SHORT_NAMES = {"lift": "Lift", "can": "PickPlaceCan"}
@@ -66,11 +65,11 @@ class RobosuiteExperts:
         return next(short for short, name in SHORT_NAMES.items() if name == task)
 
     def environment(self, tasks: Sequence[str], max_steps: int) -> EnvSpec:
-        """Describe the environment; ingest finds all of it in the file but the limit.
+        """Describe the environment; `ingest` reads all of it but the limit from the file.
 
         Args:
             tasks: The one task.
-            max_steps: Steps after which collecting gives an episode up; 0 means 500. ingest
+            max_steps: Steps after which collecting gives an episode up; 0 means 500. `ingest`
                 takes the limit that results on robomimic's data are reported with.
         """
         (task,) = tasks
@@ -87,9 +86,11 @@ class RobosuiteExperts:
         args: dict[str, Any] = dict(env.settings["env_args"])
         return args
 
-    def expert(self, task: str, operator: str, seed: int) -> Pilot:
-        """Return one operator with the mood of one episode."""
-        return Pilot(OPERATORS[operator], task, generator("operator", task, operator, seed))
+    def expert(self, task: str, operator: str, seed: int) -> ScriptedOperator:
+        """Return one operator, whose draws are fixed by the episode's seed."""
+        return ScriptedOperator(
+            OPERATORS[operator], task, generator("operator", task, operator, seed)
+        )
 
     def state(self, simulator: RobosuiteSimulator) -> npt.NDArray[np.float64]:
         """Return time, positions and velocities now, as robomimic's `states` hold them."""

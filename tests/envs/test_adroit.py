@@ -11,7 +11,7 @@ import pytest
 from lwdctl.core.errors import ConfigError, SimulatorError
 from lwdctl.core.records import EnvSpec
 from lwdctl.data.gym_envs import gym_action, known_env
-from lwdctl.envs.hammer_metrics import METRICS, hammer_metrics, hammer_numbers
+from lwdctl.envs.adroit import METRICS, hammer_metrics, hammer_numbers
 from lwdctl.evaluation.rollout import rollout
 from lwdctl.policies.policy import EpisodePlan, PolicyCost
 
@@ -191,7 +191,10 @@ def test_a_state_of_another_task_is_refused(simulator):
 
 @pytest.mark.usefixtures("adroit")
 def test_importing_says_nothing():
-    code = "import warnings; warnings.simplefilter('error'); import lwdctl.envs.adroit"
+    code = (
+        "import warnings; warnings.simplefilter('error');"
+        " from lwdctl.envs.adroit import _register_environments as register; register()"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120
     )

@@ -13,9 +13,8 @@ import pytest
 from lwdctl.core.errors import ConfigError, SimulatorError
 from lwdctl.core.records import EnvSpec
 from lwdctl.data.gym_envs import gym_action, known_env
-from lwdctl.envs.d4rl_score import REFERENCE_RETURNS, normalized_score
-from lwdctl.envs.foot_contacts import foot_contacts
-from lwdctl.envs.gym_mujoco import GymMujocoSimulator, task_names
+from lwdctl.envs.gym_mujoco import FEET, FootContacts, GymMujocoSimulator, task_names
+from lwdctl.envs.gymnasium_scene import REFERENCE_RETURNS, build_environment, normalized_score
 from lwdctl.envs.simulator import UnstablePhysicsError
 from lwdctl.evaluation.rollout import rollout
 from lwdctl.policies.policy import EpisodePlan, PolicyCost
@@ -191,7 +190,7 @@ def test_a_push_acts_with_its_force_for_one_step():
     for magnitude in (0.0, 100.0):
         simulator.restore(high)
         simulator.perturb(magnitude, np.random.default_rng(3))
-        force = data.xfrc_applied[simulator._scene._pushed, :3].copy()
+        force = data.xfrc_applied[simulator._scene._body, :3].copy()
         for _ in range(2):
             simulator.step(np.zeros(6, np.float32))
             mujoco.mj_forward(model, data)
@@ -310,3 +309,93 @@ def test_recorded_data_are_replayed(name):
             step.observation["observation"], observations[row + 1], atol=1e-3
         )
         assert step.reward == pytest.approx(rewards[row], abs=1e-4)
+
+
+# Foot contacts from observations, against the contact list of a live simulation.
+
+
+def foot_contacts(env_id, observations):
+    contacts = FootContacts(env_id, build_environment(env_id).model)
+    return np.array([contacts.at(row) for row in observations])
+
+
+def live_env(env_id):
+    return gymnasium.make(env_id).unwrapped
+
+
+def touching_geoms(env):
+    """Return the names of the geoms that touch the floor, pair by pair."""
+    names = []
+    for contact in env.data.contact:
+        pair = {env.model.geom(contact.geom1).name, env.model.geom(contact.geom2).name}
+        if "floor" in pair:
+            names += pair - {"floor"}
+    return set(names)
+
+
+@pytest.mark.filterwarnings("ignore:.*is out of date")
+@pytest.mark.parametrize("env_id", task_names())
+def test_foot_contacts_are_those_of_the_simulator_at_the_same_state(env_id):
+    env = live_env(env_id)
+    rng = np.random.default_rng(0)
+    observation, _ = env.reset(seed=0)
+    rows, expected = [], []
+    for step in range(300):
+        # Walker2d and Hopper would only lie about after their fall.
+        if step % 60 == 0:
+            observation, _ = env.reset(seed=step)
+        mujoco.mj_forward(env.model, env.data)  # after a step the list is one substep old
+        rows.append(observation)
+        expected.append([name in touching_geoms(env) for name in geoms(env_id)])
+        observation = env.step(rng.uniform(-1, 1, env.model.nu))[0]
+    found, expected = foot_contacts(env_id, np.stack(rows)), np.array(expected)
+    assert found.shape == expected.shape
+    assert found.dtype == np.bool_
+    np.testing.assert_array_equal(found, expected)
+    assert (expected.any(axis=0) & ~expected.all(axis=0)).all()
+
+
+def geoms(env_id):
+    return FEET[env_id.partition("-")[0]]
+
+
+def test_where_the_body_stands_and_how_it_moves_do_not_matter():
+    rows = np.random.default_rng(0).normal(scale=0.1, size=(50, 17))
+    moved = rows.copy()
+    moved[:, 8:] += 5.0
+    found = foot_contacts("HalfCheetah-v4", rows)
+    np.testing.assert_array_equal(found, foot_contacts("HalfCheetah-v4", moved))
+    assert 0 < found.mean() < 1
+
+
+def test_a_body_in_the_air_and_one_in_the_floor():
+    rows = np.zeros((2, 17))
+    rows[:, 0] = (0.5, -0.2)
+    found = foot_contacts("HalfCheetah-v4", rows)
+    np.testing.assert_array_equal(found, [[False, False], [True, True]])
+
+
+def test_contact_forces_in_the_observation_change_nothing():
+    rows = np.zeros((3, 27))
+    rows[:, 0], rows[:, 1] = (0.3, 0.6, 2.0), 1.0
+    longer = np.hstack([rows, np.ones((3, 84))])
+    np.testing.assert_array_equal(foot_contacts("Ant-v4", longer), foot_contacts("Ant-v4", rows))
+
+
+def test_measured_contacts_have_names():
+    cheetah, walker, ant = (
+        GymMujocoSimulator.behavior_measure(f"{body}-v4")
+        for body in ("HalfCheetah", "Walker2d", "Ant")
+    )
+    assert cheetah.fractions
+    assert cheetah.names == ("contact_bfoot", "contact_ffoot")
+    assert cheetah.compute(np.zeros((2, 17))) == {"contact_bfoot": 0.0, "contact_ffoot": 0.0}
+    assert walker.names == ("contact_foot", "contact_foot_left")
+    assert len(ant.names) == 4
+
+
+def test_unknown_feet_and_short_rows_are_refused():
+    with pytest.raises(ConfigError, match="Swimmer"):
+        FootContacts("Swimmer-v4", None)
+    with pytest.raises(ValueError, match="shape"):
+        foot_contacts("HalfCheetah-v4", np.zeros((1, 5)))

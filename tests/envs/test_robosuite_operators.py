@@ -7,9 +7,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from lwdctl.core.seeding import generator
-from lwdctl.envs.robosuite_operators import OPERATORS
-from lwdctl.envs.robosuite_pilot import Pilot
-from lwdctl.envs.robosuite_waypoints import JOBS
+from lwdctl.envs.robosuite_operators import OPERATORS, TASKS, ScriptedOperator
 
 LEVELS = ("better", "okay", "worse")
 # The can's bin: a quarter of robosuite's second bin.
@@ -29,7 +27,7 @@ class World:
         self.thing = np.array([*(middle + rng.uniform(-0.03, 0.03, 2)), self.rest])
         self.angle = Rotation.from_rotvec([0, 0, rng.uniform(-np.pi, np.pi)]).as_quat()
 
-    def see(self):
+    def observe(self):
         relative = np.zeros(3)
         parts = (self.thing, self.angle, relative)
         if self.task != "Lift":
@@ -65,18 +63,18 @@ class World:
 def fly(name, task, seed, limit=500):
     """Return the world after an episode, and whether it ended solved."""
     world = World(task, seed)
-    pilot = Pilot(OPERATORS[name], task, generator("test", name, seed))
+    operator = ScriptedOperator(OPERATORS[name], task, generator("test", name, seed))
     for _ in range(limit):
-        action = pilot.act(world.see())
+        action = operator.act(world.observe())
         assert action.shape == (7,)
         assert action.dtype == np.float32
         assert np.abs(action).max() <= 1
-        if pilot.finished(world.step(action)):
+        if operator.finished(world.step(action)):
             return world, True
     return world, False
 
 
-@pytest.fixture(scope="module", params=tuple(JOBS))
+@pytest.fixture(scope="module", params=tuple(TASKS))
 def flights(request):
     return {name: [fly(name, request.param, seed) for seed in range(8)] for name in OPERATORS}
 
@@ -141,10 +139,12 @@ def test_the_bow_is_on_the_operators_own_side():
             world = World("PickPlaceCan", seed)
             way = (world.thing - world.hand)[:2]
             across = np.array([-way[1], way[0]]) / np.linalg.norm(way)
-            pilot = Pilot(OPERATORS[name], "PickPlaceCan", generator("test", name, seed))
+            operator = ScriptedOperator(
+                OPERATORS[name], "PickPlaceCan", generator("test", name, seed)
+            )
             start = world.hand.copy()
             for _ in range(8):
-                world.step(pilot.act(world.see()))
+                world.step(operator.act(world.observe()))
             total += (world.hand - start)[:2] @ across
         sides[name] = total
     assert sides["okay_operator_1"] < 0 < sides["better_operator_2"]
@@ -155,14 +155,14 @@ def test_the_bow_is_on_the_operators_own_side():
 
 def test_a_lost_object_is_grasped_again():
     world = World("Lift", 0)
-    pilot = Pilot(OPERATORS["better_operator_1"], "Lift", generator("test", "lost"))
+    operator = ScriptedOperator(OPERATORS["better_operator_1"], "Lift", generator("test", "lost"))
     while not world.held:
-        world.step(pilot.act(world.see()))
+        world.step(operator.act(world.observe()))
     for _ in range(6):
-        world.step(pilot.act(world.see()))
+        world.step(operator.act(world.observe()))
     world.held = False
     for _ in range(100):
-        if pilot.finished(world.step(pilot.act(world.see()))):
+        if operator.finished(world.step(operator.act(world.observe()))):
             break
     assert world.solved()
     assert closings(world) == 2

@@ -1,9 +1,9 @@
-"""A shove: the end effector is somewhere else from one moment to the next.
+"""robosuite's perturbation: the end effector is displaced between two steps.
 
 The hand moves along a straight line and turns about one axis, in pieces of at most 2.5 mm; each
-piece is solved for the arm's joints by damped least squares. What the hand holds goes with it. A
-shove ends early at an obstacle and at the end of the arm's reach, so that nothing is pressed into
-anything: MuJoCo would answer that with an explosion.
+piece is solved for the arm's joints by damped least squares. What the hand holds moves with it. The
+displacement ends early at an obstacle and at the end of the arm's reach, so that no bodies
+interpenetrate, which MuJoCo would resolve with huge forces.
 """
 # robosuite offers no public way to its joint indices.
 # ruff: noqa: SLF001
@@ -21,22 +21,22 @@ from scipy.spatial.transform import Rotation
 Array = npt.NDArray[np.float64]
 
 # 1, 2 and 4 cm go with 5, 10 and 20 degrees.
-RADIANS_PER_METRE = math.radians(5.0) / 0.01
+RADIANS_PER_METER = math.radians(5.0) / 0.01
 PIECE = 0.0025
 ITERATIONS = 30
 DAMPING, LEAST_DAMPING = 0.1, 1e-8
 # Of one joint in one iteration, radians.
 LONGEST = 0.1
 TOLERANCE = 1e-6
-# Beyond its reach the arm would thrash about: off by more than this (meters and radians), or
-# moved by more than this at a joint (radians), a piece is not taken.
-FARTHEST_OFF = 1e-3
-FARTHEST_TURN = 0.5
-# Resting and gripping press objects about a millimeter into each other.
+# Beyond the arm's reach the solution jumps: a piece is not taken where it misses its pose by more
+# than this (meters and radians), or moves a joint by more than this (radians).
+LARGEST_ERROR = 1e-3
+LARGEST_TURN = 0.5
+# In rest and in a grasp, objects interpenetrate by about a millimeter.
 DEEPEST = 0.004
 
 
-def shove(env: Any, magnitude: float, rng: np.random.Generator) -> None:
+def displace_hand(env: Any, magnitude: float, rng: np.random.Generator) -> None:
     """Displace the end effector of a robosuite environment's first robot.
 
     Args:
@@ -48,16 +48,16 @@ def shove(env: Any, magnitude: float, rng: np.random.Generator) -> None:
     if magnitude == 0:
         return
     translation = magnitude * _direction(rng)
-    rotation = magnitude * RADIANS_PER_METRE * _direction(rng)
+    rotation = magnitude * RADIANS_PER_METER * _direction(rng)
     hand = _Hand(env)
     position, turn = hand.pose()
     pieces = math.ceil(magnitude / PIECE - 1e-9)
     for piece in range(1, pieces + 1):
-        share = piece / pieces
-        target = Rotation.from_rotvec(share * rotation).as_matrix() @ turn
-        if not hand.move_to(position + share * translation, target):
+        fraction = piece / pieces
+        target = Rotation.from_rotvec(fraction * rotation).as_matrix() @ turn
+        if not hand.move_to(position + fraction * translation, target):
             break
-    hand.tell_controller()
+    hand.update_controller()
 
 
 def _direction(rng: np.random.Generator) -> Array:
@@ -73,7 +73,7 @@ class _Hand:
         self._env, robot = env, env.robots[0]
         self._arm = robot.arms[0]
         self._model, self._data = env.sim.model._model, env.sim.data._data
-        # After a step, poses are still those before its last instant.
+        # After a step, poses are still those before its last substep.
         mujoco.mj_forward(self._model, self._data)
         self._site = robot.eef_site_id[self._arm]
         joints = robot._ref_arm_joint_indexes
@@ -93,22 +93,22 @@ class _Hand:
         return self._data.site_xpos[self._site].copy(), turn.copy()
 
     def move_to(self, position: Array, turn: Array) -> bool:
-        """Go there, or stay and return False where it cannot be reached or something is there."""
+        """Move there; stay and return False where it cannot be reached or is occupied."""
         before, pose, pressed = self._data.qpos.copy(), self.pose(), self._pressed()
         self._solve(position, turn)
         turned = np.abs(self._data.qpos - before)[self._positions].max()
-        off = np.linalg.norm(self._error(position, turn))
+        error = np.linalg.norm(self._error(position, turn))
         self._carry(pose)
         mujoco.mj_forward(self._model, self._data)
-        reached = off < FARTHEST_OFF and turned < FARTHEST_TURN
+        reached = error < LARGEST_ERROR and turned < LARGEST_TURN
         if reached and self._pressed() <= max(pressed, DEEPEST):
             return True
         self._data.qpos[:] = before
         mujoco.mj_forward(self._model, self._data)
         return False
 
-    def tell_controller(self) -> None:
-        """Let the controller see the new pose: before its first step it would not look."""
+    def update_controller(self) -> None:
+        """Give the controller the new pose, which it would not read before its first step."""
         self._env.robots[0].part_controllers[self._arm].update(force=True)
 
     def _held_joints(self) -> list[int]:
@@ -120,7 +120,7 @@ class _Hand:
         ]
 
     def _error(self, position: Array, turn: Array) -> Array:
-        """Return what is missing to a pose: meters (3,) and a rotation vector (3,)."""
+        """Return the error to a pose: meters (3,) and a rotation vector (3,)."""
         here, now = self.pose()
         rest = Rotation.from_matrix(turn @ now.T).as_rotvec()
         error: Array = np.concatenate([position - here, rest])
@@ -135,8 +135,8 @@ class _Hand:
                 return
             mujoco.mj_jacSite(self._model, self._data, jacobian[:3], jacobian[3:], self._site)
             part = jacobian[:, self._velocities]
-            # Damped by what is missing (Levenberg and Marquardt): near a singularity a constant
-            # would stop short of the pose.
+            # Damped by the error (Levenberg and Marquardt): near a singularity a constant would
+            # stop short of the pose.
             damped = part @ part.T + (DAMPING * error @ error + LEAST_DAMPING) * np.eye(6)
             change = part.T @ np.linalg.solve(damped, error)
             change *= min(1.0, LONGEST / np.abs(change).max())
@@ -146,7 +146,7 @@ class _Hand:
             mujoco.mj_comPos(self._model, self._data)
 
     def _carry(self, before: tuple[Array, Array]) -> None:
-        """Move what is held as the hand has moved since it was at `before`."""
+        """Move the held object as the hand has moved since it was at `before`."""
         position, turn = self.pose()
         moved = turn @ before[1].T
         for joint in self._held:
@@ -157,7 +157,7 @@ class _Hand:
             free[3:] = (Rotation.from_matrix(moved) * own).as_quat(scalar_first=True)
 
     def _pressed(self) -> float:
-        """Return how deep the arm or what it holds is pressed into the rest, meters."""
+        """Return how deep the arm or the held object penetrates the rest, in meters."""
         contacts = self._data.contact
         crossing = self._moving[contacts.geom1] != self._moving[contacts.geom2]
         return float(-contacts.dist[crossing].min(initial=0.0))

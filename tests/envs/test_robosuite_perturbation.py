@@ -1,4 +1,4 @@
-"""Shoves; every test is left out where the extra is not installed."""
+"""Perturbations; every test is left out where the extra is not installed."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ except MissingExtraError as error:
 from scipy.spatial.transform import Rotation
 
 from lwdctl.envs.robosuite import RobosuiteSimulator
-from lwdctl.envs.robosuite_shove import _Hand
+from lwdctl.envs.robosuite_perturbation import _Hand
 
 pytestmark = pytest.mark.sim
 
@@ -28,7 +28,7 @@ def lift():
 
 
 def motion(simulator, magnitude, seed):
-    """Shove, and return the translation and the rotation as vectors."""
+    """Perturb, and return the translation and the rotation as vectors."""
     position, turn = _Hand(simulator._env).pose()
     simulator.perturb(magnitude, np.random.default_rng(seed))
     after, turned = _Hand(simulator._env).pose()
@@ -47,7 +47,7 @@ def test_the_hand_is_moved_and_turned_by_the_magnitude(lift, magnitude, degrees)
     assert np.linalg.norm(np.mean(directions, axis=0)) < 0.9
 
 
-def test_a_motion_command_goes_on_from_where_the_hand_was_shoved(lift):
+def test_a_motion_command_goes_on_from_where_the_hand_was_displaced(lift):
     # Also before the first step, when robosuite's controller has not looked at the robot yet.
     for steps in (0, 10):
         lift.reset(100_000)
@@ -55,13 +55,13 @@ def test_a_motion_command_goes_on_from_where_the_hand_was_shoved(lift):
         for _ in range(steps):
             lift.step(still)
         motion(lift, 0.04, 3)
-        shoved = _Hand(lift._env).pose()[0]
+        displaced = _Hand(lift._env).pose()[0]
         for _ in range(10):
             lift.step(still)
-        assert np.linalg.norm(_Hand(lift._env).pose()[0] - shoved) < 0.015
+        assert np.linalg.norm(_Hand(lift._env).pose()[0] - displaced) < 0.015
 
 
-def test_the_table_stops_a_shove(lift):
+def test_the_table_stops_a_perturbation(lift):
     seen = lift.reset(100_000)
     for _ in range(60):
         action = np.zeros(7, dtype=np.float32)
@@ -80,7 +80,7 @@ def test_the_table_stops_a_shove(lift):
     assert 0 < shorter < 20
 
 
-def test_the_reach_of_the_arm_ends_a_shove(lift):
+def test_the_reach_of_the_arm_ends_a_perturbation(lift):
     lift.reset(100_000)
     out = np.array([1, 0, 0.5, 0, 0, 0, -1], dtype=np.float32)
     for _ in range(80):
