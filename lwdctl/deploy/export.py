@@ -132,7 +132,7 @@ def _describe(
         snippet_length=spec.snippet_length,
         horizon=None if horizon == "episode" else horizon,
         time_input=spec.time_input,
-        reference_start=spec.reference_start if spec.action_target == "relative" else None,
+        reference_start=spec.reference_start,
         layers=spec.policy_shape.layers,
         latent_size=spec.latent_size,
         condition=diffusion.condition,

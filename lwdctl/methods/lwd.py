@@ -184,10 +184,7 @@ class GeneratedNetwork(nn.Module):
             time = (2.0 * time - 1.0).expand(inputs.shape[:-1]).unsqueeze(-1)
             inputs = torch.cat([inputs, time], -1)
         actions: Tensor = self.action.restore(self.layers(inputs))
-        if self.spec.action_target == "relative":
-            start = self.spec.reference_start
-            actions = actions + observations[..., start : start + self.spec.action_size]
-        return actions
+        return actions + self.spec.reference(observations)
 
 
 class LatentWeightDiffusion(Method):

@@ -89,7 +89,6 @@ class BehaviorCloning(Method):
             hidden=(config.policy_width,) * config.layers,
             tasks=len(data.spec.env.tasks) if "task" in parts else 0,
             labels=len(data.spec.labels) if "label" in parts else 0,
-            action_target=sizes.action_target,
             reference_start=sizes.reference_start,
         )
         model = work.initialize(lambda: ClonedPolicy(spec))

@@ -113,7 +113,6 @@ class Work:
             action_size=sizes.action_size,
             history=config.history,
             horizon=sizes.snippet_length,
-            action_target=sizes.action_target,
             reference_start=sizes.reference_start,
             diffusion=diffusion_spec(
                 chosen,

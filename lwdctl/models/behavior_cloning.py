@@ -24,9 +24,8 @@ class ClonedSpec(PolicySpec):
         hidden: Width of each hidden layer.
         tasks: Number of tasks appended as a one-hot vector, 0 for none.
         labels: Number of behavior labels appended as a one-hot vector, 0 for none.
-        action_target: `"absolute"`, or `"relative"` to the observation components that start
-            at `reference_start`.
-        reference_start: First observation component the action is relative to, or -1.
+        reference_start: First observation component that actions are relative to; None where they
+            are absolute.
     """
 
     observation_keys: tuple[str, ...]
@@ -35,8 +34,7 @@ class ClonedSpec(PolicySpec):
     hidden: tuple[int, ...]
     tasks: int
     labels: int
-    action_target: str
-    reference_start: int
+    reference_start: int | None
 
     @property
     def shape(self) -> PolicyShape:

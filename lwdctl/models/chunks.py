@@ -30,9 +30,8 @@ class ChunkSpec(PolicySpec):
         action_size: Components of the action.
         history: Observations in the condition, the current one last.
         horizon: Prediction horizon: steps of a chunk that can be executed, the current one first.
-        action_target: `"absolute"`, or `"relative"` to the current observation's components
-            that start at `reference_start`.
-        reference_start: First observation component the actions are relative to, or -1.
+        reference_start: First observation component that actions are relative to; None where they
+            are absolute.
         diffusion: The diffusion model over chunks or latents.
     """
 
@@ -41,8 +40,7 @@ class ChunkSpec(PolicySpec):
     action_size: int
     history: int
     horizon: int
-    action_target: str
-    reference_start: int
+    reference_start: int | None
     diffusion: DiffusionSpec
 
 

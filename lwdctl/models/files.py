@@ -45,8 +45,12 @@ class PolicySpec(Spec):
     """A specification of a model whose actions may be relative to its observation."""
 
     action_size: int
-    action_target: str
-    reference_start: int
+    reference_start: int | None
+
+    @property
+    def action_target(self) -> str:
+        """`"absolute"`, or `"relative"` to the observation."""
+        return "absolute" if self.reference_start is None else "relative"
 
     def reference(self, observations: Tensor) -> Tensor:
         """Return what actions are relative to.
@@ -57,7 +61,7 @@ class PolicySpec(Spec):
         Returns:
             (..., action), or a zero scalar where actions are absolute.
         """
-        if self.action_target != "relative":
+        if self.reference_start is None:
             return observations.new_zeros(())
         return observations[..., self.reference_start : self.reference_start + self.action_size]
 

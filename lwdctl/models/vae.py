@@ -34,9 +34,8 @@ class VaeSpec(PolicySpec):
         decoder_layers: Hidden layers of the hypernetwork.
         policy_hidden: Hidden layers of the generated policy.
         time_input: Whether the policy sees the fraction of its snippet that has elapsed.
-        action_target: `"absolute"`, or `"relative"` to the observation components
-            that start at `reference_start`.
-        reference_start: First observation component the action is relative to, or -1.
+        reference_start: First observation component that actions are relative to; None where they
+            are absolute.
         stride: Steps between the starts of neighboring snippets of an episode.
         starts: Where snippets start: `"anywhere"` in the episode or only at its `"first"` step.
         min_valid_fraction: Smallest fraction of a snippet that must be real steps; the rest is
@@ -52,8 +51,7 @@ class VaeSpec(PolicySpec):
     decoder_layers: tuple[int, ...]
     policy_hidden: tuple[int, ...]
     time_input: bool
-    action_target: str
-    reference_start: int
+    reference_start: int | None
     stride: int = 1
     starts: str = "anywhere"
     min_valid_fraction: float = 1.0
@@ -214,10 +212,10 @@ class PolicyVae(nn.Module):
         noise = normal_like(observations, generator) + normal_like(observations[:, :1], generator)
         strength = torch.rand(len(noise), 1, 1, generator=generator, device=generator.device)
         change = size * strength.to(noise.device) * self.observation.scale * noise
-        if self.spec.action_target != "relative":
+        start = self.spec.reference_start
+        if start is None:
             return observations + change
         moved = torch.zeros_like(self.observation.scale)
-        start = self.spec.reference_start
         moved[start : start + self.spec.action_size] = 1.0
         return observations + change * moved
 

@@ -95,7 +95,6 @@ def vae_spec(config: VaeConfig, data: SnippetStore, architecture: str = "mlp") -
         ConfigError: The data has no such observation, or none that actions can be relative to.
     """
     keys = _keys(config, data)
-    target, start = _action_target(config, data, keys)
     return VaeSpec(
         snippet_length=(
             int(data.episodes.length.max())
@@ -109,8 +108,7 @@ def vae_spec(config: VaeConfig, data: SnippetStore, architecture: str = "mlp") -
         decoder_layers=DECODER_SIZES[config.decoder],
         policy_hidden=(config.policy_width,) * config.policy_layers,
         time_input=config.time_input,
-        action_target=target,
-        reference_start=start,
+        reference_start=_reference_start(config, data, keys),
         stride=config.stride,
         starts=config.starts,
         min_valid_fraction=config.min_valid_fraction,
@@ -142,7 +140,7 @@ def _keys(config: VaeConfig, data: SnippetStore) -> tuple[str, ...]:
     return config.observation_keys or data.spec.network_keys
 
 
-def _action_target(config: VaeConfig, data: SnippetStore, keys: tuple[str, ...]) -> tuple[str, int]:
+def _reference_start(config: VaeConfig, data: SnippetStore, keys: tuple[str, ...]) -> int | None:
     reference = data.spec.action.reference
     usable = reference in keys
     if config.action_target == "relative" and not usable:
@@ -151,8 +149,8 @@ def _action_target(config: VaeConfig, data: SnippetStore, keys: tuple[str, ...])
             "use --action-target absolute",
         )
     if config.action_target == "absolute" or not usable:
-        return "absolute", -1
-    return "relative", sum(data.spec.sizes(keys[: keys.index(reference)]))
+        return None
+    return sum(data.spec.sizes(keys[: keys.index(reference)]))
 
 
 def _report_constant_actions(count: int, spec: VaeSpec, progress: Progress) -> None:

@@ -45,10 +45,10 @@ def diffusion_spec(architecture: str, latent: int = LATENT) -> DiffusionSpec:
     )
 
 
-@pytest.mark.parametrize("target", ["absolute", "relative"])
+@pytest.mark.parametrize("start", [None, 0])
 @pytest.mark.parametrize("time_input", [False, True])
-def test_the_policy_vae(target: str, time_input: bool) -> None:
-    vae = PolicyVae(VaeSpec(TIME, KEYS, OBS, ACTION, LATENT, (8,), (16,), time_input, target, 0))
+def test_the_policy_vae(start: int | None, time_input: bool) -> None:
+    vae = PolicyVae(VaeSpec(TIME, KEYS, OBS, ACTION, LATENT, (8,), (16,), time_input, start))
 
     @checked
     def encode(
@@ -116,9 +116,7 @@ def test_latent_diffusion(architecture: str, sampler: str) -> None:
 def test_chunks(kind: type) -> None:
     latent = TIME * ACTION if kind is ActionDiffusion else LATENT
     horizon = TIME - HISTORY + 1 if kind is ActionDiffusion else TIME
-    spec = ChunkSpec(
-        KEYS, OBS, ACTION, HISTORY, horizon, "relative", 0, diffusion_spec("mlp", latent)
-    )
+    spec = ChunkSpec(KEYS, OBS, ACTION, HISTORY, horizon, 0, diffusion_spec("mlp", latent))
     model = kind(spec)
 
     @checked
@@ -136,7 +134,7 @@ def test_chunks(kind: type) -> None:
 
 
 def test_behavior_cloning() -> None:
-    model = ClonedPolicy(ClonedSpec(KEYS, OBS, ACTION, (16,), TASKS, 0, "absolute", -1))
+    model = ClonedPolicy(ClonedSpec(KEYS, OBS, ACTION, (16,), TASKS, 0, None))
 
     @checked
     def act(

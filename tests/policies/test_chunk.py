@@ -24,8 +24,8 @@ def spec_of(latent: int, *, relative: bool = False) -> ChunkSpec:
     diffusion = DiffusionSpec(
         denoiser, "sample", 20, ("state", "task"), HISTORY * OBS, 2, 0, clip=1.0
     )
-    target, start = ("relative", 1) if relative else ("absolute", -1)
-    return ChunkSpec(("a", "b"), OBS, ACTION, HISTORY, HORIZON, target, start, diffusion)
+    start = 1 if relative else None
+    return ChunkSpec(("a", "b"), OBS, ACTION, HISTORY, HORIZON, start, diffusion)
 
 
 @dataclass

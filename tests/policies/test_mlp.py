@@ -14,7 +14,7 @@ from lwdctl.models.flops import matmul_flops
 from lwdctl.policies.mlp import MlpPolicy
 from lwdctl.policies.policy import EpisodePlan
 
-SPEC = ClonedSpec(("a", "b"), 3, 2, (16, 16), 2, 2, "absolute", -1)
+SPEC = ClonedSpec(("a", "b"), 3, 2, (16, 16), 2, 2, None)
 SEEN = {
     "b": np.array([[3.0], [3.0]], dtype=np.float32),
     "a": np.array([[1.0, 2.0], [1.0, 2.0]], dtype=np.float32),
@@ -48,7 +48,7 @@ def test_the_network_sees_normalized_observations_task_and_label() -> None:
 
 def test_relative_actions_add_the_reference() -> None:
     _, absolute = policy_of(SPEC)
-    _, relative = policy_of(replace(SPEC, action_target="relative", reference_start=1))
+    _, relative = policy_of(replace(SPEC, reference_start=1))
     for policy in (absolute, relative):
         policy.reset([plan(0, "x", "slow"), None])
     active = np.array([True, False])
