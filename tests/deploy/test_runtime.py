@@ -170,7 +170,7 @@ def test_without_onnxruntime(exported, monkeypatch):
 
 
 def test_a_batch_acts_like_single_policies(policy):
-    batch = SingleRobotPolicies(policy, 2, 3)
+    batch = SingleRobotPolicies(policy, 3)
     batch.reset([EpisodePlan(0, 1, "push", "slow"), None, EpisodePlan(2, 2, "pull", "fast")])
     seen = {name: np.stack([values] * 3).astype(np.float32) for name, values in SEEN.items()}
     active = np.array([True, False, True])
