@@ -232,9 +232,7 @@ class DiffusionConfig(TrainingConfig):
         "What the model is conditioned on: any of state, task and label, or none (default: state,"
         " and task when there are several)",
     )
-    denoiser: str = option(
-        "mlp", "Denoiser architecture: mlp, unet, transformer, or the name of a plug-in"
-    )
+    denoiser: str = option("mlp", "Denoiser architecture", registry="lwdctl.models:DENOISERS")
     latent_layout: str = option(
         "16x16",
         "Shape that a U-Net or transformer sees the latent in, as LENGTHxCHANNELS; the product is"
@@ -297,8 +295,8 @@ class BaselineConfig:
     )
     denoiser: str | None = option(
         None,
-        "dp, ldp: denoiser architecture: mlp, unet, transformer, or the name of a plug-in (default:"
-        " dp unet, ldp mlp)",
+        "dp, ldp: denoiser architecture (default: dp unet, ldp mlp)",
+        registry="lwdctl.models:DENOISERS",
     )
     unet_size: DenoiserSize = option("s", "U-Net size")
     transformer_size: DenoiserSize = option("s", "Transformer size")

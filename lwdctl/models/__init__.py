@@ -1,1 +1,18 @@
 """Networks, losses and samplers: tensors in, tensors out."""
+
+from __future__ import annotations
+
+from lwdctl.core.registry import Registry, Row
+
+DENOISERS = Registry(
+    "denoiser",
+    {
+        "mlp": Row("lwdctl.models.residual_mlp:ResidualMlp", "Residual MLP on the flat latent."),
+        "unet": Row("lwdctl.models.unet:LatentUnet", "1-D U-Net of Diffusion Policy."),
+        "transformer": Row(
+            "lwdctl.models.transformer:LatentTransformer", "Transformer of Diffusion Policy."
+        ),
+    },
+    entry_points="lwdctl.denoisers",
+)
+"""Adding a denoiser is one module and one row, or an entry point of another package."""

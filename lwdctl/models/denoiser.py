@@ -13,21 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lwdctl.core.registry import Registry, Row
+from lwdctl.models import DENOISERS
 from lwdctl.models.files import Spec
-
-DENOISERS = Registry(
-    "denoiser",
-    {
-        "mlp": Row("lwdctl.models.residual_mlp:ResidualMlp", "Residual MLP on the flat latent."),
-        "unet": Row("lwdctl.models.unet:LatentUnet", "1-D U-Net of Diffusion Policy."),
-        "transformer": Row(
-            "lwdctl.models.transformer:LatentTransformer", "Transformer of Diffusion Policy."
-        ),
-    },
-    entry_points="lwdctl.denoisers",
-)
-"""Adding a denoiser is one module and one row, or an entry point of another package."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import Progress
 from lwdctl.core.records import SourceSpec
 from lwdctl.core.suggest import did_you_mean
-from lwdctl.models.denoiser import DENOISERS, DenoiserSpec
+from lwdctl.models import DENOISERS
+from lwdctl.models.denoiser import DenoiserSpec
 from lwdctl.models.diffusion import DiffusionSpec, LatentDiffusion
 from lwdctl.models.files import CUSTOM, check_outputs
 from lwdctl.models.flops import denoiser_flops

@@ -10,10 +10,10 @@ from beartype import beartype
 from jaxtyping import Float, Int, jaxtyped
 from torch import Tensor
 
-from lwdctl.models import generated
+from lwdctl.models import DENOISERS, generated
 from lwdctl.models.behavior_cloning import ClonedPolicy, ClonedSpec
 from lwdctl.models.chunks import ActionDiffusion, ChunkSpec, LatentChunks
-from lwdctl.models.denoiser import DENOISERS, DenoiserSpec
+from lwdctl.models.denoiser import DenoiserSpec
 from lwdctl.models.diffusion import SAMPLERS, DiffusionSpec, LatentDiffusion
 from lwdctl.models.vae import PolicyVae, VaeSpec
 

@@ -1,0 +1,95 @@
+"""Another package adds a reader, an environment, policies and a denoiser by its entry points."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lwdctl
+from lwdctl.cli.main import main
+from lwdctl.core import registry
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def demonstrations(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(HERE)
+    monkeypatch.chdir(tmp_path)
+    registry._installed.cache_clear()
+    from toy_plugin.robot import LineEnv
+
+    env, seen, done = LineEnv(), [], []
+    for seed in range(20):
+        place, _ = env.reset(seed=seed)
+        seen.append([])
+        done.append([])
+        for _ in range(12):
+            action = np.clip(0.5 * (1.0 - place), -0.5, 0.5)
+            seen[-1].append(place)
+            done[-1].append(action)
+            place, *_ = env.step(action)
+    np.savez("line.npz", seen=np.array(seen), done=np.array(done))
+    yield tmp_path / "line.npz"
+    registry._installed.cache_clear()
+
+
+def test_everything_runs_with_plugins(demonstrations, capfd):
+    def run(*words):
+        status = main([*words, "--json", "-q"])
+        printed = capfd.readouterr()
+        assert status == 0, printed.err
+        return json.loads(printed.out)
+
+    small = ("--updates", "150", "--batch-size", "16")
+    run("ingest", "toy-npz", "line.npz")
+    run("train-vae", "--snippet-length", "6", "--policy-width", "16", "--decoder", "xs", *small)
+    run("encode")
+    run("train-diffusion", "--denoiser", "toy-net", *small)
+    run("train-baseline", "toy-linear")
+    table = run(
+        "eval", "--policy", "lwd,toy-linear,toy-halfway,random", "--latent", "sampled,mean",
+        "--episodes", "6", "--workers", "0", "--num-envs", "3",
+    )  # fmt: skip
+    rows = {
+        (row["policy"], row["latent"]): row
+        for row in table["summary"]["results"]
+        if row["task"] == "all"
+    }
+    assert rows["toy-halfway", ""]["success"] == 1.0
+    assert rows["toy-linear", ""]["success"] == 1.0
+    assert rows["toy-linear", ""]["cost"]["flops_per_step"] == 2
+    assert rows["lwd", "sampled"]["success"] > rows["random", ""]["success"]
+    compared = run("compare", "--output", "compared")
+    assert compared["summary"]
+    assert (demonstrations.parent / "compared" / "comparison.csv").exists()
+    run("report", "--output", "report.html")
+    assert "toy-halfway" in (demonstrations.parent / "report.html").read_text()
+    pytest.importorskip("onnx", reason="the extra onnx is not installed")
+    pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    run("export", "policy", "--output", "exported")
+    policy = lwdctl.load_policy("exported")
+    policy.reset(seed=0)
+    assert policy.act({"place": np.zeros(1, np.float32)}).shape == (1,)
+
+
+def test_from_python(demonstrations):
+    data = lwdctl.ingest("toy-npz", demonstrations)
+    linear = lwdctl.train_baseline("toy-linear", data)
+    policies = {"linear": lwdctl.load_policy(linear)}
+    table = lwdctl.evaluate(policies, env="toy-line/right", episodes=3)
+    assert table.rows[-1].success.value == 1.0
+
+
+def test_they_are_listed_in_the_help(demonstrations, capsys):
+    for words, name in (
+        (["ingest"], "toy-npz"),
+        (["train-baseline"], "toy-linear"),
+        (["train-diffusion"], "toy-net"),
+        (["eval"], "toy-halfway"),
+    ):
+        assert main([*words, "--help"]) == 0
+        assert name in capsys.readouterr().out
