@@ -61,7 +61,7 @@ from lwdctl.core.errors import ArtifactError
 from lwdctl.core.progress import Progress, SilentProgress
 from lwdctl.evaluation.results import ALL_TASKS, ConditionResult
 
-METHODS = {
+STATISTICS = {
     "success": "fraction of episodes solved at some step, mean over training seeds; 95 % interval:"
     " Wilson's for one training seed; for several the two-way bootstrap, widened to Wilson's"
     " interval of all episodes where that reaches further",
@@ -185,7 +185,7 @@ class Comparison:
                 for name in ("results", "tests", "controls", "costs")
             },
             "notes": list(self.notes),
-            "methods": METHODS,
+            "methods": STATISTICS,
         }
 
     def save(self, directory: Path | str) -> list[Path]:

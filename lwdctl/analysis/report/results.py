@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lwdctl.analysis.comparison import METHODS, Comparison, compare
+from lwdctl.analysis.comparison import STATISTICS, Comparison, compare
 from lwdctl.analysis.comparison_records import ComparisonRow, Horizon, horizon_order
 from lwdctl.analysis.evaluations import read_evaluations
 from lwdctl.analysis.figures import COSTS, SUCCESS
@@ -28,7 +28,7 @@ from lwdctl.artifacts.artifact import Artifact
 from lwdctl.core.errors import LwdctlError
 from lwdctl.core.progress import Progress
 from lwdctl.evaluation.results import ALL_TASKS, Condition, Estimate
-from lwdctl.methods import METHODS as POLICIES
+from lwdctl.methods import METHODS
 
 MOST_BARS = 12
 MOST_COLUMNS = 12
@@ -170,7 +170,7 @@ def _together(
         tables=tuple(table.without_empty_columns() for table in tables),
         pictures=tuple(_pictures(comparison)),
         notes=(*comparison.notes, *comparison.missing_figures),
-        methods=tuple(METHODS.items()),
+        methods=tuple(STATISTICS.items()),
     )
 
 
@@ -277,7 +277,7 @@ def _scores_by_label(groups: Sequence[Group], metric: str) -> list[Bar]:
 
 def _role(condition: Condition | ComparisonRow) -> str:
     """Return what a policy with its latent source shows."""
-    row = POLICIES.all_rows().get(condition.policy)
+    row = METHODS.all_rows().get(condition.policy)
     return CONTROLS.get(condition.latent, row.summary if row else "")
 
 
@@ -301,7 +301,7 @@ def _bar(row: ComparisonRow, metric: str, *, solved: bool, several: bool) -> Bar
 
 def _ordered(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
     """Put the method first; where not all can be shown, the shortest horizons first."""
-    policies, controls = list(POLICIES), list(CONTROLS)
+    policies, controls = list(METHODS), list(CONTROLS)
 
     def key(row: ComparisonRow) -> tuple[Any, ...]:
         policy = policies.index(row.policy) if row.policy in policies else len(policies)
