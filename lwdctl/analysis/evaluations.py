@@ -41,9 +41,8 @@ def episode_key(episode: EpisodeResult) -> EpisodeKey:
 
 def values_of(episode: EpisodeResult) -> dict[str, float]:
     """Return all numbers of an episode by name, its `steps` among them."""
-    return {name: float(value) for name, value in episode.values.items()} | {
-        "steps": float(episode.steps)
-    }
+    numbers = {**episode.values, "steps": episode.steps}
+    return {name: float(value) for name, value in numbers.items()}
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lwdctl.analysis.report.content import Block, CaptionedTable, Picture, embed_png
@@ -39,24 +39,13 @@ def show_analyses(analyses: Sequence[Artifact]) -> tuple[Block, ...]:
 
 def _primary_inputs(artifact: Artifact, root: Path) -> set[str]:
     """Return the digests of its inputs that no other input derives from."""
-    digests = {item.digest for item in artifact.manifest.inputs}
+    inputs = {item.digest for item in artifact.manifest.inputs}
     found = trace([artifact], root).found
-    below = {
-        item.digest for digest in digests & found.keys() for item in found[digest].manifest.inputs
-    }
-    return digests - _with_ancestors(below, found)
-
-
-def _with_ancestors(digests: Iterable[str], found: Mapping[str, Artifact]) -> set[str]:
-    known: set[str] = set()
-    waiting = list(digests)
-    while waiting:
-        digest = waiting.pop()
-        if digest not in known:
-            known.add(digest)
-            inputs = found[digest].manifest.inputs if digest in found else ()
-            waiting += [item.digest for item in inputs]
-    return known
+    ancestors: set[str] = set()
+    for digest in inputs & found.keys():
+        traced = trace([found[digest]], root)
+        ancestors |= {*traced.found, *traced.lost} - {digest}
+    return inputs - ancestors
 
 
 def _show(artifact: Artifact) -> Block:
