@@ -213,7 +213,10 @@ def _draw_front(axes: Any, points: Sequence[Point], cost: Cost) -> None:
 
 def _label_costs(axes: Any, costs: Sequence[float], cost: Cost) -> None:
     """Label decades, or 1, 2 and 5 of each where there are few; 1.5 G, not 1.5e9."""
-    few = max(costs, default=1.0) / min(costs, default=1.0) < 100
+    low, high = min(costs, default=1.0), max(costs, default=1.0)
+    few = high / low < 100
+    if low == high:  # matplotlib finds no limits for it
+        axes.set_xlim(low / 2, high * 2)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
     axes.xaxis.set_major_formatter(
         EngFormatter(sep="\N{THIN SPACE}")
