@@ -23,7 +23,7 @@ from lwdctl.analysis.report.lineage import (
     show_minute,
     trace,
 )
-from lwdctl.analysis.report.results import Results, overall_rows, results_of
+from lwdctl.analysis.report.results import Results, manifest_rows, results_of
 from lwdctl.analysis.report.training_curves import training_curves
 from lwdctl.analysis.tables import EMPTY, show
 from lwdctl.artifacts.artifact import Artifact
@@ -198,7 +198,7 @@ def _warnings(evaluations: Sequence[Artifact], recipes: Sequence[RecipeResults])
         if recipe.missing:
             yield f"{recipe.path}: no artifact that is up to date for {', '.join(recipe.missing)}"
     for item in evaluations:
-        lost = sum(row.get("errors", 0) for row in overall_rows([item]))
+        lost = sum(row.errors for row in manifest_rows([item]) if row.task == ALL_TASKS)
         if lost:
             yield f"{item.reference} lost {lost} episodes to simulator errors"
 
@@ -207,12 +207,15 @@ def _facts(
     evaluations: Sequence[Artifact], artifacts: Sequence[Artifact]
 ) -> Iterator[tuple[str, str]]:
     """Yield name and value of what was run, on which data, when and where."""
-    rows = [row for item in evaluations for row in item.manifest.summary.get("results", [])]
+    rows = manifest_rows(evaluations)
     if rows:
-        yield "Environment", _listed(row.get("env") for row in rows)
-        tasks = dict.fromkeys(row["task"] for row in rows if row["task"] != ALL_TASKS)
+        yield "Environment", _listed(row.env for row in rows)
+        tasks = dict.fromkeys(row.task for row in rows if row.task != ALL_TASKS)
         yield f"Tasks ({len(tasks)})", _listed(tasks)
-        yield "Policies", _listed(map(_policy, rows))
+        names = (
+            f"{row.policy} ({row.latent} latent)" if row.latent else row.policy for row in rows
+        )
+        yield "Policies", _listed(names)
     for item in artifacts:
         if item.type == "snippets":
             yield f"Data ({item.name})", _data(item.manifest.summary)
@@ -231,11 +234,6 @@ def _facts(
 
 def _listed(values: Iterable[Any]) -> str:
     return ", ".join(dict.fromkeys(show(value) for value in values))
-
-
-def _policy(row: Mapping[str, Any]) -> str:
-    policy, latent = show(row.get("policy")), row.get("latent")
-    return f"{policy} ({latent} latent)" if latent else policy
 
 
 def _data(summary: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from lwdctl.analysis.tables import EMPTY, short, show, show_estimate
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.core.errors import LwdctlError
 from lwdctl.core.progress import Progress
-from lwdctl.evaluation.results import ALL_TASKS, Condition, Estimate
+from lwdctl.evaluation.results import ALL_TASKS, Condition, Estimate, ResultRow
 from lwdctl.methods import METHODS
 
 MOST_BARS = 12
@@ -140,13 +140,12 @@ def results_of(
     return tuple(found)
 
 
-def overall_rows(evaluations: Sequence[Artifact]) -> list[Mapping[str, Any]]:
-    """Return the result rows over all tasks that the manifests of evaluations hold."""
+def manifest_rows(evaluations: Sequence[Artifact]) -> list[ResultRow]:
+    """Return the result rows that the manifests of evaluations hold."""
     return [
-        row
+        ResultRow.from_json(row)
         for artifact in evaluations
         for row in artifact.manifest.summary.get("results", [])
-        if row.get("task") == ALL_TASKS
     ]
 
 
@@ -177,9 +176,9 @@ def _together(
 def _from_manifest(evaluation: Artifact, why: str) -> Results:
     """Show the results of the manifest where the episodes cannot be compared."""
     rows = tuple(
-        (*_condition(row), show(row.get("task")), show(row.get("episodes")), _success(row),
-         show(row.get("score")))
-        for row in evaluation.manifest.summary.get("results", [])
+        (*_condition(row), row.task, show(row.episodes), show_estimate(row.success),
+         show(row.score))
+        for row in manifest_rows([evaluation])
     )  # fmt: skip
     columns = (*_CONDITION, "task", "episodes", "success [95 %]", "score")
     table = CaptionedTable(columns, rows, f"Results of {evaluation.reference}")
@@ -354,25 +353,25 @@ def _task_tables(comparison: Comparison) -> Iterator[CaptionedTable]:
 
 def _manifest_tables(evaluations: Sequence[Artifact]) -> Iterator[CaptionedTable]:
     """Yield what only the manifests hold: results by behavior label, and costs."""
-    rows = overall_rows(evaluations)
-    labeled = [row for row in rows if row.get("by_label")]
+    rows = [row for row in manifest_rows(evaluations) if row.task == ALL_TASKS]
+    labeled = [row for row in rows if row.by_label]
     if labeled:
         yield _label_table(labeled)
-    costs = [row for row in rows if row.get("cost")]
+    costs = [row for row in rows if row.cost]
     if costs:
         cells = tuple(
-            (*_condition(row), *(_short_number(row["cost"].get(key)) for key, _ in _COSTS))
+            (*_condition(row), *(_short_number(row.cost.get(key)) for key, _ in _COSTS))
             for row in costs
         )
         columns = (*_CONDITION, *(title for _, title in _COSTS))
         yield CaptionedTable(columns, cells, "Cost of acting")
 
 
-def _label_table(rows: Sequence[Mapping[str, Any]]) -> CaptionedTable:
-    names = [key for key in rows[0].get("metrics", {}) if key not in {"return", "final_success"}]
+def _label_table(rows: Sequence[ResultRow]) -> CaptionedTable:
+    names = [key for key in rows[0].metrics if key not in {"return", "final_success"}]
     cells = []
     for row in rows:
-        for label, found in row["by_label"].items():
+        for label, found in row.by_label.items():
             metrics, std = found.get("metrics", {}), found.get("return_std")
             total = show(metrics.get("return"))
             cells.append((
@@ -388,15 +387,9 @@ def _label_table(rows: Sequence[Mapping[str, Any]]) -> CaptionedTable:
     return CaptionedTable(columns, tuple(cells), "By behavior label")
 
 
-def _condition(row: Mapping[str, Any]) -> tuple[str, ...]:
-    keys = ("policy", "latent", "train_seed", "horizon")
-    return (*(show(row.get(key)) for key in keys), f"{row.get('perturbation') or 0:g}")
-
-
-def _success(row: Mapping[str, Any]) -> str:
-    numbers = (row.get(key) for key in ("success", "success_low", "success_high"))
-    value, low, high = (math.nan if number is None else number for number in numbers)
-    return show_estimate(Estimate(value, low, high, 0))
+def _condition(row: ResultRow) -> tuple[str, ...]:
+    values = (row.policy, row.latent, row.train_seed, row.horizon)
+    return (*map(show, values), f"{row.perturbation:g}")
 
 
 def _short_number(value: Any) -> str:
