@@ -131,6 +131,6 @@ def latent_summary(store: LatentStore) -> dict[str, Any]:
         "snippets": store.count,
         "latent_size": store.latent_size,
         "active_units": int((std**2 > ACTIVE_VARIANCE).sum()),
-        "mean_spread": float(std.mean()),
-        "mean_posterior_deviation": float(noise.mean()),
+        "std_of_posterior_mean": float(std.mean()),
+        "posterior_std": float(noise.mean()),
     }

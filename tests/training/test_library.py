@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import DiffusionConfig, EncodeConfig, VaeConfig
+from lwdctl.core import registry
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import SilentProgress
 from lwdctl.core.records import ActionSpec, EnvSpec, Episode, ObservationSpec, SourceSpec
@@ -147,3 +148,39 @@ def test_an_unknown_denoiser_is_named(data: SnippetStore, tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match="unett") as caught:
         train_diffusion(latents, data, vae, config, **run(tmp_path / "diffusion"))
     assert "unet" in caught.value.hint
+
+
+PLUGIN = """
+from torch import nn
+
+
+class Plain(nn.Module):
+    def __init__(self, spec):
+        super().__init__()
+        self.layer = nn.Linear(spec.latent_size + spec.condition_size, spec.latent_size)
+
+    def forward(self, latent, step, condition):
+        return self.layer(__import__("torch").cat([latent, condition], dim=1))
+"""
+
+
+def test_a_denoiser_of_another_package(
+    data: SnippetStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "site" / "plain-1.0.dist-info"
+    folder.mkdir(parents=True)
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: plain\nVersion: 1.0\n")
+    (folder / "entry_points.txt").write_text("[lwdctl.denoisers]\nplain = plain_denoiser:Plain\n")
+    (folder.parent / "plain_denoiser.py").write_text(PLUGIN)
+    monkeypatch.syspath_prepend(str(folder.parent))
+    registry._installed.cache_clear()
+    try:
+        vae = train_vae(data, VAE, **run(tmp_path / "vae")).model
+        latents = encode(vae, data, EncodeConfig(device="cpu"), None, SilentProgress())
+        config = DiffusionConfig(denoiser="plain", batch_size=8, updates=3, device="cpu")
+        trained = train_diffusion(latents, data, vae, config, **run(tmp_path / "diffusion"))
+        trained.save(tmp_path / "model")
+        loaded = LatentDiffusion.load(tmp_path / "model")
+    finally:
+        registry._installed.cache_clear()
+    assert type(loaded.denoiser).__name__ == "Plain"
