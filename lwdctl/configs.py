@@ -12,7 +12,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
-from lwdctl.core.config import option
+from lwdctl.core.config import Settings, option
 from lwdctl.core.seeding import EVALUATION_SEED_START
 
 LINEAGE = ("snippets", "vae", "latents", "diffusion")
@@ -38,7 +38,7 @@ _KEYS = "Observation keys that the networks see (default: those the data marks)"
 
 
 @dataclass(frozen=True)
-class IngestConfig:
+class IngestConfig(Settings):
     """Settings of `lwdctl ingest`."""
 
     format: str = option("robomimic", "Data format of the files.", registry=_READERS, argument=True)
@@ -97,7 +97,7 @@ class IngestConfig:
 
 
 @dataclass(frozen=True)
-class CollectConfig:
+class CollectConfig(Settings):
     """Settings of `lwdctl collect`."""
 
     simulator: str = option(
@@ -138,7 +138,7 @@ class CollectConfig:
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
+class TrainingConfig(Settings):
     """Optimization settings that every training stage has."""
 
     learning_rate: float = option(1e-3, "Peak learning rate of Adam", minimum=0)
@@ -209,7 +209,7 @@ class VaeConfig(TrainingConfig):
 
 
 @dataclass(frozen=True)
-class EncodeConfig:
+class EncodeConfig(Settings):
     """Settings of `lwdctl encode`."""
 
     stride: int | None = option(
@@ -255,7 +255,7 @@ class DiffusionConfig(TrainingConfig):
 
 
 @dataclass(frozen=True)
-class BaselineConfig:
+class BaselineConfig(Settings):
     """Settings of `lwdctl train-baseline`; None takes the method's own default."""
 
     method: str = option(
@@ -363,7 +363,7 @@ class BaselineConfig:
 
 
 @dataclass(frozen=True)
-class RolloutConfig:
+class RolloutConfig(Settings):
     """Settings that every stage with rollouts has."""
 
     sampler: Sampler = option("ddim", "Denoising sampler")
@@ -464,7 +464,7 @@ class EvalConfig(RolloutConfig):
 
 
 @dataclass(frozen=True)
-class AnalyzeLatentsConfig:
+class AnalyzeLatentsConfig(Settings):
     """Settings of `lwdctl analyze latents`."""
 
     points: int = option(
@@ -489,7 +489,7 @@ class AnalyzeLatentsConfig:
 
 
 @dataclass(frozen=True)
-class AnalyzeBehaviorConfig:
+class AnalyzeBehaviorConfig(Settings):
     """Settings of `lwdctl analyze behavior`."""
 
     source: int | None = option(

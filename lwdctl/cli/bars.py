@@ -1,4 +1,4 @@
-"""Progress on stderr: bars on a terminal, a plain line every few seconds elsewhere."""
+"""Progress on stderr: bars on a terminal, else a plain line every few seconds."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 PLAIN_SECONDS = 5.0
-"""Least time between two plain lines of one task."""
+"""Shortest time between two plain lines of one task."""
 
 
 def make_progress(*, quiet: bool, stream: TextIO | None = None) -> Progress:
-    """Return how this run reports: not at all, with bars, or with plain lines."""
+    """Return the progress reporter: a silent one, bars, or plain lines."""
     stream = stream or sys.stderr
     if quiet:
         return SilentProgress()
@@ -27,7 +27,7 @@ def make_progress(*, quiet: bool, stream: TextIO | None = None) -> Progress:
 
 
 class PlainProgress:
-    """One line at the start of a task, at its end, and every few seconds between."""
+    """Prints one line at the end of a task, and every few seconds before."""
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
@@ -42,7 +42,7 @@ class PlainProgress:
     def task(
         self, title: str, total: int | None, unit: str = "it", start: int = 0
     ) -> Iterator[Task]:
-        """Yield a task that prints its state now and then."""
+        """Yield a task that prints its state every few seconds."""
         task = _PlainTask(self.message, self._clock, title, total, unit, start)
         yield task
         task.end()
@@ -51,45 +51,45 @@ class PlainProgress:
 class _PlainTask:
     def __init__(
         self,
-        say: Callable[[str], None],
+        write: Callable[[str], None],
         clock: Callable[[], float],
         title: str,
         total: int | None,
         unit: str,
         start: int,
     ) -> None:
-        self._say, self._clock = say, clock
+        self._write, self._clock = write, clock
         self._title, self._total, self._unit = title, total, unit
         self._start = self._done = start
-        self._begun = self._told = clock()
-        self._told_done = -1
+        self._started = self._reported = clock()
+        self._reported_done = -1
         self._fields: Mapping[str, float | str] = {}
 
     def advance(self, amount: int = 1, **fields: float | str) -> None:
         self._done += amount
         if fields:
             self._fields = fields
-        if self._clock() - self._told >= PLAIN_SECONDS:
+        if self._clock() - self._reported >= PLAIN_SECONDS:
             self.report()
 
     def end(self) -> None:
-        """Say where the task ended, unless that was the last thing said."""
-        if self._told_done != self._done:
+        """Print the final state, unless it was printed already."""
+        if self._reported_done != self._done:
             self.report()
 
     def report(self) -> None:
-        """Say where the task stands."""
-        self._told, self._told_done = self._clock(), self._done
-        seconds = self._told - self._begun
+        """Print the current state."""
+        self._reported, self._reported_done = self._clock(), self._done
+        seconds = self._reported - self._started
         rate = (self._done - self._start) / seconds if seconds > 0 else 0.0
-        words = [_count(self._done, self._total), f"{rate:.1f} {self._unit}/s"]
+        parts = [_count(self._done, self._total), f"{rate:.1f} {self._unit}/s"]
         if self._total is not None and rate > 0 and self._done < self._total:
-            words.append(f"{clock_text((self._total - self._done) / rate)} left")
+            parts.append(f"{clock_text((self._total - self._done) / rate)} left")
         if self._done == self._total:
-            words.append(f"took {clock_text(seconds)}")
+            parts.append(f"took {clock_text(seconds)}")
         if self._fields:
-            words.append(fields_text(self._fields))
-        self._say(f"{self._title}: " + ", ".join(words))
+            parts.append(fields_text(self._fields))
+        self._write(f"{self._title}: " + ", ".join(parts))
 
 
 class BarProgress:
@@ -110,7 +110,7 @@ class BarProgress:
     def task(
         self, title: str, total: int | None, unit: str = "it", start: int = 0
     ) -> Iterator[Task]:
-        """Yield a task drawn as one bar; bars of nested tasks stand below each other."""
+        """Yield a task drawn as one bar; nested tasks have their bars below each other."""
         bars = self._start()
         identity = bars.add_task(title, total=total, completed=start, unit=unit, fields="")
         try:
@@ -145,7 +145,7 @@ class _BarTask:
 
 
 def fields_text(fields: Mapping[str, float | str]) -> str:
-    """Write the latest numbers of a task (`loss=0.12 kl=3.4`)."""
+    """Format the latest numbers of a task (`loss=0.12 kl=3.4`)."""
     return " ".join(
         f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
         for key, value in fields.items()
@@ -153,7 +153,7 @@ def fields_text(fields: Mapping[str, float | str]) -> str:
 
 
 def clock_text(seconds: float) -> str:
-    """Write a duration as `0:05`, `12:30` or `1:02:03`."""
+    """Format a duration as `0:05`, `12:30` or `1:02:03`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,4 +1,4 @@
-"""`lwdctl doctor`: what is installed, what works, and what to do about the rest."""
+"""`lwdctl doctor`: check the installation and say what to do about problems."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def command(
 ) -> None:
     """Check packages, simulators, rendering, device and disk.
 
-    What is optional and absent is reported as missing. The exit code is 1 only when something
-    that should work is broken.
+    Optional packages that are absent are reported as missing. The exit code is 1 only when
+    something that should work is broken.
     """
     del debug_mode
     from lwdctl.core.installation import BROKEN, OK
@@ -34,7 +34,7 @@ def command(
         print_json(None, root, {"works": not broken, "checks": checks})
     else:
         rows = [[item.area, item.name, item.state, item.detail] for item in found]
-        print_table(["area", "what", "state", "found"], rows)
+        print_table(["area", "check", "state", "result"], rows)
         for item in found:
             if item.state != OK and item.hint:
                 print_text(f"{item.name}: {item.hint}")

@@ -1,4 +1,4 @@
-"""How a run ends other than well: `error:` and `hint:` on stderr, and an exit code."""
+"""Reporting failures: `error:` and `hint:` on stderr, and an exit code."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _EXIT_BROKEN_PIPE = 141
 
 
 class CommandLineError(LwdctlError):
-    """Words on the command line that mean nothing."""
+    """A command line that cannot be understood."""
 
     exit_code = EXIT_USAGE
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived; raised so that drafts are cleaned up on the way out."""
+    """SIGTERM arrived; raised so that unfinished runs are cleaned up."""
 
 
 def catch_sigterm() -> None:
@@ -46,59 +46,61 @@ def catch_sigterm() -> None:
     signal.signal(signal.SIGTERM, stop)
 
 
-def report(error: BaseException, words: list[str], resume_hint: str) -> int:
-    """Say on stderr what went wrong and return the exit code.
+def report(error: BaseException, arguments: list[str], resume_hint: str) -> int:
+    """Report on stderr what went wrong and return the exit code.
 
     Args:
         error: What ended the run.
-        words: The command line after `lwdctl`.
+        arguments: The command line after `lwdctl`.
         resume_hint: What to do after an interruption.
     """
     if isinstance(error, KeyboardInterrupt | Terminated):
         is_interrupt = isinstance(error, KeyboardInterrupt)
-        _say("interrupted" if is_interrupt else "terminated", resume_hint)
+        _print_error("interrupted" if is_interrupt else "terminated", resume_hint)
         return EXIT_INTERRUPTED if is_interrupt else EXIT_TERMINATED
     if isinstance(error, LwdctlError):
-        _say(error.message, error.hint)
+        _print_error(error.message, error.hint)
         return error.exit_code
     if isinstance(error, typer.TyperException):
-        return _report_usage(error, words)
+        return _report_usage(error, arguments)
     if isinstance(error, BrokenPipeError):
-        # The reader went away (`| head`); nothing more can be said on stdout.
+        # The reader went away (`| head`); nothing more can be printed on stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return _EXIT_BROKEN_PIPE
     if isinstance(error, OSError) and error.errno in _USER_ERRNOS:
-        _say(str(error), "make room or change the permissions, then run the same command again")
+        _print_error(
+            str(error), "free disk space or change the permissions, then run the same command again"
+        )
         return EXIT_USER
-    return _report_bug(error, words)
+    return _report_bug(error, arguments)
 
 
-def command_line(words: list[str]) -> str:
-    """Write the command line as it could be typed again."""
-    return shlex.join(["lwdctl", *words])
+def command_line(arguments: list[str]) -> str:
+    """Return the command line as it can be pasted."""
+    return shlex.join(["lwdctl", *arguments])
 
 
-def _report_usage(error: typer.TyperException, words: list[str]) -> int:
-    is_command = bool(words) and not words[0].startswith("-")
-    hint = f"see: lwdctl {words[0]} --help" if is_command else "see: lwdctl --help"
+def _report_usage(error: typer.TyperException, arguments: list[str]) -> int:
+    is_command = bool(arguments) and not arguments[0].startswith("-")
+    hint = f"see: lwdctl {arguments[0]} --help" if is_command else "see: lwdctl --help"
     message = error.format_message()
     close = getattr(error, "possibilities", None)
     if close:  # an unknown option; Typer would write these into the message
         message, hint = error.message, "did you mean " + " or ".join(sorted(close)) + "?"
     message = message.rstrip(".")
-    _say(message[:1].lower() + message[1:], hint)
+    _print_error(message[:1].lower() + message[1:], hint)
     return error.exit_code
 
 
-def _report_bug(error: BaseException, words: list[str]) -> int:
+def _report_bug(error: BaseException, arguments: list[str]) -> int:
     text = "".join(traceback.format_exception(error))
     with tempfile.NamedTemporaryFile(
         "w", prefix="lwdctl-traceback-", suffix=".txt", delete=False, encoding="utf-8"
     ) as file:
-        file.write(f"{command_line(words)}\n\n{text}")
+        file.write(f"{command_line(arguments)}\n\n{text}")
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     what = f"{type(error).__name__}: {first}" if first else type(error).__name__
-    _say(
+    _print_error(
         f"unexpected {what}",
         f"this is a bug in lwdctl; please report it with the traceback in {file.name} "
         "(--debug prints it)",
@@ -106,7 +108,7 @@ def _report_bug(error: BaseException, words: list[str]) -> int:
     return EXIT_BUG
 
 
-def _say(message: str, hint: str) -> None:
+def _print_error(message: str, hint: str) -> None:
     sys.stderr.write(f"error: {message}\n")
     if hint:
         sys.stderr.write(f"hint: {hint}\n")

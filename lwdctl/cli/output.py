@@ -1,4 +1,4 @@
-"""What goes to stdout: the result, as text or as one JSON object."""
+"""Printing results on stdout: as text, or as one JSON object."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ JSON_SCHEMA_VERSION = 2
 
 
 def print_json(reference: str | None, path: object, summary: Mapping[str, Any]) -> None:
-    """Print the one object that every command answers with under `--json`."""
+    """Print the JSON object that every command prints under `--json`."""
     answer = {
         "schema_version": JSON_SCHEMA_VERSION,
         "artifact": reference,
@@ -42,41 +42,41 @@ def print_text(line: str = "") -> None:
 
 
 def print_summary(summary: Mapping[str, Any]) -> None:
-    """Print numbers as `key  value` lines and result cells as a table."""
+    """Print numbers as `key  value` lines and result rows as a table."""
     pairs = [row for key, value in summary.items() if key != "results" for row in _flat(key, value)]
     width = max((len(key) for key, _ in pairs), default=0)
     for key, text in pairs:
         print_text(f"  {key:<{width}}  {text}")
     if summary.get("results"):
-        print_cells(summary["results"])
+        print_result_rows(summary["results"])
 
 
-def print_cells(cells: Sequence[Mapping[str, Any]]) -> None:
-    """Print evaluation cells, the columns that tell them apart first."""
-    told = (
+def print_result_rows(results: Sequence[Mapping[str, Any]]) -> None:
+    """Print the result rows of evaluations, the columns in which they differ first."""
+    distinguishing = (
         "stage", "policy", "latent", "env", "train_seed", "snippet_length", "horizon",
         "perturbation", "sampler", "num_inference_steps",
     )  # fmt: skip
-    varying = [key for key in told if len({str(cell.get(key)) for cell in cells}) > 1]
-    lost = ["errors"] if any(cell.get("errors") for cell in cells) else []
+    varying = [key for key in distinguishing if len({str(row.get(key)) for row in results}) > 1]
+    lost = ["errors"] if any(row.get("errors") for row in results) else []
     first = ["stage"] if "stage" in varying else []
     heads = list(dict.fromkeys([*first, "policy", "latent", *varying, "task", "episodes", *lost]))
-    metrics = [key for key in cells[0].get("metrics", {}) if key not in ("success", "score")]
+    metrics = [key for key in results[0].get("metrics", {}) if key not in ("success", "score")]
     rows = [
         [
-            *[format_value(cell.get(key)) for key in heads],
-            success_text(cell),
-            *[format_value(cell.get("metrics", {}).get(key)) for key in metrics],
-            format_value(cell.get("replans_per_episode")),
+            *[format_value(row.get(key)) for key in heads],
+            _success_text(row),
+            *[format_value(row.get("metrics", {}).get(key)) for key in metrics],
+            format_value(row.get("replans_per_episode")),
         ]
-        for cell in cells
+        for row in results
     ]
-    print_table([*heads, "success [95 %]", *metrics, "queries"], rows)
+    print_table([*heads, "success [95 %]", *metrics, "re-plans"], rows)
 
 
-def success_text(cell: Mapping[str, Any]) -> str:
-    """Write a success rate with its interval."""
-    rate, low, high = (cell.get(key) for key in ("success", "success_low", "success_high"))
+def _success_text(row: Mapping[str, Any]) -> str:
+    """Format a success rate with its interval."""
+    rate, low, high = (row.get(key) for key in ("success", "success_low", "success_high"))
     text = format_value(rate)
     if low is not None and high is not None:
         text += f" [{low:.3f}, {high:.3f}]"
@@ -84,7 +84,7 @@ def success_text(cell: Mapping[str, Any]) -> str:
 
 
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table: drawn with rich on a terminal that is wide enough, aligned columns else."""
+    """Print a table: drawn with rich on a terminal that is wide enough, else aligned columns."""
     if sys.stdout.isatty() and _draw_table(heads, rows):
         return
     lines = [list(heads), *[list(row) for row in rows]]
@@ -95,7 +95,7 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def _draw_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
-    """Draw a table, or nothing where numbers would have to be cut off; say which."""
+    """Draw a table and return True; draw nothing where numbers would have to be cut off."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -112,7 +112,7 @@ def _draw_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
 
 
 def format_value(value: Any) -> str:
-    """Write a value for people: numbers short, nothing as a dash."""
+    """Format a value for people: numbers short, None as a dash."""
     if value is None or value == "":
         return "-"
     if isinstance(value, bool):
@@ -125,7 +125,7 @@ def format_value(value: Any) -> str:
 
 
 def size_text(count: int) -> str:
-    """Write a number of bytes for people."""
+    """Format a number of bytes for people."""
     size = float(count)
     for unit in ("B", "kB", "MB"):
         if size < 1000:
@@ -146,10 +146,10 @@ def _flat(key: str, value: Any) -> Iterator[tuple[str, str]]:
 
 @contextlib.contextmanager
 def reserved_stdout() -> Iterator[None]:
-    """Send what anything else prints to stderr, so that stdout carries the result only.
+    """Redirect all other output to stderr, so that stdout carries the result only.
 
-    Simulators print banners, some of them from C; the file descriptor itself is moved, and
-    worker processes started meanwhile inherit it.
+    Simulators print banners, some of them from C: the file descriptor itself is redirected, and
+    worker processes inherit it.
     """
     sys.stdout.flush()
     saved = os.dup(1)

@@ -1,4 +1,4 @@
-"""`lwdctl run`: a recipe from beginning to end."""
+"""`lwdctl run`: run a recipe from beginning to end."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from lwdctl.cli.bars import make_progress
 from lwdctl.cli.generate import DEBUG, JSON, QUIET, WORKSPACE
 from lwdctl.cli.output import (
     format_value,
-    print_cells,
     print_json,
+    print_result_rows,
     print_table,
     print_text,
     reserved_stdout,
@@ -25,11 +25,11 @@ from lwdctl.pipeline.expected import Comparison
 from lwdctl.pipeline.recipe import Recipe, make_plan, read_recipe
 from lwdctl.pipeline.runner import Outcome, compare_all, preview, run_plan
 
-_FROM = typer.Option("--from", help="Run this stage and all after it, up to date or not.",
+_FROM = typer.Option("--from", help="First stage to run again, with all later ones.",
                      metavar="STAGE", show_default=False)  # fmt: skip
-_SET = typer.Option("--set", help="Change a setting; may be given again.",
+_SET = typer.Option("--set", help="Setting to change; repeat it for several.",
                     metavar="STAGE.KEY=VALUE", show_default=False)  # fmt: skip
-_SMOKE = "Toy size: apply the recipe's [smoke] tables; artifacts get the suffix -smoke."
+_SMOKE = "Run at toy size: apply the recipe's [smoke] tables; artifacts get the suffix -smoke."
 
 
 def command(
@@ -46,7 +46,7 @@ def command(
     be_quiet: QUIET = False,
     debug_mode: DEBUG = False,
 ) -> None:
-    """Run a recipe's stages in order, skip what is up to date, compare with what it expects."""
+    """Run a recipe's stages in order, skip those up to date, and compare the expected numbers."""
     del debug_mode
     recipe = read_recipe(recipe_path)
     plan = make_plan(recipe, assignments=assignments or (), smoke=smoke, start=start)
@@ -69,7 +69,7 @@ def command(
     if check and missed:
         raise LwdctlError(
             f"{len(missed)} of {len(compared)} expected numbers were missed",
-            f"the table above names them; protocol and source stand in {recipe.path}",
+            f"see the table above; protocol and sources are in {recipe.path}",
         )
 
 
@@ -90,7 +90,7 @@ def _summary(
             }
             for outcome in outcomes
         ],
-        "results": _cells(outcomes),
+        "results": _result_rows(outcomes),
         "expected": [_expected(item) for item in compared],
     }
 
@@ -109,13 +109,13 @@ def _expected(item: Comparison) -> dict[str, Any]:
     }
 
 
-def _cells(outcomes: Sequence[Outcome]) -> list[Mapping[str, Any]]:
-    """Return the cells of all evaluations, each with the stage that measured it."""
+def _result_rows(outcomes: Sequence[Outcome]) -> list[Mapping[str, Any]]:
+    """Return the result rows of all evaluations, each with the stage that measured it."""
     return [
-        {"stage": outcome.step.id, **cell}
+        {"stage": outcome.step.id, **row}
         for outcome in outcomes
         if outcome.artifact
-        for cell in outcome.artifact.manifest.summary.get("results", [])
+        for row in outcome.artifact.manifest.summary.get("results", [])
     ]
 
 
@@ -135,24 +135,24 @@ def _print(outcomes: Sequence[Outcome], compared: Sequence[Comparison], *, detai
         for outcome in outcomes:
             print_text(f"{outcome.step.id}: {_changes(outcome)}")
         return
-    cells = _cells(outcomes)
-    if cells:
+    results = _result_rows(outcomes)
+    if results:
         print_text()
-        print_cells(cells)
+        print_result_rows(results)
     if compared:
         print_text()
         _print_compared(compared)
 
 
 def _changes(outcome: Outcome) -> str:
-    """Write the settings that differ from the stage's defaults."""
+    """Return the settings that differ from the stage's defaults."""
     defaults = to_mapping(outcome.step.stage.config())
     changed = [
         f"{key}={format_value(value)}"
         for key, value in to_mapping(outcome.step.config).items()
         if value != defaults[key]
     ]
-    return " ".join(changed) or "all settings as default"
+    return " ".join(changed) or "default settings"
 
 
 def _print_compared(compared: Sequence[Comparison]) -> None:

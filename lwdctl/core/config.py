@@ -9,6 +9,7 @@ the functions below. Supported field types are `bool`, `int`, `float`, `str`, `L
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import types
 import typing
@@ -47,6 +48,21 @@ class FieldType:
         return " or ".join([*names, *(f"'{item}'" for item in self.literals)])
 
 
+class Settings:
+    """Base of a configuration: checks every field, however the object is made.
+
+    Raises:
+        ConfigError: A value of a wrong type, an unknown name, or a value out of range.
+    """
+
+    def __post_init__(self) -> None:
+        """Check and normalize the fields (a list becomes a tuple, an int a float)."""
+        for field in dataclasses.fields(typing.cast(Any, self)):
+            kind = field_type(type(self), field.name)
+            value = _check(getattr(self, field.name), field, kind, "")
+            object.__setattr__(self, field.name, value)
+
+
 def option(
     default: Any,
     help: str,  # noqa: A002 - the name the command line uses
@@ -79,7 +95,7 @@ def option(
 
 def field_type(config: type, name: str) -> FieldType:
     """Take apart the declared type of a field of `config`."""
-    return _take_apart(typing.get_type_hints(config)[name])
+    return _field_types(config)[name]
 
 
 def registry_of(field: dataclasses.Field[Any]) -> Registry | None:
@@ -141,6 +157,13 @@ def parse_assignments(config: type, assignments: typing.Iterable[str]) -> dict[s
             raise ConfigError(f"unknown setting '{key}'", did_you_mean(name, fields))
         values[name] = _parse_text(text.strip(), field_type(config, name), name)
     return values
+
+
+@functools.cache
+def _field_types(config: type) -> dict[str, FieldType]:
+    hints = typing.get_type_hints(config)
+    fields = dataclasses.fields(typing.cast(Any, config))
+    return {field.name: _take_apart(hints[field.name]) for field in fields}
 
 
 def _take_apart(hint: Any) -> FieldType:

@@ -11,11 +11,11 @@ EXIT_TERMINATED = 143
 
 
 class LwdctlError(Exception):
-    """Something the user can put right.
+    """An error that the user can correct.
 
     Args:
-        message: One line that names the thing at fault (file, key, row, option).
-        hint: One line that says what to do next, or an empty string.
+        message: One line that says what is wrong, where, and what was expected.
+        hint: One line with what to do next, preferably a command to paste, or an empty string.
     """
 
     exit_code = EXIT_USER

@@ -1,6 +1,6 @@
-"""What is installed, held against what lwdctl declares and what is known not to go together.
+"""Checks of the installed packages against lwdctl's requirements and known conflicts.
 
-Only package metadata are read; nothing is imported.
+Only package metadata is read; nothing is imported.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 import lwdctl
 
 OK, WARNING, MISSING, BROKEN = "ok", "warning", "missing", "broken"
-"""States of a finding; only `BROKEN` keeps something from working that should."""
+"""States of a finding; only `BROKEN` means that something that should work does not."""
 
 Version = Callable[[str], str]
 
@@ -26,10 +26,10 @@ class Finding:
     """The result of one check.
 
     Attributes:
-        area: What it belongs to (`"package"`, `"simulator"`).
-        name: What was checked.
+        area: Area of the check (`"package"`, `"simulator"`).
+        name: Name of what was checked.
         state: `"ok"`, `"warning"`, `"missing"` (optional and absent) or `"broken"`.
-        detail: What was found.
+        detail: The result.
         hint: What to do about it, or "".
     """
 
@@ -42,11 +42,11 @@ class Finding:
 
 @dataclass(frozen=True)
 class Conflict:
-    """Versions that do not go together.
+    """Versions that do not work together.
 
     Attributes:
-        present: Requirements that are all met where the conflict arises.
-        absent: Packages that are not installed where it arises.
+        present: Requirements that are all met when the conflict arises.
+        absent: Packages that are not installed when it arises.
         build: Local version of the last of `present` (`"cpu"` in `2.13.0+cpu`); "" for any.
         state: How bad it is.
         detail: What goes wrong.
@@ -66,12 +66,12 @@ CONFLICTS = (
         ("metaworld", "mujoco>=4"),
         BROKEN,
         "Metaworld does not work with mujoco 4",
-        "make a fresh environment with constraints.txt; a downgrade in place leaves broken parts",
+        "create a new environment with constraints.txt; downgrading in place leaves broken parts",
     ),
     Conflict(
         ("robosuite>=1.5.2", "numpy>=2"),
         WARNING,
-        "robosuite 1.5.2 wants numpy below 2, and its resets do not follow the seed",
+        "robosuite 1.5.2 requires numpy below 2, and its resets do not follow the seed",
         "pip install 'robosuite==1.5.1' 'mink<0.0.14'",
     ),
     Conflict(
@@ -93,7 +93,7 @@ CONFLICTS = (
     Conflict(
         ("hypnettorch",),
         BROKEN,
-        "hypnettorch imports matplotlib without asking for it",
+        "hypnettorch imports matplotlib without requiring it",
         "pip install 'matplotlib>=3.9,<4'",
         absent=("matplotlib",),
     ),
@@ -121,7 +121,7 @@ def check_packages(
         requirements: As in package metadata; None reads lwdctl's own.
         version: Returns the version of an installed distribution, "" for none.
     """
-    found = [Finding("package", "python", OK, platform.python_version()), _ourselves()]
+    found = [Finding("package", "python", OK, platform.python_version()), _lwdctl()]
     if requirements is None:
         requirements = _declared()
     for text in requirements:
@@ -130,7 +130,7 @@ def check_packages(
         if requirement.name != "lwdctl" and extra not in _NOT_FOR_USERS:
             found.append(_package(requirement, extra, version(requirement.name)))
     robomimic = version(_ROBOMIMIC)
-    detail = robomimic or "not installed; only tests compare with it"
+    detail = robomimic or "not installed; only needed by tests"
     hint = "" if robomimic else "pip install --no-deps robomimic==0.3.0"
     found.append(Finding("package", _ROBOMIMIC, OK if robomimic else MISSING, detail, hint))
     return found
@@ -139,7 +139,7 @@ def check_packages(
 def check_conflicts(
     conflicts: Sequence[Conflict] = CONFLICTS, version: Version = installed_version
 ) -> list[Finding]:
-    """Return a finding for every combination of versions that does not go together."""
+    """Return a finding for every conflict among the installed versions."""
     found = []
     for conflict in conflicts:
         named = [Requirement(text) for text in conflict.present]
@@ -163,7 +163,7 @@ def _declared() -> list[str]:
         return []
 
 
-def _ourselves() -> Finding:
+def _lwdctl() -> Finding:
     if installed_version("lwdctl"):
         return Finding("package", "lwdctl", OK, lwdctl.__version__)
     detail = f"{lwdctl.__version__}, used without being installed: its dependencies are unknown"
@@ -171,7 +171,7 @@ def _ourselves() -> Finding:
 
 
 def _extra_of(requirement: Requirement) -> str:
-    """Return the extra that brings a requirement, or "" for everybody's."""
+    """Return the extra that a requirement belongs to, or "" for one without an extra."""
     marker = str(requirement.marker or "")
     return marker.partition("extra ==")[2].strip().strip("\"'")
 
@@ -183,7 +183,7 @@ def _package(requirement: Requirement, extra: str, version: str) -> Finding:
         detail = f"not installed (extra {extra})" if extra else "not installed"
         return Finding("package", name, MISSING if extra else BROKEN, detail, install)
     if not _met(requirement, version):
-        detail = f"{version}, but lwdctl is written for {requirement.specifier}"
+        detail = f"{version}, but lwdctl supports {requirement.specifier}"
         return Finding("package", name, WARNING, detail, install)
     return Finding("package", name, OK, version)
 

@@ -1,6 +1,6 @@
-"""The one interface through which library code reports progress.
+"""The interface through which library code reports progress.
 
-The command line draws it with rich, the Python API with tqdm, tests with nothing.
+The command line draws bars with rich, the Python API with tqdm; tests draw nothing.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from typing import Any, Protocol
 
 
 class Task(Protocol):
-    """One piece of work with a known or unknown length."""
+    """One piece of work of known or unknown length."""
 
     def advance(self, amount: int = 1, **fields: float | str) -> None:
-        """Move on by `amount`; `fields` are the latest numbers to show beside the bar."""
+        """Advance by `amount`; `fields` are the latest numbers to show beside the bar."""
 
 
 class Progress(Protocol):
-    """Where long work reports; implementations must be cheap to call once per update."""
+    """Where long work reports; implementations must be cheap to call once per training step."""
 
     def message(self, text: str) -> None:
-        """Say one line (goes to stderr or a log, never to stdout)."""
+        """Show one line (on stderr or in a log, never on stdout)."""
 
     def task(self, title: str, total: int | None, unit: str = "it", start: int = 0) -> Any:
-        """Return a context manager that yields a `Task`."""
+        """Return a context manager that yields a `Task`; `start` of `total` units are done."""
 
 
 class _SilentTask:

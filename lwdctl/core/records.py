@@ -1,6 +1,6 @@
-"""The records that travel between rooms: what a source, an episode and a space are.
+"""The records that packages exchange: descriptions of data and environments, and episodes.
 
-Axis names used throughout: batch, time, obs, action, latent, weight, episode, slot.
+Axis names used throughout: batch, time, obs, action, latent, weight, episode, env.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ class ObservationSpec:
 
 @dataclass(frozen=True)
 class ActionSpec:
-    """What an action means.
+    """The meaning of an action vector.
 
     Attributes:
         size: Number of components.
-        semantics: `"absolute"` (a target) or `"delta"` (a motion), or `"torque"`.
+        semantics: `"absolute"` (a target), `"delta"` (a motion) or `"torque"`.
         units: Human-readable units (`"pixels"`, `"normalized"`).
         low: Smallest value per component the environment accepts.
         high: Largest value per component the environment accepts.
         control_rate: Actions per second in hertz, 0 when unknown.
-        reference: For absolute targets, the observation key of the same units and
-            size that the target is compared with (`"agent_position"`), else "".
+        reference: For absolute targets, the observation key of the position that they command,
+            in the same units and of the same size (`"agent_position"`), else "".
     """
 
     size: int
@@ -56,7 +56,7 @@ class ActionSpec:
 
 @dataclass(frozen=True)
 class EnvSpec:
-    """How to rebuild the environment the data came from.
+    """How to rebuild the environment that the data was recorded in.
 
     Attributes:
         adapter: Name of the row in the environment table (`"metaworld"`), or "".
@@ -73,7 +73,16 @@ class EnvSpec:
 
 @dataclass(frozen=True)
 class SourceSpec:
-    """Everything a snippet store says about its data beside the data."""
+    """The description of a snippet store's data.
+
+    Attributes:
+        observations: The observation arrays, in the order in which networks concatenate them.
+        action: The action.
+        env: The environment.
+        labels: Behavior labels that occur, in the order of their indices.
+        source_format: Name of the data format (`"robomimic"`).
+        collection_seeds: First and last seed of the demonstrations, or None when unknown.
+    """
 
     observations: tuple[ObservationSpec, ...]
     action: ActionSpec
@@ -88,7 +97,7 @@ class SourceSpec:
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> SourceSpec:
-        """Rebuild from what `to_mapping` returned, after a trip through JSON."""
+        """Rebuild from the values of `to_mapping`, also after JSON."""
         action = {**values["action"]}
         action["low"], action["high"] = tuple(action["low"]), tuple(action["high"])
         env = {**values["env"], "tasks": tuple(values["env"]["tasks"])}
@@ -118,18 +127,18 @@ class Episode:
     """One demonstration.
 
     Attributes:
-        source: Where it stands in its source (`"demo_12"`, `"rows 0:1000"`).
-        observations: Key to array (time, obs), float32; the observation at which the
-            action of the same row was taken.
+        source: Its place in its source (`"demo_12"`, `"rows 0:1000"`).
+        observations: Key to array (time, obs), float32; row t is the observation at which action
+            t was taken.
         actions: (time, action), float32.
         rewards: (time,), float32, or None.
         final_observation: Key to array (obs,) after the last action, or None.
         initial_state: Simulator state at the first step, float64 1-D, or None.
-        model: Simulator model text that the state belongs to (MJCF), or "".
+        model: Text of the simulator model that the state belongs to (MJCF), or "".
         task: Task name.
         label: Behavior label (operator, level), or "".
-        split: `"train"` or `"validation"`, or "" when the source does not say.
-        success: Whether it solved the task, or None when the source does not say.
+        split: `"train"` or `"validation"`, or "" when the source has no split.
+        success: Whether it solved the task, or None when unknown.
         seed: Collection seed, or None.
     """
 

@@ -1,8 +1,8 @@
-"""Rotations as six numbers: the first two columns of the rotation matrix, one after the other.
+"""Rotations as six numbers: the first two columns of the rotation matrix, concatenated.
 
-Networks learn them better than angles or quaternions, because nearby rotations have nearby
-numbers everywhere (Zhou et al. 2019, "On the continuity of rotation representations in neural
-networks"). The two columns are the turned x and y axes; the third is their cross product.
+Networks learn this representation better than angles or quaternions, because it is continuous
+(Zhou et al. 2019, "On the continuity of rotation representations in neural networks"). The two
+columns are the rotated x and y axes; the third is their cross product.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from scipy.spatial.transform import Rotation
 
 Array = npt.NDArray[np.float64]
 
-# Shorter than this, what an axis must be told from is taken for zero.
+# An axis shorter than this counts as zero.
 SHORTEST = 1e-6
 
 
 def six_numbers(rotation: Rotation) -> Array:
-    """Return the numbers (..., 6) of one rotation or of several."""
+    """Return the six numbers (..., 6) of one rotation or of several."""
     matrix: Array = rotation.as_matrix()
     return np.concatenate([matrix[..., 0], matrix[..., 1]], axis=-1)
 
 
 def rotation_of(six: Array) -> Rotation | None:
-    """Return the rotation nearest in the sense of Gram and Schmidt.
+    """Return the rotation of six numbers, orthonormalized by the Gram-Schmidt process.
 
     Args:
-        six: Any finite numbers (6,), as a network gives them.
+        six: Any finite numbers (6,), such as the output of a network.
 
     Returns:
-        The rotation, or None where the numbers say none: the first axis is zero, or the second
+        The rotation, or None where the numbers define none: the first axis is zero, or the second
         is zero or parallel to it.
     """
     first, second = six[:3], six[3:]

@@ -1,6 +1,6 @@
 """Seeds derived from names, so that no random draw depends on the order of others.
 
-Every draw in lwdctl comes from a generator made here out of (purpose, seed, index...).
+Every draw in lwdctl comes from a generator made here from (purpose, seed, index...).
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import hashlib
 import numpy as np
 
 EVALUATION_SEED_START = 100_000
-"""First evaluation seed. Collection seeds stay below it, so the two never meet."""
+"""First evaluation seed. Collection seeds stay below it, so the two never overlap."""
 
 
 def derive_seed(*keys: int | str) -> int:
     """Hash the keys into a seed in [0, 2**63).
 
     The same keys give the same seed on every machine and Python version, and any
-    change of a key gives an unrelated one.
+    change of a key gives an independent one.
     """
     text = "\x1f".join(f"{type(key).__name__}:{key}" for key in keys)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

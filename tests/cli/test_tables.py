@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from lwdctl.cli.output import print_cells, print_table
+from lwdctl.cli.output import print_result_rows, print_table
 
 
 class Terminal(io.StringIO):
@@ -27,10 +27,10 @@ def test_a_table_is_drawn_only_where_no_number_is_cut_off(monkeypatch, columns, 
 
 def test_cells_of_several_stages_are_told_apart(capsys):
     cell = {"policy": "lwd", "latent": "oracle", "task": "all", "episodes": 4, "success": 0.5}
-    print_cells([{"stage": "eval-small", **cell}, {"stage": "eval-large", **cell}])
+    print_result_rows([{"stage": "eval-small", **cell}, {"stage": "eval-large", **cell}])
     head, first, second = capsys.readouterr().out.splitlines()
     assert head.startswith("stage")
     assert first.startswith("eval-small")
     assert second.startswith("eval-large")
-    print_cells([{"stage": "eval-small", **cell}] * 2)
+    print_result_rows([{"stage": "eval-small", **cell}] * 2)
     assert "stage" not in capsys.readouterr().out

@@ -54,6 +54,14 @@ def test_wrong_values_are_refused(values: dict[str, object], message: str) -> No
         from_mapping(Settings, values)
 
 
+def test_a_configuration_made_in_python_is_checked_too() -> None:
+    from lwdctl.configs import VaeConfig
+
+    assert VaeConfig(observation_keys=["a"]).observation_keys == ("a",)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="'decoder' cannot be 'huge'"):
+        VaeConfig(decoder="huge")  # type: ignore[arg-type]
+
+
 def test_did_you_mean() -> None:
     with pytest.raises(ConfigError) as error:
         from_mapping(Settings, {"lenght": 3})
