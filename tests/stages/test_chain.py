@@ -196,7 +196,7 @@ def test_an_interrupted_evaluation_keeps_what_it_measured(
 
     monkeypatch.setattr(evaluate, "_roll", counting)
     (draft,) = copy.unfinished("evaluation")
-    assert draft.record.resumable
+    assert draft.resumable
     resumed = do("eval", copy, EVAL, resume=True)
     assert count == ["shuffled", "mean"]
     for arm in ("lwd-sampled", "lwd-oracle", "lwd-shuffled", "lwd-mean"):
