@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 FORMATS = ("table", "csv", "json")
 DEFAULT_OUTPUT = "comparison"
 AGAINST = Annotated[
-    str,
+    str | None,
     typer.Option(
-        help="Policy that the others are tested against  [default: lwd]",
+        help="Policy that the others are tested against.  [default: lwd]",
         metavar="POLICY",
         show_default=False,
     ),
 ]
 METRIC = Annotated[
-    str,
+    str | None,
     typer.Option(
-        help="Score to show beside success (max_overlap, return, ...)"
+        help="Score to show beside success (max_overlap, return, ...)."
         "  [default: the environment's first metric]",
         metavar="NAME",
         show_default=False,
@@ -40,7 +40,7 @@ _EVALUATIONS = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="EVAL",
-        help="Evaluations to compare: NAME, NAME:v2 or a path  [default: the newest].",
+        help="Evaluations to compare: NAME, NAME:v2 or a path.  [default: the newest]",
         show_default=False,
     ),
 ]
@@ -51,7 +51,7 @@ _OUTPUT = Annotated[
     str,
     typer.Option(
         help="Directory for the tables (CSV), comparison.json and the figures (PNG, PDF); files"
-        f" of an earlier comparison there are replaced  [default: ./{DEFAULT_OUTPUT} with"
+        f" of an earlier comparison there are replaced.  [default: ./{DEFAULT_OUTPUT} with"
         " --format table, no files otherwise]",
         metavar="DIR",
         show_default=False,
@@ -70,8 +70,8 @@ _RUN = Annotated[
 
 def command(
     evaluations: _EVALUATIONS = None,
-    against: AGAINST = "",
-    metric: METRIC = "",
+    against: AGAINST = None,
+    metric: METRIC = None,
     output_format: _FORMAT = "table",
     output: _OUTPUT = "",
     run_name: _RUN = "",
@@ -104,7 +104,7 @@ def command(
 
     progress.message(f"reading {', '.join(item.reference for item in artifacts)}")
     comparison = compare_evaluations(
-        artifacts, workspace.root, against=against or None, metric=metric or None, progress=progress
+        artifacts, workspace.root, against=against, metric=metric, progress=progress
     )
     directory = output or (DEFAULT_OUTPUT if shape == "table" else "")
     notes = list(comparison.notes)

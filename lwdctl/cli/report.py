@@ -33,14 +33,14 @@ _RUNS = Annotated[
     typer.Argument(
         metavar="RUN",
         help="Evaluations (NAME, NAME:v2 or a path), or recipes (FILE.toml): the artifacts of their"
-        " stages in this workspace that are up to date  [default: the newest evaluation].",
+        " stages in this workspace that are up to date.  [default: the newest evaluation]",
         show_default=False,
     ),
 ]
 _OUTPUT = Annotated[
     str,
     typer.Option(
-        help="File to write, replaced if it exists  [default: ./NAME.html after the one run"
+        help="File to write, replaced if it exists.  [default: ./NAME.html after the one run"
         f" that was named, otherwise ./{DEFAULT_OUTPUT}]",
         metavar="FILE",
         show_default=False,
@@ -63,8 +63,8 @@ _SET = Annotated[
 def command(
     runs: _RUNS = None,
     output: _OUTPUT = "",
-    against: AGAINST = "",
-    metric: METRIC = "",
+    against: AGAINST = None,
+    metric: METRIC = None,
     smoke: _SMOKE = False,
     assignments: _SET = None,
     workspace_path: WORKSPACE = "",
@@ -87,7 +87,7 @@ def command(
     from lwdctl.analysis.report.report import build_report, render_page
 
     report = build_report(
-        sources, workspace.root, recipes, against=against or None, metric=metric or None,
+        sources, workspace.root, recipes, against=against, metric=metric,
         progress=progress,
     )  # fmt: skip
     content = render_page(report).encode()
