@@ -57,7 +57,7 @@ def run(config: Any, inputs: Inputs, context: StageContext) -> Artifact:
         raise SimulatorError(
             f"{sum(findings.lost.values())} episodes were lost to simulator errors; the others are"
             f" in {artifact.reference}",
-            f"run lwdctl analyze {analysis.name} again",
+            f"lwdctl analyze {analysis.name}",
         )
     return artifact
 
