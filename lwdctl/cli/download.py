@@ -20,7 +20,7 @@ def command(
         typer.Argument(
             help="Dataset to download: robomimic lift mh, pusht, d4rl halfcheetah-medium-v2, "
             "minari mujoco/halfcheetah/expert-v0.",
-            metavar="DATASET...",
+            metavar="DATASET",
         ),
     ] = None,
     show_list: Annotated[

@@ -20,12 +20,12 @@ import stat
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 
 from lwdctl.artifacts.files import sha256_of
 from lwdctl.core.errors import ConfigError, DataError
 from lwdctl.core.progress import Progress
-from lwdctl.core.suggest import did_you_mean
 from lwdctl.data.fetch import Remote, by_hand, fetch, reason
 
 HUB_REPOSITORY = "robomimic/robomimic_datasets"
@@ -166,10 +166,11 @@ def find_source(arguments: Sequence[str]) -> Source:
     known = {" ".join(source.arguments).lower(): source for source in SOURCES}
     if name in known:
         return known[name]
-    longer = [item for item in known if item.startswith(f"{name} ")]
-    hint = f"name one: {', '.join(longer[:12])}" if longer else did_you_mean(name, known)
+    close = [item for item in known if item.startswith(f"{name} ")]
+    close = close or get_close_matches(name, known, n=3)
+    hint = "; ".join(f"lwdctl download {item}" for item in close[:9])
     raise ConfigError(
-        f"no dataset to download is called '{name}'", f"{hint} (see: lwdctl download --list)"
+        f"no dataset to download is called '{name}'", hint or "lwdctl download --list"
     )
 
 

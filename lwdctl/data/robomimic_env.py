@@ -45,10 +45,10 @@ def adapter_of(env_args: Mapping[str, Any]) -> str:
 
     Code to import (`package.module:Class`) is named by the user with `--env`, never by a file.
     """
-    kind = env_args.get("type")
-    if isinstance(kind, str):
-        return "" if is_import_path(kind) else kind
-    return "robosuite" if kind == 1 else ""
+    written = env_args.get("type")
+    if isinstance(written, str):
+        return "" if is_import_path(written) else written
+    return "robosuite" if written == 1 else ""
 
 
 def max_steps_of(

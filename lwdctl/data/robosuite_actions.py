@@ -146,10 +146,10 @@ def pose_targets(
     arm = arm_settings(env_args, where)
     if arm is None:
         raise DataError(f"{where}: has no controller_configs, --actions absolute needs them", HINT)
-    kind = str(arm.get("type", "OSC_POSE"))
-    if has_absolute_targets(arm) and kind != "OSC_POSE":
+    controller = str(arm.get("type", "OSC_POSE"))
+    if has_absolute_targets(arm) and controller != "OSC_POSE":
         return None
-    _check_pose_controller(arm, kind, array_at(demo, "actions").shape[1], where)
+    _check_pose_controller(arm, controller, array_at(demo, "actions").shape[1], where)
     spec = robosuite_pose_action(control_rate(env_args))
     if has_absolute_targets(arm):
         return PoseTargets(spec)
@@ -184,11 +184,11 @@ def site_offset(data: h5py.Group) -> Rotation:
     )
 
 
-def _check_pose_controller(arm: Mapping[str, Any], kind: str, size: int, where: str) -> None:
+def _check_pose_controller(arm: Mapping[str, Any], controller: str, size: int, where: str) -> None:
     """Check that a controller takes six numbers of motion and one for the gripper."""
     reason = ""
-    if kind != "OSC_POSE":
-        reason = f"the controller is {kind}, not OSC_POSE"
+    if controller != "OSC_POSE":
+        reason = f"the controller is {controller}, not OSC_POSE"
     elif size != MOTION_SIZE:
         reason = f"actions have {size} numbers, not the {MOTION_SIZE} of one arm and its gripper"
     elif arm.get("impedance_mode", "fixed") != "fixed":

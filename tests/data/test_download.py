@@ -86,7 +86,11 @@ def test_what_the_help_names_is_found(words):
 
 @pytest.mark.parametrize(
     ("words", "hint"),
-    [(["robomimic"], "robomimic lift mh"), (["robomimic", "lift", "hm"], "'robomimic lift mh'")],
+    [
+        (["robomimic"], "lwdctl download robomimic lift mh"),
+        (["robomimic", "lift", "hm"], "lwdctl download robomimic lift mh"),
+        (["nothing"], "lwdctl download --list"),
+    ],
 )
 def test_what_is_unknown_is_answered_with_the_closest(words, hint):
     with pytest.raises(ConfigError) as caught:
