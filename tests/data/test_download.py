@@ -328,7 +328,7 @@ def test_an_interrupted_download_keeps_the_part(server, tmp_path):
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
     assert process.returncode == 130, said
-    assert "go on with: lwdctl download robomimic lift mh" in said
+    assert "continue with: lwdctl download robomimic lift mh" in said
     size = part.stat().st_size
     assert 0 < size < len(CONTENT)
     server.pause = 0.0
