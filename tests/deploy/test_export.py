@@ -46,7 +46,7 @@ def recorded(inputs):
 
 @pytest.mark.parametrize("toy", KINDS, ids=lambda toy: f"{toy.denoiser}-{toy.prediction}")
 def test_the_same_noise_gives_the_same_latent_weights_and_actions(exported, toy):
-    from lwdctl.deploy.parity import act_with_noise, torch_noise
+    from lwdctl.deploy.export import act_with_noise, torch_noise
     from lwdctl.deploy.runtime import ExportedPolicy
 
     inputs, directory = exported(toy)
