@@ -574,4 +574,4 @@ def lineage_read(latents: Collection[str], named: Collection[str] = ()) -> tuple
         named: Artifact types of which one artifact was named; the lineage goes at least so far.
     """
     last = 3 if "sampled" in latents else 1 if set(latents) <= {"oracle"} else 2
-    return LINEAGE[: 1 + max([last, *(LINEAGE.index(kind) for kind in named if kind in LINEAGE)])]
+    return LINEAGE[: 1 + max([last, *(LINEAGE.index(item) for item in named if item in LINEAGE)])]

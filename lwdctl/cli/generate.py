@@ -182,7 +182,8 @@ def _metavar(field: dataclasses.Field[Any], kind: FieldType) -> str | None:
     if kind.scalar is bool:
         return None
     name = {int: "INTEGER", float: "NUMBER", str: "TEXT"}[kind.scalar or str]
-    return "|".join([name, *kind.literals]) + (",..." if kind.many else "")
+    none = ["none"] if kind.optional and field.default is not None else []
+    return "|".join([name, *kind.literals, *none]) + (",..." if kind.many else "")
 
 
 def _help(field: dataclasses.Field[Any]) -> str:

@@ -93,11 +93,11 @@ def _context(
     progress: Progress | None = None,
 ) -> StageContext:
     """Return where a step runs; its candidates are what the plan made, not the workspace's."""
-    among = None
+    candidates = None
     if step.stage.choices:
         made = [outcomes[choice].artifact for choice in step.candidates]
-        among = tuple(artifact for artifact in made if artifact)
-    return StageContext(workspace, progress or SilentProgress(), step.name, among=among)
+        candidates = tuple(artifact for artifact in made if artifact)
+    return StageContext(workspace, progress or SilentProgress(), step.name, candidates=candidates)
 
 
 def _inputs(

@@ -44,15 +44,15 @@ def run(config: Any, inputs: Inputs, context: StageContext) -> Artifact:
         context.name or primary.name,
         config=to_mapping(config),
         inputs=list(inputs.values()),
-    ) as draft:
+    ) as output:
         opened = {
             argument: _open(argument, inputs, context.workspace.root, device)
             for argument in analysis.arguments
         }
         findings = function(config, progress=context.progress, **opened)
-        findings.save(draft.path, f"{findings.title}: {primary.reference}")
+        findings.save(output.path, f"{findings.title}: {primary.reference}")
         summary = {**findings.summary, **({LOST: dict(findings.lost)} if findings.lost else {})}
-        artifact = draft.publish(summary, seed=config.seed, device=str(device))
+        artifact = output.publish(summary, seed=config.seed, device=str(device))
     if findings.lost and isinstance(config, RolloutConfig):
         raise SimulatorError(
             f"{sum(findings.lost.values())} episodes were lost to simulator errors; the others are"

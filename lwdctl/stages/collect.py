@@ -23,6 +23,6 @@ def run(config: CollectConfig, inputs: Mapping[str, Artifact], context: StageCon
     del inputs
     experts, tasks = find_experts(config)
     name = context.name or experts.file_name(tasks)
-    with context.workspace.begin("demonstrations", name, config=to_mapping(config)) as draft:
-        summary = collect(config, draft.path / DEMONSTRATIONS_PAYLOAD, context.progress)
-        return draft.publish(summary, seed=config.seed)
+    with context.workspace.begin("demonstrations", name, config=to_mapping(config)) as output:
+        summary = collect(config, output.path / DEMONSTRATIONS_PAYLOAD, context.progress)
+        return output.publish(summary, seed=config.seed)

@@ -26,6 +26,6 @@ def run(config: EncodeConfig, inputs: Mapping[str, Artifact], context: StageCont
         config=to_mapping(config),
         inputs=[source, vae],
         resume=context.resume,
-    ) as draft:
-        latents = encode(model, store, config, draft.path / LATENTS_PAYLOAD, context.progress)
-        return draft.publish(latent_summary(latents), device=str(device))
+    ) as output:
+        latents = encode(model, store, config, output.path / LATENTS_PAYLOAD, context.progress)
+        return output.publish(latent_summary(latents), device=str(device))

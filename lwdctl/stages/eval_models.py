@@ -197,7 +197,7 @@ class _Finder:
         return None
 
     def _candidates(self, kind: str) -> list[Artifact]:
-        among = self._context.among
+        among = self._context.candidates
         known = self._context.workspace.artifacts(kind) if among is None else among
         return [artifact for artifact in reversed(known) if artifact.type == kind]
 

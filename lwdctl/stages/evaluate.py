@@ -60,19 +60,19 @@ def run(config: EvalConfig, inputs: Mapping[str, Artifact], context: StageContex
         config=to_mapping(config),
         inputs=models_used(conditions, inputs),
         resume=context.resume,
-    ) as draft:
+    ) as output:
         # Finished conditions are checkpoints: an interrupted evaluation goes on after them.
         for condition in conditions:
-            evaluation.measure(condition, draft)
+            evaluation.measure(condition, output)
         if config.latency:
-            evaluation.add_latency(draft.checkpoints)
-        shutil.copytree(draft.checkpoints, draft.path / EPISODES_FOLDER, dirs_exist_ok=True)
-        rows = [row for item in conditions for row in _read(draft.checkpoints, item)["results"]]
-        (draft.path / "results.json").write_text(json.dumps(rows, indent=2) + "\n")
+            evaluation.add_latency(output.checkpoints)
+        shutil.copytree(output.checkpoints, output.path / EPISODES_FOLDER, dirs_exist_ok=True)
+        rows = [row for item in conditions for row in _read(output.checkpoints, item)["results"]]
+        (output.path / "results.json").write_text(json.dumps(rows, indent=2) + "\n")
         summary: dict[str, Any] = {"protocol": evaluation.protocol, "results": rows}
         if config.video:
-            summary["videos"] = {item.name: _videos(draft.path, item) for item in conditions}
-        artifact = draft.publish(summary, seed=config.seed, device=str(evaluation.device))
+            summary["videos"] = {item.name: _videos(output.path, item) for item in conditions}
+        artifact = output.publish(summary, seed=config.seed, device=str(evaluation.device))
     _check_lost_episodes(rows, artifact)
     return artifact
 
@@ -138,17 +138,17 @@ class _Evaluation:
         for condition in self.conditions:
             self._open(condition).check(self._acting(condition))
 
-    def measure(self, condition: PlannedCondition, draft: RunInProgress) -> None:
+    def measure(self, condition: PlannedCondition, output: RunInProgress) -> None:
         """Run one condition, unless the interrupted evaluation has done so, and keep its record."""
         log = self.context.progress.message
-        path = draft.checkpoints / f"{condition.name}.json"
-        if path.exists() and _is_final(_read(draft.checkpoints, condition)):
+        path = output.checkpoints / f"{condition.name}.json"
+        if path.exists() and _is_final(_read(output.checkpoints, condition)):
             log(f"{condition.name}: already measured")
             return
         log(f"{condition.name}:")
         policy, acting = self._open(condition), self._acting(condition)
         plans = self._plans(condition)
-        recording = self._recording(condition, plans, draft.path)
+        recording = self._recording(condition, plans, output.path)
         batch_policy = policy.batch_policy(acting, self.config.num_envs)
         found = _roll(condition, self, batch_policy, plans, recording)
         episodes = found.episodes

@@ -37,10 +37,10 @@ def run(config: IngestConfig, inputs: Mapping[str, Artifact], context: StageCont
         source.spec = with_outside_environment(source.spec)
         with context.workspace.begin(
             "snippets", name, config=to_mapping(config), inputs=parents
-        ) as draft:
-            _, summary = ingest(source, config, draft.path / SNIPPETS_PAYLOAD, context.progress)
+        ) as output:
+            _, summary = ingest(source, config, output.path / SNIPPETS_PAYLOAD, context.progress)
             summary["sources"] = [fingerprint(path) for path in paths]
-            return draft.publish(summary, seed=config.seed)
+            return output.publish(summary, seed=config.seed)
 
 
 def _sources(

@@ -26,15 +26,15 @@ class StageContext:
         name: Name of the artifact to make, or "" for the stage's own choice
             (the name of its first input).
         resume: Go on from the newest unfinished run of the same configuration.
-        among: The artifacts that a stage with candidates may choose from, the preferred ones
-            last; None for all that the workspace holds.
+        candidates: The artifacts that a stage may choose among, the preferred ones last; None
+            for all of the workspace.
     """
 
     workspace: Workspace
     progress: Progress = field(default_factory=TqdmProgress)
     name: str = ""
     resume: bool = False
-    among: tuple[Artifact, ...] | None = None
+    candidates: tuple[Artifact, ...] | None = None
 
 
 RunFunction = Callable[[Any, Mapping[str, Artifact], StageContext], Artifact]

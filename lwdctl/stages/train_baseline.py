@@ -27,11 +27,11 @@ def run(config: BaselineConfig, inputs: Mapping[str, Artifact], context: StageCo
         config=to_mapping(config),
         inputs=[source],
         resume=context.resume,
-    ) as draft:
-        trained = load_method(config.method).train(data, config, draft.path, context.progress)
-        trained.save(draft.path)
+    ) as output:
+        trained = load_method(config.method).train(data, config, output.path, context.progress)
+        trained.save(output.path)
         parameters = list(trained.model.parameters())
         count = sum(parameter.numel() for parameter in parameters)
         summary = {"method": config.method, **trained.summary, "parameters": count}
         device = parameters[0].device
-        return draft.publish(summary, seed=config.seed, device=str(device))
+        return output.publish(summary, seed=config.seed, device=str(device))

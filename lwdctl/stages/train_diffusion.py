@@ -24,14 +24,14 @@ def run(config: DiffusionConfig, inputs: Mapping[str, Artifact], context: StageC
         config=to_mapping(config),
         inputs=[latents],
         resume=context.resume,
-    ) as draft:
+    ) as output:
         trained = train_diffusion(
             LatentStore.open(latents.path),
             SnippetStore.open(inputs["snippets"].path),
             load_vae(inputs["vae"], device),
             config,
-            directory=draft.path,
+            directory=output.path,
             progress=context.progress,
         )
-        trained.save(draft.path)
-        return draft.publish(trained.summary, seed=config.seed, device=str(device))
+        trained.save(output.path)
+        return output.publish(trained.summary, seed=config.seed, device=str(device))

@@ -23,7 +23,7 @@ def run(config: VaeConfig, inputs: Mapping[str, Artifact], context: StageContext
         config=to_mapping(config),
         inputs=[source],
         resume=context.resume,
-    ) as draft:
-        trained = train_vae(store, config, directory=draft.path, progress=context.progress)
-        trained.save(draft.path)
-        return draft.publish(trained.summary, seed=config.seed, device=str(device))
+    ) as output:
+        trained = train_vae(store, config, directory=output.path, progress=context.progress)
+        trained.save(output.path)
+        return output.publish(trained.summary, seed=config.seed, device=str(device))

@@ -44,7 +44,9 @@ class JudgeConfig:
 
 
 def chosen(config, inputs, context):
-    known = context.workspace.artifacts("plant") if context.among is None else context.among
+    known = (
+        context.workspace.artifacts("plant") if context.candidates is None else context.candidates
+    )
     by_age = {plant.manifest.config["days"]: plant for plant in known}
     return [by_age[days] for days in config.days]
 

@@ -27,7 +27,7 @@ def chosen(workspace: Workspace, among: tuple[Artifact, ...] | None, **values: A
     stage = STAGES["eval"]
     config = from_mapping(stage.config, {**VALUES, **values})
     inputs = resolve_inputs(stage, config, workspace, {})
-    context = StageContext(workspace, SilentProgress(), among=among)
+    context = StageContext(workspace, SilentProgress(), candidates=among)
     assert stage.candidates(config) == ("diffusion", "baseline")
     return [artifact.reference for artifact in stage.choose(config, inputs, context) or ()]
 
