@@ -6,14 +6,25 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 SUDO = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
+# The front door, the settings, and the contracts of what other packages may add.
+DOCUMENTED = lwdctl.configs lwdctl.core.records lwdctl.data.reader lwdctl.envs.simulator \
+  lwdctl.methods.method lwdctl.models.denoiser lwdctl.policies.policy lwdctl.deploy.runtime
+
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test check format format-check lint types imports tests system system-dev clean
+.PHONY: help quickstart docs test check format format-check lint types imports tests system system-dev clean
 
 help:  ## Show the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
 
 quickstart: $(VENV)/.installed  ## Install lwdctl and run the quick start recipe.
 	$(BIN)/lwdctl run pipelines/quickstart.toml
+
+docs: $(VENV)/.installed-dev  ## Render the reference of the Python API into docs/.
+	$(BIN)/python -c 'import pathlib, lwdctl, pdoc; \
+	  [getattr(lwdctl, name) for name in lwdctl.__all__]; \
+	  pdoc.render.configure(docformat="google"); \
+	  pdoc.pdoc("lwdctl", *"$(DOCUMENTED)".split(), output_directory=pathlib.Path("docs"))'
+	@echo "open docs/lwdctl.html"
 
 test: lint types imports tests  ## Install the development set; run ruff, mypy, import-linter, pytest.
 

@@ -14,21 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lwdctl.analysis.comparison import Comparison
-    from lwdctl.api import (
+    from lwdctl.api.evaluation import ResultTable, compare, evaluate
+    from lwdctl.api.opening import collect, ingest, load_dataset, load_policy, run
+    from lwdctl.api.training import (
         Baseline,
-        Dataset,
         Diffusion,
         Latents,
-        ResultTable,
         Vae,
-        collect,
-        compare,
         encode,
-        evaluate,
-        ingest,
-        load_dataset,
-        load_policy,
-        run,
         train_baseline,
         train_diffusion,
         train_vae,
@@ -43,6 +36,7 @@ if TYPE_CHECKING:
         VaeConfig,
     )
     from lwdctl.core.records import ActionSpec, EnvSpec, Episode, ObservationSpec, SourceSpec
+    from lwdctl.data.dataset import Dataset
     from lwdctl.envs.gymnasium_adapter import GymnasiumSimulator
     from lwdctl.envs.simulator import Metric
     from lwdctl.methods.method import Acting
@@ -53,15 +47,17 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "lwdctl.analysis.comparison": ("Comparison",),
-    "lwdctl.api": (
-        "Baseline", "Dataset", "Diffusion", "Latents", "ResultTable", "Vae", "collect", "compare",
-        "encode", "evaluate", "ingest", "load_dataset", "load_policy", "run", "train_baseline",
-        "train_diffusion", "train_vae",
+    "lwdctl.api.evaluation": ("ResultTable", "compare", "evaluate"),
+    "lwdctl.api.opening": ("collect", "ingest", "load_dataset", "load_policy", "run"),
+    "lwdctl.api.training": (
+        "Baseline", "Diffusion", "Latents", "Vae", "encode", "train_baseline", "train_diffusion",
+        "train_vae",
     ),
     "lwdctl.configs": (
         "BaselineConfig", "CollectConfig", "DiffusionConfig", "EncodeConfig", "EvalConfig",
         "IngestConfig", "VaeConfig",
     ),
+    "lwdctl.data.dataset": ("Dataset",),
     "lwdctl.core.records": ("ActionSpec", "EnvSpec", "Episode", "ObservationSpec", "SourceSpec"),
     "lwdctl.envs.gymnasium_adapter": ("GymnasiumSimulator",),
     "lwdctl.envs.simulator": ("Metric",),
@@ -114,7 +110,8 @@ def __getattr__(name: str) -> Any:
     """Import what is asked for when it is first used."""
     if name not in _HOME_OF:
         raise AttributeError(f"module 'lwdctl' has no attribute '{name}'")
-    return getattr(importlib.import_module(_HOME_OF[name]), name)
+    value = globals()[name] = getattr(importlib.import_module(_HOME_OF[name]), name)
+    return value
 
 
 def __dir__() -> list[str]:

@@ -8,11 +8,11 @@ episodes take.
 
 from __future__ import annotations
 
-import pickle
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from multiprocessing.reduction import ForkingPickler
 
 import gymnasium
 import numpy as np
@@ -130,9 +130,9 @@ def _check_environment(env: Environment, num_envs: int, workers: int) -> None:
         return
     main = sys.modules["__main__"]
     try:
-        pickle.dumps(env)
+        ForkingPickler.dumps(env)
         reason = ""
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
+    except Exception as error:  # noqa: BLE001 - whatever prevents it, it cannot be sent to a process
         reason = str(error)
     if getattr(env, "__module__", "") == "__main__" and not hasattr(main, "__file__"):
         reason = "it is defined in an interactive session"

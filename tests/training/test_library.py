@@ -141,12 +141,9 @@ def test_a_denoiser_of_one_s_own(data: SnippetStore, tmp_path: Path) -> None:
         train_diffusion(latents, data, vae, DIFFUSION, denoiser=Flat(3), **run(tmp_path / "flat"))
 
 
-def test_an_unknown_denoiser_is_named(data: SnippetStore, tmp_path: Path) -> None:
-    vae = train_vae(data, VAE, **run(tmp_path / "vae")).model
-    latents = encode(vae, data, EncodeConfig(device="cpu"), None, SilentProgress())
-    config = DiffusionConfig(denoiser="unett", device="cpu")
+def test_an_unknown_denoiser_is_named() -> None:
     with pytest.raises(ConfigError, match="unett") as caught:
-        train_diffusion(latents, data, vae, config, **run(tmp_path / "diffusion"))
+        DiffusionConfig(denoiser="unett", device="cpu")
     assert "unet" in caught.value.hint
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from lwdctl.core.errors import DataError
-from lwdctl.data.arrays import store_from_arrays
 from lwdctl.data.batches import SnippetBatches
+from lwdctl.data.dataset import store_from_arrays
 from lwdctl.data.windows import WindowRule
 
 rng = np.random.default_rng(0)

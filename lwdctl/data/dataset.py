@@ -1,14 +1,17 @@
-"""Building a snippet store from arrays in memory, for training without any file."""
+"""Demonstrations as arrays: read from a snippet store, or built in memory without any file."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.snippets import SnippetStore
+from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import (
     ActionSpec,
@@ -22,7 +25,88 @@ from lwdctl.data.checks import NUMBER_KINDS, finite_rows
 from lwdctl.data.ingest import assign_splits
 from lwdctl.data.reader import EpisodeOutline
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 OBSERVATION = "observation"
+
+
+@dataclass(frozen=True)
+class Dataset(Sequence[Episode]):
+    """Demonstrations: a sequence of episodes, each with its arrays.
+
+    Use `load_dataset` or `Dataset.from_arrays`.
+
+    Attributes:
+        store: The snippet store that holds the steps.
+        artifact: The artifact that it stands in, None for data in memory.
+        workspace: Where that stands.
+    """
+
+    store: SnippetStore
+    artifact: Artifact | None = None
+    workspace: Workspace = field(default_factory=Workspace.locate)
+
+    @classmethod
+    def from_arrays(cls, observations: Any, actions: Any, **settings: Any) -> Dataset:
+        """Build a data set in memory, one episode per pair of arrays.
+
+        Args:
+            observations: Per episode an array (time, obs) or a mapping from key to such arrays.
+            actions: Per episode an array (time, action).
+            **settings: `rewards`, `tasks`, `labels`, `env`, `action`, `validation_fraction` and
+                `seed`, see `store_from_arrays`.
+
+        Raises:
+            DataError: The arrays do not fit each other, or hold NaN or infinity.
+        """
+        return cls(store_from_arrays(observations, actions, **settings))
+
+    def __len__(self) -> int:
+        """Return the number of episodes."""
+        return len(self.store.episodes)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return an episode with its arrays; a slice gives a list."""
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"episode {index} of {len(self)}")
+        return self.store.episode(index % len(self))
+
+    def __iter__(self) -> Iterator[Episode]:
+        """Iterate over the episodes."""
+        return (self[index] for index in range(len(self)))
+
+    def __repr__(self) -> str:
+        """Say what the data are."""
+        spec, name = self.store.spec, self.artifact.reference if self.artifact else "in memory"
+        keys = ", ".join(f"{item.name} [{item.size}]" for item in spec.observations)
+        return (
+            f"<Dataset {name}: {len(self)} episodes, {self.store.steps} steps of {keys};"
+            f" action [{spec.action.size}]>"
+        )
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return one row per step: episode, step, task, label, observations, actions, reward.
+
+        Raises:
+            ModuleNotFoundError: pandas is not installed.
+        """
+        import pandas as pd
+
+        parts = []
+        for number, episode in enumerate(self):
+            columns: dict[str, Any] = {
+                "episode": number, "step": range(episode.length),
+                "task": episode.task, "label": episode.label,
+            }  # fmt: skip
+            for name, rows in {**episode.observations, "action": episode.actions}.items():
+                columns |= {f"{name}_{place}": rows[:, place] for place in range(rows.shape[1])}
+            if episode.rewards is not None:
+                columns["reward"] = episode.rewards
+            parts.append(pd.DataFrame(columns))
+        return pd.concat(parts, ignore_index=True)
 
 
 def store_from_arrays(

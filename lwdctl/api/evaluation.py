@@ -1,0 +1,247 @@
+"""Evaluating and comparing policies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+
+from lwdctl.analysis.comparison import Comparison, compare_evaluations
+from lwdctl.analysis.comparison import compare as compare_results
+from lwdctl.analysis.tables import Table
+from lwdctl.api.opening import Place, workspace_at
+from lwdctl.core.errors import ConfigError
+from lwdctl.core.progress import Progress, TqdmProgress
+from lwdctl.core.records import EnvSpec
+from lwdctl.core.seeding import EVALUATION_SEED_START
+from lwdctl.envs.table import Environment, environment_named
+from lwdctl.evaluation.cost import condition_cost
+from lwdctl.evaluation.episodes import EpisodeResult, plan_episodes
+from lwdctl.evaluation.results import Condition, ConditionResult, ResultRow, result_rows
+from lwdctl.evaluation.rollout import rollout
+from lwdctl.methods.lwd import TrainedLwd
+from lwdctl.methods.trained import LoadedPolicy
+from lwdctl.policies.policy import BatchPolicy
+from lwdctl.policies.single import SingleRobotPolicies
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """Results of an evaluation: one condition per policy, one row per task.
+
+    Attributes:
+        conditions: Per policy its rows and every episode.
+    """
+
+    conditions: tuple[ConditionResult, ...]
+
+    @property
+    def rows(self) -> list[ResultRow]:
+        """All rows; the last one of each policy is for all tasks together."""
+        return [row for condition in self.conditions for row in condition.rows]
+
+    @property
+    def episodes(self) -> dict[str, tuple[EpisodeResult, ...]]:
+        """Every episode, by the name of the policy."""
+        return {item.overall.policy: item.episodes for item in self.conditions}
+
+    def _table(self) -> Table:
+        columns = ("policy", "task", "success", "95 % interval", "score", "episodes", "errors")
+        return Table(
+            columns,
+            tuple(
+                (
+                    row.policy,
+                    row.task,
+                    row.success.value,
+                    f"{row.success.low:.3f} to {row.success.high:.3f}",
+                    row.score,
+                    row.episodes,
+                    row.errors,
+                )
+                for row in self.rows
+            ),
+        )
+
+    def __repr__(self) -> str:
+        """Return the table as text."""
+        return str(self._table())
+
+    def _repr_markdown_(self) -> str:
+        """Return the table for a notebook."""
+        return self._table().to_markdown()
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return one row per policy and task.
+
+        Raises:
+            ModuleNotFoundError: pandas is not installed.
+        """
+        import pandas as pd
+
+        return pd.DataFrame([row.to_json() for row in self.rows])
+
+    def save(self, directory: str | Path) -> Path:
+        """Write `results.json` and `results.csv` into a directory, and return it."""
+        target = Path(directory)
+        target.mkdir(parents=True, exist_ok=True)
+        records = [condition.to_json() for condition in self.conditions]
+        (target / "results.json").write_text(json.dumps(records, indent=1) + "\n")
+        (target / "results.csv").write_text(self._table().to_csv())
+        return target
+
+
+def evaluate(  # noqa: PLR0913 - the settings of an evaluation, by keyword only
+    policies: Any,
+    env: str | Environment | None = None,
+    *,
+    episodes: int = 50,
+    tasks: Sequence[str] = (),
+    labels: Sequence[str] = (),
+    seed: int = EVALUATION_SEED_START,
+    max_steps: int | None = None,
+    perturbation: float = 0.0,
+    perturbation_probability: float = 0.1,
+    num_envs: int | None = None,
+    workers: int = 0,
+    timeout: float = 120.0,
+    progress: Progress | None = None,
+) -> ResultTable:
+    """Run policies on the same initial states and score them with intervals.
+
+    Args:
+        policies: Name to policy: what `load_policy` returned, or anything with `reset` and `act`
+            (see `lwdctl.Policy`). One policy alone is called `"policy"`.
+        env: Where they run: a name (`"robosuite/Lift"`, `"pusht"`), a `gymnasium.Env`, or a factory
+            that returns one or a simulator. None takes the environment of the first trained
+            policy's data.
+        episodes: Episodes per task, and per label where labels are named.
+        tasks: Tasks to run; () takes all that `env` names.
+        labels: Behavior labels to run one after the other.
+        seed: First evaluation seed; every policy meets the same ones.
+        max_steps: Steps per episode; None takes the environment's limit.
+        perturbation: Magnitude of random perturbations, in the environment's unit.
+        perturbation_probability: Probability of a perturbation before each step.
+        num_envs: Environments stepped as one batch; None takes 1 for a `gymnasium.Env`, else up to
+            16.
+        workers: Processes that hold the environments; 0 holds them in this one.
+        timeout: Seconds to wait for a simulator.
+        progress: Where to report; None draws bars with tqdm.
+
+    Raises:
+        ConfigError: An unknown environment or task, or a policy that does not fit it.
+    """
+    named = dict(policies) if isinstance(policies, Mapping) else {"policy": policies}
+    place, spec = _environment(env, named, tasks)
+    plans = plan_episodes(spec, episodes, seed, tasks, labels)
+    single = isinstance(place, gymnasium.Env)
+    count = num_envs or (1 if single else min(16, len(plans)))
+    found = []
+    for name, policy in named.items():
+        finished = rollout(
+            _batch_policy(policy, count),
+            place,
+            plans,
+            num_envs=count,
+            workers=workers,
+            max_steps=max_steps,
+            perturbation=perturbation,
+            perturbation_probability=perturbation_probability,
+            timeout=timeout,
+            progress=progress or TqdmProgress(),
+        )
+        rows = result_rows(
+            finished.episodes,
+            finished.score,
+            _condition(name, policy, spec.adapter, perturbation),
+            cost=partial(condition_cost, policy.cost())
+            if isinstance(policy, LoadedPolicy)
+            else None,
+        )
+        found.append(ConditionResult(tuple(rows), finished.episodes))
+    return ResultTable(tuple(found))
+
+
+def compare(
+    results: ResultTable | str | Path | Sequence[str | Path] = "",
+    against: str | None = None,
+    *,
+    metric: str | None = None,
+    workspace: Place = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Compare policies: each one against one reference, on the same initial states.
+
+    Args:
+        results: What `evaluate` returned, or one or several references of evaluations; "" takes the
+            newest evaluation.
+        against: Policy that the others are tested against; None takes `lwd` if it is there.
+        metric: Name of the score; None takes the environment's first metric.
+        workspace: Where the evaluations stand.
+        progress: Where to report.
+
+    Returns:
+        Tables, tests and figures; `save(directory)` writes them.
+
+    Raises:
+        ConfigError: An unknown metric or reference.
+        ArtifactError: The conditions cannot be compared.
+    """
+    if isinstance(results, ResultTable):
+        return compare_results(results.conditions, against, metric, progress)
+    references = [results] if isinstance(results, str | Path) else results
+    place = workspace_at(workspace)
+    found = [place.resolve("evaluation", str(item)) for item in references]
+    return compare_evaluations(found, place.root, against=against, metric=metric, progress=progress)
+
+
+def _environment(
+    env: str | Environment | None, policies: Mapping[str, Any], tasks: Sequence[str]
+) -> tuple[Environment, EnvSpec]:
+    """Return what is run, and its description with the tasks to run."""
+    trained = [item.source.env for item in policies.values() if isinstance(item, LoadedPolicy)]
+    if env is None:
+        if not trained:
+            raise ConfigError("no policy says where it runs", 'name the environment: env="pusht"')
+        env = trained[0]
+    if isinstance(env, str):
+        named = environment_named(env)
+        # The data know the environment's settings and versions.
+        same = [item for item in trained if item.adapter == named.adapter]
+        settled = same[0] if same else named
+        env = replace(settled, tasks=named.tasks if "/" in env else settled.tasks)
+    if isinstance(env, EnvSpec):
+        return env, env
+    return env, EnvSpec(str(getattr(env, "__name__", env)), tuple(tasks) or ("",))
+
+
+def _batch_policy(policy: Any, num_envs: int) -> BatchPolicy:
+    if isinstance(policy, LoadedPolicy):
+        return policy.batch_policy(num_envs)
+    return SingleRobotPolicies(policy, num_envs)
+
+
+def _condition(name: str, policy: Any, env: str, perturbation: float) -> Condition:
+    if not isinstance(policy, LoadedPolicy):
+        return Condition(name, "", env, perturbation=perturbation)
+    acting, trained = policy.acting, policy.trained
+    samples = trained.snippet_length is not None
+    return Condition(
+        name,
+        acting.latent if isinstance(trained, TrainedLwd) else "",
+        env,
+        snippet_length=trained.snippet_length,
+        horizon=trained.horizon(acting),
+        perturbation=perturbation,
+        sampler=acting.sampler if samples else "",
+        num_inference_steps=acting.num_inference_steps if samples else None,
+        warm_start=acting.warm_start if samples else 0.0,
+    )

@@ -1,0 +1,178 @@
+"""Opening what a workspace holds, and filling it: data sets, policies, recipes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from lwdctl.api.training import Baseline, Diffusion
+from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.snippets import SnippetStore
+from lwdctl.artifacts.workspace import Workspace
+from lwdctl.core.errors import ConfigError
+from lwdctl.core.progress import Progress, TqdmProgress
+from lwdctl.core.suggest import did_you_mean
+from lwdctl.data.dataset import Dataset
+from lwdctl.deploy.runtime import ExportedPolicy
+from lwdctl.methods.lwd import TrainedLwd
+from lwdctl.methods.method import Acting, TrainedPolicy
+from lwdctl.methods.trained import LoadedPolicy, open_trained
+from lwdctl.pipeline.recipe import make_plan, read_recipe
+from lwdctl.pipeline.run_stage import run_stage
+from lwdctl.pipeline.runner import run_plan
+
+Place = Workspace | str | Path | None
+"""A workspace; None takes `$LWDCTL_WORKSPACE`, else `./lwd-runs`."""
+
+
+def load_dataset(reference: str | Path = "", *, workspace: Place = None) -> Dataset:
+    """Open demonstrations that were ingested.
+
+    Args:
+        reference: `"snippets/lift_mh"`, `"lift_mh:v2"` or a path; "" takes the newest.
+        workspace: Where to look.
+
+    Raises:
+        ArtifactError: None, several unrelated, or a damaged one.
+    """
+    place = workspace_at(workspace)
+    artifact = place.resolve("snippets", str(reference))
+    return Dataset(SnippetStore.open(artifact.path), artifact, place)
+
+
+def load_policy(
+    source: str | Path | Diffusion | Baseline | TrainedPolicy = "",
+    *,
+    workspace: Place = None,
+    device: str = "auto",
+    **settings: Any,
+) -> LoadedPolicy | ExportedPolicy:
+    """Open a trained policy, whatever its method.
+
+    Args:
+        source: A reference (`"diffusion/lift_mh"`, `"baseline/lift_mh:v2"`), the directory of an
+            artifact or of an exported policy, or what `train_diffusion` or `train_baseline`
+            returned. "" takes the newest LWD policy.
+        workspace: Where to look.
+        device: `"auto"`, `"cpu"`, `"cuda"` or `"cuda:N"`.
+        **settings: How to run it: `horizon`, `latent`, `sampler`, `num_inference_steps`,
+            `warm_start`; see `lwdctl.Acting`.
+
+    Raises:
+        ArtifactError: Nothing, or no policy, has that name, or it is damaged.
+        ConfigError: A setting that the policy does not allow.
+    """
+    acting = _settings(Acting, settings)
+    if isinstance(source, Diffusion):
+        vae = source.latents.vae
+        place = vae.model.observation.mean.device
+        trained = TrainedLwd(vae.data.store.spec, place, vae.model, source.model)
+        return LoadedPolicy(trained, acting, "lwd")
+    if isinstance(source, Baseline):
+        return LoadedPolicy(source.policy, acting, source.trained.spec["method"])
+    if isinstance(source, TrainedPolicy):
+        return LoadedPolicy(source, acting, type(source).__name__)
+    if source and (Path(source) / "policy.json").is_file():
+        if settings:
+            raise ConfigError(
+                f"an exported policy has no setting '{next(iter(settings))}'",
+                "choose it when exporting: lwdctl export policy --help",
+            )
+        return ExportedPolicy(Path(source))
+    found = workspace_at(workspace)
+    artifact = found.resolve("" if source else "diffusion", str(source))
+    name = artifact.manifest.config.get("method", "lwd")
+    return LoadedPolicy(open_trained(artifact, found, device), acting, name)
+
+
+def ingest(
+    format: str,  # noqa: A002 - the word of the command line
+    *paths: str | Path,
+    name: str = "",
+    workspace: Place = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Dataset:
+    """Read demonstrations of a data format into the workspace, as `lwdctl ingest` does.
+
+    Args:
+        format: Name of the data format (`"robomimic"`).
+        *paths: Files or directories.
+        name: Name of the artifact; "" takes the first file's.
+        workspace: Where it goes.
+        progress: Where to report; None draws bars with tqdm.
+        **settings: Fields of `lwdctl.IngestConfig`.
+
+    Raises:
+        DataError: A file cannot be read as what it claims to be.
+    """
+    place = workspace_at(workspace)
+    values = {"format": format, "paths": [str(path) for path in paths], **settings}
+    artifact = run_stage("ingest", place, values, name=name, progress=progress)
+    return Dataset(SnippetStore.open(artifact.path), artifact, place)
+
+
+def collect(
+    simulator: str,
+    *,
+    name: str = "",
+    workspace: Place = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Artifact:
+    """Record demonstrations of scripted experts, as `lwdctl collect` does.
+
+    Args:
+        simulator: Where to collect (`"metaworld"`, `"robosuite"`).
+        name: Name of the artifact.
+        workspace: Where it goes.
+        progress: Where to report; None draws bars with tqdm.
+        **settings: Fields of `lwdctl.CollectConfig`.
+
+    Returns:
+        The artifact; `ingest("robomimic")` without a path reads the newest one.
+    """
+    values = {"simulator": simulator, **settings}
+    return run_stage("collect", workspace_at(workspace), values, name=name, progress=progress)
+
+
+def run(
+    recipe: str | Path,
+    *,
+    smoke: bool = False,
+    workspace: Place = None,
+    progress: Progress | None = None,
+) -> dict[str, Artifact]:
+    """Run the stages of a recipe that are not up to date, as `lwdctl run` does.
+
+    Args:
+        recipe: The TOML file.
+        smoke: Apply the recipe's toy sizes.
+        workspace: Where its artifacts go.
+        progress: Where to report; None draws bars with tqdm.
+
+    Returns:
+        Stage id to artifact.
+
+    Raises:
+        ConfigError: The recipe has an unknown setting.
+        LwdctlError: A stage failed.
+    """
+    plan = make_plan(read_recipe(Path(recipe)), smoke=smoke)
+    outcomes = run_plan(plan, workspace_at(workspace), progress or TqdmProgress())
+    return {item.step.id: item.artifact for item in outcomes if item.artifact}
+
+
+def workspace_at(place: Place) -> Workspace:
+    """Return the workspace that a caller names."""
+    return place if isinstance(place, Workspace) else Workspace.locate(place)
+
+
+def _settings(kind: type[Any], settings: Mapping[str, Any]) -> Any:
+    known = {item.name for item in fields(kind)}
+    for name in settings:
+        if name not in known:
+            raise ConfigError(f"unknown setting '{name}'", did_you_mean(name, known))
+    return kind(**settings)

@@ -1,0 +1,149 @@
+"""The front door: what `import lwdctl` offers, and the README's lines of Python."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import lwdctl
+from lwdctl.core.errors import ConfigError
+from lwdctl.core.records import EnvSpec
+
+README = Path(__file__).parents[1] / "README.md"
+SMALL = {"updates": 3, "batch_size": 8, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained chain on Metaworld's `reach`, as small as can be."""
+    place = tmp_path_factory.mktemp("api")
+    lwdctl.collect(
+        "metaworld", task=["reach"], episodes=4, max_steps=20, workers=0, keep_failures=True,
+        workspace=place,
+    )  # fmt: skip
+    data = lwdctl.ingest("robomimic", workspace=place, name="lift_mh", validation_fraction=0.25)
+    config = lwdctl.VaeConfig(snippet_length=8, policy_width=16, decoder="xs", **SMALL)
+    latents = lwdctl.encode(lwdctl.train_vae(data, config), lwdctl.EncodeConfig(device="cpu"))
+    lwdctl.train_diffusion(latents, lwdctl.DiffusionConfig(width=16, **SMALL))
+    for method in ("dp", "mlp"):
+        config = lwdctl.BaselineConfig(
+            snippet_length=8, unet_size="xs", policy_width=16, warmup=1, **SMALL
+        )
+        lwdctl.train_baseline(method, data, config, name=method)
+    return place
+
+
+@pytest.mark.sim
+def test_the_lines_of_the_readme_run_as_they_stand(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Metaworld stands for robosuite, with fewer and shorter episodes."""
+    monkeypatch.setenv("LWDCTL_WORKSPACE", str(workspace))
+    (block,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    assert len(list(filter(None, block.splitlines()))) == 10
+    for old, new in (
+        ('"robosuite/Lift", episodes=50', '"metaworld/reach", episodes=2, max_steps=10'),
+        ('task="Lift"', 'task="reach"'),
+        ("snippet_length=64", "snippet_length=8, policy_width=16, updates=2, batch_size=4"),
+    ):
+        assert old in block
+        block = block.replace(old, new)
+    session: dict[str, object] = {}
+    exec(block, session)
+    assert session["action"].shape == (4,)
+    assert isinstance(session["network"], torch.nn.Module)
+    assert session["table"].rows[-1].episodes == 2
+    assert session["vae"].artifact.reference == "vae/lift_mh:v2"
+
+
+@pytest.mark.sim
+def test_every_method_opens_the_same_way(workspace: Path) -> None:
+    for reference in ("diffusion/lift_mh", "baseline/dp", "baseline/mlp"):
+        policy = lwdctl.load_policy(reference, workspace=workspace, device="cpu")
+        policy.reset(seed=3)
+        seen = dict.fromkeys(policy.observation_keys, np.zeros(39, np.float32))
+        first = policy.act(seen)
+        again = policy.copy()
+        again.reset_batch([3, 4])
+        both = again.act_batch({key: np.zeros((2, 39)) for key in seen})
+        np.testing.assert_allclose(both[0], first, atol=1e-6)
+        assert "action [4]" in repr(policy)
+
+
+@pytest.mark.sim
+def test_the_network_acts_as_the_policy_does(workspace: Path) -> None:
+    policy = lwdctl.load_policy(workspace=workspace, device="cpu", horizon=4)
+    rng = np.random.default_rng(0)
+    policy.reset(seed=0)
+    with pytest.raises(ConfigError, match="no network"):
+        policy.network()
+    for step in range(3):
+        seen = rng.normal(size=39).astype(np.float32)
+        action = policy.act(seen)
+        network = policy.network()
+        found = network(torch.from_numpy(seen), elapsed=step / 8).detach().numpy()
+        limits = policy.source.action
+        np.testing.assert_allclose(np.clip(found, limits.low, limits.high), action, atol=1e-5)
+    with pytest.raises(ConfigError, match="generates no network"):
+        lwdctl.load_policy("baseline/mlp", workspace=workspace).network()
+
+
+def test_mistakes_are_answered(workspace: Path) -> None:
+    policy = lwdctl.load_policy(workspace=workspace, device="cpu")
+    with pytest.raises(ConfigError, match="no episode"):
+        policy.act(np.zeros(39))
+    with pytest.raises(ConfigError, match="knows no task 'lift'"):
+        policy.reset(task="lift")
+    policy.reset()
+    with pytest.raises(ConfigError, match=r"shape \(3,\)"):
+        policy.act(np.zeros(3))
+    with pytest.raises(ConfigError, match="'observation' is missing"):
+        policy.act({"eye": np.zeros(39)})
+    with pytest.raises(ConfigError, match="unknown setting 'horizons'"):
+        lwdctl.load_policy(workspace=workspace, horizons=3)
+    with pytest.raises(ConfigError, match="has no method 'act'"):
+        lwdctl.evaluate({"mine": object.__new__(_OnlyReset)}, env=EnvSpec("pusht", ("push_t",)))
+    with pytest.raises(ConfigError, match="no policy says where it runs"):
+        lwdctl.evaluate({"mine": _OnlyReset()})
+
+
+class _OnlyReset:
+    def reset(self) -> None:
+        pass
+
+
+def test_a_dataset_is_a_sequence_of_episodes(workspace: Path) -> None:
+    data = lwdctl.load_dataset("snippets/lift_mh", workspace=workspace)
+    assert len(data) == len(list(data)) == len(data[:]) == 4
+    episode = data[-1]
+    assert episode.observations["observation"].shape == (episode.length, 39)
+    assert episode.task == "reach"
+    with pytest.raises(IndexError):
+        data[4]
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    frame = data.to_pandas()
+    assert isinstance(frame, pandas.DataFrame)
+    assert len(frame) == data.store.steps
+    assert {"episode", "step", "task", "observation_38", "action_3"} <= set(frame)
+
+
+def test_importing_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, lwdctl; assert 'load_policy' in dir(lwdctl);"
+        " heavy = {'torch', 'numpy', 'zarr', 'typer', 'gymnasium'} & set(sys.modules);"
+        " assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_public_name_is_there_and_documented() -> None:
+    for name in lwdctl.__all__:
+        assert getattr(lwdctl, name).__doc__, name
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = lwdctl.nothing
