@@ -65,7 +65,7 @@ def ancestors(
     Args:
         artifact: Where to begin; it is not returned itself.
         root: Workspace to look in.
-        types: Kinds that are needed, or None for all. Others may be gone.
+        types: Types that are needed, or None for all. Others may be gone.
 
     Raises:
         ArtifactError: One that is needed is gone or changed, or two differ in one type.

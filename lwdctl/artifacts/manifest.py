@@ -271,8 +271,8 @@ def _check_schema(path: Path, body: Mapping[str, Any]) -> None:
     )
     maker = MAKERS.get(str(body.get("kind") or body.get("type")))
     raise ArtifactError(
-        f"{path} was written by {writer} with schema version {version}; this version,"
-        f" lwdctl {lwdctl.__version__}, reads schema version {SCHEMA_VERSION}",
+        f"{path} was written by {writer} with schema version {version}; this lwdctl reads schema"
+        f" version {SCHEMA_VERSION}",
         (f"make it again with: {maker}" if maker else "make it again") + f", or use {writer}",
     )
 

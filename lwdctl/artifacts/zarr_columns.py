@@ -48,7 +48,7 @@ class Column:
             chunks=(chunk, *shape),
             dtype=np.dtype(dtype),
             compressors=(BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"), Crc32cCodec()),
-            # A chunk left out because it is all zeros could not be told from a lost one.
+            # A chunk left out because it is all zeros could not be distinguished from a lost one.
             config={"write_empty_chunks": True},
         )
         self._buffer = np.zeros((chunk, *shape), np.dtype(dtype))
