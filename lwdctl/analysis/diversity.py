@@ -23,7 +23,7 @@ from lwdctl.core.progress import Progress, TqdmProgress
 from lwdctl.core.seeding import generator
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.evaluation.results import Estimate, wilson
-from lwdctl.evaluation.snippet_starts import plan_snippets, recorded_states
+from lwdctl.evaluation.snippet_episodes import plan_snippets, recorded_states
 from lwdctl.evaluation.traced import (
     TracedEpisodes,
     check_environment,

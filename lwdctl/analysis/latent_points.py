@@ -16,7 +16,7 @@ from lwdctl.core.seeding import generator
 from lwdctl.data.batches import SnippetBatches
 from lwdctl.data.robomimic_masks import LEVELS
 from lwdctl.data.windows import WindowRule
-from lwdctl.evaluation.snippet_starts import rank_within_episode
+from lwdctl.evaluation.snippet_episodes import rank_within_episode
 from lwdctl.models.vae import PolicyVae
 
 Index = npt.NDArray[np.int64]

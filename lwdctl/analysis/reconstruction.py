@@ -25,8 +25,8 @@ from lwdctl.core.progress import Progress, TqdmProgress
 from lwdctl.core.seeding import generator
 from lwdctl.data.batches import SnippetBatches
 from lwdctl.evaluation.results import Estimate
-from lwdctl.evaluation.snippet_starts import (
-    SnippetStarts,
+from lwdctl.evaluation.snippet_episodes import (
+    SnippetEpisodes,
     draw_snippets,
     plan_snippets,
     recorded_states,
@@ -270,7 +270,7 @@ class Reconstructions:
         snapshots: Training step to the errors of oracle latents with the weights of that step.
     """
 
-    starts: SnippetStarts
+    starts: SnippetEpisodes
     split: str
     errors: Mapping[str, Errors]
     episodes: Mapping[str, TracedEpisodes]

@@ -35,7 +35,7 @@ class Expert(Protocol):
         """Return the next action (action,) within the environment's limits."""
 
     def finished(self, success: bool) -> bool:
-        """Say whether the recording ends here, told whether the task is solved now."""
+        """Return whether the recording ends here; `success`: whether the task is solved now."""
 
 
 class ExpertSet(Protocol):

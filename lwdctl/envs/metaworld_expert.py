@@ -99,7 +99,7 @@ class MetaworldExperts:
         return MetaworldExpert(task)
 
     def state(self, simulator: Any) -> None:
-        """Return None: Metaworld's starts are restored from their random vector."""
+        """Return None: Metaworld restores initial states from their random vector."""
         del simulator
 
     def scene(self, simulator: Any) -> str:

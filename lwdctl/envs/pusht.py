@@ -56,7 +56,7 @@ class PushTSimulator:
     """Push the T onto its target with a disc that follows target positions.
 
     The state is (agent x, agent y, block x, block y, block angle), pixels and radians, at
-    rest. The overlap is clip(covered share of the target / 0.95, 0, 1).
+    rest. The overlap is clip(covered fraction of the target / 0.95, 0, 1).
     """
 
     observations = PUSHT_OBSERVATIONS

@@ -65,7 +65,7 @@ def make_arguments(env_args: Mapping[str, Any]) -> dict[str, Any]:
     if config is not None:
         kwargs["controller_configs"] = composite_controller(config)
     if _is_old(env_args, config):
-        # robosuite 1.5 skips parts of the physics' second pass unless told otherwise.
+        # robosuite 1.5 skips parts of the physics' second pass by default.
         kwargs.setdefault("lite_physics", False)
     return {**kwargs, **FIXED}
 

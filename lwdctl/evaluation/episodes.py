@@ -121,7 +121,7 @@ def plan_episodes(
     """
     _check_seed(seed)
     chosen = _tasks(env, tasks)
-    # Task by task, so that a slot keeps its simulator from wave to wave.
+    # Task by task, so that an environment keeps its simulator from batch to batch.
     triples = [
         (task, label, seed + k)
         for task in chosen
@@ -142,7 +142,7 @@ def plan_demonstrations(
     split: str = "",
     labels: Sequence[str] = (),
 ) -> list[EpisodePlan]:
-    """Plan episodes that restore the starts of recorded ones, drawn without repetition.
+    """Plan episodes from the initial states of recorded ones, drawn without repetition.
 
     Args:
         store: The demonstrations.
@@ -166,8 +166,7 @@ def plan_demonstrations(
                 f"no {f'{split} ' if split else ''}demonstration of '{task}'"
                 f"{f' with the label {label!r}' if label else ''}"
                 " holds an initial state to restore",
-                "leave 'encoded' out of --latent, or choose other --label, --task or"
-                " --oracle-split",
+                "leave 'oracle' out of --latent, or choose other --label, --task or --oracle-split",
             )
         for k, index in enumerate(chosen):
             plans.append(_restoring(store, index, len(plans), seed + k, task))

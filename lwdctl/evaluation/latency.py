@@ -25,20 +25,20 @@ class Timings:
     Attributes:
         steps: Calls that only acted.
         replans: Calls that first chose anew what to follow, after an episode's first plan.
-        starts: Calls that made an episode's first plan.
+        first_plans: Calls that made an episode's first plan.
     """
 
     steps: list[float] = field(default_factory=list)
     replans: list[float] = field(default_factory=list)
-    starts: list[float] = field(default_factory=list)
+    first_plans: list[float] = field(default_factory=list)
 
     @property
     def enough(self) -> bool:
         """Whether there are `CONTROL_STEPS` and, from a policy that plans, `REPLANS`."""
-        planned = len(self.replans or self.starts)
+        planned = len(self.replans or self.first_plans)
         # A policy that re-plans at every step has no other steps.
-        stepped = len(self.steps or self.replans or self.starts)
-        return stepped >= CONTROL_STEPS and (planned >= REPLANS or not self.starts)
+        stepped = len(self.steps or self.replans or self.first_plans)
+        return stepped >= CONTROL_STEPS and (planned >= REPLANS or not self.first_plans)
 
     def summary(self) -> dict[str, float | None]:
         """Return `latency_step_ms`, `latency_step_p99_ms` and `latency_replan_ms`.
@@ -47,7 +47,7 @@ class Timings:
         episode's first plans stand in for them in a policy that makes no others. None where
         there were none.
         """
-        replans = self.replans or self.starts
+        replans = self.replans or self.first_plans
         return {
             "latency_step_ms": _quantile(self.steps, 0.5),
             "latency_step_p99_ms": _quantile(self.steps, 0.99),
@@ -61,7 +61,7 @@ def time_policy(
     observations: Mapping[str, FloatArray],
     device: torch.device,
 ) -> Timings:
-    """Time a policy of one slot on recorded observations, after a warm-up.
+    """Time a policy for one environment on recorded observations, after a warm-up.
 
     Args:
         policy: Acts; begun anew whenever the observations have run out.
@@ -95,10 +95,10 @@ def _run(
         policy.act(seen, active)
         spent = 1e3 * (now(device) - begun)
         plans = int(policy.cost().num_plans.sum())
-        kind = timings.steps if plans == made else timings.replans if made else timings.starts
-        kind.append(spent)
+        times = timings.steps if plans == made else timings.replans if made else timings.first_plans
+        times.append(spent)
         made = plans
 
 
-def _quantile(values: list[float], share: float) -> float | None:
-    return float(np.quantile(values, share)) if values else None
+def _quantile(values: list[float], q: float) -> float | None:
+    return float(np.quantile(values, q)) if values else None

@@ -26,7 +26,7 @@ from lwdctl.policies.policy import EpisodePlan
 
 MOST_FRAMES_PER_SECOND = 25
 USUAL_CONTROL_RATE = 25.0
-"""Steps per second where the simulator does not say."""
+"""Steps per second where the simulator does not state them."""
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def test_steps_and_replans_are_told_apart(clock, horizon, step, replan):
     assert found["latency_replan_ms"] == (replan and pytest.approx(replan))
     assert len(timings.steps or timings.replans) >= CONTROL_STEPS
     if horizon:
-        assert len(timings.replans or timings.starts) >= REPLANS
+        assert len(timings.replans or timings.first_plans) >= REPLANS
 
 
 def test_recorded_observations_are_shown_one_by_one(clock):

@@ -1,4 +1,4 @@
-"""Episodes that start where recorded snippets start, in the middle of demonstrations."""
+"""Episodes that start at the states of recorded snippets, in the middle of demonstrations."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ REPLAYED = "recorded actions replayed from the recorded initial state"
 
 
 @dataclass(frozen=True)
-class SnippetStarts:
-    """Snippets and the episodes that start where they do.
+class SnippetEpisodes:
+    """Snippets and the episodes that start from their states.
 
     Attributes:
         episodes: (snippet,) store index of the episode each lies in.
@@ -78,7 +78,7 @@ def rank_within_episode(episodes: npt.NDArray[np.integer]) -> IntArray:
 
 def plan_snippets(
     store: SnippetStore, episodes: IntArray, offsets: IntArray, length: int, seed: int
-) -> SnippetStarts:
+) -> SnippetEpisodes:
     """Plan one episode per snippet.
 
     A snippet at the start of its episode restores the recorded initial state. A later one takes
@@ -102,7 +102,7 @@ def plan_snippets(
         plans.append(plan)
         ways.append(way)
     valid = np.minimum(store.episodes.length[episodes] - offsets, length).astype(np.int64)
-    return SnippetStarts(episodes, offsets, valid, tuple(plans), tuple(ways))
+    return SnippetEpisodes(episodes, offsets, valid, tuple(plans), tuple(ways))
 
 
 def _readers(store: SnippetStore, tasks: set[int]) -> dict[int, ObservedState]:

@@ -13,7 +13,7 @@ from lwdctl.data.batches import SnippetBatches
 from lwdctl.data.windows import WindowRule
 from lwdctl.envs.pusht import PushTSimulator
 from lwdctl.evaluation.rollout import rollout
-from lwdctl.evaluation.snippet_starts import (
+from lwdctl.evaluation.snippet_episodes import (
     REPLAYED,
     RESTORED,
     SHOWN,
