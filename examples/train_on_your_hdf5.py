@@ -25,6 +25,7 @@ def write_hdf5(path: Path) -> None:
             demo = file.create_group(f"data/demo_{number}")
             demo["obs/point"], demo["obs/goal"] = seen[:, :2], seen[:, 2:]
             demo["actions"] = actions
+            demo.attrs["num_samples"] = len(actions)
 
 
 workspace = Path(sys.argv[1] if len(sys.argv) > 1 else "lwd-runs")
