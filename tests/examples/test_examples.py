@@ -16,11 +16,16 @@ import pytest
 EXAMPLES = Path(__file__).parents[2] / "examples"
 # run_a_policy.py runs in tests/stages/test_chain.py, on the chain that is trained there;
 # reach.py is what the others import.
-RUN_HERE = {"train_on_your_hdf5", "evaluate_your_environment", "add_a_policy", "control_loop"}
+RUN_HERE = {
+    "train_on_your_hdf5", "evaluate_your_environment", "add_a_policy", "control_loop",
+    "compare_with_robomimic",
+}  # fmt: skip
 
 
 def run(*words: object, **variables: str) -> str:
     """Run a program and return what it printed."""
+    if "PYTHONPATH" in variables and os.environ.get("PYTHONPATH"):
+        variables["PYTHONPATH"] += os.pathsep + os.environ["PYTHONPATH"]
     done = subprocess.run(
         [sys.executable, *map(str, words)],
         env={**os.environ, "OMP_NUM_THREADS": "1", **variables},
@@ -63,6 +68,17 @@ def test_adding_a_policy(trained: Path) -> None:
         assert found, printed
         assert float(found[1]) >= 0.8
     assert "Paired tests" in printed
+
+
+def test_a_policy_of_robomimic_beside_lwd(trained: Path) -> None:
+    pytest.importorskip("robomimic", reason="robomimic is not installed")
+    # robomimic imports torchvision for its image networks; beside a CPU build of torch it breaks.
+    stand_in = Path(__file__).parent / "stand_in"
+    printed = run(EXAMPLES / "compare_with_robomimic.py", trained, PYTHONPATH=str(stand_in))
+    for name in ("lwd", "robomimic"):
+        found = re.search(rf"^{name} +all +(\d(?:\.\d+)?) ", printed, re.MULTILINE)
+        assert found, printed
+        assert float(found[1]) >= 0.7
 
 
 def test_the_control_loop(trained: Path, tmp_path: Path) -> None:

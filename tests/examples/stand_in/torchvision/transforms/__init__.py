@@ -1,0 +1,3 @@
+"""Stands for torchvision, which robomimic imports for its image networks; this test has none."""
+
+Compose = Lambda = object
