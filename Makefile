@@ -43,7 +43,7 @@ lint: $(VENV)/.installed-dev  ## Run ruff.
 types: $(VENV)/.installed-dev  ## Run mypy.
 	$(BIN)/mypy
 
-imports: $(VENV)/.installed-dev  ## Check the order of the rooms.
+imports: $(VENV)/.installed-dev  ## Check the order of the packages.
 	$(BIN)/lint-imports
 
 # One thread each: two test processes with two threads each wait for one another on two cores.
