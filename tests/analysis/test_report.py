@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from lwdctl.analysis.report import episodes
-from lwdctl.analysis.report.content import CaptionedTable
+from lwdctl.analysis.report import content
+from lwdctl.analysis.report.content import CaptionedTable, read_rows
 from lwdctl.analysis.report.report import Expected, RecipeResults, numeric_columns
-from lwdctl.analysis.report.training_curves import read_rows
 from lwdctl.artifacts.manifest import recording
 from lwdctl.core.errors import ConfigError
 
@@ -152,11 +151,11 @@ def test_curves_videos_and_commands_are_there(workspace):
 
 
 def test_a_video_that_does_not_fit_is_named(workspace, made, monkeypatch):
-    monkeypatch.setattr(episodes, "VIDEO_BYTES", 2500)
+    monkeypatch.setattr(content, "VIDEO_BYTES", 2500)
     markup = page(workspace, made[-1])
     assert markup.count("data:video/mp4") == 2
     assert "video left out for its size (0.0 MB)" in markup
-    monkeypatch.setattr(episodes, "MOST_EPISODES", 1)
+    monkeypatch.setattr(content, "MOST_EPISODES", 1)
     assert "1 of 3 recorded episodes are shown" in page(workspace, made[-1])
 
 

@@ -1,17 +1,28 @@
-"""What a page is made of: blocks of text, tables, and pictures as data URIs."""
+"""What a page is made of: blocks of text, tables and pictures; those of single artifacts.
+
+An analysis shows its sections, a trained model its loss terms against training steps, and an
+evaluation its recorded episodes: grids of stills, and videos as far as they fit.
+"""
 
 from __future__ import annotations
 
 import base64
 import io
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from matplotlib.figure import Figure
 from PIL import Image
 
-from lwdctl.analysis.plotting import render
+from lwdctl.analysis.plotting import COLORS, new_figure, render
+from lwdctl.analysis.sections import FIGURES, Section, read_sections
 from lwdctl.analysis.tables import EMPTY, Table
+from lwdctl.artifacts.artifact import Artifact
+from lwdctl.core.errors import ArtifactError
 
 PERTURBATION = "perturbation"
 PIXELS_PER_INCH = 96
@@ -21,6 +32,24 @@ STILLS_WIDTH = 960
 _JPEG_QUALITY = 82
 _DENSITY = 2
 """File pixels per CSS pixel of the figures that analyses write."""
+MOST_ROWS = 25
+"""Longer tables of analyses are folded."""
+LOG = "metrics.jsonl"
+TRAINED = ("vae", "diffusion", "baseline")
+"""Types of artifact that keep a training log."""
+HELD_OUT = "held_out_"
+NO_LOSS = ("update", "seconds", "samples_per_second", "learning_rate")
+MOST_POINTS = 400
+"""Longer curves are averaged over neighboring rows."""
+LOG_SPAN = 10.0
+"""A term that spans more than this factor is drawn on a logarithmic axis."""
+VIDEO_BYTES = 4_000_000
+"""Most bytes of videos that go into one report."""
+MOST_EPISODES = 24
+"""Most episodes that a report shows; the evaluation keeps the files of all."""
+
+Points = tuple[list[float], list[float]]
+Row = Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -74,6 +103,16 @@ class Block:
     blocks: tuple[Block, ...] = ()
 
 
+@dataclass(frozen=True)
+class RecordedEpisode:
+    """An episode: its stills, and its video as a data URI, or "" where it was left out."""
+
+    title: str
+    stills: Picture | None
+    video: str
+    note: str
+
+
 def data_uri(content: bytes, media_type: str) -> str:
     """Return bytes as a `data:` address."""
     return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
@@ -86,22 +125,14 @@ def embed_figure(figure: Figure, caption: str) -> Picture:
 
 
 def embed_png(path: Path, caption: str) -> Picture:
-    """Return a PNG file as it is.
-
-    Raises:
-        OSError: It cannot be read or is no picture.
-    """
+    """Return a PNG file as it is; raises OSError where it cannot be read or is no picture."""
     with Image.open(path) as image:
         width = image.width // _DENSITY
     return Picture(data_uri(path.read_bytes(), "image/png"), caption, width)
 
 
 def embed_stills(path: Path, caption: str) -> Picture:
-    """Return a grid of stills as a small JPEG.
-
-    Raises:
-        OSError: It cannot be read or is no picture.
-    """
+    """Return a grid of stills as a small JPEG; raises OSError as `embed_png` does."""
     with Image.open(path) as image:
         pixels = image.convert("RGB")
     if pixels.width > STILLS_WIDTH:
@@ -110,3 +141,181 @@ def embed_stills(path: Path, caption: str) -> Picture:
     buffer = io.BytesIO()
     pixels.save(buffer, format="JPEG", quality=_JPEG_QUALITY, optimize=True)
     return Picture(data_uri(buffer.getvalue(), "image/jpeg"), caption, pixels.width)
+
+
+def show_analysis(artifact: Artifact) -> Block:
+    """Return the sections of an analysis; what cannot be read becomes a note."""
+    stage = artifact.manifest.provenance.get("stage")
+    reference = f"{artifact.reference}, lwdctl {stage}" if stage else artifact.reference
+    try:
+        artifact.check()
+        title, sections = read_sections(artifact.path)
+    except ArtifactError as error:
+        return Block(artifact.reference, reference, notes=(error.message,))
+    notes: list[str] = []
+    blocks = tuple(_section_block(section, artifact.path, notes) for section in sections)
+    return Block(title, reference, notes=tuple(notes), blocks=blocks)
+
+
+def _section_block(section: Section, directory: Path, notes: list[str]) -> Block:
+    tables: list[CaptionedTable] = []
+    pictures: list[Picture] = []
+    if section.table:
+        rows = section.table.cells()
+        folded = len(rows) > MOST_ROWS
+        tables.append(CaptionedTable(section.table.columns, rows, section.title, folded))
+    if section.figure:
+        try:
+            path = directory / FIGURES / f"{section.figure}.png"
+            pictures.append(embed_png(path, section.title))
+        except OSError as error:
+            notes.append(f"the figure {section.figure} cannot be shown: {error}")
+    text = tuple(line.strip() for line in section.text.split("\n\n") if line.strip())
+    return Block(section.title, paragraphs=text, tables=tuple(tables), pictures=tuple(pictures))
+
+
+def read_rows(path: Path) -> tuple[list[Row], int]:
+    """Return a log's rows and how many of its lines could not be read."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return [], 0
+    rows: list[Row] = []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and "update" in row:
+            rows.append(row)
+    return rows, len(lines) - len(rows)
+
+
+def training_curves(artifact: Artifact) -> Block:
+    """Draw every loss term of a model's training logs; note where there is none."""
+    logs = [file.path for file in artifact.manifest.files if file.path.split("/")[-1] == LOG]
+    if not logs:
+        return Block(artifact.reference, notes=(f"no {LOG} among its files",))
+    pictures: list[Picture] = []
+    notes: list[str] = []
+    for log in sorted(logs):
+        part = log.removesuffix(LOG).strip("/")
+        rows, broken = read_rows(artifact.path / log)
+        drawn = list(_curves(rows, f"{artifact.reference} {part}".strip()))
+        pictures += drawn
+        if broken:
+            notes.append(f"{log}: {broken} lines could not be read and were left out")
+        if not drawn:
+            notes.append(f"{log}: {len(rows)} rows, too few for a curve")
+    return Block(artifact.reference, pictures=tuple(pictures), notes=tuple(notes))
+
+
+def _curves(rows: Sequence[Row], where: str) -> Iterator[Picture]:
+    names = dict.fromkeys(name for row in rows for name in row)
+    for name in names:
+        if name in NO_LOSS or name.startswith(HELD_OUT):
+            continue
+        lines = {"training": _points(rows, name), "held out": _points(rows, HELD_OUT + name)}
+        if len(lines["training"][0]) < 2:
+            continue
+        title = name.replace("_", " ")
+        last = ", ".join(f"{key} {ys[-1]:.4g}" for key, (_, ys) in lines.items() if ys)
+        caption = f"{where}: {title} against training steps; last: {last}"
+        yield embed_figure(_loss_figure(title, lines), caption)
+
+
+def _points(rows: Sequence[Row], name: str) -> Points:
+    known = [
+        (float(row["update"]), float(row[name]))
+        for row in rows
+        if isinstance(row.get(name), int | float) and math.isfinite(row[name])
+    ]
+    size = max(1, math.ceil(len(known) / MOST_POINTS))
+    groups = [known[start : start + size] for start in range(0, len(known), size)]
+    # The last step of a group stands for it: nothing is shown before it was measured.
+    return [group[-1][0] for group in groups], [
+        math.fsum(value for _, value in group) / len(group) for group in groups
+    ]
+
+
+def _loss_figure(title: str, lines: Mapping[str, Points]) -> Figure:
+    figure, ((axes,),) = new_figure(4.4, 2.9)
+    for (name, (xs, ys)), color in zip(lines.items(), COLORS, strict=False):
+        if xs:
+            marker = "o" if len(xs) <= 30 else ""
+            axes.plot(xs, ys, color=color, label=name, linewidth=1.3, marker=marker, markersize=3)
+    values = [value for _, ys in lines.values() for value in ys]
+    if min(values) > 0 and max(values) / min(values) > LOG_SPAN:
+        axes.set_yscale("log")
+    axes.set_title(title, size=10)
+    axes.set_xlabel("Training steps", size=9)
+    axes.tick_params(labelsize=8)
+    if len(axes.lines) > 1:
+        axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def recorded_episodes(
+    evaluations: Sequence[Artifact],
+) -> tuple[tuple[RecordedEpisode, ...], str]:
+    """Show the first recorded episode of every policy, then the second, and so on.
+
+    Returns:
+        The episodes, with videos as far as they fit, and a note on how many are not shown, or "".
+    """
+    recordings = [
+        (artifact, PurePosixPath(file.path))
+        for artifact in evaluations
+        for file in artifact.manifest.files
+        if file.path.startswith("videos/") and file.path.endswith(".mp4")
+    ]
+    recordings.sort(key=lambda item: item[1].stem)  # stable: policies stay in their order
+    left = VIDEO_BYTES
+    episodes = []
+    for artifact, inside in recordings[:MOST_EPISODES]:
+        episode, used = _episode(artifact, inside, left)
+        left -= used
+        episodes.append(episode)
+    note = f"{len(episodes)} of {len(recordings)} recorded episodes are shown;"
+    note += " the evaluation holds all"
+    return tuple(episodes), note if len(recordings) > len(episodes) else ""
+
+
+def _episode(artifact: Artifact, inside: PurePosixPath, left: int) -> tuple[RecordedEpisode, int]:
+    title = f"{inside.parent.name}, {_outcome(artifact, inside)}"
+    path = artifact.path / inside
+    notes: list[str] = []
+    stills, content = None, b""
+    try:
+        stills = embed_stills(path.with_suffix(".png"), f"Stills of {title}")
+    except OSError:
+        notes.append(f"no stills: {path.stem}.png is missing or no picture")
+    try:
+        size = path.stat().st_size
+        if size <= left:
+            content = path.read_bytes()
+        else:
+            notes.append(
+                f"video left out for its size ({size / 1e6:.1f} MB): {artifact.reference}, {inside}"
+            )
+    except OSError as error:
+        notes.append(f"no video: {error}")
+    video = data_uri(content, "video/mp4") if content else ""
+    return RecordedEpisode(title, stills, video, "; ".join(notes)), len(content)
+
+
+def _outcome(artifact: Artifact, inside: PurePosixPath) -> str:
+    """Return an episode's number, task and outcome, as far as they are recorded."""
+    number = inside.stem.rpartition("-")[2]
+    record: Mapping[str, Any] = {}
+    try:
+        path = artifact.path / "episodes" / f"{inside.parent.name}.json"
+        episodes = json.loads(path.read_text(encoding="utf-8"))["episodes"]
+        record = next(item for item in episodes if str(item["index"]) == str(int(number)))
+    except (OSError, ValueError, KeyError, TypeError, StopIteration):
+        pass
+    parts = [f"episode {int(number) if number.isdigit() else number}"]
+    parts += [str(record[key]) for key in ("task", "label") if record.get(key)]
+    if "success" in record:
+        parts.append("solved" if record["success"] else "not solved")
+    return ", ".join(parts)

@@ -4,41 +4,35 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import lwdctl
-from lwdctl.analysis.report.analyses import ANALYSIS, find_analyses, show_analyses
-from lwdctl.analysis.report.content import Block, CaptionedTable
-from lwdctl.analysis.report.episodes import RecordedEpisode, left_out, recorded_episodes
-from lwdctl.analysis.report.lineage import (
-    Lineage,
-    commit_of,
-    describe_lineage,
-    seconds_of,
-    settings_of,
-    show_minute,
-    trace,
+from lwdctl.analysis.report.content import (
+    TRAINED,
+    Block,
+    CaptionedTable,
+    RecordedEpisode,
+    recorded_episodes,
+    show_analysis,
+    training_curves,
 )
 from lwdctl.analysis.report.results import Results, manifest_rows, results_of
-from lwdctl.analysis.report.training_curves import training_curves
 from lwdctl.analysis.tables import EMPTY, show
+from lwdctl.artifacts import lineage
 from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.workspace import Workspace
+from lwdctl.core.errors import ArtifactError
 from lwdctl.core.progress import Progress, SilentProgress
 from lwdctl.evaluation.results import ALL_TASKS
 
 TEMPLATES = Path(__file__).parent / "templates"
-ABSENT = {
-    "results": "There is no evaluation among these artifacts.",
-    "analyses": "No analysis of these artifacts is in the workspace; `lwdctl analyze` makes them.",
-    "curves": "There is no trained model among these artifacts.",
-    "episodes": "No videos were recorded; `lwdctl eval --video N` records N episodes of every"
-    " policy.",
-}
-"""Section to its text where it is empty."""
+COMMIT = 9
+"""Characters of a commit's name to show."""
 _NUMBER = re.compile(r"[<+-]?[\d,]*\.?\d+(e[+-]?\d+)?( .*)?")
 
 
@@ -83,7 +77,24 @@ class RecipeResults:
 
 @dataclass(frozen=True)
 class Report:
-    """The whole page; `missing` maps an empty section to the reason."""
+    """The whole page.
+
+    Attributes:
+        title: Its heading.
+        lead: The main numbers, one sentence each.
+        facts: Name and value of what was run.
+        recipes: The recipes that the artifacts come from.
+        results: One comparison, or several of evaluations that cannot be compared.
+        analyses: The newest analysis of each kind.
+        curves: The training curves of every model.
+        episodes: Recorded episodes.
+        episodes_left_out: How many recorded episodes are not shown, or "".
+        artifacts: Everything that the results derive from, oldest first.
+        commands: The command lines that made the artifacts, each once.
+        tables: Data, machines and software.
+        problems: What keeps the artifacts from being reproduced: in short, and the particulars.
+        warnings: What a reader must know first.
+    """
 
     title: str
     lead: tuple[str, ...]
@@ -93,9 +104,28 @@ class Report:
     analyses: tuple[Block, ...]
     curves: tuple[Block, ...]
     episodes: tuple[RecordedEpisode, ...]
-    lineage: Lineage
+    episodes_left_out: str
+    artifacts: tuple[Artifact, ...]
+    commands: tuple[str, ...]
+    tables: tuple[CaptionedTable, ...]
+    problems: tuple[tuple[str, str], ...]
     warnings: tuple[str, ...]
-    missing: Mapping[str, str]
+
+
+@dataclass
+class Trace:
+    """The artifacts that were found, by digest, and why others are missing."""
+
+    found: dict[str, Artifact] = field(default_factory=dict)
+    lost: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def artifacts(self) -> list[Artifact]:
+        """The artifacts, the one finished first first."""
+        return sorted(
+            self.found.values(),
+            key=lambda item: (str(item.manifest.provenance["finished"]), item.reference),
+        )
 
 
 def build_report(
@@ -125,27 +155,33 @@ def build_report(
     traced = trace(sources, root)
     evaluations = [item for item in sources if item.type == "evaluation"]
     everything = trace([*sources, *find_analyses(traced.found, root)], root)
-    lineage = describe_lineage(everything)
     results = results_of(evaluations, root, against, metric, progress)
-    analyses = show_analyses([item for item in everything.artifacts if item.type == ANALYSIS])
-    curves = training_curves(traced.artifacts)
-    episodes = recorded_episodes(evaluations)
-    sections = {"results": results, "analyses": analyses, "curves": curves, "episodes": episodes}
-    missing = {name: ABSENT[name] for name, content in sections.items() if not content}
-    if left_out(evaluations):
-        missing["episodes"] = left_out(evaluations)
+    episodes, left_out = recorded_episodes(evaluations)
+    artifacts = everything.artifacts
+    problems = tuple(_problems(artifacts, everything.lost))
+    alerts = (f"{what} (see Lineage)" for what, _ in problems)
+    missing = "# {}: its manifest records no command"
+    commands = (
+        str(item.manifest.provenance.get("command") or missing.format(item.reference))
+        for item in artifacts
+    )
+    named = "; ".join(recipe.title for recipe in recipes)
+    listed = ", ".join(dict.fromkeys(item.name for item in sources))
     return Report(
-        title=_title(sources, recipes),
+        title=named if recipes else f"Evaluation of {listed}",
         lead=tuple(_lead(results, recipes)),
         facts=tuple(_facts(evaluations, traced.artifacts)),
         recipes=tuple(recipes),
         results=results,
-        analyses=analyses,
-        curves=curves,
+        analyses=tuple(show_analysis(item) for item in artifacts if item.type == "analysis"),
+        curves=tuple(training_curves(item) for item in traced.artifacts if item.type in TRAINED),
         episodes=episodes,
-        lineage=lineage,
-        warnings=(*_warnings(evaluations, recipes), *lineage.alerts),
-        missing=missing,
+        episodes_left_out=left_out,
+        artifacts=tuple(artifacts),
+        commands=tuple(dict.fromkeys(commands)),
+        tables=tuple(_origin_tables(artifacts)),
+        problems=problems,
+        warnings=(*_warnings(evaluations, recipes), *alerts),
     )
 
 
@@ -172,12 +208,6 @@ def numeric_columns(table: CaptionedTable) -> list[bool]:
         and all(row[index] == EMPTY or bool(_NUMBER.fullmatch(row[index])) for row in table.rows)
         for index in range(len(table.columns))
     ]
-
-
-def _title(sources: Sequence[Artifact], recipes: Sequence[RecipeResults]) -> str:
-    if recipes:
-        return "; ".join(recipe.title for recipe in recipes)
-    return "Evaluation of " + ", ".join(dict.fromkeys(item.name for item in sources))
 
 
 def _lead(results: Sequence[Results], recipes: Sequence[RecipeResults]) -> Iterator[str]:
@@ -250,3 +280,132 @@ def _data(summary: Mapping[str, Any]) -> str:
     if summary.get("format"):
         parts.append(f"read as {summary['format']}")
     return ", ".join(parts)
+
+
+def trace(artifacts: Sequence[Artifact], root: Path) -> Trace:
+    """Follow the inputs of some artifacts back to their sources."""
+    traced = Trace()
+    waiting = list(artifacts)
+    while waiting:
+        artifact = waiting.pop()
+        if artifact.digest in traced.found:
+            continue
+        traced.found[artifact.digest] = artifact
+        home = lineage.workspace_of(artifact, root)
+        for item in artifact.manifest.inputs:
+            try:
+                waiting.append(lineage.find_input(item, home))
+            except ArtifactError as error:
+                traced.lost[item.digest] = error.message
+    return traced
+
+
+def settings_of(artifact: Artifact) -> CaptionedTable:
+    """Return the full configuration that made an artifact."""
+    rows = tuple((key, _exact(value)) for key, value in sorted(artifact.manifest.config.items()))
+    return CaptionedTable(("setting", "value"), rows, "All settings", folded=True)
+
+
+def seconds_of(artifact: Artifact) -> str:
+    """Return how long the making of an artifact took."""
+    made = artifact.manifest.provenance
+    try:
+        span = datetime.fromisoformat(made["finished"]) - datetime.fromisoformat(made["started"])
+    except (KeyError, TypeError, ValueError):
+        return EMPTY
+    return f"{span.total_seconds():,.0f} s"
+
+
+def commit_of(artifact: Artifact) -> str:
+    """Return the commit that made an artifact, and whether there were changes to it."""
+    git = _git(artifact)
+    if not git.get("commit"):
+        return "unknown"
+    return str(git["commit"])[:COMMIT] + (" + changes" if git.get("dirty") else "")
+
+
+def show_minute(time: Any) -> str:
+    """Return a UTC ISO 8601 time to the minute."""
+    return str(time)[:16].replace("T", " ") + " UTC" if time else EMPTY
+
+
+def _exact(value: Any) -> str:
+    """Return a setting with all of its digits."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return ", ".join(_exact(item) for item in value) or EMPTY
+    return show(value)
+
+
+def _git(artifact: Artifact) -> Mapping[str, Any]:
+    return artifact.manifest.provenance.get("git") or {}
+
+
+def _problems(artifacts: Sequence[Artifact], lost: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield what keeps artifacts from being reproduced, in short, and its particulars."""
+    commits: dict[str, list[str]] = {}
+    for item in artifacts:
+        commits.setdefault(str(_git(item).get("commit") or "")[:COMMIT], []).append(item.reference)
+    if len(commits) > 1:
+        listed = [f"{key or 'unknown'} ({', '.join(names)})" for key, names in commits.items()]
+        yield f"the artifacts were made at {len(commits)} different commits", "; ".join(listed)
+    dirty = [item.reference for item in artifacts if _git(item).get("dirty")]
+    if dirty:
+        count = f"{len(dirty)} of {len(artifacts)} artifacts"
+        why = "made with changes that no commit holds: the commit does not reproduce them"
+        yield f"{count} were {why}", "; ".join(dirty)
+    if lost:
+        yield "inputs are gone or were changed", "; ".join(lost.values())
+
+
+def _origin_tables(artifacts: Sequence[Artifact]) -> Iterator[CaptionedTable]:
+    """Yield the data files that were read, and the machines and software that artifacts share."""
+    rows = tuple(
+        (item.reference, *(show(source.get(key)) for key in ("path", "bytes", "sha256")))
+        for item in artifacts
+        for source in item.manifest.summary.get("sources", [])
+    )
+    caption = "Data files that were read" if rows else "No data files were read"
+    yield CaptionedTable(("artifact", "file", "bytes", "SHA-256"), rows, caption)
+    machines: dict[str, list[str]] = {}
+    software: dict[str, list[str]] = {}
+    for item in artifacts:
+        made = item.manifest.provenance
+        machine = {**(made.get("host") or {}), "device": made.get("device")}
+        own = {"lwdctl": made.get("lwdctl"), "Python": made.get("python")}
+        machines.setdefault(show(machine), []).append(item.reference)
+        packages = show({**own, **(made.get("packages") or {})})
+        software.setdefault(packages, []).append(item.reference)
+    for caption, groups in (("Machines", machines), ("Software", software)):
+        rows = tuple(
+            ("all artifacts" if len(groups) == 1 else ", ".join(names), description)
+            for description, names in groups.items()
+        )
+        yield CaptionedTable(("artifacts", "made with"), rows, caption, wraps=True)
+
+
+def find_analyses(found: Mapping[str, Artifact], root: Path) -> list[Artifact]:
+    """Return the analyses of what is in a lineage, oldest first.
+
+    An analysis belongs to it when its primary inputs, those that no other of its inputs derives
+    from, are part of it. Of analyses of one kind with the same inputs, the newest is taken.
+    """
+    newest: dict[tuple[tuple[str, ...], tuple[str, ...]], Artifact] = {}
+    for artifact in Workspace(root).artifacts("analysis"):
+        if _primary_inputs(artifact, root) & found.keys():
+            inputs = tuple(sorted(item.digest for item in artifact.manifest.inputs))
+            # Every analysis has settings of its own: their names say which one it is.
+            newest[tuple(sorted(artifact.manifest.config)), inputs] = artifact
+    return list(newest.values())
+
+
+def _primary_inputs(artifact: Artifact, root: Path) -> set[str]:
+    """Return the digests of its inputs that no other input derives from."""
+    inputs = {item.digest for item in artifact.manifest.inputs}
+    found = trace([artifact], root).found
+    ancestors: set[str] = set()
+    for digest in inputs & found.keys():
+        traced = trace([found[digest]], root)
+        ancestors |= {*traced.found, *traced.lost} - {digest}
+    return inputs - ancestors
