@@ -77,6 +77,31 @@ def test_every_method_opens_the_same_way(workspace: Path) -> None:
 
 
 @pytest.mark.sim
+def test_what_is_saved_opens_again(workspace: Path, tmp_path: Path) -> None:
+    data = lwdctl.load_dataset("snippets/lift_mh", workspace=workspace)
+    in_memory = lwdctl.Dataset(data.store)
+    config = lwdctl.VaeConfig(snippet_length=8, policy_width=16, decoder="xs", **SMALL)
+    latents = lwdctl.encode(lwdctl.train_vae(in_memory, config))
+    diffusion = lwdctl.train_diffusion(latents, lwdctl.DiffusionConfig(width=16, **SMALL))
+    settings = lwdctl.BaselineConfig(policy_width=16, warmup=1, **SMALL)
+    for number, trained in enumerate(
+        (diffusion, lwdctl.train_baseline("mlp", in_memory, settings))
+    ):
+        trained.save(tmp_path / str(number))
+        actions = []
+        for policy in (lwdctl.load_policy(trained), lwdctl.load_policy(tmp_path / str(number))):
+            policy.reset(seed=1)
+            actions.append(policy.act(np.ones(39)))
+        np.testing.assert_array_equal(*actions)
+    published = lwdctl.train_vae(data, config)
+    published.save(tmp_path / "copy")
+    for name in ("model.json", "weights.safetensors", "ema.safetensors"):
+        assert (tmp_path / "copy" / name).read_bytes() == published.artifact.payload(
+            name
+        ).read_bytes()
+
+
+@pytest.mark.sim
 def test_the_network_acts_as_the_policy_does(workspace: Path) -> None:
     policy = lwdctl.load_policy(workspace=workspace, device="cpu", horizon=4)
     rng = np.random.default_rng(0)

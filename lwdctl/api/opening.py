@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lwdctl.api.training import Baseline, Diffusion
 from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.manifest import MANIFEST_NAME, recording
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import Progress, TqdmProgress
+from lwdctl.core.records import SourceSpec
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.data.dataset import Dataset
 from lwdctl.deploy.runtime import ExportedPolicy
 from lwdctl.methods.lwd import TrainedLwd
 from lwdctl.methods.method import Acting, TrainedPolicy
-from lwdctl.methods.trained import LoadedPolicy, open_trained
+from lwdctl.methods.trained import LoadedPolicy, load_method, open_trained
+from lwdctl.models.diffusion import LatentDiffusion
+from lwdctl.models.files import SPEC, load_spec
+from lwdctl.models.vae import PolicyVae
 from lwdctl.pipeline.recipe import make_plan, read_recipe
 from lwdctl.pipeline.run_stage import run_stage
 from lwdctl.pipeline.runner import run_plan
+from lwdctl.training.device import choose_device
 
 Place = Workspace | str | Path | None
 """A workspace; None takes `$LWDCTL_WORKSPACE`, else `./lwd-runs`."""
@@ -53,8 +62,8 @@ def load_policy(
 
     Args:
         source: A reference (`"diffusion/lift_mh"`, `"baseline/lift_mh:v2"`), the directory of an
-            artifact or of an exported policy, or what `train_diffusion` or `train_baseline`
-            returned. "" takes the newest LWD policy.
+            artifact, of an exported policy or of what `save` wrote, or what `train_diffusion` or
+            `train_baseline` returned. "" takes the newest LWD policy.
         workspace: Where to look.
         device: `"auto"`, `"cpu"`, `"cuda"` or `"cuda:N"`.
         **settings: How to run it: `horizon`, `latent`, `sampler`, `num_inference_steps`,
@@ -81,10 +90,25 @@ def load_policy(
                 "choose it when exporting: lwdctl export policy --help",
             )
         return ExportedPolicy(Path(source))
+    saved = source and _open_saved(Path(source), choose_device(device))
+    if saved:
+        return LoadedPolicy(saved[0], acting, saved[1])
     found = workspace_at(workspace)
     artifact = found.resolve("" if source else "diffusion", str(source))
     name = artifact.manifest.config.get("method", "lwd")
     return LoadedPolicy(open_trained(artifact, found, device), acting, name)
+
+
+def _open_saved(path: Path, device: torch.device) -> tuple[TrainedPolicy, str] | None:
+    """Open what `Diffusion.save` or `Baseline.save` wrote; None for anything else."""
+    if (path / "source.json").is_file():
+        source = SourceSpec.from_mapping(json.loads((path / "source.json").read_text()))
+        vae, model = PolicyVae.load(path / "vae"), LatentDiffusion.load(path / "diffusion")
+        return TrainedLwd(source, device, vae.to(device), model.to(device)), "lwd"
+    if (path / SPEC).is_file() and not (path / MANIFEST_NAME).is_file():
+        method = load_spec(path).get("method", "")
+        return load_method(method).open_directory(path, device, str(path)), method
+    return None
 
 
 def ingest(
@@ -161,7 +185,8 @@ def run(
         LwdctlError: A stage failed.
     """
     plan = make_plan(read_recipe(Path(recipe)), smoke=smoke)
-    outcomes = run_plan(plan, workspace_at(workspace), progress or TqdmProgress())
+    with recording(command=f"lwdctl.run({str(recipe)!r})"):
+        outcomes = run_plan(plan, workspace_at(workspace), progress or TqdmProgress())
     return {item.step.id: item.artifact for item in outcomes if item.artifact}
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +18,11 @@ from lwdctl import configs
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.latents import LatentStore
 from lwdctl.artifacts.workspace import Workspace
-from lwdctl.core.config import to_mapping
 from lwdctl.core.progress import Progress, TqdmProgress
 from lwdctl.data.dataset import Dataset
 from lwdctl.methods.method import TrainedPolicy
 from lwdctl.methods.trained import load_method, open_trained
-from lwdctl.models.files import load_spec
+from lwdctl.models.files import EMA_WEIGHTS, SPEC, WEIGHTS, load_spec
 from lwdctl.pipeline.run_stage import run_stage
 from lwdctl.policies.loading import load_diffusion, load_vae
 from lwdctl.training.device import choose_device
@@ -53,8 +55,13 @@ class _TrainedModel:
         return self.trained.summary
 
     def save(self, directory: str | Path) -> None:
-        """Write `model.json` and both sets of weights."""
-        self.trained.save(Path(directory))
+        """Write `model.json`, and the weights with and without EMA, into a directory."""
+        if self.artifact is None:
+            self.trained.save(Path(directory))
+            return
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        for name in (SPEC, EMA_WEIGHTS, WEIGHTS):
+            shutil.copy(self.artifact.payload(name), directory)
 
     def __repr__(self) -> str:
         """Say what was trained and how well."""
@@ -77,6 +84,14 @@ class Diffusion(_TrainedModel):
     """A trained latent diffusion model, with the latents that it learned to sample."""
 
     latents: Latents
+
+    def save(self, directory: str | Path) -> None:
+        """Write the policy, the VAE included, into a directory that `load_policy` opens."""
+        target = Path(directory)
+        super().save(target / "diffusion")
+        self.latents.vae.save(target / "vae")
+        source = self.latents.vae.data.store.spec.to_mapping()
+        (target / "source.json").write_text(json.dumps(source, indent=1) + "\n")
 
 
 @dataclass(frozen=True, repr=False)
@@ -130,21 +145,13 @@ def train_vae(
         LwdctlError: Training diverged.
     """
     config = config or configs.VaeConfig()
-    if data.artifact is None or encoder is not None:
-        with tempfile.TemporaryDirectory() as folder:
-            trained = train_vae_model(
-                data.store,
-                config,
-                directory=Path(folder),
-                progress=progress or TqdmProgress(),
-                encoder=encoder,
-            )
-        return Vae(trained, None, data)
-    inputs = {"snippets": data.artifact}
-    artifact = _publish("train-vae", data.workspace, config, inputs, name, progress)
-    return Vae(
-        _read_trained(artifact, load_vae(artifact, choose_device(config.device))), artifact, data
-    )
+    if data.artifact is not None and encoder is None:
+        inputs = {"snippets": data.artifact}
+        artifact = _publish("train-vae", data.workspace, config, inputs, name, progress)
+        model = load_vae(artifact, choose_device(config.device))
+        return Vae(_published(artifact, model), artifact, data)
+    with _run_in_memory(progress) as run:
+        return Vae(train_vae_model(data.store, config, encoder=encoder, **run), None, data)
 
 
 def encode(
@@ -162,14 +169,13 @@ def encode(
         name: Name of the artifact.
         progress: Where to report; None draws bars with tqdm.
     """
-    config = config or configs.EncodeConfig()
-    if vae.artifact is None:
-        report = progress or TqdmProgress()
-        return Latents(encode_snippets(vae.model, vae.data.store, config, None, report), vae)
-    assert vae.data.artifact is not None
-    inputs = {"snippets": vae.data.artifact, "vae": vae.artifact}
-    artifact = _publish("encode", vae.data.workspace, config, inputs, name, progress)
-    return Latents(LatentStore.open(artifact.path), vae, artifact)
+    config, data = config or configs.EncodeConfig(), vae.data
+    if data.artifact and vae.artifact:
+        inputs = {"snippets": data.artifact, "vae": vae.artifact}
+        artifact = _publish("encode", data.workspace, config, inputs, name, progress)
+        return Latents(LatentStore.open(artifact.path), vae, artifact)
+    store = encode_snippets(vae.model, data.store, config, None, progress or TqdmProgress())
+    return Latents(store, vae)
 
 
 def train_diffusion(
@@ -197,24 +203,16 @@ def train_diffusion(
     """
     config = config or configs.DiffusionConfig()
     vae, data = latents.vae, latents.vae.data
-    if latents.artifact is None or denoiser is not None:
-        with tempfile.TemporaryDirectory() as folder:
-            trained = train_diffusion_model(
-                latents.store,
-                data.store,
-                vae.model,
-                config,
-                directory=Path(folder),
-                progress=progress or TqdmProgress(),
-                denoiser=denoiser,
-            )
-        return Diffusion(trained, None, latents)
-    assert data.artifact is not None
-    assert vae.artifact is not None
-    inputs = {"snippets": data.artifact, "vae": vae.artifact, "latents": latents.artifact}
-    artifact = _publish("train-diffusion", data.workspace, config, inputs, name, progress)
-    model = load_diffusion(artifact, choose_device(config.device))
-    return Diffusion(_read_trained(artifact, model), artifact, latents)
+    if data.artifact and vae.artifact and latents.artifact and denoiser is None:
+        inputs = {"snippets": data.artifact, "vae": vae.artifact, "latents": latents.artifact}
+        artifact = _publish("train-diffusion", data.workspace, config, inputs, name, progress)
+        model = load_diffusion(artifact, choose_device(config.device))
+        return Diffusion(_published(artifact, model), artifact, latents)
+    with _run_in_memory(progress) as run:
+        trained = train_diffusion_model(
+            latents.store, data.store, vae.model, config, denoiser=denoiser, **run
+        )
+    return Diffusion(trained, None, latents)
 
 
 def train_baseline(
@@ -239,19 +237,24 @@ def train_baseline(
         LwdctlError: Training diverged.
     """
     config = replace(config or configs.BaselineConfig(), method=method)
-    if data.artifact is None:
-        with tempfile.TemporaryDirectory() as folder:
-            trained = load_method(method).train(
-                data.store, config, Path(folder), progress or TqdmProgress()
-            )
-            trained.save(Path(folder))
-            policy = load_method(method).open_directory(Path(folder), torch.device("cpu"), method)
-            _ = policy.model  # reads the weights while they are there
-        return Baseline(trained, None, data, policy)
-    inputs = {"snippets": data.artifact}
-    artifact = _publish("train-baseline", data.workspace, config, inputs, name, progress)
-    policy = open_trained(artifact, data.workspace, config.device)
-    return Baseline(_read_trained(artifact, policy.model), artifact, data, policy)
+    if data.artifact is not None:
+        inputs = {"snippets": data.artifact}
+        artifact = _publish("train-baseline", data.workspace, config, inputs, name, progress)
+        policy = open_trained(artifact, data.workspace, config.device)
+        return Baseline(_published(artifact, policy.model), artifact, data, policy)
+    with _run_in_memory(progress) as run:
+        trained = load_method(method).train(data.store, config, **run)
+        trained.save(run["directory"])
+        policy = load_method(method).open_directory(run["directory"], torch.device("cpu"), method)
+        _ = policy.model  # reads the weights while they are there
+    return Baseline(trained, None, data, policy)
+
+
+@contextmanager
+def _run_in_memory(progress: Progress | None) -> Iterator[dict[str, Any]]:
+    """Give a training a directory for its checkpoints that vanishes with it."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield {"directory": Path(folder), "progress": progress or TqdmProgress()}
 
 
 def _publish(
@@ -263,10 +266,8 @@ def _publish(
     progress: Progress | None,
 ) -> Artifact:
     references = {kind: str(item.path) for kind, item in inputs.items()}
-    values = to_mapping(config)
-    return run_stage(command, workspace, values, inputs=references, name=name, progress=progress)
+    return run_stage(command, workspace, config, inputs=references, name=name, progress=progress)
 
 
-def _read_trained(artifact: Artifact, model: nn.Module) -> Trained[Any]:
-    """Return a published model; its last weights stay on disk."""
+def _published(artifact: Artifact, model: nn.Module) -> Trained[Any]:
     return Trained(load_spec(artifact.path), model, model, artifact.manifest.summary)
