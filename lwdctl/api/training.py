@@ -22,13 +22,13 @@ from lwdctl.core.progress import Progress, TqdmProgress
 from lwdctl.data.dataset import Dataset
 from lwdctl.methods.method import TrainedPolicy
 from lwdctl.methods.trained import load_method, open_trained
+from lwdctl.models.diffusion import load_diffusion
 from lwdctl.models.files import EMA_WEIGHTS, SPEC, WEIGHTS, load_spec
+from lwdctl.models.vae import load_vae
 from lwdctl.pipeline.run_stage import run_stage
-from lwdctl.policies.loading import load_diffusion, load_vae
-from lwdctl.training.device import choose_device
 from lwdctl.training.diffusion import train_diffusion as train_diffusion_model
 from lwdctl.training.encode import encode as encode_snippets
-from lwdctl.training.loop import Trained
+from lwdctl.training.loop import Trained, choose_device
 from lwdctl.training.vae import train_vae as train_vae_model
 
 

@@ -25,8 +25,7 @@ from lwdctl.core.records import ActionSpec, EnvSpec, Episode, ObservationSpec, S
 from lwdctl.data.batches import SnippetBatches
 from lwdctl.data.windows import WindowRule
 from lwdctl.models import generated
-from lwdctl.models.generated import PolicyShape
-from lwdctl.models.hypernetwork import PolicyDecoder
+from lwdctl.models.generated import PolicyDecoder, PolicyShape
 
 NUM_ENVS = 32
 LATENT = 256

@@ -13,9 +13,8 @@ import torch
 
 from lwdctl.models.denoiser import DenoiserSpec
 from lwdctl.models.diffusion import DiffusionSpec, LatentDiffusion
-from lwdctl.models.flops import denoiser_flops
-from lwdctl.models.generated import PolicyShape
-from lwdctl.models.hypernetwork import DECODER_SIZES, PolicyDecoder
+from lwdctl.models.flops import count_parameters, denoiser_flops, matmul_flops
+from lwdctl.models.generated import DECODER_SIZES, PolicyDecoder, PolicyShape
 from lwdctl.models.unet import UNET_SIZES
 
 HISTORY = 2
@@ -90,7 +89,7 @@ def _lwd(sizes: Sizes, width: int, architecture: str) -> Count:
     denoiser = DenoiserSpec(architecture, LATENT, condition, LAYOUT, "m", 512, 3, 0.0)
     model = _diffusion(denoiser, sizes)
     one = denoiser_flops(model)
-    replan = sizes.num_inference_steps * one + decoder.flops
+    replan = sizes.num_inference_steps * one + matmul_flops(decoder)
     name = "residual MLP 512" if architecture == "mlp" else "U-Net m"
     return Count(
         "lwd",
@@ -98,7 +97,7 @@ def _lwd(sizes: Sizes, width: int, architecture: str) -> Count:
         sizes.episode,
         one,
         replan / sizes.episode + shape.flops,
-        _weights(model.denoiser) + _weights(decoder),
+        count_parameters(model.denoiser) + count_parameters(decoder),
         shape.weight_count,
     )
 
@@ -114,7 +113,7 @@ def _dp(sizes: Sizes, name: str, chunk: int) -> Count:
     replans = math.ceil(sizes.episode / executed)
     per_step = replans * sizes.num_inference_steps * one / sizes.episode
     network = f"U-Net {name}, predicts {length}"
-    return Count("dp", network, executed, one, per_step, _weights(model.denoiser))
+    return Count("dp", network, executed, one, per_step, count_parameters(model.denoiser))
 
 
 def _mlp(sizes: Sizes, width: int) -> Count:
@@ -135,7 +134,3 @@ def _diffusion(denoiser: DenoiserSpec, sizes: Sizes) -> LatentDiffusion:
     )
     with torch.device("meta"):
         return LatentDiffusion(spec)
-
-
-def _weights(network: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())

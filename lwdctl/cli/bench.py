@@ -45,7 +45,7 @@ def command(
     import torch
 
     from lwdctl.bench.comparisons import COUNT, run_all
-    from lwdctl.training.device import choose_device
+    from lwdctl.training.loop import choose_device
 
     chosen = choose_device(device)
     rows = []

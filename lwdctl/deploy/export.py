@@ -25,8 +25,14 @@ from lwdctl.core.installation import installed_version
 from lwdctl.core.progress import Progress
 from lwdctl.core.records import FloatArray, ObservationSpec
 from lwdctl.core.seeding import EVALUATION_SEED_START, derive_seed
-from lwdctl.deploy.description import CONSTANTS, DECODER, DENOISER, PolicyDescription
-from lwdctl.deploy.runtime import ExportedPolicy, load_onnxruntime
+from lwdctl.deploy.runtime import (
+    CONSTANTS,
+    DECODER,
+    DENOISER,
+    ExportedPolicy,
+    PolicyDescription,
+    load_onnxruntime,
+)
 from lwdctl.evaluation.latency import time_policy
 from lwdctl.methods.lwd import METHOD, TrainedLwd
 from lwdctl.methods.method import Acting

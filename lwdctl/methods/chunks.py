@@ -12,11 +12,18 @@ from lwdctl.artifacts.snippets import Moments, SnippetStore
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.records import SourceSpec
 from lwdctl.data.batches import SnippetBatches
-from lwdctl.methods.method import Acting, ActingCost, Horizon, TrainedPolicy, denoiser_calls
+from lwdctl.methods.method import (
+    Acting,
+    ActingCost,
+    Horizon,
+    PolicyFlops,
+    TrainedPolicy,
+    denoiser_calls,
+)
 from lwdctl.models.chunks import ActionDiffusion, ChunkSpec, LatentChunks
 from lwdctl.models.diffusion import check_num_inference_steps
 from lwdctl.models.files import load_spec, load_weights
-from lwdctl.models.flops import baseline_flops
+from lwdctl.models.flops import count_flops, count_parameters, denoiser_flops
 from lwdctl.policies.latent_source import SampledLatents
 from lwdctl.policies.replanning import ActionChunks, ReplanningPolicy
 
@@ -101,7 +108,20 @@ class TrainedChunks(TrainedPolicy):
 
     def cost(self, acting: Acting) -> ActingCost:
         """Count the FLOPs of its networks; a step of a chunk costs nothing."""
-        return ActingCost(baseline_flops(self.model), *denoiser_calls(self._spec.diffusion, acting))
+        return ActingCost(chunk_flops(self.model), *denoiser_calls(self._spec.diffusion, acting))
+
+
+def chunk_flops(model: ActionDiffusion | LatentChunks) -> PolicyFlops:
+    """Count the FLOPs of a re-plan; chunks run open loop, so a control step costs nothing."""
+    spec, device = model.spec, model.diffusion.latent.mean.device
+    latent = torch.zeros(1, spec.diffusion.denoiser.latent_size, device=device)
+    state = torch.zeros(1, spec.history * spec.observation_size, device=device)
+    decoder = count_parameters(model.vae.decoder) if isinstance(model, LatentChunks) else 0
+    return PolicyFlops(
+        denoiser=denoiser_flops(model.diffusion),
+        decoding=count_flops(lambda: model.actions(latent, state)),
+        parameters=count_parameters(model.diffusion.denoiser) + decoder,
+    )
 
 
 def chunk_moments(

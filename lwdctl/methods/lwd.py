@@ -21,14 +21,20 @@ from lwdctl.methods.method import (
     ActingCost,
     Horizon,
     Method,
+    PolicyFlops,
     TrainedPolicy,
     denoiser_calls,
 )
 from lwdctl.models import generated
-from lwdctl.models.diffusion import DiffusionSpec, LatentDiffusion, check_num_inference_steps
+from lwdctl.models.diffusion import (
+    DiffusionSpec,
+    LatentDiffusion,
+    check_num_inference_steps,
+    load_diffusion,
+)
 from lwdctl.models.files import load_spec
-from lwdctl.models.flops import lwd_flops
-from lwdctl.models.vae import PolicyVae, VaeSpec
+from lwdctl.models.flops import count_flops, count_parameters, denoiser_flops
+from lwdctl.models.vae import PolicyVae, VaeSpec, load_vae
 from lwdctl.policies.latent_source import (
     LatentSource,
     MeanLatents,
@@ -36,7 +42,6 @@ from lwdctl.policies.latent_source import (
     RecordedLatents,
     SampledLatents,
 )
-from lwdctl.policies.loading import load_diffusion, load_vae
 from lwdctl.policies.replanning import GeneratedNetworks, ReplanningPolicy
 
 SAMPLED, ORACLE, RANDOM, SHUFFLED, MEAN = "sampled", "oracle", "random", "shuffled", "mean"
@@ -128,7 +133,8 @@ class TrainedLwd(TrainedPolicy):
             return OracleLatents(self.vae, self.demonstrations(data), data.episodes.length)
         store = LatentStore.open(self._artifacts["latents"].path)
         if acting.latent in (SHUFFLED, RANDOM):
-            return RecordedLatents.read(store, tasks, labels, own=acting.latent == RANDOM)
+            own = acting.latent == RANDOM
+            return RecordedLatents(store.mean, store.task, store.label, tasks, labels, own)
         mean, _ = store.statistics()
         return MeanLatents(mean.astype("float32"))
 
@@ -140,11 +146,28 @@ class TrainedLwd(TrainedPolicy):
         )
 
     def cost(self, acting: Acting) -> ActingCost:
-        """Count the FLOPs of both networks, without a denoiser where latents are not sampled."""
+        """Count the FLOPs; see `lwd_flops`."""
         if acting.latent != SAMPLED:
             return ActingCost(lwd_flops(self.vae, None), horizon=self.horizon(acting))
         flops = lwd_flops(self.vae, self.diffusion)
         return ActingCost(flops, *denoiser_calls(self.diffusion.spec, acting))
+
+
+def lwd_flops(vae: PolicyVae, diffusion: LatentDiffusion | None) -> PolicyFlops:
+    """Count the FLOPs of both networks; without a denoiser where latents are not sampled."""
+    device = vae.observation.mean.device
+    latent = torch.zeros(1, vae.spec.latent_size, device=device)
+    seen = torch.zeros(1, vae.spec.observation_size, device=device)
+    with torch.no_grad():
+        layers = generated.unpack(vae.decoder(latent), vae.spec.policy_shape)
+    denoising = count_parameters(diffusion.denoiser) if diffusion else 0
+    return PolicyFlops(
+        denoiser=denoiser_flops(diffusion) if diffusion else 0,
+        decoding=count_flops(lambda: vae.decoder(latent)),
+        step=count_flops(lambda: vae.act(layers, seen, torch.zeros(1, device=device))),
+        control_parameters=vae.spec.policy_shape.weight_count,
+        parameters=count_parameters(vae.decoder) + denoising,
+    )
 
 
 class GeneratedNetwork(nn.Module):

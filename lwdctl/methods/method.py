@@ -21,7 +21,6 @@ from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import Progress
 from lwdctl.core.records import SourceSpec
 from lwdctl.models.diffusion import DiffusionSpec, inference_timesteps, truncate_schedule
-from lwdctl.models.flops import PolicyFlops
 from lwdctl.policies.policy import BatchPolicy
 from lwdctl.training.loop import Trained
 
@@ -48,6 +47,25 @@ class Acting:
     sampler: str = "ddim"
     num_inference_steps: int = 10
     warm_start: float = 0.0
+
+
+@dataclass(frozen=True)
+class PolicyFlops:
+    """The cost of acting in one environment.
+
+    Attributes:
+        denoiser: FLOPs of one denoiser call.
+        decoding: FLOPs of decoding one latent.
+        step: FLOPs of one control step.
+        control_parameters: Weights of the network that runs at every control step.
+        parameters: Trained weights of all networks that are used; generated weights not included.
+    """
+
+    denoiser: int = 0
+    decoding: int = 0
+    step: int = 0
+    control_parameters: int = 0
+    parameters: int = 0
 
 
 @dataclass(frozen=True)

@@ -2,26 +2,78 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import BaselineConfig
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import Progress
-from lwdctl.core.records import SourceSpec
+from lwdctl.core.records import FloatArray, SourceSpec
 from lwdctl.data.windows import WindowRule
 from lwdctl.methods import training
-from lwdctl.methods.method import Acting, ActingCost, Method, TrainedPolicy
+from lwdctl.methods.method import Acting, ActingCost, Method, PolicyFlops, TrainedPolicy
 from lwdctl.models.behavior_cloning import ClonedPolicy, ClonedSpec
 from lwdctl.models.files import load_spec, load_weights
-from lwdctl.models.flops import baseline_flops, matmul_flops
-from lwdctl.policies.mlp import MlpPolicy
+from lwdctl.models.flops import count_flops, count_parameters, matmul_flops
+from lwdctl.policies.policy import EpisodePlan, PolicyCost, condition_indices
+from lwdctl.policies.replanning import Observed, now
 from lwdctl.training.loop import Trained
 
 DEFAULTS = {**training.DENOISER_DEFAULTS, "updates": 20_000}
+
+
+class MlpPolicy:
+    """Runs a cloned policy in all environments as one batch.
+
+    Args:
+        model: The network.
+        tasks: Task names in the order of their indices.
+        labels: Behavior labels in the order of their indices.
+    """
+
+    def __init__(
+        self, model: ClonedPolicy, tasks: tuple[str, ...], labels: tuple[str, ...]
+    ) -> None:
+        self._model = model
+        self._parts = ("task", tasks, model.spec.tasks), ("label", labels, model.spec.labels)
+        self._device = model.observation.mean.device
+        self._observed = Observed(model.spec.observation_keys, 1, self._device)
+        self.reset(())
+
+    def reset(self, episodes: Sequence[EpisodePlan | None]) -> None:
+        """Start one episode per environment; None leaves it idle."""
+        self._num_envs = len(episodes)
+        self._task, self._label = (
+            torch.tensor(
+                condition_indices(part, episodes, names) if used else [0] * len(episodes),
+                dtype=torch.long,
+                device=self._device,
+            )
+            for part, names, used in self._parts
+        )
+        self._seconds = 0.0
+
+    @torch.inference_mode()
+    def act(
+        self, observations: Mapping[str, FloatArray], active: npt.NDArray[np.bool_]
+    ) -> FloatArray:
+        """Return actions (env, action) in environment units."""
+        del active
+        begun = now(self._device)
+        state = self._observed.add(observations)
+        actions: FloatArray = self._model.act(state, self._task, self._label).cpu().numpy()
+        self._seconds += now(self._device) - begun
+        return actions
+
+    def cost(self) -> PolicyCost:
+        """Return no re-plans and the time spent since the last `reset`."""
+        return PolicyCost(np.zeros(self._num_envs, dtype=np.int64), {"policy": self._seconds})
 
 
 class TrainedMlp(TrainedPolicy):
@@ -65,7 +117,14 @@ class TrainedMlp(TrainedPolicy):
     def cost(self, acting: Acting) -> ActingCost:
         """Count the FLOPs of one control step."""
         del acting
-        return ActingCost(baseline_flops(self.model))
+        return ActingCost(mlp_flops(self.model))
+
+
+def mlp_flops(model: ClonedPolicy) -> PolicyFlops:
+    """Count the FLOPs of one control step."""
+    inputs = torch.zeros(1, model.spec.shape.inputs, device=model.observation.mean.device)
+    weights, step = count_parameters(model.network), count_flops(lambda: model.network(inputs))
+    return PolicyFlops(step=step, control_parameters=weights, parameters=weights)
 
 
 class BehaviorCloning(Method):

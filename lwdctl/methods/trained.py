@@ -22,7 +22,7 @@ from lwdctl.methods.untrained import PlugInPolicy
 from lwdctl.models.files import load_spec
 from lwdctl.policies.policy import BatchPolicy, EpisodePlan
 from lwdctl.policies.replanning import GeneratedNetworks, ReplanningPolicy
-from lwdctl.training.device import choose_device
+from lwdctl.training.loop import choose_device
 
 Observation = Mapping[str, FloatArray] | FloatArray
 

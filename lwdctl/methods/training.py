@@ -24,7 +24,6 @@ from lwdctl.core.progress import Progress
 from lwdctl.data.windows import WindowRule
 from lwdctl.models.chunks import ChunkSpec
 from lwdctl.models.vae import VaeSpec
-from lwdctl.training.device import choose_device
 from lwdctl.training.diffusion import check_condition, diffusion_spec
 from lwdctl.training.loop import (
     Budget,
@@ -32,6 +31,7 @@ from lwdctl.training.loop import (
     Objective,
     Trained,
     TrainingLoop,
+    choose_device,
     with_initial_weights,
 )
 from lwdctl.training.objectives import SnippetObjective, training_batches

@@ -7,7 +7,7 @@ from lwdctl.core.registry import Registry, Row
 DENOISERS = Registry(
     "denoiser",
     {
-        "mlp": Row("lwdctl.models.residual_mlp:ResidualMlp", "Residual MLP on the flat latent."),
+        "mlp": Row("lwdctl.models.denoiser:ResidualMlp", "Residual MLP on the flat latent."),
         "unet": Row("lwdctl.models.unet:LatentUnet", "1-D U-Net of Diffusion Policy."),
         "transformer": Row(
             "lwdctl.models.transformer:LatentTransformer", "Transformer of Diffusion Policy."

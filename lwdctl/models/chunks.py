@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from lwdctl.models.diffusion import DiffusionSpec, LatentDiffusion
-from lwdctl.models.encoder import SnippetEncoder, sample_posterior, vae_terms
 from lwdctl.models.files import PolicySpec
 from lwdctl.models.normalizer import Normalizer
-from lwdctl.models.vae import Snippets
+from lwdctl.models.vae import SnippetEncoder, Snippets, sample_posterior, vae_terms
 
 DECODER_HIDDEN = 256
 
@@ -118,7 +117,7 @@ class ChunkVae(nn.Module):
     def terms(
         self, batch: Snippets, task: Tensor, label: Tensor, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """Return both terms of the loss, unweighted; see `models.encoder.vae_terms`."""
+        """Return both terms of the loss, unweighted; see `models.vae.vae_terms`."""
         del task, label
         mean, log_variance = self.encode(batch)
         latent = sample_posterior(mean, log_variance, generator)

@@ -17,12 +17,12 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from torch import Tensor, nn
 
+from lwdctl.artifacts.artifact import Artifact
 from lwdctl.core.errors import ConfigError
 from lwdctl.models import ddim
 from lwdctl.models.denoiser import DenoiserSpec
 from lwdctl.models.files import Spec, check_custom, load_spec, load_weights
-from lwdctl.models.noise import normal_like
-from lwdctl.models.normalizer import Normalizer
+from lwdctl.models.normalizer import Normalizer, normal_like
 
 SAMPLERS = ("ddpm", "ddim", "dpm-solver")
 PREDICTIONS = ("sample", "v_prediction", "epsilon")
@@ -206,6 +206,14 @@ class LatentDiffusion(nn.Module):
                 predicted = self._clip(self._clean(predicted, latent, int(timestep)))
             latent = schedule.step(predicted, timestep, latent, **noise).prev_sample
         return self.latent.restore(latent)
+
+
+def load_diffusion(
+    artifact: Artifact, device: torch.device, denoiser: nn.Module | None = None
+) -> LatentDiffusion:
+    """Return the diffusion model of an artifact for inference; see `LatentDiffusion.load`."""
+    artifact.check()
+    return LatentDiffusion.load(artifact.path, denoiser).to(device)
 
 
 def check_num_inference_steps(

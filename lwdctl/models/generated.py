@@ -1,4 +1,6 @@
-"""Generated policies: many small MLPs, each with its own weights, run as batched products.
+"""Generated policies: the hypernetwork that outputs their weights, and how they are run in batches.
+
+The decoder is hypnettorch's MLP hypernetwork (paper section 3.2; sizes from its appendix).
 
 The policy of the paper has two hidden layers of 256 with ReLU (section 3.2). A weight vector holds,
 layer by layer, the matrix (out, in) row by row and then the bias (out,), as in `torch.nn.Linear`.
@@ -8,9 +10,19 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import cast
 
 import torch
-from torch import Tensor
+from hypnettorch.hnets import HMLP
+from torch import Tensor, nn
+
+DECODER_SIZES: dict[str, tuple[int, ...]] = {
+    "xs": (50, 50),
+    "s": (100, 100),
+    "m": (200, 200),
+    "l": (400, 400),
+}
+"""Hidden layers of the hypernetwork by the paper's size names."""
 
 
 @dataclass(frozen=True)
@@ -84,3 +96,32 @@ def run(layers: list[Layer], inputs: Tensor) -> Tensor:
         if number + 1 < len(layers):
             hidden = torch.relu(hidden)
     return hidden
+
+
+class PolicyDecoder(nn.Module):
+    """Full hypernetwork from a latent to the weights of one policy.
+
+    Args:
+        shape: Sizes of the generated policy.
+        latent_size: Components of the latent.
+        layers: Hidden layers of the hypernetwork.
+    """
+
+    def __init__(self, shape: PolicyShape, latent_size: int, layers: tuple[int, ...]) -> None:
+        super().__init__()
+        self.shape = shape
+        self.network = HMLP(
+            shape.parameter_shapes,
+            uncond_in_size=0,
+            cond_in_size=latent_size,
+            layers=list(layers),
+            num_cond_embs=0,
+            no_cond_weights=True,
+            verbose=False,
+        )
+        # Otherwise the generated weights are far too large for the first training steps.
+        self.network.apply_hyperfan_init()
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """Decode latents (batch, latent) to weight vectors (batch, weight)."""
+        return cast(Tensor, self.network(cond_input=latent, ret_format="flattened"))

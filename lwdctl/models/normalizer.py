@@ -1,4 +1,4 @@
-"""Per-component normalization that travels with the model."""
+"""Per-component normalization that travels with the model, and noise."""
 
 from __future__ import annotations
 
@@ -60,3 +60,8 @@ class Normalizer(nn.Module):
     def restore(self, values: Tensor) -> Tensor:
         """Undo `normalize`."""
         return values * self.scale + self.mean
+
+
+def normal_like(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw standard normal noise in the shape of `like`, the same numbers on every device."""
+    return torch.randn(like.shape, generator=generator, device=generator.device).to(like.device)

@@ -1,6 +1,7 @@
-"""The variational autoencoder over policies (paper section 3.2).
+"""The variational autoencoder over policies, its encoder and its loss (paper section 3.2).
 
-`models.encoder` defines its loss, `models.generated` runs the policies that it decodes.
+The loss that is minimized is `reconstruction + beta_kl * kl`. The reductions are part of its
+definition, because `beta_kl` means nothing without them.
 """
 
 from __future__ import annotations
@@ -12,13 +13,17 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from lwdctl.artifacts.artifact import Artifact
 from lwdctl.models import generated
-from lwdctl.models.encoder import SnippetEncoder, sample_posterior, vae_terms
 from lwdctl.models.files import PolicySpec, check_custom, load_spec, load_weights
-from lwdctl.models.generated import Layer, PolicyShape
-from lwdctl.models.hypernetwork import PolicyDecoder
-from lwdctl.models.noise import normal_like
-from lwdctl.models.normalizer import Normalizer
+from lwdctl.models.generated import Layer, PolicyDecoder, PolicyShape
+from lwdctl.models.normalizer import Normalizer, normal_like
+
+REDUCTION = (
+    "reconstruction: mean over valid steps of the sum over action components;"
+    " kl: sum over latent components of sigma^2 + mu^2 - 1 - log sigma^2 (twice the"
+    " divergence, as the paper has it); both averaged over the batch"
+)
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,82 @@ class Snippets(Protocol):
         """Return (batch, time), 1.0 for real steps, 0.0 for padding."""
 
 
+class SnippetEncoder(nn.Module):
+    """MLP from a flattened snippet to the posterior over latents: three hidden layers, two heads.
+
+    Args:
+        length: Snippet length in steps.
+        step_size: Components per step (observation and action together).
+        latent_size: Components of the latent.
+        width: Width of the hidden layers.
+        initial_log_variance: Initial bias of the log-variance head. With a small posterior
+            variance, reconstruction is learned almost without noise at first.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        step_size: int,
+        latent_size: int = 256,
+        width: int = 512,
+        initial_log_variance: float = -6.0,
+    ) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(
+            nn.Linear(length * step_size, width),
+            nn.ReLU(),
+            nn.Linear(width, width),
+            nn.ReLU(),
+            nn.Linear(width, width),
+            nn.ReLU(),
+        )
+        self.mean = nn.Linear(width, latent_size)
+        self.log_variance = nn.Linear(width, latent_size)
+        nn.init.normal_(self.log_variance.weight, std=1e-3)
+        nn.init.constant_(self.log_variance.bias, initial_log_variance)
+
+    def forward(self, steps: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode snippets.
+
+        Args:
+            steps: (batch, time, obs + action), normalized.
+            mask: (batch, time), 1 for real steps; padded steps are hidden from the network.
+
+        Returns:
+            Mean (batch, latent) and log-variance (batch, latent), the latter in [-20, 4].
+        """
+        hidden = self.trunk((steps * mask.unsqueeze(-1)).flatten(1))
+        return self.mean(hidden), torch.clamp(self.log_variance(hidden), -20.0, 4.0)
+
+
+def sample_posterior(mean: Tensor, log_variance: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw a latent (batch, latent) from each Gaussian posterior, differentiably."""
+    return mean + torch.exp(0.5 * log_variance) * normal_like(mean, generator)
+
+
+def vae_terms(
+    predicted: Tensor, target: Tensor, mask: Tensor, mean: Tensor, log_variance: Tensor
+) -> dict[str, Tensor]:
+    """Return both terms of the VAE loss, unweighted scalars.
+
+    Args:
+        predicted: Normalized actions of the decoded policy or chunk (batch, time, action).
+        target: Normalized actions of the demonstration (batch, time, action).
+        mask: (batch, time), 1 for real steps.
+        mean: Posterior mean (batch, latent).
+        log_variance: Logarithm of the posterior variance (batch, latent).
+
+    Returns:
+        `reconstruction`: the squared error, summed over action components, averaged over valid
+        steps and over the batch. `kl`: sigma^2 + mu^2 - 1 - log sigma^2 (twice the divergence, as
+        the paper writes it), summed over latent components and averaged over the batch.
+    """
+    squared = (predicted - target).square().sum(-1) * mask
+    error = squared.sum(1) / mask.sum(1).clamp(min=1.0)
+    kl = torch.sum(log_variance.exp() + mean.square() - 1.0 - log_variance, dim=1)
+    return {"reconstruction": error.mean(), "kl": kl.mean()}
+
+
 class PolicyVae(nn.Module):
     """Encoder, hypernetwork decoder and the normalizers that belong to them.
 
@@ -138,12 +219,12 @@ class PolicyVae(nn.Module):
         """Return the normalized actions (batch, time, action) that the policy should output."""
         return self.action.normalize(batch.actions - self.spec.reference(batch.observations))
 
-    def policy_inputs(self, observations: Tensor, phase: Tensor) -> Tensor:
+    def policy_inputs(self, observations: Tensor, elapsed: Tensor) -> Tensor:
         """Return what the generated policy sees.
 
         Args:
             observations: (batch, time, obs), environment units.
-            phase: (batch, time), fraction of the snippet that has elapsed, in [0, 1].
+            elapsed: (batch, time), fraction of the snippet that has elapsed, in [0, 1].
 
         Returns:
             (batch, time, input).
@@ -151,20 +232,20 @@ class PolicyVae(nn.Module):
         inputs = self.observation.normalize(observations)
         if not self.spec.time_input:
             return inputs
-        return torch.cat([inputs, (2.0 * phase - 1.0).unsqueeze(-1)], -1)
+        return torch.cat([inputs, (2.0 * elapsed - 1.0).unsqueeze(-1)], -1)
 
-    def act(self, layers: list[Layer], observations: Tensor, phase: Tensor) -> Tensor:
+    def act(self, layers: list[Layer], observations: Tensor, elapsed: Tensor) -> Tensor:
         """Run decoded policies closed loop for one step.
 
         Args:
             layers: Unpacked weights of one policy per environment.
             observations: (env, obs), environment units.
-            phase: (env,), fraction of the snippet that has elapsed, in [0, 1].
+            elapsed: (env,), fraction of the snippet that has elapsed, in [0, 1].
 
         Returns:
             (env, action), environment units, not clipped.
         """
-        inputs = self.policy_inputs(observations.unsqueeze(1), phase.unsqueeze(1))
+        inputs = self.policy_inputs(observations.unsqueeze(1), elapsed.unsqueeze(1))
         outputs = generated.run(layers, inputs).squeeze(1)
         return self.action.restore(outputs) + self.spec.reference(observations)
 
@@ -175,7 +256,7 @@ class PolicyVae(nn.Module):
         loss_steps: int | None = None,
         observation_noise: float = 0.0,
     ) -> dict[str, Tensor]:
-        """Return both terms of the loss, unweighted; see `models.encoder.vae_terms`.
+        """Return both terms of the loss, unweighted; see `vae_terms`.
 
         Args:
             batch: Snippets with `snippet_length` steps.
@@ -189,15 +270,15 @@ class PolicyVae(nn.Module):
         layers = generated.unpack(self.decoder(latent), self.spec.policy_shape)
         observations, actions, mask = batch.observations, batch.actions, batch.mask
         length = mask.shape[1]
-        phase = torch.arange(length, device=mask.device) / self.spec.snippet_length
-        phase = phase.expand_as(mask)
+        elapsed = torch.arange(length, device=mask.device) / self.spec.snippet_length
+        elapsed = elapsed.expand_as(mask)
         if loss_steps is not None and loss_steps < length:
             drawn = _draw_steps(mask, loss_steps, generator)
             observations, actions = _take(observations, drawn), _take(actions, drawn)
-            phase, mask = phase.gather(1, drawn), mask.gather(1, drawn)
+            elapsed, mask = elapsed.gather(1, drawn), mask.gather(1, drawn)
         if observation_noise > 0:
             observations = self._noisy(observations, generator, observation_noise)
-        outputs = generated.run(layers, self.policy_inputs(observations, phase))
+        outputs = generated.run(layers, self.policy_inputs(observations, elapsed))
         target = self.action.normalize(actions - self.spec.reference(observations))
         return vae_terms(outputs, target, mask, mean, log_variance)
 
@@ -229,3 +310,11 @@ def _draw_steps(mask: Tensor, count: int, generator: torch.Generator) -> Tensor:
 def _take(values: Tensor, steps: Tensor) -> Tensor:
     """Pick (batch, count, component) out of (batch, time, component)."""
     return values.gather(1, steps.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
+
+
+def load_vae(
+    artifact: Artifact, device: torch.device, encoder: nn.Module | None = None
+) -> PolicyVae:
+    """Return the policy VAE of an artifact for inference; see `PolicyVae.load`."""
+    artifact.check()
+    return PolicyVae.load(artifact.path, encoder).to(device)

@@ -1,4 +1,4 @@
-"""Where a generated policy's latent comes from: sampled, or one of the controls."""
+"""Where a policy's latents come from: sampled by diffusion, or one of the controls."""
 
 from __future__ import annotations
 
@@ -11,27 +11,26 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lwdctl.artifacts.latents import LatentStore
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.seeding import derive_seed, generator
 from lwdctl.data.batches import SnippetBatches
 from lwdctl.models.diffusion import LatentDiffusion
 from lwdctl.models.vae import PolicyVae
-from lwdctl.policies.policy import EpisodePlan
+from lwdctl.policies.policy import EpisodePlan, condition_indices
 
 
 @dataclass(frozen=True)
 class ReplanRequest:
-    """One request for latents, one row per slot.
+    """One request for latents, one row per environment.
 
     Attributes:
-        plans: The slots' episodes; None for idle slots.
-        numbers: (slot,) how many queries the slot's episode has made before.
-        steps: (slot,) how many steps the slot's episode has made before.
-        state: (slot, history * obs), environment units, oldest observation first.
-        due: (slot,) whether the slot's answer is used, or None for all.
-        previous: (slot, latent), what the slot's last query gave; anything finite before the
-            first one. None where nothing can be continued.
+        plans: The episodes; None for idle environments.
+        numbers: (env,) re-plans of the episode so far.
+        steps: (env,) steps of the episode so far.
+        state: (env, history * obs), environment units, oldest observation first.
+        due: (env,) whether the latent will be used, or None for all.
+        previous: (env, latent), the latent of the last re-plan; anything finite before the first
+            one. None where nothing can be continued.
     """
 
     plans: Sequence[EpisodePlan | None]
@@ -46,24 +45,24 @@ class LatentSource(Protocol):
     """Gives latents.
 
     Attributes:
-        denoises: Whether a query costs denoiser calls.
-        history: Observations the state of a query must hold.
+        denoises: Whether a re-plan costs denoiser calls.
+        history: Observations in the state of a request.
     """
 
     denoises: bool
     history: int
 
-    def latents(self, query: ReplanRequest) -> Tensor:
-        """Return (slot, latent)."""
+    def latents(self, request: ReplanRequest) -> Tensor:
+        """Return (env, latent)."""
 
 
 @dataclass
 class SampledLatents:
-    """The model's own: drawn by diffusion from the current condition.
+    """Latents that the diffusion model samples under the current condition.
 
     Attributes:
-        warm_start: Share of the denoising steps that a query does after an episode's first
-            one, from the previous latent noised so far; 0 begins every query from noise.
+        warm_start: Fraction of the denoising steps to run at an episode's later re-plans, starting
+            from the re-noised previous latent; 0 always starts from pure noise.
     """
 
     model: LatentDiffusion
@@ -75,51 +74,44 @@ class SampledLatents:
     denoises: bool = True
     warm_start: float = 0.0
 
-    def latents(self, query: ReplanRequest) -> Tensor:
-        """Draw with noise that (episode seed, query number) fixes."""
-        if not self.warm_start or query.previous is None:
-            return self._draw(query)
-        # Each part runs all slots, so that a batch has one shape whoever else is in it.
-        warm = query.numbers > 0
-        due = np.ones_like(warm) if query.due is None else query.due
+    def latents(self, request: ReplanRequest) -> Tensor:
+        """Sample with noise that the episode's seed and the number of re-plans fix."""
+        if not self.warm_start or request.previous is None:
+            return self._draw(request)
+        # Each part runs all environments, so that a batch always has the same shape.
+        warm = request.numbers > 0
+        due = np.ones_like(warm) if request.due is None else request.due
         if not (warm & due).any():
-            return self._draw(query)
-        warmed = self._draw(query, query.previous)
+            return self._draw(request)
+        warmed = self._draw(request, request.previous)
         if warm[due].all():
             return warmed
         chosen = torch.from_numpy(warm).to(warmed.device).unsqueeze(1)
-        return torch.where(chosen, warmed, self._draw(query))
+        return torch.where(chosen, warmed, self._draw(request))
 
-    def _draw(self, query: ReplanRequest, start: Tensor | None = None) -> Tensor:
-        task = self._indices(query, self.tasks, "task")
-        label = self._indices(query, self.labels, "label")
-        condition = self.model.condition(query.state, task, label)
+    def _draw(self, request: ReplanRequest, start: Tensor | None = None) -> Tensor:
+        task = self._indices(request, "task", self.tasks)
+        label = self._indices(request, "label", self.labels)
+        condition = self.model.condition(request.state, task, label)
         generators = [
             torch.Generator().manual_seed(derive_seed("latent", plan.task, plan.seed, int(number)))
             if plan
             else torch.Generator().manual_seed(0)
-            for plan, number in zip(query.plans, query.numbers, strict=True)
+            for plan, number in zip(request.plans, request.numbers, strict=True)
         ]
         return self.model.sample(
             condition, generators, self.sampler, self.steps, start, self.warm_start
         )
 
-    def _indices(self, query: ReplanRequest, names: tuple[str, ...], field: str) -> Tensor:
-        if field not in self.model.spec.condition:
-            return torch.zeros(len(query.plans), dtype=torch.long, device=query.state.device)
-        told = [getattr(plan, field) if plan else names[0] for plan in query.plans]
-        if not set(told) <= set(names):
-            raise ConfigError(
-                f"the model is told the {field}, and an episode has none that it knows",
-                f"name one: --{field} {names[0]}",
-            )
-        values = [names.index(name) for name in told]
-        return torch.tensor(values, device=query.state.device)
+    def _indices(self, request: ReplanRequest, part: str, names: tuple[str, ...]) -> Tensor:
+        used = part in self.model.spec.condition
+        found = condition_indices(part, request.plans, names) if used else [0] * len(request.plans)
+        return torch.tensor(found, dtype=torch.long, device=request.state.device)
 
 
 @dataclass
 class OracleLatents:
-    """A recorded demonstration's own snippets, encoded: separates VAE from diffusion."""
+    """The encoded snippets of the demonstration itself: separates the VAE from the diffusion."""
 
     model: PolicyVae
     batches: SnippetBatches
@@ -128,25 +120,23 @@ class OracleLatents:
     history: int = 1
 
     @torch.no_grad()
-    def latents(self, query: ReplanRequest) -> Tensor:
-        """Encode the snippet that starts at the slot's step, or the last one after it."""
-        episodes = np.array([max(p.demonstration, 0) if p else 0 for p in query.plans])
+    def latents(self, request: ReplanRequest) -> Tensor:
+        """Encode the snippet that starts at the episode's current step, or the last one before."""
+        episodes = np.array([max(p.demonstration, 0) if p else 0 for p in request.plans])
         starts = (self.batches.rule.counts(self.lengths[episodes]) - 1) * self.batches.rule.stride
-        batch = self.batches.cut(episodes, np.minimum(query.steps, starts))
+        batch = self.batches.cut(episodes, np.minimum(request.steps, starts))
         mean, _ = self.model.encode(batch)
         return mean
 
 
 @dataclass
 class RecordedLatents:
-    """A recorded latent that the episode's seed draws: of another task, or of its own.
+    """Latents of recorded snippets, drawn with the episode's seed: of another task, or its own.
 
-    Another task's is drawn from all others. With one task: of another label than the
-    episode's when it has one, otherwise of any demonstration at any moment, whatever the
-    robot sees now.
+    With one task: of another label than the episode's if it has one, otherwise any snippet.
 
     Attributes:
-        own: Draw from the episode's own task and label instead: from any snippet of them.
+        own: Draw any snippet of the episode's own task and label instead.
     """
 
     mean: npt.NDArray[np.float32]
@@ -158,25 +148,13 @@ class RecordedLatents:
     denoises: bool = False
     history: int = 1
 
-    @classmethod
-    def read(
-        cls,
-        store: LatentStore,
-        tasks: tuple[str, ...],
-        labels: tuple[str, ...],
-        *,
-        own: bool = False,
-    ) -> RecordedLatents:
-        """Load the encoded means."""
-        return cls(store.mean, store.task, store.label, tasks, labels, own)
-
-    def latents(self, query: ReplanRequest) -> Tensor:
-        """Draw a recorded latent that (episode seed, query number) fixes."""
+    def latents(self, request: ReplanRequest) -> Tensor:
+        """Draw latents that the episode's seed and the number of re-plans fix."""
         rows = [
             self._row(plan, int(number)) if plan else 0
-            for plan, number in zip(query.plans, query.numbers, strict=True)
+            for plan, number in zip(request.plans, request.numbers, strict=True)
         ]
-        return torch.from_numpy(self.mean[rows]).to(query.state.device)
+        return torch.from_numpy(self.mean[rows]).to(request.state.device)
 
     def _row(self, plan: EpisodePlan, number: int) -> int:
         if self.own:
@@ -212,20 +190,20 @@ def _some(rows: npt.NDArray[np.intp], plan: EpisodePlan) -> npt.NDArray[np.intp]
         label = f" with the label '{plan.label}'" if plan.label else ""
         raise ConfigError(
             f"no demonstration gives '{plan.task}'{label} the latent that was asked for",
-            "choose other --label or --task, or leave 'snippet' or 'other' out of --latent",
+            "choose another --label or --task, or leave 'random' and 'shuffled' out of --latent",
         )
     return rows
 
 
 @dataclass
 class MeanLatents:
-    """The mean of all encoded latents: what a policy that ignores its latent would get."""
+    """The mean of all encoded latents, which says nothing about the episode."""
 
     mean: npt.NDArray[np.float32]
     denoises: bool = False
     history: int = 1
 
-    def latents(self, query: ReplanRequest) -> Tensor:
-        """Repeat the mean for every slot."""
-        row = torch.from_numpy(self.mean).to(query.state.device)
-        return row.expand(len(query.plans), -1)
+    def latents(self, request: ReplanRequest) -> Tensor:
+        """Repeat the mean for every environment."""
+        row = torch.from_numpy(self.mean).to(request.state.device)
+        return row.expand(len(request.plans), -1)

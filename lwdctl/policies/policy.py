@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from lwdctl.core.errors import ConfigError
 from lwdctl.core.records import FloatArray
 
 
@@ -17,7 +18,7 @@ class EpisodePlan:
     """One evaluation episode, fixed before anything runs.
 
     Attributes:
-        index: Position in the evaluation's list; also fixes the slot (`index % width`).
+        index: Position in the evaluation's list; also fixes the environment (`index % num_envs`).
         seed: Environment seed; all randomness of the episode derives from it.
         task: Task name.
         label: Behavior label to condition on, or "".
@@ -43,15 +44,38 @@ class PolicyCost:
     """What a policy spent since the last `reset`.
 
     Attributes:
-        num_replans: (slot,) denoiser samplings per slot (0 for policies without one).
+        num_replans: (env,) calls of the generator (latents or chunks sampled).
         seconds: Wall time by part: "denoiser", "decoding", "policy".
-        num_plans: (slot,) how often the policy has chosen anew what to follow (a generated network,
-            a sequence of actions); empty for policies that do not plan ahead.
+        num_plans: (env,) plans followed (generated networks, chunks), sampled or not; empty for
+            policies that do not plan ahead.
     """
 
     num_replans: npt.NDArray[np.int64]
     seconds: dict[str, float] = field(default_factory=dict)
     num_plans: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+
+def condition_indices(
+    part: str, plans: Sequence[EpisodePlan | None], names: Sequence[str]
+) -> list[int]:
+    """Return the index of each episode's task or label; 0 for idle environments.
+
+    Args:
+        part: `"task"` or `"label"`.
+        plans: Episodes, None for idle environments.
+        names: What the policy was trained on, in the order of the indices.
+
+    Raises:
+        ConfigError: An episode has none that the policy was trained on.
+    """
+    given = [getattr(plan, part) if plan else None for plan in plans]
+    if not {name for name in given if name is not None} <= set(names):
+        raise ConfigError(
+            f"the policy is conditioned on the {part}, but an episode has no {part} that it was"
+            " trained on",
+            f"name one with --{part}: {', '.join(names)}",
+        )
+    return [0 if name is None else names.index(name) for name in given]
 
 
 class Policy(Protocol):
@@ -77,22 +101,21 @@ class Policy(Protocol):
 class BatchPolicy(Protocol):
     """What the rollout engine steps: one policy for a batch of environments.
 
-    A policy holds state for a fixed number of slots. Randomness comes from the episode's
-    seed and the query's index alone, so results do not depend on workers or neighbors.
+    A policy holds state for a fixed number of environments. Its randomness comes from the episode's
+    seed and the number of re-plans alone, so results do not depend on workers or neighbors.
     """
 
     def reset(self, episodes: Sequence[EpisodePlan | None]) -> None:
-        """Start one episode per slot; None leaves the slot idle."""
+        """Start one episode per environment; None leaves it idle."""
 
     def act(
         self, observations: Mapping[str, FloatArray], active: npt.NDArray[np.bool_]
     ) -> FloatArray:
-        """Return actions (slot, action) in environment units.
+        """Return actions (env, action) in environment units.
 
         Args:
-            observations: Key to (slot, obs); rows of idle slots hold anything finite.
-            active: (slot,) whether the slot's episode still runs. Rows of inactive slots
-                in the answer are ignored.
+            observations: Key to (env, obs); rows of idle environments hold anything finite.
+            active: (env,) whether the episode still runs; other rows of the result are ignored.
         """
 
     def cost(self) -> PolicyCost:

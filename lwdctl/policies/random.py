@@ -1,4 +1,4 @@
-"""The floor: actions drawn evenly from the environment's limits."""
+"""Random actions: the lower bound of every comparison."""
 
 from __future__ import annotations
 
@@ -13,38 +13,36 @@ from lwdctl.policies.policy import EpisodePlan, PolicyCost
 
 
 class RandomPolicy:
-    """Draws every action evenly from `action`'s limits; the episode's seed fixes the draws.
+    """Draws every action uniformly from `action`'s limits; the episode's seed fixes the draws.
 
     Args:
         action: Whose limits to use; infinite ones count as -1 and 1.
-        width: Number of slots.
+        num_envs: Number of environments.
     """
 
-    def __init__(self, action: ActionSpec, width: int) -> None:
+    def __init__(self, action: ActionSpec, num_envs: int) -> None:
         low, high = np.array(action.low), np.array(action.high)
         self._low = np.where(np.isfinite(low), low, -1.0)
         self._high = np.where(np.isfinite(high), high, 1.0)
-        self._width = width
-        self._generators: list[np.random.Generator | None] = [None] * width
+        self._num_envs = num_envs
 
     def reset(self, episodes: Sequence[EpisodePlan | None]) -> None:
-        """Start one episode per slot."""
+        """Start one episode per environment; None leaves it idle."""
         self._generators = [
-            None if plan is None else generator("random policy", plan.task, plan.seed)
-            for plan in episodes
+            generator("random policy", plan.task, plan.seed) if plan else None for plan in episodes
         ]
 
     def act(
         self, observations: Mapping[str, FloatArray], active: npt.NDArray[np.bool_]
     ) -> FloatArray:
-        """Return actions (slot, action)."""
+        """Return actions (env, action)."""
         del observations
-        actions = np.zeros((self._width, self._low.size), dtype=np.float32)
-        for slot, rng in enumerate(self._generators):
-            if rng is not None and active[slot]:
-                actions[slot] = rng.uniform(self._low, self._high)
+        actions = np.zeros((self._num_envs, self._low.size), dtype=np.float32)
+        for index, rng in enumerate(self._generators):
+            if rng is not None and active[index]:
+                actions[index] = rng.uniform(self._low, self._high)
         return actions
 
     def cost(self) -> PolicyCost:
-        """Return zero queries."""
-        return PolicyCost(num_replans=np.zeros(self._width, dtype=np.int64))
+        """Return no re-plans."""
+        return PolicyCost(num_replans=np.zeros(self._num_envs, dtype=np.int64))

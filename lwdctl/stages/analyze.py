@@ -19,11 +19,10 @@ from lwdctl.configs import RolloutConfig
 from lwdctl.core.config import to_mapping
 from lwdctl.core.errors import SimulatorError
 from lwdctl.methods.lwd import METHOD
-from lwdctl.models.vae import PolicyVae
-from lwdctl.policies.loading import load_vae
+from lwdctl.models.vae import PolicyVae, load_vae
 from lwdctl.stages.stage import LOST, StageContext
 from lwdctl.training import checkpoint
-from lwdctl.training.device import choose_device
+from lwdctl.training.loop import choose_device
 
 Inputs = Mapping[str, Artifact]
 

@@ -9,10 +9,10 @@ from lwdctl.artifacts.latents import LATENTS_PAYLOAD
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import EncodeConfig
 from lwdctl.core.config import to_mapping
-from lwdctl.policies.loading import load_vae
+from lwdctl.models.vae import load_vae
 from lwdctl.stages.stage import StageContext
-from lwdctl.training.device import choose_device
 from lwdctl.training.encode import encode, latent_summary
+from lwdctl.training.loop import choose_device
 
 
 def run(config: EncodeConfig, inputs: Mapping[str, Artifact], context: StageContext) -> Artifact:

@@ -36,7 +36,7 @@ from lwdctl.policies.policy import BatchPolicy, EpisodePlan
 from lwdctl.policies.random import RandomPolicy
 from lwdctl.stages.eval_models import LWD, PlannedCondition, models_used, plan_conditions
 from lwdctl.stages.stage import StageContext
-from lwdctl.training.device import choose_device
+from lwdctl.training.loop import choose_device
 
 EPISODES_FOLDER, VIDEOS_FOLDER = "episodes", "videos"
 

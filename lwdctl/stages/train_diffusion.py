@@ -9,10 +9,10 @@ from lwdctl.artifacts.latents import LatentStore
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import DiffusionConfig
 from lwdctl.core.config import to_mapping
-from lwdctl.policies.loading import load_vae
+from lwdctl.models.vae import load_vae
 from lwdctl.stages.stage import StageContext
-from lwdctl.training.device import choose_device
 from lwdctl.training.diffusion import train_diffusion
+from lwdctl.training.loop import choose_device
 
 
 def run(config: DiffusionConfig, inputs: Mapping[str, Artifact], context: StageContext) -> Artifact:

@@ -9,7 +9,7 @@ from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import VaeConfig
 from lwdctl.core.config import to_mapping
 from lwdctl.stages.stage import StageContext
-from lwdctl.training.device import choose_device
+from lwdctl.training.loop import choose_device
 from lwdctl.training.vae import train_vae
 
 

@@ -21,10 +21,15 @@ from lwdctl.models import DENOISERS
 from lwdctl.models.denoiser import DenoiserSpec
 from lwdctl.models.diffusion import DiffusionSpec, LatentDiffusion
 from lwdctl.models.files import CUSTOM, check_outputs
-from lwdctl.models.flops import denoiser_flops
+from lwdctl.models.flops import count_parameters, denoiser_flops
 from lwdctl.models.vae import PolicyVae
-from lwdctl.training.device import choose_device
-from lwdctl.training.loop import Trained, TrainingLoop, loop_settings, with_initial_weights
+from lwdctl.training.loop import (
+    Trained,
+    TrainingLoop,
+    choose_device,
+    loop_settings,
+    with_initial_weights,
+)
 from lwdctl.training.objectives import DiffusionObjective, LatentTable
 
 TrainedDiffusion = Trained[LatentDiffusion]
@@ -101,7 +106,7 @@ def train_diffusion(
     loop = TrainingLoop(model, objective, settings, directory, progress)
     summary: dict[str, Any] = {
         **loop.run("train-diffusion"),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters": count_parameters(model),
         "flops_per_denoising_step": denoiser_flops(model),
         "condition": list(spec.condition),
     }

@@ -19,7 +19,7 @@ from lwdctl.core.progress import Progress
 from lwdctl.data.batches import SnippetBatches
 from lwdctl.data.windows import WindowRule
 from lwdctl.models.vae import PolicyVae, Snippets
-from lwdctl.training.device import choose_device
+from lwdctl.training.loop import choose_device
 
 ACTIVE_VARIANCE = 0.01
 """A latent dimension is active when its posterior mean varies by more (Burda et al. 2016,

@@ -1,7 +1,8 @@
-"""The training loop shared by every learned model."""
+"""The training loop shared by every learned model, and its log."""
 
 from __future__ import annotations
 
+import json
 import math
 import signal
 import threading
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any, Generic, Protocol, TypeVar
@@ -18,12 +20,11 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from lwdctl.configs import TrainingConfig
-from lwdctl.core.errors import LwdctlError
+from lwdctl.core.errors import ConfigError, LwdctlError
 from lwdctl.core.progress import Progress
 from lwdctl.core.seeding import derive_seed
 from lwdctl.models.files import load_tensors, save_model, unique_tensors
 from lwdctl.training import checkpoint
-from lwdctl.training.metrics import MetricLog
 
 PACE_FRACTION = 0.05
 """Fraction of a time limit after which the number of training steps is decided."""
@@ -122,6 +123,25 @@ def loop_settings(
         batch_size=batch_size,
         snapshots=snapshots,
     )
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device called `name`; `auto` takes CUDA when there is one.
+
+    Raises:
+        ConfigError: The name is unknown, or the device is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(
+            f"no device is called '{name}'", "known: auto, cpu, cuda, cuda:N"
+        ) from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("there is no CUDA device on this machine", "use --device cpu")
+    return device
 
 
 def with_initial_weights(build: Callable[[], M], seed: int) -> M:
@@ -447,3 +467,72 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _shown(values: Mapping[str, float], pace: float) -> dict[str, float | str]:
     return {**{k: f"{v:.4g}" for k, v in values.items()}, "samples/s": f"{pace:.0f}"}
+
+
+class MetricLog:
+    """Appends numbers per training step; a resumed run drops rows after its checkpoint.
+
+    The text log keeps them, because it records interruptions too.
+
+    Args:
+        directory: The run's directory.
+        done: Training steps that the run has already made.
+    """
+
+    def __init__(self, directory: Path, done: int = 0) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        path = directory / "metrics.jsonl"
+        rows = [line for line in _complete_lines(path) if json.loads(line)["update"] <= done]
+        path.write_text("".join(rows))
+        self._file = path.open("a")
+        self._text = (directory / "log.txt").open("a", encoding="utf-8")
+        if done:
+            self._write_line(f"resuming from update {done}")
+        self._events = SummaryWriter(directory / "tensorboard", purge_step=done + 1)
+
+    def write(self, update: int, values: Mapping[str, float], planned: int) -> None:
+        """Write one row.
+
+        Args:
+            update: Training steps made so far.
+            values: Numbers by name; `seconds` is the training time so far.
+            planned: Training steps in all.
+        """
+        self._write_line(_text_row(update, values, planned))
+        self._file.write(json.dumps({"update": update, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._events.add_scalar(name, value, update)
+
+    def __enter__(self) -> MetricLog:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Close all logs; the text log records an error that ended training."""
+        _, error, _ = exception
+        if error is not None:
+            self._write_line(f"ended by {type(error).__name__}: {error}".rstrip(": "))
+        self._file.close()
+        self._text.close()
+        self._events.close()
+
+    def _write_line(self, line: str) -> None:
+        now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
+        self._text.write(f"{now} UTC  {line}\n")
+        self._text.flush()
+
+
+def _text_row(update: int, values: Mapping[str, float], planned: int) -> str:
+    """Format a row for people: `update 50/8000 (1 %), 0:02:10 left: kl 1.5, seconds 0.8`."""
+    left = timedelta(seconds=round((planned - update) * values["seconds"] / max(update, 1)))
+    numbers = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+    percent = 100 * update / max(planned, 1)
+    return f"update {update}/{planned} ({percent:.0f} %), {left} left: {numbers}"
+
+
+def _complete_lines(path: Path) -> list[str]:
+    """Return the complete lines of a log; a killed process may have left half a line."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [line for line in lines if line.endswith("\n")]

@@ -18,9 +18,9 @@ from lwdctl.core.seeding import generator as numpy_generator
 from lwdctl.data.batches import SnippetBatch, SnippetBatches
 from lwdctl.data.windows import WindowRule
 from lwdctl.models.diffusion import LatentDiffusion
-from lwdctl.models.noise import normal_like
+from lwdctl.models.normalizer import normal_like
 from lwdctl.models.vae import PolicyVae, Snippets
-from lwdctl.training.device import choose_device
+from lwdctl.training.loop import choose_device
 
 VALIDATION_BATCHES = 4
 VAE_VALIDATION_BATCHES = 8

@@ -15,14 +15,18 @@ from lwdctl.core.progress import Progress
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.data.batches import SnippetBatches
 from lwdctl.data.windows import WindowRule
-from lwdctl.models.encoder import REDUCTION
 from lwdctl.models.files import CUSTOM, check_outputs
-from lwdctl.models.flops import policy_flops
-from lwdctl.models.hypernetwork import DECODER_SIZES
+from lwdctl.models.flops import matmul_flops
+from lwdctl.models.generated import DECODER_SIZES
 from lwdctl.models.normalizer import SMALLEST_STD
-from lwdctl.models.vae import PolicyVae, VaeSpec
-from lwdctl.training.device import choose_device
-from lwdctl.training.loop import Trained, TrainingLoop, loop_settings, with_initial_weights
+from lwdctl.models.vae import REDUCTION, PolicyVae, VaeSpec
+from lwdctl.training.loop import (
+    Trained,
+    TrainingLoop,
+    choose_device,
+    loop_settings,
+    with_initial_weights,
+)
 from lwdctl.training.objectives import VaeObjective, training_batches
 
 TrainedVae = Trained[PolicyVae]
@@ -77,7 +81,8 @@ def train_vae(
     loop = TrainingLoop(model, objective, settings, directory, progress)
     summary: dict[str, Any] = {
         **loop.run("train-vae"),
-        **policy_flops(model),
+        "decoder_flops": matmul_flops(model.decoder),
+        "policy_flops": spec.policy_shape.flops,
         "snippet_length": spec.snippet_length,
         "padding_fraction": round(batches.padding_fraction(), 4),
         "policy_weights": spec.policy_shape.weight_count,

@@ -10,7 +10,7 @@ import torch
 from lwdctl.bench.comparisons import METAWORLD, compare, hypnettorch_weights
 from lwdctl.cli.main import main
 from lwdctl.models import generated
-from lwdctl.models.hypernetwork import PolicyDecoder
+from lwdctl.models.generated import PolicyDecoder
 
 
 def test_the_reference_path_gives_the_same_actions() -> None:

@@ -20,7 +20,8 @@ from lwdctl.core.seeding import derive_seed
 from lwdctl.methods.lwd import METHOD
 from lwdctl.methods.method import Acting
 from lwdctl.models import generated
-from lwdctl.policies.loading import load_diffusion, load_vae
+from lwdctl.models.diffusion import load_diffusion
+from lwdctl.models.vae import load_vae
 from lwdctl.policies.policy import EpisodePlan
 
 PLAN = EpisodePlan(0, 100_003, "pull", "fast")

@@ -6,8 +6,7 @@ import pytest
 
 from lwdctl.evaluation.cost import condition_cost
 from lwdctl.evaluation.episodes import EpisodeResult
-from lwdctl.methods.method import ActingCost
-from lwdctl.models.flops import PolicyFlops
+from lwdctl.methods.method import ActingCost, PolicyFlops
 from lwdctl.policies.policy import EpisodePlan
 
 FLOPS = PolicyFlops(denoiser=1000, decoding=300, step=7, control_parameters=11, parameters=99)

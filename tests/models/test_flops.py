@@ -6,17 +6,15 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from lwdctl.methods.chunks import chunk_flops
+from lwdctl.methods.lwd import lwd_flops
+from lwdctl.methods.mlp import mlp_flops
 from lwdctl.models import generated
 from lwdctl.models.behavior_cloning import ClonedPolicy, ClonedSpec
 from lwdctl.models.chunks import ActionDiffusion, ChunkSpec, LatentChunks
 from lwdctl.models.denoiser import DenoiserSpec
 from lwdctl.models.diffusion import DiffusionSpec, LatentDiffusion
-from lwdctl.models.flops import (
-    baseline_flops,
-    denoiser_flops,
-    lwd_flops,
-    policy_flops,
-)
+from lwdctl.models.flops import denoiser_flops, matmul_flops
 from lwdctl.models.unet import GROUPS, KERNEL, UNET_SIZES
 from lwdctl.models.vae import PolicyVae, VaeSpec
 
@@ -45,13 +43,12 @@ def test_unet_costs_what_the_published_network_costs(
 def test_decoder_and_policy_counts_agree_with_the_counter() -> None:
     spec = VaeSpec(8, ("s",), 39, 4, 256, (50, 50), (256, 256), False, None)
     model = PolicyVae(spec)
-    counts = policy_flops(model)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         weights = model.decoder(torch.zeros(1, 256))
-    assert counter.get_total_flops() == pytest.approx(counts["decoder_flops"], rel=0.01)
+    assert counter.get_total_flops() == pytest.approx(matmul_flops(model.decoder), rel=0.01)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         generated.run(generated.unpack(weights, spec.policy_shape), torch.zeros(1, 1, 39))
-    assert counter.get_total_flops() == pytest.approx(counts["policy_flops"], rel=0.01)
+    assert counter.get_total_flops() == pytest.approx(spec.policy_shape.flops, rel=0.01)
 
 
 def unet_products(length: int, channels: int, condition: int, size: str) -> int:
@@ -113,7 +110,7 @@ def test_chunks_cost_nothing_between_queries(method: type) -> None:
     denoiser = DenoiserSpec("mlp", 32, 10, (16, 2), "xs", 64, 1, 0.0)
     sampler = DiffusionSpec(denoiser, "sample", 10, ("state",), 10, 0, 0)
     model = method(ChunkSpec(("s",), 5, 2, 2, 15, None, sampler))
-    found = baseline_flops(model)
+    found = chunk_flops(model)
     assert found.denoiser == denoiser_flops(model.diffusion) > 0
     assert (found.step, found.control_parameters) == (0, 0)
     decoder = 32 * 256 + 256 * 256 + 256 * 30 if method is LatentChunks else 0
@@ -125,7 +122,7 @@ def test_chunks_cost_nothing_between_queries(method: type) -> None:
 
 def test_a_cloned_policy_costs_the_same_at_every_step() -> None:
     spec = ClonedSpec(("s",), 5, 2, (128, 128), 3, 0, None)
-    found = baseline_flops(ClonedPolicy(spec))
+    found = mlp_flops(ClonedPolicy(spec))
     assert found.step == pytest.approx(2 * (8 * 128 + 128 * 128 + 128 * 2), rel=0.01)
     assert found.step == pytest.approx(spec.shape.flops, rel=0.01)
     assert (found.denoiser, found.decoding) == (0, 0)

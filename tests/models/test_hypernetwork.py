@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 
 from lwdctl.models import generated
-from lwdctl.models.generated import PolicyShape
-from lwdctl.models.hypernetwork import DECODER_SIZES, PolicyDecoder
+from lwdctl.models.generated import DECODER_SIZES, PolicyDecoder, PolicyShape
 
 
 def test_batched_decoding_equals_per_sample_path() -> None:

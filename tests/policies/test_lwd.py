@@ -280,7 +280,7 @@ def test_an_episode_without_the_label_that_a_model_is_told_is_refused() -> None:
     counts, state = np.zeros(2, dtype=np.int64), torch.zeros(2, 3)
     labeled = EpisodePlan(0, 100_000, "t", "fast")
     assert source.latents(ReplanRequest([labeled, None], counts, counts, state)).shape == (2, 8)
-    with pytest.raises(ConfigError, match="told the label"):
+    with pytest.raises(ConfigError, match="conditioned on the label"):
         source.latents(
             ReplanRequest([labeled, EpisodePlan(1, 100_001, "t")], counts, counts, state)
         )

@@ -13,7 +13,7 @@ from lwdctl.artifacts.latents import LatentStore
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.cli.main import main
 from lwdctl.core.errors import ConfigError
-from lwdctl.policies.loading import load_vae
+from lwdctl.models.vae import load_vae
 
 pytestmark = pytest.mark.sim
 

@@ -1,6 +1,6 @@
 import json
 
-from lwdctl.training.metrics import MetricLog
+from lwdctl.training.loop import MetricLog
 
 
 def test_every_row_is_a_plain_line_too(tmp_path):

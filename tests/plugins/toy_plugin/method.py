@@ -5,9 +5,8 @@ import torch
 from torch import nn
 
 from lwdctl import SourceSpec
-from lwdctl.methods.method import ActingCost, Method, TrainedPolicy
+from lwdctl.methods.method import ActingCost, Method, PolicyFlops, TrainedPolicy
 from lwdctl.models.files import load_spec, load_weights
-from lwdctl.models.flops import PolicyFlops
 from lwdctl.policies.single import SingleRobotPolicies
 from lwdctl.training.loop import Trained
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from lwdctl.core.errors import ConfigError
+from lwdctl.methods.mlp import MlpPolicy
 from lwdctl.models.behavior_cloning import ClonedPolicy, ClonedSpec
 from lwdctl.models.flops import matmul_flops
-from lwdctl.policies.mlp import MlpPolicy
 from lwdctl.policies.policy import EpisodePlan
 
 SPEC = ClonedSpec(("a", "b"), 3, 2, (16, 16), 2, 2, None)
@@ -68,7 +68,7 @@ def test_a_slots_actions_do_not_depend_on_its_neighbors() -> None:
 @pytest.mark.parametrize(("task", "label"), [("x", ""), ("x", "unheard"), ("", "slow")])
 def test_what_the_model_is_told_must_be_known(task: str, label: str) -> None:
     _, policy = policy_of(SPEC)
-    with pytest.raises(ConfigError, match="does not say"):
+    with pytest.raises(ConfigError, match="conditioned on the"):
         policy.reset([plan(0, task, label), None])
 
 
