@@ -23,7 +23,7 @@ MEMORY_FRACTION = 0.5
 """Largest fraction of the free memory that the steps may take for `cache="auto"`."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class SnippetBatch:
     """Snippets cut from episodes, in environment units.
 

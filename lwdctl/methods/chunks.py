@@ -114,7 +114,7 @@ class TrainedChunks(TrainedPolicy):
 def chunk_flops(model: ActionDiffusion | LatentChunks) -> PolicyFlops:
     """Count the FLOPs of a re-plan; chunks run open loop, so a control step costs nothing."""
     spec, device = model.spec, model.diffusion.latent.mean.device
-    latent = torch.zeros(1, spec.diffusion.denoiser.latent_size, device=device)
+    latent = torch.zeros(1, spec.latent_size, device=device)
     state = torch.zeros(1, spec.history * spec.observation_size, device=device)
     decoder = count_parameters(model.vae.decoder) if isinstance(model, LatentChunks) else 0
     return PolicyFlops(

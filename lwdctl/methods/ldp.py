@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from lwdctl.artifacts.snippets import EpisodeTable, SnippetStore
+from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import BaselineConfig
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import Progress
@@ -22,7 +21,7 @@ from lwdctl.methods.method import Method
 from lwdctl.models.chunks import ChunkVae, LatentChunks
 from lwdctl.models.diffusion import LatentDiffusion
 from lwdctl.models.flops import denoiser_flops, matmul_flops
-from lwdctl.training.encode import encoded_batches
+from lwdctl.training.encode import encode_batches
 from lwdctl.training.loop import Trained
 from lwdctl.training.objectives import DiffusionObjective, LatentTable
 
@@ -54,11 +53,12 @@ class LatentDiffusionOfChunks(Method):
         encoder = first.ema_model.eval()
         assert isinstance(encoder, ChunkVae)
 
-        train, held_out = (
-            None if part is None else _encode(encoder, part, data.episodes, progress)
-            for part in (objective.batches, objective.held_out)
-        )
-        assert train is not None
+        def encode(part: SnippetBatches) -> LatentTable:
+            store = encode_batches(encoder, part, data.episodes, spec.history, PASS_BATCH, progress)
+            return LatentTable.read(store, part.device)
+
+        train = encode(objective.batches)
+        held_out = None if objective.held_out is None else encode(objective.held_out)
         diffusion = work.initialize(lambda: LatentDiffusion(spec.diffusion))
         std = torch.sqrt(train.mean.var(0, correction=0) + train.std.square().mean(0))
         diffusion.latent.fit(train.mean.mean(0), std)
@@ -88,26 +88,6 @@ class LatentDiffusionOfChunks(Method):
     def open_directory(self, path: Path, device: torch.device, name: str) -> TrainedChunks:
         """Open a trained model."""
         return TrainedChunks(path, LatentChunks, device, name)
-
-
-def _encode(
-    vae: ChunkVae, batches: SnippetBatches, table: EpisodeTable, progress: Progress
-) -> LatentTable:
-    """Return every snippet of a split, encoded, on the batches' device."""
-    encoded = list(encoded_batches(vae, batches, vae.spec.history, PASS_BATCH, progress))
-    task, label = (
-        torch.from_numpy(np.concatenate([column[part.episodes] for part in encoded]))
-        .long()
-        .to(batches.device)
-        for column in (table.task, table.label)
-    )
-    return LatentTable(
-        torch.cat([part.mean for part in encoded]),
-        torch.cat([torch.exp(0.5 * part.log_variance) for part in encoded]),
-        torch.cat([part.state for part in encoded]),
-        task,
-        label,
-    )
 
 
 METHOD = LatentDiffusionOfChunks()

@@ -142,13 +142,10 @@ class BehaviorCloning(Method):
         work = training.Work(config, data, directory, progress)
         sizes, parts = work.sizes, work.condition
         spec = ClonedSpec(
-            observation_keys=sizes.observation_keys,
-            observation_size=sizes.observation_size,
-            action_size=sizes.action_size,
+            **sizes.shared(),
             hidden=(config.policy_width,) * config.layers,
             tasks=len(data.spec.env.tasks) if "task" in parts else 0,
             labels=len(data.spec.labels) if "label" in parts else 0,
-            reference_start=sizes.reference_start,
         )
         model = work.initialize(lambda: ClonedPolicy(spec))
         model.observation.standardize(data.moments(spec.observation_keys, "train"))

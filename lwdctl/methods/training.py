@@ -108,12 +108,9 @@ class Work:
             num_train_timesteps=config.num_train_timesteps,
         )
         return ChunkSpec(
-            observation_keys=sizes.observation_keys,
-            observation_size=sizes.observation_size,
-            action_size=sizes.action_size,
+            **sizes.shared(),
             history=config.history,
             horizon=sizes.snippet_length,
-            reference_start=sizes.reference_start,
             diffusion=diffusion_spec(
                 chosen,
                 self.condition,

@@ -15,26 +15,17 @@ from lwdctl.models.vae import Snippets
 
 @dataclass(frozen=True)
 class ClonedSpec(PolicySpec):
-    """What is needed to rebuild a cloned policy.
+    """What is needed to rebuild a cloned policy; see `PolicySpec` too.
 
     Attributes:
-        observation_keys: Observation keys, in the order of their components.
-        observation_size: Components of the concatenated observation.
-        action_size: Components of the action.
         hidden: Width of each hidden layer.
         tasks: Number of tasks appended as a one-hot vector, 0 for none.
         labels: Number of behavior labels appended as a one-hot vector, 0 for none.
-        reference_start: First observation component that actions are relative to; None where they
-            are absolute.
     """
 
-    observation_keys: tuple[str, ...]
-    observation_size: int
-    action_size: int
     hidden: tuple[int, ...]
     tasks: int
     labels: int
-    reference_start: int | None
 
     @property
     def shape(self) -> PolicyShape:

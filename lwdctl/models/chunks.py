@@ -21,26 +21,22 @@ DECODER_HIDDEN = 256
 
 @dataclass(frozen=True)
 class ChunkSpec(PolicySpec):
-    """What is needed to rebuild a chunk model.
+    """What is needed to rebuild a chunk model; see `PolicySpec` too.
 
     Attributes:
-        observation_keys: Observation keys, in the order of their components.
-        observation_size: Components of the concatenated observation.
-        action_size: Components of the action.
         history: Observations in the condition, the current one last.
         horizon: Prediction horizon: steps of a chunk that can be executed, the current one first.
-        reference_start: First observation component that actions are relative to; None where they
-            are absolute.
         diffusion: The diffusion model over chunks or latents.
     """
 
-    observation_keys: tuple[str, ...]
-    observation_size: int
-    action_size: int
     history: int
     horizon: int
-    reference_start: int | None
     diffusion: DiffusionSpec
+
+    @property
+    def latent_size(self) -> int:
+        """Components of the latent."""
+        return self.diffusion.denoiser.latent_size
 
 
 class ActionDiffusion(nn.Module):
@@ -91,7 +87,7 @@ class ChunkVae(nn.Module):
         self.spec = spec
         self.observation = Normalizer(spec.observation_size)
         self.action = Normalizer(spec.action_size)
-        latent = spec.diffusion.denoiser.latent_size
+        latent = spec.latent_size
         self.encoder = SnippetEncoder(
             spec.horizon, spec.observation_size + spec.action_size, latent
         )

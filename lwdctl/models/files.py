@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self, get_type_hints
 
@@ -41,11 +41,26 @@ def _restored(field_type: Any, value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+@dataclass(frozen=True)
 class PolicySpec(Spec):
-    """A specification of a model whose actions may be relative to its observation."""
+    """What all models that output actions are rebuilt from.
 
+    Attributes:
+        observation_keys: Observation keys, in the order of their components.
+        observation_size: Components of the concatenated observation.
+        action_size: Components of the action.
+        reference_start: First observation component that actions are relative to; None where they
+            are absolute.
+    """
+
+    observation_keys: tuple[str, ...]
+    observation_size: int
     action_size: int
     reference_start: int | None
+
+    def shared(self) -> dict[str, Any]:
+        """Return the fields of this class, to build a specification of another model from."""
+        return {item.name: getattr(self, item.name) for item in fields(PolicySpec)}
 
     @property
     def action_target(self) -> str:

@@ -28,19 +28,14 @@ REDUCTION = (
 
 @dataclass(frozen=True)
 class VaeSpec(PolicySpec):
-    """What is needed to rebuild a policy VAE.
+    """What is needed to rebuild a policy VAE; see `PolicySpec` too.
 
     Attributes:
         snippet_length: Steps per snippet.
-        observation_keys: Observation keys, in the order of their components.
-        observation_size: Components of the concatenated observation.
-        action_size: Components of the action.
         latent_size: Components of the latent.
         decoder_layers: Hidden layers of the hypernetwork.
         policy_hidden: Hidden layers of the generated policy.
         time_input: Whether the policy sees the fraction of its snippet that has elapsed.
-        reference_start: First observation component that actions are relative to; None where they
-            are absolute.
         stride: Steps between the starts of neighboring snippets of an episode.
         starts: Where snippets start: `"anywhere"` in the episode or only at its `"first"` step.
         min_valid_fraction: Smallest fraction of a snippet that must be real steps; the rest is
@@ -49,14 +44,10 @@ class VaeSpec(PolicySpec):
     """
 
     snippet_length: int
-    observation_keys: tuple[str, ...]
-    observation_size: int
-    action_size: int
     latent_size: int
     decoder_layers: tuple[int, ...]
     policy_hidden: tuple[int, ...]
     time_input: bool
-    reference_start: int | None
     stride: int = 1
     starts: str = "anywhere"
     min_valid_fraction: float = 1.0
@@ -77,22 +68,17 @@ class VaeSpec(PolicySpec):
 
 
 class Snippets(Protocol):
-    """What models read of a batch of snippets, in environment units.
+    """What models read of a batch of snippets, environment units; see `data.batches.SnippetBatch`.
 
-    `data.batches.SnippetBatch` is one.
+    Attributes:
+        observations: (batch, time, obs).
+        actions: (batch, time, action).
+        mask: (batch, time), 1.0 for real steps, 0.0 for padding.
     """
 
-    @property
-    def observations(self) -> Tensor:
-        """Return (batch, time, obs)."""
-
-    @property
-    def actions(self) -> Tensor:
-        """Return (batch, time, action)."""
-
-    @property
-    def mask(self) -> Tensor:
-        """Return (batch, time), 1.0 for real steps, 0.0 for padding."""
+    observations: Tensor
+    actions: Tensor
+    mask: Tensor
 
 
 class SnippetEncoder(nn.Module):
@@ -252,6 +238,8 @@ class PolicyVae(nn.Module):
     def terms(
         self,
         batch: Snippets,
+        task: Tensor,
+        label: Tensor,
         generator: torch.Generator,
         loss_steps: int | None = None,
         observation_noise: float = 0.0,
@@ -260,11 +248,14 @@ class PolicyVae(nn.Module):
 
         Args:
             batch: Snippets with `snippet_length` steps.
+            task: Ignored, as `label` is.
+            label: Ignored.
             generator: Source of the posterior noise and of the drawn steps.
             loss_steps: Reconstruct this many steps drawn per snippet; None takes all.
             observation_noise: Largest standard deviation of the noise on the policy's normalized
                 observations; see `_noisy`.
         """
+        del task, label
         mean, log_variance = self.encode(batch)
         latent = sample_posterior(mean, log_variance, generator)
         layers = generated.unpack(self.decoder(latent), self.spec.policy_shape)

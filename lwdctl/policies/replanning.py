@@ -153,7 +153,7 @@ class ActionChunks:
             raise ValueError(f"horizon {horizon} does not lie in 1 to {model.spec.horizon}")
         self._model, self._horizon = model, horizon
         self.observation_keys = model.spec.observation_keys
-        self.latent_size = model.spec.diffusion.denoiser.latent_size
+        self.latent_size = model.spec.latent_size
         self.device = model.diffusion.latent.mean.device
 
     def reset(self, num_envs: int) -> None:

@@ -93,8 +93,8 @@ def train_diffusion(
     held_out = data.episodes.split[np.asarray(latents.episode)] == 1
     train, validation = np.flatnonzero(~held_out), np.flatnonzero(held_out)
     objective = DiffusionObjective(
-        LatentTable.read(latents, train, device),
-        LatentTable.read(latents, validation, device) if len(validation) else None,
+        LatentTable.read(latents, device, train),
+        LatentTable.read(latents, device, validation) if len(validation) else None,
         config.batch_size,
         config.seed,
         config.state_noise,

@@ -2,54 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from lwdctl.artifacts.latents import LatentStore, LatentWriter
-from lwdctl.artifacts.snippets import SnippetStore
+from lwdctl.artifacts.snippets import EpisodeTable, SnippetStore
 from lwdctl.configs import EncodeConfig
 from lwdctl.core.progress import Progress
 from lwdctl.data.batches import SnippetBatches
 from lwdctl.data.windows import WindowRule
-from lwdctl.models.vae import PolicyVae, Snippets
+from lwdctl.models.vae import PolicyVae
 from lwdctl.training.loop import choose_device
 
 ACTIVE_VARIANCE = 0.01
 """A latent dimension is active when its posterior mean varies by more (Burda et al. 2016,
 importance weighted autoencoders, section 5)."""
-
-
-class Encoder(Protocol):
-    """A model that encodes snippets."""
-
-    def encode(self, batch: Snippets) -> tuple[Tensor, Tensor]:
-        """Return the posterior's mean and log-variance, each (batch, latent)."""
-
-
-@dataclass(frozen=True)
-class EncodedBatch:
-    """The posteriors of some snippets.
-
-    Attributes:
-        mean: (batch, latent).
-        log_variance: (batch, latent).
-        state: (batch, history * obs), observations up to the snippet's first step.
-        episodes: (batch,), store index of the episode.
-        offsets: (batch,), first step within the episode.
-    """
-
-    mean: Tensor
-    log_variance: Tensor
-    state: Tensor
-    episodes: npt.NDArray[np.int64]
-    offsets: npt.NDArray[np.int64]
 
 
 def encode(
@@ -83,44 +54,55 @@ def encode(
         cache=config.cache,
         device=vae.observation.mean.device,
     )
-    writer = LatentWriter(path, spec.latent_size, config.history * spec.observation_size)
-    for batch in encoded_batches(vae, batches, config.history, config.batch_size, progress):
-        writer.append(
-            mean=batch.mean.cpu().numpy(),
-            log_variance=batch.log_variance.cpu().numpy(),
-            state=batch.state.cpu().numpy(),
-            task=table.task[batch.episodes],
-            label=table.label[batch.episodes],
-            episode=batch.episodes,
-            start=batch.offsets,
-            fit=table.split[batch.episodes] == 0,
-        )
-    writer.close()
-    return LatentStore.written_by(writer)
+    return encode_batches(vae, batches, table, config.history, config.batch_size, progress, path)
 
 
-def encoded_batches(
-    model: Encoder, batches: SnippetBatches, history: int, batch_size: int, progress: Progress
-) -> Iterator[EncodedBatch]:
-    """Encode every snippet of a split, batch by batch.
+def encode_batches(
+    model: Any,
+    batches: SnippetBatches,
+    table: EpisodeTable,
+    history: int,
+    batch_size: int,
+    progress: Progress,
+    path: Path | None = None,
+) -> LatentStore:
+    """Encode every snippet of a split.
 
     Args:
-        model: What encodes.
+        model: Its method `encode` returns the posterior's mean and log-variance.
         batches: Snippets.
+        table: The store's episodes.
         history: Observations in the state.
         batch_size: Snippets per batch.
         progress: Where to report.
+        path: The zarr directory to write; None keeps the latents in memory.
+
+    Raises:
+        ArtifactError: `path` exists, or a latent is not finite.
     """
     episodes, offsets = batches.every()
+    training = table.split[episodes] == 0
+    fit = training if training.any() else ~training
+    writer = LatentWriter(path, model.spec.latent_size, history * model.spec.observation_size)
     with progress.task("encode", len(episodes), "snippet") as task:
         for start in range(0, len(episodes), batch_size):
             part = slice(start, start + batch_size)
             batch = batches.cut(episodes[part], offsets[part])
             with torch.no_grad():
                 mean, log_variance = model.encode(batch)
-            state = batches.history(batch.episodes, batch.offsets, history)
-            yield EncodedBatch(mean, log_variance, state, batch.episodes, batch.offsets)
+            writer.append(
+                mean=mean.cpu(),
+                log_variance=log_variance.cpu(),
+                state=batches.history(batch.episodes, batch.offsets, history).cpu(),
+                task=table.task[batch.episodes],
+                label=table.label[batch.episodes],
+                episode=batch.episodes,
+                start=batch.offsets,
+                fit=fit[part],
+            )
             task.advance(len(mean))
+    writer.close()
+    return LatentStore.written_by(writer)
 
 
 def latent_summary(store: LatentStore) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,15 +17,10 @@ from lwdctl.configs import BaselineConfig, VaeConfig
 from lwdctl.core.seeding import generator as numpy_generator
 from lwdctl.data.batches import SnippetBatch, SnippetBatches
 from lwdctl.data.windows import WindowRule
-from lwdctl.models.diffusion import LatentDiffusion
 from lwdctl.models.normalizer import normal_like
-from lwdctl.models.vae import PolicyVae, Snippets
 from lwdctl.training.loop import choose_device
 
 VALIDATION_BATCHES = 4
-VAE_VALIDATION_BATCHES = 8
-VAE_VALIDATION_BATCH = 32
-VALIDATION_SNIPPETS_PER_EPISODE = 8
 VALIDATION_LATENTS = 1024
 
 
@@ -60,18 +55,9 @@ def training_batches(
     return batches, batches.of_split("validation") if some_held_out else None
 
 
-class ConditionedModel(Protocol):
-    """A model that learns from snippets of demonstrations with a task and a label."""
-
-    def terms(
-        self, batch: Snippets, task: Tensor, label: Tensor, generator: torch.Generator
-    ) -> dict[str, Tensor]:
-        """Return the named terms of the loss, scalars."""
-
-
 @dataclass
 class SnippetObjective:
-    """The weighted sum of a model's loss terms on snippets.
+    """The weighted sum of the loss terms that a model's method `terms` returns for snippets.
 
     Attributes:
         batches: Training snippets.
@@ -79,6 +65,8 @@ class SnippetObjective:
         batch_size: Snippets per training step.
         table: The store's episodes, for tasks and labels.
         weights: Weight of a term by its name; terms without one have weight 1.
+        options: Further arguments of `terms` while training.
+        validation: Number and size of the batches to validate on; None takes four of `batch_size`.
     """
 
     batches: SnippetBatches
@@ -86,13 +74,15 @@ class SnippetObjective:
     batch_size: int
     table: EpisodeTable
     weights: Mapping[str, float] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    validation: tuple[int, int] | None = None
 
     def loss(
         self, model: nn.Module, update: int, generator: torch.Generator
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Return the loss of one training step and its unweighted terms, all scalars."""
         batch = self.batches.batch(update, self.batch_size)
-        terms = self._terms(model, batch, generator, training=True)
+        terms = self._terms(model, batch, generator, **self.options)
         total = sum((self.weights.get(name, 1.0) * term for name, term in terms.items()), 0.0)
         return cast(Tensor, total), {name: term.detach() for name, term in terms.items()}
 
@@ -101,57 +91,23 @@ class SnippetObjective:
         if self.held_out is None:
             return {}
         generator = torch.Generator().manual_seed(0)
-        count, size = self._validation(self.held_out)
+        count, size = self.validation or (VALIDATION_BATCHES, self.batch_size)
         drawn = [self.held_out.batch(number, size) for number in range(count)]
-        found = [self._terms(model, batch, generator, training=False) for batch in drawn]
+        found = [self._terms(model, batch, generator) for batch in drawn]
         return {
             f"held_out_{name}": float(torch.stack([terms[name] for terms in found]).mean())
             for name in found[0]
         }
 
-    def _validation(self, held_out: SnippetBatches) -> tuple[int, int]:
-        """Return how many batches are validated on, and their size."""
-        del held_out
-        return VALIDATION_BATCHES, self.batch_size
-
     def _terms(
-        self, model: nn.Module, batch: SnippetBatch, generator: torch.Generator, *, training: bool
+        self, model: Any, batch: SnippetBatch, generator: torch.Generator, **options: Any
     ) -> dict[str, Tensor]:
-        del training
-        device = batch.actions.device
         task, label = (
-            torch.from_numpy(column[batch.episodes]).long().to(device)
+            torch.from_numpy(column[batch.episodes]).long().to(batch.actions.device)
             for column in (self.table.task, self.table.label)
         )
-        return cast(ConditionedModel, model).terms(batch, task, label, generator)
-
-
-@dataclass
-class VaeObjective(SnippetObjective):
-    """Reconstruction plus `weights["kl"]` times the KL term, of the policy VAE.
-
-    Attributes:
-        loss_steps: Steps reconstructed per snippet while training, None for all.
-        observation_noise: Largest standard deviation of noise on the policy's normalized
-            observations while training.
-    """
-
-    loss_steps: int | None = None
-    observation_noise: float = 0.0
-
-    def _validation(self, held_out: SnippetBatches) -> tuple[int, int]:
-        """Return eight batches of 32 snippets, or fewer where few episodes are held out."""
-        snippets = len(held_out.episodes) * VALIDATION_SNIPPETS_PER_EPISODE
-        count = min(VAE_VALIDATION_BATCHES, snippets // VAE_VALIDATION_BATCH)
-        return max(1, count), VAE_VALIDATION_BATCH
-
-    def _terms(
-        self, model: nn.Module, batch: SnippetBatch, generator: torch.Generator, *, training: bool
-    ) -> dict[str, Tensor]:
-        assert isinstance(model, PolicyVae)
-        if not training:
-            return model.terms(batch, generator)
-        return model.terms(batch, generator, self.loss_steps, self.observation_noise)
+        terms: dict[str, Tensor] = model.terms(batch, task, label, generator, **options)
+        return terms
 
 
 @dataclass(frozen=True)
@@ -174,12 +130,14 @@ class LatentTable:
 
     @classmethod
     def read(
-        cls, store: LatentStore, rows: npt.NDArray[np.int64], device: torch.device
+        cls, store: LatentStore, device: torch.device, rows: npt.NDArray[np.int64] | None = None
     ) -> LatentTable:
-        """Load the given rows of a latent store."""
+        """Load rows of a latent store; None loads all."""
 
         def load(values: npt.ArrayLike) -> Tensor:
-            return torch.from_numpy(np.asarray(values)[rows]).to(device)
+            return torch.from_numpy(np.asarray(values)[slice(None) if rows is None else rows]).to(
+                device
+            )
 
         return cls(
             mean=load(store.mean).float(),
@@ -188,10 +146,6 @@ class LatentTable:
             task=load(store.task).long(),
             label=load(store.label).long(),
         )
-
-    def __len__(self) -> int:
-        """Return the number of snippets."""
-        return len(self.mean)
 
 
 @dataclass
@@ -217,8 +171,8 @@ class DiffusionObjective:
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Return the loss of one training step, a scalar."""
         rng = numpy_generator("latent-batch", self.seed, update)
-        rows = torch.from_numpy(rng.integers(len(self.table), size=self.batch_size))
-        value = _denoising(model, self.table, rows, generator, self.state_noise)
+        rows = torch.from_numpy(rng.integers(len(self.table.mean), size=self.batch_size))
+        value = self._denoising(model, self.table, rows, generator, self.state_noise)
         return value, {"denoising": value.detach()}
 
     def validate(self, model: nn.Module) -> Mapping[str, float]:
@@ -226,24 +180,19 @@ class DiffusionObjective:
         if self.held_out is None:
             return {}
         rng = numpy_generator("latent-validation", self.seed)
-        rows = torch.from_numpy(rng.integers(len(self.held_out), size=VALIDATION_LATENTS))
+        rows = torch.from_numpy(rng.integers(len(self.held_out.mean), size=VALIDATION_LATENTS))
         generator = torch.Generator().manual_seed(0)
-        return {"held_out_denoising": float(_denoising(model, self.held_out, rows, generator, 0.0))}
+        return {"held_out_denoising": float(self._denoising(model, self.held_out, rows, generator))}
 
-
-def _denoising(
-    model: nn.Module,
-    table: LatentTable,
-    rows: Tensor,
-    generator: torch.Generator,
-    state_noise: float,
-) -> Tensor:
-    assert isinstance(model, LatentDiffusion)
-    rows = rows.to(table.mean.device)
-    mean = table.mean[rows]
-    latent = mean + table.std[rows] * normal_like(mean, generator)
-    state = table.state[rows]
-    if state_noise and model.spec.state_size:
-        state = state + state_noise * model.state.scale * normal_like(state, generator)
-    condition = model.condition(state, table.task[rows], table.label[rows])
-    return model.loss(latent, condition, generator)
+    @staticmethod
+    def _denoising(
+        model: Any, table: LatentTable, rows: Tensor, generator: torch.Generator, noise: float = 0.0
+    ) -> Tensor:
+        rows = rows.to(table.mean.device)
+        mean, state = table.mean[rows], table.state[rows]
+        latent = mean + table.std[rows] * normal_like(mean, generator)
+        if noise and model.spec.state_size:
+            state = state + noise * model.state.scale * normal_like(state, generator)
+        condition = model.condition(state, table.task[rows], table.label[rows])
+        loss: Tensor = model.loss(latent, condition, generator)
+        return loss

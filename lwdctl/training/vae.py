@@ -27,9 +27,10 @@ from lwdctl.training.loop import (
     loop_settings,
     with_initial_weights,
 )
-from lwdctl.training.objectives import VaeObjective, training_batches
+from lwdctl.training.objectives import SnippetObjective, training_batches
 
 TrainedVae = Trained[PolicyVae]
+VALIDATION_BATCH = 32
 
 
 def train_vae(
@@ -63,14 +64,16 @@ def train_vae(
     _report_constant_actions(fit_normalizers(model, data), spec, progress)
     window = WindowRule(*spec.window)
     batches, held_out = training_batches(data, spec.observation_keys, window, config)
-    objective = VaeObjective(
-        batches=batches,
-        held_out=held_out,
-        batch_size=config.batch_size,
-        table=data.episodes,
+    # Up to eight batches of 32, for eight snippets of every episode.
+    count = len(held_out.episodes) * 8 // VALIDATION_BATCH if held_out else 0
+    objective = SnippetObjective(
+        batches,
+        held_out,
+        config.batch_size,
+        data.episodes,
         weights={"kl": config.beta_kl},
-        loss_steps=config.loss_steps,
-        observation_noise=config.observation_noise,
+        options={"loss_steps": config.loss_steps, "observation_noise": config.observation_noise},
+        validation=(max(1, min(8, count)), VALIDATION_BATCH),
     )
     if encoder is not None:
         step_size = spec.observation_size + spec.action_size

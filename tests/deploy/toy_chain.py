@@ -63,7 +63,7 @@ def models(toy: ToyChain):
     torch.manual_seed(7)
     hand = 3 if toy.relative else None
     keys = ("thing", "hand")
-    vae = PolicyVae(VaeSpec(8, keys, 5, 2, LATENT, (12,), (16, 16), toy.time_input, hand))
+    vae = PolicyVae(VaeSpec(keys, 5, 2, hand, 8, LATENT, (12,), (16, 16), toy.time_input))
     state = 5 * toy.history if "state" in toy.condition else 0
     task, label = 2 * ("task" in toy.condition), 2 * ("label" in toy.condition)
     network = DenoiserSpec(

@@ -14,7 +14,7 @@ from lwdctl.models.behavior_cloning import ClonedPolicy, ClonedSpec
 from lwdctl.models.flops import matmul_flops
 from lwdctl.policies.policy import EpisodePlan
 
-SPEC = ClonedSpec(("a", "b"), 3, 2, (16, 16), 2, 2, None)
+SPEC = ClonedSpec(("a", "b"), 3, 2, None, (16, 16), 2, 2)
 SEEN = {
     "b": np.array([[3.0], [3.0]], dtype=np.float32),
     "a": np.array([[1.0, 2.0], [1.0, 2.0]], dtype=np.float32),

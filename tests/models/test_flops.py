@@ -41,7 +41,7 @@ def test_unet_costs_what_the_published_network_costs(
 
 
 def test_decoder_and_policy_counts_agree_with_the_counter() -> None:
-    spec = VaeSpec(8, ("s",), 39, 4, 256, (50, 50), (256, 256), False, None)
+    spec = VaeSpec(("s",), 39, 4, None, 8, 256, (50, 50), (256, 256), False)
     model = PolicyVae(spec)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         weights = model.decoder(torch.zeros(1, 256))
@@ -88,7 +88,7 @@ def test_unet_count_is_the_analytic_one(layout: tuple[int, int], size: str) -> N
 
 
 def test_lwd_costs_its_denoiser_its_decoder_and_its_generated_policy() -> None:
-    spec = VaeSpec(8, ("s",), 10, 4, 256, (50, 50), (64, 64), True, 0)
+    spec = VaeSpec(("s",), 10, 4, 0, 8, 256, (50, 50), (64, 64), True)
     vae, sampler = PolicyVae(spec), diffusion("mlp", (1, 256), "xs")
     weights = spec.policy_shape.weight_count
     assert weights == (11 + 1) * 64 + (64 + 1) * 64 + (64 + 1) * 4
@@ -109,7 +109,7 @@ def test_lwd_costs_its_denoiser_its_decoder_and_its_generated_policy() -> None:
 def test_chunks_cost_nothing_between_queries(method: type) -> None:
     denoiser = DenoiserSpec("mlp", 32, 10, (16, 2), "xs", 64, 1, 0.0)
     sampler = DiffusionSpec(denoiser, "sample", 10, ("state",), 10, 0, 0)
-    model = method(ChunkSpec(("s",), 5, 2, 2, 15, None, sampler))
+    model = method(ChunkSpec(("s",), 5, 2, None, 2, 15, sampler))
     found = chunk_flops(model)
     assert found.denoiser == denoiser_flops(model.diffusion) > 0
     assert (found.step, found.control_parameters) == (0, 0)
@@ -121,7 +121,7 @@ def test_chunks_cost_nothing_between_queries(method: type) -> None:
 
 
 def test_a_cloned_policy_costs_the_same_at_every_step() -> None:
-    spec = ClonedSpec(("s",), 5, 2, (128, 128), 3, 0, None)
+    spec = ClonedSpec(("s",), 5, 2, None, (128, 128), 3, 0)
     found = mlp_flops(ClonedPolicy(spec))
     assert found.step == pytest.approx(2 * (8 * 128 + 128 * 128 + 128 * 2), rel=0.01)
     assert found.step == pytest.approx(spec.shape.flops, rel=0.01)

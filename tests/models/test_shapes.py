@@ -48,7 +48,7 @@ def diffusion_spec(architecture: str, latent: int = LATENT) -> DiffusionSpec:
 @pytest.mark.parametrize("start", [None, 0])
 @pytest.mark.parametrize("time_input", [False, True])
 def test_the_policy_vae(start: int | None, time_input: bool) -> None:
-    vae = PolicyVae(VaeSpec(TIME, KEYS, OBS, ACTION, LATENT, (8,), (16,), time_input, start))
+    vae = PolicyVae(VaeSpec(KEYS, OBS, ACTION, start, TIME, LATENT, (8,), (16,), time_input))
 
     @checked
     def encode(
@@ -74,7 +74,8 @@ def test_the_policy_vae(start: int | None, time_input: bool) -> None:
 
     mean, _ = encode(*vars(BATCH_OF_SNIPPETS).values())
     act(decode(mean), torch.randn(BATCH, OBS), torch.rand(BATCH))
-    terms = vae.terms(BATCH_OF_SNIPPETS, torch.Generator(), loss_steps=3, observation_noise=0.1)
+    index = torch.zeros(BATCH, dtype=torch.long)
+    terms = vae.terms(BATCH_OF_SNIPPETS, index, index, torch.Generator(), 3, 0.1)
     assert all(term.shape == () for term in terms.values())
 
 
@@ -116,7 +117,7 @@ def test_latent_diffusion(architecture: str, sampler: str) -> None:
 def test_chunks(kind: type) -> None:
     latent = TIME * ACTION if kind is ActionDiffusion else LATENT
     horizon = TIME - HISTORY + 1 if kind is ActionDiffusion else TIME
-    spec = ChunkSpec(KEYS, OBS, ACTION, HISTORY, horizon, 0, diffusion_spec("mlp", latent))
+    spec = ChunkSpec(KEYS, OBS, ACTION, 0, HISTORY, horizon, diffusion_spec("mlp", latent))
     model = kind(spec)
 
     @checked
@@ -134,7 +135,7 @@ def test_chunks(kind: type) -> None:
 
 
 def test_behavior_cloning() -> None:
-    model = ClonedPolicy(ClonedSpec(KEYS, OBS, ACTION, (16,), TASKS, 0, None))
+    model = ClonedPolicy(ClonedSpec(KEYS, OBS, ACTION, None, (16,), TASKS, 0))
 
     @checked
     def act(

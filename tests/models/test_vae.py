@@ -11,6 +11,7 @@ import torch
 from lwdctl.models import generated
 from lwdctl.models.vae import PolicyVae, VaeSpec
 
+NONE = torch.zeros(0, dtype=torch.long)
 SPEC = VaeSpec(
     snippet_length=8,
     observation_keys=("state",),
@@ -24,7 +25,7 @@ SPEC = VaeSpec(
 )
 
 
-@dataclass(frozen=True)
+@dataclass
 class Snippets:
     observations: torch.Tensor
     actions: torch.Tensor
@@ -54,8 +55,8 @@ def test_padding_changes_neither_encoding_nor_loss() -> None:
     )
     for ours, theirs in zip(model.encode(batch), model.encode(other), strict=True):
         assert torch.equal(ours, theirs)
-    one = model.terms(batch, torch.Generator().manual_seed(1))
-    two = model.terms(other, torch.Generator().manual_seed(1))
+    one = model.terms(batch, NONE, NONE, torch.Generator().manual_seed(1))
+    two = model.terms(other, NONE, NONE, torch.Generator().manual_seed(1))
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
@@ -65,7 +66,7 @@ def test_drawn_loss_steps_avoid_padding() -> None:
     shifted = replace(batch, actions=batch.actions + 1e6 * (1.0 - batch.mask).unsqueeze(-1))
     for seed in range(20):
         losses = [
-            model.terms(item, torch.Generator().manual_seed(seed), 5)["reconstruction"]
+            model.terms(item, NONE, NONE, torch.Generator().manual_seed(seed), 5)["reconstruction"]
             for item in (batch, shifted)
         ]
         assert torch.equal(losses[0], losses[1])
@@ -80,7 +81,7 @@ def test_reduction_is_what_the_docstring_says() -> None:
     torch.nn.init.zeros_(model.encoder.mean.weight)
     torch.nn.init.constant_(model.encoder.mean.bias, 2.0)
     batch = batch_of(4)
-    error, kl = model.terms(batch, torch.Generator().manual_seed(0)).values()
+    error, kl = model.terms(batch, NONE, NONE, torch.Generator().manual_seed(0)).values()
     squared = batch.actions.square().sum(-1)
     expected = torch.stack([squared[i][batch.mask[i] > 0].mean() for i in range(4)]).mean()
     torch.testing.assert_close(error, expected)
@@ -96,7 +97,9 @@ def test_one_snippet_can_be_overfitted(time_input: bool, start: int | None) -> N
     batch = batch_of(1)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     for update in range(600):
-        error = model.terms(batch, torch.Generator().manual_seed(update))["reconstruction"]
+        error = model.terms(batch, NONE, NONE, torch.Generator().manual_seed(update))[
+            "reconstruction"
+        ]
         optimizer.zero_grad()
         error.backward()
         optimizer.step()
@@ -118,7 +121,7 @@ def test_noise_on_observations_keeps_the_relative_target_in_place() -> None:
     torch.nn.init.zeros_(model.decoder.network.layer_bias_vectors[-1])
     batch = Snippets(torch.zeros(64, 8, 5), torch.zeros(64, 8, 2), torch.ones(64, 8))
     generator = torch.Generator().manual_seed(0)
-    error = model.terms(batch, generator, observation_noise=0.5)["reconstruction"]
+    error = model.terms(batch, NONE, NONE, generator, observation_noise=0.5)["reconstruction"]
     # Outputs are zero and targets are minus the noise on two components. Its variance is
     # 0.25 * E[u^2] * (1 + 1) with u uniform in [0, 1]: 1 / 6 per component.
     assert float(error.detach()) == pytest.approx(1 / 3, rel=0.3)

@@ -25,7 +25,7 @@ def spec_of(latent: int, *, relative: bool = False) -> ChunkSpec:
         denoiser, "sample", 20, ("state", "task"), HISTORY * OBS, 2, 0, clip=1.0
     )
     start = 1 if relative else None
-    return ChunkSpec(("a", "b"), OBS, ACTION, HISTORY, HORIZON, start, diffusion)
+    return ChunkSpec(("a", "b"), OBS, ACTION, start, HISTORY, HORIZON, diffusion)
 
 
 @dataclass

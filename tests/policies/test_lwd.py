@@ -25,7 +25,7 @@ from lwdctl.policies.latent_source import (
 from lwdctl.policies.policy import EpisodePlan
 from lwdctl.policies.replanning import GeneratedNetworks, ReplanningPolicy
 
-SPEC = VaeSpec(4, ("a", "b"), 3, 2, 8, (10,), (16,), True, None)
+SPEC = VaeSpec(("a", "b"), 3, 2, None, 4, 8, (10,), (16,), True)
 
 
 @dataclass

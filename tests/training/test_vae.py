@@ -10,7 +10,7 @@ import pytest
 from lwdctl.models.vae import PolicyVae, VaeSpec
 from lwdctl.training.vae import fit_normalizers
 
-SPEC = VaeSpec(4, ("seen",), 2, 3, 8, (8,), (8,), True, None)
+SPEC = VaeSpec(("seen",), 2, 3, None, 4, 8, (8,), (8,), True)
 
 
 @pytest.mark.parametrize(
