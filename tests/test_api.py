@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import lwdctl
-from lwdctl.core.errors import ConfigError
+from lwdctl.core.errors import ConfigError, DataError
 from lwdctl.core.records import EnvSpec
 
 README = Path(__file__).parents[1] / "README.md"
@@ -126,9 +126,9 @@ def test_mistakes_are_answered(workspace: Path) -> None:
     with pytest.raises(ConfigError, match="knows no task 'lift'"):
         policy.reset(task="lift")
     policy.reset()
-    with pytest.raises(ConfigError, match=r"shape \(3,\)"):
+    with pytest.raises(DataError, match=r"shape \(3,\)"):
         policy.act(np.zeros(3))
-    with pytest.raises(ConfigError, match="'observation' is missing"):
+    with pytest.raises(DataError, match="'observation' is missing"):
         policy.act({"eye": np.zeros(39)})
     with pytest.raises(ConfigError, match="unknown setting 'horizons'"):
         lwdctl.load_policy(workspace=workspace, horizons=3)

@@ -22,8 +22,8 @@ from lwdctl.artifacts.files import sha256_of
 from lwdctl.core.errors import ArtifactError, ConfigError, DataError, MissingExtraError
 from lwdctl.core.records import ActionSpec, FloatArray, ObservationSpec
 from lwdctl.core.seeding import generator
-from lwdctl.core.suggest import did_you_mean
 from lwdctl.models import ddim
+from lwdctl.policies.policy import checked_observations, known_name
 
 FORMAT = "lwdctl-policy"
 FORMAT_VERSION = 2
@@ -347,8 +347,7 @@ class ExportedPolicy:
         self.plan: Plan | None = None
         """The current generated network."""
         self._recent: deque[FloatArray] = deque(maxlen=self.description.history)
-        self._seed = self._task = self._label = self._episode = 0
-        self._task_name = ""
+        self._seed = self._episode = 0
 
     def __repr__(self) -> str:
         """Name the observations and the action."""
@@ -378,10 +377,14 @@ class ExportedPolicy:
                 on.
         """
         description, condition = self.description, self.description.condition
-        self._task = _index("task", task, description.tasks, needed="task" in condition)
-        self._label = _index("label", label, description.labels, needed="label" in condition)
+        self._task, self._label = (
+            known_name(part, name, names, needed=part in condition)
+            for part, name, names in (
+                ("task", task, description.tasks),
+                ("label", label, description.labels),
+            )
+        )
         self._seed = seed
-        self._task_name = task or (description.tasks[0] if description.tasks else "")
         self.steps = self.replans = 0
         self._episode += 1
         self._recent.clear()
@@ -421,10 +424,8 @@ class ExportedPolicy:
         """
         if not self._episode:
             raise ConfigError("the policy has no episode", "call reset(seed) first")
-        keys = self.description.observations
-        if not isinstance(observation, Mapping):
-            observation = _split(observation, keys)
-        current = np.concatenate([_checked(observation, item.name, item.size) for item in keys])
+        found = checked_observations(observation, self.description.observations)
+        current = np.concatenate(list(found.values()))
         while len(self._recent) < self.description.history - 1:
             self._recent.append(current)
         self._recent.append(current)
@@ -437,11 +438,19 @@ class ExportedPolicy:
                 re-plans fix.
         """
         if noise is None:
-            rng = generator("exported-latent", self._task_name, self._seed, self.replans)
+            rng = generator("exported-latent", self._task, self._seed, self.replans)
             noise = rng.standard_normal(self.description.latent_size, dtype=np.float32)
         self.replans += 1
         state = np.concatenate(list(self._recent))
-        return Request(state, self._task, self._label, noise, self.steps, self._episode)
+        tasks, labels = self.description.tasks, self.description.labels
+        return Request(
+            state,
+            tasks.index(self._task) if self._task else 0,
+            labels.index(self._label) if self._label else 0,
+            noise,
+            self.steps,
+            self._episode,
+        )
 
     def replan(self, request: Request) -> Plan:
         """Sample a latent and decode it to a network (slow)."""
@@ -489,48 +498,3 @@ def load_onnxruntime() -> Any:
             "exported policies need the package 'onnxruntime', which is not installed",
             "pip install onnxruntime, or with everything: pip install 'lwdctl[onnx]'",
         ) from error
-
-
-def _index(noun: str, name: str, names: tuple[str, ...], *, needed: bool) -> int:
-    if name in names:
-        return names.index(name)
-    if name:
-        raise ConfigError(
-            f"this policy was not trained on the {noun} '{name}'", did_you_mean(name, names)
-        )
-    if needed and len(names) > 1:
-        raise ConfigError(
-            f"this policy is conditioned on the {noun}, and none is given",
-            f"known: {', '.join(names)}",
-        )
-    return 0
-
-
-def _split(row: FloatArray, keys: tuple[ObservationSpec, ...]) -> dict[str, FloatArray]:
-    """Split all keys in a row (obs,) by key."""
-    sizes = [item.size for item in keys]
-    if np.shape(row) != (sum(sizes),):
-        raise DataError(
-            f"the observation has the shape {np.shape(row)}, the policy needs ({sum(sizes)},)",
-            f"its components: {', '.join(f'{item.name} ({item.size})' for item in keys)}",
-        )
-    parts = np.split(np.asarray(row), np.cumsum(sizes)[:-1])
-    return {item.name: part for item, part in zip(keys, parts, strict=True)}
-
-
-def _checked(observation: Mapping[str, FloatArray], name: str, size: int) -> FloatArray:
-    if name not in observation:
-        given = ", ".join(sorted(observation)) or "none"
-        raise DataError(
-            f"the observation '{name}' is missing",
-            f"given: {given}; the policy needs all that policy.json lists",
-        )
-    values = np.asarray(observation[name], dtype=np.float32)
-    if values.shape != (size,):
-        raise DataError(
-            f"the observation '{name}' has the shape {values.shape}, the policy needs ({size},)",
-            "give one robot's observation at one step: no batch axis and no time axis",
-        )
-    if not np.isfinite(values).all():
-        raise DataError(f"the observation '{name}' holds NaN or infinity")
-    return values

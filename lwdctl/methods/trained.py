@@ -13,14 +13,19 @@ from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.configs import LINEAGE
 from lwdctl.core.errors import ConfigError
-from lwdctl.core.records import FloatArray, SourceSpec
+from lwdctl.core.records import FloatArray, ObservationSpec, SourceSpec
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.methods import METHODS
 from lwdctl.methods.lwd import GeneratedNetwork, TrainedLwd
 from lwdctl.methods.method import Acting, ActingCost, Method, TrainedPolicy
 from lwdctl.methods.untrained import PlugInPolicy
 from lwdctl.models.files import load_spec
-from lwdctl.policies.policy import BatchPolicy, EpisodePlan
+from lwdctl.policies.policy import (
+    BatchPolicy,
+    EpisodePlan,
+    checked_observations,
+    known_name,
+)
 from lwdctl.policies.replanning import GeneratedNetworks, ReplanningPolicy
 from lwdctl.training.loop import choose_device
 
@@ -159,7 +164,8 @@ class LoadedPolicy:
             observation: Key to (obs,), environment units; or all keys in a row, (obs,).
 
         Raises:
-            ConfigError: `reset` was not called, or an observation does not fit.
+            ConfigError: `reset` was not called.
+            DataError: An observation is missing, has another shape, or is not finite.
         """
         if isinstance(observation, Mapping):
             batch: Observation = {key: np.asarray(one)[None] for key, one in observation.items()}
@@ -175,11 +181,14 @@ class LoadedPolicy:
             observations: Key to (env, obs), environment units; or all keys in a row, (env, obs).
 
         Raises:
-            ConfigError: `reset` was not called, or an observation does not fit.
+            ConfigError: `reset` was not called.
+            DataError: An observation is missing, has another shape, or is not finite.
         """
         if self._policy is None:
             raise ConfigError("the policy has no episode", "call reset(seed=0) first")
-        seen = self._checked(observations)
+        keys = self.observation_keys
+        specs = [ObservationSpec(*item) for item in zip(keys, self.source.sizes(keys), strict=True)]
+        seen = checked_observations(observations, specs, (self._num_envs,))
         actions = self._policy.act(seen, np.ones(self._num_envs, dtype=np.bool_))
         limits = self.source.action
         return np.clip(actions, limits.low, limits.high).astype(np.float32, copy=False)
@@ -202,35 +211,4 @@ class LoadedPolicy:
 
     def _known(self, part: str, name: str) -> str:
         names = self.tasks if part == "task" else self.source.labels
-        if name and name not in names:
-            raise ConfigError(f"the policy knows no {part} '{name}'", did_you_mean(name, names))
-        if not name and part in self.trained.condition and len(names) > 1:
-            raise ConfigError(
-                f"the policy is conditioned on the {part}", f"name one: {', '.join(names)}"
-            )
-        return name or (names[0] if names and part in ("task", *self.trained.condition) else "")
-
-    def _checked(self, observations: Observation) -> dict[str, FloatArray]:
-        sizes = self.source.sizes(self.observation_keys)
-        if not isinstance(observations, Mapping):
-            rows = np.asarray(observations, dtype=np.float32)
-            if rows.shape != (self._num_envs, sum(sizes)):
-                raise ConfigError(
-                    f"observations have the shape {rows.shape[1:]}, the policy sees"
-                    f" ({sum(sizes)},): {', '.join(self.observation_keys)}"
-                )
-            ends = np.cumsum(sizes)[:-1]
-            parts = np.split(rows, ends, axis=1)
-            return dict(zip(self.observation_keys, parts, strict=True))
-        found = {}
-        for key, size in zip(self.observation_keys, sizes, strict=True):
-            if key not in observations:
-                given = ", ".join(observations)
-                raise ConfigError(f"the observation '{key}' is missing", f"given: {given}")
-            found[key] = np.asarray(observations[key], dtype=np.float32)
-            if found[key].shape != (self._num_envs, size):
-                raise ConfigError(
-                    f"the observation '{key}' has the shape {found[key].shape[1:]}, the policy sees"
-                    f" ({size},)"
-                )
-        return found
+        return known_name(part, name, names, needed=part in self.trained.condition)

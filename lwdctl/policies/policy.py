@@ -9,8 +9,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from lwdctl.core.errors import ConfigError
-from lwdctl.core.records import FloatArray
+from lwdctl.core.errors import ConfigError, DataError
+from lwdctl.core.records import FloatArray, ObservationSpec
+from lwdctl.core.suggest import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,73 @@ def condition_indices(
             f"name one with --{part}: {', '.join(names)}",
         )
     return [0 if name is None else names.index(name) for name in given]
+
+
+def known_name(part: str, name: str, names: Sequence[str], *, needed: bool) -> str:
+    """Return the task or label of an episode, after checking it.
+
+    Args:
+        part: `"task"` or `"label"`.
+        name: What the caller gave; "" stands for the only one where one is needed.
+        names: What the policy was trained on.
+        needed: Whether the policy is conditioned on it.
+
+    Raises:
+        ConfigError: An unknown name, or none where the policy must choose among several.
+    """
+    if name and name not in names:
+        raise ConfigError(f"the policy knows no {part} '{name}'", did_you_mean(name, names))
+    if not name and needed and len(names) > 1:
+        raise ConfigError(
+            f"the policy is conditioned on the {part}", f"name one: {', '.join(names)}"
+        )
+    return name or (names[0] if names and (needed or part == "task") else "")
+
+
+def checked_observations(
+    observations: Mapping[str, FloatArray] | FloatArray,
+    specs: Sequence[ObservationSpec],
+    batch: tuple[int, ...] = (),
+) -> dict[str, FloatArray]:
+    """Return what a policy observes by key, after checking it.
+
+    Args:
+        observations: Key to (*batch, obs), where further keys are ignored; or all keys in a row,
+            (*batch, obs).
+        specs: What the policy observes, in order.
+        batch: () for one robot, (env,) for several environments.
+
+    Raises:
+        DataError: An observation is missing, has another shape, or is not finite.
+    """
+    axes, sizes = len(batch), [item.size for item in specs]
+    if not isinstance(observations, Mapping):
+        rows = np.asarray(observations, dtype=np.float32)
+        if rows.shape != (*batch, sum(sizes)):
+            raise DataError(
+                f"the observation has the shape {rows.shape[axes:]}, the policy needs"
+                f" ({sum(sizes)},)",
+                f"its components: {', '.join(f'{item.name} ({item.size})' for item in specs)}",
+            )
+        parts = np.split(rows, np.cumsum(sizes)[:-1], axis=-1)
+        observations = {item.name: part for item, part in zip(specs, parts, strict=True)}
+    found = {}
+    for name, size in zip((item.name for item in specs), sizes, strict=True):
+        if name not in observations:
+            given = ", ".join(sorted(observations)) or "none"
+            raise DataError(f"the observation '{name}' is missing", f"given: {given}")
+        found[name] = np.asarray(observations[name], dtype=np.float32)
+        if found[name].shape != (*batch, size):
+            raise DataError(
+                f"the observation '{name}' has the shape {found[name].shape[axes:]}, the policy"
+                f" needs ({size},)",
+                "give one robot's observation at one step: no batch axis and no time axis"
+                if not batch
+                else "",
+            )
+        if not np.isfinite(found[name]).all():
+            raise DataError(f"the observation '{name}' holds NaN or infinity")
+    return found
 
 
 class Policy(Protocol):

@@ -6,7 +6,7 @@ import torch
 
 from lwdctl.evaluation import latency
 from lwdctl.evaluation.latency import CONTROL_STEPS, REPLANS, WARM_UP_STEPS, time_policy
-from lwdctl.policies import observed
+from lwdctl.policies import replanning
 from lwdctl.policies.policy import EpisodePlan, PolicyCost
 
 PLAN = EpisodePlan(0, 100_000, "t")
@@ -58,7 +58,7 @@ class Planner:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(observed, "time", clock)
+    monkeypatch.setattr(replanning, "time", clock)
     return clock
 
 
