@@ -30,7 +30,7 @@ from lwdctl.models.vae import PolicyVae
 from lwdctl.pipeline.recipe import make_plan, read_recipe
 from lwdctl.pipeline.run_stage import run_stage
 from lwdctl.pipeline.runner import run_plan
-from lwdctl.training.device import choose_device
+from lwdctl.training.loop import choose_device
 
 Place = Workspace | str | Path | None
 """A workspace; None takes `$LWDCTL_WORKSPACE`, else `./lwd-runs`."""
