@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lwdctl.artifacts.workspace import Workspace
-from lwdctl.cli.bars import make_progress
 from lwdctl.cli.failures import CommandLineError
-from lwdctl.cli.generate import DEBUG, JSON, QUIET, WORKSPACE
+from lwdctl.cli.generate import Shared, bare_argument, bare_option
 from lwdctl.cli.output import print_json, print_table, print_text
 from lwdctl.core.suggest import did_you_mean
 
@@ -21,27 +19,20 @@ FORMATS = ("table", "csv", "json")
 DEFAULT_OUTPUT = "comparison"
 AGAINST = Annotated[
     str | None,
-    typer.Option(
-        help="Policy that the others are tested against.  [default: lwd]",
-        metavar="POLICY",
-        show_default=False,
-    ),
+    bare_option("Policy that the others are tested against.  [default: lwd]", metavar="POLICY"),
 ]
 METRIC = Annotated[
     str | None,
-    typer.Option(
-        help="Score to show beside success (max_overlap, return, ...)."
+    bare_option(
+        "Score to show beside success (max_overlap, return, ...)."
         "  [default: the environment's first metric]",
         metavar="NAME",
-        show_default=False,
     ),
 ]
 _EVALUATIONS = Annotated[
     list[str] | None,
-    typer.Argument(
-        metavar="EVAL",
-        help="Evaluations to compare: NAME, NAME:v2 or a path.  [default: the newest]",
-        show_default=False,
+    bare_argument(
+        "Evaluations to compare: NAME, NAME:v2 or a path.  [default: the newest]", "EVAL"
     ),
 ]
 _FORMAT = Annotated[
@@ -49,36 +40,31 @@ _FORMAT = Annotated[
 ]
 _OUTPUT = Annotated[
     str,
-    typer.Option(
-        help="Directory for the tables (CSV), comparison.json and the figures (PNG, PDF); files"
-        f" of an earlier comparison there are replaced.  [default: ./{DEFAULT_OUTPUT} with"
-        " --format table, no files otherwise]",
+    bare_option(
+        "Directory for the tables (CSV), comparison.json and the figures (PNG, PDF); files of an"
+        f" earlier comparison there are replaced.  [default: ./{DEFAULT_OUTPUT} with --format table,"
+        " no files otherwise]",
         metavar="DIR",
-        show_default=False,
     ),
 ]
 _RUN = Annotated[
     str,
-    typer.Option(
+    bare_option(
+        "Run whose newest evaluation to compare: the name of one of its artifacts.",
         "--run",
-        help="Run whose newest evaluation to compare: the name of one of its artifacts.",
         metavar="NAME",
-        show_default=False,
     ),
 ]
 
 
 def command(
+    shared: Shared,
     evaluations: _EVALUATIONS = None,
     against: AGAINST = None,
     metric: METRIC = None,
     output_format: _FORMAT = "table",
     output: _OUTPUT = "",
     run_name: _RUN = "",
-    workspace_path: WORKSPACE = "",
-    as_json: JSON = False,
-    be_quiet: QUIET = False,
-    debug_mode: DEBUG = False,
 ) -> None:
     """Compare policies of one or more evaluations: intervals, paired tests, figures.
 
@@ -87,24 +73,22 @@ def command(
     reference on the same episodes: McNemar's exact test for success, a paired permutation
     test for the score, both with Holm's correction.
     """
-    del debug_mode
     if output_format not in FORMATS:
         raise CommandLineError(
             f"there is no format '{output_format}'", did_you_mean(output_format, FORMATS)
         )
-    shape = "json" if as_json else output_format
-    workspace = Workspace.locate(workspace_path or None)
+    shape = "json" if shared.as_json else output_format
     choose = "name it: lwdctl compare NAME, or choose a run: --run NAME"
     artifacts = [
-        workspace.resolve("evaluation", reference, run_name, choose=choose)
+        shared.workspace.resolve("evaluation", reference, run_name, choose=choose)
         for reference in evaluations or [""]
     ]
-    progress = make_progress(quiet=be_quiet)
     from lwdctl.analysis.comparison import compare_evaluations
 
+    progress = shared.progress
     progress.message(f"reading {', '.join(item.reference for item in artifacts)}")
     comparison = compare_evaluations(
-        artifacts, workspace.root, against=against, metric=metric, progress=progress
+        artifacts, shared.workspace.root, against=against, metric=metric, progress=progress
     )
     directory = output or (DEFAULT_OUTPUT if shape == "table" else "")
     notes = list(comparison.notes)

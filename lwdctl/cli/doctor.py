@@ -4,32 +4,26 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from lwdctl.artifacts.workspace import Workspace
-from lwdctl.cli.bars import make_progress
-from lwdctl.cli.generate import DEBUG, JSON, QUIET, WORKSPACE
+from lwdctl.cli.generate import Shared
 from lwdctl.cli.output import print_json, print_table, print_text
 from lwdctl.core.errors import LwdctlError
 
 
 def command(
-    workspace_path: WORKSPACE = "",
-    as_json: JSON = False,
-    be_quiet: QUIET = False,
-    debug_mode: DEBUG = False,
+    shared: Shared,
 ) -> None:
     """Check packages, simulators, rendering, device and disk.
 
     Optional packages that are absent are reported as missing. The exit code is 1 only when
     something that should work is broken.
     """
-    del debug_mode
     from lwdctl.core.installation import BROKEN, OK
     from lwdctl.evaluation.doctor import examine
 
-    root = Workspace.locate(workspace_path or None).root
-    found = examine(root, make_progress(quiet=be_quiet))
+    root = shared.workspace.root
+    found = examine(root, shared.progress)
     broken = [item.name for item in found if item.state == BROKEN]
-    if as_json:
+    if shared.as_json:
         checks = [asdict(item) for item in found]
         print_json(None, root, {"works": not broken, "checks": checks})
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -22,6 +22,7 @@ from lwdctl.core.config import (
     registry_of,
 )
 from lwdctl.core.errors import ConfigError
+from lwdctl.core.progress import Progress
 from lwdctl.pipeline.run_stage import run_stage
 from lwdctl.stages.stage import Stage
 
@@ -29,61 +30,102 @@ _INPUT_PREFIX = "input_"
 """Prefix of the parameters that name input artifacts."""
 
 
-def flag(text: str, *names: str) -> Any:
-    """Return the annotation of a flag."""
-    return Annotated[bool, typer.Option(*names, help=text, show_default=False)]
+def bare_option(text: str, *names: str, metavar: str | None = None) -> Any:
+    """Return an option whose help text names the default itself, if there is one."""
+    return typer.Option(*names, help=text, metavar=metavar, show_default=False)
 
 
-def text_option(text: str, *names: str, metavar: str) -> Any:
-    """Return the annotation of an option that takes a text."""
-    return Annotated[str, typer.Option(*names, help=text, metavar=metavar, show_default=False)]
+def bare_argument(text: str, metavar: str) -> Any:
+    """Return an argument that may be given any number of times."""
+    return typer.Argument(help=text, metavar=metavar, show_default=False)
 
 
-WORKSPACE = text_option(
-    "Workspace directory  [default: $LWDCTL_WORKSPACE, else ./lwd-runs]",
-    "--workspace",
-    metavar="DIR",
-)
-JSON = flag("Print one JSON object instead of text.", "--json")
-QUIET = flag("Write errors only to stderr: no progress, no log.", "--quiet", "-q")
-DEBUG = flag("Print the traceback of an unexpected error.", "--debug")
+_WORKSPACE_HELP = "Workspace directory  [default: $LWDCTL_WORKSPACE, else ./lwd-runs]"
+WORKSPACE = Annotated[str, bare_option(_WORKSPACE_HELP, "--workspace", metavar="DIR")]
+JSON = Annotated[bool, bare_option("Print one JSON object instead of text.", "--json")]
+QUIET = Annotated[
+    bool, bare_option("Write errors only to stderr: no progress, no log.", "--quiet", "-q")
+]
+DEBUG = Annotated[bool, bare_option("Print the traceback of an unexpected error.", "--debug")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Shared:
+    """The options that every command has.
+
+    Attributes:
+        workspace: `--workspace`.
+        as_json: `--json`.
+        progress: Where to report; silent under `--quiet`.
+    """
+
+    workspace: Workspace
+    as_json: bool
+    progress: Progress
+
+    @classmethod
+    def take(cls, values: dict[str, Any]) -> Shared:
+        """Remove the shared options from the values of a command's parameters."""
+        del values["debug_mode"]  # `main` looks for it
+        workspace = Workspace.locate(values.pop("workspace_path", None) or None)
+        as_json, quiet = values.pop("as_json"), values.pop("be_quiet")
+        return cls(workspace, as_json, make_progress(quiet=quiet))
+
+
+def command_function(function: Callable[..., None]) -> Any:
+    """Return the function that Typer makes a command from.
+
+    Args:
+        function: One whose first parameter is `shared: Shared` gets the options for it.
+    """
+    own = list(inspect.signature(function, eval_str=True).parameters.values())
+    if not own or own[0].annotation is not Shared:
+        return function
+    parameters = [item.replace(kind=inspect.Parameter.KEYWORD_ONLY) for item in own[1:]]
+
+    def run(**values: Any) -> None:
+        function(Shared.take(values), **values)
+
+    return _declare(run, [*parameters, *_shared_parameters()], function.__name__, function.__doc__)
 
 
 def stage_function(stage: Stage) -> Any:
-    """Return a function whose signature holds every option of `stage` and that runs it.
+    """Return a function whose signature holds every option of `stage` and that runs it."""
 
-    The annotations are objects, not texts: Typer would evaluate texts in a module that does not
-    know them.
-    """
+    def run(**values: Any) -> None:
+        _run(stage, Shared.take(values), values)
 
-    def function(**values: Any) -> None:
-        _run(stage, values)
-
-    parameters = stage_parameters(stage)
-    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    function.__annotations__ = {item.name: item.annotation for item in parameters}
-    function.__name__ = re.sub(r"\W", "_", stage.command)
     reads = f"Reads: {', '.join(stage.inputs)}. " if stage.inputs else ""
-    function.__doc__ = f"{stage.summary}\n\n{reads}Makes: {stage.artifact_type}."
+    summary = f"{stage.summary}\n\n{reads}Makes: {stage.artifact_type}."
+    return _declare(run, stage_parameters(stage), re.sub(r"\W", "_", stage.command), summary)
+
+
+def _declare(
+    function: Any, parameters: list[inspect.Parameter], name: str, summary: str | None
+) -> Any:
+    """Give a function the signature, name and docstring that Typer reads."""
+    # Annotations are objects: Typer would evaluate texts in a module that does not know them.
+    function.__signature__ = inspect.Signature(parameters)
+    function.__annotations__ = {item.name: item.annotation for item in parameters}
+    function.__name__, function.__doc__ = name, summary
     return function
 
 
-def _run(stage: Stage, values: Mapping[str, Any]) -> None:
-    """Run `stage` with the options of the command line and print the artifact it made."""
+def _run(stage: Stage, shared: Shared, values: Mapping[str, Any]) -> None:
     config = configuration(stage, values)
     named = {kind: values[_INPUT_PREFIX + kind] for kind in stage.inputs}
     with reserved_stdout():
         artifact = run_stage(
             stage.command,
-            Workspace.locate(values["workspace_path"] or None),
+            shared.workspace,
             config,
             inputs={kind: reference for kind, reference in named.items() if reference},
             run=values["run_name"],
             name=values["artifact_name"],
             resume=values.get("do_resume", False),
-            progress=make_progress(quiet=values["be_quiet"]),
+            progress=shared.progress,
         )
-    print_artifact(artifact, as_json=values["as_json"])
+    print_artifact(artifact, as_json=shared.as_json)
 
 
 def stage_parameters(stage: Stage) -> list[inspect.Parameter]:
@@ -93,19 +135,26 @@ def stage_parameters(stage: Stage) -> list[inspect.Parameter]:
     fields = sorted(dataclasses.fields(stage.config), key=lambda field: field.name not in own)
     settings = [_setting(stage.config, field) for field in fields]
     settings.sort(key=lambda item: item.default is not inspect.Parameter.empty)
-    inputs = [_keyword(_INPUT_PREFIX + kind, _input(kind), "") for kind in stage.inputs]
-    common = [
-        _keyword("run_name", text_option(_RUN_HELP, "--run", metavar="NAME"), ""),
-        _keyword("artifact_name", text_option(_NAME_HELP, "--name", metavar="NAME"), ""),
-        _keyword("workspace_path", WORKSPACE, ""),
-        _keyword("as_json", JSON, default=False),
-        _keyword("be_quiet", QUIET, default=False),
-        _keyword("debug_mode", DEBUG, default=False),
+    return [
+        *settings,
+        *(_keyword(_INPUT_PREFIX + kind, _input(kind), "") for kind in stage.inputs),
+        *(
+            [_keyword("do_resume", Annotated[bool, bare_option(_RESUME, "--resume")], False)]
+            if stage.resumable
+            else []
+        ),
+        _keyword("run_name", Annotated[str, bare_option(_RUN, "--run", metavar="NAME")], ""),
+        _keyword("artifact_name", Annotated[str, bare_option(_NAME, "--name", metavar="NAME")], ""),
+        *_shared_parameters(),
     ]
-    if stage.resumable:
-        help_text = "Resume the newest unfinished run with the same settings."
-        common.insert(0, _keyword("do_resume", flag(help_text, "--resume"), default=False))
-    return [*settings, *inputs, *common]
+
+
+def _shared_parameters() -> list[inspect.Parameter]:
+    flags = {"as_json": JSON, "be_quiet": QUIET, "debug_mode": DEBUG}
+    return [
+        _keyword("workspace_path", WORKSPACE, ""),
+        *(_keyword(name, annotation, False) for name, annotation in flags.items()),
+    ]
 
 
 def configuration(stage: Stage, values: Mapping[str, Any]) -> Any:
@@ -139,7 +188,14 @@ def _parse(config: type, field: dataclasses.Field[Any], value: Any) -> Any:
 def _setting(config: type, field: dataclasses.Field[Any]) -> inspect.Parameter:
     """Declare one configuration field; values stay text, `core.config` parses them."""
     kind = field_type(config, field.name)
-    default = _default(field, kind)
+    annotation: Any = str | None if kind.optional else str
+    default: Any = field.default
+    if kind.scalar is bool:
+        annotation = bool
+    elif kind.many:
+        annotation, default = list[str] | None, [str(item) for item in default] or None
+    elif default is not None:
+        default = str(default)
     show = default not in ("", None)
     if field.metadata["argument"]:
         info = typer.Argument(help=_help(field), metavar=_metavar(field, kind), show_default=show)
@@ -152,25 +208,7 @@ def _setting(config: type, field: dataclasses.Field[Any]) -> inspect.Parameter:
         info = typer.Option(
             name, help=_help(field), metavar=_metavar(field, kind), show_default=show
         )
-    return _keyword(field.name, Annotated[_annotation(kind), info], default)
-
-
-def _default(field: dataclasses.Field[Any], kind: FieldType) -> Any:
-    """Return the default as it would be typed; None where there is none."""
-    default: Any = field.default
-    if default is None or kind.scalar is bool:
-        return default
-    if kind.many:
-        return [str(item) for item in default] or None
-    return str(default)
-
-
-def _annotation(kind: FieldType) -> Any:
-    if kind.scalar is bool:
-        return bool
-    if kind.many:
-        return list[str] | None
-    return str | None if kind.optional else str
+    return _keyword(field.name, Annotated[annotation, info], default)
 
 
 def _metavar(field: dataclasses.Field[Any], kind: FieldType) -> str | None:
@@ -202,7 +240,7 @@ def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 
 def _input(kind: str) -> Any:
     text = f"The {kind} to read: NAME, NAME:v2 or a path  [default: the newest]"
-    return text_option(text, f"--{kind}", metavar="REF")
+    return Annotated[str, bare_option(text, f"--{kind}", metavar="REF")]
 
 
 def names_used(parameters: Sequence[inspect.Parameter]) -> list[str]:
@@ -218,5 +256,6 @@ def names_used(parameters: Sequence[inspect.Parameter]) -> list[str]:
     ]
 
 
-_RUN_HELP = "Name of one artifact of the lineage to read from, where there are several."
-_NAME_HELP = "Name of the artifact to make  [default: that of its input]"
+_RESUME = "Resume the newest unfinished run with the same settings."
+_RUN = "Name of one artifact of the lineage to read from, where there are several."
+_NAME = "Name of the artifact to make  [default: that of its input]"

@@ -175,10 +175,12 @@ def _stage_command(name: str) -> Any:
 
 
 def _as_command(name: str, function: Any) -> Any:
+    from lwdctl.cli.generate import command_function
+
     if isinstance(function, typer.Typer):  # a command with subcommands
         return typer.main.get_command(function)
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
-    app.command(name.rpartition(" ")[2])(function)
+    app.command(name.rpartition(" ")[2])(command_function(function))
     return typer.main.get_command(app)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.manifest import plain
+from lwdctl.pipeline.expected import Comparison
 
 JSON_SCHEMA_VERSION = 2
 
@@ -65,7 +66,7 @@ def print_result_rows(results: Sequence[Mapping[str, Any]]) -> None:
     rows = [
         [
             *[format_value(row.get(key)) for key in heads],
-            _success_text(row),
+            interval_text(row.get("success"), (row.get("success_low"), row.get("success_high"))),
             *[format_value(row.get("metrics", {}).get(key)) for key in metrics],
             format_value(row.get("replans_per_episode")),
         ]
@@ -74,13 +75,16 @@ def print_result_rows(results: Sequence[Mapping[str, Any]]) -> None:
     print_table([*heads, "success [95 %]", *metrics, "re-plans"], rows)
 
 
-def _success_text(row: Mapping[str, Any]) -> str:
-    """Format a success rate with its interval."""
-    rate, low, high = (row.get(key) for key in ("success", "success_low", "success_high"))
-    text = format_value(rate)
-    if low is not None and high is not None:
-        text += f" [{low:.3f}, {high:.3f}]"
-    return text
+def interval_text(value: float | None, interval: Sequence[float | None] | None) -> str:
+    """Format a number with its interval, where it has one."""
+    low, high = interval or (None, None)
+    known = low is not None and high is not None
+    return format_value(value) + (f" [{low:.3f}, {high:.3f}]" if known else "")
+
+
+def where_texts(item: Comparison) -> list[str]:
+    """Format the keys and values of the result row that an expected number belongs to."""
+    return [f"{key} {format_value(value)}" for key, value in item.expectation.where.items()]
 
 
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -14,10 +14,9 @@ from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.files import write_durably
 from lwdctl.artifacts.references import sanitize_name
 from lwdctl.artifacts.workspace import Workspace
-from lwdctl.cli.bars import make_progress
 from lwdctl.cli.compare import AGAINST, METRIC
-from lwdctl.cli.generate import DEBUG, JSON, QUIET, WORKSPACE
-from lwdctl.cli.output import format_value, print_json, print_text
+from lwdctl.cli.generate import Shared, bare_argument, bare_option
+from lwdctl.cli.output import interval_text, print_json, print_text, where_texts
 from lwdctl.core.errors import ConfigError
 from lwdctl.pipeline.expected import Comparison
 from lwdctl.pipeline.recipe import make_plan, read_recipe
@@ -30,20 +29,18 @@ DEFAULT_OUTPUT = "report.html"
 RECIPE = ".toml"
 _RUNS = Annotated[
     list[str] | None,
-    typer.Argument(
-        metavar="RUN",
-        help="Evaluations (NAME, NAME:v2 or a path), or recipes (FILE.toml): the artifacts of their"
+    bare_argument(
+        "Evaluations (NAME, NAME:v2 or a path), or recipes (FILE.toml): the artifacts of their"
         " stages in this workspace that are up to date.  [default: the newest evaluation]",
-        show_default=False,
+        "RUN",
     ),
 ]
 _OUTPUT = Annotated[
     str,
-    typer.Option(
-        help="File to write, replaced if it exists.  [default: ./NAME.html after the one run"
-        f" that was named, otherwise ./{DEFAULT_OUTPUT}]",
+    bare_option(
+        "File to write, replaced if it exists.  [default: ./NAME.html after the one run that was"
+        f" named, otherwise ./{DEFAULT_OUTPUT}]",
         metavar="FILE",
-        show_default=False,
     ),
 ]
 _SMOKE = Annotated[
@@ -51,26 +48,20 @@ _SMOKE = Annotated[
 ]
 _SET = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set",
-        help="Setting that the recipe was run with; may be repeated.",
-        metavar="STAGE.KEY=VALUE",
-        show_default=False,
+    bare_option(
+        "Setting that the recipe was run with; may be repeated.", "--set", metavar="STAGE.KEY=VALUE"
     ),
 ]
 
 
 def command(
+    shared: Shared,
     runs: _RUNS = None,
     output: _OUTPUT = "",
     against: AGAINST = None,
     metric: METRIC = None,
     smoke: _SMOKE = False,
     assignments: _SET = None,
-    workspace_path: WORKSPACE = "",
-    as_json: JSON = False,
-    be_quiet: QUIET = False,
-    debug_mode: DEBUG = False,
 ) -> None:
     """Write an experiment as one HTML file: results, figures, training, lineage.
 
@@ -78,12 +69,11 @@ def command(
     beside expected numbers, the analyses of the same artifacts that are in the workspace,
     training curves, recorded episodes, and the commands that reproduce all of it.
     """
-    del debug_mode
-    workspace = Workspace.locate(workspace_path or None)
+    workspace = shared.workspace
     recipes, sources = _sources(runs or [], smoke, assignments or [], workspace)
     path = _output(output, runs or [])
     _check_writable(path)
-    progress = make_progress(quiet=be_quiet)
+    progress = shared.progress
     from lwdctl.analysis.report.report import build_report, render_page
 
     report = build_report(
@@ -100,7 +90,7 @@ def command(
         "met": sum(1 for item in verdicts if item),
         "warnings": list(report.warnings),
     }
-    if as_json:
+    if shared.as_json:
         print_json(None, path, summary)
         return
     for warning in report.warnings:
@@ -172,14 +162,10 @@ def _expected(item: Comparison) -> Expected:
     from lwdctl.analysis.report.report import Expected
 
     expectation = item.expectation
-    where = [f"{key} {format_value(value)}" for key, value in expectation.where.items()]
-    measured = format_value(item.measured)
-    if item.interval:
-        measured += f" [{item.interval[0]:.3f}, {item.interval[1]:.3f}]"
     return Expected(
         metric=expectation.metric,
-        where=", ".join([*where, f"stage {expectation.stage}"]),
-        measured=measured,
+        where=", ".join([*where_texts(item), f"stage {expectation.stage}"]),
+        measured=interval_text(item.measured, item.interval),
         expected=expectation.text,
         met=None if item.measured is None else item.met,
         source=expectation.source,

@@ -8,16 +8,16 @@ from typing import Annotated, Any
 
 import typer
 
-from lwdctl.artifacts.workspace import Workspace
-from lwdctl.cli.bars import make_progress
-from lwdctl.cli.generate import DEBUG, JSON, QUIET, WORKSPACE
+from lwdctl.cli.generate import Shared, bare_option
 from lwdctl.cli.output import (
     format_value,
+    interval_text,
     print_json,
     print_result_rows,
     print_table,
     print_text,
     reserved_stdout,
+    where_texts,
 )
 from lwdctl.core.config import to_mapping
 from lwdctl.core.errors import LwdctlError
@@ -25,33 +25,31 @@ from lwdctl.pipeline.expected import Comparison
 from lwdctl.pipeline.recipe import Recipe, make_plan, read_recipe
 from lwdctl.pipeline.runner import Outcome, compare_all, preview, run_plan
 
-_FROM = typer.Option("--from", help="First stage to run again, with all later ones.",
-                     metavar="STAGE", show_default=False)  # fmt: skip
-_SET = typer.Option("--set", help="Setting to change; repeat it for several.",
-                    metavar="STAGE.KEY=VALUE", show_default=False)  # fmt: skip
+_FROM = Annotated[
+    str, bare_option("First stage to run again, with all later ones.", "--from", metavar="STAGE")
+]
+_SET = Annotated[
+    list[str] | None,
+    bare_option("Setting to change; repeat it for several.", "--set", metavar="STAGE.KEY=VALUE"),
+]
 _SMOKE = "Run at toy size: apply the recipe's [smoke] tables; artifacts get the suffix -smoke."
 
 
 def command(
+    shared: Shared,
     recipe_path: Annotated[Path, typer.Argument(help="A recipe, a .toml file.", metavar="RECIPE")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, run nothing.")] = False,
-    start: Annotated[str, _FROM] = "",
-    assignments: Annotated[list[str] | None, _SET] = None,
+    start: _FROM = "",
+    assignments: _SET = None,
     smoke: Annotated[bool, typer.Option("--smoke", help=_SMOKE)] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Exit with 1 when an expected number is missed.")
     ] = False,
-    workspace_path: WORKSPACE = "",
-    as_json: JSON = False,
-    be_quiet: QUIET = False,
-    debug_mode: DEBUG = False,
 ) -> None:
     """Run a recipe's stages in order, skip those up to date, and compare the expected numbers."""
-    del debug_mode
     recipe = read_recipe(recipe_path)
     plan = make_plan(recipe, assignments=assignments or (), smoke=smoke, start=start)
-    workspace = Workspace.locate(workspace_path or None)
-    progress = make_progress(quiet=be_quiet)
+    workspace, progress = shared.workspace, shared.progress
     if dry_run:
         outcomes = preview(plan, workspace)
     else:
@@ -59,7 +57,7 @@ def command(
         with reserved_stdout():
             outcomes = run_plan(plan, workspace, progress)
     compared = () if dry_run or smoke else compare_all(recipe.expected, outcomes)
-    if as_json:
+    if shared.as_json:
         last = outcomes[-1].artifact
         summary = _summary(recipe, outcomes, compared)
         print_json(last.reference if last else None, last.path if last else None, summary)
@@ -159,18 +157,12 @@ def _print_compared(compared: Sequence[Comparison]) -> None:
     rows = []
     for item in compared:
         expectation = item.expectation
-        where = ", ".join(
-            f"{key} {format_value(value)}" for key, value in expectation.where.items()
-        )
-        measured = format_value(item.measured)
-        if item.interval:
-            measured += f" [{item.interval[0]:.3f}, {item.interval[1]:.3f}]"
         rows.append(
             [
                 expectation.stage,
                 expectation.metric,
-                where or "-",
-                measured,
+                ", ".join(where_texts(item)) or "-",
+                interval_text(item.measured, item.interval),
                 expectation.text,
                 "as expected" if item.met else "MISSED",
                 expectation.source or "-",

@@ -11,8 +11,7 @@ from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.references import MAKERS
 from lwdctl.artifacts.run_in_progress import RunRecord
 from lwdctl.artifacts.workspace import Workspace
-from lwdctl.cli.bars import make_progress
-from lwdctl.cli.generate import DEBUG, JSON, QUIET, WORKSPACE
+from lwdctl.cli.generate import Shared
 from lwdctl.cli.output import print_json, print_summary, print_table, print_text, size_text
 from lwdctl.core.errors import ArtifactError, ConfigError
 from lwdctl.core.suggest import did_you_mean
@@ -21,22 +20,15 @@ _REFERENCE_HELP = "NAME, NAME:v2, NAME:latest, TYPE/NAME:v2, or the path of an a
 
 
 def list_command(
+    shared: Shared,
     artifact_type: Annotated[
         str, typer.Argument(help="Artifact type to list (vae, latents, ...).", metavar="TYPE")
     ] = "",
-    workspace_path: WORKSPACE = "",
-    as_json: JSON = False,
-    be_quiet: QUIET = False,
-    debug_mode: DEBUG = False,
 ) -> None:
     """List finished artifacts, oldest first, then damaged and unfinished ones."""
-    del be_quiet, debug_mode
-    workspace = Workspace.locate(workspace_path or None)
-    if (
-        artifact_type
-        and artifact_type not in MAKERS
-        and not (workspace.root / artifact_type).is_dir()
-    ):
+    workspace = shared.workspace
+    known = artifact_type in ("", *MAKERS) or (workspace.root / artifact_type).is_dir()
+    if not known:
         raise ConfigError(
             f"no artifact type is called '{artifact_type}'", did_you_mean(artifact_type, MAKERS)
         )
@@ -48,18 +40,13 @@ def list_command(
         ],
         "unfinished": [_unfinished(item) for item in workspace.unfinished(artifact_type)],
     }
-    if as_json:
+    if shared.as_json:
         print_json(None, workspace.root, summary)
         return
-    rows = [
-        [
-            item["artifact"],
-            item["finished"][:19],
-            size_text(item["bytes"]),
-            ", ".join(item["inputs"]) or "-",
-        ]
-        for item in summary["artifacts"]
-    ]
+    rows = []
+    for item in summary["artifacts"]:
+        inputs = ", ".join(item["inputs"]) or "-"
+        rows.append([item["artifact"], item["finished"][:19], size_text(item["bytes"]), inputs])
     rows += [[item["artifact"], "damaged", "-", item["reason"]] for item in summary["damaged"]]
     rows += [[item["artifact"], item["state"], "-", item["path"]] for item in summary["unfinished"]]
     if rows:
@@ -69,17 +56,13 @@ def list_command(
 
 
 def show_command(
+    shared: Shared,
     reference: Annotated[str, typer.Argument(help=_REFERENCE_HELP)],
-    workspace_path: WORKSPACE = "",
-    as_json: JSON = False,
-    be_quiet: QUIET = False,
-    debug_mode: DEBUG = False,
 ) -> None:
     """Show an artifact: its numbers, settings, inputs, files and provenance."""
-    del be_quiet, debug_mode
-    artifact = Workspace.locate(workspace_path or None).resolve("", reference)
+    artifact = shared.workspace.resolve("", reference)
     manifest = artifact.manifest
-    if as_json:
+    if shared.as_json:
         inputs = [{"type": item.type, "reference": item.reference} for item in manifest.inputs]
         extra = {"config": manifest.config, "inputs": inputs, "provenance": manifest.provenance}
         print_json(artifact.reference, artifact.path, {**manifest.summary, "manifest": extra})
@@ -102,18 +85,14 @@ def show_command(
 
 
 def lineage_command(
+    shared: Shared,
     reference: Annotated[str, typer.Argument(help=_REFERENCE_HELP)],
-    workspace_path: WORKSPACE = "",
-    as_json: JSON = False,
-    be_quiet: QUIET = False,
-    debug_mode: DEBUG = False,
 ) -> None:
     """Show what an artifact derives from; every link is checked by its digest."""
-    del be_quiet, debug_mode
-    workspace = Workspace.locate(workspace_path or None)
+    workspace = shared.workspace
     artifact = workspace.resolve("", reference)
     tree = _tree(workspace, artifact)
-    if as_json:
+    if shared.as_json:
         print_json(artifact.reference, artifact.path, {"lineage": tree})
         return
     for depth, node in _walk(tree, 0):
@@ -121,32 +100,25 @@ def lineage_command(
 
 
 def verify_command(
+    shared: Shared,
     references: Annotated[
         list[str] | None,
         typer.Argument(help=f"{_REFERENCE_HELP} Default: every artifact.", metavar="REFERENCE..."),
     ] = None,
-    workspace_path: WORKSPACE = "",
-    as_json: JSON = False,
-    be_quiet: QUIET = False,
-    debug_mode: DEBUG = False,
 ) -> None:
     """Re-read artifacts in full and compare every digest; exit with 1 if one is damaged."""
-    del debug_mode
-    workspace = Workspace.locate(workspace_path or None)
-    if references:
-        chosen = [workspace.resolve("", item) for item in references]
-    else:
-        chosen = workspace.artifacts()
+    workspace = shared.workspace
+    chosen = [workspace.resolve("", item) for item in references or ()] or workspace.artifacts()
     problems = [] if references else [item.reason for item in workspace.damaged()]
     verified: dict[str, int] = {}
-    with make_progress(quiet=be_quiet).task("verifying", len(chosen), "artifact") as task:
+    with shared.progress.task("verifying", len(chosen), "artifact") as task:
         for artifact in chosen:
             try:
                 verified[artifact.reference] = artifact.verify()
             except ArtifactError as error:
                 problems.append(error.message)
             task.advance()
-    if as_json:
+    if shared.as_json:
         entries = [{"artifact": name, "bytes": count} for name, count in verified.items()]
         print_json(None, workspace.root, {"verified": entries, "problems": problems})
     else:
