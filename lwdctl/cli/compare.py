@@ -42,8 +42,8 @@ _OUTPUT = Annotated[
     str,
     bare_option(
         "Directory for the tables (CSV), comparison.json and the figures (PNG, PDF); files of an"
-        f" earlier comparison there are replaced.  [default: ./{DEFAULT_OUTPUT} with --format table,"
-        " no files otherwise]",
+        f" earlier comparison there are replaced.  [default: ./{DEFAULT_OUTPUT} with --format"
+        " table, no files otherwise]",
         metavar="DIR",
     ),
 ]

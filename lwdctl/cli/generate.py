@@ -14,13 +14,7 @@ from lwdctl.artifacts.workspace import Workspace
 from lwdctl.cli.bars import make_progress
 from lwdctl.cli.failures import CommandLineError
 from lwdctl.cli.output import print_artifact, reserved_stdout
-from lwdctl.core.config import (
-    FieldType,
-    field_type,
-    from_mapping,
-    parse_assignments,
-    registry_of,
-)
+from lwdctl.core.config import FieldType, field_type, from_mapping, parse_assignments, registry_of
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import Progress
 from lwdctl.pipeline.run_stage import run_stage
