@@ -8,7 +8,7 @@ ones) are also cut at the environment's step limit.
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -16,60 +16,37 @@ import numpy.typing as npt
 
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
-from lwdctl.core.records import EnvSpec, Episode, FloatArray, SourceSpec
+from lwdctl.core.records import Episode, FloatArray, SourceSpec
 from lwdctl.data.checks import check_components, choose_observations
 from lwdctl.data.gym_envs import (
+    OBSERVATION,
     SAMPLE,
-    env_spec,
+    describe_env,
     gym_action,
-    gym_id,
-    known_env,
     level_of,
-    mark_zero_forces,
     read_state,
     state_arrays,
-    state_layout,
 )
-from lwdctl.data.hdf5 import array_at, open_hdf5, read_array, read_rows, text_of
-from lwdctl.data.reader import (
-    check_no_subset,
-    closed_on_error,
-    outlines_of_rows,
-    requested_env,
-)
+from lwdctl.data.hdf5 import Hdf5Reader, array_at, read_array, read_rows, text_of
+from lwdctl.data.reader import check_no_subset, outlines_of_rows
 
-OBSERVATION = "observation"
 SUCCESS_KEYS = ("success", "goal_achieved")
 
 
-class D4rlFile:
+class D4rlFile(Hdf5Reader):
     """One D4RL file; a `FileReader`.
 
     The environment comes from `--env`, `metadata/env`, or the file's name; the behavior label
     from `--label`, `metadata/level`, or the file's name. The initial state is `infos/qpos`,
     `infos/qvel` and what else the environment needs (`board_pos`), concatenated;
     `EnvSpec.settings["initial_state"]` has the sizes.
-
-    Args:
-        path: The file.
-        config: What the user requests.
-
-    Raises:
-        DataError: The structure is not D4RL's; the message names file and key.
     """
 
-    def __init__(self, path: Path, config: IngestConfig) -> None:
-        self.path = path
-        check_no_subset(config, path, "a D4RL file")
-        self._file = open_hdf5(path, config.max_bytes)
-        # One handle per array: its chunk cache lives as long as the handle.
-        self._arrays: dict[str, h5py.Dataset] = {}
-        with closed_on_error(self._file):
-            self._scan(config)
-
     def _scan(self, config: IngestConfig) -> None:
+        check_no_subset(config, self.path, "a D4RL file")
         observations = array_at(self._file, "observations")
-        self._arrays["observations"] = observations
+        # One handle per array: its chunk cache lives as long as the handle.
+        self._arrays: dict[str, h5py.Dataset] = {"observations": observations}
         rows, size = observations.shape
         if rows == 0:
             raise DataError(f"{self.path}: observations: has no rows")
@@ -78,30 +55,30 @@ class D4rlFile:
         if "next_observations" in self._file:
             found = self._open("next_observations").shape[1]
             check_components(found, size, f"{self.path}: next_observations")
-        named = gym_id(self._metadata("env"))
-        requested = requested_env(config)
-        env = known_env(requested[1] or named or self.path.stem)
-        spec = env_spec(env, requested, named, size, f"{self.path}: observations")
-        if spec.settings.get("use_contact_forces"):
-            spec = mark_zero_forces(spec, self._rows("observations", 0, min(rows, SAMPLE)))
+        env, spec = describe_env(
+            config,
+            self._metadata("env"),
+            size,
+            f"{self.path}: observations",
+            sample=lambda: self._rows("observations", 0, min(rows, SAMPLE)),
+            file_name=self.path.stem,
+        )
         if env is not None:
             check_components(action_size, env.action_size, f"{self.path}: actions")
-        self._state = state_arrays(self._file, env, rows=rows, reference="observations")
+        self._state, layout = state_arrays(self._file, env, rows=rows, reference="observations")
         self._success_keys = [key for key in SUCCESS_KEYS if f"infos/{key}" in self._file]
         for key in self._success_keys:
             self._open(f"infos/{key}", ranks=(1, 2))
         label = config.label or level_of(self._metadata("level") or self.path.stem)
         self._ends = self._find_ends(rows, spec.max_steps)
-        self.episodes = outlines_of_rows(self._ends, spec.tasks[0] if spec.tasks else "", label)
-        longest = max(item.length for item in self.episodes)
-        settings = {**spec.settings, **state_layout(self._state)}
+        self.episodes = outlines_of_rows(self._ends, "".join(spec.tasks), label)
         self.spec = SourceSpec(
             observations=choose_observations(
                 config.observation_keys, (OBSERVATION,), {OBSERVATION: size}, str(self.path)
             ),
             action=gym_action(env, action_size),
-            env=EnvSpec(spec.adapter, spec.tasks, settings, spec.max_steps or longest),
-            labels=(label,) if label else (),
+            env=replace(spec, settings={**spec.settings, **layout}),
+            labels=(),
             source_format="d4rl",
         )
 
@@ -173,15 +150,8 @@ class D4rlFile:
             rewards=rewards.reshape(-1),
             final_observation=final,
             initial_state=read_state(self._state, start),
-            task=outline.task,
-            label=outline.label,
             success=success,
         )
-
-    def close(self) -> None:
-        """Close the file."""
-        self._arrays.clear()
-        self._file.close()
 
     def _rows(self, key: str, start: int, stop: int) -> FloatArray:
         return read_rows(self._arrays[key], start, stop)

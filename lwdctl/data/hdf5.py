@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import FloatArray
 from lwdctl.data.checks import (
@@ -24,6 +25,7 @@ from lwdctl.data.checks import (
     check_rows,
     finite_rows,
 )
+from lwdctl.data.reader import closed_on_error
 
 # Cache per open array: flat files are read in random order, with many episodes in a chunk.
 CACHE_BYTES = 2**24
@@ -51,15 +53,38 @@ def open_hdf5(path: Path, max_bytes: int) -> h5py.File:
         file = h5py.File(path, "r", rdcc_nbytes=CACHE_BYTES, rdcc_nslots=CACHE_SLOTS)
     except OSError as error:
         raise DataError(f"{path}: {_open_failure(str(error))}") from None
-    try:
-        _check_structure(file, path, max_bytes)
-    except DataError:
-        file.close()
-        raise
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        file.close()
-        raise DataError(f"{path}: is damaged ({error})") from None
+    with closed_on_error(file):
+        try:
+            _check_structure(file, path, max_bytes)
+        except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+            raise DataError(f"{path}: is damaged ({error})") from None
     return file
+
+
+class Hdf5Reader:
+    """Base of the readers of HDF5 files: open, check and scan the file, close it on errors.
+
+    Args:
+        path: The file.
+        config: What the user requests.
+
+    Raises:
+        DataError: The structure is not the format's; the message names file and key.
+    """
+
+    def __init__(self, path: Path, config: IngestConfig) -> None:
+        self.path = path
+        self._file = open_hdf5(path, config.max_bytes)
+        with closed_on_error(self._file):
+            self._scan(config)
+
+    def _scan(self, config: IngestConfig) -> None:
+        """Check the structure and set `spec` and `episodes`."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
 
 
 def _open_failure(reason: str) -> str:

@@ -19,61 +19,49 @@ import numpy as np
 
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
-from lwdctl.core.records import ActionSpec, EnvSpec, Episode, FloatArray, SourceSpec
+from lwdctl.core.records import ActionSpec, Episode, FloatArray, SourceSpec
 from lwdctl.core.simulator_facts import GymEnvironment
 from lwdctl.data.checks import check_components, choose_observations
 from lwdctl.data.gym_envs import (
+    OBSERVATION,
     SAMPLE,
-    env_spec,
+    describe_env,
     gym_action,
-    gym_id,
-    known_env,
     level_of,
-    mark_zero_forces,
     read_state,
     state_arrays,
-    state_layout,
 )
 from lwdctl.data.hdf5 import (
+    Hdf5Reader,
     array_at,
     dataset_at,
     location,
     number_of,
-    open_hdf5,
     read_array,
     read_rows,
     text_of,
 )
-from lwdctl.data.reader import EpisodeOutline, check_no_subset, closed_on_error, requested_env
+from lwdctl.data.reader import EpisodeOutline, check_no_subset
 
-OBSERVATION = "observation"
 FILE_NAME = "main_data.hdf5"
 
 
-class MinariFile:
+class MinariFile(Hdf5Reader):
     """One Minari dataset; a `FileReader`.
 
     The environment comes from `--env` or the metadata's `env_spec`; the behavior label from
     `--label` or the level in the dataset's name.
 
-    Args:
-        path: The dataset's directory, its `data` directory, or the HDF5 file.
-        config: What the user requests.
-
-    Raises:
-        DataError: The structure is not Minari's; the message names file and key.
+    The path is the dataset's directory, its `data` directory, or the HDF5 file.
     """
 
     def __init__(self, path: Path, config: IngestConfig) -> None:
         check_no_subset(config, path, "a Minari dataset")
-        self.path, self._metadata = _locate(path)
-        self._file = open_hdf5(self.path, config.max_bytes)
-        with closed_on_error(self._file):
-            self._metadata = self._metadata or _root_metadata(self._file)
-            label = config.label or level_of(str(self._metadata.get("dataset_id") or path))
-            self._scan(config, label)
+        file, self._metadata = _locate(path)
+        super().__init__(file, config)
 
-    def _scan(self, config: IngestConfig, label: str) -> None:
+    def _scan(self, config: IngestConfig) -> None:
+        self._metadata = self._metadata or _root_metadata(self._file)
         names = [name for name in self._file if name.startswith("episode_")]
         names.sort(key=number_of)
         if not names:
@@ -93,25 +81,32 @@ class MinariFile:
         size = sum(sizes.values())
         lengths = [self._scan_episode(group, sizes) for group in groups]
         recorded = _json_object(self._metadata.get("env_spec"))
-        named = gym_id(str(recorded.get("id", "")))
-        requested = requested_env(config)
-        self._known = known_env(requested[1] or named)
-        env = env_spec(self._known, requested, named, size, f"{self.path}: observations")
-        env = self._completed(env, recorded, groups)
-        env = replace(env, max_steps=env.max_steps or max(lengths))
-        task = env.tasks[0] if env.tasks else ""
+        self._known, env = describe_env(
+            config,
+            str(recorded.get("id", "")),
+            size,
+            f"{self.path}: observations",
+            sample=lambda: self._sample(groups),
+        )
+        label = config.label or level_of(str(self._metadata.get("dataset_id") or self.path))
         self.episodes = [
-            EpisodeOutline(name, length, task, label)
-            for name, length in zip(names, lengths, strict=True)
+            EpisodeOutline(name, length, "".join(env.tasks), label, seed=_seed(group))
+            for name, length, group in zip(names, lengths, groups, strict=True)
         ]
-        seeds = [seed for group in groups if (seed := _seed(group)) is not None]
+        # What the dataset records takes precedence.
+        settings = {
+            **env.settings,
+            **({"env_spec": recorded} if recorded else {}),
+            **state_arrays(first, self._known)[1],
+        }
+        limit = recorded.get("max_episode_steps")
+        steps = limit if isinstance(limit, int) and limit > 0 else env.max_steps
         self.spec = SourceSpec(
             observations=observations,
             action=_action_spec(self._known, self._metadata, sizes["actions"]),
-            env=env,
-            labels=(label,) if label else (),
+            env=replace(env, settings=settings, max_steps=steps),
+            labels=(),
             source_format="minari",
-            collection_seeds=(min(seeds), max(seeds)) if seeds else None,
         )
 
     def _group(self, name: str) -> h5py.Group:
@@ -146,21 +141,6 @@ class MinariFile:
             raise DataError(f"{where}: is {declared}, actions have {steps} rows")
         return steps
 
-    def _completed(
-        self, spec: EnvSpec, recorded: Mapping[str, Any], groups: Sequence[h5py.Group]
-    ) -> EnvSpec:
-        """Add to an environment what the dataset records; that takes precedence."""
-        if spec.settings.get("use_contact_forces"):
-            spec = mark_zero_forces(spec, self._sample(groups))
-        settings = {
-            **spec.settings,
-            **({"env_spec": recorded} if recorded else {}),
-            **state_layout(state_arrays(groups[0], self._known)),
-        }
-        limit = recorded.get("max_episode_steps")
-        steps = limit if isinstance(limit, int) and limit > 0 else spec.max_steps
-        return replace(spec, settings=settings, max_steps=steps)
-
     def _sample(self, groups: Sequence[h5py.Group]) -> FloatArray:
         """Return the first rows of the first episodes (time, obs)."""
         rows: list[FloatArray] = []
@@ -177,8 +157,7 @@ class MinariFile:
         Raises:
             DataError: NaN or infinity, or damaged bytes.
         """
-        outline = self.episodes[index]
-        group = self._group(outline.source)
+        group = self._group(self.episodes[index].source)
         arrays: dict[str, FloatArray] = {}
         for key, name in self._arrays.items():
             rows = read_rows(group[name])
@@ -187,21 +166,14 @@ class MinariFile:
         if isinstance(group.get("infos/success"), h5py.Dataset):
             success = bool(np.any(read_array(group["infos/success"])))
         return Episode(
-            source=outline.source,
+            source=self.episodes[index].source,
             observations={key: values[:-1] for key, values in arrays.items()},
             actions=read_rows(group["actions"]),
             rewards=read_rows(group["rewards"]),
             final_observation={key: values[-1] for key, values in arrays.items()},
-            initial_state=read_state(state_arrays(group, self._known), 0),
-            task=outline.task,
-            label=outline.label,
+            initial_state=read_state(state_arrays(group, self._known)[0], 0),
             success=success,
-            seed=_seed(group),
         )
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
 
 
 def _locate(path: Path) -> tuple[Path, dict[str, Any]]:

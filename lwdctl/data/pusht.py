@@ -55,10 +55,6 @@ MAX_CHUNK_BYTES = 2**30
 class PushTBuffer:
     """One replay buffer; a `FileReader`.
 
-    Args:
-        path: The zarr directory or zip file.
-        config: What the user requests.
-
     Raises:
         DataError: The structure is not a PushT buffer's; the message names file and key.
     """
@@ -92,7 +88,7 @@ class PushTBuffer:
             observations=observations,
             action=PUSHT_ACTION,
             env=EnvSpec(adapter or "pusht", (PUSHT_TASK,), {}, PUSHT_MAX_STEPS),
-            labels=(config.label,) if config.label else (),
+            labels=(),
             source_format="pusht",
         )
 
@@ -155,8 +151,6 @@ class PushTBuffer:
             observations={name: observations[name] for name in names},
             actions=self._rows("data/action", start, stop),
             initial_state=state[0].astype(np.float64),
-            task=outline.task,
-            label=outline.label,
         )
 
     def close(self) -> None:

@@ -31,8 +31,9 @@ class EpisodeOutline:
         source: Its name, unique in the file (`"demo_12"`, `"rows 0:1000"`).
         length: Number of steps.
         task: Task name, one of `spec.env.tasks`, or "".
-        label: Behavior label, one of `spec.labels`, or "".
+        label: Behavior label, or "".
         split: `"train"`, `"validation"`, or "" when the source does not say.
+        seed: Collection seed, or None when unknown.
     """
 
     source: str
@@ -40,6 +41,7 @@ class EpisodeOutline:
     task: str = ""
     label: str = ""
     split: str = ""
+    seed: int | None = None
 
 
 class FileReader(Protocol):
@@ -56,8 +58,9 @@ class FileReader(Protocol):
 
     Attributes:
         path: The file, as error messages name it.
-        spec: Observations, action, environment, tasks and labels of the file. `spec.env.max_steps`
-            is positive.
+        spec: Observations, action, environment and tasks of the file. `spec.labels`,
+            `spec.collection_seeds` and, where it is 0, `spec.env.max_steps` are filled in from the
+            episodes by `open_source`.
         episodes: One outline per episode, in numeric order (`"demo_2"` before `"demo_10"`).
     """
 
@@ -66,7 +69,7 @@ class FileReader(Protocol):
     episodes: Sequence[EpisodeOutline]
 
     def read(self, index: int) -> Episode:
-        """Load one episode: float32 arrays with one row per action, and what its outline says.
+        """Load one episode: float32 arrays with one row per action; the outline has the rest.
 
         Raises:
             DataError: NaN or infinity (`NonFiniteError`), unequal lengths, or changed
@@ -185,7 +188,15 @@ class MergedReader:
         first = self._ends[which - 1] if which else 0
         with _damage_as_data_error(reader.path):
             episode = reader.read(index - first)
-        return dataclasses.replace(episode, source=self.episodes[index].source)
+        outline = self.episodes[index]
+        return dataclasses.replace(
+            episode,
+            source=outline.source,
+            task=outline.task,
+            label=outline.label,
+            split=outline.split,
+            seed=outline.seed,
+        )
 
     def close(self) -> None:
         """Close all files."""
@@ -231,17 +242,17 @@ def _merge_specs(readers: Sequence[FileReader]) -> SourceSpec:
     first = readers[0]
     for other in readers[1:]:
         _check_agreement(first, other)
-    specs = [reader.spec for reader in readers]
-    tasks = tuple(dict.fromkeys(task for spec in specs for task in spec.env.tasks))
-    labels = tuple(dict.fromkeys(label for spec in specs for label in spec.labels))
-    seeds = [seed for spec in specs for seed in spec.collection_seeds or ()]
-    env = dataclasses.replace(
-        first.spec.env, tasks=tasks, max_steps=max(spec.env.max_steps for spec in specs)
-    )
+    tasks = tuple(dict.fromkeys(task for reader in readers for task in reader.spec.env.tasks))
+    labels = [label for reader in readers for label in sorted({e.label for e in reader.episodes})]
+    seeds = [e.seed for reader in readers for e in reader.episodes if e.seed is not None]
+    limits = [
+        reader.spec.env.max_steps or max(item.length for item in reader.episodes)
+        for reader in readers
+    ]
     return dataclasses.replace(
         first.spec,
-        env=env,
-        labels=labels,
+        env=dataclasses.replace(first.spec.env, tasks=tasks, max_steps=max(limits)),
+        labels=tuple(dict.fromkeys(filter(None, labels))),
         collection_seeds=(min(seeds), max(seeds)) if seeds else None,
     )
 

@@ -1,14 +1,14 @@
 """Reader of robomimic's HDF5 layout (versions 1.2 to 1.5 of `env_args`).
 
 robomimic itself is not needed. robosuite's `object` observation is converted to one convention
-(`robosuite_object`); `env_args` are kept as written in `EnvSpec.settings["env_args"]`.
+(`data.robosuite`); `env_args` are kept as written in `EnvSpec.settings["env_args"]`.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import h5py
@@ -16,53 +16,58 @@ import numpy as np
 
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
-from lwdctl.core.records import EnvSpec, Episode, FloatArray, ObservationSpec, SourceSpec
-from lwdctl.core.simulator_facts import ROBOSUITE_NETWORK_KEYS
+from lwdctl.core.records import (
+    ActionSpec,
+    EnvSpec,
+    Episode,
+    FloatArray,
+    ObservationSpec,
+    SourceSpec,
+)
+from lwdctl.core.registry import is_import_path
+from lwdctl.core.simulator_facts import (
+    METAWORLD_CONTROL_RATE,
+    METAWORLD_MAX_STEPS,
+    ROBOSUITE_DEFAULT_MAX_STEPS,
+    ROBOSUITE_MAX_STEPS,
+    ROBOSUITE_NETWORK_KEYS,
+    robosuite_action,
+)
+from lwdctl.core.suggest import did_you_mean
 from lwdctl.data.checks import check_components, choose_observations
 from lwdctl.data.hdf5 import (
+    Hdf5Reader,
     array_at,
+    dataset_at,
     location,
     number_of,
-    open_hdf5,
     read_array,
     read_rows,
     text_of,
 )
-from lwdctl.data.reader import EpisodeOutline, closed_on_error, requested_env
-from lwdctl.data.robomimic_env import (
-    action_spec,
-    adapter_of,
-    max_steps_of,
-    read_env_args,
+from lwdctl.data.reader import EpisodeOutline, requested_env
+from lwdctl.data.robomimic_writer import LEVELS
+from lwdctl.data.robosuite import (
+    CONVENTION,
+    POSITION_KEY,
+    ObjectConvention,
+    PoseTargets,
+    arm_settings,
+    control_rate,
+    pose_targets,
 )
-from lwdctl.data.robomimic_masks import Masks
-from lwdctl.data.robosuite_actions import PoseTargets, pose_targets
-from lwdctl.data.robosuite_object import CONVENTION, ObjectConvention
 
-POSITION_KEY, QUATERNION_KEY = "robot0_eef_pos", "robot0_eef_quat"
+QUATERNION_KEY = "robot0_eef_quat"
 SUCCESS_REWARD = 1.0
 
 
-class RobomimicFile:
+class RobomimicFile(Hdf5Reader):
     """One robomimic file; a `FileReader`.
 
     Tasks come from the attribute `task` of a demonstration, else from `env_name`; labels from
     `--label`, the attributes `operator` or `label`, else masks; success from the attribute
     `success`, else (robosuite) from a reward of 1.
-
-    Args:
-        path: The file.
-        config: What the user requests.
-
-    Raises:
-        DataError: The structure is not robomimic's; the message names file and key.
     """
-
-    def __init__(self, path: Path, config: IngestConfig) -> None:
-        self.path = path
-        self._file = open_hdf5(path, config.max_bytes)
-        with closed_on_error(self._file):
-            self._scan(config)
 
     def _scan(self, config: IngestConfig) -> None:
         path = self.path
@@ -97,10 +102,11 @@ class RobomimicFile:
                 text_of(data[name].attrs.get("task", task)),
                 config.label or _own_label(data[name]) or labels.get(name, ""),
                 splits.get(name, ""),
+                _seed(data[name]),
             )
             for name in names
         ]
-        self.spec = self._make_spec(data, observations, sizes["actions"])
+        self.spec = self._make_spec(observations, sizes["actions"])
 
     def _choose_observations(
         self, demo: h5py.Group, config: IngestConfig
@@ -134,12 +140,9 @@ class RobomimicFile:
             self._targets.check(demo)
         return steps
 
-    def _make_spec(
-        self, data: h5py.Group, observations: tuple[ObservationSpec, ...], action_size: int
-    ) -> SourceSpec:
+    def _make_spec(self, observations: tuple[ObservationSpec, ...], action_size: int) -> SourceSpec:
         tasks = tuple(dict.fromkeys(item.task for item in self.episodes))
-        labels = sorted({item.label for item in self.episodes} - {""})
-        seeds = [seed for item in self.episodes if (seed := _seed(data[item.source])) is not None]
+        labels = {item.label for item in self.episodes} - {""}
         settings: dict[str, Any] = {"env_args": self._env_args} if self._env_args else {}
         if any(item.name == "object" and self._object.applies(item.size) for item in observations):
             settings["object_convention"] = CONVENTION
@@ -152,14 +155,12 @@ class RobomimicFile:
             max_steps_of(self._adapter, task, self._env_args, several_operators=len(labels) > 1)
             for task in tasks
         )
-        limit = limit or max(item.length for item in self.episodes)
         return SourceSpec(
             observations=observations,
             action=action,
             env=EnvSpec(self._adapter, tasks, settings, limit),
-            labels=tuple(labels),
+            labels=(),
             source_format="robomimic",
-            collection_seeds=(min(seeds), max(seeds)) if seeds else None,
         )
 
     def read(self, index: int) -> Episode:
@@ -188,16 +189,8 @@ class RobomimicFile:
             final_observation=final,
             initial_state=self._initial_state(demo),
             model=text_of(demo.attrs.get("model_file", "")) or self._shared_model,
-            task=outline.task,
-            label=outline.label,
-            split=outline.split,
             success=self._success(demo, rewards),
-            seed=_seed(demo),
         )
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
 
     def _final_observation(
         self, demo: h5py.Group, keys: Sequence[str]
@@ -277,3 +270,131 @@ def _seed(demo: h5py.Group) -> int | None:
         return int(demo.attrs["seed"])
     except (TypeError, ValueError):
         raise DataError(f"{location(demo, 'attrs[seed]')}: is not an integer") from None
+
+
+class Masks:
+    """The masks of one file.
+
+    Args:
+        file: The open file; it may have no masks.
+        demos: Names of its demonstrations.
+
+    Raises:
+        DataError: A mask is not a list of names, or names a missing demonstration.
+    """
+
+    def __init__(self, file: h5py.File, demos: Sequence[str]) -> None:
+        self._file, self._demos = file, demos
+        self._members: dict[str, frozenset[str]] = {}
+        group = file.get("mask", {})
+        if isinstance(group, h5py.Dataset):
+            raise DataError(f"{location(group)}: is not a group")
+        known = set(demos)
+        for name in group:
+            dataset = dataset_at(group, name)
+            if dataset.dtype.kind not in "SO" or len(dataset.shape or ()) != 1:
+                raise DataError(f"{location(dataset)}: is not a list of names")
+            members = [text_of(item) for item in read_array(dataset)]
+            for row, member in enumerate(members):
+                if member not in known:
+                    raise DataError(f"{location(dataset)}, row {row}: no demonstration '{member}'")
+            self._members[name] = frozenset(members)
+
+    def select(self, filter_key: str) -> list[str]:
+        """Return the demonstrations of the subset `filter_key`, or all of them for "".
+
+        Raises:
+            DataError: No such subset.
+        """
+        if not filter_key:
+            return list(self._demos)
+        if filter_key not in self._members:
+            hint = did_you_mean(filter_key, self._members) or "the file has no masks"
+            raise DataError(f"{location(self._file, f'mask/{filter_key}')}: is missing", hint)
+        return [demo for demo in self._demos if demo in self._members[filter_key]]
+
+    def labels(self) -> dict[str, str]:
+        """Return the behavior label of each demonstration that has one.
+
+        Labels are the masks named after operators, else `better`, `okay` and `worse`. If
+        several hold a demonstration, the smallest (finest) one counts.
+        """
+        base = [name for name in self._members if not name.endswith(("_train", "_valid"))]
+        names = [name for name in base if "operator" in name]
+        names = names or [name for name in LEVELS if name in base]
+        result: dict[str, str] = {}
+        for name in sorted(names, key=lambda name: (-len(self._members[name]), name)):
+            result.update(dict.fromkeys(self._members[name], name))
+        return result
+
+    def splits(self, filter_key: str) -> dict[str, str]:
+        """Return `"train"` or `"validation"` for each demonstration that the masks assign.
+
+        A subset's own split (`NAME_train`, `NAME_valid`) takes precedence over the file's.
+
+        Raises:
+            DataError: A demonstration is in both.
+        """
+        own = f"{filter_key}_train" in self._members and f"{filter_key}_valid" in self._members
+        prefix = f"{filter_key}_" if filter_key and own else ""
+        train = self._members.get(f"{prefix}train", frozenset())
+        valid = self._members.get(f"{prefix}valid", frozenset())
+        both = sorted(train & valid)
+        if both:
+            where = location(self._file, f"mask/{prefix}valid")
+            raise DataError(f"{where}: holds {both[0]}, which mask/{prefix}train holds as well")
+        return {**dict.fromkeys(train, "train"), **dict.fromkeys(valid, "validation")}
+
+
+def read_env_args(data: h5py.Group) -> dict[str, Any]:
+    """Return `env_args` as written, or {} when the file has none.
+
+    Raises:
+        DataError: Not a JSON object.
+    """
+    if "env_args" not in data.attrs:
+        return {}
+    where = f"{location(data)}.attrs[env_args]"
+    try:
+        values = json.loads(text_of(data.attrs["env_args"]))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: is not JSON ({error})") from None
+    if not isinstance(values, dict) or not isinstance(values.get("env_kwargs", {}), dict):
+        raise DataError(f"{where}: is not a JSON object")
+    return values
+
+
+def adapter_of(env_args: Mapping[str, Any]) -> str:
+    """Return the environment table's row: robosuite for robomimic's type 1, or a name as written.
+
+    Code to import (`package.module:Class`) is named by the user with `--env`, never by a file.
+    """
+    written = env_args.get("type")
+    if isinstance(written, str):
+        return "" if is_import_path(written) else written
+    return "robosuite" if written == 1 else ""
+
+
+def max_steps_of(
+    adapter: str, task: str, env_args: Mapping[str, Any], *, several_operators: bool
+) -> int:
+    """Return the episode limit with which results on this data are reported, or 0 if unknown."""
+    if adapter == "robosuite":
+        return ROBOSUITE_MAX_STEPS.get(task, ROBOSUITE_DEFAULT_MAX_STEPS)[several_operators]
+    if adapter != "metaworld":
+        return 0
+    return int(env_args.get("env_kwargs", {}).get("max_steps", METAWORLD_MAX_STEPS))
+
+
+def action_spec(adapter: str, env_args: Mapping[str, Any], size: int, where: str) -> ActionSpec:
+    """Describe the recorded actions.
+
+    Raises:
+        DataError: Controller settings that are not the objects robosuite writes.
+    """
+    if adapter == "robosuite":
+        return robosuite_action(arm_settings(env_args, where) or {}, size, control_rate(env_args))
+    low, high = (-1.0,) * size, (1.0,) * size
+    if adapter == "metaworld":
+        return ActionSpec(size, "delta", "normalized", low, high, METAWORLD_CONTROL_RATE)
+    return ActionSpec(size, "absolute", "unknown", low, high)

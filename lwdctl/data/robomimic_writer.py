@@ -21,8 +21,9 @@ import numpy.typing as npt
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import Episode
 from lwdctl.data.checks import check_rows
-from lwdctl.data.robomimic_masks import LEVELS
 
+LEVELS = ("better", "okay", "worse")
+"""Levels of skill, in the names of operators and masks."""
 DEMONSTRATIONS_PAYLOAD = "demonstrations.hdf5"
 """Name of the file in a `demonstrations` artifact."""
 

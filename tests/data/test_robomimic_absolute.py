@@ -11,7 +11,7 @@ from lwdctl.core.errors import DataError
 from lwdctl.core.records import Episode
 from lwdctl.data.reader import open_source
 from lwdctl.data.robomimic_writer import RobomimicWriter
-from lwdctl.data.robosuite_actions import Scale
+from lwdctl.data.robosuite import Scale
 
 STEPS = 6
 LARGEST = [0.05] * 3 + [0.5] * 3

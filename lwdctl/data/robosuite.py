@@ -1,10 +1,19 @@
-"""Converting robosuite's relative hand motions (OSC_POSE) to absolute poses, from the file alone.
+"""What robomimic's files of robosuite's tasks need beside the reader.
 
+`PoseTargets` converts relative hand motions (OSC_POSE) to absolute poses, from the file alone.
 An absolute pose is the position (3, meters, world frame), the orientation as six numbers
 (`core.rotations`, the gripper's site in the world frame), and the gripper's command: 10 numbers.
 robosuite adds a relative action to the hand's pose when the action arrives:
 `position + motion` and `rotation * orientation`, both along the axes of the robot's base, which
 in its single-arm tasks are the world's. Absolute targets of a file keep their frame.
+
+`ObjectConvention` converts the `object` observation to one convention. Between robosuite 1.4 and
+1.5 Lift's relative position changed its sign and the pick-and-place tasks changed the order of
+parts. Stores hold the convention of 1.5:
+
+- Lift (10): cube position, cube quaternion, cube minus end effector;
+- PickPlace, one object (14): position and quaternion in the end effector's frame, then
+  position and quaternion in the world.
 """
 
 from __future__ import annotations
@@ -23,12 +32,12 @@ from lwdctl.core.errors import DataError
 from lwdctl.core.records import ActionSpec, FloatArray
 from lwdctl.core.rotations import six_numbers
 from lwdctl.core.simulator_facts import (
+    ROBOSUITE_CONTROL_RATE,
     has_absolute_targets,
     is_before_robosuite_1_5,
     robosuite_pose_action,
 )
 from lwdctl.data.hdf5 import array_at, location, read_rows, text_of
-from lwdctl.data.robomimic_env import arm_settings, control_rate
 
 Array = npt.NDArray[np.float64]
 
@@ -39,6 +48,12 @@ SITE_KEY, BODY_KEY = "robot0_eef_quat_site", "robot0_eef_quat"
 HAND, SITE = "robot0_right_hand", "grip_site"
 OTHER_ROTATIONS = ("euler", "axisangle", "xyaxes", "zaxis")
 MOTION_SIZE = 7
+CONVENTION = "robosuite-1.5"
+LIFT_SIZE, PLACE_SIZE = 10, 14
+PLACE_TASKS = ("PickPlaceCan", "PickPlaceMilk", "PickPlaceBread", "PickPlaceCereal")
+LIFT_TOLERANCE = 0.005
+# Relative poses of pick-and-place lag one control step behind, up to 5 cm of motion.
+PLACE_TOLERANCE = 0.06
 HINT = "leave --actions out to store the actions as recorded"
 
 
@@ -259,3 +274,128 @@ def _own_rotation(item: ET.Element, where: str) -> Rotation:
     except ValueError:
         name = item.get("name", item.tag)
         raise DataError(f"{where}: the rotation of {name} is not a quaternion", HINT) from None
+
+
+def control_rate(env_args: Mapping[str, Any]) -> float:
+    """Return the actions per second of a robosuite environment."""
+    return float(env_args.get("env_kwargs", {}).get("control_freq", ROBOSUITE_CONTROL_RATE))
+
+
+def arm_settings(env_args: Mapping[str, Any], where: str) -> dict[str, Any] | None:
+    """Return the settings of the (first) arm's controller, or None where there are none.
+
+    Up to robosuite 1.4 the controller is at the top level (for two arms, in a list); from 1.5 it
+    is under `body_parts`, in robosuite's own files one level deeper.
+
+    Raises:
+        DataError: They are not the objects robosuite writes.
+    """
+    configs = env_args.get("env_kwargs", {}).get("controller_configs")
+    if configs is None:
+        return None
+    if isinstance(configs, list) and configs:
+        configs = configs[0]
+    if isinstance(configs, dict) and "body_parts" in configs:
+        parts = configs["body_parts"]
+        parts = parts.get("arms", parts) if isinstance(parts, dict) else None
+        configs = parts.get("right", parts.get("left")) if isinstance(parts, dict) else None
+    if not isinstance(configs, dict):
+        raise DataError(f"{where}: controller_configs is not what robosuite writes")
+    return configs
+
+
+@dataclass(frozen=True)
+class ObjectConvention:
+    """How one file stores `object`.
+
+    Attributes:
+        task: robosuite's environment name.
+        version: robomimic's `env_version`.
+    """
+
+    task: str
+    version: str
+
+    def applies(self, size: int) -> bool:
+        """Return whether the convention of this task's `object` of `size` components changed."""
+        if self.task == "Lift":
+            return size == LIFT_SIZE
+        return self.task in PLACE_TASKS and size == PLACE_SIZE
+
+    def is_old(
+        self,
+        values: FloatArray,
+        position: FloatArray | None,
+        quaternion: FloatArray | None,
+        where: str,
+    ) -> bool:
+        """Decide by version and data whether `values` follow the convention before 1.5.
+
+        Args:
+            values: `object`, (time, obs), as stored.
+            position: End effector's position (time, 3) in meters, or None if not in the file.
+            quaternion: Its orientation (time, 4) as x, y, z, w, or None.
+            where: File and key, for error messages.
+
+        Raises:
+            DataError: The data contradict the version or fit neither convention, or there is
+                neither a version nor an end-effector position to decide by.
+        """
+        old = is_before_robosuite_1_5(self.version)
+        if position is None:
+            if old is None:
+                raise DataError(
+                    f"{where}, row 0: the robosuite version that wrote it is unknown",
+                    "the file needs env_version or robot0_eef_pos",
+                )
+            return old
+        error = {
+            old: self._residual(values, position, quaternion, old=old) for old in (False, True)
+        }
+        likely = error[True] < error[False] if old is None else old
+        tolerance = LIFT_TOLERANCE if self.task == "Lift" else PLACE_TOLERANCE
+        if error[likely] <= tolerance:
+            return likely
+        if error[not likely] <= tolerance:
+            raise DataError(
+                f"{where}, row 0: follows robosuite {'1.5' if likely else '1.4'}'s convention, "
+                f"but env_version is {self.version}",
+                "correct env_version in the attribute env_args of the group data",
+            )
+        raise DataError(
+            f"{where}, row 0: is not an object pose of {self.task} that fits robot0_eef_pos "
+            f"(off by {min(error.values()):.3f} m)"
+        )
+
+    def convert(self, values: FloatArray) -> FloatArray:
+        """Return `object` (..., obs) of an old file in the convention of 1.5."""
+        converted = values.copy()
+        if self.task == "Lift":
+            converted[..., 7:10] = -values[..., 7:10]
+        else:
+            converted[..., :7], converted[..., 7:] = values[..., 7:], values[..., :7]
+        return converted
+
+    def _residual(
+        self, values: FloatArray, position: FloatArray, quaternion: FloatArray | None, *, old: bool
+    ) -> float:
+        """Return the median disagreement in meters with one of the two conventions."""
+        rows = self.convert(values) if old else values
+        if self.task == "Lift":
+            expected = rows[:, :3] - position
+            return float(np.median(np.linalg.norm(rows[:, 7:10] - expected, axis=1)))
+        offset = rows[:, 7:10] - position
+        if quaternion is not None:
+            offset = _rotate_inverse(quaternion, offset)
+            return float(np.median(np.linalg.norm(rows[:, :3] - offset, axis=1)))
+        # Without a rotation only the distances can be compared.
+        distances = np.linalg.norm(rows[:, :3], axis=1) - np.linalg.norm(offset, axis=1)
+        return float(np.median(np.abs(distances)))
+
+
+def _rotate_inverse(quaternion: FloatArray, vector: FloatArray) -> FloatArray:
+    """Rotate (time, 3) by the inverse of unit quaternions (time, 4) in the order x, y, z, w."""
+    axis, real = -quaternion[:, :3], quaternion[:, 3:]
+    twice = 2 * np.cross(axis, vector)
+    rotated: FloatArray = vector + real * twice + np.cross(axis, twice)
+    return rotated
