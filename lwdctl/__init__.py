@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from lwdctl.methods.trained import LoadedPolicy
     from lwdctl.policies.policy import Policy
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "lwdctl.analysis.comparison": ("Comparison",),
