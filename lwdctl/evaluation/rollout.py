@@ -22,10 +22,15 @@ from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import Progress, SilentProgress
 from lwdctl.core.records import EnvSpec, FloatArray
 from lwdctl.envs.table import Environment
-from lwdctl.evaluation.environment import Environments, Request, Response, RolloutSettings
+from lwdctl.evaluation.environment import (
+    Environments,
+    EnvironmentWorkers,
+    Request,
+    Response,
+    RolloutSettings,
+)
 from lwdctl.evaluation.episodes import EpisodeResult
 from lwdctl.evaluation.video import Recording
-from lwdctl.evaluation.workers import EnvironmentWorkers
 from lwdctl.policies.policy import BatchPolicy, EpisodePlan
 
 PARTS = ("simulator", "denoiser", "decoding", "policy", "total")
@@ -227,7 +232,7 @@ class _Engine:
     def _step(self, batch: _Batch, actions: FloatArray) -> None:
         invalid = [index for index in batch.running if not np.isfinite(actions[index]).all()]
         if invalid:
-            batch.take(self._environments.end(invalid, "an action is not finite"))
+            batch.take(self._environments.end(dict.fromkeys(invalid, "an action is not finite")))
         if batch.running:
             made = self._policy.cost().num_plans
             requests = {

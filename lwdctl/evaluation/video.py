@@ -13,16 +13,32 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from itertools import zip_longest
 from pathlib import Path
 
 import imageio_ffmpeg
 import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
 
 from lwdctl.core.errors import LwdctlError
 from lwdctl.envs.simulator import Simulator
-from lwdctl.evaluation.frames import STILLS, Caption, Pixels, draw_frame, still_grid
 from lwdctl.policies.policy import EpisodePlan
+
+Pixels = npt.NDArray[np.uint8]
+Color = tuple[int, int, int]
+
+REPLAN_COLOR: Color = (40, 120, 255)
+PERTURBATION_COLOR: Color = (255, 120, 20)
+SOLVED_COLOR: Color = (90, 220, 110)
+TEXT_COLOR: Color = (235, 235, 235)
+DIM_COLOR: Color = (150, 150, 155)
+STRIP_COLOR: Color = (24, 24, 28)
+
+STILL_WIDTH = 360
+STILL_COLUMNS = 4
+STILLS = 12
 
 MOST_FRAMES_PER_SECOND = 25
 USUAL_CONTROL_RATE = 25.0
@@ -103,6 +119,89 @@ class Moment:
     over: bool = False
 
 
+def draw_frame(image: Pixels, title: str, moment: Moment, before: Moment) -> Pixels:
+    """Return an image (height, width, 3) with highlights, above a strip of two lines of text.
+
+    A blue border marks a re-plan since the frame before, an orange tag a perturbation. The
+    returned height and width are even, as H.264 requires.
+    """
+    height, width = image.shape[:2]
+    size, edge = max(10, width // 26), max(3, width // 60)
+    line = size + size // 2
+    width, total = width + width % 2, height + 2 * line + size // 2
+    canvas = Image.new("RGB", (width, total + total % 2), STRIP_COLOR)
+    canvas.paste(Image.fromarray(image), (0, 0))
+    draw = ImageDraw.Draw(canvas)
+    # The first plan is none that replaces another.
+    replanned = moment.num_plans > max(1, before.num_plans)
+    perturbed = moment.perturbations > before.perturbations
+    plan_box = REPLAN_COLOR if replanned else None
+    perturbation_box = PERTURBATION_COLOR if perturbed else None
+    if replanned:
+        draw.rectangle((0, 0, width - 1, height - 1), outline=REPLAN_COLOR, width=edge)
+    if perturbed:
+        _write(draw, (2 * edge, 2 * edge), "perturbed", size + 2, box=perturbation_box)
+    left, right, top = size // 2, width - size // 2, height + size // 3
+    _write(draw, (left, top), title, size)
+    _write(draw, (right, top), f"step {moment.step}/{moment.limit}", size, anchor="ra")
+    top += line
+    state, color = ("solved", SOLVED_COLOR) if moment.solved else ("not solved", DIM_COLOR)
+    _write(draw, (right, top), state, size, fill=color, anchor="ra")
+    items: list[tuple[str, Color | None]] = [
+        (f"plan {moment.num_plans}" if moment.num_plans else "", plan_box),
+        (f"perturbations {moment.perturbations}" if moment.perturbations else "", perturbation_box),
+        (moment.reading, None),
+    ]
+    for text, box in items:
+        if text:
+            left = _write(draw, (left, top), text, size, box=box) + size
+    return np.asarray(canvas)
+
+
+def still_grid(frames: Sequence[Pixels]) -> Image.Image:
+    """Return frames (height, width, 3) of one size as rows of four, scaled down."""
+    height, width = frames[0].shape[:2]
+    scale = min(1.0, STILL_WIDTH / width)
+    tile_size = (round(width * scale), round(height * scale))
+    columns = min(STILL_COLUMNS, len(frames))
+    rows = -(-len(frames) // columns)
+    gap = 4
+    grid = Image.new(
+        "RGB", (columns * (tile_size[0] + gap) + gap, rows * (tile_size[1] + gap) + gap)
+    )
+    for index, frame in enumerate(frames):
+        row, column = divmod(index, columns)
+        tile = Image.fromarray(frame).resize(tile_size, Image.Resampling.LANCZOS)
+        grid.paste(tile, (gap + column * (tile_size[0] + gap), gap + row * (tile_size[1] + gap)))
+    return grid
+
+
+def _write(
+    draw: ImageDraw.ImageDraw,
+    place: tuple[int, int],
+    text: str,
+    size: int,
+    *,
+    fill: Color = TEXT_COLOR,
+    box: Color | None = None,
+    anchor: str = "la",
+) -> int:
+    """Write one line, on a filled box where a color is given; return where it ends."""
+    font = _font(size)
+    fill = STRIP_COLOR if box else fill
+    left, top, right, bottom = draw.textbbox(place, text, font=font, anchor=anchor)
+    if box is not None:
+        edge = size // 4
+        draw.rectangle((left - edge, top - edge, right + edge, bottom + edge), fill=box)
+    draw.text(place, text, fill=fill, font=font, anchor=anchor)
+    return int(right)
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
 class EpisodeRecorder:
     """Writes one episode; a file appears under its name once it is complete.
 
@@ -133,7 +232,8 @@ class EpisodeRecorder:
         if self._failed or (moment.step % self._stride and not moment.over):
             return
         try:
-            self._write(draw_frame(self._simulator.render(), self._caption(moment)))
+            image = self._simulator.render()
+            self._write(draw_frame(image, self._title, moment, self._drawn))
         except Exception as error:  # noqa: BLE001
             # Renderers and encoders fail in ways of their own; none is the episode's fault.
             self._fail(error)
@@ -146,7 +246,10 @@ class EpisodeRecorder:
             return
         try:
             writer.close()
-            still_grid(self._stills()).save(self._target.with_suffix(".png"), optimize=True)
+            # Stills are frames at even distances from the first to the last.
+            positions = np.linspace(0, self._count - 1, min(STILLS, self._count)).round()
+            stills = read_frames(self._unfinished, positions.astype(int).tolist(), *self._size)
+            still_grid(stills).save(self._target.with_suffix(".png"), optimize=True)
             self._unfinished.replace(self._target)
         except Exception as error:  # noqa: BLE001 - as above
             self._fail(error)
@@ -158,37 +261,17 @@ class EpisodeRecorder:
             self._writer = None
         self._unfinished.unlink(missing_ok=True)
 
-    def _caption(self, moment: Moment) -> Caption:
-        return Caption(
-            title=self._title,
-            progress=f"step {moment.step}/{moment.limit}",
-            num_plans=moment.num_plans,
-            perturbations=moment.perturbations,
-            reading=moment.reading,
-            solved=moment.solved,
-            replanned=moment.num_plans > max(1, self._drawn.num_plans),
-            perturbed=moment.perturbations > self._drawn.perturbations,
-        )
-
     def _write(self, frame: Pixels) -> None:
         if self._writer is None:
             self._size = (frame.shape[1], frame.shape[0])
-            self._prepare()
+            folder = self._target.parent
+            folder.mkdir(parents=True, exist_ok=True)
+            # An earlier attempt's encoder may still hold its file, which is unlinked here.
+            for path in (self._unfinished, *folder.glob(f"{self._target.stem}.*")):
+                path.unlink(missing_ok=True)
             self._writer = Mp4Writer(self._unfinished, *self._size, self._rate)
         self._writer.write(frame)
         self._count += 1
-
-    def _prepare(self) -> None:
-        folder = self._target.parent
-        folder.mkdir(parents=True, exist_ok=True)
-        # An earlier attempt's encoder may still hold its file, which is unlinked here.
-        for path in (self._unfinished, *folder.glob(f"{self._target.stem}.*")):
-            path.unlink(missing_ok=True)
-
-    def _stills(self) -> list[Pixels]:
-        """Read frames at even distances from the first to the last."""
-        positions = np.linspace(0, self._count - 1, min(STILLS, self._count)).round()
-        return read_frames(self._unfinished, positions.astype(int).tolist(), *self._size)
 
     def _fail(self, error: Exception) -> None:
         self._failed = True
@@ -234,10 +317,11 @@ class Mp4Writer:
             OSError: ffmpeg has stopped.
         """
         assert self._process.stdin is not None
+        assert self._process.stderr is not None
         try:
             self._process.stdin.write(np.ascontiguousarray(frame).data)
         except BrokenPipeError:
-            raise OSError(self._failure()) from None
+            raise OSError(_reason(self._process.stderr.read())) from None
 
     def close(self) -> None:
         """Complete the file.
@@ -253,10 +337,6 @@ class Mp4Writer:
         """Stop at once; the file is of no use."""
         self._process.kill()
         self._process.communicate()
-
-    def _failure(self) -> str:
-        assert self._process.stderr is not None
-        return _reason(self._process.stderr.read())
 
 
 def read_frames(path: Path, positions: Sequence[int], width: int, height: int) -> list[Pixels]:

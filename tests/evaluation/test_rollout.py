@@ -11,7 +11,7 @@ import pytest
 
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.seeding import generator
-from lwdctl.evaluation import workers as worker_processes
+from lwdctl.evaluation import environment
 from lwdctl.evaluation.rollout import PARTS, rollout
 from lwdctl.policies.policy import EpisodePlan
 
@@ -239,7 +239,7 @@ def test_a_worker_killed_from_outside_changes_no_result(run, plans_of, feedback_
 
 @pytest.mark.parametrize(("task", "attempts"), [("hang-once", ""), ("hang", "in time")])
 def test_a_hanging_simulator_runs_into_the_timeout(run, plans_of, task, attempts, monkeypatch):
-    monkeypatch.setattr(worker_processes, "START_TIMEOUT", 30.0)
+    monkeypatch.setattr(environment, "START_TIMEOUT", 30.0)
     begun = time.monotonic()
     got = run(plans_of("walk", task), workers=2, timeout=1.0).episodes
     assert time.monotonic() - begun < 30

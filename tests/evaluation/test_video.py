@@ -15,9 +15,18 @@ from lwdctl.core.simulator_facts import PUSHT_ACTION
 from lwdctl.evaluation import checks
 from lwdctl.evaluation.checks import check_video
 from lwdctl.evaluation.episodes import plan_episodes
-from lwdctl.evaluation.frames import PERTURBATION_COLOR, REPLAN_COLOR, Caption, draw_frame
 from lwdctl.evaluation.rollout import rollout
-from lwdctl.evaluation.video import Mp4Writer, Recording, first_episodes, pace, read_frames
+from lwdctl.evaluation.video import (
+    PERTURBATION_COLOR,
+    REPLAN_COLOR,
+    Moment,
+    Mp4Writer,
+    Recording,
+    draw_frame,
+    first_episodes,
+    pace,
+    read_frames,
+)
 from lwdctl.policies.policy import PolicyCost
 from lwdctl.policies.random import RandomPolicy
 
@@ -229,18 +238,19 @@ def test_an_encoder_that_dies_ends_the_video_alone(
 
 def test_the_caption_says_what_the_episode_has_come_to():
     image = np.zeros((96, 480, 3), dtype=np.uint8)
-    plain = draw_frame(image, Caption("lwd sampled · reach", "step 1/9"))
-    others = [
-        draw_frame(image, Caption("lwd sampled · reach", "step 1/9", **news))
+    moments = [
+        Moment(1, 9, **news)
         for news in (
+            {},
             {"num_plans": 2},
             {"perturbations": 1},
             {"solved": True},
             {"reading": "overlap 0.50"},
         )
     ]
-    assert len({frame[96:].tobytes() for frame in (plain, *others)}) == 5
-    assert all((frame[:96] == 0).all() for frame in others)
+    frames = [draw_frame(image, "lwd sampled · reach", moment, moment) for moment in moments]
+    assert len({frame[96:].tobytes() for frame in frames}) == 5
+    assert all((frame[:96] == 0).all() for frame in frames)
 
 
 def test_the_check_selects_a_backend(env, feedback_policy, monkeypatch):
