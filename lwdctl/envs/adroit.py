@@ -25,7 +25,7 @@ import gymnasium
 import numpy as np
 import numpy.typing as npt
 
-from lwdctl.core.errors import MissingExtraError, SimulatorError
+from lwdctl.core.errors import MissingExtraError
 from lwdctl.core.records import ActionSpec, EnvSpec, FloatArray, ObservationSpec
 from lwdctl.core.simulator_facts import (
     HAMMER,
@@ -34,11 +34,10 @@ from lwdctl.core.simulator_facts import (
     HAMMER_OBSERVATION_SIZE,
     HAND_CONTROL_RATE,
 )
-from lwdctl.envs.gymnasium_scene import GymnasiumScene, normalized_score
-from lwdctl.envs.simulator import BehaviorMeasure, Metric, Observation, Step
+from lwdctl.envs.mujoco_simulator import OBSERVATION, GymnasiumMujoco, normalized_score
+from lwdctl.envs.simulator import BehaviorMeasure, Metric, Observation
 from lwdctl.envs.table import check_tasks
 
-OBSERVATION = "observation"
 POSITIONS, VELOCITIES, BOARD = 33, 33, 3
 # Components of an observation: how far the nail is in the board, the height of the hammer's body
 # (meters), and the force on the nail's head (newtons, clipped at 1).
@@ -62,11 +61,11 @@ def task_names() -> tuple[str, ...]:
     return (HAMMER,)
 
 
-class AdroitSimulator:
+class AdroitSimulator(GymnasiumMujoco):
     """Take the hammer and drive the nail into the board.
 
-    The task is solved while the nail's head is within 1 cm of its goal. The score is D4RL's
-    normalized return.
+    Actions are target angles of the joints, -1 to 1 of their ranges. The task is solved while the
+    nail's head is within 1 cm of its goal. The score is D4RL's normalized return.
 
     Args:
         env: `settings` are not read; `max_steps` of 0 means 200.
@@ -94,10 +93,8 @@ class AdroitSimulator:
         check_tasks([task], task_names(), "environment 'adroit'")
         self.max_steps = env.max_steps or HAMMER_MAX_STEPS
         _register_environments()
-        self._scene = GymnasiumScene(task, {}, body="Object", camera="fixed")
-        self._env = self._scene.env
+        super().__init__(task, {}, body="Object", camera="fixed")
         self._own_board = self._board()
-        self._state = np.zeros(0)
 
     def reset(self, seed: int) -> Observation:
         """Start the episode that `seed` fixes entirely, as the environment's own `reset` does."""
@@ -114,65 +111,18 @@ class AdroitSimulator:
             SimulatorError: Not a state of this task.
         """
         del model
-        size = POSITIONS + VELOCITIES + BOARD
-        if state.shape != (size,):
-            raise SimulatorError(
-                f"a state of '{HAMMER}' has shape ({size},), not {state.shape}",
-                "was it recorded on another task?",
-            )
-        self._state = np.array(state, dtype=np.float64)
+        self._set_state(state, POSITIONS + VELOCITIES + BOARD)
         positions, velocities, board = np.split(self._state, [POSITIONS, POSITIONS + VELOCITIES])
-        self._scene.clear()
+        self._clear()
         self._env.set_env_state({"qpos": positions, "qvel": velocities, "board_pos": board})
         return self._observe(self._env._get_obs())
-
-    def initial_state(self) -> npt.NDArray[np.float64]:
-        """Return the state this episode started from."""
-        return self._state.copy()
-
-    def step(self, action: FloatArray) -> Step:
-        """Apply one action (action,): target angles of the joints, -1 to 1 of their ranges.
-
-        Raises:
-            UnstablePhysicsError: MuJoCo reset a diverged state.
-        """
-        raw, reward, terminated, info = self._scene.step(action)
-        seen = self._observe(raw)
-        numbers = hammer_numbers(seen[OBSERVATION])
-        return Step(
-            observation=seen,
-            reward=reward,
-            success=bool(info["success"]),
-            terminated=terminated,
-            metrics={"reward": reward, **{name: float(value) for name, value in numbers.items()}},
-        )
-
-    def perturb(self, magnitude: float, rng: np.random.Generator) -> None:
-        """Push the hammer with `magnitude` newtons in a random direction for a step of 10 ms."""
-        if magnitude == 0:
-            return
-        direction = rng.normal(size=3)
-        self._scene.apply_force(magnitude * direction / np.linalg.norm(direction))
-
-    def render(self) -> npt.NDArray[np.uint8]:
-        """Return an image (height, width, 3) of the hand and the board.
-
-        Raises:
-            SimulatorError: No OpenGL backend works on this machine.
-        """
-        return self._scene.render()
-
-    def close(self) -> None:
-        """Free the simulator."""
-        self._scene.close()
 
     def _board(self) -> npt.NDArray[np.float64]:
         board: npt.NDArray[np.float64] = self._env.model.body_pos[self._env.target_body_id].copy()
         return board
 
-    @staticmethod
-    def _observe(observation: npt.NDArray[np.float64]) -> Observation:
-        return {OBSERVATION: observation.astype(np.float32)}
+    def _numbers(self, observation: FloatArray) -> Mapping[str, float]:
+        return {name: float(value) for name, value in hammer_numbers(observation).items()}
 
 
 def hammer_numbers(observation: npt.NDArray[Any]) -> dict[str, npt.NDArray[np.float64]]:

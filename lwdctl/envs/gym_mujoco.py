@@ -14,19 +14,19 @@ import mujoco
 import numpy as np
 import numpy.typing as npt
 
-from lwdctl.core.errors import ConfigError, SimulatorError
+from lwdctl.core.errors import ConfigError
 from lwdctl.core.records import ActionSpec, EnvSpec, FloatArray, ObservationSpec
 from lwdctl.core.simulator_facts import ANT_CONTACT_FORCES, LOCOMOTION_MAX_STEPS
-from lwdctl.envs.gymnasium_scene import (
+from lwdctl.envs.mujoco_simulator import (
+    OBSERVATION,
     SCORE,
-    GymnasiumScene,
+    GymnasiumMujoco,
     build_environment,
     normalized_score,
 )
-from lwdctl.envs.simulator import BehaviorMeasure, Metric, Observation, Step
+from lwdctl.envs.simulator import BehaviorMeasure, Metric, Observation
 from lwdctl.envs.table import check_tasks
 
-OBSERVATION = "observation"
 BODIES = ("HalfCheetah", "Walker2d", "Ant", "Hopper")
 VERSIONS = ("v4", "v5")
 # Bodies that move in the x-z plane only.
@@ -48,11 +48,12 @@ def task_names() -> tuple[str, ...]:
     return tuple(f"{body}-{version}" for version in VERSIONS for body in BODIES)
 
 
-class GymMujocoSimulator:
+class GymMujocoSimulator(GymnasiumMujoco):
     """One body that is rewarded for running forward.
 
-    The score is D4RL's normalized return. Walker2d, Ant and Hopper end when they fall, as their
-    versions say; the metrics then cover the steps before. `Step.success` is always False.
+    Actions are the motors' torques, -1 to 1 of what each can give. The score is D4RL's normalized
+    return. Walker2d, Ant and Hopper end when they fall, as their versions say; the metrics then
+    cover the steps before. `Step.success` is always False.
 
     Args:
         env: `settings["use_contact_forces"]` adds the 84 contact forces of Ant-v4 to the
@@ -69,22 +70,23 @@ class GymMujocoSimulator:
 
     def __init__(self, env: EnvSpec, task: str) -> None:
         check_tasks([task], task_names(), "environment 'mujoco'")
-        self.task, self._body = task, task.partition("-")[0]
         self.max_steps = env.max_steps or LOCOMOTION_MAX_STEPS
         forces = task == "Ant-v4" and bool(env.settings.get("use_contact_forces"))
         zeros = forces and bool(env.settings.get("zero_contact_forces"))
         arguments = {"use_contact_forces": True} if forces and not zeros else {}
-        self._scene = GymnasiumScene(task, arguments, body="torso", camera="track")
-        self._env = self._scene.env
+        super().__init__(task, arguments, body="torso", camera="track")
+        self._body = task.partition("-")[0]
+        self._planar = self._body in PLANAR
         self._feet = FootContacts(task, self._env.model)
         self._padding = np.zeros(ANT_CONTACT_FORCES if zeros else 0)
         size = self._env.observation_space.shape[0] + self._padding.size
         self.observations = (ObservationSpec(OBSERVATION, size),)
-        self.action = _action_spec(self._env)
-        self._sources = self._feet.names
-        contacts = (Metric(source, source, "mean") for source in self._sources)
+        size, rate = self._env.model.nu, float(self._env.metadata["render_fps"])
+        limits = (-1.0,) * size, (1.0,) * size
+        self.action = ActionSpec(size, "torque", "normalized", *limits, rate)
+        contacts = (Metric(name, name, "mean") for name in self._feet.names)
         self.metrics = (normalized_score(self._body.lower()), *contacts)
-        self._state: npt.NDArray[np.float64] = self._env.state_vector()
+        self._state = self._env.state_vector()
 
     @staticmethod
     def behavior_measure(task: str) -> BehaviorMeasure:
@@ -111,20 +113,10 @@ class GymMujocoSimulator:
         """
         del model
         positions, velocities = self._env.model.nq, self._env.model.nv
-        if state.shape != (positions + velocities,):
-            raise SimulatorError(
-                f"a state of '{self.task}' has shape ({positions + velocities},), "
-                f"not {state.shape}",
-                "was it recorded with another body?",
-            )
-        self._state = np.array(state, dtype=np.float64)
-        self._scene.clear()
+        self._set_state(state, positions + velocities)
+        self._clear()
         self._env.set_state(self._state[:positions], self._state[positions:])
         return self._observe(self._env._get_obs())  # noqa: SLF001 - there is no public way
-
-    def initial_state(self) -> npt.NDArray[np.float64]:
-        """Return the positions and velocities this episode started from."""
-        return self._state.copy()
 
     def state_at(self, observation: Observation) -> npt.NDArray[np.float64]:
         """Return the state that an observation shows, with the body at the origin.
@@ -137,51 +129,13 @@ class GymMujocoSimulator:
         seen = np.asarray(observation[OBSERVATION][:size], dtype=np.float64)
         return np.concatenate([unobserved, seen])
 
-    def step(self, action: FloatArray) -> Step:
-        """Apply one action (action,): the motors' torques, -1 to 1 of what each can give.
-
-        Raises:
-            UnstablePhysicsError: MuJoCo reset a diverged state.
-        """
-        raw, reward, terminated, _ = self._scene.step(action)
-        seen = self._observe(raw)
-        contacts = self._feet.at(seen[OBSERVATION]).astype(float).tolist()
-        return Step(
-            observation=seen,
-            reward=reward,
-            success=False,
-            terminated=terminated,
-            metrics={"reward": reward, **dict(zip(self._sources, contacts, strict=True))},
-        )
-
-    def perturb(self, magnitude: float, rng: np.random.Generator) -> None:
-        """Push the torso with `magnitude` newtons in a random direction during the next step.
-
-        A body that moves in a plane is pushed in it. A step lasts 50 ms for HalfCheetah and Ant,
-        8 ms for Walker2d and Hopper.
-        """
-        if magnitude == 0:
-            return
-        direction = rng.normal(size=3)
-        if self._body in PLANAR:
-            direction[1] = 0.0
-        self._scene.apply_force(magnitude * direction / np.linalg.norm(direction))
-
-    def render(self) -> npt.NDArray[np.uint8]:
-        """Return the image (height, width, 3) of a camera that follows the body.
-
-        Raises:
-            SimulatorError: No OpenGL backend works on this machine.
-        """
-        return self._scene.render()
-
-    def close(self) -> None:
-        """Free the simulator."""
-        self._scene.close()
-
     def _observe(self, observation: npt.NDArray[np.float64]) -> Observation:
         row = np.concatenate([observation, self._padding])
         return {OBSERVATION: row.astype(np.float32)}
+
+    def _numbers(self, observation: FloatArray) -> Mapping[str, float]:
+        contacts = self._feet.at(observation).astype(float).tolist()
+        return dict(zip(self._feet.names, contacts, strict=True))
 
 
 class FootContacts:
@@ -228,9 +182,3 @@ class FootContacts:
         touching = np.concatenate([second[first == self._floor], first[second == self._floor]])
         found: npt.NDArray[np.bool_] = np.isin(self._feet, touching)
         return found
-
-
-def _action_spec(env: Any) -> ActionSpec:
-    size = env.model.nu
-    rate = float(env.metadata["render_fps"])
-    return ActionSpec(size, "torque", "normalized", (-1.0,) * size, (1.0,) * size, rate)

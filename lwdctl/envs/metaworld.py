@@ -19,23 +19,15 @@ import numpy as np
 import numpy.typing as npt
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
-from lwdctl.core.errors import SimulatorError
 from lwdctl.core.records import ActionSpec, EnvSpec, FloatArray, ObservationSpec
 from lwdctl.core.seeding import generator
 from lwdctl.core.simulator_facts import METAWORLD_CONTROL_RATE, METAWORLD_MAX_STEPS
-from lwdctl.envs.mujoco_rendering import open_renderer
-from lwdctl.envs.simulator import Metric, Observation, Step, UnstablePhysicsError
+from lwdctl.envs.mujoco_simulator import OBSERVATION, MujocoSimulator
+from lwdctl.envs.simulator import Metric, Observation, Step
 from lwdctl.envs.table import check_tasks
 
 SUFFIX = "-v3"
 ACTION = ActionSpec(4, "delta", "normalized", (-1.0,) * 4, (1.0,) * 4, METAWORLD_CONTROL_RATE)
-OBSERVATIONS = (ObservationSpec("observation", 39),)
-
-_WARNINGS = (
-    mujoco.mjtWarning.mjWARN_BADQPOS,
-    mujoco.mjtWarning.mjWARN_BADQVEL,
-    mujoco.mjtWarning.mjWARN_BADQACC,
-)
 
 
 def task_names() -> tuple[str, ...]:
@@ -43,27 +35,27 @@ def task_names() -> tuple[str, ...]:
     return tuple(name.removesuffix(SUFFIX) for name in ALL_V3_ENVIRONMENTS)
 
 
-class MetaworldSimulator:
+class MetaworldSimulator(MujocoSimulator):
     """One Metaworld task with its goal in the last three observation components.
+
+    An initial state is the random vector of an episode (object position, goal).
 
     Args:
         env: `settings` are not read; `max_steps` of 0 means Metaworld's 500.
         task: `"reach"` or `"reach-v3"`.
     """
 
-    observations = OBSERVATIONS
+    observations = (ObservationSpec(OBSERVATION, 39),)
     action = ACTION
     metrics = (Metric("final_success", "success", "last"),)
 
     def __init__(self, env: EnvSpec, task: str) -> None:
-        self.task = task.removesuffix(SUFFIX)
-        check_tasks([self.task], task_names(), "environment 'metaworld'")
+        task = task.removesuffix(SUFFIX)
+        check_tasks([task], task_names(), "environment 'metaworld'")
+        super().__init__(task, _visible_goal_env(task + SUFFIX), _camera())
         self.max_steps = env.max_steps or METAWORLD_MAX_STEPS
-        self._env = _visible_goal_env(self.task + SUFFIX)
         self._env._get_state_rand_vec = self._start_vector
         self._rng: np.random.Generator | None = None
-        self._vector = np.zeros(0)
-        self._renderer: Any = None
 
     def reset(self, seed: int) -> Observation:
         """Start the episode that `seed` fixes entirely."""
@@ -77,27 +69,17 @@ class MetaworldSimulator:
         finally:
             self._env._reset_hand = move_hand
             self._rng = None
-        return self.restore(self._vector)
+        return self.restore(self._state)
 
     def restore(self, state: npt.NDArray[np.float64], model: str = "") -> Observation:
         """Start from the vector that `initial_state` returned."""
         del model
-        low = self._env._random_reset_space.low
-        if state.shape != low.shape:
-            raise SimulatorError(
-                f"an initial state of '{self.task}' has shape {low.shape}, not {state.shape}",
-                "was it recorded on another task?",
-            )
-        self._vector = np.array(state, dtype=np.float64)
+        self._set_state(state, len(self._env._random_reset_space.low))
         # reset() applies the vector to the model, resets the physics and applies it again: the
         # arm's way to its start then meets the same model, whatever the last episode left.
         observation, _ = self._env.reset()
         self._env.data.warning.number[:] = 0
         return self._observe(observation)
-
-    def initial_state(self) -> npt.NDArray[np.float64]:
-        """Return the random vector of this episode (object position, goal)."""
-        return self._vector.copy()
 
     def step(self, action: FloatArray) -> Step:
         """Apply one action (action,): 1 cm of hand motion per unit, and the gripper's effort.
@@ -107,16 +89,10 @@ class MetaworldSimulator:
         """
         clipped = np.clip(np.asarray(action, dtype=np.float32), -1.0, 1.0)
         observation, reward, _, _, info = self._env.step(clipped)
-        if any(self._env.data.warning[kind].number for kind in _WARNINGS):
-            raise UnstablePhysicsError(f"the physics of '{self.task}' became unstable")
+        self._check_stable()
         success = bool(info["success"])
-        return Step(
-            observation=self._observe(observation),
-            reward=float(reward),
-            success=success,
-            terminated=False,
-            metrics={"success": float(success)},
-        )
+        metrics = {"success": float(success)}
+        return Step(self._observe(observation), float(reward), success, False, metrics)
 
     def perturb(self, magnitude: float, rng: np.random.Generator) -> None:
         """Move the end effector's target by `magnitude` meters in a random direction."""
@@ -127,37 +103,19 @@ class MetaworldSimulator:
         moved = self._env.data.mocap_pos[0] + offset
         self._env.data.mocap_pos[0] = np.clip(moved, self._env.mocap_low, self._env.mocap_high)
 
-    def render(self) -> npt.NDArray[np.uint8]:
-        """Return an image (height, width, 3) of the table and the arm from its right.
-
-        Raises:
-            SimulatorError: No OpenGL backend works on this machine.
-        """
-        if self._renderer is None:
-            self._renderer = open_renderer(self._env.model)
-        self._renderer.update_scene(self._env.data, camera=_camera())
-        image: npt.NDArray[np.uint8] = self._renderer.render()
-        return image
-
-    def close(self) -> None:
-        """Free the renderer; the physics go with the object."""
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
-
     def _start_vector(self) -> npt.NDArray[np.float64]:
         if self._rng is not None:
             space = self._env._random_reset_space
-            self._vector = self._rng.uniform(space.low, space.high)
+            self._state = self._rng.uniform(space.low, space.high)
         # A copy: some tasks write into what they are given.
-        return self._vector.copy()
+        return self._state.copy()
 
     def _skip_hand(self) -> None:
         self._env.init_tcp = self._env.tcp_center
 
     @staticmethod
     def _observe(observation: npt.NDArray[np.float64]) -> Observation:
-        return {"observation": observation.astype(np.float32)}
+        return {OBSERVATION: observation.astype(np.float32)}
 
 
 def _camera() -> Any:

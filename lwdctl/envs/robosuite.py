@@ -33,7 +33,7 @@ from lwdctl.core.simulator_facts import (
     ROBOSUITE_NETWORK_KEYS,
     robosuite_pose_action,
 )
-from lwdctl.envs.mujoco_rendering import open_renderer
+from lwdctl.envs.mujoco_simulator import MujocoSimulator
 from lwdctl.envs.robosuite_controllers import (
     action_spec,
     control_rate,
@@ -42,7 +42,7 @@ from lwdctl.envs.robosuite_controllers import (
     pose_command,
 )
 from lwdctl.envs.robosuite_perturbation import displace_hand
-from lwdctl.envs.simulator import Metric, Observation, Step, UnstablePhysicsError
+from lwdctl.envs.simulator import Metric, Observation, Step
 from lwdctl.envs.table import check_tasks
 
 LOGGER = "robosuite_logs"
@@ -81,19 +81,13 @@ CAMERA = "agentview"
 # From robosuite 1.5 on the names of a gripper's parts carry the arm's.
 MARK_OF_15 = "gripper0_right_grip_site"
 
-_UNSTABLE = (
-    mujoco.mjtWarning.mjWARN_BADQPOS,
-    mujoco.mjtWarning.mjWARN_BADQVEL,
-    mujoco.mjtWarning.mjWARN_BADQACC,
-)
-
 
 def task_names() -> tuple[str, ...]:
     """Return the tasks by robosuite's names."""
     return tuple(OBJECT_PARTS)
 
 
-class RobosuiteSimulator:
+class RobosuiteSimulator(MujocoSimulator):
     """One robosuite task with the robot and controller that the data were recorded with.
 
     Lift is solved with the cube 4 cm above the table, Can with the can in its bin and the hand
@@ -114,16 +108,16 @@ class RobosuiteSimulator:
 
     def __init__(self, env: EnvSpec, task: str) -> None:
         check_tasks([task], task_names(), "environment 'robosuite'")
-        self.task = task
         self.max_steps = env.max_steps or MAX_STEPS
         arguments = make_arguments(env.settings.get("env_args", {}))
         self._poses = env.settings.get("actions") == "absolute"
         if self._poses:
             arguments = pose_arguments(arguments)
-        self._env = _build(task, arguments)
+        super().__init__(task, _build(task, arguments), CAMERA)
+        self._scene_option = mujoco.MjvOption()
+        self._scene_option.geomgroup[0] = 0  # collision shapes
         self._own_model: str = self._env.model.get_xml()
         self._loaded: str | None = self._own_model
-        self._renderer: Any = None
         self._randomize(0)
         self._own_record = self._readable(_saved(self._env))
         # numba compiles on the first step, which takes a while where nothing is cached yet.
@@ -134,13 +128,13 @@ class RobosuiteSimulator:
             if self._poses
             else action_spec(arguments, self._env.action_dim)
         )
-        self._state: npt.NDArray[np.float64] = self._env.sim.get_state().flatten()
+        self._state = self.state()
 
     def reset(self, seed: int) -> Observation:
         """Start the episode that `seed` fixes entirely."""
         self._load(self._own_model)
         self._randomize(derive_seed("robosuite reset", self.task, seed))
-        return self._start(self._env.sim.get_state().flatten())
+        return self._start(self.state())
 
     def restore(self, state: npt.NDArray[np.float64], model: str = "") -> Observation:
         """Start from a recorded state: time, positions, velocities.
@@ -157,17 +151,8 @@ class RobosuiteSimulator:
         """
         own = MARK_OF_15 not in model or self._readable(model) == self._own_record
         self._load(self._own_model if own else model)
-        size = 1 + self._env.sim.model.nq + self._env.sim.model.nv
-        if state.shape != (size,):
-            raise SimulatorError(
-                f"a state of '{self.task}' has shape ({size},), not {state.shape}",
-                "was it recorded on another task?",
-            )
-        return self._start(np.array(state, dtype=np.float64))
-
-    def initial_state(self) -> npt.NDArray[np.float64]:
-        """Return the flattened MuJoCo state this episode started from."""
-        return self._state.copy()
+        self._set_state(state, 1 + self._env.sim.model.nq + self._env.sim.model.nv)
+        return self._start(self._state)
 
     def state(self) -> npt.NDArray[np.float64]:
         """Return the flattened MuJoCo state now, as robomimic's `states` hold one per step."""
@@ -196,15 +181,10 @@ class RobosuiteSimulator:
             # Controllers may fail on a diverged state before it is checked.
             self._check_stable(error)
             raise
-        self._check_stable(None)
+        self._check_stable()
         success = bool(self._env._check_success())
-        return Step(
-            observation=self._observe(seen),
-            reward=float(reward),
-            success=success,
-            terminated=False,
-            metrics={"success": float(success)},
-        )
+        metrics = {"success": float(success)}
+        return Step(self._observe(seen), float(reward), success, False, metrics)
 
     def perturb(self, magnitude: float, rng: np.random.Generator) -> None:
         """Displace the end effector by `magnitude` meters, and turn it by 5 degrees a centimeter.
@@ -214,25 +194,8 @@ class RobosuiteSimulator:
         """
         displace_hand(self._env, magnitude, rng)
 
-    def render(self) -> npt.NDArray[np.uint8]:
-        """Return an image (height, width, 3) of the table and the arm.
-
-        Raises:
-            SimulatorError: No OpenGL backend works on this machine.
-        """
-        sim = self._env.sim
-        if self._renderer is None:
-            self._renderer = open_renderer(sim.model._model)
-        options = mujoco.MjvOption()
-        options.geomgroup[0] = 0  # collision shapes
-        self._renderer.update_scene(sim.data._data, camera=CAMERA, scene_option=options)
-        image: npt.NDArray[np.uint8] = self._renderer.render()
-        return image
-
-    def close(self) -> None:
-        """Free the renderer and the simulator."""
-        self._close_renderer()
-        self._env.close()
+    def _physics(self) -> tuple[Any, Any]:
+        return self._env.sim.model._model, self._env.sim.data._data
 
     def _randomize(self, seed: int) -> None:
         """Reset with noise that is drawn from `seed` alone."""
@@ -278,21 +241,11 @@ class RobosuiteSimulator:
             raise SimulatorError(f"the recorded scene cannot be read: {error}") from error
         return text
 
-    def _check_stable(self, cause: Exception | None) -> None:
-        data = self._env.sim.data._data
-        if any(data.warning[kind].number for kind in _UNSTABLE):
-            raise UnstablePhysicsError(f"the physics of '{self.task}' became unstable") from cause
-
     def _observe(self, seen: Mapping[str, Any]) -> Observation:
         return {
             item.name: _value(self.task, seen, item.name).astype(np.float32)
             for item in self.observations
         }
-
-    def _close_renderer(self) -> None:
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
 
 
 def _build(task: str, arguments: Mapping[str, Any]) -> Any:

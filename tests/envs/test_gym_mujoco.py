@@ -14,7 +14,7 @@ from lwdctl.core.errors import ConfigError, SimulatorError
 from lwdctl.core.records import EnvSpec
 from lwdctl.data.gym_envs import gym_action, known_env
 from lwdctl.envs.gym_mujoco import FEET, FootContacts, GymMujocoSimulator, task_names
-from lwdctl.envs.gymnasium_scene import REFERENCE_RETURNS, build_environment, normalized_score
+from lwdctl.envs.mujoco_simulator import REFERENCE_RETURNS, build_environment, normalized_score
 from lwdctl.envs.simulator import UnstablePhysicsError
 from lwdctl.evaluation.rollout import rollout
 from lwdctl.policies.policy import EpisodePlan, PolicyCost
@@ -190,7 +190,7 @@ def test_a_push_acts_with_its_force_for_one_step():
     for magnitude in (0.0, 100.0):
         simulator.restore(high)
         simulator.perturb(magnitude, np.random.default_rng(3))
-        force = data.xfrc_applied[simulator._scene._body, :3].copy()
+        force = data.xfrc_applied[simulator._force_body, :3].copy()
         for _ in range(2):
             simulator.step(np.zeros(6, np.float32))
             mujoco.mj_forward(model, data)
@@ -221,7 +221,7 @@ def test_a_push_is_in_newtons_and_within_the_plane(task):
 def test_a_state_of_another_body_is_refused():
     with pytest.raises(SimulatorError, match="HalfCheetah") as caught:
         build("HalfCheetah-v4").restore(np.zeros(12))
-    assert "another body" in caught.value.hint
+    assert "another task" in caught.value.hint
 
 
 def test_an_unknown_version_is_refused():
