@@ -19,14 +19,14 @@ import shutil
 import stat
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 
 from lwdctl.artifacts.files import sha256_of
 from lwdctl.core.errors import ConfigError, DataError
 from lwdctl.core.progress import Progress
-from lwdctl.data.fetch import Remote, by_hand, fetch, reason
+from lwdctl.data.fetch import by_hand, fetch, reason
 
 HUB_REPOSITORY = "robomimic/robomimic_datasets"
 HUB_REVISION = "74fa018461f479cd9fd15b924a16103012096203"
@@ -210,13 +210,12 @@ def _record(path: Path) -> Path:
 
 def _download(source: Source, path: Path, progress: Progress) -> tuple[str, str]:
     """Return the SHA-256 of the downloaded file and what it was compared with."""
-    remote = Remote(source.url, source.sha256, source.size)
     if source.hub_path:
-        remote = _on_the_hub(source, path)
-    progress.message(f"downloading {remote.url}")
-    digest = fetch(remote, path, progress)
+        source = _on_the_hub(source, path)
+    progress.message(f"downloading {source.url}")
+    digest = fetch(source.url, path, progress, sha256=source.sha256, size=source.size)
     _record(path).write_text(f"{digest}  {path.name}\n", encoding="utf-8")
-    return digest, source.checksum if remote.sha256 else ""
+    return digest, source.checksum if source.sha256 else ""
 
 
 def _check_present(source: Source, path: Path, progress: Progress) -> tuple[str, str]:
@@ -240,7 +239,7 @@ def _check_present(source: Source, path: Path, progress: Progress) -> tuple[str,
     return digest, "the first download" if recorded else ""
 
 
-def _on_the_hub(source: Source, path: Path) -> Remote:
+def _on_the_hub(source: Source, path: Path) -> Source:
     """Request a file's address, digest and size from the Hugging Face Hub.
 
     Raises:
@@ -266,7 +265,9 @@ def _on_the_hub(source: Source, path: Path) -> Remote:
         ) from error
     # The tag of a file in large-file storage is its SHA-256; of a small one a Git digest.
     published = found.etag if found.etag and len(found.etag) == 64 else ""
-    return Remote(url, source.sha256 or published, found.size or source.size)
+    return replace(
+        source, url=url, sha256=source.sha256 or published, size=found.size or source.size
+    )
 
 
 def unpack(archive: Path, wanted: str, folder: Path, progress: Progress) -> None:

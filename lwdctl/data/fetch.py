@@ -7,7 +7,6 @@ breaks, and the Hub's own transfer continues a file without checking that it is 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -29,29 +28,16 @@ UNIT = 1000
 SIGNATURES = {".hdf5": b"\x89HDF\r\n\x1a\n", ".zip": b"PK\x03\x04"}
 
 
-@dataclass(frozen=True)
-class Remote:
-    """A file on a server.
-
-    Attributes:
-        url: Its address.
-        sha256: The digest that it must have, or "".
-        size: Its size in bytes, or 0 when unknown.
-    """
-
-    url: str
-    sha256: str = ""
-    size: int = 0
-
-
-def fetch(remote: Remote, path: Path, progress: Progress) -> str:
+def fetch(url: str, path: Path, progress: Progress, *, sha256: str = "", size: int = 0) -> str:
     """Download a file, resume what an earlier attempt left, and check the result.
 
     Args:
-        remote: What to download.
+        url: Address of the file.
         path: Where to store it; until it is complete and checked, `<path>.part` holds the bytes
             received so far.
         progress: Where to report.
+        sha256: The digest that it must have, or "".
+        size: Its size in bytes, or 0 when unknown.
 
     Returns:
         The file's SHA-256.
@@ -61,16 +47,16 @@ def fetch(remote: Remote, path: Path, progress: Progress) -> str:
             are kept), or sends another file (which is removed).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    transfer = _Transfer(remote, path, progress)
-    if not (remote.size and transfer.size == remote.size):
+    transfer = _Transfer(url, path, progress, sha256, size)
+    if not (size and transfer.size == size):
         transfer.run()
     digest = sha256_of(transfer.part)
-    problem = _problem(transfer.part, digest, remote.sha256, path.suffix)
+    problem = _problem(transfer.part, digest, sha256, path.suffix)
     if problem:
         transfer.remove()
         raise DataError(
-            f"{remote.url}: is not the file that was published ({problem}); it was removed",
-            by_hand(remote.url, path),
+            f"{url}: is not the file that was published ({problem}); it was removed",
+            by_hand(url, path),
         )
     sync(transfer.part)
     transfer.part.replace(path)
@@ -93,8 +79,9 @@ class _Transfer:
     `part` holds the bytes, `version` the tag of the server's file that they belong to.
     """
 
-    def __init__(self, remote: Remote, path: Path, progress: Progress) -> None:
-        self.remote, self.path, self.progress = remote, path, progress
+    def __init__(self, url: str, path: Path, progress: Progress, sha256: str, size: int) -> None:
+        self.url, self.path, self.progress = url, path, progress
+        self.sha256, self.expected_size = sha256, size
         self.part = path.with_name(f"{path.name}.part")
         self.version = path.with_name(f"{path.name}.part.version")
 
@@ -132,12 +119,11 @@ class _Transfer:
         start = self.size
         version = self.version.read_text(encoding="utf-8") if self.version.exists() else ""
         headers = {"Accept-Encoding": "identity"}
-        if start and (self.remote.sha256 or version):
+        if start and (self.sha256 or version):
             headers["Range"] = f"bytes={start}-"
-            if not self.remote.sha256:  # nothing else notices the halves of two different files
+            if not self.sha256:  # nothing else notices the halves of two different files
                 headers["If-Range"] = version
-        url = self.remote.url
-        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+        with requests.get(self.url, headers=headers, stream=True, timeout=TIMEOUT) as response:
             self._check_response(response)
             if response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 if _total(response) == start:
@@ -150,13 +136,13 @@ class _Transfer:
                 start = 0
                 self.version.write_text(_version(response), encoding="utf-8")
                 self.part.write_bytes(b"")
-            total = _total(response) or self.remote.size
+            total = _total(response) or self.expected_size
             self._write(response, start, total)
         if total and self.size < total:
             raise _BrokenOffError("the connection broke off")
 
     def _check_response(self, response: requests.Response) -> None:
-        url, code = self.remote.url, response.status_code
+        url, code = self.url, response.status_code
         encoding = response.headers.get("Content-Encoding", "identity")
         if response.ok and encoding.lower() not in ("", "identity"):
             raise DataError(  # its lengths and ranges count other bytes than the file's
@@ -186,15 +172,14 @@ class _Transfer:
                 start = end
 
     def _failure(self, why: str) -> DataError:
-        url = self.remote.url
         if not self.size:
             return DataError(
-                f"cannot download from {urlsplit(url).netloc} ({why})",
-                f"check the connection, {by_hand(url, self.path)}",
+                f"cannot download from {urlsplit(self.url).netloc} ({why})",
+                f"check the connection, {by_hand(self.url, self.path)}",
             )
         return DataError(
             f"{self.path.name}: {why} at {self.size:,} bytes, repeatedly; they are kept",
-            f"run the same command again to resume, {by_hand(url, self.path)}",
+            f"run the same command again to resume, {by_hand(self.url, self.path)}",
         )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from lwdctl.artifacts.snippets import SnippetStore, SnippetWriter
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import ConfigError, DataError
 from lwdctl.core.progress import Progress, TqdmProgress
-from lwdctl.core.records import Episode, SourceSpec
+from lwdctl.core.records import SourceSpec
 from lwdctl.core.seeding import generator
 from lwdctl.data.checks import NonFiniteError
 from lwdctl.data.reader import EpisodeOutline, MergedReader
@@ -63,24 +63,40 @@ def ingest(
         f"{action.semantics} ({action.units})"
     )
     splits = assign_splits(chosen, config.validation_fraction, config.seed)
-    writer, stored = SnippetWriter(store, spec), _Stored()
+    writer = SnippetWriter(store, spec)
+    stored: list[EpisodeOutline] = []
+    returns: list[float] = []
+    successes: list[bool] = []
     with progress.task("ingest", len(order), "episode") as task:
-        for index, split in zip(order, splits, strict=True):
+        for index, outline, split in zip(order, chosen, splits, strict=True):
             try:
                 episode = replace(source.read(index), split=split)
             except NonFiniteError as error:
                 if config.on_nan != "drop":
                     raise
-                stored.dropped += 1
                 progress.message(f"left out: {error.message}")
             else:
                 writer.append(episode)
-                stored.add(episode)
+                stored.append(outline)
+                if episode.rewards is not None:
+                    returns.append(float(episode.rewards.sum(dtype="float64")))
+                if episode.success is not None:
+                    successes.append(episode.success)
             task.advance()
-    if not stored.lengths:
+    if not stored:
         raise DataError(f"{source.paths[0]}: every episode has NaN or infinity")
-    summary = {**writer.close(), **stored.to_mapping(), **_describe(spec)}
-    return SnippetStore.written_by(writer), summary
+    summary: dict[str, Any] = {
+        **writer.close(),
+        "dropped_episodes": len(chosen) - len(stored),
+        "length": _distribution([item.length for item in stored]),
+        "episodes_by_task": dict(sorted(Counter(item.task for item in stored).items())),
+        "episodes_by_label": dict(sorted(Counter(item.label for item in stored).items())),
+    }
+    if returns:
+        summary["return"] = _distribution(returns)
+    if successes:
+        summary["success"] = sum(successes) / len(successes)
+    return SnippetStore.written_by(writer), {**summary, **_describe(spec)}
 
 
 def _order(config: IngestConfig, outlines: Sequence[EpisodeOutline]) -> list[int]:
@@ -90,9 +106,8 @@ def _order(config: IngestConfig, outlines: Sequence[EpisodeOutline]) -> list[int
         seen: Counter[str] = Counter()
         kept = []
         for index in order:
-            label = outlines[index].label
-            seen[label] += 1
-            if seen[label] <= config.max_per_label:
+            seen[outlines[index].label] += 1
+            if seen[outlines[index].label] <= config.max_per_label:
                 kept.append(index)
         order = kept
     return order[: config.max_episodes]
@@ -105,41 +120,6 @@ def _narrowed(spec: SourceSpec, outlines: Sequence[EpisodeOutline]) -> SourceSpe
         kept = tuple(task for task in spec.env.tasks if task in tasks)
         spec = replace(spec, env=replace(spec.env, tasks=kept))
     return replace(spec, labels=tuple(label for label in spec.labels if label in labels))
-
-
-@dataclass
-class _Stored:
-    """Counts of the stored episodes, for the summary."""
-
-    dropped: int = 0
-    lengths: list[int] = field(default_factory=list)
-    returns: list[float] = field(default_factory=list)
-    successes: list[bool] = field(default_factory=list)
-    tasks: Counter[str] = field(default_factory=Counter)
-    labels: Counter[str] = field(default_factory=Counter)
-
-    def add(self, episode: Episode) -> None:
-        self.lengths.append(episode.length)
-        if episode.rewards is not None:
-            self.returns.append(float(episode.rewards.sum(dtype="float64")))
-        if episode.success is not None:
-            self.successes.append(episode.success)
-        self.tasks[episode.task] += 1
-        self.labels[episode.label] += 1
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Return JSON-ready values; `return` and `success` where the source records them."""
-        values: dict[str, Any] = {
-            "dropped_episodes": self.dropped,
-            "length": _distribution(self.lengths),
-            "episodes_by_task": dict(sorted(self.tasks.items())),
-            "episodes_by_label": dict(sorted(self.labels.items())),
-        }
-        if self.returns:
-            values["return"] = _distribution(self.returns)
-        if self.successes:
-            values["success"] = sum(self.successes) / len(self.successes)
-        return values
 
 
 def _distribution(values: Sequence[float]) -> dict[str, float]:
@@ -158,10 +138,8 @@ def _describe(spec: SourceSpec) -> dict[str, Any]:
         "observations": {item.name: item.size for item in spec.observations},
         "network_keys": list(spec.network_keys),
         "action": {
-            "size": spec.action.size,
-            "semantics": spec.action.semantics,
-            "units": spec.action.units,
-            "control_rate": spec.action.control_rate,
+            name: getattr(spec.action, name)
+            for name in ("size", "semantics", "units", "control_rate")
         },
     }
 

@@ -212,12 +212,6 @@ def export_minari(store: SnippetStore, target: MinariTarget, progress: Progress)
         fresh.rename(path)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-    _report(result, progress)
-    return result
-
-
-def _report(result: Exported, progress: Progress) -> None:
-    """Report what of the store the dataset does not hold."""
     if result.shortened:
         progress.message(
             f"{result.shortened} episodes lost their last action: the store has no observation"
@@ -227,6 +221,7 @@ def _report(result: Exported, progress: Progress) -> None:
         progress.message(f"{result.left_out} episodes of one such action were left out")
     if not result.has_rewards:
         progress.message("the store has no rewards: zeros were written")
+    return result
 
 
 def _choose(store: SnippetStore, target: MinariTarget) -> npt.NDArray[np.int64]:

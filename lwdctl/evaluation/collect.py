@@ -68,16 +68,25 @@ def collect(config: CollectConfig, path: Path, progress: Progress | None = None)
     """
     experts, tasks = find_experts(config)
     env = experts.environment(tasks, config.max_steps or 0)
-    groups = [group for task in tasks for group in _groups(config, experts, task)]
-    total = sum(group.episodes for group in groups)
+    operators = [
+        name for name in experts.operators if not config.operator or name in config.operator
+    ]
+    total = (config.episodes or experts.episodes) * len(tasks) * len(operators)
     with (
         ExpertRunner(env, config.noise, config.workers or 0) as runner,
         RobomimicWriter(path, experts.env_args(env)) as writer,
         (progress or TqdmProgress()).task("collect", total, "episode") as bar,
     ):
-        runs = [(group, _collect_group(config, group, runner, writer, bar)) for group in groups]
+        runs = {
+            task: {
+                name: _run_operator(config, experts, task, name, runner, writer, bar)
+                for name in operators
+            }
+            for task in tasks
+        }
     return {
-        **_summary(runs, env),
+        "env": env.adapter,
+        **_summary(runs),
         "versions": {package: version(package) for package in experts.packages},
     }
 
@@ -105,33 +114,6 @@ def find_experts(config: CollectConfig) -> tuple[ExpertSet, tuple[str, ...]]:
 
 
 @dataclass(frozen=True)
-class _Group:
-    """The demonstrations of one task by one operator."""
-
-    task: str
-    operator: str
-    episodes: int
-    seeds: range
-
-
-def _groups(config: CollectConfig, experts: ExpertSet, task: str) -> list[_Group]:
-    """Divide the seeds among the operators, so that no two have the same initial state.
-
-    An operator's seeds do not depend on which other operators are requested.
-    """
-    episodes = config.episodes or experts.episodes
-    attempts = ATTEMPTS_PER_EPISODE * episodes + SPARE_ATTEMPTS
-    stride = len(experts.operators)
-    groups = []
-    for index, operator in enumerate(experts.operators):
-        first = config.seed + index
-        end = min(first + stride * attempts, EVALUATION_SEED_START)
-        if not config.operator or operator in config.operator:
-            groups.append(_Group(task, operator, episodes, range(first, end, stride)))
-    return groups
-
-
-@dataclass(frozen=True)
 class _Attempt:
     """One run of an expert: its seed, whether it succeeded, and its steps (0 if not kept)."""
 
@@ -140,14 +122,30 @@ class _Attempt:
     steps: int
 
 
-def _collect_group(
-    config: CollectConfig, group: _Group, runner: ExpertRunner, writer: RobomimicWriter, bar: Any
+def _run_operator(
+    config: CollectConfig,
+    experts: ExpertSet,
+    task: str,
+    operator: str,
+    runner: ExpertRunner,
+    writer: RobomimicWriter,
+    bar: Any,
 ) -> list[_Attempt]:
+    """Record the demonstrations of one task by one operator.
+
+    No two operators share a seed, and so an initial state. An operator's seeds do not depend on
+    which other operators are requested.
+    """
+    episodes = config.episodes or experts.episodes
+    stride = len(experts.operators)
+    first = config.seed + experts.operators.index(operator)
+    end = first + stride * (ATTEMPTS_PER_EPISODE * episodes + SPARE_ATTEMPTS)
+    seeds = range(first, min(end, EVALUATION_SEED_START), stride)
     attempts: list[_Attempt] = []
     kept = 0
-    shown = {"task": group.task} | ({"operator": group.operator} if group.operator else {})
-    recordings = runner.episodes(group.task, group.seeds, group.episodes, group.operator)
-    for seed, recording in zip(group.seeds, recordings, strict=True):
+    shown = {"task": task} | ({"operator": operator} if operator else {})
+    recordings = runner.episodes(task, seeds, episodes, operator)
+    for seed, recording in zip(seeds, recordings, strict=True):
         episode = recording.episode
         keep = bool(episode.success) or config.keep_failures
         attempts.append(_Attempt(seed, bool(episode.success), episode.length if keep else 0))
@@ -155,33 +153,33 @@ def _collect_group(
             writer.write(episode, recording.states)
             kept += 1
             bar.advance(1, **shown)
-        if kept == group.episodes:
+        if kept == episodes:
             return attempts
-    if group.seeds.stop == EVALUATION_SEED_START:
+    if seeds.stop == EVALUATION_SEED_START:
         raise ConfigError(
             f"seeds from {config.seed} reach the evaluation seeds ({EVALUATION_SEED_START})",
             "use a lower --seed",
         )
     solved = sum(attempt.success for attempt in attempts)
     raise SimulatorError(
-        f"{group.operator or 'the expert'} of '{group.task}' solved {solved} of {len(attempts)} "
-        "episodes",
+        f"{operator or 'the expert'} of '{task}' solved {solved} of {len(attempts)} episodes",
         "lower --noise, raise --max-steps, or add --keep-failures",
     )
 
 
-def _summary(runs: Sequence[tuple[_Group, list[_Attempt]]], env: EnvSpec) -> dict[str, Any]:
-    everything = [attempt for _, attempts in runs for attempt in attempts]
-    total = _counts(everything)
+def _summary(runs: dict[str, dict[str, list[_Attempt]]]) -> dict[str, Any]:
+    """Return the counts of all attempts, of each task and of each named operator."""
     tasks: dict[str, Any] = {}
-    for task in env.tasks:
-        own = {group.operator: attempts for group, attempts in runs if group.task == task}
-        tasks[task] = _counts([attempt for attempts in own.values() for attempt in attempts])
-        operators = {name: _counts(attempts) for name, attempts in own.items() if name}
+    everything: list[_Attempt] = []
+    for task, own in runs.items():
+        attempts = [attempt for part in own.values() for attempt in part]
+        everything += attempts
+        tasks[task] = _counts(attempts)
+        operators = {name: _counts(part) for name, part in own.items() if name}
         if operators:
             tasks[task]["operators"] = operators
+    total = _counts(everything)
     return {
-        "env": env.adapter,
         **{key: total[key] for key in ("episodes", "steps", "attempts", "expert_success")},
         "seeds": [total["first_seed"], total["last_seed"]],
         "tasks": tasks,
