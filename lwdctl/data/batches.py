@@ -144,7 +144,12 @@ class SnippetBatches:
         self._start, self._length = store.episodes.start, store.episodes.length
         self._obs = sum(store.spec.sizes(keys))
         self.cache = self._choose(cache)
-        self._rows = self._source()
+        self._rows: MemoryRows | StreamedRows
+        if self.cache == "none":
+            self._rows = StreamedRows(store, keys, self._blocks(), 2 * VisitOrder.mixed)
+        else:
+            kept_on = self.device if self.cache == "device" else torch.device("cpu")
+            self._rows = MemoryRows(store, keys, kept_on)
         self._select(split)
 
     def of_split(self, split: str) -> SnippetBatches:
@@ -218,13 +223,6 @@ class SnippetBatches:
             if needed < MEMORY_FRACTION * free:
                 return "device"
         return "ram" if needed < MEMORY_FRACTION * psutil.virtual_memory().available else "none"
-
-    def _source(self) -> MemoryRows | StreamedRows:
-        if self.cache == "none":
-            capacity = 2 * VisitOrder.mixed
-            return StreamedRows(self._store, self._keys, self._blocks(), capacity)
-        device = self.device if self.cache == "device" else torch.device("cpu")
-        return MemoryRows(self._store, self._keys, device)
 
     def _blocks(self) -> list[IntArray]:
         return blocks_of(self._start, self._length, BLOCK_ROWS)

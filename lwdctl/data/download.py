@@ -197,7 +197,10 @@ def download(arguments: Sequence[str], output: Path, progress: Progress) -> Down
     if source.unpacked and target.exists() and not path.exists():  # the archive was removed
         return Downloaded(source, target, fetched=False, sha256="", verified_by="")
     fetched = not path.exists()
-    digest, verified_by = (_download if fetched else _check_present)(source, path, progress)
+    if fetched:
+        digest, verified_by = _download(source, path, progress)
+    else:
+        digest, verified_by = _check_present(source, path)
     if source.unpacked and not target.exists():
         unpack(path, source.unpacked, output, progress)
     return Downloaded(source, target, fetched, digest, verified_by)
@@ -218,13 +221,8 @@ def _download(source: Source, path: Path, progress: Progress) -> tuple[str, str]
     return digest, source.checksum if source.sha256 else ""
 
 
-def _check_present(source: Source, path: Path, progress: Progress) -> tuple[str, str]:
-    """Return the SHA-256 of a file that is there already and what it was compared with.
-
-    Raises:
-        DataError: It is not what was published, or not what was downloaded.
-    """
-    del progress
+def _check_present(source: Source, path: Path) -> tuple[str, str]:
+    """Return the SHA-256 of a file that is there already and what it was compared with."""
     record = _record(path)
     recorded = record.read_text(encoding="utf-8").split()[:1] if record.exists() else []
     expected = source.sha256 or "".join(recorded)
@@ -240,21 +238,12 @@ def _check_present(source: Source, path: Path, progress: Progress) -> tuple[str,
 
 
 def _on_the_hub(source: Source, path: Path) -> Source:
-    """Request a file's address, digest and size from the Hugging Face Hub.
-
-    Raises:
-        DataError: The Hub cannot be reached or has no such file.
-    """
+    """Ask the Hugging Face Hub for a file's address, digest and size."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     endpoint = os.environ.get("HF_ENDPOINT") or None
-    url = hf_hub_url(
-        HUB_REPOSITORY,
-        source.hub_path,
-        repo_type="dataset",
-        revision=HUB_REVISION,
-        endpoint=endpoint,
-    )
+    place = {"repo_type": "dataset", "revision": HUB_REVISION, "endpoint": endpoint}
+    url = hf_hub_url(HUB_REPOSITORY, source.hub_path, **place)
     try:
         found = get_hf_file_metadata(url, token=False, endpoint=endpoint)
     except Exception as error:
@@ -271,13 +260,7 @@ def _on_the_hub(source: Source, path: Path) -> Source:
 
 
 def unpack(archive: Path, wanted: str, folder: Path, progress: Progress) -> None:
-    """Unpack one directory of a zip archive of unknown origin, as a whole or not at all.
-
-    Args:
-        archive: The zip file.
-        wanted: Directory inside it, with `/` between its parts; it becomes `folder / wanted`.
-        folder: Target folder; nothing is written outside.
-        progress: Where to report.
+    """Unpack the directory `wanted` of a zip archive of unknown origin, as a whole or not at all.
 
     Raises:
         DataError: No zip file, a member that would leave the folder, or no such directory.

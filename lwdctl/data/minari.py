@@ -177,11 +177,7 @@ class MinariFile(Hdf5Reader):
 
 
 def _locate(path: Path) -> tuple[Path, dict[str, Any]]:
-    """Return the HDF5 file of a dataset and its metadata, {} where it has no such file.
-
-    Raises:
-        DataError: No such path, no dataset, or one that is not stored as HDF5.
-    """
+    """Return the HDF5 file of a dataset and its metadata, {} where it has no such file."""
     if not path.exists():
         raise DataError(f"{path}: no such file or directory")
     if path.is_file():

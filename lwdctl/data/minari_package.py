@@ -191,13 +191,12 @@ def export_minari(store: SnippetStore, target: MinariTarget, progress: Progress)
     path = target.root / target.identifier
     if path.exists():
         raise DataError(f"{path}: exists already", "give the new dataset another version (-v1)")
-    keys = tuple(item.name for item in store.spec.observations)
     gym_spec = _gym_spec(store.spec.env)
     result = Exported(
         path,
         has_rewards=store.has_rewards,
         has_environment=gym_spec is not None,
-        observations=keys,
+        observations=tuple(item.name for item in store.spec.observations),
     )
     fresh = path.with_name(f".{path.name}.partial").absolute()  # minari joins relative ones twice
     shutil.rmtree(fresh, ignore_errors=True)
@@ -206,7 +205,10 @@ def export_minari(store: SnippetStore, target: MinariTarget, progress: Progress)
         with minari_root(target.root), progress.task("export", len(chosen), "episode") as task:
             storage = _new_storage(store, target, fresh / "data", gym_spec)
             storage.update_episodes(_buffers(store, chosen, result, task))
-            _add_namespace(target.identifier)
+            names = minari_module("minari.namespace")
+            namespace = target.identifier.rpartition("/")[0]
+            if namespace and namespace not in names.list_local_namespaces():
+                names.create_namespace(namespace)
         if not result.episodes:
             raise DataError("no episode of the store has two steps or a last observation")
         fresh.rename(path)
@@ -280,13 +282,15 @@ def _new_storage(store: SnippetStore, target: MinariTarget, path: Path, gym_spec
 
 
 def _description(store: SnippetStore, target: MinariTarget) -> str:
-    parts = [target.description or "A snippet store", f"written by lwdctl {lwdctl.__version__}"]
     env = store.spec.env
-    parts.append(f"environment {env.adapter}/{target.task or ''.join(env.tasks[:1])}")
-    if not store.has_rewards:
-        parts.append("rewards unknown, written as 0")
-    parts.append("every episode's end is marked as a truncation")
-    return "; ".join(parts)
+    parts = (
+        target.description or "A snippet store",
+        f"written by lwdctl {lwdctl.__version__}",
+        f"environment {env.adapter}/{target.task or ''.join(env.tasks[:1])}",
+        "" if store.has_rewards else "rewards unknown, written as 0",
+        "every episode's end is marked as a truncation",
+    )
+    return "; ".join(filter(None, parts))
 
 
 def _gym_spec(env: EnvSpec) -> Any:
@@ -303,13 +307,6 @@ def _gym_spec(env: EnvSpec) -> Any:
     spec = copy.deepcopy(gymnasium.registry[name])
     spec.kwargs.update({k: v for k, v in env.settings.items() if k in _CONSTRUCTOR_SETTINGS})
     return spec
-
-
-def _add_namespace(identifier: str) -> None:
-    names = minari_module("minari.namespace")
-    namespace = identifier.rpartition("/")[0]
-    if namespace and namespace not in names.list_local_namespaces():
-        names.create_namespace(namespace)
 
 
 def _buffers(

@@ -172,18 +172,7 @@ class PushTBuffer:
 
 
 def _open_zarr(path: Path, max_bytes: int) -> tuple[zarr.Group, Store]:
-    """Open a zarr group for reading, without creating anything.
-
-    Args:
-        path: A zarr directory or a zip file of one.
-        max_bytes: Largest total uncompressed size that its arrays may declare.
-
-    Returns:
-        The group, and the store to close after use.
-
-    Raises:
-        DataError: No such path, no zarr group, or a declared size beyond `max_bytes`.
-    """
+    """Return a zarr group, opened for reading without creating anything, and its store."""
     if not path.exists():
         raise DataError(f"{path}: no such file or directory")
     if path.is_file() and not zipfile.is_zipfile(path):
@@ -204,11 +193,7 @@ def _open_zarr(path: Path, max_bytes: int) -> tuple[zarr.Group, Store]:
 
 
 def _array_at(group: zarr.Group, key: str, path: Path) -> zarr.Array[Any]:
-    """Return the array `key` after checking codecs, chunk size and that no chunk is missing.
-
-    Raises:
-        DataError: One of these is wrong; the message names file and key.
-    """
+    """Return the array `key` after checking codecs, chunk size and that no chunk is missing."""
     item = group.get(key)
     if not isinstance(item, zarr.Array):
         raise DataError(f"{path}: {key}: is missing")

@@ -90,7 +90,8 @@ def open_source(data_format: str, paths: Sequence[Path], config: IngestConfig) -
 
     Raises:
         ConfigError: No such format.
-        DataError: The structure of a file is not the format's, or files disagree.
+        DataError: No path, the same path twice, a structure that is not the format's, or files
+            that disagree in dimensions, action semantics or environment.
     """
     return MergedReader(READERS.load(data_format), paths, config)
 
@@ -140,15 +141,7 @@ class MergedReader:
     The environment's settings are those of the first file; tasks and labels are joined in
     order of appearance. With more than one file, episode names begin with the file's name.
     Usable as a context manager; has the attributes and methods of `FileReader`, with `paths`.
-
-    Args:
-        make: The format's class.
-        paths: The files, at least one.
-        config: What the user requests.
-
-    Raises:
-        DataError: No path, the same path twice, or files that disagree in dimensions,
-            action semantics or environment; the message names both files.
+    `open_source` describes arguments and errors.
     """
 
     def __init__(
@@ -203,11 +196,9 @@ class MergedReader:
         self._closing.close()
 
     def __enter__(self) -> MergedReader:
-        """Return the reader itself."""
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Close all files."""
         self.close()
 
 
@@ -223,10 +214,9 @@ def _damage_as_data_error(path: Path) -> Iterator[None]:
 def _check_distinct(paths: Sequence[Path]) -> None:
     seen: set[Path] = set()
     for path in paths:
-        resolved = path.resolve()
-        if resolved in seen:
+        if path.resolve() in seen:
             raise DataError(f"{path}: is given twice", "give every file once")
-        seen.add(resolved)
+        seen.add(path.resolve())
 
 
 def _prefixes(paths: Sequence[Path]) -> list[str]:
@@ -266,15 +256,13 @@ def _check_agreement(first: FileReader, other: FileReader) -> None:
         ("environment settings", _settings(own), _settings(theirs)),
     )
     for noun, expected, found in pairs:
-        if expected == found:
-            continue
-        detail = (
-            f": {found}, expected {expected}" if noun in ("observations", "environment") else ""
-        )
-        raise DataError(
-            f"{other.path}: {noun} differ from those of {first.path}{detail}",
-            "ingest each file into a store of its own",
-        )
+        if expected != found:
+            shown = noun in ("observations", "environment")
+            detail = f": {found}, expected {expected}" if shown else ""
+            raise DataError(
+                f"{other.path}: {noun} differ from those of {first.path}{detail}",
+                "ingest each file into a store of its own",
+            )
 
 
 def _settings(spec: SourceSpec) -> dict[str, object]:

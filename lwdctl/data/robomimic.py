@@ -181,6 +181,11 @@ class RobomimicFile(Hdf5Reader):
         actions = read_rows(demo["actions"])
         if self._targets is not None:
             actions = self._targets.convert(demo, actions)
+        success = None
+        if "success" in demo.attrs:
+            success = bool(demo.attrs["success"])
+        elif self._adapter == "robosuite" and rewards is not None:
+            success = bool((rewards >= SUCCESS_REWARD).any())
         return Episode(
             source=outline.source,
             observations=observations,
@@ -189,7 +194,7 @@ class RobomimicFile(Hdf5Reader):
             final_observation=final,
             initial_state=self._initial_state(demo),
             model=text_of(demo.attrs.get("model_file", "")) or self._shared_model,
-            success=self._success(demo, rewards),
+            success=success,
         )
 
     def _final_observation(
@@ -246,13 +251,6 @@ class RobomimicFile(Hdf5Reader):
                 raise DataError(f"{location(dataset)}, row 0: is not finite")
             return state
         return None
-
-    def _success(self, demo: h5py.Group, rewards: FloatArray | None) -> bool | None:
-        if "success" in demo.attrs:
-            return bool(demo.attrs["success"])
-        if self._adapter != "robosuite" or rewards is None:
-            return None
-        return bool((rewards >= SUCCESS_REWARD).any())
 
 
 def _own_label(demo: h5py.Group) -> str:

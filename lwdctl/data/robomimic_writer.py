@@ -90,7 +90,13 @@ class RobomimicWriter:
             group.create_dataset("states", data=states)
         elif episode.initial_state is not None:
             group.create_dataset("initial_state", data=episode.initial_state)
-        _write_attributes(group, episode)
+        group.attrs["num_samples"] = episode.length
+        texts = {"model_file": episode.model, "task": episode.task, "label": episode.label}
+        group.attrs.update({key: text for key, text in texts.items() if text})
+        if episode.seed is not None:
+            group.attrs["seed"] = episode.seed
+        if episode.success is not None:
+            group.attrs["success"] = bool(episode.success)
         self._total += episode.length
         self._data.attrs["total"] = self._total
         for mask in _masks(episode):
@@ -105,7 +111,6 @@ class RobomimicWriter:
         self._file.close()
 
     def __enter__(self) -> RobomimicWriter:
-        """Return the writer itself."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
@@ -137,13 +142,3 @@ def _masks(episode: Episode) -> list[str]:
     split = {"validation": "valid"}.get(episode.split, episode.split)
     names = (episode.label, level if operator and level in LEVELS else "", split)
     return [name for name in names if name]
-
-
-def _write_attributes(group: h5py.Group, episode: Episode) -> None:
-    group.attrs["num_samples"] = episode.length
-    texts = {"model_file": episode.model, "task": episode.task, "label": episode.label}
-    group.attrs.update({name: text for name, text in texts.items() if text})
-    if episode.seed is not None:
-        group.attrs["seed"] = episode.seed
-    if episode.success is not None:
-        group.attrs["success"] = bool(episode.success)

@@ -248,7 +248,11 @@ def _rotation_in_scene(model: str, where: str) -> Rotation:
     except ET.ParseError as error:
         raise DataError(f"{where}: is not XML ({error})", HINT) from None
     parents = {child: parent for parent in root.iter() for child in parent}
-    sites = [item for item in root.iter("site") if _is_grip_site(item.get("name", ""))]
+    sites = [
+        item
+        for item in root.iter("site")
+        if item.get("name", "").startswith("gripper0_") and item.get("name", "").endswith(SITE)
+    ]
     item = sites[0] if len(sites) == 1 else None
     rotation = Rotation.identity()
     while item is not None and item.get("name") != HAND:
@@ -257,10 +261,6 @@ def _rotation_in_scene(model: str, where: str) -> Rotation:
     if item is None:
         raise DataError(f"{where}: holds no {HAND} with one {SITE}", HINT)
     return rotation
-
-
-def _is_grip_site(name: str) -> bool:
-    return name.startswith("gripper0_") and name.endswith(SITE)
 
 
 def _own_rotation(item: ET.Element, where: str) -> Rotation:

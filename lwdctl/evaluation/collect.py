@@ -39,12 +39,7 @@ EPISODE_TIMEOUT = 600.0
 
 @dataclass(frozen=True)
 class Recording:
-    """An episode, and what only the simulator's file format has a place for.
-
-    Attributes:
-        episode: The demonstration.
-        states: (time, state), float64, the simulator's state at each action, or None.
-    """
+    """An episode and, where known, the simulator's state at each action (time, state), float64."""
 
     episode: Episode
     states: npt.NDArray[np.float64] | None
@@ -216,7 +211,6 @@ class ExpertRunner:
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> ExpertRunner:
-        """Start the workers."""
         if self._workers:
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(self._workers, mp_context=context)
