@@ -197,33 +197,28 @@ def download(arguments: Sequence[str], output: Path, progress: Progress) -> Down
     if source.unpacked and target.exists() and not path.exists():  # the archive was removed
         return Downloaded(source, target, fetched=False, sha256="", verified_by="")
     fetched = not path.exists()
+    record = path.with_name(f"{path.name}.sha256")  # as `sha256sum -c` reads it
     if fetched:
-        digest, verified_by = _download(source, path, progress)
+        digest, verified_by = _download(source, path, record, progress)
     else:
-        digest, verified_by = _check_present(source, path)
+        digest, verified_by = _check_present(source, path, record)
     if source.unpacked and not target.exists():
         unpack(path, source.unpacked, output, progress)
     return Downloaded(source, target, fetched, digest, verified_by)
 
 
-def _record(path: Path) -> Path:
-    """Return where the SHA-256 of a downloaded file is kept, as `sha256sum -c` reads it."""
-    return path.with_name(f"{path.name}.sha256")
-
-
-def _download(source: Source, path: Path, progress: Progress) -> tuple[str, str]:
+def _download(source: Source, path: Path, record: Path, progress: Progress) -> tuple[str, str]:
     """Return the SHA-256 of the downloaded file and what it was compared with."""
     if source.hub_path:
         source = _on_the_hub(source, path)
     progress.message(f"downloading {source.url}")
     digest = fetch(source.url, path, progress, sha256=source.sha256, size=source.size)
-    _record(path).write_text(f"{digest}  {path.name}\n", encoding="utf-8")
+    record.write_text(f"{digest}  {path.name}\n", encoding="utf-8")
     return digest, source.checksum if source.sha256 else ""
 
 
-def _check_present(source: Source, path: Path) -> tuple[str, str]:
+def _check_present(source: Source, path: Path, record: Path) -> tuple[str, str]:
     """Return the SHA-256 of a file that is there already and what it was compared with."""
-    record = _record(path)
     recorded = record.read_text(encoding="utf-8").split()[:1] if record.exists() else []
     expected = source.sha256 or "".join(recorded)
     digest = sha256_of(path)

@@ -134,7 +134,10 @@ class _Transfer:
                 if start:
                     self.progress.message("the server does not resume transfers; starting over")
                 start = 0
-                self.version.write_text(_version(response), encoding="utf-8")
+                tag = response.headers.get("ETag", "")
+                if not tag or tag.startswith("W/"):  # a weak tag does not promise the same bytes
+                    tag = response.headers.get("Last-Modified", "")
+                self.version.write_text(tag, encoding="utf-8")
                 self.part.write_bytes(b"")
             total = _total(response) or self.expected_size
             self._write(response, start, total)
@@ -196,14 +199,6 @@ def _total(response: requests.Response) -> int:
     if not size and response.status_code == HTTPStatus.OK:
         size = response.headers.get("Content-Length", "")
     return int(size) if size.isdecimal() else 0
-
-
-def _version(response: requests.Response) -> str:
-    """Return the tag of this version of the file that `If-Range` can refer to, or ""."""
-    tag = response.headers.get("ETag", "")
-    if tag and not tag.startswith("W/"):
-        return tag
-    return response.headers.get("Last-Modified", "")
 
 
 def _problem(part: Path, digest: str, expected: str, suffix: str) -> str:

@@ -52,7 +52,12 @@ def open_hdf5(path: Path, max_bytes: int) -> h5py.File:
     try:
         file = h5py.File(path, "r", rdcc_nbytes=CACHE_BYTES, rdcc_nslots=CACHE_SLOTS)
     except OSError as error:
-        raise DataError(f"{path}: {_open_failure(str(error))}") from None
+        problem = f"cannot be opened ({error})"
+        if "truncated" in str(error):
+            problem = "is truncated; download it again"
+        elif "signature not found" in str(error):
+            problem = "is not an HDF5 file"
+        raise DataError(f"{path}: {problem}") from None
     with closed_on_error(file):
         try:
             _check_structure(file, path, max_bytes)
@@ -85,14 +90,6 @@ class Hdf5Reader:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-
-def _open_failure(reason: str) -> str:
-    if "truncated" in reason:
-        return "is truncated; download it again"
-    if "signature not found" in reason:
-        return "is not an HDF5 file"
-    return f"cannot be opened ({reason})"
 
 
 def _check_structure(file: h5py.File, path: Path, max_bytes: int) -> None:

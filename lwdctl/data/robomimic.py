@@ -255,10 +255,8 @@ class RobomimicFile(Hdf5Reader):
 
 def _own_label(demo: h5py.Group) -> str:
     """Return the behavior label that a demonstration's attributes give, or ""."""
-    for name in ("operator", "label"):
-        if name in demo.attrs:
-            return text_of(demo.attrs[name])
-    return ""
+    attributes = demo.attrs
+    return text_of(attributes.get("operator", attributes.get("label", "")))
 
 
 def _seed(demo: h5py.Group) -> int | None:

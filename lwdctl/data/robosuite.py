@@ -306,12 +306,7 @@ def arm_settings(env_args: Mapping[str, Any], where: str) -> dict[str, Any] | No
 
 @dataclass(frozen=True)
 class ObjectConvention:
-    """How one file stores `object`.
-
-    Attributes:
-        task: robosuite's environment name.
-        version: robomimic's `env_version`.
-    """
+    """How a file of the environment `task`, written by version `version`, stores `object`."""
 
     task: str
     version: str
