@@ -19,18 +19,21 @@ from lwdctl.analysis.comparison_records import (
     PerturbationEffect,
     horizon_order,
 )
-from lwdctl.analysis.evaluations import Run, distinguish, make_run, read_evaluations
-from lwdctl.analysis.figures import ComparisonFigures
-from lwdctl.analysis.pairing import (
+from lwdctl.analysis.evaluations import (
     SUCCESS,
     Group,
     Reference,
+    Run,
     align,
     check_one_protocol,
     choose_reference,
+    distinguish,
     group_runs,
+    make_run,
     matrix,
+    read_evaluations,
 )
+from lwdctl.analysis.figures import ComparisonFigures
 from lwdctl.analysis.plotting import save_figures
 from lwdctl.analysis.resample import (
     PERMUTATIONS,

@@ -1,20 +1,26 @@
-"""Evaluated conditions as a comparison takes them, from evaluations on disk or in memory."""
+"""Evaluated conditions as a comparison takes them: read, labeled, grouped and paired."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from lwdctl.analysis.comparison_records import SAMPLED, horizon_order
+from lwdctl.analysis.resample import Pair, States, Values
 from lwdctl.artifacts import lineage
 from lwdctl.artifacts.artifact import Artifact
-from lwdctl.core.errors import ArtifactError
+from lwdctl.core.errors import ArtifactError, ConfigError
+from lwdctl.core.suggest import did_you_mean
 from lwdctl.evaluation.episodes import EpisodeResult
-from lwdctl.evaluation.results import Condition, ConditionResult, ResultRow
+from lwdctl.evaluation.results import ALL_TASKS, Condition, ConditionResult, ResultRow
 
+SUCCESS = "success"
+METHOD = "lwd"
 SETTINGS = ("sampler", "num_inference_steps", "warm_start", "snippet_length")
 """What training seeds of one policy have in common."""
 
@@ -27,11 +33,6 @@ class EpisodeKey(NamedTuple):
     label: str
     number: int
 
-    @property
-    def initial_state(self) -> tuple[str, str, int]:
-        """The initial state alone, which all labels that are run from it share."""
-        return self.task, self.kind, self.number
-
 
 def episode_key(episode: EpisodeResult) -> EpisodeKey:
     """Return what identifies an episode."""
@@ -41,8 +42,9 @@ def episode_key(episode: EpisodeResult) -> EpisodeKey:
 
 def values_of(episode: EpisodeResult) -> dict[str, float]:
     """Return all numbers of an episode by name, its `steps` among them."""
-    numbers = {**episode.values, "steps": episode.steps}
-    return {name: float(value) for name, value in numbers.items()}
+    return {
+        name: float(value) for name, value in (*episode.values.items(), ("steps", episode.steps))
+    }
 
 
 @dataclass(frozen=True)
@@ -118,13 +120,79 @@ class Run:
         return f"{self.label}{source} (perturbation {row.perturbation:g}{horizon}{seed})"
 
 
-def make_run(result: ConditionResult, **details: Any) -> Run:
-    """Return a condition's result as a run, labeled by its policy and latent source.
+@dataclass(frozen=True)
+class Group:
+    """One condition: the runs of all its training seeds, in order of the seed."""
 
-    Args:
-        result: Result rows and episodes.
-        details: Further attributes of `Run`.
+    runs: tuple[Run, ...]
+
+    @property
+    def one(self) -> Run:
+        """A run that stands for what all share: label, tasks and initial states."""
+        return self.runs[0]
+
+    @property
+    def condition(self) -> Condition:
+        """The condition that all share but for the training seed."""
+        return self.runs[0].row
+
+    @property
+    def train_seeds(self) -> tuple[int | None, ...]:
+        """Training seeds of the models."""
+        return tuple(run.row.train_seed for run in self.runs)
+
+    def __str__(self) -> str:
+        """Return how notes name it."""
+        condition = self.condition
+        horizon = "" if condition.horizon is None else f", horizon {condition.horizon}"
+        return f"{self.one.label}{horizon}, perturbation {condition.perturbation:g}"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The reference of a comparison.
+
+    Attributes:
+        label: Its label, or "" where nothing is tested.
+        policy: Its policy.
+        notes: What was chosen by default.
     """
+
+    label: str
+    policy: str
+    notes: tuple[str, ...] = ()
+
+    def of(self, group: Group, groups: Sequence[Group]) -> list[Group]:
+        """Return the groups that `group` is tested against.
+
+        They have its perturbation and its horizon. A policy without a horizon is tested
+        against every horizon of the reference; a reference with a single one is taken for
+        all. What began from recorded initial states is tested only against the reference's
+        policy begun from the same.
+        """
+        label, condition = self.label, group.condition
+        if label in {"", group.one.label}:
+            return []
+        if group.one.store:
+            same = (self.policy, condition.latent)
+            restored = [
+                other.one.label
+                for other in groups
+                if other.one.store and (other.condition.policy, other.condition.latent) == same
+            ]
+            label = min(restored, default="")
+        found = [
+            other
+            for other in groups
+            if other.one.label == label != group.one.label
+            and other.condition.perturbation == condition.perturbation
+        ]
+        alike = [other for other in found if other.condition.horizon == condition.horizon]
+        return alike or (found if len(found) == 1 or condition.horizon is None else [])
+
+
+def make_run(result: ConditionResult, **details: Any) -> Run:
+    """Return a result as a run, labeled by policy and latent source; `details` go into it."""
     row = result.overall
     label = row.policy if row.latent in {"", SAMPLED} else f"{row.policy}-{row.latent}"
     restores = any(episode.plan.demonstration >= 0 for episode in result.episodes)
@@ -133,11 +201,7 @@ def make_run(result: ConditionResult, **details: Any) -> Run:
 
 
 def read_evaluation(artifact: Artifact, root: Path) -> list[Run]:
-    """Read the runs of one evaluation.
-
-    Args:
-        artifact: Of type `evaluation`.
-        root: Workspace to follow its lineage in.
+    """Read the runs of one evaluation, whose lineage is followed in the workspace `root`.
 
     Raises:
         ArtifactError: Its episodes cannot be read.
@@ -171,10 +235,6 @@ def read_evaluations(evaluations: Sequence[Artifact], root: Path) -> list[Run]:
 
     A run that two evaluations hold alike is taken once; see `distinguish` for the labels.
 
-    Args:
-        evaluations: Artifacts of type `evaluation`.
-        root: Workspace to follow lineages in.
-
     Raises:
         ArtifactError: One cannot be read, or one policy was measured twice.
     """
@@ -203,20 +263,146 @@ def distinguish(runs: Sequence[Run]) -> list[Run]:
     return sorted(found, key=lambda run: run.order)
 
 
+def choose_reference(runs: Sequence[Run], wanted: str | None = None) -> Reference:
+    """Choose the reference: by label, else by policy, else `lwd` if it is there.
+
+    Raises:
+        ConfigError: No policy has the name that was given.
+    """
+    policies = {run.label: run.row.policy for run in runs}
+    name = wanted or METHOD
+    if name in policies:
+        return Reference(name, policies[name])
+    own = [run for run in runs if run.row.latent in {"", SAMPLED}]
+    named = sorted({run.label for run in own if run.row.policy == name})
+    if not named and wanted:
+        raise ConfigError(f"no evaluated policy is '{wanted}'", did_you_mean(wanted, policies))
+    if not named:
+        note = "no paired tests: there is no policy 'lwd'; name a reference with --against"
+        return Reference("", "", (note,))
+    notes = (f"tested against '{named[0]}'; --against takes any of: {', '.join(named)}",)
+    return Reference(named[0], name, notes if len(named) > 1 else ())
+
+
+def group_runs(runs: Sequence[Run]) -> list[Group]:
+    """Gather the training seeds of every condition.
+
+    Raises:
+        ArtifactError: Training seeds of one policy met different initial states.
+    """
+    found: dict[object, list[Run]] = {}
+    for run in sorted(runs, key=lambda item: item.order):
+        found.setdefault(run.order[:3], []).append(run)
+    for members in found.values():
+        for other in members[1:]:
+            check_same_states(members[0], other)
+    return [Group(tuple(members)) for members in found.values()]
+
+
+def matrix(group: Group, quantity: str, task: str = ALL_TASKS) -> tuple[Values, States]:
+    """Return values (seed, episode), NaN where lost, and the initial states of the episodes.
+
+    `quantity` is `"success"` or the name of a metric, `task` one task or `"all"`.
+
+    Raises:
+        ConfigError: The episodes hold no such metric.
+    """
+    keys = [key for key in group.one.episode_keys if task in {ALL_TASKS, key.task}]
+    tasks, places = group.one.tasks, [(key.task, key.kind, key.number) for key in keys]
+    numbers = {place: index for index, place in enumerate(dict.fromkeys(places))}
+    states = States(
+        np.array([tasks.index(key.task) for key in keys], dtype=np.intp),
+        np.array([numbers[place] for place in places], dtype=np.intp),
+    )
+    rows = [_row(run, quantity, keys) for run in group.runs]
+    return np.array(rows, dtype=np.float64).reshape(len(rows), len(keys)), states
+
+
+def align(first: Group, second: Group, quantity: str, *, same_models: bool = False) -> Pair | None:
+    """Put two groups side by side, or return None where no episode of both ran to its end.
+
+    With `same_models`, only the training seeds that both have are kept, in the same order.
+
+    Raises:
+        ArtifactError: They met different initial states.
+        ConfigError: The episodes hold no such metric.
+    """
+    check_same_states(first.one, second.one)
+    if same_models:
+        seeds = {*first.train_seeds} & {*second.train_seeds}
+        first, second = (
+            Group(tuple(run for run in group.runs if run.row.train_seed in seeds))
+            for group in (first, second)
+        )
+        if not seeds:
+            return None
+    one, states = matrix(first, quantity)
+    other, _ = matrix(second, quantity)
+    known = ~np.isnan(one).all(axis=0) & ~np.isnan(other).all(axis=0)
+    if not known.any():
+        return None
+    return Pair(one[:, known], other[:, known], states.of(known), same_models)
+
+
+def check_one_protocol(runs: Sequence[Run]) -> None:
+    """Check that the episodes of all runs can be compared.
+
+    Raises:
+        ArtifactError: Two runs differ in environment, step limit, or perturbation probability.
+    """
+    runs = sorted(runs, key=lambda run: run.source)
+    perturbed = [run for run in runs if run.row.perturbation]
+    settings: tuple[tuple[str, Sequence[Run], Callable[[Run], Any]], ...] = (
+        ("environment", runs, lambda run: run.row.env),
+        ("step limit", runs, lambda run: run.max_steps),
+        ("probability of a perturbation", perturbed, lambda run: run.perturbation_probability),
+    )
+    for name, chosen, value in settings:
+        for run in chosen[1:]:
+            one, other = value(chosen[0]), value(run)
+            if one != other:
+                first, second = chosen[0].source or chosen[0], run.source or run
+                raise ArtifactError(
+                    f"{first} and {second} differ in their {name}: {one} and {other}",
+                    "compare evaluations of one protocol only",
+                )
+
+
+def check_same_states(first: Run, second: Run) -> None:
+    """Check that two runs met the same initial states and perturbations.
+
+    Raises:
+        ArtifactError: Tasks or initial states differ.
+    """
+    hint = "evaluate both with the same tasks, episodes and seed"
+    if first.tasks != second.tasks:
+        one, other = (
+            ", ".join(tasks) if len(tasks) <= 4 else f"{len(tasks)} tasks"
+            for tasks in (first.tasks, second.tasks)
+        )
+        raise ArtifactError(f"{first} ran {one}, {second} {other}", hint)
+    keys, others = first.episode_keys, second.episode_keys
+    if first.store != second.store or keys != others:
+        shared = len({*keys} & {*others}) if first.store == second.store else 0
+        raise ArtifactError(
+            f"{first} and {second} began from different initial states:"
+            f" {len(keys)} and {len(others)}, {shared} in common",
+            hint,
+        )
+
+
 def _store(artifact: Artifact, root: Path) -> str:
     """Return the digests of the snippets that it derives from, or its own where they are gone."""
+
+    def digests(item: Artifact) -> set[str]:
+        if item.type == "snippets":
+            return {item.digest}
+        return set().union(*map(digests, lineage.parents(item, root)))
+
     try:
-        found = _digests(artifact, root)
+        return " ".join(sorted(digests(artifact))) or artifact.digest
     except ArtifactError:
-        found = set()
-    return " ".join(sorted(found)) or artifact.digest
-
-
-def _digests(artifact: Artifact, root: Path) -> set[str]:
-    if artifact.type == "snippets":
-        return {artifact.digest}
-    below = [_digests(parent, root) for parent in lineage.parents(artifact, root)]
-    return set().union(*below)
+        return artifact.digest
 
 
 def _content(run: Run) -> Any:
@@ -238,7 +424,7 @@ def _relabel(group: Sequence[Run]) -> list[Run]:
     used: list[str] = []
     for name in (*SETTINGS, "evaluation", "source"):
         alike = _alike(group, used, same_seed=name not in SETTINGS)
-        if any(len({_setting(run, name) for run in runs}) > 1 for runs in alike):
+        if any(len({_describe(run, name) for run in runs}) > 1 for runs in alike):
             used.append(name)
     for runs in _alike(group, used, same_seed=True):
         if len(runs) > 1:
@@ -257,16 +443,13 @@ def _alike(group: Sequence[Run], used: Sequence[str], *, same_seed: bool) -> lis
     found: dict[Any, list[Run]] = {}
     for run in group:
         seed = run.row.train_seed if same_seed else None
-        settings = (_setting(run, name) for name in used)
+        settings = (_describe(run, name) for name in used)
         found.setdefault((run.row.horizon, run.row.perturbation, seed, *settings), []).append(run)
     return list(found.values())
 
 
-def _setting(run: Run, name: str) -> Any:
-    return getattr(run.row if name in SETTINGS else run, name)
-
-
 def _describe(run: Run, name: str) -> str:
+    """Return in words what a run has for a setting, or which evaluation holds it."""
     row = run.row
     return {
         "sampler": row.sampler or "no sampler",
@@ -276,3 +459,15 @@ def _describe(run: Run, name: str) -> str:
         "evaluation": run.evaluation,
         "source": run.source,
     }[name]
+
+
+def _row(run: Run, quantity: str, keys: Sequence[EpisodeKey]) -> list[float]:
+    known = {}
+    for episode in run.episodes:
+        if episode.error:
+            continue
+        values = {**values_of(episode), SUCCESS: float(episode.success)}
+        if quantity not in values:
+            raise ConfigError(f"{run} has no metric '{quantity}'", did_you_mean(quantity, values))
+        known[episode_key(episode)] = values[quantity]
+    return [known.get(key, float("nan")) for key in keys]

@@ -56,8 +56,8 @@ class Findings:
     title: str
     sections: Sequence[Section]
     figures: Mapping[str, Figure]
-    tables: Mapping[str, Table]
-    summary: dict[str, Any]
+    tables: Mapping[str, Table] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
     lost: Mapping[str, int] = field(default_factory=dict)
 
     def save(self, directory: Path, title: str = "") -> None:
@@ -66,39 +66,25 @@ class Findings:
         Args:
             directory: Where to write; it must exist.
             title: Title to write instead of the analysis' own.
+
+        Raises:
+            ValueError: A figure that no section shows, or the other way round.
         """
-        write_sections(directory, title or self.title, self.sections, self.figures)
+        named = {section.figure for section in self.sections} - {""}
+        if named != set(self.figures):
+            drawn = sorted(self.figures)
+            raise ValueError(f"sections name figures {sorted(named)}, drawn are {drawn}")
+        if self.figures:
+            (directory / FIGURES).mkdir(exist_ok=True)
+        save_figures(self.figures, directory / FIGURES)
+        sections = [asdict(section) for section in self.sections]
+        write_json(directory / RECORD, {"title": title or self.title, "sections": sections})
         for stem, table in self.tables.items():
             write_csv(directory / f"{stem}.csv", table)
 
 
-def write_sections(
-    directory: Path, title: str, sections: Sequence[Section], figures: Mapping[str, Figure]
-) -> None:
-    """Write sections and their figures into a directory.
-
-    Args:
-        directory: Where to write.
-        title: Title of the whole analysis.
-        sections: In reading order.
-        figures: Stem to figure, each shown by one of the sections.
-    """
-    named = {section.figure for section in sections} - {""}
-    if named != set(figures):
-        raise ValueError(f"sections name figures {sorted(named)}, drawn are {sorted(figures)}")
-    folder = directory / FIGURES
-    if figures:
-        folder.mkdir(exist_ok=True)
-    save_figures(figures, folder)
-    record = {"title": title, "sections": [asdict(section) for section in sections]}
-    write_json(directory / RECORD, record)
-
-
 def read_sections(directory: Path) -> tuple[str, tuple[Section, ...]]:
-    """Read back what `write_sections` wrote.
-
-    Returns:
-        The title and the sections.
+    """Read back the title and the sections that `Findings.save` wrote.
 
     Raises:
         ArtifactError: The file is missing or is no such record.

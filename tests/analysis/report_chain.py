@@ -6,7 +6,7 @@ from evaluation_grid import episode, record
 from PIL import Image
 
 from lwdctl.analysis.report.report import build_report, render_page
-from lwdctl.analysis.sections import Section, write_sections
+from lwdctl.analysis.sections import Findings, Section
 from lwdctl.analysis.tables import Table
 
 EVIL = "<script>alert('x')</script>"
@@ -89,7 +89,7 @@ def analysis(workspace, latents, title="Latents"):
                     Table(("group", "value"), ((EVIL, 0.125), ("shuffled", None)))),
             Section("Long", "Many rows.", "", Table(("i",), tuple((i,) for i in range(40)))),
         )  # fmt: skip
-        write_sections(draft.path, title, sections, {"plot": figure()})
+        Findings(title, sections, {"plot": figure()}).save(draft.path)
         return draft.publish({"silhouette": 0.125})
 
 

@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 
 from lwdctl.analysis.comparison import compare
-from lwdctl.analysis.evaluations import read_evaluations, values_of
-from lwdctl.analysis.pairing import SUCCESS, align, group_runs, matrix
+from lwdctl.analysis.evaluations import (
+    SUCCESS,
+    align,
+    group_runs,
+    matrix,
+    read_evaluations,
+    values_of,
+)
 from lwdctl.analysis.resample import mcnemar, paired_permutation
 from lwdctl.core.errors import ArtifactError, ConfigError
 from lwdctl.evaluation.results import ConditionResult

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lwdctl.analysis.sections import Section, read_sections, write_sections
+from lwdctl.analysis.sections import Findings, Section, read_sections
 from lwdctl.analysis.tables import Table
 from lwdctl.core.errors import ArtifactError
 
@@ -21,7 +21,7 @@ def figure():
 
 
 def test_sections_come_back_as_they_were(tmp_path):
-    write_sections(tmp_path, "Latents", SECTIONS, {"pca": figure()})
+    Findings("Latents", SECTIONS, {"pca": figure()}).save(tmp_path)
     assert read_sections(tmp_path) == ("Latents", SECTIONS)
     assert (tmp_path / "figures/pca.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "figures/pca.pdf").read_bytes().startswith(b"%PDF")
@@ -29,7 +29,7 @@ def test_sections_come_back_as_they_were(tmp_path):
 
 def test_a_figure_that_no_section_shows_is_refused(tmp_path):
     with pytest.raises(ValueError, match="drawn are"):
-        write_sections(tmp_path, "Latents", SECTIONS[1:], {"pca": figure()})
+        Findings("Latents", SECTIONS[1:], {"pca": figure()}).save(tmp_path)
 
 
 @pytest.mark.parametrize("content", [None, "[]", '{"title": "x", "sections": [{}]}', "{"])

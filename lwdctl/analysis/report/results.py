@@ -12,9 +12,8 @@ import numpy as np
 
 from lwdctl.analysis.comparison import STATISTICS, Comparison, compare
 from lwdctl.analysis.comparison_records import ComparisonRow, Horizon, horizon_order
-from lwdctl.analysis.evaluations import read_evaluations
+from lwdctl.analysis.evaluations import Group, group_runs, matrix, read_evaluations
 from lwdctl.analysis.figures import COSTS, SUCCESS
-from lwdctl.analysis.pairing import Group, group_runs, matrix
 from lwdctl.analysis.report.content import (
     PERTURBATION,
     Block,
