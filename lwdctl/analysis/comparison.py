@@ -33,7 +33,7 @@ from lwdctl.analysis.evaluations import (
     matrix,
     read_evaluations,
 )
-from lwdctl.analysis.figures import ComparisonFigures
+from lwdctl.analysis.figures import ComparisonFigures, missing_figures
 from lwdctl.analysis.plotting import save_figures
 from lwdctl.analysis.resample import (
     PERMUTATIONS,
@@ -167,12 +167,12 @@ class Comparison:
     @cached_property
     def figures(self) -> dict[str, Figure]:
         """File name's stem to figure: success and score by horizon, success by cost."""
-        return dict(self._drawing.draw())
+        return dict(ComparisonFigures(self.overall, self.env, self.metric, self.against).draw())
 
     @property
     def missing_figures(self) -> list[str]:
         """Which figures or points are missing for want of numbers."""
-        return list(self._drawing.missing())
+        return list(missing_figures(self.overall))
 
     def to_csv(self) -> str:
         """Return the results as CSV text, one row per condition and task."""
@@ -182,11 +182,13 @@ class Comparison:
         """Return JSON-ready values, the statistical methods in words among them."""
         return {
             "evaluations": list(self.sources),
-            **{name: getattr(self, name) for name in ("env", "metric", "against")},
-            **{
-                name: [flatten(record) for record in getattr(self, name)]
-                for name in ("results", "tests", "controls", "costs")
-            },
+            "env": self.env,
+            "metric": self.metric,
+            "against": self.against,
+            "results": list(map(flatten, self.results)),
+            "tests": list(map(flatten, self.tests)),
+            "controls": list(map(flatten, self.controls)),
+            "costs": list(map(flatten, self.costs)),
             "notes": list(self.notes),
             "methods": STATISTICS,
         }
@@ -215,10 +217,6 @@ class Comparison:
         columns = tuple(name.replace("score", self.metric) for name in names)
         return Table(columns, tuple(tuple(_TEXT[name](one) for name in names) for one in records))
 
-    @property
-    def _drawing(self) -> ComparisonFigures:
-        return ComparisonFigures(self.overall, self.env, self.metric, self.against)
-
 
 def compare(
     results: Sequence[Run | ConditionResult],
@@ -241,9 +239,19 @@ def compare(
     """
     runs = distinguish([item if isinstance(item, Run) else make_run(item) for item in results])
     check_one_protocol(runs)
-    metric = metric or _first_metric(runs)
+    metric = metric or next((run.metrics[0] for run in runs if run.metrics), "")
+    if not metric:
+        raise ArtifactError("no episode of these evaluations ran to its end")
     reference = choose_reference(runs, against)
-    groups = sorted(group_runs(runs), key=lambda group: _reading_order(group, reference))
+    groups = sorted(
+        group_runs(runs),
+        key=lambda group: (
+            group.condition.perturbation,
+            horizon_order(group.condition.horizon),
+            group.one.label != reference.label,
+            group.one.label,
+        ),
+    )
     notes = list(reference.notes)
     rows: list[ComparisonRow] = []
     tests: list[PairedTest] = []
@@ -255,12 +263,17 @@ def compare(
             controls += _controls(group, groups, metric, notes)
             task.advance()
     overall = [row for row in rows if row.task == ALL_TASKS]
+    successes = holm([test.success_p for test in tests])
+    scores = holm([test.score_p for test in tests])
     return Comparison(
         env=runs[0].row.env,
         metric=metric,
         against=reference.label,
         results=tuple(rows),
-        tests=tuple(_adjusted(tests)),
+        tests=tuple(
+            replace(test, success_p_holm=success, score_p_holm=score)
+            for test, success, score in zip(tests, successes, scores, strict=True)
+        ),
         controls=tuple(controls),
         costs=tuple(cost_ratios(overall, reference.label)),
         notes=tuple(notes),
@@ -275,14 +288,14 @@ def compare_evaluations(
     metric: str | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Compare the policies of evaluations on disk.
+    """Compare the policies of evaluations on disk; see `compare` for the other arguments.
 
     Args:
         evaluations: Artifacts of type `evaluation`.
         root: Workspace to follow their lineage in.
-        against: Label or policy that the others are tested against; None takes `lwd` if there.
-        metric: Name of the score.
-        progress: Where to report.
+        against: As in `compare`.
+        metric: As in `compare`.
+        progress: As in `compare`.
 
     Raises:
         ArtifactError: An evaluation cannot be read, or they cannot be compared.
@@ -322,12 +335,10 @@ def cost_ratios(rows: Sequence[ComparisonRow], against: str) -> Iterator[CostRat
             and not math.isnan(row.success.value)
         ]
         own = [r for r in here if (r.policy, r.latent) == (reference.policy, reference.latent)]
-        if not own:
-            continue
-        best = max(own, key=_by_success)
+        best = max(own, key=_by_success, default=None)
         for policy in sorted({row.policy for row in here} - {reference.policy}):
             others = [row for row in here if row.policy == policy and row.is_method]
-            if others:
+            if best and others:
                 yield _cost_ratio(best, others)
 
 
@@ -336,11 +347,12 @@ def _by_success(row: ComparisonRow) -> tuple[float, float]:
 
 
 def _cost_ratio(best: ComparisonRow, others: Sequence[ComparisonRow]) -> CostRatio:
-    wanted, cost = best.success.value, best.flops_per_step or 0.0
-    equal = [row for row in others if row.success.value >= wanted]
-    shown = min(equal, key=lambda row: row.flops_per_step or 0.0) if equal else None
-    shown = shown or max(others, key=_by_success)
-    flops = shown.flops_per_step or 0.0
+    equal = [row for row in others if row.success.value >= best.success.value]
+    if equal:
+        shown = min(equal, key=lambda row: row.flops_per_step or 0.0)
+    else:
+        shown = max(others, key=_by_success)
+    flops, cost = shown.flops_per_step or 0.0, best.flops_per_step or 0.0
     return CostRatio(
         label=shown.label,
         horizon=shown.horizon,
@@ -348,55 +360,38 @@ def _cost_ratio(best: ComparisonRow, others: Sequence[ComparisonRow]) -> CostRat
         against_horizon=best.horizon,
         perturbation=best.perturbation,
         success=shown.success.value,
-        against_success=wanted,
+        against_success=best.success.value,
         flops_per_step=flops,
         against_flops_per_step=cost,
         ratio=flops / cost if equal else None,
     )
 
 
-def _first_metric(runs: Sequence[Run]) -> str:
-    for run in runs:
-        if run.metrics:
-            return run.metrics[0]
-    raise ArtifactError("no episode of these evaluations ran to its end")
-
-
-def _reading_order(group: Group, reference: Reference) -> Any:
-    condition, label = group.condition, group.one.label
-    horizon = horizon_order(condition.horizon)
-    return condition.perturbation, horizon, label != reference.label, label
-
-
 def _rows(group: Group, metric: str) -> Iterator[ComparisonRow]:
-    tasks = group.one.tasks if len(group.one.tasks) > 1 else ()
-    for task in (*tasks, ALL_TASKS):
-        yield _row(group, metric, task)
-
-
-def _row(group: Group, metric: str, task: str) -> ComparisonRow:
-    solved, states = matrix(group, SUCCESS, task)
-    scores, _ = matrix(group, metric, task)
-    known = ~np.isnan(solved)
-    condition = group.condition
-    return ComparisonRow(
-        label=group.one.label,
-        policy=condition.policy,
-        latent=condition.latent,
-        task=task,
-        horizon=condition.horizon,
-        perturbation=condition.perturbation,
-        train_seeds=group.train_seeds,
-        episodes=int(known.sum()),
-        errors=int((~known).sum()),
-        successes=int(np.nansum(solved)),
-        success=success_estimate(solved, states),
-        success_std=_std(seed_means(solved)),
-        score=mean_estimate(scores, states),
-        score_std=_std(seed_means(scores)),
-        flops_per_step=_mean([run.flops for run in group.runs]),
-        seconds_per_episode=_mean([run.seconds for run in group.runs]),
-    )
+    """Yield a row for every task, where there are several, and the row of all tasks."""
+    condition, tasks = group.condition, group.one.tasks
+    for task in (*(tasks if len(tasks) > 1 else ()), ALL_TASKS):
+        solved, states = matrix(group, SUCCESS, task)
+        scores, _ = matrix(group, metric, task)
+        known = ~np.isnan(solved)
+        yield ComparisonRow(
+            label=group.one.label,
+            policy=condition.policy,
+            latent=condition.latent,
+            task=task,
+            horizon=condition.horizon,
+            perturbation=condition.perturbation,
+            train_seeds=group.train_seeds,
+            episodes=int(known.sum()),
+            errors=int((~known).sum()),
+            successes=int(np.nansum(solved)),
+            success=success_estimate(solved, states),
+            success_std=mean_and_std(seed_means(solved))[1],
+            score=mean_estimate(scores, states),
+            score_std=mean_and_std(seed_means(scores))[1],
+            flops_per_step=_mean([run.flops for run in group.runs]),
+            seconds_per_episode=_mean([run.seconds for run in group.runs]),
+        )
 
 
 def _tests(
@@ -438,10 +433,8 @@ def _controls(
     if not condition.perturbation:
         return
     key = (group.one.label, condition.horizon, 0.0)
-    same = (
-        g for g in groups if (g.one.label, g.condition.horizon, g.condition.perturbation) == key
-    )
-    control = next(same, None)
+    controls = {(g.one.label, g.condition.horizon, g.condition.perturbation): g for g in groups}
+    control = controls.get(key)
     pairs = control and _align(group, control, metric, same_models=True)
     if not control or not pairs:
         notes.append(f"without an unperturbed control: {group}")
@@ -465,19 +458,6 @@ def _align(
     solved = align(group, other, SUCCESS, same_models=same_models)
     scores = align(group, other, metric, same_models=same_models)
     return (solved, scores) if solved and scores else None
-
-
-def _adjusted(tests: Sequence[PairedTest]) -> list[PairedTest]:
-    successes = holm([test.success_p for test in tests])
-    scores = holm([test.score_p for test in tests])
-    return [
-        replace(test, success_p_holm=one, score_p_holm=other)
-        for test, one, other in zip(tests, successes, scores, strict=True)
-    ]
-
-
-def _std(values: Sequence[float]) -> float | None:
-    return mean_and_std(values)[1] if values else None
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -71,25 +71,11 @@ class ComparisonFigures:
             if any(cost.of(row) for row in self.rows):
                 yield f"success-by-{cost.name}", self._by_cost(cost)
 
-    def missing(self) -> Iterator[str]:
-        """Yield which figures or points are missing for want of numbers."""
-        for cost in COSTS:
-            name = cost.title[0].lower() + cost.title[1:] if cost.name == "time" else cost.title
-            labels = sorted({row.label for row in self.rows if not cost.of(row)})
-            count = sum(not cost.of(row) for row in self.rows)
-            if count == len(self.rows):
-                yield f"no figure of {name}: the evaluations do not record it"
-            elif count:
-                conditions = "condition lacks" if count == 1 else "conditions lack"
-                yield f"figure of {name}: {count} {conditions} it ({', '.join(labels)})"
-
     @property
     def _styles(self) -> Mapping[str, Mapping[str, Any]]:
-        labels = sorted({row.label for row in self.rows})
-        labels.sort(key=lambda label: label != self.against)
-        return {
-            label: {**series_style(index), "label": label} for index, label in enumerate(labels)
-        }
+        labels = {row.label for row in self.rows}
+        ordered = sorted(labels, key=lambda label: (label != self.against, label))
+        return {name: {**series_style(index), "label": name} for index, name in enumerate(ordered)}
 
     def _by_horizon(self, quantity: str) -> Figure:
         points = self._points(quantity)
@@ -99,11 +85,8 @@ class ComparisonFigures:
         figure, panels = self._panels(quantity)
         for perturbation, axes in panels:
             for index, (label, style) in enumerate(self._styles.items()):
-                mine = [
-                    (row, estimate)
-                    for row, estimate in points
-                    if (row.perturbation, row.label) == (perturbation, label)
-                ]
+                key = (perturbation, label)
+                mine = [item for item in points if (item[0].perturbation, item[0].label) == key]
                 placed = [point for point in mine if point[0].horizon is not None]
                 # Beside each other where there is no line to follow.
                 alone = len(horizons) <= 1
@@ -137,7 +120,12 @@ class ComparisonFigures:
                     draw_error_bars(axes, places, [estimate for _, estimate in mine], **style)
                 for place, (row, estimate) in zip(places, mine, strict=True):
                     if several and row.horizon is not None:
-                        _annotate_horizon(axes, place, estimate, row.horizon, style["color"])
+                        axes.annotate(
+                            str(row.horizon), (place, estimate.value), color=style["color"],
+                            # A policy's costlier points stand higher: below right is free.
+                            xytext=(3, -9), textcoords="offset points", fontsize=6.5, zorder=1.5,
+                            path_effects=[withStroke(linewidth=2, foreground="white")],
+                        )  # fmt: skip
             _draw_front(axes, here, cost)
             _label_costs(axes, [cost.of(row) or 1.0 for row, _ in here], cost)
             axes.set_xlabel(cost.title)
@@ -164,11 +152,8 @@ class ComparisonFigures:
         every = [axes for row in grid for axes in row]
         for axes in every[len(perturbations) :]:
             axes.remove()
-        name = (
-            "Success (fraction of episodes)"
-            if quantity == SUCCESS
-            else self.metric.replace("_", " ").capitalize() + " (mean)"
-        )
+        name = self.metric.replace("_", " ").capitalize() + " (mean)"
+        name = "Success (fraction of episodes)" if quantity == SUCCESS else name
         for row in grid:
             row[0].set_ylabel(name)
         panels = list(zip(perturbations, every, strict=False))
@@ -188,6 +173,19 @@ class ComparisonFigures:
         seeds = _range([len(row.train_seeds) for row in self.rows])
         counts = f"n = {episodes} episodes a point, {seeds} training seed{'s' * (seeds != '1')}."
         add_note(figure, f"Environment: {self.env}. {counts} {shown}: 95 % intervals. {more}")
+
+
+def missing_figures(rows: Sequence[ComparisonRow]) -> Iterator[str]:
+    """Yield which figures or points are missing for want of numbers."""
+    for cost in COSTS:
+        name = cost.title[0].lower() + cost.title[1:] if cost.name == "time" else cost.title
+        lacking = [row.label for row in rows if not cost.of(row)]
+        if len(lacking) == len(rows):
+            yield f"no figure of {name}: the evaluations do not record it"
+        elif lacking:
+            conditions = "condition lacks" if len(lacking) == 1 else "conditions lack"
+            labels = ", ".join(sorted(set(lacking)))
+            yield f"figure of {name}: {len(lacking)} {conditions} it ({labels})"
 
 
 def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
@@ -224,21 +222,6 @@ def _label_costs(axes: Any, costs: Sequence[float], cost: Cost) -> None:
         else FuncFormatter(lambda value, _: f"{value:g}")
     )
     axes.xaxis.set_minor_formatter(NullFormatter())
-
-
-def _annotate_horizon(
-    axes: Any, place: float, estimate: Estimate, horizon: int | str, color: str
-) -> None:
-    axes.annotate(
-        str(horizon),
-        (place, estimate.value),
-        xytext=(3, -9),  # a policy's more expensive points stand higher: below right is free
-        path_effects=[withStroke(linewidth=2, foreground="white")],
-        zorder=1.5,
-        textcoords="offset points",
-        fontsize=6.5,
-        color=color,
-    )
 
 
 def _range(values: Sequence[int]) -> str:

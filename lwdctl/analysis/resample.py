@@ -34,13 +34,7 @@ PERMUTATIONS = 9_999
 
 
 def draw_counts(units: int, resamples: int, *stream: str | int) -> Values:
-    """Return (resample, unit): how often each unit is drawn, with replacement.
-
-    Args:
-        units: Number of units.
-        resamples: Number of bootstrap samples.
-        stream: Name and keys of the random stream.
-    """
+    """Return (resample, unit): how often each unit is drawn; `stream` names the random stream."""
     draws = generator(*stream).multinomial(units, np.full(units, 1 / units), resamples)
     return draws.astype(np.float64)
 
@@ -84,11 +78,7 @@ class Bootstrap:
         """Return (resample,) means of (observation,) values over what is known, else NaN."""
         known = ~np.isnan(values)
         totals = self.weights @ np.where(known, values, 0.0)
-        counts = self.weights @ known.astype(np.float64)
-        means: Values = np.divide(
-            totals, counts, out=np.full_like(totals, np.nan), where=counts > 0
-        )
-        return means
+        return _ratios(totals, self.weights @ known.astype(np.float64))
 
     def estimate(self, values: Values) -> Estimate:
         """Return the mean of (observation,) values; NaN marks what is unknown.
@@ -139,30 +129,31 @@ class States:
 
     def means(self, values: Values) -> Values:
         """Return (state,) means of (episode,) values."""
-        place = np.unique(self.unit, return_inverse=True)[1]
-        found: Values = np.bincount(place, values) / np.bincount(place)
+        found: Values = np.bincount(self._place, values) / np.bincount(self._place)
         return found
 
     def successes(self, values: Values) -> list[tuple[int, int]]:
         """Return successes and episodes of every state, from (seed, episode) values."""
         known = ~np.isnan(values)
         counts = np.stack([np.where(known, values, 0.0).sum(axis=0), known.sum(axis=0)])
-        place = np.unique(self.unit, return_inverse=True)[1]
-        sums = [np.bincount(place, row).round().astype(int).tolist() for row in counts]
+        sums = [np.bincount(self._place, row).round().astype(int).tolist() for row in counts]
         return [(one, count) for one, count in zip(*sums, strict=True) if count]
 
     def draw(self) -> Values:
         """Return (resample, episode): how often each episode's state is drawn."""
         # Only which episodes share a stratum or a state matters, not the labels.
-        stratum, unit = (
-            np.unique(names, return_inverse=True)[1].tolist() for names in (self.stratum, self.unit)
-        )
-        return _state_counts(tuple(stratum), tuple(unit))
+        stratum = np.unique(self.stratum, return_inverse=True)[1]
+        return _state_counts(tuple(stratum.tolist()), tuple(self._place.tolist()))
+
+    @cached_property
+    def _place(self) -> Indices:
+        """(episode,) index of its state among those that there are."""
+        return np.unique(self.unit, return_inverse=True)[1]
 
 
 def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
-    """Return the mean and the sample standard deviation, None for a single value."""
-    mean = math.fsum(values) / len(values)
+    """Return the mean, NaN of none, and the sample standard deviation, None below two values."""
+    mean = math.fsum(values) / len(values) if values else math.nan
     return mean, statistics.stdev(values) if len(values) > 1 else None
 
 
@@ -189,11 +180,11 @@ def mean_estimate(values: Values, states: States) -> Estimate:
         states: The initial states of the episodes.
     """
     means, count = seed_means(values), int((~np.isnan(values)).sum())
-    value, interval = mean_and_std(means)[0] if means else math.nan, _NO_INTERVAL
+    interval = _NO_INTERVAL
     if count and (len(values) > 1 or len(states) > 1):
         seeds = _seed_counts(len(values), "first")
         interval = percentile_interval(_two_way_means(values, seeds, states.draw()))
-    return Estimate(value, *interval, count)
+    return Estimate(mean_and_std(means)[0], *interval, count)
 
 
 def success_estimate(values: Values, states: States) -> Estimate:
@@ -400,5 +391,11 @@ def _two_way_means(values: Values, seeds: Values, states: Values) -> Values:
     known = ~np.isnan(values)
     total = ((seeds @ np.where(known, values, 0.0)) * states).sum(axis=1)
     weight = ((seeds @ known.astype(np.float64)) * states).sum(axis=1)
-    means: Values = np.divide(total, weight, out=np.full(len(total), np.nan), where=weight > 0)
+    return _ratios(total, weight)
+
+
+def _ratios(totals: Values, weights: Values) -> Values:
+    """Return totals over weights, NaN where the weight is zero."""
+    out = np.full_like(totals, np.nan)
+    means: Values = np.divide(totals, weights, out=out, where=weights > 0)
     return means
