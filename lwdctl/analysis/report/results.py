@@ -66,7 +66,6 @@ class Bar:
     more: str = ""
 
     def __str__(self) -> str:
-        """Return the number with its interval."""
         return show_estimate(self.estimate)
 
 
@@ -125,18 +124,29 @@ def results_of(
     if not evaluations:
         return ()
     try:
-        return (_together(evaluations, root, against, metric, progress),)
+        runs = read_evaluations(evaluations, root)
+        comparison = compare(runs, against, metric, progress)
     except LwdctlError as error:
+        if len(evaluations) == 1 and (against or metric):
+            raise
         if len(evaluations) == 1:
-            if against or metric:
-                raise
             return (_from_manifest(evaluations[0], error.message),)
+        alone = [results_of([item], root, against, metric, progress)[0] for item in evaluations]
         why = f"not compared with the other evaluations: {error.message}"
-    found = []
-    for item in evaluations:
-        (one,) = results_of([item], root, against, metric, progress)
-        found.append(replace(one, notes=(*one.notes, why)))
-    return tuple(found)
+        return tuple(replace(one, notes=(*one.notes, why)) for one in alone)
+    tables = [
+        CaptionedTable(table.columns, table.rows, caption) for caption, table in comparison.tables()
+    ]
+    tables += [*_task_tables(comparison), *_manifest_tables(evaluations)]
+    result = Results(
+        title=", ".join(item.reference for item in evaluations),
+        headline=_headline(comparison, _scores_by_label(group_runs(runs), comparison.metric)),
+        tables=tuple(table.without_empty_columns() for table in tables),
+        pictures=tuple(_pictures(comparison)),
+        notes=(*comparison.notes, *comparison.missing_figures),
+        methods=tuple(STATISTICS.items()),
+    )
+    return (result,)
 
 
 def manifest_rows(evaluations: Sequence[Artifact]) -> list[ResultRow]:
@@ -146,30 +156,6 @@ def manifest_rows(evaluations: Sequence[Artifact]) -> list[ResultRow]:
         for artifact in evaluations
         for row in artifact.manifest.summary.get("results", [])
     ]
-
-
-def _together(
-    evaluations: Sequence[Artifact],
-    root: Path,
-    against: str | None,
-    metric: str | None,
-    progress: Progress,
-) -> Results:
-    runs = read_evaluations(evaluations, root)
-    comparison = compare(runs, against, metric, progress)
-    labels = _scores_by_label(group_runs(runs), comparison.metric)
-    tables = [
-        CaptionedTable(table.columns, table.rows, caption) for caption, table in comparison.tables()
-    ]
-    tables += [*_task_tables(comparison), *_manifest_tables(evaluations)]
-    return Results(
-        title=", ".join(item.reference for item in evaluations),
-        headline=_headline(comparison, labels),
-        tables=tuple(table.without_empty_columns() for table in tables),
-        pictures=tuple(_pictures(comparison)),
-        notes=(*comparison.notes, *comparison.missing_figures),
-        methods=tuple(STATISTICS.items()),
-    )
 
 
 def _from_manifest(evaluation: Artifact, why: str) -> Results:
@@ -242,10 +228,8 @@ def _headline(comparison: Comparison, labels: Sequence[Bar]) -> Headline:
 def _shows_success(comparison: Comparison) -> bool:
     """Return whether something was solved, or no score is above zero either."""
     rows = comparison.overall
-    scores = [row.score.value for row in rows]
-    return any(row.successes for row in rows) or not any(
-        score and not math.isnan(score) for score in scores
-    )
+    scores = np.nan_to_num([row.score.value for row in rows])
+    return any(row.successes for row in rows) or not scores.any()
 
 
 def _scores_by_label(groups: Sequence[Group], metric: str) -> list[Bar]:
@@ -261,15 +245,9 @@ def _scores_by_label(groups: Sequence[Group], metric: str) -> list[Bar]:
             if np.isnan(some).all():
                 continue
             estimate = mean_estimate(some, states.of(names == label))
-            bars.append(
-                Bar(
-                    label=f"{run.label}, {label}{_horizon(condition.horizon, several=several)}",
-                    detail=_role(condition),
-                    episodes=f"{estimate.n} episodes",
-                    perturbation=condition.perturbation,
-                    estimate=estimate,
-                )
-            )
+            name = f"{run.label}, {label}{_horizon(condition.horizon, several=several)}"
+            count, perturbation = f"{estimate.n} episodes", condition.perturbation
+            bars.append(Bar(name, _role(condition), count, perturbation, estimate))
     return bars
 
 
@@ -313,9 +291,8 @@ def _ordered(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
 def _span(bars: Sequence[Bar]) -> tuple[float, float]:
     """Return an axis that begins at zero and holds every interval."""
     estimates = [bar.estimate for bar in bars]
-    numbers = [end for item in estimates for end in (item.value, item.low, item.high)]
-    ends = [0.0, *(end for end in numbers if not math.isnan(end))]
-    low, high = min(ends), max(ends)
+    ends = [end for item in estimates for end in (item.value, item.low, item.high)]
+    low, high = float(np.nanmin([0.0, *ends])), float(np.nanmax([0.0, *ends]))
     return (low, high) if high > low else (low, low + 1.0)
 
 
@@ -326,7 +303,9 @@ def _task_tables(comparison: Comparison) -> Iterator[CaptionedTable]:
         here = [row for row in rows if row.perturbation == perturbation]
         several = len({row.horizon for row in here} - {None}) > 1
         found = {
-            (row.task, row.label + _horizon(row.horizon, several=several)): row.success
+            (row.task, row.label + _horizon(row.horizon, several=several)): show_estimate(
+                row.success
+            )
             for row in here
         }
         tasks = dict.fromkeys(task for task, _ in found)
@@ -338,14 +317,7 @@ def _task_tables(comparison: Comparison) -> Iterator[CaptionedTable]:
             if len(names) > len(shown):
                 caption += f", {start + 1} to {start + len(shown)} of {len(names)} conditions"
             cells = tuple(
-                (
-                    task,
-                    *(
-                        show_estimate(found[task, name]) if (task, name) in found else EMPTY
-                        for name in shown
-                    ),
-                )
-                for task in tasks
+                (task, *(found.get((task, name), EMPTY) for name in shown)) for task in tasks
             )
             yield CaptionedTable(("task", *shown), cells, caption, folded=True)
 
@@ -353,9 +325,8 @@ def _task_tables(comparison: Comparison) -> Iterator[CaptionedTable]:
 def _manifest_tables(evaluations: Sequence[Artifact]) -> Iterator[CaptionedTable]:
     """Yield what only the manifests hold: results by behavior label, and costs."""
     rows = [row for row in manifest_rows(evaluations) if row.task == ALL_TASKS]
-    labeled = [row for row in rows if row.by_label]
-    if labeled:
-        yield _label_table(labeled)
+    if any(row.by_label for row in rows):
+        yield _label_table([row for row in rows if row.by_label])
     costs = [row for row in rows if row.cost]
     if costs:
         cells = tuple(
