@@ -90,7 +90,6 @@ class Comparison:
     """All results of a comparison.
 
     Attributes:
-        env: Name of the environment.
         metric: Name of the score.
         against: Label of the reference, or "" where nothing was tested.
         results: One row per condition and task, and one per condition over all tasks.
@@ -196,26 +195,29 @@ class Comparison:
     def save(self, directory: Path | str) -> list[Path]:
         """Write tables (CSV), `comparison.json` and figures (PNG, PDF) and return the paths.
 
-        Args:
-            directory: Where to write; made if missing. Files of the same name are replaced.
+        The directory is made if missing; files of the same name in it are replaced.
         """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        tables: dict[str, tuple[type, Sequence[Any]]] = {
-            "comparison.csv": (ComparisonRow, self.results),
-            "comparison-tests.csv": (PairedTest, self.tests),
-            "comparison-controls.csv": (PerturbationEffect, self.controls),
-            "comparison-costs.csv": (CostRatio, self.costs),
+        tables = {
+            "comparison.csv": Table.from_records(ComparisonRow, self.results),
+            "comparison-tests.csv": Table.from_records(PairedTest, self.tests),
+            "comparison-controls.csv": Table.from_records(PerturbationEffect, self.controls),
+            "comparison-costs.csv": Table.from_records(CostRatio, self.costs),
         }
-        for name, (kind, records) in tables.items():
-            write_csv(directory / name, Table.from_records(kind, records))
+        for name, table in tables.items():
+            write_csv(directory / name, table)
         write_json(directory / "comparison.json", self.to_json())
         paths = [directory / name for name in (*tables, "comparison.json")]
         return [*paths, *save_figures(self.figures, directory)]
 
     def _text_table(self, records: Sequence[Any], *names: str) -> Table:
         columns = tuple(name.replace("score", self.metric) for name in names)
-        return Table(columns, tuple(tuple(_TEXT[name](one) for name in names) for one in records))
+        rows = (
+            tuple(_TEXT[name](one) if name in _TEXT else str(getattr(one, name)) for name in names)
+            for one in records
+        )
+        return Table(columns, tuple(rows))
 
 
 def compare(
@@ -288,14 +290,9 @@ def compare_evaluations(
     metric: str | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Compare the policies of evaluations on disk; see `compare` for the other arguments.
+    """Compare evaluations on disk, whose lineage is followed in the workspace `root`.
 
-    Args:
-        evaluations: Artifacts of type `evaluation`.
-        root: Workspace to follow their lineage in.
-        against: As in `compare`.
-        metric: As in `compare`.
-        progress: As in `compare`.
+    The options are those of `compare`.
 
     Raises:
         ArtifactError: An evaluation cannot be read, or they cannot be compared.
@@ -474,7 +471,6 @@ def _beside(record: Any, name: str, text: Callable[[Any], str]) -> str:
 
 _TEXT: Mapping[str, Callable[[Any], str]] = {
     "policy": lambda row: row.label,
-    "against": lambda row: row.against,
     "latent": lambda row: show(row.latent),
     "horizon": lambda row: _beside(row, "horizon", show),
     "perturbation": lambda row: f"{row.perturbation:g}",
@@ -485,9 +481,6 @@ _TEXT: Mapping[str, Callable[[Any], str]] = {
     "FLOPs/step": lambda row: _beside(
         row, "flops_per_step", lambda flops: EMPTY if flops is None else f"{flops:.3g}"
     ),
-    "states": lambda row: str(row.states),
-    "better": lambda row: str(row.better),
-    "worse": lambda row: str(row.worse),
     "success difference [95 %]": lambda row: show_difference(row.success_difference),
     "p": lambda row: show_p(row.success_p),
     "Holm": lambda row: show_p(row.success_p_holm),
@@ -497,4 +490,4 @@ _TEXT: Mapping[str, Callable[[Any], str]] = {
     "success": lambda row: _beside(row, "success", short),
     "ratio": lambda row: "solves less" if row.ratio is None else f"{row.ratio:.3g}",
 }
-"""Column of the tables to the text of a record in it; the score goes by its name."""
+"""Column to the text of a record in it, where that is not the field of this name."""

@@ -49,14 +49,7 @@ COSTS = (
 
 @dataclass(frozen=True)
 class ComparisonFigures:
-    """Draws the figures of one comparison.
-
-    Attributes:
-        rows: Conditions over all tasks.
-        env: Name of the environment.
-        metric: Name of the score.
-        against: Label of the reference; its series comes first.
-    """
+    """Draws conditions over all tasks; the series of the reference `against` comes first."""
 
     rows: Sequence[ComparisonRow]
     env: str

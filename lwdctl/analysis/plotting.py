@@ -39,12 +39,7 @@ def new_figure(
 ) -> tuple[Figure, list[list[Any]]]:
     """Return a figure and its axes as [row][column], in the common style.
 
-    Args:
-        width: Inches.
-        height: Inches.
-        rows: Rows of panels.
-        columns: Columns of panels.
-        subplots: Further arguments of `Figure.subplots` (`sharey`).
+    Width and height are in inches; `subplots` are further arguments of `Figure.subplots`.
     """
     figure = Figure(figsize=(width, height), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, **subplots)
@@ -89,14 +84,7 @@ def draw_bars(
 ) -> None:  # fmt: skip
     """Draw series `index` of `count` as bars that stand side by side at every place.
 
-    Args:
-        axes: Where to draw.
-        index: Number of the series.
-        count: Number of series.
-        places: Horizontal position of each group of bars.
-        values: Heights.
-        errors: Lengths of the error bars, symmetric or (below, above).
-        style: Further arguments of `Axes.bar` (`color`, `label`).
+    `errors` are the lengths of the error bars, symmetric or (below, above).
     """
     width = 0.8 / count
     shifted = [place + width * (index - (count - 1) / 2) for place in places]
@@ -153,12 +141,7 @@ def render(figure: Figure, file_format: str) -> bytes:
 
 
 def save_figures(figures: Mapping[str, Figure], directory: Path) -> list[Path]:
-    """Write every figure as `directory/stem.png` and `.pdf` and return the paths.
-
-    Args:
-        figures: Stem to figure.
-        directory: Where to write; it must exist.
-    """
+    """Write figures by stem as PNG and PDF into an existing directory and return the paths."""
     paths = []
     for stem, figure in figures.items():
         for ending in FORMATS:

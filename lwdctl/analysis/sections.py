@@ -28,7 +28,6 @@ class Section:
     """One result of an analysis.
 
     Attributes:
-        title: Heading.
         text: What was measured and how to read it.
         figure: Stem of a figure's files, or "".
         table: Numbers that go with it, or None.
@@ -45,7 +44,6 @@ class Findings:
     """The results of an analysis.
 
     Attributes:
-        title: Title of the whole analysis.
         sections: In reading order.
         figures: Stem to figure, each shown by one of the sections.
         tables: Stem to table, for files of all points.

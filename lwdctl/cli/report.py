@@ -74,13 +74,13 @@ def command(
     path = _output(output, runs or [])
     _check_writable(path)
     progress = shared.progress
-    from lwdctl.analysis.report.report import build_report, render_page
+    from lwdctl.analysis.report.report import build_report
 
     report = build_report(
         sources, workspace.root, recipes, against=against, metric=metric,
         progress=progress,
     )  # fmt: skip
-    content = render_page(report).encode()
+    content = report.html.encode()
     write_durably(path, content)
     verdicts = [item.met for recipe in recipes for item in recipe.expected]
     summary = {

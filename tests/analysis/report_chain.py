@@ -5,7 +5,7 @@ import json
 from evaluation_grid import episode, record
 from PIL import Image
 
-from lwdctl.analysis.report.report import build_report, render_page
+from lwdctl.analysis.report.report import build_report
 from lwdctl.analysis.sections import Findings, Section
 from lwdctl.analysis.tables import Table
 
@@ -94,7 +94,7 @@ def analysis(workspace, latents, title="Latents"):
 
 
 def page(workspace, *sources, recipes=(), **options):
-    return render_page(build_report(sources, workspace.root, recipes, **options))
+    return build_report(sources, workspace.root, recipes, **options).html
 
 
 def chain(workspace, records=ARMS, **options):

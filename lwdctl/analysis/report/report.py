@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import lwdctl
 from lwdctl.analysis.report.content import (
     TRAINED,
-    Block,
     CaptionedTable,
-    RecordedEpisode,
     recorded_episodes,
     show_analysis,
     training_curves,
@@ -53,13 +51,8 @@ class RecipeResults:
     """A recipe and what its stages gave.
 
     Attributes:
-        title: What the experiment shows.
-        path: Its file.
         paper: Table or figure of the paper that it reproduces.
-        time: Wall time that the recipe states.
-        device: Machine that the time was measured on.
-        command: The command line that runs it.
-        smoke: Whether its toy size was run.
+        time: Wall time that the recipe states, on the machine `device`.
         expected: Expected numbers beside measured ones; empty for a toy run.
         missing: Ids of stages without an artifact that is up to date.
     """
@@ -75,57 +68,11 @@ class RecipeResults:
     missing: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Report:
-    """The whole page.
+class Report(NamedTuple):
+    """The HTML page, and what a reader must know first."""
 
-    Attributes:
-        title: Its heading.
-        lead: The main numbers, one sentence each.
-        facts: Name and value of what was run.
-        recipes: The recipes that the artifacts come from.
-        results: One comparison, or several of evaluations that cannot be compared.
-        analyses: The newest analysis of each kind.
-        curves: The training curves of every model.
-        episodes: Recorded episodes.
-        episodes_left_out: How many recorded episodes are not shown, or "".
-        artifacts: Everything that the results derive from, oldest first.
-        commands: The command lines that made the artifacts, each once.
-        tables: Data, machines and software.
-        problems: What keeps the artifacts from being reproduced: in short, and the particulars.
-        warnings: What a reader must know first.
-    """
-
-    title: str
-    lead: tuple[str, ...]
-    facts: tuple[tuple[str, str], ...]
-    recipes: tuple[RecipeResults, ...]
-    results: tuple[Results, ...]
-    analyses: tuple[Block, ...]
-    curves: tuple[Block, ...]
-    episodes: tuple[RecordedEpisode, ...]
-    episodes_left_out: str
-    artifacts: tuple[Artifact, ...]
-    commands: tuple[str, ...]
-    tables: tuple[CaptionedTable, ...]
-    problems: tuple[tuple[str, str], ...]
+    html: str
     warnings: tuple[str, ...]
-
-
-@dataclass
-class Trace:
-    """The artifacts that were found, by digest, and why others are missing."""
-
-    found: dict[str, Artifact] = field(default_factory=dict)
-    lost: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def artifacts(self) -> list[Artifact]:
-        """The artifacts, the one finished first first."""
-        return sorted(
-            self.found.values(),
-            key=lambda item: (str(item.manifest.provenance["finished"]), item.reference),
-        )
 
 
 def build_report(
@@ -137,7 +84,7 @@ def build_report(
     metric: str | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Gather everything that one report shows.
+    """Gather everything that one report shows, and render it; the same gives the same bytes.
 
     Args:
         sources: What the report is about: evaluations, or all artifacts of a recipe.
@@ -152,13 +99,13 @@ def build_report(
     """
     progress = progress or SilentProgress()
     progress.message(f"reading {', '.join(item.reference for item in sources)}")
-    traced = trace(sources, root)
+    own, _ = trace(sources, root)
     evaluations = [item for item in sources if item.type == "evaluation"]
-    everything = trace([*sources, *find_analyses(traced.found, root)], root)
+    everything, lost = trace([*sources, *find_analyses(own, root)], root)
     results = results_of(evaluations, root, against, metric, progress)
     episodes, left_out = recorded_episodes(evaluations)
-    artifacts = everything.artifacts
-    problems = tuple(_problems(artifacts, everything.lost))
+    artifacts = list(everything.values())
+    problems = list(_problems(artifacts, lost))
     alerts = (f"{what} (see Lineage)" for what, _ in problems)
     missing = "# {}: its manifest records no command"
     commands = (
@@ -167,26 +114,28 @@ def build_report(
     )
     named = "; ".join(recipe.title for recipe in recipes)
     listed = ", ".join(dict.fromkeys(item.name for item in sources))
-    return Report(
-        title=named if recipes else f"Evaluation of {listed}",
-        lead=tuple(_lead(results, recipes)),
-        facts=tuple(_facts(evaluations, traced.artifacts)),
-        recipes=tuple(recipes),
-        results=results,
-        analyses=tuple(show_analysis(item) for item in artifacts if item.type == "analysis"),
-        curves=tuple(training_curves(item) for item in traced.artifacts if item.type in TRAINED),
-        episodes=episodes,
-        episodes_left_out=left_out,
-        artifacts=tuple(artifacts),
-        commands=tuple(dict.fromkeys(commands)),
-        tables=tuple(_origin_tables(artifacts)),
-        problems=problems,
-        warnings=(*_warnings(evaluations, recipes), *alerts),
-    )
+    warnings = (*_warnings(evaluations, recipes), *alerts)
+    report = {
+        "title": named if recipes else f"Evaluation of {listed}",
+        "lead": list(_lead(results, recipes)),
+        "facts": list(_facts(evaluations, list(own.values()))),
+        "recipes": recipes,
+        "results": results,
+        "analyses": [show_analysis(item) for item in artifacts if item.type == "analysis"],
+        "curves": [training_curves(item) for item in own.values() if item.type in TRAINED],
+        "episodes": episodes,
+        "episodes_left_out": left_out,
+        "artifacts": artifacts,
+        "commands": list(dict.fromkeys(commands)),
+        "tables": list(_origin_tables(artifacts)),
+        "problems": problems,
+        "warnings": warnings,
+    }
+    template = _templates().get_template("report.html")
+    return Report(template.render(report=report, version=lwdctl.__version__) + "\n", warnings)
 
 
-def render_page(report: Report) -> str:
-    """Return the HTML page; the same report gives the same text."""
+def _templates() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -197,8 +146,7 @@ def render_page(report: Report) -> str:
     for function in (numeric_columns, commit_of, seconds_of, settings_of, show):
         environment.globals[function.__name__] = function
     environment.filters["minute"] = show_minute
-    template = environment.get_template("report.html")
-    return template.render(report=report, version=lwdctl.__version__) + "\n"
+    return environment
 
 
 def numeric_columns(table: CaptionedTable) -> list[bool]:
@@ -282,22 +230,30 @@ def _data(summary: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def trace(artifacts: Sequence[Artifact], root: Path) -> Trace:
-    """Follow the inputs of some artifacts back to their sources."""
-    traced = Trace()
+def trace(artifacts: Sequence[Artifact], root: Path) -> tuple[dict[str, Artifact], dict[str, str]]:
+    """Follow the inputs of some artifacts back to their sources.
+
+    Returns:
+        What was found by digest, the one finished first first, and why other digests are missing.
+    """
+    found: dict[str, Artifact] = {}
+    lost: dict[str, str] = {}
     waiting = list(artifacts)
     while waiting:
         artifact = waiting.pop()
-        if artifact.digest in traced.found:
+        if artifact.digest in found:
             continue
-        traced.found[artifact.digest] = artifact
+        found[artifact.digest] = artifact
         home = lineage.workspace_of(artifact, root)
         for item in artifact.manifest.inputs:
             try:
                 waiting.append(lineage.find_input(item, home))
             except ArtifactError as error:
-                traced.lost[item.digest] = error.message
-    return traced
+                lost[item.digest] = error.message
+    ordered = sorted(
+        found.values(), key=lambda item: (str(item.manifest.provenance["finished"]), item.reference)
+    )
+    return {item.digest: item for item in ordered}, lost
 
 
 def settings_of(artifact: Artifact) -> CaptionedTable:
@@ -403,9 +359,9 @@ def find_analyses(found: Mapping[str, Artifact], root: Path) -> list[Artifact]:
 def _primary_inputs(artifact: Artifact, root: Path) -> set[str]:
     """Return the digests of its inputs that no other input derives from."""
     inputs = {item.digest for item in artifact.manifest.inputs}
-    found = trace([artifact], root).found
+    found, _ = trace([artifact], root)
     ancestors: set[str] = set()
     for digest in inputs & found.keys():
-        traced = trace([found[digest]], root)
-        ancestors |= {*traced.found, *traced.lost} - {digest}
+        below, lost = trace([found[digest]], root)
+        ancestors |= {*below, *lost} - {digest}
     return inputs - ancestors

@@ -61,7 +61,6 @@ class Bar:
     label: str
     detail: str
     episodes: str
-    perturbation: float
     estimate: Estimate
     more: str = ""
 
@@ -71,15 +70,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Headline:
-    """The first numbers to read of one comparison.
-
-    Attributes:
-        quantity: What the bars show.
-        low: Value at the left end of the bars.
-        high: Value at the right end.
-        bars: One per policy and horizon.
-        notes: What a reader must know beside them.
-    """
+    """The first numbers to read of one comparison: what the bars show, on an axis low to high."""
 
     quantity: str
     low: float
@@ -140,7 +131,7 @@ def results_of(
     tables += [*_task_tables(comparison), *_manifest_tables(evaluations)]
     result = Results(
         title=", ".join(item.reference for item in evaluations),
-        headline=_headline(comparison, _scores_by_label(group_runs(runs), comparison.metric)),
+        headline=_headline(comparison, group_runs(runs)),
         tables=tuple(table.without_empty_columns() for table in tables),
         pictures=tuple(_pictures(comparison)),
         notes=(*comparison.notes, *comparison.missing_figures),
@@ -194,7 +185,7 @@ def _adds_something(name: str, comparison: Comparison) -> bool:
     return len({(row.horizon, row.perturbation) for row in rows} - {(None, 0.0)}) > 1
 
 
-def _headline(comparison: Comparison, labels: Sequence[Bar]) -> Headline:
+def _headline(comparison: Comparison, groups: Sequence[Group]) -> Headline:
     """Show the least perturbed condition: one bar per policy and horizon, the method first.
 
     Where nothing is solved, scores by behavior label are shown if there are any, because a mean
@@ -204,9 +195,8 @@ def _headline(comparison: Comparison, labels: Sequence[Bar]) -> Headline:
     rows = [row for row in comparison.overall if row.perturbation == least]
     solved = _shows_success(comparison)
     metric = comparison.metric.replace("_", " ")
-    if not solved and labels:
-        bars = [item for item in labels if item.perturbation == least]
-    else:
+    bars = [] if solved else _scores_by_label(groups, comparison.metric, least)
+    if not bars:
         several = len({row.horizon for row in rows} - {None}) > 1
         bars = [_bar(row, metric, solved=solved, several=several) for row in _ordered(rows)]
     notes = [] if solved else [NOTHING_SOLVED]
@@ -232,12 +222,14 @@ def _shows_success(comparison: Comparison) -> bool:
     return any(row.successes for row in rows) or not scores.any()
 
 
-def _scores_by_label(groups: Sequence[Group], metric: str) -> list[Bar]:
-    """Return the mean score of every policy and behavior label."""
+def _scores_by_label(groups: Sequence[Group], metric: str, perturbation: float) -> list[Bar]:
+    """Return the mean score of every policy and behavior label under one perturbation."""
     bars = []
     several = len({group.condition.horizon for group in groups} - {None}) > 1
     for group in groups:
         condition, run = group.condition, group.one
+        if condition.perturbation != perturbation:
+            continue
         scores, states = matrix(group, metric)
         names = np.array([key.label for key in run.episode_keys])
         for label in sorted(set(names) - {""}):
@@ -246,8 +238,7 @@ def _scores_by_label(groups: Sequence[Group], metric: str) -> list[Bar]:
                 continue
             estimate = mean_estimate(some, states.of(names == label))
             name = f"{run.label}, {label}{_horizon(condition.horizon, several=several)}"
-            count, perturbation = f"{estimate.n} episodes", condition.perturbation
-            bars.append(Bar(name, _role(condition), count, perturbation, estimate))
+            bars.append(Bar(name, _role(condition), f"{estimate.n} episodes", estimate))
     return bars
 
 
@@ -269,7 +260,6 @@ def _bar(row: ComparisonRow, metric: str, *, solved: bool, several: bool) -> Bar
         label=row.label + _horizon(row.horizon, several=several),
         detail=_role(row),
         episodes=f"{row.episodes} episodes{more}{lost}",
-        perturbation=row.perturbation,
         estimate=row.success if solved else row.score,
         more=f"{metric} {short(row.score.value)}" if solved else "none of them solved",
     )
