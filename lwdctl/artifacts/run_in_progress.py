@@ -61,6 +61,11 @@ class RunRecord:
     started: str
 
     @property
+    def input_digests(self) -> list[str]:
+        """SHA-256 digests of the inputs' manifests."""
+        return [item.digest for item in self.inputs]
+
+    @property
     def resumable(self) -> bool:
         """Whether it holds a checkpoint to go on from."""
         folder = self.path / CHECKPOINTS
@@ -165,21 +170,31 @@ class RunInProgress:
             self.discard()
 
 
-def new_run(
+def begin_run(
     root: Path,
     artifact_type: str,
     name: str,
     config: Mapping[str, Any],
     inputs: tuple[InputRef, ...],
+    *,
+    resume: bool,
 ) -> RunInProgress:
-    """Begin from nothing; leftovers of killed processes that cannot be resumed are removed.
+    """Begin a run, or resume the newest unfinished one of the same configuration and inputs.
+
+    What killed processes left under the name and nobody can resume is removed.
 
     Raises:
-        ArtifactError: The workspace cannot be written.
+        ArtifactError: The workspace cannot be written; or no run can be resumed: the message
+            names the settings or inputs that differ, or says that another process works on it.
     """
-    _sweep(root, artifact_type, name)
+    _sweep(root, artifact_type, name, resuming=resume)
     path = root / artifact_type / name / f"{_PREFIX}{secrets.token_hex(8)}"
     record = RunRecord(artifact_type, name, path, plain(config), inputs, now())
+    return _resume(root, record) if resume else _begin(root, record)
+
+
+def _begin(root: Path, record: RunRecord) -> RunInProgress:
+    path = record.path
     try:
         path.mkdir(parents=True)
         lock = (path / _RECORD_NAME).open("x+", encoding="utf-8")
@@ -190,7 +205,7 @@ def new_run(
         ) from error
     # Locked before it is filled: whoever finds an empty run.json leaves it alone.
     fcntl.flock(lock, fcntl.LOCK_EX)
-    body = {"config": record.config, "inputs": [asdict(item) for item in inputs]}
+    body = {"config": record.config, "inputs": [asdict(item) for item in record.inputs]}
     json.dump({**body, "started": record.started}, lock, indent=1)
     lock.flush()
     os.fsync(lock.fileno())
@@ -198,28 +213,18 @@ def new_run(
     return RunInProgress(record, lock, resumed=False)
 
 
-def resume_run(
-    root: Path,
-    artifact_type: str,
-    name: str,
-    config: Mapping[str, Any],
-    inputs: tuple[InputRef, ...],
-) -> RunInProgress:
-    """Resume the newest unfinished run of the same configuration and inputs.
-
-    Raises:
-        ArtifactError: There is none; the message names the settings or inputs that
-            differ, or says that another process works on it.
-    """
-    _sweep(root, artifact_type, name, resuming=True)
-    records = unfinished_runs(root, artifact_type, name)
+def _resume(root: Path, wanted: RunRecord) -> RunInProgress:
+    records = unfinished_runs(root, wanted.type, wanted.name)
     if not records:
         raise ArtifactError(
-            f"no unfinished {artifact_type}/{name} to resume in {root}",
+            f"no unfinished {wanted.type}/{wanted.name} to resume in {root}",
             "leave out --resume to begin a new one",
         )
-    wanted = plain(config)
-    same = [item for item in records if item.config == wanted and _same_inputs(item, inputs)]
+    same = [
+        item
+        for item in records
+        if item.config == wanted.config and item.input_digests == wanted.input_digests
+    ]
     if not same:
         raise ArtifactError(
             f"the unfinished {records[-1].path} differs in {_difference(records[-1], wanted)}",
@@ -303,18 +308,14 @@ def _file_id(path: Path) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _same_inputs(record: RunRecord, inputs: tuple[InputRef, ...]) -> bool:
-    return [item.digest for item in record.inputs] == [item.digest for item in inputs]
-
-
-def _difference(record: RunRecord, wanted: Mapping[str, Any]) -> str:
+def _difference(record: RunRecord, wanted: RunRecord) -> str:
     missing = object()
     keys = [
         key
-        for key in sorted({*record.config, *wanted})
-        if record.config.get(key, missing) != wanted.get(key, missing)
+        for key in sorted({*record.config, *wanted.config})
+        if record.config.get(key, missing) != wanted.config.get(key, missing)
     ]
-    pairs = [f"{key} ({record.config.get(key)!r}, now {wanted.get(key)!r})" for key in keys]
+    pairs = [f"{key} ({record.config.get(key)!r}, now {wanted.config.get(key)!r})" for key in keys]
     return ", ".join(pairs) or "its inputs: " + ", ".join(item.reference for item in record.inputs)
 
 

@@ -9,9 +9,8 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +19,7 @@ import zarr
 from lwdctl.artifacts.files import write_durably
 from lwdctl.artifacts.zarr_columns import (
     EPISODE_CHUNK,
+    STEP_CHUNK,
     Column,
     array_of,
     create_group,
@@ -183,29 +183,19 @@ class SnippetWriter:
         self.model_texts: dict[str, str] = {}
         self._spec = spec
         self.group = create_group(path)
+        self._columns: dict[str, Column] = {}
         self._sizes = {item.name: item.size for item in spec.observations}
-        self._steps = {
-            name: Column(self.group, f"observation/{name}", (size,), np.float32)
-            for name, size in self._sizes.items()
-        }
-        self._action = Column(self.group, "action", (spec.action.size,), np.float32)
-        self._reward: Column | None = None
-        self._episode = {
-            name: Column(self.group, f"episode/{name}", (), dtype, EPISODE_CHUNK)
-            for name, dtype in _EPISODE_COLUMNS.items()
-        }
-        self._states = Column(
-            self.group, "episode/initial_state", (), np.float64, chunk=_STATE_CHUNK
-        )
-        self._finals = {
-            name: self._episode_column(f"final_observation/{name}", size, np.float32)
-            for name, size in self._sizes.items()
-        }
-        self._statistics = {
-            name: {part: self._episode_column(f"statistics/{name}/{part}", size, np.float64)
-                   for part in _STATISTICS}
-            for name, size in self._statistic_sizes().items()
-        }  # fmt: skip
+        for name, size in self._sizes.items():
+            self._add(f"observation/{name}", (size,), np.float32)
+            self._add(f"final_observation/{name}", (size,), np.float32, EPISODE_CHUNK)
+        self._action = self._add("action", (spec.action.size,), np.float32)
+        for name, dtype in _EPISODE_COLUMNS.items():
+            self._add(f"episode/{name}", (), dtype, EPISODE_CHUNK)
+        self._states = self._add("episode/initial_state", (), np.float64, _STATE_CHUNK)
+        relative = {RELATIVE: spec.action.size} if spec.action.reference else {}
+        for name, size in {**self._sizes, "action": spec.action.size, **relative}.items():
+            for part in _STATISTICS:
+                self._add(f"statistics/{name}/{part}", (size,), np.float64, EPISODE_CHUNK)
         self._sources: list[str] = []
         self._models: dict[str, int] = {}
         self._validation = 0
@@ -220,23 +210,22 @@ class SnippetWriter:
         arrays = self._checked(episode)
         finals = self._checked_final(episode)
         row = self._row(episode)
-        if episode.rewards is not None and self._reward is None:
-            self._reward = Column(self.group, "reward", (), np.float32)
-        for name, column in self._steps.items():
-            column.append(arrays[name])
+        if episode.rewards is not None and not self._sources:
+            self._add("reward", (), np.float32)
+        for name in self._sizes:
+            self._columns[f"observation/{name}"].append(arrays[name])
+            self._columns[f"final_observation/{name}"].append(finals[name][None])
         self._action.append(arrays["action"])
-        if self._reward is not None:
-            self._reward.append(np.asarray(episode.rewards))
-        for name, columns in self._statistics.items():
-            for part, value in _statistics(arrays[name]).items():
-                columns[part].append(value[None])
-        for name, column in self._finals.items():
-            column.append(finals[name][None])
+        if episode.rewards is not None:
+            self._columns["reward"].append(np.asarray(episode.rewards))
+        for name, values in arrays.items():
+            for part, value in _statistics(values).items():
+                self._columns[f"statistics/{name}/{part}"].append(value[None])
         if episode.initial_state is not None:
             self._states.append(np.asarray(episode.initial_state, np.float64).ravel())
         row["initial_state_end"] = self._states.rows
-        for name, column in self._episode.items():
-            column.append([row[name]])
+        for name, number in row.items():
+            self._columns[f"episode/{name}"].append([number])
         self._sources.append(episode.source)
         self._validation += row["split"]
 
@@ -251,9 +240,9 @@ class SnippetWriter:
         """
         if not self._sources:
             raise DataError("there are no episodes to store")
-        sources = Column(self.group, "episode/source", (), np.uint8, chunk=_STATE_CHUNK)
+        sources = self._add("episode/source", (), np.uint8, _STATE_CHUNK)
         sources.append(np.frombuffer(json.dumps(self._sources).encode(), np.uint8))
-        for column in (sources, *self._columns()):
+        for column in self._columns.values():
             column.close()
         attributes = {
             "format": FORMAT,
@@ -268,18 +257,11 @@ class SnippetWriter:
             "steps": self._action.rows,
         }
 
-    def _columns(self) -> list[Column]:
-        columns = [*self._steps.values(), self._action, *self._episode.values(), self._states]
-        columns += [*self._finals.values(), *([self._reward] if self._reward else [])]
-        return columns + [item for parts in self._statistics.values() for item in parts.values()]
-
-    def _episode_column(self, name: str, size: int, dtype: npt.DTypeLike) -> Column:
-        return Column(self.group, name, (size,), dtype, EPISODE_CHUNK)
-
-    def _statistic_sizes(self) -> dict[str, int]:
-        size = self._spec.action.size
-        relative = {RELATIVE: size} if self._spec.action.reference else {}
-        return {**self._sizes, "action": size, **relative}
+    def _add(
+        self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike, chunk: int = STEP_CHUNK
+    ) -> Column:
+        column = self._columns[name] = Column(self.group, name, shape, dtype, chunk)
+        return column
 
     def _checked(self, episode: Episode) -> dict[str, npt.NDArray[np.float32]]:
         """Return observations, action and relative action, refusing what does not fit."""
@@ -290,7 +272,7 @@ class SnippetWriter:
         arrays["action"] = np.asarray(episode.actions, np.float32)
         for name, size in {**self._sizes, "action": self._spec.action.size}.items():
             _check_array(arrays[name], (length, size), f"{source}: {name}")
-        if self._sources and (episode.rewards is not None) != (self._reward is not None):
+        if self._sources and (episode.rewards is not None) != ("reward" in self._columns):
             raise DataError(f"{source}: some episodes have rewards and others have none")
         if episode.rewards is not None:
             _check_array(np.asarray(episode.rewards), (length,), f"{source}: rewards")
@@ -358,7 +340,8 @@ class SnippetStore:
         self._group = group
         self._model_texts = model_texts or {}
         self._arrays: dict[str, zarr.Array[Any]] = {}
-        self.spec = SourceSpec.from_mapping(_attribute(group, "spec"))
+        self._columns: dict[str, npt.NDArray[Any]] = {}
+        self.spec = SourceSpec.from_mapping(cast(Any, group.attrs["spec"]))
         self.episodes = _read_table(group)
         self.steps = int(self._array("action").shape[0])
 
@@ -424,7 +407,8 @@ class SnippetStore:
         """Return the moments of several keys side by side; no step is read.
 
         Args:
-            keys: Observation names, `"action"`, or `"action_relative"`.
+            keys: Observation names, `"action"`, or `"action_relative"` (the action minus its
+                reference observation, where it has one).
             split: `"train"`, `"validation"`, or None for all episodes.
 
         Raises:
@@ -435,14 +419,6 @@ class SnippetStore:
             raise ArtifactError(f"{self.path} has no episodes in the split '{split}'")
         counts = self.episodes.length[chosen]
         return Moments.concatenate([self._moments(key, chosen, counts) for key in keys])
-
-    def relative_moments(self, split: str | None = None) -> Moments:
-        """Return the moments of action minus its reference observation.
-
-        Raises:
-            ArtifactError: The action has no reference, or the split is empty.
-        """
-        return self.moments((RELATIVE,), split)
 
     def episode(self, index: int) -> Episode:
         """Load one episode with all of its arrays.
@@ -473,7 +449,7 @@ class SnippetStore:
 
     def initial_state(self, index: int) -> npt.NDArray[np.float64] | None:
         """Return the simulator state at the first step of an episode, or None."""
-        ends = self._state_ends
+        ends = self._column("initial_state_end")
         start = int(ends[index - 1]) if index else 0
         if start == int(ends[index]):
             return None
@@ -484,7 +460,7 @@ class SnippetStore:
         row = int(self._column("model")[index])
         if row < 0:
             return ""
-        digest = _attribute(self._group, "models")[row]
+        digest = cast(Any, self._group.attrs["models"])[row]
         if self.path is None:
             return self._model_texts[digest]
         path = self.path.parent / _MODELS / f"{digest}.xml"
@@ -515,22 +491,9 @@ class SnippetStore:
         return self._arrays[name]
 
     def _column(self, name: str) -> npt.NDArray[Any]:
-        columns = self._columns
-        if name not in columns:
-            columns[name] = read_rows(self._array(f"episode/{name}"))
-        return columns[name]
-
-    @cached_property
-    def _columns(self) -> dict[str, npt.NDArray[Any]]:
-        return {}
-
-    @cached_property
-    def _state_ends(self) -> npt.NDArray[np.int64]:
-        return self._column("initial_state_end")
-
-
-def _attribute(group: zarr.Group, name: str) -> Any:
-    return group.attrs[name]
+        if name not in self._columns:
+            self._columns[name] = read_rows(self._array(f"episode/{name}"))
+        return self._columns[name]
 
 
 def _read_table(group: zarr.Group) -> EpisodeTable:

@@ -23,8 +23,7 @@ from lwdctl.artifacts.references import (
 from lwdctl.artifacts.run_in_progress import (
     RunInProgress,
     RunRecord,
-    new_run,
-    resume_run,
+    begin_run,
     unfinished_runs,
 )
 from lwdctl.core.errors import ArtifactError
@@ -152,8 +151,7 @@ class Workspace:
         check_name(name)
         lineage.check_agreement(inputs, self.root)
         references = tuple(lineage.input_ref(item, self.root) for item in inputs)
-        start = resume_run if resume else new_run
-        return start(self.root, artifact_type, name, config, references)
+        return begin_run(self.root, artifact_type, name, config, references, resume=resume)
 
     def _named(self, artifact_type: str, wanted: Reference, run: str) -> Artifact:
         artifact_type = self._type_of(artifact_type, wanted)

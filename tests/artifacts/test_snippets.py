@@ -113,7 +113,7 @@ def test_moments_equal_numpy_and_read_no_step(tmp_path, spec, episode, split):
     np.testing.assert_array_equal(found.minimum, rows.min(axis=0))
     np.testing.assert_array_equal(found.maximum, rows.max(axis=0))
     moved = np.concatenate([one.actions - one.observations["agent"] for one in chosen])
-    relative = store.relative_moments(split)
+    relative = store.moments(("action_relative",), split)
     np.testing.assert_allclose(relative.mean, moved.mean(axis=0, dtype=np.float64), rtol=1e-6)
     np.testing.assert_allclose(relative.deviation, moved.astype(np.float64).std(axis=0), rtol=1e-9)
 
@@ -131,7 +131,7 @@ def test_an_empty_split_and_a_missing_reference_are_refused(tmp_path, spec, epis
     with pytest.raises(ArtifactError, match="no episodes in the split 'validation'"):
         store.moments(("agent",), "validation")
     with pytest.raises(ArtifactError, match="action_relative"):
-        store.relative_moments()
+        store.moments(("action_relative",))
 
 
 @pytest.mark.parametrize("store", ["snippets.zarr", "no/such/path"])
