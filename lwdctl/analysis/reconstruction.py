@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -52,6 +52,7 @@ Measures = Mapping[str, tuple[float, float, float, float]]
 """Name of an error to its mean over snippets with both ends of the interval, and its median."""
 
 SNIPPETS, STEPS = "reconstruction", "reconstruction_steps"
+NORMALIZED = "Normalized squared error"
 RECORDED = "recorded actions"
 MEAN_SNIPPETS = 1024
 """Training snippets whose encoded latents make the mean latent."""
@@ -87,16 +88,14 @@ class Errors:
     def by_snippet(self) -> dict[str, Values]:
         """Return the error at the last recorded step and the mean over steps (snippet,)."""
         return {
-            "final_normalized": _final(self.normalized),
-            "mean_normalized": _mean_over_steps(self.normalized),
-            "final_squared": _final(self.squared),
-            "mean_squared": _mean_over_steps(self.squared),
+            f"{name}_{unit}": reduce(values)
+            for unit, values in (("normalized", self.normalized), ("squared", self.squared))
+            for name, reduce in (("final", _final), ("mean", _mean_over_steps))
         }
 
 
 def _final(values: Values) -> Values:
-    known = ~np.isnan(values)
-    last = values.shape[1] - 1 - np.argmax(known[:, ::-1], axis=1)
+    last = values.shape[1] - 1 - np.argmax(~np.isnan(values)[:, ::-1], axis=1)
     found: Values = values[np.arange(len(values)), last]
     return found
 
@@ -126,12 +125,6 @@ def squared_errors(reached: Values, recorded: Values, valid: Index, scale: Value
 
 class SnippetRunner:
     """Runs policies from the initial states of the same snippets.
-
-    Args:
-        config: Which snippets to draw, and how to run.
-        snippets: The demonstrations.
-        policy: The trained policy.
-        progress: Where to report.
 
     Raises:
         ConfigError: The split has no demonstrations.
@@ -190,10 +183,8 @@ class SnippetRunner:
 
     def _trace(self, policy: BatchPolicy, title: str) -> TracedEpisodes:
         self._progress.message(f"{title}:")
-        keys = self._policy.observation_keys
-        return trace(
-            policy, self._env, keys, self.starts.plans, self._steps, self._config, self._progress
-        )
+        keys, plans = self._policy.observation_keys, self.starts.plans
+        return trace(policy, self._env, keys, plans, self._steps, self._config, self._progress)
 
     def errors(self, episodes: TracedEpisodes) -> Errors:
         """Compare the states that episodes reached with the recorded ones."""
@@ -243,19 +234,21 @@ def analyze_reconstruction(
     runner = SnippetRunner(config, snippets, policy, progress)
     groups = {name: runner.run(name) for name in (RECORDED, *dict.fromkeys(config.latent))}
     earlier = {
-        step: runner.decode(vae, runner.encode(vae), f"after {step} training steps")
-        for step, vae in snapshots
+        step: runner.decode(vae, runner.encode(vae), _after(step)) for step, vae in snapshots
     }
-    return compose(
-        Reconstructions(
-            starts=runner.starts,
-            split=config.split,
-            errors={name: runner.errors(one) for name, one in groups.items()},
-            episodes=groups,
-            snapshots={step: runner.errors(one) for step, one in earlier.items()},
-        ),
-        count_lost(groups | {f"after {step} training steps": one for step, one in earlier.items()}),
+    runs = Reconstructions(
+        starts=runner.starts,
+        split=config.split,
+        errors={name: runner.errors(one) for name, one in groups.items()},
+        episodes=groups,
+        snapshots={step: runner.errors(one) for step, one in earlier.items()},
     )
+    lost = count_lost(groups | {_after(step): one for step, one in earlier.items()})
+    return compose(runs, lost)
+
+
+def _after(step: int) -> str:
+    return f"after {step} training steps"
 
 
 @dataclass(frozen=True)
@@ -281,34 +274,26 @@ class Reconstructions:
         """Name of the environment's score."""
         return next(iter(self.episodes.values())).score
 
-    @property
-    def initial_errors(self) -> Values:
-        """(snippet,) normalized errors of the initial states, which all groups share."""
-        return next(iter(self.errors.values())).normalized[:, 0]
-
-    def success(self, group: str) -> Values:
-        """Return (snippet,) 1 for solved episodes, 0 for others, NaN for lost ones."""
-        results = self.episodes[group].results
-        return np.array([np.nan if one.error else float(one.success) for one in results])
-
-    def scores(self, group: str) -> Values:
-        """Return (snippet,) scores, NaN for lost episodes."""
-        results = self.episodes[group].results
-        return np.array([np.nan if one.error else one.metrics[self.score] for one in results])
+    def outcomes(self, group: str, metric: str = "") -> Values:
+        """Return (snippet,) a metric or, without one, success as 0 and 1; NaN for lost episodes."""
+        return np.array([
+            np.nan if one.error else one.metrics[metric] if metric else float(one.success)
+            for one in self.episodes[group].results
+        ])  # fmt: skip
 
     @cached_property
     def oracle_minus_sampled(self) -> Estimate | None:
         """The paired difference of success rates, None where one of them was not run."""
         if not {ORACLE, SAMPLED} <= set(self.episodes):
             return None
-        first, second = self.success(ORACLE), self.success(SAMPLED)
+        first, second = self.outcomes(ORACLE), self.outcomes(SAMPLED)
         known = ~np.isnan(first - second)
         if not known.any():
             return Estimate(0.0, -1.0, 1.0, 0)
         first, second = first[known], second[known]
         states = self.demonstrations.of(known)
         found = Pair(first[None], second[None], states).success_estimate()
-        return Estimate(float((first - second).mean()), found.low, found.high, found.n)
+        return replace(found, value=float((first - second).mean()))
 
     @cached_property
     def demonstrations(self) -> States:
@@ -324,16 +309,29 @@ def compose(runs: Reconstructions, lost: Mapping[str, int]) -> Findings:
     squared = {name: bootstrap.curve(one.squared) for name, one in runs.errors.items()}
     measures = {name: measure(one, bootstrap) for name, one in runs.errors.items()}
     after = {step: measure(one, bootstrap) for step, one in runs.snapshots.items()}
-    figures = {"error-by-step": draw_steps(normalized, squared)}
+    # The initial state's error is in the table: before any action it is almost zero.
+    panels = {
+        NORMALIZED: {name: curve[1:] for name, curve in normalized.items()},
+        "Squared error (environment units)": {name: one[1:] for name, one in squared.items()},
+    }
+    places = range(1, runs.errors[RECORDED].squared.shape[1])
+    figures = {"error-by-step": draw_errors(8.8, panels, "Step of the snippet", places)}
     sections = [_start_section(runs), _error_section(measures), _success_section(runs, bootstrap)]
     if after:
-        figures["error-by-update"] = draw_training(after)
+        names = {"final_normalized": "at the last step", "mean_normalized": "mean over steps"}
+        curves = {
+            label: [Estimate(*found[name][:3], 0) for found in after.values()]
+            for name, label in names.items()
+        }
+        figures["error-by-update"] = draw_errors(
+            4.4, {NORMALIZED: curves}, "Training steps of the VAE", list(after), marker="o"
+        )
         sections.insert(2, _training_section(after))
     return Findings(
         title="Reconstruction of recorded snippets",
         sections=sections,
         figures=figures,
-        tables={SNIPPETS: _snippet_table(runs), STEPS: _step_table(runs, normalized, squared)},
+        tables={SNIPPETS: _snippet_table(runs), STEPS: _step_table(normalized, squared)},
         summary=_summary(runs, measures, after),
         lost=lost,
     )
@@ -350,7 +348,7 @@ def measure(errors: Errors, bootstrap: Bootstrap) -> Measures:
 
 
 def _start_section(runs: Reconstructions) -> Section:
-    starts, initial = runs.starts, runs.initial_errors
+    starts, initial = runs.starts, runs.errors[RECORDED].normalized[:, 0]
     rows = []
     for way, count in Counter(starts.ways).items():
         errors = initial[[one == way for one in starts.ways]]
@@ -372,9 +370,8 @@ def _error_section(measures: Mapping[str, Measures]) -> Section:
         for name, found in measures.items()
         for error, numbers in found.items()
     )
-    columns = ("policy", "error", "mean", "low", "high", "median")
-    title = "Error against the recorded states"
-    return Section(title, ERROR_TEXT, "error-by-step", Table(columns, rows))
+    table = Table(("policy", "error", "mean", "low", "high", "median"), rows)
+    return Section("Error against the recorded states", ERROR_TEXT, "error-by-step", table)
 
 
 def _training_section(after: Mapping[int, Measures]) -> Section:
@@ -382,10 +379,8 @@ def _training_section(after: Mapping[int, Measures]) -> Section:
         (step, *found["final_normalized"], *found["mean_normalized"])
         for step, found in after.items()
     )
-    columns = (
-        "training steps", "final normalized", "low", "high", "median", "mean normalized", "low",
-        "high", "median",
-    )  # fmt: skip
+    ends = ("low", "high", "median")
+    columns = ("training steps", "final normalized", *ends, "mean normalized", *ends)
     text = (
         "The same snippets, encoded and decoded with the EMA weights of several training steps of"
         " the VAE. One model: the intervals do not include the variance over training seeds."
@@ -396,13 +391,10 @@ def _training_section(after: Mapping[int, Measures]) -> Section:
 def _success_section(runs: Reconstructions, bootstrap: Bootstrap) -> Section:
     rows = []
     for name in runs.episodes:
-        success, score = runs.success(name), bootstrap.estimate(runs.scores(name))
-        known = success[~np.isnan(success)]
+        success, score = runs.outcomes(name), bootstrap.estimate(runs.outcomes(name, runs.score))
         ends = success_estimate(success[None], runs.demonstrations)
-        rate = float(known.mean()) if known.size else None
-        rows.append(
-            (name, known.size, rate, ends.low, ends.high, score.value, score.low, score.high)
-        )
+        rate = _known_mean(success)
+        rows.append((name, ends.n, rate, ends.low, ends.high, score.value, score.low, score.high))
     text = (
         "Success and score within the steps of the snippet and one more, from the same states;"
         " success with Wilson's 95 % interval, for fewer snippets where those of one demonstration"
@@ -419,23 +411,25 @@ def _success_section(runs: Reconstructions, bootstrap: Bootstrap) -> Section:
     return Section("Success from the same states", text, table=Table(columns, tuple(rows)))
 
 
+def _known_mean(values: Values) -> float | None:
+    return float(np.nanmean(values)) if np.isfinite(values).any() else None
+
+
 def _summary(
     runs: Reconstructions, measures: Mapping[str, Measures], after: Mapping[int, Measures]
 ) -> dict[str, Any]:
     summary: dict[str, Any] = {
         "snippets": len(runs.starts.plans),
-        "initial_error": float(np.nanmean(runs.initial_errors)),
+        "initial_error": float(np.nanmean(runs.errors[RECORDED].normalized[:, 0])),
     }
     for name, found in measures.items():
-        success = runs.success(name)
         summary[name] = _flatten(found) | {
-            "success": float(np.nanmean(success)) if np.isfinite(success).any() else None,
-            runs.score: float(np.nanmean(runs.scores(name))),
+            "success": _known_mean(runs.outcomes(name)),
+            runs.score: float(np.nanmean(runs.outcomes(name, runs.score))),
         }
-    if runs.oracle_minus_sampled:
-        summary["oracle minus sampled"] = flatten_estimate(
-            "success_difference", runs.oracle_minus_sampled
-        )
+    gap = runs.oracle_minus_sampled
+    if gap:
+        summary["oracle minus sampled"] = flatten_estimate("success_difference", gap)
     if after:
         summary["after_updates"] = {
             str(step): _flatten({key: one for key, one in found.items() if "normalized" in key})
@@ -454,7 +448,7 @@ def _flatten(measures: Measures) -> dict[str, float]:
 
 def _snippet_table(runs: Reconstructions) -> Table:
     starts = runs.starts
-    rows = [
+    rows = tuple(
         (
             name, *place, initial, *values, int(result.success),
             result.metrics.get(runs.score, ""), result.policy_failure, result.error,
@@ -465,75 +459,56 @@ def _snippet_table(runs: Reconstructions) -> Table:
             errors.normalized[:, 0], zip(*errors.by_snippet().values(), strict=True),
             runs.episodes[name].results, strict=True,
         )
-    ]  # fmt: skip
+    )  # fmt: skip
     columns = (
         "policy", "episode", "offset", "steps", "initial_state", "initial_error",
-        "final_normalized", "mean_normalized", "final_squared", "mean_squared", "success",
-        runs.score, "policy_failure", "error",
-    )  # fmt: skip
-    return Table(columns, tuple(rows))
-
-
-def _step_table(
-    runs: Reconstructions,
-    normalized: Mapping[str, Sequence[Estimate]],
-    squared: Mapping[str, Sequence[Estimate]],
-) -> Table:
-    rows = tuple(
-        (name, step, one.n, one.value, one.low, one.high, other.value, other.low, other.high)
-        for name in runs.errors
-        for step, (one, other) in enumerate(zip(normalized[name], squared[name], strict=True))
-    )
-    columns = (
-        "policy", "step", "snippets", "normalized", "normalized_low", "normalized_high", "squared",
-        "squared_low", "squared_high",
+        *runs.errors[RECORDED].by_snippet(), "success", runs.score, "policy_failure", "error",
     )  # fmt: skip
     return Table(columns, rows)
 
 
-def draw_steps(
+def _step_table(
     normalized: Mapping[str, Sequence[Estimate]], squared: Mapping[str, Sequence[Estimate]]
-) -> Figure:
-    """Draw the error of every group at every step of the snippet, normalized and in units."""
-    figure, (panels,) = plotting.new_figure(8.8, 3.6, columns=2)
-    names = ("Normalized squared error", "Squared error (environment units)")
-    for axes, name, curves in zip(panels, names, (normalized, squared), strict=True):
-        for index, (group, curve) in enumerate(curves.items()):
-            # The initial state's error is in the table: before any action it is almost zero.
-            _draw_errors(axes, range(1, len(curve)), curve[1:], index, label=group)
-        axes.set_xlabel("Step of the snippet")
-        axes.set_ylabel(name)
-    _finish(figure, panels)
-    return figure
-
-
-def draw_training(after: Mapping[int, Measures]) -> Figure:
-    """Draw the error of oracle latents against the training steps of the VAE."""
-    figure, ((axes,),) = plotting.new_figure(4.4, 3.6)
-    names = {"final_normalized": "at the last step", "mean_normalized": "mean over steps"}
-    for index, (name, label) in enumerate(names.items()):
-        curve = [Estimate(*found[name][:3], 0) for found in after.values()]
-        _draw_errors(axes, list(after), curve, index, label=label, marker="o")
-    axes.set_xlabel("Training steps of the VAE")
-    axes.set_ylabel("Normalized squared error")
-    _finish(figure, [axes])
-    return figure
-
-
-def _draw_errors(
-    axes: Any, places: Sequence[int], curve: Sequence[Estimate], index: int, **style: str
-) -> None:
-    """Draw errors on a logarithmic axis, which cannot show zero."""
-    shown = [
-        Estimate(max(one.value, _MIN_DRAWN), max(one.low, _MIN_DRAWN), max(one.high, _MIN_DRAWN), 0)
-        for one in curve
+) -> Table:
+    rows = [
+        {"policy": name, "step": step, "snippets": one.n}
+        | flatten_estimate("normalized", one)
+        | flatten_estimate("squared", other)
+        for name in normalized
+        for step, (one, other) in enumerate(zip(normalized[name], squared[name], strict=True))
     ]
-    color = plotting.series_style(index)["color"]
-    plotting.draw_curve(axes, places, shown, color=color, **style)
-    axes.set_yscale("log")
+    return Table(tuple(rows[0]), tuple(tuple(row.values()) for row in rows))
 
 
-def _finish(figure: Figure, panels: Sequence[Any]) -> None:
-    plotting.add_legend(figure, panels)
+def draw_errors(
+    width: float,
+    panels: Mapping[str, Mapping[str, Sequence[Estimate]]],
+    x_label: str,
+    places: Sequence[int],
+    **style: str,
+) -> Figure:
+    """Draw errors on logarithmic axes, which cannot show zero.
+
+    Args:
+        width: Inches.
+        panels: Label of the vertical axis to the curves of a panel, by name.
+        x_label: Label of the horizontal axes.
+        places: Horizontal position of every point of a curve.
+        style: Further arguments of `plotting.draw_curve`.
+    """
+    figure, (row,) = plotting.new_figure(width, 3.6, columns=len(panels))
+    for axes, (y_label, curves) in zip(row, panels.items(), strict=True):
+        for index, (name, curve) in enumerate(curves.items()):
+            shown = [
+                Estimate(*(max(end, _MIN_DRAWN) for end in (one.value, one.low, one.high)), one.n)
+                for one in curve
+            ]
+            color = plotting.series_style(index)["color"]
+            plotting.draw_curve(axes, places, shown, color=color, label=name, **style)
+            axes.set_yscale("log")
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+    plotting.add_legend(figure, row)
     note = f"Bands: 95 % intervals. Values below {_MIN_DRAWN:g} are drawn at it."
     plotting.add_note(figure, note)
+    return figure
