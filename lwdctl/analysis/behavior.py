@@ -15,7 +15,7 @@ from lwdctl.analysis import plotting
 from lwdctl.analysis.divergence import DRAWS, MAX_DIVERGENCE, MIN_BANDWIDTH
 from lwdctl.analysis.evaluations import Run
 from lwdctl.analysis.sections import Findings, Section
-from lwdctl.analysis.tables import Table
+from lwdctl.analysis.tables import Table, flatten_estimate
 from lwdctl.analysis.trajectories import (
     CONTACT,
     CONTACTS,
@@ -162,9 +162,9 @@ def _divergence_summary(item: BehaviorComparison, group: str) -> dict[str, Any]:
         prefix = "" if quantity == CONTACTS else f"{quantity}_"
         one = divergences[group]
         found |= {
-            f"{prefix}js": one.value, f"{prefix}js_low": one.low, f"{prefix}js_high": one.high,
+            **flatten_estimate(f"{prefix}js", one),
             "js_set_size": one.n,
-        }  # fmt: skip
+        }
         if group != SOURCE_VS_SOURCE:
             found[f"{prefix}within_baseline"] = _within_baseline(divergences, group)
     return found
@@ -190,7 +190,18 @@ def compose(
     drawn: dict[str, Figure] = {}
     if any(RETURN in one for item in comparisons for one in item.statistics.values()):
         drawn["returns"] = draw_returns(comparisons)
-        sections.append(_returns(comparisons))
+        rows = tuple(
+            (item.behavior, group, item.count, one.mean.value, one.std, one.mean.low, one.mean.high)
+            for item in comparisons
+            for group, found in item.statistics.items()
+            if (one := found.get(RETURN))
+        )
+        columns = ("behavior", "group", "trajectories", "mean", "standard deviation", "low", "high")
+        text = (
+            "Mean return with the standard deviation over trajectories, and the 95 % bootstrap"
+            " interval of the mean."
+        )
+        sections.append(Section("Returns", text, "returns", Table(columns, rows)))
     quantities = dict.fromkeys(name for item in comparisons for name in item.divergences)
     names = [name for name in quantities if name != CONTACTS]
     if CONTACTS in quantities:
@@ -237,22 +248,6 @@ def _what_was_compared(comparisons: Sequence[BehaviorComparison], limit: int) ->
         "aborted",
     )  # fmt: skip
     return Section("What was compared", text, table=Table(columns, rows))
-
-
-def _returns(comparisons: Sequence[BehaviorComparison]) -> Section:
-    rows = tuple(
-        (item.behavior, group, item.count, one.mean.value, one.std, one.mean.low, one.mean.high)
-        for item in comparisons
-        for group, statistics in item.statistics.items()
-        for name, one in statistics.items()
-        if name == RETURN
-    )
-    columns = ("behavior", "group", "trajectories", "mean", "standard deviation", "low", "high")
-    text = (
-        "Mean return with the standard deviation over trajectories, and the 95 % bootstrap"
-        " interval of the mean."
-    )
-    return Section("Returns", text, "returns", Table(columns, rows))
 
 
 def _divergence_section(

@@ -15,7 +15,7 @@ B. W. Silverman, Density Estimation (1986), section 3.4, for the smaller of the 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,7 @@ from lwdctl.core.seeding import generator
 from lwdctl.evaluation.results import Estimate
 
 Values = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.intp]
 Bounds = tuple[float, float]
 Kernels = tuple[Values, ...]
 """Per component (point, node): each point's kernel at the nodes of one axis of the grid."""
@@ -110,7 +111,7 @@ def kernels(points: Values, grid: DensityGrid) -> Kernels:
     )
 
 
-def density(rows: Kernels, chosen: npt.NDArray[np.intp] | slice = slice(None)) -> Values:
+def density(rows: Kernels, chosen: Indices | slice = slice(None)) -> Values:
     """Return the kernel density of the chosen points on the grid; it sums to 1."""
     if len(rows) == 1:
         summed = rows[0][chosen].sum(axis=0)
@@ -162,19 +163,17 @@ class SourceDivergence:
     ) -> None:
         if not 0 < size <= len(source) // 2:
             raise ValueError(f"{len(source)} points give no two sets of {size}")
-        self._views, self._size, self._draws = views, size, draws or DRAWS
+        self._views, self._size = views, size
         self.grids = [make_grid(source[:, view], size, bounds) for view in map(list, views)]
         self._key, self._count = key, len(source)
         self._source = self._kernels(source)
         rng = generator("divergence splits", key)
-        self._splits = [rng.permutation(len(source))[: 2 * size] for _ in range(self._draws)]
+        self._splits = [rng.permutation(len(source))[: 2 * size] for _ in range(draws or DRAWS)]
 
     def source_vs_source(self) -> Estimate:
         """Return the divergence of two disjoint sets of the source; the interval is over draws."""
-        size = self._size
-        found = [
-            self._between(self._source, s[:size], self._source, s[size:]) for s in self._splits
-        ]
+        size, source = self._size, self._source
+        found = [self._between(source, s[:size], source, s[size:]) for s in self._splits]
         low, high = np.quantile(found, (0.025, 0.975))
         return Estimate(float(np.mean(found)), float(low), float(high), size)
 
@@ -190,37 +189,31 @@ class SourceDivergence:
         Raises:
             ValueError: Too few points.
         """
-        if len(measured) < self._size:
-            raise ValueError(f"{len(measured)} points give no set of {self._size}")
-        rows, size = self._kernels(measured), self._size
+        size, count = self._size, len(measured)
+        if count < size:
+            raise ValueError(f"{count} points give no set of {size}")
+        rows, source = self._kernels(measured), self._source
         rng = generator("divergence draws", self._key)
         plain = [
-            self._between(self._source, s[:size], rows, rng.permutation(len(measured))[:size])
+            self._between(source, s[:size], rows, rng.permutation(count)[:size])
             for s in self._splits
         ]
-        again = list(self._resampled(rows, len(measured), rng))
+        again = [
+            self._between(
+                source, rng.integers(self._count, size=size), rows, rng.integers(count, size=size)
+            )
+            for _ in self._splits
+        ]
         mean = float(np.mean(plain))
         low, high = np.quantile(again, (0.025, 0.975)) - np.mean(again) + mean
         return Estimate(mean, max(float(low), 0.0), min(float(high), MAX_DIVERGENCE), size)
-
-    def _resampled(
-        self, rows: list[Kernels], count: int, rng: np.random.Generator
-    ) -> Iterator[float]:
-        for _ in range(self._draws):
-            first = rng.integers(self._count, size=self._size)
-            second = rng.integers(count, size=self._size)
-            yield self._between(self._source, first, rows, second)
 
     def _kernels(self, points: Values) -> list[Kernels]:
         pairs = zip(self._views, self.grids, strict=True)
         return [kernels(points[:, list(view)], grid) for view, grid in pairs]
 
     def _between(
-        self,
-        first: list[Kernels],
-        chosen: npt.NDArray[np.intp],
-        second: list[Kernels],
-        others: npt.NDArray[np.intp],
+        self, first: list[Kernels], chosen: Indices, second: list[Kernels], others: Indices
     ) -> float:
         pairs = zip(first, second, strict=True)
         values = [jensen_shannon(density(a, chosen), density(b, others)) for a, b in pairs]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,6 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from lwdctl.analysis import latent_dimensions as dimensions
-from lwdctl.analysis import latent_figures as figures
 from lwdctl.analysis import latent_points as data
 from lwdctl.analysis import separability
 from lwdctl.analysis.latent_points import UNKNOWN, Grouping, LatentPoints
@@ -24,7 +24,6 @@ from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import Progress, TqdmProgress
 from lwdctl.evaluation.results import Estimate
 from lwdctl.models.vae import PolicyVae
-from lwdctl.training.encode import ACTIVE_VARIANCE
 
 Values = npt.NDArray[np.float64]
 
@@ -54,6 +53,9 @@ METHOD = (
 )
 
 Drawn = tuple[Section, "Figure | None"]
+Note = tuple[str, str, "Table | None"]
+"""Text of a section, caption of its figure, and its table."""
+NO_NOTE: Note = ("", "", None)
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,6 @@ class LatentAnalysis:
     Attributes:
         config: Settings.
         points: The snippets drawn.
-        available: Number of snippets they were drawn from.
         components: Principal components.
         projections: Coordinates of the figures, t-SNE first.
         groups: Groupings to color by; with their measures where two categories can be tested.
@@ -140,9 +141,8 @@ class LatentAnalysis:
 
     config: AnalyzeLatentsConfig
     points: LatentPoints
-    available: int
     components: dimensions.Components
-    projections: Sequence[figures.Projection]
+    projections: Sequence[dimensions.Projection]
     groups: Sequence[tuple[Grouping, GroupFindings | None]]
     position: Mapping[str, Estimate] | None
     use: dimensions.DimensionUse
@@ -164,22 +164,38 @@ class LatentAnalysis:
         }
         return notes + [f"{SPACES[space]} ({reasons[space]})" for space in self.missing]
 
+    @property
+    def quantities(self) -> tuple[tuple[str, str, float, int], ...]:
+        """Numbers of the latent space: key, name for readers, value, and digits to show."""
+        components, use = self.components, self.use
+        percent = f"{dimensions.VARIANCE_FRACTION:.0%}"
+        first = float(components.fractions[: dimensions.SHOWN].sum())
+        mean_std, posterior_std = float(use.mean_std.mean()), float(use.posterior_std.mean())
+        return (
+            ("latent_size", "dimensions", self.points.latent.shape[1], 0),
+            ("active_units", "active units", int(use.active.sum()), 0),
+            ("effective_dimension", "effective dimension (participation ratio)",
+             components.effective_dimension, 2),
+            ("components_for_95_percent", f"components for {percent} of the variance",
+             components.needed, 0),
+            ("variance_fraction_of_4_components", "variance fraction of the first 4 components",
+             first, 3),
+            ("kl", "KL to the prior, all dimensions (nats)", float(use.kl.sum()), 2),
+            ("std_of_posterior_mean", "mean standard deviation of the posterior mean", mean_std, 4),
+            ("posterior_std", "mean standard deviation of the posterior", posterior_std, 4),
+        )  # fmt: skip
+
     def summary(self) -> dict[str, Any]:
         """Return the summary numbers, JSON-ready."""
         position: dict[str, Any] = {}
         for space, fit in (self.position or {}).items():
             position |= flatten_estimate("r2" if space == LATENT else f"{space}_r2", fit)
-        fractions = self.components.fractions[: dimensions.SHOWN]
         return {
             "points": len(self.points.row),
             "episodes": self.points.episodes,
-            "snippets": self.available,
-            "latent_size": self.points.latent.shape[1],
+            "snippets": self.use.snippets,
             "sampled": self.config.sampled,
-            "effective_dimension": self.components.effective_dimension,
-            "components_for_95_percent": self.components.needed,
-            "variance_fraction_of_4_components": float(fractions.sum()),
-            **self.use.summary(),
+            **{key: value for key, _, value, _ in self.quantities},
             "groups": {one.name: found.summary() for one, found in self.groups if found},
             **({"position": position} if position else {}),
             "notes": self.notes,
@@ -215,7 +231,13 @@ def analyze_latents(
         components = dimensions.principal_components(points.latent)
         projections = _project(config, points, components)
         task.advance()
-        spaces = _spaces(latents, snippets, vae, points, projections)
+        spaces = {LATENT: points.latent, TSNE: projections[0].coordinates}
+        if len(projections) > 1:
+            spaces[PCA] = projections[1].coordinates
+        raw = data.raw_snippets(vae, snippets, points)
+        if raw is not None:
+            spaces[SNIPPET] = raw
+        spaces[STATE] = data.standardized_states(vae, latents, points)
         task.advance()
         groups = []
         for grouping in groupings:
@@ -223,11 +245,16 @@ def analyze_latents(
             task.advance()
         position = position_fits(points, spaces, config.seed) if by_position else None
         task.advance()
-    use = dimensions.dimension_use(latents.mean[rows], latents.log_variance[rows], ACTIVE_VARIANCE)
-    missing = [space for space in SPACES if space not in spaces]
     return compose(
         LatentAnalysis(
-            config, points, len(rows), components, projections, groups, position, use, missing
+            config=config,
+            points=points,
+            components=components,
+            projections=projections,
+            groups=groups,
+            position=position,
+            use=dimensions.dimension_use(latents.mean[rows], latents.log_variance[rows]),
+            missing=[space for space in SPACES if space not in spaces],
         )
     )
 
@@ -256,13 +283,13 @@ def choose_groupings(
 
 def _project(
     config: AnalyzeLatentsConfig, points: LatentPoints, components: dimensions.Components
-) -> list[figures.Projection]:
+) -> list[dimensions.Projection]:
     """Return t-SNE, and the principal components two by two."""
     count = len(points.row)
     perplexity = dimensions.usable_perplexity(config.perplexity, count)
     title = f"t-SNE of {count} snippets (perplexity {perplexity:g})"
     embedded = dimensions.tsne(points.latent, perplexity, config.seed)
-    found = [figures.Projection("tsne", title, embedded)]
+    found = [dimensions.Projection("tsne", title, embedded)]
     names = [
         f"Component {number} ({100 * fraction:.2g} % of the variance)"
         for number, fraction in enumerate(components.fractions, 1)
@@ -271,26 +298,8 @@ def _project(
         title = f"Principal components {first + 1} and {first + 2}"
         coordinates = components.coordinates[:, first : first + 2]
         axes = (names[first], names[first + 1])
-        found.append(figures.Projection(f"pca{first + 1}{first + 2}", title, coordinates, axes))
+        found.append(dimensions.Projection(f"pca{first + 1}{first + 2}", title, coordinates, axes))
     return found
-
-
-def _spaces(
-    latents: LatentStore,
-    snippets: SnippetStore,
-    vae: PolicyVae,
-    points: LatentPoints,
-    projections: Sequence[figures.Projection],
-) -> dict[str, Values]:
-    """Return the latent space, its projections, and the baselines: space to (point, dim)."""
-    spaces = {LATENT: points.latent, TSNE: projections[0].coordinates}
-    if len(projections) > 1:
-        spaces[PCA] = projections[1].coordinates
-    raw = data.raw_snippets(vae, snippets, points)
-    if raw is not None:
-        spaces[SNIPPET] = raw
-    spaces[STATE] = data.standardized_states(vae, latents, points)
-    return spaces
 
 
 def group_findings(
@@ -352,42 +361,56 @@ def points_table(analysis: LatentAnalysis) -> Table:
     """Return one row per point: its snippet, its categories, its coordinates."""
     points, coordinates = analysis.points, analysis.components.coordinates
     groupings = [grouping for grouping, _ in analysis.groups]
-    rows = []
-    for row in range(len(points.row)):
-        categories = [
-            "" if grouping.index[row] == UNKNOWN else grouping.categories[grouping.index[row]]
-            for grouping in groupings
-        ]
-        places = [*coordinates[row], *analysis.projections[0].coordinates[row]]
-        rows.append((
-            points.episode[row], points.start[row], f"{points.position[row]:.4f}", *categories,
-            *(f"{value:.6g}" for value in places),
-        ))  # fmt: skip
+    places = np.hstack([coordinates, analysis.projections[0].coordinates])
+    rows = tuple(
+        (
+            points.episode[row], points.start[row], f"{points.position[row]:.4f}",
+            # The last entry is that of `UNKNOWN`.
+            *((*grouping.categories, "")[grouping.index[row]] for grouping in groupings),
+            *(f"{value:.6g}" for value in places[row]),
+        )
+        for row in range(len(points.row))
+    )  # fmt: skip
     names = [f"pc{index + 1}" for index in range(coordinates.shape[1])]
     headings = [grouping.name for grouping in groupings]
-    return Table(("episode", "start", "position", *headings, *names, "tsne1", "tsne2"), tuple(rows))
+    return Table(("episode", "start", "position", *headings, *names, "tsne1", "tsne2"), rows)
 
 
 def _sections(analysis: LatentAnalysis) -> Iterator[Drawn]:
     yield Section("What was analyzed", _protocol(analysis)), None
     for grouping, found in analysis.groups:
-        yield from _grouping_sections(analysis, grouping, found)
+        draw = partial(dimensions.draw_categories, grouping=grouping)
+        note = _grouping_note(analysis, grouping, found) if found else NO_NOTE
+        yield from _colored(analysis, f"{grouping.title}: ", f"-{grouping.name}", note, draw)
     if analysis.position is not None:
-        yield from _position_sections(analysis, analysis.position)
+        draw = partial(dimensions.draw_position, position=analysis.points.position)
+        note = _position_note(analysis.position)
+        yield from _colored(analysis, "Position in the episode: ", "-position", note, draw)
     elif not analysis.groups:
+        text = "The data has nothing to color by: one category, and one snippet per episode."
         for shown in analysis.projections:
-            text = "The data has nothing to color by: one category, and one snippet per episode."
-            yield Section(shown.title, text, shown.stem), figures.draw_plain(shown, "")
+            yield Section(shown.title, text, shown.stem), dimensions.draw_plain(shown, "")
     yield _dimension_section(analysis)
+
+
+def _colored(
+    analysis: LatentAnalysis, title: str, suffix: str, note: Note, draw: Callable[..., Figure]
+) -> Iterator[Drawn]:
+    """Yield a section per projection; the first one has the text and the numbers."""
+    for shown in analysis.projections:
+        text, caption, table = note
+        section = Section(title + shown.title, text, shown.stem + suffix, table)
+        yield section, draw(shown, caption=caption)
+        note = NO_NOTE
 
 
 def _protocol(analysis: LatentAnalysis) -> str:
     points = analysis.points
     latents = "one sample of each posterior" if analysis.config.sampled else "posterior means"
     text = (
-        f"{len(points.row)} of {analysis.available} snippets from {points.episodes} episodes, drawn"
-        f" evenly over episodes; latents are {latents}. The VAE was not conditioned on any of the"
-        f" categories below. {METHOD} Two baselines are compared with the latent space:"
+        f"{len(points.row)} of {analysis.use.snippets} snippets from {points.episodes} episodes,"
+        f" drawn evenly over episodes; latents are {latents}. The VAE was not conditioned on any of"
+        f" the categories below. {METHOD} Two baselines are compared with the latent space:"
         f" '{SPACES[SNIPPET]}' holds the standardized observations and actions; '{SPACES[STATE]}'"
         " does not show the actions that follow (and falls below chance level where categories"
         " start from the same states)."
@@ -395,61 +418,37 @@ def _protocol(analysis: LatentAnalysis) -> str:
     return text + "".join(f" Left out: {note}." for note in analysis.notes)
 
 
-def _grouping_sections(
-    analysis: LatentAnalysis, grouping: Grouping, found: GroupFindings | None
-) -> Iterator[Drawn]:
+def _grouping_note(analysis: LatentAnalysis, grouping: Grouping, found: GroupFindings) -> Note:
     neighbors = analysis.config.neighbors
-    for number, shown in enumerate(analysis.projections):
-        text, table, caption = "", None, ""
-        if found and number == 0:
-            caption, table = found.caption(neighbors), found.table()
-            single = found.points < (grouping.index != UNKNOWN).sum()
-            text = (
-                f"{found.categories} categories, {found.episodes} episodes, {found.points}"
-                f" snippets; {neighbors} nearest neighbors vote. The first row is the full latent"
-                " space, whose numbers are the ones to quote; those of projections describe the"
-                " figures."
-                + (" Categories of a single episode are drawn, but not counted." if single else "")
-            )
-        title, stem = f"{grouping.title}: {shown.title}", f"{shown.stem}-{grouping.name}"
-        figure = figures.draw_categories(shown, grouping, caption)
-        yield Section(title, text, stem, table), figure
+    text = (
+        f"{found.categories} categories, {found.episodes} episodes, {found.points} snippets;"
+        f" {neighbors} nearest neighbors vote. The first row is the full latent space, whose"
+        " numbers are the ones to quote; those of projections describe the dimensions."
+    )
+    if found.points < (grouping.index != UNKNOWN).sum():
+        text += " Categories of a single episode are drawn, but not counted."
+    return text, found.caption(neighbors), found.table()
 
 
-def _position_sections(
-    analysis: LatentAnalysis, position: Mapping[str, Estimate]
-) -> Iterator[Drawn]:
-    fit = position.get(LATENT)
+def _position_note(position: Mapping[str, Estimate]) -> Note:
     text = (
         "Where in its episode a snippet starts, as a fraction of the episode. R² of ridge"
         " regression, cross-validated over episodes; chance level is 0. Intervals: bootstrap over"
         " episodes."
     )
-    caption = f"All dimensions: R² {fit.value:.2f} [{fit.low:.2f}, {fit.high:.2f}]" if fit else ""
+    if not position:
+        return text, "", None
+    fit = position[LATENT]
     rows = tuple(
         (SPACES[space], _round(one.value), _interval(one)) for space, one in position.items()
     )
-    table = Table(("space", "R² of the position", "95 % interval"), rows) if rows else None
-    for shown in analysis.projections:
-        title, stem = f"Position in the episode: {shown.title}", f"{shown.stem}-position"
-        figure = figures.draw_position(shown, analysis.points.position, caption)
-        yield Section(title, text, stem, table), figure
-        text, table, caption = "", None, ""  # the numbers are those of the first figure alone
+    table = Table(("space", "R² of the position", "95 % interval"), rows)
+    return text, f"All dimensions: R² {fit.value:.2f} [{fit.low:.2f}, {fit.high:.2f}]", table
 
 
 def _dimension_section(analysis: LatentAnalysis) -> Drawn:
-    use, components = analysis.use, analysis.components
-    fraction = float(components.fractions[: dimensions.SHOWN].sum())
-    rows = (
-        ("dimensions", analysis.points.latent.shape[1]),
-        ("active units", int(use.active.sum())),
-        ("effective dimension (participation ratio)", round(components.effective_dimension, 2)),
-        (f"components for {dimensions.VARIANCE_FRACTION:.0%} of the variance", components.needed),
-        ("variance fraction of the first 4 components", _round(fraction)),
-        ("KL to the prior, all dimensions (nats)", round(float(use.kl.sum()), 2)),
-        ("mean standard deviation of the posterior mean", round(float(use.mean_std.mean()), 4)),
-        ("mean standard deviation of the posterior", round(float(use.posterior_std.mean()), 4)),
-    )
+    use = analysis.use
+    rows = tuple((name, round(value, digits)) for _, name, value, digits in analysis.quantities)
     text = (
         f"Standard deviations and KL are over all {use.snippets} snippets; effective dimension and"
         " variance fractions are of the latents in the figures. KL is the mean divergence of a"
@@ -458,7 +457,7 @@ def _dimension_section(analysis: LatentAnalysis) -> Drawn:
     if not use.active.any():
         text += " No dimension is active: posteriors equal the prior, sampled latents its noise."
     table = Table(("quantity", "value"), rows)
-    return Section("Latent dimensions", text, "dimensions", table), figures.draw_dimensions(use)
+    return Section("Latent dimensions", text, "dimensions", table), dimensions.draw_dimensions(use)
 
 
 def _interval(estimate: Estimate | None) -> str | None:

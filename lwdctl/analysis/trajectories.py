@@ -189,19 +189,15 @@ def _measured(
     if table.success[index] >= 0 and steps == length:
         values[SUCCESS] = float(table.success[index])
     if measure:
-        values |= measure.compute(_after_actions(store, index, steps))
+        # The observations after each of the first actions.
+        (key,) = (item.name for item in store.spec.observations)
+        rows = store.read(key, start + 1, start + min(steps + 1, length))
+        final = store.final_observation(index) if steps == length else None
+        rows = rows if final is None else np.concatenate([rows, final[key][None]])
+        values |= measure.compute(rows)
     label = int(table.label[index])
     behavior = store.spec.labels[label] if 0 <= label < len(store.spec.labels) else ALL
     return Trajectory(SOURCE, behavior, f"episode {index}", values, task=task)
-
-
-def _after_actions(store: SnippetStore, index: int, steps: int) -> npt.NDArray[np.float32]:
-    """Return the observations after each of the first `steps` actions, (time, obs)."""
-    (key,) = (item.name for item in store.spec.observations)
-    start, length = int(store.episodes.start[index]), int(store.episodes.length[index])
-    rows = store.read(key, start + 1, start + min(steps + 1, length))
-    final = store.final_observation(index) if steps == length else None
-    return rows if final is None else np.concatenate([rows, final[key][None]])
 
 
 def compare_behaviors(
@@ -266,25 +262,23 @@ def _compare(
         for name, items in drawn.items()
     }
     source = values[SOURCE]
+    statistics = {
+        name: {metric: _statistics(one) for metric, one in found.items()}
+        for name, found in values.items()
+    }
+    differences = {
+        name: {key: _difference(one, source[key]) for key, one in found.items() if key in source}
+        for name, found in values.items()
+        if name != SOURCE
+    }
     return BehaviorComparison(
-        behavior,
-        len(drawn[SOURCE]),
-        drawn,
-        measure.names if measure else (),
-        {
-            name: {metric: _statistics(one) for metric, one in found.items()}
-            for name, found in values.items()
-        },
-        {
-            name: {
-                metric: _difference(one, source[metric])
-                for metric, one in found.items()
-                if metric in source
-            }
-            for name, found in values.items()
-            if name != SOURCE
-        },
-        _divergences(groups, behavior, measure, seed) if measure else {},
+        behavior=behavior,
+        count=len(drawn[SOURCE]),
+        groups=drawn,
+        measured=measure.names if measure else (),
+        statistics=statistics,
+        differences=differences,
+        divergences=_divergences(groups, behavior, measure, seed) if measure else {},
     )
 
 

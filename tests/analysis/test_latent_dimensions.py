@@ -6,12 +6,17 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from lwdctl.analysis.latent_dimensions import (
+    Projection,
     dimension_use,
+    draw_categories,
+    draw_plain,
+    draw_position,
     gaussian_kl,
     principal_components,
     tsne,
     usable_perplexity,
 )
+from lwdctl.analysis.latent_points import Grouping
 
 
 def points_of(variances):
@@ -73,12 +78,49 @@ def test_a_dimension_that_stays_at_the_prior_is_not_active():
     used, unused = rng.normal(0, 2, 1000), rng.normal(0, 0.05, 1000)  # variances 4 and 0.0025
     mean = np.stack([used, unused], axis=1)
     log_variance = np.tile([np.log(0.01), 0.0], (1000, 1))
-    use = dimension_use(mean, log_variance, 0.01)
+    use = dimension_use(mean, log_variance)
     assert use.active.tolist() == [True, False]
     assert use.posterior_std.tolist() == pytest.approx([0.1, 1.0])
     assert use.mean_std == pytest.approx([2.0, 0.05], rel=0.05)
     assert use.kl[0] == pytest.approx(0.5 * (0.01 + 4 - 1 - np.log(0.01)), rel=0.1)
     assert use.kl[1] < 0.01
-    summary = use.summary()
-    assert summary["active_units"] == 1
-    assert summary["kl"] == pytest.approx(use.kl.sum())
+
+
+def drawn_points(axes):
+    return sum(len(item.get_offsets()) for item in axes.collections)
+
+
+def test_every_point_is_drawn_and_unknown_ones_have_no_entry():
+    projection = Projection("tsne", "t-SNE", np.random.default_rng(0).normal(size=(40, 2)))
+    index = np.arange(40) % 4 - 1
+    figure = draw_categories(projection, Grouping("label", "Label", ("a", "b", "c"), index), "")
+    assert drawn_points(figure.axes[0]) == 40
+    assert len(figure.legends[0].get_texts()) == 3
+
+
+def test_fifty_tasks_look_different():
+    names = tuple(f"task-{number}" for number in range(50))
+    projection = Projection("tsne", "t-SNE", np.random.default_rng(0).normal(size=(100, 2)))
+    figure = draw_categories(projection, Grouping("task", "Task", names, np.arange(100) % 50), "")
+    looks = {
+        (tuple(item.get_facecolor()[0]), item.get_paths()[0].vertices.tobytes())
+        for item in figure.axes[0].collections
+        if len(item.get_offsets())
+    }
+    assert len(looks) == 50
+    figure.draw_without_rendering()
+    box = figure.axes[0].get_window_extent()
+    assert box.height > 0.5 * box.width  # the legend leaves room for the picture
+
+
+@pytest.mark.parametrize("draw", [draw_plain, None])
+def test_one_color_or_a_scale(draw):
+    projection = Projection(
+        "pca12", "PCA", np.random.default_rng(0).normal(size=(30, 2)), ("one", "two")
+    )
+    figure = (
+        draw(projection, "") if draw else draw_position(projection, np.linspace(0, 1, 30), "R² 0.5")
+    )
+    assert drawn_points(figure.axes[0]) == 30
+    assert figure.axes[0].get_xlabel() == "one"
+    assert len(figure.axes) == (1 if draw else 2)

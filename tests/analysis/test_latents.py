@@ -5,8 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from lwdctl.analysis.latent_dimensions import dimension_use, principal_components
-from lwdctl.analysis.latent_figures import Projection
+from lwdctl.analysis.latent_dimensions import Projection, dimension_use, principal_components
 from lwdctl.analysis.latent_points import Grouping, LatentPoints
 from lwdctl.analysis.latents import (
     LATENT,
@@ -51,12 +50,12 @@ def spaces(points):
 
 def analysis(points, spaces, grouping=GROUPING):
     return LatentAnalysis(
-        config=CONFIG, points=points, available=100,
+        config=CONFIG, points=points,
         components=principal_components(points.latent),
         projections=[Projection("tsne", "t-SNE", points.latent[:, :2])],
         groups=[(grouping, group_findings(grouping, points, spaces, CONFIG))],
         position=position_fits(points, spaces, 0),
-        use=dimension_use(points.latent, points.latent * 0, 0.01), missing=[SNIPPET],
+        use=dimension_use(points.latent, points.latent * 0), missing=[SNIPPET],
     )  # fmt: skip
 
 
@@ -122,6 +121,6 @@ def test_points_are_written_one_a_line(points, spaces):
 
 def test_a_collapsed_posterior_is_said_to_be_noise(points, spaces):
     alive = analysis(points, spaces)
-    dead = dataclasses.replace(alive, use=dimension_use(np.zeros((9, 5)), np.zeros((9, 5)), 0.01))
+    dead = dataclasses.replace(alive, use=dimension_use(np.zeros((9, 5)), np.zeros((9, 5))))
     assert "No dimension is active" in compose(dead).sections[-1].text
     assert "No dimension is active" not in compose(alive).sections[-1].text
