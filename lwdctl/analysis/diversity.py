@@ -22,7 +22,7 @@ from lwdctl.core.errors import ConfigError, SimulatorError
 from lwdctl.core.progress import Progress, TqdmProgress
 from lwdctl.core.seeding import generator
 from lwdctl.core.suggest import did_you_mean
-from lwdctl.evaluation.results import Estimate, wilson
+from lwdctl.evaluation.results import Estimate
 from lwdctl.evaluation.snippet_episodes import plan_snippets, recorded_states
 from lwdctl.evaluation.traced import (
     TracedEpisodes,
@@ -68,6 +68,26 @@ DRAWS_TEXT = (
     " bootstrap interval over initial states), and how often two of them have the same mode. Chance"
     " level: how often two from different initial states do."
 )
+
+MODE_COLUMNS = {
+    "effective number": "effective_modes",
+    "total variation": "mode_total_variation",
+    "chance level": "mode_total_variation_chance",
+    "mode agreement": "mode_agreement",
+    "low": "mode_agreement_low",
+    "high": "mode_agreement_high",
+    "chance level of agreement": "mode_agreement_chance",
+}
+DRAW_COLUMNS = {
+    "fraction of variance": "within_state_variance",
+    "low": "within_state_variance_low",
+    "high": "within_state_variance_high",
+    "mode agreement": "draw_agreement",
+    "chance level": "draw_agreement_chance",
+}
+"""Columns of tables and the summary numbers that they show."""
+Numbers = Mapping[str, Mapping[str, Any]]
+"""Group to its summary numbers."""
 
 
 @dataclass(frozen=True)
@@ -219,7 +239,11 @@ def analyze_diversity(
         demonstrations,
         chosen,
         states[chosen],
-        _component_names(snippets, keys),
+        tuple(
+            f"{key}[{place}]" if size > 1 else key
+            for key, size in zip(keys, snippets.spec.sizes(keys), strict=True)
+            for place in range(size)
+        ),
         int((lengths[chosen] < steps).sum()),
         modes,
         {
@@ -311,14 +335,6 @@ def _modes(
     return measures.LabeledModes(rows, category, [labels[index] for index in known], config.seed)
 
 
-def _component_names(store: SnippetStore, keys: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(
-        f"{key}[{place}]" if size > 1 else key
-        for key, size in zip(keys, store.spec.sizes(keys), strict=True)
-        for place in range(size)
-    )
-
-
 def compose(runs: DiversityRuns, lost: Mapping[str, int]) -> Findings:
     """Return sections, figures, the table of trajectories and the summary numbers.
 
@@ -366,11 +382,11 @@ def _numbers(runs: DiversityRuns) -> dict[str, dict[str, Any]]:
     for name, modes in runs.classified.items():
         fractions = measures.mode_fractions(modes[:, 0], len(names))
         variance = runs.variances[name]
-        parts = _component_fractions(variance)
+        parts = variance.fractions
         found[name] = {
             "mode_fractions": dict(zip(names, fractions.tolist(), strict=True)),
             "effective_modes": measures.effective_number(fractions),
-            "mean_variance": float(np.mean([one.value for one in variance.curve])),
+            "mean_variance": variance.mean,
             "largest_component": runs.components[int(np.argmax(parts))],
             "largest_component_fraction": float(parts.max()),
         }
@@ -381,9 +397,7 @@ def _numbers(runs: DiversityRuns) -> dict[str, dict[str, Any]]:
             **flatten_estimate("variance_ratio", variance.ratio),
             "mode_total_variation": measures.total_variation(fractions, reference),
             "mode_total_variation_chance": chance,
-            **flatten_estimate(
-                "mode_agreement", Estimate(same / count, *wilson(same, count), count)
-            ),
+            **flatten_estimate("mode_agreement", Estimate.of_rate(same, count)),
             "mode_agreement_chance": float(fractions @ reference),
         }
         if name in runs.within_state:
@@ -431,7 +445,7 @@ def _what_was_run(runs: DiversityRuns) -> Section:
 def _variance_section(runs: DiversityRuns) -> Section:
     rows = tuple(
         (
-            name, float(np.mean([point.value for point in one.curve])), one.curve[-1].value,
+            name, one.mean, one.curve[-1].value,
             one.ratio.value, one.ratio.low, one.ratio.high,
         )
         for name, one in runs.variances.items()
@@ -440,14 +454,8 @@ def _variance_section(runs: DiversityRuns) -> Section:
     return Section("Variance of states", VARIANCE_TEXT, "variance", Table(columns, rows))
 
 
-def _component_fractions(variance: StateVariance) -> Values:
-    """Return each component's fraction of the variance (obs,)."""
-    found = np.array(variance.components)
-    return found / max(float(found.sum()), np.finfo(float).tiny)
-
-
 def _component_section(runs: DiversityRuns) -> Section:
-    fractions = np.stack([_component_fractions(one) for one in runs.variances.values()])
+    fractions = np.stack([one.fractions for one in runs.variances.values()])
     order = np.argsort(-fractions.max(axis=0), kind="stable")[:MAX_COMPONENTS]
     reference = runs.variances[DEMONSTRATIONS].components
     others = [name for name in runs.variances if name != DEMONSTRATIONS]
@@ -455,9 +463,8 @@ def _component_section(runs: DiversityRuns) -> Section:
     for place in order:
         row: list[Any] = [runs.components[place], float(fractions[0, place])]
         for number, name in enumerate(others, start=1):
-            variance = runs.variances[name].components[place]
-            varies = reference[place] > measures.MIN_VARIANCE
-            ratio = variance / reference[place] if varies else None
+            variance, below = runs.variances[name].components[place], reference[place]
+            ratio = variance / below if below > measures.MIN_VARIANCE else None
             row += [float(fractions[number, place]), ratio]
         rows.append(tuple(row))
     columns = (
@@ -467,38 +474,22 @@ def _component_section(runs: DiversityRuns) -> Section:
     return Section("Variance by component", COMPONENTS_TEXT, table=Table(columns, tuple(rows)))
 
 
-def _mode_section(runs: DiversityRuns, numbers: Mapping[str, Mapping[str, Any]]) -> Section:
-    keys = {
-        "effective number": "effective_modes",
-        "total variation": "mode_total_variation",
-        "chance level": "mode_total_variation_chance",
-        "mode agreement": "mode_agreement",
-        "low": "mode_agreement_low",
-        "high": "mode_agreement_high",
-        "chance level of agreement": "mode_agreement_chance",
-    }
+def _mode_section(runs: DiversityRuns, numbers: Numbers) -> Section:
+    columns = ("group", *(f"fraction of {name}" for name in runs.modes.names), *MODE_COLUMNS)
     rows = tuple(
-        (group, *one["mode_fractions"].values(), *map(one.get, keys.values()))
+        (group, *one["mode_fractions"].values(), *map(one.get, MODE_COLUMNS.values()))
         for group, one in numbers.items()
     )
-    columns = ("group", *(f"fraction of {name}" for name in runs.modes.names), *keys)
     return Section("Modes of behavior", MODES_TEXT, "modes", Table(columns, rows))
 
 
-def _draw_section(runs: DiversityRuns, numbers: Mapping[str, Mapping[str, Any]]) -> Section:
-    keys = {
-        "fraction of variance": "within_state_variance",
-        "low": "within_state_variance_low",
-        "high": "within_state_variance_high",
-        "mode agreement": "draw_agreement",
-        "chance level": "draw_agreement_chance",
-    }
+def _draw_section(runs: DiversityRuns, numbers: Numbers) -> Section:
     rows = tuple(
-        (group, runs.states[group].shape[1], *map(numbers[group].get, keys.values()))
+        (group, runs.states[group].shape[1], *map(numbers[group].get, DRAW_COLUMNS.values()))
         for group in runs.within_state
     )
     title = "Several policies from the same initial state"
-    return Section(title, DRAWS_TEXT, table=Table(("latent", "draws", *keys), rows))
+    return Section(title, DRAWS_TEXT, table=Table(("latent", "draws", *DRAW_COLUMNS), rows))
 
 
 def _trajectory_table(runs: DiversityRuns) -> Table:
@@ -526,13 +517,13 @@ def draw_variances(runs: DiversityRuns) -> Figure:
     return figure
 
 
-def draw_modes(runs: DiversityRuns, numbers: Mapping[str, Mapping[str, Any]]) -> Figure:
+def draw_modes(runs: DiversityRuns, numbers: Numbers) -> Figure:
     """Draw every mode's fraction of trajectories as bars, one color per group."""
     names, count = runs.modes.names, int(runs.complete.sum())
     figure, ((axes,),) = plotting.new_figure(max(5.6, 1.2 + 1.1 * len(names)), 3.6)
     for index, (group, found) in enumerate(numbers.items()):
         values = list(found["mode_fractions"].values())
-        estimates = [Estimate(one, *wilson(round(one * count), count), count) for one in values]
+        estimates = [Estimate.of_rate(round(one * count), count) for one in values]
         plotting.draw_bars(
             axes, index, len(numbers), range(len(names)), values, plotting.error_bars(estimates),
             color=_color(index), label=group,

@@ -171,6 +171,17 @@ class StateVariance:
     ratio: Estimate
     components: tuple[float, ...]
 
+    @property
+    def mean(self) -> float:
+        """Return the mean over steps."""
+        return float(np.mean([one.value for one in self.curve]))
+
+    @property
+    def fractions(self) -> Values:
+        """Return each component's fraction of the variance (obs,)."""
+        found = np.array(self.components)
+        return found / max(float(found.sum()), np.finfo(float).tiny)
+
 
 class StateBootstrap:
     """Bootstraps over the initial states that all groups share.

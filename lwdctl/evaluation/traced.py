@@ -37,11 +37,6 @@ class TracedEpisodes:
     results: Sequence[EpisodeResult]
     score: str = ""
 
-    @property
-    def lost(self) -> int:
-        """Number of episodes lost to simulator errors."""
-        return sum(bool(one.error) for one in self.results)
-
     def padded(self, steps: int) -> Values:
         """Return (episode, steps + 1, obs) as `pad` gives them; NaN where an episode was lost."""
         sizes = [states.shape[1] for states in self.observations if states is not None]
@@ -202,4 +197,5 @@ def trace(
 
 def count_lost(episodes: Mapping[str, TracedEpisodes]) -> dict[str, int]:
     """Return group to the number of episodes lost to simulator errors, where there are any."""
-    return {name: one.lost for name, one in episodes.items() if one.lost}
+    lost = {name: sum(bool(r.error) for r in one.results) for name, one in episodes.items()}
+    return {name: count for name, count in lost.items() if count}
