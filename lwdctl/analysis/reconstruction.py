@@ -500,7 +500,12 @@ def draw_errors(
     for axes, (y_label, curves) in zip(row, panels.items(), strict=True):
         for index, (name, curve) in enumerate(curves.items()):
             shown = [
-                Estimate(*(max(end, _MIN_DRAWN) for end in (one.value, one.low, one.high)), one.n)
+                replace(
+                    one,
+                    value=max(one.value, _MIN_DRAWN),
+                    low=max(one.low, _MIN_DRAWN),
+                    high=max(one.high, _MIN_DRAWN),
+                )
                 for one in curve
             ]
             color = plotting.series_style(index)["color"]

@@ -124,3 +124,6 @@ def test_a_collapsed_posterior_is_said_to_be_noise(points, spaces):
     dead = dataclasses.replace(alive, use=dimension_use(np.zeros((9, 5)), np.zeros((9, 5))))
     assert "No dimension is active" in compose(dead).sections[-1].text
     assert "No dimension is active" not in compose(alive).sections[-1].text
+    summary = compose(alive).summary
+    assert summary["active_units"] == alive.use.active.sum() > 0
+    assert summary["kl"] == pytest.approx(alive.use.kl.sum())
