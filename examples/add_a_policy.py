@@ -1,4 +1,4 @@
-"""Compare a policy of your own with LWD: same initial states, same score.
+"""Compare a policy of your own with LWD, from the same initial states.
 
     python examples/train_on_your_hdf5.py my-runs
     python examples/add_a_policy.py my-runs
@@ -14,7 +14,7 @@ import lwdctl
 
 
 class TowardsTheGoal:
-    """A hand-written controller: a fixed fraction of the way at every step."""
+    """A hand-written controller that moves a fixed fraction of the way at every step."""
 
     def reset(self, seed=0, task="", label=""):
         pass

@@ -24,7 +24,7 @@ SEQUENCE = {"seq_length": 10, "load_next_obs": False, "hdf5_cache_mode": "low_di
 
 
 class BcRnn:
-    """robomimic's policy; it keeps a recurrent state within an episode."""
+    """robomimic's policy, which keeps a recurrent state within an episode."""
 
     def __init__(self, model):
         self.policy = RolloutPolicy(model)

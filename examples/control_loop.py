@@ -5,8 +5,8 @@
     python examples/control_loop.py reach-policy
 
 On the robot: pip install numpy onnxruntime safetensors; pip install --no-deps . in a checkout.
-The first action waits for its plan. From then on a thread plans while the present network
-acts, once per `1 / RATE` seconds, whatever planning takes.
+The first action waits for the first re-plan. From then on a thread re-plans while the current
+network acts every `1 / RATE` seconds, however long a re-plan takes.
 """
 
 from __future__ import annotations
@@ -40,6 +40,6 @@ with TwoRateController(policy, lead=2) as controller:
         seen, _, _, _, info = robot.step(action)
         due += 1.0 / RATE
         time.sleep(max(0.0, due - time.perf_counter()))
-told = controller.punctuality
+timing = controller.punctuality
 print(f"{'reached' if info['success'] else 'not reached'}: {info['distance']:.3f} from the goal")
-print(f"{told.plans} plans, {told.late_steps} late steps; slowest step {1e3 * slowest:.1f} ms")
+print(f"{timing.plans} plans, {timing.late_steps} late steps; slowest step {1e3 * slowest:.1f} ms")

@@ -3,8 +3,8 @@
     python examples/train_on_your_hdf5.py my-runs
     python examples/evaluate_your_environment.py my-runs
 
-The data remember `reach:Reach`, so `PYTHONPATH=examples lwdctl eval --workspace my-runs` does
-the same. Evaluation seeds begin at 100000: use smaller ones for what you train on.
+The manifest of the data names `reach:Reach`, so `PYTHONPATH=examples lwdctl eval --workspace my-runs` does
+the same. Evaluation seeds begin at 100000: collect training data with smaller seeds.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 
 import lwdctl
 
-# Worker processes import this file again; what it does must not begin anew there.
+# Worker processes import this file; the guard keeps them from running the evaluation again.
 if __name__ == "__main__":
     policy = lwdctl.load_policy(workspace=sys.argv[1] if len(sys.argv) > 1 else None)
     policies = {"sampled": policy, "mean latent": policy.with_settings(latent="mean")}

@@ -1,8 +1,8 @@
-"""An environment of your own: a point in the plane that is to reach a goal.
+"""An environment of your own: a point in the plane that has to reach a goal.
 
 `ReachEnv` is an ordinary Gymnasium environment; `Reach` makes it one that lwdctl can evaluate.
 Nothing has to be registered: wherever lwdctl takes an environment, this one is called
-`reach:Reach` (module:class), as long as Python finds this file:
+`reach:Reach` (module:class), if Python finds this file:
 
     PYTHONPATH=examples lwdctl ingest robomimic DEMOS.hdf5 --env reach:Reach/reach
 """
@@ -51,7 +51,7 @@ def demonstrate(env: ReachEnv, seed: int):
 class Reach(GymnasiumSimulator):
     observations = (ObservationSpec("point", 2), ObservationSpec("goal", 2))
     action = ActionSpec(2, "delta", "meters", (-0.1, -0.1), (0.1, 0.1), control_rate=10.0)
-    # Less is better: an episode that the policy breaks off counts with the square's diagonal.
+    # An aborted episode counts with the worst distance, the diagonal of the square.
     metrics = (Metric("final_distance", "distance", "last", failed=2.83),)
     max_steps = 40
 

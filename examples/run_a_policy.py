@@ -1,9 +1,9 @@
-"""Sample one policy from the newest chain of a workspace and run it for an episode.
+"""Sample one policy from the newest LWD model of a workspace and run it for an episode.
 
     lwdctl run pipelines/quickstart.toml
     python examples/run_a_policy.py lwd-runs reach
 
-The same calls serve a control loop of your own: `act` takes named observations and returns an
+Use the same calls in your own control loop: `act` takes named observations and returns an
 action in the environment's units.
 """
 

@@ -2,8 +2,8 @@
 
     python examples/train_on_your_hdf5.py my-runs
 
-The layout is data/demo_0/{actions, obs/KEY}, one row per step; any number of keys. Left out
-here because optional: rewards, states, masks, and env_args (the environment is named instead).
+The layout is data/demo_0/{actions, obs/KEY}, one row per step, with any number of keys.
+Rewards, states, masks and env_args are optional and left out here (`env` names the environment).
 """
 
 from __future__ import annotations
