@@ -3,8 +3,9 @@
     python examples/train_on_your_hdf5.py my-runs
     python examples/evaluate_your_environment.py my-runs
 
-The manifest of the data names `reach:Reach`, so `PYTHONPATH=examples lwdctl eval --workspace my-runs` does
-the same. Evaluation seeds begin at 100000: collect training data with smaller seeds.
+The manifest of the data names `reach:Reach`, so this command does the same:
+`PYTHONPATH=examples lwdctl eval --workspace my-runs`. Evaluation seeds begin at 100000: collect
+training data with smaller seeds.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Toy stages: a chain of three that runs in milliseconds through the real machinery."""
+"""Toy stages: a pipeline of three that runs in milliseconds through the real machinery."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ SMALL = {"updates": 3, "batch_size": 8, "device": "cpu"}
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A trained chain on Metaworld's `reach`, as small as can be."""
+    """A trained model on Metaworld's `reach`, as small as can be."""
     place = tmp_path_factory.mktemp("api")
     lwdctl.collect(
         "metaworld", task=["reach"], episodes=4, max_steps=20, workers=0, keep_failures=True,

@@ -1,4 +1,4 @@
-"""The house keeps its promises: pins, extras, set-up commands, light imports, sizes."""
+"""The package as a whole: pins, extras, set-up commands, light imports, sizes."""
 
 import ast
 import re

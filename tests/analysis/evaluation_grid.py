@@ -57,7 +57,7 @@ def outcomes(count, rate, *key):
 def grid_records(
     policies=("lwd", "dp"), horizons=(16, 32), perturbations=(0.0, 10.0), seeds=(0,), count=20
 ):
-    """Return one record per cell of the grid; rates fall with horizon and perturbation."""
+    """Return one record per result row of the grid; rates fall with horizon and perturbation."""
     records = []
     for p, policy in enumerate(policies):
         for h, horizon in enumerate(horizons):

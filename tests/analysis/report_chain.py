@@ -1,4 +1,4 @@
-"""A small chain with all that a report shows: data, a VAE and its log, episodes, an analysis."""
+"""Small artifacts with all that a report shows: data, a VAE and its log, episodes, an analysis."""
 
 import json
 
@@ -46,7 +46,7 @@ def vae(workspace, store, log=True):
 
 
 def evaluation(workspace, model, records, name=NAME, videos=0):
-    """Publish an evaluation whose summary's cells are those of the records."""
+    """Publish an evaluation whose summary's result rows are those of the records."""
     config = {"max_steps": 0, "perturbation_probability": 0.1}
     with workspace.begin("evaluation", name, config=config, inputs=[model]) as draft:
         (draft.path / "episodes").mkdir()
@@ -98,7 +98,7 @@ def page(workspace, *sources, recipes=(), **options):
 
 
 def chain(workspace, records=ARMS, **options):
-    """Publish a whole chain; return its snippets, its VAE and its evaluation."""
+    """Publish a whole lineage; return its snippets, its VAE and its evaluation."""
     store = snippets(workspace)
     model = vae(workspace, store)
     return store, model, evaluation(workspace, model, records, **options)

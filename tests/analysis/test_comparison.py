@@ -98,7 +98,7 @@ def test_nothing_beats_the_front_and_the_front_beats_all_else(points):
     assert all(not beaten(one, other) for one in front for other in front if one != other)
 
 
-def test_a_long_legend_makes_the_figure_higher_and_leaves_the_axes_their_room():
+def test_a_long_legend_makes_the_figure_higher_and_leaves_space_for_the_axes():
     def height(policies):
         rows = [
             row(f"lwd with a long name, number {number}", 0.5, 10.0 ** (number % 4))

@@ -148,7 +148,7 @@ def test_large_constants_have_no_variance() -> None:
 
 
 def test_intervals_hold_the_truth() -> None:
-    """Over many data sets of twenty starts each."""
+    """Over many data sets of twenty initial states each."""
     rng = generator("test diversity", "few")
     covered = []
     for seed in range(60):

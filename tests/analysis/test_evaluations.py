@@ -56,7 +56,7 @@ def test_the_order_of_evaluations_and_naming_one_twice_change_nothing(workspace)
     assert read(workspace, first, second) == read(workspace, second, first, first)
 
 
-def test_cells_that_a_later_version_took_over_count_once(workspace):
+def test_result_rows_that_a_later_version_took_over_count_once(workspace):
     records = grid_records(policies=("lwd",), horizons=(16,))
     first = publish(workspace, "a", records)
     more = publish(workspace, "a", [*records, *grid_records(policies=("dp",), horizons=(16,))])
@@ -75,7 +75,7 @@ def test_the_same_untrained_policy_measured_again_is_the_same(workspace):
     )
 
 
-def test_policies_that_would_be_mistaken_for_each_other_are_told_apart(workspace):
+def test_policies_that_would_be_mistaken_for_each_other_are_distinguished(workspace):
     one = [record("lwd", solved("110"), train_seed=seed) for seed in (0, 1)]
     other = [record("lwd", solved("100"), train_seed=seed) for seed in (0, 1)]
     runs = read(workspace, publish(workspace, "small", one), publish(workspace, "large", other))
@@ -151,7 +151,7 @@ def test_another_protocol_is_refused(change, config, said, workspace):
             compare(read(workspace, *pair))
 
 
-def test_how_often_nothing_is_disturbed_does_not_matter(workspace):
+def test_how_often_nothing_is_perturbed_does_not_matter(workspace):
     first = publish(workspace, "a", [record("lwd", solved("110"))])
     second = publish(workspace, "b", [record("dp", solved("110"))], perturbation_probability=0.5)
     assert len(compare(read(workspace, first, second)).results) == 2
@@ -178,7 +178,7 @@ def test_training_seeds_must_meet_the_same_states(workspace):
         compare(read(workspace, publish(workspace, "a", made)))
 
 
-def test_recorded_starts_pair_only_among_themselves(workspace):
+def test_recorded_initial_states_pair_only_among_themselves(workspace):
     restored = [episode(i, i % 2, 0.5, demonstration=number) for i, number in enumerate((7, 3, 5))]
     made = [
         record("lwd", solved("110")),
@@ -195,7 +195,7 @@ def test_recorded_starts_pair_only_among_themselves(workspace):
     assert any("lwd-oracle" in note for note in comparison.notes)
 
 
-def test_recorded_starts_of_two_sources_are_different_states(workspace):
+def test_recorded_initial_states_of_two_sources_are_different_states(workspace):
     restored = [episode(i, 1, 0.5, demonstration=i) for i in range(3)]
     first = publish(workspace, "a", [record("lwd", restored, latent="oracle")])
     second = publish(workspace, "b", [record("ldp", restored, latent="oracle")])
@@ -251,7 +251,7 @@ def test_tests_of_several_training_seeds_have_the_state_as_unit(workspace):
     assert pair.success_p == pytest.approx(paired_permutation(np.array(gaps)))
 
 
-def test_spread_between_training_seeds(workspace):
+def test_standard_deviation_between_training_seeds(workspace):
     made = [record("lwd", solved(p), train_seed=s) for s, p in enumerate(("1111", "1100", "0000"))]
     (cell,) = compare(read(workspace, publish(workspace, "a", made))).results
     assert (cell.success.value, cell.success_std) == (pytest.approx(0.5), pytest.approx(0.5))
@@ -260,7 +260,7 @@ def test_spread_between_training_seeds(workspace):
     assert cell.success.high == 1.0
 
 
-def test_a_control_is_the_same_models_undisturbed(workspace):
+def test_a_control_is_the_same_models_unperturbed(workspace):
     made = [
         record("lwd", solved("1111"), train_seed=0),
         record("lwd", solved("1110"), train_seed=1),
@@ -299,7 +299,7 @@ def test_a_reference_of_one_horizon_is_taken_for_all(workspace):
     ]  # fmt: skip
 
 
-def test_every_task_has_a_cell_and_the_tests_are_of_all(workspace):
+def test_every_task_has_a_result_row_and_the_tests_are_of_all(workspace):
     def two(pattern):
         return [
             episode(i, mark == "1", 0.5, task)
@@ -330,7 +330,7 @@ def test_the_reference_can_be_chosen(workspace):
     assert "'dp'" in caught.value.hint
 
 
-def test_without_the_method_nothing_is_tested_and_it_is_said(workspace):
+def test_without_the_method_nothing_is_tested_and_it_is_reported(workspace):
     comparison = compare(
         read(workspace, publish(workspace, "a", [record("dp", outcomes(10, 0.5, 1))]))
     )

@@ -1,4 +1,4 @@
-"""What a report says: the manifests' numbers, what is missing, and nothing that would run."""
+"""What a report shows: the manifests' numbers, what is missing, and nothing that would run."""
 
 import html
 import re
@@ -163,7 +163,7 @@ def test_the_same_workspace_gives_the_same_bytes(workspace, made):
     assert page(workspace, made[-1]) == page(workspace, made[-1])
 
 
-def test_one_arm_without_videos_log_or_analysis_says_what_is_missing(workspace):
+def test_one_condition_without_videos_log_or_analysis_says_what_is_missing(workspace):
     model = vae(workspace, snippets(workspace), log=False)
     found = evaluation(workspace, model, [arm("dp", "1011", latent="")])
     text = text_of(page(workspace, found))
@@ -234,7 +234,7 @@ def test_inputs_that_are_gone_are_named(workspace, made):
     assert f"the input vae/{NAME}:v1 is gone" in text
 
 
-def test_different_commits_and_uncommitted_changes_are_said(workspace, monkeypatch):
+def test_different_commits_and_uncommitted_changes_are_reported(workspace, monkeypatch):
     from lwdctl.artifacts import manifest
 
     states = iter([{"commit": "a" * 40, "dirty": False}, {"commit": "b" * 40, "dirty": True}])
@@ -262,7 +262,7 @@ def test_half_a_line_of_a_log_is_left_out(tmp_path):
     assert broken == 2
 
 
-def test_columns_of_numbers_are_told_from_words():
+def test_columns_of_numbers_are_distinguished_from_text():
     rows = (("a", "0.5 [0.1, 0.9]", "1,024", "–", "episode"), ("b", "–", "<0.001", "–", "16"))
     assert numeric_columns(CaptionedTable(("w", "e", "n", "no", "mix"), rows)) == [
         False, True, True, False, False,

@@ -147,7 +147,7 @@ def test_holm_only_raises_and_keeps_the_order(values):
     assert max(adjusted) <= 1
 
 
-def test_mean_and_spread():
+def test_mean_and_standard_deviation():
     assert mean_and_std([0.5]) == (0.5, None)
     mean, spread = mean_and_std([0.2, 0.4, 0.6])
     assert (mean, spread) == (pytest.approx(0.4), pytest.approx(0.2))

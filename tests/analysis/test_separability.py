@@ -33,7 +33,7 @@ def snippets(category_gap, episode_gap, snippet_gap=0.1):
     return points, of_episode[episode], episode
 
 
-def test_separated_categories_are_told_apart():
+def test_separated_categories_are_distinguished():
     found = separation(*snippets(10, 1), 5, 0, linear=True)
     assert found.knn.value == found.linear.value == 1.0
     assert found.knn.low == wilson(EPISODES, EPISODES)[0]

@@ -1,4 +1,4 @@
-"""Workspaces, chains and stores small enough to make in every test."""
+"""Workspaces, lineages and stores small enough to make in every test."""
 
 from __future__ import annotations
 

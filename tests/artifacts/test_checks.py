@@ -1,4 +1,4 @@
-"""A flipped byte anywhere is refused."""
+"""A flipped byte anywhere is an error."""
 
 from __future__ import annotations
 

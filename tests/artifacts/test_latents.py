@@ -22,7 +22,7 @@ def draw(count: int) -> dict[str, np.ndarray]:
     }
 
 
-def test_batches_come_back_with_the_total_deviation(tmp_path):
+def test_batches_come_back_with_the_total_standard_deviation(tmp_path):
     count = STEP_CHUNK + 40
     arrays = draw(count)
     writer = LatentWriter(tmp_path / "latents.zarr", 3, 2)
@@ -43,7 +43,7 @@ def test_batches_come_back_with_the_total_deviation(tmp_path):
     np.testing.assert_allclose(deviation, np.sqrt(spread), rtol=1e-9)
 
 
-def test_an_unused_dimension_keeps_the_deviation_of_its_posterior(tmp_path):
+def test_an_unused_dimension_keeps_the_standard_deviation_of_its_posterior(tmp_path):
     arrays = {**draw(10), "mean": np.zeros((10, 3)), "log_variance": np.zeros((10, 3))}
     writer = LatentWriter(tmp_path / "latents.zarr", 3, 2)
     writer.append(**arrays)

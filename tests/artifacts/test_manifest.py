@@ -31,7 +31,7 @@ def test_what_is_written_is_read_back(tmp_path):
     assert Manifest.read(tmp_path / "manifest.json", "vae") == MANIFEST
 
 
-def test_another_kind_is_refused_with_a_hint(tmp_path):
+def test_another_artifact_type_is_refused_with_a_hint(tmp_path):
     MANIFEST.write(tmp_path / "manifest.json")
     with pytest.raises(ArtifactError, match="type 'vae', not 'latents'") as caught:
         Manifest.read(tmp_path / "manifest.json", "latents")

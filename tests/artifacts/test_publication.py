@@ -65,7 +65,7 @@ def test_an_exception_leaves_nothing_behind(workspace):
     assert workspace.artifacts() == []
 
 
-def test_a_kept_draft_survives_an_exception_and_stays_out_of_the_artifact(workspace):
+def test_a_kept_run_in_progress_survives_an_exception_and_stays_out_of_the_artifact(workspace):
     def fail():
         with workspace.begin("vae", "lift", config={}) as draft:
             (draft.checkpoints / "last").write_text("state")
@@ -85,7 +85,7 @@ def test_a_kept_draft_survives_an_exception_and_stays_out_of_the_artifact(worksp
 
 
 @pytest.mark.parametrize("moment", ["_stage", "sync", "provenance", "_claim_version", "os.rename"])
-def test_a_kill_while_publishing_leaves_no_version_and_a_whole_draft(workspace, moment):
+def test_a_kill_while_publishing_leaves_no_version_and_a_whole_run_in_progress(workspace, moment):
     target = "os, 'rename'" if moment == "os.rename" else f"module, {moment!r}"
     body = f"""
     draft = workspace.begin("vae", "lift", config={{"a": 1}})
@@ -115,7 +115,7 @@ def test_a_kill_after_the_rename_leaves_a_whole_version(workspace):
     assert artifact.verify() == 1
 
 
-def test_a_draft_that_was_published_already_is_not_written_on(workspace):
+def test_a_run_in_progress_that_was_published_already_is_not_written_on(workspace):
     body = """
     draft = workspace.begin("vae", "lift", config={})
     (draft.checkpoints / "last").write_text("state")
@@ -180,7 +180,7 @@ def test_the_second_of_two_that_want_a_number_takes_the_next(workspace, make, mo
     assert make("vae", "lift").reference == "vae/lift:v2"
 
 
-def test_a_draft_in_use_cannot_be_resumed(workspace):
+def test_a_run_in_progress_of_another_process_cannot_be_resumed(workspace):
     with (
         workspace.begin("vae", "lift", config={}),
         pytest.raises(ArtifactError, match="another process"),
@@ -204,7 +204,7 @@ def test_resuming_names_the_settings_and_inputs_that_differ(workspace, make):
         workspace.begin("vae", "lift", config={"rate": 0.1, "seed": 0}, inputs=[other], resume=True)
 
 
-def test_the_newest_matching_draft_is_resumed(workspace):
+def test_the_newest_matching_run_in_progress_is_resumed(workspace):
     paths = []
     for rate in (1, 2, 1, 3):
         with workspace.begin("vae", "lift", config={"rate": rate}) as draft:

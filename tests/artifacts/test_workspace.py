@@ -89,14 +89,14 @@ def test_a_misspelt_name_and_a_missing_version_have_hints(workspace, make):
     assert "v1" in caught.value.hint
 
 
-def test_another_kind_is_refused(workspace, make):
+def test_another_artifact_type_is_refused(workspace, make):
     artifact = make("vae", "lift")
     for reference in ("vae/lift", str(artifact.path)):
         with pytest.raises(ArtifactError, match="type 'vae', not 'latents'"):
             workspace.resolve("latents", reference)
 
 
-def test_a_name_of_several_kinds_must_say_the_kind(workspace, chain):
+def test_a_name_of_several_artifact_types_must_name_the_type(workspace, chain):
     chain("lift")
     with pytest.raises(ArtifactError, match="several types") as caught:
         workspace.resolve("", "lift")
@@ -109,7 +109,7 @@ def test_what_is_no_reference_is_refused(workspace, text):
         workspace.resolve("vae", text)
 
 
-def test_unrelated_chains_are_refused_and_listed_and_run_chooses(workspace, chain):
+def test_unrelated_lineages_are_refused_and_listed_and_run_chooses(workspace, chain):
     lift, can = chain("lift"), chain("can")
     for index, kind in enumerate(("snippets", "vae", "latents", "diffusion")):
         with pytest.raises(ArtifactError, match="unrelated lineages") as caught:
@@ -134,14 +134,14 @@ def test_run_follows_the_root_through_other_names(workspace, make):
         workspace.resolve("diffusion", "big", run="can")
 
 
-def test_chains_that_share_their_root_are_related(workspace, make):
+def test_lineages_that_share_their_root_are_related(workspace, make):
     data = make("snippets", "lift")
     make("vae", "one", data)
     newest = make("vae", "two", make("snippets", "lift"))
     assert workspace.resolve("vae") == newest
 
 
-def test_a_chain_keeps_its_name_when_its_root_is_deleted(workspace, chain):
+def test_a_lineage_keeps_its_name_when_its_root_is_deleted(workspace, chain):
     data, *_, diffusion = chain("lift")
     shutil.rmtree(data.path)
     assert root_names(diffusion, workspace.root) == {"lift"}
@@ -184,7 +184,7 @@ def test_inputs_of_different_lineage_are_refused_and_named(workspace, chain, mak
     assert "one is vae/lift:v2" in caught.value.message
     assert not list(workspace.root.glob("diffusion/lift/.*"))
     check_agreement([latents, vae, data], workspace.root)
-    # Several of one kind are a comparison, not a mistake.
+    # Several of one type are a comparison, not a mistake.
     check_agreement([vae, other], workspace.root)
 
 

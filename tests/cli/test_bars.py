@@ -34,7 +34,7 @@ def test_plain_lines_come_at_most_every_few_seconds():
     assert lines[-1] == "train: 100/100 (100 %), 9.1 update/s, took 0:11, loss=0.5"
 
 
-def test_the_last_step_is_said_once():
+def test_the_last_step_is_logged_once():
     clock, stream = Clock(), io.StringIO()
     with PlainProgress(stream, clock).task("rollout", 1, "episode") as task:
         clock.now = 9.0

@@ -135,7 +135,7 @@ def test_the_newest_evaluation_is_taken(tmp_path, monkeypatch, capfd):
     assert told(capfd)["summary"]["evaluations"][0]["reference"] == "evaluation/grid:v2"
 
 
-def test_unrelated_chains_need_a_choice(runs, capfd):
+def test_unrelated_lineages_need_a_choice(runs, capfd):
     assert main(["compare"]) == 1
     err = capfd.readouterr().err
     assert "--run" in err
@@ -143,7 +143,7 @@ def test_unrelated_chains_need_a_choice(runs, capfd):
     assert main(["compare", "--run", "method", "--json"]) == 0
 
 
-def test_what_is_not_recorded_is_said_and_left_out(runs, capfd, tmp_path):
+def test_what_is_not_recorded_is_reported_and_left_out(runs, capfd, tmp_path):
     plain = [record("lwd", [episode(i, i % 2, 0.5) for i in range(8)], seconds={})]
     publish(runs, "plain", plain)
     assert main(["compare", "plain", "--output", str(tmp_path / "out")]) == 0
@@ -154,7 +154,7 @@ def test_what_is_not_recorded_is_said_and_left_out(runs, capfd, tmp_path):
     assert names == {"success-by-horizon", "overlap-by-horizon"}
 
 
-def test_a_cost_that_some_cells_lack_is_drawn_for_the_others(runs, capfd, tmp_path):
+def test_a_cost_that_some_result_rows_lack_is_drawn_for_the_others(runs, capfd, tmp_path):
     episodes = [episode(i, i % 2, 0.5) for i in range(8)]
     cells = [record("lwd", episodes, cost={"flops_per_step": 3.0}, seconds={})]
     cells.append(record("lwd", episodes, perturbation=5.0, seconds={}))
@@ -172,7 +172,7 @@ def test_a_cost_that_some_cells_lack_is_drawn_for_the_others(runs, capfd, tmp_pa
         (["--against", "mlp"], 1, "no evaluated policy is 'mlp'"),
     ],
 )
-def test_bad_words(words, code, said, runs, capfd):
+def test_bad_arguments(words, code, said, runs, capfd):
     assert main(["compare", "method", *words]) == code
     out, err = capfd.readouterr()
     assert out == ""

@@ -1,4 +1,4 @@
-"""How commands end other than well."""
+"""How commands end when they fail or are interrupted."""
 
 import os
 import signal

@@ -123,7 +123,7 @@ def test_the_same_input_gives_the_same_file(here, workspace_path):
     assert (here / "a.html").read_bytes() == (here / "b.html").read_bytes()
 
 
-def test_what_cannot_be_reported_is_said(here, workspace_path, capfd):
+def test_what_cannot_be_reported_is_an_error(here, workspace_path, capfd):
     assert main(["report"]) == 1
     assert "no finished evaluation" in capfd.readouterr().err
     chain(Workspace(workspace_path))
@@ -138,7 +138,7 @@ def test_what_cannot_be_reported_is_said(here, workspace_path, capfd):
     assert list(here.iterdir()) == []
 
 
-def test_several_chains_have_to_be_told_apart(here, workspace_path, capfd):
+def test_several_lineages_have_to_be_distinguished(here, workspace_path, capfd):
     workspace = Workspace(workspace_path)
     chain(workspace)
     with workspace.begin("snippets", "else", config={}) as draft:
@@ -151,7 +151,7 @@ def test_several_chains_have_to_be_told_apart(here, workspace_path, capfd):
     assert (here / "report.html").is_file()
 
 
-def test_a_file_that_cannot_be_written_is_said(here, workspace_path, capfd):
+def test_a_file_that_cannot_be_written_is_reported(here, workspace_path, capfd):
     chain(Workspace(workspace_path))
     (here / "taken").mkdir()
     assert main(["report", "--output", "taken"]) == 1

@@ -79,7 +79,7 @@ def test_help_shows_defaults_choices_bounds_and_inputs(capfd):
         (["sew", "x"], "did you mean 'sow'?"),
     ],
 )
-def test_bad_words_are_usage_errors(words, said, capfd, workspace_path):
+def test_bad_arguments_are_usage_errors(words, said, capfd, workspace_path):
     assert main(words) == 2
     out, err = capfd.readouterr()
     assert out == ""
@@ -133,7 +133,7 @@ def test_an_input_of_another_lineage_is_refused(capfd):
     assert main(["reap", "--seed", "field:v1", "-q"]) == 0
 
 
-def test_two_chains_need_a_choice(capfd):
+def test_two_lineages_need_a_choice(capfd):
     for name in ("north", "south"):
         main(["sow", "wheat", "-q", "--name", name])
     capfd.readouterr()

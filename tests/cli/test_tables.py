@@ -25,7 +25,7 @@ def test_a_table_is_drawn_only_where_no_number_is_cut_off(monkeypatch, columns, 
     assert ("━" in text) is drawn
 
 
-def test_cells_of_several_stages_are_told_apart(capsys):
+def test_result_rows_of_several_stages_are_distinguished(capsys):
     cell = {"policy": "lwd", "latent": "oracle", "task": "all", "episodes": 4, "success": 0.5}
     print_result_rows([{"stage": "eval-small", **cell}, {"stage": "eval-large", **cell}])
     head, first, second = capsys.readouterr().out.splitlines()

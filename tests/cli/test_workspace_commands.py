@@ -25,7 +25,7 @@ def test_list(capfd, workspace_path):
     assert lines[-1].endswith("plant/field:v1")
 
 
-def test_list_as_json_and_by_kind(capfd, workspace_path):
+def test_list_as_json_and_by_artifact_type(capfd, workspace_path):
     assert main(["list", "plant", "--json"]) == 0
     answer = told(capfd)
     assert answer["schema_version"] == 2
@@ -33,7 +33,7 @@ def test_list_as_json_and_by_kind(capfd, workspace_path):
     assert [item["artifact"] for item in answer["summary"]["artifacts"]] == ["plant/field:v1"]
 
 
-def test_list_of_an_unknown_kind(capfd):
+def test_list_of_an_unknown_artifact_type(capfd):
     assert main(["list", "latent"]) == 1
     assert "did you mean 'latents'" in capfd.readouterr().err
 

@@ -16,7 +16,7 @@ from lwdctl.data.reader import open_source
         (111, 0.5, {"use_contact_forces": True}),
     ],
 )
-def test_zero_forces_are_told_from_real_ones(tmp_path, size, force, expected):
+def test_zero_forces_are_distinguished_from_real_ones(tmp_path, size, force, expected):
     path = tmp_path / "ant-medium-v2.hdf5"
     observations = np.ones((20, size), np.float32)
     observations[:, 27:] = 0.0

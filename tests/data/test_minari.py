@@ -102,7 +102,7 @@ def test_file_without_metadata_is_read(make_sample, tmp_path):
 
 
 @pytest.mark.parametrize("force", [0.0, 0.5])
-def test_ants_zero_forces_are_told_from_real_ones(make_sample, tmp_path, force):
+def test_ants_zero_forces_are_distinguished_from_real_ones(make_sample, tmp_path, force):
     sample = make_sample("minari", tmp_path)
     recorded = {"id": "Ant-v4", "kwargs": {"use_contact_forces": True}}
     metadata = sample.path / "data" / "metadata.json"

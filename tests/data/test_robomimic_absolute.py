@@ -148,7 +148,7 @@ def test_the_hands_pose_need_not_be_stored(write):
 
 
 @pytest.mark.parametrize("nested", [False, True])
-def test_arms_may_stand_one_level_deeper(write, nested):
+def test_conditions_may_stand_one_level_deeper(write, nested):
     parts = NEW["body_parts"]
     path, *_ = write({"type": "BASIC", "body_parts": {"arms": parts} if nested else parts})
     assert read(path)[1].shape == (STEPS, 10)

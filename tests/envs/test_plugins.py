@@ -131,7 +131,7 @@ def test_names_that_lead_nowhere(name, message, hint):
     assert hint in caught.value.hint
 
 
-def test_closed_tables_take_no_outsiders():
+def test_closed_tables_take_no_plug_ins():
     with pytest.raises(ConfigError, match="no reader is called"):
         Registry("reader", {}).load(name_of(Counter))
 

@@ -75,7 +75,7 @@ def test_without_a_version_the_controller_tells():
     assert "lite_physics" not in make_arguments(new)
 
 
-def test_arms_one_level_deeper_are_lifted():
+def test_conditions_one_level_deeper_are_lifted():
     nested = {"type": "BASIC", "body_parts": {"arms": OSC_15["body_parts"]}}
     assert composite_controller(nested) == OSC_15
 

@@ -29,7 +29,7 @@ def test_flops_are_amortized_over_the_steps_taken() -> None:
     assert cost["parameters"] == 99
 
 
-def test_a_warm_start_saves_calls_after_the_first_query_alone() -> None:
+def test_a_warm_start_saves_calls_after_the_first_replan_alone() -> None:
     cost = condition_cost(ActingCost(FLOPS, 10, 4), episodes((100, 7), (50, 3)))
     calls = 2 * 10 + 8 * 4
     assert cost["denoiser_flops_per_replan"] == pytest.approx(calls * 1000 / 10)
@@ -47,7 +47,7 @@ def test_latents_that_are_not_sampled_are_decoded_all_the_same(
     assert cost["flops_per_step"] == pytest.approx(queries / 150 * 300 + 7)
 
 
-def test_a_policy_without_queries_costs_its_steps() -> None:
+def test_a_policy_without_replans_costs_its_steps() -> None:
     cloned = PolicyFlops(step=7, control_parameters=11, parameters=11)
     cost = condition_cost(ActingCost(cloned), episodes((100, 0)))
     assert (cost["flops_per_step"], cost["replans_per_step"]) == (7, 0)

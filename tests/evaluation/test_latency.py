@@ -66,7 +66,7 @@ def clock(monkeypatch):
     ("horizon", "step", "replan"),
     [(0, 1.0, None), (8, 1.0, 10.0), (1, None, 10.0), (30, 1.0, 50.0), (500, 1.0, 50.0)],
 )
-def test_steps_and_replans_are_told_apart(clock, horizon, step, replan):
+def test_steps_and_replans_are_distinguished(clock, horizon, step, replan):
     timings = time_policy(Planner(clock, horizon), PLAN, SEEN, torch.device("cpu"))
     found = timings.summary()
     assert found["latency_step_ms"] == (step and pytest.approx(step))

@@ -126,7 +126,7 @@ def test_errors_are_reported_and_are_no_failures(rows):
     assert rows[2].metrics["return"] == 1.0
 
 
-def test_scores_metrics_queries_and_seconds_are_means_and_sums(rows):
+def test_scores_metrics_replans_and_seconds_are_means_and_sums(rows):
     everything = rows[2]
     assert everything.score == everything.metrics["max_overlap"] == 0.5
     assert everything.metrics["final_success"] == 0.5
@@ -162,7 +162,7 @@ def test_costs_are_those_of_the_episodes_that_ran_to_their_end():
     assert {row.warm_start for row in warm} == {0.5}
 
 
-def test_labels_are_told_apart_and_set_beside_their_demonstrations():
+def test_labels_are_distinguished_and_set_beside_their_demonstrations():
     results = [
         replace(item, plan=replace(item.plan, label=label, demonstration=item.plan.index))
         for item, label in (

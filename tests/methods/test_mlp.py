@@ -56,7 +56,7 @@ def test_relative_actions_add_the_reference() -> None:
     np.testing.assert_allclose(difference[0], [2.0, 3.0], rtol=1e-5)
 
 
-def test_a_slots_actions_do_not_depend_on_its_neighbors() -> None:
+def test_the_actions_of_an_environment_do_not_depend_on_its_neighbors() -> None:
     _, policy = policy_of(SPEC)
     policy.reset([plan(0, "x", "slow"), None])
     alone = policy.act(SEEN, np.array([True, False]))[0]
@@ -66,7 +66,7 @@ def test_a_slots_actions_do_not_depend_on_its_neighbors() -> None:
 
 
 @pytest.mark.parametrize(("task", "label"), [("x", ""), ("x", "unheard"), ("", "slow")])
-def test_what_the_model_is_told_must_be_known(task: str, label: str) -> None:
+def test_what_the_model_is_conditioned_on_must_be_known(task: str, label: str) -> None:
     _, policy = policy_of(SPEC)
     with pytest.raises(ConfigError, match="conditioned on the"):
         policy.reset([plan(0, task, label), None])
@@ -79,7 +79,7 @@ def test_an_unused_label_may_be_anything() -> None:
 
 
 @pytest.mark.parametrize(("width", "layers"), [(128, 2), (256, 2), (512, 5)])
-def test_operations_are_two_per_weight(width: int, layers: int) -> None:
+def test_flops_are_two_per_weight(width: int, layers: int) -> None:
     spec = replace(SPEC, hidden=(width,) * layers)
     model, _ = policy_of(spec)
     assert matmul_flops(model.network) == spec.shape.flops

@@ -62,7 +62,9 @@ def trained(request: pytest.FixtureRequest) -> LatentDiffusion:
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_more_steps_come_closer_to_the_true_spread(prediction: str, sampler: str) -> None:
+def test_more_steps_come_closer_to_the_true_standard_deviation(
+    prediction: str, sampler: str
+) -> None:
     """With the optimal denoiser of N(0, 0.1^2), any number of steps must do, not only divisors."""
     model = LatentDiffusion(
         DiffusionSpec(
@@ -99,7 +101,7 @@ class Oracle(torch.nn.Module):
 
 @pytest.mark.parametrize("steps", [1, 3, 10, 37, 50])
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_visited_steps_fall_from_the_noisy_end(prediction: str, steps: int) -> None:
+def test_inference_timesteps_fall_from_the_noisy_end(prediction: str, steps: int) -> None:
     visited = inference_timesteps(spec_of(prediction), steps)
     assert len(set(visited)) == len(visited) <= steps
     assert visited == sorted(visited, reverse=True)

@@ -1,4 +1,4 @@
-"""Counted operations agree with the analytic count."""
+"""Counted FLOPs agree with the analytic count."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def diffusion(architecture: str, layout: tuple[int, int], size: str) -> LatentDi
     return LatentDiffusion(DiffusionSpec(denoiser, "sample", 10, ("state",), 10, 0, 0))
 
 
-def test_residual_mlp_costs_two_operations_per_weight() -> None:
+def test_residual_mlp_costs_two_flops_per_weight() -> None:
     model = diffusion("mlp", (1, 256), "xs")
     matrices = sum(p.numel() for p in model.denoiser.parameters() if p.dim() == 2)
     assert denoiser_flops(model) == pytest.approx(2 * matrices, rel=0.01)
@@ -52,7 +52,7 @@ def test_decoder_and_policy_counts_agree_with_the_counter() -> None:
 
 
 def unet_products(length: int, channels: int, condition: int, size: str) -> int:
-    """Multiply-adds of the U-Net, written out level by level; padding counts as data."""
+    """Multiply-adds of the U-Net, written out resolution by resolution; padding counts as data."""
     row = UNET_SIZES[size]
     context = row.step_embedding + condition
 
@@ -106,7 +106,7 @@ def test_lwd_costs_its_denoiser_its_decoder_and_its_generated_policy() -> None:
 
 
 @pytest.mark.parametrize("method", [ActionDiffusion, LatentChunks])
-def test_chunks_cost_nothing_between_queries(method: type) -> None:
+def test_chunks_cost_nothing_between_replans(method: type) -> None:
     denoiser = DenoiserSpec("mlp", 32, 10, (16, 2), "xs", 64, 1, 0.0)
     sampler = DiffusionSpec(denoiser, "sample", 10, ("state",), 10, 0, 0)
     model = method(ChunkSpec(("s",), 5, 2, None, 2, 15, sampler))

@@ -40,7 +40,7 @@ def test_unpacked_layers_follow_their_weights() -> None:
     assert generated.run(layers, torch.ones(2, 1, 2)).flatten().tolist() == [0.0, 5.0]
 
 
-def test_operations_count_multiply_adds_twice() -> None:
+def test_flops_count_multiply_adds_twice() -> None:
     shape = PolicyShape(39, (256, 256), 4)
     assert shape.flops == 2 * (39 * 256 + 256 * 256 + 256 * 4)
     assert shape.weight_count == 39 * 256 + 256 + 256 * 256 + 256 + 256 * 4 + 4

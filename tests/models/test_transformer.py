@@ -46,7 +46,7 @@ def test_parameters_are_those_of_the_published_definition(
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("size", ["xs", "s", "m"])
-def test_counted_operations_are_the_analytic_ones(size: str, training: bool) -> None:
+def test_counted_flops_are_the_analytic_ones(size: str, training: bool) -> None:
     denoiser = spec_of(size)
     state = TOKENS * OBS
     model = LatentDiffusion(DiffusionSpec(denoiser, "epsilon", 10, ("state",), state, TASKS, 0))

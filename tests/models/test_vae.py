@@ -1,4 +1,4 @@
-"""The policy VAE: masks, reduction, clock, relative targets, and overfitting one snippet."""
+"""The policy VAE: masks, reduction, time input, relative targets, and overfitting one snippet."""
 
 from __future__ import annotations
 

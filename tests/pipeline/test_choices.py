@@ -1,4 +1,4 @@
-"""A stage that chooses among several artifacts of one kind: which, and when it is up to date."""
+"""A stage that chooses among several artifacts of one type: which, and when it is up to date."""
 
 import dataclasses
 import json

@@ -56,7 +56,7 @@ def test_nothing_measured_is_not_met(where):
     assert not comparison.met
 
 
-def test_an_ambiguous_cell_is_refused():
+def test_an_ambiguous_result_row_is_refused():
     doubled = {"results": SUMMARY["results"] * 2}
     with pytest.raises(ConfigError, match="2 result rows"):
         compare(expect(where={"task": "all"}, at_least=0.0), doubled)

@@ -100,12 +100,12 @@ def test_what_lacks_episodes_is_made_again(recipe, capfd, monkeypatch, toy_stage
     assert states(run(capfd, recipe)) == ["up to date"] * 3
 
 
-def test_cells_name_the_stage_that_measured_them(recipe, capfd):
+def test_result_rows_name_the_stage_that_measured_them(recipe, capfd):
     cells = run(capfd, recipe)["summary"]["results"]
     assert [cell["stage"] for cell in cells] == ["reap", "reap"]
 
 
-def test_dry_run_tells_and_does_nothing(recipe, capfd, workspace_path):
+def test_dry_run_shows_the_plan_and_runs_nothing(recipe, capfd, workspace_path):
     assert states(run(capfd, recipe, "--dry-run")) == ["to run"] * 3
     assert not workspace_path.exists()
     run(capfd, recipe)

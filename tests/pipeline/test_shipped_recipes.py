@@ -65,8 +65,8 @@ def test_a_name_means_the_same_in_every_recipe(smoke):
     assert differ == []
 
 
-def test_the_words_for_the_papers_size_fit_the_stages():
-    """A recipe's head says how to change it; every `--set` there must be understood."""
+def test_the_options_for_the_papers_size_fit_the_stages():
+    """The comment at a recipe's head gives options; every `--set` there must be valid."""
     refused = []
     for path in RECIPES:
         said = re.findall(r"^#.*", path.read_text(), re.MULTILINE)
@@ -78,7 +78,7 @@ def test_the_words_for_the_papers_size_fit_the_stages():
     assert refused == []
 
 
-def test_the_readme_tells_what_was_measured_of_every_recipe():
+def test_the_readme_gives_the_measurement_of_every_recipe():
     rows = re.findall(r"^\| `(\w+\.toml)` \|(.*)\|$", README.read_text(), re.MULTILINE)
     assert sorted(name for name, _ in rows) == [path.name for path in RECIPES]
     for name, rest in rows:

@@ -64,7 +64,7 @@ def skip_without_extra(recipe):
 
 
 def own_files(recipe, toy_file):
-    """Return the words that put small files in the place of a recipe's own."""
+    """Return the options that replace a recipe's files by small ones."""
     words = []
     for stage in recipe.stages:
         if "paths" in stage.settings:

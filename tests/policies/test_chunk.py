@@ -30,7 +30,7 @@ def spec_of(latent: int, *, relative: bool = False) -> ChunkSpec:
 
 @dataclass
 class Counting:
-    """Chunks whose action at step `t` of query `n` is 100 n + t, and a note of every query."""
+    """Chunks whose action at step `t` of re-plan `n` is 100 n + t, and a list of every request."""
 
     history: int = HISTORY
     denoises: bool = True
@@ -110,12 +110,12 @@ def test_history_is_oldest_first_and_starts_with_repeats() -> None:
 def test_relative_chunks_start_from_the_current_observation() -> None:
     policy = chunk_policy(ActionDiffusion(spec_of(LENGTH * ACTION, relative=True)), Counting(), 3)
     actions = roll(policy, 5)
-    # The reference stays what it was at the query: components 1 and 2 of the observation.
+    # The reference stays what it was at the re-plan: components 1 and 2 of the observation.
     assert actions[2, 0].tolist() == [3.0, 3.0]
     assert actions[4, 0].tolist() == [102.0 + 6.0, 102.0 - 3.0]
 
 
-def test_inactive_slots_make_no_queries() -> None:
+def test_inactive_environments_are_not_replanned() -> None:
     policy = chunk_policy(ActionDiffusion(spec_of(LENGTH * ACTION)), Counting(), 2)
     policy.reset([*plans(1), None])
     for step in range(12):
@@ -163,7 +163,7 @@ def test_a_previous_latent_stands_for_itself() -> None:
 @pytest.mark.parametrize("warm_start", [0.0, 0.6])
 @pytest.mark.parametrize("method", [ActionDiffusion, LatentChunks])
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
-def test_a_slots_actions_do_not_depend_on_its_neighbors(
+def test_the_actions_of_an_environment_do_not_depend_on_its_neighbors(
     method: type, sampler: str, warm_start: float
 ) -> None:
     torch.manual_seed(1)

@@ -1,4 +1,4 @@
-"""The LWD policy: re-planning, clock, history, and independence of neighboring slots."""
+"""The LWD policy: re-planning, time input, history, independence of neighboring environments."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SPEC = VaeSpec(("a", "b"), 3, 2, None, 4, 8, (10,), (16,), True)
 
 @dataclass
 class Counting:
-    """Latents that are the query's number, and a note of every query."""
+    """Latents that are the number of the re-plan, and a list of every request."""
 
     history: int = 1
     denoises: bool = True
@@ -58,7 +58,7 @@ def observe(step: float, count: int) -> dict[str, np.ndarray]:
     return {"b": -rows, "a": np.concatenate([rows, 2 * rows], 1)}
 
 
-def test_queries_every_horizon_steps_and_shows_the_clock() -> None:
+def test_replans_every_horizon_steps_and_gives_the_time_input() -> None:
     torch.manual_seed(0)
     vae = PolicyVae(SPEC)
     source = Counting()
@@ -98,7 +98,7 @@ def test_history_is_oldest_first_and_starts_with_repeats() -> None:
     assert source.asked[2].state.tolist() == [[9, 18, -9, 9, 18, -9]]
 
 
-def test_inactive_slots_make_no_queries() -> None:
+def test_inactive_environments_are_not_replanned() -> None:
     source = Counting()
     policy = network_policy(PolicyVae(SPEC), source, horizon=2)
     policy.reset([*plans(1), None])
@@ -108,7 +108,7 @@ def test_inactive_slots_make_no_queries() -> None:
     assert policy.cost().num_replans.tolist() == [2, 0]
 
 
-def test_sources_without_denoiser_count_no_queries() -> None:
+def test_sources_without_denoiser_count_no_replans() -> None:
     policy = network_policy(PolicyVae(SPEC), MeanLatents(np.zeros(8, dtype=np.float32)), horizon=2)
     policy.reset(plans(2))
     policy.act(observe(0, 2), np.ones(2, dtype=bool))
@@ -126,7 +126,7 @@ def diffusion() -> LatentDiffusion:
 
 
 @pytest.mark.parametrize("warm_start", [0.0, 0.6])
-def test_a_slots_actions_do_not_depend_on_its_neighbors(
+def test_the_actions_of_an_environment_do_not_depend_on_its_neighbors(
     diffusion: LatentDiffusion, warm_start: float
 ) -> None:
     vae = PolicyVae(SPEC).eval()
@@ -148,7 +148,7 @@ def test_a_slots_actions_do_not_depend_on_its_neighbors(
     assert not np.array_equal(alone[0], alone[2])
 
 
-def test_a_query_is_told_the_previous_latent_of_its_slot() -> None:
+def test_a_replan_gets_the_previous_latent_of_its_environment() -> None:
     source = Counting()
     policy = network_policy(PolicyVae(SPEC), source, horizon=2)
     policy.reset([*plans(1), None])
@@ -167,25 +167,25 @@ def run(diffusion: LatentDiffusion, warm_start: float, steps: int) -> np.ndarray
 
 
 @pytest.mark.parametrize(("warm_start", "later"), [(0.0, 10), (0.5, 5), (0.2, 2), (1.0, 10)])
-def test_a_warm_start_calls_the_denoiser_less_after_the_first_query(
+def test_a_warm_start_calls_the_denoiser_less_after_the_first_replan(
     diffusion: LatentDiffusion, warm_start: float, later: int
 ) -> None:
     steps: list[int] = []
     note = diffusion.denoiser.register_forward_pre_hook(lambda _, given: steps.append(len(given)))
     try:
-        run(diffusion, warm_start, 7)  # queries at steps 0, 2, 4 and 6
+        run(diffusion, warm_start, 7)  # re-plans at steps 0, 2, 4 and 6
     finally:
         note.remove()
     assert len(steps) == 10 + 3 * later
 
 
-def test_a_warm_start_leaves_an_episodes_first_query_as_it_was(diffusion: LatentDiffusion) -> None:
+def test_a_warm_start_leaves_an_episodes_first_replan_as_it_was(diffusion: LatentDiffusion) -> None:
     cold, warm = run(diffusion, 0.0, 6), run(diffusion, 0.5, 6)
     assert np.array_equal(cold[:2], warm[:2])
     assert not np.allclose(cold[2:], warm[2:])
 
 
-def test_slots_before_and_after_their_first_query_may_be_asked_together(
+def test_environments_before_and_after_their_first_replan_may_replan_together(
     diffusion: LatentDiffusion,
 ) -> None:
     source = SampledLatents(diffusion, ("t",), (), "ddim", 10, 1, warm_start=0.5)
@@ -198,14 +198,14 @@ def test_slots_before_and_after_their_first_query_may_be_asked_together(
     assert torch.equal(mixed[0], cold[0])
     assert torch.equal(mixed[1], source.latents(later)[1])
     assert not torch.allclose(mixed[1], cold[1])
-    # Another previous latent gives another answer; the noise is that of the query's number.
+    # Another previous latent gives another answer; the noise is that of the re-plan's number.
     moved = ReplanRequest(plans(3), np.full(3, 3), steps, state, due, previous + 1.0)
     assert not torch.equal(source.latents(moved)[1], mixed[1])
     other = ReplanRequest(plans(3), np.full(3, 4), steps, state, due, previous)
     assert not torch.equal(source.latents(other)[1], mixed[1])
 
 
-def test_other_latents_come_from_every_other_task() -> None:
+def test_shuffled_latents_come_from_every_other_task() -> None:
     mean = np.arange(6, dtype=np.float32)[:, None].repeat(8, 1)
     task = np.array([0, 0, 1, 1, 2, 2], dtype=np.int32)
     label = np.zeros(6, dtype=np.int32)
@@ -223,7 +223,7 @@ def test_other_latents_come_from_every_other_task() -> None:
         assert drawn == allowed
 
 
-def test_other_latents_avoid_the_episodes_own_label() -> None:
+def test_shuffled_latents_avoid_the_episodes_own_label() -> None:
     mean = np.arange(4, dtype=np.float32)[:, None].repeat(8, 1)
     label = np.array([0, 1, 0, 1], dtype=np.int32)
     source = RecordedLatents(mean, np.zeros(4, dtype=np.int32), label, ("x",), ("fast", "slow"))
@@ -234,7 +234,7 @@ def test_other_latents_avoid_the_episodes_own_label() -> None:
         assert int(drawn[0, 0]) in (1, 3)
 
 
-def test_own_latents_come_from_any_snippet_of_the_same_task_and_label() -> None:
+def test_random_latents_come_from_any_snippet_of_the_same_task_and_label() -> None:
     mean = np.arange(8, dtype=np.float32)[:, None].repeat(8, 1)
     task = np.array([0, 0, 0, 0, 1, 1, 1, 1], dtype=np.int32)
     label = np.array([0, 1, 0, 1, 0, 1, 0, 1], dtype=np.int32)
@@ -255,7 +255,7 @@ def test_own_latents_come_from_any_snippet_of_the_same_task_and_label() -> None:
 
 
 class _Batches:
-    """Stands where snippets are cut: answers with the (episode, offset) asked for."""
+    """Replaces the cutting of snippets: returns the requested (episode, offset)."""
 
     def __init__(self) -> None:
         from lwdctl.data.windows import WindowRule
@@ -273,7 +273,7 @@ class _Batches:
         )  # fmt: skip
 
 
-def test_an_episode_without_the_label_that_a_model_is_told_is_refused() -> None:
+def test_an_episode_without_the_label_that_a_model_is_conditioned_on_is_refused() -> None:
     denoiser = DenoiserSpec("mlp", 8, 2, (1, 8), "xs", 32, 2, 0.0)
     model = LatentDiffusion(DiffusionSpec(denoiser, "sample", 20, ("label",), 0, 0, 2)).eval()
     source = SampledLatents(model, ("t",), ("slow", "fast"), "ddim", 5, 1)
@@ -294,7 +294,7 @@ def test_tasks_with_equal_seeds_draw_different_noise(diffusion: LatentDiffusion)
     assert not torch.allclose(drawn[0], drawn[1])
 
 
-def test_encoded_latents_stop_at_the_demonstrations_last_snippet() -> None:
+def test_oracle_latents_stop_at_the_demonstrations_last_snippet() -> None:
     batches = _Batches()
     source = OracleLatents(PolicyVae(SPEC), batches, np.array([10, 6]))
     query = ReplanRequest(

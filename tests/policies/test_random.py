@@ -42,7 +42,7 @@ def test_infinite_limits_count_as_one():
     assert abs(policy.act({}, np.array([True]))[0, 0]) <= 1
 
 
-def test_it_queries_no_denoiser():
+def test_it_calls_no_denoiser():
     policy = RandomPolicy(ACTION, 3)
     assert policy.cost().num_replans.tolist() == [0, 0, 0]
     assert policy.cost().seconds == pytest.approx({})

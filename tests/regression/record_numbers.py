@@ -72,7 +72,7 @@ eval --diffusion cheetah --name cheetah --latent sampled,oracle --policy lwd,ran
   --max-steps 30 --workers 0 --num-envs 2
 analyze behavior --evaluation cheetah --name behavior
 """
-# Today's words to those of 0.1, and today's files to those of 0.1.
+# Today's options to those of 0.1, and today's files to those of 0.1.
 WORDS = {
     "--num-envs": "--slots",
     "--num-inference-steps": "--denoise-steps",

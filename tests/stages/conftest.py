@@ -43,7 +43,7 @@ def workspace(trained: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture
 def rolled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the arms that were really run."""
+    """Names of the conditions that were really run."""
     names: list[str] = []
     roll = evaluate._roll
 

@@ -1,4 +1,4 @@
-"""`analyze diversity` on a toy chain, as the command line runs it."""
+"""`analyze diversity` on toy models, as the command line runs it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def measured(workspace: Workspace) -> Artifact:
     return do(COMMAND, workspace, SMALL)
 
 
-def test_all_groups_from_the_same_starts(measured: Artifact) -> None:
+def test_all_groups_from_the_same_initial_states(measured: Artifact) -> None:
     summary = measured.manifest.summary
     assert [item.type for item in measured.manifest.inputs] == [
         "snippets",

@@ -1,4 +1,4 @@
-"""`analyze latents` on a small trained chain, through the command line."""
+"""`analyze latents` on small trained models, through the command line."""
 
 import csv
 import json

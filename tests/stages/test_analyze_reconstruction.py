@@ -1,4 +1,4 @@
-"""`analyze reconstruction` on a toy chain, as the command line runs it."""
+"""`analyze reconstruction` on toy models, as the command line runs it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def plain(workspace: Workspace) -> Artifact:
     return do(COMMAND, workspace, SMALL)
 
 
-def test_all_arms_from_the_same_starts(
+def test_all_conditions_from_the_same_initial_states(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(PushTSimulator, "state_at")  # starts are then exact: actions replayed
@@ -106,7 +106,7 @@ def test_the_same_seed_gives_the_same_whatever_the_batch(
         assert found == pytest.approx(expected, rel=1e-3)
 
 
-def test_a_simulator_lost_with_earlier_weights_is_said(
+def test_a_simulator_lost_with_earlier_weights_is_reported(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decode = SnippetRunner.decode

@@ -1,4 +1,4 @@
-"""The whole chain at toy size, run as the stages run it: Metaworld, two tasks."""
+"""The whole pipeline at toy size, run as the stages run it: Metaworld, two tasks."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def do(
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """One trained chain that tests copy before they change it."""
+    """A workspace of trained models that tests copy before they change it."""
     workspace = Workspace(tmp_path_factory.mktemp("chain"))
     tasks = ("reach", "button-press")
     collect = {"task": tasks, "episodes": 3, "max_steps": 40, "keep_failures": True, "workers": 0}
@@ -74,13 +74,13 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 @pytest.fixture
 def copy(chain: Workspace, tmp_path: Path) -> Workspace:
-    """A private copy of the chain."""
+    """A private copy of the workspace."""
     shutil.copytree(chain.root, tmp_path / "copy")
     return Workspace(tmp_path / "copy")
 
 
 def episodes(artifact: Artifact, arm: str) -> list[dict[str, Any]]:
-    """Read the per-episode records of one arm."""
+    """Read the per-episode records of one condition."""
     found: list[dict[str, Any]] = json.loads(artifact.payload(f"episodes/{arm}.json").read_text())[
         "episodes"
     ]
@@ -108,7 +108,7 @@ def test_no_evaluated_initial_state_equals_a_training_one(chain: Workspace) -> N
         simulator.close()
 
 
-def test_encoded_latents_belong_to_their_snippets(chain: Workspace) -> None:
+def test_oracle_latents_belong_to_their_snippets(chain: Workspace) -> None:
     snippets = SnippetStore.open(chain.resolve("snippets").path)
     latents = LatentStore.open(chain.resolve("latents").path)
     assert latents.count == len(latents.episode)
@@ -240,7 +240,7 @@ def test_videos_survive_an_interruption_and_are_listed(
         assert episodes(recorded, arm) == episodes(plain, arm)
 
 
-def test_cells_follow_the_json_contract(copy: Workspace) -> None:
+def test_result_rows_follow_the_json_contract(copy: Workspace) -> None:
     artifact = do("eval", copy, {**EVAL, "policy": ["lwd", "random"], "latent": ["sampled"]})
     cells = artifact.manifest.summary["results"]
     assert [(cell["policy"], cell["task"]) for cell in cells] == [

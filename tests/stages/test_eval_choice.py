@@ -55,7 +55,7 @@ def test_what_is_chosen_is_what_the_evaluation_records(workspace: Workspace) -> 
     assert recorded == chosen(workspace, None, horizon=[16])
 
 
-def test_snippet_latents_run_without_denoising(workspace: Workspace) -> None:
+def test_random_latents_run_without_denoising(workspace: Workspace) -> None:
     do("train-diffusion", workspace, {**TINY, "width": 16}, name="latest")
     values = {**VALUES, "policy": ["lwd"], "latent": ["random"], "horizon": []}
     (cell,) = everything(do("eval", workspace, values))
@@ -85,7 +85,7 @@ def test_what_is_not_sampled_needs_no_diffusion_model(tmp_path: Path) -> None:
     named = do("eval", workspace, {**values, "latent": ["oracle"]}, named={"diffusion": "named"})
     assert [item.type for item in named.manifest.inputs] == ["diffusion"]
     (after,) = everything(named)
-    # The seed of the diffusion model stands in the cell; what the policy did is the same.
+    # The seed of the diffusion model stands in the result row; what the policy did is the same.
     assert after["train_seed"] == 0
     assert after["metrics"] == before["metrics"]
     runs = read_evaluation(alone, workspace.root)

@@ -1,4 +1,4 @@
-"""An evaluation grid: a model per horizon and training seed, each cell measured once."""
+"""An evaluation grid: a model per horizon and training seed, each condition measured once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.sim
 
 
 def numbers(artifact: Artifact) -> dict[tuple[Any, ...], tuple[Any, ...]]:
-    """What was measured per cell, without wall times."""
+    """What was measured per result row, without wall times."""
     keys = ("policy", "horizon", "perturbation", "train_seed", "task")
     return {
         tuple(cell[key] for key in keys): (cell["metrics"], cell["successes"], cell["episodes"])
@@ -164,7 +164,7 @@ def test_states_that_were_recorded_from_are_no_evaluation_states(workspace: Work
         do("eval", workspace, {**values, "seed": 100_002})
 
 
-def test_a_broken_old_chain_is_passed_over(workspace: Workspace) -> None:
+def test_a_broken_old_lineage_is_passed_over(workspace: Workspace) -> None:
     shutil.rmtree(workspace.root / "vae" / "l16s1")
     values = {**GRID, "policy": ["lwd"], "perturbation": [0.0]}
     artifact = do("eval", workspace, values, named={"diffusion": "l16s0"})

@@ -1,4 +1,4 @@
-"""What a grid's cells say of their cost, its warm starts and its timings."""
+"""The cost of a grid's conditions, its warm starts and its timings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lwdctl.artifacts.workspace import Workspace
 pytestmark = pytest.mark.sim
 
 
-def test_every_cell_tells_what_it_costs(workspace: Workspace) -> None:
+def test_every_result_row_holds_its_cost(workspace: Workspace) -> None:
     values = {**GRID, "horizon": [8], "perturbation": [0.0], "latent": ["sampled", "oracle"]}
     cells = {cell["policy"] + cell["latent"]: cell for cell in everything(
         do("eval", workspace, {**values, "one_model": True})
@@ -47,7 +47,7 @@ def newest(workspace: Workspace, kind: str) -> Artifact:
     return workspace.artifacts(kind)[-1]
 
 
-def test_a_warm_start_is_said_costs_less_and_is_measured_anew(
+def test_a_warm_start_is_recorded_costs_less_and_is_measured_anew(
     workspace: Workspace, rolled: list[str]
 ) -> None:
     values = {**GRID, "horizon": [8], "perturbation": [0.0]}
@@ -59,7 +59,7 @@ def test_a_warm_start_is_said_costs_less_and_is_measured_anew(
     assert "warm start" not in cold.manifest.summary["protocol"]
     assert [cell["warm_start"] for cell in everything(warm)] == [0.5, 0.5, 0.0, 0.0]
     for first, second in zip(everything(cold)[:2], everything(warm)[:2], strict=True):
-        # Three queries of 10 denoising steps, or one of 10 and two of 5.
+        # Three re-plans of 10 denoising steps, or one of 10 and two of 5.
         ratio = (
             second["cost"]["denoiser_flops_per_replan"]
             / (first["cost"]["denoiser_flops_per_replan"])

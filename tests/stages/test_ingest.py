@@ -231,7 +231,7 @@ def test_newest_demonstrations_are_read_when_no_path_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("name", list(READERS))
-def test_without_path_and_demonstrations_the_user_is_told(name, tmp_path):
+def test_without_path_and_demonstrations_the_user_gets_a_hint(name, tmp_path):
     with pytest.raises(ConfigError, match="no path"):
         run(IngestConfig(format=name), {}, StageContext(Workspace(tmp_path)))
 

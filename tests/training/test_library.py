@@ -86,7 +86,7 @@ def weights(model: nn.Module) -> list[Tensor]:
     return [value for value in model.state_dict().values() if value.is_floating_point()]
 
 
-def test_the_whole_chain_runs_in_memory(data: SnippetStore, tmp_path: Path) -> None:
+def test_the_whole_pipeline_runs_in_memory(data: SnippetStore, tmp_path: Path) -> None:
     vae = train_vae(data, VAE, **run(tmp_path / "vae"))
     assert vae.summary["snippet_length"] == 8
     assert "PolicyVae" in repr(vae)

@@ -86,7 +86,7 @@ def test_divergence_is_an_error_with_a_hint(tmp_path: Path) -> None:
 
 
 def test_a_time_limit_does_not_publish_a_diverged_model(tmp_path: Path) -> None:
-    """It ends between two looks at the loss."""
+    """It ends between two checks of the loss."""
 
     class Slow(Regression):
         def loss(self, *words: Any) -> Any:

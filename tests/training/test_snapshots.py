@@ -1,4 +1,4 @@
-"""Averaged weights kept during training: evenly spaced, safe to resume, harmless."""
+"""EMA weights kept during training: evenly spaced, safe to resume, harmless."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ SPEC = VaeSpec(("seen",), 2, 3, None, 4, 8, (8,), (8,), True)
 @pytest.mark.parametrize(
     ("deviation", "count"), [((1.0, 5e-5, 0.0), 1), ((0.02, 0.1, 0.0), 0), ((5e-5, 5e-5, 2e-5), 3)]
 )
-def test_actions_in_tiny_steps_are_said(deviation: tuple[float, ...], count: int) -> None:
+def test_actions_in_tiny_steps_are_reported(deviation: tuple[float, ...], count: int) -> None:
     store = SimpleNamespace(
         moments=lambda keys, _: SimpleNamespace(
             mean=np.zeros(2 if keys == ("seen",) else 3),
