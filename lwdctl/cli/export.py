@@ -113,10 +113,11 @@ def policy(
     directory = output or Path(f"{artifact.name}-policy")
     inputs = {**workspace.ancestors(artifact), "diffusion": artifact}
     with reserved_stdout():
-        from lwdctl.deploy.export import ExportSettings, export_policy
+        from lwdctl.deploy.export import export_policy
+        from lwdctl.methods.method import Acting
 
-        settings = ExportSettings(_horizon(horizon), num_inference_steps)
-        exported = export_policy(inputs, directory, settings, progress)
+        acting = Acting(_horizon(horizon), num_inference_steps=num_inference_steps)
+        exported = export_policy(inputs, directory, acting, progress)
     summary = {
         "source": artifact.reference,
         "horizon": "episode" if exported.horizon is None else exported.horizon,

@@ -7,9 +7,9 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,29 +47,15 @@ LARGEST_DIFFERENCE = 1e-3
 COMPARED_STEPS = 300
 
 
-@dataclass(frozen=True)
-class ExportSettings:
-    """Settings of an export.
-
-    Attributes:
-        horizon: Action horizon: steps executed per re-plan, or `"episode"` for one plan all
-            episode; None takes the snippet length.
-        num_inference_steps: DDIM steps per re-plan.
-    """
-
-    horizon: int | Literal["episode"] | None = None
-    num_inference_steps: int = 10
-
-
 def export_policy(
-    inputs: Mapping[str, Artifact], directory: Path, settings: ExportSettings, progress: Progress
+    inputs: Mapping[str, Artifact], directory: Path, acting: Acting, progress: Progress
 ) -> PolicyDescription:
     """Export a trained policy; the directory is written completely or not at all.
 
     Args:
         inputs: Artifacts by type: snippets, vae, latents and diffusion.
         directory: Directory to write; it may exist when it is empty.
-        settings: Action horizon and denoising steps.
+        acting: Action horizon and denoising steps.
         progress: Where to report.
 
     Raises:
@@ -80,7 +66,6 @@ def export_policy(
     checker = _load_checker()
     _check_empty(directory)
     trained = METHOD.open(inputs, torch.device("cpu"))
-    acting = Acting(settings.horizon, num_inference_steps=settings.num_inference_steps)
     trained.check(acting)
     vae, diffusion = trained.vae, trained.diffusion
     data = SnippetStore.open(inputs["snippets"].path)
@@ -252,12 +237,7 @@ def torch_noise(plan: EpisodePlan, replan: int, size: int) -> FloatArray:
 def act_with_noise(
     policy: ExportedPolicy, plan: EpisodePlan, observations: Mapping[str, FloatArray]
 ) -> FloatArray:
-    """Run an exported policy over recorded observations with the trained policy's noise.
-
-    Args:
-        policy: The exported policy.
-        plan: The episode.
-        observations: Key to (time, obs).
+    """Run an exported policy over observations (time, obs) with the trained policy's noise.
 
     Returns:
         (time, action), clipped to the action's limits.
@@ -277,13 +257,7 @@ def act_with_noise(
 def measure_parity(
     directory: Path, trained: TrainedLwd, data: SnippetStore, acting: Acting
 ) -> dict[str, Any]:
-    """Compare actions and times on the longest demonstration.
-
-    Args:
-        directory: The exported policy.
-        trained: The policy that it was exported from.
-        data: The demonstrations that it was trained on.
-        acting: How it was exported.
+    """Compare an exported policy with the trained one on the longest demonstration.
 
     Returns:
         Compared steps; the largest difference of an action in standard deviations; and for

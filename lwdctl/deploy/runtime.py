@@ -86,13 +86,9 @@ class PolicyDescription:
 
     def write(self, directory: Path) -> None:
         """Write `policy.json`, with the digests of the other files as they are now."""
-        names = (DENOISER, DECODER, CONSTANTS)
+        paths = [directory / name for name in (DENOISER, DECODER, CONSTANTS)]
         files = {
-            name: {
-                "bytes": (directory / name).stat().st_size,
-                "sha256": sha256_of(directory / name),
-            }
-            for name in names
+            path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in paths
         }
         values = asdict(replace(self, files=files))
         for side in ("low", "high"):
@@ -110,74 +106,56 @@ class PolicyDescription:
         Raises:
             ArtifactError: No exported policy, one of another format version, or a damaged one.
         """
-        body = _load(directory / DESCRIPTION)
-        _check_format(directory / DESCRIPTION, body)
+        path = directory / DESCRIPTION
+        export = "export one with: lwdctl export policy"
         try:
-            found = _build(body)
+            body = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(body, dict) or body.pop("format", None) != FORMAT:
+                raise ArtifactError(f"{path} does not describe an exported policy", export)
+            version = body.pop("format_version", None)
+            if version != FORMAT_VERSION:
+                raise ArtifactError(
+                    f"{path} has format version {version}, this lwdctl reads version"
+                    f" {FORMAT_VERSION}",
+                    "export the policy again with lwdctl export policy, or install the lwdctl that"
+                    " wrote it (see 'provenance' in the file)",
+                )
+            found = cls._build(body)
+        except OSError as error:
+            raise ArtifactError(
+                f"{directory} holds no exported policy: {path.name} cannot be read"
+                f" ({error.strerror})",
+                export,
+            ) from error
         except (KeyError, TypeError, ValueError) as error:
             raise ArtifactError(
-                f"{directory / DESCRIPTION} is damaged: {error!r}", "export the policy again"
+                f"{path} is damaged: {error!r}", "export the policy again"
             ) from error
         for name in (DENOISER, DECODER, CONSTANTS):
-            _check_file(directory / name, found.files.get(name, {}))
+            file = directory / name
+            if not file.is_file():
+                raise ArtifactError(
+                    f"{file} is missing", "copy the whole directory, or export the policy again"
+                )
+            if sha256_of(file) != found.files.get(name, {}).get("sha256"):
+                raise ArtifactError(
+                    f"{file} is not the file that was exported: its SHA-256 differs",
+                    "copy the directory again, or export the policy again",
+                )
         return found
 
-
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        body = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ArtifactError(
-            f"{path.parent} holds no exported policy: {path.name} cannot be read"
-            f" ({error.strerror})",
-            "export one with: lwdctl export policy",
-        ) from error
-    except ValueError as error:
-        raise ArtifactError(f"{path} is damaged: {error}", "export the policy again") from error
-    if not isinstance(body, dict) or body.get("format") != FORMAT:
-        raise ArtifactError(
-            f"{path} does not describe an exported policy", "export one with: lwdctl export policy"
-        )
-    return body
-
-
-def _check_format(path: Path, body: dict[str, Any]) -> None:
-    version = body.pop("format_version", None)
-    body.pop("format")
-    if version != FORMAT_VERSION:
-        raise ArtifactError(
-            f"{path} has format version {version}, this lwdctl reads version {FORMAT_VERSION}",
-            "export the policy again with lwdctl export policy, or install the lwdctl that wrote it"
-            " (see 'provenance' in the file)",
-        )
-
-
-def _build(body: Mapping[str, Any]) -> PolicyDescription:
-    action = dict(body["action"])
-    for side, sign in (("low", -1.0), ("high", 1.0)):
-        action[side] = tuple(sign * math.inf if v is None else float(v) for v in action[side])
-    lists = {name: tuple(body[name]) for name in ("condition", "tasks", "labels", "timesteps")}
-    return PolicyDescription(
-        **{
-            **body,
-            **lists,
+    @classmethod
+    def _build(cls, body: Mapping[str, Any]) -> PolicyDescription:
+        action = dict(body["action"])
+        for side, sign in (("low", -1.0), ("high", 1.0)):
+            action[side] = tuple(sign * math.inf if v is None else float(v) for v in action[side])
+        lists = {name: tuple(body[name]) for name in ("condition", "tasks", "labels", "timesteps")}
+        typed = {
             "observations": tuple(ObservationSpec(**item) for item in body["observations"]),
             "action": ActionSpec(**action),
             "layers": tuple((int(i), int(o)) for i, o in body["layers"]),
         }
-    )
-
-
-def _check_file(path: Path, recorded: Mapping[str, Any]) -> None:
-    if not path.is_file():
-        raise ArtifactError(
-            f"{path} is missing", "copy the whole directory, or export the policy again"
-        )
-    if sha256_of(path) != recorded.get("sha256"):
-        raise ArtifactError(
-            f"{path} is not the file that was exported: its SHA-256 differs",
-            "copy the directory again, or export the policy again",
-        )
+        return cls(**{**body, **lists, **typed})
 
 
 class Networks:
@@ -208,17 +186,7 @@ class Networks:
         self.constants: dict[str, FloatArray] = load_file(directory / CONSTANTS)
 
     def sample(self, state: FloatArray, task: int, label: int, noise: FloatArray) -> FloatArray:
-        """Sample a latent for one condition.
-
-        Args:
-            state: (history * obs,), environment units, oldest observation first.
-            task: Index of the task.
-            label: Index of the behavior label.
-            noise: Standard normal (latent,).
-
-        Returns:
-            (latent,), normalized.
-        """
+        """Sample a normalized latent (latent,); see `Request` for the arguments."""
         description = self.description
         parts: dict[str, npt.NDArray[Any]] = {
             "state": state[None].astype(np.float32),
@@ -257,12 +225,7 @@ class Networks:
         return layers
 
     def act(self, layers: list[Layer], observation: FloatArray, elapsed: float) -> FloatArray:
-        """Run a generated network for one step.
-
-        Args:
-            layers: What `unpack` returned.
-            observation: (obs,), environment units.
-            elapsed: Fraction of the snippet that has elapsed, in [0, 1].
+        """Run an unpacked network on an observation (obs,), environment units.
 
         Returns:
             (action,), environment units, clipped to the action's limits.

@@ -16,7 +16,7 @@ from lwdctl.core.progress import Progress
 from lwdctl.core.records import EnvSpec, FloatArray
 from lwdctl.evaluation import rollout as engine
 from lwdctl.evaluation.episodes import EpisodeResult
-from lwdctl.policies.latent_source import ReplanRequest
+from lwdctl.policies.latent_source import LatentSource, ReplanRequest
 from lwdctl.policies.policy import BatchPolicy, EpisodePlan, PolicyCost
 
 Values = npt.NDArray[np.float64]
@@ -124,16 +124,14 @@ class RecordedActions:
 
 
 @dataclass
-class GivenLatents:
+class GivenLatents(LatentSource):
     """Latents (plan, latent) by the plans' indices, independent of observations."""
 
     rows: Tensor
-    denoises: bool = False
-    history: int = 1
 
-    def latents(self, query: ReplanRequest) -> Tensor:
+    def latents(self, request: ReplanRequest) -> Tensor:
         """Return the latent of every environment's plan."""
-        chosen = torch.tensor([plan.index if plan else 0 for plan in query.plans])
+        chosen = torch.tensor([plan.index if plan else 0 for plan in request.plans])
         return self.rows[chosen.to(self.rows.device)]
 
 

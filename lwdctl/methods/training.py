@@ -26,7 +26,6 @@ from lwdctl.models.chunks import ChunkSpec
 from lwdctl.models.vae import VaeSpec
 from lwdctl.training.diffusion import check_condition, diffusion_spec
 from lwdctl.training.loop import (
-    Budget,
     LoopSettings,
     Objective,
     Trained,
@@ -135,8 +134,8 @@ class Work:
         config = self.config
         given = {name: getattr(config, name, None) for name in defaults}
         chosen = {**defaults, **{name: value for name, value in given.items() if value is not None}}
-        budget = Budget(chosen.pop("updates"), config.time_limit and fraction * config.time_limit)
-        return LoopSettings(budget=budget, seed=config.seed, **chosen)
+        limit = config.time_limit and fraction * config.time_limit
+        return LoopSettings(time_limit=limit, seed=config.seed, **chosen)
 
     def objective(
         self, rule: WindowRule, settings: LoopSettings, *, every: bool = True, **weights: float
@@ -152,10 +151,10 @@ class Work:
         keys, table = self.sizes.observation_keys, self.data.episodes
         batches, held_out = training_batches(self.data, keys, rule, self.config, every=every)
         episodes, _ = batches.every()
-        passes = settings.budget.updates * settings.batch_size / len(episodes)
+        passes = settings.updates * settings.batch_size / len(episodes)
         self.progress.message(
             f"{len(batches.episodes)} training episodes, {len(episodes)} snippets of"
-            f" {batches.rule.length} steps; {settings.budget.updates} updates ="
+            f" {batches.rule.length} steps; {settings.updates} updates ="
             f" {passes:.1f} passes over all snippets"
         )
         return SnippetObjective(batches, held_out, settings.batch_size, table, weights)

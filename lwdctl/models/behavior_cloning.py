@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lwdctl.models.files import PolicySpec
 from lwdctl.models.generated import PolicyShape
-from lwdctl.models.normalizer import Normalizer
+from lwdctl.models.normalizer import Normalizer, join_condition
 from lwdctl.models.vae import Snippets
 
 
@@ -67,8 +67,5 @@ class ClonedPolicy(nn.Module):
         return {"squared_error": error.square().sum(1).mean()}
 
     def _inputs(self, observations: Tensor, task: Tensor, label: Tensor) -> Tensor:
-        parts = [self.observation.normalize(observations)]
-        for index, count in ((task, self.spec.tasks), (label, self.spec.labels)):
-            if count:
-                parts.append(nn.functional.one_hot(index, count).to(observations.dtype))
-        return torch.cat(parts, dim=1)
+        seen = self.observation.normalize(observations)
+        return join_condition(seen, (task, self.spec.tasks), (label, self.spec.labels))

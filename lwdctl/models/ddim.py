@@ -11,27 +11,18 @@ from typing import Any
 
 
 def coefficients(alpha_cumprod: float) -> tuple[float, float]:
-    """Return what a noisy sample consists of at one denoising step.
+    """Return the factor of the clean sample and the standard deviation of the noise.
 
-    Args:
-        alpha_cumprod: Fraction of signal in the variance (alpha-bar, as diffusers'
-            `alphas_cumprod`).
-
-    Returns:
-        Factor of the clean sample and standard deviation of the noise.
+    `alpha_cumprod` is the fraction of signal in the variance, as in diffusers' `alphas_cumprod`.
     """
     return alpha_cumprod**0.5, (1.0 - alpha_cumprod) ** 0.5
 
 
 def clean_sample(predicted: Any, noisy: Any, prediction: str, signal: float, std: float) -> Any:
-    """Return the clean sample that a network's prediction implies.
+    """Return the clean sample that a network's prediction implies, each (batch, latent).
 
-    Args:
-        predicted: What the network returned (batch, latent).
-        noisy: What it was given (batch, latent).
-        prediction: What it predicts: `"sample"`, `"epsilon"` or `"v_prediction"`.
-        signal: Factor of the clean sample in the noisy one.
-        std: Standard deviation of the noise in it.
+    `prediction` is what the network predicts: `"sample"`, `"epsilon"` or `"v_prediction"`. The
+    noisy sample is `signal` times the clean one plus noise of the standard deviation `std`.
     """
     if prediction == "sample":
         return predicted

@@ -22,7 +22,7 @@ from lwdctl.core.errors import ConfigError
 from lwdctl.models import ddim
 from lwdctl.models.denoiser import DenoiserSpec
 from lwdctl.models.files import Spec, check_custom, load_spec, load_weights
-from lwdctl.models.normalizer import Normalizer, normal_like
+from lwdctl.models.normalizer import Normalizer, join_condition, normal_like
 
 SAMPLERS = ("ddpm", "ddim", "dpm-solver")
 PREDICTIONS = ("sample", "v_prediction", "epsilon")
@@ -83,14 +83,10 @@ class LatentDiffusion(nn.Module):
 
     @classmethod
     def load(cls, directory: Path, denoiser: nn.Module | None = None) -> LatentDiffusion:
-        """Load a trained model with its EMA weights, on the CPU and in evaluation mode.
-
-        Args:
-            directory: What `train_diffusion(...).save` or the stage wrote.
-            denoiser: The module that it was trained with, where that was one of your own.
+        """Load what `train_diffusion(...).save` wrote: EMA weights, on the CPU, for inference.
 
         Raises:
-            ConfigError: A denoiser is missing or too many.
+            ConfigError: The module that it was trained with is missing, or there was none.
         """
         model = cls(DiffusionSpec.from_mapping(load_spec(directory)), denoiser)
         load_weights(model, directory)
@@ -107,43 +103,26 @@ class LatentDiffusion(nn.Module):
         Returns:
             (batch, condition).
         """
-        parts = []
-        if self.spec.state_size:
-            parts.append(self.state.normalize(state))
-        if self.spec.tasks:
-            parts.append(nn.functional.one_hot(task, self.spec.tasks).to(state.dtype))
-        if self.spec.labels:
-            parts.append(nn.functional.one_hot(label, self.spec.labels).to(state.dtype))
-        return torch.cat(parts, dim=1) if parts else state.new_zeros(len(state), 0)
+        size = self.spec.state_size
+        seen = self.state.normalize(state) if size else state.new_zeros(len(state), 0)
+        return join_condition(seen, (task, self.spec.tasks), (label, self.spec.labels))
 
     def loss(self, latent: Tensor, condition: Tensor, generator: torch.Generator) -> Tensor:
         """Return the mean squared error of the prediction on one batch, a scalar.
 
-        Args:
-            latent: (batch, latent), in the encoder's units (not normalized).
-            condition: (batch, condition).
-            generator: Source of timesteps and noise.
+        Latents (batch, latent) are in the encoder's units, conditions are (batch, condition).
         """
         clean = self.latent.normalize(latent)
         noise = normal_like(clean, generator)
-        count = (len(clean),)
-        step = torch.randint(self.spec.num_train_timesteps, count, generator=generator).to(
-            clean.device
-        )
+        last = self.spec.num_train_timesteps
+        step = torch.randint(last, (len(clean),), generator=generator).to(clean.device)
         noisy = self._training_schedule.add_noise(clean, noise, step)
-        target = self._target(clean, noise, step)
+        target = clean if self.spec.prediction == "sample" else noise
+        if self.spec.prediction == "v_prediction":
+            target = self._training_schedule.get_velocity(clean, noise, step)
         return nn.functional.mse_loss(self.denoiser(noisy, step, condition), target)
 
-    def _target(self, clean: Tensor, noise: Tensor, step: Tensor) -> Tensor:
-        if self.spec.prediction == "sample":
-            return clean
-        if self.spec.prediction == "epsilon":
-            return noise
-        velocity: Tensor = self._training_schedule.get_velocity(clean, noise, step)
-        return velocity
-
     def _clean(self, predicted: Tensor, noisy: Tensor, timestep: int) -> Tensor:
-        """Return the clean sample that a prediction implies."""
         alpha = self._training_schedule.alphas_cumprod[timestep]
         signal, std = float(alpha.sqrt()), float((1.0 - alpha).sqrt())
         clean: Tensor = ddim.clean_sample(predicted, noisy, self.spec.prediction, signal, std)
@@ -263,20 +242,18 @@ def sampling_schedule(
     """
     if spec.clip:  # the scheduler is given the clipped clean sample instead of the prediction
         spec = replace(spec, prediction="sample")
-    if sampler == "ddpm":
-        schedule = _training_schedule(spec)
-        schedule.set_timesteps(timesteps=list(timesteps), device=device)
-        return schedule
-    schedule = DPMSolverMultistepScheduler(
-        **_shared(spec),
-        algorithm_type="dpmsolver++",
-        solver_order=1 if sampler == "ddim" else 2,
-        solver_type="midpoint",
-        thresholding=False,
-        lower_order_final=True,
-        euler_at_final=False,
-        final_sigmas_type="zero",
-    )
+    schedule: Any = _training_schedule(spec)
+    if sampler != "ddpm":
+        schedule = DPMSolverMultistepScheduler(
+            **_shared(spec),
+            algorithm_type="dpmsolver++",
+            solver_order=1 if sampler == "ddim" else 2,
+            solver_type="midpoint",
+            thresholding=False,
+            lower_order_final=True,
+            euler_at_final=False,
+            final_sigmas_type="zero",
+        )
     schedule.set_timesteps(timesteps=list(timesteps), device=device)
     return schedule
 

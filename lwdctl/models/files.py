@@ -127,14 +127,7 @@ def check_outputs(
     expected: Sequence[tuple[int, ...]],
     device: torch.device,
 ) -> None:
-    """Check the shapes that a network of the caller's returns.
-
-    Args:
-        noun: What the network is, for the error (`"encoder"`).
-        module: The network, on `device`; it is put into evaluation mode.
-        inputs: What to call it with.
-        expected: Shapes of its outputs, in order.
-        device: Where it is.
+    """Check the shapes that a network of the caller's returns; it is put into evaluation mode.
 
     Raises:
         ConfigError: It returns something else.

@@ -27,13 +27,7 @@ DECODER_SIZES: dict[str, tuple[int, ...]] = {
 
 @dataclass(frozen=True)
 class PolicyShape:
-    """Sizes of a generated MLP policy.
-
-    Attributes:
-        inputs: Input components.
-        hidden: Width of each hidden layer.
-        outputs: Output components.
-    """
+    """Sizes of a generated MLP policy: input components, hidden widths, output components."""
 
     inputs: int
     hidden: tuple[int, ...]
@@ -81,15 +75,7 @@ def unpack(weights: Tensor, shape: PolicyShape) -> list[Layer]:
 
 
 def run(layers: list[Layer], inputs: Tensor) -> Tensor:
-    """Run every policy on its own inputs.
-
-    Args:
-        layers: What `unpack` returned for (batch, weight).
-        inputs: (batch, time, input).
-
-    Returns:
-        (batch, time, output).
-    """
+    """Run every unpacked policy on its own inputs (batch, time, input): (batch, time, output)."""
     hidden = inputs
     for number, (matrix, bias) in enumerate(layers):
         hidden = torch.baddbmm(bias, hidden, matrix)
@@ -99,13 +85,7 @@ def run(layers: list[Layer], inputs: Tensor) -> Tensor:
 
 
 class PolicyDecoder(nn.Module):
-    """Full hypernetwork from a latent to the weights of one policy.
-
-    Args:
-        shape: Sizes of the generated policy.
-        latent_size: Components of the latent.
-        layers: Hidden layers of the hypernetwork.
-    """
+    """Full hypernetwork with the hidden `layers`, from a latent to the weights of one policy."""
 
     def __init__(self, shape: PolicyShape, latent_size: int, layers: tuple[int, ...]) -> None:
         super().__init__()

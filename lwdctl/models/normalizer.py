@@ -62,6 +62,12 @@ class Normalizer(nn.Module):
         return values * self.scale + self.mean
 
 
+def join_condition(part: Tensor, *indices: tuple[Tensor, int]) -> Tensor:
+    """Append indices (batch,) as one-hot vectors, each of its size, to (batch, component)."""
+    hot = [nn.functional.one_hot(index, size).to(part.dtype) for index, size in indices if size]
+    return torch.cat([part, *hot], dim=1)
+
+
 def normal_like(like: Tensor, generator: torch.Generator) -> Tensor:
     """Draw standard normal noise in the shape of `like`, the same numbers on every device."""
     return torch.randn(like.shape, generator=generator, device=generator.device).to(like.device)

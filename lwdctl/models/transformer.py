@@ -93,15 +93,10 @@ class ConditionalTransformer(nn.Module):
         nn.init.normal_(self.memory_position, std=INITIAL_STD)
 
     def forward(self, sequence: Tensor, step: Tensor, observations: Tensor) -> Tensor:
-        """Denoise.
+        """Denoise a sequence (batch, time, channel).
 
-        Args:
-            sequence: (batch, time, channel).
-            step: Step embedding (batch, step_embedding).
-            observations: (batch, token, component), oldest first.
-
-        Returns:
-            (batch, time, channel).
+        The step embedding is (batch, step_embedding), the observations (batch, token, component),
+        oldest first.
         """
         tokens = self.step(step).unsqueeze(1)
         if self.observe is not None:

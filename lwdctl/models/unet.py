@@ -67,13 +67,7 @@ class FilmResidual(nn.Module):
 
 
 class ConditionalUnet1d(nn.Module):
-    """U-Net over a sequence, conditioned on a step embedding and a global vector.
-
-    Args:
-        channels: Channels of the sequence.
-        condition_size: Components of the global condition.
-        size: Row of the size table.
-    """
+    """U-Net over a sequence, conditioned on a step embedding and a global vector."""
 
     def __init__(self, channels: int, condition_size: int, size: UnetSize) -> None:
         super().__init__()
@@ -96,23 +90,12 @@ class ConditionalUnet1d(nn.Module):
 
     @staticmethod
     def _pair(inputs: int, outputs: int, condition: int) -> nn.ModuleList:
-        return nn.ModuleList(
-            [
-                FilmResidual(inputs, outputs, condition),
-                FilmResidual(outputs, outputs, condition),
-            ]
-        )
+        return nn.ModuleList(FilmResidual(size, outputs, condition) for size in (inputs, outputs))
 
     def forward(self, sequence: Tensor, step: Tensor, condition: Tensor) -> Tensor:
-        """Denoise.
+        """Denoise a sequence (batch, channel, time), its time a multiple of `UnetSize.multiple`.
 
-        Args:
-            sequence: (batch, channel, time); time a multiple of `UnetSize.multiple`.
-            step: Step embedding (batch, step_embedding).
-            condition: (batch, condition).
-
-        Returns:
-            (batch, channel, time).
+        The step embedding is (batch, step_embedding), the condition (batch, condition).
         """
         context = torch.cat([self.step(step), condition], dim=1)
         hidden, skipped = sequence, []

@@ -6,6 +6,7 @@ definition, because `beta_kl` means nothing without them.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -102,28 +103,19 @@ class SnippetEncoder(nn.Module):
         initial_log_variance: float = -6.0,
     ) -> None:
         super().__init__()
-        self.trunk = nn.Sequential(
-            nn.Linear(length * step_size, width),
-            nn.ReLU(),
-            nn.Linear(width, width),
-            nn.ReLU(),
-            nn.Linear(width, width),
-            nn.ReLU(),
-        )
+        sizes = itertools.pairwise((length * step_size, width, width, width))
+        layers = [part for i, o in sizes for part in (nn.Linear(i, o), nn.ReLU())]
+        self.trunk = nn.Sequential(*layers)
         self.mean = nn.Linear(width, latent_size)
         self.log_variance = nn.Linear(width, latent_size)
         nn.init.normal_(self.log_variance.weight, std=1e-3)
         nn.init.constant_(self.log_variance.bias, initial_log_variance)
 
     def forward(self, steps: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode snippets.
+        """Return mean and log-variance (in [-20, 4]), each (batch, latent).
 
-        Args:
-            steps: (batch, time, obs + action), normalized.
-            mask: (batch, time), 1 for real steps; padded steps are hidden from the network.
-
-        Returns:
-            Mean (batch, latent) and log-variance (batch, latent), the latter in [-20, 4].
+        Steps are (batch, time, obs + action), normalized. The mask (batch, time) is 1 for real
+        steps; padded ones are set to zero.
         """
         hidden = self.trunk((steps * mask.unsqueeze(-1)).flatten(1))
         return self.mean(hidden), torch.clamp(self.log_variance(hidden), -20.0, 4.0)
@@ -182,14 +174,10 @@ class PolicyVae(nn.Module):
 
     @classmethod
     def load(cls, directory: Path, encoder: nn.Module | None = None) -> PolicyVae:
-        """Load a trained VAE with its EMA weights, on the CPU and in evaluation mode.
-
-        Args:
-            directory: What `train_vae(...).save` or the stage wrote.
-            encoder: The module that it was trained with, where that was one of your own.
+        """Load what `train_vae(...).save` wrote: EMA weights, on the CPU, for inference.
 
         Raises:
-            ConfigError: An encoder is missing or too many.
+            ConfigError: The module that it was trained with is missing, or there was none.
         """
         model = cls(VaeSpec.from_mapping(load_spec(directory)), encoder)
         load_weights(model, directory)
@@ -206,14 +194,10 @@ class PolicyVae(nn.Module):
         return self.action.normalize(batch.actions - self.spec.reference(batch.observations))
 
     def policy_inputs(self, observations: Tensor, elapsed: Tensor) -> Tensor:
-        """Return what the generated policy sees.
+        """Return what the generated policy sees (batch, time, input).
 
-        Args:
-            observations: (batch, time, obs), environment units.
-            elapsed: (batch, time), fraction of the snippet that has elapsed, in [0, 1].
-
-        Returns:
-            (batch, time, input).
+        Observations are (batch, time, obs), environment units. The fraction of the snippet that has
+        elapsed is (batch, time), in [0, 1].
         """
         inputs = self.observation.normalize(observations)
         if not self.spec.time_input:

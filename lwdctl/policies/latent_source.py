@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +41,7 @@ class ReplanRequest:
     previous: Tensor | None = None
 
 
-class LatentSource(Protocol):
+class LatentSource(ABC):
     """Gives latents.
 
     Attributes:
@@ -49,15 +49,16 @@ class LatentSource(Protocol):
         history: Observations in the state of a request.
     """
 
-    denoises: bool
-    history: int
+    denoises = False
+    history = 1
 
+    @abstractmethod
     def latents(self, request: ReplanRequest) -> Tensor:
         """Return (env, latent)."""
 
 
 @dataclass
-class SampledLatents:
+class SampledLatents(LatentSource):
     """Latents that the diffusion model samples under the current condition.
 
     Attributes:
@@ -65,13 +66,14 @@ class SampledLatents:
             from the re-noised previous latent; 0 always starts from pure noise.
     """
 
+    denoises = True
+
     model: LatentDiffusion
     tasks: tuple[str, ...]
     labels: tuple[str, ...]
     sampler: str
     steps: int
     history: int
-    denoises: bool = True
     warm_start: float = 0.0
 
     def latents(self, request: ReplanRequest) -> Tensor:
@@ -110,14 +112,12 @@ class SampledLatents:
 
 
 @dataclass
-class OracleLatents:
+class OracleLatents(LatentSource):
     """The encoded snippets of the demonstration itself: separates the VAE from the diffusion."""
 
     model: PolicyVae
     batches: SnippetBatches
     lengths: npt.NDArray[np.int64]
-    denoises: bool = False
-    history: int = 1
 
     @torch.no_grad()
     def latents(self, request: ReplanRequest) -> Tensor:
@@ -130,7 +130,7 @@ class OracleLatents:
 
 
 @dataclass
-class RecordedLatents:
+class RecordedLatents(LatentSource):
     """Latents of recorded snippets, drawn with the episode's seed: of another task, or its own.
 
     With one task: of another label than the episode's if it has one, otherwise any snippet.
@@ -145,8 +145,6 @@ class RecordedLatents:
     tasks: tuple[str, ...]
     labels: tuple[str, ...]
     own: bool = False
-    denoises: bool = False
-    history: int = 1
 
     def latents(self, request: ReplanRequest) -> Tensor:
         """Draw latents that the episode's seed and the number of re-plans fix."""
@@ -196,12 +194,10 @@ def _some(rows: npt.NDArray[np.intp], plan: EpisodePlan) -> npt.NDArray[np.intp]
 
 
 @dataclass
-class MeanLatents:
+class MeanLatents(LatentSource):
     """The mean of all encoded latents, which says nothing about the episode."""
 
     mean: npt.NDArray[np.float32]
-    denoises: bool = False
-    history: int = 1
 
     def latents(self, request: ReplanRequest) -> Tensor:
         """Repeat the mean for every environment."""

@@ -28,13 +28,7 @@ IntArray = npt.NDArray[np.int64]
 
 
 class Observed:
-    """The current observations and those before them; an episode's first one repeats.
-
-    Args:
-        keys: Observation keys, in the order of the network's components.
-        history: How many observations a state holds.
-        device: Where they go.
-    """
+    """The last `history` observations; an episode's first one also stands for those before it."""
 
     def __init__(self, keys: Sequence[str], history: int, device: torch.device) -> None:
         self._keys, self._device = keys, device
@@ -45,7 +39,7 @@ class Observed:
         self._recent.clear()
 
     def add(self, observations: Mapping[str, FloatArray]) -> Tensor:
-        """Take in what is seen now and return it, (env, obs), environment units."""
+        """Add the current observations and return them, (env, obs), environment units."""
         parts = [observations[key] for key in self._keys]
         current = torch.from_numpy(np.concatenate(parts, axis=1, dtype=np.float32))
         current = current.to(self._device)
@@ -84,20 +78,15 @@ class Plans(Protocol):
         """Begin with an empty plan per environment."""
 
     def replace(self, latents: Tensor, state: Tensor, chosen: Tensor) -> None:
-        """Decode latents and follow them in the chosen environments.
+        """Decode latents (env, latent) and follow them in the chosen environments (env,).
 
-        Args:
-            latents: (env, latent).
-            state: (env, history * obs), environment units, the current observation last.
-            chosen: (env,) whether the environment takes up its new plan.
+        The state is (env, history * obs), environment units, the current observation last.
         """
 
     def act(self, observations: Tensor, age: IntArray) -> Tensor:
-        """Return actions (env, action) in environment units.
+        """Return actions (env, action) for observations (env, obs), environment units.
 
-        Args:
-            observations: (env, obs), environment units.
-            age: (env,) steps since the environment took up its plan.
+        The age (env,) counts the steps since the environment took up its plan.
         """
 
     def continued(self, latents: Tensor, state: Tensor) -> Tensor:
@@ -105,11 +94,7 @@ class Plans(Protocol):
 
 
 class GeneratedNetworks:
-    """One generated MLP per environment, run as one batched matrix product.
-
-    Args:
-        vae: Decoder and normalizers.
-    """
+    """One generated MLP per environment, run as one batched matrix product."""
 
     def __init__(self, vae: PolicyVae) -> None:
         self.vae = vae

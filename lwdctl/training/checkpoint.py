@@ -26,14 +26,7 @@ _ENDING = ".safetensors"
 
 
 def save(directory: Path, update: int, tensors: Mapping[str, Tensor], values: Any) -> Path:
-    """Write a checkpoint and remove all but the newest ones.
-
-    Args:
-        directory: The run's directory; the file goes under `checkpoints/`.
-        update: Training steps done.
-        tensors: Everything that is a tensor, by name.
-        values: Everything else, JSON-ready.
-    """
+    """Write a checkpoint of tensors and JSON-ready values; remove all but the newest ones."""
     folder = directory / CHECKPOINTS
     folder.mkdir(exist_ok=True)
     path = folder / f"update-{update:09d}.safetensors"

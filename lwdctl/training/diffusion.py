@@ -24,10 +24,10 @@ from lwdctl.models.files import CUSTOM, check_outputs
 from lwdctl.models.flops import count_parameters, denoiser_flops
 from lwdctl.models.vae import PolicyVae
 from lwdctl.training.loop import (
+    LoopSettings,
     Trained,
     TrainingLoop,
     choose_device,
-    loop_settings,
     with_initial_weights,
 )
 from lwdctl.training.objectives import DiffusionObjective, LatentTable
@@ -102,7 +102,7 @@ def train_diffusion(
     progress.message(
         f"{len(train)} training snippets; condition: {', '.join(spec.condition) or 'none'}"
     )
-    settings = loop_settings(config, config.batch_size, weight_decay=config.weight_decay)
+    settings = LoopSettings.of(config)
     loop = TrainingLoop(model, objective, settings, directory, progress)
     summary: dict[str, Any] = {
         **loop.run("train-diffusion"),
@@ -122,16 +122,9 @@ def diffusion_spec(
     source: SourceSpec,
     architecture: str | None = None,
 ) -> DiffusionSpec:
-    """Return the model's sizes, from the configuration, its condition and the data.
+    """Return the model's sizes, from the configuration, the parts of its condition and the data.
 
-    Args:
-        config: Settings.
-        condition: Parts of the condition, out of state, task, label.
-        latent_size: Components of the latent.
-        observation_size: Components of one observation.
-        history: Observations in the state condition.
-        source: Tasks and labels of the data.
-        architecture: Takes the place of `config.denoiser`, if given.
+    `architecture` takes the place of `config.denoiser`, if given.
 
     Raises:
         ConfigError: An unknown denoiser, or a layout that does not fit the latent.
@@ -170,10 +163,7 @@ def check_condition(
 ) -> tuple[str, ...]:
     """Return the parts of a condition, after checking that every row has them.
 
-    Args:
-        parts: Parts out of state, task, label.
-        task: (row,), task index, -1 for none.
-        label: (row,), label index, -1 for none.
+    Task and label are indices (row,), -1 for none.
 
     Raises:
         ConfigError: An unknown part, a repeated one, or one that some rows lack.

@@ -66,16 +66,7 @@ def encode_batches(
     progress: Progress,
     path: Path | None = None,
 ) -> LatentStore:
-    """Encode every snippet of a split.
-
-    Args:
-        model: Its method `encode` returns the posterior's mean and log-variance.
-        batches: Snippets.
-        table: The store's episodes.
-        history: Observations in the state.
-        batch_size: Snippets per batch.
-        progress: Where to report.
-        path: The zarr directory to write; None keeps the latents in memory.
+    """Encode every snippet of a split with a model's method `encode`; see `encode`.
 
     Raises:
         ArtifactError: `path` exists, or a latent is not finite.

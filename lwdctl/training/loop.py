@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
@@ -48,35 +48,11 @@ class Objective(Protocol):
 
 
 @dataclass(frozen=True)
-class Budget:
-    """How long a run trains.
-
-    Attributes:
-        updates: Training steps.
-        time_limit: Minutes of training, or None.
-    """
-
-    updates: int
-    time_limit: float | None = None
-
-    def planned(self, done: int, seconds: float) -> int:
-        """Estimate how many training steps fit into the time limit, from the pace so far.
-
-        This is decided once per run and stored in its checkpoints, so that a resumed run follows
-        the same schedule. A twentieth of the limit is reserved for what follows training.
-        """
-        if not self.time_limit or not done:
-            return self.updates
-        fit = int(0.95 * self.time_limit * 60.0 * done / max(seconds, 1e-9))
-        return min(self.updates, max(done + 1, fit))
-
-
-@dataclass(frozen=True)
 class LoopSettings:
     """How to train.
 
     Attributes:
-        budget: Training steps and time.
+        updates: Training steps.
         learning_rate: Peak learning rate of Adam.
         warmup: Training steps of linear warm-up.
         weight_decay: Decoupled weight decay of weights; biases, norms and positions have none.
@@ -84,6 +60,7 @@ class LoopSettings:
         ema_decay: Largest decay of the EMA weights.
         seed: Seed of all randomness; training step n draws from (seed, n) alone.
         batch_size: Snippets per training step, for the samples/s display.
+        time_limit: Minutes of training, None for no limit.
         betas: Decay rates of Adam's moments.
         ema_power: Exponent of the EMA's warm-up; see `exponential_moving_average`.
         checkpoint_seconds: Seconds between checkpoints.
@@ -92,14 +69,15 @@ class LoopSettings:
         snapshots: How often the EMA weights are saved, evenly spaced to the end.
     """
 
-    budget: Budget
+    updates: int
     learning_rate: float
     warmup: int
-    weight_decay: float
     clip_norm: float
     ema_decay: float
     seed: int
     batch_size: int
+    time_limit: float | None = None
+    weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     ema_power: float = 0.0
     checkpoint_seconds: float = 60.0
@@ -107,22 +85,21 @@ class LoopSettings:
     validate_every: int = 500
     snapshots: int = 0
 
+    @classmethod
+    def of(cls, config: TrainingConfig) -> LoopSettings:
+        """Return the settings that a stage's configuration has."""
+        names = {item.name for item in fields(cls)} & vars(config).keys()
+        return cls(**{name: getattr(config, name) for name in names})
 
-def loop_settings(
-    config: TrainingConfig, batch_size: int, *, weight_decay: float = 0.0, snapshots: int = 0
-) -> LoopSettings:
-    """Return the loop's settings under a stage's configuration."""
-    return LoopSettings(
-        budget=Budget(config.updates, config.time_limit),
-        learning_rate=config.learning_rate,
-        warmup=config.warmup,
-        weight_decay=weight_decay,
-        clip_norm=config.clip_norm,
-        ema_decay=config.ema_decay,
-        seed=config.seed,
-        batch_size=batch_size,
-        snapshots=snapshots,
-    )
+    def planned(self, done: int, seconds: float) -> int:
+        """Estimate how many training steps fit into the time limit, from the pace so far.
+
+        A twentieth of the limit is reserved for what follows training.
+        """
+        if not self.time_limit or not done:
+            return self.updates
+        fit = int(0.95 * self.time_limit * 60.0 * done / max(seconds, 1e-9))
+        return min(self.updates, max(done + 1, fit))
 
 
 def choose_device(name: str) -> torch.device:
@@ -215,7 +192,7 @@ class TrainingLoop(Generic[M]):
             betas=settings.betas,
             fused=True,
         )
-        self.state = LoopState(planned=settings.budget.updates)
+        self.state = LoopState(planned=settings.updates)
         self._generator = torch.Generator()
         self._loss = torch.zeros(())
         self._saved = time.monotonic()
@@ -272,12 +249,7 @@ class TrainingLoop(Generic[M]):
         }
 
     def trained(self, spec: Mapping[str, Any], summary: Mapping[str, Any]) -> Trained[M]:
-        """Return the model as it is now.
-
-        Args:
-            spec: What the model is rebuilt from, JSON-ready.
-            summary: Numbers to keep beside it.
-        """
+        """Return the model as it is now, with its JSON-ready specification and numbers."""
         return Trained(spec, self.ema_model.eval(), self.model.eval(), summary)
 
     def save(self) -> None:
@@ -357,7 +329,8 @@ class TrainingLoop(Generic[M]):
     def _plan(self) -> None:
         limit = self._limit
         if not self.state.limited and self.state.seconds > PACE_FRACTION * limit:
-            self.state.planned = self.settings.budget.planned(self.state.update, self.state.seconds)
+            # Decided once and stored in checkpoints: a resumed run follows the same schedule.
+            self.state.planned = self.settings.planned(self.state.update, self.state.seconds)
             self.state.limited = True
             self.progress.message(f"{self.state.planned} training steps fit into the time limit")
 
@@ -367,7 +340,7 @@ class TrainingLoop(Generic[M]):
     @property
     def _limit(self) -> float:
         """Seconds of training."""
-        minutes = self.settings.budget.time_limit
+        minutes = self.settings.time_limit
         return math.inf if minutes is None else minutes * 60.0
 
     def _due(self) -> bool:
@@ -492,13 +465,7 @@ class MetricLog:
         self._events = SummaryWriter(directory / "tensorboard", purge_step=done + 1)
 
     def write(self, update: int, values: Mapping[str, float], planned: int) -> None:
-        """Write one row.
-
-        Args:
-            update: Training steps made so far.
-            values: Numbers by name; `seconds` is the training time so far.
-            planned: Training steps in all.
-        """
+        """Write a row after `update` of `planned` training steps; values hold `seconds`."""
         self._write_line(_text_row(update, values, planned))
         self._file.write(json.dumps({"update": update, **values}) + "\n")
         self._file.flush()

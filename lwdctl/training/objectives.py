@@ -34,12 +34,7 @@ def training_batches(
 ) -> tuple[SnippetBatches, SnippetBatches | None]:
     """Return the training snippets, and those of the validation split if it has episodes.
 
-    Args:
-        data: The demonstrations.
-        keys: Observation keys to concatenate.
-        rule: Which snippets of an episode are used.
-        config: Settings: seed, cache and device.
-        every: Whether an epoch visits every snippet, instead of one per episode.
+    An epoch visits one snippet per episode, or with `every` all of them.
     """
     batches = SnippetBatches(
         data,

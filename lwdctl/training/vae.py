@@ -21,10 +21,10 @@ from lwdctl.models.generated import DECODER_SIZES
 from lwdctl.models.normalizer import SMALLEST_STD
 from lwdctl.models.vae import REDUCTION, PolicyVae, VaeSpec
 from lwdctl.training.loop import (
+    LoopSettings,
     Trained,
     TrainingLoop,
     choose_device,
-    loop_settings,
     with_initial_weights,
 )
 from lwdctl.training.objectives import SnippetObjective, training_batches
@@ -80,7 +80,7 @@ def train_vae(
         inputs = torch.zeros(2, spec.snippet_length, step_size), torch.ones(2, spec.snippet_length)
         check_outputs("encoder", model.encoder, inputs, [(2, spec.latent_size)] * 2, device)
     progress.message(_describe(config, spec, batches))
-    settings = loop_settings(config, config.batch_size, snapshots=config.snapshots)
+    settings = LoopSettings.of(config)
     loop = TrainingLoop(model, objective, settings, directory, progress)
     summary: dict[str, Any] = {
         **loop.run("train-vae"),

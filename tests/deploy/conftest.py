@@ -19,7 +19,8 @@ def exported(tmp_path_factory):
     pytest.importorskip("onnx", reason="the extra onnx is not installed")
     pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
     from lwdctl.core.progress import SilentProgress
-    from lwdctl.deploy.export import ExportSettings, export_policy
+    from lwdctl.deploy.export import export_policy
+    from lwdctl.methods.method import Acting
 
     made = {}
 
@@ -28,7 +29,9 @@ def exported(tmp_path_factory):
             folder = tmp_path_factory.mktemp("chain")
             inputs = publish_chain(folder / "runs", toy)
             directory = folder / "policy"
-            export_policy(inputs, directory, ExportSettings(horizon, 6), SilentProgress())
+            export_policy(
+                inputs, directory, Acting(horizon, num_inference_steps=6), SilentProgress()
+            )
             made[toy, horizon] = inputs, directory
         return made[toy, horizon]
 

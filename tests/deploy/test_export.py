@@ -159,7 +159,9 @@ def test_what_differs_is_not_written(exported, tmp_path, monkeypatch):
         export, "measure_parity", lambda *_: {"largest_action_difference": float("nan")}
     )
     with pytest.raises(LwdctlError, match="differs from the trained one"):
-        export.export_policy(inputs, target, export.ExportSettings(5, 6), SilentProgress())
+        export.export_policy(
+            inputs, target, export.Acting(5, num_inference_steps=6), SilentProgress()
+        )
     assert list(target.parent.iterdir()) == []
 
 
@@ -168,14 +170,14 @@ def test_what_cannot_be_exported(exported, tmp_path, monkeypatch):
 
     inputs, directory = exported()
     with pytest.raises(ConfigError, match="not empty"):
-        export.export_policy(inputs, directory, export.ExportSettings(), SilentProgress())
+        export.export_policy(inputs, directory, export.Acting(), SilentProgress())
     with pytest.raises(ConfigError, match="51 are too many"):
         export.export_policy(
-            inputs, tmp_path / "new", export.ExportSettings(5, 51), SilentProgress()
+            inputs, tmp_path / "new", export.Acting(5, num_inference_steps=51), SilentProgress()
         )
     monkeypatch.setitem(sys.modules, "onnx.checker", None)
     with pytest.raises(MissingExtraError) as caught:
-        export.export_policy(inputs, tmp_path / "new", export.ExportSettings(), SilentProgress())
+        export.export_policy(inputs, tmp_path / "new", export.Acting(), SilentProgress())
     assert "lwdctl[onnx]" in caught.value.hint
     assert not (tmp_path / "new").exists()
 

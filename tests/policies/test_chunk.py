@@ -29,7 +29,7 @@ def spec_of(latent: int, *, relative: bool = False) -> ChunkSpec:
 
 
 @dataclass
-class Counting:
+class Counting(LatentSource):
     """Chunks whose action at step `t` of re-plan `n` is 100 n + t, and a list of every request."""
 
     history: int = HISTORY

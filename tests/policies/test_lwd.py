@@ -29,7 +29,7 @@ SPEC = VaeSpec(("a", "b"), 3, 2, None, 4, 8, (10,), (16,), True)
 
 
 @dataclass
-class Counting:
+class Counting(LatentSource):
     """Latents that are the number of the re-plan, and a list of every request."""
 
     history: int = 1

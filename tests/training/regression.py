@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from lwdctl.core.progress import SilentProgress
-from lwdctl.training.loop import Budget, LoopSettings, TrainingLoop
+from lwdctl.training.loop import LoopSettings, TrainingLoop
 
 SETTINGS = LoopSettings(
-    budget=Budget(40),
+    updates=40,
     learning_rate=1e-2,
     warmup=5,
     weight_decay=1e-3,

@@ -18,7 +18,6 @@ from lwdctl.core.errors import ArtifactError, LwdctlError
 from lwdctl.core.progress import SilentProgress
 from lwdctl.training import checkpoint
 from lwdctl.training.loop import (
-    Budget,
     TrainingLoop,
     exponential_moving_average,
     learning_rate_factor,
@@ -72,7 +71,7 @@ def test_the_log_of_a_resumed_run_has_every_update_once(tmp_path: Path) -> None:
 
 
 def test_a_time_limit_plans_a_full_schedule_and_finishes(tmp_path: Path) -> None:
-    settings = replace(SETTINGS, budget=Budget(10_000_000, time_limit=1.0 / 60))
+    settings = replace(SETTINGS, updates=10_000_000, time_limit=1.0 / 60)
     numbers, loop = train(tmp_path / "run", Regression(), settings)
     assert loop.state.limited
     assert 1 < numbers["updates"] <= loop.state.planned < 10_000_000
@@ -93,15 +92,15 @@ def test_a_time_limit_does_not_publish_a_diverged_model(tmp_path: Path) -> None:
             time.sleep(0.02)
             return super().loss(*words)
 
-    settings = replace(SETTINGS, budget=Budget(10_000, time_limit=0.4 / 60), log_every=10_000)
+    settings = replace(SETTINGS, updates=10_000, time_limit=0.4 / 60, log_every=10_000)
     with pytest.raises(LwdctlError, match="diverged"):
         train(tmp_path / "run", Slow(diverge_at=2), settings)
 
 
 def test_a_time_limit_adds_no_update() -> None:
-    assert Budget(3, time_limit=1.0).planned(3, 3.1) == 3
-    assert Budget(100, time_limit=1.0).planned(10, 55.0) == 11
-    assert Budget(100, time_limit=1.0).planned(10, 19.0) == 30
+    assert replace(SETTINGS, updates=3, time_limit=1.0).planned(3, 3.1) == 3
+    assert replace(SETTINGS, updates=100, time_limit=1.0).planned(10, 55.0) == 11
+    assert replace(SETTINGS, updates=100, time_limit=1.0).planned(10, 19.0) == 30
 
 
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import pytest
 
 from lwdctl.core.errors import ArtifactError
 from lwdctl.training import checkpoint
-from lwdctl.training.loop import Budget
 
 sys.path.insert(0, str(Path(__file__).parent))
 from regression import SETTINGS as USUAL
@@ -53,13 +52,13 @@ def test_a_resumed_run_keeps_the_same_ones(tmp_path: Path) -> None:
 def test_none_are_kept_unasked_and_more_than_updates_are_one_each(tmp_path: Path) -> None:
     train(tmp_path / "none", Regression(), replace(SETTINGS, snapshots=0))
     assert not (tmp_path / "none" / "snapshots").exists()
-    train(tmp_path / "many", Regression(), replace(SETTINGS, snapshots=99, budget=Budget(5)))
+    train(tmp_path / "many", Regression(), replace(SETTINGS, snapshots=99, updates=5))
     assert checkpoint.snapshot_updates(tmp_path / "many") == [1, 2, 3, 4, 5]
 
 
 def test_a_time_limit_ends_with_a_snapshot(tmp_path: Path) -> None:
-    budget = Budget(10_000_000, time_limit=0.5 / 60)
-    _, loop = train(tmp_path / "run", Regression(), replace(SETTINGS, budget=budget))
+    settings = replace(SETTINGS, updates=10_000_000, time_limit=0.5 / 60)
+    _, loop = train(tmp_path / "run", Regression(), settings)
     assert checkpoint.snapshot_updates(tmp_path / "run")[-1] == loop.state.update
 
 
