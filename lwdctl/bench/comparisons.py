@@ -77,22 +77,12 @@ COUNT = 4
 def compare(
     name: str, implementation: tuple[str, Work], reference: tuple[str, Work], rounds: int
 ) -> Comparison:
-    """Time both implementations in alternation, after one warm-up of each.
-
-    Args:
-        name: What is done.
-        implementation: Title and function of lwdctl's.
-        reference: Title and function of the reference.
-        rounds: Repetitions of each.
-    """
-    _time(implementation[1])
-    _time(reference[1])
-    times = [(_time(implementation[1]), _time(reference[1])) for _ in range(rounds)]
+    """Time two titled implementations in alternation, after one warm-up of each."""
+    (title, ours), (reference_title, theirs) = implementation, reference
+    times = [(_time(ours), _time(theirs)) for _ in range(rounds + 1)][1:]
     seconds, reference_seconds = (median(side) for side in zip(*times, strict=True))
     speedup = reference_seconds / seconds
-    return Comparison(
-        name, implementation[0], reference[0], seconds, reference_seconds, speedup, rounds
-    )
+    return Comparison(name, title, reference_title, seconds, reference_seconds, speedup, rounds)
 
 
 def decode(device: torch.device, rounds: int) -> Comparison:
@@ -149,12 +139,7 @@ def step(device: torch.device, rounds: int) -> Comparison:
 
 
 def draw(cache: str, rounds: int) -> Comparison:
-    """Draw one batch of 64 snippets of 64 steps: the loader against one zarr slice per snippet.
-
-    Args:
-        cache: `"ram"` or `"none"` (streamed from disk).
-        rounds: Batches drawn by each side.
-    """
+    """Draw one batch of 64 snippets of 64 steps: the loader against one zarr slice per snippet."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "random.zarr"
         store = _random_store(path)

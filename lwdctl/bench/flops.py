@@ -72,10 +72,9 @@ class Count:
 
 
 def count_all(sizes: Sizes) -> list[Count]:
-    """Count every size: LWD's generated policies, Diffusion Policy's U-Nets, plain MLPs.
+    """Count LWD's generated policies, Diffusion Policy's U-Nets and plain MLPs of every size.
 
-    LWD re-plans once per episode, Diffusion Policy after half of its prediction horizon, as in the
-    paper.
+    As in the paper, LWD re-plans once per episode, Diffusion Policy after half of its chunk.
     """
     lwd = [_lwd(sizes, width, architecture) for architecture in ("mlp", "unet") for width in WIDTHS]
     dp = [_dp(sizes, name, chunk) for name in UNET_SIZES for chunk in CHUNKS]
@@ -123,14 +122,7 @@ def _mlp(sizes: Sizes, width: int) -> Count:
 
 
 def _diffusion(denoiser: DenoiserSpec, sizes: Sizes) -> LatentDiffusion:
-    spec = DiffusionSpec(
-        denoiser,
-        "sample",
-        100,
-        ("state", "task"),
-        HISTORY * sizes.observation,
-        sizes.task_inputs,
-        0,
-    )
+    state, condition = HISTORY * sizes.observation, ("state", "task")
+    spec = DiffusionSpec(denoiser, "sample", 100, condition, state, sizes.task_inputs, 0)
     with torch.device("meta"):
         return LatentDiffusion(spec)

@@ -77,17 +77,9 @@ def _print_flops(observation: int, action: int, tasks: int, episode: int, *, as_
         f" observation {sizes.observation}, action {sizes.action}, {sizes.tasks} tasks"
     )
     heads = ["policy", "network", "horizon", "MFLOP per call", "MFLOP per step", "parameters"]
-    print_table(
-        heads,
-        [
-            [
-                row.policy,
-                row.network,
-                str(row.horizon or "-"),
-                f"{row.denoiser / 1e6:.4g}",
-                f"{row.per_step / 1e6:.4g}",
-                f"{row.parameters:,}",
-            ]
-            for row in rows
-        ],
-    )
+    counts = [(f"{row.denoiser / 1e6:.4g}", f"{row.per_step / 1e6:.4g}") for row in rows]
+    table = [
+        [row.policy, row.network, str(row.horizon or "-"), *pair, f"{row.parameters:,}"]
+        for row, pair in zip(rows, counts, strict=True)
+    ]
+    print_table(heads, table)

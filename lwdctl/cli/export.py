@@ -126,10 +126,14 @@ def policy(
         "bytes": sum(int(file["bytes"]) for file in exported.files.values()),
         **exported.parity,
     }
+    _print(directory, summary, as_json=as_json)
+
+
+def _print(path: Path, summary: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
-        print_json(None, directory, summary)
+        print_json(None, path, summary)
         return
-    print_text(str(directory))
+    print_text(str(path))
     print_summary(summary)
 
 
@@ -197,18 +201,13 @@ def minari(
         target = MinariTarget(identifier, output, task_name, label, artifact.reference)
         store = SnippetStore.open(artifact.path)
         exported = export_minari(store, target, progress)
-    path = exported.path
     summary = {
         "source": artifact.reference,
         "dataset": target.identifier,
         **{name: value for name, value in asdict(exported).items() if name != "path"},
         **_next(exported, artifact.reference, store.spec.env, target.task),
     }
-    if as_json:
-        print_json(None, path, summary)
-        return
-    print_text(str(path))
-    print_summary(summary)
+    _print(exported.path, summary, as_json=as_json)
 
 
 def _next(exported: Exported, source: str, env: EnvSpec, task: str) -> dict[str, object]:

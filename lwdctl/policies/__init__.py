@@ -1,1 +1,1 @@
-"""What acts: policies that map observations of many slots to actions."""
+"""What acts: policies that map the observations of many environments to actions."""

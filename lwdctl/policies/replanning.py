@@ -55,7 +55,7 @@ class Observed:
 
 
 def now(device: torch.device) -> float:
-    """Read the wall clock after the device has finished what it was given."""
+    """Return the time in seconds, after the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()

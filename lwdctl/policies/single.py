@@ -55,7 +55,7 @@ class SingleRobotPolicies:
         Raises:
             ConfigError: A policy returned no vector, or one of another size than before.
         """
-        found = {}
+        found = []
         for index in np.flatnonzero(active):
             seen = {name: rows[index] for name, rows in observations.items()}
             action = np.asarray(self._policies[index].act(seen), dtype=np.float32)
@@ -66,19 +66,15 @@ class SingleRobotPolicies:
                     f" {action.shape}, expected ({self._size},)",
                     "act(observation) acts for one robot and returns (action,)",
                 )
-            found[index] = action
+            found.append(action)
         actions = np.zeros((len(active), self._size or 0), dtype=np.float32)
-        for index, action in found.items():
-            actions[index] = action
+        actions[active] = np.stack(found) if found else 0.0
         return actions
 
     def cost(self) -> PolicyCost:
         """Return the re-plans of policies that count them in an attribute `replans`, else none."""
-        counts = zip(self._policies, self._running, strict=True)
-        replans = np.array(
-            [running and getattr(policy, "replans", 0) for policy, running in counts],
-            dtype=np.int64,
-        )
+        counts = [getattr(policy, "replans", 0) for policy in self._policies]
+        replans = np.where(self._running, counts, 0).astype(np.int64)
         return PolicyCost(replans, {}, replans)
 
 

@@ -84,11 +84,11 @@ def train_diffusion(
     model = model.to(device)
     if denoiser is not None:
         sizes = spec.denoiser
-        inputs = (
-            torch.zeros(2, sizes.latent_size),
+        step, condition_rows = (
             torch.zeros(2, dtype=torch.long),
             torch.zeros(2, sizes.condition_size),
         )
+        inputs = torch.zeros(2, sizes.latent_size), step, condition_rows
         check_outputs("denoiser", model.denoiser, inputs, [(2, sizes.latent_size)], device)
     held_out = data.episodes.split[np.asarray(latents.episode)] == 1
     train, validation = np.flatnonzero(~held_out), np.flatnonzero(held_out)

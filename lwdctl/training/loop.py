@@ -195,6 +195,8 @@ class TrainingLoop(Generic[M]):
         self.state = LoopState(planned=settings.updates)
         self._generator = torch.Generator()
         self._loss = torch.zeros(())
+        limit = settings.time_limit
+        self._limit = math.inf if limit is None else limit * 60.0
         self._saved = time.monotonic()
         self._load()
 
@@ -216,20 +218,23 @@ class TrainingLoop(Generic[M]):
         """
         last: dict[str, float] = {}
         self.model.train()
-        total = self.state.planned
         with (
             delayed_signals() as stop,
             MetricLog(self.directory, self.state.update) as log,
-            self.progress.task(title, total, "update", start=self.state.update) as task,
+            self.progress.task(
+                title, self.state.planned, "update", start=self.state.update
+            ) as task,
         ):
             started = time.monotonic() - self.state.seconds
-            while self.state.update < self.state.planned and not self._out_of_time():
+            while self.state.update < self.state.planned and self.state.seconds < self._limit:
                 last = self._step(last, log)
                 self.state.seconds = time.monotonic() - started
-                task.advance(1, **_shown(last, self._pace()))
+                shown = {name: f"{value:.4g}" for name, value in last.items()}
+                task.advance(1, **shown, **{"samples/s": f"{self._pace():.0f}"})
                 self._plan()
                 self._write_snapshot()
-                if stop.signal is not None or self._due():
+                waited = time.monotonic() - self._saved
+                if stop.signal is not None or waited > self.settings.checkpoint_seconds:
                     self._check_divergence()
                     self.save()
                 if stop.signal is not None:
@@ -321,30 +326,15 @@ class TrainingLoop(Generic[M]):
             )
 
     def _validate(self) -> dict[str, float]:
-        module = self.ema_model
-        module.eval()
         with torch.no_grad():
-            return dict(self.objective.validate(module))
+            return dict(self.objective.validate(self.ema_model.eval()))
 
     def _plan(self) -> None:
-        limit = self._limit
-        if not self.state.limited and self.state.seconds > PACE_FRACTION * limit:
+        if not self.state.limited and self.state.seconds > PACE_FRACTION * self._limit:
             # Decided once and stored in checkpoints: a resumed run follows the same schedule.
             self.state.planned = self.settings.planned(self.state.update, self.state.seconds)
             self.state.limited = True
             self.progress.message(f"{self.state.planned} training steps fit into the time limit")
-
-    def _out_of_time(self) -> bool:
-        return self.state.seconds >= self._limit
-
-    @property
-    def _limit(self) -> float:
-        """Seconds of training."""
-        minutes = self.settings.time_limit
-        return math.inf if minutes is None else minutes * 60.0
-
-    def _due(self) -> bool:
-        return time.monotonic() - self._saved > self.settings.checkpoint_seconds
 
     def _pace(self) -> float:
         return self.state.update * self.settings.batch_size / max(self.state.seconds, 1e-9)
@@ -436,10 +426,6 @@ def _groups(model: nn.Module, decay: float) -> list[dict[str, Any]]:
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-
-def _shown(values: Mapping[str, float], pace: float) -> dict[str, float | str]:
-    return {**{k: f"{v:.4g}" for k, v in values.items()}, "samples/s": f"{pace:.0f}"}
 
 
 class MetricLog:

@@ -61,7 +61,13 @@ def train_vae(
     device = choose_device(config.device)
     spec = vae_spec(config, data, architecture=CUSTOM if encoder else "mlp")
     model = with_initial_weights(lambda: PolicyVae(spec, encoder), config.seed).to(device)
-    _report_constant_actions(fit_normalizers(model, data), spec, progress)
+    constant = fit_normalizers(model, data)
+    if constant:
+        progress.message(
+            f"note: {constant} of {spec.action_size} action components vary by less than"
+            f" {SMALLEST_STD:g} in their units and are treated as constant, so the loss almost"
+            " ignores them; store them in smaller units"
+        )
     window = WindowRule(*spec.window)
     batches, held_out = training_batches(data, spec.observation_keys, window, config)
     # Up to eight batches of 32, for eight snippets of every episode.
@@ -102,13 +108,13 @@ def vae_spec(config: VaeConfig, data: SnippetStore, architecture: str = "mlp") -
     Raises:
         ConfigError: The data has no such observation, or none that actions can be relative to.
     """
-    keys = _keys(config, data)
+    known = [item.name for item in data.spec.observations]
+    for key in config.observation_keys:
+        if key not in known:
+            raise ConfigError(f"the data has no observation '{key}'", did_you_mean(key, known))
+    keys, length = config.observation_keys or data.spec.network_keys, config.snippet_length
     return VaeSpec(
-        snippet_length=(
-            int(data.episodes.length.max())
-            if config.snippet_length == "episode"
-            else config.snippet_length
-        ),
+        snippet_length=int(data.episodes.length.max()) if length == "episode" else length,
         observation_keys=keys,
         observation_size=sum(data.spec.sizes(keys)),
         action_size=data.spec.action.size,
@@ -140,14 +146,6 @@ def fit_normalizers(model: PolicyVae, data: SnippetStore) -> int:
     return int((unscaled & (std > 1e-6 * model.action.mean.cpu().abs())).sum())
 
 
-def _keys(config: VaeConfig, data: SnippetStore) -> tuple[str, ...]:
-    known = [item.name for item in data.spec.observations]
-    for key in config.observation_keys:
-        if key not in known:
-            raise ConfigError(f"the data has no observation '{key}'", did_you_mean(key, known))
-    return config.observation_keys or data.spec.network_keys
-
-
 def _reference_start(config: VaeConfig, data: SnippetStore, keys: tuple[str, ...]) -> int | None:
     reference = data.spec.action.reference
     usable = reference in keys
@@ -159,15 +157,6 @@ def _reference_start(config: VaeConfig, data: SnippetStore, keys: tuple[str, ...
     if config.action_target == "absolute" or not usable:
         return None
     return sum(data.spec.sizes(keys[: keys.index(reference)]))
-
-
-def _report_constant_actions(count: int, spec: VaeSpec, progress: Progress) -> None:
-    if count:
-        progress.message(
-            f"note: {count} of {spec.action_size} action components vary by less than"
-            f" {SMALLEST_STD:g} in their units and are treated as constant, so the loss almost"
-            " ignores them; store them in smaller units"
-        )
 
 
 def _describe(config: VaeConfig, spec: VaeSpec, batches: SnippetBatches) -> str:

@@ -49,7 +49,7 @@ def test_a_signal_that_nobody_heeds_never_finishes_a_model_early(tmp_path: Path,
     try:
         if handler is signal.SIG_IGN:  # a background job of a script: trains to its end
             numbers, _ = train(tmp_path / "run", Regression(stop_at=13))
-            assert numbers["updates"] == SETTINGS.budget.updates
+            assert numbers["updates"] == SETTINGS.updates
         else:
             with pytest.raises(KeyboardInterrupt):
                 train(tmp_path / "run", Regression(stop_at=13))
