@@ -105,12 +105,14 @@ def test_conditions_that_lost_episodes_are_run_again(
     counting = evaluate._roll
 
     def losing(arm: Any, *words: Any) -> Any:
-        results = counting(arm, *words)
+        found = counting(arm, *words)
         if arm.name == "random":
-            return [dataclasses.replace(results[0], error="died"), *results[1:]]
+            first, *others = found.episodes
+            lost = dataclasses.replace(first, error="died")
+            return dataclasses.replace(found, episodes=(lost, *others))
         if resume:
             raise KeyboardInterrupt
-        return results
+        return found
 
     monkeypatch.setattr(evaluate, "_roll", losing)
     with pytest.raises(KeyboardInterrupt if resume else SimulatorError):
