@@ -423,7 +423,7 @@ def _grouping_note(analysis: LatentAnalysis, grouping: Grouping, found: GroupFin
     text = (
         f"{found.categories} categories, {found.episodes} episodes, {found.points} snippets;"
         f" {neighbors} nearest neighbors vote. The first row is the full latent space, whose"
-        " numbers are the ones to quote; those of projections describe the dimensions."
+        " numbers are the ones to quote; those of projections describe the figures."
     )
     if found.points < (grouping.index != UNKNOWN).sum():
         text += " Categories of a single episode are drawn, but not counted."
