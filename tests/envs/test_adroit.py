@@ -13,7 +13,8 @@ from lwdctl.core.records import EnvSpec
 from lwdctl.data.gym_envs import gym_action, known_env
 from lwdctl.envs.adroit import METRICS, hammer_metrics, hammer_numbers
 from lwdctl.evaluation.rollout import rollout
-from lwdctl.policies.policy import EpisodePlan, PolicyCost
+from lwdctl.evaluation.traced import RecordedActions
+from lwdctl.policies.policy import EpisodePlan
 
 FILE = Path(__file__).resolve().parents[3] / "shared/data/d4rl/hammer_expert.hdf5"
 TASK = "AdroitHandHammer-v1"
@@ -127,29 +128,14 @@ def test_metrics_refuse_other_observations():
         hammer_metrics(np.zeros((0, 46)))
 
 
-class FixedActions:
-    """A policy that plays one list of actions."""
-
-    def __init__(self, actions):
-        self._actions, self._clock = actions, 0
-
-    def reset(self, episodes):
-        self._clock = 0
-
-    def act(self, observations, active):
-        self._clock += 1
-        return self._actions[None, self._clock - 1]
-
-    def cost(self):
-        return PolicyCost(np.zeros(1, dtype=np.int64), {})
-
-
 def test_an_evaluated_episode_has_the_metrics_of_its_observations(simulator):
     actions = random_actions(40)
     rows, rewards, _ = play(simulator, simulator.reset(100_000), actions)
     plan = EpisodePlan(index=0, seed=100_000, task=TASK)
     env = EnvSpec("adroit", (TASK,), {}, 40)
-    (episode,) = rollout(FixedActions(actions), env, [plan], num_envs=1, workers=0).episodes
+    (episode,) = rollout(
+        RecordedActions(actions[None]), env, [plan], num_envs=1, workers=0
+    ).episodes
     expected = hammer_metrics(rows[1:])
     assert list(episode.metrics) == ["normalized_score", *expected]
     for name, value in expected.items():

@@ -17,7 +17,8 @@ from lwdctl.envs.gym_mujoco import FEET, FootContacts, GymMujocoSimulator, task_
 from lwdctl.envs.mujoco_simulator import REFERENCE_RETURNS, build_environment, normalized_score
 from lwdctl.envs.simulator import UnstablePhysicsError
 from lwdctl.evaluation.rollout import rollout
-from lwdctl.policies.policy import EpisodePlan, PolicyCost
+from lwdctl.evaluation.traced import RecordedActions
+from lwdctl.policies.policy import EpisodePlan
 
 DATA = Path(__file__).resolve().parents[3] / "shared/data/d4rl"
 FALLING = ("Walker2d-v4", "Hopper-v4")
@@ -130,30 +131,15 @@ def test_contacts_of_a_rollout_are_those_of_its_observations(task):
     assert {item.source for item in simulator.metrics} == set(step.metrics)
 
 
-class FixedActions:
-    """A policy that plays one list of actions."""
-
-    def __init__(self, actions):
-        self._actions, self._clock = actions, 0
-
-    def reset(self, episodes):
-        self._clock = 0
-
-    def act(self, observations, active):
-        self._clock += 1
-        return self._actions[None, self._clock - 1]
-
-    def cost(self):
-        return PolicyCost(np.zeros(1, dtype=np.int64), {})
-
-
 def test_metrics_of_an_evaluated_episode():
     simulator = build("HalfCheetah-v4")
     actions = actions_for(simulator, 30)
     rows, rewards, _ = play(simulator, simulator.reset(100_000), actions)
     env = EnvSpec("mujoco", ("HalfCheetah-v4",), {}, 30)
     plan = EpisodePlan(index=0, seed=100_000, task="HalfCheetah-v4")
-    (episode,) = rollout(FixedActions(actions), env, [plan], num_envs=1, workers=0).episodes
+    (episode,) = rollout(
+        RecordedActions(actions[None]), env, [plan], num_envs=1, workers=0
+    ).episodes
     random, expert = REFERENCE_RETURNS["halfcheetah"]
     assert episode.return_ == pytest.approx(rewards.sum())
     score = 100 * (rewards.sum() - random) / (expert - random)
