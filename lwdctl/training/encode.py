@@ -12,6 +12,7 @@ import torch
 from lwdctl.artifacts.latents import LatentStore, LatentWriter
 from lwdctl.artifacts.snippets import EpisodeTable, SnippetStore
 from lwdctl.configs import EncodeConfig
+from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import Progress
 from lwdctl.data.batches import SnippetBatches
 from lwdctl.data.windows import WindowRule
@@ -40,8 +41,11 @@ def encode(
         progress: Where to report.
 
     Raises:
+        ConfigError: No episode belongs to the training split, whose latents are standardized.
         ArtifactError: `path` exists, or a latent is not finite.
     """
+    if not (data.episodes.split == 0).any():
+        raise ConfigError("the training split holds no episode", "lower --validation-fraction")
     vae = vae.to(choose_device(config.device))
     spec, table = vae.spec, data.episodes
     rule = WindowRule(*spec.window)

@@ -141,6 +141,22 @@ def test_a_denoiser_of_one_s_own(data: SnippetStore, tmp_path: Path) -> None:
         train_diffusion(latents, data, vae, DIFFUSION, denoiser=Flat(3), **run(tmp_path / "flat"))
 
 
+def test_latents_need_a_training_split(data: SnippetStore, tmp_path: Path) -> None:
+    vae = train_vae(data, VAE, **run(tmp_path / "vae")).model
+    held_out = [
+        Episode(
+            "demo",
+            {"state": np.zeros((20, 3), np.float32)},
+            np.zeros((20, 2), np.float32),
+            task="reach",
+            split="validation",
+        )
+    ]
+    store = SnippetStore.in_memory(held_out, SPEC)
+    with pytest.raises(ConfigError, match="training split"):
+        encode(vae, store, EncodeConfig(device="cpu"), None, SilentProgress())
+
+
 def test_an_unknown_denoiser_is_named() -> None:
     with pytest.raises(ConfigError, match="unett") as caught:
         DiffusionConfig(denoiser="unett", device="cpu")
