@@ -172,3 +172,11 @@ def test_every_public_name_is_there_and_documented() -> None:
         assert getattr(lwdctl, name).__doc__, name
     with pytest.raises(AttributeError, match="nothing"):
         _ = lwdctl.nothing
+
+
+def test_numbers_out_of_range_are_refused() -> None:
+    for values in ({"horizon": 0}, {"num_inference_steps": 0}, {"warm_start": 1.5}):
+        with pytest.raises(ConfigError, match=next(iter(values))):
+            lwdctl.Acting(**values)
+    with pytest.raises(ConfigError, match="episodes"):
+        lwdctl.evaluate({"mine": _OnlyReset()}, env="pusht", episodes=0)

@@ -19,6 +19,7 @@ from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import Progress, TqdmProgress
 from lwdctl.core.records import EnvSpec
 from lwdctl.core.seeding import EVALUATION_SEED_START
+from lwdctl.data.dataset import load_pandas
 from lwdctl.envs.table import Environment, environment_named
 from lwdctl.evaluation.cost import condition_cost
 from lwdctl.evaluation.episodes import EpisodeResult, plan_episodes
@@ -67,7 +68,8 @@ class ResultTable:
                     row.episodes,
                     row.errors,
                 )
-                for row in self.rows
+                for condition in self.conditions
+                for row in condition.rows[-1 if len(condition.rows) == 2 else 0 :]
             ),
         )
 
@@ -83,9 +85,9 @@ class ResultTable:
         """Return one row per policy and task.
 
         Raises:
-            ModuleNotFoundError: pandas is not installed.
+            MissingExtraError: pandas is not installed.
         """
-        import pandas as pd
+        pd = load_pandas()
 
         return pd.DataFrame([row.to_json() for row in self.rows])
 
@@ -139,6 +141,8 @@ def evaluate(  # noqa: PLR0913 - the settings of an evaluation, by keyword only
     Raises:
         ConfigError: An unknown environment or task, or a policy that does not fit it.
     """
+    if episodes < 1:
+        raise ConfigError(f"the number of episodes must be at least 1, not {episodes}")
     named = dict(policies) if isinstance(policies, Mapping) else {"policy": policies}
     place, spec = _environment(env, named, tasks)
     plans = plan_episodes(spec, episodes, seed, tasks, labels)

@@ -24,6 +24,8 @@ class LwdctlError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        if hint:
+            self.add_note(f"hint: {hint}")  # shown by Python beneath the message
 
 
 class ConfigError(LwdctlError):

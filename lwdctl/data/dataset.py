@@ -12,7 +12,7 @@ import numpy.typing as npt
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.artifacts.workspace import Workspace
-from lwdctl.core.errors import DataError
+from lwdctl.core.errors import DataError, MissingExtraError
 from lwdctl.core.records import (
     ActionSpec,
     EnvSpec,
@@ -29,6 +29,19 @@ if TYPE_CHECKING:
     import pandas as pd
 
 OBSERVATION = "observation"
+
+
+def load_pandas() -> Any:
+    """Return pandas.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise MissingExtraError("pandas is not installed", "pip install pandas") from error
+    return pd
 
 
 @dataclass(frozen=True)
@@ -91,9 +104,9 @@ class Dataset(Sequence[Episode]):
         """Return one row per step: episode, step, task, label, observations, actions, reward.
 
         Raises:
-            ModuleNotFoundError: pandas is not installed.
+            MissingExtraError: pandas is not installed.
         """
-        import pandas as pd
+        pd = load_pandas()
 
         parts = []
         for number, episode in enumerate(self):

@@ -65,7 +65,9 @@ def make_simulator(env: Environment, task: str) -> Simulator:
         MissingExtraError: The simulator is not installed.
     """
     if isinstance(env, EnvSpec):
-        made, name = ENVIRONMENTS.load(env.adapter)(env, task), env.adapter
+        loaded, name = ENVIRONMENTS.load(env.adapter), env.adapter
+        plain = isinstance(loaded, type) and issubclass(loaded, gymnasium.Env)
+        made = loaded() if plain else loaded(env, task)
     elif isinstance(env, gymnasium.Env):
         return WrappedGymnasium(env, borrowed=True)
     else:
@@ -112,15 +114,17 @@ def with_outside_environment(spec: SourceSpec) -> SourceSpec:
 
 
 def task_names(adapter: str) -> tuple[str, ...]:
-    """Return every task of an environment, by `task_names()` of its module.
+    """Return every task of an environment: what `task_names()` of its module returns.
+
+    An environment of another package may leave that out; its only task is then its own name.
 
     Raises:
         ConfigError: No environment has that name.
         MissingExtraError: The simulator is not installed.
     """
     module = importlib.import_module(ENVIRONMENTS.load(adapter).__module__)
-    names: tuple[str, ...] = module.task_names()
-    return names
+    names = getattr(module, "task_names", None)
+    return tuple(names()) if names else (adapter.rpartition(":")[2],)
 
 
 def environment_named(name: str) -> EnvSpec:

@@ -48,6 +48,23 @@ class Acting:
     num_inference_steps: int = 10
     warm_start: float = 0.0
 
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ConfigError: One is out of range.
+        """
+        if self.horizon not in (None, "episode") and not (
+            isinstance(self.horizon, int) and self.horizon >= 1
+        ):
+            raise ConfigError(f"the horizon must be at least 1 or 'episode', not {self.horizon!r}")
+        if self.num_inference_steps < 1:
+            raise ConfigError(
+                f"num_inference_steps must be at least 1, not {self.num_inference_steps}"
+            )
+        if not 0 <= self.warm_start <= 1:
+            raise ConfigError(f"warm_start must lie in 0 to 1, not {self.warm_start}")
+
 
 @dataclass(frozen=True)
 class PolicyFlops:

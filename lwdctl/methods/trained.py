@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from lwdctl.artifacts.artifact import Artifact
@@ -42,6 +43,24 @@ def load_method(name: str) -> Method:
     return found if isinstance(found, Method) else PlugInPolicy(found)
 
 
+def open_policy(
+    name: str, artifacts: Mapping[str, Artifact], device: torch.device
+) -> TrainedPolicy:
+    """Open a policy of the method called `name`; see `Method.open`.
+
+    Raises:
+        ConfigError: No method has that name, or it opened something else than a `TrainedPolicy`.
+    """
+    opened = load_method(name).open(artifacts, device)
+    if not isinstance(opened, TrainedPolicy):
+        raise ConfigError(
+            f"the method '{name}' opened a {type(opened).__name__}, expected a TrainedPolicy",
+            "for an object with reset and act, name a function from a SourceSpec to it instead of"
+            " a Method",
+        )
+    return opened
+
+
 def open_trained(artifact: Artifact, workspace: Workspace, device: str = "auto") -> TrainedPolicy:
     """Open the policy that a `diffusion` or `baseline` artifact holds.
 
@@ -55,15 +74,14 @@ def open_trained(artifact: Artifact, workspace: Workspace, device: str = "auto")
     """
     place = choose_device(device)
     if artifact.type == "baseline":
-        method = load_method(load_spec(artifact.path)["method"])
-        return method.open({"baseline": artifact}, place)
+        return open_policy(load_spec(artifact.path)["method"], {"baseline": artifact}, place)
     if artifact.type != "diffusion":
         raise ConfigError(
             f"{artifact.reference} holds no policy",
             "name a diffusion or baseline artifact; `lwdctl list` shows what there is",
         )
     ancestors = workspace.ancestors(artifact, LINEAGE[:-1])
-    return load_method("lwd").open({**ancestors, "diffusion": artifact}, place)
+    return open_policy("lwd", {**ancestors, "diffusion": artifact}, place)
 
 
 class LoadedPolicy:

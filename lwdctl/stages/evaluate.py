@@ -31,7 +31,7 @@ from lwdctl.evaluation.rollout import RolloutResult, rollout
 from lwdctl.evaluation.video import Recording, first_episodes
 from lwdctl.methods.lwd import ORACLE, SAMPLED
 from lwdctl.methods.method import Acting, TrainedPolicy
-from lwdctl.methods.trained import load_method
+from lwdctl.methods.trained import open_policy
 from lwdctl.policies.policy import BatchPolicy, EpisodePlan
 from lwdctl.policies.random import RandomPolicy
 from lwdctl.stages.eval_models import LWD, PlannedCondition, models_used, plan_conditions
@@ -113,8 +113,7 @@ class _Evaluation:
         key = condition.policy, model and model.path
         if key not in self._opened:
             self._opened.clear()
-            method = load_method(condition.policy)
-            self._opened[key] = method.open(condition.artifacts, self.device)
+            self._opened[key] = open_policy(condition.policy, condition.artifacts, self.device)
         return self._opened[key]
 
     def _acting(self, condition: PlannedCondition) -> Acting:

@@ -16,7 +16,7 @@ from lwdctl.core.errors import ConfigError
 from lwdctl.data.ingest import ingest
 from lwdctl.data.reader import open_source, paths_of
 from lwdctl.data.robomimic_writer import DEMONSTRATIONS_PAYLOAD
-from lwdctl.envs.table import with_outside_environment
+from lwdctl.envs.table import ENVIRONMENTS, with_outside_environment
 from lwdctl.stages.stage import StageContext
 
 DEMONSTRATIONS = "demonstrations"
@@ -34,6 +34,8 @@ def run(config: IngestConfig, inputs: Mapping[str, Artifact], context: StageCont
     paths, parents = _sources(config, inputs)
     name = context.name or _default_name(paths, parents)
     with open_source(config.format, paths, config) as source:
+        if source.spec.env.adapter:
+            ENVIRONMENTS.check(source.spec.env.adapter)
         source.spec = with_outside_environment(source.spec)
         with context.workspace.begin(
             "snippets", name, config=to_mapping(config), inputs=parents

@@ -11,6 +11,7 @@ import pytest
 import lwdctl
 from lwdctl.cli.main import main
 from lwdctl.core import registry
+from lwdctl.core.errors import ConfigError
 
 HERE = Path(__file__).parent
 
@@ -93,3 +94,42 @@ def test_they_are_listed_in_the_help(demonstrations, capsys):
     ):
         assert main([*words, "--help"]) == 0
         assert name in capsys.readouterr().out
+
+
+def test_a_method_that_opens_something_else_is_answered(demonstrations, monkeypatch):
+    from toy_plugin import method
+
+    lwdctl.ingest("toy-npz", demonstrations)
+    trained = lwdctl.train_baseline("toy-linear", lwdctl.load_dataset())
+    monkeypatch.setattr(method.LeastSquares, "open_directory", lambda *words: method.Halfway())
+    with pytest.raises(ConfigError, match="opened a Halfway, expected a TrainedPolicy"):
+        lwdctl.load_policy(trained.artifact.path)
+
+
+def test_an_unknown_environment_is_refused_at_ingest(demonstrations, capsys):
+    assert main(["ingest", "toy-npz", "line.npz", "-q"]) == 0
+    from toy_plugin import reader
+
+    reader.EnvSpec, known = lambda name, *more: known("nonsense", *more), reader.EnvSpec
+    try:
+        assert main(["ingest", "toy-npz", "line.npz", "-q"]) == 1
+    finally:
+        reader.EnvSpec = known
+    assert "no environment is called 'nonsense'" in capsys.readouterr().err
+
+
+def test_an_environment_without_a_list_of_tasks_has_one(demonstrations, monkeypatch):
+    from toy_plugin import robot
+
+    class Halfway:
+        def reset(self):
+            pass
+
+        def act(self, observation):
+            (place,) = observation.values()
+            return 0.5 * (1.0 - place)
+
+    monkeypatch.delattr(robot, "task_names")
+    for name in ("toy-line", "toy_plugin.robot:LineEnv"):  # an adapter, and a gymnasium.Env
+        table = lwdctl.evaluate({"mine": Halfway()}, env=name, episodes=2, max_steps=12)
+        assert table.rows[-1].success.value == 1.0
