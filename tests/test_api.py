@@ -138,6 +138,25 @@ def test_mistakes_are_answered(workspace: Path) -> None:
         lwdctl.evaluate({"mine": _OnlyReset()})
 
 
+class _NineNumbers:
+    def reset(self) -> None:
+        pass
+
+    def act(self, observation: object) -> np.ndarray:
+        return np.zeros(9)
+
+
+@pytest.mark.sim
+def test_policies_that_do_not_fit_the_environment_are_answered(workspace: Path) -> None:
+    with pytest.raises(ConfigError, match="9 components, the environment takes 2"):
+        lwdctl.evaluate({"mine": _NineNumbers()}, env="pusht", episodes=1, max_steps=2)
+    with pytest.raises(ConfigError, match="is a class"):
+        lwdctl.evaluate({"mine": _NineNumbers}, env="pusht", episodes=1)
+    policy = lwdctl.load_policy(workspace=workspace, device="cpu")
+    with pytest.raises(ConfigError, match="the policy sees observation, the environment shows"):
+        lwdctl.evaluate({"lwd": policy}, env="pusht", episodes=1, max_steps=2)
+
+
 class _OnlyReset:
     def reset(self) -> None:
         pass

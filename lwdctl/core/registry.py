@@ -131,7 +131,7 @@ def _installed(group: str) -> dict[str, Row]:
             plugin=package,
         )
         for point in metadata.entry_points(group=group)
-        for package in [point.dist.name if point.dist else point.module]
+        for package in [(point.dist and point.dist.name) or point.module]
     }
 
 

@@ -75,10 +75,12 @@ class Description(NamedTuple):
     Attributes:
         observations: Keys in the order in which a `Response` holds them.
         score: Name of the environment's score.
+        action_size: Components of an action.
     """
 
     observations: tuple[ObservationSpec, ...] = ()
     score: str = ""
+    action_size: int = 0
 
 
 class Environments:
@@ -123,7 +125,9 @@ class Environments:
         try:
             simulator = self._simulator(index, plan.task)
             episode = self._episodes[index] = _Episode(simulator, plan, self._settings)
-            self.description = Description(simulator.observations, simulator.metrics[0].name)
+            self.description = Description(
+                simulator.observations, simulator.metrics[0].name, simulator.action.size
+            )
             recording = self._settings.recording
             if recording is not None and plan.index in recording.episodes:
                 recorder = self._recorders[index] = EpisodeRecorder(recording, plan, simulator)

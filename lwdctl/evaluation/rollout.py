@@ -227,7 +227,14 @@ class _Engine:
         for item in keys:
             observations[item.name] = self._rows[:, start : start + item.size].copy()
             start += item.size
-        return np.asarray(self._policy.act(observations, active), dtype=np.float32)
+        actions = np.asarray(self._policy.act(observations, active), dtype=np.float32)
+        size = self._environments.description.action_size
+        if size and actions.shape != (self._num_envs, size):
+            raise ConfigError(
+                f"the policy returned actions of {actions.shape[-1]} components, the environment"
+                f" takes {size}"
+            )
+        return actions
 
     def _step(self, batch: _Batch, actions: FloatArray) -> None:
         invalid = [index for index in batch.running if not np.isfinite(actions[index]).all()]

@@ -9,6 +9,7 @@ import torch
 
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.snippets import SnippetStore
+from lwdctl.core.errors import ConfigError
 from lwdctl.core.records import SourceSpec
 from lwdctl.methods.method import Acting, ActingCost, Method, TrainedPolicy
 from lwdctl.policies.policy import BatchPolicy
@@ -74,9 +75,18 @@ class PlugInPolicy(Method):
         del device
         source = SnippetStore.open(artifacts["snippets"].path).spec
         return UntrainedPolicy(
-            source,
-            lambda num_envs: SingleRobotPolicies(self._make(source), num_envs),
+            source, lambda num_envs: SingleRobotPolicies(self._build(source), num_envs)
         )
+
+    def _build(self, source: SourceSpec) -> Any:
+        try:
+            return self._make(source)
+        except Exception as error:
+            name = getattr(self._make, "__qualname__", repr(self._make))
+            raise ConfigError(
+                f"the plug-in {name} built no policy: {type(error).__name__}: {error}",
+                "it is called with a SourceSpec and returns an object with reset and act",
+            ) from error
 
 
 METHOD = RandomActions()

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lwdctl.core.errors import ConfigError
 from lwdctl.core.records import FloatArray
 from lwdctl.models import generated
 from lwdctl.models.chunks import ActionDiffusion, LatentChunks
@@ -40,6 +41,12 @@ class Observed:
 
     def add(self, observations: Mapping[str, FloatArray]) -> Tensor:
         """Add the current observations and return them, (env, obs), environment units."""
+        missing = [key for key in self._keys if key not in observations]
+        if missing:
+            raise ConfigError(
+                f"the policy sees {', '.join(self._keys)}, the environment shows"
+                f" {', '.join(observations)}"
+            )
         parts = [observations[key] for key in self._keys]
         current = torch.from_numpy(np.concatenate(parts, axis=1, dtype=np.float32))
         current = current.to(self._device)

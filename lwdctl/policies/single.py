@@ -28,11 +28,17 @@ class SingleRobotPolicies:
     """
 
     def __init__(self, policy: Policy, num_envs: int) -> None:
+        if isinstance(policy, type):
+            raise ConfigError(
+                f"{policy.__name__} is a class, not a policy",
+                f"pass an instance: {policy.__name__}()",
+            )
         for name in ("reset", "act"):
             if not callable(getattr(policy, name, None)):
                 raise ConfigError(
                     f"{type(policy).__name__} is no policy: it has no method '{name}'",
-                    "a policy has reset(seed, task, label) and act(observation)",
+                    "a policy has reset(seed, task, label) and act(observation); lwdctl.load_policy"
+                    " opens a trained model",
                 )
         self._size: int | None = None
         self._policies = [policy, *(_copy(policy) for _ in range(num_envs - 1))]
