@@ -198,7 +198,7 @@ def test_resuming_names_the_settings_and_inputs_that_differ(workspace, make):
     data, other = make("snippets", "lift"), make("snippets", "lift", content="other")
     with workspace.begin("vae", "lift", config={"rate": 0.1, "seed": 0}, inputs=[data]) as draft:
         draft.keep = True
-    with pytest.raises(ArtifactError, match=r"differs in rate \(0.1, now 0.2\)$"):
+    with pytest.raises(ArtifactError, match=r"differs in rate \(0.1, now 0.2\)\n"):
         workspace.begin("vae", "lift", config={"rate": 0.2, "seed": 0}, inputs=[data], resume=True)
     with pytest.raises(ArtifactError, match="its inputs: snippets/lift:v1"):
         workspace.begin("vae", "lift", config={"rate": 0.1, "seed": 0}, inputs=[other], resume=True)
