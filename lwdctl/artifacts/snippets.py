@@ -35,6 +35,8 @@ FORMAT = "lwdctl-snippets"
 FORMAT_VERSION = 1
 _MODELS = "models"
 RELATIVE = "action_relative"
+RESERVED_KEYS = ("action", RELATIVE, "reward")
+"""Columns of a store that no observation may be called after."""
 _STATISTICS = ("mean", "m2", "minimum", "maximum")
 SPLITS = {"": 0, "train": 0, "validation": 1}
 _STATE_CHUNK = 65536
@@ -176,12 +178,16 @@ class SnippetWriter:
 
     Raises:
         ArtifactError: `path` exists.
+        DataError: An observation has a name of `RESERVED_KEYS`.
     """
 
     def __init__(self, path: Path | None, spec: SourceSpec) -> None:
         self.path = path
         self.model_texts: dict[str, str] = {}
         self._spec = spec
+        for item in spec.observations:
+            if item.name in RESERVED_KEYS:
+                raise DataError(f"the name '{item.name}' is reserved in snippet stores")
         self.group = create_group(path)
         self._columns: dict[str, Column] = {}
         self._sizes = {item.name: item.size for item in spec.observations}

@@ -30,6 +30,9 @@ PUSHT_ACTION = ActionSpec(
     2, "absolute", "pixels", (0.0, 0.0), (PUSHT_ARENA,) * 2, 10.0, reference="agent_position"
 )
 
+OBSERVATION = "observation"
+"""Name of the observation of an environment that has a single array."""
+
 # Metaworld v3: one physics frame is 2.5 ms, and an action lasts five of them.
 METAWORLD_MAX_STEPS = 500
 METAWORLD_CONTROL_RATE = 80.0
@@ -59,6 +62,11 @@ def has_absolute_targets(arm: Mapping[str, Any]) -> bool:
     Up to robosuite 1.4 the setting is `control_delta`, from 1.5 on `input_type`.
     """
     return not arm.get("control_delta", True) or arm.get("input_type") == "absolute"
+
+
+def robosuite_control_rate(arguments: Mapping[str, Any]) -> float:
+    """Return the actions per second of the environment made from the keyword `arguments`."""
+    return float(arguments.get("control_freq", ROBOSUITE_CONTROL_RATE))
 
 
 def robosuite_action(arm: Mapping[str, Any], size: int, control_rate: float) -> ActionSpec:

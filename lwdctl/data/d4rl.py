@@ -17,9 +17,9 @@ import numpy.typing as npt
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import Episode, FloatArray, SourceSpec
+from lwdctl.core.simulator_facts import OBSERVATION
 from lwdctl.data.checks import check_components, choose_observations
 from lwdctl.data.gym_envs import (
-    OBSERVATION,
     SAMPLE,
     describe_env,
     gym_action,
@@ -66,9 +66,10 @@ class D4rlFile(Hdf5Reader):
         if env is not None:
             check_components(action_size, env.action_size, f"{self.path}: actions")
         self._state, layout = state_arrays(self._file, env, rows=rows, reference="observations")
-        self._success_keys = [key for key in SUCCESS_KEYS if f"infos/{key}" in self._file]
-        for key in self._success_keys:
-            self._open(f"infos/{key}", ranks=(1, 2))
+        found = (f"infos/{key}" for key in SUCCESS_KEYS if f"infos/{key}" in self._file)
+        self._success = next(found, "")
+        if self._success:
+            self._open(self._success, ranks=(1, 2))
         label = config.label or level_of(self._metadata("level") or self.path.stem)
         self._ends = self._find_ends(rows, spec.max_steps)
         self.episodes = outlines_of_rows(self._ends, "".join(spec.tasks), label)
@@ -140,9 +141,8 @@ class D4rlFile(Hdf5Reader):
         if "next_observations" in self._file:
             final = {OBSERVATION: self._rows("next_observations", stop - 1, stop)[0]}
         success = None
-        if self._success_keys:
-            flags = self._arrays[f"infos/{self._success_keys[0]}"]
-            success = bool(np.any(read_array(flags, start, stop)))
+        if self._success:
+            success = bool(np.any(read_array(self._arrays[self._success], start, stop)))
         return Episode(
             source=outline.source,
             observations={OBSERVATION: self._rows("observations", start, stop)},

@@ -21,14 +21,13 @@ from lwdctl.core.records import (
     ObservationSpec,
     SourceSpec,
 )
-from lwdctl.data.checks import NUMBER_KINDS, finite_rows
+from lwdctl.core.simulator_facts import OBSERVATION
+from lwdctl.data.checks import NUMBER_KINDS, check_components, finite_rows
 from lwdctl.data.ingest import assign_splits
 from lwdctl.data.reader import EpisodeOutline
 
 if TYPE_CHECKING:
     import pandas as pd
-
-OBSERVATION = "observation"
 
 
 def load_pandas() -> Any:
@@ -181,6 +180,9 @@ def store_from_arrays(
         adapter, _, name = env.partition("/")
         known = tuple(dict.fromkeys(filter(None, task_of))) or ((name,) if name else ())
         env = EnvSpec(adapter, known, {}, max(episode.length for episode in episodes))
+    for episode in episodes:
+        found, expected = episode.actions.shape[1], episodes[0].actions.shape[1]
+        check_components(found, expected, f"{episode.source}: actions")
     first = episodes[0].observations
     spec = SourceSpec(
         observations=tuple(ObservationSpec(key, rows.shape[1]) for key, rows in first.items()),
@@ -203,6 +205,8 @@ def _episode(
         observations = {OBSERVATION: observations}
     taken = _rows(actions, f"{source}: actions")
     steps = len(taken)
+    if not steps:
+        raise DataError(f"{source}: actions: has no rows")
     rows = {key: _rows(values, f"{source}: {key}") for key, values in observations.items()}
     for key, values in rows.items():
         if len(values) not in (steps, steps + 1):

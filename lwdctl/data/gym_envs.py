@@ -17,7 +17,6 @@ from lwdctl.core.simulator_facts import ANT_CONTACT_FORCES, GYM_ENVIRONMENTS, Gy
 from lwdctl.data.hdf5 import array_at, read_array, read_rows
 from lwdctl.data.reader import requested_env
 
-OBSERVATION = "observation"
 # Rows from which it is decided whether a file's contact forces are all zero.
 SAMPLE = 1000
 STATE_KEYS = ("qpos", "qvel")

@@ -8,6 +8,7 @@ that before anything is read.
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def open_hdf5(path: Path, max_bytes: int) -> h5py.File:
     return file
 
 
-class Hdf5Reader:
+class Hdf5Reader(ABC):
     """Base of the readers of HDF5 files: open, check and scan the file, close it on errors.
 
     Args:
@@ -83,9 +84,9 @@ class Hdf5Reader:
         with closed_on_error(self._file):
             self._scan(config)
 
+    @abstractmethod
     def _scan(self, config: IngestConfig) -> None:
         """Check the structure and set `spec` and `episodes`."""
-        raise NotImplementedError
 
     def close(self) -> None:
         """Close the file."""

@@ -173,7 +173,8 @@ def assign_splits(outlines: Sequence[EpisodeOutline], fraction: float, seed: int
 def _quotas(sizes: Sequence[int], fraction: float) -> list[int]:
     """Return how many of each stratum are held out, by largest remainder.
 
-    Every stratum keeps at least one episode to train on.
+    Every stratum keeps at least one episode to train on, unless all of them have only one: then
+    the last one is held out.
     """
     total = sum(sizes)
     if fraction <= 0 or total < 2:

@@ -20,10 +20,9 @@ import numpy as np
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import ActionSpec, Episode, FloatArray, SourceSpec
-from lwdctl.core.simulator_facts import GymEnvironment
+from lwdctl.core.simulator_facts import OBSERVATION, GymEnvironment
 from lwdctl.data.checks import check_components, choose_observations
 from lwdctl.data.gym_envs import (
-    OBSERVATION,
     SAMPLE,
     describe_env,
     gym_action,
@@ -79,7 +78,8 @@ class MinariFile(Hdf5Reader):
         self._arrays = {item.name: self._arrays[item.name] for item in observations}
         sizes = {item.name: item.size for item in observations}
         size = sum(sizes.values())
-        lengths = [self._scan_episode(group, sizes) for group in groups]
+        action_size = int(_actions(first).shape[1])
+        lengths = [self._scan_episode(group, sizes, action_size) for group in groups]
         recorded = _json_object(self._metadata.get("env_spec"))
         self._known, env = describe_env(
             config,
@@ -103,7 +103,7 @@ class MinariFile(Hdf5Reader):
         steps = limit if isinstance(limit, int) and limit > 0 else env.max_steps
         self.spec = SourceSpec(
             observations=observations,
-            action=_action_spec(self._known, self._metadata, sizes["actions"]),
+            action=_action_spec(self._known, self._metadata, action_size),
             env=replace(env, settings=settings, max_steps=steps),
             labels=(),
             source_format="minari",
@@ -115,15 +115,13 @@ class MinariFile(Hdf5Reader):
             raise DataError(f"{self.path}: {name}: is not a group")
         return group
 
-    def _scan_episode(self, group: h5py.Group, sizes: dict[str, int]) -> int:
+    def _scan_episode(self, group: h5py.Group, sizes: Mapping[str, int], action_size: int) -> int:
         """Check one episode's shapes against each other and earlier ones; return its steps."""
-        actions = dataset_at(group, "actions")
-        if len(actions.shape or ()) == 1:
-            raise DataError(f"{location(actions)}: are discrete (shape {actions.shape})")
-        steps, size = map(int, array_at(group, "actions").shape)
+        actions = _actions(group)
+        steps, size = map(int, actions.shape)
         if steps == 0:
             raise DataError(f"{location(actions)}: has no rows")
-        check_components(size, sizes.setdefault("actions", size), location(actions))
+        check_components(size, action_size, location(actions))
         for key, name in self._arrays.items():
             array = array_at(group, name, ranks=(1, 2))
             rows = array.shape[0]
@@ -256,6 +254,14 @@ def _observation_arrays(group: h5py.Group) -> dict[str, str]:
         lambda name, found: names.append(name) if isinstance(found, h5py.Dataset) else None
     )
     return {name.replace("/", "."): f"observations/{name}" for name in names}
+
+
+def _actions(group: h5py.Group) -> h5py.Dataset:
+    """Return an episode's actions (time, action)."""
+    actions = dataset_at(group, "actions")
+    if len(actions.shape or ()) == 1:
+        raise DataError(f"{location(actions)}: are discrete (shape {actions.shape})")
+    return array_at(group, "actions")
 
 
 def _width(array: h5py.Dataset) -> int:

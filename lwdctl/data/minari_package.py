@@ -17,7 +17,7 @@ import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +164,7 @@ class Exported:
         shortened: Episodes that lost their last action.
         left_out: Episodes of one action, of which nothing would have been left.
         has_rewards: Whether the rewards are the store's; otherwise they are zeros.
-        has_environment: Whether Gymnasium can rebuild the environment from the dataset.
+        has_environment: Whether the dataset names an environment that Gymnasium knows.
         observations: Names of the observation arrays.
     """
 
@@ -175,7 +175,7 @@ class Exported:
     left_out: int = 0
     has_rewards: bool = True
     has_environment: bool = False
-    observations: tuple[str, ...] = field(default=())
+    observations: tuple[str, ...] = ()
 
 
 def export_minari(store: SnippetStore, target: MinariTarget, progress: Progress) -> Exported:

@@ -32,6 +32,7 @@ from lwdctl.core.simulator_facts import (
     ROBOSUITE_MAX_STEPS,
     ROBOSUITE_NETWORK_KEYS,
     robosuite_action,
+    robosuite_control_rate,
 )
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.data.checks import check_components, choose_observations
@@ -53,7 +54,6 @@ from lwdctl.data.robosuite import (
     ObjectConvention,
     PoseTargets,
     arm_settings,
-    control_rate,
     pose_targets,
 )
 
@@ -389,7 +389,8 @@ def action_spec(adapter: str, env_args: Mapping[str, Any], size: int, where: str
         DataError: Controller settings that are not the objects robosuite writes.
     """
     if adapter == "robosuite":
-        return robosuite_action(arm_settings(env_args, where) or {}, size, control_rate(env_args))
+        rate = robosuite_control_rate(env_args.get("env_kwargs", {}))
+        return robosuite_action(arm_settings(env_args, where) or {}, size, rate)
     low, high = (-1.0,) * size, (1.0,) * size
     if adapter == "metaworld":
         return ActionSpec(size, "delta", "normalized", low, high, METAWORLD_CONTROL_RATE)

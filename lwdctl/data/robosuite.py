@@ -32,9 +32,9 @@ from lwdctl.core.errors import DataError
 from lwdctl.core.records import ActionSpec, FloatArray
 from lwdctl.core.rotations import six_numbers
 from lwdctl.core.simulator_facts import (
-    ROBOSUITE_CONTROL_RATE,
     has_absolute_targets,
     is_before_robosuite_1_5,
+    robosuite_control_rate,
     robosuite_pose_action,
 )
 from lwdctl.data.hdf5 import array_at, location, read_rows, text_of
@@ -165,7 +165,7 @@ def pose_targets(
     if has_absolute_targets(arm) and controller != "OSC_POSE":
         return None
     _check_pose_controller(arm, controller, array_at(demo, "actions").shape[1], where)
-    spec = robosuite_pose_action(control_rate(env_args))
+    spec = robosuite_pose_action(robosuite_control_rate(env_args.get("env_kwargs", {})))
     if has_absolute_targets(arm):
         return PoseTargets(spec)
     scale = _scale(arm, where)
@@ -274,11 +274,6 @@ def _own_rotation(item: ET.Element, where: str) -> Rotation:
     except ValueError:
         name = item.get("name", item.tag)
         raise DataError(f"{where}: the rotation of {name} is not a quaternion", HINT) from None
-
-
-def control_rate(env_args: Mapping[str, Any]) -> float:
-    """Return the actions per second of a robosuite environment."""
-    return float(env_args.get("env_kwargs", {}).get("control_freq", ROBOSUITE_CONTROL_RATE))
 
 
 def arm_settings(env_args: Mapping[str, Any], where: str) -> dict[str, Any] | None:

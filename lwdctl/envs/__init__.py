@@ -1,1 +1,1 @@
-"""Simulator adapters: one file and one table row per simulator."""
+"""Simulator adapters and scripted experts: their contracts, and a table of each."""

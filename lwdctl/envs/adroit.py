@@ -33,8 +33,9 @@ from lwdctl.core.simulator_facts import (
     HAMMER_MAX_STEPS,
     HAMMER_OBSERVATION_SIZE,
     HAND_CONTROL_RATE,
+    OBSERVATION,
 )
-from lwdctl.envs.mujoco_simulator import OBSERVATION, GymnasiumMujoco, normalized_score
+from lwdctl.envs.mujoco_simulator import GymnasiumMujoco, normalized_score
 from lwdctl.envs.simulator import BehaviorMeasure, Metric, Observation
 from lwdctl.envs.table import check_tasks
 

@@ -1,6 +1,6 @@
 """The contract of scripted experts, and the table of simulators that have them.
 
-A new row is a file of this room that holds one `ExpertSet`, beside the simulator's adapter.
+A new row names a module of this package that holds one `ExpertSet`, beside the adapter.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lwdctl.core.registry import Registry, Row
 from lwdctl.envs.simulator import Observation
 
 EXPERTS = Registry(
-    "simulator",
+    "simulator with scripted experts",
     {
         "metaworld": Row("lwdctl.envs.metaworld_expert:EXPERTS", "Metaworld's scripted policies"),
         "robosuite": Row(

@@ -16,9 +16,8 @@ import numpy.typing as npt
 
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.records import ActionSpec, EnvSpec, FloatArray, ObservationSpec
-from lwdctl.core.simulator_facts import ANT_CONTACT_FORCES, LOCOMOTION_MAX_STEPS
+from lwdctl.core.simulator_facts import ANT_CONTACT_FORCES, LOCOMOTION_MAX_STEPS, OBSERVATION
 from lwdctl.envs.mujoco_simulator import (
-    OBSERVATION,
     SCORE,
     GymnasiumMujoco,
     build_environment,

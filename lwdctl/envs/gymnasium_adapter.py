@@ -11,11 +11,10 @@ import numpy.typing as npt
 
 from lwdctl.core.errors import ConfigError, SimulatorError
 from lwdctl.core.records import ActionSpec, EnvSpec, FloatArray, ObservationSpec
+from lwdctl.core.simulator_facts import OBSERVATION
 from lwdctl.envs.simulator import Metric, Observation, Step
 
 RETURN = Metric("return", "reward", "sum")
-OBSERVATION = "observation"
-"""Name of the observation of an environment that has a single array."""
 
 
 class GymnasiumAdapter:

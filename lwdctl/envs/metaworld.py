@@ -21,8 +21,8 @@ from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
 from lwdctl.core.records import ActionSpec, EnvSpec, FloatArray, ObservationSpec
 from lwdctl.core.seeding import generator
-from lwdctl.core.simulator_facts import METAWORLD_CONTROL_RATE, METAWORLD_MAX_STEPS
-from lwdctl.envs.mujoco_simulator import OBSERVATION, MujocoSimulator
+from lwdctl.core.simulator_facts import METAWORLD_CONTROL_RATE, METAWORLD_MAX_STEPS, OBSERVATION
+from lwdctl.envs.mujoco_simulator import MujocoSimulator
 from lwdctl.envs.simulator import Metric, Observation, Step
 from lwdctl.envs.table import check_tasks
 

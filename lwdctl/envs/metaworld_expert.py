@@ -12,7 +12,7 @@ from metaworld.env_dict import MT10_V3
 from metaworld.policies import ENV_POLICY_MAP
 
 from lwdctl.core.records import EnvSpec, FloatArray
-from lwdctl.core.simulator_facts import METAWORLD_MAX_STEPS
+from lwdctl.core.simulator_facts import METAWORLD_MAX_STEPS, OBSERVATION
 from lwdctl.envs.metaworld import SUFFIX, task_names
 from lwdctl.envs.simulator import Observation
 from lwdctl.envs.table import check_tasks
@@ -38,7 +38,7 @@ class MetaworldExpert:
         with warnings.catch_warnings():
             # The experts ask for more than the environment grants; clipping is meant.
             warnings.filterwarnings("ignore", message="Constant")
-            action = self._policy.get_action(observation["observation"].astype(np.float64))
+            action = self._policy.get_action(observation[OBSERVATION].astype(np.float64))
         clipped: FloatArray = np.clip(action, -1.0, 1.0).astype(np.float32)
         return clipped
 

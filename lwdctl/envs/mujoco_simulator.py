@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,10 +14,9 @@ import numpy.typing as npt
 
 from lwdctl.core.errors import SimulatorError
 from lwdctl.core.records import FloatArray
+from lwdctl.core.simulator_facts import OBSERVATION
 from lwdctl.envs.mujoco_rendering import open_renderer
 from lwdctl.envs.simulator import Metric, Observation, Step, UnstablePhysicsError
-
-OBSERVATION = "observation"
 
 # Data belong to one version of an environment, and Gymnasium warns about all but the newest.
 OUT_OF_DATE = r".*The environment \S+ is out of date\."
@@ -117,7 +117,7 @@ class MujocoSimulator:
             self._renderer = None
 
 
-class GymnasiumMujoco(MujocoSimulator):
+class GymnasiumMujoco(MujocoSimulator, ABC):
     """A Gymnasium environment with one array of observations and forces as perturbations.
 
     Args:
@@ -167,6 +167,6 @@ class GymnasiumMujoco(MujocoSimulator):
     def _observe(self, observation: npt.NDArray[np.float64]) -> Observation:
         return {OBSERVATION: observation.astype(np.float32)}
 
+    @abstractmethod
     def _numbers(self, observation: FloatArray) -> Mapping[str, float]:
         """Return the numbers that the metrics reduce beside the reward."""
-        raise NotImplementedError

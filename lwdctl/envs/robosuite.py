@@ -31,12 +31,12 @@ from lwdctl.core.seeding import derive_seed
 from lwdctl.core.simulator_facts import (
     ROBOSUITE_DEFAULT_MAX_STEPS,
     ROBOSUITE_NETWORK_KEYS,
+    robosuite_control_rate,
     robosuite_pose_action,
 )
 from lwdctl.envs.mujoco_simulator import MujocoSimulator
 from lwdctl.envs.robosuite_controllers import (
     action_spec,
-    control_rate,
     make_arguments,
     pose_arguments,
     pose_command,
@@ -124,7 +124,7 @@ class RobosuiteSimulator(MujocoSimulator):
         seen, *_ = self._env.step(np.zeros(self._env.action_dim))
         self.observations = _observation_specs(task, seen)
         self.action = (
-            robosuite_pose_action(control_rate(arguments))
+            robosuite_pose_action(robosuite_control_rate(arguments))
             if self._poses
             else action_spec(arguments, self._env.action_dim)
         )

@@ -17,9 +17,9 @@ from lwdctl.core.errors import ConfigError
 from lwdctl.core.records import ActionSpec
 from lwdctl.core.rotations import rotation_of
 from lwdctl.core.simulator_facts import (
-    ROBOSUITE_CONTROL_RATE,
     is_before_robosuite_1_5,
     robosuite_action,
+    robosuite_control_rate,
 )
 
 Array = npt.NDArray[np.float64]
@@ -132,12 +132,7 @@ def pose_command(action: Array, target: Array) -> Array:
 
 def action_spec(arguments: Mapping[str, Any], size: int) -> ActionSpec:
     """Describe what the environment made from `arguments` accepts."""
-    return robosuite_action(_arm(arguments), size, control_rate(arguments))
-
-
-def control_rate(arguments: Mapping[str, Any]) -> float:
-    """Return the actions per second of the environment made from `arguments`."""
-    return float(arguments.get("control_freq", ROBOSUITE_CONTROL_RATE))
+    return robosuite_action(_arm(arguments), size, robosuite_control_rate(arguments))
 
 
 def _arm(arguments: Mapping[str, Any]) -> Mapping[str, Any]:

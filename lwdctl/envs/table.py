@@ -88,7 +88,8 @@ def make_simulator(env: Environment, task: str) -> Simulator:
 def with_outside_environment(spec: SourceSpec) -> SourceSpec:
     """Take from a plug-in environment what no data file says about it.
 
-    These are the meaning of actions and the episode limit: `action` and `max_steps` of the class.
+    These are the meaning of actions and the episode limit: `action` and `max_steps` of the class,
+    or of an instance where the class does not have both.
 
     Raises:
         ConfigError: The environment cannot be imported, or takes actions of another size.
@@ -96,20 +97,18 @@ def with_outside_environment(spec: SourceSpec) -> SourceSpec:
     adapter = spec.env.adapter
     if adapter in _ROWS or not (is_import_path(adapter) or adapter in ENVIRONMENTS):
         return spec
-    adapter_class = ENVIRONMENTS.load(adapter)
-    simulator = (
-        adapter_class
-        if hasattr(adapter_class, "action")
-        else make_simulator(spec.env, next(iter(spec.env.tasks), ""))
-    )
-    action: ActionSpec = simulator.action
+    described = ENVIRONMENTS.load(adapter)
+    if not (hasattr(described, "action") and hasattr(described, "max_steps")):
+        described = make_simulator(spec.env, next(iter(spec.env.tasks), ""))
+        described.close()
+    action: ActionSpec = described.action
     if action.size != spec.action.size:
         raise ConfigError(
             f"the data's actions have {spec.action.size} components, those of '{adapter}'"
             f" have {action.size}",
             "name the environment that the data was recorded in with --env",
         )
-    env = replace(spec.env, max_steps=simulator.max_steps)
+    env = replace(spec.env, max_steps=described.max_steps)
     return replace(spec, action=action, env=env)
 
 

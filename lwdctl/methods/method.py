@@ -188,8 +188,12 @@ class Method:
             path: The directory.
             device: Where networks run.
             name: What error messages call it.
+
+        Raises:
+            ConfigError: The directory holds no such policy.
         """
-        raise NotImplementedError
+        del path, device
+        raise ConfigError(f"{name}: {type(self).__name__} has no open_directory, which opens it")
 
     def open(self, artifacts: Mapping[str, Artifact], device: torch.device) -> TrainedPolicy:
         """Open a trained policy out of artifacts.

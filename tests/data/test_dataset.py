@@ -62,6 +62,10 @@ def test_keys_tasks_labels_and_the_last_observation():
         ([OBSERVATIONS[0][:, 0]], ACTIONS[:1], r"has shape \(5,\)"),
         ([OBSERVATIONS[0] * np.nan], ACTIONS[:1], "episode 0: observation, row 0: value is nan"),
         ([OBSERVATIONS[0], OBSERVATIONS[1][:, :2]], ACTIONS[:2], "episode 1: observation"),
+        (OBSERVATIONS[:2], [ACTIONS[0], ACTIONS[1][:, :1]], "episode 1: actions, row 0: has 1 co"),
+        ([OBSERVATIONS[0][:0]], [ACTIONS[0][:0]], "episode 0: actions: has no rows"),
+        ([{"action": OBSERVATIONS[0]}], ACTIONS[:1], "the name 'action' is reserved"),
+        ([{"reward": OBSERVATIONS[0]}], ACTIONS[:1], "the name 'reward' is reserved"),
     ],
 )
 def test_what_does_not_fit_is_named(observations, actions, message):

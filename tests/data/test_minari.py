@@ -92,6 +92,20 @@ def test_dictionary_observations_are_flattened(make_sample, tmp_path):
     )
 
 
+def test_an_observation_may_be_called_actions(make_sample, tmp_path):
+    sample = make_sample("minari", tmp_path)
+    with h5py.File(sample.hdf5, "a") as file:
+        for group in file.values():
+            rows = group["observations"][:]
+            del group["observations"]
+            group["observations/actions"] = rows
+            size = group["actions"].shape[1]
+    assert size != 5
+    with open_source("minari", (sample.path,), IngestConfig()) as reader:
+        assert [(item.name, item.size) for item in reader.spec.observations] == [("actions", 5)]
+        assert reader.spec.action.size == size
+
+
 def test_file_without_metadata_is_read(make_sample, tmp_path):
     sample = make_sample("minari", tmp_path)
     path = tmp_path / "copy.hdf5"

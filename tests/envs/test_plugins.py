@@ -13,11 +13,11 @@ from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.errors import ConfigError, SimulatorError
 from lwdctl.core.progress import SilentProgress
-from lwdctl.core.records import ActionSpec, EnvSpec, ObservationSpec
+from lwdctl.core.records import ActionSpec, EnvSpec, ObservationSpec, SourceSpec
 from lwdctl.core.registry import Registry
 from lwdctl.envs.gymnasium_adapter import GymnasiumSimulator
 from lwdctl.envs.simulator import Metric
-from lwdctl.envs.table import make_simulator
+from lwdctl.envs.table import make_simulator, with_outside_environment
 from lwdctl.evaluation.rollout import rollout
 from lwdctl.pipeline.run_stage import run_stage
 from lwdctl.policies.policy import EpisodePlan
@@ -158,6 +158,32 @@ def test_the_data_take_what_actions_mean_from_the_environment(tmp_path):
         run_stage(
             "ingest", workspace, write(tmp_path / "two.hdf5", size=2), progress=SilentProgress()
         )
+
+
+class LimitOfInstance:
+    """A simulator whose episode limit only an instance knows, as the contract allows."""
+
+    observations, action, metrics = Counter.observations, Counter.action, Counter.metrics
+    reset = step = initial_state = restore = perturb = render = None
+    closed = 0
+
+    def __init__(self, env, task):
+        self.max_steps = 11
+
+    def close(self):
+        type(self).closed += 1
+
+
+def test_what_only_an_instance_says_is_taken_from_one():
+    source = SourceSpec(
+        Counter.observations,
+        Counter.action,
+        EnvSpec(name_of(LimitOfInstance), ("x",), {}, 5),
+        (),
+        "made",
+    )
+    assert with_outside_environment(source).env.max_steps == 11
+    assert LimitOfInstance.closed == 1
 
 
 def test_a_file_cannot_name_code_to_import(tmp_path):
