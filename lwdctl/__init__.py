@@ -1,8 +1,8 @@
 """Latent Weight Diffusion: sample the weights of small closed-loop policies.
 
-`lwdctl` turns demonstrations into a generator of neural policies: a VAE whose decoder is a
-hypernetwork, and a diffusion model over its latents (LWD, later published as WARPD). Everything is
-loaded when it is first used, so that the import itself takes no time.
+`lwdctl` trains a generative model on demonstrations (LWD, later published as WARPD): a VAE whose
+decoder is a hypernetwork, and a diffusion model over its latents. Each sample is the weights of a
+small neural network that acts as the policy. Everything is loaded when it is first used.
 
 .. include:: ../examples/README.md
 """

@@ -27,6 +27,8 @@ DenoiserSize = Literal["xs", "s", "m", "l", "xl"]
 Prediction = Literal["sample", "v_prediction", "epsilon"]
 Color = Literal["task", "label", "operator", "level", "success", "position"]
 Sampler = Literal["ddpm", "ddim", "dpm-solver"]
+LatentName = Literal["sampled", "oracle", "random", "shuffled", "mean"]
+Horizon = int | Literal["episode"]
 
 _READERS = "lwdctl.data.formats:READERS"
 _EXPERTS = "lwdctl.envs.experts:EXPERTS"
@@ -385,7 +387,7 @@ class RolloutConfig(Settings):
 class EvalConfig(RolloutConfig):
     """Settings of `lwdctl eval`."""
 
-    horizon: tuple[int | Literal["episode"], ...] = option(
+    horizon: tuple[Horizon, ...] = option(
         (),
         "Action horizon: steps executed per re-plan; 'episode' plans once per episode (default:"
         " the snippet length the model was trained with). Several horizons run a grid: each with"
@@ -402,7 +404,7 @@ class EvalConfig(RolloutConfig):
         minimum=1,
     )
     one_model: bool = option(False, "Evaluate one model at every horizon")
-    latent: tuple[Literal["sampled", "oracle", "random", "shuffled", "mean"], ...] = option(
+    latent: tuple[LatentName, ...] = option(
         ("sampled", "oracle", "shuffled", "mean"),
         "Where LWD's latents come from. sampled: the diffusion model; oracle: encoded from the"
         " demonstration whose initial state is restored (upper bound of sampling); random: any"
@@ -459,7 +461,7 @@ class EvalConfig(RolloutConfig):
 
     @property
     def is_grid(self) -> bool:
-        """Whether every horizon and training seed needs a model of its own."""
+        """Whether models are looked up by training seed and, without `one_model`, by horizon."""
         return (len(self.horizon) > 1 and not self.one_model) or self.seeds is not None
 
 
@@ -471,12 +473,10 @@ class AnalyzeLatentsConfig(Settings):
         2000, "Largest number of snippets, evenly over the episodes", minimum=5, maximum=10_000
     )
     sampled: bool = option(True, "Draw latents from their posteriors instead of taking the means")
-    color: tuple[Literal["task", "label", "operator", "level", "success", "position"], ...] = (
-        option(
-            (),
-            "What to color points by; operator is the same as label, since multi-human data stores"
-            " operators as labels (default: everything that the data has more than one value of)",
-        )
+    color: tuple[Color, ...] = option(
+        (),
+        "What to color points by; operator is the same as label, since multi-human data stores"
+        " operators as labels (default: everything that the data has more than one value of)",
     )
     split: Split = option("all", "Split to draw snippets from")
     perplexity: float = option(

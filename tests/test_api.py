@@ -93,7 +93,12 @@ def test_what_is_saved_opens_again(workspace: Path, tmp_path: Path) -> None:
             policy.reset(seed=1)
             actions.append(policy.act(np.ones(39)))
         np.testing.assert_array_equal(*actions)
-    published = lwdctl.train_vae(data, config)
+    with pytest.raises(ConfigError, match="latent 'mean' needs the latents of a workspace"):
+        lwdctl.load_policy(diffusion, latent="mean")
+    latents.vae.save(tmp_path / "vae")
+    with pytest.raises(ConfigError, match="holds a model, but no policy"):
+        lwdctl.load_policy(tmp_path / "vae")
+    published = lwdctl.train_vae(data, config, name="copied")
     published.save(tmp_path / "copy")
     for name in ("model.json", "weights.safetensors", "ema.safetensors"):
         assert (tmp_path / "copy" / name).read_bytes() == published.artifact.payload(
@@ -132,8 +137,16 @@ def test_mistakes_are_answered(workspace: Path) -> None:
         policy.act({"eye": np.zeros(39)})
     with pytest.raises(ConfigError, match="unknown setting 'horizons'"):
         lwdctl.load_policy(workspace=workspace, horizons=3)
+    with pytest.raises(ConfigError, match="'latent' cannot be 'nonsense'"):
+        policy.with_settings(latent="nonsense")
+    with pytest.raises(ConfigError, match="'sampler' cannot be 'dimm'"):
+        lwdctl.load_policy(workspace=workspace, sampler="dimm")
+    oracle = policy.with_settings(latent="oracle")
+    oracle.reset()
+    with pytest.raises(ConfigError, match="'oracle' needs episodes that restore"):
+        oracle.act(np.zeros(39))
     with pytest.raises(ConfigError, match="has no method 'act'"):
-        lwdctl.evaluate({"mine": object.__new__(_OnlyReset)}, env=EnvSpec("pusht", ("push_t",)))
+        lwdctl.evaluate({"mine": _OnlyReset()}, env=EnvSpec("pusht", ("push_t",)))
     with pytest.raises(ConfigError, match="no policy says where it runs"):
         lwdctl.evaluate({"mine": _OnlyReset()})
 

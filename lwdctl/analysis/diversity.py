@@ -98,8 +98,8 @@ class Demonstrations:
         task: Its name.
         episodes: (demonstration,) store index.
         category: (demonstration,) index of the label, None where modes are not the labels.
-        left_out: Number of demonstrations whose label fewer than two have, where modes are the
-            labels.
+        left_out: Number of demonstrations without a label, or with one that no other has, where
+            modes are the labels.
     """
 
     task: str

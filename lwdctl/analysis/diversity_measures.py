@@ -162,7 +162,7 @@ class StateVariance:
     """How much the states of a group vary, with 95 % intervals.
 
     Attributes:
-        curve: Variance over trajectories at each of `steps`, mean over components.
+        curve: Variance over trajectories at every step, mean over components.
         ratio: Its mean over steps, divided by that of demonstrations; NaN where theirs is 0.
         components: (obs,) mean over steps of each component's variance.
     """

@@ -227,7 +227,7 @@ def draw_dimensions(use: DimensionUse) -> Figure:
 
 
 def _panel(projection: Projection, caption: str, legend_rows: int = 0) -> tuple[Figure, Any]:
-    lines = (projection.title, *caption.split("\n"))
+    lines = (projection.title, caption)
     title = "\n".join(textwrap.fill(line, _LINE_LETTERS) for line in lines)
     height = 2.9 + _LINE_HEIGHT * (legend_rows + title.count("\n"))
     figure, ((axes,),) = new_figure(WIDTH, height)

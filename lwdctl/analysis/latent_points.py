@@ -87,7 +87,7 @@ def rows_of_split(latents: LatentStore, snippets: SnippetStore, split: str) -> I
     Raises:
         ConfigError: The split has too few snippets.
     """
-    wanted = snippets.episodes.of_split(None if split == "all" else split)
+    wanted = snippets.episodes.of_split(split)
     rows: Index = np.flatnonzero(np.isin(latents.episode, wanted)).astype(np.int64)
     if len(rows) < MIN_POINTS:
         raise ConfigError(

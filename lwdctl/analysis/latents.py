@@ -113,7 +113,7 @@ class GroupFindings:
         return Table(columns, tuple(rows))
 
     def caption(self, neighbors: int) -> str:
-        """Return the numbers of the full space in two lines."""
+        """Return the numbers of the full space as text for a figure."""
         latent = self.spaces[LATENT]
         return (
             f"All dimensions: {neighbors}-NN accuracy {latent.knn.value:.2f}"

@@ -26,8 +26,6 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 REFERENCE_COLOR = "0.35"
 """Gray of reference lines and of demonstrations."""
 
-Style = Mapping[str, Any]
-
 
 def series_style(index: int) -> dict[str, Any]:
     """Return color and marker of a series; both repeat, their pair only after 56."""

@@ -138,7 +138,7 @@ class SnippetRunner:
         policy: TrainedLwd,
         progress: Progress,
     ) -> None:
-        if config.split != "all" and not len(snippets.episodes.of_split(config.split)):
+        if not len(snippets.episodes.of_split(config.split)):
             raise ConfigError(f"the data has no {config.split} demonstrations", "use --split all")
         self._config, self._policy, self._progress = config, policy, progress
         self._env, self._steps = snippets.spec.env, policy.snippet_length

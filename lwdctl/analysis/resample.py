@@ -1,4 +1,4 @@
-"""Bootstrap intervals and paired tests, one implementation for every analysis.
+"""Bootstrap intervals and paired tests that analyses share.
 
 In a one-way design independent units (demonstrations, trajectories, initial states) are drawn
 with replacement, each with all of its observations: `Bootstrap`. In a two-way (crossed) design

@@ -237,7 +237,7 @@ def _condition(name: str, policy: Any, env: str, perturbation: float) -> Conditi
     if not isinstance(policy, LoadedPolicy):
         return Condition(name, "", env, perturbation=perturbation)
     acting, trained = policy.acting, policy.trained
-    samples = trained.snippet_length is not None
+    samples = trained.samples(acting)
     return Condition(
         name,
         acting.latent if isinstance(trained, TrainedLwd) else "",

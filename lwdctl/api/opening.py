@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +13,15 @@ from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.manifest import MANIFEST_NAME, recording
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.artifacts.workspace import Workspace
+from lwdctl.core.config import from_mapping
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import Progress, TqdmProgress
 from lwdctl.core.records import SourceSpec
-from lwdctl.core.suggest import did_you_mean
 from lwdctl.data.dataset import Dataset
 from lwdctl.deploy.runtime import ExportedPolicy
 from lwdctl.methods.lwd import TrainedLwd
 from lwdctl.methods.method import Acting, TrainedPolicy
-from lwdctl.methods.trained import LoadedPolicy, load_method, open_trained
+from lwdctl.methods.trained import LoadedPolicy, open_directory, open_trained
 from lwdctl.models.diffusion import LatentDiffusion
 from lwdctl.models.files import SPEC, load_spec
 from lwdctl.models.vae import PolicyVae
@@ -62,18 +60,18 @@ def load_policy(
 
     Args:
         source: A reference (`"diffusion/lift_mh"`, `"baseline/lift_mh:v2"`), the directory of an
-            artifact, of an exported policy or of what `save` wrote, or what `train_diffusion` or
-            `train_baseline` returned. "" takes the newest LWD policy.
+            artifact, of an exported policy or of what `save` wrote; what `train_diffusion` or
+            `train_baseline` returned; or a `TrainedPolicy`. "" takes the newest LWD policy.
         workspace: Where to look.
-        device: `"auto"`, `"cpu"`, `"cuda"` or `"cuda:N"`.
+        device: `"auto"`, `"cpu"`, `"cuda"` or `"cuda:N"`; a model in memory stays where it is.
         **settings: How to run it: `horizon`, `latent`, `sampler`, `num_inference_steps`,
             `warm_start`; see `lwdctl.Acting`.
 
     Raises:
-        ArtifactError: Nothing, or no policy, has that name, or it is damaged.
-        ConfigError: A setting that the policy does not allow.
+        ArtifactError: Nothing has that name, or it is damaged.
+        ConfigError: It holds no policy, or a setting that the policy does not allow.
     """
-    acting = _settings(Acting, settings)
+    acting = from_mapping(Acting, settings)
     if isinstance(source, Diffusion):
         vae = source.latents.vae
         place = vae.model.observation.mean.device
@@ -106,8 +104,10 @@ def _open_saved(path: Path, device: torch.device) -> tuple[TrainedPolicy, str] |
         vae, model = PolicyVae.load(path / "vae"), LatentDiffusion.load(path / "diffusion")
         return TrainedLwd(source, device, vae.to(device), model.to(device)), "lwd"
     if (path / SPEC).is_file() and not (path / MANIFEST_NAME).is_file():
-        method = load_spec(path).get("method", "")
-        return load_method(method).open_directory(path, device, str(path)), method
+        method = load_spec(path).get("method")
+        if method is None:
+            raise ConfigError(f"{path} holds a model, but no policy")
+        return open_directory(method, path, device), method
     return None
 
 
@@ -193,11 +193,3 @@ def run(
 def workspace_at(place: Place) -> Workspace:
     """Return the workspace that a caller names."""
     return place if isinstance(place, Workspace) else Workspace.locate(place)
-
-
-def _settings(kind: type[Any], settings: Mapping[str, Any]) -> Any:
-    known = {item.name for item in fields(kind)}
-    for name in settings:
-        if name not in known:
-            raise ConfigError(f"unknown setting '{name}'", did_you_mean(name, known))
-    return kind(**settings)

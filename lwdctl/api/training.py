@@ -21,7 +21,7 @@ from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.progress import Progress, TqdmProgress
 from lwdctl.data.dataset import Dataset
 from lwdctl.methods.method import TrainedPolicy
-from lwdctl.methods.trained import load_method, open_trained
+from lwdctl.methods.trained import open_directory, open_trained, train_method
 from lwdctl.models.diffusion import load_diffusion
 from lwdctl.models.files import EMA_WEIGHTS, SPEC, WEIGHTS, load_spec
 from lwdctl.models.vae import load_vae
@@ -243,9 +243,9 @@ def train_baseline(
         policy = open_trained(artifact, data.workspace, config.device)
         return Baseline(_published(artifact, policy.model), artifact, data, policy)
     with _run_in_memory(progress) as run:
-        trained = load_method(method).train(data.store, config, **run)
+        trained = train_method(data.store, config, **run)
         trained.save(run["directory"])
-        policy = load_method(method).open_directory(run["directory"], torch.device("cpu"), method)
+        policy = open_directory(method, run["directory"], torch.device("cpu"))
         _ = policy.model  # reads the weights while they are there
     return Baseline(trained, None, data, policy)
 

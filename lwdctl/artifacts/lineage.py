@@ -109,7 +109,7 @@ def root_names(
 ) -> frozenset[str]:
     """Return the names of the artifacts without inputs that this one descends from.
 
-    An input that is gone counts by its name: listing must not fail over it.
+    An input that is gone counts by its name: finding another artifact must not fail over it.
 
     Args:
         artifact: Where to begin.

@@ -156,9 +156,9 @@ class EpisodeTable:
         """Return the number of episodes."""
         return len(self.start)
 
-    def of_split(self, split: str | None) -> npt.NDArray[np.int64]:
-        """Return the indices of the episodes of a split (None: of all)."""
-        if split is None:
+    def of_split(self, split: str = "all") -> npt.NDArray[np.int64]:
+        """Return the indices of the episodes of `"train"`, `"validation"` or `"all"`."""
+        if split == "all":
             return np.arange(len(self), dtype=np.int64)
         return np.flatnonzero(self.split == SPLITS[split]).astype(np.int64)
 
@@ -409,13 +409,13 @@ class SnippetStore:
         """Read several keys side by side: (time, sum of sizes), float32."""
         return np.concatenate([self.read(key, start, stop) for key in keys], axis=1)
 
-    def moments(self, keys: tuple[str, ...], split: str | None = None) -> Moments:
+    def moments(self, keys: tuple[str, ...], split: str = "all") -> Moments:
         """Return the moments of several keys side by side; no step is read.
 
         Args:
             keys: Observation names, `"action"`, or `"action_relative"` (the action minus its
                 reference observation, where it has one).
-            split: `"train"`, `"validation"`, or None for all episodes.
+            split: `"train"`, `"validation"` or `"all"`.
 
         Raises:
             ArtifactError: No such key, or no episode in the split.

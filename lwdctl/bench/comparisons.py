@@ -139,7 +139,7 @@ def step(device: torch.device, rounds: int) -> Comparison:
 
 
 def draw(cache: str, rounds: int) -> Comparison:
-    """Draw one batch of 64 snippets of 64 steps: the loader against one zarr slice per snippet."""
+    """Draw a batch of 64 snippets of 64 steps: the loader against zarr slices of every snippet."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "random.zarr"
         store = _random_store(path)
@@ -159,7 +159,7 @@ def draw(cache: str, rounds: int) -> Comparison:
         return compare(
             f"draw {BATCH} snippets of {SNIPPET_LENGTH} steps ({cache})",
             (f"block shuffle, cache {cache}", lambda: loader.batch(next(numbers), BATCH)),
-            ("zarr, one slice per snippet", slices),
+            ("zarr, slices of every snippet", slices),
             rounds,
         )
 

@@ -233,7 +233,7 @@ def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 
 
 def _input(kind: str) -> Any:
-    text = f"The {kind} to read: NAME, NAME:v2 or a path  [default: the newest]"
+    text = f"The {kind} to read: NAME, NAME:v2 or a path  [default: that of the newest lineage]"
     return Annotated[str, bare_option(text, f"--{kind}", metavar="REF")]
 
 
@@ -252,4 +252,4 @@ def names_used(parameters: Sequence[inspect.Parameter]) -> list[str]:
 
 _RESUME = "Resume the newest unfinished run with the same settings."
 _RUN = "Name of one artifact of the lineage to read from, where there are several."
-_NAME = "Name of the artifact to make  [default: that of its input]"
+_NAME = "Name of the artifact to make  [default: that of its input, the files or the task]"

@@ -45,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The command line after `lwdctl`; the process's own when None.
 
     Returns:
-        The exit code: 0 done, 1 the user can fix it, 2 usage, 3 a bug, 130 or 143 interrupted.
+        The exit code: 0 done, 1 the user can fix it, 2 usage, 3 a bug, 130 or 143 interrupted,
+        141 the reader of a pipe gone.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     # pygame greets on stdout, which belongs to the result.

@@ -229,9 +229,9 @@ def _check_one(value: Any, field: dataclasses.Field[Any], kind: FieldType, prefi
     if not isinstance(value, scalar) or (scalar is not bool and isinstance(value, bool)):
         raise ConfigError(f"{prefix}'{field.name}' takes {kind}, not {value!r}")
     low, high = field.metadata.get("minimum"), field.metadata.get("maximum")
-    if low is not None and value < low:
+    if low is not None and not value >= low:
         raise ConfigError(f"{prefix}'{field.name}' must be at least {low:g}, not {value:g}")
-    if high is not None and value > high:
+    if high is not None and not value <= high:
         raise ConfigError(f"{prefix}'{field.name}' must be at most {high:g}, not {value:g}")
     registry = registry_of(field)
     if registry is not None:

@@ -26,7 +26,7 @@ class Finding:
     """The result of one check.
 
     Attributes:
-        area: Area of the check (`"package"`, `"simulator"`).
+        area: Area of the check (`"package"`, `"simulator"`, `"device"`, ...).
         name: Name of what was checked.
         state: `"ok"`, `"warning"`, `"missing"` (optional and absent) or `"broken"`.
         detail: The result.

@@ -144,7 +144,7 @@ def _import_path(noun: str, name: str) -> Any:
             f"{noun} '{name}': no module is called '{error.name}'",
             f"run where Python finds it, for example with PYTHONPATH=DIRECTORY of {module}.py",
         ) from error
-    except AttributeError as error:
+    except (ImportError, AttributeError) as error:
         raise ConfigError(f"{noun} '{name}': {error}") from error
     except (ValueError, TypeError) as error:  # an empty or a relative module name
         raise ConfigError(f"'{name}' names no {noun}", "write package.module:Class") from error

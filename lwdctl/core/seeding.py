@@ -1,6 +1,7 @@
 """Seeds derived from names, so that no random draw depends on the order of others.
 
-Every draw in lwdctl comes from a generator made here from (purpose, seed, index...).
+Training, sampling and rollouts are seeded from (purpose, seed, index...) through `derive_seed`;
+held-out losses, the jitter of plots and benchmarks use a fixed seed.
 """
 
 from __future__ import annotations

@@ -159,7 +159,7 @@ class SnippetBatches:
         return other
 
     def _select(self, split: str) -> None:
-        self.episodes: IntArray = self._store.episodes.of_split(None if split == "all" else split)
+        self.episodes: IntArray = self._store.episodes.of_split(split)
         self._order: VisitOrder | None = None
 
     def batch(self, update: int, batch_size: int) -> SnippetBatch:

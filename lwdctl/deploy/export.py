@@ -23,7 +23,7 @@ from lwdctl.configs import LINEAGE
 from lwdctl.core.errors import ConfigError, LwdctlError, MissingExtraError
 from lwdctl.core.installation import installed_version
 from lwdctl.core.progress import Progress
-from lwdctl.core.records import FloatArray, ObservationSpec
+from lwdctl.core.records import ActionSpec, FloatArray, ObservationSpec
 from lwdctl.core.seeding import EVALUATION_SEED_START, derive_seed
 from lwdctl.deploy.runtime import (
     CONSTANTS,
@@ -36,7 +36,7 @@ from lwdctl.deploy.runtime import (
 from lwdctl.evaluation.latency import time_policy
 from lwdctl.methods.lwd import METHOD, TrainedLwd
 from lwdctl.methods.method import Acting
-from lwdctl.models.diffusion import LatentDiffusion, inference_timesteps, sampling_schedule
+from lwdctl.models.diffusion import LatentDiffusion, inference_timesteps
 from lwdctl.models.vae import PolicyVae
 from lwdctl.policies.policy import EpisodePlan
 from lwdctl.policies.single import SingleRobotPolicies
@@ -59,7 +59,8 @@ def export_policy(
         progress: Where to report.
 
     Raises:
-        ConfigError: The directory is not empty, or there are too many denoising steps.
+        ConfigError: The directory is not empty, there are too many denoising steps, or something
+            else than DDIM is to run.
         MissingExtraError: onnx or onnxruntime is not installed.
         LwdctlError: The actions of the exported policy differ from those of the trained one.
     """
@@ -67,6 +68,12 @@ def export_policy(
     _check_empty(directory)
     trained = METHOD.open(inputs, torch.device("cpu"))
     trained.check(acting)
+    plain = Acting(acting.horizon, num_inference_steps=acting.num_inference_steps)
+    if acting != plain:
+        raise ConfigError(
+            "an exported policy samples with ddim and from noise",
+            "leave sampler, latent and warm_start out",
+        )
     vae, diffusion = trained.vae, trained.diffusion
     data = SnippetStore.open(inputs["snippets"].path)
     description = _describe(inputs, trained, acting)
@@ -77,7 +84,7 @@ def export_policy(
         _write_graphs(unfinished, vae, diffusion)
         for name in (DENOISER, DECODER):
             checker.check_model(str(unfinished / name))
-        (unfinished / CONSTANTS).write_bytes(save(_constants(vae, diffusion, description)))
+        (unfinished / CONSTANTS).write_bytes(save(_constants(vae, diffusion, description.action)))
         description.write(unfinished)
         progress.message("comparing with the trained policy on a demonstration")
         parity = measure_parity(unfinished, trained, data, acting)
@@ -211,10 +218,8 @@ def _write_graph(module: nn.Module, inputs: Mapping[str, Tensor], output: str, p
 
 
 def _constants(
-    vae: PolicyVae, diffusion: LatentDiffusion, description: PolicyDescription
+    vae: PolicyVae, diffusion: LatentDiffusion, action: ActionSpec
 ) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
-    action, device = description.action, torch.device("cpu")
-    schedule = sampling_schedule("ddpm", diffusion.spec, description.timesteps, device)
     return {
         "observation_mean": vae.observation.mean.numpy(),
         "observation_scale": vae.observation.scale.numpy(),
@@ -222,7 +227,7 @@ def _constants(
         "action_scale": vae.action.scale.numpy(),
         "action_low": np.array(action.low, dtype=np.float32),
         "action_high": np.array(action.high, dtype=np.float32),
-        "alphas_cumprod": schedule.alphas_cumprod.numpy(),
+        "alphas_cumprod": diffusion.alphas_cumprod.numpy(),
     }
 
 

@@ -58,7 +58,8 @@ class Request(NamedTuple):
 
     Attributes:
         action: (action,) in environment units.
-        num_plans: How often the policy has re-planned in this episode; 0 for one that never does.
+        num_plans: Plans that the policy has followed in this episode, the first included; 0 for one
+            that does not plan ahead.
     """
 
     action: FloatArray

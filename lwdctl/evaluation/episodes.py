@@ -139,7 +139,7 @@ def plan_demonstrations(
     episodes: int,
     seed: int = EVALUATION_SEED_START,
     tasks: Sequence[str] = (),
-    split: str = "",
+    split: str = "all",
     labels: Sequence[str] = (),
 ) -> list[EpisodePlan]:
     """Plan episodes from the initial states of recorded ones, drawn without repetition.
@@ -149,7 +149,7 @@ def plan_demonstrations(
         episodes: Episodes per task and label; fewer where the store holds fewer.
         seed: Fixes the draw; the k-th episode of a task samples from `seed + k`.
         tasks: Task names, or () for all of the store.
-        split: `"train"` or `"validation"`, or "" for both.
+        split: `"train"`, `"validation"` or `"all"`.
         labels: Behavior labels to draw from, each as often; () draws whatever the label.
 
     Raises:
@@ -163,7 +163,7 @@ def plan_demonstrations(
         chosen = _draw_demonstrations(store, task, label, episodes, seed, split)
         if not chosen:
             raise ArtifactError(
-                f"no {f'{split} ' if split else ''}demonstration of '{task}'"
+                f"no {'' if split == 'all' else f'{split} '}demonstration of '{task}'"
                 f"{f' with the label {label!r}' if label else ''}"
                 " holds an initial state to restore",
                 "leave 'oracle' out of --latent, or choose other --label, --task or --oracle-split",
@@ -193,7 +193,7 @@ def _draw_demonstrations(
     wanted = np.asarray(table.task) == store.spec.env.tasks.index(task)
     if label:
         wanted &= np.asarray(table.label) == store.spec.labels.index(label)
-    if split:
+    if split != "all":
         wanted &= np.asarray(table.split) == ("train", "validation").index(split)
     order = generator("demonstrations", seed, task).permutation(np.flatnonzero(wanted))
     restorable = (int(i) for i in order if store.initial_state(int(i)) is not None)
@@ -201,7 +201,7 @@ def _draw_demonstrations(
 
 
 def _tasks(env: EnvSpec, tasks: Sequence[str]) -> tuple[str, ...]:
-    check_tasks(tasks, env.tasks, f"environment '{env.adapter}' of this model")
+    check_tasks(tasks, env.tasks, f"environment '{env.adapter}'")
     return tuple(dict.fromkeys(tasks)) or env.tasks
 
 

@@ -205,13 +205,11 @@ class ConditionResult:
         rows: One result row per task, and the one for all tasks last.
         episodes: Every episode, in the order of its plans.
         models: Artifact type to reference of the models that acted.
-        key: Digest of everything that decides the numbers, or "".
     """
 
     rows: tuple[ResultRow, ...]
     episodes: tuple[EpisodeResult, ...]
     models: Mapping[str, str] = field(default_factory=dict)
-    key: str = ""
 
     @property
     def overall(self) -> ResultRow:
@@ -221,7 +219,6 @@ class ConditionResult:
     def to_json(self) -> dict[str, Any]:
         """Return JSON-ready values."""
         return {
-            "key": self.key,
             "models": dict(self.models),
             "results": [row.to_json() for row in self.rows],
             "episodes": [episode.to_json() for episode in self.episodes],
@@ -239,7 +236,6 @@ class ConditionResult:
             tuple(ResultRow.from_json(row) for row in values["results"]),
             tuple(EpisodeResult.from_json(episode) for episode in values["episodes"]),
             values.get("models", {}),
-            values.get("key", ""),
         )
 
 

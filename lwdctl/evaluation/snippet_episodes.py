@@ -13,7 +13,7 @@ from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.core.errors import ArtifactError
 from lwdctl.core.seeding import EVALUATION_SEED_START, generator
 from lwdctl.data.batches import SnippetBatches
-from lwdctl.envs.simulator import ObservedState
+from lwdctl.envs.simulator import ObservedState, Simulator
 from lwdctl.envs.table import ENVIRONMENTS, make_simulator
 from lwdctl.policies.policy import EpisodePlan
 
@@ -97,10 +97,14 @@ def plan_snippets(
     """
     readers = _readers(store, {int(store.episodes.task[index]) for index in episodes})
     plans, ways = [], []
-    for position, (index, offset) in enumerate(zip(episodes, offsets, strict=True)):
-        plan, way = _plan(store, int(index), int(offset), position, seed, readers)
-        plans.append(plan)
-        ways.append(way)
+    try:
+        for position, (index, offset) in enumerate(zip(episodes, offsets, strict=True)):
+            plan, way = _plan(store, int(index), int(offset), position, seed, readers)
+            plans.append(plan)
+            ways.append(way)
+    finally:
+        for reader in readers.values():
+            cast(Simulator, reader).close()
     valid = np.minimum(store.episodes.length[episodes] - offsets, length).astype(np.int64)
     return SnippetEpisodes(episodes, offsets, valid, tuple(plans), tuple(ways))
 

@@ -103,7 +103,8 @@ class Moment:
     Attributes:
         step: Steps taken.
         limit: Steps the episode may take.
-        num_plans: How often the policy has re-planned; 0 for one that never does.
+        num_plans: Plans that the policy has followed, the first included; 0 for one that does not
+            plan ahead.
         perturbations: Perturbations so far.
         reading: A number of the simulator as text (`"overlap 0.53"`), or "".
         solved: Whether the task was solved by now.

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 from lwdctl.artifacts.snippets import Moments, SnippetStore
+from lwdctl.configs import Horizon
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.records import SourceSpec
 from lwdctl.data.batches import SnippetBatches
 from lwdctl.methods.method import (
     Acting,
     ActingCost,
-    Horizon,
     PolicyFlops,
     TrainedPolicy,
     denoiser_calls,

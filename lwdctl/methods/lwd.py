@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from functools import cached_property
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.latents import LatentStore
 from lwdctl.artifacts.snippets import SnippetStore
+from lwdctl.configs import Horizon
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.records import SourceSpec
 from lwdctl.data.batches import SnippetBatches
@@ -19,7 +21,6 @@ from lwdctl.data.windows import WindowRule
 from lwdctl.methods.method import (
     Acting,
     ActingCost,
-    Horizon,
     Method,
     PolicyFlops,
     TrainedPolicy,
@@ -44,7 +45,11 @@ from lwdctl.policies.latent_source import (
 )
 from lwdctl.policies.replanning import GeneratedNetworks, ReplanningPolicy
 
-SAMPLED, ORACLE, RANDOM, SHUFFLED, MEAN = "sampled", "oracle", "random", "shuffled", "mean"
+SAMPLED: Final = "sampled"
+ORACLE: Final = "oracle"
+RANDOM: Final = "random"
+SHUFFLED: Final = "shuffled"
+MEAN: Final = "mean"
 
 
 class TrainedLwd(TrainedPolicy):
@@ -99,10 +104,24 @@ class TrainedLwd(TrainedPolicy):
         """Return the steps executed per re-plan; as many as a snippet has where none is named."""
         return self.snippet_length if acting.horizon is None else acting.horizon
 
+    def samples(self, acting: Acting) -> bool:
+        """Return whether the diffusion model is run; the controls take their latents elsewhere."""
+        return acting.latent == SAMPLED
+
     def check(self, acting: Acting) -> None:
-        """Check the number of denoising steps where latents are sampled."""
-        if acting.latent == SAMPLED and self._spec is not None:
-            check_num_inference_steps(self._spec.num_train_timesteps, acting.num_inference_steps)
+        """Check that the latents' source is there, and the number of denoising steps."""
+        if self.samples(acting):
+            if self._spec is not None:
+                check_num_inference_steps(
+                    self._spec.num_train_timesteps, acting.num_inference_steps
+                )
+            return
+        needed = "snippets" if acting.latent == ORACLE else "latents"
+        if needed not in self._artifacts:
+            raise ConfigError(
+                f"the latent '{acting.latent}' needs the {needed} of a workspace",
+                "open the policy by its reference in a workspace, or leave out latent",
+            )
 
     def batch_policy(self, acting: Acting, num_envs: int) -> ReplanningPolicy:
         """Return the policy; one generated network per environment."""

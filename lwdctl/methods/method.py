@@ -1,7 +1,7 @@
 """The contract of a method: how its policies are trained, opened, run and counted.
 
-A method is one module of this package and one row of `METHODS`, or a class in another package that
-is named by an entry point of the group `lwdctl.policies`.
+A method is one module of this package and one row of `METHODS`, or an object of a subclass of
+`Method` in another package, named by an entry point of the group `lwdctl.policies`.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.snippets import SnippetStore
-from lwdctl.configs import BaselineConfig
+from lwdctl.configs import BaselineConfig, Horizon, LatentName, Sampler
+from lwdctl.core.config import Settings, option
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import Progress
 from lwdctl.core.records import SourceSpec
@@ -24,11 +25,9 @@ from lwdctl.models.diffusion import DiffusionSpec, inference_timesteps, truncate
 from lwdctl.policies.policy import BatchPolicy
 from lwdctl.training.loop import Trained
 
-Horizon = int | Literal["episode"]
-
 
 @dataclass(frozen=True)
-class Acting:
+class Acting(Settings):
     """How a trained policy is run.
 
     Attributes:
@@ -40,30 +39,16 @@ class Acting:
         num_inference_steps: Denoising steps per re-plan.
         warm_start: Fraction of the denoising steps to run when re-planning, starting from the
             re-noised previous latent or chunk; 0 always starts from pure noise.
+
+    Raises:
+        ConfigError: A value of a wrong type, an unknown name, or a number out of range.
     """
 
-    horizon: Horizon | None = None
-    latent: str = "sampled"
-    sampler: str = "ddim"
-    num_inference_steps: int = 10
-    warm_start: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Check the numbers.
-
-        Raises:
-            ConfigError: One is out of range.
-        """
-        if self.horizon not in (None, "episode") and not (
-            isinstance(self.horizon, int) and self.horizon >= 1
-        ):
-            raise ConfigError(f"the horizon must be at least 1 or 'episode', not {self.horizon!r}")
-        if self.num_inference_steps < 1:
-            raise ConfigError(
-                f"num_inference_steps must be at least 1, not {self.num_inference_steps}"
-            )
-        if not 0 <= self.warm_start <= 1:
-            raise ConfigError(f"warm_start must lie in 0 to 1, not {self.warm_start}")
+    horizon: Horizon | None = option(None, "Steps executed per re-plan", minimum=1)
+    latent: LatentName = option("sampled", "Where LWD's latents come from")
+    sampler: Sampler = option("ddim", "Denoising sampler")
+    num_inference_steps: int = option(10, "Denoising steps per re-plan", minimum=1)
+    warm_start: float = option(0.0, "Fraction of the denoising steps to run", minimum=0, maximum=1)
 
 
 @dataclass(frozen=True)
@@ -128,6 +113,10 @@ class TrainedPolicy(ABC):
     @abstractmethod
     def horizon(self, acting: Acting) -> Horizon | None:
         """Return the steps executed per re-plan, None for a policy without plans."""
+
+    def samples(self, acting: Acting) -> bool:
+        """Return whether it samples with a denoiser when it is run so."""
+        return self.horizon(acting) is not None
 
     @abstractmethod
     def check(self, acting: Acting) -> None:

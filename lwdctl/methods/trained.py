@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,13 @@ import torch
 from torch import nn
 
 from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.artifacts.workspace import Workspace
-from lwdctl.configs import LINEAGE
+from lwdctl.configs import LINEAGE, BaselineConfig
+from lwdctl.core.config import from_mapping
 from lwdctl.core.errors import ConfigError
+from lwdctl.core.progress import Progress
 from lwdctl.core.records import FloatArray, ObservationSpec, SourceSpec
-from lwdctl.core.suggest import did_you_mean
 from lwdctl.methods import METHODS
 from lwdctl.methods.lwd import GeneratedNetwork, TrainedLwd
 from lwdctl.methods.method import Acting, ActingCost, Method, TrainedPolicy
@@ -28,7 +31,7 @@ from lwdctl.policies.policy import (
     known_name,
 )
 from lwdctl.policies.replanning import GeneratedNetworks, ReplanningPolicy
-from lwdctl.training.loop import choose_device
+from lwdctl.training.loop import Trained, choose_device
 
 Observation = Mapping[str, FloatArray] | FloatArray
 
@@ -40,6 +43,8 @@ def load_method(name: str) -> Method:
         ConfigError: No method has that name.
     """
     found = METHODS.load(name)
+    if isinstance(found, type) and issubclass(found, Method):
+        found = found()
     return found if isinstance(found, Method) else PlugInPolicy(found)
 
 
@@ -51,7 +56,32 @@ def open_policy(
     Raises:
         ConfigError: No method has that name, or it opened something else than a `TrainedPolicy`.
     """
-    opened = load_method(name).open(artifacts, device)
+    return _checked(name, load_method(name).open(artifacts, device))
+
+
+def open_directory(name: str, path: Path, device: torch.device) -> TrainedPolicy:
+    """Open a policy of the method called `name` out of a directory that `save` wrote.
+
+    Raises:
+        ConfigError: As for `open_policy`.
+    """
+    return _checked(name, load_method(name).open_directory(path, device, str(path)))
+
+
+def train_method(
+    data: SnippetStore, config: BaselineConfig, directory: Path, progress: Progress
+) -> Trained[Any]:
+    """Train a policy of the method that `config` names, and note the name in its model file.
+
+    Raises:
+        ConfigError: The settings do not fit the method or the data.
+        LwdctlError: Training diverged.
+    """
+    trained = load_method(config.method).train(data, config, directory, progress)
+    return replace(trained, spec={**trained.spec, "method": config.method})
+
+
+def _checked(name: str, opened: Any) -> TrainedPolicy:
     if not isinstance(opened, TrainedPolicy):
         raise ConfigError(
             f"the method '{name}' opened a {type(opened).__name__}, expected a TrainedPolicy",
@@ -70,7 +100,8 @@ def open_trained(artifact: Artifact, workspace: Workspace, device: str = "auto")
         device: `"auto"`, `"cpu"`, `"cuda"` or `"cuda:N"`.
 
     Raises:
-        ArtifactError: It holds no policy, or a part of its lineage is missing or damaged.
+        ArtifactError: A part of its lineage is missing or damaged.
+        ConfigError: It holds no policy.
     """
     place = choose_device(device)
     if artifact.type == "baseline":
@@ -105,7 +136,8 @@ class LoadedPolicy:
     def __repr__(self) -> str:
         """Say what it is, what it sees and how it is run."""
         horizon = self.trained.horizon(self.acting)
-        plans = "" if horizon is None else f", re-plans every {horizon} steps"
+        every = "once per episode" if horizon == "episode" else f"every {horizon} steps"
+        plans = "" if horizon is None else f", plans {every}"
         sizes = zip(self.observation_keys, self.source.sizes(self.observation_keys), strict=True)
         seen = ", ".join(f"{key} [{size}]" for key, size in sizes)
         return f"<{self.name}: {seen} -> action [{self.source.action.size}]{plans}>"
@@ -131,11 +163,8 @@ class LoadedPolicy:
         Raises:
             ConfigError: An unknown setting, or one that the models do not allow.
         """
-        known = vars(self.acting)
-        for name in changes:
-            if name not in known:
-                raise ConfigError(f"a policy has no setting '{name}'", did_you_mean(name, known))
-        return LoadedPolicy(self.trained, replace(self.acting, **changes), self.name)
+        acting = from_mapping(Acting, {**vars(self.acting), **changes})
+        return LoadedPolicy(self.trained, acting, self.name)
 
     def copy(self) -> LoadedPolicy:
         """Return a policy that shares the models and has episodes of its own."""

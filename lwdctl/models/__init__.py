@@ -1,4 +1,4 @@
-"""Networks, losses and samplers: tensors in, tensors out."""
+"""Networks, losses and samplers, and the files that they are stored in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of denoisers and the specification that each of them is built from.
+"""The specification that every denoiser is built from, and the residual MLP.
 
 A denoiser is an `nn.Module` that is built from a `DenoiserSpec` and maps (noisy latent
 (batch, latent), timestep (batch,), condition (batch, condition)) to a prediction

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
@@ -18,14 +18,15 @@ from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultist
 from torch import Tensor, nn
 
 from lwdctl.artifacts.artifact import Artifact
+from lwdctl.configs import Sampler
 from lwdctl.core.errors import ConfigError
+from lwdctl.core.suggest import did_you_mean
 from lwdctl.models import ddim
 from lwdctl.models.denoiser import DenoiserSpec
 from lwdctl.models.files import Spec, check_custom, load_spec, load_weights
 from lwdctl.models.normalizer import Normalizer, join_condition, normal_like
 
-SAMPLERS = ("ddpm", "ddim", "dpm-solver")
-PREDICTIONS = ("sample", "v_prediction", "epsilon")
+SAMPLERS = get_args(Sampler)
 SMALLEST_SIGNAL = 0.05
 
 
@@ -92,6 +93,12 @@ class LatentDiffusion(nn.Module):
         load_weights(model, directory)
         return model.eval()
 
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        """The fraction of signal in the noisy latent (timestep,), in variance."""
+        alphas: Tensor = self._training_schedule.alphas_cumprod
+        return alphas
+
     def condition(self, state: Tensor, task: Tensor, label: Tensor) -> Tensor:
         """Build the condition vector.
 
@@ -123,7 +130,7 @@ class LatentDiffusion(nn.Module):
         return nn.functional.mse_loss(self.denoiser(noisy, step, condition), target)
 
     def _clean(self, predicted: Tensor, noisy: Tensor, timestep: int) -> Tensor:
-        alpha = self._training_schedule.alphas_cumprod[timestep]
+        alpha = self.alphas_cumprod[timestep]
         signal, std = float(alpha.sqrt()), float((1.0 - alpha).sqrt())
         clean: Tensor = ddim.clean_sample(predicted, noisy, self.spec.prediction, signal, std)
         return clean
@@ -160,7 +167,7 @@ class LatentDiffusion(nn.Module):
         rows = [torch.randn(size, generator=generator) for generator in generators]
         latent = torch.stack(rows).to(condition.device)
         timesteps = inference_timesteps(self.spec, steps)
-        alphas = self._training_schedule.alphas_cumprod
+        alphas: Any = self.alphas_cumprod
         if start is not None:
             timesteps = truncate_schedule(timesteps, fraction)
             signal, std = ddim.coefficients(float(alphas[timesteps[0]]))
@@ -239,7 +246,12 @@ def sampling_schedule(
     `"ddim"` without clipping is the first-order DPM-Solver++, which is the same map as DDIM
     without noise (Lu et al. 2022, section 4); diffusers' own DDIM assumes that the number of
     inference steps divides the number of training timesteps.
+
+    Raises:
+        ConfigError: No sampler has that name.
     """
+    if sampler not in SAMPLERS:
+        raise ConfigError(f"no sampler is called '{sampler}'", did_you_mean(sampler, SAMPLERS))
     if spec.clip:  # the scheduler is given the clipped clean sample instead of the prediction
         spec = replace(spec, prediction="sample")
     schedule: Any = _training_schedule(spec)

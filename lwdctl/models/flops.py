@@ -33,7 +33,8 @@ def denoiser_flops(model: LatentDiffusion) -> int:
     size, device = model.spec.denoiser, model.latent.mean.device
     latent = torch.zeros(1, size.latent_size, device=device)
     condition = torch.zeros(1, size.condition_size, device=device)
-    return count_flops(lambda: model.denoiser(latent, torch.zeros(1, device=device), condition))
+    timestep = torch.zeros(1, dtype=torch.long, device=device)
+    return count_flops(lambda: model.denoiser(latent, timestep, condition))
 
 
 def matmul_flops(network: nn.Module) -> int:

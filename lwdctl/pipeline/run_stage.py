@@ -36,7 +36,7 @@ def run_stage(
             defaults, with underscores (`{"snippet_length": 32}`).
         inputs: Artifact type to reference, for inputs other than the newest.
         run: Name of one artifact of the lineage to read from, where there are several.
-        name: Name of the artifact; "" takes that of its input.
+        name: Name of the artifact; "" takes that of its input, the files or the task.
         resume: Go on from the newest unfinished run of the same settings.
         progress: Where to report; None draws bars with tqdm.
 
@@ -51,10 +51,13 @@ def run_stage(
         config = settings
     else:
         config = from_mapping(stage.config, settings or {})
+    if resume and not stage.resumable:
+        raise ConfigError(f"{command} cannot be resumed", "run it without resume")
     found = resolve_inputs(stage, config, workspace, inputs, run)
     for line in _announcements(found, inputs):
         progress.message(line)
     call = [repr(command), repr(workspace), repr(settings), f"inputs={inputs!r}", f"name={name!r}"]
+    call += [f"run={run!r}"] if run else []
     with recording(command=f"run_stage({', '.join(call)})"):
         return stage.execute(config, found, StageContext(workspace, progress, name, resume))
 

@@ -122,7 +122,12 @@ class OracleLatents(LatentSource):
     @torch.no_grad()
     def latents(self, request: ReplanRequest) -> Tensor:
         """Encode the snippet that starts at the episode's current step, or the last one before."""
-        episodes = np.array([max(p.demonstration, 0) if p else 0 for p in request.plans])
+        if any(plan and plan.demonstration < 0 for plan in request.plans):
+            raise ConfigError(
+                "the latent 'oracle' needs episodes that restore a demonstration",
+                "lwdctl eval --latent oracle",
+            )
+        episodes = np.array([plan.demonstration if plan else 0 for plan in request.plans])
         starts = (self.batches.rule.counts(self.lengths[episodes]) - 1) * self.batches.rule.stride
         batch = self.batches.cut(episodes, np.minimum(request.steps, starts))
         mean, _ = self.model.encode(batch)

@@ -25,7 +25,6 @@ def run(config: EncodeConfig, inputs: Mapping[str, Artifact], context: StageCont
         context.name or vae.name,
         config=to_mapping(config),
         inputs=[source, vae],
-        resume=context.resume,
     ) as output:
         latents = encode(model, store, config, output.path / LATENTS_PAYLOAD, context.progress)
         return output.publish(latent_summary(latents), device=str(device))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from lwdctl.artifacts.artifact import Artifact
-from lwdctl.configs import LINEAGE, EvalConfig, lineage_read
+from lwdctl.configs import LINEAGE, EvalConfig, Horizon, LatentName, lineage_read
 from lwdctl.core.errors import ArtifactError, ConfigError
-from lwdctl.methods.method import Horizon
 from lwdctl.methods.trained import load_method
 from lwdctl.stages.stage import StageContext
 
@@ -31,7 +31,7 @@ class PlannedCondition:
     """
 
     policy: str
-    latent: str = ""
+    latent: LatentName | Literal[""] = ""
     perturbation: float = 0.0
     artifacts: Mapping[str, Artifact] = field(default_factory=dict)
     horizon: Horizon | None = None
@@ -72,8 +72,9 @@ def plan_conditions(
 ) -> list[PlannedCondition]:
     """List what is to run, in the order of the options.
 
-    With one horizon and without `--seeds` the given models are run. Otherwise every horizon and
-    training seed has a model of its own, found by its lineage: derived from the same snippets,
+    With one horizon, or `--one-model`, and without `--seeds` the given models are run. Otherwise
+    every horizon and training seed has a model of its own (with `--one-model` every training seed
+    only), found by its lineage: derived from the same snippets,
     trained with that snippet length and seed; the newest, or the last of the candidates. The
     training seeds of one policy and horizon agree in all other settings: in those of the model that
     was named or is the newest, where it fits, else in those of the first model found.
@@ -84,7 +85,9 @@ def plan_conditions(
     finder = _Finder(config, inputs, context)
     conditions = []
     for policy in dict.fromkeys(config.policy):
-        latents = tuple(dict.fromkeys(config.latent)) if policy == LWD else ("",)
+        latents: tuple[LatentName | Literal[""], ...] = ("",)
+        if policy == LWD:
+            latents = tuple(dict.fromkeys(config.latent))
         for artifacts, horizon in finder.models(policy):
             conditions += [
                 PlannedCondition(policy, latent, magnitude, artifacts, horizon)

@@ -205,8 +205,9 @@ class _Evaluation:
         config = self.config
         count, seed, tasks = config.episodes, config.seed, config.task
         if condition.latent == ORACLE:
-            split = "" if config.oracle_split == "all" else config.oracle_split
-            return plan_demonstrations(self.data, count, seed, tasks, split, self.labels)
+            return plan_demonstrations(
+                self.data, count, seed, tasks, config.oracle_split, self.labels
+            )
         return plan_episodes(self.data.spec.env, count, seed, tasks, self.labels)
 
     def _recording(
@@ -224,15 +225,14 @@ class _Evaluation:
 
     def _row_condition(self, condition: PlannedCondition) -> Condition:
         config, policy, acting = self.config, self._open(condition), self._acting(condition)
-        horizon = policy.horizon(acting)
-        samples = condition.latent == SAMPLED or (condition.policy != LWD and horizon is not None)
+        samples = policy.samples(acting)
         return Condition(
             policy=condition.policy,
             latent=condition.latent,
             env=self.data.spec.env.adapter,
             train_seed=condition.train_seed,
             snippet_length=policy.snippet_length,
-            horizon=horizon,
+            horizon=policy.horizon(acting),
             perturbation=condition.perturbation,
             sampler=config.sampler if samples else "",
             num_inference_steps=config.num_inference_steps if samples else None,
@@ -278,7 +278,7 @@ class _Evaluation:
 
     @property
     def _horizons(self) -> str:
-        if self.config.is_grid:
+        if self.config.is_grid and not self.config.one_model:
             return "one model per horizon and training seed"
         texts = []
         for condition in self.conditions:

@@ -24,7 +24,7 @@ class StageContext:
         workspace: Where inputs stand and the artifact goes.
         progress: Where it reports.
         name: Name of the artifact to make, or "" for the stage's own choice
-            (the name of its first input).
+            (as a rule the name of its last input).
         resume: Go on from the newest unfinished run of the same configuration.
         candidates: The artifacts that a stage may choose among, the preferred ones last; None
             for all of the workspace.

@@ -8,7 +8,7 @@ from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import BaselineConfig
 from lwdctl.core.config import to_mapping
-from lwdctl.methods.trained import load_method
+from lwdctl.methods.trained import train_method
 from lwdctl.stages.stage import StageContext
 
 
@@ -28,7 +28,7 @@ def run(config: BaselineConfig, inputs: Mapping[str, Artifact], context: StageCo
         inputs=[source],
         resume=context.resume,
     ) as output:
-        trained = load_method(config.method).train(data, config, output.path, context.progress)
+        trained = train_method(data, config, output.path, context.progress)
         trained.save(output.path)
         parameters = list(trained.model.parameters())
         count = sum(parameter.numel() for parameter in parameters)

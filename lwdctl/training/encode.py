@@ -31,7 +31,7 @@ def encode(
     path: Path | None,
     progress: Progress,
 ) -> LatentStore:
-    """Encode every snippet that the VAE's window rule gives.
+    """Encode every snippet of the VAE's window rule, at the configured stride if there is one.
 
     Args:
         vae: The trained VAE; it is moved to the configured device.
@@ -41,7 +41,8 @@ def encode(
         progress: Where to report.
 
     Raises:
-        ConfigError: No episode belongs to the training split, whose latents are standardized.
+        ConfigError: No episode belongs to the training split, whose statistics standardize the
+            latents.
         ArtifactError: `path` exists, or a latent is not finite.
     """
     if not (data.episodes.split == 0).any():

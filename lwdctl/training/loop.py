@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
@@ -135,6 +135,7 @@ class LoopState:
     seconds: float = 0.0
     planned: int = 0
     limited: bool = False
+    losses: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -216,7 +217,6 @@ class TrainingLoop(Generic[M]):
             LwdctlError: The loss became NaN or infinite.
             KeyboardInterrupt: The user asked to stop; a checkpoint has been written.
         """
-        last: dict[str, float] = {}
         self.model.train()
         with (
             delayed_signals() as stop,
@@ -227,9 +227,9 @@ class TrainingLoop(Generic[M]):
         ):
             started = time.monotonic() - self.state.seconds
             while self.state.update < self.state.planned and self.state.seconds < self._limit:
-                last = self._step(last, log)
+                self.state.losses = self._step(self.state.losses, log)
                 self.state.seconds = time.monotonic() - started
-                shown = {name: f"{value:.4g}" for name, value in last.items()}
+                shown = {name: f"{value:.4g}" for name, value in self.state.losses.items()}
                 task.advance(1, **shown, **{"samples/s": f"{self._pace():.0f}"})
                 self._plan()
                 self._write_snapshot()
@@ -249,7 +249,7 @@ class TrainingLoop(Generic[M]):
             "updates": self.state.update,
             "training_seconds": round(self.state.seconds, 1),
             "samples_per_second": round(self._pace(), 1),
-            **last,
+            **self.state.losses,
             **self._validate(),
         }
 

@@ -188,6 +188,17 @@ def test_without_any_success_the_score_leads_by_behavior(workspace):
     assert "defines no success" in text
 
 
+def test_bars_of_labels_put_the_method_first(workspace):
+    arms = [
+        arm("lwd", "000", score=90.0, label="expert"),
+        arm("dp", "000", score=10.0, label="expert"),
+    ]
+    _, _, found = chain(workspace, arms)
+    text = text_of(page(workspace, found))
+    assert "lwd, expert: overlap 90 [90, 90] in 3 episodes." in text
+    assert text.index("lwd, expert") < text.index("dp, expert")
+
+
 def test_bars_of_labels_name_their_horizon_where_there_are_several(workspace):
     arms = [arm("lwd", "000", score=90.0 - horizon, label="expert") for horizon in (16, 32)]
     arms[1]["results"][0]["horizon"] = 32

@@ -7,6 +7,7 @@ from typing import Literal
 
 import pytest
 
+from lwdctl.configs import EvalConfig
 from lwdctl.core.config import from_mapping, option, parse_assignments, to_mapping
 from lwdctl.core.errors import ConfigError
 
@@ -101,3 +102,8 @@ def test_values_on_the_command_line_are_parsed_by_type() -> None:
         parse_assignments(Settings, ["length"])
     with pytest.raises(ConfigError, match="true or false"):
         parse_assignments(Settings, ["clock=maybe"])
+
+
+def test_nan_lies_in_no_range():
+    with pytest.raises(ConfigError, match="'warm_start' must be at least 0"):
+        EvalConfig(warm_start=float("nan"))

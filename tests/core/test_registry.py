@@ -57,3 +57,10 @@ def test_import_paths_are_names_where_they_are_allowed():
     with pytest.raises(ConfigError, match="no denoiser is called 'json:loads'"):
         TABLE.load("json:loads")
     assert Registry("denoiser", {}, import_paths=True).load("json:loads")("2") == 2
+
+
+def test_a_module_of_the_users_that_cannot_be_imported_is_named(tmp_path, monkeypatch):
+    (tmp_path / "broken_module.py").write_text("from math import nothing_here\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ConfigError, match="'broken_module:X': cannot import name 'nothing_here'"):
+        Registry("denoiser", {}, import_paths=True).load("broken_module:X")

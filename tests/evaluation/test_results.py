@@ -144,7 +144,7 @@ def test_a_row_has_exactly_the_fields_of_the_contract_and_is_json(rows):
 
 def test_a_condition_survives_a_trip_through_json(rows):
     episodes = (result(0, "a", True, seconds={}), result(1, "b", False, seconds={}, error="died"))
-    made = ConditionResult(tuple(rows), episodes, {"vae": "m:v1"}, "key")
+    made = ConditionResult(tuple(rows), episodes, {"vae": "m:v1"})
     assert ConditionResult.from_json(json.loads(json.dumps(made.to_json()))) == made
     assert made.overall.task == "all"
 

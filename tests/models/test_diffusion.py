@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
+from lwdctl.configs import Prediction
+from lwdctl.core.errors import ConfigError
 from lwdctl.models.denoiser import DenoiserSpec
 from lwdctl.models.diffusion import (
-    PREDICTIONS,
     SAMPLERS,
     DiffusionSpec,
     LatentDiffusion,
@@ -22,6 +24,7 @@ from lwdctl.models.diffusion import (
 )
 
 LATENT = 8
+PREDICTIONS = get_args(Prediction)
 
 
 def spec_of(prediction: str) -> DiffusionSpec:
@@ -295,3 +298,9 @@ def test_clipped_ddim_is_the_library_s_own(prediction: str, steps: int) -> None:
             predicted = model.denoiser(sample, step.expand(2), condition)
             sample = schedule.step(predicted, step, sample).prev_sample
     torch.testing.assert_close(ours, sample, rtol=1e-3, atol=1e-3)
+
+
+def test_an_unknown_sampler_is_named() -> None:
+    with pytest.raises(ConfigError, match="no sampler is called 'dimm'") as caught:
+        sampling_schedule("dimm", spec_of("sample"), [1], torch.device("cpu"))
+    assert caught.value.hint == "did you mean 'ddim'?"

@@ -176,10 +176,12 @@ def test_a_broken_old_lineage_is_passed_over(workspace: Workspace) -> None:
 
 def test_one_model_of_every_training_seed(workspace: Workspace) -> None:
     values = {**GRID, "policy": ["lwd"], "perturbation": [0.0], "seeds": 2, "one_model": True}
-    cells = everything(do("eval", workspace, values))
+    artifact = do("eval", workspace, values)
+    cells = everything(artifact)
     assert [(cell["train_seed"], cell["snippet_length"], cell["horizon"]) for cell in cells] == [
         (0, 16, 8), (1, 16, 8), (0, 16, 16), (1, 16, 16)
     ]  # fmt: skip
+    assert "the model was trained on 16 steps" in artifact.manifest.summary["protocol"]
 
 
 def test_receding_execution_is_what_a_model_was_trained_for(workspace: Workspace) -> None:

@@ -344,8 +344,8 @@ def _origin_tables(artifacts: Sequence[Artifact]) -> Iterator[CaptionedTable]:
 def find_analyses(found: Mapping[str, Artifact], root: Path) -> list[Artifact]:
     """Return the analyses of what is in a lineage, oldest first.
 
-    An analysis belongs to it when its primary inputs, those that no other of its inputs derives
-    from, are part of it. Of analyses of one kind with the same inputs, the newest is taken.
+    An analysis belongs to it when one of its primary inputs, those that no other of its inputs
+    derives from, is part of it. Of analyses of one kind with the same inputs, the newest is taken.
     """
     newest: dict[tuple[tuple[str, ...], tuple[str, ...]], Artifact] = {}
     for artifact in Workspace(root).artifacts("analysis"):

@@ -36,7 +36,7 @@ CONTROLS = {
     "oracle": "the autoencoder alone: a demonstration's own latent, from its own initial state",
     "shuffled": "control: the latent of another task or behavior",
     "mean": "control: the mean of all latents",
-    "random": "control: the latent of any demonstration of the same task",
+    "random": "control: the latent of a random recorded snippet of the same task and behavior",
 }
 """Latent source to what its policies show."""
 NOTHING_SOLVED = (
@@ -186,7 +186,7 @@ def _adds_something(name: str, comparison: Comparison) -> bool:
 
 
 def _headline(comparison: Comparison, groups: Sequence[Group]) -> Headline:
-    """Show the least perturbed condition: one bar per policy and horizon, the method first.
+    """Show the least perturbed condition: one bar per condition, the method first.
 
     Where nothing is solved, scores by behavior label are shown if there are any, because a mean
     over behaviors of different skill means little.
@@ -198,7 +198,9 @@ def _headline(comparison: Comparison, groups: Sequence[Group]) -> Headline:
     bars = [] if solved else _scores_by_label(groups, comparison.metric, least)
     if not bars:
         several = len({row.horizon for row in rows} - {None}) > 1
-        bars = [_bar(row, metric, solved=solved, several=several) for row in _ordered(rows)]
+        few = len(rows) <= MOST_BARS
+        ordered = sorted(rows, key=lambda row: _rank(row, row.label, few=few))
+        bars = [_bar(row, metric, solved=solved, several=several) for row in ordered]
     notes = [] if solved else [NOTHING_SOLVED]
     if len(bars) > MOST_BARS:
         notes.append(f"The first {MOST_BARS} of {len(bars)} conditions; all are in the tables.")
@@ -226,7 +228,8 @@ def _scores_by_label(groups: Sequence[Group], metric: str, perturbation: float) 
     """Return the mean score of every policy and behavior label under one perturbation."""
     bars = []
     several = len({group.condition.horizon for group in groups} - {None}) > 1
-    for group in groups:
+    few = len(groups) <= MOST_BARS
+    for group in sorted(groups, key=lambda item: _rank(item.condition, item.one.label, few=few)):
         condition, run = group.condition, group.one
         if condition.perturbation != perturbation:
             continue
@@ -265,17 +268,13 @@ def _bar(row: ComparisonRow, metric: str, *, solved: bool, several: bool) -> Bar
     )
 
 
-def _ordered(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
-    """Put the method first; where not all can be shown, the shortest horizons first."""
+def _rank(shown: Condition | ComparisonRow, label: str, *, few: bool) -> tuple[Any, ...]:
+    """Rank the method first; where not all can be shown, the shortest horizons first."""
     policies, controls = list(METHODS), list(CONTROLS)
-
-    def key(row: ComparisonRow) -> tuple[Any, ...]:
-        policy = policies.index(row.policy) if row.policy in policies else len(policies)
-        control = controls.index(row.latent) + 1 if row.latent in controls else 0
-        role, horizon = (policy, control, row.label), horizon_order(row.horizon)
-        return (role, horizon) if len(rows) <= MOST_BARS else (horizon, role)
-
-    return sorted(rows, key=key)
+    policy = policies.index(shown.policy) if shown.policy in policies else len(policies)
+    control = controls.index(shown.latent) + 1 if shown.latent in controls else 0
+    role, horizon = (policy, control, label), horizon_order(shown.horizon)
+    return (role, horizon) if few else (horizon, role)
 
 
 def _span(bars: Sequence[Bar]) -> tuple[float, float]:
