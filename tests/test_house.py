@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from lwdctl import __version__
-from lwdctl.cli.generate import names_used, stage_parameters
+from lwdctl.cli.generate import stage_parameters
 from lwdctl.cli.main import COMMANDS
 from lwdctl.stages import STAGES
 
@@ -134,7 +134,7 @@ def test_python_dash_m():
 def test_options_of_a_stage_do_not_clash(name):
     stage = STAGES[name]
     assert stage.command == name
-    names = names_used(stage_parameters(stage))
+    names = _names_used(stage_parameters(stage))
     assert len(names) == len(set(names))
     assert {"--name", "--json", "--workspace", "--run", "--quiet"} <= set(names)
 
@@ -194,3 +194,16 @@ def test_every_import_of_the_package_is_a_declared_dependency():
     third_party = names - set(sys.stdlib_module_names) - {"lwdctl", "pandas"}
     distribution = {"PIL": "pillow", "sklearn": "scikit_learn"}
     assert {distribution.get(name, name) for name in third_party} <= declared
+
+
+def _names_used(parameters):
+    """Return every option name (`--x`) among the parameters, for clash checks."""
+    return [
+        name
+        for item in parameters
+        for info in item.annotation.__metadata__
+        for declaration in [getattr(info, "default", ""), *(info.param_decls or ())]
+        if isinstance(declaration, str)
+        for name in declaration.split("/")
+        if name.startswith("-")
+    ]

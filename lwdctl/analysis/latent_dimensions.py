@@ -196,9 +196,9 @@ def draw_position(projection: Projection, position: Values, caption: str) -> Fig
     return figure
 
 
-def draw_plain(projection: Projection, caption: str) -> Figure:
+def draw_plain(projection: Projection) -> Figure:
     """Draw points that have no property to color them by."""
-    figure, axes = _panel(projection, caption)
+    figure, axes = _panel(projection, "")
     everything = np.ones(len(projection.coordinates), bool)
     _scatter(axes, projection, everything, _marker_size(len(everything)), **series_style(0))
     return figure

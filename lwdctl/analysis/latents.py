@@ -389,7 +389,7 @@ def _sections(analysis: LatentAnalysis) -> Iterator[Drawn]:
     elif not analysis.groups:
         text = "The data has nothing to color by: one category, and one snippet per episode."
         for shown in analysis.projections:
-            yield Section(shown.title, text, shown.stem), dimensions.draw_plain(shown, "")
+            yield Section(shown.title, text, shown.stem), dimensions.draw_plain(shown)
     yield _dimension_section(analysis)
 
 

@@ -196,7 +196,7 @@ def _measured(
         rows = rows if final is None else np.concatenate([rows, final[key][None]])
         values |= measure.compute(rows)
     label = int(table.label[index])
-    behavior = store.spec.labels[label] if 0 <= label < len(store.spec.labels) else ALL
+    behavior = store.spec.label_name(label) or ALL
     return Trajectory(SOURCE, behavior, f"episode {index}", values, task=task)
 
 

@@ -447,7 +447,7 @@ class SnippetStore:
             initial_state=self.initial_state(index),
             model=self.model(index),
             task=spec.env.tasks[task] if task >= 0 else "",
-            label=spec.labels[label] if label >= 0 else "",
+            label=spec.label_name(label),
             split="validation" if table.split[index] else "train",
             success=None if success < 0 else bool(success),
             seed=None if seed < 0 else seed,

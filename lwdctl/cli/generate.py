@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import typer
@@ -235,19 +235,6 @@ def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 def _input(kind: str) -> Any:
     text = f"The {kind} to read: NAME, NAME:v2 or a path  [default: that of the newest lineage]"
     return Annotated[str, bare_option(text, f"--{kind}", metavar="REF")]
-
-
-def names_used(parameters: Sequence[inspect.Parameter]) -> list[str]:
-    """Return every option name (`--x`) among the parameters, for clash checks."""
-    return [
-        name
-        for item in parameters
-        for info in item.annotation.__metadata__
-        for declaration in [getattr(info, "default", ""), *(info.param_decls or ())]
-        if isinstance(declaration, str)
-        for name in declaration.split("/")
-        if name.startswith("-")
-    ]
 
 
 _RESUME = "Resume the newest unfinished run with the same settings."

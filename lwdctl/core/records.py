@@ -91,6 +91,10 @@ class SourceSpec:
     source_format: str
     collection_seeds: tuple[int, int] | None = None
 
+    def label_name(self, index: int) -> str:
+        """Return the name of a behavior label, "" for an index outside the labels (-1: none)."""
+        return self.labels[index] if 0 <= index < len(self.labels) else ""
+
     def to_mapping(self) -> dict[str, Any]:
         """Return JSON-ready values."""
         return asdict(self)

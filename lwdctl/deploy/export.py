@@ -312,7 +312,7 @@ def _demonstration(
         0,
         EVALUATION_SEED_START,
         spec.env.tasks[task] if task >= 0 else "",
-        spec.labels[label] if label >= 0 else "",
+        spec.label_name(label),
     )
     return plan, {key: data.read(key, start, start + length) for key in keys}
 

@@ -179,7 +179,7 @@ def _restoring(store: SnippetStore, index: int, position: int, seed: int, task: 
         index=position,
         seed=seed,
         task=task,
-        label=store.spec.labels[label] if 0 <= label < len(store.spec.labels) else "",
+        label=store.spec.label_name(label),
         initial_state=store.initial_state(index),
         model=store.model(index),
         demonstration=index,

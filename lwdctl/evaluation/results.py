@@ -43,7 +43,7 @@ class Estimate:
         return cls(successes / n if n else math.nan, *wilson(successes, n), n)
 
 
-def wilson(successes: float, episodes: float, z: float = Z95) -> tuple[float, float]:
+def wilson(successes: float, episodes: float) -> tuple[float, float]:
     """Return Wilson's score interval of a success rate; (0, 1) without episodes.
 
     Source: E. B. Wilson, Probable inference, the law of succession, and statistical
@@ -56,15 +56,15 @@ def wilson(successes: float, episodes: float, z: float = Z95) -> tuple[float, fl
         raise ValueError(f"{successes} successes in {episodes} episodes")
     if episodes == 0:
         return 0.0, 1.0
-    rate, weight = successes / episodes, z * z / episodes
+    rate, weight = successes / episodes, Z95 * Z95 / episodes
     center = (rate + weight / 2) / (1 + weight)
-    half = z * math.sqrt(rate * (1 - rate) / episodes + weight / (4 * episodes)) / (1 + weight)
+    half = Z95 * math.sqrt(rate * (1 - rate) / episodes + weight / (4 * episodes)) / (1 + weight)
     low = 0.0 if successes == 0 else center - half
     high = 1.0 if successes == episodes else center + half
     return low, high
 
 
-def wilson_of_states(solved: Sequence[tuple[int, int]], z: float = Z95) -> tuple[float, float]:
+def wilson_of_states(solved: Sequence[tuple[int, int]]) -> tuple[float, float]:
     """Return the interval of a success rate whose episodes share initial states.
 
     It is Wilson's interval for the effective number of episodes: their number divided by the
@@ -76,20 +76,19 @@ def wilson_of_states(solved: Sequence[tuple[int, int]], z: float = Z95) -> tuple
 
     Args:
         solved: Successes and episodes of every initial state, at least one episode each.
-        z: Quantile of the standard normal distribution.
     """
     successes, episodes = (
         (sum(column) for column in zip(*solved, strict=True)) if solved else (0, 0)
     )
     states = len(solved)
     if states == episodes:
-        return wilson(successes, episodes, z)
+        return wilson(successes, episodes)
     rate, effect = successes / episodes, sum(count**2 for _, count in solved) / episodes
     if 0 < rate < 1 and states > 1:
         squares = math.fsum((one - rate * count) ** 2 for one, count in solved)
         observed = squares * states / (states - 1) / (episodes * rate * (1 - rate))
         effect = min(max(observed, 1.0), effect)
-    return wilson(successes / effect, episodes / effect, z)
+    return wilson(successes / effect, episodes / effect)
 
 
 @dataclass(frozen=True)

@@ -141,7 +141,7 @@ def _plan(
         index=position,
         seed=EVALUATION_SEED_START + seed * 1_000_000 + position,
         task=spec.env.tasks[task],
-        label=spec.labels[label] if 0 <= label < len(spec.labels) else "",
+        label=spec.label_name(label),
         initial_state=state,
         model=store.model(index) if way != SHOWN else "",
         demonstration=index,

@@ -119,7 +119,7 @@ def test_one_color_or_a_scale(draw):
         "pca12", "PCA", np.random.default_rng(0).normal(size=(30, 2)), ("one", "two")
     )
     figure = (
-        draw(projection, "") if draw else draw_position(projection, np.linspace(0, 1, 30), "R² 0.5")
+        draw(projection) if draw else draw_position(projection, np.linspace(0, 1, 30), "R² 0.5")
     )
     assert drawn_points(figure.axes[0]) == 30
     assert figure.axes[0].get_xlabel() == "one"

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from lwdctl.core.errors import ArtifactError, ConfigError
-from lwdctl.core.records import EnvSpec
+from lwdctl.core.records import ActionSpec, EnvSpec, SourceSpec
 from lwdctl.core.seeding import EVALUATION_SEED_START
 from lwdctl.evaluation.episodes import plan_demonstrations, plan_episodes
 
+ACTION = ActionSpec(1, "delta", "steps", (-1.0,), (1.0,))
 ENV = EnvSpec("metaworld", ("reach", "drawer-open", "button-press"), {}, 500)
 
 
@@ -55,7 +56,7 @@ def store():
         task=np.arange(count) % 2, split=np.arange(count) // 6, label=np.arange(count) % 3
     )
     return SimpleNamespace(
-        spec=SimpleNamespace(env=EnvSpec("fake", ("a", "b")), labels=("good", "bad")),
+        spec=SourceSpec((), ACTION, EnvSpec("fake", ("a", "b")), ("good", "bad"), "made"),
         episodes=table,
         initial_state=lambda i: None if i == 0 else np.array([float(i)]),
         model=lambda i: f"model {i}",
