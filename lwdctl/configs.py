@@ -29,10 +29,18 @@ Color = Literal["task", "label", "operator", "level", "success", "position"]
 Sampler = Literal["ddpm", "ddim", "dpm-solver"]
 LatentName = Literal["sampled", "oracle", "random", "shuffled", "mean"]
 Horizon = int | Literal["episode"]
+Precision = Literal["auto", "fp32", "bf16"]
+CudaGraphs = Literal["auto", "off"]
 
 _READERS = "lwdctl.data.formats:READERS"
 _EXPERTS = "lwdctl.envs.experts:EXPERTS"
 _DEVICE = "Device to run on: auto, cpu, cuda or cuda:N"
+_THREADS = "Threads of the CPU (default: as many as a short measurement finds fastest)"
+_PRECISION = (
+    "fp32: single precision; auto: the same, on CUDA with TF32 in matrix products; bf16: networks"
+    " in bfloat16, generated weights and losses in single precision"
+)
+_CUDA_GRAPHS = "CUDA only: repeat the training step as a captured graph (auto), or not (off)"
 _CACHE = (
     "Where to keep the recorded steps: GPU memory (device), main memory (ram), or on disk (none)"
 )
@@ -155,6 +163,9 @@ class TrainingConfig(Settings):
     )
     seed: int = option(0, "Training seed", minimum=0)
     device: str = option("auto", _DEVICE)
+    threads: int | None = option(None, _THREADS, minimum=1)
+    precision: Precision = option("auto", _PRECISION)
+    cuda_graphs: CudaGraphs = option("auto", _CUDA_GRAPHS)
 
 
 @dataclass(frozen=True)
@@ -361,6 +372,9 @@ class BaselineConfig(Settings):
     )  # fmt: skip
     seed: int = option(0, "Training seed", minimum=0)
     device: str = option("auto", _DEVICE)
+    threads: int | None = option(None, _THREADS, minimum=1)
+    precision: Precision = option("auto", _PRECISION)
+    cuda_graphs: CudaGraphs = option("auto", _CUDA_GRAPHS)
     cache: Cache = option("auto", _CACHE)
 
 

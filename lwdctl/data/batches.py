@@ -31,26 +31,30 @@ class SnippetBatch:
         observations: (batch, time, obs).
         actions: (batch, time, action).
         mask: (batch, time), 1.0 for real steps; padding repeats the nearest real step.
-        episodes: (batch,) store index of each snippet's episode.
-        offsets: (batch,) start of each snippet within its episode; negative before it.
+        task: (batch,), task index, -1 for none.
+        label: (batch,), label index, -1 for none.
     """
 
     observations: Tensor
     actions: Tensor
     mask: Tensor
-    episodes: IntArray
-    offsets: IntArray
+    task: Tensor
+    label: Tensor
 
 
 class MemoryRows:
-    """The steps of the whole store as one tensor, in RAM or on the device."""
+    """The steps of the whole store as one tensor, in RAM or on the device.
+
+    Attributes:
+        table: (step, obs + action).
+    """
 
     def __init__(self, store: SnippetStore, keys: tuple[str, ...], device: torch.device) -> None:
         width = sum(store.spec.sizes(keys)) + store.spec.action.size
-        self._table = torch.empty(store.steps, width, device=device)
+        self.table = torch.empty(store.steps, width, device=device)
         for start in range(0, store.steps, BLOCK_ROWS):
             rows = torch.from_numpy(_read(store, keys, start, min(start + BLOCK_ROWS, store.steps)))
-            self._table[start : start + len(rows)] = rows.to(device)
+            self.table[start : start + len(rows)] = rows.to(device)
 
     def rows(self, index: IntArray, episodes: IntArray) -> Tensor:
         """Return the steps (batch, time, obs + action) of row numbers (batch, time).
@@ -60,7 +64,7 @@ class MemoryRows:
             episodes: (batch,) the episode that each row of `index` belongs to.
         """
         del episodes
-        return self._table[torch.from_numpy(index).to(self._table.device)]
+        return self.table[torch.from_numpy(index).to(self.table.device)]
 
 
 class StreamedRows:
@@ -150,6 +154,7 @@ class SnippetBatches:
         else:
             kept_on = self.device if self.cache == "device" else torch.device("cpu")
             self._rows = MemoryRows(store, keys, kept_on)
+        self._steps = torch.arange(rule.length, device=self.device)
         self._select(split)
 
     def of_split(self, split: str) -> SnippetBatches:
@@ -164,6 +169,14 @@ class SnippetBatches:
 
     def batch(self, update: int, batch_size: int) -> SnippetBatch:
         """Return the training batch of one update, drawn in visit order."""
+        return self.cut(*self.drawn(update, batch_size))
+
+    def drawn(self, update: int, batch_size: int, count: int = 1) -> tuple[IntArray, IntArray]:
+        """Return the snippets in the batches of `count` updates from `update` on.
+
+        Returns:
+            Store episode (count * batch,) and start within it (count * batch,).
+        """
         if self._order is None:
             chosen = np.isin(np.arange(len(self._start)), self.episodes)
             blocks = [block[chosen[block]] for block in self._blocks() if chosen[block].any()]
@@ -171,8 +184,8 @@ class SnippetBatches:
             self._order = VisitOrder(
                 blocks, counts, self.rule.stride, self._seed, every=self._every
             )
-        episodes, offsets = self._order.batch(update, batch_size)
-        return self.cut(episodes, offsets - self.rule.before)
+        episodes, offsets = self._order.draw(update * batch_size, (update + count) * batch_size)
+        return episodes, offsets - self.rule.before
 
     def every(self) -> tuple[IntArray, IntArray]:
         """Return every snippet of the split: store episode (snippet,) and start (snippet,)."""
@@ -181,15 +194,46 @@ class SnippetBatches:
 
     def cut(self, episodes: IntArray, offsets: IntArray) -> SnippetBatch:
         """Return the snippets at `offsets` of `episodes`, padded with the nearest real step."""
-        steps = np.arange(self.rule.length, dtype=np.int64)
-        within = offsets[:, None] + steps
-        last = self._length[episodes][:, None] - 1
-        index = self._start[episodes][:, None] + np.clip(within, 0, last)
-        rows = self._rows.rows(index, episodes).to(self.device)
-        real = (within >= 0) & (within <= last)
-        mask = torch.from_numpy(real.astype(np.float32)).to(self.device)
-        observations, actions = rows[..., : self._obs], rows[..., self._obs :]
-        return SnippetBatch(observations, actions, mask, episodes, offsets)
+        return self.assemble(*self.prepare(episodes, offsets))
+
+    def prepare(self, episodes: IntArray, offsets: IntArray) -> tuple[Tensor, ...]:
+        """Return on the device what the host knows of the snippets at `offsets` of `episodes`.
+
+        Returns:
+            Integers (snippet, 5): the row of its first step, the first and last row of its episode,
+            its task and its label. Unless the steps lie on the device, also the steps themselves
+            (snippet, time, obs + action).
+        """
+        table, start = self._store.episodes, self._start[episodes]
+        first, last = start + offsets, start + self._length[episodes] - 1
+        columns = (first, start, last, table.task[episodes], table.label[episodes])
+        numbers = torch.from_numpy(np.stack(columns, axis=1).astype(np.int64)).to(self.device)
+        if self.resident:
+            return (numbers,)
+        rows = first[:, None] + np.arange(self.rule.length, dtype=np.int64)
+        index = np.clip(rows, start[:, None], last[:, None])
+        return numbers, self._rows.rows(index, episodes).to(self.device)
+
+    def assemble(self, numbers: Tensor, steps: Tensor | None = None) -> SnippetBatch:
+        """Return the snippets that `prepare` described, without anything from the host."""
+        first, low, high, task, label = numbers.unbind(1)
+        rows = first.unsqueeze(1) + self._steps
+        index = torch.clamp(rows, low.unsqueeze(1), high.unsqueeze(1))
+        if steps is None:
+            assert isinstance(self._rows, MemoryRows)
+            steps = self._rows.table[index]
+        mask = (index == rows).to(steps.dtype)
+        return SnippetBatch(steps[..., : self._obs], steps[..., self._obs :], mask, task, label)
+
+    @property
+    def resident(self) -> bool:
+        """Whether the steps lie on the device of the batches."""
+        return isinstance(self._rows, MemoryRows) and self._rows.table.device == self.device
+
+    @property
+    def snippet_bytes(self) -> int:
+        """Size of the steps of one snippet."""
+        return 4 * self.rule.length * (self._obs + self._store.spec.action.size)
 
     def history(self, episodes: IntArray, offsets: IntArray, count: int) -> Tensor:
         """Return the `count` observations up to each snippet's first step.

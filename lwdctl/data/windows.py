@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -111,25 +111,20 @@ class VisitOrder:
                 "lower --validation-fraction of `lwdctl ingest`",
             )
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Snippets per epoch."""
         return sum(int(self.counts[b].sum()) if self.every else len(b) for b in self.blocks)
 
-    def batch(self, update: int, batch_size: int) -> tuple[IntArray, IntArray]:
-        """Return the snippets of one update.
-
-        Args:
-            update: Number of the update, from 0.
-            batch_size: Snippets per update.
+    def draw(self, start: int, stop: int) -> tuple[IntArray, IntArray]:
+        """Return the snippets at the positions from `start` to before `stop`.
 
         Returns:
-            Episode position (batch,) and start within the episode (batch,).
+            Episode position (snippet,) and start within the episode (snippet,).
         """
-        positions = np.arange(update * batch_size, (update + 1) * batch_size)
+        positions = np.arange(start, stop)
         epochs, ranks = np.divmod(positions, self.size)
-        episodes = np.empty(batch_size, dtype=np.int64)
-        offsets = np.empty(batch_size, dtype=np.int64)
+        episodes, offsets = np.empty_like(positions), np.empty_like(positions)
         for epoch in np.unique(epochs):
             here = epochs == epoch
             order, shift = _epoch(self, int(epoch))

@@ -25,15 +25,9 @@ from lwdctl.data.windows import WindowRule
 from lwdctl.models.chunks import ChunkSpec
 from lwdctl.models.vae import VaeSpec
 from lwdctl.training.diffusion import check_condition, diffusion_spec
-from lwdctl.training.loop import (
-    LoopSettings,
-    Objective,
-    Trained,
-    TrainingLoop,
-    choose_device,
-    with_initial_weights,
-)
+from lwdctl.training.loop import Trained, TrainingLoop, choose_device, with_initial_weights
 from lwdctl.training.objectives import SnippetObjective, training_batches
+from lwdctl.training.update import LoopSettings, Objective
 from lwdctl.training.vae import vae_spec
 
 M = TypeVar("M", bound=nn.Module)
@@ -135,7 +129,14 @@ class Work:
         given = {name: getattr(config, name, None) for name in defaults}
         chosen = {**defaults, **{name: value for name, value in given.items() if value is not None}}
         limit = config.time_limit and fraction * config.time_limit
-        return LoopSettings(time_limit=limit, seed=config.seed, **chosen)
+        return LoopSettings(
+            time_limit=limit,
+            seed=config.seed,
+            threads=config.threads,
+            precision=config.precision,
+            cuda_graphs=config.cuda_graphs,
+            **chosen,
+        )
 
     def objective(
         self, rule: WindowRule, settings: LoopSettings, *, every: bool = True, **weights: float
@@ -148,7 +149,7 @@ class Work:
             every: Whether an epoch visits every snippet, instead of one per episode.
             **weights: Weights of terms of the loss, by name.
         """
-        keys, table = self.sizes.observation_keys, self.data.episodes
+        keys = self.sizes.observation_keys
         batches, held_out = training_batches(self.data, keys, rule, self.config, every=every)
         episodes, _ = batches.every()
         passes = settings.updates * settings.batch_size / len(episodes)
@@ -157,7 +158,7 @@ class Work:
             f" {batches.rule.length} steps; {settings.updates} updates ="
             f" {passes:.1f} passes over all snippets"
         )
-        return SnippetObjective(batches, held_out, settings.batch_size, table, weights)
+        return SnippetObjective(batches, held_out, settings.batch_size, weights)
 
     def train(
         self,

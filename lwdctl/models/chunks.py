@@ -103,7 +103,7 @@ class ChunkVae(nn.Module):
         """Return the posterior's mean and log-variance, each (batch, latent)."""
         steps = torch.cat([self.observation.normalize(batch.observations), self._target(batch)], -1)
         mean, log_variance = self.encoder(steps, batch.mask)
-        return mean, log_variance
+        return mean.float(), log_variance.float()
 
     def decode(self, latent: Tensor) -> Tensor:
         """Return normalized actions (batch, horizon, action)."""

@@ -69,9 +69,16 @@ class LatentDiffusion(nn.Module):
             and conditions (batch, condition) to predictions (batch, latent). Goes with
             `spec.denoiser.architecture == "custom"`.
 
+    Attributes:
+        signal: (timestep,), factor of the clean latent in the noisy one.
+        noise_std: (timestep,), standard deviation of the noise in it.
+
     Raises:
         ConfigError: A denoiser is missing or too many, or does not fit its layout.
     """
+
+    signal: Tensor
+    noise_std: Tensor
 
     def __init__(self, spec: DiffusionSpec, denoiser: nn.Module | None = None) -> None:
         super().__init__()
@@ -81,6 +88,9 @@ class LatentDiffusion(nn.Module):
         self.state = Normalizer(spec.state_size)
         self.denoiser = denoiser or spec.denoiser.build()
         self._training_schedule = _training_schedule(spec)
+        alphas = self._training_schedule.alphas_cumprod
+        self.register_buffer("signal", alphas**0.5, persistent=False)
+        self.register_buffer("noise_std", (1.0 - alphas) ** 0.5, persistent=False)
 
     @classmethod
     def load(cls, directory: Path, denoiser: nn.Module | None = None) -> LatentDiffusion:
@@ -121,12 +131,13 @@ class LatentDiffusion(nn.Module):
         """
         clean = self.latent.normalize(latent)
         noise = normal_like(clean, generator)
-        last = self.spec.num_train_timesteps
-        step = torch.randint(last, (len(clean),), generator=generator).to(clean.device)
-        noisy = self._training_schedule.add_noise(clean, noise, step)
+        last, device = self.spec.num_train_timesteps, clean.device
+        step = torch.randint(last, (len(clean),), generator=generator, device=device)
+        signal, std = self.signal[step].unsqueeze(1), self.noise_std[step].unsqueeze(1)
+        noisy = signal * clean + std * noise
         target = clean if self.spec.prediction == "sample" else noise
         if self.spec.prediction == "v_prediction":
-            target = self._training_schedule.get_velocity(clean, noise, step)
+            target = signal * noise - std * clean
         return nn.functional.mse_loss(self.denoiser(noisy, step, condition), target)
 
     def _clean(self, predicted: Tensor, noisy: Tensor, timestep: int) -> Tensor:

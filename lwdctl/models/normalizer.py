@@ -69,5 +69,5 @@ def join_condition(part: Tensor, *indices: tuple[Tensor, int]) -> Tensor:
 
 
 def normal_like(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw standard normal noise in the shape of `like`, the same numbers on every device."""
-    return torch.randn(like.shape, generator=generator, device=generator.device).to(like.device)
+    """Draw standard normal noise in the shape and on the device of `like`."""
+    return torch.randn(like.shape, generator=generator, device=like.device)

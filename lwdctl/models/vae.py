@@ -187,7 +187,7 @@ class PolicyVae(nn.Module):
         """Return the posterior's mean and log-variance, each (batch, latent)."""
         steps = torch.cat([self.observation.normalize(batch.observations), self.target(batch)], -1)
         mean, log_variance = self.encoder(steps, batch.mask)
-        return mean, log_variance
+        return mean.float(), log_variance.float()
 
     def target(self, batch: Snippets) -> Tensor:
         """Return the normalized actions (batch, time, action) that the policy should output."""
@@ -242,7 +242,9 @@ class PolicyVae(nn.Module):
         del task, label
         mean, log_variance = self.encode(batch)
         latent = sample_posterior(mean, log_variance, generator)
-        layers = generated.unpack(self.decoder(latent), self.spec.policy_shape)
+        with torch.autocast(latent.device.type, enabled=False):  # generated weights in full
+            weights = self.decoder(latent)
+        layers = generated.unpack(weights, self.spec.policy_shape)
         observations, actions, mask = batch.observations, batch.actions, batch.mask
         length = mask.shape[1]
         elapsed = torch.arange(length, device=mask.device) / self.spec.snippet_length
@@ -266,8 +268,8 @@ class PolicyVae(nn.Module):
         as recorded), so that the policy learns to return to the path.
         """
         noise = normal_like(observations, generator) + normal_like(observations[:, :1], generator)
-        strength = torch.rand(len(noise), 1, 1, generator=generator, device=generator.device)
-        change = size * strength.to(noise.device) * self.observation.scale * noise
+        strength = torch.rand(len(noise), 1, 1, generator=generator, device=noise.device)
+        change = size * strength * self.observation.scale * noise
         start = self.spec.reference_start
         if start is None:
             return observations + change
@@ -278,8 +280,8 @@ class PolicyVae(nn.Module):
 
 def _draw_steps(mask: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Draw `count` steps (batch, count) per snippet without repeats, real ones first."""
-    scores = torch.rand(mask.shape, generator=generator, device=generator.device)
-    return torch.topk(scores.to(mask.device) + mask, count, dim=1, sorted=False).indices
+    scores = torch.rand(mask.shape, generator=generator, device=mask.device)
+    return torch.topk(scores + mask, count, dim=1, sorted=False).indices
 
 
 def _take(values: Tensor, steps: Tensor) -> Tensor:

@@ -23,14 +23,9 @@ from lwdctl.models.diffusion import DiffusionSpec, LatentDiffusion
 from lwdctl.models.files import CUSTOM, check_outputs
 from lwdctl.models.flops import count_parameters, denoiser_flops
 from lwdctl.models.vae import PolicyVae
-from lwdctl.training.loop import (
-    LoopSettings,
-    Trained,
-    TrainingLoop,
-    choose_device,
-    with_initial_weights,
-)
+from lwdctl.training.loop import Trained, TrainingLoop, choose_device, with_initial_weights
 from lwdctl.training.objectives import DiffusionObjective, LatentTable
+from lwdctl.training.update import LoopSettings
 
 TrainedDiffusion = Trained[LatentDiffusion]
 

@@ -83,17 +83,17 @@ def encode_batches(
     with progress.task("encode", len(episodes), "snippet") as task:
         for start in range(0, len(episodes), batch_size):
             part = slice(start, start + batch_size)
-            batch = batches.cut(episodes[part], offsets[part])
+            chosen, starts = episodes[part], offsets[part]
             with torch.no_grad():
-                mean, log_variance = model.encode(batch)
+                mean, log_variance = model.encode(batches.cut(chosen, starts))
             writer.append(
                 mean=mean.cpu(),
                 log_variance=log_variance.cpu(),
-                state=batches.history(batch.episodes, batch.offsets, history).cpu(),
-                task=table.task[batch.episodes],
-                label=table.label[batch.episodes],
-                episode=batch.episodes,
-                start=batch.offsets,
+                state=batches.history(chosen, starts, history).cpu(),
+                task=table.task[chosen],
+                label=table.label[chosen],
+                episode=chosen,
+                start=starts,
                 fit=fit[part],
             )
             task.advance(len(mean))

@@ -9,97 +9,33 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch import nn
 
-from lwdctl.configs import TrainingConfig
 from lwdctl.core.errors import ConfigError, LwdctlError
 from lwdctl.core.progress import Progress
 from lwdctl.core.seeding import derive_seed
-from lwdctl.models.files import load_tensors, save_model, unique_tensors
+from lwdctl.models.files import save_model
 from lwdctl.training import checkpoint
+from lwdctl.training.update import (
+    LoopSettings,
+    Objective,
+    Update,
+    learning_rate_factor,
+    matrix_precision,
+)
 
 PACE_FRACTION = 0.05
 """Fraction of a time limit after which the number of training steps is decided."""
-FINAL_FACTOR = 0.01
-"""Fraction of the peak learning rate that is left at the end of the cosine."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 M = TypeVar("M", bound=nn.Module)
-
-
-class Objective(Protocol):
-    """What the training loop minimizes."""
-
-    def loss(
-        self, model: nn.Module, update: int, generator: torch.Generator
-    ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Return the loss of one training step and its named terms (scalars)."""
-
-    def validate(self, model: nn.Module) -> Mapping[str, float]:
-        """Return held-out numbers of the EMA model; {} when nothing is held out."""
-
-
-@dataclass(frozen=True)
-class LoopSettings:
-    """How to train.
-
-    Attributes:
-        updates: Training steps.
-        learning_rate: Peak learning rate of Adam.
-        warmup: Training steps of linear warm-up.
-        weight_decay: Decoupled weight decay of weights; biases, norms and positions have none.
-        clip_norm: Largest gradient norm, 0 for no clipping.
-        ema_decay: Largest decay of the EMA weights.
-        seed: Seed of all randomness; training step n draws from (seed, n) alone.
-        batch_size: Snippets per training step, for the samples/s display.
-        time_limit: Minutes of training, None for no limit.
-        betas: Decay rates of Adam's moments.
-        ema_power: Exponent of the EMA's warm-up; see `exponential_moving_average`.
-        checkpoint_seconds: Seconds between checkpoints.
-        log_every: Training steps between rows of the log.
-        validate_every: Training steps between validations.
-        snapshots: How often the EMA weights are saved, evenly spaced to the end.
-    """
-
-    updates: int
-    learning_rate: float
-    warmup: int
-    clip_norm: float
-    ema_decay: float
-    seed: int
-    batch_size: int
-    time_limit: float | None = None
-    weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    ema_power: float = 0.0
-    checkpoint_seconds: float = 60.0
-    log_every: int = 50
-    validate_every: int = 500
-    snapshots: int = 0
-
-    @classmethod
-    def of(cls, config: TrainingConfig) -> LoopSettings:
-        """Return the settings that a stage's configuration has."""
-        names = {item.name for item in fields(cls)} & vars(config).keys()
-        return cls(**{name: getattr(config, name) for name in names})
-
-    def planned(self, done: int, seconds: float) -> int:
-        """Estimate how many training steps fit into the time limit, from the pace so far.
-
-        A twentieth of the limit is reserved for what follows training.
-        """
-        if not self.time_limit or not done:
-            return self.updates
-        fit = int(0.95 * self.time_limit * 60.0 * done / max(seconds, 1e-9))
-        return min(self.updates, max(done + 1, fit))
 
 
 def choose_device(name: str) -> torch.device:
@@ -184,28 +120,24 @@ class TrainingLoop(Generic[M]):
         directory: Path,
         progress: Progress,
     ) -> None:
-        self.model, self.objective, self.settings = model, objective, settings
+        self.objective, self.settings = objective, settings
         self.directory, self.progress = directory, progress
-        self.average = exponential_moving_average(model, settings.ema_decay, settings.ema_power)
-        self.optimizer = torch.optim.AdamW(
-            _groups(model, settings.weight_decay),
-            lr=settings.learning_rate,
-            betas=settings.betas,
-            fused=True,
-        )
+        self.update = Update(model, objective, settings, progress.message)
         self.state = LoopState(planned=settings.updates)
-        self._generator = torch.Generator()
-        self._loss = torch.zeros(())
         limit = settings.time_limit
         self._limit = math.inf if limit is None else limit * 60.0
         self._saved = time.monotonic()
         self._load()
 
     @property
+    def model(self) -> M:
+        """The model with its last weights."""
+        return self.update.model
+
+    @property
     def ema_model(self) -> M:
         """The model with the EMA weights."""
-        module: M = self.average.module  # type: ignore[assignment]
-        return module
+        return self.update.average
 
     def run(self, title: str) -> dict[str, float]:
         """Train to the end of the budget.
@@ -219,6 +151,7 @@ class TrainingLoop(Generic[M]):
         """
         self.model.train()
         with (
+            matrix_precision(self.update.device, self.settings.precision),
             delayed_signals() as stop,
             MetricLog(self.directory, self.state.update) as log,
             self.progress.task(
@@ -226,13 +159,21 @@ class TrainingLoop(Generic[M]):
             ) as task,
         ):
             started = time.monotonic() - self.state.seconds
+            shown = self.state.update
             while self.state.update < self.state.planned and self.state.seconds < self._limit:
-                self.state.losses = self._step(self.state.losses, log)
-                self.state.seconds = time.monotonic() - started
-                shown = {name: f"{value:.4g}" for name, value in self.state.losses.items()}
-                task.advance(1, **shown, **{"samples/s": f"{self._pace():.0f}"})
-                self._plan()
+                self._step()
                 self._write_snapshot()
+                logs = self._is_due(self.settings.log_every)
+                if not logs and self.update.runs_ahead:
+                    continue  # the device is not waited for
+                if logs:
+                    self._log(log)
+                self.state.seconds = time.monotonic() - started
+                losses = {name: f"{value:.4g}" for name, value in self.state.losses.items()}
+                samples = f"{self._pace():.0f}"
+                task.advance(self.state.update - shown, **losses, **{"samples/s": samples})
+                shown = self.state.update
+                self._plan()
                 waited = time.monotonic() - self._saved
                 if stop.signal is not None or waited > self.settings.checkpoint_seconds:
                     self._check_divergence()
@@ -259,11 +200,7 @@ class TrainingLoop(Generic[M]):
 
     def save(self) -> None:
         """Write a checkpoint of the current state."""
-        tensors = {f"model.{k}": v for k, v in unique_tensors(self.model).items()}
-        tensors |= {f"average.{k}": v for k, v in unique_tensors(self.average).items()}
-        optimizer = checkpoint.optimizer_tensors(self.optimizer)
-        tensors |= {f"optimizer.{k}": v for k, v in optimizer.items()}
-        checkpoint.save(self.directory, self.state.update, tensors, vars(self.state))
+        checkpoint.save(self.directory, self.state.update, self.update.save(), vars(self.state))
         self._saved = time.monotonic()
 
     def _load(self) -> None:
@@ -273,55 +210,41 @@ class TrainingLoop(Generic[M]):
         self.progress.message(f"resuming from {path.name}")
         tensors, values = checkpoint.load(path)
         self.state = LoopState(**values)
-        load_tensors(self.model, _under("model.", tensors))
-        load_tensors(self.average, _under("average.", tensors))
-        checkpoint.load_optimizer(self.optimizer, _under("optimizer.", tensors))
+        self.update.load(tensors)
         checkpoint.remove_later_snapshots(self.directory, self.state.update)
+
+    def _step(self) -> None:
+        self.update.step(self.state.update, self.state.planned)
+        self.state.update += 1
+
+    def _is_due(self, every: int) -> bool:
+        return self.state.update % every == 0 or self.state.update == self.state.planned
 
     def _write_snapshot(self) -> None:
         count, done, planned = self.settings.snapshots, self.state.update, self.state.planned
         if done * count // planned > (done - 1) * count // planned:
             checkpoint.write_snapshot(self.directory, done, self.ema_model)
 
-    def _step(self, last: dict[str, float], log: MetricLog) -> dict[str, float]:
-        number, settings = self.state.update, self.settings
-        factor = learning_rate_factor(number, self.state.planned, settings.warmup)
-        for group in self.optimizer.param_groups:
-            group["lr"] = settings.learning_rate * factor
-        self._generator.manual_seed(derive_seed("update", settings.seed, number))
-        torch.manual_seed(derive_seed("dropout", settings.seed, number))
-        loss, terms = self.objective.loss(self.model, number, self._generator)
-        self._loss = loss.detach()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        if settings.clip_norm:
-            nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm, foreach=True)
-        self.optimizer.step()
-        self.average.update_parameters(self.model)
-        self.state.update += 1
-        if self.state.update % settings.log_every and self.state.update != self.state.planned:
-            return last
-        return self._log(terms, factor, log)
-
-    def _log(self, terms: Mapping[str, Tensor], factor: float, log: MetricLog) -> dict[str, float]:
-        values = {name: float(term) for name, term in terms.items()}
+    def _log(self, log: MetricLog) -> None:
         self._check_divergence()
+        self.state.losses = {name: float(term) for name, term in self.update.terms.items()}
+        settings = self.settings
+        factor = learning_rate_factor(self.state.update - 1, self.state.planned, settings.warmup)
         extra = {
-            "learning_rate": self.settings.learning_rate * factor,
+            "learning_rate": settings.learning_rate * factor,
             "samples_per_second": self._pace(),
         }
-        if self.state.update % self.settings.validate_every == 0:
+        if self.state.update % settings.validate_every == 0:
             extra |= self._validate()
-        row = {**values, **extra, "seconds": self.state.seconds}
+        row = {**self.state.losses, **extra, "seconds": self.state.seconds}
         log.write(self.state.update, row, self.state.planned)
-        return values
 
     def _check_divergence(self) -> None:
         """Raise before diverged weights reach a checkpoint or the log."""
-        if not bool(torch.isfinite(self._loss)):
+        loss = self.update.check_finite()
+        if loss is not None:
             raise LwdctlError(
-                f"training diverged at or before update {self.state.update}: the loss is"
-                f" {float(self._loss)}",
+                f"training diverged at or before update {self.state.update}: the loss is {loss}",
                 "start again with a lower --learning-rate",
             )
 
@@ -338,39 +261,6 @@ class TrainingLoop(Generic[M]):
 
     def _pace(self) -> float:
         return self.state.update * self.settings.batch_size / max(self.state.seconds, 1e-9)
-
-
-def learning_rate_factor(update: int, total: int, warmup: int) -> float:
-    """Return the learning rate at a training step, as a fraction of its peak.
-
-    Linear warm-up, then a half cosine from 1 to `FINAL_FACTOR` at the last step.
-    """
-    if update < warmup:
-        return (update + 1) / warmup
-    through = min(1.0, (update - warmup) / max(1, total - warmup))
-    return FINAL_FACTOR + (1.0 - FINAL_FACTOR) * 0.5 * (1.0 + math.cos(math.pi * through))
-
-
-def exponential_moving_average(model: nn.Module, decay: float, power: float = 0.0) -> AveragedModel:
-    """Return a copy of `model` whose weights are an exponential moving average of the model's.
-
-    The decay warms up, so that early weights are soon forgotten and a run that ends early still
-    has a useful average: as (1 + n) / (10 + n), or as 1 - n ** -power, which is the schedule of
-    Diffusion Policy (at its step 1 + n, with inv_gamma 1). Buffers are copied as they are.
-
-    Args:
-        model: The model in training.
-        decay: Largest decay, in [0, 1).
-        power: Exponent of the warm-up; 0 selects the first schedule.
-    """
-
-    def follow(average: Any, current: Any, count: Tensor | int) -> None:
-        steps = float(count)
-        warm = 1.0 - steps**-power if power else (1.0 + steps) / (10.0 + steps)
-        weight = 1.0 - min(decay, warm)
-        torch._foreach_lerp_(list(average), list(current), weight)
-
-    return AveragedModel(model, multi_avg_fn=follow, use_buffers=False)
 
 
 @dataclass
@@ -409,23 +299,6 @@ def delayed_signals() -> Iterator[StopRequest]:
         restore()
     if request.signal is not None:
         signal.raise_signal(request.signal)
-
-
-def _groups(model: nn.Module, decay: float) -> list[dict[str, Any]]:
-    """Separate what decays (matrices and kernels) from what does not."""
-    named = list(model.named_parameters())
-    if not decay:
-        return [{"params": [p for _, p in named], "weight_decay": 0.0}]
-    chosen = [p.dim() > 1 and name.endswith("weight") for name, p in named]
-    return [
-        {"params": [p for (_, p), is_weight in zip(named, chosen, strict=True) if is_weight == on],
-         "weight_decay": decay if on else 0.0}
-        for on in (True, False)
-    ]  # fmt: skip
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 class MetricLog:

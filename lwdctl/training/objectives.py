@@ -12,16 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from lwdctl.artifacts.latents import LatentStore
-from lwdctl.artifacts.snippets import EpisodeTable, SnippetStore
+from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import BaselineConfig, VaeConfig
 from lwdctl.core.seeding import generator as numpy_generator
 from lwdctl.data.batches import SnippetBatch, SnippetBatches
 from lwdctl.data.windows import WindowRule
 from lwdctl.models.normalizer import normal_like
 from lwdctl.training.loop import choose_device
+from lwdctl.training.update import Ahead, device_generator
 
 VALIDATION_BATCHES = 4
 VALIDATION_LATENTS = 1024
+BLOCK = 64
+"""Training steps whose batches are put on the device together."""
+BLOCK_BYTES = 2**26
+"""Largest size of those batches where the steps themselves do not lie on the device."""
 
 
 def training_batches(
@@ -58,7 +63,6 @@ class SnippetObjective:
         batches: Training snippets.
         held_out: Snippets of the validation split, or None.
         batch_size: Snippets per training step.
-        table: The store's episodes, for tasks and labels.
         weights: Weight of a term by its name; terms without one have weight 1.
         options: Further arguments of `terms` while training.
         validation: Number and size of the batches to validate on; None takes four of `batch_size`.
@@ -67,16 +71,26 @@ class SnippetObjective:
     batches: SnippetBatches
     held_out: SnippetBatches | None
     batch_size: int
-    table: EpisodeTable
     weights: Mapping[str, float] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     validation: tuple[int, int] | None = None
+    _ahead: Ahead = field(default_factory=Ahead)
+
+    def load(self, update: int) -> int:
+        """Put the snippets of a block of training steps on the device; return their number."""
+        batches, size = self.batches, self.batch_size
+        count = BLOCK
+        if not batches.resident:  # the snippets themselves are uploaded
+            count = max(1, min(BLOCK, BLOCK_BYTES // (size * batches.snippet_bytes)))
+        parts = batches.prepare(*batches.drawn(update, size, count))
+        self._ahead.put(*(part.view(count, size, *part.shape[1:]) for part in parts))
+        return count
 
     def loss(
-        self, model: nn.Module, update: int, generator: torch.Generator
+        self, model: nn.Module, place: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Return the loss of one training step and its unweighted terms, all scalars."""
-        batch = self.batches.batch(update, self.batch_size)
+        batch = self.batches.assemble(*self._ahead.take(place))
         terms = self._terms(model, batch, generator, **self.options)
         total = sum((self.weights.get(name, 1.0) * term for name, term in terms.items()), 0.0)
         return cast(Tensor, total), {name: term.detach() for name, term in terms.items()}
@@ -85,7 +99,7 @@ class SnippetObjective:
         """Return the terms on a fixed draw of held-out snippets; {} when nothing is held out."""
         if self.held_out is None:
             return {}
-        generator = torch.Generator().manual_seed(0)
+        generator = device_generator(self.held_out.device).manual_seed(0)
         count, size = self.validation or (VALIDATION_BATCHES, self.batch_size)
         drawn = [self.held_out.batch(number, size) for number in range(count)]
         found = [self._terms(model, batch, generator) for batch in drawn]
@@ -94,14 +108,11 @@ class SnippetObjective:
             for name in found[0]
         }
 
+    @staticmethod
     def _terms(
-        self, model: Any, batch: SnippetBatch, generator: torch.Generator, **options: Any
+        model: Any, batch: SnippetBatch, generator: torch.Generator, **options: Any
     ) -> dict[str, Tensor]:
-        task, label = (
-            torch.from_numpy(column[batch.episodes]).long().to(batch.actions.device)
-            for column in (self.table.task, self.table.label)
-        )
-        terms: dict[str, Tensor] = model.terms(batch, task, label, generator, **options)
+        terms: dict[str, Tensor] = model.terms(batch, batch.task, batch.label, generator, **options)
         return terms
 
 
@@ -160,13 +171,24 @@ class DiffusionObjective:
     batch_size: int
     seed: int
     state_noise: float = 0.0
+    _ahead: Ahead = field(default_factory=Ahead)
+
+    def load(self, update: int) -> int:
+        """Put the rows of a block of training steps on the device; return their number."""
+        drawn = [
+            numpy_generator("latent-batch", self.seed, number).integers(
+                len(self.table.mean), size=self.batch_size
+            )
+            for number in range(update, update + BLOCK)
+        ]
+        self._ahead.put(torch.from_numpy(np.stack(drawn)).to(self.table.mean.device))
+        return BLOCK
 
     def loss(
-        self, model: nn.Module, update: int, generator: torch.Generator
+        self, model: nn.Module, place: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Return the loss of one training step, a scalar."""
-        rng = numpy_generator("latent-batch", self.seed, update)
-        rows = torch.from_numpy(rng.integers(len(self.table.mean), size=self.batch_size))
+        (rows,) = self._ahead.take(place)
         value = self._denoising(model, self.table, rows, generator, self.state_noise)
         return value, {"denoising": value.detach()}
 
@@ -175,15 +197,16 @@ class DiffusionObjective:
         if self.held_out is None:
             return {}
         rng = numpy_generator("latent-validation", self.seed)
-        rows = torch.from_numpy(rng.integers(len(self.held_out.mean), size=VALIDATION_LATENTS))
-        generator = torch.Generator().manual_seed(0)
+        device = self.held_out.mean.device
+        drawn = rng.integers(len(self.held_out.mean), size=VALIDATION_LATENTS)
+        rows = torch.from_numpy(drawn).to(device)
+        generator = device_generator(device).manual_seed(0)
         return {"held_out_denoising": float(self._denoising(model, self.held_out, rows, generator))}
 
     @staticmethod
     def _denoising(
         model: Any, table: LatentTable, rows: Tensor, generator: torch.Generator, noise: float = 0.0
     ) -> Tensor:
-        rows = rows.to(table.mean.device)
         mean, state = table.mean[rows], table.state[rows]
         latent = mean + table.std[rows] * normal_like(mean, generator)
         if noise and model.spec.state_size:

@@ -20,14 +20,9 @@ from lwdctl.models.flops import matmul_flops
 from lwdctl.models.generated import DECODER_SIZES
 from lwdctl.models.normalizer import SMALLEST_STD
 from lwdctl.models.vae import REDUCTION, PolicyVae, VaeSpec
-from lwdctl.training.loop import (
-    LoopSettings,
-    Trained,
-    TrainingLoop,
-    choose_device,
-    with_initial_weights,
-)
+from lwdctl.training.loop import Trained, TrainingLoop, choose_device, with_initial_weights
 from lwdctl.training.objectives import SnippetObjective, training_batches
+from lwdctl.training.update import LoopSettings
 
 TrainedVae = Trained[PolicyVae]
 VALIDATION_BATCH = 32
@@ -76,7 +71,6 @@ def train_vae(
         batches,
         held_out,
         config.batch_size,
-        data.episodes,
         weights={"kl": config.beta_kl},
         options={"loss_steps": config.loss_steps, "observation_noise": config.observation_noise},
         validation=(max(1, min(8, count)), VALIDATION_BATCH),

@@ -85,7 +85,7 @@ def test_streaming_holds_a_bounded_number_of_blocks(
 
 def test_splits_are_kept_apart(store: SnippetStore) -> None:
     train = cutter(store, "ram")
-    drawn = {int(e) for update in range(40) for e in train.batch(update, 4).episodes}
+    drawn = set(train.drawn(0, 4, 40)[0].tolist())
     assert drawn == {0, 1, 2, 4, 5, 6, 8, 9}
     episodes, _ = cutter(store, "ram", "validation").every()
     assert set(episodes) == {3, 7}
@@ -106,12 +106,10 @@ def test_chunks_repeat_the_first_step_before_their_episode(store: SnippetStore) 
     assert batch.actions[0, :, 0].tolist() == [3 * step for step in steps]
     assert batch.mask[0].tolist() == [0, 0, 1, 1, 1, 1, 1, 1]
     disk = SnippetBatches(store, ("a",), rule, split="train", seed=4, cache="none", every=True)
-    drawn = set()
     for update in range(12):
         one, two = memory.batch(update, 6), disk.batch(update, 6)
         assert torch.equal(one.observations, two.observations)
         assert torch.equal(one.mask, two.mask)
-        drawn |= set(one.offsets.tolist())
-    assert min(drawn) == -2
+    assert min(memory.drawn(0, 6, 12)[1]) == -2
     held_out = memory.of_split("validation")
-    assert {int(episode) for episode in held_out.batch(0, 30).episodes} == {3, 7}
+    assert set(held_out.drawn(0, 30)[0].tolist()) == {3, 7}

@@ -57,29 +57,33 @@ def order_of(seed: int = 0, episodes: int = 23, rows: int = 20) -> VisitOrder:
 
 def test_an_epoch_visits_every_episode_once() -> None:
     order = order_of()
-    seen = np.concatenate([order.batch(update, 5)[0] for update in range(23)])
+    seen = np.concatenate([order.draw(update * 5, (update + 1) * 5)[0] for update in range(23)])
     for epoch in range(5):
         assert sorted(seen[epoch * 23 : (epoch + 1) * 23]) == list(range(23))
 
 
 def test_batches_depend_on_seed_and_update_alone() -> None:
-    forward = [order_of().batch(update, 8) for update in range(6)]
-    backward = [order_of().batch(update, 8) for update in reversed(range(6))][::-1]
+    forward = [order_of().draw(update * 8, (update + 1) * 8) for update in range(6)]
+    backward = [order_of().draw(update * 8, (update + 1) * 8) for update in reversed(range(6))][
+        ::-1
+    ]
     for one, two in zip(forward, backward, strict=True):
         assert np.array_equal(one, two)
-    assert not np.array_equal(order_of(1).batch(0, 8), forward[0])
+    assert not np.array_equal(order_of(1).draw(0, 8), forward[0])
 
 
 def test_offsets_follow_the_stride_and_cover_all_starts() -> None:
     order = order_of()
-    offsets = np.concatenate([order.batch(update, 50)[1] for update in range(40)])
+    offsets = np.concatenate(
+        [order.draw(update * 50, (update + 1) * 50)[1] for update in range(40)]
+    )
     assert set(offsets) == {0, 2, 4, 6, 8, 10, 12}
 
 
 def test_a_batch_touches_few_blocks() -> None:
     lengths, starts = np.full(64, 10), np.arange(64) * 10
     order = VisitOrder(blocks_of(starts, lengths, 40), np.ones(64, dtype=np.int64), 1, 0)
-    episodes, _ = order.batch(0, 16)
+    episodes, _ = order.draw(0, 16)
     assert len(set(episodes // 4)) <= order.mixed
 
 
@@ -111,7 +115,9 @@ def test_an_epoch_of_every_window_visits_each_once() -> None:
     order = VisitOrder(blocks_of(starts, lengths, 8), counts, 2, 5, mixed=2, every=True)
     assert order.size == counts.sum()
     for epoch in range(2):
-        episodes, offsets = order.batch(epoch, order.size)
+        episodes, offsets = order.draw(epoch * order.size, (epoch + 1) * order.size)
         pairs = sorted(zip(episodes.tolist(), offsets.tolist(), strict=True))
         assert pairs == [(e, 2 * n) for e, count in enumerate(counts) for n in range(count)]
-    assert order.batch(0, order.size)[0].tolist() != order.batch(1, order.size)[0].tolist()
+    assert (
+        order.draw(0, order.size)[0].tolist() != order.draw(order.size, 2 * order.size)[0].tolist()
+    )

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from lwdctl.core.progress import SilentProgress
-from lwdctl.training.loop import LoopSettings, TrainingLoop
+from lwdctl.training.loop import TrainingLoop
+from lwdctl.training.update import LoopSettings
 
 SETTINGS = LoopSettings(
     updates=40,
@@ -31,10 +32,16 @@ class Regression:
 
     def __init__(self, stop_at: int = -1, diverge_at: int = -1) -> None:
         self.stop_at, self.diverge_at = stop_at, diverge_at
+        self.first = 0
+
+    def load(self, update: int) -> int:
+        self.first = update
+        return 7
 
     def loss(
-        self, model: nn.Module, update: int, generator: torch.Generator
+        self, model: nn.Module, place: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        update = self.first + int(place)
         if update == self.stop_at:
             signal.raise_signal(signal.SIGINT)
         inputs = torch.randn(8, 3, generator=generator)
