@@ -9,6 +9,7 @@ layer by layer, the matrix (out, in) row by row and then the bias (out,), as in 
 from __future__ import annotations
 
 import itertools
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import cast
 
@@ -103,5 +104,8 @@ class PolicyDecoder(nn.Module):
         self.network.apply_hyperfan_init()
 
     def forward(self, latent: Tensor) -> Tensor:
-        """Decode latents (batch, latent) to weight vectors (batch, weight)."""
-        return cast(Tensor, self.network(cond_input=latent, ret_format="flattened"))
+        """Decode latents (batch, latent) to weight vectors (batch, weight), in single precision."""
+        device = latent.device.type
+        mixed = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        with torch.autocast(device, enabled=False) if mixed else nullcontext():
+            return cast(Tensor, self.network(cond_input=latent, ret_format="flattened"))

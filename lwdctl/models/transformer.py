@@ -106,6 +106,7 @@ class ConditionalTransformer(nn.Module):
             self.remember(tokens + self.memory_position),
             tgt_mask=self.mask,
             memory_mask=self.memory_mask,
+            tgt_is_causal=self.mask is not None,  # otherwise torch compares the mask on the host
         )
         return self.leave(hidden)  # type: ignore[no-any-return]
 

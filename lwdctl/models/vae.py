@@ -242,9 +242,7 @@ class PolicyVae(nn.Module):
         del task, label
         mean, log_variance = self.encode(batch)
         latent = sample_posterior(mean, log_variance, generator)
-        with torch.autocast(latent.device.type, enabled=False):  # generated weights in full
-            weights = self.decoder(latent)
-        layers = generated.unpack(weights, self.spec.policy_shape)
+        layers = generated.unpack(self.decoder(latent), self.spec.policy_shape)
         observations, actions, mask = batch.observations, batch.actions, batch.mask
         length = mask.shape[1]
         elapsed = torch.arange(length, device=mask.device) / self.spec.snippet_length
