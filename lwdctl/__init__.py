@@ -35,6 +35,14 @@ if TYPE_CHECKING:
         IngestConfig,
         VaeConfig,
     )
+    from lwdctl.core.errors import (
+        ArtifactError,
+        ConfigError,
+        DataError,
+        LwdctlError,
+        MissingExtraError,
+        SimulatorError,
+    )
     from lwdctl.core.records import ActionSpec, EnvSpec, Episode, ObservationSpec, SourceSpec
     from lwdctl.data.dataset import Dataset
     from lwdctl.envs.gymnasium_adapter import GymnasiumSimulator
@@ -58,6 +66,10 @@ _HOMES = {
         "IngestConfig", "VaeConfig",
     ),
     "lwdctl.data.dataset": ("Dataset",),
+    "lwdctl.core.errors": (
+        "ArtifactError", "ConfigError", "DataError", "LwdctlError", "MissingExtraError",
+        "SimulatorError",
+    ),
     "lwdctl.core.records": ("ActionSpec", "EnvSpec", "Episode", "ObservationSpec", "SourceSpec"),
     "lwdctl.envs.gymnasium_adapter": ("GymnasiumSimulator",),
     "lwdctl.envs.simulator": ("Metric",),
@@ -70,10 +82,13 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "Acting",
     "ActionSpec",
+    "ArtifactError",
     "Baseline",
     "BaselineConfig",
     "CollectConfig",
     "Comparison",
+    "ConfigError",
+    "DataError",
     "Dataset",
     "Diffusion",
     "DiffusionConfig",
@@ -85,10 +100,13 @@ __all__ = [
     "IngestConfig",
     "Latents",
     "LoadedPolicy",
+    "LwdctlError",
     "Metric",
+    "MissingExtraError",
     "ObservationSpec",
     "Policy",
     "ResultTable",
+    "SimulatorError",
     "SourceSpec",
     "Vae",
     "VaeConfig",

@@ -126,7 +126,7 @@ def test_the_network_acts_as_the_policy_does(workspace: Path) -> None:
 
 def test_mistakes_are_answered(workspace: Path) -> None:
     policy = lwdctl.load_policy(workspace=workspace, device="cpu")
-    with pytest.raises(ConfigError, match="no episode"):
+    with pytest.raises(lwdctl.LwdctlError, match="no episode"):
         policy.act(np.zeros(39))
     with pytest.raises(ConfigError, match="knows no task 'lift'"):
         policy.reset(task="lift")
