@@ -1,202 +1,249 @@
-"""Benchmarks of the batched decoder and the data loader against the library code they replace.
+"""The rows of `lwdctl bench`: our work beside the same work in a reference, timed in alternation.
 
-Both sides run in one process, in alternation; medians are compared and only the ratio is reported
-as a result.
+Both sides run in one process, one after the other in every round, so that what else the machine
+does falls on both. Medians are compared; only the ratio is reported as a result.
 """
 
 from __future__ import annotations
 
-import itertools
+import os
+import platform
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
-from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
-import zarr
-from hypnettorch.mnets import MLP
-from torch import Tensor
 
-from lwdctl.artifacts.snippets import SnippetStore, SnippetWriter
-from lwdctl.core.records import ActionSpec, EnvSpec, Episode, ObservationSpec, SourceSpec
-from lwdctl.data.batches import SnippetBatches
-from lwdctl.data.windows import WindowRule
-from lwdctl.models import generated
-from lwdctl.models.generated import PolicyDecoder, PolicyShape
-
-NUM_ENVS = 32
-LATENT = 256
-STEPS = 20
-METAWORLD = PolicyShape(39, (256, 256), 4)
-
-EPISODES = 200
-EPISODE_STEPS = 500
-SNIPPET_LENGTH = 64
-BATCH = 64
+from lwdctl.core.errors import MissingExtraError
+from lwdctl.core.registry import Registry, Row
 
 Work = Callable[[], object]
+Measure = Callable[[torch.device, int | None], Iterable["Comparison"]]
+"""Measures one row of the table, which may be several comparisons: `measure(device, rounds)`.
+`rounds` is the number of repetitions of each side, None for as many as the row needs."""
+
+ROWS = Registry(
+    "benchmark",
+    {
+        "decode": Row("lwdctl.bench.batched:decode", "Decode 32 latents."),
+        "step": Row("lwdctl.bench.batched:step", "Run 32 generated policies for 20 steps."),
+        "draw": Row("lwdctl.bench.batched:draw", "Draw batches of snippets."),
+    },
+)
+ONLY_NAMED: frozenset[str] = frozenset()
+"""Rows that take many minutes and run only when they are named."""
+
+FAILED = "failed: "
+"""What `Comparison.missing` begins with where an exception ended the measurement."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The median of repeated measurements and their quartiles."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Summarize at least one number."""
+        low, middle, high = np.quantile(np.asarray(values, dtype=float), (0.25, 0.5, 0.75))
+        return cls(float(middle), float(low), float(high))
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The times of two implementations of the same work.
+    """One work, done by lwdctl and by a reference.
 
     Attributes:
-        name: What is done.
-        implementation: How lwdctl does it.
-        reference: How the library code does it.
-        seconds: Median time of one repetition.
-        reference_seconds: Median time of one repetition of the reference.
-        speedup: Reference time over lwdctl's; above 1 lwdctl is faster.
+        name: What is done, with its sizes and its device.
+        ours: How lwdctl does it.
+        reference: What it is compared with.
+        unit: Unit of both values.
+        value: What lwdctl measured; None where `missing` says why.
+        reference_value: What the reference measured.
+        ratio: lwdctl against the reference by their medians; larger is better whatever the unit.
+        at_least: The ratio that is the goal, or None.
         rounds: Repetitions of each.
+        missing: Why nothing was measured ("needs a CUDA device"), or an empty string.
+        note: What else was seen, for people.
     """
 
     name: str
-    implementation: str
+    ours: str
     reference: str
-    seconds: float
-    reference_seconds: float
-    speedup: float
-    rounds: int
+    unit: str
+    value: Spread | None = None
+    reference_value: Spread | None = None
+    ratio: float | None = None
+    at_least: float | None = None
+    rounds: int = 0
+    missing: str = ""
+    note: str = ""
+
+    @property
+    def reached(self) -> bool | None:
+        """Whether the goal is reached; None without a goal or a measurement."""
+        known = self.ratio is not None and self.at_least is not None
+        return bool(self.ratio >= self.at_least) if known else None  # type: ignore[operator]
+
+    @property
+    def failed(self) -> bool:
+        """Whether an exception ended the measurement."""
+        return self.missing.startswith(FAILED)
+
+    def measured(
+        self,
+        values: Sequence[float],
+        reference_values: Sequence[float],
+        *,
+        larger_is_better: bool | None = None,
+    ) -> Comparison:
+        """Return this comparison with what was measured.
+
+        Args:
+            values: lwdctl's measurements in `unit`.
+            reference_values: Those of the reference.
+            larger_is_better: None decides by the unit: what is counted per second should be large.
+        """
+        ours, reference = Spread.of(values), Spread.of(reference_values)
+        if larger_is_better is None:
+            larger_is_better = self.unit.endswith("/s")
+        better, worse = (ours, reference) if larger_is_better else (reference, ours)
+        return replace(
+            self,
+            value=ours,
+            reference_value=reference,
+            ratio=better.median / worse.median,
+            rounds=len(values),
+        )
 
 
-def run_all(device: torch.device, rounds: int) -> Iterator[Comparison]:
-    """Run the benchmarks one after the other; there are `COUNT`."""
-    yield decode(device, rounds)
-    yield step(device, rounds)
-    for cache in ("ram", "none"):
-        yield draw(cache, rounds)
+def alternate(
+    ours: Work, reference: Work, rounds: int, device: torch.device | None = None
+) -> tuple[list[float], list[float]]:
+    """Time two works in alternation after one warm-up of each.
 
+    Args:
+        ours: lwdctl's side.
+        reference: The other side.
+        rounds: Repetitions of each.
+        device: Where they compute; a CUDA device is waited for inside the time.
 
-COUNT = 4
+    Returns:
+        Seconds of every repetition of both.
+    """
+    times = [(_time(ours, device), _time(reference, device)) for _ in range(rounds + 1)][1:]
+    return [pair[0] for pair in times], [pair[1] for pair in times]
 
 
 def compare(
-    name: str, implementation: tuple[str, Work], reference: tuple[str, Work], rounds: int
+    comparison: Comparison,
+    ours: Work,
+    reference: Work,
+    rounds: int,
+    device: torch.device | None = None,
+    *,
+    count: float = 1.0,
 ) -> Comparison:
-    """Time two titled implementations in alternation, after one warm-up of each."""
-    (title, ours), (reference_title, theirs) = implementation, reference
-    times = [(_time(ours), _time(theirs)) for _ in range(rounds + 1)][1:]
-    seconds, reference_seconds = (median(side) for side in zip(*times, strict=True))
-    speedup = reference_seconds / seconds
-    return Comparison(name, title, reference_title, seconds, reference_seconds, speedup, rounds)
+    """Time both sides in alternation and return the comparison with what was measured.
+
+    Args:
+        comparison: What is compared; its unit is `ms`, `s`, or a rate like `updates/s`.
+        ours: lwdctl's side.
+        reference: The other side.
+        rounds: Repetitions of each.
+        device: Where they compute.
+        count: How many units one call of either side does (updates, batches, bytes).
+    """
+    sides = alternate(ours, reference, rounds, device)
+    unit = comparison.unit
+
+    def convert(seconds: float) -> float:
+        if unit.endswith("/s"):
+            return count / seconds
+        return seconds / count * (1000.0 if unit == "ms" else 1.0)
+
+    return comparison.measured(*([convert(second) for second in side] for side in sides))
 
 
-def decode(device: torch.device, rounds: int) -> Comparison:
-    """Decode 32 latents: one batch against hypnettorch's list of tensors per sample."""
-    decoder = PolicyDecoder(METAWORLD, LATENT, (50, 50)).to(device)
-    latents = torch.randn(NUM_ENVS, LATENT, device=device)
-
-    def batched() -> None:
-        with torch.inference_mode():
-            generated.unpack(decoder(latents), METAWORLD)
-        _synchronize(device)
-
-    def per_sample() -> None:
-        with torch.inference_mode():
-            for row in latents:
-                decoder.network(cond_input=row.unsqueeze(0))
-        _synchronize(device)
-
-    return compare(
-        f"decode {NUM_ENVS} latents (xs)",
-        ("batched, flattened", batched),
-        ("hypnettorch HMLP, one sample at a time", per_sample),
-        rounds,
-    )
+def needs_cuda(comparison: Comparison) -> Comparison:
+    """Return the empty row of a machine without a CUDA device."""
+    return replace(comparison, missing="needs a CUDA device")
 
 
-def step(device: torch.device, rounds: int) -> Comparison:
-    """Run 32 policies for 20 steps: batched products against hypnettorch's MLP per environment."""
-    decoder = PolicyDecoder(METAWORLD, LATENT, (50, 50)).to(device)
-    weights = decoder(torch.randn(NUM_ENVS, LATENT, device=device)).detach()
-    layers = generated.unpack(weights, METAWORLD)
-    network = MLP(n_in=39, n_out=4, hidden_layers=[256, 256], no_weights=True, verbose=False)
-    per_env = [hypnettorch_weights(row) for row in weights]
-    observations = torch.randn(NUM_ENVS, 1, 39, device=device)
-
-    def batched() -> None:
-        with torch.inference_mode():
-            for _ in range(STEPS):
-                generated.run(layers, observations)
-        _synchronize(device)
-
-    def one_by_one() -> None:
-        with torch.inference_mode():
-            for _, env in itertools.product(range(STEPS), range(NUM_ENVS)):
-                network(observations[env], weights=per_env[env])
-        _synchronize(device)
-
-    return compare(
-        f"step {NUM_ENVS} policies {STEPS} times (256 x 256)",
-        ("one batched product", batched),
-        ("hypnettorch MLP, one environment at a time", one_by_one),
-        rounds,
-    )
+def names_by_default() -> list[str]:
+    """Return the rows that run when none is named."""
+    return [name for name in ROWS if name not in ONLY_NAMED]
 
 
-def draw(cache: str, rounds: int) -> Comparison:
-    """Draw a batch of 64 snippets of 64 steps: the loader against zarr slices of every snippet."""
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "random.zarr"
-        store = _random_store(path)
-        loader = SnippetBatches(
-            store, ("state",), WindowRule(SNIPPET_LENGTH), split="all", seed=0, cache=cache
-        )
-        state = zarr.open_array(str(path), path="observation/state", mode="r")
-        action = zarr.open_array(str(path), path="action", mode="r")
-        rng = np.random.default_rng(0)
-        numbers = itertools.count()
+def measure(
+    name: str, device: torch.device, rounds: int | None, *, reraise: bool = False
+) -> Iterator[Comparison]:
+    """Measure one row, comparison by comparison; nothing that goes wrong in it ends the table.
 
-        def slices() -> None:
-            last = EPISODES * EPISODE_STEPS - SNIPPET_LENGTH
-            for start in rng.integers(last, size=BATCH):
-                _ = state[start : start + SNIPPET_LENGTH], action[start : start + SNIPPET_LENGTH]
+    Args:
+        name: Name of the row.
+        device: Where to compute.
+        rounds: Repetitions of each side; None for as many as the row needs.
+        reraise: Let exceptions pass instead of naming them in the row.
 
-        return compare(
-            f"draw {BATCH} snippets of {SNIPPET_LENGTH} steps ({cache})",
-            (f"block shuffle, cache {cache}", lambda: loader.batch(next(numbers), BATCH)),
-            ("zarr, slices of every snippet", slices),
-            rounds,
-        )
-
-
-def hypnettorch_weights(weights: Tensor) -> list[Tensor]:
-    """Cut one weight vector (weight,) into hypnettorch's list of tensors."""
-    sizes = [torch.Size(shape).numel() for shape in METAWORLD.parameter_shapes]
-    parts = torch.split(weights, sizes)
-    return [p.view(s) for p, s in zip(parts, METAWORLD.parameter_shapes, strict=True)]
+    Raises:
+        ConfigError: No row has that name.
+    """
+    ROWS.check(name)
+    try:
+        yield from ROWS.load(name)(device, rounds)
+    except Exception as error:  # one row must not lose the others
+        missing = (isinstance(error, ModuleNotFoundError) and error.name) or "lwdctl"
+        if isinstance(error, MissingExtraError):
+            yield _empty(name, error.message)
+        elif not missing.startswith("lwdctl"):
+            yield _empty(name, f"needs the package {missing}")
+        elif reraise:
+            raise
+        else:
+            yield _empty(name, f"{FAILED}{type(error).__name__}: {error}")
 
 
-def _random_store(path: Path) -> SnippetStore:
-    spec = SourceSpec(
-        observations=(ObservationSpec("state", 39),),
-        action=ActionSpec(4, "delta", "normalized", (-1.0,) * 4, (1.0,) * 4),
-        env=EnvSpec("", ("random",)),
-        labels=("",),
-        source_format="random",
-    )
-    rng = np.random.default_rng(0)
-    writer = SnippetWriter(path, spec)
-    for number in range(EPISODES):
-        rows = rng.normal(size=(EPISODE_STEPS, 43)).astype(np.float32)
-        observations = {"state": rows[:, :39]}
-        writer.append(
-            Episode(f"demo_{number}", observations, rows[:, 39:], task="random", split="train")
-        )
-    writer.close()
-    return SnippetStore.written_by(writer)
+def machine(device: torch.device) -> dict[str, Any]:
+    """Return what the numbers depend on beside the code: hardware, versions, threads, load."""
+    cuda = device.type == "cuda"
+    return {
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)),
+        "gpu": torch.cuda.get_device_name(device) if cuda else None,
+        "device": str(device),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "load": round(os.getloadavg()[0], 2),
+    }
 
 
-def _time(work: Work) -> float:
+def _empty(name: str, missing: str) -> Comparison:
+    return Comparison(ROWS.rows[name].summary.rstrip("."), "", "", "", missing=missing)
+
+
+def _cpu_model() -> str:
+    found = Path("/proc/cpuinfo")
+    lines = found.read_text().splitlines() if found.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def _time(work: Work, device: torch.device | None) -> float:
+    synchronize(device)
     started = time.perf_counter()
     work()
+    synchronize(device)
     return time.perf_counter() - started
 
 
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
+def synchronize(device: torch.device | None) -> None:
+    """Wait for a CUDA device; do nothing on a CPU."""
+    if device is not None and device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,22 +1,47 @@
-"""`lwdctl bench`: benchmarks against library code, and FLOPs of every network size."""
+"""`lwdctl bench`: benchmarks against references, and FLOPs of every network size."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lwdctl.cli.bars import make_progress
 from lwdctl.cli.generate import DEBUG, JSON, QUIET
-from lwdctl.cli.output import print_json, print_table, print_text
+from lwdctl.cli.output import format_value, print_json, print_table, print_text
+from lwdctl.core.errors import LwdctlError
+
+if TYPE_CHECKING:
+    from lwdctl.bench.comparisons import Comparison, Spread
 
 
-def command(
-    rounds: Annotated[int, typer.Option(help="Repetitions of each implementation.", min=1)] = 20,
+def command(  # noqa: PLR0913 - the options of the command line
+    rows: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Rows to measure; --list shows them. None measures all but the longest."
+        ),
+    ] = None,
+    *,
+    list_rows: Annotated[bool, typer.Option("--list", help="List the rows and end.")] = False,
+    rounds: Annotated[
+        int | None,
+        typer.Option(help="Repetitions of both sides; each row has its own default.", min=1),
+    ] = None,
     device: Annotated[
         str, typer.Option(help="Device to run on: auto, cpu, cuda or cuda:N.")
     ] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of the CPU; torch's number by default.", min=1)
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="JSON file with the result, written anew after every row."),
+    ] = None,
     count_flops: Annotated[
         bool,
         typer.Option(
@@ -32,36 +57,101 @@ def command(
     be_quiet: QUIET = False,
     debug_mode: DEBUG = False,
 ) -> None:
-    """Benchmark the batched decoder and the data loader against the library code they replace.
+    """Measure what lwdctl is fast at, beside the code that it replaces.
 
-    A speed-up above 1 means that lwdctl is faster. With --flops: the FLOPs per environment step of
-    LWD, Diffusion Policy and MLPs of every size (one multiply-add counts as two), by default with
-    Metaworld's ten tasks.
+    Both sides run in alternation in one process; a ratio above 1 means that lwdctl is better. Rows
+    that this machine cannot measure stay empty and say why. With --flops: the FLOPs per environment
+    step of LWD, Diffusion Policy and MLPs of every size (one multiply-add counts as two), by
+    default with Metaworld's ten tasks.
     """
-    del debug_mode
     if count_flops:
         _print_flops(observation, action, tasks, episode, as_json=as_json)
         return
     import torch
 
-    from lwdctl.bench.comparisons import COUNT, run_all
+    from lwdctl.bench import comparisons
     from lwdctl.training.loop import choose_device
 
-    chosen = choose_device(device)
-    rows = []
-    with make_progress(quiet=be_quiet).task("bench", COUNT, "comparison") as task:
-        for row in run_all(chosen, rounds):
-            rows.append(row)
-            task.advance()
-    machine = {"device": str(chosen), "threads": torch.get_num_threads()}
-    if as_json:
-        print_json(None, None, {**machine, "comparisons": [asdict(row) for row in rows]})
+    if list_rows:
+        _list_rows(as_json=as_json)
         return
-    print_text(f"device {chosen}, {machine['threads']} threads; medians of {rounds} rounds")
+    names = rows or comparisons.names_by_default()
+    for name in names:
+        comparisons.ROWS.check(name)
+    chosen = choose_device(device)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    machine = comparisons.machine(chosen)
+    found: list[tuple[str, Comparison]] = []
+
+    def add(name: str, item: Comparison) -> None:
+        found.append((name, item))
+        if out is not None:
+            text = json.dumps(_as_mapping(machine, found), indent=1, allow_nan=False)
+            out.write_text(text + "\n", encoding="utf-8")
+
+    with make_progress(quiet=be_quiet).task("bench", len(names), "row") as task:
+        for name in names:
+            for item in comparisons.measure(name, chosen, rounds, reraise=debug_mode):
+                add(name, item)
+            task.advance(row=name)
+    if as_json:
+        print_json(None, out, _as_mapping(machine, found))
+    else:
+        _print_rows(machine, found)
+    lost = [name for name, item in found if item.failed]
+    if lost:
+        raise LwdctlError(f"failed: {', '.join(lost)}", f"lwdctl bench {lost[0]} --debug")
+
+
+def _list_rows(*, as_json: bool) -> None:
+    from lwdctl.bench.comparisons import ROWS
+
+    table = {name: row.summary for name, row in ROWS.rows.items()}
+    if as_json:
+        print_json(None, None, {"rows": table})
+        return
+    print_table(["row", "measures"], [[name, text] for name, text in table.items()])
+
+
+def _as_mapping(
+    machine: Mapping[str, Any], found: Sequence[tuple[str, Comparison]]
+) -> dict[str, Any]:
+    rows = [{"row": name, **asdict(item), "reached": item.reached} for name, item in found]
+    return {"machine": dict(machine), "rows": rows}
+
+
+def _print_rows(machine: Mapping[str, Any], found: Sequence[tuple[str, Comparison]]) -> None:
+    print_text(", ".join(f"{name} {format_value(value)}" for name, value in machine.items()))
     print_table(
-        ["work", "lwdctl", "reference", "speed-up"],
-        [[row.name, row.implementation, row.reference, f"{row.speedup:.2f}"] for row in rows],
+        ["row", "work", "lwdctl", "reference", "unit", "ratio", "goal"],
+        [
+            [name, item.name, *_values(item), item.unit, _ratio(item), format_value(item.at_least)]
+            for name, item in found
+        ],
     )
+    print_text("Medians with quartiles; a ratio is lwdctl against its reference, larger is better:")
+    for name, item in found:
+        if item.reference:
+            note = f"; {item.note}" if item.note else ""
+            print_text(f"  {name}: {item.ours}, against {item.reference}{note}")
+
+
+def _values(item: Comparison) -> tuple[str, str]:
+    if item.value is None or item.reference_value is None:
+        return item.missing, "-"
+    return _spread(item.value), _spread(item.reference_value)
+
+
+def _spread(spread: Spread) -> str:
+    return f"{spread.median:.4g} [{spread.low:.4g}, {spread.high:.4g}]"
+
+
+def _ratio(item: Comparison) -> str:
+    if item.ratio is None:
+        return "-"
+    missed = " (missed)" if item.reached is False else ""
+    return f"{item.ratio:.3g}{missed}"
 
 
 def _print_flops(observation: int, action: int, tasks: int, episode: int, *, as_json: bool) -> None:
