@@ -30,6 +30,21 @@ ROWS = Registry(
     {
         "decode": Row("lwdctl.bench.batched:decode", "Decode 32 latents."),
         "step": Row("lwdctl.bench.batched:step", "Run 32 generated policies for 20 steps."),
+        "vae-update": Row("lwdctl.bench.training:vae_update", "Training steps of the VAE, PushT."),
+        "denoiser-update": Row(
+            "lwdctl.bench.training:denoiser_update", "Training steps of the latent denoiser."
+        ),
+        "dp-update": Row(
+            "lwdctl.bench.training:dp_update", "Training steps of Diffusion Policy's U-Net m."
+        ),
+        "vae-hypnettorch": Row(
+            "lwdctl.bench.training:vae_hypnettorch",
+            "Training steps of the VAE, Metaworld, beside hypnettorch's documented path.",
+        ),
+        "matmul-share": Row(
+            "lwdctl.bench.training:matmul_share",
+            "Matrix products of a VAE update, beside the products alone.",
+        ),
         "draw": Row("lwdctl.bench.batched:draw", "Draw batches of snippets."),
     },
 )

@@ -1,0 +1,365 @@
+"""Training steps per second beside the loop of commit 123f3ed and hypnettorch's documented path."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from lwdctl.artifacts.snippets import SnippetStore
+from lwdctl.bench import reference
+from lwdctl.bench.comparisons import Comparison, alternate, compare, needs_cuda
+from lwdctl.bench.reference import HypnettorchVae, ReferenceLoop, SnippetCutter
+from lwdctl.configs import DiffusionConfig, VaeConfig
+from lwdctl.core.records import ActionSpec, FloatArray
+from lwdctl.core.simulator_facts import PUSHT_ACTION, PUSHT_OBSERVATIONS
+from lwdctl.data.batches import SnippetBatches
+from lwdctl.data.dataset import store_from_arrays
+from lwdctl.data.windows import WindowRule
+from lwdctl.models.chunks import ActionDiffusion, ChunkSpec
+from lwdctl.models.diffusion import LatentDiffusion
+from lwdctl.models.vae import PolicyVae
+from lwdctl.training.diffusion import diffusion_spec
+from lwdctl.training.objectives import DiffusionObjective, LatentTable, SnippetObjective
+from lwdctl.training.update import LoopSettings, Objective, Update, matrix_precision
+from lwdctl.training.vae import fit_normalizers, vae_spec
+
+ROUNDS = 10
+LONG = 1_000_000
+"""Training steps of the learning rate's schedule: none of these trainings gets far."""
+LOOP = "the loop of commit 123f3ed"
+CHUNK = 20
+HISTORY = 2
+
+
+class Training:
+    """A training of lwdctl, advanced step by step as `TrainingLoop` does it.
+
+    Args:
+        model: What to train, on its device.
+        objective: What to minimize.
+        settings: How to train.
+
+    Attributes:
+        messages: What the training step had to say, for example why it is not captured.
+    """
+
+    def __init__(self, model: nn.Module, objective: Objective, settings: LoopSettings) -> None:
+        self.messages: list[str] = []
+        self._settings = settings
+        self.update = Update(model.train(), objective, settings, self.messages.append)
+        self._number = 0
+
+    def run(self, count: int) -> None:
+        """Make `count` training steps; a CUDA device may still be at work on them."""
+        with matrix_precision(self.update.device, self._settings.precision):
+            for _ in range(count):
+                self.update.step(self._number, self._settings.updates)
+                self._number += 1
+
+
+@dataclass(frozen=True)
+class VaeWork:
+    """A VAE with what it is trained on, the same for both sides.
+
+    Attributes:
+        model: With its initial weights, to be copied.
+        store: Demonstrations.
+        batches: Training snippets.
+        settings: Of the loop.
+        config: Of the stage.
+    """
+
+    model: PolicyVae
+    store: SnippetStore
+    batches: SnippetBatches
+    settings: LoopSettings
+    config: VaeConfig
+
+    @classmethod
+    def of(cls, store: SnippetStore, config: VaeConfig, device: torch.device) -> VaeWork:
+        """Build the model and cut the training split, as `train_vae` does."""
+        spec = vae_spec(config, store)
+        torch.manual_seed(0)
+        model = PolicyVae(spec).to(device)
+        fit_normalizers(model, store)
+        rule = WindowRule(*spec.window)
+        batches = SnippetBatches(
+            store, spec.observation_keys, rule, split="train", seed=config.seed, device=device
+        )
+        return cls(model, store, batches, LoopSettings.of(config), config)
+
+    def ours(self, model: nn.Module | None = None, **changes: Any) -> Training:
+        """Return lwdctl's training of the model, or of another one with the same terms."""
+        own = model is None
+        options = {"loss_steps": self.config.loss_steps} if own else {}
+        objective = SnippetObjective(
+            self.batches,
+            None,
+            self.config.batch_size,
+            weights={"kl": self.config.beta_kl},
+            options=options,
+        )
+        chosen = copy.deepcopy(self.model) if model is None else model
+        return Training(chosen, objective, replace(self.settings, **changes))
+
+    def reference(self) -> ReferenceLoop:
+        """Return the same training in the loop of commit 123f3ed."""
+        keys = self.model.spec.observation_keys
+        cutter = SnippetCutter(self.store, keys, self.batches, self.config.batch_size)
+        loss = reference.vae_loss(cutter, self.config.beta_kl, self.config.loss_steps)
+        return ReferenceLoop(copy.deepcopy(self.model), loss, self.settings)
+
+
+def vae_update(device: torch.device, rounds: int | None = None) -> Iterator[Comparison]:
+    """Train the VAE at PushT's sizes: T 64, decoder s, policy 2 x 128, 32 loss steps."""
+    work = pusht_vae(device)
+    name = "VAE, PushT T 64, decoder s, policy 2 x 128, batch 64, 32 loss steps"
+    yield from _against_loop(name, 8.0, work.ours(), work.reference(), device, rounds, (10, 200))
+
+
+def denoiser_update(device: torch.device, rounds: int | None = None) -> Iterator[Comparison]:
+    """Train the latent denoiser, a residual MLP, with batches of 256."""
+    config = DiffusionConfig(updates=LONG)
+    observation = sum(item.size for item in PUSHT_OBSERVATIONS if item.network)
+    spec = diffusion_spec(config, ("state",), 256, observation, HISTORY, _pusht_store().spec)
+    torch.manual_seed(0)
+    model = LatentDiffusion(spec).to(device)
+    table = _latents(25_000, 256, spec.state_size, device)
+    ours = DiffusionObjective(table, None, config.batch_size, config.seed)
+    theirs = reference.latent_loss(table, config.batch_size, config.seed)
+    settings = LoopSettings.of(config)
+    yield from _against_loop(
+        f"latent denoiser, residual MLP, batch {config.batch_size}",
+        8.0,
+        Training(copy.deepcopy(model), ours, settings),
+        ReferenceLoop(model, theirs, settings),
+        device,
+        rounds,
+        (10, 200),
+    )
+
+
+def dp_update(device: torch.device, rounds: int | None = None) -> Iterator[Comparison]:
+    """Train Diffusion Policy's U-Net m on chunks of 20 steps with batches of 256."""
+    store, size = _pusht_store(), 256
+    sizes = vae_spec(VaeConfig(snippet_length=CHUNK, action_target="absolute"), store)
+    layout = f"{CHUNK}x{sizes.action_size}"
+    config = DiffusionConfig(
+        denoiser="unet",
+        latent_layout=layout,
+        prediction="epsilon",
+        updates=LONG,
+        batch_size=size,
+        clip_norm=0.0,
+    )
+    latent, observation = CHUNK * sizes.action_size, sizes.observation_size
+    diffusion = diffusion_spec(config, ("state",), latent, observation, HISTORY, store.spec)
+    torch.manual_seed(0)
+    model = ActionDiffusion(
+        ChunkSpec(**sizes.shared(), history=HISTORY, horizon=CHUNK, diffusion=diffusion)
+    ).to(device)
+    rule = WindowRule(CHUNK, before=HISTORY - 1, after=CHUNK - 1)
+    keys = sizes.observation_keys
+    batches = SnippetBatches(store, keys, rule, split="train", seed=0, device=device, every=True)
+    settings = LoopSettings.of(config)
+    theirs = reference.chunk_loss(SnippetCutter(store, keys, batches, size))
+    yield from _against_loop(
+        f"Diffusion Policy, U-Net m, chunk {CHUNK}, batch {size}",
+        4.0,
+        Training(copy.deepcopy(model), SnippetObjective(batches, None, size), settings),
+        ReferenceLoop(model, theirs, settings),
+        device,
+        min(rounds or 3, ROUNDS) if device.type == "cpu" else rounds,
+        (1, 50),
+    )
+
+
+def vae_hypnettorch(device: torch.device, rounds: int | None = None) -> Iterator[Comparison]:
+    """Train the VAE at Metaworld's sizes on all steps: T 500, decoder xs, policy 2 x 256."""
+    config = metaworld_config(loss_steps=None)
+    work = VaeWork.of(_random_store(metaworld_shapes()), config, device)
+    ours = work.ours()
+    theirs = work.ours(HypnettorchVae(work.model), cuda_graphs="off")
+    cuda = device.type == "cuda"
+    yield _training_steps(
+        Comparison(
+            f"VAE, Metaworld T 500, decoder xs, policy 2 x 256, batch 32, all steps, {_on(device)}",
+            "all policies of a batch at once",
+            "hypnettorch's documented path, weights per sample into its MLP",
+            "updates/s",
+            at_least=40.0 if cuda else 1.3,
+        ),
+        ours,
+        theirs.run,
+        device,
+        rounds,
+        (1, 20),
+    )
+
+
+def matmul_share(device: torch.device, rounds: int | None = None) -> Iterator[Comparison]:
+    """Compare a training step of the VAE with its matrix products alone."""
+    cpu = torch.device("cpu")
+    del device  # a statement about the CPU
+    training = pusht_vae(cpu).ours()
+    training.run(1)
+    counter, products = FlopCounterMode(display=False), Products()
+    with counter:
+        training.run(1)
+    with products:
+        training.run(1)
+    flops, repeat = counter.get_total_flops(), 5
+    seconds, reference_seconds = alternate(
+        lambda: training.run(repeat), products.repeated(repeat), rounds or ROUNDS
+    )
+    rates = ([repeat * flops / 1e9 / s for s in side] for side in (seconds, reference_seconds))
+    yield Comparison(
+        "matrix products of a VAE update, PushT T 64, batch 64, CPU",
+        "a whole update",
+        f"torch.matmul of the same {len(products.shapes)} sizes and nothing else",
+        "GFLOP/s",
+        at_least=0.6,
+    ).measured(*rates)
+
+
+class Products(TorchDispatchMode):
+    """Records the matrix products of what runs inside the context.
+
+    Attributes:
+        shapes: Sizes of both factors of every product, in order.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.shapes: list[tuple[torch.Size, torch.Size]] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> object:
+        """Run an operation and note the factors of a product."""
+        del types
+        name = func.overloadpacket.__name__
+        if name in ("mm", "bmm"):
+            self.shapes.append((args[0].shape, args[1].shape))
+        elif name in ("addmm", "baddbmm"):
+            self.shapes.append((args[1].shape, args[2].shape))
+        return func(*args, **(kwargs or {}))
+
+    def repeated(self, count: int) -> Callable[[], None]:
+        """Return a function that computes every product `count` times, on random factors."""
+        factors = [(torch.randn(a), torch.randn(b)) for a, b in self.shapes]
+
+        def multiply() -> None:
+            for _ in range(count):
+                for a, b in factors:
+                    torch.matmul(a, b)
+
+        return multiply
+
+
+def pusht_vae(device: torch.device) -> VaeWork:
+    """Return the VAE of the PushT rows."""
+    config = VaeConfig(policy_width=128, updates=LONG)
+    return VaeWork.of(_pusht_store(), config, device)
+
+
+def metaworld_config(**changes: Any) -> VaeConfig:
+    """Return the settings of the Metaworld rows."""
+    config = VaeConfig(
+        snippet_length=500, starts="first", decoder="xs", batch_size=32, updates=LONG
+    )
+    return replace(config, **changes)
+
+
+def metaworld_shapes() -> list[tuple[int, int, int]]:
+    """Return steps, observation and action size of a made-up set of Metaworld episodes."""
+    return [(500, 39, 4)] * 100
+
+
+def _against_loop(
+    name: str,
+    goal: float,
+    ours: Training,
+    theirs: ReferenceLoop,
+    device: torch.device,
+    rounds: int | None,
+    counts: tuple[int, int],
+) -> Iterator[Comparison]:
+    def run(count: int) -> None:
+        for _ in range(count):
+            theirs.step()
+
+    theirs.model.train()
+    comparison = Comparison(f"{name}, {_on(device)}", "one update", LOOP, "updates/s")
+    if device.type == "cuda":
+        comparison = replace(comparison, ours="captured as one CUDA graph", at_least=goal)
+    yield _training_steps(comparison, ours, run, device, rounds, counts)
+    if device.type != "cuda":
+        wanted = "captured as one CUDA graph"
+        yield needs_cuda(Comparison(f"{name}, GPU", wanted, LOOP, "updates/s", at_least=goal))
+
+
+def _training_steps(
+    comparison: Comparison,
+    ours: Training,
+    theirs: Callable[[int], None],
+    device: torch.device,
+    rounds: int | None,
+    counts: tuple[int, int],
+) -> Comparison:
+    """Compare training steps per second; `counts` says how many a round has, on CPU and CUDA."""
+    count = counts[device.type == "cuda"]
+    measured = compare(
+        comparison,
+        lambda: ours.run(count),
+        lambda: theirs(count),
+        rounds or ROUNDS,
+        device,
+        count=count,
+    )
+    return replace(measured, note="; ".join(ours.messages))
+
+
+def _on(device: torch.device) -> str:
+    return "GPU" if device.type == "cuda" else "CPU"
+
+
+def _latents(count: int, size: int, state: int, device: torch.device) -> LatentTable:
+    draw = torch.Generator().manual_seed(0)
+    mean, std = torch.randn(count, size, generator=draw), torch.full((count, size), 0.1)
+    nothing = torch.zeros(count, dtype=torch.long)
+    parts = (mean, std, torch.randn(count, state, generator=draw), nothing, nothing)
+    return LatentTable(*(part.to(device) for part in parts))
+
+
+def _pusht_store() -> SnippetStore:
+    """Return random episodes of PushT's number, sizes and lengths."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(50, 200, size=206)
+    keys = [item for item in PUSHT_OBSERVATIONS if item.network]
+    observations = [
+        {item.name: _rows(rng, length, item.size) for item in keys} for length in lengths
+    ]
+    actions = [_rows(rng, length, PUSHT_ACTION.size) for length in lengths]
+    return store_from_arrays(observations, actions, action=PUSHT_ACTION, env="pusht/push_t")
+
+
+def _random_store(shapes: list[tuple[int, int, int]]) -> SnippetStore:
+    rng = np.random.default_rng(0)
+    observations = [_rows(rng, steps, size) for steps, size, _ in shapes]
+    actions = [_rows(rng, steps, size) for steps, _, size in shapes]
+    size = shapes[0][2]
+    meaning = ActionSpec(size, "delta", "normalized", (-1.0,) * size, (1.0,) * size)
+    return store_from_arrays(observations, actions, action=meaning)
+
+
+def _rows(rng: np.random.Generator, steps: int, size: int) -> FloatArray:
+    return rng.normal(size=(steps, size)).astype(np.float32)

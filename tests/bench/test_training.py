@@ -1,0 +1,103 @@
+"""Both sides of the training rows make the same training steps."""
+
+from __future__ import annotations
+
+import copy
+from math import prod
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from lwdctl.artifacts.snippets import SnippetStore
+from lwdctl.bench import reference
+from lwdctl.bench.reference import HypnettorchVae, ReferenceLoop
+from lwdctl.bench.training import Products, Training, VaeWork, _latents
+from lwdctl.configs import DiffusionConfig, VaeConfig
+from lwdctl.data.dataset import store_from_arrays
+from lwdctl.models.diffusion import LatentDiffusion
+from lwdctl.training.diffusion import diffusion_spec
+from lwdctl.training.objectives import DiffusionObjective
+from lwdctl.training.update import LoopSettings
+
+CPU = torch.device("cpu")
+STEPS = 5
+
+
+@pytest.fixture(scope="module")
+def store() -> SnippetStore:
+    rng = np.random.default_rng(0)
+    lengths = (12, 20, 9, 30)
+    observations = [rng.normal(size=(length, 3)).astype(np.float32) for length in lengths]
+    actions = [rng.normal(size=(length, 2)).astype(np.float32) for length in lengths]
+    return store_from_arrays(observations, actions, tasks="reach", validation_fraction=0.0)
+
+
+def a_vae(store: SnippetStore, **changes: object) -> VaeWork:
+    config = VaeConfig(
+        snippet_length=10, latent_size=8, policy_width=12, decoder="xs", batch_size=4, warmup=2,
+        beta_kl=1e-3, **changes,
+    )  # fmt: skip
+    return VaeWork.of(store, config, CPU)
+
+
+def assert_same_training(ours: Training, theirs: ReferenceLoop) -> None:
+    ours.run(STEPS)
+    theirs.model.train()
+    for _ in range(STEPS):
+        theirs.step()
+    for own, other in ((ours.update.model, theirs.model), (ours.update.average, averaged(theirs))):
+        for (name, a), (_, b) in zip(
+            own.state_dict().items(), other.state_dict().items(), strict=True
+        ):
+            torch.testing.assert_close(a, b, rtol=0, atol=0, msg=name)
+
+
+def averaged(loop: ReferenceLoop) -> nn.Module:
+    return loop.average.module
+
+
+@pytest.mark.parametrize("loss_steps", [4, None])
+def test_the_reference_trains_the_same_vae(store: SnippetStore, loss_steps: int | None) -> None:
+    work = a_vae(store, loss_steps=loss_steps)
+    assert_same_training(work.ours(), work.reference())
+
+
+def test_the_reference_trains_the_same_denoiser(store: SnippetStore) -> None:
+    config = DiffusionConfig(width=16, blocks=1, batch_size=8, warmup=2)
+    model = LatentDiffusion(diffusion_spec(config, ("state",), 8, 3, 2, store.spec))
+    table, settings = _latents(30, 8, 6, CPU), LoopSettings.of(config)
+    ours = DiffusionObjective(table, None, config.batch_size, config.seed)
+    theirs = reference.latent_loss(table, config.batch_size, config.seed)
+    assert_same_training(
+        Training(copy.deepcopy(model), ours, settings), ReferenceLoop(model, theirs, settings)
+    )
+
+
+def test_hypnettorchs_path_has_the_same_loss_and_gradients(store: SnippetStore) -> None:
+    work = a_vae(store, loss_steps=None)
+    ours, theirs = work.model, HypnettorchVae(work.model)
+    batch = work.batches.batch(0, 4)
+    for model in (ours, theirs):
+        draw = torch.Generator().manual_seed(0)
+        terms = model.terms(batch, batch.task, batch.label, draw)
+        (terms["reconstruction"] + terms["kl"]).backward()
+    pairs = [
+        *zip(ours.encoder.parameters(), theirs.vae.encoder.parameters(), strict=True),
+        *zip(ours.decoder.parameters(), theirs.hypernetwork.parameters(), strict=True),
+    ]
+    for a, b in pairs:
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_the_recorded_products_hold_all_flops_of_a_training_step(store: SnippetStore) -> None:
+    training = a_vae(store).ours()
+    training.run(1)
+    counter, products = FlopCounterMode(display=False), Products()
+    with counter:
+        training.run(1)
+    with products:
+        training.run(1)
+    assert sum(2 * prod(a) * b[-1] for a, b in products.shapes) == counter.get_total_flops() > 0
