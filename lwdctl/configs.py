@@ -40,6 +40,10 @@ _PRECISION = (
     "fp32: single precision; auto: the same, on CUDA with TF32 in matrix products; bf16: networks"
     " in bfloat16, generated weights and losses in single precision"
 )
+_SNAPSHOTS = (
+    "Number of times to save the EMA weights, evenly spaced over training, to see whether a model"
+    " still improves; each takes the disk space of the model's ema.safetensors"
+)
 _CUDA_GRAPHS = "CUDA only: repeat the training step as a captured graph (auto), or not (off)"
 _CACHE = (
     "Where to keep the recorded steps: GPU memory (device), main memory (ram), or on disk (none)"
@@ -166,6 +170,7 @@ class TrainingConfig(Settings):
     threads: int | None = option(None, _THREADS, minimum=1)
     precision: Precision = option("auto", _PRECISION)
     cuda_graphs: CudaGraphs = option("auto", _CUDA_GRAPHS)
+    snapshots: int = option(0, _SNAPSHOTS, minimum=0)
 
 
 @dataclass(frozen=True)
@@ -212,12 +217,6 @@ class VaeConfig(TrainingConfig):
         minimum=0,
     )
     batch_size: int = option(64, "Snippets per training step", minimum=1)
-    snapshots: int = option(
-        0,
-        "Number of times to save the EMA weights, evenly spaced over training, for `analyze"
-        " reconstruction`; each takes the disk space of the model's ema.safetensors",
-        minimum=0,
-    )
     cache: Cache = option("auto", _CACHE)
 
 
@@ -291,9 +290,24 @@ class BaselineConfig(Settings):
         " snippet length)",
         minimum=1,
     )
-    history: int = option(
-        2, "dp, ldp: observations in the condition, the current one and those before it", minimum=1
+    history: int | None = option(
+        None,
+        "Observations that the policy sees, the current one and those before it (default: dp, ldp"
+        " 2, mlp 1)",
+        minimum=1,
     )
+    padding: Literal["masked", "counted"] = option(
+        "masked",
+        "dp: leave the steps of a chunk beyond its demonstration out of the loss (masked), or count"
+        " them as standing still, as Diffusion Policy's authors do (counted)",
+    )
+    observation_noise: float = option(
+        0.0,
+        "Unit of the noise on the observations in training, in normalized units (mlp and ldp:"
+        " standard deviations; dp: half ranges); it is at most the square root of 2 times this.",
+        minimum=0,
+    )
+    time_input: bool = option(False, "mlp: give it the elapsed fraction of the episode as an input")
     condition: tuple[Literal["task", "label", "none"], ...] = option(
         (),
         "What the policy is conditioned on beside the observations (default: the task when there"
@@ -331,6 +345,9 @@ class BaselineConfig(Settings):
     num_train_timesteps: int = option(100, "Timesteps of the forward (noising) process", minimum=2)
     latent_size: int = option(VaeConfig.latent_size, "ldp: dimension of the latent", minimum=1)
     beta_kl: float = option(VaeConfig.beta_kl, "ldp: weight of the KL term", minimum=0)
+    vae_updates: int | None = option(
+        None, "ldp: number of training steps of its VAE (default: as --updates)", minimum=1
+    )
     policy_width: int = option(256, "mlp: width of the hidden layers", minimum=1)
     layers: int = option(2, "mlp: hidden layers", minimum=1)
     learning_rate: float | None = option(
@@ -375,6 +392,7 @@ class BaselineConfig(Settings):
     threads: int | None = option(None, _THREADS, minimum=1)
     precision: Precision = option("auto", _PRECISION)
     cuda_graphs: CudaGraphs = option("auto", _CUDA_GRAPHS)
+    snapshots: int = option(0, _SNAPSHOTS, minimum=0)
     cache: Cache = option("auto", _CACHE)
 
 

@@ -43,6 +43,8 @@ class ActionSpec:
         control_rate: Actions per second in hertz, 0 when unknown.
         reference: For absolute targets, the observation key of the position that they command,
             in the same units and of the same size (`"agent_position"`), else "".
+        gripper: Components that command a gripper: a state to hold, also where the others are
+            motions.
     """
 
     size: int
@@ -52,6 +54,7 @@ class ActionSpec:
     high: tuple[float, ...]
     control_rate: float = 0.0
     reference: str = ""
+    gripper: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,7 @@ class SourceSpec:
         """Rebuild from the values of `to_mapping`, also after JSON."""
         action = {**values["action"]}
         action["low"], action["high"] = tuple(action["low"]), tuple(action["high"])
+        action["gripper"] = tuple(action.get("gripper", ()))
         env = {**values["env"], "tasks": tuple(values["env"]["tasks"])}
         seeds = values.get("collection_seeds")
         return cls(

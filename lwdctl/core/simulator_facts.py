@@ -84,7 +84,9 @@ def robosuite_action(arm: Mapping[str, Any], size: int, control_rate: float) -> 
     if controller == "JOINT_TORQUE" or not has_absolute_targets(arm):
         semantics = "torque" if controller == "JOINT_TORQUE" else "delta"
         low, high = (-1.0,) * size, (1.0,) * size
-        return ActionSpec(size, semantics, "normalized", low, high, control_rate)
+        per_arm = len(_POSE_LIMITS) if controller.endswith("_POSE") else size
+        gripper = tuple(range(per_arm - 1, size, per_arm))
+        return ActionSpec(size, semantics, "normalized", low, high, control_rate, gripper=gripper)
     if controller.endswith("_POSE") and size % len(_POSE_LIMITS) == 0:
         high = _POSE_LIMITS * (size // len(_POSE_LIMITS))
     else:

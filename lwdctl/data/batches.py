@@ -15,6 +15,7 @@ from torch import Tensor
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import Cache
 from lwdctl.core.errors import ConfigError
+from lwdctl.core.records import ActionSpec
 from lwdctl.data.windows import IntArray, VisitOrder, WindowRule, blocks_of
 
 CACHES = get_args(Cache)
@@ -30,7 +31,9 @@ class SnippetBatch:
     Attributes:
         observations: (batch, time, obs).
         actions: (batch, time, action).
-        mask: (batch, time), 1.0 for real steps; padding repeats the nearest real step.
+        mask: (batch, time), 1.0 for real steps. Padding repeats the nearest real step; actions that
+            are motions are zero there, but for the gripper's.
+        start: (batch,), its first step within its episode; negative before it.
         task: (batch,), task index, -1 for none.
         label: (batch,), label index, -1 for none.
     """
@@ -38,6 +41,7 @@ class SnippetBatch:
     observations: Tensor
     actions: Tensor
     mask: Tensor
+    start: Tensor
     task: Tensor
     label: Tensor
 
@@ -155,6 +159,7 @@ class SnippetBatches:
             kept_on = self.device if self.cache == "device" else torch.device("cpu")
             self._rows = MemoryRows(store, keys, kept_on)
         self._steps = torch.arange(rule.length, device=self.device)
+        self._motions = motions(store.spec.action).to(self.device)
         self._select(split)
 
     def of_split(self, split: str) -> SnippetBatches:
@@ -193,7 +198,7 @@ class SnippetBatches:
         return self.episodes[position], offsets
 
     def cut(self, episodes: IntArray, offsets: IntArray) -> SnippetBatch:
-        """Return the snippets at `offsets` of `episodes`, padded with the nearest real step."""
+        """Return the snippets at `offsets` of `episodes`, padded; see `SnippetBatch`."""
         return self.assemble(*self.prepare(episodes, offsets))
 
     def prepare(self, episodes: IntArray, offsets: IntArray) -> tuple[Tensor, ...]:
@@ -222,8 +227,12 @@ class SnippetBatches:
         if steps is None:
             assert isinstance(self._rows, MemoryRows)
             steps = self._rows.table[index]
-        mask = (index == rows).to(steps.dtype)
-        return SnippetBatch(steps[..., : self._obs], steps[..., self._obs :], mask, task, label)
+        real = index == rows
+        actions = steps[..., self._obs :]
+        if self._motions.numel():
+            actions = actions.masked_fill(~real.unsqueeze(2) & self._motions, 0.0)
+        observations, mask = steps[..., : self._obs], real.to(steps.dtype)
+        return SnippetBatch(observations, actions, mask, first - low, task, label)
 
     @property
     def resident(self) -> bool:
@@ -270,6 +279,15 @@ class SnippetBatches:
 
     def _blocks(self) -> list[IntArray]:
         return blocks_of(self._start, self._length, BLOCK_ROWS)
+
+
+def motions(action: ActionSpec) -> Tensor:
+    """Return which components are motions (action,), empty where none is: zero moves nothing."""
+    if action.semantics != "delta":
+        return torch.zeros(0, dtype=torch.bool)
+    chosen = torch.ones(action.size, dtype=torch.bool)
+    chosen[list(action.gripper)] = False
+    return chosen
 
 
 def _read(

@@ -393,5 +393,8 @@ def action_spec(adapter: str, env_args: Mapping[str, Any], size: int, where: str
         return robosuite_action(arm_settings(env_args, where) or {}, size, rate)
     low, high = (-1.0,) * size, (1.0,) * size
     if adapter == "metaworld":
-        return ActionSpec(size, "delta", "normalized", low, high, METAWORLD_CONTROL_RATE)
+        gripper = (size - 1,)
+        return ActionSpec(
+            size, "delta", "normalized", low, high, METAWORLD_CONTROL_RATE, gripper=gripper
+        )
     return ActionSpec(size, "absolute", "unknown", low, high)

@@ -27,7 +27,9 @@ from lwdctl.envs.simulator import Metric, Observation, Step
 from lwdctl.envs.table import check_tasks
 
 SUFFIX = "-v3"
-ACTION = ActionSpec(4, "delta", "normalized", (-1.0,) * 4, (1.0,) * 4, METAWORLD_CONTROL_RATE)
+ACTION = ActionSpec(
+    4, "delta", "normalized", (-1.0,) * 4, (1.0,) * 4, METAWORLD_CONTROL_RATE, gripper=(3,)
+)
 
 
 def task_names() -> tuple[str, ...]:

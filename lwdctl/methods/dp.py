@@ -50,9 +50,10 @@ class DiffusionPolicy(Method):
         Chunks begin at the oldest observation of the history, so `history - 1` steps are predicted
         that are not executed, and the U-Net needs a length that it can halve.
         """
+        training.check_unused(config, "time_input", "vae_updates")
         work = training.Work(config, data, directory, progress)
         sizes, denoiser = work.sizes, config.denoiser or "unet"
-        needed = sizes.snippet_length + config.history - 1
+        needed = sizes.snippet_length + work.history - 1
         multiple = UNET_SIZES[config.unet_size].multiple if denoiser == "unet" else 1
         length = -(-needed // multiple) * multiple
         executed = config.executed or sizes.snippet_length
@@ -63,10 +64,11 @@ class DiffusionPolicy(Method):
             )
         # Steps that are predicted only because the U-Net needs them may lie past the episode.
         after = executed - 1 + length - needed
-        rule = WindowRule(length, before=config.history - 1, after=after)
+        rule = WindowRule(length, before=work.history - 1, after=after)
         transformer = denoiser == "transformer"
         settings = work.settings(TRANSFORMER_DEFAULTS if transformer else UNET_DEFAULTS)
-        objective = work.objective(rule, settings)
+        options = {"padding": config.padding, "observation_noise": config.observation_noise}
+        objective = work.objective(rule, settings, options=options)
         spec = work.chunk_spec(
             denoiser,
             f"{length}x{sizes.action_size}",
@@ -78,10 +80,10 @@ class DiffusionPolicy(Method):
         spec = replace(spec, diffusion=replace(spec.diffusion, denoiser=network, clip=1.0))
         model = work.initialize(lambda: ActionDiffusion(spec))
         # Observations and actions are mapped to [-1, 1], as in Diffusion Policy.
-        actions = chunk_moments(spec, data, objective.batches, config.history - 1)
+        actions = chunk_moments(spec, data, objective.batches, work.history - 1)
         model.diffusion.latent.fit_range(actions, length)
         observations = data.moments(spec.observation_keys, "train")
-        model.diffusion.state.fit_range(observations, config.history)
+        model.diffusion.state.fit_range(observations, work.history)
         loop, summary = work.train(model, objective, settings, directory, "train-baseline dp")
         summary |= {
             "snippet_length": sizes.snippet_length,

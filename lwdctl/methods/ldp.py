@@ -5,13 +5,13 @@ The method of this package without the generated policy: the decoder emits actio
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import BaselineConfig
-from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import Progress
 from lwdctl.data.batches import SnippetBatches
 from lwdctl.data.windows import WindowRule
@@ -36,13 +36,14 @@ class LatentDiffusionOfChunks(Method):
         self, data: SnippetStore, config: BaselineConfig, directory: Path, progress: Progress
     ) -> Trained[LatentChunks]:
         """Train the VAE, encode every snippet, train the denoiser."""
-        if config.executed:
-            raise ConfigError("ldp has no option --executed", "leave --executed out")
+        training.check_unused(config, "executed", "time_input")
         work = training.Work(config, data, directory, progress)
         spec = work.chunk_spec(
             config.denoiser or "mlp", config.latent_layout, "sample", config.latent_size
         )
         settings = work.settings(training.VAE_DEFAULTS, fraction=0.5)
+        if config.vae_updates:
+            settings = replace(settings, updates=config.vae_updates)
         window = WindowRule(*work.sizes.window)
         objective = work.objective(window, settings, every=False, kl=config.beta_kl)
 
@@ -62,9 +63,11 @@ class LatentDiffusionOfChunks(Method):
         diffusion = work.initialize(lambda: LatentDiffusion(spec.diffusion))
         std = torch.sqrt(train.mean.var(0, correction=0) + train.std.square().mean(0))
         diffusion.latent.fit(train.mean.mean(0), std)
-        diffusion.state.repeat(encoder.observation, config.history)
+        diffusion.state.repeat(encoder.observation, work.history)
         settings = work.settings(training.DENOISER_DEFAULTS, fraction=0.5)
-        denoising = DiffusionObjective(train, held_out, settings.batch_size, config.seed)
+        denoising = DiffusionObjective(
+            train, held_out, settings.batch_size, config.seed, config.observation_noise
+        )
         second, numbers = work.train_part(diffusion, denoising, settings, "diffusion")
         sampler = second.ema_model
         assert isinstance(sampler, LatentDiffusion)

@@ -1,4 +1,4 @@
-"""Behavior cloning with an MLP: one network for all of the data, one action per observation."""
+"""Behavior cloning with an MLP: one network for all of the data, one action per step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import torch
 
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import BaselineConfig
-from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import Progress
 from lwdctl.core.records import FloatArray, SourceSpec
 from lwdctl.data.windows import WindowRule
@@ -43,12 +42,13 @@ class MlpPolicy:
         self._model = model
         self._parts = ("task", tasks, model.spec.tasks), ("label", labels, model.spec.labels)
         self._device = model.observation.mean.device
-        self._observed = Observed(model.spec.observation_keys, 1, self._device)
+        self._observed = Observed(model.spec.observation_keys, model.spec.history, self._device)
         self.reset(())
 
     def reset(self, episodes: Sequence[EpisodePlan | None]) -> None:
         """Start one episode per environment; None leaves it idle."""
-        self._num_envs = len(episodes)
+        self._num_envs, self._steps = len(episodes), 0
+        self._observed.clear()
         self._task, self._label = (
             torch.tensor(
                 condition_indices(part, episodes, names) if used else [0] * len(episodes),
@@ -66,8 +66,11 @@ class MlpPolicy:
         """Return actions (env, action) in environment units."""
         del active
         begun = now(self._device)
-        state = self._observed.add(observations)
-        actions: FloatArray = self._model.act(state, self._task, self._label).cpu().numpy()
+        self._observed.add(observations)
+        step = torch.full((self._num_envs,), self._steps, device=self._device)
+        found = self._model.act(self._observed.state, step, self._task, self._label)
+        actions: FloatArray = found.cpu().numpy()
+        self._steps += 1
         self._seconds += now(self._device) - begun
         return actions
 
@@ -135,10 +138,8 @@ class BehaviorCloning(Method):
     def train(
         self, data: SnippetStore, config: BaselineConfig, directory: Path, progress: Progress
     ) -> Trained[ClonedPolicy]:
-        """Train on single steps, each visited once per epoch."""
-        if config.executed or config.dropout:
-            option = "executed" if config.executed else "dropout"
-            raise ConfigError(f"mlp has no option --{option}", f"leave --{option} out")
+        """Train on single steps with their history, each visited once per epoch."""
+        training.check_unused(config, "executed", "dropout", "vae_updates")
         work = training.Work(config, data, directory, progress)
         sizes, parts = work.sizes, work.condition
         spec = ClonedSpec(
@@ -146,13 +147,17 @@ class BehaviorCloning(Method):
             hidden=(config.policy_width,) * config.layers,
             tasks=len(data.spec.env.tasks) if "task" in parts else 0,
             labels=len(data.spec.labels) if "label" in parts else 0,
+            history=config.history or 1,
+            episode_steps=_episode_steps(data) if config.time_input else 0,
         )
         model = work.initialize(lambda: ClonedPolicy(spec))
         model.observation.standardize(data.moments(spec.observation_keys, "train"))
         key = "action_relative" if spec.action_target == "relative" else "action"
         model.action.standardize(data.moments((key,), "train"))
         settings = work.settings(DEFAULTS)
-        objective = work.objective(WindowRule(1), settings)
+        rule = WindowRule(spec.history, before=spec.history - 1)
+        noise = {"observation_noise": config.observation_noise}
+        objective = work.objective(rule, settings, options=noise)
         loop, summary = work.train(model, objective, settings, directory, "train-baseline mlp")
         summary |= {
             "action_target": sizes.action_target,
@@ -164,6 +169,11 @@ class BehaviorCloning(Method):
         """Open a trained model."""
         del name
         return TrainedMlp(path, device)
+
+
+def _episode_steps(data: SnippetStore) -> int:
+    """Return the environment's step limit, or where it has none the longest demonstration."""
+    return data.spec.env.max_steps or int(data.episodes.length.max())
 
 
 METHOD = BehaviorCloning()

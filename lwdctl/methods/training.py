@@ -20,6 +20,7 @@ from lwdctl.configs import (
     Prediction,
     VaeConfig,
 )
+from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import Progress
 from lwdctl.data.windows import WindowRule
 from lwdctl.models.chunks import ChunkSpec
@@ -36,6 +37,21 @@ _SHARED = ("learning_rate", "warmup", "clip_norm", "ema_decay", "updates", "batc
 VAE_DEFAULTS = {name: getattr(VaeConfig, name) for name in _SHARED} | {"weight_decay": 0.0}
 DENOISER_DEFAULTS = {name: getattr(DiffusionConfig, name) for name in (*_SHARED, "weight_decay")}
 _REPORTED = (*_SHARED[:-2], "batch_size", "weight_decay", "betas", "ema_power")
+
+
+CHUNK_HISTORY = 2
+
+
+def check_unused(config: BaselineConfig, *options: str) -> None:
+    """Check that no option is set that the method does not have.
+
+    Raises:
+        ConfigError: One is set.
+    """
+    for option in options:
+        if getattr(config, option):
+            name = option.replace("_", "-")
+            raise ConfigError(f"{config.method} has no option --{name}", f"leave --{name} out")
 
 
 @dataclass(frozen=True)
@@ -71,6 +87,11 @@ class Work:
         extras = () if config.condition == (NO_CONDITION,) else config.condition or default
         return check_condition(("state", *extras), data.episodes.task, data.episodes.label)
 
+    @property
+    def history(self) -> int:
+        """Observations in the condition of a model that samples chunks."""
+        return self.config.history or CHUNK_HISTORY
+
     def chunk_spec(
         self,
         denoiser: str,
@@ -102,14 +123,14 @@ class Work:
         )
         return ChunkSpec(
             **sizes.shared(),
-            history=config.history,
+            history=self.history,
             horizon=sizes.snippet_length,
             diffusion=diffusion_spec(
                 chosen,
                 self.condition,
                 latent_size,
                 sizes.observation_size,
-                config.history,
+                self.history,
                 self.data.spec,
             ),
         )
@@ -135,11 +156,18 @@ class Work:
             threads=config.threads,
             precision=config.precision,
             cuda_graphs=config.cuda_graphs,
+            snapshots=config.snapshots,
             **chosen,
         )
 
     def objective(
-        self, rule: WindowRule, settings: LoopSettings, *, every: bool = True, **weights: float
+        self,
+        rule: WindowRule,
+        settings: LoopSettings,
+        *,
+        every: bool = True,
+        options: Mapping[str, Any] | None = None,
+        **weights: float,
     ) -> SnippetObjective:
         """Return the loss on the training snippets, and log how often each is visited.
 
@@ -147,6 +175,7 @@ class Work:
             rule: Which snippets of an episode are used.
             settings: Training steps and batch size.
             every: Whether an epoch visits every snippet, instead of one per episode.
+            options: Further arguments of the model's `terms` while training.
             **weights: Weights of terms of the loss, by name.
         """
         keys = self.sizes.observation_keys
@@ -158,7 +187,7 @@ class Work:
             f" {batches.rule.length} steps; {settings.updates} updates ="
             f" {passes:.1f} passes over all snippets"
         )
-        return SnippetObjective(batches, held_out, settings.batch_size, weights)
+        return SnippetObjective(batches, held_out, settings.batch_size, weights, options or {})
 
     def train(
         self,

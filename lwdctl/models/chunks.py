@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lwdctl.models.diffusion import DiffusionSpec, LatentDiffusion
 from lwdctl.models.files import PolicySpec
-from lwdctl.models.normalizer import Normalizer
+from lwdctl.models.normalizer import Normalizer, noisy_observations
 from lwdctl.models.vae import SnippetEncoder, Snippets, sample_posterior, vae_terms
 
 DECODER_HIDDEN = 256
@@ -52,16 +52,36 @@ class ActionDiffusion(nn.Module):
         self.diffusion = LatentDiffusion(spec.diffusion)
 
     def terms(
-        self, batch: Snippets, task: Tensor, label: Tensor, generator: torch.Generator
+        self,
+        batch: Snippets,
+        task: Tensor,
+        label: Tensor,
+        generator: torch.Generator,
+        *,
+        padding: str = "masked",
+        observation_noise: float = 0.0,
     ) -> dict[str, Tensor]:
         """Return the denoising error of chunks that begin `history - 1` steps early.
 
-        Padded steps count as well: in them the robot stays where it is.
+        Args:
+            batch: Snippets with the steps of a chunk.
+            task: (batch,), task index.
+            label: (batch,), label index.
+            generator: Source of all noise.
+            padding: `"masked"` leaves padded steps out of the error; `"counted"` does not, as
+                Diffusion Policy: in them the robot stays where it is.
+            observation_noise: Size of the noise on the observations; see `noisy_observations`.
         """
         seen = batch.observations[:, : self.spec.history]
+        if observation_noise > 0:
+            scale = self.diffusion.state.scale[: self.spec.observation_size]
+            seen = noisy_observations(seen, scale, self.spec, observation_noise, generator)
         chunk = batch.actions - self.spec.reference(seen[:, -1:])
         condition = self.diffusion.condition(seen.flatten(1), task, label)
-        return {"denoising": self.diffusion.loss(chunk.flatten(1), condition, generator)}
+        weight = None
+        if padding == "masked":
+            weight = batch.mask.unsqueeze(2).expand_as(chunk).flatten(1)
+        return {"denoising": self.diffusion.loss(chunk.flatten(1), condition, generator, weight)}
 
     def actions(self, latent: Tensor, state: Tensor) -> Tensor:
         """Return the steps of sampled chunks that are executed.

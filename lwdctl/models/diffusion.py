@@ -124,10 +124,17 @@ class LatentDiffusion(nn.Module):
         seen = self.state.normalize(state) if size else state.new_zeros(len(state), 0)
         return join_condition(seen, (task, self.spec.tasks), (label, self.spec.labels))
 
-    def loss(self, latent: Tensor, condition: Tensor, generator: torch.Generator) -> Tensor:
+    def loss(
+        self,
+        latent: Tensor,
+        condition: Tensor,
+        generator: torch.Generator,
+        weight: Tensor | None = None,
+    ) -> Tensor:
         """Return the mean squared error of the prediction on one batch, a scalar.
 
-        Latents (batch, latent) are in the encoder's units, conditions are (batch, condition).
+        Latents (batch, latent) are in the encoder's units, conditions are (batch, condition). A
+        weight (batch, latent) of 0 leaves a component out of the mean.
         """
         clean = self.latent.normalize(latent)
         noise = normal_like(clean, generator)
@@ -138,7 +145,11 @@ class LatentDiffusion(nn.Module):
         target = clean if self.spec.prediction == "sample" else noise
         if self.spec.prediction == "v_prediction":
             target = signal * noise - std * clean
-        return nn.functional.mse_loss(self.denoiser(noisy, step, condition), target)
+        predicted = self.denoiser(noisy, step, condition)
+        if weight is None:
+            return nn.functional.mse_loss(predicted, target)
+        error: Tensor = (predicted.float() - target).square() * weight
+        return error.sum() / weight.sum().clamp(min=1.0)
 
     def _clean(self, predicted: Tensor, noisy: Tensor, timestep: int) -> Tensor:
         alpha = self.alphas_cumprod[timestep]

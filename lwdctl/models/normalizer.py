@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lwdctl.artifacts.snippets import Moments
+from lwdctl.models.files import PolicySpec
 
 SMALLEST_STD = 1e-4
 """Components that vary less (relative to their size) count as constant: scaled by 1, not 1/0."""
@@ -71,3 +72,36 @@ def join_condition(part: Tensor, *indices: tuple[Tensor, int]) -> Tensor:
 def normal_like(like: Tensor, generator: torch.Generator) -> Tensor:
     """Draw standard normal noise in the shape and on the device of `like`."""
     return torch.randn(like.shape, generator=generator, device=like.device)
+
+
+def noisy_observations(
+    observations: Tensor,
+    scale: Tensor,
+    spec: PolicySpec,
+    size: float,
+    generator: torch.Generator,
+) -> Tensor:
+    """Add noise to what a policy sees (batch, time, obs), without moving its action's target.
+
+    Each snippet draws a strength u in [0, 1]; the noise is `size * u * (a + b)` with a drawn
+    per step and b per snippet, both standard normal: its standard deviation is at most `size`
+    times the square root of 2. With relative targets only the components that they are relative to
+    get noise (the robot is off its path, the scene is as recorded), so that the policy learns to
+    return to the path.
+
+    Args:
+        observations: Environment units.
+        scale: (obs,), scale of the normalized observations.
+        spec: What actions are relative to.
+        size: Unit of the noise, in normalized observations.
+        generator: Source of the noise, of the observations' device.
+    """
+    noise = normal_like(observations, generator) + normal_like(observations[:, :1], generator)
+    strength = torch.rand(len(noise), 1, 1, generator=generator, device=noise.device)
+    change = size * strength * scale * noise
+    start = spec.reference_start
+    if start is None:
+        return observations + change
+    moved = torch.zeros_like(scale)
+    moved[start : start + spec.action_size] = 1.0
+    return observations + change * moved

@@ -18,7 +18,7 @@ from lwdctl.artifacts.artifact import Artifact
 from lwdctl.models import generated
 from lwdctl.models.files import PolicySpec, check_custom, load_spec, load_weights
 from lwdctl.models.generated import Layer, PolicyDecoder, PolicyShape
-from lwdctl.models.normalizer import Normalizer, normal_like
+from lwdctl.models.normalizer import Normalizer, noisy_observations, normal_like
 
 REDUCTION = (
     "reconstruction: mean over valid steps of the sum over action components;"
@@ -75,11 +75,13 @@ class Snippets(Protocol):
         observations: (batch, time, obs).
         actions: (batch, time, action).
         mask: (batch, time), 1.0 for real steps, 0.0 for padding.
+        start: (batch,), first step within the episode, negative before it.
     """
 
     observations: Tensor
     actions: Tensor
     mask: Tensor
+    start: Tensor
 
 
 class SnippetEncoder(nn.Module):
@@ -237,7 +239,7 @@ class PolicyVae(nn.Module):
             generator: Source of the posterior noise and of the drawn steps.
             loss_steps: Reconstruct this many steps drawn per snippet; None takes all.
             observation_noise: Largest standard deviation of the noise on the policy's normalized
-                observations; see `_noisy`.
+                observations; see `noisy_observations`.
         """
         del task, label
         mean, log_variance = self.encode(batch)
@@ -252,28 +254,12 @@ class PolicyVae(nn.Module):
             observations, actions = _take(observations, drawn), _take(actions, drawn)
             elapsed, mask = elapsed.gather(1, drawn), mask.gather(1, drawn)
         if observation_noise > 0:
-            observations = self._noisy(observations, generator, observation_noise)
+            observations = noisy_observations(
+                observations, self.observation.scale, self.spec, observation_noise, generator
+            )
         outputs = generated.run(layers, self.policy_inputs(observations, elapsed))
         target = self.action.normalize(actions - self.spec.reference(observations))
         return vae_terms(outputs, target, mask, mean, log_variance)
-
-    def _noisy(self, observations: Tensor, generator: torch.Generator, size: float) -> Tensor:
-        """Add noise to what the policy sees, without moving the target of its action.
-
-        Each snippet draws a strength u in [0, 1]; the noise is `size * u * (a + b)` with a drawn
-        per step and b per snippet, both standard normal. With relative targets only the
-        components that they are relative to get noise (the robot is off its path, the scene is
-        as recorded), so that the policy learns to return to the path.
-        """
-        noise = normal_like(observations, generator) + normal_like(observations[:, :1], generator)
-        strength = torch.rand(len(noise), 1, 1, generator=generator, device=noise.device)
-        change = size * strength * self.observation.scale * noise
-        start = self.spec.reference_start
-        if start is None:
-            return observations + change
-        moved = torch.zeros_like(self.observation.scale)
-        moved[start : start + self.spec.action_size] = 1.0
-        return observations + change * moved
 
 
 def _draw_steps(mask: Tensor, count: int, generator: torch.Generator) -> Tensor:

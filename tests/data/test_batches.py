@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -103,7 +104,9 @@ def test_chunks_repeat_the_first_step_before_their_episode(store: SnippetStore) 
     batch = memory.cut(np.array([2]), np.array([-2]))
     steps = [200, 200, 200, 201, 202, 203, 204, 205]
     assert batch.observations[0, :, 0].tolist() == steps
-    assert batch.actions[0, :, 0].tolist() == [3 * step for step in steps]
+    # Actions of this store are motions: padding stands still.
+    assert batch.actions[0, :, 0].tolist() == [0, 0] + [3 * step for step in steps[2:]]
+    assert batch.start.tolist() == [-2]
     assert batch.mask[0].tolist() == [0, 0, 1, 1, 1, 1, 1, 1]
     disk = SnippetBatches(store, ("a",), rule, split="train", seed=4, cache="none", every=True)
     for update in range(12):
@@ -113,3 +116,24 @@ def test_chunks_repeat_the_first_step_before_their_episode(store: SnippetStore) 
     assert min(memory.drawn(0, 6, 12)[1]) == -2
     held_out = memory.of_split("validation")
     assert set(held_out.drawn(0, 30)[0].tolist()) == {3, 7}
+
+
+@pytest.mark.parametrize(
+    ("semantics", "gripper"), [("delta", (1,)), ("delta", ()), ("absolute", ())]
+)
+def test_padding_stands_still_with_its_gripper_as_it_was(
+    semantics: str, gripper: tuple[int, ...]
+) -> None:
+    spec = replace(
+        SPEC,
+        observations=(ObservationSpec("a", 1),),
+        action=ActionSpec(2, semantics, "normalized", (-1.0,) * 2, (1.0,) * 2, gripper=gripper),
+    )
+    rows = np.arange(1, 5, dtype=np.float32)
+    episode = Episode("demo", {"a": rows[:, None]}, np.stack([rows, -rows], 1), task="t")
+    store = SnippetStore.in_memory([episode], spec)
+    batches = SnippetBatches(store, ("a",), WindowRule(4), split="all", seed=0)
+    moves = batches.cut(np.array([0]), np.array([2])).actions[0].tolist()
+    assert moves[:2] == [[3, -3], [4, -4]]
+    still = [0 if semantics == "delta" else 4, -4 if gripper or semantics == "absolute" else 0]
+    assert moves[2:] == [still, still]

@@ -1,4 +1,4 @@
-"""The cloned policy: task and label inputs, relative actions, one action per observation."""
+"""The cloned policy: task and label inputs, relative actions, history, time input, noise."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lwdctl.core.errors import ConfigError
+from lwdctl.data.batches import SnippetBatch
 from lwdctl.methods.mlp import MlpPolicy
 from lwdctl.models.behavior_cloning import ClonedPolicy, ClonedSpec
 from lwdctl.models.flops import matmul_flops
@@ -85,3 +86,46 @@ def test_flops_are_two_per_weight(width: int, layers: int) -> None:
     assert matmul_flops(model.network) == spec.shape.flops
     by_hand = 2 * (7 * width + (layers - 1) * width * width + width * 2)
     assert spec.shape.flops == by_hand
+
+
+def test_history_and_time_are_inputs_when_they_are_trained_on() -> None:
+    spec = replace(SPEC, tasks=0, labels=0, history=2, episode_steps=4)
+    model, policy = policy_of(spec)
+    policy.reset([plan(0, "x", "slow"), plan(1, "x", "slow")])
+    later = {key: rows + 2.0 for key, rows in SEEN.items()}
+    for number, (before, current) in enumerate([(SEEN, SEEN), (SEEN, later), (later, later)]):
+        inputs = np.concatenate(
+            [
+                *(
+                    (np.concatenate([rows["a"], rows["b"]], 1) - [1.0, 0.0, 2.0]) / [2.0, 1.0, 1.0]
+                    for rows in (before, current)
+                ),
+                np.full((2, 1), 2.0 * number / 4 - 1.0),
+            ],
+            axis=1,
+        ).astype(np.float32)
+        expected = model.network(torch.from_numpy(inputs)).detach() * 3.0
+        expected += torch.tensor([5.0, -5.0])
+        np.testing.assert_allclose(policy.act(current, BOTH), expected.numpy(), rtol=1e-5)
+    policy.reset([plan(0, "x", "slow"), plan(1, "x", "slow")])
+    fresh, other = policy.act(later, BOTH), policy_of(spec)[1]
+    other.reset([plan(0, "x", "slow"), plan(1, "x", "slow")])
+    assert np.array_equal(fresh, other.act(later, BOTH))
+
+
+def test_training_sees_the_history_and_the_time_of_acting() -> None:
+    """The loss on a snippet of an episode's steps is the error of `act` in that state."""
+    spec = replace(SPEC, history=3, episode_steps=10, reference_start=1)
+    model, _ = policy_of(spec)
+    batch = SnippetBatch(
+        torch.randn(4, 3, 3), torch.randn(4, 3, 2), torch.ones(4, 3),
+        torch.tensor([-2, 0, 5, 8]), *torch.tensor([[0, 1, 1, 0], [0, 0, 1, 1]]),
+    )  # fmt: skip
+    loss = model.terms(batch, batch.task, batch.label, torch.Generator())["squared_error"]
+    acted = model.act(batch.observations.flatten(1), batch.start + 2, batch.task, batch.label)
+    error = (acted - batch.actions[:, -1]) / model.action.scale
+    assert float(loss.detach()) == pytest.approx(float(error.square().sum(1).mean().detach()))
+    noisy = model.terms(
+        batch, batch.task, batch.label, torch.Generator().manual_seed(0), observation_noise=0.5
+    )["squared_error"]
+    assert float(noisy.detach()) != pytest.approx(float(loss.detach()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -28,10 +28,14 @@ class Snippets:
     observations: Tensor
     actions: Tensor
     mask: Tensor
+    start: Tensor
 
 
 BATCH_OF_SNIPPETS = Snippets(
-    torch.randn(BATCH, TIME, OBS), torch.randn(BATCH, TIME, ACTION), torch.ones(BATCH, TIME)
+    torch.randn(BATCH, TIME, OBS),
+    torch.randn(BATCH, TIME, ACTION),
+    torch.ones(BATCH, TIME),
+    torch.zeros(BATCH, dtype=torch.long),
 )
 
 
@@ -54,9 +58,8 @@ def test_the_policy_vae(start: int | None, time_input: bool) -> None:
     def encode(
         observations: Float[Tensor, "batch time obs"],
         actions: Float[Tensor, "batch time action"],
-        mask: Float[Tensor, "batch time"],
     ) -> tuple[Float[Tensor, "batch 16"], Float[Tensor, "batch 16"]]:
-        return vae.encode(Snippets(observations, actions, mask))
+        return vae.encode(replace(BATCH_OF_SNIPPETS, observations=observations, actions=actions))
 
     @checked
     def decode(latent: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch weight"]:
@@ -72,7 +75,7 @@ def test_the_policy_vae(start: int | None, time_input: bool) -> None:
         layers = generated.unpack(weights, vae.spec.policy_shape)
         return vae.act(layers, observations, phase)
 
-    mean, _ = encode(*vars(BATCH_OF_SNIPPETS).values())
+    mean, _ = encode(BATCH_OF_SNIPPETS.observations, BATCH_OF_SNIPPETS.actions)
     act(decode(mean), torch.randn(BATCH, OBS), torch.rand(BATCH))
     index = torch.zeros(BATCH, dtype=torch.long)
     terms = vae.terms(BATCH_OF_SNIPPETS, index, index, torch.Generator(), 3, 0.1)
@@ -135,15 +138,17 @@ def test_chunks(kind: type) -> None:
 
 
 def test_behavior_cloning() -> None:
-    model = ClonedPolicy(ClonedSpec(KEYS, OBS, ACTION, None, (16,), TASKS, 0))
+    spec = ClonedSpec(KEYS, OBS, ACTION, None, (16,), TASKS, 0, history=HISTORY, episode_steps=9)
+    model = ClonedPolicy(spec)
 
     @checked
     def act(
-        observations: Float[Tensor, "batch obs"],
+        state: Float[Tensor, "batch state"],
+        step: Int[Tensor, batch],
         task: Int[Tensor, batch],
         label: Int[Tensor, batch],
     ) -> Float[Tensor, "batch 2"]:
-        return model.act(observations, task, label)
+        return model.act(state, step, task, label)
 
     index = torch.zeros(BATCH, dtype=torch.long)
-    act(torch.randn(BATCH, OBS), index, index)
+    act(torch.randn(BATCH, HISTORY * OBS), index, index, index)
