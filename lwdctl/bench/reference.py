@@ -105,12 +105,12 @@ class SnippetCutter:
         rows = self._table[torch.from_numpy(index).to(device)]
         real = (within >= 0) & (within <= last)
         mask = torch.from_numpy(real.astype(np.float32)).to(device)
-        task, label = (
-            torch.from_numpy(column[episodes]).long().to(device)
-            for column in (table.task, table.label)
+        start, task, label = (
+            torch.from_numpy(column).long().to(device)
+            for column in (offsets, table.task[episodes], table.label[episodes])
         )
         observations, actions = rows[..., : self._observation], rows[..., self._observation :]
-        return SnippetBatch(observations, actions, mask, task, label)
+        return SnippetBatch(observations, actions, mask, start, task, label)
 
 
 def vae_loss(cutter: SnippetCutter, beta_kl: float, loss_steps: int | None) -> Loss:
