@@ -10,6 +10,7 @@ small neural network that acts as the policy. Everything is loaded when it is fi
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -52,6 +53,10 @@ if TYPE_CHECKING:
     from lwdctl.policies.policy import Policy
 
 __version__ = "0.2.0"
+
+# torch's threads sleep while they wait for work: spinning, they take the cores from whatever else
+# runs, the thread that they wait for included. Read when torch is first imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _HOMES = {
     "lwdctl.analysis.comparison": ("Comparison",),

@@ -1,0 +1,73 @@
+"""Number of CPU threads for training, chosen by a short measurement."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from statistics import median
+
+import torch
+from joblib import cpu_count
+
+SHORTEST = 0.1
+"""Seconds of one measurement: many time slices of the scheduler, whatever else runs."""
+WORTHWHILE = 0.9
+"""Fraction of the time that must be left for more threads to be taken."""
+
+
+def calibrate(
+    work: Callable[[], object],
+    *,
+    most: int | None = None,
+    seconds: float = 2.0,
+    clock: Callable[[], float] = time.perf_counter,
+) -> int:
+    """Measure with how many threads of torch some work is done fastest.
+
+    Runs the work with 1, 2, 4, ... threads in turn, because the load of the machine changes. More
+    threads are taken only where they save a tenth of the time. Leaves torch's number of threads
+    as it was.
+
+    Args:
+        work: What to measure, such as one training step. Each call must cost the same. It is not
+            run at all where there is only one thread to choose.
+        most: Largest number of threads. None takes as many cores as this process may use (its
+            affinity and the CPU quota of its cgroup), and no more threads than torch has now,
+            which `OMP_NUM_THREADS` sets.
+        seconds: Time to measure for. Slow work is run at least twice with each number.
+        clock: Returns seconds.
+
+    Returns:
+        The number of threads.
+    """
+    before = torch.get_num_threads()
+    limit: int = min(cpu_count(), before) if most is None else most
+    counts = [1 << power for power in range(limit.bit_length())]
+    if counts[-1] < limit:
+        counts.append(limit)
+    if len(counts) == 1:
+        return counts[0]
+
+    def measure(count: int, times: int) -> float:
+        torch.set_num_threads(count)
+        started = clock()
+        for _ in range(times):
+            work()
+        return (clock() - started) / times
+
+    end = clock() + seconds
+    try:
+        # The first call with a number of threads starts them and chooses kernels.
+        first = [measure(count, 1) for count in counts]
+        times = math.ceil(SHORTEST / max(min(first), 1e-6))
+        rounds = [[measure(count, times) for count in counts]]
+        while clock() < end:
+            rounds.append([measure(count, times) for count in counts])
+    finally:
+        torch.set_num_threads(before)
+    best, least = counts[0], math.inf
+    for count, taken in zip(counts, zip(*rounds, strict=True), strict=True):
+        if median(taken) < WORTHWHILE * least:
+            best, least = count, median(taken)
+    return best

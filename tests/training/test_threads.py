@@ -1,0 +1,82 @@
+"""The number of threads: what is measured, and that waiting threads sleep."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from lwdctl.training.threads import calibrate
+
+
+class Machine:
+    """Work that takes the seconds that a function of the number of threads gives."""
+
+    def __init__(self, seconds: Callable[[int], float]) -> None:
+        self.seconds, self.now, self.counts = seconds, 0.0, list[int]()
+
+    def work(self) -> None:
+        self.counts.append(torch.get_num_threads())
+        self.now += self.seconds(self.counts[-1])
+
+    def choose(self, most: int | None) -> int:
+        return calibrate(self.work, most=most, clock=lambda: self.now)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "tried", "chosen"),
+    [
+        (lambda count: 0.02 / count, [1, 2, 4, 8], 8),
+        (lambda count: 0.02 / count, [1, 2, 4, 6], 6),
+        (lambda count: 0.02 / min(count, 4), [1, 2, 4, 8], 4),
+        (lambda count: 0.02 * count, [1, 2, 4], 1),  # threads that wait for one another
+        (lambda count: 0.02 * (1.0 if count == 1 else 0.95), [1, 2], 1),  # too small a gain
+        (lambda count: 9.0 / count, [1, 2, 4], 4),  # slower than the time to measure for
+    ],
+)
+def test_the_fewest_threads_that_are_fast_are_chosen(
+    seconds: Callable[[int], float], tried: list[int], chosen: int
+) -> None:
+    before = torch.get_num_threads()
+    machine = Machine(seconds)
+    assert machine.choose(tried[-1]) == chosen
+    assert sorted(set(machine.counts)) == tried
+    assert torch.get_num_threads() == before
+
+
+def test_a_disturbed_measurement_is_outvoted() -> None:
+    calls = itertools.count()
+    machine = Machine(lambda count: 0.1 / count + (5.0 if next(calls) == 4 else 0.0))
+    assert calibrate(machine.work, most=2, seconds=10.0, clock=lambda: machine.now) == 2
+    assert next(calls) > 20
+
+
+def test_one_thread_needs_no_measurement() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        machine = Machine(lambda count: 1.0)
+        assert machine.choose(None) == 1
+        assert not machine.counts
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("given", "used"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "active"}, "ACTIVE")]
+)
+def test_waiting_threads_sleep_unless_the_user_wants_them_to_spin(given, used: str) -> None:
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | given
+    done = subprocess.run(
+        [sys.executable, "-c", "import lwdctl.training.threads"],
+        env=environment | {"OMP_DISPLAY_ENV": "true"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"OMP_WAIT_POLICY = '{used}'" in done.stderr
