@@ -165,7 +165,9 @@ def test_nothing_is_called_utils():
 
 
 def test_no_pickle():
-    pattern = re.compile(r"^\s*(import|from) (pickle|dill|joblib(?! import cpu_count))|torch\.load\(", re.MULTILINE)
+    pattern = re.compile(
+        r"^\s*(import|from) (pickle|dill|joblib(?! import cpu_count))|torch\.load\(", re.MULTILINE
+    )
     found = [path for path in (ROOT / "lwdctl").rglob("*.py") if pattern.search(path.read_text())]
     assert found == []
 
