@@ -23,6 +23,7 @@ from lwdctl.core.progress import Progress
 from lwdctl.core.seeding import derive_seed
 from lwdctl.models.files import save_model
 from lwdctl.training import checkpoint
+from lwdctl.training.threads import calibrate
 from lwdctl.training.update import (
     LoopSettings,
     Objective,
@@ -33,6 +34,9 @@ from lwdctl.training.update import (
 
 PACE_FRACTION = 0.05
 """Fraction of a time limit after which the number of training steps is decided."""
+WORTH_MEASURING = 30.0
+"""Expected seconds of training from which the fastest number of threads is measured; a shorter one
+takes one thread."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 M = TypeVar("M", bound=nn.Module)
@@ -71,6 +75,7 @@ class LoopState:
     seconds: float = 0.0
     planned: int = 0
     limited: bool = False
+    threads: int = 0
     losses: dict[str, float] = field(default_factory=dict)
 
 
@@ -151,6 +156,7 @@ class TrainingLoop(Generic[M]):
         """
         self.model.train()
         with (
+            self._threads(),
             matrix_precision(self.update.device, self.settings.precision),
             delayed_signals() as stop,
             MetricLog(self.directory, self.state.update) as log,
@@ -190,6 +196,7 @@ class TrainingLoop(Generic[M]):
             "updates": self.state.update,
             "training_seconds": round(self.state.seconds, 1),
             "samples_per_second": round(self._pace(), 1),
+            "threads": self.state.threads,
             **self.state.losses,
             **self._validate(),
         }
@@ -219,6 +226,36 @@ class TrainingLoop(Generic[M]):
 
     def _is_due(self, every: int) -> bool:
         return self.state.update % every == 0 or self.state.update == self.state.planned
+
+    @contextmanager
+    def _threads(self) -> Iterator[None]:
+        """Run torch with the threads of this training, which a checkpoint keeps.
+
+        Other numbers of threads add up in another order, so that a resumed run would differ.
+        """
+        before = torch.get_num_threads()
+        if not self.state.threads:
+            self.state.threads = self.settings.threads or self._fastest()
+        try:
+            torch.set_num_threads(self.state.threads)
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+    def _fastest(self) -> int:
+        if self.update.device.type != "cpu":
+            return torch.get_num_threads()
+        with self.update.undone():
+            self.update.load_block(self.state.update, self.state.planned)
+            self.update.rehearse(1)
+            started = time.monotonic()
+            self.update.rehearse(1)
+            expected = (time.monotonic() - started) * (self.state.planned - self.state.update)
+            if min(expected, self._limit) < WORTH_MEASURING:
+                return 1
+            threads = calibrate(lambda: self.update.rehearse(1))
+        self.progress.message(f"{threads} CPU threads, the fastest number in a short measurement")
+        return threads
 
     def _write_snapshot(self) -> None:
         count, done, planned = self.settings.snapshots, self.state.update, self.state.planned

@@ -192,15 +192,19 @@ class Update(Generic[M]):
 
     def step(self, number: int, planned: int) -> None:
         """Make the training step `number` of `planned`; on CUDA, without waiting for it."""
+        self.load_block(number, planned)
+        if self._replay is None:
+            self._replay = self._captured() if self.runs_ahead else self._run
+        self._seed(number)
+        self._replay()
+
+    def load_block(self, number: int, planned: int) -> None:
+        """Put a block of training steps on the device that the step `number` belongs to."""
         if number not in self._block:
             self._block = range(number, number + self._objective.load(number))
             self._planned = 0
         if planned != self._planned:
             self._plan(number, planned)
-        if self._replay is None:
-            self._replay = self._captured() if self.runs_ahead else self._run
-        self._seed(number)
-        self._replay()
 
     def rehearse(self, times: int) -> None:
         """Make the first step of the loaded block several times."""

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from lwdctl.core.errors import ArtifactError, LwdctlError
 from lwdctl.core.progress import SilentProgress
 from lwdctl.training import checkpoint
+from lwdctl.training import loop as loop_module
 from lwdctl.training.loop import TrainingLoop
 from lwdctl.training.update import ema_weight, learning_rate_factor
 
@@ -140,3 +142,44 @@ def test_the_power_schedule_is_diffusion_policys(decay: float) -> None:
         step = max(0, update - 1)
         kept = 0.0 if step <= 0 else min(decay, 1.0 - (1.0 + step) ** -0.75)
         assert ema_weight(update, decay, power=0.75) == pytest.approx(1.0 - kept)
+
+
+def test_the_number_of_threads_is_measured_once_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    class Watching(Regression):
+        def loss(self, *words: Any) -> Any:
+            seen.append(torch.get_num_threads())
+            return super().loss(*words)
+
+    monkeypatch.setattr(loop_module, "WORTH_MEASURING", 0.0)
+    monkeypatch.setattr(loop_module, "calibrate", lambda work: work() or 2)
+    before = torch.get_num_threads()
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "run", Watching(stop_at=13))
+    assert set(seen[-14:]) == {2}
+    assert torch.get_num_threads() == before
+    monkeypatch.setattr(loop_module, "calibrate", None)
+    seen.clear()
+    numbers, _ = train(tmp_path / "run", Watching())
+    assert set(seen) == {2}
+    assert numbers["threads"] == 2
+    numbers, _ = train(tmp_path / "set", Watching(), replace(SETTINGS, threads=3))
+    assert numbers["threads"] == 3
+
+
+def test_measuring_threads_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, plain = train(tmp_path / "plain", Regression(), replace(SETTINGS, threads=1))
+    monkeypatch.setattr(loop_module, "WORTH_MEASURING", 0.0)
+    monkeypatch.setattr(loop_module, "calibrate", lambda work: [work() for _ in range(5)] and 1)
+    _, measured = train(tmp_path / "measured", Regression())
+    assert same(plain.model, measured.model)
+    assert same(plain.ema_model, measured.ema_model)
+
+
+def test_a_short_training_takes_one_thread(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(loop_module, "calibrate", None)
+    numbers, _ = train(tmp_path / "run", Regression())
+    assert numbers["threads"] == 1
