@@ -41,15 +41,33 @@ ROWS = Registry(
             "lwdctl.bench.training:vae_hypnettorch",
             "Training steps of the VAE, Metaworld, beside hypnettorch's documented path.",
         ),
+        "vae-hypnettorch-to-loss": Row(
+            "lwdctl.bench.training:vae_to_loss",
+            "Time to a held-out loss of the Metaworld VAE, beside hypnettorch's documented path.",
+        ),
         "matmul-share": Row(
             "lwdctl.bench.training:matmul_share",
             "Matrix products of a VAE update, beside the products alone.",
         ),
         "draw": Row("lwdctl.bench.batched:draw", "Draw batches of snippets."),
+        "scaling-length": Row(
+            "lwdctl.bench.scaling:snippet_length", "VAE updates by snippet length."
+        ),
+        "scaling-decoder": Row("lwdctl.bench.scaling:decoder_size", "VAE updates by decoder size."),
+        "scaling-data": Row("lwdctl.bench.scaling:data_size", "VAE updates by size of the data."),
+        "scaling-envs": Row(
+            "lwdctl.bench.scaling:num_envs", "Re-plans and policy steps by number of environments."
+        ),
+        "quickstart-busy": Row(
+            "lwdctl.bench.quickstart:beside_a_busy_process",
+            "The quick start beside a busy process and alone; 10 to 20 minutes.",
+        ),
     },
 )
-ONLY_NAMED: frozenset[str] = frozenset()
-"""Rows that take many minutes and run only when they are named."""
+ONLY_NAMED = frozenset(
+    {"quickstart-busy", "scaling-length", "scaling-decoder", "scaling-data", "scaling-envs"}
+)
+"""Rows that run only when they are named: they take minutes, or compare nothing with a goal."""
 
 FAILED = "failed: "
 """What `Comparison.missing` begins with where an exception ended the measurement."""
@@ -152,7 +170,9 @@ def alternate(
     Returns:
         Seconds of every repetition of both.
     """
-    times = [(_time(ours, device), _time(reference, device)) for _ in range(rounds + 1)][1:]
+    times = [(seconds_of(ours, device), seconds_of(reference, device)) for _ in range(rounds + 1)][
+        1:
+    ]
     return [pair[0] for pair in times], [pair[1] for pair in times]
 
 
@@ -250,7 +270,8 @@ def _cpu_model() -> str:
     return models[0] if models else platform.processor() or platform.machine()
 
 
-def _time(work: Work, device: torch.device | None) -> float:
+def seconds_of(work: Work, device: torch.device | None = None) -> float:
+    """Return how long a work takes, until a CUDA device has finished it."""
     synchronize(device)
     started = time.perf_counter()
     work()

@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -15,14 +18,19 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.bench import reference
-from lwdctl.bench.comparisons import Comparison, alternate, compare, needs_cuda
+from lwdctl.bench.comparisons import Comparison, alternate, compare, needs_cuda, seconds_of
 from lwdctl.bench.reference import HypnettorchVae, ReferenceLoop, SnippetCutter
-from lwdctl.configs import DiffusionConfig, VaeConfig
+from lwdctl.configs import CollectConfig, DiffusionConfig, IngestConfig, VaeConfig
+from lwdctl.core.errors import LwdctlError
+from lwdctl.core.progress import SilentProgress
 from lwdctl.core.records import ActionSpec, FloatArray
 from lwdctl.core.simulator_facts import PUSHT_ACTION, PUSHT_OBSERVATIONS
 from lwdctl.data.batches import SnippetBatches
 from lwdctl.data.dataset import store_from_arrays
+from lwdctl.data.ingest import ingest
+from lwdctl.data.reader import open_source
 from lwdctl.data.windows import WindowRule
+from lwdctl.evaluation.collect import collect
 from lwdctl.models.chunks import ActionDiffusion, ChunkSpec
 from lwdctl.models.diffusion import LatentDiffusion
 from lwdctl.models.vae import PolicyVae
@@ -35,6 +43,9 @@ ROUNDS = 10
 LONG = 1_000_000
 """Training steps of the learning rate's schedule: none of these trainings gets far."""
 LOOP = "the loop of commit 123f3ed"
+LEVEL = 0.1
+"""Held-out reconstruction error to reach, as a fraction of the variance of the actions."""
+MOST_STEPS = 2000
 CHUNK = 20
 HISTORY = 2
 
@@ -129,7 +140,7 @@ def denoiser_update(device: torch.device, rounds: int | None = None) -> Iterator
     """Train the latent denoiser, a residual MLP, with batches of 256."""
     config = DiffusionConfig(updates=LONG)
     observation = sum(item.size for item in PUSHT_OBSERVATIONS if item.network)
-    spec = diffusion_spec(config, ("state",), 256, observation, HISTORY, _pusht_store().spec)
+    spec = diffusion_spec(config, ("state",), 256, observation, HISTORY, pusht_store().spec)
     torch.manual_seed(0)
     model = LatentDiffusion(spec).to(device)
     table = _latents(25_000, 256, spec.state_size, device)
@@ -149,7 +160,7 @@ def denoiser_update(device: torch.device, rounds: int | None = None) -> Iterator
 
 def dp_update(device: torch.device, rounds: int | None = None) -> Iterator[Comparison]:
     """Train Diffusion Policy's U-Net m on chunks of 20 steps with batches of 256."""
-    store, size = _pusht_store(), 256
+    store, size = pusht_store(), 256
     sizes = vae_spec(VaeConfig(snippet_length=CHUNK, action_target="absolute"), store)
     layout = f"{CHUNK}x{sizes.action_size}"
     config = DiffusionConfig(
@@ -203,6 +214,84 @@ def vae_hypnettorch(device: torch.device, rounds: int | None = None) -> Iterator
         rounds,
         (1, 20),
     )
+
+
+def vae_to_loss(device: torch.device, rounds: int | None = None) -> Iterator[Comparison]:
+    """Train the Metaworld VAE until a held-out loss is reached, with the default loss steps.
+
+    The demonstrations are collected first. Both sides begin with the same weights and stop when
+    their EMA weights leave a tenth of the variance of the held-out actions unexplained. Validation
+    is not timed. The rounds differ in their initial weights.
+    """
+    times: list[tuple[float, float]] = []
+    steps: list[str] = []
+    store = _collected()
+    for seed in range(rounds or 1):
+        work = VaeWork.of(
+            store, metaworld_config(beta_kl=1e-5, time_input=False, seed=seed), device
+        )
+        per_sample = work.ours(HypnettorchVae(work.model), cuda_graphs="off")
+        ours, theirs = Race(work, work.ours(), 10), Race(work, per_sample, 5)
+        while not (ours.finished and theirs.finished):
+            ours.advance()
+            theirs.advance()
+        times.append((ours.seconds, theirs.seconds))
+        steps.append(f"{ours.steps} against {theirs.steps} training steps")
+    comparison = Comparison(
+        "VAE, Metaworld T 500, decoder xs, policy 2 x 256, batch 32, to a held-out loss of"
+        f" {LEVEL:.0%} of the variance, {_on(device)}",
+        f"{VaeConfig.loss_steps} loss steps, all policies of a batch at once",
+        "hypnettorch's documented path, all steps, weights per sample into its MLP",
+        "s",
+        at_least=3.0 if device.type == "cpu" else None,
+        note="; ".join(steps),
+    )
+    yield comparison.measured(*zip(*times, strict=True))
+
+
+class Race:
+    """A training that ends when its EMA weights reach a held-out loss.
+
+    Args:
+        work: What is trained, and its data.
+        training: The training.
+        every: Training steps between validations.
+
+    Attributes:
+        seconds: Time of training so far, without validation.
+        steps: Training steps so far.
+        finished: Whether the loss is reached.
+    """
+
+    def __init__(self, work: VaeWork, training: Training, every: int) -> None:
+        self._training, self._every = training, every
+        held_out = work.batches.of_split("validation")
+        self._batch = held_out.cut(*held_out.every())
+        target, mask = work.model.target(self._batch), self._batch.mask
+        self._level = LEVEL * float((target.square().sum(-1) * mask).sum() / mask.sum())
+        self._device = held_out.device
+        self.seconds, self.steps, self.finished = 0.0, 0, False
+
+    def advance(self) -> None:
+        """Train until the next validation, unless the loss is reached already.
+
+        Raises:
+            LwdctlError: The loss is not reached at all.
+        """
+        if self.finished:
+            return
+        self.seconds += seconds_of(partial(self._training.run, self._every), self._device)
+        self.steps += self._every
+        self.finished = self._loss() <= self._level
+        if self.steps > MOST_STEPS:
+            raise LwdctlError(f"the loss {self._level:.3g} is not reached in {MOST_STEPS} steps")
+
+    @torch.no_grad()
+    def _loss(self) -> float:
+        model: Any = self._training.update.average.eval()
+        generator = torch.Generator(self._device).manual_seed(0)
+        batch = self._batch
+        return float(model.terms(batch, batch.task, batch.label, generator)["reconstruction"])
 
 
 def matmul_share(device: torch.device, rounds: int | None = None) -> Iterator[Comparison]:
@@ -268,7 +357,7 @@ class Products(TorchDispatchMode):
 def pusht_vae(device: torch.device) -> VaeWork:
     """Return the VAE of the PushT rows."""
     config = VaeConfig(policy_width=128, updates=LONG)
-    return VaeWork.of(_pusht_store(), config, device)
+    return VaeWork.of(pusht_store(), config, device)
 
 
 def metaworld_config(**changes: Any) -> VaeConfig:
@@ -340,16 +429,28 @@ def _latents(count: int, size: int, state: int, device: torch.device) -> LatentT
     return LatentTable(*(part.to(device) for part in parts))
 
 
-def _pusht_store() -> SnippetStore:
-    """Return random episodes of PushT's number, sizes and lengths."""
+def pusht_store(episodes: int = 206) -> SnippetStore:
+    """Return random episodes of PushT's sizes and lengths, by default as many as it has."""
     rng = np.random.default_rng(0)
-    lengths = rng.integers(50, 200, size=206)
+    lengths = rng.integers(50, 200, size=episodes)
     keys = [item for item in PUSHT_OBSERVATIONS if item.network]
     observations = [
         {item.name: _rows(rng, length, item.size) for item in keys} for length in lengths
     ]
     actions = [_rows(rng, length, PUSHT_ACTION.size) for length in lengths]
     return store_from_arrays(observations, actions, action=PUSHT_ACTION, env="pusht/push_t")
+
+
+def _collected() -> SnippetStore:
+    """Return demonstrations of the quick start's tasks, a fifth of them held out."""
+    quiet = SilentProgress()
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "demonstrations.hdf5"
+        tasks = ("reach", "drawer-open", "button-press")
+        collect(CollectConfig(task=tasks, episodes=12, workers=0), path, quiet)
+        config = IngestConfig(paths=(str(path),), validation_fraction=0.2)
+        with open_source("robomimic", (path,), config) as source:
+            return ingest(source, config, None, quiet)[0]
 
 
 def _random_store(shapes: list[tuple[int, int, int]]) -> SnippetStore:

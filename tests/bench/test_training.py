@@ -13,9 +13,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.bench import reference
+from lwdctl.bench import training as training_rows
 from lwdctl.bench.reference import HypnettorchVae, ReferenceLoop
-from lwdctl.bench.training import Products, Training, VaeWork, _latents
+from lwdctl.bench.training import Products, Race, Training, VaeWork, _latents
 from lwdctl.configs import DiffusionConfig, VaeConfig
+from lwdctl.core.errors import LwdctlError
 from lwdctl.data.dataset import store_from_arrays
 from lwdctl.models.diffusion import LatentDiffusion
 from lwdctl.training.diffusion import diffusion_spec
@@ -33,6 +35,14 @@ def store() -> SnippetStore:
     observations = [rng.normal(size=(length, 3)).astype(np.float32) for length in lengths]
     actions = [rng.normal(size=(length, 2)).astype(np.float32) for length in lengths]
     return store_from_arrays(observations, actions, tasks="reach", validation_fraction=0.0)
+
+
+@pytest.fixture(scope="module")
+def partly_held_out() -> SnippetStore:
+    rng = np.random.default_rng(0)
+    observations = [rng.normal(size=(20, 3)).astype(np.float32) for _ in range(8)]
+    actions = [np.tanh(rows[:, :2]) for rows in observations]
+    return store_from_arrays(observations, actions, validation_fraction=0.25)
 
 
 def a_vae(store: SnippetStore, **changes: object) -> VaeWork:
@@ -101,3 +111,29 @@ def test_the_recorded_products_hold_all_flops_of_a_training_step(store: SnippetS
     with products:
         training.run(1)
     assert sum(2 * prod(a) * b[-1] for a, b in products.shapes) == counter.get_total_flops() > 0
+
+
+def test_a_race_ends_at_the_held_out_loss(
+    partly_held_out: SnippetStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_rows, "LEVEL", 0.5)
+    work = a_vae(partly_held_out, learning_rate=1e-2, loss_steps=None)
+    race = Race(work, work.ours(), 10)
+    while not race.finished:
+        race.advance()
+    assert race.steps > 10
+    steps, seconds = race.steps, race.seconds
+    race.advance()
+    assert (race.steps, race.seconds) == (steps, seconds)
+
+
+def test_a_race_that_nobody_finishes_ends_too(
+    partly_held_out: SnippetStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_rows, "LEVEL", 0.0)
+    monkeypatch.setattr(training_rows, "MOST_STEPS", 15)
+    work = a_vae(partly_held_out)
+    race = Race(work, work.ours(), 10)
+    race.advance()
+    with pytest.raises(LwdctlError, match="not reached"):
+        race.advance()
