@@ -25,7 +25,6 @@ Cache = Literal["auto", "device", "ram", "none"]
 ActionTarget = Literal["auto", "absolute", "relative"]
 DenoiserSize = Literal["xs", "s", "m", "l", "xl"]
 Prediction = Literal["sample", "v_prediction", "epsilon"]
-Color = Literal["task", "label", "operator", "level", "success", "position"]
 Sampler = Literal["ddpm", "ddim", "dpm-solver"]
 LatentName = Literal["sampled", "oracle", "random", "shuffled", "mean"]
 Horizon = int | Literal["episode"]
@@ -495,107 +494,6 @@ class EvalConfig(RolloutConfig):
     def is_grid(self) -> bool:
         """Whether models are looked up by training seed and, without `one_model`, by horizon."""
         return (len(self.horizon) > 1 and not self.one_model) or self.seeds is not None
-
-
-@dataclass(frozen=True)
-class AnalyzeLatentsConfig(Settings):
-    """Settings of `lwdctl analyze latents`."""
-
-    points: int = option(
-        2000, "Largest number of snippets, evenly over the episodes", minimum=5, maximum=10_000
-    )
-    sampled: bool = option(True, "Draw latents from their posteriors instead of taking the means")
-    color: tuple[Color, ...] = option(
-        (),
-        "What to color points by; operator is the same as label, since multi-human data stores"
-        " operators as labels (default: everything that the data has more than one value of)",
-    )
-    split: Split = option("all", "Split to draw snippets from")
-    perplexity: float = option(
-        30.0, "t-SNE's effective number of neighbors; at most a third of the points", minimum=1
-    )
-    neighbors: int = option(5, "Number of nearest neighbors that classify a snippet", minimum=1)
-    seed: int = option(
-        0, "Seed of the snippets drawn, of their latents, of t-SNE and of the folds", minimum=0
-    )
-
-
-@dataclass(frozen=True)
-class AnalyzeBehaviorConfig(Settings):
-    """Settings of `lwdctl analyze behavior`."""
-
-    source: int | None = option(
-        None,
-        "Largest number of source trajectories per task and behavior, drawn at random"
-        " (default: all)",
-        minimum=1,
-    )
-    seed: int = option(0, "Seed of every draw: equal sample sizes, halves of the source", minimum=0)
-
-
-@dataclass(frozen=True)
-class AnalyzeDiversityConfig(RolloutConfig):
-    """Settings of `lwdctl analyze diversity`."""
-
-    count: int = option(
-        60,
-        "Largest number of recorded initial states to run from, in the labels' proportions",
-        minimum=4,
-    )
-    split: Split = option(
-        "all",
-        "Split of the demonstrations whose initial states are used; 'validation' holds states that"
-        " no model was trained on",
-    )
-    draws: int = option(2, "Policies sampled per initial state", minimum=1)
-    latent: tuple[Literal["sampled", "oracle", "mean"], ...] = option(
-        ("sampled", "oracle", "mean"),
-        "Where LWD's latents come from. sampled: the diffusion model; oracle: encoded from the"
-        " demonstration whose initial state it is; mean: the mean of all",
-    )
-    task: str | None = option(None, "Task to analyze, where the data has several")
-    modes: int | None = option(
-        None,
-        "Number of clusters of demonstrations to use as modes (default: the labels, or without"
-        " labels the number of clusters with the best silhouette)",
-        minimum=1,
-    )
-    horizon: int | Literal["episode"] | None = option(
-        None,
-        "Action horizon: steps executed per re-plan; 'episode' plans once per episode (default:"
-        " the snippet length the model was trained with)",
-        minimum=1,
-    )
-    max_steps: int | None = option(
-        None, "Number of steps to compare (default: the shortest demonstration's)", minimum=1
-    )
-    seed: int = option(
-        0, "Seed of the initial states, of sampling and of the clustering", minimum=0
-    )
-
-    def reads(self, named: Collection[str] = ()) -> tuple[str, ...]:
-        """Return the artifact types that the latents come from."""
-        return lineage_read(self.latent, named)
-
-
-@dataclass(frozen=True)
-class AnalyzeReconstructionConfig(RolloutConfig):
-    """Settings of `lwdctl analyze reconstruction`."""
-
-    count: int = option(50, "Number of snippets to reconstruct", minimum=2)
-    split: Split = option("validation", "Split to draw snippets from")
-    latent: tuple[Literal["oracle", "mean", "sampled"], ...] = option(
-        ("oracle", "mean"),
-        "Where the decoded policies' latents come from. oracle: encoded from the snippet itself;"
-        " mean: the mean of all; sampled: the diffusion model, given what was observed at the"
-        " snippet's start",
-    )
-    seed: int = option(0, "Seed of the snippets drawn and of sampling", minimum=0)
-
-    def reads(self, named: Collection[str] = ()) -> tuple[str, ...]:
-        """Return the artifact types that are read: the diffusion model only to sample."""
-        # The mean latent is that of training snippets, which this stage encodes itself.
-        return LINEAGE if "sampled" in self.latent or "diffusion" in named else LINEAGE[:2]
 
 
 def lineage_read(latents: Collection[str], named: Collection[str] = ()) -> tuple[str, ...]:

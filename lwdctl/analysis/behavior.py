@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from lwdctl.analysis import plotting
+from lwdctl.analysis.analyses import AnalyzeBehaviorConfig
 from lwdctl.analysis.divergence import DRAWS, MAX_DIVERGENCE, MIN_BANDWIDTH
 from lwdctl.analysis.evaluations import Run
 from lwdctl.analysis.sections import Findings, Section
@@ -34,7 +35,6 @@ from lwdctl.analysis.trajectories import (
     source_trajectories,
 )
 from lwdctl.artifacts.snippets import SnippetStore
-from lwdctl.configs import AnalyzeBehaviorConfig
 from lwdctl.core.progress import Progress, TqdmProgress
 
 TRAJECTORIES = "behavior"

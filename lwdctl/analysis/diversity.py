@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 
 from lwdctl.analysis import diversity_measures as measures
 from lwdctl.analysis import plotting
+from lwdctl.analysis.analyses import AnalyzeDiversityConfig
 from lwdctl.analysis.diversity_measures import Index, Modes, StateVariance, Values
 from lwdctl.analysis.sections import Findings, Section
 from lwdctl.analysis.tables import Table, flatten_estimate
 from lwdctl.artifacts.snippets import SnippetStore
-from lwdctl.configs import AnalyzeDiversityConfig
 from lwdctl.core.errors import ConfigError, SimulatorError
 from lwdctl.core.progress import Progress, TqdmProgress
 from lwdctl.core.seeding import generator

@@ -14,12 +14,12 @@ from matplotlib.figure import Figure
 from lwdctl.analysis import latent_dimensions as dimensions
 from lwdctl.analysis import latent_points as data
 from lwdctl.analysis import separability
+from lwdctl.analysis.analyses import AnalyzeLatentsConfig
 from lwdctl.analysis.latent_points import UNKNOWN, Grouping, LatentPoints
 from lwdctl.analysis.sections import Findings, Section
 from lwdctl.analysis.tables import Table, flatten_estimate
 from lwdctl.artifacts.latents import LatentStore
 from lwdctl.artifacts.snippets import SnippetStore
-from lwdctl.configs import AnalyzeLatentsConfig
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import Progress, TqdmProgress
 from lwdctl.evaluation.results import Estimate

@@ -15,11 +15,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lwdctl.analysis import plotting
+from lwdctl.analysis.analyses import AnalyzeReconstructionConfig
 from lwdctl.analysis.resample import Bootstrap, Pair, States, success_estimate
 from lwdctl.analysis.sections import Findings, Section
 from lwdctl.analysis.tables import Table, flatten_estimate
 from lwdctl.artifacts.snippets import SnippetStore
-from lwdctl.configs import AnalyzeReconstructionConfig
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import Progress, TqdmProgress
 from lwdctl.core.seeding import generator

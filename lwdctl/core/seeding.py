@@ -13,6 +13,9 @@ import numpy as np
 EVALUATION_SEED_START = 100_000
 """First evaluation seed. Collection seeds stay below it, so the two never overlap."""
 
+TUNING_SEED_START = 200_000
+"""First evaluation seed for choosing settings; final tables use seeds from 300,000 on."""
+
 
 def derive_seed(*keys: int | str) -> int:
     """Hash the keys into a seed in [0, 2**63).

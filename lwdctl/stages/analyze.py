@@ -19,6 +19,10 @@ from lwdctl.configs import RolloutConfig
 from lwdctl.core.config import to_mapping
 from lwdctl.core.errors import SimulatorError
 from lwdctl.methods.lwd import METHOD
+from lwdctl.methods.method import TrainedPolicy
+from lwdctl.methods.trained import open_policy
+from lwdctl.models.chunks import LatentChunks
+from lwdctl.models.files import load_spec
 from lwdctl.models.vae import PolicyVae, load_vae
 from lwdctl.stages.stage import LOST, StageContext
 from lwdctl.training import checkpoint
@@ -76,7 +80,29 @@ def _open(argument: str, inputs: Inputs, root: Path, device: torch.device) -> An
             return METHOD.open(inputs, device)
         case "snapshots":
             return _snapshots(inputs["vae"], device)
+        case "trained":
+            return _trained(inputs, device)
     raise ValueError(f"no analysis takes '{argument}'")
+
+
+def _trained(inputs: Inputs, device: torch.device) -> tuple[TrainedPolicy, Iterator[int]]:
+    """Return a policy, and an iterator over its snapshots that loads their weights into it."""
+    if "baseline" in inputs:
+        path = inputs["baseline"].path
+        policy = open_policy(load_spec(path)["method"], inputs, device)
+        model = policy.model
+        if isinstance(model, LatentChunks):  # its VAE is trained before
+            model, path = model.diffusion, path / "diffusion"
+    else:
+        path, policy = inputs["diffusion"].path, METHOD.open(inputs, device)
+        model = policy.diffusion
+
+    def load() -> Iterator[int]:
+        for step in checkpoint.snapshot_updates(path):
+            checkpoint.load_snapshot(model, path, step)
+            yield step
+
+    return policy, load()
 
 
 def _snapshots(vae: Artifact, device: torch.device) -> Iterator[tuple[int, PolicyVae]]:

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from lwdctl.analysis.analyses import AnalyzeLatentsConfig
 from lwdctl.analysis.latent_dimensions import Projection, dimension_use, principal_components
 from lwdctl.analysis.latent_points import Grouping, LatentPoints
 from lwdctl.analysis.latents import (
@@ -18,7 +19,6 @@ from lwdctl.analysis.latents import (
     group_findings,
     position_fits,
 )
-from lwdctl.configs import AnalyzeLatentsConfig
 
 EPISODES = 12
 INDEX = np.repeat(np.arange(EPISODES) % 3, 4)

@@ -11,6 +11,7 @@ import pytest
 from trained_grid import ENV, do, train_lwd, write_snippets
 
 from lwdctl.analysis import diversity
+from lwdctl.analysis.analyses import AnalyzeDiversityConfig
 from lwdctl.analysis.diversity import (
     Demonstrations,
     DiversityRuns,
@@ -21,7 +22,6 @@ from lwdctl.analysis.sections import read_sections
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.artifacts.workspace import Workspace
-from lwdctl.configs import AnalyzeDiversityConfig
 from lwdctl.core.config import from_mapping
 from lwdctl.core.errors import ConfigError, SimulatorError
 from lwdctl.evaluation import rollout, traced

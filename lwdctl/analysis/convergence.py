@@ -1,0 +1,186 @@
+"""Does a policy still improve at the end of its training? Its snapshots on the same states.
+
+A comparison of methods at equal budgets means little where one of them is not trained to the end.
+The policy is run with the EMA weights of every snapshot that its training kept; the end of
+training is compared with the snapshot at two thirds of it, state by state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from lwdctl.analysis.analyses import AnalyzeConvergenceConfig
+from lwdctl.analysis.plotting import add_legend, draw_curve, new_figure, series_style
+from lwdctl.analysis.resample import Pair, States, mean_estimate, success_estimate
+from lwdctl.analysis.sections import Findings, Section
+from lwdctl.analysis.tables import Table, show_difference, show_estimate
+from lwdctl.core.errors import ConfigError
+from lwdctl.core.progress import Progress, TqdmProgress
+from lwdctl.evaluation.episodes import EpisodeResult, plan_episodes
+from lwdctl.evaluation.results import Estimate
+from lwdctl.evaluation.rollout import rollout
+from lwdctl.methods.method import Acting, TrainedPolicy
+
+SUCCESS = "success"
+THIRD = 2 / 3
+Verdict = Literal["flat", "still gains", "undecided"]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A number of every snapshot, and what the last third of training gained.
+
+    Attributes:
+        estimates: Training step to the mean over episodes.
+        since: Training step of the snapshot that the end is compared with.
+        gain: The end minus that snapshot, state by state.
+    """
+
+    estimates: Mapping[int, Estimate]
+    since: int
+    gain: Estimate
+
+    def verdict(self, margin: float) -> Verdict:
+        """Judge the gain by its 95 % interval, where a gain up to `margin` counts as none."""
+        if self.gain.high <= margin:
+            return "flat"
+        return "still gains" if self.gain.low > 0 else "undecided"
+
+
+def analyze_convergence(
+    config: AnalyzeConvergenceConfig,
+    *,
+    trained: tuple[TrainedPolicy, Iterable[int]],
+    progress: Progress | None = None,
+) -> Findings:
+    """Run a policy with the weights of every snapshot, on the same episodes.
+
+    Args:
+        config: Settings.
+        trained: The policy, and an iterator over the training steps of its snapshots that loads
+            their weights into it.
+        progress: Where to report.
+
+    Raises:
+        ConfigError: Fewer than three snapshots, or settings that the policy does not allow.
+    """
+    policy, snapshots = trained
+    progress = progress or TqdmProgress()
+    acting = Acting(
+        config.horizon, sampler=config.sampler, num_inference_steps=config.num_inference_steps
+    )
+    policy.check(acting)
+    env = policy.source.env
+    labels = policy.source.labels if "label" in policy.condition else ()
+    plans = plan_episodes(env, config.episodes, config.seed, config.task, labels)
+    found: dict[int, tuple[EpisodeResult, ...]] = {}
+    score = ""
+    for step in snapshots:
+        progress.message(f"after {step} training steps:")
+        result = rollout(
+            policy.batch_policy(acting, config.num_envs),
+            env,
+            plans,
+            num_envs=config.num_envs,
+            workers=config.processes,
+            max_steps=config.max_steps,
+            perturbation=config.perturbation,
+            timeout=config.timeout,
+            progress=progress,
+        )
+        found[step], score = result.episodes, result.score
+    if len(found) < 3:
+        raise ConfigError(
+            f"the training kept {len(found)} snapshots; at least 3 are needed",
+            "train again with --snapshots 6",
+        )
+    curves = {name: curve_of(found, name) for name in dict.fromkeys((score, SUCCESS)) if name}
+    return compose(config, curves, {f"after {step}": _lost(one) for step, one in found.items()})
+
+
+def curve_of(found: Mapping[int, Sequence[EpisodeResult]], name: str) -> Curve:
+    """Return the curve of a metric, or of success, over the snapshots of a training.
+
+    Args:
+        found: Training step to its episodes, the same ones at every step.
+        name: Name of the metric, or `SUCCESS`.
+    """
+    values = {step: np.array([_value(one, name) for one in rows]) for step, rows in found.items()}
+    known = ~np.isnan(np.stack(list(values.values()))).any(axis=0)
+    first = next(iter(found.values()))
+    states = _states([one for one, use in zip(first, known, strict=True) if use])
+    kept = {step: column[known][None] for step, column in values.items()}
+    estimate = success_estimate if name == SUCCESS else mean_estimate
+    steps = sorted(kept)
+    since = min(steps[:-1], key=lambda step: abs(step - THIRD * steps[-1]))
+    pair = Pair(kept[steps[-1]], kept[since], states)
+    gain = pair.success_estimate() if name == SUCCESS else pair.estimate()
+    return Curve({step: estimate(kept[step], states) for step in steps}, since, gain)
+
+
+def compose(
+    config: AnalyzeConvergenceConfig, curves: Mapping[str, Curve], lost: Mapping[str, int]
+) -> Findings:
+    """Return the table, the figure and the verdict, which the first curve decides."""
+    figure, ((axes,),) = new_figure(5.6, 3.4)
+    for index, (name, curve) in enumerate(curves.items()):
+        estimates = list(curve.estimates.values())
+        draw_curve(axes, list(curve.estimates), estimates, **series_style(index), label=name)
+    axes.set_xlabel("Training steps")
+    axes.set_ylim(bottom=0.0)
+    add_legend(figure, [axes])
+    name, decisive = next(iter(curves.items()))
+    verdict = decisive.verdict(config.margin)
+    rows = [
+        (f"{step:,}", *(show_estimate(curve.estimates[step]) for curve in curves.values()))
+        for step in decisive.estimates
+    ]
+    gains = (show_difference(curve.gain) for curve in curves.values())
+    rows.append((f"end minus {decisive.since:,}", *gains))
+    text = (
+        f"The policy with the EMA weights of every snapshot, on {decisive.gain.n} initial states"
+        f" from evaluation seed {config.seed} on. It counts as flat where the 95 % interval of what"
+        f" the last third of training gained in {name} ends at {config.margin:g} or below, as"
+        f" still gaining where the interval lies above 0. Verdict: {verdict}."
+    )
+    table = Table(("training steps", *curves), tuple(rows))
+    summary = {
+        "verdict": verdict,
+        "metric": name,
+        "margin": config.margin,
+        "since": decisive.since,
+        "gain": {key: vars(curve.gain) for key, curve in curves.items()},
+        "curves": {
+            key: {str(step): vars(one) for step, one in curve.estimates.items()}
+            for key, curve in curves.items()
+        },
+    }
+    section = Section("Convergence", text, "convergence", table)
+    there = {group: count for group, count in lost.items() if count}
+    return Findings("Convergence", [section], {"convergence": figure}, {}, summary, there)
+
+
+def _value(episode: EpisodeResult, name: str) -> float:
+    if episode.error:
+        return float("nan")
+    return float(episode.success) if name == SUCCESS else episode.metrics[name]
+
+
+def _states(episodes: Sequence[EpisodeResult]) -> States:
+    tasks: list[str] = [one.plan.task for one in episodes]
+    keys = [one.initial_state for one in episodes]
+    stratum, unit = (_numbers(column) for column in (tasks, keys))
+    return States(stratum, unit)
+
+
+def _numbers(keys: Sequence[object]) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
+    order = {key: index for index, key in enumerate(dict.fromkeys(keys))}
+    return np.array([order[key] for key in keys], dtype=np.intp)
+
+
+def _lost(episodes: Sequence[EpisodeResult]) -> int:
+    return sum(bool(one.error) for one in episodes)

@@ -1,0 +1,53 @@
+"""`lwdctl analyze convergence` on every method: the snapshots are run, the last is the model."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from trained_grid import TINY, do, everything, train_lwd, write_snippets
+
+from lwdctl.artifacts.workspace import Workspace
+from lwdctl.core.errors import ConfigError
+
+pytestmark = pytest.mark.sim
+RUN = {"episodes": 2, "max_steps": 20, "num_envs": 2, "workers": 0, "device": "cpu"}
+SNAPSHOTS = {"updates": 6, "snapshots": 3}
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    found = Workspace(tmp_path_factory.mktemp("ws"))
+    write_snippets(found)
+    train_lwd(found, 8, 0, **SNAPSHOTS)
+    return found
+
+
+@pytest.mark.parametrize("method", ["lwd", "dp", "ldp", "mlp"])
+def test_every_snapshot_runs_and_the_last_is_the_model(workspace: Workspace, method: str) -> None:
+    named = {}
+    if method != "lwd":
+        sizes: dict[str, Any] = {"snippet_length": 8, "unet_size": "xs", "latent_size": 8}
+        values = {**TINY, **SNAPSHOTS, **sizes, "method": method, "policy_width": 8}
+        named = {"baseline": do("train-baseline", workspace, values, name=method).reference}
+    found = do("analyze convergence", workspace, {**RUN, "seed": 100_000}, named=named)
+    summary = found.manifest.summary
+    assert list(summary["curves"]["max_overlap"]) == ["2", "4", "6"]
+    assert summary["since"] == 4
+    assert summary["verdict"] in {"flat", "still gains", "undecided"}
+    assert (found.path / "figures" / "convergence.png").exists()
+    record = json.loads((found.path / "analysis.json").read_text())
+    assert len(record["sections"][0]["table"]["rows"]) == 4
+    settings = {**RUN, "policy": [method], "latent": ["sampled"], "horizon": [8]}
+    (row,) = everything(do("eval", workspace, settings))
+    final = summary["curves"]["max_overlap"]["6"]["value"]
+    assert final == pytest.approx(row["metrics"]["max_overlap"])
+
+
+def test_a_training_without_snapshots_is_answered(workspace: Workspace) -> None:
+    values = {**TINY, "method": "mlp", "policy_width": 8}
+    model = do("train-baseline", workspace, values, name="plain")
+    with pytest.raises(ConfigError, match="kept 0 snapshots") as error:
+        do("analyze convergence", workspace, RUN, named={"baseline": model.reference})
+    assert "--snapshots" in error.value.hint
