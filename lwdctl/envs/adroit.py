@@ -35,8 +35,8 @@ from lwdctl.core.simulator_facts import (
     HAND_CONTROL_RATE,
     OBSERVATION,
 )
-from lwdctl.envs.mujoco_simulator import GymnasiumMujoco, normalized_score
-from lwdctl.envs.simulator import BehaviorMeasure, Metric, Observation
+from lwdctl.envs.mujoco_simulator import GymnasiumMujoco, build_environment, normalized_score
+from lwdctl.envs.simulator import BehaviorMeasure, Metric, Observation, StillAction
 from lwdctl.envs.table import check_tasks
 
 POSITIONS, VELOCITIES, BOARD = 33, 33, 3
@@ -83,6 +83,21 @@ class AdroitSimulator(GymnasiumMujoco):
         (-1.0,) * HAMMER_ACTION_SIZE, (1.0,) * HAMMER_ACTION_SIZE, HAND_CONTROL_RATE,
     )  # fmt: skip
     metrics = (normalized_score("hammer"), *METRICS)
+
+    @staticmethod
+    def still_action(env: EnvSpec) -> StillAction:
+        """Return what aims every joint at the angle that an observation shows."""
+        del env
+        _register_environments()
+        ranges = build_environment(HAMMER).model.actuator_ctrlrange
+        middle, half = ranges.mean(axis=1), np.diff(ranges)[:, 0] / 2
+
+        def compute(observation: Observation) -> FloatArray:
+            angles = observation[OBSERVATION][:HAMMER_ACTION_SIZE]
+            target: FloatArray = np.clip((angles - middle) / half, -1.0, 1.0).astype(np.float32)
+            return target
+
+        return compute
 
     @staticmethod
     def behavior_measure(task: str) -> BehaviorMeasure:

@@ -42,7 +42,7 @@ from lwdctl.envs.robosuite_controllers import (
     pose_command,
 )
 from lwdctl.envs.robosuite_perturbation import displace_hand
-from lwdctl.envs.simulator import Metric, Observation, Step
+from lwdctl.envs.simulator import Metric, Observation, Step, StillAction
 from lwdctl.envs.table import check_tasks
 
 LOGGER = "robosuite_logs"
@@ -129,6 +129,28 @@ class RobosuiteSimulator(MujocoSimulator):
             else action_spec(arguments, self._env.action_dim)
         )
         self._state = self.state()
+
+    @staticmethod
+    def still_action(env: EnvSpec) -> StillAction:
+        """Return what aims the hand at the position that an observation shows.
+
+        Six zeros for the orientation keep the controller's present target.
+
+        Raises:
+            ConfigError: Actions are absolute targets, but no poses.
+        """
+        if env.settings.get("actions") != "absolute":
+            raise ConfigError(
+                "what holds the arm still is not known for the absolute targets of this data's"
+                " controller",
+                "lwdctl ingest robomimic FILE --actions absolute makes poses of OSC_POSE targets",
+            )
+
+        def compute(observation: Observation) -> FloatArray:
+            rest = np.zeros(7, dtype=np.float32)
+            return np.concatenate([observation["robot0_eef_pos"], rest])
+
+        return compute
 
     def reset(self, seed: int) -> Observation:
         """Start the episode that `seed` fixes entirely."""

@@ -13,6 +13,8 @@ from lwdctl.core.errors import SimulatorError
 from lwdctl.core.records import ActionSpec, FloatArray, ObservationSpec
 
 Observation = Mapping[str, FloatArray]
+StillAction = Callable[[Observation], FloatArray]
+"""Returns the action (action,) that keeps the robot where one observation shows it."""
 
 
 class UnstablePhysicsError(SimulatorError):
@@ -63,8 +65,10 @@ class Step:
 class Simulator(Protocol):
     """One environment instance for one task, built as `Adapter(env: EnvSpec, task: str)`.
 
-    A class may also offer, where the simulator allows it, `state_at` (`ObservedState`) and
-    `behavior_measure(task)`, which returns a `BehaviorMeasure`.
+    A class may also offer, where the simulator allows it, `state_at` (`ObservedState`),
+    `behavior_measure(task)`, which returns a `BehaviorMeasure`, and `still_action(env)`, which
+    returns a `StillAction`: needed where an action is an absolute target and `action.reference`
+    names no observation.
 
     Attributes:
         observations: What `reset` and `step` return, by name and size.

@@ -27,7 +27,8 @@ METHODS = Registry(
     {
         "lwd": Row("lwdctl.methods.lwd:METHOD", "Latent Weight Diffusion"),
         **BASELINES.rows,
-        "random": Row("lwdctl.methods.untrained:METHOD", "random actions"),
+        "random": Row("lwdctl.methods.untrained:RANDOM", "random actions"),
+        "still": Row("lwdctl.methods.untrained:STILL", "standing still"),
     },
     entry_points=ENTRY_POINTS,
 )

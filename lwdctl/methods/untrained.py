@@ -1,4 +1,4 @@
-"""Policies that lwdctl does not train: random actions, hand-written ones, other packages' own."""
+"""Policies that lwdctl does not train: the lower bounds, hand-written ones, plug-ins."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from lwdctl.methods.method import Acting, ActingCost, Method, TrainedPolicy
 from lwdctl.policies.policy import BatchPolicy
 from lwdctl.policies.random import RandomPolicy
 from lwdctl.policies.single import SingleRobotPolicies
+from lwdctl.policies.still import StillPolicy, still_action
 
 
 class UntrainedPolicy(TrainedPolicy):
@@ -60,6 +61,21 @@ class RandomActions(Method):
         return UntrainedPolicy(source, lambda num_envs: RandomPolicy(source.action, num_envs))
 
 
+class StandingStill(Method):
+    """Actions that hold the robot where its episode begins."""
+
+    def open(self, artifacts: Mapping[str, Artifact], device: torch.device) -> UntrainedPolicy:
+        """Build the policy for the environment of the snippets.
+
+        Raises:
+            ConfigError: Neither the data nor the environment say which actions these are.
+        """
+        del device
+        source = SnippetStore.open(artifacts["snippets"].path).spec
+        still, size = still_action(source), source.action.size
+        return UntrainedPolicy(source, lambda num_envs: StillPolicy(still, size, num_envs))
+
+
 class PlugInPolicy(Method):
     """A policy of another package.
 
@@ -89,4 +105,4 @@ class PlugInPolicy(Method):
             ) from error
 
 
-METHOD = RandomActions()
+RANDOM, STILL = RandomActions(), StandingStill()

@@ -1,4 +1,4 @@
-"""Random actions: the lower bound of every comparison."""
+"""Random actions: a lower bound of every comparison, beside standing still."""
 
 from __future__ import annotations
 

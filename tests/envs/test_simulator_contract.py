@@ -11,10 +11,11 @@ import psutil
 import pytest
 
 from lwdctl.core.errors import ConfigError, MissingExtraError
-from lwdctl.core.records import EnvSpec
+from lwdctl.core.records import EnvSpec, SourceSpec
 from lwdctl.envs.table import ENVIRONMENTS, task_names
 from lwdctl.evaluation.rollout import rollout
 from lwdctl.policies.policy import EpisodePlan
+from lwdctl.policies.still import StillPolicy, still_action
 
 sys.path.insert(0, str(Path(__file__).parent))
 import episode_probe as probe
@@ -173,6 +174,15 @@ def test_non_finite_actions_are_the_policys_failure(adapter, task, simulator):
         assert (episode.error, episode.attempts) == ("", 1)
         assert (episode.success, episode.steps) == (False, probe.NAN_AT - 1)
         assert episode.metrics == {item.name: item.failed for item in simulator.metrics}
+
+
+def test_it_is_known_what_keeps_the_robot_still(adapter, task, simulator):
+    env = EnvSpec(adapter, (task,), {}, 4)
+    source = SourceSpec(simulator.observations, simulator.action, env, (), "test")
+    policy = StillPolicy(still_action(source), simulator.action.size, 2)
+    plans = [EpisodePlan(index=index, seed=SEED + index, task=task) for index in range(2)]
+    found = rollout(policy, env, plans, num_envs=2, workers=0).episodes
+    assert [(item.steps, item.error, item.policy_failure) for item in found] == [(4, "", "")] * 2
 
 
 def test_closing_leaves_no_process(adapter, task):

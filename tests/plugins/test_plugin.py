@@ -52,7 +52,7 @@ def test_everything_runs_with_plugins(demonstrations, capfd):
     run("train-diffusion", "--denoiser", "toy-net", *small)
     run("train-baseline", "toy-linear")
     table = run(
-        "eval", "--policy", "lwd,toy-linear,toy-halfway,random", "--latent", "sampled,mean",
+        "eval", "--policy", "lwd,toy-linear,toy-halfway,still,random", "--latent", "sampled,mean",
         "--episodes", "6", "--workers", "0", "--num-envs", "3",
     )  # fmt: skip
     rows = {
@@ -63,6 +63,7 @@ def test_everything_runs_with_plugins(demonstrations, capfd):
     assert rows["toy-halfway", ""]["success"] == 1.0
     assert rows["toy-linear", ""]["success"] == 1.0
     assert rows["toy-linear", ""]["cost"]["flops_per_step"] == 2
+    assert rows["still", ""]["success"] == 0.0
     assert rows["lwd", "sampled"]["success"] > rows["random", ""]["success"]
     compared = run("compare", "--output", "compared")
     assert compared["summary"]

@@ -241,7 +241,9 @@ def test_videos_survive_an_interruption_and_are_listed(
 
 
 def test_result_rows_follow_the_json_contract(copy: Workspace) -> None:
-    artifact = do("eval", copy, {**EVAL, "policy": ["lwd", "random"], "latent": ["sampled"]})
+    artifact = do(
+        "eval", copy, {**EVAL, "policy": ["lwd", "random", "still"], "latent": ["sampled"]}
+    )
     cells = artifact.manifest.summary["results"]
     assert [(cell["policy"], cell["task"]) for cell in cells] == [
         ("lwd", "reach"),
@@ -250,6 +252,9 @@ def test_result_rows_follow_the_json_contract(copy: Workspace) -> None:
         ("random", "reach"),
         ("random", "button-press"),
         ("random", "all"),
+        ("still", "reach"),
+        ("still", "button-press"),
+        ("still", "all"),
     ]
     wanted = {
         "policy", "latent", "env", "task", "train_seed", "snippet_length", "horizon",
@@ -261,7 +266,7 @@ def test_result_rows_follow_the_json_contract(copy: Workspace) -> None:
     assert cells[2]["replans_per_episode"] == 3  # 25 steps, re-planned every 10
     assert cells[2]["horizon"] == 10
     assert cells[2]["snippet_length"] == 16
-    assert cells[5]["replans_per_episode"] == 0
+    assert cells[5]["replans_per_episode"] == cells[8]["replans_per_episode"] == 0
 
 
 def test_unknown_tasks_and_conditions_are_refused(copy: Workspace) -> None:
