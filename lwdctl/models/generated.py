@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-from hypnettorch.hnets import HMLP
 from torch import Tensor, nn
+
+from lwdctl.models.hypernetwork import HMLP
 
 DECODER_SIZES: dict[str, tuple[int, ...]] = {
     "xs": (50, 50),

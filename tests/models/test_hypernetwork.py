@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import torch
 
 from lwdctl.models import generated
@@ -45,3 +48,18 @@ def test_fresh_policies_have_sensible_outputs() -> None:
     weights = decoder(torch.randn(16, 256))
     outputs = generated.run(generated.unpack(weights, shape), torch.randn(16, 10, 20))
     assert 0.05 < float(outputs.detach().std()) < 20.0
+
+
+def test_matplotlib_is_imported_only_when_it_is_used() -> None:
+    script = """
+import sys
+from lwdctl.models.hypernetwork import HMLP
+assert "matplotlib" not in sys.modules
+import matplotlib.pyplot as plt
+from hypnettorch.utils import misc
+from hypnettorch.hnets import HMLP as theirs
+assert misc.plt.figure is plt.figure and misc.matplotlib.rcParams is plt.rcParams
+assert HMLP is theirs
+assert not any(type(finder).__module__.startswith("lwdctl") for finder in sys.meta_path)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
