@@ -7,14 +7,14 @@ Diffusion Policy) is clipped here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from torch import Tensor, nn
 
 from lwdctl.artifacts.artifact import Artifact
@@ -70,6 +70,8 @@ class LatentDiffusion(nn.Module):
             `spec.denoiser.architecture == "custom"`.
 
     Attributes:
+        alphas_cumprod: (timestep,), fraction of signal in the noisy latent, in variance; on the
+            CPU.
         signal: (timestep,), factor of the clean latent in the noisy one.
         noise_std: (timestep,), standard deviation of the noise in it.
 
@@ -87,8 +89,7 @@ class LatentDiffusion(nn.Module):
         self.latent = Normalizer(spec.denoiser.latent_size)
         self.state = Normalizer(spec.state_size)
         self.denoiser = denoiser or spec.denoiser.build()
-        self._training_schedule = _training_schedule(spec)
-        alphas = self._training_schedule.alphas_cumprod
+        self.alphas_cumprod = alphas = training_schedule(spec.num_train_timesteps)
         self.register_buffer("signal", alphas**0.5, persistent=False)
         self.register_buffer("noise_std", (1.0 - alphas) ** 0.5, persistent=False)
 
@@ -102,12 +103,6 @@ class LatentDiffusion(nn.Module):
         model = cls(DiffusionSpec.from_mapping(load_spec(directory)), denoiser)
         load_weights(model, directory)
         return model.eval()
-
-    @property
-    def alphas_cumprod(self) -> Tensor:
-        """The fraction of signal in the noisy latent (timestep,), in variance."""
-        alphas: Tensor = self._training_schedule.alphas_cumprod
-        return alphas
 
     def condition(self, state: Tensor, task: Tensor, label: Tensor) -> Tensor:
         """Build the condition vector.
@@ -249,7 +244,7 @@ def inference_timesteps(spec: DiffusionSpec, steps: int) -> list[int]:
     """
     last = spec.num_train_timesteps
     if spec.prediction == "epsilon" and not spec.clip:
-        signal = _training_schedule(spec).alphas_cumprod.sqrt()
+        signal = training_schedule(last).sqrt()
         last = max(1, int((signal >= SMALLEST_SIGNAL).sum()))
     places = torch.linspace(last, 0, min(steps, last) + 1, dtype=torch.float64)[:-1]
     return [int(place) - 1 for place in places.round()]
@@ -276,8 +271,15 @@ def sampling_schedule(
         raise ConfigError(f"no sampler is called '{sampler}'", did_you_mean(sampler, SAMPLERS))
     if spec.clip:  # the scheduler is given the clipped clean sample instead of the prediction
         spec = replace(spec, prediction="sample")
-    schedule: Any = _training_schedule(spec)
-    if sampler != "ddpm":
+    if sampler == "ddpm":
+        from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+        schedule: Any = DDPMScheduler(
+            **_shared(spec), clip_sample=False, thresholding=False, variance_type="fixed_small"
+        )
+    else:
+        from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+
         schedule = DPMSolverMultistepScheduler(
             **_shared(spec),
             algorithm_type="dpmsolver++",
@@ -292,10 +294,19 @@ def sampling_schedule(
     return schedule
 
 
-def _training_schedule(spec: DiffusionSpec) -> DDPMScheduler:
-    return DDPMScheduler(
-        **_shared(spec), clip_sample=False, thresholding=False, variance_type="fixed_small"
-    )
+def training_schedule(num_train_timesteps: int) -> Tensor:
+    """Return the squared-cosine schedule (Nichol and Dhariwal 2021): `alphas_cumprod` (timestep,).
+
+    It is `"squaredcos_cap_v2"` of diffusers to the last bit; training needs no other part of
+    diffusers, whose import takes longer than that of torch.
+    """
+
+    def signal(time: float) -> float:
+        return math.cos((time + 0.008) / 1.008 * math.pi / 2) ** 2
+
+    times = [step / num_train_timesteps for step in range(num_train_timesteps + 1)]
+    betas = [min(1 - signal(end) / signal(start), 0.999) for start, end in pairwise(times)]
+    return torch.cumprod(1.0 - torch.tensor(betas, dtype=torch.float32), dim=0)
 
 
 def _shared(spec: DiffusionSpec) -> dict[str, Any]:

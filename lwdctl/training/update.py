@@ -18,6 +18,7 @@ from lwdctl.configs import CudaGraphs, Precision, TrainingConfig
 from lwdctl.core.seeding import derive_seed
 from lwdctl.models.files import load_tensors, unique_tensors
 from lwdctl.training import checkpoint
+from lwdctl.training.adamw import AdamW
 
 FINAL_FACTOR = 0.01
 """Fraction of the peak learning rate that is left at the end of the cosine."""
@@ -175,7 +176,7 @@ class Update(Generic[M]):
         # The fused AdamW reads a learning rate of double precision on a CPU, of single on CUDA.
         precise = torch.float32 if self.runs_ahead else torch.float64
         self._rate = torch.zeros((), dtype=precise, device=self.device)
-        self.optimizer = torch.optim.AdamW(
+        self.optimizer = AdamW(
             _groups(model, settings.weight_decay),
             lr=self._rate,
             betas=settings.betas,

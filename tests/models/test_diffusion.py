@@ -20,6 +20,7 @@ from lwdctl.models.diffusion import (
     LatentDiffusion,
     inference_timesteps,
     sampling_schedule,
+    training_schedule,
     truncate_schedule,
 )
 
@@ -57,6 +58,12 @@ def train(prediction: str) -> LatentDiffusion:
     return model.eval()
 
 
+@pytest.mark.parametrize("count", [1, 7, 50, 100, 1000])
+def test_the_schedule_is_that_of_diffusers(count: int) -> None:
+    theirs = DDPMScheduler(count, beta_schedule="squaredcos_cap_v2").alphas_cumprod
+    assert torch.equal(training_schedule(count), theirs)
+
+
 @pytest.fixture(scope="module", params=PREDICTIONS)
 def trained(request: pytest.FixtureRequest) -> LatentDiffusion:
     """One trained model per prediction type."""
@@ -74,7 +81,7 @@ def test_more_steps_come_closer_to_the_true_standard_deviation(
             DenoiserSpec("mlp", 64, 0, (1, 64), "xs", 16, 1, 0.0), prediction, 100, (), 0, 0, 0
         )
     )
-    model.denoiser = Oracle(prediction, model._training_schedule.alphas_cumprod)
+    model.denoiser = Oracle(prediction, model.alphas_cumprod)
     spreads = []
     for steps in (5, 10, 15, 30, 64, 100):
         generators = [torch.Generator().manual_seed(i) for i in range(64)]
@@ -163,7 +170,7 @@ class Calls(torch.nn.Module):
 def known(prediction: str, clip: float = 0.0) -> tuple[LatentDiffusion, Calls]:
     model = LatentDiffusion(replace(spec_of(prediction), clip=clip))
     model.latent.fit(torch.full((LATENT,), 10.0), torch.full((LATENT,), 20.0))
-    alphas = model._training_schedule.alphas_cumprod
+    alphas = model.alphas_cumprod
     model.denoiser = Calls(prediction, alphas, torch.linspace(-0.9, 0.9, LATENT))
     return model, model.denoiser
 
