@@ -6,18 +6,19 @@ does falls on both. Medians are compared; only the ratio is reported as a result
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from lwdctl.core.errors import MissingExtraError
+from lwdctl.core.errors import ConfigError, MissingExtraError
 from lwdctl.core.registry import Registry, Row
 
 Work = Callable[[], object]
@@ -257,6 +258,31 @@ def machine(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "load": round(os.getloadavg()[0], 2),
     }
+
+
+def read_results(path: Path) -> tuple[dict[str, Any], list[tuple[str, Comparison]]]:
+    """Read the file that `lwdctl bench --out` wrote.
+
+    Returns:
+        The machine, and each comparison with the name of its row.
+
+    Raises:
+        ConfigError: It is no such file.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return content["machine"], [(item["row"], _parsed(item)) for item in content["rows"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{path} holds no results of lwdctl bench: {error}", "lwdctl bench --out FILE"
+        ) from error
+
+
+def _parsed(values: Mapping[str, Any]) -> Comparison:
+    given = {field.name: values[field.name] for field in fields(Comparison)}
+    for name in ("value", "reference_value"):
+        given[name] = given[name] and Spread(**given[name])
+    return Comparison(**given)
 
 
 def _empty(name: str, missing: str) -> Comparison:

@@ -42,6 +42,10 @@ def command(  # noqa: PLR0913 - the options of the command line
         Path | None,
         typer.Option(help="JSON file with the result, written anew after every row."),
     ] = None,
+    show: Annotated[
+        Path | None,
+        typer.Option(help="Measure nothing; print the table of a file that --out wrote."),
+    ] = None,
     count_flops: Annotated[
         bool,
         typer.Option(
@@ -66,6 +70,9 @@ def command(  # noqa: PLR0913 - the options of the command line
     """
     if count_flops:
         _print_flops(observation, action, tasks, episode, as_json=as_json)
+        return
+    if show is not None:
+        _show(show, as_json=as_json)
         return
     import torch
 
@@ -102,6 +109,16 @@ def command(  # noqa: PLR0913 - the options of the command line
     lost = [name for name, item in found if item.failed]
     if lost:
         raise LwdctlError(f"failed: {', '.join(lost)}", f"lwdctl bench {lost[0]} --debug")
+
+
+def _show(path: Path, *, as_json: bool) -> None:
+    from lwdctl.bench.comparisons import read_results
+
+    machine, found = read_results(path)
+    if as_json:
+        print_json(None, path, _as_mapping(machine, found))
+        return
+    _print_rows(machine, found)
 
 
 def _list_rows(*, as_json: bool) -> None:

@@ -112,6 +112,8 @@ def test_a_failed_row_loses_no_other(
         ("a_row_of_cuda", None, "needs a CUDA device"),
     ]
     printed = capfd.readouterr()
+    assert main(["bench", "--show", str(path)]) == 0
+    assert capfd.readouterr().out == printed.out
     assert "needs a CUDA device" in printed.out
     assert "a_row_that_fails_after_one --debug" in printed.err
 
@@ -126,3 +128,12 @@ def test_an_unknown_row_is_refused_before_any_is_measured(
 def test_the_rows_are_listed(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--list", "--json"]) == 0
     assert set(json.loads(capfd.readouterr().out)["summary"]["rows"]) == set(comparisons.ROWS)
+
+
+def test_a_file_that_holds_no_results_is_refused(
+    tmp_path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "other.json"
+    path.write_text('{"rows": []}')
+    assert main(["bench", "--show", str(path)]) == 1
+    assert "holds no results of lwdctl bench" in capfd.readouterr().err
