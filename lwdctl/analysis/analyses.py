@@ -80,7 +80,7 @@ class AnalyzeDiversityConfig(RolloutConfig):
         None,
         "Number of clusters of demonstrations to use as modes (default: the labels, or without"
         " labels the number of clusters with the best silhouette)",
-        minimum=1,
+        minimum=2,
     )
     horizon: int | Literal["episode"] | None = option(
         None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import textwrap
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from lwdctl.analysis.trajectories import (
     SUCCESS,
     BehaviorComparison,
     Divergences,
+    MetricStatistics,
     Trajectory,
     behavior_measures,
     compare_behaviors,
@@ -66,12 +67,6 @@ def analyze_behavior(
 ) -> Findings:
     """Compare evaluated policies with the demonstrations that they were trained on.
 
-    Args:
-        config: Settings.
-        snippets: The demonstrations.
-        evaluation: Evaluated policies.
-        progress: Where to report.
-
     Raises:
         ArtifactError: The evaluation ran no behavior of the data.
     """
@@ -85,11 +80,9 @@ def analyze_behavior(
     for name, run in _named(evaluation).items():
         trajectories += policy_trajectories(run, name, snippets.spec.labels, lost)
     comparisons = compare_behaviors(trajectories, measures, config.seed, progress)
-    sections, drawn = compose(comparisons, limit)
     return Findings(
         title="Behavior of the source and of the policies",
-        sections=sections,
-        figures=drawn,
+        sections=list(compose(comparisons, limit)),
         tables={TRAJECTORIES: trajectory_table(trajectories, comparisons)},
         summary={**summarize(comparisons), "steps_compared": limit},
         lost=Counter(lost),
@@ -121,7 +114,7 @@ def trajectory_table(
     """Return every trajectory with its metrics, and whether it was drawn for the comparison."""
     drawn = {id(one) for item in comparisons for items in item.groups.values() for one in items}
     names = list(dict.fromkeys(name for item in trajectories for name in item.values))
-    rows = tuple(
+    rows = (
         (
             item.task, item.behavior, item.group, item.origin, int(id(item) in drawn),
             item.failure, *(item.values.get(name, "") for name in names),
@@ -129,7 +122,7 @@ def trajectory_table(
         for item in trajectories
     )  # fmt: skip
     columns = ("task", "behavior", "group", "origin", "drawn", "policy_failure", *names)
-    return Table(columns, rows)
+    return Table.of(columns, rows)
 
 
 def summarize(comparisons: Sequence[BehaviorComparison]) -> dict[str, Any]:
@@ -160,11 +153,8 @@ def _divergence_summary(item: BehaviorComparison, group: str) -> dict[str, Any]:
         if group not in divergences:
             continue
         prefix = "" if quantity == CONTACTS else f"{quantity}_"
-        one = divergences[group]
-        found |= {
-            **flatten_estimate(f"{prefix}js", one),
-            "js_set_size": one.n,
-        }
+        found |= flatten_estimate(f"{prefix}js", divergences[group])
+        found["js_set_size"] = divergences[group].n
         if group != SOURCE_VS_SOURCE:
             found[f"{prefix}within_baseline"] = _within_baseline(divergences, group)
     return found
@@ -177,20 +167,11 @@ def _within_baseline(divergences: Divergences, group: str) -> bool | None:
     return divergences[group].value <= divergences[SOURCE_VS_SOURCE].high
 
 
-def compose(
-    comparisons: Sequence[BehaviorComparison], limit: int
-) -> tuple[list[Section], dict[str, Figure]]:
-    """Return the sections in reading order and their figures.
-
-    Args:
-        comparisons: One entry per behavior.
-        limit: Steps that trajectories were cut to, 0 for none.
-    """
-    sections = [_what_was_compared(comparisons, limit)]
-    drawn: dict[str, Figure] = {}
+def compose(comparisons: Sequence[BehaviorComparison], limit: int) -> Iterator[Section]:
+    """Yield the sections of a comparison per behavior; `limit` is as in `source_trajectories`."""
+    yield _what_was_compared(comparisons, limit)
     if any(RETURN in one for item in comparisons for one in item.statistics.values()):
-        drawn["returns"] = draw_returns(comparisons)
-        rows = tuple(
+        rows = (
             (item.behavior, group, item.count, one.mean.value, one.std, one.mean.low, one.mean.high)
             for item in comparisons
             for group, found in item.statistics.items()
@@ -201,27 +182,22 @@ def compose(
             "Mean return with the standard deviation over trajectories, and the 95 % bootstrap"
             " interval of the mean."
         )
-        sections.append(Section("Returns", text, "returns", Table(columns, rows)))
+        table = Table.of(columns, rows)
+        yield Section("Returns", text, "returns", table, draw_returns(comparisons))
     quantities = dict.fromkeys(name for item in comparisons for name in item.divergences)
     names = [name for name in quantities if name != CONTACTS]
     if CONTACTS in quantities:
-        drawn["contacts"] = draw_contacts(comparisons)
-        drawn["divergence"] = draw_divergences(comparisons, [CONTACTS])
+        figure = draw_contacts(comparisons)
+        yield Section("Foot contacts", CONTACTS_TEXT, "contacts", drawing=figure)
         title = "Divergence of foot contacts"
-        sections += [
-            Section("Foot contacts", CONTACTS_TEXT, "contacts"),
-            _divergence_section(comparisons, [CONTACTS], title, "divergence"),
-        ]
+        yield _divergence_section(comparisons, [CONTACTS], title, "divergence")
     if names:
-        drawn["metrics"] = draw_metrics(comparisons, names)
-        drawn["metric-divergence"] = draw_divergences(comparisons, names)
         text = "Behavior metrics of every trajectory, of the source and of the policies."
-        sections += [
-            Section("Behavior metrics", text, "metrics"),
-            _divergence_section(comparisons, names, "Divergence per metric", "metric-divergence"),
-        ]
-    sections.append(_source_and_policies(comparisons))
-    return sections, drawn
+        figure = draw_metrics(comparisons, names)
+        yield Section("Behavior metrics", text, "metrics", drawing=figure)
+        title = "Divergence per metric"
+        yield _divergence_section(comparisons, names, title, "metric-divergence")
+    yield _source_and_policies(comparisons)
 
 
 def _what_was_compared(comparisons: Sequence[BehaviorComparison], limit: int) -> Section:
@@ -234,7 +210,7 @@ def _what_was_compared(comparisons: Sequence[BehaviorComparison], limit: int) ->
         " not finite) counts with the worst value of every metric (0, or the largest distance),"
         " and with the return up to then."
     )
-    rows = tuple(
+    rows = (
         (
             item.behavior, group, item.count,
             *(function(one.values[STEPS] for one in items) for function in (min, max)),
@@ -247,7 +223,7 @@ def _what_was_compared(comparisons: Sequence[BehaviorComparison], limit: int) ->
         "behavior", "group", "trajectories", "fewest steps", "most steps", "mean steps",
         "aborted",
     )  # fmt: skip
-    return Section("What was compared", text, table=Table(columns, rows))
+    return Section("What was compared", text, table=Table.of(columns, rows))
 
 
 def _divergence_section(
@@ -259,14 +235,14 @@ def _divergence_section(
         f" values outside the source's range count as far as the grid reaches. {ESTIMATOR}"
     )
     columns = ("behavior", "metric", "group", "n", "divergence", "low", "high", "within baseline")
-    rows = tuple(
-        (item.behavior, name, group, one.n, one.value, one.low, one.high,
-         _within_baseline(item.divergences[name], group))
+    rows = (
+        (item.behavior, name, group, one.n, one, _within_baseline(item.divergences[name], group))
         for item in comparisons
         for name in names
         for group, one in item.divergences.get(name, {}).items()
-    )  # fmt: skip
-    return Section(title, text, stem, Table(columns, rows))
+    )
+    figure = draw_divergences(comparisons, names)
+    return Section(title, text, stem, Table.of(columns, rows), figure)
 
 
 def _source_and_policies(comparisons: Sequence[BehaviorComparison]) -> Section:
@@ -280,8 +256,7 @@ def _source_and_policies(comparisons: Sequence[BehaviorComparison]) -> Section:
             gap = item.differences[group].get(name)
             rows.append((
                 item.behavior, name, group, source.mean.value if source else None,
-                one.mean.value, one.std,
-                *((gap.value, gap.low, gap.high) if gap else (None, None, None)),
+                one.mean.value, one.std, *([gap] if gap else [None] * 3),
             ))  # fmt: skip
     columns = (
         "behavior", "metric", "group", "source", "mean", "standard deviation", "difference", "low",
@@ -292,7 +267,7 @@ def _source_and_policies(comparisons: Sequence[BehaviorComparison]) -> Section:
         " 95 % bootstrap interval over the trajectories of both sides."
         f" Names that begin with '{CONTACT}' are fractions of steps."
     )
-    return Section("Source and policies", text, table=Table(columns, tuple(rows)))
+    return Section("Source and policies", text, table=Table.of(columns, rows))
 
 
 def draw_contacts(comparisons: Sequence[BehaviorComparison]) -> Figure:
@@ -312,39 +287,29 @@ def draw_contacts(comparisons: Sequence[BehaviorComparison]) -> Figure:
         row[0].set_ylabel(_foot(second), size=8)
     for axes, group in zip(grid[0], groups, strict=True):
         axes.set_title(group, size=10)
-    _finish(
-        figure,
-        grid,
-        f"Fraction of steps with the foot on the floor; a point is one of {_numbers(comparisons)}.",
-    )
+    what = "Fraction of steps with the foot on the floor; a point is one of"
+    plotting.finish(figure, f"{what} {_numbers(comparisons)}.")
     return figure
 
 
 def draw_returns(comparisons: Sequence[BehaviorComparison]) -> Figure:
     """Draw the mean return per behavior and group as bars, standard deviations as lines."""
-    groups = [
-        group
-        for group in _groups(comparisons)
-        if any(RETURN in item.statistics.get(group, {}) for item in comparisons)
-    ]
-    figure, grid = _panels(1, 1, (max(4.5, 1.2 + 0.5 * len(groups) * len(comparisons)), 3.2))
-    axes = grid[0][0]
-    for index, group in enumerate(groups):
-        found = {
-            place: item.statistics[group][RETURN]
-            for place, item in enumerate(comparisons)
-            if RETURN in item.statistics.get(group, {})
-        }
-        means = [one.mean.value for one in found.values()]
-        stds = [one.std for one in found.values()]
+    found: dict[str, dict[int, MetricStatistics]] = {}
+    for group, (place, item) in itertools.product(_groups(comparisons), enumerate(comparisons)):
+        if RETURN in item.statistics.get(group, {}):
+            found.setdefault(group, {})[place] = item.statistics[group][RETURN]
+    width = max(4.5, 1.2 + 0.5 * len(found) * len(comparisons))
+    figure, ((axes,),) = _panels(1, 1, (width, 3.2))
+    for index, (group, bars) in enumerate(found.items()):
+        means, stds = [one.mean.value for one in bars.values()], [one.std for one in bars.values()]
         color = plotting.series_style(index)["color"]
         plotting.draw_bars(
-            axes, index, len(groups), list(found), means, stds, color=color, label=group
+            axes, index, len(found), list(bars), means, stds, color=color, label=group
         )
     axes.set_xticks(range(len(comparisons)), [item.behavior for item in comparisons])
     axes.set_ylabel("Return")
     axes.axhline(0.0, color="0.3", linewidth=0.6)
-    _finish(figure, grid, f"Means of {_numbers(comparisons)}; lines: one standard deviation.")
+    plotting.finish(figure, f"Means of {_numbers(comparisons)}; lines: one standard deviation.")
     return figure
 
 
@@ -353,9 +318,7 @@ def draw_divergences(
 ) -> Figure:
     """Draw every policy's divergence from the source, the source-vs-source baseline as a band.
 
-    Args:
-        comparisons: The behaviors.
-        quantities: Keys of `BehaviorComparison.divergences`, a panel each.
+    `quantities` are keys of `BehaviorComparison.divergences`, a panel each.
     """
     size = (2.4 + 0.4 * len(comparisons), 3.0)
     figure, grid = _panels(1, len(quantities), size, sharey=True)
@@ -386,7 +349,7 @@ def draw_divergences(
         axes.set_xticks(range(len(comparisons)), [item.behavior for item in comparisons])
         axes.set_title(textwrap.fill(quantity.replace("_", " "), 22), size=9)
     grid[0][0].set_ylabel("Jensen-Shannon divergence (nats)")
-    _finish(figure, grid, "Bars and band: 95 % intervals. Dashed: ln 2, no overlap.")
+    plotting.finish(figure, "Bars and band: 95 % intervals. Dashed: ln 2, no overlap.")
     return figure
 
 
@@ -405,7 +368,7 @@ def draw_metrics(comparisons: Sequence[BehaviorComparison], names: Sequence[str]
         axes.set_xticks(range(len(groups)), groups, rotation=40, ha="right", size=7)
         axes.set_title(textwrap.fill(name.replace("_", " "), 20), size=8)
         axes.tick_params(axis="y", labelsize=7)
-    _finish(figure, grid, f"A point is one of {_numbers(comparisons)}.")
+    plotting.finish(figure, f"A point is one of {_numbers(comparisons)}.")
     return figure
 
 
@@ -416,11 +379,6 @@ def _panels(
     return plotting.new_figure(
         0.6 + width * columns, 0.9 + height * rows, rows, columns, **subplots
     )
-
-
-def _finish(figure: Figure, grid: Sequence[Sequence[Any]], note: str) -> None:
-    plotting.add_legend(figure, itertools.chain.from_iterable(grid))
-    plotting.add_note(figure, note)
 
 
 def _groups(comparisons: Sequence[BehaviorComparison]) -> list[str]:

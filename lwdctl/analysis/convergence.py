@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from lwdctl.analysis.analyses import AnalyzeConvergenceConfig
-from lwdctl.analysis.plotting import add_legend, draw_curve, new_figure, series_style
+from lwdctl.analysis.plotting import draw_curve, finish, new_figure, series_style
 from lwdctl.analysis.resample import Pair, States, mean_estimate, success_estimate
 from lwdctl.analysis.sections import Findings, Section
 from lwdctl.analysis.tables import Table, show_difference, show_estimate
@@ -23,6 +23,7 @@ from lwdctl.core.progress import Progress, TqdmProgress
 from lwdctl.evaluation.episodes import EpisodeResult, plan_episodes
 from lwdctl.evaluation.results import Estimate
 from lwdctl.evaluation.rollout import rollout
+from lwdctl.evaluation.traced import count_lost
 from lwdctl.methods.method import Acting, TrainedPolicy
 
 SUCCESS = "success"
@@ -59,11 +60,8 @@ def analyze_convergence(
 ) -> Findings:
     """Run a policy with the weights of every snapshot, on the same episodes.
 
-    Args:
-        config: Settings.
-        trained: The policy, and an iterator over the training steps of its snapshots that loads
-            their weights into it.
-        progress: Where to report.
+    `trained` holds the policy, and an iterator over the training steps of its snapshots that loads
+    their weights into it.
 
     Raises:
         ConfigError: Fewer than three snapshots, or settings that the policy does not allow.
@@ -99,7 +97,7 @@ def analyze_convergence(
             "train again with --snapshots 6",
         )
     curves = {name: curve_of(found, name) for name in dict.fromkeys((score, SUCCESS)) if name}
-    return compose(config, curves, {f"after {step}": _lost(one) for step, one in found.items()})
+    return compose(config, curves, count_lost({f"after {key}": one for key, one in found.items()}))
 
 
 def curve_of(found: Mapping[int, Sequence[EpisodeResult]], name: str) -> Curve:
@@ -112,7 +110,9 @@ def curve_of(found: Mapping[int, Sequence[EpisodeResult]], name: str) -> Curve:
     values = {step: np.array([_value(one, name) for one in rows]) for step, rows in found.items()}
     known = ~np.isnan(np.stack(list(values.values()))).any(axis=0)
     first = next(iter(found.values()))
-    states = _states([one for one, use in zip(first, known, strict=True) if use])
+    states = States.of_keys(
+        [one.plan.task for one in first], [one.initial_state for one in first]
+    ).of(known)
     kept = {step: column[known][None] for step, column in values.items()}
     estimate = success_estimate if name == SUCCESS else mean_estimate
     steps = sorted(kept)
@@ -132,7 +132,7 @@ def compose(
         draw_curve(axes, list(curve.estimates), estimates, **series_style(index), label=name)
     axes.set_xlabel("Training steps")
     axes.set_ylim(bottom=0.0)
-    add_legend(figure, [axes])
+    finish(figure, "Bands: 95 % intervals.")
     name, decisive = next(iter(curves.items()))
     verdict = decisive.verdict(config.margin)
     rows = [
@@ -147,7 +147,7 @@ def compose(
         f" the last third of training gained in {name} ends at {config.margin:g} or below, as"
         f" still gaining where the interval lies above 0. Verdict: {verdict}."
     )
-    table = Table(("training steps", *curves), tuple(rows))
+    table = Table.of(("training steps", *curves), rows)
     summary = {
         "verdict": verdict,
         "metric": name,
@@ -159,28 +159,11 @@ def compose(
             for key, curve in curves.items()
         },
     }
-    section = Section("Convergence", text, "convergence", table)
-    there = {group: count for group, count in lost.items() if count}
-    return Findings("Convergence", [section], {"convergence": figure}, {}, summary, there)
+    section = Section("Convergence", text, "convergence", table, figure)
+    return Findings("Convergence", [section], {}, summary, lost)
 
 
 def _value(episode: EpisodeResult, name: str) -> float:
     if episode.error:
         return float("nan")
     return float(episode.success) if name == SUCCESS else episode.metrics[name]
-
-
-def _states(episodes: Sequence[EpisodeResult]) -> States:
-    tasks: list[str] = [one.plan.task for one in episodes]
-    keys = [one.initial_state for one in episodes]
-    stratum, unit = (_numbers(column) for column in (tasks, keys))
-    return States(stratum, unit)
-
-
-def _numbers(keys: Sequence[object]) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
-    order = {key: index for index, key in enumerate(dict.fromkeys(keys))}
-    return np.array([order[key] for key in keys], dtype=np.intp)
-
-
-def _lost(episodes: Sequence[EpisodeResult]) -> int:
-    return sum(bool(one.error) for one in episodes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -24,13 +24,7 @@ from lwdctl.core.seeding import generator
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.evaluation.results import Estimate
 from lwdctl.evaluation.snippet_episodes import plan_snippets, recorded_states
-from lwdctl.evaluation.traced import (
-    TracedEpisodes,
-    check_environment,
-    count_lost,
-    pad,
-    trace,
-)
+from lwdctl.evaluation.traced import TracedEpisodes, check_environment, count_lost, pad, trace
 from lwdctl.methods.lwd import SAMPLED, TrainedLwd
 from lwdctl.methods.method import Acting
 
@@ -195,12 +189,6 @@ def analyze_diversity(
 ) -> Findings:
     """Run policies from recorded initial states and compare their diversity.
 
-    Args:
-        config: Settings.
-        snippets: The demonstrations.
-        policy: The trained policy.
-        progress: Where to report.
-
     Raises:
         ConfigError: The data has no environment, no such task, or too few demonstrations.
         ArtifactError: A demonstration's initial state cannot be restored.
@@ -253,7 +241,7 @@ def analyze_diversity(
         policy.horizon(next(iter(acting.values()))),
         policy.condition,
     )
-    return compose(runs, count_lost(traced))
+    return compose(runs, count_lost({latent: found.results for latent, found in traced.items()}))
 
 
 def find_demonstrations(store: SnippetStore, config: AnalyzeDiversityConfig) -> Demonstrations:
@@ -286,7 +274,7 @@ def find_demonstrations(store: SnippetStore, config: AnalyzeDiversityConfig) -> 
             f" {2 * MIN_DEMONSTRATIONS} are needed",
             "ingest more demonstrations",
         )
-    if config.modes == 1 or (config.modes or 0) >= len(of_task):
+    if (config.modes or 0) >= len(of_task):
         raise ConfigError(
             f"{len(of_task)} demonstrations of '{task}' cannot be clustered into"
             f" {config.modes} modes",
@@ -338,10 +326,6 @@ def _modes(
 def compose(runs: DiversityRuns, lost: Mapping[str, int]) -> Findings:
     """Return sections, figures, the table of trajectories and the summary numbers.
 
-    Args:
-        runs: Everything that was run.
-        lost: Group to the number of episodes lost to simulator errors.
-
     Raises:
         SimulatorError: Fewer than two initial states have all their episodes.
     """
@@ -352,13 +336,6 @@ def compose(runs: DiversityRuns, lost: Mapping[str, int]) -> Findings:
             "lwdctl doctor",
         )
     numbers = _numbers(runs)
-    figures = {"variance": draw_variances(runs), "modes": draw_modes(runs, numbers)}
-    sections = [
-        _what_was_run(runs), _variance_section(runs), _component_section(runs),
-        _mode_section(runs, numbers),
-    ]  # fmt: skip
-    if runs.within_state:
-        sections.append(_draw_section(runs, numbers))
     summary = {
         "task": runs.demonstrations.task,
         "initial_states": int(runs.complete.sum()),
@@ -368,8 +345,40 @@ def compose(runs: DiversityRuns, lost: Mapping[str, int]) -> Findings:
         "mode_definition": runs.modes.definition,
         **numbers,
     }
-    tables = {TRAJECTORIES: _trajectory_table(runs)}
-    return Findings("Diversity of behavior", sections, figures, tables, summary, lost)
+    episodes = runs.demonstrations.episodes[runs.chosen[runs.complete]]
+    trajectories = (
+        (name, episodes[place], draw, runs.modes.names[modes[place, draw]])
+        for name, modes in runs.classified.items()
+        for place, draw in np.ndindex(*modes.shape)
+    )
+    tables = {TRAJECTORIES: Table.of(("group", "episode", "draw", "mode"), trajectories)}
+    sections = list(_sections(runs, numbers))
+    return Findings("Diversity of behavior", sections, tables, summary, lost)
+
+
+def _sections(runs: DiversityRuns, numbers: Numbers) -> Iterator[Section]:
+    yield _what_was_run(runs)
+    table = Table.of(
+        ("group", "mean variance", "variance at the end", "ratio", "low", "high"),
+        ((name, one.mean, one.curve[-1].value, one.ratio) for name, one in runs.variances.items()),
+    )
+    yield Section("Variance of states", VARIANCE_TEXT, "variance", table, draw_variances(runs))
+    yield _component_section(runs)
+    table = Table.of(
+        ("group", *(f"fraction of {name}" for name in runs.modes.names), *MODE_COLUMNS),
+        (
+            (group, *one["mode_fractions"].values(), *map(one.get, MODE_COLUMNS.values()))
+            for group, one in numbers.items()
+        ),
+    )
+    yield Section("Modes of behavior", MODES_TEXT, "modes", table, draw_modes(runs, numbers))
+    if runs.within_state:
+        rows = (
+            (group, runs.states[group].shape[1], *map(numbers[group].get, DRAW_COLUMNS.values()))
+            for group in runs.within_state
+        )
+        title = "Several policies from the same initial state"
+        yield Section(title, DRAWS_TEXT, table=Table.of(("latent", "draws", *DRAW_COLUMNS), rows))
 
 
 def _numbers(runs: DiversityRuns) -> dict[str, dict[str, Any]]:
@@ -436,22 +445,10 @@ def _what_was_run(runs: DiversityRuns) -> Section:
         )
     if lost:
         text += f" {lost} initial states are left out: episodes were lost to simulator errors."
-    rows = tuple(
-        (name, int(runs.complete.sum()), states.shape[1]) for name, states in runs.states.items()
-    )
-    return Section("What was run", text, table=Table(("latent", "initial states", "draws"), rows))
-
-
-def _variance_section(runs: DiversityRuns) -> Section:
-    rows = tuple(
-        (
-            name, one.mean, one.curve[-1].value,
-            one.ratio.value, one.ratio.low, one.ratio.high,
-        )
-        for name, one in runs.variances.items()
-    )  # fmt: skip
-    columns = ("group", "mean variance", "variance at the end", "ratio", "low", "high")
-    return Section("Variance of states", VARIANCE_TEXT, "variance", Table(columns, rows))
+    count = int(runs.complete.sum())
+    rows = ((name, count, states.shape[1]) for name, states in runs.states.items())
+    table = Table.of(("latent", "initial states", "draws"), rows)
+    return Section("What was run", text, table=table)
 
 
 def _component_section(runs: DiversityRuns) -> Section:
@@ -461,45 +458,17 @@ def _component_section(runs: DiversityRuns) -> Section:
     others = [name for name in runs.variances if name != DEMONSTRATIONS]
     rows = []
     for place in order:
-        row: list[Any] = [runs.components[place], float(fractions[0, place])]
+        row: list[Any] = [runs.components[place], fractions[0, place]]
         for number, name in enumerate(others, start=1):
             variance, below = runs.variances[name].components[place], reference[place]
             ratio = variance / below if below > measures.MIN_VARIANCE else None
-            row += [float(fractions[number, place]), ratio]
-        rows.append(tuple(row))
+            row += [fractions[number, place], ratio]
+        rows.append(row)
     columns = (
         "component", f"fraction, {DEMONSTRATIONS}",
         *(column for name in others for column in (f"fraction, {name}", f"ratio, {name}")),
     )  # fmt: skip
-    return Section("Variance by component", COMPONENTS_TEXT, table=Table(columns, tuple(rows)))
-
-
-def _mode_section(runs: DiversityRuns, numbers: Numbers) -> Section:
-    columns = ("group", *(f"fraction of {name}" for name in runs.modes.names), *MODE_COLUMNS)
-    rows = tuple(
-        (group, *one["mode_fractions"].values(), *map(one.get, MODE_COLUMNS.values()))
-        for group, one in numbers.items()
-    )
-    return Section("Modes of behavior", MODES_TEXT, "modes", Table(columns, rows))
-
-
-def _draw_section(runs: DiversityRuns, numbers: Numbers) -> Section:
-    rows = tuple(
-        (group, runs.states[group].shape[1], *map(numbers[group].get, DRAW_COLUMNS.values()))
-        for group in runs.within_state
-    )
-    title = "Several policies from the same initial state"
-    return Section(title, DRAWS_TEXT, table=Table(("latent", "draws", *DRAW_COLUMNS), rows))
-
-
-def _trajectory_table(runs: DiversityRuns) -> Table:
-    episodes = runs.demonstrations.episodes[runs.chosen[runs.complete]]
-    rows = tuple(
-        (name, episodes[place], draw, runs.modes.names[modes[place, draw]])
-        for name, modes in runs.classified.items()
-        for place, draw in np.ndindex(*modes.shape)
-    )
-    return Table(("group", "episode", "draw", "mode"), rows)
+    return Section("Variance by component", COMPONENTS_TEXT, table=Table.of(columns, rows))
 
 
 def draw_variances(runs: DiversityRuns) -> Figure:
@@ -512,8 +481,7 @@ def draw_variances(runs: DiversityRuns) -> Figure:
     axes.set_xlabel("Step")
     axes.set_ylabel("Variance of normalized states")
     axes.set_ylim(bottom=0)
-    plotting.add_legend(figure, [axes])
-    plotting.add_note(figure, "Bands: 95 % bootstrap intervals over initial states.")
+    plotting.finish(figure, "Bands: 95 % bootstrap intervals over initial states.")
     return figure
 
 
@@ -532,8 +500,7 @@ def draw_modes(runs: DiversityRuns, numbers: Numbers) -> Figure:
     shown = [name.replace("_", " ").replace("$", r"\$") for name in names]
     axes.set_xticks(range(len(names)), shown, rotation=20, ha="right", size=8)
     axes.set_ylabel("Fraction of trajectories")
-    plotting.add_legend(figure, [axes])
-    plotting.add_note(figure, f"{count} trajectories per group. Lines: 95 % Wilson intervals.")
+    plotting.finish(figure, f"{count} trajectories per group. Lines: 95 % Wilson intervals.")
     return figure
 
 

@@ -308,12 +308,8 @@ def matrix(group: Group, quantity: str, task: str = ALL_TASKS) -> tuple[Values, 
         ConfigError: The episodes hold no such metric.
     """
     keys = [key for key in group.one.episode_keys if task in {ALL_TASKS, key.task}]
-    tasks, places = group.one.tasks, [(key.task, key.kind, key.number) for key in keys]
-    numbers = {place: index for index, place in enumerate(dict.fromkeys(places))}
-    states = States(
-        np.array([tasks.index(key.task) for key in keys], dtype=np.intp),
-        np.array([numbers[place] for place in places], dtype=np.intp),
-    )
+    places = [(key.task, key.kind, key.number) for key in keys]
+    states = States.of_keys([key.task for key in keys], places)
     rows = [_row(run, quantity, keys) for run in group.runs]
     return np.array(rows, dtype=np.float64).reshape(len(rows), len(keys)), states
 

@@ -13,11 +13,10 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullForma
 
 from lwdctl.analysis.comparison_records import ComparisonRow, horizon_order
 from lwdctl.analysis.plotting import (
-    add_legend,
-    add_note,
     draw_curve,
     draw_error_bars,
     draw_reference_band,
+    finish,
     new_figure,
     series_style,
 )
@@ -161,11 +160,11 @@ class ComparisonFigures:
         if points and all(item.low >= 0 and item.high <= 1 for _, item in points):
             for _, axes in panels:  # fractions on their whole range can be compared between figures
                 axes.set_ylim(-0.03, 1.03)
-        add_legend(figure, [axes for _, axes in panels], (*self._styles, FRONT))
         episodes = _range([row.episodes for row in self.rows])
         seeds = _range([len(row.train_seeds) for row in self.rows])
         counts = f"n = {episodes} episodes a point, {seeds} training seed{'s' * (seeds != '1')}."
-        add_note(figure, f"Environment: {self.env}. {counts} {shown}: 95 % intervals. {more}")
+        note = f"Environment: {self.env}. {counts} {shown}: 95 % intervals. {more}"
+        finish(figure, note, (*self._styles, FRONT))
 
 
 def missing_figures(rows: Sequence[ComparisonRow]) -> Iterator[str]:

@@ -52,8 +52,7 @@ METHOD = (
     " episode too; its value with permuted categories shows how much that raises it."
 )
 
-Drawn = tuple[Section, "Figure | None"]
-Note = tuple[str, str, "Table | None"]
+Note = tuple[str, str, Table | None]
 """Text of a section, caption of its figure, and its table."""
 NO_NOTE: Note = ("", "", None)
 
@@ -103,14 +102,13 @@ class GroupFindings:
         )  # fmt: skip
         rows = [
             (
-                SPACES[space], _round(found.silhouette), _round(found.silhouette_shuffled),
-                _round(found.knn.value), _interval(found.knn), _round(found.knn_shuffled),
-                _round(found.linear.value) if found.linear else None, _interval(found.linear),
-                _round(self.chance),
+                SPACES[space], round(found.silhouette, 3), round(found.silhouette_shuffled, 3),
+                *_rounded(found.knn), round(found.knn_shuffled, 3), *_rounded(found.linear),
+                round(self.chance, 3),
             )
             for space, found in self.spaces.items()
         ]  # fmt: skip
-        return Table(columns, tuple(rows))
+        return Table.of(columns, rows)
 
     def caption(self, neighbors: int) -> str:
         """Return the numbers of the full space as text for a figure."""
@@ -170,7 +168,6 @@ class LatentAnalysis:
         components, use = self.components, self.use
         percent = f"{dimensions.VARIANCE_FRACTION:.0%}"
         first = float(components.fractions[: dimensions.SHOWN].sum())
-        mean_std, posterior_std = float(use.mean_std.mean()), float(use.posterior_std.mean())
         return (
             ("latent_size", "dimensions", self.points.latent.shape[1], 0),
             ("active_units", "active units", int(use.active.sum()), 0),
@@ -181,8 +178,10 @@ class LatentAnalysis:
             ("variance_fraction_of_4_components", "variance fraction of the first 4 components",
              first, 3),
             ("kl", "KL to the prior, all dimensions (nats)", float(use.kl.sum()), 2),
-            ("std_of_posterior_mean", "mean standard deviation of the posterior mean", mean_std, 4),
-            ("posterior_std", "mean standard deviation of the posterior", posterior_std, 4),
+            ("std_of_posterior_mean", "mean standard deviation of the posterior mean",
+             float(use.mean_std.mean()), 4),
+            ("posterior_std", "mean standard deviation of the posterior",
+             float(use.posterior_std.mean()), 4),
         )  # fmt: skip
 
     def summary(self) -> dict[str, Any]:
@@ -211,13 +210,6 @@ def analyze_latents(
     progress: Progress | None = None,
 ) -> Findings:
     """Project latents and measure which categories they separate.
-
-    Args:
-        config: Settings.
-        snippets: The demonstrations.
-        vae: The model that encoded them.
-        latents: The encoded snippets.
-        progress: Where to report.
 
     Raises:
         ConfigError: Too few snippets, equal latents, or nothing to color by.
@@ -310,11 +302,7 @@ def group_findings(
 ) -> GroupFindings | None:
     """Measure a grouping in every space; None where fewer than two categories can be tested.
 
-    Args:
-        grouping: Categories of the points.
-        points: The snippets drawn.
-        spaces: Space to (point, dim).
-        config: Number of neighbors, and the seed of folds and permutations.
+    `spaces` are coordinates (point, dim) by name.
     """
     use = separability.has_two_episodes(grouping.index, points.episode)
     category, episode = grouping.index[use], points.episode[use]
@@ -346,15 +334,9 @@ def position_fits(
 
 
 def compose(analysis: LatentAnalysis) -> Findings:
-    """Return the sections in reading order, their figures, and the table of points."""
-    drawn = list(_sections(analysis))
-    return Findings(
-        title="Latents",
-        sections=[section for section, _ in drawn],
-        figures={section.figure: figure for section, figure in drawn if figure is not None},
-        tables={POINTS: points_table(analysis)},
-        summary=analysis.summary(),
-    )
+    """Return the sections in reading order, the table of points, and the summary numbers."""
+    tables = {POINTS: points_table(analysis)}
+    return Findings("Latents", list(_sections(analysis)), tables, analysis.summary())
 
 
 def points_table(analysis: LatentAnalysis) -> Table:
@@ -362,7 +344,7 @@ def points_table(analysis: LatentAnalysis) -> Table:
     points, coordinates = analysis.points, analysis.components.coordinates
     groupings = [grouping for grouping, _ in analysis.groups]
     places = np.hstack([coordinates, analysis.projections[0].coordinates])
-    rows = tuple(
+    rows = (
         (
             points.episode[row], points.start[row], f"{points.position[row]:.4f}",
             # The last entry is that of `UNKNOWN`.
@@ -373,11 +355,11 @@ def points_table(analysis: LatentAnalysis) -> Table:
     )  # fmt: skip
     names = [f"pc{index + 1}" for index in range(coordinates.shape[1])]
     headings = [grouping.name for grouping in groupings]
-    return Table(("episode", "start", "position", *headings, *names, "tsne1", "tsne2"), rows)
+    return Table.of(("episode", "start", "position", *headings, *names, "tsne1", "tsne2"), rows)
 
 
-def _sections(analysis: LatentAnalysis) -> Iterator[Drawn]:
-    yield Section("What was analyzed", _protocol(analysis)), None
+def _sections(analysis: LatentAnalysis) -> Iterator[Section]:
+    yield Section("What was analyzed", _protocol(analysis))
     for grouping, found in analysis.groups:
         draw = partial(dimensions.draw_categories, grouping=grouping)
         note = _grouping_note(analysis, grouping, found) if found else NO_NOTE
@@ -389,18 +371,19 @@ def _sections(analysis: LatentAnalysis) -> Iterator[Drawn]:
     elif not analysis.groups:
         text = "The data has nothing to color by: one category, and one snippet per episode."
         for shown in analysis.projections:
-            yield Section(shown.title, text, shown.stem), dimensions.draw_plain(shown)
+            figure = dimensions.draw_plain(shown)
+            yield Section(shown.title, text, shown.stem, drawing=figure)
     yield _dimension_section(analysis)
 
 
 def _colored(
     analysis: LatentAnalysis, title: str, suffix: str, note: Note, draw: Callable[..., Figure]
-) -> Iterator[Drawn]:
+) -> Iterator[Section]:
     """Yield a section per projection; the first one has the text and the numbers."""
     for shown in analysis.projections:
         text, caption, table = note
-        section = Section(title + shown.title, text, shown.stem + suffix, table)
-        yield section, draw(shown, caption=caption)
+        figure = draw(shown, caption=caption)
+        yield Section(title + shown.title, text, shown.stem + suffix, table, figure)
         note = NO_NOTE
 
 
@@ -439,16 +422,14 @@ def _position_note(position: Mapping[str, Estimate]) -> Note:
     if not position:
         return text, "", None
     fit = position[LATENT]
-    rows = tuple(
-        (SPACES[space], _round(one.value), _interval(one)) for space, one in position.items()
-    )
-    table = Table(("space", "R² of the position", "95 % interval"), rows)
+    rows = ((SPACES[space], *_rounded(one)) for space, one in position.items())
+    table = Table.of(("space", "R² of the position", "95 % interval"), rows)
     return text, f"All dimensions: R² {fit.value:.2f} [{fit.low:.2f}, {fit.high:.2f}]", table
 
 
-def _dimension_section(analysis: LatentAnalysis) -> Drawn:
+def _dimension_section(analysis: LatentAnalysis) -> Section:
     use = analysis.use
-    rows = tuple((name, round(value, digits)) for _, name, value, digits in analysis.quantities)
+    rows = ((name, round(value, digits)) for _, name, value, digits in analysis.quantities)
     text = (
         f"Standard deviations and KL are over all {use.snippets} snippets; effective dimension and"
         " variance fractions are of the latents in the figures. KL is the mean divergence of a"
@@ -456,13 +437,9 @@ def _dimension_section(analysis: LatentAnalysis) -> Drawn:
     )
     if not use.active.any():
         text += " No dimension is active: posteriors equal the prior, sampled latents its noise."
-    table = Table(("quantity", "value"), rows)
-    return Section("Latent dimensions", text, "dimensions", table), dimensions.draw_dimensions(use)
+    table, figure = Table.of(("quantity", "value"), rows), dimensions.draw_dimensions(use)
+    return Section("Latent dimensions", text, "dimensions", table, figure)
 
 
-def _interval(estimate: Estimate | None) -> str | None:
-    return f"{estimate.low:.3f} to {estimate.high:.3f}" if estimate else None
-
-
-def _round(value: float) -> float:
-    return round(value, 3)
+def _rounded(one: Estimate | None) -> tuple[float | None, str | None]:
+    return (round(one.value, 3), f"{one.low:.3f} to {one.high:.3f}") if one else (None, None)

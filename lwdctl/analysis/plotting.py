@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import math
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,34 +97,29 @@ def draw_reference_band(axes: Any, estimate: Estimate, **style: Any) -> None:
     axes.axhline(estimate.value, linestyle="--", linewidth=1.4, **{**style, "marker": ""})
 
 
-def add_legend(figure: Figure, axes: Iterable[Any], order: Sequence[str] | None = None) -> None:
-    """Put one legend above all panels, as many columns as fit; further rows make it higher.
+def finish(figure: Figure, note: str, order: Sequence[str] | None = None) -> None:
+    """Put one legend above all panels, and below them what intervals and points mean.
 
     Args:
-        figure: Where to put it.
-        axes: Panels whose labels it shows, each label once.
-        order: Labels in the order to show them; None takes them as they were drawn.
+        figure: A figure whose panels are drawn.
+        note: Sentence below the panels.
+        order: Labels of the legend in their order; None shows each as it was drawn first.
     """
     entries: dict[str, Any] = {}
-    for panel in axes:
+    for panel in figure.axes:
         for handle, name in zip(*panel.get_legend_handles_labels(), strict=True):
             entries.setdefault(name, handle)
     names = [name for name in order if name in entries] if order is not None else list(entries)
-    if not names:
-        return
-    longest = max(len(name) for name in names)
-    columns = min(len(names), max(1, int(figure.get_figwidth() * 13 / (longest + 6))))
-    rows = math.ceil(len(names) / columns)
-    figure.set_figheight(figure.get_figheight() + 0.2 * (rows - 1))
-    figure.legend(
-        [entries[name] for name in names], names, loc="outside upper center", frameon=False,
-        ncols=columns, fontsize=9,
-    )  # fmt: skip
-
-
-def add_note(figure: Figure, text: str) -> None:
-    """Write a sentence below all panels: what intervals and points mean."""
-    wrapped = textwrap.fill(text.strip(), int(figure.get_figwidth() * 18))
+    if names:
+        longest = max(len(name) for name in names)
+        columns = min(len(names), max(1, int(figure.get_figwidth() * 13 / (longest + 6))))
+        rows = math.ceil(len(names) / columns)
+        figure.set_figheight(figure.get_figheight() + 0.2 * (rows - 1))
+        figure.legend(
+            [entries[name] for name in names], names, loc="outside upper center", frameon=False,
+            ncols=columns, fontsize=9,
+        )  # fmt: skip
+    wrapped = textwrap.fill(note.strip(), int(figure.get_figwidth() * 18))
     figure.supxlabel(wrapped, fontsize=7.5, x=0.02, ha="left", color="0.3")
 
 

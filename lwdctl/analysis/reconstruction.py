@@ -216,12 +216,7 @@ def analyze_reconstruction(
 ) -> Findings:
     """Encode snippets, decode them, and run the networks from the snippets' initial states.
 
-    Args:
-        config: Settings.
-        snippets: The demonstrations.
-        policy: The trained policy.
-        snapshots: Training step and the VAE with the EMA weights of that step.
-        progress: Where to report.
+    `snapshots` are training steps, each with the VAE that has the EMA weights of that step.
 
     Raises:
         ConfigError: The data has no environment, or no demonstration in the split.
@@ -243,8 +238,8 @@ def analyze_reconstruction(
         episodes=groups,
         snapshots={step: runner.errors(one) for step, one in earlier.items()},
     )
-    lost = count_lost(groups | {_after(step): one for step, one in earlier.items()})
-    return compose(runs, lost)
+    every = groups | {_after(step): one for step, one in earlier.items()}
+    return compose(runs, count_lost({name: one.results for name, one in every.items()}))
 
 
 def _after(step: int) -> str:
@@ -305,33 +300,29 @@ class Reconstructions:
 def compose(runs: Reconstructions, lost: Mapping[str, int]) -> Findings:
     """Return sections, figures, tables of snippets and steps, and the summary numbers."""
     bootstrap = Bootstrap(runs.starts.episodes, ("reconstruction bootstrap", None))
-    normalized = {name: bootstrap.curve(one.normalized) for name, one in runs.errors.items()}
-    squared = {name: bootstrap.curve(one.squared) for name, one in runs.errors.items()}
     measures = {name: measure(one, bootstrap) for name, one in runs.errors.items()}
     after = {step: measure(one, bootstrap) for step, one in runs.snapshots.items()}
-    # The initial state's error is in the table: before any action it is almost zero.
-    panels = {
-        NORMALIZED: {name: curve[1:] for name, curve in normalized.items()},
-        "Squared error (environment units)": {name: one[1:] for name, one in squared.items()},
+    curves = {
+        name: (bootstrap.curve(one.normalized), bootstrap.curve(one.squared))
+        for name, one in runs.errors.items()
     }
-    places = range(1, runs.errors[RECORDED].squared.shape[1])
-    figures = {"error-by-step": draw_errors(8.8, panels, "Step of the snippet", places)}
-    sections = [_start_section(runs), _error_section(measures), _success_section(runs, bootstrap)]
+    sections = [_start_section(runs), _error_section(measures, curves)]
     if after:
-        names = {"final_normalized": "at the last step", "mean_normalized": "mean over steps"}
-        curves = {
-            label: [Estimate(*found[name][:3], 0) for found in after.values()]
-            for name, label in names.items()
-        }
-        figures["error-by-update"] = draw_errors(
-            4.4, {NORMALIZED: curves}, "Training steps of the VAE", list(after), marker="o"
-        )
-        sections.insert(2, _training_section(after))
+        sections.append(_training_section(after))
+    sections.append(_success_section(runs, bootstrap))
+    columns = (
+        "policy", "step", "snippets", "normalized", "normalized_low", "normalized_high", "squared",
+        "squared_low", "squared_high",
+    )  # fmt: skip
+    steps = (
+        (name, step, pair[0].n, *pair)
+        for name, both in curves.items()
+        for step, pair in enumerate(zip(*both, strict=True))
+    )
     return Findings(
         title="Reconstruction of recorded snippets",
         sections=sections,
-        figures=figures,
-        tables={SNIPPETS: _snippet_table(runs), STEPS: _step_table(normalized, squared)},
+        tables={SNIPPETS: _snippet_table(runs), STEPS: Table.of(columns, steps)},
         summary=_summary(runs, measures, after),
         lost=lost,
     )
@@ -361,23 +352,33 @@ def _start_section(runs: Reconstructions) -> Section:
         " contain no velocities, which are then zero."
     )
     columns = ("initial state", "snippets", "mean initial error", "largest initial error")
-    return Section("Initial states of the snippets", text, table=Table(columns, tuple(rows)))
+    return Section("Initial states of the snippets", text, table=Table.of(columns, rows))
 
 
-def _error_section(measures: Mapping[str, Measures]) -> Section:
-    rows = tuple(
+def _error_section(
+    measures: Mapping[str, Measures], curves: Mapping[str, Sequence[Sequence[Estimate]]]
+) -> Section:
+    rows = (
         (name, error.replace("_", " "), *numbers)
         for name, found in measures.items()
         for error, numbers in found.items()
     )
-    table = Table(("policy", "error", "mean", "low", "high", "median"), rows)
-    return Section("Error against the recorded states", ERROR_TEXT, "error-by-step", table)
+    table = Table.of(("policy", "error", "mean", "low", "high", "median"), rows)
+    # The initial state's error is in the table: before any action it is almost zero.
+    panels = {
+        label: {name: both[place][1:] for name, both in curves.items()}
+        for place, label in enumerate((NORMALIZED, "Squared error (environment units)"))
+    }
+    places = range(1, len(curves[RECORDED][0]))
+    figure = draw_errors(8.8, panels, "Step of the snippet", places)
+    title = "Error against the recorded states"
+    return Section(title, ERROR_TEXT, "error-by-step", table, figure)
 
 
 def _training_section(after: Mapping[int, Measures]) -> Section:
-    rows = tuple(
-        (step, *found["final_normalized"], *found["mean_normalized"])
-        for step, found in after.items()
+    names = {"final_normalized": "at the last step", "mean_normalized": "mean over steps"}
+    rows = (
+        (step, *(one for name in names for one in found[name])) for step, found in after.items()
     )
     ends = ("low", "high", "median")
     columns = ("training steps", "final normalized", *ends, "mean normalized", *ends)
@@ -385,7 +386,14 @@ def _training_section(after: Mapping[int, Measures]) -> Section:
         "The same snippets, encoded and decoded with the EMA weights of several training steps of"
         " the VAE. One model: the intervals do not include the variance over training seeds."
     )
-    return Section("Error during training", text, "error-by-update", Table(columns, rows))
+    curves = {
+        label: [Estimate(*found[name][:3], 0) for found in after.values()]
+        for name, label in names.items()
+    }
+    title, steps = "Training steps of the VAE", list(after)
+    figure = draw_errors(4.4, {NORMALIZED: curves}, title, steps, marker="o")
+    table = Table.of(columns, rows)
+    return Section("Error during training", text, "error-by-update", table, figure)
 
 
 def _success_section(runs: Reconstructions, bootstrap: Bootstrap) -> Section:
@@ -393,8 +401,7 @@ def _success_section(runs: Reconstructions, bootstrap: Bootstrap) -> Section:
     for name in runs.episodes:
         success, score = runs.outcomes(name), bootstrap.estimate(runs.outcomes(name, runs.score))
         ends = success_estimate(success[None], runs.demonstrations)
-        rate = _known_mean(success)
-        rows.append((name, ends.n, rate, ends.low, ends.high, score.value, score.low, score.high))
+        rows.append((name, ends.n, _known_mean(success), ends.low, ends.high, score))
     text = (
         "Success and score within the steps of the snippet and one more, from the same states;"
         " success with Wilson's 95 % interval, for fewer snippets where those of one demonstration"
@@ -408,7 +415,7 @@ def _success_section(runs: Reconstructions, bootstrap: Bootstrap) -> Section:
             " same snippets; those of one demonstration are resampled together."
         )
     columns = ("policy", "episodes", "success", "low", "high", runs.score, "low", "high")
-    return Section("Success from the same states", text, table=Table(columns, tuple(rows)))
+    return Section("Success from the same states", text, table=Table.of(columns, rows))
 
 
 def _known_mean(values: Values) -> float | None:
@@ -448,7 +455,7 @@ def _flatten(measures: Measures) -> dict[str, float]:
 
 def _snippet_table(runs: Reconstructions) -> Table:
     starts = runs.starts
-    rows = tuple(
+    rows = (
         (
             name, *place, initial, *values, int(result.success),
             result.metrics.get(runs.score, ""), result.policy_failure, result.error,
@@ -464,20 +471,7 @@ def _snippet_table(runs: Reconstructions) -> Table:
         "policy", "episode", "offset", "steps", "initial_state", "initial_error",
         *runs.errors[RECORDED].by_snippet(), "success", runs.score, "policy_failure", "error",
     )  # fmt: skip
-    return Table(columns, rows)
-
-
-def _step_table(
-    normalized: Mapping[str, Sequence[Estimate]], squared: Mapping[str, Sequence[Estimate]]
-) -> Table:
-    rows = [
-        {"policy": name, "step": step, "snippets": one.n}
-        | flatten_estimate("normalized", one)
-        | flatten_estimate("squared", other)
-        for name in normalized
-        for step, (one, other) in enumerate(zip(normalized[name], squared[name], strict=True))
-    ]
-    return Table(tuple(rows[0]), tuple(tuple(row.values()) for row in rows))
+    return Table.of(columns, rows)
 
 
 def draw_errors(
@@ -489,31 +483,19 @@ def draw_errors(
 ) -> Figure:
     """Draw errors on logarithmic axes, which cannot show zero.
 
-    Args:
-        width: Inches.
-        panels: Label of the vertical axis to the curves of a panel, by name.
-        x_label: Label of the horizontal axes.
-        places: Horizontal position of every point of a curve.
-        style: Further arguments of `plotting.draw_curve`.
+    `panels` has the curves of each panel by name, under the label of its vertical axis; `places`
+    are the horizontal positions of a curve's points.
     """
     figure, (row,) = plotting.new_figure(width, 3.6, columns=len(panels))
     for axes, (y_label, curves) in zip(row, panels.items(), strict=True):
         for index, (name, curve) in enumerate(curves.items()):
-            shown = [
-                replace(
-                    one,
-                    value=max(one.value, _MIN_DRAWN),
-                    low=max(one.low, _MIN_DRAWN),
-                    high=max(one.high, _MIN_DRAWN),
-                )
-                for one in curve
-            ]
+            ends = np.maximum([(one.value, one.low, one.high) for one in curve], _MIN_DRAWN)
+            shown = [Estimate(mean, low, high, 0) for mean, low, high in ends.tolist()]
             color = plotting.series_style(index)["color"]
             plotting.draw_curve(axes, places, shown, color=color, label=name, **style)
             axes.set_yscale("log")
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
-    plotting.add_legend(figure, row)
     note = f"Bands: 95 % intervals. Values below {_MIN_DRAWN:g} are drawn at it."
-    plotting.add_note(figure, note)
+    plotting.finish(figure, note)
     return figure

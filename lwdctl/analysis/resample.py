@@ -114,6 +114,16 @@ class States:
         """Return the states of episodes that share none."""
         return cls(stratum, np.arange(len(stratum)))
 
+    @classmethod
+    def of_keys(cls, tasks: Sequence[object], states: Sequence[object]) -> States:
+        """Return the states of episodes from each one's task and what names its state."""
+
+        def numbers(keys: Sequence[object]) -> Indices:
+            order = {key: index for index, key in enumerate(dict.fromkeys(keys))}
+            return np.array([order[key] for key in keys], dtype=np.intp)
+
+        return cls(numbers(tasks), numbers(states))
+
     def of(self, chosen: Any) -> States:
         """Return the states of chosen episodes, by a mask (episode,)."""
         return States(self.stratum[chosen], self.unit[chosen])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +29,16 @@ class Section:
 
     Attributes:
         text: What was measured and how to read it.
-        figure: Stem of a figure's files, or "".
+        figure: Stem of the figure's files, or "".
         table: Numbers that go with it, or None.
+        drawing: The figure; None where there is none, and for a section read back.
     """
 
     title: str
     text: str
     figure: str = ""
     table: Table | None = None
+    drawing: Figure | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,6 @@ class Findings:
 
     Attributes:
         sections: In reading order.
-        figures: Stem to figure, each shown by one of the sections.
         tables: Stem to table, for files of all points.
         summary: Summary numbers, JSON-ready.
         lost: Group to the number of episodes that a simulator error ended, where there are any.
@@ -53,30 +54,28 @@ class Findings:
 
     title: str
     sections: Sequence[Section]
-    figures: Mapping[str, Figure]
     tables: Mapping[str, Table] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
     lost: Mapping[str, int] = field(default_factory=dict)
 
-    def save(self, directory: Path, title: str = "") -> None:
-        """Write `analysis.json`, `figures/` and one CSV file per table into a directory.
+    @property
+    def figures(self) -> dict[str, Figure]:
+        """Stem to figure."""
+        return {one.figure: one.drawing for one in self.sections if one.drawing}
 
-        Args:
-            directory: Where to write; it must exist.
-            title: Title to write instead of the analysis' own.
-
-        Raises:
-            ValueError: A figure that no section shows, or the other way round.
-        """
-        named = {section.figure for section in self.sections} - {""}
-        if named != set(self.figures):
-            drawn = sorted(self.figures)
-            raise ValueError(f"sections name figures {sorted(named)}, drawn are {drawn}")
+    def save(self, directory: Path, title: str) -> None:
+        """Write `analysis.json`, `figures/` and one CSV file per table into a directory."""
         if self.figures:
             (directory / FIGURES).mkdir(exist_ok=True)
         save_figures(self.figures, directory / FIGURES)
-        sections = [asdict(section) for section in self.sections]
-        write_json(directory / RECORD, {"title": title or self.title, "sections": sections})
+        sections = [
+            {
+                "title": one.title, "text": one.text, "figure": one.figure,
+                "table": one.table and vars(one.table),
+            }
+            for one in self.sections
+        ]  # fmt: skip
+        write_json(directory / RECORD, {"title": title, "sections": sections})
         for stem, table in self.tables.items():
             write_csv(directory / f"{stem}.csv", table)
 
@@ -101,6 +100,5 @@ def read_sections(directory: Path) -> tuple[str, tuple[Section, ...]]:
 def _section(values: Mapping[str, Any]) -> Section:
     table = values["table"]
     if table is not None:
-        rows = tuple(tuple(row) for row in table["rows"])
-        table = Table(tuple(table["columns"]), rows)
+        table = Table.of(table["columns"], table["rows"])
     return Section(values["title"], values["text"], values["figure"], table)

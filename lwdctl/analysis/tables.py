@@ -33,6 +33,18 @@ class Table:
     rows: tuple[tuple[Any, ...], ...]
 
     @classmethod
+    def of(cls, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> Table:
+        """Return a table of rows in which an estimate takes three cells: value, low and high."""
+
+        def cells(value: Any) -> tuple[Any, ...]:
+            whole = isinstance(value, Estimate)
+            return (value.value, value.low, value.high) if whole else (value,)
+
+        return cls(
+            tuple(columns), tuple(tuple(x for one in row for x in cells(one)) for row in rows)
+        )
+
+    @classmethod
     def from_records(cls, kind: type, records: Iterable[Any]) -> Table:
         """Return a table with a row for each record; its estimates take three columns.
 
@@ -40,12 +52,12 @@ class Table:
             kind: Dataclass of the records; names the columns where there are no records.
             records: Its instances.
         """
-        names: list[str] = []
-        for field in dataclasses.fields(kind):
-            ends = ("", "_low", "_high") if field.type in (Estimate, "Estimate") else ("",)
-            names += [field.name + end for end in ends]
-        rows = [flatten(record) for record in records]
-        return cls(tuple(names), tuple(tuple(row[name] for name in names) for row in rows))
+        columns = [
+            field.name + end
+            for field in dataclasses.fields(kind)
+            for end in (("", "_low", "_high") if field.type in (Estimate, "Estimate") else ("",))
+        ]
+        return cls.of(columns, (vars(record).values() for record in records))
 
     def to_csv(self) -> str:
         """Return CSV text; nothing and NaN are empty, lists are joined with spaces."""
@@ -75,15 +87,10 @@ class Table:
 
 
 def flatten(record: Any) -> dict[str, Any]:
-    """Return a dataclass record as a flat mapping.
-
-    An `Estimate` named `x` becomes `x`, `x_low` and `x_high`.
-    """
+    """Return a dataclass record as a flat mapping; see `flatten_estimate`."""
     found: dict[str, Any] = {}
-    for field in dataclasses.fields(record):
-        value = getattr(record, field.name)
-        is_estimate = isinstance(value, Estimate)
-        found |= flatten_estimate(field.name, value) if is_estimate else {field.name: value}
+    for name, value in vars(record).items():
+        found |= flatten_estimate(name, value) if isinstance(value, Estimate) else {name: value}
     return found
 
 

@@ -193,7 +193,7 @@ def trace(
     return TracedEpisodes(observations, result.episodes, result.score)
 
 
-def count_lost(episodes: Mapping[str, TracedEpisodes]) -> dict[str, int]:
+def count_lost(episodes: Mapping[str, Sequence[EpisodeResult]]) -> dict[str, int]:
     """Return group to the number of episodes lost to simulator errors, where there are any."""
-    lost = {name: sum(bool(r.error) for r in one.results) for name, one in episodes.items()}
+    lost = {name: sum(bool(one.error) for one in group) for name, group in episodes.items()}
     return {name: count for name, count in lost.items() if count}

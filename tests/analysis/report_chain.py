@@ -86,10 +86,10 @@ def analysis(workspace, latents, title="Latents"):
     with workspace.begin("analysis", NAME, config={"split": "all"}, inputs=[latents]) as draft:
         sections = (
             Section(f"Silhouette {EVIL}", "One.\n\nTwo.", "plot",
-                    Table(("group", "value"), ((EVIL, 0.125), ("shuffled", None)))),
+                    Table(("group", "value"), ((EVIL, 0.125), ("shuffled", None))), figure()),
             Section("Long", "Many rows.", "", Table(("i",), tuple((i,) for i in range(40)))),
         )  # fmt: skip
-        Findings(title, sections, {"plot": figure()}).save(draft.path)
+        Findings(title, sections).save(draft.path, title)
         return draft.publish({"silhouette": 0.125})
 
 

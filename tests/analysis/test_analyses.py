@@ -40,7 +40,7 @@ def count_episodes(config, *, snippets, progress):
     """A new analysis."""
     table = Table(("episode", "steps"), tuple(enumerate(snippets.episodes.length.tolist())))
     section = Section("Episodes", "How long they are.", table=table)
-    return Findings("Counts", [section], {}, {"counts": table}, {"episodes": len(table.rows)})
+    return Findings("Counts", [section], {"counts": table}, {"episodes": len(table.rows)})
 
 
 def test_a_new_analysis_is_one_function_and_one_row(workspace, monkeypatch):

@@ -7,6 +7,7 @@ import pytest
 
 from lwdctl.analysis import divergence
 from lwdctl.analysis.behavior import compose, summarize, trajectory_table
+from lwdctl.analysis.sections import Findings
 from lwdctl.analysis.trajectories import (
     CONTACTS,
     SOURCE,
@@ -94,8 +95,8 @@ def test_a_policy_that_behaves_alike_is_inside_and_another_is_not():
     assert compared.differences["other"]["contact_bfoot"].low > 0.4
     mean = compared.statistics["alike"]["return"].mean
     assert mean.low < mean.value < mean.high
-    sections, figures = compose([compared], 100)
-    assert set(figures) == {"returns", "contacts", "divergence"}
+    sections = list(compose([compared], 100))
+    assert set(Findings("", sections).figures) == {"returns", "contacts", "divergence"}
     assert [s.title for s in sections][:2] == ["What was compared", "Returns"]
     assert [row[-1] for row in sections[0].table.rows] == [0, 0, 20]
     rows = trajectory_table(trajectories, [compared]).to_csv().splitlines()
@@ -136,7 +137,8 @@ def test_one_foot_and_four_feet_have_their_panels(feet, panels):
     measures = {"": measure_of(f"contact_{k}" for k in range(feet))}
     (compared,) = compare_behaviors(trajectories, measures, 0, SilentProgress())
     assert compared.divergences[CONTACTS]["mlp"].value > 0
-    sections, figures = compose([compared], 0)
+    sections = list(compose([compared], 0))
+    figures = Findings("", sections).figures
     assert set(figures) == {"contacts", "divergence"}
     assert len(figures["contacts"].axes) == 2 * panels
     assert "cut to" not in sections[0].text
@@ -199,8 +201,7 @@ def test_one_trajectory_has_no_interval():
     found, difference = one.statistics["lwd"]["return"], one.differences["lwd"]["return"]
     assert np.isfinite([found.mean.value, difference.value]).all()
     assert np.isnan([found.std, found.mean.low, found.mean.high, difference.low]).all()
-    sections, _ = compose([one], 0)
-    assert sections[1].table.cells()[1][4:] == ("–", "–", "–")
+    assert list(compose([one], 0))[1].table.cells()[1][4:] == ("–", "–", "–")
 
 
 @pytest.mark.sim

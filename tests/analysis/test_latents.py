@@ -96,7 +96,7 @@ def test_few_episodes_have_no_fit_of_the_position(points, spaces):
 
 def test_sections_say_how_numbers_came_about_and_every_figure_is_written(points, spaces, tmp_path):
     findings = compose(analysis(points, spaces))
-    findings.save(tmp_path)
+    findings.save(tmp_path, "Latents")
     assert set(findings.figures) == {"tsne-label", "tsne-position", "dimensions"}
     assert "Snippets of one episode never classify each other" in findings.sections[0].text
     assert findings.sections[1].table.rows[0][0] == "Latent, all dimensions"
