@@ -38,7 +38,6 @@ from lwdctl.analysis.plotting import save_figures
 from lwdctl.analysis.resample import (
     PERMUTATIONS,
     RESAMPLES,
-    Pair,
     holm,
     mcnemar,
     mean_and_std,
@@ -83,6 +82,15 @@ STATISTICS = {
     "scope": "p-values hold for these trained models on other initial states; the intervals with"
     " several training seeds hold for other training seeds as well",
 }
+
+
+RECORDS = {
+    "results": ComparisonRow,
+    "tests": PairedTest,
+    "controls": PerturbationEffect,
+    "costs": CostRatio,
+}
+"""Lists of a comparison, each of them a CSV file, and the class of their records."""
 
 
 @dataclass(frozen=True)
@@ -184,10 +192,7 @@ class Comparison:
             "env": self.env,
             "metric": self.metric,
             "against": self.against,
-            "results": list(map(flatten, self.results)),
-            "tests": list(map(flatten, self.tests)),
-            "controls": list(map(flatten, self.controls)),
-            "costs": list(map(flatten, self.costs)),
+            **{name: list(map(flatten, getattr(self, name))) for name in RECORDS},
             "notes": list(self.notes),
             "methods": STATISTICS,
         }
@@ -199,25 +204,21 @@ class Comparison:
         """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        tables = {
-            "comparison.csv": Table.from_records(ComparisonRow, self.results),
-            "comparison-tests.csv": Table.from_records(PairedTest, self.tests),
-            "comparison-controls.csv": Table.from_records(PerturbationEffect, self.controls),
-            "comparison-costs.csv": Table.from_records(CostRatio, self.costs),
-        }
-        for name, table in tables.items():
-            write_csv(directory / name, table)
-        write_json(directory / "comparison.json", self.to_json())
-        paths = [directory / name for name in (*tables, "comparison.json")]
+        paths = []
+        for name, kind in RECORDS.items():
+            ending = "" if name == "results" else f"-{name}"
+            paths.append(directory / f"comparison{ending}.csv")
+            write_csv(paths[-1], Table.from_records(kind, getattr(self, name)))
+        paths.append(directory / "comparison.json")
+        write_json(paths[-1], self.to_json())
         return [*paths, *save_figures(self.figures, directory)]
 
     def _text_table(self, records: Sequence[Any], *names: str) -> Table:
-        columns = tuple(name.replace("score", self.metric) for name in names)
         rows = (
-            tuple(_TEXT[name](one) if name in _TEXT else str(getattr(one, name)) for name in names)
+            (_TEXT[name](one) if name in _TEXT else str(getattr(one, name)) for name in names)
             for one in records
         )
-        return Table(columns, tuple(rows))
+        return Table.of((name.replace("score", self.metric) for name in names), rows)
 
 
 def compare(
@@ -335,33 +336,30 @@ def cost_ratios(rows: Sequence[ComparisonRow], against: str) -> Iterator[CostRat
         best = max(own, key=_by_success, default=None)
         for policy in sorted({row.policy for row in here} - {reference.policy}):
             others = [row for row in here if row.policy == policy and row.is_method]
-            if best and others:
-                yield _cost_ratio(best, others)
+            if not best or not others:
+                continue
+            equal = [row for row in others if row.success.value >= best.success.value]
+            shown = min(equal, key=_flops) if equal else max(others, key=_by_success)
+            yield CostRatio(
+                label=shown.label,
+                horizon=shown.horizon,
+                against=best.label,
+                against_horizon=best.horizon,
+                perturbation=perturbation,
+                success=shown.success.value,
+                against_success=best.success.value,
+                flops_per_step=_flops(shown),
+                against_flops_per_step=_flops(best),
+                ratio=_flops(shown) / _flops(best) if equal else None,
+            )
+
+
+def _flops(row: ComparisonRow) -> float:
+    return row.flops_per_step or 0.0
 
 
 def _by_success(row: ComparisonRow) -> tuple[float, float]:
-    return row.success.value, -(row.flops_per_step or 0.0)
-
-
-def _cost_ratio(best: ComparisonRow, others: Sequence[ComparisonRow]) -> CostRatio:
-    equal = [row for row in others if row.success.value >= best.success.value]
-    if equal:
-        shown = min(equal, key=lambda row: row.flops_per_step or 0.0)
-    else:
-        shown = max(others, key=_by_success)
-    flops, cost = shown.flops_per_step or 0.0, best.flops_per_step or 0.0
-    return CostRatio(
-        label=shown.label,
-        horizon=shown.horizon,
-        against=best.label,
-        against_horizon=best.horizon,
-        perturbation=best.perturbation,
-        success=shown.success.value,
-        against_success=best.success.value,
-        flops_per_step=flops,
-        against_flops_per_step=cost,
-        ratio=flops / cost if equal else None,
-    )
+    return row.success.value, -_flops(row)
 
 
 def _rows(group: Group, metric: str) -> Iterator[ComparisonRow]:
@@ -398,11 +396,10 @@ def _tests(
     if reference.label not in {"", group.one.label} and not others:
         notes.append(f"not tested against {reference.label}: {group}")
     for other in others:
-        pairs = _align(group, other, metric, same_models=False)
-        if pairs is None:
+        solved, scores = (align(group, other, name) for name in (SUCCESS, metric))
+        if solved is None or scores is None:
             notes.append(f"no episode of both ran to its end: {group}")
             continue
-        solved, scores = pairs
         gaps = solved.differences
         better, worse = int((gaps > 0).sum()), int((gaps < 0).sum())
         single = solved.has_one_seed and not solved.states.shared
@@ -432,11 +429,12 @@ def _controls(
     key = (group.one.label, condition.horizon, 0.0)
     controls = {(g.one.label, g.condition.horizon, g.condition.perturbation): g for g in groups}
     control = controls.get(key)
-    pairs = control and _align(group, control, metric, same_models=True)
-    if not control or not pairs:
+    solved, scores = (
+        control and align(group, control, name, same_models=True) for name in (SUCCESS, metric)
+    )
+    if not (control and solved and scores):
         notes.append(f"without an unperturbed control: {group}")
         return
-    solved, scores = pairs
     yield PerturbationEffect(
         label=group.one.label,
         horizon=condition.horizon,
@@ -446,15 +444,6 @@ def _controls(
         success_difference=solved.success_estimate(),
         score_difference=scores.estimate(),
     )
-
-
-def _align(
-    group: Group, other: Group, metric: str, *, same_models: bool
-) -> tuple[Pair, Pair] | None:
-    """Return the pairs of success and of the metric, or None where there is nothing to pair."""
-    solved = align(group, other, SUCCESS, same_models=same_models)
-    scores = align(group, other, metric, same_models=same_models)
-    return (solved, scores) if solved and scores else None
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

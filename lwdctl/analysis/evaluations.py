@@ -42,9 +42,7 @@ def episode_key(episode: EpisodeResult) -> EpisodeKey:
 
 def values_of(episode: EpisodeResult) -> dict[str, float]:
     """Return all numbers of an episode by name, its `steps` among them."""
-    return {
-        name: float(value) for name, value in (*episode.values.items(), ("steps", episode.steps))
-    }
+    return {name: float(one) for name, one in {**episode.values, "steps": episode.steps}.items()}
 
 
 @dataclass(frozen=True)
@@ -256,11 +254,8 @@ def distinguish(runs: Sequence[Run]) -> list[Run]:
     Raises:
         ArtifactError: Nothing differs: one policy was measured twice.
     """
-    groups: dict[str, list[Run]] = {}
-    for run in runs:
-        groups.setdefault(run.label, []).append(run)
-    found = [run for group in groups.values() for run in _relabel(group)]
-    return sorted(found, key=lambda run: run.order)
+    groups = gather(runs, lambda run: run.label)
+    return sorted((run for group in groups for run in _relabel(group)), key=lambda run: run.order)
 
 
 def choose_reference(runs: Sequence[Run], wanted: str | None = None) -> Reference:
@@ -290,13 +285,19 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     Raises:
         ArtifactError: Training seeds of one policy met different initial states.
     """
-    found: dict[object, list[Run]] = {}
-    for run in sorted(runs, key=lambda item: item.order):
-        found.setdefault(run.order[:3], []).append(run)
-    for members in found.values():
+    found = gather(sorted(runs, key=lambda run: run.order), lambda run: run.order[:3])
+    for members in found:
         for other in members[1:]:
             check_same_states(members[0], other)
-    return [Group(tuple(members)) for members in found.values()]
+    return [Group(tuple(members)) for members in found]
+
+
+def gather(runs: Sequence[Run], key: Callable[[Run], Any]) -> list[list[Run]]:
+    """Return the runs that have the same key, in order of appearance."""
+    found: dict[Any, list[Run]] = {}
+    for run in runs:
+        found.setdefault(key(run), []).append(run)
+    return list(found.values())
 
 
 def matrix(group: Group, quantity: str, task: str = ALL_TASKS) -> tuple[Values, States]:
@@ -310,8 +311,20 @@ def matrix(group: Group, quantity: str, task: str = ALL_TASKS) -> tuple[Values, 
     keys = [key for key in group.one.episode_keys if task in {ALL_TASKS, key.task}]
     places = [(key.task, key.kind, key.number) for key in keys]
     states = States.of_keys([key.task for key in keys], places)
-    rows = [_row(run, quantity, keys) for run in group.runs]
-    return np.array(rows, dtype=np.float64).reshape(len(rows), len(keys)), states
+    values = np.full((len(group.runs), len(keys)), np.nan)
+    for row, run in zip(values, group.runs, strict=True):
+        known = {}
+        for episode in run.episodes:
+            if episode.error:
+                continue
+            found = {**values_of(episode), SUCCESS: float(episode.success)}
+            if quantity not in found:
+                raise ConfigError(
+                    f"{run} has no metric '{quantity}'", did_you_mean(quantity, found)
+                )
+            known[episode_key(episode)] = found[quantity]
+        row[:] = [known.get(key, np.nan) for key in keys]
+    return values, states
 
 
 def align(first: Group, second: Group, quantity: str, *, same_models: bool = False) -> Pair | None:
@@ -407,12 +420,12 @@ def _content(run: Run) -> Any:
     # Where nothing was trained and it was measured again, only the time differs.
     seconds = None if run.row.train_seed is None else run.seconds
     protocol = (run.store, run.max_steps, run.perturbation_probability)
-    episodes = [
-        (episode_key(item), item.success, item.error)
-        + (() if item.error else tuple(sorted(values_of(item).items())))
+    episodes = sorted(
+        (episode_key(item), item.success, item.error,
+         *([] if item.error else sorted(values_of(item).items())))
         for item in run.episodes
-    ]
-    return condition, run.metrics, run.flops, seconds, protocol, tuple(sorted(episodes))
+    )  # fmt: skip
+    return condition, run.metrics, run.flops, seconds, protocol, tuple(episodes)
 
 
 def _relabel(group: Sequence[Run]) -> list[Run]:
@@ -436,12 +449,10 @@ def _relabel(group: Sequence[Run]) -> list[Run]:
 
 def _alike(group: Sequence[Run], used: Sequence[str], *, same_seed: bool) -> list[list[Run]]:
     """Return runs that would be taken for one policy, or for one training seed of it."""
-    found: dict[Any, list[Run]] = {}
-    for run in group:
-        seed = run.row.train_seed if same_seed else None
-        settings = (_describe(run, name) for name in used)
-        found.setdefault((run.row.horizon, run.row.perturbation, seed, *settings), []).append(run)
-    return list(found.values())
+    return gather(group, lambda run: (
+        run.row.horizon, run.row.perturbation, run.row.train_seed if same_seed else None,
+        *(_describe(run, name) for name in used),
+    ))  # fmt: skip
 
 
 def _describe(run: Run, name: str) -> str:
@@ -455,15 +466,3 @@ def _describe(run: Run, name: str) -> str:
         "evaluation": run.evaluation,
         "source": run.source,
     }[name]
-
-
-def _row(run: Run, quantity: str, keys: Sequence[EpisodeKey]) -> list[float]:
-    known = {}
-    for episode in run.episodes:
-        if episode.error:
-            continue
-        values = {**values_of(episode), SUCCESS: float(episode.success)}
-        if quantity not in values:
-            raise ConfigError(f"{run} has no metric '{quantity}'", did_you_mean(quantity, values))
-        known[episode_key(episode)] = values[quantity]
-    return [known.get(key, float("nan")) for key in keys]

@@ -134,8 +134,8 @@ def test_clusters_where_the_data_name_no_behavior(
     summary = do(COMMAND, workspace, {**SMALL, "latent": ["mean"], "modes": 3}).manifest.summary
     assert summary["mode_accuracy"] is None
     assert list(summary["mean"]["mode_fractions"]) == ["cluster 1", "cluster 2", "cluster 3"]
-    for count in (1, 6):
-        with pytest.raises(ConfigError, match="cannot be clustered"):
+    for count, why in ((1, "must be at least 2"), (6, "cannot be clustered")):
+        with pytest.raises(ConfigError, match=why):
             do(COMMAND, workspace, {**SMALL, "modes": count})
 
 
