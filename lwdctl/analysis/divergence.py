@@ -131,11 +131,6 @@ def jensen_shannon(first: Values, second: Values) -> float:
     return min(max(value, 0.0), MAX_DIVERGENCE)  # rounding may exceed either end
 
 
-def divergence(first: Values, second: Values, grid: DensityGrid) -> float:
-    """Return the divergence of two sets of points (point, component), in nats."""
-    return jensen_shannon(density(kernels(first, grid)), density(kernels(second, grid)))
-
-
 class SourceDivergence:
     """Measures the divergence of sets of one size from a source.
 
@@ -146,7 +141,6 @@ class SourceDivergence:
             views.
         bounds: Range of every feature where it is known.
         key: Fixes the draws, which every comparison with this source shares.
-        draws: Number of draws; None for `DRAWS`.
 
     Raises:
         ValueError: Too few points for two sets.
@@ -159,7 +153,6 @@ class SourceDivergence:
         views: Sequence[tuple[int, ...]],
         bounds: Bounds | None = None,
         key: str = "",
-        draws: int | None = None,
     ) -> None:
         if not 0 < size <= len(source) // 2:
             raise ValueError(f"{len(source)} points give no two sets of {size}")
@@ -168,7 +161,7 @@ class SourceDivergence:
         self._key, self._count = key, len(source)
         self._source = self._kernels(source)
         rng = generator("divergence splits", key)
-        self._splits = [rng.permutation(len(source))[: 2 * size] for _ in range(draws or DRAWS)]
+        self._splits = [rng.permutation(len(source))[: 2 * size] for _ in range(DRAWS)]
 
     def source_vs_source(self) -> Estimate:
         """Return the divergence of two disjoint sets of the source; the interval is over draws."""

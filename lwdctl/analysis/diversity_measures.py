@@ -19,7 +19,7 @@ from sklearn.model_selection import StratifiedKFold
 
 from lwdctl.analysis.resample import draw_counts, percentile_interval
 from lwdctl.core.errors import ConfigError
-from lwdctl.core.seeding import derive_seed, generator
+from lwdctl.core.seeding import generator, seed_of_32_bits
 from lwdctl.evaluation.results import Estimate
 
 Values = npt.NDArray[np.float64]
@@ -72,8 +72,7 @@ class LabeledModes:
         self._fold = np.zeros(len(rows), dtype=np.int64)
         self._forests = []
         smallest = int(np.unique(category, return_counts=True)[1].min())
-        # scikit-learn takes 32 bits.
-        state = derive_seed("modes", seed) % 2**32
+        state = seed_of_32_bits("modes", seed)
         count = min(FOLDS, smallest)
         folds = StratifiedKFold(count, shuffle=True, random_state=state)
         for number, (training, held_out) in enumerate(folds.split(rows, category)):
@@ -130,7 +129,7 @@ class ClusteredModes:
     def __init__(self, rows: Values, count: int | None, seed: int) -> None:
         if len(np.unique(rows, axis=0)) <= max(2, count or 0):
             raise ConfigError("the demonstrations do not differ enough to form clusters")
-        state = derive_seed("modes", seed) % 2**32
+        state = seed_of_32_bits("modes", seed)
         components = min(COMPONENTS, *rows.shape)
         self._axes = PCA(components, random_state=state)
         points = self._axes.fit_transform(rows)

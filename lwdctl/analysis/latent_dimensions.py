@@ -17,7 +17,7 @@ from sklearn.manifold import TSNE
 
 from lwdctl.analysis.latent_points import UNKNOWN, Grouping
 from lwdctl.analysis.plotting import COLORS, new_figure, series_style
-from lwdctl.core.seeding import derive_seed, generator
+from lwdctl.core.seeding import generator, seed_of_32_bits
 from lwdctl.training.encode import ACTIVE_VARIANCE
 
 Values = npt.NDArray[np.float64]
@@ -90,7 +90,7 @@ def tsne(points: Values, perplexity: float, seed: int) -> Values:
         perplexity: Effective number of neighbors, below the number of points.
         seed: Seed of the optimization.
     """
-    state = derive_seed("t-SNE", seed) % 2**32
+    state = seed_of_32_bits("t-SNE", seed)
     initial = "pca" if points.shape[1] >= 2 else "random"
     embedded = TSNE(perplexity=perplexity, init=initial, random_state=state).fit_transform(points)
     values: Values = embedded.astype(np.float64)
@@ -119,26 +119,20 @@ class DimensionUse:
 def dimension_use(mean: npt.NDArray[Any], log_variance: npt.NDArray[Any]) -> DimensionUse:
     """Measure how every latent dimension is used.
 
+    The KL divergence is half of `sigma^2 + mu^2 - 1 - log sigma^2`; the VAE's loss leaves the
+    factor to `beta_kl`.
+
+    Source: Kingma and Welling, Auto-encoding variational Bayes (2014), appendix B.
+
     Args:
         mean: (snippet, latent) posterior means.
         log_variance: (snippet, latent) logarithms of the posterior variances.
     """
+    center, log_var = mean.astype(np.float64), log_variance.astype(np.float64)
+    kl = (0.5 * (np.exp(log_var) + center**2 - 1.0 - log_var)).mean(axis=0)
     mean_std = mean.std(axis=0).astype(np.float64)
     posterior_std = np.exp(0.5 * log_variance).mean(axis=0).astype(np.float64)
-    kl = gaussian_kl(mean, log_variance).mean(axis=0)
     return DimensionUse(mean_std, posterior_std, kl, mean_std**2 > ACTIVE_VARIANCE, len(mean))
-
-
-def gaussian_kl(mean: npt.NDArray[Any], log_variance: npt.NDArray[Any]) -> Values:
-    """Return the KL divergence of N(mean, variance) from N(0, 1) per component, in nats.
-
-    Half of `sigma^2 + mu^2 - 1 - log sigma^2`; the VAE's loss leaves the factor to `beta_kl`.
-
-    Source: Kingma and Welling, Auto-encoding variational Bayes (2014), appendix B.
-    """
-    center, log_var = mean.astype(np.float64), log_variance.astype(np.float64)
-    kl: Values = 0.5 * (np.exp(log_var) + center**2 - 1.0 - log_var)
-    return kl
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ interval and permutation is the episode; all points of an episode have the same 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from lwdctl.analysis.resample import States, mean_estimate
-from lwdctl.core.seeding import derive_seed, generator
+from lwdctl.core.seeding import generator, seed_of_32_bits
 from lwdctl.evaluation.results import Estimate, wilson
 
 Index = npt.NDArray[np.int64]
@@ -77,29 +77,29 @@ def separation(
     """
     distances = pairwise_distances(points)
     near = nearest_of_others(distances, episode, neighbors)
+
+    def silhouette(categories: Index) -> float:
+        return float(silhouette_score(distances, categories, metric="precomputed"))
+
+    def hits(categories: Index) -> npt.NDArray[np.bool_]:
+        return np.equal(vote(near, categories), categories)
+
+    def permuted(measure: Callable[[Index], float], count: int) -> float:
+        return float(np.mean([measure(s) for s in _shuffles(category, episode, seed, count)]))
+
     return Separation(
-        silhouette=_silhouette(distances, category),
-        silhouette_shuffled=float(
-            np.mean([
-                _silhouette(distances, shuffled)
-                for shuffled in _shuffles(category, episode, seed, SILHOUETTE_SHUFFLES)
-            ])
-        ),
-        knn=accuracy(vote(near, category) == category, episode),
-        knn_shuffled=float(
-            np.mean([
-                _by_episode(vote(near, shuffled) == shuffled, episode).mean()
-                for shuffled in _shuffles(category, episode, seed, SHUFFLES)
-            ])
-        ),
+        silhouette=silhouette(category),
+        silhouette_shuffled=permuted(silhouette, SILHOUETTE_SHUFFLES),
+        knn=accuracy(hits(category), episode),
+        knn_shuffled=permuted(lambda one: float(_by_episode(hits(one), episode).mean()), SHUFFLES),
         linear=linear_accuracy(points, category, episode, seed) if linear else None,
-    )  # fmt: skip
+    )
 
 
 def majority_fraction(category: Index, episode: Index) -> float:
     """Return the largest category's fraction of episodes: the accuracy of a constant guess."""
-    largest = np.bincount(_category_of_episode(category, episode)).argmax()
-    return float((_category_of_episode(category, episode) == largest).mean())
+    of_episode = _category_of_episode(category, episode)
+    return float((of_episode == np.bincount(of_episode).argmax()).mean())
 
 
 def nearest_of_others(distances: Values, episode: Index, count: int) -> Index:
@@ -150,7 +150,8 @@ def linear_accuracy(points: Values, category: Index, episode: Index, seed: int) 
     names = np.unique(episode)
     of_episode = _category_of_episode(category, episode)
     smallest = np.unique(of_episode, return_counts=True)[1].min()
-    folds = StratifiedKFold(min(FOLDS, int(smallest)), shuffle=True, random_state=_state(seed))
+    state = seed_of_32_bits("folds", seed)
+    folds = StratifiedKFold(min(FOLDS, int(smallest)), shuffle=True, random_state=state)
     predicted = np.empty_like(category)
     for _, held_out in folds.split(names, of_episode):
         test = np.isin(episode, names[held_out])
@@ -173,14 +174,17 @@ def linear_fit(points: Values, target: Values, episode: Index, seed: int) -> Est
         seed: Seed of folds and resamples.
     """
     names = np.unique(episode)
-    folds = GroupKFold(min(FOLDS, len(names)), shuffle=True, random_state=_state(seed))
+    state = seed_of_32_bits("folds", seed)
+    folds = GroupKFold(min(FOLDS, len(names)), shuffle=True, random_state=state)
     predicted = np.empty_like(target)
     for train, test in folds.split(points, target, episode):
         model = make_pipeline(StandardScaler(), RidgeCV(RIDGE_PENALTIES))
         predicted[test] = model.fit(points[train], target[train]).predict(points[test])
     place = np.searchsorted(names, episode)
-    residual: Values = np.bincount(place, (target - predicted) ** 2).astype(np.float64)
-    total: Values = np.bincount(place, (target - target.mean()) ** 2).astype(np.float64)
+    residual, total = (
+        np.bincount(place, (target - guess) ** 2).astype(np.float64)
+        for guess in (predicted, target.mean())
+    )
 
     def r2(residual: Values, total: Values, axis: int = -1) -> Values:
         explained: Values = 1.0 - residual.sum(axis=axis) / total.sum(axis=axis)
@@ -232,11 +236,3 @@ def _shuffles(category: Index, episode: Index, seed: int, count: int) -> Iterato
     rng = generator("shuffled categories", seed)
     for _ in range(count):
         yield rng.permutation(of_episode)[place]
-
-
-def _silhouette(distances: Values, category: Index) -> float:
-    return float(silhouette_score(distances, category, metric="precomputed"))
-
-
-def _state(seed: int) -> int:
-    return derive_seed("folds", seed) % 2**32

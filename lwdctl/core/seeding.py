@@ -27,6 +27,11 @@ def derive_seed(*keys: int | str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
+def seed_of_32_bits(*keys: int | str) -> int:
+    """Return a derived seed as scikit-learn takes it."""
+    return derive_seed(*keys) % 2**32
+
+
 def generator(*keys: int | str) -> np.random.Generator:
     """Return a NumPy generator for the given purpose and indices."""
     return np.random.default_rng(derive_seed(*keys))

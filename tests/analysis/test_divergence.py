@@ -13,14 +13,23 @@ from lwdctl.analysis.divergence import (
     MIN_BANDWIDTH,
     SourceDivergence,
     density,
-    divergence,
     jensen_shannon,
     kernels,
     make_grid,
 )
 
+pytestmark = pytest.mark.usefixtures("few_draws")
 PAIR = [(0, 1)]
 UNIT = (0.0, 1.0)
+
+
+@pytest.fixture
+def few_draws(monkeypatch):
+    monkeypatch.setattr("lwdctl.analysis.divergence.DRAWS", 50)
+
+
+def divergence(first, second, grid):
+    return jensen_shannon(density(kernels(first, grid)), density(kernels(second, grid)))
 
 
 def around(center, count, seed=0, spread=0.03):
@@ -49,7 +58,7 @@ def test_two_normal_distributions_have_the_divergence_of_the_integral():
 
 def test_sets_of_one_distribution_reach_the_level_of_the_source_against_itself():
     source, same = around((0.3, 0.6), 128), around((0.3, 0.6), 64, seed=1)
-    measured = SourceDivergence(source, 32, PAIR, UNIT, draws=100)
+    measured = SourceDivergence(source, 32, PAIR, UNIT)
     level, found = measured.source_vs_source(), measured.of(same)
     assert found.value == pytest.approx(level.value, rel=0.5)
     assert 0.0 < level.value < 0.5 * MAX_DIVERGENCE
@@ -60,7 +69,7 @@ def test_sets_of_one_distribution_reach_the_level_of_the_source_against_itself()
 
 def test_disjoint_sets_are_ln_2_apart():
     source, far = around((0.1, 0.1), 64), around((0.9, 0.9), 32)
-    measured = SourceDivergence(source, 32, PAIR, UNIT, draws=50)
+    measured = SourceDivergence(source, 32, PAIR, UNIT)
     found = measured.of(far)
     assert found.value == pytest.approx(MAX_DIVERGENCE, abs=1e-6)
     assert found.high <= MAX_DIVERGENCE
@@ -69,10 +78,10 @@ def test_disjoint_sets_are_ln_2_apart():
 
 def test_without_bounds_far_points_are_ln_2_apart_and_constants_do_no_harm():
     source = np.random.default_rng(0).normal(5.0, 1.0, size=(60, 1))
-    found = SourceDivergence(source, 30, [(0,)], draws=20).of(np.full((30, 1), 1e9))
+    found = SourceDivergence(source, 30, [(0,)]).of(np.full((30, 1), 1e9))
     assert found.value == pytest.approx(MAX_DIVERGENCE, abs=1e-3)
     constant = np.ones((40, 1))
-    measured = SourceDivergence(constant, 20, [(0,)], draws=20)
+    measured = SourceDivergence(constant, 20, [(0,)])
     assert measured.source_vs_source().value == 0.0
     assert measured.of(constant).value == 0.0
     assert measured.of(2 * constant).value == pytest.approx(MAX_DIVERGENCE, abs=1e-3)
@@ -102,7 +111,7 @@ def test_it_is_bounded_without_bounds(first, second):
 
 def test_the_grid_is_the_source_s_whatever_is_measured(monkeypatch):
     source = around((0.4, 0.5), 80)
-    measured = SourceDivergence(source, 20, PAIR, UNIT, draws=10)
+    measured = SourceDivergence(source, 20, PAIR, UNIT)
     before = measured.grids[0]
     measured.of(around((0.9, 0.1), 40, spread=0.3))
     assert measured.grids[0] is before
@@ -128,7 +137,7 @@ def test_every_comparison_has_sets_of_one_size(monkeypatch):
         return between(self, first, chosen, second, others)
 
     monkeypatch.setattr(SourceDivergence, "_between", noting)
-    measured = SourceDivergence(around((0.4, 0.5), 90), 20, PAIR, UNIT, draws=5)
+    measured = SourceDivergence(around((0.4, 0.5), 90), 20, PAIR, UNIT)
     assert measured.source_vs_source().n == measured.of(around((0.4, 0.5), 77)).n == 20
     assert set(seen) == {(20, 20)}
     with pytest.raises(ValueError, match="19 points give no set of 20"):
@@ -139,9 +148,7 @@ def test_every_comparison_has_sets_of_one_size(monkeypatch):
 
 def test_draws_are_those_of_the_key():
     source, other = around((0.4, 0.5), 60), around((0.45, 0.5), 30)
-    one, two, three = (
-        SourceDivergence(source, 20, PAIR, UNIT, key=key, draws=20).of(other) for key in "aab"
-    )
+    one, two, three = (SourceDivergence(source, 20, PAIR, UNIT, key=key).of(other) for key in "aab")
     assert one == two != three
 
 
@@ -149,8 +156,8 @@ def test_more_than_two_feet_are_averaged_over_pairs():
     source = around((0.2, 0.5, 0.8), 60)
     moved = source[:30] + np.array([0.0, 0.0, -0.7])
     views = [(0, 1), (0, 2), (1, 2)]
-    alone = [SourceDivergence(source, 30, [view], UNIT, draws=20).of(moved).value for view in views]
-    together = SourceDivergence(source, 30, views, UNIT, draws=20).of(moved).value
+    alone = [SourceDivergence(source, 30, [view], UNIT).of(moved).value for view in views]
+    together = SourceDivergence(source, 30, views, UNIT).of(moved).value
     assert together == pytest.approx(np.mean(alone))
 
 
