@@ -11,8 +11,9 @@ import multiprocessing
 import signal
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from lwdctl.core.seeding import generator
 from lwdctl.envs.simulator import Metric, Observation, Simulator, Step, UnstablePhysicsError
 from lwdctl.envs.table import Environment, make_simulator
 from lwdctl.evaluation.episodes import EpisodeResult
+from lwdctl.evaluation.exchange import Exchange
 from lwdctl.evaluation.video import EpisodeRecorder, Moment, Recording
 from lwdctl.policies.policy import EpisodePlan
 
@@ -60,14 +62,19 @@ class Request(NamedTuple):
         action: (action,) in environment units.
         num_plans: Plans that the policy has followed in this episode, the first included; 0 for one
             that does not plan ahead.
+        failure: Why the policy failed, in which case the episode ends without a step; or "".
     """
 
     action: FloatArray
     num_plans: int = 0
+    failure: str = ""
 
 
 Response = FloatArray | EpisodeResult
 """An environment's answer: all observation keys side by side (obs,), or how the episode ended."""
+
+Responses = Callable[[], dict[int, Response]]
+"""Waits for the answers to a step and returns them by environment index."""
 
 
 class Description(NamedTuple):
@@ -107,13 +114,14 @@ class Environments:
         del spread
         return {index: self._start(index, plan) for index, plan in plans.items()}
 
-    def step(self, requests: Mapping[int, Request]) -> dict[int, Response]:
-        """Apply one action per environment."""
-        return {index: self._step(index, request) for index, request in requests.items()}
+    def parts(self, num_envs: int) -> list[list[int]]:
+        """Return the environments as a single part: nothing happens side by side."""
+        return [list(range(num_envs))]
 
-    def end(self, failures: Mapping[int, str]) -> dict[int, Response]:
-        """End the episodes of these environments as failures of the policy, for these reasons."""
-        return {index: self._end(index, reason) for index, reason in failures.items()}
+    def step(self, requests: Mapping[int, Request]) -> Responses:
+        """Apply one action per environment, or end the episode where the policy failed."""
+        responses = {index: self._step(index, request) for index, request in requests.items()}
+        return lambda: responses
 
     def close(self) -> None:
         """Close every simulator."""
@@ -144,6 +152,8 @@ class Environments:
 
     def _step(self, index: int, request: Request) -> Response:
         episode = self._episodes[index]
+        if request.failure:
+            return self._end(index, request.failure)
         try:
             episode.step(request.action)
         except UnstablePhysicsError as error:
@@ -190,15 +200,25 @@ class Environments:
 class EnvironmentWorkers:
     """Environments distributed round-robin over spawned processes.
 
-    Its methods are those of `Environments`. An episode whose process dies or hangs ends with an
-    `EpisodeResult.error`. `timeout` is in seconds, for one step of a worker's environments.
+    Its methods are those of `Environments`. While some environments step, others may be asked to;
+    the answers must then be waited for in the order of the requests. An episode whose process dies
+    or hangs ends with an `EpisodeResult.error`.
+
+    Args:
+        settings: What every episode shares.
+        num_envs: Number of environments.
+        workers: Number of processes.
+        timeout: Seconds for one step of a worker's environments.
     """
 
-    def __init__(self, settings: RolloutSettings, workers: int, timeout: float) -> None:
-        self._settings, self._timeout = settings, timeout
+    def __init__(
+        self, settings: RolloutSettings, num_envs: int, workers: int, timeout: float
+    ) -> None:
+        self._settings, self._num_envs, self._timeout = settings, num_envs, timeout
         self._workers: list[_Worker | None] = [None] * workers
         self._worker_of: dict[int, int] = {}
         self._plans: dict[int, EpisodePlan] = {}
+        self._exchange: Exchange | None = None
         self.description = Description()
 
     def start(self, plans: Mapping[int, EpisodePlan], spread: bool = False) -> dict[int, Response]:
@@ -209,15 +229,42 @@ class EnvironmentWorkers:
         for order, index in enumerate(plans):
             self._worker_of[index] = (order if spread else index) % len(self._workers)
         self._plans.update(plans)
-        return self._request("start", plans, START_TIMEOUT + self._timeout)
+        parts = self._parts(plans)
+        for number, part in parts.items():
+            self._start_worker(number).send(("start", part))
+        return self._receive(parts, time.monotonic() + START_TIMEOUT + self._timeout)
 
-    def step(self, requests: Mapping[int, Request]) -> dict[int, Response]:
-        """Apply one action per environment."""
-        return self._request("step", requests, self._timeout)
+    def parts(self, num_envs: int) -> list[list[int]]:
+        """Return two halves of the environments, to step while the policy acts for the other.
 
-    def end(self, failures: Mapping[int, str]) -> dict[int, Response]:
-        """End the episodes of these environments as failures of the policy, for these reasons."""
-        return self._request("end", failures, self._timeout)
+        Every second worker belongs to a half, so that a process is woken once a step; a single one
+        has environments of both.
+        """
+        if len(self._workers) == 1:
+            middle = num_envs // 2
+            halves = [list(range(middle)), list(range(middle, num_envs))]
+        else:
+            halves = [
+                [index for index in range(num_envs) if index % len(self._workers) % 2 == half]
+                for half in range(2)
+            ]
+        return [half for half in halves if half]
+
+    def step(self, requests: Mapping[int, Request]) -> Responses:
+        """Apply one action per environment, or end the episode where the policy failed.
+
+        The observations of the answer are overwritten at the environment's next step.
+        """
+        exchange = self._exchange_for(requests)
+        parts = self._parts(requests)
+        for number, part in parts.items():
+            for index, request in part.items():
+                exchange.actions[index] = request.action
+            worker = self._worker(number)
+            worker.share(exchange)
+            # What is not in shared memory.
+            worker.send(("step", {index: request[1:] for index, request in part.items()}))
+        return partial(self._receive, parts, time.monotonic() + self._timeout)
 
     def close(self) -> None:
         """Stop every process, by force where it does not end by itself."""
@@ -227,39 +274,62 @@ class EnvironmentWorkers:
         for worker in workers:
             worker.stop()
         self._workers = [None] * len(self._workers)
+        if self._exchange is not None:
+            self._exchange.close()
 
-    def _request(
-        self, command: str, content: Mapping[int, Any], timeout: float
-    ) -> dict[int, Response]:
-        """Send every worker its part, then collect: workers compute side by side."""
+    def _parts(self, content: Mapping[int, Any]) -> dict[int, dict[int, Any]]:
+        """Group what concerns environments by the number of their worker."""
         parts: dict[int, dict[int, Any]] = {}
         for index, item in content.items():
             parts.setdefault(self._worker_of[index], {})[index] = item
-        for number, part in parts.items():
-            self._worker(number, may_spawn=command == "start").send((command, part))
+        return parts
+
+    def _receive(
+        self, parts: Mapping[int, Mapping[int, Any]], deadline: float
+    ) -> dict[int, Response]:
+        """Collect the answers of every worker: they compute side by side."""
         responses: dict[int, Response] = {}
-        deadline = time.monotonic() + timeout
         for number, part in parts.items():
-            worker = self._worker(number, may_spawn=False)
-            answer, loss = worker.receive(deadline)
+            answer, loss = self._worker(number).receive(deadline)
             if loss:
                 lost = {index: EpisodeResult(self._plans[index], error=loss) for index in part}
                 responses.update(lost)
                 continue
             if isinstance(answer, LwdctlError):
                 raise answer
-            responses.update(answer[0])
-            if answer[1].observations:
-                self.description = answer[1]
-        return {index: responses[index] for index in content}
+            found, description = answer
+            for index in part:
+                if index in found:
+                    responses[index] = found[index]
+                elif self._exchange is not None:
+                    responses[index] = self._exchange.observations[index]
+            if description.observations:
+                self.description = description
+        return responses
 
-    def _worker(self, number: int, *, may_spawn: bool) -> _Worker:
+    def _exchange_for(self, requests: Mapping[int, Request]) -> Exchange:
+        """Return the memory that is shared, new where the sizes have changed."""
+        action_size = next(iter(requests.values())).action.size
+        observation_size = sum(item.size for item in self.description.observations)
+        shape = (self._num_envs, action_size, observation_size)
+        if self._exchange is None or self._exchange.shape != shape:
+            if self._exchange is not None:
+                self._exchange.close()
+            self._exchange = Exchange(shape)
+        return self._exchange
+
+    def _start_worker(self, number: int) -> _Worker:
         worker = self._workers[number]
-        if worker is not None and worker.lost and may_spawn:
+        if worker is not None and worker.lost:
             worker.stop()
             worker = None
         if worker is None:
             worker = self._workers[number] = _Worker(self._settings, number)
+        return worker
+
+    def _worker(self, number: int) -> _Worker:
+        worker = self._workers[number]
+        assert worker is not None  # its environments have been started
         return worker
 
 
@@ -274,6 +344,7 @@ class _Worker:
         )
         self._process.start()
         child.close()
+        self._exchange: Exchange | None = None
         self.lost = ""
 
     def send(self, message: tuple[str, Any]) -> None:
@@ -282,6 +353,19 @@ class _Worker:
             return
         try:
             self.connection.send(message)
+        except (BrokenPipeError, ConnectionResetError):
+            self._give_up(_DIED)
+
+    def share(self, exchange: Exchange) -> None:
+        """Give the process the memory that actions and observations travel through."""
+        if self._exchange is exchange:
+            return
+        self._exchange = exchange
+        self.send(("share", exchange.shape))
+        if self.lost:
+            return
+        try:
+            exchange.send(self.connection, self._process.pid or 0)
         except (BrokenPipeError, ConnectionResetError):
             self._give_up(_DIED)
 
@@ -321,11 +405,18 @@ def _serve(connection: Connection[Any, Any], settings: RolloutSettings) -> None:
     # The parent decides what an interrupt means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     environments = Environments(settings)
+    exchange: Exchange | None = None
     try:
         while True:
             command, content = connection.recv()
+            if command == "share":
+                exchange = Exchange.received(content, connection)
+                continue
             try:
-                responses = getattr(environments, command)(content)
+                if exchange is None or command == "start":
+                    responses = environments.start(content)
+                else:
+                    responses = _step(environments, exchange, content)
                 connection.send((responses, environments.description))
             except LwdctlError as error:
                 connection.send(error)
@@ -333,6 +424,23 @@ def _serve(connection: Connection[Any, Any], settings: RolloutSettings) -> None:
         pass
     finally:
         environments.close()
+
+
+def _step(
+    environments: Environments, exchange: Exchange, content: Mapping[int, tuple[int, str]]
+) -> dict[int, Response]:
+    """Step environments with the shared actions; return what is not in shared memory then."""
+    # Simulators may keep an action: they get copies.
+    requests = {
+        index: Request(exchange.actions[index].copy(), *rest) for index, rest in content.items()
+    }
+    responses = environments.step(requests)()
+    size = exchange.observations.shape[1:]
+    for index, response in list(responses.items()):
+        if not isinstance(response, EpisodeResult) and response.shape == size:
+            exchange.observations[index] = response
+            del responses[index]
+    return responses
 
 
 class _Episode:

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from lwdctl.core.records import FloatArray
+from lwdctl.policies.device import now
 from lwdctl.policies.policy import BatchPolicy, EpisodePlan
-from lwdctl.policies.replanning import now
 
 CONTROL_STEPS = 200
 REPLANS = 10

@@ -1,9 +1,10 @@
-"""The rollout engine: many episodes at once, every step one batch for the policy.
+"""The rollout engine: many episodes at once, which the policy acts for as a batch.
 
 Episodes run in batches of `num_envs`. The environment of an episode is its index modulo
-`num_envs`, and an environment whose episode has finished idles until the batch ends. The result of
-an episode therefore depends on its plan alone: not on the number of workers, nor on how long other
-episodes take.
+`num_envs`, and an environment whose episode has finished idles until the batch ends. With worker
+processes, a policy that may act for parts of a batch acts for one half of the environments while
+the simulators of the other half step. The result of an episode depends on its plan alone: not on
+the number of workers, nor on how long other episodes take.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ from lwdctl.evaluation.environment import (
     EnvironmentWorkers,
     Request,
     Response,
+    Responses,
     RolloutSettings,
 )
 from lwdctl.evaluation.episodes import EpisodeResult
 from lwdctl.evaluation.video import Recording
-from lwdctl.policies.policy import BatchPolicy, EpisodePlan
+from lwdctl.policies.policy import BatchPolicy, EpisodePlan, acts_in_parts
 
 PARTS = ("simulator", "denoiser", "decoding", "policy", "total")
 
@@ -42,7 +44,7 @@ class RolloutResult:
 
     Attributes:
         episodes: All episodes, in the order of their plans.
-        seconds: Wall time by part.
+        seconds: Wall time by part; that of the simulator is the time spent waiting for it.
         score: Name of the metric that is the environment's score; "" if no simulator started.
     """
 
@@ -94,7 +96,9 @@ def rollout(  # noqa: PLR0913 - the settings of a rollout, by keyword only
     _check_environment(env, num_envs, workers)
     settings = RolloutSettings(env, max_steps, perturbation, perturbation_probability, recording)
     environments: Environments | EnvironmentWorkers = (
-        EnvironmentWorkers(settings, workers, timeout) if workers else Environments(settings)
+        EnvironmentWorkers(settings, num_envs, workers, timeout)
+        if workers
+        else Environments(settings)
     )
     finished: dict[int, EpisodeResult] = {}
     try:
@@ -188,40 +192,59 @@ class _Engine:
         self._policy, self._environments = policy, environments
         self._num_envs, self._report = num_envs, report
         self._rows = np.zeros((num_envs, 0), dtype=np.float32)
+        self._parts = environments.parts(num_envs)
         self.seconds = dict.fromkeys(PARTS, 0.0)
 
     def run(self, plans: Sequence[EpisodePlan], attempts: int = 1) -> list[EpisodeResult]:
         """Run one episode in each of some environments to its end."""
         batch = _Batch({plan.index % self._num_envs: plan for plan in plans})
         begun = time.perf_counter()
-        acting, simulating, steps = 0.0, 0.0, 0
+        acting, steps = 0.0, 0
         batch.take(self._environments.start(batch.plans, spread=attempts > 1))
-        simulating += time.perf_counter() - begun
+        started = time.perf_counter()
         if batch.running:
-            before = time.perf_counter()
             self._policy.reset([batch.plans.get(index) for index in range(self._num_envs)])
-            acting += time.perf_counter() - before
+            acting += time.perf_counter() - started
+        awaited: dict[int, Responses] = {}
         while batch.running:
-            before = time.perf_counter()
-            actions = self._act(batch)
-            middle = time.perf_counter()
-            self._step(batch, actions)
-            acting += middle - before
-            simulating += time.perf_counter() - middle
-            steps += 1
-            self._report(steps)
+            acted = False
+            for numbers in self._groups(batch):
+                for number in numbers:
+                    if number in awaited:
+                        batch.take(awaited.pop(number)())
+                parts = {number: batch.running_in(self._parts[number]) for number in numbers}
+                running = [index for part in parts.values() for index in part]
+                if not running:
+                    continue
+                before = time.perf_counter()
+                actions = self._act(batch, running)
+                acting += time.perf_counter() - before
+                for number, part in parts.items():
+                    if part:
+                        awaited[number] = self._step(part, actions)
+                acted = True
+            if acted:
+                steps += 1
+                self._report(steps)
         total = time.perf_counter() - begun
-        return self._results(batch, simulating, acting, total, attempts)
+        return self._results(batch, acting, total, attempts)
 
-    def _act(self, batch: _Batch) -> FloatArray:
+    def _groups(self, batch: _Batch) -> Sequence[Sequence[int]]:
+        """Return the numbers of all parts, grouped by the calls of the policy."""
+        running = np.zeros(self._num_envs, dtype=np.bool_)
+        running[list(batch.running)] = True
+        numbers = range(len(self._parts))
+        return [[n] for n in numbers] if acts_in_parts(self._policy, running) else [numbers]
+
+    def _act(self, batch: _Batch, running: Sequence[int]) -> FloatArray:
         keys = self._environments.description.observations
         width = sum(item.size for item in keys)
         if self._rows.shape[1] != width:
             self._rows = np.zeros((self._num_envs, width), dtype=np.float32)
         active = np.zeros(self._num_envs, dtype=np.bool_)
-        for index, observation in batch.running.items():
-            self._rows[index] = observation
-            active[index] = True
+        active[running] = True
+        for index in running:
+            self._rows[index] = batch.running[index]
         # A copy of each key, because a policy may keep what it is given.
         observations, start = {}, 0
         for item in keys:
@@ -236,20 +259,22 @@ class _Engine:
             )
         return actions
 
-    def _step(self, batch: _Batch, actions: FloatArray) -> None:
-        invalid = [index for index in batch.running if not np.isfinite(actions[index]).all()]
-        if invalid:
-            batch.take(self._environments.end(dict.fromkeys(invalid, "an action is not finite")))
-        if batch.running:
-            made = self._policy.cost().num_plans
-            requests = {
-                index: Request(actions[index], int(made[index]) if made.size else 0)
-                for index in batch.running
+    def _step(self, running: Sequence[int], actions: FloatArray) -> Responses:
+        made = self._policy.cost().num_plans
+        finite = set(np.flatnonzero(np.isfinite(actions).all(axis=1)).tolist())
+        return self._environments.step(
+            {
+                index: Request(
+                    actions[index],
+                    int(made[index]) if made.size else 0,
+                    "" if index in finite else "an action is not finite",
+                )
+                for index in running
             }
-            batch.take(self._environments.step(requests))
+        )
 
     def _results(
-        self, batch: _Batch, simulating: float, acting: float, total: float, attempts: int
+        self, batch: _Batch, acting: float, total: float, attempts: int
     ) -> list[EpisodeResult]:
         num_replans: npt.NDArray[np.int64] = np.zeros(self._num_envs, dtype=np.int64)
         spent: Mapping[str, float] = {}
@@ -258,7 +283,8 @@ class _Engine:
             num_replans, spent = cost.num_replans, cost.seconds
         denoiser, decoding = spent.get("denoiser", 0.0), spent.get("decoding", 0.0)
         rest = max(0.0, acting - denoiser - decoding)
-        seconds = dict(zip(PARTS, (simulating, denoiser, decoding, rest, total), strict=True))
+        parts = (max(0.0, total - acting), denoiser, decoding, rest, total)
+        seconds = dict(zip(PARTS, parts, strict=True))
         for part, value in seconds.items():
             self.seconds[part] += value
         return batch.results(num_replans, seconds, attempts)
@@ -280,6 +306,10 @@ class _Batch:
                 self._ended[index] = response
             else:
                 self.running[index] = response
+
+    def running_in(self, part: Sequence[int]) -> list[int]:
+        """Return which environments of a part have not ended."""
+        return [index for index in part if index in self.running]
 
     def results(
         self, num_replans: npt.NDArray[np.int64], seconds: Mapping[str, float], attempts: int

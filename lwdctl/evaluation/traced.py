@@ -17,7 +17,7 @@ from lwdctl.core.records import EnvSpec, FloatArray
 from lwdctl.evaluation import rollout as engine
 from lwdctl.evaluation.episodes import EpisodeResult
 from lwdctl.policies.latent_source import LatentSource, ReplanRequest
-from lwdctl.policies.policy import BatchPolicy, EpisodePlan, PolicyCost
+from lwdctl.policies.policy import BatchPolicy, EpisodePlan, PolicyCost, acts_in_parts
 
 Values = npt.NDArray[np.float64]
 
@@ -79,6 +79,10 @@ class TracingPolicy:
             assert plan is not None  # an idle environment is not active
             self._seen[plan.index].append(rows[env_index].copy())
         return self._policy.act(observations, active)
+
+    def acts_in_parts(self, running: npt.NDArray[np.bool_]) -> bool:
+        """Return what holds for the other policy."""
+        return acts_in_parts(self._policy, running)
 
     def cost(self) -> PolicyCost:
         """Return the other policy's cost."""

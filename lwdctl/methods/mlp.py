@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -20,8 +21,9 @@ from lwdctl.methods.method import Acting, ActingCost, Method, PolicyFlops, Train
 from lwdctl.models.behavior_cloning import ClonedPolicy, ClonedSpec
 from lwdctl.models.files import load_spec, load_weights
 from lwdctl.models.flops import count_flops, count_parameters, matmul_flops
+from lwdctl.policies.device import download, upload
 from lwdctl.policies.policy import EpisodePlan, PolicyCost, condition_indices
-from lwdctl.policies.replanning import Observed, now
+from lwdctl.policies.replanning import Observed
 from lwdctl.training.loop import Trained
 
 DEFAULTS = {**training.DENOISER_DEFAULTS, "updates": 20_000}
@@ -42,12 +44,12 @@ class MlpPolicy:
         self._model = model
         self._parts = ("task", tasks, model.spec.tasks), ("label", labels, model.spec.labels)
         self._device = model.observation.mean.device
-        self._observed = Observed(model.spec.observation_keys, model.spec.history, self._device)
+        self._observed = Observed(model.spec.observation_keys, model.spec.history)
         self.reset(())
 
     def reset(self, episodes: Sequence[EpisodePlan | None]) -> None:
         """Start one episode per environment; None leaves it idle."""
-        self._num_envs, self._steps = len(episodes), 0
+        self._steps = np.zeros(len(episodes), dtype=np.int64)
         self._observed.clear()
         self._task, self._label = (
             torch.tensor(
@@ -57,26 +59,34 @@ class MlpPolicy:
             )
             for part, names, used in self._parts
         )
+        self._observed.clear()
         self._seconds = 0.0
 
     @torch.inference_mode()
     def act(
         self, observations: Mapping[str, FloatArray], active: npt.NDArray[np.bool_]
     ) -> FloatArray:
-        """Return actions (env, action) in environment units."""
-        del active
-        begun = now(self._device)
-        self._observed.add(observations)
-        step = torch.full((self._num_envs,), self._steps, device=self._device)
-        found = self._model.act(self._observed.state, step, self._task, self._label)
-        actions: FloatArray = found.cpu().numpy()
-        self._steps += 1
-        self._seconds += now(self._device) - begun
+        """Return actions (env, action) in environment units.
+
+        The network runs on every row, because another batch size might change the last digits.
+        """
+        begun = time.perf_counter()
+        self._observed.add(observations, active)
+        state = upload(self._observed.state, self._device)
+        steps = upload(self._steps.copy(), self._device)
+        actions = download(self._model.act(state, steps, self._task, self._label))
+        self._steps[active] += 1
+        self._seconds += time.perf_counter() - begun
         return actions
+
+    def acts_in_parts(self, running: npt.NDArray[np.bool_]) -> bool:
+        """Return True: nothing connects one environment with another."""
+        del running
+        return True
 
     def cost(self) -> PolicyCost:
         """Return no re-plans and the time spent since the last `reset`."""
-        return PolicyCost(np.zeros(self._num_envs, dtype=np.int64), {"policy": self._seconds})
+        return PolicyCost(np.zeros(len(self._steps), dtype=np.int64), {"policy": self._seconds})
 
 
 class TrainedMlp(TrainedPolicy):

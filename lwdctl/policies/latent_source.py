@@ -16,6 +16,7 @@ from lwdctl.core.seeding import derive_seed, generator
 from lwdctl.data.batches import SnippetBatches
 from lwdctl.models.diffusion import LatentDiffusion
 from lwdctl.models.vae import PolicyVae
+from lwdctl.policies.device import upload
 from lwdctl.policies.policy import EpisodePlan, condition_indices
 
 
@@ -88,7 +89,7 @@ class SampledLatents(LatentSource):
         warmed = self._draw(request, request.previous)
         if warm[due].all():
             return warmed
-        chosen = torch.from_numpy(warm).to(warmed.device).unsqueeze(1)
+        chosen = upload(warm, warmed.device).unsqueeze(1)
         return torch.where(chosen, warmed, self._draw(request))
 
     def _draw(self, request: ReplanRequest, start: Tensor | None = None) -> Tensor:
@@ -108,7 +109,7 @@ class SampledLatents(LatentSource):
     def _indices(self, request: ReplanRequest, part: str, names: tuple[str, ...]) -> Tensor:
         used = part in self.model.spec.condition
         found = condition_indices(part, request.plans, names) if used else [0] * len(request.plans)
-        return torch.tensor(found, dtype=torch.long, device=request.state.device)
+        return upload(np.array(found, dtype=np.int64), request.state.device)
 
 
 @dataclass
@@ -157,7 +158,7 @@ class RecordedLatents(LatentSource):
             self._row(plan, int(number)) if plan else 0
             for plan, number in zip(request.plans, request.numbers, strict=True)
         ]
-        return torch.from_numpy(self.mean[rows]).to(request.state.device)
+        return upload(self.mean[rows], request.state.device)
 
     def _row(self, plan: EpisodePlan, number: int) -> int:
         if self.own:
@@ -206,5 +207,5 @@ class MeanLatents(LatentSource):
 
     def latents(self, request: ReplanRequest) -> Tensor:
         """Repeat the mean for every environment."""
-        row = torch.from_numpy(self.mean).to(request.state.device)
+        row = upload(self.mean, request.state.device)
         return row.expand(len(request.plans), -1)

@@ -170,7 +170,8 @@ class BatchPolicy(Protocol):
     """What the rollout engine steps: one policy for a batch of environments.
 
     A policy holds state for a fixed number of environments. Its randomness comes from the episode's
-    seed and the number of re-plans alone, so results do not depend on workers or neighbors.
+    seed and the number of re-plans alone, so results do not depend on workers or neighbors. It may
+    offer `acts_in_parts`; see the function of that name.
     """
 
     def reset(self, episodes: Sequence[EpisodePlan | None]) -> None:
@@ -183,8 +184,23 @@ class BatchPolicy(Protocol):
 
         Args:
             observations: Key to (env, obs); rows of idle environments hold anything finite.
-            active: (env,) whether the episode still runs; other rows of the result are ignored.
+            active: (env,) which environments act: all whose episodes still run, or, where
+                `acts_in_parts` allows it, some of them. Other rows of the result are ignored.
         """
 
     def cost(self) -> PolicyCost:
         """Return what was spent since the last `reset`."""
+
+
+def acts_in_parts(policy: BatchPolicy, running: npt.NDArray[np.bool_]) -> bool:
+    """Return whether a policy may be asked for its next actions by several calls of `act`.
+
+    Each call then names other environments as active. A policy without a method
+    `acts_in_parts(running)` acts for all environments at once.
+
+    Args:
+        policy: The policy.
+        running: (env,) whether the episode still runs.
+    """
+    offered = getattr(policy, "acts_in_parts", None)
+    return offered is not None and bool(offered(running))

@@ -43,6 +43,11 @@ class RandomPolicy:
                 actions[index] = rng.uniform(self._low, self._high)
         return actions
 
+    def acts_in_parts(self, running: npt.NDArray[np.bool_]) -> bool:
+        """Return True: every environment acts by itself."""
+        del running
+        return True
+
     def cost(self) -> PolicyCost:
         """Return no re-plans."""
         return PolicyCost(num_replans=np.zeros(self._num_envs, dtype=np.int64))

@@ -8,7 +8,6 @@ else is the same, and stands here once: when to re-plan, from which observations
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -22,25 +21,27 @@ from lwdctl.core.records import FloatArray
 from lwdctl.models import generated
 from lwdctl.models.chunks import ActionDiffusion, LatentChunks
 from lwdctl.models.vae import PolicyVae
+from lwdctl.policies.device import Stopwatch, download, upload
 from lwdctl.policies.latent_source import LatentSource, ReplanRequest
 from lwdctl.policies.policy import EpisodePlan, PolicyCost
 
 IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
 
 
 class Observed:
     """The last `history` observations; an episode's first one also stands for those before it."""
 
-    def __init__(self, keys: Sequence[str], history: int, device: torch.device) -> None:
-        self._keys, self._device = keys, device
-        self._recent: deque[Tensor] = deque(maxlen=history)
+    def __init__(self, keys: Sequence[str], history: int) -> None:
+        self._keys, self._history = keys, history
+        self.clear()
 
     def clear(self) -> None:
         """Begin new episodes."""
-        self._recent.clear()
+        self._recent: FloatArray | None = None
 
-    def add(self, observations: Mapping[str, FloatArray]) -> Tensor:
-        """Add the current observations and return them, (env, obs), environment units."""
+    def add(self, observations: Mapping[str, FloatArray], active: BoolArray) -> FloatArray:
+        """Add what active environments observe now; return (env, obs), environment units."""
         missing = [key for key in self._keys if key not in observations]
         if missing:
             raise ConfigError(
@@ -48,24 +49,22 @@ class Observed:
                 f" {', '.join(observations)}"
             )
         parts = [observations[key] for key in self._keys]
-        current = torch.from_numpy(np.concatenate(parts, axis=1, dtype=np.float32))
-        current = current.to(self._device)
-        while len(self._recent) < (self._recent.maxlen or 1) - 1:
-            self._recent.append(current)
-        self._recent.append(current)
+        current = np.concatenate(parts, axis=1, dtype=np.float32)
+        if self._recent is None:
+            self._recent = np.repeat(current[:, None], self._history, axis=1)
+            self._new = np.ones(len(current), dtype=np.bool_)
+        first = active & self._new
+        self._recent[first] = current[first, None]
+        self._recent[active, :-1] = self._recent[active, 1:]
+        self._recent[active, -1] = current[active]
+        self._new[active] = False
         return current
 
     @property
-    def state(self) -> Tensor:
+    def state(self) -> FloatArray:
         """All of the history, (env, history * obs), oldest first."""
-        return torch.cat(list(self._recent), dim=1)
-
-
-def now(device: torch.device) -> float:
-    """Return the time in seconds, after the device has finished its work."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
+        assert self._recent is not None  # `add` comes first
+        return self._recent.reshape(len(self._recent), -1).copy()
 
 
 class Plans(Protocol):
@@ -84,16 +83,17 @@ class Plans(Protocol):
     def reset(self, num_envs: int) -> None:
         """Begin with an empty plan per environment."""
 
-    def replace(self, latents: Tensor, state: Tensor, chosen: Tensor) -> None:
-        """Decode latents (env, latent) and follow them in the chosen environments (env,).
+    def replace(self, latents: Tensor, state: Tensor, due: BoolArray) -> None:
+        """Decode latents (env, latent) and follow them in the environments that are due (env,).
 
         The state is (env, history * obs), environment units, the current observation last.
         """
 
-    def act(self, observations: Tensor, age: IntArray) -> Tensor:
-        """Return actions (env, action) for observations (env, obs), environment units.
+    def act(self, observations: FloatArray, age: IntArray, rows: slice) -> FloatArray:
+        """Return actions (row, action) for observations (row, obs), environment units.
 
-        The age (env,) counts the steps since the environment took up its plan.
+        The age (row,) counts the steps since the environment took up its plan; `rows` are the
+        environments' indices.
         """
 
     def continued(self, latents: Tensor, state: Tensor) -> Tensor:
@@ -115,16 +115,19 @@ class GeneratedNetworks:
         self.weights = torch.zeros(num_envs, shape.weight_count, device=self.device)
         self._layers = generated.unpack(self.weights, shape)
 
-    def replace(self, latents: Tensor, state: Tensor, chosen: Tensor) -> None:
-        """Decode the weights (env, weight) of the chosen environments."""
+    def replace(self, latents: Tensor, state: Tensor, due: BoolArray) -> None:
+        """Decode the weights (env, weight) of the environments that are due."""
         del state
-        self.weights[chosen] = self.vae.decoder(latents)[chosen]
+        chosen = upload(due, self.device).unsqueeze(1)
+        torch.where(chosen, self.vae.decoder(latents), self.weights, out=self.weights)
 
-    def act(self, observations: Tensor, age: IntArray) -> Tensor:
-        """Run every environment's network on its observation."""
-        elapsed = np.minimum(age / self.vae.spec.snippet_length, 1.0).astype(np.float32)
-        times = torch.from_numpy(elapsed).to(self.device)
-        return self.vae.act(self._layers, observations, times)
+    def act(self, observations: FloatArray, age: IntArray, rows: slice) -> FloatArray:
+        """Run the networks of these environments on their observations."""
+        elapsed = np.minimum(age / self.vae.spec.snippet_length, 1.0)
+        given = np.concatenate([observations, elapsed[:, None]], axis=1, dtype=np.float32)
+        inputs = upload(given, self.device)
+        layers = [(matrix[rows], bias[rows]) for matrix, bias in self._layers]
+        return download(self.vae.act(layers, inputs[:, :-1], inputs[:, -1]))
 
     def continued(self, latents: Tensor, state: Tensor) -> Tensor:
         """Return the latents: a network is the same whenever it is taken up."""
@@ -151,20 +154,24 @@ class ActionChunks:
     def reset(self, num_envs: int) -> None:
         """Begin with chunks of zeros."""
         spec = self._model.spec
-        self._chunks = torch.zeros(num_envs, spec.horizon, spec.action_size, device=self.device)
+        # On the host: a step then needs nothing of the device.
+        self._chunks = np.zeros((num_envs, spec.horizon, spec.action_size), dtype=np.float32)
         state_size = spec.history * spec.observation_size
         self._states = torch.zeros(num_envs, state_size, device=self.device)
 
-    def replace(self, latents: Tensor, state: Tensor, chosen: Tensor) -> None:
-        """Decode the chunks (env, time, action) of the chosen environments."""
-        self._chunks[chosen] = self._model.actions(latents, state)[chosen]
-        self._states = torch.where(chosen.unsqueeze(1), state, self._states)
+    def replace(self, latents: Tensor, state: Tensor, due: BoolArray) -> None:
+        """Decode the chunks (env, time, action) of the environments that are due."""
+        chosen = upload(due, self.device).unsqueeze(1)
+        self._states = torch.where(chosen, state, self._states)
+        self._chunks[due] = download(self._model.actions(latents, state))[due]
 
-    def act(self, observations: Tensor, age: IntArray) -> Tensor:
+    def act(self, observations: FloatArray, age: IntArray, rows: slice) -> FloatArray:
         """Return the next action of every chunk; ended episodes repeat their last one."""
         del observations
-        step = torch.from_numpy(np.minimum(age, self._horizon - 1)).to(self.device)
-        return self._chunks[torch.arange(len(step)), step]
+        actions: FloatArray = self._chunks[rows][
+            np.arange(len(age)), np.minimum(age, self._horizon - 1)
+        ]
+        return actions
 
     def continued(self, latents: Tensor, state: Tensor) -> Tensor:
         """Return what the last chunks still hold, as chunks that begin now.
@@ -187,9 +194,10 @@ class ActionChunks:
 class ReplanningPolicy:
     """Follows one plan per environment and re-plans every `horizon` executed steps.
 
-    All environments are sampled and stepped as one batch of fixed size, so that neither the
-    number of workers nor the other environments change an environment's actions. The history
-    holds the current observation and those before it; an episode's first one repeats.
+    All environments are sampled as one batch of fixed size, so that neither the number of workers
+    nor the other environments change an environment's latent: another batch size might change its
+    last digits. What latents decode to is one product per environment, the same in any batch. The
+    history holds the current observation and those before it; an episode's first one repeats.
 
     Args:
         plans: What latents decode to.
@@ -200,7 +208,7 @@ class ReplanningPolicy:
     def __init__(self, plans: Plans, source: LatentSource, horizon: int | None) -> None:
         self.plans, self._source, self._horizon = plans, source, horizon
         self._device = plans.device
-        self._observed = Observed(plans.observation_keys, source.history, self._device)
+        self._observed = Observed(plans.observation_keys, source.history)
         self.reset(())
 
     def reset(self, episodes: Sequence[EpisodePlan | None]) -> None:
@@ -214,44 +222,61 @@ class ReplanningPolicy:
         self._seconds = {"denoiser": 0.0, "decoding": 0.0, "policy": 0.0}
 
     @torch.inference_mode()
-    def act(
-        self, observations: Mapping[str, FloatArray], active: npt.NDArray[np.bool_]
-    ) -> FloatArray:
+    def act(self, observations: Mapping[str, FloatArray], active: BoolArray) -> FloatArray:
         """Return actions (env, action) in environment units, not clipped."""
-        current = self._observed.add(observations)
+        begun = time.perf_counter()
+        current = self._observed.add(observations, active)
         due = active & self._due()
-        if due.any():
-            self._replan(self._observed.state, due)
-        begun = now(self._device)
-        actions: FloatArray = self.plans.act(current, self._age).cpu().numpy()
-        self._steps += 1
-        self._age += 1
-        self._seconds["policy"] += now(self._device) - begun
+        watch = self._replan(due) if due.any() else None
+        rows = _rows(active)
+        acted = self.plans.act(current[rows], self._age[rows], rows)
+        actions = np.zeros((len(active), acted.shape[1]), dtype=np.float32)
+        actions[rows] = acted
+        self._steps[active] += 1
+        self._age[active] += 1
+        planning, decoding = watch.seconds() if watch else (0.0, 0.0)
+        self._seconds["denoiser" if self._source.denoises else "decoding"] += planning
+        self._seconds["decoding"] += decoding
+        self._seconds["policy"] += time.perf_counter() - begun - planning - decoding
         return actions
+
+    def acts_in_parts(self, running: BoolArray) -> bool:
+        """Return whether none of these environments re-plans next, which all do as one batch."""
+        return not (running & self._due()).any()
 
     def cost(self) -> PolicyCost:
         """Return what was spent since the last `reset`."""
         samplings = self._count * int(self._source.denoises)
         return PolicyCost(samplings, dict(self._seconds), self._count.copy())
 
-    def _due(self) -> npt.NDArray[np.bool_]:
-        due: npt.NDArray[np.bool_] = self._steps == 0
+    def _due(self) -> BoolArray:
+        due: BoolArray = self._steps == 0
         if self._horizon is not None:
             due |= self._age >= self._horizon
         return due
 
-    def _replan(self, state: Tensor, due: npt.NDArray[np.bool_]) -> None:
-        begun = now(self._device)
+    def _replan(self, due: BoolArray) -> Stopwatch:
+        """Sample latents and follow them; return the times of both."""
+        watch = Stopwatch(self._device)
+        watch.mark()
+        state = upload(self._observed.state, self._device)
         previous = self.plans.continued(self._latents, state)
         latents = self._source.latents(
             ReplanRequest(self._episodes, self._count, self._steps, state, due, previous)
         )
-        sampled = now(self._device)
-        chosen = torch.from_numpy(due).to(self._device)
-        self.plans.replace(latents, state, chosen)
-        self._latents = torch.where(chosen.unsqueeze(1), latents, self._latents)
+        watch.mark()
+        self.plans.replace(latents, state, due)
+        chosen = upload(due, self._device).unsqueeze(1)
+        self._latents = torch.where(chosen, latents, self._latents)
         self._age[due] = 0
         self._count[due] += 1
-        part = "denoiser" if self._source.denoises else "decoding"
-        self._seconds[part] += sampled - begun
-        self._seconds["decoding"] += now(self._device) - sampled
+        watch.mark()
+        return watch
+
+
+def _rows(active: BoolArray) -> slice:
+    """Return the narrowest slice that holds all active environments."""
+    found = np.flatnonzero(active)
+    if len(found) < 2:
+        return slice(found[0], found[0] + 1) if len(found) else slice(0, 0)
+    return slice(found[0], found[-1] + 1, np.gcd.reduce(np.diff(found)))

@@ -77,6 +77,11 @@ class SingleRobotPolicies:
         actions[active] = np.stack(found) if found else 0.0
         return actions
 
+    def acts_in_parts(self, running: npt.NDArray[np.bool_]) -> bool:
+        """Return True: every environment acts by itself."""
+        del running
+        return True
+
     def cost(self) -> PolicyCost:
         """Return the re-plans of policies that count them in an attribute `replans`, else none."""
         counts = [getattr(policy, "replans", 0) for policy in self._policies]

@@ -6,7 +6,7 @@ import torch
 
 from lwdctl.evaluation import latency
 from lwdctl.evaluation.latency import CONTROL_STEPS, REPLANS, WARM_UP_STEPS, time_policy
-from lwdctl.policies import replanning
+from lwdctl.policies import device
 from lwdctl.policies.policy import EpisodePlan, PolicyCost
 
 PLAN = EpisodePlan(0, 100_000, "t")
@@ -58,7 +58,7 @@ class Planner:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(replanning, "time", clock)
+    monkeypatch.setattr(device, "time", clock)
     return clock
 
 
