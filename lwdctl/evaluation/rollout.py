@@ -18,6 +18,7 @@ from multiprocessing.reduction import ForkingPickler
 import gymnasium
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import Progress, SilentProgress
@@ -217,7 +218,8 @@ class _Engine:
                 if not running:
                     continue
                 before = time.perf_counter()
-                actions = self._act(batch, running)
+                alone = len(numbers) == len(self._parts)
+                actions = self._act(batch, running, None if alone else 1)
                 acting += time.perf_counter() - before
                 for number, part in parts.items():
                     if part:
@@ -236,7 +238,20 @@ class _Engine:
         numbers = range(len(self._parts))
         return [[n] for n in numbers] if acts_in_parts(self._policy, running) else [numbers]
 
-    def _act(self, batch: _Batch, running: Sequence[int]) -> FloatArray:
+    def _act(self, batch: _Batch, running: Sequence[int], threads: int | None) -> FloatArray:
+        """Return the policy's actions (env, action), computed with this number of CPU threads.
+
+        Beside simulators one thread is fastest: it need not wait for others to get a core.
+        """
+        before = torch.get_num_threads()
+        if threads is not None:
+            torch.set_num_threads(threads)
+        try:
+            return self._actions(batch, running)
+        finally:
+            torch.set_num_threads(before)
+
+    def _actions(self, batch: _Batch, running: Sequence[int]) -> FloatArray:
         keys = self._environments.description.observations
         width = sum(item.size for item in keys)
         if self._rows.shape[1] != width:

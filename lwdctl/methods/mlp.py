@@ -59,7 +59,6 @@ class MlpPolicy:
             )
             for part, names, used in self._parts
         )
-        self._observed.clear()
         self._seconds = 0.0
 
     @torch.inference_mode()

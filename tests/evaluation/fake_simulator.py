@@ -84,11 +84,20 @@ class FakeSimulator:
         marker.touch()
         return True
 
+    def _wait(self):
+        deadline = time.monotonic() + 10
+        while not Path(self._settings["marker"]).exists():
+            if time.monotonic() > deadline:
+                raise RuntimeError("waited in vain")
+            time.sleep(0.01)
+
     def _misbehave(self):
         if self._task == "die" or (self._task == "die-once" and self._first_time()):
             os.kill(os.getpid(), signal.SIGKILL)
         if self._task == "hang" or (self._task == "hang-once" and self._first_time()):
             time.sleep(60)
+        if self._task == "wait":
+            self._wait()
         if self._task == "raise" or (self._task == "raise-once" and self._first_time()):
             raise RuntimeError("broken inside")
         if self._task == "unstable":

@@ -1,3 +1,4 @@
+import gc
 import math
 import multiprocessing
 import os
@@ -5,15 +6,18 @@ import signal
 import threading
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lwdctl.core.errors import ConfigError
+from lwdctl.core.records import ActionSpec
 from lwdctl.core.seeding import generator
 from lwdctl.evaluation import environment
 from lwdctl.evaluation.rollout import PARTS, rollout
 from lwdctl.policies.policy import EpisodePlan
+from lwdctl.policies.random import RandomPolicy
 
 
 @pytest.fixture
@@ -280,3 +284,94 @@ def test_wall_time_is_split_and_shared_out(run, plans_of):
         assert shared == pytest.approx(result.seconds[part])
     parts = sum(result.seconds[part] for part in PARTS if part != "total")
     assert 0 < parts <= result.seconds["total"]
+
+
+class InParts:
+    """Makes a policy of tests act in parts, but for every fourth step; keeps what was asked."""
+
+    def __init__(self, policy):
+        self._policy, self.calls, self._step = policy, [], 0
+
+    def __getattr__(self, name):
+        return getattr(self._policy, name)
+
+    def act(self, observations, active):
+        self.calls.append(np.flatnonzero(active).tolist())
+        return self._policy.act(observations, active)
+
+    def acts_in_parts(self, running):
+        self._step += 1
+        return self._step % 4 != 1
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_results_do_not_depend_on_the_parts_that_a_policy_acts_for(
+    run, plans_of, feedback_policy, workers
+):
+    expected = run(plans_of(*MIXED), num_envs=5, perturbation=0.3)
+    policy = InParts(feedback_policy(5, nan_at={100_006: 2}))
+    got = run(plans_of(*MIXED), num_envs=5, policy=policy, workers=workers, perturbation=0.3)
+    assert got.episodes[6].policy_failure == "an action is not finite"
+    assert got.episodes[6].steps == 2
+    for one, other in zip(got.episodes, expected.episodes, strict=True):
+        assert one.plan.index == 6 or facts(one) == facts(other)
+    first = {1: [0, 1], 2: [0, 2, 4], 3: [0, 2, 3]}[workers]
+    second = [index for index in range(5) if index not in first]
+    assert policy.calls[:4] == [[0, 1, 2, 3, 4], first, second, first]
+
+
+def test_a_part_is_acted_for_while_the_other_parts_simulators_step(env, plans_of, tmp_path):
+    class Meeting(RandomPolicy):
+        acted = 0
+
+        def act(self, observations, active):
+            self.acted += int(active[0])
+            if self.acted == 4:  # while environment 1 takes its third step, which waits for this
+                (tmp_path / "marker").touch()
+            return super().act(observations, active)
+
+    policy = Meeting(ActionSpec(2, "delta", "units", (-1.0,) * 2, (1.0,) * 2), 2)
+    got = rollout(policy, env, plans_of("walk", "wait"), num_envs=2, workers=2)
+    assert [item.error for item in got.episodes] == ["", ""]
+    assert [item.attempts for item in got.episodes] == [1, 1]
+    assert policy.acted == 10
+
+
+@pytest.mark.parametrize("task", ["die-once", "hang-once", "raise-once"])
+def test_an_episode_lost_in_one_part_runs_again(run, plans_of, feedback_policy, task, monkeypatch):
+    monkeypatch.setattr(environment, "START_TIMEOUT", 30.0)
+    tasks = ["walk", "walk", "walk", "short", "walk", "walk"]
+    expected = run(plans_of(*tasks)).episodes
+    tasks[1] = task
+    policy = InParts(feedback_policy(4))
+    got = run(plans_of(*tasks), policy=policy, workers=2, timeout=2.0).episodes
+    assert [facts(item) for item in got] == [facts(item) for item in expected]
+    assert got[1].attempts == 2
+
+
+def test_shared_memory_is_gone_after_a_rollout(run, plans_of, feedback_policy):
+    def mappings():
+        lines = Path("/proc/self/maps").read_text().splitlines()
+        return [line for line in lines if "memfd:lwdctl" in line]
+
+    def descriptors():
+        return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+    if not Path("/proc/self/maps").exists():
+        pytest.skip("needs Linux's /proc")
+    run(plans_of("walk"), workers=1)
+    before = descriptors()
+
+    class Looking(InParts):
+        seen = 0
+
+        def act(self, observations, active):
+            self.seen = max(self.seen, len(mappings()))
+            return super().act(observations, active)
+
+    policy = Looking(feedback_policy(4))
+    run(plans_of("walk", "walk", "die", "walk"), workers=2, policy=policy)
+    gc.collect()
+    assert policy.seen == 1
+    assert mappings() == []
+    assert descriptors() == before
