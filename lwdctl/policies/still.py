@@ -74,6 +74,11 @@ class StillPolicy:
         self._begun |= active
         return self._actions.copy()
 
+    def acts_in_parts(self, running: npt.NDArray[np.bool_]) -> bool:
+        """Return True: every environment acts by itself."""
+        del running
+        return True
+
     def cost(self) -> PolicyCost:
         """Return no re-plans."""
         return PolicyCost(num_replans=np.zeros(len(self._begun), dtype=np.int64))
