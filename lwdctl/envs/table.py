@@ -11,16 +11,16 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, TypeAlias
-
-import gymnasium
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.records import ActionSpec, EnvSpec, SourceSpec
 from lwdctl.core.registry import Registry, Row, is_import_path
 from lwdctl.core.suggest import did_you_mean
-from lwdctl.envs.gymnasium_adapter import WrappedGymnasium
 from lwdctl.envs.simulator import Simulator
+
+if TYPE_CHECKING:
+    import gymnasium
 
 _ROWS = {
     "adroit": Row(
@@ -42,7 +42,7 @@ _ROWS = {
 }
 ENVIRONMENTS = Registry("environment", _ROWS, import_paths=True, entry_points="lwdctl.environments")
 
-Environment: TypeAlias = EnvSpec | gymnasium.Env[Any, Any] | Callable[[], Any]
+Environment: TypeAlias = "EnvSpec | gymnasium.Env[Any, Any] | Callable[[], Any]"
 """What an environment is built from: a row of the table with its settings, or a factory that
 returns a `Simulator` or a `gymnasium.Env`. A `gymnasium.Env` object stands for itself."""
 
@@ -64,6 +64,10 @@ def make_simulator(env: Environment, task: str) -> Simulator:
             `Simulator` nor a `gymnasium.Env`.
         MissingExtraError: The simulator is not installed.
     """
+    import gymnasium
+
+    from lwdctl.envs.gymnasium_adapter import WrappedGymnasium
+
     if isinstance(env, EnvSpec):
         loaded, name = ENVIRONMENTS.load(env.adapter), env.adapter
         plain = isinstance(loaded, type) and issubclass(loaded, gymnasium.Env)

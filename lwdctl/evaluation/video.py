@@ -16,15 +16,17 @@ from fractions import Fraction
 from functools import cache
 from itertools import zip_longest
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import imageio_ffmpeg
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
 
 from lwdctl.core.errors import LwdctlError
 from lwdctl.envs.simulator import Simulator
 from lwdctl.policies.policy import EpisodePlan
+
+if TYPE_CHECKING:
+    from PIL import Image, ImageDraw, ImageFont
 
 Pixels = npt.NDArray[np.uint8]
 Color = tuple[int, int, int]
@@ -126,6 +128,8 @@ def draw_frame(image: Pixels, title: str, moment: Moment, before: Moment) -> Pix
     A blue border marks a re-plan since the frame before, an orange tag a perturbation. The
     returned height and width are even, as H.264 requires.
     """
+    from PIL import Image, ImageDraw
+
     height, width = image.shape[:2]
     size, edge = max(10, width // 26), max(3, width // 60)
     line = size + size // 2
@@ -161,6 +165,8 @@ def draw_frame(image: Pixels, title: str, moment: Moment, before: Moment) -> Pix
 
 def still_grid(frames: Sequence[Pixels]) -> Image.Image:
     """Return frames (height, width, 3) of one size as rows of four, scaled down."""
+    from PIL import Image
+
     height, width = frames[0].shape[:2]
     scale = min(1.0, STILL_WIDTH / width)
     tile_size = (round(width * scale), round(height * scale))
@@ -200,6 +206,8 @@ def _write(
 
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    from PIL import ImageFont
+
     return ImageFont.load_default(size)
 
 
@@ -361,6 +369,8 @@ def read_frames(path: Path, positions: Sequence[int], width: int, height: int) -
 
 
 def _ffmpeg() -> list[str]:
+    import imageio_ffmpeg
+
     return [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-v", "error"]
 
 

@@ -14,7 +14,7 @@ from lwdctl.models.behavior_cloning import ClonedPolicy, ClonedSpec
 from lwdctl.models.chunks import ActionDiffusion, ChunkSpec, LatentChunks
 from lwdctl.models.denoiser import DenoiserSpec
 from lwdctl.models.diffusion import DiffusionSpec, LatentDiffusion
-from lwdctl.models.flops import denoiser_flops, matmul_flops
+from lwdctl.models.flops import count_flops, denoiser_flops, matmul_flops
 from lwdctl.models.unet import GROUPS, KERNEL, UNET_SIZES
 from lwdctl.models.vae import PolicyVae, VaeSpec
 
@@ -49,6 +49,16 @@ def test_decoder_and_policy_counts_agree_with_the_counter() -> None:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         generated.run(generated.unpack(weights, spec.policy_shape), torch.zeros(1, 1, 39))
     assert counter.get_total_flops() == pytest.approx(spec.policy_shape.flops, rel=0.01)
+
+
+@pytest.mark.parametrize("architecture", ["mlp", "unet", "transformer"])
+def test_the_count_is_that_of_torch(architecture: str) -> None:
+    network = diffusion(architecture, (16, 16), "xs").denoiser
+    inputs = torch.zeros(3, 256), torch.zeros(3, dtype=torch.long), torch.zeros(3, 10)
+    plain = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
+    with plain, FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(*inputs)
+    assert count_flops(lambda: network(*inputs)) == counter.get_total_flops() > 0
 
 
 def unet_products(length: int, channels: int, condition: int, size: str) -> int:
