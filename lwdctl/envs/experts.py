@@ -39,7 +39,7 @@ class Expert(Protocol):
 
 
 class ExpertSet(Protocol):
-    """Every expert of one simulator.
+    """Every expert of one simulator, to derive from.
 
     Attributes:
         operators: Names of the operators, or `("",)` where a task has one nameless expert.
@@ -49,11 +49,11 @@ class ExpertSet(Protocol):
         several_tasks: Whether demonstrations of different tasks fit into one file.
     """
 
-    operators: tuple[str, ...]
+    operators: tuple[str, ...] = ("",)
     episodes: int
     task: str
     packages: tuple[str, ...]
-    several_tasks: bool
+    several_tasks: bool = True
 
     def tasks(self, names: Sequence[str]) -> tuple[str, ...]:
         """Return the simulator's task names for what a user calls them.
@@ -76,6 +76,10 @@ class ExpertSet(Protocol):
 
     def state(self, simulator: Any) -> npt.NDArray[np.float64] | None:
         """Return the simulator's whole state now, or None where none can be restored."""
+        del simulator
+        return None
 
     def scene(self, simulator: Any) -> str:
         """Return the model text (MJCF) that the episode runs in, or ""."""
+        del simulator
+        return ""

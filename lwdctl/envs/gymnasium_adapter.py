@@ -39,6 +39,7 @@ class GymnasiumAdapter:
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
         self.env = env
+        self._action_shape: tuple[int, ...] = (-1,)
         self._seed = 0
 
     def reset(self, seed: int) -> Observation:
@@ -68,7 +69,9 @@ class GymnasiumAdapter:
     def step(self, action: FloatArray) -> Step:
         """Apply one action (action,), clipped to the limits."""
         clipped = np.clip(action, self.action.low, self.action.high).astype(np.float32)
-        observation, reward, terminated, truncated, info = self.env.step(self._shaped(clipped))
+        observation, reward, terminated, truncated, info = self.env.step(
+            clipped.reshape(self._action_shape)
+        )
         success = bool(info.get("success", info.get("is_success", False)))
         numbers = {"reward": float(reward), **info}
         metrics = {item.source: self._number(numbers, item.source) for item in self.metrics}
@@ -112,9 +115,6 @@ class GymnasiumAdapter:
     def close(self) -> None:
         """Free the environment."""
         self.env.close()
-
-    def _shaped(self, action: FloatArray) -> FloatArray:
-        return action
 
     def _named(self, observation: Any) -> dict[str, FloatArray]:
         if not isinstance(observation, Mapping):
@@ -203,9 +203,6 @@ class WrappedGymnasium(GymnasiumAdapter):
                 )
             boxes[name] = part
         return tuple(ObservationSpec(name, int(np.prod(box.shape))) for name, box in boxes.items())
-
-    def _shaped(self, action: FloatArray) -> FloatArray:
-        return action.reshape(self._action_shape)
 
     def _name(self) -> str:
         return str(self.env)

@@ -13,6 +13,7 @@ from metaworld.policies import ENV_POLICY_MAP
 
 from lwdctl.core.records import EnvSpec, FloatArray
 from lwdctl.core.simulator_facts import METAWORLD_MAX_STEPS, OBSERVATION
+from lwdctl.envs.experts import ExpertSet
 from lwdctl.envs.metaworld import SUFFIX, task_names
 from lwdctl.envs.simulator import Observation
 from lwdctl.envs.table import check_tasks
@@ -48,14 +49,15 @@ class MetaworldExpert:
         return False
 
 
-class MetaworldExperts:
-    """One expert per task; a file may hold any number of tasks."""
+class MetaworldExperts(ExpertSet):
+    """One expert per task; a file may hold any number of tasks.
 
-    operators = ("",)
+    Initial states are restored from their random vectors, and a task's name says its scene.
+    """
+
     episodes = 25
     task = "reach"
     packages = ("metaworld", "mujoco")
-    several_tasks = True
 
     def tasks(self, names: Sequence[str]) -> tuple[str, ...]:
         """Return task names without suffix, task sets written out.
@@ -97,15 +99,6 @@ class MetaworldExperts:
         """Return the task's expert, which draws nothing."""
         del operator, seed
         return MetaworldExpert(task)
-
-    def state(self, simulator: Any) -> None:
-        """Return None: Metaworld restores initial states from their random vector."""
-        del simulator
-
-    def scene(self, simulator: Any) -> str:
-        """Return "": the task's name says which scene it is."""
-        del simulator
-        return ""
 
 
 EXPERTS = MetaworldExperts()

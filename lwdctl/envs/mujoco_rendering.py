@@ -10,6 +10,7 @@ from typing import Any
 from lwdctl.core.errors import SimulatorError
 
 RENDER_SIZE = 480
+VARIABLE = "MUJOCO_GL"
 OFF_SCREEN = ("egl", "osmesa")
 WINDOWED = ("", "enable", "enabled", "on", "true", "1", "glfw", "glx")
 HINT = "install libegl1 and libgl1-mesa-dri (MUJOCO_GL=egl) or libosmesa6 (MUJOCO_GL=osmesa)"
@@ -21,7 +22,7 @@ def backends_to_try() -> tuple[str, ...]:
     What the environment says is the only one; "" leaves the choice to MuJoCo, which opens a
     window. Without a display there is none to open: EGL, then OSMesa.
     """
-    chosen = os.environ.get("MUJOCO_GL", "").lower().strip()
+    chosen = os.environ.get(VARIABLE, "").lower().strip()
     return OFF_SCREEN if not chosen and _no_display() else (chosen,)
 
 

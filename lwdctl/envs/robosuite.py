@@ -34,6 +34,7 @@ from lwdctl.core.simulator_facts import (
     robosuite_control_rate,
     robosuite_pose_action,
 )
+from lwdctl.envs.mujoco_rendering import VARIABLE
 from lwdctl.envs.mujoco_simulator import MujocoSimulator
 from lwdctl.envs.robosuite_controllers import (
     action_spec,
@@ -55,13 +56,13 @@ def _is_error(record: logging.LogRecord) -> bool:
 # robosuite warns about missing private macros and robots at every import, and sets the OpenGL
 # backend for the whole process.
 logging.getLogger(LOGGER).addFilter(_is_error)
-_backend = os.environ.get("MUJOCO_GL")
+_backend = os.environ.get(VARIABLE)
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     import robosuite
     from robosuite.environments.base import REGISTERED_ENVS
 if _backend is None:
-    os.environ.pop("MUJOCO_GL", None)
+    os.environ.pop(VARIABLE, None)
 
 MAX_STEPS, _ = ROBOSUITE_DEFAULT_MAX_STEPS
 # The parts of `object` in the order of robosuite 1.5, which snippet stores use.

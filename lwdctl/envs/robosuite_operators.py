@@ -2,9 +2,9 @@
 
 They take the places of the six people of robomimic's multi-human data. An operator is a list of
 habits, of skill (speed, aim, pauses, detours, fumbled grasps) and of style (the side from which
-the hand comes, one axis at a time, how high things are carried). A planner turns the habits and
-the task into waypoints of the hand, and a scripted operator moves the arm along them, from
-observations alone.
+the hand comes, one axis at a time, how high things are carried). A scripted operator turns the
+habits and the task into waypoints of the hand and moves the arm along them, from observations
+alone.
 """
 
 from __future__ import annotations
@@ -227,38 +227,96 @@ TASKS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Attempt:
-    """One grasp and what follows it.
-
-    Attributes:
-        waypoints: Where the hand goes.
-        angle: The hand's angle about z, radians.
-    """
-
-    waypoints: list[Waypoint]
-    angle: float
+def _at(place: Array) -> Callable[[Scene], Array]:
+    return lambda _: place
 
 
-class Planner:
-    """Plans one operator's attempts in one episode.
+def _beside(aim: Array, height: float) -> Callable[[Scene], Array]:
+    """Return a target relative to the object, wherever it is by then."""
+    offset = np.array([*aim, height])
+    return lambda scene: scene.thing + offset
+
+
+def _across(scene: Scene) -> Array:
+    """Return the unit vector (2,) at a right angle to the straight path over the table."""
+    way = (scene.thing - scene.hand)[:2]
+    across: Array = np.array([-way[1], way[0]]) / (np.linalg.norm(way) + 1e-6)
+    return across
+
+
+def _square_angle(turn: Rotation) -> float:
+    """Return a cube's angle about z, which repeats with every quarter turn."""
+    matrix = turn.as_matrix()
+    angle = np.arctan2(matrix[1, 0], matrix[0, 0])
+    return float((angle + np.pi / 4) % (np.pi / 2) - np.pi / 4)
+
+
+class ScriptedOperator:
+    """One episode of one operator; an `Expert`.
 
     Args:
-        habits: The operator, at the task's pace.
-        task: The task.
-        rng: Draws what the habits leave open.
+        operator: Its habits.
+        task: `"Lift"` or `"PickPlaceCan"`.
+        rng: Every draw of the episode.
     """
 
-    def __init__(self, habits: Operator, task: Task, rng: np.random.Generator) -> None:
-        self._habits, self._task, self._rng = habits, task, rng
-        self._speed = habits.speed * rng.uniform(0.85, 1.1)
+    def __init__(self, operator: Operator, task: str, rng: np.random.Generator) -> None:
+        self._task = TASKS[task]
+        self._habits = _at_pace(operator, self._task.pace)
+        self._rng = rng
+        self._speed = self._habits.speed * rng.uniform(0.85, 1.1)
+        self._linger = int(rng.integers(*operator.linger_steps))
+        self._plan: list[Waypoint] = []
+        self._steps = 0
+        self._origin = np.zeros(3)
+        self._angle = 0.0
+        self._tremor = np.zeros(6)
+        self._pause = 0
+        self._solved = 0
 
-    def attempt(self, scene: Scene, *, retry: bool) -> Attempt:
-        """Plan the first attempt, or a more careful one after a failure."""
+    def act(self, observation: Observation) -> FloatArray:
+        """Return the next action: motion (3), turn (3), grip, each in [-1, 1]."""
+        scene = self._task.observe(observation)
+        self._follow(scene)
+        waypoint = self._plan[0]
+        goal = self._origin if waypoint.target is None else waypoint.target(scene)
+        action = np.zeros(7)
+        action[:3] = self._motion(goal - scene.hand, waypoint)
+        action[3:6] = self._turn(scene)
+        action[:6] = self._paused(action[:6])
+        action[6] = waypoint.grip
+        return np.clip(action, -1.0, 1.0).astype(np.float32)
+
+    def finished(self, success: bool) -> bool:
+        """End when the task has stayed solved for as long as this operator lingers."""
+        self._solved = self._solved + 1 if success else 0
+        return self._solved > self._linger
+
+    def _follow(self, scene: Scene) -> None:
+        """Continue with the next waypoint, or with a new attempt."""
+        if not self._plan:
+            self._try(scene, retry=False)
+        waypoint = self._plan[0]
+        self._steps += 1
+        if waypoint.carries and np.linalg.norm(scene.thing - scene.hand) > LOST_DISTANCE:
+            self._try(scene, retry=True)
+            return
+        goal = self._origin if waypoint.target is None else waypoint.target(scene)
+        near = (
+            np.linalg.norm(goal - scene.hand) < waypoint.tolerance and self._steps > waypoint.least
+        )
+        late = self._steps > waypoint.most
+        if (near or late) and len(self._plan) > 1:
+            self._begin(scene, self._plan[1:])
+        elif late:
+            self._try(scene, retry=True)
+
+    def _try(self, scene: Scene, *, retry: bool) -> None:
+        """Plan a grasp and what follows it: the first attempt, or a more careful one."""
         habits, rng = self._habits, self._rng
         fraction = max(habits.turns, 0.8) if retry else habits.turns
         straight = rng.normal(0, 0.15) * (1.5 - fraction)
-        angle = straight if self._task.quaternion is None else scene.angle * fraction
+        self._angle = straight if self._task.quaternion is None else scene.angle * fraction
         aim = rng.normal(0, habits.miss * (RETRY_CARE if retry else 1), 2)
         height = rng.uniform(*habits.hover) + self._task.hover
         depth = (rng.uniform(-0.004, 0.004) if retry else rng.uniform(*habits.grasp)) + (
@@ -281,7 +339,7 @@ class Planner:
                 else self._carry(scene, self._task.goal)
             ),
         ]
-        return Attempt(waypoints, angle)
+        self._begin(scene, waypoints)
 
     def _approach(self, scene: Scene, height: float) -> list[Waypoint]:
         """Plan the operator's own path to the object: by a detour, sideways, or straight."""
@@ -340,96 +398,6 @@ class Planner:
     def _held(self, place: Array, tolerance: float, least: int = 0, most: int = 90) -> Waypoint:
         speed = self._habits.carry_speed
         return Waypoint(_at(place), CLOSED, tolerance, speed, least, most, carries=True)
-
-
-def _at(place: Array) -> Callable[[Scene], Array]:
-    return lambda _: place
-
-
-def _beside(aim: Array, height: float) -> Callable[[Scene], Array]:
-    """Return a target relative to the object, wherever it is by then."""
-    offset = np.array([*aim, height])
-    return lambda scene: scene.thing + offset
-
-
-def _across(scene: Scene) -> Array:
-    """Return the unit vector (2,) at a right angle to the straight path over the table."""
-    way = (scene.thing - scene.hand)[:2]
-    across: Array = np.array([-way[1], way[0]]) / (np.linalg.norm(way) + 1e-6)
-    return across
-
-
-def _square_angle(turn: Rotation) -> float:
-    """Return a cube's angle about z, which repeats with every quarter turn."""
-    matrix = turn.as_matrix()
-    angle = np.arctan2(matrix[1, 0], matrix[0, 0])
-    return float((angle + np.pi / 4) % (np.pi / 2) - np.pi / 4)
-
-
-class ScriptedOperator:
-    """One episode of one operator; an `Expert`.
-
-    Args:
-        operator: Its habits.
-        task: `"Lift"` or `"PickPlaceCan"`.
-        rng: Every draw of the episode.
-    """
-
-    def __init__(self, operator: Operator, task: str, rng: np.random.Generator) -> None:
-        self._task = TASKS[task]
-        self._habits = _at_pace(operator, self._task.pace)
-        self._rng = rng
-        self._planner = Planner(self._habits, self._task, rng)
-        self._linger = int(rng.integers(*operator.linger_steps))
-        self._plan: list[Waypoint] = []
-        self._steps = 0
-        self._origin = np.zeros(3)
-        self._angle = 0.0
-        self._tremor = np.zeros(6)
-        self._pause = 0
-        self._solved = 0
-
-    def act(self, observation: Observation) -> FloatArray:
-        """Return the next action: motion (3), turn (3), grip, each in [-1, 1]."""
-        scene = self._task.observe(observation)
-        self._follow(scene)
-        waypoint = self._plan[0]
-        goal = self._origin if waypoint.target is None else waypoint.target(scene)
-        action = np.zeros(7)
-        action[:3] = self._motion(goal - scene.hand, waypoint)
-        action[3:6] = self._turn(scene)
-        action[:6] = self._paused(action[:6])
-        action[6] = waypoint.grip
-        return np.clip(action, -1.0, 1.0).astype(np.float32)
-
-    def finished(self, success: bool) -> bool:
-        """End when the task has stayed solved for as long as this operator lingers."""
-        self._solved = self._solved + 1 if success else 0
-        return self._solved > self._linger
-
-    def _follow(self, scene: Scene) -> None:
-        """Continue with the next waypoint, or with a new attempt."""
-        if not self._plan:
-            self._try(scene, retry=False)
-        waypoint = self._plan[0]
-        self._steps += 1
-        if waypoint.carries and np.linalg.norm(scene.thing - scene.hand) > LOST_DISTANCE:
-            self._try(scene, retry=True)
-            return
-        goal = self._origin if waypoint.target is None else waypoint.target(scene)
-        near = (
-            np.linalg.norm(goal - scene.hand) < waypoint.tolerance and self._steps > waypoint.least
-        )
-        late = self._steps > waypoint.most
-        if (near or late) and len(self._plan) > 1:
-            self._begin(scene, self._plan[1:])
-        elif late:
-            self._try(scene, retry=True)
-
-    def _try(self, scene: Scene, *, retry: bool) -> None:
-        attempt = self._planner.attempt(scene, retry=retry)
-        self._angle = attempt.angle
-        self._begin(scene, attempt.waypoints)
 
     def _begin(self, scene: Scene, plan: list[Waypoint]) -> None:
         self._plan, self._steps, self._origin = plan, 0, scene.hand.copy()

@@ -57,7 +57,8 @@ def displace_hand(env: Any, magnitude: float, rng: np.random.Generator) -> None:
         target = Rotation.from_rotvec(fraction * rotation).as_matrix() @ turn
         if not hand.move_to(position + fraction * translation, target):
             break
-    hand.update_controller()
+    # The controller would not read the new pose before its first step.
+    env.robots[0].part_controllers[env.robots[0].arms[0]].update(force=True)
 
 
 def _direction(rng: np.random.Generator) -> Array:
@@ -70,19 +71,23 @@ class _Hand:
     """The arm, its hand and what it holds, as MuJoCo sees them."""
 
     def __init__(self, env: Any) -> None:
-        self._env, robot = env, env.robots[0]
-        self._arm = robot.arms[0]
+        robot = env.robots[0]
+        arm = robot.arms[0]
         self._model, self._data = env.sim.model._model, env.sim.data._data
         # After a step, poses are still those before its last substep.
         mujoco.mj_forward(self._model, self._data)
-        self._site = robot.eef_site_id[self._arm]
+        self._site = robot.eef_site_id[arm]
         joints = robot._ref_arm_joint_indexes
         self._positions = self._model.jnt_qposadr[joints]
         self._velocities = self._model.jnt_dofadr[joints]
         limited = self._model.jnt_limited[joints].astype(bool)
         self._low = np.where(limited, self._model.jnt_range[joints, 0], -np.inf)
         self._high = np.where(limited, self._model.jnt_range[joints, 1], np.inf)
-        self._held = self._held_joints()
+        self._held = [
+            self._model.joint(item.joints[0]).id
+            for item in env.model.mujoco_objects
+            if item.joints and env._check_grasp(gripper=robot.gripper[arm], object_geoms=item)
+        ]
         roots = [self._model.body_rootid[self._model.site_bodyid[self._site]]]
         roots += [self._model.body_rootid[self._model.jnt_bodyid[joint]] for joint in self._held]
         self._moving = np.isin(self._model.body_rootid[self._model.geom_bodyid], roots)
@@ -106,18 +111,6 @@ class _Hand:
         self._data.qpos[:] = before
         mujoco.mj_forward(self._model, self._data)
         return False
-
-    def update_controller(self) -> None:
-        """Give the controller the new pose, which it would not read before its first step."""
-        self._env.robots[0].part_controllers[self._arm].update(force=True)
-
-    def _held_joints(self) -> list[int]:
-        gripper = self._env.robots[0].gripper[self._arm]
-        return [
-            self._model.joint(item.joints[0]).id
-            for item in self._env.model.mujoco_objects
-            if item.joints and self._env._check_grasp(gripper=gripper, object_geoms=item)
-        ]
 
     def _error(self, position: Array, turn: Array) -> Array:
         """Return the error to a pose: meters (3,) and a rotation vector (3,)."""

@@ -9,13 +9,11 @@ from tempfile import TemporaryDirectory
 from lwdctl.core.errors import ConfigError, SimulatorError
 from lwdctl.core.records import SourceSpec
 from lwdctl.core.seeding import EVALUATION_SEED_START
-from lwdctl.envs.mujoco_rendering import HINT, backends_to_try
+from lwdctl.envs.mujoco_rendering import HINT, VARIABLE, backends_to_try
 from lwdctl.envs.table import Environment, make_simulator
 from lwdctl.evaluation.rollout import rollout
 from lwdctl.evaluation.video import Recording
 from lwdctl.policies.policy import BatchPolicy, EpisodePlan
-
-VARIABLE = "MUJOCO_GL"
 
 
 def check_compatible(spec: SourceSpec, env: Environment, task: str) -> None:

@@ -38,7 +38,7 @@ EPISODE_TIMEOUT = 600.0
 
 
 @dataclass(frozen=True)
-class Recording:
+class Demonstration:
     """An episode and, where known, the simulator's state at each action (time, state), float64."""
 
     episode: Episode
@@ -228,7 +228,7 @@ class ExpertRunner:
 
     def episodes(
         self, task: str, seeds: Sequence[int], expected: int, operator: str = ""
-    ) -> Iterator[Recording]:
+    ) -> Iterator[Demonstration]:
         """Yield one episode per seed, in order, until the caller stops iterating.
 
         Args:
@@ -245,7 +245,7 @@ class ExpertRunner:
             for seed in seeds:
                 yield expert_episode(self._env, task, seed, self._noise, operator)
             return
-        waiting: deque[Future[Recording]] = deque()
+        waiting: deque[Future[Demonstration]] = deque()
         begun = 0
         for taken, seed in enumerate(seeds):
             ahead = min(max(expected - taken, self._workers), 2 * self._workers)
@@ -265,7 +265,7 @@ class ExpertRunner:
 
 def expert_episode(
     env: EnvSpec, task: str, seed: int, noise: float, operator: str = ""
-) -> Recording:
+) -> Demonstration:
     """Run a task's scripted expert for one episode.
 
     The recorded action is the executed one, noise and clipping included, so that replaying it
@@ -304,7 +304,7 @@ def expert_episode(
         seed=seed,
     )
     known = [state for state in states if state is not None]
-    return Recording(episode, np.stack(known) if known else None)
+    return Demonstration(episode, np.stack(known) if known else None)
 
 
 @lru_cache(maxsize=1)

@@ -34,7 +34,7 @@ from lwdctl.core.installation import (
 from lwdctl.core.progress import Progress
 from lwdctl.core.records import EnvSpec
 from lwdctl.core.seeding import EVALUATION_SEED_START
-from lwdctl.envs.mujoco_rendering import HINT, OFF_SCREEN, open_renderer
+from lwdctl.envs.mujoco_rendering import HINT, OFF_SCREEN, VARIABLE, open_renderer
 from lwdctl.envs.table import ENVIRONMENTS, make_simulator, task_names
 
 TIMEOUT = 180.0
@@ -97,18 +97,18 @@ def _check_rendering(timeout: float) -> list[Finding]:
     hint = f"{HINT}; only pictures and videos need it"
     found, working = [], []
     for backend in OFF_SCREEN:
-        answer = probe("rendering", timeout=timeout, MUJOCO_GL=backend)
+        answer = probe("rendering", timeout=timeout, **{VARIABLE: backend})
         if "error" in answer:
             detail = f"cannot draw ({answer['error']})"
             found.append(Finding("rendering", backend, MISSING, detail, hint))
         else:
             working.append(backend)
             found.append(Finding("rendering", backend, OK, "draws a frame"))
-    chosen = os.environ.get("MUJOCO_GL", "")
+    chosen = os.environ.get(VARIABLE, "")
     if working and chosen and chosen not in working and chosen in OFF_SCREEN:
         detail = f"is set to {chosen}, which does not work here"
-        instead = f"export MUJOCO_GL={working[0]}"
-        found.append(Finding("rendering", "MUJOCO_GL", WARNING, detail, instead))
+        instead = f"export {VARIABLE}={working[0]}"
+        found.append(Finding("rendering", VARIABLE, WARNING, detail, instead))
     return found
 
 
@@ -125,13 +125,13 @@ def _check_disk(workspace: Path) -> Finding:
 
 
 def probe(name: str, *arguments: str, timeout: float, **variables: str) -> Mapping[str, Any]:
-    """Run a probe in a process of its own.
+    """Run one of `PROBES` in a process of its own.
 
     Args:
         name: A key of `PROBES`.
-        arguments: Its arguments.
-        timeout: Seconds it may take.
-        variables: Environment variables set for it.
+        arguments: Arguments of the probe.
+        timeout: Seconds the probe may take.
+        variables: Environment variables to set for the probe.
 
     Returns:
         What the probe returned; `error` and `hint` where it failed, crashed or hung.
@@ -151,14 +151,10 @@ def probe(name: str, *arguments: str, timeout: float, **variables: str) -> Mappi
     try:
         answer: dict[str, Any] = json.loads(done.stdout)
     except ValueError:
-        return {"error": _describe_crash(done.returncode, done.stderr), "hint": ""}
+        code, last = done.returncode, (done.stderr.strip().splitlines() or [""])[-1]
+        reason = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        return {"error": f"crashed ({reason}) {last}".strip(), "hint": ""}
     return answer
-
-
-def _describe_crash(code: int, stderr: str) -> str:
-    reason = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-    last = (stderr.strip().splitlines() or [""])[-1]
-    return f"crashed ({reason}) {last}".strip()
 
 
 def probe_device() -> dict[str, Any]:

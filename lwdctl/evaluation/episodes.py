@@ -169,20 +169,23 @@ def plan_demonstrations(
                 "leave 'oracle' out of --latent, or choose other --label, --task or --oracle-split",
             )
         for k, index in enumerate(chosen):
-            plans.append(_restoring(store, index, len(plans), seed + k, task))
+            plans.append(demonstration_plan(store, index, len(plans), seed + k))
     return plans
 
 
-def _restoring(store: SnippetStore, index: int, position: int, seed: int, task: str) -> EpisodePlan:
-    label = int(store.episodes.label[index])
+def demonstration_plan(
+    store: SnippetStore, demonstration: int, index: int, seed: int
+) -> EpisodePlan:
+    """Plan the episode `index` from the initial state of a recorded episode."""
+    table = store.episodes
     return EpisodePlan(
-        index=position,
+        index=index,
         seed=seed,
-        task=task,
-        label=store.spec.label_name(label),
-        initial_state=store.initial_state(index),
-        model=store.model(index),
-        demonstration=index,
+        task=store.spec.env.tasks[int(table.task[demonstration])],
+        label=store.spec.label_name(int(table.label[demonstration])),
+        initial_state=store.initial_state(demonstration),
+        model=store.model(demonstration),
+        demonstration=demonstration,
     )
 
 

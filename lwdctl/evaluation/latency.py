@@ -24,7 +24,7 @@ class Timings:
 
     Attributes:
         steps: Calls that only acted.
-        replans: Calls that first chose anew what to follow, after an episode's first plan.
+        replans: Calls that re-planned, after an episode's first plan.
         first_plans: Calls that made an episode's first plan.
     """
 
@@ -41,17 +41,20 @@ class Timings:
         return stepped >= CONTROL_STEPS and (planned >= REPLANS or not self.first_plans)
 
     def summary(self) -> dict[str, float | None]:
-        """Return `latency_step_ms`, `latency_step_p99_ms` and `latency_replan_ms`.
+        """Return `latency_step_ms`, `latency_step_p99_ms` and `latency_replan_ms`, or None each.
 
-        The first is a median over steps that do not re-plan, the last over re-plans; an
-        episode's first plans stand in for them in a policy that makes no others. None where
-        there were none.
+        The first is a median over steps that do not re-plan, the last over re-plans, or over
+        episodes' first plans of a policy that makes no others.
         """
         replans = self.replans or self.first_plans
+        columns = (
+            ("step", self.steps, 0.5),
+            ("step_p99", self.steps, 0.99),
+            ("replan", replans, 0.5),
+        )
         return {
-            "latency_step_ms": _quantile(self.steps, 0.5),
-            "latency_step_p99_ms": _quantile(self.steps, 0.99),
-            "latency_replan_ms": _quantile(replans, 0.5),
+            f"latency_{name}_ms": float(np.quantile(times, q)) if times else None
+            for name, times, q in columns
         }
 
 
@@ -64,10 +67,10 @@ def time_policy(
     """Time a policy for one environment on recorded observations, after a warm-up.
 
     Args:
-        policy: Acts; begun anew whenever the observations have run out.
-        plan: The episode it believes to run.
+        policy: Policy to time; it is reset whenever the observations have run out.
+        plan: The episode it is reset with.
         observations: Key to (time, obs), of one episode.
-        device: Where it runs; waited for before and after every call.
+        device: Device that the policy computes on, synchronized around every call.
     """
     timings = Timings()
     for _ in range(2):
@@ -98,7 +101,3 @@ def _run(
         times = timings.steps if plans == made else timings.replans if made else timings.first_plans
         times.append(spent)
         made = plans
-
-
-def _quantile(values: list[float], q: float) -> float | None:
-    return float(np.quantile(values, q)) if values else None

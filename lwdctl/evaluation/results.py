@@ -166,7 +166,7 @@ class ResultRow(Condition):
 
     @property
     def episodes(self) -> int:
-        """Episodes that ran to their end; errors are not among them."""
+        """Number of episodes that ran to their end; errors are not among them."""
         return self.success.n
 
     def to_json(self) -> dict[str, Any]:
@@ -257,44 +257,36 @@ def result_rows(
     tasks = dict.fromkeys(item.plan.task for item in episodes)
     groups = {task: [item for item in episodes if item.plan.task == task] for task in tasks}
     groups[ALL_TASKS] = list(episodes)
-    known = source_returns or {}
-    return [_row(group, task, score, condition, known, cost) for task, group in groups.items()]
+    rows = []
+    for task, group in groups.items():
+        finished = [item for item in group if not item.error]
+        metrics = _means([item.values for item in finished])
+        replans = _means([{"replans": float(item.num_replans)} for item in finished])
+        rows.append(
+            ResultRow(
+                **asdict(condition),
+                task=task,
+                errors=len(group) - len(finished),
+                successes=sum(item.success for item in finished),
+                success=_success(finished),
+                score=metrics.get(score),
+                metrics=metrics,
+                replans_per_episode=replans.get("replans", 0.0),
+                seconds=_sums([item.seconds for item in group]),
+                by_label=_by_label(finished, source_returns or {}),
+                cost=cost(finished) if cost else {},
+            )
+        )
+    return rows
 
 
-def _row(
-    episodes: Sequence[EpisodeResult],
-    task: str,
-    score: str,
-    condition: Condition,
-    source_returns: Mapping[int, float],
-    cost: CostFunction | None,
-) -> ResultRow:
-    finished = [item for item in episodes if not item.error]
-    successes, count = sum(item.success for item in finished), len(finished)
-    metrics = _means([item.values for item in finished])
-    replans = _means([{"replans": float(item.num_replans)} for item in finished])
-    interval = wilson_of_states(_successes_by_state(finished))
-    return ResultRow(
-        **asdict(condition),
-        task=task,
-        errors=len(episodes) - count,
-        successes=successes,
-        success=Estimate(successes / count if count else math.nan, *interval, count),
-        score=metrics.get(score),
-        metrics=metrics,
-        replans_per_episode=replans.get("replans", 0.0),
-        seconds=_sums([item.seconds for item in episodes]),
-        by_label=_by_label(finished, source_returns),
-        cost=cost(finished) if cost else {},
-    )
-
-
-def _successes_by_state(episodes: Sequence[EpisodeResult]) -> list[tuple[int, int]]:
-    """Return successes and episodes of every initial state."""
-    found: dict[tuple[str, str, int], list[bool]] = {}
+def _success(episodes: Sequence[EpisodeResult]) -> Estimate:
+    by_state: dict[tuple[str, str, int], list[bool]] = {}
     for item in episodes:
-        found.setdefault(item.initial_state, []).append(item.success)
-    return [(sum(one), len(one)) for one in found.values()]
+        by_state.setdefault(item.initial_state, []).append(item.success)
+    interval = wilson_of_states([(sum(one), len(one)) for one in by_state.values()])
+    successes, count = sum(item.success for item in episodes), len(episodes)
+    return Estimate(successes / count if count else math.nan, *interval, count)
 
 
 def _by_label(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -15,6 +15,7 @@ from lwdctl.core.seeding import EVALUATION_SEED_START, generator
 from lwdctl.data.batches import SnippetBatches
 from lwdctl.envs.simulator import ObservedState, Simulator
 from lwdctl.envs.table import ENVIRONMENTS, make_simulator
+from lwdctl.evaluation.episodes import demonstration_plan
 from lwdctl.policies.policy import EpisodePlan
 
 IntArray = npt.NDArray[np.int64]
@@ -95,11 +96,16 @@ def plan_snippets(
     Raises:
         ArtifactError: A start can be reached in none of these ways.
     """
-    readers = _readers(store, {int(store.episodes.task[index]) for index in episodes})
+    env, readers = store.spec.env, dict[str, ObservedState]()
+    if hasattr(ENVIRONMENTS.load(env.adapter), "state_at"):
+        tasks = {env.tasks[int(store.episodes.task[index])] for index in episodes}
+        readers = {task: cast(ObservedState, make_simulator(env, task)) for task in tasks}
+    first_seed = EVALUATION_SEED_START + seed * 1_000_000
     plans, ways = [], []
     try:
-        for position, (index, offset) in enumerate(zip(episodes, offsets, strict=True)):
-            plan, way = _plan(store, int(index), int(offset), position, seed, readers)
+        for number, (index, offset) in enumerate(zip(episodes, offsets, strict=True)):
+            plan = demonstration_plan(store, int(index), number, first_seed + number)
+            plan, way = _from_snippet(store, int(offset), plan, readers)
             plans.append(plan)
             ways.append(way)
     finally:
@@ -109,49 +115,25 @@ def plan_snippets(
     return SnippetEpisodes(episodes, offsets, valid, tuple(plans), tuple(ways))
 
 
-def _readers(store: SnippetStore, tasks: set[int]) -> dict[int, ObservedState]:
-    env = store.spec.env
-    if not hasattr(ENVIRONMENTS.load(env.adapter), "state_at"):
-        return {}
-    built = {task: make_simulator(env, env.tasks[task]) for task in tasks}
-    return {task: cast(ObservedState, item) for task, item in built.items()}
-
-
-def _plan(
-    store: SnippetStore, index: int, offset: int, position: int, seed: int,
-    readers: dict[int, ObservedState],
-) -> tuple[EpisodePlan, str]:  # fmt: skip
-    table, spec = store.episodes, store.spec
-    task, label, first = int(table.task[index]), int(table.label[index]), int(table.start[index])
-    state, action_prefix, way = store.initial_state(index), None, RESTORED
-    if offset or state is None:
-        if task in readers:
-            state = readers[task].state_at(_observation(store, first + offset))
-            way = SHOWN
-        elif state is not None:
-            action_prefix = store.read("action", first, first + offset)
-            way = REPLAYED
-        else:
-            raise ArtifactError(
-                f"episode {index} holds no initial state, and '{spec.env.adapter}' cannot read"
-                " its state from an observation",
-                "ingest data that record initial states",
-            )
-    plan = EpisodePlan(
-        index=position,
-        seed=EVALUATION_SEED_START + seed * 1_000_000 + position,
-        task=spec.env.tasks[task],
-        label=spec.label_name(label),
-        initial_state=state,
-        model=store.model(index) if way != SHOWN else "",
-        demonstration=index,
-        action_prefix=action_prefix,
+def _from_snippet(
+    store: SnippetStore, offset: int, plan: EpisodePlan, readers: Mapping[str, ObservedState]
+) -> tuple[EpisodePlan, str]:
+    """Change the plan of a whole episode to start at the snippet, and return how it does."""
+    if not offset and plan.initial_state is not None:
+        return plan, RESTORED
+    first = int(store.episodes.start[plan.demonstration])
+    if plan.task in readers:
+        row, names = first + offset, [item.name for item in store.spec.observations]
+        seen = {name: store.read(name, row, row + 1)[0] for name in names}
+        return replace(plan, initial_state=readers[plan.task].state_at(seen), model=""), SHOWN
+    if plan.initial_state is not None:
+        prefix = store.read("action", first, first + offset)
+        return replace(plan, action_prefix=prefix), REPLAYED
+    raise ArtifactError(
+        f"episode {plan.demonstration} holds no initial state, and '{store.spec.env.adapter}'"
+        " cannot read its state from an observation",
+        "ingest data that record initial states",
     )
-    return plan, way
-
-
-def _observation(store: SnippetStore, row: int) -> dict[str, npt.NDArray[np.float32]]:
-    return {item.name: store.read(item.name, row, row + 1)[0] for item in store.spec.observations}
 
 
 def recorded_states(
