@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lwdctl.analysis import divergence
-from lwdctl.analysis.behavior import compose, summarize, trajectory_table
+from lwdctl.analysis.behavior import baseline_rules, compose, summarize, trajectory_table
 from lwdctl.analysis.sections import Findings
 from lwdctl.analysis.trajectories import (
     CONTACTS,
@@ -23,6 +23,7 @@ from lwdctl.core.errors import ArtifactError
 from lwdctl.core.progress import SilentProgress
 from lwdctl.core.records import ActionSpec, EnvSpec, Episode, ObservationSpec, SourceSpec
 from lwdctl.envs.simulator import BehaviorMeasure
+from lwdctl.evaluation.results import Estimate
 
 FEET = ("contact_bfoot", "contact_ffoot")
 SPEC = SourceSpec(
@@ -74,6 +75,18 @@ def test_as_many_trajectories_of_every_group():
     assert drawn[SOURCE] != draw_equally(groups, "fast", 1)[SOURCE]
 
 
+def test_the_papers_rule_is_the_mean_of_the_baseline_and_ours_the_end_of_its_interval():
+    def rules(value):
+        baseline = Estimate(0.1, 0.05, 0.2, 20)
+        divergences = {SOURCE_VS_SOURCE: baseline, "policy": replace(baseline, value=value)}
+        assert set(baseline_rules(divergences, SOURCE_VS_SOURCE).values()) == {None}
+        return baseline_rules(divergences, "policy")
+
+    assert rules(0.1) == {"below_baseline_mean": True, "within_baseline": True}
+    assert rules(0.15) == {"below_baseline_mean": False, "within_baseline": True}
+    assert rules(0.25) == {"below_baseline_mean": False, "within_baseline": False}
+
+
 def test_a_policy_that_behaves_alike_is_inside_and_another_is_not():
     trajectories = [
         *made(SOURCE, "fast", 40, (0.3, 0.6)),
@@ -90,6 +103,7 @@ def test_a_policy_that_behaves_alike_is_inside_and_another_is_not():
     summary = summarize([compared])["fast"]
     assert summary["alike"]["within_baseline"]
     assert not summary["other"]["within_baseline"]
+    assert not summary["other"]["below_baseline_mean"]
     assert summary["other"]["js"] == pytest.approx(np.log(2), abs=1e-3)
     assert set(summary[SOURCE_VS_SOURCE]) == {"js", "js_low", "js_high", "js_set_size"}
     assert compared.differences["other"]["contact_bfoot"].low > 0.4

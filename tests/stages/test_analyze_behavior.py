@@ -114,6 +114,7 @@ def test_the_source_is_compared_over_the_steps_of_the_evaluation(workspace: Work
         assert found["source"]["return_mean"] == 8.0
         assert found["mlp"]["js"] > found["lwd sampled"]["js"] > 0
         assert not found["mlp"]["within_baseline"]
+        assert not found["mlp"]["below_baseline_mean"]
     _, sections = read_sections(artifact.path)
     assert sum(bool(section.figure) for section in sections) == 3
     with artifact.payload("behavior.csv").open() as file:
