@@ -46,10 +46,12 @@ tests=${PIPESTATUS[0]}
 known=$(within 60 "$python" -m lwdctl bench --list --json) || exit 1
 chosen=()
 for row in $rows; do [[ $known == *"\"$row\":"* ]] && chosen+=("$row"); done
+rm -f "$out/bench.json"
 within 480 "$python" -m lwdctl bench "${chosen[@]}" --out "$out/bench.json" >"$out/table.txt" 2>"$out/bench.log"
 bench=$?
 # Where the time ran out, the rows that were measured until then are printed.
-[ $bench = 0 ] || "$python" -m lwdctl bench --show "$out/bench.json" >"$out/table.txt"
+[ $bench = 0 ] || [ ! -e "$out/bench.json" ] ||
+  "$python" -m lwdctl bench --show "$out/bench.json" >"$out/table.txt"
 cat "$out/table.txt"
 echo "tests ended with $tests, bench with $bench, after $SECONDS s"
 [ "$tests" = 0 ] && [ $bench = 0 ]
