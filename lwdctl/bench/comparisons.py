@@ -50,6 +50,9 @@ ROWS = Registry(
             "lwdctl.bench.training:matmul_share",
             "Matrix products of a VAE update, beside the products alone.",
         ),
+        "rollouts": Row(
+            "lwdctl.bench.rollouts:rollouts", "Rollouts in Metaworld, beside the bare simulators."
+        ),
         "draw": Row("lwdctl.bench.batched:draw", "Draw batches of snippets."),
         "scaling-length": Row(
             "lwdctl.bench.scaling:snippet_length", "VAE updates by snippet length."

@@ -105,7 +105,7 @@ def rollout(  # noqa: PLR0913 - the settings of a rollout, by keyword only
     try:
         with (progress or SilentProgress()).task("rollout", len(plans), "episode") as bar:
             # A batch takes minutes in some simulators: its steps show that it moves.
-            engine = _Engine(
+            engine = Engine(
                 policy,
                 environments,
                 num_envs,
@@ -157,7 +157,7 @@ def _solved(finished: Mapping[int, EpisodeResult]) -> int:
     return sum(item.success for item in finished.values())
 
 
-def _run_again(engine: _Engine, lost: Sequence[EpisodePlan], workers: int) -> list[EpisodeResult]:
+def _run_again(engine: Engine, lost: Sequence[EpisodePlan], workers: int) -> list[EpisodeResult]:
     """Run lost episodes once more, each in a worker of its own.
 
     The episodes that share a worker with the one that kills it are lost with it, which must not
@@ -180,15 +180,22 @@ def _batches(plans: Sequence[EpisodePlan], num_envs: int) -> Iterator[list[Episo
         yield list(batch.values())
 
 
-class _Engine:
-    """Runs batches of episodes; adds up wall time by part."""
+class Engine:
+    """Runs batches of episodes; adds up wall time by part.
+
+    Args:
+        policy: Holds state for `num_envs` environments.
+        environments: Where the episodes run.
+        num_envs: Number of environments.
+        report: Called after every step with the number of steps so far.
+    """
 
     def __init__(
         self,
         policy: BatchPolicy,
         environments: Environments | EnvironmentWorkers,
         num_envs: int,
-        report: Callable[[int], None],
+        report: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._policy, self._environments = policy, environments
         self._num_envs, self._report = num_envs, report
