@@ -464,6 +464,13 @@ class EvalConfig(RolloutConfig):
         minimum=0,
         maximum=1,
     )
+    temporal_ensemble: float | None = option(
+        None,
+        "Chunks of actions only: average what all chunks so far predict for a step, with weights"
+        " that fall by this rate from the oldest chunk to the newest; goes with a --horizon below"
+        " the chunk's steps (default: execute the newest chunk)",
+        minimum=0,
+    )
     latency: bool = option(
         False, "Time every policy alone on one episode: milliseconds per step and per re-plan"
     )

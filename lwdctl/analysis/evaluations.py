@@ -21,7 +21,7 @@ from lwdctl.evaluation.results import ALL_TASKS, Condition, ConditionResult, Res
 
 SUCCESS = "success"
 METHOD = "lwd"
-SETTINGS = ("sampler", "num_inference_steps", "warm_start", "snippet_length")
+SETTINGS = ("sampler", "num_inference_steps", "warm_start", "temporal_ensemble", "snippet_length")
 """What training seeds of one policy have in common."""
 
 
@@ -462,6 +462,9 @@ def _describe(run: Run, name: str) -> str:
         "sampler": row.sampler or "no sampler",
         "num_inference_steps": f"{row.num_inference_steps} denoising steps",
         "warm_start": f"warm start {row.warm_start:g}" if row.warm_start else "no warm start",
+        "temporal_ensemble": "newest chunk"
+        if row.temporal_ensemble is None
+        else f"temporal ensemble {row.temporal_ensemble:g}",
         "snippet_length": f"snippets of {row.snippet_length}",
         "evaluation": run.evaluation,
         "source": run.source,

@@ -21,7 +21,7 @@ from lwdctl.core.records import EnvSpec
 from lwdctl.core.seeding import EVALUATION_SEED_START
 from lwdctl.data.dataset import load_pandas
 from lwdctl.envs.table import Environment, environment_named
-from lwdctl.evaluation.cost import condition_cost
+from lwdctl.evaluation.cost import condition_cost, trained_condition
 from lwdctl.evaluation.episodes import EpisodeResult, plan_episodes
 from lwdctl.evaluation.results import Condition, ConditionResult, ResultRow, result_rows
 from lwdctl.evaluation.rollout import rollout
@@ -236,16 +236,7 @@ def _batch_policy(policy: Any, num_envs: int) -> BatchPolicy:
 def _condition(name: str, policy: Any, env: str, perturbation: float) -> Condition:
     if not isinstance(policy, LoadedPolicy):
         return Condition(name, "", env, perturbation=perturbation)
-    acting, trained = policy.acting, policy.trained
-    samples = trained.samples(acting)
-    return Condition(
-        name,
-        acting.latent if isinstance(trained, TrainedLwd) else "",
-        env,
-        snippet_length=trained.snippet_length,
-        horizon=trained.horizon(acting),
-        perturbation=perturbation,
-        sampler=acting.sampler if samples else "",
-        num_inference_steps=acting.num_inference_steps if samples else None,
-        warm_start=acting.warm_start if samples else 0.0,
+    latent = policy.acting.latent if isinstance(policy.trained, TrainedLwd) else ""
+    return trained_condition(
+        name, policy.trained, policy.acting, env, latent=latent, perturbation=perturbation
     )

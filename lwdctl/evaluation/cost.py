@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from lwdctl.evaluation.episodes import EpisodeResult
-from lwdctl.methods.method import ActingCost
+from lwdctl.evaluation.results import Condition
+from lwdctl.methods.method import Acting, ActingCost, TrainedPolicy
 
 
 def condition_cost(cost: ActingCost, episodes: Sequence[EpisodeResult]) -> dict[str, Any]:
@@ -42,3 +43,29 @@ def _replans(cost: ActingCost, episode: EpisodeResult) -> int:
     if cost.horizon == "episode":
         return min(1, episode.steps)
     return math.ceil(episode.steps / cost.horizon)
+
+
+def trained_condition(
+    name: str, trained: TrainedPolicy, acting: Acting, env: str, **given: Any
+) -> Condition:
+    """Return the condition of a trained policy.
+
+    Args:
+        name: What to call the policy.
+        trained: The policy.
+        acting: How it is run.
+        env: Name of the environment.
+        **given: Further attributes of the condition: `latent`, `train_seed`, `perturbation`.
+    """
+    samples = trained.samples(acting)
+    return Condition(
+        policy=name,
+        env=env,
+        snippet_length=trained.snippet_length,
+        horizon=trained.horizon(acting),
+        sampler=acting.sampler if samples else "",
+        num_inference_steps=acting.num_inference_steps if samples else None,
+        warm_start=acting.warm_start if samples else 0.0,
+        temporal_ensemble=acting.temporal_ensemble if trained.has_chunks else None,
+        **given,
+    )

@@ -107,6 +107,7 @@ class Condition:
         num_inference_steps: Denoising steps of a re-plan that starts from noise.
         warm_start: Fraction of the denoising steps that a re-plan runs from the previous latent or
             chunk, 0 where every re-plan starts from noise.
+        temporal_ensemble: Rate at which the weights of chunks fall where several are averaged.
     """
 
     policy: str
@@ -119,6 +120,7 @@ class Condition:
     sampler: str = ""
     num_inference_steps: int | None = None
     warm_start: float = 0.0
+    temporal_ensemble: float | None = None
 
 
 CostFunction = Callable[[Sequence[EpisodeResult]], Mapping[str, Any]]

@@ -40,6 +40,8 @@ class TrainedChunks(TrainedPolicy):
         name: What error messages call it.
     """
 
+    has_chunks = True
+
     def __init__(
         self,
         path: Path,
@@ -104,7 +106,8 @@ class TrainedChunks(TrainedPolicy):
             self._spec.history,
             warm_start=acting.warm_start,
         )
-        return ReplanningPolicy(ActionChunks(self.model, executed), source, executed)
+        plans = ActionChunks(self.model, executed, acting.temporal_ensemble)
+        return ReplanningPolicy(plans, source, executed)
 
     def cost(self, acting: Acting) -> ActingCost:
         """Count the FLOPs of its networks; a step of a chunk costs nothing."""

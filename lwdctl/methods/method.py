@@ -39,6 +39,9 @@ class Acting(Settings):
         num_inference_steps: Denoising steps per re-plan.
         warm_start: Fraction of the denoising steps to run when re-planning, starting from the
             re-noised previous latent or chunk; 0 always starts from pure noise.
+        temporal_ensemble: Chunks only: average what all chunks so far predict for a step, with
+            weights exp(-m i) where i counts from the oldest chunk and m is this number; None
+            executes the newest chunk.
 
     Raises:
         ConfigError: A value of a wrong type, an unknown name, or a number out of range.
@@ -49,6 +52,9 @@ class Acting(Settings):
     sampler: Sampler = option("ddim", "Denoising sampler")
     num_inference_steps: int = option(10, "Denoising steps per re-plan", minimum=1)
     warm_start: float = option(0.0, "Fraction of the denoising steps to run", minimum=0, maximum=1)
+    temporal_ensemble: float | None = option(
+        None, "Rate at which weights of chunks fall", minimum=0
+    )
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,7 @@ class TrainedPolicy(ABC):
         condition: What it is conditioned on beside observations: `"task"`, `"label"`.
         snippet_length: Steps that a plan was trained for, None for a policy without plans.
         device: Where its networks run.
+        has_chunks: Whether its plans are chunks of actions.
     """
 
     source: SourceSpec
@@ -104,6 +111,7 @@ class TrainedPolicy(ABC):
     condition: tuple[str, ...]
     snippet_length: int | None
     device: torch.device
+    has_chunks: ClassVar[bool] = False
 
     @property
     def model(self) -> Any:

@@ -141,12 +141,20 @@ class ActionChunks:
     Args:
         model: Turns latents into actions.
         horizon: Steps executed of every chunk.
+        ensemble: None executes the newest chunk. Otherwise a step's action is the mean of what all
+            chunks predict for it, with weights exp(-ensemble * i) where i counts from the oldest
+            chunk (Zhao et al. 2023, ACT: temporal ensembling).
     """
 
-    def __init__(self, model: ActionDiffusion | LatentChunks, horizon: int) -> None:
+    def __init__(
+        self,
+        model: ActionDiffusion | LatentChunks,
+        horizon: int,
+        ensemble: float | None = None,
+    ) -> None:
         if not 1 <= horizon <= model.spec.horizon:
             raise ValueError(f"horizon {horizon} does not lie in 1 to {model.spec.horizon}")
-        self._model, self._horizon = model, horizon
+        self._model, self._horizon, self._ensemble = model, horizon, ensemble
         self.observation_keys = model.spec.observation_keys
         self.latent_size = model.spec.latent_size
         self.device = model.diffusion.latent.mean.device
@@ -156,6 +164,9 @@ class ActionChunks:
         spec = self._model.spec
         # On the host: a step then needs nothing of the device.
         self._chunks = np.zeros((num_envs, spec.horizon, spec.action_size), dtype=np.float32)
+        # Per step of the newest chunk: how many chunks reach it, and the sum of their weights.
+        self._reach = np.zeros((num_envs, spec.horizon, 1), dtype=np.float32)
+        self._weight = np.zeros_like(self._reach)
         state_size = spec.history * spec.observation_size
         self._states = torch.zeros(num_envs, state_size, device=self.device)
 
@@ -163,7 +174,8 @@ class ActionChunks:
         """Decode the chunks (env, time, action) of the environments that are due."""
         chosen = upload(due, self.device).unsqueeze(1)
         self._states = torch.where(chosen, state, self._states)
-        self._chunks[due] = download(self._model.actions(latents, state))[due]
+        chunks = download(self._model.actions(latents, state))[due]
+        self._chunks[due] = chunks if self._ensemble is None else self._mean(chunks, due)
 
     def act(self, observations: FloatArray, age: IntArray, rows: slice) -> FloatArray:
         """Return the next action of every chunk; ended episodes repeat their last one."""
@@ -172,6 +184,19 @@ class ActionChunks:
             np.arange(len(age)), np.minimum(age, self._horizon - 1)
         ]
         return actions
+
+    def _mean(self, chunks: FloatArray, due: BoolArray) -> FloatArray:
+        """Return the means (env, time, action) of new chunks with what earlier ones say."""
+        assert self._ensemble is not None
+        left = self._chunks.shape[1] - self._horizon
+        earlier, reach, weight = (
+            np.pad(part[due, self._horizon :], ((0, 0), (0, len(chunks[0]) - left), (0, 0)))
+            for part in (self._chunks, self._reach, self._weight)
+        )
+        own = np.exp(-self._ensemble * reach)
+        self._reach[due], self._weight[due] = reach + 1, weight + own
+        mean: FloatArray = (weight * earlier + own * chunks) / (weight + own)
+        return mean
 
     def continued(self, latents: Tensor, state: Tensor) -> Tensor:
         """Return what the last chunks still hold, as chunks that begin now.

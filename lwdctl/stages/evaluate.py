@@ -23,7 +23,7 @@ from lwdctl.core.errors import ConfigError, SimulatorError
 from lwdctl.core.seeding import EVALUATION_SEED_START
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.evaluation.checks import check_compatible, check_video
-from lwdctl.evaluation.cost import condition_cost
+from lwdctl.evaluation.cost import condition_cost, trained_condition
 from lwdctl.evaluation.episodes import EpisodeResult, plan_demonstrations, plan_episodes
 from lwdctl.evaluation.latency import time_policy
 from lwdctl.evaluation.results import Condition, ConditionResult, result_rows
@@ -124,6 +124,7 @@ class _Evaluation:
             config.sampler,
             config.num_inference_steps,
             config.warm_start,
+            config.temporal_ensemble,
         )
 
     def check(self) -> None:
@@ -224,19 +225,14 @@ class _Evaluation:
         )
 
     def _row_condition(self, condition: PlannedCondition) -> Condition:
-        config, policy, acting = self.config, self._open(condition), self._acting(condition)
-        samples = policy.samples(acting)
-        return Condition(
-            policy=condition.policy,
+        return trained_condition(
+            condition.policy,
+            self._open(condition),
+            self._acting(condition),
+            self.data.spec.env.adapter,
             latent=condition.latent,
-            env=self.data.spec.env.adapter,
             train_seed=condition.train_seed,
-            snippet_length=policy.snippet_length,
-            horizon=policy.horizon(acting),
             perturbation=condition.perturbation,
-            sampler=config.sampler if samples else "",
-            num_inference_steps=config.num_inference_steps if samples else None,
-            warm_start=config.warm_start if samples else 0.0,
         )
 
     def _source_returns(self, episodes: Sequence[EpisodeResult]) -> dict[int, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -193,3 +194,45 @@ def test_the_actions_of_an_environment_do_not_depend_on_its_neighbors(
     policy.reset([replace(plans(1)[0], seed=100_777), None])
     other = policy.act(observe(0, 2), np.array([True, False]))[0]
     assert not np.array_equal(alone[0], other)
+
+
+def test_the_ensemble_is_the_weighted_mean_of_all_chunks_that_reach_a_step() -> None:
+    """Against the definition: every chunk is kept, and its weight is exp(-m i), oldest first."""
+    rng = np.random.default_rng(0)
+    horizon, rate, envs, length = 2, 0.3, 3, 5
+    drawn = rng.normal(size=(6, envs, length, 2)).astype(np.float32)
+
+    class Model:
+        spec = SimpleNamespace(
+            horizon=length, action_size=2, history=1, observation_size=1, latent_size=1,
+            observation_keys=("a",),
+        )  # fmt: skip
+        diffusion = SimpleNamespace(latent=SimpleNamespace(mean=torch.zeros(1)))
+        calls = 0
+
+        def actions(self, latents: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            return torch.from_numpy(drawn[self.calls - 1])
+
+    plans = ActionChunks(Model(), horizon, rate)
+    plans.reset(envs)
+    begun = np.zeros((6, envs), dtype=int)
+    known: list[list[int]] = [[] for _ in range(envs)]
+    # The last environment begins two steps later, as after a restart.
+    for step in range(10):
+        due = np.array([step % horizon == 0] * 2 + [step >= 2 and step % horizon == 0])
+        if due.any():
+            number = plans._model.calls
+            for env in np.flatnonzero(due):
+                known[env].append(number)
+                begun[number, env] = step
+            plans.replace(torch.zeros(envs, 1), torch.zeros(envs, 1), due)
+        age = np.full(envs, step % horizon)
+        found = plans.act(np.zeros((envs, 1), np.float32), age, slice(0, envs))
+        for env in range(envs):
+            covering = [n for n in known[env] if step - begun[n, env] < length]
+            if covering:
+                weights = np.exp(-rate * np.arange(len(covering)))
+                values = [drawn[n, env, step - begun[n, env]] for n in covering]
+                expected = np.average(values, axis=0, weights=weights)
+                np.testing.assert_allclose(found[env], expected, rtol=1e-5)
