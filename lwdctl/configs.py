@@ -211,8 +211,9 @@ class VaeConfig(TrainingConfig):
     )
     observation_noise: float = option(
         0.0,
-        "Largest standard deviation of noise on the policy's normalized observations (with"
-        " relative targets: on the robot's own position), so that it learns to return to its path",
+        "Size of the noise on the policy's normalized observations (with relative targets: on the"
+        " robot's own position), so that it learns to return to its path; its standard deviation"
+        " is drawn per snippet, between 0 and the square root of 2 times this",
         minimum=0,
     )
     batch_size: int = option(64, "Snippets per training step", minimum=1)
@@ -302,8 +303,9 @@ class BaselineConfig(Settings):
     )
     observation_noise: float = option(
         0.0,
-        "Unit of the noise on the observations in training, in normalized units (mlp and ldp:"
-        " standard deviations; dp: half ranges); it is at most the square root of 2 times this.",
+        "Size of the noise on the observations in training, in normalized units (mlp and ldp:"
+        " standard deviations; dp: half ranges); its standard deviation is drawn per snippet,"
+        " between 0 and the square root of 2 times this",
         minimum=0,
     )
     time_input: bool = option(False, "mlp: give it the elapsed fraction of the episode as an input")
@@ -438,9 +440,9 @@ class EvalConfig(RolloutConfig):
     latent: tuple[LatentName, ...] = option(
         ("sampled", "oracle", "shuffled", "mean"),
         "Where LWD's latents come from. sampled: the diffusion model; oracle: encoded from the"
-        " demonstration whose initial state is restored (upper bound of sampling); random: any"
+        " demonstration whose initial state is restored (the autoencoder alone); random: any"
         " recorded one of the same task and behavior; shuffled: one of another task or behavior;"
-        " mean: the mean of all (what a single policy achieves)",
+        " mean: the mean of all, one policy for every episode",
     )
     oracle_split: Split = option("all", "Split of the demonstrations that 'oracle' restores")
     episodes: int = option(

@@ -93,7 +93,7 @@ def noisy_observations(
         observations: Environment units.
         scale: (obs,), scale of the normalized observations.
         spec: What actions are relative to.
-        size: Unit of the noise, in normalized observations.
+        size: Size of the noise, in units of normalized observations.
         generator: Source of the noise, of the observations' device.
     """
     noise = normal_like(observations, generator) + normal_like(observations[:, :1], generator)

@@ -238,8 +238,8 @@ class PolicyVae(nn.Module):
             label: Ignored.
             generator: Source of the posterior noise and of the drawn steps.
             loss_steps: Reconstruct this many steps drawn per snippet; None takes all.
-            observation_noise: Largest standard deviation of the noise on the policy's normalized
-                observations; see `noisy_observations`.
+            observation_noise: Size of the noise on the policy's normalized observations; see
+                `noisy_observations`.
         """
         del task, label
         mean, log_variance = self.encode(batch)

@@ -114,7 +114,7 @@ class SampledLatents(LatentSource):
 
 @dataclass
 class OracleLatents(LatentSource):
-    """The encoded snippets of the demonstration itself: separates the VAE from the diffusion."""
+    """The encoded snippets of the demonstration itself: the VAE without the diffusion model."""
 
     model: PolicyVae
     batches: SnippetBatches
@@ -201,7 +201,12 @@ def _some(rows: npt.NDArray[np.intp], plan: EpisodePlan) -> npt.NDArray[np.intp]
 
 @dataclass
 class MeanLatents(LatentSource):
-    """The mean of all encoded latents, which says nothing about the episode."""
+    """The mean of all encoded latents, which says nothing about the episode.
+
+    The mean may lie where no latent does: that it fails does not show that latents carry behavior,
+    and that it succeeds does not show that the policy ignores them. A policy without latents is
+    the MLP of `train-baseline`.
+    """
 
     mean: npt.NDArray[np.float32]
 
