@@ -54,6 +54,7 @@ ROWS = Registry(
             "lwdctl.bench.rollouts:rollouts", "Rollouts in Metaworld, beside the bare simulators."
         ),
         "draw": Row("lwdctl.bench.batched:draw", "Draw batches of snippets."),
+        "sampling": Row("lwdctl.bench.sampling:sampling", "Sampling of latents, DDIM 10."),
         "scaling-length": Row(
             "lwdctl.bench.scaling:snippet_length", "VAE updates by snippet length."
         ),

@@ -1,32 +1,29 @@
 """Diffusion over latents, conditioned on state, task and label (paper section 3.3).
 
-Schedulers are diffusers', with clipping and thresholding switched off, because latents are not
-images. Training and sampling work on normalized latents. What has a known range (the actions of
-Diffusion Policy) is clipped here.
+Training and sampling work on normalized latents. What has a known range (the actions of Diffusion
+Policy) is clipped while sampling.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lwdctl.artifacts.artifact import Artifact
-from lwdctl.configs import Sampler
 from lwdctl.core.errors import ConfigError
-from lwdctl.core.suggest import did_you_mean
 from lwdctl.models import ddim
-from lwdctl.models.denoiser import DenoiserSpec
+from lwdctl.models.cuda_graphs import CudaGraphCache
+from lwdctl.models.denoiser import Denoiser, DenoiserSpec
 from lwdctl.models.files import Spec, check_custom, load_spec, load_weights
 from lwdctl.models.normalizer import Normalizer, join_condition, normal_like
+from lwdctl.models.samplers import SamplingStep, denoise, sampling_steps, training_schedule
 
-SAMPLERS = get_args(Sampler)
 SMALLEST_SIGNAL = 0.05
 
 
@@ -74,6 +71,7 @@ class LatentDiffusion(nn.Module):
             CPU.
         signal: (timestep,), factor of the clean latent in the noisy one.
         noise_std: (timestep,), standard deviation of the noise in it.
+        graphs: CUDA graphs of sampling; set its `mode` to `"off"` to sample eagerly on CUDA.
 
     Raises:
         ConfigError: A denoiser is missing or too many, or does not fit its layout.
@@ -92,6 +90,7 @@ class LatentDiffusion(nn.Module):
         self.alphas_cumprod = alphas = training_schedule(spec.num_train_timesteps)
         self.register_buffer("signal", alphas**0.5, persistent=False)
         self.register_buffer("noise_std", (1.0 - alphas) ** 0.5, persistent=False)
+        self.graphs = CudaGraphCache()
 
     @classmethod
     def load(cls, directory: Path, denoiser: nn.Module | None = None) -> LatentDiffusion:
@@ -146,15 +145,6 @@ class LatentDiffusion(nn.Module):
         error: Tensor = (predicted.float() - target).square() * weight
         return error.sum() / weight.sum().clamp(min=1.0)
 
-    def _clean(self, predicted: Tensor, noisy: Tensor, timestep: int) -> Tensor:
-        alpha = self.alphas_cumprod[timestep]
-        signal, std = float(alpha.sqrt()), float((1.0 - alpha).sqrt())
-        clean: Tensor = ddim.clean_sample(predicted, noisy, self.spec.prediction, signal, std)
-        return clean
-
-    def _clip(self, clean: Tensor) -> Tensor:
-        return clean.clamp(-self.spec.clip, self.spec.clip)
-
     @torch.no_grad()
     def sample(
         self,
@@ -180,35 +170,79 @@ class LatentDiffusion(nn.Module):
         Returns:
             (batch, latent), in the encoder's units.
         """
-        size = self.spec.denoiser.latent_size
-        rows = [torch.randn(size, generator=generator) for generator in generators]
-        latent = torch.stack(rows).to(condition.device)
-        timesteps = inference_timesteps(self.spec, steps)
-        alphas: Any = self.alphas_cumprod
+        spec, device = self.spec, condition.device
+        timesteps = inference_timesteps(spec, steps)
         if start is not None:
             timesteps = truncate_schedule(timesteps, fraction)
-            signal, std = ddim.coefficients(float(alphas[timesteps[0]]))
+        table = sampling_steps(
+            sampler, spec.num_train_timesteps, tuple(timesteps), clipped=bool(spec.clip)
+        )
+        draws = 1 + sum(step.noise is not None for step in table)
+        noise = draw_noise(generators, draws, spec.denoiser.latent_size, device)
+        inputs = [noise, condition] if start is None else [noise, condition, start]
+        if device.type != "cuda":
+            return self.denoise(table, torch.tensor(timesteps, device=device), *inputs)
+        run = partial(self.denoise, table, _uploaded(tuple(timesteps), device))
+        return self.graphs.run(self, table, run, inputs)
+
+    def denoise(
+        self,
+        steps: Sequence[SamplingStep],
+        timesteps: Tensor,
+        noise: Tensor,
+        condition: Tensor,
+        start: Tensor | None = None,
+    ) -> Tensor:
+        """Sample with noise that is given; nothing in it needs the host.
+
+        Args:
+            steps: What to compute.
+            timesteps: (step,), their timesteps on the model's device.
+            noise: (draw, batch, latent): what to start from, then a draw for every step that adds
+                noise.
+            condition: (batch, condition).
+            start: Latents (batch, latent) to start from; see `sample`.
+
+        Returns:
+            (batch, latent), in the encoder's units.
+        """
+        latent, network = noise[0], self.denoiser
+        if start is not None:
+            signal, std = ddim.coefficients(float(self.alphas_cumprod[steps[0].timestep]))
             latent = signal * self.latent.normalize(start) + std * latent
+        contexts: Iterable[Any]
+        predict: Callable[[Tensor, Any], Tensor]
+        if isinstance(network, Denoiser):
+            predict, contexts = network.predict, network.contexts(timesteps, condition)
+        else:
+            rows = len(condition)
 
-        def denoise(noisy: Tensor, timestep: Tensor) -> Tensor:
-            predicted: Tensor = self.denoiser(noisy, timestep.expand(len(noisy)), condition)
-            return predicted
+            def predict(noisy: Tensor, step: Tensor) -> Tensor:
+                predicted: Tensor = network(noisy, step.expand(rows), condition)
+                return predicted
 
-        def predict_clean(noisy: Tensor, timestep: int) -> Tensor:
-            number = torch.tensor(timestep, device=noisy.device)
-            return self._clean(denoise(noisy, number), noisy, timestep)
-
-        if self.spec.clip and sampler == "ddim":
-            latent = ddim.sample(predict_clean, latent, timesteps, alphas, self._clip)
-            return self.latent.restore(latent)
-        schedule = sampling_schedule(sampler, self.spec, timesteps, condition.device)
-        noise = {"generator": list(generators)} if sampler == "ddpm" else {}
-        for timestep in schedule.timesteps:
-            predicted = denoise(latent, timestep)
-            if self.spec.clip:
-                predicted = self._clip(self._clean(predicted, latent, int(timestep)))
-            latent = schedule.step(predicted, timestep, latent, **noise).prev_sample
+            contexts = timesteps
+        latent = denoise(
+            predict, contexts, steps, self.spec.prediction, latent, noise[1:], self.spec.clip
+        )
         return self.latent.restore(latent)
+
+
+def draw_noise(
+    generators: Sequence[torch.Generator], draws: int, size: int, device: torch.device
+) -> Tensor:
+    """Return standard normal noise (draw, row, size), row by row from the rows' CPU generators."""
+    # A copy from pinned memory does not wait for what the device does.
+    noise = torch.empty(draws, len(generators), size, pin_memory=device.type == "cuda")
+    for draw in noise:
+        for row, generator in zip(draw, generators, strict=True):
+            row.normal_(generator=generator)
+    return noise.to(device, non_blocking=True)
+
+
+@lru_cache(maxsize=64)
+def _uploaded(timesteps: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.tensor(timesteps, device=device)
 
 
 def load_diffusion(
@@ -244,8 +278,7 @@ def inference_timesteps(spec: DiffusionSpec, steps: int) -> list[int]:
     """
     last = spec.num_train_timesteps
     if spec.prediction == "epsilon" and not spec.clip:
-        signal = training_schedule(last).sqrt()
-        last = max(1, int((signal >= SMALLEST_SIGNAL).sum()))
+        last = _with_signal(last)
     places = torch.linspace(last, 0, min(steps, last) + 1, dtype=torch.float64)[:-1]
     return [int(place) - 1 for place in places.round()]
 
@@ -255,64 +288,7 @@ def truncate_schedule(timesteps: Sequence[int], fraction: float) -> list[int]:
     return list(timesteps[-max(1, round(fraction * len(timesteps))) :])
 
 
-def sampling_schedule(
-    sampler: str, spec: DiffusionSpec, timesteps: Sequence[int], device: torch.device
-) -> Any:
-    """Return diffusers' scheduler for a sampler, with its inference timesteps set.
-
-    `"ddim"` without clipping is the first-order DPM-Solver++, which is the same map as DDIM
-    without noise (Lu et al. 2022, section 4); diffusers' own DDIM assumes that the number of
-    inference steps divides the number of training timesteps.
-
-    Raises:
-        ConfigError: No sampler has that name.
-    """
-    if sampler not in SAMPLERS:
-        raise ConfigError(f"no sampler is called '{sampler}'", did_you_mean(sampler, SAMPLERS))
-    if spec.clip:  # the scheduler is given the clipped clean sample instead of the prediction
-        spec = replace(spec, prediction="sample")
-    if sampler == "ddpm":
-        from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-
-        schedule: Any = DDPMScheduler(
-            **_shared(spec), clip_sample=False, thresholding=False, variance_type="fixed_small"
-        )
-    else:
-        from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
-
-        schedule = DPMSolverMultistepScheduler(
-            **_shared(spec),
-            algorithm_type="dpmsolver++",
-            solver_order=1 if sampler == "ddim" else 2,
-            solver_type="midpoint",
-            thresholding=False,
-            lower_order_final=True,
-            euler_at_final=False,
-            final_sigmas_type="zero",
-        )
-    schedule.set_timesteps(timesteps=list(timesteps), device=device)
-    return schedule
-
-
-def training_schedule(num_train_timesteps: int) -> Tensor:
-    """Return the squared-cosine schedule (Nichol and Dhariwal 2021): `alphas_cumprod` (timestep,).
-
-    It is `"squaredcos_cap_v2"` of diffusers to the last bit; training needs no other part of
-    diffusers, whose import takes longer than that of torch.
-    """
-
-    def signal(time: float) -> float:
-        return math.cos((time + 0.008) / 1.008 * math.pi / 2) ** 2
-
-    times = [step / num_train_timesteps for step in range(num_train_timesteps + 1)]
-    betas = [min(1 - signal(end) / signal(start), 0.999) for start, end in pairwise(times)]
-    return torch.cumprod(1.0 - torch.tensor(betas, dtype=torch.float32), dim=0)
-
-
-def _shared(spec: DiffusionSpec) -> dict[str, Any]:
-    return {
-        "num_train_timesteps": spec.num_train_timesteps,
-        "beta_schedule": "squaredcos_cap_v2",
-        "prediction_type": spec.prediction,
-        "rescale_betas_zero_snr": False,
-    }
+@lru_cache
+def _with_signal(num_train_timesteps: int) -> int:
+    signal = training_schedule(num_train_timesteps).sqrt()
+    return max(1, int((signal >= SMALLEST_SIGNAL).sum()))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lwdctl.models.denoiser import DenoiserSpec, StepEmbedding
+from lwdctl.models.denoiser import Denoiser, DenoiserSpec, StepEmbedding, in_parts
 
 INITIAL_STD = 0.02
 
@@ -98,12 +98,23 @@ class ConditionalTransformer(nn.Module):
         The step embedding is (batch, step_embedding), the observations (batch, token, component),
         oldest first.
         """
-        tokens = self.step(step).unsqueeze(1)
+        return self.denoise(sequence, self.memory(step, observations))
+
+    def memory(self, step: Tensor, observations: Tensor, rows: int | None = None) -> Tensor:
+        """Return the encoded condition tokens (batch, 1 + token, width).
+
+        With `rows`, the numbers are those of batches of that many rows; see `in_parts`.
+        """
+        tokens = in_parts(self.step, step, rows).unsqueeze(1)
         if self.observe is not None:
-            tokens = torch.cat([tokens, self.observe(observations)], dim=1)
+            tokens = torch.cat([tokens, in_parts(self.observe, observations, rows)], dim=1)
+        return in_parts(self.remember, tokens + self.memory_position, rows)
+
+    def denoise(self, sequence: Tensor, memory: Tensor) -> Tensor:
+        """Denoise a sequence (batch, time, channel) with what `memory` returned."""
         hidden = self.decoder(
             self.enter(sequence) + self.position,
-            self.remember(tokens + self.memory_position),
+            memory,
             tgt_mask=self.mask,
             memory_mask=self.memory_mask,
             tgt_is_causal=self.mask is not None,  # otherwise torch compares the mask on the host
@@ -120,7 +131,7 @@ def _initialize(module: nn.Module) -> None:
         nn.init.zeros_(module.in_proj_bias)
 
 
-class LatentTransformer(nn.Module):
+class LatentTransformer(Denoiser):
     """The transformer of Diffusion Policy over a latent laid out as (length, channels)."""
 
     uses_layout = True
@@ -141,14 +152,19 @@ class LatentTransformer(nn.Module):
             causal=spec.causal,
         )
 
-    def forward(self, latent: Tensor, step: Tensor, condition: Tensor) -> Tensor:
-        """Return the prediction (batch, latent)."""
-        sequence = latent.view(-1, *self.layout)
+    def context(
+        self, step: Tensor, condition: Tensor, rows: int | None = None
+    ) -> tuple[Tensor, ...]:
+        """Return the memory (batch, 1 + token, width) that the sequence attends to."""
         own = condition.shape[1] - self.shared
         tokens = condition.new_zeros(len(condition), 0, 0)
         if self.tokens:
             parts = condition[:, :own].reshape(len(condition), self.tokens, own // self.tokens)
             shared = condition[:, None, own:].expand(-1, self.tokens, -1)
             tokens = torch.cat([parts, shared], dim=2)
-        output = self.network(sequence, self.embedding(step), tokens)
-        return output.flatten(1)  # type: ignore[no-any-return]
+        return (self.network.memory(self.embedding(step), tokens, rows),)
+
+    def predict(self, latent: Tensor, context: tuple[Tensor, ...]) -> Tensor:
+        """Return the prediction (batch, latent)."""
+        (memory,) = context
+        return self.network.denoise(latent.view(-1, *self.layout), memory).flatten(1)

@@ -7,13 +7,14 @@ number of parameters equals the published network's at every size of the paper's
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from lwdctl.core.errors import ConfigError
-from lwdctl.models.denoiser import DenoiserSpec, StepEmbedding
+from lwdctl.models.denoiser import Denoiser, DenoiserSpec, StepEmbedding, in_parts
 
 GROUPS = 8
 KERNEL = 5
@@ -50,7 +51,7 @@ def _convolution(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class FilmResidual(nn.Module):
-    """Two convolutions with the condition's scale and shift between them."""
+    """Two convolutions with a scale and a shift between them, `film` of the context."""
 
     def __init__(self, inputs: int, outputs: int, condition: int) -> None:
         super().__init__()
@@ -59,9 +60,9 @@ class FilmResidual(nn.Module):
         self.film = nn.Sequential(nn.Mish(), nn.Linear(condition, 2 * outputs))
         self.skip = nn.Conv1d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
-    def forward(self, sequence: Tensor, condition: Tensor) -> Tensor:
-        """Map (batch, channel, time) to (batch, outputs, time)."""
-        scale, shift = self.film(condition).unsqueeze(-1).chunk(2, dim=1)
+    def forward(self, sequence: Tensor, film: Tensor) -> Tensor:
+        """Map (batch, channel, time) to (batch, outputs, time), with film (batch, 2 * outputs)."""
+        scale, shift = film.unsqueeze(-1).chunk(2, dim=1)
         hidden = scale * self.first(sequence) + shift
         return self.second(hidden) + self.skip(sequence)  # type: ignore[no-any-return]
 
@@ -97,26 +98,38 @@ class ConditionalUnet1d(nn.Module):
 
         The step embedding is (batch, step_embedding), the condition (batch, condition).
         """
-        context = torch.cat([self.step(step), condition], dim=1)
-        hidden, skipped = sequence, []
+        return self.denoise(sequence, self.films(step, condition))
+
+    def films(self, step: Tensor, condition: Tensor, rows: int | None = None) -> tuple[Tensor, ...]:
+        """Return scales and shifts (batch, 2 * outputs) of every block, in order.
+
+        With `rows`, the numbers are those of batches of that many rows; see `in_parts`.
+        """
+        context = torch.cat([in_parts(self.step, step, rows), condition], dim=1)
+        blocks = [block for pair in (*self.down, self.middle, *self.up) for block in pair]
+        return tuple(in_parts(block.film, context, rows) for block in blocks)
+
+    def denoise(self, sequence: Tensor, films: tuple[Tensor, ...]) -> Tensor:
+        """Denoise a sequence (batch, channel, time) with what `films` returned."""
+        film, skipped, hidden = iter(films), [], sequence
         for number, pair in enumerate(self.down):
-            hidden = _through(pair, hidden, context)
+            hidden = _through(pair, hidden, film)
             skipped.append(hidden)
             if number < len(self.shrink):
                 hidden = self.shrink[number](hidden)
-        hidden = _through(self.middle, hidden, context)
+        hidden = _through(self.middle, hidden, film)
         for pair, grow in zip(self.up, self.grow, strict=True):
-            hidden = grow(_through(pair, torch.cat([hidden, skipped.pop()], dim=1), context))
+            hidden = grow(_through(pair, torch.cat([hidden, skipped.pop()], dim=1), film))
         return self.leave(hidden)  # type: ignore[no-any-return]
 
 
-def _through(pair: nn.Module, hidden: Tensor, context: Tensor) -> Tensor:
+def _through(pair: nn.Module, hidden: Tensor, film: Iterator[Tensor]) -> Tensor:
     for block in pair.children():
-        hidden = block(hidden, context)
+        hidden = block(hidden, next(film))
     return hidden
 
 
-class LatentUnet(nn.Module):
+class LatentUnet(Denoiser):
     """The U-Net of Diffusion Policy over a latent laid out as (length, channels)."""
 
     uses_layout = True
@@ -136,9 +149,14 @@ class LatentUnet(nn.Module):
         self.embedding = StepEmbedding(size.step_embedding)
         self.network = ConditionalUnet1d(spec.layout[1], spec.condition_size, size)
 
-    def forward(self, latent: Tensor, step: Tensor, condition: Tensor) -> Tensor:
+    def context(
+        self, step: Tensor, condition: Tensor, rows: int | None = None
+    ) -> tuple[Tensor, ...]:
+        """Return scales and shifts of every block; see `ConditionalUnet1d.films`."""
+        return self.network.films(self.embedding(step), condition, rows)
+
+    def predict(self, latent: Tensor, context: tuple[Tensor, ...]) -> Tensor:
         """Return the prediction (batch, latent)."""
         length, channels = self.layout
         sequence = latent.view(-1, length, channels).transpose(1, 2)
-        output = self.network(sequence, self.embedding(step), condition)
-        return output.transpose(1, 2).flatten(1)  # type: ignore[no-any-return]
+        return self.network.denoise(sequence, context).transpose(1, 2).flatten(1)

@@ -11,18 +11,16 @@ import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
+from lwdctl.bench.sampling import scheduler_of
 from lwdctl.configs import Prediction
-from lwdctl.core.errors import ConfigError
 from lwdctl.models.denoiser import DenoiserSpec
 from lwdctl.models.diffusion import (
-    SAMPLERS,
     DiffusionSpec,
     LatentDiffusion,
     inference_timesteps,
-    sampling_schedule,
-    training_schedule,
     truncate_schedule,
 )
+from lwdctl.models.samplers import SAMPLERS
 
 LATENT = 8
 PREDICTIONS = get_args(Prediction)
@@ -56,12 +54,6 @@ def train(prediction: str) -> LatentDiffusion:
         loss.backward()
         optimizer.step()
     return model.eval()
-
-
-@pytest.mark.parametrize("count", [1, 7, 50, 100, 1000])
-def test_the_schedule_is_that_of_diffusers(count: int) -> None:
-    theirs = DDPMScheduler(count, beta_schedule="squaredcos_cap_v2").alphas_cumprod
-    assert torch.equal(training_schedule(count), theirs)
 
 
 @pytest.fixture(scope="module", params=PREDICTIONS)
@@ -203,7 +195,7 @@ def test_a_warm_start_is_noised_as_the_schedulers_do(prediction: str) -> None:
     visited = truncate_schedule(inference_timesteps(model.spec, 10), 0.5)
     step = torch.tensor(visited[:1])
     for sampler in SAMPLERS:
-        schedule = sampling_schedule(sampler, model.spec, visited, torch.device("cpu"))
+        schedule = scheduler_of(sampler, model.spec, visited, torch.device("cpu"))
         expected = schedule.add_noise(clean, noise, step)
         torch.testing.assert_close(denoiser.seen[0], expected, rtol=1e-5, atol=1e-5)
 
@@ -305,9 +297,3 @@ def test_clipped_ddim_is_the_library_s_own(prediction: str, steps: int) -> None:
             predicted = model.denoiser(sample, step.expand(2), condition)
             sample = schedule.step(predicted, step, sample).prev_sample
     torch.testing.assert_close(ours, sample, rtol=1e-3, atol=1e-3)
-
-
-def test_an_unknown_sampler_is_named() -> None:
-    with pytest.raises(ConfigError, match="no sampler is called 'dimm'") as caught:
-        sampling_schedule("dimm", spec_of("sample"), [1], torch.device("cpu"))
-    assert caught.value.hint == "did you mean 'ddim'?"

@@ -14,7 +14,8 @@ from lwdctl.models import DENOISERS, generated
 from lwdctl.models.behavior_cloning import ClonedPolicy, ClonedSpec
 from lwdctl.models.chunks import ActionDiffusion, ChunkSpec, LatentChunks
 from lwdctl.models.denoiser import DenoiserSpec
-from lwdctl.models.diffusion import SAMPLERS, DiffusionSpec, LatentDiffusion
+from lwdctl.models.diffusion import DiffusionSpec, LatentDiffusion
+from lwdctl.models.samplers import SAMPLERS
 from lwdctl.models.vae import PolicyVae, VaeSpec
 
 # Annotations below use these sizes as numbers.

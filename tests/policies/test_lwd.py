@@ -171,7 +171,9 @@ def test_a_warm_start_calls_the_denoiser_less_after_the_first_replan(
     diffusion: LatentDiffusion, warm_start: float, later: int
 ) -> None:
     steps: list[int] = []
-    note = diffusion.denoiser.register_forward_pre_hook(lambda _, given: steps.append(len(given)))
+    note = diffusion.denoiser.leave.register_forward_pre_hook(
+        lambda _, given: steps.append(len(given))
+    )
     try:
         run(diffusion, warm_start, 7)  # re-plans at steps 0, 2, 4 and 6
     finally:
