@@ -93,7 +93,7 @@ def analyze_behavior(
 
 def _named(runs: Sequence[Run]) -> dict[str, Run]:
     """Name every run by policy and latent, and by the conditions in which runs differ."""
-    rows = [run.row for run in runs]
+    rows = [run.overall for run in runs]
     horizons = {row.horizon for row in rows} - {None}
     seeds = {row.train_seed for row in rows} - {None}
     perturbations = {row.perturbation for row in rows}

@@ -222,7 +222,7 @@ class Comparison:
 
 
 def compare(
-    results: Sequence[Run | ConditionResult],
+    results: Sequence[ConditionResult],
     against: str | None = None,
     metric: str | None = None,
     progress: Progress | None = None,
@@ -269,7 +269,7 @@ def compare(
     successes = holm([test.success_p for test in tests])
     scores = holm([test.score_p for test in tests])
     return Comparison(
-        env=runs[0].row.env,
+        env=runs[0].overall.env,
         metric=metric,
         against=reference.label,
         results=tuple(rows),

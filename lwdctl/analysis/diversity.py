@@ -24,7 +24,7 @@ from lwdctl.core.seeding import generator
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.evaluation.results import Estimate
 from lwdctl.evaluation.snippet_episodes import plan_snippets, recorded_states
-from lwdctl.evaluation.traced import TracedEpisodes, check_environment, count_lost, pad, trace
+from lwdctl.evaluation.traced import check_environment, count_lost, pad, trace
 from lwdctl.methods.lwd import SAMPLED, TrainedLwd
 from lwdctl.methods.method import Acting
 
@@ -102,34 +102,72 @@ class Demonstrations:
     left_out: int = 0
 
 
-@dataclass(frozen=True)
 class DiversityRuns:
-    """Everything that was run.
+    """Policies run from recorded initial states, and the demonstrations from the same states.
 
     Attributes:
-        config: Settings.
-        demonstrations: Those of the task, which define the modes.
-        chosen: (start,) index of the demonstration with that initial state among them.
+        chosen: (start,) index of the demonstration with that initial state among those of the task.
         demonstrated: (start, time, obs) its states, normalized and padded with the last state.
-        components: (obs,) name of each component.
         ended: Number of chosen demonstrations that ended before the last step.
-        modes: Classifies modes.
         states: Latent source to the states (start, draw, time, obs) that its policies reached,
             normalized and padded; NaN where an episode was lost to a simulator error.
+        lost: Latent source to the number of those episodes.
+        components: (obs,) name of each component.
         horizon: Steps executed per re-plan, or `"episode"`.
-        condition: What the diffusion model is conditioned on beside observations.
+
+    Raises:
+        ConfigError: The data has no environment, no such task, or too few demonstrations.
+        ArtifactError: A demonstration's initial state cannot be restored.
     """
 
-    config: AnalyzeDiversityConfig
-    demonstrations: Demonstrations
-    chosen: Index
-    demonstrated: Values
-    components: tuple[str, ...]
-    ended: int
-    modes: Modes
-    states: Mapping[str, Values]
-    horizon: int | str
-    condition: tuple[str, ...]
+    def __init__(
+        self,
+        config: AnalyzeDiversityConfig,
+        snippets: SnippetStore,
+        policy: TrainedLwd,
+        progress: Progress,
+    ) -> None:
+        self.config, self.condition = config, policy.condition
+        env, keys = snippets.spec.env, policy.observation_keys
+        check_environment(env)
+        acting: dict[str, Acting] = {
+            latent: Acting(config.horizon, latent, config.sampler, config.num_inference_steps)
+            for latent in dict.fromkeys(config.latent)
+        }
+        for one in acting.values():
+            policy.check(one)
+        self.horizon = policy.horizon(next(iter(acting.values())))
+        self.components = [
+            f"{key}[{place}]" if size > 1 else key
+            for key, size in zip(keys, snippets.spec.sizes(keys), strict=True)
+            for place in range(size)
+        ]
+        self.demonstrations = find_demonstrations(snippets, config)
+        episodes = self.demonstrations.episodes
+        scale: Values = policy.vae.observation.scale.cpu().double().numpy()
+        lengths = snippets.episodes.length[episodes]
+        steps = config.max_steps or int(lengths.min())
+        recorded = recorded_states(snippets, episodes, np.zeros_like(episodes), keys, steps)
+        states = np.stack([pad(row[~np.isnan(row[:, 0])], steps) / scale for row in recorded])
+        self.modes = _modes(self.demonstrations, states, snippets.spec.labels, config)
+        self.chosen = draw_initial_states(self.demonstrations, snippets, config)
+        if len(self.chosen) < config.count:
+            progress.message(f"the data has only {len(self.chosen)} initial states to run from")
+        self.demonstrated = states[self.chosen]
+        self.ended = int((lengths[self.chosen] < steps).sum())
+        self.states: dict[str, Values] = {}
+        results = {}
+        for latent, one in acting.items():
+            progress.message(f"{latent}:")
+            # The draws of one initial state side by side.
+            rows = np.repeat(episodes[self.chosen], config.draws if latent == SAMPLED else 1)
+            plans = plan_snippets(snippets, rows, np.zeros_like(rows), steps, config.seed).plans
+            batch = policy.batch_policy(one, min(config.num_envs, len(plans)))
+            traced = trace(batch, env, keys, plans, steps, config, progress)
+            shape = (len(self.chosen), -1, steps + 1, len(scale))
+            self.states[latent] = (traced.padded(steps) / scale).reshape(shape)
+            results[latent] = traced.results
+        self.lost = count_lost(results)
 
     @cached_property
     def complete(self) -> npt.NDArray[np.bool_]:
@@ -194,54 +232,7 @@ def analyze_diversity(
         ArtifactError: A demonstration's initial state cannot be restored.
         SimulatorError: Too many episodes were lost to simulator errors.
     """
-    progress = progress or TqdmProgress()
-    env, keys = snippets.spec.env, policy.observation_keys
-    check_environment(env)
-    acting = {
-        latent: Acting(config.horizon, latent, config.sampler, config.num_inference_steps)
-        for latent in dict.fromkeys(config.latent)
-    }
-    for one in acting.values():
-        policy.check(one)
-    demonstrations = find_demonstrations(snippets, config)
-    episodes = demonstrations.episodes
-    scale: Values = policy.vae.observation.scale.cpu().double().numpy()
-    lengths = snippets.episodes.length[episodes]
-    steps = config.max_steps or int(lengths.min())
-    recorded = recorded_states(snippets, episodes, np.zeros_like(episodes), keys, steps)
-    states = np.stack([pad(row[~np.isnan(row[:, 0])], steps) / scale for row in recorded])
-    modes = _modes(demonstrations, states, snippets.spec.labels, config)
-    chosen = draw_initial_states(demonstrations, snippets, config)
-    if len(chosen) < config.count:
-        progress.message(f"the data has only {len(chosen)} initial states to run from")
-    traced: dict[str, TracedEpisodes] = {}
-    for latent, one in acting.items():
-        progress.message(f"{latent}:")
-        # The draws of one initial state side by side.
-        rows = np.repeat(episodes[chosen], config.draws if latent == SAMPLED else 1)
-        plans = plan_snippets(snippets, rows, np.zeros_like(rows), steps, config.seed).plans
-        batch = policy.batch_policy(one, min(config.num_envs, len(plans)))
-        traced[latent] = trace(batch, env, keys, plans, steps, config, progress)
-    runs = DiversityRuns(
-        config,
-        demonstrations,
-        chosen,
-        states[chosen],
-        tuple(
-            f"{key}[{place}]" if size > 1 else key
-            for key, size in zip(keys, snippets.spec.sizes(keys), strict=True)
-            for place in range(size)
-        ),
-        int((lengths[chosen] < steps).sum()),
-        modes,
-        {
-            latent: (found.padded(steps) / scale).reshape(len(chosen), -1, steps + 1, len(scale))
-            for latent, found in traced.items()
-        },
-        policy.horizon(next(iter(acting.values()))),
-        policy.condition,
-    )
-    return compose(runs, count_lost({latent: found.results for latent, found in traced.items()}))
+    return compose(DiversityRuns(config, snippets, policy, progress or TqdmProgress()))
 
 
 def find_demonstrations(store: SnippetStore, config: AnalyzeDiversityConfig) -> Demonstrations:
@@ -323,7 +314,7 @@ def _modes(
     return measures.LabeledModes(rows, category, [labels[index] for index in known], config.seed)
 
 
-def compose(runs: DiversityRuns, lost: Mapping[str, int]) -> Findings:
+def compose(runs: DiversityRuns) -> Findings:
     """Return sections, figures, the table of trajectories and the summary numbers.
 
     Raises:
@@ -353,7 +344,7 @@ def compose(runs: DiversityRuns, lost: Mapping[str, int]) -> Findings:
     )
     tables = {TRAJECTORIES: Table.of(("group", "episode", "draw", "mode"), trajectories)}
     sections = list(_sections(runs, numbers))
-    return Findings("Diversity of behavior", sections, tables, summary, lost)
+    return Findings("Diversity of behavior", sections, tables, summary, runs.lost)
 
 
 def _sections(runs: DiversityRuns, numbers: Numbers) -> Iterator[Section]:

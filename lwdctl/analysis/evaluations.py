@@ -17,7 +17,7 @@ from lwdctl.artifacts.artifact import Artifact
 from lwdctl.core.errors import ArtifactError, ConfigError
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.evaluation.episodes import EpisodeResult
-from lwdctl.evaluation.results import ALL_TASKS, Condition, ConditionResult, ResultRow
+from lwdctl.evaluation.results import ALL_TASKS, Condition, ConditionResult
 
 SUCCESS = "success"
 METHOD = "lwd"
@@ -45,12 +45,11 @@ def values_of(episode: EpisodeResult) -> dict[str, float]:
     return {name: float(one) for name, one in {**episode.values, "steps": episode.steps}.items()}
 
 
-@dataclass(frozen=True)
-class Run:
+@dataclass(frozen=True, kw_only=True)
+class Run(ConditionResult):
     """One trained policy under one condition.
 
     Attributes:
-        result: Its result rows and episodes.
         label: Policy and latent source in short, made distinct from other runs where needed.
         source: Reference of the evaluation that holds it, "" in memory.
         evaluation: Name of that evaluation, shared by its versions.
@@ -59,7 +58,6 @@ class Run:
         perturbation_probability: Probability of a perturbation per step.
     """
 
-    result: ConditionResult
     label: str
     source: str = ""
     evaluation: str = ""
@@ -68,29 +66,19 @@ class Run:
     perturbation_probability: float = 0.0
 
     @property
-    def row(self) -> ResultRow:
-        """The condition and its results over all tasks."""
-        return self.result.overall
-
-    @property
-    def episodes(self) -> tuple[EpisodeResult, ...]:
-        """Every episode."""
-        return self.result.episodes
-
-    @property
     def metrics(self) -> tuple[str, ...]:
         """Names of the environment's metrics, its score first."""
-        return tuple(name for name in self.row.metrics if name != "return")
+        return tuple(name for name in self.overall.metrics if name != "return")
 
     @property
     def flops(self) -> float | None:
         """FLOPs per environment step, None where not recorded."""
-        return self.row.cost.get("flops_per_step")
+        return self.overall.cost.get("flops_per_step")
 
     @property
     def seconds(self) -> float | None:
         """Wall time per episode, None where not recorded."""
-        total = self.row.seconds.get("total")
+        total = self.overall.seconds.get("total")
         return total / len(self.episodes) if total and self.episodes else None
 
     @property
@@ -106,12 +94,12 @@ class Run:
     @property
     def order(self) -> tuple[str, float, tuple[int, int], int]:
         """Sorting key of tables: label, perturbation, horizon, training seed."""
-        seed = -1 if self.row.train_seed is None else self.row.train_seed
-        return self.label, self.row.perturbation, horizon_order(self.row.horizon), seed
+        seed = -1 if self.overall.train_seed is None else self.overall.train_seed
+        return self.label, self.overall.perturbation, horizon_order(self.overall.horizon), seed
 
     def __str__(self) -> str:
         """Return how messages name it."""
-        row = self.row
+        row = self.overall
         seed = "" if row.train_seed is None else f", training seed {row.train_seed}"
         horizon = "" if row.horizon is None else f", horizon {row.horizon}"
         source = f" of {self.source}" if self.source else ""
@@ -132,12 +120,12 @@ class Group:
     @property
     def condition(self) -> Condition:
         """The condition that all share but for the training seed."""
-        return self.runs[0].row
+        return self.runs[0].overall
 
     @property
     def train_seeds(self) -> tuple[int | None, ...]:
         """Training seeds of the models."""
-        return tuple(run.row.train_seed for run in self.runs)
+        return tuple(run.overall.train_seed for run in self.runs)
 
     def __str__(self) -> str:
         """Return how notes name it."""
@@ -195,7 +183,7 @@ def make_run(result: ConditionResult, **details: Any) -> Run:
     label = row.policy if row.latent in {"", SAMPLED} else f"{row.policy}-{row.latent}"
     restores = any(episode.plan.demonstration >= 0 for episode in result.episodes)
     store = details.pop("store", "memory") if restores else ""
-    return Run(result, label, **{**details, "store": store})
+    return Run(**{**vars(result), **details, "label": label, "store": store})
 
 
 def read_evaluation(artifact: Artifact, root: Path) -> list[Run]:
@@ -264,12 +252,12 @@ def choose_reference(runs: Sequence[Run], wanted: str | None = None) -> Referenc
     Raises:
         ConfigError: No policy has the name that was given.
     """
-    policies = {run.label: run.row.policy for run in runs}
+    policies = {run.label: run.overall.policy for run in runs}
     name = wanted or METHOD
     if name in policies:
         return Reference(name, policies[name])
-    own = [run for run in runs if run.row.latent in {"", SAMPLED}]
-    named = sorted({run.label for run in own if run.row.policy == name})
+    own = [run for run in runs if run.overall.latent in {"", SAMPLED}]
+    named = sorted({run.label for run in own if run.overall.policy == name})
     if not named and wanted:
         raise ConfigError(f"no evaluated policy is '{wanted}'", did_you_mean(wanted, policies))
     if not named:
@@ -340,7 +328,7 @@ def align(first: Group, second: Group, quantity: str, *, same_models: bool = Fal
     if same_models:
         seeds = {*first.train_seeds} & {*second.train_seeds}
         first, second = (
-            Group(tuple(run for run in group.runs if run.row.train_seed in seeds))
+            Group(tuple(run for run in group.runs if run.overall.train_seed in seeds))
             for group in (first, second)
         )
         if not seeds:
@@ -360,9 +348,9 @@ def check_one_protocol(runs: Sequence[Run]) -> None:
         ArtifactError: Two runs differ in environment, step limit, or perturbation probability.
     """
     runs = sorted(runs, key=lambda run: run.source)
-    perturbed = [run for run in runs if run.row.perturbation]
+    perturbed = [run for run in runs if run.overall.perturbation]
     settings: tuple[tuple[str, Sequence[Run], Callable[[Run], Any]], ...] = (
-        ("environment", runs, lambda run: run.row.env),
+        ("environment", runs, lambda run: run.overall.env),
         ("step limit", runs, lambda run: run.max_steps),
         ("probability of a perturbation", perturbed, lambda run: run.perturbation_probability),
     )
@@ -416,9 +404,9 @@ def _store(artifact: Artifact, root: Path) -> str:
 
 def _content(run: Run) -> Any:
     """Return what makes a run another one: all but the evaluation that holds it."""
-    condition = tuple(getattr(run.row, field.name) for field in fields(Condition))
+    condition = tuple(getattr(run.overall, field.name) for field in fields(Condition))
     # Where nothing was trained and it was measured again, only the time differs.
-    seconds = None if run.row.train_seed is None else run.seconds
+    seconds = None if run.overall.train_seed is None else run.seconds
     protocol = (run.store, run.max_steps, run.perturbation_probability)
     episodes = sorted(
         (episode_key(item), item.success, item.error,
@@ -449,15 +437,17 @@ def _relabel(group: Sequence[Run]) -> list[Run]:
 
 def _alike(group: Sequence[Run], used: Sequence[str], *, same_seed: bool) -> list[list[Run]]:
     """Return runs that would be taken for one policy, or for one training seed of it."""
-    return gather(group, lambda run: (
-        run.row.horizon, run.row.perturbation, run.row.train_seed if same_seed else None,
-        *(_describe(run, name) for name in used),
-    ))  # fmt: skip
+
+    def condition(run: Run) -> Any:
+        row, settings = run.overall, [_describe(run, name) for name in used]
+        return row.horizon, row.perturbation, same_seed and row.train_seed, *settings
+
+    return gather(group, condition)
 
 
 def _describe(run: Run, name: str) -> str:
     """Return in words what a run has for a setting, or which evaluation holds it."""
-    row = run.row
+    row = run.overall
     return {
         "sampler": row.sampler or "no sampler",
         "num_inference_steps": f"{row.num_inference_steps} denoising steps",

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lwdctl.analysis import plotting
 from lwdctl.analysis.analyses import AnalyzeReconstructionConfig
-from lwdctl.analysis.resample import Bootstrap, Pair, States, success_estimate
+from lwdctl.analysis.resample import Bootstrap, Pair, States, ratios, success_estimate
 from lwdctl.analysis.sections import Findings, Section
 from lwdctl.analysis.tables import Table, flatten_estimate
 from lwdctl.artifacts.snippets import SnippetStore
@@ -103,9 +103,7 @@ def _final(values: Values) -> Values:
 def _mean_over_steps(values: Values) -> Values:
     after = values[:, 1:]  # the initial state is before any action
     known = ~np.isnan(after)
-    total, count = np.where(known, after, 0.0).sum(axis=1), known.sum(axis=1)
-    means: Values = np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
-    return means
+    return ratios(np.where(known, after, 0.0).sum(axis=1), known.sum(axis=1))
 
 
 def squared_errors(reached: Values, recorded: Values, valid: Index, scale: Values) -> Errors:

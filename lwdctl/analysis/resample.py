@@ -78,7 +78,7 @@ class Bootstrap:
         """Return (resample,) means of (observation,) values over what is known, else NaN."""
         known = ~np.isnan(values)
         totals = self.weights @ np.where(known, values, 0.0)
-        return _ratios(totals, self.weights @ known.astype(np.float64))
+        return ratios(totals, self.weights @ known.astype(np.float64))
 
     def estimate(self, values: Values) -> Estimate:
         """Return the mean of (observation,) values; NaN marks what is unknown.
@@ -401,10 +401,10 @@ def _two_way_means(values: Values, seeds: Values, states: Values) -> Values:
     known = ~np.isnan(values)
     total = ((seeds @ np.where(known, values, 0.0)) * states).sum(axis=1)
     weight = ((seeds @ known.astype(np.float64)) * states).sum(axis=1)
-    return _ratios(total, weight)
+    return ratios(total, weight)
 
 
-def _ratios(totals: Values, weights: Values) -> Values:
+def ratios(totals: Values, weights: Values) -> Values:
     """Return totals over weights, NaN where the weight is zero."""
     out = np.full_like(totals, np.nan)
     means: Values = np.divide(totals, weights, out=out, where=weights > 0)

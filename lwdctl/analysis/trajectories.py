@@ -144,8 +144,7 @@ def source_trajectories(
     found = []
     with progress.task("measure the source", len(chosen), "trajectory") as bar:
         for index in chosen:
-            task = names[int(table.task[index])]
-            found.append(_measured(store, index, limit, task, measures[task]))
+            found.append(_measured(store, index, limit, measures))
             bar.advance()
     return found
 
@@ -178,9 +177,10 @@ def policy_trajectories(
 
 
 def _measured(
-    store: SnippetStore, index: int, limit: int, task: str, measure: BehaviorMeasure | None
+    store: SnippetStore, index: int, limit: int, measures: Mapping[str, BehaviorMeasure | None]
 ) -> Trajectory:
     table = store.episodes
+    task = store.spec.env.tasks[int(table.task[index])]
     start, length = int(table.start[index]), int(table.length[index])
     steps = min(length, limit or length)
     values = {STEPS: float(steps)}
@@ -188,7 +188,7 @@ def _measured(
         values[RETURN] = float(store.read("reward", start, start + steps).sum(dtype=np.float64))
     if table.success[index] >= 0 and steps == length:
         values[SUCCESS] = float(table.success[index])
-    if measure:
+    if measure := measures[task]:
         # The observations after each of the first actions.
         (key,) = (item.name for item in store.spec.observations)
         rows = store.read(key, start + 1, start + min(steps + 1, length))
@@ -262,41 +262,37 @@ def _compare(
         for name, items in drawn.items()
     }
     source = values[SOURCE]
-    statistics = {
-        name: {metric: _statistics(one) for metric, one in found.items()}
-        for name, found in values.items()
-    }
-    differences = {
-        name: {key: _difference(one, source[key]) for key, one in found.items() if key in source}
-        for name, found in values.items()
-        if name != SOURCE
-    }
-    return BehaviorComparison(
-        behavior=behavior,
-        count=len(drawn[SOURCE]),
-        groups=drawn,
-        measured=measure.names if measure else (),
-        statistics=statistics,
-        differences=differences,
-        divergences=_divergences(groups, behavior, measure, seed) if measure else {},
+    count = len(drawn[SOURCE])
+    one, policy, other = (
+        Bootstrap(count, ("behaviour bootstrap", name), RESAMPLES)
+        for name in ("one", "policy", "source")
     )
 
+    def statistics(values: Values) -> MetricStatistics:
+        std = float(values.std(ddof=1)) if count > 1 else np.nan
+        return MetricStatistics(one.estimate(values), std)
 
-def _statistics(values: Values) -> MetricStatistics:
-    bootstrap = Bootstrap(len(values), ("behaviour bootstrap", "one"), RESAMPLES)
-    std = float(values.std(ddof=1)) if len(values) > 1 else np.nan
-    return MetricStatistics(bootstrap.estimate(values), std)
+    def difference(values: Values, source: Values) -> Estimate:
+        samples = policy.means(values) - other.means(source)
+        ends = percentile_interval(samples) if count > 1 else (np.nan, np.nan)
+        return Estimate(float(values.mean() - source.mean()), *ends, count)
 
-
-def _difference(policy: Values, source: Values) -> Estimate:
-    gap, count = float(policy.mean() - source.mean()), min(len(policy), len(source))
-    if count < 2:
-        return Estimate(gap, np.nan, np.nan, count)
-    sides = [
-        Bootstrap(len(values), ("behaviour bootstrap", name), RESAMPLES).means(values)
-        for name, values in (("policy", policy), ("source", source))
-    ]
-    return Estimate(gap, *percentile_interval(sides[0] - sides[1]), count)
+    return BehaviorComparison(
+        behavior=behavior,
+        count=count,
+        groups=drawn,
+        measured=measure.names if measure else (),
+        statistics={
+            name: {metric: statistics(column) for metric, column in found.items()}
+            for name, found in values.items()
+        },
+        differences={
+            name: {key: difference(found[key], source[key]) for key in found if key in source}
+            for name, found in values.items()
+            if name != SOURCE
+        },
+        divergences=_divergences(groups, behavior, measure, seed) if measure else {},
+    )
 
 
 def _divergences(
@@ -314,12 +310,10 @@ def _divergences(
     found = {}
     for quantity, names in quantities.items():
         pairs: list[tuple[int, ...]] = [*itertools.combinations(range(len(names)), 2)]
+        points = {name: metrics(items, names) for name, items in groups.items()}
         key = f"{behavior} {quantity} {seed}"
-        source = metrics(groups[SOURCE], names)
-        divergence = SourceDivergence(source, size, pairs or [(0,)], bounds, key)
+        divergence = SourceDivergence(points.pop(SOURCE), size, pairs or [(0,)], bounds, key)
         found[quantity] = {SOURCE_VS_SOURCE: divergence.source_vs_source()} | {
-            name: divergence.of(metrics(items, names))
-            for name, items in groups.items()
-            if name != SOURCE
+            name: divergence.of(measured) for name, measured in points.items()
         }
     return found

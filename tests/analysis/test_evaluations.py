@@ -38,7 +38,7 @@ def test_a_run_says_what_it_is(workspace):
     made = record("dp", solved("110"), horizon=32, perturbation=10.0, train_seed=2,
                   cost={"flops_per_step": 5e6})  # fmt: skip
     (run,) = read(workspace, publish(workspace, "toy", [made], max_steps=40))
-    row = run.row
+    row = run.overall
     assert (row.policy, row.latent, run.label, row.env) == ("dp", "", "dp", "toyland")
     assert (row.horizon, row.perturbation, row.train_seed, run.max_steps) == (32, 10.0, 2, 40)
     assert run.metrics == ("overlap", "final_overlap", "final_success")
@@ -61,7 +61,7 @@ def test_result_rows_that_a_later_version_took_over_count_once(workspace):
     first = publish(workspace, "a", records)
     more = publish(workspace, "a", [*records, *grid_records(policies=("dp",), horizons=(16,))])
     runs = read(workspace, first, more)
-    assert [(run.label, run.row.perturbation) for run in runs] == [
+    assert [(run.label, run.overall.perturbation) for run in runs] == [
         ("dp", 0.0), ("dp", 10.0), ("lwd", 0.0), ("lwd", 10.0),
     ]  # fmt: skip
 
@@ -79,7 +79,7 @@ def test_policies_that_would_be_mistaken_for_each_other_are_distinguished(worksp
     one = [record("lwd", solved("110"), train_seed=seed) for seed in (0, 1)]
     other = [record("lwd", solved("100"), train_seed=seed) for seed in (0, 1)]
     runs = read(workspace, publish(workspace, "small", one), publish(workspace, "large", other))
-    assert [(run.label, run.row.train_seed) for run in runs] == [
+    assert [(run.label, run.overall.train_seed) for run in runs] == [
         ("lwd (large)", 0), ("lwd (large)", 1), ("lwd (small)", 0), ("lwd (small)", 1),
     ]  # fmt: skip
     fast, slow = record("lwd", solved("110")), record("lwd", solved("111"), num_inference_steps=100)
@@ -93,7 +93,7 @@ def test_training_seeds_of_several_evaluations_are_gathered(workspace):
     made = [publish(workspace, f"s{s}", [record("lwd", solved("110"), train_seed=s)])
             for s in (2, 0, 1)]  # fmt: skip
     (group,) = group_runs(read(workspace, *made))
-    assert [run.row.train_seed for run in group.runs] == [0, 1, 2]
+    assert [run.overall.train_seed for run in group.runs] == [0, 1, 2]
     values, states = matrix(group, SUCCESS)
     assert values.tolist() == [[1, 1, 0]] * 3
     assert states.stratum.tolist() == [0, 0, 0]

@@ -95,9 +95,7 @@ def test_every_trajectory_begins_where_its_demonstration_does(
 ) -> None:
     kept: list[DiversityRuns] = []
     compose = diversity.compose
-    monkeypatch.setattr(
-        diversity, "compose", lambda runs, lost: kept.append(runs) or compose(runs, lost)
-    )
+    monkeypatch.setattr(diversity, "compose", lambda runs: kept.append(runs) or compose(runs))
     do(COMMAND, workspace, {**SMALL, "draws": 3})
     (runs,) = kept
     assert len(np.unique(runs.demonstrated[:, 0], axis=0)) == 4

@@ -89,5 +89,5 @@ def test_what_is_not_sampled_needs_no_diffusion_model(tmp_path: Path) -> None:
     assert after["train_seed"] == 0
     assert after["metrics"] == before["metrics"]
     runs = read_evaluation(alone, workspace.root)
-    (compared,) = (run for run in runs if run.row.latent == "oracle")
-    assert (compared.row.train_seed, len(compared.episodes)) == (3, 2)
+    (compared,) = (run for run in runs if run.overall.latent == "oracle")
+    assert (compared.overall.train_seed, len(compared.episodes)) == (3, 2)

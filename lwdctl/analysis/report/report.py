@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import lwdctl
+from lwdctl.analysis.comparison import STATISTICS
 from lwdctl.analysis.report.content import (
     TRAINED,
     CaptionedTable,
@@ -145,6 +146,7 @@ def _templates() -> Environment:
     )
     for function in (numeric_columns, commit_of, seconds_of, settings_of, show):
         environment.globals[function.__name__] = function
+    environment.globals["methods"] = STATISTICS
     environment.filters["minute"] = show_minute
     return environment
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lwdctl.analysis.comparison import STATISTICS, Comparison, compare
+from lwdctl.analysis.comparison import Comparison, compare
 from lwdctl.analysis.comparison_records import ComparisonRow, Horizon, horizon_order
 from lwdctl.analysis.evaluations import Group, group_runs, matrix, read_evaluations
 from lwdctl.analysis.figures import COSTS, SUCCESS
@@ -43,14 +43,14 @@ NOTHING_SOLVED = (
     "No episode of any policy was solved; locomotion defines no success. The bars show the"
     " environment's score instead."
 )
-_COSTS = (
-    ("flops_per_step", "FLOPs per step"),
-    ("parameters_at_control_rate", "parameters run at every step"),
-    ("parameters", "trained parameters used"),
-    ("latency_step_ms", "step (ms, median)"),
-    ("latency_replan_ms", "re-plan (ms, median)"),
-    ("latency_threads", "threads"),
-)
+_COSTS = {
+    "flops_per_step": "FLOPs per step",
+    "parameters_at_control_rate": "parameters run at every step",
+    "parameters": "trained parameters used",
+    "latency_step_ms": "step (ms, median)",
+    "latency_replan_ms": "re-plan (ms, median)",
+    "latency_threads": "threads",
+}
 _CONDITION = ("policy", "latent", "training seed", "horizon", PERTURBATION)
 
 
@@ -97,7 +97,6 @@ class Results(Block):
     """Evaluations that can be compared with each other."""
 
     headline: Headline | None = None
-    methods: tuple[tuple[str, str], ...] = ()
 
 
 def results_of(
@@ -135,7 +134,6 @@ def results_of(
         tables=tuple(table.without_empty_columns() for table in tables),
         pictures=tuple(_pictures(comparison)),
         notes=(*comparison.notes, *comparison.missing_figures),
-        methods=tuple(STATISTICS.items()),
     )
     return (result,)
 
@@ -151,13 +149,12 @@ def manifest_rows(evaluations: Sequence[Artifact]) -> list[ResultRow]:
 
 def _from_manifest(evaluation: Artifact, why: str) -> Results:
     """Show the results of the manifest where the episodes cannot be compared."""
-    rows = tuple(
-        (*_condition(row), row.task, show(row.episodes), show_estimate(row.success),
-         show(row.score))
-        for row in manifest_rows([evaluation])
-    )  # fmt: skip
-    columns = (*_CONDITION, "task", "episodes", "success [95 %]", "score")
-    table = CaptionedTable(columns, rows, f"Results of {evaluation.reference}")
+    rows = manifest_rows([evaluation])
+    cells = [
+        (row.task, show(row.episodes), show_estimate(row.success), show(row.score)) for row in rows
+    ]
+    columns = ("task", "episodes", "success [95 %]", "score")
+    table = _by_condition(rows, columns, cells, f"Results of {evaluation.reference}")
     tables = (table, *_manifest_tables([evaluation]))
     return Results(
         title=evaluation.reference,
@@ -270,10 +267,9 @@ def _bar(row: ComparisonRow, metric: str, *, solved: bool, several: bool) -> Bar
 
 def _rank(shown: Condition | ComparisonRow, label: str, *, few: bool) -> tuple[Any, ...]:
     """Rank the method first; where not all can be shown, the shortest horizons first."""
-    policies, controls = list(METHODS), list(CONTROLS)
-    policy = policies.index(shown.policy) if shown.policy in policies else len(policies)
-    control = controls.index(shown.latent) + 1 if shown.latent in controls else 0
-    role, horizon = (policy, control, label), horizon_order(shown.horizon)
+    policies, latents = [*METHODS, shown.policy], ["", *CONTROLS]
+    control = latents.index(shown.latent) if shown.latent in CONTROLS else 0
+    role, horizon = (policies.index(shown.policy), control, label), horizon_order(shown.horizon)
     return (role, horizon) if few else (horizon, role)
 
 
@@ -291,14 +287,11 @@ def _task_tables(comparison: Comparison) -> Iterator[CaptionedTable]:
     for perturbation in sorted({row.perturbation for row in rows}):
         here = [row for row in rows if row.perturbation == perturbation]
         several = len({row.horizon for row in here} - {None}) > 1
-        found = {
-            (row.task, row.label + _horizon(row.horizon, several=several)): show_estimate(
-                row.success
-            )
-            for row in here
-        }
-        tasks = dict.fromkeys(task for task, _ in found)
-        names = list(dict.fromkeys(name for _, name in found))
+        found: dict[str, dict[str, str]] = {}
+        for row in here:
+            name = row.label + _horizon(row.horizon, several=several)
+            found.setdefault(name, {})[row.task] = show_estimate(row.success)
+        names, tasks = list(found), dict.fromkeys(row.task for row in here)
         for start in range(0, len(names), MOST_COLUMNS):
             shown = names[start : start + MOST_COLUMNS]
             caption = "Success per task [95 %]"
@@ -306,7 +299,7 @@ def _task_tables(comparison: Comparison) -> Iterator[CaptionedTable]:
             if len(names) > len(shown):
                 caption += f", {start + 1} to {start + len(shown)} of {len(names)} conditions"
             cells = tuple(
-                (task, *(found.get((task, name), EMPTY) for name in shown)) for task in tasks
+                (task, *(found[name].get(task, EMPTY) for name in shown)) for task in tasks
             )
             yield CaptionedTable(("task", *shown), cells, caption, folded=True)
 
@@ -314,41 +307,39 @@ def _task_tables(comparison: Comparison) -> Iterator[CaptionedTable]:
 def _manifest_tables(evaluations: Sequence[Artifact]) -> Iterator[CaptionedTable]:
     """Yield what only the manifests hold: results by behavior label, and costs."""
     rows = [row for row in manifest_rows(evaluations) if row.task == ALL_TASKS]
-    if any(row.by_label for row in rows):
-        yield _label_table([row for row in rows if row.by_label])
+    labeled = [(row, label, found) for row in rows for label, found in row.by_label.items()]
+    if labeled:
+        names = [key for key in labeled[0][0].metrics if key not in {"return", "final_success"}]
+        columns = (
+            "label", "episodes", "solved", *names, "return (mean ± sd over episodes)",
+            "return of the demonstrations restored",
+        )  # fmt: skip
+        cells = [_of_label(label, found, names) for _, label, found in labeled]
+        yield _by_condition([row for row, *_ in labeled], columns, cells, "By behavior label")
     costs = [row for row in rows if row.cost]
     if costs:
-        cells = tuple(
-            (*_condition(row), *(_short_number(row.cost.get(key)) for key, _ in _COSTS))
-            for row in costs
-        )
-        columns = (*_CONDITION, *(title for _, title in _COSTS))
-        yield CaptionedTable(columns, cells, "Cost of acting")
+        cells = [tuple(_short_number(row.cost.get(key)) for key in _COSTS) for row in costs]
+        yield _by_condition(costs, tuple(_COSTS.values()), cells, "Cost of acting")
 
 
-def _label_table(rows: Sequence[ResultRow]) -> CaptionedTable:
-    names = [key for key in rows[0].metrics if key not in {"return", "final_success"}]
-    cells = []
-    for row in rows:
-        for label, found in row.by_label.items():
-            metrics, std = found.get("metrics", {}), found.get("return_std")
-            total = show(metrics.get("return"))
-            cells.append((
-                *_condition(row), label, show(found.get("episodes")), show(found.get("successes")),
-                *(show(metrics.get(key)) for key in names),
-                f"{total} ± {show(std)}" if std is not None else total,
-                show(found.get("source_return")),
-            ))  # fmt: skip
-    columns = (
-        *_CONDITION, "label", "episodes", "solved", *names, "return (mean ± sd over episodes)",
-        "return of the demonstrations restored",
+def _of_label(label: str, found: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
+    metrics, std = found.get("metrics", {}), found.get("return_std")
+    total = show(metrics.get("return")) + ("" if std is None else f" ± {show(std)}")
+    numbers = (found.get("episodes"), found.get("successes"), *map(metrics.get, names))
+    return (label, *map(show, numbers), total, show(found.get("source_return")))
+
+
+def _by_condition(
+    rows: Sequence[ResultRow], columns: tuple[str, ...], cells: Sequence[tuple[str, ...]], what: str
+) -> CaptionedTable:
+    """Return a table with the condition of each row before its cells."""
+    conditions = (
+        (*map(show, (row.policy, row.latent, row.train_seed, row.horizon)),
+         f"{row.perturbation:g}")
+        for row in rows
     )  # fmt: skip
-    return CaptionedTable(columns, tuple(cells), "By behavior label")
-
-
-def _condition(row: ResultRow) -> tuple[str, ...]:
-    values = (row.policy, row.latent, row.train_seed, row.horizon)
-    return (*map(show, values), f"{row.perturbation:g}")
+    joined = tuple((*one, *rest) for one, rest in zip(conditions, cells, strict=True))
+    return CaptionedTable((*_CONDITION, *columns), joined, what)
 
 
 def _short_number(value: Any) -> str:
