@@ -90,7 +90,9 @@ def draw(device: torch.device, rounds: int | None = None) -> Iterator[Comparison
     del device
     with TemporaryDirectory() as folder:
         path = Path(folder) / "random.zarr"
-        store = _random_store(path)
+        writer = write_random_snippets(path, EPISODES)
+        writer.close()
+        store = SnippetStore.written_by(writer)
         state = zarr.open_array(str(path), path="observation/state", mode="r")
         action = zarr.open_array(str(path), path="action", mode="r")
         rng = np.random.default_rng(0)
@@ -121,7 +123,8 @@ def hypnettorch_weights(weights: Tensor) -> list[Tensor]:
     return [p.view(s) for p, s in zip(parts, METAWORLD.parameter_shapes, strict=True)]
 
 
-def _random_store(path: Path) -> SnippetStore:
+def write_random_snippets(path: Path, episodes: int) -> SnippetWriter:
+    """Write episodes of random numbers, as many a Metaworld task has steps; not closed yet."""
     spec = SourceSpec(
         observations=(ObservationSpec("state", 39),),
         action=ActionSpec(4, "delta", "normalized", (-1.0,) * 4, (1.0,) * 4),
@@ -131,11 +134,10 @@ def _random_store(path: Path) -> SnippetStore:
     )
     rng = np.random.default_rng(0)
     writer = SnippetWriter(path, spec)
-    for number in range(EPISODES):
+    for number in range(episodes):
         rows = rng.normal(size=(EPISODE_STEPS, 43)).astype(np.float32)
         observations = {"state": rows[:, :39]}
         writer.append(
             Episode(f"demo_{number}", observations, rows[:, 39:], task="random", split="train")
         )
-    writer.close()
-    return SnippetStore.written_by(writer)
+    return writer

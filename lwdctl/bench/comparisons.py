@@ -55,6 +55,10 @@ ROWS = Registry(
         ),
         "draw": Row("lwdctl.bench.batched:draw", "Draw batches of snippets."),
         "sampling": Row("lwdctl.bench.sampling:sampling", "Sampling of latents, DDIM 10."),
+        "startup": Row(
+            "lwdctl.bench.startup:one_update",
+            "CPU seconds of stages with one training step, beside `import torch`.",
+        ),
         "scaling-length": Row(
             "lwdctl.bench.scaling:snippet_length", "VAE updates by snippet length."
         ),

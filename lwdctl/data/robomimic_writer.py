@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
@@ -42,6 +41,8 @@ class RobomimicWriter:
     """
 
     def __init__(self, path: Path, env_args: Mapping[str, Any]) -> None:
+        import h5py
+
         try:
             text = json.dumps(dict(env_args), indent=4)
         except (TypeError, ValueError) as error:

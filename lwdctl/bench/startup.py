@@ -1,0 +1,57 @@
+"""What a stage costs beside its work: imports, opening inputs, publishing."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from lwdctl.artifacts.snippets import SNIPPETS_PAYLOAD
+from lwdctl.artifacts.workspace import Workspace
+from lwdctl.bench.batched import write_random_snippets
+from lwdctl.bench.comparisons import Comparison
+
+ROUNDS = 5
+EPISODES = 4
+SIZES = ("--updates", "1", "--batch-size", "4")
+STAGES = {
+    "train-vae, one training step": ("train-vae", "--snippet-length", "16", *SIZES),
+    "encode": ("encode",),
+    "train-diffusion, one training step": ("train-diffusion", *SIZES),
+}
+"""Title to words of the command line; each stage needs the one before."""
+
+
+def one_update(device: torch.device, rounds: int | None = None) -> Iterator[Comparison]:
+    """Run stages on four episodes, each in turn with a process that only imports torch.
+
+    Args:
+        device: Where to train.
+        rounds: Repetitions of both.
+    """
+    with TemporaryDirectory() as folder:
+        with Workspace(Path(folder)).begin("snippets", "random", config={}) as run:
+            run.publish(write_random_snippets(run.path / SNIPPETS_PAYLOAD, EPISODES).close())
+        for title, words in STAGES.items():
+            stage = ["-m", "lwdctl", *words, "--workspace", folder, "-q", "--device", str(device)]
+            pairs = [
+                (_cpu_seconds(stage), _cpu_seconds(["-c", "import torch"]))
+                for _ in range(rounds or ROUNDS)
+            ]
+            yield Comparison(title, "the command", "import torch", "s", at_least=1 / 1.6).measured(
+                [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+            )
+
+
+def _cpu_seconds(arguments: Sequence[str]) -> float:
+    """Return the CPU seconds, user and system, of one process of Python."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    words = [sys.executable, *arguments]
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)  # noqa: S603
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
