@@ -18,13 +18,14 @@ from lwdctl.bench.comparisons import Comparison
 
 ROUNDS = 5
 EPISODES = 4
-SIZES = ("--updates", "1", "--batch-size", "4")
+ONE_STEP = ("--updates", "1", "--batch-size", "4", "--threads", "1")
 STAGES = {
-    "train-vae, one training step": ("train-vae", "--snippet-length", "16", *SIZES),
-    "encode": ("encode",),
-    "train-diffusion, one training step": ("train-diffusion", *SIZES),
+    "train-vae": ("--snippet-length", "16", "--decoder", "xs", "--policy-width", "64", *ONE_STEP),
+    "encode": (),
+    "train-diffusion": ("--width", "64", *ONE_STEP),
 }
-"""Title to words of the command line; each stage needs the one before."""
+"""Stage to its options; each needs the one before. The models are small, so that writing their
+weights does not count."""
 
 
 def one_update(device: torch.device, rounds: int | None = None) -> Iterator[Comparison]:
@@ -37,12 +38,14 @@ def one_update(device: torch.device, rounds: int | None = None) -> Iterator[Comp
     with TemporaryDirectory() as folder:
         with Workspace(Path(folder)).begin("snippets", "random", config={}) as run:
             run.publish(write_random_snippets(run.path / SNIPPETS_PAYLOAD, EPISODES).close())
-        for title, words in STAGES.items():
-            stage = ["-m", "lwdctl", *words, "--workspace", folder, "-q", "--device", str(device)]
+        for name, options in STAGES.items():
+            places = ["--workspace", folder, "-q", "--device", str(device)]
+            stage = ["-m", "lwdctl", name, *options, *places]
             pairs = [
                 (_cpu_seconds(stage), _cpu_seconds(["-c", "import torch"]))
                 for _ in range(rounds or ROUNDS)
             ]
+            title = f"{name}, a small model" + (", one training step" if options else "")
             yield Comparison(title, "the command", "import torch", "s", at_least=1 / 1.6).measured(
                 [pair[0] for pair in pairs], [pair[1] for pair in pairs]
             )

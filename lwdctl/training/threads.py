@@ -8,7 +8,6 @@ from collections.abc import Callable
 from statistics import median
 
 import torch
-from joblib import cpu_count
 
 SHORTEST = 0.1
 """Seconds of one measurement: many time slices of the scheduler, whatever else runs."""
@@ -41,6 +40,8 @@ def calibrate(
     Returns:
         The number of threads.
     """
+    from joblib import cpu_count
+
     before = torch.get_num_threads()
     limit: int = min(cpu_count(), before) if most is None else most
     counts = [1 << power for power in range(limit.bit_length())]
