@@ -43,10 +43,9 @@ ROUNDS = 10
 LONG = 1_000_000
 """Training steps of the learning rate's schedule: none of these trainings gets far."""
 LOOP = "the loop of commit 123f3ed"
-LEVEL = 0.1
-"""Held-out reconstruction error to reach, as a fraction of the variance of the actions."""
+LEVELS = (0.1, 0.05, 0.03)
+"""Held-out reconstruction errors to reach, as fractions of the variance of the actions."""
 MOST_STEPS = 2000
-CHUNK = 20
 HISTORY = 2
 
 
@@ -160,36 +159,46 @@ def denoiser_update(device: torch.device, rounds: int | None = None) -> Iterator
 
 def dp_update(device: torch.device, rounds: int | None = None) -> Iterator[Comparison]:
     """Train Diffusion Policy's U-Net m on chunks of 20 steps with batches of 256."""
-    store, size = pusht_store(), 256
-    sizes = vae_spec(VaeConfig(snippet_length=CHUNK, action_target="absolute"), store)
-    layout = f"{CHUNK}x{sizes.action_size}"
+    ours, theirs = diffusion_policy(pusht_store(), device)
+    rounds = rounds or (3 if device.type == "cpu" else ROUNDS)
+    name = "Diffusion Policy, U-Net m, chunk 20, batch 256"
+    yield from _against_loop(name, 4.0, ours, theirs, device, rounds, (1, 50))
+
+
+def diffusion_policy(
+    store: SnippetStore,
+    device: torch.device,
+    *,
+    chunk: int = 20,
+    batch_size: int = 256,
+    unet_size: str = "m",
+) -> tuple[Training, ReferenceLoop]:
+    """Return both trainings of Diffusion Policy, from the same weights; padded steps count."""
+    sizes = vae_spec(VaeConfig(snippet_length=chunk, action_target="absolute"), store)
     config = DiffusionConfig(
         denoiser="unet",
-        latent_layout=layout,
+        latent_layout=f"{chunk}x{sizes.action_size}",
+        unet_size=unet_size,  # type: ignore[arg-type]
         prediction="epsilon",
         updates=LONG,
-        batch_size=size,
+        batch_size=batch_size,
         clip_norm=0.0,
     )
-    latent, observation = CHUNK * sizes.action_size, sizes.observation_size
+    latent, observation = chunk * sizes.action_size, sizes.observation_size
     diffusion = diffusion_spec(config, ("state",), latent, observation, HISTORY, store.spec)
     torch.manual_seed(0)
     model = ActionDiffusion(
-        ChunkSpec(**sizes.shared(), history=HISTORY, horizon=CHUNK, diffusion=diffusion)
+        ChunkSpec(**sizes.shared(), history=HISTORY, horizon=chunk, diffusion=diffusion)
     ).to(device)
-    rule = WindowRule(CHUNK, before=HISTORY - 1, after=CHUNK - 1)
+    rule = WindowRule(chunk, before=HISTORY - 1, after=chunk - 1)
     keys = sizes.observation_keys
     batches = SnippetBatches(store, keys, rule, split="train", seed=0, device=device, every=True)
     settings = LoopSettings.of(config)
-    theirs = reference.chunk_loss(SnippetCutter(store, keys, batches, size))
-    yield from _against_loop(
-        f"Diffusion Policy, U-Net m, chunk {CHUNK}, batch {size}",
-        4.0,
-        Training(copy.deepcopy(model), SnippetObjective(batches, None, size), settings),
+    objective = SnippetObjective(batches, None, batch_size, options={"padding": "counted"})
+    theirs = reference.chunk_loss(SnippetCutter(store, keys, batches, batch_size))
+    return (
+        Training(copy.deepcopy(model), objective, settings),
         ReferenceLoop(model, theirs, settings),
-        device,
-        min(rounds or 3, ROUNDS) if device.type == "cpu" else rounds,
-        (1, 50),
     )
 
 
@@ -217,14 +226,13 @@ def vae_hypnettorch(device: torch.device, rounds: int | None = None) -> Iterator
 
 
 def vae_to_loss(device: torch.device, rounds: int | None = None) -> Iterator[Comparison]:
-    """Train the Metaworld VAE until a held-out loss is reached, with the default loss steps.
+    """Train the Metaworld VAE until held-out losses are reached, with the default loss steps.
 
-    The demonstrations are collected first. Both sides begin with the same weights and stop when
-    their EMA weights leave a tenth of the variance of the held-out actions unexplained. Validation
-    is not timed. The rounds differ in their initial weights.
+    The demonstrations are collected first. Both sides begin with the same weights, and are done
+    when their EMA weights leave `LEVELS` of the variance of the held-out actions unexplained.
+    Validation is not timed. The rounds differ in their initial weights.
     """
-    times: list[tuple[float, float]] = []
-    steps: list[str] = []
+    races: list[tuple[Race, Race]] = []
     store = _collected()
     for seed in range(rounds or 1):
         work = VaeWork.of(
@@ -235,22 +243,23 @@ def vae_to_loss(device: torch.device, rounds: int | None = None) -> Iterator[Com
         while not (ours.finished and theirs.finished):
             ours.advance()
             theirs.advance()
-        times.append((ours.seconds, theirs.seconds))
-        steps.append(f"{ours.steps} against {theirs.steps} training steps")
-    comparison = Comparison(
-        "VAE, Metaworld T 500, decoder xs, policy 2 x 256, batch 32, to a held-out loss of"
-        f" {LEVEL:.0%} of the variance, {_on(device)}",
-        f"{VaeConfig.loss_steps} loss steps, all policies of a batch at once",
-        "hypnettorch's documented path, all steps, weights per sample into its MLP",
-        "s",
-        at_least=3.0 if device.type == "cpu" else None,
-        note="; ".join(steps),
-    )
-    yield comparison.measured(*zip(*times, strict=True))
+        races.append((ours, theirs))
+    for place, level in enumerate(LEVELS):
+        sides = [[race.reached[place] for race in side] for side in zip(*races, strict=True)]
+        steps = ["/".join(str(steps) for _, steps in side) for side in sides]
+        yield Comparison(
+            "VAE, Metaworld T 500, decoder xs, policy 2 x 256, batch 32, to a held-out loss of"
+            f" {level:.0%} of the variance, {_on(device)}",
+            f"{VaeConfig.loss_steps} loss steps, all policies of a batch at once",
+            "hypnettorch's documented path, all steps, weights per sample into its MLP",
+            "s",
+            at_least=3.0 if device.type == "cpu" else None,
+            note=f"{steps[0]} against {steps[1]} training steps",
+        ).measured(*([seconds for seconds, _ in side] for side in sides))
 
 
 class Race:
-    """A training that ends when its EMA weights reach a held-out loss.
+    """A training that is timed until its EMA weights reach held-out losses.
 
     Args:
         work: What is trained, and its data.
@@ -258,9 +267,8 @@ class Race:
         every: Training steps between validations.
 
     Attributes:
-        seconds: Time of training so far, without validation.
-        steps: Training steps so far.
-        finished: Whether the loss is reached.
+        reached: Seconds of training, without validation, and training steps, for each of the
+            `LEVELS` that is reached.
     """
 
     def __init__(self, work: VaeWork, training: Training, every: int) -> None:
@@ -268,23 +276,31 @@ class Race:
         held_out = work.batches.of_split("validation")
         self._batch = held_out.cut(*held_out.every())
         target, mask = work.model.target(self._batch), self._batch.mask
-        self._level = LEVEL * float((target.square().sum(-1) * mask).sum() / mask.sum())
+        self._variance = float((target.square().sum(-1) * mask).sum() / mask.sum())
         self._device = held_out.device
-        self.seconds, self.steps, self.finished = 0.0, 0, False
+        self._seconds, self._steps = 0.0, 0
+        self.reached: list[tuple[float, int]] = []
+
+    @property
+    def finished(self) -> bool:
+        """Whether every loss is reached."""
+        return len(self.reached) == len(LEVELS)
 
     def advance(self) -> None:
-        """Train until the next validation, unless the loss is reached already.
+        """Train until the next validation, unless every loss is reached already.
 
         Raises:
-            LwdctlError: The loss is not reached at all.
+            LwdctlError: A loss is not reached at all.
         """
         if self.finished:
             return
-        self.seconds += seconds_of(partial(self._training.run, self._every), self._device)
-        self.steps += self._every
-        self.finished = self._loss() <= self._level
-        if self.steps > MOST_STEPS:
-            raise LwdctlError(f"the loss {self._level:.3g} is not reached in {MOST_STEPS} steps")
+        self._seconds += seconds_of(partial(self._training.run, self._every), self._device)
+        self._steps += self._every
+        fraction = self._loss() / self._variance
+        while not self.finished and fraction <= LEVELS[len(self.reached)]:
+            self.reached.append((self._seconds, self._steps))
+        if not self.finished and self._steps > MOST_STEPS:
+            raise LwdctlError(f"{fraction:.0%} of the variance are left after {MOST_STEPS} steps")
 
     @torch.no_grad()
     def _loss(self) -> float:

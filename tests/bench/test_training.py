@@ -15,7 +15,14 @@ from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.bench import reference
 from lwdctl.bench import training as training_rows
 from lwdctl.bench.reference import HypnettorchVae, ReferenceLoop
-from lwdctl.bench.training import Products, Race, Training, VaeWork, _latents
+from lwdctl.bench.training import (
+    Products,
+    Race,
+    Training,
+    VaeWork,
+    _latents,
+    diffusion_policy,
+)
 from lwdctl.configs import DiffusionConfig, VaeConfig
 from lwdctl.core.errors import LwdctlError
 from lwdctl.data.dataset import store_from_arrays
@@ -86,6 +93,11 @@ def test_the_reference_trains_the_same_denoiser(store: SnippetStore) -> None:
     )
 
 
+def test_the_reference_trains_the_same_diffusion_policy(store: SnippetStore) -> None:
+    sizes = {"chunk": 8, "batch_size": 4, "unet_size": "xs"}
+    assert_same_training(*diffusion_policy(store, CPU, **sizes))
+
+
 def test_hypnettorchs_path_has_the_same_loss_and_gradients(store: SnippetStore) -> None:
     work = a_vae(store, loss_steps=None)
     ours, theirs = work.model, HypnettorchVae(work.model)
@@ -113,27 +125,29 @@ def test_the_recorded_products_hold_all_flops_of_a_training_step(store: SnippetS
     assert sum(2 * prod(a) * b[-1] for a, b in products.shapes) == counter.get_total_flops() > 0
 
 
-def test_a_race_ends_at_the_held_out_loss(
+def test_a_race_ends_at_the_held_out_losses(
     partly_held_out: SnippetStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training_rows, "LEVEL", 0.5)
+    monkeypatch.setattr(training_rows, "LEVELS", (0.9, 0.5))
     work = a_vae(partly_held_out, learning_rate=1e-2, loss_steps=None)
     race = Race(work, work.ours(), 10)
     while not race.finished:
         race.advance()
-    assert race.steps > 10
-    steps, seconds = race.steps, race.seconds
+    (first, early), (second, late) = race.reached
+    assert 0 < first <= second
+    assert 10 <= early <= late
+    assert late > 10
     race.advance()
-    assert (race.steps, race.seconds) == (steps, seconds)
+    assert len(race.reached) == 2
 
 
 def test_a_race_that_nobody_finishes_ends_too(
     partly_held_out: SnippetStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training_rows, "LEVEL", 0.0)
+    monkeypatch.setattr(training_rows, "LEVELS", (0.0,))
     monkeypatch.setattr(training_rows, "MOST_STEPS", 15)
     work = a_vae(partly_held_out)
     race = Race(work, work.ours(), 10)
     race.advance()
-    with pytest.raises(LwdctlError, match="not reached"):
+    with pytest.raises(LwdctlError, match="are left after 15 steps"):
         race.advance()
