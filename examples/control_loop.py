@@ -4,9 +4,9 @@
     lwdctl export policy --workspace my-runs --output reach-policy
     python examples/control_loop.py reach-policy
 
-On the robot: pip install numpy onnxruntime safetensors; pip install --no-deps . in a checkout.
-The first action waits for the first re-plan. From then on a thread re-plans while the current
-network acts every `1 / RATE` seconds, however long a re-plan takes.
+On the robot: pip install numpy onnxruntime; pip install --no-deps . in a checkout. The first action
+waits for the first re-plan. From then on a thread re-plans while the current network acts every
+`1 / RATE` seconds, however long a re-plan takes; a new network takes over within two steps.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ def observe(seen):
 
 
 policy = ExportedPolicy(sys.argv[1])
-robot, slowest = ReachEnv(), 0.0
-with TwoRateController(policy, lead=2) as controller:
+robot = ReachEnv()
+with TwoRateController(policy, lead=2, blend=2, period=1.0 / RATE) as controller:
     seen, _ = robot.reset(seed=100_000)
     controller.reset(seed=0)
     due = time.perf_counter()
     for _ in range(60):
-        begun = time.perf_counter()
-        action = controller.act(observe(seen))
-        slowest = max(slowest, time.perf_counter() - begun) if controller.policy.steps > 1 else 0.0
-        seen, _, _, _, info = robot.step(action)
+        seen, _, _, _, info = robot.step(controller.act(observe(seen)))
         due += 1.0 / RATE
         time.sleep(max(0.0, due - time.perf_counter()))
-timing = controller.punctuality
+found = controller.statistics
 print(f"{'reached' if info['success'] else 'not reached'}: {info['distance']:.3f} from the goal")
-print(f"{timing.plans} plans, {timing.late_steps} late steps; slowest step {1e3 * slowest:.1f} ms")
+print(
+    f"{found.plans} plans, {found.late_steps} late steps, {found.deadline_misses} missed deadlines"
+)
+print(f"plans at most {found.staleness} steps old; largest jump {found.largest_jump:.3f}")

@@ -25,7 +25,15 @@ FORMATS = ("policy", "minari")
 _DIFFUSION = Annotated[
     str,
     typer.Option(
-        help="Diffusion model to export: NAME, NAME:v2 or a path  [default: the newest]",
+        help="Diffusion model of the policy: NAME, NAME:v2 or a path  [default: the newest]",
+        metavar="REF",
+        show_default=False,
+    ),
+]
+_BASELINE = Annotated[
+    str,
+    typer.Option(
+        help="Trained baseline to export instead (dp, ldp, mlp): NAME, NAME:v2 or a path.",
         metavar="REF",
         show_default=False,
     ),
@@ -68,6 +76,7 @@ command = typer.Typer(
 @command.command()
 def policy(
     diffusion: _DIFFUSION = "",
+    baseline: _BASELINE = "",
     run_name: _RUN = "",
     output: Annotated[
         Path | None,
@@ -97,21 +106,25 @@ def policy(
 ) -> None:
     """Export a trained policy to a directory that runs on a robot, without torch.
 
-    The directory holds ONNX graphs of denoiser and decoder, constants, and policy.json. Before it
-    is written, the exported policy is compared with the trained one on a demonstration: the largest
-    difference of an action and the times of both per control step and per re-plan are printed and
-    stored in policy.json.
+    The directory holds two ONNX graphs (plan.onnx re-plans, act.onnx takes a control step) and
+    policy.json. Before it is written, the exported policy is compared with the trained one on
+    demonstrations and on random inputs: the largest differences of an action before and after
+    clipping, and the times of both per control step and per re-plan, are printed and stored in
+    policy.json.
 
-    On the robot: pip install numpy onnxruntime safetensors; pip install --no-deps . in a checkout;
-    then lwdctl.deploy.runtime.ExportedPolicy(DIR) (examples/control_loop.py).
+    On the robot: pip install numpy onnxruntime; pip install --no-deps . in a checkout; then
+    lwdctl.deploy.runtime.ExportedPolicy(DIR) (examples/control_loop.py).
     """
     del debug_mode
     workspace = Workspace.locate(workspace_path or None)
     progress = make_progress(quiet=be_quiet)
-    artifact = workspace.resolve("diffusion", diffusion, run_name)
-    progress.message(f"reading {artifact.reference}" + ("" if diffusion else " (the newest)"))
+    if diffusion and baseline:
+        raise CommandLineError("--diffusion and --baseline name two policies", "leave one out")
+    kind, named = ("baseline", baseline) if baseline else ("diffusion", diffusion)
+    artifact = workspace.resolve(kind, named, run_name)
+    progress.message(f"reading {artifact.reference}" + ("" if named else " (the newest)"))
     directory = output or Path(f"{artifact.name}-policy")
-    inputs = {**workspace.ancestors(artifact), "diffusion": artifact}
+    inputs = {**workspace.ancestors(artifact), kind: artifact}
     with reserved_stdout():
         from lwdctl.deploy.export import export_policy
         from lwdctl.methods.method import Acting
@@ -121,7 +134,7 @@ def policy(
     summary = {
         "source": artifact.reference,
         "horizon": "episode" if exported.horizon is None else exported.horizon,
-        "num_inference_steps": len(exported.timesteps),
+        "num_inference_steps": exported.num_inference_steps,
         "observations": {item.name: item.size for item in exported.observations},
         "bytes": sum(int(file["bytes"]) for file in exported.files.values()),
         **exported.parity,

@@ -1,20 +1,17 @@
-"""Export of a trained policy: ONNX graphs, constants and a description, run without torch."""
+"""Export of a trained policy: two ONNX graphs and a description, run without torch."""
 
 from __future__ import annotations
 
 import importlib
 import shutil
 import tempfile
-import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import save
-from torch import Tensor, nn
 
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.manifest import now, software
@@ -23,28 +20,37 @@ from lwdctl.configs import LINEAGE
 from lwdctl.core.errors import ConfigError, LwdctlError, MissingExtraError
 from lwdctl.core.installation import installed_version
 from lwdctl.core.progress import Progress
-from lwdctl.core.records import ActionSpec, FloatArray, ObservationSpec
-from lwdctl.core.seeding import EVALUATION_SEED_START, derive_seed
+from lwdctl.core.records import FloatArray, ObservationSpec
+from lwdctl.core.seeding import EVALUATION_SEED_START, derive_seed, generator
+from lwdctl.deploy.graphs import OPSET, graphs_of
 from lwdctl.deploy.runtime import (
-    CONSTANTS,
-    DECODER,
-    DENOISER,
     ExportedPolicy,
     PolicyDescription,
     load_onnxruntime,
+    open_session,
+    signature_of,
 )
 from lwdctl.evaluation.latency import time_policy
-from lwdctl.methods.lwd import METHOD, TrainedLwd
-from lwdctl.methods.method import Acting
-from lwdctl.models.diffusion import LatentDiffusion, inference_timesteps
-from lwdctl.models.vae import PolicyVae
+from lwdctl.methods.method import Acting, TrainedPolicy
+from lwdctl.methods.trained import open_policy
+from lwdctl.models.files import load_spec
+from lwdctl.models.normalizer import Normalizer
 from lwdctl.policies.policy import EpisodePlan
 from lwdctl.policies.single import SingleRobotPolicies
 
-OPSET = 17
 LARGEST_DIFFERENCE = 1e-3
-"""Largest difference of an action, in standard deviations of the demonstrations' actions."""
-COMPARED_STEPS = 300
+"""Largest difference of standardized actions, relative to the action where that is above 1.
+
+Actions are standardized by mean and standard deviation of the demonstrations' actions. Random
+inputs lead to actions of many standard deviations, of which single precision has no more digits.
+"""
+COMPARED_EPISODES = 4
+COMPARED_STEPS = 100
+RANDOM_SCALE = 2.0
+"""Standard deviation of random observations, in those of the demonstrations' observations."""
+
+Episode = tuple[EpisodePlan, Mapping[str, FloatArray]]
+"""An episode and its observations by key, (time, obs), environment units."""
 
 
 def export_policy(
@@ -53,20 +59,21 @@ def export_policy(
     """Export a trained policy; the directory is written completely or not at all.
 
     Args:
-        inputs: Artifacts by type: snippets, vae, latents and diffusion.
+        inputs: Artifacts by type: `snippets`, and a `baseline` or `vae`, `latents`, `diffusion`.
         directory: Directory to write; it may exist when it is empty.
         acting: Action horizon and denoising steps.
         progress: Where to report.
 
     Raises:
-        ConfigError: The directory is not empty, there are too many denoising steps, or something
-            else than DDIM is to run.
+        ConfigError: The directory is not empty, there are too many denoising steps, something
+            else than DDIM is to run, or policies of the method cannot be exported.
         MissingExtraError: onnx or onnxruntime is not installed.
         LwdctlError: The actions of the exported policy differ from those of the trained one.
     """
     checker = _load_checker()
     _check_empty(directory)
-    trained = METHOD.open(inputs, torch.device("cpu"))
+    method = load_spec(inputs["baseline"].path)["method"] if "baseline" in inputs else "lwd"
+    trained = open_policy(method, inputs, torch.device("cpu"))
     trained.check(acting)
     plain = Acting(acting.horizon, num_inference_steps=acting.num_inference_steps)
     if acting != plain:
@@ -74,19 +81,19 @@ def export_policy(
             "an exported policy samples with ddim and from noise",
             "leave sampler, latent and warm_start out",
         )
-    vae, diffusion = trained.vae, trained.diffusion
     data = SnippetStore.open(inputs["snippets"].path)
-    description = _describe(inputs, trained, acting)
     directory.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{directory.name}.partial-", dir=directory.parent))
     try:
-        progress.message("writing the graphs of denoiser and decoder")
-        _write_graphs(unfinished, vae, diffusion)
-        for name in (DENOISER, DECODER):
-            checker.check_model(str(unfinished / name))
-        (unfinished / CONSTANTS).write_bytes(save(_constants(vae, diffusion, description.action)))
+        graphs = graphs_of(trained, acting)
+        progress.message(f"writing the graphs: {', '.join(graphs)}")
+        for name, graph in graphs.items():
+            path = unfinished / f"{name}.onnx"
+            graph.write(path)
+            checker.check_model(str(path))
+        description = _describe(inputs, method, trained, acting, unfinished)
         description.write(unfinished)
-        progress.message("comparing with the trained policy on a demonstration")
+        progress.message("comparing with the trained policy")
         parity = measure_parity(unfinished, trained, data, acting)
         _check_difference(parity)
         replace(description, parity=parity).write(unfinished)
@@ -114,37 +121,47 @@ def _check_empty(directory: Path) -> None:
 
 
 def _check_difference(parity: Mapping[str, Any]) -> None:
-    found = parity["largest_action_difference"]
-    if not found <= LARGEST_DIFFERENCE:
-        raise LwdctlError(
-            f"the exported policy differs from the trained one by {found:.2g} standard deviations"
-            f" of an action, more than {LARGEST_DIFFERENCE:g}",
-            "nothing was written; try more --num-inference-steps or another version of onnxruntime",
-        )
+    for inputs in ("demonstrations", "random_inputs"):
+        for side in ("before_clipping", "after_clipping"):
+            found = parity[inputs][side]
+            if not found <= LARGEST_DIFFERENCE:
+                raise LwdctlError(
+                    f"the exported policy differs from the trained one by {found:.2g} standard"
+                    f" deviations of an action, more than {LARGEST_DIFFERENCE:g}"
+                    f" ({inputs.replace('_', ' ')}, {side.replace('_', ' ')})",
+                    "nothing was written; try more --num-inference-steps or another version of"
+                    " onnxruntime",
+                )
 
 
 def _describe(
-    inputs: Mapping[str, Artifact], trained: TrainedLwd, acting: Acting
+    inputs: Mapping[str, Artifact],
+    method: str,
+    trained: TrainedPolicy,
+    acting: Acting,
+    directory: Path,
 ) -> PolicyDescription:
-    spec, diffusion, source = trained.vae.spec, trained.diffusion.spec, trained.source
-    keys, horizon = spec.observation_keys, trained.horizon(acting)
+    source, keys, horizon = trained.source, trained.observation_keys, trained.horizon(acting)
     sizes = zip(keys, source.sizes(keys), strict=True)
+    graphs = {path.stem: signature_of(open_session(path, 1)) for path in directory.glob("*.onnx")}
+    history = [
+        found["inputs"]["observations"]["shape"][0]
+        for found in graphs.values()
+        if "observations" in found["inputs"]
+    ]
+    first_calls = trained.cost(acting).first_calls
     return PolicyDescription(
+        method=method,
         observations=tuple(ObservationSpec(name, size) for name, size in sizes),
         action=source.action,
-        history=diffusion.history,
-        snippet_length=spec.snippet_length,
+        history=history[0] if history else 1,
         horizon=None if horizon == "episode" else horizon,
-        time_input=spec.time_input,
-        reference_start=spec.reference_start,
-        layers=spec.policy_shape.layers,
-        latent_size=spec.latent_size,
-        condition=diffusion.condition,
+        condition=trained.condition,
         tasks=source.env.tasks,
         labels=source.labels,
-        prediction=diffusion.prediction,
-        sampler=acting.sampler,
-        timesteps=tuple(inference_timesteps(diffusion, acting.num_inference_steps)),
+        num_inference_steps=first_calls,
+        opset=OPSET,
+        graphs=dict(sorted(graphs.items(), reverse=True)),
         provenance=_provenance(inputs),
         parity={},
         files={},
@@ -152,82 +169,16 @@ def _describe(
 
 
 def _provenance(inputs: Mapping[str, Artifact]) -> dict[str, Any]:
-    versions = {name: installed_version(name) for name in ("onnx", "onnxruntime", "safetensors")}
+    versions = {name: installed_version(name) for name in ("onnx", "onnxruntime")}
+    policy = inputs["baseline" if "baseline" in inputs else "diffusion"]
     return {
         "artifacts": {
             name: {"reference": inputs[name].reference, "digest": inputs[name].digest}
-            for name in LINEAGE
+            for name in (*LINEAGE, "baseline")
+            if name in inputs
         },
-        "trained": inputs["diffusion"].manifest.provenance,
-        "exported": {**software(), "runtime": versions, "opset": OPSET, "time": now()},
-    }
-
-
-class _Denoiser(nn.Module):
-    """One call of the denoiser, with the condition built inside the graph."""
-
-    def __init__(self, model: LatentDiffusion) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, latent: Tensor, step: Tensor, *parts: Tensor) -> Tensor:
-        """Map normalized latent (1, latent), timestep (1,) and condition to (1, latent)."""
-        given = dict(zip(self.model.spec.condition, parts, strict=True))
-        none = torch.zeros(1, dtype=torch.long)
-        state = given.get("state", latent.new_zeros(1, 0))
-        condition = self.model.condition(state, given.get("task", none), given.get("label", none))
-        predicted: Tensor = self.model.denoiser(latent, step, condition)
-        return predicted
-
-
-class _Decoder(nn.Module):
-    """Maps a normalized latent to a weight vector."""
-
-    def __init__(self, vae: PolicyVae, model: LatentDiffusion) -> None:
-        super().__init__()
-        self.decoder, self.latent = vae.decoder, model.latent
-
-    def forward(self, latent: Tensor) -> Tensor:
-        """Map (1, latent) to (1, weight)."""
-        weights: Tensor = self.decoder(self.latent.restore(latent))
-        return weights
-
-
-def _write_graphs(directory: Path, vae: PolicyVae, diffusion: LatentDiffusion) -> None:
-    latent, index = torch.zeros(1, vae.spec.latent_size), torch.zeros(1, dtype=torch.long)
-    every = {"state": torch.zeros(1, diffusion.spec.state_size), "task": index, "label": index}
-    condition = {name: every[name] for name in diffusion.spec.condition}
-    inputs = {"latent": latent, "step": index, **condition}
-    _write_graph(_Denoiser(diffusion), inputs, "prediction", directory / DENOISER)
-    _write_graph(_Decoder(vae, diffusion), {"latent": latent}, "weights", directory / DECODER)
-
-
-def _write_graph(module: nn.Module, inputs: Mapping[str, Tensor], output: str, path: Path) -> None:
-    with warnings.catch_warnings():
-        # The newer exporter needs onnxscript; tracing is exact here, because shapes are fixed.
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            module.eval(),
-            tuple(inputs.values()),
-            str(path),
-            input_names=list(inputs),
-            output_names=[output],
-            opset_version=OPSET,
-            dynamo=False,
-        )
-
-
-def _constants(
-    vae: PolicyVae, diffusion: LatentDiffusion, action: ActionSpec
-) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
-    return {
-        "observation_mean": vae.observation.mean.numpy(),
-        "observation_scale": vae.observation.scale.numpy(),
-        "action_mean": vae.action.mean.numpy(),
-        "action_scale": vae.action.scale.numpy(),
-        "action_low": np.array(action.low, dtype=np.float32),
-        "action_high": np.array(action.high, dtype=np.float32),
-        "alphas_cumprod": diffusion.alphas_cumprod.numpy(),
+        "trained": policy.manifest.provenance,
+        "exported": {**software(), "runtime": versions, "time": now()},
     }
 
 
@@ -239,57 +190,70 @@ def torch_noise(plan: EpisodePlan, replan: int, size: int) -> FloatArray:
     return values
 
 
-def act_with_noise(
-    policy: ExportedPolicy, plan: EpisodePlan, observations: Mapping[str, FloatArray]
-) -> FloatArray:
-    """Run an exported policy over observations (time, obs) with the trained policy's noise.
+def act_with_noise(policy: ExportedPolicy, episode: Episode) -> tuple[FloatArray, FloatArray]:
+    """Run an exported policy over the observations of an episode with the trained policy's noise.
 
     Returns:
-        (time, action), clipped to the action's limits.
+        Actions (time, action) before clipping, and clipped to the action's limits.
     """
+    plan, observations = episode
     policy.reset(plan.seed, plan.task, plan.label)
-    actions, replans = [], 0
+    actions, unclipped, replans = [], [], 0
     for step in range(min(len(rows) for rows in observations.values())):
         policy.observe({key: rows[step] for key, rows in observations.items()})
         if policy.due:
-            noise = torch_noise(plan, replans, policy.description.latent_size)
+            noise = torch_noise(plan, replans, policy.description.noise_size)
             policy.adopt(policy.replan(policy.request(noise)))
             replans += 1
         actions.append(policy.step())
-    return np.stack(actions)
+        unclipped.append(policy.unclipped)
+    return np.stack(unclipped), np.stack(actions)
 
 
 def measure_parity(
-    directory: Path, trained: TrainedLwd, data: SnippetStore, acting: Acting
+    directory: Path, trained: TrainedPolicy, data: SnippetStore, acting: Acting
 ) -> dict[str, Any]:
-    """Compare an exported policy with the trained one on the longest demonstration.
+    """Compare an exported policy with the trained one on demonstrations and on random inputs.
 
     Returns:
-        Compared steps; the largest difference of an action in standard deviations; and for
-        both policies the median milliseconds of a control step and of a re-plan.
+        For both kinds of inputs the number of compared steps and the largest differences before and
+        after clipping, in the unit of `LARGEST_DIFFERENCE`; for both policies the median
+        milliseconds of a control step and of a re-plan.
     """
     exported = ExportedPolicy(directory)
-    description = exported.description
-    policy = trained.batch_policy(acting, 1)
-    plan, observations = _demonstration(data, trained.observation_keys)
-    actual = act_with_noise(exported, plan, observations)
-    policy.reset([plan])
+    policy, limits = trained.batch_policy(acting, 1), exported.description.action
+    normalizer = Normalizer(data.spec.action.size)
+    normalizer.standardize(data.moments(("action",), "train"))
+    mean, scale = normalizer.mean.numpy(), normalizer.scale.numpy()
     one = np.ones(1, dtype=np.bool_)
-    rows = [
-        policy.act({key: rows[step : step + 1] for key, rows in observations.items()}, one)[0]
-        for step in range(len(actual))
-    ]
-    expected = np.clip(np.stack(rows), description.action.low, description.action.high)
-    scale = trained.vae.action.scale.numpy()
-    device = torch.device("cpu")
-    batch = SingleRobotPolicies(exported, 1)
+
+    def compare(episodes: Sequence[Episode]) -> dict[str, Any]:
+        steps, largest = 0, [0.0, 0.0]
+        for plan, observations in episodes:
+            found = act_with_noise(exported, (plan, observations))
+            policy.reset([plan])
+            rows = [
+                policy.act({key: rows[step : step + 1] for key, rows in observations.items()}, one)
+                for step in range(len(found[0]))
+            ]
+            wanted = np.concatenate(rows)
+            clipped = np.clip(wanted, limits.low, limits.high).astype(np.float32)
+            for side, expected in enumerate((wanted, clipped)):
+                unit = np.maximum(scale, np.abs(expected - mean))
+                difference = float((np.abs(found[side] - expected) / unit).max())
+                largest[side] = max(largest[side], difference)
+            steps += len(wanted)
+        return {"steps": steps, "before_clipping": largest[0], "after_clipping": largest[1]}
+
+    recorded = _demonstrations(data, trained.observation_keys)
+    device, batch = torch.device("cpu"), SingleRobotPolicies(exported, 1)
     timed = {
-        "torch": time_policy(policy, plan, observations, device).summary(),
-        "exported": time_policy(batch, plan, observations, device).summary(),
+        "torch": time_policy(policy, *recorded[0], device).summary(),
+        "exported": time_policy(batch, *recorded[0], device).summary(),
     }
     return {
-        "steps": len(actual),
-        "largest_action_difference": float(np.abs((actual - expected) / scale).max()),
+        "demonstrations": compare(recorded),
+        "random_inputs": compare(_random_inputs(data, trained.observation_keys)),
         "torch_threads": torch.get_num_threads(),
         "exported_threads": 1,
         **{
@@ -300,21 +264,42 @@ def measure_parity(
     }
 
 
-def _demonstration(
-    data: SnippetStore, keys: tuple[str, ...]
-) -> tuple[EpisodePlan, Mapping[str, FloatArray]]:
-    """Return the longest demonstration as an episode, at most `COMPARED_STEPS` long."""
+def _demonstrations(data: SnippetStore, keys: tuple[str, ...]) -> list[Episode]:
+    """Return the longest demonstration and some others, at most `COMPARED_STEPS` of each."""
     table, spec = data.episodes, data.spec
-    index = int(table.length.argmax())
-    start, length = int(table.start[index]), min(COMPARED_STEPS, int(table.length[index]))
-    task, label = int(table.task[index]), int(table.label[index])
-    plan = EpisodePlan(
-        0,
-        EVALUATION_SEED_START,
-        spec.env.tasks[task] if task >= 0 else "",
-        spec.label_name(label),
-    )
-    return plan, {key: data.read(key, start, start + length) for key in keys}
+    others = np.linspace(0, len(table.length) - 1, COMPARED_EPISODES - 1).round().astype(int)
+    episodes: list[Episode] = []
+    for number, index in enumerate(dict.fromkeys([int(table.length.argmax()), *others.tolist()])):
+        start, length = int(table.start[index]), min(COMPARED_STEPS, int(table.length[index]))
+        task = int(table.task[index])
+        plan = EpisodePlan(
+            number,
+            EVALUATION_SEED_START + number,
+            spec.env.tasks[task] if task >= 0 else "",
+            spec.label_name(int(table.label[index])),
+        )
+        episodes.append((plan, {key: data.read(key, start, start + length) for key in keys}))
+    return episodes
+
+
+def _random_inputs(data: SnippetStore, keys: tuple[str, ...]) -> list[Episode]:
+    """Return episodes of independent normal observations, wider than the demonstrations'."""
+    rng, spec = generator("export-parity"), data.spec
+    episodes: list[Episode] = []
+    for number in range(COMPARED_EPISODES):
+        observations = {}
+        for key in keys:
+            moments = data.moments((key,), "train")
+            normal = rng.standard_normal((COMPARED_STEPS, len(moments.mean)))
+            values = moments.mean + RANDOM_SCALE * moments.deviation * normal
+            observations[key] = values.astype(np.float32)
+        task, label = (
+            names[int(rng.integers(len(names)))] if names else ""
+            for names in (spec.env.tasks, spec.labels)
+        )
+        plan = EpisodePlan(number, EVALUATION_SEED_START + number, task, label)
+        episodes.append((plan, observations))
+    return episodes
 
 
 def _rounded(milliseconds: float | None) -> float | None:

@@ -1,7 +1,8 @@
-"""An exported policy in a control loop: NumPy, safetensors and ONNX Runtime, no torch.
+"""An exported policy in a control loop: NumPy and ONNX Runtime, no torch.
 
-Re-planning (slow) samples a latent and decodes it to the weights of a small network; a control
-step (fast) runs that network once.
+Two graphs hold all of its arithmetic. The first one, `plan`, re-plans (slow): it samples a latent
+and decodes it to the weights of a small network, or to a chunk of actions. The second one, `act`,
+follows the plan for one control step (fast).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import importlib
 import json
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,71 +23,73 @@ from lwdctl.artifacts.files import sha256_of
 from lwdctl.core.errors import ArtifactError, ConfigError, DataError, MissingExtraError
 from lwdctl.core.records import ActionSpec, FloatArray, ObservationSpec
 from lwdctl.core.seeding import generator
-from lwdctl.models import ddim
 from lwdctl.policies.policy import checked_observations, known_name
 
 FORMAT = "lwdctl-policy"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 DESCRIPTION = "policy.json"
-DENOISER = "denoiser.onnx"
-DECODER = "decoder.onnx"
-CONSTANTS = "constants.safetensors"
+PLAN, ACT = "plan", "act"
+"""Names of the graphs; their files are `plan.onnx` and `act.onnx`."""
+TYPES = {"tensor(float)": "float32", "tensor(int64)": "int64"}
+"""NumPy's names of the types of ONNX Runtime."""
 
-Layer = tuple[FloatArray, FloatArray]
-"""Matrix (out, in) and bias (out,) of one layer of a generated network."""
 Observation = Mapping[str, FloatArray] | FloatArray
+Arrays = Mapping[str, npt.NDArray[Any]]
+Signature = Mapping[str, Mapping[str, Mapping[str, Any]]]
+"""`inputs` and `outputs` of a graph: name to `type` and `shape`."""
 
 
 @dataclass(frozen=True)
 class PolicyDescription:
-    """Everything but tensors that running an exported policy needs.
+    """Everything but the graphs that running an exported policy needs.
+
+    The inputs of the graphs are among `noise` (latent,), standard normal; `task` and `label` (),
+    indices; `observations` (history, obs), environment units, oldest first; `observation` (obs,),
+    the current one; `time` (), control steps since the observation that the plan was made for; and
+    the outputs of `plan`, which are inputs of `act`. What `act` outputs is `action` (action,),
+    environment units, within the action's limits, and `unclipped`, the same before clipping.
 
     Attributes:
+        method: Method of the policy: lwd, dp, ldp or mlp.
         observations: What the policy observes, in the order of its components.
         action: What it outputs. Limits that the data does not state are infinite here, and null
             in the file.
-        history: Observations in the state condition, oldest first.
-        snippet_length: Steps of the snippets it was trained on: the unit of its time input.
+        history: Observations that the input `observations` holds.
         horizon: Action horizon: steps executed per re-plan; None keeps one plan all episode.
-        time_input: Whether the network also sees the fraction of its snippet that has elapsed.
-        reference_start: First observation component that actions are relative to; None where
-            they are absolute.
-        layers: (in, out) of every layer of the generated network. A weight vector holds, layer
-            by layer, the matrix (out, in) row by row and then the bias (out,).
-        latent_size: Components of the latent.
-        condition: Parts of the denoiser's condition, out of state, task, label: its inputs.
+        condition: What it is conditioned on beside observations, out of task, label.
         tasks: Task names in the order of their indices.
         labels: Behavior labels in the order of their indices.
-        prediction: What the denoiser predicts: `"sample"`, `"epsilon"` or `"v_prediction"`.
-        sampler: `"ddim"`.
-        timesteps: Inference timesteps from the noisiest to the cleanest.
+        num_inference_steps: Denoising (DDIM) steps per re-plan; 0 where nothing is sampled.
+        opset: Version of the ONNX operators.
+        graphs: Graph name to its inputs and outputs; where nothing is sampled there is no `plan`.
         provenance: Artifacts with digests, software versions, commit.
-        parity: Difference from the policy that was exported, and the timings of both.
+        parity: Differences from the policy that was exported, and the timings of both.
         files: File name to `bytes` and `sha256`.
     """
 
+    method: str
     observations: tuple[ObservationSpec, ...]
     action: ActionSpec
     history: int
-    snippet_length: int
     horizon: int | None
-    time_input: bool
-    reference_start: int | None
-    layers: tuple[tuple[int, int], ...]
-    latent_size: int
     condition: tuple[str, ...]
     tasks: tuple[str, ...]
     labels: tuple[str, ...]
-    prediction: str
-    sampler: str
-    timesteps: tuple[int, ...]
+    num_inference_steps: int
+    opset: int
+    graphs: Mapping[str, Signature]
     provenance: Mapping[str, Any]
     parity: Mapping[str, Any]
     files: Mapping[str, Mapping[str, Any]]
 
+    @property
+    def noise_size(self) -> int:
+        """Components of the noise that a re-plan starts from."""
+        return int(self.graphs[PLAN]["inputs"]["noise"]["shape"][0]) if PLAN in self.graphs else 0
+
     def write(self, directory: Path) -> None:
-        """Write `policy.json`, with the digests of the other files as they are now."""
-        paths = [directory / name for name in (DENOISER, DECODER, CONSTANTS)]
+        """Write `policy.json`, with the digests of the graphs as they are now."""
+        paths = [directory / f"{name}.onnx" for name in self.graphs]
         files = {
             path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in paths
         }
@@ -131,13 +134,13 @@ class PolicyDescription:
             raise ArtifactError(
                 f"{path} is damaged: {error!r}", "export the policy again"
             ) from error
-        for name in (DENOISER, DECODER, CONSTANTS):
-            file = directory / name
+        for name in found.graphs:
+            file = directory / f"{name}.onnx"
             if not file.is_file():
                 raise ArtifactError(
                     f"{file} is missing", "copy the whole directory, or export the policy again"
                 )
-            if sha256_of(file) != found.files.get(name, {}).get("sha256"):
+            if sha256_of(file) != found.files.get(file.name, {}).get("sha256"):
                 raise ArtifactError(
                     f"{file} is not the file that was exported: its SHA-256 differs",
                     "copy the directory again, or export the policy again",
@@ -149,21 +152,106 @@ class PolicyDescription:
         action = dict(body["action"])
         for side, sign in (("low", -1.0), ("high", 1.0)):
             action[side] = tuple(sign * math.inf if v is None else float(v) for v in action[side])
-        lists = {name: tuple(body[name]) for name in ("condition", "tasks", "labels", "timesteps")}
+        if not {ACT} <= set(body["graphs"]) <= {PLAN, ACT}:
+            raise ValueError(f"its graphs are {', '.join(body['graphs'])}")
+        lists = {name: tuple(body[name]) for name in ("condition", "tasks", "labels")}
         typed = {
             "observations": tuple(ObservationSpec(**item) for item in body["observations"]),
             "action": ActionSpec(**action),
-            "layers": tuple((int(i), int(o)) for i, o in body["layers"]),
         }
         return cls(**{**body, **lists, **typed})
 
 
-class Networks:
-    """The graphs and constants of an exported policy; no state, safe to share between threads.
+@dataclass(frozen=True)
+class Request:
+    """Everything that a re-plan depends on; later observations do not change it.
+
+    Attributes:
+        observations: (history, obs), environment units, oldest first.
+        task: Index of the task.
+        label: Index of the behavior label.
+        noise: (latent,), standard normal.
+        step: Control steps taken in this episode before the newest observation.
+        episode: Which `reset` it belongs to.
+    """
+
+    observations: FloatArray
+    task: int
+    label: int
+    noise: FloatArray
+    step: int
+    episode: int
+
+    @property
+    def inputs(self) -> Arrays:
+        """Values by the names that the graphs give them."""
+        return {
+            "observations": self.observations,
+            "task": np.array(self.task, dtype=np.int64),
+            "label": np.array(self.label, dtype=np.int64),
+            "noise": self.noise,
+        }
+
+
+class Plan:
+    """A generated network or a chunk of actions, followed until the next re-plan.
+
+    It binds the graph `act` to arrays that stay in place, so that a control step copies no weights;
+    it acts in one thread at a time.
+
+    Args:
+        request: What it was made from.
+        outputs: What the graph `plan` output.
+        act: Session of the graph `act`.
+        signature: Inputs and outputs of that graph.
+    """
+
+    def __init__(self, request: Request, outputs: Arrays, act: Any, signature: Signature) -> None:
+        self.request, self.outputs = request, outputs
+        self._act, self._binding = act, act.io_binding()
+        self._inputs: dict[str, npt.NDArray[Any]]
+        self._results: dict[str, npt.NDArray[Any]]
+        self._inputs, self._results = (
+            {name: np.zeros(item["shape"], item["type"]) for name, item in signature[side].items()}
+            for side in ("inputs", "outputs")
+        )
+        for name, values in {**request.inputs, **outputs}.items():
+            if name in self._inputs:
+                self._inputs[name][...] = values
+        for bind, arrays in (
+            (self._binding.bind_input, self._inputs),
+            (self._binding.bind_output, self._results),
+        ):
+            for name, array in arrays.items():
+                bind(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+
+    def act(self, observations: Sequence[FloatArray], time: int) -> tuple[FloatArray, FloatArray]:
+        """Run the graph `act`.
+
+        Args:
+            observations: Of the history, each (obs,), environment units, the current one last.
+            time: Control steps since the observation that the plan was made for.
+
+        Returns:
+            The action (action,), environment units, within the limits, and before it was clipped.
+        """
+        inputs = self._inputs
+        if "observation" in inputs:
+            inputs["observation"][:] = observations[-1]
+        if "observations" in inputs:
+            inputs["observations"][:] = observations
+        if "time" in inputs:
+            inputs["time"][...] = time
+        self._act.run_with_iobinding(self._binding)
+        return self._results["action"].copy(), self._results["unclipped"].copy()
+
+
+class Graphs:
+    """The graphs of an exported policy; no state, safe to share between threads.
 
     Args:
         directory: The exported policy.
-        threads: Threads of ONNX Runtime for one graph.
+        threads: Threads of ONNX Runtime for `plan`; `act`, which takes microseconds, has one.
 
     Raises:
         ArtifactError: No exported policy, one of another format version, or a damaged one.
@@ -172,114 +260,27 @@ class Networks:
 
     def __init__(self, directory: Path, threads: int = 1) -> None:
         self.description = PolicyDescription.read(directory)
-        runtime = load_onnxruntime()
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        self._denoiser, self._decoder = (
-            runtime.InferenceSession(
-                str(directory / name), options, providers=["CPUExecutionProvider"]
-            )
-            for name in (DENOISER, DECODER)
-        )
-        from safetensors.numpy import load_file
-
-        self.constants: dict[str, FloatArray] = load_file(directory / CONSTANTS)
-
-    def sample(self, state: FloatArray, task: int, label: int, noise: FloatArray) -> FloatArray:
-        """Sample a normalized latent (latent,); see `Request` for the arguments."""
-        description = self.description
-        parts: dict[str, npt.NDArray[Any]] = {
-            "state": state[None].astype(np.float32),
-            "task": np.array([task], dtype=np.int64),
-            "label": np.array([label], dtype=np.int64),
+        self._sessions = {
+            name: open_session(directory / f"{name}.onnx", threads if name == PLAN else 1)
+            for name in self.description.graphs
         }
-        condition = {name: parts[name] for name in description.condition}
-        alphas = self.constants["alphas_cumprod"].tolist()
 
-        def predict_clean(latent: FloatArray, step: int) -> FloatArray:
-            inputs = {"latent": latent, "step": np.array([step], dtype=np.int64), **condition}
-            predicted = self._denoiser.run(None, inputs)[0]
-            signal, std = ddim.coefficients(alphas[step])
-            clean: FloatArray = ddim.clean_sample(
-                predicted, latent, description.prediction, signal, std
-            )
-            return clean
+    def plan(self, request: Request) -> Plan:
+        """Run the graph `plan`, if there is one."""
+        outputs: dict[str, npt.NDArray[Any]] = {}
+        if PLAN in self._sessions:
+            signature, given = self.description.graphs[PLAN], request.inputs
+            inputs = {name: given[name] for name in signature["inputs"]}
+            found = self._sessions[PLAN].run(list(signature["outputs"]), inputs)
+            outputs = dict(zip(signature["outputs"], found, strict=True))
+        return Plan(request, outputs, self._sessions[ACT], self.description.graphs[ACT])
 
-        start = noise[None].astype(np.float32)
-        latent: FloatArray = ddim.sample(predict_clean, start, description.timesteps, alphas)[0]
-        return latent
-
-    def decode(self, latent: FloatArray) -> FloatArray:
-        """Decode a normalized latent (latent,) to a weight vector (weight,)."""
-        weights: FloatArray = self._decoder.run(None, {"latent": latent[None]})[0][0]
-        return weights
-
-    def unpack(self, weights: FloatArray) -> list[Layer]:
-        """Cut a weight vector (weight,) into layers, which are views."""
-        layers: list[Layer] = []
-        start = 0
-        for width, out in self.description.layers:
-            middle, end = start + width * out, start + (width + 1) * out
-            layers.append((weights[start:middle].reshape(out, width), weights[middle:end]))
-            start = end
-        return layers
-
-    def act(self, layers: list[Layer], observation: FloatArray, elapsed: float) -> FloatArray:
-        """Run an unpacked network on an observation (obs,), environment units.
-
-        Returns:
-            (action,), environment units, clipped to the action's limits.
-        """
-        description, constants = self.description, self.constants
-        hidden = (observation - constants["observation_mean"]) / constants["observation_scale"]
-        if description.time_input:
-            hidden = np.append(hidden, np.float32(2.0 * elapsed - 1.0))
-        for matrix, bias in layers[:-1]:
-            hidden = np.maximum(matrix @ hidden + bias, 0.0)
-        matrix, bias = layers[-1]
-        action = (matrix @ hidden + bias) * constants["action_scale"] + constants["action_mean"]
-        if description.reference_start is not None:
-            start = description.reference_start
-            action = action + observation[start : start + description.action.size]
-        low, high = constants["action_low"], constants["action_high"]
-        clipped: FloatArray = np.clip(action, low, high).astype(np.float32)
-        return clipped
-
-
-@dataclass(frozen=True)
-class Request:
-    """Everything that a re-plan depends on; later observations do not change it.
-
-    Attributes:
-        state: (history * obs,), environment units, oldest observation first.
-        task: Index of the task.
-        label: Index of the behavior label.
-        noise: (latent,), standard normal.
-        step: Control steps taken in this episode before the newest observation.
-        episode: Which `reset` it belongs to.
-    """
-
-    state: FloatArray
-    task: int
-    label: int
-    noise: FloatArray
-    step: int
-    episode: int
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A generated network, which acts until the next re-plan.
-
-    Attributes:
-        request: What it was generated from.
-        latent: (latent,), normalized.
-        layers: Matrix and bias of every layer.
-    """
-
-    request: Request
-    latent: FloatArray
-    layers: list[Layer]
+    def warm(self) -> None:
+        """Run both graphs on zeros: a graph's first run takes longer than the others."""
+        size = sum(item.size for item in self.description.observations)
+        observations = np.zeros((self.description.history, size), dtype=np.float32)
+        noise = np.zeros(self.description.noise_size, dtype=np.float32)
+        self.plan(Request(observations, 0, 0, noise, 0, 0)).act(list(observations), 0)
 
 
 class ExportedPolicy:
@@ -291,24 +292,26 @@ class ExportedPolicy:
     `controller.TwoRateController` does so.
 
     Args:
-        source: Directory that `lwdctl export policy` wrote, or its networks to share.
-        threads: Threads of ONNX Runtime for one graph.
+        source: Directory that `lwdctl export policy` wrote, or its graphs to share.
+        threads: Threads of ONNX Runtime for re-planning.
 
     Raises:
         ArtifactError: No exported policy, one of another format version, or a damaged one.
         MissingExtraError: onnxruntime is not installed.
     """
 
-    def __init__(self, source: Path | str | Networks, threads: int = 1) -> None:
-        if not isinstance(source, Networks):
-            source = Networks(Path(source), threads)
-        self.networks = source
+    def __init__(self, source: Path | str | Graphs, threads: int = 1) -> None:
+        if not isinstance(source, Graphs):
+            source = Graphs(Path(source), threads)
+        self.graphs = source
         self.steps = 0
         """Control steps taken in this episode."""
         self.replans = 0
         """Re-plans requested in this episode."""
         self.plan: Plan | None = None
-        """The current generated network."""
+        """The current plan."""
+        self.unclipped: FloatArray = np.zeros(self.description.action.size, dtype=np.float32)
+        """The last action before it was clipped."""
         self._recent: deque[FloatArray] = deque(maxlen=self.description.history)
         self._seed = self._episode = 0
 
@@ -320,11 +323,15 @@ class ExportedPolicy:
     @property
     def description(self) -> PolicyDescription:
         """What the policy observes, what it outputs and how it was trained."""
-        return self.networks.description
+        return self.graphs.description
 
     def copy(self) -> ExportedPolicy:
-        """Return a policy with episodes of its own that shares the networks."""
-        return ExportedPolicy(self.networks)
+        """Return a policy with episodes of its own that shares the graphs."""
+        return ExportedPolicy(self.graphs)
+
+    def warm(self) -> None:
+        """Run both graphs once, so that an episode's first step is as fast as the others."""
+        self.graphs.warm()
 
     def reset(self, seed: int = 0, task: str = "", label: str = "") -> None:
         """Begin an episode.
@@ -402,12 +409,11 @@ class ExportedPolicy:
         """
         if noise is None:
             rng = generator("exported-latent", self._task, self._seed, self.replans)
-            noise = rng.standard_normal(self.description.latent_size, dtype=np.float32)
-        self.replans += 1
-        state = np.concatenate(list(self._recent))
+            noise = rng.standard_normal(self.description.noise_size, dtype=np.float32)
+        self.replans += PLAN in self.description.graphs
         tasks, labels = self.description.tasks, self.description.labels
         return Request(
-            state,
+            np.stack(self._recent),
             tasks.index(self._task) if self._task else 0,
             labels.index(self._label) if self._label else 0,
             noise,
@@ -416,10 +422,8 @@ class ExportedPolicy:
         )
 
     def replan(self, request: Request) -> Plan:
-        """Sample a latent and decode it to a network (slow)."""
-        latent = self.networks.sample(request.state, request.task, request.label, request.noise)
-        weights = self.networks.decode(latent)
-        return Plan(request, latent, self.networks.unpack(weights))
+        """Sample a network or a chunk of actions (slow)."""
+        return self.graphs.plan(request)
 
     def adopt(self, plan: Plan) -> None:
         """Act with a plan from the next step on; a plan for an earlier episode is ignored.
@@ -438,14 +442,47 @@ class ExportedPolicy:
         Raises:
             DataError: The action is NaN or infinite; do not send it to a robot.
         """
-        if self.plan is None or self.age is None:
+        if self.plan is None:
             raise ConfigError("the policy has no plan", "adopt one before the first step")
-        elapsed = min(self.age / self.description.snippet_length, 1.0)
-        action = self.networks.act(self.plan.layers, self._recent[-1], elapsed)
+        action = self.follow(self.plan)
         self.steps += 1
-        if not np.isfinite(action).all():
+        return action
+
+    def follow(self, plan: Plan) -> FloatArray:
+        """Return what a plan, current or not, does on the newest observation; take no step.
+
+        Returns:
+            (action,), environment units, clipped to the action's limits.
+
+        Raises:
+            DataError: The action is NaN or infinite; do not send it to a robot.
+        """
+        action, self.unclipped = plan.act(self._recent, self.steps - plan.request.step)
+        if not np.isfinite(self.unclipped).all():
             raise DataError("the policy's action is not finite", "stop the robot")
         return action
+
+
+def open_session(path: Path, threads: int) -> Any:
+    """Open a graph with ONNX Runtime, whose waiting threads do not spin.
+
+    Raises:
+        MissingExtraError: onnxruntime is not installed.
+    """
+    runtime = load_onnxruntime()
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    # Threads of a re-plan that wait by spinning would take the core that the control step needs.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def signature_of(session: Any) -> Signature:
+    """Return the inputs and outputs of an open graph."""
+    return {
+        side: {item.name: {"type": TYPES[item.type], "shape": item.shape} for item in items}
+        for side, items in (("inputs", session.get_inputs()), ("outputs", session.get_outputs()))
+    }
 
 
 def load_onnxruntime() -> Any:

@@ -32,36 +32,81 @@ def controlled(policy, steps, **settings):
         for step in range(steps):
             actions.append(controller.act(seen(step)))
             made.append(policy.plan.request.step)
-    return np.stack(actions), made, controller.punctuality
+    return np.stack(actions), made, controller.statistics
 
 
 def test_without_delay_it_is_the_loop_at_one_rate(policy):
-    actions, _, punctuality = controlled(policy, 13, delay=0)
+    actions, _, statistics = controlled(policy, 13, delay=0)
     policy.reset(4, "push", "slow")
     assert np.array_equal(actions, np.stack([policy.act(seen(step)) for step in range(13)]))
-    assert (punctuality.plans, punctuality.late_steps, punctuality.waits) == (3, 0, 1)
+    assert (statistics.plans, statistics.late_steps, statistics.waits) == (3, 0, 1)
 
 
 def test_a_late_plan_is_adopted_when_it_is_ready_and_keeps_its_time_input(policy):
-    actions, made, punctuality = controlled(policy, 12, delay=2)
+    actions, made, statistics = controlled(policy, 12, delay=2)
     # Started at step 5, adopted at step 7; its horizon ends 5 steps after step 5.
     assert made == [0] * 7 + [5] * 5
-    assert punctuality.late_steps == 2 + 2
+    assert statistics.late_steps == 2 + 2
     repeated, _, _ = controlled(policy, 12, delay=2)
     assert np.array_equal(actions, repeated)
 
 
 def test_a_lead_makes_up_for_the_delay(policy):
-    _, made, punctuality = controlled(policy, 12, delay=2, lead=2)
+    _, made, statistics = controlled(policy, 12, delay=2, lead=2)
     assert made == [0] * 5 + [3] * 3 + [6] * 3 + [9]
-    assert punctuality.late_steps == 0
+    assert statistics.late_steps == 0
 
 
 def test_patience_ends_in_waiting(policy):
-    _, made, punctuality = controlled(policy, 9, delay=4, patience=1)
+    _, made, statistics = controlled(policy, 9, delay=4, patience=1)
     assert made == [0] * 6 + [5] * 3
-    assert punctuality.late_steps == 1
-    assert punctuality.waits == 2
+    assert statistics.late_steps == 1
+    assert statistics.waits == 2
+
+
+def test_both_graphs_have_run_before_the_first_observation(policy, monkeypatch):
+    from lwdctl.deploy import runtime
+    from lwdctl.deploy.controller import TwoRateController
+
+    ran, plan, act = [], runtime.Graphs.plan, runtime.Plan.act
+    monkeypatch.setattr(runtime.Graphs, "plan", lambda *given: ran.append("plan") or plan(*given))
+    monkeypatch.setattr(runtime.Plan, "act", lambda *given: ran.append("act") or act(*given))
+    monkeypatch.setattr(policy, "observe", lambda seen: ran.append("observe"))
+    with TwoRateController(policy, delay=0) as controller:
+        controller.reset(4, "push", "slow")
+        assert ran == ["plan", "act"]
+    assert (policy.steps, policy.replans, policy.plan) == (0, 0, None)
+
+
+def test_a_new_plan_takes_over_step_by_step(policy):
+    at_once, made, plain = controlled(policy, 12, delay=2)
+    blended, same, smooth = controlled(policy, 12, delay=2, blend=3)
+    assert same == made == [0] * 7 + [5] * 5
+    policy.reset(4, "push", "slow")
+    former = []  # what the first plan does all along
+    for step in range(12):
+        policy.observe(seen(step))
+        if step == 0:
+            policy.adopt(policy.replan(policy.request()))
+        former.append(policy.step())
+    for step in range(12):
+        weight = np.clip((step - 6) / 4, 0, 1)
+        wanted = former[step] + weight * (at_once[step] - former[step])
+        np.testing.assert_allclose(blended[step], wanted, rtol=1e-5, atol=1e-6)
+    jumps = np.abs(np.diff(at_once, axis=0)).max(1)
+    assert plain.largest_jump == jumps[6]
+    assert plain.largest_change == np.delete(jumps, 6).max()
+    assert smooth.largest_jump < plain.largest_jump
+
+
+def test_staleness_and_missed_deadlines_are_counted(policy, caplog):
+    _, _, statistics = controlled(policy, 12, delay=2, period=1e9)
+    assert (statistics.steps, statistics.staleness, statistics.deadline_misses) == (12, 6, 0)
+    assert 0.0 < statistics.staleness_seconds < 60.0
+    with caplog.at_level("INFO", logger="lwdctl"):
+        _, _, statistics = controlled(policy, 12, delay=2, period=1e-9)
+    assert statistics.deadline_misses == 11
+    assert "deadline_misses=11" in caplog.text
 
 
 class Held:
@@ -88,7 +133,7 @@ def test_the_present_plan_acts_while_a_thread_plans(policy, monkeypatch):
         for step in range(9):
             controller.act(seen(step))
         assert policy.plan.request.step == 0
-        assert controller.punctuality.late_steps == 4
+        assert controller.statistics.late_steps == 4
         held.go.set()
         last = time.monotonic() + 60
         step = 9

@@ -12,14 +12,15 @@ import pytest
 import torch
 from toy_chain import SOURCE, TOY, ToyChain, publish_chain
 
+import lwdctl
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.cli.main import main
+from lwdctl.configs import BaselineConfig
 from lwdctl.core.errors import ConfigError, LwdctlError, MissingExtraError
 from lwdctl.core.progress import SilentProgress
 from lwdctl.core.seeding import derive_seed
-from lwdctl.methods.lwd import METHOD
+from lwdctl.methods.lwd import METHOD, GeneratedNetwork
 from lwdctl.methods.method import Acting
-from lwdctl.models import generated
 from lwdctl.models.diffusion import load_diffusion
 from lwdctl.models.vae import load_vae
 from lwdctl.policies.policy import EpisodePlan
@@ -36,22 +37,21 @@ KINDS = [
 
 
 def recorded(inputs):
-    """Return the observations of one demonstration, and the models."""
+    """Return the observations of one demonstration."""
     store = SnippetStore.open(inputs["snippets"].path)
     start, length = int(store.episodes.start[1]), int(store.episodes.length[1])
     names = [item.name for item in SOURCE.observations]
-    device = torch.device("cpu")
-    models = load_vae(inputs["vae"], device), load_diffusion(inputs["diffusion"], device)
-    return {name: store.read(name, start, start + length) for name in names}, *models
+    return {name: store.read(name, start, start + length) for name in names}
 
 
 @pytest.mark.parametrize("toy", KINDS, ids=lambda toy: f"{toy.denoiser}-{toy.prediction}")
-def test_the_same_noise_gives_the_same_latent_weights_and_actions(exported, toy):
+def test_the_same_noise_gives_the_same_weights_and_actions(exported, toy):
     from lwdctl.deploy.export import act_with_noise, torch_noise
     from lwdctl.deploy.runtime import ExportedPolicy
 
     inputs, directory = exported(toy)
-    seen, vae, diffusion = recorded(inputs)
+    seen, device = recorded(inputs), torch.device("cpu")
+    vae, diffusion = load_vae(inputs["vae"], device), load_diffusion(inputs["diffusion"], device)
     policy = ExportedPolicy(directory)
     policy.reset(PLAN.seed, PLAN.task, PLAN.label)
     policy.observe({name: rows[0] for name, rows in seen.items()})
@@ -63,26 +63,66 @@ def test_the_same_noise_gives_the_same_latent_weights_and_actions(exported, toy)
     generator = torch.Generator().manual_seed(derive_seed("latent", PLAN.task, PLAN.seed, 0))
     with torch.no_grad():
         latent = diffusion.sample(diffusion.condition(state, one, one), [generator], "ddim", 6)
-        weights = vae.decoder(latent)
-    standardized = diffusion.latent.normalize(latent)[0].numpy()
-    np.testing.assert_allclose(plan.latent, standardized, atol=1e-4)
-    layers = generated.unpack(weights, vae.spec.policy_shape)
-    for (matrix, bias), (wanted, wanted_bias) in zip(plan.layers, layers, strict=True):
-        np.testing.assert_allclose(matrix, wanted[0].T.numpy(), atol=1e-4)
-        np.testing.assert_allclose(bias, wanted_bias[0, 0].numpy(), atol=1e-4)
+        weights = vae.decoder(latent)[0]
+    network = GeneratedNetwork(vae, weights)
+    for found, wanted in zip(plan.outputs.values(), network.parameters(), strict=True):
+        np.testing.assert_allclose(found, wanted.detach().numpy(), atol=1e-4)
 
-    opened = METHOD.open(inputs, torch.device("cpu"))
+    opened = METHOD.open(inputs, device)
     trained = opened.batch_policy(Acting(5, num_inference_steps=6), 1)
+    unclipped, actions = act_with_noise(policy, (PLAN, seen))
+    assert len(actions) > 20
+    np.testing.assert_allclose(unclipped, run(trained, seen), rtol=1e-4, atol=1e-4)
+    assert np.array_equal(unclipped, actions)
+    assert (np.abs(actions) < 2000.0).all()
+    assert np.ptp(actions, axis=0).min() > 0.01
+
+
+def run(trained, seen):
+    """Run a trained policy over one demonstration, as `PLAN` has it."""
     trained.reset([PLAN])
     rows = [
         trained.act({name: rows[step : step + 1] for name, rows in seen.items()}, np.ones(1, bool))
         for step in range(len(seen["hand"]))
     ]
-    actions = act_with_noise(policy, PLAN, seen)
-    assert len(actions) > 20
-    np.testing.assert_allclose(actions, np.concatenate(rows), rtol=1e-4, atol=1e-4)
-    assert (np.abs(actions) < 2000.0).all()
-    assert np.ptp(actions, axis=0).min() > 0.01
+    return np.concatenate(rows)
+
+
+BASELINES = {
+    "dp": {"snippet_length": 8, "executed": 4, "unet_size": "xs", "condition": ("task", "label")},
+    "dp transformer": {"snippet_length": 8, "denoiser": "transformer", "transformer_size": "xs"},
+    "ldp": {"snippet_length": 8, "width": 16, "latent_size": 16, "history": 3},
+    "mlp": {"policy_width": 16, "history": 2, "time_input": True, "condition": ("label",)},
+    "mlp plain": {"policy_width": 16, "condition": ("none",)},
+}
+
+
+@pytest.mark.parametrize("kind", BASELINES)
+def test_baselines_act_as_the_trained_ones(kind, tmp_path):
+    pytest.importorskip("onnx", reason="the extra onnx is not installed")
+    pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    from lwdctl.deploy.export import act_with_noise, export_policy
+    from lwdctl.deploy.runtime import ExportedPolicy
+
+    snippets = publish_chain(tmp_path / "runs", TOY)["snippets"]
+    data = lwdctl.load_dataset(str(snippets.path), workspace=tmp_path / "runs")
+    config = BaselineConfig(updates=2, batch_size=4, **BASELINES[kind])
+    trained = lwdctl.train_baseline(kind.split()[0], data, config, progress=SilentProgress())
+    acting = Acting(num_inference_steps=3)
+    inputs = {"snippets": snippets, "baseline": trained.artifact}
+    said = export_policy(inputs, tmp_path / "policy", acting, SilentProgress())
+    assert said.method == kind.split()[0]
+    assert set(said.graphs) == ({"act"} if said.method == "mlp" else {"plan", "act"})
+    assert said.parity["random_inputs"]["before_clipping"] < 1e-4
+
+    seen = recorded(inputs)
+    policy = ExportedPolicy(tmp_path / "policy")
+    unclipped, _ = act_with_noise(policy, (PLAN, seen))
+    expected = run(trained.policy.batch_policy(acting, 1), seen)
+    np.testing.assert_allclose(unclipped, expected, rtol=1e-4, atol=1e-4)
+    assert np.ptp(unclipped, axis=0).min() > 1e-3
+    replans = 0 if said.horizon is None else -(-len(unclipped) // said.horizon)
+    assert policy.replans == replans
 
 
 def test_actions_are_clipped_to_the_data_s_limits(exported):
@@ -104,15 +144,33 @@ def test_the_description_says_what_a_robot_needs(exported):
         {"name": "hand", "size": 2, "network": True},
     ]
     assert said["action"]["semantics"] == "absolute"
-    assert (said["history"], said["snippet_length"], said["horizon"]) == (2, 8, 5)
+    assert (said["history"], said["horizon"]) == (2, 5)
     assert said["tasks"] == ["push", "pull"]
-    assert said["timesteps"] == sorted(said["timesteps"], reverse=True)
+    assert (said["method"], said["opset"], said["num_inference_steps"]) == ("lwd", 17, 6)
+    plan, act = said["graphs"]["plan"], said["graphs"]["act"]
+    index, number = {"type": "int64", "shape": []}, {"type": "float32", "shape": []}
+    assert plan["inputs"] == {
+        "observations": {"type": "float32", "shape": [2, 5]},
+        "task": index,
+        "label": index,
+        "noise": {"type": "float32", "shape": [16]},
+    }
+    assert plan["outputs"]["layers.0.weight"] == {"type": "float32", "shape": [16, 6]}
+    assert act["inputs"] == {
+        **plan["outputs"],
+        "observation": {"type": "float32", "shape": [5]},
+        "time": number,
+    }
+    assert set(act["outputs"]) == {"action", "unclipped"}
     artifacts = said["provenance"]["artifacts"]
     assert artifacts["diffusion"]["digest"] == inputs["diffusion"].digest
     assert set(artifacts) == {"snippets", "vae", "latents", "diffusion"}
-    assert said["parity"]["largest_action_difference"] < 1e-4
+    for kind in ("demonstrations", "random_inputs"):
+        found = said["parity"][kind]
+        assert found["steps"] > 60
+        assert found["after_clipping"] <= found["before_clipping"] < 1e-4
     assert said["parity"]["exported_step_ms"] > 0
-    assert set(said["files"]) == {"denoiser.onnx", "decoder.onnx", "constants.safetensors"}
+    assert set(said["files"]) == {"plan.onnx", "act.onnx"}
     assert sorted(path.name for path in directory.iterdir()) == sorted(
         [*said["files"], "policy.json"]
     )
@@ -120,7 +178,8 @@ def test_the_description_says_what_a_robot_needs(exported):
 
 ON_A_ROBOT = """
 import sys
-NOT_THERE = {"torch", "diffusers", "hypnettorch", "zarr", "h5py", "gymnasium", "mujoco", "typer"}
+NOT_THERE = {"torch", "diffusers", "hypnettorch", "zarr", "h5py", "gymnasium", "mujoco", "typer",
+             "safetensors"}
 class Blocker:
     def find_spec(self, name, *rest):
         if name.partition(".")[0] in NOT_THERE:
@@ -150,15 +209,25 @@ def test_it_runs_where_there_is_no_torch(exported):
     assert done.returncode == 0, done.stderr
 
 
-def test_what_differs_is_not_written(exported, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("kind", "side", "found"),
+    [
+        ("demonstrations", "before_clipping", 2e-3),
+        ("demonstrations", "after_clipping", float("nan")),
+        ("random_inputs", "before_clipping", float("nan")),
+        ("random_inputs", "after_clipping", 2e-3),
+    ],
+)
+def test_what_differs_is_not_written(exported, tmp_path, monkeypatch, kind, side, found):
     from lwdctl.deploy import export
 
     inputs, _ = exported()
     target = tmp_path / "out" / "policy"
-    monkeypatch.setattr(
-        export, "measure_parity", lambda *_: {"largest_action_difference": float("nan")}
-    )
-    with pytest.raises(LwdctlError, match="differs from the trained one"):
+    same = {"before_clipping": 0.0, "after_clipping": 0.0}
+    parity = {"demonstrations": same, "random_inputs": same, kind: {**same, side: found}}
+    monkeypatch.setattr(export, "measure_parity", lambda *_: parity)
+    where = f"{kind.replace('_', ' ')}, {side.replace('_', ' ')}"
+    with pytest.raises(LwdctlError, match=rf"differs from the trained one.*\({where}\)"):
         export.export_policy(
             inputs, target, export.Acting(5, num_inference_steps=6), SilentProgress()
         )
@@ -199,6 +268,8 @@ def test_on_the_command_line(exported, tmp_path, monkeypatch, capfd):
     assert "reading diffusion/toy:v1 (the newest)" in err
     assert main(words) == 1
     assert "--output" in capfd.readouterr().err
+    assert main(["export", "policy", "--diffusion", "toy", "--baseline", "toy", "-q"]) == 2
+    assert "leave one out" in capfd.readouterr().err
     assert main(["export", "policy", "--horizon", "soon", "-q"]) == 2
     assert "'soon' is no number of steps" in capfd.readouterr().err
     assert main(["export", "arrow"]) == 2

@@ -61,9 +61,9 @@ def test_the_state_holds_the_last_two_observations(policy):
     later = {name: values + 1.0 for name, values in SEEN.items()}
     both = [np.concatenate([seen["thing"], seen["hand"]]) for seen in (SEEN, later)]
     policy.observe(SEEN)
-    np.testing.assert_allclose(policy.request().state, np.concatenate([both[0], both[0]]))
+    np.testing.assert_allclose(policy.request().observations, np.stack([both[0], both[0]]))
     policy.observe(later)
-    np.testing.assert_allclose(policy.request().state, np.concatenate(both))
+    np.testing.assert_allclose(policy.request().observations, np.stack(both))
 
 
 @pytest.mark.parametrize(
@@ -106,10 +106,13 @@ def test_a_task_is_needed_only_where_it_is_a_condition(exported):
 
 
 def test_an_action_that_is_not_finite_is_refused(policy):
+    from lwdctl.deploy.runtime import ACT, Plan
+
     policy.reset(1, "push", "slow")
     policy.act(SEEN)
-    policy.plan.layers[-1][1].setflags(write=True)
-    policy.plan.layers[-1][1][:] = np.nan
+    broken = {name: np.full_like(values, np.nan) for name, values in policy.plan.outputs.items()}
+    act = policy.graphs.plan(policy.request())
+    policy.adopt(Plan(act.request, broken, act._act, policy.description.graphs[ACT]))
     with pytest.raises(DataError, match="not finite"):
         policy.act(SEEN)
 
@@ -121,28 +124,28 @@ def damaged(exported, tmp_path, change):
     return directory
 
 
-def newer(directory):
+def older(directory):
     path = directory / "policy.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 3}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 2}))
 
 
 def cut(directory):
-    path = directory / "decoder.onnx"
+    path = directory / "act.onnx"
     path.write_bytes(path.read_bytes()[:-1])
 
 
 def reshaped(directory):
     path = directory / "policy.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "layers": 3}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "graphs": {"plan": {}}}))
 
 
 @pytest.mark.parametrize(
     ("change", "message", "hint"),
     [
-        (newer, "format version 3, this lwdctl reads version 2", "export the policy again"),
-        (cut, "decoder.onnx is not the file", "again"),
+        (older, "format version 2, this lwdctl reads version 3", "export the policy again"),
+        (cut, "act.onnx is not the file", "again"),
         (reshaped, "policy.json is damaged", "again"),
-        (lambda path: (path / "denoiser.onnx").unlink(), "denoiser.onnx is missing", "directory"),
+        (lambda path: (path / "plan.onnx").unlink(), "plan.onnx is missing", "directory"),
         (lambda path: (path / "policy.json").unlink(), "holds no exported policy", "lwdctl export"),
         (
             lambda path: (path / "policy.json").write_text("{}"),

@@ -91,7 +91,8 @@ def test_the_control_loop(trained: Path, tmp_path: Path) -> None:
     found = re.match(r"(?:not )?reached: (\d\.\d+) from the goal", lines[0])
     assert found
     assert float(found[1]) < 0.3
-    assert re.match(r"\d+ plans, \d+ late steps; slowest step ", lines[1])
+    assert re.match(r"\d+ plans, \d+ late steps, \d+ missed deadlines", lines[1])
+    assert re.match(r"plans at most \d+ steps old; largest jump \d\.\d+", lines[2])
 
 
 def test_the_command_line_finds_the_environment_by_its_name(trained: Path) -> None:
