@@ -37,6 +37,8 @@ PACE_FRACTION = 0.05
 WORTH_MEASURING = 30.0
 """Expected seconds of training from which the fastest number of threads is measured; a shorter one
 takes one thread."""
+FEW_STEPS = 10
+"""Fewer training steps than these take one thread: even a single trial would cost as much."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 M = TypeVar("M", bound=nn.Module)
@@ -245,12 +247,15 @@ class TrainingLoop(Generic[M]):
     def _fastest(self) -> int:
         if self.update.device.type != "cpu":
             return torch.get_num_threads()
+        left = self.state.planned - self.state.update
+        if left < FEW_STEPS:
+            return 1
         with self.update.undone():
             self.update.load_block(self.state.update, self.state.planned)
             self.update.rehearse(1)
             started = time.monotonic()
             self.update.rehearse(1)
-            expected = (time.monotonic() - started) * (self.state.planned - self.state.update)
+            expected = (time.monotonic() - started) * left
             if min(expected, self._limit) < WORTH_MEASURING:
                 return 1
             threads = calibrate(lambda: self.update.rehearse(1))
