@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,12 +20,14 @@ class NonFiniteError(DataError):
     """An episode holds NaN or infinity; `--on-nan drop` leaves such episodes out."""
 
 
-def finite_rows(values: npt.NDArray[Any], where: str, first_row: int = 0) -> FloatArray:
+def finite_rows(
+    values: npt.NDArray[Any], where: str | Callable[[], str], first_row: int = 0
+) -> FloatArray:
     """Return `values` (time, size) as float32 after checking that every value is finite.
 
     Args:
         values: Numbers, one row per time step.
-        where: File and key, for the error message.
+        where: File and key, or what returns them, for the error message.
         first_row: Row of the source at which `values` begins.
 
     Raises:
@@ -33,12 +35,14 @@ def finite_rows(values: npt.NDArray[Any], where: str, first_row: int = 0) -> Flo
     """
     with np.errstate(over="ignore"):
         rows = np.ascontiguousarray(values, dtype=np.float32)
-    bad = ~np.isfinite(rows)
-    if bad.any():
+    finite = np.isfinite(rows)
+    if not finite.all():
+        bad = ~finite
         row = int(np.argwhere(bad)[0][0])
         worst = values[row][bad[row]].flat[0] if rows.ndim > 1 else values[row]
+        place = where if isinstance(where, str) else where()
         raise NonFiniteError(
-            f"{where}, row {first_row + row}: value is {worst}",
+            f"{place}, row {first_row + row}: value is {worst}",
             "--on-nan drop leaves such episodes out",
         )
     return rows

@@ -7,15 +7,18 @@ that before anything is read.
 
 from __future__ import annotations
 
+import math
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 import numpy.typing as npt
+from h5py import h5d, h5g, h5l, h5o, h5t
 
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
@@ -32,8 +35,33 @@ from lwdctl.data.reader import closed_on_error
 CACHE_BYTES = 2**24
 CACHE_SLOTS = 10007
 
+_PLAIN = tuple(
+    (getattr(h5t, f"{name}LE"), np.dtype(f"<{code}"))
+    for name, code in (
+        ("IEEE_F64", "f8"), ("IEEE_F32", "f4"), ("STD_I64", "i8"), ("STD_I32", "i4"),
+        ("STD_U8", "u1"),
+    )
+)  # fmt: skip
+"""Types whose bytes NumPy reads as they are stored, the most frequent first."""
+_LARGEST_READ = 2**30
 
-def open_hdf5(path: Path, max_bytes: int) -> h5py.File:
+
+class StoredArray(NamedTuple):
+    """What a file declares of one array of numbers.
+
+    Attributes:
+        shape: Its shape.
+        dtype: How NumPy reads its bytes, or None where only h5py can.
+        offset: Byte of the file at which its elements begin, one after the other; None where they
+            are in chunks, are compressed, or do not exist yet.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any] | None
+    offset: int | None
+
+
+def open_hdf5(path: Path, max_bytes: int) -> tuple[h5py.File, dict[str, StoredArray]]:
     """Open `path` for reading after checking its whole structure.
 
     Args:
@@ -43,6 +71,9 @@ def open_hdf5(path: Path, max_bytes: int) -> h5py.File:
     Raises:
         DataError: No such file, not HDF5, truncated, a link that leaves the file or dangles,
             a virtual dataset, raw external storage, or a declared size beyond `max_bytes`.
+
+    Returns:
+        The open file, and its arrays of numbers by their paths from the root.
     """
     if not path.exists():
         raise DataError(f"{path}: no such file")
@@ -61,10 +92,10 @@ def open_hdf5(path: Path, max_bytes: int) -> h5py.File:
         raise DataError(f"{path}: {problem}") from None
     with closed_on_error(file):
         try:
-            _check_structure(file, path, max_bytes)
+            arrays = _check_structure(file, path, max_bytes)
         except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
             raise DataError(f"{path}: is damaged ({error})") from None
-    return file
+    return file, arrays
 
 
 class Hdf5Reader(ABC):
@@ -80,9 +111,60 @@ class Hdf5Reader(ABC):
 
     def __init__(self, path: Path, config: IngestConfig) -> None:
         self.path = path
-        self._file = open_hdf5(path, config.max_bytes)
+        self._file, self._stored = open_hdf5(path, config.max_bytes)
         with closed_on_error(self._file):
             self._scan(config)
+
+    def _holds(self, key: str) -> bool:
+        """Return whether the file has something at this path from its root."""
+        return key in self._stored or key in self._file
+
+    def _shape_of(
+        self, key: str, *, ranks: tuple[int, ...] = (2,), rows: int | None = None
+    ) -> tuple[int, ...]:
+        """Return the shape of an array of numbers after the checks of `array_at`.
+
+        Args:
+            key: Its path from the root of the file.
+            ranks: Accepted numbers of axes.
+            rows: Number of rows that the actions have, or None to accept any.
+
+        Raises:
+            DataError: As `array_at`.
+        """
+        stored = self._stored.get(key)
+        if stored and len(stored.shape) in ranks and rows in (None, stored.shape[0]):
+            return stored.shape
+        # Reached through a link, or wrong: `array_at` says what is.
+        return tuple(array_at(self._file, key, ranks=ranks, rows=rows).shape)
+
+    def _read_rows(self, key: str, start: int = 0, stop: int | None = None) -> FloatArray:
+        """Return the rows `start:stop` of the array at a path from the root as finite float32.
+
+        Raises:
+            DataError: Damaged bytes, NaN or infinity.
+        """
+        return finite_rows(self._read_values(key, start, stop), f"{self.path}: {key}", start)
+
+    def _read_values(self, key: str, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
+        """Return the rows `start:stop` of the array at a path from the root as they are stored.
+
+        Raises:
+            DataError: The bytes cannot be read.
+        """
+        stored = self._stored.get(key)
+        if stored is None or stored.dtype is None or stored.offset is None:
+            return read_array(dataset_at(self._file, key), start, stop)
+        # h5py takes longer to open a small array than the system takes to read it.
+        first, last, _ = slice(start, stop).indices(stored.shape[0])
+        values = np.empty((max(last - first, 0), *stored.shape[1:]), stored.dtype)
+        if values.nbytes > _LARGEST_READ:
+            return read_array(dataset_at(self._file, key), start, stop)
+        width = math.prod(stored.shape[1:]) * stored.dtype.itemsize
+        descriptor = self._file.id.get_vfd_handle()
+        if os.preadv(descriptor, [values.data], stored.offset + first * width) != values.nbytes:
+            raise DataError(f"{self.path}: {key}, row {start}: cannot be read (the file ends)")
+        return values
 
     @abstractmethod
     def _scan(self, config: IngestConfig) -> None:
@@ -93,42 +175,64 @@ class Hdf5Reader(ABC):
         self._file.close()
 
 
-def _check_structure(file: h5py.File, path: Path, max_bytes: int) -> None:
+def _check_structure(file: h5py.File, path: Path, max_bytes: int) -> dict[str, StoredArray]:
     total = 0
+    arrays: dict[str, StoredArray] = {}
+    shapes: dict[tuple[int, ...], tuple[int, ...]] = {}  # equal shapes are kept once
     for key, dataset in _walk(file, path):
-        if dataset.is_virtual:
-            raise DataError(f"{path}: {key}: is a virtual dataset, which may read other files")
-        if dataset.external:
-            raise DataError(f"{path}: {key}: keeps its data in another file")
-        if dataset.shape is None:
+        offset = dataset.get_offset()
+        if offset is None:  # otherwise the elements lie in this file
+            creation = dataset.get_create_plist()
+            if creation.get_layout() == h5d.VIRTUAL:
+                raise DataError(f"{path}: {key}: is a virtual dataset, which may read other files")
+            if creation.get_external_count():
+                raise DataError(f"{path}: {key}: keeps its data in another file")
+        shape = dataset.shape
+        if shape is None:
             continue
-        total += dataset.size * dataset.dtype.itemsize
-        check_declared_bytes(total, max_bytes, f"{path}: {key}: declares shape {dataset.shape}")
+        element = dataset.get_type()
+        plain = next((dtype for kind, dtype in _PLAIN if element.equal(kind)), None)
+        dtype = plain or element.dtype
+        total += math.prod(shape) * dtype.itemsize
+        if total > max_bytes:
+            check_declared_bytes(total, max_bytes, f"{path}: {key}: declares shape {shape}")
+        if dtype.kind in NUMBER_KINDS:
+            arrays[key] = StoredArray(shapes.setdefault(shape, shape), plain, offset)
+    return arrays
 
 
-def _walk(file: h5py.File, path: Path) -> Iterator[tuple[str, h5py.Dataset]]:
-    """Yield every dataset once, even where groups contain each other."""
-    stack: list[tuple[str, h5py.Group]] = [("", file["/"])]
+def _walk(file: h5py.File, path: Path) -> Iterator[tuple[str, h5d.DatasetID]]:
+    """Yield every dataset once, even where groups contain each other.
+
+    h5py's objects of the low level: a file of many demonstrations holds hundreds of thousands of
+    datasets, and Python objects for each of them take longer than reading those that are used.
+    """
+    stack: list[tuple[str, h5g.GroupID]] = [("", h5g.open(file.id, b"/"))]
     visited: set[int] = set()
     while stack:
         prefix, group = stack.pop()
-        for name in group:
-            key = f"{prefix}{name}"
-            link = group.get(name, getlink=True)
-            if isinstance(link, h5py.ExternalLink):
-                raise DataError(f"{path}: {key}: is an external link to {link.filename}")
-            if isinstance(link, h5py.SoftLink):
-                if group.get(name) is None:
-                    raise DataError(f"{path}: {key}: is a link to {link.path}, which is missing")
+        links: list[tuple[bytes, int, Any]] = []
+        group.links.iterate(
+            lambda name, link, links=links: links.append((name, link.type, link.u)),
+            info=True,
+        )
+        for name, kind, target in links:
+            key = prefix + name.decode("utf-8", "surrogateescape")
+            if kind == h5l.TYPE_EXTERNAL:
+                outside = os.fsdecode(group.links.get_val(name)[0])
+                raise DataError(f"{path}: {key}: is an external link to {outside}")
+            if kind == h5l.TYPE_SOFT:
+                if file.get(key) is None:
+                    inside = os.fsdecode(group.links.get_val(name))
+                    raise DataError(f"{path}: {key}: is a link to {inside}, which is missing")
                 continue  # its target lies in this file and is visited there
-            item = group[name]
-            address = h5py.h5o.get_info(item.id).addr
-            if address in visited:
+            if target in visited:
                 continue
-            visited.add(address)
-            if isinstance(item, h5py.Group):
+            visited.add(target)
+            item = h5o.open(group, name)
+            if isinstance(item, h5g.GroupID):
                 stack.append((f"{key}/", item))
-            elif isinstance(item, h5py.Dataset):
+            elif isinstance(item, h5d.DatasetID):
                 yield key, item
 
 
@@ -164,7 +268,7 @@ def array_at(
     if len(dataset.shape) not in ranks:
         wanted = " or ".join(str(rank) for rank in ranks)
         raise DataError(f"{location(dataset)}: has shape {dataset.shape}, expected {wanted} axes")
-    if rows is not None:
+    if rows is not None and dataset.shape[0] != rows:
         check_rows(dataset.shape[0], rows, location(group, key), reference)
     return dataset
 
@@ -175,12 +279,15 @@ def dataset_at(group: h5py.Group, key: str) -> h5py.Dataset:
     Raises:
         DataError: It is missing or is a group.
     """
-    item = group.get(key)
-    if item is None:
-        raise DataError(f"{location(group, key)}: is missing")
-    if not isinstance(item, h5py.Dataset):
+    try:
+        item = h5o.open(group.id, key.encode())
+    except KeyError:
+        if key in group:
+            raise
+        raise DataError(f"{location(group, key)}: is missing") from None
+    if not isinstance(item, h5d.DatasetID):
         raise DataError(f"{location(group, key)}: is a group, not an array")
-    return item
+    return h5py.Dataset(item)
 
 
 def read_array(dataset: h5py.Dataset, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
@@ -201,7 +308,7 @@ def read_rows(dataset: h5py.Dataset, start: int = 0, stop: int | None = None) ->
     Raises:
         DataError: Damaged bytes, NaN or infinity.
     """
-    return finite_rows(read_array(dataset, start, stop), location(dataset), start)
+    return finite_rows(read_array(dataset, start, stop), lambda: location(dataset), start)
 
 
 def text_of(value: Any) -> str:

@@ -43,7 +43,6 @@ from lwdctl.data.hdf5 import (
     location,
     number_of,
     read_array,
-    read_rows,
     text_of,
 )
 from lwdctl.data.reader import EpisodeOutline, requested_env
@@ -98,13 +97,13 @@ class RobomimicFile(Hdf5Reader):
         self.episodes = [
             EpisodeOutline(
                 name,
-                self._scan_demo(data[name], sizes),
-                text_of(data[name].attrs.get("task", task)),
-                config.label or _own_label(data[name]) or labels.get(name, ""),
+                self._scan_demo(demo, sizes),
+                text_of(demo.attrs.get("task", task)),
+                config.label or _own_label(demo) or labels.get(name, ""),
                 splits.get(name, ""),
-                _seed(data[name]),
+                _seed(demo),
             )
-            for name in names
+            for name, demo in ((name, data[name]) for name in names)
         ]
         self.spec = self._make_spec(observations, sizes["actions"])
 
@@ -123,15 +122,15 @@ class RobomimicFile(Hdf5Reader):
 
     def _scan_demo(self, demo: h5py.Group, sizes: Mapping[str, int]) -> int:
         """Check one demonstration's shapes against each other and the first one's."""
-        steps = int(array_at(demo, "actions").shape[0])
+        place = demo.name.strip("/")
+        steps = self._shape_of(f"{place}/actions")[0]
         if steps == 0:
             raise DataError(f"{location(demo, 'actions')}: has no rows")
         for name, size in sizes.items():
-            found = array_at(demo, name, rows=steps).shape[1]
-            check_components(found, size, location(demo, name))
-        for name in ("rewards", "dones", "states"):
-            if name in demo:
-                array_at(demo, name, ranks=(1, 2), rows=steps)
+            found = self._shape_of(f"{place}/{name}", rows=steps)[1]
+            check_components(found, size, f"{self.path}: {place}/{name}")
+        for name in {"rewards", "dones", "states"}.intersection(demo):
+            self._shape_of(f"{place}/{name}", ranks=(1, 2), rows=steps)
         declared = demo.attrs.get("num_samples", steps)
         if declared != steps:
             where = location(demo, "attrs[num_samples]")
@@ -171,14 +170,15 @@ class RobomimicFile(Hdf5Reader):
         """
         outline = self.episodes[index]
         demo = self._file["data"][outline.source]
+        place = f"data/{outline.source}"
         keys = [item.name for item in self.spec.observations]
-        observations = {key: read_rows(demo["obs"][key]) for key in keys}
-        final = self._final_observation(demo, keys)
-        self._normalize_object(demo, observations, final)
+        observations = {key: self._read_rows(f"{place}/obs/{key}") for key in keys}
+        final = self._final_observation(place, observations, outline.length)
+        self._normalize_object(place, observations, final)
         rewards = None
         if self._has_rewards:
-            rewards = read_rows(demo["rewards"]).reshape(-1)
-        actions = read_rows(demo["actions"])
+            rewards = self._read_rows(f"{place}/rewards").reshape(-1)
+        actions = self._read_rows(f"{place}/actions")
         if self._targets is not None:
             actions = self._targets.convert(demo, actions)
         success = None
@@ -192,28 +192,28 @@ class RobomimicFile(Hdf5Reader):
             actions=actions,
             rewards=rewards,
             final_observation=final,
-            initial_state=self._initial_state(demo),
+            initial_state=self._initial_state(place),
             model=text_of(demo.attrs.get("model_file", "")) or self._shared_model,
             success=success,
         )
 
     def _final_observation(
-        self, demo: h5py.Group, keys: Sequence[str]
+        self, place: str, observations: Mapping[str, FloatArray], steps: int
     ) -> dict[str, FloatArray] | None:
         """Return the observation after the last action, where every key has one."""
-        if any(f"next_obs/{key}" not in demo for key in keys):
+        if not all(self._holds(f"{place}/next_obs/{key}") for key in observations):
             return None
         final: dict[str, FloatArray] = {}
-        steps = demo["actions"].shape[0]
-        for key in keys:
-            dataset = array_at(demo, f"next_obs/{key}", rows=steps)
-            check_components(dataset.shape[1], demo["obs"][key].shape[1], location(dataset))
-            final[key] = read_rows(dataset, steps - 1, steps)[0]
+        for key, values in observations.items():
+            name = f"{place}/next_obs/{key}"
+            size = self._shape_of(name, rows=steps)[1]
+            check_components(size, values.shape[1], f"{self.path}: {name}")
+            final[key] = self._read_rows(name, steps - 1, steps)[0]
         return final
 
     def _normalize_object(
         self,
-        demo: h5py.Group,
+        place: str,
         observations: dict[str, FloatArray],
         final: dict[str, FloatArray] | None,
     ) -> None:
@@ -221,13 +221,13 @@ class RobomimicFile(Hdf5Reader):
         if values is None or not self._object.applies(values.shape[1]):
             return
         # The end effector's pose, whether it is stored or not.
+        names = [f"{place}/obs/{key}" for key in (POSITION_KEY, QUATERNION_KEY)]
+        for name in filter(self._holds, names):
+            self._shape_of(name, rows=len(values))
         position, quaternion = (
-            read_rows(array_at(demo, f"obs/{key}", rows=len(values)))
-            if key in demo["obs"]
-            else None
-            for key in (POSITION_KEY, QUATERNION_KEY)
+            self._read_rows(name) if self._holds(name) else None for name in names
         )
-        where = location(demo, "obs/object")
+        where = f"{self.path}: {place}/obs/object"
         if self._object.is_old(values, position, quaternion, where):
             observations["object"] = self._object.convert(values)
             if final is not None:
@@ -240,15 +240,16 @@ class RobomimicFile(Hdf5Reader):
         models = {text_of(demo.attrs["model_file"]) for demo in demos if "model_file" in demo.attrs}
         return models.pop() if len(models) == 1 else ""
 
-    def _initial_state(self, demo: h5py.Group) -> np.ndarray[Any, np.dtype[np.float64]] | None:
+    def _initial_state(self, place: str) -> np.ndarray[Any, np.dtype[np.float64]] | None:
         """Return the first simulator state: `states[0]`, or lwdctl's own `initial_state`."""
-        for key, last in (("states", 1), ("initial_state", None)):
-            if key not in demo:
+        for name, rank, last in (("states", 2, 1), ("initial_state", 1, None)):
+            key = f"{place}/{name}"
+            if not self._holds(key):
                 continue
-            dataset = array_at(demo, key, ranks=(2,) if key == "states" else (1,))
-            state = read_array(dataset, 0, last).astype(np.float64).reshape(-1)
+            self._shape_of(key, ranks=(rank,))
+            state = self._read_values(key, 0, last).astype(np.float64).reshape(-1)
             if not np.isfinite(state).all():
-                raise DataError(f"{location(dataset)}, row 0: is not finite")
+                raise DataError(f"{self.path}: {key}, row 0: is not finite")
             return state
         return None
 

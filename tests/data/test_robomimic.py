@@ -312,3 +312,48 @@ def test_what_is_written_is_read_back(tmp_path_factory, written):
         for field in dataclasses.fields(Episode):
             expected, value = getattr(one, field.name), getattr(other, field.name)
             np.testing.assert_equal(value, expected, err_msg=field.name)
+
+
+STORAGE = {
+    "contiguous": {"dtype": "<f8"},
+    "single precision": {"dtype": "<f4"},
+    "big-endian": {"dtype": ">f8"},
+    "half precision": {"dtype": "<f2"},
+    "chunks": {"dtype": "<f8", "chunks": (2, 2)},
+    "compressed": {"dtype": "<f8", "compression": "gzip"},
+    "integers": {"dtype": "<i8"},
+    "unsigned bytes": {"dtype": "u1"},
+}
+
+
+@pytest.mark.parametrize("storage", STORAGE.values(), ids=STORAGE)
+@pytest.mark.parametrize("block", [0, 1024])
+def test_arrays_are_read_however_the_file_stores_them(tmp_path, storage, block):
+    values = np.random.default_rng(0).uniform(0, 200, size=(5, 3))
+    path = tmp_path / "stored.hdf5"
+    with h5py.File(path, "w", userblock_size=block) as file:
+        demo = file.create_group("data/demo_0")
+        for key in ("obs/state", "next_obs/state", "actions"):
+            demo.create_dataset(key, data=values.astype(storage["dtype"]), **storage)
+        file["data/demo_1"] = h5py.SoftLink("/data/demo_0")
+        file["data/demo_2"] = demo
+    stored = values.astype(storage["dtype"]).astype(np.float32)
+    with open_source("robomimic", [path], IngestConfig()) as source:
+        assert len(source.episodes) == 3
+        for number in range(3):
+            episode = source.read(number)
+            np.testing.assert_array_equal(episode.observations["state"], stored)
+            np.testing.assert_array_equal(episode.final_observation["state"], stored[-1])
+            np.testing.assert_array_equal(episode.actions, stored)
+
+
+def test_array_that_was_cut_off_while_it_was_open_is_an_error(tmp_path):
+    path = tmp_path / "shrinks.hdf5"
+    with h5py.File(path, "w") as file:
+        for key in ("obs/state", "actions"):
+            file[f"data/demo_0/{key}"] = np.ones((100, 3))
+    with open_source("robomimic", [path], IngestConfig()) as source:
+        with path.open("r+b") as file:
+            file.truncate(path.stat().st_size - 2000)
+        with pytest.raises(DataError, match=r"demo_0/.*, row 0: cannot be read \(the file ends\)"):
+            source.read(0)
