@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +29,7 @@ from lwdctl.artifacts.zarr_columns import (
     seal_group,
 )
 from lwdctl.core.errors import ArtifactError, DataError
-from lwdctl.core.records import Episode, FloatArray, SourceSpec
+from lwdctl.core.records import ActionSpec, Episode, FloatArray, SourceSpec
 
 SNIPPETS_PAYLOAD = "snippets.zarr"
 FORMAT = "lwdctl-snippets"
@@ -191,6 +192,8 @@ class SnippetWriter:
         self.group = create_group(path)
         self._columns: dict[str, Column] = {}
         self._sizes = {item.name: item.size for item in spec.observations}
+        self._slices = _slices(self._sizes, spec.action)
+        self._pending: list[_EpisodeRow] = []
         for name, size in self._sizes.items():
             self._add(f"observation/{name}", (size,), np.float32)
             self._add(f"final_observation/{name}", (size,), np.float32, EPISODE_CHUNK)
@@ -198,9 +201,9 @@ class SnippetWriter:
         for name, dtype in _EPISODE_COLUMNS.items():
             self._add(f"episode/{name}", (), dtype, EPISODE_CHUNK)
         self._states = self._add("episode/initial_state", (), np.float64, _STATE_CHUNK)
-        relative = {RELATIVE: spec.action.size} if spec.action.reference else {}
-        for name, size in {**self._sizes, "action": spec.action.size, **relative}.items():
+        for name, place in self._slices.items():
             for part in _STATISTICS:
+                size = place.stop - place.start
                 self._add(f"statistics/{name}/{part}", (size,), np.float64, EPISODE_CHUNK)
         self._sources: list[str] = []
         self._models: dict[str, int] = {}
@@ -214,24 +217,25 @@ class SnippetWriter:
                 steps, or holds NaN or infinity.
         """
         arrays = self._checked(episode)
-        finals = self._checked_final(episode)
+        statistics = _statistics(np.concatenate(list(arrays.values()), axis=1), self._slices)
+        if not np.isfinite(statistics[0]).all():
+            for name, values in arrays.items():
+                _check_finite(values, f"{episode.source}: {name}")
+        final = self._checked_final(episode)
         row = self._row(episode)
         if episode.rewards is not None and not self._sources:
             self._add("reward", (), np.float32)
         for name in self._sizes:
             self._columns[f"observation/{name}"].append(arrays[name])
-            self._columns[f"final_observation/{name}"].append(finals[name][None])
         self._action.append(arrays["action"])
         if episode.rewards is not None:
             self._columns["reward"].append(np.asarray(episode.rewards))
-        for name, values in arrays.items():
-            for part, value in _statistics(values).items():
-                self._columns[f"statistics/{name}/{part}"].append(value[None])
         if episode.initial_state is not None:
             self._states.append(np.asarray(episode.initial_state, np.float64).ravel())
         row["initial_state_end"] = self._states.rows
-        for name, number in row.items():
-            self._columns[f"episode/{name}"].append([number])
+        self._pending.append(_EpisodeRow(row, final, statistics))
+        if len(self._pending) == EPISODE_CHUNK:
+            self._write_pending()
         self._sources.append(episode.source)
         self._validation += row["split"]
 
@@ -246,6 +250,7 @@ class SnippetWriter:
         """
         if not self._sources:
             raise DataError("there are no episodes to store")
+        self._write_pending()
         sources = self._add("episode/source", (), np.uint8, _STATE_CHUNK)
         sources.append(np.frombuffer(json.dumps(self._sources).encode(), np.uint8))
         for column in self._columns.values():
@@ -269,19 +274,34 @@ class SnippetWriter:
         column = self._columns[name] = Column(self.group, name, shape, dtype, chunk)
         return column
 
+    def _write_pending(self) -> None:
+        """Write what is stored once per episode: a few large pieces instead of many small ones."""
+        for name in _EPISODE_COLUMNS:
+            self._columns[f"episode/{name}"].append([item.numbers[name] for item in self._pending])
+        finals = np.stack([item.final for item in self._pending])
+        for name in self._sizes:
+            self._columns[f"final_observation/{name}"].append(finals[:, self._slices[name]])
+        statistics = np.stack([item.statistics for item in self._pending])
+        for name, place in self._slices.items():
+            for number, part in enumerate(_STATISTICS):
+                self._columns[f"statistics/{name}/{part}"].append(statistics[:, number, place])
+        self._pending.clear()
+
     def _checked(self, episode: Episode) -> dict[str, npt.NDArray[np.float32]]:
-        """Return observations, action and relative action, refusing what does not fit."""
+        """Return observations, action and relative action, refusing shapes that do not fit."""
         source, length = episode.source, episode.length
         if not length:
             raise DataError(f"{source}: the episode has no steps")
         arrays = {name: _array(episode.observations, name, source) for name in self._sizes}
         arrays["action"] = np.asarray(episode.actions, np.float32)
         for name, size in {**self._sizes, "action": self._spec.action.size}.items():
-            _check_array(arrays[name], (length, size), f"{source}: {name}")
+            _check_shape(arrays[name], (length, size), f"{source}: {name}")
         if self._sources and (episode.rewards is not None) != ("reward" in self._columns):
             raise DataError(f"{source}: some episodes have rewards and others have none")
         if episode.rewards is not None:
-            _check_array(np.asarray(episode.rewards), (length,), f"{source}: rewards")
+            rewards = np.asarray(episode.rewards)
+            _check_shape(rewards, (length,), f"{source}: rewards")
+            _check_finite(rewards, f"{source}: rewards")
         reference = self._spec.action.reference
         if reference:
             arrays[RELATIVE] = arrays["action"] - arrays[reference]
@@ -317,16 +337,27 @@ class SnippetWriter:
                 write_durably(folder / f"{digest}.xml", content)
         return self._models.setdefault(digest, len(self._models))
 
-    def _checked_final(self, episode: Episode) -> dict[str, npt.NDArray[np.float32]]:
-        """Return the final observation, zeros where the source has none."""
-        if episode.final_observation is None:
-            return {name: np.zeros(size, np.float32) for name, size in self._sizes.items()}
-        finals = {
-            name: _array(episode.final_observation, name, episode.source) for name in self._sizes
-        }
+    def _checked_final(self, episode: Episode) -> npt.NDArray[np.float32]:
+        """Return the final observation (sum of sizes,), zeros where the source has none."""
+        final, source = episode.final_observation, episode.source
+        if final is None:
+            return np.zeros(sum(self._sizes.values()), np.float32)
+        parts = {name: _array(final, name, source) for name in self._sizes}
         for name, size in self._sizes.items():
-            _check_array(finals[name], (size,), f"{episode.source}: final {name}")
-        return finals
+            _check_shape(parts[name], (size,), f"{source}: final {name}")
+        joined = np.concatenate(list(parts.values()))
+        if not np.isfinite(joined).all():
+            for name, values in parts.items():
+                _check_finite(values, f"{source}: final {name}")
+        return joined
+
+
+class _EpisodeRow(NamedTuple):
+    """What a store holds once per episode: `_EPISODE_COLUMNS`, (obs,), and (statistic, dim)."""
+
+    numbers: dict[str, int]
+    final: npt.NDArray[np.float32]
+    statistics: npt.NDArray[np.float64]
 
 
 class SnippetStore:
@@ -519,9 +550,22 @@ def _array(
     return np.asarray(values[name], np.float32)
 
 
-def _check_array(array: npt.NDArray[Any], shape: tuple[int, ...], what: str) -> None:
+def _slices(sizes: Mapping[str, int], action: ActionSpec) -> dict[str, slice]:
+    """Return where each key stands among all components of a step that have statistics."""
+    relative = {RELATIVE: action.size} if action.reference else {}
+    sizes = {**sizes, "action": action.size, **relative}
+    ends = list(itertools.accumulate(sizes.values()))
+    return {
+        name: slice(end - size, end) for (name, size), end in zip(sizes.items(), ends, strict=True)
+    }
+
+
+def _check_shape(array: npt.NDArray[Any], shape: tuple[int, ...], what: str) -> None:
     if array.shape != shape:
         raise DataError(f"{what} has shape {array.shape}, not {shape}")
+
+
+def _check_finite(array: npt.NDArray[Any], what: str) -> None:
     if not np.isfinite(array).all():
         row = int(np.argwhere(~np.isfinite(array))[0][0])
         raise DataError(f"{what} has NaN or infinity in row {row}")
@@ -547,12 +591,19 @@ def _seed(seed: int | None) -> int:
     return seed if seed is not None and 0 <= seed < 2**63 else -1
 
 
-def _statistics(values: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float64]]:
-    exact = values.astype(np.float64)
+def _statistics(
+    values: npt.NDArray[np.float32], slices: Mapping[str, slice]
+) -> npt.NDArray[np.float64]:
+    """Return `_STATISTICS` (statistic, dim) of the steps (time, dim) of an episode."""
+    found = _moments_of(values.astype(np.float64))
+    for place in slices.values():
+        if place.stop - place.start == 1:
+            # NumPy adds a single column pairwise, several ones row by row: stores that hold one
+            # key keep their last bits.
+            found[:, place] = _moments_of(values[:, place].astype(np.float64))
+    return found
+
+
+def _moments_of(exact: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     mean = exact.mean(axis=0)
-    return {
-        "mean": mean,
-        "m2": ((exact - mean) ** 2).sum(axis=0),
-        "minimum": exact.min(axis=0),
-        "maximum": exact.max(axis=0),
-    }
+    return np.stack([mean, ((exact - mean) ** 2).sum(axis=0), exact.min(axis=0), exact.max(axis=0)])

@@ -7,6 +7,7 @@ whenever it reads the chunk.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,12 @@ from lwdctl.core.errors import ArtifactError
 
 STEP_CHUNK = 8192
 EPISODE_CHUNK = 1024
+_WRITE_CHUNKS = 8
+_WRITE_BYTES = 2**24
 
 
 class Column:
-    """One array being written; holds at most one chunk in memory.
+    """One array being written; holds a few chunks in memory, which zarr compresses side by side.
 
     Args:
         group: Where it goes.
@@ -46,12 +49,16 @@ class Column:
             name,
             shape=(0, *shape),
             chunks=(chunk, *shape),
+            # One directory for all chunks: another per chunk would double what must be synced.
+            chunk_key_encoding={"name": "default", "separator": "."},
             dtype=np.dtype(dtype),
             compressors=(BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"), Crc32cCodec()),
             # A chunk left out because it is all zeros could not be distinguished from a lost one.
             config={"write_empty_chunks": True},
         )
-        self._buffer = np.zeros((chunk, *shape), np.dtype(dtype))
+        chunk_bytes = chunk * math.prod(shape) * np.dtype(dtype).itemsize
+        chunks = min(max(_WRITE_BYTES // chunk_bytes, 1), _WRITE_CHUNKS)
+        self._buffer = np.zeros((chunks * chunk, *shape), np.dtype(dtype))
         self._filled = 0
         self._written = 0
 

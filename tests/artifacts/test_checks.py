@@ -108,7 +108,7 @@ def test_without_a_writable_cache_large_files_are_hashed_again(make, monkeypatch
 def test_any_flipped_byte_of_a_zarr_chunk_is_refused_by_reading_and_verifying(stored):
     stored.check()
     assert stored.verify() > 0
-    chunk = stored.payload("latents.zarr/mean/c/0/0")
+    chunk = stored.payload("latents.zarr/mean/c.0.0")
     for position in range(0, chunk.stat().st_size, 97):
         flip(chunk, position)
         with pytest.raises(ArtifactError):
@@ -120,7 +120,7 @@ def test_any_flipped_byte_of_a_zarr_chunk_is_refused_by_reading_and_verifying(st
 
 
 def test_verify_finds_a_bad_chunk_even_when_the_manifest_agrees_with_it(stored, workspace):
-    chunk = stored.payload("latents.zarr/state/c/0/0")
+    chunk = stored.payload("latents.zarr/state/c.0.0")
     flip(chunk)
     with workspace.begin("latents", "copy", config={}) as draft:
         (stored.path / "latents.zarr").rename(draft.path / "latents.zarr")
@@ -135,6 +135,6 @@ def test_check_refuses_changed_zarr_metadata_and_a_lost_chunk(stored):
     with pytest.raises(ArtifactError, match="damaged"):
         stored.check()
     flip(metadata, 20)
-    stored.payload("latents.zarr/mean/c/0/0").unlink()
+    stored.payload("latents.zarr/mean/c.0.0").unlink()
     with pytest.raises(ArtifactError, match="missing"):
         stored.check()
