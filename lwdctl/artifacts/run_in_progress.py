@@ -14,6 +14,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -38,6 +39,7 @@ CHECKPOINTS = "checkpoints"
 _PREFIX = ".partial-"
 _RECORD_NAME = "run.json"
 _STAGING = ".publish"
+_STAGED_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -319,27 +321,35 @@ def _difference(record: RunRecord, wanted: RunRecord) -> str:
     return ", ".join(pairs) or "its inputs: " + ", ".join(item.reference for item in record.inputs)
 
 
-def _stage(source: Path, staging: Path) -> Iterator[PayloadFile]:
+def _stage(source: Path, staging: Path) -> list[PayloadFile]:
     """Hash, sync and hard-link the payload below `source` into `staging`."""
     staging.mkdir()
+    files = []
     for path in sorted(source.rglob("*")):
         relative = path.relative_to(source)
         if relative.parts[0] in (CHECKPOINTS, _RECORD_NAME, _STAGING, MANIFEST_NAME):
             continue
-        target = staging / relative
         if path.is_symlink() or not (path.is_dir() or path.is_file()):
             raise ArtifactError(f"{path} is neither a file nor a directory: it cannot be published")
         if path.is_dir():
-            target.mkdir()
-            continue
-        try:
-            target.hardlink_to(path)
-        except OSError:  # a file system without hard links
-            shutil.copyfile(path, target)
-        sync(target)
-        yield PayloadFile(relative.as_posix(), target.stat().st_size, sha256_of(target))
-    for folder in staging.rglob("*/"):
-        sync(folder)
+            (staging / relative).mkdir()
+        else:
+            files.append(relative)
+    # A disk takes many files at once in about the time that one takes.
+    with ThreadPoolExecutor(_STAGED_AT_ONCE) as pool:
+        staged = list(pool.map(lambda relative: _stage_file(source, staging, relative), files))
+        list(pool.map(sync, staging.rglob("*/")))
+    return staged
+
+
+def _stage_file(source: Path, staging: Path, relative: Path) -> PayloadFile:
+    target = staging / relative
+    try:
+        target.hardlink_to(source / relative)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source / relative, target)
+    sync(target)
+    return PayloadFile(relative.as_posix(), target.stat().st_size, sha256_of(target))
 
 
 def _claim_version(staging: Path, folder: Path, manifest: Manifest) -> Artifact:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from lwdctl.artifacts.artifact import Artifact
@@ -37,11 +38,15 @@ def run(config: IngestConfig, inputs: Mapping[str, Artifact], context: StageCont
         if source.spec.env.adapter:
             ENVIRONMENTS.check(source.spec.env.adapter)
         source.spec = with_outside_environment(source.spec)
-        with context.workspace.begin(
-            "snippets", name, config=to_mapping(config), inputs=parents
-        ) as output:
+        with (
+            context.workspace.begin(
+                "snippets", name, config=to_mapping(config), inputs=parents
+            ) as output,
+            ThreadPoolExecutor(1) as beside,  # hashing leaves Python free to read
+        ):
+            digests = beside.submit(lambda: [fingerprint(path) for path in paths])
             _, summary = ingest(source, config, output.path / SNIPPETS_PAYLOAD, context.progress)
-            summary["sources"] = [fingerprint(path) for path in paths]
+            summary["sources"] = digests.result()
             return output.publish(summary, seed=config.seed)
 
 
