@@ -55,6 +55,10 @@ ROWS = Registry(
         ),
         "draw": Row("lwdctl.bench.batched:draw", "Draw batches of snippets."),
         "sampling": Row("lwdctl.bench.sampling:sampling", "Sampling of latents, DDIM 10."),
+        "control": Row(
+            "lwdctl.bench.control:control",
+            "One control step of an exported policy beside the eager network.",
+        ),
         "startup": Row(
             "lwdctl.bench.startup:one_update",
             "CPU seconds of stages with one training step, beside `import torch`.",

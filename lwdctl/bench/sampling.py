@@ -13,7 +13,6 @@ from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultist
 from torch import Tensor
 
 from lwdctl.bench.comparisons import Comparison, compare
-from lwdctl.models import ddim
 from lwdctl.models.denoiser import DenoiserSpec, TransposedCopy
 from lwdctl.models.diffusion import (
     DiffusionSpec,
@@ -21,6 +20,7 @@ from lwdctl.models.diffusion import (
     inference_timesteps,
     truncate_schedule,
 )
+from lwdctl.models.samplers import clean_sample, coefficients
 
 BATCHES = (1, 32)
 LATENT = 256
@@ -88,7 +88,7 @@ def scheduler_sample(
     timesteps, alphas = inference_timesteps(spec, steps), model.alphas_cumprod
     if start is not None:
         timesteps = truncate_schedule(timesteps, fraction)
-        signal, std = ddim.coefficients(float(alphas[timesteps[0]]))
+        signal, std = coefficients(float(alphas[timesteps[0]]))
         latent = signal * model.latent.normalize(start) + std * latent
 
     def denoise(noisy: Tensor, timestep: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ def scheduler_sample(
     def clean_of(predicted: Tensor, noisy: Tensor, timestep: int) -> Tensor:
         alpha = alphas[timestep]
         signal, std = float(alpha.sqrt()), float((1.0 - alpha).sqrt())
-        clean: Tensor = ddim.clean_sample(predicted, noisy, spec.prediction, signal, std)
+        clean: Tensor = clean_sample(predicted, noisy, spec.prediction, signal, std)
         return clean
 
     def predict_clean(noisy: Tensor, timestep: int) -> Tensor:
@@ -110,7 +110,7 @@ def scheduler_sample(
 
     if spec.clip and sampler == "ddim":
         listed: Any = alphas
-        return model.latent.restore(ddim.sample(predict_clean, latent, timesteps, listed, clip))
+        return model.latent.restore(_clipped_ddim(predict_clean, latent, timesteps, listed, clip))
     schedule = scheduler_of(sampler, spec, timesteps, device)
     noise = {"generator": list(generators)} if sampler == "ddpm" else {}
     for timestep in schedule.timesteps:
@@ -119,6 +119,43 @@ def scheduler_sample(
             predicted = clip(clean_of(predicted, latent, int(timestep)))
         latent = schedule.step(predicted, timestep, latent, **noise).prev_sample
     return model.latent.restore(latent)
+
+
+def _clipped_ddim(
+    predict_clean: Callable[[Tensor, int], Tensor],
+    noise: Tensor,
+    timesteps: Sequence[int],
+    alphas_cumprod: Sequence[float],
+    clip: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """Denoise a batch with DDIM without noise (Song et al. 2021, equation 12 with sigma 0).
+
+    Clipping is that of Diffusion Policy: the clean sample is clipped, the direction of the noise
+    comes from the unclipped one.
+
+    Args:
+        predict_clean: Returns the clean sample (batch, latent) that the network predicts for a
+            noisy one (batch, latent) at a timestep.
+        noise: What to start from (batch, latent).
+        timesteps: Inference timesteps from the noisiest to the cleanest.
+        alphas_cumprod: (timestep,), fraction of signal in the variance after each training
+            timestep.
+        clip: Clips a clean sample.
+
+    Returns:
+        (batch, latent), normalized.
+    """
+    latent = noise
+    # After the cleanest step only signal is left.
+    following = [float(alphas_cumprod[step]) for step in timesteps[1:]] + [1.0]
+    for step, next_alpha in zip(timesteps, following, strict=True):
+        clean = predict_clean(latent, step)
+        signal, std = coefficients(float(alphas_cumprod[step]))
+        direction = (latent - signal * clean) / std
+        next_signal, next_std = coefficients(next_alpha)
+        clean = clip(clean)
+        latent = next_signal * clean + next_std * direction
+    return latent
 
 
 def scheduler_of(

@@ -17,12 +17,17 @@ from torch import Tensor, nn
 
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.core.errors import ConfigError
-from lwdctl.models import ddim
 from lwdctl.models.cuda_graphs import CudaGraphCache
 from lwdctl.models.denoiser import FEWEST_ROWS, Denoiser, DenoiserSpec, TransposedCopy
 from lwdctl.models.files import Spec, check_custom, load_spec, load_weights
 from lwdctl.models.normalizer import Normalizer, join_condition, normal_like
-from lwdctl.models.samplers import SamplingStep, denoise, sampling_steps, training_schedule
+from lwdctl.models.samplers import (
+    SamplingStep,
+    coefficients,
+    denoise,
+    sampling_steps,
+    training_schedule,
+)
 
 SMALLEST_SIGNAL = 0.05
 
@@ -211,7 +216,7 @@ class LatentDiffusion(nn.Module):
         """
         latent, network, rows = noise[0], self.denoiser, len(condition)
         if start is not None:
-            signal, std = ddim.coefficients(float(self.alphas_cumprod[steps[0].timestep]))
+            signal, std = coefficients(float(self.alphas_cumprod[steps[0].timestep]))
             latent = signal * self.latent.normalize(start) + std * latent
         contexts: Iterable[Any]
         predict: Callable[[Tensor, Any], Tensor]

@@ -20,7 +20,6 @@ from torch import Tensor
 from lwdctl.configs import Sampler
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.suggest import did_you_mean
-from lwdctl.models import ddim
 
 SAMPLERS = get_args(Sampler)
 
@@ -113,7 +112,7 @@ def denoise(
             predictions (batch, latent).
         contexts: What the network is conditioned on, step by step.
         steps: What to compute.
-        prediction: What the network predicts; see `ddim.clean_sample`.
+        prediction: What the network predicts; see `clean_sample`.
         latent: What to start from (batch, latent).
         noise: Fresh noise (draw, batch, latent), a draw for every step that adds noise.
         clip: Bound of the clean latents, 0 for none.
@@ -124,7 +123,7 @@ def denoise(
     draws, previous = iter(noise.unbind()), latent
     for step, context in zip(steps, contexts, strict=True):
         predicted = predict(latent, context)
-        clean: Tensor = ddim.clean_sample(predicted, latent, prediction, step.signal, step.std)
+        clean: Tensor = clean_sample(predicted, latent, prediction, step.signal, step.std)
         carried = latent
         if step.direction:
             signal, std = step.direction
@@ -141,6 +140,29 @@ def denoise(
     return latent
 
 
+def coefficients(alpha_cumprod: float) -> tuple[float, float]:
+    """Return the factor of the clean sample and the standard deviation of the noise.
+
+    `alpha_cumprod` is the fraction of signal in the variance, as in diffusers' `alphas_cumprod`.
+    """
+    return alpha_cumprod**0.5, (1.0 - alpha_cumprod) ** 0.5
+
+
+def clean_sample(
+    predicted: Tensor, noisy: Tensor, prediction: str, signal: float, std: float
+) -> Tensor:
+    """Return the clean sample that a network's prediction implies, each (batch, latent).
+
+    `prediction` is what the network predicts: `"sample"`, `"epsilon"` or `"v_prediction"`. The
+    noisy sample is `signal` times the clean one plus noise of the standard deviation `std`.
+    """
+    if prediction == "sample":
+        return predicted
+    if prediction == "epsilon":
+        return (noisy - std * predicted) / signal
+    return signal * noisy - std * predicted
+
+
 def _levels(alpha: Tensor) -> tuple[float, float]:
     return float(alpha.sqrt()), float((1.0 - alpha).sqrt())
 
@@ -153,8 +175,8 @@ def _directed(alphas: Tensor, timesteps: Sequence[int]) -> tuple[SamplingStep, .
         SamplingStep(
             step,
             *_levels(alphas[step]),
-            *ddim.coefficients(next_alpha),
-            direction=ddim.coefficients(float(alphas[step])),
+            *coefficients(next_alpha),
+            direction=coefficients(float(alphas[step])),
         )
         for step, next_alpha in zip(timesteps, following, strict=True)
     )
