@@ -13,7 +13,7 @@ from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultist
 from torch import Tensor
 
 from lwdctl.bench.comparisons import Comparison, compare
-from lwdctl.models.denoiser import DenoiserSpec, TransposedCopy
+from lwdctl.models.denoiser import DenoiserSpec
 from lwdctl.models.diffusion import (
     DiffusionSpec,
     LatentDiffusion,
@@ -55,12 +55,11 @@ def sampling(device: torch.device, rounds: int | None = None) -> Iterator[Compar
 
 
 def a_model(architecture: str, **changes: Any) -> LatentDiffusion:
-    """Return a model with random weights, as if it had been loaded."""
+    """Return a model with random weights."""
     denoiser = DenoiserSpec(architecture, LATENT, TASKS, (16, 16), "m", 512, 3, 0.0)
     spec = DiffusionSpec(denoiser, "sample", 100, ("task",), 0, TASKS, 0)
     torch.manual_seed(0)
     model = LatentDiffusion(replace(spec, **changes))
-    model.transposed = TransposedCopy()
     for parameter in model.denoiser.parameters():
         torch.nn.init.normal_(parameter, std=0.03)
     return model.eval()

@@ -8,7 +8,6 @@ One that extends `Denoiser` is sampled faster.
 
 from __future__ import annotations
 
-import copy
 import math
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -22,8 +21,6 @@ from lwdctl.models.files import Spec
 
 FEWEST_ROWS = 16
 """From this many rows on, MKL's matrix products give a row the same bits whatever their number."""
-LARGEST_SUM = 512
-"""MKL splits longer sums, and not in the same way for transposed weights."""
 MOST_ROWS = 512
 """Rows whose contexts are computed at once: more would take memory and save no time."""
 
@@ -120,45 +117,6 @@ def in_parts(module: nn.Module, values: Tensor, rows: int | None) -> Tensor:
     if rows is None:
         return module(values)  # type: ignore[no-any-return]
     return torch.cat([module(part) for part in torch.split(values, rows)])
-
-
-class TransposedCopy:
-    """A copy of a denoiser whose linear layers hold their weights transposed in memory.
-
-    On a CPU MKL multiplies `FEWEST_ROWS` rows and more up to 1.5 times as fast with them, and to
-    the same bits. Other tensors are shared. The copy is made anew where torch has counted a change
-    of the weights, which it does unless they are written through `.data`.
-    """
-
-    def __init__(self) -> None:
-        self._copy: Denoiser | None = None
-        self._state: tuple[object, ...] = ()
-
-    def __reduce__(self) -> tuple[type, tuple[()]]:
-        return TransposedCopy, ()  # copies of a model begin without a copy of the denoiser
-
-    def of(self, denoiser: Denoiser) -> Denoiser:
-        """Return the copy of a denoiser."""
-        weights = [layer.weight for layer in _linear_layers(denoiser)]
-        shared = [*denoiser.parameters(), *denoiser.buffers()]
-        state = (
-            denoiser.training,
-            *(id(tensor) for tensor in shared),
-            *((weight.data_ptr(), weight._version) for weight in weights),  # noqa: SLF001 - no public name
-        )
-        if self._copy is None or state != self._state:
-            self._copy = copy.deepcopy(denoiser, {id(tensor): tensor for tensor in shared})
-            for layer in _linear_layers(self._copy):
-                transposed = layer.weight.detach().t().contiguous()
-                layer.weight = nn.Parameter(transposed.t(), requires_grad=False)
-            self._state = state
-        return self._copy
-
-
-def _linear_layers(network: nn.Module) -> list[nn.Linear]:
-    # Attention reads the weights of its own subclass of linear layers itself.
-    linear = [part for part in network.modules() if type(part) is nn.Linear]
-    return [layer for layer in linear if layer.in_features <= LARGEST_SUM]
 
 
 class StepEmbedding(nn.Module):

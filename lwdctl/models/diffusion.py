@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.core.errors import ConfigError
 from lwdctl.models.cuda_graphs import CudaGraphCache
-from lwdctl.models.denoiser import FEWEST_ROWS, Denoiser, DenoiserSpec, TransposedCopy
+from lwdctl.models.denoiser import Denoiser, DenoiserSpec
 from lwdctl.models.files import Spec, check_custom, load_spec, load_weights
 from lwdctl.models.normalizer import Normalizer, join_condition, normal_like
 from lwdctl.models.samplers import (
@@ -77,7 +77,6 @@ class LatentDiffusion(nn.Module):
         signal: (timestep,), factor of the clean latent in the noisy one.
         noise_std: (timestep,), standard deviation of the noise in it.
         graphs: CUDA graphs of sampling; set its `mode` to `"off"` to sample eagerly on CUDA.
-        transposed: For faster sampling on a CPU, in models that were loaded for inference.
 
     Raises:
         ConfigError: A denoiser is missing or too many, or does not fit its layout.
@@ -97,7 +96,6 @@ class LatentDiffusion(nn.Module):
         self.register_buffer("signal", alphas**0.5, persistent=False)
         self.register_buffer("noise_std", (1.0 - alphas) ** 0.5, persistent=False)
         self.graphs = CudaGraphCache()
-        self.transposed: TransposedCopy | None = None
 
     @classmethod
     def load(cls, directory: Path, denoiser: nn.Module | None = None) -> LatentDiffusion:
@@ -108,7 +106,6 @@ class LatentDiffusion(nn.Module):
         """
         model = cls(DiffusionSpec.from_mapping(load_spec(directory)), denoiser)
         load_weights(model, directory)
-        model.transposed = TransposedCopy()
         return model.eval()
 
     def condition(self, state: Tensor, task: Tensor, label: Tensor) -> Tensor:
@@ -214,17 +211,16 @@ class LatentDiffusion(nn.Module):
         Returns:
             (batch, latent), in the encoder's units.
         """
-        latent, network, rows = noise[0], self.denoiser, len(condition)
+        latent, network = noise[0], self.denoiser
         if start is not None:
             signal, std = coefficients(float(self.alphas_cumprod[steps[0].timestep]))
             latent = signal * self.latent.normalize(start) + std * latent
         contexts: Iterable[Any]
         predict: Callable[[Tensor, Any], Tensor]
         if isinstance(network, Denoiser):
-            if self.transposed and condition.device.type == "cpu" and rows >= FEWEST_ROWS:
-                network = self.transposed.of(network)
             predict, contexts = network.predict, network.contexts(timesteps, condition)
         else:
+            rows = len(condition)
 
             def predict(noisy: Tensor, step: Tensor) -> Tensor:
                 predicted: Tensor = network(noisy, step.expand(rows), condition)
