@@ -137,7 +137,7 @@ def policy(
         "num_inference_steps": exported.num_inference_steps,
         "observations": {item.name: item.size for item in exported.observations},
         "bytes": sum(int(file["bytes"]) for file in exported.files.values()),
-        **exported.parity,
+        "parity": exported.parity,
     }
     _print(directory, summary, as_json=as_json)
 
