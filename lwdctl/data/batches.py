@@ -192,9 +192,14 @@ class SnippetBatches:
         episodes, offsets = self._order.draw(update * batch_size, (update + count) * batch_size)
         return episodes, offsets - self.rule.before
 
-    def every(self) -> tuple[IntArray, IntArray]:
-        """Return every snippet of the split: store episode (snippet,) and start (snippet,)."""
-        position, offsets = self.rule.all(self._length[self.episodes])
+    @property
+    def count(self) -> int:
+        """Number of snippets in the split."""
+        return int(self.rule.counts(self._length[self.episodes]).sum())
+
+    def every(self, start: int = 0, stop: int | None = None) -> tuple[IntArray, IntArray]:
+        """Return the snippets `start:stop` of the split: store episode and start (snippet,)."""
+        position, offsets = self.rule.all(self._length[self.episodes], start, stop)
         return self.episodes[position], offsets
 
     def cut(self, episodes: IntArray, offsets: IntArray) -> SnippetBatch:

@@ -48,13 +48,20 @@ class WindowRule:
         counts: IntArray = last_start // self.stride + 1
         return counts
 
-    def all(self, lengths: IntArray) -> tuple[IntArray, IntArray]:
-        """Return every snippet: episode position (snippet,) and start within it (snippet,)."""
+    def all(
+        self, lengths: IntArray, start: int = 0, stop: int | None = None
+    ) -> tuple[IntArray, IntArray]:
+        """Return the snippets `start:stop` of all of them, in the order of the episodes.
+
+        Returns:
+            Episode position (snippet,) and start within it (snippet,).
+        """
         counts = self.counts(lengths)
-        episode = np.repeat(np.arange(len(lengths), dtype=np.int64), counts)
-        first = np.repeat(np.cumsum(counts) - counts, counts)
-        number = np.arange(len(episode), dtype=np.int64) - first
-        return episode, number * self.stride - self.before
+        ends = np.cumsum(counts)
+        numbers = np.arange(*slice(start, stop).indices(int(ends[-1]) if len(ends) else 0))
+        episode = np.searchsorted(ends, numbers, side="right").astype(np.int64)
+        within = numbers - (ends - counts)[episode]
+        return episode, within * self.stride - self.before
 
     def valid(self, lengths: IntArray, offsets: IntArray) -> IntArray:
         """Return how many of each snippet's steps are real."""
@@ -127,34 +134,68 @@ class VisitOrder:
         episodes, offsets = np.empty_like(positions), np.empty_like(positions)
         for epoch in np.unique(epochs):
             here = epochs == epoch
-            order, shift = _epoch(self, int(epoch))
-            episodes[here] = order[ranks[here]]
-            offsets[here] = shift[ranks[here]]
+            if self.every:
+                episodes[here], offsets[here] = _epoch_of_all(self, int(epoch)).draw(ranks[here])
+            else:
+                order, shift = _epoch(self, int(epoch))
+                episodes[here], offsets[here] = order[ranks[here]], shift[ranks[here]]
         return episodes, offsets
+
+    def groups(self, rng: np.random.Generator) -> list[IntArray]:
+        """Draw which blocks are merged; return the episodes of each group in an epoch's order."""
+        blocks = [self.blocks[index] for index in rng.permutation(len(self.blocks))]
+        size = self.mixed
+        return [np.concatenate(blocks[i : i + size]) for i in range(0, len(blocks), size)]
 
 
 @lru_cache(maxsize=8)
 def _epoch(order: VisitOrder, epoch: int) -> tuple[IntArray, IntArray]:
     rng = generator("visit-order", order.seed, epoch)
-    blocks = [order.blocks[index] for index in rng.permutation(len(order.blocks))]
-    joined = [
-        np.concatenate(blocks[i : i + order.mixed]) for i in range(0, len(blocks), order.mixed)
-    ]
-    if order.every:
-        return _epoch_of_all(order, joined, rng)
-    episodes = np.concatenate([rng.permutation(group) for group in joined])
+    episodes = np.concatenate([rng.permutation(group) for group in order.groups(rng)])
     starts = rng.random(len(episodes)) * order.counts[episodes]
     return episodes, np.floor(starts).astype(np.int64) * order.stride
 
 
-def _epoch_of_all(
-    order: VisitOrder, groups: Sequence[IntArray], rng: np.random.Generator
-) -> tuple[IntArray, IntArray]:
-    episodes, places = [], []
-    for group in groups:
-        counts = order.counts[group]
-        shuffled = rng.permutation(int(counts.sum()))
-        episodes.append(np.repeat(group, counts)[shuffled])
+class _EpochOfAll:
+    """An epoch that visits every snippet; holds the order of one group at a time."""
+
+    def __init__(self, order: VisitOrder, epoch: int) -> None:
+        self._order = order
+        self._rng = generator("visit-order", order.seed, epoch)
+        self._groups = order.groups(self._rng)
+        self._ends = np.cumsum([order.counts[group].sum() for group in self._groups])
+        self._states = [self._rng.bit_generator.state]  # before every group reached so far
+        self._number = -1
+        self._episodes = self._places = np.zeros(0, dtype=np.int64)
+
+    def draw(self, ranks: IntArray) -> tuple[IntArray, IntArray]:
+        """Return episode and start within it of the snippets at places in the epoch."""
+        episodes, offsets = np.empty_like(ranks), np.empty_like(ranks)
+        numbers = np.searchsorted(self._ends, ranks, side="right")
+        for number in np.unique(numbers):
+            here = numbers == number
+            self._shuffle(int(number))
+            within = ranks[here] - (self._ends[number] - len(self._places))
+            episodes[here] = self._episodes[within]
+            offsets[here] = self._places[within] * self._order.stride
+        return episodes, offsets
+
+    def _shuffle(self, number: int) -> None:
+        """Hold the order of one group; the randomness of those before it is drawn once."""
+        if number == self._number:
+            return
+        for reached in range(min(number, len(self._states) - 1), number + 1):
+            self._rng.bit_generator.state = self._states[reached]
+            counts = self._order.counts[self._groups[reached]]
+            shuffled = self._rng.permutation(int(counts.sum()))
+            if reached + 1 == len(self._states):
+                self._states.append(self._rng.bit_generator.state)
+        self._episodes = np.repeat(self._groups[number], counts)[shuffled]
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        places.append(within[shuffled])
-    return np.concatenate(episodes), np.concatenate(places) * order.stride
+        self._places = within[shuffled]
+        self._number = number
+
+
+@lru_cache(maxsize=8)
+def _epoch_of_all(order: VisitOrder, epoch: int) -> _EpochOfAll:
+    return _EpochOfAll(order, epoch)
