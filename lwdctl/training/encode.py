@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from lwdctl.artifacts.latents import LatentStore, LatentWriter
+from lwdctl.artifacts.latents import LatentStore, LatentWriter, RunningMoments
 from lwdctl.artifacts.snippets import EpisodeTable, SnippetStore
+from lwdctl.artifacts.zarr_columns import STEP_CHUNK
 from lwdctl.configs import EncodeConfig
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import Progress
@@ -76,14 +77,12 @@ def encode_batches(
     Raises:
         ArtifactError: `path` exists, or a latent is not finite.
     """
-    episodes, offsets = batches.every()
-    training = table.split[episodes] == 0
-    fit = training if training.any() else ~training
+    training = table.split == 0
+    fit = training if training[batches.episodes].any() else ~training
     writer = LatentWriter(path, model.spec.latent_size, history * model.spec.observation_size)
-    with progress.task("encode", len(episodes), "snippet") as task:
-        for start in range(0, len(episodes), batch_size):
-            part = slice(start, start + batch_size)
-            chosen, starts = episodes[part], offsets[part]
+    with progress.task("encode", batches.count, "snippet") as task:
+        for first in range(0, batches.count, batch_size):
+            chosen, starts = batches.every(first, first + batch_size)
             with torch.no_grad():
                 mean, log_variance = model.encode(batches.cut(chosen, starts))
             writer.append(
@@ -94,7 +93,7 @@ def encode_batches(
                 label=table.label[chosen],
                 episode=chosen,
                 start=starts,
-                fit=fit[part],
+                fit=fit[chosen],
             )
             task.advance(len(mean))
     writer.close()
@@ -103,12 +102,15 @@ def encode_batches(
 
 def latent_summary(store: LatentStore) -> dict[str, Any]:
     """Return the number of snippets and how much of the latent space they use."""
-    std = store.mean.std(axis=0)
-    noise = np.exp(0.5 * store.log_variance).mean(axis=0)
+    means, noise = RunningMoments(store.latent_size), RunningMoments(store.latent_size)
+    for start in range(0, store.count, STEP_CHUNK):
+        stop = min(start + STEP_CHUNK, store.count)
+        means.add(store.read("mean", start, stop))
+        noise.add(np.exp(0.5 * store.read("log_variance", start, stop)))
     return {
         "snippets": store.count,
         "latent_size": store.latent_size,
-        "active_units": int((std**2 > ACTIVE_VARIANCE).sum()),
-        "std_of_posterior_mean": float(std.mean()),
-        "posterior_std": float(noise.mean()),
+        "active_units": int((means.variance > ACTIVE_VARIANCE).sum()),
+        "std_of_posterior_mean": float(np.sqrt(means.variance).mean()),
+        "posterior_std": float(noise.mean.mean()),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -23,6 +24,8 @@ from lwdctl.training.update import Ahead, device_generator
 
 VALIDATION_BATCHES = 4
 VALIDATION_LATENTS = 1024
+READ_ROWS = 32_768
+"""Rows of a latent store that are read at a time."""
 BLOCK = 64
 """Training steps whose batches are put on the device together."""
 BLOCK_BYTES = 2**26
@@ -138,19 +141,26 @@ class LatentTable:
     def read(
         cls, store: LatentStore, device: torch.device, rows: npt.NDArray[np.int64] | None = None
     ) -> LatentTable:
-        """Load rows of a latent store; None loads all."""
+        """Load rows of a latent store, in ascending order; None loads all."""
+        chosen = np.arange(store.count) if rows is None else rows
 
-        def load(values: npt.ArrayLike) -> Tensor:
-            return torch.from_numpy(np.asarray(values)[slice(None) if rows is None else rows]).to(
-                device
-            )
+        def load(name: str) -> Tensor:
+            """Read in pieces: a copy of the whole would double the peak of memory."""
+            ends = np.searchsorted(chosen, range(0, store.count + READ_ROWS, READ_ROWS))
+            first = store.read(name, 0, 0)
+            kept = torch.empty((len(chosen), *first.shape[1:]), device=device, dtype=torch.float32)
+            for number, (low, high) in enumerate(itertools.pairwise(ends)):
+                start = number * READ_ROWS
+                values = store.read(name, start, min(start + READ_ROWS, store.count))
+                kept[low:high] = torch.from_numpy(values[chosen[low:high] - start])
+            return kept
 
         return cls(
-            mean=load(store.mean).float(),
-            std=torch.exp(0.5 * load(store.log_variance).float()),
-            state=load(store.state).float(),
-            task=load(store.task).long(),
-            label=load(store.label).long(),
+            mean=load("mean"),
+            std=load("log_variance").mul_(0.5).exp_(),
+            state=load("state"),
+            task=load("task").long(),
+            label=load("label").long(),
         )
 
 
