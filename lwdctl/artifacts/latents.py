@@ -18,6 +18,7 @@ from lwdctl.artifacts.zarr_columns import (
     seal_group,
 )
 from lwdctl.core.errors import ArtifactError
+from lwdctl.core.moments import RunningMoments
 from lwdctl.core.records import FloatArray
 
 LATENTS_PAYLOAD = "latents.zarr"
@@ -203,37 +204,3 @@ class LatentStore:
     def statistics(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Return mean and total standard deviation, sqrt(var(mu) + mean(sigma^2)): (latent,)."""
         return self.read("statistics/mean"), self.read("statistics/std")
-
-
-class RunningMoments:
-    """Moments of rows that arrive in batches, in constant memory.
-
-    Args:
-        size: Number of components.
-    """
-
-    def __init__(self, size: int) -> None:
-        self.count = 0
-        self.mean: npt.NDArray[np.float64] = np.zeros(size)
-        self._m2: npt.NDArray[np.float64] = np.zeros(size)
-
-    def add(self, rows: npt.ArrayLike) -> None:
-        """Add rows (row, dim)."""
-        values = np.asarray(rows, np.float64)
-        if not len(values):
-            return
-        total = self.count + len(values)
-        mean = values.mean(axis=0)
-        step = mean - self.mean
-        self._m2 = (
-            self._m2
-            + ((values - mean) ** 2).sum(axis=0)
-            + step**2 * (self.count * len(values) / total)
-        )
-        self.mean = self.mean + step * (len(values) / total)
-        self.count = total
-
-    @property
-    def variance(self) -> npt.NDArray[np.float64]:
-        """Population variance (dim,)."""
-        return self._m2 / max(self.count, 1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -29,6 +29,7 @@ from lwdctl.artifacts.zarr_columns import (
     seal_group,
 )
 from lwdctl.core.errors import ArtifactError, DataError
+from lwdctl.core.moments import Moments
 from lwdctl.core.records import ActionSpec, Episode, FloatArray, SourceSpec
 
 SNIPPETS_PAYLOAD = "snippets.zarr"
@@ -53,80 +54,6 @@ _EPISODE_COLUMNS = {
     "has_final_observation": np.int8,
     "initial_state_end": np.int64,
 }
-
-
-@dataclass(frozen=True)
-class Moments:
-    """First two moments and range per component.
-
-    Attributes:
-        count: Number of rows.
-        mean: (dim,).
-        variance: (dim,), of the population (divided by `count`).
-        minimum: (dim,).
-        maximum: (dim,).
-    """
-
-    count: int
-    mean: npt.NDArray[np.float64]
-    variance: npt.NDArray[np.float64]
-    minimum: npt.NDArray[np.float64]
-    maximum: npt.NDArray[np.float64]
-
-    @property
-    def deviation(self) -> npt.NDArray[np.float64]:
-        """Standard deviation (dim,)."""
-        return np.sqrt(self.variance)
-
-    @classmethod
-    def of_rows(cls, rows: npt.ArrayLike) -> Moments:
-        """Return the moments of the rows (row, dim)."""
-        values = np.asarray(rows, np.float64)
-        return cls(
-            count=len(values),
-            mean=values.mean(axis=0),
-            variance=values.var(axis=0),
-            minimum=values.min(axis=0),
-            maximum=values.max(axis=0),
-        )
-
-    @classmethod
-    def merge(
-        cls,
-        counts: npt.NDArray[np.int64],
-        mean: npt.NDArray[np.float64],
-        m2: npt.NDArray[np.float64],
-        minimum: npt.NDArray[np.float64],
-        maximum: npt.NDArray[np.float64],
-    ) -> Moments:
-        """Merge the moments of parts.
-
-        Args:
-            counts: (part,) rows in each.
-            mean: (part, dim).
-            m2: (part, dim) sum of squared distances from the part's own mean.
-            minimum: (part, dim).
-            maximum: (part, dim).
-
-        Source: Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for
-        computing sample variances", 1979.
-        """
-        weight = counts.astype(np.float64)[:, None]
-        total = weight.sum()
-        center = (weight * mean).sum(axis=0) / total
-        spread = m2.sum(axis=0) + (weight * (mean - center) ** 2).sum(axis=0)
-        return cls(int(total), center, spread / total, minimum.min(axis=0), maximum.max(axis=0))
-
-    @classmethod
-    def concatenate(cls, parts: Sequence[Moments]) -> Moments:
-        """Put the components of several keys side by side; all have the same count."""
-        return cls(
-            count=parts[0].count,
-            mean=np.concatenate([part.mean for part in parts]),
-            variance=np.concatenate([part.variance for part in parts]),
-            minimum=np.concatenate([part.minimum for part in parts]),
-            maximum=np.concatenate([part.maximum for part in parts]),
-        )
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lwdctl.artifacts.snippets import Moments, SnippetStore
+from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import Horizon
 from lwdctl.core.errors import ConfigError
+from lwdctl.core.moments import Moments
 from lwdctl.core.records import SourceSpec
 from lwdctl.data.batches import SnippetBatches
 from lwdctl.methods.method import (

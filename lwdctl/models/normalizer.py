@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lwdctl.artifacts.snippets import Moments
+from lwdctl.core.moments import Moments
 from lwdctl.models.files import PolicySpec
 
 SMALLEST_STD = 1e-4

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from lwdctl.artifacts.latents import LatentStore, LatentWriter, RunningMoments
+from lwdctl.artifacts.latents import LatentStore, LatentWriter
 from lwdctl.artifacts.snippets import EpisodeTable, SnippetStore
 from lwdctl.artifacts.zarr_columns import STEP_CHUNK
 from lwdctl.configs import EncodeConfig
 from lwdctl.core.errors import ConfigError
+from lwdctl.core.moments import RunningMoments
 from lwdctl.core.progress import Progress
 from lwdctl.data.batches import SnippetBatches
 from lwdctl.data.windows import WindowRule

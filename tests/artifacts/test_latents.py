@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lwdctl.artifacts.latents import LatentStore, LatentWriter, RunningMoments
-from lwdctl.artifacts.snippets import Moments
+from lwdctl.artifacts.latents import LatentStore, LatentWriter
 from lwdctl.artifacts.zarr_columns import STEP_CHUNK
 from lwdctl.core.errors import ArtifactError
+from lwdctl.core.moments import Moments, RunningMoments
 
 
 def draw(count: int) -> dict[str, np.ndarray]:
