@@ -54,6 +54,12 @@ ROWS = Registry(
             "lwdctl.bench.rollouts:rollouts", "Rollouts in Metaworld, beside the bare simulators."
         ),
         "draw": Row("lwdctl.bench.batched:draw", "Draw batches of snippets."),
+        "windows": Row("lwdctl.bench.data:windows", "Window batches beside the loaders of others."),
+        "ingest": Row("lwdctl.bench.data:ingest", "Ingest beside h5py reading the same arrays."),
+        "memory": Row("lwdctl.bench.data:memory", "Peak memory of training from a store on disk."),
+        "memory-4gib": Row(
+            "lwdctl.bench.data:memory_of_a_large_store", "The same with a store of 4 GiB; minutes."
+        ),
         "sampling": Row("lwdctl.bench.sampling:sampling", "Sampling of latents, DDIM 10."),
         "control": Row(
             "lwdctl.bench.control:control",
@@ -79,6 +85,7 @@ ROWS = Registry(
 )
 ONLY_NAMED = frozenset(
     {
+        "memory-4gib",
         "vae-hypnettorch-to-loss",
         "quickstart-busy",
         "scaling-length",

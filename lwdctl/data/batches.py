@@ -231,7 +231,7 @@ class SnippetBatches:
         index = torch.clamp(rows, low.unsqueeze(1), high.unsqueeze(1))
         if steps is None:
             assert isinstance(self._rows, MemoryRows)
-            steps = self._rows.table[index]
+            steps = self._rows.table.index_select(0, index.flatten()).view(*index.shape, -1)
         real = index == rows
         actions = steps[..., self._obs :]
         if self._motions.numel():
