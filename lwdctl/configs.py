@@ -47,6 +47,10 @@ _CUDA_GRAPHS = "CUDA only: repeat the training step as a captured graph (auto), 
 _CACHE = (
     "Where to keep the recorded steps: GPU memory (device), main memory (ram), or on disk (none)"
 )
+_LATENT_CACHE = (
+    "Where to keep the encoded snippets: GPU memory (device), main memory (ram), or in a temporary"
+    " file beside them (none)"
+)
 _KEYS = "Observation keys that the networks see (default: those the data marks)"
 
 
@@ -264,6 +268,7 @@ class DiffusionConfig(TrainingConfig):
     )
     batch_size: int = option(256, "Snippets per training step", minimum=1)
     weight_decay: float = option(0.0, "Decoupled weight decay", minimum=0)
+    cache: Cache = option("auto", _LATENT_CACHE)
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,8 @@ class SnippetBatches:
         self._store, self._keys, self._seed, self._every = store, keys, seed, every
         self._start, self._length = store.episodes.start, store.episodes.length
         self._obs = sum(store.spec.sizes(keys))
-        self.cache = self._choose(cache)
+        size = 4 * store.steps * (self._obs + store.spec.action.size)
+        self.cache = choose_cache(cache, size, self.device)
         self._rows: MemoryRows | StreamedRows
         if self.cache == "none":
             self._rows = StreamedRows(store, keys, self._blocks(), 2 * VisitOrder.mixed)
@@ -270,20 +271,23 @@ class SnippetBatches:
             total += len(valid) * self.rule.length
         return padded / total
 
-    def _choose(self, cache: str) -> str:
-        if cache not in CACHES:
-            raise ConfigError(f"no cache mode is called '{cache}'", "known: " + ", ".join(CACHES))
-        if cache != "auto":
-            return cache
-        needed = 4 * self._store.steps * (self._obs + self._store.spec.action.size)
-        if self.device.type == "cuda":
-            free, _ = torch.cuda.mem_get_info(self.device)
-            if needed < MEMORY_FRACTION * free:
-                return "device"
-        return "ram" if needed < MEMORY_FRACTION * psutil.virtual_memory().available else "none"
-
     def _blocks(self) -> list[IntArray]:
         return blocks_of(self._start, self._length, BLOCK_ROWS)
+
+
+def choose_cache(cache: str, size: int, device: torch.device) -> str:
+    """Return where to keep data of `size` bytes: for `"auto"` where there is enough free memory.
+
+    Raises:
+        ConfigError: `cache` is none of the modes.
+    """
+    if cache not in CACHES:
+        raise ConfigError(f"no cache mode is called '{cache}'", "known: " + ", ".join(CACHES))
+    if cache != "auto":
+        return cache
+    if device.type == "cuda" and size < MEMORY_FRACTION * torch.cuda.mem_get_info(device)[0]:
+        return "device"
+    return "ram" if size < MEMORY_FRACTION * psutil.virtual_memory().available else "none"
 
 
 def motions(action: ActionSpec) -> Tensor:

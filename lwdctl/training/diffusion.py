@@ -24,7 +24,7 @@ from lwdctl.models.files import CUSTOM, check_outputs
 from lwdctl.models.flops import count_parameters, denoiser_flops
 from lwdctl.models.vae import PolicyVae
 from lwdctl.training.loop import Trained, TrainingLoop, choose_device, with_initial_weights
-from lwdctl.training.objectives import DiffusionObjective, LatentTable
+from lwdctl.training.objectives import DiffusionObjective, latent_table
 from lwdctl.training.update import LoopSettings
 
 TrainedDiffusion = Trained[LatentDiffusion]
@@ -88,8 +88,8 @@ def train_diffusion(
     held_out = data.episodes.split[np.asarray(latents.episode)] == 1
     train, validation = np.flatnonzero(~held_out), np.flatnonzero(held_out)
     objective = DiffusionObjective(
-        LatentTable.read(latents, device, train),
-        LatentTable.read(latents, device, validation) if len(validation) else None,
+        latent_table(latents, device, train, config.cache),
+        latent_table(latents, device, validation, config.cache) if len(validation) else None,
         config.batch_size,
         config.seed,
         config.state_noise,

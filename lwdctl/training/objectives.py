@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+import os
+import tempfile
+import weakref
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -16,7 +19,7 @@ from lwdctl.artifacts.latents import LatentStore
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import BaselineConfig, VaeConfig
 from lwdctl.core.seeding import generator as numpy_generator
-from lwdctl.data.batches import SnippetBatch, SnippetBatches
+from lwdctl.data.batches import SnippetBatch, SnippetBatches, choose_cache
 from lwdctl.data.windows import WindowRule
 from lwdctl.models.normalizer import normal_like
 from lwdctl.training.loop import choose_device
@@ -119,6 +122,9 @@ class SnippetObjective:
         return terms
 
 
+Columns = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
 @dataclass(frozen=True)
 class LatentTable:
     """Encoded snippets on the training device.
@@ -163,6 +169,90 @@ class LatentTable:
             label=load("label").long(),
         )
 
+    @property
+    def device(self) -> torch.device:
+        """Where the snippets lie."""
+        return self.mean.device
+
+    def __len__(self) -> int:
+        """Return the number of snippets."""
+        return len(self.mean)
+
+    def take(self, rows: Tensor) -> Columns:
+        """Return mean, std, state, task and label of rows (row,) of the table, on its device."""
+        return self.mean[rows], self.std[rows], self.state[rows], self.task[rows], self.label[rows]
+
+
+class SpilledLatents:
+    """Encoded snippets in a file without a name, in rows that can be read in any order.
+
+    The chunks of a latent store would have to be read and decompressed for every row.
+
+    Args:
+        store: The encoded snippets.
+        device: Device of what is taken.
+        rows: Rows of the store, in ascending order.
+    """
+
+    def __init__(
+        self, store: LatentStore, device: torch.device, rows: npt.NDArray[np.int64]
+    ) -> None:
+        self.device = device
+        self._sizes = [store.latent_size, store.latent_size, store.state_size]
+        # Beside the store: the system's folder for temporary files may lie in memory.
+        self._file = tempfile.TemporaryFile(dir=store.path and store.path.parent)  # noqa: SIM115
+        weakref.finalize(self, self._file.close)
+        tail = []
+        for start in range(0, store.count, READ_ROWS):
+            stop = min(start + READ_ROWS, store.count)
+            low, high = np.searchsorted(rows, (start, stop))
+            mean, log_variance, state, task, label = (
+                torch.from_numpy(store.read(name, start, stop)[rows[low:high] - start])
+                for name in ("mean", "log_variance", "state", "task", "label")
+            )
+            std = log_variance.float().mul_(0.5).exp_()
+            self._file.write(torch.cat([mean, std, state], dim=1).float().numpy().tobytes())
+            tail.append(torch.stack([task, label]).long())
+        self._file.flush()
+        self._task, self._label = torch.cat(tail, dim=1)
+
+    def __len__(self) -> int:
+        """Return the number of snippets."""
+        return len(self._task)
+
+    @property
+    def row_bytes(self) -> int:
+        """Size of a snippet in the file."""
+        return 4 * sum(self._sizes)
+
+    def take(self, rows: Tensor) -> Columns:
+        """Return mean, std, state, task and label of rows (row,), on the device."""
+        found = np.empty((len(rows), sum(self._sizes)), np.float32)
+        for place, row in enumerate(rows.tolist()):
+            os.preadv(self._file.fileno(), [found[place].data], row * self.row_bytes)
+        mean, std, state = torch.split(torch.from_numpy(found).to(self.device), self._sizes, dim=1)
+        task, label = (column[rows].to(self.device) for column in (self._task, self._label))
+        return mean, std, state, task, label
+
+
+def latent_table(
+    store: LatentStore, device: torch.device, rows: npt.NDArray[np.int64], cache: str = "auto"
+) -> LatentTable | SpilledLatents:
+    """Return rows of a latent store where a training finds them: on its device, or in a file.
+
+    Args:
+        store: The encoded snippets.
+        device: Device of the training.
+        rows: Rows of the store, in ascending order.
+        cache: Where to keep them, as in `SnippetBatches`; `"ram"` means a file on CUDA, which the
+            system keeps in main memory.
+    """
+    size = 4 * len(rows) * (2 * store.latent_size + store.state_size)
+    chosen = choose_cache(cache, size, device)
+    if chosen == "device" or (chosen == "ram" and device.type != "cuda"):
+        return LatentTable.read(store, device, rows)
+    return SpilledLatents(store, device, rows)
+
 
 @dataclass
 class DiffusionObjective:
@@ -176,8 +266,8 @@ class DiffusionObjective:
         state_noise: Standard deviation of noise on the normalized state condition.
     """
 
-    table: LatentTable
-    held_out: LatentTable | None
+    table: LatentTable | SpilledLatents
+    held_out: LatentTable | SpilledLatents | None
     batch_size: int
     seed: int
     state_noise: float = 0.0
@@ -185,21 +275,31 @@ class DiffusionObjective:
 
     def load(self, update: int) -> int:
         """Put the rows of a block of training steps on the device; return their number."""
+        table, count = self.table, BLOCK
+        if isinstance(table, SpilledLatents):  # the snippets themselves are uploaded
+            count = max(1, min(BLOCK, BLOCK_BYTES // (self.batch_size * table.row_bytes)))
         drawn = [
             numpy_generator("latent-batch", self.seed, number).integers(
-                len(self.table.mean), size=self.batch_size
+                len(table), size=self.batch_size
             )
-            for number in range(update, update + BLOCK)
+            for number in range(update, update + count)
         ]
-        self._ahead.put(torch.from_numpy(np.stack(drawn)).to(self.table.mean.device))
-        return BLOCK
+        rows = torch.from_numpy(np.stack(drawn))
+        if isinstance(table, SpilledLatents):
+            parts = table.take(rows.flatten())
+            self._ahead.put(*(part.reshape(*rows.shape, *part.shape[1:]) for part in parts))
+        else:
+            self._ahead.put(rows.to(table.device))
+        return count
 
     def loss(
         self, model: nn.Module, place: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Return the loss of one training step, a scalar."""
-        (rows,) = self._ahead.take(place)
-        value = self._denoising(model, self.table, rows, generator, self.state_noise)
+        taken = self._ahead.take(place)
+        if isinstance(self.table, LatentTable):
+            taken = self.table.take(*taken)
+        value = self._denoising(model, taken, generator, self.state_noise)
         return value, {"denoising": value.detach()}
 
     def validate(self, model: nn.Module) -> Mapping[str, float]:
@@ -207,20 +307,20 @@ class DiffusionObjective:
         if self.held_out is None:
             return {}
         rng = numpy_generator("latent-validation", self.seed)
-        device = self.held_out.mean.device
-        drawn = rng.integers(len(self.held_out.mean), size=VALIDATION_LATENTS)
-        rows = torch.from_numpy(drawn).to(device)
-        generator = device_generator(device).manual_seed(0)
-        return {"held_out_denoising": float(self._denoising(model, self.held_out, rows, generator))}
+        drawn = torch.from_numpy(rng.integers(len(self.held_out), size=VALIDATION_LATENTS))
+        on_device = isinstance(self.held_out, LatentTable)
+        taken = self.held_out.take(drawn.to(self.held_out.device) if on_device else drawn)
+        generator = device_generator(self.held_out.device).manual_seed(0)
+        return {"held_out_denoising": float(self._denoising(model, taken, generator))}
 
     @staticmethod
     def _denoising(
-        model: Any, table: LatentTable, rows: Tensor, generator: torch.Generator, noise: float = 0.0
+        model: Any, taken: Sequence[Tensor], generator: torch.Generator, noise: float = 0.0
     ) -> Tensor:
-        mean, state = table.mean[rows], table.state[rows]
-        latent = mean + table.std[rows] * normal_like(mean, generator)
+        mean, std, state, task, label = taken
+        latent = mean + std * normal_like(mean, generator)
         if noise and model.spec.state_size:
             state = state + noise * model.state.scale * normal_like(state, generator)
-        condition = model.condition(state, table.task[rows], table.label[rows])
+        condition = model.condition(state, task, label)
         loss: Tensor = model.loss(latent, condition, generator)
         return loss

@@ -22,6 +22,7 @@ from lwdctl.core.records import ActionSpec, EnvSpec, Episode, ObservationSpec, S
 from lwdctl.data.batches import MemoryRows, SnippetBatches
 from lwdctl.methods import BASELINES
 from lwdctl.models.generated import PolicyDecoder, PolicyShape
+from lwdctl.training import objectives
 from lwdctl.training.diffusion import train_diffusion
 from lwdctl.training.encode import encode
 from lwdctl.training.loop import TrainingLoop
@@ -180,6 +181,33 @@ def test_a_network_that_asks_the_host_is_noticed(
         )  # fmt: skip
     with pytest.raises(RuntimeError, match="meta"):
         need_nothing_from_the_host(began.value.loop)
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_latents_in_a_file_train_the_same_model(
+    data: SnippetStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_disk: bool
+) -> None:
+    quiet = SilentProgress()
+    vae = train_vae(data, VAE, directory=tmp_path, progress=quiet).model
+    path = tmp_path / "latents.zarr" if on_disk else None
+    latents = encode(vae, data, EncodeConfig(device="cpu"), path, quiet)
+    # Several reads of the store, and blocks of a few training steps.
+    monkeypatch.setattr(objectives, "READ_ROWS", 7)
+    monkeypatch.setattr(objectives, "BLOCK_BYTES", 3000)
+    found = {}
+    for cache in ("ram", "none"):
+        config = replace(DIFFUSION, updates=9, cache=cache)
+        directory = tmp_path / cache
+        directory.mkdir()
+        found[cache] = train_diffusion(
+            latents, data, vae, config, directory=directory, progress=quiet
+        )
+    numbers = ("denoising", "held_out_denoising")
+    assert [found["ram"].summary[name] for name in numbers] == [
+        found["none"].summary[name] for name in numbers
+    ]
+    pairs = zip(found["ram"].last.parameters(), found["none"].last.parameters(), strict=True)
+    assert all(torch.equal(one, two) for one, two in pairs)
 
 
 class Squares:
