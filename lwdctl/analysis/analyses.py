@@ -129,7 +129,7 @@ class AnalyzeConvergenceConfig(RolloutConfig):
     )
     seed: int = option(
         TUNING_SEED_START,
-        "First evaluation seed: states that neither development nor final tables use",
+        "First evaluation seed; by default of initial states apart from those of `lwdctl eval`",
         minimum=EVALUATION_SEED_START,
     )
     task: tuple[str, ...] = option((), "Tasks to run (default: all tasks of the data)")
@@ -146,7 +146,10 @@ class AnalyzeConvergenceConfig(RolloutConfig):
         None, "Largest number of steps per episode (default: the environment's)", minimum=1
     )
     margin: float = option(
-        0.05, "Largest gain of the last third of training that still counts as none", minimum=0
+        0.05,
+        "Largest gain of the last third of training that still counts as none, in the unit of the"
+        " environment's score (normalized_score: of 100)",
+        minimum=0,
     )
 
     def reads(self, named: Collection[str] = ()) -> tuple[str, ...]:
@@ -165,8 +168,8 @@ class Analysis:
         function: `"module:function"`, imported when it runs.
         arguments: What the function takes: `snippets` (`SnippetStore`), `vae` (`PolicyVae`),
             `latents` (`LatentStore`), `evaluation` (evaluated runs), `policy` (`TrainedLwd`),
-            `snapshots` (training steps with the VAE as it was then) and `trained` (any policy, and
-            the training steps of its snapshots, whose weights it takes in turn).
+            `snapshots` (training steps with the VAE as it was then) and `trained` (any policy, the
+            training steps of its snapshots, and a function that loads a snapshot into it).
         summary: One line for `--help`.
     """
 

@@ -7,26 +7,26 @@ training is compared with the snapshot at two thirds of it, state by state.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from lwdctl.analysis.analyses import AnalyzeConvergenceConfig
+from lwdctl.analysis.evaluations import SUCCESS
 from lwdctl.analysis.plotting import draw_curve, finish, new_figure, series_style
 from lwdctl.analysis.resample import Pair, States, mean_estimate, success_estimate
 from lwdctl.analysis.sections import Findings, Section
-from lwdctl.analysis.tables import Table, show_difference, show_estimate
-from lwdctl.core.errors import ConfigError
+from lwdctl.analysis.tables import Table, flatten_estimate, show_difference, show_estimate
+from lwdctl.core.errors import ConfigError, SimulatorError
 from lwdctl.core.progress import Progress, TqdmProgress
 from lwdctl.evaluation.episodes import EpisodeResult, plan_episodes
 from lwdctl.evaluation.results import Estimate
 from lwdctl.evaluation.rollout import rollout
-from lwdctl.evaluation.traced import count_lost
+from lwdctl.evaluation.traced import check_environment, count_lost
 from lwdctl.methods.method import Acting, TrainedPolicy
 
-SUCCESS = "success"
 THIRD = 2 / 3
 Verdict = Literal["flat", "still gains", "undecided"]
 
@@ -55,29 +55,37 @@ class Curve:
 def analyze_convergence(
     config: AnalyzeConvergenceConfig,
     *,
-    trained: tuple[TrainedPolicy, Iterable[int]],
+    trained: tuple[TrainedPolicy, Sequence[int], Callable[[int], None]],
     progress: Progress | None = None,
 ) -> Findings:
     """Run a policy with the weights of every snapshot, on the same episodes.
 
-    `trained` holds the policy, and an iterator over the training steps of its snapshots that loads
-    their weights into it.
+    `trained` holds the policy, the training steps of its snapshots, and a function that loads the
+    weights of one of them into the policy.
 
     Raises:
         ConfigError: Fewer than three snapshots, or settings that the policy does not allow.
+        SimulatorError: A simulator error ended every episode at some snapshot.
     """
-    policy, snapshots = trained
+    policy, snapshots, load = trained
+    if len(snapshots) < 3:
+        raise ConfigError(
+            f"the training kept {len(snapshots)} snapshots; at least 3 are needed",
+            "train again with --snapshots 6",
+        )
     progress = progress or TqdmProgress()
     acting = Acting(
         config.horizon, sampler=config.sampler, num_inference_steps=config.num_inference_steps
     )
     policy.check(acting)
     env = policy.source.env
+    check_environment(env)
     labels = policy.source.labels if "label" in policy.condition else ()
     plans = plan_episodes(env, config.episodes, config.seed, config.task, labels)
     found: dict[int, tuple[EpisodeResult, ...]] = {}
     score = ""
     for step in snapshots:
+        load(step)
         progress.message(f"after {step} training steps:")
         result = rollout(
             policy.batch_policy(acting, config.num_envs),
@@ -90,12 +98,7 @@ def analyze_convergence(
             timeout=config.timeout,
             progress=progress,
         )
-        found[step], score = result.episodes, result.score
-    if len(found) < 3:
-        raise ConfigError(
-            f"the training kept {len(found)} snapshots; at least 3 are needed",
-            "train again with --snapshots 6",
-        )
+        found[step], score = result.episodes, score or result.score
     curves = {name: curve_of(found, name) for name in dict.fromkeys((score, SUCCESS)) if name}
     return compose(config, curves, count_lost({f"after {key}": one for key, one in found.items()}))
 
@@ -106,9 +109,14 @@ def curve_of(found: Mapping[int, Sequence[EpisodeResult]], name: str) -> Curve:
     Args:
         found: Training step to its episodes, the same ones at every step.
         name: Name of the metric, or `SUCCESS`.
+
+    Raises:
+        SimulatorError: A simulator error ended every episode at one step or another.
     """
     values = {step: np.array([_value(one, name) for one in rows]) for step, rows in found.items()}
     known = ~np.isnan(np.stack(list(values.values()))).any(axis=0)
+    if not known.any():
+        raise SimulatorError("simulator errors ended every episode", "lwdctl doctor")
     first = next(iter(found.values()))
     states = States.of_keys(
         [one.plan.task for one in first], [one.initial_state for one in first]
@@ -131,7 +139,7 @@ def compose(
         estimates = list(curve.estimates.values())
         draw_curve(axes, list(curve.estimates), estimates, **series_style(index), label=name)
     axes.set_xlabel("Training steps")
-    axes.set_ylim(bottom=0.0)
+    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     finish(figure, "Bands: 95 % intervals.")
     name, decisive = next(iter(curves.items()))
     verdict = decisive.verdict(config.margin)
@@ -144,18 +152,19 @@ def compose(
     text = (
         f"The policy with the EMA weights of every snapshot, on {decisive.gain.n} initial states"
         f" from evaluation seed {config.seed} on. It counts as flat where the 95 % interval of what"
-        f" the last third of training gained in {name} ends at {config.margin:g} or below, as"
-        f" still gaining where the interval lies above 0. Verdict: {verdict}."
+        f" the last third of training gained in {name} ends at {config.margin:g} or below,"
+        f" otherwise as still gaining where the interval lies above 0. Verdict: {verdict}."
     )
     table = Table.of(("training steps", *curves), rows)
     summary = {
         "verdict": verdict,
         "metric": name,
+        "initial_states": decisive.gain.n,
         "margin": config.margin,
         "since": decisive.since,
-        "gain": {key: vars(curve.gain) for key, curve in curves.items()},
+        "gains": {key: flatten_estimate("gain", curve.gain) for key, curve in curves.items()},
         "curves": {
-            key: {str(step): vars(one) for step, one in curve.estimates.items()}
+            key: {str(step): flatten_estimate("mean", one) for step, one in curve.estimates.items()}
             for key, curve in curves.items()
         },
     }

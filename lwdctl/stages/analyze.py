@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -85,24 +86,21 @@ def _open(argument: str, inputs: Inputs, root: Path, device: torch.device) -> An
     raise ValueError(f"no analysis takes '{argument}'")
 
 
-def _trained(inputs: Inputs, device: torch.device) -> tuple[TrainedPolicy, Iterator[int]]:
-    """Return a policy, and an iterator over its snapshots that loads their weights into it."""
+def _trained(
+    inputs: Inputs, device: torch.device
+) -> tuple[TrainedPolicy, list[int], Callable[[int], None]]:
+    """Return a policy, the training steps of its snapshots, and what loads a snapshot into it."""
     if "baseline" in inputs:
         path = inputs["baseline"].path
         policy = open_policy(load_spec(path)["method"], inputs, device)
         model = policy.model
-        if isinstance(model, LatentChunks):  # its VAE is trained before
+        if isinstance(model, LatentChunks):  # snapshots are those of its denoiser
             model, path = model.diffusion, path / "diffusion"
     else:
         path, policy = inputs["diffusion"].path, METHOD.open(inputs, device)
         model = policy.diffusion
-
-    def load() -> Iterator[int]:
-        for step in checkpoint.snapshot_updates(path):
-            checkpoint.load_snapshot(model, path, step)
-            yield step
-
-    return policy, load()
+    load = partial(checkpoint.load_snapshot, model, path)
+    return policy, checkpoint.snapshot_updates(path), load
 
 
 def _snapshots(vae: Artifact, device: torch.device) -> Iterator[tuple[int, PolicyVae]]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lwdctl.analysis.convergence import SUCCESS, Curve, curve_of
+from lwdctl.core.errors import SimulatorError
 from lwdctl.evaluation.episodes import EpisodeResult
 from lwdctl.evaluation.results import Estimate
 from lwdctl.policies.policy import EpisodePlan
@@ -64,3 +65,9 @@ def test_an_episode_that_was_lost_once_counts_nowhere() -> None:
     curve = curve_of(found, SUCCESS)
     assert curve.estimates[300].value == pytest.approx(0.5)
     assert curve.gain.n == 2
+
+
+def test_without_an_episode_of_every_snapshot_there_is_no_curve() -> None:
+    found = {100: episodes([0.1], lost=0), 200: episodes([0.1]), 300: episodes([0.1])}
+    with pytest.raises(SimulatorError, match="every episode"):
+        curve_of(found, "overlap")

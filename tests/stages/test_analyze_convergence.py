@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from trained_grid import TINY, do, everything, train_lwd, write_snippets
 
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.errors import ConfigError
+from lwdctl.training import checkpoint
 
 pytestmark = pytest.mark.sim
 RUN = {"episodes": 2, "max_steps": 20, "num_envs": 2, "workers": 0, "device": "cpu"}
@@ -25,13 +28,24 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 @pytest.mark.parametrize("method", ["lwd", "dp", "ldp", "mlp"])
-def test_every_snapshot_runs_and_the_last_is_the_model(workspace: Workspace, method: str) -> None:
+def test_every_snapshot_runs_and_the_last_is_the_model(
+    workspace: Workspace, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, load = {}, checkpoint.load_snapshot
+
+    def noting(model: torch.nn.Module, directory: Path, update: int) -> None:
+        load(model, directory, update)
+        loaded[update] = torch.nn.utils.parameters_to_vector(model.parameters()).detach().clone()
+
+    monkeypatch.setattr(checkpoint, "load_snapshot", noting)
     named = {}
     if method != "lwd":
         sizes: dict[str, Any] = {"snippet_length": 8, "unet_size": "xs", "latent_size": 8}
         values = {**TINY, **SNAPSHOTS, **sizes, "method": method, "policy_width": 8}
         named = {"baseline": do("train-baseline", workspace, values, name=method).reference}
     found = do("analyze convergence", workspace, {**RUN, "seed": 100_000}, named=named)
+    assert list(loaded) == [2, 4, 6]
+    assert not torch.equal(loaded[2], loaded[6])
     summary = found.manifest.summary
     assert list(summary["curves"]["max_overlap"]) == ["2", "4", "6"]
     assert summary["since"] == 4
@@ -41,7 +55,7 @@ def test_every_snapshot_runs_and_the_last_is_the_model(workspace: Workspace, met
     assert len(record["sections"][0]["table"]["rows"]) == 4
     settings = {**RUN, "policy": [method], "latent": ["sampled"], "horizon": [8]}
     (row,) = everything(do("eval", workspace, settings))
-    final = summary["curves"]["max_overlap"]["6"]["value"]
+    final = summary["curves"]["max_overlap"]["6"]["mean"]
     assert final == pytest.approx(row["metrics"]["max_overlap"])
 
 
