@@ -175,8 +175,10 @@ class TrainingLoop(Generic[M]):
                 if not logs and self.update.runs_ahead:
                     continue  # the device is not waited for
                 if logs:
-                    self._log(log)
+                    self._check_divergence()  # waits for the device
                 self.state.seconds = time.monotonic() - started
+                if logs:
+                    self._log(log)
                 losses = {name: f"{value:.4g}" for name, value in self.state.losses.items()}
                 samples = f"{self._pace():.0f}"
                 task.advance(self.state.update - shown, **losses, **{"samples/s": samples})
@@ -268,7 +270,6 @@ class TrainingLoop(Generic[M]):
             checkpoint.write_snapshot(self.directory, done, self.ema_model)
 
     def _log(self, log: MetricLog) -> None:
-        self._check_divergence()
         self.state.losses = {name: float(term) for name, term in self.update.terms.items()}
         settings = self.settings
         factor = learning_rate_factor(self.state.update - 1, self.state.planned, settings.warmup)

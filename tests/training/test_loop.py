@@ -65,6 +65,7 @@ def test_the_log_of_a_resumed_run_has_every_update_once(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in text.splitlines()]
     assert [row["update"] for row in rows] == list(range(1, 41))
     assert "held_out" in rows[9]
+    assert rows[0]["seconds"] > 0.0
 
 
 def test_a_time_limit_plans_a_full_schedule_and_finishes(tmp_path: Path) -> None:
