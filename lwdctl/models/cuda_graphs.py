@@ -5,7 +5,8 @@ from __future__ import annotations
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +14,10 @@ from torch import Tensor, nn
 from lwdctl.configs import CudaGraphs
 
 MOST_GRAPHS = 8
-WARM_UP = 2
+WARM_UP = 3
 """Eager runs before the capture: libraries choose their kernels and take their memory in them."""
+
+T = TypeVar("T")
 
 
 class CudaGraphCache:
@@ -72,8 +75,9 @@ class CudaGraphCache:
             except RuntimeError as error:
                 torch.cuda.synchronize(inputs[0].device)
                 self.mode = "off"
-                reason = str(error).strip().partition("\n")[0]
-                warnings.warn(f"sampling is not captured as a CUDA graph: {reason}", stacklevel=3)
+                warnings.warn(
+                    f"sampling is not captured as a CUDA graph: {first_line(error)}", stacklevel=3
+                )
                 return function(*inputs)
         return captured(inputs)
 
@@ -90,20 +94,9 @@ class CapturedFunction:
     """
 
     def __init__(self, function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> None:
-        self._function = function  # keeps alive what the graph reads
         self._inputs = [value.clone() for value in inputs]
-        self._graph = torch.cuda.CUDAGraph()
-        device = inputs[0].device
-        with torch.cuda.device(device):
-            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                for _ in range(WARM_UP):
-                    function(*self._inputs)
-            torch.cuda.current_stream().wait_stream(stream)
-            # Other threads may go on allocating memory.
-            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-                self._output = function(*self._inputs)
+        self._run = partial(function, *self._inputs)  # keeps alive what the graph reads
+        self._graph, self._output = capture(self._run, self._run, inputs[0].device)
 
     def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
         """Return the function of other inputs."""
@@ -111,6 +104,48 @@ class CapturedFunction:
             static.copy_(value, non_blocking=True)
         self._graph.replay()
         return self._output.clone()
+
+
+def capture(
+    run: Callable[[], T],
+    warm_up: Callable[[], object],
+    device: torch.device,
+    *generators: torch.Generator,
+) -> tuple[torch.cuda.CUDAGraph, T]:
+    """Capture what a function computes as a CUDA graph.
+
+    Args:
+        run: Computes on the device alone.
+        warm_up: Does the same eagerly; it is called `WARM_UP` times.
+        device: The CUDA device.
+        generators: What `run` draws from, beside the device's default generator.
+
+    Returns:
+        The graph, and what `run` returned: tensors that every replay fills.
+
+    Raises:
+        RuntimeError: The function needs the host.
+    """
+    graph = torch.cuda.CUDAGraph()
+    for generator in generators:
+        graph.register_generator_state(generator)
+    with torch.cuda.device(device):
+        # Torch's own stream for captures may belong to another device, where nothing is captured.
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP):
+                warm_up()
+        torch.cuda.current_stream().wait_stream(stream)
+        # Other threads may go on allocating memory.
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            result = run()
+    return graph, result
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message; those of CUDA have many."""
+    return str(error).strip().partition("\n")[0]
 
 
 def _state(module: nn.Module) -> tuple[Any, ...]:

@@ -254,13 +254,13 @@ class TrainingLoop(Generic[M]):
             return 1
         with self.update.undone():
             self.update.load_block(self.state.update, self.state.planned)
-            self.update.rehearse(1)
+            self.update.rehearse()
             started = time.monotonic()
-            self.update.rehearse(1)
+            self.update.rehearse()
             expected = (time.monotonic() - started) * left
             if min(expected, self._limit) < WORTH_MEASURING:
                 return 1
-            threads = calibrate(lambda: self.update.rehearse(1))
+            threads = calibrate(self.update.rehearse)
         self.progress.message(f"{threads} CPU threads, the fastest number in a short measurement")
         return threads
 

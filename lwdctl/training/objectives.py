@@ -23,7 +23,7 @@ from lwdctl.data.batches import SnippetBatch, SnippetBatches, choose_cache
 from lwdctl.data.windows import WindowRule
 from lwdctl.models.normalizer import normal_like
 from lwdctl.training.loop import choose_device
-from lwdctl.training.update import Ahead, device_generator
+from lwdctl.training.update import Ahead
 
 VALIDATION_BATCHES = 4
 VALIDATION_LATENTS = 1024
@@ -105,7 +105,7 @@ class SnippetObjective:
         """Return the terms on a fixed draw of held-out snippets; {} when nothing is held out."""
         if self.held_out is None:
             return {}
-        generator = device_generator(self.held_out.device).manual_seed(0)
+        generator = torch.Generator(self.held_out.device).manual_seed(0)
         count, size = self.validation or (VALIDATION_BATCHES, self.batch_size)
         drawn = [self.held_out.batch(number, size) for number in range(count)]
         found = [self._terms(model, batch, generator) for batch in drawn]
@@ -179,7 +179,8 @@ class LatentTable:
         return len(self.mean)
 
     def take(self, rows: Tensor) -> Columns:
-        """Return mean, std, state, task and label of rows (row,) of the table, on its device."""
+        """Return mean, std, state, task and label of rows (row,), on the device."""
+        rows = rows.to(self.device)
         return self.mean[rows], self.std[rows], self.state[rows], self.task[rows], self.label[rows]
 
 
@@ -308,10 +309,9 @@ class DiffusionObjective:
             return {}
         rng = numpy_generator("latent-validation", self.seed)
         drawn = torch.from_numpy(rng.integers(len(self.held_out), size=VALIDATION_LATENTS))
-        on_device = isinstance(self.held_out, LatentTable)
-        taken = self.held_out.take(drawn.to(self.held_out.device) if on_device else drawn)
-        generator = device_generator(self.held_out.device).manual_seed(0)
-        return {"held_out_denoising": float(self._denoising(model, taken, generator))}
+        generator = torch.Generator(self.held_out.device).manual_seed(0)
+        loss = self._denoising(model, self.held_out.take(drawn), generator)
+        return {"held_out_denoising": float(loss)}
 
     @staticmethod
     def _denoising(

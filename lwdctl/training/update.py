@@ -16,14 +16,13 @@ from torch import Tensor, nn
 
 from lwdctl.configs import CudaGraphs, Precision, TrainingConfig
 from lwdctl.core.seeding import derive_seed
+from lwdctl.models.cuda_graphs import capture, first_line
 from lwdctl.models.files import load_tensors, unique_tensors
 from lwdctl.training import checkpoint
 from lwdctl.training.adamw import AdamW
 
 FINAL_FACTOR = 0.01
 """Fraction of the peak learning rate that is left at the end of the cosine."""
-WARM_UP = 3
-"""Training steps before a CUDA graph is captured: libraries choose their kernels in them."""
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -43,7 +42,7 @@ class LoopSettings:
         batch_size: Snippets per training step, for the samples/s display.
         time_limit: Minutes of training, None for no limit.
         betas: Decay rates of Adam's moments.
-        ema_power: Exponent of the EMA's warm-up; see `exponential_moving_average`.
+        ema_power: Exponent of the EMA's warm-up; see `ema_weight`.
         checkpoint_seconds: Seconds between checkpoints.
         log_every: Training steps between rows of the log.
         validate_every: Training steps between validations.
@@ -149,7 +148,7 @@ class Update(Generic[M]):
         model: What to train, on its device.
         objective: What to minimize.
         settings: How to train.
-        say: Where to say why a step is not captured.
+        log: Called with the reason where the training step is not captured.
 
     Attributes:
         model: The model in training.
@@ -165,10 +164,10 @@ class Update(Generic[M]):
         model: M,
         objective: Objective,
         settings: LoopSettings,
-        say: Callable[[str], None],
+        log: Callable[[str], None],
     ) -> None:
         self.model, self.average = model, copy.deepcopy(model)
-        self._objective, self._settings, self._say = objective, settings, say
+        self._objective, self._settings, self._log = objective, settings, log
         self._parameters: list[Tensor] = list(model.parameters())
         self._averaged: list[Tensor] = list(self.average.parameters())
         self.device = self._parameters[0].device
@@ -185,7 +184,7 @@ class Update(Generic[M]):
         )
         self.loss, self._norm = torch.zeros(()), torch.zeros(())
         self.terms: Mapping[str, Tensor] = {}
-        self._generator = device_generator(self.device)
+        self._generator = torch.Generator(self.device)
         self._schedule = Ahead()
         self._place = torch.zeros(1, dtype=torch.long, device=self.device)
         self._block, self._planned = range(0), 0
@@ -207,11 +206,10 @@ class Update(Generic[M]):
         if planned != self._planned:
             self._plan(number, planned)
 
-    def rehearse(self, times: int) -> None:
-        """Make the first step of the loaded block several times."""
-        for _ in range(times):
-            self._place.zero_()
-            self._run()
+    def rehearse(self) -> None:
+        """Make the first training step of the loaded block."""
+        self._place.zero_()
+        self._run()
 
     @contextmanager
     def undone(self) -> Iterator[None]:
@@ -303,22 +301,12 @@ class Update(Generic[M]):
         """Return the training step as a replayed CUDA graph, or as it is where that fails."""
         if self._settings.cuda_graphs == "off":
             return self._run
-        graph = torch.cuda.CUDAGraph()
-        stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
-        graph.register_generator_state(self._generator)
-        place = self._place.clone()
         try:
             with self.undone():
-                stream.wait_stream(torch.cuda.current_stream(self.device))
-                with torch.cuda.stream(stream):
-                    self.rehearse(WARM_UP)
-                torch.cuda.current_stream(self.device).wait_stream(stream)
-                self._place.copy_(place)
-                with torch.cuda.graph(graph):
-                    self._run()
+                graph, _ = capture(self._run, self.rehearse, self.device, self._generator)
         except RuntimeError as error:
             torch.cuda.synchronize(self.device)
-            self._say(f"training steps are not captured as a CUDA graph: {_first_line(error)}")
+            self._log(f"training steps are not captured as a CUDA graph: {first_line(error)}")
             return self._run
         return graph.replay
 
@@ -330,11 +318,6 @@ class Update(Generic[M]):
             *state,
             self._place,
         ]
-
-
-def device_generator(device: torch.device) -> torch.Generator:
-    """Return a generator whose numbers are drawn on the device."""
-    return torch.Generator(device if device.type != "meta" else "cpu")
 
 
 def learning_rate_factor(update: int, total: int, warmup: int) -> float:
@@ -398,7 +381,3 @@ def _groups(model: nn.Module, decay: float) -> list[dict[str, Any]]:
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]

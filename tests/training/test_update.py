@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,6 @@ from torch.utils._pytree import tree_leaves
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import BaselineConfig, DiffusionConfig, EncodeConfig, VaeConfig
 from lwdctl.core.progress import SilentProgress
-from lwdctl.core.records import ActionSpec, EnvSpec, Episode, ObservationSpec, SourceSpec
 from lwdctl.data.batches import MemoryRows, SnippetBatches
 from lwdctl.methods import BASELINES
 from lwdctl.models.generated import PolicyDecoder, PolicyShape
@@ -30,13 +29,11 @@ from lwdctl.training.objectives import BLOCK, DiffusionObjective, LatentTable, S
 from lwdctl.training.update import Ahead, LoopSettings, Update
 from lwdctl.training.vae import train_vae
 
-SPEC = SourceSpec(
-    observations=(ObservationSpec("state", 3),),
-    action=ActionSpec(2, "absolute", "normalized", (-1.0,) * 2, (1.0,) * 2),
-    env=EnvSpec("", ("reach", "push")),
-    labels=("",),
-    source_format="made",
-)
+sys.path.insert(0, str(Path(__file__).parent))
+from made import random_walks
+
+sys.path.pop(0)
+
 VAE = VaeConfig(
     snippet_length=8, latent_size=8, policy_width=8, batch_size=4, updates=3, device="cpu",
     loss_steps=4, observation_noise=0.1, cache="ram", threads=1,
@@ -53,18 +50,7 @@ BASELINE = BaselineConfig(
 
 @pytest.fixture(scope="module")
 def data() -> SnippetStore:
-    rng = np.random.default_rng(0)
-    episodes = [
-        Episode(
-            f"demo_{number}",
-            {"state": rng.normal(size=(20, 3)).astype(np.float32)},
-            rng.normal(size=(20, 2)).clip(-1, 1).astype(np.float32),
-            task=("reach", "push")[number % 2],
-            split="validation" if number == 5 else "train",
-        )
-        for number in range(6)
-    ]
-    return SnippetStore.in_memory(episodes, SPEC)
+    return random_walks(episodes=6, steps=20, state=3, tasks=("reach", "push"))
 
 
 class Began(Exception):  # noqa: N818 - no error
@@ -262,7 +248,8 @@ def test_rehearsals_change_nothing() -> None:
         rehearsed.step(number, 10)
         if number in (0, 4):
             with rehearsed.undone():
-                rehearsed.rehearse(2)
+                rehearsed.rehearse()
+                rehearsed.rehearse()
     for one, two in zip(plain.save().values(), rehearsed.save().values(), strict=True):
         assert torch.equal(one, two)
 
