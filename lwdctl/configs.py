@@ -309,8 +309,8 @@ class BaselineConfig(Settings):
     observation_noise: float = option(
         0.0,
         "Size of the noise on the observations in training, in normalized units (mlp and ldp:"
-        " standard deviations; dp: half ranges); its standard deviation is drawn per snippet,"
-        " between 0 and the square root of 2 times this",
+        " standard deviations; dp: half ranges); its standard deviation is this for ldp, and for"
+        " mlp and dp drawn per snippet, between 0 and the square root of 2 times this",
         minimum=0,
     )
     time_input: bool = option(False, "mlp: give it the elapsed fraction of the episode as an input")
