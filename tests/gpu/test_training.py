@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import BaselineConfig, DiffusionConfig, EncodeConfig, VaeConfig
 from lwdctl.core.progress import SilentProgress
-from lwdctl.core.records import ActionSpec, EnvSpec, Episode, ObservationSpec, SourceSpec
 from lwdctl.methods import BASELINES
 from lwdctl.training.diffusion import train_diffusion
 from lwdctl.training.encode import encode
@@ -23,14 +22,12 @@ from lwdctl.training.loop import TrainingLoop
 from lwdctl.training.update import LoopSettings, Update
 from lwdctl.training.vae import train_vae
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
+from made import random_walks
+
+sys.path.pop(0)
+
 pytestmark = pytest.mark.gpu
-SPEC = SourceSpec(
-    observations=(ObservationSpec("state", 5),),
-    action=ActionSpec(2, "absolute", "normalized", (-1.0,) * 2, (1.0,) * 2),
-    env=EnvSpec("", ("reach",)),
-    labels=("",),
-    source_format="made",
-)
 VAE = VaeConfig(
     snippet_length=16, latent_size=32, policy_width=32, batch_size=16, updates=150, device="cuda",
     precision="fp32", observation_noise=0.1,
@@ -46,18 +43,7 @@ BASELINE = BaselineConfig(
 
 @pytest.fixture(scope="module")
 def data() -> SnippetStore:
-    rng = np.random.default_rng(0)
-    episodes = [
-        Episode(
-            f"demo_{number}",
-            {"state": rng.normal(size=(60, 5)).astype(np.float32).cumsum(0)},
-            rng.normal(size=(60, 2)).clip(-1, 1).astype(np.float32),
-            task="reach",
-            split="validation" if number == 5 else "train",
-        )
-        for number in range(12)
-    ]
-    return SnippetStore.in_memory(episodes, SPEC)
+    return random_walks(episodes=12, steps=60, state=5)
 
 
 def weights(model: nn.Module) -> list[Tensor]:
@@ -104,8 +90,9 @@ def test_captured_steps_are_the_eager_ones(kind: str, data: SnippetStore, tmp_pa
 def test_resuming_is_exact(
     kind: str, data: SnippetStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = train(kind, data, tmp_path / "whole") if (tmp_path / "whole").mkdir() is None else None
-    (tmp_path / "parts").mkdir()
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    whole = train(kind, data, tmp_path / "whole")
     step = TrainingLoop._step
 
     def interrupted(self: TrainingLoop[Any]) -> None:
@@ -119,7 +106,6 @@ def test_resuming_is_exact(
         train(kind, data, tmp_path / "parts")
     monkeypatch.setattr(TrainingLoop, "_step", step)
     resumed = train(kind, data, tmp_path / "parts")
-    assert whole is not None
     assert largest_difference(whole.model, resumed.model) == 0.0
     assert largest_difference(whole.last, resumed.last) == 0.0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,21 +15,19 @@ from lwdctl.configs import DiffusionConfig, EncodeConfig, VaeConfig
 from lwdctl.core import registry
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import SilentProgress
-from lwdctl.core.records import ActionSpec, EnvSpec, Episode, ObservationSpec, SourceSpec
+from lwdctl.core.records import Episode
 from lwdctl.models.diffusion import LatentDiffusion
 from lwdctl.models.vae import PolicyVae
 from lwdctl.training.diffusion import train_diffusion
 from lwdctl.training.encode import encode
 from lwdctl.training.vae import train_vae
 
+sys.path.insert(0, str(Path(__file__).parent))
+from made import random_walks
+
+sys.path.pop(0)
+
 LATENT = 6
-SPEC = SourceSpec(
-    observations=(ObservationSpec("state", 3),),
-    action=ActionSpec(2, "delta", "normalized", (-1.0,) * 2, (1.0,) * 2),
-    env=EnvSpec("", ("reach",)),
-    labels=("",),
-    source_format="made",
-)
 VAE = VaeConfig(
     snippet_length=8, latent_size=LATENT, policy_width=8, batch_size=4, updates=3, device="cpu"
 )
@@ -37,18 +36,7 @@ DIFFUSION = DiffusionConfig(width=16, blocks=1, batch_size=8, updates=3, device=
 
 @pytest.fixture(scope="module")
 def data() -> SnippetStore:
-    rng = np.random.default_rng(0)
-    episodes = [
-        Episode(
-            f"demo_{number}",
-            {"state": rng.normal(size=(20, 3)).astype(np.float32)},
-            rng.normal(size=(20, 2)).astype(np.float32),
-            task="reach",
-            split="validation" if number == 5 else "train",
-        )
-        for number in range(6)
-    ]
-    return SnippetStore.in_memory(episodes, SPEC)
+    return random_walks(episodes=6, steps=20, state=3)
 
 
 class Recurrent(nn.Module):
@@ -154,7 +142,7 @@ def test_latents_need_a_training_split(data: SnippetStore, tmp_path: Path) -> No
             split="validation",
         )
     ]
-    store = SnippetStore.in_memory(held_out, SPEC)
+    store = SnippetStore.in_memory(held_out, data.spec)
     with pytest.raises(ConfigError, match="training split"):
         encode(vae, store, EncodeConfig(device="cpu"), None, SilentProgress())
 
