@@ -65,8 +65,8 @@ def export_policy(
         progress: Where to report.
 
     Raises:
-        ConfigError: The directory is not empty, there are too many denoising steps, something
-            else than DDIM is to run, or policies of the method cannot be exported.
+        ConfigError: The directory is not empty, there are too many denoising steps, it is to be
+            run in a way that is not exported, or policies of the method cannot be exported.
         MissingExtraError: onnx or onnxruntime is not installed.
         LwdctlError: The actions of the exported policy differ from those of the trained one.
     """
@@ -78,8 +78,8 @@ def export_policy(
     plain = Acting(acting.horizon, num_inference_steps=acting.num_inference_steps)
     if acting != plain:
         raise ConfigError(
-            "an exported policy samples with ddim and from noise",
-            "leave sampler, latent and warm_start out",
+            "an exported policy samples with ddim and from noise, and executes the newest plan",
+            "leave sampler, latent, warm_start and temporal_ensemble out",
         )
     data = SnippetStore.open(inputs["snippets"].path)
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -142,6 +142,8 @@ def _describe(
     directory: Path,
 ) -> PolicyDescription:
     source, keys, horizon = trained.source, trained.observation_keys, trained.horizon(acting)
+    if horizon == "episode":  # a network acts on for as long as an episode takes, a chunk ends
+        horizon = trained.snippet_length if trained.has_chunks else None
     sizes = zip(keys, source.sizes(keys), strict=True)
     graphs = {path.stem: signature_of(open_session(path, 1)) for path in directory.glob("*.onnx")}
     history = [
@@ -149,17 +151,16 @@ def _describe(
         for found in graphs.values()
         if "observations" in found["inputs"]
     ]
-    first_calls = trained.cost(acting).first_calls
     return PolicyDescription(
         method=method,
         observations=tuple(ObservationSpec(name, size) for name, size in sizes),
         action=source.action,
         history=history[0] if history else 1,
-        horizon=None if horizon == "episode" else horizon,
+        horizon=horizon,
         condition=trained.condition,
         tasks=source.env.tasks,
         labels=source.labels,
-        num_inference_steps=first_calls,
+        num_inference_steps=trained.cost(acting).first_calls,
         opset=OPSET,
         graphs=dict(sorted(graphs.items(), reverse=True)),
         provenance=_provenance(inputs),
@@ -198,13 +199,12 @@ def act_with_noise(policy: ExportedPolicy, episode: Episode) -> tuple[FloatArray
     """
     plan, observations = episode
     policy.reset(plan.seed, plan.task, plan.label)
-    actions, unclipped, replans = [], [], 0
+    actions, unclipped = [], []
     for step in range(min(len(rows) for rows in observations.values())):
         policy.observe({key: rows[step] for key, rows in observations.items()})
         if policy.due:
-            noise = torch_noise(plan, replans, policy.description.noise_size)
+            noise = torch_noise(plan, policy.replans, policy.description.noise_size)
             policy.adopt(policy.replan(policy.request(noise)))
-            replans += 1
         actions.append(policy.step())
         unclipped.append(policy.unclipped)
     return np.stack(unclipped), np.stack(actions)

@@ -88,10 +88,12 @@ def run(trained, seen):
     return np.concatenate(rows)
 
 
+EPISODE = 24  # steps of a chunk that holds a whole episode
 BASELINES = {
     "dp": {"snippet_length": 8, "executed": 4, "unet_size": "xs", "condition": ("task", "label")},
     "dp transformer": {"snippet_length": 8, "denoiser": "transformer", "transformer_size": "xs"},
     "ldp": {"snippet_length": 8, "width": 16, "latent_size": 16, "history": 3},
+    "ldp episode": {"snippet_length": EPISODE, "width": 16, "latent_size": 16},
     "mlp": {"policy_width": 16, "history": 2, "time_input": True, "condition": ("label",)},
     "mlp plain": {"policy_width": 16, "condition": ("none",)},
 }
@@ -108,7 +110,7 @@ def test_baselines_act_as_the_trained_ones(kind, tmp_path):
     data = lwdctl.load_dataset(str(snippets.path), workspace=tmp_path / "runs")
     config = BaselineConfig(updates=2, batch_size=4, **BASELINES[kind])
     trained = lwdctl.train_baseline(kind.split()[0], data, config, progress=SilentProgress())
-    acting = Acting(num_inference_steps=3)
+    acting = Acting("episode" if "episode" in kind else None, num_inference_steps=3)
     inputs = {"snippets": snippets, "baseline": trained.artifact}
     said = export_policy(inputs, tmp_path / "policy", acting, SilentProgress())
     assert said.method == kind.split()[0]
@@ -121,6 +123,7 @@ def test_baselines_act_as_the_trained_ones(kind, tmp_path):
     expected = run(trained.policy.batch_policy(acting, 1), seen)
     np.testing.assert_allclose(unclipped, expected, rtol=1e-4, atol=1e-4)
     assert np.ptp(unclipped, axis=0).min() > 1e-3
+    assert "episode" not in kind or said.horizon == EPISODE
     replans = 0 if said.horizon is None else -(-len(unclipped) // said.horizon)
     assert policy.replans == replans
 
