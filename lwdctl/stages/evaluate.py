@@ -131,12 +131,20 @@ class _Evaluation:
         """Check labels and every model before anything runs.
 
         Raises:
-            ConfigError: An unknown label, too many denoising steps, or a horizon that the chunks
-                of a model do not reach.
+            ConfigError: An unknown label, too many denoising steps, a horizon that the chunks of a
+                model do not reach, or a temporal ensemble where no policy has chunks.
         """
         _ = self.labels
+        has_chunks = False
         for condition in self.conditions:
-            self._open(condition).check(self._acting(condition))
+            policy = self._open(condition)
+            policy.check(self._acting(condition))
+            has_chunks |= policy.has_chunks
+        if self.config.temporal_ensemble is not None and not has_chunks:
+            raise ConfigError(
+                "temporal_ensemble averages chunks of actions, which none of these policies has",
+                "leave --temporal-ensemble out, or add dp or ldp to --policy",
+            )
 
     def measure(self, condition: PlannedCondition, output: RunInProgress) -> None:
         """Run one condition, unless the interrupted evaluation has done so, and keep its record."""
@@ -264,12 +272,17 @@ class _Evaluation:
             if config.warm_start
             else ""
         )
+        ensemble = (
+            f" chunks are averaged with the rate {config.temporal_ensemble:g} (temporal ensemble);"
+            if config.temporal_ensemble is not None
+            else ""
+        )
         return (
             f"{config.episodes} episodes per {per} from evaluation seeds {config.seed} to"
             f" {config.seed + config.episodes - 1}; 'oracle' instead restores the initial states of"
             f" recorded demonstrations (split: {config.oracle_split}; at most as many);"
-            f" {self._horizons}; {perturbed};{warm} success at any step; 95 % Wilson intervals;"
-            " EMA weights"
+            f" {self._horizons}; {perturbed};{warm}{ensemble} success at any step; 95 % Wilson"
+            " intervals; EMA weights"
         )
 
     @property

@@ -276,6 +276,8 @@ def test_unknown_tasks_and_conditions_are_refused(copy: Workspace) -> None:
         do("train-diffusion", copy, {**DIFFUSION, "condition": ["label"]})
     with pytest.raises(ConfigError, match="too many"):
         do("eval", copy, {**EVAL, "num_inference_steps": 101})
+    with pytest.raises(ConfigError, match="none of these policies has"):
+        do("eval", copy, {**EVAL, "temporal_ensemble": 0.1})
     with pytest.raises(ConfigError, match="twice"):
         do("train-diffusion", copy, {**DIFFUSION, "condition": ["state", "state"]})
     with pytest.raises(ConfigError, match="U-Net has no dropout"):

@@ -192,6 +192,10 @@ def test_receding_execution_is_what_a_model_was_trained_for(workspace: Workspace
     assert (cell["snippet_length"], cell["horizon"]) == (12, 6)
     grid = everything(do("eval", workspace, {**alone, "horizon": [6, 8]}, name="grid"))
     assert [(cell["snippet_length"], cell["horizon"]) for cell in grid] == [(12, 6), (8, 8)]
+    averaged = {**alone, "policy": ["dp", "random"], "temporal_ensemble": 0.1}
+    artifact = do("eval", workspace, averaged, named={"baseline": "receding"}, name="averaged")
+    assert [cell["temporal_ensemble"] for cell in everything(artifact)] == [0.1, None]
+    assert "the rate 0.1" in artifact.manifest.summary["protocol"]
 
 
 def test_training_seeds_have_models_of_their_own(workspace: Workspace) -> None:
