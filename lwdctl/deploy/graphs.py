@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -33,7 +34,7 @@ OPSET = 17
 Named = Mapping[str, Tensor]
 
 
-class Graph(nn.Module):
+class Graph(nn.Module, ABC):
     """What is traced to a graph.
 
     Args:
@@ -48,9 +49,9 @@ class Graph(nn.Module):
         """Return the outputs for the inputs in their order."""
         return tuple(self.outputs(dict(zip(self.example, values, strict=True))).values())
 
+    @abstractmethod
     def outputs(self, given: Named) -> Named:
         """Return the outputs by name."""
-        raise NotImplementedError
 
     def write(self, path: Path) -> None:
         """Trace the graph and write it as an ONNX file."""
@@ -106,9 +107,9 @@ class PlanGraph(Graph):
         latent = model.denoise(table, torch.tensor(self._timesteps), noise[None], condition)
         return self.decode(latent, state)
 
+    @abstractmethod
     def decode(self, latent: Tensor, state: Tensor) -> Named:
         """Return the outputs for a latent (1, latent) and a state (1, history * obs)."""
-        raise NotImplementedError
 
 
 class NetworkPlan(PlanGraph):
@@ -157,7 +158,7 @@ class ActGraph(Graph):
 
     def __init__(self, inputs: Named, action: ActionSpec) -> None:
         super().__init__(inputs)
-        self._low, self._high = torch.tensor(action.low), torch.tensor(action.high)
+        self._low, self._high = torch.tensor((action.low, action.high), dtype=torch.float32)
 
     def outputs(self, given: Named) -> Named:
         """Return the action within its limits, and before it was clipped."""
@@ -165,9 +166,9 @@ class ActGraph(Graph):
         clipped = torch.maximum(torch.minimum(unclipped, self._high), self._low)
         return {"action": clipped, "unclipped": unclipped}
 
+    @abstractmethod
     def action(self, given: Named) -> Tensor:
         """Return the action (action,), environment units."""
-        raise NotImplementedError
 
 
 class NetworkAct(ActGraph):

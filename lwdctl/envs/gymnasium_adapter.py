@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -139,7 +140,7 @@ class GymnasiumAdapter:
         return type(self).__name__
 
 
-class GymnasiumSimulator(GymnasiumAdapter):
+class GymnasiumSimulator(GymnasiumAdapter, ABC):
     """A class to derive from: an environment of your own; `examples/reach.py` does.
 
     A subclass sets the attributes and writes `make`.
@@ -149,9 +150,9 @@ class GymnasiumSimulator(GymnasiumAdapter):
         self.max_steps = env.max_steps or self.max_steps
         super().__init__(self.make(task))
 
+    @abstractmethod
     def make(self, task: str) -> Any:
         """Return the Gymnasium environment of a task; videos need `render_mode="rgb_array"`."""
-        raise NotImplementedError(f"{type(self).__name__} has no make(task)")
 
 
 class WrappedGymnasium(GymnasiumAdapter):
