@@ -65,7 +65,7 @@ def load_policy(
         workspace: Where to look.
         device: `"auto"`, `"cpu"`, `"cuda"` or `"cuda:N"`; a model in memory stays where it is.
         **settings: How to run it: `horizon`, `latent`, `sampler`, `num_inference_steps`,
-            `warm_start`; see `lwdctl.Acting`.
+            `warm_start`, `temporal_ensemble`; see `lwdctl.Acting`.
 
     Raises:
         ArtifactError: Nothing has that name, or it is damaged.
@@ -106,7 +106,10 @@ def _open_saved(path: Path, device: torch.device) -> tuple[TrainedPolicy, str] |
     if (path / SPEC).is_file() and not (path / MANIFEST_NAME).is_file():
         method = load_spec(path).get("method")
         if method is None:
-            raise ConfigError(f"{path} holds a model, but no policy")
+            raise ConfigError(
+                f"{path} holds a model, but no policy",
+                "open what save wrote of a diffusion model or a baseline",
+            )
         return open_directory(method, path, device), method
     return None
 
