@@ -123,9 +123,11 @@ class TwoRateController:
         changing = self._former is not None
         action = self._follow()
         if self._last is not None:
-            kind = "largest_jump" if changing else "largest_change"
             change = float(np.abs(action - self._last).max())
-            setattr(statistics, kind, max(getattr(statistics, kind), change))
+            if changing:
+                statistics.largest_jump = max(statistics.largest_jump, change)
+            else:
+                statistics.largest_change = max(statistics.largest_change, change)
         self._last = action
         ended = time.perf_counter()
         age = ended - self._planned_at

@@ -74,10 +74,10 @@ def plan_conditions(
 
     With one horizon, or `--one-model`, and without `--seeds` the given models are run. Otherwise
     every horizon and training seed has a model of its own (with `--one-model` every training seed
-    only), found by its lineage: derived from the same snippets,
-    trained with that snippet length and seed; the newest, or the last of the candidates. The
-    training seeds of one policy and horizon agree in all other settings: in those of the model that
-    was named or is the newest, where it fits, else in those of the first model found.
+    only), found by its lineage: derived from the same snippets, trained with that snippet length
+    and seed; the newest, or the last of the candidates. The training seeds of one policy and
+    horizon agree in all other settings: in those of the model that was named or is the newest,
+    where it fits, else in those of the first model found.
 
     Raises:
         ConfigError: A model is missing; the message names every one, the hint a command.
