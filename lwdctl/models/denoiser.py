@@ -19,8 +19,6 @@ from torch import Tensor, nn
 from lwdctl.models import DENOISERS
 from lwdctl.models.files import Spec
 
-FEWEST_ROWS = 16
-"""From this many rows on, MKL's matrix products give a row the same bits whatever their number."""
 MOST_ROWS = 512
 """Rows whose contexts are computed at once: more would take memory and save no time."""
 
@@ -100,18 +98,18 @@ class Denoiser(nn.Module):
         On a CPU the numbers are those of `context`, bit for bit.
         """
         rows = len(condition)
-        few = condition.device.type == "cpu" and rows < FEWEST_ROWS
+        alone = rows if condition.device.type == "cpu" else None
         for block in torch.split(timesteps, max(1, MOST_ROWS // rows)):
             step = block.unsqueeze(1).expand(-1, rows).reshape(-1)
             repeated = condition.repeat(len(block), 1)
-            parts = self.context(step, repeated, rows if few else None)
+            parts = self.context(step, repeated, alone)
             yield from zip(*(part.view(-1, rows, *part.shape[1:]) for part in parts), strict=True)
 
 
 def in_parts(module: nn.Module, values: Tensor, rows: int | None) -> Tensor:
     """Return `module(values)`, computed for `rows` rows at a time (None for all at once).
 
-    The rows of a small matrix product depend on their number in the last digits. One module after
+    The rows of a matrix product depend on their number in the last digits. One module after
     the other for all parts keeps its weights in the cache.
     """
     if rows is None:
