@@ -36,7 +36,7 @@ class LatentDiffusionOfChunks(Method):
         self, data: SnippetStore, config: BaselineConfig, directory: Path, progress: Progress
     ) -> Trained[LatentChunks]:
         """Train the VAE, encode every snippet, train the denoiser."""
-        training.check_unused(config, "executed", "time_input")
+        training.check_unused(config, "executed", "time_input", "padding")
         work = training.Work(config, data, directory, progress)
         spec = work.chunk_spec(
             config.denoiser or "mlp", config.latent_layout, "sample", config.latent_size

@@ -148,7 +148,7 @@ class BehaviorCloning(Method):
         self, data: SnippetStore, config: BaselineConfig, directory: Path, progress: Progress
     ) -> Trained[ClonedPolicy]:
         """Train on single steps with their history, each visited once per epoch."""
-        training.check_unused(config, "executed", "dropout", "vae_updates")
+        training.check_unused(config, "executed", "dropout", "vae_updates", "padding")
         work = training.Work(config, data, directory, progress)
         sizes, parts = work.sizes, work.condition
         spec = ClonedSpec(

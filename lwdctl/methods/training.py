@@ -49,7 +49,8 @@ def check_unused(config: BaselineConfig, *options: str) -> None:
         ConfigError: One is set.
     """
     for option in options:
-        if getattr(config, option):
+        value = getattr(config, option)
+        if value and value != getattr(BaselineConfig, option):
             name = option.replace("_", "-")
             raise ConfigError(f"{config.method} has no option --{name}", f"leave --{name} out")
 

@@ -156,10 +156,23 @@ class TrainingLoop(Generic[M]):
             LwdctlError: The loss became NaN or infinite.
             KeyboardInterrupt: The user asked to stop; a checkpoint has been written.
         """
+        with self._threads(), matrix_precision(self.update.device, self.settings.precision):
+            self._train(title)
+            if self.settings.snapshots:  # a time limit may end before the last one planned
+                checkpoint.write_snapshot(self.directory, self.state.update, self.ema_model)
+            self.save()
+            return {
+                "updates": self.state.update,
+                "training_seconds": round(self.state.seconds, 1),
+                "samples_per_second": round(self._pace(), 1),
+                "threads": self.state.threads,
+                **self.state.losses,
+                **self._validate(),
+            }
+
+    def _train(self, title: str) -> None:
         self.model.train()
         with (
-            self._threads(),
-            matrix_precision(self.update.device, self.settings.precision),
             delayed_signals() as stop,
             MetricLog(self.directory, self.state.update) as log,
             self.progress.task(
@@ -193,17 +206,6 @@ class TrainingLoop(Generic[M]):
             self._check_divergence()  # a time limit may end between two looks at the loss
         if stop.signal is not None:  # the previous handler returned, but the model is not finished
             raise KeyboardInterrupt
-        if self.settings.snapshots:  # a time limit may end before the last one planned
-            checkpoint.write_snapshot(self.directory, self.state.update, self.ema_model)
-        self.save()
-        return {
-            "updates": self.state.update,
-            "training_seconds": round(self.state.seconds, 1),
-            "samples_per_second": round(self._pace(), 1),
-            "threads": self.state.threads,
-            **self.state.losses,
-            **self._validate(),
-        }
 
     def trained(self, spec: Mapping[str, Any], summary: Mapping[str, Any]) -> Trained[M]:
         """Return the model as it is now, with its JSON-ready specification and numbers."""
@@ -284,10 +286,10 @@ class TrainingLoop(Generic[M]):
 
     def _check_divergence(self) -> None:
         """Raise before diverged weights reach a checkpoint or the log."""
-        loss = self.update.check_finite()
-        if loss is not None:
+        what = self.update.not_finite()
+        if what:
             raise LwdctlError(
-                f"training diverged at or before update {self.state.update}: the loss is {loss}",
+                f"training diverged at or before update {self.state.update}: {what}",
                 "start again with a lower --learning-rate",
             )
 

@@ -82,12 +82,12 @@ class SnippetObjective:
     validation: tuple[int, int] | None = None
     _ahead: Ahead = field(default_factory=Ahead)
 
-    def load(self, update: int) -> int:
+    def load(self, update: int, left: int) -> int:
         """Put the snippets of a block of training steps on the device; return their number."""
         batches, size = self.batches, self.batch_size
-        count = BLOCK
+        count = min(BLOCK, left)
         if not batches.resident:  # the snippets themselves are uploaded
-            count = max(1, min(BLOCK, BLOCK_BYTES // (size * batches.snippet_bytes)))
+            count = max(1, min(count, BLOCK_BYTES // (size * batches.snippet_bytes)))
         parts = batches.prepare(*batches.drawn(update, size, count))
         self._ahead.put(*(part.view(count, size, *part.shape[1:]) for part in parts))
         return count
@@ -274,11 +274,11 @@ class DiffusionObjective:
     state_noise: float = 0.0
     _ahead: Ahead = field(default_factory=Ahead)
 
-    def load(self, update: int) -> int:
+    def load(self, update: int, left: int) -> int:
         """Put the rows of a block of training steps on the device; return their number."""
-        table, count = self.table, BLOCK
+        table, count = self.table, min(BLOCK, left)
         if isinstance(table, SpilledLatents):  # the snippets themselves are uploaded
-            count = max(1, min(BLOCK, BLOCK_BYTES // (self.batch_size * table.row_bytes)))
+            count = max(1, min(count, BLOCK_BYTES // (self.batch_size * table.row_bytes)))
         drawn = [
             numpy_generator("latent-batch", self.seed, number).integers(
                 len(table), size=self.batch_size

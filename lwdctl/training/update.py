@@ -92,11 +92,12 @@ class LoopSettings:
 class Objective(Protocol):
     """What training minimizes."""
 
-    def load(self, update: int) -> int:
+    def load(self, update: int, left: int) -> int:
         """Put the batches of a block of training steps on the device.
 
         Args:
             update: The first step of the block.
+            left: Training steps from it to the end, at least 1.
 
         Returns:
             Number of training steps in the block.
@@ -201,7 +202,7 @@ class Update(Generic[M]):
     def load_block(self, number: int, planned: int) -> None:
         """Put a block of training steps on the device that the step `number` belongs to."""
         if number not in self._block:
-            self._block = range(number, number + self._objective.load(number))
+            self._block = range(number, number + self._objective.load(number, planned - number))
             self._planned = 0
         if planned != self._planned:
             self._plan(number, planned)
@@ -226,11 +227,14 @@ class Update(Generic[M]):
                         tensor.zero_()
             self.optimizer.zero_grad(set_to_none=True)
 
-    def check_finite(self) -> float | None:
-        """Return the last loss if it or the norm of its gradient is NaN or infinite, else None."""
+    def not_finite(self) -> str:
+        """Say what of the last step is NaN or infinite, its loss or its gradient; or ""."""
         if bool(torch.isfinite(self.loss) & torch.isfinite(self._norm)):
-            return None
-        return float(self.loss)
+            return ""
+        loss = float(self.loss)
+        if math.isfinite(loss):
+            return f"the norm of the gradient is {float(self._norm)}"
+        return f"the loss is {loss}"
 
     def save(self) -> dict[str, Tensor]:
         """Return all that a checkpoint needs, by name."""

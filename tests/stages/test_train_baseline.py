@@ -187,6 +187,9 @@ def test_a_chunk_policy_refuses_a_longer_horizon_than_it_was_trained_for(
         ("mlp", {"executed": 4}, "mlp has no option --executed"),
         ("dp-unet", {"dropout": 0.5}, "the U-Net has no dropout"),
         ("mlp", {"dropout": 0.5}, "mlp has no option --dropout"),
+        ("mlp", {"padding": "counted"}, "mlp has no option --padding"),
+        ("ldp", {"time_input": True}, "ldp has no option --time-input"),
+        ("dp-unet", {"vae_updates": 3}, "dp has no option --vae-updates"),
     ],
 )
 def test_settings_that_change_nothing_are_refused(

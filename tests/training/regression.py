@@ -34,7 +34,7 @@ class Regression:
         self.stop_at, self.diverge_at = stop_at, diverge_at
         self.first = 0
 
-    def load(self, update: int) -> int:
+    def load(self, update: int, left: int) -> int:
         self.first = update
         return 7
 
