@@ -243,7 +243,8 @@ class SnippetBatches:
     @property
     def resident(self) -> bool:
         """Whether the steps lie on the device of the batches."""
-        return isinstance(self._rows, MemoryRows) and self._rows.table.device == self.device
+        # A tensor's device against another's: `cuda` is not equal to `cuda:0`, where it puts them.
+        return isinstance(self._rows, MemoryRows) and self._rows.table.device == self._steps.device
 
     @property
     def snippet_bytes(self) -> int:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import BaselineConfig, DiffusionConfig, EncodeConfig, VaeConfig
 from lwdctl.core.progress import SilentProgress
+from lwdctl.data.batches import SnippetBatches
+from lwdctl.data.windows import WindowRule
 from lwdctl.methods import BASELINES
 from lwdctl.training.diffusion import train_diffusion
 from lwdctl.training.encode import encode
@@ -67,6 +69,14 @@ def train(kind: str, data: SnippetStore, directory: Path, **changes: Any) -> Any
     method, _, denoiser = kind.partition("-")
     config = replace(BASELINE, method=method, denoiser=denoiser or None, **changes)
     return BASELINES.load(method).train(data, config, directory, quiet)
+
+
+def test_steps_on_the_device_are_not_uploaded_again(data: SnippetStore) -> None:
+    batches = SnippetBatches(
+        data, ("state",), WindowRule(16), split="train", seed=0, device=torch.device("cuda")
+    )
+    assert batches.resident
+    assert len(batches.prepare(*batches.drawn(0, 4))) == 1
 
 
 KINDS = ["vae", "diffusion", "dp-unet", "dp-transformer", "ldp", "mlp"]
