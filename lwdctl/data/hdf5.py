@@ -161,10 +161,13 @@ class Hdf5Reader(ABC):
         if values.nbytes > _LARGEST_READ:
             return read_array(dataset_at(self._file, key), start, stop)
         width = math.prod(stored.shape[1:]) * stored.dtype.itemsize
-        descriptor = self._file.id.get_vfd_handle()
-        if os.preadv(descriptor, [values.data], stored.offset + first * width) != values.nbytes:
-            raise DataError(f"{self.path}: {key}, row {start}: cannot be read (the file ends)")
-        return values
+        descriptor, problem = self._file.id.get_vfd_handle(), "the file ends"
+        try:
+            if os.preadv(descriptor, [values.data], stored.offset + first * width) == values.nbytes:
+                return values
+        except OSError as error:
+            problem = str(error)
+        raise DataError(f"{self.path}: {key}, row {start}: cannot be read ({problem})")
 
     @abstractmethod
     def _scan(self, config: IngestConfig) -> None:
@@ -179,8 +182,11 @@ def _check_structure(file: h5py.File, path: Path, max_bytes: int) -> dict[str, S
     total = 0
     arrays: dict[str, StoredArray] = {}
     shapes: dict[tuple[int, ...], tuple[int, ...]] = {}  # equal shapes are kept once
+    user_block = file.userblock_size
     for key, dataset in _walk(file, path):
         offset = dataset.get_offset()
+        if offset is not None and offset < user_block:  # never written; HDF5 adds the block
+            offset = None
         if offset is None:  # otherwise the elements lie in this file
             creation = dataset.get_create_plist()
             if creation.get_layout() == h5d.VIRTUAL:
@@ -282,8 +288,6 @@ def dataset_at(group: h5py.Group, key: str) -> h5py.Dataset:
     try:
         item = h5o.open(group.id, key.encode())
     except KeyError:
-        if key in group:
-            raise
         raise DataError(f"{location(group, key)}: is missing") from None
     if not isinstance(item, h5d.DatasetID):
         raise DataError(f"{location(group, key)}: is a group, not an array")

@@ -129,8 +129,9 @@ class RobomimicFile(Hdf5Reader):
         for name, size in sizes.items():
             found = self._shape_of(f"{place}/{name}", rows=steps)[1]
             check_components(found, size, f"{self.path}: {place}/{name}")
-        for name in {"rewards", "dones", "states"}.intersection(demo):
-            self._shape_of(f"{place}/{name}", ranks=(1, 2), rows=steps)
+        for name in ("rewards", "dones", "states"):
+            if self._holds(f"{place}/{name}"):
+                self._shape_of(f"{place}/{name}", ranks=(1, 2), rows=steps)
         declared = demo.attrs.get("num_samples", steps)
         if declared != steps:
             where = location(demo, "attrs[num_samples]")
