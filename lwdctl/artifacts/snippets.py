@@ -144,7 +144,8 @@ class SnippetWriter:
                 steps, or holds NaN or infinity.
         """
         arrays = self._checked(episode)
-        statistics = _statistics(np.concatenate(list(arrays.values()), axis=1), self._slices)
+        with np.errstate(invalid="ignore"):  # infinity is named below
+            statistics = _statistics(np.concatenate(list(arrays.values()), axis=1), self._slices)
         if not np.isfinite(statistics[0]).all():
             for name, values in arrays.items():
                 _check_finite(values, f"{episode.source}: {name}")

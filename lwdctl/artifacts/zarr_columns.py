@@ -57,7 +57,7 @@ class Column:
             config={"write_empty_chunks": True},
         )
         chunk_bytes = chunk * math.prod(shape) * np.dtype(dtype).itemsize
-        chunks = min(max(_WRITE_BYTES // chunk_bytes, 1), _WRITE_CHUNKS)
+        chunks = min(max(_WRITE_BYTES // max(chunk_bytes, 1), 1), _WRITE_CHUNKS)
         self._buffer = np.zeros((chunks * chunk, *shape), np.dtype(dtype))
         self._filled = 0
         self._written = 0

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import Episode
@@ -345,6 +346,41 @@ def test_arrays_are_read_however_the_file_stores_them(tmp_path, storage, block):
             np.testing.assert_array_equal(episode.observations["state"], stored)
             np.testing.assert_array_equal(episode.final_observation["state"], stored[-1])
             np.testing.assert_array_equal(episode.actions, stored)
+
+
+@pytest.mark.parametrize("block", [0, 512])
+def test_data_that_was_never_written_reads_as_its_fill_value(tmp_path, block):
+    path = tmp_path / "sparse.hdf5"
+    with h5py.File(path, "w", userblock_size=block) as file:
+        file["data/demo_0/actions"] = np.ones((100, 3))
+        file.create_dataset("data/demo_0/obs/state", (100, 3), "<f8", fillvalue=7.0)
+    with open_source("robomimic", [path], IngestConfig()) as source:
+        assert (source.read(0).observations["state"] == 7.0).all()
+
+
+def test_observation_without_components_is_stored(tmp_path):
+    path = tmp_path / "empty.hdf5"
+    with h5py.File(path, "w") as file:
+        for key, size in (("obs/none", 0), ("obs/state", 3), ("actions", 2)):
+            file[f"data/demo_0/{key}"] = np.ones((5, size))
+    with open_source("robomimic", [path], IngestConfig()) as source:
+        store = SnippetStore.in_memory([source.read(0)], source.spec)
+    assert store.features(("none", "state"), 0, 5).shape == (5, 3)
+
+
+def test_disk_that_cannot_be_read_is_an_error_with_file_and_key(tmp_path, monkeypatch):
+    path = tmp_path / "broken.hdf5"
+    with h5py.File(path, "w") as file:
+        for key in ("obs/state", "actions"):
+            file[f"data/demo_0/{key}"] = np.ones((5, 3))
+
+    def fail(*arguments):
+        raise OSError(5, "Input/output error")
+
+    with open_source("robomimic", [path], IngestConfig()) as source:
+        monkeypatch.setattr("os.preadv", fail)
+        with pytest.raises(DataError, match=r"broken.hdf5: .*state, row 0: .*Input/output error"):
+            source.read(0)
 
 
 def test_array_that_was_cut_off_while_it_was_open_is_an_error(tmp_path):
