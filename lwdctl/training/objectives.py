@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import tempfile
@@ -211,8 +212,8 @@ class SpilledLatents:
                 torch.from_numpy(store.read(name, start, stop)[rows[low:high] - start])
                 for name in ("mean", "log_variance", "state", "task", "label")
             )
-            std = log_variance.float().mul_(0.5).exp_()
-            self._file.write(torch.cat([mean, std, state], dim=1).float().numpy().tobytes())
+            std = log_variance.mul_(0.5).exp_()
+            self._file.write(torch.cat([mean, std, state], dim=1).numpy().data)
             tail.append(torch.stack([task, label]).long())
         self._file.flush()
         self._task, self._label = torch.cat(tail, dim=1)
@@ -229,8 +230,11 @@ class SpilledLatents:
     def take(self, rows: Tensor) -> Columns:
         """Return mean, std, state, task and label of rows (row,), on the device."""
         found = np.empty((len(rows), sum(self._sizes)), np.float32)
+        read = 0
         for place, row in enumerate(rows.tolist()):
-            os.preadv(self._file.fileno(), [found[place].data], row * self.row_bytes)
+            read += os.preadv(self._file.fileno(), [found[place].data], row * self.row_bytes)
+        if read != found.nbytes:
+            raise OSError(errno.EIO, "the temporary file of the latents cannot be read")
         mean, std, state = torch.split(torch.from_numpy(found).to(self.device), self._sizes, dim=1)
         task, label = (column[rows].to(self.device) for column in (self._task, self._label))
         return mean, std, state, task, label
