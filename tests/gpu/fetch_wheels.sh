@@ -4,7 +4,10 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 platforms=(--platform manylinux2014_x86_64 --platform manylinux_2_27_x86_64 --platform manylinux_2_28_x86_64)
-packages=(diffusers hypnettorch zarr numcodecs donfig google-crc32c gymnasium farama-notifications)
+packages=(
+  diffusers hypnettorch zarr numcodecs donfig google-crc32c gymnasium farama-notifications cloudpickle
+  psutil
+)
 mkdir -p "$here/wheels"
 "${PYTHON:-python3}" -m pip download --dest "$here/wheels" --no-deps --only-binary :all: \
   --python-version 3.12 --implementation cp "${platforms[@]}" \
