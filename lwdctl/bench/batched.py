@@ -14,9 +14,10 @@ import zarr
 from hypnettorch.mnets import MLP
 from torch import Tensor
 
-from lwdctl.artifacts.snippets import SnippetStore, SnippetWriter
+from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.bench.comparisons import Comparison, compare
-from lwdctl.core.records import ActionSpec, EnvSpec, Episode, ObservationSpec, SourceSpec
+from lwdctl.bench.data import STEPS as EPISODE_STEPS
+from lwdctl.bench.data import write_random_snippets
 from lwdctl.data.batches import SnippetBatches
 from lwdctl.data.windows import WindowRule
 from lwdctl.models import generated
@@ -29,7 +30,6 @@ STEPS = 20
 METAWORLD = PolicyShape(39, (256, 256), 4)
 
 EPISODES = 200
-EPISODE_STEPS = 500
 SNIPPET_LENGTH = 64
 BATCH = 64
 
@@ -121,23 +121,3 @@ def hypnettorch_weights(weights: Tensor) -> list[Tensor]:
     sizes = [torch.Size(shape).numel() for shape in METAWORLD.parameter_shapes]
     parts = torch.split(weights, sizes)
     return [p.view(s) for p, s in zip(parts, METAWORLD.parameter_shapes, strict=True)]
-
-
-def write_random_snippets(path: Path, episodes: int) -> SnippetWriter:
-    """Write episodes of random numbers, as many a Metaworld task has steps; not closed yet."""
-    spec = SourceSpec(
-        observations=(ObservationSpec("state", 39),),
-        action=ActionSpec(4, "delta", "normalized", (-1.0,) * 4, (1.0,) * 4),
-        env=EnvSpec("", ("random",)),
-        labels=("",),
-        source_format="random",
-    )
-    rng = np.random.default_rng(0)
-    writer = SnippetWriter(path, spec)
-    for number in range(episodes):
-        rows = rng.normal(size=(EPISODE_STEPS, 43)).astype(np.float32)
-        observations = {"state": rows[:, :39]}
-        writer.append(
-            Episode(f"demo_{number}", observations, rows[:, 39:], task="random", split="train")
-        )
-    return writer

@@ -1,7 +1,7 @@
 """The rows of `lwdctl bench`: our work beside the same work in a reference, timed in alternation.
 
-Both sides run in one process, one after the other in every round, so that what else the machine
-does falls on both. Medians are compared; only the ratio is reported as a result.
+Both sides run one after the other in every round, so that what else the machine does falls on both.
+Medians are compared; only the ratio is reported as a result.
 """
 
 from __future__ import annotations

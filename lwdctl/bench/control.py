@@ -32,7 +32,7 @@ def control(device: torch.device, rounds: int | None = None) -> Iterator[Compari
     vae, network = network_of()
     with TemporaryDirectory() as folder:
         plan = bind(vae, network, Path(folder) / "act.onnx")
-    history = np.random.default_rng(0).normal(size=(STEPS, OBSERVATION + 1)).astype(np.float32)
+    inputs = np.random.default_rng(0).normal(size=(STEPS, OBSERVATION + 1)).astype(np.float32)
 
     def ours(row: FloatArray) -> object:
         return plan.act((row[:OBSERVATION],), 3)
@@ -42,7 +42,7 @@ def control(device: torch.device, rounds: int | None = None) -> Iterator[Compari
             return network.layers(torch.from_numpy(row)).numpy()
 
     times = [
-        (_seconds(ours, history), _seconds(eager, history)) for _ in range((rounds or ROUNDS) + 1)
+        (_seconds(ours, inputs), _seconds(eager, inputs)) for _ in range((rounds or ROUNDS) + 1)
     ]
     (medians, slow), (reference, reference_slow) = (
         1e3 * np.quantile(np.stack(side), (0.5, 0.99), axis=1)

@@ -13,8 +13,8 @@ import torch
 
 from lwdctl.artifacts.snippets import SNIPPETS_PAYLOAD
 from lwdctl.artifacts.workspace import Workspace
-from lwdctl.bench.batched import write_random_snippets
 from lwdctl.bench.comparisons import Comparison
+from lwdctl.bench.data import write_random_snippets
 
 ROUNDS = 5
 EPISODES = 4

@@ -205,7 +205,7 @@ def diffusion_policy(
 def vae_hypnettorch(device: torch.device, rounds: int | None = None) -> Iterator[Comparison]:
     """Train the VAE at Metaworld's sizes on all steps: T 500, decoder xs, policy 2 x 256."""
     config = metaworld_config(loss_steps=None)
-    work = VaeWork.of(_random_store(metaworld_shapes()), config, device)
+    work = VaeWork.of(_metaworld_store(), config, device)
     ours = work.ours()
     theirs = work.ours(HypnettorchVae(work.model), cuda_graphs="off")
     cuda = device.type == "cuda"
@@ -314,14 +314,8 @@ def matmul_share(device: torch.device, rounds: int | None = None) -> Iterator[Co
     """Compare a training step of the VAE with its matrix products alone."""
     cpu = torch.device("cpu")
     del device  # a statement about the CPU
-    training = pusht_vae(cpu).ours()
-    training.run(1)
-    counter, products = FlopCounterMode(display=False), Products()
-    with counter:
-        training.run(1)
-    with products:
-        training.run(1)
-    flops, repeat = counter.get_total_flops(), 5
+    training, repeat = pusht_vae(cpu).ours(), 5
+    products, flops = products_of_step(training)
     seconds, reference_seconds = alternate(
         lambda: training.run(repeat), products.repeated(repeat), rounds or ROUNDS
     )
@@ -370,6 +364,17 @@ class Products(TorchDispatchMode):
         return multiply
 
 
+def products_of_step(training: Training) -> tuple[Products, int]:
+    """Return the matrix products of a training step, and its FLOPs as torch counts them."""
+    training.run(1)
+    counter, products = FlopCounterMode(display=False), Products()
+    with counter:
+        training.run(1)
+    with products:
+        training.run(1)
+    return products, counter.get_total_flops()
+
+
 def pusht_vae(device: torch.device) -> VaeWork:
     """Return the VAE of the PushT rows."""
     config = VaeConfig(policy_width=128, updates=LONG)
@@ -382,11 +387,6 @@ def metaworld_config(**changes: Any) -> VaeConfig:
         snippet_length=500, starts="first", decoder="xs", batch_size=32, updates=LONG
     )
     return replace(config, **changes)
-
-
-def metaworld_shapes() -> list[tuple[int, int, int]]:
-    """Return steps, observation and action size of a made-up set of Metaworld episodes."""
-    return [(500, 39, 4)] * 100
 
 
 def _against_loop(
@@ -469,12 +469,12 @@ def _collected() -> SnippetStore:
             return ingest(source, config, None, quiet)[0]
 
 
-def _random_store(shapes: list[tuple[int, int, int]]) -> SnippetStore:
+def _metaworld_store() -> SnippetStore:
+    """Return random episodes of Metaworld's sizes and length."""
     rng = np.random.default_rng(0)
-    observations = [_rows(rng, steps, size) for steps, size, _ in shapes]
-    actions = [_rows(rng, steps, size) for steps, _, size in shapes]
-    size = shapes[0][2]
-    meaning = ActionSpec(size, "delta", "normalized", (-1.0,) * size, (1.0,) * size)
+    observations = [_rows(rng, 500, 39) for _ in range(100)]
+    actions = [_rows(rng, 500, 4) for _ in range(100)]
+    meaning = ActionSpec(4, "delta", "normalized", (-1.0,) * 4, (1.0,) * 4)
     return store_from_arrays(observations, actions, action=meaning)
 
 

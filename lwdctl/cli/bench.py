@@ -63,8 +63,8 @@ def command(  # noqa: PLR0913 - the options of the command line
 ) -> None:
     """Measure what lwdctl is fast at, beside the code that it replaces.
 
-    Both sides run in alternation in one process; a ratio above 1 means that lwdctl is better. Rows
-    that this machine cannot measure stay empty and say why. With --flops: the FLOPs per environment
+    Both sides run in alternation; a ratio above 1 means that lwdctl is better. Rows that this
+    machine cannot measure stay empty and say why. With --flops: the FLOPs per environment
     step of LWD, Diffusion Policy and MLPs of every size (one multiply-add counts as two), by
     default with Metaworld's ten tasks.
     """
@@ -74,14 +74,14 @@ def command(  # noqa: PLR0913 - the options of the command line
     if show is not None:
         _show(show, as_json=as_json)
         return
+    if list_rows:
+        _list_rows(as_json=as_json)
+        return
     import torch
 
     from lwdctl.bench import comparisons
     from lwdctl.training.loop import choose_device
 
-    if list_rows:
-        _list_rows(as_json=as_json)
-        return
     names = rows or comparisons.names_by_default()
     for name in names:
         comparisons.ROWS.check(name)
@@ -90,17 +90,13 @@ def command(  # noqa: PLR0913 - the options of the command line
         torch.set_num_threads(threads)
     machine = comparisons.machine(chosen)
     found: list[tuple[str, Comparison]] = []
-
-    def add(name: str, item: Comparison) -> None:
-        found.append((name, item))
-        if out is not None:
-            text = json.dumps(_as_mapping(machine, found), indent=1, allow_nan=False)
-            out.write_text(text + "\n", encoding="utf-8")
-
     with make_progress(quiet=be_quiet).task("bench", len(names), "row") as task:
         for name in names:
             for item in comparisons.measure(name, chosen, rounds, reraise=debug_mode):
-                add(name, item)
+                found.append((name, item))
+                if out is not None:
+                    text = json.dumps(_as_mapping(machine, found), indent=1, allow_nan=False)
+                    out.write_text(text + "\n", encoding="utf-8")
             task.advance(row=name)
     if as_json:
         print_json(None, out, _as_mapping(machine, found))
