@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from lwdctl.artifacts.latents import LatentStore
+from lwdctl.artifacts.run_in_progress import CHECKPOINTS
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import NO_CONDITION, DiffusionConfig
 from lwdctl.core.errors import ConfigError
@@ -87,9 +89,11 @@ def train_diffusion(
         check_outputs("denoiser", model.denoiser, inputs, [(2, sizes.latent_size)], device)
     held_out = data.episodes.split[np.asarray(latents.episode)] == 1
     train, validation = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+    folder = directory / CHECKPOINTS
+    table = partial(latent_table, latents, device, cache=config.cache, folder=folder)
     objective = DiffusionObjective(
-        latent_table(latents, device, train, config.cache),
-        latent_table(latents, device, validation, config.cache) if len(validation) else None,
+        table(train),
+        table(validation) if len(validation) else None,
         config.batch_size,
         config.seed,
         config.state_noise,

@@ -9,6 +9,7 @@ import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -194,15 +195,20 @@ class SpilledLatents:
         store: The encoded snippets.
         device: Device of what is taken.
         rows: Rows of the store, in ascending order.
+        folder: Where the file is made; on the disk, and not among what is published.
     """
 
     def __init__(
-        self, store: LatentStore, device: torch.device, rows: npt.NDArray[np.int64]
+        self,
+        store: LatentStore,
+        device: torch.device,
+        rows: npt.NDArray[np.int64],
+        folder: Path,
     ) -> None:
         self.device = device
         self._sizes = [store.latent_size, store.latent_size, store.state_size]
-        # Beside the store: the system's folder for temporary files may lie in memory.
-        self._file = tempfile.TemporaryFile(dir=store.path and store.path.parent)  # noqa: SIM115
+        folder.mkdir(exist_ok=True)
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
         weakref.finalize(self, self._file.close)
         tail = []
         for start in range(0, store.count, READ_ROWS):
@@ -241,7 +247,11 @@ class SpilledLatents:
 
 
 def latent_table(
-    store: LatentStore, device: torch.device, rows: npt.NDArray[np.int64], cache: str = "auto"
+    store: LatentStore,
+    device: torch.device,
+    rows: npt.NDArray[np.int64],
+    cache: str,
+    folder: Path,
 ) -> LatentTable | SpilledLatents:
     """Return rows of a latent store where a training finds them: on its device, or in a file.
 
@@ -251,12 +261,13 @@ def latent_table(
         rows: Rows of the store, in ascending order.
         cache: Where to keep them, as in `SnippetBatches`; `"ram"` means a file on CUDA, which the
             system keeps in main memory.
+        folder: Where a file is made.
     """
     size = 4 * len(rows) * (2 * store.latent_size + store.state_size)
     chosen = choose_cache(cache, size, device)
     if chosen == "device" or (chosen == "ram" and device.type != "cuda"):
         return LatentTable.read(store, device, rows)
-    return SpilledLatents(store, device, rows)
+    return SpilledLatents(store, device, rows, folder)
 
 
 @dataclass
