@@ -48,8 +48,8 @@ _CACHE = (
     "Where to keep the recorded steps: GPU memory (device), main memory (ram), or on disk (none)"
 )
 _LATENT_CACHE = (
-    "Where to keep the encoded snippets: GPU memory (device), main memory (ram; with a GPU as none),"
-    " or in a temporary file (none)"
+    "Where to keep the encoded snippets: GPU memory (device), main memory (ram; with a GPU the same"
+    " as none), or in a temporary file (none)"
 )
 _KEYS = "Observation keys that the networks see (default: those the data marks)"
 
