@@ -58,7 +58,12 @@ _KEYS = "Observation keys that the networks see (default: those the data marks)"
 class IngestConfig(Settings):
     """Settings of `lwdctl ingest`."""
 
-    format: str = option("robomimic", "Data format of the files.", registry=_READERS, argument=True)
+    format: str | None = option(
+        None,
+        "Data format of the files (default: recognized by their content).",
+        registry=_READERS,
+        argument=True,
+    )
     paths: tuple[str, ...] = option(
         (),
         "Files or directories to read (default: the newest demonstrations of `lwdctl collect`).",
@@ -71,11 +76,29 @@ class IngestConfig(Settings):
         None, "Largest number of episodes per behavior label, drawn at random (default: all).",
         minimum=1,
     )  # fmt: skip
+    only_successful: bool = option(
+        False, "Leave out episodes that the source does not mark as successful."
+    )
     filter_key: str | None = option(
         None, "Subset of the source to read (robomimic: a name under mask/; default: everything)."
     )
     label: str | None = option(
         None, "Behavior label to give to every episode (default: the source's own labels)."
+    )
+    label_from: str | None = option(
+        None,
+        "Attribute or column of an episode whose value is its behavior label (default: the"
+        " format's own).",
+    )
+    task_from: str | None = option(
+        None,
+        "Attribute or column of an episode whose value is its task (default: the format's own).",
+    )
+    weight: tuple[float, ...] = option(
+        (),
+        "How often training visits a snippet of a file, relative to the other files: one number"
+        " per path (default: all alike).",
+        minimum=0,
     )
     env: str | None = option(
         None,
@@ -85,11 +108,38 @@ class IngestConfig(Settings):
     observation_keys: tuple[str, ...] = option(
         (), "Observation keys to store (default: the format's own choice)."
     )
-    actions: Literal["recorded", "delta", "absolute"] = option(
+    drop: tuple[str, ...] = option((), "Observation keys to leave out of the default choice.")
+    action_key: str | None = option(None, "Key of the action array (default: the format's own).")
+    episode_ends: str | None = option(
+        None,
+        "hdf5, zarr and npz: key of the array that holds one past the last row of each episode.",
+    )
+    terminals_key: str | None = option(
+        None, "hdf5, zarr and npz: key of the flags that mark the last row of each episode."
+    )
+    lengths_key: str | None = option(
+        None, "hdf5, zarr and npz: key of the array that holds the length of each episode."
+    )
+    actions: Literal["recorded", "delta", "absolute", "recorded-absolute"] = option(
         "recorded",
-        "Action representation to store: as recorded; absolute converts robosuite's end-effector"
-        " deltas (robomimic, OSC_POSE) to target poses (position, 6-D rotation, gripper); delta"
-        " only checks that the source records deltas.",
+        "Action representation to store. recorded: as the source describes it. absolute: convert"
+        " robosuite's end-effector deltas (robomimic, OSC_POSE) to target poses (position, 6-D"
+        " rotation, gripper). recorded-absolute: the recorded numbers are targets, whatever the"
+        " source says. delta: they are motions; an error where the source says otherwise.",
+    )
+    action_limits: str | None = option(
+        None,
+        "Limits of every action component: data (the recorded range with a margin), or LOW,HIGH"
+        " (default: those of the environment or the file, else data).",
+    )
+    clip_actions: bool = option(False, "Clip recorded actions to the action limits.")
+    terminals: Literal["first", "each", "ignore"] = option(
+        "first",
+        "How terminal flags end episodes. first: a run of flags ends one episode, at its first"
+        " flag. each: every flag ends one. ignore: only timeouts end episodes.",
+    )
+    max_steps: int | None = option(
+        None, "Step limit of an episode (default: the environment's).", minimum=1
     )
     validation_fraction: float = option(
         0.1,

@@ -18,6 +18,7 @@ from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import Progress, TqdmProgress
 from lwdctl.core.records import SourceSpec
 from lwdctl.data.dataset import Dataset
+from lwdctl.data.formats import READERS
 from lwdctl.deploy.runtime import ExportedPolicy
 from lwdctl.methods.lwd import TrainedLwd
 from lwdctl.methods.method import Acting, TrainedPolicy
@@ -115,18 +116,17 @@ def _open_saved(path: Path, device: torch.device) -> tuple[TrainedPolicy, str] |
 
 
 def ingest(
-    format: str,  # noqa: A002 - the word of the command line
     *paths: str | Path,
     name: str = "",
     workspace: Place = None,
     progress: Progress | None = None,
     **settings: Any,
 ) -> Dataset:
-    """Read demonstrations of a data format into the workspace, as `lwdctl ingest` does.
+    """Read demonstrations into the workspace, as `lwdctl ingest` does.
 
     Args:
-        format: Name of the data format (`"robomimic"`).
-        *paths: Files or directories.
+        *paths: Files or directories. The first may be the name of a data format instead
+            (`"robomimic"`); without one, the format is recognized by their content.
         name: Name of the artifact; "" takes the first file's.
         workspace: Where it goes.
         progress: Where to report; None draws bars with tqdm.
@@ -136,7 +136,10 @@ def ingest(
         DataError: A file cannot be read as what it claims to be.
     """
     place = workspace_at(workspace)
-    values = {"format": format, "paths": [str(path) for path in paths], **settings}
+    formats = [str(item) for item in paths[:1] if str(item) in READERS]
+    values = {"paths": [str(path) for path in paths[len(formats) :]], **settings}
+    if formats:
+        values["format"] = formats[0]
     artifact = run_stage("ingest", place, values, name=name, progress=progress)
     return Dataset(SnippetStore.open(artifact.path), artifact, place)
 

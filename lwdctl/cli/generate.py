@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import itertools
 import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
@@ -158,6 +159,7 @@ def configuration(stage: Stage, values: Mapping[str, Any]) -> Any:
         CommandLineError: A value that the configuration does not accept.
     """
     given: dict[str, Any] = {}
+    values = _with_shifted_arguments(stage.config, values)
     try:
         for field in dataclasses.fields(stage.config):
             value = values[field.name]
@@ -167,6 +169,22 @@ def configuration(stage: Stage, values: Mapping[str, Any]) -> Any:
     except ConfigError as error:
         hint = error.hint or f"see: lwdctl {stage.command} --help"
         raise CommandLineError(error.message, hint) from error
+
+
+def _with_shifted_arguments(config: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Move an argument that may be left out, but names no row of its table, to the ones after it.
+
+    `lwdctl ingest PATH` leaves out the data format: the path stands where its name would.
+    """
+    shifted = dict(values)
+    for field, following in itertools.pairwise(dataclasses.fields(config)):
+        value, registry = values[field.name], registry_of(field)
+        if not isinstance(value, str) or registry is None or value in registry:
+            continue
+        if field_type(config, field.name).optional and following.metadata["argument"]:
+            shifted[field.name] = None
+            shifted[following.name] = [value, *(values[following.name] or ())]
+    return shifted
 
 
 def _parse(config: type, field: dataclasses.Field[Any], value: Any) -> Any:

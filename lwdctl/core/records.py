@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +45,9 @@ class ActionSpec:
             in the same units and of the same size (`"agent_position"`), else "".
         gripper: Components that command a gripper: a state to hold, also where the others are
             motions.
+        limits: Where `low` and `high` come from: `"environment"`, `"file"`, `"option"` or
+            `"data"` (the recorded range with a margin). A reader whose source gives none leaves
+            `low` and `high` empty and this "": they then come from the data.
     """
 
     size: int
@@ -55,6 +58,7 @@ class ActionSpec:
     control_rate: float = 0.0
     reference: str = ""
     gripper: tuple[int, ...] = ()
+    limits: str = "environment"
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,31 @@ class SourceSpec:
         """Return the component counts of the named observation keys."""
         known = {item.name: item.size for item in self.observations}
         return tuple(known[key] for key in keys)
+
+
+Severity = Literal["note", "warning", "error"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that a user should know about a file of demonstrations.
+
+    Attributes:
+        check: Name of the check, the same for every file (`"left-out"`, `"outside-limits"`).
+        severity: `"note"` says what was done, `"warning"` what may be wrong; `"error"` is what
+            would make a policy wrong, so that `ingest` stops.
+        message: One sentence with the numbers.
+        where: File and key, or "".
+        hint: What decides it, preferably an option (`"--clip-actions"`), or "".
+        values: The numbers of the message, JSON-ready.
+    """
+
+    check: str
+    severity: Severity
+    message: str
+    where: str = ""
+    hint: str = ""
+    values: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

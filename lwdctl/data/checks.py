@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -109,3 +111,23 @@ def choose_observations(
         raise DataError(f"{where}: holds no observations")
     inputs = [key for key in keys if key in default] or keys
     return tuple(ObservationSpec(key, sizes[key], key in inputs) for key in keys)
+
+
+@contextmanager
+def closed_on_error(file: Any) -> Iterator[None]:
+    """Close `file` if the block raises: for constructors that check a file they opened."""
+    with ExitStack() as stack:
+        stack.callback(file.close)
+        yield
+        stack.pop_all()
+
+
+def numeric_order(name: str) -> tuple[str, int, str]:
+    """Return a sort key that puts `demo_2` before `demo_10`."""
+    match = re.fullmatch(r"(.*?)(\d+)", name)
+    return (match[1], int(match[2]), name) if match else (name, -1, name)
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's text, or the name of its type."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -19,6 +19,7 @@ from lwdctl.core.errors import DataError
 from lwdctl.core.records import Episode, FloatArray, SourceSpec
 from lwdctl.core.simulator_facts import OBSERVATION
 from lwdctl.data.checks import check_components, choose_observations
+from lwdctl.data.contents import Contents
 from lwdctl.data.gym_envs import (
     SAMPLE,
     describe_env,
@@ -41,6 +42,16 @@ class D4rlFile(Hdf5Reader):
     `infos/qvel` and what else the environment needs (`board_pos`), concatenated;
     `EnvSpec.settings["initial_state"]` has the sizes.
     """
+
+    generic = False
+
+    @staticmethod
+    def recognize(contents: Contents) -> str:
+        """Return by what a file is recognized as D4RL's, or ""."""
+        keys = ("observations", "actions", "terminals")
+        if contents.container == "hdf5" and all(key in contents.arrays for key in keys):
+            return ", ".join(keys)
+        return ""
 
     def _scan(self, config: IngestConfig) -> None:
         check_no_subset(config, self.path, "a D4RL file")

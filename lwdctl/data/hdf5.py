@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,14 +21,14 @@ from h5py import h5d, h5g, h5l, h5o, h5t
 
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
-from lwdctl.core.records import FloatArray
+from lwdctl.core.records import Finding, FloatArray
 from lwdctl.data.checks import (
     NUMBER_KINDS,
     check_declared_bytes,
     check_rows,
+    closed_on_error,
     finite_rows,
 )
-from lwdctl.data.reader import closed_on_error
 
 # Cache per open array: flat files are read in random order, with many episodes in a chunk.
 CACHE_BYTES = 2**24
@@ -82,7 +81,7 @@ def open_hdf5(path: Path, max_bytes: int) -> tuple[h5py.File, dict[str, StoredAr
     if path.stat().st_size == 0:
         raise DataError(f"{path}: is empty")
     try:
-        file = h5py.File(path, "r", rdcc_nbytes=CACHE_BYTES, rdcc_nslots=CACHE_SLOTS)
+        file = open_shared(path, rdcc_nbytes=CACHE_BYTES, rdcc_nslots=CACHE_SLOTS)
     except OSError as error:
         problem = f"cannot be opened ({error})"
         if "truncated" in str(error):
@@ -98,6 +97,23 @@ def open_hdf5(path: Path, max_bytes: int) -> tuple[h5py.File, dict[str, StoredAr
     return file, arrays
 
 
+def open_shared(path: Path, **settings: Any) -> h5py.File:
+    """Open a file for reading, also where it cannot be locked.
+
+    A recorder may hold the lock, and network drives may have none. The lock is tried first,
+    because HDF5 opens a file twice in one process only with the same choice.
+
+    Raises:
+        OSError: HDF5 cannot open it.
+    """
+    try:
+        return h5py.File(path, "r", **settings)
+    except OSError as error:
+        if "lock" not in str(error):
+            raise
+        return h5py.File(path, "r", locking=False, **settings)
+
+
 class Hdf5Reader(ABC):
     """Base of the readers of HDF5 files: open, check and scan the file, close it on errors.
 
@@ -111,6 +127,7 @@ class Hdf5Reader(ABC):
 
     def __init__(self, path: Path, config: IngestConfig) -> None:
         self.path = path
+        self.findings: list[Finding] = []
         self._file, self._stored = open_hdf5(path, config.max_bytes)
         with closed_on_error(self._file):
             self._scan(config)
@@ -320,9 +337,3 @@ def text_of(value: Any) -> str:
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-
-
-def number_of(name: str) -> tuple[str, int, str]:
-    """Return a sort key that puts `demo_2` before `demo_10`."""
-    match = re.fullmatch(r"(.*?)(\d+)", name)
-    return (match[1], int(match[2]), name) if match else (name, -1, name)

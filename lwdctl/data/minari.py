@@ -21,7 +21,8 @@ from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import ActionSpec, Episode, FloatArray, SourceSpec
 from lwdctl.core.simulator_facts import OBSERVATION, GymEnvironment
-from lwdctl.data.checks import check_components, choose_observations
+from lwdctl.data.checks import check_components, choose_observations, numeric_order
+from lwdctl.data.contents import Contents
 from lwdctl.data.gym_envs import (
     SAMPLE,
     describe_env,
@@ -35,7 +36,6 @@ from lwdctl.data.hdf5 import (
     array_at,
     dataset_at,
     location,
-    number_of,
     read_array,
     read_rows,
     text_of,
@@ -54,6 +54,17 @@ class MinariFile(Hdf5Reader):
     The path is the dataset's directory, its `data` directory, or the HDF5 file.
     """
 
+    generic = False
+
+    @staticmethod
+    def recognize(contents: Contents) -> str:
+        """Return by what a file or directory is recognized as Minari's, or ""."""
+        if contents.container == "directory":
+            names = (f"data/{FILE_NAME}", FILE_NAME)
+            return next((name for name in names if name in contents.files), "")
+        found = [f"{name}/actions" for name in contents.children() if name.startswith("episode_")]
+        return next((key for key in found if key in contents.arrays), "")
+
     def __init__(self, path: Path, config: IngestConfig) -> None:
         check_no_subset(config, path, "a Minari dataset")
         file, self._metadata = _locate(path)
@@ -62,7 +73,7 @@ class MinariFile(Hdf5Reader):
     def _scan(self, config: IngestConfig) -> None:
         self._metadata = self._metadata or _root_metadata(self._file)
         names = [name for name in self._file if name.startswith("episode_")]
-        names.sort(key=number_of)
+        names.sort(key=numeric_order)
         if not names:
             raise DataError(f"{self.path}: episode_0: is missing; the file holds no episodes")
         groups = [self._group(name) for name in names]

@@ -3,27 +3,20 @@
 The buffer holds `data/state` (agent x, y; block x, y; block angle), `data/action` (target
 position of the agent) and often `data/keypoint`, in pixels and radians, and the ends of episodes
 in `meta/episode_ends`. The angle wraps, so networks get its sine and cosine.
-
-The store is not trusted: zarr creates what it does not find and fills missing chunks with zeros,
-and version 2 metadata can name a pickle codec, which runs code. All three are rejected here.
 """
 
 from __future__ import annotations
 
-import zipfile
-from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import zarr
-from zarr.abc.store import Store
-from zarr.storage import LocalStore, ZipStore
 
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
-from lwdctl.core.records import EnvSpec, Episode, FloatArray, SourceSpec
+from lwdctl.core.records import EnvSpec, Episode, Finding, FloatArray, SourceSpec
 from lwdctl.core.simulator_facts import (
     PUSHT_ACTION,
     PUSHT_MAX_STEPS,
@@ -33,23 +26,21 @@ from lwdctl.core.simulator_facts import (
 )
 from lwdctl.data.checks import (
     NUMBER_KINDS,
-    check_declared_bytes,
     check_rows,
     choose_observations,
+    closed_on_error,
     finite_rows,
 )
+from lwdctl.data.contents import Contents
 from lwdctl.data.reader import (
     check_no_subset,
-    closed_on_error,
     outlines_of_rows,
     requested_env,
 )
+from lwdctl.data.zarr_files import open_zarr, read_zarr_rows, zarr_array_at
 
 SIZES = {item.name: item.size for item in PUSHT_OBSERVATIONS}
 DEFAULT = tuple(item.name for item in PUSHT_OBSERVATIONS if item.network)
-SAFE_CODECS = frozenset({"blosc", "zstd", "gzip", "zlib", "lz4", "bz2", "lzma", "crc32", "crc32c"})
-# A chunk is decoded as a whole; no chunk of a replay buffer is larger than this.
-MAX_CHUNK_BYTES = 2**30
 
 
 class PushTBuffer:
@@ -59,10 +50,22 @@ class PushTBuffer:
         DataError: The structure is not a PushT buffer's; the message names file and key.
     """
 
+    generic = False
+
+    @staticmethod
+    def recognize(contents: Contents) -> str:
+        """Return by what a store is recognized as a PushT buffer, or ""."""
+        state, action = contents.arrays.get("data/state"), contents.arrays.get("data/action")
+        if contents.container != "zarr" or state is None or action is None:
+            return ""
+        fits = state.shape[1:] == (PUSHT_STATE_SIZE,) and action.shape[1:] == (PUSHT_ACTION.size,)
+        return "data/state and data/action of PushT's sizes" if fits else ""
+
     def __init__(self, path: Path, config: IngestConfig) -> None:
         self.path = path
+        self.findings: list[Finding] = []
         check_no_subset(config, path, "a PushT buffer")
-        self._group, self._store = _open_zarr(path, config.max_bytes)
+        self._group, self._store = open_zarr(path, config.max_bytes)
         with closed_on_error(self._store):
             self._scan(config)
 
@@ -94,7 +97,7 @@ class PushTBuffer:
 
     def _open(self, key: str, *shapes: tuple[int, ...]) -> None:
         """Open an array whose rows have one of the shapes, one row per step."""
-        array = _array_at(self._group, key, self.path)
+        array = zarr_array_at(self._group, key, self.path)
         if array.shape[1:] not in shapes or array.dtype.kind not in NUMBER_KINDS:
             raise DataError(
                 f"{self.path}: {key}: has shape {array.shape} of {array.dtype}, "
@@ -107,7 +110,7 @@ class PushTBuffer:
     def _read_ends(self) -> list[int]:
         """Return one past the last row of each episode."""
         key = "meta/episode_ends"
-        array = self._arrays[key] = _array_at(self._group, key, self.path)
+        array = self._arrays[key] = zarr_array_at(self._group, key, self.path)
         if array.ndim != 1 or array.dtype.kind not in "iu":
             raise DataError(f"{self.path}: {key}: is not a list of row numbers")
         ends = [int(end) for end in self._stored(key, 0, array.shape[0])]
@@ -164,52 +167,4 @@ class PushTBuffer:
 
     def _stored(self, key: str, start: int, stop: int) -> npt.NDArray[Any]:
         """Return the rows `start:stop` as they are stored."""
-        try:
-            return np.asarray(self._arrays[key][start:stop])
-        except Exception as error:  # noqa: BLE001 - each codec raises its own type
-            reason = _first_line(error)
-            raise DataError(f"{self.path}: {key}, row {start}: cannot be read ({reason})") from None
-
-
-def _open_zarr(path: Path, max_bytes: int) -> tuple[zarr.Group, Store]:
-    """Return a zarr group, opened for reading without creating anything, and its store."""
-    if not path.exists():
-        raise DataError(f"{path}: no such file or directory")
-    if path.is_file() and not zipfile.is_zipfile(path):
-        raise DataError(f"{path}: is neither a zarr directory nor an intact zip file of one")
-    store: Store = LocalStore(path, read_only=True) if path.is_dir() else ZipStore(path, mode="r")
-    with closed_on_error(store):
-        try:
-            group = zarr.open_group(store, mode="r")
-            members = list(group.members(max_depth=None))
-        except Exception as error:  # noqa: BLE001 - zarr raises a dozen unrelated types
-            raise DataError(f"{path}: is not a zarr group ({_first_line(error)})") from None
-        total = 0
-        for name, item in members:
-            if isinstance(item, zarr.Array):
-                total += prod(item.shape) * item.dtype.itemsize
-                check_declared_bytes(total, max_bytes, f"{path}: {name}: has shape {item.shape}")
-    return group, store
-
-
-def _array_at(group: zarr.Group, key: str, path: Path) -> zarr.Array[Any]:
-    """Return the array `key` after checking codecs, chunk size and that no chunk is missing."""
-    item = group.get(key)
-    if not isinstance(item, zarr.Array):
-        raise DataError(f"{path}: {key}: is missing")
-    if item.dtype.kind == "O":
-        raise DataError(f"{path}: {key}: holds Python objects, which are not read")
-    for codec in (*item.filters, *item.compressors):
-        name = str(getattr(codec, "codec_id", "") or codec.to_dict()["name"]).rpartition(".")[2]
-        if name not in SAFE_CODECS:
-            raise DataError(f"{path}: {key}: is encoded with '{name}', which is not read")
-    if prod(item.chunks) * item.dtype.itemsize > MAX_CHUNK_BYTES:
-        raise DataError(f"{path}: {key}: declares chunks of shape {item.chunks}")
-    if item.nchunks_initialized < item.nchunks:
-        missing = item.nchunks - item.nchunks_initialized
-        raise DataError(f"{path}: {key}: {missing} of {item.nchunks} chunks are missing")
-    return item
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+        return read_zarr_rows(self._arrays[key], start, stop, f"{self.path}: {key}")

@@ -3,24 +3,29 @@
 A data format is one module with a class that fulfills `FileReader`, and one row of
 `data.formats`; a package outside lwdctl registers its class under the entry point group
 `lwdctl.readers` instead. `open_source` then reads any number of files of that format, and
-`lwdctl ingest FORMAT PATH...` works.
+`lwdctl ingest FORMAT PATH...` works. With the static method `recognize` of `Recognizes`,
+`lwdctl ingest PATH...` and `lwdctl inspect PATH...` work as well.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
-from lwdctl.core.records import Episode, SourceSpec
+from lwdctl.core.records import Episode, Finding, SourceSpec
 from lwdctl.data.formats import READERS
+
+if TYPE_CHECKING:
+    from lwdctl.data.contents import Contents
 
 
 @dataclass(frozen=True)
@@ -48,8 +53,14 @@ class FileReader(Protocol):
     """Random access to the episodes of one file (or directory) of a data format.
 
     A format's class is built as `Format(path, config)`, where `config` says what the user
-    requests: `observation_keys`, `filter_key`, `label`, `env`, `max_bytes` and `actions` (absolute
-    poses, where the reader can convert; `spec.action.semantics` says whether it did).
+    requests: `observation_keys`, `drop`, `action_key`, `filter_key`, `label`, `label_from`,
+    `task_from`, `env`, `terminals`, `max_steps`, `max_bytes` and `actions` (absolute poses, where
+    the reader can convert; `spec.action.semantics` says whether it did). An option that the
+    format has no use for is an error (`check_unused`), never ignored.
+
+    Nothing is guessed in silence: what a reader leaves out, adjusts, converts or doubts is a
+    `Finding`. Limits of the action are the environment's or the file's; a reader that knows none
+    leaves them empty.
 
     Construction validates the structure (keys, shapes, declared sizes, links) without loading
     steps, and raises `DataError` with file and key where it is not the format's; `read` loads and
@@ -62,11 +73,13 @@ class FileReader(Protocol):
             `spec.collection_seeds` and, where it is 0, `spec.env.max_steps` are filled in from the
             episodes by `open_source`.
         episodes: One outline per episode, in numeric order (`"demo_2"` before `"demo_10"`).
+        findings: What was found so far; `read` may add to it.
     """
 
     path: Path
     spec: SourceSpec
     episodes: Sequence[EpisodeOutline]
+    findings: Sequence[Finding]
 
     def read(self, index: int) -> Episode:
         """Load one episode: float32 arrays with one row per action; the outline has the rest.
@@ -80,11 +93,84 @@ class FileReader(Protocol):
         """Close the file."""
 
 
-def open_source(data_format: str, paths: Sequence[Path], config: IngestConfig) -> MergedReader:
+class Recognizes(Protocol):
+    """What a data format's class has besides, so that its files are recognized by content."""
+
+    generic: bool
+    """Whether the format is tried after all others: a container without a layout of its own."""
+
+    @staticmethod
+    def recognize(contents: Contents) -> str:
+        """Return by what a file is recognized as this format (`"data/demo_0/obs"`), or ""."""
+
+
+@dataclass(frozen=True)
+class Recognized:
+    """What a file was recognized as.
+
+    Attributes:
+        format: Name of a row of `data.formats.READERS`, or "" for none.
+        reason: What in the file says so.
+        contents: What the file holds.
+    """
+
+    format: str
+    reason: str
+    contents: Contents
+
+
+def recognize(path: Path) -> Recognized:
+    """Find the data format of a file by its content, never by its name alone.
+
+    Raises:
+        DataError: No such path, or it cannot be opened.
+    """
+    from lwdctl.data.contents import look_into
+
+    contents = look_into(path)
+    formats = [(name, READERS.load(name)) for name in READERS]
+    formats.sort(key=lambda item: getattr(item[1], "generic", False))
+    for name, reader in formats:
+        reason = getattr(reader, "recognize", lambda _: "")(contents)
+        if reason:
+            return Recognized(name, reason, contents)
+    return Recognized("", "", contents)
+
+
+def format_of(paths: Sequence[Path]) -> str:
+    """Return the data format that all files have.
+
+    Raises:
+        DataError: No path, a path that cannot be opened, one of no known format, or files of
+            different formats.
+    """
+    found: dict[str, Path] = {}
+    for path in paths:
+        name = recognize(path).format
+        if not name:
+            raise DataError(
+                f"{path}: is of no data format that lwdctl knows ({', '.join(READERS)})",
+                f"lwdctl inspect {shlex.quote(str(path))}",
+            )
+        found.setdefault(name, path)
+    if len(found) > 1:
+        (one, first), (other, second), *_ = found.items()
+        raise DataError(
+            f"{second}: is a {other} file, but {first} is a {one} file",
+            "ingest each data format into a store of its own",
+        )
+    if not found:
+        raise DataError("no path given", "give at least one file")
+    return next(iter(found))
+
+
+def open_source(
+    data_format: str | None, paths: Sequence[Path], config: IngestConfig
+) -> MergedReader:
     """Open one or several files of a data format as one source.
 
     Args:
-        data_format: Name of a row of `data.formats.READERS`.
+        data_format: Name of a row of `data.formats.READERS`; None recognizes it by content.
         paths: The files, at least one.
         config: What the user requests.
 
@@ -93,16 +179,25 @@ def open_source(data_format: str, paths: Sequence[Path], config: IngestConfig) -
         DataError: No path, the same path twice, a structure that is not the format's, or files
             that disagree in dimensions, action semantics or environment.
     """
-    return MergedReader(READERS.load(data_format), paths, config)
+    return MergedReader(READERS.load(data_format or format_of(paths)), paths, config)
 
 
-@contextmanager
-def closed_on_error(file: Any) -> Iterator[None]:
-    """Close `file` if the block raises: for constructors that check a file they opened."""
-    with ExitStack() as stack:
-        stack.callback(file.close)
-        yield
-        stack.pop_all()
+def check_unused(config: IngestConfig, path: Path, what: str, *names: str) -> None:
+    """Check that options which a format has no use for are not given.
+
+    Args:
+        config: What the user requests.
+        path: The file.
+        what: What the file is, for the message.
+        *names: Fields of `config` (`"filter_key"`).
+
+    Raises:
+        DataError: One differs from its default.
+    """
+    for name in names:
+        if getattr(config, name) != getattr(IngestConfig(), name):
+            option = f"--{name.replace('_', '-')}"
+            raise DataError(f"{path}: {option}: {what} has nothing that it applies to")
 
 
 def check_no_subset(config: IngestConfig, path: Path, what: str) -> None:
@@ -140,8 +235,11 @@ class MergedReader:
 
     The environment's settings are those of the first file; tasks and labels are joined in
     order of appearance. With more than one file, episode names begin with the file's name.
-    Usable as a context manager; has the attributes and methods of `FileReader`, with `paths`.
-    `open_source` describes arguments and errors.
+    Usable as a context manager; has the attributes and methods of `FileReader`, with `paths`
+    and `weights`. `open_source` describes arguments and errors.
+
+    Attributes:
+        weights: Per episode, `config.weight` of its file; 1 where none is given.
     """
 
     def __init__(
@@ -168,7 +266,19 @@ class MergedReader:
             for prefix, reader in zip(_prefixes(paths), self._readers, strict=True)
             for outline in reader.episodes
         ]
-        self._ends = list(accumulate(len(reader.episodes) for reader in self._readers))
+        counts = [len(reader.episodes) for reader in self._readers]
+        self._ends = list(accumulate(counts))
+        weights = config.weight or (1.0,) * len(paths)
+        if len(weights) != len(paths):
+            raise DataError(f"{len(weights)} weights are given for {len(paths)} files")
+        self.weights = [
+            weight for weight, count in zip(weights, counts, strict=True) for _ in range(count)
+        ]
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What the readers of all files have found so far."""
+        return [item for reader in self._readers for item in getattr(reader, "findings", ())]
 
     def read(self, index: int) -> Episode:
         """Load one episode.

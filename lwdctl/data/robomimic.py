@@ -35,13 +35,13 @@ from lwdctl.core.simulator_facts import (
     robosuite_control_rate,
 )
 from lwdctl.core.suggest import did_you_mean
-from lwdctl.data.checks import check_components, choose_observations
+from lwdctl.data.checks import check_components, choose_observations, numeric_order
+from lwdctl.data.contents import Contents
 from lwdctl.data.hdf5 import (
     Hdf5Reader,
     array_at,
     dataset_at,
     location,
-    number_of,
     read_array,
     text_of,
 )
@@ -68,12 +68,23 @@ class RobomimicFile(Hdf5Reader):
     `success`, else (robosuite) from a reward of 1.
     """
 
+    generic = False
+
+    @staticmethod
+    def recognize(contents: Contents) -> str:
+        """Return by what a file is recognized as robomimic's, or ""."""
+        demos = [name for name in contents.children("data") if f"data/{name}" in contents.groups]
+        found = [f"data/{name}/actions" for name in demos]
+        return next((key for key in found if key in contents.arrays), "")
+
     def _scan(self, config: IngestConfig) -> None:
         path = self.path
         data = self._file.get("data")
         if not isinstance(data, h5py.Group):
             raise DataError(f"{path}: data: is missing; a robomimic file has data/demo_0 and so on")
-        demos = sorted((name for name in data if isinstance(data[name], h5py.Group)), key=number_of)
+        demos = sorted(
+            (name for name in data if isinstance(data[name], h5py.Group)), key=numeric_order
+        )
         masks = Masks(self._file, demos)
         names = masks.select(config.filter_key or "")
         if not names:

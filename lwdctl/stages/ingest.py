@@ -34,7 +34,8 @@ def run(config: IngestConfig, inputs: Mapping[str, Artifact], context: StageCont
     """
     paths, parents = _sources(config, inputs)
     name = context.name or _default_name(paths, parents)
-    with open_source(config.format, paths, config) as source:
+    data_format = "robomimic" if parents else config.format
+    with open_source(data_format, paths, config) as source:
         if source.spec.env.adapter:
             ENVIRONMENTS.check(source.spec.env.adapter)
         source.spec = with_outside_environment(source.spec)
@@ -56,11 +57,8 @@ def _sources(
     """Return the paths to read and the artifacts that they belong to."""
     if config.paths:
         return paths_of(config.paths), []
-    if config.format != "robomimic" or DEMONSTRATIONS not in inputs:
-        raise ConfigError(
-            "no path to read is given",
-            f"lwdctl ingest {config.format} PATH, or `lwdctl collect` first (robomimic only)",
-        )
+    if config.format not in (None, "robomimic") or DEMONSTRATIONS not in inputs:
+        raise ConfigError("no path to read is given", "lwdctl ingest PATH, or `lwdctl collect`")
     artifact = inputs[DEMONSTRATIONS]
     return (artifact.payload(DEMONSTRATIONS_PAYLOAD),), [artifact]
 

@@ -1,0 +1,231 @@
+"""What a file or directory holds, found without reading its arrays: the ground of recognition.
+
+`look_into` lists names, shapes and attributes of an HDF5 file, a zarr store, an npz file or a
+directory. Nothing outside the path is followed, nothing is unpickled or executed.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import h5py
+import numpy as np
+
+from lwdctl.core.errors import DataError
+from lwdctl.data.checks import first_line, numeric_order
+from lwdctl.data.hdf5 import open_shared
+
+Container = Literal["hdf5", "zarr", "npz", "directory", "file"]
+# Enough to see a structure; files of many demonstrations repeat it hundreds of times.
+MAX_CHILDREN = 64
+MAX_ENTRIES = 2000
+MAX_DEPTH = 6
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+
+@dataclass(frozen=True)
+class ArrayEntry:
+    """One array as its file declares it.
+
+    Attributes:
+        shape: Its shape.
+        dtype: NumPy's name of its element type (`"float32"`, `"object"`).
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def is_numeric(self) -> bool:
+        """Whether its elements are numbers or booleans."""
+        try:
+            return np.dtype(self.dtype).kind in "fiub"
+        except TypeError:
+            return False
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Names, shapes and attributes of what a path holds.
+
+    Attributes:
+        path: The path.
+        container: What kind of container it is, told by its bytes, not by its name.
+        arrays: Arrays by their path from the root (`"data/demo_0/actions"`). Of groups with
+            many children the first ones (in numeric order) stand for all.
+        groups: Number of children of every group listed, by its path (`""` is the root).
+        attributes: Attributes by the path of their group or array, then name; texts and numbers.
+        files: Of a directory, the files in it (`"meta/info.json"`), the first ones if many.
+    """
+
+    path: Path
+    container: Container
+    arrays: Mapping[str, ArrayEntry] = field(default_factory=dict)
+    groups: Mapping[str, int] = field(default_factory=dict)
+    attributes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
+
+    def has(self, *keys: str) -> bool:
+        """Return whether all of these arrays or groups exist."""
+        return all(key in self.arrays or key in self.groups for key in keys)
+
+    def children(self, group: str = "") -> list[str]:
+        """Return the names listed directly below a group, in numeric order."""
+        prefix = f"{group}/" if group else ""
+        names = {
+            key.removeprefix(prefix).partition("/")[0]
+            for key in (*self.arrays, *self.groups)
+            if key.startswith(prefix) and key != group
+        }
+        return sorted(names - {""}, key=numeric_order)
+
+
+def look_into(path: Path) -> Contents:
+    """List what a path holds, without reading any array.
+
+    Raises:
+        DataError: No such path, an empty file, or one that cannot be opened.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: no such file or directory")
+    if path.is_dir():
+        if any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zmetadata")):
+            return _look_into_zarr(path)
+        return Contents(path, "directory", files=_files_in(path))
+    if not path.is_file():
+        raise DataError(f"{path}: is neither a file nor a directory")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: is empty")
+    with path.open("rb") as file:
+        start = file.read(len(HDF5_SIGNATURE))
+    if start == HDF5_SIGNATURE or h5py.is_hdf5(path):
+        return _look_into_hdf5(path)
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+        if names and all(name.endswith(".npy") for name in names):
+            return _look_into_npz(path)
+        return _look_into_zarr(path)
+    return Contents(path, "file")
+
+
+def _look_into_hdf5(path: Path) -> Contents:
+    arrays: dict[str, ArrayEntry] = {}
+    groups: dict[str, int] = {}
+    attributes: dict[str, dict[str, Any]] = {}
+    try:
+        with open_shared(path) as file:
+            stack: list[tuple[str, Any, int]] = [("", file, 0)]
+            seen: set[Any] = set()
+            while stack and len(arrays) + len(groups) < MAX_ENTRIES:
+                key, item, depth = stack.pop()
+                if item.id in seen:
+                    continue
+                seen.add(item.id)
+                attributes[key] = _attributes(item)
+                if isinstance(item, h5py.Dataset):
+                    arrays[key] = ArrayEntry(tuple(item.shape or ()), str(item.dtype))
+                    continue
+                names = sorted(item, key=numeric_order)
+                groups[key] = len(names)
+                if depth == MAX_DEPTH:
+                    continue
+                stack.extend(
+                    (f"{key}/{name}".lstrip("/"), item[name], depth + 1)
+                    for name in reversed(names[:MAX_CHILDREN])
+                    if isinstance(item.get(name, getlink=True), h5py.HardLink)
+                )
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        problem = (
+            "is truncated; download it again"
+            if "truncated" in str(error)
+            else (f"cannot be opened ({first_line(error)})")
+        )
+        raise DataError(f"{path}: {problem}") from None
+    return Contents(path, "hdf5", arrays, groups, attributes)
+
+
+def _attributes(item: Any) -> dict[str, Any]:
+    """Return the attributes that are a number or a text."""
+    found: dict[str, Any] = {}
+    for name in list(item.attrs)[:MAX_CHILDREN]:
+        try:
+            value = item.attrs[name]
+        except (OSError, RuntimeError, TypeError, ValueError, KeyError):
+            continue  # an attribute that cannot be decoded is of no use here
+        if isinstance(value, bytes):
+            value = value.decode("utf-8", "replace")
+        if isinstance(value, np.generic):
+            value = value.item()
+        if isinstance(value, str | int | float | bool):
+            found[name] = value
+    return found
+
+
+def _look_into_zarr(path: Path) -> Contents:
+    import zarr  # takes a quarter of a second, which only zarr stores need
+
+    from lwdctl.data.zarr_files import open_store
+
+    arrays: dict[str, ArrayEntry] = {}
+    groups: dict[str, int] = {"": 0}
+    group, store = open_store(path)
+    try:
+        for name, item in sorted(group.members(max_depth=MAX_DEPTH))[:MAX_ENTRIES]:
+            if isinstance(item, zarr.Array):
+                arrays[name] = ArrayEntry(tuple(item.shape), str(item.dtype))
+            else:
+                groups[name] = 0
+            parent = name.rpartition("/")[0]
+            groups[parent] = groups.get(parent, 0) + 1
+    except Exception as error:  # noqa: BLE001 - zarr raises a dozen unrelated types
+        raise DataError(f"{path}: is not a zarr group ({first_line(error)})") from None
+    finally:
+        store.close()
+    return Contents(path, "zarr", arrays, groups)
+
+
+def _look_into_npz(path: Path) -> Contents:
+    arrays: dict[str, ArrayEntry] = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist()[:MAX_ENTRIES]:
+                with archive.open(name) as member:
+                    shape, dtype = read_npy_header(member)
+                arrays[name.removesuffix(".npy")] = ArrayEntry(shape, dtype)
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        raise DataError(f"{path}: is damaged ({first_line(error)})") from None
+    return Contents(path, "npz", arrays, {"": len(arrays)})
+
+
+def read_npy_header(member: IO[bytes]) -> tuple[tuple[int, ...], str]:
+    """Return shape and element type that an npy file declares; nothing is unpickled.
+
+    Raises:
+        ValueError: It is no npy file.
+    """
+    version = np.lib.format.read_magic(member)
+    read = np.lib.format.read_array_header_1_0
+    if version != (1, 0):
+        read = np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(member)
+    return tuple(shape), str(dtype)
+
+
+def _files_in(path: Path) -> tuple[str, ...]:
+    """Return the files below a directory, not more than `MAX_ENTRIES`; links are not followed."""
+    found: list[str] = []
+    for folder, folders, names in os.walk(path):
+        folders.sort(key=numeric_order)
+        place = Path(folder).relative_to(path)
+        if len(place.parts) >= MAX_DEPTH:
+            folders.clear()
+        found += [str(place / name) for name in sorted(names, key=numeric_order)]
+        if len(found) >= MAX_ENTRIES:
+            break
+    return tuple(found[:MAX_ENTRIES])
