@@ -13,18 +13,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
 
-import h5py
 import numpy as np
 
 from lwdctl.core.errors import DataError
 from lwdctl.data.checks import first_line, numeric_order
-from lwdctl.data.hdf5 import open_shared
 
 Container = Literal["hdf5", "zarr", "npz", "directory", "file"]
 # Enough to see a structure; files of many demonstrations repeat it hundreds of times.
 MAX_CHILDREN = 64
 MAX_ENTRIES = 2000
 MAX_DEPTH = 6
+SMALLEST_USER_BLOCK = 512
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
@@ -101,9 +100,7 @@ def look_into(path: Path) -> Contents:
         raise DataError(f"{path}: is neither a file nor a directory")
     if path.stat().st_size == 0:
         raise DataError(f"{path}: is empty")
-    with path.open("rb") as file:
-        start = file.read(len(HDF5_SIGNATURE))
-    if start == HDF5_SIGNATURE or h5py.is_hdf5(path):
+    if _is_hdf5(path):
         return _look_into_hdf5(path)
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
@@ -114,7 +111,23 @@ def look_into(path: Path) -> Contents:
     return Contents(path, "file")
 
 
+def _is_hdf5(path: Path) -> bool:
+    """Return whether a file has HDF5's signature at its start, or after a user block."""
+    place, size = 0, path.stat().st_size
+    with path.open("rb") as file:
+        while place < size:
+            file.seek(place)
+            if file.read(len(HDF5_SIGNATURE)) == HDF5_SIGNATURE:
+                return True
+            place = max(2 * place, SMALLEST_USER_BLOCK)
+    return False
+
+
 def _look_into_hdf5(path: Path) -> Contents:
+    import h5py  # readers of other containers do not need it
+
+    from lwdctl.data.hdf5 import open_shared
+
     arrays: dict[str, ArrayEntry] = {}
     groups: dict[str, int] = {}
     attributes: dict[str, dict[str, Any]] = {}
