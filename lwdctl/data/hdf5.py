@@ -45,6 +45,20 @@ _PLAIN = tuple(
 _LARGEST_READ = 2**30
 
 
+class Structure(NamedTuple):
+    """What a file holds.
+
+    Attributes:
+        arrays: Its arrays of numbers, by their paths from the root.
+        others: Paths of its groups and of its other arrays.
+        complete: Whether these are all paths: no link gives anything a second one.
+    """
+
+    arrays: dict[str, StoredArray]
+    others: set[str]
+    complete: bool
+
+
 class StoredArray(NamedTuple):
     """What a file declares of one array of numbers.
 
@@ -60,7 +74,7 @@ class StoredArray(NamedTuple):
     offset: int | None
 
 
-def open_hdf5(path: Path, max_bytes: int) -> tuple[h5py.File, dict[str, StoredArray]]:
+def open_hdf5(path: Path, max_bytes: int) -> tuple[h5py.File, Structure]:
     """Open `path` for reading after checking its whole structure.
 
     Args:
@@ -72,7 +86,7 @@ def open_hdf5(path: Path, max_bytes: int) -> tuple[h5py.File, dict[str, StoredAr
             a virtual dataset, raw external storage, or a declared size beyond `max_bytes`.
 
     Returns:
-        The open file, and its arrays of numbers by their paths from the root.
+        The open file, and what it holds.
     """
     if not path.exists():
         raise DataError(f"{path}: no such file")
@@ -91,10 +105,10 @@ def open_hdf5(path: Path, max_bytes: int) -> tuple[h5py.File, dict[str, StoredAr
         raise DataError(f"{path}: {problem}") from None
     with closed_on_error(file):
         try:
-            arrays = _check_structure(file, path, max_bytes)
+            structure = _check_structure(file, path, max_bytes)
         except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
             raise DataError(f"{path}: is damaged ({error})") from None
-    return file, arrays
+    return file, structure
 
 
 def open_shared(path: Path, **settings: Any) -> h5py.File:
@@ -128,13 +142,16 @@ class Hdf5Reader(ABC):
     def __init__(self, path: Path, config: IngestConfig) -> None:
         self.path = path
         self.findings: list[Finding] = []
-        self._file, self._stored = open_hdf5(path, config.max_bytes)
+        self._file, self._structure = open_hdf5(path, config.max_bytes)
+        self._stored = self._structure.arrays
         with closed_on_error(self._file):
             self._scan(config)
 
     def _holds(self, key: str) -> bool:
         """Return whether the file has something at this path from its root."""
-        return key in self._stored or key in self._file
+        if key in self._stored or key in self._structure.others:
+            return True
+        return not self._structure.complete and key in self._file
 
     def _shape_of(
         self, key: str, *, ranks: tuple[int, ...] = (2,), rows: int | None = None
@@ -195,12 +212,17 @@ class Hdf5Reader(ABC):
         self._file.close()
 
 
-def _check_structure(file: h5py.File, path: Path, max_bytes: int) -> dict[str, StoredArray]:
-    total = 0
+def _check_structure(file: h5py.File, path: Path, max_bytes: int) -> Structure:
+    total, complete = 0, True
     arrays: dict[str, StoredArray] = {}
+    others: set[str] = set()
     shapes: dict[tuple[int, ...], tuple[int, ...]] = {}  # equal shapes are kept once
     user_block = file.userblock_size
     for key, dataset in _walk(file, path):
+        complete = complete and dataset is not None
+        if not isinstance(dataset, h5d.DatasetID):
+            others.add(key)
+            continue
         offset = dataset.get_offset()
         if offset is not None and offset < user_block:  # never written; HDF5 adds the block
             offset = None
@@ -212,6 +234,7 @@ def _check_structure(file: h5py.File, path: Path, max_bytes: int) -> dict[str, S
                 raise DataError(f"{path}: {key}: keeps its data in another file")
         shape = dataset.shape
         if shape is None:
+            others.add(key)
             continue
         element = dataset.get_type()
         plain = next((dtype for kind, dtype in _PLAIN if element.equal(kind)), None)
@@ -221,11 +244,15 @@ def _check_structure(file: h5py.File, path: Path, max_bytes: int) -> dict[str, S
             check_declared_bytes(total, max_bytes, f"{path}: {key}: declares shape {shape}")
         if dtype.kind in NUMBER_KINDS:
             arrays[key] = StoredArray(shapes.setdefault(shape, shape), plain, offset)
-    return arrays
+        else:
+            others.add(key)
+    return Structure(arrays, others, complete)
 
 
-def _walk(file: h5py.File, path: Path) -> Iterator[tuple[str, h5d.DatasetID]]:
-    """Yield every dataset once, even where groups contain each other.
+def _walk(
+    file: h5py.File, path: Path
+) -> Iterator[tuple[str, h5d.DatasetID | h5g.GroupID | None]]:
+    """Yield every path once: its dataset or group, None where another path leads there too.
 
     h5py's objects of the low level: a file of many demonstrations holds hundreds of thousands of
     datasets, and Python objects for each of them take longer than reading those that are used.
@@ -248,14 +275,16 @@ def _walk(file: h5py.File, path: Path) -> Iterator[tuple[str, h5d.DatasetID]]:
                 if file.get(key) is None:
                     inside = os.fsdecode(group.links.get_val(name))
                     raise DataError(f"{path}: {key}: is a link to {inside}, which is missing")
-                continue  # its target lies in this file and is visited there
+                yield key, None  # its target lies in this file and is visited there
+                continue
             if target in visited:
+                yield key, None
                 continue
             visited.add(target)
             item = h5o.open(group, name)
             if isinstance(item, h5g.GroupID):
                 stack.append((f"{key}/", item))
-            elif isinstance(item, h5d.DatasetID):
+            if isinstance(item, h5g.GroupID | h5d.DatasetID):
                 yield key, item
 
 
