@@ -97,7 +97,8 @@ class IngestConfig(Settings):
     weight: tuple[float, ...] = option(
         (),
         "How often training visits a snippet of a file, relative to the other files: one number"
-        " per path (default: all alike).",
+        " per path; 0 for never (default: all alike). Normalizers, latent statistics and"
+        " validation use every file without weights.",
         minimum=0,
     )
     env: str | None = option(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +69,7 @@ class EpisodeTable:
         split: (episode,) int8, 0 train, 1 validation.
         success: (episode,) int8, 1, 0, or -1 unknown.
         seed: (episode,) int64, -1 for none or one beyond 63 bits.
+        weight: (episode,) float64, how often training visits its snippets, relative to the others.
         source: Where each stood in its source.
     """
 
@@ -78,6 +80,7 @@ class EpisodeTable:
     split: npt.NDArray[np.int8]
     success: npt.NDArray[np.int8]
     seed: npt.NDArray[np.int64]
+    weight: npt.NDArray[np.float64]
     source: tuple[str, ...]
 
     def __len__(self) -> int:
@@ -133,6 +136,7 @@ class SnippetWriter:
                 size = place.stop - place.start
                 self._add(f"statistics/{name}/{part}", (size,), np.float64, EPISODE_CHUNK)
         self._sources: list[str] = []
+        self._weights: list[float] = []
         self._models: dict[str, int] = {}
         self._validation = 0
 
@@ -141,7 +145,7 @@ class SnippetWriter:
 
         Raises:
             DataError: It disagrees with the specification or with earlier episodes, has no
-                steps, or holds NaN or infinity.
+                steps, holds NaN or infinity, or has a weight that is no finite number from 0 on.
         """
         arrays = self._checked(episode)
         with np.errstate(invalid="ignore"):  # infinity is named below
@@ -165,6 +169,7 @@ class SnippetWriter:
         if len(self._pending) == EPISODE_CHUNK:
             self._write_pending()
         self._sources.append(episode.source)
+        self._weights.append(episode.weight)
         self._validation += row["split"]
 
     def close(self) -> dict[str, Any]:
@@ -181,6 +186,8 @@ class SnippetWriter:
         self._write_pending()
         sources = self._add("episode/source", (), np.uint8, _STATE_CHUNK)
         sources.append(np.frombuffer(json.dumps(self._sources).encode(), np.uint8))
+        if len(set(self._weights)) > 1:  # equal ones are the same as none
+            self._add("episode/weight", (), np.float64, EPISODE_CHUNK).append(self._weights)
         for column in self._columns.values():
             column.close()
         attributes = {
@@ -238,6 +245,10 @@ class SnippetWriter:
     def _row(self, episode: Episode) -> dict[str, int]:
         if episode.split not in SPLITS:
             raise DataError(f"{episode.source}: unknown split '{episode.split}'")
+        if not 0 <= episode.weight < math.inf:
+            raise DataError(
+                f"{episode.source}: weight {episode.weight:g} is no finite number from 0 on"
+            )
         return {
             "start": self._action.rows,
             "length": episode.length,
@@ -410,6 +421,7 @@ class SnippetStore:
             split="validation" if table.split[index] else "train",
             success=None if success < 0 else bool(success),
             seed=None if seed < 0 else seed,
+            weight=float(table.weight[index]),
         )
 
     def initial_state(self, index: int) -> npt.NDArray[np.float64] | None:
@@ -466,6 +478,10 @@ def _read_table(group: zarr.Group) -> EpisodeTable:
         name: read_rows(array_of(group, f"episode/{name}"))
         for name in ("start", "length", "task", "label", "split", "success", "seed")
     }
+    weighted = "episode/weight" in group
+    columns["weight"] = (
+        read_rows(array_of(group, "episode/weight")) if weighted else np.ones(len(columns["start"]))
+    )
     text = read_rows(array_of(group, "episode/source")).tobytes()
     return EpisodeTable(**columns, source=tuple(json.loads(text)))
 

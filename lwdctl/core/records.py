@@ -177,6 +177,7 @@ class Episode:
         split: `"train"` or `"validation"`, or "" when the source has no split.
         success: Whether it solved the task, or None when unknown.
         seed: Collection seed, or None.
+        weight: How often training visits its snippets, relative to those of the other episodes.
     """
 
     source: str
@@ -191,6 +192,7 @@ class Episode:
     split: str = ""
     success: bool | None = None
     seed: int | None = None
+    weight: float = 1.0
 
     @property
     def length(self) -> int:

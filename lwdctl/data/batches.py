@@ -115,6 +115,9 @@ class StreamedRows:
 class SnippetBatches:
     """Batches of one split of a store; batch `n` depends only on the seed and `n`.
 
+    Those of the training split follow the weights of the episodes, as `VisitOrder` defines; the
+    other splits are drawn from without weights.
+
     Args:
         store: Snippet store, on disk or in memory.
         keys: Observation keys to concatenate.
@@ -170,6 +173,7 @@ class SnippetBatches:
         return other
 
     def _select(self, split: str) -> None:
+        self._split = split
         self.episodes: IntArray = self._store.episodes.of_split(split)
         self._order: VisitOrder | None = None
 
@@ -188,7 +192,12 @@ class SnippetBatches:
             blocks = [block[chosen[block]] for block in self._blocks() if chosen[block].any()]
             counts = self.rule.counts(self._length)
             self._order = VisitOrder(
-                blocks, counts, self.rule.stride, self._seed, every=self._every
+                blocks,
+                counts,
+                self.rule.stride,
+                self._seed,
+                every=self._every,
+                weights=self._store.episodes.weight if self._split == "train" else None,
             )
         episodes, offsets = self._order.draw(update * batch_size, (update + count) * batch_size)
         return episodes, offsets - self.rule.before

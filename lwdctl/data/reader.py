@@ -10,6 +10,7 @@ A data format is one module with a class that fulfills `FileReader`, and one row
 from __future__ import annotations
 
 import dataclasses
+import math
 import shlex
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
@@ -252,6 +253,7 @@ class MergedReader:
         if not paths:
             raise DataError("no path given", "give at least one file")
         _check_distinct(paths)
+        weights = _weights(config, len(paths))
         with ExitStack() as opened:
             self._readers: list[FileReader] = []
             for path in paths:
@@ -268,9 +270,6 @@ class MergedReader:
         ]
         counts = [len(reader.episodes) for reader in self._readers]
         self._ends = list(accumulate(counts))
-        weights = config.weight or (1.0,) * len(paths)
-        if len(weights) != len(paths):
-            raise DataError(f"{len(weights)} weights are given for {len(paths)} files")
         self.weights = [
             weight for weight, count in zip(weights, counts, strict=True) for _ in range(count)
         ]
@@ -299,6 +298,7 @@ class MergedReader:
             label=outline.label,
             split=outline.split,
             seed=outline.seed,
+            weight=self.weights[index],
         )
 
     def close(self) -> None:
@@ -319,6 +319,28 @@ def _damage_as_data_error(path: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:
         raise DataError(f"{path}: is damaged ({error})") from error
+
+
+def _weights(config: IngestConfig, count: int) -> tuple[float, ...]:
+    """Return one weight per file.
+
+    Raises:
+        DataError: There are more or fewer than files, one is infinite, or all are 0.
+    """
+    given = config.weight or (1.0,) * count
+    if len(given) != count:
+        options = " ".join(["--weight 1"] * count)
+        raise DataError(
+            f"--weight: {len(given)} numbers for {count} paths, expected one number per path",
+            f"one per path, in the order of the paths: {options}",
+        )
+    if not all(map(math.isfinite, given)) or not any(given):
+        shown = ", ".join(f"{weight:g}" for weight in given)
+        raise DataError(
+            f"--weight: {shown}: expected finite numbers, at least one of them above 0",
+            "leave --weight out to visit all files alike",
+        )
+    return given
 
 
 def _check_distinct(paths: Sequence[Path]) -> None:

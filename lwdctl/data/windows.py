@@ -14,6 +14,7 @@ from lwdctl.core.errors import ConfigError
 from lwdctl.core.seeding import generator
 
 IntArray = npt.NDArray[np.int64]
+DoubleArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,11 @@ class VisitOrder:
     shuffled, `mixed` blocks at a time are merged and their snippets shuffled. A reader thus
     needs only those blocks in memory, and every cache mode gives the same batches.
 
+    With weights, an epoch still has as many snippets as without them. The expected number of times
+    that it visits an episode is the episode's weight divided by the mean weight of the episodes;
+    the actual number is that one, rounded down or up at random. With `every` the same holds for
+    each snippet. Weight 0 is never visited. Equal weights change nothing.
+
     Attributes:
         blocks: Episode positions per block, as `blocks_of` returns them.
         counts: (episode,) snippets of each episode.
@@ -98,9 +104,11 @@ class VisitOrder:
         seed: Seed of the order.
         mixed: Blocks whose snippets are shuffled together.
         every: Whether an epoch visits every snippet.
+        weights: (episode,) how often the snippets of an episode are visited, relative to those of
+            the others; None for all alike.
 
     Raises:
-        ConfigError: There is no episode to draw from.
+        ConfigError: There is no episode to draw from, or all have weight 0.
     """
 
     blocks: Sequence[IntArray]
@@ -109,6 +117,7 @@ class VisitOrder:
     seed: int
     mixed: int = 4
     every: bool = False
+    weights: DoubleArray | None = None
 
     def __post_init__(self) -> None:
         """Check that there is something to draw."""
@@ -116,6 +125,11 @@ class VisitOrder:
             raise ConfigError(
                 "the training split holds no episode",
                 "lower --validation-fraction of `lwdctl ingest`",
+            )
+        if self.weights is not None and not self.weights[np.concatenate(self.blocks)].any():
+            raise ConfigError(
+                "every episode of the training split has weight 0",
+                "give one file a --weight above 0 in `lwdctl ingest`",
             )
 
     @cached_property
@@ -141,6 +155,14 @@ class VisitOrder:
                 episodes[here], offsets[here] = order[ranks[here]], shift[ranks[here]]
         return episodes, offsets
 
+    @cached_property
+    def relative_weights(self) -> DoubleArray | None:
+        """Weights (episode,), the largest 1; None where the episodes to draw from are all alike."""
+        if self.weights is None:
+            return None
+        own = self.weights[np.concatenate(self.blocks)]
+        return None if (own == own[0]).all() else self.weights / own.max()
+
     def groups(self, rng: np.random.Generator) -> list[IntArray]:
         """Draw which blocks are merged; return the episodes of each group in an epoch's order."""
         blocks = [self.blocks[index] for index in rng.permutation(len(self.blocks))]
@@ -148,22 +170,80 @@ class VisitOrder:
         return [np.concatenate(blocks[i : i + size]) for i in range(0, len(blocks), size)]
 
 
+class _WeightedVisits:
+    """How many snippets of each group an epoch visits, and which, where episodes have weights.
+
+    Systematic sampling (Madow 1949): the candidates, in random order, divide a line as long as the
+    epoch in proportion to their weights, and every point a whole number of steps after a random
+    first one visits the candidate that it falls on.
+
+    Args:
+        order: The order; an epoch has `order.size` visits.
+        groups: Episodes of each group.
+        rng: Source of randomness at the beginning of an epoch.
+
+    Attributes:
+        ends: (group,) visits up to the end of each group.
+    """
+
+    def __init__(
+        self, order: VisitOrder, groups: Sequence[IntArray], rng: np.random.Generator
+    ) -> None:
+        weights = order.relative_weights
+        assert weights is not None  # there is nothing to weight otherwise
+        self._weights = [weights[group] for group in groups]
+        self._repeats = [order.counts[group] if order.every else 1 for group in groups]
+        parts = zip(self._weights, self._repeats, strict=True)
+        bounds = np.cumsum([0.0, *((part * repeats).sum() for part, repeats in parts)])
+        self._bounds = bounds / bounds[-1] * order.size
+        self._first = rng.random()
+        self._passed = np.ceil(self._bounds - self._first).astype(np.int64)
+        self.ends = self._passed[1:]
+
+    def shuffled(self, number: int, rng: np.random.Generator) -> IntArray:
+        """Return which candidates of a group are visited (visit,), in random order."""
+        weights = np.repeat(self._weights[number], self._repeats[number])
+        order = rng.permutation(len(weights))
+        begin, end = self._passed[number : number + 2]
+        if begin == end:
+            return order[:0]
+        low, high = self._bounds[number : number + 2]
+        points = (np.arange(begin, end) + self._first - low) / (high - low)
+        edges = np.cumsum(weights[order])
+        # Rounding must not move a point to a neighboring group.
+        inside = np.clip(points, 0.0, np.nextafter(1.0, 0.0))
+        chosen = order[np.searchsorted(edges / edges[-1], inside, side="right")]
+        return rng.permutation(chosen)
+
+
 @lru_cache(maxsize=8)
 def _epoch(order: VisitOrder, epoch: int) -> tuple[IntArray, IntArray]:
     rng = generator("visit-order", order.seed, epoch)
-    episodes = np.concatenate([rng.permutation(group) for group in order.groups(rng)])
+    groups = order.groups(rng)
+    if order.relative_weights is None:
+        episodes = np.concatenate([rng.permutation(group) for group in groups])
+    else:
+        visits = _WeightedVisits(order, groups, rng)
+        episodes = np.concatenate(
+            [group[visits.shuffled(number, rng)] for number, group in enumerate(groups)]
+        )
     starts = rng.random(len(episodes)) * order.counts[episodes]
     return episodes, np.floor(starts).astype(np.int64) * order.stride
 
 
 class _EpochOfAll:
-    """An epoch that visits every snippet; holds the order of one group at a time."""
+    """An epoch over all snippets; holds the order of one group at a time."""
 
     def __init__(self, order: VisitOrder, epoch: int) -> None:
         self._order = order
         self._rng = generator("visit-order", order.seed, epoch)
         self._groups = order.groups(self._rng)
-        self._ends = np.cumsum([order.counts[group].sum() for group in self._groups])
+        if order.relative_weights is None:
+            self._visits = None
+            self._ends = np.cumsum([order.counts[group].sum() for group in self._groups])
+        else:
+            self._visits = _WeightedVisits(order, self._groups, self._rng)
+            self._ends = self._visits.ends
         self._states = [self._rng.bit_generator.state]  # before every group reached so far
         self._number = -1
         self._episodes = self._places = np.zeros(0, dtype=np.int64)
@@ -187,7 +267,10 @@ class _EpochOfAll:
         for reached in range(min(number, len(self._states) - 1), number + 1):
             self._rng.bit_generator.state = self._states[reached]
             counts = self._order.counts[self._groups[reached]]
-            shuffled = self._rng.permutation(int(counts.sum()))
+            if self._visits is None:
+                shuffled = self._rng.permutation(int(counts.sum()))
+            else:
+                shuffled = self._visits.shuffled(reached, self._rng)
             if reached + 1 == len(self._states):
                 self._states.append(self._rng.bit_generator.state)
         self._episodes = np.repeat(self._groups[number], counts)[shuffled]

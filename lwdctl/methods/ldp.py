@@ -66,7 +66,12 @@ class LatentDiffusionOfChunks(Method):
         diffusion.state.repeat(encoder.observation, work.history)
         settings = work.settings(training.DENOISER_DEFAULTS, fraction=0.5)
         denoising = DiffusionObjective(
-            train, held_out, settings.batch_size, config.seed, config.observation_noise
+            train,
+            held_out,
+            settings.batch_size,
+            config.seed,
+            config.observation_noise,
+            data.episodes.weight[objective.batches.every()[0]],
         )
         second, numbers = work.train_part(diffusion, denoising, settings, "diffusion")
         sampler = second.ema_model

@@ -87,7 +87,8 @@ def train_diffusion(
         )
         inputs = torch.zeros(2, sizes.latent_size), step, condition_rows
         check_outputs("denoiser", model.denoiser, inputs, [(2, sizes.latent_size)], device)
-    held_out = data.episodes.split[np.asarray(latents.episode)] == 1
+    episode = latents.episode
+    held_out = data.episodes.split[episode] == 1
     train, validation = np.flatnonzero(~held_out), np.flatnonzero(held_out)
     folder = directory / CHECKPOINTS
     table = partial(latent_table, latents, device, cache=config.cache, folder=folder)
@@ -97,6 +98,7 @@ def train_diffusion(
         config.batch_size,
         config.seed,
         config.state_noise,
+        data.episodes.weight[episode[train]],
     )
     progress.message(
         f"{len(train)} training snippets; condition: {', '.join(spec.condition) or 'none'}"

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from lwdctl.artifacts.latents import LatentStore
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import BaselineConfig, VaeConfig
+from lwdctl.core.errors import ConfigError
 from lwdctl.core.seeding import generator as numpy_generator
 from lwdctl.data.batches import SnippetBatch, SnippetBatches, choose_cache
 from lwdctl.data.windows import WindowRule
@@ -270,6 +271,24 @@ def latent_table(
     return SpilledLatents(store, device, rows, folder)
 
 
+def cumulative_weights(weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64] | None:
+    """Return where each row's part of [0, 1) ends (row,); None where all weights are equal.
+
+    Raises:
+        ConfigError: All weights are 0.
+    """
+    if not weights.any():
+        raise ConfigError(
+            "every snippet of the training split has weight 0",
+            "give one file a --weight above 0 in `lwdctl ingest`",
+        )
+    if (weights == weights[0]).all():
+        return None
+    ends: npt.NDArray[np.float64] = np.cumsum(weights / weights.max())
+    ends /= ends[-1]
+    return ends
+
+
 @dataclass
 class DiffusionObjective:
     """Denoising loss on latents that are drawn anew from their posteriors at every step.
@@ -280,6 +299,8 @@ class DiffusionObjective:
         batch_size: Snippets per training step.
         seed: Seed of the order in which snippets are drawn.
         state_noise: Standard deviation of noise on the normalized state condition.
+        weights: (snippet,), how often a row of `table` is drawn, relative to the others; None for
+            all alike.
     """
 
     table: LatentTable | SpilledLatents
@@ -287,19 +308,23 @@ class DiffusionObjective:
     batch_size: int
     seed: int
     state_noise: float = 0.0
+    weights: npt.NDArray[np.float64] | None = None
     _ahead: Ahead = field(default_factory=Ahead)
+
+    def __post_init__(self) -> None:
+        """Add up the weights.
+
+        Raises:
+            ConfigError: All are 0.
+        """
+        self._ends = None if self.weights is None else cumulative_weights(self.weights)
 
     def load(self, update: int, left: int) -> int:
         """Put the rows of a block of training steps on the device; return their number."""
         table, count = self.table, min(BLOCK, left)
         if isinstance(table, SpilledLatents):  # the snippets themselves are uploaded
             count = max(1, min(count, BLOCK_BYTES // (self.batch_size * table.row_bytes)))
-        drawn = [
-            numpy_generator("latent-batch", self.seed, number).integers(
-                len(table), size=self.batch_size
-            )
-            for number in range(update, update + count)
-        ]
+        drawn = [self._draw(number) for number in range(update, update + count)]
         rows = torch.from_numpy(np.stack(drawn))
         if isinstance(table, SpilledLatents):
             parts = table.take(rows.flatten())
@@ -307,6 +332,13 @@ class DiffusionObjective:
         else:
             self._ahead.put(rows.to(table.device))
         return count
+
+    def _draw(self, update: int) -> npt.NDArray[np.int64]:
+        """Return the rows (batch,) of one training step."""
+        rng = numpy_generator("latent-batch", self.seed, update)
+        if self._ends is None:
+            return rng.integers(len(self.table), size=self.batch_size)
+        return np.searchsorted(self._ends, rng.random(self.batch_size), side="right")
 
     def loss(
         self, model: nn.Module, place: Tensor, generator: torch.Generator

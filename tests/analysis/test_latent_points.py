@@ -18,7 +18,7 @@ def table(count, label):
     return EpisodeTable(
         start=100 * np.arange(count), length=column + 100, task=column, label=np.array(label),
         split=(np.arange(count) == 0).astype(np.int8), success=column - 1, seed=column,
-        source=("demo",) * count,
+        weight=np.ones(count), source=("demo",) * count,
     )  # fmt: skip
 
 
