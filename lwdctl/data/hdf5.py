@@ -249,9 +249,7 @@ def _check_structure(file: h5py.File, path: Path, max_bytes: int) -> Structure:
     return Structure(arrays, others, complete)
 
 
-def _walk(
-    file: h5py.File, path: Path
-) -> Iterator[tuple[str, h5d.DatasetID | h5g.GroupID | None]]:
+def _walk(file: h5py.File, path: Path) -> Iterator[tuple[str, h5d.DatasetID | h5g.GroupID | None]]:
     """Yield every path once: its dataset or group, None where another path leads there too.
 
     h5py's objects of the low level: a file of many demonstrations holds hundreds of thousands of
