@@ -117,6 +117,10 @@ class GymEnvironment:
         max_steps: Episode limit in steps.
         control_rate: Actions per second.
         semantics: What an action is, as in `ActionSpec.semantics`.
+        reference_returns: Mean returns of a random policy and of an expert: D4RL's scores 0 and
+            100 (`REF_MIN_SCORE` and `REF_MAX_SCORE` of d4rl 1.1).
+        observed_positions: First and one past the last component of `qpos` that an observation
+            begins with.
         state_keys: Arrays under `infos` that restore a state beside `qpos` and `qvel`.
     """
 
@@ -127,6 +131,8 @@ class GymEnvironment:
     max_steps: int
     control_rate: float
     semantics: str
+    reference_returns: tuple[float, float]
+    observed_positions: tuple[int, int]
     state_keys: tuple[str, ...] = ()
 
     @property
@@ -146,29 +152,47 @@ HAMMER_ACTION_SIZE = 26
 
 
 def _locomotion(
-    env_id: str, action_size: int, control_rate: float, sizes: Mapping[int, Mapping[str, Any]]
+    env_id: str,
+    action_size: int,
+    control_rate: float,
+    sizes: Mapping[int, Mapping[str, Any]],
+    **facts: tuple[Any, Any],
 ) -> GymEnvironment:
     return GymEnvironment(
-        env_id, "mujoco", action_size, sizes, LOCOMOTION_MAX_STEPS, control_rate, "torque"
+        env_id, "mujoco", action_size, sizes, LOCOMOTION_MAX_STEPS, control_rate, "torque", **facts
     )
 
 
 def _hand(
-    env_id: str, action_size: int, observation_size: int, max_steps: int, *state_keys: str
+    env_id: str,
+    action_size: int,
+    observation_size: int,
+    max_steps: int,
+    *state_keys: str,
+    **facts: tuple[Any, Any],
 ) -> GymEnvironment:
     return GymEnvironment(
         env_id, "adroit", action_size, {observation_size: {}}, max_steps, HAND_CONTROL_RATE,
-        "absolute", state_keys,
+        "absolute", state_keys=state_keys, **facts,
     )  # fmt: skip
 
 
 GYM_ENVIRONMENTS = (
-    _locomotion("HalfCheetah-v4", 6, 20.0, {17: {}}),
-    _locomotion("Hopper-v4", 3, 125.0, {11: {}}),
-    _locomotion("Walker2d-v4", 6, 125.0, {17: {}}),
-    _locomotion("Ant-v4", 8, 20.0, {27: {}, 27 + ANT_CONTACT_FORCES: {"use_contact_forces": True}}),
-    _hand(HAMMER, HAMMER_ACTION_SIZE, HAMMER_OBSERVATION_SIZE, HAMMER_MAX_STEPS, "board_pos"),
-    _hand("AdroitHandDoor-v1", 28, 39, 200, "door_body_pos"),
-    _hand("AdroitHandPen-v1", 24, 45, 100, "desired_orien"),
-    _hand("AdroitHandRelocate-v1", 30, 39, 200, "obj_pos", "target_pos"),
-)
+    _locomotion("HalfCheetah-v4", 6, 20.0, {17: {}},
+                reference_returns=(-280.178953, 12135.0), observed_positions=(1, 9)),
+    _locomotion("Hopper-v4", 3, 125.0, {11: {}},
+                reference_returns=(-20.272305, 3234.3), observed_positions=(1, 6)),
+    _locomotion("Walker2d-v4", 6, 125.0, {17: {}},
+                reference_returns=(1.629008, 4592.3), observed_positions=(1, 9)),
+    _locomotion("Ant-v4", 8, 20.0,
+                {27: {}, 27 + ANT_CONTACT_FORCES: {"use_contact_forces": True}},
+                reference_returns=(-325.6, 3879.7), observed_positions=(2, 15)),
+    _hand(HAMMER, HAMMER_ACTION_SIZE, HAMMER_OBSERVATION_SIZE, HAMMER_MAX_STEPS, "board_pos",
+          reference_returns=(-274.856578, 12794.134825), observed_positions=(0, 27)),
+    _hand("AdroitHandDoor-v1", 28, 39, 200, "door_body_pos",
+          reference_returns=(-56.512833, 2880.569309), observed_positions=(1, 28)),
+    _hand("AdroitHandPen-v1", 24, 45, 100, "desired_orien",
+          reference_returns=(96.262799, 3076.833102), observed_positions=(0, 24)),
+    _hand("AdroitHandRelocate-v1", 30, 39, 200, "obj_pos", "target_pos",
+          reference_returns=(-6.425911, 4233.877798), observed_positions=(0, 30)),
+)  # fmt: skip
