@@ -105,6 +105,20 @@ def robosuite_pose_action(control_rate: float) -> ActionSpec:
     return ActionSpec(len(high), "absolute", "meters and a 6-D rotation", low, high, control_rate)
 
 
+REFERENCE_RETURNS = {
+    "ant": (-325.6, 3879.7),
+    "door": (-56.512833, 2880.5693087298737),
+    "halfcheetah": (-280.178953, 12135.0),
+    "hammer": (-274.856578, 12794.134825156867),
+    "hopper": (-20.272305, 3234.3),
+    "pen": (96.262799, 3076.8331017826877),
+    "relocate": (-6.425911, 4233.877797728884),
+    "walker2d": (1.629008, 4592.3),
+}
+"""Mean returns of a random policy and of the expert, from `d4rl/infos.py` of Fu et al., D4RL:
+datasets for deep data-driven reinforcement learning (2020); the same for its v0, v1 and v2."""
+
+
 @dataclass(frozen=True)
 class GymEnvironment:
     """A Gymnasium environment that D4RL's and Minari's data come from.
@@ -117,8 +131,6 @@ class GymEnvironment:
         max_steps: Episode limit in steps.
         control_rate: Actions per second.
         semantics: What an action is, as in `ActionSpec.semantics`.
-        reference_returns: Mean returns of a random policy and of an expert: D4RL's scores 0 and
-            100 (`REF_MIN_SCORE` and `REF_MAX_SCORE` of d4rl 1.1).
         observed_positions: First and one past the last component of `qpos` that an observation
             begins with.
         state_keys: Arrays under `infos` that restore a state beside `qpos` and `qvel`.
@@ -131,7 +143,6 @@ class GymEnvironment:
     max_steps: int
     control_rate: float
     semantics: str
-    reference_returns: tuple[float, float]
     observed_positions: tuple[int, int]
     state_keys: tuple[str, ...] = ()
 
@@ -155,11 +166,18 @@ def _locomotion(
     env_id: str,
     action_size: int,
     control_rate: float,
+    positions: tuple[int, int],
     sizes: Mapping[int, Mapping[str, Any]],
-    **facts: tuple[Any, Any],
 ) -> GymEnvironment:
     return GymEnvironment(
-        env_id, "mujoco", action_size, sizes, LOCOMOTION_MAX_STEPS, control_rate, "torque", **facts
+        env_id,
+        "mujoco",
+        action_size,
+        sizes,
+        LOCOMOTION_MAX_STEPS,
+        control_rate,
+        "torque",
+        positions,
     )
 
 
@@ -168,31 +186,33 @@ def _hand(
     action_size: int,
     observation_size: int,
     max_steps: int,
+    positions: tuple[int, int],
     *state_keys: str,
-    **facts: tuple[Any, Any],
 ) -> GymEnvironment:
     return GymEnvironment(
-        env_id, "adroit", action_size, {observation_size: {}}, max_steps, HAND_CONTROL_RATE,
-        "absolute", state_keys=state_keys, **facts,
-    )  # fmt: skip
+        env_id,
+        "adroit",
+        action_size,
+        {observation_size: {}},
+        max_steps,
+        HAND_CONTROL_RATE,
+        "absolute",
+        positions,
+        state_keys,
+    )
 
 
 GYM_ENVIRONMENTS = (
-    _locomotion("HalfCheetah-v4", 6, 20.0, {17: {}},
-                reference_returns=(-280.178953, 12135.0), observed_positions=(1, 9)),
-    _locomotion("Hopper-v4", 3, 125.0, {11: {}},
-                reference_returns=(-20.272305, 3234.3), observed_positions=(1, 6)),
-    _locomotion("Walker2d-v4", 6, 125.0, {17: {}},
-                reference_returns=(1.629008, 4592.3), observed_positions=(1, 9)),
-    _locomotion("Ant-v4", 8, 20.0,
-                {27: {}, 27 + ANT_CONTACT_FORCES: {"use_contact_forces": True}},
-                reference_returns=(-325.6, 3879.7), observed_positions=(2, 15)),
-    _hand(HAMMER, HAMMER_ACTION_SIZE, HAMMER_OBSERVATION_SIZE, HAMMER_MAX_STEPS, "board_pos",
-          reference_returns=(-274.856578, 12794.134825), observed_positions=(0, 27)),
-    _hand("AdroitHandDoor-v1", 28, 39, 200, "door_body_pos",
-          reference_returns=(-56.512833, 2880.569309), observed_positions=(1, 28)),
-    _hand("AdroitHandPen-v1", 24, 45, 100, "desired_orien",
-          reference_returns=(96.262799, 3076.833102), observed_positions=(0, 24)),
-    _hand("AdroitHandRelocate-v1", 30, 39, 200, "obj_pos", "target_pos",
-          reference_returns=(-6.425911, 4233.877798), observed_positions=(0, 30)),
-)  # fmt: skip
+    _locomotion("HalfCheetah-v4", 6, 20.0, (1, 9), {17: {}}),
+    _locomotion("Hopper-v4", 3, 125.0, (1, 6), {11: {}}),
+    _locomotion("Walker2d-v4", 6, 125.0, (1, 9), {17: {}}),
+    _locomotion(
+        "Ant-v4", 8, 20.0, (2, 15), {27: {}, 27 + ANT_CONTACT_FORCES: {"use_contact_forces": True}}
+    ),
+    _hand(
+        HAMMER, HAMMER_ACTION_SIZE, HAMMER_OBSERVATION_SIZE, HAMMER_MAX_STEPS, (0, 27), "board_pos"
+    ),
+    _hand("AdroitHandDoor-v1", 28, 39, 200, (1, 28), "door_body_pos"),
+    _hand("AdroitHandPen-v1", 24, 45, 100, (0, 24), "desired_orien"),
+    _hand("AdroitHandRelocate-v1", 30, 39, 200, (0, 30), "obj_pos", "target_pos"),
+)

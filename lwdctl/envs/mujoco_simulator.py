@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from lwdctl.core.errors import SimulatorError
 from lwdctl.core.records import FloatArray
-from lwdctl.core.simulator_facts import OBSERVATION
+from lwdctl.core.simulator_facts import OBSERVATION, REFERENCE_RETURNS
 from lwdctl.envs.mujoco_rendering import open_renderer
 from lwdctl.envs.simulator import Metric, Observation, Step, UnstablePhysicsError
 
@@ -28,16 +28,6 @@ _UNSTABLE = (
 )
 
 SCORE = "normalized_score"
-
-# Mean returns of a random policy and of the expert, from `d4rl/infos.py` of Fu et al., D4RL:
-# datasets for deep data-driven reinforcement learning (2020); the same for its v0, v1 and v2.
-REFERENCE_RETURNS = {
-    "ant": (-325.6, 3879.7),
-    "halfcheetah": (-280.178953, 12135.0),
-    "hammer": (-274.856578, 12794.134825156867),
-    "hopper": (-20.272305, 3234.3),
-    "walker2d": (1.629008, 4592.3),
-}
 
 
 def normalized_score(task: str) -> Metric:

@@ -12,9 +12,10 @@ import pytest
 
 from lwdctl.core.errors import ConfigError, SimulatorError
 from lwdctl.core.records import EnvSpec
+from lwdctl.core.simulator_facts import REFERENCE_RETURNS
 from lwdctl.data.gym_envs import gym_action, known_env
 from lwdctl.envs.gym_mujoco import FEET, FootContacts, GymMujocoSimulator, task_names
-from lwdctl.envs.mujoco_simulator import REFERENCE_RETURNS, build_environment, normalized_score
+from lwdctl.envs.mujoco_simulator import build_environment, normalized_score
 from lwdctl.envs.simulator import UnstablePhysicsError
 from lwdctl.evaluation.rollout import rollout
 from lwdctl.evaluation.traced import RecordedActions
