@@ -1,0 +1,105 @@
+"""Limits of the actions: from the data, and how many recorded values are outside of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lwdctl.core.errors import ConfigError
+from lwdctl.core.records import FloatArray
+
+LIMIT_MARGIN = 0.05
+"""Fraction of the recorded range by which limits from the data exceed it on either side: a policy
+may reach a little further than the demonstrations, and not much, as nobody has tried it."""
+CONSTANT_MARGIN = 0.05
+"""Half the width of the limits of a component that is constant in the data (of 1, or its value)."""
+LIMIT_TOLERANCE = 5e-4
+"""Fraction of the limits' width by which values may leave them: rounding to half precision."""
+SHOWN = 10
+"""Components that a message names."""
+
+
+def limits_around(
+    smallest: npt.NDArray[np.float64], largest: npt.NDArray[np.float64]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return limits with a margin around the recorded range, both (action,)."""
+    margin = LIMIT_MARGIN * (largest - smallest)
+    constant = CONSTANT_MARGIN * np.maximum(np.abs(largest), 1)
+    margin = np.where(margin > 0, margin, constant)
+    return tuple((smallest - margin).tolist()), tuple((largest + margin).tolist())
+
+
+def parse_limits(text: str) -> tuple[float, float]:
+    """Return the two numbers of `LOW,HIGH`.
+
+    Raises:
+        ConfigError: It is no such pair.
+    """
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        low = high = math.nan
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ConfigError(
+            f"--action-limits {text}: is neither 'data' nor two numbers LOW,HIGH",
+            "--action-limits=-1,1",
+        )
+    return low, high
+
+
+class OutsideLimits:
+    """Counts action values outside the limits.
+
+    Attributes:
+        known: Whether there are limits.
+        low: (action,) smallest value that is allowed.
+        high: (action,) largest value that is allowed.
+        count: Number of values outside.
+    """
+
+    def __init__(self, low: Sequence[float], high: Sequence[float], source: str) -> None:
+        self.known, self._source = bool(len(low)), source
+        self.low, self.high = np.array(low, np.float32), np.array(high, np.float32)
+        self.count = self._total = 0
+        with np.errstate(invalid="ignore"):
+            self._slack = np.nan_to_num(LIMIT_TOLERANCE * (self.high - self.low), posinf=0)
+        self._components: npt.NDArray[np.int64] = np.zeros(len(low), np.int64)
+        self._excess: npt.NDArray[np.float32] = np.zeros(len(low), np.float32)
+
+    def add(self, actions: FloatArray) -> bool:
+        """Add actions (time, action); return whether one is outside, by however little."""
+        if not self.known:
+            return False
+        self._total += actions.size
+        excess = np.maximum((actions - self.high).max(axis=0), (self.low - actions).max(axis=0))
+        if (excess > self._slack).any():
+            beyond = np.maximum(actions - self.high, self.low - actions) > self._slack
+            self._components += np.count_nonzero(beyond, axis=0)
+            self.count = int(self._components.sum())
+            self._excess = np.maximum(self._excess, excess)
+        return bool((excess > 0).any())
+
+    def describe(self, source: str) -> str:
+        """Return the fraction and the largest excess as a sentence."""
+        worst = int(self._excess.argmax())
+        components = ", ".join(map(str, np.flatnonzero(self._components).tolist()[:SHOWN]))
+        names = {"environment": "the environment", "file": "the file", "option": "--action-limits"}
+        return (
+            f"{self.count / self._total:.2%} of the action values (components {components}) are"
+            f" outside the limits of {names.get(source, source)}; the largest excess is"
+            f" {self._excess[worst]:.4g}, of component {worst} beyond"
+            f" [{self.low[worst]:g}, {self.high[worst]:g}]"
+        )
+
+    def values(self) -> dict[str, Any]:
+        """Return the numbers, JSON-ready."""
+        return {
+            "fraction": self.count / self._total,
+            "count": self.count,
+            "components": self._components.tolist(),
+            "largest_excess": float(self._excess.max()),
+        }
