@@ -79,6 +79,8 @@ STATISTICS = {
     "score_p": "paired permutation test, two-sided: signs of the differences per initial state,"
     f" averaged over training seeds and labels, are flipped, all ways or {PERMUTATIONS} drawn ones",
     "holm": "Holm's correction over all pairs of this comparison, success and score each a family",
+    "convergence": "flat: the last third of the training of every model gained no more than the"
+    " margin of `lwdctl analyze convergence`; unchecked: no such analysis of some model",
     "scope": "p-values hold for these trained models on other initial states; the intervals with"
     " several training seeds hold for other training seeds as well",
 }
@@ -135,10 +137,11 @@ class Comparison:
     @property
     def table(self) -> Table:
         """The results over all tasks as text, one row per condition."""
+        judged = ["training"] if any(row.convergence for row in self.overall) else []
         return self._text_table(
             self.overall,
-            "policy", "latent", "horizon", "perturbation", "seeds", "episodes", "success [95 %]",
-            "score [95 %]", "FLOPs/step",
+            "policy", "latent", "horizon", "perturbation", "seeds", *judged, "episodes",
+            "success [95 %]", "score [95 %]", "FLOPs/step",
         )  # fmt: skip
 
     def tables(self) -> list[tuple[str, Table]]:
@@ -386,6 +389,7 @@ def _rows(group: Group, metric: str) -> Iterator[ComparisonRow]:
             score_std=mean_and_std(seed_means(scores))[1],
             flops_per_step=_mean([run.flops for run in group.runs]),
             seconds_per_episode=_mean([run.seconds for run in group.runs]),
+            convergence=group.convergence,
         )
 
 
@@ -464,6 +468,7 @@ _TEXT: Mapping[str, Callable[[Any], str]] = {
     "horizon": lambda row: _beside(row, "horizon", show),
     "perturbation": lambda row: f"{row.perturbation:g}",
     "seeds": lambda row: show([seed for seed in row.train_seeds if seed is not None]),
+    "training": lambda row: show(row.convergence),
     "episodes": lambda row: f"{row.episodes}{f' ({row.errors} lost)' if row.errors else ''}",
     "success [95 %]": lambda row: show_estimate(row.success, row.success_std),
     "score [95 %]": lambda row: show_estimate(row.score, row.score_std),

@@ -36,6 +36,8 @@ class ComparisonRow:
         score_std: Its standard deviation over training seeds, None for one seed.
         flops_per_step: FLOPs per environment step, None where unknown.
         seconds_per_episode: Wall time, None where unknown.
+        convergence: Whether the models were trained until they no longer gain: `"flat"`, `"still
+            gains"`, `"undecided"` or `"unchecked"` (`lwdctl analyze convergence`), "" for none.
     """
 
     label: str
@@ -54,6 +56,7 @@ class ComparisonRow:
     score_std: float | None
     flops_per_step: float | None
     seconds_per_episode: float | None
+    convergence: str = ""
 
     @property
     def is_method(self) -> bool:

@@ -14,6 +14,7 @@ from lwdctl.analysis.comparison_records import SAMPLED, horizon_order
 from lwdctl.analysis.resample import Pair, States, Values
 from lwdctl.artifacts import lineage
 from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.errors import ArtifactError, ConfigError
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.evaluation.episodes import EpisodeResult
@@ -23,6 +24,11 @@ SUCCESS = "success"
 METHOD = "lwd"
 SETTINGS = ("sampler", "num_inference_steps", "warm_start", "temporal_ensemble", "snippet_length")
 """What training seeds of one policy have in common."""
+SAMPLING_MODELS = ("diffusion", "baseline")
+"""Artifact types of the models that act by themselves, whose training can be judged."""
+UNCHECKED = "unchecked"
+CONVERGENCE = ("still gains", "undecided", UNCHECKED, "flat")
+"""Verdicts on a training, the least favorable first."""
 
 
 class EpisodeKey(NamedTuple):
@@ -56,6 +62,9 @@ class Run(ConditionResult):
         store: Digests of the demonstrations whose initial states were restored, otherwise "".
         max_steps: Step limit of the evaluation, None for the environment's own.
         perturbation_probability: Probability of a perturbation per step.
+        convergence: Verdict of the newest `lwdctl analyze convergence` on the model that acted
+            (`"flat"`, `"still gains"`, `"undecided"`), `"unchecked"` where there is none of it but of
+            another model, and "" where no model acts by itself or none was analyzed.
     """
 
     label: str
@@ -64,6 +73,7 @@ class Run(ConditionResult):
     store: str = ""
     max_steps: int | None = None
     perturbation_probability: float = 0.0
+    convergence: str = ""
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -126,6 +136,12 @@ class Group:
     def train_seeds(self) -> tuple[int | None, ...]:
         """Training seeds of the models."""
         return tuple(run.overall.train_seed for run in self.runs)
+
+    @property
+    def convergence(self) -> str:
+        """The least favorable verdict on the models: a single one that is not flat decides."""
+        found = {run.convergence for run in self.runs}
+        return next((one for one in CONVERGENCE if one in found), "")
 
     def __str__(self) -> str:
         """Return how notes name it."""
@@ -201,11 +217,14 @@ def read_evaluation(artifact: Artifact, root: Path) -> list[Run]:
         "max_steps": config.get("max_steps") or None,
         "perturbation_probability": float(config.get("perturbation_probability", 0.0)),
     }
+    verdicts = _verdicts(artifact, root)
     runs = []
     for path in sorted(folder.glob("*.json")):
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
-            runs.append(make_run(ConditionResult.from_json(record), **details))
+            result = ConditionResult.from_json(record)
+            model = next(filter(None, map(result.models.get, SAMPLING_MODELS)), "")
+            runs.append(make_run(result, **details, convergence=verdicts.get(model, "")))
         except (IndexError, KeyError, TypeError, ValueError) as error:
             raise ArtifactError(
                 f"{path} is no record of episodes: {type(error).__name__}: {error}",
@@ -400,6 +419,23 @@ def _store(artifact: Artifact, root: Path) -> str:
         return " ".join(sorted(digests(artifact))) or artifact.digest
     except ArtifactError:
         return artifact.digest
+
+
+def _verdicts(evaluation: Artifact, root: Path) -> dict[str, str]:
+    """Return by reference what the newest analysis says about the training of each model used."""
+    found = {
+        item.digest: str(analysis.manifest.summary["verdict"])
+        for analysis in Workspace(root).artifacts("analysis")
+        if "verdict" in analysis.manifest.summary
+        for item in analysis.manifest.inputs
+    }
+    if not found:
+        return {}
+    return {
+        item.reference: found.get(item.digest, UNCHECKED)
+        for item in evaluation.manifest.inputs
+        if item.type in SAMPLING_MODELS
+    }
 
 
 def _content(run: Run) -> Any:

@@ -36,9 +36,9 @@ def record(policy, episodes, **protocol):
     return {"results": [cell], "episodes": list(episodes)}
 
 
-def publish(workspace, name, records, **config):
+def publish(workspace, name, records, inputs=(), **config):
     settings = {"max_steps": 0, "perturbation_probability": 0.1, **config}
-    with workspace.begin("evaluation", name, config=settings) as draft:
+    with workspace.begin("evaluation", name, config=settings, inputs=inputs) as draft:
         folder = draft.path / "episodes"
         folder.mkdir()
         for index, item in enumerate(records):

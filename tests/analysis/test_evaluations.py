@@ -15,6 +15,7 @@ from lwdctl.analysis.evaluations import (
     values_of,
 )
 from lwdctl.analysis.resample import mcnemar, paired_permutation
+from lwdctl.analysis.tables import EMPTY
 from lwdctl.core.errors import ArtifactError, ConfigError
 from lwdctl.evaluation.results import ConditionResult
 
@@ -355,3 +356,34 @@ def test_results_in_memory_compare_as_those_on_disk(workspace):
     assert in_memory.to_json() == on_disk.to_json()
     assert "| lwd | sampled | 16 |" in in_memory._repr_markdown_()
     assert "Paired tests: minus lwd" in repr(in_memory)
+
+
+def made(workspace, kind, name, summary, inputs=()):
+    with workspace.begin(kind, name, config={}, inputs=inputs) as draft:
+        return draft.publish(summary)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "shown"),
+    [
+        ((), None),
+        (("still gains", "flat"), "unchecked"),  # the newest counts; seed 1 was never analyzed
+        (("flat", "still gains"), "still gains"),
+    ],
+)
+def test_models_that_are_not_trained_to_the_end_are_marked(workspace, verdicts, shown):
+    records = grid_records(policies=("dp",), horizons=(16,), perturbations=(0.0,), seeds=(0, 1))
+    models = [made(workspace, "baseline", f"dp{seed}", {"seed": seed}) for seed in (0, 1)]
+    for item, model in zip(records, models, strict=True):
+        item["models"] = {"baseline": model.reference}
+    oracle = record("lwd", solved("1" * 20), latent="oracle", horizon=16)
+    evaluation = publish(workspace, "toy", [*records, oracle], inputs=models)
+    for verdict in verdicts:
+        made(workspace, "analysis", "convergence", {"verdict": verdict}, [models[0]])
+    comparison = compare(read(workspace, evaluation), against="dp")
+    table = comparison.table
+    if shown is None:
+        assert "training" not in table.columns
+        return
+    place = table.columns.index("training")
+    assert {row[0]: row[place] for row in table.rows} == {"dp": shown, "lwd-oracle": EMPTY}
