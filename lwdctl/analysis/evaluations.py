@@ -63,8 +63,8 @@ class Run(ConditionResult):
         max_steps: Step limit of the evaluation, None for the environment's own.
         perturbation_probability: Probability of a perturbation per step.
         convergence: Verdict of the newest `lwdctl analyze convergence` on the model that acted
-            (`"flat"`, `"still gains"`, `"undecided"`), `"unchecked"` where there is none of it but of
-            another model, and "" where no model acts by itself or none was analyzed.
+            (`"flat"`, `"still gains"`, `"undecided"`), `"unchecked"` where only other models
+            were analyzed, and "" where none was or no model acts by itself.
     """
 
     label: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +172,10 @@ def collect(
 def run(
     recipe: str | Path,
     *,
+    assignments: Sequence[str] = (),
     smoke: bool = False,
+    start: str = "",
+    until: str = "",
     workspace: Place = None,
     progress: Progress | None = None,
 ) -> dict[str, Artifact]:
@@ -179,7 +183,10 @@ def run(
 
     Args:
         recipe: The TOML file.
+        assignments: Settings to change, as `--set` takes them (`"train-vae.updates=500"`).
         smoke: Apply the recipe's toy sizes.
+        start: First stage to run again, with all later ones; "" runs what is not up to date.
+        until: Last stage to run; "" runs all.
         workspace: Where its artifacts go.
         progress: Where to report; None draws bars with tqdm.
 
@@ -190,7 +197,9 @@ def run(
         ConfigError: The recipe has an unknown setting.
         LwdctlError: A stage failed.
     """
-    plan = make_plan(read_recipe(Path(recipe)), smoke=smoke)
+    plan = make_plan(
+        read_recipe(Path(recipe)), assignments=assignments, smoke=smoke, start=start, until=until
+    )
     with recording(command=f"lwdctl.run({str(recipe)!r})"):
         outcomes = run_plan(plan, workspace_at(workspace), progress or TqdmProgress())
     return {item.step.id: item.artifact for item in outcomes if item.artifact}

@@ -28,6 +28,7 @@ from lwdctl.pipeline.runner import Outcome, compare_all, preview, run_plan
 _FROM = Annotated[
     str, bare_option("First stage to run again, with all later ones.", "--from", metavar="STAGE")
 ]
+_UNTIL = Annotated[str, bare_option("Last stage to run.", "--until", metavar="STAGE")]
 _SET = Annotated[
     list[str] | None,
     bare_option("Setting to change; repeat it for several.", "--set", metavar="STAGE.KEY=VALUE"),
@@ -40,6 +41,7 @@ def command(
     recipe_path: Annotated[Path, typer.Argument(help="A recipe, a .toml file.", metavar="RECIPE")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, run nothing.")] = False,
     start: _FROM = "",
+    until: _UNTIL = "",
     assignments: _SET = None,
     smoke: Annotated[bool, typer.Option("--smoke", help=_SMOKE)] = False,
     check: Annotated[
@@ -48,7 +50,7 @@ def command(
 ) -> None:
     """Run a recipe's stages in order, skip those up to date, and compare the expected numbers."""
     recipe = read_recipe(recipe_path)
-    plan = make_plan(recipe, assignments=assignments or (), smoke=smoke, start=start)
+    plan = make_plan(recipe, assignments=assignments or (), smoke=smoke, start=start, until=until)
     workspace, progress = shared.workspace, shared.progress
     if dry_run:
         outcomes = preview(plan, workspace)

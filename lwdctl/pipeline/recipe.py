@@ -117,6 +117,7 @@ def make_plan(
     assignments: Sequence[str] = (),
     smoke: bool = False,
     start: str = "",
+    until: str = "",
 ) -> tuple[Step, ...]:
     """Turn a recipe into steps, checking every setting before anything runs.
 
@@ -126,14 +127,16 @@ def make_plan(
             stages of a command.
         smoke: Toy size: apply the `[smoke.*]` tables.
         start: Id of the first step that runs even when up to date, or "".
+        until: Id of the last step of the plan, or "".
 
     Raises:
         ConfigError: An unknown stage or setting, a wrong value, or a missing input.
     """
     ids = [stage.id for stage in recipe.stages]
     changes = _split_assignments(assignments, recipe.stages)
-    if start and start not in ids:
-        raise ConfigError(f"{recipe.path.name} has no stage '{start}'", did_you_mean(start, ids))
+    for name in filter(None, (start, until)):
+        if name not in ids:
+            raise ConfigError(f"{recipe.path.name} has no stage '{name}'", did_you_mean(name, ids))
     steps: list[Step] = []
     for index, entry in enumerate(recipe.stages):
         stage = find_stage(entry.command)
@@ -150,7 +153,7 @@ def make_plan(
                 forced=bool(start) and index >= ids.index(start),
             )
         )
-    return tuple(steps)
+    return tuple(steps[: ids.index(until) + 1] if until else steps)
 
 
 def _load(path: Path) -> dict[str, Any]:

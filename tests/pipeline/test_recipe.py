@@ -2,6 +2,7 @@ import pytest
 
 from lwdctl.core.errors import ConfigError
 from lwdctl.pipeline.recipe import make_plan, read_recipe
+from lwdctl.pipeline.runner import Outcome, compare_all
 
 GOOD = """
 [recipe]
@@ -188,7 +189,16 @@ def test_set_mistakes(write, word, said):
 
 
 @pytest.mark.usefixtures("toy_stages")
-def test_from_an_unknown_stage(write):
+@pytest.mark.parametrize("which", ["start", "until"])
+def test_from_and_until_an_unknown_stage(write, which):
     with pytest.raises(ConfigError, match="no stage 'ripe'") as caught:
-        make_plan(read_recipe(write(GOOD)), start="ripe")
+        make_plan(read_recipe(write(GOOD)), **{which: "ripe"})
     assert "reap" in caught.value.hint
+
+
+@pytest.mark.usefixtures("toy_stages")
+def test_until_ends_the_plan_and_leaves_out_what_later_stages_are_expected_to_give(write):
+    recipe = read_recipe(write(GOOD))
+    plan = make_plan(recipe, until="grow")
+    assert [step.id for step in plan] == ["sow", "grow"]
+    assert compare_all(recipe.expected, [Outcome(step, "made", None) for step in plan]) == ()
