@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,25 @@ def fingerprint(path: Path) -> dict[str, Any]:
         "bytes": sum(item.stat().st_size for item in files),
         "sha256": hashlib.sha256("".join(lines).encode()).hexdigest(),
     }
+
+
+def matching(folder: Path, *patterns: str) -> list[Path]:
+    """Return the paths below a folder that match one pattern per level, sorted.
+
+    Unlike `Path.glob`, it passes over directories that another process removes meanwhile.
+
+    Args:
+        folder: Where to begin; it need not exist.
+        *patterns: One name with wildcards per level (`"*", "lift", "v*"`).
+    """
+    found = [folder]
+    for pattern in patterns:
+        below: list[Path] = []
+        for path in found:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                below += [item for item in path.iterdir() if fnmatchcase(item.name, pattern)]
+        found = below
+    return sorted(found)
 
 
 def sync(path: Path) -> None:

@@ -7,6 +7,7 @@ configuration, the digests of the inputs and the start time. The run is locked b
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -21,7 +22,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from lwdctl.artifacts.artifact import SMALL_FILE, Artifact
-from lwdctl.artifacts.files import remember_digest, sha256_of, sync
+from lwdctl.artifacts.files import matching, remember_digest, sha256_of, sync
 from lwdctl.artifacts.manifest import (
     MANIFEST_NAME,
     SCHEMA_VERSION,
@@ -36,8 +37,10 @@ from lwdctl.artifacts.references import version_directory, version_of
 from lwdctl.core.errors import ArtifactError
 
 CHECKPOINTS = "checkpoints"
-_PREFIX = ".partial-"
-_RECORD_NAME = "run.json"
+PREFIX = ".partial-"
+REMOVED = ".removed-"
+"""Prefix of a run that is being removed: renamed first, so that a kill leaves no half of a run."""
+RECORD_NAME = "run.json"
 _STAGING = ".publish"
 _STAGED_AT_ONCE = 8
 
@@ -76,7 +79,7 @@ class RunRecord:
     @property
     def active(self) -> bool:
         """Whether a running process works on it."""
-        lock = _try_lock(self.path)
+        lock = try_lock(self.path)
         if lock is not None:
             lock.close()
         return lock is None
@@ -148,8 +151,8 @@ class RunInProgress:
         return artifact
 
     def discard(self) -> None:
-        """Remove the directory and release the lock."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Remove the directory, those above it that are empty now, and release the lock."""
+        remove_run(self.path)
         self._lock.close()
 
     def __enter__(self) -> RunInProgress:
@@ -190,7 +193,7 @@ def begin_run(
             names the settings or inputs that differ, or says that another process works on it.
     """
     _sweep(root, artifact_type, name, resuming=resume)
-    path = root / artifact_type / name / f"{_PREFIX}{secrets.token_hex(8)}"
+    path = root / artifact_type / name / f"{PREFIX}{secrets.token_hex(8)}"
     record = RunRecord(artifact_type, name, path, plain(config), inputs, now())
     return _resume(root, record) if resume else _begin(root, record)
 
@@ -198,8 +201,8 @@ def begin_run(
 def _begin(root: Path, record: RunRecord) -> RunInProgress:
     path = record.path
     try:
-        path.mkdir(parents=True)
-        lock = (path / _RECORD_NAME).open("x+", encoding="utf-8")
+        _make(path)
+        lock = (path / RECORD_NAME).open("x+", encoding="utf-8")
     except OSError as error:
         raise ArtifactError(
             f"cannot write in the workspace {root}: {error.strerror}",
@@ -213,6 +216,33 @@ def _begin(root: Path, record: RunRecord) -> RunInProgress:
     os.fsync(lock.fileno())
     sync(path)
     return RunInProgress(record, lock, resumed=False)
+
+
+def _make(path: Path) -> None:
+    """Make a directory and its parents, which another process may be removing as empty."""
+    for attempt in reversed(range(10)):
+        try:
+            path.mkdir(parents=True)
+        except FileNotFoundError:
+            if not attempt:
+                raise
+        else:
+            return
+
+
+def remove_run(path: Path) -> None:
+    """Remove a run's directory, and those of its name and type where nothing else is in them."""
+    gone = path
+    if not path.name.startswith(REMOVED):
+        gone = path.with_name(REMOVED + path.name.removeprefix(PREFIX))
+        try:
+            path.rename(gone)
+        except OSError:
+            gone = path
+    shutil.rmtree(gone, ignore_errors=True)
+    with contextlib.suppress(OSError):  # not empty
+        path.parent.rmdir()
+        path.parent.parent.rmdir()
 
 
 def _resume(root: Path, wanted: RunRecord) -> RunInProgress:
@@ -234,7 +264,7 @@ def _resume(root: Path, wanted: RunRecord) -> RunInProgress:
         )
     # One with a checkpoint before one that was begun later and has none.
     chosen = max(same, key=lambda item: (item.resumable, item.started))
-    lock = _try_lock(chosen.path)
+    lock = try_lock(chosen.path)
     if lock is None:
         raise ArtifactError(f"another process works on {chosen.path}", "wait for it to end")
     return RunInProgress(chosen, lock, resumed=True)
@@ -245,25 +275,26 @@ def unfinished_runs(root: Path, artifact_type: str = "*", name: str = "*") -> li
 
     A directory whose process died before it had written its record is left out.
     """
-    records = [_read(path) for path in root.glob(f"{artifact_type}/{name}/{_PREFIX}*")]
+    records = [read_record(path) for path in matching(root, artifact_type, name, f"{PREFIX}*")]
     found = [item for item in records if item is not None and not item.type.startswith(".")]
     return sorted(found, key=lambda record: record.started)
 
 
-def _read(path: Path) -> RunRecord | None:
+def read_record(path: Path) -> RunRecord | None:
+    """Return what the `run.json` of a run's directory says, or None where it says nothing."""
     artifact_type, name = path.parts[-3:-1]
     try:
-        body = json.loads((path / _RECORD_NAME).read_text(encoding="utf-8"))
+        body = json.loads((path / RECORD_NAME).read_text(encoding="utf-8"))
         inputs = tuple(InputRef(**item) for item in body["inputs"])
         return RunRecord(artifact_type, name, path, body["config"], inputs, body["started"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _try_lock(path: Path) -> IO[str] | None:
+def try_lock(path: Path) -> IO[str] | None:
     """Lock the run in the directory at `path`; None when another process holds it."""
     try:
-        lock = (path / _RECORD_NAME).open("r+", encoding="utf-8")
+        lock = (path / RECORD_NAME).open("r+", encoding="utf-8")
     except OSError:
         return None
     try:
@@ -281,11 +312,13 @@ def _sweep(root: Path, artifact_type: str, name: str, *, resuming: bool = False)
     checkpoint.
     """
     for record in unfinished_runs(root, artifact_type, name):
-        lock = _try_lock(record.path)
+        lock = try_lock(record.path)
         if lock is not None:
             with lock:
                 if not (resuming or record.resumable) or _was_published(record.path):
-                    shutil.rmtree(record.path, ignore_errors=True)
+                    remove_run(record.path)
+    for path in matching(root, artifact_type, name, f"{REMOVED}*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _was_published(path: Path) -> bool:
@@ -297,7 +330,9 @@ def _was_published(path: Path) -> bool:
     shutil.rmtree(path / _STAGING, ignore_errors=True)  # of a publication that did not happen
     linked = {_file_id(item) for item in _files(path) if item.stat().st_nlink > 1}
     return bool(linked) and any(
-        _file_id(item) in linked for version in path.parent.glob("v*") for item in _files(version)
+        _file_id(item) in linked
+        for version in matching(path.parent, "v*")
+        for item in _files(version)
     )
 
 
@@ -327,7 +362,7 @@ def _stage(source: Path, staging: Path) -> list[PayloadFile]:
     files = []
     for path in sorted(source.rglob("*")):
         relative = path.relative_to(source)
-        if relative.parts[0] in (CHECKPOINTS, _RECORD_NAME, _STAGING, MANIFEST_NAME):
+        if relative.parts[0] in (CHECKPOINTS, RECORD_NAME, _STAGING, MANIFEST_NAME):
             continue
         if path.is_symlink() or not (path.is_dir() or path.is_file()):
             raise ArtifactError(f"{path} is neither a file nor a directory: it cannot be published")

@@ -10,6 +10,8 @@ from typing import Any
 
 from lwdctl.artifacts import lineage
 from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.files import matching
+from lwdctl.artifacts.leftovers import Leftover, leftovers
 from lwdctl.artifacts.manifest import MANIFEST_NAME
 from lwdctl.artifacts.references import (
     Reference,
@@ -76,6 +78,13 @@ class Workspace:
     def unfinished(self, artifact_type: str = "") -> list[RunRecord]:
         """Return the unfinished runs, oldest first."""
         return unfinished_runs(self.root, artifact_type or "*")
+
+    def leftovers(self, *, resumable: bool = False) -> list[Leftover]:
+        """Return what killed processes left and nothing needs any more.
+
+        With `resumable`, runs that `--resume` could go on from are counted, too.
+        """
+        return leftovers(self.root, resumable=resumable)
 
     def resolve(
         self, artifact_type: str, reference: str = "", run: str = "", *, choose: str = ""
@@ -259,7 +268,7 @@ def _version_directories(root: Path, artifact_type: str = "", name: str = "") ->
     """Return the version directories below `root` by version; hidden ones are left out."""
     found = [
         path
-        for path in sorted(root.glob(f"{artifact_type or '*'}/{name or '*'}/v*"))
+        for path in matching(root, artifact_type or "*", name or "*", "v*")
         if not any(part.startswith(".") for part in path.parts[-3:])
         and version_of(path.name)
         and path.is_dir()

@@ -81,6 +81,9 @@ COMMANDS = Registry(
         "verify": Row(
             "lwdctl.cli.workspace:verify_command", "Re-read artifacts and compare every digest."
         ),
+        "gc": Row(
+            "lwdctl.cli.workspace:gc_command", "Remove what interrupted commands left behind."
+        ),
         "download": Row("lwdctl.cli.download:command", "Download public demonstrations."),
         "export": Row(
             "lwdctl.cli.export:command", "Export a policy or a data set for other programs."

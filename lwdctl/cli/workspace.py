@@ -1,4 +1,4 @@
-"""The commands about a workspace: `lwdctl list`, `show`, `lineage` and `verify`."""
+"""The commands about a workspace: `lwdctl list`, `show`, `lineage`, `verify` and `gc`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Annotated, Any
 import typer
 
 from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.leftovers import Leftover
 from lwdctl.artifacts.references import MAKERS
 from lwdctl.artifacts.run_in_progress import RunRecord
 from lwdctl.artifacts.workspace import Workspace
-from lwdctl.cli.generate import Shared
+from lwdctl.cli.generate import Shared, bare_option
 from lwdctl.cli.output import print_json, print_summary, print_table, print_text, size_text
 from lwdctl.core.errors import ArtifactError, ConfigError
 from lwdctl.core.suggest import did_you_mean
@@ -25,7 +26,7 @@ def list_command(
         str, typer.Argument(help="Artifact type to list (vae, latents, ...).", metavar="TYPE")
     ] = "",
 ) -> None:
-    """List finished artifacts, oldest first, then damaged and unfinished ones."""
+    """List finished artifacts, oldest first, then damaged and unfinished ones, then leftovers."""
     workspace = shared.workspace
     known = artifact_type in ("", *MAKERS) or (workspace.root / artifact_type).is_dir()
     if not known:
@@ -39,6 +40,7 @@ def list_command(
             for item in workspace.damaged(artifact_type)
         ],
         "unfinished": [_unfinished(item) for item in workspace.unfinished(artifact_type)],
+        "leftovers": [_leftover(item) for item in workspace.leftovers() if not artifact_type],
     }
     if shared.as_json:
         print_json(None, workspace.root, summary)
@@ -49,10 +51,18 @@ def list_command(
         rows.append([item["artifact"], item["finished"][:19], size_text(item["bytes"]), inputs])
     rows += [[item["artifact"], "damaged", "-", item["reason"]] for item in summary["damaged"]]
     rows += [[item["artifact"], item["state"], "-", item["path"]] for item in summary["unfinished"]]
+    listed = {item["path"] for item in summary["unfinished"]}
+    rows += [
+        ["-", "left behind", size_text(item["bytes"]), item["path"]]
+        for item in summary["leftovers"]
+        if item["path"] not in listed
+    ]
     if rows:
         print_table(["artifact", "finished (UTC)", "size", "derived from"], rows)
     else:
         print_text(f"{workspace.root} is empty")
+    if summary["leftovers"]:
+        shared.progress.message("see what `lwdctl gc` would remove")
 
 
 def show_command(
@@ -128,6 +138,46 @@ def verify_command(
         raise ArtifactError(
             "; ".join(problems), "make the damaged artifacts again, or restore copies"
         )
+
+
+def gc_command(
+    shared: Shared,
+    delete: Annotated[bool, bare_option("Remove what is listed.", "--delete")] = False,
+    resumable: Annotated[
+        bool,
+        bare_option(
+            "Also runs that --resume could go on from. Without it they are left alone unless the"
+            " same run has finished since.",
+            "--resumable",
+        ),
+    ] = False,
+) -> None:
+    """List what interrupted commands left behind and nothing needs; remove it with --delete.
+
+    Finished artifacts and runs that a process works on are never removed.
+    """
+    found = shared.workspace.leftovers(resumable=resumable)
+    removed = {item.path for item in found if delete and item.remove()}
+    entries = [{**_leftover(item), "removed": item.path in removed} for item in found]
+    freed = sum(item.bytes for item in found if item.path in removed or not delete)
+    if shared.as_json:
+        print_json(None, shared.workspace.root, {"leftovers": entries, "bytes": freed})
+        return
+    if not found:
+        print_text(f"nothing is left behind in {shared.workspace.root}")
+        return
+    print_table(
+        ["path", "size", "why"],
+        [[item["path"], size_text(item["bytes"]), item["reason"]] for item in entries],
+    )
+    if delete:
+        print_text(f"removed {len(removed)} of {len(found)}, {size_text(freed)}")
+    else:
+        print_text(f"{size_text(freed)} can be freed with: lwdctl gc --delete")
+
+
+def _leftover(item: Leftover) -> dict[str, Any]:
+    return {"path": str(item.path), "reason": item.reason, "bytes": item.bytes}
 
 
 def _finished(artifact: Artifact) -> dict[str, Any]:

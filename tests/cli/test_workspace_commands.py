@@ -96,3 +96,35 @@ def test_verify_finds_one_changed_byte(capfd, workspace_path):
     assert len(summary["verified"]) == 2
     assert "data.json" in summary["problems"][0]
     assert "data.json" in err
+
+
+def test_gc_lists_what_is_left_behind_and_removes_it_only_when_told(capfd, workspace_path):
+    main(["grow", "--fail", "checkpoint", "-q"])
+    (half,) = workspace_path.glob("plant/field/.partial-*")
+    left = half.with_name(".removed-1")
+    half.rename(left)
+    capfd.readouterr()
+    assert main(["list", "-q"]) == 0
+    assert str(left) in capfd.readouterr().out
+    assert main(["gc"]) == 0
+    out = capfd.readouterr().out
+    assert str(left) in out
+    assert "lwdctl gc --delete" in out
+    assert left.exists()
+    assert main(["gc", "--delete", "--json"]) == 0
+    (entry,) = told(capfd)["summary"]["leftovers"]
+    assert (entry["path"], entry["removed"]) == (str(left), True)
+    assert not left.exists()
+    assert main(["list", "plant"]) == 0  # what is finished stays
+    assert "plant/field:v1" in capfd.readouterr().out
+    assert main(["gc"]) == 0
+    assert "nothing is left behind" in capfd.readouterr().out
+
+
+def test_gc_removes_what_could_be_resumed_only_when_asked(capfd, workspace_path):
+    main(["grow", "--fail", "checkpoint", "-q"])
+    (half,) = workspace_path.glob("plant/field/.partial-*")
+    assert main(["gc", "--delete"]) == 0
+    assert half.exists()
+    assert main(["gc", "--delete", "--resumable"]) == 0
+    assert not half.exists()

@@ -1,0 +1,104 @@
+"""What killed processes left in a workspace, and removing it."""
+
+from __future__ import annotations
+
+import stat
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from lwdctl.artifacts.files import matching
+from lwdctl.artifacts.manifest import MANIFEST_NAME, Manifest
+from lwdctl.artifacts.run_in_progress import (
+    PREFIX,
+    RECORD_NAME,
+    REMOVED,
+    RunRecord,
+    read_record,
+    remove_run,
+    try_lock,
+)
+from lwdctl.core.errors import ArtifactError
+
+SETTLED_SECONDS = 60.0
+"""Age from which a directory without a record counts as left behind, not as just begun."""
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """What nothing needs any more.
+
+    Attributes:
+        path: The directory.
+        reason: Why nothing needs it.
+        bytes: What removing it frees: files that other directories hold as well do not count.
+    """
+
+    path: Path
+    reason: str
+    bytes: int
+
+    def remove(self) -> bool:
+        """Remove the directory unless a process works on it; return whether it is gone."""
+        lock = try_lock(self.path)
+        if lock is None and (self.path / RECORD_NAME).exists():
+            return False
+        remove_run(self.path)
+        if lock is not None:
+            lock.close()
+        return not self.path.exists()
+
+
+def leftovers(root: Path, *, resumable: bool = False) -> list[Leftover]:
+    """Return what killed processes left in a workspace and no command goes on with.
+
+    Args:
+        root: The workspace.
+        resumable: Whether to count runs that `--resume` could go on from, too. Without it they
+            count only where a run of the same settings and inputs has finished since.
+    """
+    found = [(path, "was being removed") for path in matching(root, "*", "*", f"{REMOVED}*")]
+    for path in matching(root, "*", "*", f"{PREFIX}*"):
+        record = read_record(path)
+        reason = _why_left(record, resumable=resumable) if record else _why_unreadable(path)
+        if reason:
+            found.append((path, reason))
+    names = [path for path in matching(root, "*", "*") if path.is_dir() and not path.is_symlink()]
+    found += [(path, "is empty") for path in names if not matching(path, "*")]
+    return [Leftover(path, reason, _bytes_of(path)) for path, reason in sorted(found)]
+
+
+def _why_left(record: RunRecord, *, resumable: bool) -> str:
+    if record.active:
+        return ""
+    if not record.resumable:
+        return "ended before its first checkpoint"
+    if _is_superseded(record):
+        return "the same run has finished since"
+    return "can be resumed" if resumable else ""
+
+
+def _why_unreadable(path: Path) -> str:
+    try:
+        age = time.time() - path.stat().st_mtime
+    except OSError:  # gone meanwhile
+        return ""
+    return "has no readable run.json" if age > SETTLED_SECONDS else ""
+
+
+def _is_superseded(record: RunRecord) -> bool:
+    """Return whether a version with a run's settings and inputs was published after it began."""
+    for path in matching(record.path.parent, "v*", MANIFEST_NAME):
+        try:
+            manifest = Manifest.read(path)
+        except ArtifactError:
+            continue
+        digests = [item.digest for item in manifest.inputs]
+        if (manifest.config, digests) == (record.config, record.input_digests):
+            return str(manifest.provenance.get("finished", "")) > record.started
+    return False
+
+
+def _bytes_of(path: Path) -> int:
+    found = (item.lstat() for item in path.rglob("*"))
+    return sum(item.st_size for item in found if stat.S_ISREG(item.st_mode) and item.st_nlink == 1)
