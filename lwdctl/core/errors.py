@@ -46,3 +46,8 @@ class SimulatorError(LwdctlError):
 
 class MissingExtraError(LwdctlError):
     """An optional dependency that is not installed."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or the name of its type."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

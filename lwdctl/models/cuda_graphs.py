@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lwdctl.configs import CudaGraphs
+from lwdctl.core.errors import first_line
 
 MOST_GRAPHS = 8
 WARM_UP = 3
@@ -141,11 +142,6 @@ def capture(
         with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             result = run()
     return graph, result
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message; those of CUDA have many."""
-    return str(error).strip().partition("\n")[0]
 
 
 def _state(module: nn.Module) -> tuple[Any, ...]:

@@ -5,8 +5,9 @@ Each file is written completely or not at all.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from lwdctl.artifacts.files import sync
 from lwdctl.artifacts.run_in_progress import CHECKPOINTS
-from lwdctl.core.errors import ArtifactError
+from lwdctl.core.errors import ArtifactError, first_line
 from lwdctl.models.files import load_tensors, unique_tensors
 
 KEPT = 2
@@ -29,26 +30,59 @@ def save(directory: Path, update: int, tensors: Mapping[str, Tensor], values: An
     """Write a checkpoint of tensors and JSON-ready values; remove all but the newest ones."""
     folder = directory / CHECKPOINTS
     folder.mkdir(exist_ok=True)
-    path = folder / f"update-{update:09d}.safetensors"
+    path = folder / f"update-{update:09d}{_ENDING}"
     unfinished = path.with_suffix(".tmp")
-    contiguous = {name: value.detach().contiguous() for name, value in tensors.items()}
-    save_file(contiguous, unfinished, metadata={"values": json.dumps(values)})
+    contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    text = json.dumps(values)
+    metadata = {"values": text, "sha256": _digest(contiguous, text)}
+    save_file(contiguous, unfinished, metadata=metadata)
     sync(unfinished)
     unfinished.rename(path)
     sync(folder)
-    for old in sorted(folder.glob("update-*.safetensors"))[:-KEPT]:
+    for old in _found(directory)[:-KEPT]:
         old.unlink()
     return path
 
 
 def newest(directory: Path) -> Path | None:
     """Return the newest complete checkpoint of a run, or None."""
-    found = sorted((directory / CHECKPOINTS).glob("update-*.safetensors"))
+    found = _found(directory)
     return found[-1] if found else None
 
 
+def load_newest(
+    directory: Path, log: Callable[[str], None]
+) -> tuple[dict[str, Tensor], Any] | None:
+    """Read the newest checkpoint that is intact; damaged ones are renamed and passed over.
+
+    Args:
+        directory: The run's directory.
+        log: Called with what was passed over and what is resumed from.
+
+    Returns:
+        Tensors and values; None where the run has no checkpoint.
+
+    Raises:
+        ArtifactError: Every checkpoint is damaged.
+    """
+    damaged = ""
+    for path in reversed(_found(directory)):
+        try:
+            loaded = load(path)
+        except ArtifactError as error:
+            damaged = error.message
+            log(f"passed over: {damaged}")
+            path.rename(path.with_suffix(".damaged"))
+        else:
+            log(f"resuming from {path.name}")
+            return loaded
+    if damaged:
+        raise ArtifactError(f"{damaged}; there is no other", "start again without --resume")
+    return None
+
+
 def load(path: Path) -> tuple[dict[str, Tensor], Any]:
-    """Read a checkpoint back.
+    """Read a checkpoint back and compare its digest.
 
     Raises:
         ArtifactError: The file is damaged.
@@ -56,11 +90,29 @@ def load(path: Path) -> tuple[dict[str, Tensor], Any]:
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, json.loads(file.metadata()["values"])
+            metadata = file.metadata()
+        text = metadata["values"]
+        if metadata["sha256"] != _digest(tensors, text):
+            raise ValueError("its digest differs")
+        return tensors, json.loads(text)
     except Exception as error:
         raise ArtifactError(
-            f"checkpoint {path} cannot be read: {error}", "delete it and resume from the one before"
+            f"checkpoint {path} cannot be read: {first_line(error)}", "start again without --resume"
         ) from error
+
+
+def _found(directory: Path) -> list[Path]:
+    """Return the checkpoints of a run, oldest first."""
+    return sorted((directory / CHECKPOINTS).glob(f"update-*{_ENDING}"))
+
+
+def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
+    """Return the SHA-256 of names, types, shapes and bytes of tensors, and of a text."""
+    digest = hashlib.sha256(text.encode())
+    for name, value in sorted(tensors.items()):
+        digest.update(f"\0{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -153,7 +153,7 @@ class TrainingLoop(Generic[M]):
             Training steps, seconds, samples per second and the last losses.
 
         Raises:
-            LwdctlError: The loss became NaN or infinite.
+            LwdctlError: The loss, its gradient or a weight became NaN or infinite.
             KeyboardInterrupt: The user asked to stop; a checkpoint has been written.
         """
         with self._threads(), matrix_precision(self.update.device, self.settings.precision):
@@ -212,16 +212,20 @@ class TrainingLoop(Generic[M]):
         return Trained(spec, self.ema_model.eval(), self.model.eval(), summary)
 
     def save(self) -> None:
-        """Write a checkpoint of the current state."""
+        """Write a checkpoint of the current state.
+
+        Raises:
+            LwdctlError: A weight is NaN or infinite; nothing is written.
+        """
+        self._raise_if_diverged(self.update.broken_weights())
         checkpoint.save(self.directory, self.state.update, self.update.save(), vars(self.state))
         self._saved = time.monotonic()
 
     def _load(self) -> None:
-        path = checkpoint.newest(self.directory)
-        if path is None:
+        loaded = checkpoint.load_newest(self.directory, self.progress.message)
+        if loaded is None:
             return
-        self.progress.message(f"resuming from {path.name}")
-        tensors, values = checkpoint.load(path)
+        tensors, values = loaded
         self.state = LoopState(**values)
         self.update.load(tensors)
         checkpoint.remove_later_snapshots(self.directory, self.state.update)
@@ -286,7 +290,9 @@ class TrainingLoop(Generic[M]):
 
     def _check_divergence(self) -> None:
         """Raise before diverged weights reach a checkpoint or the log."""
-        what = self.update.not_finite()
+        self._raise_if_diverged(self.update.not_finite())
+
+    def _raise_if_diverged(self, what: str) -> None:
         if what:
             raise LwdctlError(
                 f"training diverged at or before update {self.state.update}: {what}",

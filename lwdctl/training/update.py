@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from lwdctl.configs import CudaGraphs, Precision, TrainingConfig
+from lwdctl.core.errors import first_line
 from lwdctl.core.seeding import derive_seed
-from lwdctl.models.cuda_graphs import capture, first_line
+from lwdctl.models.cuda_graphs import capture
 from lwdctl.models.files import load_tensors, unique_tensors
 from lwdctl.training import checkpoint
 from lwdctl.training.adamw import AdamW
@@ -234,7 +235,19 @@ class Update(Generic[M]):
         loss = float(self.loss)
         if math.isfinite(loss):
             return f"the norm of the gradient is {float(self._norm)}"
-        return f"the loss is {loss}"
+        terms = {name: float(term) for name, term in self.terms.items()}
+        odd = [f"{name} {value}" for name, value in terms.items() if not math.isfinite(value)]
+        return f"the loss is {loss}" + (f" ({', '.join(odd)})" if odd else "")
+
+    def broken_weights(self) -> str:
+        """Name the first weight or EMA weight that is NaN or infinite, or return ""."""
+        for noun, module in (("weight", self.model), ("EMA weight", self.average)):
+            state = unique_tensors(module)
+            finite = [torch.isfinite(value).all() for value in state.values()]
+            if state and not bool(torch.stack(finite).all()):  # one wait for the device
+                name = next(name for name, one in zip(state, finite, strict=True) if not one)
+                return f"the {noun} {name} is not finite"
+        return ""
 
     def save(self) -> dict[str, Tensor]:
         """Return all that a checkpoint needs, by name."""

@@ -101,12 +101,52 @@ def test_a_time_limit_adds_no_update() -> None:
     assert replace(SETTINGS, updates=100, time_limit=1.0).planned(10, 19.0) == 30
 
 
-def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
-    train(tmp_path / "run", Regression())
-    path = checkpoint.newest(tmp_path / "run")
-    path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(ArtifactError, match="cannot be read"):
+def damage(path: Path, how: str) -> None:
+    content = bytearray(path.read_bytes())
+    if how == "truncated":
+        del content[-40:]
+    else:  # one bit, in a weight
+        content[-7] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["truncated", "one bit"])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, how: str) -> None:
+    _, whole = train(tmp_path / "whole", Regression())
+    for stop in (13, 29):
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "run", Regression(stop_at=stop))
+    damage(checkpoint.newest(tmp_path / "run"), how)
+    _, resumed = train(tmp_path / "run", Regression())
+    assert same(whole.ema_model, resumed.ema_model)
+    assert (tmp_path / "run" / "checkpoints" / "update-000000030.damaged").exists()
+
+
+@pytest.mark.parametrize("how", ["truncated", "one bit"])
+def test_a_run_whose_checkpoints_are_all_damaged_is_refused(tmp_path: Path, how: str) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "run", Regression(stop_at=13))
+    damage(checkpoint.newest(tmp_path / "run"), how)
+    with pytest.raises(ArtifactError, match="there is no other"):
         TrainingLoop(network(), Regression(), SETTINGS, tmp_path / "run", SilentProgress())
+
+
+def test_weights_that_are_not_finite_reach_no_checkpoint_and_are_named(tmp_path: Path) -> None:
+    """A huge learning rate breaks the weights of the last training step, whose loss is fine."""
+    settings = replace(SETTINGS, updates=1, warmup=0, learning_rate=1e39)
+    with pytest.raises(LwdctlError, match=r"diverged at or before update 1: the weight 0\.weight"):
+        train(tmp_path / "run", Regression(), settings)
+    assert checkpoint.newest(tmp_path / "run") is None
+
+
+def test_the_term_that_diverged_is_named(tmp_path: Path) -> None:
+    class Term(Regression):
+        def loss(self, *words: Any) -> Any:
+            loss, terms = super().loss(*words)
+            return loss, {**terms, "error": loss.detach(), "other": torch.ones(())}
+
+    with pytest.raises(LwdctlError, match=r"the loss is nan \(error nan\)"):
+        train(tmp_path / "run", Term(diverge_at=5))
 
 
 def test_old_checkpoints_are_dropped(tmp_path: Path) -> None:
