@@ -7,7 +7,8 @@ needs none.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +41,8 @@ METAWORLD_CONTROL_RATE = 80.0
 # robosuite, as robomimic's data know it.
 ROBOSUITE_CONTROL_RATE = 20.0
 ROBOSUITE_NETWORK_KEYS = ("object", "robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")
+ROBOSUITE_TASKS = ("Lift", "PickPlaceCan", "NutAssemblySquare", "TwoArmTransport", "ToolHang")
+"""The tasks that robomimic gives an episode limit for."""
 ROBOSUITE_MAX_STEPS = {"TwoArmTransport": (700, 1100), "ToolHang": (700, 700)}
 """robomimic's episode limits for the data of one operator (ph) and of several (mh)."""
 ROBOSUITE_DEFAULT_MAX_STEPS = (400, 500)
@@ -64,6 +67,30 @@ def has_absolute_targets(arm: Mapping[str, Any]) -> bool:
     return not arm.get("control_delta", True) or arm.get("input_type") == "absolute"
 
 
+_NETWORK_KEY = re.compile(
+    r"object|robot\d+_((right_|left_)?(eef_pos|eef_quat|gripper_qpos)"
+    r"|base_pos|base_quat|base_to_(right_|left_)?eef_(pos|quat))"
+)
+
+
+def robosuite_network_keys(keys: Iterable[str]) -> tuple[str, ...]:
+    """Return the observation keys that networks see by default, of every robot and arm.
+
+    These are the objects and each arm's end effector and gripper; of a robot that drives, its base
+    as well. The order is that of `ROBOSUITE_NETWORK_KEYS`, robot after robot.
+
+    Args:
+        keys: The keys that a file holds.
+
+    Returns:
+        () where the keys are not robosuite's: no robot's end effector is among them.
+    """
+    found = sorted(key for key in keys if _NETWORK_KEY.fullmatch(key))
+    if not any("eef_pos" in key for key in found):
+        return ()
+    return tuple(sorted(found, key=lambda key: (key != "object", key.partition("_")[0], key)))
+
+
 def robosuite_control_rate(arguments: Mapping[str, Any]) -> float:
     """Return the actions per second of the environment made from the keyword `arguments`."""
     return float(arguments.get("control_freq", ROBOSUITE_CONTROL_RATE))
@@ -73,7 +100,8 @@ def robosuite_action(arm: Mapping[str, Any], size: int, control_rate: float) -> 
     """Describe the actions of robosuite controllers.
 
     robosuite sets no limits on absolute targets. Theirs are wide enough for any reachable one: 2 m
-    around the base, a full turn, and the gripper's own [-1, 1].
+    around the base, a full turn, and the gripper's own [-1, 1]; none where an action commands more
+    than arms and grippers.
 
     Args:
         arm: Settings of the (first) arm's controller; {} stands for robosuite's default.
@@ -85,10 +113,15 @@ def robosuite_action(arm: Mapping[str, Any], size: int, control_rate: float) -> 
         semantics = "torque" if controller == "JOINT_TORQUE" else "delta"
         low, high = (-1.0,) * size, (1.0,) * size
         per_arm = len(_POSE_LIMITS) if controller.endswith("_POSE") else size
-        gripper = tuple(range(per_arm - 1, size, per_arm))
+        # Behind one arm and its gripper, a size of another multiple holds other parts.
+        last = size if size % per_arm == 0 else per_arm
+        gripper = tuple(range(per_arm - 1, last, per_arm))
         return ActionSpec(size, semantics, "normalized", low, high, control_rate, gripper=gripper)
     if controller.endswith("_POSE") and size % len(_POSE_LIMITS) == 0:
         high = _POSE_LIMITS * (size // len(_POSE_LIMITS))
+    elif controller.endswith("_POSE") or not controller.startswith(("OSC_", "JOINT_")):
+        # Parts beside the arms, such as a base or fingers, are not known.
+        return ActionSpec(size, "absolute", "unknown", (), (), control_rate, limits="")
     else:
         high = (*(math.tau,) * (size - 1), 1.0)
     low = tuple(-value for value in high)

@@ -50,7 +50,7 @@ def finite_rows(
     return rows
 
 
-def check_rows(found: int, expected: int, where: str, reference: str) -> None:
+def check_rows(found: int, expected: int, where: str, reference: str, hint: str = "") -> None:
     """Check that an array has as many rows as the array `reference` it belongs to.
 
     Raises:
@@ -58,17 +58,21 @@ def check_rows(found: int, expected: int, where: str, reference: str) -> None:
     """
     if found != expected:
         row = min(found, expected)
-        raise DataError(f"{where}, row {row}: has {found} rows, but {reference} has {expected}")
+        raise DataError(
+            f"{where}, row {row}: has {found} rows, but {reference} has {expected}", hint
+        )
 
 
-def check_components(found: int, expected: int, where: str) -> None:
+def check_components(found: int, expected: int, where: str, hint: str = "") -> None:
     """Check that an array has as many components as the same array of earlier episodes.
 
     Raises:
         DataError: The numbers of components differ.
     """
     if found != expected:
-        raise DataError(f"{where}, row 0: has {found} components, earlier episodes have {expected}")
+        raise DataError(
+            f"{where}, row 0: has {found} components, earlier episodes have {expected}", hint
+        )
 
 
 def check_declared_bytes(total: int, max_bytes: int, where: str) -> None:

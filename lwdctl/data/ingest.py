@@ -50,7 +50,7 @@ def ingest(
     order = _order(config, source.episodes)
     chosen = [source.episodes[index] for index in order]
     spec, action = _narrowed(source.spec, chosen), source.spec.action
-    if config.actions not in ("recorded", action.semantics):
+    if config.actions.removeprefix("recorded-") not in ("recorded", action.semantics):
         raise ConfigError(
             f"--actions {config.actions}: the recorded actions are {action.semantics} and cannot "
             "be converted",

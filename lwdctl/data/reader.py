@@ -397,12 +397,20 @@ def _check_agreement(first: FileReader, other: FileReader) -> None:
             )
 
 
+# LIBERO describes the tasks of one suite in files of their own.
+_ENVIRONMENT_NAMES = ("env_name", "problem_name", "bddl_file")
+
+
 def _settings(spec: SourceSpec) -> dict[str, object]:
-    """Return the settings without the environment's name, which the tasks already say."""
+    """Return the settings without names of the environment, which the tasks already say."""
     settings = dict(spec.env.settings)
-    if isinstance(settings.get("env_args"), dict):
-        arguments = settings["env_args"].items()
-        settings["env_args"] = {key: value for key, value in arguments if key != "env_name"}
+    arguments = settings.get("env_args")
+    if isinstance(arguments, dict):
+        kept = {key: value for key, value in arguments.items() if key not in _ENVIRONMENT_NAMES}
+        if isinstance(kept.get("env_kwargs"), dict):
+            kwargs = kept["env_kwargs"].items()
+            kept["env_kwargs"] = {key: value for key, value in kwargs if key != "bddl_file_name"}
+        settings["env_args"] = kept
     return settings
 
 

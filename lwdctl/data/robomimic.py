@@ -1,71 +1,103 @@
-"""Reader of robomimic's HDF5 layout (versions 1.2 to 1.5 of `env_args`).
+"""Reader of robomimic's HDF5 layout (versions 1.2 to 1.5 of `env_args`) and of its relatives.
 
-robomimic itself is not needed. robosuite's `object` observation is converted to one convention
-(`data.robosuite`); `env_args` are kept as written in `EnvSpec.settings["env_args"]`.
+Isaac Lab (Mimic), LIBERO, RoboCasa, MimicGen, DexMimicGen, EgoMimic and robosuite's own recordings
+share the layout `data/demo_0/actions`. None of them is needed. robosuite's `object` observation is
+converted to one convention (`data.robosuite`); `env_args` are kept as written in
+`EnvSpec.settings["env_args"]`, but for controllers whose recorded actions are declared to be
+targets.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import (
-    ActionSpec,
     EnvSpec,
     Episode,
+    Finding,
     FloatArray,
     ObservationSpec,
+    Severity,
     SourceSpec,
 )
-from lwdctl.core.registry import is_import_path
-from lwdctl.core.simulator_facts import (
-    METAWORLD_CONTROL_RATE,
-    METAWORLD_MAX_STEPS,
-    ROBOSUITE_DEFAULT_MAX_STEPS,
-    ROBOSUITE_MAX_STEPS,
-    ROBOSUITE_NETWORK_KEYS,
-    robosuite_action,
-    robosuite_control_rate,
-)
-from lwdctl.core.suggest import did_you_mean
-from lwdctl.data.checks import check_components, choose_observations, numeric_order
+from lwdctl.data.checks import check_components, check_rows, numeric_order
 from lwdctl.data.contents import Contents
-from lwdctl.data.hdf5 import (
-    Hdf5Reader,
-    array_at,
-    dataset_at,
-    location,
-    read_array,
-    text_of,
+from lwdctl.data.hdf5 import Hdf5Reader, dataset_at, location, text_of
+from lwdctl.data.reader import EpisodeOutline, check_unused, requested_env
+from lwdctl.data.robomimic_env import (
+    ACTIONS,
+    RecordedActions,
+    adapter_of,
+    describe_actions,
+    max_steps_of,
+    read_env_args,
 )
-from lwdctl.data.reader import EpisodeOutline, requested_env
-from lwdctl.data.robomimic_writer import LEVELS
+from lwdctl.data.robomimic_keys import (
+    OBS,
+    Layout,
+    choose_action_key,
+    choose_keys,
+    findings_of,
+    is_action,
+    is_vector,
+    layout_of,
+    name_of,
+)
+from lwdctl.data.robomimic_masks import Masks, some_of
+from lwdctl.data.robomimic_texts import INSTRUCTIONS, find_text, required_texts
 from lwdctl.data.robosuite import (
     CONVENTION,
     POSITION_KEY,
     ObjectConvention,
     PoseTargets,
-    arm_settings,
     pose_targets,
 )
 
 QUATERNION_KEY = "robot0_eef_quat"
 SUCCESS_REWARD = 1.0
+RANKS = (1, 2, 3)
+ODD: dict[str, tuple[str, Severity, str, str]] = {
+    "no actions": (
+        "left-out", "note", "{} groups beside the demonstrations hold no actions: {}", "",
+    ),
+    "empty": ("left-out", "warning", "{} demonstrations have no steps and are left out: {}", ""),
+    "num_samples": (
+        "metadata", "warning",
+        "num_samples of {} demonstrations is not the number of their actions, which counts: {}", "",
+    ),
+    "seed": ("metadata", "warning", "the seed of {} demonstrations is no integer: {}", ""),
+    "label": ("metadata", "warning", "{} demonstrations have no behavior label: {}", ""),
+    "task": ("metadata", "warning", "{} demonstrations have no task of their own: {}", ""),
+    "failed": (
+        "success", "note", "{} demonstrations are marked as failed and stored: {}",
+        "--only-successful leaves them out",
+    ),
+    "states": (
+        "left-out", "note",
+        "states of {} demonstrations are no table of a row per action, and are not stored: {}", "",
+    ),
+}  # fmt: skip
+"""Oddities of demonstrations that do no harm: check, severity, message and hint."""
 
 
 class RobomimicFile(Hdf5Reader):
-    """One robomimic file; a `FileReader`.
+    """One file of robomimic's layout; a `FileReader`.
 
-    Tasks come from the attribute `task` of a demonstration, else from `env_name`; labels from
-    `--label`, the attributes `operator` or `label`, else masks; success from the attribute
-    `success`, else (robosuite) from a reward of 1.
+    Tasks come from `--task-from`, the attribute `task` of a demonstration, the name in `--env`, an
+    instruction (RoboCasa's `ep_meta.lang`, LIBERO's `problem_info.language_instruction`), else from
+    `env_name`; labels from `--label`, `--label-from`, the attributes `operator` or `label`, else
+    masks; success from the attribute `success`, else (robosuite) from a reward of 1.
     """
 
     generic = False
@@ -73,101 +105,292 @@ class RobomimicFile(Hdf5Reader):
     @staticmethod
     def recognize(contents: Contents) -> str:
         """Return by what a file is recognized as robomimic's, or ""."""
-        demos = [name for name in contents.children("data") if f"data/{name}" in contents.groups]
-        found = [f"data/{name}/actions" for name in demos]
-        return next((key for key in found if key in contents.arrays), "")
+        for name in contents.children("data"):
+            demo = f"data/{name}"
+            keys = [key for key in contents.children(demo) if is_action(key)]
+            if f"{demo}/{ACTIONS}" in contents.arrays:
+                return f"{demo}/{ACTIONS}"
+            if keys and contents.has(f"{demo}/{OBS}"):
+                return f"{demo}/{keys[0]}"
+        return ""
 
     def _scan(self, config: IngestConfig) -> None:
-        path = self.path
+        unused = ("terminals", "episode_ends", "terminals_key", "lengths_key")
+        check_unused(config, self.path, "a robomimic file", *unused)
         data = self._file.get("data")
         if not isinstance(data, h5py.Group):
-            raise DataError(f"{path}: data: is missing; a robomimic file has data/demo_0 and so on")
-        demos = sorted(
-            (name for name in data if isinstance(data[name], h5py.Group)), key=numeric_order
-        )
-        masks = Masks(self._file, demos)
-        names = masks.select(config.filter_key or "")
-        if not names:
-            raise DataError(f"{path}: data: holds no demonstrations")
-        self._env_args = read_env_args(data)
-        adapter, task = requested_env(config)
-        self._adapter = adapter or adapter_of(self._env_args)
-        env_name = str(self._env_args.get("env_name", ""))
-        task = task or env_name.rpartition("/")[2]
-        version = str(self._env_args.get("env_version", ""))
-        self._object = ObjectConvention(task, version)
-        first = data[names[0]]
-        observations = self._choose_observations(first, config)
-        self._targets: PoseTargets | None = None
-        if config.actions == "absolute" and self._adapter == "robosuite":
-            self._targets = pose_targets(data, first, self._env_args)
-        self._has_rewards = all("rewards" in data[name] for name in names)
-        sizes = {f"obs/{item.name}": item.size for item in observations}
-        sizes["actions"] = int(array_at(first, "actions").shape[1])
-        labels, splits = masks.labels(), masks.splits(config.filter_key or "")
-        self.episodes = [
-            EpisodeOutline(
-                name,
-                self._scan_demo(demo, sizes),
-                text_of(demo.attrs.get("task", task)),
-                config.label or _own_label(demo) or labels.get(name, ""),
-                splits.get(name, ""),
-                _seed(demo),
+            raise DataError(
+                f"{self.path}: data: is missing; a robomimic file has data/demo_0 and so on"
             )
-            for name, demo in ((name, data[name]) for name in names)
-        ]
-        self.spec = self._make_spec(observations, sizes["actions"])
+        self._data, self._config = data, config
+        self._odd: dict[str, list[str]] = {}
+        described = read_env_args(data, config)
+        self.findings += described.findings
+        adapter, task = requested_env(config)
+        self._adapter = adapter or adapter_of(described.env_args)
+        self._task = task or str(described.env_args.get("env_name", "")).rpartition("/")[2]
+        self._object = ObjectConvention(self._task, str(described.env_args.get("env_version", "")))
+        names, masks = self._select()
+        first = self._demos[names[0]]
+        self._observed = self._choose_observations(first, names)
+        actions = self._describe_actions(first, described.env_args)
+        for name in names:
+            self._check_demo(name)
+        self._has_rewards = self._check_rewards(names)
+        self.episodes = self._outlines(names, masks)
+        self._report_odd()
+        self.findings += masks.findings
+        self.spec = self._make_spec(actions)
+
+    def _select(self) -> tuple[list[str], Masks]:
+        """Find the demonstrations that are read, with at least one step each, and their lengths."""
+        self._demos = {
+            name: item for name, item in self._data.items() if isinstance(item, h5py.Group)
+        }
+        groups = sorted(self._demos, key=numeric_order)
+        if not groups:
+            raise DataError(f"{self.path}: data: holds no demonstrations")
+        likely = (name for name in groups if any(map(is_action, self._demos[name])))
+        example = next(likely, groups[0])
+        where = location(self._demos[example])
+        self._key = choose_action_key(layout_of(self._demos[example]), self._config, where)
+        masks = Masks(self._file, groups)
+        stem = _stem(example)
+        self._lengths: dict[str, int] = {}
+        for name in masks.select(self._config.filter_key or ""):
+            key = f"data/{name}/{self._key}"
+            if self._holds(key):
+                self._lengths[name] = self._shape_of(key, ranks=RANKS)[0]
+            elif _stem(name) == stem and len(self._demos[name]):
+                raise DataError(f"{self.path}: {key}: is missing")
+            else:
+                self._note("no actions", name)
+        empty = [name for name, steps in self._lengths.items() if not steps]
+        for name in empty:
+            self._note("empty", name)
+        names = [name for name in self._lengths if name not in set(empty)]
+        if not names:
+            place = f"{empty[0]}/{self._key}: has no rows" if empty else "holds no demonstrations"
+            raise DataError(f"{self.path}: data{'/' if empty else ': '}{place}")
+        return names, masks
 
     def _choose_observations(
-        self, demo: h5py.Group, config: IngestConfig
+        self, first: h5py.Group, names: Sequence[str]
     ) -> tuple[ObservationSpec, ...]:
-        obs = demo.get("obs")
-        if not isinstance(obs, h5py.Group):
-            raise DataError(f"{location(demo, 'obs')}: is missing")
-        shapes = {key: getattr(item, "shape", None) or () for key, item in obs.items()}
-        default = [key for key, shape in shapes.items() if len(shape) == 2]
-        if self._adapter == "robosuite":
-            default = list(ROBOSUITE_NETWORK_KEYS)
-        sizes = {key: int(shape[-1]) if shape else 0 for key, shape in shapes.items()}
-        return choose_observations(config.observation_keys, default, sizes, location(obs))
+        layout, where = layout_of(first), location(first, OBS)
+        partly = self._keys_of_some(layout, names)
+        chosen = choose_keys(layout, self._adapter, partly, self._config, where)
+        self._paths = {item.name: layout.paths[item.name] for item in chosen}
+        self.findings += findings_of(layout, chosen, self._key, partly, first)
+        return chosen
 
-    def _scan_demo(self, demo: h5py.Group, sizes: Mapping[str, int]) -> int:
+    def _keys_of_some(self, layout: Layout, names: Sequence[str]) -> dict[str, int]:
+        """Return the observations that only some demonstrations have, and how many have them."""
+        counts: Counter[str] = Counter()
+        known = set(layout.paths) | set(layout.unusable)
+        wanted = set(names)
+        for path in self._stored:
+            top, _, rest = path.partition("/")
+            demo, _, inner = rest.partition("/")
+            if top == "data" and inner.startswith(f"{OBS}/") and demo in wanted:
+                name = name_of(inner)
+                if name not in known:
+                    counts[name] += 1
+        inside = {name: path for name, path in layout.paths.items() if name not in layout.beside}
+        lacking: dict[str, str] = {}
+        for name, path in inside.items():
+            without = [demo for demo in names if not self._holds(f"data/{demo}/{path}")]
+            if without:
+                counts[name] = len(names) - len(without)
+                lacking[name] = f"data/{without[0]}/{path}"
+        if inside and len(lacking) == len(inside) and not self._config.observation_keys:
+            raise DataError(f"{self.path}: {next(iter(lacking.values()))}: is missing")
+        return dict(counts)
+
+    def _describe_actions(self, first: h5py.Group, env_args: dict[str, Any]) -> RecordedActions:
+        key = location(first, self._key)
+        shape = tuple(dataset_at(first, self._key).shape)
+        self._chunked = not is_vector(shape)
+        if self._chunked and not self._config.action_key:
+            raise DataError(
+                f"{key}: has shape {shape}, several actions per step",
+                f"--action-key {self._key} reads the first action of each step",
+            )
+        if self._chunked:
+            message = f"the first of the {shape[1]} actions that every step holds is stored"
+            self.findings.append(Finding("adjusted", "warning", message, key))
+        self._action_size = self._size_of(shape)
+        kind = dataset_at(first, self._key).dtype.kind
+        if self._action_size == 1 and kind in "iub":
+            raise DataError(f"{key}: holds one integer per step: discrete actions, not numbers")
+        where = f"{self.path}: data.attrs[env_args]"
+        actions = describe_actions(
+            self._adapter, env_args, self._key, self._action_size, self._config, where
+        )
+        self.findings += actions.findings
+        self._targets: PoseTargets | None = None
+        if self._config.actions == "absolute" and self._adapter == "robosuite":
+            self._targets = pose_targets(self._data, first, actions.env_args, self._action_size)
+        return actions
+
+    def _size_of(self, shape: Sequence[int]) -> int:
+        return shape[-1] if self._chunked else math.prod(shape[1:])
+
+    def _check_demo(self, name: str) -> None:
         """Check one demonstration's shapes against each other and the first one's."""
-        place = demo.name.strip("/")
-        steps = self._shape_of(f"{place}/actions")[0]
-        if steps == 0:
-            raise DataError(f"{location(demo, 'actions')}: has no rows")
-        for name, size in sizes.items():
-            found = self._shape_of(f"{place}/{name}", rows=steps)[1]
-            check_components(found, size, f"{self.path}: {place}/{name}")
-        for name in ("rewards", "dones", "states"):
-            if self._holds(f"{place}/{name}"):
-                self._shape_of(f"{place}/{name}", ranks=(1, 2), rows=steps)
+        place, steps = f"data/{name}", self._lengths[name]
+        key = f"{place}/{self._key}"
+        size = self._size_of(self._shape_of(key, ranks=RANKS))
+        check_components(size, self._action_size, f"{self.path}: {key}")
+        for item in self._observed:
+            key = f"{place}/{self._paths[item.name]}"
+            shape, hint = self._shape_of(key, ranks=RANKS), f"--drop {item.name}"
+            if shape[0] != steps + 1:  # with one row more, the last is the final observation
+                check_rows(shape[0], steps, f"{self.path}: {key}", self._key, hint)
+            check_components(math.prod(shape[1:]), item.size, f"{self.path}: {key}", hint)
+        demo = self._demos[name]
         declared = demo.attrs.get("num_samples", steps)
-        if declared != steps:
-            where = location(demo, "attrs[num_samples]")
-            raise DataError(f"{where}: is {declared}, actions have {steps} rows")
+        if not np.array_equal(declared, steps):
+            self._note("num_samples", f"{name} ({declared} for {steps} rows)")
+        if _flag(demo.attrs.get("success")) is False:
+            self._note("failed", name)
+        if self._holds(f"{place}/states") and not self._has_states(place, steps):
+            self._note("states", name)
         if self._targets is not None:
-            self._targets.check(demo)
-        return steps
+            self._targets.check(demo, steps)
 
-    def _make_spec(self, observations: tuple[ObservationSpec, ...], action_size: int) -> SourceSpec:
+    def _has_states(self, place: str, steps: int) -> bool:
+        """Return whether the first row of `states` is the state at the first action."""
+        shape = self._numbers_shape(f"{place}/states")
+        return len(shape) == 2 and shape[0] in (steps, steps + 1)
+
+    def _numbers_shape(self, key: str) -> tuple[int, ...]:
+        """Return the shape of an array of numbers, () where there is none at this path."""
+        if key not in self._stored and not isinstance(self._file.get(key), h5py.Dataset):
+            return ()
+        try:
+            return self._shape_of(key, ranks=RANKS)
+        except DataError:
+            return ()
+
+    def _note(self, what: str, place: str) -> None:
+        self._odd.setdefault(what, []).append(place)
+
+    def _report_odd(self) -> None:
+        for what, places in self._odd.items():
+            check, severity, message, hint = ODD[what]
+            self.findings.append(
+                Finding(
+                    check, severity, message.format(len(places), some_of(places)),
+                    f"{self.path}: data", hint, {"count": len(places), "first": places[:10]},
+                )
+            )  # fmt: skip
+
+    def _check_rewards(self, names: Sequence[str]) -> bool:
+        """Return whether all demonstrations have rewards; cloning needs none."""
+        problems = {name: self._problem_of_rewards(name) for name in names}
+        problems = {name: problem for name, problem in problems.items() if problem}
+        if not problems:
+            return True
+        none_at_all = not any(self._holds(f"data/{name}/rewards") for name in names)
+        shown = some_of([f"{name} {problem}" for name, problem in problems.items()])
+        message = (
+            "no demonstration has rewards"
+            if none_at_all
+            else (
+                f"rewards of {len(problems)} of {len(names)} demonstrations cannot be used, so that"
+                f" none are stored: {shown}"
+            )
+        )
+        self.findings.append(
+            Finding("rewards", "note" if none_at_all else "warning", message, f"{self.path}: data")
+        )
+        return False
+
+    def _problem_of_rewards(self, name: str) -> str:
+        key, steps = f"data/{name}/rewards", self._lengths[name]
+        if not self._holds(key):
+            return "has none"
+        shape = self._numbers_shape(key)
+        if not shape or math.prod(shape) != steps:
+            return f"has rewards of shape {shape} for {steps} actions"
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(self._read_values(key).astype(np.float32)).all()
+        return "" if finite else "has NaN or infinity"
+
+    def _outlines(self, names: Sequence[str], masks: Masks) -> list[EpisodeOutline]:
+        tasks, labels = self._tasks(names), self._labels(names, masks)
+        splits = masks.splits(self._config.filter_key or "")
+        return [
+            EpisodeOutline(
+                name, self._lengths[name], tasks[name], labels[name], splits.get(name, ""),
+                self._seed(name),
+            )
+            for name in names
+        ]  # fmt: skip
+
+    def _tasks(self, names: Sequence[str]) -> dict[str, str]:
+        """Return the task of every demonstration."""
+        demos = [self._demos[name] for name in names]
+        if self._config.task_from:
+            found = required_texts(demos, self._config.task_from, "--task-from")
+        else:
+            found = [text_of(demo.attrs.get("task", "")) for demo in demos]
+            instruction = next((item for item in INSTRUCTIONS if find_text(demos[0], item)), "")
+            if instruction and not any(found) and not requested_env(self._config)[1]:
+                found = [find_text(demo, instruction) for demo in demos]
+        told = {text for text in found if text}
+        for name, text in zip(names, found, strict=True):
+            if told and not text:
+                self._note("task", name)
+        return {name: text or self._task for name, text in zip(names, found, strict=True)}
+
+    def _labels(self, names: Sequence[str], masks: Masks) -> dict[str, str]:
+        """Return the behavior label of every demonstration, "" for none."""
+        if self._config.label:
+            return dict.fromkeys(names, self._config.label)
+        demos = [self._demos[name] for name in names]
+        if self._config.label_from:
+            texts = required_texts(demos, self._config.label_from, "--label-from")
+            found = {name: text or "" for name, text in zip(names, texts, strict=True)}
+        else:
+            of_masks = masks.labels()
+            found = {
+                name: text_of(demo.attrs.get("operator", demo.attrs.get("label", "")))
+                or of_masks.get(name, "")
+                for name, demo in zip(names, demos, strict=True)
+            }
+        for name, text in found.items():
+            if not text and any(found.values()):
+                self._note("label", name)
+        return found
+
+    def _seed(self, name: str) -> int | None:
+        attributes = self._demos[name].attrs
+        try:
+            return int(attributes["seed"]) if "seed" in attributes else None
+        except (TypeError, ValueError):
+            self._note("seed", name)
+            return None
+
+    def _make_spec(self, actions: RecordedActions) -> SourceSpec:
         tasks = tuple(dict.fromkeys(item.task for item in self.episodes))
         labels = {item.label for item in self.episodes} - {""}
-        settings: dict[str, Any] = {"env_args": self._env_args} if self._env_args else {}
-        if any(item.name == "object" and self._object.applies(item.size) for item in observations):
+        settings: dict[str, Any] = {"env_args": actions.env_args} if actions.env_args else {}
+        if any(
+            item.name == "object" and self._object.applies(item.size) for item in self._observed
+        ):
             settings["object_convention"] = CONVENTION
-        where = f"{self.path}: data.attrs[env_args]"
-        action = action_spec(self._adapter, self._env_args, action_size, where)
+        action = actions.spec
         if self._targets is not None:
             action = self._targets.spec
             settings["actions"] = action.semantics
-        limit = max(
-            max_steps_of(self._adapter, task, self._env_args, several_operators=len(labels) > 1)
-            for task in tasks
+        limit = self._config.max_steps or max(
+            max_steps_of(self._adapter, task, actions.env_args, several_operators=len(labels) > 1)
+            for task in {*tasks, self._task}
         )
         return SourceSpec(
-            observations=observations,
+            observations=self._observed,
             action=action,
             env=EnvSpec(self._adapter, tasks, settings, limit),
             labels=(),
@@ -181,46 +404,53 @@ class RobomimicFile(Hdf5Reader):
             DataError: NaN or infinity, or an `object` that is neither of the two known ones.
         """
         outline = self.episodes[index]
-        demo = self._file["data"][outline.source]
-        place = f"data/{outline.source}"
-        keys = [item.name for item in self.spec.observations]
-        observations = {key: self._read_rows(f"{place}/obs/{key}") for key in keys}
-        final = self._final_observation(place, observations, outline.length)
+        demo = self._demos[outline.source]
+        place, steps = f"data/{outline.source}", outline.length
+        observations, final = self._observations(place, steps)
         self._normalize_object(place, observations, final)
         rewards = None
         if self._has_rewards:
             rewards = self._read_rows(f"{place}/rewards").reshape(-1)
-        actions = self._read_rows(f"{place}/actions")
+        actions = self._read_rows(f"{place}/{self._key}")
+        actions = actions[:, 0] if self._chunked else actions.reshape(steps, -1)
         if self._targets is not None:
             actions = self._targets.convert(demo, actions)
-        success = None
-        if "success" in demo.attrs:
-            success = bool(demo.attrs["success"])
-        elif self._adapter == "robosuite" and rewards is not None:
+        success = _flag(demo.attrs.get("success"))
+        if success is None and self._adapter == "robosuite" and rewards is not None:
             success = bool((rewards >= SUCCESS_REWARD).any())
         return Episode(
             source=outline.source,
             observations=observations,
-            actions=actions,
+            actions=np.ascontiguousarray(actions),
             rewards=rewards,
             final_observation=final,
-            initial_state=self._initial_state(place),
+            initial_state=self._initial_state(place, steps),
             model=text_of(demo.attrs.get("model_file", "")) or self._shared_model,
             success=success,
         )
 
-    def _final_observation(
-        self, place: str, observations: Mapping[str, FloatArray], steps: int
-    ) -> dict[str, FloatArray] | None:
-        """Return the observation after the last action, where every key has one."""
-        if not all(self._holds(f"{place}/next_obs/{key}") for key in observations):
-            return None
+    def _observations(
+        self, place: str, steps: int
+    ) -> tuple[dict[str, FloatArray], dict[str, FloatArray] | None]:
+        """Return the observations at every action, and the one after the last, if there is one."""
+        rows: dict[str, FloatArray] = {}
+        for item in self._observed:
+            values = self._read_rows(f"{place}/{self._paths[item.name]}")
+            rows[item.name] = values.reshape(len(values), item.size)
+        seen = {name: values[:steps] for name, values in rows.items()}
+        if all(len(values) > steps for values in rows.values()):
+            return seen, {name: values[steps] for name, values in rows.items()}
+        return seen, self._final_observation(place, steps)
+
+    def _final_observation(self, place: str, steps: int) -> dict[str, FloatArray] | None:
+        """Return the last row of `next_obs`, where every key has one."""
         final: dict[str, FloatArray] = {}
-        for key, values in observations.items():
-            name = f"{place}/next_obs/{key}"
-            size = self._shape_of(name, rows=steps)[1]
-            check_components(size, values.shape[1], f"{self.path}: {name}")
-            final[key] = self._read_rows(name, steps - 1, steps)[0]
+        for item in self._observed:
+            key = f"{place}/next_{self._paths[item.name]}"
+            shape = self._numbers_shape(key) if self._holds(key) else ()
+            if not shape or shape[0] != steps or math.prod(shape[1:]) != item.size:
+                return None
+            final[item.name] = self._read_rows(key, steps - 1, steps).reshape(item.size)
         return final
 
     def _normalize_object(
@@ -233,13 +463,14 @@ class RobomimicFile(Hdf5Reader):
         if values is None or not self._object.applies(values.shape[1]):
             return
         # The end effector's pose, whether it is stored or not.
-        names = [f"{place}/obs/{key}" for key in (POSITION_KEY, QUATERNION_KEY)]
-        for name in filter(self._holds, names):
-            self._shape_of(name, rows=len(values))
+        names = [f"{place}/{OBS}/{key}" for key in (POSITION_KEY, QUATERNION_KEY)]
         position, quaternion = (
-            self._read_rows(name) if self._holds(name) else None for name in names
+            self._read_rows(name, 0, len(values)).reshape(len(values), -1)
+            if self._holds(name)
+            else None
+            for name in names
         )
-        where = f"{self.path}: {place}/obs/object"
+        where = f"{self.path}: {place}/{OBS}/object"
         if self._object.is_old(values, position, quaternion, where):
             observations["object"] = self._object.convert(values)
             if final is not None:
@@ -252,162 +483,27 @@ class RobomimicFile(Hdf5Reader):
         models = {text_of(demo.attrs["model_file"]) for demo in demos if "model_file" in demo.attrs}
         return models.pop() if len(models) == 1 else ""
 
-    def _initial_state(self, place: str) -> np.ndarray[Any, np.dtype[np.float64]] | None:
+    def _initial_state(self, place: str, steps: int) -> npt.NDArray[np.float64] | None:
         """Return the first simulator state: `states[0]`, or lwdctl's own `initial_state`."""
-        for name, rank, last in (("states", 2, 1), ("initial_state", 1, None)):
-            key = f"{place}/{name}"
-            if not self._holds(key):
-                continue
-            self._shape_of(key, ranks=(rank,))
-            state = self._read_values(key, 0, last).astype(np.float64).reshape(-1)
-            if not np.isfinite(state).all():
-                raise DataError(f"{self.path}: {key}, row 0: is not finite")
-            return state
+        if self._has_states(place, steps):
+            key, last = f"{place}/states", 1
+        else:
+            key, last = f"{place}/initial_state", None
+            if len(self._numbers_shape(key)) != 1:
+                return None
+        state = self._read_values(key, 0, last).astype(np.float64).reshape(-1)
+        if not np.isfinite(state).all():
+            raise DataError(f"{self.path}: {key}, row 0: is not finite")
+        return state
+
+
+def _stem(name: str) -> str:
+    """Return a name without the number at its end (`demo_`)."""
+    return re.sub(r"\d+$", "", name)
+
+
+def _flag(value: Any) -> bool | None:
+    """Return an attribute that is one number or boolean, None for none or another one."""
+    if value is None or np.size(value) != 1 or np.asarray(value).dtype.kind not in "biuf":
         return None
-
-
-def _own_label(demo: h5py.Group) -> str:
-    """Return the behavior label that a demonstration's attributes give, or ""."""
-    attributes = demo.attrs
-    return text_of(attributes.get("operator", attributes.get("label", "")))
-
-
-def _seed(demo: h5py.Group) -> int | None:
-    if "seed" not in demo.attrs:
-        return None
-    try:
-        return int(demo.attrs["seed"])
-    except (TypeError, ValueError):
-        raise DataError(f"{location(demo, 'attrs[seed]')}: is not an integer") from None
-
-
-class Masks:
-    """The masks of one file.
-
-    Args:
-        file: The open file; it may have no masks.
-        demos: Names of its demonstrations.
-
-    Raises:
-        DataError: A mask is not a list of names, or names a missing demonstration.
-    """
-
-    def __init__(self, file: h5py.File, demos: Sequence[str]) -> None:
-        self._file, self._demos = file, demos
-        self._members: dict[str, frozenset[str]] = {}
-        group = file.get("mask", {})
-        if isinstance(group, h5py.Dataset):
-            raise DataError(f"{location(group)}: is not a group")
-        known = set(demos)
-        for name in group:
-            dataset = dataset_at(group, name)
-            if dataset.dtype.kind not in "SO" or len(dataset.shape or ()) != 1:
-                raise DataError(f"{location(dataset)}: is not a list of names")
-            members = [text_of(item) for item in read_array(dataset)]
-            for row, member in enumerate(members):
-                if member not in known:
-                    raise DataError(f"{location(dataset)}, row {row}: no demonstration '{member}'")
-            self._members[name] = frozenset(members)
-
-    def select(self, filter_key: str) -> list[str]:
-        """Return the demonstrations of the subset `filter_key`, or all of them for "".
-
-        Raises:
-            DataError: No such subset.
-        """
-        if not filter_key:
-            return list(self._demos)
-        if filter_key not in self._members:
-            hint = did_you_mean(filter_key, self._members) or "the file has no masks"
-            raise DataError(f"{location(self._file, f'mask/{filter_key}')}: is missing", hint)
-        return [demo for demo in self._demos if demo in self._members[filter_key]]
-
-    def labels(self) -> dict[str, str]:
-        """Return the behavior label of each demonstration that has one.
-
-        Labels are the masks named after operators, else `better`, `okay` and `worse`. If
-        several hold a demonstration, the smallest (finest) one counts.
-        """
-        base = [name for name in self._members if not name.endswith(("_train", "_valid"))]
-        names = [name for name in base if "operator" in name]
-        names = names or [name for name in LEVELS if name in base]
-        result: dict[str, str] = {}
-        for name in sorted(names, key=lambda name: (-len(self._members[name]), name)):
-            result.update(dict.fromkeys(self._members[name], name))
-        return result
-
-    def splits(self, filter_key: str) -> dict[str, str]:
-        """Return `"train"` or `"validation"` for each demonstration that the masks assign.
-
-        A subset's own split (`NAME_train`, `NAME_valid`) takes precedence over the file's.
-
-        Raises:
-            DataError: A demonstration is in both.
-        """
-        own = f"{filter_key}_train" in self._members and f"{filter_key}_valid" in self._members
-        prefix = f"{filter_key}_" if filter_key and own else ""
-        train = self._members.get(f"{prefix}train", frozenset())
-        valid = self._members.get(f"{prefix}valid", frozenset())
-        both = sorted(train & valid)
-        if both:
-            where = location(self._file, f"mask/{prefix}valid")
-            raise DataError(f"{where}: holds {both[0]}, which mask/{prefix}train holds as well")
-        return {**dict.fromkeys(train, "train"), **dict.fromkeys(valid, "validation")}
-
-
-def read_env_args(data: h5py.Group) -> dict[str, Any]:
-    """Return `env_args` as written, or {} when the file has none.
-
-    Raises:
-        DataError: Not a JSON object.
-    """
-    if "env_args" not in data.attrs:
-        return {}
-    where = f"{location(data)}.attrs[env_args]"
-    try:
-        values = json.loads(text_of(data.attrs["env_args"]))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where}: is not JSON ({error})") from None
-    if not isinstance(values, dict) or not isinstance(values.get("env_kwargs", {}), dict):
-        raise DataError(f"{where}: is not a JSON object")
-    return values
-
-
-def adapter_of(env_args: Mapping[str, Any]) -> str:
-    """Return the environment table's row: robosuite for robomimic's type 1, or a name as written.
-
-    Code to import (`package.module:Class`) is named by the user with `--env`, never by a file.
-    """
-    written = env_args.get("type")
-    if isinstance(written, str):
-        return "" if is_import_path(written) else written
-    return "robosuite" if written == 1 else ""
-
-
-def max_steps_of(
-    adapter: str, task: str, env_args: Mapping[str, Any], *, several_operators: bool
-) -> int:
-    """Return the episode limit with which results on this data are reported, or 0 if unknown."""
-    if adapter == "robosuite":
-        return ROBOSUITE_MAX_STEPS.get(task, ROBOSUITE_DEFAULT_MAX_STEPS)[several_operators]
-    if adapter != "metaworld":
-        return 0
-    return int(env_args.get("env_kwargs", {}).get("max_steps", METAWORLD_MAX_STEPS))
-
-
-def action_spec(adapter: str, env_args: Mapping[str, Any], size: int, where: str) -> ActionSpec:
-    """Describe the recorded actions.
-
-    Raises:
-        DataError: Controller settings that are not the objects robosuite writes.
-    """
-    if adapter == "robosuite":
-        rate = robosuite_control_rate(env_args.get("env_kwargs", {}))
-        return robosuite_action(arm_settings(env_args, where) or {}, size, rate)
-    low, high = (-1.0,) * size, (1.0,) * size
-    if adapter == "metaworld":
-        gripper = (size - 1,)
-        return ActionSpec(
-            size, "delta", "normalized", low, high, METAWORLD_CONTROL_RATE, gripper=gripper
-        )
-    return ActionSpec(size, "absolute", "unknown", low, high)
+    return bool(np.asarray(value).reshape(-1)[0])

@@ -94,15 +94,14 @@ class PoseTargets:
     quaternion_key: str = SITE_KEY
     offset: Rotation | None = None
 
-    def check(self, demo: h5py.Group) -> None:
-        """Check that a demonstration's actions can be converted.
+    def check(self, demo: h5py.Group, steps: int) -> None:
+        """Check that the `steps` actions of a demonstration can be converted.
 
         Raises:
             DataError: The hand's pose is missing or has another shape.
         """
         if self.scale is None:
             return
-        steps = demo["actions"].shape[0]
         for key, size in ((POSITION_KEY, 3), (self.quaternion_key, 4)):
             where = location(demo, f"obs/{key}")
             if key not in demo["obs"]:
@@ -142,7 +141,7 @@ class PoseTargets:
 
 
 def pose_targets(
-    data: h5py.Group, demo: h5py.Group, env_args: Mapping[str, Any]
+    data: h5py.Group, demo: h5py.Group, env_args: Mapping[str, Any], size: int
 ) -> PoseTargets | None:
     """Return the conversion of a file's actions to absolute poses.
 
@@ -150,6 +149,7 @@ def pose_targets(
         data: The group of all demonstrations.
         demo: One that is read.
         env_args: robomimic's description of a robosuite environment.
+        size: Components of a recorded action.
 
     Returns:
         None for absolute targets that are no poses (joint angles), which stay as they are.
@@ -164,7 +164,7 @@ def pose_targets(
     controller = str(arm.get("type", "OSC_POSE"))
     if has_absolute_targets(arm) and controller != "OSC_POSE":
         return None
-    _check_pose_controller(arm, controller, array_at(demo, "actions").shape[1], where)
+    _check_pose_controller(arm, controller, size, where)
     spec = robosuite_pose_action(robosuite_control_rate(env_args.get("env_kwargs", {})))
     if has_absolute_targets(arm):
         return PoseTargets(spec)
@@ -280,7 +280,8 @@ def arm_settings(env_args: Mapping[str, Any], where: str) -> dict[str, Any] | No
     """Return the settings of the (first) arm's controller, or None where there are none.
 
     Up to robosuite 1.4 the controller is at the top level (for two arms, in a list); from 1.5 it
-    is under `body_parts`, in robosuite's own files one level deeper.
+    is under `body_parts`, in robosuite's own files one level deeper. A controller of the whole body
+    takes poses of the hands, and stands for its arms.
 
     Raises:
         DataError: They are not the objects robosuite writes.
@@ -291,6 +292,9 @@ def arm_settings(env_args: Mapping[str, Any], where: str) -> dict[str, Any] | No
     if isinstance(configs, list) and configs:
         configs = configs[0]
     if isinstance(configs, dict) and "body_parts" in configs:
+        whole = configs.get("composite_controller_specific_configs")
+        if isinstance(whole, dict) and "ik_input_type" in whole:
+            return {"type": str(configs.get("type")), "input_type": whole["ik_input_type"]}
         parts = configs["body_parts"]
         parts = parts.get("arms", parts) if isinstance(parts, dict) else None
         configs = parts.get("right", parts.get("left")) if isinstance(parts, dict) else None
