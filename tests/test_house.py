@@ -52,7 +52,7 @@ def test_pins_are_exact_and_portable():
 
 def test_extras():
     extras = PROJECT["optional-dependencies"]
-    assert set(extras) == {"robosuite", "adroit", "minari", "onnx", "all", "dev"}
+    assert set(extras) == {"robosuite", "adroit", "minari", "onnx", "parquet", "all", "dev"}
     assert Requirement(extras["all"][0]).extras == set(extras) - {"all", "dev"}
 
 

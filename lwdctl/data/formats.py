@@ -15,6 +15,9 @@ READERS = Registry(
         "d4rl": Row("lwdctl.data.d4rl:D4rlFile", "D4RL flat HDF5"),
         "minari": Row("lwdctl.data.minari:MinariFile", "Minari dataset, a directory or HDF5"),
         "pusht": Row("lwdctl.data.pusht:PushTBuffer", "Diffusion Policy's PushT buffer (zarr v2)"),
+        "lerobot": Row(
+            "lwdctl.data.lerobot:LeRobotDataset", "LeRobot dataset, 2.0 to 3.0", extra="parquet"
+        ),
     },
     entry_points="lwdctl.readers",
 )

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import zarr
 
@@ -116,11 +118,61 @@ def write_zarr(group: zarr.Group, key: str, values: np.ndarray) -> None:
     )
 
 
+def lerobot_sample(folder: Path) -> Sample:
+    """Write a version 3 dataset: two files, of which the first holds ten episodes."""
+    path = folder / "sample_lerobot"
+    (path / "meta/episodes/chunk-000").mkdir(parents=True)
+    (path / "data/chunk-000").mkdir(parents=True)
+    rows = [
+        {
+            "observation.state": _numbers(length, 5, index).tolist(),
+            "action": _numbers(length, 4, 100 + index).tolist(),
+            "next.reward": _numbers(length, 1, 200 + index)[:, 0].tolist(),
+            "timestamp": (np.arange(length) / 20).tolist(),
+            "frame_index": list(range(length)),
+            "episode_index": [index] * length,
+            "task_index": [index % 2] * length,
+        }
+        for index, length in enumerate(LENGTHS)
+    ]
+    for file, part in enumerate([rows[:10], rows[10:]]):
+        table = {key: [value for item in part for value in item[key]] for key in part[0]}
+        pq.write_table(pa.table(table), path / f"data/chunk-000/file-{file:03d}.parquet")
+    tasks = pa.table({"task_index": [0, 1], "task": ["push it", "pull it"]})
+    pq.write_table(tasks, path / "meta/tasks.parquet")
+    ends = np.cumsum(LENGTHS).tolist()
+    episodes = {
+        "episode_index": list(range(len(LENGTHS))),
+        "length": list(LENGTHS),
+        "tasks": [["push it", "pull it"][index % 2 :][:1] for index in range(len(LENGTHS))],
+        "data/chunk_index": [0] * len(LENGTHS),
+        "data/file_index": [int(index > 9) for index in range(len(LENGTHS))],
+        "dataset_from_index": [0, *ends[:-1]],
+        "dataset_to_index": ends,
+    }
+    pq.write_table(pa.table(episodes), path / "meta/episodes/chunk-000/file-000.parquet")
+    info = {
+        "codebase_version": "v3.0",
+        "fps": 20,
+        "total_episodes": len(LENGTHS),
+        "total_frames": ends[-1],
+        "total_tasks": 2,
+        "data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
+        "features": {
+            "observation.state": {"dtype": "float32", "shape": [5], "names": None},
+            "action": {"dtype": "float32", "shape": [4], "names": None},
+        },
+    }
+    (path / "meta/info.json").write_text(json.dumps(info))
+    return Sample(path, None, "observation.state", "action", sum(LENGTHS[:2]))
+
+
 SAMPLES: dict[str, Callable[[Path], Sample]] = {
     "robomimic": robomimic_sample,
     "d4rl": d4rl_sample,
     "minari": minari_sample,
     "pusht": pusht_sample,
+    "lerobot": lerobot_sample,
 }
 
 
@@ -149,6 +201,11 @@ def poison() -> Callable[[Sample, str, int, float], None]:
         if sample.hdf5 is not None:
             with h5py.File(sample.hdf5, "a") as file:
                 file[key][sample.first_row + row, 1] = value
+        elif (sample.path / "meta/info.json").exists():
+            file = sample.path / "data/chunk-000/file-000.parquet"
+            columns = pq.read_table(file).to_pydict()
+            columns[key][sample.first_row + row][1] = value
+            pq.write_table(pa.table(columns), file)
         else:
             zarr.open_group(sample.path, mode="a")[key][sample.first_row + row, 1] = value
 
