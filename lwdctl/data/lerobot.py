@@ -58,7 +58,7 @@ class _Origin:
             value = facts.values.get(self.fact) if facts else None
         else:
             value = recording.runs[0].values[self.column]
-        values = value if isinstance(value, list) else [value]
+        values: list[Any] = value if isinstance(value, list) else [value]
         found = [self.texts.get(item, item) if self.texts else item for item in values]
         return ", ".join(str(item) for item in found if item is not None)
 
@@ -193,10 +193,13 @@ class LeRobotDataset:
             raise DataError(f"{self.path}: holds no rows")
         found: dict[int, list[Recording]] = {}
         repeated: dict[int, int] = {}
+        unnumbered = [] if index.has_frames else sorted(index.runs)
         for episode in sorted(index.runs):
-            found[episode], count = recordings_of(index.runs[episode])
+            found[episode], count, numbered = recordings_of(index.runs[episode])
             if count:
                 repeated[episode] = count
+            if not numbered:
+                unnumbered.append(episode)
         self._has_rewards = REWARD in index.columns and not index.bad_rewards
         rewards = {REWARD: 1} if self._has_rewards else {}
         self._files.prepare(
@@ -212,7 +215,7 @@ class LeRobotDataset:
                 f" episode_index: {named('episode', places)}",
                 episodes=places[:10],
             )
-        self.findings += check_frames(self.path, index, found, repeated)
+        self.findings += check_frames(self.path, found, repeated, unnumbered)
         self.findings += check_metadata(
             self.path, self._info, self._facts, found, index, self._file_indices
         )

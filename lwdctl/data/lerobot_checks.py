@@ -16,23 +16,27 @@ RATE_TOLERANCE = 0.02
 
 def check_frames(
     path: Path,
-    index: RowIndex,
     recordings: Mapping[int, Sequence[Recording]],
     repeated: Mapping[int, int],
+    unnumbered: Sequence[int],
 ) -> Iterator[Finding]:
     """Yield what is odd about the numbers of frames.
 
     Args:
         path: The dataset.
-        index: What was seen of the rows.
         recordings: Recordings by `episode_index`.
         repeated: Number of rows that were left out because their frame was there already.
+        unnumbered: Episodes whose frames have no numbers.
     """
-    if not index.has_frames:
+    if unnumbered:
         yield Finding(
-            "adjusted", "warning",
-            "there is no frame_index: rows are taken in the order of the files", str(path),
-        )  # fmt: skip
+            "adjusted",
+            "warning",
+            f"no frame_index numbers the rows of {named('episode', unnumbered)}: they are taken in"
+            " the order of the files",
+            str(path),
+            values={"episodes": unnumbered[:SHOWN], "count": len(unnumbered)},
+        )
     several = [episode for episode, items in recordings.items() if len(items) > 1]
     if several:
         yield Finding(

@@ -64,7 +64,7 @@ class DataFiles:
             self._check(table, [key])
             for group in range(len(table.group_rows)):
                 for batch in table.batches(group, [key], rows=1):
-                    size = batch.numbers(key).shape[1]
+                    size = int(batch.numbers(key).shape[1])
                     if size:
                         return size
         raise DataError(f"{self._folder.root}: {key}: holds no numbers in any row")

@@ -198,12 +198,15 @@ class Recording:
         return True
 
 
-def recordings_of(runs: Sequence[Run]) -> tuple[list[Recording], int]:
-    """Return the recordings that share an `episode_index`, and how many rows repeat a frame.
+def recordings_of(runs: Sequence[Run]) -> tuple[list[Recording], int, bool]:
+    """Arrange the runs of one `episode_index`.
 
     Frames that begin anew are another recording: datasets that were merged without renumbering
     have such. Rows that repeat a part of a recording are left out. Where no frame follows another
     one, `frame_index` does not number the frames: they are one recording in the order of rows.
+
+    Returns:
+        The recordings, the number of rows that repeat a frame, and whether frames are numbered.
     """
     found: list[Recording] = []
     for run in runs:
@@ -217,13 +220,13 @@ def recordings_of(runs: Sequence[Run]) -> tuple[list[Recording], int]:
         ordered = Recording()
         for number, run in enumerate(runs):
             ordered.add(replace(run, frame=number))
-        return [ordered], rows
+        return [ordered], 0, False
     start = found[0].runs[0].frame
     whole = [item for item in found if item.runs[0].frame <= start]
     for fragment in (item for item in found if item.runs[0].frame > start):
         for row in _single_rows(fragment.runs):
             whole[0].add(row)
-    return whole, rows - sum(item.length for item in whole)
+    return whole, rows - sum(item.length for item in whole), True
 
 
 def _single_rows(runs: Sequence[Run]) -> Iterator[Run]:

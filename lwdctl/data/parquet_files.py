@@ -2,7 +2,8 @@
 
 Needs pyarrow (the extra `parquet`). Only named columns are decoded, so that a damaged or huge
 column beside them does no harm. Columns of text are read as dictionaries: a text that a file
-repeats a million times is held once.
+repeats a million times is held once. Changed bytes are noticed where they break the encoding or
+where the file has checksums of its pages, which few have.
 """
 
 from __future__ import annotations
@@ -217,7 +218,7 @@ class Batch:
         """
         if name not in self.columns:
             return np.zeros(self.count, dtype=bool)
-        return np.nan_to_num(self.scalars(name).astype(np.float64)) != 0
+        return np.asarray(np.nan_to_num(self.scalars(name).astype(np.float64)) != 0)
 
     def values(self, name: str, rows: npt.NDArray[np.int64] | None = None) -> list[Any]:
         """Return the Python values of a column, or of some of its rows; equal texts are one."""
