@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from lerobot_files import (
+from lerobot_maker import (
     ACTION,
     STATE,
     TASKS,
