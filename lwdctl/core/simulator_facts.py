@@ -37,6 +37,9 @@ OBSERVATION = "observation"
 # Metaworld v3: one physics frame is 2.5 ms, and an action lasts five of them.
 METAWORLD_MAX_STEPS = 500
 METAWORLD_CONTROL_RATE = 80.0
+METAWORLD_ACTION = ActionSpec(
+    4, "delta", "normalized", (-1.0,) * 4, (1.0,) * 4, METAWORLD_CONTROL_RATE, gripper=(3,)
+)
 
 # robosuite, as robomimic's data know it.
 ROBOSUITE_CONTROL_RATE = 20.0

@@ -117,6 +117,23 @@ def choose_observations(
     return tuple(ObservationSpec(key, sizes[key], key in inputs) for key in keys)
 
 
+def without_dropped(drop: Sequence[str], keys: Sequence[str], where: str) -> tuple[str, ...]:
+    """Return the observation keys that `--drop` does not name.
+
+    Args:
+        drop: Keys that the user wants to leave out of the default choice.
+        keys: The default choice.
+        where: File and group, for error messages.
+
+    Raises:
+        DataError: A dropped key is not among them.
+    """
+    for key in drop:
+        if key not in keys:
+            raise DataError(f"{where}: --drop: no observation '{key}'", did_you_mean(key, keys))
+    return tuple(key for key in keys if key not in drop)
+
+
 @contextmanager
 def closed_on_error(file: Any) -> Iterator[None]:
     """Close `file` if the block raises: for constructors that check a file they opened."""

@@ -24,6 +24,8 @@ MAX_CHILDREN = 64
 MAX_ENTRIES = 2000
 MAX_DEPTH = 6
 SMALLEST_USER_BLOCK = 512
+UNREADABLE = "unreadable"
+"""Element type of an array whose declaration is damaged."""
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
@@ -181,26 +183,24 @@ def _attributes(item: Any) -> dict[str, Any]:
 
 
 def _look_into_zarr(path: Path) -> Contents:
-    import zarr  # takes a quarter of a second, which only zarr stores need
+    from lwdctl.data.zarr_metadata import read_zarr_metadata
 
-    from lwdctl.data.zarr_files import open_store
-
-    arrays: dict[str, ArrayEntry] = {}
-    groups: dict[str, int] = {"": 0}
-    group, store = open_store(path)
-    try:
-        for name, item in sorted(group.members(max_depth=MAX_DEPTH))[:MAX_ENTRIES]:
-            if isinstance(item, zarr.Array):
-                arrays[name] = ArrayEntry(tuple(item.shape), str(item.dtype))
-            else:
-                groups[name] = 0
-            parent = name.rpartition("/")[0]
+    _, documents = read_zarr_metadata(path)
+    arrays = zarr_arrays(documents)
+    groups = {key: 0 for key in documents if key not in arrays}
+    for key in documents:
+        if key:
+            parent = key.rpartition("/")[0]
             groups[parent] = groups.get(parent, 0) + 1
-    except Exception as error:  # noqa: BLE001 - zarr raises a dozen unrelated types
-        raise DataError(f"{path}: is not a zarr group ({first_line(error)})") from None
-    finally:
-        store.close()
-    return Contents(path, "zarr", arrays, groups)
+    return Contents(path, "zarr", dict(list(arrays.items())[:MAX_ENTRIES]), groups)
+
+
+def zarr_arrays(documents: Mapping[str, Mapping[str, Any]]) -> dict[str, ArrayEntry]:
+    """Return the arrays that the metadata of a zarr store's nodes declare."""
+    from lwdctl.data.zarr_metadata import declared_of, is_array
+
+    found = {key: declared_of(item) for key, item in documents.items() if key and is_array(item)}
+    return {key: ArrayEntry(shape, dtype or UNREADABLE) for key, (shape, dtype) in found.items()}
 
 
 def _look_into_npz(path: Path) -> Contents:
@@ -208,12 +208,19 @@ def _look_into_npz(path: Path) -> Contents:
     try:
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist()[:MAX_ENTRIES]:
-                with archive.open(name) as member:
-                    shape, dtype = read_npy_header(member)
-                arrays[name.removesuffix(".npy")] = ArrayEntry(shape, dtype)
+                arrays[name.removesuffix(".npy")] = npz_entry(archive, name)
     except (OSError, ValueError, zipfile.BadZipFile, EOFError, NotImplementedError) as error:
         raise DataError(f"{path}: is damaged ({first_line(error)})") from None
     return Contents(path, "npz", arrays, {"": len(arrays)})
+
+
+def npz_entry(archive: zipfile.ZipFile, name: str) -> ArrayEntry:
+    """Return what the header of a member declares; a damaged one is of type "unreadable"."""
+    try:
+        with archive.open(name) as member:
+            return ArrayEntry(*read_npy_header(member))
+    except Exception:  # noqa: BLE001 - every compressor raises its own type
+        return ArrayEntry((), UNREADABLE)
 
 
 def read_npy_header(member: IO[bytes]) -> tuple[tuple[int, ...], str]:

@@ -18,6 +18,9 @@ READERS = Registry(
         "lerobot": Row(
             "lwdctl.data.lerobot:LeRobotDataset", "LeRobot dataset, 2.0 to 3.0", extra="parquet"
         ),
+        "hdf5": Row("lwdctl.data.keyed:KeyedHdf5", "HDF5 with keys of its own"),
+        "zarr": Row("lwdctl.data.keyed:KeyedZarr", "zarr with keys of its own, replay buffers"),
+        "npz": Row("lwdctl.data.keyed:KeyedNpz", "npz with keys of its own"),
     },
     entry_points="lwdctl.readers",
 )

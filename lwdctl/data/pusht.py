@@ -8,11 +8,8 @@ in `meta/episode_ends`. The angle wraps, so networks get its sine and cosine.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import zarr
 
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
@@ -25,20 +22,18 @@ from lwdctl.core.simulator_facts import (
     PUSHT_TASK,
 )
 from lwdctl.data.checks import (
-    NUMBER_KINDS,
     check_rows,
     choose_observations,
     closed_on_error,
     finite_rows,
+    without_dropped,
 )
 from lwdctl.data.contents import Contents
-from lwdctl.data.reader import (
-    check_no_subset,
-    outlines_of_rows,
-    requested_env,
-)
-from lwdctl.data.zarr_files import open_zarr, read_zarr_rows, zarr_array_at
+from lwdctl.data.episode_bounds import bounds_of_ends, names_of
+from lwdctl.data.reader import EpisodeOutline, check_no_subset, check_unused, requested_env
+from lwdctl.data.zarr_files import ZarrFile
 
+ENDS = "meta/episode_ends"
 SIZES = {item.name: item.size for item in PUSHT_OBSERVATIONS}
 DEFAULT = tuple(item.name for item in PUSHT_OBSERVATIONS if item.network)
 
@@ -63,71 +58,75 @@ class PushTBuffer:
 
     def __init__(self, path: Path, config: IngestConfig) -> None:
         self.path = path
-        self.findings: list[Finding] = []
         check_no_subset(config, path, "a PushT buffer")
-        self._group, self._store = open_zarr(path, config.max_bytes)
-        with closed_on_error(self._store):
+        check_unused(
+            config, path, "a PushT buffer",
+            "action_key", "episode_ends", "terminals_key", "lengths_key", "terminals",
+            "label_from", "task_from",
+        )  # fmt: skip
+        self._file = ZarrFile(path, config.max_bytes)
+        with closed_on_error(self._file):
             self._scan(config)
 
     def _scan(self, config: IngestConfig) -> None:
-        self._arrays: dict[str, zarr.Array[Any]] = {}
-        self._open("data/state", (PUSHT_STATE_SIZE,))
-        self._open("data/action", (PUSHT_ACTION.size,))
-        present = DEFAULT
-        if "data/keypoint" in self._group:
-            self._open("data/keypoint", (9, 2), (SIZES["keypoint"],))
+        present, arrays = DEFAULT, ["data/state", "data/action"]
+        self._check_shape("data/state", (PUSHT_STATE_SIZE,))
+        self._check_shape("data/action", (PUSHT_ACTION.size,))
+        if "data/keypoint" in self._file.arrays:
+            self._check_shape("data/keypoint", (9, 2), (SIZES["keypoint"],))
             present = (*DEFAULT, "keypoint")
+            arrays.append("data/keypoint")
         # Only the state is a network input by default; keypoints are stored beside it.
+        sizes = {name: SIZES[name] for name in present}
         observations = choose_observations(
-            config.observation_keys or present,
+            config.observation_keys or without_dropped(config.drop, present, str(self.path)),
             DEFAULT,
-            {name: SIZES[name] for name in present},
+            sizes,
             str(self.path),
         )
-        self._ends = self._read_ends()
-        self.episodes = outlines_of_rows(self._ends, PUSHT_TASK, config.label or "")
+        self._file.open(arrays)
+        self._bounds, found = self._find_episodes()
+        self.findings: list[Finding] = [*self._file.findings, *self._left_out(arrays), *found]
+        self.episodes = [
+            EpisodeOutline(name, stop - start, PUSHT_TASK, config.label or "")
+            for name, (start, stop) in zip(names_of(self._bounds), self._bounds, strict=True)
+        ]
         adapter, _ = requested_env(config)
+        steps = config.max_steps or PUSHT_MAX_STEPS
         self.spec = SourceSpec(
             observations=observations,
             action=PUSHT_ACTION,
-            env=EnvSpec(adapter or "pusht", (PUSHT_TASK,), {}, PUSHT_MAX_STEPS),
+            env=EnvSpec(adapter or "pusht", (PUSHT_TASK,), {}, steps),
             labels=(),
             source_format="pusht",
         )
 
-    def _open(self, key: str, *shapes: tuple[int, ...]) -> None:
-        """Open an array whose rows have one of the shapes, one row per step."""
-        array = zarr_array_at(self._group, key, self.path)
-        if array.shape[1:] not in shapes or array.dtype.kind not in NUMBER_KINDS:
+    def _check_shape(self, key: str, *shapes: tuple[int, ...]) -> None:
+        """Check that the rows of an array have one of the shapes, one row per step."""
+        array = self._file.arrays.get(key)
+        if array is None:
+            raise DataError(f"{self.path}: {key}: is missing")
+        if array.shape[1:] not in shapes or not array.shape or not array.is_numeric:
             raise DataError(
                 f"{self.path}: {key}: has shape {array.shape} of {array.dtype}, "
                 f"expected (rows, {', '.join(map(str, shapes[0]))}) numbers"
             )
-        self._arrays[key] = array
-        rows = self._arrays["data/state"].shape[0]
+        rows = self._file.arrays["data/state"].shape[0]
         check_rows(array.shape[0], rows, f"{self.path}: {key}", "data/state")
 
-    def _read_ends(self) -> list[int]:
-        """Return one past the last row of each episode."""
-        key = "meta/episode_ends"
-        array = self._arrays[key] = zarr_array_at(self._group, key, self.path)
-        if array.ndim != 1 or array.dtype.kind not in "iu":
-            raise DataError(f"{self.path}: {key}: is not a list of row numbers")
-        ends = [int(end) for end in self._stored(key, 0, array.shape[0])]
-        if not ends:
-            raise DataError(f"{self.path}: {key}: holds no episodes")
-        for row, (previous, end) in enumerate(zip([0, *ends], ends, strict=False)):
-            if end <= previous:
-                raise DataError(
-                    f"{self.path}: {key}, row {row}: episode ends at {end}, not after {previous}"
-                )
-        total = self._arrays["data/state"].shape[0]
-        if ends[-1] != total:
-            raise DataError(
-                f"{self.path}: {key}, row {len(ends) - 1}: last episode ends at {ends[-1]}, but "
-                f"data/state has {total} rows"
-            )
-        return ends
+    def _find_episodes(self) -> tuple[list[tuple[int, int]], list[Finding]]:
+        """Return first row and one past the last row of each episode."""
+        self._file.open((), (ENDS,))
+        rows = self._file.arrays["data/state"].shape[0]
+        return bounds_of_ends(self._file.rows(ENDS), rows, f"{self.path}: {ENDS}")
+
+    def _left_out(self, arrays: list[str]) -> list[Finding]:
+        """Return the finding of arrays that are not read."""
+        rest = [key for key in self._file.arrays if key not in (*arrays, ENDS)]
+        if not rest:
+            return []
+        message = f"not part of a PushT buffer's state: {', '.join(rest)}"
+        return [Finding("left-out", "note", message, str(self.path), values={"keys": rest})]
 
     def read(self, index: int) -> Episode:
         """Load one episode.
@@ -135,10 +134,9 @@ class PushTBuffer:
         Raises:
             DataError: NaN or infinity, or a damaged chunk.
         """
-        outline, stop = self.episodes[index], self._ends[index]
-        start = stop - outline.length
+        start, stop = self._bounds[index]
         # The angle and the initial state are computed from the stored float64.
-        state = self._stored("data/state", start, stop)
+        state = self._file.rows("data/state", start, stop)
         rows = finite_rows(state, f"{self.path}: data/state", start)
         angle = state[:, 4].astype(np.float64)
         observations = {
@@ -150,7 +148,7 @@ class PushTBuffer:
         if "keypoint" in names:
             observations["keypoint"] = self._rows("data/keypoint", start, stop)
         return Episode(
-            source=outline.source,
+            source=self.episodes[index].source,
             observations={name: observations[name] for name in names},
             actions=self._rows("data/action", start, stop),
             initial_state=state[0].astype(np.float64),
@@ -158,13 +156,9 @@ class PushTBuffer:
 
     def close(self) -> None:
         """Close the store."""
-        self._store.close()
+        self._file.close()
 
     def _rows(self, key: str, start: int, stop: int) -> FloatArray:
         """Return rows (time, size) as finite float32."""
-        rows = self._stored(key, start, stop).reshape(stop - start, -1)
+        rows = self._file.rows(key, start, stop).reshape(stop - start, -1)
         return finite_rows(rows, f"{self.path}: {key}", start)
-
-    def _stored(self, key: str, start: int, stop: int) -> npt.NDArray[Any]:
-        """Return the rows `start:stop` as they are stored."""
-        return read_zarr_rows(self._arrays[key], start, stop, f"{self.path}: {key}")

@@ -1,12 +1,18 @@
-"""Opening zarr stores of unknown origin safely, as directories or zip files.
+"""Reading zarr stores of unknown origin safely, as directories or zip files.
 
-The store is not trusted: zarr creates what it does not find and fills missing chunks with zeros,
-and version 2 metadata can name a pickle codec, which runs code. All three are rejected here.
+The store is not trusted: zarr creates what it does not find and fills missing chunks with the
+fill value, and metadata can name a pickle codec, which runs code. All three are decided here.
+Only the arrays that are asked for are opened, so that one with a codec that is not installed
+does no harm.
 """
 
 from __future__ import annotations
 
+import itertools
+import os
+import shlex
 import zipfile
+from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -18,82 +24,249 @@ from zarr.abc.store import Store
 from zarr.storage import LocalStore, ZipStore
 
 from lwdctl.core.errors import DataError
-from lwdctl.data.checks import check_declared_bytes, closed_on_error, first_line
+from lwdctl.core.records import Finding
+from lwdctl.data.checks import NonFiniteError, check_declared_bytes, first_line
+from lwdctl.data.contents import zarr_arrays
+from lwdctl.data.zarr_metadata import codec_names, read_zarr_metadata
 
-SAFE_CODECS = frozenset({"blosc", "zstd", "gzip", "zlib", "lz4", "bz2", "lzma", "crc32", "crc32c"})
+SAFE_CODECS = frozenset({
+    "blosc", "zstd", "gzip", "zlib", "lz4", "bz2", "lzma", "crc32", "crc32c",
+    "bytes", "transpose", "sharding_indexed", "vlen-utf8",
+})  # fmt: skip
 # A chunk is decoded as a whole; no chunk of a replay buffer is larger than this.
 MAX_CHUNK_BYTES = 2**30
 
 
-def open_zarr(path: Path, max_bytes: int) -> tuple[zarr.Group, Store]:
-    """Return a zarr group, opened for reading without creating anything, and its store.
+class ZarrFile:
+    """A zarr store, opened for reading without creating anything.
 
-    Raises:
-        DataError: No such path, no zarr group, or a declared size beyond `max_bytes`.
-    """
-    group, store = open_store(path)
-    with closed_on_error(store):
-        try:
-            members = list(group.members(max_depth=None))
-        except Exception as error:  # noqa: BLE001 - zarr raises a dozen unrelated types
-            raise DataError(f"{path}: is not a zarr group ({first_line(error)})") from None
-        total = 0
-        for name, item in members:
-            if isinstance(item, zarr.Array):
-                total += prod(item.shape) * item.dtype.itemsize
-                check_declared_bytes(total, max_bytes, f"{path}: {name}: has shape {item.shape}")
-    return group, store
+    Args:
+        path: A directory, or a zip file; the store may lie in folders of the zip file.
+        max_bytes: Largest total uncompressed size of the arrays that are opened.
 
-
-def open_store(path: Path) -> tuple[zarr.Group, Store]:
-    """Return the root group of a zarr store, opened for reading, and the store.
+    Attributes:
+        path: The directory or zip file.
+        arrays: Every array of the store as its metadata declare it, by its path.
+        findings: What `open` found about missing chunks.
 
     Raises:
         DataError: No such path, or no zarr group.
     """
-    if not path.exists():
-        raise DataError(f"{path}: no such file or directory")
-    if path.is_file() and not zipfile.is_zipfile(path):
-        raise DataError(f"{path}: is neither a zarr directory nor an intact zip file of one")
-    store: Store = LocalStore(path, read_only=True) if path.is_dir() else ZipStore(path, mode="r")
-    with closed_on_error(store):
+
+    def __init__(self, path: Path, max_bytes: int) -> None:
+        self.path = path
+        self.findings: list[Finding] = []
+        self._root, self._documents = read_zarr_metadata(path)
+        self.arrays = zarr_arrays(self._documents)
+        self._max_bytes = max_bytes
+        self._declared = 0
+        self._opened: dict[str, zarr.Array[Any]] = {}
+        self._lost: dict[str, _Missing] = {}
+        directory = path.is_dir()
+        self._store: Store = (
+            LocalStore(path, read_only=True) if directory else ZipStore(path, mode="r")
+        )
+
+    def open(self, steps: Sequence[str], others: Sequence[str] = ()) -> None:
+        """Open arrays after checking codecs, sizes and which chunks exist.
+
+        Args:
+            steps: Arrays of observations and actions, with one row per step.
+            others: Arrays of other kinds (rewards, labels).
+
+        Raises:
+            DataError: One is missing, holds Python objects, or cannot be read safely.
+        """
+        missing: dict[str, _Missing] = {}
+        for key in dict.fromkeys((*steps, *others)):
+            if key not in self._opened:
+                array = self._opened[key] = self._checked(key)
+                found = _Missing.of(array, self._chunk_names(key))
+                if found.count:
+                    missing[key] = found
+        self._decide(missing, steps)
+
+    def _decide(self, missing: Mapping[str, _Missing], steps: Sequence[str]) -> None:
+        """Decide which missing chunks hold the fill value and which were never written.
+
+        Version 3 stores leave out chunks of the fill value, so one that a single array misses
+        holds it. Where every array misses the same rows, the recorder more likely died. What
+        wrote version 2 stores (zarr-python 2) wrote every chunk, so that one missing is lost.
+        """
+        everywhere = _common([missing[key] for key in steps if key in missing], len(steps))
+        filled: dict[str, int] = {}
+        for key, found in missing.items():
+            if self._opened[key].metadata.zarr_format == 2:
+                self._lost[key] = found
+                continue
+            rows = found.without(everywhere)
+            if rows:
+                filled[key] = rows
+            if everywhere:
+                self._lost[key] = found.within(everywhere)
+        if filled:
+            names = ", ".join(f"{key} ({rows} rows)" for key, rows in filled.items())
+            fills = {key: self._opened[key].fill_value for key in filled}
+            self.findings.append(
+                Finding(
+                    "missing-chunks",
+                    "warning",
+                    f"chunks without a file are read as the fill value: {names}; a lost chunk"
+                    " looks the same",
+                    where=str(self.path),
+                    hint="compare these rows with the original recording",
+                    values={
+                        "rows": filled,
+                        "fill_value": {key: str(value) for key, value in fills.items()},
+                    },
+                )
+            )
+
+    def rows(self, key: str, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
+        """Return the rows `start:stop` of an opened array as they are stored.
+
+        Raises:
+            NonFiniteError: Chunks of these rows were never written or are lost.
+            DataError: A chunk cannot be decoded.
+        """
+        array = self._opened[key]
+        last = stop if stop is not None else (array.shape or (1,))[0]
+        lost = self._lost.get(key)
+        row = lost.first_in(start, last) if lost else None
+        if lost and row is not None:
+            raise NonFiniteError(
+                f"{self.path}: {key}: {lost.count} of {lost.total} chunks are missing, here from"
+                f" row {row}: never written, or lost",
+                f"--on-nan drop leaves such episodes out{self._fill_command(key)}",
+            )
         try:
-            return zarr.open_group(store, mode="r"), store
+            return np.asarray(array[start:last] if array.shape else array[()]).reshape(
+                -1, *array.shape[1:]
+            )
+        except Exception as error:  # noqa: BLE001 - each codec raises its own type
+            reason = first_line(error)
+            raise DataError(f"{self.path}: {key}, row {start}: cannot be read ({reason})") from None
+
+    def attributes(self, group: str) -> Mapping[str, Any]:
+        """Return the attributes of a group of a version 3 store."""
+        found = self._documents.get(group.rstrip("/"), {}).get("attributes", {})
+        return found if isinstance(found, dict) else {}
+
+    def close(self) -> None:
+        """Close the store."""
+        self._store.close()
+
+    def _fill_command(self, key: str) -> str:
+        """Return the command that writes the missing chunks of an array, for a hint."""
+        if self.path.is_file():
+            return ""
+        code = (
+            f"import zarr; a = zarr.open_group({str(self.path)!r}, mode='a')[{key!r}]"
+            ".with_config({'write_empty_chunks': True}); a[:] = a[:]"
+        )
+        return f"; if missing chunks mean the fill value, write them: python -c {shlex.quote(code)}"
+
+    def _checked(self, key: str) -> zarr.Array[Any]:
+        if key not in self.arrays:
+            raise DataError(f"{self.path}: {key}: is missing")
+        entry = self.arrays[key]
+        if entry.dtype == "object" and "vlen-utf8" not in self._codecs(key):
+            raise DataError(f"{self.path}: {key}: holds Python objects, which are not read")
+        for codec in self._codecs(key):
+            if codec not in SAFE_CODECS:
+                raise DataError(f"{self.path}: {key}: is encoded with '{codec}', which is not read")
+        try:
+            array = zarr.open_array(self._store, path=f"{self._root}{key}", mode="r")
         except Exception as error:  # noqa: BLE001 - zarr raises a dozen unrelated types
-            raise DataError(f"{path}: is not a zarr group ({first_line(error)})") from None
+            raise DataError(f"{self.path}: {key}: cannot be opened ({first_line(error)})") from None
+        self._declared += prod(array.shape) * array.dtype.itemsize
+        where = f"{self.path}: {key}: has shape {array.shape}"
+        check_declared_bytes(self._declared, self._max_bytes, where)
+        if prod(_stored_chunk(array)) * array.dtype.itemsize > MAX_CHUNK_BYTES:
+            raise DataError(f"{self.path}: {key}: declares chunks of shape {array.chunks}")
+        return array
+
+    def _codecs(self, key: str) -> list[str]:
+        """Return the names of the codecs that an array's metadata name."""
+        return list(codec_names(self._documents[key]))
+
+    def _chunk_names(self, key: str) -> set[str]:
+        """Return the files of an array, relative to it.
+
+        Raises:
+            DataError: A member of a zip file is far larger than its chunk.
+        """
+        folder = f"{self._root}{key}/"
+        if isinstance(self._store, LocalStore):
+            base = self.path / folder
+            return {
+                (Path(place) / name).relative_to(base).as_posix()
+                for place, _, names in os.walk(base)
+                for name in names
+            }
+        with zipfile.ZipFile(self.path) as archive:
+            members = [item for item in archive.infolist() if item.filename.startswith(folder)]
+        for item in members:
+            if item.file_size > 2 * MAX_CHUNK_BYTES:
+                raise DataError(f"{self.path}: {item.filename}: declares {item.file_size:,} bytes")
+        return {item.filename.removeprefix(folder) for item in members}
 
 
-def zarr_array_at(group: zarr.Group, key: str, path: Path) -> zarr.Array[Any]:
-    """Return the array `key` after checking codecs, chunk size and that no chunk is missing.
+class _Missing:
+    """The chunks of an array that have no file.
 
-    Raises:
-        DataError: It is missing, holds Python objects, or cannot be read safely and in full.
+    Attributes:
+        rows: Per row, whether part of it is in such a chunk.
+        count: Number of such chunks.
+        total: Number of chunks.
     """
-    item = group.get(key)
-    if not isinstance(item, zarr.Array):
-        raise DataError(f"{path}: {key}: is missing")
-    if item.dtype.kind == "O":
-        raise DataError(f"{path}: {key}: holds Python objects, which are not read")
-    for codec in (*item.filters, *item.compressors):
-        name = str(getattr(codec, "codec_id", "") or codec.to_dict()["name"]).rpartition(".")[2]
-        if name not in SAFE_CODECS:
-            raise DataError(f"{path}: {key}: is encoded with '{name}', which is not read")
-    if prod(item.chunks) * item.dtype.itemsize > MAX_CHUNK_BYTES:
-        raise DataError(f"{path}: {key}: declares chunks of shape {item.chunks}")
-    if item.nchunks_initialized < item.nchunks:
-        missing = item.nchunks - item.nchunks_initialized
-        raise DataError(f"{path}: {key}: {missing} of {item.nchunks} chunks are missing")
-    return item
+
+    def __init__(self, rows: npt.NDArray[np.bool_], count: int, total: int) -> None:
+        self.rows, self.count, self.total = rows, count, total
+
+    @classmethod
+    def of(cls, array: zarr.Array[Any], names: set[str]) -> _Missing:
+        """Find the missing chunks of an array whose files have these names."""
+        chunk = _stored_chunk(array)
+        grid = [range(-(-size // step)) for size, step in zip(array.shape, chunk, strict=True)]
+        # A chunk that a shard does not hold was left out on purpose: shards are written whole.
+        absent = [
+            place
+            for place in itertools.product(*grid)
+            if array.metadata.encode_chunk_key(place) not in names
+        ]
+        rows = np.zeros(array.shape[0] if array.shape else 0, bool)
+        for place in absent:
+            rows[place[0] * chunk[0] : (place[0] + 1) * chunk[0]] = True
+        return cls(rows, len(absent), prod(map(len, grid)))
+
+    def first_in(self, start: int, stop: int) -> int | None:
+        """Return the first row of `start:stop` that is missing."""
+        found = np.flatnonzero(self.rows[start:stop])
+        return start + int(found[0]) if found.size else None
+
+    def without(self, other: _Missing | None) -> int:
+        """Return the number of missing rows that `other` does not miss."""
+        if other is None:
+            return int(self.rows.sum())
+        size = min(len(self.rows), len(other.rows))
+        return int(self.rows.sum() - (self.rows[:size] & other.rows[:size]).sum())
+
+    def within(self, other: _Missing) -> _Missing:
+        """Return this with only the rows that `other` misses as well."""
+        size = min(len(self.rows), len(other.rows))
+        return _Missing(self.rows[:size] & other.rows[:size], self.count, self.total)
 
 
-def read_zarr_rows(array: zarr.Array[Any], start: int, stop: int, where: str) -> npt.NDArray[Any]:
-    """Return the rows `start:stop` as they are stored.
+def _common(missing: Sequence[_Missing], arrays: int) -> _Missing | None:
+    """Return the rows that each of so many arrays misses, None where there are none."""
+    if not missing or len(missing) < arrays:
+        return None
+    size = min(len(item.rows) for item in missing)
+    rows = np.logical_and.reduce([item.rows[:size] for item in missing])
+    return _Missing(rows, 0, 0) if rows.any() else None
 
-    Raises:
-        DataError: A chunk cannot be decoded; the message begins with `where`.
-    """
-    try:
-        return np.asarray(array[start:stop])
-    except Exception as error:  # noqa: BLE001 - each codec raises its own type
-        reason = first_line(error)
-        raise DataError(f"{where}, row {start}: cannot be read ({reason})") from None
+
+def _stored_chunk(array: zarr.Array[Any]) -> tuple[int, ...]:
+    """Return the shape of what a file of the array holds: a shard or a chunk."""
+    return tuple(array.shards or array.chunks)

@@ -19,17 +19,14 @@ import numpy as np
 import numpy.typing as npt
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
-from lwdctl.core.records import ActionSpec, EnvSpec, FloatArray, ObservationSpec
+from lwdctl.core.records import EnvSpec, FloatArray, ObservationSpec
 from lwdctl.core.seeding import generator
-from lwdctl.core.simulator_facts import METAWORLD_CONTROL_RATE, METAWORLD_MAX_STEPS, OBSERVATION
+from lwdctl.core.simulator_facts import METAWORLD_ACTION, METAWORLD_MAX_STEPS, OBSERVATION
 from lwdctl.envs.mujoco_simulator import MujocoSimulator
 from lwdctl.envs.simulator import Metric, Observation, Step
 from lwdctl.envs.table import check_tasks
 
 SUFFIX = "-v3"
-ACTION = ActionSpec(
-    4, "delta", "normalized", (-1.0,) * 4, (1.0,) * 4, METAWORLD_CONTROL_RATE, gripper=(3,)
-)
 
 
 def task_names() -> tuple[str, ...]:
@@ -48,7 +45,7 @@ class MetaworldSimulator(MujocoSimulator):
     """
 
     observations = (ObservationSpec(OBSERVATION, 39),)
-    action = ACTION
+    action = METAWORLD_ACTION
     metrics = (Metric("final_success", "success", "last"),)
 
     def __init__(self, env: EnvSpec, task: str) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -25,7 +26,8 @@ class Sample:
     """A source on disk and where its numbers stand.
 
     `observation` is the numeric array in which tests plant bad values: its location in the
-    HDF5 file, or its path in the zarr store, with the first row of episode 2 in it.
+    HDF5 file, or its path in the zarr store, with the first row of episode 2 in it. `options` are
+    what `ingest` needs to read it.
     """
 
     path: Path
@@ -33,6 +35,7 @@ class Sample:
     observation: str
     action: str
     first_row: int
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 def _numbers(rows: int, size: int, seed: int) -> np.ndarray:
@@ -111,6 +114,47 @@ def pusht_sample(folder: Path) -> Sample:
     return Sample(path, None, "data/state", "data/action", sum(LENGTHS[:2]))
 
 
+def keyed_arrays() -> dict[str, np.ndarray]:
+    rows = sum(LENGTHS)
+    return {
+        "data/obs": _numbers(rows, 17, 0),
+        "data/act": _numbers(rows, 6, 1),
+        "data/rewards": _numbers(rows, 1, 2)[:, 0],
+        "meta/ends": np.cumsum(LENGTHS),
+    }
+
+
+def keyed_sample(path: Path) -> Sample:
+    options = {
+        "observation_keys": ("data/obs",), "action_key": "data/act", "episode_ends": "meta/ends",
+        "env": "mujoco/HalfCheetah-v4",
+    }  # fmt: skip
+    hdf5 = path if path.suffix == ".hdf5" else None
+    return Sample(path, hdf5, "data/obs", "data/act", sum(LENGTHS[:2]), options)
+
+
+def hdf5_sample(folder: Path) -> Sample:
+    path = folder / "sample.hdf5"
+    with h5py.File(path, "w") as file:
+        for key, values in keyed_arrays().items():
+            file[key] = values
+    return keyed_sample(path)
+
+
+def zarr_sample(folder: Path) -> Sample:
+    path = folder / "sample.zarr"
+    group = zarr.open_group(path, mode="w", zarr_format=3)
+    for key, values in keyed_arrays().items():
+        write_zarr(group, key, values)
+    return keyed_sample(path)
+
+
+def npz_sample(folder: Path) -> Sample:
+    path = folder / "sample.npz"
+    np.savez(path, **keyed_arrays())
+    return keyed_sample(path)
+
+
 def write_zarr(group: zarr.Group, key: str, values: np.ndarray) -> None:
     """Replace an array of a version 2 store."""
     group.create_array(
@@ -173,6 +217,9 @@ SAMPLES: dict[str, Callable[[Path], Sample]] = {
     "minari": minari_sample,
     "pusht": pusht_sample,
     "lerobot": lerobot_sample,
+    "hdf5": hdf5_sample,
+    "zarr": zarr_sample,
+    "npz": npz_sample,
 }
 
 
@@ -206,6 +253,10 @@ def poison() -> Callable[[Sample, str, int, float], None]:
             columns = pq.read_table(file).to_pydict()
             columns[key][sample.first_row + row][1] = value
             pq.write_table(pa.table(columns), file)
+        elif sample.path.suffix == ".npz":
+            arrays = dict(np.load(sample.path))
+            arrays[key][sample.first_row + row, 1] = value
+            np.savez(sample.path, **arrays)
         else:
             zarr.open_group(sample.path, mode="a")[key][sample.first_row + row, 1] = value
 

@@ -39,7 +39,7 @@ class NpzFile:
             action=ActionSpec(1, "delta", "normalized", (-1.0,), (1.0,)),
             env=EnvSpec(adapter, (task,), {}, 6),
             labels=(label,) if label else (),
-            source_format="npz",
+            source_format="toy-npz",
         )
 
     def read(self, index):
@@ -64,7 +64,7 @@ def plugin(tmp_path, monkeypatch):
     (folder / "npz_reader.py").write_text(textwrap.dedent(MODULE))
     info = folder / "npz_reader-1.0.dist-info"
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: npz-reader\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[lwdctl.readers]\nnpz = npz_reader:NpzFile\n")
+    (info / "entry_points.txt").write_text("[lwdctl.readers]\ntoy-npz = npz_reader:NpzFile\n")
     monkeypatch.syspath_prepend(str(folder))
     registry._installed.cache_clear()
     yield
@@ -80,11 +80,11 @@ def test_a_format_of_another_package_is_ingested(tmp_path, monkeypatch, capfd):
         arrays[f"action_{index}"] = rng.normal(size=(length, 1)).astype(np.float32)
     np.savez(tmp_path / "toy.npz", **arrays)
     monkeypatch.chdir(tmp_path)
-    assert main(["ingest", "npz", "toy.npz", "--label", "mine", "--json", "-q"]) == 0
+    assert main(["ingest", "toy-npz", "toy.npz", "--label", "mine", "--json", "-q"]) == 0
     done = json.loads(capfd.readouterr().out)
     store = SnippetStore.open(tmp_path / done["path"])
     assert store.steps == 15
     assert store.spec.labels == ("mine",)
     assert sorted(store.episodes.source) == ["episode 0", "episode 1", "episode 2"]
-    assert main(["ingest", "npz", "absent.npz"]) == 1
+    assert main(["ingest", "toy-npz", "absent.npz"]) == 1
     assert "absent.npz: no such file" in capfd.readouterr().err

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+import subprocess
+import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
+import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lwdctl.configs import IngestConfig
-from lwdctl.data.reader import open_source
+from lwdctl.core.errors import DataError
+from lwdctl.data.checks import NonFiniteError
+from lwdctl.data.ingest import ingest
+from lwdctl.data.reader import open_source, recognize
 
 
 def test_zip_is_read_like_the_directory(make_sample, tmp_path):
@@ -80,3 +89,136 @@ def test_episodes_partition_the_rows_and_angles_wrap(tmp_path_factory, lengths, 
     np.testing.assert_allclose(turn[:, 0] ** 2 + turn[:, 1] ** 2, 1, atol=1e-5)
     np.testing.assert_allclose(np.arctan2(turn[:, 0], turn[:, 1]) % (2 * np.pi),
                                np.float64(np.float32(angle)) % (2 * np.pi), atol=1e-4)  # fmt: skip
+
+
+def read_all(path, data_format="pusht", **options):
+    with open_source(data_format, (path,), IngestConfig(**options)) as reader:
+        return [reader.read(index) for index in range(len(reader.episodes))], reader.findings
+
+
+def fill(group, values):
+    for key, array in values.items():
+        group.create_array(key, data=array, chunks=(4, *array.shape[1:]))
+
+
+def small_buffer(path, rows=16, zarr_format=2):
+    state = np.arange(1, rows * 5 + 1, dtype=np.float64).reshape(rows, 5)
+    group = zarr.open_group(path, mode="w", zarr_format=zarr_format)
+    fill(group, {"data/state": state, "data/action": state[:, :2] + 0.5,
+                 "meta/episode_ends": np.array([6, rows])})  # fmt: skip
+    return group, state
+
+
+def test_rows_after_the_last_episode_are_left_out_and_named(tmp_path):
+    group, state = small_buffer(tmp_path / "a.zarr")
+    group["meta/episode_ends"][:] = [6, 11]
+    episodes, findings = read_all(tmp_path / "a.zarr")
+    assert [item.length for item in episodes] == [6, 5]
+    np.testing.assert_array_equal(episodes[1].actions, state[6:11, :2] + 0.5)
+    (found,) = findings
+    assert (found.check, found.severity, found.values) == ("left-out", "note", {"rows": 5})
+    assert "rows 11:16" in found.message
+
+
+def test_ends_that_look_like_last_rows_are_a_warning(tmp_path):
+    group, _ = small_buffer(tmp_path / "a.zarr")
+    group["meta/episode_ends"][:] = [5, 15]
+    _, (found,) = read_all(tmp_path / "a.zarr")
+    assert (found.severity, found.values) == ("warning", {"rows": 1})
+
+
+def test_image_with_a_codec_that_is_not_installed_does_no_harm(tmp_path):
+    path = tmp_path / "a.zarr"
+    group, state = small_buffer(path)
+    fill(group, {"data/img": np.ones((16, 4, 4, 3), np.uint8)})
+    metadata = path / "data" / "img" / ".zarray"
+    content = json.loads(metadata.read_text())
+    metadata.write_text(json.dumps({**content, "compressor": {"id": "imagecodecs_jpegxl"}}))
+    assert recognize(path).format == "pusht"
+    episodes, (found,) = read_all(path)
+    np.testing.assert_array_equal(episodes[0].observations["agent_position"], state[:6, :2])
+    assert (found.check, found.values) == ("left-out", {"keys": ["data/img"]})
+
+
+@pytest.mark.parametrize("top", ["pusht_cchi_v7_replay.zarr", "data/pusht/replay.zarr"])
+def test_zip_with_folders_around_the_store_is_opened(tmp_path, top):
+    path = tmp_path / "a.zarr"
+    _, state = small_buffer(path)
+    archive = tmp_path / "pusht.zarr.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as target:
+        target.writestr("__MACOSX/._replay", b"x")
+        for file in sorted(path.rglob("*")):
+            target.write(file, Path(top) / file.relative_to(path))
+    assert recognize(archive).format == "pusht"
+    episodes, findings = read_all(archive)
+    np.testing.assert_array_equal(episodes[1].observations["block_position"], state[6:, 2:4])
+    assert not findings
+
+
+def test_zip_of_two_stores_is_refused(tmp_path):
+    path = tmp_path / "a.zarr"
+    small_buffer(path)
+    archive = tmp_path / "both.zip"
+    with zipfile.ZipFile(archive, "w") as target:
+        for top in ("one", "two"):
+            target.write(path / ".zgroup", f"{top}/.zgroup")
+    with pytest.raises(DataError, match="several stores: one, two"):
+        read_all(archive)
+
+
+def test_chunks_of_the_fill_value_that_version_3_leaves_out_are_read(tmp_path):
+    path = tmp_path / "a.zarr"
+    group, state = small_buffer(path, zarr_format=3)
+    group["data/action"][4:8] = 0.0  # zarr removes the chunk
+    assert not (path / "data" / "action" / "c" / "1" / "0").exists()
+    episodes, (found,) = read_all(path)
+    actions = np.concatenate([item.actions for item in episodes])
+    expected = (state[:, :2] + 0.5).astype(np.float32)
+    expected[4:8] = 0.0
+    np.testing.assert_array_equal(actions, expected)
+    assert (found.check, found.severity) == ("missing-chunks", "warning")
+    assert found.values["rows"] == {"data/action": 4}
+
+
+def test_rows_that_every_array_misses_were_never_written(tmp_path):
+    path = tmp_path / "a.zarr"
+    group, _ = small_buffer(path, zarr_format=3)
+    for key in ("state", "action"):
+        (path / "data" / key / "c" / "3" / "0").unlink()
+    group["meta/episode_ends"][:] = [12, 16]
+    with open_source("pusht", (path,), IngestConfig()) as reader:
+        reader.read(0)
+        with pytest.raises(NonFiniteError, match="from row 12") as caught:
+            reader.read(1)
+    assert "--on-nan drop" in caught.value.hint
+    config = IngestConfig(on_nan="drop", validation_fraction=0)
+    with open_source("pusht", (path,), config) as reader:
+        store, summary = ingest(reader, config)
+    assert (store.steps, summary["dropped_episodes"]) == (12, 1)
+
+
+def test_hint_of_a_missing_chunk_writes_the_fill_value_when_followed(tmp_path):
+    path = tmp_path / "a.zarr"
+    group, state = small_buffer(path)
+    group["data/action"][4:8] = 0.0
+    with pytest.raises(NonFiniteError, match="1 of 4 chunks are missing") as caught:
+        read_all(path)
+    code = shlex.split(caught.value.hint.partition("python -c ")[2])[0]
+    subprocess.run([sys.executable, "-c", code], check=True)
+    episodes, findings = read_all(path)
+    assert not findings
+    actions = np.concatenate([item.actions for item in episodes])
+    np.testing.assert_array_equal(actions[4:8], np.zeros((4, 2)))
+    np.testing.assert_array_equal(actions[8:], state[8:, :2].astype(np.float32) + 0.5)
+
+
+def test_options_decide_and_unused_ones_are_refused(tmp_path):
+    path = tmp_path / "a.zarr"
+    small_buffer(path)
+    with open_source("pusht", (path,), IngestConfig(max_steps=77, drop=("block_position",))) as one:
+        assert one.spec.env.max_steps == 77
+        assert one.spec.network_keys == ("agent_position", "block_angle_sincos")
+    with pytest.raises(DataError, match="--drop: no observation 'block'"):
+        read_all(path, drop=("block",))
+    with pytest.raises(DataError, match="--action-key"):
+        read_all(path, action_key="data/action")

@@ -28,7 +28,8 @@ def open_reader(name, sample):
     opened = []
 
     def start(*paths, **options):
-        reader = open_source(name, paths or (sample.path,), IngestConfig(**options))
+        config = IngestConfig(**{**sample.options, **options})
+        reader = open_source(name, paths or (sample.path,), config)
         opened.append(reader)
         return reader
 

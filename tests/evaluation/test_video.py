@@ -295,7 +295,7 @@ def test_metaworld_runs_the_same_with_and_without_a_video(tmp_path, opengl, monk
     monkeypatch.setenv("MUJOCO_GL", opengl.get("MUJOCO_GL", ""))
     env = EnvSpec("metaworld", ("reach", "drawer-open"))
     plans = plan_episodes(env, 1)
-    from lwdctl.envs.metaworld import ACTION as METAWORLD
+    from lwdctl.core.simulator_facts import METAWORLD_ACTION as METAWORLD
 
     recording = Recording(tmp_path, "random", frozenset([0, 1]))
     with_video, without = (

@@ -1,0 +1,127 @@
+"""The metadata of a zarr store of unknown origin, read without zarr and without opening arrays."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from lwdctl.core.errors import DataError
+from lwdctl.data.checks import first_line
+
+_MAX_METADATA_BYTES = 2**24
+_MAX_DEPTH = 8
+_METADATA = (".zarray", ".zgroup", "zarr.json")
+
+
+def read_zarr_metadata(path: Path) -> tuple[str, dict[str, dict[str, Any]]]:
+    """Return the folder of a zip file that the store lies in, and the metadata of every node.
+
+    Raises:
+        DataError: No such path, or no zarr group.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: no such file or directory")
+    if path.is_file() and not zipfile.is_zipfile(path):
+        raise DataError(f"{path}: is neither a zarr directory nor an intact zip file of one")
+    try:
+        files = dict(_in_folder(path, path, 0) if path.is_dir() else _in_zip(path))
+        root = _root_of(path, files)
+        documents: dict[str, dict[str, Any]] = {}
+        for name in sorted(files):
+            if name.startswith(root):
+                node = name.removeprefix(root).rpartition("/")[0]
+                documents[node] = _parsed(files[name], node)
+    except (OSError, ValueError, RuntimeError, zipfile.BadZipFile, NotImplementedError) as error:
+        raise DataError(f"{path}: is not a zarr group ({first_line(error)})") from None
+    if "" not in documents or is_array(documents[""]):
+        raise DataError(f"{path}: is not a zarr group")
+    return root, documents
+
+
+def _in_folder(folder: Path, root: Path, depth: int) -> Iterator[tuple[str, bytes]]:
+    """Yield name and content of the metadata files below a folder; links are not followed."""
+    deepest = depth > _MAX_DEPTH
+    for file in (folder / name for name in _METADATA):
+        if not file.is_file():
+            continue
+        if file.stat().st_size > _MAX_METADATA_BYTES:
+            raise ValueError(f"{file.name} has {file.stat().st_size:,} bytes")
+        content = file.read_bytes()
+        deepest |= is_array(_parsed(content, file.relative_to(root).parent.as_posix()))
+        yield file.relative_to(root).as_posix(), content
+    if not deepest:  # below an array there are only chunks, possibly very many
+        for entry in sorted(os.scandir(folder), key=lambda item: item.name):
+            if entry.is_dir(follow_symlinks=False):
+                yield from _in_folder(Path(entry.path), root, depth + 1)
+
+
+def _in_zip(path: Path) -> Iterator[tuple[str, bytes]]:
+    with zipfile.ZipFile(path) as archive:
+        for item in archive.infolist():
+            if PurePosixPath(item.filename).name in _METADATA:
+                if item.file_size > _MAX_METADATA_BYTES:
+                    raise ValueError(f"{item.filename} declares {item.file_size:,} bytes")
+                yield item.filename, archive.read(item)
+
+
+def _root_of(path: Path, files: Iterable[str]) -> str:
+    """Return the folder of the outermost group, "" or with a slash at its end."""
+    folders = sorted({name.rpartition("/")[0] for name in files})
+    if path.is_dir() or "" in folders or not folders:
+        return ""
+    outer: list[str] = []
+    for folder in folders:
+        if not any(folder.startswith(f"{other}/") for other in outer):
+            outer.append(folder)
+    if len(outer) > 1:
+        raise ValueError(f"it holds several stores: {', '.join(outer)}")
+    return f"{outer[0]}/"
+
+
+def _parsed(content: bytes, node: str) -> dict[str, Any]:
+    """Return the metadata of a node; damaged ones of a node other than the root are {}."""
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError):
+        if node in ("", "."):
+            raise
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def is_array(document: Mapping[str, Any]) -> bool:
+    """Return whether metadata are an array's; damaged ones count as one."""
+    return "shape" in document or document.get("node_type") == "array" or not document
+
+
+def declared_of(document: Mapping[str, Any]) -> tuple[tuple[int, ...], str]:
+    """Return shape and NumPy's name of the element type of an array, "" where they are damaged."""
+    shape = document.get("shape")
+    if not isinstance(shape, list) or not all(isinstance(size, int) for size in shape):
+        return (), ""
+    declared = document.get("dtype", document.get("data_type"))
+    if declared == "string":
+        return tuple(shape), "object"
+    try:
+        return tuple(shape), str(np.dtype(declared)) if isinstance(declared, str) else "object"
+    except TypeError:
+        return tuple(shape), str(declared)
+
+
+def codec_names(document: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the names of all codecs, also of those inside a sharding codec."""
+    for item in (
+        document.get("compressor"), *(document.get("filters") or ()), *document.get("codecs", ()),
+    ):  # fmt: skip
+        if isinstance(item, dict):
+            name = str(item.get("id") or item.get("name"))
+            yield name.removeprefix("numcodecs.")
+            inside = item.get("configuration") or {}
+            if isinstance(inside, dict):
+                yield from codec_names(inside)
