@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
-import numpy.typing as npt
 
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
-from lwdctl.core.records import ActionSpec, EnvSpec, FloatArray
+from lwdctl.core.records import ActionSpec, EnvSpec, Finding, FloatArray
 from lwdctl.core.simulator_facts import ANT_CONTACT_FORCES, GYM_ENVIRONMENTS, GymEnvironment
-from lwdctl.data.hdf5 import array_at, read_array, read_rows
+from lwdctl.core.suggest import did_you_mean
 from lwdctl.data.reader import requested_env
 
 # Rows from which it is decided whether a file's contact forces are all zero.
 SAMPLE = 1000
-STATE_KEYS = ("qpos", "qvel")
-
 _ID = re.compile(r"([A-Za-z0-9]+)-v(\d+)")
 _LEVELS = (
     "medium-replay", "medium-expert", "full-replay", "simple", "medium", "expert", "random",
@@ -46,94 +44,173 @@ def level_of(text: str) -> str:
     return next((level for level in _LEVELS if f"-{level}-" in words), "")
 
 
+@dataclass(frozen=True)
+class GymSource:
+    """What a file says about its environment.
+
+    Attributes:
+        recorded: Text with the Gymnasium id that it names, or "".
+        size: Components of an observation.
+        action_size: Components of an action.
+        path: The file, as messages name it.
+        sample: Reads some observations (time, obs); called where contact forces are recorded.
+        name: Its file's name, which names the environment where nothing else does.
+    """
+
+    recorded: str
+    size: int
+    action_size: int
+    path: Path
+    sample: Callable[[], FloatArray]
+    name: str = ""
+
+
 def describe_env(
-    config: IngestConfig,
-    recorded: str,
-    size: int,
-    where: str,
-    *,
-    sample: Callable[[], FloatArray],
-    file_name: str = "",
+    config: IngestConfig, source: GymSource, findings: list[Finding]
 ) -> tuple[GymEnvironment | None, EnvSpec]:
-    """Describe the environment of data whose observations have `size` components.
+    """Describe the environment of recorded data.
 
     D4RL's data were recorded with a MuJoCo that left Ant's contact forces at zero; networks trained
     on that must not see real forces. The setting `zero_contact_forces` marks such data.
 
     Args:
-        config: Its `env` takes precedence over the recorded one.
-        recorded: Text with the Gymnasium id that the source names, or "".
-        size: Components of an observation.
-        where: File and key, for messages.
-        sample: Reads some observations (time, obs); called where contact forces are recorded.
-        file_name: Names the environment where nothing else does.
+        config: Its `env` takes precedence over the recorded one, its `max_steps` over the
+            environment's.
+        source: What the file says.
+        findings: What is found is appended.
 
     Returns:
         The environment, None where it is not a known one, and its specification.
 
     Raises:
-        DataError: The known environment has observations of another size.
+        DataError: The known environment has observations or actions of another size.
     """
     adapter, requested = requested_env(config)
-    match = _ID.search(recorded)
+    match = _ID.search(source.recorded)
     name = match[0] if match else ""
-    env = known_env(requested or name or file_name)
+    env = known_env(requested or name)
+    if not (requested or name):
+        env = _named_by_file(source, findings)
     task = requested or name or (env.id if env else "")
     tasks: tuple[str, ...] = (task,) if task else ()
     settings: dict[str, Any] = {"id": task} if task else {}
     if env is None:
-        return None, EnvSpec(adapter, tasks, settings)
+        return None, EnvSpec(adapter, tasks, settings, config.max_steps or 0)
     if name in ("", env.id):  # another version may have other sizes
-        if size not in env.observation_sizes:
-            sizes = " or ".join(str(known) for known in env.observation_sizes)
+        problem = _size_problem(env, source)
+        if problem:
             raise DataError(
-                f"{where}, row 0: has {size} components, {env.id} has {sizes}",
-                "name the environment with --env ADAPTER/NAME",
+                f"{source.path}: {problem}",
+                "--env ADAPTER/NAME names the environment, or with any other name none",
             )
-        settings.update(env.observation_sizes[size])
-    if settings.get("use_contact_forces") and not sample()[:, -ANT_CONTACT_FORCES:].any():
-        settings["zero_contact_forces"] = True
-    return env, EnvSpec(adapter or env.adapter, tasks, settings, env.max_steps)
+        settings.update(env.observation_sizes[source.size])
+    if settings.get("use_contact_forces"):
+        forces = source.sample()[:, -ANT_CONTACT_FORCES:]
+        if not forces.any():
+            settings["zero_contact_forces"] = True
+    limit = config.max_steps or env.max_steps
+    return env, EnvSpec(adapter or env.adapter, tasks, settings, limit)
 
 
-def state_arrays(
-    group: h5py.Group, env: GymEnvironment | None, **shape: Any
-) -> tuple[list[h5py.Dataset], dict[str, Any]]:
-    """Return the arrays under `infos` that restore a simulator state, none if one is missing.
-
-    Args:
-        group: A D4RL file or an episode of a Minari file.
-        env: The environment, where it is a known one.
-        **shape: What `array_at` shall check.
-
-    Returns:
-        The arrays, and the setting `initial_state`: names and sizes of a state vector's parts.
-    """
-    names = [*STATE_KEYS, *(env.state_keys if env else ())]
-    if any(f"infos/{name}" not in group for name in names):
-        return [], {}
-    arrays = [array_at(group, f"infos/{name}", **shape) for name in names]
-    sizes = [[name, array.shape[1]] for name, array in zip(names, arrays, strict=True)]
-    return arrays, {"initial_state": sizes}
-
-
-def read_state(arrays: Sequence[h5py.Dataset], row: int) -> npt.NDArray[np.float64] | None:
-    """Return the simulator state (state,) at a row, or None where none is recorded.
-
-    Raises:
-        NonFiniteError: It holds NaN or infinity.
-    """
-    if not arrays:
+def _named_by_file(source: GymSource, findings: list[Finding]) -> GymEnvironment | None:
+    """Return the environment that the name of a file says, if the sizes of its arrays agree."""
+    env = known_env(source.name)
+    if env is None:
         return None
-    for array in arrays:
-        read_rows(array, row, row + 1)  # checks that the values are finite
-    parts = [read_array(array, row, row + 1).reshape(-1) for array in arrays]
-    return np.concatenate(parts).astype(np.float64)
+    values, where = {"id": env.id}, str(source.path)
+    problem = _size_problem(env, source)
+    if problem:
+        message = f"the environment is unknown, as the file's name does not fit: {problem}"
+        hint = "--env ADAPTER/NAME"
+        findings.append(Finding("metadata", "warning", message, where, hint, values))
+        return None
+    message = f"the environment {env.id} is named by the file's name alone; its sizes agree"
+    findings.append(Finding("metadata", "note", message, where, "--env ADAPTER/NAME", values))
+    return env
+
+
+def _size_problem(env: GymEnvironment, source: GymSource) -> str:
+    """Return what does not fit an environment, or ""."""
+    if source.size not in env.observation_sizes:
+        sizes = " or ".join(str(known) for known in env.observation_sizes)
+        return f"observations, row 0: has {source.size} components, {env.id} has {sizes}"
+    if source.action_size != env.action_size:
+        sizes = str(env.action_size)
+        return f"actions, row 0: has {source.action_size} components, {env.id} has {sizes}"
+    return ""
 
 
 def gym_action(env: GymEnvironment | None, size: int) -> ActionSpec:
-    """Describe the actions; every known environment takes [-1, 1]."""
-    low, high = (-1.0,) * size, (1.0,) * size
+    """Describe the actions; every known environment takes [-1, 1].
+
+    Of an unknown environment neither limits nor meaning are known.
+    """
     if env is None:
-        return ActionSpec(size, "absolute", "unknown", low, high)
+        return ActionSpec(size, "absolute", "unknown", (), (), limits="")
+    low, high = (-1.0,) * size, (1.0,) * size
     return ActionSpec(size, env.semantics, "normalized", low, high, env.control_rate)
+
+
+def named_label(
+    config: IngestConfig, recorded: str, name: str, where: str
+) -> tuple[str, list[Finding]]:
+    """Return the behavior label of a file, and what to say about it.
+
+    Args:
+        config: Its `label` takes precedence.
+        recorded: Text with the level that the file records, or "".
+        name: Its name, which holds the level where nothing else does.
+        where: The file.
+    """
+    if config.label is not None or config.label_from:
+        return config.label or "", []
+    label = level_of(recorded or name)
+    if recorded or not label:
+        return label, []
+    message = f"the behavior label '{label}' is taken from the file's name"
+    return label, [Finding("metadata", "note", message, where, "--label", {"label": label})]
+
+
+def check_continuous(dtype: np.dtype[Any], where: str) -> None:
+    """Check that actions of this type can be continuous.
+
+    Raises:
+        DataError: They are integers, which number choices.
+    """
+    if dtype.kind != "f":
+        raise DataError(f"{where}: are discrete ({dtype}); policies have continuous actions")
+
+
+def value_text(value: Any) -> str:
+    """Return one recorded value as text, for a label or a task.
+
+    Raises:
+        ValueError: It is more than one value.
+    """
+    item = value.item() if isinstance(value, np.ndarray | np.generic) else value
+    if isinstance(item, bytes):
+        return item.decode("utf-8", "replace")
+    return f"{item:g}" if isinstance(item, float) else str(item)
+
+
+def check_known(name: str, known: Iterable[str], option: str, path: Path) -> str:
+    """Return which of the known names an option means: itself, or one below a group.
+
+    Args:
+        name: What the user gives (`"level"`).
+        known: Names that there are (`"infos/level"`).
+        option: The option, for the message.
+        path: The file.
+
+    Raises:
+        DataError: There is no such name, or several; the hint has the known ones.
+    """
+    names = sorted(known)
+    found = [item for item in names if item == name or item.rpartition("/")[2] == name]
+    if name in found or len(found) == 1:
+        return name if name in found else found[0]
+    what = "is several" if found else "there is no such column or attribute"
+    raise DataError(
+        f"{path}: {option} {name}: {what}",
+        did_you_mean(name, found or names) or "",
+    )

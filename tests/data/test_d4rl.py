@@ -43,26 +43,32 @@ SHAPES = {
 
 
 @settings(max_examples=40, deadline=None)
-@given(pairs=st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40),
-       shape=st.sampled_from(sorted(SHAPES)))  # fmt: skip
-def test_episodes_partition_the_rows_at_either_flag(tmp_path_factory, pairs, shape):
+@given(
+    pairs=st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40),
+    shape=st.sampled_from(sorted(SHAPES)),
+    mode=st.sampled_from(["first", "each", "ignore"]),
+)
+def test_episodes_end_at_either_flag(tmp_path_factory, pairs, shape, mode):
     terminals, timeouts = (list(column) for column in zip(*pairs, strict=True))
     path = tmp_path_factory.mktemp("flat") / "halfcheetah_random.hdf5"
     write_file(path, SHAPES[shape](terminals), SHAPES[shape](timeouts))
-    expected, current = [], 0
-    for terminal, timeout in pairs:
-        current += 1
-        if terminal or timeout:
-            expected.append(current)
-            current = 0
+    expected, current = [], []  # rows of every episode
+    in_run = False
+    for row, (terminal, timeout) in enumerate(pairs):
+        counts = terminal and mode != "ignore"
+        if not (in_run and terminal):
+            current.append(row)
+            if counts or timeout:
+                expected.append(current)
+                current = []
+        in_run = mode == "first" and terminal and not timeout
     if current:  # the tail without a flag is an episode too
         expected.append(current)
-    with open_source("d4rl", (path,), IngestConfig()) as reader:
-        assert [item.length for item in reader.episodes] == expected
-        rows = [reader.read(i).observations["observation"] for i in range(len(expected))]
-    np.testing.assert_array_equal(
-        np.concatenate(rows), np.arange(len(pairs) * 17, dtype=np.float32).reshape(-1, 17)
-    )
+    with open_source("d4rl", (path,), IngestConfig(terminals=mode)) as reader:
+        assert [item.length for item in reader.episodes] == [len(rows) for rows in expected]
+        read = [reader.read(i).observations["observation"] for i in range(len(expected))]
+    numbers = np.arange(len(pairs) * 17, dtype=np.float32).reshape(-1, 17)
+    np.testing.assert_array_equal(np.concatenate(read), numbers[np.concatenate(expected)])
 
 
 def test_missing_timeouts_are_cut_at_the_environments_limit(path):
@@ -83,7 +89,7 @@ def test_missing_timeouts_need_a_known_environment(tmp_path):
     path = write_file(tmp_path / "something.hdf5", np.zeros(5, bool), None)
     with pytest.raises(DataError, match="timeouts: is missing") as caught:
         open_source("d4rl", (path,), IngestConfig())
-    assert "--env" in caught.value.hint
+    assert "--max-steps" in caught.value.hint
     with open_source("d4rl", (path,), IngestConfig(env="mujoco/HalfCheetah-v4")) as reader:
         assert reader.spec.env.adapter == "mujoco"
         assert reader.spec.env.tasks == ("HalfCheetah-v4",)
