@@ -18,6 +18,8 @@ READERS = Registry(
         "lerobot": Row(
             "lwdctl.data.lerobot:LeRobotDataset", "LeRobot dataset, 2.0 to 3.0", extra="parquet"
         ),
+        "maniskill": Row("lwdctl.data.maniskill:ManiSkillFile", "ManiSkill 2 and 3 trajectories"),
+        "dppo": Row("lwdctl.data.dppo:DppoFile", "DPPO npz"),
         "hdf5": Row("lwdctl.data.keyed:KeyedHdf5", "HDF5 with keys of its own"),
         "zarr": Row("lwdctl.data.keyed:KeyedZarr", "zarr with keys of its own, replay buffers"),
         "npz": Row("lwdctl.data.keyed:KeyedNpz", "npz with keys of its own"),

@@ -28,6 +28,7 @@ from lwdctl.data.checks import (
     closed_on_error,
     finite_rows,
     numeric_order,
+    some_of,
     without_dropped,
 )
 from lwdctl.data.contents import UNREADABLE, ArrayEntry, Contents
@@ -171,7 +172,7 @@ class KeyedFile(ABC):
         ]
         empty = [item.prefix.rstrip("/") for item in pieces if not item.stop]
         if empty:
-            self._note("left-out", f"groups without steps: {_some(empty)}", groups=len(empty))
+            self._note("left-out", f"groups without steps: {some_of(empty)}", groups=len(empty))
         kept = [item for item in pieces if item.stop]
         if not kept:
             raise DataError(f"{self.path}: {keys.action}: has no rows in any group")
@@ -382,7 +383,7 @@ class KeyedFile(ABC):
             reason = why_not_observed(key, entry) or "not asked for"
             reasons.setdefault(reason, []).append(key.removeprefix(prefix))
         for reason, names in reasons.items():
-            self._note("left-out", f"{_some(names)}: {reason}", keys=names[:100])
+            self._note("left-out", f"{some_of(names)}: {reason}", keys=names[:100])
 
     def _note(self, check: str, message: str, severity: Any = "note", **values: Any) -> None:
         self.findings.append(Finding(check, severity, message, str(self.path), values=values))
@@ -504,12 +505,6 @@ def _numbers_in(contents: Contents, container: str) -> str:
 def _group_order(prefix: str) -> list[tuple[str, int, str]]:
     """Return a sort key that orders every part of a path numerically."""
     return [numeric_order(part) for part in prefix.split("/")]
-
-
-def _some(names: Sequence[str], most: int = 12) -> str:
-    """Return names as text, the first ones if many."""
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest
 
 
 def _as_text(value: Any) -> str:

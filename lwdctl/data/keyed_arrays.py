@@ -120,6 +120,7 @@ def _datasets(file: h5py.File) -> Iterator[tuple[str, ArrayEntry]]:
     visited = {file["/"].id}
     while stack:
         prefix, group = stack.pop()
+        below: list[tuple[str, h5py.Group]] = []
         for name in group:
             if not isinstance(name, str):  # bytes that are no text, which no option can name
                 continue
@@ -130,4 +131,5 @@ def _datasets(file: h5py.File) -> Iterator[tuple[str, ArrayEntry]]:
                     yield f"{prefix}{name}", ArrayEntry(shape, str(item.dtype))
             elif isinstance(item, h5py.Group) and item.id not in visited:
                 visited.add(item.id)
-                stack.append((f"{prefix}{name}/", item))
+                below.append((f"{prefix}{name}/", item))
+        stack += reversed(below)

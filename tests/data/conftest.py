@@ -155,6 +155,47 @@ def npz_sample(folder: Path) -> Sample:
     return keyed_sample(path)
 
 
+def dppo_sample(folder: Path) -> Sample:
+    path = folder / "train.npz"
+    rows = sum(LENGTHS)
+    arrays = {
+        "states": _numbers(rows, 17, 0),
+        "actions": _numbers(rows, 6, 1),
+        "traj_lengths": np.array(LENGTHS),
+    }
+    np.savez(path, **arrays)
+    return Sample(
+        path, None, "states", "actions", sum(LENGTHS[:2]), {"env": "mujoco/HalfCheetah-v4"}
+    )
+
+
+def maniskill_sample(folder: Path) -> Sample:
+    path = folder / "trajectory.state.pd_ee_delta_pose.physx_cpu.h5"
+    with h5py.File(path, "w") as file:
+        for index, length in enumerate(LENGTHS):
+            group = file.create_group(f"traj_{index}")
+            group["obs"] = _numbers(length + 1, 5, index)
+            group["actions"] = np.tanh(_numbers(length, 7, 100 + index))
+            group["terminated"] = group["truncated"] = np.zeros(length, bool)
+            group["success"] = np.arange(length) == length - 1
+            group["env_states/actors/cube"] = _numbers(length + 1, 13, 200 + index)
+    episodes = [
+        {
+            "episode_id": index, "episode_seed": index + 100, "control_mode": "pd_ee_delta_pose",
+            "elapsed_steps": length, "reset_kwargs": {}, "success": True,
+        }
+        for index, length in enumerate(LENGTHS)
+    ]  # fmt: skip
+    info = {
+        "env_id": "PickCube-v1",
+        "max_episode_steps": 50,
+        "env_kwargs": {"obs_mode": "state", "control_mode": "pd_ee_delta_pose"},
+    }
+    content = {"env_info": info, "episodes": episodes, "source_type": "motionplanning"}
+    path.with_suffix(".json").write_text(json.dumps(content))
+    return Sample(path, path, "traj_2/obs", "traj_2/actions", 0)
+
+
 def write_zarr(group: zarr.Group, key: str, values: np.ndarray) -> None:
     """Replace an array of a version 2 store."""
     group.create_array(
@@ -217,6 +258,8 @@ SAMPLES: dict[str, Callable[[Path], Sample]] = {
     "minari": minari_sample,
     "pusht": pusht_sample,
     "lerobot": lerobot_sample,
+    "maniskill": maniskill_sample,
+    "dppo": dppo_sample,
     "hdf5": hdf5_sample,
     "zarr": zarr_sample,
     "npz": npz_sample,
