@@ -13,6 +13,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -63,6 +64,7 @@ from lwdctl.data.robosuite import (
     PoseTargets,
     pose_targets,
 )
+from lwdctl.data.robosuite_replay import StateReplay, commands_for
 
 QUATERNION_KEY = "robot0_eef_quat"
 SUCCESS_REWARD = 1.0
@@ -124,8 +126,10 @@ class RobomimicFile(Hdf5Reader):
             )
         self._data, self._config = data, config
         self._odd: dict[str, list[str]] = {}
+        self._replay: StateReplay | None = None
         described = read_env_args(data, config)
         self.findings += described.findings
+        self._env_args = described.env_args
         adapter, task = requested_env(config)
         self._adapter = adapter or adapter_of(described.env_args)
         self._task = task or str(described.env_args.get("env_name", "")).rpartition("/")[2]
@@ -178,11 +182,29 @@ class RobomimicFile(Hdf5Reader):
         self, first: h5py.Group, names: Sequence[str]
     ) -> tuple[ObservationSpec, ...]:
         layout, where = layout_of(first), location(first, OBS)
-        partly = self._keys_of_some(layout, names)
+        if self._replays(names[0]):
+            layout = self._start_replay(layout, where)
+        partly = {} if self._replay else self._keys_of_some(layout, names)
         chosen = choose_keys(layout, self._adapter, partly, self._config, where)
         self._paths = {item.name: layout.paths[item.name] for item in chosen}
         self.findings += findings_of(layout, chosen, self._key, partly, first)
         return chosen
+
+    def _replays(self, name: str) -> bool:
+        """Return whether observations are computed from states: a recording of robosuite."""
+        place = f"data/{name}"
+        if self._holds(f"{place}/{OBS}") or self._adapter != "robosuite":
+            return False
+        return self._has_states(place, self._lengths[name])
+
+    def _start_replay(self, layout: Layout, where: str) -> Layout:
+        """Build the environment that replays states; return a layout with what it shows."""
+        hint = commands_for(self.path, converted="env_args" in self._data.attrs)
+        self._replay = StateReplay(self._env_args, where, hint)
+        message = f"observations are computed from the states by robosuite {self._replay.version}"
+        self.findings.append(Finding("adjusted", "note", message, where))
+        sizes = self._replay.sizes
+        return replace(layout, paths=dict(zip(sizes, sizes, strict=True)), sizes=sizes, beside=())
 
     def _keys_of_some(self, layout: Layout, names: Sequence[str]) -> dict[str, int]:
         """Return the observations that only some demonstrations have, and how many have them."""
@@ -242,7 +264,9 @@ class RobomimicFile(Hdf5Reader):
         key = f"{place}/{self._key}"
         size = self._size_of(self._shape_of(key, ranks=RANKS))
         check_components(size, self._action_size, f"{self.path}: {key}")
-        for item in self._observed:
+        if self._replay and not self._has_states(place, steps):
+            raise DataError(f"{self.path}: {place}/states: is not one row per action")
+        for item in () if self._replay else self._observed:
             key = f"{place}/{self._paths[item.name]}"
             shape, hint = self._shape_of(key, ranks=RANKS), f"--drop {item.name}"
             if shape[0] != steps + 1:  # with one row more, the last is the final observation
@@ -433,14 +457,25 @@ class RobomimicFile(Hdf5Reader):
         self, place: str, steps: int
     ) -> tuple[dict[str, FloatArray], dict[str, FloatArray] | None]:
         """Return the observations at every action, and the one after the last, if there is one."""
-        rows: dict[str, FloatArray] = {}
-        for item in self._observed:
-            values = self._read_rows(f"{place}/{self._paths[item.name]}")
-            rows[item.name] = values.reshape(len(values), item.size)
+        if self._replay:
+            rows = self._replayed(place)
+        else:
+            rows = {}
+            for item in self._observed:
+                values = self._read_rows(f"{place}/{self._paths[item.name]}")
+                rows[item.name] = values.reshape(len(values), item.size)
         seen = {name: values[:steps] for name, values in rows.items()}
         if all(len(values) > steps for values in rows.values()):
             return seen, {name: values[steps] for name, values in rows.items()}
         return seen, self._final_observation(place, steps)
+
+    def _replayed(self, place: str) -> dict[str, FloatArray]:
+        """Return the observations of all recorded states of a demonstration."""
+        assert self._replay is not None
+        model = text_of(self._file[place].attrs.get("model_file", "")) or self._shared_model
+        states = self._read_values(f"{place}/states").astype(np.float64)
+        rows = self._replay.observations(states, model, f"{self.path}: {place}")
+        return {item.name: rows[item.name] for item in self._observed}
 
     def _final_observation(self, place: str, steps: int) -> dict[str, FloatArray] | None:
         """Return the last row of `next_obs`, where every key has one."""
@@ -460,7 +495,7 @@ class RobomimicFile(Hdf5Reader):
         final: dict[str, FloatArray] | None,
     ) -> None:
         values = observations.get("object")
-        if values is None or not self._object.applies(values.shape[1]):
+        if values is None or self._replay or not self._object.applies(values.shape[1]):
             return
         # The end effector's pose, whether it is stored or not.
         names = [f"{place}/{OBS}/{key}" for key in (POSITION_KEY, QUATERNION_KEY)]
@@ -495,6 +530,12 @@ class RobomimicFile(Hdf5Reader):
         if not np.isfinite(state).all():
             raise DataError(f"{self.path}: {key}, row 0: is not finite")
         return state
+
+    def close(self) -> None:
+        """Close the file, and the environment that replayed its states."""
+        super().close()
+        if self._replay:
+            self._replay.close()
 
 
 def _stem(name: str) -> str:

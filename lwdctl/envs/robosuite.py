@@ -11,9 +11,6 @@ state is therefore the whole initial state.
 from __future__ import annotations
 
 import inspect
-import logging
-import os
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +24,7 @@ import numpy.typing as npt
 
 from lwdctl.core.errors import ConfigError, SimulatorError
 from lwdctl.core.records import EnvSpec, FloatArray, ObservationSpec
+from lwdctl.core.robosuite_import import import_robosuite
 from lwdctl.core.seeding import derive_seed
 from lwdctl.core.simulator_facts import (
     ROBOSUITE_DEFAULT_MAX_STEPS,
@@ -34,7 +32,6 @@ from lwdctl.core.simulator_facts import (
     robosuite_control_rate,
     robosuite_pose_action,
 )
-from lwdctl.envs.mujoco_rendering import VARIABLE
 from lwdctl.envs.mujoco_simulator import MujocoSimulator
 from lwdctl.envs.robosuite_controllers import (
     action_spec,
@@ -46,23 +43,7 @@ from lwdctl.envs.robosuite_perturbation import displace_hand
 from lwdctl.envs.simulator import Metric, Observation, Step, StillAction
 from lwdctl.envs.table import check_tasks
 
-LOGGER = "robosuite_logs"
-
-
-def _is_error(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.ERROR
-
-
-# robosuite warns about missing private macros and robots at every import, and sets the OpenGL
-# backend for the whole process.
-logging.getLogger(LOGGER).addFilter(_is_error)
-_backend = os.environ.get(VARIABLE)
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)
-    import robosuite
-    from robosuite.environments.base import REGISTERED_ENVS
-if _backend is None:
-    os.environ.pop(VARIABLE, None)
+robosuite = import_robosuite()
 
 MAX_STEPS, _ = ROBOSUITE_DEFAULT_MAX_STEPS
 # The parts of `object` in the order of robosuite 1.5, which snippet stores use.
@@ -273,7 +254,7 @@ class RobosuiteSimulator(MujocoSimulator):
 
 def _build(task: str, arguments: Mapping[str, Any]) -> Any:
     known: set[str] = set()
-    for base in REGISTERED_ENVS[task].__mro__:
+    for base in robosuite.environments.base.REGISTERED_ENVS[task].__mro__:
         known |= set(inspect.signature(base.__init__).parameters)
     unknown = sorted(set(arguments) - known)
     if unknown:

@@ -107,6 +107,32 @@ def test_robosuites_recording_converted_by_robomimic(recorded, sequence_dataset)
     assert (spec.action.low, spec.action.high) == ((-1.0,) * 7, (1.0,) * 7)
 
 
+@pytest.mark.parametrize("converted", [True, False])
+def test_robosuites_recording_is_replayed_as_robomimic_does(recorded, tmp_path, converted):
+    path = tmp_path / "raw.hdf5"
+    path.write_bytes((recorded / "demo.hdf5").read_bytes())
+    if not converted:  # as robosuite's recorder left it
+        with h5py.File(path, "a") as file:
+            del file["data"].attrs["env_args"], file["mask"]
+    low_dim, expected = read_all("robomimic", recorded / "low_dim.hdf5")
+    spec, episodes = read_all("robomimic", path)
+    assert spec.observations == low_dim.observations
+    assert spec.action == low_dim.action
+    assert (spec.env.adapter, spec.env.tasks) == ("robosuite", ("Lift",))
+    assert [episode.length for episode in episodes] == [4, 6]
+    for ours, theirs in zip(episodes, expected, strict=True):
+        for name, values in theirs.observations.items():
+            np.testing.assert_allclose(ours.observations[name], values, atol=1e-6, err_msg=name)
+        np.testing.assert_array_equal(ours.actions, theirs.actions)
+        np.testing.assert_array_equal(ours.initial_state, theirs.initial_state)
+        assert ours.final_observation is None
+    spec, episodes = read_all("robomimic", path, observation_keys=("robot0_joint_pos",))
+    # A flattened state is the time, then the positions, of which the arm's seven are first.
+    with h5py.File(path) as file:
+        states = file["data/demo_2/states"][:, 1:8]
+    np.testing.assert_allclose(episodes[1].observations["robot0_joint_pos"], states, atol=1e-6)
+
+
 def test_robomimics_filter_keys(recorded, sequence_dataset, monkeypatch, tmp_path):
     path = tmp_path / "split.hdf5"
     path.write_bytes((recorded / "low_dim.hdf5").read_bytes())

@@ -1,0 +1,35 @@
+"""Importing robosuite without its warnings and without its change of the OpenGL backend."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import warnings
+from types import ModuleType
+
+BACKEND = "MUJOCO_GL"
+LOGGER = "robosuite_logs"
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
+
+
+def import_robosuite() -> ModuleType:
+    """Return robosuite.
+
+    robosuite warns about missing private macros and robots at every import, and sets the OpenGL
+    backend for the whole process.
+
+    Raises:
+        ImportError: It is not installed.
+    """
+    logging.getLogger(LOGGER).addFilter(_is_error)
+    backend = os.environ.get(BACKEND)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        module = importlib.import_module("robosuite")
+    if backend is None:
+        os.environ.pop(BACKEND, None)
+    return module

@@ -1,0 +1,93 @@
+"""Recordings of robosuite, which hold states and no observations, where they cannot be replayed."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import h5py
+import numpy as np
+import pytest
+
+from lwdctl.configs import IngestConfig
+from lwdctl.core.errors import DataError
+from lwdctl.data.reader import open_source, recognize
+
+SCENE = '<mujoco><asset/><worldbody><body name="gripper0_right_hand"/></worldbody></mujoco>'
+
+
+@pytest.fixture
+def recording(tmp_path):
+    """Return a maker of a file as robosuite's `collect_human_demonstrations` leaves it."""
+
+    def make(task="Lift", model=SCENE, **attributes):
+        path = tmp_path / "demo recorded.hdf5"
+        with h5py.File(path, "w") as file:
+            data = file.create_group("data")
+            info = json.dumps({"env_name": task, "robots": "Panda"})
+            data.attrs.update(
+                {"env": task, "env_info": info, "repository_version": "1.5.1"} | attributes
+            )
+            demo = data.create_group("demo_1")
+            demo.attrs["model_file"] = model
+            demo["states"] = np.zeros((5, 32))
+            demo["actions"] = np.zeros((5, 7))
+        return path
+
+    return make
+
+
+def refusal(path):
+    with pytest.raises(DataError) as caught, open_source(None, (path,), IngestConfig()) as source:
+        source.read(0)
+    assert "\n" not in caught.value.message
+    return caught.value
+
+
+def test_a_recording_is_recognized(recording):
+    assert recognize(recording()).format == "robomimic"
+
+
+def test_without_robosuite_the_commands_are_named(recording, monkeypatch):
+    monkeypatch.setitem(sys.modules, "robosuite", None)
+    path = recording()
+    error = refusal(path)
+    assert "holds no observations" in error.message
+    assert "pip install 'lwdctl[robosuite]'" in error.hint
+    assert f"convert_robosuite --dataset '{path}' && " in error.hint
+    assert f"dataset_states_to_obs --dataset '{path}' --output_name" in error.hint
+
+
+def test_a_converted_recording_needs_one_command(recording, monkeypatch):
+    monkeypatch.setitem(sys.modules, "robosuite", None)
+    env_args = {"env_name": "Lift", "type": 1, "env_kwargs": {"robots": ["Panda"]}}
+    hint = refusal(recording(env_args=json.dumps(env_args))).hint
+    assert "convert_robosuite" not in hint
+    assert "dataset_states_to_obs" in hint
+
+
+@pytest.mark.sim
+class TestWithRobosuite:
+    @pytest.fixture(autouse=True)
+    def robosuite(self):
+        return pytest.importorskip("robosuite")
+
+    def test_a_task_of_another_project_is_refused(self, recording):
+        error = refusal(recording("KitchenPnP"))
+        assert "cannot build 'KitchenPnP'" in error.message
+        assert "dataset_states_to_obs" in error.hint
+
+    def test_a_scene_of_an_older_robosuite_is_refused(self, recording):
+        error = refusal(recording(model=SCENE.replace("gripper0_right_", "gripper0_")))
+        assert "data/demo_1: its scene is older than robosuite 1.5" in error.message
+        assert "with the robosuite that recorded it" in error.hint
+
+    @pytest.mark.parametrize("model", [SCENE, SCENE[:-5]])
+    def test_a_scene_that_cannot_be_built_is_refused(self, recording, model):
+        error = refusal(recording(model=model))
+        assert "data/demo_1.attrs[model_file]: cannot be built" in error.message
+
+    def test_a_scene_that_reads_other_files_is_refused(self, recording):
+        asset = '<asset><mesh name="x" file="/etc/hosts.stl"/></asset>'
+        error = refusal(recording(model=SCENE.replace("<asset/>", asset)))
+        assert "refers to /etc/hosts.stl, which is not robosuite's" in error.message
