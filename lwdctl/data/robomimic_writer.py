@@ -9,6 +9,7 @@ known.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,10 +50,11 @@ class RobomimicWriter:
             raise DataError(f"{path}: env_args is not JSON ({error})") from None
         self._path = path
         try:
-            # Newer file versions hold attributes beyond 64 KiB, which a model text can be.
-            self._file = h5py.File(path, "x", libver=("v110", "v110"))
+            self._bytes = _GuardedFile(path)
         except OSError as error:
             raise DataError(f"{path}: cannot be created ({error})") from None
+        # Newer file versions hold attributes beyond 64 KiB, which a model text can be.
+        self._file = h5py.File(self._bytes, "w", libver=("v110", "v110"))
         self._data = self._file.create_group("data")
         self._data.attrs["env_args"] = text
         self._data.attrs["total"] = 0
@@ -72,6 +74,7 @@ class RobomimicWriter:
 
         Raises:
             DataError: No steps, unequal lengths, or sizes that differ from the first episode's.
+            OSError: The disk is full.
         """
         self._check(episode, states)
         name = f"demo_{len(self._data)}"
@@ -102,6 +105,7 @@ class RobomimicWriter:
         self._data.attrs["total"] = self._total
         for mask in _masks(episode):
             self._masks.setdefault(mask, []).append(name)
+        self._bytes.check()
 
     def close(self) -> None:
         """Write the masks and close the file."""
@@ -110,6 +114,8 @@ class RobomimicWriter:
         for mask, names in self._masks.items():
             self._file.create_dataset(f"mask/{mask}", data=np.asarray(names, dtype="S"))
         self._file.close()
+        self._bytes.close()
+        self._bytes.check()
 
     def __enter__(self) -> RobomimicWriter:
         return self
@@ -120,6 +126,7 @@ class RobomimicWriter:
             self.close()
             return
         self._file.close()
+        self._bytes.close()
         self._path.unlink(missing_ok=True)
 
     def _check(self, episode: Episode, states: npt.NDArray[np.float64] | None) -> None:
@@ -136,6 +143,66 @@ class RobomimicWriter:
         self._sizes = self._sizes or sizes
         if sizes != self._sizes:
             raise DataError(f"{where}: sizes {sizes} differ from the first episode's {self._sizes}")
+
+
+class _GuardedFile(io.RawIOBase):
+    """A new file whose failed writes HDF5 does not see.
+
+    HDF5 writes what it holds once more when it closes a file; where that fails as well, it leaves
+    memory behind that ends the process with a segmentation fault. The first error is kept for
+    `check`, and what follows it is discarded.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("x+b", buffering=0)
+        self._path = path
+        self._error: OSError | None = None
+
+    def check(self) -> None:
+        """Raise the error of the first write that failed."""
+        if self._error is not None:
+            error = self._error
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
+
+    def readinto(self, buffer: Any) -> int:
+        """Read into a buffer; return the number of bytes read."""
+        if self._error is not None:  # what was discarded cannot be read back
+            view = memoryview(buffer).cast("B")
+            view[:] = bytes(len(view))
+            return len(view)
+        return self._file.readinto(buffer) or 0
+
+    def write(self, buffer: Any) -> int:
+        """Write a buffer as a whole; return the number of its bytes."""
+        view = memoryview(buffer).cast("B")
+        try:
+            done = 0
+            while self._error is None and done < len(view):
+                done += self._file.write(view[done:]) or 0
+        except OSError as error:
+            self._error = error
+        return len(view)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Move to a byte."""
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """Return the present byte."""
+        return self._file.tell()
+
+    def truncate(self, size: int | None = None) -> int:
+        """Change the size of the file."""
+        try:
+            return self._file.truncate(size) if self._error is None else 0
+        except OSError as error:
+            self._error = error
+            return 0
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+        super().close()
 
 
 def _masks(episode: Episode) -> list[str]:
