@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,7 +12,7 @@ import gymnasium
 
 from lwdctl.analysis.comparison import Comparison, compare_evaluations
 from lwdctl.analysis.comparison import compare as compare_results
-from lwdctl.analysis.tables import Table
+from lwdctl.analysis.tables import Table, write_csv, write_json
 from lwdctl.api.opening import Place, workspace_at
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import Progress, TqdmProgress
@@ -96,8 +95,8 @@ class ResultTable:
         target = Path(directory)
         target.mkdir(parents=True, exist_ok=True)
         records = [condition.to_json() for condition in self.conditions]
-        (target / "results.json").write_text(json.dumps(records, indent=1) + "\n")
-        (target / "results.csv").write_text(self._table().to_csv())
+        write_json(target / "results.json", records)
+        write_csv(target / "results.csv", self._table())
         return target
 
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from lwdctl import configs
 from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.files import write_durably
 from lwdctl.artifacts.latents import LatentStore
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.progress import Progress, TqdmProgress
@@ -91,7 +92,7 @@ class Diffusion(_TrainedModel):
         super().save(target / "diffusion")
         self.latents.vae.save(target / "vae")
         source = self.latents.vae.data.store.spec.to_mapping()
-        (target / "source.json").write_text(json.dumps(source, indent=1) + "\n")
+        write_durably(target / "source.json", f"{json.dumps(source, indent=1)}\n".encode())
 
 
 @dataclass(frozen=True, repr=False)

@@ -67,14 +67,23 @@ def sync(path: Path) -> None:
 
 
 def write_durably(path: Path, content: bytes) -> None:
-    """Replace the file at `path` as a whole and force it to the disk."""
+    """Replace the file at `path` as a whole and force it to the disk.
+
+    Raises:
+        OSError: It cannot be written; the error names `path`, and nothing is left behind.
+    """
     fresh = path.with_name(f".{path.name}.new")
-    with fresh.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
-    sync(path.parent)
+    try:
+        with fresh.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+        sync(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            fresh.unlink()
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def is_known_digest(path: Path, sha256: str) -> bool:

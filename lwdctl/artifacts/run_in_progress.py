@@ -34,7 +34,7 @@ from lwdctl.artifacts.manifest import (
     provenance,
 )
 from lwdctl.artifacts.references import version_directory, version_of
-from lwdctl.core.errors import ArtifactError
+from lwdctl.core.errors import ArtifactError, cannot_write
 
 CHECKPOINTS = "checkpoints"
 PREFIX = ".partial-"
@@ -165,14 +165,28 @@ class RunInProgress:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Remove the directory unless it was published or is to be kept."""
-        del kind, error, traceback
+        """Remove the directory unless it was published or is to be kept.
+
+        Raises:
+            ArtifactError: Instead of an error of the system that a write met: names the path and
+                says what is kept.
+        """
+        del kind, traceback
         if self._published:
             return
-        if self.keep or self._record.resumable:
+        kept = self.keep or self._record.resumable
+        if kept:
             self._lock.close()
         else:
             self.discard()
+        then = "run the same command again"
+        if self._record.resumable:
+            then += " with --resume: the last checkpoint is kept"
+        elif kept:
+            then += ": what is finished is kept"
+        refused = cannot_write(error, self.path, then)
+        if refused is not None:
+            raise refused from error
 
 
 def begin_run(
@@ -200,21 +214,22 @@ def begin_run(
 
 def _begin(root: Path, record: RunRecord) -> RunInProgress:
     path = record.path
+    body = {"config": record.config, "inputs": [asdict(item) for item in record.inputs]}
+    text = json.dumps({**body, "started": record.started}, indent=1)
     try:
         _make(path)
         lock = (path / RECORD_NAME).open("x+", encoding="utf-8")
+        # Locked before it is filled: whoever finds an empty run.json leaves it alone.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        os.write(lock.fileno(), text.encode())
+        os.fsync(lock.fileno())
+        sync(path)
     except OSError as error:
+        remove_run(path)
         raise ArtifactError(
             f"cannot write in the workspace {root}: {error.strerror}",
-            "choose another with --workspace DIR or $LWDCTL_WORKSPACE",
+            "free disk space, or choose another with --workspace DIR or $LWDCTL_WORKSPACE",
         ) from error
-    # Locked before it is filled: whoever finds an empty run.json leaves it alone.
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    body = {"config": record.config, "inputs": [asdict(item) for item in record.inputs]}
-    json.dump({**body, "started": record.started}, lock, indent=1)
-    lock.flush()
-    os.fsync(lock.fileno())
-    sync(path)
     return RunInProgress(record, lock, resumed=False)
 
 

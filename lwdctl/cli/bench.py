@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lwdctl.artifacts.files import write_durably
 from lwdctl.cli.bars import make_progress
 from lwdctl.cli.generate import DEBUG, JSON, QUIET
 from lwdctl.cli.output import format_value, print_json, print_table, print_text
@@ -96,7 +97,7 @@ def command(  # noqa: PLR0913 - the options of the command line
                 found.append((name, item))
                 if out is not None:
                     text = json.dumps(_as_mapping(machine, found), indent=1, allow_nan=False)
-                    out.write_text(text + "\n", encoding="utf-8")
+                    write_durably(out, f"{text}\n".encode())
             task.advance(row=name)
     if as_json:
         print_json(None, out, _as_mapping(machine, found))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shlex
 import signal
 import sys
 import tempfile
+import threading
 import traceback
 from types import FrameType
 
@@ -19,10 +19,10 @@ from lwdctl.core.errors import (
     EXIT_TERMINATED,
     EXIT_USAGE,
     EXIT_USER,
+    WRITE_ERRNOS,
     LwdctlError,
 )
 
-_USER_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 _EXIT_BROKEN_PIPE = 141
 
 
@@ -46,6 +46,21 @@ def catch_sigterm() -> None:
     signal.signal(signal.SIGTERM, stop)
 
 
+def report_threads() -> None:
+    """Print no traceback where a thread of a library cannot write.
+
+    TensorBoard writes in a thread of its own; the main thread meets the same full disk and reports
+    it.
+    """
+
+    def hook(failed: threading.ExceptHookArgs) -> None:
+        error = failed.exc_value
+        if not (isinstance(error, OSError) and error.errno in WRITE_ERRNOS):
+            threading.__excepthook__(failed)
+
+    threading.excepthook = hook
+
+
 def report(error: BaseException, arguments: list[str], resume_hint: str) -> int:
     """Report on stderr what went wrong and return the exit code.
 
@@ -67,7 +82,7 @@ def report(error: BaseException, arguments: list[str], resume_hint: str) -> int:
         # The reader went away (`| head`); nothing more can be printed on stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return _EXIT_BROKEN_PIPE
-    if isinstance(error, OSError) and error.errno in _USER_ERRNOS:
+    if isinstance(error, OSError) and error.errno in WRITE_ERRNOS:
         _print_error(
             str(error), "free disk space or change the permissions, then run the same command again"
         )
@@ -94,16 +109,19 @@ def _report_usage(error: typer.TyperException, arguments: list[str]) -> int:
 
 def _report_bug(error: BaseException, arguments: list[str]) -> int:
     text = "".join(traceback.format_exception(error))
-    with tempfile.NamedTemporaryFile(
-        "w", prefix="lwdctl-traceback-", suffix=".txt", delete=False, encoding="utf-8"
-    ) as file:
-        file.write(f"{command_line(arguments)}\n\n{text}")
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="lwdctl-traceback-", suffix=".txt", delete=False, encoding="utf-8"
+        ) as file:
+            file.write(f"{command_line(arguments)}\n\n{text}")
+        where = f"the traceback in {file.name} (--debug prints it)"
+    except OSError:  # no room for a file either
+        where = "the traceback that --debug prints"
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     what = f"{type(error).__name__}: {first}" if first else type(error).__name__
     _print_error(
         f"unexpected {what}",
-        f"this is a bug in lwdctl; please report it with the traceback in {file.name} "
-        "(--debug prints it)",
+        f"this is a bug in lwdctl; please report it with {where}",
     )
     return EXIT_BUG
 

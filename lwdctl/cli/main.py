@@ -20,6 +20,7 @@ from lwdctl.cli.failures import (
     catch_sigterm,
     command_line,
     report,
+    report_threads,
 )
 from lwdctl.core.errors import EXIT_INTERRUPTED, EXIT_OK
 from lwdctl.core.registry import Registry, Row
@@ -56,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # The memory of a process that ends needs no collection, which would take a fifth of a second.
     atexit.register(gc.freeze)
     catch_sigterm()
+    report_threads()
     try:
         with recording(command=command_line(given)):
             code = _app().main(given or ["--help"], prog_name="lwdctl", standalone_mode=False)

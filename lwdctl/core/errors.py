@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from pathlib import Path
+
 EXIT_OK = 0
 EXIT_USER = 1
 EXIT_USAGE = 2
@@ -46,6 +50,32 @@ class SimulatorError(LwdctlError):
 
 class MissingExtraError(LwdctlError):
     """An optional dependency that is not installed."""
+
+
+WRITE_ERRNOS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+)
+"""What the system answers where a disk is full or must not be written."""
+
+
+def cannot_write(error: BaseException | None, folder: Path, then: str) -> ArtifactError | None:
+    """Return the error of a write below a folder that the system refused, or None.
+
+    Args:
+        error: What was raised. Only an `OSError` of `WRITE_ERRNOS` that names a path below
+            `folder`, or none at all, is such a write.
+        folder: Where was written.
+        then: What to do when there is room (`"run the same command again"`).
+    """
+    if not isinstance(error, OSError) or error.errno not in WRITE_ERRNOS:
+        return None
+    where = Path(os.fsdecode(error.filename)) if error.filename else folder
+    if not where.is_relative_to(folder):
+        return None
+    return ArtifactError(
+        f"cannot write {where}: {error.strerror}",
+        f"free disk space, raise the limit or change the permissions, then {then}",
+    )
 
 
 def first_line(error: BaseException) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lwdctl.artifacts.files import sha256_of
+from lwdctl.artifacts.files import sha256_of, write_durably
 from lwdctl.core.errors import ArtifactError, ConfigError, DataError, MissingExtraError
 from lwdctl.core.records import ActionSpec, FloatArray, ObservationSpec
 from lwdctl.core.seeding import generator
@@ -100,7 +100,7 @@ class PolicyDescription:
             ]
         body = {"format": FORMAT, "format_version": FORMAT_VERSION, **values}
         text = json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False)
-        (directory / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+        write_durably(directory / DESCRIPTION, f"{text}\n".encode())
 
     @classmethod
     def read(cls, directory: Path) -> PolicyDescription:

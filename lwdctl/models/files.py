@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self, get_type_hints
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from lwdctl.artifacts.files import write_durably
 from lwdctl.core.errors import ArtifactError, ConfigError
 
 SPEC = "model.json"
@@ -85,9 +89,27 @@ def save_model(
     directory: Path, spec: Mapping[str, Any], model: nn.Module, ema_model: nn.Module
 ) -> None:
     """Write the specification and both sets of weights: the last ones and the EMA weights."""
-    (directory / SPEC).write_text(json.dumps(spec, indent=2, sort_keys=True) + "\n")
+    write_durably(directory / SPEC, f"{json.dumps(spec, indent=2, sort_keys=True)}\n".encode())
     for name, module in ((WEIGHTS, model), (EMA_WEIGHTS, ema_model)):
-        save_file(unique_tensors(module), directory / name)
+        write_tensors(unique_tensors(module), directory / name)
+
+
+def write_tensors(
+    tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        OSError: The file cannot be written; the error has the system's number and the path.
+    """
+    try:
+        save_file(dict(tensors), path, metadata=dict(metadata) if metadata else None)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        code = int(number[1])
+        raise OSError(code, os.strerror(code), str(path)) from error
 
 
 def load_spec(directory: Path) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def run(config: EvalConfig, inputs: Mapping[str, Artifact], context: StageContex
             evaluation.add_latency(output.checkpoints)
         shutil.copytree(output.checkpoints, output.path / EPISODES_FOLDER, dirs_exist_ok=True)
         rows = [row for item in conditions for row in _read(output.checkpoints, item)["results"]]
-        (output.path / "results.json").write_text(json.dumps(rows, indent=2) + "\n")
+        write_durably(output.path / "results.json", f"{json.dumps(rows, indent=2)}\n".encode())
         summary: dict[str, Any] = {"protocol": evaluation.protocol, "results": rows}
         if config.video:
             summary["videos"] = {item.name: _videos(output.path, item) for item in conditions}

@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lwdctl.artifacts.files import sync
 from lwdctl.artifacts.run_in_progress import CHECKPOINTS
 from lwdctl.core.errors import ArtifactError, first_line
-from lwdctl.models.files import load_tensors, unique_tensors
+from lwdctl.models.files import load_tensors, unique_tensors, write_tensors
 
 KEPT = 2
 SNAPSHOTS = "snapshots"
@@ -35,7 +35,7 @@ def save(directory: Path, update: int, tensors: Mapping[str, Tensor], values: An
     contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     text = json.dumps(values)
     metadata = {"values": text, "sha256": _digest(contiguous, text)}
-    save_file(contiguous, unfinished, metadata=metadata)
+    write_tensors(contiguous, unfinished, metadata)
     sync(unfinished)
     unfinished.rename(path)
     sync(folder)
@@ -138,7 +138,7 @@ def write_snapshot(directory: Path, update: int, ema_model: nn.Module) -> None:
     folder.mkdir(exist_ok=True)
     aside.mkdir(exist_ok=True)
     unfinished = aside / "snapshot.tmp"  # checkpoints are never published
-    save_file(unique_tensors(ema_model), unfinished)
+    write_tensors(unique_tensors(ema_model), unfinished)
     unfinished.rename(folder / f"{update}{_ENDING}")
 
 
