@@ -22,6 +22,7 @@ from lwdctl.core.errors import (
     WRITE_ERRNOS,
     LwdctlError,
 )
+from lwdctl.core.plain_text import plain_text
 
 _EXIT_BROKEN_PIPE = 141
 
@@ -127,7 +128,9 @@ def _report_bug(error: BaseException, arguments: list[str]) -> int:
 
 
 def _print_error(message: str, hint: str) -> None:
-    sys.stderr.write(f"error: {message}\n")
-    if hint:
-        sys.stderr.write(f"hint: {hint}\n")
+    for head, text in (("error", message), ("hint", hint)):
+        if text:
+            # Both may name what a file holds; lines are kept.
+            shown = "\n".join(plain_text(line) for line in text.split("\n"))
+            sys.stderr.write(f"{head}: {shown}\n")
     sys.stderr.flush()

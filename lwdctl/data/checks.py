@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +17,11 @@ from lwdctl.artifacts.snippets import RESERVED_KEYS
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import FloatArray, ObservationSpec
 from lwdctl.core.suggest import did_you_mean
+from lwdctl.data.formats import READERS
 
 NUMBER_KINDS = "fiub"
+MOST_NEIGHBORS = 2000
+"""Files beside a missing path whose names are compared with it."""
 
 
 class NonFiniteError(DataError):
@@ -132,6 +138,29 @@ def without_dropped(drop: Sequence[str], keys: Sequence[str], where: str) -> tup
         if key not in keys:
             raise DataError(f"{where}: --drop: no observation '{key}'", did_you_mean(key, keys))
     return tuple(key for key in keys if key not in drop)
+
+
+def missing_path(path: Path) -> DataError:
+    """Return the error about a path that does not exist, with formats and files of like names."""
+    text = str(path)
+    is_word = path.name == text and not path.suffix
+    formats = [f"{name} (a data format)" for name in _close(text, READERS)] if is_word else []
+    try:
+        beside = [item.name for item in islice(path.parent.iterdir(), MOST_NEIGHBORS)]
+    except OSError:
+        beside = []
+    files = [str(path.with_name(name)) for name in _close(path.name, beside)]
+    hint = "did you mean " + " or ".join([*formats, *files]) + "?" if formats or files else ""
+    if not is_word:
+        return DataError(f"{text}: no such file or directory", hint)
+    hint = hint or f"data formats: {', '.join(READERS)}"
+    return DataError(f"{text}: no such file or directory, and no data format has that name", hint)
+
+
+def _close(name: str, known: Iterable[str]) -> list[str]:
+    """Return the known names that differ little from `name`, the closest first."""
+    folded = {item.lower(): item for item in known}
+    return [folded[item] for item in difflib.get_close_matches(name.lower(), folded, n=3)]
 
 
 @contextmanager

@@ -6,23 +6,33 @@ directory. Nothing outside the path is followed, nothing is unpickled or execute
 
 from __future__ import annotations
 
+import json
 import os
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Literal
 
 import numpy as np
 
 from lwdctl.core.errors import DataError
-from lwdctl.data.checks import first_line, numeric_order
+from lwdctl.data.checks import NUMBER_KINDS, first_line, missing_path, numeric_order
 
 Container = Literal["hdf5", "zarr", "npz", "directory", "file"]
+Kind = Literal["low-dimensional", "scalar", "image", "several axes", "text", "not numeric"]
+CHANNELS = (1, 3, 4)
+"""Of a picture: gray, red, green and blue, and these with depth or opacity."""
+SMALLEST_SIDE = 8
+"""Of a picture in pixels; smaller arrays of several axes are matrices."""
 # Enough to see a structure; files of many demonstrations repeat it hundreds of times.
 MAX_CHILDREN = 64
 MAX_ENTRIES = 2000
 MAX_DEPTH = 6
+MAX_METADATA_BYTES = 2**20
+"""Largest JSON file whose values are listed."""
+MAX_MEMBERS = 2
+"""Files of a directory that are looked into: they stand for the others."""
 SMALLEST_USER_BLOCK = 512
 UNREADABLE = "unreadable"
 """Element type of an array whose declaration is damaged."""
@@ -35,7 +45,8 @@ class ArrayEntry:
 
     Attributes:
         shape: Its shape.
-        dtype: NumPy's name of its element type (`"float32"`, `"object"`).
+        dtype: NumPy's name of its element type (`"float32"`, `"object"`); `"str"` for texts of any
+            length.
     """
 
     shape: tuple[int, ...]
@@ -45,9 +56,24 @@ class ArrayEntry:
     def is_numeric(self) -> bool:
         """Whether its elements are numbers or booleans."""
         try:
-            return np.dtype(self.dtype).kind in "fiub"
+            return np.dtype(self.dtype).kind in NUMBER_KINDS
         except TypeError:
             return False
+
+    @property
+    def kind(self) -> Kind:
+        """What it holds, told by shape and element type."""
+        if not self.is_numeric:
+            text = self.dtype.lstrip("<>|=")[:1] in ("S", "U") or "str" in self.dtype.lower()
+            return "text" if text else "not numeric"
+        if not self.shape:
+            return "scalar"
+        steps = self.shape[1:]
+        if sum(size != 1 for size in steps) <= 1:
+            return "low-dimensional"
+        sides = sorted(steps)[-2:]
+        pixels = self.dtype == "uint8" or (len(steps) >= 3 and min(steps) in CHANNELS)
+        return "image" if pixels and sides[0] >= SMALLEST_SIDE else "several axes"
 
 
 @dataclass(frozen=True)
@@ -61,6 +87,8 @@ class Contents:
             many children the first ones (in numeric order) stand for all.
         groups: Number of children of every group listed, by its path (`""` is the root).
         attributes: Attributes by the path of their group or array, then name; texts and numbers.
+        scalars: Texts and numbers that stand alone in the file, by their path
+            (`"metadata/algorithm"`).
         files: Of a directory, the files in it (`"meta/info.json"`), the first ones if many.
     """
 
@@ -69,6 +97,7 @@ class Contents:
     arrays: Mapping[str, ArrayEntry] = field(default_factory=dict)
     groups: Mapping[str, int] = field(default_factory=dict)
     attributes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    scalars: Mapping[str, Any] = field(default_factory=dict)
     files: tuple[str, ...] = ()
 
     def has(self, *keys: str) -> bool:
@@ -93,11 +122,20 @@ def look_into(path: Path) -> Contents:
         DataError: No such path, an empty file, or one that cannot be opened.
     """
     if not path.exists():
-        raise DataError(f"{path}: no such file or directory")
-    if path.is_dir():
-        if any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zmetadata")):
-            return _look_into_zarr(path)
-        return Contents(path, "directory", files=_files_in(path))
+        raise missing_path(path)
+    try:
+        return _look_into_directory(path) if path.is_dir() else _look_into_file(path)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: cannot be opened ({first_line(error)})") from None
+
+
+def _look_into_directory(path: Path) -> Contents:
+    if any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zmetadata")):
+        return _look_into_zarr(path)
+    return Contents(path, "directory", files=_files_in(path))
+
+
+def _look_into_file(path: Path) -> Contents:
     if not path.is_file():
         raise DataError(f"{path}: is neither a file nor a directory")
     if path.stat().st_size == 0:
@@ -111,6 +149,52 @@ def look_into(path: Path) -> Contents:
             return _look_into_npz(path)
         return _look_into_zarr(path)
     return Contents(path, "file")
+
+
+def look_into_members(contents: Contents) -> Contents:
+    """Add to a directory's contents what its data and metadata files hold.
+
+    Values of its JSON files become attributes under the file's name; the arrays of its first data
+    files are listed below the file's name. Anything else is returned as it is.
+    """
+    if contents.container != "directory":
+        return contents
+    arrays, groups = dict(contents.arrays), dict(contents.groups)
+    attributes = dict(contents.attributes)
+    opened = 0
+    for name in contents.files:
+        path = contents.path / name
+        if path.is_symlink() or not path.is_file():
+            continue
+        if name.endswith(".json"):
+            attributes[name] = _json_values(path)
+            continue
+        try:
+            held = look_into(path) if opened < MAX_MEMBERS else Contents(path, "file")
+        except DataError:
+            continue  # whoever reads it reports it
+        opened += held.container != "file"
+        arrays |= {f"{name}/{key}": entry for key, entry in held.arrays.items()}
+        groups |= {f"{name}/{key}".rstrip("/"): count for key, count in held.groups.items()}
+    return replace(contents, arrays=arrays, groups=groups, attributes=attributes)
+
+
+def _json_values(path: Path) -> dict[str, Any]:
+    """Return the texts and numbers at the top of a JSON file, {} where it has none."""
+    try:
+        if path.stat().st_size > MAX_METADATA_BYTES:
+            return {}
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return _plain_values(values) if isinstance(values, dict) else {}
+
+
+def _plain_values(values: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return the entries that are a text or a number."""
+    return {
+        str(key): value for key, value in values.items() if isinstance(value, str | int | float)
+    }
 
 
 def _is_hdf5(path: Path) -> bool:
@@ -133,6 +217,7 @@ def _look_into_hdf5(path: Path) -> Contents:
     arrays: dict[str, ArrayEntry] = {}
     groups: dict[str, int] = {}
     attributes: dict[str, dict[str, Any]] = {}
+    scalars: dict[str, Any] = {}
     try:
         with open_shared(path) as file:
             stack: list[tuple[str, Any, int]] = [("", file, 0)]
@@ -144,7 +229,11 @@ def _look_into_hdf5(path: Path) -> Contents:
                 seen.add(item.id)
                 attributes[key] = _attributes(item)
                 if isinstance(item, h5py.Dataset):
-                    arrays[key] = ArrayEntry(tuple(item.shape or ()), str(item.dtype))
+                    is_text = h5py.check_string_dtype(item.dtype) and item.dtype.kind == "O"
+                    dtype = "str" if is_text else str(item.dtype)
+                    arrays[key] = ArrayEntry(tuple(item.shape or ()), dtype)
+                    if item.shape == () and not (item.is_virtual or item.external):
+                        scalars.update(_plain_scalar(key, item))
                     continue
                 names = sorted(item, key=numeric_order)
                 groups[key] = len(names)
@@ -162,7 +251,16 @@ def _look_into_hdf5(path: Path) -> Contents:
             else (f"cannot be opened ({first_line(error)})")
         )
         raise DataError(f"{path}: {problem}") from None
-    return Contents(path, "hdf5", arrays, groups, attributes)
+    return Contents(path, "hdf5", arrays, groups, attributes, scalars)
+
+
+def _plain_scalar(key: str, dataset: Any) -> dict[str, Any]:
+    """Return the value of a scalar that is a text or a number, by its key; {} for others."""
+    try:
+        value = dataset[()]
+    except (OSError, RuntimeError, TypeError, ValueError):
+        return {}  # what cannot be decoded is of no use here
+    return {key: value} if (value := _plain_value(value)) is not None else {}
 
 
 def _attributes(item: Any) -> dict[str, Any]:
@@ -173,13 +271,19 @@ def _attributes(item: Any) -> dict[str, Any]:
             value = item.attrs[name]
         except (OSError, RuntimeError, TypeError, ValueError, KeyError):
             continue  # an attribute that cannot be decoded is of no use here
-        if isinstance(value, bytes):
-            value = value.decode("utf-8", "replace")
-        if isinstance(value, np.generic):
-            value = value.item()
-        if isinstance(value, str | int | float | bool):
-            found[name] = value
+        if (plain := _plain_value(value)) is not None:
+            found[name] = plain
     return found
+
+
+def _plain_value(value: Any) -> str | int | float | None:
+    """Return an HDF5 value as a text or number of Python, None for anything else."""
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if isinstance(value, np.generic):
+        value = value.item()
+        value = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    return value if isinstance(value, str | int | float) else None
 
 
 def _look_into_zarr(path: Path) -> Contents:
@@ -192,7 +296,12 @@ def _look_into_zarr(path: Path) -> Contents:
         if key:
             parent = key.rpartition("/")[0]
             groups[parent] = groups.get(parent, 0) + 1
-    return Contents(path, "zarr", dict(list(arrays.items())[:MAX_ENTRIES]), groups)
+    recorded = documents[""].get("attributes")
+    values = _plain_values(recorded) if isinstance(recorded, dict) else {}
+    if path.is_dir():
+        values |= _json_values(path / ".zattrs")  # those of a version 2 store
+    listed = dict(list(arrays.items())[:MAX_ENTRIES])
+    return Contents(path, "zarr", listed, groups, {"": values} if values else {})
 
 
 def zarr_arrays(documents: Mapping[str, Mapping[str, Any]]) -> dict[str, ArrayEntry]:

@@ -28,6 +28,7 @@ from lwdctl.data.checks import (
     check_rows,
     closed_on_error,
     finite_rows,
+    missing_path,
 )
 
 # Cache per open array: flat files are read in random order, with many episodes in a chunk.
@@ -89,7 +90,7 @@ def open_hdf5(path: Path, max_bytes: int) -> tuple[h5py.File, Structure]:
         The open file, and what it holds.
     """
     if not path.exists():
-        raise DataError(f"{path}: no such file")
+        raise missing_path(path)
     if not path.is_file():
         raise DataError(f"{path}: is not a file")
     if path.stat().st_size == 0:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lwdctl.core.errors import DataError
-from lwdctl.data.checks import first_line
+from lwdctl.data.checks import first_line, missing_path
 
 _MAX_METADATA_BYTES = 2**24
 _MAX_DEPTH = 8
@@ -26,7 +26,7 @@ def read_zarr_metadata(path: Path) -> tuple[str, dict[str, dict[str, Any]]]:
         DataError: No such path, or no zarr group.
     """
     if not path.exists():
-        raise DataError(f"{path}: no such file or directory")
+        raise missing_path(path)
     if path.is_file() and not zipfile.is_zipfile(path):
         raise DataError(f"{path}: is neither a zarr directory nor an intact zip file of one")
     try:
