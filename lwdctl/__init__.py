@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lwdctl.analysis.comparison import Comparison
     from lwdctl.api.evaluation import ResultTable, compare, evaluate
+    from lwdctl.api.inspection import inspect
     from lwdctl.api.opening import collect, ingest, load_dataset, load_policy, run
     from lwdctl.api.training import (
         Baseline,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     )
     from lwdctl.core.records import ActionSpec, EnvSpec, Episode, ObservationSpec, SourceSpec
     from lwdctl.data.dataset import Dataset
+    from lwdctl.data.inspection import Inspection, Inspections
     from lwdctl.envs.gymnasium_adapter import GymnasiumSimulator
     from lwdctl.envs.simulator import Metric
     from lwdctl.methods.method import Acting
@@ -61,6 +63,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 _HOMES = {
     "lwdctl.analysis.comparison": ("Comparison",),
     "lwdctl.api.evaluation": ("ResultTable", "compare", "evaluate"),
+    "lwdctl.api.inspection": ("inspect",),
     "lwdctl.api.opening": ("collect", "ingest", "load_dataset", "load_policy", "run"),
     "lwdctl.api.training": (
         "Baseline", "Diffusion", "Latents", "Vae", "encode", "train_baseline", "train_diffusion",
@@ -71,6 +74,7 @@ _HOMES = {
         "IngestConfig", "VaeConfig",
     ),
     "lwdctl.data.dataset": ("Dataset",),
+    "lwdctl.data.inspection": ("Inspection", "Inspections"),
     "lwdctl.core.errors": (
         "ArtifactError", "ConfigError", "DataError", "LwdctlError", "MissingExtraError",
         "SimulatorError",
@@ -103,6 +107,8 @@ __all__ = [
     "EvalConfig",
     "GymnasiumSimulator",
     "IngestConfig",
+    "Inspection",
+    "Inspections",
     "Latents",
     "LoadedPolicy",
     "LwdctlError",
@@ -120,6 +126,7 @@ __all__ = [
     "encode",
     "evaluate",
     "ingest",
+    "inspect",
     "load_dataset",
     "load_policy",
     "run",

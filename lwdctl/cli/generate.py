@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import itertools
 import re
+import typing
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
@@ -67,19 +68,53 @@ class Shared:
         return cls(workspace, as_json, make_progress(quiet=quiet))
 
 
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Stands in the annotation of a command's parameter whose value is a configuration.
+
+    The command gets an option for each of these fields; the others keep their defaults.
+
+    Attributes:
+        command: The command, for hints (`"inspect"`).
+        names: Fields of the configuration, arguments first.
+        texts: Help texts that differ from those of the fields, by field name.
+    """
+
+    command: str
+    names: tuple[str, ...]
+    texts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
 def command_function(function: Callable[..., None]) -> Any:
     """Return the function that Typer makes a command from.
 
     Args:
-        function: One whose first parameter is `shared: Shared` gets the options for it.
+        function: One whose first parameter is `shared: Shared` gets the options for it, and
+            those of a parameter that is annotated with `Options`.
     """
     own = list(inspect.signature(function, eval_str=True).parameters.values())
     if not own or own[0].annotation is not Shared:
         return function
-    parameters = [item.replace(kind=inspect.Parameter.KEYWORD_ONLY) for item in own[1:]]
+    parameters: list[inspect.Parameter] = []
+    configurations: dict[str, tuple[type, Options]] = {}
+    for item in own[1:]:
+        config, *marks = typing.get_args(item.annotation) or (item.annotation,)
+        if marks and isinstance(marks[0], Options):
+            configurations[item.name] = (config, marks[0])
+            fields = {field.name: field for field in dataclasses.fields(config)}
+            texts = marks[0].texts
+            parameters += [
+                _setting(config, fields[name], texts.get(name, "")) for name in marks[0].names
+            ]
+        else:
+            parameters.append(item.replace(kind=inspect.Parameter.KEYWORD_ONLY))
 
     def run(**values: Any) -> None:
-        function(Shared.take(values), **values)
+        shared = Shared.take(values)
+        for name, (config, options) in configurations.items():
+            given = {field: values.pop(field) for field in options.names}
+            values[name] = configuration(config, given, options.command)
+        function(shared, **values)
 
     return _declare(run, [*parameters, *_shared_parameters()], function.__name__, function.__doc__)
 
@@ -107,7 +142,7 @@ def _declare(
 
 
 def _run(stage: Stage, shared: Shared, values: Mapping[str, Any]) -> None:
-    config = configuration(stage, values)
+    config = configuration(stage.config, values, stage.command)
     named = {kind: values[_INPUT_PREFIX + kind] for kind in stage.inputs}
     with reserved_stdout():
         artifact = run_stage(
@@ -152,22 +187,27 @@ def _shared_parameters() -> list[inspect.Parameter]:
     ]
 
 
-def configuration(stage: Stage, values: Mapping[str, Any]) -> Any:
-    """Build a stage's configuration from the options of the command line.
+def configuration(config: type, values: Mapping[str, Any], command: str) -> Any:
+    """Build a configuration from the options of the command line.
+
+    Args:
+        config: Its class.
+        values: Option values by field name; fields without one keep their defaults.
+        command: The command, for the hint.
 
     Raises:
         CommandLineError: A value that the configuration does not accept.
     """
     given: dict[str, Any] = {}
-    values = _with_shifted_arguments(stage.config, values)
+    values = _with_shifted_arguments(config, values)
     try:
-        for field in dataclasses.fields(stage.config):
-            value = values[field.name]
+        for field in dataclasses.fields(config):
+            value = values.get(field.name)
             if value is not None:
-                given[field.name] = _parse(stage.config, field, value)
-        return from_mapping(stage.config, given)
+                given[field.name] = _parse(config, field, value)
+        return from_mapping(config, given)
     except ConfigError as error:
-        hint = error.hint or f"see: lwdctl {stage.command} --help"
+        hint = error.hint or f"see: lwdctl {command} --help"
         raise CommandLineError(error.message, hint) from error
 
 
@@ -178,7 +218,7 @@ def _with_shifted_arguments(config: type, values: Mapping[str, Any]) -> dict[str
     """
     shifted = dict(values)
     for field, following in itertools.pairwise(dataclasses.fields(config)):
-        value, registry = values[field.name], registry_of(field)
+        value, registry = values.get(field.name), registry_of(field)
         if not isinstance(value, str) or registry is None or value in registry:
             continue
         if field_type(config, field.name).optional and following.metadata["argument"]:
@@ -197,8 +237,11 @@ def _parse(config: type, field: dataclasses.Field[Any], value: Any) -> Any:
     return parse_assignments(config, [f"{field.name}={text}"])[field.name]
 
 
-def _setting(config: type, field: dataclasses.Field[Any]) -> inspect.Parameter:
-    """Declare one configuration field; values stay text, `core.config` parses them."""
+def _setting(config: type, field: dataclasses.Field[Any], text: str = "") -> inspect.Parameter:
+    """Declare one configuration field; values stay text, `core.config` parses them.
+
+    `text` replaces the field's own help.
+    """
     kind = field_type(config, field.name)
     annotation: Any = str | None if kind.optional else str
     default: Any = field.default
@@ -210,7 +253,9 @@ def _setting(config: type, field: dataclasses.Field[Any]) -> inspect.Parameter:
         default = str(default)
     show = default not in ("", None)
     if field.metadata["argument"]:
-        info = typer.Argument(help=_help(field), metavar=_metavar(field, kind), show_default=show)
+        info = typer.Argument(
+            help=text or _help(field), metavar=_metavar(field, kind), show_default=show
+        )
         if default == "":
             default = inspect.Parameter.empty
     else:
@@ -218,7 +263,7 @@ def _setting(config: type, field: dataclasses.Field[Any]) -> inspect.Parameter:
         if kind.scalar is bool:
             name = f"{name}/--no-{name[2:]}"
         info = typer.Option(
-            name, help=_help(field), metavar=_metavar(field, kind), show_default=show
+            name, help=text or _help(field), metavar=_metavar(field, kind), show_default=show
         )
     return _keyword(field.name, Annotated[annotation, info], default)
 

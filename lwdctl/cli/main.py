@@ -86,6 +86,7 @@ COMMANDS = Registry(
         "gc": Row(
             "lwdctl.cli.workspace:gc_command", "Remove what interrupted commands left behind."
         ),
+        "inspect": Row("lwdctl.cli.inspect:command", "Say what is in files of demonstrations."),
         "download": Row("lwdctl.cli.download:command", "Download public demonstrations."),
         "export": Row(
             "lwdctl.cli.export:command", "Export a policy or a data set for other programs."

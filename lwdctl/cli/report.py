@@ -72,7 +72,7 @@ def command(
     workspace = shared.workspace
     recipes, sources = _sources(runs or [], smoke, assignments or [], workspace)
     path = _output(output, runs or [])
-    _check_writable(path)
+    check_writable(path)
     progress = shared.progress
     from lwdctl.analysis.report.report import build_report
 
@@ -181,8 +181,8 @@ def _output(output: str, runs: Sequence[str]) -> Path:
     return Path(f"{sanitize_name(name)}.html")
 
 
-def _check_writable(path: Path) -> None:
-    """Check before the work that the file can be written.
+def check_writable(path: Path, option: str = "--output FILE") -> None:
+    """Check before the work that the file that `option` names can be written.
 
     Raises:
         ConfigError: It cannot.
@@ -194,4 +194,4 @@ def _check_writable(path: Path) -> None:
     except OSError as error:
         why = error.strerror or str(error)
     if why:
-        raise ConfigError(f"cannot write {path}: {why}", "name another file with --output FILE")
+        raise ConfigError(f"cannot write {path}: {why}", f"name another file with {option}")

@@ -8,6 +8,7 @@ in `meta/episode_ends`. The angle wraps, so networks get its sine and cosine.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -46,6 +47,7 @@ class PushTBuffer:
     """
 
     generic = False
+    array_uses: ClassVar = {"data/state": "observation"}
 
     @staticmethod
     def recognize(contents: Contents) -> str:

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import shlex
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from lwdctl.configs import IngestConfig
-from lwdctl.core.errors import DataError
+from lwdctl.core.errors import DataError, LwdctlError
 from lwdctl.core.records import Episode, Finding, SourceSpec
 from lwdctl.data.formats import READERS
 
@@ -99,6 +100,9 @@ class Recognizes(Protocol):
 
     generic: bool
     """Whether the format is tried after all others: a container without a layout of its own."""
+    array_uses: Mapping[str, str]
+    """May be left out: what arrays are stored as whose names do not say it, for `inspect`
+    (`{"data/state": "observation"}`)."""
 
     @staticmethod
     def recognize(contents: Contents) -> str:
@@ -163,6 +167,40 @@ def format_of(paths: Sequence[Path]) -> str:
     if not found:
         raise DataError("no path given", "give at least one file")
     return next(iter(found))
+
+
+def why_not(path: Path) -> dict[str, str]:
+    """Return why a file is not of each data format whose kind of container it has."""
+    reasons = {}
+    for name in READERS:
+        try:
+            READERS.load(name)(path, IngestConfig()).close()
+        except LwdctlError as error:
+            reasons[name] = error.message.removeprefix(f"{path}: ")
+        except (OSError, RuntimeError) as error:
+            reasons[name] = str(error)
+    return {name: text for name, text in reasons.items() if not _OTHER_CONTAINER.search(text)}
+
+
+_OTHER_CONTAINER = re.compile(r"^is (not an? |neither )|^cannot be opened|no such file")
+
+
+def ingest_command(paths: Sequence[Path], config: IngestConfig) -> str:
+    """Return the command that ingests files with the settings of `config`, to paste."""
+    texts = [f"./{path}" if str(path).startswith("-") else str(path) for path in paths]
+    words = ["lwdctl", "ingest"]
+    if config.format or texts[0] in READERS:
+        words.append(config.format or format_of(paths))
+    words += texts
+    for item in dataclasses.fields(config):
+        value, option = getattr(config, item.name), f"--{item.name.replace('_', '-')}"
+        if value == item.default or item.metadata["argument"]:
+            continue
+        if isinstance(value, bool):
+            words.append(option if value else f"--no-{option[2:]}")
+        else:
+            words += [option, ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
+    return shlex.join(words)
 
 
 def open_source(
@@ -240,6 +278,7 @@ class MergedReader:
     and `weights`. `open_source` describes arguments and errors.
 
     Attributes:
+        readers: One per file.
         weights: Per episode, `config.weight` of its file; 1 where none is given.
     """
 
@@ -255,20 +294,20 @@ class MergedReader:
         _check_distinct(paths)
         weights = _weights(config, len(paths))
         with ExitStack() as opened:
-            self._readers: list[FileReader] = []
+            self.readers: list[FileReader] = []
             for path in paths:
                 with _damage_as_data_error(path):
                     reader = make(path, config)
                 opened.callback(reader.close)
-                self._readers.append(reader)
-            self.spec = _merge_specs(self._readers)
+                self.readers.append(reader)
+            self.spec = _merge_specs(self.readers)
             self._closing = opened.pop_all()
         self.episodes = [
             dataclasses.replace(outline, source=f"{prefix}{outline.source}")
-            for prefix, reader in zip(_prefixes(paths), self._readers, strict=True)
+            for prefix, reader in zip(_prefixes(paths), self.readers, strict=True)
             for outline in reader.episodes
         ]
-        counts = [len(reader.episodes) for reader in self._readers]
+        counts = [len(reader.episodes) for reader in self.readers]
         self._ends = list(accumulate(counts))
         self.weights = [
             weight for weight, count in zip(weights, counts, strict=True) for _ in range(count)
@@ -277,7 +316,7 @@ class MergedReader:
     @property
     def findings(self) -> list[Finding]:
         """What the readers of all files have found so far."""
-        return [item for reader in self._readers for item in getattr(reader, "findings", ())]
+        return [item for reader in self.readers for item in getattr(reader, "findings", ())]
 
     def read(self, index: int) -> Episode:
         """Load one episode.
@@ -286,7 +325,7 @@ class MergedReader:
             DataError: Bad values; the message names file, key and row.
         """
         which = bisect_right(self._ends, index)
-        reader = self._readers[which]
+        reader = self.readers[which]
         first = self._ends[which - 1] if which else 0
         with _damage_as_data_error(reader.path):
             episode = reader.read(index - first)

@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 
 from lwdctl.analysis import resample
@@ -23,3 +25,18 @@ def few_resamples(monkeypatch):
     monkeypatch.setattr(resample, "PERMUTATIONS", 499)
     resample._seed_counts.cache_clear()
     resample._state_counts.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, which draws the pages as a reader sees them."""
+    program = shutil.which("chromium")
+    if not program:
+        pytest.skip("no chromium on the path: apt-get install chromium")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as driver:
+        started = driver.chromium.launch(
+            executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
+        yield started
+        started.close()

@@ -11,7 +11,8 @@ import pytest
 
 from lwdctl.analysis.report import content
 from lwdctl.analysis.report.content import CaptionedTable, read_rows
-from lwdctl.analysis.report.report import Expected, RecipeResults, numeric_columns
+from lwdctl.analysis.report.pages import numeric_columns
+from lwdctl.analysis.report.report import Expected, RecipeResults
 from lwdctl.artifacts.manifest import recording
 from lwdctl.core.errors import ConfigError
 

@@ -1,6 +1,5 @@
 """A report in Chromium, at the width of a desk and of a phone."""
 
-import shutil
 import sys
 from pathlib import Path
 
@@ -12,20 +11,6 @@ from report_chain import ARMS, analysis, arm, chain, page
 sys.path.pop(0)
 
 WIDTHS = (1280, 390)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    program = shutil.which("chromium")
-    if not program:
-        pytest.skip("no chromium on the path: apt-get install chromium")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as driver:
-        started = driver.chromium.launch(
-            executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"]
-        )
-        yield started
-        started.close()
 
 
 @pytest.fixture

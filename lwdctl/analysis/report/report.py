@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 
 import lwdctl
 from lwdctl.analysis.comparison import STATISTICS
@@ -20,6 +19,7 @@ from lwdctl.analysis.report.content import (
     show_analysis,
     training_curves,
 )
+from lwdctl.analysis.report.pages import page_templates, show_minute
 from lwdctl.analysis.report.results import Results, manifest_rows, results_of
 from lwdctl.analysis.tables import EMPTY, show
 from lwdctl.artifacts import lineage
@@ -29,10 +29,8 @@ from lwdctl.core.errors import ArtifactError
 from lwdctl.core.progress import Progress, SilentProgress
 from lwdctl.evaluation.results import ALL_TASKS
 
-TEMPLATES = Path(__file__).parent / "templates"
 COMMIT = 9
 """Characters of a commit's name to show."""
-_NUMBER = re.compile(r"[<+-]?[\d,]*\.?\d+(e[+-]?\d+)?( .*)?")
 
 
 @dataclass(frozen=True)
@@ -137,27 +135,11 @@ def build_report(
 
 
 def _templates() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    for function in (numeric_columns, commit_of, seconds_of, settings_of, show):
+    environment = page_templates()
+    for function in (commit_of, seconds_of, settings_of):
         environment.globals[function.__name__] = function
     environment.globals["methods"] = STATISTICS
-    environment.filters["minute"] = show_minute
     return environment
-
-
-def numeric_columns(table: CaptionedTable) -> list[bool]:
-    """Return which columns hold numbers, to be set flush right."""
-    return [
-        any(row[index] != EMPTY for row in table.rows)
-        and all(row[index] == EMPTY or bool(_NUMBER.fullmatch(row[index])) for row in table.rows)
-        for index in range(len(table.columns))
-    ]
 
 
 def _lead(results: Sequence[Results], recipes: Sequence[RecipeResults]) -> Iterator[str]:
@@ -280,11 +262,6 @@ def commit_of(artifact: Artifact) -> str:
     if not git.get("commit"):
         return "unknown"
     return str(git["commit"])[:COMMIT] + (" + changes" if git.get("dirty") else "")
-
-
-def show_minute(time: Any) -> str:
-    """Return a UTC ISO 8601 time to the minute."""
-    return str(time)[:16].replace("T", " ") + " UTC" if time else EMPTY
 
 
 def _exact(value: Any) -> str:

@@ -1,0 +1,44 @@
+"""The templates of every page: texts are escaped, a missing value is an error."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from lwdctl.analysis.report.content import CaptionedTable
+from lwdctl.analysis.tables import EMPTY, show
+
+TEMPLATES = Path(__file__).parent / "templates"
+_NUMBER = re.compile(r"[<+-]?[\d,]*\.?\d+(e[+-]?\d+)?( .*)?")
+
+
+def page_templates() -> Environment:
+    """Return the templates with the functions that `parts.html` uses."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for function in (numeric_columns, show):
+        environment.globals[function.__name__] = function
+    environment.filters["minute"] = show_minute
+    return environment
+
+
+def show_minute(time: Any) -> str:
+    """Return a UTC ISO 8601 time to the minute."""
+    return str(time)[:16].replace("T", " ") + " UTC" if time else EMPTY
+
+
+def numeric_columns(table: CaptionedTable) -> list[bool]:
+    """Return which columns hold numbers, to be set flush right."""
+    return [
+        any(row[index] != EMPTY for row in table.rows)
+        and all(row[index] == EMPTY or bool(_NUMBER.fullmatch(row[index])) for row in table.rows)
+        for index in range(len(table.columns))
+    ]
