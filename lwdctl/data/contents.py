@@ -23,6 +23,8 @@ Container = Literal["hdf5", "zarr", "npz", "directory", "file"]
 Kind = Literal["low-dimensional", "scalar", "image", "several axes", "text", "not numeric"]
 CHANNELS = (1, 3, 4)
 """Of a picture: gray, red, green and blue, and these with depth or opacity."""
+PICTURE_TYPES = ("image", "video")
+"""Element types by which LeRobot datasets declare pictures that lie in files of their own."""
 SMALLEST_SIDE = 8
 """Of a picture in pixels; smaller arrays of several axes are matrices."""
 # Enough to see a structure; files of many demonstrations repeat it hundreds of times.
@@ -63,6 +65,8 @@ class ArrayEntry:
     @property
     def kind(self) -> Kind:
         """What it holds, told by shape and element type."""
+        if self.dtype in PICTURE_TYPES:
+            return "image"
         if not self.is_numeric:
             text = self.dtype.lstrip("<>|=")[:1] in ("S", "U") or "str" in self.dtype.lower()
             return "text" if text else "not numeric"
@@ -167,7 +171,9 @@ def look_into_members(contents: Contents) -> Contents:
         if path.is_symlink() or not path.is_file():
             continue
         if name.endswith(".json"):
-            attributes[name] = _json_values(path)
+            values = _json_mapping(path)
+            attributes[name] = _plain_values(values)
+            arrays |= _declared_features(values)
             continue
         try:
             held = look_into(path) if opened < MAX_MEMBERS else Contents(path, "file")
@@ -179,15 +185,26 @@ def look_into_members(contents: Contents) -> Contents:
     return replace(contents, arrays=arrays, groups=groups, attributes=attributes)
 
 
-def _json_values(path: Path) -> dict[str, Any]:
-    """Return the texts and numbers at the top of a JSON file, {} where it has none."""
+def _json_mapping(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file, {} where it holds none."""
     try:
         if path.stat().st_size > MAX_METADATA_BYTES:
             return {}
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
-    return _plain_values(values) if isinstance(values, dict) else {}
+    return values if isinstance(values, dict) else {}
+
+
+def _declared_features(values: Mapping[str, Any]) -> dict[str, ArrayEntry]:
+    """Return the arrays that the metadata of a LeRobot dataset declare, one row per frame."""
+    features, frames = values.get("features"), values.get("total_frames")
+    found = {}
+    for name, item in features.items() if isinstance(features, dict) else ():
+        shape = item.get("shape") if isinstance(item, dict) else None
+        if isinstance(shape, list) and all(isinstance(size, int) for size in (frames, *shape)):
+            found[name] = ArrayEntry((frames, *shape), str(item.get("dtype")))
+    return found
 
 
 def _plain_values(values: Mapping[Any, Any]) -> dict[str, Any]:
@@ -299,7 +316,7 @@ def _look_into_zarr(path: Path) -> Contents:
     recorded = documents[""].get("attributes")
     values = _plain_values(recorded) if isinstance(recorded, dict) else {}
     if path.is_dir():
-        values |= _json_values(path / ".zattrs")  # those of a version 2 store
+        values |= _plain_values(_json_mapping(path / ".zattrs"))  # those of a version 2 store
     listed = dict(list(arrays.items())[:MAX_ENTRIES])
     return Contents(path, "zarr", listed, groups, {"": values} if values else {})
 

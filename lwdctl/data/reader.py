@@ -170,11 +170,14 @@ def format_of(paths: Sequence[Path]) -> str:
 
 
 def why_not(path: Path) -> dict[str, str]:
-    """Return why a file is not of each data format whose kind of container it has."""
+    """Return why a file is not of each data format of its own whose kind of container it has."""
     reasons = {}
     for name in READERS:
         try:
-            READERS.load(name)(path, IngestConfig()).close()
+            reader = READERS.load(name)
+            if getattr(reader, "generic", False):
+                continue  # such a format has no layout to compare with
+            reader(path, IngestConfig()).close()
         except LwdctlError as error:
             reasons[name] = error.message.removeprefix(f"{path}: ")
         except (OSError, RuntimeError) as error:
@@ -182,7 +185,7 @@ def why_not(path: Path) -> dict[str, str]:
     return {name: text for name, text in reasons.items() if not _OTHER_CONTAINER.search(text)}
 
 
-_OTHER_CONTAINER = re.compile(r"^is (not an? |neither )|^cannot be opened|no such file")
+_OTHER_CONTAINER = re.compile(r"^is (not an? |neither |a file$)|^cannot be opened|no such file")
 
 
 def ingest_command(paths: Sequence[Path], config: IngestConfig) -> str:

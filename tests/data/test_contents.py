@@ -148,6 +148,24 @@ def test_data_and_metadata_of_a_directory_are_looked_into(tmp_path):
     assert array_families(contents, {})[0][0].key == "data/main_data.hdf5/episode_*/actions"
 
 
+def test_features_that_a_lerobot_dataset_declares_are_its_arrays(tmp_path):
+    (tmp_path / "meta").mkdir()
+    features = {
+        "observation.state": {"dtype": "float32", "shape": [6], "names": None},
+        "observation.images.top": {"dtype": "video", "shape": [480, 640, 3]},
+        "action": {"dtype": "float32", "shape": [6]},
+        "odd": {"dtype": "float32", "shape": "six"},
+    }
+    info = {"codebase_version": "v2.1", "fps": 30, "total_frames": 90, "features": features}
+    (tmp_path / "meta/info.json").write_text(json.dumps(info))
+    families, _ = array_families(look_into_members(look_into(tmp_path)), {})
+    assert {item.key: (item.shape, item.kind) for item in families} == {
+        "observation.state": ((90, 6), "low-dimensional"),
+        "observation.images.top": ((90, 480, 640, 3), "image"),
+        "action": ((90, 6), "low-dimensional"),
+    }
+
+
 def test_attributes_of_a_zarr_store_are_recorded(tmp_path):
     group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2)
     group.attrs["lwdctl_version"] = "0.1"

@@ -19,8 +19,9 @@ from lwdctl.data.formats import READERS
 from lwdctl.data.inspection import Inspections, inspect_file, inspect_files
 from lwdctl.data.reader import ingest_command, open_source
 
-WIDE = IngestConfig(action_limits="-1000,1000")
+LIMITS = {"action_limits": "-1000,1000"}
 """The samples' actions are random numbers, most of them outside any environment's limits."""
+WIDE = IngestConfig(**LIMITS)
 
 
 def write_flat(path, rows=40, episodes=2, **arrays):
@@ -46,7 +47,8 @@ def test_every_format_is_recognized_and_described_as_ingest_takes_it(
 ):
     monkeypatch.setenv("LWDCTL_WORKSPACE", str(tmp_path / "runs"))
     sample = make_sample(name, tmp_path / name)
-    found = inspect_file(sample.path, WIDE)
+    config = IngestConfig(**LIMITS, **sample.options)
+    found = inspect_file(sample.path, config)
     assert found.error == ""
     assert found.format == name
     assert found.recognized_by
@@ -54,7 +56,7 @@ def test_every_format_is_recognized_and_described_as_ingest_takes_it(
     length = found.statistics["length"]
     assert (length["minimum"], length["maximum"]) == (min(lengths), max(lengths))
     assert sum(found.statistics["tasks"].values()) == len(lengths)
-    with open_source(name, (sample.path,), WIDE) as source:
+    with open_source(name, (sample.path,), config) as source:
         assert found.spec.observations == source.spec.observations
         actions = np.concatenate([source.read(i).actions for i in range(len(lengths))])
         keys = [item.name for item in source.spec.observations]
@@ -83,9 +85,11 @@ def test_every_format_is_recognized_and_described_as_ingest_takes_it(
 
 @pytest.mark.parametrize("name", list(READERS))
 def test_the_description_is_json_and_the_same_for_the_same_file(name, make_sample, tmp_path):
-    path = make_sample(name, tmp_path / name).path
+    sample = make_sample(name, tmp_path / name)
+    config = IngestConfig(**LIMITS, **sample.options)
     one, two = (
-        json.dumps(inspect_file(path, WIDE).to_mapping(), allow_nan=False) for _ in range(2)
+        json.dumps(inspect_file(sample.path, config).to_mapping(), allow_nan=False)
+        for _ in range(2)
     )
     assert one == two
     assert set(json.loads(one)) == {
