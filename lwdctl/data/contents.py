@@ -199,10 +199,12 @@ def _json_mapping(path: Path) -> dict[str, Any]:
 def _declared_features(values: Mapping[str, Any]) -> dict[str, ArrayEntry]:
     """Return the arrays that the metadata of a LeRobot dataset declare, one row per frame."""
     features, frames = values.get("features"), values.get("total_frames")
+    if not (isinstance(features, dict) and isinstance(frames, int)):
+        return {}
     found = {}
-    for name, item in features.items() if isinstance(features, dict) else ():
+    for name, item in features.items():
         shape = item.get("shape") if isinstance(item, dict) else None
-        if isinstance(shape, list) and all(isinstance(size, int) for size in (frames, *shape)):
+        if isinstance(shape, list) and all(isinstance(size, int) for size in shape):
             found[name] = ArrayEntry((frames, *shape), str(item.get("dtype")))
     return found
 

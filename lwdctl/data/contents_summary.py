@@ -84,12 +84,13 @@ def array_families(
             family = f"{_parent(key)}/*".lstrip("/")  # masks name episodes, dozens of them
         members.setdefault(family, []).append(entry)
     uses = {key: _use(key, stored, action_key) for key in members}
-    parents = {_parent(key) for key, use in uses.items() if use.startswith(OBSERVATION)}
+    holders = {_parent(key) for key, use in uses.items() if use.startswith(OBSERVATION)}
+    holders = {key for key in holders if "obs" in key.rpartition("/")[2].lower()}
     families = []
     for key, entries in members.items():
         first, is_action = entries[0], _may_be_action(key, entries[0])
         use = uses[key]
-        if stored and not use and _parent(key) in parents - {""} and not is_action:
+        if stored and not use and _parent(key) in holders and not is_action:
             use = _REASONS[first.kind]
         families.append(
             ArrayFamily(key, _shape(entries), first.dtype, first.kind, len(entries), use, is_action)

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError, LwdctlError
@@ -239,7 +239,7 @@ def inspect_file(
         found = dataclasses.replace(found, not_recognized=why_not(path))
     if not found.errors:
         found = dataclasses.replace(found, command=ingest_command((path,), config))
-    return _plain(found)
+    return cast(Inspection, _plain(found))
 
 
 def _refused(found: Inspection, error: LwdctlError) -> Inspection:

@@ -58,7 +58,7 @@ def _file_lines(found: Inspection) -> Iterator[str]:
         if those:
             yield f"\n{_HEADINGS[severity]}"
         for item in those:
-            yield f"  {item.check}: {_with_place(item)}"
+            yield f"  {item.check}: {placed(item, found.path)}"
             if item.hint:
                 yield f"    hint: {item.hint}"
     if found.command:
@@ -75,9 +75,10 @@ def all_findings(found: Inspection) -> list[Finding]:
     return [*refusal, *found.findings, *nearest]
 
 
-def _with_place(item: Finding) -> str:
-    """Return a finding's message with its place, where the message does not name it."""
-    return item.message if item.where in item.message else f"{item.where}: {item.message}"
+def placed(item: Finding, path: str) -> str:
+    """Return a finding's message after its place in the file, where the message has none."""
+    place = item.where.removeprefix(path).lstrip(": ")
+    return item.message if place in item.message else f"{place}: {item.message}"
 
 
 def facts(found: Inspection) -> Iterator[tuple[str, str]]:

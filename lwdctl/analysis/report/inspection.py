@@ -16,7 +16,7 @@ from lwdctl.analysis.report.pages import page_templates
 from lwdctl.analysis.tables import EMPTY
 from lwdctl.core.plain_text import plain_text
 from lwdctl.data.inspection import Inspection, Inspections
-from lwdctl.data.inspection_text import all_findings, facts, tables
+from lwdctl.data.inspection_text import all_findings, facts, placed, tables
 
 WIDTH = 5.2
 """Of every figure in inches: two stand side by side on a desk, one scales on a phone."""
@@ -52,7 +52,7 @@ def _file(found: Inspection) -> dict[str, Any]:
     return {
         "path": found.path,
         "facts": rows,
-        "findings": all_findings(found),
+        "findings": [(item, placed(item, found.path)) for item in all_findings(found)],
         "tables": [
             CaptionedTable(
                 tuple(heads),
