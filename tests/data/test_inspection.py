@@ -162,12 +162,12 @@ def test_an_episode_with_nan_is_an_error_with_a_hint_that_works(tmp_path, monkey
 
 def test_a_refused_file_shows_its_contents_and_why(tmp_path):
     path = tmp_path / "mine.hdf5"
-    write_flat(path, rewards=np.ones(7))
+    write_flat(path, actions=np.ones((7, 2)))
     found = inspect_file(path, IngestConfig())
     assert (found.format, found.spec, found.command) == ("d4rl", None, "")
-    assert "rewards, row 7: has 7 rows, but observations has 40" in found.error
+    assert "actions, row 7: has 7 rows, but observations has 40" in found.error
     assert {item.key: item.shape for item in found.arrays} == {
-        "actions": (40, 2), "observations": (40, 3), "rewards": (7,), "terminals": (40,),
+        "actions": (7, 2), "observations": (40, 3), "rewards": (40,), "terminals": (40,),
         "timeouts": (40,),
     }  # fmt: skip
     text = str(Inspections((found,)))
