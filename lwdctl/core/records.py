@@ -135,6 +135,8 @@ class SourceSpec:
 
 
 Severity = Literal["note", "warning", "error"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+"""Worst first."""
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,13 @@ from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError, LwdctlError
 from lwdctl.core.plain_text import plain_text
 from lwdctl.core.progress import Progress, SilentProgress
-from lwdctl.core.records import Episode, Finding, Severity, SourceSpec
+from lwdctl.core.records import SEVERITIES, Episode, Finding, SourceSpec
 from lwdctl.data.checks import NonFiniteError
 from lwdctl.data.contents import Contents, look_into_members
 from lwdctl.data.contents_summary import FINAL, ArrayFamily, array_families, recorded_values
 from lwdctl.data.file_types import file_type
 from lwdctl.data.formats import READERS
+from lwdctl.data.inspection_text import describe
 from lwdctl.data.quality import DataChecks
 from lwdctl.data.reader import (
     MergedReader,
@@ -36,8 +37,6 @@ from lwdctl.data.reader import (
     why_not,
 )
 
-SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
-"""Worst first."""
 MOST_FILES = 20
 """Of a directory, to be listed."""
 
@@ -151,8 +150,6 @@ class Inspections:
 
     def __str__(self) -> str:
         """Return the text that `lwdctl inspect` prints."""
-        from lwdctl.data.inspection_text import describe
-
         return describe(self)
 
 

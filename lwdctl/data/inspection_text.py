@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lwdctl.core.plain_text import listed, plain_text
-from lwdctl.core.records import ActionSpec, Finding, Severity
+from lwdctl.core.records import SEVERITIES, ActionSpec, Finding, Severity
 from lwdctl.data.contents_summary import ArrayFamily
-from lwdctl.data.inspection import SEVERITIES, Inspection, Inspections
+
+if TYPE_CHECKING:
+    from lwdctl.data.inspection import Inspection, Inspections
 
 MOST_ROWS = 24
 """Rows of a table; further ones are counted."""
