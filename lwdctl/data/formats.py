@@ -13,13 +13,14 @@ READERS = Registry(
     {
         "robomimic": Row("lwdctl.data.robomimic:RobomimicFile", "robomimic HDF5, 1.2 to 1.5"),
         "d4rl": Row("lwdctl.data.d4rl:D4rlFile", "D4RL flat HDF5"),
-        "minari": Row("lwdctl.data.minari:MinariFile", "Minari dataset, a directory or HDF5"),
+        "minari": Row("lwdctl.data.minari:MinariFile", "Minari dataset: HDF5, arrow or parquet"),
         "pusht": Row("lwdctl.data.pusht:PushTBuffer", "Diffusion Policy's PushT buffer (zarr v2)"),
         "lerobot": Row(
             "lwdctl.data.lerobot:LeRobotDataset", "LeRobot dataset, 2.0 to 3.0", extra="parquet"
         ),
         "maniskill": Row("lwdctl.data.maniskill:ManiSkillFile", "ManiSkill 2 and 3 trajectories"),
         "dppo": Row("lwdctl.data.dppo:DppoFile", "DPPO npz"),
+        "ogbench": Row("lwdctl.data.ogbench:OgbenchFile", "OGBench npz"),
         "hdf5": Row("lwdctl.data.keyed:KeyedHdf5", "HDF5 with keys of its own"),
         "zarr": Row("lwdctl.data.keyed:KeyedZarr", "zarr with keys of its own, replay buffers"),
         "npz": Row("lwdctl.data.keyed:KeyedNpz", "npz with keys of its own"),

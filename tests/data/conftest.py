@@ -196,6 +196,21 @@ def maniskill_sample(folder: Path) -> Sample:
     return Sample(path, path, "traj_2/obs", "traj_2/actions", 0)
 
 
+def ogbench_sample(folder: Path) -> Sample:
+    path = folder / "antmaze-large-navigate-v0.npz"
+    rows = sum(LENGTHS) + len(LENGTHS)
+    ends = np.cumsum([length + 1 for length in LENGTHS])
+    np.savez_compressed(
+        path,
+        observations=_numbers(rows, 29, 0),
+        actions=np.clip(_numbers(rows, 8, 1), -1, 1),
+        terminals=np.isin(np.arange(rows), ends - 1),
+        qpos=_numbers(rows, 15, 2),
+        qvel=_numbers(rows, 14, 3),
+    )
+    return Sample(path, None, "observations", "actions", int(ends[1]))
+
+
 def write_zarr(group: zarr.Group, key: str, values: np.ndarray) -> None:
     """Replace an array of a version 2 store."""
     group.create_array(
@@ -263,6 +278,7 @@ SAMPLES: dict[str, Callable[[Path], Sample]] = {
     "hdf5": hdf5_sample,
     "zarr": zarr_sample,
     "npz": npz_sample,
+    "ogbench": ogbench_sample,
 }
 
 
