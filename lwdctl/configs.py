@@ -137,7 +137,8 @@ class IngestConfig(Settings):
     terminals: Literal["first", "each", "ignore"] = option(
         "first",
         "How terminal flags end episodes. first: a run of flags ends one episode, at its first"
-        " flag. each: every flag ends one. ignore: only timeouts end episodes.",
+        " flag. each: every flag ends one. ignore: only timeouts end episodes; a file of hdf5, zarr"
+        " or npz is then one episode.",
     )
     max_steps: int | None = option(
         None, "Step limit of an episode (default: the environment's).", minimum=1

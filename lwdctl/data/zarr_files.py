@@ -60,6 +60,7 @@ class ZarrFile:
         self.arrays = zarr_arrays(self._documents)
         self._max_bytes = max_bytes
         self._declared = 0
+        self._started = False
         self._opened: dict[str, zarr.Array[Any]] = {}
         self._lost: dict[str, _Missing] = {}
         directory = path.is_dir()
@@ -153,8 +154,9 @@ class ZarrFile:
         return found if isinstance(found, dict) else {}
 
     def close(self) -> None:
-        """Close the store."""
-        self._store.close()
+        """Close the store; zarr opens one with its first array."""
+        if self._started:
+            self._store.close()
 
     def _fill_command(self, key: str) -> str:
         """Return the command that writes the missing chunks of an array, for a hint."""
@@ -175,6 +177,7 @@ class ZarrFile:
         for codec in self._codecs(key):
             if codec not in SAFE_CODECS:
                 raise DataError(f"{self.path}: {key}: is encoded with '{codec}', which is not read")
+        self._started = True
         try:
             array = zarr.open_array(self._store, path=f"{self._root}{key}", mode="r")
         except Exception as error:  # noqa: BLE001 - zarr raises a dozen unrelated types

@@ -155,6 +155,17 @@ def test_zip_with_folders_around_the_store_is_opened(tmp_path, top):
     assert not findings
 
 
+def test_zip_of_another_store_is_refused(tmp_path):
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2)
+    fill(group, {"data/state": np.zeros((4, 3)), "data/action": np.zeros((4, 2))})
+    archive = tmp_path / "a.zarr.zip"
+    with zipfile.ZipFile(archive, "w") as target:
+        for file in sorted((tmp_path / "a.zarr").rglob("*")):
+            target.write(file, file.relative_to(tmp_path / "a.zarr"))
+    with pytest.raises(DataError, match=r"data/state: has shape \(4, 3\)"):
+        read_all(archive)
+
+
 def test_zip_of_two_stores_is_refused(tmp_path):
     path = tmp_path / "a.zarr"
     small_buffer(path)
