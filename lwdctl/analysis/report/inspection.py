@@ -83,13 +83,18 @@ def data_pictures(numbers: Mapping[str, Any]) -> Iterator[Picture]:
 
 def _lengths(length: Mapping[str, Any]) -> Picture:
     figure, ((axes,),) = new_figure(WIDTH, 2.4)
-    edges, counts = length["histogram"]["edges"], length["histogram"]["counts"]
-    axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color=COLORS[0], edgecolor="white")
-    limit = length["limit"]
-    caption = "Episode lengths"
-    if limit and limit <= FAR * length["maximum"]:
+    edges, counts = np.array(length["histogram"]["edges"]), length["histogram"]["counts"]
+    limit, caption = length["limit"], "Episode lengths"
+    is_near = 0 < limit <= FAR * length["maximum"]
+    end = 1.05 * max(length["maximum"], limit if is_near else 0)
+    # Where all episodes are equally long, the bar would be too thin to see.
+    widths = np.maximum(np.diff(edges), 0.01 * end)
+    middles = (edges[:-1] + edges[1:]) / 2
+    axes.bar(middles, counts, widths, color=COLORS[0], edgecolor="white", linewidth=0.5)
+    axes.set_xlim(0, end)
+    if is_near:
         axes.axvline(limit, color=COLORS[1], linestyle="--", label=f"step limit {limit:,}")
-        axes.legend(frameon=False, fontsize=8)
+        _legend_above(axes)
         caption += " beside the step limit"
     elif limit:
         caption += f"; the step limit of {limit:,} lies outside the plot"
@@ -124,10 +129,10 @@ def _action_ranges(action: Mapping[str, Any]) -> Picture:
     for side in (-1, 1):
         label = "limits" if side > 0 else None
         axes.axvline(side, color=COLORS[1], linestyle="--", label=label, zorder=3)
-    axes.margins(x=0.06)
+    axes.set_xlim(min(-1, smallest.min()) - 0.08, max(1, largest.max()) + 0.08)
     axes.set_yticks(range(len(smallest)))
     axes.set_ylim(len(smallest) - 0.5, -0.5)
-    axes.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1))
+    _legend_above(axes)
     _title(axes, "Recorded range, scaled so that the limits are -1 and 1", "Action component")
     left = action["size"] - len(smallest)
     more = f"; {left:,} more components are not drawn" if left else ""
@@ -156,11 +161,15 @@ def _example(example: Mapping[str, Any]) -> Picture:
     finish(figure, "")
     left = len(example["actions"]) - len(actions)
     more = f"; {left:,} more components are not drawn" if left else ""
+    if any(item is not None for item in example["observations"]):
+        more = f": a motion is the slope of its observation, a target comes before it{more}"
     source = plain_text(example["source"], 80)
-    return embed_figure(
-        figure,
-        f"Actions of one episode ({source}) over time: a motion is the slope of"
-        f" its observation, a target comes before it{more}",
+    return embed_figure(figure, f"Actions of one episode ({source}) over time{more}")
+
+
+def _legend_above(axes: Any) -> None:
+    axes.legend(
+        frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0
     )
 
 
