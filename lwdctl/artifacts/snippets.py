@@ -10,7 +10,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -172,17 +172,23 @@ class SnippetWriter:
         self._weights.append(episode.weight)
         self._validation += row["split"]
 
-    def close(self) -> dict[str, Any]:
+    def close(self, action: ActionSpec | None = None) -> dict[str, Any]:
         """Write what is left and mark the store as complete.
+
+        Args:
+            action: Description of the actions, where it was not known before: limits, semantics.
 
         Returns:
             Numbers for the artifact's summary.
 
         Raises:
-            DataError: No episode was appended.
+            DataError: No episode was appended, or the action has no limits.
         """
         if not self._sources:
             raise DataError("there are no episodes to store")
+        spec = replace(self._spec, action=action) if action else self._spec
+        if not len(spec.action.low) == len(spec.action.high) == spec.action.size:
+            raise DataError(f"the {spec.action.size} components of the action have no limits")
         self._write_pending()
         sources = self._add("episode/source", (), np.uint8, _STATE_CHUNK)
         sources.append(np.frombuffer(json.dumps(self._sources).encode(), np.uint8))
@@ -193,7 +199,7 @@ class SnippetWriter:
         attributes = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
-            "spec": self._spec.to_mapping(),
+            "spec": spec.to_mapping(),
             "models": list(self._models),
         }
         seal_group(self.group, attributes)

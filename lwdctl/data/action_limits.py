@@ -17,8 +17,9 @@ LIMIT_MARGIN = 0.05
 may reach a little further than the demonstrations, and not much, as nobody has tried it."""
 CONSTANT_MARGIN = 0.05
 """Half the width of the limits of a component that is constant in the data (of 1, or its value)."""
-LIMIT_TOLERANCE = 5e-4
-"""Fraction of the limits' width by which values may leave them: rounding to half precision."""
+LIMIT_TOLERANCE = 2e-3
+"""Fraction of the limits' width by which values may leave them: half precision, or normalizing
+back and forth, rounds by up to a thousandth; no robot notices."""
 SHOWN = 10
 """Components that a message names."""
 

@@ -5,21 +5,28 @@
 
 from __future__ import annotations
 
-import statistics
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lwdctl.artifacts.snippets import SnippetStore, SnippetWriter
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import ConfigError, DataError
 from lwdctl.core.progress import Progress, TqdmProgress
-from lwdctl.core.records import SourceSpec
+from lwdctl.core.records import ActionSpec, Episode, Finding, SourceSpec
 from lwdctl.core.seeding import generator
-from lwdctl.data.checks import NonFiniteError
+from lwdctl.data.checks import NonFiniteError, finite_rows
+from lwdctl.data.episode_statistics import distribution
+from lwdctl.data.ingest_report import describe_finding, worst_first, write_report
+from lwdctl.data.quality import DataChecks, declared_action
 from lwdctl.data.reader import EpisodeOutline, MergedReader
+
+EARLY_EPISODES = 50
+EARLY_STEPS = 20_000
+"""After so many episodes or steps the data are checked once, so that a large file fails early."""
 
 
 def ingest(
@@ -39,69 +46,147 @@ def ingest(
         store: The zarr directory to create, or None for a store in memory.
         progress: Where to report.
 
+    Beside a store on disk lies a report of what was found in the data, `INGEST_REPORT`.
+
     Returns:
         The store, and a summary of its contents (JSON-ready).
 
     Raises:
-        ConfigError: The actions are not what `config.actions` requests.
-        DataError: An episode cannot be read, or none is left.
+        ConfigError: The actions are not what `config.actions` requests, or cannot be clipped.
+        DataError: An episode cannot be read, none is left, or a finding is an error.
     """
     progress = progress or TqdmProgress()
-    order = _order(config, source.episodes)
+    _check_conversion(config, source.spec.action)
+    order, found = _order(source, config)
     chosen = [source.episodes[index] for index in order]
-    spec, action = _narrowed(source.spec, chosen), source.spec.action
-    if config.actions.removeprefix("recorded-") not in ("recorded", action.semantics):
+    spec = _narrowed(source.spec, chosen, config)
+    checks = DataChecks(spec, config)
+    _announce(source, declared_action(spec.action, config), progress)
+    _stop_at_error(source, found, checks)
+    splits = assign_splits(chosen, config.validation_fraction, config.seed)
+    writer = SnippetWriter(store, spec)
+    stored: list[_Stored] = []
+    checked_early = False
+    with progress.task("ingest", len(order), "episode") as task:
+        for index, split in zip(order, splits, strict=True):
+            episode = _read(source, index, config, progress)
+            kept = checks.add(episode) if episode else None
+            if kept is not None:
+                writer.append(replace(kept, split=split))
+                stored.append(_Stored.of(kept))
+            if not checked_early and _enough(checks):
+                checked_early = True
+                _stop_at_error(source, found, checks)
+            task.advance()
+    if not stored:
+        raise DataError(f"{source.paths[0]}: every episode has NaN or infinity, or only zeros")
+    findings = _stop_at_error(source, found, checks)
+    for item in findings:
+        progress.message(describe_finding(item))
+    counts = writer.close(checks.action())
+    result = SnippetStore.written_by(writer)
+    if store is not None:
+        write_report(store.parent, source, config, findings, checks.statistics())
+    return result, {**counts, **_summary(stored, len(chosen), findings), **_describe(result.spec)}
+
+
+def _check_conversion(config: IngestConfig, action: ActionSpec) -> None:
+    if config.actions == "absolute" != action.semantics:
         raise ConfigError(
             f"--actions {config.actions}: the recorded actions are {action.semantics} and cannot "
             "be converted",
             "leave --actions out to store them as recorded",
         )
+
+
+def _announce(source: MergedReader, action: ActionSpec, progress: Progress) -> None:
     progress.message(
         f"reading {len(source.episodes)} episodes, "
         f"{sum(item.length for item in source.episodes)} steps from "
         f"{', '.join(map(str, source.paths))}; actions: {action.size} numbers, "
         f"{action.semantics} ({action.units})"
     )
-    splits = assign_splits(chosen, config.validation_fraction, config.seed)
-    writer = SnippetWriter(store, spec)
-    stored: list[EpisodeOutline] = []
-    returns: list[float] = []
-    successes: list[bool] = []
-    with progress.task("ingest", len(order), "episode") as task:
-        for index, outline, split in zip(order, chosen, splits, strict=True):
-            try:
-                episode = replace(source.read(index), split=split)
-            except NonFiniteError as error:
-                if config.on_nan != "drop":
-                    raise
-                progress.message(f"left out: {error.message}")
-            else:
-                writer.append(episode)
-                stored.append(outline)
-                if episode.rewards is not None:
-                    returns.append(float(episode.rewards.sum(dtype="float64")))
-                if episode.success is not None:
-                    successes.append(episode.success)
-            task.advance()
-    if not stored:
-        raise DataError(f"{source.paths[0]}: every episode has NaN or infinity")
+
+
+def _read(
+    source: MergedReader, index: int, config: IngestConfig, progress: Progress
+) -> Episode | None:
+    """Return an episode, None where it has NaN or infinity and is to be left out."""
+    try:
+        episode = source.read(index)
+        if episode.rewards is not None:
+            finite_rows(episode.rewards, f"{source.paths[0]}: {episode.source}: rewards")
+    except NonFiniteError as error:
+        if config.on_nan != "drop":
+            raise
+        progress.message(f"left out: {error.message}")
+        return None
+    return episode
+
+
+class _Stored(NamedTuple):
+    """What the summary counts of a stored episode."""
+
+    length: int
+    task: str
+    label: str
+    total: float | None
+    success: bool | None
+
+    @classmethod
+    def of(cls, episode: Episode) -> _Stored:
+        """Return it without the steps."""
+        rewards = episode.rewards
+        total = None if rewards is None else float(rewards.sum(dtype="float64"))
+        return cls(episode.length, episode.task, episode.label, total, episode.success)
+
+
+def _summary(stored: Sequence[_Stored], chosen: int, findings: Sequence[Finding]) -> dict[str, Any]:
+    returns = [item.total for item in stored if item.total is not None]
+    successes = [item.success for item in stored if item.success is not None]
+    severities = Counter(item.severity for item in findings)
     summary: dict[str, Any] = {
-        **writer.close(),
-        "dropped_episodes": len(chosen) - len(stored),
-        "length": _distribution([item.length for item in stored]),
+        "dropped_episodes": chosen - len(stored),
+        "length": distribution([item.length for item in stored]),
         "episodes_by_task": dict(sorted(Counter(item.task for item in stored).items())),
         "episodes_by_label": dict(sorted(Counter(item.label for item in stored).items())),
+        "findings": {name: severities[name] for name in ("warning", "note")},
     }
     if returns:
-        summary["return"] = _distribution(returns)
+        summary["return"] = distribution(returns)
     if successes:
         summary["success"] = sum(successes) / len(successes)
-    return SnippetStore.written_by(writer), {**summary, **_describe(spec)}
+    return summary
 
 
-def _order(config: IngestConfig, outlines: Sequence[EpisodeOutline]) -> list[int]:
-    """Return which episodes are stored, in the store's order."""
+def _enough(checks: DataChecks) -> bool:
+    """Return whether enough was read for the checks to stop a large file early."""
+    return checks.episodes >= EARLY_EPISODES or checks.steps >= EARLY_STEPS
+
+
+def _stop_at_error(
+    source: MergedReader, found: Sequence[Finding], checks: DataChecks
+) -> list[Finding]:
+    """Return what was found so far; raise the first error as a `DataError`."""
+    findings = worst_first([*source.findings, *found, *checks.findings()])
+    errors = [item for item in findings if item.severity == "error"]
+    if errors:
+        first, path = errors[0], str(source.paths[0])
+        place = first.where or path
+        message = f"{place}: {first.message}"
+        if len(errors) > 1:
+            message += f" (and {len(errors) - 1} more: lwdctl inspect {shlex.quote(path)})"
+        raise DataError(message, first.hint)
+    return findings
+
+
+def _order(source: MergedReader, config: IngestConfig) -> tuple[list[int], list[Finding]]:
+    """Return which episodes are stored, in the store's order, and why others are not."""
+    outlines, found = source.episodes, []
     order: list[int] = generator("ingest-order", config.seed).permutation(len(outlines)).tolist()
+    if config.only_successful:
+        order, finding = _successful(source, order)
+        found.append(finding)
     if config.max_per_label is not None:
         seen: Counter[str] = Counter()
         kept = []
@@ -110,25 +195,52 @@ def _order(config: IngestConfig, outlines: Sequence[EpisodeOutline]) -> list[int
             if seen[outlines[index].label] <= config.max_per_label:
                 kept.append(index)
         order = kept
-    return order[: config.max_episodes]
+    return order[: config.max_episodes], found
 
 
-def _narrowed(spec: SourceSpec, outlines: Sequence[EpisodeOutline]) -> SourceSpec:
+def _successful(source: MergedReader, order: Sequence[int]) -> tuple[list[int], Finding]:
+    """Return the episodes that the source marks as successful; it is read once for that.
+
+    Raises:
+        DataError: None is marked so.
+    """
+    outcomes: Counter[bool | None] = Counter()
+    kept = []
+    for index in order:
+        try:
+            success = source.read(index).success
+        except NonFiniteError:
+            kept.append(index)  # `--on-nan` decides about it
+            continue
+        outcomes[success] += 1
+        if success:
+            kept.append(index)
+    if not outcomes[True]:
+        silent = not outcomes[False]
+        reason = "does not say which episodes succeeded" if silent else "has no successful episode"
+        raise DataError(
+            f"{source.paths[0]}: --only-successful: the source {reason}",
+            "leave --only-successful out",
+        )
+    return kept, Finding(
+        "unsuccessful", "note",
+        f"{outcomes[False] + outcomes[None]} of {len(order)} episodes are left out:"
+        f" {outcomes[False]} failed, {outcomes[None]} do not say",
+        values={"failed": outcomes[False], "unknown": outcomes[None]},
+    )  # fmt: skip
+
+
+def _narrowed(
+    spec: SourceSpec, outlines: Sequence[EpisodeOutline], config: IngestConfig
+) -> SourceSpec:
     """Return the specification with only those tasks and labels that are stored."""
+    if config.max_steps:
+        spec = replace(spec, env=replace(spec.env, max_steps=config.max_steps))
     tasks, labels = {item.task for item in outlines}, {item.label for item in outlines}
     if "" not in tasks:  # an episode without a task belongs to the only one, or to none
         kept = tuple(task for task in spec.env.tasks if task in tasks)
         spec = replace(spec, env=replace(spec.env, tasks=kept))
     return replace(spec, labels=tuple(label for label in spec.labels if label in labels))
-
-
-def _distribution(values: Sequence[float]) -> dict[str, float]:
-    return {
-        "minimum": min(values),
-        "median": statistics.median(values),
-        "mean": statistics.fmean(values),
-        "maximum": max(values),
-    }
 
 
 def _describe(spec: SourceSpec) -> dict[str, Any]:
@@ -139,7 +251,7 @@ def _describe(spec: SourceSpec) -> dict[str, Any]:
         "network_keys": list(spec.network_keys),
         "action": {
             name: getattr(spec.action, name)
-            for name in ("size", "semantics", "units", "control_rate")
+            for name in ("size", "semantics", "units", "control_rate", "limits")
         },
     }
 

@@ -20,6 +20,7 @@ from lwdctl.core.records import ActionSpec, Episode, Finding, SourceSpec
 from lwdctl.data.action_limits import LIMIT_MARGIN, OutsideLimits, limits_around, parse_limits
 from lwdctl.data.action_test import FEWEST_TESTED, ActionTest, what_actions_follow
 from lwdctl.data.episode_statistics import DataStatistics, component_names
+from lwdctl.data.ingest_report import worst_first
 from lwdctl.data.jumps import JumpSearch
 from lwdctl.data.step_sample import StepSample
 
@@ -149,7 +150,7 @@ class DataChecks:
             self._jumped(), self._constant(), self._duplicated(),
         )  # fmt: skip
         found = [item for check in checks for item in check]
-        return sorted(found, key=lambda item: ("error", "warning", "note").index(item.severity))
+        return worst_first(found)
 
     def statistics(self) -> dict[str, Any]:
         """Return JSON-ready numbers of the episodes added so far, {} without any.
@@ -437,12 +438,14 @@ def declared_action(action: ActionSpec, config: IngestConfig) -> ActionSpec:
 def without_zero_tail(episode: Episode) -> Episode | None:
     """Return an episode without the rows of zeros at its end, None if it holds nothing else.
 
-    `ZERO_TAIL` or more rows in which the action and all observations are 0 are padding.
+    `ZERO_TAIL` or more rows in which action, reward and all observations are 0 are padding.
     """
     actions = np.asarray(episode.actions)
     if actions[-1].any() or any(rows[-1].any() for rows in episode.observations.values()):
         return episode
     used = actions.any(axis=1)
+    if episode.rewards is not None:
+        used = used | (np.asarray(episode.rewards) != 0)
     for rows in episode.observations.values():
         used = used | np.asarray(rows).any(axis=1)
     length = int(np.flatnonzero(used)[-1]) + 1 if used.any() else 0

@@ -52,7 +52,7 @@ def robomimic_sample(folder: Path) -> Sample:
                 Episode(
                     source="",
                     observations={"observation": rows[:-1]},
-                    actions=_numbers(length, 4, 100 + index),
+                    actions=_numbers(length, 4, 100 + index).clip(-1, 1),
                     rewards=_numbers(length, 1, 200 + index)[:, 0],
                     final_observation={"observation": rows[-1]},
                     initial_state=np.arange(6, dtype=np.float64) + index,
@@ -73,7 +73,7 @@ def d4rl_sample(folder: Path) -> Sample:
         flags[index % 2, end - 1] = True
     with h5py.File(path, "w") as file:
         file["observations"] = _numbers(rows, 17, 0)
-        file["actions"] = _numbers(rows, 6, 1)
+        file["actions"] = _numbers(rows, 6, 1).clip(-1, 1)
         file["rewards"] = _numbers(rows, 1, 2)[:, 0]
         file["terminals"], file["timeouts"] = flags
         file["infos/qpos"], file["infos/qvel"] = _numbers(rows, 9, 3), _numbers(rows, 9, 4)
@@ -88,7 +88,7 @@ def minari_sample(folder: Path) -> Sample:
             group = file.create_group(f"episode_{index}")
             group.attrs.update(id=index, total_steps=length, seed=index)
             group["observations"] = _numbers(length + 1, 5, index)
-            group["actions"] = _numbers(length, 2, 100 + index)
+            group["actions"] = _numbers(length, 2, 100 + index).clip(-2, 2)
             group["rewards"] = _numbers(length, 1, 200 + index)[:, 0].astype(np.float64)
             group["terminations"] = np.zeros(length, dtype=bool)
             group["truncations"] = np.arange(length) == length - 1

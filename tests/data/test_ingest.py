@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import IngestConfig
+from lwdctl.core.errors import DataError
 from lwdctl.core.progress import SilentProgress
+from lwdctl.core.records import (
+    ActionSpec,
+    EnvSpec,
+    Episode,
+    Finding,
+    ObservationSpec,
+    SourceSpec,
+)
 from lwdctl.data.formats import READERS
 from lwdctl.data.ingest import assign_splits, ingest
+from lwdctl.data.ingest_report import INGEST_REPORT
 from lwdctl.data.reader import EpisodeOutline, open_source
 
 outlines = st.lists(
@@ -78,3 +92,194 @@ def test_a_store_in_memory_equals_the_one_on_disk(make_sample, tmp_path, name):
     np.testing.assert_array_equal(
         memory.read("action", 0, memory.steps), disk.read("action", 0, disk.steps)
     )
+
+
+class Made:
+    """A source of made episodes, with the attributes that `ingest` uses."""
+
+    def __init__(self, episodes, action, findings=()):
+        self.paths = [Path("made.npz")]
+        self._episodes = list(episodes)
+        self.findings = list(findings)
+        self.reads = 0
+        self.episodes = [EpisodeOutline(item.source, item.length) for item in self._episodes]
+        self.spec = SourceSpec(
+            (ObservationSpec("observation", 3),),
+            action,
+            EnvSpec("", ("reach",), {}, 50),
+            (),
+            "robomimic",
+        )
+
+    def read(self, index):
+        self.reads += 1
+        return self._episodes[index]
+
+
+def walks(count: int, steps: int = 20, **fields) -> list[Episode]:
+    """Random walks whose actions are their steps."""
+    found = []
+    for index in range(count):
+        walk = np.random.default_rng(index).normal(0, 0.2, (steps, 3)).cumsum(axis=0)
+        walk = walk.astype(np.float32)
+        actions = np.diff(walk, axis=0, append=walk[-1:])
+        found.append(Episode(f"walk {index}", {"observation": walk}, actions, **fields))
+    return found
+
+
+MOTIONS = ActionSpec(3, "delta", "normalized", (-1.0,) * 3, (1.0,) * 3)
+UNLIMITED = ActionSpec(3, "delta", "meters", (), (), limits="")
+NAMED = {"format": "robomimic"}
+
+
+class Recorder(SilentProgress):
+    def __init__(self):
+        self.messages = []
+
+    def message(self, text):
+        self.messages.append(text)
+
+
+def stored(store: SnippetStore) -> dict[str, np.ndarray]:
+    table = store.episodes
+    return {name: store.episode(row).actions for row, name in enumerate(table.source)}
+
+
+def test_limits_that_nobody_gives_come_from_the_data_with_a_margin(tmp_path):
+    episodes, progress = walks(10), Recorder()
+    store, summary = ingest(
+        Made(episodes, UNLIMITED), IngestConfig(**NAMED), tmp_path / "snippets.zarr", progress
+    )
+    action = SnippetStore.open(tmp_path / "snippets.zarr").spec.action
+    actions = np.concatenate([item.actions for item in episodes])
+    low, high = actions.min(axis=0), actions.max(axis=0)
+    assert action.limits == summary["action"]["limits"] == "data"
+    np.testing.assert_allclose(action.low, low - 0.05 * (high - low), rtol=1e-5)
+    np.testing.assert_allclose(action.high, high + 0.05 * (high - low), rtol=1e-5)
+    assert store.spec.action == action
+    assert any("the recorded range with a margin of 5%" in text for text in progress.messages)
+
+
+def test_values_outside_the_limits_stop_and_every_hint_works(tmp_path):
+    episodes = walks(10)
+    actions = episodes[4].actions.copy()
+    actions[7, 1] = 4
+    episodes[4] = replace(episodes[4], actions=actions)
+
+    def run(**config):
+        config = IngestConfig(**NAMED, **config)
+        return ingest(Made(episodes, MOTIONS), config, None, SilentProgress())
+
+    with pytest.raises(DataError, match=r"made.npz: 0.17% .* largest excess is 3, of component 1"):
+        run()
+    clipped, _ = run(clip_actions=True)
+    assert stored(clipped)["walk 4"][7].tolist() == [actions[7, 0], 1, actions[7, 2]]
+    np.testing.assert_array_equal(stored(clipped)["walk 5"], episodes[5].actions)
+    widened, _ = run(action_limits="data")
+    assert stored(widened)["walk 4"][7, 1] == 4
+    assert widened.spec.action.high[1] > 4
+    given, _ = run(action_limits="-5,5")
+    assert (given.spec.action.high, given.spec.action.limits) == ((5.0,) * 3, "option")
+
+
+def test_targets_called_motions_stop_and_the_hint_works():
+    targets = [
+        replace(item, actions=np.concatenate([item.observations["observation"][1:],
+                item.observations["observation"][-1:]]))
+        for item in walks(10)
+    ]  # fmt: skip
+    wide = replace(MOTIONS, low=(-9.0,) * 3, high=(9.0,) * 3)
+    with pytest.raises(DataError, match="3 follow the position reached next") as caught:
+        ingest(Made(targets, wide), IngestConfig(**NAMED), None, SilentProgress())
+    assert caught.value.hint == "--actions recorded-absolute"
+    config = IngestConfig(**NAMED, actions="recorded-absolute")
+    store, _ = ingest(Made(targets, wide), config, None, SilentProgress())
+    assert (store.spec.action.semantics, store.spec.action.limits) == ("absolute", "data")
+
+
+def test_of_several_errors_the_first_is_told_and_the_others_counted():
+    findings = [Finding("one", "error", "is odd", "made.npz: obs", "--drop obs"),
+                Finding("two", "error", "is odd as well")]  # fmt: skip
+    source = Made(walks(3), MOTIONS, findings)
+    with pytest.raises(DataError) as caught:
+        ingest(source, IngestConfig(**NAMED), None, SilentProgress())
+    assert caught.value.message == "made.npz: obs: is odd (and 1 more: lwdctl inspect made.npz)"
+    assert caught.value.hint == "--drop obs"
+    assert source.reads == 0
+
+
+def test_a_large_file_fails_early():
+    episodes = [replace(item, actions=item.actions + 3) for item in walks(200)]
+    source = Made(episodes, MOTIONS)
+    with pytest.raises(DataError, match="outside the limits"):
+        ingest(source, IngestConfig(**NAMED), None, SilentProgress())
+    assert source.reads == 50
+
+
+def test_only_successful_episodes_are_kept_and_counted():
+    episodes = [
+        replace(item, success=(True, False, None)[index % 3])
+        for index, item in enumerate(walks(12))
+    ]
+    config = IngestConfig(**NAMED, only_successful=True)
+    progress = Recorder()
+    store, summary = ingest(Made(episodes, MOTIONS), config, None, progress)
+    assert sorted(store.episodes.source) == ["walk 0", "walk 3", "walk 6", "walk 9"]
+    assert (summary["success"], summary["episodes"]) == (1, 4)
+    assert any("8 of 12 episodes are left out: 4 failed" in text for text in progress.messages)
+    few, _ = ingest(Made(episodes, MOTIONS), replace(config, max_episodes=3), None, progress)
+    assert len(few.episodes) == 3
+
+
+@pytest.mark.parametrize(("success", "reason"), [(None, "does not say"), (False, "no successful")])
+def test_only_successful_needs_a_successful_episode(success, reason):
+    source = Made(walks(3, success=success), MOTIONS)
+    with pytest.raises(DataError, match=reason) as caught:
+        ingest(source, IngestConfig(**NAMED, only_successful=True), None, SilentProgress())
+    assert caught.value.hint == "leave --only-successful out"
+
+
+def test_rows_of_zeros_are_not_stored():
+    first, second, *others = walks(5)
+    rows = np.concatenate([first.observations["observation"], np.zeros((9, 3), np.float32)])
+    actions = np.concatenate([first.actions, np.zeros((9, 3), np.float32)])
+    first = replace(first, observations={"observation": rows}, actions=actions)
+    zeros = np.zeros((20, 3), np.float32)
+    second = replace(second, observations={"observation": zeros}, actions=zeros)
+    source = Made([first, second, *others], MOTIONS)
+    store, summary = ingest(source, IngestConfig(**NAMED), None, SilentProgress())
+    assert len(stored(store)["walk 0"]) == 20
+    assert "walk 1" not in store.episodes.source
+    assert (summary["dropped_episodes"], summary["length"]["maximum"]) == (1, 20)
+
+
+def test_rewards_without_a_number_stop_or_leave_the_episode_out():
+    episodes = walks(4, rewards=np.ones(20, np.float32))
+    rewards = np.ones(20, np.float32)
+    rewards[6] = np.nan
+    episodes[2] = replace(episodes[2], rewards=rewards)
+    with pytest.raises(DataError, match="walk 2: rewards, row 6: value is nan") as caught:
+        ingest(Made(episodes, MOTIONS), IngestConfig(**NAMED), None, SilentProgress())
+    assert "--on-nan drop" in caught.value.hint
+    config = IngestConfig(**NAMED, on_nan="drop")
+    store, _ = ingest(Made(episodes, MOTIONS), config, None, SilentProgress())
+    assert sorted(store.episodes.source) == ["walk 0", "walk 1", "walk 3"]
+
+
+def test_the_step_limit_of_the_option_is_stored():
+    config = IngestConfig(**NAMED, max_steps=20)
+    store, _ = ingest(Made(walks(4, 30), MOTIONS), config, None, SilentProgress())
+    assert store.spec.env.max_steps == 20
+
+
+def test_the_report_lies_beside_the_store(tmp_path):
+    odd = Finding("left-out", "note", "the key 'camera' is left out: images", "made.npz")
+    source = Made(walks(6, label=""), MOTIONS, [odd])
+    ingest(source, IngestConfig(**NAMED), tmp_path / "snippets.zarr", SilentProgress())
+    report = json.loads((tmp_path / INGEST_REPORT).read_text())
+    assert report["format"] == "robomimic"
+    assert report["files"] == [{"path": "made.npz", "recognized_by": ""}]
+    assert [item["check"] for item in report["findings"]] == ["left-out", "semantics"]
+    assert report["findings"][0]["where"] == "made.npz"
+    assert report["statistics"]["steps"] == 120
+    assert report["statistics"]["action"]["limits"] == "environment"

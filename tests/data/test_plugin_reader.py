@@ -77,7 +77,7 @@ def test_a_format_of_another_package_is_ingested(tmp_path, monkeypatch, capfd):
     arrays = {}
     for index, length in enumerate((4, 6, 5)):
         arrays[f"obs_{index}"] = rng.normal(size=(length, 2)).astype(np.float32)
-        arrays[f"action_{index}"] = rng.normal(size=(length, 1)).astype(np.float32)
+        arrays[f"action_{index}"] = rng.uniform(-1, 1, (length, 1)).astype(np.float32)
     np.savez(tmp_path / "toy.npz", **arrays)
     monkeypatch.chdir(tmp_path)
     assert main(["ingest", "toy-npz", "toy.npz", "--label", "mine", "--json", "-q"]) == 0

@@ -188,7 +188,7 @@ def test_an_environment_that_clips_anyway_is_named():
 
 
 def test_an_excess_of_rounding_is_nothing():
-    assert not of_check(checked(exceeding({(0, 0): 1.0009, (1, 1): -1.00001})), "outside-limits")
+    assert not of_check(checked(exceeding({(0, 0): 1.0039, (1, 1): -1.00001})), "outside-limits")
 
 
 def test_limits_of_the_option_go_before_those_of_the_environment():
@@ -254,7 +254,9 @@ def padded(episode: Episode, rows: int) -> Episode:
     zeros = {key: np.zeros((rows, 3), np.float32) for key in episode.observations}
     blank = replace(episode, observations=zeros, actions=np.zeros((rows, 4), np.float32))
     both = joined(episode, blank)
-    return replace(both, rewards=np.ones(both.length, np.float32))
+    rewards = np.ones(both.length, np.float32)
+    rewards[episode.length :] = 0
+    return replace(both, rewards=rewards)
 
 
 def test_rows_of_zeros_at_the_end_are_cut():

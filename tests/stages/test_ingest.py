@@ -144,7 +144,7 @@ def test_no_label_has_more_episodes_than_asked_for(ingest, tmp_path):
         paths.append(tmp_path / f"{word}.hdf5")
         with RobomimicWriter(paths[-1], {"env_name": "metaworld", "type": "metaworld"}) as writer:
             for index in range(count):
-                rows = np.full((5, 3), index, np.float32)
+                rows = np.full((5, 3), index + 1, np.float32)
                 writer.write(
                     Episode(
                         source="",
@@ -267,3 +267,29 @@ def test_actions_are_what_was_asked_for_or_the_source_is_refused(ingest, path, t
 def test_the_announcement_says_what_the_actions_are(ingest, path, progress):
     ingest(path)
     assert "actions: 2 numbers, delta (normalized)" in progress.messages[0]
+
+
+def test_the_report_is_a_part_of_the_artifact(ingest, path, progress):
+    artifact = ingest(path)
+    assert "ingest_report.json" in [file.path for file in artifact.manifest.files]
+    report = json.loads(artifact.payload("ingest_report.json").read_text())
+    (file,) = report["files"]
+    assert file["path"] == str(path)
+    assert "actions" in file["recognized_by"]
+    assert report["statistics"]["steps"] == sum(LENGTHS)
+    counts = artifact.manifest.summary["findings"]
+    severities = [item["severity"] for item in report["findings"]]
+    assert counts == {name: severities.count(name) for name in ("warning", "note")}
+    for item in report["findings"]:
+        assert any(item["message"] in text for text in progress.messages)
+
+
+def test_an_error_in_the_data_leaves_nothing_behind(ingest, path, tmp_path):
+    with h5py.File(path, "a") as file:
+        file["data/demo_4/actions"][2] = 7
+    with pytest.raises(DataError, match="outside the limits of the environment") as caught:
+        ingest(path)
+    assert "--clip-actions clips them, as the environment does" in caught.value.hint
+    assert not [item for item in (tmp_path / "runs").rglob("*") if item.is_file()]
+    artifact = ingest(path, clip_actions=True)
+    assert SnippetStore.open(artifact.path).moments(("action",)).maximum.tolist() == [1, 1]

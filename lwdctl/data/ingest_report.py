@@ -1,0 +1,55 @@
+"""The report that lies in a snippet store's artifact: what was found in the data, and numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lwdctl.artifacts.files import write_durably
+from lwdctl.configs import IngestConfig
+from lwdctl.core.records import Finding
+from lwdctl.data.reader import MergedReader, recognize
+
+INGEST_REPORT = "ingest_report.json"
+SEVERITIES = ("error", "warning", "note")
+
+
+def worst_first(findings: Sequence[Finding]) -> list[Finding]:
+    """Return findings by severity, otherwise in their order."""
+    return sorted(findings, key=lambda item: SEVERITIES.index(item.severity))
+
+
+def describe_finding(finding: Finding) -> str:
+    """Return a finding as one line."""
+    where = f"{finding.where}: " if finding.where else ""
+    hint = f" ({finding.hint})" if finding.hint else ""
+    return f"{finding.severity}: {where}{finding.message}{hint}"
+
+
+def write_report(
+    directory: Path,
+    source: MergedReader,
+    config: IngestConfig,
+    findings: Sequence[Finding],
+    statistics: Mapping[str, Any],
+) -> None:
+    """Write `INGEST_REPORT`.
+
+    It holds `format`, `files` (path and what recognized the format, "" where the user named it),
+    `findings` (as in `core.records.Finding`) and `statistics` (as in `DataChecks.statistics`).
+    """
+    named = config.format is not None
+    report = {
+        "format": source.spec.source_format,
+        "files": [
+            {"path": str(path), "recognized_by": "" if named else recognize(path).reason}
+            for path in source.paths
+        ],
+        "findings": [asdict(item) for item in findings],
+        "statistics": statistics,
+    }
+    text = json.dumps(report, indent=1, allow_nan=False)
+    write_durably(directory / INGEST_REPORT, text.encode())
