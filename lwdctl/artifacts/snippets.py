@@ -135,6 +135,7 @@ class SnippetWriter:
             for part in _STATISTICS:
                 size = place.stop - place.start
                 self._add(f"statistics/{name}/{part}", (size,), np.float64, EPISODE_CHUNK)
+        self._action_range = np.full(spec.action.size, np.inf), np.full(spec.action.size, -np.inf)
         self._sources: list[str] = []
         self._weights: list[float] = []
         self._models: dict[str, int] = {}
@@ -166,6 +167,9 @@ class SnippetWriter:
             self._states.append(np.asarray(episode.initial_state, np.float64).ravel())
         row["initial_state_end"] = self._states.rows
         self._pending.append(_EpisodeRow(row, final, statistics))
+        low, high = statistics[2:, self._slices["action"]]
+        smallest, largest = self._action_range
+        self._action_range = np.minimum(smallest, low), np.maximum(largest, high)
         if len(self._pending) == EPISODE_CHUNK:
             self._write_pending()
         self._sources.append(episode.source)
@@ -176,19 +180,21 @@ class SnippetWriter:
         """Write what is left and mark the store as complete.
 
         Args:
-            action: Description of the actions, where it was not known before: limits, semantics.
+            action: Description of the actions, where it was not known before. Without limits it
+                gets those of the data.
 
         Returns:
             Numbers for the artifact's summary.
 
         Raises:
-            DataError: No episode was appended, or the action has no limits.
+            DataError: No episode was appended.
         """
         if not self._sources:
             raise DataError("there are no episodes to store")
-        spec = replace(self._spec, action=action) if action else self._spec
-        if not len(spec.action.low) == len(spec.action.high) == spec.action.size:
-            raise DataError(f"the {spec.action.size} components of the action have no limits")
+        action = action or self._spec.action
+        if not action.low:
+            action = action.limited_by(*self._action_range)
+        spec = replace(self._spec, action=action)
         self._write_pending()
         sources = self._add("episode/source", (), np.uint8, _STATE_CHUNK)
         sources.append(np.frombuffer(json.dumps(self._sources).encode(), np.uint8))

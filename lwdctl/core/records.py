@@ -6,13 +6,19 @@ Axis names used throughout: batch, time, obs, action, latent, weight, episode, e
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
+
+LIMIT_MARGIN = 0.05
+"""Fraction of the recorded range by which limits from the data exceed it on either side: a policy
+may reach a little further than the demonstrations, and not much, as nobody has tried it."""
+CONSTANT_MARGIN = 0.05
+"""The same where a component is constant: a fraction of its magnitude, of 1 at least."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,21 @@ class ActionSpec:
     reference: str = ""
     gripper: tuple[int, ...] = ()
     limits: str = "environment"
+
+    def limited_by(
+        self, smallest: npt.NDArray[np.float64], largest: npt.NDArray[np.float64]
+    ) -> ActionSpec:
+        """Return this action with limits from the data: the recorded range with a margin.
+
+        Args:
+            smallest: (action,) smallest recorded values.
+            largest: (action,) largest recorded values.
+        """
+        margin = LIMIT_MARGIN * (largest - smallest)
+        constant = CONSTANT_MARGIN * np.maximum(np.abs(largest), 1)
+        margin = np.where(margin > 0, margin, constant)
+        low, high = tuple((smallest - margin).tolist()), tuple((largest + margin).tolist())
+        return replace(self, low=low, high=high, limits="data")
 
 
 @dataclass(frozen=True)

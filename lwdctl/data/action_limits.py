@@ -1,4 +1,4 @@
-"""Limits of the actions: from the data, and how many recorded values are outside of them."""
+"""How many recorded actions are outside the limits, and by how much."""
 
 from __future__ import annotations
 
@@ -12,26 +12,11 @@ import numpy.typing as npt
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.records import FloatArray
 
-LIMIT_MARGIN = 0.05
-"""Fraction of the recorded range by which limits from the data exceed it on either side: a policy
-may reach a little further than the demonstrations, and not much, as nobody has tried it."""
-CONSTANT_MARGIN = 0.05
-"""Half the width of the limits of a component that is constant in the data (of 1, or its value)."""
 LIMIT_TOLERANCE = 2e-3
 """Fraction of the limits' width by which values may leave them: half precision, or normalizing
 back and forth, rounds by up to a thousandth; no robot notices."""
 SHOWN = 10
 """Components that a message names."""
-
-
-def limits_around(
-    smallest: npt.NDArray[np.float64], largest: npt.NDArray[np.float64]
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return limits with a margin around the recorded range, both (action,)."""
-    margin = LIMIT_MARGIN * (largest - smallest)
-    constant = CONSTANT_MARGIN * np.maximum(np.abs(largest), 1)
-    margin = np.where(margin > 0, margin, constant)
-    return tuple((smallest - margin).tolist()), tuple((largest + margin).tolist())
 
 
 def parse_limits(text: str) -> tuple[float, float]:

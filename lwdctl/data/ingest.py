@@ -20,8 +20,8 @@ from lwdctl.core.records import ActionSpec, Episode, Finding, SourceSpec
 from lwdctl.core.seeding import generator
 from lwdctl.data.checks import NonFiniteError, finite_rows
 from lwdctl.data.episode_statistics import distribution
-from lwdctl.data.ingest_report import describe_finding, worst_first, write_report
-from lwdctl.data.quality import DataChecks, declared_action
+from lwdctl.data.ingest_report import describe_finding, write_report
+from lwdctl.data.quality import DataChecks, declared_action, with_checks
 from lwdctl.data.reader import EpisodeOutline, MergedReader
 
 EARLY_EPISODES = 50
@@ -60,7 +60,7 @@ def ingest(
     order, found = _order(source, config)
     chosen = [source.episodes[index] for index in order]
     spec = _narrowed(source.spec, chosen, config)
-    checks = DataChecks(spec, config)
+    checks = DataChecks(spec, config, source.findings)
     _announce(source, declared_action(spec.action, config), progress)
     _stop_at_error(source, found, checks)
     splits = assign_splits(chosen, config.validation_fraction, config.seed)
@@ -168,7 +168,7 @@ def _stop_at_error(
     source: MergedReader, found: Sequence[Finding], checks: DataChecks
 ) -> list[Finding]:
     """Return what was found so far; raise the first error as a `DataError`."""
-    findings = worst_first([*source.findings, *found, *checks.findings()])
+    findings = with_checks([*source.findings, *found], checks)
     errors = [item for item in findings if item.severity == "error"]
     if errors:
         first, path = errors[0], str(source.paths[0])

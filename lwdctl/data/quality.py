@@ -16,8 +16,9 @@ import numpy.typing as npt
 
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import ConfigError
-from lwdctl.core.records import ActionSpec, Episode, Finding, SourceSpec
-from lwdctl.data.action_limits import LIMIT_MARGIN, OutsideLimits, limits_around, parse_limits
+from lwdctl.core.records import LIMIT_MARGIN, ActionSpec, Episode, Finding, SourceSpec
+from lwdctl.core.simulator_facts import REFERENCE_RETURNS
+from lwdctl.data.action_limits import OutsideLimits, parse_limits
 from lwdctl.data.action_test import FEWEST_TESTED, ActionTest, what_actions_follow
 from lwdctl.data.episode_statistics import DataStatistics, component_names
 from lwdctl.data.ingest_report import worst_first
@@ -34,18 +35,6 @@ CLIPPING_ADAPTERS = ("adroit", "metaworld", "mujoco", "robosuite")
 """Environments that clip an action to its limits before they execute it."""
 RECORDED_WITHOUT_LIMIT = ("robosuite",)
 """Environments whose step limit holds in evaluation; a person may take longer to demonstrate."""
-REFERENCE_RETURNS = {
-    "halfcheetah": (-280.2, 12135.0),
-    "hopper": (-20.3, 3234.3),
-    "walker2d": (1.6, 4592.3),
-    "ant": (-325.6, 3879.7),
-    "adroithandpen": (96.3, 3076.8),
-    "adroithanddoor": (-56.5, 2880.6),
-    "adroithandhammer": (-274.9, 12794.1),
-    "adroithandrelocate": (-6.4, 4233.9),
-}
-"""Mean returns of a random and of an expert policy, as D4RL normalizes its scores (Fu et al. 2020,
-"D4RL: Datasets for Deep Data-Driven Reinforcement Learning")."""
 
 
 class DataChecks:
@@ -55,14 +44,19 @@ class DataChecks:
         spec: What the episodes are.
         config: What the user requests of the actions (`actions`, `action_limits`,
             `clip_actions`) and `max_steps`.
+        read: What the reader found when it opened the files. A note of the check `"semantics"`
+            says that names in the file tell what actions are; a warning, that nothing does.
 
     Raises:
         ConfigError: `action_limits` is neither `data` nor a pair of numbers, or there is nothing
             to clip to.
     """
 
-    def __init__(self, spec: SourceSpec, config: IngestConfig) -> None:
+    def __init__(
+        self, spec: SourceSpec, config: IngestConfig, read: Sequence[Finding] = ()
+    ) -> None:
         self._spec, self._config = spec, config
+        self._told = any(item.check == "semantics" and item.severity == "note" for item in read)
         self._declared = declared_action(spec.action, config)
         self._limit = config.max_steps or spec.env.max_steps
         sizes = [item.size for item in spec.observations]
@@ -126,7 +120,8 @@ class DataChecks:
         if low or not self.episodes:
             return low, high, source
         ranges, size = self._numbers.ranges, self._spec.action.size
-        return (*limits_around(ranges.low[-size:], ranges.high[-size:]), "data")
+        action = self._declared.limited_by(ranges.low[-size:], ranges.high[-size:])
+        return action.low, action.high, action.limits
 
     def action(self) -> ActionSpec:
         """Return the description of the actions: with limits, and with what they were found to be.
@@ -182,7 +177,8 @@ class DataChecks:
     @property
     def _undeclared(self) -> bool:
         """Whether neither the source nor the user says what actions are."""
-        return self._declared.units == UNKNOWN_UNITS and self._config.actions == "recorded"
+        unknown = self._declared.units == UNKNOWN_UNITS and not self._told
+        return unknown and self._config.actions == "recorded"
 
     def _known_limits(self) -> tuple[tuple[float, ...], tuple[float, ...], str]:
         """Return limits that do not depend on the data, empty where there are none."""
@@ -421,6 +417,21 @@ class DataChecks:
         return _some(texts)
 
 
+def with_checks(read: Sequence[Finding], checks: DataChecks) -> list[Finding]:
+    """Return what readers and checks have found, the worst first.
+
+    Where a reader doubts what actions are, the answer of the checks replaces its doubt.
+    """
+    own = checks.findings()
+    answered = any(item.check == "semantics" for item in own)
+    kept = [
+        item
+        for item in read
+        if not (answered and item.check == "semantics" and item.severity == "warning")
+    ]
+    return worst_first([*kept, *own])
+
+
 def declared_action(action: ActionSpec, config: IngestConfig) -> ActionSpec:
     """Return the description of the actions with what the user declares about them.
 
@@ -464,7 +475,7 @@ def without_zero_tail(episode: Episode) -> Episode | None:
 
 def reference_returns(tasks: Sequence[str]) -> tuple[float, float] | None:
     """Return the mean returns of a random and an expert policy, None where they are not known."""
-    names = {re.split(r"[-/]", task)[0].lower() for task in tasks}
+    names = {re.split(r"[-/]", task.lower())[0].removeprefix("adroithand") for task in tasks}
     return REFERENCE_RETURNS.get(names.pop()) if len(names) == 1 else None
 
 

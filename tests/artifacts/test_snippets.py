@@ -32,6 +32,17 @@ def test_no_label_is_never_the_only_one_and_no_seed_wraps(tmp_path, spec, episod
     assert table.seed.tolist() == [-1, 2**63 - 1]
 
 
+def test_an_action_without_limits_gets_those_of_the_data(tmp_path, spec, episode):
+    spec = replace(spec, action=replace(spec.action, low=(), high=(), limits=""))
+    episodes = [episode(4, 0), episode(3, 1)]
+    action = write(tmp_path / "snippets.zarr", spec, episodes).spec.action
+    values = np.concatenate([item.actions for item in episodes])
+    low, high = values.min(axis=0), values.max(axis=0)
+    assert action.limits == "data"
+    np.testing.assert_allclose(action.low, low - 0.05 * (high - low), rtol=1e-6)
+    np.testing.assert_allclose(action.high, high + 0.05 * (high - low), rtol=1e-6)
+
+
 @pytest.mark.parametrize("where", ["disk", "memory"])
 def test_everything_comes_back(tmp_path, spec, episode, where):
     final = {"agent": np.array([1, 2], np.float32), "object": np.array([3, 4, 5], np.float32)}

@@ -10,8 +10,8 @@ import pytest
 
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import ConfigError
-from lwdctl.core.records import ActionSpec, EnvSpec, Episode, ObservationSpec, SourceSpec
-from lwdctl.data.quality import DataChecks, without_zero_tail
+from lwdctl.core.records import ActionSpec, EnvSpec, Episode, Finding, ObservationSpec, SourceSpec
+from lwdctl.data.quality import DataChecks, with_checks, without_zero_tail
 
 GRIPPER = 3
 TARGETS = ActionSpec(4, "absolute", "meters", (), (), 20.0, gripper=(GRIPPER,), limits="")
@@ -128,6 +128,19 @@ def test_what_nobody_says_is_a_warning_that_names_both_options():
     for option in ("recorded-absolute", "delta"):
         (note,) = of_check(checked(noise, silent, actions=option), "semantics")
         assert note.severity == "note"
+
+
+def test_what_names_tell_or_a_reader_doubts_is_settled_once():
+    silent = spec_of(replace(TARGETS, units="unknown"))
+    told = Finding("semantics", "note", "the key's name says targets")
+    doubt = Finding("semantics", "warning", "nothing says what actions are", hint="--actions delta")
+    checks = DataChecks(silent, IngestConfig(), [told])
+    for episode in demos("delta"):
+        checks.add(episode)
+    assert checks.findings()[0].severity == "error"  # names and data contradict each other
+    assert checks.action().semantics == "absolute"
+    answered = with_checks([doubt], checked(demos("absolute"), silent))
+    assert [item.severity for item in answered if item.check == "semantics"] == ["note"]
 
 
 def test_the_previous_action_in_an_observation_is_no_position():
