@@ -81,8 +81,9 @@ def test_a_split_that_leaves_one_side_empty_is_no_split(split):
 
 @pytest.mark.parametrize("name", list(READERS))
 def test_a_store_in_memory_equals_the_one_on_disk(make_sample, tmp_path, name):
-    paths = [make_sample(name, tmp_path / "source").path]
-    config = IngestConfig(format=name, max_episodes=9, seed=3)
+    sample = make_sample(name, tmp_path / "source")
+    paths = [sample.path]
+    config = IngestConfig(format=name, max_episodes=9, seed=3, **sample.options)
     with open_source(name, paths, config) as source:
         memory, first = ingest(source, config, None, SilentProgress())
         disk, second = ingest(source, config, tmp_path / "snippets.zarr", SilentProgress())
