@@ -118,7 +118,7 @@ def keyed_arrays() -> dict[str, np.ndarray]:
     rows = sum(LENGTHS)
     return {
         "data/obs": _numbers(rows, 17, 0),
-        "data/act": _numbers(rows, 6, 1),
+        "data/act": _numbers(rows, 6, 1).clip(-1, 1),
         "data/rewards": _numbers(rows, 1, 2)[:, 0],
         "meta/ends": np.cumsum(LENGTHS),
     }
@@ -160,7 +160,7 @@ def dppo_sample(folder: Path) -> Sample:
     rows = sum(LENGTHS)
     arrays = {
         "states": _numbers(rows, 17, 0),
-        "actions": _numbers(rows, 6, 1),
+        "actions": _numbers(rows, 6, 1).clip(-1, 1),
         "traj_lengths": np.array(LENGTHS),
     }
     np.savez(path, **arrays)
