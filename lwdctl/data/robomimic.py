@@ -46,6 +46,7 @@ from lwdctl.data.robomimic_env import (
 )
 from lwdctl.data.robomimic_keys import (
     OBS,
+    ROWS,
     Layout,
     choose_action_key,
     choose_keys,
@@ -132,7 +133,7 @@ class RobomimicFile(Hdf5Reader):
         self._env_args = described.env_args
         adapter, task = requested_env(config)
         self._adapter = adapter or adapter_of(described.env_args)
-        self._task = task or str(described.env_args.get("env_name", "")).rpartition("/")[2]
+        self._task = task or str(described.env_args.get("env_name") or "").rpartition("/")[2]
         self._object = ObjectConvention(self._task, str(described.env_args.get("env_version", "")))
         names, masks = self._select()
         first = self._demos[names[0]]
@@ -184,11 +185,28 @@ class RobomimicFile(Hdf5Reader):
         layout, where = layout_of(first), location(first, OBS)
         if self._replays(names[0]):
             layout = self._start_replay(layout, where)
+        else:
+            layout = self._without_constants(layout, names)
         partly = {} if self._replay else self._keys_of_some(layout, names)
         chosen = choose_keys(layout, self._adapter, partly, self._config, where)
         self._paths = {item.name: layout.paths[item.name] for item in chosen}
         self.findings += findings_of(layout, chosen, self._key, partly, first)
         return chosen
+
+    def _without_constants(self, layout: Layout, names: Sequence[str]) -> Layout:
+        """Set keys aside that have one row per action in no demonstration (a camera's matrix)."""
+        reasons: dict[str, str] = {}
+        for name, path in layout.paths.items():
+            shapes = [self._numbers_shape(f"data/{demo}/{path}") for demo in names]
+            fits = (
+                shape and shape[0] in (self._lengths[demo], self._lengths[demo] + 1)
+                for demo, shape in zip(names, shapes, strict=True)
+            )
+            if not any(fits):
+                reasons[name] = f"has {shapes[0][0]} {ROWS} {self._lengths[names[0]]} actions"
+        paths = {name: path for name, path in layout.paths.items() if name not in reasons}
+        beside = tuple(name for name in layout.beside if name not in reasons)
+        return replace(layout, paths=paths, beside=beside, unusable={**layout.unusable, **reasons})
 
     def _replays(self, name: str) -> bool:
         """Return whether observations are computed from states: a recording of robosuite."""

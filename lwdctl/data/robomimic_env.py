@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,8 @@ ROBOSUITE_TYPE = 1
 DESCRIBED = ("robosuite", "metaworld")
 """Environments of which it is known what their actions are."""
 ACTIONS = "actions"
+DEFAULT_CONTROLLER = {"type": "OSC_POSE", "interpolation": None, "ramp_ratio": 0.2}
+"""robosuite's own, with what its controllers cannot be built without."""
 DECLARE_HINT = (
     "--actions delta if they are motions, --actions recorded-absolute if they are targets"
 )
@@ -67,7 +70,7 @@ def read_env_args(data: h5py.Group, config: IngestConfig) -> Description:
         value = _text_of_array(value)
     try:
         values = json.loads(text_of(value))
-        problem = "" if _is_description(values) else "is not a JSON object"
+        problem = _problem_of(values)
     except json.JSONDecodeError as error:
         values, problem = {}, f"is not JSON ({error})"
     if not problem:
@@ -80,8 +83,17 @@ def read_env_args(data: h5py.Group, config: IngestConfig) -> Description:
     return Description({}, (Finding("left-out", "warning", f"{problem}; it is not used", where),))
 
 
-def _is_description(values: Any) -> bool:
-    return isinstance(values, dict) and isinstance(values.get("env_kwargs", {}), dict)
+def _problem_of(values: Any) -> str:
+    """Return why values cannot be `env_args`, or ""."""
+    if not isinstance(values, dict) or not isinstance(values.get("env_kwargs", {}), dict):
+        return "is not a JSON object"
+    if not isinstance(values.get("env_name") or "", str):
+        return "has an env_name that is not a text"
+    for name in ("control_freq", "max_steps"):
+        number = values.get("env_kwargs", {}).get(name, 0)
+        if not isinstance(number, int | float) or not math.isfinite(number):
+            return f"has a {name} that is not a number"
+    return ""
 
 
 def _text_of_array(value: np.ndarray[Any, Any]) -> Any:
@@ -237,7 +249,7 @@ def with_absolute_targets(env_args: Mapping[str, Any]) -> dict[str, Any]:
     marked = copy.deepcopy(dict(env_args))
     kwargs = marked.setdefault("env_kwargs", {})
     if not kwargs.get("controller_configs"):
-        kwargs["controller_configs"] = {"type": "OSC_POSE"}
+        kwargs["controller_configs"] = dict(DEFAULT_CONTROLLER)
     configs = kwargs["controller_configs"]
     for config in configs if isinstance(configs, list) else [configs]:
         for controller in _controllers(config):

@@ -26,16 +26,30 @@ GENERATOR_GROUP = "datagen_info"
 # Numbers per step beside the observations that are none.
 NO_OBSERVATIONS = ("rewards", "dones", "states", "initial_state", "success")
 MAX_DEPTH = 6
+ROWS = "rows for"
+"""What the reason says where an array does not fit the actions."""
 
 
-def arrays_in(group: h5py.Group, depth: int = MAX_DEPTH) -> dict[str, h5py.Dataset]:
-    """Return all arrays below a group by their paths; links within the file are followed."""
+def arrays_in(group: h5py.Group) -> dict[str, h5py.Dataset]:
+    """Return all arrays below a group by their paths.
+
+    Links within the file are followed, but every group is visited once, so that groups which
+    contain each other end.
+    """
     found: dict[str, h5py.Dataset] = {}
-    for name, item in group.items():
-        if isinstance(item, h5py.Dataset):
-            found[name] = item
-        elif isinstance(item, h5py.Group) and depth:
-            found |= {f"{name}/{key}": value for key, value in arrays_in(item, depth - 1).items()}
+    visited: set[int] = set()
+    stack = [("", group)]
+    while stack:
+        prefix, item = stack.pop()
+        address = h5py.h5o.get_info(item.id).addr
+        if address in visited or prefix.count("/") > MAX_DEPTH:
+            continue
+        visited.add(address)
+        for name, child in item.items():
+            if isinstance(child, h5py.Dataset):
+                found[f"{prefix}{name}"] = child
+            elif isinstance(child, h5py.Group):
+                stack.append((f"{prefix}{name}/", child))
     return found
 
 
@@ -46,7 +60,7 @@ def is_vector(shape: Sequence[int]) -> bool:
 
 def is_action(path: str) -> bool:
     """Return whether the path of an array says that it holds actions."""
-    return path.startswith("action") or path == "processed_actions"
+    return "action" in path.partition("/")[0]
 
 
 @dataclass(frozen=True)
@@ -219,7 +233,7 @@ def findings_of(
     """
     where, names = location(demo), {item.name for item in chosen}
     reasons = dict(layout.unusable)
-    reasons |= {name: f"only {count} demonstrations have it" for name, count in partly.items()}
+    reasons |= {name: f"in only {count} of the demonstrations" for name, count in partly.items()}
     for name in layout.paths:
         default = "beside obs" if name in layout.beside else "not a default key"
         if name not in names and name != action_key:
@@ -232,7 +246,7 @@ def findings_of(
             "observations", reasons, f"{where}/{OBS}",
             f"--observation-keys {','.join([*(item.name for item in chosen), *readable])} stores"
             " them as well" if readable else "",
-            warn=any(name in partly for name in reasons),
+            warn=any(name in partly or ROWS in reason for name, reason in reasons.items()),
         ),
         _left_out(
             "action arrays",

@@ -100,7 +100,7 @@ class StateReplay:
                 f" '{name}' to compute them ({first_line(error)})",
                 hint,
             ) from None
-        self._model = ""
+        self._model: str | None = None
         self.sizes = {key: len(value) for key, value in self._seen().items()}
 
     def observations(
@@ -132,11 +132,16 @@ class StateReplay:
                 self._seen()
             for key, value in self._seen().items():
                 rows[key].append(value)
-        return {key: finite_rows(np.stack(values), where) for key, values in rows.items()}
+        return {
+            key: finite_rows(np.stack(values), f"{where}/states: {key}")
+            for key, values in rows.items()
+        }
 
     def _load(self, model: str, where: str) -> None:
         if model == self._model:
             return
+        if not model:
+            raise DataError(f"{where}.attrs[model_file]: is missing: the scene of the states")
         if MARK_OF_15 not in model:
             raise DataError(
                 f"{where}: its scene is older than robosuite 1.5, and {self.version} is installed",

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
+import subprocess
+import sys
+from subprocess import PIPE
 
 import h5py
 import numpy as np
@@ -423,7 +426,8 @@ TARGETS = {"type": "OSC_POSE", "input_type": "delta", "input_ref_frame": "base"}
     [
         (OSC, {"type": "OSC_POSE", "control_delta": False}),
         ([OSC], [{"type": "OSC_POSE", "control_delta": False}]),
-        (None, {"type": "OSC_POSE", "control_delta": False}),
+        (None, {"type": "OSC_POSE", "control_delta": False, "interpolation": None,
+                "ramp_ratio": 0.2}),
         (
             {"type": "BASIC", "body_parts": {"right": TARGETS}},
             {"type": "BASIC", "body_parts": {"right": {
@@ -595,6 +599,20 @@ def test_drop(path):
     assert caught.value.hint == "did you mean 'state'?"
 
 
+def test_arrays_that_are_not_one_row_per_action_are_left_out(path):
+    constant = {"obs/intrinsics": np.eye(3), "obs/goal": np.ones(7), "src_demo_inds": np.ones(2)}
+    write(path, demos(3, **constant))
+    spec, _, findings = read_all(path)
+    assert spec.network_keys == ("state",)
+    assert only(findings, "left-out", "observations").values["reasons"] == {
+        "intrinsics": "has 3 rows for 5 actions",
+        "goal": "has 7 rows for 5 actions",
+        "src_demo_inds": "has 2 rows for 5 actions",
+    }
+    with pytest.raises(DataError, match="'goal' cannot be an observation: has 7 rows"):
+        read_all(path, observation_keys=("goal",))
+
+
 def test_keys_that_only_some_demonstrations_have(path):
     content = demos(4, **{"obs/force": rows(STEPS, 6)})
     del content["demo_2"]["obs/force"]
@@ -605,7 +623,7 @@ def test_keys_that_only_some_demonstrations_have(path):
     left = only(findings, "left-out", "observations")
     assert left.severity == "warning"
     assert left.values["reasons"] == {
-        "force": "only 3 demonstrations have it", "extra": "only 1 demonstrations have it",
+        "force": "in only 3 of the demonstrations", "extra": "in only 1 of the demonstrations",
     }  # fmt: skip
     with pytest.raises(DataError, match="data/demo_2/obs/force: is missing"):
         read_all(path, observation_keys=("force",))
@@ -801,8 +819,32 @@ def test_options_without_a_use_are_refused(path):
             read_all(path, **options)
 
 
-def test_a_file_that_is_being_written_is_read(path):
+WRITER = """
+import sys, h5py
+with h5py.File(sys.argv[1], "a", locking=True) as file:
+    print("open", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_file_that_a_recorder_has_locked_is_read(path):
     write(path, demos())
-    with h5py.File(path, "a"):
+    command = [sys.executable, "-c", WRITER, str(path)]
+    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True) as recorder:
+        assert recorder.stdout.readline() == "open\n"
+        with pytest.raises(OSError, match="lock"):
+            h5py.File(path, "r", locking=True)
         _, episodes, _ = read_all(path)
+        recorder.communicate()
     np.testing.assert_array_equal(episodes[2].actions, rows(STEPS, 3, seed=2))
+
+
+def test_groups_that_contain_each_other_end(path):
+    write(path, demos(1))
+    with h5py.File(path, "a") as file:
+        for name in "abcdefgh":
+            file[f"data/demo_0/obs/{name}"] = file["data/demo_0"]
+        file["data/demo_0/obs/linked"] = h5py.SoftLink("/data/demo_0/obs/state")
+    spec, (episode,), _ = read_all(path)
+    assert set(spec.network_keys) == {"state", "linked"}
+    np.testing.assert_array_equal(episode.observations["linked"], rows(STEPS, 4, seed=100))
