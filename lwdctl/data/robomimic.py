@@ -204,9 +204,17 @@ class RobomimicFile(Hdf5Reader):
             )
             if not any(fits):
                 reasons[name] = f"has {shapes[0][0]} {ROWS} {self._lengths[names[0]]} actions"
-        paths = {name: path for name, path in layout.paths.items() if name not in reasons}
-        beside = tuple(name for name in layout.beside if name not in reasons)
-        return replace(layout, paths=paths, beside=beside, unusable={**layout.unusable, **reasons})
+        beside = {name: layout.paths[name] for name in layout.beside if name in reasons}
+        return replace(
+            layout,
+            paths={name: path for name, path in layout.paths.items() if name not in reasons},
+            beside=tuple(name for name in layout.beside if name not in beside),
+            unusable={
+                **layout.unusable,
+                **{name: reason for name, reason in reasons.items() if name not in beside},
+            },
+            others=(*layout.others, *beside.values()),
+        )
 
     def _replays(self, name: str) -> bool:
         """Return whether observations are computed from states: a recording of robosuite."""

@@ -559,7 +559,7 @@ def test_rows_of_other_shapes_become_vectors(path):
     np.testing.assert_array_equal(episode.rewards, rows(STEPS, 1, seed=9)[:, 0])
     assert {item.name for item in spec.observations} == {"gripper", "eef", "column"}
     assert set(only(findings, "adjusted").values["reshaped"]) == {"gripper", "eef", "column"}
-    reasons = only(findings, "left-out", "observations").values["reasons"]
+    reasons = only(findings, "left-out", "observations are left").values["reasons"]
     assert reasons == {
         "image": "images of shape (4, 4, 3)",
         "depth": "rows of shape (4, 4)",
@@ -604,11 +604,12 @@ def test_arrays_that_are_not_one_row_per_action_are_left_out(path):
     write(path, demos(3, **constant))
     spec, _, findings = read_all(path)
     assert spec.network_keys == ("state",)
-    assert only(findings, "left-out", "observations").values["reasons"] == {
+    assert only(findings, "left-out", "observations are left").values["reasons"] == {
         "intrinsics": "has 3 rows for 5 actions",
         "goal": "has 7 rows for 5 actions",
-        "src_demo_inds": "has 2 rows for 5 actions",
     }
+    assert only(findings, "left-out", "observations are left").severity == "warning"
+    assert "src_demo_inds" in only(findings, "left-out", "neither observ").message
     with pytest.raises(DataError, match="'goal' cannot be an observation: has 7 rows"):
         read_all(path, observation_keys=("goal",))
 
@@ -620,7 +621,7 @@ def test_keys_that_only_some_demonstrations_have(path):
     write(path, content)
     spec, _, findings = read_all(path)
     assert spec.network_keys == ("state",)
-    left = only(findings, "left-out", "observations")
+    left = only(findings, "left-out", "observations are left")
     assert left.severity == "warning"
     assert left.values["reasons"] == {
         "force": "in only 3 of the demonstrations", "extra": "in only 1 of the demonstrations",
