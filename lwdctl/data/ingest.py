@@ -14,14 +14,20 @@ from typing import Any, NamedTuple
 
 from lwdctl.artifacts.snippets import SnippetStore, SnippetWriter
 from lwdctl.configs import IngestConfig
-from lwdctl.core.errors import ConfigError, DataError
+from lwdctl.core.errors import DataError
 from lwdctl.core.progress import Progress, TqdmProgress
 from lwdctl.core.records import ActionSpec, Episode, Finding, SourceSpec
 from lwdctl.core.seeding import generator
-from lwdctl.data.checks import NonFiniteError, finite_rows
+from lwdctl.data.checks import NonFiniteError
 from lwdctl.data.episode_statistics import distribution
 from lwdctl.data.ingest_report import describe_finding, write_report
-from lwdctl.data.quality import DataChecks, declared_action, with_checks
+from lwdctl.data.quality import (
+    DataChecks,
+    check_conversion,
+    declared_action,
+    read_finite,
+    with_checks,
+)
 from lwdctl.data.reader import EpisodeOutline, MergedReader
 
 EARLY_EPISODES = 50
@@ -56,7 +62,7 @@ def ingest(
         DataError: An episode cannot be read, none is left, or a finding is an error.
     """
     progress = progress or TqdmProgress()
-    _check_conversion(config, source.spec.action)
+    check_conversion(source.spec.action, config)
     order, found = _order(source, config)
     chosen = [source.episodes[index] for index in order]
     spec = _narrowed(source.spec, chosen, config)
@@ -90,15 +96,6 @@ def ingest(
     return result, {**counts, **_summary(stored, len(chosen), findings), **_describe(result.spec)}
 
 
-def _check_conversion(config: IngestConfig, action: ActionSpec) -> None:
-    if config.actions == "absolute" != action.semantics:
-        raise ConfigError(
-            f"--actions {config.actions}: the recorded actions are {action.semantics} and cannot "
-            "be converted",
-            "leave --actions out to store them as recorded",
-        )
-
-
 def _announce(source: MergedReader, action: ActionSpec, progress: Progress) -> None:
     progress.message(
         f"reading {len(source.episodes)} episodes, "
@@ -113,15 +110,12 @@ def _read(
 ) -> Episode | None:
     """Return an episode, None where it has NaN or infinity and is to be left out."""
     try:
-        episode = source.read(index)
-        if episode.rewards is not None:
-            finite_rows(episode.rewards, f"{source.paths[0]}: {episode.source}: rewards")
+        return read_finite(source, index)
     except NonFiniteError as error:
         if config.on_nan != "drop":
             raise
         progress.message(f"left out: {error.message}")
         return None
-    return episode
 
 
 class _Stored(NamedTuple):

@@ -10,11 +10,10 @@ from typing import Any
 
 from lwdctl.artifacts.files import write_durably
 from lwdctl.configs import IngestConfig
-from lwdctl.core.records import Finding
+from lwdctl.core.records import SEVERITIES, Finding
 from lwdctl.data.reader import MergedReader, recognize
 
 INGEST_REPORT = "ingest_report.json"
-SEVERITIES = ("error", "warning", "note")
 
 
 def worst_first(findings: Sequence[Finding]) -> list[Finding]:

@@ -20,14 +20,14 @@ from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError, LwdctlError
 from lwdctl.core.plain_text import plain_text
 from lwdctl.core.progress import Progress, SilentProgress
-from lwdctl.core.records import SEVERITIES, Episode, Finding, SourceSpec
+from lwdctl.core.records import Episode, Finding, SourceSpec
 from lwdctl.data.checks import NonFiniteError
 from lwdctl.data.contents import Contents, look_into_members
 from lwdctl.data.contents_summary import FINAL, ArrayFamily, array_families, recorded_values
 from lwdctl.data.file_types import file_type
 from lwdctl.data.formats import READERS
 from lwdctl.data.inspection_text import describe
-from lwdctl.data.quality import DataChecks
+from lwdctl.data.quality import DataChecks, check_conversion, read_finite, with_checks
 from lwdctl.data.reader import (
     MergedReader,
     Recognized,
@@ -223,7 +223,7 @@ def inspect_file(
             raise _no_format(path, contents)
         with open_source(name, (path,), config) as source:
             # Merging takes the longest episode for the limit where the file knows none.
-            limit = source.readers[0].spec.env.max_steps
+            limit = config.max_steps or source.readers[0].spec.env.max_steps
             env = dataclasses.replace(source.spec.env, max_steps=limit)
             source.spec = complete(dataclasses.replace(source.spec, env=env))
             found = _survey(found, source, config, progress or SilentProgress())
@@ -294,13 +294,15 @@ def _survey(
     found: Inspection, source: MergedReader, config: IngestConfig, progress: Progress
 ) -> Inspection:
     """Read every episode once and add what they say to a description."""
-    checks, failures = DataChecks(source.spec, config), list[tuple[str, DataError]]()
+    check_conversion(source.spec.action, config)
+    checks = DataChecks(source.spec, config, source.findings)
+    failures = list[tuple[str, DataError]]()
     outlines, read = source.episodes, 0
     stored: Counter[str] = Counter()
     with progress.task(f"inspect {Path(found.path).name}", len(outlines), "episode") as task:
         for index, outline in enumerate(outlines):
             try:
-                episode = source.read(index)
+                episode = read_finite(source, index)
             except DataError as error:
                 failures.append((outline.source, error))
             else:
@@ -308,10 +310,7 @@ def _survey(
                 stored.update(_stored_beside(episode))
                 read += 1
             task.advance()
-    findings = [
-        *source.findings, *_failure_findings(failures, len(outlines)), *checks.findings(),
-    ]  # fmt: skip
-    findings.sort(key=lambda item: SEVERITIES.index(item.severity))
+    read_and_failed = [*source.findings, *_failure_findings(failures, len(outlines))]
     return dataclasses.replace(
         found,
         spec=dataclasses.replace(source.spec, action=checks.action()),
@@ -320,7 +319,7 @@ def _survey(
         splits=dict(Counter(item.split for item in outlines)),
         stored=tuple(what for what, count in stored.items() if count == read),
         statistics=checks.statistics(),
-        findings=tuple(findings),
+        findings=tuple(with_checks(read_and_failed, checks)),
     )
 
 

@@ -20,9 +20,11 @@ from lwdctl.core.records import LIMIT_MARGIN, ActionSpec, Episode, Finding, Sour
 from lwdctl.core.simulator_facts import REFERENCE_RETURNS
 from lwdctl.data.action_limits import OutsideLimits, parse_limits
 from lwdctl.data.action_test import FEWEST_TESTED, ActionTest, what_actions_follow
+from lwdctl.data.checks import finite_rows
 from lwdctl.data.episode_statistics import DataStatistics, component_names
 from lwdctl.data.ingest_report import worst_first
 from lwdctl.data.jumps import JumpSearch
+from lwdctl.data.reader import MergedReader
 from lwdctl.data.step_sample import StepSample
 
 ZERO_TAIL = 2
@@ -430,6 +432,33 @@ def with_checks(read: Sequence[Finding], checks: DataChecks) -> list[Finding]:
         if not (answered and item.check == "semantics" and item.severity == "warning")
     ]
     return worst_first([*kept, *own])
+
+
+def read_finite(source: MergedReader, index: int) -> Episode:
+    """Read an episode, also checking its rewards.
+
+    Raises:
+        NonFiniteError: It has NaN or infinity.
+        DataError: It cannot be read.
+    """
+    episode = source.read(index)
+    if episode.rewards is not None:
+        finite_rows(episode.rewards, f"{source.paths[0]}: {episode.source}: rewards")
+    return episode
+
+
+def check_conversion(action: ActionSpec, config: IngestConfig) -> None:
+    """Check that the actions of a source are targets where these are requested.
+
+    Raises:
+        ConfigError: They are not, and the reader could not convert them.
+    """
+    if config.actions == "absolute" != action.semantics:
+        raise ConfigError(
+            f"--actions {config.actions}: the recorded actions are {action.semantics} and cannot "
+            "be converted",
+            "leave --actions out to store them as recorded",
+        )
 
 
 def declared_action(action: ActionSpec, config: IngestConfig) -> ActionSpec:

@@ -80,7 +80,7 @@ def test_every_format_is_recognized_and_described_as_ingest_takes_it(
     store = SnippetStore.open(tmp_path / "runs/snippets/made/v0001")
     assert store.steps == sum(lengths)
     assert store.spec.observations == found.spec.observations
-    assert store.spec.action.semantics == found.spec.action.semantics
+    assert store.spec.action == found.spec.action
 
 
 @pytest.mark.parametrize("name", list(READERS))
@@ -158,6 +158,43 @@ def test_an_episode_with_nan_is_an_error_with_a_hint_that_works(tmp_path, monkey
     assert error.hint.startswith("--on-nan drop")
     assert main(["ingest", str(path), "--on-nan", "drop", "-q"]) == 0
     assert "episodes" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"actions": "absolute"}, "--actions absolute: the recorded actions are torque"),
+        ({"clip_actions": True, "action_limits": "data"}, ""),
+        ({"action_limits": "wide"}, "--action-limits wide: is neither"),
+        ({"drop": ("observations",)}, "no observation 'observations'"),
+    ],
+)
+def test_what_ingest_refuses_inspect_refuses(
+    make_sample, tmp_path, monkeypatch, capfd, options, error
+):
+    monkeypatch.setenv("LWDCTL_WORKSPACE", str(tmp_path / "runs"))
+    path = make_sample("d4rl", tmp_path).path
+    config = IngestConfig(**options)
+    found = inspect_file(path, config)
+    words = shlex.split(ingest_command([path], config))[1:]
+    code = main([*words, "-q"])
+    assert found.can_be_ingested == (code == 0)
+    assert error in found.error
+    assert error in capfd.readouterr().err
+
+
+def test_rewards_that_are_no_numbers_are_judged_as_ingest_does(
+    make_sample, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.setenv("LWDCTL_WORKSPACE", str(tmp_path / "runs"))
+    path = make_sample("robomimic", tmp_path).path
+    with h5py.File(path, "a") as file:
+        file["data/demo_4/rewards"][2] = np.nan
+    found = inspect_file(path, WIDE)
+    code = main([*shlex.split(ingest_command([path], WIDE))[1:], "-q"])
+    assert found.can_be_ingested == (code == 0)
+    assert any("rewards" in item.message for item in found.findings)
+    capfd.readouterr()
 
 
 def test_a_refused_file_shows_its_contents_and_why(tmp_path):
