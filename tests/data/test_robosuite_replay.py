@@ -8,11 +8,17 @@ import sys
 import h5py
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
 from lwdctl.data.reader import open_source, recognize
 
+OSC = {
+    "type": "OSC_POSE", "control_delta": True, "kp": 150, "damping": 1, "impedance_mode": "fixed",
+    "input_max": 1, "input_min": -1, "output_max": 0.05, "output_min": -0.05,
+    "interpolation": None, "ramp_ratio": 0.2,
+}  # fmt: skip
 SCENE = '<mujoco><asset/><worldbody><body name="gripper0_right_hand"/></worldbody></mujoco>'
 
 
@@ -91,3 +97,30 @@ class TestWithRobosuite:
         asset = '<asset><mesh name="x" file="/etc/hosts.stl"/></asset>'
         error = refusal(recording(model=SCENE.replace("<asset/>", asset)))
         assert "refers to /etc/hosts.stl, which is not robosuite's" in error.message
+
+    @pytest.mark.parametrize("controller", [None, OSC])
+    def test_declared_targets_are_run_as_targets(self, tmp_path, controller):
+        from lwdctl.envs.robosuite import RobosuiteSimulator
+
+        path = tmp_path / "targets.hdf5"
+        kwargs = {"robots": ["Panda"], "control_freq": 20}
+        if controller:
+            kwargs["controller_configs"] = controller
+        env_args = {"env_name": "Lift", "type": 1, "env_version": "1.4.1", "env_kwargs": kwargs}
+        with h5py.File(path, "w") as file:
+            file.create_group("data").attrs["env_args"] = json.dumps(env_args)
+            file["data/demo_0/actions"] = np.zeros((3, 7))
+            file["data/demo_0/obs/object"] = np.zeros((3, 4))
+        config = IngestConfig(actions="recorded-absolute")
+        with open_source("robomimic", (path,), config) as source:
+            spec = source.spec
+        simulator = RobosuiteSimulator(spec.env, "Lift")
+        assert simulator.action == spec.action
+        start = simulator.reset(0)["robot0_eef_pos"]
+        arm = simulator._env.robots[0].part_controllers["right"]
+        turn = Rotation.from_matrix(arm.ref_ori_mat).as_rotvec()
+        target = start + np.array([0.05, -0.04, 0.03])
+        for _ in range(40):
+            step = simulator.step(np.concatenate([target, turn, [0.0]]))
+        simulator.close()
+        np.testing.assert_allclose(step.observation["robot0_eef_pos"], target, atol=0.01)
