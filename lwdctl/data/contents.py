@@ -147,8 +147,11 @@ def _look_into_file(path: Path) -> Contents:
     if _is_hdf5(path):
         return _look_into_hdf5(path)
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+        except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
+            raise DataError(f"{path}: is damaged ({first_line(error)})") from None
         if names and all(name.endswith(".npy") for name in names):
             return _look_into_npz(path)
         return _look_into_zarr(path)

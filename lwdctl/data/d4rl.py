@@ -243,7 +243,9 @@ class D4rlFile(Hdf5Reader):
                 f" first flag, the rest is left out (first: rows {rests[0].start}:{rests[0].stop})"
             )
             hint = "--terminals each ends an episode at every flag, --terminals ignore at none"
-            self._note("left-out", "terminals", message, hint, rows=count, runs=len(rests))
+            values = {"rows": count, "runs": len(rests)}
+            where = f"{self.path}: terminals"
+            self.findings.append(Finding("left-out", "warning", message, where, hint, values))
         if cut_at:
             cuts = sum(stop - start == cut_at for start, stop in episodes)
             why = "as --max-steps requests" if config.max_steps else "as timeouts is missing"

@@ -20,7 +20,7 @@ from lwdctl.core.records import Finding, FloatArray
 T = TypeVar("T")
 Flags = npt.NDArray[np.bool_]
 
-MAX_PLACES = 100
+MAX_PLACES = 50
 """Ends that are looked at, evenly spaced over the file."""
 _BLOCKS, _BLOCK_ROWS, _FEWEST_STEPS = 10, 500, 50
 # A jump is this many times larger than all but one in a hundred of the ordinary steps.

@@ -26,6 +26,8 @@ from lwdctl.data.hdf5 import open_hdf5, read_array, text_of
 FILE_NAME = "main_data.hdf5"
 ARROW_FORMATS = ("arrow", "parquet")
 _PREFIX = "episode_"
+_OBSERVED = ("observations", "infos", "episode_id")
+"""Columns of arrow and parquet files that have a row per observation, not per step."""
 
 
 class EpisodeStorage(Protocol):
@@ -193,7 +195,6 @@ class ArrowStorage:
         numbers = [item.name for item in folder.iterdir() if item.name.isdecimal()]
         self.names = [f"{_PREFIX}{number}" for number in sorted(numbers, key=int)]
         self._datasets: dict[str, Any] = {}
-        self._rows: dict[str, int] = {}
         self._entries: dict[str, dict[str, ArrayEntry]] = {}
         self._attributes: dict[str, dict[str, Any]] = {}
         total = 0
@@ -215,15 +216,15 @@ class ArrowStorage:
         with _damaged(folder):
             dataset = self._module.dataset.dataset(files, format=self._format)
             rows = int(dataset.count_rows())
+            columns = [(field.name, field.type) for field in dataset.schema]
         self._datasets[name] = dataset
         steps = self._attributes[name].get("total_steps")
         if not (isinstance(steps, int) and steps in (rows - 1, rows)):
-            steps = rows - 1
-        self._rows[name] = steps
+            steps = max(rows - 1, 0)
         entries: dict[str, ArrayEntry] = {}
-        for field in dataset.schema:
-            is_step = field.name not in ("observations", "infos", "episode_id")
-            _list_arrays(field.name, field.type, steps if is_step else rows, entries)
+        with _damaged(folder):
+            for key, kind in columns:
+                _list_arrays(key, kind, rows if key in _OBSERVED else steps, entries)
         entries.pop("episode_id", None)
         self._entries[name] = entries
 
@@ -243,19 +244,19 @@ class ArrowStorage:
     ) -> npt.NDArray[Any]:
         """Return the rows `start:stop` of an array as they are stored."""
         field = self._module.dataset.field(*key.split("/"))
+        entry = self._entries[name][key]
         with _damaged(self._folder(name)):
             table = self._datasets[name].to_table(columns={"values": field})
-            column = table.column(0).combine_chunks()
-        entry = self._entries[name][key]
-        column = column[: entry.shape[0]]
-        if column.null_count:
-            raise DataError(f"{self.where(name, key)}: has {column.null_count} empty rows")
-        if not entry.is_numeric:
-            return np.asarray(column.to_pylist()[start:stop], dtype=object)
-        while self._module.types.is_fixed_size_list(column.type):
-            column = column.flatten()
-        values: npt.NDArray[Any] = column.to_numpy(zero_copy_only=False).reshape(entry.shape)
-        return values[start:stop]
+            table.validate(full=True)
+            column = table.column(0).combine_chunks()[: entry.shape[0]]
+            if column.null_count:
+                raise DataError(f"{self.where(name, key)}: has {column.null_count} empty rows")
+            if not entry.is_numeric:
+                return np.asarray(column.to_pylist()[start:stop], dtype=object)
+            while self._module.types.is_fixed_size_list(column.type):
+                column = column.flatten()
+            values: npt.NDArray[Any] = column.to_numpy(zero_copy_only=False)
+            return values.reshape(entry.shape)[start:stop]
 
     def attributes(self, name: str) -> Mapping[str, Any]:
         """Return what an episode says of itself."""

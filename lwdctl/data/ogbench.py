@@ -245,7 +245,10 @@ class OgbenchFile:
                 f"{count} rows in {len(rests)} runs of flags: a run ends a trajectory at its first"
                 " flag, the rest is left out"
             )
-            self._note("left-out", "terminals", message, "--terminals each", rows=count)
+            where, values = f"{self.path}: terminals", {"rows": count, "runs": len(rests)}
+            self.findings.append(
+                Finding("left-out", "warning", message, where, "--terminals each", values)
+            )
         flagged = last if config.terminals != "ignore" else np.zeros_like(last)
         found = [self._trajectory(piece, flagged) for piece in pieces]
         return self._with_steps(found)
