@@ -8,6 +8,8 @@ import sys
 import h5py
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError, MissingExtraError
@@ -498,6 +500,34 @@ def test_damaged_arrow_files_name_their_folder(made_by_minari):
     file.unlink()
     with pytest.raises(DataError, match=r"data/3: holds no \.arrow file"):
         open_source("minari", (path,), IngestConfig())
+
+
+@pytest.fixture
+def small_datasets(made_by_minari):
+    """Return intact datasets of both formats, with the content of the file of an episode."""
+    paths = [
+        made_by_minari(name) / "data" / "3" / f"part-0.{name}" for name in ("arrow", "parquet")
+    ]
+    return [(path, path.read_bytes()) for path in paths]
+
+
+@pytest.mark.filterwarnings("ignore")
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(which=st.integers(0, 1), place=st.floats(0, 1), values=st.binary(min_size=1, max_size=9))
+def test_random_damage_is_a_data_error_or_harmless(small_datasets, which, place, values):
+    path, intact = small_datasets[which]
+    content = bytearray(intact)
+    start = int(place * (len(content) - len(values)))
+    content[start : start + len(values)] = values
+    path.write_bytes(bytes(content))
+    folder = path.parents[2]
+    message, shape = "", None
+    try:
+        with open_source("minari", (folder,), IngestConfig()) as reader:
+            shape = reader.read(3).observations["state"].shape
+    except DataError as error:
+        message = error.message
+    assert str(folder) in message or shape == (7, 3)
 
 
 @pytest.mark.filterwarnings("ignore")

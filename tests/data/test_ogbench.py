@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import IngestConfig
@@ -316,6 +318,28 @@ def test_damaged_bytes_are_an_error_when_they_are_read(tmp_path):
     path.write_bytes(bytes(content))
     with opened(path) as reader, pytest.raises(DataError, match="observations: is damaged"):
         reader.read(0)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(place=st.floats(0, 1), values=st.binary(min_size=1, max_size=9), compressed=st.booleans())
+def test_random_damage_is_a_data_error_or_harmless(tmp_path, place, values, compressed):
+    path = write(tmp_path, as_downloaded(), compressed=compressed)
+    content = bytearray(path.read_bytes())
+    start = int(place * (len(content) - len(values)))
+    content[start : start + len(values)] = values
+    path.write_bytes(bytes(content))
+    message, read = "", None
+    try:
+        format_of([path])
+        with opened(path) as reader:
+            read = [reader.read(index).actions for index in range(len(reader.episodes))]
+    except DataError as error:
+        message = error.message
+    assert str(path) in message or read is not None
+    if read is not None:  # a zip file has checksums
+        expected = as_downloaded()
+        kept = expected["actions"][~expected["terminals"]]
+        np.testing.assert_array_equal(np.concatenate(read), kept)
 
 
 def test_names_that_d4rl_and_others_use_are_not_ogbenchs(tmp_path):
