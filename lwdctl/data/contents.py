@@ -59,7 +59,7 @@ class ArrayEntry:
         """Whether its elements are numbers or booleans."""
         try:
             return np.dtype(self.dtype).kind in NUMBER_KINDS
-        except TypeError:
+        except (TypeError, ValueError):  # a compound, or an array of arrays
             return False
 
     @property
@@ -129,7 +129,7 @@ def look_into(path: Path) -> Contents:
         raise missing_path(path)
     try:
         return _look_into_directory(path) if path.is_dir() else _look_into_file(path)
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
         raise DataError(f"{path}: cannot be opened ({first_line(error)})") from None
 
 

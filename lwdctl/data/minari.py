@@ -250,7 +250,7 @@ class MinariFile:
         storage, wrong = self._storage, []
         for name, steps in self._steps.items():
             declared = storage.attributes(name).get("total_steps", steps)
-            if declared != steps:
+            if not np.array_equal(declared, steps):
                 wrong.append(f"{name}: total_steps is {declared}, but there are {steps} actions")
         totals = {"total_episodes": len(storage.names), "total_steps": sum(self._steps.values())}
         for key, found in totals.items():

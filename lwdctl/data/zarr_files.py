@@ -25,6 +25,7 @@ from zarr.storage import LocalStore, ZipStore
 
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import Finding
+from lwdctl.data.checked_blosc import with_checked_blosc
 from lwdctl.data.checks import NonFiniteError, check_declared_bytes, first_line
 from lwdctl.data.contents import zarr_arrays
 from lwdctl.data.zarr_metadata import codec_names, read_zarr_metadata
@@ -185,9 +186,10 @@ class ZarrFile:
         self._declared += prod(array.shape) * array.dtype.itemsize
         where = f"{self.path}: {key}: has shape {array.shape}"
         check_declared_bytes(self._declared, self._max_bytes, where)
-        if prod(_stored_chunk(array)) * array.dtype.itemsize > MAX_CHUNK_BYTES:
+        largest = prod(_stored_chunk(array)) * array.dtype.itemsize
+        if largest > MAX_CHUNK_BYTES or (array.shape and not prod(_stored_chunk(array))):
             raise DataError(f"{self.path}: {key}: declares chunks of shape {array.chunks}")
-        return array
+        return with_checked_blosc(array)
 
     def _codecs(self, key: str) -> list[str]:
         """Return the names of the codecs that an array's metadata name."""

@@ -116,9 +116,9 @@ def declared_of(document: Mapping[str, Any]) -> tuple[tuple[int, ...], str]:
 
 def codec_names(document: Mapping[str, Any]) -> Iterator[str]:
     """Yield the names of all codecs, also of those inside a sharding codec."""
-    for item in (
-        document.get("compressor"), *(document.get("filters") or ()), *document.get("codecs", ()),
-    ):  # fmt: skip
+    lists = [document.get(name) for name in ("filters", "codecs")]
+    several = [item for found in lists if isinstance(found, list) for item in found]
+    for item in (document.get("compressor"), *several):
         if isinstance(item, dict):
             name = str(item.get("id") or item.get("name"))
             yield name.removeprefix("numcodecs.")

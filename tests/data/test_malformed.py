@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import zarr
+from numcodecs import Blosc
+from zarr.codecs import BloscCodec
 
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
-from lwdctl.data.reader import open_source
+from lwdctl.data.reader import open_source, recognize
 
 HDF5_FORMATS = ("robomimic", "d4rl", "minari")
 
@@ -277,20 +281,96 @@ def test_files_that_disagree_are_refused_with_both_names(make_sample, tmp_path):
     assert "observations differ" in caught.value.message
 
 
-@pytest.mark.parametrize("name", HDF5_FORMATS)
-def test_random_damage_is_a_data_error_or_harmless(name, make_sample, tmp_path):
+@pytest.fixture(params=["v2", "v3", "sharded"])
+def blosc_chunk(request, tmp_path):
+    """Return a keyed zarr store whose arrays Blosc compressed, and one of its chunks."""
+    values = np.random.default_rng(0).normal(size=(102, 2)).astype(np.float32)
+    version = 2 if request.param == "v2" else 3
+    codec = Blosc("lz4") if version == 2 else BloscCodec(cname="lz4")
+    shards = (102, 2) if request.param == "sharded" else None
+    path = tmp_path / "store.zarr"
+    group = zarr.open_group(path, mode="w", zarr_format=version)
+    for key in ("obs", "act"):
+        group.create_array(key, data=values, chunks=(34, 2), shards=shards, compressors=codec)
+    group.create_array("ends", data=np.array([50, 102]))
+    chunks = [file for file in (path / "act").rglob("*") if file.name[0].isdigit()]
+    return path, min(file for file in chunks if file.is_file())
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        (lambda head: head[:12] + b"\xff\xff\xff\x70", "declares 1895825407"),
+        (lambda head: head[:12] + b"\x05\x00\x00\x00", "declares 5"),
+        (lambda head: head[:4] + b"\x00\x00\x00\xf0" + head[8:], "declares 4026531840 bytes"),
+    ],
+)
+def test_blosc_is_not_trusted_with_the_sizes_of_a_chunk(blosc_chunk, damage, expected):
+    """Its library would read beyond the chunk, which ends the process."""
+    path, chunk = blosc_chunk
+    settings = {"observation_keys": ("obs",), "action_key": "act", "episode_ends": "ends"}
+    with open_source("zarr", (path,), IngestConfig(**settings)) as reader:
+        assert [reader.read(index).length for index in range(2)] == [50, 52]
+    content = chunk.read_bytes()
+    chunk.write_bytes(damage(content[:16]) + content[16:])
+    with (
+        pytest.raises(DataError, match="act, row 0: cannot be read") as caught,
+        open_source("zarr", (path,), IngestConfig(**settings)) as reader,
+    ):
+        reader.read(0)
+    assert expected in caught.value.message
+
+
+def test_a_chunk_that_was_cut_off_is_refused(blosc_chunk):
+    path, chunk = blosc_chunk
+    chunk.write_bytes(chunk.read_bytes()[:10])
+    with (
+        pytest.raises(DataError, match="act, row 0: cannot be read"),
+        open_source(
+            "zarr", (path,),
+            IngestConfig(observation_keys=("obs",), action_key="act", episode_ends="ends"),
+        ) as reader,
+    ):  # fmt: skip
+        reader.read(0)
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [({"chunks": [0, 5]}, "declares chunks of shape"), ({"filters": 0.5}, "cannot be opened")],
+)
+def test_metadata_of_a_zarr_array_are_checked(refusal, damage, expected):
+    def change(_, path):
+        file = path / "data/state/.zarray"
+        file.write_text(json.dumps({**json.loads(file.read_text()), **damage}))
+
+    assert expected in refusal("pusht", in_store(change))
+
+
+@pytest.mark.parametrize("name", ["npz", "pusht"])
+def test_a_damaged_table_of_a_zip_file_is_one_line(name, make_sample, tmp_path):
     sample = make_sample(name, tmp_path)
-    intact = sample.hdf5.read_bytes()
-    rng = np.random.default_rng(7)
-    refused = 0
-    for _ in range(40):
-        content = bytearray(intact)
-        for position in rng.integers(len(content), size=6):
-            content[position] = int(rng.integers(256))
-        sample.hdf5.write_bytes(bytes(content))
-        try:
-            read_everything(name, sample.path)
-        except DataError as error:
-            refused += 1
-            assert str(sample.path) in error.message  # noqa: PT017 - some damage is harmless
-    assert refused
+    path = sample.path
+    if path.is_dir():
+        path = Path(shutil.make_archive(str(tmp_path / "store.zarr"), "zip", path))
+    content = bytearray(path.read_bytes())
+    for position, value in ((0, b"XX"), (6, b"\xff")):  # its signature, the version to read it
+        place = content.index(b"PK\x01\x02") + position
+        broken = bytes(content[:place]) + value + bytes(content[place + len(value) :])
+        path.write_bytes(broken)
+        with pytest.raises(DataError) as caught:
+            recognize(path)
+        assert str(path) in caught.value.message
+        assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "key"),
+    [("robomimic", "data/demo_3", "num_samples"), ("minari", "episode_3", "total_steps")],
+)
+def test_a_number_that_is_a_list_is_reported(name, place, key, make_sample, tmp_path):
+    sample = make_sample(name, tmp_path)
+    with h5py.File(sample.hdf5, "a") as file:
+        file[place].attrs[key] = [6, 6]
+    with open_source(name, (sample.path,), IngestConfig()) as reader:
+        assert reader.read(3).length == 6
+        assert any(item.check == "metadata" and key in item.message for item in reader.findings)
