@@ -20,7 +20,7 @@ from lwdctl.configs import LINEAGE
 from lwdctl.core.errors import ConfigError, LwdctlError, MissingExtraError
 from lwdctl.core.installation import installed_version
 from lwdctl.core.progress import Progress
-from lwdctl.core.records import FloatArray, ObservationSpec
+from lwdctl.core.records import ActionSpec, FloatArray, ObservationSpec
 from lwdctl.core.seeding import EVALUATION_SEED_START, derive_seed, generator
 from lwdctl.deploy.graphs import OPSET, graphs_of
 from lwdctl.deploy.runtime import (
@@ -44,6 +44,9 @@ LARGEST_DIFFERENCE = 1e-3
 Actions are standardized by mean and standard deviation of the demonstrations' actions. Random
 inputs lead to actions of many standard deviations, of which single precision has no more digits.
 """
+MOST_CLIPPED = 0.05
+"""Fraction of action values that limits may clip on demonstrations without a warning: people reach
+the limits in earnest too, and a policy then hovers around them."""
 COMPARED_EPISODES = 4
 COMPARED_STEPS = 100
 RANDOM_SCALE = 2.0
@@ -96,6 +99,8 @@ def export_policy(
         progress.message("comparing with the trained policy")
         parity = measure_parity(unfinished, trained, data, acting)
         _check_difference(parity)
+        if warning := _clipping(parity["demonstrations"], description.action):
+            progress.message(warning)
         replace(description, parity=parity).write(unfinished)
         unfinished.chmod(0o755)  # only the owner can read a temporary directory
         unfinished.replace(directory)
@@ -132,6 +137,17 @@ def _check_difference(parity: Mapping[str, Any]) -> None:
                     "nothing was written; try more --num-inference-steps or another version of"
                     " onnxruntime",
                 )
+
+
+def _clipping(found: Mapping[str, Any], action: ActionSpec) -> str:
+    """Return a warning where limits change what the policy does on demonstrations, else ""."""
+    if found.get("clipped", 0.0) <= MOST_CLIPPED:
+        return ""
+    return (
+        f"warning: the action limits (source: {action.limits}) clip {found['clipped']:.1%} of the"
+        f" policy's action values on demonstrations, by up to {found['largest_clipping']:.3g}:"
+        " compare them with the robot's, and ingest again with --action-limits"
+    )
 
 
 def _describe(
@@ -216,9 +232,10 @@ def measure_parity(
     """Compare an exported policy with the trained one on demonstrations and on random inputs.
 
     Returns:
-        For both kinds of inputs the number of compared steps and the largest differences before and
-        after clipping, in the unit of `LARGEST_DIFFERENCE`; for both policies the median
-        milliseconds of a control step and of a re-plan.
+        For both kinds of inputs the number of compared steps, the largest differences before and
+        after clipping, in the unit of `LARGEST_DIFFERENCE`, the fraction of the trained policy's
+        action values that the limits clip, and by how much at most, in the action's units; for
+        both policies the median milliseconds of a control step and of a re-plan.
     """
     exported = ExportedPolicy(directory)
     policy, limits = trained.batch_policy(acting, 1), exported.description.action
@@ -228,7 +245,7 @@ def measure_parity(
     one = np.ones(1, dtype=np.bool_)
 
     def compare(episodes: Sequence[Episode]) -> dict[str, Any]:
-        steps, largest = 0, [0.0, 0.0]
+        steps, largest, changed, excess = 0, [0.0, 0.0], 0, 0.0
         for plan, observations in episodes:
             found = act_with_noise(exported, (plan, observations))
             policy.reset([plan])
@@ -243,7 +260,15 @@ def measure_parity(
                 difference = float((np.abs(found[side] - expected) / unit).max())
                 largest[side] = max(largest[side], difference)
             steps += len(wanted)
-        return {"steps": steps, "before_clipping": largest[0], "after_clipping": largest[1]}
+            beyond = np.abs(wanted - clipped)
+            changed, excess = changed + np.count_nonzero(beyond), max(excess, float(beyond.max()))
+        return {
+            "steps": steps,
+            "before_clipping": largest[0],
+            "after_clipping": largest[1],
+            "clipped": changed / (steps * data.spec.action.size),
+            "largest_clipping": excess,
+        }
 
     recorded = _demonstrations(data, trained.observation_keys)
     device, batch = torch.device("cpu"), SingleRobotPolicies(exported, 1)

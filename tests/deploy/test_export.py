@@ -6,10 +6,12 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+import toy_chain
 from toy_chain import SOURCE, TOY, ToyChain, publish_chain
 
 import lwdctl
@@ -139,6 +141,38 @@ def test_actions_are_clipped_to_the_data_s_limits(exported):
     assert np.abs(policy.act(far)).tolist() == [2000.0, 2000.0]
 
 
+def test_limits_that_change_what_the_policy_does_are_named(tmp_path, monkeypatch):
+    pytest.importorskip("onnx", reason="the extra onnx is not installed")
+    pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    from lwdctl.deploy.export import act_with_noise, export_policy
+    from lwdctl.deploy.runtime import ExportedPolicy
+
+    class Recorder(SilentProgress):
+        messages = ()
+
+        def message(self, text):
+            self.messages = (*self.messages, text)
+
+    narrow = replace(SOURCE.action, low=(-2000.0, -0.1), high=(2000.0, 0.1), limits="data")
+    monkeypatch.setattr(toy_chain, "SOURCE", replace(SOURCE, action=narrow))
+    inputs = publish_chain(tmp_path / "runs", TOY)
+    progress, acting = Recorder(), Acting(5, num_inference_steps=6)
+    parity = export_policy(inputs, tmp_path / "policy", acting, progress).parity
+    found = parity["demonstrations"]
+    assert 0 < found["clipped"] <= 0.5
+    assert found["before_clipping"] < 1e-4
+    unclipped, actions = act_with_noise(
+        ExportedPolicy(tmp_path / "policy"), (PLAN, recorded(inputs))
+    )
+    assert np.abs(unclipped - actions)[:, 0].max() == 0
+    assert np.abs(actions[:, 1]).max() == np.float32(0.1)
+    # One of the demonstrations that were compared, with noise of its own.
+    assert found["largest_clipping"] == pytest.approx(np.abs(unclipped - actions).max(), rel=2)
+    (warning,) = [text for text in progress.messages if "warning" in text]
+    assert "action limits (source: data) clip" in warning
+    assert f"{found['clipped']:.1%}" in warning
+
+
 def test_the_description_says_what_a_robot_needs(exported):
     inputs, directory = exported()
     said = json.loads((directory / "policy.json").read_text())
@@ -172,6 +206,7 @@ def test_the_description_says_what_a_robot_needs(exported):
         found = said["parity"][kind]
         assert found["steps"] > 60
         assert found["after_clipping"] <= found["before_clipping"] < 1e-4
+        assert found["clipped"] == found["largest_clipping"] == 0
     assert said["parity"]["exported_step_ms"] > 0
     assert set(said["files"]) == {"plan.onnx", "act.onnx"}
     assert sorted(path.name for path in directory.iterdir()) == sorted(
