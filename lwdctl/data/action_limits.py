@@ -72,10 +72,12 @@ class OutsideLimits:
     def describe(self, source: str) -> str:
         """Return the fraction and the largest excess as a sentence."""
         worst = int(self._excess.argmax())
-        components = ", ".join(map(str, np.flatnonzero(self._components).tolist()[:SHOWN]))
+        which = np.flatnonzero(self._components).tolist()
+        noun = "component" if len(which) == 1 else "components"
+        components = ", ".join(map(str, which[:SHOWN]))
         names = {"environment": "the environment", "file": "the file", "option": "--action-limits"}
         return (
-            f"{self.count / self._total:.2%} of the action values (components {components}) are"
+            f"{self.count / self._total:.2%} of the action values ({noun} {components}) are"
             f" outside the limits of {names.get(source, source)}; the largest excess is"
             f" {self._excess[worst]:.4g}, of component {worst} beyond"
             f" [{self.low[worst]:g}, {self.high[worst]:g}]"

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from lwdctl.artifacts.snippets import SnippetStore, SnippetWriter
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
+from lwdctl.core.plain_text import listed
 from lwdctl.core.progress import Progress, TqdmProgress
 from lwdctl.core.records import ActionSpec, Episode, Finding, SourceSpec
 from lwdctl.core.seeding import generator
@@ -44,15 +45,14 @@ def ingest(
     """Read the episodes of a source into a snippet store, one at a time.
 
     The order of episodes in the store is random (fixed by `config.seed`), so that neighboring
-    blocks of the store hold many tasks and labels.
+    blocks of the store hold many tasks and labels. Beside a store on disk lies a report of what was
+    found in the data, `INGEST_REPORT`.
 
     Args:
         source: What `data.reader.open_source` returned.
         config: Which episodes to keep, and how to split them.
         store: The zarr directory to create, or None for a store in memory.
         progress: Where to report.
-
-    Beside a store on disk lies a report of what was found in the data, `INGEST_REPORT`.
 
     Returns:
         The store, and a summary of its contents (JSON-ready).
@@ -72,10 +72,13 @@ def ingest(
     splits = assign_splits(chosen, config.validation_fraction, config.seed)
     writer = SnippetWriter(store, spec)
     stored: list[_Stored] = []
+    broken: list[str] = []
     checked_early = False
     with progress.task("ingest", len(order), "episode") as task:
         for index, split in zip(order, splits, strict=True):
             episode = _read(source, index, config, progress)
+            if episode is None:
+                broken.append(source.episodes[index].source)
             kept = checks.add(episode) if episode else None
             if kept is not None:
                 writer.append(replace(kept, split=split))
@@ -84,6 +87,8 @@ def ingest(
                 checked_early = True
                 _stop_at_error(source, found, checks)
             task.advance()
+    if broken:
+        found.append(_left_out(broken))
     if not stored:
         raise DataError(f"{source.paths[0]}: every episode has NaN or infinity, or only zeros")
     findings = _stop_at_error(source, found, checks)
@@ -116,6 +121,14 @@ def _read(
             raise
         progress.message(f"left out: {error.message}")
         return None
+
+
+def _left_out(names: Sequence[str]) -> Finding:
+    return Finding(
+        "not-finite", "note",
+        f"{len(names)} episodes with NaN or infinity are left out: {listed(names)}",
+        values={"episodes": len(names)},
+    )  # fmt: skip
 
 
 class _Stored(NamedTuple):

@@ -10,6 +10,7 @@ from typing import Any
 
 from lwdctl.artifacts.files import write_durably
 from lwdctl.configs import IngestConfig
+from lwdctl.core.plain_text import plain_text
 from lwdctl.core.records import SEVERITIES, Finding
 from lwdctl.data.reader import MergedReader, recognize
 
@@ -25,7 +26,7 @@ def describe_finding(finding: Finding) -> str:
     """Return a finding as one line."""
     where = f"{finding.where}: " if finding.where else ""
     hint = f" ({finding.hint})" if finding.hint else ""
-    return f"{finding.severity}: {where}{finding.message}{hint}"
+    return plain_text(f"{finding.severity}: {where}{finding.message}{hint}")
 
 
 def write_report(

@@ -200,6 +200,10 @@ def test_bad_episodes_are_left_out_on_request(ingest, path, progress):
     assert artifact.manifest.summary["dropped_episodes"] == 1
     assert "demo_4" not in SnippetStore.open(artifact.path).episodes.source
     assert any("demo_4" in text for text in progress.messages)
+    report = json.loads(artifact.payload("ingest_report.json").read_text())
+    assert {item["check"]: item["values"] for item in report["findings"]}["not-finite"] == {
+        "episodes": 1
+    }
 
 
 def test_dropping_everything_is_an_error(ingest, path):

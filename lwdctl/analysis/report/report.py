@@ -19,6 +19,7 @@ from lwdctl.analysis.report.content import (
     show_analysis,
     training_curves,
 )
+from lwdctl.analysis.report.data import show_data
 from lwdctl.analysis.report.pages import page_templates, show_minute
 from lwdctl.analysis.report.results import Results, manifest_rows, results_of
 from lwdctl.analysis.tables import EMPTY, show
@@ -120,6 +121,11 @@ def build_report(
         "facts": list(_facts(evaluations, list(own.values()))),
         "recipes": recipes,
         "results": results,
+        "data": [
+            block
+            for item in artifacts
+            if item.type == "snippets" and (block := show_data(item)) is not None
+        ],
         "analyses": [show_analysis(item) for item in artifacts if item.type == "analysis"],
         "curves": [training_curves(item) for item in own.values() if item.type in TRAINED],
         "episodes": episodes,
