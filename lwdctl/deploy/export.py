@@ -261,7 +261,10 @@ def measure_parity(
                 largest[side] = max(largest[side], difference)
             steps += len(wanted)
             beyond = np.abs(wanted - clipped)
-            changed, excess = changed + np.count_nonzero(beyond), max(excess, float(beyond.max()))
+            changed, excess = (
+                changed + int(np.count_nonzero(beyond)),
+                max(excess, float(beyond.max())),
+            )
         return {
             "steps": steps,
             "before_clipping": largest[0],
