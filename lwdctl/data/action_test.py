@@ -17,8 +17,12 @@ import numpy.typing as npt
 
 from lwdctl.data.step_sample import Steps
 
-FEWEST_TESTED = 20
+FEWEST_TESTED = 10
 """With fewer steps a correlation says little."""
+BY_CHANCE_POSITION = 3.0
+BY_CHANCE_MOTION = 4.0
+"""Correlations up to so many standard errors, 1 / sqrt(steps), may be chance: they are the largest
+of many, and a motion's by magnitude."""
 CLEAR_POSITION = 0.97
 """Motions follow an orientation or a velocity with up to 0.95; targets in other units than the
 observation (normalized to [-1, 1]) follow the position with 0.99."""
@@ -26,6 +30,8 @@ CLEAR_MOTION = 0.7
 """robosuite's and Metaworld's motions: 0.7 to 0.95, as their controllers lag."""
 LEAD = 0.2
 """By how much a correlation must exceed the other one."""
+LEAD_IN_UNITS = 0.1
+"""The same where the action is also near the position in its own unit."""
 SAME_UNITS = 0.5
 """Largest root mean square distance to the reached position, in its standard deviations, of an
 action in the observation's own unit: 0.1 for PushT's targets; motions and torques have 0.6 to 150.
@@ -114,20 +120,25 @@ def what_actions_follow(
     for row, component in enumerate(chosen):
         at, by = int(position[row].argmax()), int(np.abs(motion[row]).argmax())
         found = float(position[row, at]), float(motion[row, by]), float(distance[row])
+        follows = _follows(*found, error=len(actions) ** -0.5)
         components.append(
             ComponentTest(
-                component, _follows(*found), found[0], names[kept[at]], found[1], names[kept[by]],
+                component, follows, found[0], names[kept[at]], found[1], names[kept[by]],
                 found[2],
             )
         )  # fmt: skip
     return ActionTest(_verdict(components), len(actions), tuple(components))
 
 
-def _follows(position: float, motion: float, distance: float) -> str:
+def _follows(position: float, motion: float, distance: float, error: float) -> str:
     motion = abs(motion)
-    if (position >= CLEAR_POSITION or distance <= SAME_UNITS) and motion <= position - LEAD:
+    near = distance <= SAME_UNITS and position >= BY_CHANCE_POSITION * error
+    if near and motion <= position - LEAD_IN_UNITS:
         return "position"
-    return "motion" if motion >= CLEAR_MOTION and motion >= position + LEAD else ""
+    if position >= CLEAR_POSITION and motion <= position - LEAD:
+        return "position"
+    clear = max(CLEAR_MOTION, BY_CHANCE_MOTION * error)
+    return "motion" if motion >= clear and motion >= position + LEAD else ""
 
 
 def _verdict(components: Sequence[ComponentTest]) -> str:

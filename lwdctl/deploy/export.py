@@ -261,10 +261,8 @@ def measure_parity(
                 largest[side] = max(largest[side], difference)
             steps += len(wanted)
             beyond = np.abs(wanted - clipped)
-            changed, excess = (
-                changed + int(np.count_nonzero(beyond)),
-                max(excess, float(beyond.max())),
-            )
+            changed += int(np.count_nonzero(beyond))
+            excess = max(excess, float(beyond.max()))
         return {
             "steps": steps,
             "before_clipping": largest[0],

@@ -90,6 +90,14 @@ def test_targets_in_a_file_that_says_motions_are_an_error_whose_hint_works():
     assert action.high[0] == pytest.approx(highest + 0.05 * (highest - lowest))
 
 
+@pytest.mark.parametrize("semantics", ["delta", "absolute"])
+def test_two_short_demonstrations_suffice_for_targets_and_give_no_false_alarm(semantics):
+    episodes = demos(semantics, count=2, steps=25)
+    found = checked(episodes, spec_of(replace(MOTIONS, low=(-3.0,) * 4, high=(3.0,) * 4)))
+    worst = found.findings()[0].severity
+    assert worst == ("note" if semantics == "delta" else "error")
+
+
 def test_motions_in_a_file_that_says_targets_are_an_error_whose_hint_works():
     checks = checked(demos("delta"), spec_of(TARGETS))
     error = checks.findings()[0]
