@@ -8,11 +8,11 @@ then applies. On the command line and in recipes, `none` sets an option back to 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
-from lwdctl.core.config import Settings, option
+from lwdctl.core.config import Bound, Settings, option
 from lwdctl.core.seeding import EVALUATION_SEED_START
 
 LINEAGE = ("snippets", "vae", "latents", "diffusion")
@@ -53,9 +53,53 @@ _LATENT_CACHE = (
 )
 _KEYS = "Observation keys that the networks see (default: those the data marks)"
 
+_WIDTH = Bound(100_000, "one layer of that width takes 40 GB of memory")
+_LAYERS = Bound(1000, "a network of so many layers cannot be trained")
+_STEPS = Bound(1_000_000, "a batch of 64 snippets of that length takes more than 1 GB of memory")
+_UPDATES = Bound(1_000_000_000, "at a millisecond each, these take twelve days")
+_CALLS = Bound(10_000, "a re-plan calls the denoiser up to that often")
+_EPISODES = Bound(100_000, "at a second each, these take more than a day")
+
+
+class StageSettings(Settings):
+    """Base of the settings of stages: sizes that no machine could serve are refused at once."""
+
+    bounds: ClassVar[Mapping[str, Bound]] = {
+        "seed": Bound(2**31 - 1, "simulators take seeds of 31 bits"),
+        "width": _WIDTH,
+        "policy_width": _WIDTH,
+        "latent_size": _WIDTH,
+        "blocks": _LAYERS,
+        "layers": _LAYERS,
+        "policy_layers": _LAYERS,
+        "snippet_length": _STEPS,
+        "executed": _STEPS,
+        "horizon": _STEPS,
+        "stride": _STEPS,
+        "loss_steps": _STEPS,
+        "video_every": _STEPS,
+        "history": Bound(10_000, "every environment keeps that many observations"),
+        "batch_size": Bound(1_000_000, "the actions of that many snippets take more than 1 GB"),
+        "updates": _UPDATES,
+        "vae_updates": _UPDATES,
+        "warmup": _UPDATES,
+        "max_steps": _UPDATES,
+        "snapshots": Bound(10_000, "each takes the disk space of the model's ema.safetensors"),
+        "num_train_timesteps": _CALLS,
+        "num_inference_steps": _CALLS,
+        "episodes": _EPISODES,
+        "draws": _EPISODES,
+        "count": _EPISODES,
+        "seeds": _EPISODES,
+        "video": _EPISODES,
+        "num_envs": Bound(4096, "each environment is a simulator of about 50 MB"),
+        "workers": Bound(1024, "each process takes about 200 MB of memory"),
+        "threads": Bound(1024, "each thread needs a core of its own"),
+    }
+
 
 @dataclass(frozen=True)
-class IngestConfig(Settings):
+class IngestConfig(StageSettings):
     """Settings of `lwdctl ingest`."""
 
     format: str | None = option(
@@ -166,7 +210,7 @@ class IngestConfig(Settings):
 
 
 @dataclass(frozen=True)
-class CollectConfig(Settings):
+class CollectConfig(StageSettings):
     """Settings of `lwdctl collect`."""
 
     simulator: str = option(
@@ -207,7 +251,7 @@ class CollectConfig(Settings):
 
 
 @dataclass(frozen=True)
-class TrainingConfig(Settings):
+class TrainingConfig(StageSettings):
     """Optimization settings that every training stage has."""
 
     learning_rate: float = option(1e-3, "Peak learning rate of Adam", minimum=0)
@@ -277,7 +321,7 @@ class VaeConfig(TrainingConfig):
 
 
 @dataclass(frozen=True)
-class EncodeConfig(Settings):
+class EncodeConfig(StageSettings):
     """Settings of `lwdctl encode`."""
 
     stride: int | None = option(
@@ -324,7 +368,7 @@ class DiffusionConfig(TrainingConfig):
 
 
 @dataclass(frozen=True)
-class BaselineConfig(Settings):
+class BaselineConfig(StageSettings):
     """Settings of `lwdctl train-baseline`; None takes the method's own default."""
 
     method: str = option(
@@ -455,7 +499,7 @@ class BaselineConfig(Settings):
 
 
 @dataclass(frozen=True)
-class RolloutConfig(Settings):
+class RolloutConfig(StageSettings):
     """Settings that every stage with rollouts has."""
 
     sampler: Sampler = option("ddim", "Denoising sampler")

@@ -12,15 +12,15 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lwdctl.configs import LINEAGE, Horizon, RolloutConfig, Split, lineage_read
-from lwdctl.core.config import Settings, option
+from lwdctl.configs import LINEAGE, Horizon, RolloutConfig, Split, StageSettings, lineage_read
+from lwdctl.core.config import option
 from lwdctl.core.seeding import EVALUATION_SEED_START, TUNING_SEED_START
 
 Color = Literal["task", "label", "operator", "level", "success", "position"]
 
 
 @dataclass(frozen=True)
-class AnalyzeLatentsConfig(Settings):
+class AnalyzeLatentsConfig(StageSettings):
     """Settings of `lwdctl analyze latents`."""
 
     points: int = option(
@@ -43,7 +43,7 @@ class AnalyzeLatentsConfig(Settings):
 
 
 @dataclass(frozen=True)
-class AnalyzeBehaviorConfig(Settings):
+class AnalyzeBehaviorConfig(StageSettings):
     """Settings of `lwdctl analyze behavior`."""
 
     source: int | None = option(

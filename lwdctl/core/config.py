@@ -11,12 +11,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import math
 import types
 import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from lwdctl.core.errors import ConfigError
+from lwdctl.core.plain_text import plain_text
 from lwdctl.core.registry import Registry
 from lwdctl.core.suggest import did_you_mean
 
@@ -48,18 +50,40 @@ class FieldType:
         return " or ".join([*names, *(f"'{item}'" for item in self.literals)])
 
 
+@dataclasses.dataclass(frozen=True)
+class Bound:
+    """The largest number that any machine could serve.
+
+    Attributes:
+        most: The number.
+        why: What one more would take, for the hint of the error.
+    """
+
+    most: int
+    why: str
+
+
+_ANY_INTEGER = Bound(2**63 - 1, "larger integers have more than 64 bits")
+_SHOWN = 60
+
+
 class Settings:
     """Base of a configuration: checks every field, however the object is made.
+
+    Attributes:
+        bounds: Field name to the largest integer that a machine could serve; help texts leave it
+            out.
 
     Raises:
         ConfigError: A value of a wrong type, an unknown name, or a value out of range.
     """
 
+    bounds: typing.ClassVar[Mapping[str, Bound]] = {}
+
     def __post_init__(self) -> None:
         """Check and normalize the fields (a list becomes a tuple, an int a float)."""
         for field in dataclasses.fields(typing.cast(Any, self)):
-            kind = field_type(type(self), field.name)
-            value = _check(getattr(self, field.name), field, kind, "")
+            value = _check(getattr(self, field.name), field, type(self), "")
             object.__setattr__(self, field.name, value)
 
 
@@ -78,7 +102,7 @@ def option(
         default: The value of a field that is not given.
         help: One line for `--help`.
         minimum: Smallest number accepted.
-        maximum: Largest number accepted.
+        maximum: Largest number that has a meaning.
         argument: A positional argument of the command line instead of an `--option`.
         registry: `package.module:ATTRIBUTE` of the `Registry` that lists the accepted names,
             imported on use.
@@ -120,12 +144,16 @@ def from_mapping(config: type[C], values: Mapping[str, Any], where: str = "") ->
     """
     fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, config))}
     prefix = f"{where}: " if where else ""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{prefix}a table of settings is expected, not {_shown(values)}")
     checked: dict[str, Any] = {}
     for key, value in values.items():
         name = key.replace("-", "_")
         if name not in fields:
-            raise ConfigError(f"{prefix}unknown setting '{key}'", did_you_mean(name, fields))
-        checked[name] = _check(value, fields[name], field_type(config, name), prefix)
+            raise ConfigError(
+                f"{prefix}unknown setting '{plain_text(key, _SHOWN)}'", did_you_mean(name, fields)
+            )
+        checked[name] = _check(value, fields[name], config, prefix)
     return config(**checked)
 
 
@@ -199,41 +227,73 @@ def _parse_text(text: str, kind: FieldType, name: str) -> Any:
     try:
         return kind.scalar(text)
     except ValueError:
-        raise ConfigError(f"'{name}' takes {kind}, not '{text}'") from None
+        raise ConfigError(f"'{name}' takes {kind}, not '{plain_text(text, _SHOWN)}'") from None
 
 
 def _is_none(value: Any, kind: FieldType) -> bool:
     return isinstance(value, str) and value.lower() == _NONE and _NONE not in kind.literals
 
 
-def _check(value: Any, field: dataclasses.Field[Any], kind: FieldType, prefix: str) -> Any:
+def _check(value: Any, field: dataclasses.Field[Any], config: type, prefix: str) -> Any:
+    kind = field_type(config, field.name)
     if value is None or (kind.optional and _is_none(value, kind)):
         if kind.optional:
             return None
         raise ConfigError(f"{prefix}'{field.name}' may not be empty")
+    bound = getattr(config, "bounds", {}).get(field.name, _ANY_INTEGER)
     if kind.many:
         items = value if isinstance(value, list | tuple) else [value]
-        return tuple(_check_one(item, field, kind, prefix) for item in items)
-    return _check_one(value, field, kind, prefix)
+        return tuple(_check_one(item, field, kind, bound, prefix) for item in items)
+    return _check_one(value, field, kind, bound, prefix)
 
 
-def _check_one(value: Any, field: dataclasses.Field[Any], kind: FieldType, prefix: str) -> Any:
+def _check_one(
+    value: Any, field: dataclasses.Field[Any], kind: FieldType, bound: Bound, prefix: str
+) -> Any:
     scalar = kind.scalar
     if isinstance(value, str) and value in kind.literals:
         return value
     if scalar is None:
-        hint = did_you_mean(str(value), kind.literals)
-        raise ConfigError(f"{prefix}'{field.name}' cannot be '{value}'", hint)
+        hint = did_you_mean(value, kind.literals) if isinstance(value, str) else ""
+        raise ConfigError(f"{prefix}'{field.name}' cannot be {_shown(value)}", hint)
     if scalar is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value) if abs(value) <= _ANY_INTEGER.most else math.inf
     if not isinstance(value, scalar) or (scalar is not bool and isinstance(value, bool)):
-        raise ConfigError(f"{prefix}'{field.name}' takes {kind}, not {value!r}")
+        raise ConfigError(f"{prefix}'{field.name}' takes {kind}, not {_shown(value)}")
+    if isinstance(value, str):
+        _check_text(value, field, prefix)
+    else:
+        _check_number(value, field, bound, prefix)
+    return value
+
+
+def _check_number(value: Any, field: dataclasses.Field[Any], bound: Bound, prefix: str) -> None:
+    named = f"{prefix}'{field.name}' must be"
     low, high = field.metadata.get("minimum"), field.metadata.get("maximum")
     if low is not None and not value >= low:
-        raise ConfigError(f"{prefix}'{field.name}' must be at least {low:g}, not {value:g}")
+        raise ConfigError(f"{named} at least {low:g}, not {_shown(value)}")
     if high is not None and not value <= high:
-        raise ConfigError(f"{prefix}'{field.name}' must be at most {high:g}, not {value:g}")
+        raise ConfigError(f"{named} at most {high:g}, not {_shown(value)}")
+    if isinstance(value, int) and abs(value) > bound.most:
+        raise ConfigError(f"{named} at most {bound.most:,}, not {_shown(value)}", bound.why)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{named} a finite number, not {value:g}")
+
+
+def _check_text(value: str, field: dataclasses.Field[Any], prefix: str) -> None:
+    if "\0" in value:
+        raise ConfigError(f"{prefix}'{field.name}' may not hold a NUL character: {_shown(value)}")
     registry = registry_of(field)
     if registry is not None:
-        registry.check(str(value))
-    return value
+        registry.check(value)
+
+
+def _shown(value: Any) -> str:
+    """Return a value of unknown origin as a message shows it."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}" if value.bit_length() <= 256 else "a longer integer"
+    if isinstance(value, str):
+        return f"'{plain_text(value, _SHOWN)}'"
+    return plain_text(repr(value), _SHOWN)

@@ -16,8 +16,8 @@ import torch
 
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.snippets import SnippetStore
-from lwdctl.configs import BaselineConfig, Horizon, LatentName, Sampler
-from lwdctl.core.config import Settings, option
+from lwdctl.configs import BaselineConfig, Horizon, LatentName, Sampler, StageSettings
+from lwdctl.core.config import option
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import Progress
 from lwdctl.core.records import SourceSpec
@@ -27,7 +27,7 @@ from lwdctl.training.loop import Trained
 
 
 @dataclass(frozen=True)
-class Acting(Settings):
+class Acting(StageSettings):
     """How a trained policy is run.
 
     Attributes:

@@ -69,6 +69,8 @@ def read_expectation(table: Mapping[str, Any], stages: Sequence[str], where: str
     Raises:
         ConfigError: A key is unknown, the stage is unknown, or there is no number.
     """
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{where} is not a table", "write [[expected]] above its keys")
     row = table.get("where", {})
     if not isinstance(row, Mapping):
         raise ConfigError(f"{where}: 'where' takes a table", 'example: where = { task = "all" }')
@@ -94,7 +96,7 @@ def compare(expectation: Expectation, summary: Mapping[str, Any]) -> Comparison:
         return Comparison(expectation, _number(summary, expectation.metric))
     rows = [
         row
-        for row in summary.get("results", [])
+        for row in summary.get("results") or ()
         if all(row.get(key) == value for key, value in expectation.where.items())
     ]
     if len(rows) > 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +9,9 @@ from typing import Any
 
 from lwdctl.core.config import from_mapping, option, parse_assignments
 from lwdctl.core.errors import ConfigError
+from lwdctl.core.plain_text import plain_text
 from lwdctl.core.suggest import did_you_mean
+from lwdctl.core.untrusted import read_toml
 from lwdctl.pipeline.expected import Expectation, read_expectation
 from lwdctl.stages import find_stage
 from lwdctl.stages.stage import Stage
@@ -158,23 +159,35 @@ def make_plan(
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+        return read_toml(path, ConfigError)
+    except ConfigError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
         nearby = [str(item) for item in path.parent.glob("*.toml")] if path.parent.is_dir() else []
         hint = did_you_mean(str(path), nearby) or "give the path of a recipe, a .toml file"
         raise ConfigError(f"no recipe at {path}", hint) from error
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from error
 
 
 def _check_sections(path: Path, tables: Mapping[str, Any]) -> None:
     for key in tables:
         if key not in SECTIONS:
             raise ConfigError(f"{path.name}: unknown table [{key}]", did_you_mean(key, SECTIONS))
+    for key in ("recipe", "stage", "smoke"):
+        _table(tables.get(key, {}), f"{path.name} [{key}]")
+    for key in ("stage", "smoke"):
+        for identity, table in tables.get(key, {}).items():
+            _table(table, f"{path.name} [{key}.{plain_text(identity, 60)}]")
+    if not isinstance(tables.get("expected", []), list):
+        raise ConfigError(f"{path.name}: 'expected' is no list of tables", "write [[expected]]")
     if not tables.get("stage"):
         raise ConfigError(f"{path.name} has no [stage.*] table", "a recipe runs at least one stage")
+
+
+def _table(value: Any, where: str) -> None:
+    if not isinstance(value, Mapping):
+        raise ConfigError(
+            f"{where} is not a table", f"write {where.split(' ', 1)[1]} above its keys"
+        )
 
 
 def _read_stages(path: Path, tables: Mapping[str, Any], name: str) -> tuple[RecipeStage, ...]:
@@ -182,8 +195,6 @@ def _read_stages(path: Path, tables: Mapping[str, Any], name: str) -> tuple[Reci
     stages: dict[str, RecipeStage] = {}
     for identity, table in tables["stage"].items():
         where = f"{path.name} [stage.{identity}]"
-        if not isinstance(table, Mapping):
-            raise ConfigError(f"{where} is not a table", f"write [stage.{identity}] above its keys")
         stage = _read_stage(identity, table, stages, name, where)
         shared = {} if stage.command in tables["stage"] else toys.get(stage.command, {})
         toy = {**shared, **stage.smoke, **toys.get(identity, {})}
@@ -208,8 +219,15 @@ def _read_stage(
     own = {key: table[key] for key in _STAGE_KEYS if key in table}
     for key in ("uses", "like", "name"):
         if not isinstance(own.get(key, ""), str):
-            raise ConfigError(f"{where}: '{key}' takes a text, not {own[key]!r}")
+            raise ConfigError(
+                f"{where}: '{key}' takes a text, not {plain_text(repr(own[key]), 60)}"
+            )
     like, needs = own.get("like", ""), own.get("needs", [])
+    needs = [needs] if isinstance(needs, str) else needs
+    if not isinstance(needs, list) or not all(isinstance(need, str) for need in needs):
+        raise ConfigError(
+            f"{where}: 'needs' takes ids of stages, not {plain_text(repr(needs), 60)}"
+        )
     if like and like not in earlier:
         hint = did_you_mean(like, list(earlier)) or "the first stage cannot be like another"
         raise ConfigError(f"{where} is like '{like}', but no earlier stage has that id", hint)
@@ -220,7 +238,7 @@ def _read_stage(
         id=identity,
         command=earlier[like].command if like else own.get("uses", identity.replace("_", "-")),
         name=own.get("name", name),
-        needs=(needs,) if isinstance(needs, str) else tuple(needs),
+        needs=tuple(needs),
         settings={**earlier[like].settings, **settings} if like else settings,
         smoke=earlier[like].smoke if like else {},
     )
