@@ -7,63 +7,20 @@ error in the same way, and needs no rights for it.
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-CHAIN = {
-    "collect": "collect metaworld --task reach --episodes 3 --max-steps 60 --workers 0",
-    "ingest": "ingest",
-    "train-vae": "train-vae --updates 8 --snippet-length 16 --policy-width 8 --decoder xs",
-    "encode": "encode --stride 8",
-    "train-diffusion": "train-diffusion --updates 8 --width 16 --blocks 1",
-    "train-baseline": "train-baseline mlp --updates 8 --policy-width 8",
-    "eval": "eval --episodes 1 --max-steps 10 --workers 0",
-}  # fmt: skip
-LIMITED = (
-    "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2);"
-    "from lwdctl.cli.main import main; sys.exit(main(sys.argv[2:]))"
-)
-CODE = "import sys; from lwdctl.cli.main import main; sys.exit(main(sys.argv[1:]))"
+sys.path.insert(0, str(Path(__file__).parent))
+from chain import CHAIN, Before, artifacts, run
 
-
-def run(workspace: Path, words: list[str], limit: int | None = None) -> subprocess.CompletedProcess:
-    code = [CODE] if limit is None else [LIMITED, str(limit)]
-    environment = {**os.environ, "LWDCTL_WORKSPACE": str(workspace), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, "-c", *code, *words],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+sys.path.pop(0)
 
 
 @pytest.fixture(scope="module")
 def before(tmp_path_factory):
-    """Return a maker of the workspace that a stage finds; stages run once each."""
-    root = tmp_path_factory.mktemp("chain")
-    kept: list[Path] = [root / "0"]
-    kept[0].mkdir()
-
-    def workspace_before(name: str) -> Path:
-        place = list(CHAIN).index(name)
-        while len(kept) <= place:
-            shutil.copytree(kept[-1], root / str(len(kept)))
-            done = run(root / str(len(kept)), list(CHAIN.values())[len(kept) - 1].split())
-            assert done.returncode == 0, done.stderr
-            kept.append(root / str(len(kept)))
-        return kept[place]
-
-    return workspace_before
-
-
-def artifacts(workspace: Path) -> set[str]:
-    return {str(path.relative_to(workspace)) for path in workspace.glob("*/*/v*/manifest.json")}
+    return Before(tmp_path_factory.mktemp("chain"))
 
 
 def limits(count: int) -> list[int]:
@@ -74,8 +31,7 @@ def limits(count: int) -> list[int]:
 def fill(before, tmp_path: Path, name: str, count: int) -> None:
     line = CHAIN[name].split()
     for limit in limits(count):
-        workspace = tmp_path / f"runs{limit}"
-        shutil.copytree(before(name), workspace)
+        workspace = before(name, tmp_path / f"runs{limit}")
         known = artifacts(workspace)
         done = run(workspace, [*line, "--json"], limit)
         lines = done.stderr.splitlines()
