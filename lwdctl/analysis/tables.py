@@ -14,10 +14,13 @@ from typing import Any
 
 from lwdctl.artifacts.files import write_durably
 from lwdctl.artifacts.manifest import plain
+from lwdctl.core.visible import visible
 from lwdctl.evaluation.results import Estimate
 
 EMPTY = "–"
 """Shown where a table has no value."""
+_FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""What a spreadsheet takes for the beginning of a formula, in ASCII and in full width."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class Table:
         """Return CSV text; nothing and NaN are empty, lists are joined with spaces."""
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow(self.columns)
+        writer.writerow(_csv_value(column) for column in self.columns)
         writer.writerows([_csv_value(value) for value in row] for row in self.rows)
         return buffer.getvalue()
 
@@ -123,7 +126,7 @@ def show(value: Any) -> str:
         return ", ".join(show(item) for item in value)
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {show(item)}" for key, item in value.items()) or EMPTY
-    return str(value)
+    return visible(str(value))
 
 
 def short(value: float) -> str:
@@ -156,5 +159,24 @@ def show_p(value: float) -> str:
 
 def _csv_value(value: Any) -> Any:
     if isinstance(value, list | tuple):
-        return " ".join(str(item) for item in value if item is not None)
+        text = " ".join(str(item) for item in value if item is not None)
+        return _csv_text(text) if any(isinstance(item, str) for item in value) else text
+    if isinstance(value, str):
+        return _csv_text(value)
     return "" if isinstance(value, float) and math.isnan(value) else value
+
+
+def _csv_text(text: str) -> str:
+    r"""Return text that no spreadsheet takes for a formula.
+
+    Control characters are escaped, and a text that begins like a formula gets a backslash
+    (`\=1+1`); numbers stay numbers.
+    """
+    text = visible(text)
+    if not text.lstrip().startswith(_FORMULA):
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"\\{text}"
+    return text

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
 from lwdctl.core.progress import Progress, SilentProgress, Task
+from lwdctl.core.visible import visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -35,7 +36,7 @@ class PlainProgress:
 
     def message(self, text: str) -> None:
         """Print the line."""
-        self._stream.write(text + "\n")
+        self._stream.write(visible(text) + "\n")
         self._stream.flush()
 
     @contextmanager
@@ -104,7 +105,7 @@ class BarProgress:
 
     def message(self, text: str) -> None:
         """Print the line above the bars."""
-        self._console.print(text, markup=False, soft_wrap=True)
+        self._console.print(visible(text), markup=False, soft_wrap=True)
 
     @contextmanager
     def task(
@@ -112,7 +113,7 @@ class BarProgress:
     ) -> Iterator[Task]:
         """Yield a task drawn as one bar; nested tasks have their bars below each other."""
         bars = self._start()
-        identity = bars.add_task(title, total=total, completed=start, unit=unit, fields="")
+        identity = bars.add_task(visible(title), total=total, completed=start, unit=unit, fields="")
         try:
             yield _BarTask(bars, identity)
         finally:
@@ -146,9 +147,11 @@ class _BarTask:
 
 def fields_text(fields: Mapping[str, float | str]) -> str:
     """Format the latest numbers of a task (`loss=0.12 kl=3.4`)."""
-    return " ".join(
-        f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
-        for key, value in fields.items()
+    return visible(
+        " ".join(
+            f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
+            for key, value in fields.items()
+        )
     )
 
 

@@ -101,7 +101,8 @@ def command(
     if shape == "json":
         print_json(None, directory or None, comparison.to_json())
     elif shape == "csv":
-        print_text(comparison.to_csv().removesuffix("\n"))
+        for line in comparison.to_csv().splitlines():
+            print_text(line)
     else:
         _print(comparison)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.manifest import plain
+from lwdctl.core.visible import visible
 from lwdctl.pipeline.expected import Comparison
 
 JSON_SCHEMA_VERSION = 2
@@ -24,7 +25,10 @@ def print_json(reference: str | None, path: object, summary: Mapping[str, Any]) 
         "path": None if path is None else str(path),
         "summary": plain(summary),
     }
-    sys.stdout.write(json.dumps(answer, ensure_ascii=False, allow_nan=False) + "\n")
+    # Everything but ASCII is escaped: what is printed is JSON in any encoding, and no character
+    # acts on a terminal (DEL is the one that JSON lets through).
+    text = json.dumps(answer, allow_nan=False).replace("\x7f", "\\u007f")
+    sys.stdout.write(text + "\n")
 
 
 def print_artifact(artifact: Artifact, *, as_json: bool) -> None:
@@ -38,8 +42,8 @@ def print_artifact(artifact: Artifact, *, as_json: bool) -> None:
 
 
 def print_text(line: str = "") -> None:
-    """Print one line."""
-    sys.stdout.write(line + "\n")
+    """Print one line, without characters that act on a terminal."""
+    sys.stdout.write(visible(line) + "\n")
 
 
 def print_summary(summary: Mapping[str, Any]) -> None:
@@ -89,9 +93,9 @@ def where_texts(item: Comparison) -> list[str]:
 
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table: drawn with rich on a terminal that is wide enough, else aligned columns."""
-    if sys.stdout.isatty() and _draw_table(heads, rows):
+    lines = [[visible(cell) for cell in line] for line in (heads, *rows)]
+    if sys.stdout.isatty() and _draw_table(lines[0], lines[1:]):
         return
-    lines = [list(heads), *[list(row) for row in rows]]
     widths = [max(len(line[index]) for line in lines) for index in range(len(heads))]
     for line in lines:
         cells = [f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)]

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from lwdctl.core.visible import visible
+
 
 class Task(Protocol):
     """One piece of work of known or unknown length."""
@@ -56,7 +58,7 @@ class TqdmProgress:
         """Print the line above the bars, on stderr as they are."""
         from tqdm import tqdm
 
-        tqdm.write(text, file=sys.stderr)
+        tqdm.write(visible(text), file=sys.stderr)
 
     @contextmanager
     def task(
@@ -65,7 +67,7 @@ class TqdmProgress:
         """Yield a task drawn as one tqdm bar."""
         from tqdm.auto import tqdm
 
-        with tqdm(desc=title, total=total, unit=unit, initial=start) as bar:
+        with tqdm(desc=visible(title), total=total, unit=unit, initial=start) as bar:
             yield _TqdmTask(bar)
 
 
@@ -75,5 +77,6 @@ class _TqdmTask:
 
     def advance(self, amount: int = 1, **fields: float | str) -> None:
         if fields:
-            self._bar.set_postfix(fields, refresh=False)
+            shown = {key: visible(v) if isinstance(v, str) else v for key, v in fields.items()}
+            self._bar.set_postfix(shown, refresh=False)
         self._bar.update(amount)

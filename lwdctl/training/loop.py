@@ -21,6 +21,7 @@ from torch import nn
 from lwdctl.core.errors import ConfigError, LwdctlError
 from lwdctl.core.progress import Progress
 from lwdctl.core.seeding import derive_seed
+from lwdctl.core.visible import visible
 from lwdctl.models.files import save_model
 from lwdctl.training import checkpoint
 from lwdctl.training.threads import calibrate
@@ -39,7 +40,7 @@ WORTH_MEASURING = 30.0
 takes one thread."""
 FEW_STEPS = 10
 """Fewer training steps than these take one thread: even a single trial would cost as much."""
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -323,7 +324,7 @@ class StopRequest:
 
 @contextmanager
 def delayed_signals() -> Iterator[StopRequest]:
-    """Delay SIGINT and SIGTERM until a checkpoint is written.
+    """Delay SIGINT, SIGTERM and SIGHUP until a checkpoint is written.
 
     Inside the context a signal is only recorded; on leaving, it is raised again for the handler
     that was there before. A second signal is handled at once. A signal that the process ignores
@@ -397,7 +398,7 @@ class MetricLog:
 
     def _write_line(self, line: str) -> None:
         now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
-        self._text.write(f"{now} UTC  {line}\n")
+        self._text.write(f"{now} UTC  {visible(line)}\n")
         self._text.flush()
 
 

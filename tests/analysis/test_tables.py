@@ -1,5 +1,9 @@
+import csv
 import dataclasses
+import io
 import math
+
+import pytest
 
 from lwdctl.analysis.tables import Table, show, show_difference, show_estimate
 from lwdctl.evaluation.results import Estimate
@@ -32,6 +36,23 @@ def test_text_for_people():
     assert str(table) == "group     value\nshuffled  0.1235\na         –"
     assert table.to_markdown().splitlines()[1:3] == ["| --- | --- |", "| shuffled | 0.1235 |"]
     assert show([12_345, True, ""]) == "12,345, yes, –"
+    assert show("a\nb\x1b") == r"a\nb\x1b"
     assert show_estimate(Estimate(0.5, 0.25, 0.75, 8), 0.1) == "0.500 [0.250, 0.750] sd 0.100"
     assert show_estimate(Estimate(0.5, math.nan, math.nan, 1)) == "0.500"
     assert show_difference(Estimate(-0.5, -0.75, math.nan, 1)) == "-0.5 [-0.75, –]"
+
+
+@pytest.mark.parametrize(
+    "text", ["=1+1", "+cmd", "-x", "@SUM(A1)", " =1", "\t=1", "\r=1", "\n@x", "\uff1d1", "-0.5 x"]
+)
+def test_csv_has_no_formulas(text):
+    table = Table((text, "b"), ((text, 1), ([text, "y"], 2)))
+    for row in csv.reader(io.StringIO(table.to_csv())):
+        assert row[0].startswith("\\")
+        assert not row[0].lstrip("\\").startswith(("\t", "\r", "\n"))
+
+
+def test_csv_leaves_numbers_and_ordinary_text():
+    row = (-0.5, 3, "-0.5", "+1e5", "a=b", "–", [-1.0, 2.5], float("nan"), None)
+    (line,) = csv.reader(io.StringIO(Table((), (row,)).to_csv().removeprefix("\n")))
+    assert line == ["-0.5", "3", "-0.5", "+1e5", "a=b", "–", "-1.0 2.5", "", ""]
