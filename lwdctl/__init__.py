@@ -9,10 +9,9 @@ small neural network that acts as the policy. Everything is loaded when it is fi
 
 from __future__ import annotations
 
-import importlib
 import os
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # `typing` takes longer to import than everything here: commands begin here
 if TYPE_CHECKING:
     from lwdctl.analysis.comparison import Comparison
     from lwdctl.api.evaluation import ResultTable, compare, evaluate
@@ -136,8 +135,10 @@ __all__ = [
 ]  # fmt: skip
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import what is asked for when it is first used."""
+    import importlib
+
     if name not in _HOME_OF:
         raise AttributeError(f"module 'lwdctl' has no attribute '{name}'")
     value = globals()[name] = getattr(importlib.import_module(_HOME_OF[name]), name)

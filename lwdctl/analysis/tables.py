@@ -14,7 +14,7 @@ from typing import Any
 
 from lwdctl.artifacts.files import write_durably
 from lwdctl.artifacts.manifest import plain
-from lwdctl.core.visible import visible
+from lwdctl.core.plain_text import visible
 from lwdctl.evaluation.results import Estimate
 
 EMPTY = "–"

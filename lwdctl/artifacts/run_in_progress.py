@@ -142,12 +142,16 @@ class RunInProgress:
             summary=plain(summary),
             provenance=provenance(seed=seed, device=device, started=self._record.started),
         )
-        artifact = _claim_version(staging, self.path.parent, manifest)
-        self._published = True
-        self.discard()
+        artifact = self._finish(staging, manifest)
         for file in files:
             if file.size >= SMALL_FILE:  # hashed just now: consumers need not do it again
                 remember_digest(artifact.path / file.path, file.sha256)
+        return artifact
+
+    def _finish(self, staging: Path, manifest: Manifest) -> Artifact:
+        artifact = _claim_version(staging, self.path.parent, manifest)
+        self._published = True
+        self.discard()
         return artifact
 
     def discard(self) -> None:

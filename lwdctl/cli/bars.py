@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
+from lwdctl.core.plain_text import visible
 from lwdctl.core.progress import Progress, SilentProgress, Task
-from lwdctl.core.visible import visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars

@@ -9,42 +9,20 @@ import sys
 import tempfile
 import threading
 import traceback
-from types import FrameType
 
 import typer
 
-from lwdctl.core.errors import (
-    EXIT_BUG,
-    EXIT_INTERRUPTED,
-    EXIT_TERMINATED,
-    EXIT_USAGE,
-    EXIT_USER,
-    WRITE_ERRNOS,
-    LwdctlError,
-)
-from lwdctl.core.plain_text import plain_text
-
-_EXIT_BROKEN_PIPE = 141
+from lwdctl.cli.signals import SIGNALS, Terminated
+from lwdctl.cli.streams import OutputError
+from lwdctl.core.errors import EXIT_BUG, EXIT_USAGE, EXIT_USER, WRITE_ERRNOS, LwdctlError
+from lwdctl.core.plain_text import plain_text, visible, visible_lines
+from lwdctl.stages import STAGES
 
 
 class CommandLineError(LwdctlError):
     """A command line that cannot be understood."""
 
     exit_code = EXIT_USAGE
-
-
-class Terminated(BaseException):
-    """SIGTERM arrived; raised so that unfinished runs are cleaned up."""
-
-
-def catch_sigterm() -> None:
-    """Turn SIGTERM into `Terminated`, in the main thread of this process."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        raise Terminated
-
-    signal.signal(signal.SIGTERM, stop)
 
 
 def report_threads() -> None:
@@ -62,30 +40,29 @@ def report_threads() -> None:
     threading.excepthook = hook
 
 
-def report(error: BaseException, arguments: list[str], resume_hint: str) -> int:
+def report(error: BaseException, arguments: list[str]) -> int:
     """Report on stderr what went wrong and return the exit code.
 
     Args:
         error: What ended the run.
         arguments: The command line after `lwdctl`.
-        resume_hint: What to do after an interruption.
     """
     if isinstance(error, KeyboardInterrupt | Terminated):
-        is_interrupt = isinstance(error, KeyboardInterrupt)
-        _print_error("interrupted" if is_interrupt else "terminated", resume_hint)
-        return EXIT_INTERRUPTED if is_interrupt else EXIT_TERMINATED
+        number = error.number if isinstance(error, Terminated) else signal.SIGINT
+        _print_error(SIGNALS[signal.Signals(number)], _how_to_resume(arguments))
+        return 128 + number
+    if isinstance(error, OutputError) and error.reader_is_gone:
+        return error.exit_code  # as a program ends that does not catch SIGPIPE
     if isinstance(error, LwdctlError):
         _print_error(error.message, error.hint)
         return error.exit_code
     if isinstance(error, typer.TyperException):
         return _report_usage(error, arguments)
-    if isinstance(error, BrokenPipeError):
-        # The reader went away (`| head`); nothing more can be printed on stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return _EXIT_BROKEN_PIPE
     if isinstance(error, OSError) and error.errno in WRITE_ERRNOS:
+        where = f"{error.filename}: " if error.filename else ""
         _print_error(
-            str(error), "free disk space or change the permissions, then run the same command again"
+            f"{where}{error.strerror}",
+            "free disk space or change the permissions or limits, then run the same command again",
         )
         return EXIT_USER
     return _report_bug(error, arguments)
@@ -93,7 +70,53 @@ def report(error: BaseException, arguments: list[str], resume_hint: str) -> int:
 
 def command_line(arguments: list[str]) -> str:
     """Return the command line as it can be pasted."""
-    return shlex.join(["lwdctl", *arguments])
+    return " ".join(_quote(item) for item in ("lwdctl", *arguments))
+
+
+def hint_after_two_signals(arguments: list[str]) -> str:
+    """Return the hint that says what a second signal, which ends the process at once, may leave."""
+    see = f"lwdctl gc{_workspace(arguments)}"
+    return f"files of the unfinished run may be left; see what can be removed: {see}"
+
+
+def _workspace(arguments: list[str]) -> str:
+    """Return the `--workspace` option of a command line as it can be pasted, or ""."""
+    for index, item in enumerate(arguments):
+        if item == "--workspace" and arguments[index + 1 :]:
+            return f" --workspace {_quote(arguments[index + 1])}"
+        if item.startswith("--workspace="):
+            return f" {_quote(item)}"
+    return ""
+
+
+def _quote(item: str) -> str:
+    r"""Quote an argument for a shell; one that would act on a terminal as `$'\x1b'`."""
+    if visible(item) == item:
+        return shlex.quote(item)
+    try:
+        content = os.fsencode(item)
+    except UnicodeEncodeError:  # no argument of a process
+        content = item.encode(errors="backslashreplace")
+    escaped = (
+        f"\\x{byte:02x}" if not 32 <= byte < 127 or chr(byte) in "\\'" else chr(byte)
+        for byte in content
+    )
+    return f"$'{''.join(escaped)}'"
+
+
+def _how_to_resume(arguments: list[str]) -> str:
+    """Return the hint that says how to go on after an interruption."""
+    if arguments[:1] == ["run"]:
+        return f"finished stages are kept; continue with: {command_line(arguments)}"
+    if arguments[:1] == ["download"]:
+        return f"what was downloaded is kept; continue with: {command_line(arguments)}"
+    name = next((" ".join(arguments[:n]) for n in (1, 2) if " ".join(arguments[:n]) in STAGES), "")
+    if not name:
+        return f"nothing was kept; run it again: {command_line(arguments)}"
+    if not STAGES[name].resumable:
+        return f"an unfinished artifact is not kept; run it again: {command_line(arguments)}"
+    again = arguments if "--resume" in arguments else [*arguments, "--resume"]
+    return f"resume from the last checkpoint, if one was written, with: {command_line(again)}"
 
 
 def _report_usage(error: typer.TyperException, arguments: list[str]) -> int:
@@ -110,27 +133,24 @@ def _report_usage(error: typer.TyperException, arguments: list[str]) -> int:
 
 def _report_bug(error: BaseException, arguments: list[str]) -> int:
     text = "".join(traceback.format_exception(error))
+    if "--debug" in arguments:
+        sys.stderr.write(visible_lines(text))
     try:
         with tempfile.NamedTemporaryFile(
             "w", prefix="lwdctl-traceback-", suffix=".txt", delete=False, encoding="utf-8"
         ) as file:
-            file.write(f"{command_line(arguments)}\n\n{text}")
+            file.write(visible_lines(f"{command_line(arguments)}\n\n{text}"))
         where = f"the traceback in {file.name} (--debug prints it)"
-    except OSError:  # no room for a file either
+    except OSError:  # a full disk
         where = "the traceback that --debug prints"
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     what = f"{type(error).__name__}: {first}" if first else type(error).__name__
-    _print_error(
-        f"unexpected {what}",
-        f"this is a bug in lwdctl; please report it with {where}",
-    )
+    _print_error(f"unexpected {what}", f"this is a bug in lwdctl; please report it with {where}")
     return EXIT_BUG
 
 
 def _print_error(message: str, hint: str) -> None:
-    for head, text in (("error", message), ("hint", hint)):
-        if text:
-            # Both may name what a file holds; lines are kept.
-            shown = "\n".join(plain_text(line) for line in text.split("\n"))
-            sys.stderr.write(f"{head}: {shown}\n")
+    sys.stderr.write(f"error: {plain_text(message)}\n")
+    if hint:
+        sys.stderr.write(f"hint: {visible(hint)}\n")
     sys.stderr.flush()

@@ -1,44 +1,18 @@
-"""The entry point of `lwdctl`, and the table of its commands."""
+"""The entry point of `lwdctl`.
+
+Importing it takes a few milliseconds; whatever takes longer is imported when signals are caught.
+"""
 
 from __future__ import annotations
 
 import atexit
-import gc
-import os
 import sys
-from collections.abc import Sequence
-from typing import Annotated, Any
 
-import typer
-from typer.core import TyperGroup
+from lwdctl.cli.signals import Signals, Terminated
 
-from lwdctl import __version__
-from lwdctl.artifacts.manifest import recording
-from lwdctl.cli.failures import (
-    CommandLineError,
-    Terminated,
-    catch_sigterm,
-    command_line,
-    report,
-    report_threads,
-)
-from lwdctl.core.errors import EXIT_INTERRUPTED, EXIT_OK
-from lwdctl.core.registry import Registry, Row
-from lwdctl.core.suggest import did_you_mean
-from lwdctl.stages import STAGES
-from lwdctl.stages.stage import Stage
-
-_HELP = """Latent Weight Diffusion (LWD, WARPD): sample the weights of small closed-loop policies.
-
-The five commands that train and evaluate a policy, each reading the previous one's artifact:
-
-\b
-  lwdctl ingest robomimic lift_mh.hdf5
-  lwdctl train-vae
-  lwdctl encode
-  lwdctl train-diffusion
-  lwdctl eval --horizon 64
-"""
+TYPE_CHECKING = False  # see `lwdctl.cli.signals`
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,192 +22,62 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The command line after `lwdctl`; the process's own when None.
 
     Returns:
-        The exit code: 0 done, 1 the user can fix it, 2 usage, 3 a bug, 130 or 143 interrupted,
-        141 the reader of a pipe gone.
+        The exit code: 0 done, 1 the user can fix it, 2 usage, 3 a bug, 129, 130 or 143 ended by
+        a signal, 141 the reader of a pipe gone.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    signals = Signals()
+    try:
+        signals.catch()
+        if arguments is None:
+            atexit.register(signals.ignore)
+        signals.working = True
+        return signals.end(_run(list(sys.argv[1:] if arguments is None else arguments), signals))
+    except (KeyboardInterrupt, Terminated):  # while an error was being reported
+        return signals.end(128 + signals.received)
+    finally:
+        if arguments is not None:  # the process goes on
+            signals.restore()
+
+
+def _run(given: list[str], signals: Signals) -> int:
+    import gc
+    import os
+
+    from lwdctl.cli.streams import safe_streams
+
     # pygame greets on stdout, which belongs to the result.
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     # The memory of a process that ends needs no collection, which would take a fifth of a second.
     atexit.register(gc.freeze)
-    catch_sigterm()
-    report_threads()
-    try:
-        with recording(command=command_line(given)):
-            code = _app().main(given or ["--help"], prog_name="lwdctl", standalone_mode=False)
-        sys.stdout.flush()
-    except (Exception, KeyboardInterrupt, Terminated) as error:  # noqa: BLE001 - the last resort
-        if "--debug" in given and not isinstance(error, KeyboardInterrupt | Terminated):
-            sys.excepthook(type(error), error, error.__traceback__)
-        return report(error, given, _how_to_resume(given))
+    with safe_streams():
+        from lwdctl.cli.failures import report, report_threads
+
+        report_threads()
+        try:
+            return _run_command(given, signals)
+        except (Exception, KeyboardInterrupt, Terminated) as error:  # noqa: BLE001 - the last resort
+            return report(error, given)
+
+
+def _run_command(given: list[str], signals: Signals) -> int:
+    from lwdctl.artifacts.manifest import recording
+    from lwdctl.cli.commands import make_app
+    from lwdctl.cli.failures import command_line, hint_after_two_signals
+    from lwdctl.core.errors import EXIT_INTERRUPTED, EXIT_OK
+
+    signals.hint = hint_after_two_signals(given)
+    with recording(command=command_line(given)):
+        code = make_app().main(given or ["--help"], prog_name="lwdctl", standalone_mode=False)
+    sys.stdout.flush()
     if code == EXIT_INTERRUPTED:  # Typer turns Ctrl-C into this number
-        return report(KeyboardInterrupt(), given, _how_to_resume(given))
+        raise KeyboardInterrupt
     return code if isinstance(code, int) else EXIT_OK
 
 
-COMMANDS = Registry(
-    "command",
-    {
-        "run": Row("lwdctl.cli.run:command", "Run a recipe: a whole experiment from a TOML file."),
-        "list": Row("lwdctl.cli.workspace:list_command", "List the artifacts of the workspace."),
-        "show": Row("lwdctl.cli.workspace:show_command", "Show one artifact in full."),
-        "lineage": Row(
-            "lwdctl.cli.workspace:lineage_command", "Show what an artifact derives from."
-        ),
-        "verify": Row(
-            "lwdctl.cli.workspace:verify_command", "Re-read artifacts and compare every digest."
-        ),
-        "gc": Row(
-            "lwdctl.cli.workspace:gc_command", "Remove what interrupted commands left behind."
-        ),
-        "inspect": Row("lwdctl.cli.inspect:command", "Say what is in files of demonstrations."),
-        "download": Row("lwdctl.cli.download:command", "Download public demonstrations."),
-        "export": Row(
-            "lwdctl.cli.export:command", "Export a policy or a data set for other programs."
-        ),
-        "doctor": Row("lwdctl.cli.doctor:command", "Check what is installed and what works."),
-        "compare": Row(
-            "lwdctl.cli.compare:command", "Compare policies: intervals, paired tests, figures."
-        ),
-        "report": Row("lwdctl.cli.report:command", "Write an experiment as one HTML file."),
-        "bench": Row("lwdctl.cli.bench:command", "Benchmark against library code; count FLOPs."),
-    },
-)
-"""Commands that are not stages."""
+def __getattr__(name: str) -> object:
+    """Return `COMMANDS` and `Row`, imported when they are asked for."""
+    if name not in {"COMMANDS", "Row"}:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from lwdctl.cli import commands
 
-_FAMILIES = {
-    "analyze": "Analyze latents, behavior, diversity or reconstruction.",
-}
-"""First word of a stage's name to the summary of all stages that begin with it."""
-
-
-def _command_names() -> list[str]:
-    """Return every command, stages first; stages of one family (`analyze ...`) as one."""
-    return list(dict.fromkeys([name.partition(" ")[0] for name in STAGES] + [*COMMANDS]))
-
-
-class _Family(TyperGroup):
-    """The stages whose names share their first word: `analyze latents`, `analyze behavior`."""
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        """Return the second words in table order."""
-        del ctx
-        return [name.partition(" ")[2] for name in _family(self.name or "")]
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Import and build one command.
-
-        Raises:
-            CommandLineError: No command has that name.
-        """
-        if cmd_name not in self.list_commands(ctx):
-            hint = did_you_mean(cmd_name, self.list_commands(ctx))
-            raise CommandLineError(f"no command is called '{self.name} {cmd_name}'", hint)
-        return _stage_command(f"{self.name} {cmd_name}")
-
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Write the help's list from the table alone."""
-        del ctx
-        with formatter.section("Commands"):
-            rows = _family(self.name or "").items()
-            formatter.write_dl([(name.partition(" ")[2], row.summary) for name, row in rows])
-
-
-class _Commands(TyperGroup):
-    """All commands, looked up in the tables; `--help` lists them without importing any."""
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        """Return the names in table order."""
-        del ctx
-        return _command_names()
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Import and build one command.
-
-        Raises:
-            CommandLineError: No command has that name.
-        """
-        del ctx
-        if cmd_name in STAGES:
-            return _stage_command(cmd_name)
-        if _family(cmd_name):
-            return _Family(name=cmd_name, help=_FAMILIES[cmd_name], rich_markup_mode=None)
-        if cmd_name in COMMANDS:
-            return _as_command(cmd_name, COMMANDS.load(cmd_name))
-        if cmd_name.startswith("-"):
-            return None
-        hint = did_you_mean(cmd_name, _command_names())
-        raise CommandLineError(f"no command is called '{cmd_name}'", hint)
-
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Write the help's command lists from the tables alone."""
-        del ctx
-        stages = {name: row.summary for name, row in STAGES.items() if " " not in name}
-        with formatter.section("Stages"):
-            formatter.write_dl(list((stages | _FAMILIES).items()))
-        with formatter.section("Workspace and recipes"):
-            formatter.write_dl([(name, row.summary) for name, row in COMMANDS.rows.items()])
-
-
-def _family(first: str) -> dict[str, Stage]:
-    return {name: row for name, row in STAGES.items() if name.startswith(f"{first} ")}
-
-
-def _stage_command(name: str) -> Any:
-    from lwdctl.cli.generate import stage_function
-
-    return _as_command(name, stage_function(STAGES[name]))
-
-
-def _as_command(name: str, function: Any) -> Any:
-    from lwdctl.cli.generate import command_function
-
-    if isinstance(function, typer.Typer):  # a command with subcommands
-        return typer.main.get_command(function)
-    app = typer.Typer(add_completion=False, rich_markup_mode=None)
-    app.command(name.rpartition(" ")[2])(command_function(function))
-    return typer.main.get_command(app)
-
-
-def _app() -> _Commands:
-    app = typer.Typer(cls=_Commands, help=_HELP, add_completion=False, rich_markup_mode=None)
-    app.callback()(_options)
-    group = typer.main.get_command(app)
-    if not isinstance(group, _Commands):
-        raise TypeError(f"typer built {type(group).__name__} instead of the command group")
-    return group
-
-
-def _print_version(given: bool) -> None:
-    if given:
-        sys.stdout.write(f"lwdctl {__version__}\n")
-        raise typer.Exit
-
-
-_VERSION = Annotated[
-    bool,
-    typer.Option(
-        "--version",
-        is_eager=True,
-        help="Print the version and exit.",
-        callback=_print_version,
-        show_default=False,
-    ),
-]
-
-
-def _options(version: _VERSION = False) -> None:
-    del version
-
-
-def _how_to_resume(arguments: list[str]) -> str:
-    """Return the hint that says how to go on after an interruption."""
-    if arguments[:1] == ["run"]:
-        return f"finished stages are kept; continue with: {command_line(arguments)}"
-    if arguments[:1] == ["download"]:
-        return f"what was downloaded is kept; continue with: {command_line(arguments)}"
-    name = next((" ".join(arguments[:n]) for n in (1, 2) if " ".join(arguments[:n]) in STAGES), "")
-    if not name or not STAGES[name].resumable:
-        return f"nothing was kept; run it again: {command_line(arguments)}"
-    again = arguments if "--resume" in arguments else [*arguments, "--resume"]
-    return f"resume from the last checkpoint, if one was written, with: {command_line(again)}"
+    return getattr(commands, name)

@@ -11,7 +11,7 @@ from typing import Any
 
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.manifest import plain
-from lwdctl.core.visible import visible
+from lwdctl.core.plain_text import visible
 from lwdctl.pipeline.expected import Comparison
 
 JSON_SCHEMA_VERSION = 2

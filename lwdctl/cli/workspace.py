@@ -118,6 +118,11 @@ def verify_command(
 ) -> None:
     """Re-read artifacts in full and compare every digest; exit with 1 if one is damaged."""
     workspace = shared.workspace
+    if not references and not workspace.root.is_dir():
+        raise ArtifactError(
+            f"there is no workspace at {workspace.root}",
+            "name its directory with --workspace DIR or $LWDCTL_WORKSPACE",
+        )
     chosen = [workspace.resolve("", item) for item in references or ()] or workspace.artifacts()
     problems = [] if references else [item.reason for item in workspace.damaged()]
     verified: dict[str, int] = {}
@@ -134,6 +139,8 @@ def verify_command(
     else:
         for name, count in verified.items():
             print_text(f"{name}  ok, {size_text(count)} read")
+        if not verified and not problems:
+            print_text(f"{workspace.root} is empty")
     if problems:
         raise ArtifactError(
             "; ".join(problems), "make the damaged artifacts again, or restore copies"

@@ -8,17 +8,28 @@ LONGEST = 2000
 """Most characters of a text that comes from a file."""
 
 
-def plain_text(text: str, longest: int = LONGEST) -> str:
-    r"""Return a text with control characters escaped (`\\x1b`), cut where it is too long.
+def visible(text: str) -> str:
+    r"""Return a text as one line without characters that act on a terminal or cannot be encoded.
 
-    Line breaks, signs that turn the direction of writing, and undecodable bytes are escaped as
-    well, so that a name in a file can neither move the cursor nor fake other output.
+    Control characters and escape sequences (`\x1b`), line breaks, signs that turn the direction of
+    writing, and undecodable bytes are escaped, so that a name in a file can neither move the cursor
+    nor fake other output. Texts pass through here wherever they leave the program.
     """
-    shown = text[: longest + 1]
-    if not shown.isprintable():
-        shown = "".join(
-            sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in shown
-        )
+    if text.isprintable():
+        return text
+    return "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text
+    )
+
+
+def visible_lines(text: str) -> str:
+    """Return a text like `visible`, but keep its lines."""
+    return "\n".join(visible(line) for line in text.split("\n"))
+
+
+def plain_text(text: str, longest: int = LONGEST) -> str:
+    """Return a text like `visible`, cut where it is too long."""
+    shown = visible(text[: longest + 1])
     return shown if len(shown) <= longest else shown[: longest - 1] + "…"
 
 

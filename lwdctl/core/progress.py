@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from lwdctl.core.visible import visible
+from lwdctl.core.plain_text import visible
 
 
 class Task(Protocol):

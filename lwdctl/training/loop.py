@@ -19,9 +19,9 @@ import torch
 from torch import nn
 
 from lwdctl.core.errors import ConfigError, LwdctlError
+from lwdctl.core.plain_text import visible
 from lwdctl.core.progress import Progress
 from lwdctl.core.seeding import derive_seed
-from lwdctl.core.visible import visible
 from lwdctl.models.files import save_model
 from lwdctl.training import checkpoint
 from lwdctl.training.threads import calibrate
