@@ -9,7 +9,7 @@ import typer
 
 from lwdctl.cli.failures import CommandLineError
 from lwdctl.cli.generate import Shared, bare_argument, bare_option
-from lwdctl.cli.output import print_json, print_table, print_text
+from lwdctl.cli.output import print_json, print_lines, print_table, print_text
 from lwdctl.core.suggest import did_you_mean
 
 if TYPE_CHECKING:
@@ -101,8 +101,7 @@ def command(
     if shape == "json":
         print_json(None, directory or None, comparison.to_json())
     elif shape == "csv":
-        for line in comparison.to_csv().splitlines():
-            print_text(line)
+        print_lines(comparison.to_csv())
     else:
         _print(comparison)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from lwdctl.artifacts.files import write_durably
 from lwdctl.cli.generate import Options, Shared, bare_option
-from lwdctl.cli.output import print_json, print_text, reserved_stdout
+from lwdctl.cli.output import print_json, print_lines, print_text, reserved_stdout
 from lwdctl.cli.report import check_writable
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
@@ -73,9 +73,10 @@ def command(shared: Shared, config: _CONFIG, html: _HTML = "") -> None:
     if shared.as_json:
         print_json(None, page, found.to_mapping())
     else:
-        print_text(str(found))
+        print_lines(str(found))
         if page is not None:
-            print_text(f"\npage: {page}")
+            print_text()
+            print_text(f"page: {page}")
     _check_ingestible(found)
 
 

@@ -46,6 +46,12 @@ def print_text(line: str = "") -> None:
     sys.stdout.write(visible(line) + "\n")
 
 
+def print_lines(text: str) -> None:
+    """Print a text of several lines, in which names have been escaped."""
+    for line in text.removesuffix("\n").split("\n"):
+        print_text(line)
+
+
 def print_summary(summary: Mapping[str, Any]) -> None:
     """Print numbers as `key  value` lines and result rows as a table."""
     pairs = [row for key, value in summary.items() if key != "results" for row in _flat(key, value)]
