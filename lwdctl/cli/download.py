@@ -19,7 +19,7 @@ def command(
         list[str] | None,
         typer.Argument(
             help="Dataset to download: robomimic lift mh, pusht, d4rl halfcheetah-medium-v2, "
-            "minari mujoco/halfcheetah/expert-v0.",
+            "minari mujoco/halfcheetah/expert-v0, lerobot lerobot/pusht.",
             metavar="DATASET",
         ),
     ] = None,
@@ -85,3 +85,4 @@ def _show(*, as_json: bool) -> None:
         ],
     )
     print_text("any other dataset of minari's server: lwdctl download minari NAME")
+    print_text("any LeRobot dataset of the Hugging Face Hub: lwdctl download lerobot USER/NAME")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -17,10 +18,11 @@ from lwdctl.cli.output import print_json, print_summary, print_text, reserved_st
 from lwdctl.core.records import EnvSpec
 
 if TYPE_CHECKING:
+    from lwdctl.data.lerobot_export import LeRobotExport
     from lwdctl.data.minari_package import Exported
 
 
-FORMATS = ("policy", "minari")
+FORMATS = ("policy", "minari", "lerobot")
 
 _DIFFUSION = Annotated[
     str,
@@ -37,6 +39,13 @@ _BASELINE = Annotated[
         metavar="REF",
         show_default=False,
     ),
+]
+_SNIPPETS = Annotated[
+    str,
+    typer.Argument(help="Snippet store to export: NAME, NAME:v2 or a path; default: the newest."),
+]
+_LABEL = Annotated[
+    str, typer.Option(help="Export only episodes with this behavior label.", metavar="NAME")
 ]
 _RUN = Annotated[
     str,
@@ -162,12 +171,7 @@ def _horizon(text: str | None) -> int | Literal["episode"] | None:
 
 @command.command()
 def minari(
-    snippets: Annotated[
-        str,
-        typer.Argument(
-            help="Snippet store to export: NAME, NAME:v2 or a path; default: the newest."
-        ),
-    ] = "",
+    snippets: _SNIPPETS = "",
     identifier: Annotated[
         str,
         typer.Option(
@@ -184,9 +188,7 @@ def minari(
         str,
         typer.Option("--task", help="Task to export, where the store has several.", metavar="NAME"),
     ] = "",
-    label: Annotated[
-        str, typer.Option(help="Export only episodes with this behavior label.", metavar="NAME")
-    ] = "",
+    label: _LABEL = "",
     workspace_path: WORKSPACE = "",
     as_json: JSON = False,
     be_quiet: QUIET = False,
@@ -229,3 +231,66 @@ def _next(exported: Exported, source: str, env: EnvSpec, task: str) -> dict[str,
         return {"note": f"the data set is for other programs; evaluate on {source}"}
     place = f" --env {env.adapter}/{task or env.tasks[0]}" if env.adapter and env.tasks else ""
     return {"next": f"lwdctl ingest minari {exported.path}{place}"}
+
+
+@command.command()
+def lerobot(
+    snippets: _SNIPPETS = "",
+    directory: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Directory to create; default: NAME-lerobot.", metavar="DIR", show_default=False
+        ),
+    ] = None,
+    fps: Annotated[
+        float,
+        typer.Option(
+            help="Steps per second  [default: the control rate of the store]",
+            min=0,
+            metavar="NUMBER",
+            show_default=False,
+        ),
+    ] = 0.0,
+    task_name: Annotated[
+        str, typer.Option("--task", help="Export only episodes of this task.", metavar="NAME")
+    ] = "",
+    label: _LABEL = "",
+    workspace_path: WORKSPACE = "",
+    as_json: JSON = False,
+    be_quiet: QUIET = False,
+    debug_mode: DEBUG = False,
+) -> None:
+    """Export the episodes of a snippet store as a LeRobot dataset, version 3.0.
+
+    An observation KEY becomes the feature observation.KEY, tasks become texts. The validation
+    split comes last and is called val.
+
+    A LeRobot dataset does not hold the observation after the last action, recorded initial states,
+    action limits or the simulator's settings; behavior labels are a column of the episodes'
+    metadata. Success is written where it is known of every episode.
+    """
+    del debug_mode
+    workspace, progress = Workspace.locate(workspace_path or None), make_progress(quiet=be_quiet)
+    choose = "name one: lwdctl export lerobot NAME DIR"
+    artifact = workspace.resolve("snippets", snippets, choose=choose)
+    progress.message(f"reading {artifact.reference}")
+    with reserved_stdout():
+        from lwdctl.artifacts.snippets import SnippetStore
+        from lwdctl.data.lerobot_export import LeRobotTarget, export_lerobot
+
+        path = directory or Path(f"{artifact.name}-lerobot")
+        store = SnippetStore.open(artifact.path)
+        exported = export_lerobot(store, LeRobotTarget(path, task_name, label, fps), progress)
+    summary = {
+        "source": artifact.reference,
+        **{name: value for name, value in asdict(exported).items() if name != "path"},
+        "next": _ingest_lerobot(exported, store.spec.action.semantics),
+    }
+    _print(exported.path, summary, as_json=as_json)
+
+
+def _ingest_lerobot(exported: LeRobotExport, semantics: str) -> str:
+    """Return the command that ingests the dataset."""
+    actions = "delta" if semantics == "delta" else "recorded-absolute"
+    labels = " --label-from label" if exported.labels else ""
+    return f"lwdctl ingest lerobot {shlex.quote(str(exported.path))} --actions {actions}{labels}"

@@ -10,6 +10,8 @@ A new dataset is a row of `SOURCES`, which holds only what a source states:
 - PushT: the address in Diffusion Policy's README. No checksum is published; the SHA-256 is the
   one that several projects recorded of their own downloads.
 - Minari: its own server and names; the minari package finds, checks and stores the files.
+- LeRobot: any dataset of the Hugging Face Hub, by its name there; the Hub publishes the SHA-256 of
+  the data files.
 """
 
 from __future__ import annotations
@@ -27,12 +29,14 @@ from lwdctl.artifacts.files import sha256_of
 from lwdctl.core.errors import ConfigError, DataError
 from lwdctl.core.progress import Progress
 from lwdctl.data.fetch import by_hand, fetch, reason
+from lwdctl.data.lerobot_hub import download_lerobot
 
 HUB_REPOSITORY = "robomimic/robomimic_datasets"
 HUB_REVISION = "74fa018461f479cd9fd15b924a16103012096203"
 D4RL_SERVER = "https://rail.eecs.berkeley.edu/datasets/offline_rl"
 PUSHT_URL = "https://diffusion-policy.cs.columbia.edu/data/training/pusht.zip"
 MINARI = "minari"
+LEROBOT = "lerobot"
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,12 @@ def _minari(identifier: str) -> Source:
     return Source((MINARI, identifier), MINARI, f"{MINARI}/{identifier}", checksum="minari's own")
 
 
+def _lerobot(name: str) -> Source:
+    return Source((LEROBOT, name), LEROBOT, f"{LEROBOT}/{name}", checksum="Hugging Face")
+
+
+_BY_NAME = {MINARI: _minari, LEROBOT: _lerobot}
+
 SOURCES: tuple[Source, ...] = (
     *(_robomimic(task, level) for level, tasks in _ROBOMIMIC_TASKS.items() for task in tasks),
     Source(
@@ -127,7 +137,7 @@ SOURCES: tuple[Source, ...] = (
     *(_minari(f"mujoco/{name}/{level}-v0") for name in _LOCOMOTION for level in _MINARI_LEVELS),
     *(_minari(f"D4RL/{name}/{level}-v2") for name in _HANDS for level in _HAND_LEVELS),
 )
-"""Everything listed; minari downloads any other name of its server as well."""
+"""Everything listed; any other dataset of minari's server or LeRobot's is known by its name."""
 
 
 @dataclass(frozen=True)
@@ -160,8 +170,8 @@ def find_source(arguments: Sequence[str]) -> Source:
     Raises:
         ConfigError: There is none; the hint names the closest ones.
     """
-    if len(arguments) == 2 and arguments[0].lower() == MINARI:
-        return _minari(arguments[1])
+    if len(arguments) == 2 and arguments[0].lower() in _BY_NAME:
+        return _BY_NAME[arguments[0].lower()](arguments[1])
     name = " ".join(arguments).lower()
     known = {" ".join(source.arguments).lower(): source for source in SOURCES}
     if name in known:
@@ -194,6 +204,9 @@ def download(arguments: Sequence[str], output: Path, progress: Progress) -> Down
 
         fetched = download_minari(source.arguments[1], output / MINARI, progress)
         return Downloaded(source, path, fetched, "", source.checksum if fetched else "")
+    if source.format == LEROBOT:
+        fetched = download_lerobot(source.arguments[1], output / LEROBOT, progress)
+        return Downloaded(source, path, fetched, "", source.checksum)
     if source.unpacked and target.exists() and not path.exists():  # the archive was removed
         return Downloaded(source, target, fetched=False, sha256="", verified_by="")
     fetched = not path.exists()

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from lwdctl.configs import IngestConfig
-from lwdctl.core.errors import DataError, MissingExtraError
+from lwdctl.core.errors import DataError
 from lwdctl.core.records import EnvSpec, Episode, Finding, SourceSpec
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.data.checks import choose_observations, closed_on_error, finite_rows
@@ -98,13 +98,8 @@ class LeRobotDataset:
         self._folder = Folder(path, config.max_bytes)
         self._info = read_info(self._folder)
         names, others = data_files(self._folder, self._info.data_path)
-        try:
-            from lwdctl.data.lerobot_files import DataFiles
-        except ModuleNotFoundError as error:
-            raise MissingExtraError(
-                f"{path}: LeRobot datasets need the package '{error.name}', which is not installed",
-                "pip install 'lwdctl[parquet]'",
-            ) from error
+        from lwdctl.data.lerobot_files import DataFiles  # needs pyarrow
+
         if others:
             self._note(
                 "left-out",

@@ -15,7 +15,7 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.core.errors import ConfigError, DataError, MissingExtraError
 from lwdctl.core.progress import Progress, SilentProgress
 from lwdctl.core.records import EnvSpec, FloatArray
+from lwdctl.data.export_choice import chosen_episodes
 from lwdctl.data.fetch import reason
 
 ROOT_VARIABLE = "MINARI_DATASETS_PATH"
@@ -228,29 +229,13 @@ def export_minari(store: SnippetStore, target: MinariTarget, progress: Progress)
 
 def _choose(store: SnippetStore, target: MinariTarget) -> npt.NDArray[np.int64]:
     """Return the episodes of the wanted task and label."""
-    spec, table = store.spec, store.episodes
-    if target.task:
-        chosen = table.task == _index("task", target.task, spec.env.tasks)
-    elif len(set(table.task.tolist())) > 1:
+    if not target.task and len(set(store.episodes.task.tolist())) > 1:
+        tasks = store.spec.env.tasks
         raise ConfigError(
-            f"the store holds {len(spec.env.tasks)} tasks, a Minari dataset is one environment",
-            f"name one: --task {'|'.join(spec.env.tasks)}",
+            f"the store holds {len(tasks)} tasks, a Minari dataset is one environment",
+            f"name one: --task {'|'.join(tasks)}",
         )
-    else:
-        chosen = np.ones(len(table), dtype=bool)
-    if target.label:
-        chosen = chosen & (table.label == _index("label", target.label, spec.labels))
-    if not chosen.any():
-        raise ConfigError("no episode has this task and label")
-    return np.flatnonzero(chosen).astype(np.int64)
-
-
-def _index(noun: str, name: str, known: Sequence[str]) -> int:
-    if name not in known:
-        raise ConfigError(
-            f"the store has no {noun} '{name}'", f"known: {', '.join(known) or 'none'}"
-        )
-    return list(known).index(name)
+    return chosen_episodes(store, target.task, target.label)
 
 
 def _new_storage(store: SnippetStore, target: MinariTarget, path: Path, gym_spec: Any) -> Any:

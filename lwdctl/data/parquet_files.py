@@ -1,13 +1,15 @@
-"""Reading parquet files of unknown origin: sizes are checked first, then rows come in batches.
+"""Parquet files: reading those of unknown origin safely, and writing.
 
-Needs pyarrow (the extra `parquet`). Only named columns are decoded, so that a damaged or huge
-column beside them does no harm. Columns of text are read as dictionaries: a text that a file
-repeats a million times is held once. Changed bytes are noticed where they break the encoding or
-where the file has checksums of its pages, which few have.
+Needs pyarrow (the extra `parquet`): without it, importing this module is a `MissingExtraError`.
+Declared sizes are known before anything is read, and rows come in batches. Only named columns are
+decoded, so that a damaged or huge column beside them does no harm. Columns of text are read as
+dictionaries: a text that a file repeats a million times is held once. Changed bytes are noticed
+where they break the encoding or where the file has checksums of its pages, which few have.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,12 +18,19 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from lwdctl.core.errors import DataError
+from lwdctl.core.errors import DataError, MissingExtraError
 from lwdctl.data.checks import first_line
+
+try:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+except ModuleNotFoundError as error:
+    raise MissingExtraError(
+        "parquet files, as of LeRobot datasets, need the package 'pyarrow', which is not installed",
+        "pip install 'lwdctl[parquet]'",
+    ) from error
 
 BATCH_BYTES = 2**26
 """Bytes that a batch of rows takes, about; a single row can be larger."""
@@ -136,6 +145,74 @@ class ParquetTable:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+class ParquetWriter:
+    """Writes rows to one file after another; a file is opened by the first rows for it."""
+
+    def __init__(self) -> None:
+        self._writer: Any = None
+        self._stream: Any = None
+
+    @property
+    def bytes(self) -> int:
+        """Bytes written to the open file, 0 where none is."""
+        return self._stream.tell() if self._stream is not None else 0
+
+    def write(self, path: Path, columns: Mapping[str, Any], index: str = "") -> None:
+        """Append rows as one row group.
+
+        Args:
+            path: Where to create the file, if none is open.
+            columns: Arrays (rows,) or (rows, components), or lists of Python values.
+            index: The column that pandas takes as its index, or "".
+        """
+        table = pa.table({name: _arrow(values) for name, values in columns.items()})
+        if index:
+            table = table.replace_schema_metadata({"pandas": _pandas_metadata(table, index)})
+        if self._writer is None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._stream = path.open("xb")
+            self._writer = pq.ParquetWriter(
+                self._stream, table.schema, compression="snappy", write_page_checksum=True
+            )
+        self._writer.write_table(table, row_group_size=max(1, table.num_rows))
+
+    def close(self) -> None:
+        """Complete the open file."""
+        if self._writer is not None:
+            self._writer.close()
+            self._stream.close()
+            self._writer = self._stream = None
+
+
+def _arrow(values: Any) -> Any:
+    if not isinstance(values, np.ndarray) or values.ndim == 1:
+        return pa.array(values)
+    flat = pa.array(np.ascontiguousarray(values).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+
+
+def _pandas_metadata(table: Any, index: str) -> str:
+    """Return what pandas writes into a file so that it finds its index again."""
+    columns = [
+        {
+            "name": field.name,
+            "field_name": field.name,
+            "pandas_type": "unicode" if pa.types.is_string(field.type) else str(field.type),
+            "numpy_type": "object" if pa.types.is_string(field.type) else str(field.type),
+            "metadata": None,
+        }
+        for field in table.schema
+    ]
+    return json.dumps(
+        {
+            "index_columns": [index],
+            "column_indexes": [],
+            "columns": columns,
+            "pandas_version": "2.0.0",
+        }
+    )
 
 
 @dataclass(frozen=True)

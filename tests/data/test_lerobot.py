@@ -29,12 +29,10 @@ from lwdctl.artifacts.workspace import Workspace
 from lwdctl.cli.main import main
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError, MissingExtraError
-from lwdctl.data import lerobot_files
 from lwdctl.data.checks import NonFiniteError
 from lwdctl.data.reader import open_source, recognize
 
 LENGTHS = (5, 1, 12, 3)
-SPLIT = ([0, 1], [2, 3])  # episodes of the two files
 
 
 @pytest.fixture
@@ -769,7 +767,7 @@ def test_pyarrow_that_is_not_installed_names_its_extra(write, episodes, monkeypa
     root = write(episodes)
     for name in ("lerobot_files", "lerobot_features", "parquet_files"):
         monkeypatch.delitem(sys.modules, f"lwdctl.data.{name}", raising=False)
-    monkeypatch.delattr(lerobot_files, "DataFiles")
+        monkeypatch.delattr(f"lwdctl.data.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert recognize(root).format == "lerobot"
     with pytest.raises(MissingExtraError) as caught:
