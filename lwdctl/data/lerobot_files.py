@@ -21,6 +21,8 @@ from lwdctl.data.lerobot_rows import Recording, RowIndex, Run
 from lwdctl.data.parquet_files import ParquetTable, rank_of
 
 NUMBER_BYTES = 4
+MAX_OPEN = 32
+"""Data files that are open at the same time."""
 
 
 class DataFiles:
@@ -39,7 +41,8 @@ class DataFiles:
 
     def __init__(self, folder: Folder, names: Sequence[str]) -> None:
         self._folder, self._names = folder, names
-        self._open: tuple[int, ParquetTable] | None = None
+        self._open: dict[int, ParquetTable] = {}
+        self._group_rows: dict[int, tuple[int, ...]] = {}
         self._sizes: dict[str, int] = {}
         self._runs: Counter[tuple[int, int]] = Counter()
         self._spool: IO[bytes] | None = None
@@ -104,8 +107,8 @@ class DataFiles:
 
     def place(self, run: Run) -> tuple[Path, int]:
         """Return the file of a run and the row of its first step in it."""
-        table = self._table(run.file)
-        return table.path, sum(table.group_rows[: run.group]) + run.row
+        path = self._folder.root / self._names[run.file]
+        return path, sum(self._group_rows[run.file][: run.group]) + run.row
 
     def rows(self, run: Run) -> dict[str, FloatArray]:
         """Return the columns of a run by name, each (time, size); null is NaN.
@@ -126,18 +129,19 @@ class DataFiles:
 
     def close(self) -> None:
         """Close the files and remove the temporary one."""
-        if self._open is not None:
-            self._open[1].close()
+        for table in self._open.values():
+            table.close()
         if self._spool is not None:
             self._spool.close()
 
     def _table(self, file: int) -> ParquetTable:
-        if self._open is None or self._open[0] != file:
+        if file not in self._open:
+            if len(self._open) == MAX_OPEN:
+                self._open.pop(next(iter(self._open))).close()
             table = ParquetTable(self._folder.file(self._names[file]))
-            if self._open is not None:
-                self._open[1].close()
-            self._open = file, table
-        return self._open[1]
+            self._open[file] = table
+            self._group_rows[file] = table.group_rows
+        return self._open[file]
 
     def _check(self, table: ParquetTable, keys: Iterable[str]) -> None:
         for key in keys:
@@ -165,5 +169,5 @@ class DataFiles:
         """Yield the rows (time, size) of a row group, a batch at a time."""
         for batch in self._table(file).batches(group, list(self._sizes)):
             columns = [batch.numbers(key, size) for key, size in self._sizes.items()]
-            with np.errstate(over="ignore"):  # infinity is found where rows are read
+            with np.errstate(over="ignore", invalid="ignore"):  # found where rows are read
                 yield np.concatenate(columns, axis=1, dtype=np.float32, casting="unsafe")

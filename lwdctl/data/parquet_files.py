@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from lwdctl.core.errors import DataError, MissingExtraError
 from lwdctl.data.checks import first_line
+from lwdctl.data.parquet_footer import declared_sizes
 
 try:
     import pyarrow as pa
@@ -32,10 +33,10 @@ except ModuleNotFoundError as error:
         "pip install 'lwdctl[parquet]'",
     ) from error
 
-BATCH_BYTES = 2**26
+BATCH_BYTES = 2**24
 """Bytes that a batch of rows takes, about; a single row can be larger."""
 BATCH_ROWS = 2**16
-_WIDTHS = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "INT64": 8, "DOUBLE": 8, "INT96": 12}
+READ_BYTES = 2**20
 _LFS_POINTER = b"version https://git-lfs"
 
 
@@ -81,6 +82,8 @@ class ParquetTable:
                 path,
                 metadata=footer,
                 page_checksum_verification=True,
+                buffer_size=READ_BYTES,
+                pre_buffer=False,
                 read_dictionary=[
                     paths[leaf]
                     for name, kind in self.types.items()
@@ -88,24 +91,16 @@ class ParquetTable:
                     for leaf in self._leaves[name]
                 ],
             )
-        self._footer = footer
+            self._sizes = declared_sizes(path)
+            if [len(sizes) for sizes in self._sizes] != [len(paths)] * len(self.group_rows):
+                raise ValueError("a row group lacks columns")
 
     def declared_bytes(self, names: Sequence[str]) -> int:
-        """Return how many bytes the columns take in memory, as the file declares it.
-
-        Raises:
-            DataError: The footer is damaged.
-        """
-        with _damage(self.path):
-            return sum(self._group_bytes(group, names) for group in range(len(self.group_rows)))
+        """Return how many bytes the columns take in memory, as the file declares it."""
+        return sum(self._group_bytes(group, names) for group in range(len(self.group_rows)))
 
     def _group_bytes(self, group: int, names: Sequence[str]) -> int:
-        row_group = self._footer.row_group(group)
-        columns = [row_group.column(leaf) for name in names for leaf in self._leaves[name]]
-        return sum(
-            max(item.total_uncompressed_size, item.num_values * _WIDTHS.get(item.physical_type, 2))
-            for item in columns
-        )
+        return sum(self._sizes[group][leaf] for name in names for leaf in self._leaves[name])
 
     def batches(self, group: int, names: Sequence[str], rows: int = BATCH_ROWS) -> Iterator[Batch]:
         """Yield the columns of a row group, a batch of rows at a time.
@@ -242,7 +237,8 @@ class Batch:
             DataError: Rows have other numbers of components.
         """
         try:
-            values = _numbers(self.columns[name])
+            with _damage(self.path):
+                values = _numbers(self.columns[name])
         except _RaggedError as error:
             raise self._other_size(name, error.row, error.found, error.expected) from None
         if values.shape[1] == 0 and size:  # nothing but nulls
@@ -298,9 +294,14 @@ class Batch:
         return np.asarray(np.nan_to_num(self.scalars(name).astype(np.float64)) != 0)
 
     def values(self, name: str, rows: npt.NDArray[np.int64] | None = None) -> list[Any]:
-        """Return the Python values of a column, or of some of its rows; equal texts are one."""
+        """Return the Python values of a column, or of some of its rows; equal texts are one.
+
+        Raises:
+            DataError: A text is damaged.
+        """
         column = self.columns[name]
-        return _values(column if rows is None else column.take(pa.array(rows)))
+        with _damage(self.path):
+            return _values(column if rows is None else column.take(pa.array(rows)))
 
 
 @contextmanager
