@@ -13,6 +13,7 @@ from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import ActionSpec, Finding
 from lwdctl.core.suggest import did_you_mean
+from lwdctl.data.checks import without_dropped
 from lwdctl.data.lerobot_meta import Feature, Info
 from lwdctl.data.lerobot_rows import DONE, EPISODE, FRAME, REWARD, SUCCESS, TASK, TIME
 from lwdctl.data.parquet_files import is_whole, rank_of
@@ -94,13 +95,7 @@ class Columns:
             if not name.startswith(("next.", "action"))
             and math.prod(self.feature(name).shape) <= MAX_COMPONENTS
         ]
-        for key in self.config.drop:
-            if key not in default:
-                raise DataError(
-                    f"{self.path}: --drop {key}: the default choice has no such observation",
-                    did_you_mean(key, default),
-                )
-        return tuple(name for name in default if name not in self.config.drop)
+        return without_dropped(self.config.drop, default, f"{self.path}: features")
 
     def findings(self, used: Sequence[str], action: str) -> Iterator[Finding]:
         """Yield what is not read and why, and what is assumed of the action.

@@ -6,7 +6,6 @@ episodes in `meta/episodes/*/*.parquet` or `meta/episodes.jsonl`. Statistics are
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -18,7 +17,8 @@ from string import Formatter
 from typing import Any
 
 from lwdctl.core.errors import DataError
-from lwdctl.data.checks import check_declared_bytes, first_line, numeric_order
+from lwdctl.core.untrusted import parse_json, read_bytes, read_json
+from lwdctl.data.checks import check_declared_bytes, numeric_order
 
 INFO = "meta/info.json"
 DEFAULT_PATHS = {
@@ -28,7 +28,6 @@ DEFAULT_PATHS = {
 _PATH_FIELDS = {"episode_chunk", "episode_index", "chunk_index", "file_index"}
 # Columns of the episodes' metadata that describe files and statistics.
 _NOT_FACTS = ("stats/", "meta/", "videos/")
-MAX_INFO_BYTES = 2**24
 
 
 @dataclass(frozen=True)
@@ -153,17 +152,22 @@ class Folder:
             found += [str(here / name) for name in names if name.endswith(".parquet")]
         return sorted(found, key=_path_order)
 
-    def json_lines(self, name: str) -> Iterator[tuple[int, Any]]:
-        """Yield line number and value of every line of a file; None for a line that is no JSON."""
+    def json_lines(self, name: str) -> Iterator[dict[str, Any]]:
+        """Yield the JSON object in every line of a file.
+
+        Raises:
+            DataError: A line holds something else.
+        """
         path = self.file(name)
-        self.count(path.stat().st_size, f"{path}: has {path.stat().st_size:,} bytes")
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    try:
-                        yield number, json.loads(line)
-                    except (ValueError, RecursionError):
-                        yield number, None
+        content = read_bytes(path, DataError)
+        self.count(len(content), f"{path}: has {len(content):,} bytes")
+        for number, line in enumerate(content.splitlines(), 1):
+            if line.strip():
+                where = f"{path}: line {number}"
+                value = parse_json(line, where, DataError, allow_nan=True)
+                if not isinstance(value, dict):
+                    raise DataError(f"{where} is no JSON object")
+                yield value
 
 
 def _path_order(name: str) -> list[tuple[str, int, str]]:
@@ -184,12 +188,7 @@ def read_info(folder: Folder) -> Info:
         DataError: It is missing, or no JSON object with features.
     """
     path = folder.file(INFO)
-    if path.stat().st_size > MAX_INFO_BYTES:
-        raise DataError(f"{path}: has {path.stat().st_size:,} bytes, more than {MAX_INFO_BYTES:,}")
-    try:
-        value = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: is not JSON ({first_line(error)})") from None
+    value = read_json(path, DataError, allow_nan=True)
     features = value.get("features") if isinstance(value, dict) else None
     if not isinstance(features, dict):
         raise DataError(f"{path}: features: is missing; it describes the columns")
@@ -288,15 +287,13 @@ def read_texts(folder: Folder, noun: str) -> dict[int, str]:
     """
     index, lines = f"{noun}_index", f"meta/{noun}s.jsonl"
     if folder.has(f"meta/{noun}s.parquet"):
-        rows: Iterator[Any] = _parquet_rows(folder, f"meta/{noun}s.parquet")
+        rows = _parquet_rows(folder, f"meta/{noun}s.parquet")
     elif folder.has(lines):
-        rows = (row for _, row in folder.json_lines(lines))
+        rows = folder.json_lines(lines)
     else:
         return {}
     texts: dict[int, str] = {}
     for row in rows:
-        if not isinstance(row, dict):
-            raise DataError(f"{folder.root / lines}: holds a line that is no JSON object")
         named = row.get(noun)
         text = named if isinstance(named, str) else next(_strings(row), None)
         number = whole(row.get(index))
@@ -318,13 +315,9 @@ def read_episodes(folder: Folder) -> dict[int, EpisodeFacts]:
     """
     facts: dict[int, EpisodeFacts] = {}
     files = folder.parquet_files("meta/episodes")
-    rows: Iterator[Any] = (row for name in files for row in _parquet_rows(folder, name))
+    rows = (row for name in files for row in _parquet_rows(folder, name))
     lines = "meta/episodes.jsonl"
-    if not files and folder.has(lines):
-        rows = (row for _, row in folder.json_lines(lines))
-    for row in rows:
-        if not isinstance(row, dict):
-            raise DataError(f"{folder.root / lines}: holds a line that is no JSON object")
+    for row in folder.json_lines(lines) if not files and folder.has(lines) else rows:
         episode = whole(row.get("episode_index"))
         if episode is not None:
             facts[episode] = _facts(row)

@@ -338,7 +338,7 @@ def test_keys_are_chosen_and_dropped(write, episodes):
     read, source = read_all(root, action_key="command")
     assert source.spec.action.size == 3
     np.testing.assert_array_equal(read[1].actions, [[3, 4, 5]])
-    with pytest.raises(DataError, match=r"--drop observation\.exta") as caught:
+    with pytest.raises(DataError, match=r"--drop: no observation 'observation\.exta'") as caught:
         opened(root, drop=("observation.exta",))
     assert "'observation.extra'" in caught.value.hint
     with pytest.raises(DataError, match="comand: is missing") as caught:
@@ -464,7 +464,7 @@ def test_missing_and_damaged_metadata_of_episodes_are_no_obstacle(write, episode
     (root / "meta/episodes.jsonl").write_text("{")
     read, (text,) = contradictions(root)
     check_equal(read, episodes)
-    assert "episodes.jsonl: holds a line that is no JSON object" in text
+    assert "episodes.jsonl: line 1 is not valid JSON" in text
 
 
 def test_tasks_come_from_the_episodes_where_there_is_no_table(write, episodes):
@@ -632,8 +632,8 @@ def drop_column(root, name):
     ("damage", "expected"),
     [
         (lambda root: (root / "meta/info.json").unlink(), "info.json: is missing"),
-        (lambda root: (root / "meta/info.json").write_text("{"), "info.json: is not JSON"),
-        (lambda root: (root / "meta/info.json").write_text("[" * 10**5), "info.json: is not JSON"),
+        (lambda root: (root / "meta/info.json").write_text("{"), "info.json is not valid JSON"),
+        (lambda root: (root / "meta/info.json").write_text("[" * 10**5), "levels of nesting"),
         (lambda root: (root / "meta/info.json").write_text("[]"), "features: is missing"),
         (lambda root: shutil.rmtree(root / "data"), "holds no parquet files"),
         (lambda root: drop_column(root, STATE), "observation.state: is missing"),
