@@ -80,12 +80,15 @@ class LeRobotDataset:
     def recognize(contents: Contents) -> str:
         """Return by what a directory is recognized as a LeRobot dataset, or ""."""
         # Thousands of data files can crowd this file out of the listing.
-        if contents.container != "directory" or not (contents.path / INFO).is_file():
+        path = contents.path / INFO
+        if contents.container != "directory" or not path.is_file():
             return ""
         try:
             info = read_info(Folder(contents.path))
         except DataError:
-            return ""
+            # The Hub's cache is made of links; the constructor says what to do about them.
+            inside = path.resolve().is_relative_to(contents.path.resolve())
+            return "" if inside else f"{INFO}, a link"
         return f"{INFO} with features of LeRobot {info.version}".rstrip()
 
     def __init__(self, path: Path, config: IngestConfig) -> None:

@@ -24,6 +24,7 @@ MAX_RANK = 2
 MAX_COMPONENTS = 4096
 """Components of the largest array that is an observation by default; larger ones are images."""
 _VISUAL = ("video", "image")
+_NOT_DEFAULT = "not in the default choice"
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,8 @@ class Columns:
             text = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in reasons.items())
             yield Finding(
                 "left-out", "note", f"not read: {text}", str(self.path),
-                "--observation-keys NAME stores a column of vectors", {"reasons": reasons},
+                "--observation-keys NAME,... chooses" if _NOT_DEFAULT in reasons else "",
+                {"reasons": reasons},
             )  # fmt: skip
         motions, declared = self._motions(action), self.config.actions
         if declared == "recorded" and motions:
@@ -138,7 +140,7 @@ class Columns:
             return f"holds {self.types[name]}, not vectors"
         if name in self.config.drop:
             return "--drop"
-        return "not in the default choice"
+        return _NOT_DEFAULT
 
     def action_spec(self, key: str, size: int) -> ActionSpec:
         """Describe the action: targets, unless the user or its components' names say motions."""

@@ -30,6 +30,7 @@ from lwdctl.cli.main import main
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError, MissingExtraError
 from lwdctl.data.checks import NonFiniteError
+from lwdctl.data.lerobot_files import DataFiles
 from lwdctl.data.reader import open_source, recognize
 
 LENGTHS = (5, 1, 12, 3)
@@ -132,6 +133,24 @@ def test_every_type_of_list_of_numbers_is_read(tmp_path, episodes, kind):
     )
 
 
+def test_a_row_group_of_many_episodes_is_decoded_once(tmp_path, episodes, monkeypatch):
+    decoded = []
+    decode = DataFiles._decode
+
+    def counted(self, file, group):
+        decoded.append((file, group))
+        return decode(self, file, group)
+
+    monkeypatch.setattr(DataFiles, "_decode", counted)
+    root = write_v3(tmp_path / "set", [episodes[:2], episodes[2:]])
+    with opened(root) as source:
+        for index in (3, 0, 2, 1, 3):
+            np.testing.assert_array_equal(
+                source.read(index).actions, np.float32(episodes[index][ACTION])
+            )
+    assert sorted(decoded) == [(0, 0), (1, 0)]
+
+
 def test_scalars_matrices_and_flags_are_observations(write, episodes):
     rng = np.random.default_rng(1)
     for item in episodes:
@@ -169,6 +188,7 @@ def test_what_is_left_out_is_listed_with_the_reason(write, episodes):
     assert [item.name for item in source.spec.observations] == [STATE]
     (found,) = findings(source, "left-out")
     assert found.severity == "note"
+    assert "--observation-keys" in found.hint
     for text in (
         "observation.images.top (images are not read)",
         "observation.images.wrist (videos are not read)",
@@ -676,6 +696,20 @@ def test_links_that_lead_out_are_refused_and_the_hint_works(tmp_path, episodes, 
     (root / place).symlink_to(outside)
     with pytest.raises(DataError, match="is a link to") as caught:
         read_all(root)
+    command, copy = caught.value.hint.split(", and read ")
+    subprocess.run(shlex.split(command), check=True)
+    check_equal(read_all(Path(copy))[0], episodes)
+
+
+def test_the_cache_of_the_hub_is_recognized_and_refused_with_what_to_do(tmp_path, episodes):
+    root = write_v3(tmp_path / "set", [episodes])
+    blobs = tmp_path / "blobs"
+    blobs.mkdir()
+    for number, file in enumerate([path for path in root.rglob("*") if path.is_file()]):
+        file.rename(blobs / str(number))
+        file.symlink_to(blobs / str(number))
+    with pytest.raises(DataError, match="is a link to") as caught:
+        open_source(None, (root,), IngestConfig())
     command, copy = caught.value.hint.split(", and read ")
     subprocess.run(shlex.split(command), check=True)
     check_equal(read_all(Path(copy))[0], episodes)
