@@ -32,8 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             atexit.register(signals.ignore)
         signals.working = True
         return signals.end(_run(list(sys.argv[1:] if arguments is None else arguments), signals))
-    except (KeyboardInterrupt, Terminated):  # while an error was being reported
-        return signals.end(128 + signals.received)
+    except (KeyboardInterrupt, Terminated):  # before the work began or while an error is reported
+        return signals.end_interrupted()
     finally:
         if arguments is not None:  # the process goes on
             signals.restore()

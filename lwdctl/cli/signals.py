@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
 """Signals that end a command, and what the command then says."""
-_LOOK_AGAIN_SECONDS = 0.005
+_LOOK_AGAIN_SECONDS = 0.01
 _MUST_END = {
     "<frozen importlib._bootstrap>": (),
     "/zarr/core/sync.py": (),
@@ -65,6 +65,7 @@ class Signals:
         self.working = False
         self.code: int | None = None
         self.hint = ""
+        self._waits = False
         self._before: dict[int, Any] = {}
         self._unraisable: Callable[[Any], object] = sys.unraisablehook
 
@@ -97,6 +98,11 @@ class Signals:
         for number in self._before:
             signal.signal(number, signal.SIG_IGN)
 
+    def end_interrupted(self) -> int:
+        """Say which signal arrived, where nothing else could, and return the exit code."""
+        _write(f"error: {SIGNALS[signal.Signals(self.received or signal.SIGINT)]}")
+        return self.end(128 + (self.received or signal.SIGINT))
+
     def _arrived(self, number: int, frame: FrameType | None) -> None:
         if self.received or not self.working:
             self._end_at_once(number)
@@ -109,13 +115,18 @@ class Signals:
             raise Terminated(number)
 
     def _wait(self) -> None:
-        signal.setitimer(signal.ITIMER_REAL, _LOOK_AGAIN_SECONDS)
+        # Again and again: Python would not notice one that arrives just before a long system call.
+        self._waits = True
+        signal.setitimer(signal.ITIMER_REAL, _LOOK_AGAIN_SECONDS, _LOOK_AGAIN_SECONDS)
 
     def _look_again(self, number: int, frame: FrameType | None) -> None:
         """Let the signal that waits arrive again, for whatever handles it by now."""
-        del frame
-        number, self.received = self.received, 0
-        if number and self.working:
+        if not self._waits or (self.working and _must_wait(frame)):
+            return
+        self._waits = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        if self.working:
+            number, self.received = self.received, 0
             signal.raise_signal(number)
 
     def _dropped(self, unraisable: Any) -> None:
@@ -126,14 +137,20 @@ class Signals:
             self._unraisable(unraisable)
 
     def _end_at_once(self, number: int) -> None:
+        if self.code is not None:
+            os._exit(self.code)
         text = f"error: {SIGNALS[signal.Signals(number)]}"
         if self.received:
             text += f" again, before everything was cleaned up\nhint: {self.hint}"
-        try:
-            if self.code is None:
-                os.write(2, f"{text}\n".encode(errors="backslashreplace"))
-        finally:
-            os._exit(128 + number if self.code is None else self.code)
+        _write(text)
+        os._exit(128 + number)
+
+
+def _write(text: str) -> None:
+    try:
+        os.write(2, f"{text}\n".encode(errors="backslashreplace"))
+    except OSError:  # nobody reads it
+        return
 
 
 def _must_wait(frame: FrameType | None) -> bool:

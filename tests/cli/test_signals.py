@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from lwdctl.cli.main import main
+
 ENDS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 TRAINING = (
     "train-vae --updates 100000000 --snippet-length 8 --policy-width 8 --decoder xs --device cpu"
@@ -149,6 +151,19 @@ def test_a_finalizer_loses_no_signal(tmp_path, number):
         code, out, _ = end(process, number)
     assert code == ENDS[number]
     assert out == ""  # what the signal interrupted was the finalizer
+
+
+@pytest.mark.parametrize("number", ENDS)
+def test_a_signal_before_the_work_begins_is_reported(monkeypatch, capfd, number):
+    @contextlib.contextmanager
+    def signalled():
+        signal.raise_signal(number)
+        yield
+
+    monkeypatch.setattr("lwdctl.cli.streams.safe_streams", signalled)
+    assert main(["list"]) == ENDS[number]
+    word = "interrupted" if number == signal.SIGINT else "terminated"
+    assert capfd.readouterr().err == f"error: {word}\n"
 
 
 def path_of(folder):
