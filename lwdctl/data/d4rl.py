@@ -232,7 +232,7 @@ class D4rlFile(Hdf5Reader):
             )
         if "terminals" not in flags:
             raise DataError(f"{self.path}: terminals: is missing")
-        flags = self._aligned(flags)
+        flags = self._aligned(flags, config.terminals)
         cut_at = limit if config.max_steps or "timeouts" not in flags else 0
         timeouts = flags.get("timeouts")
         episodes, rests = split_at_flags(flags["terminals"], timeouts, config.terminals, cut_at)
@@ -253,8 +253,8 @@ class D4rlFile(Hdf5Reader):
             self._note("adjusted", "timeouts", message, episodes=cuts, limit=cut_at)
         return episodes
 
-    def _aligned(self, flags: dict[str, Flags]) -> dict[str, Flags]:
-        """Return the flags, moved where they lie a row beside the resets."""
+    def _aligned(self, flags: dict[str, Flags], mode: str) -> dict[str, Flags]:
+        """Return the flags that end episodes, moved where they lie a row beside the resets."""
         found = np.logical_or.reduce(list(flags.values()))
         if not found.any():
             return flags
@@ -264,9 +264,13 @@ class D4rlFile(Hdf5Reader):
             partial(self._raw, key) if self._next_rows else None,
             found,
         )
-        aligned = {}
+        aligned = dict(flags)
         for name, values in flags.items():
-            aligned[name], findings = align_flags(name, values, continuity, f"{self.path}: {name}")
+            if name == "terminals" and mode == "ignore":
+                continue
+            others = [item for key, item in flags.items() if key != name]
+            where = f"{self.path}: {name}"
+            aligned[name], findings = align_flags(name, values, continuity, where, others)
             self.findings += findings
         return aligned
 

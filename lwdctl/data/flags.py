@@ -132,6 +132,19 @@ class Continuity:
         large: Flags = (_changes(values) / self.scale).max(axis=1) > self.threshold
         return large
 
+    def resets_at(self, flags: Sequence[Flags]) -> bool:
+        """Return whether nearly all of these flags lie at resets."""
+        rows = evenly([row for item in flags for row in _single_flags(item)])
+        return bool(rows) and float(np.mean([self.jumps(row)[1] for row in rows])) >= _MOST
+
+
+def _single_flags(flags: Flags) -> list[int]:
+    """Return the rows of flags that belong to no run, with a row before and two rows after them."""
+    beside = np.zeros_like(flags)
+    beside[1:] = flags[:-1]
+    beside[:-1] |= flags[1:]
+    return [row for row in np.flatnonzero(flags & ~beside).tolist() if 1 <= row <= len(flags) - 3]
+
 
 def _changes(values: FloatArray) -> FloatArray:
     """Return by how much each component changes from row to row."""
@@ -140,7 +153,7 @@ def _changes(values: FloatArray) -> FloatArray:
 
 
 def align_flags(
-    key: str, flags: Flags, continuity: Continuity, where: str
+    key: str, flags: Flags, continuity: Continuity, where: str, others: Sequence[Flags] = ()
 ) -> tuple[Flags, list[Finding]]:
     """Compare flags with the observations, and move them where all lie a row beside the reset.
 
@@ -149,15 +162,15 @@ def align_flags(
         flags: (rows,) flags; those of a run are not looked at.
         continuity: Finds the resets.
         where: File and key.
+        others: Other flags of the same rows. Where these lie at resets, a single flag after which
+            the episode goes on is doubtful; else it takes several.
 
     Returns:
         The flags, moved by a row where they were late or early, and what was found.
     """
-    beside = np.zeros_like(flags)
-    beside[1:] = flags[:-1]
-    beside[:-1] |= flags[1:]
-    ends = [row for row in np.flatnonzero(flags & ~beside).tolist() if 1 <= row <= len(flags) - 3]
-    if len(ends) < _FEWEST_ENDS or not continuity.is_known:
+    ends = _single_flags(flags)
+    enough = len(ends) >= _FEWEST_ENDS
+    if not ends or not continuity.is_known or not (enough or continuity.resets_at(others)):
         return flags, []
     looked_at = evenly(ends)
     jumps = np.stack([continuity.jumps(row) for row in looked_at])
@@ -165,10 +178,11 @@ def align_flags(
     going_on = np.asarray(looked_at)[~jumps.any(axis=1)]
     values = {"ends": len(ends), "looked_at": len(looked_at), "going_on": len(going_on)}
     moved = np.zeros_like(flags)
-    if before >= _MOST and at <= _FEW:
+    if enough and before >= _MOST and at <= _FEW:
         moved[:-1] = flags[1:]
+        moved[-2:] = False, flags[-1]  # after the last row no episode follows
         problem = "a row late: each lies on the first step of the next episode"
-    elif after >= _MOST and at <= _FEW:
+    elif enough and after >= _MOST and at <= _FEW:
         moved[1:] = flags[:-1]
         problem = "a row early: the episode goes on for one more step"
     elif len(going_on) >= (1 if continuity.read_next else _MOST * len(looked_at)):

@@ -13,6 +13,8 @@ from lwdctl.data.contents import ArrayEntry
 
 _IMAGE_SIDE = 16
 """Arrays whose rows have two axes of at least this length are images, or as large."""
+_LARGEST = float(np.finfo(np.float32).max)
+"""Limits of this size are those of the type: the space is unbounded."""
 _INDEX = re.compile(r"(?:_index_)?(\d+)")
 Space = Mapping[str, Any]
 
@@ -46,7 +48,7 @@ def kind_of(space: Space) -> str:
 
 
 def limits_of(space: Space, size: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return low and high of a Box, each () where it does not give `size` finite numbers."""
+    """Return low and high of a Box, each () where it does not bound all `size` numbers."""
     low, high = _numbers(space.get("low"), size), _numbers(space.get("high"), size)
     return (low, high) if low and high else ((), ())
 
@@ -56,7 +58,7 @@ def _numbers(values: Any, size: int) -> tuple[float, ...]:
         numbers = np.asarray(values, dtype=np.float64).reshape(-1)
     except (TypeError, ValueError):
         return ()
-    if numbers.size != size or not np.isfinite(numbers).all():
+    if numbers.size != size or not (np.abs(numbers) < _LARGEST).all():
         return ()
     return tuple(float(value) for value in numbers)
 

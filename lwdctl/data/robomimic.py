@@ -127,6 +127,7 @@ class RobomimicFile(Hdf5Reader):
             )
         self._data, self._config = data, config
         self._odd: dict[str, list[str]] = {}
+        self._reshaped: dict[str, list[tuple[str, tuple[int, ...]]]] = {}
         self._replay: StateReplay | None = None
         described = read_env_args(data, config)
         self.findings += described.findings
@@ -134,6 +135,7 @@ class RobomimicFile(Hdf5Reader):
         adapter, task = requested_env(config)
         self._adapter = adapter or adapter_of(described.env_args)
         self._task = task or str(described.env_args.get("env_name") or "").rpartition("/")[2]
+        self._object_converted = False
         self._object = ObjectConvention(self._task, str(described.env_args.get("env_version", "")))
         names, masks = self._select()
         first = self._demos[names[0]]
@@ -271,6 +273,9 @@ class RobomimicFile(Hdf5Reader):
         kind = dataset_at(first, self._key).dtype.kind
         if self._action_size == 1 and kind in "iub":
             raise DataError(f"{key}: holds one integer per step: discrete actions, not numbers")
+        if kind in "iub":
+            message = "whole numbers are stored as if they were continuous"
+            self.findings.append(Finding("discrete", "warning", message, key))
         where = f"{self.path}: data.attrs[env_args]"
         actions = describe_actions(
             self._adapter, env_args, self._key, self._action_size, self._config, where
@@ -288,8 +293,15 @@ class RobomimicFile(Hdf5Reader):
         """Check one demonstration's shapes against each other and the first one's."""
         place, steps = f"data/{name}", self._lengths[name]
         key = f"{place}/{self._key}"
-        size = self._size_of(self._shape_of(key, ranks=RANKS))
-        check_components(size, self._action_size, f"{self.path}: {key}")
+        shape = self._shape_of(key, ranks=RANKS)
+        if self._chunked == is_vector(shape):
+            raise DataError(
+                f"{self.path}: {key}: has shape {shape}: only some demonstrations hold several"
+                " actions per step"
+            )
+        check_components(self._size_of(shape), self._action_size, f"{self.path}: {key}")
+        if len(shape) != 2 and not self._chunked:
+            self._reshaped.setdefault(self._key, []).append((name, shape))
         if self._replay and not self._has_states(place, steps):
             raise DataError(f"{self.path}: {place}/states: is not one row per action")
         for item in () if self._replay else self._observed:
@@ -298,6 +310,8 @@ class RobomimicFile(Hdf5Reader):
             if shape[0] != steps + 1:  # with one row more, the last is the final observation
                 check_rows(shape[0], steps, f"{self.path}: {key}", self._key, hint)
             check_components(math.prod(shape[1:]), item.size, f"{self.path}: {key}", hint)
+            if len(shape) != 2:
+                self._reshaped.setdefault(item.name, []).append((name, shape))
         demo = self._demos[name]
         declared = demo.attrs.get("num_samples", steps)
         if not np.array_equal(declared, steps):
@@ -333,6 +347,16 @@ class RobomimicFile(Hdf5Reader):
                 Finding(
                     check, severity, message.format(len(places), some_of(places)),
                     f"{self.path}: data", hint, {"count": len(places), "first": places[:10]},
+                )
+            )  # fmt: skip
+        if self._reshaped:
+            first = {name: places[0] for name, places in self._reshaped.items()}
+            shown = some_of([f"{name} of {demo}, {shape}" for name, (demo, shape) in first.items()])
+            counts = {name: len(places) for name, places in self._reshaped.items()}
+            self.findings.append(
+                Finding(
+                    "adjusted", "note", f"every row becomes one vector: {shown}",
+                    f"{self.path}: data", values={"reshaped": counts},
                 )
             )  # fmt: skip
 
@@ -533,9 +557,19 @@ class RobomimicFile(Hdf5Reader):
         )
         where = f"{self.path}: {place}/{OBS}/object"
         if self._object.is_old(values, position, quaternion, where):
+            self._report_conversion()
             observations["object"] = self._object.convert(values)
             if final is not None:
                 final["object"] = self._object.convert(final["object"])
+
+    def _report_conversion(self) -> None:
+        if not self._object_converted:
+            self._object_converted = True
+            message = (
+                "the observation object of robosuite before 1.5 is stored as 1.5 computes it"
+                f" ({self._task})"
+            )
+            self.findings.append(Finding("adjusted", "note", message, f"{self.path}: data"))
 
     @cached_property
     def _shared_model(self) -> str:

@@ -71,7 +71,6 @@ class Layout:
         paths: Of every possible observation its path below the demonstration, by its name
             (nested names are joined by a dot).
         sizes: Its number of components.
-        reshaped: Shapes of those whose rows are no plain vectors.
         beside: Names of those that lie beside the group `obs`.
         unusable: Names of arrays below `obs` that can be no observation, with the reason.
         actions: Paths of arrays that may hold actions, the likeliest first.
@@ -80,7 +79,6 @@ class Layout:
 
     paths: Mapping[str, str]
     sizes: Mapping[str, int]
-    reshaped: Mapping[str, tuple[int, ...]]
     beside: tuple[str, ...]
     unusable: Mapping[str, str]
     actions: tuple[str, ...]
@@ -91,7 +89,6 @@ def layout_of(demo: h5py.Group) -> Layout:
     """Return what the arrays of a demonstration are."""
     paths: dict[str, str] = {}
     sizes: dict[str, int] = {}
-    reshaped: dict[str, tuple[int, ...]] = {}
     beside, actions, others = list[str](), list[str](), list[str]()
     unusable: dict[str, str] = {}
     for path, item in arrays_in(demo).items():
@@ -104,15 +101,12 @@ def layout_of(demo: h5py.Group) -> Layout:
         if top == OBS and reason:
             unusable[name] = reason
         elif top == OBS or ("/" not in path and top not in NO_OBSERVATIONS and not reason):
-            shape = tuple(item.shape)
-            paths[name], sizes[name] = path, math.prod(shape[1:])
-            if len(shape) != 2:
-                reshaped[name] = shape
+            paths[name], sizes[name] = path, math.prod(item.shape[1:])
             beside += [name] if top != OBS else []
         else:
             others.append(path)
     actions.sort(key=lambda path: ("/" in path, len(demo[path].shape or ()) != 2))
-    return Layout(paths, sizes, reshaped, tuple(beside), unusable, tuple(actions), tuple(others))
+    return Layout(paths, sizes, tuple(beside), unusable, tuple(actions), tuple(others))
 
 
 def name_of(path: str) -> str:
@@ -222,7 +216,7 @@ def findings_of(
     partly: Mapping[str, int],
     demo: h5py.Group,
 ) -> list[Finding]:
-    """Return what of a file's arrays is left out and what is reshaped.
+    """Return what of a file's arrays is left out.
 
     Args:
         layout: Of the first demonstration.
@@ -263,12 +257,6 @@ def findings_of(
             where, "",
         ),
     ]  # fmt: skip
-    reshaped = {name: list(shape) for name, shape in layout.reshaped.items() if name in names}
-    if reshaped:
-        shown = [f"{name} of shape {tuple(shape)}" for name, shape in reshaped.items()]
-        message = f"every row becomes one vector: {some_of(shown)}"
-        values = {"reshaped": reshaped}
-        found.append(Finding("adjusted", "note", message, f"{where}/{OBS}", values=values))
     return [item for item in found if item is not None]
 
 

@@ -102,7 +102,12 @@ def _json_of(value: Any) -> Any:
 
 
 def _single(value: Any) -> str | None:
-    """Return a text, number or array of one of them as text, else None."""
+    """Return a text, number, array of one of them, or list of words or letters as text, else None.
+
+    LIBERO's own scripts join `language_instruction`, which some of its files hold letter by letter.
+    """
+    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+        return ("" if all(len(item) == 1 for item in value) else " ").join(value)
     if isinstance(value, np.ndarray):
         if value.size != 1:
             return None

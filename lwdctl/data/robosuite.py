@@ -358,7 +358,8 @@ class ObjectConvention:
             )
         raise DataError(
             f"{where}, row 0: is not an object pose of {self.task} that fits robot0_eef_pos "
-            f"(off by {min(error.values()):.3f} m)"
+            f"(off by {min(error.values()):.3f} m)",
+            "--drop object leaves it out",
         )
 
     def convert(self, values: FloatArray) -> FloatArray:

@@ -138,6 +138,30 @@ def test_flags_that_are_no_ends_are_reported(path):
         assert not found(reader, "flags")
 
 
+def test_late_flags_do_not_move_that_of_the_last_row(path):
+    terminals = np.zeros(240, bool)
+    terminals[[60, 120, 180, 239]] = True
+    write(path, steps((60,) * 4), (), terminals=terminals)
+    with opened(path) as reader:
+        assert found(reader, "adjusted", "late")
+        assert [item.length for item in reader.episodes] == [60] * 4
+
+
+@pytest.mark.parametrize("ends", [(200, 400), (400,)])
+def test_few_flags_that_are_no_ends_are_noticed_beside_others_that_are(path, ends):
+    observations = steps((200, 200))
+    terminals = np.zeros(400, bool)
+    terminals[[90, 330]] = True
+    write(path, observations, ends, terminals=terminals)
+    with opened(path) as reader:
+        noticed = found(reader, "flags", "the episode goes on")
+        # Without an end that is one, two flags are too few to judge by.
+        assert [item.values["going_on"] for item in noticed] == ([2] if len(ends) > 1 else [])
+    with opened(path, terminals="ignore") as reader:
+        assert not found(reader, "flags")
+        assert [item.length for item in reader.episodes] == np.diff([0, *ends]).tolist()
+
+
 def test_one_wrong_flag_is_noticed_by_the_next_observations(path):
     observations = steps((100, 100, 100))
     following = np.concatenate([observations[1:], observations[:1]])

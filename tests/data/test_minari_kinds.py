@@ -76,9 +76,10 @@ def test_good_datasets_have_nothing_to_report(tmp_path):
         np.testing.assert_array_equal(reader.read(1).rewards, np.arange(7))
 
 
-def test_unknown_environment_without_limits_has_none(tmp_path):
+@pytest.mark.parametrize("largest", [np.inf, float(np.finfo(np.float32).max)])
+def test_unknown_environment_without_limits_has_none(tmp_path, largest):
     endless = {"type": "Box", "dtype": "float32", "shape": [2],
-               "low": [-np.inf] * 2, "high": [np.inf] * 2}  # fmt: skip
+               "low": [-largest] * 2, "high": [largest] * 2}  # fmt: skip
     with Dataset(tmp_path, action_space=endless).open() as reader:
         assert (reader.spec.action.low, reader.spec.action.limits) == ((), "")
 

@@ -137,8 +137,23 @@ def test_object_that_fits_no_version_is_refused(robosuite_file):
     path = robosuite_file()
     with h5py.File(path, "a") as file:
         file["data/demo_1/obs/object"][:, 7:10] += 0.5
-    with pytest.raises(DataError, match="data/demo_1/obs/object"):
+    with pytest.raises(DataError, match="data/demo_1/obs/object") as caught:
         read_all(path)
+    assert caught.value.hint.startswith("--drop object ")
+    spec, episodes = read_all(path, drop=("object",))
+    assert "object" not in {item.name for item in spec.observations}
+    assert len(episodes) == 4
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_conversion_of_object_is_said_once(robosuite_file, old):
+    with open_source(
+        "robomimic", (robosuite_file(version="1.4.1" if old else "1.5.1", old=old),), IngestConfig()
+    ) as source:
+        for index in range(len(source.episodes)):
+            source.read(index)
+        said = [item for item in source.findings if "before 1.5" in item.message]
+    assert [(item.check, item.severity) for item in said] == [("adjusted", "note")] * old
 
 
 def test_default_keys_are_what_networks_see_and_others_come_on_request(robosuite_file):

@@ -225,6 +225,12 @@ def test_libero(path):
     assert "ee_pos" in episodes[0].observations
 
 
+@pytest.mark.parametrize("instruction", [list("pull the drawer"), ["pull", "the", "drawer"]])
+def test_libero_instruction_in_parts(path, instruction):
+    spec, _, _ = read_all(libero(path, instruction, "a.bddl"))
+    assert spec.env.tasks == ("pull the drawer",)
+
+
 def test_libero_files_of_several_tasks_are_one_source(tmp_path):
     paths = [
         libero(tmp_path / f"{i}.hdf5", text, f"{i}.bddl") for i, text in enumerate(("pull", "push"))
@@ -533,6 +539,32 @@ def test_controller_settings_of_another_kind_need_a_declaration(path):
 # Shapes
 
 
+def test_rows_of_other_shapes_in_a_later_demonstration_are_named(path):
+    content = demos()
+    content["demo_2"] |= {"actions": rows(STEPS, 1, 3), "obs/state": numbers(STEPS, 4)[:, None]}
+    _, episodes, findings = read_all(write(path, content))
+    np.testing.assert_array_equal(episodes[2].observations["state"], numbers(STEPS, 4))
+    np.testing.assert_array_equal(episodes[2].actions, rows(STEPS, 1, 3)[:, 0])
+    finding = only(findings, "adjusted")
+    assert finding.values["reshaped"] == {"actions": 1, "state": 1}
+    assert f"state of demo_2, ({STEPS}, 1, 4)" in finding.message
+
+
+@pytest.mark.parametrize("first", ["demo_0", "demo_1"])
+def test_several_actions_per_step_in_some_demonstrations_are_refused(path, first):
+    content = {"demo_0": demo(), "demo_1": demo()}
+    content[first]["actions"] = rows(STEPS, 6, 3)
+    with pytest.raises(DataError, match=r"data/demo_1/actions: has shape .* only some"):
+        read_all(write(path, content), action_key="actions")
+
+
+def test_whole_numbers_as_actions_are_noticed(path):
+    actions = np.ones((STEPS, 3), np.int64)
+    _, (episode,), findings = read_all(write(path, {"demo_0": demo() | {"actions": actions}}))
+    np.testing.assert_array_equal(episode.actions, actions)
+    assert only(findings, "discrete").severity == "warning"
+
+
 def test_rows_of_other_shapes_become_vectors(path):
     content = {
         "actions": rows(STEPS, 1, 3),
@@ -558,7 +590,9 @@ def test_rows_of_other_shapes_become_vectors(path):
     np.testing.assert_array_equal(episode.final_observation["gripper"], [5.0])
     np.testing.assert_array_equal(episode.rewards, rows(STEPS, 1, seed=9)[:, 0])
     assert {item.name for item in spec.observations} == {"gripper", "eef", "column"}
-    assert set(only(findings, "adjusted").values["reshaped"]) == {"gripper", "eef", "column"}
+    assert set(only(findings, "adjusted").values["reshaped"]) == {
+        "actions", "gripper", "eef", "column",
+    }  # fmt: skip
     reasons = only(findings, "left-out", "observations are left").values["reasons"]
     assert reasons == {
         "image": "images of shape (4, 4, 3)",
