@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from lwdctl.core.plain_text import listed, plain_text
 from lwdctl.core.records import SEVERITIES, ActionSpec, Finding, Severity
-from lwdctl.data.contents_summary import ArrayFamily
 
 if TYPE_CHECKING:
+    from lwdctl.data.contents_summary import ArrayFamily
     from lwdctl.data.inspection import Inspection, Inspections
 
 MOST_ROWS = 24

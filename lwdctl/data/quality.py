@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import ConfigError
-from lwdctl.core.records import LIMIT_MARGIN, ActionSpec, Episode, Finding, SourceSpec
+from lwdctl.core.records import LIMIT_MARGIN, ActionSpec, Episode, Finding, Severity, SourceSpec
 from lwdctl.core.simulator_facts import REFERENCE_RETURNS
 from lwdctl.data.action_limits import OutsideLimits, parse_limits
 from lwdctl.data.action_test import FEWEST_TESTED, ActionTest, what_actions_follow
@@ -27,6 +27,9 @@ from lwdctl.data.jumps import JumpSearch
 from lwdctl.data.reader import MergedReader
 from lwdctl.data.step_sample import StepSample
 
+PADDING = re.compile(r"(^|:)rows \d+:\d+$")
+"""Episodes that are rows of one long array, where an episode of nothing but zeros is padding. One
+that was recorded as an episode of its own is kept, with a warning."""
 ZERO_TAIL = 2
 """So many trailing rows of nothing but zeros are padding; a single one may be a state at rest."""
 SHOWN = 5
@@ -86,7 +89,9 @@ class DataChecks:
         kept = without_zero_tail(episode)
         if kept is None:
             self._zero_episodes.append(episode.source)
-            return None
+            if PADDING.search(episode.source):
+                return None
+            kept = episode
         if kept.length < episode.length:
             self._zero_tails += 1
             self._zero_rows += episode.length - kept.length
@@ -305,13 +310,12 @@ class DataChecks:
                 " left out",
                 values={"rows": self._zero_rows, "episodes": self._zero_tails},
             )  # fmt: skip
-        if self._zero_episodes:
-            yield Finding(
-                "zero-tail", "note",
-                f"{len(self._zero_episodes)} episodes hold nothing but zeros and are left out:"
-                f" {_some(self._zero_episodes)}",
-                values={"episodes": len(self._zero_episodes)},
-            )  # fmt: skip
+        padding = [name for name in self._zero_episodes if PADDING.search(name)]
+        recorded = [name for name in self._zero_episodes if name not in padding]
+        if padding:
+            yield _only_zeros("note", padding, "left out as padding")
+        if recorded:
+            yield _only_zeros("warning", recorded, "kept")
 
     def _lengths(self) -> Iterable[Finding]:
         lengths = np.array(self._numbers.lengths)
@@ -417,6 +421,11 @@ class DataChecks:
             for start, end in runs
         ]
         return _some(texts)
+
+
+def _only_zeros(severity: Severity, names: Sequence[str], fate: str) -> Finding:
+    message = f"{len(names)} episodes hold nothing but zeros and are {fate}: {_some(names)}"
+    return Finding("zero-episodes", severity, message, values={"episodes": len(names)})
 
 
 def with_checks(read: Sequence[Finding], checks: DataChecks) -> list[Finding]:

@@ -246,11 +246,13 @@ def test_rows_of_zeros_are_not_stored():
     actions = np.concatenate([first.actions, np.zeros((9, 3), np.float32)])
     first = replace(first, observations={"observation": rows}, actions=actions)
     zeros = np.zeros((20, 3), np.float32)
-    second = replace(second, observations={"observation": zeros}, actions=zeros)
+    second = replace(
+        second, source="rows 20:40", observations={"observation": zeros}, actions=zeros
+    )
     source = Made([first, second, *others], MOTIONS)
     store, summary = ingest(source, IngestConfig(**NAMED), None, SilentProgress())
     assert len(stored(store)["walk 0"]) == 20
-    assert "walk 1" not in store.episodes.source
+    assert "rows 20:40" not in store.episodes.source
     assert (summary["dropped_episodes"], summary["length"]["maximum"]) == (1, 20)
 
 

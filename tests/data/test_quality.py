@@ -297,12 +297,22 @@ def test_a_single_row_of_zeros_is_kept_and_zeros_alone_are_left_out():
         observations={key: np.zeros((0, 3), np.float32) for key in ("object", "eef_pos")},
         actions=np.zeros((0, 4), np.float32),
     )
-    blank = padded(nothing, 9)
+    blank = replace(padded(nothing, 9), source="rows 60:69")
     checks = DataChecks(spec_of(), IngestConfig())
     assert checks.add(blank) is None
     (note,) = checks.findings()
-    assert (note.check, note.severity) == ("zero-tail", "note")
+    assert (note.check, note.severity) == ("zero-episodes", "note")
     assert checks.statistics() == {}
+
+
+def test_a_recorded_episode_of_zeros_is_kept_with_a_warning():
+    still = reaching(0)
+    zeros = {key: np.zeros_like(rows) for key, rows in still.observations.items()}
+    still = replace(still, observations=zeros, actions=np.zeros_like(still.actions))
+    checks = DataChecks(spec_of(), IngestConfig())
+    assert checks.add(still) is still
+    (warning,) = of_check(checks, "zero-episodes")
+    assert (warning.severity, warning.values) == ("warning", {"episodes": 1})
 
 
 def test_episodes_beyond_the_step_limit_and_of_one_step_are_reported():

@@ -144,7 +144,7 @@ def test_no_label_has_more_episodes_than_asked_for(ingest, tmp_path):
         paths.append(tmp_path / f"{word}.hdf5")
         with RobomimicWriter(paths[-1], {"env_name": "metaworld", "type": "metaworld"}) as writer:
             for index in range(count):
-                rows = np.full((5, 3), index + 1, np.float32)
+                rows = np.full((5, 3), index, np.float32)
                 writer.write(
                     Episode(
                         source="",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,8 +15,10 @@ from lwdctl.analysis.report.content import CaptionedTable, Picture, embed_figure
 from lwdctl.analysis.report.pages import page_templates
 from lwdctl.analysis.tables import EMPTY
 from lwdctl.core.plain_text import plain_text
-from lwdctl.data.inspection import Inspection, Inspections
 from lwdctl.data.inspection_text import all_findings, facts, placed, tables
+
+if TYPE_CHECKING:  # a report reads no data, and needs none of the readers
+    from lwdctl.data.inspection import Inspection, Inspections
 
 WIDTH = 5.2
 """Of every figure in inches: two stand side by side on a desk, one scales on a phone."""
