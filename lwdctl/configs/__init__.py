@@ -8,11 +8,14 @@ then applies. On the command line and in recipes, `none` sets an option back to 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
-from lwdctl.core.config import Bound, Settings, option
+from lwdctl.configs.bounds import StageSettings as StageSettings
+from lwdctl.configs.data import CollectConfig as CollectConfig
+from lwdctl.configs.data import IngestConfig as IngestConfig
+from lwdctl.core.config import option
 from lwdctl.core.seeding import EVALUATION_SEED_START
 
 LINEAGE = ("snippets", "vae", "latents", "diffusion")
@@ -31,8 +34,6 @@ Horizon = int | Literal["episode"]
 Precision = Literal["auto", "fp32", "bf16"]
 CudaGraphs = Literal["auto", "off"]
 
-_READERS = "lwdctl.data.formats:READERS"
-_EXPERTS = "lwdctl.envs.experts:EXPERTS"
 _DEVICE = "Device to run on: auto, cpu, cuda or cuda:N"
 _THREADS = "Threads of the CPU (default: as many as a short measurement finds fastest)"
 _PRECISION = (
@@ -52,202 +53,6 @@ _LATENT_CACHE = (
     " as none), or in a temporary file (none)"
 )
 _KEYS = "Observation keys that the networks see (default: those the data marks)"
-
-_WIDTH = Bound(100_000, "one layer of that width takes 40 GB of memory")
-_LAYERS = Bound(1000, "a network of so many layers cannot be trained")
-_STEPS = Bound(1_000_000, "a batch of 64 snippets of that length takes more than 1 GB of memory")
-_UPDATES = Bound(1_000_000_000, "at a millisecond each, these take twelve days")
-_CALLS = Bound(10_000, "a re-plan calls the denoiser up to that often")
-_EPISODES = Bound(100_000, "at a second each, these take more than a day")
-
-
-class StageSettings(Settings):
-    """Base of the settings of stages: sizes that no machine could serve are refused at once."""
-
-    bounds: ClassVar[Mapping[str, Bound]] = {
-        "seed": Bound(2**31 - 1, "simulators take seeds of 31 bits"),
-        "width": _WIDTH,
-        "policy_width": _WIDTH,
-        "latent_size": _WIDTH,
-        "blocks": _LAYERS,
-        "layers": _LAYERS,
-        "policy_layers": _LAYERS,
-        "snippet_length": _STEPS,
-        "executed": _STEPS,
-        "horizon": _STEPS,
-        "stride": _STEPS,
-        "loss_steps": _STEPS,
-        "video_every": _STEPS,
-        "history": Bound(10_000, "every environment keeps that many observations"),
-        "batch_size": Bound(1_000_000, "the actions of that many snippets take more than 1 GB"),
-        "updates": _UPDATES,
-        "vae_updates": _UPDATES,
-        "warmup": _UPDATES,
-        "max_steps": _UPDATES,
-        "snapshots": Bound(10_000, "each takes the disk space of the model's ema.safetensors"),
-        "num_train_timesteps": _CALLS,
-        "num_inference_steps": _CALLS,
-        "episodes": _EPISODES,
-        "draws": _EPISODES,
-        "count": _EPISODES,
-        "seeds": _EPISODES,
-        "video": _EPISODES,
-        "num_envs": Bound(4096, "each environment is a simulator of about 50 MB"),
-        "workers": Bound(1024, "each process takes about 200 MB of memory"),
-        "threads": Bound(1024, "each thread needs a core of its own"),
-    }
-
-
-@dataclass(frozen=True)
-class IngestConfig(StageSettings):
-    """Settings of `lwdctl ingest`."""
-
-    format: str | None = option(
-        None,
-        "Data format of the files (default: recognized by their content).",
-        registry=_READERS,
-        argument=True,
-    )
-    paths: tuple[str, ...] = option(
-        (),
-        "Files or directories to read (default: the newest demonstrations of `lwdctl collect`).",
-        argument=True,
-    )
-    max_episodes: int | None = option(
-        None, "Largest number of episodes to keep, drawn at random (default: all).", minimum=1
-    )
-    max_per_label: int | None = option(
-        None, "Largest number of episodes per behavior label, drawn at random (default: all).",
-        minimum=1,
-    )  # fmt: skip
-    only_successful: bool = option(
-        False, "Leave out episodes that the source does not mark as successful."
-    )
-    filter_key: str | None = option(
-        None, "Subset of the source to read (robomimic: a name under mask/; default: everything)."
-    )
-    label: str | None = option(
-        None, "Behavior label to give to every episode (default: the source's own labels)."
-    )
-    label_from: str | None = option(
-        None,
-        "Attribute or column of an episode whose value is its behavior label (default: the"
-        " format's own).",
-    )
-    task_from: str | None = option(
-        None,
-        "Attribute or column of an episode whose value is its task (default: the format's own).",
-    )
-    weight: tuple[float, ...] = option(
-        (),
-        "How often training visits a snippet of a file, relative to the other files: one number"
-        " per path; 0 for never (default: all alike). Normalizers, latent statistics and"
-        " validation use every file without weights.",
-        minimum=0,
-    )
-    env: str | None = option(
-        None,
-        "Environment as ADAPTER or ADAPTER/NAME, or your own as package.module:Class/NAME"
-        " (default: the one that the source names).",
-    )
-    observation_keys: tuple[str, ...] = option(
-        (), "Observation keys to store (default: the format's own choice)."
-    )
-    drop: tuple[str, ...] = option((), "Observation keys to leave out of the default choice.")
-    action_key: str | None = option(None, "Key of the action array (default: the format's own).")
-    episode_ends: str | None = option(
-        None,
-        "hdf5, zarr and npz: key of the array that holds one past the last row of each episode.",
-    )
-    terminals_key: str | None = option(
-        None, "hdf5, zarr and npz: key of the flags that mark the last row of each episode."
-    )
-    lengths_key: str | None = option(
-        None, "hdf5, zarr and npz: key of the array that holds the length of each episode."
-    )
-    actions: Literal["recorded", "delta", "absolute", "recorded-absolute"] = option(
-        "recorded",
-        "Action representation to store. recorded: as the source describes it. absolute: convert"
-        " robosuite's end-effector deltas (robomimic, OSC_POSE) to target poses (position, 6-D"
-        " rotation, gripper). recorded-absolute: the recorded numbers are targets, whatever the"
-        " source says. delta: they are motions; an error where the source says otherwise.",
-    )
-    action_limits: str | None = option(
-        None,
-        "Limits of every action component: data (the recorded range with a margin), or LOW,HIGH"
-        " (default: those of the environment or the file, else data).",
-    )
-    clip_actions: bool = option(False, "Clip recorded actions to the action limits.")
-    terminals: Literal["first", "each", "ignore"] = option(
-        "first",
-        "How terminal flags end episodes. first: a run of flags ends one episode, at its first"
-        " flag. each: every flag ends one. ignore: only timeouts end episodes; a file of hdf5, zarr"
-        " or npz is then one episode.",
-    )
-    max_steps: int | None = option(
-        None, "Step limit of an episode (default: the environment's).", minimum=1
-    )
-    validation_fraction: float = option(
-        0.1,
-        "Fraction of the episodes held out for validation when the source has no split of its own.",
-        minimum=0,
-        maximum=0.9,
-    )
-    max_bytes: int = option(
-        64 * 2**30, "Largest uncompressed size of a source in bytes.", minimum=1
-    )
-    on_nan: Literal["error", "drop"] = option(
-        "error", "What to do with an episode that contains NaN or infinity."
-    )
-    seed: int = option(
-        0, "Seed of the episodes' order in the store and of the validation split.", minimum=0
-    )
-
-    def reads(self, named: Collection[str] = ()) -> tuple[str, ...]:
-        """Return the artifact types that are read: none where files are given."""
-        del named
-        return () if self.paths else ("demonstrations",)
-
-
-@dataclass(frozen=True)
-class CollectConfig(StageSettings):
-    """Settings of `lwdctl collect`."""
-
-    simulator: str = option(
-        "metaworld", "Simulator to collect in.", registry=_EXPERTS, argument=True
-    )
-    task: tuple[str, ...] = option(
-        (),
-        "Task to collect; repeat it for several tasks of metaworld, where mt10 and lwd10 (the"
-        " paper's) name ten each. robosuite: lift or can (default: reach; robosuite: lift).",
-    )
-    operator: tuple[str, ...] = option(
-        (),
-        "robosuite only: better_operator_1, better_operator_2, okay_operator_1 and so on to"
-        " worse_operator_2; repeat it for several (default: all six).",
-    )
-    episodes: int | None = option(
-        None,
-        "Demonstrations per task, and for robosuite per operator (default: 25; robosuite: 50,"
-        " 300 in all).",
-        minimum=1,
-    )
-    seed: int = option(
-        0,
-        "First seed; every task uses it and the following ones, which the operators share in turn.",
-        minimum=0,
-        maximum=EVALUATION_SEED_START - 1,
-    )
-    noise: float = option(
-        0.0, "Standard deviation of Gaussian noise on the expert's actions.", minimum=0
-    )
-    max_steps: int | None = option(
-        None, "Largest number of steps per episode (default: 500).", minimum=1
-    )
-    keep_failures: bool = option(False, "Keep episodes in which the expert fails.")
-    workers: int = option(
-        2, "Worker processes; 0 collects in this process. Does not change the data.", minimum=0
-    )
 
 
 @dataclass(frozen=True)
