@@ -4,9 +4,10 @@
     lwdctl export policy --workspace my-runs --output reach-policy
     python examples/control_loop.py reach-policy
 
-On the robot: pip install numpy onnxruntime; pip install --no-deps . in a checkout. The first action
-waits for the first re-plan. From then on a thread re-plans while the current network acts every
-`1 / RATE` seconds, however long a re-plan takes; a new network takes over within two steps.
+On the robot: pip install numpy onnxruntime msgspec; pip install --no-deps . in a checkout. The
+first action waits for the first re-plan. From then on a thread re-plans while the current network
+acts every `1 / RATE` seconds, however long a re-plan takes; a new network takes over within two
+steps.
 """
 
 from __future__ import annotations

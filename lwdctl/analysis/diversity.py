@@ -488,7 +488,7 @@ def draw_modes(runs: DiversityRuns, numbers: Numbers) -> Figure:
             color=_color(index), label=group,
         )  # fmt: skip
     # A dollar sign would begin a formula.
-    shown = [name.replace("_", " ").replace("$", r"\$") for name in names]
+    shown = [name.replace("_", " ") for name in names]
     axes.set_xticks(range(len(names)), shown, rotation=20, ha="right", size=8)
     axes.set_ylabel("Fraction of trajectories")
     plotting.finish(figure, f"{count} trajectories per group. Lines: 95 % Wilson intervals.")

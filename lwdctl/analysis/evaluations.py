@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -17,10 +16,12 @@ from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.errors import ArtifactError, ConfigError
 from lwdctl.core.suggest import did_you_mean
+from lwdctl.core.untrusted import read_json, typed
 from lwdctl.evaluation.episodes import EpisodeResult
 from lwdctl.evaluation.results import ALL_TASKS, Condition, ConditionResult
 
 SUCCESS = "success"
+_AGAIN = "evaluate again with this version of lwdctl"
 METHOD = "lwd"
 SETTINGS = ("sampler", "num_inference_steps", "warm_start", "temporal_ensemble", "snippet_length")
 """What training seeds of one policy have in common."""
@@ -193,6 +194,14 @@ class Reference:
         return alike or (found if len(found) == 1 or condition.horizon is None else [])
 
 
+@dataclass(frozen=True)
+class _Protocol:
+    """What the configuration of an evaluation says about its episodes."""
+
+    max_steps: int | None = None
+    perturbation_probability: float = 0.0
+
+
 def make_run(result: ConditionResult, **details: Any) -> Run:
     """Return a result as a run, labeled by policy and latent source; `details` go into it."""
     row = result.overall
@@ -209,27 +218,26 @@ def read_evaluation(artifact: Artifact, root: Path) -> list[Run]:
         ArtifactError: Its episodes cannot be read.
     """
     folder = artifact.payload("episodes")
-    config = artifact.manifest.config
+    config = typed(_Protocol, {
+        name: artifact.manifest.config[name]
+        for name in ("max_steps", "perturbation_probability")
+        if name in artifact.manifest.config
+    }, f"{artifact.reference}: configuration")  # fmt: skip
     details = {
         "source": artifact.reference,
         "evaluation": artifact.name,
         "store": _store(artifact, root),
-        "max_steps": config.get("max_steps") or None,
-        "perturbation_probability": float(config.get("perturbation_probability", 0.0)),
+        "max_steps": config.max_steps or None,
+        "perturbation_probability": config.perturbation_probability,
     }
     verdicts = _verdicts(artifact, root)
     runs = []
     for path in sorted(folder.glob("*.json")):
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            result = ConditionResult.from_json(record)
-            model = next(filter(None, map(result.models.get, SAMPLING_MODELS)), "")
-            runs.append(make_run(result, **details, convergence=verdicts.get(model, "")))
-        except (IndexError, KeyError, TypeError, ValueError) as error:
-            raise ArtifactError(
-                f"{path} is no record of episodes: {type(error).__name__}: {error}",
-                "evaluate again with this version of lwdctl",
-            ) from error
+        where, hint = f"{path} is no record of episodes", _AGAIN
+        record = read_json(path, where=where, hint=hint, allow_nan=True)
+        result = ConditionResult.from_json(typed(dict[str, Any], record, where, hint=hint), where)
+        model = next(filter(None, map(result.models.get, SAMPLING_MODELS)), "")
+        runs.append(make_run(result, **details, convergence=verdicts.get(model, "")))
     if not runs:
         raise ArtifactError(f"{artifact.reference} holds no episodes in {folder}")
     return runs

@@ -8,12 +8,15 @@ from __future__ import annotations
 import io
 import math
 import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import LogFormatter
 
 from lwdctl.artifacts.files import write_durably
 from lwdctl.evaluation.results import Estimate
@@ -23,6 +26,8 @@ FORMATS = ("png", "pdf")
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """The colors of Okabe and Ito (2008) that stand out on white; distinct for color-blind readers."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+TALLEST = 100.0
+"""Greatest height of a figure in inches; matplotlib draws no picture that is much taller."""
 REFERENCE_COLOR = "0.35"
 """Gray of reference lines and of demonstrations."""
 
@@ -114,7 +119,7 @@ def finish(figure: Figure, note: str, order: Sequence[str] | None = None) -> Non
         longest = max(len(name) for name in names)
         columns = min(len(names), max(1, int(figure.get_figwidth() * 13 / (longest + 6))))
         rows = math.ceil(len(names) / columns)
-        figure.set_figheight(figure.get_figheight() + 0.2 * (rows - 1))
+        figure.set_figheight(min(figure.get_figheight() + 0.2 * (rows - 1), TALLEST))
         figure.legend(
             [entries[name] for name in names], names, loc="outside upper center", frameon=False,
             ncols=columns, fontsize=9,
@@ -125,12 +130,29 @@ def finish(figure: Figure, note: str, order: Sequence[str] | None = None) -> Non
 
 def render(figure: Figure, file_format: str) -> bytes:
     """Return the content of a PNG, PDF or SVG file, the same bytes for the same figure."""
+    _show_as_written(figure)
     buffer = io.BytesIO()
     # Vector formats would otherwise hold the time of day, and SVG random ids.
     metadata = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(file_format)
-    with mpl.rc_context({"svg.hashsalt": "lwdctl"}):
+    with mpl.rc_context({"svg.hashsalt": "lwdctl"}), warnings.catch_warnings():
+        # Names may have signs that the font lacks, and be longer than the figure.
+        warnings.filterwarnings("ignore", r"Glyph .* missing|constrained_layout not applied")
         figure.savefig(buffer, format=file_format, dpi=200, metadata=metadata)
     return buffer.getvalue()
+
+
+def _show_as_written(figure: Figure) -> None:
+    """Show names out of data as they are, not as formulas; powers on logarithmic axes remain."""
+    powers = {
+        id(label)
+        for panel in figure.axes
+        for axis in (panel.xaxis, panel.yaxis)
+        if isinstance(axis.get_major_formatter(), LogFormatter)
+        for label in axis.get_ticklabels(which="both")
+    }
+    for text in figure.findobj(Text):
+        if id(text) not in powers:
+            text.set_parse_math(False)
 
 
 def save_figures(figures: Mapping[str, Figure], directory: Path) -> list[Path]:

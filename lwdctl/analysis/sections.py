@@ -6,7 +6,6 @@ shows them without knowing which analysis they come from.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +16,10 @@ from matplotlib.figure import Figure
 from lwdctl.analysis.plotting import save_figures
 from lwdctl.analysis.tables import Table, write_csv, write_json
 from lwdctl.core.errors import ArtifactError
+from lwdctl.core.untrusted import read_json, typed
 
 RECORD = "analysis.json"
+_AGAIN = "analyze again with this version of lwdctl"
 FIGURES = "figures"
 """A figure `x` stands as `figures/x.png` and `figures/x.pdf`."""
 
@@ -87,18 +88,30 @@ def read_sections(directory: Path) -> tuple[str, tuple[Section, ...]]:
         ArtifactError: The file is missing or is no such record.
     """
     path = directory / RECORD
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        return record["title"], tuple(_section(values) for values in record["sections"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(
-            f"{path} is no record of an analysis: {type(error).__name__}: {error}",
-            "analyze again with this version of lwdctl",
-        ) from error
+    where = f"{path} is no record of an analysis"
+    record = typed(_Record, read_json(path, where=where, hint=_AGAIN), where, hint=_AGAIN)
+    for index, section in enumerate(record.sections):
+        for row in section.table.rows if section.table else ():
+            if len(row) != len(section.table.columns if section.table else ()):
+                raise ArtifactError(
+                    f"{where}: sections[{index}].table: a row of {len(row)} cells in a table of"
+                    f" {len(section.table.columns if section.table else ())} columns",
+                    _AGAIN,
+                )
+    return record.title, tuple(
+        Section(one.title, one.text, one.figure, one.table) for one in record.sections
+    )
 
 
-def _section(values: Mapping[str, Any]) -> Section:
-    table = values["table"]
-    if table is not None:
-        table = Table.of(table["columns"], table["rows"])
-    return Section(values["title"], values["text"], values["figure"], table)
+@dataclass(frozen=True)
+class _SectionRecord:
+    title: str
+    text: str
+    figure: str
+    table: Table | None
+
+
+@dataclass(frozen=True)
+class _Record:
+    title: str
+    sections: tuple[_SectionRecord, ...]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from lwdctl.core.config import from_mapping
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import Progress, TqdmProgress
 from lwdctl.core.records import SourceSpec
+from lwdctl.core.untrusted import read_json
 from lwdctl.data.dataset import Dataset
 from lwdctl.data.formats import READERS
 from lwdctl.deploy.runtime import ExportedPolicy
@@ -25,7 +25,7 @@ from lwdctl.methods.lwd import TrainedLwd
 from lwdctl.methods.method import Acting, TrainedPolicy
 from lwdctl.methods.trained import LoadedPolicy, open_directory, open_trained
 from lwdctl.models.diffusion import LatentDiffusion
-from lwdctl.models.files import SPEC, load_spec
+from lwdctl.models.files import SPEC, saved_method
 from lwdctl.models.vae import PolicyVae
 from lwdctl.pipeline.recipe import make_plan, read_recipe
 from lwdctl.pipeline.run_stage import run_stage
@@ -102,12 +102,14 @@ def load_policy(
 def _open_saved(path: Path, device: torch.device) -> tuple[TrainedPolicy, str] | None:
     """Open what `Diffusion.save` or `Baseline.save` wrote; None for anything else."""
     if (path / "source.json").is_file():
-        source = SourceSpec.from_mapping(json.loads((path / "source.json").read_text()))
+        source = SourceSpec.from_mapping(
+            read_json(path / "source.json", allow_nan=True), str(path / "source.json")
+        )
         vae, model = PolicyVae.load(path / "vae"), LatentDiffusion.load(path / "diffusion")
         return TrainedLwd(source, device, vae.to(device), model.to(device)), "lwd"
     if (path / SPEC).is_file() and not (path / MANIFEST_NAME).is_file():
-        method = load_spec(path).get("method")
-        if method is None:
+        method = saved_method(path)
+        if not method:
             raise ConfigError(
                 f"{path} holds a model, but no policy",
                 "open what save wrote of a diffusion model or a baseline",

@@ -35,6 +35,7 @@ from lwdctl.artifacts.manifest import (
 )
 from lwdctl.artifacts.references import version_directory, version_of
 from lwdctl.core.errors import ArtifactError, cannot_write
+from lwdctl.core.untrusted import read_json, typed
 
 CHECKPOINTS = "checkpoints"
 PREFIX = ".partial-"
@@ -303,11 +304,20 @@ def read_record(path: Path) -> RunRecord | None:
     """Return what the `run.json` of a run's directory says, or None where it says nothing."""
     artifact_type, name = path.parts[-3:-1]
     try:
-        body = json.loads((path / RECORD_NAME).read_text(encoding="utf-8"))
-        inputs = tuple(InputRef(**item) for item in body["inputs"])
-        return RunRecord(artifact_type, name, path, body["config"], inputs, body["started"])
-    except (OSError, ValueError, KeyError, TypeError):
+        where = str(path / RECORD_NAME)
+        body = typed(_Record, read_json(path / RECORD_NAME), where)
+    except ArtifactError:
         return None
+    return RunRecord(artifact_type, name, path, body.config, body.inputs, body.started)
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What `run.json` holds."""
+
+    config: dict[str, Any]
+    inputs: tuple[InputRef, ...]
+    started: str
 
 
 def try_lock(path: Path) -> IO[str] | None:

@@ -329,7 +329,9 @@ class SnippetStore:
         self._model_texts = model_texts or {}
         self._arrays: dict[str, zarr.Array[Any]] = {}
         self._columns: dict[str, npt.NDArray[Any]] = {}
-        self.spec = SourceSpec.from_mapping(cast(Any, group.attrs["spec"]))
+        self.spec = SourceSpec.from_mapping(
+            cast(Any, group.attrs.get("spec")), f"{path or 'the store'}: spec"
+        )
         self.episodes = _read_table(group)
         self.steps = int(self._array("action").shape[0])
 

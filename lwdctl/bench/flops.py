@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import torch
 
+from lwdctl.configs import DenoiserSize
 from lwdctl.models.denoiser import DenoiserSpec
-from lwdctl.models.diffusion import DiffusionSpec, LatentDiffusion
+from lwdctl.models.diffusion import ConditionPart, DiffusionSpec, LatentDiffusion
 from lwdctl.models.flops import count_parameters, denoiser_flops, matmul_flops
 from lwdctl.models.generated import DECODER_SIZES, PolicyDecoder, PolicyShape
 from lwdctl.models.unet import UNET_SIZES
@@ -101,7 +102,7 @@ def _lwd(sizes: Sizes, width: int, architecture: str) -> Count:
     )
 
 
-def _dp(sizes: Sizes, name: str, chunk: int) -> Count:
+def _dp(sizes: Sizes, name: DenoiserSize, chunk: int) -> Count:
     multiple, executed = UNET_SIZES[name].multiple, chunk // 2
     length = math.ceil(chunk / multiple) * multiple
     condition = HISTORY * sizes.observation + sizes.task_inputs
@@ -122,7 +123,8 @@ def _mlp(sizes: Sizes, width: int) -> Count:
 
 
 def _diffusion(denoiser: DenoiserSpec, sizes: Sizes) -> LatentDiffusion:
-    state, condition = HISTORY * sizes.observation, ("state", "task")
+    state = HISTORY * sizes.observation
+    condition: tuple[ConditionPart, ...] = ("state", "task")
     spec = DiffusionSpec(denoiser, "sample", 100, condition, state, sizes.task_inputs, 0)
     with torch.device("meta"):
         return LatentDiffusion(spec)

@@ -121,7 +121,7 @@ def policy(
     clipping, and the times of both per control step and per re-plan, are printed and stored in
     policy.json.
 
-    On the robot: pip install numpy onnxruntime; pip install --no-deps . in a checkout; then
+    On the robot: pip install numpy onnxruntime msgspec; pip install --no-deps . in a checkout; then
     lwdctl.deploy.runtime.ExportedPolicy(DIR) (examples/control_loop.py).
     """
     del debug_mode

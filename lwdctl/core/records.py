@@ -7,12 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Meta
+
+from lwdctl.core.errors import ArtifactError
+from lwdctl.core.untrusted import typed
 
 FloatArray = npt.NDArray[np.float32]
+
+_Size = Annotated[int, Meta(ge=0, le=10**8)]
+_AGAIN = "copy it again from where it was made, or make it again"
 
 LIMIT_MARGIN = 0.05
 """Fraction of the recorded range by which limits from the data exceed it on either side: a policy
@@ -32,7 +39,7 @@ class ObservationSpec:
     """
 
     name: str
-    size: int
+    size: _Size
     network: bool = True
 
 
@@ -56,14 +63,14 @@ class ActionSpec:
             `low` and `high` empty and this "": they then come from the data.
     """
 
-    size: int
+    size: _Size
     semantics: str
     units: str
     low: tuple[float, ...]
     high: tuple[float, ...]
     control_rate: float = 0.0
     reference: str = ""
-    gripper: tuple[int, ...] = ()
+    gripper: tuple[_Size, ...] = ()
     limits: str = "environment"
 
     def limited_by(
@@ -96,7 +103,7 @@ class EnvSpec:
     adapter: str
     tasks: tuple[str, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
-    max_steps: int = 0
+    max_steps: _Size = 0
 
 
 @dataclass(frozen=True)
@@ -128,21 +135,32 @@ class SourceSpec:
         return asdict(self)
 
     @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> SourceSpec:
-        """Rebuild from the values of `to_mapping`, also after JSON."""
-        action = {**values["action"]}
-        action["low"], action["high"] = tuple(action["low"]), tuple(action["high"])
-        action["gripper"] = tuple(action.get("gripper", ()))
-        env = {**values["env"], "tasks": tuple(values["env"]["tasks"])}
-        seeds = values.get("collection_seeds")
-        return cls(
-            observations=tuple(ObservationSpec(**item) for item in values["observations"]),
-            action=ActionSpec(**action),
-            env=EnvSpec(**env),
-            labels=tuple(values["labels"]),
-            source_format=values["source_format"],
-            collection_seeds=(seeds[0], seeds[1]) if seeds else None,
-        )
+    def from_mapping(
+        cls, values: Mapping[str, Any], where: str = "the description of the data"
+    ) -> SourceSpec:
+        """Rebuild from the values of `to_mapping`, also after JSON.
+
+        Args:
+            values: What `to_mapping` returned.
+            where: Where it stands, for messages.
+
+        Raises:
+            ArtifactError: A value is missing, unknown, of another type, or does not fit the others.
+        """
+        spec = typed(cls, values, where, hint=_AGAIN)
+        names = [item.name for item in spec.observations]
+        action = spec.action
+        odd = (
+            "two observations have one name" if len({*names}) < len(names)
+            else "action: its limits do not have its size"
+            if not len(action.low) == len(action.high) == action.size
+            else "action.gripper: there are no such components"
+            if any(index >= action.size for index in action.gripper)
+            else ""
+        )  # fmt: skip
+        if odd:
+            raise ArtifactError(f"{where}: {odd}", _AGAIN)
+        return spec
 
     @property
     def network_keys(self) -> tuple[str, ...]:

@@ -44,41 +44,73 @@ _KINDS = {
 Failure = type[LwdctlError]
 
 
-def read_bytes(path: Path, failure: Failure = ArtifactError, most: int = MOST_BYTES) -> bytes:
+def read_bytes(
+    path: Path,
+    failure: Failure = ArtifactError,
+    most: int = MOST_BYTES,
+    hint: str = "",
+    where: str = "",
+) -> bytes:
     """Return the content of a regular file of bounded size; nothing else is opened or waited for.
 
     Args:
         path: The file.
         failure: Type of the error that is raised.
         most: Largest number of bytes accepted.
+        hint: What to do about it.
+        where: How the message begins, `cannot read PATH` by default.
 
     Raises:
         LwdctlError: There is no such file, it cannot be read, it is something else than a file, or
             it is too large. The error's cause is the system's, if there is one.
     """
+    where = where or f"cannot read {path}"
+    check_regular(path, failure, hint, where)
     try:
-        _check_regular(path, path.stat(), failure)
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(descriptor, "rb") as file:  # noqa: PTH123 - of a descriptor
             # What took its place meanwhile is not waited for either.
-            _check_regular(path, os.fstat(descriptor), failure)
-            content = file.read(most + 1)
+            content = file.read(most + 1) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
     except OSError as error:
-        raise failure(f"cannot read {path}: {error.strerror}") from error
+        raise failure(f"{where}: {error.strerror}", hint) from error
     if len(content) > most:
-        raise failure(f"cannot read {path}: it has more than {most:,} bytes")
+        raise failure(f"{where}: it has more than {most:,} bytes", hint)
     return content
 
 
+def check_regular(
+    path: Path, failure: Failure = ArtifactError, hint: str = "", where: str = ""
+) -> None:
+    """Check that a path leads to a regular file, which a library may then open; see `read_bytes`.
+
+    Raises:
+        LwdctlError: There is none, or it is something else.
+    """
+    where = where or f"cannot read {path}"
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise failure(f"{where}: {error.strerror}", hint) from error
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "something else")
+        raise failure(f"{where}: it is {kind}, not a file", hint)
+
+
 def read_json(
-    path: Path, failure: Failure = ArtifactError, hint: str = "", *, allow_nan: bool = False
+    path: Path,
+    failure: Failure = ArtifactError,
+    hint: str = "",
+    *,
+    where: str = "",
+    allow_nan: bool = False,
 ) -> Any:
-    """Return what a JSON file holds; see `parse_json`.
+    """Return what a JSON file holds; see `parse_json`, where `where` is the path by default.
 
     Raises:
         LwdctlError: The file cannot be read or is not such JSON.
     """
-    return parse_json(read_bytes(path, failure), str(path), failure, hint, allow_nan=allow_nan)
+    content = read_bytes(path, failure, hint=hint, where=where)
+    return parse_json(content, where or str(path), failure, hint, allow_nan=allow_nan)
 
 
 def parse_json(
@@ -109,7 +141,7 @@ def parse_json(
     except RecursionError:
         raise failure(f"{where}: more than {MOST_LEVELS} levels of nesting", hint) from None
     except ValueError as error:
-        raise failure(f"{where} is not valid JSON: {_reason(error)}", hint) from error
+        raise failure(f"{where}: not valid JSON: {_reason(error)}", hint) from error
     return value
 
 
@@ -158,12 +190,6 @@ def typed(
     if unknown:
         raise failure(f"{where}: unknown key {plain_text(unknown, 200)}", hint)
     return made
-
-
-def _check_regular(path: Path, state: os.stat_result, failure: Failure) -> None:
-    if not stat.S_ISREG(state.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(state.st_mode), "something else")
-        raise failure(f"cannot read {path}: it is {kind}, not a file")
 
 
 def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

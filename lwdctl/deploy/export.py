@@ -33,7 +33,7 @@ from lwdctl.deploy.runtime import (
 from lwdctl.evaluation.latency import time_policy
 from lwdctl.methods.method import Acting, TrainedPolicy
 from lwdctl.methods.trained import open_policy
-from lwdctl.models.files import load_spec
+from lwdctl.models.files import saved_method
 from lwdctl.models.normalizer import Normalizer
 from lwdctl.policies.policy import EpisodePlan
 from lwdctl.policies.single import SingleRobotPolicies
@@ -75,7 +75,7 @@ def export_policy(
     """
     checker = _load_checker()
     _check_empty(directory)
-    method = load_spec(inputs["baseline"].path)["method"] if "baseline" in inputs else "lwd"
+    method = saved_method(inputs["baseline"].path) if "baseline" in inputs else "lwd"
     trained = open_policy(method, inputs, torch.device("cpu"))
     trained.check(acting)
     plain = Acting(acting.horizon, num_inference_steps=acting.num_inference_steps)

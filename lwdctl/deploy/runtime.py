@@ -14,15 +14,18 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypedDict
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Meta
 
 from lwdctl.artifacts.files import sha256_of, write_durably
-from lwdctl.core.errors import ArtifactError, ConfigError, DataError, MissingExtraError
+from lwdctl.core.errors import ArtifactError, ConfigError, DataError, MissingExtraError, first_line
+from lwdctl.core.plain_text import listed, plain_text
 from lwdctl.core.records import ActionSpec, FloatArray, ObservationSpec
 from lwdctl.core.seeding import generator
+from lwdctl.core.untrusted import parse_json, read_bytes, typed
 from lwdctl.policies.policy import checked_observations, known_name
 
 FORMAT = "lwdctl-policy"
@@ -30,13 +33,27 @@ FORMAT_VERSION = 3
 DESCRIPTION = "policy.json"
 PLAN, ACT = "plan", "act"
 """Names of the graphs; their files are `plan.onnx` and `act.onnx`."""
-TYPES = {"tensor(float)": "float32", "tensor(int64)": "int64"}
+TYPES: Mapping[str, Literal["float32", "int64"]] = {
+    "tensor(float)": "float32",
+    "tensor(int64)": "int64",
+}
 """NumPy's names of the types of ONNX Runtime."""
 
 Observation = Mapping[str, FloatArray] | FloatArray
 Arrays = Mapping[str, npt.NDArray[Any]]
-Signature = Mapping[str, Mapping[str, Mapping[str, Any]]]
-"""`inputs` and `outputs` of a graph: name to `type` and `shape`."""
+
+
+class Port(TypedDict):
+    """An input or output of a graph: the name of its type, and its shape."""
+
+    type: Literal["float32", "int64"]
+    shape: list[Annotated[int, Meta(ge=0, le=2**27)]]
+
+
+Signature = Mapping[Literal["inputs", "outputs"], Mapping[str, Port]]
+"""`inputs` and `outputs` of a graph by name."""
+
+_AGAIN = "export the policy again"
 
 
 @dataclass(frozen=True)
@@ -70,14 +87,14 @@ class PolicyDescription:
     method: str
     observations: tuple[ObservationSpec, ...]
     action: ActionSpec
-    history: int
-    horizon: int | None
+    history: Annotated[int, Meta(ge=1, le=10_000)]
+    horizon: Annotated[int, Meta(ge=1)] | None
     condition: tuple[str, ...]
     tasks: tuple[str, ...]
     labels: tuple[str, ...]
-    num_inference_steps: int
+    num_inference_steps: Annotated[int, Meta(ge=0)]
     opset: int
-    graphs: Mapping[str, Signature]
+    graphs: dict[str, Signature]
     provenance: Mapping[str, Any]
     parity: Mapping[str, Any]
     files: Mapping[str, Mapping[str, Any]]
@@ -85,7 +102,8 @@ class PolicyDescription:
     @property
     def noise_size(self) -> int:
         """Components of the noise that a re-plan starts from."""
-        return int(self.graphs[PLAN]["inputs"]["noise"]["shape"][0]) if PLAN in self.graphs else 0
+        ports = self.graphs[PLAN]["inputs"] if PLAN in self.graphs else {}
+        return math.prod(ports["noise"]["shape"]) if "noise" in ports else 0
 
     def write(self, directory: Path) -> None:
         """Write `policy.json`, with the digests of the graphs as they are now."""
@@ -111,29 +129,19 @@ class PolicyDescription:
         """
         path = directory / DESCRIPTION
         export = "export one with: lwdctl export policy"
-        try:
-            body = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(body, dict) or body.pop("format", None) != FORMAT:
-                raise ArtifactError(f"{path} does not describe an exported policy", export)
-            version = body.pop("format_version", None)
-            if version != FORMAT_VERSION:
-                raise ArtifactError(
-                    f"{path} has format version {version}, this lwdctl reads version"
-                    f" {FORMAT_VERSION}",
-                    "export the policy again with lwdctl export policy, or install the lwdctl that"
-                    " wrote it (see 'provenance' in the file)",
-                )
-            found = cls._build(body)
-        except OSError as error:
+        where = f"{directory} holds no exported policy: {path.name} cannot be read"
+        body = parse_json(read_bytes(path, hint=export, where=where), str(path), hint=_AGAIN)
+        if not isinstance(body, dict) or body.pop("format", None) != FORMAT:
+            raise ArtifactError(f"{path} does not describe an exported policy", export)
+        version = body.pop("format_version", None)
+        if version != FORMAT_VERSION:
             raise ArtifactError(
-                f"{directory} holds no exported policy: {path.name} cannot be read"
-                f" ({error.strerror})",
-                export,
-            ) from error
-        except (KeyError, TypeError, ValueError) as error:
-            raise ArtifactError(
-                f"{path} is damaged: {error!r}", "export the policy again"
-            ) from error
+                f"{path} has format version {plain_text(str(version), 60)}, this lwdctl reads"
+                f" version {FORMAT_VERSION}",
+                "export the policy again with lwdctl export policy, or install the lwdctl that"
+                " wrote it (see 'provenance' in the file)",
+            )
+        found = cls._build(body, f"{path} is damaged")
         for name in found.graphs:
             file = directory / f"{name}.onnx"
             if not file.is_file():
@@ -148,18 +156,31 @@ class PolicyDescription:
         return found
 
     @classmethod
-    def _build(cls, body: Mapping[str, Any]) -> PolicyDescription:
-        action = dict(body["action"])
+    def _build(cls, body: dict[str, Any], where: str) -> PolicyDescription:
+        action = typed(dict[str, Any], body.get("action"), f"{where}: action", hint=_AGAIN)
         for side, sign in (("low", -1.0), ("high", 1.0)):
-            action[side] = tuple(sign * math.inf if v is None else float(v) for v in action[side])
-        if not {ACT} <= set(body["graphs"]) <= {PLAN, ACT}:
-            raise ValueError(f"its graphs are {', '.join(body['graphs'])}")
-        lists = {name: tuple(body[name]) for name in ("condition", "tasks", "labels")}
-        typed = {
-            "observations": tuple(ObservationSpec(**item) for item in body["observations"]),
-            "action": ActionSpec(**action),
-        }
-        return cls(**{**body, **lists, **typed})
+            limits = action.get(side)
+            if isinstance(limits, list):
+                action[side] = [sign * math.inf if value is None else value for value in limits]
+        found = typed(cls, {**body, "action": action}, where, hint=_AGAIN)
+        ports = [
+            port
+            for graph in found.graphs.values()
+            for side in graph.values()
+            for port in side.values()
+        ]
+        odd = (
+            f"its graphs are {listed(found.graphs)}"
+            if not {ACT} <= {*found.graphs} <= {PLAN, ACT}
+            else "action: its limits do not have its size"
+            if not len(found.action.low) == len(found.action.high) == found.action.size
+            else "graphs: an array of more than 1 GB"
+            if any(math.prod(port["shape"]) > 2**27 for port in ports)
+            else ""
+        )
+        if odd:
+            raise ArtifactError(f"{where}: {odd}", _AGAIN)
+        return found
 
 
 @dataclass(frozen=True)
@@ -264,6 +285,34 @@ class Graphs:
             name: open_session(directory / f"{name}.onnx", threads if name == PLAN else 1)
             for name in self.description.graphs
         }
+        self._check(directory / DESCRIPTION)
+
+    def _check(self, path: Path) -> None:
+        """Check that the graphs have the arrays of the description, of the sizes that follow.
+
+        Raises:
+            ArtifactError: They have others.
+        """
+        described = self.description
+        size = sum(item.size for item in described.observations)
+        shapes = {
+            "observations": [described.history, size], "observation": [size], "task": [],
+            "label": [], "time": [], "action": [described.action.size],
+        }  # fmt: skip
+        for name, session in self._sessions.items():
+            found = signature_of(session)
+            ports = {**found["inputs"], **found["outputs"]}
+            odd = [
+                port
+                for port, item in ports.items()
+                if item["shape"] != shapes.get(port, item["shape"])
+            ]
+            if found != described.graphs[name] or odd:
+                raise ArtifactError(
+                    f"{path} is damaged: {name}.onnx has other inputs and outputs", _AGAIN
+                )
+        if described.num_inference_steps and "noise" not in described.graphs[PLAN]["inputs"]:
+            raise ArtifactError(f"{path} is damaged: {PLAN}.onnx takes no noise", _AGAIN)
 
     def plan(self, request: Request) -> Plan:
         """Run the graph `plan`, if there is one."""
@@ -468,21 +517,26 @@ def open_session(path: Path, threads: int) -> Any:
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
+        ArtifactError: It is no graph that it can run.
     """
     runtime = load_onnxruntime()
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     # Threads of a re-plan that wait by spinning would take the core that the control step needs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    try:
+        return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ArtifactError(f"{path} cannot be opened: {first_line(error)}", _AGAIN) from error
 
 
 def signature_of(session: Any) -> Signature:
     """Return the inputs and outputs of an open graph."""
-    return {
-        side: {item.name: {"type": TYPES[item.type], "shape": item.shape} for item in items}
-        for side, items in (("inputs", session.get_inputs()), ("outputs", session.get_outputs()))
-    }
+    inputs, outputs = (
+        {item.name: Port(type=TYPES[item.type], shape=item.shape) for item in items}
+        for items in (session.get_inputs(), session.get_outputs())
+    )
+    return {"inputs": inputs, "outputs": outputs}
 
 
 def load_onnxruntime() -> Any:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+from msgspec import Meta
 
 from lwdctl.core.errors import ArtifactError, ConfigError
 from lwdctl.core.records import EnvSpec
 from lwdctl.core.seeding import EVALUATION_SEED_START, generator
+from lwdctl.core.untrusted import typed
 from lwdctl.envs.table import check_tasks
 from lwdctl.policies.policy import EpisodePlan
 
@@ -22,6 +24,26 @@ _PLAN_KEYS = ("index", "seed", "task", "label", "demonstration")
 _OUTCOME_KEYS = (
     "steps", "success", "final_success", "num_replans", "attempts", "error", "policy_failure",
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _EpisodeRecord:
+    """An episode as it stands in a file."""
+
+    index: Annotated[int, Meta(ge=0)]
+    seed: int
+    task: str
+    label: str
+    demonstration: int
+    steps: Annotated[int, Meta(ge=0)]
+    success: bool
+    final_success: bool
+    num_replans: Annotated[int, Meta(ge=0)]
+    attempts: int
+    error: str
+    policy_failure: str
+    return_: float
+    metrics: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -86,18 +108,19 @@ class EpisodeResult:
         }
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> EpisodeResult:
+    def from_json(
+        cls, values: Mapping[str, Any], where: str = "a record of an episode"
+    ) -> EpisodeResult:
         """Rebuild an episode from what `to_json` returned.
 
         Raises:
-            KeyError: A value is missing.
+            ArtifactError: A value is missing, unknown or of another type.
         """
-        return cls(
-            EpisodePlan(**{name: values[name] for name in _PLAN_KEYS}),
-            **{name: values[name] for name in _OUTCOME_KEYS},
-            return_=values["return"],
-            metrics=values["metrics"],
-        )
+        values = asdict(typed(_EpisodeRecord, {"return_": values.get("return"), **{
+            name: value for name, value in values.items() if name != "return"
+        }}, where))  # fmt: skip
+        plan = EpisodePlan(**{name: values.pop(name) for name in _PLAN_KEYS})
+        return cls(plan, **values)
 
 
 def plan_episodes(

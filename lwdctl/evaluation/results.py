@@ -5,16 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
+from msgspec import Meta
 
+from lwdctl.core.errors import ArtifactError
+from lwdctl.core.untrusted import typed
 from lwdctl.evaluation.episodes import EpisodeResult
 
 Z95 = 1.959963984540054
 """The 97.5 % quantile of the standard normal distribution."""
 
 ALL_TASKS = "all"
+_WHERE = "a record of results"
+_SUCCESS = ("success", "success_low", "success_high", "episodes")
+_Count = Annotated[int, Meta(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class Estimate:
     value: float
     low: float
     high: float
-    n: int
+    n: _Count
 
     def __str__(self) -> str:
         """Return the value and its interval, `0.62 [0.48, 0.74]`."""
@@ -156,8 +162,8 @@ class ResultRow(Condition):
     """
 
     task: str
-    errors: int
-    successes: int
+    errors: _Count
+    successes: _Count
     success: Estimate
     score: float | None
     metrics: Mapping[str, float]
@@ -184,18 +190,27 @@ class ResultRow(Condition):
         }
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> ResultRow:
+    def from_json(cls, values: Mapping[str, Any], where: str = _WHERE) -> ResultRow:
         """Rebuild a row from what `to_json` returned.
 
         Raises:
-            KeyError: A value is missing.
-            TypeError: There is a value that a row does not have.
+            ArtifactError: A value is missing, unknown or of another type.
         """
-        rest = dict(values)
-        names = ("success", "success_low", "success_high", "episodes")
-        rate, low, high, n = (rest.pop(name) for name in names)
-        success = Estimate(math.nan if rate is None else rate, low, high, n)
-        return cls(**rest, success=success)
+        rest = {**typed(dict[str, Any], values, where)}
+        rate, low, high, n = (rest.pop(name, None) for name in _SUCCESS)
+        success = {"value": math.nan if rate is None else rate, "low": low, "high": high, "n": n}
+        return typed(cls, {**rest, "success": success}, where)
+
+
+@dataclass(frozen=True)
+class _Record:
+    """The parts of such a file that are read back."""
+
+    NAMES: ClassVar[tuple[str, ...]] = ("results", "episodes", "models")
+
+    results: tuple[dict[str, Any], ...]
+    episodes: tuple[dict[str, Any], ...]
+    models: dict[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -226,17 +241,25 @@ class ConditionResult:
         }
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> ConditionResult:
+    def from_json(cls, values: Mapping[str, Any], where: str = _WHERE) -> ConditionResult:
         """Rebuild a condition's results from what `to_json` returned.
 
         Raises:
-            KeyError: A value is missing.
-            TypeError: There is a value that a record does not have.
+            ArtifactError: A value is missing, unknown or of another type, or there is no row.
         """
+        record = typed(_Record, {name: values.get(name) for name in _Record.NAMES}, where)
+        if not record.results:
+            raise ArtifactError(f"{where}: results: there is no row")
         return cls(
-            tuple(ResultRow.from_json(row) for row in values["results"]),
-            tuple(EpisodeResult.from_json(episode) for episode in values["episodes"]),
-            values.get("models", {}),
+            tuple(
+                ResultRow.from_json(row, f"{where}: results[{index}]")
+                for index, row in enumerate(record.results)
+            ),
+            tuple(
+                EpisodeResult.from_json(episode, f"{where}: episodes[{index}]")
+                for index, episode in enumerate(record.episodes)
+            ),
+            record.models or {},
         )
 
 

@@ -12,7 +12,6 @@ from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import Horizon
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.moments import Moments
-from lwdctl.core.records import SourceSpec
 from lwdctl.data.batches import SnippetBatches
 from lwdctl.methods.method import (
     Acting,
@@ -21,9 +20,10 @@ from lwdctl.methods.method import (
     TrainedPolicy,
     denoiser_calls,
 )
+from lwdctl.models import DENOISERS
 from lwdctl.models.chunks import ActionDiffusion, ChunkSpec, LatentChunks
 from lwdctl.models.diffusion import check_num_inference_steps
-from lwdctl.models.files import load_spec, load_weights
+from lwdctl.models.files import SavedPolicy, load_model
 from lwdctl.models.flops import count_flops, count_parameters, denoiser_flops
 from lwdctl.policies.latent_source import SampledLatents
 from lwdctl.policies.replanning import ActionChunks, ReplanningPolicy
@@ -50,12 +50,10 @@ class TrainedChunks(TrainedPolicy):
         device: torch.device,
         name: str,
     ) -> None:
-        values = load_spec(path)
+        saved, self._spec = SavedPolicy.load(path, ChunkSpec)
         self._path, self._kind, self.device, self._name = path, kind, device, name
-        self.source = SourceSpec.from_mapping(values.pop("source"))
-        self._default_horizon: int = values.pop("executed")
-        values.pop("method")
-        self._spec = ChunkSpec.from_mapping(values)
+        self.source = saved.source
+        self._default_horizon = saved.executed or self._spec.horizon
         self.observation_keys = self._spec.observation_keys
         self.snippet_length: int = self._spec.horizon
         self.condition = tuple(part for part in self._spec.diffusion.condition if part != "state")
@@ -63,9 +61,9 @@ class TrainedChunks(TrainedPolicy):
     @cached_property
     def model(self) -> ActionDiffusion | LatentChunks:
         """The model with its EMA weights."""
-        model = self._kind(self._spec)
-        load_weights(model, self._path)
-        return model.to(self.device).eval()
+        built_in = self._spec.diffusion.denoiser.architecture in DENOISERS.rows
+        model = load_model(lambda: self._kind(self._spec), self._path, checked_first=built_in)
+        return model.to(self.device)
 
     def horizon(self, acting: Acting) -> Horizon:
         """Return the steps executed per re-plan; by default those it was trained to execute."""

@@ -14,7 +14,7 @@ from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.latents import LatentStore
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import Horizon
-from lwdctl.core.errors import ConfigError
+from lwdctl.core.errors import ArtifactError, ConfigError
 from lwdctl.core.records import SourceSpec
 from lwdctl.data.batches import SnippetBatches
 from lwdctl.data.windows import WindowRule
@@ -33,7 +33,6 @@ from lwdctl.models.diffusion import (
     check_num_inference_steps,
     load_diffusion,
 )
-from lwdctl.models.files import load_spec
 from lwdctl.models.flops import count_flops, count_parameters, denoiser_flops
 from lwdctl.models.vae import PolicyVae, VaeSpec, load_vae
 from lwdctl.policies.latent_source import (
@@ -73,16 +72,19 @@ class TrainedLwd(TrainedPolicy):
     ) -> None:
         self.source, self.device = source, device
         self._vae, self._diffusion, self._artifacts = vae, diffusion, artifacts or {}
-        spec = VaeSpec.from_mapping(load_spec(vae.path)) if isinstance(vae, Artifact) else vae.spec
+        spec = VaeSpec.load(vae.path) if isinstance(vae, Artifact) else vae.spec
+        spec.check_source(source, "the VAE")
         self.observation_keys = spec.observation_keys
         self.snippet_length: int = spec.snippet_length
         self._spec = (
-            DiffusionSpec.from_mapping(load_spec(diffusion.path))
+            DiffusionSpec.load(diffusion.path)
             if isinstance(diffusion, Artifact)
             else None
             if diffusion is None
             else diffusion.spec
         )
+        if self._spec is not None:
+            _check_pair(spec, self._spec)
         parts = self._spec.condition if self._spec else ()
         self.condition = tuple(part for part in parts if part != "state")
 
@@ -170,6 +172,24 @@ class TrainedLwd(TrainedPolicy):
             return ActingCost(lwd_flops(self.vae, None), horizon=self.horizon(acting))
         flops = lwd_flops(self.vae, self.diffusion)
         return ActingCost(flops, *denoiser_calls(self.diffusion.spec, acting))
+
+
+def _check_pair(vae: VaeSpec, diffusion: DiffusionSpec) -> None:
+    """Check that a diffusion model samples the latents of a VAE.
+
+    Raises:
+        ArtifactError: It samples others, or sees other observations.
+    """
+    sizes = {vae.latent_size: diffusion.denoiser.latent_size}
+    if diffusion.state_size:
+        sizes[vae.observation_size] = diffusion.state_size // diffusion.history
+    for own, other in sizes.items():
+        if own != other:
+            raise ArtifactError(
+                f"the diffusion model was trained for another VAE: it has latents or observations"
+                f" of {other} components, the VAE of {own}",
+                "name models of one lineage; `lwdctl list` shows them",
+            )
 
 
 def lwd_flops(vae: PolicyVae, diffusion: LatentDiffusion | None) -> PolicyFlops:

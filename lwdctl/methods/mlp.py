@@ -14,12 +14,12 @@ import torch
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import BaselineConfig
 from lwdctl.core.progress import Progress
-from lwdctl.core.records import FloatArray, SourceSpec
+from lwdctl.core.records import FloatArray
 from lwdctl.data.windows import WindowRule
 from lwdctl.methods import training
 from lwdctl.methods.method import Acting, ActingCost, Method, PolicyFlops, TrainedPolicy
 from lwdctl.models.behavior_cloning import ClonedPolicy, ClonedSpec
-from lwdctl.models.files import load_spec, load_weights
+from lwdctl.models.files import SavedPolicy, load_model
 from lwdctl.models.flops import count_flops, count_parameters, matmul_flops
 from lwdctl.policies.device import download, upload
 from lwdctl.policies.policy import EpisodePlan, PolicyCost, condition_indices
@@ -99,11 +99,8 @@ class TrainedMlp(TrainedPolicy):
     snippet_length: None = None
 
     def __init__(self, path: Path, device: torch.device) -> None:
-        values = load_spec(path)
-        self.source = SourceSpec.from_mapping(values.pop("source"))
-        values.pop("method")
-        self._path, self.device = path, device
-        self._spec = ClonedSpec.from_mapping(values)
+        saved, self._spec = SavedPolicy.load(path, ClonedSpec)
+        self._path, self.device, self.source = path, device, saved.source
         self.observation_keys = self._spec.observation_keys
         sizes = {"task": self._spec.tasks, "label": self._spec.labels}
         self.condition = tuple(part for part, size in sizes.items() if size)
@@ -111,9 +108,7 @@ class TrainedMlp(TrainedPolicy):
     @cached_property
     def model(self) -> ClonedPolicy:
         """The network with its EMA weights."""
-        model = ClonedPolicy(self._spec)
-        load_weights(model, self._path)
-        return model.to(self.device).eval()
+        return load_model(lambda: ClonedPolicy(self._spec), self._path).to(self.device)
 
     def horizon(self, acting: Acting) -> None:
         """Return None: the network acts on every observation."""

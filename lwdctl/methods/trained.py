@@ -23,7 +23,7 @@ from lwdctl.methods import METHODS
 from lwdctl.methods.lwd import GeneratedNetwork, TrainedLwd
 from lwdctl.methods.method import Acting, ActingCost, Method, TrainedPolicy
 from lwdctl.methods.untrained import PlugInPolicy
-from lwdctl.models.files import load_spec
+from lwdctl.models.files import saved_method
 from lwdctl.policies.policy import (
     BatchPolicy,
     EpisodePlan,
@@ -105,7 +105,7 @@ def open_trained(artifact: Artifact, workspace: Workspace, device: str = "auto")
     """
     place = choose_device(device)
     if artifact.type == "baseline":
-        return open_policy(load_spec(artifact.path)["method"], {"baseline": artifact}, place)
+        return open_policy(saved_method(artifact.path), {"baseline": artifact}, place)
     if artifact.type != "diffusion":
         raise ConfigError(
             f"{artifact.reference} holds no policy",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lwdctl.models.files import PolicySpec
+from lwdctl.models.files import Count, Layers, PolicySpec, Size
 from lwdctl.models.generated import PolicyShape
 from lwdctl.models.normalizer import Normalizer, join_condition, noisy_observations
 from lwdctl.models.vae import Snippets
@@ -29,11 +29,11 @@ class ClonedSpec(PolicySpec):
             at 1; 0 for no time input.
     """
 
-    hidden: tuple[int, ...]
-    tasks: int
-    labels: int
-    history: int = 1
-    episode_steps: int = 0
+    hidden: Layers
+    tasks: Count
+    labels: Count
+    history: Size = 1
+    episode_steps: Count = 0
 
     @property
     def shape(self) -> PolicyShape:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lwdctl.models.diffusion import DiffusionSpec, LatentDiffusion
-from lwdctl.models.files import PolicySpec
+from lwdctl.models.files import PolicySpec, Size
 from lwdctl.models.normalizer import Normalizer, noisy_observations
 from lwdctl.models.vae import SnippetEncoder, Snippets, sample_posterior, vae_terms
 
@@ -29,9 +29,16 @@ class ChunkSpec(PolicySpec):
         diffusion: The diffusion model over chunks or latents.
     """
 
-    history: int
-    horizon: int
+    history: Size
+    horizon: Size
     diffusion: DiffusionSpec
+
+    def check(self) -> None:
+        """Check that the diffusion model sees the observations of the history."""
+        super().check()
+        self.diffusion.check()
+        if self.diffusion.state_size != self.history * self.observation_size:
+            raise ValueError("diffusion.state_size: it is not that of the history's observations")
 
     @property
     def latent_size(self) -> int:

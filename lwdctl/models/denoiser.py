@@ -12,13 +12,18 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 
+from lwdctl.configs import DenoiserSize
 from lwdctl.models import DENOISERS
-from lwdctl.models.files import Spec
+from lwdctl.models.files import Count, Size, Spec
 
+LONGEST_LAYOUT = 20_000
+"""Steps of a layout: the masks of a transformer take their square in bytes."""
 MOST_ROWS = 512
 """Rows whose contexts are computed at once: more would take memory and save no time."""
 
@@ -46,17 +51,29 @@ class DenoiserSpec(Spec):
     """
 
     architecture: str
-    latent_size: int
-    condition_size: int
-    layout: tuple[int, int]
-    unet_size: str
-    width: int
-    blocks: int
-    dropout: float
-    transformer_size: str = "m"
-    observation_tokens: int = 1
-    shared_condition: int = 0
+    latent_size: Size
+    condition_size: Count
+    layout: tuple[Size, Size]
+    unet_size: DenoiserSize
+    width: Annotated[int, Meta(ge=2, le=10**6)]
+    blocks: Annotated[int, Meta(ge=1, le=1000)]
+    dropout: Annotated[float, Meta(ge=0, lt=1)]
+    transformer_size: DenoiserSize = "m"
+    observation_tokens: Annotated[int, Meta(ge=1, le=10_000)] = 1
+    shared_condition: Count = 0
     causal: bool = False
+
+    def check(self) -> None:
+        """Check that layout and tokens fit the sizes."""
+        if self.architecture in DENOISERS.rows and DENOISERS.load(self.architecture).uses_layout:
+            length, channels = self.layout
+            if length * channels != self.latent_size:
+                raise ValueError(f"layout: {length}x{channels} is not the latent's size")
+            if length > LONGEST_LAYOUT:
+                raise ValueError(f"layout: more than {LONGEST_LAYOUT} steps")
+        own = self.condition_size - self.shared_condition
+        if own < 0 or own % self.observation_tokens:
+            raise ValueError("shared_condition: it does not leave whole tokens of the condition")
 
     def build(self) -> nn.Module:
         """Return the network with fresh weights.

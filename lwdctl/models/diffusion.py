@@ -10,16 +10,19 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 
 from lwdctl.artifacts.artifact import Artifact
+from lwdctl.configs import Prediction
 from lwdctl.core.errors import ConfigError
+from lwdctl.models import DENOISERS
 from lwdctl.models.cuda_graphs import CudaGraphCache
 from lwdctl.models.denoiser import Denoiser, DenoiserSpec
-from lwdctl.models.files import Spec, check_custom, load_spec, load_weights
+from lwdctl.models.files import CUSTOM, Count, Size, Spec, check_custom, load_model
 from lwdctl.models.normalizer import Normalizer, join_condition, normal_like
 from lwdctl.models.samplers import (
     SamplingStep,
@@ -30,6 +33,8 @@ from lwdctl.models.samplers import (
 )
 
 SMALLEST_SIGNAL = 0.05
+
+ConditionPart = Literal["state", "task", "label"]
 
 
 @dataclass(frozen=True)
@@ -52,14 +57,25 @@ class DiffusionSpec(Spec):
     """
 
     denoiser: DenoiserSpec
-    prediction: str
-    num_train_timesteps: int
-    condition: tuple[str, ...]
-    state_size: int
-    tasks: int
-    labels: int
-    clip: float = 0.0
-    history: int = 1
+    prediction: Prediction
+    num_train_timesteps: Annotated[int, Meta(ge=1, le=100_000)]
+    condition: tuple[ConditionPart, ...]
+    state_size: Count
+    tasks: Count
+    labels: Count
+    clip: Annotated[float, Meta(ge=0)] = 0.0
+    history: Size = 1
+
+    def check(self) -> None:
+        """Check that the condition is what its parts add up to."""
+        self.denoiser.check()
+        sizes = {"state": self.state_size, "task": self.tasks, "label": self.labels}
+        if {part for part, size in sizes.items() if size} != {*self.condition}:
+            raise ValueError(f"condition: it does not have the parts of the sizes {sizes}")
+        if self.denoiser.condition_size != sum(sizes.values()):
+            raise ValueError(f"denoiser.condition_size: it is not the sum of {sizes}")
+        if self.state_size % self.history:
+            raise ValueError("state_size: it is no multiple of the history")
 
 
 class LatentDiffusion(nn.Module):
@@ -103,10 +119,11 @@ class LatentDiffusion(nn.Module):
 
         Raises:
             ConfigError: The module that it was trained with is missing, or there was none.
+            ArtifactError: The files are missing, damaged, or not those of a diffusion model.
         """
-        model = cls(DiffusionSpec.from_mapping(load_spec(directory)), denoiser)
-        load_weights(model, directory)
-        return model.eval()
+        spec = DiffusionSpec.load(directory)
+        built_in = spec.denoiser.architecture in {*DENOISERS.rows, CUSTOM}
+        return load_model(lambda: cls(spec, denoiser), directory, checked_first=built_in)
 
     def condition(self, state: Tensor, task: Tensor, label: Tensor) -> Tensor:
         """Build the condition vector.

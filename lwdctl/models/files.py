@@ -5,24 +5,47 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Self, get_type_hints
+from typing import Annotated, Any, Final, Self, TypeVar
 
 import torch
-from safetensors import SafetensorError
+from msgspec import Meta
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lwdctl.artifacts.files import write_durably
-from lwdctl.core.errors import ArtifactError, ConfigError
+from lwdctl.core.errors import ArtifactError, ConfigError, first_line
+from lwdctl.core.plain_text import listed
+from lwdctl.core.records import SourceSpec
+from lwdctl.core.untrusted import check_regular, read_json, typed
+from lwdctl.models.skeleton import skeleton
 
 SPEC = "model.json"
 WEIGHTS = "weights.safetensors"
 EMA_WEIGHTS = "ema.safetensors"
-CUSTOM = "custom"
+CUSTOM: Final = "custom"
 """Architecture of a network that the caller brought; loading it needs the module again."""
+
+
+M = TypeVar("M", bound=nn.Module)
+
+Size = Annotated[int, Meta(ge=1, le=10**8)]
+"""Components or steps, at least one."""
+Count = Annotated[int, Meta(ge=0, le=10**8)]
+"""Components or steps, none included."""
+Layers = Annotated[tuple[Size, ...], Meta(max_length=1000)]
+"""Widths of layers."""
+
+_BESIDE = ("method", "source", "executed")
+_AGAIN = "copy the model again from where it was made, or train it again"
+_TYPES = {
+    torch.float32: "F32", torch.float64: "F64", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.int64: "I64", torch.int32: "I32", torch.bool: "BOOL",
+}  # fmt: skip
+"""Types as safetensors names them."""
 
 
 class Spec:
@@ -33,16 +56,34 @@ class Spec:
         return asdict(self)  # type: ignore[call-overload,no-any-return]
 
     @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
-        """Rebuild from what `to_mapping` returned, after a trip through JSON."""
-        types = get_type_hints(cls)
-        return cls(**{name: _restored(types.get(name), value) for name, value in values.items()})
+    def from_mapping(cls, values: Mapping[str, Any], where: str = SPEC) -> Self:
+        """Rebuild from what `to_mapping` returned, after a trip through JSON.
 
+        Raises:
+            ArtifactError: A value is missing, unknown, of another type, or does not fit the others.
+        """
+        spec = typed(cls, values, where, hint=_AGAIN)
+        try:
+            spec.check()
+        except ValueError as error:
+            raise ArtifactError(f"{where}: {error}", _AGAIN) from error
+        return spec
 
-def _restored(field_type: Any, value: Any) -> Any:
-    if isinstance(field_type, type) and issubclass(field_type, Spec):
-        return field_type.from_mapping(value)
-    return tuple(value) if isinstance(value, list) else value
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        """Read the specification of the model in a directory.
+
+        Raises:
+            ArtifactError: It cannot be read, or is none of such a model.
+        """
+        return cls.from_mapping(load_spec(directory), str(directory / SPEC))
+
+    def check(self) -> None:
+        """Check that the sizes fit each other.
+
+        Raises:
+            ValueError: They do not.
+        """
 
 
 @dataclass(frozen=True)
@@ -58,9 +99,37 @@ class PolicySpec(Spec):
     """
 
     observation_keys: tuple[str, ...]
-    observation_size: int
-    action_size: int
-    reference_start: int | None
+    observation_size: Size
+    action_size: Size
+    reference_start: Count | None
+
+    def check(self) -> None:
+        """Check that what actions are relative to lies in the observation."""
+        if (self.reference_start or 0) + self.action_size > self.observation_size and (
+            self.reference_start is not None
+        ):
+            raise ValueError("reference_start: the action reaches past the observation")
+
+    def check_source(self, source: SourceSpec, where: str) -> None:
+        """Check that the data which a model was trained on has its observations and actions.
+
+        Raises:
+            ArtifactError: It has others.
+        """
+        sizes = {item.name: item.size for item in source.observations}
+        if not {*self.observation_keys} <= {*sizes}:
+            raise ArtifactError(
+                f"{where}: observation_keys: the data has no"
+                f" {listed({*self.observation_keys} - {*sizes})}",
+                _AGAIN,
+            )
+        found = (sum(sizes[key] for key in self.observation_keys), source.action.size)
+        if found != (self.observation_size, self.action_size):
+            raise ArtifactError(
+                f"{where}: observations and actions have {found[0]} and {found[1]} components in"
+                f" the data, {self.observation_size} and {self.action_size} in the model",
+                _AGAIN,
+            )
 
     def shared(self) -> dict[str, Any]:
         """Return the fields of this class, to build a specification of another model from."""
@@ -113,14 +182,136 @@ def write_tensors(
 
 
 def load_spec(directory: Path) -> dict[str, Any]:
-    """Read the specification."""
-    values: dict[str, Any] = json.loads((directory / SPEC).read_text())
+    """Read the specification as it stands in `model.json`.
+
+    Raises:
+        ArtifactError: It cannot be read, or is no JSON object.
+    """
+    values = read_json(directory / SPEC, hint=_AGAIN, allow_nan=True)  # limits may be infinite
+    if not isinstance(values, dict):
+        raise ArtifactError(f"{directory / SPEC} does not describe a model", _AGAIN)
     return values
 
 
+S = TypeVar("S", bound=PolicySpec)
+
+
+def saved_method(directory: Path) -> str:
+    """Return the method of the policy that is saved in a directory, "" where there is only a model.
+
+    Raises:
+        ArtifactError: `model.json` cannot be read or names no method.
+    """
+    method = load_spec(directory).get("method", "")
+    return typed(str, method, f"{directory / SPEC}: method", hint=_AGAIN)
+
+
+@dataclass(frozen=True)
+class SavedPolicy:
+    """What `model.json` says of a policy beside the specification of its networks.
+
+    Attributes:
+        source: The data that it was trained on.
+        executed: Steps that it was trained to execute per re-plan, None where it does not re-plan.
+    """
+
+    method: str
+    source: SourceSpec
+    executed: Size | None = None
+
+    @classmethod
+    def load(cls, directory: Path, kind: type[S]) -> tuple[SavedPolicy, S]:
+        """Read it, and the specification of the networks.
+
+        Raises:
+            ArtifactError: It cannot be read, or does not describe such a policy.
+        """
+        where, values = str(directory / SPEC), load_spec(directory)
+        parts = {name: values.pop(name) for name in _BESIDE if name in values}
+        saved = typed(cls, parts, where, hint=_AGAIN)
+        spec = kind.from_mapping(values, where)
+        spec.check_source(saved.source, where)
+        return saved, spec
+
+
+def load_model(build: Callable[[], M], directory: Path, *, checked_first: bool = True) -> M:
+    """Build a model and load its EMA weights, for inference.
+
+    Args:
+        build: Returns the model.
+        directory: Where `save_model` wrote it.
+        checked_first: Compare sizes with the file's before memory is taken; not possible where
+            a plug-in builds the network.
+
+    Raises:
+        ArtifactError: The weights are missing or damaged, or are not those of such a model.
+    """
+    if checked_first:
+        check_header(build, directory / EMA_WEIGHTS)
+    model = build()
+    load_weights(model, directory)
+    return model.eval()
+
+
 def load_weights(model: nn.Module, directory: Path, *, ema: bool = True) -> None:
-    """Load the EMA weights (or the last ones) into `model`, every name matched."""
-    load_tensors(model, load_file(directory / (EMA_WEIGHTS if ema else WEIGHTS)))
+    """Load the EMA weights (or the last ones) into `model`, every name matched.
+
+    Raises:
+        ArtifactError: They are missing, damaged, not finite, or do not fit the model.
+    """
+    path = directory / (EMA_WEIGHTS if ema else WEIGHTS)
+    tensors = read_tensors(path)
+    load_tensors(model, tensors, f"{path}: ")
+    for name, value in tensors.items():
+        if not bool(torch.isfinite(value).all()):
+            raise ArtifactError(f"{path}: {name} holds NaN or infinite numbers", _AGAIN)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        ArtifactError: It cannot be read or is none.
+    """
+    check_regular(path)
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError, ValueError, RuntimeError, MemoryError) as error:
+        raise ArtifactError(f"{path} cannot be read: {first_line(error)}", _AGAIN) from error
+
+
+def check_header(build: Callable[[], nn.Module], path: Path) -> None:
+    """Compare the tensors that a file declares with those of a model that is not yet built.
+
+    Raises:
+        ArtifactError: The file cannot be read, or names, shapes or types differ.
+    """
+    check_regular(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            found = {name: (one.get_dtype(), one.get_shape()) for name, one in slices.items()}
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(f"{path} cannot be read: {first_line(error)}", _AGAIN) from error
+    try:
+        model = skeleton(build)
+    except RuntimeError as error:
+        raise ArtifactError(
+            f"{path.parent / SPEC} describes a model that fits into no memory", _AGAIN
+        ) from error
+    expected = {
+        name: (_TYPES.get(value.dtype, str(value.dtype)), list(value.shape))
+        for name, value in model.state_dict().items()
+        if name in _unique_names(model)
+    }
+    _check_names(expected, found, f"{path}: ")
+    for name, (kind, shape) in expected.items():
+        if found[name] != (kind, shape):
+            raise ArtifactError(
+                f"{path}: {name} is {found[name][0]} {found[name][1]}, but {SPEC} describes"
+                f" {kind} {shape}",
+                _AGAIN,
+            )
 
 
 def check_custom(architecture: str, module: nn.Module | None, noun: str) -> None:
@@ -174,17 +365,28 @@ def unique_tensors(module: nn.Module) -> dict[str, Tensor]:
     return {key: value.contiguous() for key, value in module.state_dict().items() if key in names}
 
 
-def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], where: str = "") -> None:
     """Undo `unique_tensors`.
 
     Raises:
-        ArtifactError: The names are not exactly those of the module.
+        ArtifactError: Names, shapes or types are not exactly those of the module.
     """
-    expected = _unique_names(module)
-    if expected != set(tensors):
-        odd = sorted(expected ^ set(tensors))[:3]
-        raise ArtifactError(f"the weights do not fit the model: {', '.join(odd)}")
+    names, state = _unique_names(module), module.state_dict()
+    _check_names(names, tensors, where)
+    for name in names:
+        one, other = state[name], tensors[name]
+        if one.shape != other.shape or one.dtype != other.dtype:
+            raise ArtifactError(
+                f"{where}the weights do not fit the model: {name} is {other.dtype}"
+                f" {list(other.shape)}, not {one.dtype} {list(one.shape)}"
+            )
     module.load_state_dict(tensors, strict=False)
+
+
+def _check_names(expected: Iterable[str], found: Iterable[str], where: str) -> None:
+    odd = sorted({*expected} ^ {*found})
+    if odd:
+        raise ArtifactError(f"{where}the weights do not fit the model: {listed(odd, 3)}")
 
 
 def _unique_names(module: nn.Module) -> set[str]:

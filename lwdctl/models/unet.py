@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lwdctl.configs import DenoiserSize
 from lwdctl.core.errors import ConfigError
 from lwdctl.models.denoiser import Denoiser, DenoiserSpec, StepEmbedding, in_parts
 
@@ -33,7 +34,7 @@ class UnetSize:
         return int(2 ** (len(self.channels) - 1))
 
 
-UNET_SIZES = {
+UNET_SIZES: dict[DenoiserSize, UnetSize] = {
     "xs": UnetSize(64, (16, 32, 64)),
     "s": UnetSize(256, (32, 64, 128)),
     "m": UnetSize(256, (128, 256, 256)),

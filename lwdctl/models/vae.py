@@ -9,14 +9,15 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Literal, Protocol
 
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.models import generated
-from lwdctl.models.files import PolicySpec, check_custom, load_spec, load_weights
+from lwdctl.models.files import Layers, PolicySpec, Size, check_custom, load_model
 from lwdctl.models.generated import Layer, PolicyDecoder, PolicyShape
 from lwdctl.models.normalizer import Normalizer, noisy_observations, normal_like
 
@@ -44,15 +45,15 @@ class VaeSpec(PolicySpec):
         architecture: `"mlp"`, or `"custom"` for an encoder that the caller brought.
     """
 
-    snippet_length: int
-    latent_size: int
-    decoder_layers: tuple[int, ...]
-    policy_hidden: tuple[int, ...]
+    snippet_length: Size
+    latent_size: Size
+    decoder_layers: Layers
+    policy_hidden: Layers
     time_input: bool
-    stride: int = 1
-    starts: str = "anywhere"
-    min_valid_fraction: float = 1.0
-    architecture: str = "mlp"
+    stride: Size = 1
+    starts: Literal["anywhere", "first"] = "anywhere"
+    min_valid_fraction: Annotated[float, Meta(ge=0, le=1)] = 1.0
+    architecture: Literal["mlp", "custom"] = "mlp"
 
     @property
     def window(self) -> tuple[int, int, float, bool]:
@@ -180,10 +181,10 @@ class PolicyVae(nn.Module):
 
         Raises:
             ConfigError: The module that it was trained with is missing, or there was none.
+            ArtifactError: The files are missing, damaged, or not those of a policy VAE.
         """
-        model = cls(VaeSpec.from_mapping(load_spec(directory)), encoder)
-        load_weights(model, directory)
-        return model.eval()
+        spec = VaeSpec.load(directory)
+        return load_model(lambda: cls(spec, encoder), directory)
 
     def encode(self, batch: Snippets) -> tuple[Tensor, Tensor]:
         """Return the posterior's mean and log-variance, each (batch, latent)."""

@@ -23,7 +23,7 @@ from lwdctl.methods.lwd import METHOD
 from lwdctl.methods.method import TrainedPolicy
 from lwdctl.methods.trained import open_policy
 from lwdctl.models.chunks import LatentChunks
-from lwdctl.models.files import load_spec
+from lwdctl.models.files import saved_method
 from lwdctl.models.vae import PolicyVae, load_vae
 from lwdctl.stages.stage import LOST, StageContext
 from lwdctl.training import checkpoint
@@ -92,7 +92,7 @@ def _trained(
     """Return a policy, the training steps of its snapshots, and what loads a snapshot into it."""
     if "baseline" in inputs:
         path = inputs["baseline"].path
-        policy = open_policy(load_spec(path)["method"], inputs, device)
+        policy = open_policy(saved_method(path), inputs, device)
         model = policy.model
         if isinstance(model, LatentChunks):  # snapshots are those of its denoiser
             model, path = model.diffusion, path / "diffusion"

@@ -13,13 +13,12 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lwdctl.artifacts.files import sync
 from lwdctl.artifacts.run_in_progress import CHECKPOINTS
 from lwdctl.core.errors import ArtifactError, first_line
-from lwdctl.models.files import load_tensors, unique_tensors, write_tensors
+from lwdctl.models.files import load_tensors, read_tensors, unique_tensors, write_tensors
 
 KEPT = 2
 SNAPSHOTS = "snapshots"
@@ -154,11 +153,7 @@ def load_snapshot(module: nn.Module, directory: Path, update: int) -> None:
         ArtifactError: They do not fit the model.
     """
     path = directory / SNAPSHOTS / f"{update}{_ENDING}"
-    try:
-        tensors = load_file(path)
-    except Exception as error:
-        raise ArtifactError(f"{path} cannot be read: {error}", "train the model again") from error
-    load_tensors(module, tensors)
+    load_tensors(module, read_tensors(path), f"{path}: ")
 
 
 def remove_later_snapshots(directory: Path, update: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ from lwdctl.core.records import SourceSpec
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.models import DENOISERS
 from lwdctl.models.denoiser import DenoiserSpec
-from lwdctl.models.diffusion import DiffusionSpec, LatentDiffusion
+from lwdctl.models.diffusion import ConditionPart, DiffusionSpec, LatentDiffusion
 from lwdctl.models.files import CUSTOM, check_outputs
 from lwdctl.models.flops import count_parameters, denoiser_flops
 from lwdctl.models.vae import PolicyVae
@@ -151,7 +151,7 @@ def diffusion_spec(
         denoiser,
         config.prediction,
         config.num_train_timesteps,
-        condition,
+        cast(tuple[ConditionPart, ...], condition),
         state,
         task,
         label,

@@ -23,6 +23,7 @@ from lwdctl.core.plain_text import visible
 from lwdctl.core.progress import Progress
 from lwdctl.core.seeding import derive_seed
 from lwdctl.models.files import save_model
+from lwdctl.models.skeleton import check_training_memory
 from lwdctl.training import checkpoint
 from lwdctl.training.threads import calibrate
 from lwdctl.training.update import (
@@ -65,7 +66,12 @@ def choose_device(name: str) -> torch.device:
 
 
 def with_initial_weights(build: Callable[[], M], seed: int) -> M:
-    """Build a model with the initial weights that a training seed fixes."""
+    """Build a model with the initial weights that a training seed fixes.
+
+    Raises:
+        ConfigError: This machine has not enough memory to train it.
+    """
+    check_training_memory(build)
     torch.manual_seed(derive_seed("initial-weights", seed))
     return build()
 

@@ -25,6 +25,7 @@ from lwdctl.core.seeding import generator as numpy_generator
 from lwdctl.data.batches import SnippetBatch, SnippetBatches, choose_cache
 from lwdctl.data.windows import WindowRule
 from lwdctl.models.normalizer import normal_like
+from lwdctl.models.skeleton import check_batch_memory
 from lwdctl.training.loop import choose_device
 from lwdctl.training.update import Ahead
 
@@ -84,6 +85,14 @@ class SnippetObjective:
     options: Mapping[str, Any] = field(default_factory=dict)
     validation: tuple[int, int] | None = None
     _ahead: Ahead = field(default_factory=Ahead)
+
+    def __post_init__(self) -> None:
+        """Check the size of a batch.
+
+        Raises:
+            ConfigError: A batch fits into no memory.
+        """
+        check_batch_memory(self.batch_size, self.batches.snippet_bytes)
 
     def load(self, update: int, left: int) -> int:
         """Put the snippets of a block of training steps on the device; return their number."""
@@ -180,6 +189,11 @@ class LatentTable:
     def __len__(self) -> int:
         """Return the number of snippets."""
         return len(self.mean)
+
+    @property
+    def row_bytes(self) -> int:
+        """Size of a snippet's mean, std and state."""
+        return 4 * (2 * self.mean.shape[1] + self.state.shape[1])
 
     def take(self, rows: Tensor) -> Columns:
         """Return mean, std, state, task and label of rows (row,), on the device."""
@@ -312,11 +326,12 @@ class DiffusionObjective:
     _ahead: Ahead = field(default_factory=Ahead)
 
     def __post_init__(self) -> None:
-        """Add up the weights.
+        """Check the size of a batch, and add up the weights.
 
         Raises:
-            ConfigError: All are 0.
+            ConfigError: A batch fits into no memory, or all weights are 0.
         """
+        check_batch_memory(self.batch_size, self.table.row_bytes)
         self._ends = None if self.weights is None else cumulative_weights(self.weights)
 
     def load(self, update: int, left: int) -> int:

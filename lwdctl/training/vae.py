@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -19,6 +19,7 @@ from lwdctl.models.files import CUSTOM, check_outputs
 from lwdctl.models.flops import matmul_flops
 from lwdctl.models.generated import DECODER_SIZES
 from lwdctl.models.normalizer import SMALLEST_STD
+from lwdctl.models.skeleton import check_batch_memory
 from lwdctl.models.vae import REDUCTION, PolicyVae, VaeSpec
 from lwdctl.training.loop import Trained, TrainingLoop, choose_device, with_initial_weights
 from lwdctl.training.objectives import SnippetObjective, training_batches
@@ -55,6 +56,8 @@ def train_vae(
     """
     device = choose_device(config.device)
     spec = vae_spec(config, data, architecture=CUSTOM if encoder else "mlp")
+    # A generated network and its gradient for every snippet.
+    check_batch_memory(config.batch_size, 2 * 4 * spec.policy_shape.weight_count)
     model = with_initial_weights(lambda: PolicyVae(spec, encoder), config.seed).to(device)
     constant = fit_normalizers(model, data)
     if constant:
@@ -96,7 +99,9 @@ def train_vae(
     return loop.trained(spec.to_mapping(), summary)
 
 
-def vae_spec(config: VaeConfig, data: SnippetStore, architecture: str = "mlp") -> VaeSpec:
+def vae_spec(
+    config: VaeConfig, data: SnippetStore, architecture: Literal["mlp", "custom"] = "mlp"
+) -> VaeSpec:
     """Return the model's sizes and its window rule, from the configuration and the data.
 
     Raises:

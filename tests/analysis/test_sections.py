@@ -1,5 +1,7 @@
 """Sections of an analysis survive the trip to the disk, and damage is named."""
 
+import json
+
 import pytest
 from matplotlib.figure import Figure
 
@@ -25,3 +27,12 @@ def test_a_damaged_record_is_named(content, tmp_path):
         (tmp_path / "analysis.json").write_text(content)
     with pytest.raises(ArtifactError, match="is no record of an analysis"):
         read_sections(tmp_path)
+
+
+def test_ragged_tables_and_cells_of_other_types_are_refused(tmp_path):
+    section = {"title": "x", "text": "", "figure": "", "table": {"columns": ["a", "b"]}}
+    for rows in ([[1]], [[1, 2, 3]], [1], 7):
+        section["table"]["rows"] = rows
+        (tmp_path / "analysis.json").write_text(json.dumps({"title": "x", "sections": [section]}))
+        with pytest.raises(ArtifactError, match=r"sections\[0\]\.table"):
+            read_sections(tmp_path)

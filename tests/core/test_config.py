@@ -107,3 +107,29 @@ def test_values_on_the_command_line_are_parsed_by_type() -> None:
 def test_nan_lies_in_no_range():
     with pytest.raises(ConfigError, match="'warm_start' must be at least 0"):
         EvalConfig(warm_start=float("nan"))
+
+
+def test_sizes_that_no_machine_could_serve_are_refused_with_the_reason() -> None:
+    from lwdctl.configs import DiffusionConfig, VaeConfig
+
+    for config, name, value in (
+        (DiffusionConfig, "width", 10**8), (VaeConfig, "snippet_length", 10**9),
+        (VaeConfig, "batch_size", 10**9), (VaeConfig, "updates", 10**18),
+        (EvalConfig, "episodes", 10**18), (EvalConfig, "num_envs", 10**9),
+        (VaeConfig, "latent_size", 10**9), (EvalConfig, "horizon", [8, 10**9]),
+        (VaeConfig, "seed", 2**64), (EvalConfig, "workers", 10**6),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=f"'{name}' must be at most") as caught:
+            from_mapping(config, {name: value})
+        assert caught.value.hint
+    with pytest.raises(ConfigError, match="a longer integer"):
+        from_mapping(VaeConfig, {"updates": 10**4000})
+
+
+def test_texts_with_nul_and_values_of_other_shapes_are_refused() -> None:
+    for values, message in (
+        ({"tasks": ["a\0b"]}, "NUL"), ({"rate": float("inf")}, "at most 1"), ([], "a table"),
+        ({"size": ["s"]}, "cannot be"), ({"limit": 10**30}, "at most"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=message):
+            from_mapping(Settings, values)

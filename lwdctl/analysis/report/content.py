@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -22,7 +22,8 @@ from lwdctl.analysis.plotting import COLORS, new_figure, render
 from lwdctl.analysis.sections import FIGURES, Section, read_sections
 from lwdctl.analysis.tables import EMPTY, Table
 from lwdctl.artifacts.artifact import Artifact
-from lwdctl.core.errors import ArtifactError
+from lwdctl.core.errors import ArtifactError, DataError, first_line
+from lwdctl.core.untrusted import parse_json, read_bytes, read_json, typed
 
 PERTURBATION = "perturbation"
 PIXELS_PER_INCH = 96
@@ -47,9 +48,15 @@ VIDEO_BYTES = 4_000_000
 """Most bytes of videos that go into one report."""
 MOST_EPISODES = 24
 """Most episodes that a report shows; the evaluation keeps the files of all."""
+PICTURE_BYTES = 2**24
+"""Most bytes of a picture."""
+MOST_PIXELS = 2**25
+"""Most pixels of a picture: decoded, they take 100 MB."""
+LOG_BYTES = 2**26
+"""Most bytes of a training log."""
 
 Points = tuple[list[float], list[float]]
-Row = Mapping[str, float]
+Row = Mapping[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -125,22 +132,41 @@ def embed_figure(figure: Figure, caption: str) -> Picture:
 
 
 def embed_png(path: Path, caption: str) -> Picture:
-    """Return a PNG file as it is; raises OSError where it cannot be read or is no picture."""
-    with Image.open(path) as image:
+    """Return a PNG file as it is; raises DataError where it cannot be read or is no picture."""
+    content = read_bytes(path, DataError, PICTURE_BYTES)
+    with _open_png(content, path) as image:
         width = image.width // _DENSITY
-    return Picture(data_uri(path.read_bytes(), "image/png"), caption, width)
+    return Picture(data_uri(content, "image/png"), caption, width)
 
 
 def embed_stills(path: Path, caption: str) -> Picture:
-    """Return a grid of stills as a small JPEG; raises OSError as `embed_png` does."""
-    with Image.open(path) as image:
-        pixels = image.convert("RGB")
+    """Return a grid of stills as a small JPEG; raises DataError as `embed_png` does."""
+    with _open_png(read_bytes(path, DataError, PICTURE_BYTES), path) as image:
+        try:
+            pixels = image.convert("RGB")
+        except (OSError, ValueError, SyntaxError) as error:
+            raise DataError(f"{path} is damaged: {first_line(error)}") from error
     if pixels.width > STILLS_WIDTH:
         height = round(pixels.height * STILLS_WIDTH / pixels.width)
         pixels = pixels.resize((STILLS_WIDTH, height), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     pixels.save(buffer, format="JPEG", quality=_JPEG_QUALITY, optimize=True)
     return Picture(data_uri(buffer.getvalue(), "image/jpeg"), caption, pixels.width)
+
+
+def _open_png(content: bytes, path: Path) -> Image.Image:
+    """Open a picture after a look at how many pixels it would take; they are not decoded yet."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # counted below
+            image = Image.open(io.BytesIO(content), formats=("PNG",))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} is no picture: {type(error).__name__}") from error
+    if image.width * image.height > MOST_PIXELS:
+        raise DataError(
+            f"{path} has {image.width:,} x {image.height:,} pixels, more than {MOST_PIXELS:,}"
+        )
+    return image
 
 
 def show_analysis(artifact: Artifact) -> Block:
@@ -168,8 +194,8 @@ def _section_block(section: Section, directory: Path, notes: list[str]) -> Block
         try:
             path = directory / FIGURES / f"{section.figure}.png"
             pictures.append(embed_png(path, section.title))
-        except OSError as error:
-            notes.append(f"the figure {section.figure} cannot be shown: {error}")
+        except (DataError, ArtifactError) as error:
+            notes.append(f"the figure {section.figure} cannot be shown: {error.message}")
     text = tuple(line.strip() for line in section.text.split("\n\n") if line.strip())
     return Block(section.title, paragraphs=text, tables=tuple(tables), pictures=tuple(pictures))
 
@@ -177,16 +203,16 @@ def _section_block(section: Section, directory: Path, notes: list[str]) -> Block
 def read_rows(path: Path) -> tuple[list[Row], int]:
     """Return a log's rows and how many of its lines could not be read."""
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
+        lines = read_bytes(path, most=LOG_BYTES).splitlines()
+    except ArtifactError:
         return [], 0
     rows: list[Row] = []
     for line in lines:
         try:
-            row = json.loads(line)
-        except ValueError:
+            row = typed(dict[str, float | None], parse_json(line, LOG, allow_nan=True), LOG)
+        except ArtifactError:
             continue
-        if isinstance(row, dict) and "update" in row:
+        if row.get("update") is not None:
             rows.append(row)
     return rows, len(lines) - len(rows)
 
@@ -225,10 +251,11 @@ def _curves(rows: Sequence[Row], where: str) -> Iterator[Picture]:
 
 
 def _points(rows: Sequence[Row], name: str) -> Points:
+    pairs = ((row["update"], row.get(name)) for row in rows)
     known = [
-        (float(row["update"]), float(row[name]))
-        for row in rows
-        if isinstance(row.get(name), int | float) and math.isfinite(row[name])
+        (step, value)
+        for step, value in pairs
+        if step is not None and value is not None and math.isfinite(step) and math.isfinite(value)
     ]
     size = max(1, math.ceil(len(known) / MOST_POINTS))
     groups = [known[start : start + size] for start in range(0, len(known), size)]
@@ -288,8 +315,8 @@ def _episode(artifact: Artifact, inside: PurePosixPath, left: int) -> tuple[Reco
     stills, content = None, b""
     try:
         stills = embed_stills(path.with_suffix(".png"), f"Stills of {title}")
-    except OSError:
-        notes.append(f"no stills: {path.stem}.png is missing or no picture")
+    except DataError as error:
+        notes.append(f"no stills: {error.message}")
     try:
         size = path.stat().st_size
         if size <= left:
@@ -308,11 +335,12 @@ def _outcome(artifact: Artifact, inside: PurePosixPath) -> str:
     """Return an episode's number, task and outcome, as far as they are recorded."""
     number = inside.stem.rpartition("-")[2]
     record: Mapping[str, Any] = {}
+    path = artifact.path / "episodes" / f"{inside.parent.name}.json"
     try:
-        path = artifact.path / "episodes" / f"{inside.parent.name}.json"
-        episodes = json.loads(path.read_text(encoding="utf-8"))["episodes"]
-        record = next(item for item in episodes if str(item["index"]) == str(int(number)))
-    except (OSError, ValueError, KeyError, TypeError, StopIteration):
+        found = typed(dict[str, Any], read_json(path, allow_nan=True), str(path)).get("episodes")
+        episodes = typed(list[dict[str, Any]], found, str(path))
+        record = next((one for one in episodes if str(one.get("index")) == str(int(number))), {})
+    except (ArtifactError, ValueError):  # the video is shown without it
         pass
     parts = [f"episode {int(number) if number.isdigit() else number}"]
     parts += [str(record[key]) for key in ("task", "label") if record.get(key)]

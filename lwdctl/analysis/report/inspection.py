@@ -182,5 +182,5 @@ def _title(axes: Any, horizontal: str, vertical: str) -> None:
 
 
 def _label(text: str) -> str:
-    """Return a text from a file as a short label; matplotlib reads formulas between dollars."""
-    return plain_text(text, 32).replace("$", r"\$")
+    """Return a text from a file as a short label."""
+    return plain_text(text, 32)
