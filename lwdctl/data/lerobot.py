@@ -24,7 +24,7 @@ from lwdctl.core.records import EnvSpec, Episode, Finding, SourceSpec
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.data.checks import choose_observations, closed_on_error, finite_rows
 from lwdctl.data.contents import Contents
-from lwdctl.data.lerobot_checks import check_frames, check_metadata, named
+from lwdctl.data.lerobot_checks import check_frames, check_metadata, check_range, named
 from lwdctl.data.lerobot_meta import (
     INFO,
     EpisodeFacts,
@@ -32,6 +32,7 @@ from lwdctl.data.lerobot_meta import (
     data_files,
     read_episodes,
     read_info,
+    read_range,
     read_texts,
 )
 from lwdctl.data.lerobot_rows import DONE, REWARD, SUCCESS, Recording, RowIndex, recordings_of
@@ -132,6 +133,7 @@ class LeRobotDataset:
             f"{self.path}: features",
         )
         self._compare_shapes(columns, sizes)
+        self._range = read_range(self._folder, self._action, sizes[self._action])
         self._facts = self._read_facts()
         index, recordings = self._recordings(sizes)
         self._describe(index, recordings)
@@ -399,8 +401,14 @@ class LeRobotDataset:
             for key, values in self._files.rows(run).items():
                 parts.setdefault(key, []).append(finite_rows(values, f"{file}: {key}", row))
         columns = {key: np.concatenate(values) for key, values in parts.items()}
+        source = self.episodes[index].source
+        if self._range and (
+            finding := check_range(self.path, self._range, columns[self._action], source)
+        ):
+            self._range = None  # one finding per dataset
+            self.findings.append(finding)
         return Episode(
-            source=self.episodes[index].source,
+            source=source,
             observations={item.name: columns[item.name] for item in self.spec.observations},
             actions=columns[self._action],
             rewards=columns[REWARD][:, 0] if self._has_rewards else None,

@@ -6,12 +6,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lwdctl.core.records import Finding
-from lwdctl.data.lerobot_meta import INFO, EpisodeFacts, Info
+import numpy as np
+
+from lwdctl.core.records import Finding, FloatArray
+from lwdctl.data.lerobot_meta import INFO, STATISTICS, EpisodeFacts, Info, Numbers
 from lwdctl.data.lerobot_rows import Recording, RowIndex
 
 SHOWN = 5
 RATE_TOLERANCE = 0.02
+RANGE_TOLERANCE = 1e-3
 
 
 def check_frames(
@@ -86,6 +89,33 @@ def check_frames(
 
 def _places_of(recording: Recording) -> list[tuple[int, int, int]]:
     return [(run.file, run.group, run.row) for run in recording.runs]
+
+
+def check_range(
+    path: Path, declared: tuple[Numbers, Numbers], actions: FloatArray, episode: str
+) -> Finding | None:
+    """Return a finding where actions leave the range that the dataset's statistics give.
+
+    Args:
+        path: The dataset.
+        declared: Smallest and largest value per component.
+        actions: (time, action) actions of an episode.
+        episode: Its name.
+    """
+    low, high = declared
+    slack = RANGE_TOLERANCE * np.maximum(high - low, np.maximum(np.abs(low), np.abs(high)))
+    outside = (actions < low - slack) | (actions > high + slack)
+    columns = np.flatnonzero(outside.any(axis=0))
+    if not columns.size:
+        return None
+    column, values = int(columns[0]), actions[:, int(columns[0])]
+    return Finding(
+        "metadata", "warning",
+        f"actions leave the range of {STATISTICS}, which may be statistics of relative actions or"
+        f" of other rows: in {episode}, component {column} has {values.min():g} to"
+        f" {values.max():g}, the statistics {low[column]:g} to {high[column]:g}; they are not used",
+        str(path), values={"episode": episode, "components": columns.tolist()},
+    )  # fmt: skip
 
 
 def check_metadata(

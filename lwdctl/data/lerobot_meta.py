@@ -16,11 +16,16 @@ from pathlib import Path, PurePosixPath
 from string import Formatter
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from lwdctl.core.errors import DataError
 from lwdctl.core.untrusted import parse_json, read_bytes, read_json
 from lwdctl.data.checks import check_declared_bytes, numeric_order
 
 INFO = "meta/info.json"
+STATISTICS = "meta/stats.json"
+Numbers = npt.NDArray[np.float64]
 DEFAULT_PATHS = {
     2: "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
     3: "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
@@ -277,6 +282,29 @@ def data_files(folder: Folder, template: str) -> tuple[list[str], list[str]]:
         raise DataError(f"{folder.root / place}: holds no parquet files; data_path is '{template}'")
     fitting = [name for name in found if re.fullmatch(pattern, name)]
     return (fitting, [name for name in found if name not in fitting]) if fitting else (found, [])
+
+
+def read_range(folder: Folder, key: str, size: int) -> tuple[Numbers, Numbers] | None:
+    """Return the smallest and largest values of a column that `meta/stats.json` gives.
+
+    Args:
+        folder: The dataset.
+        key: The column.
+        size: Its number of components.
+
+    Returns:
+        Two arrays (component,); None where the file or usable numbers are missing.
+    """
+    if not folder.has(STATISTICS):
+        return None
+    try:
+        value = read_json(folder.file(STATISTICS), DataError, allow_nan=True)
+        low, high = (
+            np.asarray(value[key][name], np.float64).reshape(-1) for name in ("min", "max")
+        )
+    except (DataError, KeyError, TypeError, ValueError):
+        return None  # the statistics are not needed
+    return (low, high) if low.size == high.size == size else None
 
 
 def read_texts(folder: Folder, noun: str) -> dict[int, str]:

@@ -840,3 +840,26 @@ def test_several_datasets_are_one_source(tmp_path):
             "a:episode_0", "a:episode_1", "b:episode_0",
         ]  # fmt: skip
         np.testing.assert_array_equal(source.read(2).actions, np.float32(other[0][ACTION]))
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_statistics_of_relative_actions_are_noticed(write, episodes, relative):
+    root = write(episodes)
+    actions = np.concatenate([np.asarray(item[ACTION]) for item in episodes])
+    shown = actions / 10 if relative else actions
+    statistics = {ACTION: {"min": shown.min(0).tolist(), "max": shown.max(0).tolist()}}
+    (root / "meta/stats.json").write_text(json.dumps(statistics))
+    with opened(root) as source:
+        read = [source.read(index) for index in range(len(source.episodes))]
+        found = findings(source, "metadata", "stats.json")
+    assert [item.severity for item in found] == ["warning"] * relative
+    np.testing.assert_allclose(np.concatenate([item.actions for item in read]), actions, rtol=1e-6)
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"action": {"min": [0]}}', '{"action": 3}'])
+def test_statistics_of_another_form_do_no_harm(write, episodes, text):
+    root = write(episodes)
+    (root / "meta/stats.json").write_text(text)
+    with opened(root) as source:
+        source.read(0)
+        assert not findings(source, "metadata", "stats.json")
