@@ -339,7 +339,7 @@ def _failure_findings(failures: Sequence[tuple[str, DataError]], episodes: int) 
     """Return a finding for episodes with NaN or infinity, and one for others that do not open."""
     found = []
     for check, what, is_nan in (
-        ("not-finite", "hold NaN or infinity", True),
+        ("not-finite", "hold missing, NaN or infinite values", True),
         ("unreadable", "cannot be read", False),
     ):
         those = [item for item in failures if isinstance(item[1], NonFiniteError) == is_nan]

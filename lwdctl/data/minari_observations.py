@@ -10,11 +10,11 @@ import numpy as np
 
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
-from lwdctl.core.records import Finding, ObservationSpec
+from lwdctl.core.records import Finding, ObservationSpec, Severity
 from lwdctl.core.simulator_facts import OBSERVATION
 from lwdctl.data.checks import choose_observations, without_dropped
 from lwdctl.data.contents import ArrayEntry
-from lwdctl.data.minari_spaces import json_object, part_of, why_no_vector
+from lwdctl.data.minari_spaces import IMAGE, json_object, part_of, why_no_vector
 from lwdctl.data.minari_storage import EpisodeStorage
 
 GROUP = "observations"
@@ -63,7 +63,7 @@ def find_observations(
         key = rest.replace("/", ".") or OBSERVATION
         problem = why_no_vector(part_of(space, rest), entry)
         if not problem and not space and _is_jpeg(storage, home, path, entry):
-            problem = "is an image"
+            problem = IMAGE
         problem = problem and f"{storage.where(home, path)}: {problem}"
         problem = problem or _why_uneven(storage, path, math.prod(entry.shape[1:]), steps)
         if problem:
@@ -150,9 +150,13 @@ def _findings(
 ) -> list[Finding]:
     findings = []
     if problems:
-        message = f"{len(problems)} observation arrays are left out: {'; '.join(problems.values())}"
-        keys = dict(problems)
-        findings.append(Finding("left-out", "warning", message, where, values={"keys": keys}))
+        file = where.removesuffix(GROUP)
+        shown = "; ".join(text.removeprefix(file) for text in problems.values())
+        message = f"{len(problems)} observation arrays are left out: {shown}"
+        only_images = all(text.endswith(IMAGE) for text in problems.values())
+        severity: Severity = "note" if only_images else "warning"
+        values = {"keys": dict(problems)}
+        findings.append(Finding("left-out", severity, message, where, values=values))
     if reshaped:
         shapes = ", ".join(f"{key} {shape}" for key, shape in reshaped.items())
         message = f"observations of several axes are read as vectors: {shapes}"

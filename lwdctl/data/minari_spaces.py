@@ -15,6 +15,7 @@ _IMAGE_SIDE = 16
 """Arrays whose rows have two axes of at least this length are images, or as large."""
 _LARGEST = float(np.finfo(np.float32).max)
 """Limits of this size are those of the type: the space is unbounded."""
+IMAGE = "is an image"
 _INDEX = re.compile(r"(?:_index_)?(\d+)")
 Space = Mapping[str, Any]
 
@@ -64,7 +65,7 @@ def _numbers(values: Any, size: int) -> tuple[float, ...]:
 
 
 def why_no_vector(space: Space, entry: ArrayEntry) -> str:
-    """Return why an observation array is not a vector of numbers ("is an image"), or ""."""
+    """Return why an observation array is not a vector of numbers (`IMAGE`), or ""."""
     kind = kind_of(space)
     declared = space.get("shape")
     if kind == "Text":
@@ -74,7 +75,7 @@ def why_no_vector(space: Space, entry: ArrayEntry) -> str:
     is_bytes = space.get("dtype") == "uint8" and isinstance(declared, list) and len(declared) > 1
     sides = sum(side >= _IMAGE_SIDE for side in entry.shape[1:])
     if is_bytes or sides > 1 or (entry.dtype == "uint8" and len(entry.shape) > 2):
-        return "is an image"
+        return IMAGE
     if not entry.is_numeric:
         return f"holds {entry.dtype}, not numbers"
     return ""

@@ -184,12 +184,14 @@ def test_images_and_texts_beside_vectors_are_left_out(tmp_path, declared):
             ("hand.pose", 4), ("state", 3),
         ]  # fmt: skip
         episode = reader.read(1)
-        reasons = found(reader, "left-out", "observation arrays")[0].values["keys"]
+        (left_out,) = found(reader, "left-out", "observation arrays")
+        reasons, severity = left_out.values["keys"], left_out.severity
         assert found(reader, "adjusted", "several axes")[0].values["keys"] == ["hand.pose"]
     np.testing.assert_array_equal(
         episode.observations["hand.pose"], numbers(8, 2, 2, seed=6).reshape(8, 4)[:-1]
     )
     np.testing.assert_array_equal(episode.final_observation["state"], numbers(8, 3, seed=1)[-1])
+    assert severity == "warning"  # a text may be what the policy must be told
     assert "is an image" in reasons["camera"]
     assert ("is a text" if declared else "not numbers") in reasons["mission"]
 
@@ -210,7 +212,10 @@ def test_compressed_images_are_no_vectors(tmp_path):
     for spaces in ({}, {"observation_space": image}):
         with Dataset(tmp_path / str(len(spaces)), arrays, **spaces).open() as reader:
             assert [item.name for item in reader.spec.observations] == ["state"]
-            assert "is an image" in found(reader, "left-out")[0].message  # fmt: skip
+            (finding,) = found(reader, "left-out")
+            assert (finding.severity, finding.where.rpartition(": ")[2]) == ("note", "observations")
+            message = "1 observation arrays are left out: episode_0/observations/view: is an image"
+            assert finding.message == message
 
 
 def test_images_alone_are_refused_with_the_reason(tmp_path):
