@@ -149,10 +149,8 @@ def test_an_episode_with_nan_is_an_error_with_a_hint_that_works(tmp_path, monkey
     found = inspect_file(path, IngestConfig())
     (error,) = found.errors
     assert (error.check, error.values["episodes"]) == ("not-finite", 1)
-    assert (
-        f"1 of 2 episodes hold missing, NaN or infinite values; the first: {path}: observations, row 25"
-        in (error.message)
-    )
+    assert "1 of 2 episodes hold missing, NaN or infinite values; the first: " in error.message
+    assert f"{path}: observations, row 25" in error.message
     assert not found.can_be_ingested
     low = found.statistics["action"]["minimum"]
     np.testing.assert_allclose(low, content["actions"][:20].min(axis=0), rtol=1e-6)
