@@ -155,8 +155,8 @@ def _findings(
         message = f"{len(problems)} observation arrays are left out: {shown}"
         only_images = all(text.endswith(IMAGE) for text in problems.values())
         severity: Severity = "note" if only_images else "warning"
-        values = {"keys": dict(problems)}
-        findings.append(Finding("left-out", severity, message, where, values=values))
+        keys = dict(problems)
+        findings.append(Finding("left-out", severity, message, where, values={"keys": keys}))
     if reshaped:
         shapes = ", ".join(f"{key} {shape}" for key, shape in reshaped.items())
         message = f"observations of several axes are read as vectors: {shapes}"
