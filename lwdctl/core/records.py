@@ -73,6 +73,10 @@ class ActionSpec:
     gripper: tuple[_Size, ...] = ()
     limits: str = "environment"
 
+    def unlimited(self) -> ActionSpec:
+        """Return this action without limits, so that those of the data are taken."""
+        return replace(self, low=(), high=(), limits="")
+
     def limited_by(
         self, smallest: npt.NDArray[np.float64], largest: npt.NDArray[np.float64]
     ) -> ActionSpec:

@@ -29,7 +29,6 @@ from lwdctl.core.records import (
     Finding,
     FloatArray,
     ObservationSpec,
-    Severity,
     SourceSpec,
 )
 from lwdctl.data.checks import check_components, check_rows, numeric_order
@@ -46,6 +45,7 @@ from lwdctl.data.robomimic_env import (
 )
 from lwdctl.data.robomimic_keys import (
     OBS,
+    ODD,
     ROWS,
     Layout,
     choose_action_key,
@@ -70,28 +70,6 @@ from lwdctl.data.robosuite_replay import StateReplay, commands_for
 QUATERNION_KEY = "robot0_eef_quat"
 SUCCESS_REWARD = 1.0
 RANKS = (1, 2, 3)
-ODD: dict[str, tuple[str, Severity, str, str]] = {
-    "no actions": (
-        "left-out", "note", "{} groups beside the demonstrations hold no actions: {}", "",
-    ),
-    "empty": ("left-out", "warning", "{} demonstrations have no steps and are left out: {}", ""),
-    "num_samples": (
-        "metadata", "warning",
-        "num_samples of {} demonstrations is not the number of their actions, which counts: {}", "",
-    ),
-    "seed": ("metadata", "warning", "the seed of {} demonstrations is no integer: {}", ""),
-    "label": ("metadata", "warning", "{} demonstrations have no behavior label: {}", ""),
-    "task": ("metadata", "warning", "{} demonstrations have no task of their own: {}", ""),
-    "failed": (
-        "success", "note", "{} demonstrations are marked as failed and stored: {}",
-        "--only-successful leaves them out",
-    ),
-    "states": (
-        "left-out", "note",
-        "states of {} demonstrations are no table of a row per action, and are not stored: {}", "",
-    ),
-}  # fmt: skip
-"""Oddities of demonstrations that do no harm: check, severity, message and hint."""
 
 
 class RobomimicFile(Hdf5Reader):

@@ -209,7 +209,10 @@ def describe_actions(
             f"{where}: the environment takes targets, but {key} are motions",
             "leave --action-key out to read the actions that the environment takes",
         )
-    return RecordedActions(robosuite_action(arm, size, rate), env_args, finding)
+    spec = robosuite_action(arm, size, rate)
+    if spec.semantics == "absolute":  # robosuite sets no limits on targets
+        spec = spec.unlimited()
+    return RecordedActions(spec, env_args, finding)
 
 
 def _declared(

@@ -12,7 +12,7 @@ import h5py
 from lwdctl.artifacts.snippets import RESERVED_KEYS
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
-from lwdctl.core.records import Finding, ObservationSpec
+from lwdctl.core.records import Finding, ObservationSpec, Severity
 from lwdctl.core.simulator_facts import OBSERVATION, robosuite_network_keys
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.data.checks import NUMBER_KINDS, choose_observations
@@ -61,6 +61,30 @@ def is_vector(shape: Sequence[int]) -> bool:
 def is_action(path: str) -> bool:
     """Return whether the path of an array says that it holds actions."""
     return "action" in path.partition("/")[0]
+
+
+ODD: dict[str, tuple[str, Severity, str, str]] = {
+    "no actions": (
+        "left-out", "note", "{} groups beside the demonstrations hold no actions: {}", "",
+    ),
+    "empty": ("left-out", "warning", "{} demonstrations have no steps and are left out: {}", ""),
+    "num_samples": (
+        "metadata", "warning",
+        "num_samples of {} demonstrations is not the number of their actions, which counts: {}", "",
+    ),
+    "seed": ("metadata", "warning", "the seed of {} demonstrations is no integer: {}", ""),
+    "label": ("metadata", "warning", "{} demonstrations have no behavior label: {}", ""),
+    "task": ("metadata", "warning", "{} demonstrations have no task of their own: {}", ""),
+    "failed": (
+        "success", "note", "{} demonstrations are marked as failed and stored: {}",
+        "--only-successful leaves them out",
+    ),
+    "states": (
+        "left-out", "note",
+        "states of {} demonstrations are no table of a row per action, and are not stored: {}", "",
+    ),
+}  # fmt: skip
+"""Oddities of demonstrations that do no harm: check, severity, message and hint."""
 
 
 @dataclass(frozen=True)

@@ -165,7 +165,9 @@ def pose_targets(
     if has_absolute_targets(arm) and controller != "OSC_POSE":
         return None
     _check_pose_controller(arm, controller, size, where)
-    spec = robosuite_pose_action(robosuite_control_rate(env_args.get("env_kwargs", {})))
+    # robosuite sets no limits on targets.
+    rate = robosuite_control_rate(env_args.get("env_kwargs", {}))
+    spec = robosuite_pose_action(rate).unlimited()
     if has_absolute_targets(arm):
         return PoseTargets(spec)
     scale = _scale(arm, where)

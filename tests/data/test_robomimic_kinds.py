@@ -457,8 +457,7 @@ def test_recorded_absolute_marks_the_controller(path, controller, marked):
     np.testing.assert_array_equal(episode.actions, recorded.astype(np.float32))
     assert spec.action.semantics == "absolute"
     assert spec.action.units == "meters and radians"
-    assert spec.action.high[:3] == (2.0, 2.0, 2.0)
-    assert (episode.actions <= spec.action.high).all()
+    assert (spec.action.high, spec.action.limits) == ((), "")  # robosuite sets none on targets
     assert spec.env.settings["env_args"]["env_kwargs"]["controller_configs"] == marked
     assert "actions" not in spec.env.settings
     assert only(findings, "semantics").severity == "note"

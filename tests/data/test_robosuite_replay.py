@@ -115,7 +115,7 @@ class TestWithRobosuite:
         with open_source("robomimic", (path,), config) as source:
             spec = source.spec
         simulator = RobosuiteSimulator(spec.env, "Lift")
-        assert simulator.action == spec.action
+        assert simulator.action.unlimited() == spec.action
         start = simulator.reset(0)["robot0_eef_pos"]
         arm = simulator._env.robots[0].part_controllers["right"]
         turn = Rotation.from_matrix(arm.ref_ori_mat).as_rotvec()
