@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from lwdctl.artifacts.files import is_known_digest, remember_digest, sha256_of
 from lwdctl.artifacts.manifest import MANIFEST_NAME, Manifest, PayloadFile
 from lwdctl.artifacts.references import format_reference
+from lwdctl.artifacts.stored_files import read_stored, stored_files
 from lwdctl.core.errors import ArtifactError
 
 SMALL_FILE = 16 * 2**20
 """Files below this many bytes are hashed by every consumer."""
+_SHORT_JSON = 2**20
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Artifact:
     @property
     def digest(self) -> str:
         """SHA-256 of its `manifest.json`, which pins every payload file as well."""
-        return sha256_of(self.path / MANIFEST_NAME)
+        return hashlib.sha256(read_stored(self.path, MANIFEST_NAME)).hexdigest()
 
     def payload(self, relative: str) -> Path:
         """Return the path of a payload file or directory.
@@ -66,17 +69,40 @@ class Artifact:
             )
         return path
 
+    def read(self, file: PayloadFile) -> bytes:
+        """Return the content of a small payload file, compared with its digest.
+
+        Raises:
+            ArtifactError: The file is missing, differs, is a link, or too large to be read at once.
+        """
+        content = read_stored(self.path, file.path)
+        if hashlib.sha256(content).hexdigest() != file.sha256:
+            raise self._damaged(self.path / file.path, hashlib.sha256(content).hexdigest(), file)
+        return content
+
+    def files_in(self, folder: str, suffix: str = "") -> list[PayloadFile]:
+        """Return the payload files that lie directly in a folder, sorted by name."""
+        inside = (
+            file
+            for file in self.manifest.files
+            if PurePosixPath(file.path).parent == PurePosixPath(folder)
+        )
+        found = (file for file in inside if file.path.endswith(suffix))
+        return sorted(found, key=lambda file: file.path)
+
     def check(self) -> None:
         """Check the files before they are read.
 
-        Compares the sizes of all files, the SHA-256 of small files always and of large files once
-        per machine. Zarr chunks are left to the crc32c that is checked when they are read.
+        Refuses links, pipes and devices anywhere in the artifact. Compares the sizes of all files,
+        the SHA-256 of small files always and of large files once per machine. Zarr chunks are left
+        to the crc32c that is checked when they are read.
 
         Raises:
-            ArtifactError: A file is missing or differs.
+            ArtifactError: A file is missing or differs, or there is something else than files.
         """
+        found = {path.relative_to(self.path).as_posix() for path in stored_files(self.path)}
         for file in self.manifest.files:
-            path = self._check_size(file)
+            path = self._check_size(file, found)
             if _is_zarr_chunk(file.path):
                 continue
             if file.size < SMALL_FILE:
@@ -85,6 +111,18 @@ class Artifact:
                 self._check_digest(path, file)
                 remember_digest(path, file.sha256)
 
+    def check_quickly(self) -> None:
+        """Check that all files are there with their sizes, and the content of short JSON files.
+
+        Raises:
+            ArtifactError: A file is missing or differs, or there is something else than files.
+        """
+        found = {path.relative_to(self.path).as_posix() for path in stored_files(self.path)}
+        for file in self.manifest.files:
+            path = self._check_size(file, found)
+            if file.path.endswith(".json") and file.size < _SHORT_JSON:
+                self._check_digest(path, file)
+
     def verify(self) -> int:
         """Read every payload byte again and compare it with its digest.
 
@@ -92,13 +130,19 @@ class Artifact:
             Bytes read, in files and again in zarr chunks.
 
         Raises:
-            ArtifactError: A file is missing, differs, or is not in the manifest.
+            ArtifactError: A file is missing, differs, or is not in the manifest; or there are links
+                or chunks that cannot be decoded.
         """
         total = 0
+        found = {path.relative_to(self.path).as_posix() for path in stored_files(self.path)}
         for file in self.manifest.files:
-            self._check_digest(self._check_size(file), file)
+            self._check_digest(self._check_size(file, found), file)
             total += file.size
-        self._check_no_other_files()
+        known = {file.path for file in self.manifest.files} | {MANIFEST_NAME}
+        for name in sorted(found - known):
+            raise ArtifactError(
+                f"{self.reference}: {self.path / name} is not in the manifest", "move it elsewhere"
+            )
         for store in self._zarr_stores():
             # Imported here: listing artifacts must not load zarr.
             from lwdctl.artifacts.zarr_columns import read_every_chunk
@@ -106,9 +150,9 @@ class Artifact:
             total += read_every_chunk(store)
         return total
 
-    def _check_size(self, file: PayloadFile) -> Path:
+    def _check_size(self, file: PayloadFile, found: Collection[str]) -> Path:
         path = self.path / file.path
-        if not path.is_file():
+        if PurePosixPath(file.path).as_posix() not in found:
             raise ArtifactError(f"{self.reference}: {path} is missing", self._again())
         size = path.stat().st_size
         if size != file.size:
@@ -121,19 +165,14 @@ class Artifact:
     def _check_digest(self, path: Path, file: PayloadFile) -> None:
         found = sha256_of(path)
         if found != file.sha256:
-            raise ArtifactError(
-                f"{self.reference}: {path} is damaged: its SHA-256 is {found}, "
-                f"the manifest says {file.sha256}",
-                self._again(),
-            )
+            raise self._damaged(path, found, file)
 
-    def _check_no_other_files(self) -> None:
-        known = {file.path for file in self.manifest.files} | {MANIFEST_NAME}
-        for path in sorted(self.path.rglob("*")):
-            if path.is_file() and path.relative_to(self.path).as_posix() not in known:
-                raise ArtifactError(
-                    f"{self.reference}: {path} is not in the manifest", "move it elsewhere"
-                )
+    def _damaged(self, path: Path, found: str, file: PayloadFile) -> ArtifactError:
+        return ArtifactError(
+            f"{self.reference}: {path} is damaged: its SHA-256 is {found}, "
+            f"the manifest says {file.sha256}",
+            self._again(),
+        )
 
     def _zarr_stores(self) -> Iterator[Path]:
         tops = {

@@ -14,13 +14,15 @@ from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import lwdctl
 from lwdctl.artifacts.files import write_durably
-from lwdctl.artifacts.references import MAKERS
+from lwdctl.artifacts.references import MAKERS, check_name, parse_reference
+from lwdctl.artifacts.stored_files import is_inside, read_stored
 from lwdctl.core.errors import ArtifactError
+from lwdctl.core.untrusted import parse_json, typed
 
 SCHEMA_VERSION = 2
 MANIFEST_NAME = "manifest.json"
@@ -31,6 +33,7 @@ PACKAGES = (
 )  # fmt: skip
 """Distributions whose installed version is recorded, simulators among them."""
 
+_AGAIN = "make the artifact again, or restore a copy of it"
 _GIT_SECONDS = 10
 _ORIGIN: ContextVar[Mapping[str, str]] = ContextVar("origin")
 
@@ -99,14 +102,15 @@ class Manifest:
             ArtifactError: It is missing, not JSON, changed since it was written, of another
                 schema version, or of another artifact type.
         """
-        body = _load(path)
+        body = parse_json(read_stored(path.parent, path.name), str(path), hint=_AGAIN)
+        if not isinstance(body, dict):
+            raise ArtifactError(f"{path} is not an lwdctl manifest", _AGAIN)
         _check_schema(path, body)
         digest = body.pop("digest", None)
         if digest != _digest(body):
-            raise ArtifactError(
-                f"{path} was changed after it was written", "make the artifact again, or restore it"
-            )
-        manifest = _build(path, body)
+            raise ArtifactError(f"{path} was changed after it was written", _AGAIN)
+        manifest = typed(cls, body, str(path), hint=_AGAIN)
+        _check_names(path, manifest)
         if artifact_type and manifest.type != artifact_type:
             raise ArtifactError(
                 f"{path.parent} is an artifact of type '{manifest.type}', not '{artifact_type}'",
@@ -164,6 +168,11 @@ def recording(*, command: str = "", stage: str = "") -> Iterator[None]:
         yield
     finally:
         _ORIGIN.reset(token)
+
+
+def command_line() -> str:
+    """Return the command line, or the Python call, that `recording` knows; "" outside of it."""
+    return _ORIGIN.get({}).get("command", "")
 
 
 def provenance(*, seed: int | None, device: str, started: str) -> dict[str, Any]:
@@ -247,25 +256,12 @@ def _digest(body: Mapping[str, Any]) -> str:
     return hashlib.sha256(_render(body)).hexdigest()
 
 
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        body = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ArtifactError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise ArtifactError(f"{path} is damaged: {error}", "make the artifact again") from error
-    if not isinstance(body, dict):
-        raise ArtifactError(f"{path} is not an lwdctl manifest")
-    return body
-
-
 def _check_schema(path: Path, body: Mapping[str, Any]) -> None:
     version = body.get("schema_version")
     if version == SCHEMA_VERSION:
         return
-    origin = body.get("provenance")
-    origin = origin if isinstance(origin, Mapping) else {}
-    commit = (origin.get("git") or {}).get("commit", "")[:7]
+    origin = _mapping(body.get("provenance"))
+    commit = str(_mapping(origin.get("git")).get("commit", ""))[:7]
     writer = f"lwdctl {origin.get('lwdctl', '(unknown)')}" + (
         f" (commit {commit})" if commit else ""
     )
@@ -277,19 +273,26 @@ def _check_schema(path: Path, body: Mapping[str, Any]) -> None:
     )
 
 
-def _build(path: Path, body: Mapping[str, Any]) -> Manifest:
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _check_names(path: Path, manifest: Manifest) -> None:
+    """Check what names directories and files: it must lead where a manifest's names belong.
+
+    Raises:
+        ArtifactError: A name that is none, or a file outside.
+    """
+    if not isinstance(manifest.provenance.get("finished"), str):
+        raise ArtifactError(f"{path}: provenance.finished: expected str", _AGAIN)
+    names = [manifest.type, manifest.name, *(item.type for item in manifest.inputs)]
     try:
-        manifest = Manifest(
-            **{
-                **body,
-                "inputs": tuple(InputRef(**item) for item in body["inputs"]),
-                "files": tuple(PayloadFile(**item) for item in body["files"]),
-            }
-        )
-    except (KeyError, TypeError) as error:
-        raise ArtifactError(f"{path} is not an lwdctl manifest: {error}") from error
+        relative = (item for item in manifest.inputs if not Path(item.reference).is_absolute())
+        names += [parse_reference(item.reference).name for item in relative]
+        for name in names:
+            check_name(name)
+    except ArtifactError as error:
+        raise ArtifactError(f"{path}: {error.message}", _AGAIN) from error
     for file in manifest.files:
-        inside = PurePosixPath(file.path)
-        if inside.is_absolute() or ".." in inside.parts:
-            raise ArtifactError(f"{path} names a file outside its artifact: {file.path}")
-    return manifest
+        if not is_inside(file.path):
+            raise ArtifactError(f"{path} names a file outside its artifact: {file.path}", _AGAIN)

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import zarr
 
 from lwdctl.artifacts.files import write_durably
+from lwdctl.artifacts.stored_files import read_stored
 from lwdctl.artifacts.zarr_columns import (
     EPISODE_CHUNK,
     STEP_CHUNK,
@@ -29,7 +30,7 @@ from lwdctl.artifacts.zarr_columns import (
     read_rows,
     seal_group,
 )
-from lwdctl.core.errors import ArtifactError, DataError
+from lwdctl.core.errors import ArtifactError, DataError, first_line
 from lwdctl.core.moments import Moments
 from lwdctl.core.records import ActionSpec, Episode, FloatArray, SourceSpec
 
@@ -40,6 +41,7 @@ _MODELS = "models"
 RELATIVE = "action_relative"
 RESERVED_KEYS = ("action", RELATIVE, "reward")
 """Columns of a store that no observation may be called after."""
+_MOST_MODEL_BYTES = 2**26
 _STATISTICS = ("mean", "m2", "minimum", "maximum")
 SPLITS = {"": 0, "train": 0, "validation": 1}
 _STATE_CHUNK = 65536
@@ -105,6 +107,7 @@ class SnippetWriter:
     Attributes:
         path: As given.
         group: The zarr group; complete after `close`.
+        env: The environment of `spec`.
         model_texts: Simulator models of a store in memory, by SHA-256.
 
     Raises:
@@ -115,7 +118,7 @@ class SnippetWriter:
     def __init__(self, path: Path | None, spec: SourceSpec) -> None:
         self.path = path
         self.model_texts: dict[str, str] = {}
-        self._spec = spec
+        self._spec, self.env = spec, spec.env
         for item in spec.observations:
             if item.name in RESERVED_KEYS:
                 raise DataError(f"the name '{item.name}' is reserved in snippet stores")
@@ -344,12 +347,23 @@ class SnippetStore:
         """
         inner = path / SNIPPETS_PAYLOAD
         path = inner if inner.is_dir() else path
-        return cls(path, open_group(path, FORMAT, FORMAT_VERSION))
+        group = open_group(path, FORMAT, FORMAT_VERSION)
+        try:
+            store = cls(path, group)
+            _check_table(store)
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+            raise ArtifactError(
+                f"{path} describes no snippets: {type(error).__name__}: {first_line(error)}",
+                "make the artifact again",
+            ) from error
+        return store
 
     @classmethod
     def written_by(cls, writer: SnippetWriter) -> SnippetStore:
         """Return the store that a closed writer has written, on disk or in memory."""
-        return cls(writer.path, writer.group, writer.model_texts)
+        store = cls(writer.path, writer.group, writer.model_texts)
+        store.spec = replace(store.spec, env=replace(store.spec.env, stored=writer.env.stored))
+        return store
 
     @classmethod
     def in_memory(cls, episodes: Iterable[Episode], spec: SourceSpec) -> SnippetStore:
@@ -451,14 +465,18 @@ class SnippetStore:
         row = int(self._column("model")[index])
         if row < 0:
             return ""
-        digest = cast(Any, self._group.attrs["models"])[row]
+        digests = cast(Any, self._group.attrs["models"])
+        digest = str(digests[row]) if row < len(digests) else ""
         if self.path is None:
             return self._model_texts[digest]
-        path = self.path.parent / _MODELS / f"{digest}.xml"
-        try:
-            return path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise ArtifactError(f"cannot read {path}: {error.strerror}") from error
+        name = f"{_MODELS}/{digest}.xml"
+        content = read_stored(self.path.parent, name, _MOST_MODEL_BYTES)
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise ArtifactError(
+                f"{self.path.parent / name} is damaged: its SHA-256 is not its name",
+                "make the artifact again",
+            )
+        return content.decode()
 
     def final_observation(self, index: int) -> dict[str, FloatArray] | None:
         """Return the observation after the last action: key to (obs,), or None."""
@@ -498,6 +516,26 @@ def _read_table(group: zarr.Group) -> EpisodeTable:
     )
     text = read_rows(array_of(group, "episode/source")).tobytes()
     return EpisodeTable(**columns, source=tuple(json.loads(text)))
+
+
+def _check_table(store: SnippetStore) -> None:
+    """Check that episodes lie inside the store and have names for what they refer to.
+
+    Raises:
+        ValueError: One does not.
+    """
+    table, spec = store.episodes, store.spec
+    count = len(table.source)
+    for name in ("start", "length", "task", "label", "split", "success", "seed", "weight"):
+        if getattr(table, name).shape != (count,):
+            raise ValueError(f"episode/{name} has not one row for each of {count} episodes")
+    ends = table.start + table.length
+    if not count or (table.start < 0).any() or (table.length < 1).any() or ends.max() > store.steps:
+        raise ValueError(f"episodes lie outside of the {store.steps} steps")
+    for name, known in (("task", spec.env.tasks), ("label", spec.labels)):
+        index = getattr(table, name)
+        if (index < -1).any() or (index >= len(known)).any():
+            raise ValueError(f"episode/{name} refers to names that there are not")
 
 
 def _array(

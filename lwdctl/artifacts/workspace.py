@@ -75,6 +75,22 @@ class Workspace:
         entries = map(_inspect, _version_directories(self.root, artifact_type))
         return [item for item in entries if isinstance(item, DamagedArtifact)]
 
+    def inventory(self, artifact_type: str = "") -> tuple[list[Artifact], list[DamagedArtifact]]:
+        """Return the finished artifacts, oldest first, and those that are found to be damaged.
+
+        Looks for missing and foreign files, other sizes, and changed JSON files, without reading
+        the large files.
+        """
+        usable, damaged = [], self.damaged(artifact_type)
+        for item in self.artifacts(artifact_type):
+            try:
+                item.check_quickly()
+            except ArtifactError as error:
+                damaged.append(DamagedArtifact(item.reference, item.path, error.message))
+            else:
+                usable.append(item)
+        return usable, damaged
+
     def unfinished(self, artifact_type: str = "") -> list[RunRecord]:
         """Return the unfinished runs, oldest first."""
         return unfinished_runs(self.root, artifact_type or "*")

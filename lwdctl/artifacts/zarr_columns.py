@@ -18,7 +18,8 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.storage import MemoryStore
 
-from lwdctl.core.errors import ArtifactError
+from lwdctl.artifacts.zarr_layout import MAX_CHUNK_BYTES, METADATA, check_layout
+from lwdctl.core.errors import ArtifactError, first_line
 
 STEP_CHUNK = 8192
 EPISODE_CHUNK = 1024
@@ -34,7 +35,7 @@ class Column:
         name: Path of the array inside the group.
         shape: Shape of one row.
         dtype: Element type.
-        chunk: Rows per chunk.
+        chunk: Rows per chunk; fewer where a chunk would be larger than any that is read.
     """
 
     def __init__(
@@ -45,6 +46,8 @@ class Column:
         dtype: npt.DTypeLike,
         chunk: int = STEP_CHUNK,
     ) -> None:
+        row_bytes = max(math.prod(shape) * np.dtype(dtype).itemsize, 1)
+        chunk = max(min(chunk, MAX_CHUNK_BYTES // row_bytes), 1)
         self._array = group.create_array(
             name,
             shape=(0, *shape),
@@ -56,8 +59,7 @@ class Column:
             # A chunk left out because it is all zeros could not be distinguished from a lost one.
             config={"write_empty_chunks": True},
         )
-        chunk_bytes = chunk * math.prod(shape) * np.dtype(dtype).itemsize
-        chunks = min(max(_WRITE_BYTES // max(chunk_bytes, 1), 1), _WRITE_CHUNKS)
+        chunks = min(max(_WRITE_BYTES // (chunk * row_bytes), 1), _WRITE_CHUNKS)
         self._buffer = np.zeros((chunks * chunk, *shape), np.dtype(dtype))
         self._filled = 0
         self._written = 0
@@ -116,21 +118,21 @@ def seal_group(group: zarr.Group, attributes: Mapping[str, Any]) -> None:
 def open_group(path: Path, store_format: str, version: int) -> zarr.Group:
     """Open a sealed group for reading; never creates one.
 
+    Nothing is opened before `check_layout` has found that it is a store that we write.
+
     Args:
         path: Directory of the store.
         store_format: Value that its attribute `format` must have.
         version: Value that its attribute `format_version` must have.
 
     Raises:
-        ArtifactError: It is missing, damaged, unfinished, or of another format.
+        ArtifactError: It is missing, damaged, unfinished, of another format or layout, or holds
+            links.
     """
-    if not (path / "zarr.json").is_file():
+    if not (path / METADATA).is_file():
         raise ArtifactError(f"there is no {store_format} store at {path}")
-    try:
-        group = zarr.open_group(path, mode="r", zarr_format=3)
-        attributes = dict(group.attrs)
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise ArtifactError(f"{path / 'zarr.json'} is damaged: {error}") from error
+    group = _open(path)
+    attributes = dict(group.attrs)
     if not attributes.get("complete"):
         raise ArtifactError(f"{path} was not written to its end", "make it again")
     if attributes.get("format") != store_format or attributes.get("format_version") != version:
@@ -141,13 +143,26 @@ def open_group(path: Path, store_format: str, version: int) -> zarr.Group:
     return group
 
 
+def _open(path: Path) -> zarr.Group:
+    check_layout(path)
+    try:
+        return zarr.open_group(path, mode="r", zarr_format=3, use_consolidated=False)
+    except Exception as error:
+        raise ArtifactError(f"{path / METADATA} is damaged: {first_line(error)}") from error
+
+
 def array_of(group: zarr.Group, name: str) -> zarr.Array[Any]:
     """Return the array called `name`.
 
     Raises:
-        ArtifactError: The group has none of that name.
+        ArtifactError: The group has none of that name, or it cannot be opened.
     """
-    found = group.get(name)
+    try:
+        found = group.get(name)
+    except Exception as error:
+        raise ArtifactError(
+            f"{group.store_path}: the array '{name}' cannot be opened: {first_line(error)}"
+        ) from error
     if not isinstance(found, zarr.Array):
         raise ArtifactError(f"{group.store_path} has no array '{name}'")
     return found
@@ -164,9 +179,9 @@ def read_rows(array: zarr.Array[Any], start: int = 0, stop: int | None = None) -
         raise ArtifactError(f"{array.store_path} has {array.shape[0]} rows, not {start} to {stop}")
     try:
         return np.asarray(array[start:stop])
-    except (ValueError, RuntimeError, OSError) as error:
+    except Exception as error:
         raise ArtifactError(
-            f"{array.store_path}: rows {start} to {stop} are damaged: {error}",
+            f"{array.store_path}: rows {start} to {stop} are damaged: {first_line(error)}",
             "make the artifact again; `lwdctl verify` checks all of it",
         ) from error
 
@@ -178,14 +193,14 @@ def read_every_chunk(path: Path) -> int:
         Bytes read, uncompressed.
 
     Raises:
-        ArtifactError: A chunk is damaged.
+        ArtifactError: A chunk is damaged, or the store is none that we write.
     """
     total = 0
-    group = zarr.open_group(path, mode="r")
+    group = _open(path)
     for _, item in group.members(max_depth=None):
         if isinstance(item, zarr.Array):
             sides = zip(item.shape, item.chunks, strict=True)
-            for corner in itertools.product(*(range(0, size, step) for size, step in sides)):
+            for corner in itertools.product(*(range(0, size, step or 1) for size, step in sides)):
                 total += _read_chunk(item, corner)
     return total
 
@@ -194,8 +209,8 @@ def _read_chunk(array: zarr.Array[Any], corner: tuple[int, ...]) -> int:
     block = tuple(slice(low, low + step) for low, step in zip(corner, array.chunks, strict=True))
     try:
         return int(np.asarray(array[block]).nbytes)
-    except (ValueError, RuntimeError, OSError) as error:
+    except Exception as error:
         raise ArtifactError(
-            f"{array.store_path}: the chunk at {corner} is damaged: {error}",
+            f"{array.store_path}: the chunk at {corner} is damaged: {first_line(error)}",
             "make the artifact again",
         ) from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -17,6 +17,10 @@ from lwdctl.cli.output import print_json, print_summary, print_table, print_text
 from lwdctl.core.errors import ArtifactError, ConfigError
 from lwdctl.core.suggest import did_you_mean
 
+_DEEP = (
+    "For artifacts of unknown origin: also decode every chunk, read every JSON file and compare"
+    " model files with their descriptions. Nothing in them is executed or followed."
+)
 _REFERENCE_HELP = "NAME, NAME:v2, NAME:latest, TYPE/NAME:v2, or the path of an artifact directory."
 
 
@@ -33,11 +37,12 @@ def list_command(
         raise ConfigError(
             f"no artifact type is called '{artifact_type}'", did_you_mean(artifact_type, MAKERS)
         )
+    usable, damaged = workspace.inventory(artifact_type)
     summary = {
-        "artifacts": [_finished(item) for item in workspace.artifacts(artifact_type)],
+        "artifacts": [_finished(item) for item in usable],
         "damaged": [
             {"artifact": item.reference, "path": str(item.path), "reason": item.reason}
-            for item in workspace.damaged(artifact_type)
+            for item in damaged
         ],
         "unfinished": [_unfinished(item) for item in workspace.unfinished(artifact_type)],
         "leftovers": [_leftover(item) for item in workspace.leftovers() if not artifact_type],
@@ -115,6 +120,7 @@ def verify_command(
         list[str] | None,
         typer.Argument(help=f"{_REFERENCE_HELP} Default: every artifact.", metavar="REFERENCE..."),
     ] = None,
+    deep: Annotated[bool, bare_option(_DEEP, "--deep")] = False,
 ) -> None:
     """Re-read artifacts in full and compare every digest; exit with 1 if one is damaged."""
     workspace = shared.workspace
@@ -123,13 +129,18 @@ def verify_command(
             f"there is no workspace at {workspace.root}",
             "name its directory with --workspace DIR or $LWDCTL_WORKSPACE",
         )
-    chosen = [workspace.resolve("", item) for item in references or ()] or workspace.artifacts()
-    problems = [] if references else [item.reason for item in workspace.damaged()]
+    chosen, problems = _chosen(workspace, references or ())
     verified: dict[str, int] = {}
+    verify: Callable[[Artifact], int] = Artifact.verify
+    if deep:
+        # Imported here: it loads torch.
+        from lwdctl.stages.deep_check import check_deeply
+
+        verify = check_deeply
     with shared.progress.task("verifying", len(chosen), "artifact") as task:
         for artifact in chosen:
             try:
-                verified[artifact.reference] = artifact.verify()
+                verified[artifact.reference] = verify(artifact)
             except ArtifactError as error:
                 problems.append(error.message)
             task.advance()
@@ -145,6 +156,21 @@ def verify_command(
         raise ArtifactError(
             "; ".join(problems), "make the damaged artifacts again, or restore copies"
         )
+
+
+def _chosen(workspace: Workspace, references: Sequence[str]) -> tuple[list[Artifact], list[str]]:
+    """Return the artifacts that are meant, and why others cannot be read."""
+    if not references:
+        return workspace.artifacts(), [item.reason for item in workspace.damaged()]
+    chosen, problems = [], []
+    for reference in references:
+        try:
+            chosen.append(workspace.resolve("", reference))
+        except ArtifactError as error:
+            if len(references) == 1:
+                raise
+            problems.append(error.message)
+    return chosen, problems
 
 
 def gc_command(

@@ -9,10 +9,9 @@ does no harm.
 from __future__ import annotations
 
 import itertools
-import os
 import shlex
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,8 @@ import zarr
 from zarr.abc.store import Store
 from zarr.storage import LocalStore, ZipStore
 
-from lwdctl.core.errors import DataError
+from lwdctl.artifacts.stored_files import stored_files
+from lwdctl.core.errors import ArtifactError, DataError
 from lwdctl.core.records import Finding
 from lwdctl.data.checked_blosc import with_checked_blosc
 from lwdctl.data.checks import NonFiniteError, check_declared_bytes, first_line
@@ -199,22 +199,36 @@ class ZarrFile:
         """Return the files of an array, relative to it.
 
         Raises:
-            DataError: A member of a zip file is far larger than its chunk.
+            DataError: A member of a zip file is far larger than its chunk, or there are links.
         """
         folder = f"{self._root}{key}/"
         if isinstance(self._store, LocalStore):
             base = self.path / folder
-            return {
-                (Path(place) / name).relative_to(base).as_posix()
-                for place, _, names in os.walk(base)
-                for name in names
-            }
+            return {path.relative_to(base).as_posix() for path in self._own_files(base, key)}
         with zipfile.ZipFile(self.path) as archive:
             members = [item for item in archive.infolist() if item.filename.startswith(folder)]
         for item in members:
             if item.file_size > 2 * MAX_CHUNK_BYTES:
                 raise DataError(f"{self.path}: {item.filename}: declares {item.file_size:,} bytes")
         return {item.filename.removeprefix(folder) for item in members}
+
+    def _own_files(self, folder: Path, key: str) -> Iterator[Path]:
+        """Yield the files below a folder.
+
+        Raises:
+            DataError: A link, which would lead out of the store, or a pipe or device.
+        """
+        for place in (folder, *folder.parents):
+            if place == self.path:
+                break
+            if place.is_symlink():
+                raise DataError(f"{self.path}: {key}: {place} is a link, which is not followed")
+        try:
+            yield from stored_files(folder)
+        except ArtifactError as error:
+            raise DataError(
+                f"{self.path}: {key}: {error.message}", "copy what it links to into the store"
+            ) from None
 
 
 class _Missing:

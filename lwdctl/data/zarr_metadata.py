@@ -48,6 +48,8 @@ def _in_folder(folder: Path, root: Path, depth: int) -> Iterator[tuple[str, byte
     """Yield name and content of the metadata files below a folder; links are not followed."""
     deepest = depth > _MAX_DEPTH
     for file in (folder / name for name in _METADATA):
+        if file.is_symlink():
+            raise ValueError(f"{file.name} is a link, which is not followed")
         if not file.is_file():
             continue
         if file.stat().st_size > _MAX_METADATA_BYTES:
@@ -57,6 +59,8 @@ def _in_folder(folder: Path, root: Path, depth: int) -> Iterator[tuple[str, byte
         yield file.relative_to(root).as_posix(), content
     if not deepest:  # below an array there are only chunks, possibly very many
         for entry in sorted(os.scandir(folder), key=lambda item: item.name):
+            if entry.is_symlink() and entry.is_dir():
+                raise ValueError(f"{entry.name} is a link, which is not followed")
             if entry.is_dir(follow_symlinks=False):
                 yield from _in_folder(Path(entry.path), root, depth + 1)
 
