@@ -171,6 +171,7 @@ class Analysis:
             `snapshots` (training steps with the VAE as it was then) and `trained` (any policy, the
             training steps of its snapshots, and a function that loads a snapshot into it).
         summary: One line for `--help`.
+        simulates: Whether it runs or asks the environment that the data name.
     """
 
     name: str
@@ -179,6 +180,7 @@ class Analysis:
     function: str
     arguments: tuple[str, ...]
     summary: str
+    simulates: bool = True
 
 
 ANALYSES = (
@@ -189,6 +191,7 @@ ANALYSES = (
         "lwdctl.analysis.latents:analyze_latents",
         ("snippets", "vae", "latents"),
         "Look for behaviors in the latent space: PCA, t-SNE, separability.",
+        simulates=False,
     ),
     Analysis(
         "behavior",

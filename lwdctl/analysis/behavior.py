@@ -75,7 +75,7 @@ def analyze_behavior(
     progress = progress or TqdmProgress()
     limit = evaluation[0].max_steps or snippets.spec.env.max_steps
     lost: list[str] = []
-    measures = behavior_measures(snippets.spec.env.adapter, evaluation[0].tasks)
+    measures = behavior_measures(snippets.spec.env, evaluation[0].tasks)
     trajectories = source_trajectories(
         snippets, limit, config.source, config.seed, progress, measures
     )

@@ -15,9 +15,10 @@ from lwdctl.analysis.resample import Bootstrap, percentile_interval
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.core.errors import ArtifactError, MissingExtraError
 from lwdctl.core.progress import Progress
+from lwdctl.core.records import EnvSpec
 from lwdctl.core.seeding import generator
 from lwdctl.envs.simulator import BehaviorMeasure
-from lwdctl.envs.table import ENVIRONMENTS
+from lwdctl.envs.table import load_environment
 from lwdctl.evaluation.results import Estimate
 
 SOURCE = "source"
@@ -104,10 +105,10 @@ def shared_metrics(items: Sequence[Trajectory]) -> list[str]:
     return [name for name in items[0].values if all(name in item.values for item in items)]
 
 
-def behavior_measures(adapter: str, tasks: Sequence[str]) -> dict[str, BehaviorMeasure | None]:
+def behavior_measures(env: EnvSpec, tasks: Sequence[str]) -> dict[str, BehaviorMeasure | None]:
     """Return task to the environment's behavior metrics, None where it offers none."""
     try:
-        offered = getattr(ENVIRONMENTS.load(adapter), "behavior_measure", None)
+        offered = getattr(load_environment(env), "behavior_measure", None)
     except MissingExtraError:
         offered = None  # data can be analyzed without their simulator
     return {task: offered(task) if offered else None for task in tasks}

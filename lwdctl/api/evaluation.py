@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,8 +18,9 @@ from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import Progress, TqdmProgress
 from lwdctl.core.records import EnvSpec
 from lwdctl.core.seeding import EVALUATION_SEED_START
+from lwdctl.core.trust import trusting
 from lwdctl.data.dataset import load_pandas
-from lwdctl.envs.table import Environment, environment_named
+from lwdctl.envs.table import Environment, allowed, environment_named
 from lwdctl.evaluation.cost import condition_cost, trained_condition
 from lwdctl.evaluation.episodes import EpisodeResult, plan_episodes
 from lwdctl.evaluation.results import Condition, ConditionResult, ResultRow, result_rows
@@ -114,6 +115,7 @@ def evaluate(  # noqa: PLR0913 - the settings of an evaluation, by keyword only
     num_envs: int | None = None,
     workers: int = 0,
     timeout: float = 120.0,
+    trust: Collection[str] = (),
     progress: Progress | None = None,
 ) -> ResultTable:
     """Run policies on the same initial states and score them with intervals.
@@ -135,15 +137,19 @@ def evaluate(  # noqa: PLR0913 - the settings of an evaluation, by keyword only
             16.
         workers: Processes that hold the environments; 0 holds them in this one.
         timeout: Seconds to wait for a simulator.
+        trust: Environments outside of lwdctl (`package.module:Class`) that may be imported where
+            the data of a policy name them, not `env`.
         progress: Where to report; None draws bars with tqdm.
 
     Raises:
-        ConfigError: An unknown environment or task, or a policy that does not fit it.
+        ConfigError: An unknown environment or task, one outside of lwdctl that only the data name,
+            or a policy that does not fit it.
     """
     if episodes < 1:
         raise ConfigError(f"the number of episodes must be at least 1, not {episodes}")
     named = dict(policies) if isinstance(policies, Mapping) else {"policy": policies}
-    place, spec = _environment(env, named, tasks)
+    with trusting(trust):
+        place, spec = _environment(env, named, tasks)
     plans = plan_episodes(spec, episodes, seed, tasks, labels)
     single = isinstance(place, gymnasium.Env)
     count = num_envs or (1 if single else min(16, len(plans)))
@@ -214,13 +220,14 @@ def _environment(
     if env is None:
         if not trained:
             raise ConfigError("no policy says where it runs", 'name the environment: env="pusht"')
-        env = trained[0]
+        env = allowed(trained[0])
     if isinstance(env, str):
         named = environment_named(env)
         # The data know the environment's settings and versions.
         same = [item for item in trained if item.adapter == named.adapter]
         settled = same[0] if same else named
-        env = replace(settled, tasks=named.tasks if "/" in env else settled.tasks)
+        chosen = named.tasks if "/" in env else settled.tasks
+        env = replace(settled, tasks=chosen, stored=False)
     if isinstance(env, EnvSpec):
         return env, env
     return env, EnvSpec(str(getattr(env, "__name__", env)), tuple(tasks) or ("",))

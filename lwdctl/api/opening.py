@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from lwdctl.core.config import from_mapping
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import Progress, TqdmProgress
 from lwdctl.core.records import SourceSpec
+from lwdctl.core.trust import trusting
 from lwdctl.core.untrusted import read_json
 from lwdctl.data.dataset import Dataset
 from lwdctl.data.formats import READERS
@@ -56,6 +58,7 @@ def load_policy(
     *,
     workspace: Place = None,
     device: str = "auto",
+    trust: Collection[str] = (),
     **settings: Any,
 ) -> LoadedPolicy | ExportedPolicy:
     """Open a trained policy, whatever its method.
@@ -66,6 +69,8 @@ def load_policy(
             `train_baseline` returned; or a `TrainedPolicy`. "" takes the newest LWD policy.
         workspace: Where to look.
         device: `"auto"`, `"cpu"`, `"cuda"` or `"cuda:N"`; a model in memory stays where it is.
+        trust: Environments outside of lwdctl (`package.module:Class`) that `lwdctl.evaluate` may
+            import where the data of the policy name them.
         **settings: How to run it: `horizon`, `latent`, `sampler`, `num_inference_steps`,
             `warm_start`, `temporal_ensemble`; see `lwdctl.Acting`.
 
@@ -73,6 +78,20 @@ def load_policy(
         ArtifactError: Nothing has that name, or it is damaged.
         ConfigError: It holds no policy, or a setting that the policy does not allow.
     """
+    with trusting(trust):
+        policy = _load_policy(source, workspace, device, settings)
+    if isinstance(policy, LoadedPolicy) and policy.source.env.adapter in trust:
+        trained, spec = policy.trained, policy.source
+        trained.source = replace(spec, env=replace(spec.env, stored=False))
+    return policy
+
+
+def _load_policy(
+    source: str | Path | Diffusion | Baseline | TrainedPolicy,
+    workspace: Place,
+    device: str,
+    settings: Mapping[str, Any],
+) -> LoadedPolicy | ExportedPolicy:
     acting = from_mapping(Acting, settings)
     if isinstance(source, Diffusion):
         vae = source.latents.vae

@@ -153,6 +153,7 @@ def _run(stage: Stage, shared: Shared, values: Mapping[str, Any]) -> None:
             run=values["run_name"],
             name=values["artifact_name"],
             resume=values.get("do_resume", False),
+            trust=values.get("trusted") or (),
             progress=shared.progress,
         )
     print_artifact(artifact, as_json=shared.as_json)
@@ -171,6 +172,11 @@ def stage_parameters(stage: Stage) -> list[inspect.Parameter]:
         *(
             [_keyword("do_resume", Annotated[bool, bare_option(_RESUME, "--resume")], False)]
             if stage.resumable
+            else []
+        ),
+        *(
+            [_keyword("trusted", Annotated[list[str] | None, _TRUST], None)]
+            if stage.simulates
             else []
         ),
         _keyword("run_name", Annotated[str, bare_option(_RUN, "--run", metavar="NAME")], ""),
@@ -301,5 +307,10 @@ def _input(kind: str) -> Any:
 
 
 _RESUME = "Resume the newest unfinished run with the same settings."
+_TRUST = bare_option(
+    "Environment outside of lwdctl that the data name and that may be imported; may be repeated.",
+    "--trust",
+    metavar="MODULE:CLASS",
+)
 _RUN = "Name of one artifact of the lineage to read from, where there are several."
 _NAME = "Name of the artifact to make  [default: that of its input, the files or the task]"

@@ -102,12 +102,15 @@ class EnvSpec:
         tasks: Task names that occur, in the order of their indices.
         settings: Adapter arguments, JSON-ready (robomimic's `env_args`, versions).
         max_steps: Episode limit in environment steps.
+        stored: Whether it was read from a file, so that an import path in `adapter` is not
+            trusted. It is not written.
     """
 
     adapter: str
     tasks: tuple[str, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
     max_steps: _Size = 0
+    stored: bool = field(default=False, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,9 @@ class SourceSpec:
 
     def to_mapping(self) -> dict[str, Any]:
         """Return JSON-ready values."""
-        return asdict(self)
+        values = asdict(self)
+        del values["env"]["stored"]
+        return values
 
     @classmethod
     def from_mapping(
@@ -164,7 +169,7 @@ class SourceSpec:
         )  # fmt: skip
         if odd:
             raise ArtifactError(f"{where}: {odd}", _AGAIN)
-        return spec
+        return replace(spec, env=replace(spec.env, stored=True))
 
     @property
     def network_keys(self) -> tuple[str, ...]:

@@ -12,7 +12,8 @@ import mujoco
 import numpy as np
 import numpy.typing as npt
 
-from lwdctl.core.errors import SimulatorError
+from lwdctl.core.errors import ConfigError, SimulatorError
+from lwdctl.core.plain_text import plain_text
 from lwdctl.core.records import FloatArray
 from lwdctl.core.simulator_facts import OBSERVATION, REFERENCE_RETURNS
 from lwdctl.envs.mujoco_rendering import open_renderer
@@ -41,7 +42,13 @@ def normalized_score(task: str) -> Metric:
 
 
 def build_environment(env_id: str, arguments: Mapping[str, Any] | None = None) -> Any:
-    """Build a registered environment (`"HalfCheetah-v4"`) and take it out of its wrappers."""
+    """Build a registered environment (`"HalfCheetah-v4"`) and take it out of its wrappers.
+
+    Raises:
+        ConfigError: The id names a module, which Gymnasium would import.
+    """
+    if ":" in env_id:
+        raise ConfigError(f"'{plain_text(env_id, 200)}' is no environment of Gymnasium's own")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", OUT_OF_DATE, DeprecationWarning)
         return gymnasium.make(env_id, disable_env_checker=True, **(arguments or {})).unwrapped

@@ -9,14 +9,18 @@ be a function of the same arguments, and what it returns may be a `gymnasium.Env
 from __future__ import annotations
 
 import importlib
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from lwdctl.artifacts.manifest import command_line
 from lwdctl.core.errors import ConfigError
+from lwdctl.core.plain_text import plain_text
 from lwdctl.core.records import ActionSpec, EnvSpec, SourceSpec
 from lwdctl.core.registry import Registry, Row, is_import_path
 from lwdctl.core.suggest import did_you_mean
+from lwdctl.core.trust import is_trusted
 from lwdctl.envs.simulator import Simulator
 
 if TYPE_CHECKING:
@@ -52,6 +56,44 @@ _CONTRACT = (
 )  # fmt: skip
 
 
+def allowed(env: EnvSpec) -> EnvSpec:
+    """Return an environment that may be imported: of the table, installed, or named by the user.
+
+    Raises:
+        ConfigError: A file names a module to import, and the user did not; the hint says how to.
+    """
+    name = env.adapter
+    if not env.stored or not is_import_path(name):
+        return env
+    if is_trusted(name):
+        return replace(env, stored=False)
+    module, _, attribute = plain_text(name, 200).partition(":")
+    raise ConfigError(
+        f"the data name an environment outside of lwdctl: running it would import the module"
+        f" '{module}' and call its '{attribute}'",
+        _how_to_trust(plain_text(name, 200)),
+    )
+
+
+def _how_to_trust(name: str) -> str:
+    command = command_line()
+    if command.startswith("lwdctl run "):
+        return "if you trust it, name it in the recipe's ingest stage: env = 'MODULE:CLASS/TASK'"
+    if command.startswith("lwdctl "):
+        return f"if you trust it: {command} --trust {shlex.quote(name)}"
+    return f"if you trust it, add trust=[{name!r}]"
+
+
+def load_environment(env: EnvSpec) -> Any:
+    """Import and return what builds an environment: the class, or the function.
+
+    Raises:
+        ConfigError: The environment does not exist, or `allowed` refuses it.
+        MissingExtraError: The simulator is not installed.
+    """
+    return ENVIRONMENTS.load(allowed(env).adapter)
+
+
 def make_simulator(env: Environment, task: str) -> Simulator:
     """Build the simulator of an environment.
 
@@ -60,8 +102,8 @@ def make_simulator(env: Environment, task: str) -> Simulator:
         task: One of the tasks of an `EnvSpec`; a factory knows its own.
 
     Raises:
-        ConfigError: The environment or the task does not exist, or what was built is neither a
-            `Simulator` nor a `gymnasium.Env`.
+        ConfigError: The environment or the task does not exist, `allowed` refuses it, or what was
+            built is neither a `Simulator` nor a `gymnasium.Env`.
         MissingExtraError: The simulator is not installed.
     """
     import gymnasium
@@ -69,7 +111,7 @@ def make_simulator(env: Environment, task: str) -> Simulator:
     from lwdctl.envs.gymnasium_adapter import WrappedGymnasium
 
     if isinstance(env, EnvSpec):
-        loaded, name = ENVIRONMENTS.load(env.adapter), env.adapter
+        loaded, name = load_environment(env), env.adapter
         plain = isinstance(loaded, type) and issubclass(loaded, gymnasium.Env)
         made = loaded() if plain else loaded(env, task)
     elif isinstance(env, gymnasium.Env):
@@ -101,7 +143,7 @@ def with_outside_environment(spec: SourceSpec) -> SourceSpec:
     adapter = spec.env.adapter
     if adapter in _ROWS or not (is_import_path(adapter) or adapter in ENVIRONMENTS):
         return spec
-    described = ENVIRONMENTS.load(adapter)
+    described = load_environment(spec.env)
     if not (hasattr(described, "action") and hasattr(described, "max_steps")):
         described = make_simulator(spec.env, next(iter(spec.env.tasks), ""))
         described.close()

@@ -23,7 +23,7 @@ import torch
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import Progress, SilentProgress
 from lwdctl.core.records import EnvSpec, FloatArray
-from lwdctl.envs.table import Environment
+from lwdctl.envs.table import Environment, allowed
 from lwdctl.evaluation.environment import (
     Environments,
     EnvironmentWorkers,
@@ -94,6 +94,8 @@ def rollout(  # noqa: PLR0913 - the settings of a rollout, by keyword only
         ConfigError: An unknown environment or task, or an environment that cannot run so.
         MissingExtraError: The simulator is not installed.
     """
+    if isinstance(env, EnvSpec):
+        env = allowed(env)  # worker processes do not know what the user trusts
     _check_environment(env, num_envs, workers)
     settings = RolloutSettings(env, max_steps, perturbation, perturbation_probability, recording)
     environments: Environments | EnvironmentWorkers = (

@@ -14,7 +14,7 @@ from lwdctl.core.errors import ArtifactError
 from lwdctl.core.seeding import EVALUATION_SEED_START, generator
 from lwdctl.data.batches import SnippetBatches
 from lwdctl.envs.simulator import ObservedState, Simulator
-from lwdctl.envs.table import ENVIRONMENTS, make_simulator
+from lwdctl.envs.table import load_environment, make_simulator
 from lwdctl.evaluation.episodes import demonstration_plan
 from lwdctl.policies.policy import EpisodePlan
 
@@ -97,7 +97,7 @@ def plan_snippets(
         ArtifactError: A start can be reached in none of these ways.
     """
     env, readers = store.spec.env, dict[str, ObservedState]()
-    if hasattr(ENVIRONMENTS.load(env.adapter), "state_at"):
+    if hasattr(load_environment(env), "state_at"):
         tasks = {env.tasks[int(store.episodes.task[index])] for index in episodes}
         readers = {task: cast(ObservedState, make_simulator(env, task)) for task in tasks}
     first_seed = EVALUATION_SEED_START + seed * 1_000_000

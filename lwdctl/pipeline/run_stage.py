@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from lwdctl.artifacts.artifact import Artifact
@@ -25,6 +25,7 @@ def run_stage(
     run: str = "",
     name: str = "",
     resume: bool = False,
+    trust: Collection[str] = (),
     progress: Progress | None = None,
 ) -> Artifact:
     """Run a stage on the newest artifacts of a workspace, or on those named.
@@ -38,6 +39,8 @@ def run_stage(
         run: Name of one artifact of the lineage to read from, where there are several.
         name: Name of the artifact; "" takes that of its input, the files or the task.
         resume: Go on from the newest unfinished run of the same settings.
+        trust: Environments outside of lwdctl (`package.module:Class`) that may be imported where
+            the data name them.
         progress: Where to report; None draws bars with tqdm.
 
     Returns:
@@ -59,7 +62,8 @@ def run_stage(
     call = [repr(command), repr(workspace), repr(settings), f"inputs={inputs!r}", f"name={name!r}"]
     call += [f"run={run!r}"] if run else []
     with recording(command=f"run_stage({', '.join(call)})"):
-        return stage.execute(config, found, StageContext(workspace, progress, name, resume))
+        context = StageContext(workspace, progress, name, resume, trust=tuple(trust))
+        return stage.execute(config, found, context)
 
 
 def resolve_inputs(

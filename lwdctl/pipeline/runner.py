@@ -13,6 +13,7 @@ from lwdctl.artifacts.manifest import InputRef, plain
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.config import to_mapping
 from lwdctl.core.progress import Progress, SilentProgress
+from lwdctl.core.registry import is_import_path
 from lwdctl.data.reader import paths_of
 from lwdctl.pipeline.expected import Comparison, Expectation, compare
 from lwdctl.pipeline.recipe import Step
@@ -49,13 +50,17 @@ def preview(plan: Sequence[Step], workspace: Workspace) -> list[Outcome]:
 def run_plan(plan: Sequence[Step], workspace: Workspace, progress: Progress) -> list[Outcome]:
     """Run every step that is not up to date.
 
-    An interrupted step of a resumable stage goes on from its last checkpoint.
+    An interrupted step of a resumable stage goes on from its last checkpoint. The environments
+    that the plan names by import path are imported where the data name them, and said.
     """
+    imports = _imports(plan)
+    if imports:
+        progress.message(f"the recipe imports {', '.join(imports)}")
     outcomes: dict[str, Outcome] = {}
     for index, step in enumerate(plan, start=1):
         head = f"[{index}/{len(plan)}] {step.id}"
         inputs = _inputs(step, outcomes, workspace)
-        context = _context(step, outcomes, workspace, progress)
+        context = replace(_context(step, outcomes, workspace, progress), trust=imports)
         finished = _finished(step, inputs, context)
         if finished:
             progress.message(f"{head}: {finished.reference} is up to date")
@@ -81,6 +86,12 @@ def compare_all(
     return tuple(
         compare(item, summaries[item.stage]) for item in expected if item.stage in summaries
     )
+
+
+def _imports(plan: Sequence[Step]) -> tuple[str, ...]:
+    """Return the import paths of environments (`package.module:Class`) that a plan names."""
+    named = (str(getattr(step.config, "env", None) or "").partition("/")[0] for step in plan)
+    return tuple(dict.fromkeys(name for name in named if is_import_path(name)))
 
 
 def _run(step: Step, inputs: Mapping[str, Artifact], context: StageContext) -> Artifact:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.records import FloatArray, SourceSpec
 from lwdctl.envs.simulator import StillAction
-from lwdctl.envs.table import ENVIRONMENTS
+from lwdctl.envs.table import load_environment
 from lwdctl.policies.policy import EpisodePlan, PolicyCost
 
 
@@ -29,7 +29,7 @@ def still_action(source: SourceSpec) -> StillAction:
         return lambda _: np.zeros(action.size, dtype=np.float32)
     if action.reference:
         return lambda observation: observation[action.reference]
-    offered = getattr(ENVIRONMENTS.load(adapter), "still_action", None) if adapter else None
+    offered = getattr(load_environment(source.env), "still_action", None) if adapter else None
     if offered is None:
         raise ConfigError(
             f"what holds the robot of the environment '{adapter}' still is not known: its actions"

@@ -73,6 +73,7 @@ _ROWS = (
         "lwdctl.stages.evaluate:run",
         "Run policies in the simulator and report their success rates.",
         resumable=True,
+        simulates=True,
         choices="lwdctl.stages.eval_models",
     ),
     *(
@@ -83,6 +84,7 @@ _ROWS = (
             row.inputs,
             "lwdctl.stages.analyze:run",
             row.summary,
+            simulates=row.simulates,
         )
         for row in ANALYSES
     ),

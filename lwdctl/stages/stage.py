@@ -11,6 +11,7 @@ from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.manifest import recording
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.progress import Progress, TqdmProgress
+from lwdctl.core.trust import trusting
 
 LOST = "episodes_lost_to_simulators"
 """Summary key of an artifact that lacks episodes, with their number; the artifact is not final."""
@@ -28,6 +29,7 @@ class StageContext:
         resume: Go on from the newest unfinished run of the same configuration.
         candidates: The artifacts that a stage may choose among, the preferred ones last; None
             for all of the workspace.
+        trust: Environments (`package.module:Class`) that may be imported where the data name them.
     """
 
     workspace: Workspace
@@ -35,6 +37,7 @@ class StageContext:
     name: str = ""
     resume: bool = False
     candidates: tuple[Artifact, ...] | None = None
+    trust: tuple[str, ...] = ()
 
 
 RunFunction = Callable[[Any, Mapping[str, Artifact], StageContext], Artifact]
@@ -56,6 +59,7 @@ class Stage:
             imported on use.
         summary: One line for help texts.
         resumable: Whether an interrupted run can go on from its last checkpoint.
+        simulates: Whether it runs or asks the environment that the data name.
         choices: Name of the module of a stage that chooses among several models, imported on
             use: `types_read(config, named)`, `candidate_types(config)`, and
             `chosen_models(config, inputs, context)`, the inputs that a run would record.
@@ -68,13 +72,14 @@ class Stage:
     run: RunFunction | str
     summary: str = ""
     resumable: bool = False
+    simulates: bool = False
     choices: str = ""
 
     def execute(
         self, config: Any, inputs: Mapping[str, Artifact], context: StageContext
     ) -> Artifact:
         """Run the stage and return the artifact it made."""
-        with recording(stage=self.command):
+        with recording(stage=self.command), trusting(context.trust):
             artifact: Artifact = _load(self.run)(config, inputs, context)
         return artifact
 
