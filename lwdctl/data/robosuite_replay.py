@@ -21,6 +21,7 @@ import numpy.typing as npt
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import FloatArray
 from lwdctl.core.robosuite_import import import_robosuite
+from lwdctl.core.scene_files import check_scene
 from lwdctl.data.checks import finite_rows, first_line
 
 # From robosuite 1.5 on the names of a gripper's parts carry the arm's.
@@ -79,7 +80,7 @@ class StateReplay:
                 f"pip install 'lwdctl[robosuite]', or where robomimic is installed: {hint}",
             ) from None
         self.version = str(robosuite.__version__)
-        self._assets = Path(str(robosuite.__file__)).resolve().parent
+        self._assets = Path(str(robosuite.__file__)).resolve().parent / "models" / "assets"
         name, kwargs = str(env_args.get("env_name", "")), dict(env_args.get("env_kwargs", {}))
         registered: Any = robosuite.environments.base.REGISTERED_ENVS
         classes = registered[name].__mro__ if name in registered else ()
@@ -149,7 +150,7 @@ class StateReplay:
             )
         try:
             scene = self._env.edit_model_xml(model)
-            self._check_files(scene, where)
+            check_scene(scene, self._assets)
             self._env.reset_from_xml_string(scene)
         except (AttributeError, KeyError, ValueError, ET.ParseError) as error:
             raise DataError(
@@ -157,16 +158,6 @@ class StateReplay:
             ) from None
         self._env.sim.reset()
         self._model = model
-
-    def _check_files(self, scene: str, where: str) -> None:
-        """Check that a scene takes meshes and textures from robosuite alone."""
-        for item in ET.fromstring(scene).iter():  # noqa: S314 - expat limits entities itself
-            file = item.get("file")
-            if file and not Path(file).resolve().is_relative_to(self._assets):
-                raise DataError(
-                    f"{where}.attrs[model_file]: refers to {file}, which is not robosuite's",
-                    self._hint,
-                )
 
     def _seen(self) -> dict[str, npt.NDArray[np.float64]]:
         seen = self._env._get_observations(force_update=True)

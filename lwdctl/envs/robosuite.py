@@ -25,6 +25,7 @@ import numpy.typing as npt
 from lwdctl.core.errors import ConfigError, SimulatorError
 from lwdctl.core.records import EnvSpec, FloatArray, ObservationSpec
 from lwdctl.core.robosuite_import import import_robosuite
+from lwdctl.core.scene_files import check_scene
 from lwdctl.core.seeding import derive_seed
 from lwdctl.core.simulator_facts import (
     ROBOSUITE_DEFAULT_MAX_STEPS,
@@ -60,6 +61,7 @@ OTHER_KEYS = (
     "robot0_joint_vel",
 )
 CAMERA = "agentview"
+ASSETS = "models/assets"
 # From robosuite 1.5 on the names of a gripper's parts carry the arm's.
 MARK_OF_15 = "gripper0_right_grip_site"
 
@@ -152,9 +154,10 @@ class RobosuiteSimulator(MujocoSimulator):
 
         Raises:
             SimulatorError: Not a state of this scene, or a scene that cannot be read.
+            ConfigError: A scene that names files which are not robosuite's.
         """
-        own = MARK_OF_15 not in model or self._readable(model) == self._own_record
-        self._load(self._own_model if own else model)
+        scene = self._readable(model) if MARK_OF_15 in model else self._own_record
+        self._load(self._own_model if scene == self._own_record else scene)
         self._set_state(state, 1 + self._env.sim.model.nq + self._env.sim.model.nv)
         return self._start(self._state)
 
@@ -227,6 +230,8 @@ class RobosuiteSimulator(MujocoSimulator):
             return
         self._close_renderer()
         self._loaded = None
+        if model != self._own_model:
+            _check_scene(model)
         try:
             self._env.reset_from_xml_string(model)
         except (KeyError, ValueError) as error:
@@ -250,6 +255,21 @@ class RobosuiteSimulator(MujocoSimulator):
             item.name: _value(self.task, seen, item.name).astype(np.float32)
             for item in self.observations
         }
+
+
+def _check_scene(model: str) -> None:
+    """Check that a recorded scene takes meshes and textures from robosuite alone.
+
+    Raises:
+        ConfigError: It names another file.
+    """
+    try:
+        check_scene(model, Path(str(robosuite.__file__)).parent / ASSETS)
+    except ValueError as error:
+        raise ConfigError(
+            f"the scene that the demonstrations recorded (MJCF) is not loaded: {error}",
+            "without recorded initial states it is not needed: lwdctl eval --latent sampled",
+        ) from error
 
 
 def _build(task: str, arguments: Mapping[str, Any]) -> Any:

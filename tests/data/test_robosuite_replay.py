@@ -96,7 +96,7 @@ class TestWithRobosuite:
     def test_a_scene_that_reads_other_files_is_refused(self, recording):
         asset = '<asset><mesh name="x" file="/etc/hosts.stl"/></asset>'
         error = refusal(recording(model=SCENE.replace("<asset/>", asset)))
-        assert "refers to /etc/hosts.stl, which is not robosuite's" in error.message
+        assert "names '/etc/hosts.stl', which is no file of the simulator's own" in error.message
 
     @pytest.mark.parametrize("controller", [None, OSC])
     def test_declared_targets_are_run_as_targets(self, tmp_path, controller):
