@@ -16,7 +16,7 @@ from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.errors import ArtifactError, ConfigError
 from lwdctl.core.suggest import did_you_mean
-from lwdctl.core.untrusted import read_json, typed
+from lwdctl.core.untrusted import parse_json, typed
 from lwdctl.evaluation.episodes import EpisodeResult
 from lwdctl.evaluation.results import ALL_TASKS, Condition, ConditionResult
 
@@ -217,7 +217,7 @@ def read_evaluation(artifact: Artifact, root: Path) -> list[Run]:
     Raises:
         ArtifactError: Its episodes cannot be read.
     """
-    folder = artifact.payload("episodes")
+    records = artifact.files_in("episodes", ".json")
     config = typed(_Protocol, {
         name: artifact.manifest.config[name]
         for name in ("max_steps", "perturbation_probability")
@@ -232,14 +232,14 @@ def read_evaluation(artifact: Artifact, root: Path) -> list[Run]:
     }
     verdicts = _verdicts(artifact, root)
     runs = []
-    for path in sorted(folder.glob("*.json")):
-        where, hint = f"{path} is no record of episodes", _AGAIN
-        record = read_json(path, where=where, hint=hint, allow_nan=True)
+    for file in records:
+        where, hint = f"{artifact.path / file.path} is no record of episodes", _AGAIN
+        record = parse_json(artifact.read(file), where, hint=hint, allow_nan=True)
         result = ConditionResult.from_json(typed(dict[str, Any], record, where, hint=hint), where)
         model = next(filter(None, map(result.models.get, SAMPLING_MODELS)), "")
         runs.append(make_run(result, **details, convergence=verdicts.get(model, "")))
     if not runs:
-        raise ArtifactError(f"{artifact.reference} holds no episodes in {folder}")
+        raise ArtifactError(f"{artifact.reference} holds no episodes in {artifact.path}")
     return runs
 
 

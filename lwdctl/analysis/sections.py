@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 
 from lwdctl.analysis.plotting import save_figures
 from lwdctl.analysis.tables import Table, write_csv, write_json
+from lwdctl.artifacts.stored_files import read_stored
 from lwdctl.core.errors import ArtifactError
-from lwdctl.core.untrusted import read_json, typed
+from lwdctl.core.untrusted import parse_json, typed
 
 RECORD = "analysis.json"
 _AGAIN = "analyze again with this version of lwdctl"
@@ -89,7 +90,8 @@ def read_sections(directory: Path) -> tuple[str, tuple[Section, ...]]:
     """
     path = directory / RECORD
     where = f"{path} is no record of an analysis"
-    record = typed(_Record, read_json(path, where=where, hint=_AGAIN), where, hint=_AGAIN)
+    content = parse_json(read_stored(directory, RECORD), where, hint=_AGAIN)
+    record = typed(_Record, content, where, hint=_AGAIN)
     for index, section in enumerate(record.sections):
         for row in section.table.rows if section.table else ():
             if len(row) != len(section.table.columns if section.table else ()):

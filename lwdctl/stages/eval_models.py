@@ -194,10 +194,19 @@ class _Finder:
                 and (like is None or _alike(found, like))
                 and _has_seed(found, seed)
                 and self._fits(policy, found, horizon)
+                and self._is_whole(artifact)
             ):
-                artifact.check()
                 return found
         return None
+
+    def _is_whole(self, artifact: Artifact) -> bool:
+        """Tell whether the files of a candidate are intact; one that is damaged is passed over."""
+        try:
+            artifact.check()
+        except ArtifactError as error:
+            self._context.progress.message(f"{artifact.reference} is passed over: {error.message}")
+            return False
+        return True
 
     def _candidates(self, kind: str) -> list[Artifact]:
         among = self._context.candidates

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,11 +17,13 @@ from lwdctl.artifacts.files import write_durably
 from lwdctl.artifacts.manifest import software
 from lwdctl.artifacts.run_in_progress import RunInProgress
 from lwdctl.artifacts.snippets import SnippetStore
+from lwdctl.artifacts.stored_files import read_stored
 from lwdctl.configs import EvalConfig
 from lwdctl.core.config import to_mapping
-from lwdctl.core.errors import ConfigError, SimulatorError
+from lwdctl.core.errors import ArtifactError, ConfigError, SimulatorError
 from lwdctl.core.seeding import EVALUATION_SEED_START
 from lwdctl.core.suggest import did_you_mean
+from lwdctl.core.untrusted import parse_json
 from lwdctl.evaluation.checks import check_compatible, check_video
 from lwdctl.evaluation.cost import condition_cost, trained_condition
 from lwdctl.evaluation.episodes import EpisodeResult, plan_demonstrations, plan_episodes
@@ -39,6 +41,8 @@ from lwdctl.stages.stage import StageContext
 from lwdctl.training.loop import choose_device
 
 EPISODES_FOLDER, VIDEOS_FOLDER = "episodes", "videos"
+_DIGEST = "sha256"
+"""Key of a measured condition's record: the digest of the rest, until it is published."""
 
 
 def run(config: EvalConfig, inputs: Mapping[str, Artifact], context: StageContext) -> Artifact:
@@ -66,8 +70,7 @@ def run(config: EvalConfig, inputs: Mapping[str, Artifact], context: StageContex
             evaluation.measure(condition, output)
         if config.latency:
             evaluation.add_latency(output.checkpoints)
-        shutil.copytree(output.checkpoints, output.path / EPISODES_FOLDER, dirs_exist_ok=True)
-        rows = [row for item in conditions for row in _read(output.checkpoints, item)["results"]]
+        rows = _publish_records(conditions, output)
         write_durably(output.path / "results.json", f"{json.dumps(rows, indent=2)}\n".encode())
         summary: dict[str, Any] = {"protocol": evaluation.protocol, "results": rows}
         if config.video:
@@ -150,9 +153,15 @@ class _Evaluation:
         """Run one condition, unless the interrupted evaluation has done so, and keep its record."""
         log = self.context.progress.message
         path = output.checkpoints / f"{condition.name}.json"
-        if path.exists() and _is_final(_read(output.checkpoints, condition)):
-            log(f"{condition.name}: already measured")
-            return
+        if path.exists():
+            try:
+                final = _is_final(_read(output.checkpoints, condition))
+            except ArtifactError as error:
+                final = False
+                log(f"{condition.name} is measured again: {error.message}")
+            if final:
+                log(f"{condition.name}: already measured")
+                return
         log(f"{condition.name}:")
         policy, acting = self._open(condition), self._acting(condition)
         plans = self._plans(condition)
@@ -365,9 +374,32 @@ def _videos(folder: Path, condition: PlannedCondition) -> list[str]:
     return [path.relative_to(folder).as_posix() for path in videos]
 
 
+def _publish_records(
+    conditions: Sequence[PlannedCondition], output: RunInProgress
+) -> list[dict[str, Any]]:
+    """Copy what was measured into the artifact; return the result rows of all conditions."""
+    folder, rows = output.path / EPISODES_FOLDER, []
+    folder.mkdir(exist_ok=True)
+    for condition in conditions:
+        record = _read(output.checkpoints, condition)
+        rows += record["results"]
+        write_durably(folder / f"{condition.name}.json", _text_of(record))
+    return rows
+
+
 def _read(folder: Path, condition: PlannedCondition) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads((folder / f"{condition.name}.json").read_text())
-    return record
+    """Return the record of a measured condition.
+
+    Raises:
+        ArtifactError: It is damaged: its digest differs.
+    """
+    content = read_stored(folder, f"{condition.name}.json")
+    where = str(folder / f"{condition.name}.json")
+    record = parse_json(content, where, allow_nan=True)
+    digest = record.pop(_DIGEST, None) if isinstance(record, dict) else None
+    if digest != hashlib.sha256(_text_of(record)).hexdigest():
+        raise ArtifactError(f"{where} is damaged", "leave out --resume to measure everything again")
+    return dict(record)
 
 
 def _is_final(record: Mapping[str, Any]) -> bool:
@@ -377,7 +409,12 @@ def _is_final(record: Mapping[str, Any]) -> bool:
 
 
 def _write(path: Path, record: Mapping[str, Any]) -> None:
-    write_durably(path, (json.dumps(record, indent=1) + "\n").encode())
+    digest = hashlib.sha256(_text_of(record)).hexdigest()
+    write_durably(path, _text_of({**record, _DIGEST: digest}))
+
+
+def _text_of(record: Mapping[str, Any]) -> bytes:
+    return (json.dumps(record, indent=1) + "\n").encode()
 
 
 def _milliseconds(timed: Mapping[str, Any]) -> str:

@@ -269,7 +269,7 @@ def test_a_recipe_without_an_evaluation_is_its_analyses(workspace):
 def test_half_a_line_of_a_log_is_left_out(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"update": 1, "kl": NaN}\n[3]\n{"update": 2, "kl"')
-    rows, broken = read_rows(path)
+    rows, broken = read_rows(path.read_bytes())
     assert len(rows) == 1
     assert broken == 2
 

@@ -22,8 +22,9 @@ from lwdctl.analysis.plotting import COLORS, new_figure, render
 from lwdctl.analysis.sections import FIGURES, Section, read_sections
 from lwdctl.analysis.tables import EMPTY, Table
 from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.stored_files import read_stored, stored_file
 from lwdctl.core.errors import ArtifactError, DataError, first_line
-from lwdctl.core.untrusted import parse_json, read_bytes, read_json, typed
+from lwdctl.core.untrusted import parse_json, typed
 
 PERTURBATION = "perturbation"
 PIXELS_PER_INCH = 96
@@ -36,6 +37,8 @@ _DENSITY = 2
 MOST_ROWS = 25
 """Longer tables of analyses are folded."""
 LOG = "metrics.jsonl"
+RECORDS = "episodes"
+"""Folder of an evaluation with one record of episodes per condition."""
 TRAINED = ("vae", "diffusion", "baseline")
 """Types of artifact that keep a training log."""
 HELD_OUT = "held_out_"
@@ -52,8 +55,6 @@ PICTURE_BYTES = 2**24
 """Most bytes of a picture."""
 MOST_PIXELS = 2**25
 """Most pixels of a picture: decoded, they take 100 MB."""
-LOG_BYTES = 2**26
-"""Most bytes of a training log."""
 
 Points = tuple[list[float], list[float]]
 Row = Mapping[str, float | None]
@@ -131,17 +132,23 @@ def embed_figure(figure: Figure, caption: str) -> Picture:
     return Picture(data_uri(render(figure, "svg"), "image/svg+xml"), caption, width)
 
 
-def embed_png(path: Path, caption: str) -> Picture:
-    """Return a PNG file as it is; raises DataError where it cannot be read or is no picture."""
-    content = read_bytes(path, DataError, PICTURE_BYTES)
-    with _open_png(content, path) as image:
+def embed_png(directory: Path, name: str, caption: str) -> Picture:
+    """Return a PNG file of an artifact as it is.
+
+    Raises:
+        ArtifactError: There is no such file inside the artifact, or it is a link, or too large.
+        DataError: It is no picture.
+    """
+    content = read_stored(directory, name, PICTURE_BYTES)
+    with _open_png(content, directory / name) as image:
         width = image.width // _DENSITY
     return Picture(data_uri(content, "image/png"), caption, width)
 
 
-def embed_stills(path: Path, caption: str) -> Picture:
-    """Return a grid of stills as a small JPEG; raises DataError as `embed_png` does."""
-    with _open_png(read_bytes(path, DataError, PICTURE_BYTES), path) as image:
+def embed_stills(directory: Path, name: str, caption: str) -> Picture:
+    """Return a grid of stills as a small JPEG; raises as `embed_png` does."""
+    path = directory / name
+    with _open_png(read_stored(directory, name, PICTURE_BYTES), path) as image:
         try:
             pixels = image.convert("RGB")
         except (OSError, ValueError, SyntaxError) as error:
@@ -192,20 +199,17 @@ def _section_block(section: Section, directory: Path, notes: list[str]) -> Block
         tables.append(CaptionedTable(section.table.columns, rows, section.title, folded))
     if section.figure:
         try:
-            path = directory / FIGURES / f"{section.figure}.png"
-            pictures.append(embed_png(path, section.title))
+            name = f"{FIGURES}/{section.figure}.png"
+            pictures.append(embed_png(directory, name, section.title))
         except (DataError, ArtifactError) as error:
             notes.append(f"the figure {section.figure} cannot be shown: {error.message}")
     text = tuple(line.strip() for line in section.text.split("\n\n") if line.strip())
     return Block(section.title, paragraphs=text, tables=tuple(tables), pictures=tuple(pictures))
 
 
-def read_rows(path: Path) -> tuple[list[Row], int]:
+def read_rows(content: bytes) -> tuple[list[Row], int]:
     """Return a log's rows and how many of its lines could not be read."""
-    try:
-        lines = read_bytes(path, most=LOG_BYTES).splitlines()
-    except ArtifactError:
-        return [], 0
+    lines = content.splitlines()
     rows: list[Row] = []
     for line in lines:
         try:
@@ -219,14 +223,19 @@ def read_rows(path: Path) -> tuple[list[Row], int]:
 
 def training_curves(artifact: Artifact) -> Block:
     """Draw every loss term of a model's training logs; note where there is none."""
-    logs = [file.path for file in artifact.manifest.files if file.path.split("/")[-1] == LOG]
+    files = artifact.manifest.files
+    logs = {file.path: file for file in files if file.path.split("/")[-1] == LOG}
     if not logs:
         return Block(artifact.reference, notes=(f"no {LOG} among its files",))
     pictures: list[Picture] = []
     notes: list[str] = []
     for log in sorted(logs):
         part = log.removesuffix(LOG).strip("/")
-        rows, broken = read_rows(artifact.path / log)
+        try:
+            rows, broken = read_rows(artifact.read(logs[log]))
+        except ArtifactError as error:
+            notes.append(f"{log} is not shown: {error.message}")
+            continue
         drawn = list(_curves(rows, f"{artifact.reference} {part}".strip()))
         pictures += drawn
         if broken:
@@ -310,23 +319,24 @@ def recorded_episodes(
 
 def _episode(artifact: Artifact, inside: PurePosixPath, left: int) -> tuple[RecordedEpisode, int]:
     title = f"{inside.parent.name}, {_outcome(artifact, inside)}"
-    path = artifact.path / inside
+    name = str(inside)
     notes: list[str] = []
     stills, content = None, b""
     try:
-        stills = embed_stills(path.with_suffix(".png"), f"Stills of {title}")
-    except DataError as error:
+        picture = str(inside.with_suffix(".png"))
+        stills = embed_stills(artifact.path, picture, f"Stills of {title}")
+    except (ArtifactError, DataError) as error:
         notes.append(f"no stills: {error.message}")
     try:
-        size = path.stat().st_size
+        size = stored_file(artifact.path, name).stat().st_size
         if size <= left:
-            content = path.read_bytes()
+            content = read_stored(artifact.path, name, left)
         else:
             notes.append(
                 f"video left out for its size ({size / 1e6:.1f} MB): {artifact.reference}, {inside}"
             )
-    except OSError as error:
-        notes.append(f"no video: {error}")
+    except (ArtifactError, OSError) as error:
+        notes.append(f"no video: {first_line(error)}")
     video = data_uri(content, "video/mp4") if content else ""
     return RecordedEpisode(title, stills, video, "; ".join(notes)), len(content)
 
@@ -335,14 +345,14 @@ def _outcome(artifact: Artifact, inside: PurePosixPath) -> str:
     """Return an episode's number, task and outcome, as far as they are recorded."""
     number = inside.stem.rpartition("-")[2]
     record: Mapping[str, Any] = {}
-    path = artifact.path / "episodes" / f"{inside.parent.name}.json"
     try:
-        found = typed(dict[str, Any], read_json(path, allow_nan=True), str(path)).get("episodes")
-        episodes = typed(list[dict[str, Any]], found, str(path))
+        content = read_stored(artifact.path, f"{RECORDS}/{inside.parent.name}.json")
+        values = typed(dict[str, Any], parse_json(content, RECORDS, allow_nan=True), RECORDS)
+        episodes = typed(list[dict[str, Any]], values.get("episodes"), RECORDS)
         record = next((one for one in episodes if str(one.get("index")) == str(int(number))), {})
     except (ArtifactError, ValueError):  # the video is shown without it
         pass
-    parts = [f"episode {int(number) if number.isdigit() else number}"]
+    parts = [f"episode {int(number) if number.isdecimal() else number}"]
     parts += [str(record[key]) for key in ("task", "label") if record.get(key)]
     if "success" in record:
         parts.append("solved" if record["success"] else "not solved")
