@@ -41,7 +41,6 @@ _MODELS = "models"
 RELATIVE = "action_relative"
 RESERVED_KEYS = ("action", RELATIVE, "reward")
 """Columns of a store that no observation may be called after."""
-_MOST_MODEL_BYTES = 2**26
 _STATISTICS = ("mean", "m2", "minimum", "maximum")
 SPLITS = {"": 0, "train": 0, "validation": 1}
 _STATE_CHUNK = 65536
@@ -470,7 +469,7 @@ class SnippetStore:
         if self.path is None:
             return self._model_texts[digest]
         name = f"{_MODELS}/{digest}.xml"
-        content = read_stored(self.path.parent, name, _MOST_MODEL_BYTES)
+        content = read_stored(self.path.parent, name)
         if hashlib.sha256(content).hexdigest() != digest:
             raise ArtifactError(
                 f"{self.path.parent / name} is damaged: its SHA-256 is not its name",
@@ -519,11 +518,7 @@ def _read_table(group: zarr.Group) -> EpisodeTable:
 
 
 def _check_table(store: SnippetStore) -> None:
-    """Check that episodes lie inside the store and have names for what they refer to.
-
-    Raises:
-        ValueError: One does not.
-    """
+    """Raise ValueError where an episode lies outside the store or refers to no known name."""
     table, spec = store.episodes, store.spec
     count = len(table.source)
     for name in ("start", "length", "task", "label", "split", "success", "seed", "weight"):

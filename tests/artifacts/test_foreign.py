@@ -125,7 +125,6 @@ def robot(monkeypatch, tmp_path):
         "eval --latent oracle --episodes 1 --workers 0",
         "eval --policy still --episodes 1 --workers 0",
         "analyze reconstruction --split all --count 2 --workers 0",
-        "analyze diversity --task push --count 4 --workers 0",
     ],
 )
 def test_data_choose_no_module(root, robot, capsys, line):
