@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Self, TypeVar
 
@@ -229,6 +229,8 @@ class SavedPolicy:
         where, values = str(directory / SPEC), load_spec(directory)
         parts = {name: values.pop(name) for name in _BESIDE if name in values}
         saved = typed(cls, parts, where, hint=_AGAIN)
+        # Marked as read from a file: what it names is not imported.
+        saved = replace(saved, source=SourceSpec.from_mapping(parts["source"], f"{where}: source"))
         spec = kind.from_mapping(values, where)
         spec.check_source(saved.source, where)
         return saved, spec

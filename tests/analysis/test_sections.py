@@ -26,7 +26,7 @@ def test_a_damaged_record_is_named(content, tmp_path):
     if content is not None:
         (tmp_path / "analysis.json").write_text(content)
     with pytest.raises(
-        ArtifactError, match="is no record of an analysis|is missing|is not valid JSON"
+        ArtifactError, match=r"is no record of an analysis|is missing|is not valid JSON"
     ):
         read_sections(tmp_path)
 
