@@ -75,6 +75,30 @@ def test_an_interrupted_grid_goes_on_where_it_stopped(
     assert numbers(part) == numbers(whole)
 
 
+def test_a_damaged_record_of_a_condition_is_measured_again(
+    workspace: Workspace, rolled: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = {**GRID, "policy": ["random", "still", "mlp"], "perturbation": [0.0]}
+    whole = do("eval", workspace, small, name="whole")
+    counting = evaluate._roll
+
+    def failing(arm: Any, *words: Any) -> Any:
+        if arm.name == "mlp":
+            raise KeyboardInterrupt
+        return counting(arm, *words)
+
+    monkeypatch.setattr(evaluate, "_roll", failing)
+    with pytest.raises(KeyboardInterrupt):
+        do("eval", workspace, small, name="part")
+    monkeypatch.setattr(evaluate, "_roll", counting)
+    (record,) = workspace.root.glob("evaluation/part/.partial-*/checkpoints/still.json")
+    record.write_bytes(record.read_bytes().replace(b'"steps": ', b'"steps": 1', 1))
+    rolled.clear()
+    part = do("eval", workspace, small, name="part", resume=True)
+    assert rolled == ["still", "mlp"]
+    assert numbers(part) == numbers(whole)
+
+
 def test_changed_software_measures_again(
     workspace: Workspace, rolled: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
