@@ -24,6 +24,7 @@ class TowardsTheGoal:
 
 
 policy = lwdctl.load_policy(workspace=sys.argv[1] if len(sys.argv) > 1 else None)
-table = lwdctl.evaluate({"lwd": policy, "towards the goal": TowardsTheGoal()}, episodes=20)
+policies = {"lwd": policy, "towards the goal": TowardsTheGoal()}
+table = lwdctl.evaluate(policies, episodes=20, trust=["reach:Reach"])
 print(table)
 print(lwdctl.compare(table, against="lwd"))

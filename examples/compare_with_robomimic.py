@@ -55,6 +55,6 @@ def train(path: Path, epochs: int = 40) -> BcRnn:
 workspace = Path(sys.argv[1] if len(sys.argv) > 1 else "lwd-runs")
 policies = {"lwd": lwdctl.load_policy(workspace=workspace)}
 policies["robomimic"] = train(workspace / "reach.hdf5")
-table = lwdctl.evaluate(policies, episodes=20)
+table = lwdctl.evaluate(policies, episodes=20, trust=["reach:Reach"])
 print(table)
 print(lwdctl.compare(table, against="lwd"))

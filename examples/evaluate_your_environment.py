@@ -3,9 +3,9 @@
     python examples/train_on_your_hdf5.py my-runs
     python examples/evaluate_your_environment.py my-runs
 
-The manifest of the data names `reach:Reach`, so this command does the same:
-`PYTHONPATH=examples lwdctl eval --workspace my-runs`. Evaluation seeds begin at 100000: collect
-training data with smaller seeds.
+The data name `reach:Reach`, which is imported because `trust` names it as well. The command line
+does the same: `PYTHONPATH=examples lwdctl eval --workspace my-runs --trust reach:Reach`. Evaluation
+seeds begin at 100000: collect training data with smaller seeds.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import lwdctl
 if __name__ == "__main__":
     policy = lwdctl.load_policy(workspace=sys.argv[1] if len(sys.argv) > 1 else None)
     policies = {"sampled": policy, "mean latent": policy.with_settings(latent="mean")}
-    table = lwdctl.evaluate(policies, episodes=20, workers=1)
+    table = lwdctl.evaluate(policies, episodes=20, workers=1, trust=["reach:Reach"])
     for row in table.rows:
         if row.task == "all":
             low, high = row.success.low, row.success.high

@@ -97,6 +97,7 @@ def test_the_control_loop(trained: Path, tmp_path: Path) -> None:
 
 def test_the_command_line_finds_the_environment_by_its_name(trained: Path) -> None:
     words = ["eval", "--latent", "sampled", "--episodes", "2", "--workers", "1", "--json", "-q"]
+    words += ["--trust", "reach:Reach"]
     told = run("-m", "lwdctl", *words, "--workspace", trained, PYTHONPATH=str(EXAMPLES))
     cells = json.loads(told)["summary"]["results"]
     assert {(cell["env"], cell["episodes"]) for cell in cells} == {("reach:Reach", 2)}
