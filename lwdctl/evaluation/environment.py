@@ -7,15 +7,12 @@ without harm to the environments of the others.
 from __future__ import annotations
 
 import math
-import multiprocessing
-import signal
 import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,12 +25,11 @@ from lwdctl.envs.table import Environment, make_simulator
 from lwdctl.evaluation.episodes import EpisodeResult
 from lwdctl.evaluation.exchange import Exchange
 from lwdctl.evaluation.video import EpisodeRecorder, Moment, Recording
+from lwdctl.evaluation.worker import START_TIMEOUT, Worker
 from lwdctl.policies.policy import EpisodePlan
 
-START_TIMEOUT = 180.0
-"""Seconds a worker may take to import and build its simulators (numba compiles in some)."""
-
-_DIED = "died"
+CLOSE_TIMEOUT = 5.0
+"""Seconds that healthy workers have to close their simulators."""
 
 
 @dataclass(frozen=True)
@@ -215,7 +211,7 @@ class EnvironmentWorkers:
         self, settings: RolloutSettings, num_envs: int, workers: int, timeout: float
     ) -> None:
         self._settings, self._num_envs, self._timeout = settings, num_envs, timeout
-        self._workers: list[_Worker | None] = [None] * workers
+        self._workers: list[_EnvironmentWorker | None] = [None] * workers
         self._worker_of: dict[int, int] = {}
         self._plans: dict[int, EpisodePlan] = {}
         self._exchange: Exchange | None = None
@@ -270,9 +266,10 @@ class EnvironmentWorkers:
         """Stop every process, by force where it does not end by itself."""
         workers = [worker for worker in self._workers if worker is not None]
         for worker in workers:
-            worker.connection.close()  # upon which a healthy process ends
+            worker.connection.close()
+        deadline = time.monotonic() + CLOSE_TIMEOUT
         for worker in workers:
-            worker.stop()
+            worker.stop(deadline)
         self._workers = [None] * len(self._workers)
         if self._exchange is not None:
             self._exchange.close()
@@ -318,92 +315,39 @@ class EnvironmentWorkers:
             self._exchange = Exchange(shape)
         return self._exchange
 
-    def _start_worker(self, number: int) -> _Worker:
+    def _start_worker(self, number: int) -> _EnvironmentWorker:
         worker = self._workers[number]
         if worker is not None and worker.lost:
             worker.stop()
             worker = None
         if worker is None:
-            worker = self._workers[number] = _Worker(self._settings, number)
+            worker = self._workers[number] = _EnvironmentWorker(
+                _serve, (self._settings,), str(number), self._timeout
+            )
         return worker
 
-    def _worker(self, number: int) -> _Worker:
+    def _worker(self, number: int) -> _EnvironmentWorker:
         worker = self._workers[number]
         assert worker is not None  # its environments have been started
         return worker
 
 
-class _Worker:
-    """The parent's end of one process."""
+class _EnvironmentWorker(Worker):
+    """The parent's end of one process, and the memory that it shares."""
 
-    def __init__(self, settings: RolloutSettings, number: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.connection, child = context.Pipe()
-        self._process: BaseProcess = context.Process(
-            target=_serve, args=(child, settings), name=f"lwdctl-simulator-{number}", daemon=True
-        )
-        self._process.start()
-        child.close()
-        self._exchange: Exchange | None = None
-        self.lost = ""
-
-    def send(self, message: tuple[str, Any]) -> None:
-        """Send without waiting; a dead process is noticed here or on receipt."""
-        if self.lost:
-            return
-        try:
-            self.connection.send(message)
-        except (BrokenPipeError, ConnectionResetError):
-            self._give_up(_DIED)
+    exchange: Exchange | None = None
 
     def share(self, exchange: Exchange) -> None:
         """Give the process the memory that actions and observations travel through."""
-        if self._exchange is exchange:
+        if self.exchange is exchange:
             return
-        self._exchange = exchange
+        self.exchange = exchange
         self.send(("share", exchange.shape))
-        if self.lost:
-            return
-        try:
-            exchange.send(self.connection, self._process.pid or 0)
-        except (BrokenPipeError, ConnectionResetError):
-            self._give_up(_DIED)
-
-    def receive(self, deadline: float) -> tuple[Any, str]:
-        """Return the answer, and why there is none."""
-        if self.lost:
-            return None, self.lost
-        try:
-            if self.connection.poll(max(0.0, deadline - time.monotonic())):
-                return self.connection.recv(), ""
-            self._give_up("did not answer in time")
-        except (EOFError, ConnectionResetError, BrokenPipeError):
-            self._give_up(_DIED)
-        return None, self.lost
-
-    def stop(self) -> None:
-        """Wait a moment for the process to end, then kill it."""
-        self._process.join(timeout=5.0)
-        self._kill()
-        self._process.close()
-
-    def _give_up(self, reason: str) -> None:
-        self.connection.close()
-        self._kill()
-        self.lost = f"the simulator process {reason}"
-        if reason == _DIED:
-            self.lost += f" (exit code {self._process.exitcode})"
-
-    def _kill(self) -> None:
-        if self._process.is_alive():
-            self._process.kill()
-        self._process.join()
+        self.send_by(exchange.send)
 
 
 def _serve(connection: Connection[Any, Any], settings: RolloutSettings) -> None:
     """Answer requests until the parent hangs up."""
-    # The parent decides what an interrupt means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     environments = Environments(settings)
     exchange: Exchange | None = None
     try:
@@ -420,8 +364,6 @@ def _serve(connection: Connection[Any, Any], settings: RolloutSettings) -> None:
                 connection.send((responses, environments.description))
             except LwdctlError as error:
                 connection.send(error)
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        pass
     finally:
         environments.close()
 

@@ -1,0 +1,165 @@
+"""Worker processes that hold simulators: asked over a pipe, waited for only so long.
+
+A worker ends with its parent, however the parent dies and whatever the worker does. It imports what
+it needs after it has made sure of that, so this module imports little.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import pickle
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
+
+START_TIMEOUT = 180.0
+"""Seconds a worker may take to import and build its simulators (numba compiles in some)."""
+
+_DIED = "died"
+_LATE = "did not answer in time"
+_PR_SET_PDEATHSIG = 1
+_PARENTS_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Worker:
+    """The parent's end of one process.
+
+    Args:
+        serve: Runs in the process as `serve(connection, *arguments)` and answers requests until
+            the connection raises that the parent hung up.
+        arguments: What it needs; they are pickled.
+        name: Name of the process.
+        timeout: Seconds after which a process that does not read a request, or stops in the middle
+            of an answer, counts as hung.
+
+    Attributes:
+        connection: The pipe to the process.
+        lost: Why the process is gone, or "".
+    """
+
+    def __init__(
+        self, serve: Callable[..., None], arguments: tuple[Any, ...], name: str, timeout: float
+    ) -> None:
+        context = multiprocessing.get_context("spawn")
+        # Pickled apart: what the arguments need is imported once the process is tied to this one.
+        content = bytes(ForkingPickler.dumps((serve, arguments)))
+        self.connection, child = context.Pipe()
+        _limit_waiting(self.connection, START_TIMEOUT + timeout)
+        self._process: BaseProcess = context.Process(
+            target=_run, args=(child, content), name=f"lwdctl-simulator-{name}", daemon=True
+        )
+        with _signals_held_back():
+            self._process.start()
+        child.close()
+        self.lost = ""
+
+    def send(self, message: Any) -> None:
+        """Send a request; a dead or deaf process is noticed here or on receipt."""
+        self._attempt(lambda: self.connection.send(message))
+
+    def send_by(self, send: Callable[[Connection[Any, Any], int], None]) -> None:
+        """Send with a function of the connection and of the process's number."""
+        self._attempt(lambda: send(self.connection, self._process.pid or 0))
+
+    def receive(self, deadline: float) -> tuple[Any, str]:
+        """Return the answer, and why there is none."""
+        answer = self._attempt(lambda: self._answer(deadline))
+        return answer, self.lost
+
+    def give_up(self, reason: str = _LATE) -> None:
+        """Kill the process."""
+        self.connection.close()
+        self._kill()
+        self.lost = f"the simulator process {reason}"
+        if reason == _DIED:
+            self.lost += f" (exit code {self._process.exitcode})"
+
+    def stop(self, deadline: float = 0.0) -> None:
+        """Hang up, wait until the deadline for the process to end, then kill it."""
+        self.connection.close()  # upon which a healthy process ends
+        self._process.join(timeout=max(0.0, deadline - time.monotonic()))
+        self._kill()
+        self._process.close()
+
+    def _answer(self, deadline: float) -> Any:
+        if not self.connection.poll(max(0.0, deadline - time.monotonic())):
+            raise BlockingIOError
+        return self.connection.recv()
+
+    def _attempt(self, talk: Callable[[], Any]) -> Any:
+        """Return what a call gives; give the process up where the pipe shows that it is lost."""
+        if self.lost:
+            return None
+        try:
+            return talk()
+        except BlockingIOError:
+            self.give_up(_LATE)
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            self.give_up(_DIED)
+        return None
+
+    def _kill(self) -> None:
+        if self._process.is_alive():
+            self._process.kill()
+        self._process.join()
+
+
+def _limit_waiting(connection: Connection[Any, Any], seconds: float) -> None:
+    """Let a read or a write that makes no progress for so long raise `BlockingIOError`."""
+    limit = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
+    with socket.socket(fileno=os.dup(connection.fileno())) as pipe:
+        for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
+            pipe.setsockopt(socket.SOL_SOCKET, option, limit)
+
+
+@contextlib.contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Deliver no SIGINT and SIGTERM to this thread, nor to a process while it starts.
+
+    A process inherits this: nothing that is meant for its parent ends it half-way into its imports.
+    """
+    resource_tracker.ensure_running()  # whose start would let them through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _PARENTS_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _run(connection: Connection[Any, Any], content: bytes) -> None:
+    """Serve in the new process. SIGINT stays blocked: the parent decides what it means."""
+    _end_with_parent()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
+    serve, arguments = pickle.loads(content)  # noqa: S301 - from the parent, as all that it sends
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        serve(connection, *arguments)
+
+
+def _end_with_parent() -> None:
+    """Let this process end when its parent is gone, without a question of its own.
+
+    The system kills it, also where it is stopped or inside a call that holds the interpreter. The
+    thread is for other systems than Linux, and for a parent that was gone before.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    threading.Thread(target=_outlive_parent, name="lwdctl-parent", daemon=True).start()
+
+
+def _outlive_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()  # the end of a pipe that only the parent holds; nothing is polled
+    os._exit(1)
