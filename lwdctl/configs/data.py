@@ -164,3 +164,6 @@ class CollectConfig(StageSettings):
     workers: int = option(
         2, "Worker processes; 0 collects in this process. Does not change the data.", minimum=0
     )
+    timeout: float = option(
+        120.0, "Seconds without a step after which a worker counts as hung.", minimum=0
+    )

@@ -1,57 +1,56 @@
 """Collecting demonstrations: scripted experts run in a simulator, one seed per episode.
 
-The data depend on the configuration only, not on the number of worker processes.
+The data depend on the configuration only: not on the number of worker processes, nor on
+interruptions, nor on workers that die or hang once.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from lwdctl.artifacts.manifest import software
 from lwdctl.configs import CollectConfig
 from lwdctl.core.errors import ConfigError, SimulatorError
 from lwdctl.core.progress import Progress, TqdmProgress
-from lwdctl.core.records import EnvSpec, Episode
-from lwdctl.core.seeding import EVALUATION_SEED_START, generator
+from lwdctl.core.seeding import EVALUATION_SEED_START
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.data.robomimic_writer import RobomimicWriter
 from lwdctl.envs.experts import EXPERTS, ExpertSet
-from lwdctl.envs.simulator import Simulator
-from lwdctl.envs.table import make_simulator
+from lwdctl.evaluation.expert_runner import ExpertRunner
+from lwdctl.evaluation.finished_demonstrations import Attempt, FinishedDemonstrations
 
 # An expert that fails more often than this is reported as broken.
 ATTEMPTS_PER_EPISODE = 5
 SPARE_ATTEMPTS = 20
-EPISODE_TIMEOUT = 600.0
+MOST_LOST_IN_A_ROW = 3
+"""Attempts lost one after the other, from which on the simulator is reported as broken."""
+
+LOST_SEEDS = "lost_seeds"
+"""Summary key of attempts that a simulator lost twice; others took their place."""
 
 
-@dataclass(frozen=True)
-class Demonstration:
-    """An episode and, where known, the simulator's state at each action (time, state), float64."""
-
-    episode: Episode
-    states: npt.NDArray[np.float64] | None
-
-
-def collect(config: CollectConfig, path: Path, progress: Progress | None = None) -> dict[str, Any]:
+def collect(
+    config: CollectConfig,
+    path: Path,
+    progress: Progress | None = None,
+    finished: Path | None = None,
+) -> dict[str, Any]:
     """Collect demonstrations of every task and operator into a file in robomimic's layout.
+
+    A seed whose simulator dies, raises or hangs runs once more; when that fails too, the next seed
+    takes its place, and the summary lists it.
 
     Args:
         config: What to collect.
         path: The HDF5 file to create; an error leaves none behind.
         progress: Where to report.
+        finished: A folder for finished episodes, or None. Those that an interrupted call has left
+            there do not run again; the file is the same.
 
     Returns:
         A summary of the file's contents (JSON-ready).
@@ -59,7 +58,7 @@ def collect(config: CollectConfig, path: Path, progress: Progress | None = None)
     Raises:
         ConfigError: An unknown task or operator, or seeds that would reach the evaluation seeds.
         MissingExtraError: The simulator is not installed.
-        SimulatorError: A worker died, or the expert fails nearly always.
+        SimulatorError: The simulator fails again and again, or the expert nearly always.
     """
     experts, tasks = find_experts(config)
     env = experts.environment(tasks, config.max_steps or 0)
@@ -67,8 +66,9 @@ def collect(config: CollectConfig, path: Path, progress: Progress | None = None)
         name for name in experts.operators if not config.operator or name in config.operator
     ]
     total = (config.episodes or experts.episodes) * len(tasks) * len(operators)
+    kept = FinishedDemonstrations(finished, software())
     with (
-        ExpertRunner(env, config.noise, config.workers or 0) as runner,
+        ExpertRunner(env, config.noise, config.workers, config.timeout, kept) as runner,
         RobomimicWriter(path, experts.env_args(env)) as writer,
         (progress or TqdmProgress()).task("collect", total, "episode") as bar,
     ):
@@ -109,12 +109,20 @@ def find_experts(config: CollectConfig) -> tuple[ExpertSet, tuple[str, ...]]:
 
 
 @dataclass(frozen=True)
-class _Attempt:
-    """One run of an expert: its seed, whether it succeeded, and its steps (0 if not kept)."""
+class _Outcome:
+    """What came of one run of an expert.
+
+    Attributes:
+        seed: The attempt's seed.
+        success: Whether it solved the task.
+        steps: Its steps, 0 where it was not kept.
+        lost: Why the simulator gave nothing, or "".
+    """
 
     seed: int
-    success: bool
-    steps: int
+    success: bool = False
+    steps: int = 0
+    lost: str = ""
 
 
 def _run_operator(
@@ -125,7 +133,7 @@ def _run_operator(
     runner: ExpertRunner,
     writer: RobomimicWriter,
     bar: Any,
-) -> list[_Attempt]:
+) -> list[_Outcome]:
     """Record the demonstrations of one task by one operator.
 
     No two operators share a seed, and so an initial state. An operator's seeds do not depend on
@@ -136,179 +144,82 @@ def _run_operator(
     first = config.seed + experts.operators.index(operator)
     end = first + stride * (ATTEMPTS_PER_EPISODE * episodes + SPARE_ATTEMPTS)
     seeds = range(first, min(end, EVALUATION_SEED_START), stride)
-    attempts: list[_Attempt] = []
+    outcomes: list[_Outcome] = []
     kept = 0
     shown = {"task": task} | ({"operator": operator} if operator else {})
-    recordings = runner.episodes(task, seeds, episodes, operator)
-    for seed, recording in zip(seeds, recordings, strict=True):
-        episode = recording.episode
+    attempts = [Attempt(task, seed, operator) for seed in seeds]
+    for attempt, (found, lost) in zip(attempts, runner.run(attempts, episodes), strict=True):
+        if found is None:
+            outcomes.append(_Outcome(attempt.seed, lost=lost))
+            _check_lost(outcomes, task)
+            continue
+        episode = found.episode
         keep = bool(episode.success) or config.keep_failures
-        attempts.append(_Attempt(seed, bool(episode.success), episode.length if keep else 0))
+        steps = episode.length if keep else 0
+        outcomes.append(_Outcome(attempt.seed, bool(episode.success), steps))
         if keep:
-            writer.write(episode, recording.states)
+            writer.write(episode, found.states)
             kept += 1
             bar.advance(1, **shown)
         if kept == episodes:
-            return attempts
+            return outcomes
+    runner.finished.remove()  # another run would end here, too
     if seeds.stop == EVALUATION_SEED_START:
         raise ConfigError(
             f"seeds from {config.seed} reach the evaluation seeds ({EVALUATION_SEED_START})",
             "use a lower --seed",
         )
-    solved = sum(attempt.success for attempt in attempts)
+    solved = sum(item.success for item in outcomes)
     raise SimulatorError(
-        f"{operator or 'the expert'} of '{task}' solved {solved} of {len(attempts)} episodes",
+        f"{operator or 'the expert'} of '{task}' solved {solved} of {len(outcomes)} episodes",
         "lower --noise, raise --max-steps, or add --keep-failures",
     )
 
 
-def _summary(runs: dict[str, dict[str, list[_Attempt]]]) -> dict[str, Any]:
+def _check_lost(outcomes: Sequence[_Outcome], task: str) -> None:
+    last = outcomes[-MOST_LOST_IN_A_ROW:]
+    if len(last) == MOST_LOST_IN_A_ROW and all(item.lost for item in last):
+        seeds = ", ".join(str(item.seed) for item in last)
+        raise SimulatorError(
+            f"the simulator of '{task}' failed twice at each of the seeds {seeds}: {last[-1].lost}",
+            "see what works: lwdctl doctor",
+        )
+
+
+def _summary(runs: Mapping[str, Mapping[str, list[_Outcome]]]) -> dict[str, Any]:
     """Return the counts of all attempts, of each task and of each named operator."""
     tasks: dict[str, Any] = {}
-    everything: list[_Attempt] = []
+    everything: list[_Outcome] = []
     for task, own in runs.items():
-        attempts = [attempt for part in own.values() for attempt in part]
-        everything += attempts
-        tasks[task] = _counts(attempts)
+        outcomes = [item for part in own.values() for item in part]
+        everything += outcomes
+        tasks[task] = _counts(outcomes)
         operators = {name: _counts(part) for name, part in own.items() if name}
         if operators:
             tasks[task]["operators"] = operators
     total = _counts(everything)
+    keys = ("episodes", "steps", "attempts", "expert_success", LOST_SEEDS)
     return {
-        **{key: total[key] for key in ("episodes", "steps", "attempts", "expert_success")},
+        **{key: total[key] for key in keys if key in total},
         "seeds": [total["first_seed"], total["last_seed"]],
         "tasks": tasks,
     }
 
 
-def _counts(attempts: Sequence[_Attempt]) -> dict[str, Any]:
+def _counts(outcomes: Sequence[_Outcome]) -> dict[str, Any]:
     """Return what one group, or several, took (JSON-ready)."""
-    steps = [attempt.steps for attempt in attempts if attempt.steps]
-    seeds = [attempt.seed for attempt in attempts]
+    lost = [item.seed for item in outcomes if item.lost]
+    ran = [item for item in outcomes if not item.lost]
+    steps = [item.steps for item in ran if item.steps]
+    seeds = [item.seed for item in ran]
     return {
         "episodes": len(steps),
         "steps": sum(steps),
         "median_steps": median(steps),
-        "attempts": len(attempts),
-        "expert_success": sum(attempt.success for attempt in attempts) / len(attempts),
+        "attempts": len(ran),
+        "expert_success": sum(item.success for item in ran) / len(ran),
         "first_seed": min(seeds),
         "last_seed": max(seeds),
-        "failed_seeds": [attempt.seed for attempt in attempts if not attempt.success],
+        "failed_seeds": [item.seed for item in ran if not item.success],
+        **({LOST_SEEDS: lost} if lost else {}),
     }
-
-
-class ExpertRunner:
-    """Yields expert episodes in the order of their seeds, whatever the number of workers.
-
-    Args:
-        env: The environment; `max_steps` is the episode limit.
-        noise: Standard deviation of the Gaussian noise on actions.
-        workers: Spawned processes; 0 runs in this process.
-    """
-
-    def __init__(self, env: EnvSpec, noise: float, workers: int) -> None:
-        self._env, self._noise, self._workers = env, noise, workers
-        self._pool: ProcessPoolExecutor | None = None
-
-    def __enter__(self) -> ExpertRunner:
-        if self._workers:
-            context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self._workers, mp_context=context)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        """Stop the workers; kill them after an error."""
-        if self._pool is None:
-            return
-        processes = list((self._pool._processes or {}).values())  # noqa: SLF001 - no public kill
-        if kind is not None:
-            for process in processes:
-                process.kill()
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def episodes(
-        self, task: str, seeds: Sequence[int], expected: int, operator: str = ""
-    ) -> Iterator[Demonstration]:
-        """Yield one episode per seed, in order, until the caller stops iterating.
-
-        Args:
-            task: Task name.
-            seeds: Seeds in the wanted order.
-            expected: Number of episodes that the caller will probably take; no more than this
-                and one per worker are begun ahead.
-            operator: Which of the task's experts, where there are several.
-
-        Raises:
-            SimulatorError: A worker died or did not respond.
-        """
-        if self._pool is None:
-            for seed in seeds:
-                yield expert_episode(self._env, task, seed, self._noise, operator)
-            return
-        waiting: deque[Future[Demonstration]] = deque()
-        begun = 0
-        for taken, seed in enumerate(seeds):
-            ahead = min(max(expected - taken, self._workers), 2 * self._workers)
-            try:
-                while len(waiting) < ahead and begun < len(seeds):
-                    arguments = (self._env, task, seeds[begun], self._noise, operator)
-                    waiting.append(self._pool.submit(expert_episode, *arguments))
-                    begun += 1
-                recording = waiting.popleft().result(timeout=EPISODE_TIMEOUT)
-            except (BrokenProcessPool, TimeoutError) as error:
-                raise SimulatorError(
-                    f"a process that collected '{task}' near seed {seed} died or hung",
-                    "run it again",
-                ) from error
-            yield recording
-
-
-def expert_episode(
-    env: EnvSpec, task: str, seed: int, noise: float, operator: str = ""
-) -> Demonstration:
-    """Run a task's scripted expert for one episode.
-
-    The recorded action is the executed one, noise and clipping included, so that replaying it
-    from the initial state repeats the episode.
-    """
-    experts: ExpertSet = EXPERTS.load(env.adapter)
-    simulator = _simulator(env.adapter, task, env.max_steps)
-    expert = experts.expert(task, operator, seed)
-    rng = generator("expert noise", task, seed)
-    observations, states, actions, rewards, success = [simulator.reset(seed)], [], [], [], False
-    for _ in range(simulator.max_steps):
-        action = expert.act(observations[-1])
-        if noise > 0:
-            action = np.clip(action + noise * rng.normal(size=action.shape), -1.0, 1.0)
-        actions.append(action.astype(np.float32))
-        states.append(experts.state(simulator))
-        step = simulator.step(actions[-1])
-        observations.append(step.observation)
-        rewards.append(step.reward)
-        success = success or bool(step.success)
-        if expert.finished(step.success):
-            break
-    episode = Episode(
-        source=f"{task} seed {seed}",
-        observations={
-            key: np.stack([row[key] for row in observations[:-1]]) for key in observations[0]
-        },
-        actions=np.stack(actions),
-        rewards=np.array(rewards, dtype=np.float32),
-        final_observation=dict(observations[-1]),
-        initial_state=simulator.initial_state(),
-        model=experts.scene(simulator),
-        task=task,
-        label=operator,
-        success=success,
-        seed=seed,
-    )
-    known = [state for state in states if state is not None]
-    return Demonstration(episode, np.stack(known) if known else None)
-
-
-@lru_cache(maxsize=1)
-def _simulator(adapter: str, task: str, max_steps: int) -> Simulator:
-    """Build the task once per process: earlier episodes leave no trace in later ones."""
-    experts: ExpertSet = EXPERTS.load(adapter)
-    return make_simulator(experts.environment((task,), max_steps), task)

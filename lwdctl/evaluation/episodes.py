@@ -98,6 +98,10 @@ class EpisodeResult:
             "final_success": float(self.final_success),
         }
 
+    def follows(self, plan: EpisodePlan) -> bool:
+        """Return whether the episode is what a plan asks for; restored states are not compared."""
+        return all(getattr(self.plan, name) == getattr(plan, name) for name in _PLAN_KEYS)
+
     def to_json(self) -> dict[str, Any]:
         """Return JSON-ready values; restored states and wall times are left out."""
         return {

@@ -33,6 +33,7 @@ from lwdctl.evaluation.environment import (
     RolloutSettings,
 )
 from lwdctl.evaluation.episodes import EpisodeResult
+from lwdctl.evaluation.journal import EpisodeJournal
 from lwdctl.evaluation.video import Recording
 from lwdctl.policies.policy import BatchPolicy, EpisodePlan, acts_in_parts
 
@@ -67,6 +68,7 @@ def rollout(  # noqa: PLR0913 - the settings of a rollout, by keyword only
     timeout: float = 60.0,
     progress: Progress | None = None,
     recording: Recording | None = None,
+    journal: EpisodeJournal | None = None,
 ) -> RolloutResult:
     """Run every planned episode with `policy`.
 
@@ -89,6 +91,8 @@ def rollout(  # noqa: PLR0913 - the settings of a rollout, by keyword only
         progress: Where to report.
         recording: Which episodes to make videos of, or None. The results are the same with and
             without; the simulator's fraction of the wall time is larger.
+        journal: Where finished episodes are kept, or None. Those that it holds do not run again;
+            the results are the same.
 
     Raises:
         ConfigError: An unknown environment or task, or an environment that cannot run so.
@@ -103,17 +107,22 @@ def rollout(  # noqa: PLR0913 - the settings of a rollout, by keyword only
         if workers
         else Environments(settings)
     )
-    finished: dict[int, EpisodeResult] = {}
+    finished = journal.finished(plans) if journal else {}
+    bars = progress or SilentProgress()
     try:
-        with (progress or SilentProgress()).task("rollout", len(plans), "episode") as bar:
+        with bars.task("rollout", len(plans), "episode", start=len(finished)) as bar:
             # A batch takes minutes in some simulators: its steps show that it moves.
             engine = Engine(
                 policy,
                 environments,
                 num_envs,
                 lambda step: bar.advance(0, solved=_solved(finished), step=step),
+                journal,
             )
-            for batch in _batches(plans, num_envs):
+            for whole in _batches(plans, num_envs):
+                batch = [plan for plan in whole if plan.index not in finished]
+                if not batch:
+                    continue
                 results = engine.run(batch)
                 lost = [item.plan for item in results if item.error]
                 results += _run_again(engine, lost, workers)
@@ -126,7 +135,7 @@ def rollout(  # noqa: PLR0913 - the settings of a rollout, by keyword only
     return RolloutResult(
         tuple(finished[plan.index] for plan in plans),
         dict(engine.seconds),
-        environments.description.score,
+        environments.description.score or (journal.score if journal else ""),
     )
 
 
@@ -190,6 +199,7 @@ class Engine:
         environments: Where the episodes run.
         num_envs: Number of environments.
         report: Called after every step with the number of steps so far.
+        journal: Where finished episodes are kept, or None.
     """
 
     def __init__(
@@ -198,9 +208,10 @@ class Engine:
         environments: Environments | EnvironmentWorkers,
         num_envs: int,
         report: Callable[[int], None] = lambda _: None,
+        journal: EpisodeJournal | None = None,
     ) -> None:
         self._policy, self._environments = policy, environments
-        self._num_envs, self._report = num_envs, report
+        self._num_envs, self._report, self._journal = num_envs, report, journal
         self._rows = np.zeros((num_envs, 0), dtype=np.float32)
         self._parts = environments.parts(num_envs)
         self.seconds = dict.fromkeys(PARTS, 0.0)
@@ -221,7 +232,7 @@ class Engine:
             for numbers in self._groups(batch):
                 for number in numbers:
                     if number in awaited:
-                        batch.take(awaited.pop(number)())
+                        self._keep(batch.take(awaited.pop(number)()), attempts)
                 parts = {number: batch.running_in(self._parts[number]) for number in numbers}
                 running = [index for part in parts.values() for index in part]
                 if not running:
@@ -238,7 +249,21 @@ class Engine:
                 steps += 1
                 self._report(steps)
         total = time.perf_counter() - begun
-        return self._results(batch, acting, total, attempts)
+        results = self._results(batch, acting, total, attempts)
+        if self._journal:  # once more, with their fractions of the wall time
+            self._journal.write(results, self._environments.description.score)
+        return results
+
+    def _keep(self, ended: Mapping[int, EpisodeResult], attempts: int) -> None:
+        """Write episodes that have ended to the journal: their batch may take long."""
+        if not ended or self._journal is None:
+            return
+        replans = self._policy.cost().num_replans
+        results = [
+            replace(item, num_replans=int(replans[index]), attempts=attempts)
+            for index, item in ended.items()
+        ]
+        self._journal.write(results, self._environments.description.score)
 
     def _groups(self, batch: _Batch) -> Sequence[Sequence[int]]:
         """Return the numbers of all parts, grouped by the calls of the policy."""
@@ -322,14 +347,17 @@ class _Batch:
         self.running: dict[int, FloatArray] = {}
         self._ended: dict[int, EpisodeResult] = {}
 
-    def take(self, responses: Mapping[int, Response]) -> None:
-        """Store the environments' responses."""
+    def take(self, responses: Mapping[int, Response]) -> dict[int, EpisodeResult]:
+        """Store the environments' responses; return the episodes that they end."""
+        ended = {}
         for index, response in responses.items():
             if isinstance(response, EpisodeResult):
                 self.running.pop(index, None)
-                self._ended[index] = response
+                ended[index] = response
             else:
                 self.running[index] = response
+        self._ended.update(ended)
+        return ended
 
     def running_in(self, part: Sequence[int]) -> list[int]:
         """Return which environments of a part have not ended."""

@@ -56,7 +56,8 @@ class Worker:
         # Pickled apart: what the arguments need is imported once the process is tied to this one.
         content = bytes(ForkingPickler.dumps((serve, arguments)))
         self.connection, child = context.Pipe()
-        _limit_waiting(self.connection, START_TIMEOUT + timeout)
+        _limit_waiting(self.connection, socket.SO_SNDTIMEO, START_TIMEOUT + timeout)
+        _limit_waiting(self.connection, socket.SO_RCVTIMEO, timeout)
         self._process: BaseProcess = context.Process(
             target=_run, args=(child, content), name=f"lwdctl-simulator-{name}", daemon=True
         )
@@ -116,12 +117,12 @@ class Worker:
         self._process.join()
 
 
-def _limit_waiting(connection: Connection[Any, Any], seconds: float) -> None:
-    """Let a read or a write that makes no progress for so long raise `BlockingIOError`."""
+def _limit_waiting(connection: Connection[Any, Any], option: int, seconds: float) -> None:
+    """Let a read, or a write, that makes no progress for so long raise `BlockingIOError`."""
+    seconds = max(0.01, seconds)  # the system takes 0 for no limit
     limit = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
     with socket.socket(fileno=os.dup(connection.fileno())) as pipe:
-        for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
-            pipe.setsockopt(socket.SOL_SOCKET, option, limit)
+        pipe.setsockopt(socket.SOL_SOCKET, option, limit)
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ _ROWS = (
         (),
         "lwdctl.stages.collect:run",
         "Record demonstrations of scripted experts in a simulator.",
+        resumable=True,
     ),
     Stage(
         "ingest",

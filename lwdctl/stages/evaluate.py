@@ -27,6 +27,7 @@ from lwdctl.core.untrusted import parse_json
 from lwdctl.evaluation.checks import check_compatible, check_video
 from lwdctl.evaluation.cost import condition_cost, trained_condition
 from lwdctl.evaluation.episodes import EpisodeResult, plan_demonstrations, plan_episodes
+from lwdctl.evaluation.journal import EpisodeJournal
 from lwdctl.evaluation.latency import time_policy
 from lwdctl.evaluation.results import Condition, ConditionResult, result_rows
 from lwdctl.evaluation.rollout import RolloutResult, rollout
@@ -43,6 +44,7 @@ from lwdctl.training.loop import choose_device
 EPISODES_FOLDER, VIDEOS_FOLDER = "episodes", "videos"
 _DIGEST = "sha256"
 """Key of a measured condition's record: the digest of the rest, until it is published."""
+_JOURNAL = ".journal"
 
 
 def run(config: EvalConfig, inputs: Mapping[str, Artifact], context: StageContext) -> Artifact:
@@ -65,7 +67,8 @@ def run(config: EvalConfig, inputs: Mapping[str, Artifact], context: StageContex
         inputs=models_used(conditions, inputs),
         resume=context.resume,
     ) as output:
-        # Finished conditions are checkpoints: an interrupted evaluation goes on after them.
+        # Finished conditions and episodes are checkpoints: an interrupted evaluation goes on after
+        # them.
         for condition in conditions:
             evaluation.measure(condition, output)
         if config.latency:
@@ -167,7 +170,11 @@ class _Evaluation:
         plans = self._plans(condition)
         recording = self._recording(condition, plans, output.path)
         batch_policy = policy.batch_policy(acting, self.config.num_envs)
-        found = _roll(condition, self, batch_policy, plans, recording)
+        journal = EpisodeJournal(output.checkpoints / f"{condition.name}{_JOURNAL}", software())
+        kept = len(journal.finished(plans))
+        if kept:
+            log(f"  {kept} of {len(plans)} episodes: already measured")
+        found = _roll(condition, self, batch_policy, plans, recording, journal)
         episodes = found.episodes
         cost = policy.cost(acting)
         rows = result_rows(
@@ -315,6 +322,7 @@ def _roll(
     policy: BatchPolicy,
     plans: Sequence[EpisodePlan],
     recording: Recording | None,
+    journal: EpisodeJournal,
 ) -> RolloutResult:
     config = evaluation.config
     return rollout(
@@ -329,6 +337,7 @@ def _roll(
         timeout=config.timeout,
         progress=evaluation.context.progress,
         recording=recording,
+        journal=journal,
     )
 
 

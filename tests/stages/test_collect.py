@@ -2,7 +2,6 @@ import json
 import multiprocessing
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 
@@ -17,8 +16,6 @@ from lwdctl.core.errors import ConfigError, SimulatorError
 from lwdctl.core.seeding import EVALUATION_SEED_START
 from lwdctl.data.robomimic_writer import DEMONSTRATIONS_PAYLOAD as PAYLOAD
 from lwdctl.envs.metaworld_expert import EXPERTS
-from lwdctl.evaluation import collect as module
-from lwdctl.evaluation.collect import ExpertRunner
 from lwdctl.stages.collect import run
 from lwdctl.stages.stage import StageContext
 
@@ -184,28 +181,3 @@ def test_the_artifact_is_named_after_a_single_task(collect):
     assert collect(**SHORT).name == "metaworld"
 
 
-def killing(runner, episodes):
-    """Kill the workers when asked for the first episode."""
-    runner._pool.submit(time.sleep, 60)
-    for process in runner._pool._processes.values():
-        process.kill()
-    yield from episodes
-
-
-def test_a_dead_worker_is_one_clear_error():
-    env = environment(("reach",), 50)
-    runner = ExpertRunner(env, 0.0, 1)
-    with pytest.raises(SimulatorError, match="'reach' near seed 7"), runner:
-        list(killing(runner, runner.episodes("reach", range(7, 9), 2)))
-    assert multiprocessing.active_children() == []
-
-
-def test_a_hanging_worker_is_killed(monkeypatch):
-    monkeypatch.setattr(module, "EPISODE_TIMEOUT", 0.2)
-    env = environment(("reach",), 50)
-    begun = time.monotonic()
-    runner = ExpertRunner(env, 0.0, 1)
-    with pytest.raises(SimulatorError, match="hung"), runner:
-        list(runner.episodes("reach", range(1), 1))
-    assert time.monotonic() - begun < 30
-    assert multiprocessing.active_children() == []
