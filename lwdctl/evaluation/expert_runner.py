@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import traceback
 from collections import deque
@@ -28,8 +29,8 @@ from lwdctl.evaluation.worker import START_TIMEOUT, Worker
 Outcome = tuple[Demonstration | None, str]
 """What an attempt gave, and why the simulator lost it, or ""."""
 
-_SIGN_OF_LIFE = 1.0
-"""Most seconds between two messages of a worker whose simulator steps."""
+_PAUSE = 1.0
+"""Seconds between two messages by which a worker shows that its simulator steps."""
 
 
 class ExpertRunner:
@@ -145,7 +146,7 @@ class _ExpertWorker:
     def begin(self, attempt: Attempt) -> None:
         """Let the process run an attempt."""
         if self._process is None:
-            pause = min(_SIGN_OF_LIFE, self._timeout / 4)
+            pause = min(_PAUSE, self._timeout / 4)
             self._process = Worker(
                 _serve, (self._env, self._noise, pause), str(self._number), self._timeout
             )
@@ -192,22 +193,34 @@ def _ready(workers: Sequence[_ExpertWorker]) -> list[_ExpertWorker]:
 
 
 def _serve(connection: Connection[Any, Any], env: EnvSpec, noise: float, pause: float) -> None:
-    """Run attempts until the parent hangs up; say now and then that the simulator steps."""
-    said = 0.0
-
-    def report() -> None:
-        nonlocal said
-        if time.monotonic() - said > pause:
-            connection.send(None)
-            said = time.monotonic()
-
+    """Run attempts until the parent hangs up."""
     while True:
         attempt = connection.recv()
         try:
-            answer: Any = _outcome(env, noise, attempt, report)
+            answer: Any = _outcome(env, noise, attempt, _SignsOfLife(connection, pause))
         except LwdctlError as error:
             answer = error
         connection.send(answer)
+
+
+class _SignsOfLife:
+    """Tells the parent at the first step of an attempt, and now and then, that the simulator steps.
+
+    Args:
+        connection: The pipe to the parent.
+        pause: Fewest seconds between two messages.
+    """
+
+    def __init__(self, connection: Connection[Any, Any], pause: float) -> None:
+        self._connection, self._pause = connection, pause
+        self._last = -math.inf
+
+    def __call__(self) -> None:
+        """Send a message if it is time."""
+        now = time.monotonic()
+        if now - self._last > self._pause:
+            self._connection.send(None)
+            self._last = now
 
 
 def _outcome(

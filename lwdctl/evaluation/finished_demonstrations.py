@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
-import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +17,8 @@ from lwdctl.artifacts.files import write_durably
 from lwdctl.artifacts.manifest import plain
 from lwdctl.core.records import Episode
 
+SUFFIX = ".demonstration"
+_DIGEST = hashlib.sha256().digest_size
 _TEXTS = ("source", "model", "task", "label", "success", "seed")
 _ARRAYS = ("actions", "rewards", "initial_state")
 _KEYED = ("observations", "final_observation")
@@ -42,8 +44,8 @@ class Attempt:
 class FinishedDemonstrations:
     """Keeps every demonstration as a file from the moment it is finished.
 
-    A file is an npz archive, whose entries carry checksums; a damaged one does not count, nor does
-    one of other software.
+    A file is a SHA-256 and an npz archive. A damaged one does not count, nor does one of other
+    software.
 
     Args:
         folder: Where the files go, or None to keep nothing.
@@ -58,12 +60,13 @@ class FinishedDemonstrations:
         path = self._path(attempt)
         if path is None or not path.exists():
             return None
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-            text = json.loads(arrays.pop("text").tobytes())
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        stored = path.read_bytes()
+        content = stored[_DIGEST:]
+        if stored[:_DIGEST] != hashlib.sha256(content).digest():
             return None
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        text = json.loads(arrays.pop("text").tobytes())
         if (text.pop("software"), text.pop("attempt")) != (self._software, asdict(attempt)):
             return None
         parts: dict[str, Any] = {part: arrays.get(part) for part in _ARRAYS}
@@ -84,9 +87,10 @@ class FinishedDemonstrations:
         for part in _KEYED:
             arrays |= {f"{part}/{key}": rows for key, rows in getattr(episode, part).items()}
         arrays["text"] = np.frombuffer(json.dumps(text).encode(), np.uint8)
-        content = io.BytesIO()
-        np.savez(content, **{name: rows for name, rows in arrays.items() if rows is not None})
-        write_durably(path, content.getvalue())
+        archive = io.BytesIO()
+        np.savez(archive, **{name: rows for name, rows in arrays.items() if rows is not None})
+        content = archive.getvalue()
+        write_durably(path, hashlib.sha256(content).digest() + content)
 
     def remove(self) -> None:
         """Remove all files: what was begun cannot be finished."""
@@ -96,4 +100,4 @@ class FinishedDemonstrations:
     def _path(self, attempt: Attempt) -> Path | None:
         if self._folder is None:
             return None
-        return self._folder / f"{attempt.task}-{attempt.operator}-{attempt.seed}.npz"
+        return self._folder / f"{attempt.task}-{attempt.operator}-{attempt.seed}{SUFFIX}"

@@ -96,6 +96,8 @@ class FakeSimulator:
             os.kill(os.getpid(), signal.SIGKILL)
         if self._task == "hang" or (self._task == "hang-once" and self._first_time()):
             time.sleep(60)
+        if self._task == "stop-once" and self._first_time():
+            os.kill(os.getpid(), signal.SIGSTOP)
         if self._task == "wait":
             self._wait()
         if self._task == "raise" or (self._task == "raise-once" and self._first_time()):

@@ -337,7 +337,7 @@ def test_a_part_is_acted_for_while_the_other_parts_simulators_step(env, plans_of
     assert policy.acted == 10
 
 
-@pytest.mark.parametrize("task", ["die-once", "hang-once", "raise-once"])
+@pytest.mark.parametrize("task", ["die-once", "hang-once", "raise-once", "stop-once"])
 def test_an_episode_lost_in_one_part_runs_again(run, plans_of, feedback_policy, task, monkeypatch):
     monkeypatch.setattr(environment, "START_TIMEOUT", 30.0)
     tasks = ["walk", "walk", "walk", "short", "walk", "walk"]

@@ -16,6 +16,7 @@ from lwdctl.core.errors import ConfigError, SimulatorError
 from lwdctl.core.seeding import EVALUATION_SEED_START
 from lwdctl.data.robomimic_writer import DEMONSTRATIONS_PAYLOAD as PAYLOAD
 from lwdctl.envs.metaworld_expert import EXPERTS
+from lwdctl.evaluation import expert_runner
 from lwdctl.stages.collect import run
 from lwdctl.stages.stage import StageContext
 
@@ -25,9 +26,9 @@ environment = EXPERTS.environment
 
 @pytest.fixture
 def collect(tmp_path):
-    def collect(workspace="work", **values):
+    def collect(workspace="work", resume=False, **values):
         config = from_mapping(CollectConfig, {"workers": 0, **values})
-        return run(config, {}, StageContext(Workspace(tmp_path / workspace)))
+        return run(config, {}, StageContext(Workspace(tmp_path / workspace), resume=resume))
 
     return collect
 
@@ -181,3 +182,56 @@ def test_the_artifact_is_named_after_a_single_task(collect):
     assert collect(**SHORT).name == "metaworld"
 
 
+def test_an_interrupted_collection_goes_on_after_its_finished_episodes(collect, monkeypatch):
+    options = {"task": ("reach", "drawer-open"), "episodes": 2, "max_steps": 60, "noise": 0.5}
+    options["keep_failures"] = True
+    whole = collect("whole", **options)
+    run_expert, seeds = expert_runner.expert_episode, []
+
+    def interrupted(env, task, seed, *given):
+        if len(seeds) == 3:
+            raise KeyboardInterrupt
+        seeds.append((task, seed))
+        return run_expert(env, task, seed, *given)
+
+    monkeypatch.setattr(expert_runner, "expert_episode", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        collect("part", **options)
+    seeds.clear()
+    part = collect("part", resume=True, **options)
+    assert seeds == [("drawer-open", 1)]
+    assert part.payload(PAYLOAD).read_bytes() == whole.payload(PAYLOAD).read_bytes()
+    assert part.manifest.summary == whole.manifest.summary
+
+
+def test_a_simulator_that_raises_once_changes_nothing_and_twice_costs_a_seed(collect, monkeypatch):
+    options = {"task": ("reach",), "episodes": 3, "max_steps": 80}
+    whole = collect("whole", **options)
+    run_expert, failures = expert_runner.expert_episode, []
+
+    def failing(env, task, seed, *given):
+        if seed == 1 and failures:
+            raise failures.pop()
+        return run_expert(env, task, seed, *given)
+
+    monkeypatch.setattr(expert_runner, "expert_episode", failing)
+    failures[:] = [RuntimeError("broken")]
+    once = collect("once", **options)
+    assert once.payload(PAYLOAD).read_bytes() == whole.payload(PAYLOAD).read_bytes()
+    assert once.manifest.summary == whole.manifest.summary
+    failures[:] = [RuntimeError("broken"), RuntimeError("broken")]
+    with pytest.raises(SimulatorError, match="1 seeds were lost") as caught:
+        collect("twice", **options)
+    assert "seeds 1;" in caught.value.hint
+
+
+def test_a_simulator_that_always_fails_is_reported_and_keeps_nothing(
+    collect, monkeypatch, tmp_path
+):
+    def failing(*given):
+        raise RuntimeError("no contact")
+
+    monkeypatch.setattr(expert_runner, "expert_episode", failing)
+    with pytest.raises(SimulatorError, match=r"at each of the seeds 0, 1, 2: .*no contact"):
+        collect(task=("reach",), episodes=3, max_steps=80)
+    assert not list((tmp_path / "work").rglob("*.hdf5"))

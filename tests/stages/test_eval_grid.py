@@ -15,6 +15,7 @@ from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.errors import ConfigError, SimulatorError
+from lwdctl.evaluation.journal import EpisodeJournal
 from lwdctl.stages import evaluate
 
 pytestmark = pytest.mark.sim
@@ -290,3 +291,33 @@ def test_labels_are_run_one_after_the_other(workspace: Workspace) -> None:
     assert len({item["demonstration"] for item in restored}) == 2
     with pytest.raises(ConfigError, match="'medium' is no label"):
         do("eval", workspace, {**values, "label": ["medium"]})
+
+
+@pytest.mark.parametrize("policy", ["lwd", "dp"])
+@pytest.mark.parametrize("kept", [(0, 3, 5), (0, 1, 2, 3, 4, 5)])
+def test_any_part_of_the_batches_gives_the_numbers_of_the_whole(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, kept: Sequence[int], policy: str
+) -> None:
+    """With trained policies, whose networks see the whole batch at once."""
+    sizes = {"horizon": [8], "perturbation": [25.0], "episodes": 6, "num_envs": 4}
+    small = {**GRID, "policy": [policy], **sizes}
+    whole = do("eval", workspace, small, name="whole")
+    write = EpisodeJournal.write
+
+    def write_some(journal: EpisodeJournal, results: Any, score: str) -> None:
+        write(journal, [item for item in results if item.plan.index in kept], score)
+
+    def interrupt(*given: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(EpisodeJournal, "write", write_some)
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "result_rows", interrupt)  # once the first condition has run
+        with pytest.raises(KeyboardInterrupt):
+            do("eval", workspace, small, name="part")
+    part = do("eval", workspace, small, name="part", resume=True)
+    assert numbers(part) == numbers(whole)
+    for path in (whole.path / "episodes").iterdir():
+        one, other = (json.loads((item.path / "episodes" / path.name).read_text())["episodes"]
+                      for item in (whole, part))  # fmt: skip
+        assert one == other
