@@ -10,7 +10,6 @@ import contextlib
 import ctypes
 import multiprocessing
 import os
-import pickle
 import signal
 import socket
 import struct
@@ -143,7 +142,7 @@ def _run(connection: Connection[Any, Any], content: bytes) -> None:
     """Serve in the new process. SIGINT stays blocked: the parent decides what it means."""
     _end_with_parent()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
-    serve, arguments = pickle.loads(content)  # noqa: S301 - from the parent, as all that it sends
+    serve, arguments = ForkingPickler.loads(content)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         serve(connection, *arguments)
 
