@@ -162,7 +162,7 @@ class SourceSpec:
         odd = (
             "two observations have one name" if len({*names}) < len(names)
             else "action: its limits do not have its size"
-            if not len(action.low) == len(action.high) == action.size
+            if (len(action.low), len(action.high)) not in ((0, 0), (action.size, action.size))
             else "action.gripper: there are no such components"
             if any(index >= action.size for index in action.gripper)
             else ""

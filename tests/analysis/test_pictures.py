@@ -31,16 +31,15 @@ def png(width, height):
     ],
 )
 def test_bombs_and_broken_pictures_are_refused(embed, content, message, tmp_path):
-    path = tmp_path / "x.png"
-    path.write_bytes(content)
+    (tmp_path / "x.png").write_bytes(content)
     with pytest.raises(DataError, match=message):
-        embed(path, "a picture")
+        embed(tmp_path, "x.png", "a picture")
 
 
 def test_a_cut_picture_is_refused_where_it_is_decoded(tmp_path):
     (tmp_path / "x.png").write_bytes(png(100, 100))
     with pytest.raises(DataError, match="is damaged"):
-        embed_stills(tmp_path / "x.png", "stills")
+        embed_stills(tmp_path, "x.png", "stills")
 
 
 @pytest.mark.parametrize("name", [r"$\frac{$", "a $ b $", r"$\undefined$", "a" * 5000, "名\n\t"])

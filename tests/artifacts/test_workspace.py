@@ -221,7 +221,7 @@ def test_a_damaged_manifest_is_listed_and_only_refused_when_asked_for(workspace,
     assert [item.reference for item in workspace.damaged()] == ["vae/lift:v2"]
     assert workspace.resolve("vae", "lift:v1") == good
     for reference in ("lift", "lift:v2", ""):
-        with pytest.raises(ArtifactError, match=r"v0002/manifest\.json is not valid JSON"):
+        with pytest.raises(ArtifactError, match=r"v0002/manifest\.json: not valid JSON"):
             workspace.resolve("vae", reference)
 
 

@@ -484,7 +484,7 @@ def test_missing_and_damaged_metadata_of_episodes_are_no_obstacle(write, episode
     (root / "meta/episodes.jsonl").write_text("{")
     read, (text,) = contradictions(root)
     check_equal(read, episodes)
-    assert "episodes.jsonl: line 1 is not valid JSON" in text
+    assert "episodes.jsonl: line 1: not valid JSON" in text
 
 
 def test_tasks_come_from_the_episodes_where_there_is_no_table(write, episodes):
@@ -652,7 +652,7 @@ def drop_column(root, name):
     ("damage", "expected"),
     [
         (lambda root: (root / "meta/info.json").unlink(), "info.json: is missing"),
-        (lambda root: (root / "meta/info.json").write_text("{"), "info.json is not valid JSON"),
+        (lambda root: (root / "meta/info.json").write_text("{"), "info.json: not valid JSON"),
         (lambda root: (root / "meta/info.json").write_text("[" * 10**5), "levels of nesting"),
         (lambda root: (root / "meta/info.json").write_text("[]"), "features: is missing"),
         (lambda root: shutil.rmtree(root / "data"), "holds no parquet files"),
