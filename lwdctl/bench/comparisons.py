@@ -6,12 +6,11 @@ Medians are compared; only the ratio is reported as a result.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import torch
 
 from lwdctl.core.errors import ConfigError, MissingExtraError
 from lwdctl.core.registry import Registry, Row
+from lwdctl.core.untrusted import read_json, typed
 
 Work = Callable[[], object]
 Measure = Callable[[torch.device, int | None], Iterable["Comparison"]]
@@ -295,20 +295,20 @@ def read_results(path: Path) -> tuple[dict[str, Any], list[tuple[str, Comparison
     Raises:
         ConfigError: It is no such file.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return content["machine"], [(item["row"], _parsed(item)) for item in content["rows"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            f"{path} holds no results of lwdctl bench: {error}", "lwdctl bench --out FILE"
-        ) from error
+    where, hint = f"{path} holds no results of lwdctl bench", "lwdctl bench --out FILE"
+    content = read_json(path, ConfigError, hint, where=where, allow_nan=True)
+    found = typed(_Results, content, where, ConfigError, hint)
+    names = [typed(str, row.pop("row", None), f"{where}: row", ConfigError) for row in found.rows]
+    for row in found.rows:
+        row.pop("reached", None)  # follows from the others
+    rows = (typed(Comparison, row, where, ConfigError, hint) for row in found.rows)
+    return found.machine, list(zip(names, rows, strict=True))
 
 
-def _parsed(values: Mapping[str, Any]) -> Comparison:
-    given = {field.name: values[field.name] for field in fields(Comparison)}
-    for name in ("value", "reference_value"):
-        given[name] = given[name] and Spread(**given[name])
-    return Comparison(**given)
+@dataclass(frozen=True)
+class _Results:
+    machine: dict[str, Any]
+    rows: tuple[dict[str, Any], ...]
 
 
 def _empty(name: str, missing: str) -> Comparison:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from lwdctl.artifacts.files import sync
 from lwdctl.artifacts.run_in_progress import CHECKPOINTS
 from lwdctl.core.errors import ArtifactError, first_line
+from lwdctl.core.untrusted import check_regular
 from lwdctl.models.files import load_tensors, read_tensors, unique_tensors, write_tensors
 
 KEPT = 2
@@ -87,6 +88,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], Any]:
         ArtifactError: The file is damaged.
     """
     try:
+        check_regular(path)
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata = file.metadata()

@@ -22,6 +22,7 @@ from lwdctl.core.errors import ConfigError, LwdctlError
 from lwdctl.core.plain_text import visible
 from lwdctl.core.progress import Progress
 from lwdctl.core.seeding import derive_seed
+from lwdctl.core.untrusted import parse_json, read_bytes, typed
 from lwdctl.models.files import save_model
 from lwdctl.models.skeleton import check_training_memory
 from lwdctl.training import checkpoint
@@ -41,6 +42,7 @@ WORTH_MEASURING = 30.0
 takes one thread."""
 FEW_STEPS = 10
 """Fewer training steps than these take one thread: even a single trial would cost as much."""
+_LOG_BYTES = 2**30
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 M = TypeVar("M", bound=nn.Module)
@@ -373,8 +375,7 @@ class MetricLog:
         from torch.utils.tensorboard import SummaryWriter
 
         path = directory / "metrics.jsonl"
-        rows = [line for line in _complete_lines(path) if json.loads(line)["update"] <= done]
-        path.write_text("".join(rows))
+        path.write_bytes(b"".join(_rows_until(path, done)))
         self._file = path.open("a")
         self._text = (directory / "log.txt").open("a", encoding="utf-8")
         if done:
@@ -416,7 +417,14 @@ def _text_row(update: int, values: Mapping[str, float], planned: int) -> str:
     return f"update {update}/{planned} ({percent:.0f} %), {left} left: {numbers}"
 
 
-def _complete_lines(path: Path) -> list[str]:
-    """Return the complete lines of a log; a killed process may have left half a line."""
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [line for line in lines if line.endswith("\n")]
+def _rows_until(path: Path, done: int) -> list[bytes]:
+    """Return the rows of a log up to a training step; a killed process may have left half a row."""
+    lines = read_bytes(path, most=_LOG_BYTES).splitlines(keepends=True) if path.exists() else []
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if line.endswith(b"\n"):
+            where = f"{path}, line {number}"
+            row = typed(dict[str, float | None], parse_json(line, where, allow_nan=True), where)
+            if (row.get("update") or 0) <= done:
+                rows.append(line)
+    return rows

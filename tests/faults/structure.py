@@ -289,6 +289,11 @@ def main(folder: Path, kind: str, count: int) -> dict[str, Any]:
         assert code == 0 or lines[0].startswith("error: "), text
 
     signal.signal(signal.SIGALRM, hung)
+    if kind == "recipe":
+        write(path, kind, values, "as it is")
+    with tempfile.TemporaryFile() as errors:
+        unchanged = _captured(lambda: read(0), errors)
+    assert unchanged == 0, "the unchanged file is not read"
     reads()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {"counted": counted, "peak": peak}

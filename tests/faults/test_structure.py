@@ -81,7 +81,7 @@ def save_models(root: Path) -> None:
         "observation_keys": ("place", "block"), "observation_size": 5, "action_size": 2,
         "reference_start": None,
     }  # fmt: skip
-    policy = {"source": source.to_mapping(), "executed": 4}
+    policy = {"source": source.to_mapping(), "executed": 3}
     vae = VaeSpec(**seen, snippet_length=4, latent_size=4, decoder_layers=(4,),
                   policy_hidden=(4,), time_input=True)  # fmt: skip
     network = DenoiserSpec("mlp", 8, 10, (4, 2), "xs", 16, 1, 0.0, observation_tokens=2)
@@ -119,7 +119,7 @@ def read_changed(folder: Path, kind: str, count: int) -> None:
     assert done.returncode == 0, done.stderr[-6000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["peak"] < MOST_BYTES, found
-    if kind != "run":  # one that says nothing is passed over
+    if kind not in {"run", "analysis", "metrics"}:  # what cannot be read is passed over or noted
         assert found["counted"].get("1", 0) > 0, found  # the changes reach the reader
 
 
