@@ -19,6 +19,7 @@ from typing import Any
 
 import lwdctl
 from lwdctl.artifacts.files import write_durably
+from lwdctl.artifacts.known_values import check_known_values
 from lwdctl.artifacts.references import MAKERS, check_name, parse_reference
 from lwdctl.artifacts.stored_files import is_inside, read_stored
 from lwdctl.core.errors import ArtifactError
@@ -110,6 +111,7 @@ class Manifest:
         if digest != _digest(body):
             raise ArtifactError(f"{path} was changed after it was written", _AGAIN)
         manifest = typed(cls, body, str(path), hint=_AGAIN)
+        check_known_values(body, str(path), _AGAIN)
         _check_names(path, manifest)
         if artifact_type and manifest.type != artifact_type:
             raise ArtifactError(

@@ -165,7 +165,13 @@ def read_toml(path: Path, failure: Failure, hint: str = "") -> dict[str, Any]:
 
 
 def typed(
-    kind: type[T], values: Any, where: str, failure: Failure = ArtifactError, hint: str = ""
+    kind: type[T],
+    values: Any,
+    where: str,
+    failure: Failure = ArtifactError,
+    hint: str = "",
+    *,
+    only_known: bool = True,
 ) -> T:
     """Return plain values as an object of a declared type, checked down to the last value.
 
@@ -176,6 +182,7 @@ def typed(
         where: Its file, for messages.
         failure: Type of the error that is raised.
         hint: What to do about it.
+        only_known: Whether keys that the type does not have are errors; else they are left out.
 
     Raises:
         LwdctlError: A value is missing, unknown, of another type or out of range.
@@ -186,7 +193,7 @@ def typed(
         made = msgspec.convert(values, kind)
     except msgspec.ValidationError as error:
         raise failure(f"{where}: {_in_words(str(error))}", hint) from error
-    unknown = _unknown(values, msgspec.to_builtins(made))
+    unknown = only_known and _unknown(values, msgspec.to_builtins(made))
     if unknown:
         raise failure(f"{where}: unknown key {plain_text(unknown, 200)}", hint)
     return made

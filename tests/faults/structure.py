@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 SECONDS = 20
@@ -200,7 +200,10 @@ def target(folder: Path, kind: str) -> tuple[Path, Callable[[int], int]]:
         return folder / "recipe.json", commands(f"run {folder / 'recipe.toml'} --dry-run -q")
     report = f"report --output {folder / 'report.html'} -q"
     patterns = {
-        "manifest": ("*/*/v*/manifest.json", ("list", "verify", report, "compare -q", "show vae")),
+        "manifest": (
+            "*/*/v*/manifest.json",
+            ("list", "verify -q", report, "compare -q", "show vae"),
+        ),
         "episodes": ("evaluation/*/v*/episodes/*.json", (report, "compare -q")),
         "analysis": ("analysis/*/v*/analysis.json", (report,)),
         "metrics": ("vae/*/v*/metrics.jsonl", (report,)),
@@ -264,7 +267,7 @@ def main(folder: Path, kind: str, count: int) -> dict[str, Any]:
 
     @settings(
         max_examples=count, derandomize=True, database=None, deadline=None,
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=list(HealthCheck), phases=[Phase.generate],
     )  # fmt: skip
     @given(CHANGES, TEXT, st.integers(0, 100))
     def reads(changes: Any, mode: str, turn: int) -> None:

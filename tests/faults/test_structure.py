@@ -16,7 +16,7 @@ MOST_BYTES = 10**9
 ADDRESSES = 2 * 10**9
 """Address space of children without torch, whose libraries alone take as much."""
 KINDS = (
-    "episodes", "analysis", "metrics", "run", "recipe", "policy",
+    "manifest", "episodes", "analysis", "metrics", "run", "recipe", "policy",
     "vae", "diffusion", "mlp", "dp",
 )  # fmt: skip
 WITH_TORCH = {"vae", "diffusion", "mlp", "dp", "policy"}
@@ -123,7 +123,7 @@ def read_changed(folder: Path, kind: str, count: int) -> None:
         assert found["counted"].get("1", 0) > 0, found  # the changes reach the reader
 
 
-@pytest.mark.parametrize("kind", ["episodes", "run", "recipe"])
+@pytest.mark.parametrize("kind", ["manifest", "episodes", "run", "recipe"])
 def test_a_few(folder: Path, kind: str) -> None:
     read_changed(folder, kind, 24)
 

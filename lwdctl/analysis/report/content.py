@@ -45,6 +45,8 @@ HELD_OUT = "held_out_"
 NO_LOSS = ("update", "seconds", "samples_per_second", "learning_rate")
 MOST_POINTS = 400
 """Longer curves are averaged over neighboring rows."""
+LARGEST = 1e100
+"""Larger numbers, NaN and infinity are not drawn: matplotlib cannot scale axes for them."""
 LOG_SPAN = 10.0
 """A term that spans more than this factor is drawn on a logarithmic axis."""
 VIDEO_BYTES = 4_000_000
@@ -264,7 +266,7 @@ def _points(rows: Sequence[Row], name: str) -> Points:
     known = [
         (step, value)
         for step, value in pairs
-        if step is not None and value is not None and math.isfinite(step) and math.isfinite(value)
+        if step is not None and abs(step) < LARGEST and value is not None and abs(value) < LARGEST
     ]
     size = max(1, math.ceil(len(known) / MOST_POINTS))
     groups = [known[start : start + size] for start in range(0, len(known), size)]
