@@ -7,6 +7,7 @@ that before anything is read.
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from abc import ABC, abstractmethod
@@ -24,6 +25,7 @@ from lwdctl.core.errors import DataError
 from lwdctl.core.records import Finding, FloatArray
 from lwdctl.data.checks import (
     NUMBER_KINDS,
+    NonFiniteError,
     check_declared_bytes,
     check_rows,
     closed_on_error,
@@ -345,10 +347,44 @@ def read_array(dataset: h5py.Dataset, start: int = 0, stop: int | None = None) -
     Raises:
         DataError: The bytes cannot be read (damaged chunk, unknown filter).
     """
+    _check_written(dataset, start, stop)
     try:
         return np.asarray(dataset[start:stop])
     except (OSError, RuntimeError, ValueError, TypeError) as error:
         raise DataError(f"{location(dataset)}, row {start}: cannot be read ({error})") from None
+
+
+def _check_written(dataset: h5py.Dataset, start: int, stop: int | None) -> None:
+    """Check that rows were written; HDF5 reads those that never were as its fill value, zeros.
+
+    A recorder that dies leaves arrays that are declared and have no bytes, or lack some chunks.
+
+    Raises:
+        NonFiniteError: Rows were never written; the message names the first one.
+    """
+    shape, chunks = dataset.shape, dataset.chunks
+    first, last, _ = slice(start, stop).indices(shape[0]) if shape else (0, 0, 1)
+    if not shape or 0 in shape or last <= first:
+        return
+    missing: int | None = None
+    if chunks is None:
+        missing = first if dataset.id.get_storage_size() == 0 else None
+    else:
+        sides = [range(0, size, step) for size, step in zip(shape, chunks, strict=True)]
+        if dataset.id.get_num_chunks() < math.prod(map(len, sides)):
+            rows = sides[0][first // chunks[0] : (last - 1) // chunks[0] + 1]
+            corners = itertools.product(rows, *sides[1:])
+            found = (
+                max(corner[0], first)
+                for corner in corners
+                if dataset.id.get_chunk_info_by_coord(corner).byte_offset is None
+            )
+            missing = next(found, None)
+    if missing is not None:
+        raise NonFiniteError(
+            f"{location(dataset)}, row {missing}: was never written",
+            "--on-nan drop leaves such episodes out",
+        )
 
 
 def read_rows(dataset: h5py.Dataset, start: int = 0, stop: int | None = None) -> FloatArray:

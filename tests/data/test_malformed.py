@@ -15,6 +15,8 @@ from zarr.codecs import BloscCodec
 
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
+from lwdctl.data.checks import NonFiniteError
+from lwdctl.data.ingest import ingest
 from lwdctl.data.reader import open_source, recognize
 
 HDF5_FORMATS = ("robomimic", "d4rl", "minari")
@@ -374,3 +376,34 @@ def test_a_number_that_is_a_list_is_reported(name, place, key, make_sample, tmp_
     with open_source(name, (sample.path,), IngestConfig()) as reader:
         assert reader.read(3).length == 6
         assert any(item.check == "metadata" and key in item.message for item in reader.findings)
+
+
+def declared_only(file, key):
+    """Declare an array again and write nothing of it, as a recorder that died leaves it."""
+    shape = file[key].shape
+    del file[key]
+    file.create_dataset(key, shape, np.float32)
+
+
+def without_a_chunk(file, key):
+    values = file[key][()]
+    del file[key]
+    dataset = file.create_dataset(key, values.shape, np.float32, chunks=(2, values.shape[1]))
+    dataset[2:] = values[2:]
+
+
+@pytest.mark.parametrize("damage", [declared_only, without_a_chunk])
+@pytest.mark.parametrize("key", ["obs/observation", "actions"])
+def test_rows_that_were_never_written_are_not_read_as_zeros(make_sample, tmp_path, damage, key):
+    sample = make_sample("robomimic", tmp_path)
+    with h5py.File(sample.path, "a") as file:
+        damage(file, f"data/demo_2/{key}")
+    with open_source("robomimic", (sample.path,), IngestConfig()) as source:
+        source.read(1)
+        with pytest.raises(NonFiniteError, match="row 0: was never written") as caught:
+            source.read(2)
+    assert f"data/demo_2/{key}" in caught.value.message
+    config = IngestConfig(on_nan="drop")
+    with open_source("robomimic", (sample.path,), config) as source:
+        _, summary = ingest(source, config)
+    assert summary["dropped_episodes"] == 1

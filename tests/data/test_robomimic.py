@@ -364,13 +364,16 @@ def test_arrays_are_read_however_the_file_stores_them(tmp_path, storage, block):
 
 
 @pytest.mark.parametrize("block", [0, 512])
-def test_data_that_was_never_written_reads_as_its_fill_value(tmp_path, block):
+def test_data_that_was_never_written_is_not_read_as_its_fill_value(tmp_path, block):
     path = tmp_path / "sparse.hdf5"
     with h5py.File(path, "w", userblock_size=block) as file:
         file["data/demo_0/actions"] = np.ones((100, 3))
         file.create_dataset("data/demo_0/obs/state", (100, 3), "<f8", fillvalue=7.0)
-    with open_source("robomimic", [path], IngestConfig()) as source:
-        assert (source.read(0).observations["state"] == 7.0).all()
+    with (
+        open_source("robomimic", [path], IngestConfig()) as source,
+        pytest.raises(DataError, match=r"demo_0/obs/state, row 0: was never written"),
+    ):
+        source.read(0)
 
 
 def test_observation_without_components_is_stored(tmp_path):
