@@ -76,8 +76,8 @@ def places(value: Any) -> list[tuple[Any, Any]]:
 def changed(value: Any, changes: list[tuple[str, int, int, Any]]) -> Any:
     """Return a value in which a few places are changed."""
     whole = [copy.deepcopy(value)]
-    for action, first, second, new in changes:
-        every = places(whole)
+    for action, first, second, drawn in changes:
+        new, every = copy.deepcopy(drawn), places(whole)  # a change may go into an earlier one
         box, key = every[first % len(every)]
         other, other_key = every[second % len(every)]
         if action == "replace":
