@@ -220,7 +220,7 @@ def test_one_trajectory_has_no_interval():
 
 @pytest.mark.sim
 def test_the_source_is_cut_to_the_steps_rollouts_had(store):
-    task = behavior_measures("mujoco", ["HalfCheetah-v4"])
+    task = behavior_measures(EnvSpec("mujoco", ("HalfCheetah-v4",)), ["HalfCheetah-v4"])
     whole = source_trajectories(store, 0, None, 0, SilentProgress(), task)
     assert len(whole) == 4
     # Rows 1 to 7 stand after an action; the observation after the last one is not recorded.
