@@ -32,6 +32,7 @@ ITEM_BYTES = {
 _MAX_METADATA_BYTES = 2**24
 _CHECKSUM_BYTES = 4
 _BLOSC_HEADER = struct.Struct("<4B3I")
+BLOSC_HEADER_BYTES = _BLOSC_HEADER.size
 _GROUP_KEYS = {"zarr_format", "node_type", "attributes"}
 _ARRAY_KEYS = {
     *_GROUP_KEYS, "shape", "data_type", "chunk_grid", "chunk_key_encoding", "fill_value", "codecs",
@@ -159,17 +160,32 @@ def _check_chunks(folder: Path, layout: _ArrayLayout, names: set[str]) -> None:
         raise ValueError(f"'{odd}' is {'no chunk of it' if odd in names else 'missing'}")
     for name in names:
         with (folder / name).open("rb") as file:
-            header = file.read(_BLOSC_HEADER.size)
+            header = file.read(BLOSC_HEADER_BYTES)
             stored = file.seek(0, 2) - _CHECKSUM_BYTES
-        # The C library believes these sizes, and decodes to as many bytes as they say.
-        if len(header) < _BLOSC_HEADER.size:
-            raise ValueError(f"{name} is damaged: it has {len(header)} bytes")
-        decoded, _, compressed = _BLOSC_HEADER.unpack(header)[4:]
+        try:
+            decoded, compressed = blosc_sizes(header)
+        except ValueError as error:
+            raise ValueError(f"{name} is damaged: {error}") from None
         if (decoded, compressed) != (layout.chunk_bytes, stored):
             raise ValueError(
                 f"{name} is damaged: its header says {compressed} bytes that decode to {decoded},"
                 f" not {stored} to {layout.chunk_bytes}"
             )
+
+
+def blosc_sizes(chunk: bytes | memoryview) -> tuple[int, int]:
+    """Return to how many bytes a chunk of Blosc decodes, and how many it has, as its header says.
+
+    The C library believes these sizes: where they are damaged, or the file was cut off, it reads
+    beyond the chunk, which ends the process.
+
+    Raises:
+        ValueError: The chunk is shorter than a header.
+    """
+    if len(chunk) < BLOSC_HEADER_BYTES:
+        raise ValueError(f"it has {len(chunk)} bytes, less than a header")
+    decoded, _, compressed = _BLOSC_HEADER.unpack_from(chunk)[4:]
+    return decoded, compressed
 
 
 def _sizes(value: Any, what: str) -> tuple[int, ...]:

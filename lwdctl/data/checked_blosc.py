@@ -1,21 +1,18 @@
-"""Decoding of zarr chunks that Blosc compressed, without trust in what they say about themselves.
-
-The first 16 bytes of such a chunk declare its sizes. The C library takes them for true: where they
-are damaged, or the file was cut off, it reads beyond the chunk, which ends the process.
-"""
+"""Decoding of zarr chunks that Blosc compressed, without trust in the sizes that they declare."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import zarr
 from numcodecs import Blosc
 from zarr.codecs import BloscCodec, ShardingCodec
 
-HEADER_BYTES = 16
-LARGEST_CHUNK = 2**30
+from lwdctl.artifacts.zarr_layout import blosc_sizes
+
+MAX_CHUNK_BYTES = 2**30
+"""Most bytes that a chunk may decode to; no chunk of a replay buffer is larger."""
 
 
 def check_header(chunk: Any) -> None:
@@ -25,12 +22,10 @@ def check_header(chunk: Any) -> None:
         ValueError: They are not the chunk's, or larger than any chunk that is read.
     """
     content = memoryview(chunk).cast("B")
-    if len(content) < HEADER_BYTES:
-        raise ValueError(f"the chunk has {len(content)} bytes, expected a header of {HEADER_BYTES}")
-    size, _, stored = np.frombuffer(content[4:HEADER_BYTES], "<u4").tolist()
+    size, stored = blosc_sizes(content)
     if stored != len(content):
         raise ValueError(f"the chunk has {len(content)} bytes, but declares {stored}")
-    if size > LARGEST_CHUNK:
+    if size > MAX_CHUNK_BYTES:
         raise ValueError(f"the chunk declares {size} bytes of content")
 
 

@@ -172,12 +172,6 @@ def closed_on_error(file: Any) -> Iterator[None]:
         stack.pop_all()
 
 
-def some_of(names: Sequence[str], most: int = 12) -> str:
-    """Return names as text, only the first ones if they are many."""
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest
-
-
 def numeric_order(name: str) -> tuple[str, int, str]:
     """Return a sort key that puts `demo_2` before `demo_10`."""
     match = re.fullmatch(r"(.*?)(\d+)", name)

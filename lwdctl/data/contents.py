@@ -320,8 +320,6 @@ def _look_into_zarr(path: Path) -> Contents:
             groups[parent] = groups.get(parent, 0) + 1
     recorded = documents[""].get("attributes")
     values = _plain_values(recorded) if isinstance(recorded, dict) else {}
-    if path.is_dir():
-        values |= _plain_values(_json_mapping(path / ".zattrs"))  # those of a version 2 store
     listed = dict(list(arrays.items())[:MAX_ENTRIES])
     return Contents(path, "zarr", listed, groups, {"": values} if values else {})
 
@@ -349,13 +347,16 @@ def npz_entry(archive: zipfile.ZipFile, name: str) -> ArrayEntry:
     """Return what the header of a member declares; a damaged one is of type "unreadable"."""
     try:
         with archive.open(name) as member:
-            return ArrayEntry(*read_npy_header(member))
+            shape, _, dtype = read_npy_header(member)
+            return ArrayEntry(shape, str(dtype))
     except Exception:  # noqa: BLE001 - every compressor raises its own type
         return ArrayEntry((), UNREADABLE)
 
 
-def read_npy_header(member: IO[bytes]) -> tuple[tuple[int, ...], str]:
-    """Return shape and element type that an npy file declares; nothing is unpickled.
+def read_npy_header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Return what an npy file declares: shape, whether it is in Fortran order, and element type.
+
+    Nothing is unpickled.
 
     Raises:
         ValueError: It is no npy file.
@@ -364,8 +365,8 @@ def read_npy_header(member: IO[bytes]) -> tuple[tuple[int, ...], str]:
     read = np.lib.format.read_array_header_1_0
     if version != (1, 0):
         read = np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(member)
-    return tuple(shape), str(dtype)
+    shape, fortran, dtype = read(member)
+    return tuple(shape), bool(fortran), dtype
 
 
 def _files_in(path: Path) -> tuple[str, ...]:

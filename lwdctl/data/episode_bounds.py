@@ -15,8 +15,9 @@ import numpy.typing as npt
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import Finding
 from lwdctl.data.checks import check_rows
+from lwdctl.data.flags import Rows, split_at_flags
 
-Bounds = list[tuple[int, int]]
+Bounds = list[Rows]
 """First row and one past the last row of each episode."""
 
 
@@ -38,7 +39,8 @@ def bounds_of_ends(values: npt.NDArray[Any], rows: int, where: str) -> tuple[Bou
         if end <= previous:
             raise DataError(f"{where}, row {row}: episode ends at {end}, not after {previous}")
     _check_last(ends[-1], rows, where, len(ends) - 1)
-    return list(zip([0, *ends[:-1]], ends, strict=True)), _rest(ends[-1], rows, where)
+    bounds = [Rows(*pair) for pair in zip([0, *ends[:-1]], ends, strict=True)]
+    return bounds, _rest(ends[-1], rows, where)
 
 
 def bounds_of_lengths(
@@ -55,7 +57,7 @@ def bounds_of_lengths(
         raise DataError(f"{where}, row {negative}: an episode of {lengths[negative]} steps")
     ends = np.cumsum(lengths, dtype=object).tolist()
     _check_last(ends[-1], rows, where, len(ends) - 1)
-    bounds = [(end - length, end) for end, length in zip(ends, lengths, strict=True)]
+    bounds = [Rows(end - length, end) for end, length in zip(ends, lengths, strict=True)]
     findings = _rest(ends[-1], rows, where)
     empty = lengths.count(0)
     if empty == len(lengths):
@@ -100,46 +102,28 @@ def bounds_of_flags(
     if odd.size:
         raise DataError(f"{where}, row {odd[0]}: {flags[odd[0], 0]} is not a flag (0 or 1)")
     raised = flags[:, 0].astype(bool)
-    found = np.zeros(rows, bool) if terminals == "ignore" else raised
-    repeated = np.zeros(rows, bool)
-    if terminals == "first":
-        repeated[1:] = found[1:] & found[:-1]
-    bounds: Bounds = []
-    start = 0
-    for end in np.flatnonzero(found & ~repeated) + 1:
-        start += _run(repeated, start)
-        bounds.append((start, int(end)))
-        start = int(end)
-    start += _run(repeated, start)
+    bounds, repeated = split_at_flags(raised, None, terminals, 0)
     findings: list[Finding] = []
-    if start < rows:
-        bounds.append((start, rows))
-        if terminals != "ignore":
-            findings.append(
-                Finding(
-                    "adjusted", "note",
-                    f"no flag ends the last {rows - start} rows: they are kept as an episode",
-                    where, values={"rows": rows - start},
-                )
-            )  # fmt: skip
-    count = int(repeated.sum())
-    if count:
-        runs = int((repeated[1:] & ~repeated[:-1]).sum())
+    start, stop = bounds[-1]
+    if terminals != "ignore" and not raised[stop - 1]:
+        findings.append(
+            Finding(
+                "adjusted", "note",
+                f"no flag ends the last {stop - start} rows: they are kept as an episode",
+                where, values={"rows": stop - start},
+            )
+        )  # fmt: skip
+    if repeated:
+        count = sum(stop - start for start, stop in repeated)
         findings.append(
             Finding(
                 "left-out", "warning",
-                f"{count} rows that repeat the flag of the row before, in {runs} runs:"
+                f"{count} rows that repeat the flag of the row before, in {len(repeated)} runs:"
                 " each run ends one episode, at its first flag",
-                where, "--terminals each", {"rows": count, "runs": runs},
+                where, "--terminals each", {"rows": count, "runs": len(repeated)},
             )
         )  # fmt: skip
     return bounds, findings
-
-
-def _run(repeated: npt.NDArray[np.bool_], start: int) -> int:
-    """Return how many rows from `start` on repeat a flag."""
-    rest = np.flatnonzero(~repeated[start:])
-    return int(rest[0]) if rest.size else len(repeated) - start
 
 
 def _whole_numbers(values: npt.NDArray[Any], where: str, what: str) -> list[int]:
@@ -170,6 +154,6 @@ def _rest(end: int, rows: int, where: str) -> list[Finding]:
     return [Finding("left-out", severity, message, where, values={"rows": rest})]
 
 
-def names_of(bounds: Sequence[tuple[int, int]]) -> list[str]:
+def names_of(bounds: Sequence[Rows]) -> list[str]:
     """Return the names of the episodes (`"rows 0:1000"`)."""
     return [f"rows {start}:{stop}" for start, stop in bounds]

@@ -18,6 +18,7 @@ import numpy as np
 
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
+from lwdctl.core.plain_text import listed
 from lwdctl.core.records import Episode, Finding, FloatArray, SourceSpec
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.data.array_kinds import components, is_image, why_not_observed
@@ -28,7 +29,6 @@ from lwdctl.data.checks import (
     closed_on_error,
     finite_rows,
     numeric_order,
-    some_of,
     without_dropped,
 )
 from lwdctl.data.contents import UNREADABLE, ArrayEntry, Contents
@@ -39,11 +39,13 @@ from lwdctl.data.episode_bounds import (
     bounds_of_lengths,
     names_of,
 )
+from lwdctl.data.flags import Rows
+from lwdctl.data.gym_envs import value_text
 from lwdctl.data.keyed_arrays import ArrayFile, Hdf5Arrays
 from lwdctl.data.keyed_proposal import EPISODE_OPTIONS, Keys, list_arrays, propose
 from lwdctl.data.named_environments import describe_requested
 from lwdctl.data.npz_files import NpzFile
-from lwdctl.data.reader import EpisodeOutline, check_no_subset
+from lwdctl.data.reader import EpisodeOutline, check_no_subset, check_unused
 from lwdctl.data.zarr_files import ZarrFile
 
 REWARDS = ("rewards", "reward")
@@ -161,6 +163,7 @@ class KeyedFile(ABC):
         groups = self._groups_with(keys.action)
         if not groups:
             return self._find_rows(keys, config)
+        check_unused(config, self.path, "a file with a group per episode", "terminals")
         if keys.key:
             raise DataError(
                 f"{self.path}: --{keys.option.replace('_', '-')}: every group with"
@@ -172,7 +175,7 @@ class KeyedFile(ABC):
         ]
         empty = [item.prefix.rstrip("/") for item in pieces if not item.stop]
         if empty:
-            self._note("left-out", f"groups without steps: {some_of(empty)}", groups=len(empty))
+            self._note("left-out", f"groups without steps: {listed(empty)}", groups=len(empty))
         kept = [item for item in pieces if item.stop]
         if not kept:
             raise DataError(f"{self.path}: {keys.action}: has no rows in any group")
@@ -183,8 +186,10 @@ class KeyedFile(ABC):
         rows = self._entry(keys.action).shape[0]
         if not rows:
             raise DataError(f"{self.path}: {keys.action}: has no rows")
-        bounds: Bounds = [(0, rows)]
+        bounds: Bounds = [Rows(0, rows)]
         if keys.key:
+            if keys.option != "terminals_key":
+                check_unused(config, self.path, f"an array of {keys.key}", "terminals")
             self._entry(keys.key)
             self._file.open((), (keys.key,))
             values, where = self._file.rows(keys.key), f"{self.path}: {keys.key}"
@@ -195,9 +200,9 @@ class KeyedFile(ABC):
                 bounds, found = parse(values, rows, where)
             self.findings += found
         self._bounds = bounds
-        pieces = [Piece("", start, stop, place) for place, (start, stop) in enumerate(bounds)]
+        pieces = [Piece("", *bound, place) for place, bound in enumerate(bounds)]
         kept = [item for item in pieces if item.stop > item.start]
-        return kept, names_of([(item.start, item.stop) for item in kept])
+        return kept, names_of([bounds[item.place] for item in kept])
 
     def _entry(self, key: str) -> ArrayEntry:
         """Return what is declared of an array of numbers with at least one axis."""
@@ -221,19 +226,22 @@ class KeyedFile(ABC):
         self._action_size = components(self._entry(f"{first}{self._action}"))
         self._check_action(f"{first}{self._action}")
         self._final = True
-        for piece in self._pieces:
-            action = self._entry(f"{piece.prefix}{self._action}")
-            where = f"{self.path}: {piece.prefix}"
+        for prefix in self._prefixes():
+            action = self._entry(f"{prefix}{self._action}")
+            where = f"{self.path}: {prefix}"
             check_components(components(action), self._action_size, f"{where}{self._action}")
             for key, size in self._sizes.items():
-                entry = self._entry(f"{piece.prefix}{key}")
+                entry = self._entry(f"{prefix}{key}")
                 found, expected = entry.shape[0], action.shape[0]
-                self._final &= bool(piece.prefix) and found == expected + 1
-                if not piece.prefix or found != expected + 1:
+                self._final &= bool(prefix) and found == expected + 1
+                if not prefix or found != expected + 1:
                     check_rows(found, expected, f"{where}{key}", self._action)
                 check_components(components(entry), size, f"{where}{key}")
-            if piece.prefix or piece is self._pieces[0]:
-                self._file.open([f"{piece.prefix}{key}" for key in (*self._sizes, self._action)])
+            self._file.open([f"{prefix}{key}" for key in (*self._sizes, self._action)])
+
+    def _prefixes(self) -> list[str]:
+        """Return the groups of the episodes; in a flat file all are in the same one, ""."""
+        return list(dict.fromkeys(piece.prefix for piece in self._pieces))
 
     def _size(self, key: str, name: str) -> int:
         """Return the components of an observation, refusing images."""
@@ -288,7 +296,7 @@ class KeyedFile(ABC):
 
     def _why_not(self, key: str, *, per_episode: bool) -> str:
         """Return why an array of one number per step is not read, "" if it can be."""
-        for prefix in dict.fromkeys(piece.prefix for piece in self._pieces):
+        for prefix in self._prefixes():
             entry = self._file.arrays.get(f"{prefix}{key}")
             rows = self._file.arrays[f"{prefix}{self._action}"].shape[0]
             counts = (rows, 1 if prefix else len(self._bounds)) if per_episode else (rows,)
@@ -339,7 +347,7 @@ class KeyedFile(ABC):
     def _text(self, name: str, option: str, piece: Piece) -> str:
         attributes = self._file.attributes(piece.prefix) if piece.prefix else {}
         if name in attributes:
-            return _as_text(attributes[name])
+            return self._as_text(attributes[name], name, option)
         key = f"{piece.prefix}{name}"
         if not self._is_column(key, piece):
             names = [item for item in self._file.arrays if self._is_column(item, piece)]
@@ -356,7 +364,15 @@ class KeyedFile(ABC):
         shape = self._file.arrays[key].shape
         per_step = bool(shape) and shape[0] == self._rows_of(piece)
         row = piece.start if per_step else (0 if piece.prefix else piece.place)
-        return _as_text(self._file.rows(key, row, row + 1))
+        return self._as_text(self._file.rows(key, row, row + 1), name, option)
+
+    def _as_text(self, value: Any, name: str, option: str) -> str:
+        try:
+            return value_text(np.asarray(value))
+        except ValueError:
+            raise DataError(
+                f"{self.path}: {option}: '{name}' holds several values, expected one"
+            ) from None
 
     def _rows_of(self, piece: Piece) -> int:
         return self._file.arrays[f"{piece.prefix}{self._action}"].shape[0]
@@ -373,7 +389,7 @@ class KeyedFile(ABC):
         """List the arrays that are not read, with the reason."""
         used = {*keys.observations, keys.action, keys.key, self._rewards, self._success}
         used |= self._refused
-        first, prefixes = self._pieces[0].prefix, {piece.prefix for piece in self._pieces}
+        first, prefixes = self._pieces[0].prefix, set(self._prefixes())
         reasons: dict[str, list[str]] = {}
         for key, entry in self._file.arrays.items():
             parents = (key[: place + 1] for place, letter in enumerate(key) if letter == "/")
@@ -383,7 +399,7 @@ class KeyedFile(ABC):
             reason = why_not_observed(key, entry) or "not asked for"
             reasons.setdefault(reason, []).append(key.removeprefix(prefix))
         for reason, names in reasons.items():
-            self._note("left-out", f"{some_of(names)}: {reason}", keys=names[:100])
+            self._note("left-out", f"{listed(names)}: {reason}", keys=names[:100])
 
     def _note(self, check: str, message: str, severity: Any = "note", **values: Any) -> None:
         self.findings.append(Finding(check, severity, message, str(self.path), values=values))
@@ -505,13 +521,3 @@ def _numbers_in(contents: Contents, container: str) -> str:
 def _group_order(prefix: str) -> list[tuple[str, int, str]]:
     """Return a sort key that orders every part of a path numerically."""
     return [numeric_order(part) for part in prefix.split("/")]
-
-
-def _as_text(value: Any) -> str:
-    """Return a label: a text, or a number without needless decimals."""
-    item = np.asarray(value).reshape(-1)[0]
-    if isinstance(item, bytes):
-        return item.decode("utf-8", "replace")
-    if isinstance(item, float | np.floating):
-        return f"{item:g}"
-    return str(item)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from lwdctl.core.errors import DataError
@@ -143,8 +144,8 @@ def _is_vector(entry: ArrayEntry) -> bool:
     """Return whether an array may hold actions: floating-point vectors of few components."""
     return (
         entry.is_numeric
+        and np.dtype(entry.dtype).kind == "f"
         and len(entry.shape) in (1, 2)
-        and entry.dtype.lstrip("<>=").startswith(("float", "f"))
         and components(entry) > 0
         and entry.shape[0] > 0
     )
@@ -183,9 +184,10 @@ def _counting(file: ArrayFile, rows: int, word: str) -> list[str]:
     found = [
         key
         for key, entry in file.arrays.items()
-        if len(entry.shape) == 1
+        if entry.is_numeric
+        and np.dtype(entry.dtype).kind in "iu"
+        and len(entry.shape) == 1
         and 0 < entry.shape[0] <= rows
-        and entry.dtype.lstrip("<>=").startswith(("int", "uint", "i", "u"))
     ]
     return sorted(found, key=lambda key: word not in leaf(key))
 

@@ -7,7 +7,6 @@ control mode and seed an episode has. The control mode says what the actions are
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -18,9 +17,11 @@ import numpy as np
 
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
+from lwdctl.core.plain_text import listed
 from lwdctl.core.records import ActionSpec, EnvSpec, Episode, Finding, FloatArray, SourceSpec
 from lwdctl.core.simulator_facts import OBSERVATION
 from lwdctl.core.suggest import did_you_mean
+from lwdctl.core.untrusted import read_json
 from lwdctl.data.array_kinds import components, why_not_observed
 from lwdctl.data.checks import (
     check_components,
@@ -28,17 +29,16 @@ from lwdctl.data.checks import (
     closed_on_error,
     finite_rows,
     numeric_order,
-    some_of,
     without_dropped,
 )
 from lwdctl.data.contents import ArrayEntry, Contents
+from lwdctl.data.gym_envs import value_text
 from lwdctl.data.keyed_arrays import Hdf5Arrays
 from lwdctl.data.reader import EpisodeOutline, check_no_subset, check_unused, requested_env
 
 REPLAY = "python -m mani_skill.trajectory.replay_trajectory"
 _TRAJECTORY = re.compile(r"traj_\d+")
 _CAMERA = ("sensor_param", "camera_param")
-_MAX_JSON_BYTES = 2**28
 # Modes of the Panda, whose last component commands the gripper, by the size of the action.
 _PANDA = {"pd_joint_delta_pos": 8, "pd_ee_delta_pose": 7, "pd_ee_delta_pos": 4}
 
@@ -111,7 +111,7 @@ class ManiSkillFile:
         if not kept:
             raise self._no_actions(groups)
         if without:
-            self._note("left-out", f"trajectories without steps: {some_of(without)}", names=without)
+            self._note("left-out", f"trajectories without steps: {listed(without)}", names=without)
         return kept
 
     def _no_actions(self, groups: Sequence[str]) -> DataError:
@@ -167,7 +167,7 @@ class ManiSkillFile:
             return "camera parameters"
         missing = [name for name in self._names if f"{name}/{path}" not in self._file.arrays]
         if missing:
-            return f"missing in {some_of(missing)}"
+            return f"missing in {listed(missing)}"
         return why_not_observed(path, self._entry(path))
 
     def _default_keys(self) -> tuple[str, ...]:
@@ -175,7 +175,7 @@ class ManiSkillFile:
         if not default:
             raise DataError(
                 f"{self.path}: {self._names[0]}/obs: holds no low-dimensional observation:"
-                f" {some_of([f'{key} ({self._why_not(key)})' for key in self._paths])}",
+                f" {listed([f'{key} ({self._why_not(key)})' for key in self._paths])}",
                 f"{REPLAY} --traj-path {shlex.quote(str(self.path))} --use-env-states -o state"
                 " --save-traj",
             )
@@ -231,24 +231,14 @@ class ManiSkillFile:
     def _read_json(self) -> dict[str, Any]:
         """Return the content of the JSON file beside this one, {} where there is none."""
         beside = self.path.with_suffix(".json")
-        problem = ""
         try:
-            if beside.stat().st_size > _MAX_JSON_BYTES:
-                problem = f"has {beside.stat().st_size:,} bytes"
-            else:
-                found = json.loads(beside.read_text(encoding="utf-8"))
-                if isinstance(found, dict):
-                    return found
-                problem = "is not a JSON object"
-        except OSError:
-            problem = "is missing"
-        except (ValueError, RecursionError):
-            problem = "is not JSON"
-        self._note(
-            "metadata",
-            f"{beside.name} {problem}: task, control mode and seeds are unknown",
-            "warning",
-        )
+            found = read_json(beside, DataError, allow_nan=True)
+            problem = f"{beside}: is not a JSON object"
+        except DataError as error:
+            found, problem = None, error.message
+        if isinstance(found, dict):
+            return found
+        self._note("metadata", f"{problem}; task, control mode and seeds are unknown", "warning")
         return {}
 
     def _info(self, name: str) -> dict[str, Any]:
@@ -257,17 +247,17 @@ class ManiSkillFile:
 
     def _episode_fields(self) -> dict[str, dict[str, Any]]:
         """Return what the JSON file says of every trajectory, by its group."""
-        listed = self._metadata.get("episodes")
-        entries = (
-            [item for item in listed if isinstance(item, dict)] if isinstance(listed, list) else []
-        )
-        fields = {f"traj_{item.get('episode_id')}": item for item in entries}
+        entries = self._metadata.get("episodes")
+        entries = entries if isinstance(entries, list) else []
+        fields = {
+            f"traj_{item.get('episode_id')}": item for item in entries if isinstance(item, dict)
+        }
         if self._metadata:
             unknown = [name for name in self._names if name not in fields]
             absent = [name for name in fields if f"{name}/{self._action}" not in self._file.arrays]
             for names, what in ((unknown, "are not in the JSON file"), (absent, "are only there")):
                 if names:
-                    message = f"{len(names)} trajectories {what}: {some_of(names)}"
+                    message = f"{len(names)} trajectories {what}: {listed(names)}"
                     self._note("metadata", message, "warning", names=names[:100])
         return fields
 
@@ -322,14 +312,14 @@ class ManiSkillFile:
                 **{key: self._metadata.get(key) for key in ("source_type", "source_desc")},
                 **self._fields.get(name, {}),
             }.items()
-            if isinstance(value, str | int | float | np.generic)
+            if isinstance(value, str | bytes | int | float | np.generic)
         }
         if field not in known:
             raise DataError(
                 f"{self.path}: {option}: trajectory {name} has no field '{field}'",
                 did_you_mean(field, known),
             )
-        return str(known[field])
+        return value_text(known[field])
 
     def _check_fields(self, fields: Mapping[str, Mapping[str, Any]]) -> None:
         """Compare what the JSON file says of the trajectories with their rows."""
@@ -348,7 +338,7 @@ class ManiSkillFile:
         for names, what in ((steps, "elapsed_steps"), (outcomes, "success")):
             if names:
                 message = (
-                    f"{what} of {len(names)} trajectories contradicts their rows: {some_of(names)}"
+                    f"{what} of {len(names)} trajectories contradicts their rows: {listed(names)}"
                 )
                 self._note(
                     "metadata", f"{message}; the rows are trusted", "warning", names=names[:100]
@@ -359,8 +349,8 @@ class ManiSkillFile:
 
     def _describe_action(self, config: IngestConfig, env_kwargs: Mapping[str, Any]) -> ActionSpec:
         """Describe the actions by the control mode."""
-        listed = {self._fields.get(name, {}).get("control_mode") for name in self._names}
-        modes = sorted({str(mode) for mode in listed if mode})
+        found = (self._fields.get(name, {}).get("control_mode") for name in self._names)
+        modes = sorted({mode for mode in found if isinstance(mode, str) and mode})
         if len(modes) > 1:
             raise DataError(
                 f"{self.path}: trajectories have different control modes ({', '.join(modes)})",
@@ -429,7 +419,7 @@ class ManiSkillFile:
         reasons["not needed to clone"] = [key for key in rest if key not in used]
         for reason, names in reasons.items():
             if names:
-                self._note("left-out", f"{some_of(names)}: {reason}", keys=names)
+                self._note("left-out", f"{listed(names)}: {reason}", keys=names)
 
     def _note(self, check: str, message: str, severity: Any = "note", **values: Any) -> None:
         self.findings.append(Finding(check, severity, message, str(self.path), values=values))

@@ -6,7 +6,6 @@ holds is known before anything of it is read.
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -19,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lwdctl.core.errors import DataError, MissingExtraError
-from lwdctl.data.checks import check_declared_bytes, first_line, numeric_order
+from lwdctl.core.untrusted import read_json
+from lwdctl.data.checks import check_declared_bytes, first_line, missing_path, numeric_order
 from lwdctl.data.contents import MAX_DEPTH, MAX_ENTRIES, ArrayEntry
 from lwdctl.data.hdf5 import open_hdf5, read_array, text_of
 
@@ -76,7 +76,7 @@ def open_storage(path: Path, max_bytes: int) -> EpisodeStorage:
         MissingExtraError: It is made of arrow or parquet files, and pyarrow is not installed.
     """
     if not path.exists():
-        raise DataError(f"{path}: no such file or directory")
+        raise missing_path(path)
     folder = path.parent
     if path.is_dir():
         folder = path if (path / "metadata.json").is_file() else path / "data"
@@ -101,10 +101,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file, {} where there is no file."""
     if not path.is_file():
         return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path}: is not JSON ({error})") from None
+    value = read_json(path, DataError, allow_nan=True)
     if not isinstance(value, dict):
         raise DataError(f"{path}: is not a JSON object")
     return value

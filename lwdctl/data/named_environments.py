@@ -31,8 +31,8 @@ def describe_requested(
         where: The file, for messages.
 
     Returns:
-        The action, without limits where the environment is not known; the environment; and a
-        finding where nothing says whether actions are targets or motions.
+        The action, as the environment takes it, or without limits where that is not known; the
+        environment; and a finding where nothing says whether actions are targets or motions.
 
     Raises:
         DataError: The environment takes actions of another size.
@@ -45,11 +45,7 @@ def describe_requested(
         )
     if config.max_steps:
         env = replace(env, max_steps=config.max_steps)
-    declared = {"delta": "delta", "recorded-absolute": "absolute"}.get(config.actions, "")
     if action is not None:
-        if config.actions == "recorded-absolute":
-            action = replace(action, semantics="absolute", units="unknown", low=(), high=(),
-                             limits="")  # fmt: skip
         return action, env, []
     if config.actions == "absolute":
         raise DataError(
@@ -57,20 +53,15 @@ def describe_requested(
             " cannot be converted",
             "--actions recorded-absolute if they are targets already",
         )
-    found = []
-    if not declared:
-        found.append(
-            Finding(
-                "semantics",
-                "warning",
-                "the file does not say whether actions are targets or motions: they are stored as"
-                " targets",
-                where,
-                "--actions delta if they are motions, --actions recorded-absolute if not",
-            )
-        )
-    unknown = ActionSpec(size, declared or "absolute", "unknown", (), (), limits="")
-    return unknown, env, found
+    unknown = ActionSpec(size, "absolute", "unknown", (), (), limits="")
+    if config.actions != "recorded":
+        return replace(unknown, semantics=config.actions.removeprefix("recorded-")), env, []
+    finding = Finding(
+        "semantics", "warning",
+        "the file does not say whether actions are targets or motions: they are stored as targets",
+        where, "--actions delta if they are motions, --actions recorded-absolute if not",
+    )  # fmt: skip
+    return unknown, env, [finding]
 
 
 def _known(config: IngestConfig, size: int) -> tuple[ActionSpec | None, EnvSpec]:

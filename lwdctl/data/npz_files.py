@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import Finding
-from lwdctl.data.checks import check_declared_bytes, first_line
-from lwdctl.data.contents import npz_entry
+from lwdctl.data.checks import check_declared_bytes, first_line, missing_path
+from lwdctl.data.contents import npz_entry, read_npy_header
 
 # No array of a recording shrinks to less than this when it is compressed; zip bombs do.
 SMALLEST_COMPRESSION = 1 / 250
@@ -51,7 +51,7 @@ class NpzFile:
         self._declared = 0
         self._values: dict[str, npt.NDArray[Any]] = {}
         if not path.exists():
-            raise DataError(f"{path}: no such file")
+            raise missing_path(path)
         if not path.is_file() or not zipfile.is_zipfile(path):
             raise DataError(f"{path}: is not an npz file")
         try:
@@ -136,17 +136,8 @@ class NpzFile:
             file.seek(item.header_offset)
             header = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
             file.seek(header[-2] + header[-1], 1)
-            shape, fortran, dtype = _read_header(file)
+            shape, fortran, dtype = read_npy_header(file)
             offset = file.tell()
         if not prod(shape):
             return np.zeros(shape, dtype)
         return np.memmap(self.path, dtype, "r", offset, shape, "F" if fortran else "C")
-
-
-def _read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0
-    if version != (1, 0):
-        read = np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(file)
-    return tuple(shape), bool(fortran), dtype

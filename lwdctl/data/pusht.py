@@ -87,7 +87,9 @@ class PushTBuffer:
             str(self.path),
         )
         self._file.open(arrays)
-        self._bounds, found = self._find_episodes()
+        self._file.open((), (ENDS,))
+        rows = self._file.arrays["data/state"].shape[0]
+        self._bounds, found = bounds_of_ends(self._file.rows(ENDS), rows, f"{self.path}: {ENDS}")
         self.findings: list[Finding] = [*self._file.findings, *self._left_out(arrays), *found]
         self.episodes = [
             EpisodeOutline(name, stop - start, PUSHT_TASK, config.label or "")
@@ -115,12 +117,6 @@ class PushTBuffer:
             )
         rows = self._file.arrays["data/state"].shape[0]
         check_rows(array.shape[0], rows, f"{self.path}: {key}", "data/state")
-
-    def _find_episodes(self) -> tuple[list[tuple[int, int]], list[Finding]]:
-        """Return first row and one past the last row of each episode."""
-        self._file.open((), (ENDS,))
-        rows = self._file.arrays["data/state"].shape[0]
-        return bounds_of_ends(self._file.rows(ENDS), rows, f"{self.path}: {ENDS}")
 
     def _left_out(self, arrays: list[str]) -> list[Finding]:
         """Return the finding of arrays that are not read."""

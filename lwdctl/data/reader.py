@@ -258,20 +258,6 @@ def requested_env(config: IngestConfig) -> tuple[str, str]:
     return adapter, name
 
 
-def outlines_of_rows(ends: Sequence[int], task: str, label: str) -> list[EpisodeOutline]:
-    """Return the outlines of a file that holds its episodes, all of one task, end to end.
-
-    Args:
-        ends: One past the last row of each episode.
-        task: Task of every episode.
-        label: Behavior label of every episode.
-    """
-    bounds = zip([0, *ends[:-1]], ends, strict=True)
-    return [
-        EpisodeOutline(f"rows {start}:{end}", end - start, task, label) for start, end in bounds
-    ]
-
-
 class MergedReader:
     """The episodes of one or several files of a format, as one source.
 

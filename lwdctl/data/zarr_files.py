@@ -25,7 +25,7 @@ from zarr.storage import LocalStore, ZipStore
 from lwdctl.artifacts.stored_files import stored_files
 from lwdctl.core.errors import ArtifactError, DataError
 from lwdctl.core.records import Finding
-from lwdctl.data.checked_blosc import with_checked_blosc
+from lwdctl.data.checked_blosc import MAX_CHUNK_BYTES, with_checked_blosc
 from lwdctl.data.checks import NonFiniteError, check_declared_bytes, first_line
 from lwdctl.data.contents import zarr_arrays
 from lwdctl.data.zarr_metadata import codec_names, read_zarr_metadata
@@ -34,8 +34,8 @@ SAFE_CODECS = frozenset({
     "blosc", "zstd", "gzip", "zlib", "lz4", "bz2", "lzma", "crc32", "crc32c",
     "bytes", "transpose", "sharding_indexed", "vlen-utf8",
 })  # fmt: skip
-# A chunk is decoded as a whole; no chunk of a replay buffer is larger than this.
-MAX_CHUNK_BYTES = 2**30
+MAX_CHUNKS = 2**21
+"""Most chunks that an array may declare: every one is looked for."""
 
 
 class ZarrFile:
@@ -186,9 +186,12 @@ class ZarrFile:
         self._declared += prod(array.shape) * array.dtype.itemsize
         where = f"{self.path}: {key}: has shape {array.shape}"
         check_declared_bytes(self._declared, self._max_bytes, where)
-        largest = prod(_stored_chunk(array)) * array.dtype.itemsize
-        if largest > MAX_CHUNK_BYTES or (array.shape and not prod(_stored_chunk(array))):
-            raise DataError(f"{self.path}: {key}: declares chunks of shape {array.chunks}")
+        chunk = _stored_chunk(array)
+        largest = prod(chunk) * array.dtype.itemsize
+        if largest > MAX_CHUNK_BYTES or not prod(chunk) or prod(_grid(array)) > MAX_CHUNKS:
+            raise DataError(
+                f"{self.path}: {key}: declares chunks of shape {chunk} for {array.shape}"
+            )
         return with_checked_blosc(array)
 
     def _codecs(self, key: str) -> list[str]:
@@ -247,17 +250,17 @@ class _Missing:
     def of(cls, array: zarr.Array[Any], names: set[str]) -> _Missing:
         """Find the missing chunks of an array whose files have these names."""
         chunk = _stored_chunk(array)
-        grid = [range(-(-size // step)) for size, step in zip(array.shape, chunk, strict=True)]
+        grid = _grid(array)
         # A chunk that a shard does not hold was left out on purpose: shards are written whole.
         absent = [
             place
-            for place in itertools.product(*grid)
+            for place in itertools.product(*map(range, grid))
             if array.metadata.encode_chunk_key(place) not in names
         ]
         rows = np.zeros(array.shape[0] if array.shape else 0, bool)
         for place in absent:
             rows[place[0] * chunk[0] : (place[0] + 1) * chunk[0]] = True
-        return cls(rows, len(absent), prod(map(len, grid)))
+        return cls(rows, len(absent), prod(grid))
 
     def first_in(self, start: int, stop: int) -> int | None:
         """Return the first row of `start:stop` that is missing."""
@@ -284,6 +287,11 @@ def _common(missing: Sequence[_Missing], arrays: int) -> _Missing | None:
     size = min(len(item.rows) for item in missing)
     rows = np.logical_and.reduce([item.rows[:size] for item in missing])
     return _Missing(rows, 0, 0) if rows.any() else None
+
+
+def _grid(array: zarr.Array[Any]) -> list[int]:
+    """Return how many files an array has along each axis."""
+    return [-(-size // step) for size, step in zip(array.shape, _stored_chunk(array), strict=True)]
 
 
 def _stored_chunk(array: zarr.Array[Any]) -> tuple[int, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,15 +11,19 @@ from typing import Any
 import numpy as np
 
 from lwdctl.core.errors import DataError
+from lwdctl.core.untrusted import parse_json
 from lwdctl.data.checks import first_line, missing_path
 
 _MAX_METADATA_BYTES = 2**24
 _MAX_DEPTH = 8
-_METADATA = (".zarray", ".zgroup", "zarr.json")
+_ATTRIBUTES = ".zattrs"
+_METADATA = (".zarray", _ATTRIBUTES, ".zgroup", "zarr.json")
 
 
 def read_zarr_metadata(path: Path) -> tuple[str, dict[str, dict[str, Any]]]:
     """Return the folder of a zip file that the store lies in, and the metadata of every node.
+
+    Version 2 keeps the attributes in files of their own; they are `"attributes"` here as well.
 
     Raises:
         DataError: No such path, or no zarr group.
@@ -33,10 +36,12 @@ def read_zarr_metadata(path: Path) -> tuple[str, dict[str, dict[str, Any]]]:
         files = dict(_in_folder(path, path, 0) if path.is_dir() else _in_zip(path))
         root = _root_of(path, files)
         documents: dict[str, dict[str, Any]] = {}
-        for name in sorted(files):
-            if name.startswith(root):
-                node = name.removeprefix(root).rpartition("/")[0]
-                documents[node] = _parsed(files[name], node)
+        for name in sorted(files, key=lambda name: (name.endswith(_ATTRIBUTES), name)):
+            node, _, file = name.removeprefix(root).rpartition("/")
+            if name.startswith(root) and file != _ATTRIBUTES:
+                documents[node] = _parsed(files[name], name.removeprefix(root))
+            elif name.startswith(root) and node in documents:
+                documents[node]["attributes"] = _parsed(files[name], name.removeprefix(root))
     except (OSError, ValueError, RuntimeError, zipfile.BadZipFile, NotImplementedError) as error:
         raise DataError(f"{path}: is not a zarr group ({first_line(error)})") from None
     if "" not in documents or is_array(documents[""]):
@@ -54,9 +59,9 @@ def _in_folder(folder: Path, root: Path, depth: int) -> Iterator[tuple[str, byte
             continue
         if file.stat().st_size > _MAX_METADATA_BYTES:
             raise ValueError(f"{file.name} has {file.stat().st_size:,} bytes")
-        content = file.read_bytes()
-        deepest |= is_array(_parsed(content, file.relative_to(root).parent.as_posix()))
-        yield file.relative_to(root).as_posix(), content
+        name, content = file.relative_to(root).as_posix(), file.read_bytes()
+        deepest |= file.name != _ATTRIBUTES and is_array(_parsed(content, name))
+        yield name, content
     if not deepest:  # below an array there are only chunks, possibly very many
         for entry in sorted(os.scandir(folder), key=lambda item: item.name):
             if entry.is_symlink() and entry.is_dir():
@@ -88,13 +93,13 @@ def _root_of(path: Path, files: Iterable[str]) -> str:
     return f"{outer[0]}/"
 
 
-def _parsed(content: bytes, node: str) -> dict[str, Any]:
-    """Return the metadata of a node; damaged ones of a node other than the root are {}."""
+def _parsed(content: bytes, name: str) -> dict[str, Any]:
+    """Return the metadata in a file; damaged ones of a node other than the root are {}."""
     try:
-        document = json.loads(content)
-    except (ValueError, RecursionError):
-        if node in ("", "."):
-            raise
+        document = parse_json(content, name, DataError, allow_nan=True)
+    except DataError as error:
+        if "/" not in name and name != _ATTRIBUTES:
+            raise ValueError(error.message) from None
         return {}
     return document if isinstance(document, dict) else {}
 

@@ -261,6 +261,28 @@ def test_text_labels_are_read(tmp_path):
         assert [item.label for item in episodes] == ["ann", "bob"]
 
 
+def test_labels_of_attributes_are_one_value(tmp_path):
+    for name in ("a.hdf5", "a.zarr"):
+        path = grouped(tmp_path / name)
+        if path.suffix == ".zarr":
+            for index in range(4):
+                group = zarr.open_group(path, mode="a")[f"demos/ep_{index}"]
+                group.attrs.update(user=f"u{index % 2}")
+        options = {"observation_keys": ("obs/q",), "action_key": "act", "label_from": "user"}
+        _, episodes, _ = read_all(path.suffix[1:], path, **options)
+        assert [item.label for item in episodes] == ["u0", "u1", "u1"]
+    with h5py.File(tmp_path / "a.hdf5", "a") as file:
+        file["demos/ep_1"].attrs["user"] = [1, 2]
+    with pytest.raises(DataError, match="--label-from: 'user' holds several values"):
+        read_all("hdf5", tmp_path / "a.hdf5", **options)
+
+
+def test_terminals_without_flags_are_refused(container, make):
+    path = make(ends=np.array([5, 12]))
+    with pytest.raises(DataError, match="--terminals: an array of ends"):
+        read_all(container, path, **KEYS, episode_ends="ends", terminals="each")
+
+
 def test_rewards_that_are_not_finite_are_left_out(container, make):
     rewards = np.zeros(ROWS)
     rewards[7] = np.nan
@@ -519,8 +541,8 @@ def test_any_layout_is_read_back(tmp_path_factory, lengths, shape, container_nam
     where = {"episode_ends": ends, "lengths_key": np.array(lengths), "terminals_key": flags}
     save(path, {"x/obs": obs, "x/u": obs.reshape(rows, -1), "e": where[option]})
     _, episodes, _ = read_all(
-        container_name, path, observation_keys=("x/obs",), action_key="x/u", terminals="each",
-        **{option: "e"},
+        container_name, path, observation_keys=("x/obs",), action_key="x/u", **{option: "e"},
+        **({"terminals": "each"} if option == "terminals_key" else {}),
     )  # fmt: skip
     assert [item.length for item in episodes] == lengths
     found = np.concatenate([item.observations["x/obs"] for item in episodes])

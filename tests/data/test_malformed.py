@@ -18,6 +18,7 @@ from lwdctl.core.errors import DataError
 from lwdctl.data.checks import NonFiniteError
 from lwdctl.data.ingest import ingest
 from lwdctl.data.reader import open_source, recognize
+from lwdctl.data.zarr_files import ZarrFile
 
 HDF5_FORMATS = ("robomimic", "d4rl", "minari")
 
@@ -346,6 +347,15 @@ def test_metadata_of_a_zarr_array_are_checked(refusal, damage, expected):
         file.write_text(json.dumps({**json.loads(file.read_text()), **damage}))
 
     assert expected in refusal("pusht", in_store(change))
+
+
+def test_the_chunks_of_a_zarr_array_are_bounded(tmp_path):
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2)
+    group.create_array("act", data=np.zeros((4, 2), np.uint8), chunks=(1, 2))
+    file = tmp_path / "a.zarr/act/.zarray"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "shape": [10**9, 2]}))
+    with pytest.raises(DataError, match=r"declares chunks of shape \(1, 2\)"):
+        ZarrFile(tmp_path / "a.zarr", 2**36).open(["act"])
 
 
 @pytest.mark.parametrize("name", ["npz", "pusht"])

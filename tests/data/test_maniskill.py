@@ -181,6 +181,15 @@ def test_without_the_json_file_the_rows_are_read(sample, content):
     assert "task, control mode and seeds are unknown" in messages(findings, "metadata")
 
 
+def test_a_control_mode_that_is_no_text_is_that_of_the_environment(sample):
+    change_json(sample, set_mode(["pd_joint_pos"]))
+    change_json(sample, lambda content: content["env_info"].update(
+        env_kwargs={"control_mode": "pd_ee_delta_pose"}
+    ))  # fmt: skip
+    spec, _, _ = read_all(sample)
+    assert spec.action.semantics == "delta"
+
+
 def test_labels_and_tasks_come_from_the_fields_of_an_episode(sample):
     change_json(sample, lambda content: [
         item.update(operator=f"o{index % 2}") for index, item in enumerate(content["episodes"])

@@ -546,6 +546,15 @@ def test_arrow_sizes_are_bounded(made_by_minari):
     assert "--max-bytes" in caught.value.hint
 
 
+@pytest.mark.parametrize("content", ["{", "[]", "[" * 10**5])
+def test_metadata_that_are_no_object_are_one_line(tmp_path, content):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "metadata.json").write_text(content)
+    with pytest.raises(DataError, match=r"metadata\.json: ") as caught:
+        open_source("minari", (tmp_path,), IngestConfig())
+    assert "\n" not in caught.value.message
+
+
 def test_missing_pyarrow_names_the_extra(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "metadata.json").write_text(json.dumps({"data_format": "arrow"}))
