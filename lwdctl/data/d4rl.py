@@ -23,7 +23,7 @@ from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import Episode, Finding, FloatArray, SourceSpec
 from lwdctl.core.simulator_facts import OBSERVATION, GymEnvironment
-from lwdctl.data.checks import NUMBER_KINDS, choose_observations, finite_rows, without_dropped
+from lwdctl.data.checks import choose_observations, finite_rows, without_dropped
 from lwdctl.data.contents import Contents
 from lwdctl.data.flags import (
     Continuity,
@@ -31,6 +31,7 @@ from lwdctl.data.flags import (
     Rows,
     align_flags,
     evenly,
+    flags_of,
     rows_without_zero_tail,
     split_at_flags,
 )
@@ -42,9 +43,10 @@ from lwdctl.data.gym_envs import (
     describe_env,
     gym_action,
     named_label,
+    texts_of_episodes,
     value_text,
 )
-from lwdctl.data.hdf5 import Hdf5Reader, array_at, read_array, text_of
+from lwdctl.data.hdf5 import Hdf5Reader, array_at, dataset_at, read_array, text_of
 from lwdctl.data.reader import EpisodeOutline, check_no_subset, check_unused
 from lwdctl.data.states import States, find_states
 
@@ -138,10 +140,9 @@ class D4rlFile(Hdf5Reader):
         Returns:
             The number of its components.
         """
-        shape = array_at(self._file, key, ranks=(1, 2, 3)).shape
+        shape = self._open(key, ranks=(1, 2, 3)).shape
         if len(shape) == 3 and shape[1] != 1:
             array_at(self._file, key)  # says what is expected
-        shape = self._open(key, ranks=(1, 2, 3)).shape
         size = int(shape[-1]) if len(shape) > 1 else 1
         if len(shape) != 2:
             self._note("adjusted", key, f"has shape {shape}; it is read as {(shape[0], size)}")
@@ -275,23 +276,14 @@ class D4rlFile(Hdf5Reader):
         return aligned
 
     def _flags(self, key: str) -> Flags:
-        """Read flags stored as (rows,) or (rows, 1), as bool or number."""
         values = read_array(self._open(key, ranks=(1, 2)))
-        if values.size != self._total:
-            raise DataError(f"{self.path}: {key}: has shape {values.shape}, not one flag a row")
-        values = values.reshape(-1)
-        odd = np.flatnonzero((values != 0) & (values != 1))
-        if odd.size:
-            raise DataError(
-                f"{self.path}: {key}, row {odd[0]}: {values[odd[0]]} is not a flag (0 or 1)"
-            )
-        return values.astype(bool)
+        return flags_of(values, self._total, f"{self.path}: {key}")
 
     def _find_states(self, env: GymEnvironment | None, bounds: Sequence[Rows]) -> States:
         """Return the recorded simulator states; say where they are incomplete or misplaced."""
 
         def shape_of(name: str) -> tuple[int, ...] | None:
-            return self._numbers_at(f"infos/{name}")
+            return self._numbers_at(f"infos/{name}") or None
 
         def read(name: str, start: int, stop: int) -> npt.NDArray[Any]:
             key = f"infos/{name}"
@@ -313,22 +305,13 @@ class D4rlFile(Hdf5Reader):
         self.findings += states.check_starts(looked_at, starts, f"{self.path}: infos")
         return states
 
-    def _numbers_at(self, key: str) -> tuple[int, ...] | None:
-        """Return the shape of an array of numbers, None where there is no such array."""
-        stored = self._stored.get(key)
-        if stored is None and self._holds(key):
-            item = self._file[key]
-            is_numeric = isinstance(item, h5py.Dataset) and item.dtype.kind in NUMBER_KINDS
-            return tuple(item.shape) if is_numeric and item.shape is not None else None
-        return stored.shape if stored else None
-
     def _find_success(self) -> tuple[str, int]:
         """Return the array that says whether the task is solved, and its shift, ("", 0) if none."""
         for key in SUCCESS_KEYS:
             shape = self._numbers_at(key)
-            if shape is None:
+            if not shape:
                 continue
-            rows = shape[0] if shape and math.prod(shape[1:]) == 1 else -1
+            rows = shape[0] if math.prod(shape[1:]) == 1 else -1
             if rows in (self._total - 1, self._total):
                 self._arrays[key] = array_at(self._file, key, ranks=(1, 2))
                 return key, rows - self._total
@@ -344,32 +327,21 @@ class D4rlFile(Hdf5Reader):
             config, self._metadata("level"), self.path.stem, str(self.path)
         )
         self.findings += findings
-        labels = [label] * len(bounds)
-        names = ["".join(tasks)] * len(bounds)
-        if config.label_from and config.label is None:
-            labels = self._column(config.label_from, "--label-from", bounds)
-        if config.task_from:
-            names = self._column(config.task_from, "--task-from", bounds)
-            tasks = tuple(dict.fromkeys(names))
+        labels, texts, tasks = texts_of_episodes(
+            config, len(bounds), label, tasks, partial(self._column, bounds)
+        )
         outlines = [
             EpisodeOutline(f"rows {start}:{stop}", stop - start, task, label)
-            for (start, stop), task, label in zip(bounds, names, labels, strict=True)
+            for (start, stop), task, label in zip(bounds, texts, labels, strict=True)
         ]
         return outlines, tasks
 
-    def _column(self, name: str, option: str, bounds: Sequence[Rows]) -> list[str]:
+    def _column(self, bounds: Sequence[Rows], name: str, option: str) -> list[str]:
         """Return an array's value at the first row of every episode, as text."""
-        found: dict[str, h5py.Dataset] = {}
-
-        def visit(key: str, item: h5py.Group | h5py.Dataset) -> None:
-            if isinstance(item, h5py.Dataset) and item.shape in (
-                (), (self._total,), (self._total, 1),
-            ):  # fmt: skip
-                found[key] = item
-
-        self._file.visititems(visit)
-        key = check_known(name, found, option, self.path)
-        array = found[key]
+        shapes = ((), (self._total,), (self._total, 1))
+        known = [key for key, item in self._stored.items() if item.shape in shapes]
+        key = check_known(name, known, option, self.path)
+        array = dataset_at(self._file, key)
         self._named = (*self._named, key)
         if array.shape == ():
             return [value_text(array[()])] * len(bounds)
@@ -400,7 +372,7 @@ class D4rlFile(Hdf5Reader):
         key, shift = self._success
         success = None
         if key:
-            success = bool(np.any(self._raw(key, max(start + shift, 0), stop + shift)))
+            success = bool((self._raw(key, max(start + shift, 0), stop + shift) > 0).any())
         return Episode(
             source=self.episodes[index].source,
             observations={OBSERVATION: observations},

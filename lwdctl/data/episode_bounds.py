@@ -15,7 +15,7 @@ import numpy.typing as npt
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import Finding
 from lwdctl.data.checks import check_rows
-from lwdctl.data.flags import Rows, split_at_flags
+from lwdctl.data.flags import Rows, flags_of, split_at_flags
 
 Bounds = list[Rows]
 """First row and one past the last row of each episode."""
@@ -95,13 +95,7 @@ def bounds_of_flags(
         DataError: Not one flag (0 or 1) per row.
     """
     check_rows(int(values.shape[0]) if values.ndim else 0, rows, where, "the actions")
-    flags = values.reshape(rows, -1)
-    if flags.shape[1] != 1:
-        raise DataError(f"{where}: has shape {values.shape}, not one flag a row")
-    odd = np.flatnonzero((flags[:, 0] != 0) & (flags[:, 0] != 1))
-    if odd.size:
-        raise DataError(f"{where}, row {odd[0]}: {flags[odd[0], 0]} is not a flag (0 or 1)")
-    raised = flags[:, 0].astype(bool)
+    raised = flags_of(values, rows, where)
     bounds, repeated = split_at_flags(raised, None, terminals, 0)
     findings: list[Finding] = []
     start, stop = bounds[-1]

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from lwdctl.core.errors import DataError
 from lwdctl.core.records import Finding, FloatArray
 
 T = TypeVar("T")
@@ -33,6 +34,26 @@ class Rows(NamedTuple):
 
     start: int
     stop: int
+
+
+def flags_of(values: npt.NDArray[Any], rows: int, where: str) -> Flags:
+    """Return flags (rows,) stored as (rows,) or (rows, 1), as bool or number.
+
+    Args:
+        values: As they are stored.
+        rows: Number of rows of the steps.
+        where: File and key, for messages.
+
+    Raises:
+        DataError: Not one flag (0 or 1) per row.
+    """
+    if values.shape not in ((rows,), (rows, 1)):
+        raise DataError(f"{where}: has shape {values.shape}, not one flag a row")
+    values = values.reshape(-1)
+    odd = np.flatnonzero((values != 0) & (values != 1))
+    if odd.size:
+        raise DataError(f"{where}, row {odd[0]}: {values[odd[0]]} is not a flag (0 or 1)")
+    return values.astype(bool)
 
 
 def split_at_flags(

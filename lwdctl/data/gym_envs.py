@@ -1,4 +1,4 @@
-"""What D4RL and Minari data share: the Gymnasium environments that they were recorded in."""
+"""What D4RL's, Minari's and OGBench's data share: Gymnasium environments, labels and tasks."""
 
 from __future__ import annotations
 
@@ -169,6 +169,31 @@ def named_label(
         return label, []
     message = f"the behavior label '{label}' is taken from the file's name"
     return label, [Finding("metadata", "note", message, where, "--label", {"label": label})]
+
+
+def texts_of_episodes(
+    config: IngestConfig,
+    count: int,
+    label: str,
+    tasks: tuple[str, ...],
+    column: Callable[[str, str], list[str]],
+) -> tuple[list[str], list[str], tuple[str, ...]]:
+    """Return the label and the task of every episode, and all tasks.
+
+    Args:
+        config: Its `label_from` and `task_from` name columns that say both; `label` counts more.
+        count: Number of episodes.
+        label: Label of all episodes, where no column is named.
+        tasks: Their one task, or () where it is unknown.
+        column: Returns the text of every episode in a column that an option names.
+    """
+    labels, texts = [label] * count, ["".join(tasks)] * count
+    if config.label_from and config.label is None:
+        labels = column(config.label_from, "--label-from")
+    if config.task_from:
+        texts = column(config.task_from, "--task-from")
+        tasks = tuple(dict.fromkeys(texts))
+    return labels, texts, tasks
 
 
 def check_continuous(dtype: np.dtype[Any], where: str) -> None:

@@ -14,15 +14,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import h5py
 import numpy as np
 import numpy.typing as npt
-from h5py import h5d, h5g, h5l, h5o, h5t
+from h5py import h5a, h5d, h5g, h5l, h5o, h5t
 
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import Finding, FloatArray
+from lwdctl.core.untrusted import parse_json
 from lwdctl.data.checks import (
     NUMBER_KINDS,
     NonFiniteError,
@@ -46,14 +48,16 @@ _PLAIN = tuple(
 )  # fmt: skip
 """Types whose bytes NumPy reads as they are stored, the most frequent first."""
 _LARGEST_READ = 2**30
+_COMPLETE: WeakSet[h5d.DatasetID] = WeakSet()
+"""Open arrays all of whose chunks exist; HDF5 counts them one by one."""
 
 
 class Structure(NamedTuple):
     """What a file holds.
 
     Attributes:
-        arrays: Its arrays of numbers, by their paths from the root.
-        others: Paths of its groups and of its other arrays.
+        arrays: Its arrays, by their paths from the root.
+        others: Paths of its groups, and of arrays that have no shape.
         complete: Whether these are all paths: no link gives anything a second one.
     """
 
@@ -63,18 +67,24 @@ class Structure(NamedTuple):
 
 
 class StoredArray(NamedTuple):
-    """What a file declares of one array of numbers.
+    """What a file declares of one array.
 
     Attributes:
         shape: Its shape.
-        dtype: How NumPy reads its bytes, or None where only h5py can.
-        offset: Byte of the file at which its elements begin, one after the other; None where they
-            are in chunks, are compressed, or do not exist yet.
+        dtype: Its element type, as h5py gives it.
+        offset: Byte of the file at which its elements begin, one after the other, as NumPy reads
+            them; None where only h5py can read them (chunks, compression, other types), and where
+            they do not exist yet.
     """
 
     shape: tuple[int, ...]
-    dtype: np.dtype[Any] | None
+    dtype: np.dtype[Any]
     offset: int | None
+
+    @property
+    def is_numeric(self) -> bool:
+        """Whether its elements are numbers or booleans."""
+        return self.dtype.kind in NUMBER_KINDS
 
 
 def open_hdf5(path: Path, max_bytes: int) -> tuple[h5py.File, Structure]:
@@ -156,24 +166,24 @@ class Hdf5Reader(ABC):
             return True
         return not self._structure.complete and key in self._file
 
-    def _shape_of(
-        self, key: str, *, ranks: tuple[int, ...] = (2,), rows: int | None = None
-    ) -> tuple[int, ...]:
-        """Return the shape of an array of numbers after the checks of `array_at`.
-
-        Args:
-            key: Its path from the root of the file.
-            ranks: Accepted numbers of axes.
-            rows: Number of rows that the actions have, or None to accept any.
+    def _shape_of(self, key: str) -> tuple[int, ...]:
+        """Return the shape of an array of numbers with one to three axes, by its path.
 
         Raises:
             DataError: As `array_at`.
         """
-        stored = self._stored.get(key)
-        if stored and len(stored.shape) in ranks and rows in (None, stored.shape[0]):
-            return stored.shape
-        # Reached through a link, or wrong: `array_at` says what is.
-        return tuple(array_at(self._file, key, ranks=ranks, rows=rows).shape)
+        shape = self._numbers_at(key)
+        if 1 <= len(shape) <= 3:
+            return shape
+        return tuple(array_at(self._file, key, ranks=(1, 2, 3)).shape)  # says what is wrong
+
+    def _numbers_at(self, key: str) -> tuple[int, ...]:
+        """Return the shape of the array of numbers at a path from the root, () for none."""
+        item: Any = self._stored.get(key)
+        if item is None and not self._structure.complete:
+            item = self._file.get(key)
+        shape = getattr(item, "shape", None)
+        return tuple(shape) if shape and item.dtype.kind in NUMBER_KINDS else ()
 
     def _read_rows(self, key: str, start: int = 0, stop: int | None = None) -> FloatArray:
         """Return the rows `start:stop` of the array at a path from the root as finite float32.
@@ -189,22 +199,8 @@ class Hdf5Reader(ABC):
         Raises:
             DataError: The bytes cannot be read.
         """
-        stored = self._stored.get(key)
-        if stored is None or stored.dtype is None or stored.offset is None:
-            return read_array(dataset_at(self._file, key), start, stop)
-        # h5py takes longer to open a small array than the system takes to read it.
-        first, last, _ = slice(start, stop).indices(stored.shape[0])
-        values = np.empty((max(last - first, 0), *stored.shape[1:]), stored.dtype)
-        if values.nbytes > _LARGEST_READ:
-            return read_array(dataset_at(self._file, key), start, stop)
-        width = math.prod(stored.shape[1:]) * stored.dtype.itemsize
-        descriptor, problem = self._file.id.get_vfd_handle(), "the file ends"
-        try:
-            if os.preadv(descriptor, [values.data], stored.offset + first * width) == values.nbytes:
-                return values
-        except OSError as error:
-            problem = str(error)
-        raise DataError(f"{self.path}: {key}, row {start}: cannot be read ({problem})")
+        values = read_stored(self._file, self._stored.get(key), key, start, stop)
+        return read_array(dataset_at(self._file, key), start, stop) if values is None else values
 
     @abstractmethod
     def _scan(self, config: IngestConfig) -> None:
@@ -242,13 +238,12 @@ def _check_structure(file: h5py.File, path: Path, max_bytes: int) -> Structure:
         element = dataset.get_type()
         plain = next((dtype for kind, dtype in _PLAIN if element.equal(kind)), None)
         dtype = plain or element.dtype
+        arrays[key] = StoredArray(
+            shapes.setdefault(shape, shape), dtype, None if plain is None else offset
+        )
         total += math.prod(shape) * dtype.itemsize
         if total > max_bytes:
             check_declared_bytes(total, max_bytes, f"{path}: {key}: declares shape {shape}")
-        if dtype.kind in NUMBER_KINDS:
-            arrays[key] = StoredArray(shapes.setdefault(shape, shape), plain, offset)
-        else:
-            others.add(key)
     return Structure(arrays, others, complete)
 
 
@@ -263,6 +258,7 @@ def _walk(file: h5py.File, path: Path) -> Iterator[tuple[str, h5d.DatasetID | h5
     while stack:
         prefix, group = stack.pop()
         links: list[tuple[bytes, int, Any]] = []
+        below: list[tuple[str, h5g.GroupID]] = []
         group.links.iterate(
             lambda name, link, links=links: links.append((name, link.type, link.u)),
             info=True,
@@ -284,9 +280,10 @@ def _walk(file: h5py.File, path: Path) -> Iterator[tuple[str, h5d.DatasetID | h5
             visited.add(target)
             item = h5o.open(group, name)
             if isinstance(item, h5g.GroupID):
-                stack.append((f"{key}/", item))
+                below.append((f"{key}/", item))
             if isinstance(item, h5g.GroupID | h5d.DatasetID):
                 yield key, item
+        stack += reversed(below)
 
 
 def location(item: h5py.Group | h5py.Dataset, key: str = "") -> str:
@@ -354,6 +351,40 @@ def read_array(dataset: h5py.Dataset, start: int = 0, stop: int | None = None) -
         raise DataError(f"{location(dataset)}, row {start}: cannot be read ({error})") from None
 
 
+def read_stored(
+    file: h5py.File, stored: StoredArray | None, key: str, start: int, stop: int | None
+) -> npt.NDArray[Any] | None:
+    """Return the rows `start:stop` of an array without h5py, None where only h5py can read them.
+
+    h5py takes longer to open a small array than the system takes to read it.
+
+    Args:
+        file: The open file.
+        stored: What it declares of the array, or None.
+        key: Path of the array from the root, for messages.
+        start: First row.
+        stop: One past the last row.
+
+    Raises:
+        DataError: The bytes cannot be read.
+    """
+    if stored is None or stored.offset is None or not stored.shape:
+        return None
+    first, last, _ = slice(start, stop).indices(stored.shape[0])
+    values = np.empty((max(last - first, 0), *stored.shape[1:]), stored.dtype)
+    if values.nbytes > _LARGEST_READ:
+        return None
+    width = math.prod(stored.shape[1:]) * stored.dtype.itemsize
+    problem = "the file ends"
+    try:
+        place = stored.offset + first * width
+        if os.preadv(file.id.get_vfd_handle(), [values.data], place) == values.nbytes:
+            return values
+    except OSError as error:
+        problem = str(error)
+    raise DataError(f"{file.filename}: {key}, row {start}: cannot be read ({problem})")
+
+
 def _check_written(dataset: h5py.Dataset, start: int, stop: int | None) -> None:
     """Check that rows were written; HDF5 reads those that never were as its fill value, zeros.
 
@@ -369,9 +400,11 @@ def _check_written(dataset: h5py.Dataset, start: int, stop: int | None) -> None:
     missing: int | None = None
     if chunks is None:
         missing = first if dataset.id.get_storage_size() == 0 else None
-    else:
+    elif dataset.id not in _COMPLETE:
         sides = [range(0, size, step) for size, step in zip(shape, chunks, strict=True)]
-        if dataset.id.get_num_chunks() < math.prod(map(len, sides)):
+        if dataset.id.get_num_chunks() == math.prod(map(len, sides)):
+            _COMPLETE.add(dataset.id)
+        else:
             rows = sides[0][first // chunks[0] : (last - 1) // chunks[0] + 1]
             corners = itertools.product(rows, *sides[1:])
             found = (
@@ -394,6 +427,30 @@ def read_rows(dataset: h5py.Dataset, start: int = 0, stop: int | None = None) ->
         DataError: Damaged bytes, NaN or infinity.
     """
     return finite_rows(read_array(dataset, start, stop), lambda: location(dataset), start)
+
+
+def attribute_of(item: h5py.Group, *names: str) -> Any:
+    """Return the first of some attributes that an item has, or None."""
+    for name in names:
+        if h5a.exists(item.id, name.encode()):  # h5py takes long to find that there is none
+            return item.attrs[name]
+    return None
+
+
+def text_attribute(item: h5py.Group, *names: str) -> str:
+    """Return the first of some attributes that an item has as text, "" for none."""
+    value = attribute_of(item, *names)
+    return "" if value is None else text_of(value)
+
+
+def json_of(value: Any) -> tuple[Any, str]:
+    """Return what a text holds as JSON, and "", or else None and why it cannot be read."""
+    try:
+        text = text_of(value).encode("utf-8", "surrogateescape")
+        return parse_json(text, "", DataError, allow_nan=True), ""
+    except DataError as error:
+        problem = error.message.removeprefix(": ").removeprefix("not valid JSON: ")
+        return None, f"is not JSON ({problem})"
 
 
 def text_of(value: Any) -> str:

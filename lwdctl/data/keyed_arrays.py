@@ -14,7 +14,7 @@ from lwdctl.core.errors import DataError
 from lwdctl.core.records import Finding
 from lwdctl.data.checks import closed_on_error, first_line
 from lwdctl.data.contents import ArrayEntry
-from lwdctl.data.hdf5 import dataset_at, open_hdf5, read_array
+from lwdctl.data.hdf5 import dataset_at, open_hdf5, read_array, read_stored
 
 # A handle keeps the chunk cache of its array, which flat files need; grouped ones have thousands.
 _MAX_HANDLES = 64
@@ -72,11 +72,16 @@ class Hdf5Arrays:
     def __init__(self, path: Path, max_bytes: int) -> None:
         self.path = path
         self.findings: list[Finding] = []
-        self._file, _ = open_hdf5(path, max_bytes)
+        self._file, structure = open_hdf5(path, max_bytes)
+        self._stored = structure.arrays
         self._handles: dict[str, h5py.Dataset] = {}
+        self.arrays = {
+            key: ArrayEntry(item.shape, str(item.dtype)) for key, item in self._stored.items()
+        }
         with closed_on_error(self._file):
             try:
-                self.arrays = dict(_datasets(self._file))
+                if not structure.complete:
+                    self.arrays = dict(_datasets(self._file))
             except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
                 raise DataError(f"{path}: is damaged ({first_line(error)})") from None
 
@@ -96,6 +101,9 @@ class Hdf5Arrays:
         Raises:
             DataError: The bytes cannot be read.
         """
+        values = read_stored(self._file, self._stored.get(key), key, start, stop)
+        if values is not None:
+            return values
         if key not in self._handles:
             if len(self._handles) >= _MAX_HANDLES:
                 self._handles.clear()

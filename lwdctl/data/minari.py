@@ -32,6 +32,7 @@ from lwdctl.data.gym_envs import (
     describe_env,
     gym_action,
     named_label,
+    texts_of_episodes,
     value_text,
 )
 from lwdctl.data.minari_observations import GROUP, find_observations
@@ -79,8 +80,9 @@ class MinariFile:
     def __init__(self, path: Path, config: IngestConfig) -> None:
         what = "a Minari dataset"
         check_no_subset(config, path, what)
-        check_unused(config, path, what, "episode_ends", "terminals_key", "lengths_key")
-        check_unused(config, path, what, "terminals")
+        check_unused(
+            config, path, what, "episode_ends", "terminals_key", "lengths_key", "terminals"
+        )
         self.findings: list[Finding] = []
         self._storage = open_storage(path, config.max_bytes)
         self.path = self._storage.path
@@ -355,35 +357,31 @@ class MinariFile:
         recorded = str(self._storage.metadata.get("dataset_id", ""))
         label, findings = named_label(config, recorded, str(self.path), str(self.path))
         self.findings += findings
-        labels = dict.fromkeys(self._names, label)
-        texts = dict.fromkeys(self._names, "".join(tasks))
-        if config.label_from and config.label is None:
-            labels = self._column(config.label_from, "--label-from")
-        if config.task_from:
-            texts = self._column(config.task_from, "--task-from")
-            tasks = tuple(dict.fromkeys(texts.values()))
+        labels, texts, tasks = texts_of_episodes(
+            config, len(self._names), label, tasks, self._column
+        )
         outlines = [
             EpisodeOutline(
-                name, steps, texts[name], labels[name], seed=_seed(self._storage.attributes(name))
+                name, self._steps[name], task, label, seed=_seed(self._storage.attributes(name))
             )
-            for name, steps in self._steps.items()
+            for name, task, label in zip(self._names, texts, labels, strict=True)
         ]
         return outlines, tasks
 
-    def _column(self, name: str, option: str) -> dict[str, str]:
+    def _column(self, name: str, option: str) -> list[str]:
         """Return an attribute, or the first row of an array, of every episode as text."""
         first = self._names[0]
         attributes = self._storage.attributes(first)
         key = check_known(name, {*attributes, *self._storage.arrays(first)}, option, self.path)
         self._used.add(key)
-        found = {}
+        found: list[str] = []
         for episode in self._names:
             try:
                 if key in attributes:
                     value = self._storage.attributes(episode)[key]
                 else:
                     value = self._storage.read(episode, key, 0, 1)
-                found[episode] = value_text(value)
+                found.append(value_text(value))
             except (KeyError, ValueError):
                 where = self._storage.where(episode, key)
                 raise DataError(f"{where}: {option}: is not one value in every episode") from None
@@ -446,7 +444,7 @@ class MinariFile:
         """Return whether an episode solved its task, None where it does not say."""
         shapes = self._storage.shapes(name)
         found = next((key for key in SUCCESS_KEYS if key in shapes), None)
-        return None if found is None else bool(np.any(self._storage.read(name, found)))
+        return None if found is None else bool((self._storage.read(name, found) > 0).any())
 
     def close(self) -> None:
         """Close the file."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lwdctl.data.contents import ArrayEntry
+from lwdctl.data.hdf5 import json_of
 
 _IMAGE_SIDE = 16
 """Arrays whose rows have two axes of at least this length are images, or as large."""
@@ -22,10 +22,7 @@ Space = Mapping[str, Any]
 
 def json_object(text: Any) -> dict[str, Any]:
     """Return the JSON object in a metadata entry; anything else counts as absent."""
-    try:
-        value = json.loads(text) if isinstance(text, str) else text
-    except ValueError:
-        return {}
+    value = json_of(text)[0] if isinstance(text, str) else text
     return dict(value) if isinstance(value, Mapping) else {}
 
 

@@ -21,7 +21,7 @@ from lwdctl.core.errors import DataError, MissingExtraError
 from lwdctl.core.untrusted import read_json
 from lwdctl.data.checks import check_declared_bytes, first_line, missing_path, numeric_order
 from lwdctl.data.contents import MAX_DEPTH, MAX_ENTRIES, ArrayEntry
-from lwdctl.data.hdf5 import open_hdf5, read_array, text_of
+from lwdctl.data.hdf5 import StoredArray, open_hdf5, read_array, read_stored, text_of
 
 FILE_NAME = "main_data.hdf5"
 ARROW_FORMATS = ("arrow", "parquet")
@@ -99,9 +99,7 @@ def open_storage(path: Path, max_bytes: int) -> EpisodeStorage:
 
 def _read_json(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file, {} where there is no file."""
-    if not path.is_file():
-        return {}
-    value = read_json(path, DataError, allow_nan=True)
+    value = read_json(path, DataError, allow_nan=True) if path.is_file() else {}
     if not isinstance(value, dict):
         raise DataError(f"{path}: is not a JSON object")
     return value
@@ -122,31 +120,41 @@ class Hdf5Storage:
         self.names = sorted(
             (name for name in self._file if name.startswith(_PREFIX)), key=numeric_order
         )
-        self._shapes: dict[str, dict[str, tuple[int, ...]]] = defaultdict(dict)
+        self._stored: dict[str, dict[str, StoredArray]] = defaultdict(dict)
         for key, array in structure.arrays.items() if structure.complete else ():
             name, _, rest = key.partition("/")
-            self._shapes[name][rest] = array.shape
+            self._stored[name][rest] = array
+        self._shapes: dict[str, dict[str, tuple[int, ...]]] = {}
 
     def arrays(self, name: str) -> Mapping[str, ArrayEntry]:
         """Return an episode's arrays by their path, also those that hold no numbers."""
-        found: dict[str, ArrayEntry] = {}
+        found = {
+            key: ArrayEntry(item.shape, str(item.dtype)) for key, item in self._arrays(name).items()
+        }
+        return dict(sorted(found.items()))
+
+    def _arrays(self, name: str) -> Mapping[str, StoredArray]:
+        if name in self._stored:
+            return self._stored[name]
+        # Links give some of its arrays several paths.
+        found: dict[str, StoredArray] = {}
         stack: list[tuple[str, Any]] = [("", self._group(name))]
         while stack and len(found) < MAX_ENTRIES:
             prefix, group = stack.pop()
-            for child in reversed(list(group)):
-                item = group[child]
+            for child, item in group.items():
                 if isinstance(item, h5py.Group):
                     if prefix.count("/") < MAX_DEPTH:  # groups may contain each other
                         stack.append((f"{prefix}{child}/", item))
-                elif isinstance(item, h5py.Dataset):
-                    found[prefix + child] = ArrayEntry(tuple(item.shape or ()), str(item.dtype))
-        return dict(sorted(found.items()))
+                elif isinstance(item, h5py.Dataset) and item.shape is not None:
+                    found[prefix + child] = StoredArray(tuple(item.shape), item.dtype, None)
+        self._stored[name] = found
+        return found
 
     def shapes(self, name: str) -> Mapping[str, tuple[int, ...]]:
         """Return the shapes of an episode's arrays of numbers by their path."""
-        if name not in self._shapes:  # links give some of its arrays several paths
-            entries = self.arrays(name)
-            self._shapes[name] = {k: item.shape for k, item in entries.items() if item.is_numeric}
+        if name not in self._shapes:
+            arrays = self._arrays(name)
+            self._shapes[name] = {k: item.shape for k, item in arrays.items() if item.is_numeric}
         return self._shapes[name]
 
     def _group(self, name: str) -> h5py.Group:
@@ -159,10 +167,12 @@ class Hdf5Storage:
         self, name: str, key: str, start: int = 0, stop: int | None = None
     ) -> npt.NDArray[Any]:
         """Return the rows `start:stop` of an array as they are stored."""
-        array = self._file[f"{name}/{key}"]
-        if array.shape == ():
-            return np.asarray(array[()])[None]
-        return read_array(array, start, stop)
+        path = f"{name}/{key}"
+        values = read_stored(self._file, self._arrays(name).get(key), path, start, stop)
+        if values is not None:
+            return values
+        array = self._file[path]
+        return np.asarray(array[()])[None] if array.shape == () else read_array(array, start, stop)
 
     def attributes(self, name: str) -> Mapping[str, Any]:
         """Return what an episode says of itself."""

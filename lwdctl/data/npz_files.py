@@ -66,6 +66,10 @@ class NpzFile:
         if len(self._members) < len(members):
             raise DataError(f"{path}: is damaged: two arrays have the same name")
 
+    def is_compressed(self, key: str) -> bool:
+        """Return whether an array is compressed, so that it is read and kept as a whole."""
+        return self._members[key].compress_type != zipfile.ZIP_STORED
+
     def open(self, steps: Sequence[str], others: Sequence[str] = ()) -> None:
         """Open arrays after checking their sizes and checksums.
 
@@ -121,7 +125,7 @@ class NpzFile:
                 "write the array again with numpy.savez if it is right",
             )
         with zipfile.ZipFile(self.path) as archive, archive.open(item) as member:
-            if item.compress_type == zipfile.ZIP_STORED:
+            if not self.is_compressed(key):
                 while member.read(_BLOCK):  # raises where the checksum does not match
                     pass
                 return self._mapped(item)

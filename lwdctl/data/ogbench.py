@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 import re
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,8 +38,8 @@ from lwdctl.data.checks import (
     without_dropped,
 )
 from lwdctl.data.contents import ArrayEntry, Contents
-from lwdctl.data.flags import Flags, Rows, split_at_flags
-from lwdctl.data.gym_envs import check_continuous, check_known, value_text
+from lwdctl.data.flags import Flags, Rows, flags_of, split_at_flags
+from lwdctl.data.gym_envs import check_continuous, check_known, texts_of_episodes, value_text
 from lwdctl.data.npz_files import NpzFile
 from lwdctl.data.reader import EpisodeOutline, check_no_subset, check_unused, requested_env
 
@@ -209,14 +208,7 @@ class OgbenchFile:
         where = f"{self.path}: {key}"
         check_rows(self._entry(key).shape[0], self._total, where, "observations")
         self._file.open([key])
-        values = self._file.rows(key)
-        if values.size != self._total:
-            raise DataError(f"{where}: has shape {values.shape}, not one flag a row")
-        values = values.reshape(-1)
-        odd = np.flatnonzero((values != 0) & (values != 1))
-        if odd.size:
-            raise DataError(f"{where}, row {odd[0]}: {values[odd[0]]} is not a flag (0 or 1)")
-        return values.astype(bool)
+        return flags_of(self._file.rows(key), self._total, where)
 
     def _find_trajectories(self, config: IngestConfig) -> list[_Trajectory]:
         """Return where every trajectory with at least one step lies."""
@@ -348,13 +340,9 @@ class OgbenchFile:
         self, config: IngestConfig, tasks: tuple[str, ...], label: str, split: str
     ) -> tuple[list[EpisodeOutline], tuple[str, ...]]:
         """Return the outlines of the episodes, and their tasks."""
-        labels = [label] * len(self._trajectories)
-        texts = ["".join(tasks)] * len(self._trajectories)
-        if config.label_from and config.label is None:
-            labels = self._column(config.label_from, "--label-from")
-        if config.task_from:
-            texts = self._column(config.task_from, "--task-from")
-            tasks = tuple(dict.fromkeys(texts))
+        labels, texts, tasks = texts_of_episodes(
+            config, len(self._trajectories), label, tasks, self._column
+        )
         outlines = [
             EpisodeOutline(f"rows {start}:{stop}", stop - start, task, label, split)
             for (start, stop, _), task, label in zip(self._trajectories, texts, labels, strict=True)
@@ -376,21 +364,16 @@ class OgbenchFile:
         if self._layout == _NEXT and self._paths.keys() == {OBSERVATION}:
             self._needed.append(_NEXT)
         self._needed = list(dict.fromkeys(self._needed))
-        with zipfile.ZipFile(self.path) as archive:
-            packed = {
-                key: archive.getinfo(f"{key}.npy").compress_type != zipfile.ZIP_STORED
-                for key in self._needed
-            }
         total = whole = 0
         for key in self._needed:
             entry = self._file.arrays[key]
             size = math.prod(entry.shape) * np.dtype(entry.dtype).itemsize
             total += size
-            whole += size * packed[key]
+            whole += size * self._file.is_compressed(key)
             where = f"{self.path}: {key}: has shape {entry.shape}"
             check_declared_bytes(total, max_bytes, where)
         if whole:
-            names = ", ".join(key for key in self._needed if packed[key])
+            names = ", ".join(filter(self._file.is_compressed, self._needed))
             message = f"{names}: compressed, so that they are held in memory: {whole:,} bytes"
             self._note("memory", "", message, "--max-bytes", bytes=whole)
 

@@ -19,10 +19,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError, LwdctlError
+from lwdctl.core.plain_text import listed
 from lwdctl.core.records import Episode, Finding, SourceSpec
 from lwdctl.data.formats import READERS
 
@@ -289,7 +290,7 @@ class MergedReader:
                     reader = make(path, config)
                 opened.callback(reader.close)
                 self.readers.append(reader)
-            self.spec = _merge_specs(self.readers)
+            self.spec, self._found = _with_finite_settings(_merge_specs(self.readers), paths[0])
             self._closing = opened.pop_all()
         self.episodes = [
             dataclasses.replace(outline, source=f"{prefix}{outline.source}")
@@ -305,7 +306,8 @@ class MergedReader:
     @property
     def findings(self) -> list[Finding]:
         """What the readers of all files have found so far."""
-        return [item for reader in self.readers for item in getattr(reader, "findings", ())]
+        found = [item for reader in self.readers for item in getattr(reader, "findings", ())]
+        return [*found, *self._found]
 
     def read(self, index: int) -> Episode:
         """Load one episode.
@@ -405,6 +407,32 @@ def _merge_specs(readers: Sequence[FileReader]) -> SourceSpec:
         labels=tuple(dict.fromkeys(filter(None, labels))),
         collection_seeds=(min(seeds), max(seeds)) if seeds else None,
     )
+
+
+def _with_finite_settings(spec: SourceSpec, path: Path) -> tuple[SourceSpec, list[Finding]]:
+    """Return a description that a store can hold: JSON has no NaN and no infinity."""
+    places: list[str] = []
+
+    def finite(value: Any, place: str) -> Any:
+        if isinstance(value, Mapping):
+            return {key: finite(item, f"{place}.{key}") for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [finite(item, f"{place}[{index}]") for index, item in enumerate(value)]
+        if isinstance(value, float) and not math.isfinite(value):
+            places.append(place.removeprefix("."))
+            return None
+        return value
+
+    settings = finite(spec.env.settings, "")
+    if not places:
+        return spec, []
+    message = (
+        f"{len(places)} numbers in the description of the environment are NaN or infinite; they are"
+        f" stored as null: {listed(places)}"
+    )
+    env = dataclasses.replace(spec.env, settings=settings)
+    found = Finding("adjusted", "note", message, str(path), values={"places": places[:10]})
+    return dataclasses.replace(spec, env=env), [found]
 
 
 def _check_agreement(first: FileReader, other: FileReader) -> None:

@@ -2,7 +2,7 @@
 
 Isaac Lab (Mimic), LIBERO, RoboCasa, MimicGen, DexMimicGen, EgoMimic and robosuite's own recordings
 share the layout `data/demo_0/actions`. None of them is needed. robosuite's `object` observation is
-converted to one convention (`data.robosuite`); `env_args` are kept as written in
+converted to one convention (`data.robosuite_object`); `env_args` are kept as written in
 `EnvSpec.settings["env_args"]`, but for controllers whose recorded actions are declared to be
 targets.
 """
@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
+from lwdctl.core.plain_text import listed
 from lwdctl.core.records import (
     EnvSpec,
     Episode,
@@ -31,9 +32,9 @@ from lwdctl.core.records import (
     ObservationSpec,
     SourceSpec,
 )
-from lwdctl.data.checks import check_components, check_rows, numeric_order
+from lwdctl.data.checks import NUMBER_KINDS, check_components, check_rows, numeric_order
 from lwdctl.data.contents import Contents
-from lwdctl.data.hdf5 import Hdf5Reader, dataset_at, location, text_of
+from lwdctl.data.hdf5 import Hdf5Reader, attribute_of, dataset_at, location, text_attribute, text_of
 from lwdctl.data.reader import EpisodeOutline, check_unused, requested_env
 from lwdctl.data.robomimic_env import (
     ACTIONS,
@@ -56,20 +57,16 @@ from lwdctl.data.robomimic_keys import (
     layout_of,
     name_of,
 )
-from lwdctl.data.robomimic_masks import Masks, some_of
+from lwdctl.data.robomimic_masks import SHOWN, Masks
 from lwdctl.data.robomimic_texts import INSTRUCTIONS, find_text, required_texts
-from lwdctl.data.robosuite import (
-    CONVENTION,
-    POSITION_KEY,
-    ObjectConvention,
-    PoseTargets,
-    pose_targets,
-)
+from lwdctl.data.robosuite_object import BODY_KEY, CONVENTION, POSITION_KEY, ObjectConvention
 from lwdctl.data.robosuite_replay import StateReplay, commands_for
 
-QUATERNION_KEY = "robot0_eef_quat"
+if TYPE_CHECKING:
+    from lwdctl.data.robosuite_poses import PoseTargets
+
 SUCCESS_REWARD = 1.0
-RANKS = (1, 2, 3)
+LONGEST_NUMBER = 20  # digits; none of 64 bits has more
 
 
 class RobomimicFile(Hdf5Reader):
@@ -145,7 +142,7 @@ class RobomimicFile(Hdf5Reader):
         for name in masks.select(self._config.filter_key or ""):
             key = f"data/{name}/{self._key}"
             if self._holds(key):
-                self._lengths[name] = self._shape_of(key, ranks=RANKS)[0]
+                self._lengths[name] = self._shape_of(key)[0]
             elif _stem(name) == stem and len(self._demos[name]):
                 raise DataError(f"{self.path}: {key}: is missing")
             else:
@@ -177,7 +174,7 @@ class RobomimicFile(Hdf5Reader):
         """Set keys aside that have one row per action in no demonstration (a camera's matrix)."""
         reasons: dict[str, str] = {}
         for name, path in layout.paths.items():
-            shapes = [self._numbers_shape(f"data/{demo}/{path}") for demo in names]
+            shapes = [self._numbers_at(f"data/{demo}/{path}") for demo in names]
             fits = (
                 shape and shape[0] in (self._lengths[demo], self._lengths[demo] + 1)
                 for demo, shape in zip(names, shapes, strict=True)
@@ -261,6 +258,8 @@ class RobomimicFile(Hdf5Reader):
         self.findings += actions.findings
         self._targets: PoseTargets | None = None
         if self._config.actions == "absolute" and self._adapter == "robosuite":
+            from lwdctl.data.robosuite_poses import pose_targets  # with scipy, which takes a while
+
             self._targets = pose_targets(self._data, first, actions.env_args, self._action_size)
         return actions
 
@@ -271,7 +270,7 @@ class RobomimicFile(Hdf5Reader):
         """Check one demonstration's shapes against each other and the first one's."""
         place, steps = f"data/{name}", self._lengths[name]
         key = f"{place}/{self._key}"
-        shape = self._shape_of(key, ranks=RANKS)
+        shape = self._shape_of(key)
         if self._chunked == is_vector(shape):
             raise DataError(
                 f"{self.path}: {key}: has shape {shape}: only some demonstrations hold several"
@@ -284,17 +283,20 @@ class RobomimicFile(Hdf5Reader):
             raise DataError(f"{self.path}: {place}/states: is not one row per action")
         for item in () if self._replay else self._observed:
             key = f"{place}/{self._paths[item.name]}"
-            shape, hint = self._shape_of(key, ranks=RANKS), f"--drop {item.name}"
+            shape, hint = self._shape_of(key), f"--drop {item.name}"
             if shape[0] != steps + 1:  # with one row more, the last is the final observation
                 check_rows(shape[0], steps, f"{self.path}: {key}", self._key, hint)
             check_components(math.prod(shape[1:]), item.size, f"{self.path}: {key}", hint)
             if len(shape) != 2:
                 self._reshaped.setdefault(item.name, []).append((name, shape))
         demo = self._demos[name]
-        declared = demo.attrs.get("num_samples", steps)
-        if not np.array_equal(declared, steps):
+        declared = attribute_of(demo, "num_samples")
+        if declared is not None and not np.array_equal(declared, steps):
             self._note("num_samples", f"{name} ({declared} for {steps} rows)")
-        if _flag(demo.attrs.get("success")) is False:
+        success = attribute_of(demo, "success")
+        if _flag(success) is None and success is not None:
+            self._note("success", name)
+        if _flag(success) is False:
             self._note("failed", name)
         if self._holds(f"{place}/states") and not self._has_states(place, steps):
             self._note("states", name)
@@ -303,17 +305,8 @@ class RobomimicFile(Hdf5Reader):
 
     def _has_states(self, place: str, steps: int) -> bool:
         """Return whether the first row of `states` is the state at the first action."""
-        shape = self._numbers_shape(f"{place}/states")
+        shape = self._numbers_at(f"{place}/states")
         return len(shape) == 2 and shape[0] in (steps, steps + 1)
-
-    def _numbers_shape(self, key: str) -> tuple[int, ...]:
-        """Return the shape of an array of numbers, () where there is none at this path."""
-        if key not in self._stored and not isinstance(self._file.get(key), h5py.Dataset):
-            return ()
-        try:
-            return self._shape_of(key, ranks=RANKS)
-        except DataError:
-            return ()
 
     def _note(self, what: str, place: str) -> None:
         self._odd.setdefault(what, []).append(place)
@@ -323,13 +316,15 @@ class RobomimicFile(Hdf5Reader):
             check, severity, message, hint = ODD[what]
             self.findings.append(
                 Finding(
-                    check, severity, message.format(len(places), some_of(places)),
+                    check, severity, message.format(len(places), listed(places, SHOWN)),
                     f"{self.path}: data", hint, {"count": len(places), "first": places[:10]},
                 )
             )  # fmt: skip
         if self._reshaped:
             first = {name: places[0] for name, places in self._reshaped.items()}
-            shown = some_of([f"{name} of {demo}, {shape}" for name, (demo, shape) in first.items()])
+            shown = listed(
+                [f"{name} of {demo}, {shape}" for name, (demo, shape) in first.items()], SHOWN
+            )
             counts = {name: len(places) for name, places in self._reshaped.items()}
             self.findings.append(
                 Finding(
@@ -345,7 +340,7 @@ class RobomimicFile(Hdf5Reader):
         if not problems:
             return True
         none_at_all = not any(self._holds(f"data/{name}/rewards") for name in names)
-        shown = some_of([f"{name} {problem}" for name, problem in problems.items()])
+        shown = listed([f"{name} {problem}" for name, problem in problems.items()], SHOWN)
         message = (
             "no demonstration has rewards"
             if none_at_all
@@ -363,7 +358,7 @@ class RobomimicFile(Hdf5Reader):
         key, steps = f"data/{name}/rewards", self._lengths[name]
         if not self._holds(key):
             return "has none"
-        shape = self._numbers_shape(key)
+        shape = self._numbers_at(key)
         if not shape or math.prod(shape) != steps:
             return f"has rewards of shape {shape} for {steps} actions"
         with np.errstate(over="ignore"):
@@ -387,7 +382,7 @@ class RobomimicFile(Hdf5Reader):
         if self._config.task_from:
             found = required_texts(demos, self._config.task_from, "--task-from")
         else:
-            found = [text_of(demo.attrs.get("task", "")) for demo in demos]
+            found = [text_attribute(demo, "task") for demo in demos]
             instruction = next((item for item in INSTRUCTIONS if find_text(demos[0], item)), "")
             if instruction and not any(found) and not requested_env(self._config)[1]:
                 found = [find_text(demo, instruction) for demo in demos]
@@ -408,8 +403,7 @@ class RobomimicFile(Hdf5Reader):
         else:
             of_masks = masks.labels()
             found = {
-                name: text_of(demo.attrs.get("operator", demo.attrs.get("label", "")))
-                or of_masks.get(name, "")
+                name: text_attribute(demo, "operator", "label") or of_masks.get(name, "")
                 for name, demo in zip(names, demos, strict=True)
             }
         for name, text in found.items():
@@ -418,12 +412,11 @@ class RobomimicFile(Hdf5Reader):
         return found
 
     def _seed(self, name: str) -> int | None:
-        attributes = self._demos[name].attrs
-        try:
-            return int(attributes["seed"]) if "seed" in attributes else None
-        except (TypeError, ValueError):
+        value = attribute_of(self._demos[name], "seed")
+        seed = _whole_number(value)
+        if seed is None and value is not None:
             self._note("seed", name)
-            return None
+        return seed
 
     def _make_spec(self, actions: RecordedActions) -> SourceSpec:
         tasks = tuple(dict.fromkeys(item.task for item in self.episodes))
@@ -467,7 +460,7 @@ class RobomimicFile(Hdf5Reader):
         actions = actions[:, 0] if self._chunked else actions.reshape(steps, -1)
         if self._targets is not None:
             actions = self._targets.convert(demo, actions)
-        success = _flag(demo.attrs.get("success"))
+        success = _flag(attribute_of(demo, "success"))
         if success is None and self._adapter == "robosuite" and rewards is not None:
             success = bool((rewards >= SUCCESS_REWARD).any())
         return Episode(
@@ -477,7 +470,7 @@ class RobomimicFile(Hdf5Reader):
             rewards=rewards,
             final_observation=final,
             initial_state=self._initial_state(place, steps),
-            model=text_of(demo.attrs.get("model_file", "")) or self._shared_model,
+            model=self._model_of(demo),
             success=success,
         )
 
@@ -500,7 +493,7 @@ class RobomimicFile(Hdf5Reader):
     def _replayed(self, place: str) -> dict[str, FloatArray]:
         """Return the observations of all recorded states of a demonstration."""
         assert self._replay is not None
-        model = text_of(self._file[place].attrs.get("model_file", "")) or self._shared_model
+        model = self._model_of(self._file[place])
         states = self._read_values(f"{place}/states").astype(np.float64)
         rows = self._replay.observations(states, model, f"{self.path}: {place}")
         return {item.name: rows[item.name] for item in self._observed}
@@ -510,7 +503,7 @@ class RobomimicFile(Hdf5Reader):
         final: dict[str, FloatArray] = {}
         for item in self._observed:
             key = f"{place}/next_{self._paths[item.name]}"
-            shape = self._numbers_shape(key) if self._holds(key) else ()
+            shape = self._numbers_at(key)
             if not shape or shape[0] != steps or math.prod(shape[1:]) != item.size:
                 return None
             final[item.name] = self._read_rows(key, steps - 1, steps).reshape(item.size)
@@ -526,7 +519,7 @@ class RobomimicFile(Hdf5Reader):
         if values is None or self._replay or not self._object.applies(values.shape[1]):
             return
         # The end effector's pose, whether it is stored or not.
-        names = [f"{place}/{OBS}/{key}" for key in (POSITION_KEY, QUATERNION_KEY)]
+        names = [f"{place}/{OBS}/{key}" for key in (POSITION_KEY, BODY_KEY)]
         position, quaternion = (
             self._read_rows(name, 0, len(values)).reshape(len(values), -1)
             if self._holds(name)
@@ -549,11 +542,14 @@ class RobomimicFile(Hdf5Reader):
             )
             self.findings.append(Finding("adjusted", "note", message, f"{self.path}: data"))
 
+    def _model_of(self, demo: h5py.Group) -> str:
+        return text_attribute(demo, "model_file") or self._shared_model
+
     @cached_property
     def _shared_model(self) -> str:
         """The model of demonstrations that store none: the file's only one, or ""."""
-        demos = self._file["data"].values()
-        models = {text_of(demo.attrs["model_file"]) for demo in demos if "model_file" in demo.attrs}
+        models = {text_attribute(demo, "model_file") for demo in self._demos.values()}
+        models -= {""}
         return models.pop() if len(models) == 1 else ""
 
     def _initial_state(self, place: str, steps: int) -> npt.NDArray[np.float64] | None:
@@ -562,7 +558,7 @@ class RobomimicFile(Hdf5Reader):
             key, last = f"{place}/states", 1
         else:
             key, last = f"{place}/initial_state", None
-            if len(self._numbers_shape(key)) != 1:
+            if len(self._numbers_at(key)) != 1:
                 return None
         state = self._read_values(key, 0, last).astype(np.float64).reshape(-1)
         if not np.isfinite(state).all():
@@ -582,7 +578,15 @@ def _stem(name: str) -> str:
 
 
 def _flag(value: Any) -> bool | None:
-    """Return an attribute that is one number or boolean, None for none or another one."""
-    if value is None or np.size(value) != 1 or np.asarray(value).dtype.kind not in "biuf":
+    """Return an attribute that is true or false (0 or 1), None for none or another one."""
+    if np.size(value) != 1 or np.asarray(value).dtype.kind not in NUMBER_KINDS:
         return None
-    return bool(np.asarray(value).reshape(-1)[0])
+    number = float(np.asarray(value).reshape(-1)[0])
+    return bool(number) if number in (0, 1) else None
+
+
+def _whole_number(value: Any) -> int | None:
+    """Return an attribute that is a whole number from 0 on, also one written as text, else None."""
+    text = text_of(np.asarray(value).reshape(-1)[0]) if np.size(value) == 1 else ""
+    text = text.removesuffix(".0")
+    return int(text) if text.isdecimal() and len(text) < LONGEST_NUMBER else None

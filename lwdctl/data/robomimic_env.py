@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,14 +24,15 @@ from lwdctl.core.simulator_facts import (
     robosuite_action,
     robosuite_control_rate,
 )
-from lwdctl.data.hdf5 import location, text_of
-from lwdctl.data.robosuite import arm_settings
+from lwdctl.data.hdf5 import json_of, location, text_attribute
 
 ROBOSUITE_TYPE = 1
 """robomimic's number for robosuite in `env_args["type"]`."""
 DESCRIBED = ("robosuite", "metaworld")
 """Environments of which it is known what their actions are."""
 ACTIONS = "actions"
+LARGEST_NUMBER = 10**8
+"""Largest control rate and number of steps that are believed."""
 DEFAULT_CONTROLLER = {"type": "OSC_POSE", "interpolation": None, "ramp_ratio": 0.2}
 """robosuite's own, with what its controllers cannot be built without."""
 DECLARE_HINT = (
@@ -68,11 +67,8 @@ def read_env_args(data: h5py.Group, config: IngestConfig) -> Description:
             Finding("metadata", "warning", "is stored as an array instead of a text", where),
         )
         value = _text_of_array(value)
-    try:
-        values = json.loads(text_of(value))
-        problem = _problem_of(values)
-    except json.JSONDecodeError as error:
-        values, problem = {}, f"is not JSON ({error})"
+    values, problem = json_of(value)
+    problem = problem or _problem_of(values)
     if not problem:
         return Description(values, findings)
     if not config.env:
@@ -91,8 +87,8 @@ def _problem_of(values: Any) -> str:
         return "has an env_name that is not a text"
     for name in ("control_freq", "max_steps"):
         number = values.get("env_kwargs", {}).get(name, 0)
-        if not isinstance(number, int | float) or not math.isfinite(number):
-            return f"has a {name} that is not a number"
+        if not isinstance(number, int | float) or not 0 <= number <= LARGEST_NUMBER:
+            return f"has a {name} that is not a number from 0 to {LARGEST_NUMBER:,}"
     return ""
 
 
@@ -105,17 +101,14 @@ def _text_of_array(value: np.ndarray[Any, Any]) -> Any:
 
 def _of_robosuite_recording(data: h5py.Group) -> Description:
     """Return the description that `collect_human_demonstrations` of robosuite writes, or {}."""
-    name, info = (text_of(data.attrs.get(key, "")) for key in ("env", "env_info"))
+    name, info = (text_attribute(data, key) for key in ("env", "env_info"))
     if not name or not info:
         return Description({})
-    try:
-        kwargs = json.loads(info)
-    except json.JSONDecodeError:
-        kwargs = None
+    kwargs, _ = json_of(info)
     if not isinstance(kwargs, dict):
         where = f"{location(data)}.attrs[env_info]"
         return Description({}, (Finding("left-out", "warning", "is not a JSON object", where),))
-    version = text_of(data.attrs.get("repository_version", ""))
+    version = text_attribute(data, "repository_version")
     kwargs.pop("env_name", None)
     return Description(
         {"env_name": name, "type": ROBOSUITE_TYPE, "env_version": version, "env_kwargs": kwargs}
@@ -242,6 +235,33 @@ def _semantics_in(name: str) -> str:
     if parts & {"abs", "absolute"}:
         return "absolute"
     return "delta" if parts & {"rel", "relative", "delta"} else ""
+
+
+def arm_settings(env_args: Mapping[str, Any], where: str) -> dict[str, Any] | None:
+    """Return the settings of the (first) arm's controller, or None where there are none.
+
+    Up to robosuite 1.4 the controller is at the top level (for two arms, in a list); from 1.5 it
+    is under `body_parts`, in robosuite's own files one level deeper. A controller of the whole body
+    takes poses of the hands, and stands for its arms.
+
+    Raises:
+        DataError: They are not the objects robosuite writes.
+    """
+    configs = env_args.get("env_kwargs", {}).get("controller_configs")
+    if configs is None:
+        return None
+    if isinstance(configs, list) and configs:
+        configs = configs[0]
+    if isinstance(configs, dict) and "body_parts" in configs:
+        whole = configs.get("composite_controller_specific_configs")
+        if isinstance(whole, dict) and "ik_input_type" in whole:
+            return {"type": str(configs.get("type")), "input_type": whole["ik_input_type"]}
+        parts = configs["body_parts"]
+        parts = parts.get("arms", parts) if isinstance(parts, dict) else None
+        configs = parts.get("right", parts.get("left")) if isinstance(parts, dict) else None
+    if not isinstance(configs, dict):
+        raise DataError(f"{where}: controller_configs is not what robosuite writes")
+    return configs
 
 
 def with_absolute_targets(env_args: Mapping[str, Any]) -> dict[str, Any]:

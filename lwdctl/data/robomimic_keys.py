@@ -12,13 +12,14 @@ import h5py
 from lwdctl.artifacts.snippets import RESERVED_KEYS
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
+from lwdctl.core.plain_text import listed
 from lwdctl.core.records import Finding, ObservationSpec, Severity
 from lwdctl.core.simulator_facts import OBSERVATION, robosuite_network_keys
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.data.checks import NUMBER_KINDS, choose_observations
 from lwdctl.data.hdf5 import location
 from lwdctl.data.robomimic_env import ACTIONS
-from lwdctl.data.robomimic_masks import some_of
+from lwdctl.data.robomimic_masks import SHOWN
 
 OBS = "obs"
 GENERATOR_GROUP = "datagen_info"
@@ -72,7 +73,15 @@ ODD: dict[str, tuple[str, Severity, str, str]] = {
         "metadata", "warning",
         "num_samples of {} demonstrations is not the number of their actions, which counts: {}", "",
     ),
-    "seed": ("metadata", "warning", "the seed of {} demonstrations is no integer: {}", ""),
+    "seed": (
+        "metadata", "warning",
+        "the seed of {} demonstrations is not a whole number from 0 on, and not stored: {}", "",
+    ),
+    "success": (
+        "metadata", "warning",
+        "the attribute success of {} demonstrations is neither true nor false, and not used: {}",
+        "",
+    ),
     "label": ("metadata", "warning", "{} demonstrations have no behavior label: {}", ""),
     "task": ("metadata", "warning", "{} demonstrations have no task of their own: {}", ""),
     "failed": (
@@ -174,7 +183,7 @@ def choose_action_key(layout: Layout, config: IngestConfig, where: str) -> str:
         hint = f"--action-key {layout.actions[0]}"
         if config.action_key:
             hint = did_you_mean(key, layout.actions)
-        raise DataError(shown + some_of(layout.actions), hint)
+        raise DataError(shown + listed(layout.actions, SHOWN), hint)
     if layout.beside and not config.action_key:
         raise DataError(
             f"{where}/{key}: is missing",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import h5py
 
 from lwdctl.core.errors import DataError
+from lwdctl.core.plain_text import listed
 from lwdctl.core.records import Finding
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.data.hdf5 import location, read_array, text_of
@@ -14,12 +15,6 @@ from lwdctl.data.robomimic_writer import LEVELS
 
 SHOWN = 3
 """Number of names that a message lists before it counts the others."""
-
-
-def some_of(names: Sequence[str]) -> str:
-    """Return the first names as text, and how many others there are."""
-    rest = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
 class Masks:
@@ -65,7 +60,7 @@ class Masks:
             ]
             self.findings.append(
                 Finding(
-                    "left-out", "warning", f"masks are not read: {some_of(shown)}",
+                    "left-out", "warning", f"masks are not read: {listed(shown, SHOWN)}",
                     location(self._file, "mask"), values={"masks": dict(self._unreadable)},
                 )
             )  # fmt: skip
@@ -76,7 +71,7 @@ class Masks:
                     "metadata",
                     "warning",
                     f"{len(missing)} masks name {len(gone)} demonstrations that the file does not"
-                    f" have ({some_of(gone)}); the other names of these masks are used",
+                    f" have ({listed(gone, SHOWN)}); the other names of these masks are used",
                     location(self._file, f"mask/{next(iter(missing))}"),
                     values={"missing": missing},
                 )
@@ -137,7 +132,7 @@ class Masks:
                     "split",
                     "warning",
                     f"{len(both)} demonstrations are in both mask/{prefix}train and"
-                    f" mask/{prefix}valid ({some_of(both)}): {done}",
+                    f" mask/{prefix}valid ({listed(both, SHOWN)}): {done}",
                     location(self._file, f"mask/{prefix}valid"),
                     values={"both": both},
                 )

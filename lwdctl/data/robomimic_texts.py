@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,11 +10,10 @@ import numpy as np
 
 from lwdctl.core.errors import DataError
 from lwdctl.core.suggest import did_you_mean
-from lwdctl.data.hdf5 import location, read_array, text_of
+from lwdctl.data.hdf5 import json_of, location, read_array, text_of
 
 # Models of scenes are megabytes of XML, and no name of anything.
 NO_NAMES = ("model_file", "env_args")
-LARGEST_JSON = 2**20
 INSTRUCTIONS = ("ep_meta.lang", "problem_info.language_instruction")
 """Where RoboCasa (per demonstration) and LIBERO (per file) keep the instruction."""
 
@@ -36,7 +34,7 @@ def find_text(demo: h5py.Group, name: str) -> str | None:
         if name in attributes:
             return _single(attributes[name])
         if field and attribute in attributes:
-            return _single(_field(_json_of(attributes[attribute]), field))
+            return _single(_field(json_of(attributes[attribute])[0], field))
     item = demo.get(name.replace(".", "/"))
     if not isinstance(item, h5py.Dataset) or item.shape is None:
         return None
@@ -67,9 +65,10 @@ def _names_in(demo: h5py.Group) -> Iterator[str]:
             if name in NO_NAMES:
                 continue
             value = attributes[name]
-            if _single(value) is not None and not isinstance(_json_of(value), dict):
+            fields, _ = json_of(value)
+            if _single(value) is not None and not isinstance(fields, dict):
                 yield name
-            yield from _fields(_json_of(value), name)
+            yield from _fields(fields, name)
     for name, item in demo.items():
         if isinstance(item, h5py.Dataset) and item.dtype.kind in "SO":
             yield name
@@ -89,16 +88,6 @@ def _field(value: Any, path: str) -> Any:
     for key in path.split("."):
         value = value.get(key) if isinstance(value, dict) else None
     return value
-
-
-def _json_of(value: Any) -> Any:
-    text = value if isinstance(value, str | bytes) else None
-    if text is None or len(text) > LARGEST_JSON:
-        return None
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
 
 
 def _single(value: Any) -> str | None:

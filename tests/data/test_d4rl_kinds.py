@@ -274,10 +274,11 @@ def test_another_action_array_can_be_chosen(path):
 
 
 def test_arrays_that_are_not_read_are_listed(path):
-    write(path, steps(LENGTHS), ENDS, infos__goal=np.ones((300, 2)), images=np.ones((300, 4, 4, 3)))
+    more = {"infos__goal": np.ones((300, 2)), "notes": np.array([b"x"] * 300)}
+    write(path, steps(LENGTHS), ENDS, images=np.ones((300, 4, 4, 3)), **more)
     with opened(path) as reader:
         (finding,) = found(reader, "left-out")
-    assert finding.values["keys"] == ["images", "infos/goal"]
+    assert finding.values["keys"] == ["images", "infos/goal", "notes"]
 
 
 def cheetah(tmp_path, **arrays):
@@ -393,6 +394,9 @@ def test_success_is_known_where_it_is_recorded(path):
     with opened(path) as reader:
         solved = [reader.read(index).success for index in range(5)]
     assert solved == [False, True, False, False, True]
+    write(path, steps(LENGTHS), ENDS, infos__success=np.where(success, 1.0, np.nan))
+    with opened(path) as reader:
+        assert [reader.read(index).success for index in range(5)] == solved
     write(path, steps(LENGTHS), ENDS)
     with opened(path) as reader:
         assert reader.read(0).success is None

@@ -309,6 +309,37 @@ def test_labels_and_tasks_come_from_attributes_and_columns(tmp_path):
         data.open(label_from="state")
 
 
+def test_nested_metadata_are_read_within_bounds(tmp_path):
+    deep = '{"id": ' + "[" * 3000 + "]" * 3000 + "}"
+    with Dataset(tmp_path, env_spec=deep).open() as reader:
+        assert "env_spec" not in reader.spec.env.settings
+    (tmp_path / "toy" / "expert-v0" / "data" / "metadata.json").write_text(deep)
+    with pytest.raises(DataError, match=r"metadata\.json: more than 32 levels"):
+        open_source("minari", (tmp_path / "toy" / "expert-v0",), IngestConfig())
+
+
+@pytest.mark.parametrize(("value", "expected"), [(np.nan, False), (0, False), (1, True)])
+def test_success_that_is_no_number_is_none(tmp_path, value, expected):
+    def arrays(index, steps):
+        return {"infos/success": np.full(steps + 1, value)}
+
+    with Dataset(tmp_path, arrays).open() as reader:
+        assert reader.read(0).success is expected
+
+
+def test_links_give_arrays_further_paths(tmp_path):
+    data = Dataset(tmp_path)
+    with h5py.File(data.hdf5, "a") as file:
+        for name in file:
+            file.move(f"{name}/observations", f"{name}/recorded")
+            file[f"{name}/observations"] = h5py.SoftLink(f"/{name}/recorded")
+    with data.open() as reader:
+        np.testing.assert_array_equal(
+            reader.read(1).observations["observation"], numbers(8, 3, seed=1)[:-1]
+        )
+        assert found(reader, "left-out")[0].values["keys"] == ["recorded"]
+
+
 def cheetah(index, steps):
     """Return a HalfCheetah episode whose observations hold the joint positions."""
     qpos, qvel = numbers(steps + 1, 9, seed=index), numbers(steps + 1, 9, seed=9 + index)

@@ -11,7 +11,7 @@ from lwdctl.core.errors import DataError
 from lwdctl.core.records import Episode
 from lwdctl.data.reader import open_source
 from lwdctl.data.robomimic_writer import RobomimicWriter
-from lwdctl.data.robosuite import Scale
+from lwdctl.data.robosuite_poses import Scale
 
 STEPS = 6
 LARGEST = [0.05] * 3 + [0.5] * 3
@@ -256,3 +256,22 @@ def test_a_pose_of_another_length_is_refused(write):
         file["data/demo_0/obs/robot0_eef_pos"] = rows
     with pytest.raises(DataError, match="robot0_eef_pos: has shape"):
         read(path, keys=("object",))
+
+
+def test_without_the_group_of_observations_the_hands_pose_is_missing(write):
+    path, *_ = write()
+    with h5py.File(path, "r+") as file:
+        file.move("data/demo_0/obs/object", "data/demo_0/object")
+        del file["data/demo_0/obs"]
+    with pytest.raises(DataError, match="obs/robot0_eef_pos: is missing"):
+        read(path, keys=("object",))
+
+
+def test_a_final_observation_in_the_same_array_changes_no_target(write):
+    path, rows, _ = write()
+    expected = read(path)[1]
+    with h5py.File(path, "r+") as file:
+        for key, values in rows.items():
+            del file[f"data/demo_0/obs/{key}"]
+            file[f"data/demo_0/obs/{key}"] = values
+    np.testing.assert_array_equal(read(path)[1], expected)

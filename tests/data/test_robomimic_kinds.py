@@ -12,9 +12,10 @@ import h5py
 import numpy as np
 import pytest
 
+from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
-from lwdctl.data.ingest import assign_splits
+from lwdctl.data.ingest import assign_splits, ingest
 from lwdctl.data.reader import open_source, recognize
 from lwdctl.data.robomimic_masks import Masks
 
@@ -522,6 +523,41 @@ def test_env_args_that_say_nothing_need_the_environment(path, stored):
     assert only(findings, "left-out", "not used")
 
 
+DEEP = "[" * 3000 + "]" * 3000
+NUMBERS = {
+    "levels": (f'"a": {DEEP}', "more than 32 levels"),
+    "digits": (f'"a": {"9" * 5000}', "limit"),
+    "rate": (f'"control_freq": 1{"0" * 400}', "more than 64 bits"),
+    "negative": ('"max_steps": -5', "max_steps that is not a number from 0 to"),
+    "NaN": ('"max_steps": NaN', "max_steps that is not a number from 0 to"),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(NUMBERS))
+def test_env_args_are_read_within_bounds(path, kind):
+    content, problem = NUMBERS[kind]
+    text = f'{{"env_name": "reach", "type": "metaworld", "env_kwargs": {{{content}}}}}'
+    write(path, demos())
+    with h5py.File(path, "a") as file:
+        file["data"].attrs["env_args"] = text
+    with pytest.raises(DataError, match=r"attrs\[env_args\]: (is not|has)") as caught:
+        read_all(path)
+    assert problem in caught.value.message
+    assert read_all(path, env="metaworld/reach")[0].env.max_steps == 500
+
+
+def test_numbers_of_the_environment_that_are_not_finite_are_stored_as_null(path, tmp_path):
+    kwargs = {"scale": np.nan, "limits": [1.0, -np.inf]}
+    write(path, demos(), env_args={"env_name": "x", "type": 2, "env_kwargs": kwargs})
+    with open_source(None, (path,), IngestConfig()) as source:
+        assert only(source.findings, "adjusted").values["places"] == [
+            "env_args.env_kwargs.scale", "env_args.env_kwargs.limits[1]",
+        ]  # fmt: skip
+        ingest(source, IngestConfig(), tmp_path / "store" / "snippets.zarr")
+    spec = SnippetStore.open(tmp_path / "store" / "snippets.zarr").spec
+    assert spec.env.settings["env_args"]["env_kwargs"] == {"scale": None, "limits": [1.0, None]}
+
+
 def test_controller_settings_of_another_kind_need_a_declaration(path):
     content = {"actions": rows(STEPS, 3), "obs/object": rows(STEPS, 5)}
     kwargs = {"controller_configs": {"body_parts": {"legs": {}}}}
@@ -785,6 +821,28 @@ def test_failures_are_kept_and_said(path):
     found = only(findings, "success")
     assert found.values["count"] == 2
     assert found.hint.startswith("--only-successful ")
+
+
+@pytest.mark.parametrize("success", ["False", np.nan, np.array([True, False]), 2.0])
+def test_success_that_is_neither_true_nor_false_is_unknown(path, success):
+    content = demos(2)
+    content["demo_1"]["attrs"] = {"success": success}
+    _, episodes, findings = read_all(write(path, content))
+    assert [episode.success for episode in episodes] == [None, None]
+    assert "success of 1 demonstrations" in only(findings, "metadata").message
+
+
+@pytest.mark.parametrize(
+    ("seed", "expected"),
+    [(7, 7), ("7", 7), (7.0, 7), (np.array([7]), 7), (0, 0), (np.inf, None), (3.7, None),
+     (-1, None), ("abc", None), (np.array([1, 2]), None)],
+)  # fmt: skip
+def test_seeds_are_whole_numbers(path, seed, expected):
+    content = demos(1)
+    content["demo_0"]["attrs"] = {"seed": seed}
+    _, (episode,), findings = read_all(write(path, content))
+    assert episode.seed == expected
+    assert any("seed of 1" in item.message for item in findings) == (expected is None)
 
 
 def test_empty_demonstrations_and_other_groups_are_left_out(path):

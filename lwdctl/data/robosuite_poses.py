@@ -1,19 +1,10 @@
-"""What robomimic's files of robosuite's tasks need beside the reader.
+"""Relative hand motions of robosuite (OSC_POSE) as absolute poses, from the recorded file alone.
 
-`PoseTargets` converts relative hand motions (OSC_POSE) to absolute poses, from the file alone.
 An absolute pose is the position (3, meters, world frame), the orientation as six numbers
 (`core.rotations`, the gripper's site in the world frame), and the gripper's command: 10 numbers.
 robosuite adds a relative action to the hand's pose when the action arrives:
 `position + motion` and `rotation * orientation`, both along the axes of the robot's base, which
 in its single-arm tasks are the world's. Absolute targets of a file keep their frame.
-
-`ObjectConvention` converts the `object` observation to one convention. Between robosuite 1.4 and
-1.5 Lift's relative position changed its sign and the pick-and-place tasks changed the order of
-parts. Stores hold the convention of 1.5:
-
-- Lift (10): cube position, cube quaternion, cube minus end effector;
-- PickPlace, one object (14): position and quaternion in the end effector's frame, then
-  position and quaternion in the world.
 """
 
 from __future__ import annotations
@@ -38,22 +29,17 @@ from lwdctl.core.simulator_facts import (
     robosuite_pose_action,
 )
 from lwdctl.data.hdf5 import array_at, location, read_rows, text_of
+from lwdctl.data.robomimic_env import arm_settings
+from lwdctl.data.robosuite_object import BODY_KEY, POSITION_KEY
 
 Array = npt.NDArray[np.float64]
 
-POSITION_KEY = "robot0_eef_pos"
 # robosuite's controller rotates the gripper's site; the older key is the orientation of the arm's
 # last body, to which the gripper is fixed.
-SITE_KEY, BODY_KEY = "robot0_eef_quat_site", "robot0_eef_quat"
+SITE_KEY = "robot0_eef_quat_site"
 HAND, SITE = "robot0_right_hand", "grip_site"
 OTHER_ROTATIONS = ("euler", "axisangle", "xyaxes", "zaxis")
 MOTION_SIZE = 7
-CONVENTION = "robosuite-1.5"
-LIFT_SIZE, PLACE_SIZE = 10, 14
-PLACE_TASKS = ("PickPlaceCan", "PickPlaceMilk", "PickPlaceBread", "PickPlaceCereal")
-LIFT_TOLERANCE = 0.005
-# Relative poses of pick-and-place lag one control step behind, up to 5 cm of motion.
-PLACE_TOLERANCE = 0.06
 HINT = "leave --actions out to store the actions as recorded"
 
 
@@ -104,11 +90,12 @@ class PoseTargets:
             return
         for key, size in ((POSITION_KEY, 3), (self.quaternion_key, 4)):
             where = location(demo, f"obs/{key}")
-            if key not in demo["obs"]:
+            if f"obs/{key}" not in demo:
                 raise DataError(f"{where}: is missing, --actions absolute needs it", HINT)
-            shape = array_at(demo, f"obs/{key}").shape
-            if shape != (steps, size):
-                raise DataError(f"{where}: has shape {shape}, expected {(steps, size)}", HINT)
+            rows, found = array_at(demo, f"obs/{key}").shape
+            if rows not in (steps, steps + 1) or found != size:
+                shape = f"has shape {(rows, found)}, expected {(steps, size)}"
+                raise DataError(f"{where}: {shape}", HINT)
 
     def convert(self, demo: h5py.Group, actions: FloatArray) -> FloatArray:
         """Return the absolute poses (time, 10) of a demonstration's actions (time, 7).
@@ -121,18 +108,17 @@ class PoseTargets:
             position, rotation = motion[:, :3], Rotation.from_rotvec(motion[:, 3:6])
         else:
             scaled = self.scale.apply(motion[:, :6])
-            present = read_rows(demo["obs"][POSITION_KEY]).astype(np.float64)
+            present = read_rows(demo[f"obs/{POSITION_KEY}"], 0, len(motion)).astype(np.float64)
             position = present + scaled[:, :3]
-            rotation = _target_rotations(
-                scaled[:, 3:], self._orientation(demo), keeps=self.keeps_rotation
-            )
+            orientation = self._orientation(demo, len(motion))
+            rotation = _target_rotations(scaled[:, 3:], orientation, keeps=self.keeps_rotation)
         gripper = np.clip(motion[:, 6:], -1.0, 1.0)
         return np.concatenate([position, six_numbers(rotation), gripper], 1).astype(np.float32)
 
-    def _orientation(self, demo: h5py.Group) -> Rotation:
+    def _orientation(self, demo: h5py.Group, steps: int) -> Rotation:
         """Return the orientation of the gripper's site in the world at every step."""
         key = f"obs/{self.quaternion_key}"
-        quaternions = read_rows(demo[key]).astype(np.float64)
+        quaternions = read_rows(demo[key], 0, steps).astype(np.float64)
         zero = ~quaternions.any(axis=1)
         if zero.any():
             raise DataError(f"{location(demo, key)}, row {int(zero.argmax())}: is zero")
@@ -174,7 +160,7 @@ def pose_targets(
     old = is_before_robosuite_1_5(str(env_args.get("env_version", "")))
     if old is None:
         old = "input_type" not in arm
-    if isinstance(demo.get("obs"), h5py.Group) and SITE_KEY in demo["obs"]:
+    if f"obs/{SITE_KEY}" in demo:
         return PoseTargets(spec, scale, keeps_rotation=old)
     return PoseTargets(spec, scale, old, BODY_KEY, site_offset(data))
 
@@ -276,123 +262,3 @@ def _own_rotation(item: ET.Element, where: str) -> Rotation:
     except ValueError:
         name = item.get("name", item.tag)
         raise DataError(f"{where}: the rotation of {name} is not a quaternion", HINT) from None
-
-
-def arm_settings(env_args: Mapping[str, Any], where: str) -> dict[str, Any] | None:
-    """Return the settings of the (first) arm's controller, or None where there are none.
-
-    Up to robosuite 1.4 the controller is at the top level (for two arms, in a list); from 1.5 it
-    is under `body_parts`, in robosuite's own files one level deeper. A controller of the whole body
-    takes poses of the hands, and stands for its arms.
-
-    Raises:
-        DataError: They are not the objects robosuite writes.
-    """
-    configs = env_args.get("env_kwargs", {}).get("controller_configs")
-    if configs is None:
-        return None
-    if isinstance(configs, list) and configs:
-        configs = configs[0]
-    if isinstance(configs, dict) and "body_parts" in configs:
-        whole = configs.get("composite_controller_specific_configs")
-        if isinstance(whole, dict) and "ik_input_type" in whole:
-            return {"type": str(configs.get("type")), "input_type": whole["ik_input_type"]}
-        parts = configs["body_parts"]
-        parts = parts.get("arms", parts) if isinstance(parts, dict) else None
-        configs = parts.get("right", parts.get("left")) if isinstance(parts, dict) else None
-    if not isinstance(configs, dict):
-        raise DataError(f"{where}: controller_configs is not what robosuite writes")
-    return configs
-
-
-@dataclass(frozen=True)
-class ObjectConvention:
-    """How a file of the environment `task`, written by version `version`, stores `object`."""
-
-    task: str
-    version: str
-
-    def applies(self, size: int) -> bool:
-        """Return whether the convention of this task's `object` of `size` components changed."""
-        if self.task == "Lift":
-            return size == LIFT_SIZE
-        return self.task in PLACE_TASKS and size == PLACE_SIZE
-
-    def is_old(
-        self,
-        values: FloatArray,
-        position: FloatArray | None,
-        quaternion: FloatArray | None,
-        where: str,
-    ) -> bool:
-        """Decide by version and data whether `values` follow the convention before 1.5.
-
-        Args:
-            values: `object`, (time, obs), as stored.
-            position: End effector's position (time, 3) in meters, or None if not in the file.
-            quaternion: Its orientation (time, 4) as x, y, z, w, or None.
-            where: File and key, for error messages.
-
-        Raises:
-            DataError: The data contradict the version or fit neither convention, or there is
-                neither a version nor an end-effector position to decide by.
-        """
-        old = is_before_robosuite_1_5(self.version)
-        if position is None:
-            if old is None:
-                raise DataError(
-                    f"{where}, row 0: the robosuite version that wrote it is unknown",
-                    "the file needs env_version or robot0_eef_pos",
-                )
-            return old
-        error = {
-            old: self._residual(values, position, quaternion, old=old) for old in (False, True)
-        }
-        likely = error[True] < error[False] if old is None else old
-        tolerance = LIFT_TOLERANCE if self.task == "Lift" else PLACE_TOLERANCE
-        if error[likely] <= tolerance:
-            return likely
-        if error[not likely] <= tolerance:
-            raise DataError(
-                f"{where}, row 0: follows robosuite {'1.5' if likely else '1.4'}'s convention, "
-                f"but env_version is {self.version}",
-                "correct env_version in the attribute env_args of the group data",
-            )
-        raise DataError(
-            f"{where}, row 0: is not an object pose of {self.task} that fits robot0_eef_pos "
-            f"(off by {min(error.values()):.3f} m)",
-            "--drop object leaves it out",
-        )
-
-    def convert(self, values: FloatArray) -> FloatArray:
-        """Return `object` (..., obs) of an old file in the convention of 1.5."""
-        converted = values.copy()
-        if self.task == "Lift":
-            converted[..., 7:10] = -values[..., 7:10]
-        else:
-            converted[..., :7], converted[..., 7:] = values[..., 7:], values[..., :7]
-        return converted
-
-    def _residual(
-        self, values: FloatArray, position: FloatArray, quaternion: FloatArray | None, *, old: bool
-    ) -> float:
-        """Return the median disagreement in meters with one of the two conventions."""
-        rows = self.convert(values) if old else values
-        if self.task == "Lift":
-            expected = rows[:, :3] - position
-            return float(np.median(np.linalg.norm(rows[:, 7:10] - expected, axis=1)))
-        offset = rows[:, 7:10] - position
-        if quaternion is not None:
-            offset = _rotate_inverse(quaternion, offset)
-            return float(np.median(np.linalg.norm(rows[:, :3] - offset, axis=1)))
-        # Without a rotation only the distances can be compared.
-        distances = np.linalg.norm(rows[:, :3], axis=1) - np.linalg.norm(offset, axis=1)
-        return float(np.median(np.abs(distances)))
-
-
-def _rotate_inverse(quaternion: FloatArray, vector: FloatArray) -> FloatArray:
-    """Rotate (time, 3) by the inverse of unit quaternions (time, 4) in the order x, y, z, w."""
-    axis, real = -quaternion[:, :3], quaternion[:, 3:]
-    twice = 2 * np.cross(axis, vector)
-    rotated: FloatArray = vector + real * twice + np.cross(axis, twice)
-    return rotated
