@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -10,12 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
+from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.cli.bars import make_progress
 from lwdctl.cli.failures import CommandLineError
 from lwdctl.cli.generate import DEBUG, JSON, QUIET, WORKSPACE
 from lwdctl.cli.output import print_json, print_summary, print_text, reserved_stdout
-from lwdctl.core.records import EnvSpec
+from lwdctl.configs import IngestConfig
+from lwdctl.core.progress import Progress
+from lwdctl.core.records import EnvSpec, SourceSpec
+from lwdctl.data.reader import ingest_command
 
 if TYPE_CHECKING:
     from lwdctl.data.lerobot_export import LeRobotExport
@@ -205,10 +208,8 @@ def minari(
     del debug_mode
     if not identifier:
         raise CommandLineError("--id is missing", "for example: --id lift/scripted/mh-v0")
-    workspace, progress = Workspace.locate(workspace_path or None), make_progress(quiet=be_quiet)
-    choose = "name one: lwdctl export minari NAME --id ..."
-    artifact = workspace.resolve("snippets", snippets, choose=choose)
-    progress.message(f"reading {artifact.reference}")
+    progress = make_progress(quiet=be_quiet)
+    artifact = _snippets(workspace_path, snippets, "minari NAME --id ...", progress)
     with reserved_stdout():
         from lwdctl.artifacts.snippets import SnippetStore
         from lwdctl.data.minari_package import MinariTarget, export_minari
@@ -225,12 +226,27 @@ def minari(
     _print(exported.path, summary, as_json=as_json)
 
 
+def _snippets(workspace_path: str, name: str, words: str, progress: Progress) -> Artifact:
+    """Return the snippet store to export, the newest one by default."""
+    workspace = Workspace.locate(workspace_path or None)
+    choose = f"name one: lwdctl export {words}"
+    artifact = workspace.resolve("snippets", name, choose=choose)
+    progress.message(f"reading {artifact.reference}")
+    return artifact
+
+
 def _next(exported: Exported, source: str, env: EnvSpec, task: str) -> dict[str, object]:
     """Return the command that ingests the data set, or a note that none is of use."""
     if not exported.has_environment:
         return {"note": f"the data set is for other programs; evaluate on {source}"}
-    place = f" --env {env.adapter}/{task or env.tasks[0]}" if env.adapter and env.tasks else ""
-    return {"next": f"lwdctl ingest minari {exported.path}{place}"}
+    config = IngestConfig("minari", env=_environment(env, task))
+    return {"next": ingest_command([exported.path], config)}
+
+
+def _environment(env: EnvSpec, task: str) -> str | None:
+    """Return what `--env` says of the episodes of a task, where one is chosen or the only one."""
+    name = task or (env.tasks[0] if len(env.tasks) == 1 else "")
+    return f"{env.adapter}/{name}".rstrip("/") if env.adapter else None
 
 
 @command.command()
@@ -270,10 +286,8 @@ def lerobot(
     metadata. Success is written where it is known of every episode.
     """
     del debug_mode
-    workspace, progress = Workspace.locate(workspace_path or None), make_progress(quiet=be_quiet)
-    choose = "name one: lwdctl export lerobot NAME DIR"
-    artifact = workspace.resolve("snippets", snippets, choose=choose)
-    progress.message(f"reading {artifact.reference}")
+    progress = make_progress(quiet=be_quiet)
+    artifact = _snippets(workspace_path, snippets, "lerobot NAME DIR", progress)
     with reserved_stdout():
         from lwdctl.artifacts.snippets import SnippetStore
         from lwdctl.data.lerobot_export import LeRobotTarget, export_lerobot
@@ -284,13 +298,18 @@ def lerobot(
     summary = {
         "source": artifact.reference,
         **{name: value for name, value in asdict(exported).items() if name != "path"},
-        "next": _ingest_lerobot(exported, store.spec.action.semantics),
+        "next": _ingest_lerobot(exported, store.spec, task_name),
     }
     _print(exported.path, summary, as_json=as_json)
 
 
-def _ingest_lerobot(exported: LeRobotExport, semantics: str) -> str:
+def _ingest_lerobot(exported: LeRobotExport, spec: SourceSpec, task: str) -> str:
     """Return the command that ingests the dataset."""
-    actions = "delta" if semantics == "delta" else "recorded-absolute"
-    labels = " --label-from label" if exported.labels else ""
-    return f"lwdctl ingest lerobot {shlex.quote(str(exported.path))} --actions {actions}{labels}"
+    declared = {"delta": "delta", "absolute": "recorded-absolute"}
+    config = IngestConfig(
+        "lerobot",
+        label_from="label" if exported.labels else None,
+        env=_environment(spec.env, task),
+        actions=declared.get(spec.action.semantics, "recorded"),  # type: ignore[arg-type]
+    )
+    return ingest_command([exported.path], config)

@@ -20,6 +20,7 @@ from lwdctl.core.suggest import did_you_mean
 from lwdctl.data.formats import READERS
 
 NUMBER_KINDS = "fiub"
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w-]*(\.\d[\w-]*)*")
 MOST_NEIGHBORS = 2000
 """Files beside a missing path whose names are compared with it."""
 
@@ -151,6 +152,8 @@ def missing_path(path: Path) -> DataError:
         beside = []
     files = [str(path.with_name(name)) for name in _close(path.name, beside)]
     hint = "did you mean " + " or ".join([*formats, *files]) + "?" if formats or files else ""
+    if not hint and _HUB_NAME.fullmatch(text):
+        hint = f"if it is a dataset of the Hugging Face Hub: lwdctl download lerobot {text}"
     if not is_word:
         return DataError(f"{text}: no such file or directory", hint)
     hint = hint or f"data formats: {', '.join(READERS)}"

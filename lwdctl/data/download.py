@@ -16,7 +16,6 @@ A new dataset is a row of `SOURCES`, which holds only what a source states:
 
 from __future__ import annotations
 
-import os
 import shutil
 import stat
 import zipfile
@@ -26,10 +25,12 @@ from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 
 from lwdctl.artifacts.files import sha256_of
+from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import ConfigError, DataError
 from lwdctl.core.progress import Progress
 from lwdctl.data.fetch import by_hand, fetch, reason
-from lwdctl.data.lerobot_hub import download_lerobot
+from lwdctl.data.lerobot_hub import download_lerobot, hub_endpoint
+from lwdctl.data.reader import ingest_command
 
 HUB_REPOSITORY = "robomimic/robomimic_datasets"
 HUB_REVISION = "74fa018461f479cd9fd15b924a16103012096203"
@@ -161,7 +162,7 @@ class Downloaded:
     @property
     def next_command(self) -> str:
         """The command that reads it."""
-        return f"lwdctl ingest {self.source.format} {self.path}"
+        return ingest_command([self.path], IngestConfig(self.source.format))
 
 
 def find_source(arguments: Sequence[str]) -> Source:
@@ -249,7 +250,7 @@ def _on_the_hub(source: Source, path: Path) -> Source:
     """Ask the Hugging Face Hub for a file's address, digest and size."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
-    endpoint = os.environ.get("HF_ENDPOINT") or None
+    endpoint = hub_endpoint()
     place = {"repo_type": "dataset", "revision": HUB_REVISION, "endpoint": endpoint}
     url = hf_hub_url(HUB_REPOSITORY, source.hub_path, **place)
     try:

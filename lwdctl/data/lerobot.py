@@ -4,7 +4,7 @@ A dataset is a directory with `meta/info.json` and parquet files under `data`: o
 version 2, many episodes per file in version 3. Columns of numbers are observations under their own
 names; images and videos are not read. The columns `episode_index` and `frame_index` decide which
 rows are an episode; what `meta` says is compared with them. The format says neither whether actions
-are targets or motions nor what limits they have.
+are targets or motions nor what limits they have: the environment may (`--env`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,11 +20,12 @@ import numpy as np
 
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
-from lwdctl.core.records import EnvSpec, Episode, Finding, SourceSpec
+from lwdctl.core.records import Episode, Finding, Severity, SourceSpec
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.data.checks import choose_observations, closed_on_error, finite_rows
 from lwdctl.data.contents import Contents
-from lwdctl.data.lerobot_checks import check_frames, check_metadata, check_range, named
+from lwdctl.data.gym_envs import value_text
+from lwdctl.data.lerobot_checks import check_frames, check_metadata, check_range, names_of
 from lwdctl.data.lerobot_meta import (
     INFO,
     EpisodeFacts,
@@ -60,8 +61,9 @@ class _Origin:
         else:
             value = recording.runs[0].values[self.column]
         values: list[Any] = value if isinstance(value, list) else [value]
-        found = [self.texts.get(item, item) if self.texts else item for item in values]
-        return ", ".join(str(item) for item in found if item is not None)
+        return ", ".join(
+            value_text(self.texts.get(item, item)) for item in values if item is not None
+        )
 
 
 class LeRobotDataset:
@@ -137,20 +139,16 @@ class LeRobotDataset:
         self._facts = self._read_facts()
         index, recordings = self._recordings(sizes)
         self._describe(index, recordings)
-        adapter, _ = requested_env(config)
+        action, env, found = columns.describe_action(self._action, sizes[self._action])
+        tasks = tuple(dict.fromkeys(item.task for item in self.episodes if item.task))
         self.spec = SourceSpec(
             observations=observations,
-            action=columns.action_spec(self._action, sizes[self._action]),
-            env=EnvSpec(
-                adapter,
-                tuple(dict.fromkeys(item.task for item in self.episodes if item.task)),
-                {},
-                config.max_steps or 0,
-            ),
+            action=action,
+            env=replace(env, tasks=tasks),
             labels=(),
             source_format="lerobot",
         )
-        self.findings += columns.findings([*sizes], self._action)
+        self.findings += [*columns.left_out([*sizes]), *found]
 
     def _compare_shapes(self, columns: Columns, sizes: Mapping[str, int]) -> None:
         """Compare the numbers of components with those of the metadata."""
@@ -212,7 +210,7 @@ class LeRobotDataset:
                 "left-out",
                 "warning",
                 f"{sum(copies.values())} recordings that repeat another one of the same"
-                f" episode_index: {named('episode', places)}",
+                f" episode_index: episode {names_of(places)}",
                 episodes=places[:10],
             )
         self.findings += check_frames(self.path, found, repeated, unnumbered)
@@ -277,13 +275,13 @@ class LeRobotDataset:
         texts = {} if self._task or requested_env(config)[1] else read_texts(self._folder, "task")
         chosen = self._info.splits.get(config.filter_key or "", (0, max(found) + 1))
         self.episodes: list[EpisodeOutline] = []
-        self._order: list[tuple[int, Recording]] = []
+        self._order: list[tuple[int, Recording, EpisodeFacts | None]] = []
         for episode, recordings in found.items():
             if not chosen[0] <= episode < chosen[1]:
                 continue
             for number, recording in enumerate(recordings, 1):
                 facts = self._facts.get(episode) if len(recordings) == 1 else None
-                self._order.append((episode, recording))
+                self._order.append((episode, recording, facts))
                 self.episodes.append(
                     EpisodeOutline(
                         f"episode_{episode}" + (f".{number}" if number > 1 else ""),
@@ -323,7 +321,7 @@ class LeRobotDataset:
     ) -> str:
         _, name = requested_env(self._config)
         if name or self._task:
-            return name or (self._task.text(recording, facts) if self._task else "")
+            return self._task.text(recording, facts) if self._task else name
         task = recording.runs[0].task
         if task in texts:
             return texts[task]
@@ -332,30 +330,29 @@ class LeRobotDataset:
     def _report_tasks(self) -> None:
         if self._task or requested_env(self._config)[1]:
             return
-        nameless = [episode for episode, _ in self._order]
         nameless = [
             episode
-            for episode, outline in zip(nameless, self.episodes, strict=True)
+            for (episode, *_), outline in zip(self._order, self.episodes, strict=True)
             if not outline.task
         ]
         if nameless:
             self._note(
                 "metadata",
                 "warning",
-                f"no text for the task of {named('episode', nameless)}",
+                f"no text for the task of episode {names_of(nameless)}",
                 hint="--task-from NAME takes the task from a column",
                 episodes=nameless[:10],
             )
         changing = [
             episode
-            for episode, item in self._order
+            for episode, item, _ in self._order
             if not all(run.one_task and run.task == item.runs[0].task for run in item.runs)
         ]
         if changing:
             self._note(
                 "adjusted",
                 "warning",
-                f"the task changes within {named('episode', changing)}: the task of the first row"
+                f"the task changes within episode {names_of(changing)}: the task of the first row"
                 " is taken for all",
                 hint="--task-from NAME takes the task from another column",
                 episodes=changing[:10],
@@ -363,14 +360,11 @@ class LeRobotDataset:
 
     def _set_success(self, index: RowIndex) -> None:
         """Find out which episodes succeeded."""
-        done = [any(run.done for run in item.runs) for _, item in self._order]
-        said = [
-            self._facts[episode].values.get("success") if episode in self._facts else None
-            for episode, _ in self._order
-        ]
+        done = [any(run.done for run in item.runs) for _, item, _ in self._order]
+        said = [facts.values.get("success") if facts else None for *_, facts in self._order]
         self._success: list[bool | None] = [None] * len(self._order)
         if SUCCESS in index.columns:
-            self._success = [any(run.success for run in item.runs) for _, item in self._order]
+            self._success = [any(run.success for run in item.runs) for _, item, _ in self._order]
         elif any(isinstance(value, bool) for value in said):
             self._success = [value if isinstance(value, bool) else None for value in said]
         elif DONE in index.columns and not all(done) and any(done):
@@ -394,7 +388,7 @@ class LeRobotDataset:
         Raises:
             DataError: NaN, infinity or null, or damaged bytes.
         """
-        _, recording = self._order[index]
+        _, recording, _ = self._order[index]
         parts: dict[str, list[Any]] = {}
         for run in recording.runs:
             file, row = self._files.place(run)
@@ -422,7 +416,7 @@ class LeRobotDataset:
     def _note(
         self,
         check: str,
-        severity: Literal["note", "warning", "error"],
+        severity: Severity,
         message: str,
         hint: str = "",
         **values: Any,

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from lwdctl.core.records import Finding, FloatArray
+from lwdctl.core.plain_text import listed
+from lwdctl.core.records import Finding, FloatArray, Severity
 from lwdctl.data.lerobot_meta import INFO, STATISTICS, EpisodeFacts, Info, Numbers
 from lwdctl.data.lerobot_rows import Recording, RowIndex
 
@@ -16,79 +17,61 @@ SHOWN = 5
 RATE_TOLERANCE = 0.02
 RANGE_TOLERANCE = 1e-3
 
+Recordings = Mapping[int, Sequence[Recording]]
+"""The recordings of a dataset by `episode_index`."""
+Episodes = Sequence[int] | Mapping[int, Any]
+"""Values of `episode_index`, or something about each."""
+
 
 def check_frames(
-    path: Path,
-    recordings: Mapping[int, Sequence[Recording]],
-    repeated: Mapping[int, int],
-    unnumbered: Sequence[int],
+    path: Path, recordings: Recordings, repeated: Mapping[int, int], unnumbered: Sequence[int]
 ) -> Iterator[Finding]:
     """Yield what is odd about the numbers of frames.
 
     Args:
         path: The dataset.
-        recordings: Recordings by `episode_index`.
+        recordings: Its recordings.
         repeated: Number of rows that were left out because their frame was there already.
         unnumbered: Episodes whose frames have no numbers.
     """
-    if unnumbered:
-        yield Finding(
-            "adjusted",
-            "warning",
-            f"no frame_index numbers the rows of {named('episode', unnumbered)}: they are taken in"
-            " the order of the files",
-            str(path),
-            values={"episodes": unnumbered[:SHOWN], "count": len(unnumbered)},
-        )
     several = [episode for episode, items in recordings.items() if len(items) > 1]
-    if several:
-        yield Finding(
-            "metadata", "warning",
-            f"{named('episode_index', several)} numbers more than one recording, as in datasets"
-            " that were merged without renumbering: each is an episode of its own",
-            str(path), values={"episodes": several[:SHOWN], "count": len(several)},
-        )  # fmt: skip
-    missing = {
-        episode: gap
-        for episode, items in recordings.items()
-        if (gap := sum(item.missing for item in items))
-    }
-    if missing:
-        yield Finding(
-            "metadata", "warning",
-            f"{sum(missing.values())} frames are missing inside {named('episode', missing)}: the"
-            " steps around a gap are neighbors",
-            str(path), values={"episodes": dict(_first(missing)), "count": len(missing)},
-        )  # fmt: skip
+    gaps = {episode: sum(r.missing for r in items) for episode, items in recordings.items()}
+    missing = {episode: gap for episode, gap in gaps.items() if gap}
     late = [episode for episode, items in recordings.items() if items[0].runs[0].frame != 0]
-    if late:
-        yield Finding(
-            "metadata", "warning", f"frame_index does not begin at 0 in {named('episode', late)}",
-            str(path), values={"episodes": late[:SHOWN], "count": len(late)},
-        )  # fmt: skip
-    if repeated:
-        yield Finding(
-            "adjusted", "warning",
-            f"{sum(repeated.values())} rows repeat a frame_index of their episode and are left"
-            f" out, in {named('episode', repeated)}",
-            str(path), values={"episodes": dict(_first(repeated)), "count": len(repeated)},
-        )  # fmt: skip
     shuffled = [
-        episode
-        for episode, items in recordings.items()
-        if any(_places_of(item) != sorted(_places_of(item)) for item in items)
+        episode for episode, items in recordings.items() if not all(map(_is_in_order, items))
     ]
-    if shuffled:
-        yield Finding(
-            "adjusted", "note",
-            f"rows of {named('episode', shuffled)} were not in the order of frame_index, and were"
-            " sorted",
-            str(path), values={"episodes": shuffled[:SHOWN], "count": len(shuffled)},
-        )  # fmt: skip
+    found: tuple[tuple[str, Severity, Episodes, str], ...] = (
+        ("adjusted", "warning", unnumbered, (
+            "no frame_index numbers the rows of episode {}: they are taken in the order of the"
+            " files"
+        )),
+        ("metadata", "warning", several, (
+            "episode_index {} numbers more than one recording, as in datasets that were merged"
+            " without renumbering: each is an episode of its own"
+        )),
+        ("metadata", "warning", missing, (
+            f"{sum(missing.values())} frames are missing inside episode {{}}: the steps around a"
+            " gap are neighbors"
+        )),
+        ("metadata", "warning", late, "frame_index does not begin at 0 in episode {}"),
+        ("adjusted", "warning", repeated, (
+            f"{sum(repeated.values())} rows repeat a frame_index of their episode and are left"
+            " out, in episode {}"
+        )),
+        ("adjusted", "note", shuffled, (
+            "rows of episode {} were not in the order of frame_index, and were sorted"
+        )),
+    )  # fmt: skip
+    for check, severity, episodes, text in found:
+        if episodes:
+            message = text.format(names_of(episodes))
+            yield Finding(check, severity, message, str(path), values=_values(episodes))
 
 
-def _places_of(recording: Recording) -> list[tuple[int, int, int]]:
-    return [(run.file, run.group, run.row) for run in recording.runs]
+def _is_in_order(recording: Recording) -> bool:
+    places = [(run.file, run.group, run.row) for run in recording.runs]
+    return places == sorted(places)
 
 
 def check_range(
@@ -122,7 +105,7 @@ def check_metadata(
     path: Path,
     info: Info,
     facts: Mapping[int, EpisodeFacts],
-    recordings: Mapping[int, Sequence[Recording]],
+    recordings: Recordings,
     index: RowIndex,
     file_of: Callable[[int], tuple[int, int] | None],
 ) -> Iterator[Finding]:
@@ -148,54 +131,46 @@ def check_metadata(
     if wrong:
         text = ", ".join(f"{name} {said} (rows: {true})" for name, (said, true) in wrong.items())
         yield _contradiction(path, f"{INFO} says {text}", wrong)
-    if index.steps and info.fps:
+    yield from _check_rate(path, info.fps, index)
+    if facts:
+        for text, episodes in _contradictions(facts, recordings, file_of):
+            if episodes:
+                message = text.format(names_of(episodes))
+                yield _contradiction(path, message, _values(episodes))
+
+
+def _check_rate(path: Path, fps: float, index: RowIndex) -> Iterator[Finding]:
+    message, values = f"{INFO} gives no fps: the control rate is unknown", {}
+    if fps:
         rate = index.steps / index.seconds if index.seconds > 0 else 0.0
-        if abs(rate - info.fps) > RATE_TOLERANCE * info.fps:
-            yield Finding(
-                "metadata", "warning",
-                f"{INFO} says {info.fps:g} steps per second, the timestamps {rate:.4g}; the former"
-                " is taken as the control rate",
-                str(path), values={"fps": info.fps, "timestamps": rate},
-            )  # fmt: skip
-    if not info.fps:
-        yield Finding(
-            "metadata", "warning", f"{INFO} gives no fps: the control rate is unknown", str(path)
+        if not index.steps or abs(rate - fps) <= RATE_TOLERANCE * fps:
+            return
+        values = {"fps": fps, "timestamps": rate}
+        message = (
+            f"{INFO} says {fps:g} steps per second, the timestamps {rate:.4g}; the former is taken"
+            " as the control rate"
         )
-    if not facts:
-        return
-    lengths = {
-        episode: (facts[episode].length, items[0].length)
-        for episode, items in recordings.items()
-        if episode in facts
-        and len(items) == 1
-        and facts[episode].length not in (None, items[0].length)
-    }
-    if lengths:
-        episode, (said, true) = next(iter(lengths.items()))
-        yield _contradiction(
-            path,
-            f"the metadata have other lengths for {named('episode', lengths)} ({said} for episode"
-            f" {episode}, rows: {true})",
-            dict(_first(lengths)),
-        )
-    unknown = sorted(set(recordings) - set(facts))
-    if unknown:
-        yield _contradiction(path, f"the metadata do not have {named('episode', unknown)}", {})
-    absent = sorted(set(facts) - set(recordings))
-    if absent:
-        yield _contradiction(
-            path, f"no row belongs to {named('episode', absent)} of the metadata", {}
-        )
-    yield from _check_positions(path, facts, recordings, file_of)
+    yield Finding("metadata", "warning", message, str(path), values=values)
 
 
-def _check_positions(
-    path: Path,
+def _contradictions(
     facts: Mapping[int, EpisodeFacts],
-    recordings: Mapping[int, Sequence[Recording]],
+    recordings: Recordings,
     file_of: Callable[[int], tuple[int, int] | None],
-) -> Iterator[Finding]:
-    """Yield stale file indices and row numbers of version 3."""
+) -> Iterator[tuple[str, Episodes]]:
+    """Yield what the metadata say of episodes in contradiction to the rows, and of which ones."""
+    lengths = {
+        episode: (length, items[0].length)
+        for episode, items in recordings.items()
+        if len(items) == 1
+        and episode in facts
+        and (length := facts[episode].length) not in (None, items[0].length)
+    }
+    yield f"the metadata have other lengths for episode {{}} ({_first(lengths)})", lengths
+    unknown = sorted(set(recordings) - set(facts))
+    yield "the metadata do not have episode {}", unknown
+    absent = sorted(set(facts) - set(recordings))
+    yield "no row belongs to episode {} of the metadata", absent
     stale = {
         episode: (said, true)
         for episode, items in recordings.items()
@@ -204,14 +179,10 @@ def _check_positions(
         and (true := file_of(items[0].runs[0].file)) is not None
         and said != true
     }
-    if stale:
-        episode, (said, true) = next(iter(stale.items()))
-        yield _contradiction(
-            path,
-            f"the metadata name other files for {named('episode', stale)} (chunk and file {said}"
-            f" for episode {episode}, rows: {true})",
-            dict(_first(stale)),
-        )
+    yield (
+        f"the metadata name other files for episode {{}} (chunk and file {_first(stale)})",
+        stale,
+    )
     row, moved = 0, []
     for episode in sorted(recordings):
         length = recordings[episode][0].length
@@ -219,24 +190,29 @@ def _check_positions(
         if rows is not None and rows != (row, row + length):
             moved.append(episode)
         row += sum(item.length for item in recordings[episode])
-    if moved:
-        yield _contradiction(
-            path,
-            f"dataset_from_index and dataset_to_index are wrong for {named('episode', moved)}",
-            {"episodes": moved[:SHOWN], "count": len(moved)},
-        )
+    yield "dataset_from_index and dataset_to_index are wrong for episode {}", moved
+
+
+def _first(pairs: Mapping[int, tuple[Any, Any]]) -> str:
+    """Return what the metadata and the rows say of the first of some episodes."""
+    return "".join(
+        f"{said} for episode {episode}, rows: {true}"
+        for episode, (said, true) in list(pairs.items())[:1]
+    )
 
 
 def _contradiction(path: Path, text: str, values: Mapping[str, Any]) -> Finding:
     return Finding("metadata", "warning", f"{text}; the rows are trusted", str(path), values=values)
 
 
-def named(noun: str, episodes: Sequence[int] | Mapping[int, Any]) -> str:
-    """Return the first episodes and how many there are (`"episode 3, 5 (2 in all)"`)."""
-    first = ", ".join(str(episode) for episode in list(episodes)[:SHOWN])
-    more = f", ... ({len(episodes)} in all)" if len(episodes) > SHOWN else ""
-    return f"{noun} {first}{more}"
+def names_of(episodes: Episodes) -> str:
+    """Return the first of some episodes, and how many there are (`"3, 5 and 9 more"`)."""
+    return listed(map(str, episodes), SHOWN)
 
 
-def _first(episodes: Mapping[int, Any]) -> list[tuple[str, Any]]:
-    return [(str(episode), value) for episode, value in list(episodes.items())[:SHOWN]]
+def _values(episodes: Episodes) -> dict[str, Any]:
+    """Return the first of some episodes and their number, JSON-ready."""
+    first: Any = list(episodes)[:SHOWN]
+    if isinstance(episodes, Mapping):
+        first = {str(episode): episodes[episode] for episode in first}
+    return {"episodes": first, "count": len(episodes)}

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lwdctl.artifacts.snippets import RESERVED_KEYS
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
-from lwdctl.core.records import ActionSpec, Finding
+from lwdctl.core.records import ActionSpec, EnvSpec, Finding
 from lwdctl.core.suggest import did_you_mean
+from lwdctl.data.array_kinds import why_not_observed
 from lwdctl.data.checks import without_dropped
+from lwdctl.data.contents import ArrayEntry
 from lwdctl.data.lerobot_meta import Feature, Info
 from lwdctl.data.lerobot_rows import DONE, EPISODE, FRAME, REWARD, SUCCESS, TASK, TIME
+from lwdctl.data.named_environments import describe_requested
 from lwdctl.data.parquet_files import is_whole, rank_of
 
 ACTION_KEYS = ("action", "actions")
 BOOKKEEPING = (EPISODE, FRAME, TASK, TIME, "index")
 MAX_RANK = 2
-MAX_COMPONENTS = 4096
-"""Components of the largest array that is an observation by default; larger ones are images."""
 _VISUAL = ("video", "image")
 _NOT_DEFAULT = "not in the default choice"
 
@@ -90,20 +90,20 @@ class Columns:
         """
         others = [name for name in self.vectors() if name != action and name not in RESERVED_KEYS]
         named = [name for name in others if name.startswith("observation")]
-        default = [
-            name
-            for name in named or others
-            if not name.startswith(("next.", "action"))
-            and math.prod(self.feature(name).shape) <= MAX_COMPONENTS
-        ]
+        default = [name for name in named or others if not self._why_not(name)]
         return without_dropped(self.config.drop, default, f"{self.path}: features")
 
-    def findings(self, used: Sequence[str], action: str) -> Iterator[Finding]:
-        """Yield what is not read and why, and what is assumed of the action.
+    def _why_not(self, name: str) -> str:
+        """Return why a vector is not in the default choice, "" if it can be."""
+        if name.startswith(("next.", "action")):
+            return "not observed at its step"
+        return why_not_observed(name, ArrayEntry((1, *self.feature(name).shape), "float32"))
+
+    def left_out(self, used: Sequence[str]) -> Iterator[Finding]:
+        """Yield what is not read and why.
 
         Args:
             used: Columns that are read.
-            action: The action's.
         """
         reasons: dict[str, list[str]] = {}
         for name in dict.fromkeys([*self.types, *self.info.features]):
@@ -116,19 +116,6 @@ class Columns:
                 "--observation-keys NAME,... chooses" if _NOT_DEFAULT in reasons else "",
                 {"reasons": reasons},
             )  # fmt: skip
-        motions, declared = self._motions(action), self.config.actions
-        if declared == "recorded" and motions:
-            yield Finding(
-                "semantics", "note", f"components are called {', '.join(motions)}: read as motions",
-                f"{self.path}: {action}", "--actions recorded-absolute declares targets",
-            )  # fmt: skip
-        elif declared == "recorded":
-            yield Finding(
-                "semantics", "warning",
-                "the dataset does not say whether actions are targets or motions: read as targets,"
-                " as LeRobot's robots record them", f"{self.path}: {action}",
-                "--actions delta declares motions, --actions recorded-absolute targets",
-            )  # fmt: skip
 
     def _reason(self, name: str) -> str:
         dtype = self.feature(name).dtype
@@ -140,22 +127,26 @@ class Columns:
             return f"holds {self.types[name]}, not vectors"
         if name in self.config.drop:
             return "--drop"
-        return _NOT_DEFAULT
+        return self._why_not(name) or _NOT_DEFAULT
 
-    def action_spec(self, key: str, size: int) -> ActionSpec:
-        """Describe the action: targets, unless the user or its components' names say motions."""
-        names, declared = self.feature(key).names, self.config.actions
-        delta = declared == "delta" or (declared == "recorded" and self._motions(key))
-        return ActionSpec(
-            size,
-            "delta" if delta else "absolute",
-            "unknown",
-            (),
-            (),
-            self.info.fps,
-            gripper=tuple(at for at, name in enumerate(names[:size]) if "gripper" in name.lower()),
-            limits="",
-        )
+    def describe_action(self, key: str, size: int) -> tuple[ActionSpec, EnvSpec, list[Finding]]:
+        """Describe action and environment as the user requests them.
 
-    def _motions(self, key: str) -> list[str]:
-        return [name for name in self.feature(key).names if "delta" in name.lower()]
+        Where neither the user nor the environment says what the actions are, they are targets,
+        unless the names of their components say motions. Steps per second are those of the dataset.
+
+        Raises:
+            DataError: The environment takes actions of another size, or the actions cannot be
+                converted.
+        """
+        where, names = f"{self.path}: {key}", self.feature(key).names[:size]
+        action, env, found = describe_requested(self.config, size, where)
+        motions = [name for name in names if "delta" in name.lower()]
+        if found and motions:
+            message = f"components are called {', '.join(motions)}: read as motions"
+            hint = "--actions recorded-absolute declares targets"
+            action = replace(action, semantics="delta")
+            found = [Finding("semantics", "note", message, where, hint)]
+        gripper = tuple(at for at, name in enumerate(names) if "gripper" in name.lower())
+        rate = self.info.fps or action.control_rate
+        return replace(action, control_rate=rate, gripper=gripper or action.gripper), env, found

@@ -83,7 +83,7 @@ def _listing(name: str) -> tuple[str, dict[str, tuple[int, str]]]:
     from huggingface_hub import HfApi
 
     try:
-        info = HfApi(endpoint=_endpoint(), token=False).dataset_info(name, files_metadata=True)
+        info = HfApi(endpoint=hub_endpoint(), token=False).dataset_info(name, files_metadata=True)
     except Exception as error:
         # The errors of the Hub's HTTP library have no base class that the Hub exports.
         raise DataError(
@@ -107,8 +107,9 @@ def _digest(item: Any) -> str:
 def _url(name: str, revision: str, file: str) -> str:
     from huggingface_hub import hf_hub_url
 
-    return hf_hub_url(name, file, repo_type="dataset", revision=revision, endpoint=_endpoint())
+    return hf_hub_url(name, file, repo_type="dataset", revision=revision, endpoint=hub_endpoint())
 
 
-def _endpoint() -> str | None:
+def hub_endpoint() -> str | None:
+    """Return the address of the Hub that the user names, None for the usual one."""
     return os.environ.get("HF_ENDPOINT") or None

@@ -1,7 +1,8 @@
 """What a LeRobot dataset's `meta` folder says, versions 2.0 to 3.x; all of it may be wrong.
 
 `meta/info.json` describes the dataset. Tasks are in `meta/tasks.parquet` or `meta/tasks.jsonl`,
-episodes in `meta/episodes/*/*.parquet` or `meta/episodes.jsonl`. Statistics are not read.
+episodes in `meta/episodes/*/*.parquet` or `meta/episodes.jsonl`. Of the statistics only the ranges
+of columns are read.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy.typing as npt
 
 from lwdctl.core.errors import DataError
 from lwdctl.core.untrusted import parse_json, read_bytes, read_json
-from lwdctl.data.checks import check_declared_bytes, numeric_order
+from lwdctl.data.checks import check_declared_bytes, missing_path, numeric_order
 
 INFO = "meta/info.json"
 STATISTICS = "meta/stats.json"
@@ -76,16 +77,14 @@ class Info:
     Attributes:
         version: `codebase_version` (`"v3.0"`), or "".
         fps: Steps per second, 0 when unknown.
-        robot: Type of robot, or "".
         features: By name.
-        totals: `total_episodes`, `total_frames` and `total_tasks`, those that are numbers.
+        totals: `total_episodes` and `total_frames`, those that are numbers.
         splits: First and one past the last episode of every split.
         data_path: Template of the data files' paths.
     """
 
     version: str = ""
     fps: float = 0.0
-    robot: str = ""
     features: dict[str, Feature] = field(default_factory=dict)
     totals: dict[str, int] = field(default_factory=dict)
     splits: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -105,7 +104,7 @@ class Folder:
 
     def __init__(self, root: Path, max_bytes: int = 2**40) -> None:
         if not root.exists():
-            raise DataError(f"{root}: no such directory", _download_hint(root))
+            raise missing_path(root)
         if not root.is_dir():
             raise DataError(f"{root}: is a file", "give the directory that holds meta and data")
         self.root, self._max_bytes, self._bytes = root, max_bytes, 0
@@ -179,13 +178,6 @@ def _path_order(name: str) -> list[tuple[str, int, str]]:
     return [numeric_order(part.removesuffix(".parquet")) for part in PurePosixPath(name).parts]
 
 
-def _download_hint(root: Path) -> str:
-    """Return how to download a dataset whose Hub name was given instead of a path."""
-    if not root.is_absolute() and len(root.parts) == 2 and ".." not in root.parts:
-        return f"a dataset of the Hugging Face Hub: lwdctl download lerobot {root}"
-    return ""
-
-
 def read_info(folder: Folder) -> Info:
     """Read `meta/info.json`.
 
@@ -199,16 +191,15 @@ def read_info(folder: Folder) -> Info:
         raise DataError(f"{path}: features: is missing; it describes the columns")
     version = value.get("codebase_version")
     version = version if isinstance(version, str) else ""
-    fps, robot, template = (value.get(key) for key in ("fps", "robot_type", "data_path"))
+    fps, template = value.get("fps"), value.get("data_path")
     known = isinstance(fps, int | float) and not isinstance(fps, bool) and math.isfinite(fps)
     info = Info(
         version=version,
         fps=float(fps) if known and isinstance(fps, int | float) and fps > 0 else 0.0,
-        robot=robot if isinstance(robot, str) else "",
         features={name: _feature(item) for name, item in features.items()},
         totals={
             key: number
-            for key in ("total_episodes", "total_frames", "total_tasks")
+            for key in ("total_episodes", "total_frames")
             if (number := whole(value.get(key))) is not None
         },
         data_path=template if isinstance(template, str) else DEFAULT_PATHS[major(version)],

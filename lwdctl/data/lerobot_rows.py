@@ -218,8 +218,8 @@ def recordings_of(runs: Sequence[Run]) -> tuple[list[Recording], int, bool]:
     rows = sum(run.length for run in runs)
     if len(found) > 1 and all(item.length == 1 for item in found):
         ordered = Recording()
-        for number, run in enumerate(runs):
-            ordered.add(replace(run, frame=number))
+        for number, row in enumerate(_single_rows(runs)):
+            ordered.runs.append(replace(row, frame=number))
         return [ordered], 0, False
     start = found[0].runs[0].frame
     whole = [item for item in found if item.runs[0].frame <= start]

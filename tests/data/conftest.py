@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zarr
+
+sys.path.insert(0, str(Path(__file__).parent))
+from lerobot_maker import make_episodes, write_v2, write_v3
+
+sys.path.pop(0)
 
 from lwdctl.core.records import Episode
 from lwdctl.data.robomimic_writer import RobomimicWriter
@@ -320,3 +326,22 @@ def poison() -> Callable[[Sample, str, int, float], None]:
             zarr.open_group(sample.path, mode="a")[key][sample.first_row + row, 1] = value
 
     return plant
+
+
+@pytest.fixture
+def episodes():
+    """Return the rows of the episodes of a LeRobot dataset."""
+    return make_episodes()
+
+
+@pytest.fixture(params=["v2.1", "v3.0"])
+def write(request, tmp_path):
+    """Return a writer of a LeRobot dataset of either version."""
+
+    def make(episodes, **more):
+        root = tmp_path / "set"
+        if request.param == "v2.1":
+            return write_v2(root, episodes, **more)
+        return write_v3(root, [episodes[:2], episodes[2:]], **more)
+
+    return make

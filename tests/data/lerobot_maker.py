@@ -1,4 +1,4 @@
-"""Small LeRobot datasets of versions 2.1 and 3.0, written with pyarrow."""
+"""Small LeRobot datasets of versions 2.1 and 3.0, written with pyarrow, and how tests read them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lwdctl.configs import IngestConfig
+from lwdctl.data.reader import open_source
+
 V2 = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
 V3 = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 TASKS = ("put the cup on the plate", "open the drawer")
 STATE, ACTION = "observation.state", "action"
+LENGTHS = (5, 1, 12, 3)
 
 
-def make_episodes(lengths=(5, 1, 12, 3), seed=0):
+def make_episodes(lengths=LENGTHS, seed=0):
     """Return the rows of episodes: column to list."""
     rng = np.random.default_rng(seed)
     return [
@@ -136,3 +140,23 @@ def write_v3(root: Path, files, facts=None, types=None, options=None, **more):
         {key: [row[key] for row in rows] for key in rows[0]},
     )
     return root
+
+
+def opened(root, **options):
+    return open_source("lerobot", (root,), IngestConfig(**options))
+
+
+def read_all(root, **options):
+    with opened(root, **options) as source:
+        return [source.read(index) for index in range(len(source.episodes))], source
+
+
+def check_equal(read, episodes):
+    assert len(read) == len(episodes)
+    for found, item in zip(read, episodes, strict=True):
+        np.testing.assert_array_equal(found.observations[STATE], np.float32(item[STATE]))
+        np.testing.assert_array_equal(found.actions, np.float32(item[ACTION]))
+
+
+def findings(source, check, text=""):
+    return [item for item in source.findings if item.check == check and text in item.message]

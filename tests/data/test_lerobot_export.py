@@ -250,6 +250,7 @@ def test_export_and_ingest_on_the_command_line(tmp_path, monkeypatch, capfd):
     capfd.readouterr()
     store = SnippetStore.open(Workspace(tmp_path / "runs").resolve("snippets", "back").path)
     assert set(store.spec.labels) == {"good", "poor"}
+    assert (store.spec.env.adapter, set(store.spec.env.tasks)) == ("pusht", set(SPEC.env.tasks))
     assert main(["export", "lerobot", "-q"]) == 1
     assert "hint: name one: lwdctl export lerobot NAME DIR" in capfd.readouterr().err
     assert main(["export", "lerobot", "toy", "-q"]) == 0

@@ -123,8 +123,9 @@ def test_a_malformed_name_is_refused(server, tmp_path, name):
 
 
 def test_the_command_line(server, tmp_path, capfd):
-    words = ["download", *WORDS, "--output", str(tmp_path / "data")]
+    words = ["download", *WORDS, "--output", str(tmp_path / "my data")]
     assert main([*words, "-q"]) == 0
-    assert "next: lwdctl ingest lerobot" in capfd.readouterr().out
+    command = shlex.split(capfd.readouterr().out.partition("next: ")[2])
+    assert command == ["lwdctl", "ingest", "lerobot", str(tmp_path / "my data/lerobot" / NAME)]
     assert main(["download", "--list"]) == 0
     assert "lwdctl download lerobot USER/NAME" in capfd.readouterr().out
