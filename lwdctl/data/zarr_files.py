@@ -25,8 +25,8 @@ from zarr.storage import LocalStore, ZipStore
 from lwdctl.artifacts.stored_files import stored_files
 from lwdctl.core.errors import ArtifactError, DataError
 from lwdctl.core.records import Finding
-from lwdctl.data.checked_blosc import MAX_CHUNK_BYTES, with_checked_blosc
-from lwdctl.data.checks import NonFiniteError, check_declared_bytes, first_line
+from lwdctl.data.checked_codecs import MAX_CHUNK_BYTES, with_checked_codecs
+from lwdctl.data.checks import NUMBER_KINDS, NonFiniteError, check_declared_bytes, first_line
 from lwdctl.data.contents import zarr_arrays
 from lwdctl.data.zarr_metadata import codec_names, read_zarr_metadata
 
@@ -83,7 +83,7 @@ class ZarrFile:
         for key in dict.fromkeys((*steps, *others)):
             if key not in self._opened:
                 array = self._opened[key] = self._checked(key)
-                found = _Missing.of(array, self._chunk_names(key))
+                found = _Missing.of(array, self._chunk_names(key, _stored_limit(array)))
                 if found.count:
                     missing[key] = found
         self._decide(missing, steps)
@@ -192,28 +192,37 @@ class ZarrFile:
             raise DataError(
                 f"{self.path}: {key}: declares chunks of shape {chunk} for {array.shape}"
             )
-        return with_checked_blosc(array)
+        return with_checked_codecs(array, _stored_limit(array))
 
     def _codecs(self, key: str) -> list[str]:
         """Return the names of the codecs that an array's metadata name."""
         return list(codec_names(self._documents[key]))
 
-    def _chunk_names(self, key: str) -> set[str]:
+    def _chunk_names(self, key: str, limit: int) -> set[str]:
         """Return the files of an array, relative to it.
 
+        Args:
+            key: The array.
+            limit: Most bytes that one of them may have.
+
         Raises:
-            DataError: A member of a zip file is far larger than its chunk, or there are links.
+            DataError: One is larger, or there are links.
         """
         folder = f"{self._root}{key}/"
         if isinstance(self._store, LocalStore):
             base = self.path / folder
-            return {path.relative_to(base).as_posix() for path in self._own_files(base, key)}
-        with zipfile.ZipFile(self.path) as archive:
-            members = [item for item in archive.infolist() if item.filename.startswith(folder)]
-        for item in members:
-            if item.file_size > 2 * MAX_CHUNK_BYTES:
-                raise DataError(f"{self.path}: {item.filename}: declares {item.file_size:,} bytes")
-        return {item.filename.removeprefix(folder) for item in members}
+            files = self._own_files(base, key)
+            sizes = {path.relative_to(base).as_posix(): path.stat().st_size for path in files}
+        else:
+            with zipfile.ZipFile(self.path) as archive:
+                members = [item for item in archive.infolist() if item.filename.startswith(folder)]
+            sizes = {item.filename.removeprefix(folder): item.file_size for item in members}
+        for name, size in sizes.items():
+            if size > limit:
+                raise DataError(
+                    f"{self.path}: {key}/{name}: has {size:,} bytes, expected at most {limit:,}"
+                )
+        return set(sizes)
 
     def _own_files(self, folder: Path, key: str) -> Iterator[Path]:
         """Yield the files below a folder.
@@ -287,6 +296,16 @@ def _common(missing: Sequence[_Missing], arrays: int) -> _Missing | None:
     size = min(len(item.rows) for item in missing)
     rows = np.logical_and.reduce([item.rows[:size] for item in missing])
     return _Missing(rows, 0, 0) if rows.any() else None
+
+
+def _stored_limit(array: zarr.Array[Any]) -> int:
+    """Return the most bytes that a file of an array may have and a codec may decode it to.
+
+    A shard has an index beside its chunks, and encoding may lengthen what does not compress; texts
+    have any length.
+    """
+    size = prod(_stored_chunk(array)) * array.dtype.itemsize
+    return 2**24 + 8 * size if array.dtype.kind in NUMBER_KINDS else 2 * MAX_CHUNK_BYTES
 
 
 def _grid(array: zarr.Array[Any]) -> list[int]:
