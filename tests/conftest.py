@@ -19,9 +19,14 @@ from lwdctl.stages.stage import Stage
 
 
 def pytest_configure():
-    """Let tests interrupt, where a script's background job began with SIGINT ignored."""
+    """Let tests signal their children, also in a background job of a script and under `nohup`.
+
+    Those begin with SIGINT or SIGHUP ignored, which children would inherit.
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # goes on being ignored here
+        signal.signal(signal.SIGHUP, lambda *_: None)
 
 
 @dataclasses.dataclass(frozen=True)
