@@ -73,9 +73,14 @@ class RunRecord:
 
     @property
     def resumable(self) -> bool:
-        """Whether it holds a checkpoint to go on from."""
-        folder = self.path / CHECKPOINTS
-        return folder.is_dir() and any(folder.iterdir())
+        """Whether it holds a checkpoint to go on from.
+
+        Hidden files are none: they are unfinished or damaged. A run that trains several models has
+        a folder for each among its checkpoints, with checkpoints of its own.
+        """
+        found = matching(self.path, CHECKPOINTS, "*")
+        found += matching(self.path, CHECKPOINTS, "*", CHECKPOINTS, "*")
+        return any(item.is_file() and not item.name.startswith(".") for item in found)
 
     @property
     def active(self) -> bool:

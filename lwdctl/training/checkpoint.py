@@ -28,26 +28,32 @@ _ENDING = ".safetensors"
 
 def save(directory: Path, update: int, tensors: Mapping[str, Tensor], values: Any) -> Path:
     """Write a checkpoint of tensors and JSON-ready values; remove all but the newest ones."""
-    folder = directory / CHECKPOINTS
-    folder.mkdir(exist_ok=True)
-    path = folder / f"update-{update:09d}{_ENDING}"
-    unfinished = path.with_suffix(".tmp")
+    path = directory / CHECKPOINTS / f"update-{update:09d}{_ENDING}"
     contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     text = json.dumps(values)
-    metadata = {"values": text, "sha256": _digest(contiguous, text)}
-    write_tensors(contiguous, unfinished, metadata)
-    sync(unfinished)
-    unfinished.rename(path)
-    sync(folder)
+    _write(directory, contiguous, path, {"values": text, "sha256": _digest(contiguous, text)})
     for old in _found(directory)[:-KEPT]:
         old.unlink()
     return path
 
 
-def newest(directory: Path) -> Path | None:
-    """Return the newest complete checkpoint of a run, or None."""
-    found = _found(directory)
-    return found[-1] if found else None
+def _write(
+    directory: Path,
+    tensors: Mapping[str, Tensor],
+    path: Path,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write a file of a run as a whole and force it to the disk; an error leaves nothing behind."""
+    aside = directory / CHECKPOINTS / f".{path.name}.new"  # checkpoints are never published
+    for folder in (aside.parent, path.parent):
+        folder.mkdir(exist_ok=True)
+    try:
+        write_tensors(tensors, aside, metadata)
+        sync(aside)
+        aside.rename(path)
+    finally:
+        aside.unlink(missing_ok=True)
+    sync(path.parent)
 
 
 def load_newest(
@@ -72,7 +78,7 @@ def load_newest(
         except ArtifactError as error:
             damaged = error.message
             log(f"passed over: {damaged}")
-            path.rename(path.with_suffix(".damaged"))
+            path.rename(path.with_name(f".{path.name}.damaged"))
         else:
             log(f"resuming from {path.name}")
             return loaded
@@ -135,12 +141,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tenso
 
 def write_snapshot(directory: Path, update: int, ema_model: nn.Module) -> None:
     """Write the EMA weights to `snapshots/<update>.safetensors` in a run's directory."""
-    folder, aside = directory / SNAPSHOTS, directory / CHECKPOINTS
-    folder.mkdir(exist_ok=True)
-    aside.mkdir(exist_ok=True)
-    unfinished = aside / "snapshot.tmp"  # checkpoints are never published
-    write_tensors(unique_tensors(ema_model), unfinished)
-    unfinished.rename(folder / f"{update}{_ENDING}")
+    _write(directory, unique_tensors(ema_model), directory / SNAPSHOTS / f"{update}{_ENDING}")
 
 
 def snapshot_updates(directory: Path) -> list[int]:

@@ -41,6 +41,15 @@ def test_a_run_without_checkpoint_is_one_and_can_be_removed(workspace):
     assert not (workspace.root / "vae").exists()
 
 
+def test_an_unfinished_or_damaged_checkpoint_and_an_empty_folder_are_nothing_to_resume(workspace):
+    run = begun(workspace)
+    (run.checkpoints / ".update-000000005.safetensors.new").write_bytes(b"half")
+    (run.checkpoints / "decoder" / "checkpoints").mkdir(parents=True)
+    assert reasons(workspace) == {run.path.name: "ended before its first checkpoint"}
+    (run.checkpoints / "decoder" / "checkpoints" / "update-000000005.safetensors").touch()
+    assert not workspace.leftovers()
+
+
 def test_a_resumable_run_is_one_when_asked_for_or_when_the_same_run_has_finished(workspace):
     run = begun(workspace, checkpoint=True)
     other = begun(workspace, checkpoint=True, config={"updates": 6})

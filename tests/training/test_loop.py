@@ -31,7 +31,7 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "parts", Regression(stop_at=13))
     # The update that the signal came in was finished before the checkpoint.
-    assert checkpoint.newest(tmp_path / "parts").name == "update-000000014.safetensors"
+    assert newest(tmp_path / "parts").name == "update-000000014.safetensors"
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "parts", Regression(stop_at=29))
     _, resumed = train(tmp_path / "parts", Regression())
@@ -101,6 +101,10 @@ def test_a_time_limit_adds_no_update() -> None:
     assert replace(SETTINGS, updates=100, time_limit=1.0).planned(10, 19.0) == 30
 
 
+def newest(run: Path) -> Path | None:
+    return max((run / "checkpoints").glob("update-*.safetensors"), default=None)
+
+
 def damage(path: Path, how: str) -> None:
     content = bytearray(path.read_bytes())
     if how == "truncated":
@@ -116,19 +120,32 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, 
     for stop in (13, 29):
         with pytest.raises(KeyboardInterrupt):
             train(tmp_path / "run", Regression(stop_at=stop))
-    damage(checkpoint.newest(tmp_path / "run"), how)
+    damage(newest(tmp_path / "run"), how)
     _, resumed = train(tmp_path / "run", Regression())
     assert same(whole.ema_model, resumed.ema_model)
-    assert (tmp_path / "run" / "checkpoints" / "update-000000030.damaged").exists()
+    assert list((tmp_path / "run" / "checkpoints").glob(".update-000000030.*damaged"))
 
 
 @pytest.mark.parametrize("how", ["truncated", "one bit"])
 def test_a_run_whose_checkpoints_are_all_damaged_is_refused(tmp_path: Path, how: str) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "run", Regression(stop_at=13))
-    damage(checkpoint.newest(tmp_path / "run"), how)
+    damage(newest(tmp_path / "run"), how)
     with pytest.raises(ArtifactError, match="there is no other"):
         TrainingLoop(network(), Regression(), SETTINGS, tmp_path / "run", SilentProgress())
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(tensors: object, path: Path, metadata: object = None) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(checkpoint, "write_tensors", full)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.save(tmp_path, 3, {"a": torch.zeros(2)}, {})
+    assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
 def test_weights_that_are_not_finite_reach_no_checkpoint_and_are_named(tmp_path: Path) -> None:
@@ -136,7 +153,7 @@ def test_weights_that_are_not_finite_reach_no_checkpoint_and_are_named(tmp_path:
     settings = replace(SETTINGS, updates=1, warmup=0, learning_rate=1e39)
     with pytest.raises(LwdctlError, match=r"diverged at or before update 1: the weight 0\.weight"):
         train(tmp_path / "run", Regression(), settings)
-    assert checkpoint.newest(tmp_path / "run") is None
+    assert newest(tmp_path / "run") is None
 
 
 def test_the_term_that_diverged_is_named(tmp_path: Path) -> None:
