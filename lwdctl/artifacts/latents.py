@@ -138,9 +138,22 @@ class LatentStore:
 
     def __init__(self, path: Path | None, group: zarr.Group) -> None:
         self.path = path
-        self._group = group
-        self.count, self.latent_size = (int(size) for size in array_of(group, "mean").shape)
-        self.state_size = int(array_of(group, "state").shape[1])
+        mean = array_of(group, "mean", (None, None), np.float32)
+        self.count, self.latent_size = mean.shape
+        state = array_of(group, "state", (self.count, None), np.float32)
+        self.state_size = state.shape[1]
+        self._arrays = {
+            "mean": mean,
+            "log_variance": array_of(group, "log_variance", mean.shape, np.float32),
+            "state": state,
+        }
+        for name, dtype in _SCALARS.items():
+            self._arrays[name] = array_of(group, name, (self.count,), dtype)
+        for name in ("mean", "std"):
+            path_inside = f"statistics/{name}"
+            self._arrays[path_inside] = array_of(
+                group, path_inside, (self.latent_size,), np.float64
+            )
 
     @classmethod
     def open(cls, path: Path) -> LatentStore:
@@ -162,9 +175,9 @@ class LatentStore:
         """Read rows of one of the arrays that `LatentWriter.append` takes.
 
         Raises:
-            ArtifactError: No such array or rows, or a damaged chunk.
+            ArtifactError: No such rows, or a damaged chunk.
         """
-        return read_rows(array_of(self._group, name), start, stop)
+        return read_rows(self._arrays[name], start, stop)
 
     @property
     def mean(self) -> FloatArray:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -19,10 +18,17 @@ import numpy.typing as npt
 import zarr
 
 from lwdctl.artifacts.files import write_durably
+from lwdctl.artifacts.snippet_arrays import (
+    EPISODE_COLUMNS,
+    RELATIVE,
+    RESERVED_KEYS,
+    STATISTICS,
+    arrays_of,
+    component_slices,
+)
 from lwdctl.artifacts.stored_files import read_stored
 from lwdctl.artifacts.zarr_columns import (
     EPISODE_CHUNK,
-    STEP_CHUNK,
     Column,
     array_of,
     create_group,
@@ -30,32 +36,17 @@ from lwdctl.artifacts.zarr_columns import (
     read_rows,
     seal_group,
 )
-from lwdctl.core.errors import ArtifactError, DataError, first_line
+from lwdctl.core.errors import ArtifactError, DataError
 from lwdctl.core.moments import Moments
 from lwdctl.core.records import ActionSpec, Episode, FloatArray, SourceSpec
+from lwdctl.core.untrusted import parse_json, typed
 
 SNIPPETS_PAYLOAD = "snippets.zarr"
 FORMAT = "lwdctl-snippets"
 FORMAT_VERSION = 1
 _MODELS = "models"
-RELATIVE = "action_relative"
-RESERVED_KEYS = ("action", RELATIVE, "reward")
-"""Columns of a store that no observation may be called after."""
-_STATISTICS = ("mean", "m2", "minimum", "maximum")
 SPLITS = {"": 0, "train": 0, "validation": 1}
-_STATE_CHUNK = 65536
-_EPISODE_COLUMNS = {
-    "start": np.int64,
-    "length": np.int64,
-    "task": np.int32,
-    "label": np.int32,
-    "split": np.int8,
-    "success": np.int8,
-    "seed": np.int64,
-    "model": np.int32,
-    "has_final_observation": np.int8,
-    "initial_state_end": np.int64,
-}
+_TEXTS = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -124,19 +115,14 @@ class SnippetWriter:
         self.group = create_group(path)
         self._columns: dict[str, Column] = {}
         self._sizes = {item.name: item.size for item in spec.observations}
-        self._slices = _slices(self._sizes, spec.action)
+        self._slices = component_slices(self._sizes, spec.action)
         self._pending: list[_EpisodeRow] = []
-        for name, size in self._sizes.items():
-            self._add(f"observation/{name}", (size,), np.float32)
-            self._add(f"final_observation/{name}", (size,), np.float32, EPISODE_CHUNK)
-        self._action = self._add("action", (spec.action.size,), np.float32)
-        for name, dtype in _EPISODE_COLUMNS.items():
-            self._add(f"episode/{name}", (), dtype, EPISODE_CHUNK)
-        self._states = self._add("episode/initial_state", (), np.float64, _STATE_CHUNK)
-        for name, place in self._slices.items():
-            for part in _STATISTICS:
-                size = place.stop - place.start
-                self._add(f"statistics/{name}/{part}", (size,), np.float64, EPISODE_CHUNK)
+        self._declared = arrays_of(spec)
+        for name, column in self._declared.items():
+            if not column.optional:
+                self._add(name)
+        self._action = self._columns["action"]
+        self._states = self._columns["episode/initial_state"]
         self._action_range = np.full(spec.action.size, np.inf), np.full(spec.action.size, -np.inf)
         self._sources: list[str] = []
         self._weights: list[float] = []
@@ -159,7 +145,7 @@ class SnippetWriter:
         final = self._checked_final(episode)
         row = self._row(episode)
         if episode.rewards is not None and not self._sources:
-            self._add("reward", (), np.float32)
+            self._add("reward")
         for name in self._sizes:
             self._columns[f"observation/{name}"].append(arrays[name])
         self._action.append(arrays["action"])
@@ -198,10 +184,10 @@ class SnippetWriter:
             action = action.limited_by(*self._action_range)
         spec = replace(self._spec, action=action)
         self._write_pending()
-        sources = self._add("episode/source", (), np.uint8, _STATE_CHUNK)
-        sources.append(np.frombuffer(json.dumps(self._sources).encode(), np.uint8))
+        text = json.dumps(self._sources).encode()
+        self._columns["episode/source"].append(np.frombuffer(text, np.uint8))
         if len(set(self._weights)) > 1:  # equal ones are the same as none
-            self._add("episode/weight", (), np.float64, EPISODE_CHUNK).append(self._weights)
+            self._add("episode/weight").append(self._weights)
         for column in self._columns.values():
             column.close()
         attributes = {
@@ -217,22 +203,22 @@ class SnippetWriter:
             "steps": self._action.rows,
         }
 
-    def _add(
-        self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike, chunk: int = STEP_CHUNK
-    ) -> Column:
-        column = self._columns[name] = Column(self.group, name, shape, dtype, chunk)
+    def _add(self, name: str) -> Column:
+        declared = self._declared[name]
+        column = Column(self.group, name, declared.shape, declared.dtype, declared.chunk)
+        self._columns[name] = column
         return column
 
     def _write_pending(self) -> None:
         """Write what is stored once per episode: a few large pieces instead of many small ones."""
-        for name in _EPISODE_COLUMNS:
+        for name in EPISODE_COLUMNS:
             self._columns[f"episode/{name}"].append([item.numbers[name] for item in self._pending])
         finals = np.stack([item.final for item in self._pending])
         for name in self._sizes:
             self._columns[f"final_observation/{name}"].append(finals[:, self._slices[name]])
         statistics = np.stack([item.statistics for item in self._pending])
         for name, place in self._slices.items():
-            for number, part in enumerate(_STATISTICS):
+            for number, part in enumerate(STATISTICS):
                 self._columns[f"statistics/{name}/{part}"].append(statistics[:, number, place])
         self._pending.clear()
 
@@ -306,7 +292,7 @@ class SnippetWriter:
 
 
 class _EpisodeRow(NamedTuple):
-    """What a store holds once per episode: `_EPISODE_COLUMNS`, (obs,), and (statistic, dim)."""
+    """What a store holds once per episode: `EPISODE_COLUMNS`, (obs,), and (statistic, dim)."""
 
     numbers: dict[str, int]
     final: npt.NDArray[np.float32]
@@ -331,11 +317,14 @@ class SnippetStore:
         self._model_texts = model_texts or {}
         self._arrays: dict[str, zarr.Array[Any]] = {}
         self._columns: dict[str, npt.NDArray[Any]] = {}
-        self.spec = SourceSpec.from_mapping(
-            cast(Any, group.attrs.get("spec")), f"{path or 'the store'}: spec"
-        )
-        self.episodes = _read_table(group)
-        self.steps = int(self._array("action").shape[0])
+        where = str(path or "the store")
+        self.spec = SourceSpec.from_mapping(cast(Any, group.attrs.get("spec")), f"{where}: spec")
+        self._models = typed(_TEXTS, group.attrs.get("models"), f"{where}: models")
+        self._declared = arrays_of(self.spec)
+        self._rows: dict[str, int | None] = {"step": None, "episode": None, "other": None}
+        self.steps = self._rows["step"] = self._array("action").shape[0]
+        self._rows["episode"] = self._array("episode/start").shape[0]
+        self.episodes = self._table()
 
     @classmethod
     def open(cls, path: Path) -> SnippetStore:
@@ -347,14 +336,8 @@ class SnippetStore:
         inner = path / SNIPPETS_PAYLOAD
         path = inner if inner.is_dir() else path
         group = open_group(path, FORMAT, FORMAT_VERSION)
-        try:
-            store = cls(path, group)
-            _check_table(store)
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
-            raise ArtifactError(
-                f"{path} describes no snippets: {type(error).__name__}: {first_line(error)}",
-                "make the artifact again",
-            ) from error
+        store = cls(path, group)
+        _check_table(store)
         return store
 
     @classmethod
@@ -464,8 +447,7 @@ class SnippetStore:
         row = int(self._column("model")[index])
         if row < 0:
             return ""
-        digests = cast(Any, self._group.attrs["models"])
-        digest = str(digests[row]) if row < len(digests) else ""
+        digest = self._models[row] if row < len(self._models) else ""
         if self.path is None:
             return self._model_texts[digest]
         name = f"{_MODELS}/{digest}.xml"
@@ -490,12 +472,38 @@ class SnippetStore:
     def _moments(
         self, key: str, chosen: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]
     ) -> Moments:
-        parts = {name: read_rows(self._array(f"statistics/{key}/{name}")) for name in _STATISTICS}
+        parts = {name: read_rows(self._array(f"statistics/{key}/{name}")) for name in STATISTICS}
         return Moments.merge(counts, **{name: value[chosen] for name, value in parts.items()})
+
+    def check_arrays(self) -> None:
+        """Check the shapes and types of all arrays; else this is done when one is first read.
+
+        Raises:
+            ArtifactError: One is missing or does not fit the description of the data.
+        """
+        for name, column in self._declared.items():
+            if not column.optional or name in self._group:
+                self._array(name)
+
+    def _table(self) -> EpisodeTable:
+        columns = {
+            name: self._column(name)
+            for name in ("start", "length", "task", "label", "split", "success", "seed")
+        }
+        weighted = "episode/weight" in self._group
+        equal = np.ones(len(columns["start"]))
+        columns["weight"] = self._column("weight") if weighted else equal
+        where = f"{self.path or 'the store'}: episode/source"
+        text = read_rows(self._array("episode/source")).tobytes()
+        return EpisodeTable(**columns, source=typed(_TEXTS, parse_json(text, where), where))
 
     def _array(self, name: str) -> zarr.Array[Any]:
         if name not in self._arrays:
-            self._arrays[name] = array_of(self._group, name)
+            if name not in self._declared:
+                raise ArtifactError(f"{self.path or 'the store'} has no array '{name}'")
+            declared = self._declared[name]
+            shape = self._rows[declared.row], *declared.shape
+            self._arrays[name] = array_of(self._group, name, shape, declared.dtype)
         return self._arrays[name]
 
     def _column(self, name: str) -> npt.NDArray[Any]:
@@ -504,33 +512,27 @@ class SnippetStore:
         return self._columns[name]
 
 
-def _read_table(group: zarr.Group) -> EpisodeTable:
-    columns = {
-        name: read_rows(array_of(group, f"episode/{name}"))
-        for name in ("start", "length", "task", "label", "split", "success", "seed")
-    }
-    weighted = "episode/weight" in group
-    columns["weight"] = (
-        read_rows(array_of(group, "episode/weight")) if weighted else np.ones(len(columns["start"]))
-    )
-    text = read_rows(array_of(group, "episode/source")).tobytes()
-    return EpisodeTable(**columns, source=tuple(json.loads(text)))
-
-
 def _check_table(store: SnippetStore) -> None:
-    """Raise ValueError where an episode lies outside the store or refers to no known name."""
+    """Check that episodes lie in the store and refer to known names.
+
+    Raises:
+        ArtifactError: One does not.
+    """
     table, spec = store.episodes, store.spec
-    count = len(table.source)
-    for name in ("start", "length", "task", "label", "split", "success", "seed", "weight"):
-        if getattr(table, name).shape != (count,):
-            raise ValueError(f"episode/{name} has not one row for each of {count} episodes")
-    ends = table.start + table.length
-    if not count or (table.start < 0).any() or (table.length < 1).any() or ends.max() > store.steps:
-        raise ValueError(f"episodes lie outside of the {store.steps} steps")
-    for name, known in (("task", spec.env.tasks), ("label", spec.labels)):
-        index = getattr(table, name)
-        if (index < -1).any() or (index >= len(known)).any():
-            raise ValueError(f"episode/{name} refers to names that there are not")
+    beyond = table.length > store.steps - table.start
+    outside = (table.start < 0) | (table.length < 1) | beyond
+    names = ("task", table.task, spec.env.tasks), ("label", table.label, spec.labels)
+    for wrong, what in (
+        (not len(table), "it has no episodes"),
+        (len(table.source) != len(table), "episode/source does not name every episode"),
+        (outside.any(), f"episodes lie outside of the {store.steps} steps"),
+        *(
+            (((index < -1) | (index >= len(known))).any(), f"episode/{name}: an unknown {name}")
+            for name, index, known in names
+        ),
+    ):
+        if wrong:
+            raise ArtifactError(f"{store.path} is damaged: {what}", "make the artifact again")
 
 
 def _array(
@@ -539,16 +541,6 @@ def _array(
     if name not in values:
         raise DataError(f"{source}: the observation '{name}' is missing")
     return np.asarray(values[name], np.float32)
-
-
-def _slices(sizes: Mapping[str, int], action: ActionSpec) -> dict[str, slice]:
-    """Return where each key stands among all components of a step that have statistics."""
-    relative = {RELATIVE: action.size} if action.reference else {}
-    sizes = {**sizes, "action": action.size, **relative}
-    ends = list(itertools.accumulate(sizes.values()))
-    return {
-        name: slice(end - size, end) for (name, size), end in zip(sizes.items(), ends, strict=True)
-    }
 
 
 def _check_shape(array: npt.NDArray[Any], shape: tuple[int, ...], what: str) -> None:
@@ -585,7 +577,7 @@ def _seed(seed: int | None) -> int:
 def _statistics(
     values: npt.NDArray[np.float32], slices: Mapping[str, slice]
 ) -> npt.NDArray[np.float64]:
-    """Return `_STATISTICS` (statistic, dim) of the steps (time, dim) of an episode."""
+    """Return `STATISTICS` (statistic, dim) of the steps (time, dim) of an episode."""
     found = _moments_of(values.astype(np.float64))
     for place in slices.values():
         if place.stop - place.start == 1:

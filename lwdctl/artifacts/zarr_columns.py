@@ -151,11 +151,20 @@ def _open(path: Path) -> zarr.Group:
         raise ArtifactError(f"{path / METADATA} is damaged: {first_line(error)}") from error
 
 
-def array_of(group: zarr.Group, name: str) -> zarr.Array[Any]:
+def array_of(
+    group: zarr.Group, name: str, shape: tuple[int | None, ...], dtype: npt.DTypeLike
+) -> zarr.Array[Any]:
     """Return the array called `name`.
 
+    Args:
+        group: Where it is.
+        name: Path of the array inside the group.
+        shape: The shape that it must have; None stands for any length of an axis.
+        dtype: The element type that it must have.
+
     Raises:
-        ArtifactError: The group has none of that name, or it cannot be opened.
+        ArtifactError: The group has none of that name, it has another shape or type, or it cannot
+            be opened.
     """
     try:
         found = group.get(name)
@@ -165,6 +174,16 @@ def array_of(group: zarr.Group, name: str) -> zarr.Array[Any]:
         ) from error
     if not isinstance(found, zarr.Array):
         raise ArtifactError(f"{group.store_path} has no array '{name}'")
+    same = len(found.shape) == len(shape) and all(
+        wanted in (None, size) for size, wanted in zip(found.shape, shape, strict=True)
+    )
+    if not same or found.dtype != np.dtype(dtype):
+        lengths = ", ".join("any" if size is None else str(size) for size in shape)
+        raise ArtifactError(
+            f"{found.store_path} has shape {found.shape} and type {found.dtype}, expected"
+            f" ({lengths}) and {np.dtype(dtype)}",
+            "make the artifact again",
+        )
     return found
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lwdctl.artifacts.snippets import RESERVED_KEYS
+from lwdctl.artifacts.snippet_arrays import RESERVED_KEYS
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import FloatArray, ObservationSpec
 from lwdctl.core.suggest import did_you_mean

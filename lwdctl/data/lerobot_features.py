@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lwdctl.artifacts.snippets import RESERVED_KEYS
+from lwdctl.artifacts.snippet_arrays import RESERVED_KEYS
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import ActionSpec, EnvSpec, Finding

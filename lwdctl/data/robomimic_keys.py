@@ -9,7 +9,7 @@ from typing import Any
 
 import h5py
 
-from lwdctl.artifacts.snippets import RESERVED_KEYS
+from lwdctl.artifacts.snippet_arrays import RESERVED_KEYS
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
 from lwdctl.core.plain_text import listed

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 
 import lwdctl
 from lwdctl.artifacts.manifest import MANIFEST_NAME, Manifest
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.artifacts.workspace import Workspace
+from lwdctl.artifacts.zarr_columns import Column
 from lwdctl.cli.main import main
 from lwdctl.core.errors import ArtifactError, ConfigError
 from lwdctl.core.records import EnvSpec
@@ -92,6 +94,42 @@ def test_no_command_reads_a_store_that_we_would_not_write(root, tmp_path, capsys
     sign_all(root)
     assert "snippets" in refused(CONSUMERS[consumer], capsys)
     assert not (tmp_path / "outside" / "executed").exists()
+
+
+@pytest.mark.parametrize(
+    ("array", "other"),
+    [
+        ("action", "observation/thing"), ("observation/hand", "reward"),
+        ("observation/thing", "statistics/thing/mean"), ("episode/model", "episode/seed"),
+        ("episode/task", "episode/source"), ("episode/initial_state_end", "episode/source"),
+        ("statistics/hand/m2", "statistics/thing/m2"), ("final_observation/thing", "action"),
+    ],
+)  # fmt: skip
+def test_an_array_of_another_shape_or_type_is_refused(root, capsys, array, other):
+    """Whatever reads it: the store's description of the data says what each array is."""
+    place = store(root) / array
+    if other == "reward":  # the toy has none: one number for each step
+        column = Column(zarr.open_group(store(root)), other, (), "f4")
+        column.append(np.zeros(86))
+        column.close()
+    shutil.rmtree(place)
+    shutil.copytree(store(root) / other, place)
+    sign_all(root)
+    assert array in refused("verify --deep snippets/toy", capsys)
+    for line in (CONSUMERS["train-vae"], CONSUMERS["train-baseline"], CONSUMERS["encode"]):
+        status = main([*line.split(), "-q"])
+        errors = capsys.readouterr().err
+        assert status == 0 or (status == 1 and array in errors), errors
+
+
+@pytest.mark.parametrize("odd", ["[" * 100_000, "3", '["a"]', "[1, 2, 3, 4]", '{"a": 1}'])
+def test_names_of_episodes_are_a_list_of_texts(root, capsys, odd):
+    shutil.rmtree(store(root) / "episode" / "source")
+    column = Column(zarr.open_group(store(root)), "episode/source", (), "u1", 65536)
+    column.append(np.frombuffer(odd.encode(), "u1"))
+    column.close()
+    sign_all(root)
+    assert "episode/source" in refused(CONSUMERS["train-vae"], capsys)
 
 
 @pytest.fixture

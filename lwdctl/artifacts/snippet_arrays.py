@@ -1,0 +1,87 @@
+"""The arrays of a snippet store, which follow from the description of its data."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lwdctl.artifacts.zarr_columns import EPISODE_CHUNK, STEP_CHUNK
+from lwdctl.core.records import ActionSpec, SourceSpec
+
+RELATIVE = "action_relative"
+RESERVED_KEYS = ("action", RELATIVE, "reward")
+"""Columns of a store that no observation may be called after."""
+STATISTICS = ("mean", "m2", "minimum", "maximum")
+EPISODE_COLUMNS = {
+    "start": np.int64,
+    "length": np.int64,
+    "task": np.int32,
+    "label": np.int32,
+    "split": np.int8,
+    "success": np.int8,
+    "seed": np.int64,
+    "model": np.int32,
+    "has_final_observation": np.int8,
+    "initial_state_end": np.int64,
+}
+
+Row = Literal["step", "episode", "other"]
+"""What a row of an array stands for."""
+_CHUNKS: Mapping[Row, int] = {"step": STEP_CHUNK, "episode": EPISODE_CHUNK, "other": 65536}
+
+
+class StoredArray(NamedTuple):
+    """An array of a store.
+
+    Attributes:
+        row: What a row stands for.
+        shape: Shape of a row.
+        dtype: Element type.
+        optional: Whether there are stores without it.
+    """
+
+    row: Row
+    shape: tuple[int, ...]
+    dtype: npt.DTypeLike
+    optional: bool = False
+
+    @property
+    def chunk(self) -> int:
+        """Rows per chunk."""
+        return _CHUNKS[self.row]
+
+
+def arrays_of(spec: SourceSpec) -> dict[str, StoredArray]:
+    """Return every array of a store by its path."""
+    sizes = {item.name: item.size for item in spec.observations}
+    found = {
+        "action": StoredArray("step", (spec.action.size,), np.float32),
+        "reward": StoredArray("step", (), np.float32, optional=True),
+        "episode/weight": StoredArray("episode", (), np.float64, optional=True),
+        "episode/initial_state": StoredArray("other", (), np.float64),
+        "episode/source": StoredArray("other", (), np.uint8),
+    }
+    for name, size in sizes.items():
+        found[f"observation/{name}"] = StoredArray("step", (size,), np.float32)
+        found[f"final_observation/{name}"] = StoredArray("episode", (size,), np.float32)
+    for name, dtype in EPISODE_COLUMNS.items():
+        found[f"episode/{name}"] = StoredArray("episode", (), dtype)
+    for name, place in component_slices(sizes, spec.action).items():
+        for part in STATISTICS:
+            shape = (place.stop - place.start,)
+            found[f"statistics/{name}/{part}"] = StoredArray("episode", shape, np.float64)
+    return found
+
+
+def component_slices(sizes: Mapping[str, int], action: ActionSpec) -> dict[str, slice]:
+    """Return where each key stands among all components of a step that have statistics."""
+    relative = {RELATIVE: action.size} if action.reference else {}
+    sizes = {**sizes, "action": action.size, **relative}
+    ends = list(itertools.accumulate(sizes.values()))
+    return {
+        name: slice(end - size, end) for (name, size), end in zip(sizes.items(), ends, strict=True)
+    }
