@@ -12,8 +12,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from lwdctl import __version__
+from lwdctl.cli.commands import COMMANDS
 from lwdctl.cli.generate import stage_parameters
-from lwdctl.cli.main import COMMANDS
 from lwdctl.stages import STAGES
 
 ROOT = Path(__file__).resolve().parents[1]

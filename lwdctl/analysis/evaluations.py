@@ -218,11 +218,8 @@ def read_evaluation(artifact: Artifact, root: Path) -> list[Run]:
         ArtifactError: Its episodes cannot be read.
     """
     records = artifact.files_in("episodes", ".json")
-    config = typed(_Protocol, {
-        name: artifact.manifest.config[name]
-        for name in ("max_steps", "perturbation_probability")
-        if name in artifact.manifest.config
-    }, f"{artifact.reference}: configuration")  # fmt: skip
+    where = f"{artifact.reference}: configuration"
+    config = typed(_Protocol, artifact.manifest.config, where, only_known=False)
     details = {
         "source": artifact.reference,
         "evaluation": artifact.name,

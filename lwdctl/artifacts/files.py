@@ -86,6 +86,17 @@ def write_durably(path: Path, content: bytes) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
+def sealed(content: bytes) -> bytes:
+    """Return content behind its SHA-256, so that `unsealed` notices damage."""
+    return hashlib.sha256(content).hexdigest().encode() + b" " + content
+
+
+def unsealed(stored: bytes) -> bytes | None:
+    """Return what `sealed` took, or None where a part of it was changed or is missing."""
+    digest, _, content = stored.partition(b" ")
+    return content if digest == hashlib.sha256(content).hexdigest().encode() else None
+
+
 def is_known_digest(path: Path, sha256: str) -> bool:
     """Tell whether this machine has hashed this very file before and found this digest.
 

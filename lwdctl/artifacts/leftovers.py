@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lwdctl.artifacts.files import matching
 from lwdctl.artifacts.manifest import MANIFEST_NAME, Manifest
+from lwdctl.artifacts.references import MAKERS
 from lwdctl.artifacts.run_in_progress import (
     PREFIX,
     RECORD_NAME,
@@ -63,8 +64,10 @@ def leftovers(root: Path, *, resumable: bool = False) -> list[Leftover]:
         reason = _why_left(record, resumable=resumable) if record else _why_unreadable(path)
         if reason:
             found.append((path, reason))
-    names = [path for path in matching(root, "*", "*") if path.is_dir() and not path.is_symlink()]
-    found += [(path, "is empty") for path in names if not matching(path, "*")]
+    # Of our own types only: the root may be any directory, by mistake.
+    names = [path for kind in MAKERS for path in matching(root, kind, "*")]
+    empty = (path for path in names if path.is_dir() and not path.is_symlink())
+    found += [(path, "is empty") for path in empty if not matching(path, "*")]
     return [Leftover(path, reason, _bytes_of(path)) for path, reason in sorted(found)]
 
 

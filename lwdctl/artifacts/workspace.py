@@ -67,13 +67,11 @@ class Workspace:
 
     def artifacts(self, artifact_type: str = "") -> list[Artifact]:
         """Return the finished artifacts, oldest first; those in `damaged` are left out."""
-        entries = map(_inspect, _version_directories(self.root, artifact_type))
-        return sorted((item for item in entries if isinstance(item, Artifact)), key=_age)
+        return self._inspected(artifact_type)[0]
 
     def damaged(self, artifact_type: str = "") -> list[DamagedArtifact]:
         """Return the version directories whose manifest cannot be used."""
-        entries = map(_inspect, _version_directories(self.root, artifact_type))
-        return [item for item in entries if isinstance(item, DamagedArtifact)]
+        return self._inspected(artifact_type)[1]
 
     def inventory(self, artifact_type: str = "") -> tuple[list[Artifact], list[DamagedArtifact]]:
         """Return the finished artifacts, oldest first, and those that are found to be damaged.
@@ -81,8 +79,9 @@ class Workspace:
         Looks for missing and foreign files, other sizes, and changed JSON files, without reading
         the large files.
         """
-        usable, damaged = [], self.damaged(artifact_type)
-        for item in self.artifacts(artifact_type):
+        usable = []
+        found, damaged = self._inspected(artifact_type)
+        for item in found:
             try:
                 item.check_quickly()
             except ArtifactError as error:
@@ -177,6 +176,12 @@ class Workspace:
         lineage.check_agreement(inputs, self.root)
         references = tuple(lineage.input_ref(item, self.root) for item in inputs)
         return begin_run(self.root, artifact_type, name, config, references, resume=resume)
+
+    def _inspected(self, artifact_type: str) -> tuple[list[Artifact], list[DamagedArtifact]]:
+        """Return the versions whose manifest can be used, oldest first, and the others."""
+        found = [_inspect(path) for path in _version_directories(self.root, artifact_type)]
+        usable = sorted((item for item in found if isinstance(item, Artifact)), key=_age)
+        return usable, [item for item in found if isinstance(item, DamagedArtifact)]
 
     def _named(self, artifact_type: str, wanted: Reference, run: str) -> Artifact:
         artifact_type = self._type_of(artifact_type, wanted)

@@ -72,12 +72,3 @@ def _run_command(given: list[str], signals: Signals) -> int:
     if code == EXIT_INTERRUPTED:  # Typer turns Ctrl-C into this number
         raise KeyboardInterrupt
     return code if isinstance(code, int) else EXIT_OK
-
-
-def __getattr__(name: str) -> object:
-    """Return `COMMANDS` and `Row`, imported when they are asked for."""
-    if name not in {"COMMANDS", "Row"}:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from lwdctl.cli import commands
-
-    return getattr(commands, name)

@@ -47,7 +47,7 @@ def safe_streams() -> Iterator[None]:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     sys.stdout = cast("TextIO", _Stdout(sys.stdout))
-    sys.stderr = cast("TextIO", _Stderr(sys.stderr))
+    sys.stderr = cast("TextIO", _Stream(sys.stderr))
     warnings.formatwarning = _one_line
     try:
         yield
@@ -58,7 +58,7 @@ def safe_streams() -> Iterator[None]:
 
 
 class _Stream:
-    """A text stream; what `failed` does happens where a write fails."""
+    """A text stream that drops what cannot be written."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -88,12 +88,11 @@ class _Stream:
 
 
 class _Stdout(_Stream):
+    """A text stream of results, of which none may be lost unnoticed."""
+
     def failed(self, error: OSError) -> None:
+        """Raise `OutputError`."""
         raise OutputError(error) from error
-
-
-class _Stderr(_Stream):
-    pass
 
 
 def _open_missing() -> None:

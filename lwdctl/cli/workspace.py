@@ -45,7 +45,7 @@ def list_command(
             for item in damaged
         ],
         "unfinished": [_unfinished(item) for item in workspace.unfinished(artifact_type)],
-        "leftovers": [_leftover(item) for item in workspace.leftovers() if not artifact_type],
+        "leftovers": [] if artifact_type else [_leftover(item) for item in workspace.leftovers()],
     }
     if shared.as_json:
         print_json(None, workspace.root, summary)

@@ -1,9 +1,8 @@
-"""Text of others as typed values: JSON and TOML, read within bounds and checked before use.
+"""JSON and TOML that others may have written: read within bounds and checked before use.
 
-Every JSON or TOML file that lwdctl reads passes through here. The content is plain data of bounded
-size: regular files only, so that a pipe or a device is not waited for; not too many values, no
-deep nesting, no key twice, no number that a float or 64 bits cannot hold, no half of a character.
-`typed` turns it into dataclasses.
+The content is plain data of bounded size: regular files only, so that a pipe or a device is not
+waited for; not too many values, no deep nesting, no key twice, no number that a float or 64 bits
+cannot hold, no half of a character. `typed` turns it into dataclasses.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import math
 import os
 import stat
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -133,16 +132,13 @@ def parse_json(
     Raises:
         LwdctlError: It is no JSON, or exceeds the bounds.
     """
-    try:
+
+    def parse() -> Any:
         if sum(map(content.count, (b",", b"[", b"{"))) > MOST_VALUES:
             raise ValueError(f"more than {MOST_VALUES:,} values")
-        value = json.loads(content.decode("utf-8"), object_pairs_hook=_mapping)
-        _check_plain(value, allow_nan=allow_nan)
-    except RecursionError:
-        raise failure(f"{where}: more than {MOST_LEVELS} levels of nesting", hint) from None
-    except ValueError as error:
-        raise failure(f"{where}: not valid JSON: {_reason(error)}", hint) from error
-    return value
+        return json.loads(content.decode("utf-8"), object_pairs_hook=_mapping)
+
+    return _plain(parse, "JSON", where, failure, hint, allow_nan=allow_nan)
 
 
 def read_toml(path: Path, failure: Failure, hint: str = "") -> dict[str, Any]:
@@ -152,16 +148,13 @@ def read_toml(path: Path, failure: Failure, hint: str = "") -> dict[str, Any]:
         LwdctlError: The file cannot be read, is no TOML, or exceeds the bounds.
     """
     content = read_bytes(path, failure, MOST_TOML_BYTES)
-    try:
+
+    def parse() -> dict[str, Any]:
         if any(line.count(b".") > MOST_DOTS for line in content.splitlines()):
             raise ValueError(f"a line with more than {MOST_DOTS} dots")
-        values = tomllib.loads(content.decode("utf-8"))
-        _check_plain(values, allow_nan=True)
-    except RecursionError:
-        raise failure(f"{path}: more than {MOST_LEVELS} levels of nesting", hint) from None
-    except ValueError as error:
-        raise failure(f"{path} is not valid TOML: {_reason(error)}", hint) from error
-    return values
+        return tomllib.loads(content.decode("utf-8"))
+
+    return _plain(parse, "TOML", str(path), failure, hint, allow_nan=True)
 
 
 def typed(
@@ -208,6 +201,21 @@ def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
+def _plain(
+    parse: Callable[[], T], noun: str, where: str, failure: Failure, hint: str, *, allow_nan: bool
+) -> T:
+    """Return what a text is parsed to, once it is found to be plain."""
+    try:
+        value = parse()
+        _check_plain(value, allow_nan=allow_nan)
+    except RecursionError:
+        raise failure(f"{where}: more than {MOST_LEVELS} levels of nesting", hint) from None
+    except ValueError as error:
+        reason = "it is not UTF-8 text" if isinstance(error, UnicodeError) else first_line(error)
+        raise failure(f"{where}: not valid {noun}: {plain_text(reason, 200)}", hint) from error
+    return value
+
+
 def _check_plain(value: Any, *, allow_nan: bool, levels: int = MOST_LEVELS) -> None:
     """Check nesting, numbers and texts.
 
@@ -233,12 +241,6 @@ def _check_plain(value: Any, *, allow_nan: bool, levels: int = MOST_LEVELS) -> N
             value = value.values()
         for item in value:
             _check_plain(item, allow_nan=allow_nan, levels=levels - 1)
-
-
-def _reason(error: ValueError) -> str:
-    if isinstance(error, UnicodeError):
-        return "it is not UTF-8 text"
-    return plain_text(first_line(error), 200)
 
 
 def _in_words(message: str) -> str:

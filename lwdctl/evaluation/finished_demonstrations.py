@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from collections.abc import Mapping
@@ -13,12 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lwdctl.artifacts.files import write_durably
+from lwdctl.artifacts.files import sealed, unsealed, write_durably
 from lwdctl.artifacts.manifest import plain
 from lwdctl.core.records import Episode
 
 SUFFIX = ".demonstration"
-_DIGEST = hashlib.sha256().digest_size
 _TEXTS = ("source", "model", "task", "label", "success", "seed")
 _ARRAYS = ("actions", "rewards", "initial_state")
 _KEYED = ("observations", "final_observation")
@@ -60,9 +58,8 @@ class FinishedDemonstrations:
         path = self._path(attempt)
         if path is None or not path.exists():
             return None
-        stored = path.read_bytes()
-        content = stored[_DIGEST:]
-        if stored[:_DIGEST] != hashlib.sha256(content).digest():
+        content = unsealed(path.read_bytes())
+        if content is None:
             return None
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
@@ -89,8 +86,7 @@ class FinishedDemonstrations:
         arrays["text"] = np.frombuffer(json.dumps(text).encode(), np.uint8)
         archive = io.BytesIO()
         np.savez(archive, **{name: rows for name, rows in arrays.items() if rows is not None})
-        content = archive.getvalue()
-        write_durably(path, hashlib.sha256(content).digest() + content)
+        write_durably(path, sealed(archive.getvalue()))
 
     def remove(self) -> None:
         """Remove all files: what was begun cannot be finished."""

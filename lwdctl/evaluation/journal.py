@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lwdctl.artifacts.files import write_durably
+from lwdctl.artifacts.files import sealed, unsealed, write_durably
 from lwdctl.artifacts.manifest import plain
 from lwdctl.evaluation.episodes import EpisodeResult
 from lwdctl.policies.policy import EpisodePlan
 
 
 class EpisodeJournal:
-    """The finished episodes of one rollout, one line each: a CRC-32 and JSON.
+    """The finished episodes of one rollout, one line each: a SHA-256 and JSON.
 
     Each line is written as soon as its episode ends, in one piece and without a buffer, so the
     death of the process loses none. Lines that are damaged or half-written do not count.
@@ -68,17 +67,12 @@ class EpisodeJournal:
 
 
 def _line(content: Mapping[str, Any]) -> bytes:
-    text = json.dumps(content).encode()
-    return b"%08x %s\n" % (zlib.crc32(text), text)
+    return sealed(json.dumps(content).encode()) + b"\n"
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
     """Return what the undamaged lines hold."""
     if not path.exists():
         return []
-    found = []
-    for line in path.read_bytes().splitlines():
-        text = line[9:]
-        if line[:9] == b"%08x " % zlib.crc32(text):
-            found.append(json.loads(text))
-    return found
+    texts = map(unsealed, path.read_bytes().splitlines())
+    return [json.loads(text) for text in texts if text is not None]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 
 from lwdctl.artifacts.artifact import Artifact
-from lwdctl.artifacts.files import write_durably
+from lwdctl.artifacts.files import sealed, unsealed, write_durably
 from lwdctl.artifacts.manifest import software
 from lwdctl.artifacts.run_in_progress import RunInProgress
 from lwdctl.artifacts.snippets import SnippetStore
@@ -42,9 +41,6 @@ from lwdctl.stages.stage import StageContext
 from lwdctl.training.loop import choose_device
 
 EPISODES_FOLDER, VIDEOS_FOLDER = "episodes", "videos"
-_DIGEST = "sha256"
-"""Key of a measured condition's record: the digest of the rest, until it is published."""
-_JOURNAL = ".journal"
 
 
 def run(config: EvalConfig, inputs: Mapping[str, Artifact], context: StageContext) -> Artifact:
@@ -110,6 +106,11 @@ class _Evaluation:
         return known if conditioned else ()
 
     @cached_property
+    def software(self) -> dict[str, Any]:
+        """What computes the episodes; it is asked of git once."""
+        return software()
+
+    @cached_property
     def _opened(self) -> dict[Any, TrainedPolicy]:
         return {}
 
@@ -158,7 +159,7 @@ class _Evaluation:
         path = output.checkpoints / f"{condition.name}.json"
         if path.exists():
             try:
-                final = _is_final(_read(output.checkpoints, condition))
+                final = self._is_final(_read(output.checkpoints, condition))
             except ArtifactError as error:
                 final = False
                 log(f"{condition.name} is measured again: {error.message}")
@@ -170,7 +171,7 @@ class _Evaluation:
         plans = self._plans(condition)
         recording = self._recording(condition, plans, output.path)
         batch_policy = policy.batch_policy(acting, self.config.num_envs)
-        journal = EpisodeJournal(output.checkpoints / f"{condition.name}{_JOURNAL}", software())
+        journal = EpisodeJournal(output.checkpoints / f"{condition.name}.journal", self.software)
         kept = len(journal.finished(plans))
         if kept:
             log(f"  {kept} of {len(plans)} episodes: already measured")
@@ -189,9 +190,14 @@ class _Evaluation:
         log(f"  {rate} [{success.low:.3f}, {success.high:.3f}] over {success.n} episodes")
         models = {kind: item.reference for kind, item in condition.artifacts.items()}
         result = ConditionResult(tuple(rows), episodes, models)
-        _write(path, {**result.to_json(), "software": software()})
+        _write(path, {**result.to_json(), "software": self.software})
         for name, reason in (recording.failures() if recording else {}).items():
             log(f"  no video of {name}: {reason}")
+
+    def _is_final(self, record: Mapping[str, Any]) -> bool:
+        """Tell whether a record is by this software and lost no episode."""
+        lost = any(row["errors"] for row in record["results"])
+        return not lost and bool(record["software"] == self.software)
 
     def add_latency(self, folder: Path) -> None:
         """Time all conditions, one after the other in this process, and add it to their records.
@@ -402,24 +408,16 @@ def _read(folder: Path, condition: PlannedCondition) -> dict[str, Any]:
     Raises:
         ArtifactError: It is damaged: its digest differs.
     """
-    content = read_stored(folder, f"{condition.name}.json")
     where = str(folder / f"{condition.name}.json")
-    record = parse_json(content, where, allow_nan=True)
-    digest = record.pop(_DIGEST, None) if isinstance(record, dict) else None
-    if digest != hashlib.sha256(_text_of(record)).hexdigest():
+    content = unsealed(read_stored(folder, f"{condition.name}.json"))
+    if content is None:
         raise ArtifactError(f"{where} is damaged", "leave out --resume to measure everything again")
-    return dict(record)
-
-
-def _is_final(record: Mapping[str, Any]) -> bool:
-    """Tell whether a record is by this software and lost no episode."""
-    lost = any(row["errors"] for row in record["results"])
-    return not lost and bool(record["software"] == software())
+    return dict(parse_json(content, where, allow_nan=True))
 
 
 def _write(path: Path, record: Mapping[str, Any]) -> None:
-    digest = hashlib.sha256(_text_of(record)).hexdigest()
-    write_durably(path, _text_of({**record, _DIGEST: digest}))
+    """Write the record of a measured condition, sealed until it is published."""
+    write_durably(path, sealed(_text_of(record)))
 
 
 def _text_of(record: Mapping[str, Any]) -> bytes:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lwdctl.artifacts.files import sync
 from lwdctl.artifacts.run_in_progress import CHECKPOINTS
 from lwdctl.core.errors import ArtifactError, first_line
-from lwdctl.core.untrusted import check_regular
+from lwdctl.core.untrusted import check_regular, parse_json
 from lwdctl.models.files import load_tensors, read_tensors, unique_tensors, write_tensors
 
 KEPT = 2
@@ -101,7 +101,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], Any]:
         text = metadata["values"]
         if metadata["sha256"] != _digest(tensors, text):
             raise ValueError("its digest differs")
-        return tensors, json.loads(text)
+        return tensors, parse_json(text.encode(), str(path), allow_nan=True)
     except Exception as error:
         raise ArtifactError(
             f"checkpoint {path} cannot be read: {first_line(error)}", "start again without --resume"

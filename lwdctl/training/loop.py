@@ -43,6 +43,7 @@ takes one thread."""
 FEW_STEPS = 10
 """Fewer training steps than these take one thread: even a single trial would cost as much."""
 _LOG_BYTES = 2**30
+_AFRESH = "start again without --resume"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 M = TypeVar("M", bound=nn.Module)
@@ -235,7 +236,8 @@ class TrainingLoop(Generic[M]):
         if loaded is None:
             return
         tensors, values = loaded
-        self.state = LoopState(**values)
+        # Checked: the checkpoint may be one of another version of lwdctl.
+        self.state = typed(LoopState, values, f"{self.directory}: checkpoint", hint=_AFRESH)
         self.update.load(tensors)
         checkpoint.remove_later_snapshots(self.directory, self.state.update)
 

@@ -1,4 +1,8 @@
-"""Artifacts as somebody else might have made them: changed, and their digests made to fit."""
+"""Artifacts as somebody else might have made them: changed, and their digests made to fit.
+
+pickle is imported to write what an attacker would write: a chunk that runs code where it is
+unpickled. Nothing here, and nothing in lwdctl, unpickles it.
+"""
 
 from __future__ import annotations
 

@@ -75,7 +75,8 @@ def test_a_full_disk_is_the_users_to_mend(capfd, monkeypatch):
 def test_signals(number, code, tmp_path):
     program = textwrap.dedent("""
         import sys, time
-        from lwdctl.cli import main as entry
+        from lwdctl.cli import commands
+        from lwdctl.cli.main import main
         def command():
             try:
                 print("ready", flush=True)
@@ -85,8 +86,8 @@ def test_signals(number, code, tmp_path):
         command.__module__ = "sleepy"
         sys.modules["sleepy"] = type(sys)("sleepy")
         sys.modules["sleepy"].command = command
-        entry.COMMANDS.rows["sleep"] = entry.Row("sleepy:command", "sleeps")
-        sys.exit(entry.main(["sleep"]))
+        commands.COMMANDS.rows["sleep"] = commands.Row("sleepy:command", "sleeps")
+        sys.exit(main(["sleep"]))
     """)
     environment = {**os.environ, "LWDCTL_WORKSPACE": str(tmp_path)}
     with subprocess.Popen(

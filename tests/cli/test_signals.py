@@ -190,15 +190,16 @@ def test_a_second_signal_ends_at_once_and_says_what_may_be_left(tmp_path):
     )
 
 
-def test_an_ignored_interrupt_stays_ignored(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_an_ignored_signal_stays_ignored(tmp_path, number):
     body = """
         print("ready", flush=True)
         time.sleep(1)
         print("went on", flush=True)
     """
-    ignore = lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)  # noqa: E731 - like `command &`
+    ignore = lambda: signal.signal(number, signal.SIG_IGN)  # noqa: E731 - like `command &`, `nohup`
     with running(body, tmp_path, preexec_fn=ignore) as process:
-        code, out, _ = end(process, signal.SIGINT)
+        code, out, _ = end(process, number)
     assert (code, out) == (0, "went on\n")
 
 

@@ -32,7 +32,7 @@ def run(env, feedback_policy, tmp_path):
 
 
 def lines(path):
-    return [json.loads(line[9:]) for line in path.read_text().splitlines()]
+    return [json.loads(line.partition(" ")[2]) for line in path.read_text().splitlines()]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -92,7 +92,7 @@ def kept(workspace, name):
     runs = [*(workspace / ARTIFACTS[name]).glob(".partial-*/checkpoints")]
     if name == "collect":
         return sum(1 for run in runs for _ in run.glob("*.demonstration"))
-    lines = [json.loads(line[9:]) for run in runs for path in run.glob("*.journal")
+    lines = [json.loads(line.partition(" ")[2]) for run in runs for path in run.glob("*.journal")
              for line in path.read_text().splitlines() if line.endswith("}")]  # fmt: skip
     return len({line["episode"]["index"] for line in lines if "episode" in line})
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from lwdctl.stages import evaluate
 
 # Tests beside this file import it too; it is found through this first import.
 sys.path.insert(0, str(Path(__file__).parent))
-from trained_grid import TINY, do, train_lwd, write_snippets
+from trained_grid import TINY, Interrupted, do, train_lwd, write_snippets
 
 sys.path.pop(0)
 
@@ -53,3 +55,24 @@ def rolled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(evaluate, "_roll", counting)
     return names
+
+
+@pytest.fixture
+def interrupted(monkeypatch: pytest.MonkeyPatch) -> Interrupted:
+    """Return a context in which an evaluation is interrupted before the conditions of a test."""
+
+    @contextmanager
+    def interrupted(**values: str) -> Iterator[None]:
+        roll = evaluate._roll
+
+        def failing(condition: Any, *rest: Any) -> Any:
+            if all(getattr(condition, name) == value for name, value in values.items()):
+                raise KeyboardInterrupt
+            return roll(condition, *rest)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(evaluate, "_roll", failing)
+            with pytest.raises(KeyboardInterrupt):
+                yield
+
+    return interrupted

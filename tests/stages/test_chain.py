@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from trained_grid import Interrupted
 
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.latents import LatentStore
@@ -174,37 +175,25 @@ def test_latents_of_another_vae_are_refused(copy: Workspace) -> None:
 
 
 def test_an_interrupted_evaluation_keeps_what_it_measured(
-    copy: Workspace, monkeypatch: pytest.MonkeyPatch
+    copy: Workspace, rolled: list[str], interrupted: Interrupted
 ) -> None:
-    from lwdctl.stages import evaluate
-
     whole = do("eval", copy, EVAL)
-    roll, count = evaluate._roll, []
-
-    def failing(arm: Any, *words: Any) -> Any:
-        if arm.latent == "shuffled":
-            raise KeyboardInterrupt
-        return roll(arm, *words)
-
-    monkeypatch.setattr(evaluate, "_roll", failing)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted(latent="shuffled"):
         do("eval", copy, EVAL)
-
-    def counting(arm: Any, *words: Any) -> Any:
-        count.append(arm.latent)
-        return roll(arm, *words)
-
-    monkeypatch.setattr(evaluate, "_roll", counting)
     (draft,) = copy.unfinished("evaluation")
     assert draft.resumable
+    rolled.clear()
     resumed = do("eval", copy, EVAL, resume=True)
-    assert count == ["shuffled", "mean"]
+    assert rolled == ["lwd-shuffled", "lwd-mean"]
     for arm in ("lwd-sampled", "lwd-oracle", "lwd-shuffled", "lwd-mean"):
         assert episodes(resumed, arm) == episodes(whole, arm)
 
 
 def test_videos_survive_an_interruption_and_are_listed(
-    copy: Workspace, monkeypatch: pytest.MonkeyPatch, opengl: dict[str, str]
+    copy: Workspace,
+    interrupted: Interrupted,
+    monkeypatch: pytest.MonkeyPatch,
+    opengl: dict[str, str],
 ) -> None:
     from lwdctl.stages import evaluate
 
@@ -214,17 +203,8 @@ def test_videos_survive_an_interruption_and_are_listed(
     values = {**EVAL, "latent": ["sampled", "mean"], "max_steps": 4, "workers": 1}
     plain = do("eval", copy, {**values, "workers": 0})
     assert "videos" not in plain.manifest.summary
-    roll = evaluate._roll
-
-    def failing(arm: Any, *words: Any) -> Any:
-        if arm.latent == "mean":
-            raise KeyboardInterrupt
-        return roll(arm, *words)
-
-    monkeypatch.setattr(evaluate, "_roll", failing)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted(latent="mean"):
         do("eval", copy, {**values, "video": 2})
-    monkeypatch.setattr(evaluate, "_roll", roll)
     monkeypatch.setattr(
         evaluate, "check_video", lambda *given, **options: None
     )  # it has just passed

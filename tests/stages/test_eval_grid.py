@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from trained_grid import GRID, TINY, do, everything, train_lwd
+from trained_grid import GRID, TINY, Interrupted, do, everything, train_lwd
 
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.snippets import SnippetStore
@@ -55,21 +55,12 @@ def test_the_order_of_the_options_changes_no_number(workspace: Workspace) -> Non
 
 
 def test_an_interrupted_grid_goes_on_where_it_stopped(
-    workspace: Workspace, rolled: list[str], monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, rolled: list[str], interrupted: Interrupted
 ) -> None:
     whole = do("eval", workspace, GRID, name="whole")
     arms = list(rolled)
-    counting = evaluate._roll
-
-    def failing(arm: Any, *words: Any) -> Any:
-        if arm.name == arms[3]:
-            raise KeyboardInterrupt
-        return counting(arm, *words)
-
-    monkeypatch.setattr(evaluate, "_roll", failing)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted(name=arms[3]):
         do("eval", workspace, GRID, name="part")
-    monkeypatch.setattr(evaluate, "_roll", counting)
     rolled.clear()
     part = do("eval", workspace, GRID, name="part", resume=True)
     assert rolled == arms[3:]
@@ -77,21 +68,12 @@ def test_an_interrupted_grid_goes_on_where_it_stopped(
 
 
 def test_a_damaged_record_of_a_condition_is_measured_again(
-    workspace: Workspace, rolled: list[str], monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, rolled: list[str], interrupted: Interrupted
 ) -> None:
     small = {**GRID, "policy": ["random", "still", "mlp"], "perturbation": [0.0]}
     whole = do("eval", workspace, small, name="whole")
-    counting = evaluate._roll
-
-    def failing(arm: Any, *words: Any) -> Any:
-        if arm.name == "mlp":
-            raise KeyboardInterrupt
-        return counting(arm, *words)
-
-    monkeypatch.setattr(evaluate, "_roll", failing)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted(name="mlp"):
         do("eval", workspace, small, name="part")
-    monkeypatch.setattr(evaluate, "_roll", counting)
     (record,) = workspace.root.glob("evaluation/part/.partial-*/checkpoints/still.json")
     record.write_bytes(record.read_bytes().replace(b'"steps": ', b'"steps": 1', 1))
     rolled.clear()
@@ -101,20 +83,14 @@ def test_a_damaged_record_of_a_condition_is_measured_again(
 
 
 def test_changed_software_measures_again(
-    workspace: Workspace, rolled: list[str], monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace,
+    rolled: list[str],
+    interrupted: Interrupted,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     small = {**GRID, "policy": ["random", "mlp"], "perturbation": [0.0]}
-    counting = evaluate._roll
-
-    def failing(arm: Any, *words: Any) -> Any:
-        if arm.name == "mlp":
-            raise KeyboardInterrupt
-        return counting(arm, *words)
-
-    monkeypatch.setattr(evaluate, "_roll", failing)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted(name="mlp"):
         do("eval", workspace, small)
-    monkeypatch.setattr(evaluate, "_roll", counting)
     changed = {**evaluate.software(), "git": {"commit": "def", "dirty": False}}
     monkeypatch.setattr(evaluate, "software", lambda: changed)
     rolled.clear()

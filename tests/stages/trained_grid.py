@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,10 @@ GRID = {
     "workers": 0,
     "device": "cpu",
 }
+
+
+Interrupted = Callable[..., AbstractContextManager[None]]
+"""A context in which an evaluation is interrupted before a condition with these attributes."""
 
 
 def do(command: str, workspace: Workspace, values: dict[str, Any], **given: Any) -> Artifact:
