@@ -6,7 +6,6 @@ directory. Nothing outside the path is followed, nothing is unpickled or execute
 
 from __future__ import annotations
 
-import json
 import os
 import zipfile
 from collections.abc import Mapping
@@ -16,8 +15,9 @@ from typing import IO, Any, Literal
 
 import numpy as np
 
-from lwdctl.core.errors import DataError
-from lwdctl.data.checks import NUMBER_KINDS, first_line, missing_path, numeric_order
+from lwdctl.core.errors import DataError, first_line
+from lwdctl.core.untrusted import parse_json, read_bytes
+from lwdctl.data.checks import NUMBER_KINDS, missing_path, numeric_order
 
 Container = Literal["hdf5", "zarr", "npz", "directory", "file"]
 Kind = Literal["low-dimensional", "scalar", "image", "several axes", "text", "not numeric"]
@@ -191,10 +191,9 @@ def look_into_members(contents: Contents) -> Contents:
 def _json_mapping(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file, {} where it holds none."""
     try:
-        if path.stat().st_size > MAX_METADATA_BYTES:
-            return {}
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = read_bytes(path, DataError, MAX_METADATA_BYTES)
+        values = parse_json(content, str(path), DataError, allow_nan=True)
+    except DataError:
         return {}
     return values if isinstance(values, dict) else {}
 

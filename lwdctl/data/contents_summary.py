@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lwdctl.core.errors import ArtifactError
 from lwdctl.core.simulator_facts import OBSERVATION
+from lwdctl.core.untrusted import parse_json
 from lwdctl.data.checks import numeric_order
 from lwdctl.data.contents import ArrayEntry, Contents, Kind
 
@@ -183,9 +184,11 @@ def _short(name: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield name, value
         return
     try:
-        held = json.loads(value) if value[:1] == "{" else None
-    except (ValueError, RecursionError):
+        held = parse_json(value.encode(), name, allow_nan=True) if value[:1] == "{" else None
+    except (ArtifactError, UnicodeEncodeError):
         return
     for key, item in held.items() if isinstance(held, dict) else ():
-        if isinstance(item, int | float) or (isinstance(item, str) and len(item) <= 200):
+        if isinstance(item, int | float) or (
+            isinstance(item, str) and len(item) <= LONGEST_RECORDED
+        ):
             yield f"{name}.{key}", item

@@ -76,7 +76,15 @@ def test_a_store_without_a_report_has_no_section(workspace):
     assert "#data" not in markup
 
 
-@pytest.mark.parametrize("content", ["{}", "no json", '{"findings": 3}', "[]"])
+EMPTY = '{"format": "x", "files": [], "findings": [], "statistics": %s}'
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{}", "no json", '{"findings": 3}', "[]", "[" * 100_000, EMPTY % '{"labels": []}',
+     EMPTY % '{"labels": {}, "observations": [], "action": 1e400}', EMPTY % "[]",
+     EMPTY % '{"labels": {"": {"return": 0, "successful": 1, "success_known": {}}}}'],
+)  # fmt: skip
 def test_a_report_of_another_shape_is_a_note(workspace, content):
     with workspace.begin("snippets", "odd", config={}) as draft:
         (draft.path / INGEST_REPORT).write_text(content)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from lwdctl.analysis.report.content import Block, CaptionedTable
@@ -12,8 +12,26 @@ from lwdctl.analysis.tables import EMPTY
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.core.errors import ArtifactError
 from lwdctl.core.plain_text import plain_text
+from lwdctl.core.records import Finding
+from lwdctl.core.untrusted import parse_json, typed
 from lwdctl.data.ingest_report import INGEST_REPORT
 from lwdctl.data.inspection_text import labels_table, ranges_table
+
+
+@dataclass(frozen=True)
+class _File:
+    path: str
+    recognized_by: str
+
+
+@dataclass(frozen=True)
+class _Report:
+    """What `data.ingest_report.write_report` wrote."""
+
+    format: str
+    files: tuple[_File, ...]
+    findings: tuple[Finding, ...]
+    statistics: Mapping[str, Any]
 
 
 def show_data(artifact: Artifact) -> Block | None:
@@ -22,26 +40,28 @@ def show_data(artifact: Artifact) -> Block | None:
     A store of an earlier version, or one that was not made by ingest, has none: None. A report that
     is damaged becomes a note.
     """
-    if INGEST_REPORT not in {file.path for file in artifact.manifest.files}:
+    stored = [file for file in artifact.manifest.files if file.path == INGEST_REPORT]
+    if not stored:
         return None
+    where = f"{INGEST_REPORT} cannot be read"
     try:
-        artifact.check()
-        report = json.loads(artifact.payload(INGEST_REPORT).read_text(encoding="utf-8"))
+        report = typed(_Report, parse_json(artifact.read(stored[0]), where), where)
         return _block(artifact.reference, report)
     except ArtifactError as error:
         return Block(artifact.reference, notes=(error.message,))
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        return Block(artifact.reference, notes=(f"{INGEST_REPORT} cannot be read: {error!r}",))
+    # Statistics of another shape, or numbers that cannot be drawn.
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        return Block(artifact.reference, notes=(f"{where}: {error!r}",))
 
 
-def _block(reference: str, report: Mapping[str, Any]) -> Block:
-    findings, numbers = report["findings"], report["statistics"]
+def _block(reference: str, report: _Report) -> Block:
+    findings, numbers = report.findings, report.statistics
     counts = [
         f"{count} {name}{'' if count == 1 else 's'}"
         for name in ("warning", "note")
-        for count in [sum(item["severity"] == name for item in findings)]
+        for count in [sum(item.severity == name for item in findings)]
     ]
-    files = [_file_line(item, report["format"]) for item in report["files"]]
+    files = [_file_line(item, report.format) for item in report.files]
     return Block(
         reference,
         paragraphs=(*files, f"The checks of ingest gave {' and '.join(counts)}."),
@@ -50,22 +70,20 @@ def _block(reference: str, report: Mapping[str, Any]) -> Block:
     )
 
 
-def _file_line(file: Mapping[str, Any], data_format: str) -> str:
-    by = file["recognized_by"]
+def _file_line(file: _File, data_format: str) -> str:
+    by = file.recognized_by
     reason = f", recognized by {plain_text(by)}" if by else ""
-    return f"{plain_text(file['path'])}, read as {plain_text(data_format)}{reason}"
+    return f"{plain_text(file.path)}, read as {plain_text(data_format)}{reason}"
 
 
-def _tables(
-    findings: list[Mapping[str, Any]], numbers: Mapping[str, Any]
-) -> Iterator[CaptionedTable]:
+def _tables(findings: Sequence[Finding], numbers: Mapping[str, Any]) -> Iterator[CaptionedTable]:
     if findings:
         rows = tuple(
             (
-                item["check"],
-                item["severity"],
-                plain_text(f"{item['where']}: {item['message']}".removeprefix(": ")),
-                plain_text(item["hint"]) or EMPTY,
+                plain_text(item.check),
+                item.severity,
+                plain_text(f"{item.where}: {item.message}".removeprefix(": ")),
+                plain_text(item.hint) or EMPTY,
             )
             for item in findings[:MOST_ROWS]
         )
