@@ -1,4 +1,5 @@
 import shutil
+from contextlib import contextmanager
 
 import pytest
 
@@ -40,3 +41,28 @@ def browser():
         )
         yield started
         started.close()
+
+
+@pytest.fixture
+def opened(browser):
+    """Open a page at a width, all of it unfolded; it must fit, and ask for nothing but itself.
+
+    Yields the tab and what the console said.
+    """
+
+    @contextmanager
+    def open_page(file, width):
+        tab = browser.new_page(viewport={"width": width, "height": 900})
+        asked, said = [], []
+        tab.on("request", lambda request: asked.append(request.url))
+        tab.on("console", lambda message: said.append(message.text))
+        tab.on("pageerror", lambda error: said.append(str(error)))
+        tab.goto(file.as_uri())
+        tab.wait_for_load_state("load")
+        tab.evaluate("document.querySelectorAll('details').forEach(item => { item.open = true })")
+        assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        yield tab, said
+        assert {url for url in asked if not url.startswith("data:")} == {file.as_uri()}
+        tab.close()
+
+    return open_page

@@ -41,28 +41,18 @@ def page(tmp_path_factory):
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_it_renders_alone_and_fits(browser, page, width):
-    tab = browser.new_page(viewport={"width": width, "height": 900})
-    asked, said = [], []
-    tab.on("request", lambda request: asked.append(request.url))
-    tab.on("console", lambda message: said.append(message.text))
-    tab.on("pageerror", lambda error: said.append(str(error)))
-    tab.goto(page.as_uri())
-    tab.wait_for_load_state("load")
-    tab.evaluate("document.querySelectorAll('details').forEach(item => { item.open = true })")
-    assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    boxes = tab.evaluate("[...document.images].map(i => [i.naturalWidth, i.clientWidth])")
-    assert len(boxes) == 8
-    assert min(natural for natural, _ in boxes) > 0
-    assert max(shown for _, shown in boxes) <= width
-    assert {url for url in asked if not url.startswith("data:")} == {page.as_uri()}
+def test_it_renders_alone_and_fits(opened, page, width):
+    with opened(page, width) as (tab, said):
+        boxes = tab.evaluate("[...document.images].map(i => [i.naturalWidth, i.clientWidth])")
+        assert len(boxes) == 8
+        assert min(natural for natural, _ in boxes) > 0
+        assert max(shown for _, shown in boxes) <= width
+        text = tab.inner_text("body")
+        assert "put the grün $5 bowl & the <plate>" in text
+        assert "30 with 1,800 steps" in text
+        assert "Not one store:" in text
+        assert tab.evaluate("document.querySelectorAll('h1').length") == 1
     assert said == []
-    text = tab.inner_text("body")
-    assert "put the grün $5 bowl & the <plate>" in text
-    assert "30 with 1,800 steps" in text
-    assert "Not one store:" in text
-    assert tab.evaluate("document.querySelectorAll('h1').length") == 1
-    tab.close()
 
 
 def test_plots_show_what_they_can_and_say_what_they_leave_out(tmp_path):

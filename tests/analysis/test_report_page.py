@@ -28,30 +28,20 @@ def file(workspace, tmp_path):
 
 @pytest.mark.usefixtures("few_resamples")
 @pytest.mark.parametrize("width", WIDTHS)
-def test_it_renders_alone_and_fits(browser, file, width):
-    tab = browser.new_page(viewport={"width": width, "height": 900})
-    asked, said = [], []
-    tab.on("request", lambda request: asked.append(request.url))
-    tab.on("console", lambda message: said.append(message.text))
-    tab.on("pageerror", lambda error: said.append(str(error)))
-    tab.goto(file.as_uri())
-    tab.wait_for_load_state("load")
-    tab.evaluate("document.querySelectorAll('details').forEach(item => { item.open = true })")
-    widths = tab.evaluate("[...document.images].map(image => image.naturalWidth)")
-    assert len(widths) > len(ARMS)
-    assert min(widths) > 0
-    assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    assert tab.evaluate("document.querySelector('h1').getBoundingClientRect().height > 10")
-    # The picture of a wide figure scrolls in its own box; others scale.
-    boxes = tab.evaluate(
-        "[...document.images].filter(i => !i.closest('.scroll')).map(i => i.clientWidth)"
-    )
-    assert boxes
-    assert max(boxes) <= width
-    assert {url for url in asked if not url.startswith("data:")} == {file.as_uri()}
+def test_it_renders_alone_and_fits(opened, file, width):
+    with opened(file, width) as (tab, said):
+        widths = tab.evaluate("[...document.images].map(image => image.naturalWidth)")
+        assert len(widths) > len(ARMS)
+        assert min(widths) > 0
+        assert tab.evaluate("document.querySelector('h1').getBoundingClientRect().height > 10")
+        # The picture of a wide figure scrolls in its own box; others scale.
+        boxes = tab.evaluate(
+            "[...document.images].filter(i => !i.closest('.scroll')).map(i => i.clientWidth)"
+        )
+        assert boxes
+        assert max(boxes) <= width
     # The toy videos are zeros, which no decoder takes; nothing else may be said.
     assert [line for line in said if "video" not in line.lower()] == []
-    tab.close()
 
 
 @pytest.mark.usefixtures("few_resamples")
