@@ -8,11 +8,10 @@ from typing import Any
 from lwdctl.configs import IngestConfig
 from lwdctl.core.config import from_mapping
 from lwdctl.core.progress import Progress, TqdmProgress
-from lwdctl.core.records import SourceSpec
 from lwdctl.data.formats import READERS
 from lwdctl.data.inspection import Inspections, inspect_files
 from lwdctl.data.reader import paths_of
-from lwdctl.envs.table import ENVIRONMENTS, with_outside_environment
+from lwdctl.envs.table import with_outside_environment
 
 
 def inspect(*paths: str | Path, progress: Progress | None = None, **settings: Any) -> Inspections:
@@ -38,15 +37,4 @@ def inspect(*paths: str | Path, progress: Progress | None = None, **settings: An
         settings = {"format": formats[0], **settings}
     config = from_mapping(IngestConfig, settings)
     files = paths_of([str(path) for path in paths[len(formats) :]])
-    return inspect_files(files, config, progress or TqdmProgress(), with_environment)
-
-
-def with_environment(spec: SourceSpec) -> SourceSpec:
-    """Add to the description of data what its environment says, as `ingest` does.
-
-    Raises:
-        ConfigError: No environment has that name, or it takes other actions.
-    """
-    if spec.env.adapter:
-        ENVIRONMENTS.check(spec.env.adapter)
-    return with_outside_environment(spec)
+    return inspect_files(files, config, progress or TqdmProgress(), with_outside_environment)

@@ -57,15 +57,17 @@ def command(shared: Shared, config: _CONFIG, html: _HTML = "") -> None:
       disagreement  why not
       command       the command that ingests all of them, or ""
     """  # noqa: D301
-    from lwdctl.api.inspection import with_environment
     from lwdctl.data.inspection import inspect_files
     from lwdctl.data.reader import paths_of
+    from lwdctl.envs.table import with_outside_environment
 
     page = Path(html).expanduser() if html else None
     if page is not None:
         check_writable(page, "--html FILE")
     with reserved_stdout():
-        found = inspect_files(paths_of(config.paths), config, shared.progress, with_environment)
+        found = inspect_files(
+            paths_of(config.paths), config, shared.progress, with_outside_environment
+        )
     if page is not None:
         from lwdctl.analysis.report.inspection import render_inspections
 

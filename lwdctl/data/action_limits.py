@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lwdctl.core.errors import ConfigError
+from lwdctl.core.plain_text import listed
 from lwdctl.core.records import FloatArray
 
 LIMIT_TOLERANCE = 2e-3
@@ -17,6 +18,11 @@ LIMIT_TOLERANCE = 2e-3
 back and forth, rounds by up to a thousandth; no robot notices."""
 SHOWN = 10
 """Components that a message names."""
+LONGEST = 120
+"""Characters of an episode's name in a message; with several files it begins with a path."""
+SMALLEST_SHOWN = 1e-4
+"""Fraction of values below which a message gives no digits."""
+_SOURCES = {"environment": "the environment", "file": "the file", "option": "--action-limits"}
 
 
 def parse_limits(text: str) -> tuple[float, float]:
@@ -40,15 +46,22 @@ def parse_limits(text: str) -> tuple[float, float]:
 class OutsideLimits:
     """Counts action values outside the limits.
 
+    Args:
+        low: (action,) smallest value that is allowed; () where there are no limits.
+        high: (action,) largest value that is allowed.
+        source: Where the limits come from, as `ActionSpec.limits` has it.
+
     Attributes:
         known: Whether there are limits.
         low: (action,) smallest value that is allowed.
         high: (action,) largest value that is allowed.
         count: Number of values outside.
+        episodes: Names of the episodes that have such values.
     """
 
     def __init__(self, low: Sequence[float], high: Sequence[float], source: str) -> None:
         self.known, self._source = bool(len(low)), source
+        self.episodes: list[str] = []
         self.low, self.high = np.array(low, np.float32), np.array(high, np.float32)
         self.count = self._total = 0
         with np.errstate(invalid="ignore"):
@@ -56,8 +69,8 @@ class OutsideLimits:
         self._components: npt.NDArray[np.int64] = np.zeros(len(low), np.int64)
         self._excess: npt.NDArray[np.float32] = np.zeros(len(low), np.float32)
 
-    def add(self, actions: FloatArray) -> bool:
-        """Add actions (time, action); return whether one is outside, by however little."""
+    def add(self, source: str, actions: FloatArray) -> bool:
+        """Add actions (time, action) of an episode; return whether one is outside at all."""
         if not self.known:
             return False
         self._total += actions.size
@@ -67,20 +80,24 @@ class OutsideLimits:
             self._components += np.count_nonzero(beyond, axis=0)
             self.count = int(self._components.sum())
             self._excess = np.maximum(self._excess, excess)
+            self.episodes.append(source)
         return bool((excess > 0).any())
 
-    def describe(self, source: str) -> str:
-        """Return the fraction and the largest excess as a sentence."""
+    def describe(self) -> str:
+        """Return the fraction, the largest excess and the episodes as a sentence."""
         worst = int(self._excess.argmax())
         which = np.flatnonzero(self._components).tolist()
         noun = "component" if len(which) == 1 else "components"
         components = ", ".join(map(str, which[:SHOWN]))
-        names = {"environment": "the environment", "file": "the file", "option": "--action-limits"}
+        fraction = self.count / self._total
+        less = "" if fraction >= SMALLEST_SHOWN else "less than "
+        giver = _SOURCES.get(self._source, self._source)
         return (
-            f"{self.count / self._total:.2%} of the action values ({noun} {components}) are"
-            f" outside the limits of {names.get(source, source)}; the largest excess is"
+            f"{less}{max(fraction, SMALLEST_SHOWN):.2%} of the action values"
+            f" ({noun} {components}) are outside the limits of {giver}; the largest excess is"
             f" {self._excess[worst]:.4g}, of component {worst} beyond"
-            f" [{self.low[worst]:g}, {self.high[worst]:g}]"
+            f" [{self.low[worst]:g}, {self.high[worst]:g}]; episodes with such values:"
+            f" {listed(self.episodes, longest=LONGEST)}"
         )
 
     def values(self) -> dict[str, Any]:
@@ -90,4 +107,6 @@ class OutsideLimits:
             "count": self.count,
             "components": self._components.tolist(),
             "largest_excess": float(self._excess.max()),
+            "episodes": len(self.episodes),
+            "first": self.episodes[:SHOWN],
         }

@@ -179,8 +179,3 @@ def numeric_order(name: str) -> tuple[str, int, str]:
     """Return a sort key that puts `demo_2` before `demo_10`."""
     match = re.fullmatch(r"(.*?)(\d+)", name)
     return (match[1], int(match[2]), name) if match else (name, -1, name)
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's text, or the name of its type."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

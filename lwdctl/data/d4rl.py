@@ -10,7 +10,7 @@ cut at the environment's step limit.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -252,7 +252,25 @@ class D4rlFile(Hdf5Reader):
             why = "as --max-steps requests" if config.max_steps else "as timeouts is missing"
             message = f"{cuts} episodes end at the step limit of {cut_at}, {why}"
             self._note("adjusted", "timeouts", message, episodes=cuts, limit=cut_at)
+        elif limit:
+            self._check_lengths([stop - start for start, stop in episodes], flags, limit)
         return episodes
+
+    def _check_lengths(
+        self, lengths: Sequence[int], flags: Mapping[str, Flags], limit: int
+    ) -> None:
+        """Warn of episodes beyond the environment's step limit, where ends may be missing."""
+        longer = sum(length > limit for length in lengths)
+        if not longer:
+            return
+        missing = "ends may be missing" if any(map(np.any, flags.values())) else "no flag is set"
+        message = (
+            f"{longer} of {len(lengths)} episodes are longer than the environment's step limit of"
+            f" {limit}; the longest has {max(lengths)} steps: {missing}"
+        )
+        values = {"episodes": longer, "longest": max(lengths), "limit": limit}
+        where, hint = f"{self.path}: timeouts", f"--max-steps {limit} ends episodes there"
+        self.findings.append(Finding("too-long", "warning", message, where, hint, values))
 
     def _aligned(self, flags: dict[str, Flags], mode: str) -> dict[str, Flags]:
         """Return the flags that end episodes, moved where they lie a row beside the resets."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,14 +54,45 @@ class Ranges:
         return {name: values[place].tolist() for name, values in columns.items()}
 
 
+class LabelStatistics:
+    """Lengths, returns and outcomes of the episodes of one label.
+
+    Attributes:
+        lengths: Steps of every episode.
+        returns: Return of every episode that has rewards.
+        outcomes: Number of episodes that succeeded, failed, or do not say (None).
+    """
+
+    def __init__(self) -> None:
+        self.lengths = array("q")
+        self.returns = array("d")
+        self.outcomes: Counter[bool | None] = Counter()
+
+    def add(self, episode: Episode) -> None:
+        """Add an episode."""
+        self.lengths.append(episode.length)
+        if episode.rewards is not None:
+            self.returns.append(float(episode.rewards.sum(dtype="float64")))
+        self.outcomes[episode.success] += 1
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return JSON-ready numbers."""
+        return {
+            "episodes": len(self.lengths),
+            "steps": sum(self.lengths),
+            "return": distribution(self.returns) if self.returns else None,
+            "successful": self.outcomes[True],
+            "success_known": self.outcomes[True] + self.outcomes[False],
+        }
+
+
 class DataStatistics:
     """Lengths, labels, returns and ranges of the episodes added so far.
 
     Attributes:
         ranges: Ranges of all observation keys side by side, then the action's.
         lengths: Steps of every episode.
-        labels: Label of every episode, as an index into `label_names`.
-        returns: Return of every episode, NaN where it has no rewards.
+        labels: Numbers of the episodes of each label, in order of appearance.
 
     Args:
         spec: What the episodes are.
@@ -72,10 +103,7 @@ class DataStatistics:
         sizes = [item.size for item in spec.observations]
         self.ranges = Ranges(sum(sizes) + spec.action.size)
         self.lengths = array("q")
-        self.returns = array("d")
-        self.labels = array("q")
-        self.label_names: list[str] = []
-        self._successes: Counter[tuple[str, bool | None]] = Counter()
+        self.labels: defaultdict[str, LabelStatistics] = defaultdict(LabelStatistics)
         self._tasks: Counter[str] = Counter()
         self._example: tuple[str, FloatArray, FloatArray] | None = None
 
@@ -83,14 +111,8 @@ class DataStatistics:
         """Add an episode, with its observations side by side (time, obs)."""
         actions = np.asarray(episode.actions)
         self.ranges.add(np.concatenate([observations, actions], axis=1))
-        if episode.label not in self.label_names:
-            self.label_names.append(episode.label)
-        self.labels.append(self.label_names.index(episode.label))
+        self.labels[episode.label].add(episode)
         self.lengths.append(episode.length)
-        rewards = episode.rewards
-        total = float("nan") if rewards is None else float(rewards.sum(dtype="float64"))
-        self.returns.append(total)
-        self._successes[episode.label, episode.success] += 1
         self._tasks[episode.task] += 1
         if self._example is None:
             shown = slice(EXAMPLE_STEPS)
@@ -101,11 +123,23 @@ class DataStatistics:
         """Steps of all episodes together."""
         return sum(self.lengths)
 
-    def returns_of(self, label: str) -> list[float]:
-        """Return the known returns of the episodes of a label."""
-        wanted = self.label_names.index(label)
-        pairs = zip(self.labels, self.returns, strict=True)
-        return [value for index, value in pairs if index == wanted and np.isfinite(value)]
+    def summary(self) -> dict[str, Any]:
+        """Return lengths, episodes of each task and label, and returns and successes if known."""
+        found: dict[str, Any] = {
+            "length": distribution(self.lengths),
+            "episodes_by_task": dict(sorted(self._tasks.items())),
+            "episodes_by_label": {
+                name: len(item.lengths) for name, item in sorted(self.labels.items())
+            },
+        }
+        if returns := self._returns():
+            found["return"] = distribution(returns)
+        solved, failed = (
+            sum(item.outcomes[flag] for item in self.labels.values()) for flag in (True, False)
+        )
+        if solved + failed:
+            found["success"] = solved / (solved + failed)
+        return found
 
     def to_mapping(self, limit: int, matching: Sequence[int]) -> dict[str, Any]:
         """Return JSON-ready statistics; `DataChecks.statistics` describes them.
@@ -114,44 +148,34 @@ class DataStatistics:
             limit: Step limit of an episode, 0 if unknown.
             matching: Observation component to show beside each action component, -1 for none.
         """
-        lengths = list(self.lengths)
-        edges, counts = _histogram(lengths, whole=True)
+        edges, counts = _histogram(self.lengths, whole=True)
         return {
-            "episodes": len(lengths),
+            "episodes": len(self.lengths),
             "steps": self.steps,
             "length": {
-                **distribution(lengths),
+                **distribution(self.lengths),
                 "limit": limit,
                 "histogram": {"edges": edges, "counts": counts},
             },
             "tasks": dict(sorted(self._tasks.items())),
-            "labels": {name: self._of_label(name) for name in sorted(self.label_names)},
+            "labels": {name: item.to_mapping() for name, item in sorted(self.labels.items())},
             "returns": self._return_histograms(),
             "observations": self._observations(),
             "example": self._shown(matching),
         }
 
-    def _of_label(self, label: str) -> dict[str, Any]:
-        index, returns = self.label_names.index(label), self.returns_of(label)
-        lengths = [
-            length for one, length in zip(self.labels, self.lengths, strict=True) if one == index
-        ]
-        known = {flag: self._successes[label, flag] for flag in (True, False)}
-        return {
-            "episodes": len(lengths),
-            "steps": sum(lengths),
-            "return": distribution(returns) if returns else None,
-            "successful": known[True],
-            "success_known": sum(known.values()),
-        }
+    def _returns(self) -> list[float]:
+        return [value for item in self.labels.values() for value in item.returns]
 
     def _return_histograms(self) -> dict[str, Any] | None:
-        known = [value for value in self.returns if np.isfinite(value)]
+        known = self._returns()
         if not known:
             return None
         edges, _ = _histogram(known)
-        names = sorted(self.label_names)
-        counts = {name: np.histogram(self.returns_of(name), edges)[0].tolist() for name in names}
+        counts = {
+            name: np.histogram(item.returns, edges)[0].tolist()
+            for name, item in sorted(self.labels.items())
+        }
         return {"edges": edges, "counts": counts}
 
     def _observations(self) -> dict[str, Any]:

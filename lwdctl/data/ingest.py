@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from lwdctl.artifacts.snippets import SnippetStore, SnippetWriter
 from lwdctl.configs import IngestConfig
@@ -20,7 +20,6 @@ from lwdctl.core.progress import Progress, TqdmProgress
 from lwdctl.core.records import ActionSpec, Episode, Finding, SourceSpec
 from lwdctl.core.seeding import generator
 from lwdctl.data.checks import NonFiniteError
-from lwdctl.data.episode_statistics import distribution
 from lwdctl.data.ingest_report import describe_finding, write_report
 from lwdctl.data.quality import (
     DataChecks,
@@ -71,7 +70,6 @@ def ingest(
     _stop_at_error(source, found, checks)
     splits = assign_splits(chosen, config.validation_fraction, config.seed)
     writer = SnippetWriter(store, spec)
-    stored: list[_Stored] = []
     broken: list[str] = []
     checked_early = False
     with progress.task("ingest", len(order), "episode") as task:
@@ -82,14 +80,13 @@ def ingest(
             kept = checks.add(episode) if episode else None
             if kept is not None:
                 writer.append(replace(kept, split=split))
-                stored.append(_Stored.of(kept))
             if not checked_early and _enough(checks):
                 checked_early = True
                 _stop_at_error(source, found, checks)
             task.advance()
     if broken:
         found.append(_left_out(broken))
-    if not stored:
+    if not checks.episodes:
         raise DataError(f"{source.paths[0]}: every episode has NaN or infinity, or only zeros")
     findings = _stop_at_error(source, found, checks)
     for item in findings:
@@ -97,8 +94,16 @@ def ingest(
     counts = writer.close(checks.action())
     result = SnippetStore.written_by(writer)
     if store is not None:
-        write_report(store.parent, source, config, findings, checks.statistics())
-    return result, {**counts, **_summary(stored, len(chosen), findings), **_describe(result.spec)}
+        write_report(store.parent, source, findings, checks.statistics())
+    severities = Counter(item.severity for item in findings)
+    summary = {
+        **counts,
+        "dropped_episodes": len(chosen) - checks.episodes,
+        **checks.summary(),
+        "findings": {name: severities[name] for name in ("warning", "note")},
+        **_describe(result.spec),
+    }
+    return result, summary
 
 
 def _announce(source: MergedReader, action: ActionSpec, progress: Progress) -> None:
@@ -129,41 +134,6 @@ def _left_out(names: Sequence[str]) -> Finding:
         f"{len(names)} episodes with NaN or infinity are left out: {listed(names)}",
         values={"episodes": len(names)},
     )  # fmt: skip
-
-
-class _Stored(NamedTuple):
-    """What the summary counts of a stored episode."""
-
-    length: int
-    task: str
-    label: str
-    total: float | None
-    success: bool | None
-
-    @classmethod
-    def of(cls, episode: Episode) -> _Stored:
-        """Return it without the steps."""
-        rewards = episode.rewards
-        total = None if rewards is None else float(rewards.sum(dtype="float64"))
-        return cls(episode.length, episode.task, episode.label, total, episode.success)
-
-
-def _summary(stored: Sequence[_Stored], chosen: int, findings: Sequence[Finding]) -> dict[str, Any]:
-    returns = [item.total for item in stored if item.total is not None]
-    successes = [item.success for item in stored if item.success is not None]
-    severities = Counter(item.severity for item in findings)
-    summary: dict[str, Any] = {
-        "dropped_episodes": chosen - len(stored),
-        "length": distribution([item.length for item in stored]),
-        "episodes_by_task": dict(sorted(Counter(item.task for item in stored).items())),
-        "episodes_by_label": dict(sorted(Counter(item.label for item in stored).items())),
-        "findings": {name: severities[name] for name in ("warning", "note")},
-    }
-    if returns:
-        summary["return"] = distribution(returns)
-    if successes:
-        summary["success"] = sum(successes) / len(successes)
-    return summary
 
 
 def _enough(checks: DataChecks) -> bool:

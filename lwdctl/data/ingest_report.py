@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from lwdctl.artifacts.files import write_durably
-from lwdctl.configs import IngestConfig
 from lwdctl.core.plain_text import plain_text
 from lwdctl.core.records import SEVERITIES, Finding
-from lwdctl.data.reader import MergedReader, recognize
+from lwdctl.data.reader import MergedReader
 
 INGEST_REPORT = "ingest_report.json"
 
@@ -32,7 +31,6 @@ def describe_finding(finding: Finding) -> str:
 def write_report(
     directory: Path,
     source: MergedReader,
-    config: IngestConfig,
     findings: Sequence[Finding],
     statistics: Mapping[str, Any],
 ) -> None:
@@ -41,12 +39,11 @@ def write_report(
     It holds `format`, `files` (path and what recognized the format, "" where the user named it),
     `findings` (as in `core.records.Finding`) and `statistics` (as in `DataChecks.statistics`).
     """
-    named = config.format is not None
     report = {
         "format": source.spec.source_format,
         "files": [
-            {"path": str(path), "recognized_by": "" if named else recognize(path).reason}
-            for path in source.paths
+            {"path": str(path), "recognized_by": reason}
+            for path, reason in zip(source.paths, source.recognized_by, strict=True)
         ],
         "findings": [asdict(item) for item in findings],
         "statistics": statistics,

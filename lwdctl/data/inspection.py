@@ -223,9 +223,11 @@ def inspect_file(
             raise _no_format(path, contents)
         with open_source(name, (path,), config) as source:
             # Merging takes the longest episode for the limit where the file knows none.
-            limit = config.max_steps or source.readers[0].spec.env.max_steps
+            limit = source.readers[0].spec.env.max_steps
             env = dataclasses.replace(source.spec.env, max_steps=limit)
-            source.spec = complete(dataclasses.replace(source.spec, env=env))
+            spec = complete(dataclasses.replace(source.spec, env=env))
+            env = dataclasses.replace(spec.env, max_steps=config.max_steps or spec.env.max_steps)
+            source.spec = dataclasses.replace(spec, env=env)
             found = _survey(found, source, config, progress or SilentProgress())
     except LwdctlError as error:
         found = _refused(found, error)

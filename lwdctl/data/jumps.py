@@ -31,6 +31,7 @@ FEWEST = 2
 SMALLEST = 0.01
 """Steps below a hundredth of a standard deviation count as rest."""
 CANDIDATES = 256
+"""Steps that are kept at least; of an episode a sixteenth of these are looked at."""
 TURN_SLACK = 0.5
 """Radians; a wrapped angle steps by a full turn less its motion."""
 SIGN_SLACK = 0.1
@@ -57,12 +58,16 @@ class JumpSearch:
 
     Args:
         size: Components of all observations.
+
+    Attributes:
+        is_cut: Whether there were more steps that stand out than are kept.
     """
 
     def __init__(self, size: int) -> None:
         self._found: list[tuple[int, Jump]] = []
         self._sum: npt.NDArray[np.float64] = np.zeros(size)
         self._count = 0
+        self.is_cut = False
 
     def add(self, source: str, observations: FloatArray) -> None:
         """Search an episode's observations (time, obs)."""
@@ -88,6 +93,7 @@ class JumpSearch:
         if len(self._found) > 2 * CANDIDATES:
             self._found.sort(key=lambda item: -item[0])
             del self._found[CANDIDATES:]
+            self.is_cut = True
 
     def jumps(self, steps: Steps) -> list[Jump]:
         """Return the jumps, by episode and row.

@@ -10,9 +10,9 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from lwdctl.core.errors import DataError
+from lwdctl.core.errors import DataError, first_line
 from lwdctl.core.records import Finding
-from lwdctl.data.checks import closed_on_error, first_line
+from lwdctl.data.checks import closed_on_error
 from lwdctl.data.contents import ArrayEntry
 from lwdctl.data.hdf5 import dataset_at, open_hdf5, read_array, read_stored
 

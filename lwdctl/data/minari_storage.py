@@ -17,9 +17,9 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from lwdctl.core.errors import DataError, MissingExtraError
+from lwdctl.core.errors import DataError, MissingExtraError, first_line
 from lwdctl.core.untrusted import read_json
-from lwdctl.data.checks import check_declared_bytes, first_line, missing_path, numeric_order
+from lwdctl.data.checks import check_declared_bytes, missing_path, numeric_order
 from lwdctl.data.contents import MAX_DEPTH, MAX_ENTRIES, ArrayEntry
 from lwdctl.data.hdf5 import StoredArray, open_hdf5, read_array, read_stored, text_of
 

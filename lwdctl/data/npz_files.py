@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lwdctl.core.errors import DataError
+from lwdctl.core.errors import DataError, first_line
 from lwdctl.core.records import Finding
-from lwdctl.data.checks import check_declared_bytes, first_line, missing_path
+from lwdctl.data.checks import check_declared_bytes, missing_path
 from lwdctl.data.contents import npz_entry, read_npy_header
 
 # No array of a recording shrinks to less than this when it is compressed; zip bombs do.

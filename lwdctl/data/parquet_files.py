@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lwdctl.core.errors import DataError, MissingExtraError
-from lwdctl.data.checks import first_line
+from lwdctl.core.errors import DataError, MissingExtraError, first_line
 from lwdctl.data.parquet_footer import declared_sizes
 
 try:

@@ -16,9 +16,10 @@ import numpy.typing as npt
 
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import ConfigError
+from lwdctl.core.plain_text import listed
 from lwdctl.core.records import LIMIT_MARGIN, ActionSpec, Episode, Finding, Severity, SourceSpec
 from lwdctl.core.simulator_facts import REFERENCE_RETURNS
-from lwdctl.data.action_limits import OutsideLimits, parse_limits
+from lwdctl.data.action_limits import LONGEST, OutsideLimits, parse_limits
 from lwdctl.data.action_test import FEWEST_TESTED, ActionTest, what_actions_follow
 from lwdctl.data.checks import finite_rows
 from lwdctl.data.episode_statistics import DataStatistics, component_names
@@ -50,7 +51,8 @@ class DataChecks:
         config: What the user requests of the actions (`actions`, `action_limits`,
             `clip_actions`) and `max_steps`.
         read: What the reader found when it opened the files. A note of the check `"semantics"`
-            says that names in the file tell what actions are; a warning, that nothing does.
+            says that names in the file tell what actions are; a warning, that nothing does. One of
+            the check `"too-long"` says what to do about long episodes of the format.
 
     Raises:
         ConfigError: `action_limits` is neither `data` nor a pair of numbers, or there is nothing
@@ -62,6 +64,7 @@ class DataChecks:
     ) -> None:
         self._spec, self._config = spec, config
         self._told = any(item.check == "semantics" and item.severity == "note" for item in read)
+        self._long_told = any(item.check == "too-long" for item in read)
         self._declared = declared_action(spec.action, config)
         self._limit = config.max_steps or spec.env.max_steps
         sizes = [item.size for item in spec.observations]
@@ -101,7 +104,7 @@ class DataChecks:
         self._sample.add(kept.actions, observations)
         self._jumps.add(kept.source, observations)
         self._begins_with_zeros &= observations[0] == 0
-        outside = self._outside.add(kept.actions)
+        outside = self._outside.add(kept.source, kept.actions)
         if outside and self._config.clip_actions:
             low, high = self._outside.low, self._outside.high
             kept = dataclasses.replace(kept, actions=np.clip(kept.actions, low, high))
@@ -154,6 +157,10 @@ class DataChecks:
         found = [item for check in checks for item in check]
         return worst_first(found)
 
+    def summary(self) -> dict[str, Any]:
+        """Return the main numbers of the episodes added so far, at least one."""
+        return self._numbers.summary()
+
     def statistics(self) -> dict[str, Any]:
         """Return JSON-ready numbers of the episodes added so far, {} without any.
 
@@ -178,7 +185,6 @@ class DataChecks:
         return {
             **self._numbers.to_mapping(self._limit, matching),
             "action": {**dataclasses.asdict(action), **ranges, "evidence": test.to_mapping()},
-            "control_rate": action.control_rate,
         }
 
     @property
@@ -285,7 +291,7 @@ class DataChecks:
             return
         if self._config.clip_actions:
             yield Finding(
-                "clipped", "note", f"{self._outside.describe(source)}; they are clipped",
+                "clipped", "note", f"{self._outside.describe()}; they are clipped",
                 values=self._outside.values(),
             )  # fmt: skip
             return
@@ -298,7 +304,7 @@ class DataChecks:
         if declared == "delta" and not verdict:
             hint += "; --actions recorded-absolute if they are targets"
         yield Finding(
-            "outside-limits", "error", self._outside.describe(source), hint=hint,
+            "outside-limits", "error", self._outside.describe(), hint=hint,
             values=self._outside.values(),
         )  # fmt: skip
 
@@ -320,7 +326,7 @@ class DataChecks:
     def _lengths(self) -> Iterable[Finding]:
         lengths = np.array(self._numbers.lengths)
         longer, single = int((lengths > self._limit).sum()), int((lengths == 1).sum())
-        if self._limit and longer:
+        if self._limit and longer and not self._long_told:
             people = self._spec.env.adapter in RECORDED_WITHOUT_LIMIT
             yield Finding(
                 "too-long",
@@ -343,11 +349,11 @@ class DataChecks:
         if known is None:
             return
         random, expert = known
-        for label in self._numbers.label_names:
-            returns, level = self._numbers.returns_of(label), _level(label)
-            if not returns or level is None:
+        for label, item in self._numbers.labels.items():
+            level = _level(label)
+            if not item.returns or level is None:
                 continue
-            mean = math.fsum(returns) / len(returns)
+            mean = math.fsum(item.returns) / len(item.returns)
             low, high = level
             score = (mean - random) / (expert - random)
             if not low <= score <= high:
@@ -366,8 +372,9 @@ class DataChecks:
             places = [f"{item.source} row {item.row}" for item in found]
             yield Finding(
                 "jumps", "warning",
-                f"in {len(found)} places most observations jump by many times their usual step, as"
-                f" if an episode began there: {_some(places)}",
+                f"in {'at least ' * self._jumps.is_cut}{len(found)} places most observations jump"
+                " by many times their usual step, as if an episode began there:"
+                f" {listed(places, SHOWN, LONGEST)}",
                 values={"count": len(found), "places": places[: SHOWN * SHOWN]},
             )  # fmt: skip
 
@@ -395,7 +402,7 @@ class DataChecks:
             names = self._names()
             shown = [f"{names[two]} is {names[one]}" for one, two in pairs]
             yield Finding(
-                "duplicated", "note", f"components that are equal: {_some(shown)}",
+                "duplicated", "note", f"components that are equal: {listed(shown, SHOWN, LONGEST)}",
                 values={"pairs": [[names[one], names[two]] for one, two in pairs]},
             )  # fmt: skip
 
@@ -420,11 +427,12 @@ class DataChecks:
             else f"{names[start][:-1]}..{names[end].rpartition('[')[2]}"
             for start, end in runs
         ]
-        return _some(texts)
+        return listed(texts, SHOWN, LONGEST)
 
 
 def _only_zeros(severity: Severity, names: Sequence[str], fate: str) -> Finding:
-    message = f"{len(names)} episodes hold nothing but zeros and are {fate}: {_some(names)}"
+    shown = listed(names, SHOWN, LONGEST)
+    message = f"{len(names)} episodes hold nothing but zeros and are {fate}: {shown}"
     return Finding("zero-episodes", severity, message, values={"episodes": len(names)})
 
 
@@ -473,8 +481,11 @@ def check_conversion(action: ActionSpec, config: IngestConfig) -> None:
 def declared_action(action: ActionSpec, config: IngestConfig) -> ActionSpec:
     """Return the description of the actions with what the user declares about them.
 
-    Targets that the source calls motions do not have the motions' limits.
+    Limits that are infinite, or the largest number of their type, are none. Targets that the source
+    calls motions do not have the motions' limits.
     """
+    if not np.all(np.abs([*action.low, *action.high]) < np.finfo(np.float32).max):
+        action = action.unlimited()
     if config.actions == "recorded-absolute" and action.semantics != "absolute":
         return dataclasses.replace(
             action, semantics="absolute", units="as recorded", low=(), high=(), limits=""
@@ -547,10 +558,4 @@ def _describe(test: ActionTest) -> str:
 
 def _range(low: Sequence[float], high: Sequence[float]) -> str:
     pairs = [f"[{a:.3g}, {b:.3g}]" for a, b in zip(low, high, strict=True)]
-    return _some(pairs)
-
-
-def _some(texts: Sequence[str]) -> str:
-    """Return the first of some texts, and how many there are besides."""
-    more = len(texts) - SHOWN
-    return ", ".join(texts[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+    return listed(pairs, SHOWN, LONGEST)

@@ -143,31 +143,30 @@ def recognize(path: Path) -> Recognized:
     return Recognized("", "", contents)
 
 
-def format_of(paths: Sequence[Path]) -> str:
-    """Return the data format that all files have.
+def recognize_all(paths: Sequence[Path]) -> list[Recognized]:
+    """Find the data format that all files have, by their content.
 
     Raises:
         DataError: No path, a path that cannot be opened, one of no known format, or files of
             different formats.
     """
-    found: dict[str, Path] = {}
+    if not paths:
+        raise DataError("no path given", "give at least one file")
+    found: list[Recognized] = []
     for path in paths:
-        name = recognize(path).format
-        if not name:
+        item = recognize(path)
+        if not item.format:
             raise DataError(
                 f"{path}: is of no data format that lwdctl knows ({', '.join(READERS)})",
                 f"lwdctl inspect {shlex.quote(str(path))}",
             )
-        found.setdefault(name, path)
-    if len(found) > 1:
-        (one, first), (other, second), *_ = found.items()
-        raise DataError(
-            f"{second}: is a {other} file, but {first} is a {one} file",
-            "ingest each data format into a store of its own",
-        )
-    if not found:
-        raise DataError("no path given", "give at least one file")
-    return next(iter(found))
+        found.append(item)
+        if item.format != found[0].format:
+            raise DataError(
+                f"{path}: is a {item.format} file, but {paths[0]} is a {found[0].format} file",
+                "ingest each data format into a store of its own",
+            )
+    return found
 
 
 def why_not(path: Path) -> dict[str, str]:
@@ -194,7 +193,7 @@ def ingest_command(paths: Sequence[Path], config: IngestConfig) -> str:
     texts = [f"./{path}" if str(path).startswith("-") else str(path) for path in paths]
     words = ["lwdctl", "ingest"]
     if config.format or texts[0] in READERS:
-        words.append(config.format or format_of(paths))
+        words.append(config.format or recognize_all(paths)[0].format)
     words += texts
     for item in dataclasses.fields(config):
         value, option = getattr(config, item.name), f"--{item.name.replace('_', '-')}"
@@ -222,7 +221,12 @@ def open_source(
         DataError: No path, the same path twice, a structure that is not the format's, or files
             that disagree in dimensions, action semantics or environment.
     """
-    return MergedReader(READERS.load(data_format or format_of(paths)), paths, config)
+    if data_format:
+        return MergedReader(READERS.load(data_format), paths, config)
+    found = recognize_all(paths)
+    source = MergedReader(READERS.load(found[0].format), paths, config)
+    source.recognized_by = tuple(item.reason for item in found)
+    return source
 
 
 def check_unused(config: IngestConfig, path: Path, what: str, *names: str) -> None:
@@ -269,6 +273,8 @@ class MergedReader:
 
     Attributes:
         readers: One per file.
+        recognized_by: Per file, what in it says that it is of the format; "" where the caller
+            named the format.
         weights: Per episode, `config.weight` of its file; 1 where none is given.
     """
 
@@ -279,6 +285,7 @@ class MergedReader:
         config: IngestConfig,
     ) -> None:
         self.paths = tuple(paths)
+        self.recognized_by = ("",) * len(paths)
         if not paths:
             raise DataError("no path given", "give at least one file")
         _check_distinct(paths)

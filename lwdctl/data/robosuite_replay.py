@@ -18,11 +18,11 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import numpy.typing as npt
 
-from lwdctl.core.errors import DataError
+from lwdctl.core.errors import DataError, first_line
 from lwdctl.core.records import FloatArray
 from lwdctl.core.robosuite_import import import_robosuite
 from lwdctl.core.scene_files import check_scene
-from lwdctl.data.checks import finite_rows, first_line
+from lwdctl.data.checks import finite_rows
 
 # From robosuite 1.5 on the names of a gripper's parts carry the arm's.
 MARK_OF_15 = "gripper0_right_"

@@ -23,10 +23,10 @@ from zarr.abc.store import Store
 from zarr.storage import LocalStore, ZipStore
 
 from lwdctl.artifacts.stored_files import stored_files
-from lwdctl.core.errors import ArtifactError, DataError
+from lwdctl.core.errors import ArtifactError, DataError, first_line
 from lwdctl.core.records import Finding
 from lwdctl.data.checked_codecs import MAX_CHUNK_BYTES, with_checked_codecs
-from lwdctl.data.checks import NUMBER_KINDS, NonFiniteError, check_declared_bytes, first_line
+from lwdctl.data.checks import NUMBER_KINDS, NonFiniteError, check_declared_bytes
 from lwdctl.data.contents import zarr_arrays
 from lwdctl.data.zarr_metadata import codec_names, read_zarr_metadata
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from lwdctl.core.errors import DataError
+from lwdctl.core.errors import DataError, first_line
 from lwdctl.core.untrusted import parse_json
-from lwdctl.data.checks import first_line, missing_path
+from lwdctl.data.checks import missing_path
 
 _MAX_METADATA_BYTES = 2**24
 _MAX_DEPTH = 8

@@ -132,16 +132,19 @@ def make_simulator(env: Environment, task: str) -> Simulator:
 
 
 def with_outside_environment(spec: SourceSpec) -> SourceSpec:
-    """Take from a plug-in environment what no data file says about it.
+    """Check that the environment of data exists; take from a plug-in what no data file says.
 
     These are the meaning of actions and the episode limit: `action` and `max_steps` of the class,
     or of an instance where the class does not have both.
 
     Raises:
-        ConfigError: The environment cannot be imported, or takes actions of another size.
+        ConfigError: No environment has that name, it cannot be imported, or it takes actions of
+            another size.
     """
     adapter = spec.env.adapter
-    if adapter in _ROWS or not (is_import_path(adapter) or adapter in ENVIRONMENTS):
+    if adapter:
+        ENVIRONMENTS.check(adapter)
+    if not adapter or adapter in _ROWS:
         return spec
     described = load_environment(spec.env)
     if not (hasattr(described, "action") and hasattr(described, "max_steps")):

@@ -17,7 +17,7 @@ from lwdctl.core.errors import ConfigError
 from lwdctl.data.ingest import ingest
 from lwdctl.data.reader import open_source, paths_of
 from lwdctl.data.robomimic_writer import DEMONSTRATIONS_PAYLOAD
-from lwdctl.envs.table import ENVIRONMENTS, with_outside_environment
+from lwdctl.envs.table import with_outside_environment
 from lwdctl.stages.stage import StageContext
 
 DEMONSTRATIONS = "demonstrations"
@@ -36,8 +36,6 @@ def run(config: IngestConfig, inputs: Mapping[str, Artifact], context: StageCont
     name = context.name or _default_name(paths, parents)
     data_format = "robomimic" if parents else config.format
     with open_source(data_format, paths, config) as source:
-        if source.spec.env.adapter:
-            ENVIRONMENTS.check(source.spec.env.adapter)
         source.spec = with_outside_environment(source.spec)
         with (
             context.workspace.begin(

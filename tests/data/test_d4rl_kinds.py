@@ -12,7 +12,8 @@ import pytest
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
 from lwdctl.core.simulator_facts import REFERENCE_RETURNS
-from lwdctl.data.reader import format_of, open_source
+from lwdctl.data.inspection import inspect_file
+from lwdctl.data.reader import open_source, recognize
 
 SIZES = (17, 6)
 
@@ -204,6 +205,23 @@ def test_a_missing_flag_is_mended_by_the_step_limit(path):
         assert [item.length for item in reader.episodes] == [60, 120, 60, 60]
     with opened(path, max_steps=60) as reader:
         assert [item.length for item in reader.episodes] == list(LENGTHS)
+
+
+@pytest.mark.parametrize(("ends", "longest"), [([], 2500), ([2000], 2000)])
+def test_episodes_beyond_the_limit_have_a_hint_that_works(tmp_path, ends, longest):
+    path = tmp_path / "halfcheetah-expert-v2.hdf5"
+    write(path, steps((1000, 1000, 500)), ends)
+    with opened(path) as reader:
+        (warning,) = found(reader, "too-long", "" if ends else "no flag is set")
+    assert warning.values == {"episodes": 1, "longest": longest, "limit": 1000}
+    findings = inspect_file(path, IngestConfig()).findings
+    assert [item.check for item in findings].count("too-long") == 1
+    option, value, *_ = shlex.split(warning.hint)
+    assert option == "--max-steps"
+    with opened(path, max_steps=int(value)) as reader:
+        assert [item.length for item in reader.episodes] == [1000, 1000, 500]
+    findings = inspect_file(path, IngestConfig(max_steps=int(value))).findings
+    assert "too-long" not in {item.check for item in findings}
 
 
 def test_next_observations_a_row_short(path):
@@ -439,7 +457,7 @@ def test_options_without_use_are_refused(path, option):
 
 def test_files_are_recognized_by_their_arrays(tmp_path):
     path = write(tmp_path / "no_name_at_all", steps(LENGTHS), ENDS)
-    assert format_of([path]) == "d4rl"
+    assert recognize(path).format == "d4rl"
 
 
 def test_reference_returns_are_known_for_every_environment():

@@ -100,6 +100,7 @@ class Made:
 
     def __init__(self, episodes, action, findings=()):
         self.paths = [Path("made.npz")]
+        self.recognized_by = [""]
         self._episodes = list(episodes)
         self.findings = list(findings)
         self.reads = 0

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError, MissingExtraError
-from lwdctl.data.reader import format_of, open_source
+from lwdctl.data.reader import open_source, recognize
 
 LENGTHS = (4, 7, 5)
 
@@ -483,7 +483,7 @@ def made_by_minari(tmp_path, monkeypatch):
 @pytest.mark.parametrize("data_format", ["arrow", "parquet"])
 def test_arrow_and_parquet_are_read_as_hdf5(made_by_minari, data_format):
     path, other = made_by_minari(data_format), made_by_minari("hdf5")
-    assert format_of([path]) == "minari"
+    assert recognize(path).format == "minari"
     options = IngestConfig(task_from="mission", label_from="level")
     with open_source("minari", (path,), options) as reader, open_source(
         "minari", (other,), options

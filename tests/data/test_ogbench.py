@@ -11,7 +11,7 @@ from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
 from lwdctl.data.ingest import assign_splits
-from lwdctl.data.reader import format_of, open_source
+from lwdctl.data.reader import open_source, recognize, recognize_all
 
 STEPS = (5, 8, 3)
 ROWS = sum(STEPS) + len(STEPS)
@@ -83,7 +83,7 @@ def found(reader, check, word=""):
 def test_every_layout_gives_the_same_episodes(tmp_path, layout, compressed):
     source = as_downloaded()
     path = write(tmp_path, LAYOUTS[layout](), compressed=compressed)
-    assert format_of([path]) == "ogbench"
+    assert recognize(path).format == "ogbench"
     with opened(path) as reader:
         assert [item.length for item in reader.episodes] == list(STEPS)
         for index, (start, steps) in enumerate(zip(STARTS, STEPS, strict=True)):
@@ -162,7 +162,7 @@ def test_rewards_and_masks_of_single_task_files(tmp_path):
     masks = np.ones(rows, np.float32)
     masks[7] = 0
     path = write(tmp_path, {**arrays, "rewards": np.arange(rows, dtype=np.float32), "masks": masks})
-    assert format_of([path]) == "ogbench"
+    assert recognize(path).format == "ogbench"
     with opened(path) as reader:
         episodes = [reader.read(index) for index in range(3)]
     np.testing.assert_array_equal(episodes[1].rewards, np.arange(5, 13))
@@ -330,7 +330,7 @@ def test_random_damage_is_a_data_error_or_harmless(tmp_path, place, values, comp
     path.write_bytes(bytes(content))
     message, read = "", None
     try:
-        format_of([path])
+        recognize_all([path])
         with opened(path) as reader:
             read = [reader.read(index).actions for index in range(len(reader.episodes))]
     except DataError as error:
@@ -345,7 +345,7 @@ def test_random_damage_is_a_data_error_or_harmless(tmp_path, place, values, comp
 def test_names_that_d4rl_and_others_use_are_not_ogbenchs(tmp_path):
     for extra in ({"timeouts": np.zeros(ROWS)}, {"rewards": np.zeros(ROWS)}):
         path = write(tmp_path, as_downloaded() | extra)
-        assert format_of([path]) == "npz"
+        assert recognize(path).format == "npz"
 
 
 def test_ingest_stores_what_was_read(tmp_path):

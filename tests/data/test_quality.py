@@ -184,6 +184,8 @@ def test_values_outside_the_limits_are_counted_and_both_hints_work():
     assert error.values["fraction"] == pytest.approx(3 / (10 * 60 * 4))
     assert error.values["components"] == [1, 2, 0, 0]
     assert error.values["largest_excess"] == pytest.approx(6.5)
+    assert (error.values["episodes"], error.values["first"]) == (1, ["demo_0"])
+    assert error.message.endswith("episodes with such values: demo_0")
     assert "--clip-actions" in error.hint
     assert "--action-limits data" in error.hint
 
@@ -200,6 +202,23 @@ def test_values_outside_the_limits_are_counted_and_both_hints_work():
     action = widened.action()
     assert action.limits == "data"
     assert (action.low[1], action.high[1]) == pytest.approx((-2 - 0.475, 7.5 + 0.475))
+
+
+def test_the_first_episodes_with_values_outside_are_named_and_few_values_are_not_none():
+    checks = checked(replace(one, actions=one.actions + 9) for one in demos(count=12))
+    (error,) = of_check(checks, "outside-limits")
+    assert "such values: demo_0, demo_1, demo_2, demo_3, demo_4, demo_5, demo_6, demo_7 and 4 more"\
+        in error.message  # fmt: skip
+    (error,) = of_check(checked([*exceeding({(3, 1): 7.5}), *demos(count=50)]), "outside-limits")
+    assert error.message.startswith("less than 0.01% of the action values (component 1) are")
+
+
+@pytest.mark.parametrize("bound", [np.inf, np.finfo(np.float32).max])
+def test_infinite_limits_are_none(bound):
+    boundless = replace(MOTIONS, low=(-bound, -1.0, -1.0, -1.0), high=(bound, 1.0, 1.0, 1.0))
+    action = checked(demos(), spec_of(boundless)).action()
+    assert action == checked(demos(), spec_of(replace(MOTIONS, low=(), high=()))).action()
+    assert action.limits == "data"
 
 
 def test_an_environment_that_clips_anyway_is_named():
@@ -256,6 +275,16 @@ def test_two_episodes_without_an_end_between_them_are_found():
     (warning,) = of_check(checked(glued, spec_of(limit=200)), "jumps")
     assert warning.severity == "warning"
     assert warning.values == {"count": 1, "places": ["demo_0 row 60"]}
+
+
+def test_more_jumps_than_are_kept_are_counted_as_at_least_so_many(monkeypatch):
+    episodes = demos(count=40)
+    glued = [joined(*episodes[i : i + 2]) for i in range(0, 40, 2)]
+    (whole,) = of_check(checked(glued, spec_of(limit=200)), "jumps")
+    assert "at least" not in whole.message
+    monkeypatch.setattr("lwdctl.data.jumps.CANDIDATES", 16)
+    (cut,) = of_check(checked(glued, spec_of(limit=200)), "jumps")
+    assert cut.message.startswith("in at least ")
 
 
 def test_angles_that_wrap_and_quaternions_that_turn_their_sign_are_no_jumps():
@@ -366,7 +395,7 @@ def test_statistics_are_right_and_json_ready():
         reaching(2, steps=10, label="bad", task="reach", rewards=np.zeros(10, np.float32)),
     ]  # fmt: skip
     found = json.loads(json.dumps(checked(episodes).statistics()))
-    assert (found["episodes"], found["steps"], found["control_rate"]) == (3, 90, 20.0)
+    assert (found["episodes"], found["steps"], found["action"]["control_rate"]) == (3, 90, 20.0)
     assert {**found["length"], "histogram": None} == {
         "minimum": 10, "median": 30, "mean": 30, "maximum": 50, "limit": 80, "histogram": None,
     }  # fmt: skip
