@@ -278,8 +278,8 @@ def test_two_episodes_without_an_end_between_them_are_found():
 
 
 def test_more_jumps_than_are_kept_are_counted_as_at_least_so_many(monkeypatch):
-    episodes = demos(count=40)
-    glued = [joined(*episodes[i : i + 2]) for i in range(0, 40, 2)]
+    episodes = demos(count=80)
+    glued = [joined(*episodes[i : i + 2]) for i in range(0, 80, 2)]
     (whole,) = of_check(checked(glued, spec_of(limit=200)), "jumps")
     assert "at least" not in whole.message
     monkeypatch.setattr("lwdctl.data.jumps.CANDIDATES", 16)
