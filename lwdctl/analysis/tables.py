@@ -14,7 +14,7 @@ from typing import Any
 
 from lwdctl.artifacts.files import write_durably
 from lwdctl.artifacts.manifest import plain
-from lwdctl.core.plain_text import visible
+from lwdctl.core.plain_text import aligned, visible
 from lwdctl.evaluation.results import Estimate
 
 EMPTY = "–"
@@ -81,12 +81,7 @@ class Table:
 
     def __str__(self) -> str:
         """Return the table with aligned columns."""
-        lines = [self.columns, *self.cells()]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        return "\n".join(
-            "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
-            for line in lines
-        )
+        return "\n".join(aligned([self.columns, *self.cells()]))
 
 
 def flatten(record: Any) -> dict[str, Any]:

@@ -8,9 +8,8 @@ from typing import Any
 from lwdctl.configs import IngestConfig
 from lwdctl.core.config import from_mapping
 from lwdctl.core.progress import Progress, TqdmProgress
-from lwdctl.data.formats import READERS
 from lwdctl.data.inspection import Inspections, inspect_files
-from lwdctl.data.reader import paths_of
+from lwdctl.data.reader import paths_of, source_settings
 from lwdctl.envs.table import with_outside_environment
 
 
@@ -32,9 +31,6 @@ def inspect(*paths: str | Path, progress: Progress | None = None, **settings: An
         DataError: No path is given.
         ConfigError: An unknown setting, or a value that it does not accept.
     """
-    formats = [str(item) for item in paths[:1] if str(item) in READERS]
-    if formats:
-        settings = {"format": formats[0], **settings}
-    config = from_mapping(IngestConfig, settings)
-    files = paths_of([str(path) for path in paths[len(formats) :]])
-    return inspect_files(files, config, progress or TqdmProgress(), with_outside_environment)
+    config = from_mapping(IngestConfig, source_settings(paths, settings))
+    files, progress = paths_of(config.paths), progress or TqdmProgress()
+    return inspect_files(files, config, progress, with_outside_environment)

@@ -21,7 +21,7 @@ from lwdctl.core.records import SourceSpec
 from lwdctl.core.trust import trusting
 from lwdctl.core.untrusted import read_json
 from lwdctl.data.dataset import Dataset
-from lwdctl.data.formats import READERS
+from lwdctl.data.reader import source_settings
 from lwdctl.deploy.runtime import ExportedPolicy
 from lwdctl.methods.lwd import TrainedLwd
 from lwdctl.methods.method import Acting, TrainedPolicy
@@ -158,10 +158,7 @@ def ingest(
         DataError: A file cannot be read as what it claims to be.
     """
     place = workspace_at(workspace)
-    formats = [str(item) for item in paths[:1] if str(item) in READERS]
-    values = {"paths": [str(path) for path in paths[len(formats) :]], **settings}
-    if formats:
-        values["format"] = formats[0]
+    values = source_settings(paths, settings)
     artifact = run_stage("ingest", place, values, name=name, progress=progress)
     return Dataset(SnippetStore.open(artifact.path), artifact, place)
 

@@ -9,8 +9,9 @@ import typer
 
 from lwdctl.cli.bars import make_progress
 from lwdctl.cli.generate import DEBUG, JSON, QUIET
-from lwdctl.cli.output import print_json, print_table, print_text, reserved_stdout, size_text
+from lwdctl.cli.output import print_json, print_table, print_text, reserved_stdout
 from lwdctl.core.errors import ConfigError
+from lwdctl.core.plain_text import size_text
 from lwdctl.data.download import SOURCES, Downloaded, download
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.manifest import plain
-from lwdctl.core.plain_text import visible
+from lwdctl.core.plain_text import aligned, visible
 from lwdctl.pipeline.expected import Comparison
 
 JSON_SCHEMA_VERSION = 2
@@ -102,10 +102,8 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     lines = [[visible(cell) for cell in line] for line in (heads, *rows)]
     if sys.stdout.isatty() and _draw_table(lines[0], lines[1:]):
         return
-    widths = [max(len(line[index]) for line in lines) for index in range(len(heads))]
-    for line in lines:
-        cells = [f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)]
-        print_text("  ".join(cells).rstrip())
+    for line in aligned(lines):
+        print_text(line)
 
 
 def _draw_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
@@ -136,16 +134,6 @@ def format_value(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(format_value(item) for item in value) or "-"
     return str(value)
-
-
-def size_text(count: int) -> str:
-    """Format a number of bytes for people."""
-    size = float(count)
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"
 
 
 def _flat(key: str, value: Any) -> Iterator[tuple[str, str]]:

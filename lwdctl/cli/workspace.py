@@ -13,8 +13,9 @@ from lwdctl.artifacts.references import MAKERS
 from lwdctl.artifacts.run_in_progress import RunRecord
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.cli.generate import Shared, bare_option
-from lwdctl.cli.output import print_json, print_summary, print_table, print_text, size_text
+from lwdctl.cli.output import print_json, print_summary, print_table, print_text
 from lwdctl.core.errors import ArtifactError, ConfigError
+from lwdctl.core.plain_text import size_text
 from lwdctl.core.suggest import did_you_mean
 
 _DEEP = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 LONGEST = 2000
 """Most characters of a text that comes from a file."""
@@ -38,3 +38,29 @@ def listed(items: Iterable[str], most: int = 8, longest: int = 60) -> str:
     texts = [plain_text(item, longest) for item in items]
     left = len(texts) - most
     return ", ".join(texts[:most]) + (f" and {left:,} more" if left > 0 else "")
+
+
+def size_text(count: int) -> str:
+    """Return a number of bytes for people."""
+    size = float(count)
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
+def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> Iterator[str]:
+    """Yield rows of equal length as lines, with their columns below each other.
+
+    Args:
+        rows: The cells of each row.
+        right: Columns that are set flush right.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [
+            f"{cell:>{width}}" if index in right else f"{cell:<{width}}"
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        yield "  ".join(cells).rstrip()

@@ -129,7 +129,8 @@ def look_into(path: Path) -> Contents:
         raise missing_path(path)
     try:
         return _look_into_directory(path) if path.is_dir() else _look_into_file(path)
-    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
+    # zipfile raises NotImplementedError for a compression or version that it does not know.
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
         raise DataError(f"{path}: cannot be opened ({first_line(error)})") from None
 
 
@@ -147,11 +148,8 @@ def _look_into_file(path: Path) -> Contents:
     if _is_hdf5(path):
         return _look_into_hdf5(path)
     if zipfile.is_zipfile(path):
-        try:
-            with zipfile.ZipFile(path) as archive:
-                names = archive.namelist()
-        except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
-            raise DataError(f"{path}: is damaged ({first_line(error)})") from None
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
         if names and all(name.endswith(".npy") for name in names):
             return _look_into_npz(path)
         return _look_into_zarr(path)
@@ -332,13 +330,9 @@ def zarr_arrays(documents: Mapping[str, Mapping[str, Any]]) -> dict[str, ArrayEn
 
 
 def _look_into_npz(path: Path) -> Contents:
-    arrays: dict[str, ArrayEntry] = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist()[:MAX_ENTRIES]:
-                arrays[name.removesuffix(".npy")] = npz_entry(archive, name)
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, NotImplementedError) as error:
-        raise DataError(f"{path}: is damaged ({first_line(error)})") from None
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()[:MAX_ENTRIES]
+        arrays = {name.removesuffix(".npy"): npz_entry(archive, name) for name in names}
     return Contents(path, "npz", arrays, {"": len(arrays)})
 
 

@@ -387,10 +387,6 @@ class D4rlFile(Hdf5Reader):
         final = None
         if stop <= self._next_rows:
             final = {OBSERVATION: self._rows("next_observations", stop - 1, stop)[0]}
-        key, shift = self._success
-        success = None
-        if key:
-            success = bool((self._raw(key, max(start + shift, 0), stop + shift) > 0).any())
         return Episode(
             source=self.episodes[index].source,
             observations={OBSERVATION: observations},
@@ -400,5 +396,10 @@ class D4rlFile(Hdf5Reader):
             initial_state=self._states.initial(
                 self._bounds[index], observations[0], f"{self.path}: infos"
             ),
-            success=success,
+            success=self.succeeded(index),
         )
+
+    def succeeded(self, index: int) -> bool | None:
+        """Return whether an episode solved its task, None where the file does not say."""
+        (start, stop), (key, shift) = self._bounds[index], self._success
+        return bool((self._raw(key, max(start + shift, 0), stop + shift) > 0).any()) if key else None

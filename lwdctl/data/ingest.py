@@ -176,7 +176,7 @@ def _order(source: MergedReader, config: IngestConfig) -> tuple[list[int], list[
 
 
 def _successful(source: MergedReader, order: Sequence[int]) -> tuple[list[int], Finding]:
-    """Return the episodes that the source marks as successful; it is read once for that.
+    """Return the episodes that the source marks as successful.
 
     Raises:
         DataError: None is marked so.
@@ -185,7 +185,7 @@ def _successful(source: MergedReader, order: Sequence[int]) -> tuple[list[int], 
     kept = []
     for index in order:
         try:
-            success = source.read(index).success
+            success = source.succeeded(index)
         except NonFiniteError:
             kept.append(index)  # `--on-nan` decides about it
             continue

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lwdctl.core.plain_text import listed, plain_text
+from lwdctl.core.plain_text import aligned, listed, plain_text, size_text
 from lwdctl.core.records import SEVERITIES, ActionSpec, Finding, Severity
 
 if TYPE_CHECKING:
@@ -51,10 +51,10 @@ def _together_lines(found: Inspections) -> Iterator[str]:
 
 def _file_lines(found: Inspection) -> Iterator[str]:
     yield found.path
-    yield from _aligned(list(facts(found)), indent="  ")
+    yield from _indented(list(facts(found)))
     for title, table in tables(found):
         yield f"\n{title}"
-        yield from _aligned([table[0], *table[1]], indent="  ")
+        yield from _indented([table[0], *table[1]])
     for severity in SEVERITIES:
         those = [item for item in all_findings(found) if item.severity == severity]
         if those:
@@ -229,16 +229,6 @@ def shape_text(item: ArrayFamily) -> str:
     return " x ".join("T" if size is None else str(size) for size in item.shape) or "one value"
 
 
-def size_text(count: int) -> str:
-    """Return a number of bytes for people."""
-    size = float(count)
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"
-
-
 def number(value: float | None) -> str:
     """Return a number in four digits, whole ones in full; a dash for None."""
     if value is None:
@@ -260,18 +250,13 @@ def _cut(table: Table, most: int) -> Table:
     return heads, [*rows[:most], [f"... and {left:,} more", *[""] * (len(heads) - 1)]]
 
 
-def _aligned(rows: Sequence[Sequence[str]], indent: str) -> Iterator[str]:
-    """Yield rows with their columns below each other."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    flush = [
-        all(_NUMBER.fullmatch(cell) for cell in column[1:])
-        and any(map(str.isdigit, "".join(column[1:])))
-        for column in zip(*rows, strict=True)
-    ]
-    flush[0] = False  # the first column names the row
-    for row in rows:
-        cells = [
-            f"{cell:>{width}}" if right else f"{cell:<{width}}"
-            for cell, width, right in zip(row, widths, flush, strict=True)
-        ]
-        yield indent + "  ".join(cells).rstrip()
+def _indented(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield the lines of a table; columns of numbers, but for the first one, are flush right."""
+    columns = list(enumerate(zip(*rows, strict=True)))[1:]
+    right = {
+        index
+        for index, (_, *cells) in columns
+        if all(_NUMBER.fullmatch(cell) for cell in cells) and any(map(str.isdigit, "".join(cells)))
+    }
+    for line in aligned(rows, right):
+        yield f"  {line}"

@@ -426,7 +426,7 @@ class KeyedFile(ABC):
             final_observation=(
                 {key: values[length] for key, values in rows.items()} if self._final else None
             ),
-            success=self._succeeded(piece) if self._success else None,
+            success=self.succeeded(index),
         )
 
     def _values(self, piece: Piece, key: str, stop: int) -> FloatArray:
@@ -435,8 +435,11 @@ class KeyedFile(ABC):
         where = f"{self.path}: {piece.prefix}{key}"
         return finite_rows(values.reshape(len(values), -1), where, piece.start)
 
-    def _succeeded(self, piece: Piece) -> bool:
-        """Return whether a step, or the episode as a whole, is marked as successful."""
+    def succeeded(self, index: int) -> bool | None:
+        """Return whether a step or the episode is marked as successful, None without marks."""
+        if not self._success:
+            return None
+        piece = self._pieces[index]
         key = f"{piece.prefix}{self._success}"
         shape = self._file.arrays[key].shape
         if piece.prefix or shape[0] == self._rows_of(piece):

@@ -406,8 +406,12 @@ class LeRobotDataset:
             observations={item.name: columns[item.name] for item in self.spec.observations},
             actions=columns[self._action],
             rewards=columns[REWARD][:, 0] if self._has_rewards else None,
-            success=self._success[index],
+            success=self.succeeded(index),
         )
+
+    def succeeded(self, index: int) -> bool | None:
+        """Return whether an episode solved its task, None where the dataset does not say."""
+        return self._success[index]
 
     def close(self) -> None:
         """Close the files."""

@@ -439,16 +439,22 @@ class ManiSkillFile:
             for item in self.spec.observations
         }
         final = {key: values[length] for key, values in rows.items()} if self._final else None
-        outcome = self._fields.get(name, {}).get("success")
-        success = bool(outcome) if isinstance(outcome, bool) else None
         return Episode(
             source=name,
             observations={key: values[:length] for key, values in rows.items()},
             actions=self._rows(f"{name}/{self._action}"),
             rewards=self._rows(f"{name}/rewards")[:, 0] if self._rewards else None,
             final_observation=final,
-            success=self._ended_well(name) if self._success else success,
+            success=self.succeeded(index),
         )
+
+    def succeeded(self, index: int) -> bool | None:
+        """Return whether a trajectory ended in success, None where neither file says."""
+        name = self.episodes[index].source
+        if self._success:
+            return self._ended_well(name)
+        outcome = self._fields.get(name, {}).get("success")
+        return outcome if isinstance(outcome, bool) else None
 
     def _rows(self, key: str) -> FloatArray:
         """Return an array (time, size) as finite float32."""

@@ -431,7 +431,7 @@ class MinariFile:
             initial_state=self._states(name).initial(
                 Rows(0, steps), observed, self._storage.where(name, "infos")
             ),
-            success=self._success(name),
+            success=self.succeeded(index),
         )
 
     def _rows(self, name: str, key: str) -> FloatArray:
@@ -440,8 +440,9 @@ class MinariFile:
         rows = finite_rows(values, lambda: self._storage.where(name, key))
         return rows.reshape(len(rows), -1)
 
-    def _success(self, name: str) -> bool | None:
+    def succeeded(self, index: int) -> bool | None:
         """Return whether an episode solved its task, None where it does not say."""
+        name = self._names[index]
         shapes = self._storage.shapes(name)
         found = next((key for key in SUCCESS_KEYS if key in shapes), None)
         return None if found is None else bool((self._storage.read(name, found) > 0).any())

@@ -394,9 +394,6 @@ class OgbenchFile:
         """
         self._file.open(self._needed)
         start, stop, final = self._trajectories[index]
-        success = None
-        if self._masks:
-            success = not self._file.rows(self._masks, start, stop).all()
         rewards = self._rows(self._rewards, start, stop).reshape(-1) if self._rewards else None
         return Episode(
             source=self.episodes[index].source,
@@ -405,8 +402,15 @@ class OgbenchFile:
             rewards=rewards,
             final_observation=self._final(final),
             initial_state=self._state(start),
-            success=success,
+            success=self.succeeded(index),
         )
+
+    def succeeded(self, index: int) -> bool | None:
+        """Return whether a trajectory reached its goal, None where the file does not say."""
+        if not self._masks:
+            return None
+        self._file.open(self._needed)
+        return not self._file.rows(self._masks, *self._trajectories[index][:2]).all()
 
     def _final(self, row: int) -> dict[str, FloatArray] | None:
         """Return the observation after the last action, None where it is unknown."""

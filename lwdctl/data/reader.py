@@ -105,6 +105,9 @@ class Recognizes(Protocol):
     """May be left out: what arrays are stored as whose names do not say it, for `inspect`
     (`{"data/state": "observation"}`)."""
 
+    def succeeded(self, index: int) -> bool | None:
+        """May be left out: return `read(index).success` without reading the episode."""
+
     @staticmethod
     def recognize(contents: Contents) -> str:
         """Return by what a file is recognized as this format (`"data/demo_0/obs"`), or ""."""
@@ -316,17 +319,31 @@ class MergedReader:
         found = [item for reader in self.readers for item in getattr(reader, "findings", ())]
         return [*found, *self._found]
 
+    def succeeded(self, index: int) -> bool | None:
+        """Return whether an episode solved its task, None where the source does not say.
+
+        Raises:
+            DataError: Bad values, where the format has to read the whole episode for that.
+        """
+        reader, place = self._place(index)
+        with _damage_as_data_error(reader.path):
+            known: Callable[[int], bool | None] | None = getattr(reader, "succeeded", None)
+            return known(place) if known else reader.read(place).success
+
+    def _place(self, index: int) -> tuple[FileReader, int]:
+        """Return the reader of an episode, and which of its episodes it is."""
+        which = bisect_right(self._ends, index)
+        return self.readers[which], index - (self._ends[which - 1] if which else 0)
+
     def read(self, index: int) -> Episode:
         """Load one episode.
 
         Raises:
             DataError: Bad values; the message names file, key and row.
         """
-        which = bisect_right(self._ends, index)
-        reader = self.readers[which]
-        first = self._ends[which - 1] if which else 0
+        reader, place = self._place(index)
         with _damage_as_data_error(reader.path):
-            episode = reader.read(index - first)
+            episode = reader.read(place)
         outline = self.episodes[index]
         return dataclasses.replace(
             episode,
@@ -479,6 +496,15 @@ def _settings(spec: SourceSpec) -> dict[str, object]:
 
 def _describe(spec: SourceSpec) -> str:
     return ", ".join(f"{item.name} ({item.size})" for item in spec.observations)
+
+
+def source_settings(
+    paths: Sequence[str | Path], settings: Mapping[str, object]
+) -> dict[str, object]:
+    """Return settings with `paths`, the first of which may name the data format instead."""
+    words = [str(path) for path in paths]
+    named = words[0] if words and words[0] in READERS else None
+    return {"format": named, "paths": words[1:] if named else words, **settings}
 
 
 def paths_of(texts: Sequence[str]) -> tuple[Path, ...]:

@@ -453,16 +453,11 @@ class RobomimicFile(Hdf5Reader):
         place, steps = f"data/{outline.source}", outline.length
         observations, final = self._observations(place, steps)
         self._normalize_object(place, observations, final)
-        rewards = None
-        if self._has_rewards:
-            rewards = self._read_rows(f"{place}/rewards").reshape(-1)
+        rewards = self._rewards(place)
         actions = self._read_rows(f"{place}/{self._key}")
         actions = actions[:, 0] if self._chunked else actions.reshape(steps, -1)
         if self._targets is not None:
             actions = self._targets.convert(demo, actions)
-        success = _flag(attribute_of(demo, "success"))
-        if success is None and self._adapter == "robosuite" and rewards is not None:
-            success = bool((rewards >= SUCCESS_REWARD).any())
         return Episode(
             source=outline.source,
             observations=observations,
@@ -471,8 +466,22 @@ class RobomimicFile(Hdf5Reader):
             final_observation=final,
             initial_state=self._initial_state(place, steps),
             model=self._model_of(demo),
-            success=success,
+            success=self._success(demo, rewards),
         )
+
+    def succeeded(self, index: int) -> bool | None:
+        """Return whether a demonstration solved its task, None where the file does not say."""
+        name = self.episodes[index].source
+        return self._success(self._demos[name], self._rewards(f"data/{name}"))
+
+    def _success(self, demo: h5py.Group, rewards: FloatArray | None) -> bool | None:
+        success = _flag(attribute_of(demo, "success"))
+        if success is None and self._adapter == "robosuite" and rewards is not None:
+            success = bool((rewards >= SUCCESS_REWARD).any())
+        return success
+
+    def _rewards(self, place: str) -> FloatArray | None:
+        return self._read_rows(f"{place}/rewards").reshape(-1) if self._has_rewards else None
 
     def _observations(
         self, place: str, steps: int

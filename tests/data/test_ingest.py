@@ -117,6 +117,9 @@ class Made:
         self.reads += 1
         return self._episodes[index]
 
+    def succeeded(self, index):
+        return self._episodes[index].success
+
 
 def walks(count: int, steps: int = 20, **fields) -> list[Episode]:
     """Random walks whose actions are their steps."""
@@ -229,8 +232,9 @@ def test_only_successful_episodes_are_kept_and_counted():
     assert sorted(store.episodes.source) == ["walk 0", "walk 3", "walk 6", "walk 9"]
     assert (summary["success"], summary["episodes"]) == (1, 4)
     assert any("8 of 12 episodes are left out: 4 failed" in text for text in progress.messages)
-    few, _ = ingest(Made(episodes, MOTIONS), replace(config, max_episodes=3), None, progress)
-    assert len(few.episodes) == 3
+    source = Made(episodes, MOTIONS)
+    few, _ = ingest(source, replace(config, max_episodes=3), None, progress)
+    assert len(few.episodes) == source.reads == 3
 
 
 @pytest.mark.parametrize(("success", "reason"), [(None, "does not say"), (False, "no successful")])

@@ -72,6 +72,12 @@ def test_episodes_are_what_the_specification_says(open_reader):
         )  # fmt: skip
 
 
+def test_success_is_known_without_reading_the_steps(open_reader):
+    reader = open_reader()
+    for index in range(len(reader.episodes)):
+        assert reader.succeeded(index) is reader.read(index).success
+
+
 def test_specification_survives_json_and_is_complete(open_reader):
     spec = open_reader().spec
     assert SourceSpec.from_mapping(json.loads(json.dumps(spec.to_mapping()))) == spec
