@@ -101,7 +101,10 @@ class IngestConfig(StageSettings):
         " or npz is then one episode.",
     )
     max_steps: int | None = option(
-        None, "Step limit of an episode (default: the environment's).", minimum=1
+        None,
+        "Step limit of an episode (default: the environment's). Episodes of d4rl files also end"
+        " there.",
+        minimum=1,
     )
     validation_fraction: float = option(
         0.1,

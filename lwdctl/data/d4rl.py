@@ -402,4 +402,6 @@ class D4rlFile(Hdf5Reader):
     def succeeded(self, index: int) -> bool | None:
         """Return whether an episode solved its task, None where the file does not say."""
         (start, stop), (key, shift) = self._bounds[index], self._success
-        return bool((self._raw(key, max(start + shift, 0), stop + shift) > 0).any()) if key else None
+        return (
+            bool((self._raw(key, max(start + shift, 0), stop + shift) > 0).any()) if key else None
+        )

@@ -22,6 +22,7 @@ from lwdctl.core.seeding import generator
 from lwdctl.data.checks import NonFiniteError
 from lwdctl.data.ingest_report import describe_finding, write_report
 from lwdctl.data.quality import (
+    UNKNOWN_UNITS,
     DataChecks,
     check_conversion,
     declared_action,
@@ -107,11 +108,11 @@ def ingest(
 
 
 def _announce(source: MergedReader, action: ActionSpec, progress: Progress) -> None:
+    said = f", {action.semantics} ({action.units})" if action.units != UNKNOWN_UNITS else ""
     progress.message(
         f"reading {len(source.episodes)} episodes, "
         f"{sum(item.length for item in source.episodes)} steps from "
-        f"{', '.join(map(str, source.paths))}; actions: {action.size} numbers, "
-        f"{action.semantics} ({action.units})"
+        f"{', '.join(map(str, source.paths))}; actions: {action.size} numbers{said}"
     )
 
 

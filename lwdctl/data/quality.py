@@ -139,11 +139,9 @@ class DataChecks:
         Where the source does not say what its actions are, and the user neither, the test decides.
         """
         low, high, source = self.limits()
-        semantics, units = self._declared.semantics, self._declared.units
-        if self._undeclared and self._test().verdict:
-            semantics = self._test().verdict
+        semantics = (self._undeclared and self._test().verdict) or self._declared.semantics
         return dataclasses.replace(
-            self._declared, semantics=semantics, units=units, low=low, high=high, limits=source
+            self._declared, semantics=semantics, low=low, high=high, limits=source
         )
 
     def findings(self) -> list[Finding]:

@@ -68,7 +68,8 @@ class FileReader(Protocol):
     Construction validates the structure (keys, shapes, declared sizes, links) without loading
     steps, and raises `DataError` with file and key where it is not the format's; `read` loads and
     validates one episode. A reader trusts nothing in the file: `data.hdf5` opens HDF5 files
-    safely, `data.checks` has the common checks.
+    safely, `data.checks` has the common checks. A reader may also have a method `succeeded(index)`
+    that returns `read(index).success` without reading the steps.
 
     Attributes:
         path: The file, as error messages name it.
@@ -104,9 +105,6 @@ class Recognizes(Protocol):
     array_uses: Mapping[str, str]
     """May be left out: what arrays are stored as whose names do not say it, for `inspect`
     (`{"data/state": "observation"}`)."""
-
-    def succeeded(self, index: int) -> bool | None:
-        """May be left out: return `read(index).success` without reading the episode."""
 
     @staticmethod
     def recognize(contents: Contents) -> str:

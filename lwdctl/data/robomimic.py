@@ -294,10 +294,8 @@ class RobomimicFile(Hdf5Reader):
         if declared is not None and not np.array_equal(declared, steps):
             self._note("num_samples", f"{name} ({declared} for {steps} rows)")
         success = attribute_of(demo, "success")
-        if _flag(success) is None and success is not None:
-            self._note("success", name)
-        if _flag(success) is False:
-            self._note("failed", name)
+        if success is not None and not (flag := _flag(success)):
+            self._note("success" if flag is None else "failed", name)
         if self._holds(f"{place}/states") and not self._has_states(place, steps):
             self._note("states", name)
         if self._targets is not None:

@@ -141,7 +141,7 @@ def _check_difference(parity: Mapping[str, Any]) -> None:
 
 def _clipping(found: Mapping[str, Any], action: ActionSpec) -> str:
     """Return a warning where limits change what the policy does on demonstrations, else ""."""
-    if found.get("clipped", 0.0) <= MOST_CLIPPED:
+    if found["clipped"] <= MOST_CLIPPED:
         return ""
     return (
         f"warning: the action limits (source: {action.limits}) clip {found['clipped']:.1%} of the"

@@ -77,6 +77,6 @@ def _bare_name(path: Path) -> str:
     if path.name == "data":
         path = path.parent
     name = path.name
-    for suffix in (".zip", ".zarr", ".hdf5", ".h5"):
+    for suffix in (".zip", ".zarr", ".npz", ".hdf5", ".h5"):
         name = name.removesuffix(suffix)
     return name

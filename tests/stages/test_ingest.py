@@ -246,6 +246,7 @@ def test_without_path_and_demonstrations_the_user_gets_a_hint(name, tmp_path):
         ("a/lift_mh.hdf5", "lift_mh"),
         ("a/buffer.zarr.zip", "buffer"),
         ("a/buffer.zarr", "buffer"),
+        ("a/cube-v0.npz", "cube-v0"),
         ("a/expert-v0/data/main_data.hdf5", "expert-v0"),
         ("a/expert-v0/data", "expert-v0"),
         ("a/expert-v0", "expert-v0"),
@@ -271,6 +272,14 @@ def test_actions_are_what_was_asked_for_or_the_source_is_refused(ingest, path, t
 def test_the_announcement_says_what_the_actions_are(ingest, path, progress):
     ingest(path)
     assert "actions: 2 numbers, delta (normalized)" in progress.messages[0]
+
+
+def test_the_announcement_does_not_say_what_the_file_does_not(ingest, tmp_path, progress):
+    path = tmp_path / "unknown.npz"
+    rows = np.random.default_rng(0).normal(size=(30, 3))
+    np.savez(path, seen=rows, action=rows, ends=np.array([30]))
+    ingest(path, observation_keys=("seen",), action_key="action", episode_ends="ends")
+    assert progress.messages[0].endswith("actions: 3 numbers")
 
 
 def test_the_report_is_a_part_of_the_artifact(ingest, path, progress):
