@@ -305,7 +305,7 @@ def blosc_chunk(request, tmp_path):
     [
         (lambda head: head[:12] + b"\xff\xff\xff\x70", "declares 1895825407"),
         (lambda head: head[:12] + b"\x05\x00\x00\x00", "declares 5"),
-        (lambda head: head[:4] + b"\x00\x00\x00\xf0" + head[8:], "declares 4026531840 bytes"),
+        (lambda head: head[:4] + b"\x00\x00\x00\xf0" + head[8:], "decodes to 4,026,531,840 bytes"),
     ],
 )
 def test_blosc_is_not_trusted_with_the_sizes_of_a_chunk(blosc_chunk, damage, expected):
