@@ -6,7 +6,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 platforms=(--platform manylinux2014_x86_64 --platform manylinux_2_27_x86_64 --platform manylinux_2_28_x86_64)
 packages=(
   diffusers hypnettorch zarr numcodecs donfig google-crc32c gymnasium farama-notifications cloudpickle
-  psutil
+  psutil msgspec
 )
 mkdir -p "$here/wheels"
 "${PYTHON:-python3}" -m pip download --dest "$here/wheels" --no-deps --only-binary :all: \
