@@ -14,7 +14,7 @@ from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.seeding import generator
 from lwdctl.data.batches import SnippetBatches
-from lwdctl.data.robomimic_writer import LEVELS
+from lwdctl.data.readers.robomimic_writer import LEVELS
 from lwdctl.data.windows import WindowRule
 from lwdctl.evaluation.snippet_episodes import rank_within_episode
 from lwdctl.models.vae import PolicyVae

@@ -29,8 +29,8 @@ from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import ConfigError, DataError
 from lwdctl.core.progress import Progress
 from lwdctl.data.fetch import by_hand, fetch, reason
-from lwdctl.data.lerobot_hub import download_lerobot, hub_endpoint
 from lwdctl.data.reader import ingest_command
+from lwdctl.data.readers.lerobot_hub import download_lerobot, hub_endpoint
 
 HUB_REPOSITORY = "robomimic/robomimic_datasets"
 HUB_REVISION = "74fa018461f479cd9fd15b924a16103012096203"

@@ -20,8 +20,7 @@ from lwdctl.core.progress import Progress, TqdmProgress
 from lwdctl.core.records import ActionSpec, Episode, Finding, SourceSpec
 from lwdctl.core.seeding import generator
 from lwdctl.data.checks import NonFiniteError
-from lwdctl.data.ingest_report import describe_finding, write_report
-from lwdctl.data.quality import (
+from lwdctl.data.quality.checks import (
     UNKNOWN_UNITS,
     DataChecks,
     check_conversion,
@@ -29,6 +28,7 @@ from lwdctl.data.quality import (
     read_finite,
     with_checks,
 )
+from lwdctl.data.quality.ingest_report import describe_finding, write_report
 from lwdctl.data.reader import EpisodeOutline, MergedReader
 
 EARLY_EPISODES = 50

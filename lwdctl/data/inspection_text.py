@@ -10,7 +10,7 @@ from lwdctl.core.plain_text import aligned, listed, plain_text, size_text
 from lwdctl.core.records import SEVERITIES, ActionSpec, Finding, Severity
 
 if TYPE_CHECKING:
-    from lwdctl.data.contents_summary import ArrayFamily
+    from lwdctl.data.files.contents_summary import ArrayFamily
     from lwdctl.data.inspection import Inspection, Inspections
 
 MOST_ROWS = 24

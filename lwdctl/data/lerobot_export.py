@@ -21,9 +21,9 @@ from lwdctl.core.errors import ConfigError, DataError
 from lwdctl.core.progress import Progress
 from lwdctl.core.records import Episode, SourceSpec
 from lwdctl.data.export_choice import chosen_episodes
-from lwdctl.data.lerobot_meta import DEFAULT_PATHS
-from lwdctl.data.lerobot_rows import DONE, EPISODE, FRAME, REWARD, SUCCESS, TASK, TIME
-from lwdctl.data.parquet_files import ParquetWriter
+from lwdctl.data.files.parquet_files import ParquetWriter
+from lwdctl.data.readers.lerobot_meta import DEFAULT_PATHS
+from lwdctl.data.readers.lerobot_rows import DONE, EPISODE, FRAME, REWARD, SUCCESS, TASK, TIME
 
 VERSION = "v3.0"
 FILES_PER_CHUNK = 1000

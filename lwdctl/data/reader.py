@@ -28,7 +28,7 @@ from lwdctl.core.records import Episode, Finding, SourceSpec
 from lwdctl.data.formats import READERS
 
 if TYPE_CHECKING:
-    from lwdctl.data.contents import Contents
+    from lwdctl.data.files.contents import Contents
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class FileReader(Protocol):
 
     Construction validates the structure (keys, shapes, declared sizes, links) without loading
     steps, and raises `DataError` with file and key where it is not the format's; `read` loads and
-    validates one episode. A reader trusts nothing in the file: `data.hdf5` opens HDF5 files
+    validates one episode. A reader trusts nothing in the file: `data.files.hdf5` opens HDF5 files
     safely, `data.checks` has the common checks. A reader may also have a method `succeeded(index)`
     that returns `read(index).success` without reading the steps.
 
@@ -132,7 +132,7 @@ def recognize(path: Path) -> Recognized:
     Raises:
         DataError: No such path, or it cannot be opened.
     """
-    from lwdctl.data.contents import look_into
+    from lwdctl.data.files.contents import look_into
 
     contents = look_into(path)
     formats = [(name, READERS.load(name)) for name in READERS]

@@ -19,7 +19,7 @@ from lwdctl.core.errors import ConfigError, SimulatorError
 from lwdctl.core.progress import Progress, TqdmProgress
 from lwdctl.core.seeding import EVALUATION_SEED_START
 from lwdctl.core.suggest import did_you_mean
-from lwdctl.data.robomimic_writer import RobomimicWriter
+from lwdctl.data.readers.robomimic_writer import RobomimicWriter
 from lwdctl.envs.experts import EXPERTS, ExpertSet
 from lwdctl.evaluation.expert_runner import ExpertRunner
 from lwdctl.evaluation.finished_demonstrations import Attempt, FinishedDemonstrations

@@ -8,7 +8,7 @@ from lwdctl.artifacts.artifact import Artifact
 from lwdctl.configs import CollectConfig
 from lwdctl.core.config import to_mapping
 from lwdctl.core.errors import SimulatorError
-from lwdctl.data.robomimic_writer import DEMONSTRATIONS_PAYLOAD
+from lwdctl.data.readers.robomimic_writer import DEMONSTRATIONS_PAYLOAD
 from lwdctl.evaluation.collect import LOST_SEEDS, collect, find_experts
 from lwdctl.stages.stage import LOST, StageContext
 

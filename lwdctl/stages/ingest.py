@@ -16,7 +16,7 @@ from lwdctl.core.config import to_mapping
 from lwdctl.core.errors import ConfigError
 from lwdctl.data.ingest import ingest
 from lwdctl.data.reader import open_source, paths_of
-from lwdctl.data.robomimic_writer import DEMONSTRATIONS_PAYLOAD
+from lwdctl.data.readers.robomimic_writer import DEMONSTRATIONS_PAYLOAD
 from lwdctl.envs.table import with_outside_environment
 from lwdctl.stages.stage import StageContext
 

@@ -13,8 +13,8 @@ import pytest
 from lwdctl.configs import IngestConfig
 from lwdctl.core.progress import SilentProgress
 from lwdctl.core.records import Episode
-from lwdctl.data.ingest_report import INGEST_REPORT
-from lwdctl.data.robomimic_writer import RobomimicWriter
+from lwdctl.data.quality.ingest_report import INGEST_REPORT
+from lwdctl.data.readers.robomimic_writer import RobomimicWriter
 from lwdctl.stages.ingest import run
 from lwdctl.stages.stage import StageContext
 

@@ -22,7 +22,7 @@ from lerobot_maker import make_episodes, write_v2, write_v3
 sys.path.pop(0)
 
 from lwdctl.core.records import Episode
-from lwdctl.data.robomimic_writer import RobomimicWriter
+from lwdctl.data.readers.robomimic_writer import RobomimicWriter
 
 LENGTHS = tuple(range(3, 15))  # twelve, so that "10" sorts before "2" where names are text
 

@@ -26,7 +26,7 @@ from lwdctl.core.records import (
 )
 from lwdctl.data.formats import READERS
 from lwdctl.data.ingest import assign_splits, ingest
-from lwdctl.data.ingest_report import INGEST_REPORT
+from lwdctl.data.quality.ingest_report import INGEST_REPORT
 from lwdctl.data.reader import EpisodeOutline, open_source
 
 outlines = st.lists(

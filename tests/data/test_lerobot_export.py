@@ -222,7 +222,7 @@ def test_two_observations_may_not_become_one():
 
 
 def test_pyarrow_that_is_not_installed_names_its_extra(monkeypatch):
-    for name in ("lerobot_export", "parquet_files"):
+    for name in ("lerobot_export", "files.parquet_files"):
         monkeypatch.delitem(sys.modules, f"lwdctl.data.{name}", raising=False)
         monkeypatch.delattr(f"lwdctl.data.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "pyarrow", None)

@@ -16,9 +16,9 @@ from zarr.codecs import BloscCodec
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
 from lwdctl.data.checks import NonFiniteError
+from lwdctl.data.files.zarr_files import ZarrFile
 from lwdctl.data.ingest import ingest
 from lwdctl.data.reader import open_source, recognize
-from lwdctl.data.zarr_files import ZarrFile
 
 HDF5_FORMATS = ("robomimic", "d4rl", "minari")
 

@@ -12,7 +12,7 @@ from lwdctl.core.errors import MissingExtraError
 from lwdctl.core.records import EnvSpec, Episode
 from lwdctl.core.rotations import six_numbers
 from lwdctl.data.reader import open_source
-from lwdctl.data.robomimic_writer import RobomimicWriter
+from lwdctl.data.readers.robomimic_writer import RobomimicWriter
 from lwdctl.envs.table import ENVIRONMENTS
 
 try:

@@ -5,7 +5,7 @@ import pytest
 
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.artifacts.workspace import Workspace
-from lwdctl.data.robomimic_writer import DEMONSTRATIONS_PAYLOAD
+from lwdctl.data.readers.robomimic_writer import DEMONSTRATIONS_PAYLOAD
 from lwdctl.evaluation.episodes import plan_demonstrations
 from lwdctl.evaluation.rollout import rollout
 from lwdctl.policies.policy import PolicyCost

@@ -14,7 +14,7 @@ from lwdctl.configs import CollectConfig
 from lwdctl.core.config import from_mapping
 from lwdctl.core.errors import ConfigError, SimulatorError
 from lwdctl.core.seeding import EVALUATION_SEED_START
-from lwdctl.data.robomimic_writer import DEMONSTRATIONS_PAYLOAD as PAYLOAD
+from lwdctl.data.readers.robomimic_writer import DEMONSTRATIONS_PAYLOAD as PAYLOAD
 from lwdctl.envs.metaworld_expert import EXPERTS
 from lwdctl.evaluation import expert_runner
 from lwdctl.stages.collect import run

@@ -13,7 +13,7 @@ from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.config import from_mapping
 from lwdctl.core.errors import ConfigError, MissingExtraError
-from lwdctl.data.robomimic_writer import DEMONSTRATIONS_PAYLOAD
+from lwdctl.data.readers.robomimic_writer import DEMONSTRATIONS_PAYLOAD
 from lwdctl.envs.experts import EXPERTS
 from lwdctl.evaluation.expert_runner import expert_episode
 from lwdctl.stages import collect, ingest

@@ -16,7 +16,7 @@ from lwdctl.core.errors import ConfigError, DataError
 from lwdctl.core.progress import SilentProgress
 from lwdctl.core.records import Episode
 from lwdctl.data.formats import READERS
-from lwdctl.data.robomimic_writer import RobomimicWriter
+from lwdctl.data.readers.robomimic_writer import RobomimicWriter
 from lwdctl.stages.ingest import run
 from lwdctl.stages.stage import StageContext
 

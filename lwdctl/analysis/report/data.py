@@ -14,8 +14,8 @@ from lwdctl.core.errors import ArtifactError
 from lwdctl.core.plain_text import plain_text
 from lwdctl.core.records import Finding
 from lwdctl.core.untrusted import parse_json, typed
-from lwdctl.data.ingest_report import INGEST_REPORT
 from lwdctl.data.inspection_text import labels_table, ranges_table
+from lwdctl.data.quality.ingest_report import INGEST_REPORT
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class _File:
 
 @dataclass(frozen=True)
 class _Report:
-    """What `data.ingest_report.write_report` wrote."""
+    """What `data.quality.ingest_report.write_report` wrote."""
 
     format: str
     files: tuple[_File, ...]

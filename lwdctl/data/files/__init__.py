@@ -1,0 +1,1 @@
+"""Opening files of unknown origin safely, and what they hold."""

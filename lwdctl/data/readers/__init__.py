@@ -1,0 +1,1 @@
+"""The readers of data formats: one module, or a few, per format."""

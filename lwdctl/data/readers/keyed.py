@@ -1,0 +1,526 @@
+"""Readers of HDF5, zarr and npz files with keys of their own, which the user names.
+
+The steps of all episodes lie end to end in arrays of equal length, and another array says where
+episodes end (`--episode-ends`, `--lengths-key`, `--terminals-key`); or each episode is a group,
+and the keys are relative to it. With `--terminals ignore` a file is one episode. Replay buffers
+of Diffusion Policy and data sets of DPPO have default keys.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from lwdctl.configs import IngestConfig
+from lwdctl.core.errors import DataError
+from lwdctl.core.plain_text import listed
+from lwdctl.core.records import Episode, Finding, FloatArray, SourceSpec
+from lwdctl.core.suggest import did_you_mean
+from lwdctl.data.checks import (
+    check_components,
+    check_rows,
+    choose_observations,
+    closed_on_error,
+    finite_rows,
+    numeric_order,
+    without_dropped,
+)
+from lwdctl.data.files.array_kinds import components, is_image, why_not_observed
+from lwdctl.data.files.contents import UNREADABLE, ArrayEntry, Contents
+from lwdctl.data.files.npz_files import NpzFile
+from lwdctl.data.files.zarr_files import ZarrFile
+from lwdctl.data.reader import EpisodeOutline, check_no_subset, check_unused
+from lwdctl.data.readers.episode_bounds import (
+    Bounds,
+    bounds_of_ends,
+    bounds_of_flags,
+    bounds_of_lengths,
+    names_of,
+)
+from lwdctl.data.readers.flags import Rows
+from lwdctl.data.readers.gym_envs import value_text
+from lwdctl.data.readers.keyed_arrays import ArrayFile, Hdf5Arrays
+from lwdctl.data.readers.keyed_proposal import EPISODE_OPTIONS, Keys, list_arrays, propose
+from lwdctl.data.readers.named_environments import describe_requested
+
+REWARDS = ("rewards", "reward")
+SUCCESSES = ("success", "successes", "is_success")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Where an episode lies.
+
+    Attributes:
+        prefix: Path of its group with a slash at its end, or "" in a flat file.
+        start: Its first row.
+        stop: One past its last row.
+        place: Its position among all episodes that the file declares, also those left out.
+    """
+
+    prefix: str
+    start: int
+    stop: int
+    place: int
+
+
+class KeyedFile(ABC):
+    """One file whose arrays the user names; a `FileReader`.
+
+    Raises:
+        DataError: Keys are missing (the message lists the arrays, the hint proposes a command),
+            or the arrays do not fit together.
+    """
+
+    generic = True
+    format: ClassVar[str]
+
+    def __init__(self, path: Path, config: IngestConfig) -> None:
+        self.path = path
+        self.findings: list[Finding] = []
+        check_no_subset(config, path, "a file with keys of its own")
+        self._file = self._open_file(config.max_bytes)
+        with closed_on_error(self._file):
+            self._scan(config)
+
+    @abstractmethod
+    def _open_file(self, max_bytes: int) -> ArrayFile:
+        """Open the file, whose arrays may have `max_bytes` in all."""
+
+    def _defaults(self) -> Keys:
+        """Return the keys of a known layout."""
+        return Keys()
+
+    def _scan(self, config: IngestConfig) -> None:
+        keys = self._requested(config)
+        self._action = keys.action
+        self._pieces, self._names = self._find_pieces(keys, config)
+        observations = without_dropped(config.drop, keys.observations, str(self.path))
+        self._check_arrays(observations)
+        self._refused: set[str] = set()
+        self._rewards = self._optional(REWARDS, keys)
+        if not self._rewards:
+            self._note("no-rewards", "no rewards are read; cloning needs none")
+        self._success = self._optional(SUCCESSES, keys, per_episode=True)
+        self._describe(observations, config)
+        self._note_rest(keys)
+        self.findings = [*self._file.findings, *self.findings]
+
+    # --- which keys
+
+    def _requested(self, config: IngestConfig) -> Keys:
+        """Return the keys that the options and the layout's defaults name."""
+        given = [(name, getattr(config, name)) for name in EPISODE_OPTIONS]
+        given = [(name, key) for name, key in given if key]
+        if len(given) > 1:
+            options = " and ".join(f"--{name.replace('_', '-')}" for name, _ in given)
+            raise DataError(f"{self.path}: {options}: give only one of them")
+        defaults = self._defaults()
+        option, key = given[0] if given else (defaults.option, defaults.key)
+        keys = Keys(
+            tuple(config.observation_keys) or defaults.observations,
+            config.action_key or defaults.action,
+            option,
+            key,
+        )
+        whole = config.terminals == "ignore" and not keys.key
+        complete = keys.observations and keys.action and (keys.key or whole)
+        if not complete and not (keys.observations and self._groups_with(keys.action)):
+            raise self._incomplete(keys)
+        return keys
+
+    def _incomplete(self, keys: Keys) -> DataError:
+        missing = [
+            option
+            for option, value in (
+                ("--observation-keys", keys.observations),
+                ("--action-key", keys.action),
+                ("one of --episode-ends, --lengths-key and --terminals-key", keys.key),
+            )
+            if not value
+        ]
+        return DataError(
+            f"{self.path}: needs {', '.join(missing)}; it holds {list_arrays(self._file.arrays)}",
+            propose(self.format, self._file, keys),
+        )
+
+    def _groups_with(self, action: str) -> list[str]:
+        """Return the paths of the groups that hold the action key, in numeric order."""
+        if not action or action in self._file.arrays:
+            return []
+        found = [key for key in self._file.arrays if key.endswith(f"/{action}")]
+        return sorted((key.removesuffix(action) for key in found), key=_group_order)
+
+    # --- where episodes are
+
+    def _find_pieces(self, keys: Keys, config: IngestConfig) -> tuple[list[Piece], list[str]]:
+        """Return where the episodes lie, and their names."""
+        groups = self._groups_with(keys.action)
+        if not groups:
+            return self._find_rows(keys, config)
+        check_unused(config, self.path, "a file with a group per episode", "terminals")
+        if keys.key:
+            raise DataError(
+                f"{self.path}: --{keys.option.replace('_', '-')}: every group with"
+                f" '{keys.action}' is an episode"
+            )
+        pieces = [
+            Piece(group, 0, self._entry(f"{group}{keys.action}").shape[0], place)
+            for place, group in enumerate(groups)
+        ]
+        empty = [item.prefix.rstrip("/") for item in pieces if not item.stop]
+        if empty:
+            self._note("left-out", f"groups without steps: {listed(empty)}", groups=len(empty))
+        kept = [item for item in pieces if item.stop]
+        if not kept:
+            raise DataError(f"{self.path}: {keys.action}: has no rows in any group")
+        return kept, [item.prefix.rstrip("/") for item in kept]
+
+    def _find_rows(self, keys: Keys, config: IngestConfig) -> tuple[list[Piece], list[str]]:
+        """Find the episodes of a file whose steps lie end to end."""
+        rows = self._entry(keys.action).shape[0]
+        if not rows:
+            raise DataError(f"{self.path}: {keys.action}: has no rows")
+        bounds: Bounds = [Rows(0, rows)]
+        if keys.key:
+            if keys.option != "terminals_key":
+                check_unused(config, self.path, f"an array of {keys.key}", "terminals")
+            self._entry(keys.key)
+            self._file.open((), (keys.key,))
+            values, where = self._file.rows(keys.key), f"{self.path}: {keys.key}"
+            if keys.option == "terminals_key":
+                bounds, found = bounds_of_flags(values, rows, where, config.terminals)
+            else:
+                parse = bounds_of_ends if keys.option == "episode_ends" else bounds_of_lengths
+                bounds, found = parse(values, rows, where)
+            self.findings += found
+        self._bounds = bounds
+        pieces = [Piece("", *bound, place) for place, bound in enumerate(bounds)]
+        kept = [item for item in pieces if item.stop > item.start]
+        return kept, names_of([bounds[item.place] for item in kept])
+
+    def _entry(self, key: str) -> ArrayEntry:
+        """Return what is declared of an array of numbers with at least one axis."""
+        entry = self._file.arrays.get(key)
+        if entry is None:
+            raise DataError(f"{self.path}: no array '{key}'", did_you_mean(key, self._file.arrays))
+        if entry.dtype == UNREADABLE:
+            raise DataError(f"{self.path}: {key}: is damaged: its declaration cannot be read")
+        if not entry.is_numeric:
+            raise DataError(f"{self.path}: {key}: holds {entry.dtype}, not numbers")
+        if not entry.shape:
+            raise DataError(f"{self.path}: {key}: is a single number, not one row per step")
+        return entry
+
+    # --- what they hold
+
+    def _check_arrays(self, observations: Sequence[str]) -> None:
+        """Check the arrays of every episode against each other, and open them."""
+        first = self._pieces[0].prefix
+        self._sizes = {key: self._size(f"{first}{key}", key) for key in observations}
+        self._action_size = components(self._entry(f"{first}{self._action}"))
+        self._check_action(f"{first}{self._action}")
+        self._final = True
+        for prefix in self._prefixes():
+            action = self._entry(f"{prefix}{self._action}")
+            where = f"{self.path}: {prefix}"
+            check_components(components(action), self._action_size, f"{where}{self._action}")
+            for key, size in self._sizes.items():
+                entry = self._entry(f"{prefix}{key}")
+                found, expected = entry.shape[0], action.shape[0]
+                self._final &= bool(prefix) and found == expected + 1
+                if not prefix or found != expected + 1:
+                    check_rows(found, expected, f"{where}{key}", self._action)
+                check_components(components(entry), size, f"{where}{key}")
+            self._file.open([f"{prefix}{key}" for key in (*self._sizes, self._action)])
+
+    def _prefixes(self) -> list[str]:
+        """Return the groups of the episodes; in a flat file all are in the same one, ""."""
+        return list(dict.fromkeys(piece.prefix for piece in self._pieces))
+
+    def _size(self, key: str, name: str) -> int:
+        """Return the components of an observation, refusing images."""
+        if key not in self._file.arrays:
+            known = self._file.arrays
+            raise DataError(f"{self.path}: no observation '{name}'", did_you_mean(name, known))
+        entry = self._entry(key)
+        if is_image(entry):
+            raise DataError(
+                f"{self.path}: {key}: holds images {entry.shape[1:]} of {entry.dtype}; networks"
+                " take low-dimensional observations",
+                "leave it out of --observation-keys",
+            )
+        if len(entry.shape) != 2:
+            self._note(
+                "adjusted",
+                f"{name}: rows of shape {entry.shape[1:]} become {components(entry)} components",
+                keys=[name],
+            )
+        return components(entry)
+
+    def _check_action(self, key: str) -> None:
+        entry = self._entry(key)
+        whole = np.dtype(entry.dtype).kind in "iub"
+        if whole and len(entry.shape) == 1:
+            raise DataError(
+                f"{self.path}: {key}: holds one whole number ({entry.dtype}) per step: discrete"
+                " actions, which are not regressed"
+            )
+        if whole:
+            message = f"{key}: whole numbers ({entry.dtype}) are stored as if they were continuous"
+            self._note("discrete", message, "warning")
+        if len(entry.shape) != 2:
+            shape = entry.shape[1:]
+            message = f"{key}: rows of shape {shape} become {components(entry)} components"
+            self._note("adjusted", message, keys=[key])
+
+    def _optional(self, names: Sequence[str], keys: Keys, *, per_episode: bool = False) -> str:
+        """Return the name of an array beside the actions that can be read, or ""."""
+        parent = "" if self._pieces[0].prefix else keys.action.rpartition("/")[0]
+        places = dict.fromkeys((f"{parent}/" if parent else "", ""))
+        for key in (f"{place}{name}" for place in places for name in names):
+            if f"{self._pieces[0].prefix}{key}" not in self._file.arrays:
+                continue
+            reason = self._why_not(key, per_episode=per_episode)
+            if not reason:
+                self._note("read", f"{key} is read beside the observations", keys=[key])
+                return key
+            self._note("left-out", f"{key}: {reason}", keys=[key])
+            self._refused.add(key)
+        return ""
+
+    def _why_not(self, key: str, *, per_episode: bool) -> str:
+        """Return why an array of one number per step is not read, "" if it can be."""
+        for prefix in self._prefixes():
+            entry = self._file.arrays.get(f"{prefix}{key}")
+            rows = self._file.arrays[f"{prefix}{self._action}"].shape[0]
+            counts = (rows, 1 if prefix else len(self._bounds)) if per_episode else (rows,)
+            if entry is None:
+                return f"is missing in {prefix.rstrip('/')}"
+            found = entry.shape[0] if entry.shape else 1
+            if not entry.is_numeric or components(entry) != 1 or found not in counts:
+                return f"has shape {entry.shape} of {entry.dtype}, not one number per step"
+            try:
+                self._file.open((), (f"{prefix}{key}",))
+                values = self._file.rows(f"{prefix}{key}")
+            except DataError as error:
+                return f"cannot be read ({error.message})"
+            if not np.isfinite(values).all():
+                return "holds NaN or infinity"
+        return ""
+
+    def _describe(self, observations: Sequence[str], config: IngestConfig) -> None:
+        """Set the specification and the outlines."""
+        action, env, found = describe_requested(config, self._action_size, str(self.path))
+        self.findings += found
+        label = config.label or ""
+        labels = self._texts(config.label_from, "--label-from", label)
+        tasks = self._texts(config.task_from, "--task-from", "".join(env.tasks[:1]))
+        self.episodes = [
+            EpisodeOutline(name, piece.stop - piece.start, task, label)
+            for name, piece, task, label in zip(
+                self._names, self._pieces, tasks, labels, strict=True
+            )
+        ]
+        env = replace(env, tasks=tuple(dict.fromkeys(filter(None, tasks))))
+        self.spec = SourceSpec(
+            observations=choose_observations(
+                observations, observations, self._sizes, str(self.path)
+            ),
+            action=action,
+            env=env,
+            labels=(),
+            source_format=self.format,
+        )
+
+    def _texts(self, name: str | None, option: str, default: str) -> list[str]:
+        """Return per episode the text of an attribute or array, `default` if none is named."""
+        if not name:
+            return [default] * len(self._pieces)
+        return [self._text(name, option, piece) for piece in self._pieces]
+
+    def _text(self, name: str, option: str, piece: Piece) -> str:
+        attributes = self._file.attributes(piece.prefix) if piece.prefix else {}
+        if name in attributes:
+            return self._as_text(attributes[name], name, option)
+        key = f"{piece.prefix}{name}"
+        if not self._is_column(key, piece):
+            names = [item for item in self._file.arrays if self._is_column(item, piece)]
+            raise DataError(
+                f"{self.path}: {option}: no attribute or array '{key}' with one value per step or"
+                " per episode",
+                did_you_mean(
+                    name,
+                    [*(item.removeprefix(piece.prefix) for item in names),
+                     *attributes],
+                ),
+            )  # fmt: skip
+        self._file.open((), (key,))
+        shape = self._file.arrays[key].shape
+        per_step = bool(shape) and shape[0] == self._rows_of(piece)
+        row = piece.start if per_step else (0 if piece.prefix else piece.place)
+        return self._as_text(self._file.rows(key, row, row + 1), name, option)
+
+    def _as_text(self, value: Any, name: str, option: str) -> str:
+        try:
+            return value_text(np.asarray(value))
+        except ValueError:
+            raise DataError(
+                f"{self.path}: {option}: '{name}' holds several values, expected one"
+            ) from None
+
+    def _rows_of(self, piece: Piece) -> int:
+        return self._file.arrays[f"{piece.prefix}{self._action}"].shape[0]
+
+    def _is_column(self, key: str, piece: Piece) -> bool:
+        """Return whether an array has one value per step or per episode."""
+        entry = self._file.arrays.get(key)
+        if entry is None or not key.startswith(piece.prefix):
+            return False
+        counts = (self._rows_of(piece), 1 if piece.prefix else len(self._bounds))
+        return components(entry) == 1 and (entry.shape or (1,))[0] in counts
+
+    def _note_rest(self, keys: Keys) -> None:
+        """List the arrays that are not read, with the reason."""
+        used = {*keys.observations, keys.action, keys.key, self._rewards, self._success}
+        used |= self._refused
+        first, prefixes = self._pieces[0].prefix, set(self._prefixes())
+        reasons: dict[str, list[str]] = {}
+        for key, entry in self._file.arrays.items():
+            parents = (key[: place + 1] for place, letter in enumerate(key) if letter == "/")
+            prefix = next((parent for parent in parents if parent in prefixes), "")
+            if key.removeprefix(prefix) in used or prefix not in ("", first):
+                continue
+            reason = why_not_observed(key, entry) or "not asked for"
+            reasons.setdefault(reason, []).append(key.removeprefix(prefix))
+        for reason, names in reasons.items():
+            self._note("left-out", f"{listed(names)}: {reason}", keys=names[:100])
+
+    def _note(self, check: str, message: str, severity: Any = "note", **values: Any) -> None:
+        self.findings.append(Finding(check, severity, message, str(self.path), values=values))
+
+    # --- reading
+
+    def read(self, index: int) -> Episode:
+        """Load one episode.
+
+        Raises:
+            DataError: NaN or infinity, or damaged bytes.
+        """
+        piece = self._pieces[index]
+        names = [item.name for item in self.spec.observations]
+        extra = 1 if self._final else 0
+        rows = {key: self._values(piece, key, piece.stop + extra) for key in names}
+        length = piece.stop - piece.start
+        rewards = self._values(piece, self._rewards, piece.stop) if self._rewards else None
+        return Episode(
+            source=self._names[index],
+            observations={key: values[:length] for key, values in rows.items()},
+            actions=self._values(piece, self._action, piece.stop),
+            rewards=None if rewards is None else rewards[:, 0],
+            final_observation=(
+                {key: values[length] for key, values in rows.items()} if self._final else None
+            ),
+            success=self.succeeded(index),
+        )
+
+    def _values(self, piece: Piece, key: str, stop: int) -> FloatArray:
+        """Return rows (time, size) of an array as finite float32."""
+        values = self._file.rows(f"{piece.prefix}{key}", piece.start, stop)
+        where = f"{self.path}: {piece.prefix}{key}"
+        return finite_rows(values.reshape(len(values), -1), where, piece.start)
+
+    def succeeded(self, index: int) -> bool | None:
+        """Return whether a step or the episode is marked as successful, None without marks."""
+        if not self._success:
+            return None
+        piece = self._pieces[index]
+        key = f"{piece.prefix}{self._success}"
+        shape = self._file.arrays[key].shape
+        if piece.prefix or shape[0] == self._rows_of(piece):
+            return bool(np.any(self._file.rows(key, piece.start, piece.stop)))
+        return bool(self._file.rows(key, piece.place, piece.place + 1).any())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class KeyedHdf5(KeyedFile):
+    """An HDF5 file with keys of its own."""
+
+    format = "hdf5"
+
+    @staticmethod
+    def recognize(contents: Contents) -> str:
+        """Return how many arrays of numbers an HDF5 file has, "" for another file."""
+        return _numbers_in(contents, "hdf5")
+
+    def _open_file(self, max_bytes: int) -> ArrayFile:
+        return Hdf5Arrays(self.path, max_bytes)
+
+
+class KeyedZarr(KeyedFile):
+    """A zarr store with keys of its own; Diffusion Policy's replay buffers have default keys.
+
+    They are `data/action`, `meta/episode_ends`, and the other low-dimensional arrays of `data`.
+    """
+
+    format = "zarr"
+
+    @staticmethod
+    def recognize(contents: Contents) -> str:
+        """Return how many arrays of numbers a zarr store has, "" for another file."""
+        if contents.container == "zarr" and contents.has("data/action", "meta/episode_ends"):
+            return "data/action and meta/episode_ends of a replay buffer"
+        return _numbers_in(contents, "zarr")
+
+    def _open_file(self, max_bytes: int) -> ArrayFile:
+        return ZarrFile(self.path, max_bytes)
+
+    def _defaults(self) -> Keys:
+        arrays = self._file.arrays
+        if "data/action" not in arrays or "meta/episode_ends" not in arrays:
+            return Keys()
+        rows = arrays["data/action"].shape[:1]
+        observations = [
+            key
+            for key, entry in arrays.items()
+            if key.startswith("data/")
+            and key != "data/action"
+            and entry.shape[:1] == rows
+            and not why_not_observed(key, entry)
+        ]
+        return Keys(tuple(observations), "data/action", "episode_ends", "meta/episode_ends")
+
+
+class KeyedNpz(KeyedFile):
+    """An npz file with keys of its own."""
+
+    format = "npz"
+
+    @staticmethod
+    def recognize(contents: Contents) -> str:
+        """Return how many arrays of numbers an npz file has, "" for another file."""
+        return _numbers_in(contents, "npz")
+
+    def _open_file(self, max_bytes: int) -> ArrayFile:
+        return NpzFile(self.path, max_bytes)
+
+
+def _numbers_in(contents: Contents, container: str) -> str:
+    """Return how many arrays of numbers a container has, "" for another one or none."""
+    if contents.container != container:
+        return ""
+    count = sum(item.is_numeric and bool(item.shape) for item in contents.arrays.values())
+    return f"{count} arrays of numbers" if count else ""
+
+
+def _group_order(prefix: str) -> list[tuple[str, int, str]]:
+    """Return a sort key that orders every part of a path numerically."""
+    return [numeric_order(part) for part in prefix.split("/")]

@@ -1,0 +1,206 @@
+"""The command that reads a file with keys of its own, guessed from names, shapes and row counts.
+
+Nothing is read because of a guess: it is what an error message proposes, for the user to check.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lwdctl.core.errors import DataError
+from lwdctl.core.records import Finding
+from lwdctl.data.checks import numeric_order
+from lwdctl.data.files.array_kinds import components, leaf, why_not_observed
+from lwdctl.data.files.contents import ArrayEntry
+from lwdctl.data.readers.episode_bounds import (
+    Bounds,
+    bounds_of_ends,
+    bounds_of_flags,
+    bounds_of_lengths,
+)
+from lwdctl.data.readers.keyed_arrays import ArrayFile
+
+EPISODE_OPTIONS = ("episode_ends", "lengths_key", "terminals_key")
+_ACTIONS = ("action", "actions", "act", "acts", "a", "u", "ctrl", "control", "controls", "command")
+_OBSERVATIONS = ("obs", "state", "qpos", "qvel", "prop", "pos", "eef", "joint", "gripper")
+_FLAGS = (
+    "is_last", "dones", "done", "episode_end", "last", "timeouts", "terminals", "terminal",
+    "is_terminal", "truncations", "terminations", "truncated", "terminated",
+)  # fmt: skip
+_MOST_LISTED = 24
+_EPISODE_GROUP = re.compile(r"((?:.*/)?[^/]*\d)/(.+)")
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The keys of the arrays that are read.
+
+    Attributes:
+        observations: Observation keys.
+        action: Action key, or "".
+        option: Which of `EPISODE_OPTIONS` says where episodes end, or "".
+        key: The array that says it, or "".
+    """
+
+    observations: tuple[str, ...] = ()
+    action: str = ""
+    option: str = ""
+    key: str = ""
+
+
+def list_arrays(arrays: Mapping[str, ArrayEntry]) -> str:
+    """Return the arrays with shapes and types as one line."""
+    listed = [
+        f"{key} {entry.shape} {entry.dtype}" for key, entry in list(arrays.items())[:_MOST_LISTED]
+    ]
+    rest = len(arrays) - len(listed)
+    return ", ".join([*listed, f"and {rest} more"] if rest else listed) or "no arrays"
+
+
+def propose(data_format: str, file: ArrayFile, given: Keys) -> str:
+    """Return the command that reads a file, or a hint where nothing can be guessed.
+
+    Args:
+        data_format: The format's name on the command line.
+        file: The file.
+        given: The keys that are known already.
+    """
+    arrays = file.arrays
+    grouped = _relative_arrays(arrays, given.action)
+    found = grouped or arrays
+    action = given.action or _guess_action(found)
+    if action not in found:
+        return (
+            f"name them: lwdctl ingest {data_format} {_quoted(file)} --observation-keys KEY,... "
+            "--action-key KEY --episode-ends KEY"
+        )
+    observations = given.observations or _guess_observations(found, action)
+    words = ["lwdctl", "ingest", data_format, _quoted(file)]
+    words += ["--observation-keys", shlex.quote(",".join(observations) or "KEY")]
+    words += ["--action-key", shlex.quote(action)]
+    if not grouped:
+        option, key = (given.option, given.key) if given.key else _guess_ends(file, action)
+        words += [f"--{option.replace('_', '-')}", shlex.quote(key)]
+    return " ".join(words)
+
+
+def _quoted(file: ArrayFile) -> str:
+    return shlex.quote(str(file.path))
+
+
+def _relative_arrays(arrays: Mapping[str, ArrayEntry], action: str) -> dict[str, ArrayEntry]:
+    """Return the arrays of the first of several groups that look like episodes, by relative path.
+
+    There are none where an array of actions lies outside such groups.
+    """
+    groups: dict[str, dict[str, ArrayEntry]] = {}
+    for key, entry in arrays.items():
+        match = _EPISODE_GROUP.fullmatch(key)
+        if match:
+            groups.setdefault(match[1], {})[match[2]] = entry
+        elif key == action or leaf(key) in _ACTIONS:
+            return {}
+    holding = [name for name, inside in groups.items() if action in inside or _guess_action(inside)]
+    return groups[min(holding, key=numeric_order)] if holding else {}
+
+
+def _guess_action(arrays: Mapping[str, ArrayEntry]) -> str:
+    """Return the array that most likely holds actions, or ""."""
+    usable = [key for key, entry in arrays.items() if _is_vector(entry)]
+    named = [key for name in _ACTIONS for key in usable if leaf(key) == name]
+    named += [key for key in usable if "action" in leaf(key) and not leaf(key).startswith("next_")]
+    if named:
+        return named[0]
+    vectors = [key for key in usable if not why_not_observed(key, arrays[key])]
+    others = [key for key in vectors if not _looks_observed(key)]
+    return others[0] if len(others) == 1 and len(vectors) > 1 else ""
+
+
+def _guess_observations(arrays: Mapping[str, ArrayEntry], action: str) -> tuple[str, ...]:
+    """Return the arrays with the rows of the actions (or one more) that look observed."""
+    rows = arrays[action].shape[0]
+    fitting = [
+        key
+        for key, entry in arrays.items()
+        if key != action
+        and not why_not_observed(key, entry)
+        and entry.shape[0] in (rows, rows + 1)
+        and "action" not in leaf(key)
+        and not (len(entry.shape) == 1 and leaf(key) in _FLAGS)
+    ]
+    named = [key for key in fitting if _looks_observed(key)]
+    best = named or fitting
+    exact = [key for key in best if arrays[key].shape[0] == rows]
+    return tuple(exact or best)
+
+
+def _looks_observed(key: str) -> bool:
+    return any(word in key.lower() for word in _OBSERVATIONS)
+
+
+def _is_vector(entry: ArrayEntry) -> bool:
+    """Return whether an array may hold actions: floating-point vectors of few components."""
+    return (
+        entry.is_numeric
+        and np.dtype(entry.dtype).kind == "f"
+        and len(entry.shape) in (1, 2)
+        and components(entry) > 0
+        and entry.shape[0] > 0
+    )
+
+
+def _guess_ends(file: ArrayFile, action: str) -> tuple[str, str]:
+    """Return the option and its value that say where episodes end."""
+    rows = file.arrays[action].shape[0]
+    ends, lengths, flags = (
+        _counting(file, rows, "end"), _counting(file, rows, "len"), _flag_names(file, rows),
+    )  # fmt: skip
+    tests: list[tuple[str, Sequence[str], Callable[[npt.NDArray[Any]], bool]]] = [
+        ("episode_ends", ends, lambda v: _last_end(bounds_of_ends(v, rows, "")) == rows),
+        ("lengths_key", lengths, lambda v: _last_end(bounds_of_lengths(v, rows, "")) == rows),
+        ("terminals_key", flags, lambda v: _last_end(bounds_of_flags(v, rows, "", "first")) > 0),
+        ("episode_ends", ends, lambda v: 2 * _last_end(bounds_of_ends(v, rows, "")) > rows),
+        ("lengths_key", lengths, lambda v: 2 * _last_end(bounds_of_lengths(v, rows, "")) > rows),
+    ]
+    for option, keys, fits in tests:
+        for key in keys:
+            try:
+                file.open((), (key,))
+                if fits(file.rows(key)):
+                    return option, key
+            except DataError:
+                continue
+    return "terminals", "ignore"
+
+
+def _last_end(found: tuple[Bounds, list[Finding]]) -> int:
+    return found[0][-1][1]
+
+
+def _counting(file: ArrayFile, rows: int, word: str) -> list[str]:
+    """Return lists of whole numbers that may count rows, those with the word in front."""
+    found = [
+        key
+        for key, entry in file.arrays.items()
+        if entry.is_numeric
+        and np.dtype(entry.dtype).kind in "iu"
+        and len(entry.shape) == 1
+        and 0 < entry.shape[0] <= rows
+    ]
+    return sorted(found, key=lambda key: word not in leaf(key))
+
+
+def _flag_names(file: ArrayFile, rows: int) -> Sequence[str]:
+    return [
+        key
+        for name in _FLAGS
+        for key, entry in file.arrays.items()
+        if leaf(key) == name and entry.shape in ((rows,), (rows, 1)) and entry.is_numeric
+    ]

@@ -1,0 +1,173 @@
+"""The data files of a LeRobot dataset: their rows in any order, with bounded memory.
+
+Parquet can only be decoded from the beginning of a row group. One that holds several episodes is
+decoded once, into a temporary file (in `TMPDIR`), from which rows are read as they are needed.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from lwdctl.core.errors import DataError
+from lwdctl.core.records import FloatArray
+from lwdctl.data.files.parquet_files import ParquetTable, rank_of
+from lwdctl.data.readers.lerobot_meta import Folder
+from lwdctl.data.readers.lerobot_rows import Recording, RowIndex, Run
+
+NUMBER_BYTES = 4
+MAX_OPEN = 32
+"""Data files that are open at the same time."""
+
+
+class DataFiles:
+    """The data files of a dataset.
+
+    Args:
+        folder: The dataset.
+        names: Paths of the files in it.
+
+    Attributes:
+        types: Type of every column of the first file.
+
+    Raises:
+        DataError: The first file is damaged, or leads out of the folder.
+    """
+
+    def __init__(self, folder: Folder, names: Sequence[str]) -> None:
+        self._folder, self._names = folder, names
+        self._open: dict[int, ParquetTable] = {}
+        self._group_rows: dict[int, tuple[int, ...]] = {}
+        self._sizes: dict[str, int] = {}
+        self._runs: Counter[tuple[int, int]] = Counter()
+        self._spool: IO[bytes] | None = None
+        self._offsets: dict[tuple[int, int], int] = {}
+        self.types = dict(self._table(0).types)
+
+    def name(self, file: int) -> str:
+        """Return the path of a file in the dataset."""
+        return self._names[file]
+
+    def measure(self, keys: Iterable[str]) -> dict[str, int]:
+        """Return the number of components of columns, each from its first row that is not null.
+
+        Raises:
+            DataError: A column is missing, holds no numbers, or is ragged.
+        """
+        return {key: self._measure(key) for key in keys}
+
+    def _measure(self, key: str) -> int:
+        for file in range(len(self._names)):
+            table = self._table(file)
+            self._check(table, [key])
+            for group in range(len(table.group_rows)):
+                for batch in table.batches(group, [key], rows=1):
+                    size = int(batch.numbers(key).shape[1])
+                    if size:
+                        return size
+        raise DataError(f"{self._folder.root}: {key}: holds no numbers in any row")
+
+    def index(self, sizes: Mapping[str, int], extra: Sequence[str]) -> RowIndex:
+        """Find out which rows belong to which episode.
+
+        Args:
+            sizes: Number of components of the columns that will be read.
+            extra: Columns whose values at the first rows of episodes are wanted.
+
+        Raises:
+            DataError: A column is missing in a file or holds something else there, the files
+                declare more bytes than allowed, or damaged bytes.
+        """
+        index = RowIndex()
+        for file in range(len(self._names)):
+            table = self._table(file)
+            self._check(table, sizes)
+            missing = [name for name in extra if name not in table.types]
+            if missing:
+                raise DataError(f"{table.path}: {missing[0]}: is missing; other files have it")
+            size = table.declared_bytes([*sizes, *index.wanted(table, extra)])
+            self._folder.count(size, f"{table.path}: declares {size:,} bytes")
+            index.scan(table, file, extra)
+        return index
+
+    def prepare(self, sizes: Mapping[str, int], recordings: Iterable[Recording]) -> None:
+        """Say what `rows` will be asked for.
+
+        Args:
+            sizes: Columns and their numbers of components.
+            recordings: All recordings.
+        """
+        self._sizes = dict(sizes)
+        self._runs = Counter((run.file, run.group) for item in recordings for run in item.runs)
+
+    def place(self, run: Run) -> tuple[Path, int]:
+        """Return the file of a run and the row of its first step in it."""
+        path = self._folder.root / self._names[run.file]
+        return path, sum(self._group_rows[run.file][: run.group]) + run.row
+
+    def rows(self, run: Run) -> dict[str, FloatArray]:
+        """Return the columns of a run by name, each (time, size); null is NaN.
+
+        Raises:
+            DataError: Damaged bytes, or rows of another size.
+        """
+        if self._runs[run.file, run.group] > 1:
+            values = self._spooled_rows(run)
+        else:
+            stop = run.row + run.length
+            values = np.concatenate(list(self._decode(run.file, run.group)))[run.row : stop]
+        ends = np.cumsum(list(self._sizes.values())).tolist()
+        return {
+            key: values[:, end - size : end]
+            for (key, size), end in zip(self._sizes.items(), ends, strict=True)
+        }
+
+    def close(self) -> None:
+        """Close the files and remove the temporary one."""
+        for table in self._open.values():
+            table.close()
+        if self._spool is not None:
+            self._spool.close()
+
+    def _table(self, file: int) -> ParquetTable:
+        if file not in self._open:
+            if len(self._open) == MAX_OPEN:
+                self._open.pop(next(iter(self._open))).close()
+            table = ParquetTable(self._folder.file(self._names[file]))
+            self._open[file] = table
+            self._group_rows[file] = table.group_rows
+        return self._open[file]
+
+    def _check(self, table: ParquetTable, keys: Iterable[str]) -> None:
+        for key in keys:
+            if key not in table.types:
+                raise DataError(f"{table.path}: {key}: is missing; other files have it")
+            if rank_of(table.types[key]) is None:
+                raise DataError(f"{table.path}: {key}: holds {table.types[key]}, not numbers")
+
+    def _spooled_rows(self, run: Run) -> FloatArray:
+        """Return rows (time, size) from the temporary file, after filling it."""
+        width = sum(self._sizes.values())
+        if self._spool is None:
+            self._spool = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
+        place = run.file, run.group
+        if place not in self._offsets:
+            start = self._spool.seek(0, 2)
+            for batch in self._decode(*place):
+                self._spool.write(batch.tobytes())
+            self._offsets[place] = start
+        self._spool.seek(self._offsets[place] + run.row * width * NUMBER_BYTES)
+        content = self._spool.read(run.length * width * NUMBER_BYTES)
+        return np.frombuffer(content, np.float32).reshape(run.length, width)
+
+    def _decode(self, file: int, group: int) -> Iterator[FloatArray]:
+        """Yield the rows (time, size) of a row group, a batch at a time."""
+        for batch in self._table(file).batches(group, list(self._sizes)):
+            columns = [batch.numbers(key, size) for key, size in self._sizes.items()]
+            with np.errstate(over="ignore", invalid="ignore"):  # found where rows are read
+                yield np.concatenate(columns, axis=1, dtype=np.float32, casting="unsafe")
