@@ -9,7 +9,7 @@ from lwdctl.core.errors import ArtifactError
 
 MAKERS = {
     "demonstrations": "lwdctl collect metaworld",
-    "snippets": "lwdctl ingest FORMAT PATH",
+    "snippets": "lwdctl ingest PATH",
     "vae": "lwdctl train-vae",
     "latents": "lwdctl encode",
     "diffusion": "lwdctl train-diffusion",

@@ -179,6 +179,8 @@ def find_source(arguments: Sequence[str]) -> Source:
         return known[name]
     close = [item for item in known if item.startswith(f"{name} ")]
     close = close or get_close_matches(name, known, n=3)
+    if name == LEROBOT:
+        close = ["lerobot USER/NAME"]
     hint = "; ".join(f"lwdctl download {item}" for item in close[:9])
     raise ConfigError(
         f"no dataset to download is called '{name}'", hint or "lwdctl download --list"

@@ -90,6 +90,7 @@ def test_what_the_help_names_is_found(words):
         (["robomimic"], "lwdctl download robomimic lift mh"),
         (["robomimic", "lift", "hm"], "lwdctl download robomimic lift mh"),
         (["nothing"], "lwdctl download --list"),
+        (["lerobot"], "lwdctl download lerobot USER/NAME"),
     ],
 )
 def test_what_is_unknown_is_answered_with_the_closest(words, hint):
