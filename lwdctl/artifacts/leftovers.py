@@ -11,6 +11,7 @@ from lwdctl.artifacts.files import matching
 from lwdctl.artifacts.manifest import MANIFEST_NAME, Manifest
 from lwdctl.artifacts.references import MAKERS
 from lwdctl.artifacts.run_in_progress import (
+    PARTS,
     PREFIX,
     RECORD_NAME,
     REMOVED,
@@ -64,6 +65,8 @@ def leftovers(root: Path, *, resumable: bool = False) -> list[Leftover]:
         reason = _why_left(record, resumable=resumable) if record else _why_unreadable(path)
         if reason:
             found.append((path, reason))
+    if resumable:
+        found += [(path, "can be resumed") for path in matching(root, "*", "*", f"{PARTS}*")]
     # Of our own types only: the root may be any directory, by mistake.
     names = [path for kind in MAKERS for path in matching(root, kind, "*")]
     empty = (path for path in names if path.is_dir() and not path.is_symlink())

@@ -41,6 +41,8 @@ CHECKPOINTS = "checkpoints"
 PREFIX = ".partial-"
 REMOVED = ".removed-"
 """Prefix of a run that is being removed: renamed first, so that a kill leaves no half of a run."""
+PARTS = ".parts-"
+"""Prefix of a directory for what several machines finish of one run before it begins."""
 RECORD_NAME = "run.json"
 _STAGING = ".publish"
 _STAGED_AT_ONCE = 8

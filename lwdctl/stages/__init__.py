@@ -76,6 +76,7 @@ _ROWS = (
         resumable=True,
         simulates=True,
         choices="lwdctl.stages.eval_models",
+        parts="lwdctl.stages.evaluate:run_part",
     ),
     *(
         Stage(

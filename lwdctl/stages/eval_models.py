@@ -98,6 +98,18 @@ def plan_conditions(
     return [replace(item, name=_name(item, config)) for item in conditions]
 
 
+def count_conditions(config: EvalConfig) -> int:
+    """Return how many conditions an evaluation with these settings has, before its models exist."""
+    total = 0
+    for policy in dict.fromkeys(config.policy):
+        method = load_method(policy)
+        horizons = len(set(config.horizon)) if method.replans else 0
+        seeds = config.seeds or 1
+        models = (max(1, horizons) * seeds) if method.artifact_type is not None else 1
+        total += models * (len(set(config.latent)) if policy == LWD else 1)
+    return total * len(set(config.perturbation))
+
+
 def models_used(
     conditions: Sequence[PlannedCondition], inputs: Mapping[str, Artifact]
 ) -> list[Artifact]:

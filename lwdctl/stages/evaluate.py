@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,10 +38,11 @@ from lwdctl.methods.trained import open_policy
 from lwdctl.policies.policy import BatchPolicy, EpisodePlan
 from lwdctl.policies.random import RandomPolicy
 from lwdctl.stages.eval_models import LWD, PlannedCondition, models_used, plan_conditions
+from lwdctl.stages.eval_parts import VIDEOS_FOLDER, parts_folder, take_parts
 from lwdctl.stages.stage import StageContext
 from lwdctl.training.loop import choose_device
 
-EPISODES_FOLDER, VIDEOS_FOLDER = "episodes", "videos"
+EPISODES_FOLDER = "episodes"
 
 
 def run(config: EvalConfig, inputs: Mapping[str, Artifact], context: StageContext) -> Artifact:
@@ -56,17 +58,20 @@ def run(config: EvalConfig, inputs: Mapping[str, Artifact], context: StageContex
     evaluation = _Evaluation(config, data, conditions, context)
     evaluation.check()
     primary = list(inputs.values())[-1]
+    name, models = context.name or primary.name, models_used(conditions, inputs)
+    parts = parts_folder(context.workspace, name, config, models)
     with context.workspace.begin(
         "evaluation",
-        context.name or primary.name,
+        name,
         config=to_mapping(config),
-        inputs=models_used(conditions, inputs),
+        inputs=models,
         resume=context.resume,
     ) as output:
         # Finished conditions and episodes are checkpoints: an interrupted evaluation goes on after
         # them.
+        take_parts(parts, output)
         for condition in conditions:
-            evaluation.measure(condition, output)
+            evaluation.measure(condition, output.checkpoints, output.path)
         if config.latency:
             evaluation.add_latency(output.checkpoints)
         rows = _publish_records(conditions, output)
@@ -75,8 +80,42 @@ def run(config: EvalConfig, inputs: Mapping[str, Artifact], context: StageContex
         if config.video:
             summary["videos"] = {item.name: _videos(output.path, item) for item in conditions}
         artifact = output.publish(summary, seed=config.seed, device=str(evaluation.device))
+    shutil.rmtree(parts, ignore_errors=True)
     _check_lost_episodes(rows, artifact)
     return artifact
+
+
+def run_part(
+    config: EvalConfig,
+    inputs: Mapping[str, Artifact],
+    context: StageContext,
+    index: int,
+    count: int,
+) -> None:
+    """Measure one part of an evaluation's conditions and keep their records.
+
+    Parts may run at the same time on several machines; `run` takes what they measured.
+
+    Args:
+        config: Settings of the whole evaluation.
+        inputs: Its inputs.
+        context: Where it runs.
+        index: Which part, from 0 to `count - 1`.
+        count: Number of parts; part i measures the conditions i, i + count, and so on.
+
+    Raises:
+        ConfigError: As for `run`.
+    """
+    data = SnippetStore.open(inputs["snippets"].path)
+    _check_environment(config, data, context)
+    conditions = plan_conditions(config, inputs, context)
+    evaluation = _Evaluation(config, data, conditions, context)
+    evaluation.check()
+    name = context.name or list(inputs.values())[-1].name
+    folder = parts_folder(context.workspace, name, config, models_used(conditions, inputs))
+    folder.mkdir(parents=True, exist_ok=True)
+    for condition in conditions[index::count]:
+        evaluation.measure(condition, folder, folder)
 
 
 @dataclass(frozen=True)
@@ -153,13 +192,19 @@ class _Evaluation:
                 "leave --temporal-ensemble out, or add dp or ldp to --policy",
             )
 
-    def measure(self, condition: PlannedCondition, output: RunInProgress) -> None:
-        """Run one condition, unless the interrupted evaluation has done so, and keep its record."""
+    def measure(self, condition: PlannedCondition, records: Path, folder: Path) -> None:
+        """Run one condition, unless a finished record of it is there.
+
+        Args:
+            condition: What to run.
+            records: Directory for its record and for the journal of its episodes.
+            folder: Directory below which its videos go.
+        """
         log = self.context.progress.message
-        path = output.checkpoints / f"{condition.name}.json"
+        path = records / f"{condition.name}.json"
         if path.exists():
             try:
-                final = self._is_final(_read(output.checkpoints, condition))
+                final = self._is_final(_read(records, condition))
             except ArtifactError as error:
                 final = False
                 log(f"{condition.name} is measured again: {error.message}")
@@ -169,9 +214,9 @@ class _Evaluation:
         log(f"{condition.name}:")
         policy, acting = self._open(condition), self._acting(condition)
         plans = self._plans(condition)
-        recording = self._recording(condition, plans, output.path)
+        recording = self._recording(condition, plans, folder)
         batch_policy = policy.batch_policy(acting, self.config.num_envs)
-        journal = EpisodeJournal(output.checkpoints / f"{condition.name}.journal", self.software)
+        journal = EpisodeJournal(records / f"{condition.name}.journal", self.software)
         kept = len(journal.finished(plans))
         if kept:
             log(f"  {kept} of {len(plans)} episodes: already measured")

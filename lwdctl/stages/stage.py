@@ -63,6 +63,9 @@ class Stage:
         choices: Name of the module of a stage that chooses among several models, imported on
             use: `types_read(config, named)`, `candidate_types(config)`, and
             `chosen_models(config, inputs, context)`, the inputs that a run would record.
+        parts: Name of the function `(config, inputs, context, index, count)` of a stage whose work
+            can be done in parts, at the same time on several machines, before the stage itself
+            runs; "" for none.
     """
 
     command: str
@@ -74,6 +77,7 @@ class Stage:
     resumable: bool = False
     simulates: bool = False
     choices: str = ""
+    parts: str = ""
 
     def execute(
         self, config: Any, inputs: Mapping[str, Artifact], context: StageContext
@@ -82,6 +86,18 @@ class Stage:
         with recording(stage=self.command), trusting(context.trust):
             artifact: Artifact = _load(self.run)(config, inputs, context)
         return artifact
+
+    def execute_part(
+        self,
+        config: Any,
+        inputs: Mapping[str, Artifact],
+        context: StageContext,
+        index: int,
+        count: int,
+    ) -> None:
+        """Do part `index` of `count` of the stage's work, for a later `execute` to take."""
+        with recording(stage=self.command), trusting(context.trust):
+            _load(self.parts)(config, inputs, context, index, count)
 
     def reads(self, config: Any, named: Collection[str] = ()) -> tuple[str, ...]:
         """Return the artifact types that are read under a configuration.
