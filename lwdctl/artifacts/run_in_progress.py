@@ -105,11 +105,14 @@ class RunInProgress:
         keep: Whether the directory survives an exception.
     """
 
-    def __init__(self, record: RunRecord, lock: IO[str], *, resumed: bool) -> None:
+    def __init__(
+        self, record: RunRecord, lock: IO[str], *, resumed: bool, version: int = 0
+    ) -> None:
         self.path = record.path
         self.resumed = resumed
         self.keep = resumed
         self._record = record
+        self._version = version
         self._lock = lock
         self._published = False
 
@@ -157,7 +160,7 @@ class RunInProgress:
         return artifact
 
     def _finish(self, staging: Path, manifest: Manifest) -> Artifact:
-        artifact = _claim_version(staging, self.path.parent, manifest)
+        artifact = _claim_version(staging, self.path.parent, manifest, self._version)
         self._published = True
         self.discard()
         return artifact
@@ -209,10 +212,12 @@ def begin_run(
     inputs: tuple[InputRef, ...],
     *,
     resume: bool,
+    version: int = 0,
 ) -> RunInProgress:
     """Begin a run, or resume the newest unfinished one of the same configuration and inputs.
 
-    What killed processes left under the name and nobody can resume is removed.
+    What killed processes left under the name and nobody can resume is removed. `version` is the
+    number that the artifact gets where it is free; 0 for the next one.
 
     Raises:
         ArtifactError: The workspace cannot be written; or no run can be resumed: the message
@@ -221,10 +226,10 @@ def begin_run(
     _sweep(root, artifact_type, name, resuming=resume)
     path = root / artifact_type / name / f"{PREFIX}{secrets.token_hex(8)}"
     record = RunRecord(artifact_type, name, path, plain(config), inputs, now())
-    return _resume(root, record) if resume else _begin(root, record)
+    return _resume(root, record, version) if resume else _begin(root, record, version)
 
 
-def _begin(root: Path, record: RunRecord) -> RunInProgress:
+def _begin(root: Path, record: RunRecord, version: int) -> RunInProgress:
     path = record.path
     body = {"config": record.config, "inputs": [asdict(item) for item in record.inputs]}
     text = json.dumps({**body, "started": record.started}, indent=1)
@@ -242,7 +247,7 @@ def _begin(root: Path, record: RunRecord) -> RunInProgress:
             f"cannot write in the workspace {root}: {error.strerror}",
             "free disk space, or choose another with --workspace DIR or $LWDCTL_WORKSPACE",
         ) from error
-    return RunInProgress(record, lock, resumed=False)
+    return RunInProgress(record, lock, resumed=False, version=version)
 
 
 def _make(path: Path) -> None:
@@ -272,7 +277,7 @@ def remove_run(path: Path) -> None:
         path.parent.parent.rmdir()
 
 
-def _resume(root: Path, wanted: RunRecord) -> RunInProgress:
+def _resume(root: Path, wanted: RunRecord, version: int) -> RunInProgress:
     records = unfinished_runs(root, wanted.type, wanted.name)
     if not records:
         raise ArtifactError(
@@ -294,7 +299,7 @@ def _resume(root: Path, wanted: RunRecord) -> RunInProgress:
     lock = try_lock(chosen.path)
     if lock is None:
         raise ArtifactError(f"another process works on {chosen.path}", "wait for it to end")
-    return RunInProgress(chosen, lock, resumed=True)
+    return RunInProgress(chosen, lock, resumed=True, version=version)
 
 
 def unfinished_runs(root: Path, artifact_type: str = "*", name: str = "*") -> list[RunRecord]:
@@ -423,13 +428,18 @@ def _stage_file(source: Path, staging: Path, relative: Path) -> PayloadFile:
     return PayloadFile(relative.as_posix(), target.stat().st_size, sha256_of(target))
 
 
-def _claim_version(staging: Path, folder: Path, manifest: Manifest) -> Artifact:
-    """Rename `staging` to the next free version directory of `folder`.
+def next_version(folder: Path) -> int:
+    """Return the number after the last version in the folder of a name; it need not exist."""
+    return 1 + max((version_of(path.name) for path in matching(folder, "v*")), default=0)
+
+
+def _claim_version(staging: Path, folder: Path, manifest: Manifest, reserved: int) -> Artifact:
+    """Rename `staging` to the reserved version directory of `folder`, else to the next free one.
 
     Renaming onto a directory that has content fails, so of two processes that want one
     number the second takes the next.
     """
-    version = 1 + max((version_of(entry.name) for entry in folder.iterdir()), default=0)
+    version = reserved or next_version(folder)
     while True:
         numbered = replace(manifest, version=version)
         numbered.write(staging / MANIFEST_NAME)
@@ -439,7 +449,7 @@ def _claim_version(staging: Path, folder: Path, manifest: Manifest) -> Artifact:
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-            version += 1
+            version = max(version + 1, next_version(folder))
             continue
         sync(folder)
         return Artifact(manifest.type, manifest.name, version, target, numbered)

@@ -52,10 +52,14 @@ class Workspace:
 
     Args:
         root: The directory; it is created when something is first written.
+        reserved: Type and name of artifacts to the number that their next version gets; the next
+            free number where that version exists. Stages that run side by side have the numbers
+            that they would get one after the other.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, reserved: Mapping[tuple[str, str], int] | None = None) -> None:
         self.root = root
+        self._reserved = reserved or {}
 
     def __repr__(self) -> str:
         return f"Workspace({str(self.root)!r})"
@@ -175,7 +179,10 @@ class Workspace:
         check_name(name)
         lineage.check_agreement(inputs, self.root)
         references = tuple(lineage.input_ref(item, self.root) for item in inputs)
-        return begin_run(self.root, artifact_type, name, config, references, resume=resume)
+        version = self._reserved.get((artifact_type, name), 0)
+        return begin_run(
+            self.root, artifact_type, name, config, references, resume=resume, version=version
+        )
 
     def _inspected(self, artifact_type: str) -> tuple[list[Artifact], list[DamagedArtifact]]:
         """Return the versions whose manifest can be used, oldest first, and the others."""

@@ -21,8 +21,10 @@ from lwdctl.cli.output import (
 )
 from lwdctl.core.config import to_mapping
 from lwdctl.core.errors import LwdctlError
+from lwdctl.core.progress import Progress
 from lwdctl.pipeline.expected import Comparison
-from lwdctl.pipeline.recipe import Recipe, make_plan, read_recipe
+from lwdctl.pipeline.plan import RecipeRun, run_only
+from lwdctl.pipeline.recipe import Recipe, read_recipe
 from lwdctl.pipeline.runner import Outcome, compare_all, preview, run_plan
 
 _FROM = Annotated[
@@ -33,6 +35,12 @@ _SET = Annotated[
     list[str] | None,
     bare_option("Setting to change; repeat it for several.", "--set", metavar="STAGE.KEY=VALUE"),
 ]
+_ONLY = Annotated[
+    str,
+    bare_option(
+        "Run this stage alone, on what the stages before it have made.", "--only", metavar="STAGE"
+    ),
+]
 _SMOKE = "Run at toy size: apply the recipe's [smoke] tables; artifacts get the suffix -smoke."
 
 
@@ -42,6 +50,7 @@ def command(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, run nothing.")] = False,
     start: _FROM = "",
     until: _UNTIL = "",
+    only: _ONLY = "",
     assignments: _SET = None,
     smoke: Annotated[bool, typer.Option("--smoke", help=_SMOKE)] = False,
     check: Annotated[
@@ -50,14 +59,13 @@ def command(
 ) -> None:
     """Run a recipe's stages in order, skip those up to date, and compare the expected numbers."""
     recipe = read_recipe(recipe_path)
-    plan = make_plan(recipe, assignments=assignments or (), smoke=smoke, start=start, until=until)
-    workspace, progress = shared.workspace, shared.progress
+    run = RecipeRun(recipe, shared.workspace, tuple(assignments or ()), smoke, start, until)
     if dry_run:
-        outcomes = preview(plan, workspace)
+        outcomes = preview(run.steps, run.workspace)
+        outcomes = [item for item in outcomes if only in ("", item.step.id)]
     else:
-        progress.message(f"{recipe.header.title or recipe.name} ({len(plan)} stages)")
         with reserved_stdout():
-            outcomes = run_plan(plan, workspace, progress)
+            outcomes = _run(run, only, shared.progress)
     compared = () if dry_run or smoke else compare_all(recipe.expected, outcomes)
     if shared.as_json:
         last = outcomes[-1].artifact
@@ -71,6 +79,13 @@ def command(
             f"{len(missed)} of {len(compared)} expected numbers were missed",
             f"see the table above; protocol and sources are in {recipe.path}",
         )
+
+
+def _run(run: RecipeRun, only: str, progress: Progress) -> list[Outcome]:
+    if only:
+        return [run_only(run, only, progress)]
+    progress.message(f"{run.recipe.header.title or run.recipe.name} ({len(run.steps)} stages)")
+    return run_plan(run.steps, run.workspace, progress, run.files)
 
 
 def _summary(

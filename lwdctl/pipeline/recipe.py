@@ -91,6 +91,11 @@ class Step:
     candidates: tuple[str, ...] = ()
     forced: bool = False
 
+    @property
+    def reads_from(self) -> tuple[str, ...]:
+        """Ids of the earlier steps whose artifacts it reads or chooses among."""
+        return tuple(dict.fromkeys((*self.parents.values(), *self.candidates)))
+
 
 def read_recipe(path: Path) -> Recipe:
     """Read a recipe file.

@@ -17,6 +17,7 @@ from lwdctl.core.registry import is_import_path
 from lwdctl.data.reader import paths_of
 from lwdctl.pipeline.expected import Comparison, Expectation, compare
 from lwdctl.pipeline.recipe import Step
+from lwdctl.pipeline.records import DONE, StageFiles, recorded
 from lwdctl.pipeline.run_stage import with_ancestors
 from lwdctl.stages.stage import LOST, StageContext
 
@@ -38,41 +39,108 @@ def preview(plan: Sequence[Step], workspace: Workspace) -> list[Outcome]:
     outcomes: dict[str, Outcome] = {}
     for step in plan:
         artifact = None
-        before = (*step.parents.values(), *step.candidates)
-        if all(outcomes[parent].artifact for parent in before):
-            inputs = _inputs(step, outcomes, workspace)
-            artifact = _finished(step, inputs, _context(step, outcomes, workspace))
+        if all(outcomes[parent].artifact for parent in step.reads_from):
+            artifact = find_finished(step, outcomes, workspace)
         state = UP_TO_DATE if artifact else PLANNED
         outcomes[step.id] = Outcome(step, state, artifact)
     return list(outcomes.values())
 
 
-def run_plan(plan: Sequence[Step], workspace: Workspace, progress: Progress) -> list[Outcome]:
-    """Run every step that is not up to date.
+def find_finished(
+    step: Step, outcomes: Mapping[str, Outcome], workspace: Workspace
+) -> Artifact | None:
+    """Return the artifact of a step that is up to date, else None.
 
-    An interrupted step of a resumable stage goes on from its last checkpoint. The environments
-    that the plan names by import path are imported where the data name them, and said.
+    Args:
+        step: The step.
+        outcomes: Step id to outcome; those that it reads from have an artifact.
+        workspace: Where to look.
     """
+    inputs = _inputs(step, outcomes, workspace)
+    return _finished(step, inputs, _context(step, outcomes, workspace))
+
+
+def is_resumable(step: Step, outcomes: Mapping[str, Outcome], workspace: Workspace) -> bool:
+    """Return whether a step would go on from a checkpoint that an interrupted run has left."""
+    if not step.stage.resumable:
+        return False
+    inputs = _inputs(step, outcomes, workspace)
+    return _has_checkpoint(step, inputs, _context(step, outcomes, workspace))
+
+
+def announce_imports(plan: Sequence[Step], progress: Progress) -> tuple[str, ...]:
+    """Say which environments (`package.module:Class`) a recipe imports, and return them."""
     imports = _imports(plan)
     if imports:
         progress.message(f"the recipe imports {', '.join(imports)}")
+    return imports
+
+
+def run_plan(
+    plan: Sequence[Step],
+    workspace: Workspace,
+    progress: Progress,
+    files: StageFiles | None = None,
+) -> list[Outcome]:
+    """Run every step that is not up to date, one after the other in this process.
+
+    An interrupted step of a resumable stage goes on from its last checkpoint. The environments
+    that the plan names by import path are imported where the data name them, and said.
+
+    Args:
+        plan: The steps, in order.
+        workspace: Where artifacts are found and go.
+        progress: Where to report.
+        files: Where to record the state of every step, for `lwdctl status`; None records nothing.
+    """
+    imports = announce_imports(plan, progress)
     outcomes: dict[str, Outcome] = {}
     for index, step in enumerate(plan, start=1):
         head = f"[{index}/{len(plan)}] {step.id}"
-        inputs = _inputs(step, outcomes, workspace)
-        context = replace(_context(step, outcomes, workspace, progress), trust=imports)
-        finished = _finished(step, inputs, context)
-        if finished:
-            progress.message(f"{head}: {finished.reference} is up to date")
-            outcomes[step.id] = Outcome(step, UP_TO_DATE, finished)
-            continue
-        progress.message(f"{head}: lwdctl {step.stage.command} (makes {step.stage.artifact_type})")
-        started = time.monotonic()
-        artifact = _run(step, inputs, context)
-        seconds = time.monotonic() - started
-        progress.message(f"{head}: made {artifact.reference} in {seconds:.1f} s")
-        outcomes[step.id] = Outcome(step, RAN, artifact, seconds)
+        outcomes[step.id] = run_step(
+            step, outcomes, workspace, progress, imports=imports, head=head, files=files
+        )
     return list(outcomes.values())
+
+
+def run_step(
+    step: Step,
+    outcomes: Mapping[str, Outcome],
+    workspace: Workspace,
+    progress: Progress,
+    *,
+    imports: tuple[str, ...],
+    head: str,
+    files: StageFiles | None = None,
+) -> Outcome:
+    """Run one step in this process, unless it is up to date, and return its outcome.
+
+    Args:
+        step: What to run.
+        outcomes: Step id to outcome; those that it reads from have an artifact.
+        workspace: Where its inputs stand and its artifact goes.
+        progress: Where to report.
+        imports: Environments that may be imported where the data name them.
+        head: How its messages begin.
+        files: Where to record its state; None records nothing.
+    """
+    inputs = _inputs(step, outcomes, workspace)
+    context = replace(_context(step, outcomes, workspace, progress), trust=imports)
+    finished = _finished(step, inputs, context)
+    if finished:
+        progress.message(f"{head}: {finished.reference} is up to date")
+        return Outcome(step, UP_TO_DATE, finished)
+    progress.message(f"{head}: lwdctl {step.stage.command} (makes {step.stage.artifact_type})")
+    started = time.monotonic()
+    if files is None:
+        artifact = _run(step, inputs, context)
+    else:
+        with recorded(files, step.id, progress) as watched:
+            artifact = _run(step, inputs, replace(context, progress=watched))
+            files.update(step.id, state=DONE, artifact=artifact.reference)
+    seconds = time.monotonic() - started
+    progress.message(f"{head}: made {artifact.reference} in {seconds:.1f} s")
+    return Outcome(step, RAN, artifact, seconds)
 
 
 def compare_all(

@@ -1,0 +1,237 @@
+"""The stages of a recipe as they stand in a workspace: what is made, what may run, and what waits.
+
+Stages meet only on disk, so that a stage can run in any process that sees the workspace, with the
+command `PlannedStage.arguments`: it finds its inputs by what the recipe says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.references import version_directory
+from lwdctl.artifacts.run_in_progress import next_version
+from lwdctl.artifacts.workspace import Workspace
+from lwdctl.core.config import to_mapping
+from lwdctl.core.errors import ArtifactError, ConfigError
+from lwdctl.core.progress import Progress
+from lwdctl.core.suggest import did_you_mean
+from lwdctl.pipeline.recipe import SMOKE_SUFFIX, Recipe, Step, make_plan
+from lwdctl.pipeline.records import WAITING, StageFiles, StageRecord
+from lwdctl.pipeline.runner import (
+    UP_TO_DATE,
+    Outcome,
+    announce_imports,
+    find_finished,
+    is_resumable,
+    run_step,
+)
+
+MISSING: Literal["missing"] = "missing"
+RESUMABLE: Literal["resumable"] = "resumable"
+MADE: Literal["done"] = "done"
+
+
+@dataclass(frozen=True)
+class RecipeRun:
+    """A recipe, the options that it is run with, and the workspace.
+
+    Attributes:
+        recipe: The recipe.
+        workspace: Where artifacts are found and go.
+        assignments: Settings that differ (`"train-vae.updates=500"`), as `--set` takes them.
+        smoke: Whether it runs at toy size.
+        start: Id of the first stage that runs even when it is up to date, or "".
+        until: Id of the last stage, or "".
+        steps: The plan, in order.
+    """
+
+    recipe: Recipe
+    workspace: Workspace
+    assignments: tuple[str, ...] = ()
+    smoke: bool = False
+    start: str = ""
+    until: str = ""
+    steps: tuple[Step, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Make the plan, which checks every setting.
+
+        Raises:
+            ConfigError: An unknown stage or setting, a wrong value, or a missing input.
+        """
+        steps = make_plan(
+            self.recipe,
+            assignments=self.assignments,
+            smoke=self.smoke,
+            start=self.start,
+            until=self.until,
+        )
+        object.__setattr__(self, "steps", steps)
+
+    @property
+    def files(self) -> StageFiles:
+        """The records of its stages."""
+        suffix = SMOKE_SUFFIX if self.smoke else ""
+        return StageFiles(self.workspace, self.recipe.name + suffix)
+
+    def arguments(self, *extra: str) -> list[str]:
+        """Return the arguments of `lwdctl` that run it, with more options of `lwdctl run`."""
+        words = ["run", str(self.recipe.path), *extra]
+        words += [word for item in self.assignments for word in ("--set", item)]
+        words += ["--smoke"] if self.smoke else []
+        words += ["--from", self.start] if self.start else []
+        words += ["--until", self.until] if self.until else []
+        return [*words, "--workspace", str(self.workspace.root)]
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """One stage of a recipe as it stands in a workspace.
+
+    Attributes:
+        step: Its id, command, configuration and name of its artifact.
+        depends_on: Ids of the earlier stages that have to be finished before it begins.
+        state: `"done"` where its artifact is up to date, `"resumable"` where an interrupted run
+            has left a checkpoint to go on from, else `"missing"`.
+        artifact: Its artifact where it is up to date.
+        arguments: The arguments of `lwdctl` that run this stage alone, in a process of its own on
+            any machine that sees the workspace.
+    """
+
+    step: Step
+    depends_on: tuple[str, ...]
+    state: Literal["missing", "resumable", "done"]
+    artifact: Artifact | None
+    arguments: tuple[str, ...]
+
+    @property
+    def id(self) -> str:
+        """Its name within the recipe."""
+        return self.step.id
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Its full configuration."""
+        return to_mapping(self.step.config)
+
+    @property
+    def inputs(self) -> Mapping[str, str]:
+        """Artifact type that it reads to the id of the stage that makes it."""
+        return self.step.parents
+
+
+def plan_stages(run: RecipeRun) -> tuple[PlannedStage, ...]:
+    """Return the stages of a recipe, in order, as they stand in the workspace."""
+    outcomes: dict[str, Outcome] = {}
+    stages = []
+    for step in run.steps:
+        artifact, state = None, MISSING
+        if all(outcomes[parent].artifact for parent in step.reads_from):
+            artifact = find_finished(step, outcomes, run.workspace)
+            if artifact is None and is_resumable(step, outcomes, run.workspace):
+                state = RESUMABLE
+        outcomes[step.id] = Outcome(step, UP_TO_DATE if artifact else state, artifact)
+        arguments = tuple(run.arguments("--only", step.id))
+        stages.append(
+            PlannedStage(
+                step,
+                (*step.reads_from, *_twins(step, run.steps)),
+                MADE if artifact else state,
+                artifact,
+                arguments,
+            )
+        )
+    return tuple(stages)
+
+
+def _twins(step: Step, steps: Sequence[Step]) -> tuple[str, ...]:
+    """Return the earlier steps that make the same artifact: once they have, it is up to date."""
+
+    def key(item: Step) -> tuple[Any, ...]:
+        return (item.stage.command, item.name, item.config, item.parents, item.candidates)
+
+    earlier = steps[: list(steps).index(step)]
+    return tuple(other.id for other in earlier if key(other) == key(step))
+
+
+def reserve_versions(stages: Sequence[PlannedStage], run: RecipeRun) -> None:
+    """Record for every stage that is not done which number its artifact gets.
+
+    The numbers are those of a run of one stage after the other. A number that was reserved for a
+    stage which then failed stays its own.
+
+    Args:
+        stages: The stages that are to run, in the order of the recipe.
+        run: The recipe.
+    """
+    taken: dict[Path, set[int]] = {}
+    for stage in stages:
+        folder = run.workspace.root / stage.step.stage.artifact_type / stage.step.name
+        numbers = taken.setdefault(folder, set())
+        version = run.files.read(stage.id).version
+        used = version in numbers or (folder / version_directory(version)).exists()
+        if not version or used:
+            version = max([next_version(folder), *(number + 1 for number in numbers)])
+        numbers.add(version)
+        run.files.write(stage.id, StageRecord(state=WAITING, version=version))
+
+
+def run_only(run: RecipeRun, stage: str, progress: Progress) -> Outcome:
+    """Run one stage of a recipe in this process, unless it is up to date.
+
+    Its inputs are what the stages before it have made in the workspace; its artifact gets the
+    number that was reserved for it, if there is one.
+
+    Args:
+        run: The recipe.
+        stage: Id of the stage.
+        progress: Where to report.
+
+    Raises:
+        ConfigError: The recipe has no such stage.
+        ArtifactError: An input has not been made yet.
+    """
+    steps = {step.id: step for step in run.steps}
+    if stage not in steps:
+        hint = did_you_mean(stage, list(steps))
+        raise ConfigError(f"{run.recipe.path.name} has no stage '{stage}'", hint)
+    imports = announce_imports(run.steps, progress)
+    outcomes: dict[str, Outcome] = {}
+    needed = _ancestors(steps[stage], steps)
+    for step in run.steps:
+        if step.id in needed:
+            # An earlier stage that was to run again has done so.
+            artifact = find_finished(replace(step, forced=False), outcomes, run.workspace)
+            if artifact is None:
+                raise _not_made(run, stage, step)
+            outcomes[step.id] = Outcome(step, UP_TO_DATE, artifact)
+    version = run.files.read(stage).version
+    step = steps[stage]
+    reserved = {(step.stage.artifact_type, step.name): version} if version else {}
+    workspace = Workspace(run.workspace.root, reserved)
+    head = f"[{1 + list(steps).index(stage)}/{len(steps)}] {stage}"
+    return run_step(
+        step, outcomes, workspace, progress, imports=imports, head=head, files=run.files
+    )
+
+
+def _ancestors(step: Step, steps: Mapping[str, Step]) -> set[str]:
+    """Return the ids of all steps that a step derives from."""
+    found: set[str] = set()
+    for parent in step.reads_from:
+        found |= {parent} | _ancestors(steps[parent], steps)
+    return found
+
+
+def _not_made(run: RecipeRun, stage: str, missing: Step) -> ArtifactError:
+    import shlex
+
+    command = shlex.join(["lwdctl", *run.arguments("--only", missing.id)])
+    return ArtifactError(
+        f"stage '{stage}' reads what '{missing.id}' makes, which is not in {run.workspace.root}",
+        f"make it first: {command}",
+    )
