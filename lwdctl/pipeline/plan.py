@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.references import version_directory
@@ -30,9 +30,10 @@ from lwdctl.pipeline.runner import (
     run_step,
 )
 
-MISSING: Literal["missing"] = "missing"
-RESUMABLE: Literal["resumable"] = "resumable"
-MADE: Literal["done"] = "done"
+MISSING: Final = "missing"
+RESUMABLE: Final = "resumable"
+MADE: Final = "done"
+PlannedState = Literal["missing", "resumable", "done"]
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class PlannedStage:
 
     step: Step
     depends_on: tuple[str, ...]
-    state: Literal["missing", "resumable", "done"]
+    state: PlannedState
     artifact: Artifact | None
     arguments: tuple[str, ...]
 
@@ -129,7 +130,8 @@ def plan_stages(run: RecipeRun) -> tuple[PlannedStage, ...]:
     outcomes: dict[str, Outcome] = {}
     stages = []
     for step in run.steps:
-        artifact, state = None, MISSING
+        artifact: Artifact | None = None
+        state: PlannedState = MISSING
         if all(outcomes[parent].artifact for parent in step.reads_from):
             artifact = find_finished(step, outcomes, run.workspace)
             if artifact is None and is_resumable(step, outcomes, run.workspace):

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 from urllib.parse import quote
 
 from lwdctl.artifacts.manifest import now, plain
@@ -27,10 +27,10 @@ from lwdctl.core.progress import Progress, Task
 from lwdctl.core.untrusted import read_json, typed
 
 FOLDER = ".recipes"
-WAITING: Literal["waiting"] = "waiting"
-RUNNING: Literal["running"] = "running"
-DONE: Literal["done"] = "done"
-FAILED: Literal["failed"] = "failed"
+WAITING: Final = "waiting"
+RUNNING: Final = "running"
+DONE: Final = "done"
+FAILED: Final = "failed"
 RecordedState = Literal["waiting", "running", "done", "failed"]
 
 WRITE_SECONDS = 1.0
