@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -29,9 +29,10 @@ from lwdctl.methods.trained import LoadedPolicy, open_directory, open_trained
 from lwdctl.models.diffusion import LatentDiffusion
 from lwdctl.models.files import SPEC, saved_method
 from lwdctl.models.vae import PolicyVae
-from lwdctl.pipeline.recipe import make_plan, read_recipe
+from lwdctl.pipeline.local import parse_jobs, run_recipe
+from lwdctl.pipeline.plan import RecipeRun
+from lwdctl.pipeline.recipe import read_recipe
 from lwdctl.pipeline.run_stage import run_stage
-from lwdctl.pipeline.runner import run_plan
 from lwdctl.training.loop import choose_device
 
 Place = Workspace | str | Path | None
@@ -194,6 +195,7 @@ def run(
     smoke: bool = False,
     start: str = "",
     until: str = "",
+    jobs: int | Literal["auto"] = 1,
     workspace: Place = None,
     progress: Progress | None = None,
 ) -> dict[str, Artifact]:
@@ -205,6 +207,8 @@ def run(
         smoke: Apply the recipe's toy sizes.
         start: First stage to run again, with all later ones; "" runs what is not up to date.
         until: Last stage to run; "" runs all.
+        jobs: Number of stages to run at once, each in a process of its own; `"auto"` by cores,
+            memory and GPUs. 1 runs them one after the other in this process.
         workspace: Where its artifacts go.
         progress: Where to report; None draws bars with tqdm.
 
@@ -215,11 +219,11 @@ def run(
         ConfigError: The recipe has an unknown setting.
         LwdctlError: A stage failed.
     """
-    plan = make_plan(
-        read_recipe(Path(recipe)), assignments=assignments, smoke=smoke, start=start, until=until
+    planned = RecipeRun(
+        read_recipe(Path(recipe)), workspace_at(workspace), tuple(assignments), smoke, start, until
     )
     with recording(command=f"lwdctl.run({str(recipe)!r})"):
-        outcomes = run_plan(plan, workspace_at(workspace), progress or TqdmProgress())
+        outcomes = run_recipe(planned, progress or TqdmProgress(), jobs=parse_jobs(str(jobs)))
     return {item.step.id: item.artifact for item in outcomes if item.artifact}
 
 

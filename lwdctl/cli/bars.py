@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 PLAIN_SECONDS = 5.0
 """Shortest time between two plain lines of one task."""
+MOST_ENDED = 3
+"""Bars that have ended and stay on the screen while others go on."""
 
 
 def make_progress(*, quiet: bool, stream: TextIO | None = None) -> Progress:
@@ -102,6 +104,7 @@ class BarProgress:
         self._console = Console(file=stream, highlight=False)
         self._bars: Bars | None = None
         self._open = 0
+        self._ended: list[TaskID] = []
 
     def message(self, text: str) -> None:
         """Print the line above the bars."""
@@ -117,7 +120,7 @@ class BarProgress:
         try:
             yield _BarTask(bars, identity)
         finally:
-            self._stop(bars)
+            self._stop(bars, identity)
 
     def _start(self) -> Bars:
         if self._bars is None:
@@ -126,11 +129,16 @@ class BarProgress:
         self._open += 1
         return self._bars
 
-    def _stop(self, bars: Bars) -> None:
+    def _stop(self, bars: Bars, identity: TaskID) -> None:
         self._open -= 1
         if self._open == 0:
             bars.stop()
             self._bars = None
+            self._ended.clear()
+            return
+        self._ended.append(identity)
+        if len(self._ended) > MOST_ENDED:  # they would take the place of those that go on
+            bars.remove_task(self._ended.pop(0))
 
 
 class _BarTask:

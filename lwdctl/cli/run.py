@@ -23,9 +23,10 @@ from lwdctl.core.config import to_mapping
 from lwdctl.core.errors import LwdctlError
 from lwdctl.core.progress import Progress
 from lwdctl.pipeline.expected import Comparison
+from lwdctl.pipeline.local import parse_jobs, run_recipe
 from lwdctl.pipeline.plan import RecipeRun, run_only
 from lwdctl.pipeline.recipe import Recipe, read_recipe
-from lwdctl.pipeline.runner import Outcome, compare_all, preview, run_plan
+from lwdctl.pipeline.runner import Outcome, compare_all, preview
 
 _FROM = Annotated[
     str, bare_option("First stage to run again, with all later ones.", "--from", metavar="STAGE")
@@ -41,6 +42,15 @@ _ONLY = Annotated[
         "Run this stage alone, on what the stages before it have made.", "--only", metavar="STAGE"
     ),
 ]
+_JOBS = Annotated[
+    str,
+    bare_option(
+        "Number of stages to run at once, each in a process of its own; auto by cores, memory and"
+        " GPUs  [default: 1, in this process]",
+        "--jobs",
+        metavar="INTEGER|auto",
+    ),
+]
 _SMOKE = "Run at toy size: apply the recipe's [smoke] tables; artifacts get the suffix -smoke."
 
 
@@ -51,6 +61,7 @@ def command(
     start: _FROM = "",
     until: _UNTIL = "",
     only: _ONLY = "",
+    jobs: _JOBS = "1",
     assignments: _SET = None,
     smoke: Annotated[bool, typer.Option("--smoke", help=_SMOKE)] = False,
     check: Annotated[
@@ -65,7 +76,7 @@ def command(
         outcomes = [item for item in outcomes if only in ("", item.step.id)]
     else:
         with reserved_stdout():
-            outcomes = _run(run, only, shared.progress)
+            outcomes = _run(run, only, jobs, shared.progress)
     compared = () if dry_run or smoke else compare_all(recipe.expected, outcomes)
     if shared.as_json:
         last = outcomes[-1].artifact
@@ -81,11 +92,11 @@ def command(
         )
 
 
-def _run(run: RecipeRun, only: str, progress: Progress) -> list[Outcome]:
+def _run(run: RecipeRun, only: str, jobs: str, progress: Progress) -> list[Outcome]:
     if only:
         return [run_only(run, only, progress)]
     progress.message(f"{run.recipe.header.title or run.recipe.name} ({len(run.steps)} stages)")
-    return run_plan(run.steps, run.workspace, progress, run.files)
+    return run_recipe(run, progress, jobs=parse_jobs(jobs))
 
 
 def _summary(

@@ -7,7 +7,6 @@ then applies. On the command line and in recipes, `none` sets an option back to 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
@@ -319,7 +318,9 @@ class RolloutConfig(StageSettings):
     @property
     def processes(self) -> int:
         """Number of environment processes; 0 holds the environments in this process."""
-        return len(os.sched_getaffinity(0)) if self.workers is None else self.workers
+        from joblib import cpu_count
+
+        return cpu_count() if self.workers is None else self.workers
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,11 @@ it needs after it has made sure of that, so this module imports little.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import multiprocessing
 import os
 import signal
 import socket
 import struct
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,12 +21,13 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
+from lwdctl.core.processes import killed_with_parent
+
 START_TIMEOUT = 180.0
 """Seconds a worker may take to import and build its simulators (numba compiles in some)."""
 
 _DIED = "died"
 _LATE = "did not answer in time"
-_PR_SET_PDEATHSIG = 1
 _PARENTS_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -153,8 +152,7 @@ def _end_with_parent() -> None:
     The system kills it, also where it is stopped or inside a call that holds the interpreter. The
     thread is for other systems than Linux, and for a parent that was gone before.
     """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    killed_with_parent()
     threading.Thread(target=_outlive_parent, name="lwdctl-parent", daemon=True).start()
 
 

@@ -10,11 +10,16 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Protocol
 
-from lwdctl.core.errors import LwdctlError
+from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.references import parse_reference
+from lwdctl.core.errors import ArtifactError, LwdctlError
 from lwdctl.core.progress import Progress, Task
 from lwdctl.pipeline.plan import MADE, PlannedStage, RecipeRun, plan_stages, reserve_versions
 from lwdctl.pipeline.records import DONE, FAILED, RUNNING, StageRecord, TaskState
 from lwdctl.pipeline.runner import RAN, UP_TO_DATE, Outcome, announce_imports, find_finished
+
+SHOW_SECONDS = 0.5
+"""Seconds between two looks at the records of what runs."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,7 @@ class _Stages:
         self._running: dict[str, _Line] = {}
         self._failed: dict[str, str] = {}
         self._skipped: list[str] = []
+        self._shown = 0.0
         self.outcomes: dict[str, Outcome] = {}
 
     def begin(self) -> None:
@@ -128,8 +134,10 @@ class _Stages:
         """Note what has ended, start what can be started; return whether anything is left."""
         for identity, ended in self._executor.ended().items():
             self._end(identity, ended)
-        for identity, line in self._running.items():
-            line.show(self._run.files.read(identity))
+        if time.monotonic() - self._shown >= SHOW_SECONDS:
+            self._shown = time.monotonic()
+            for identity, line in self._running.items():
+                line.show(self._run.files.read(identity))
         for stage in list(self._waiting.values()):
             self._consider(stage)
         return bool(self._waiting or self._running)
@@ -158,11 +166,9 @@ class _Stages:
         line.show(record)
         line.close()
         stage = next(stage for stage in self._stages if stage.id == identity)
-        # A stage that was to run again is found by what it made.
-        step = replace(stage.step, forced=False)
         artifact = None
         if ended.succeeded:
-            artifact = find_finished(step, self.outcomes, self._run.workspace)
+            artifact = self._artifact(stage, record)
         if artifact is None:
             self._fail(identity, record, ended)
             return
@@ -173,6 +179,17 @@ class _Stages:
         else:  # it was made meanwhile
             self.outcomes[identity] = Outcome(stage.step, UP_TO_DATE, artifact)
             self._say(identity, f"{artifact.reference} is up to date")
+
+    def _artifact(self, stage: PlannedStage, record: StageRecord) -> Artifact | None:
+        """Return what a stage has made, or found to be up to date."""
+        step, workspace = stage.step, self._run.workspace
+        if record.state != DONE:
+            return find_finished(replace(step, forced=False), self.outcomes, workspace)
+        try:  # the record may say anything
+            version = parse_reference(record.artifact).version
+            return workspace.resolve(step.stage.artifact_type, f"{step.name}:v{version}")
+        except ArtifactError:
+            return None
 
     def _fail(self, identity: str, record: StageRecord, ended: Ended) -> None:
         error = record.error if record.state == FAILED and record.error else ended.reason

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from lwdctl.cli.bars import BarProgress, PlainProgress, clock_text, make_progress
+from lwdctl.cli.bars import MOST_ENDED, BarProgress, PlainProgress, clock_text, make_progress
 from lwdctl.core.progress import SilentProgress
 
 
@@ -118,3 +118,18 @@ def test_an_error_inside_a_task_stops_the_bars():
 @pytest.mark.parametrize(("seconds", "text"), [(5, "0:05"), (754, "12:34"), (3723, "1:02:03")])
 def test_durations(seconds, text):
     assert clock_text(seconds) == text
+
+
+def test_bars_that_have_ended_make_room_for_those_that_go_on(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    stream = Terminal()
+    progress = make_progress(quiet=False, stream=stream)
+    with progress.task("outer", 1):
+        for number in range(MOST_ENDED + 2):
+            with progress.task(f"inner{number}", 1) as inner:
+                inner.advance()
+        stream.truncate(0)
+    last = stream.getvalue()
+    assert "outer" in last
+    assert "inner0" not in last
+    assert f"inner{MOST_ENDED + 1}" in last

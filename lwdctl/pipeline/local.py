@@ -1,0 +1,240 @@
+"""Run the stages of a recipe side by side in processes of this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Literal
+
+from lwdctl.core.errors import ConfigError, LwdctlError
+from lwdctl.core.plain_text import plain_text
+from lwdctl.core.progress import Progress
+from lwdctl.methods import METHODS
+from lwdctl.pipeline.executor import Ended, run_with
+from lwdctl.pipeline.plan import PlannedStage, RecipeRun
+from lwdctl.pipeline.resources import CORES, DEVICES, Machine, this_machine
+from lwdctl.pipeline.runner import Outcome, run_plan
+
+MOST_JOBS = 1024
+_BLOCK = 1 << 16
+_FIRST = ("lwdctl.cli.main", "lwdctl.cli.run", "lwdctl.cli.commands", "typer._adapters")
+_MODELS = ("train-vae", "train-diffusion", "train-baseline", "eval")
+_TRAINING = ("torch.utils.tensorboard", "torch.utils.flop_counter")
+"""What commands import when they are under way: together longer than a toy training takes."""
+
+
+def parse_jobs(text: str) -> int | Literal["auto"]:
+    """Return the number of stages at once that a text names, or `"auto"`.
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    if text == "auto":
+        return "auto"
+    if text.isdecimal() and text.isascii() and 1 <= int(text) <= MOST_JOBS:
+        return int(text)
+    raise ConfigError(
+        f"jobs takes a number from 1 to {MOST_JOBS} or auto, not '{plain_text(text, 60)}'",
+        "auto chooses by cores, memory and GPUs",
+    )
+
+
+def run_recipe(
+    run: RecipeRun, progress: Progress, *, jobs: int | Literal["auto"] = 1
+) -> list[Outcome]:
+    """Run every stage of a recipe that is not up to date, on this machine.
+
+    Args:
+        run: The recipe.
+        progress: Where to report.
+        jobs: Stages at once, each in a process of its own; `"auto"` by cores, memory and GPUs. 1
+            runs them one after the other in this process.
+
+    Returns:
+        The outcomes in the order of the recipe.
+
+    Raises:
+        LwdctlError: A stage failed.
+    """
+    if jobs == 1:
+        return run_plan(run.steps, run.workspace, progress, run.files)
+    machine = this_machine()
+    count = machine.jobs if jobs == "auto" else jobs
+    if jobs == "auto":
+        progress.message(f"{count} stages at once, which fit this machine")
+    with LocalExecutor(run, count, machine, ("--jobs", str(jobs))) as executor:
+        return run_with(executor, run, progress)
+
+
+class LocalExecutor:
+    """Runs at most `jobs` stages at once, each in a process of its own.
+
+    The processes compute with as many threads as a run of one stage after the other, since the
+    number of threads decides in which order numbers are summed. What a stage may start beside its
+    own work, environment workers and the threads that a training without `--threads` tries out, is
+    limited to its fraction of the cores. Each stage sees one CUDA device, the one with the
+    fewest stages. Use it as a context manager: leaving it ends all processes.
+
+    Args:
+        run: The recipe.
+        jobs: Largest number of stages at once.
+        machine: What this machine has.
+        options: The options of `lwdctl run` that chose it.
+    """
+
+    queues = False
+    poll_seconds = 0.01
+
+    def __init__(
+        self, run: RecipeRun, jobs: int, machine: Machine, options: tuple[str, ...] = ()
+    ) -> None:
+        self.options = options or ("--jobs", str(jobs))
+        self._run, self._jobs, self._machine = run, jobs, machine
+        self._begun: list[PlannedStage] = []
+        self._running: dict[str, str] = {}
+        self._unread = b""
+        self._server = _start_server(_modules(run))
+
+    def __enter__(self) -> LocalExecutor:
+        """Return the executor itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End the server, and with it what is left."""
+        del kind, error, traceback
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        self._server.stdin.close()
+        self._server.wait()
+        self._server.stdout.close()
+
+    def has_room(self) -> bool:
+        """Return whether fewer stages run than may."""
+        return len(self._running) < self._jobs
+
+    def start(self, stage: PlannedStage, after: Sequence[str]) -> None:
+        """Start a stage; it begins when it is known how many others run beside it."""
+        del after
+        self._begun.append(stage)
+        self._running[stage.id] = self._device(stage)
+
+    def ended(self) -> Mapping[str, Ended]:
+        """Return the stages that have ended since the last call, by id."""
+        for stage in self._begun:
+            self._send(stage)
+        self._begun.clear()
+        found = {answer["stage"]: _ended(answer["status"]) for answer in self._answers()}
+        if self._server.poll() is not None:
+            gone = Ended(succeeded=False, reason="the process that starts stages has died")
+            found |= {stage: gone for stage in self._running if stage not in found}
+        for stage in found:
+            del self._running[stage]
+        return found
+
+    def stop(self) -> None:
+        """Let what runs write its checkpoint and end, as SIGTERM does."""
+        for stage in self._begun:
+            del self._running[stage.id]
+        self._begun.clear()
+        for stage_id in self._running:
+            self._ask({"stage": stage_id, "signal": signal.SIGTERM})
+        while self._running:
+            self.ended()
+            time.sleep(self.poll_seconds)
+
+    def _send(self, stage: PlannedStage) -> None:
+        device = self._running[stage.id]
+        environment = {CORES: str(max(1, self._machine.cores // len(self._running)))}
+        environment |= {DEVICES: device} if device else {}
+        log = self._run.files.log(stage.id)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self._ask(
+            {
+                "stage": stage.id,
+                "arguments": stage.arguments,
+                "environment": environment,
+                "log": str(log),
+            }
+        )
+
+    def _device(self, stage: PlannedStage) -> str:
+        """Return the CUDA device that a stage is given; "" where it chooses for itself."""
+        gpus = self._machine.gpus
+        if not gpus or stage.settings.get("device", "") not in ("auto", "cuda"):
+            return ""
+        used = list(self._running.values())
+        return min(gpus, key=used.count)
+
+    def _ask(self, request: Mapping[str, object]) -> None:
+        assert self._server.stdin is not None
+        try:
+            self._server.stdin.write(json.dumps(request).encode() + b"\n")
+            self._server.stdin.flush()
+        except BrokenPipeError:
+            return  # `ended` tells that the server is gone
+
+    def _answers(self) -> list[dict[str, object]]:
+        assert self._server.stdout is not None
+        descriptor = self._server.stdout.fileno()
+        while select.select([descriptor], [], [], 0)[0]:
+            content = os.read(descriptor, _BLOCK)
+            if not content:
+                break
+            self._unread += content
+        *lines, self._unread = self._unread.split(b"\n")
+        return [json.loads(line) for line in lines]
+
+
+def _start_server(modules: Sequence[str]) -> subprocess.Popen[bytes]:
+    # This process's own paths: it may have been started in another way than the server.
+    code = (
+        f"import sys; sys.path[:] = {sys.path!r}\n"
+        "from lwdctl.pipeline.stage_server import main\n"
+        f"main({os.getpid()}, {list(modules)!r})"
+    )
+    try:
+        # A session of its own: Ctrl-C reaches this process alone, which then ends the stages.
+        return subprocess.Popen(  # noqa: S603 - our own code
+            [sys.executable, "-c", code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise LwdctlError(f"no process can be started: {error.strerror}") from error
+
+
+def _modules(run: RecipeRun) -> list[str]:
+    """Return what the stages of a recipe import, the quickest first."""
+    stages = {step.stage.command: step.stage for step in run.steps}
+    named = [stage.run.partition(":")[0] for stage in stages.values() if isinstance(stage.run, str)]
+    models: list[str] = []
+    if set(stages) & set(_MODELS):
+        models = [row.target.partition(":")[0] for row in METHODS.rows.values()]
+    return list(dict.fromkeys([*_FIRST, *named, *models, *(_TRAINING if models else ())]))
+
+
+def _ended(status: object) -> Ended:
+    number = status if isinstance(status, int) else 1
+    if number < 0:
+        return Ended(succeeded=False, reason=f"killed by {_signal_name(-number)}")
+    return Ended(succeeded=number == 0, reason=f"exit status {number}" if number else "")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
