@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Literal
+from typing import Any, Literal
 
 from lwdctl.core.errors import ConfigError, LwdctlError
 from lwdctl.core.plain_text import plain_text
@@ -185,7 +185,7 @@ class LocalExecutor:
         except BrokenPipeError:
             return  # `ended` tells that the server is gone
 
-    def _answers(self) -> list[dict[str, object]]:
+    def _answers(self) -> list[dict[str, Any]]:
         assert self._server.stdout is not None
         descriptor = self._server.stdout.fileno()
         while select.select([descriptor], [], [], 0)[0]:
@@ -226,7 +226,7 @@ def _modules(run: RecipeRun) -> list[str]:
     return list(dict.fromkeys([*_FIRST, *named, *models, *(_TRAINING if models else ())]))
 
 
-def _ended(status: object) -> Ended:
+def _ended(status: Any) -> Ended:
     number = status if isinstance(status, int) else 1
     if number < 0:
         return Ended(succeeded=False, reason=f"killed by {_signal_name(-number)}")
