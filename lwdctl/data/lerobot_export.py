@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.core.errors import ConfigError, DataError
+from lwdctl.core.lerobot_features import feature_names
 from lwdctl.core.progress import Progress
 from lwdctl.core.records import Episode, SourceSpec
 from lwdctl.data.export_choice import chosen_episodes
@@ -102,7 +103,7 @@ def export_lerobot(store: SnippetStore, target: LeRobotTarget, progress: Progres
     result = LeRobotExport(
         target.path,
         fps,
-        feature_names(store.spec),
+        feature_names(store.spec.observations),
         has_rewards=store.has_rewards,
         has_success=bool((table.success[chosen] >= 0).all()),
     )
@@ -124,23 +125,6 @@ def export_lerobot(store: SnippetStore, target: LeRobotTarget, progress: Progres
     if not result.has_success:
         progress.message("success is not known of every episode: none was written")
     return result
-
-
-def feature_names(spec: SourceSpec) -> dict[str, str]:
-    """Return the feature that every observation key becomes.
-
-    Raises:
-        ConfigError: Two keys become the same one.
-    """
-    names: dict[str, str] = {}
-    for item in spec.observations:
-        name = item.name.replace("/", ".")  # LeRobot allows no slash
-        if name == "observation":
-            name = "observation.state"
-        names[item.name] = name if name.startswith("observation.") else f"observation.{name}"
-    if len(set(names.values())) < len(names):
-        raise ConfigError(f"two of the observations {', '.join(names)} become the same feature")
-    return names
 
 
 class _Writer:

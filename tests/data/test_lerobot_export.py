@@ -201,26 +201,6 @@ def test_what_exists_is_not_overwritten_and_nothing_half_made_stays(make, tmp_pa
         export(store, tmp_path / "out")
 
 
-@pytest.mark.parametrize(
-    ("names", "features"),
-    [
-        (("observation",), ("observation.state",)),
-        (("robot/state",), ("observation.robot.state",)),
-        (("observation.state", "object"), ("observation.state", "observation.object")),
-    ],
-)
-def test_observations_become_features(names, features):
-    spec = replace(SPEC, observations=tuple(ObservationSpec(name, 1) for name in names))
-    assert tuple(lerobot_export.feature_names(spec).values()) == features
-
-
-def test_two_observations_may_not_become_one():
-    names = ("agent", "observation.agent")
-    spec = replace(SPEC, observations=tuple(ObservationSpec(name, 1) for name in names))
-    with pytest.raises(ConfigError, match="the same feature"):
-        lerobot_export.feature_names(spec)
-
-
 def test_pyarrow_that_is_not_installed_names_its_extra(monkeypatch):
     for name in ("lerobot_export", "files.parquet_files"):
         monkeypatch.delitem(sys.modules, f"lwdctl.data.{name}", raising=False)
