@@ -1,10 +1,12 @@
 """Stages killed at any moment: no bad artifact, nothing lost, and the command again completes.
 
-`LWDCTL_KILLS` sets how many kills the slow test makes over all stages (100).
+`LWDCTL_KILLS` sets how many kills the slow test makes over all stages and a recipe (100).
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import random
 import signal
@@ -15,37 +17,46 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from chain import CHAIN, Before, artifacts, run, start
+from chain import CHAIN, Counts, artifacts, start
 
 sys.path.pop(0)
+
+from lwdctl.stages import STAGES
 
 KILLS = int(os.environ.get("LWDCTL_KILLS", "100"))
 MOMENTS = (0.15, 0.5, 0.8, 0.97)
 """Fractions of the time that a stage takes undisturbed, at which it gets a signal."""
-WEIGHTS = ("ema.safetensors", "weights.safetensors")
+WHOLE = ("ema.safetensors", "weights.safetensors", "demonstrations.hdf5")
+"""Files that are equal bit for bit, as are the chunks of stores."""
 
 
-@pytest.fixture(scope="module")
-def before(tmp_path_factory):
-    return Before(tmp_path_factory.mktemp("chain"))
+def test_every_stage_is_disturbed():
+    assert list(CHAIN) == [*STAGES, "run"]
 
 
-def weights(workspace: Path) -> dict[str, bytes]:
-    """Return the newest weights of every model."""
-    return {
-        f"{path.parts[-4]}/{path.name}": path.read_bytes()
-        for path in sorted(workspace.glob("*/*/v*/*.safetensors"))
-        if path.name in WEIGHTS
-    }
+def made_in(workspace: Path) -> dict[str, object]:
+    """Return what the newest version of every artifact holds, but for times."""
+    found: dict[str, object] = {}
+    for version in sorted(workspace.glob("*/*/v*")):
+        kind = str(version.parent.relative_to(workspace))
+        for path in filter(Path.is_file, sorted(version.rglob("*"))):
+            name = f"{kind}/{path.relative_to(version)}"
+            if path.name in WHOLE or path.name.startswith("c."):
+                found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+            elif path.parent.name == "episodes" and path.suffix == ".json":
+                body = json.loads(path.read_text())
+                found[name] = [{**row, "seconds": 0} for row in body["results"]]
+    return found
 
 
-def undisturbed(before, name: str, folder: Path) -> tuple[float, dict[str, bytes]]:
-    """Return the seconds that a stage takes, and the weights that it makes."""
+def undisturbed(before, name: str, folder: Path) -> tuple[float, dict[str, object]]:
+    """Return the seconds that a stage takes in a new process, and what it makes."""
     workspace = before(name, folder)
     started = time.monotonic()
-    done = run(workspace, CHAIN[name].split())
-    assert done.returncode == 0, done.stderr
-    return time.monotonic() - started, weights(workspace)
+    process = start(workspace, CHAIN[name].split())
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    return time.monotonic() - started, made_in(workspace)
 
 
 def disturb(before, name: str, folder: Path, after: float, number: int) -> int:
@@ -57,68 +68,65 @@ def disturb(before, name: str, folder: Path, after: float, number: int) -> int:
     process.send_signal(number)
     _, errors = process.communicate()
     assert "Traceback" not in errors, errors
-    made = artifacts(workspace) - known
-    assert len(made) == (process.returncode == 0) or number == signal.SIGKILL
+    if name != "run":  # which publishes one after another
+        made = artifacts(workspace) - known
+        assert len(made) == (process.returncode == 0) or number == signal.SIGKILL
     for command in (["list", "-q"], ["verify", "-q"]):
-        checked = run(workspace, command)
-        assert checked.returncode == 0, (name, after, checked.stderr)
+        checked = before.run(workspace, command)
+        if artifacts(workspace):
+            assert checked.returncode == 0, (name, after, checked.stderr)
         assert "damaged" not in checked.stdout
     return process.returncode
 
 
-def complete(name: str, workspace: Path, expected: dict[str, bytes]) -> None:
-    """Run the command again, with --resume where a checkpoint waits; compare the weights."""
-    resumable = "resumable" in run(workspace, ["list", "-q"]).stdout
-    again = run(workspace, [*CHAIN[name].split(), *(["--resume"] if resumable else [])])
+def complete(before, name: str, workspace: Path, expected: dict[str, object]) -> bool:
+    """Run the command again, with --resume where a checkpoint waits; compare what it makes."""
+    resumable = "resumable" in before.run(workspace, ["list", "-q"]).stdout and name != "run"
+    again = before.run(workspace, [*CHAIN[name].split(), *(["--resume"] if resumable else [])])
     assert again.returncode == 0, again.stderr
-    assert weights(workspace) == expected
-    assert run(workspace, ["gc", "--delete"]).returncode == 0
+    assert made_in(workspace) == expected
+    assert before.run(workspace, ["gc", "--delete"]).returncode == 0
     assert not list(workspace.glob("*/*/.[a-z]*"))
+    return resumable
 
 
 def test_a_killed_ingest_completes_when_it_is_run_again(before, tmp_path):
     seconds, made = undisturbed(before, "ingest", tmp_path / "whole")
     disturb(before, "ingest", tmp_path / "killed", 0.9 * seconds, signal.SIGKILL)
-    complete("ingest", tmp_path / "killed", made)
+    complete(before, "ingest", tmp_path / "killed", made)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-def test_kills_at_random_moments_lose_nothing(before, tmp_path, capsys):
-    draw = random.Random(0)
+def test_kills_at_random_moments_lose_nothing(forked_before, tmp_path):
+    draw, before = random.Random(0), forked_before
     whole = {name: undisturbed(before, name, tmp_path / f"whole-{name}") for name in CHAIN}
-    killed = 0
-    for number in range(KILLS):
-        name = list(CHAIN)[number % len(CHAIN)]
-        seconds, made = whole[name]
-        folder = tmp_path / f"killed{number}"
-        code = disturb(before, name, folder, draw.uniform(0, 1.1) * seconds, signal.SIGKILL)
-        killed += code == -signal.SIGKILL
-        complete(name, folder, made)
-    with capsys.disabled():
-        sys.stdout.write(f"\nkills: {KILLS} injected, {killed} met a running command, 0 lost\n")
+    with Counts("kills over all stages and a recipe") as counts:
+        for number in range(KILLS):
+            name = list(CHAIN)[number % len(CHAIN)]
+            seconds, made = whole[name]
+            after = draw.uniform(0, 1.1) * seconds
+            folder = tmp_path / f"killed{number}"
+            with counts.injection(f"{name} after {after:.2f} s, {folder}"):
+                code = disturb(before, name, folder, after, signal.SIGKILL)
+                counts.add("met a running command", code == -signal.SIGKILL)
+                counts.add("resumed", complete(before, name, folder, made))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", list(CHAIN))
-def test_signals_end_with_their_status_and_the_command_again_completes(before, tmp_path, name):
+def test_signals_end_with_their_status_and_the_command_again_completes(
+    forked_before, tmp_path, name
+):
+    before = forked_before
     seconds, made = undisturbed(before, name, tmp_path / "whole")
-    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
-        for moment in MOMENTS:
-            folder = tmp_path / f"{number}-{moment}"
-            assert disturb(before, name, folder, moment * seconds, number) in (0, code)
-            complete(name, folder, made)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize("count", [2, 5])
-def test_commands_at_once_end_distinct(before, tmp_path, count):
-    workspace = before("train-vae", tmp_path / "runs")
-    running = [start(workspace, CHAIN["train-vae"].split()) for _ in range(count)]
-    errors = [process.communicate()[1] for process in running]
-    assert [process.returncode for process in running] == [0] * count, errors
-    assert len(list(workspace.glob("vae/*/v*/manifest.json"))) == count
-    assert len({path.read_bytes() for path in workspace.glob("vae/*/v*/ema.safetensors")}) == 1
-    assert run(workspace, ["verify", "-q"]).returncode == 0
+    with Counts(f"SIGINT and SIGTERM, {name}") as counts:
+        for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+            for moment in MOMENTS:
+                folder = tmp_path / f"{number}-{moment}"
+                with counts.injection(f"{name}, {number} at {moment}, {folder}"):
+                    code = disturb(before, name, folder, moment * seconds, number)
+                    assert code in (0, status)
+                    counts.add("met a running command", code == status)
+                    counts.add("resumed", complete(before, name, folder, made))

@@ -1,0 +1,85 @@
+"""A process that has the modules loaded and forks a child for every command.
+
+`python forking.py` reads one JSON job per line: the arguments, the environment and the largest
+file in bytes that the command may write. It answers with the exit status and both streams' texts.
+The child ends as any Python program does, so that what runs at exit is tested too.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import pkgutil
+import resource
+import select
+import sys
+import warnings
+
+HEAVY = ("metaworld", "scipy.stats", "sklearn.manifold", "matplotlib.pyplot", "minari", "PIL.Image")
+
+
+def load() -> None:
+    """Import the package, and what its commands import while they run."""
+    import lwdctl
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for module in pkgutil.walk_packages(lwdctl.__path__, "lwdctl."):
+            if "bench" not in module.name and not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
+        for name in HEAVY:
+            importlib.import_module(name)
+
+
+def serve() -> list[str]:
+    """Fork a child for every job; return, in the child, the arguments of its command."""
+    with open(0, "rb", buffering=0, closefd=False) as jobs:  # noqa: PTH123 - a descriptor
+        for line in iter(jobs.readline, b""):
+            job = json.loads(line)
+            pipes = [os.pipe(), os.pipe()]
+            child = os.fork()
+            if not child:
+                return become(job, [writing for _, writing in pipes])
+            for _, writing in pipes:
+                os.close(writing)
+            texts = texts_of([reading for reading, _ in pipes])
+            _, status = os.waitpid(child, 0)
+            answer = json.dumps([os.waitstatus_to_exitcode(status), *texts])
+            sys.stdout.write(f"{answer}\n")
+            sys.stdout.flush()
+    raise SystemExit(0)
+
+
+def texts_of(descriptors: list[int]) -> list[str]:
+    """Return all that comes through pipes until their other ends are closed."""
+    parts: dict[int, list[bytes]] = {descriptor: [] for descriptor in descriptors}
+    left = set(descriptors)
+    while left:
+        for descriptor in select.select([*left], [], [])[0]:
+            part = os.read(descriptor, 2**16)
+            parts[descriptor].append(part)
+            if not part:
+                left.remove(descriptor)
+                os.close(descriptor)
+    return [b"".join(parts[descriptor]).decode(errors="replace") for descriptor in descriptors]
+
+
+def become(job: dict, streams: list[int]) -> list[str]:
+    """Make this process the one that a job describes."""
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for number, descriptor in enumerate((nothing, *streams)):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    os.environ.update(job["environment"])
+    if job["limit"] is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (job["limit"],) * 2)
+    return list(job["words"])
+
+
+if __name__ == "__main__":
+    load()
+    words = serve()
+    from lwdctl.cli.main import main
+
+    sys.exit(main(words))
