@@ -19,6 +19,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import LogFormatter
 
 from lwdctl.artifacts.files import write_durably
+from lwdctl.core.plain_text import file_stem
 from lwdctl.evaluation.results import Estimate
 
 FORMATS = ("png", "pdf")
@@ -156,10 +157,13 @@ def _show_as_written(figure: Figure) -> None:
 
 
 def save_figures(figures: Mapping[str, Figure], directory: Path) -> list[Path]:
-    """Write figures by stem as PNG and PDF into an existing directory and return the paths."""
+    """Write figures by stem as PNG and PDF into an existing directory and return the paths.
+
+    Stems may come out of data; see `file_stem`.
+    """
     paths = []
     for stem, figure in figures.items():
         for ending in FORMATS:
-            paths.append(directory / f"{stem}.{ending}")
+            paths.append(directory / f"{file_stem(stem)}.{ending}")
             write_durably(paths[-1], render(figure, ending))
     return paths

@@ -17,6 +17,7 @@ from lwdctl.analysis.plotting import save_figures
 from lwdctl.analysis.tables import Table, write_csv, write_json
 from lwdctl.artifacts.stored_files import read_stored
 from lwdctl.core.errors import ArtifactError
+from lwdctl.core.plain_text import file_stem
 from lwdctl.core.untrusted import parse_json, typed
 
 RECORD = "analysis.json"
@@ -72,14 +73,15 @@ class Findings:
         save_figures(self.figures, directory / FIGURES)
         sections = [
             {
-                "title": one.title, "text": one.text, "figure": one.figure,
+                "title": one.title, "text": one.text,
+                "figure": one.figure and file_stem(one.figure),
                 "table": one.table and vars(one.table),
             }
             for one in self.sections
         ]  # fmt: skip
         write_json(directory / RECORD, {"title": title, "sections": sections})
         for stem, table in self.tables.items():
-            write_csv(directory / f"{stem}.csv", table)
+            write_csv(directory / f"{file_stem(stem)}.csv", table)
 
 
 def read_sections(directory: Path) -> tuple[str, tuple[Section, ...]]:

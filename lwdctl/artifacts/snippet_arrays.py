@@ -9,12 +9,17 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from lwdctl.artifacts.stored_files import is_inside
 from lwdctl.artifacts.zarr_columns import EPISODE_CHUNK, STEP_CHUNK
+from lwdctl.core.errors import DataError
+from lwdctl.core.plain_text import plain_text
 from lwdctl.core.records import ActionSpec, SourceSpec
 
 RELATIVE = "action_relative"
 RESERVED_KEYS = ("action", RELATIVE, "reward")
 """Columns of a store that no observation may be called after."""
+MOST_KEY = 200
+"""Bytes of a part of an observation's name."""
 STATISTICS = ("mean", "m2", "minimum", "maximum")
 EPISODE_COLUMNS = {
     "start": np.int64,
@@ -53,6 +58,28 @@ class StoredArray(NamedTuple):
     def chunk(self) -> int:
         """Rows per chunk."""
         return _CHUNKS[self.row]
+
+
+def check_key(name: str) -> None:
+    """Check that an observation may have a name: arrays of a store are directories called so.
+
+    Raises:
+        DataError: It is reserved, leads elsewhere, or is no name of a directory.
+    """
+    if name in RESERVED_KEYS:
+        raise DataError(f"the name '{name}' is reserved in snippet stores")
+    parts = name.split("/")
+    encodable = name.encode(errors="ignore").decode() == name  # halves of surrogate pairs are not
+    if (
+        not (encodable and is_inside(name))
+        or "\\" in name
+        or any(part in ("", ".", "zarr.json") or len(part.encode()) > MOST_KEY for part in parts)
+    ):
+        raise DataError(
+            f"an observation is called '{plain_text(name, 100)}', which can be no name of an array"
+            " in a snippet store",
+            f"rename it in the file: at most {MOST_KEY} bytes between slashes, no '..'",
+        )
 
 
 def arrays_of(spec: SourceSpec) -> dict[str, StoredArray]:

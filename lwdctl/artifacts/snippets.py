@@ -21,9 +21,9 @@ from lwdctl.artifacts.files import write_durably
 from lwdctl.artifacts.snippet_arrays import (
     EPISODE_COLUMNS,
     RELATIVE,
-    RESERVED_KEYS,
     STATISTICS,
     arrays_of,
+    check_key,
     component_slices,
 )
 from lwdctl.artifacts.stored_files import read_stored
@@ -102,7 +102,7 @@ class SnippetWriter:
 
     Raises:
         ArtifactError: `path` exists.
-        DataError: An observation has a name of `RESERVED_KEYS`.
+        DataError: An observation has a name that no array of a store can have.
     """
 
     def __init__(self, path: Path | None, spec: SourceSpec) -> None:
@@ -110,8 +110,7 @@ class SnippetWriter:
         self.model_texts: dict[str, str] = {}
         self._spec, self.env = spec, spec.env
         for item in spec.observations:
-            if item.name in RESERVED_KEYS:
-                raise DataError(f"the name '{item.name}' is reserved in snippet stores")
+            check_key(item.name)
         self.group = create_group(path)
         self._columns: dict[str, Column] = {}
         self._sizes = {item.name: item.size for item in spec.observations}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 LONGEST = 2000
 """Most characters of a text that comes from a file."""
+
+_STEM = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 
 
 def visible(text: str) -> str:
@@ -38,6 +41,21 @@ def listed(items: Iterable[str], most: int = 8, longest: int = 60) -> str:
     texts = [plain_text(item, longest) for item in items]
     left = len(texts) - most
     return ", ".join(texts[:most]) + (f" and {left:,} more" if left > 0 else "")
+
+
+def file_stem(text: str) -> str:
+    """Return a text as the beginning of a file name, which leads into no other directory.
+
+    A text of at most 100 ASCII letters, digits, `.`, `_` and `-` stays as it is; of any other one
+    the odd characters are replaced, and a digest of it keeps names distinct.
+    """
+    if _STEM.fullmatch(text):
+        return text
+    import hashlib  # here, so that help texts do not wait for it
+
+    digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "_", text[:60], flags=re.ASCII).lstrip(".")
+    return f"{plain}-{digest[:8]}" if plain else digest[:8]
 
 
 def size_text(count: int) -> str:

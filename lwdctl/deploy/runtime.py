@@ -21,11 +21,13 @@ import numpy.typing as npt
 from msgspec import Meta
 
 from lwdctl.artifacts.files import sha256_of, write_durably
+from lwdctl.artifacts.stored_files import stored_file
 from lwdctl.core.errors import ArtifactError, ConfigError, DataError, MissingExtraError, first_line
 from lwdctl.core.plain_text import listed, plain_text
 from lwdctl.core.records import ActionSpec, FloatArray, ObservationSpec
 from lwdctl.core.seeding import generator
 from lwdctl.core.untrusted import parse_json, read_bytes, typed
+from lwdctl.deploy.graph_checks import check_graph
 from lwdctl.policies.policy import checked_observations, known_name
 
 FORMAT = "lwdctl-policy"
@@ -143,11 +145,7 @@ class PolicyDescription:
             )
         found = cls._build(body, f"{path} is damaged")
         for name in found.graphs:
-            file = directory / f"{name}.onnx"
-            if not file.is_file():
-                raise ArtifactError(
-                    f"{file} is missing", "copy the whole directory, or export the policy again"
-                )
+            file = stored_file(directory, f"{name}.onnx")
             if sha256_of(file) != found.files.get(file.name, {}).get("sha256"):
                 raise ArtifactError(
                     f"{file} is not the file that was exported: its SHA-256 differs",
@@ -517,9 +515,10 @@ def open_session(path: Path, threads: int) -> Any:
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
-        ArtifactError: It is no graph that it can run.
+        ArtifactError: It is no graph that it can run, or reads more than its own file.
     """
     runtime = load_onnxruntime()
+    check_graph(path)
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     # Threads of a re-plan that wait by spinning would take the core that the control step needs.
@@ -531,10 +530,18 @@ def open_session(path: Path, threads: int) -> Any:
 
 
 def signature_of(session: Any) -> Signature:
-    """Return the inputs and outputs of an open graph."""
+    """Return the inputs and outputs of an open graph.
+
+    Raises:
+        ArtifactError: One is of a type that no graph of ours has.
+    """
+    ports = (session.get_inputs(), session.get_outputs())
+    odd = [item.type for items in ports for item in items if item.type not in TYPES]
+    if odd:
+        raise ArtifactError(f"a graph has an input or output of the type {odd[0]}", _AGAIN)
     inputs, outputs = (
         {item.name: Port(type=TYPES[item.type], shape=item.shape) for item in items}
-        for items in (session.get_inputs(), session.get_outputs())
+        for items in ports
     )
     return {"inputs": inputs, "outputs": outputs}
 

@@ -145,7 +145,7 @@ def reshaped(directory):
         (older, "format version 2, this lwdctl reads version 3", "export the policy again"),
         (cut, "act.onnx is not the file", "again"),
         (reshaped, "policy.json is damaged", "again"),
-        (lambda path: (path / "plan.onnx").unlink(), "plan.onnx is missing", "directory"),
+        (lambda path: (path / "plan.onnx").unlink(), "plan.onnx is missing", "again"),
         (lambda path: (path / "policy.json").unlink(), "holds no exported policy", "lwdctl export"),
         (
             lambda path: (path / "policy.json").write_text("{}"),

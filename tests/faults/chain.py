@@ -113,6 +113,7 @@ class Before:
         place = list(CHAIN).index(name)
         while len(self._kept) <= place:
             workspace = self._root / str(len(self._kept))
+            shutil.rmtree(workspace, ignore_errors=True)
             shutil.copytree(self._kept[-1], workspace)
             done = self.run(workspace, list(CHAIN.values())[len(self._kept) - 1].split())
             assert done.returncode == 0, done.stderr

@@ -34,7 +34,7 @@ def load() -> None:
 
 def serve() -> list[str]:
     """Fork a child for every job; return, in the child, the arguments of its command."""
-    with open(0, "rb", buffering=0, closefd=False) as jobs:  # noqa: PTH123 - a descriptor
+    with open(0, "rb", buffering=0, closefd=False) as jobs:
         for line in iter(jobs.readline, b""):
             job = json.loads(line)
             pipes = [os.pipe(), os.pipe()]
@@ -71,6 +71,8 @@ def become(job: dict, streams: list[int]) -> list[str]:
     for number, descriptor in enumerate((nothing, *streams)):
         os.dup2(descriptor, number)
         os.close(descriptor)
+    # The streams of the server may have been files, which these are not.
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
     os.environ.update(job["environment"])
     if job["limit"] is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (job["limit"],) * 2)

@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lwdctl.analysis.report.content import CaptionedTable
 from lwdctl.analysis.tables import EMPTY, show
+from lwdctl.core.plain_text import visible_lines
 
 TEMPLATES = Path(__file__).parent / "templates"
 _NUMBER = re.compile(r"[<+-]?[\d,]*\.?\d+(e[+-]?\d+)?( .*)?")
@@ -21,6 +22,7 @@ def page_templates() -> Environment:
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -28,6 +30,12 @@ def page_templates() -> Environment:
         environment.globals[function.__name__] = function
     environment.filters["minute"] = show_minute
     return environment
+
+
+def _shown(value: Any) -> Any:
+    """Return what a page shows of a value: texts without characters that act on a reader."""
+    marked_up = hasattr(value, "__html__")
+    return visible_lines(value) if isinstance(value, str) and not marked_up else value
 
 
 def show_minute(time: Any) -> str:
