@@ -194,6 +194,10 @@ class Reference:
         return alike or (found if len(found) == 1 or condition.horizon is None else [])
 
 
+MOST_RECORDS = 2**28
+"""Bytes of the records that are read together; in memory they take up to eight times as many."""
+
+
 @dataclass(frozen=True)
 class _Protocol:
     """What the configuration of an evaluation says about its episodes."""
@@ -217,6 +221,7 @@ def read_evaluation(artifact: Artifact, root: Path) -> list[Run]:
     Raises:
         ArtifactError: Its episodes cannot be read.
     """
+    _check_size([artifact])
     records = artifact.files_in("episodes", ".json")
     where = f"{artifact.reference}: configuration"
     config = typed(_Protocol, artifact.manifest.config, where, only_known=False)
@@ -240,6 +245,21 @@ def read_evaluation(artifact: Artifact, root: Path) -> list[Run]:
     return runs
 
 
+def _check_size(evaluations: Sequence[Artifact]) -> None:
+    """Check that the records of evaluations can be held in memory together.
+
+    Raises:
+        ArtifactError: They are too large.
+    """
+    size = sum(file.size for one in evaluations for file in one.files_in("episodes", ".json"))
+    if size > MOST_RECORDS:
+        raise ArtifactError(
+            f"{evaluations[0].reference}: the records of {len(evaluations)} evaluations have"
+            f" {size / 1e9:.1f} GB, more than the {MOST_RECORDS / 1e9:.1f} GB read at once",
+            "name fewer evaluations",
+        )
+
+
 def read_evaluations(evaluations: Sequence[Artifact], root: Path) -> list[Run]:
     """Read every run of some evaluations, in an order that does not depend on theirs.
 
@@ -249,6 +269,7 @@ def read_evaluations(evaluations: Sequence[Artifact], root: Path) -> list[Run]:
         ArtifactError: One cannot be read, or one policy was measured twice.
     """
     chosen = {artifact.digest: artifact for artifact in evaluations}
+    _check_size([*chosen.values()])
     runs: dict[Any, Run] = {}
     for _, artifact in sorted(chosen.items(), key=lambda item: (item[1].reference, item[0])):
         for run in read_evaluation(artifact, root):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -100,7 +101,7 @@ class Artifact:
         Raises:
             ArtifactError: A file is missing or differs, or there is something else than files.
         """
-        found = {path.relative_to(self.path).as_posix() for path in stored_files(self.path)}
+        found = self._stored()
         for file in self.manifest.files:
             path = self._check_size(file, found)
             if _is_zarr_chunk(file.path):
@@ -117,7 +118,7 @@ class Artifact:
         Raises:
             ArtifactError: A file is missing or differs, or there is something else than files.
         """
-        found = {path.relative_to(self.path).as_posix() for path in stored_files(self.path)}
+        found = self._stored()
         for file in self.manifest.files:
             path = self._check_size(file, found)
             if file.path.endswith(".json") and file.size < _SHORT_JSON:
@@ -134,7 +135,7 @@ class Artifact:
                 or chunks that cannot be decoded.
         """
         total = 0
-        found = {path.relative_to(self.path).as_posix() for path in stored_files(self.path)}
+        found = self._stored()
         for file in self.manifest.files:
             self._check_digest(self._check_size(file, found), file)
             total += file.size
@@ -149,6 +150,24 @@ class Artifact:
 
             total += read_every_chunk(store)
         return total
+
+    def _stored(self) -> set[str]:
+        """Return the names of all files there are.
+
+        Raises:
+            ArtifactError: There is something else than files, or files with holes that together
+                declare more bytes than the disk has, which would be read for days.
+        """
+        found = {path.relative_to(self.path).as_posix() for path in stored_files(self.path)}
+        declared = sum(file.size for file in self.manifest.files)
+        disk = shutil.disk_usage(self.path).total
+        if declared > max(disk, SMALL_FILE):
+            raise ArtifactError(
+                f"{self.reference}: its manifest declares files of {declared / 1e9:,.0f} GB; the"
+                f" disk that holds it has {disk / 1e9:,.0f} GB",
+                self._again(),
+            )
+        return found
 
     def _check_size(self, file: PayloadFile, found: Collection[str]) -> Path:
         path = self.path / file.path

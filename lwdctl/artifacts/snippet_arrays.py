@@ -11,9 +11,10 @@ import numpy.typing as npt
 
 from lwdctl.artifacts.stored_files import is_inside
 from lwdctl.artifacts.zarr_columns import EPISODE_CHUNK, STEP_CHUNK
-from lwdctl.core.errors import DataError
+from lwdctl.core.errors import ArtifactError, DataError
 from lwdctl.core.plain_text import plain_text
 from lwdctl.core.records import ActionSpec, SourceSpec
+from lwdctl.core.untrusted import MOST_BYTES, MOST_VALUES
 
 RELATIVE = "action_relative"
 RESERVED_KEYS = ("action", RELATIVE, "reward")
@@ -79,6 +80,25 @@ def check_key(name: str) -> None:
             f"an observation is called '{plain_text(name, 100)}', which can be no name of an array"
             " in a snippet store",
             f"rename it in the file: at most {MOST_KEY} bytes between slashes, no '..'",
+        )
+
+
+def check_counts(where: str, episodes: int, characters: int) -> None:
+    """Check that the table of episodes is one that can be held, before any of it is read.
+
+    Args:
+        where: The store, for the message.
+        episodes: Number of episodes that it declares.
+        characters: Bytes of their names.
+
+    Raises:
+        ArtifactError: It is too large.
+    """
+    if episodes > MOST_VALUES or characters > MOST_BYTES:
+        raise ArtifactError(
+            f"{where}: declares {episodes:,} episodes with {characters:,} bytes of names; at most"
+            f" {MOST_VALUES:,} with {MOST_BYTES:,} are read",
+            "make the artifact again",
         )
 
 

@@ -97,6 +97,10 @@ class Column:
         self._written, self._filled = end, 0
 
 
+SURELY_FREE = 2**26
+"""Bytes that are read without a look at the free memory."""
+
+
 def create_group(path: Path | None) -> zarr.Group:
     """Create an empty zarr group at `path`, or in memory for None.
 
@@ -191,11 +195,13 @@ def read_rows(array: zarr.Array[Any], start: int = 0, stop: int | None = None) -
     """Read the rows `start` to `stop`.
 
     Raises:
-        ArtifactError: A chunk is damaged (its crc32c differs) or the rows do not exist.
+        ArtifactError: A chunk is damaged (its crc32c differs), the rows do not exist, or they would
+            take most of the free memory.
     """
     stop = array.shape[0] if stop is None else stop
     if not 0 <= start <= stop <= array.shape[0]:
         raise ArtifactError(f"{array.store_path} has {array.shape[0]} rows, not {start} to {stop}")
+    _check_memory(array, stop - start)
     try:
         return np.asarray(array[start:stop])
     except Exception as error:
@@ -203,6 +209,26 @@ def read_rows(array: zarr.Array[Any], start: int = 0, stop: int | None = None) -
             f"{array.store_path}: rows {start} to {stop} are damaged: {first_line(error)}",
             "make the artifact again; `lwdctl verify` checks all of it",
         ) from error
+
+
+def _check_memory(array: zarr.Array[Any], rows: int) -> None:
+    """Check that rows fit into memory: a store of a few kilobytes may declare any number of them.
+
+    Raises:
+        ArtifactError: They would take more than half of the free memory.
+    """
+    size = rows * math.prod(array.shape[1:]) * array.dtype.itemsize
+    if size <= SURELY_FREE:
+        return
+    import psutil  # here, so that small stores do not wait for it
+
+    free = psutil.virtual_memory().available
+    if size > free / 2:
+        raise ArtifactError(
+            f"{array.store_path}: {rows:,} rows take {size / 1e9:,.1f} GB of memory, and"
+            f" {free / 1e9:,.1f} GB are free",
+            "use a machine with more memory; if somebody else made the artifact, distrust it",
+        )
 
 
 def read_every_chunk(path: Path) -> int:

@@ -64,7 +64,11 @@ def run(
 
 
 class Forked:
-    """Runs commands as `run` does, in children of a process that has the modules loaded."""
+    """Runs commands as `run` does, in children of a process that has the modules loaded.
+
+    Attributes:
+        peak: Largest resident memory of the last command, in bytes.
+    """
 
     def __enter__(self) -> Forked:
         self._server = subprocess.Popen(
@@ -90,7 +94,7 @@ class Forked:
         job = {"words": words, "environment": environment_for(workspace), "limit": limit}
         self._server.stdin.write(json.dumps(job) + "\n")
         self._server.stdin.flush()
-        code, out, err = json.loads(self._server.stdout.readline())
+        code, out, err, self.peak = json.loads(self._server.stdout.readline())
         return subprocess.CompletedProcess(words, code, out, err)
 
 
@@ -166,3 +170,6 @@ class Counts:
             yield
         except AssertionError as error:
             self._lost.append(f"{where}: {error}")
+        if "LWDCTL_FAULTS" in os.environ:  # where a long campaign can be watched
+            with Path(os.environ["LWDCTL_FAULTS"]).open("a") as file:
+                file.write(f"{self._name}: {self._injected}, {len(self._lost)} lost; {where}\n")

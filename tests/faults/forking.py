@@ -1,7 +1,8 @@
 """A process that has the modules loaded and forks a child for every command.
 
 `python forking.py` reads one JSON job per line: the arguments, the environment and the largest
-file in bytes that the command may write. It answers with the exit status and both streams' texts.
+file in bytes that the command may write. It answers with the exit status, both
+streams' texts and the largest resident memory in bytes.
 The child ends as any Python program does, so that what runs at exit is tested too.
 """
 
@@ -44,8 +45,9 @@ def serve() -> list[str]:
             for _, writing in pipes:
                 os.close(writing)
             texts = texts_of([reading for reading, _ in pipes])
-            _, status = os.waitpid(child, 0)
-            answer = json.dumps([os.waitstatus_to_exitcode(status), *texts])
+            _, status, used = os.wait4(child, 0)
+            peak = used.ru_maxrss * 1024
+            answer = json.dumps([os.waitstatus_to_exitcode(status), *texts, peak])
             sys.stdout.write(f"{answer}\n")
             sys.stdout.flush()
     raise SystemExit(0)
