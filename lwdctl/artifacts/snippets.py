@@ -324,7 +324,9 @@ class SnippetStore:
         self._rows: dict[str, int | None] = {"step": None, "episode": None, "other": None}
         self.steps = self._rows["step"] = self._array("action").shape[0]
         self._rows["episode"] = self._array("episode/start").shape[0]
-        check_counts(where, self._rows["episode"], self._array("episode/source").shape[0])
+        check_counts(
+            where, self._array("episode/start").shape[0], self._array("episode/source").shape[0]
+        )
         self.episodes = self._table()
 
     @classmethod
