@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lwdctl.api.evaluation import ResultTable, compare, evaluate
     from lwdctl.api.inspection import inspect
     from lwdctl.api.opening import collect, ingest, load_dataset, load_policy, run
+    from lwdctl.api.tracking import track
     from lwdctl.api.training import (
         Baseline,
         Diffusion,
@@ -64,6 +65,7 @@ _HOMES = {
     "lwdctl.api.evaluation": ("ResultTable", "compare", "evaluate"),
     "lwdctl.api.inspection": ("inspect",),
     "lwdctl.api.opening": ("collect", "ingest", "load_dataset", "load_policy", "run"),
+    "lwdctl.api.tracking": ("track",),
     "lwdctl.api.training": (
         "Baseline", "Diffusion", "Latents", "Vae", "encode", "train_baseline", "train_diffusion",
         "train_vae",
@@ -129,6 +131,7 @@ __all__ = [
     "load_dataset",
     "load_policy",
     "run",
+    "track",
     "train_baseline",
     "train_diffusion",
     "train_vae",

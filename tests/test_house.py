@@ -52,15 +52,20 @@ def test_pins_are_exact_and_portable():
 
 def test_extras():
     extras = PROJECT["optional-dependencies"]
-    assert set(extras) == {"robosuite", "adroit", "minari", "onnx", "parquet", "all", "dev"}
-    assert Requirement(extras["all"][0]).extras == set(extras) - {"all", "dev"}
+    apart = {"all", "dev", "trackio"}  # trackio cannot be installed with constraints.txt
+    together = {"robosuite", "adroit", "minari", "onnx", "parquet", "wandb"}
+    assert set(extras) == together | apart
+    assert Requirement(extras["all"][0]).extras == together
 
 
 def test_extras_named_in_tables_exist():
     from lwdctl.data.formats import READERS
     from lwdctl.envs.table import ENVIRONMENTS
+    from lwdctl.tracking.trackers import TRACKERS
 
-    named = {row.extra for table in (READERS, ENVIRONMENTS) for row in table.rows.values()} - {""}
+    named = {
+        row.extra for table in (READERS, ENVIRONMENTS, TRACKERS) for row in table.rows.values()
+    } - {""}
     assert named <= set(PROJECT["optional-dependencies"])
 
 

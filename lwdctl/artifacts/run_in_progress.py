@@ -103,6 +103,7 @@ class RunInProgress:
         path: Where to write. Files under `checkpoints/` are never published.
         resumed: Whether `path` holds the work of an earlier, interrupted process.
         keep: Whether the directory survives an exception.
+        artifact: What was published, None before.
     """
 
     def __init__(
@@ -114,7 +115,12 @@ class RunInProgress:
         self._record = record
         self._version = version
         self._lock = lock
-        self._published = False
+        self.artifact: Artifact | None = None
+
+    @property
+    def record(self) -> RunRecord:
+        """What `run.json` says."""
+        return self._record
 
     @property
     def checkpoints(self) -> Path:
@@ -161,7 +167,7 @@ class RunInProgress:
 
     def _finish(self, staging: Path, manifest: Manifest) -> Artifact:
         artifact = _claim_version(staging, self.path.parent, manifest, self._version)
-        self._published = True
+        self.artifact = artifact
         self.discard()
         return artifact
 
@@ -187,7 +193,7 @@ class RunInProgress:
                 says what is kept.
         """
         del kind, traceback
-        if self._published:
+        if self.artifact is not None:
             return
         kept = self.keep or self._record.resumable
         if kept:

@@ -52,6 +52,7 @@ COMMANDS = Registry(
         "compare": Row(
             "lwdctl.cli.compare:command", "Compare policies: intervals, paired tests, figures."
         ),
+        "track": Row("lwdctl.cli.track:command", "Send runs to experiment trackers."),
         "report": Row("lwdctl.cli.report:command", "Write an experiment as one HTML file."),
         "bench": Row("lwdctl.cli.bench:command", "Benchmark against library code; count FLOPs."),
     },

@@ -7,7 +7,7 @@ import inspect
 import itertools
 import re
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -21,6 +21,8 @@ from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import Progress
 from lwdctl.pipeline.run_stage import run_stage
 from lwdctl.stages.stage import Stage
+from lwdctl.tracking.trackers import TRACKERS
+from lwdctl.tracking.tracking import Tracking
 
 _INPUT_PREFIX = "input_"
 """Prefix of the parameters that name input artifacts."""
@@ -42,6 +44,16 @@ JSON = Annotated[bool, bare_option("Print one JSON object instead of text.", "--
 QUIET = Annotated[
     bool, bare_option("Write errors only to stderr: no progress, no log.", "--quiet", "-q")
 ]
+_TRACK_HELP = (
+    "Trackers that show this run while it lasts, separated by commas. None of their failures ends"
+    " the run; `lwdctl track` sends a run later."
+)
+TRACK = Annotated[
+    list[str] | None,
+    bare_option(_TRACK_HELP, "--track", metavar=f"[{'|'.join(TRACKERS)}],..."),
+]
+_TRACK_PROJECT_HELP = "Project of the trackers to file the run under  [default: workspace's name]"
+TRACK_PROJECT = Annotated[str, bare_option(_TRACK_PROJECT_HELP, "--track-project", metavar="NAME")]
 DEBUG = Annotated[bool, bare_option("Print the traceback of an unexpected error.", "--debug")]
 
 
@@ -143,6 +155,7 @@ def _declare(
 
 def _run(stage: Stage, shared: Shared, values: Mapping[str, Any]) -> None:
     config = configuration(stage.config, values, stage.command)
+    tracking = trackers(values.get("trackers"), values.get("track_project", ""), stage.command)
     named = {kind: values[_INPUT_PREFIX + kind] for kind in stage.inputs}
     with reserved_stdout():
         artifact = run_stage(
@@ -154,6 +167,7 @@ def _run(stage: Stage, shared: Shared, values: Mapping[str, Any]) -> None:
             name=values["artifact_name"],
             resume=values.get("do_resume", False),
             trust=values.get("trusted") or (),
+            tracking=tracking,
             progress=shared.progress,
         )
     print_artifact(artifact, as_json=shared.as_json)
@@ -179,10 +193,29 @@ def stage_parameters(stage: Stage) -> list[inspect.Parameter]:
             if stage.simulates
             else []
         ),
+        *(_tracking_parameters() if stage.tracked else []),
         _keyword("run_name", Annotated[str, bare_option(_RUN, "--run", metavar="NAME")], ""),
         _keyword("artifact_name", Annotated[str, bare_option(_NAME, "--name", metavar="NAME")], ""),
         *_shared_parameters(),
     ]
+
+
+def _tracking_parameters() -> list[inspect.Parameter]:
+    return [_keyword("trackers", TRACK, None), _keyword("track_project", TRACK_PROJECT, "")]
+
+
+def trackers(names: Sequence[str] | None, project: str, command: str) -> Tracking:
+    """Return the trackers that `--track` names.
+
+    Raises:
+        CommandLineError: No tracker has one of the names.
+        MissingExtraError: The package of one is not installed.
+    """
+    try:
+        return Tracking.of(names or (), project)
+    except ConfigError as error:
+        hint = error.hint or f"see: lwdctl {command} --help"
+        raise CommandLineError(error.message, hint) from error
 
 
 def _shared_parameters() -> list[inspect.Parameter]:

@@ -14,6 +14,7 @@ from lwdctl.core.progress import Progress, TqdmProgress
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.stages import find_stage
 from lwdctl.stages.stage import Stage, StageContext
+from lwdctl.tracking.tracking import NO_TRACKING, Tracking
 
 
 def run_stage(
@@ -26,6 +27,7 @@ def run_stage(
     name: str = "",
     resume: bool = False,
     trust: Collection[str] = (),
+    tracking: Tracking = NO_TRACKING,
     progress: Progress | None = None,
 ) -> Artifact:
     """Run a stage on the newest artifacts of a workspace, or on those named.
@@ -41,6 +43,7 @@ def run_stage(
         resume: Go on from the newest unfinished run of the same settings.
         trust: Environments outside of lwdctl (`package.module:Class`) that may be imported where
             the data name them.
+        tracking: Trackers that follow a training or an evaluation.
         progress: Where to report; None draws bars with tqdm.
 
     Returns:
@@ -56,13 +59,17 @@ def run_stage(
         config = from_mapping(stage.config, settings or {})
     if resume and not stage.resumable:
         raise ConfigError(f"{command} cannot be resumed", "run it without resume")
+    if tracking.names and not stage.tracked:
+        raise ConfigError(f"{command} cannot be tracked", "run it without trackers")
     found = resolve_inputs(stage, config, workspace, inputs, run)
     for line in _announcements(found, inputs):
         progress.message(line)
     call = [repr(command), repr(workspace), repr(settings), f"inputs={inputs!r}", f"name={name!r}"]
     call += [f"run={run!r}"] if run else []
     with recording(command=f"run_stage({', '.join(call)})"):
-        context = StageContext(workspace, progress, name, resume, trust=tuple(trust))
+        context = StageContext(
+            workspace, progress, name, resume, trust=tuple(trust), tracking=tracking
+        )
         return stage.execute(config, found, context)
 
 

@@ -39,6 +39,7 @@ _ROWS = (
         "lwdctl.stages.train_vae:run",
         "Train the VAE whose decoder generates policy weights.",
         resumable=True,
+        tracked=True,
     ),
     Stage(
         "encode",
@@ -56,6 +57,7 @@ _ROWS = (
         "lwdctl.stages.train_diffusion:run",
         "Train the diffusion model over latents.",
         resumable=True,
+        tracked=True,
     ),
     Stage(
         "train-baseline",
@@ -65,6 +67,7 @@ _ROWS = (
         "lwdctl.stages.train_baseline:run",
         "Train a baseline on the same snippets: Diffusion Policy, LDP, or an MLP.",
         resumable=True,
+        tracked=True,
     ),
     Stage(
         "eval",
@@ -75,6 +78,7 @@ _ROWS = (
         "Run policies in the simulator and report their success rates.",
         resumable=True,
         simulates=True,
+        tracked=True,
         choices="lwdctl.stages.eval_models",
         parts="lwdctl.stages.evaluate:run_part",
     ),

@@ -60,13 +60,16 @@ def run(config: EvalConfig, inputs: Mapping[str, Artifact], context: StageContex
     primary = list(inputs.values())[-1]
     name, models = context.name or primary.name, models_used(conditions, inputs)
     parts = parts_folder(context.workspace, name, config, models)
-    with context.workspace.begin(
-        "evaluation",
-        name,
-        config=to_mapping(config),
-        inputs=models,
-        resume=context.resume,
-    ) as output:
+    with (
+        context.workspace.begin(
+            "evaluation",
+            name,
+            config=to_mapping(config),
+            inputs=models,
+            resume=context.resume,
+        ) as output,
+        context.followed(output),
+    ):
         # Finished conditions and episodes are checkpoints: an interrupted evaluation goes on after
         # them.
         take_parts(parts, output)

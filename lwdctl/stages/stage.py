@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.manifest import recording
+from lwdctl.artifacts.run_in_progress import RunInProgress
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.progress import Progress, TqdmProgress
 from lwdctl.core.trust import trusting
+from lwdctl.tracking.tracking import NO_TRACKING, Tracking
 
 LOST = "episodes_lost_to_simulators"
 """Summary key of an artifact that lacks episodes, with their number; the artifact is not final."""
@@ -30,6 +33,7 @@ class StageContext:
         candidates: The artifacts that a stage may choose among, the preferred ones last; None
             for all of the workspace.
         trust: Environments (`package.module:Class`) that may be imported where the data name them.
+        tracking: Trackers that follow the run, where the stage is `tracked`.
     """
 
     workspace: Workspace
@@ -38,6 +42,11 @@ class StageContext:
     resume: bool = False
     candidates: tuple[Artifact, ...] | None = None
     trust: tuple[str, ...] = ()
+    tracking: Tracking = NO_TRACKING
+
+    def followed(self, output: RunInProgress) -> AbstractContextManager[None]:
+        """Let the trackers follow a run until the block ends; see `Tracking.follow`."""
+        return self.tracking.follow(output, self.progress)
 
 
 RunFunction = Callable[[Any, Mapping[str, Artifact], StageContext], Artifact]
@@ -60,6 +69,7 @@ class Stage:
         summary: One line for help texts.
         resumable: Whether an interrupted run can go on from its last checkpoint.
         simulates: Whether it runs or asks the environment that the data name.
+        tracked: Whether trackers can follow it.
         choices: Name of the module of a stage that chooses among several models, imported on
             use: `types_read(config, named)`, `candidate_types(config)`, and
             `chosen_models(config, inputs, context)`, the inputs that a run would record.
@@ -76,6 +86,7 @@ class Stage:
     summary: str = ""
     resumable: bool = False
     simulates: bool = False
+    tracked: bool = False
     choices: str = ""
     parts: str = ""
 

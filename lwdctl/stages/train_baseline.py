@@ -21,13 +21,16 @@ def run(config: BaselineConfig, inputs: Mapping[str, Artifact], context: StageCo
     """
     source = inputs["snippets"]
     data = SnippetStore.open(source.path)
-    with context.workspace.begin(
-        "baseline",
-        context.name or source.name,
-        config=to_mapping(config),
-        inputs=[source],
-        resume=context.resume,
-    ) as output:
+    with (
+        context.workspace.begin(
+            "baseline",
+            context.name or source.name,
+            config=to_mapping(config),
+            inputs=[source],
+            resume=context.resume,
+        ) as output,
+        context.followed(output),
+    ):
         trained = train_method(data, config, output.path, context.progress)
         trained.save(output.path)
         parameters = list(trained.model.parameters())

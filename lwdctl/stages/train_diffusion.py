@@ -18,13 +18,16 @@ from lwdctl.training.loop import choose_device
 def run(config: DiffusionConfig, inputs: Mapping[str, Artifact], context: StageContext) -> Artifact:
     """Train and publish a `diffusion` artifact; see `training.diffusion.train_diffusion`."""
     latents, device = inputs["latents"], choose_device(config.device)
-    with context.workspace.begin(
-        "diffusion",
-        context.name or latents.name,
-        config=to_mapping(config),
-        inputs=[latents],
-        resume=context.resume,
-    ) as output:
+    with (
+        context.workspace.begin(
+            "diffusion",
+            context.name or latents.name,
+            config=to_mapping(config),
+            inputs=[latents],
+            resume=context.resume,
+        ) as output,
+        context.followed(output),
+    ):
         trained = train_diffusion(
             LatentStore.open(latents.path),
             SnippetStore.open(inputs["snippets"].path),

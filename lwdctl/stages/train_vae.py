@@ -17,13 +17,16 @@ def run(config: VaeConfig, inputs: Mapping[str, Artifact], context: StageContext
     """Train and publish a `vae` artifact; see `training.vae.train_vae`."""
     source = inputs["snippets"]
     store, device = SnippetStore.open(source.path), choose_device(config.device)
-    with context.workspace.begin(
-        "vae",
-        context.name or source.name,
-        config=to_mapping(config),
-        inputs=[source],
-        resume=context.resume,
-    ) as output:
+    with (
+        context.workspace.begin(
+            "vae",
+            context.name or source.name,
+            config=to_mapping(config),
+            inputs=[source],
+            resume=context.resume,
+        ) as output,
+        context.followed(output),
+    ):
         trained = train_vae(store, config, directory=output.path, progress=context.progress)
         trained.save(output.path)
         return output.publish(trained.summary, seed=config.seed, device=str(device))

@@ -22,9 +22,11 @@ from lwdctl.core.errors import ConfigError, LwdctlError
 from lwdctl.core.plain_text import visible
 from lwdctl.core.progress import Progress
 from lwdctl.core.seeding import derive_seed
-from lwdctl.core.untrusted import parse_json, read_bytes, typed
+from lwdctl.core.untrusted import read_bytes, typed
 from lwdctl.models.files import save_model
 from lwdctl.models.skeleton import check_training_memory
+from lwdctl.tracking.history import METRICS, MOST_LOG_BYTES, complete_rows
+from lwdctl.tracking.tensorboard_tracker import FOLDER, EventFile
 from lwdctl.training import checkpoint
 from lwdctl.training.threads import calibrate
 from lwdctl.training.update import (
@@ -42,7 +44,6 @@ WORTH_MEASURING = 30.0
 takes one thread."""
 FEW_STEPS = 10
 """Fewer training steps than these take one thread: even a single trial would cost as much."""
-_LOG_BYTES = 2**30
 _AFRESH = "start again without --resume"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -374,23 +375,20 @@ class MetricLog:
     """
 
     def __init__(self, directory: Path, done: int = 0) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        path = directory / "metrics.jsonl"
+        path = directory / METRICS
         path.write_bytes(b"".join(_rows_until(path, done)))
         self._file = path.open("a")
         self._text = (directory / "log.txt").open("a", encoding="utf-8")
         if done:
             self._write_line(f"resuming from update {done}")
-        self._events = SummaryWriter(directory / "tensorboard", purge_step=done + 1)
+        self._events = EventFile(directory / FOLDER, first_step=done + 1)
 
     def write(self, update: int, values: Mapping[str, float], planned: int) -> None:
         """Write a row after `update` of `planned` training steps; values hold `seconds`."""
         self._write_line(_text_row(update, values, planned))
         self._file.write(json.dumps({"update": update, **values}) + "\n")
         self._file.flush()
-        for name, value in values.items():
-            self._events.add_scalar(name, value, update)
+        self._events.scalars(values, update)
 
     def __enter__(self) -> MetricLog:
         """Return itself."""
@@ -421,12 +419,6 @@ def _text_row(update: int, values: Mapping[str, float], planned: int) -> str:
 
 def _rows_until(path: Path, done: int) -> list[bytes]:
     """Return the rows of a log up to a training step; a killed process may have left half a row."""
-    lines = read_bytes(path, most=_LOG_BYTES).splitlines(keepends=True) if path.exists() else []
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        if line.endswith(b"\n"):
-            where = f"{path}, line {number}"
-            row = typed(dict[str, float | None], parse_json(line, where, allow_nan=True), where)
-            if (row.get("update") or 0) <= done:
-                rows.append(line)
-    return rows
+    content = read_bytes(path, most=MOST_LOG_BYTES) if path.exists() else b""
+    rows = complete_rows(content, str(path))
+    return [line for line, row in rows if (row.get("update") or 0) <= done]

@@ -1,0 +1,19 @@
+"""A workspace for toy runs, on a machine where nobody is logged in to anything."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from toy_runs import Runs
+
+sys.path.pop(0)
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_DIR", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))  # no one is logged in there
+    return Runs(tmp_path / "lab-runs")

@@ -1,0 +1,223 @@
+"""Trackers that fail: the run goes on, one line says how to send it later.
+
+Packages called `wandb` that stand on the path before the real one fail in every way.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lwdctl.core.errors import ArtifactError, ConfigError, LwdctlError, MissingExtraError
+from lwdctl.tracking import session
+from lwdctl.tracking.replay import replay
+from lwdctl.tracking.tracking import Tracking
+
+sys.path.insert(0, str(Path(__file__).parent))
+from toy_runs import ROWS, write_log
+
+sys.path.pop(0)
+
+FAKE = """
+import os, sys, time, types, builtins
+SECRET = os.environ.get("WANDB_API_KEY", "")
+def fails(where):
+    if where != {where!r}:
+        return
+    {what}
+class Run:
+    dir, step, summary = {folder!r}, 0, {{}}
+    def log(self, values, step):
+        fails("log")
+        with open(os.path.join(self.dir, "log"), "a") as file:
+            file.write(f"{{step}}\\n")
+    def finish(self, exit_code):
+        fails("finish")
+def init(**settings):
+    fails("init")
+    return Run()
+"""
+RAISES = 'raise RuntimeError(f"401 for key {SECRET} at https://me:hunter22@host.org/x\\nmore")'
+HANGS = "time.sleep(3600)"
+DIES = "os._exit(7)"
+IS_FULL = 'raise OSError(28, "No space left on device", "/tmp/x")'
+KILLED = "os.kill(os.getpid(), 9)"
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch):
+    """Return a function that puts a package `wandb` before the real one."""
+    monkeypatch.syspath_prepend(str(tmp_path / "fake"))
+
+    def make(what="pass", where=""):
+        if what.endswith(HANGS):
+            monkeypatch.setattr(session, "SILENT_SECONDS", 1.0)
+            monkeypatch.setattr(session, "INTERRUPTED_SECONDS", 1.0)
+        (tmp_path / "fake").mkdir(exist_ok=True)
+        text = FAKE.format(where=where, what=what, folder=str(tmp_path))
+        (tmp_path / "fake" / "wandb.py").write_text(text)
+        return Tracking.of("wandb")
+
+    return make
+
+
+@pytest.mark.parametrize("where", ["init", "log", "finish"])
+@pytest.mark.parametrize("what", [RAISES, HANGS, DIES])
+def test_a_tracker_that_fails_never_ends_a_run(runs, fake, monkeypatch, where, what):
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789secret")
+    tracking = fake(what, where)
+    artifact = runs.train(tracking)
+    artifact.check()
+    (warning,) = runs.progress.messages
+    assert "\n" not in warning
+    assert "0123456789secret" not in warning
+    assert "hunter22" not in warning
+    command = shlex.split(warning.partition("ended: ")[2])
+    assert command[:2] == ["lwdctl", "track"]
+    assert command[3:] == ["--to", "wandb", "--workspace", str(runs.workspace.root)]
+    if what != RAISES:
+        return
+    fake()
+    sent = replay(command[2], runs.workspace, tracking, runs.progress)
+    assert sent.reference == artifact.reference
+
+
+@pytest.mark.parametrize(
+    "what", [IS_FULL, KILLED, "raise SystemExit(0)", "raise KeyboardInterrupt"]
+)
+def test_however_it_fails(runs, fake, what):
+    runs.train(fake(what, "log"))
+    assert len(runs.progress.warnings) == 1
+
+
+def test_a_hung_tracker_is_dropped_while_the_run_goes_on(runs, fake):
+    tracking = fake(HANGS, "init")
+    with (
+        runs.workspace.begin("vae", "toy", config={}, inputs=[runs.snippets]) as output,
+        tracking.follow(output, runs.progress),
+    ):
+        write_log(output.path / "metrics.jsonl", ROWS)
+        until = time.monotonic() + 60
+        while not runs.progress.warnings and time.monotonic() < until:
+            time.sleep(0.1)
+        (warning,) = runs.progress.warnings
+        output.publish({}, seed=0)
+    assert runs.progress.warnings == [warning]
+
+
+def test_the_others_go_on(runs, fake):
+    fake(RAISES, "log")
+    runs.train(Tracking.of(("wandb", "tensorboard")))
+    (warning,) = runs.progress.warnings
+    assert "--to wandb" in warning
+    assert len(list(runs.workspace.root.glob("tensorboard/vae-toy-*/events*"))) == 1
+
+
+def test_the_error_of_a_run_is_its_own(runs, fake):
+    tracking = fake(HANGS, "finish")
+
+    def diverge():
+        with (
+            runs.workspace.begin("vae", "toy", config={}, inputs=[runs.snippets]) as output,
+            tracking.follow(output, runs.progress),
+        ):
+            write_log(output.path / "metrics.jsonl", ROWS)
+            raise LwdctlError("training diverged")
+
+    with pytest.raises(LwdctlError, match="training diverged"):
+        diverge()
+
+
+def test_a_replay_that_fails_is_an_error(runs, fake):
+    runs.train()
+    with pytest.raises(LwdctlError, match="wandb: OSError: .Errno 28. No space left"):
+        replay("vae/toy", runs.workspace, fake(IS_FULL, "finish"), runs.progress)
+    with pytest.raises(LwdctlError, match="not answered"):
+        replay("vae/toy", runs.workspace, fake(HANGS, "init"), runs.progress, timeout=1.0)
+    assert runs.progress.warnings == []
+
+
+def test_what_was_killed_leaves_no_process(runs, fake, tmp_path):
+    note = "open(os.path.join(Run.dir, 'pid'), 'w').write(str(os.getpid()))"
+    runs.train(fake(f"{note}; {HANGS}", "finish"))
+    pid = int((tmp_path / "pid").read_text())
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_wandb_does_not_wait_for_answers(runs, fake, tmp_path):
+    look = (
+        "open(os.path.join(Run.dir, 'seen'), 'w').write(repr((sys.stdin.isatty(),"
+        " sys.stdout.isatty(), sys.stdin.read())))"
+    )
+    runs.train(fake(look, "init"))
+    assert (tmp_path / "seen").read_text() == "(False, False, '')"
+
+
+def test_a_missing_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    with pytest.raises(MissingExtraError) as caught:
+        Tracking.of("tensorboard, trackio")
+    assert caught.value.hint == "pip install 'lwdctl[trackio]'"
+
+
+def test_a_folder_that_wandb_left_is_no_package(monkeypatch, tmp_path):
+    (tmp_path / "wandb").mkdir()
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    with pytest.raises(MissingExtraError):
+        Tracking.of("wandb")
+
+
+def test_names():
+    with pytest.raises(ConfigError, match="no tracker is called 'wandbb'"):
+        Tracking.of("wandbb")
+    assert Tracking.of(["tensorboard,tensorboard", "tensorboard"]).names == ("tensorboard",)
+    assert Tracking.of("").names == ()
+
+
+def test_a_run_that_goes_on_is_not_replayed(runs):
+    with (
+        runs.workspace.begin("vae", "toy", config={}, inputs=[runs.snippets]) as output,
+        pytest.raises(ArtifactError, match="still going on"),
+    ):
+        replay(str(output.path), runs.workspace, Tracking.of("tensorboard"), runs.progress)
+
+
+def test_only_the_first_of_several_processes_reports(runs, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    runs.train(Tracking.of("tensorboard"))
+    assert not (runs.workspace.root / "tensorboard").exists()
+
+
+def test_a_killed_training_ends_its_trackers(runs, fake, tmp_path):
+    note = "open(os.path.join(Run.dir, 'ended'), 'w').write('yes')"
+    fake(note, "finish")
+    script = f"""
+import os, sys, time
+sys.path.insert(0, {str(tmp_path / "fake")!r})
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from toy_runs import Runs, write_log, ROWS
+from lwdctl.tracking.tracking import Tracking
+from pathlib import Path
+runs = Runs(Path({str(tmp_path / "other")!r}))
+with runs.workspace.begin("vae", "toy", config={{}}) as output:
+    with Tracking.of("wandb").follow(output, runs.progress):
+        write_log(output.path / "metrics.jsonl", ROWS)
+        while not os.path.exists({str(tmp_path / "log")!r}):
+            time.sleep(0.1)
+        os.kill(os.getpid(), 9)
+"""
+    done = subprocess.run([sys.executable, "-c", script], check=False)
+    assert done.returncode == -9
+    until = time.monotonic() + 60
+    while not (tmp_path / "ended").exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    assert (tmp_path / "ended").read_text() == "yes"
+    assert (tmp_path / "log").read_text().split() == ["50", "100", "120"]
