@@ -136,7 +136,7 @@ def test_the_error_of_a_run_is_its_own(runs, fake):
 
 def test_a_replay_that_fails_is_an_error(runs, fake):
     runs.train()
-    with pytest.raises(LwdctlError, match="wandb: OSError: .Errno 28. No space left"):
+    with pytest.raises(LwdctlError, match=r"wandb: OSError: .* No space left"):
         replay("vae/toy", runs.workspace, fake(IS_FULL, "finish"), runs.progress)
     with pytest.raises(LwdctlError, match="not answered"):
         replay("vae/toy", runs.workspace, fake(HANGS, "init"), runs.progress, timeout=1.0)
