@@ -8,6 +8,18 @@ from typing import Annotated, Any
 
 import typer
 
+from lwdctl.cli.cluster import (
+    DETACH,
+    EVAL_JOBS,
+    EXECUTOR,
+    PART,
+    SCRIPT,
+    SLURM,
+    ClusterOptions,
+    parse_part,
+    run_as_jobs,
+    write_files,
+)
 from lwdctl.cli.generate import Shared, bare_option
 from lwdctl.cli.output import (
     format_value,
@@ -24,9 +36,10 @@ from lwdctl.core.errors import LwdctlError
 from lwdctl.core.progress import Progress
 from lwdctl.pipeline.expected import Comparison
 from lwdctl.pipeline.local import parse_jobs, run_recipe
-from lwdctl.pipeline.plan import RecipeRun, run_only
+from lwdctl.pipeline.plan import RecipeRun, run_only, run_only_part
 from lwdctl.pipeline.recipe import Recipe, read_recipe
 from lwdctl.pipeline.runner import Outcome, compare_all, preview
+from lwdctl.pipeline.slurm_job import patience
 
 _FROM = Annotated[
     str, bare_option("First stage to run again, with all later ones.", "--from", metavar="STAGE")
@@ -54,7 +67,7 @@ _JOBS = Annotated[
 _SMOKE = "Run at toy size: apply the recipe's [smoke] tables; artifacts get the suffix -smoke."
 
 
-def command(
+def command(  # noqa: PLR0913, PLR0917 - the options of the command line
     shared: Shared,
     recipe_path: Annotated[Path, typer.Argument(help="A recipe, a .toml file.", metavar="RECIPE")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, run nothing.")] = False,
@@ -62,21 +75,35 @@ def command(
     until: _UNTIL = "",
     only: _ONLY = "",
     jobs: _JOBS = "1",
+    part: PART = "",
     assignments: _SET = None,
     smoke: Annotated[bool, typer.Option("--smoke", help=_SMOKE)] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Exit with 1 when an expected number is missed.")
     ] = False,
+    executor: EXECUTOR = "here",
+    slurm: SLURM = None,
+    detach: DETACH = False,
+    eval_jobs: EVAL_JOBS = 0,
+    slurm_script: SCRIPT = "",
 ) -> None:
     """Run a recipe's stages in order, skip those up to date, and compare the expected numbers."""
     recipe = read_recipe(recipe_path)
+    cluster = ClusterOptions(executor, tuple(slurm or ()), slurm_script, detach, eval_jobs, jobs)
+    only_part = parse_part(part, only)
     run = RecipeRun(recipe, shared.workspace, tuple(assignments or ()), smoke, start, until)
+    if slurm_script:
+        write_files(run, cluster, as_json=shared.as_json)
+        return
     if dry_run:
         outcomes = preview(run.steps, run.workspace)
         outcomes = [item for item in outcomes if only in ("", item.step.id)]
+    elif only_part:
+        run_only_part(run, only, only_part, shared.progress, patience=patience())
+        return
     else:
         with reserved_stdout():
-            outcomes = _run(run, only, jobs, shared.progress)
+            outcomes = _run(run, only, cluster, shared.progress)
     compared = () if dry_run or smoke else compare_all(recipe.expected, outcomes)
     if shared.as_json:
         last = outcomes[-1].artifact
@@ -92,11 +119,13 @@ def command(
         )
 
 
-def _run(run: RecipeRun, only: str, jobs: str, progress: Progress) -> list[Outcome]:
+def _run(run: RecipeRun, only: str, cluster: ClusterOptions, progress: Progress) -> list[Outcome]:
     if only:
-        return [run_only(run, only, progress)]
+        return [run_only(run, only, progress, patience=patience())]
     progress.message(f"{run.recipe.header.title or run.recipe.name} ({len(run.steps)} stages)")
-    return run_recipe(run, progress, jobs=parse_jobs(jobs))
+    if cluster.is_used:
+        return run_as_jobs(run, cluster, progress)
+    return run_recipe(run, progress, jobs=parse_jobs(cluster.jobs))
 
 
 def _summary(

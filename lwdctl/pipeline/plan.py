@@ -6,6 +6,7 @@ command `PlannedStage.arguments`: it finds its inputs by what the recipe says.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,11 +29,13 @@ from lwdctl.pipeline.runner import (
     find_finished,
     is_resumable,
     run_step,
+    run_step_part,
 )
 
 MISSING: Final = "missing"
 RESUMABLE: Final = "resumable"
 MADE: Final = "done"
+_LOOK_AGAIN_SECONDS = 5.0
 PlannedState = Literal["missing", "resumable", "done"]
 
 
@@ -182,7 +185,7 @@ def reserve_versions(stages: Sequence[PlannedStage], run: RecipeRun) -> None:
         run.files.write(stage.id, StageRecord(state=WAITING, version=version))
 
 
-def run_only(run: RecipeRun, stage: str, progress: Progress) -> Outcome:
+def run_only(run: RecipeRun, stage: str, progress: Progress, *, patience: float = 0.0) -> Outcome:
     """Run one stage of a recipe in this process, unless it is up to date.
 
     Its inputs are what the stages before it have made in the workspace; its artifact gets the
@@ -192,33 +195,76 @@ def run_only(run: RecipeRun, stage: str, progress: Progress) -> Outcome:
         run: The recipe.
         stage: Id of the stage.
         progress: Where to report.
+        patience: Seconds to wait for inputs that another machine has made and this one does not
+            see yet.
 
     Raises:
         ConfigError: The recipe has no such stage.
         ArtifactError: An input has not been made yet.
     """
+    step, outcomes = _find_inputs(run, stage, progress, patience)
+    version = run.files.read(stage).version
+    reserved = {(step.stage.artifact_type, step.name): version} if version else {}
+    workspace = Workspace(run.workspace.root, reserved)
+    head = f"[{1 + [item.id for item in run.steps].index(stage)}/{len(run.steps)}] {stage}"
+    imports = announce_imports(run.steps, progress)
+    return run_step(
+        step, outcomes, workspace, progress, imports=imports, head=head, files=run.files
+    )
+
+
+def run_only_part(
+    run: RecipeRun,
+    stage: str,
+    part: tuple[int, int],
+    progress: Progress,
+    *,
+    patience: float = 0.0,
+) -> None:
+    """Measure one part of the conditions of an evaluation, for a later `run_only` to take.
+
+    Args:
+        run: The recipe.
+        stage: Id of the stage.
+        part: Which part, from 0, and the number of parts.
+        progress: Where to report.
+        patience: As for `run_only`.
+
+    Raises:
+        ConfigError: The recipe has no such stage, or it has no parts.
+        ArtifactError: An input has not been made yet.
+    """
+    step, outcomes = _find_inputs(run, stage, progress, patience)
+    if not step.stage.parts:
+        raise ConfigError(
+            f"stage '{stage}' runs {step.stage.command}, which cannot be done in parts",
+            "leave out --part",
+        )
+    imports = announce_imports(run.steps, progress)
+    run_step_part(step, outcomes, run.workspace, progress, imports=imports, part=part)
+
+
+def _find_inputs(
+    run: RecipeRun, stage: str, progress: Progress, patience: float
+) -> tuple[Step, dict[str, Outcome]]:
+    """Return a stage's step and the outcomes of the steps that it derives from."""
     steps = {step.id: step for step in run.steps}
     if stage not in steps:
         hint = did_you_mean(stage, list(steps))
         raise ConfigError(f"{run.recipe.path.name} has no stage '{stage}'", hint)
-    imports = announce_imports(run.steps, progress)
     outcomes: dict[str, Outcome] = {}
     needed = _ancestors(steps[stage], steps)
-    for step in run.steps:
-        if step.id in needed:
-            # An earlier stage that was to run again has done so.
-            artifact = find_finished(replace(step, forced=False), outcomes, run.workspace)
-            if artifact is None:
+    deadline = time.monotonic() + patience
+    for step in (step for step in run.steps if step.id in needed):
+        # An earlier stage that was to run again has done so.
+        made = replace(step, forced=False)
+        while (artifact := find_finished(made, outcomes, run.workspace)) is None:
+            if time.monotonic() >= deadline:
                 raise _not_made(run, stage, step)
-            outcomes[step.id] = Outcome(step, UP_TO_DATE, artifact)
-    version = run.files.read(stage).version
-    step = steps[stage]
-    reserved = {(step.stage.artifact_type, step.name): version} if version else {}
-    workspace = Workspace(run.workspace.root, reserved)
-    head = f"[{1 + list(steps).index(stage)}/{len(steps)}] {stage}"
-    return run_step(
-        step, outcomes, workspace, progress, imports=imports, head=head, files=run.files
-    )
+            progress.message(f"waiting for what '{step.id}' has made to be seen on this machine")
+            time.sleep(_LOOK_AGAIN_SECONDS)
+        outcomes[step.id] = Outcome(step, UP_TO_DATE, artifact)
+    return steps[stage], outcomes
 
 
 def _ancestors(step: Step, steps: Mapping[str, Step]) -> set[str]:

@@ -143,6 +143,34 @@ def run_step(
     return Outcome(step, RAN, artifact, seconds)
 
 
+def run_step_part(
+    step: Step,
+    outcomes: Mapping[str, Outcome],
+    workspace: Workspace,
+    progress: Progress,
+    *,
+    imports: tuple[str, ...],
+    part: tuple[int, int],
+) -> None:
+    """Do one part of a step's work, for a later `run_step` to take; see `Stage.parts`.
+
+    Args:
+        step: What to run; its stage has parts.
+        outcomes: As for `run_step`.
+        workspace: Where its inputs stand and its artifact will go.
+        progress: Where to report.
+        imports: As for `run_step`.
+        part: Which part, from 0, and the number of parts.
+    """
+    inputs = _inputs(step, outcomes, workspace)
+    context = replace(_context(step, outcomes, workspace, progress), trust=imports)
+    finished = _finished(step, inputs, context)
+    if finished:
+        progress.message(f"{step.id}: {finished.reference} is up to date")
+        return
+    step.stage.execute_part(step.config, inputs, context, *part)
+
+
 def compare_all(
     expected: Sequence[Expectation], outcomes: Sequence[Outcome]
 ) -> tuple[Comparison, ...]:

@@ -1,0 +1,184 @@
+"""The options of `lwdctl run` that send its stages to a cluster."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lwdctl.cli.failures import CommandLineError
+from lwdctl.cli.generate import bare_option
+from lwdctl.cli.output import print_json, print_text
+from lwdctl.core.progress import Progress
+from lwdctl.pipeline.plan import RecipeRun
+from lwdctl.pipeline.runner import Outcome
+
+EXECUTORS = ("here", "slurm", "local")
+
+EXECUTOR = Annotated[
+    str,
+    bare_option(
+        "Where stages run: here, in this process or with --jobs in several; slurm: as jobs of a"
+        " Slurm cluster, each after those that it depends on (extra: slurm), while this command"
+        " waits; local: as such jobs, but on this machine, to try it  [default: here]",
+        "--executor",
+        metavar="here|slurm|local",
+    ),
+]
+SLURM = Annotated[
+    list[str] | None,
+    bare_option(
+        "Options of sbatch for every job, for example partition=gpu,gpus=1,time=4:00:00; repeat it"
+        " for several. At the time limit, and after preemption, a job is requeued and goes on from"
+        " its checkpoint.",
+        "--slurm",
+        metavar="KEY=VALUE,...",
+    ),
+]
+SCRIPT = Annotated[
+    str,
+    bare_option(
+        "Write a file for sbatch per stage and submit.sh into this new directory, submit nothing."
+        " They need sbatch and lwdctl on the cluster, no further package.",
+        "--slurm-script",
+        metavar="DIR",
+    ),
+]
+DETACH = Annotated[
+    bool,
+    bare_option(
+        "Submit the jobs and return at once. Without it, the command waits and prints the results;"
+        " when it is interrupted, the jobs go on, and the same command waits for them again.",
+        "--detach",
+    ),
+]
+EVAL_JOBS = Annotated[
+    int,
+    typer.Option(
+        "--eval-jobs",
+        help="Most jobs that the conditions of one evaluation are split into  [default: one each]",
+        show_default=False,
+        min=0,
+    ),
+]
+PART = Annotated[
+    str,
+    bare_option(
+        "With --only: measure part I (from 0) of N of an evaluation's conditions, for the"
+        " evaluation to take when it runs. Jobs of a cluster use it.",
+        "--part",
+        metavar="I/N",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class ClusterOptions:
+    """What the command line says about a cluster.
+
+    Attributes:
+        executor: `--executor`.
+        slurm: `--slurm`.
+        script: `--slurm-script`, or "".
+        detach: `--detach`.
+        eval_jobs: `--eval-jobs`; 0 for one job per condition.
+        jobs: `--jobs`.
+    """
+
+    executor: str
+    slurm: tuple[str, ...] = ()
+    script: str = ""
+    detach: bool = False
+    eval_jobs: int = 0
+    jobs: str = "1"
+
+    def __post_init__(self) -> None:
+        """Check that the options go together.
+
+        Raises:
+            CommandLineError: They do not.
+        """
+        if self.executor not in EXECUTORS:
+            raise CommandLineError(
+                f"--executor takes {', '.join(EXECUTORS)}, not '{self.executor}'"
+            )
+        if self.jobs != "1" and self.is_used:
+            raise CommandLineError(
+                "--jobs runs stages side by side on this machine, not as jobs of a cluster",
+                "leave out --jobs, or --executor",
+            )
+        here = self.executor != "slurm"
+        for given, name in ((self.slurm, "--slurm"), (self.detach, "--detach")):
+            if given and here and not self.script:
+                raise CommandLineError(f"{name} is about jobs of Slurm", "add --executor slurm")
+
+    @property
+    def is_used(self) -> bool:
+        """Whether stages run as jobs, or files for jobs are written."""
+        return self.executor != "here" or bool(self.script)
+
+    def arguments(self) -> tuple[str, ...]:
+        """Return the options again, for messages."""
+        words = ["--executor", self.executor]
+        words += [word for item in self.slurm for word in ("--slurm", item)]
+        words += ["--eval-jobs", str(self.eval_jobs)] if self.eval_jobs else []
+        return tuple(words)
+
+
+def run_as_jobs(run: RecipeRun, options: ClusterOptions, progress: Progress) -> list[Outcome]:
+    """Run a recipe's stages as jobs and wait for them, or with `--detach` only submit them.
+
+    Raises:
+        LwdctlError: A job is refused, or stages failed.
+    """
+    from lwdctl.pipeline.executor import run_with
+    from lwdctl.pipeline.slurm import JobExecutor, submit_stages
+    from lwdctl.pipeline.slurm_jobs import frozen, jobs_folder
+    from lwdctl.pipeline.slurm_options import parse_slurm_options
+    from lwdctl.pipeline.slurm_systems import JobSystem, LocalSystem, SlurmSystem
+
+    system: JobSystem
+    given = parse_slurm_options(options.slurm)
+    run = frozen(run)
+    if options.executor == "slurm":
+        system = SlurmSystem(jobs_folder(run), given)
+    else:
+        system = LocalSystem(jobs_folder(run))
+    executor = JobExecutor(
+        run, system, progress, options=options.arguments(), eval_jobs=options.eval_jobs
+    )
+    if options.detach:
+        return submit_stages(executor, run, progress)
+    return run_with(executor, run, progress)
+
+
+def write_files(run: RecipeRun, options: ClusterOptions, *, as_json: bool) -> None:
+    """Write the files of `--slurm-script` and print what to do with them."""
+    from lwdctl.pipeline.slurm_options import parse_slurm_options
+    from lwdctl.pipeline.slurm_script import write_scripts
+
+    folder, given = Path(options.script), parse_slurm_options(options.slurm)
+    files = write_scripts(run, folder, given, options.eval_jobs)
+    if as_json:
+        print_json(None, folder, {"files": [str(path) for path in files]})
+    else:
+        print_text(f"wrote {len(files)} files; submit the jobs with: {shlex.quote(str(files[0]))}")
+
+
+def parse_part(text: str, only: str) -> tuple[int, int] | None:
+    """Return what `--part` says: which part, from 0, and the number of parts.
+
+    Raises:
+        CommandLineError: It is no `I/N` with 0 <= I < N, or `--only` is missing.
+    """
+    if not text:
+        return None
+    index, _, count = text.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise CommandLineError(f"--part takes I/N with I below N, not '{text}'", "--part 0/4")
+    if not only:
+        raise CommandLineError("--part needs the evaluation's stage", "add --only STAGE")
+    return int(index), int(count)
