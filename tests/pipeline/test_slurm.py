@@ -1,0 +1,314 @@
+"""Stages as jobs: what is submitted, joined, reported and taken over, without a cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import sys
+import time
+
+import pytest
+
+from lwdctl.artifacts.workspace import Workspace
+from lwdctl.cli.main import main
+from lwdctl.core.errors import LwdctlError, MissingExtraError
+from lwdctl.core.progress import SilentProgress
+from lwdctl.pipeline import slurm
+from lwdctl.pipeline.executor import run_with
+from lwdctl.pipeline.plan import RecipeRun
+from lwdctl.pipeline.recipe import read_recipe
+from lwdctl.pipeline.runner import run_plan
+from lwdctl.pipeline.slurm import JobExecutor, submit_stages
+from lwdctl.pipeline.slurm_job import write_record
+from lwdctl.pipeline.slurm_jobs import frozen, jobs_folder
+from lwdctl.pipeline.slurm_queue import QueuedJob, SlurmError
+from lwdctl.pipeline.slurm_systems import LocalSystem, SlurmSystem
+
+RECIPE = """
+[stage.sow]
+field_kind = "wheat"
+
+[stage.rye]
+uses = "sow"
+field_kind = "rye"
+name = "rye"
+
+[stage.grow]
+needs = "sow"
+
+[stage.reap]
+needs = "grow"
+"""
+
+
+class Messages(SilentProgress):
+    def __init__(self):
+        self.lines = []
+
+    def message(self, text):
+        self.lines.append(text)
+
+
+class Cluster:
+    """A cluster of which the test says what happens: jobs run in this process, in order."""
+
+    orders, outlives, most_at_once = True, True, 1000
+
+    def __init__(self):
+        self.submitted, self.queue, self.words, self.stopped = [], {}, {}, False
+        self.unreachable = 0
+
+    def submit(self, name, jobs, after):
+        number = str(100 + len(self.submitted))
+        self.submitted.append((number, name, tuple(after)))
+        self.queue[number] = (name, list(jobs), tuple(after))
+        return number
+
+    def live(self):
+        if self.unreachable:
+            self.unreachable -= 1
+            raise SlurmError("squeue failed: no answer")
+        return [QueuedJob(number, name, "PENDING") for number, (name, *_) in self.queue.items()]
+
+    def how_it_ended(self, job):
+        return self.words.get(job, "")
+
+    def stop(self):
+        self.stopped = True
+
+    def run(self, number):
+        """Run a job to its end, as its node does."""
+        _, jobs, after = self.queue[number]
+        assert not set(after) & set(self.queue), "it ran before what it depends on"
+        codes = []
+        for job in jobs:
+            with contextlib.redirect_stderr(io.StringIO()):
+                codes.append(main([*job.command[3:], "-q"]))
+            assert job.command[:3] == [sys.executable, "-m", "lwdctl"]
+            from pathlib import Path
+
+            write_record(Path(job.record), codes[-1])
+        del self.queue[number]
+        if any(codes):
+            self.fail(number, "FAILED (NonZeroExitCode)")
+
+    def fail(self, number, words):
+        """Let a job vanish, and with it what depends on it."""
+        self.queue.pop(number, None)
+        self.words[number] = words
+        for other, (_, _, after) in list(self.queue.items()):
+            if number in after:
+                self.fail(other, "CANCELLED (Dependency)")
+
+
+class Obedient(Cluster):
+    """A cluster that runs one job whenever it is asked."""
+
+    def live(self):
+        if self.queue and not self.unreachable:
+            self.run(min(self.queue))
+        return super().live()
+
+
+@pytest.fixture
+def make_run(tmp_path, toy_stages, monkeypatch, capfd):
+    monkeypatch.setattr(slurm, "_ASK_SECONDS", 0.0)
+    monkeypatch.setattr(JobExecutor, "poll_seconds", 0.001)
+    path = tmp_path / "year.toml"
+    path.write_text(RECIPE)
+
+    def make(*assignments, workspace="runs"):
+        return frozen(
+            RecipeRun(read_recipe(path), Workspace(tmp_path / workspace), tuple(assignments))
+        )
+
+    return make
+
+
+def execute(run, system, **options):
+    progress = Messages()
+    return run_with(JobExecutor(run, system, progress, **options), run, progress), progress.lines
+
+
+def test_every_stage_is_one_job_after_those_that_it_depends_on(make_run):
+    run, cluster = make_run(), Obedient()
+    outcomes, lines = execute(run, cluster)
+    assert [(number, after) for number, _, after in cluster.submitted] == [
+        ("100", ()), ("101", ()), ("102", ("100",)), ("103", ("102",)),
+    ]  # fmt: skip
+    assert [outcome.state for outcome in outcomes] == ["ran"] * 4
+    assert "grow: job 102 after 100" in lines
+    assert not cluster.stopped
+
+    # What one process makes, one stage after the other.
+    alone = make_run(workspace="alone")
+    expected = run_plan(alone.steps, alone.workspace, SilentProgress())
+    found, wanted = ([item.artifact for item in made] for made in (outcomes, expected))
+    assert [item.reference for item in found] == [item.reference for item in wanted]
+    assert [item.manifest.files for item in found] == [item.manifest.files for item in wanted]
+    assert [item.manifest.config for item in found] == [item.manifest.config for item in wanted]
+
+    again, lines = execute(make_run(), cluster)
+    assert len(cluster.submitted) == 4
+    assert [outcome.state for outcome in again] == ["up to date"] * 4
+
+
+def test_who_submitted_may_go_and_come_back(make_run):
+    cluster = Cluster()
+    run = make_run()
+    outcomes = submit_stages(JobExecutor(run, cluster, Messages()), run, Messages())
+    assert [outcome.state for outcome in outcomes] == ["to run"] * 4
+    names = [name for _, name, _ in cluster.submitted]
+    assert len(set(names)) == 4
+
+    # Nothing is submitted twice, neither what waits nor what depends on what is done by now.
+    cluster.run("100")
+    progress = Messages()
+    run = make_run()
+    submit_stages(JobExecutor(run, cluster, progress), run, progress)
+    assert len(cluster.submitted) == 4
+    assert "reap: job 103 is in the queue already" in progress.lines
+    assert run.files.read("reap").job == "103"
+
+    # What somebody cancelled is submitted again, after what is queued still.
+    del cluster.queue["103"]
+    run = make_run()
+    submit_stages(JobExecutor(run, cluster, progress), run, progress)
+    assert cluster.submitted[4:] == [("104", names[3], ("102",))]
+
+
+def test_other_settings_are_other_jobs(make_run):
+    cluster = Cluster()
+    for assignments in ((), ("grow.days=20",)):
+        run = make_run(*assignments)
+        submit_stages(JobExecutor(run, cluster, Messages()), run, Messages())
+    assert [after for _, _, after in cluster.submitted[4:]] == [("100",), ("104",)]
+
+
+def test_a_stage_that_fails_keeps_others_from_running_and_names_its_log(make_run):
+    run, cluster = make_run("rye.fail=user"), Obedient()
+    with pytest.raises(LwdctlError) as caught:
+        execute(run, cluster, options=("--executor", "slurm"))
+    assert "1 of 4 stages failed: rye (plot 3 is a lake)" in caught.value.message
+    assert "--executor slurm" in caught.value.hint
+
+    run, cluster = make_run("sow.fail=bug", workspace="other"), Obedient()
+    with pytest.raises(LwdctlError) as caught:
+        execute(run, cluster)
+    assert "sow (RuntimeError: impossible)" in caught.value.message
+    assert "grow (not run, as a job that it depends on failed)" in caught.value.message
+    assert "reap (not run" in caught.value.message
+
+
+def test_a_job_that_dies_without_a_word(make_run):
+    run, cluster = make_run(), Cluster()
+    executor = JobExecutor(run, cluster, Messages())
+    submit_stages(executor, run, Messages())
+    cluster.fail("101", "OUT_OF_MEMORY")
+    (ended,) = executor.ended().items()
+    log = jobs_folder(run) / "logs" / "101_0_log.out"
+    assert ended[0] == "rye"
+    assert not ended[1].succeeded
+    assert ended[1].reason == f"job 101 ended without a result (OUT_OF_MEMORY), see {log}"
+
+
+def test_a_requeued_job_is_waited_for_and_a_silent_controller_too(make_run):
+    run, cluster, progress = make_run(), Cluster(), Messages()
+    executor = JobExecutor(run, cluster, progress)
+    submit_stages(executor, run, Messages())
+    # Preempted: its first attempt has written that it was terminated, and it waits again.
+    write_record(executor._jobs["sow"].record(), 143)
+    assert executor.ended() == {}
+    cluster.unreachable = 1
+    assert executor.ended() == {}
+    assert "squeue failed: no answer" in progress.lines
+    cluster.run("100")
+    assert {key: item.succeeded for key, item in executor.ended().items()} == {"sow": True}
+
+
+def test_an_artifact_that_this_machine_does_not_see_yet(make_run, monkeypatch):
+    run, cluster = make_run(), Cluster()
+    executor = JobExecutor(run, cluster, Messages())
+    submit_stages(executor, run, Messages())
+    cluster.run("100")
+    cluster.run("102")
+    made = next((run.workspace.root / "seed").glob("*/v0001"))
+    away = made.with_name(".away")
+    made.rename(away)  # NFS keeps listings for a while
+    assert executor.ended() == {}, "neither the stage nor what follows it"
+    away.rename(made)
+    assert set(executor.ended()) == {"sow", "grow"}
+
+    # Nor is the end of a job seen at once.
+    executor._jobs["rye"].record().unlink(missing_ok=True)
+    del cluster.queue["101"]
+    cluster.words["101"] = "COMPLETED"
+    assert executor.ended() == {}
+    clock = time.monotonic() + 91
+    monkeypatch.setattr(slurm.time, "monotonic", lambda: clock)
+    ((stage, ended),) = executor.ended().items()
+    assert (stage, ended.succeeded) == ("rye", False)
+
+
+def test_ends_of_jobs_are_read_as_what_they_are(make_run):
+    run = make_run()
+    jobs = JobExecutor(run, Cluster(), Messages())._jobs["sow"]
+    jobs.record().parent.mkdir(parents=True)
+    for content in ("", "{", "[]", '{"code": "0"}', json.dumps({"code": 2**80})):
+        jobs.record().write_text(content)
+        assert jobs.end() is None
+    jobs.record().write_text('{"code": 3, "more": 1}')
+    assert jobs.end().code == 3
+
+
+def test_interrupting_leaves_jobs_alone_and_says_so(make_run):
+    run, cluster, progress = make_run(), Cluster(), Messages()
+
+    class Impatient(JobExecutor):
+        def ended(self):
+            if cluster.queue:
+                raise KeyboardInterrupt
+            return {}
+
+    with pytest.raises(KeyboardInterrupt):
+        run_with(Impatient(run, cluster, progress), run, progress)
+    assert len(cluster.queue) == 4
+    assert "the jobs go on by themselves" in progress.lines[-1]
+    assert "lwdctl status year.toml --cancel" in progress.lines[-1]
+
+
+def test_without_submitit_or_slurm(make_run, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(SlurmError, match="no Slurm on this machine") as caught:
+        SlurmSystem(jobs_folder(make_run()), {})
+    assert "--slurm-script" in caught.value.hint
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(MissingExtraError) as missing:
+        LocalSystem(jobs_folder(make_run()))
+    assert "pip install 'lwdctl[slurm]'" in missing.value.hint
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--executor", "moon"], "takes here, slurm, local"),
+        (["--slurm", "gpus=1"], "--slurm is about jobs of Slurm"),
+        (["--detach"], "--detach is about jobs of Slurm"),
+        (["--executor", "slurm", "--jobs", "2"], "--jobs runs stages side by side"),
+        (["--only", "grow", "--part", "2/2"], "takes I/N"),
+        (["--only", "grow", "--part", "-1/2"], "takes I/N"),
+        (["--part", "0/2"], "needs the evaluation's stage"),
+    ],
+)
+def test_options_that_do_not_go_together(make_run, capfd, words, message):
+    make_run()
+    assert main(["run", str(make_run().recipe.path), *words]) == 2
+    assert message in capfd.readouterr().err
+
+
+def test_only_evaluations_have_parts(make_run, capfd):
+    run = make_run()
+    words = ["run", str(run.recipe.path), "--workspace", str(run.workspace.root)]
+    assert main([*words, "--only", "sow", "--part", "0/2"]) == 1
+    assert "stage 'sow' runs sow, which cannot be done in parts" in capfd.readouterr().err
