@@ -150,6 +150,12 @@ class SlurmCluster:
         for process in victims:
             _kill(process)
 
+    def kill_daemon(self, name: str) -> None:
+        """Kill the daemon of a node alone; what it started goes on."""
+        daemon = self._daemons.pop(name)
+        daemon.kill()
+        daemon.wait()
+
     def _job_processes(self, node: str) -> list[psutil.Process]:
         """Return the job steps of a node and all that they started."""
         found = []

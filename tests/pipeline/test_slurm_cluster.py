@@ -146,7 +146,6 @@ snippet_length = 8
 batch_size = 8
 policy_width = 16
 threads = 1
-checkpoint_seconds = 1
 """
 
 
@@ -191,3 +190,103 @@ def numbers(workspace):
         )
         for path in paths
     }
+
+
+@pytest.fixture
+def trainings(tmp_path, toy_file):
+    """A recipe of three trainings."""
+    data = toy_file("pusht_cchi_v7_replay.zarr")
+    recipe = tmp_path / "seeds.toml"
+    text = TRAININGS.format(data=data) + "".join(TRAINING.format(seed=seed) for seed in range(3))
+    recipe.write_text(text)
+    return recipe
+
+
+def progress_of(workspace, stage):
+    """Return how many training steps a stage has recorded."""
+    path = workspace / ".recipes" / "seeds" / f"{stage}.json"
+    try:
+        return json.loads(path.read_text())["task"]["done"]
+    except (OSError, KeyError, json.JSONDecodeError):
+        return 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_preempted_trainings_and_dying_nodes_change_no_weight(cluster, trainings, tmp_path):
+    alone, runs = tmp_path / "alone", tmp_path / "runs"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    lwdctl("run", trainings, "--workspace", alone, env=environment)
+    words = ("run", trainings, "--workspace", runs, "--executor", "slurm")
+    lwdctl(*words, "--detach", env=environment)
+    stages = [f"vae{seed}" for seed in range(3)]
+
+    def jobs():
+        text = cluster.run("squeue", "-h", "-t", "R", "-o", "%i|%N|%j")
+        found = [line.split("|") for line in text.splitlines()]
+        return {name.split("-")[2]: (number, node) for number, node, name in found}
+
+    def all_train(beyond):
+        return all(progress_of(runs, stage) > beyond for stage in stages)
+
+    until("all three train", lambda: all_train(0), 300)
+    numbers_of = {stage: jobs()[stage][0] for stage in stages}
+    for number in numbers_of.values():
+        cluster.run("scontrol", "requeue", number)
+    for number in numbers_of.values():
+        at_once(cluster, number)
+    until("all three run again", lambda: set(stages) <= set(jobs()), 300)
+
+    # A machine dies; later only the daemon of the other, whose processes go on beside their heirs.
+    for node, whole in (("n1", True), ("n2", False)):
+        victims = {stage: number for stage, (number, where) in jobs().items() if where == node}
+        cluster.kill_node(node) if whole else cluster.kill_daemon(node)
+        until(
+            f"{node} is down",
+            lambda node=node: "DOWN" in cluster.run("scontrol", "show", "node", node),
+        )
+        for number in victims.values():
+            state = cluster.state(number).partition(" ")[0]
+            assert state in {"PENDING", "RUNNING", "CONFIGURING", "COMPLETED"}, state
+            if state == "PENDING":
+                cluster.run("scontrol", "update", f"JobId={number}", "StartTime=now")
+        if whole:
+            cluster.start_node(node)
+            until(
+                f"{node} is back",
+                lambda node=node: "DOWN" not in cluster.run("scontrol", "show", "node", node),
+            )
+    lwdctl(*words, env=environment)  # waits for what is queued
+    cluster.start_node("n2")
+    logs = {
+        stage: (runs / ".slurm/seeds/logs" / f"{numbers_of[stage]}_0_log.out").read_text()
+        for stage in stages
+    }
+    assert all("vae: made" in text or "made vae" in text for text in logs.values())
+    made = digests(runs)
+    expected = digests(alone)
+    assert len([key for key in expected if key.endswith(".safetensors")]) == 6
+    assert {key: made[key] for key in expected} == expected
+    assert all(
+        json.loads((runs / f"vae/seed{seed}/v0001/manifest.json").read_text())["summary"]["updates"]
+        == 900
+        for seed in range(3)
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.sim
+@pytest.mark.timeout(1500)
+def test_the_grid_of_pusht_is_the_same_on_slurm(cluster, tmp_path, toy_file):
+    recipe = Path(__file__).parents[2] / "pipelines" / "pusht_grid.toml"
+    data = toy_file("pusht_cchi_v7_replay.zarr")
+    words = ["run", recipe, "--smoke", "--set", f"ingest.paths={data}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    alone, runs = tmp_path / "alone", tmp_path / "runs"
+    lwdctl(*words, "--workspace", alone, env=environment)
+    options = ("--executor", "slurm", "--eval-jobs", "3", "--json")
+    done = lwdctl(*words, "--workspace", runs, *options, env=environment)
+    assert {item["state"] for item in json.loads(done.stdout)["summary"]["stages"]} == {"ran"}
+    assert digests(runs) == digests(alone)
+    assert len(digests(runs)) > 50
+    assert numbers(runs) == numbers(alone)
