@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lwdctl.analysis.comparison import Comparison
     from lwdctl.api.evaluation import ResultTable, compare, evaluate
     from lwdctl.api.inspection import inspect
-    from lwdctl.api.opening import collect, ingest, load_dataset, load_policy, run
+    from lwdctl.api.opening import collect, ingest, load_dataset, load_policy, run, status
     from lwdctl.api.tracking import track
     from lwdctl.api.training import (
         Baseline,
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from lwdctl.envs.simulator import Metric
     from lwdctl.methods.method import Acting
     from lwdctl.methods.trained import LoadedPolicy
+    from lwdctl.pipeline.status import StageStatus
     from lwdctl.policies.policy import Policy
 
 __version__ = "0.2.0"
@@ -64,7 +65,7 @@ _HOMES = {
     "lwdctl.analysis.comparison": ("Comparison",),
     "lwdctl.api.evaluation": ("ResultTable", "compare", "evaluate"),
     "lwdctl.api.inspection": ("inspect",),
-    "lwdctl.api.opening": ("collect", "ingest", "load_dataset", "load_policy", "run"),
+    "lwdctl.api.opening": ("collect", "ingest", "load_dataset", "load_policy", "run", "status"),
     "lwdctl.api.tracking": ("track",),
     "lwdctl.api.training": (
         "Baseline", "Diffusion", "Latents", "Vae", "encode", "train_baseline", "train_diffusion",
@@ -85,6 +86,7 @@ _HOMES = {
     "lwdctl.envs.simulator": ("Metric",),
     "lwdctl.methods.method": ("Acting",),
     "lwdctl.methods.trained": ("LoadedPolicy",),
+    "lwdctl.pipeline.status": ("StageStatus",),
     "lwdctl.policies.policy": ("Policy",),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -120,6 +122,7 @@ __all__ = [
     "ResultTable",
     "SimulatorError",
     "SourceSpec",
+    "StageStatus",
     "Vae",
     "VaeConfig",
     "collect",
@@ -131,6 +134,7 @@ __all__ = [
     "load_dataset",
     "load_policy",
     "run",
+    "status",
     "track",
     "train_baseline",
     "train_diffusion",

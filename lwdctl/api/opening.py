@@ -33,6 +33,7 @@ from lwdctl.pipeline.local import parse_jobs, run_recipe
 from lwdctl.pipeline.plan import RecipeRun
 from lwdctl.pipeline.recipe import read_recipe
 from lwdctl.pipeline.run_stage import run_stage
+from lwdctl.pipeline.status import StageStatus, recipe_status
 from lwdctl.training.loop import choose_device
 
 Place = Workspace | str | Path | None
@@ -225,6 +226,28 @@ def run(
     with recording(command=f"lwdctl.run({str(recipe)!r})"):
         outcomes = run_recipe(planned, progress or TqdmProgress(), jobs=parse_jobs(str(jobs)))
     return {item.step.id: item.artifact for item in outcomes if item.artifact}
+
+
+def status(
+    recipe: str | Path,
+    *,
+    assignments: Sequence[str] = (),
+    smoke: bool = False,
+    workspace: Place = None,
+) -> list[StageStatus]:
+    """Return where the stages of a recipe stand, as `lwdctl status` shows it.
+
+    Args:
+        recipe: The TOML file.
+        assignments: Settings that were changed, as `--set` takes them.
+        smoke: Look at the run at toy size.
+        workspace: Where its artifacts are.
+
+    Raises:
+        ConfigError: The recipe has an unknown setting.
+    """
+    place = workspace_at(workspace)
+    return recipe_status(RecipeRun(read_recipe(Path(recipe)), place, tuple(assignments), smoke))
 
 
 def workspace_at(place: Place) -> Workspace:

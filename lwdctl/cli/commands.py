@@ -32,6 +32,7 @@ COMMANDS = Registry(
     "command",
     {
         "run": Row("lwdctl.cli.run:command", "Run a recipe: a whole experiment from a TOML file."),
+        "status": Row("lwdctl.cli.status:command", "Show where the stages of a recipe stand."),
         "list": Row("lwdctl.cli.workspace:list_command", "List the artifacts of the workspace."),
         "show": Row("lwdctl.cli.workspace:show_command", "Show one artifact in full."),
         "lineage": Row(

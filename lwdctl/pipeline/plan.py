@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.references import version_directory
-from lwdctl.artifacts.run_in_progress import next_version
+from lwdctl.artifacts.run_in_progress import RunRecord, next_version
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.config import to_mapping
 from lwdctl.core.errors import ArtifactError, ConfigError
@@ -23,11 +23,12 @@ from lwdctl.core.suggest import did_you_mean
 from lwdctl.pipeline.recipe import SMOKE_SUFFIX, Recipe, Step, make_plan
 from lwdctl.pipeline.records import WAITING, StageFiles, StageRecord
 from lwdctl.pipeline.runner import (
+    PLANNED,
     UP_TO_DATE,
     Outcome,
     announce_imports,
     find_finished,
-    is_resumable,
+    find_unfinished,
     run_step,
     run_step_part,
 )
@@ -104,6 +105,7 @@ class PlannedStage:
         artifact: Its artifact where it is up to date.
         arguments: The arguments of `lwdctl` that run this stage alone, in a process of its own on
             any machine that sees the workspace.
+        is_active: Whether a process works on it now.
     """
 
     step: Step
@@ -111,6 +113,7 @@ class PlannedStage:
     state: PlannedState
     artifact: Artifact | None
     arguments: tuple[str, ...]
+    is_active: bool = False
 
     @property
     def id(self) -> str:
@@ -134,22 +137,22 @@ def plan_stages(run: RecipeRun) -> tuple[PlannedStage, ...]:
     stages = []
     for step in run.steps:
         artifact: Artifact | None = None
-        state: PlannedState = MISSING
+        unfinished: list[RunRecord] = []
         if all(outcomes[parent].artifact for parent in step.reads_from):
             artifact = find_finished(step, outcomes, run.workspace)
-            if artifact is None and is_resumable(step, outcomes, run.workspace):
-                state = RESUMABLE
-        outcomes[step.id] = Outcome(step, UP_TO_DATE if artifact else state, artifact)
+            if artifact is None:
+                unfinished = find_unfinished(step, outcomes, run.workspace)
+        active = any(item.active for item in unfinished)
+        waits = any(item.resumable and not item.active for item in unfinished)
+        state: PlannedState = MISSING
+        if artifact is not None:
+            state = MADE
+        elif step.stage.resumable and waits:
+            state = RESUMABLE
+        outcomes[step.id] = Outcome(step, UP_TO_DATE if artifact else PLANNED, artifact)
+        depends_on = (*step.reads_from, *_twins(step, run.steps))
         arguments = tuple(run.arguments("--only", step.id))
-        stages.append(
-            PlannedStage(
-                step,
-                (*step.reads_from, *_twins(step, run.steps)),
-                MADE if artifact else state,
-                artifact,
-                arguments,
-            )
-        )
+        stages.append(PlannedStage(step, depends_on, state, artifact, arguments, active))
     return tuple(stages)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.files import fingerprint
 from lwdctl.artifacts.manifest import InputRef, plain
+from lwdctl.artifacts.run_in_progress import RunRecord
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.config import to_mapping
 from lwdctl.core.progress import Progress, SilentProgress
@@ -60,12 +61,12 @@ def find_finished(
     return _finished(step, inputs, _context(step, outcomes, workspace))
 
 
-def is_resumable(step: Step, outcomes: Mapping[str, Outcome], workspace: Workspace) -> bool:
-    """Return whether a step would go on from a checkpoint that an interrupted run has left."""
-    if not step.stage.resumable:
-        return False
+def find_unfinished(
+    step: Step, outcomes: Mapping[str, Outcome], workspace: Workspace
+) -> list[RunRecord]:
+    """Return the unfinished runs of a step with the same settings and inputs, oldest first."""
     inputs = _inputs(step, outcomes, workspace)
-    return _has_checkpoint(step, inputs, _context(step, outcomes, workspace))
+    return _unfinished(step, inputs, _context(step, outcomes, workspace))
 
 
 def announce_imports(plan: Sequence[Step], progress: Progress) -> tuple[str, ...]:
@@ -283,12 +284,18 @@ def _sources_changed(step: Step, summary: Mapping[str, Any]) -> bool:
 
 
 def _has_checkpoint(step: Step, inputs: Mapping[str, Artifact], context: StageContext) -> bool:
+    found = _unfinished(step, inputs, context)
+    return any(run.resumable and not run.active for run in found)
+
+
+def _unfinished(
+    step: Step, inputs: Mapping[str, Artifact], context: StageContext
+) -> list[RunRecord]:
     config = plain(to_mapping(step.config))
-    return any(
-        run.resumable
-        and not run.active
-        and run.name == step.name
+    return [
+        run
+        for run in context.workspace.unfinished(step.stage.artifact_type)
+        if run.name == step.name
         and run.config == config
         and _derives_from(run.inputs, step, inputs, context)
-        for run in context.workspace.unfinished(step.stage.artifact_type)
-    )
+    ]
