@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
+from lwdctl.artifacts.zarr_chunks import ChunkWriter
 from lwdctl.artifacts.zarr_columns import (
     Column,
     array_of,
@@ -30,6 +31,8 @@ _SCALARS = {"task": np.int32, "label": np.int32, "episode": np.int32, "start": n
 class LatentWriter:
     """Streams encoded snippets into a new store.
 
+    As a context manager it writes nothing more after an error.
+
     Args:
         path: The zarr directory to create, or None for a store in memory.
         latent_size: Components of a latent.
@@ -42,14 +45,24 @@ class LatentWriter:
     def __init__(self, path: Path | None, latent_size: int, state_size: int) -> None:
         self.path = path
         self.group = create_group(path)
+        self._chunks = ChunkWriter(self.group)
         sizes = {"mean": latent_size, "log_variance": latent_size, "state": state_size}
         self._columns = {
-            name: Column(self.group, name, (size,), np.float32) for name, size in sizes.items()
+            name: Column(self.group, name, (size,), np.float32, chunks=self._chunks)
+            for name, size in sizes.items()
         }
         for name, dtype in _SCALARS.items():
-            self._columns[name] = Column(self.group, name, (), dtype)
+            self._columns[name] = Column(self.group, name, (), dtype, chunks=self._chunks)
         self._means = RunningMoments(latent_size)
         self._variances = RunningMoments(latent_size)
+
+    def __enter__(self) -> LatentWriter:
+        """Return the writer itself."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Wait for what is being written; drop what is not, if the writer is not closed."""
+        self._chunks.__exit__(*error)
 
     def append(
         self,
@@ -111,6 +124,7 @@ class LatentWriter:
             column.close()
         for column in self._columns.values():
             column.close()
+        self._chunks.close()
         seal_group(self.group, {"format": FORMAT, "format_version": FORMAT_VERSION})
 
     def _check(self, rows: dict[str, npt.NDArray[Any]]) -> None:

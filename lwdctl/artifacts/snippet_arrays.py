@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
@@ -10,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lwdctl.artifacts.stored_files import is_inside
-from lwdctl.artifacts.zarr_columns import EPISODE_CHUNK, STEP_CHUNK
+from lwdctl.artifacts.zarr_columns import EPISODE_CHUNK, step_chunk
 from lwdctl.core.errors import ArtifactError, DataError
+from lwdctl.core.moments import STATISTICS
 from lwdctl.core.plain_text import plain_text
 from lwdctl.core.records import ActionSpec, SourceSpec
 from lwdctl.core.untrusted import MOST_BYTES, MOST_VALUES
@@ -21,7 +23,6 @@ RESERVED_KEYS = ("action", RELATIVE, "reward")
 """Columns of a store that no observation may be called after."""
 MOST_KEY = 200
 """Bytes of a part of an observation's name."""
-STATISTICS = ("mean", "m2", "minimum", "maximum")
 EPISODE_COLUMNS = {
     "start": np.int64,
     "length": np.int64,
@@ -37,7 +38,7 @@ EPISODE_COLUMNS = {
 
 Row = Literal["step", "episode", "other"]
 """What a row of an array stands for."""
-_CHUNKS: Mapping[Row, int] = {"step": STEP_CHUNK, "episode": EPISODE_CHUNK, "other": 65536}
+_CHUNKS: Mapping[Row, int] = {"episode": EPISODE_CHUNK, "other": 65536}
 
 
 class StoredArray(NamedTuple):
@@ -58,6 +59,8 @@ class StoredArray(NamedTuple):
     @property
     def chunk(self) -> int:
         """Rows per chunk."""
+        if self.row == "step":
+            return step_chunk(math.prod(self.shape) * np.dtype(self.dtype).itemsize)
         return _CHUNKS[self.row]
 
 

@@ -21,13 +21,22 @@ from lwdctl.artifacts.files import write_durably
 from lwdctl.artifacts.snippet_arrays import (
     EPISODE_COLUMNS,
     RELATIVE,
-    STATISTICS,
     arrays_of,
     check_counts,
     check_key,
     component_slices,
 )
+from lwdctl.artifacts.snippet_episodes import (
+    check_finite,
+    check_shape,
+    episode_statistics,
+    index_of,
+    stored_seed,
+    task_index,
+    values_of,
+)
 from lwdctl.artifacts.stored_files import read_stored
+from lwdctl.artifacts.zarr_chunks import ChunkWriter
 from lwdctl.artifacts.zarr_columns import (
     EPISODE_CHUNK,
     Column,
@@ -38,7 +47,7 @@ from lwdctl.artifacts.zarr_columns import (
     seal_group,
 )
 from lwdctl.core.errors import ArtifactError, DataError
-from lwdctl.core.moments import Moments
+from lwdctl.core.moments import STATISTICS, Moments
 from lwdctl.core.records import ActionSpec, Episode, FloatArray, SourceSpec
 from lwdctl.core.untrusted import parse_json, typed
 
@@ -90,6 +99,8 @@ class EpisodeTable:
 class SnippetWriter:
     """Streams episodes into a new store; memory does not grow with their number.
 
+    As a context manager it writes nothing more after an error.
+
     Args:
         path: The zarr directory to create, or None for a store in memory. Simulator models go to
             `models/` beside it.
@@ -113,6 +124,7 @@ class SnippetWriter:
         for item in spec.observations:
             check_key(item.name)
         self.group = create_group(path)
+        self._chunks = ChunkWriter(self.group)
         self._columns: dict[str, Column] = {}
         self._sizes = {item.name: item.size for item in spec.observations}
         self._slices = component_slices(self._sizes, spec.action)
@@ -129,8 +141,21 @@ class SnippetWriter:
         self._models: dict[str, int] = {}
         self._validation = 0
 
-    def append(self, episode: Episode) -> None:
+    def __enter__(self) -> SnippetWriter:
+        """Return the writer itself."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Wait for what is being written; drop what is not, if the writer is not closed."""
+        self._chunks.__exit__(*error)
+
+    def append(self, episode: Episode, statistics: npt.NDArray[np.float64] | None = None) -> None:
         """Append one episode.
+
+        Args:
+            episode: The episode.
+            statistics: What `statistics_of` returns of its observations in the order of the
+                specification and its actions, side by side, where that is known.
 
         Raises:
             DataError: It disagrees with the specification or with earlier episodes, has no
@@ -138,10 +163,10 @@ class SnippetWriter:
         """
         arrays = self._checked(episode)
         with np.errstate(invalid="ignore"):  # infinity is named below
-            statistics = _statistics(np.concatenate(list(arrays.values()), axis=1), self._slices)
+            statistics = episode_statistics(arrays, self._slices, statistics)
         if not np.isfinite(statistics[0]).all():
             for name, values in arrays.items():
-                _check_finite(values, f"{episode.source}: {name}")
+                check_finite(values, f"{episode.source}: {name}")
         final = self._checked_final(episode)
         row = self._row(episode)
         if episode.rewards is not None and not self._sources:
@@ -190,6 +215,7 @@ class SnippetWriter:
             self._add("episode/weight").append(self._weights)
         for column in self._columns.values():
             column.close()
+        self._chunks.close()
         attributes = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -205,7 +231,9 @@ class SnippetWriter:
 
     def _add(self, name: str) -> Column:
         declared = self._declared[name]
-        column = Column(self.group, name, declared.shape, declared.dtype, declared.chunk)
+        column = Column(
+            self.group, name, declared.shape, declared.dtype, declared.chunk, self._chunks
+        )
         self._columns[name] = column
         return column
 
@@ -227,16 +255,16 @@ class SnippetWriter:
         source, length = episode.source, episode.length
         if not length:
             raise DataError(f"{source}: the episode has no steps")
-        arrays = {name: _array(episode.observations, name, source) for name in self._sizes}
+        arrays = {name: values_of(episode.observations, name, source) for name in self._sizes}
         arrays["action"] = np.asarray(episode.actions, np.float32)
         for name, size in {**self._sizes, "action": self._spec.action.size}.items():
-            _check_shape(arrays[name], (length, size), f"{source}: {name}")
+            check_shape(arrays[name], (length, size), f"{source}: {name}")
         if self._sources and (episode.rewards is not None) != ("reward" in self._columns):
             raise DataError(f"{source}: some episodes have rewards and others have none")
         if episode.rewards is not None:
             rewards = np.asarray(episode.rewards)
-            _check_shape(rewards, (length,), f"{source}: rewards")
-            _check_finite(rewards, f"{source}: rewards")
+            check_shape(rewards, (length,), f"{source}: rewards")
+            check_finite(rewards, f"{source}: rewards")
         reference = self._spec.action.reference
         if reference:
             arrays[RELATIVE] = arrays["action"] - arrays[reference]
@@ -252,11 +280,11 @@ class SnippetWriter:
         return {
             "start": self._action.rows,
             "length": episode.length,
-            "task": _task(episode, self._spec.env.tasks),
-            "label": _index(episode.label, self._spec.labels, f"{episode.source}: label"),
+            "task": task_index(episode, self._spec.env.tasks),
+            "label": index_of(episode.label, self._spec.labels, f"{episode.source}: label"),
             "split": SPLITS[episode.split],
             "success": -1 if episode.success is None else int(episode.success),
-            "seed": _seed(episode.seed),
+            "seed": stored_seed(episode.seed),
             "model": self._model(episode.model),
             "has_final_observation": int(episode.final_observation is not None),
         }
@@ -281,13 +309,13 @@ class SnippetWriter:
         final, source = episode.final_observation, episode.source
         if final is None:
             return np.zeros(sum(self._sizes.values()), np.float32)
-        parts = {name: _array(final, name, source) for name in self._sizes}
+        parts = {name: values_of(final, name, source) for name in self._sizes}
         for name, size in self._sizes.items():
-            _check_shape(parts[name], (size,), f"{source}: final {name}")
+            check_shape(parts[name], (size,), f"{source}: final {name}")
         joined = np.concatenate(list(parts.values()))
         if not np.isfinite(joined).all():
             for name, values in parts.items():
-                _check_finite(values, f"{source}: final {name}")
+                check_finite(values, f"{source}: final {name}")
         return joined
 
 
@@ -536,60 +564,3 @@ def _check_table(store: SnippetStore) -> None:
     ):
         if wrong:
             raise ArtifactError(f"{store.path} is damaged: {what}", "make the artifact again")
-
-
-def _array(
-    values: Mapping[str, npt.NDArray[np.float32]], name: str, source: str
-) -> npt.NDArray[np.float32]:
-    if name not in values:
-        raise DataError(f"{source}: the observation '{name}' is missing")
-    return np.asarray(values[name], np.float32)
-
-
-def _check_shape(array: npt.NDArray[Any], shape: tuple[int, ...], what: str) -> None:
-    if array.shape != shape:
-        raise DataError(f"{what} has shape {array.shape}, not {shape}")
-
-
-def _check_finite(array: npt.NDArray[Any], what: str) -> None:
-    if not np.isfinite(array).all():
-        row = int(np.argwhere(~np.isfinite(array))[0][0])
-        raise DataError(f"{what} has NaN or infinity in row {row}")
-
-
-def _index(name: str, known: tuple[str, ...], what: str) -> int:
-    """Return the index of a name, -1 for an empty one."""
-    if name in known:
-        return known.index(name)
-    if name:
-        raise DataError(f"{what} '{name}' is not among {', '.join(known) or 'any declared'}")
-    return -1
-
-
-def _task(episode: Episode, known: tuple[str, ...]) -> int:
-    """Return the index of the task; the only one where none is named."""
-    found = _index(episode.task, known, f"{episode.source}: task")
-    return 0 if found < 0 and len(known) == 1 else found
-
-
-def _seed(seed: int | None) -> int:
-    """Return the seed as the table holds it; one beyond 63 bits is not kept."""
-    return seed if seed is not None and 0 <= seed < 2**63 else -1
-
-
-def _statistics(
-    values: npt.NDArray[np.float32], slices: Mapping[str, slice]
-) -> npt.NDArray[np.float64]:
-    """Return `STATISTICS` (statistic, dim) of the steps (time, dim) of an episode."""
-    found = _moments_of(values.astype(np.float64))
-    for place in slices.values():
-        if place.stop - place.start == 1:
-            # NumPy adds a single column pairwise, several ones row by row: stores that hold one
-            # key keep their last bits.
-            found[:, place] = _moments_of(values[:, place].astype(np.float64))
-    return found
-
-
-def _moments_of(exact: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    mean = exact.mean(axis=0)
-    return np.stack([mean, ((exact - mean) ** 2).sum(axis=0), exact.min(axis=0), exact.max(axis=0)])

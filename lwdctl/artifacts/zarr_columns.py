@@ -1,7 +1,7 @@
 """Zarr v3 arrays that grow along their first axis, written and read in whole chunks.
 
-Each chunk is compressed (bitshuffle, zstd level 1) and carries a crc32c that zarr checks
-whenever it reads the chunk.
+`zarr_chunks` compresses and writes the chunks; each carries a crc32c that zarr checks whenever it
+reads the chunk.
 """
 
 from __future__ import annotations
@@ -15,27 +15,31 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import zarr
-from zarr.codecs import BloscCodec, Crc32cCodec
-from zarr.storage import MemoryStore
 
+from lwdctl.artifacts.zarr_chunks import CODECS, SEPARATOR, ChunkMemory, ChunkWriter
 from lwdctl.artifacts.zarr_layout import MAX_CHUNK_BYTES, METADATA, check_layout
 from lwdctl.core.errors import ArtifactError, first_line
 
 STEP_CHUNK = 8192
+"""Fewest rows of a chunk that holds steps."""
 EPISODE_CHUNK = 1024
-_WRITE_CHUNKS = 8
-_WRITE_BYTES = 2**24
+_STEP_CHUNK_BYTES = 2**18
+SURELY_FREE = 2**26
+"""Bytes that are read without a look at the free memory."""
 
 
 class Column:
-    """One array being written; holds a few chunks in memory, which zarr compresses side by side.
+    """One array being written; holds one chunk in memory.
 
     Args:
         group: Where it goes.
         name: Path of the array inside the group.
         shape: Shape of one row.
         dtype: Element type.
-        chunk: Rows per chunk; fewer where a chunk would be larger than any that is read.
+        chunk: Rows per chunk; fewer where a chunk would be larger than any that is read, and where
+            there are fewer rows in all.
+        chunks: Writes the chunks of several columns of the group; close it after them. None
+            for one of its own, which is closed with the column.
     """
 
     def __init__(
@@ -45,34 +49,26 @@ class Column:
         shape: tuple[int, ...],
         dtype: npt.DTypeLike,
         chunk: int = STEP_CHUNK,
+        chunks: ChunkWriter | None = None,
     ) -> None:
-        row_bytes = max(math.prod(shape) * np.dtype(dtype).itemsize, 1)
-        chunk = max(min(chunk, MAX_CHUNK_BYTES // row_bytes), 1)
-        self._array = group.create_array(
-            name,
-            shape=(0, *shape),
-            chunks=(chunk, *shape),
-            # One directory for all chunks: another per chunk would double what must be synced.
-            chunk_key_encoding={"name": "default", "separator": "."},
-            dtype=np.dtype(dtype),
-            compressors=(BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"), Crc32cCodec()),
-            # A chunk left out because it is all zeros could not be distinguished from a lost one.
-            config={"write_empty_chunks": True},
-        )
-        chunks = min(max(_WRITE_BYTES // (chunk * row_bytes), 1), _WRITE_CHUNKS)
-        self._buffer = np.zeros((chunks * chunk, *shape), np.dtype(dtype))
-        self._filled = 0
-        self._written = 0
+        self._group, self._name = group, name
+        self._chunks = chunks or ChunkWriter(group)
+        self._closes = chunks is None
+        self._dtype = np.dtype(dtype).newbyteorder("<")
+        row_bytes = max(math.prod(shape) * self._dtype.itemsize, 1)
+        self._shape = max(min(chunk, MAX_CHUNK_BYTES // row_bytes), 1), *shape
+        self._buffer = np.empty(self._shape, self._dtype)
+        self._filled = self._written = 0
 
     @property
     def row_shape(self) -> tuple[int, ...]:
         """Shape of one row."""
-        return tuple(self._buffer.shape[1:])
+        return self._shape[1:]
 
     @property
     def rows(self) -> int:
         """Rows appended so far."""
-        return self._written + self._filled
+        return self._written * self._shape[0] + self._filled
 
     def append(self, rows: npt.ArrayLike) -> None:
         """Append rows (row, ...)."""
@@ -84,21 +80,38 @@ class Column:
             rest = rest[taken:]
             if self._filled == len(self._buffer):
                 self._flush()
+                self._buffer = np.empty(self._shape, self._dtype)
 
     def close(self) -> None:
-        """Write what is left in memory."""
+        """Write what is left in memory, and the description of the array."""
+        rows = self.rows
         if self._filled:
+            if self._written:
+                self._buffer[self._filled :] = 0  # zarr's chunks are whole
+            else:
+                self._buffer = self._buffer[: self._filled]
+                self._shape = self._buffer.shape
             self._flush()
+        if self._closes:
+            self._chunks.close()
+        self._group.create_array(
+            self._name,
+            shape=(rows, *self.row_shape),
+            chunks=self._shape,
+            # One directory for all chunks: another per chunk would double what must be synced.
+            chunk_key_encoding={"name": "default", "separator": SEPARATOR},
+            dtype=self._dtype,
+            compressors=CODECS,
+        )
 
     def _flush(self) -> None:
-        end = self._written + self._filled
-        self._array.resize((end, *self._buffer.shape[1:]))
-        self._array[self._written : end] = self._buffer[: self._filled]
-        self._written, self._filled = end, 0
+        self._chunks.write(self._name, self._written, self._buffer)
+        self._written, self._filled = self._written + 1, 0
 
 
-SURELY_FREE = 2**26
-"""Bytes that are read without a look at the free memory."""
+def step_chunk(row_bytes: int) -> int:
+    """Return how many steps a chunk holds; more in narrow arrays, so that they have few files."""
+    return max(STEP_CHUNK, 1 << (_STEP_CHUNK_BYTES // max(row_bytes, 1)).bit_length() - 1)
 
 
 def create_group(path: Path | None) -> zarr.Group:
@@ -108,7 +121,7 @@ def create_group(path: Path | None) -> zarr.Group:
         ArtifactError: There is something at `path` already.
     """
     if path is None:
-        return zarr.create_group(MemoryStore(), zarr_format=3)
+        return zarr.create_group(ChunkMemory(), zarr_format=3)
     if path.exists():
         raise ArtifactError(f"{path} exists already", "stores are written once, into a new path")
     return zarr.create_group(path, zarr_format=3)

@@ -1,9 +1,9 @@
 """What a store of ours looks like on the disk, checked before zarr opens any of it.
 
 The metadata of a zarr array choose the code that decodes it: a codec may execute what it reads. So
-they are compared here, as plain JSON, with exactly what `zarr_columns` writes, and the files of
-every array with its chunks: one that is missing would be read as zeros, one that is a link from
-anywhere.
+they are compared here, as plain JSON, with exactly what `zarr_columns` writes or once wrote, and
+the files of every array with its chunks: one that is missing would be read as zeros, one that is a
+link from anywhere.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ ITEM_BYTES = {
 
 _MAX_METADATA_BYTES = 2**24
 _CHECKSUM_BYTES = 4
+_COMPRESSIONS = (("lz4", "shuffle"), ("zstd", "bitshuffle"))
+"""How chunks are compressed today, and how they were before."""
 _BLOSC_HEADER = struct.Struct("<4B3I")
 BLOSC_HEADER_BYTES = _BLOSC_HEADER.size
 _GROUP_KEYS = {"zarr_format", "node_type", "attributes"}
@@ -148,8 +150,10 @@ def _check_codecs(codecs: Any, item_bytes: int) -> None:
     order, compression, checksum = codecs
     if item_bytes > 1 or order.get("configuration"):
         _expect(_member(order, "configuration", "endian"), "little", "codecs: endian")
-    for name, expected in (("typesize", item_bytes), ("cname", "zstd"), ("shuffle", "bitshuffle")):
-        _expect(_member(compression, "configuration", name), expected, f"codecs: {name}")
+    _expect(_member(compression, "configuration", "typesize"), item_bytes, "codecs: typesize")
+    found = tuple(_member(compression, "configuration", name) for name in ("cname", "shuffle"))
+    if found not in _COMPRESSIONS:
+        raise ValueError(f"its codecs: {_shown(found)} is not one of {_shown(_COMPRESSIONS)}")
     _expect(checksum.get("configuration") or {}, {}, "codecs: crc32c")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -83,6 +84,19 @@ class Moments:
         )
 
 
+STATISTICS = ("mean", "m2", "minimum", "maximum")
+"""The rows of what `statistics_of` returns; m2 is the sum of squared distances from the mean."""
+
+
+def statistics_of(rows: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
+    """Return `STATISTICS` (statistic, dim) of at least one row (row, dim), in double precision."""
+    exact = rows.astype(np.float64)
+    mean = exact.mean(axis=0)
+    exact -= mean
+    exact *= exact
+    return np.stack([mean, exact.sum(axis=0), rows.min(axis=0), rows.max(axis=0)])
+
+
 class RunningMoments:
     """Moments of rows that arrive in batches, in constant memory.
 
@@ -98,17 +112,22 @@ class RunningMoments:
     def add(self, rows: npt.ArrayLike) -> None:
         """Add rows (row, dim)."""
         values = np.asarray(rows, np.float64)
-        if not len(values):
-            return
-        total = self.count + len(values)
-        mean = values.mean(axis=0)
+        if len(values):
+            mean, m2, _, _ = statistics_of(values)
+            self.merge(len(values), mean, m2)
+
+    def merge(self, count: int, mean: npt.NDArray[np.float64], m2: npt.NDArray[np.float64]) -> None:
+        """Add rows of which only the moments are known.
+
+        Args:
+            count: Number of rows, at least 1.
+            mean: (dim,).
+            m2: (dim,) sum of squared distances from the mean.
+        """
+        total = self.count + count
         step = mean - self.mean
-        self._m2 = (
-            self._m2
-            + ((values - mean) ** 2).sum(axis=0)
-            + step**2 * (self.count * len(values) / total)
-        )
-        self.mean = self.mean + step * (len(values) / total)
+        self._m2 = self._m2 + m2 + step**2 * (self.count * count / total)
+        self.mean = self.mean + step * (count / total)
         self.count = total
 
     @property

@@ -70,29 +70,29 @@ def ingest(
     _announce(source, declared_action(spec.action, config), progress)
     _stop_at_error(source, found, checks)
     splits = assign_splits(chosen, config.validation_fraction, config.seed)
-    writer = SnippetWriter(store, spec)
     broken: list[str] = []
     checked_early = False
-    with progress.task("ingest", len(order), "episode") as task:
-        for index, split in zip(order, splits, strict=True):
-            episode = _read(source, index, config, progress)
-            if episode is None:
-                broken.append(source.episodes[index].source)
-            kept = checks.add(episode) if episode else None
-            if kept is not None:
-                writer.append(replace(kept, split=split))
-            if not checked_early and _enough(checks):
-                checked_early = True
-                _stop_at_error(source, found, checks)
-            task.advance()
-    if broken:
-        found.append(_left_out(broken))
-    if not checks.episodes:
-        raise DataError(f"{source.paths[0]}: every episode has NaN or infinity, or only zeros")
-    findings = _stop_at_error(source, found, checks)
-    for item in findings:
-        progress.message(describe_finding(item))
-    counts = writer.close(checks.action())
+    with SnippetWriter(store, spec) as writer:
+        with progress.task("ingest", len(order), "episode") as task:
+            for index, split in zip(order, splits, strict=True):
+                episode = _read(source, index, config, progress)
+                if episode is None:
+                    broken.append(source.episodes[index].source)
+                kept = checks.add(episode) if episode else None
+                if kept is not None:
+                    writer.append(replace(kept, split=split), checks.last)
+                if not checked_early and _enough(checks):
+                    checked_early = True
+                    _stop_at_error(source, found, checks)
+                task.advance()
+        if broken:
+            found.append(_left_out(broken))
+        if not checks.episodes:
+            raise DataError(f"{source.paths[0]}: every episode has NaN or infinity, or only zeros")
+        findings = _stop_at_error(source, found, checks)
+        for item in findings:
+            progress.message(describe_finding(item))
+        counts = writer.close(checks.action())
     result = SnippetStore.written_by(writer)
     if store is not None:
         write_report(store.parent, source, findings, checks.statistics())

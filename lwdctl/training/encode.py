@@ -81,7 +81,7 @@ def encode_batches(
     training = table.split == 0
     fit = training if training[batches.episodes].any() else ~training
     writer = LatentWriter(path, model.spec.latent_size, history * model.spec.observation_size)
-    with progress.task("encode", batches.count, "snippet") as task:
+    with writer, progress.task("encode", batches.count, "snippet") as task:
         for first in range(0, batches.count, batch_size):
             chosen, starts = batches.every(first, first + batch_size)
             with torch.no_grad():
@@ -97,7 +97,7 @@ def encode_batches(
                 fit=fit[chosen],
             )
             task.advance(len(mean))
-    writer.close()
+        writer.close()
     return LatentStore.written_by(writer)
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lwdctl.artifacts.snippets import SnippetStore
+from lwdctl.artifacts.snippets import SnippetStore, SnippetWriter
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
 from lwdctl.core.progress import SilentProgress
@@ -291,3 +293,50 @@ def test_the_report_lies_beside_the_store(tmp_path):
     assert report["findings"][0]["where"] == "made.npz"
     assert report["statistics"]["steps"] == 120
     assert report["statistics"]["action"]["limits"] == "environment"
+
+
+def all_arrays(store: SnippetStore) -> dict[str, bytes]:
+    return {
+        name: array[...].tobytes()
+        for name, array in store._group.members(max_depth=None)
+        if isinstance(array, zarr.Array)
+    }
+
+
+def reference(column: np.ndarray) -> list[float]:
+    """Mean, squared distances from it, minimum and maximum, without any of our code."""
+    mean = sum(map(Fraction, column.tolist())) / len(column)
+    m2 = sum((Fraction(value) - mean) ** 2 for value in column.tolist())
+    return [float(mean), float(m2), float(column.min()), float(column.max())]
+
+
+@pytest.mark.parametrize("options", [{}, {"clip_actions": True}, {"action_limits": "data"}])
+@pytest.mark.parametrize("relative", ["", "observation"])
+def test_sums_that_the_checks_made_are_those_of_the_store(options, relative):
+    """They are made once: statistics of a clipped action are not those of the recorded one."""
+    action = replace(MOTIONS, semantics="absolute", reference=relative)
+    rng = np.random.default_rng(0)
+    drawn = (rng.uniform(-1, 1, (20, 3)).astype(np.float32) for _ in range(6))
+    episodes = [replace(item, actions=rows) for item, rows in zip(walks(6), drawn, strict=True)]
+    if options:
+        episodes[2].actions[7, 1] = 4
+    store, _ = ingest(
+        Made(episodes, action),
+        IngestConfig(**NAMED, validation_fraction=0, **options),
+        None,
+        SilentProgress(),
+    )
+    writer = SnippetWriter(None, store.spec)
+    order = [store.episode(index) for index in range(6)]
+    for item in order:
+        writer.append(item)
+    writer.close()
+    assert all_arrays(store) == all_arrays(SnippetStore.written_by(writer))
+    index = store.episodes.source.index("walk 2")
+    found = [
+        store._group[f"statistics/action/{name}"][index, 1]
+        for name in ("mean", "m2", "minimum", "maximum")
+    ]
+    clipped = np.clip(episodes[2].actions, -1, 1) if "clip_actions" in options else None
+    actions = episodes[2].actions if clipped is None else clipped
+    np.testing.assert_allclose(found, reference(actions[:, 1]), rtol=1e-12)

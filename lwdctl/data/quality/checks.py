@@ -54,6 +54,11 @@ class DataChecks:
             says that names in the file tell what actions are; a warning, that nothing does. One of
             the check `"too-long"` says what to do about long episodes of the format.
 
+    Attributes:
+        last: `core.moments.statistics_of` the observations and actions, side by side, of the
+            episode that `add` returned last; None where they are not known, because its actions
+            were clipped.
+
     Raises:
         ConfigError: `action_limits` is neither `data` nor a pair of numbers, or there is nothing
             to clip to.
@@ -81,6 +86,7 @@ class DataChecks:
         self._zero_rows = self._zero_tails = 0
         self._zero_episodes: list[str] = []
         self._tested: tuple[int, ActionTest] | None = None
+        self.last: npt.NDArray[np.float64] | None = None
 
     def add(self, episode: Episode) -> Episode | None:
         """Check one more episode.
@@ -99,8 +105,9 @@ class DataChecks:
             self._zero_tails += 1
             self._zero_rows += episode.length - kept.length
         parts = [np.asarray(kept.observations[item.name]) for item in self._spec.observations]
-        observations = np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
-        self._numbers.add(kept, observations)
+        steps = np.concatenate([*parts, np.asarray(kept.actions)], axis=1)
+        observations = steps[:, : -self._spec.action.size]
+        self.last = self._numbers.add(kept, steps)
         self._sample.add(kept.actions, observations)
         self._jumps.add(kept.source, observations)
         self._begins_with_zeros &= observations[0] == 0
@@ -108,6 +115,7 @@ class DataChecks:
         if outside and self._config.clip_actions:
             low, high = self._outside.low, self._outside.high
             kept = dataclasses.replace(kept, actions=np.clip(kept.actions, low, high))
+            self.last = None
         return kept
 
     @property

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lwdctl.core.moments import RunningMoments
+from lwdctl.core.moments import RunningMoments, statistics_of
 from lwdctl.core.records import Episode, FloatArray, SourceSpec
 
 EXAMPLE_STEPS = 200
@@ -30,11 +30,12 @@ class Ranges:
         self.low: npt.NDArray[np.float64] = np.full(size, np.inf)
         self.high: npt.NDArray[np.float64] = np.full(size, -np.inf)
 
-    def add(self, rows: FloatArray) -> None:
-        """Add rows (time, dim)."""
-        self._moments.add(rows)
-        self.low = np.minimum(self.low, rows.min(axis=0))
-        self.high = np.maximum(self.high, rows.max(axis=0))
+    def add(self, count: int, statistics: npt.NDArray[np.float64]) -> None:
+        """Add rows of which `core.moments.statistics_of` (statistic, dim) is known."""
+        mean, m2, low, high = statistics
+        self._moments.merge(count, mean, m2)
+        self.low = np.minimum(self.low, low)
+        self.high = np.maximum(self.high, high)
 
     @property
     def constant(self) -> npt.NDArray[np.bool_]:
@@ -107,16 +108,25 @@ class DataStatistics:
         self._tasks: Counter[str] = Counter()
         self._example: tuple[str, FloatArray, FloatArray] | None = None
 
-    def add(self, episode: Episode, observations: FloatArray) -> None:
-        """Add an episode, with its observations side by side (time, obs)."""
-        actions = np.asarray(episode.actions)
-        self.ranges.add(np.concatenate([observations, actions], axis=1))
+    def add(self, episode: Episode, steps: FloatArray) -> npt.NDArray[np.float64]:
+        """Add an episode.
+
+        Args:
+            episode: The episode.
+            steps: Its observations and actions side by side, (time, dim).
+
+        Returns:
+            `core.moments.statistics_of` the steps.
+        """
+        found = statistics_of(steps)
+        self.ranges.add(len(steps), found)
         self.labels[episode.label].add(episode)
         self.lengths.append(episode.length)
         self._tasks[episode.task] += 1
         if self._example is None:
-            shown = slice(EXAMPLE_STEPS)
-            self._example = episode.source, actions[shown].copy(), observations[shown].copy()
+            observations, actions = np.split(steps[:EXAMPLE_STEPS], [-episode.actions.shape[1]], 1)
+            self._example = episode.source, actions.copy(), observations.copy()
+        return found
 
     @property
     def steps(self) -> int:

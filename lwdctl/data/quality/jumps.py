@@ -73,16 +73,15 @@ class JumpSearch:
         """Search an episode's observations (time, obs)."""
         if len(observations) < 3:
             return
-        signed = observations[1:] - observations[:-1]
-        step = np.abs(signed)
+        step = observations[1:] - observations[:-1]
+        np.abs(step, out=step)
         self._sum += step.sum(axis=0)
         self._count += len(step)
         usual = (self._sum / self._count).astype(np.float32)
-        standing_out = step > TIMES * usual
-        counts = np.count_nonzero(standing_out, axis=1)
-        for row in np.argsort(-counts, kind="stable")[: CANDIDATES // 16].tolist():
-            if counts[row] < FEWEST:
-                break
+        standing_out = np.flatnonzero(step > TIMES * usual)
+        counts = np.bincount(standing_out // step.shape[1])
+        rows = np.flatnonzero(counts >= FEWEST)
+        for row in rows[np.argsort(-counts[rows], kind="stable")][: CANDIDATES // 16].tolist():
             near = step[max(row - 1, 0) : row + 2].copy()
             near[min(row, 1)] = 0
             beside = near.max(axis=0)

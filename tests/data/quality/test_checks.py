@@ -12,6 +12,7 @@ from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.records import ActionSpec, EnvSpec, Episode, Finding, ObservationSpec, SourceSpec
 from lwdctl.data.quality.checks import DataChecks, with_checks, without_zero_tail
+from lwdctl.data.quality.jumps import CANDIDATES, FEWEST, TIMES, JumpSearch
 
 GRIPPER = 3
 TARGETS = ActionSpec(4, "absolute", "meters", (), (), 20.0, gripper=(GRIPPER,), limits="")
@@ -428,3 +429,26 @@ def test_what_is_found_does_not_depend_on_how_many_steps_are_sampled(monkeypatch
     assert len(steps.actions) == 50
     assert len(np.unique(steps.before[:, 0])) == 50
     assert checks.statistics()["action"]["evidence"]["verdict"] == "delta"
+
+
+def test_steps_that_stand_out_are_those_of_a_plain_search():
+    """The places are found without counting every step; a plain count finds the same."""
+    rng = np.random.default_rng(5)
+    search, plain = JumpSearch(6), []
+    total, count = np.zeros(6), 0
+    for number in range(30):
+        rows = rng.normal(0, 0.01, (40, 6)).cumsum(axis=0).astype(np.float32)
+        for start in rng.integers(1, 40, 2):
+            rows[start:] += rng.normal(0, 0.5, 6).astype(np.float32)
+        search.add(f"demo_{number}", rows)
+        step = np.abs(np.diff(rows, axis=0))
+        total, count = total + step.sum(axis=0), count + len(step)
+        usual = (total / count).astype(np.float32)
+        near = np.maximum(np.pad(step, ((1, 0), (0, 0)))[:-1], np.pad(step, ((0, 1), (0, 0)))[1:])
+        large = (step > TIMES * usual).sum(axis=1) >= FEWEST
+        alone = (step > TIMES * np.maximum(near, usual)).sum(axis=1) >= FEWEST
+        found = np.flatnonzero(large & alone)
+        assert np.count_nonzero(large) <= CANDIDATES // 16
+        plain += [(f"demo_{number}", int(row) + 1) for row in found]
+    assert len(plain) > 10
+    assert sorted((jump.source, jump.row) for _, jump in search._found) == sorted(plain)
