@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from lwdctl.artifacts.files import is_known_digest, remember_digest, sha256_of
 from lwdctl.artifacts.manifest import MANIFEST_NAME, Manifest, PayloadFile
+from lwdctl.artifacts.origin import ORIGIN_NAME, Origin, read_origin
 from lwdctl.artifacts.references import format_reference
 from lwdctl.artifacts.stored_files import read_stored, stored_files
 from lwdctl.core.errors import ArtifactError
@@ -57,6 +59,24 @@ class Artifact:
         """SHA-256 of its `manifest.json`, which pins every payload file as well."""
         return hashlib.sha256(read_stored(self.path, MANIFEST_NAME)).hexdigest()
 
+    @property
+    def origin(self) -> Origin | None:
+        """Where it was pulled from, None where it was made here."""
+        return read_origin(self.path)
+
+    def held_files(self) -> list[PayloadFile]:
+        """Return the payload files that are here.
+
+        These are all files of the manifest, except those that a pulled artifact was shared without.
+        """
+        origin = self.origin
+        left_out = frozenset(origin.left_out if origin else ())
+        return [
+            file
+            for file in self.manifest.files
+            if file.path not in left_out or os.path.lexists(self.path / file.path)
+        ]
+
     def payload(self, relative: str) -> Path:
         """Return the path of a payload file or directory.
 
@@ -85,7 +105,7 @@ class Artifact:
         """Return the payload files that lie directly in a folder, sorted by name."""
         inside = (
             file
-            for file in self.manifest.files
+            for file in self.held_files()
             if PurePosixPath(file.path).parent == PurePosixPath(folder)
         )
         found = (file for file in inside if file.path.endswith(suffix))
@@ -102,7 +122,7 @@ class Artifact:
             ArtifactError: A file is missing or differs, or there is something else than files.
         """
         found = self._stored()
-        for file in self.manifest.files:
+        for file in self.held_files():
             path = self._check_size(file, found)
             if _is_zarr_chunk(file.path):
                 continue
@@ -119,7 +139,7 @@ class Artifact:
             ArtifactError: A file is missing or differs, or there is something else than files.
         """
         found = self._stored()
-        for file in self.manifest.files:
+        for file in self.held_files():
             path = self._check_size(file, found)
             if file.path.endswith(".json") and file.size < _SHORT_JSON:
                 self._check_digest(path, file)
@@ -136,10 +156,10 @@ class Artifact:
         """
         total = 0
         found = self._stored()
-        for file in self.manifest.files:
+        for file in self.held_files():
             self._check_digest(self._check_size(file, found), file)
             total += file.size
-        known = {file.path for file in self.manifest.files} | {MANIFEST_NAME}
+        known = {file.path for file in self.manifest.files} | {MANIFEST_NAME, ORIGIN_NAME}
         for name in sorted(found - known):
             raise ArtifactError(
                 f"{self.reference}: {self.path / name} is not in the manifest", "move it elsewhere"
@@ -159,7 +179,7 @@ class Artifact:
                 declare more bytes than the disk has, which would be read for days.
         """
         found = {path.relative_to(self.path).as_posix() for path in stored_files(self.path)}
-        declared = sum(file.size for file in self.manifest.files)
+        declared = sum(file.size for file in self.held_files())
         disk = shutil.disk_usage(self.path).total
         if declared > max(disk, SMALL_FILE):
             raise ArtifactError(
@@ -194,19 +214,25 @@ class Artifact:
         )
 
     def _zarr_stores(self) -> Iterator[Path]:
-        tops = {
-            PurePosixPath(*parts[: index + 1])
-            for file in self.manifest.files
-            for parts in [PurePosixPath(file.path).parts]
-            for index, part in enumerate(parts)
-            if part.endswith(".zarr")
-        }
-        yield from (self.path / top for top in sorted(tops))
+        left_out = {*self.manifest.files} - {*self.held_files()}
+        stores, incomplete = _stores(self.manifest.files), _stores(left_out)
+        yield from (self.path / store for store in sorted(stores - incomplete))
 
     def _again(self) -> str:
         return (
             f"make it again or restore a copy; check all of it with: lwdctl verify {self.reference}"
         )
+
+
+def _stores(files: Collection[PayloadFile]) -> set[PurePosixPath]:
+    """Return the zarr stores that some files belong to."""
+    return {
+        PurePosixPath(*parts[: index + 1])
+        for file in files
+        for parts in [PurePosixPath(file.path).parts]
+        for index, part in enumerate(parts)
+        if part.endswith(".zarr")
+    }
 
 
 def _is_zarr_chunk(path: str) -> bool:

@@ -22,6 +22,8 @@ from lwdctl.artifacts.run_in_progress import (
 )
 from lwdctl.core.errors import ArtifactError
 
+PULLS = ".pulls"
+"""Folder of a workspace in which `lwdctl pull` keeps what it has downloaded."""
 SETTLED_SECONDS = 60.0
 """Age from which a directory without a record counts as left behind, not as just begun."""
 
@@ -67,6 +69,7 @@ def leftovers(root: Path, *, resumable: bool = False) -> list[Leftover]:
             found.append((path, reason))
     if resumable:
         found += [(path, "can be resumed") for path in matching(root, "*", "*", f"{PARTS}*")]
+        found += [(path, "can be pulled to its end") for path in matching(root, PULLS, "*@*")]
     # Of our own types only: the root may be any directory, by mistake.
     names = [path for kind in MAKERS for path in matching(root, kind, "*")]
     empty = (path for path in names if path.is_dir() and not path.is_symlink())

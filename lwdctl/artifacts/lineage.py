@@ -82,6 +82,32 @@ def ancestors(
     return found if types is None else {key: one for key, one in found.items() if key in types}
 
 
+def trace(artifacts: Sequence[Artifact], root: Path) -> tuple[dict[str, Artifact], dict[str, str]]:
+    """Follow the inputs of some artifacts back to their sources.
+
+    Returns:
+        What was found by digest, the one finished first first, and why other digests are missing.
+    """
+    found: dict[str, Artifact] = {}
+    lost: dict[str, str] = {}
+    waiting = list(artifacts)
+    while waiting:
+        artifact = waiting.pop()
+        if artifact.digest in found:
+            continue
+        found[artifact.digest] = artifact
+        home = workspace_of(artifact, root)
+        for item in artifact.manifest.inputs:
+            try:
+                waiting.append(find_input(item, home))
+            except ArtifactError as error:
+                lost[item.digest] = error.message
+    ordered = sorted(
+        found.values(), key=lambda item: (str(item.manifest.provenance["finished"]), item.reference)
+    )
+    return {item.digest: item for item in ordered}, lost
+
+
 def check_agreement(inputs: Sequence[Artifact], root: Path) -> None:
     """Check that no two inputs derive from different artifacts of one type.
 

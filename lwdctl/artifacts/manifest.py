@@ -122,8 +122,12 @@ class Manifest:
 
     def write(self, path: Path) -> None:
         """Write the manifest file as a whole and force it to the disk."""
+        write_durably(path, self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """Return the content of the manifest file."""
         body = plain(asdict(self))
-        write_durably(path, _render({**body, "digest": _digest(body)}))
+        return _render({**body, "digest": _digest(body)})
 
 
 def plain(value: Any) -> Any:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
+from lwdctl.artifacts.origin import check_pulled_whole
 from lwdctl.artifacts.zarr_chunks import CODECS, SEPARATOR, ChunkMemory, ChunkWriter
 from lwdctl.artifacts.zarr_layout import MAX_CHUNK_BYTES, METADATA, check_layout
 from lwdctl.core.errors import ArtifactError, first_line
@@ -146,6 +147,7 @@ def open_group(path: Path, store_format: str, version: int) -> zarr.Group:
         ArtifactError: It is missing, damaged, unfinished, of another format or layout, or holds
             links.
     """
+    check_pulled_whole(path)
     if not (path / METADATA).is_file():
         raise ArtifactError(f"there is no {store_format} store at {path}")
     group = _open(path)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.described import open_or_describe
 from lwdctl.artifacts.latents import LatentStore
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import Horizon
@@ -257,7 +258,7 @@ class LatentWeightDiffusion(Method):
 
     def open(self, artifacts: Mapping[str, Artifact], device: torch.device) -> TrainedLwd:
         """Open the models of one lineage."""
-        source = SnippetStore.open(artifacts["snippets"].path).spec
+        source = open_or_describe(artifacts["snippets"].path).spec
         return TrainedLwd(source, device, artifacts["vae"], artifacts.get("diffusion"), artifacts)
 
 

@@ -16,7 +16,9 @@ from torch import nn
 from lwdctl.analysis.report.content import embed_png
 from lwdctl.analysis.sections import FIGURES, read_sections
 from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.described import read_description
 from lwdctl.artifacts.latents import LATENTS_PAYLOAD, LatentStore
+from lwdctl.artifacts.origin import lacks_files
 from lwdctl.artifacts.snippets import SNIPPETS_PAYLOAD, SnippetStore
 from lwdctl.artifacts.stored_files import stored_file
 from lwdctl.core.errors import ArtifactError, LwdctlError, first_line
@@ -58,7 +60,7 @@ def check_deeply(artifact: Artifact) -> int:
 
 
 def _check_files(artifact: Artifact) -> None:
-    for file in artifact.manifest.files:
+    for file in artifact.held_files():
         where = str(artifact.path / file.path)
         if file.path.endswith(".json"):
             parse_json(artifact.read(file), where, allow_nan=True)
@@ -70,7 +72,9 @@ def _check_files(artifact: Artifact) -> None:
 
 
 def _check_type(artifact: Artifact) -> None:
-    if artifact.type == "snippets":
+    if lacks_files(artifact.path, f"{artifact.type}.zarr"):
+        _check_description(artifact)
+    elif artifact.type == "snippets":
         store = SnippetStore.open(artifact.path / SNIPPETS_PAYLOAD)
         store.check_arrays()
         for index in range(len(store.episodes)):
@@ -86,9 +90,16 @@ def _check_type(artifact: Artifact) -> None:
             ConditionResult.from_json(typed(dict[str, Any], record, where), where)
     elif artifact.type == "analysis":
         _, sections = read_sections(artifact.path)
-        for section in sections:
-            if section.figure:
-                stored_file(artifact.path, f"{FIGURES}/{section.figure}.png")
+        left_out = {*artifact.manifest.files} - {*artifact.held_files()}
+        names = {f"{FIGURES}/{section.figure}.png" for section in sections if section.figure}
+        for name in sorted(names - {file.path for file in left_out}):
+            stored_file(artifact.path, name)
+
+
+def _check_description(artifact: Artifact) -> None:
+    """Check what is here of a store that was pulled without its data."""
+    if artifact.type == "snippets":
+        read_description(artifact.path / SNIPPETS_PAYLOAD)
 
 
 def _check_models(artifact: Artifact) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.described import open_or_describe
 from lwdctl.artifacts.files import sealed, unsealed, write_durably
 from lwdctl.artifacts.manifest import software
 from lwdctl.artifacts.run_in_progress import RunInProgress
@@ -52,7 +53,7 @@ def run(config: EvalConfig, inputs: Mapping[str, Artifact], context: StageContex
         ConfigError: Unknown tasks, policies or latents, or a model that is not there.
         SimulatorError: Episodes were lost to simulator errors (after publishing what ran).
     """
-    data = SnippetStore.open(inputs["snippets"].path)
+    data = _open_data(config, inputs["snippets"])
     _check_environment(config, data, context)
     conditions = plan_conditions(config, inputs, context)
     evaluation = _Evaluation(config, data, conditions, context)
@@ -109,7 +110,7 @@ def run_part(
     Raises:
         ConfigError: As for `run`.
     """
-    data = SnippetStore.open(inputs["snippets"].path)
+    data = _open_data(config, inputs["snippets"])
     _check_environment(config, data, context)
     conditions = plan_conditions(config, inputs, context)
     evaluation = _Evaluation(config, data, conditions, context)
@@ -119,6 +120,13 @@ def run_part(
     folder.mkdir(parents=True, exist_ok=True)
     for condition in conditions[index::count]:
         evaluation.measure(condition, folder, folder)
+
+
+def _open_data(config: EvalConfig, snippets: Artifact) -> SnippetStore:
+    """Open the demonstrations; their description is enough where no episode of them is read."""
+    if config.latency or (LWD in config.policy and ORACLE in config.latent):
+        return SnippetStore.open(snippets.path)
+    return open_or_describe(snippets.path)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,6 @@ from lwdctl.analysis.tables import EMPTY, show
 from lwdctl.artifacts import lineage
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.workspace import Workspace
-from lwdctl.core.errors import ArtifactError
 from lwdctl.core.progress import Progress, SilentProgress
 from lwdctl.evaluation.results import ALL_TASKS
 
@@ -99,9 +98,9 @@ def build_report(
     """
     progress = progress or SilentProgress()
     progress.message(f"reading {', '.join(item.reference for item in sources)}")
-    own, _ = trace(sources, root)
+    own, _ = lineage.trace(sources, root)
     evaluations = [item for item in sources if item.type == "evaluation"]
-    everything, lost = trace([*sources, *find_analyses(own, root)], root)
+    everything, lost = lineage.trace([*sources, *find_analyses(own, root)], root)
     results = results_of(evaluations, root, against, metric, progress)
     episodes, left_out = recorded_episodes(evaluations)
     artifacts = list(everything.values())
@@ -186,7 +185,7 @@ def _facts(
         yield "Policies", _listed(names)
     for item in artifacts:
         if item.type == "snippets":
-            yield f"Data ({item.name})", _data(item.manifest.summary)
+            yield f"Data ({item.name})", describe_data(item.manifest.summary)
     for protocol in dict.fromkeys(item.manifest.summary.get("protocol") for item in evaluations):
         if protocol:
             yield "Protocol", str(protocol)
@@ -204,7 +203,8 @@ def _listed(values: Iterable[Any]) -> str:
     return ", ".join(dict.fromkeys(show(value) for value in values))
 
 
-def _data(summary: Mapping[str, Any]) -> str:
+def describe_data(summary: Mapping[str, Any]) -> str:
+    """Say in one line what a snippet store holds, from its summary."""
     parts = [f"{show(summary.get('episodes'))} demonstrations"]
     if summary.get("validation_episodes"):
         parts[0] += f" ({summary['validation_episodes']} of them held out)"
@@ -218,32 +218,6 @@ def _data(summary: Mapping[str, Any]) -> str:
     if summary.get("format"):
         parts.append(f"read as {summary['format']}")
     return ", ".join(parts)
-
-
-def trace(artifacts: Sequence[Artifact], root: Path) -> tuple[dict[str, Artifact], dict[str, str]]:
-    """Follow the inputs of some artifacts back to their sources.
-
-    Returns:
-        What was found by digest, the one finished first first, and why other digests are missing.
-    """
-    found: dict[str, Artifact] = {}
-    lost: dict[str, str] = {}
-    waiting = list(artifacts)
-    while waiting:
-        artifact = waiting.pop()
-        if artifact.digest in found:
-            continue
-        found[artifact.digest] = artifact
-        home = lineage.workspace_of(artifact, root)
-        for item in artifact.manifest.inputs:
-            try:
-                waiting.append(lineage.find_input(item, home))
-            except ArtifactError as error:
-                lost[item.digest] = error.message
-    ordered = sorted(
-        found.values(), key=lambda item: (str(item.manifest.provenance["finished"]), item.reference)
-    )
-    return {item.digest: item for item in ordered}, lost
 
 
 def settings_of(artifact: Artifact) -> CaptionedTable:
@@ -344,9 +318,9 @@ def find_analyses(found: Mapping[str, Artifact], root: Path) -> list[Artifact]:
 def _primary_inputs(artifact: Artifact, root: Path) -> set[str]:
     """Return the digests of its inputs that no other input derives from."""
     inputs = {item.digest for item in artifact.manifest.inputs}
-    found, _ = trace([artifact], root)
+    found, _ = lineage.trace([artifact], root)
     ancestors: set[str] = set()
     for digest in inputs & found.keys():
-        below, lost = trace([found[digest]], root)
+        below, lost = lineage.trace([found[digest]], root)
         ancestors |= {*below, *lost} - {digest}
     return inputs - ancestors

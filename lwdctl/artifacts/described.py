@@ -1,0 +1,82 @@
+"""Snippet stores that were pulled without their data: a description that models can act with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lwdctl.artifacts.origin import check_pulled_whole, lacks_files
+from lwdctl.artifacts.snippets import (
+    FORMAT,
+    FORMAT_VERSION,
+    SNIPPETS_PAYLOAD,
+    EpisodeTable,
+    SnippetStore,
+)
+from lwdctl.artifacts.stored_files import read_stored
+from lwdctl.artifacts.zarr_layout import METADATA
+from lwdctl.core.errors import ArtifactError
+from lwdctl.core.records import SourceSpec
+from lwdctl.core.untrusted import parse_json
+
+
+class StoreDescription(SnippetStore):
+    """A store of which only the description is here: it has no episodes, and reading is refused.
+
+    Args:
+        path: The zarr directory.
+        spec: What the data were.
+    """
+
+    def __init__(self, path: Path, spec: SourceSpec) -> None:
+        self._store, self.path, self.spec, self.steps = path, path, spec, 0
+        integers, narrow = np.empty(0, np.int64), np.empty(0, np.int32)
+        flags = np.empty(0, np.int8)
+        self.episodes = EpisodeTable(
+            integers, integers, narrow, narrow, flags, flags, integers, np.empty(0), ()
+        )
+
+    @property
+    def has_rewards(self) -> bool:
+        """Whether rewards can be read: they cannot."""
+        return False
+
+    def _array(self, name: str) -> Any:
+        check_pulled_whole(self._store)
+        raise ArtifactError(f"{self._store / name} was not read", "open the store again")
+
+    def _column(self, name: str) -> Any:
+        return self._array(f"episode/{name}")
+
+
+def open_or_describe(artifact: Path) -> SnippetStore:
+    """Open the snippet store of an artifact, or its description where the data were not pulled.
+
+    Raises:
+        ArtifactError: It is missing, damaged, or no snippet store.
+    """
+    if lacks_files(artifact, SNIPPETS_PAYLOAD) is None:
+        return SnippetStore.open(artifact)
+    store = artifact / SNIPPETS_PAYLOAD
+    return StoreDescription(store, read_description(store))
+
+
+def read_description(store: Path) -> SourceSpec:
+    """Read from the metadata of a snippet store what its data are; zarr does not open it.
+
+    Raises:
+        ArtifactError: It is missing, damaged, or no description of a snippet store.
+    """
+    where = store / METADATA
+    metadata = parse_json(read_stored(store, METADATA), str(where))
+    attributes = metadata.get("attributes") if isinstance(metadata, dict) else None
+    if not isinstance(attributes, dict) or (
+        attributes.get("format"), attributes.get("format_version"), attributes.get("complete")
+    ) != (FORMAT, FORMAT_VERSION, True):  # fmt: skip
+        raise ArtifactError(
+            f"{where} does not describe a finished {FORMAT} store of version {FORMAT_VERSION}",
+            "pull the artifact again",
+        )
+    return SourceSpec.from_mapping(attributes.get("spec"), f"{where}: spec")  # type: ignore[arg-type]
