@@ -7,6 +7,7 @@ breaks, and the Hub's own transfer continues a file without checking that it is 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -28,7 +29,17 @@ UNIT = 1000
 SIGNATURES = {".hdf5": b"\x89HDF\r\n\x1a\n", ".zip": b"PK\x03\x04"}
 
 
-def fetch(url: str, path: Path, progress: Progress, *, sha256: str = "", size: int = 0) -> str:
+def fetch(
+    url: str,
+    path: Path,
+    progress: Progress,
+    *,
+    sha256: str = "",
+    size: int = 0,
+    most: int = 0,
+    headers: Mapping[str, str] | None = None,
+    hint: str = "",
+) -> str:
     """Download a file, resume what an earlier attempt left, and check the result.
 
     Args:
@@ -38,6 +49,9 @@ def fetch(url: str, path: Path, progress: Progress, *, sha256: str = "", size: i
         progress: Where to report.
         sha256: The digest that it must have, or "".
         size: Its size in bytes, or 0 when unknown.
+        most: Bytes beyond which nothing is written and the download is refused; 0 for any number.
+        headers: Further headers of every request; an authorization goes to this host only.
+        hint: What to do where the server refuses or breaks off; "" says how to go on by hand.
 
     Returns:
         The file's SHA-256.
@@ -47,7 +61,7 @@ def fetch(url: str, path: Path, progress: Progress, *, sha256: str = "", size: i
             are kept), or sends another file (which is removed).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    transfer = _Transfer(url, path, progress, sha256, size)
+    transfer = _Transfer(url, path, progress, sha256, size, most, headers or {}, hint)
     if not (size and transfer.size == size):
         transfer.run()
     digest = sha256_of(transfer.part)
@@ -56,7 +70,7 @@ def fetch(url: str, path: Path, progress: Progress, *, sha256: str = "", size: i
         transfer.remove()
         raise DataError(
             f"{url}: is not the file that was published ({problem}); it was removed",
-            by_hand(url, path),
+            hint or by_hand(url, path),
         )
     sync(transfer.part)
     transfer.part.replace(path)
@@ -79,9 +93,20 @@ class _Transfer:
     `part` holds the bytes, `version` the tag of the server's file that they belong to.
     """
 
-    def __init__(self, url: str, path: Path, progress: Progress, sha256: str, size: int) -> None:
+    def __init__(
+        self,
+        url: str,
+        path: Path,
+        progress: Progress,
+        sha256: str,
+        size: int,
+        most: int,
+        headers: Mapping[str, str],
+        hint: str,
+    ) -> None:
         self.url, self.path, self.progress = url, path, progress
         self.sha256, self.expected_size = sha256, size
+        self.most, self.headers, self.hint = most, headers, hint
         self.part = path.with_name(f"{path.name}.part")
         self.version = path.with_name(f"{path.name}.part.version")
 
@@ -118,7 +143,7 @@ class _Transfer:
         """
         start = self.size
         version = self.version.read_text(encoding="utf-8") if self.version.exists() else ""
-        headers = {"Accept-Encoding": "identity"}
+        headers = {**self.headers, "Accept-Encoding": "identity"}
         if start and (self.sha256 or version):
             headers["Range"] = f"bytes={start}-"
             if not self.sha256:  # nothing else notices the halves of two different files
@@ -150,7 +175,7 @@ class _Transfer:
         if response.ok and encoding.lower() not in ("", "identity"):
             raise DataError(  # its lengths and ranges count other bytes than the file's
                 f"{url}: the server sends the file {encoding}-encoded, though asked not to",
-                by_hand(url, self.path),
+                self.hint or by_hand(url, self.path),
             )
         if code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or response.ok:
             return
@@ -159,7 +184,7 @@ class _Transfer:
             raise _BrokenOffError(f"{urlsplit(url).netloc} responds {status}")
         raise DataError(
             f"{url}: the server responds {status}",
-            f"the file may have moved; {by_hand('it', self.path)}",
+            self.hint or f"the file may have moved; {by_hand('it', self.path)}",
         )
 
     def _write(self, response: requests.Response, start: int, total: int) -> None:
@@ -169,8 +194,13 @@ class _Transfer:
             self.progress.task(title, size, "kB", start // UNIT) as task,
         ):
             for block in response.iter_content(BLOCK):
-                file.write(block)
                 end = start + len(block)
+                if 0 < self.most < end:
+                    raise DataError(
+                        f"{self.url}: the server sends more than {self.most:,} bytes",
+                        self.hint or by_hand(self.url, self.path),
+                    )
+                file.write(block)
                 task.advance(end // UNIT - start // UNIT)
                 start = end
 
@@ -178,11 +208,11 @@ class _Transfer:
         if not self.size:
             return DataError(
                 f"cannot download from {urlsplit(self.url).netloc} ({why})",
-                f"check the connection, {by_hand(self.url, self.path)}",
+                self.hint or f"check the connection, {by_hand(self.url, self.path)}",
             )
         return DataError(
             f"{self.path.name}: {why} at {self.size:,} bytes, repeatedly; they are kept",
-            f"run the same command again to resume, {by_hand(self.url, self.path)}",
+            self.hint or f"run the same command again to resume, {by_hand(self.url, self.path)}",
         )
 
 
