@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lwdctl.api.evaluation import ResultTable, compare, evaluate
     from lwdctl.api.inspection import inspect
     from lwdctl.api.opening import collect, ingest, load_dataset, load_policy, run, status
+    from lwdctl.api.sharing import pull, push
     from lwdctl.api.tracking import track
     from lwdctl.api.training import (
         Baseline,
@@ -66,6 +67,7 @@ _HOMES = {
     "lwdctl.api.evaluation": ("ResultTable", "compare", "evaluate"),
     "lwdctl.api.inspection": ("inspect",),
     "lwdctl.api.opening": ("collect", "ingest", "load_dataset", "load_policy", "run", "status"),
+    "lwdctl.api.sharing": ("pull", "push"),
     "lwdctl.api.tracking": ("track",),
     "lwdctl.api.training": (
         "Baseline", "Diffusion", "Latents", "Vae", "encode", "train_baseline", "train_diffusion",
@@ -133,6 +135,8 @@ __all__ = [
     "inspect",
     "load_dataset",
     "load_policy",
+    "pull",
+    "push",
     "run",
     "status",
     "track",

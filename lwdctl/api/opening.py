@@ -36,6 +36,8 @@ from lwdctl.pipeline.run_stage import run_stage
 from lwdctl.pipeline.status import StageStatus, recipe_status
 from lwdctl.training.loop import choose_device
 
+HUB = "hf:"
+"""Begins the name of a repository of the Hugging Face Hub."""
 Place = Workspace | str | Path | None
 """A workspace; None takes `$LWDCTL_WORKSPACE`, else `./lwd-runs`."""
 
@@ -69,6 +71,7 @@ def load_policy(
         source: A reference (`"diffusion/lift_mh"`, `"baseline/lift_mh:v2"`), the directory of an
             artifact, of an exported policy or of what `save` wrote; what `train_diffusion` or
             `train_baseline` returned; or a `TrainedPolicy`. "" takes the newest LWD policy.
+            `"hf:user/name[@revision]"` is first pulled into the workspace, unless it is there.
         workspace: Where to look.
         device: `"auto"`, `"cpu"`, `"cuda"` or `"cuda:N"`; a model in memory stays where it is.
         trust: Environments outside of lwdctl (`package.module:Class`) that `lwdctl.evaluate` may
@@ -115,7 +118,12 @@ def _load_policy(
     if saved:
         return LoadedPolicy(saved[0], acting, saved[1])
     found = workspace_at(workspace)
-    artifact = found.resolve("" if source else "diffusion", str(source))
+    if str(source).startswith(HUB):
+        from lwdctl.sharing.pull import pull_policy  # rarely needed, and it loads an HTTP client
+
+        artifact = pull_policy(str(source), found, TqdmProgress())
+    else:
+        artifact = found.resolve("" if source else "diffusion", str(source))
     name = artifact.manifest.config.get("method", "lwd")
     return LoadedPolicy(open_trained(artifact, found, device), acting, name)
 

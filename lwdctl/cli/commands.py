@@ -49,6 +49,8 @@ COMMANDS = Registry(
         "export": Row(
             "lwdctl.cli.export:command", "Export a policy or a data set for other programs."
         ),
+        "push": Row("lwdctl.cli.share:push_command", "Push an artifact to the Hugging Face Hub."),
+        "pull": Row("lwdctl.cli.share:pull_command", "Pull an artifact from the Hugging Face Hub."),
         "doctor": Row("lwdctl.cli.doctor:command", "Check what is installed and what works."),
         "compare": Row(
             "lwdctl.cli.compare:command", "Compare policies: intervals, paired tests, figures."

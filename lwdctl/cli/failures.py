@@ -128,7 +128,9 @@ def _how_to_resume(arguments: list[str]) -> str:
     """Return the hint that says how to go on after an interruption."""
     if arguments[:1] == ["run"]:
         return f"finished stages are kept; continue with: {command_line(arguments)}"
-    if arguments[:1] == ["download"]:
+    if arguments[:1] == ["push"]:
+        return f"files that were sent whole are kept; continue with: {command_line(arguments)}"
+    if arguments[:1] in (["download"], ["pull"]):
         return f"what was downloaded is kept; continue with: {command_line(arguments)}"
     name = next((" ".join(arguments[:n]) for n in (1, 2) if " ".join(arguments[:n]) in STAGES), "")
     if not name:

@@ -1,0 +1,1 @@
+"""Sharing artifacts through the Hugging Face Hub: push, pull, and the model card."""
