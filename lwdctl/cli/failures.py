@@ -22,6 +22,7 @@ from lwdctl.core.errors import (
     LwdctlError,
     first_line,
 )
+from lwdctl.core.launch import launched, leads
 from lwdctl.core.plain_text import plain_text, visible, visible_lines
 from lwdctl.stages import STAGES
 
@@ -56,12 +57,15 @@ def report(error: BaseException, arguments: list[str]) -> int:
     """
     if isinstance(error, KeyboardInterrupt | Terminated):
         number = error.number if isinstance(error, Terminated) else signal.SIGINT
-        _print_error(SIGNALS[signal.Signals(number)], _how_to_resume(arguments))
+        if leads():
+            _print_error(SIGNALS[signal.Signals(number)], _how_to_resume(arguments))
         return 128 + number
     if isinstance(error, OutputError) and error.reader_is_gone:
         return error.exit_code  # as a program ends that does not catch SIGPIPE
     if isinstance(error, LwdctlError):
-        _print_error(error.message, error.hint)
+        # All processes of a training refuse the same command line; one says so.
+        if not (error.reported or (isinstance(error, CommandLineError) and not leads())):
+            _print_error(error.message, error.hint)
         return error.exit_code
     if isinstance(error, typer.TyperException):
         return _report_usage(error, arguments)
@@ -137,8 +141,11 @@ def _how_to_resume(arguments: list[str]) -> str:
         return f"nothing was kept; run it again: {command_line(arguments)}"
     if not STAGES[name].resumable:
         return f"an unfinished artifact is not kept; run it again: {command_line(arguments)}"
-    again = arguments if "--resume" in arguments else [*arguments, "--resume"]
-    return f"resume from the last checkpoint, if one was written, with: {command_line(again)}"
+    again = command_line(arguments if "--resume" in arguments else [*arguments, "--resume"])
+    launch = launched()
+    if launch is not None:
+        again = launch.command(again)
+    return f"resume from the last checkpoint, if one was written, with: {again}"
 
 
 def _report_usage(error: typer.TyperException, arguments: list[str]) -> int:

@@ -18,6 +18,7 @@ from lwdctl.cli.failures import CommandLineError
 from lwdctl.cli.output import print_artifact, reserved_stdout
 from lwdctl.core.config import FieldType, field_type, from_mapping, parse_assignments, registry_of
 from lwdctl.core.errors import ConfigError
+from lwdctl.core.launch import leads
 from lwdctl.core.progress import Progress
 from lwdctl.pipeline.run_stage import run_stage
 from lwdctl.stages.stage import Stage
@@ -170,7 +171,8 @@ def _run(stage: Stage, shared: Shared, values: Mapping[str, Any]) -> None:
             tracking=tracking,
             progress=shared.progress,
         )
-    print_artifact(artifact, as_json=shared.as_json)
+    if leads():
+        print_artifact(artifact, as_json=shared.as_json)
 
 
 def stage_parameters(stage: Stage) -> list[inspect.Parameter]:

@@ -23,6 +23,8 @@ class LwdctlError(Exception):
     """
 
     exit_code = EXIT_USER
+    reported = False
+    """Whether another process of the same training reports it."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)

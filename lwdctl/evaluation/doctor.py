@@ -31,6 +31,7 @@ from lwdctl.core.installation import (
     check_conflicts,
     check_packages,
 )
+from lwdctl.core.launch import launched
 from lwdctl.core.progress import Progress
 from lwdctl.core.records import EnvSpec
 from lwdctl.core.seeding import EVALUATION_SEED_START
@@ -57,6 +58,7 @@ def examine(workspace: Path, progress: Progress, timeout: float = TIMEOUT) -> li
         check_packages,
         check_conflicts,
         lambda: [_check_device(timeout)],
+        lambda: [_check_launch()],
         *(partial(_check_environment, name, timeout) for name in ENVIRONMENTS),
         lambda: _check_rendering(timeout),
         lambda: [_check_disk(workspace)],
@@ -90,6 +92,19 @@ def _check_device(timeout: float) -> Finding:
         detail = f"torch is built for CUDA {answer['built_for']} but finds no device"
         return Finding("device", "cuda", WARNING, detail, "check the driver with nvidia-smi")
     return Finding("device", "cpu", OK, f"{answer['threads']} threads; no CUDA build of torch")
+
+
+def _check_launch() -> Finding:
+    """Check the variables by which a launcher starts one training in several processes."""
+    try:
+        launch = launched()
+    except LwdctlError as error:
+        return Finding("training", "processes", BROKEN, error.message, error.hint)
+    if launch is None:
+        return Finding("training", "processes", OK, "one, as no launcher has set WORLD_SIZE")
+    where = f"they meet at {launch.address}:{launch.port}"
+    detail = f"{launch.size}, of which this is rank {launch.rank}; {where}"
+    return Finding("training", "processes", OK, detail)
 
 
 def _check_rendering(timeout: float) -> list[Finding]:

@@ -90,6 +90,16 @@ class ActionDiffusion(nn.Module):
             weight = batch.mask.unsqueeze(2).expand_as(chunk).flatten(1)
         return {"denoising": self.diffusion.loss(chunk.flatten(1), condition, generator, weight)}
 
+    def loss_weight(
+        self, batch: Snippets, *, padding: str = "masked", observation_noise: float = 0.0
+    ) -> Tensor:
+        """Return of how many steps or snippets the loss of a batch is the mean, a scalar.
+
+        The arguments are those of `terms`.
+        """
+        del observation_noise
+        return batch.mask.sum() if padding == "masked" else batch.mask.new_full((), len(batch.mask))
+
     def actions(self, latent: Tensor, state: Tensor) -> Tensor:
         """Return the steps of sampled chunks that are executed.
 

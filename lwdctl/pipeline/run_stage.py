@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from lwdctl.artifacts.artifact import Artifact
@@ -10,7 +11,8 @@ from lwdctl.artifacts.manifest import recording
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.config import from_mapping
 from lwdctl.core.errors import ArtifactError, ConfigError
-from lwdctl.core.progress import Progress, TqdmProgress
+from lwdctl.core.launch import launched, leads
+from lwdctl.core.progress import Progress, SilentProgress, TqdmProgress
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.stages import find_stage
 from lwdctl.stages.stage import Stage, StageContext
@@ -61,16 +63,40 @@ def run_stage(
         raise ConfigError(f"{command} cannot be resumed", "run it without resume")
     if tracking.names and not stage.tracked:
         raise ConfigError(f"{command} cannot be tracked", "run it without trackers")
-    found = resolve_inputs(stage, config, workspace, inputs, run)
-    for line in _announcements(found, inputs):
-        progress.message(line)
     call = [repr(command), repr(workspace), repr(settings), f"inputs={inputs!r}", f"name={name!r}"]
     call += [f"run={run!r}"] if run else []
-    with recording(command=f"run_stage({', '.join(call)})"):
+    with (
+        recording(command=f"run_stage({', '.join(call)})"),
+        _with_other_processes(stage, progress) as shown,
+    ):
+        found = resolve_inputs(stage, config, workspace, inputs, run)
+        for line in _announcements(found, inputs):
+            shown.message(line)
         context = StageContext(
-            workspace, progress, name, resume, trust=tuple(trust), tracking=tracking
+            workspace, shown, name, resume, trust=tuple(trust), tracking=tracking
         )
         return stage.execute(config, found, context)
+
+
+@contextmanager
+def _with_other_processes(stage: Stage, progress: Progress) -> Iterator[Progress]:
+    """Meet the other processes that a launcher started, if any; only one of them reports.
+
+    Raises:
+        ConfigError: There are others, and the stage does its work in one process.
+    """
+    if launched() is None:
+        yield progress
+        return
+    if not stage.distributed:
+        raise ConfigError(
+            f"{stage.command} does its work in one process, but a launcher started several",
+            "run it without torchrun; where none was used: unset RANK WORLD_SIZE",
+        )
+    from lwdctl.training.distributed import together
+
+    with together():
+        yield progress if leads() else SilentProgress()
 
 
 def resolve_inputs(

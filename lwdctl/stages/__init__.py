@@ -40,6 +40,7 @@ _ROWS = (
         "Train the VAE whose decoder generates policy weights.",
         resumable=True,
         tracked=True,
+        distributed=True,
     ),
     Stage(
         "encode",
@@ -58,6 +59,7 @@ _ROWS = (
         "Train the diffusion model over latents.",
         resumable=True,
         tracked=True,
+        distributed=True,
     ),
     Stage(
         "train-baseline",
@@ -68,6 +70,7 @@ _ROWS = (
         "Train a baseline on the same snippets: Diffusion Policy, LDP, or an MLP.",
         resumable=True,
         tracked=True,
+        distributed=True,
     ),
     Stage(
         "eval",

@@ -70,6 +70,7 @@ class Stage:
         resumable: Whether an interrupted run can go on from its last checkpoint.
         simulates: Whether it runs or asks the environment that the data name.
         tracked: Whether trackers can follow it.
+        distributed: Whether several processes, which a launcher starts, can do its work together.
         choices: Name of the module of a stage that chooses among several models, imported on
             use: `types_read(config, named)`, `candidate_types(config)`, and
             `chosen_models(config, inputs, context)`, the inputs that a run would record.
@@ -87,6 +88,7 @@ class Stage:
     resumable: bool = False
     simulates: bool = False
     tracked: bool = False
+    distributed: bool = False
     choices: str = ""
     parts: str = ""
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import BaselineConfig
-from lwdctl.core.config import to_mapping
 from lwdctl.methods.trained import train_method
 from lwdctl.stages.stage import StageContext
+from lwdctl.stages.training import publish_trained
+from lwdctl.training.loop import Trained
 
 
 def run(config: BaselineConfig, inputs: Mapping[str, Artifact], context: StageContext) -> Artifact:
@@ -21,20 +24,14 @@ def run(config: BaselineConfig, inputs: Mapping[str, Artifact], context: StageCo
     """
     source = inputs["snippets"]
     data = SnippetStore.open(source.path)
-    with (
-        context.workspace.begin(
-            "baseline",
-            context.name or source.name,
-            config=to_mapping(config),
-            inputs=[source],
-            resume=context.resume,
-        ) as output,
-        context.followed(output),
-    ):
-        trained = train_method(data, config, output.path, context.progress)
-        trained.save(output.path)
+
+    def train(directory: Path) -> Trained[Any]:
+        return train_method(data, config, directory, context.progress)
+
+    def describe(trained: Trained[Any]) -> tuple[Mapping[str, Any], str]:
         parameters = list(trained.model.parameters())
         count = sum(parameter.numel() for parameter in parameters)
         summary = {"method": config.method, **trained.summary, "parameters": count}
-        device = parameters[0].device
-        return output.publish(summary, seed=config.seed, device=str(device))
+        return summary, str(parameters[0].device)
+
+    return publish_trained("baseline", source, config, context, train, describe)

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,6 +28,7 @@ from lwdctl.models.skeleton import check_training_memory
 from lwdctl.tracking.history import METRICS, MOST_LOG_BYTES, complete_rows
 from lwdctl.tracking.tensorboard_tracker import FOLDER, EventFile
 from lwdctl.training import checkpoint
+from lwdctl.training.distributed import join, own_device
 from lwdctl.training.threads import calibrate
 from lwdctl.training.update import (
     LoopSettings,
@@ -45,6 +46,8 @@ takes one thread."""
 FEW_STEPS = 10
 """Fewer training steps than these take one thread: even a single trial would cost as much."""
 _AFRESH = "start again without --resume"
+LAUNCHER_SECONDS = 5.0
+"""Seconds in which the copies of a signal arrive that a launcher passes on."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 M = TypeVar("M", bound=nn.Module)
@@ -53,11 +56,13 @@ M = TypeVar("M", bound=nn.Module)
 def choose_device(name: str) -> torch.device:
     """Return the device called `name`; `auto` takes CUDA when there is one.
 
+    Of several processes on a node each takes the CUDA device of its own.
+
     Raises:
         ConfigError: The name is unknown, or the device is not there.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return own_device(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -66,7 +71,7 @@ def choose_device(name: str) -> torch.device:
         ) from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError("there is no CUDA device on this machine", "use --device cpu")
-    return device
+    return own_device(device)
 
 
 def with_initial_weights(build: Callable[[], M], seed: int) -> M:
@@ -122,6 +127,9 @@ class Trained(Generic[M]):
 class TrainingLoop(Generic[M]):
     """Trains one model in a directory, resuming from its newest checkpoint if it has one.
 
+    Where a launcher started several processes, they train one model together; that of rank 0 alone
+    reads and writes the directory.
+
     Args:
         model: What to train, on its device.
         objective: What to minimize.
@@ -140,7 +148,15 @@ class TrainingLoop(Generic[M]):
     ) -> None:
         self.objective, self.settings = objective, settings
         self.directory, self.progress = directory, progress
-        self.update = Update(model, objective, settings, progress.message)
+        self.processes = join()
+        self._division = ""
+        if self.processes is not None:
+            self._division = self.processes.describe(settings.batch_size)
+            self.processes.check_model(model)
+            self.processes.check_device(next(model.parameters()).device)
+            progress.message(self._division)
+        self._leads = self.processes is None or self.processes.leads
+        self.update = Update(model, objective, settings, progress.message, self.processes)
         self.state = LoopState(planned=settings.updates)
         limit = settings.time_limit
         self._limit = math.inf if limit is None else limit * 60.0
@@ -161,7 +177,8 @@ class TrainingLoop(Generic[M]):
         """Train to the end of the budget.
 
         Returns:
-            Training steps, seconds, samples per second and the last losses.
+            Training steps, seconds, samples per second and the last losses; the same in all
+            processes.
 
         Raises:
             LwdctlError: The loss, its gradient or a weight became NaN or infinite.
@@ -169,23 +186,30 @@ class TrainingLoop(Generic[M]):
         """
         with self._threads(), matrix_precision(self.update.device, self.settings.precision):
             self._train(title)
-            if self.settings.snapshots:  # a time limit may end before the last one planned
+            # A time limit may end before the last one planned.
+            if self.settings.snapshots and self._leads:
                 checkpoint.write_snapshot(self.directory, self.state.update, self.ema_model)
             self.save()
-            return {
+            numbers = {
                 "updates": self.state.update,
                 "training_seconds": round(self.state.seconds, 1),
                 "samples_per_second": round(self._pace(), 1),
                 "threads": self.state.threads,
                 **self.state.losses,
-                **self._validate(),
             }
+            if self.processes is None:
+                return numbers | self._validate()
+            held_out = self._validate() if self._leads else {}
+            numbers |= {**held_out, "processes": self.processes.size}
+            shared: dict[str, float] = self.processes.from_first(numbers)
+            return shared
 
     def _train(self, title: str) -> None:
         self.model.train()
+        copies = 0.0 if self.processes is None else LAUNCHER_SECONDS
         with (
-            delayed_signals() as stop,
-            MetricLog(self.directory, self.state.update) as log,
+            delayed_signals(copies) as stop,
+            self._metric_log() as log,
             self.progress.task(
                 title, self.state.planned, "update", start=self.state.update
             ) as task,
@@ -200,7 +224,7 @@ class TrainingLoop(Generic[M]):
                     continue  # the device is not waited for
                 if logs:
                     self._check_divergence()  # waits for the device
-                self.state.seconds = time.monotonic() - started
+                due = self._agree(stop, time.monotonic() - started)
                 if logs:
                     self._log(log)
                 losses = {name: f"{value:.4g}" for name, value in self.state.losses.items()}
@@ -208,8 +232,7 @@ class TrainingLoop(Generic[M]):
                 task.advance(self.state.update - shown, **losses, **{"samples/s": samples})
                 shown = self.state.update
                 self._plan()
-                waited = time.monotonic() - self._saved
-                if stop.signal is not None or waited > self.settings.checkpoint_seconds:
+                if stop.signal is not None or due:
                     self._check_divergence()
                     self.save()
                 if stop.signal is not None:
@@ -229,18 +252,41 @@ class TrainingLoop(Generic[M]):
             LwdctlError: A weight is NaN or infinite; nothing is written.
         """
         self._raise_if_diverged(self.update.broken_weights())
-        checkpoint.save(self.directory, self.state.update, self.update.save(), vars(self.state))
+        if self._leads:
+            tensors = self.update.save()
+            checkpoint.save(self.directory, self.state.update, tensors, vars(self.state))
+        if self.processes is not None:  # whoever ends now leaves a complete file behind
+            self.processes.barrier()
         self._saved = time.monotonic()
 
     def _load(self) -> None:
-        loaded = checkpoint.load_newest(self.directory, self.progress.message)
-        if loaded is None:
-            return
-        tensors, values = loaded
-        # Checked: the checkpoint may be one of another version of lwdctl.
-        self.state = typed(LoopState, values, f"{self.directory}: checkpoint", hint=_AFRESH)
-        self.update.load(tensors)
-        checkpoint.remove_later_snapshots(self.directory, self.state.update)
+        loaded = None
+        if self._leads:
+            loaded = checkpoint.load_newest(self.directory, self.progress.message)
+        if loaded is not None:
+            tensors, values = loaded
+            # Checked: the checkpoint may be one of another version of lwdctl.
+            self.state = typed(LoopState, values, f"{self.directory}: checkpoint", hint=_AFRESH)
+            self.update.load(tensors)
+            checkpoint.remove_later_snapshots(self.directory, self.state.update)
+        if self.processes is not None:
+            self.state = LoopState(**self.processes.from_first(vars(self.state)))
+            tensors = self.processes.tensors_from_first(self.update.save())
+            if not self._leads:
+                self.update.load(tensors)
+
+    def _agree(self, stop: StopRequest, seconds: float) -> bool:
+        """Note the time; return whether a checkpoint is due, as all processes do.
+
+        A signal to one process stops all of them at this training step.
+        """
+        due = time.monotonic() - self._saved > self.settings.checkpoint_seconds
+        self.state.seconds = seconds
+        if self.processes is not None:
+            found, numbers = self.processes.agree(largest=stop.signal or 0, first=[due, seconds])
+            stop.signal = found or None
+            due, self.state.seconds = bool(numbers[0]), numbers[1]
+        return due
 
     def _step(self) -> None:
         self.update.step(self.state.update, self.state.planned)
@@ -257,7 +303,13 @@ class TrainingLoop(Generic[M]):
         """
         before = torch.get_num_threads()
         if not self.state.threads:
-            self.state.threads = self.settings.threads or self._fastest()
+            threads = self.settings.threads
+            if threads is None and self._leads:
+                with self.update.alone():
+                    threads = self._fastest()
+            if self.processes is not None:
+                threads = self.processes.from_first(threads)
+            self.state.threads = threads or 1
         try:
             torch.set_num_threads(self.state.threads)
             yield
@@ -284,11 +336,20 @@ class TrainingLoop(Generic[M]):
 
     def _write_snapshot(self) -> None:
         count, done, planned = self.settings.snapshots, self.state.update, self.state.planned
+        if not self._leads:
+            return
         if done * count // planned > (done - 1) * count // planned:
             checkpoint.write_snapshot(self.directory, done, self.ema_model)
 
-    def _log(self, log: MetricLog) -> None:
+    def _metric_log(self) -> AbstractContextManager[MetricLog | None]:
+        if not self._leads:
+            return nullcontext()
+        return MetricLog(self.directory, self.state.update, self._division)
+
+    def _log(self, log: MetricLog | None) -> None:
         self.state.losses = {name: float(term) for name, term in self.update.terms.items()}
+        if log is None:
+            return
         settings = self.settings
         factor = learning_rate_factor(self.state.update - 1, self.state.planned, settings.warmup)
         extra = {
@@ -302,6 +363,8 @@ class TrainingLoop(Generic[M]):
 
     def _check_divergence(self) -> None:
         """Raise before diverged weights reach a checkpoint or the log."""
+        if self.processes is not None:
+            self.processes.wait_for_device(self.update.device)
         self._raise_if_diverged(self.update.not_finite())
 
     def _raise_if_diverged(self, what: str) -> None:
@@ -334,14 +397,19 @@ class StopRequest:
 
 
 @contextmanager
-def delayed_signals() -> Iterator[StopRequest]:
+def delayed_signals(copies: float = 0.0) -> Iterator[StopRequest]:
     """Delay SIGINT, SIGTERM and SIGHUP until a checkpoint is written.
 
     Inside the context a signal is only recorded; on leaving, it is raised again for the handler
     that was there before. A second signal is handled at once. A signal that the process ignores
     (SIGINT in a background job of a script) stays ignored.
+
+    Args:
+        copies: Seconds in which further signals are copies of the first: a cluster sends one to
+            every process, and a launcher that gets it sends it to its processes again.
     """
     request, before = StopRequest(), dict[int, Any]()
+    arrived: float | None = None
 
     def restore() -> None:
         for number, handler in before.items():
@@ -349,9 +417,15 @@ def delayed_signals() -> Iterator[StopRequest]:
         before.clear()
 
     def record(number: int, frame: FrameType | None) -> None:
+        nonlocal arrived
         del frame
-        request.signal = number
-        restore()
+        if arrived is None:
+            arrived, request.signal = time.monotonic(), number
+            if not copies:
+                restore()
+        elif time.monotonic() - arrived > copies:
+            restore()
+            signal.raise_signal(number)
 
     if threading.current_thread() is threading.main_thread():  # others cannot set handlers
         handled = [n for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
@@ -372,15 +446,18 @@ class MetricLog:
     Args:
         directory: The run's directory.
         done: Training steps that the run has already made.
+        note: A line for the text log.
     """
 
-    def __init__(self, directory: Path, done: int = 0) -> None:
+    def __init__(self, directory: Path, done: int = 0, note: str = "") -> None:
         path = directory / METRICS
         path.write_bytes(b"".join(_rows_until(path, done)))
         self._file = path.open("a")
         self._text = (directory / "log.txt").open("a", encoding="utf-8")
         if done:
             self._write_line(f"resuming from update {done}")
+        if note:
+            self._write_line(note)
         self._events = EventFile(directory / FOLDER, first_step=done + 1)
 
     def write(self, update: int, values: Mapping[str, float], planned: int) -> None:

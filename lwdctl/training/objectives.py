@@ -26,6 +26,7 @@ from lwdctl.data.batches import SnippetBatch, SnippetBatches, choose_cache
 from lwdctl.data.windows import WindowRule
 from lwdctl.models.normalizer import normal_like
 from lwdctl.models.skeleton import check_batch_memory
+from lwdctl.training.distributed import own_rows
 from lwdctl.training.loop import choose_device
 from lwdctl.training.update import Ahead
 
@@ -100,9 +101,22 @@ class SnippetObjective:
         count = min(BLOCK, left)
         if not batches.resident:  # the snippets themselves are uploaded
             count = max(1, min(count, BLOCK_BYTES // (size * batches.snippet_bytes)))
-        parts = batches.prepare(*batches.drawn(update, size, count))
-        self._ahead.put(*(part.view(count, size, *part.shape[1:]) for part in parts))
+        rows = own_rows(size)
+        drawn = batches.drawn(update, size, count)
+        parts = batches.prepare(*(each.reshape(count, size)[:, rows].ravel() for each in drawn))
+        self._ahead.put(*(part.view(count, -1, *part.shape[1:]) for part in parts))
         return count
+
+    def weight(self, model: nn.Module, place: Tensor) -> Tensor | None:
+        """Return the weight of this process's loss, a scalar; None for its number of rows.
+
+        It is what the model's method `loss_weight` returns, if it has one.
+        """
+        weigh = getattr(model, "loss_weight", None)
+        if weigh is None:
+            return None
+        batch = self.batches.assemble(*self._ahead.take(place))
+        return cast(Tensor, weigh(batch, **self.options))
 
     def loss(
         self, model: nn.Module, place: Tensor, generator: torch.Generator
@@ -339,7 +353,8 @@ class DiffusionObjective:
         table, count = self.table, min(BLOCK, left)
         if isinstance(table, SpilledLatents):  # the snippets themselves are uploaded
             count = max(1, min(count, BLOCK_BYTES // (self.batch_size * table.row_bytes)))
-        drawn = [self._draw(number) for number in range(update, update + count)]
+        own = own_rows(self.batch_size)
+        drawn = [self._draw(number)[own] for number in range(update, update + count)]
         rows = torch.from_numpy(np.stack(drawn))
         if isinstance(table, SpilledLatents):
             parts = table.take(rows.flatten())

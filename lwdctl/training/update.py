@@ -7,7 +7,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -21,6 +21,7 @@ from lwdctl.models.cuda_graphs import capture
 from lwdctl.models.files import load_tensors, unique_tensors
 from lwdctl.training import checkpoint
 from lwdctl.training.adamw import AdamW
+from lwdctl.training.distributed import Processes
 
 FINAL_FACTOR = 0.01
 """Fraction of the peak learning rate that is left at the end of the cosine."""
@@ -91,7 +92,13 @@ class LoopSettings:
 
 
 class Objective(Protocol):
-    """What training minimizes."""
+    """What training minimizes.
+
+    In a training of several processes each loads its own rows of the batches (`own_rows`), and
+    losses are averaged by the number of rows. An objective whose loss is no mean over rows also
+    has a method `weight(model, place)`: what the loss of this process counts, a scalar on the
+    device, or None for its rows.
+    """
 
     def load(self, update: int, left: int) -> int:
         """Put the batches of a block of training steps on the device.
@@ -151,6 +158,7 @@ class Update(Generic[M]):
         objective: What to minimize.
         settings: How to train.
         log: Called with the reason where the training step is not captured.
+        processes: All processes of the training; None where this is the only one.
 
     Attributes:
         model: The model in training.
@@ -167,9 +175,11 @@ class Update(Generic[M]):
         objective: Objective,
         settings: LoopSettings,
         log: Callable[[str], None],
+        processes: Processes | None = None,
     ) -> None:
         self.model, self.average = model, copy.deepcopy(model)
         self._objective, self._settings, self._log = objective, settings, log
+        self._processes = processes
         self._parameters: list[Tensor] = list(model.parameters())
         self._averaged: list[Tensor] = list(self.average.parameters())
         self.device = self._parameters[0].device
@@ -199,6 +209,9 @@ class Update(Generic[M]):
             self._replay = self._captured() if self.runs_ahead else self._run
         self._seed(number)
         self._replay()
+        if self._processes is not None and self._replay == self._run:
+            # Python would not be heard while a full queue waits for a process that has gone.
+            self._processes.wait_for_device(self.device)
 
     def load_block(self, number: int, planned: int) -> None:
         """Put a block of training steps on the device that the step `number` belongs to."""
@@ -212,6 +225,15 @@ class Update(Generic[M]):
         """Make the first training step of the loaded block."""
         self._place.zero_()
         self._run()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Make the training steps inside the context without the other processes."""
+        processes, self._processes = self._processes, None
+        try:
+            yield
+        finally:
+            self._processes = processes
 
     @contextmanager
     def undone(self) -> Iterator[None]:
@@ -272,10 +294,12 @@ class Update(Generic[M]):
         bf16 = torch.autocast(
             self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"
         )
-        with bf16:
+        with bf16, self._draws():
             loss, terms = self._objective.loss(self.model, self._place, self._generator)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        if self._processes is not None:
+            loss, terms = self._averaged_over(self._processes, loss, terms)
         if settings.clip_norm:
             norm = nn.utils.clip_grad_norm_(self._parameters, settings.clip_norm, foreach=True)
             self._norm = norm.detach()
@@ -283,6 +307,23 @@ class Update(Generic[M]):
         self._follow(weight)
         self._place.add_(1)
         self.loss, self.terms = loss.detach(), terms
+
+    def _draws(self) -> AbstractContextManager[None]:
+        if self._processes is None:
+            return nullcontext()
+        return self._processes.draws(self._settings.batch_size, self.device)
+
+    def _averaged_over(
+        self, processes: Processes, loss: Tensor, terms: Mapping[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Average the gradients, the loss and its terms over all processes."""
+        weigh = getattr(self._objective, "weight", None)
+        weight = None if weigh is None else weigh(self.model, self._place)
+        if weight is None:
+            rows = processes.rows(self._settings.batch_size)
+            weight = torch.full((), rows.stop - rows.start, device=self.device)
+        loss, *values = processes.average(self._parameters, [loss, *terms.values()], weight)
+        return loss, dict(zip(terms, values, strict=True))
 
     @torch.no_grad()
     def _follow(self, weight: Tensor) -> None:

@@ -1,0 +1,614 @@
+"""One training in several processes: the numbers of one process, and an end together."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from lwdctl.artifacts.workspace import Workspace
+from lwdctl.core.errors import ConfigError, LwdctlError
+from lwdctl.core.launch import Launch, launched, leads
+from lwdctl.models.files import read_tensors
+from lwdctl.pipeline.run_stage import run_stage
+from lwdctl.training import loop as loop_module
+from lwdctl.training import peers as peers_module
+from lwdctl.training.distributed import Processes, own_device
+from lwdctl.training.loop import TrainingLoop, delayed_signals
+from lwdctl.training.own_rows import OwnRows
+from lwdctl.training.peers import LostProcessError, Peers
+
+sys.path.insert(0, str(Path(__file__).parent))
+import every_objective
+from every_objective import KINDS, rows, train, write_workspace
+
+sys.path.pop(0)
+
+SCRIPT = str(Path(every_objective.__file__))
+TRAIN = [
+    "train-vae", "--policy-width", "8", "--decoder", "xs", "--snippet-length", "8",
+    "--latent-size", "8", "--batch-size", "7", "--device", "cpu", "--threads", "1",
+]  # fmt: skip
+VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+LAUNCH = Launch(0, 2, "localhost", 1, 0, 2)
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def environment(**more: Any) -> dict[str, str]:
+    bare = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    return {**bare, "OMP_NUM_THREADS": "1", **{name: str(value) for name, value in more.items()}}
+
+
+class Started:
+    """Processes of one training, by rank, without a launcher that watches them."""
+
+    def __init__(self, arguments: list[str], size: int = 2, **more: Any) -> None:
+        port = free_port()
+        self.processes = [
+            subprocess.Popen(
+                [sys.executable, SCRIPT, *arguments],
+                env=environment(
+                    RANK=rank, WORLD_SIZE=size, MASTER_ADDR="127.0.0.1", MASTER_PORT=port,
+                    LOCAL_RANK=rank, LOCAL_WORLD_SIZE=size, **more,
+                ),
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            )
+            for rank in range(size)
+        ]  # fmt: skip
+
+    def end(self, seconds: float = 150.0) -> list[tuple[int, str, str]]:
+        """Return exit code, stdout and stderr of every process."""
+        try:
+            texts = [process.communicate(timeout=seconds) for process in self.processes]
+        finally:
+            for process in self.processes:
+                process.kill()
+        return [
+            (process.returncode, *text) for process, text in zip(self.processes, texts, strict=True)
+        ]
+
+
+def torchrun(*arguments: str, size: int = 2, more: tuple[str, ...] = (), **variables: Any) -> Any:
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={size}", *more]
+    return subprocess.Popen(
+        [*command, *arguments], env=environment(**variables),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def wait_for(found: Any, seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not found():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def largest_difference(one: Path, two: Path) -> float:
+    """Return the largest relative difference of logged numbers."""
+    first, second = rows(one), rows(two)
+    assert first.keys() == second.keys()
+    assert first
+    worst = 0.0
+    for name, lines in first.items():
+        assert len(lines) == len(second[name])
+        for line, other in zip(lines, second[name], strict=True):
+            assert line.keys() == other.keys()
+            worst = max(worst, *(abs(v - other[k]) / max(abs(v), 1e-12) for k, v in line.items()))
+    return worst
+
+
+def test_two_processes_train_as_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = ("vae", "diffusion", "dp-transformer", "mlp")
+    started = Started([str(tmp_path / "two"), "4", *kinds])
+    monkeypatch.setattr(TrainingLoop, "_is_due", lambda self, every: True)
+    for kind in kinds:
+        assert "processes" not in train(kind, tmp_path / "one" / kind, 4).summary
+    assert [code for code, _, _ in started.end()] == [0, 0]
+    for kind in kinds:
+        assert largest_difference(tmp_path / "one" / kind, tmp_path / "two" / kind) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_fifty_updates(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = torchrun(SCRIPT, str(tmp_path / "two"), "50", kind)
+    monkeypatch.setattr(TrainingLoop, "_is_due", lambda self, every: True)
+    train(kind, tmp_path / "one" / kind, 50)
+    _, errors = started.communicate(timeout=170)
+    assert started.returncode == 0, errors
+    found = rows(tmp_path / "two")
+    assert max(map(len, found.values())) == 50
+    assert largest_difference(tmp_path / "one", tmp_path / "two") < 1e-5
+
+
+@pytest.mark.slow
+def test_three_processes_of_the_command_line(tmp_path: Path) -> None:
+    """One of them publishes and reports; the others are silent and end alike."""
+    workspace = write_workspace(tmp_path)
+    started = torchrun(
+        "-m", "lwdctl", *TRAIN, "--updates", "4", "--json", size=3, LWDCTL_WORKSPACE=tmp_path
+    )
+    output, errors = started.communicate(timeout=170)
+    assert started.returncode == 0, errors
+    assert json.loads(output)["summary"]["processes"] == 3
+    assert "3 processes: batches of 7 snippets, 2 or 3 per process" in errors
+    assert errors.count("reading snippets/walks:v1") == 1
+    (artifact,) = [item for item in workspace.artifacts() if item.type == "vae"]
+    assert "2 or 3 per process" in artifact.payload("log.txt").read_text()
+    assert not list((tmp_path / "vae").rglob(".partial*"))
+    assert not list((tmp_path / "vae").rglob("rank-*"))
+
+
+def run_in_progress(root: Path) -> Path:
+    (found,) = (root / "vae").glob("*/.partial-*")
+    return found
+
+
+def checkpoints(root: Path) -> list[Path]:
+    return sorted((root / "vae").glob("*/.partial-*/checkpoints/update-*"))
+
+
+def weights(root: Path) -> dict[str, torch.Tensor]:
+    (artifact,) = [item for item in Workspace(root).artifacts() if item.type == "vae"]
+    return read_tensors(artifact.payload("weights.safetensors"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_resuming_with_another_number_of_processes(before: int, after: int, tmp_path: Path) -> None:
+    """A signal to one process stops all of them, with a checkpoint of the same training step."""
+    line = [*TRAIN, "--updates", "60"]
+    for name in ("whole", "parts"):
+        write_workspace(tmp_path / name)
+    whole = subprocess.run(
+        [sys.executable, SCRIPT, "cli", "60", *line],
+        env=environment(LWDCTL_WORKSPACE=tmp_path / "whole"), check=True, capture_output=True,
+    )  # fmt: skip
+    assert whole.returncode == 0
+    root = tmp_path / "parts"
+    variables = {"LWDCTL_WORKSPACE": root}
+
+    def start(size: int, *more: str) -> Any:
+        arguments = ["cli", "60", *line, *more]
+        if size > 1:
+            return Started(arguments, size, **variables)
+        command = [sys.executable, SCRIPT, *arguments]
+        return subprocess.Popen(command, env=environment(**variables), stderr=subprocess.PIPE)
+
+    first = start(before)
+    log = lambda: list((root / "vae").glob("*/.partial-*/metrics.jsonl"))  # noqa: E731
+    wait_for(lambda: log() and log()[0].read_text().count("\n") > 5)
+    if before > 1:
+        first.processes[-1].send_signal(signal.SIGTERM)
+        assert [code for code, _, _ in first.end()] == [143] * before
+    else:
+        first.send_signal(signal.SIGTERM)
+        first.communicate(timeout=60)
+        assert first.returncode == 143
+    assert len(checkpoints(root)) == 1
+    second = start(after, "--resume")
+    if after > 1:
+        assert [code for code, _, _ in second.end()] == [0] * after
+    else:
+        second.communicate(timeout=150)
+        assert second.returncode == 0
+    found, expected = weights(root), weights(tmp_path / "whole")
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-5)
+    (one,), (two,) = rows(tmp_path / "whole").values(), rows(root).values()
+    for line_, other in zip(one, two, strict=True):
+        assert other == pytest.approx(line_, rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_killed_process_ends_the_others_with_one_line(lost: int, tmp_path: Path) -> None:
+    write_workspace(tmp_path)
+    line = ["cli", "0.2", *TRAIN, "--updates"]
+    started = torchrun(SCRIPT, *line, "100000", LWDCTL_WORKSPACE=tmp_path)
+    wait_for(lambda: checkpoints(tmp_path))
+    os.kill(child(started.pid, lost), signal.SIGKILL)
+    _, errors = started.communicate(timeout=60)
+    assert started.returncode == 1
+    assert errors.count("error: ") == 1
+    assert f"error: rank {lost} (process " in errors
+    assert errors.count("hint: ") == 1
+    hint = next(text for text in errors.splitlines() if text.startswith("hint: "))
+    assert "torchrun --nproc-per-node=2 -m lwdctl train-vae" in hint
+    assert hint.endswith("--resume")
+    # The settings decide what is resumed, so this goes on to a training step that was planned.
+    resumed = Started([*line, "100000", "--resume"], LWDCTL_WORKSPACE=tmp_path)
+    newest = checkpoints(tmp_path)[-1].name
+    wait_for(lambda: checkpoints(tmp_path)[-1].name > newest)
+    for process in resumed.processes:  # as a cluster does
+        process.send_signal(signal.SIGTERM)
+    ended = resumed.end()
+    assert [code for code, _, _ in ended] == [143, 143]
+    assert [text.count("error: terminated") for _, _, text in ended] == [1, 0]
+    assert f"resuming from {newest}" in ended[0][2]
+
+
+def child(parent: int, rank: int) -> int:
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            if stat.read_text().rpartition(")")[2].split()[1] != str(parent):
+                continue
+            if f"\0RANK={rank}\0" in f"\0{(stat.parent / 'environ').read_text()}":
+                return int(stat.parent.name)
+        except OSError:
+            continue
+    raise AssertionError("the launcher has no such process")
+
+
+@pytest.mark.slow
+def test_a_process_that_stopped_is_named_after_the_time_out(tmp_path: Path) -> None:
+    write_workspace(tmp_path)
+    line = ["cli", "0.2", *TRAIN, "--updates", "100000"]
+    started = Started(line, 3, LWDCTL_WORKSPACE=tmp_path, LWDCTL_RANK_TIMEOUT=4)
+    wait_for(lambda: checkpoints(tmp_path))
+    stopped = started.processes[1]
+    stopped.send_signal(signal.SIGSTOP)
+    for process in (started.processes[0], started.processes[2]):
+        process.wait(timeout=60)
+    stopped.kill()
+    stopped.send_signal(signal.SIGCONT)
+    ended = started.end()
+    assert [code for code, _, _ in ended] == [1, -signal.SIGKILL, 1]
+    texts = "".join(text for _, _, text in ended)
+    assert texts.count("has not answered for 4 s") == 1
+    assert f"rank 1 (process {stopped.pid} on {socket.gethostname()})" in texts
+    assert checkpoints(tmp_path)
+
+
+@pytest.mark.slow
+def test_two_nodes_meet_on_loopback(tmp_path: Path) -> None:
+    write_workspace(tmp_path)
+    meet = ("--nnodes=2", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}",
+            "--rdzv-id=walks", "--local-addr=127.0.0.1")  # fmt: skip
+    line = ("-m", "lwdctl", *TRAIN, "--updates", "4")
+    agents = [torchrun(*line, size=1, more=meet, LWDCTL_WORKSPACE=tmp_path) for _ in range(2)]
+    errors = [agent.communicate(timeout=170)[1] for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0], errors
+    assert sum("2 processes: batches of 7" in text for text in errors) == 1
+    assert len(list((tmp_path / "vae").glob("*/v*"))) == 1
+
+
+@pytest.mark.slow
+def test_one_process_of_torchrun_is_one_process(tmp_path: Path) -> None:
+    for name in ("plain", "torchrun"):
+        write_workspace(tmp_path / name)
+    line = [*TRAIN, "--updates", "4"]
+    plain = [sys.executable, "-m", "lwdctl", *line]
+    subprocess.run(
+        plain, env=environment(LWDCTL_WORKSPACE=tmp_path / "plain"), check=True, capture_output=True
+    )
+    started = torchrun("-m", "lwdctl", *line, size=1, LWDCTL_WORKSPACE=tmp_path / "torchrun")
+    _, errors = started.communicate(timeout=170)
+    assert started.returncode == 0, errors
+    one, two = weights(tmp_path / "plain"), weights(tmp_path / "torchrun")
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+
+
+@pytest.mark.slow
+def test_an_error_of_one_process_ends_all_with_its_message(tmp_path: Path) -> None:
+    """The processes differ in a setting; each would wait for the other."""
+    write_workspace(tmp_path)
+    port = free_port()
+    started = []
+    for rank in range(2):
+        variables = environment(
+            RANK=rank, WORLD_SIZE=2, MASTER_ADDR="127.0.0.1", MASTER_PORT=port,
+            LWDCTL_WORKSPACE=tmp_path,
+        )  # fmt: skip
+        line = [sys.executable, "-m", "lwdctl", *TRAIN, "--updates", str(4 + rank)]
+        started.append(subprocess.Popen(line, env=variables, stderr=subprocess.PIPE, text=True))
+    texts = [process.communicate(timeout=150)[1] for process in started]
+    assert [process.returncode for process in started] == [1, 1]
+    joined = "".join(texts)
+    assert "the processes differ in their settings: updates is" in joined
+    assert not list((tmp_path / "vae").glob("*/*"))
+
+
+# What follows runs within this process.
+
+
+@pytest.fixture
+def variables(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+def set_all(variables: pytest.MonkeyPatch, **values: str) -> None:
+    for name, value in values.items():
+        variables.setenv(name, value)
+
+
+FULL = {"RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "node", "MASTER_PORT": "29500"}
+
+
+def test_the_launcher_s_variables(variables: pytest.MonkeyPatch) -> None:
+    assert launched() is None
+    assert leads()
+    set_all(variables, **FULL)
+    assert launched() == Launch(1, 4, "node", 29500, None, None)
+    assert not leads()
+    set_all(variables, LOCAL_RANK="1", LOCAL_WORLD_SIZE="4")
+    found = launched()
+    assert found is not None
+    assert found.command("lwdctl list") == "torchrun --nproc-per-node=4 -m lwdctl list"
+    assert replace(found, local_size=2).command("lwdctl list") == "lwdctl list"
+    variables.setenv("WORLD_SIZE", "1")
+    assert launched() is None
+
+
+@pytest.mark.parametrize("missing", FULL)
+def test_a_variable_that_is_not_set_is_named(missing: str, variables: Any) -> None:
+    set_all(variables, **{name: value for name, value in FULL.items() if name != missing})
+    with pytest.raises(ConfigError, match=f"{missing} is not set") as caught:
+        launched()
+    assert "torchrun" in caught.value.hint
+    assert "unset RANK WORLD_SIZE" in caught.value.hint
+
+
+@pytest.mark.parametrize(("name", "value"), [("RANK", "4"), ("RANK", "-1"), ("MASTER_PORT", "x")])
+def test_a_variable_that_is_no_number_is_named(name: str, value: str, variables: Any) -> None:
+    set_all(variables, **{**FULL, name: value})
+    with pytest.raises(ConfigError, match=f"{name}={value}"):
+        launched()
+
+
+def test_a_stage_of_one_process_refuses_to_run_in_several(variables: Any, tmp_path: Path) -> None:
+    set_all(variables, **FULL)
+    with pytest.raises(ConfigError, match="encode does its work in one process"):
+        run_stage("encode", Workspace(tmp_path))
+
+
+def test_devices_of_several_processes(variables: Any, monkeypatch: Any) -> None:
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    assert own_device(torch.device("cuda:2")) == torch.device("cuda:2")  # one process
+    set_all(variables, **FULL)
+    with pytest.raises(ConfigError, match="LOCAL_RANK is not set"):
+        own_device(torch.device("cuda"))
+    set_all(variables, LOCAL_RANK="3", LOCAL_WORLD_SIZE="4")
+    assert own_device(torch.device("cuda")) == torch.device("cuda")
+    assert chosen == [3]
+    assert own_device(torch.device("cpu")) == torch.device("cpu")
+    with pytest.raises(ConfigError, match="cannot all use cuda:2"):
+        own_device(torch.device("cuda:2"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ConfigError, match="GPU 3, but this node has 2"):
+        own_device(torch.device("cuda"))
+
+
+@pytest.mark.parametrize(("batch", "size"), [(7, 2), (64, 3), (5, 5), (9, 4)])
+def test_rows_cover_a_batch_once(batch: int, size: int) -> None:
+    parts = [Processes(replace(LAUNCH, rank=rank, size=size), None).rows(batch)  # type: ignore[arg-type]
+             for rank in range(size)]  # fmt: skip
+    assert [row for part in parts for row in range(batch)[part]] == list(range(batch))
+    lengths = {part.stop - part.start for part in parts}
+    assert max(lengths) - min(lengths) <= 1
+
+
+def test_batches_and_models_that_cannot_be_divided() -> None:
+    processes = Processes(replace(LAUNCH, size=8), None)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="a batch of 7 cannot be divided among 8"):
+        processes.describe(7)
+    assert processes.describe(8) == "8 processes: batches of 8 snippets, 1 per process"
+    with pytest.raises(ConfigError, match="1 is a batch normalization"):
+        processes.check_model(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
+
+
+class Noisy(nn.Module):
+    """Draws in every way that a model may: with a generator and without, in place, in dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerDecoderLayer(8, 2, 16, 0.3, batch_first=True, norm_first=True)
+        self.decoder, self.dropout = nn.TransformerDecoder(layer, 2), nn.Dropout(0.5)
+
+    def forward(self, inputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        rows = len(inputs)
+        drawn = [
+            torch.randn(inputs.shape, generator=generator),
+            torch.rand(rows, 1, 1, generator=generator),
+            torch.randint(5, (rows, 1, 1), generator=generator),
+            torch.randint(2, 7, (rows, 1, 1)),
+            torch.randn_like(inputs),
+            torch.empty(rows, 1, 8).uniform_(generator=generator),
+            torch.empty(6, rows, 8).transpose(0, 1).contiguous().normal_(),
+            self.dropout(inputs.transpose(1, 2)).transpose(1, 2),
+        ]
+        shared = torch.randn(6, 8, generator=generator)
+        return self.decoder(inputs + sum(drawn), inputs + shared)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_draws_of_some_rows_are_those_of_the_batch(size: int) -> None:
+    torch.manual_seed(0)
+    model, inputs = Noisy(), torch.randn(7, 6, 8)
+
+    def run(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        torch.manual_seed(1)
+        given = values.clone().requires_grad_()
+        found = model(given, torch.Generator().manual_seed(2))
+        (gradient,) = torch.autograd.grad(found.square().sum(), given)
+        return found, gradient
+
+    whole = run(inputs)
+    for rank in range(size):
+        own = Processes(replace(LAUNCH, rank=rank, size=size), None).rows(7)  # type: ignore[arg-type]
+        with OwnRows(own, 7):
+            found = run(inputs[own])
+        for one, two in zip(found, whole, strict=True):
+            torch.testing.assert_close(one, two[own])
+
+
+def test_a_draw_that_cannot_be_divided_is_refused() -> None:
+    with OwnRows(slice(0, 3), 6), pytest.raises(LwdctlError, match="draws random numbers with"):
+        torch.bernoulli(torch.full((3, 2), 0.5))
+
+
+def test_copies_of_a_signal_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    try:
+        with delayed_signals(60.0) as stop:
+            for _ in range(3):
+                signal.raise_signal(signal.SIGTERM)
+            assert stop.signal == signal.SIGTERM
+            assert not heard
+        assert heard == [signal.SIGTERM]
+        with delayed_signals(1e-6):
+            signal.raise_signal(signal.SIGTERM)
+            time.sleep(0.01)
+            signal.raise_signal(signal.SIGTERM)
+            assert len(heard) == 2  # this one is not a copy
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def met(size: int, software: list[str] | None = None) -> Any:
+    """Yield the peers of several processes, which are threads of this one."""
+    port = free_port()
+    launches = [Launch(rank, size, "127.0.0.1", port, rank, size) for rank in range(size)]
+    stores = [
+        dist.TCPStore("127.0.0.1", port, size, is_master=rank == 0,
+                      timeout=timedelta(seconds=20), wait_for_workers=False)
+        for rank in range(size)
+    ]  # fmt: skip
+    given = software or ["one"] * size
+    found = [Peers(*each) for each in zip(launches, stores, given, strict=True)]
+    try:
+        yield found
+    finally:
+        for one in found:
+            one.stop()
+
+
+def meet(found: list[Peers]) -> list[BaseException | None]:
+    errors: list[BaseException | None] = [None] * len(found)
+
+    def arrive(number: int) -> None:
+        try:
+            found[number].meet()
+        except BaseException as error:  # noqa: BLE001
+            errors[number] = error
+
+    threads = [threading.Thread(target=arrive, args=(number,)) for number in range(len(found))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return errors
+
+
+def never(seconds: float) -> bool:
+    time.sleep(0.02)
+    return False
+
+
+def test_a_process_that_does_not_arrive_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers_module, "ARRIVAL_SECONDS", 0.3)
+    with met(4) as found:
+        errors = meet([found[0], found[2]])
+        assert all("rank 1, 3 of the training did not arrive within" in str(e) for e in errors)
+
+
+def test_processes_of_other_software_are_refused() -> None:
+    with met(2, ["torch 1", "torch 2"]) as found:
+        errors = meet(found)
+    assert all("runs torch" in str(error) for error in errors)
+
+
+def test_a_process_that_falls_silent_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LWDCTL_RANK_TIMEOUT", "1")
+    with met(3) as found:
+        assert meet(found) == [None] * 3
+        found[1].stop()
+        for one in (found[0], found[2]):
+            with pytest.raises(LostProcessError, match=r"rank 1 \(.*has not answered for 1 s"):
+                one.wait(never)
+
+
+def test_a_process_that_gets_nowhere_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers_module, "STALLED_SECONDS", 0.5)
+    monkeypatch.setenv("LWDCTL_RANK_TIMEOUT", "1")
+    with met(3) as found:
+        meet(found)
+        found[2].wait(lambda seconds: True)
+        time.sleep(0.2)  # its next sign of life says so
+        with pytest.raises(LostProcessError, match=r"waited 0 s for rank 1 \(") as caught:
+            found[0].wait(never)
+        assert "rank 2" not in caught.value.message
+
+
+def test_others_end_with_the_error_of_one_and_one_of_them_reports_it() -> None:
+    with met(3) as found:
+        meet(found)
+        error = LwdctlError("the disk is full", "free some")
+        error.exit_code = 7
+        assert found[1].end(error, will_say=True)
+        for one in (found[0], found[2]):
+            seen = one.noticed()
+            assert seen is not None
+            assert (seen.message, seen.hint, seen.exit_code) == ("the disk is full", "free some", 7)
+            assert not one.end(seen, will_say=True)
+        assert all(one.others_have_ended() for one in found)
+
+
+def test_signals_of_another_process_are_told_as_exit_codes() -> None:
+    with met(2) as found:
+        meet(found)
+        found[1].end(KeyboardInterrupt(), will_say=False)
+        seen = found[0].noticed()
+        assert seen is not None
+        assert seen.exit_code == 130
+        assert found[0].end(seen, will_say=True)
+
+
+def test_a_dead_process_of_this_machine_is_noticed_at_once() -> None:
+    with met(2) as found:
+        ended = subprocess.Popen([sys.executable, "-c", ""])
+        found[1]._myself = replace(found[1]._myself, pid=ended.pid)
+        wait_for(found[1]._myself.has_ended)  # a zombie
+        meet(found)
+        with pytest.raises(LostProcessError, match=f"rank 1 .process {ended.pid} on .* has ended"):
+            found[0].wait(never)
+        ended.wait()
+
+
+@pytest.mark.parametrize("text", ["soon", "0", "-3", "inf"])
+def test_a_time_out_that_is_no_number_of_seconds(text: str, monkeypatch: Any) -> None:
+    monkeypatch.setenv("LWDCTL_RANK_TIMEOUT", text)
+    with pytest.raises(ConfigError, match=f"LWDCTL_RANK_TIMEOUT={text}"):
+        Peers(LAUNCH, None, "")
+
+
+def test_nothing_of_it_is_there_in_a_single_process(tmp_path: Path, variables: Any) -> None:
+    assert loop_module.join() is None
+    train("mlp", tmp_path, 2)
+    assert not dist.is_initialized()
