@@ -15,7 +15,7 @@ _IN_PLACE = {"bernoulli_", "exponential_", "normal_", "random_", "uniform_"}
 _LIKE = {"rand_like", "randint_like", "randn_like"}
 
 
-class OwnRows(TorchDispatchMode):
+class OwnRows(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Makes each draw that has a value for every row for the whole batch, and takes its own rows.
 
     All processes seed their generators alike, so the draws are those of one process that has all
@@ -32,7 +32,7 @@ class OwnRows(TorchDispatchMode):
     """
 
     def __init__(self, rows: slice, size: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._rows, self._own, self._size = rows, rows.stop - rows.start, size
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -75,7 +75,8 @@ class OwnRows(TorchDispatchMode):
         The values are drawn in that order.
         """
         shape = (self._size, *own.shape[1:])
-        outer = sorted(range(own.dim()), key=lambda axis: -own.stride(axis))
+        strides = own.stride()
+        outer = sorted(range(own.dim()), key=lambda axis: -strides[axis])
         whole = own.new_empty([shape[axis] for axis in outer])
         return whole.permute([outer.index(axis) for axis in range(own.dim())])
 
