@@ -16,13 +16,14 @@ import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
 from lwdctl.artifacts.artifact import SMALL_FILE, Artifact
 from lwdctl.artifacts.files import matching, remember_digest, sha256_of, sync
+from lwdctl.artifacts.locks import Owner, lock_file
 from lwdctl.artifacts.manifest import (
     MANIFEST_NAME,
     SCHEMA_VERSION,
@@ -35,6 +36,7 @@ from lwdctl.artifacts.manifest import (
 )
 from lwdctl.artifacts.references import version_directory, version_of
 from lwdctl.core.errors import ArtifactError, cannot_write
+from lwdctl.core.plain_text import plain_text
 from lwdctl.core.untrusted import read_json, typed
 
 CHECKPOINTS = "checkpoints"
@@ -59,6 +61,7 @@ class RunRecord:
         config: Full configuration, JSON-ready.
         inputs: The artifacts it derives from.
         started: When it began, UTC ISO 8601.
+        owner: The process that began it.
     """
 
     type: str
@@ -67,6 +70,7 @@ class RunRecord:
     config: Mapping[str, Any]
     inputs: tuple[InputRef, ...]
     started: str
+    owner: Owner = field(default_factory=Owner)
 
     @property
     def input_digests(self) -> list[str]:
@@ -90,6 +94,8 @@ class RunRecord:
         lock = try_lock(self.path)
         if lock is not None:
             lock.close()
+        elif not has_locks(self.path):
+            return not self.owner.is_gone
         return lock is None
 
 
@@ -175,6 +181,10 @@ class RunInProgress:
         """Remove the directory, those above it that are empty now, and release the lock."""
         remove_run(self.path)
         self._lock.close()
+        # NFS keeps a file that is removed while it is open, as .nfs..., and with it the directory.
+        removed = self.path.with_name(REMOVED + self.path.name.removeprefix(PREFIX))
+        if matching(removed, ".nfs*"):
+            remove_run(removed)
 
     def __enter__(self) -> RunInProgress:
         """Return the run itself."""
@@ -231,19 +241,20 @@ def begin_run(
     """
     _sweep(root, artifact_type, name, resuming=resume)
     path = root / artifact_type / name / f"{PREFIX}{secrets.token_hex(8)}"
-    record = RunRecord(artifact_type, name, path, plain(config), inputs, now())
+    record = RunRecord(artifact_type, name, path, plain(config), inputs, now(), Owner.this())
     return _resume(root, record, version) if resume else _begin(root, record, version)
 
 
 def _begin(root: Path, record: RunRecord, version: int) -> RunInProgress:
     path = record.path
     body = {"config": record.config, "inputs": [asdict(item) for item in record.inputs]}
-    text = json.dumps({**body, "started": record.started}, indent=1)
+    body |= {"started": record.started, "owner": asdict(record.owner)}
+    text = json.dumps(body, indent=1)
     try:
         _make(path)
         lock = (path / RECORD_NAME).open("x+", encoding="utf-8")
         # Locked before it is filled: whoever finds an empty run.json leaves it alone.
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock_file(lock, fcntl.LOCK_EX)
         os.write(lock.fileno(), text.encode())
         os.fsync(lock.fileno())
         sync(path)
@@ -303,6 +314,8 @@ def _resume(root: Path, wanted: RunRecord, version: int) -> RunInProgress:
     # One with a checkpoint before one that was begun later and has none.
     chosen = max(same, key=lambda item: (item.resumable, item.started))
     lock = try_lock(chosen.path)
+    if lock is None and not has_locks(chosen.path):
+        lock = _take_over(chosen)
     if lock is None:
         raise ArtifactError(f"another process works on {chosen.path}", "wait for it to end")
     return RunInProgress(chosen, lock, resumed=True, version=version)
@@ -326,7 +339,7 @@ def read_record(path: Path) -> RunRecord | None:
         body = typed(_Record, read_json(path / RECORD_NAME), where)
     except ArtifactError:
         return None
-    return RunRecord(artifact_type, name, path, body.config, body.inputs, body.started)
+    return RunRecord(artifact_type, name, path, body.config, body.inputs, body.started, body.owner)
 
 
 @dataclass(frozen=True)
@@ -336,30 +349,67 @@ class _Record:
     config: dict[str, Any]
     inputs: tuple[InputRef, ...]
     started: str
+    owner: Owner = field(default_factory=Owner)
+
+
+def has_locks(path: Path) -> bool:
+    """Return whether the file system of the run in the directory at `path` has locks.
+
+    Some cluster file systems are mounted without (Lustre, or NFS without its lock service).
+    """
+    try:
+        with (path / RECORD_NAME).open("r+", encoding="utf-8") as file:
+            return lock_file(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # it is held, or gone
+        return True
+
+
+def _take_over(record: RunRecord) -> IO[str]:
+    """Open the run of a process that has ended, where no lock tells of its end.
+
+    Raises:
+        ArtifactError: It may still run.
+    """
+    owner = record.owner
+    if not owner.is_gone:
+        raise ArtifactError(
+            f"{record.path} is on a file system without locks, so nothing tells whether process"
+            f" {owner.pid} on {plain_text(owner.host or 'an unknown machine', 100)} still works on"
+            " it",
+            f"resume it on that machine, or leave out --resume and remove it: rm -r {record.path}",
+        )
+    return (record.path / RECORD_NAME).open("r+", encoding="utf-8")
 
 
 def try_lock(path: Path) -> IO[str] | None:
-    """Lock the run in the directory at `path`; None when another process holds it."""
+    """Lock the run in the directory at `path`.
+
+    Returns:
+        The lock; None when another process holds it, or the file system has no locks, where
+        nothing tells that none does.
+    """
     try:
         lock = (path / RECORD_NAME).open("r+", encoding="utf-8")
     except OSError:
         return None
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if lock_file(lock, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            return lock
     except BlockingIOError:
-        lock.close()
-        return None
-    return lock
+        pass
+    lock.close()
+    return None
 
 
 def _sweep(root: Path, artifact_type: str, name: str, *, resuming: bool = False) -> None:
     """Remove what killed processes left of one name.
 
     These are runs that were published and, unless one is about to be resumed, runs without a
-    checkpoint.
+    checkpoint. Those of other machines stay: some file systems are mounted with locks that other
+    machines do not see, and `lwdctl gc` removes them when it is asked to.
     """
     for record in unfinished_runs(root, artifact_type, name):
-        lock = try_lock(record.path)
+        lock = None if record.owner.is_elsewhere else try_lock(record.path)
         if lock is not None:
             with lock:
                 if not (resuming or record.resumable) or _was_published(record.path):

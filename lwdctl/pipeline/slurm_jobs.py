@@ -151,7 +151,7 @@ def log_path(run: RecipeRun, job: str) -> Path:
 
 def _content(step: Step) -> list[Any]:
     config: Mapping[str, Any] = plain(to_mapping(step.config))
-    return [step.id, step.stage.command, step.name, config, step.forced]
+    return [step.id, step.stage.command, step.name, config]
 
 
 def _digest(content: list[Any]) -> str:

@@ -6,6 +6,7 @@ systemd, no accounting database, no cgroups. It runs as root in a container.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -178,7 +179,12 @@ class SlurmCluster:
     def _start(self, name: str, *command: str) -> None:
         with (self.folder / f"{name}.out").open("ab") as output:
             self._daemons[name] = subprocess.Popen(
-                command, env=self.environment, stdout=output, stderr=output, cwd=self.folder
+                command,
+                env=self.environment,
+                stdout=output,
+                stderr=output,
+                cwd=self.folder,
+                start_new_session=True,  # Ctrl-C is for the test, which stops them
             )
 
     def run(self, *command: str, **options: object) -> str:
@@ -201,12 +207,11 @@ class SlurmCluster:
     def stop(self) -> None:
         """Cancel what runs and stop the daemons, by process id."""
         if "slurmctld" in self._daemons:
-            subprocess.run(
-                ["scancel", "--user", "root"],
-                env=self.environment,
-                capture_output=True,
-                check=False,
-            )
+            cancel = ["scancel", "--user", "root"]
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                subprocess.run(
+                    cancel, env=self.environment, capture_output=True, check=False, timeout=10
+                )
         for name in NODES:
             for process in self._job_processes(name):
                 _kill(process)

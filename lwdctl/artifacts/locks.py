@@ -1,0 +1,60 @@
+"""Who works on a run: a lock on a file, and what is known where a file system has no locks."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+_WITHOUT_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The process that began a run: what tells of its end where a file system has no locks.
+
+    Attributes:
+        host: Its machine, or "" where that is not known.
+        pid: Its number there.
+        job: Its job of Slurm, which runs on one machine at a time, or "".
+    """
+
+    host: str = ""
+    pid: int = 0
+    job: str = ""
+
+    @classmethod
+    def this(cls) -> Owner:
+        """Return this process."""
+        return cls(socket.gethostname(), os.getpid(), os.environ.get("SLURM_JOB_ID", ""))
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether it was begun on another machine."""
+        return self.host not in ("", socket.gethostname())
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it has surely ended: it was this job before it was requeued, or ran here."""
+        if self.job and self.job == os.environ.get("SLURM_JOB_ID", ""):
+            return self.pid != os.getpid() or self.is_elsewhere
+        return bool(self.pid) and not self.is_elsewhere and not Path(f"/proc/{self.pid}").exists()
+
+
+def lock_file(file: IO[str], how: int) -> bool:
+    """Lock a file; return False where its file system has no locks.
+
+    Raises:
+        BlockingIOError: Another process holds the lock, and `how` does not wait.
+    """
+    try:
+        fcntl.flock(file, how)
+    except OSError as error:
+        if error.errno not in _WITHOUT_LOCKS:
+            raise
+        return False
+    return True

@@ -1,0 +1,125 @@
+"""Runs on file systems whose locks are missing, or seen by one machine alone."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from lwdctl.artifacts import run_in_progress
+from lwdctl.artifacts.locks import Owner
+from lwdctl.core.errors import ArtifactError
+
+
+@pytest.fixture
+def without_locks(monkeypatch):
+    """A file system that has none, as Lustre and NFS may be mounted."""
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+
+
+def leave(workspace, name="lift", checkpoint=True, **owner):
+    """Leave an unfinished run, as if `owner` had begun it."""
+    draft = workspace.begin("vae", name, config={})
+    if checkpoint:
+        (draft.checkpoints / "1").write_text("half way")
+    record = draft.path / "run.json"
+    body = json.loads(record.read_text())
+    body["owner"] |= owner
+    record.write_text(json.dumps(body))
+    draft._lock.close()
+    return draft.path
+
+
+def dead_process():
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    done.wait()
+    return done.pid
+
+
+def test_a_run_is_published_without_locks(workspace, make, without_locks):
+    assert make("vae", "lift").reference == "vae/lift:v1"
+    assert not list(workspace.root.glob("*/*/.*"))
+
+
+def test_the_run_of_a_dead_process_is_resumed_without_locks(workspace, without_locks):
+    path = leave(workspace, pid=dead_process())
+    (record,) = workspace.unfinished()
+    assert record.resumable
+    assert not record.active
+    with workspace.begin("vae", "lift", config={}, resume=True) as draft:
+        assert draft.path == path
+
+
+@pytest.mark.parametrize("owner", [{"host": "another-machine"}, {"pid": 1}])
+def test_what_may_still_run_is_left_alone_without_locks(workspace, without_locks, owner):
+    path = leave(workspace, **owner)
+    (record,) = workspace.unfinished()
+    assert record.active
+    with pytest.raises(ArtifactError, match="file system without locks") as caught:
+        workspace.begin("vae", "lift", config={}, resume=True)
+    assert f"rm -r {path}" in caught.value.hint
+    with workspace.begin("vae", "lift", config={}):
+        assert path.exists()
+    assert workspace.leftovers() == []
+
+
+def test_a_requeued_job_resumes_what_it_began_elsewhere(workspace, without_locks, monkeypatch):
+    path = leave(workspace, host="another-machine", job="17")
+    monkeypatch.setenv("SLURM_JOB_ID", "18")
+    assert workspace.unfinished()[0].active
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    assert not workspace.unfinished()[0].active
+    with workspace.begin("vae", "lift", config={}, resume=True) as draft:
+        assert draft.path == path
+
+
+def test_a_job_does_not_take_over_from_itself(monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    assert not Owner.this().is_gone
+
+
+def test_another_machines_run_is_not_removed_though_its_lock_is_free(workspace):
+    """Locks may be seen by one machine alone; then a free lock tells nothing."""
+    elsewhere = leave(workspace, checkpoint=False, host="another-machine")
+    here = leave(workspace, checkpoint=False, pid=dead_process())
+    with workspace.begin("vae", "lift", config={"other": 1}):
+        assert elsewhere.exists()
+        assert not here.exists()
+    (leftover,) = workspace.leftovers()  # removed when somebody asks for it
+    assert leftover.path == elsewhere
+
+
+def test_records_of_earlier_versions_name_no_owner(workspace):
+    path = leave(workspace)
+    body = json.loads((path / "run.json").read_text())
+    del body["owner"]
+    (path / "run.json").write_text(json.dumps(body))
+    (record,) = workspace.unfinished()
+    assert record.owner == Owner()
+    assert not record.active
+
+
+def test_a_file_that_is_open_while_it_is_removed(workspace, make, monkeypatch):
+    """NFS keeps it under another name, and with it its directory."""
+    remove, held = shutil.rmtree, []
+
+    def remove_on_nfs(path, **options):
+        if ".removed-" in path.name and not held:
+            held.append(path)
+            (path / "run.json").rename(path / ".nfs0001")
+            return
+        remove(path, **options)
+
+    monkeypatch.setattr(run_in_progress.shutil, "rmtree", remove_on_nfs)
+    make("vae", "lift")
+    assert held
+    assert not list(workspace.root.glob("*/*/.*"))
