@@ -15,11 +15,20 @@ from lwdctl.cli.output import print_json, print_table, print_text
 from lwdctl.core.plain_text import plain_text
 from lwdctl.pipeline.plan import RecipeRun
 from lwdctl.pipeline.recipe import read_recipe
+from lwdctl.pipeline.slurm_status import cancel_stages
 from lwdctl.pipeline.status import StageStatus, recipe_status
 
 _SET = Annotated[
     list[str] | None,
     bare_option("Setting that was changed, as for `run`.", "--set", metavar="STAGE.KEY=VALUE"),
+]
+_CANCEL = Annotated[
+    bool,
+    bare_option(
+        "Cancel the jobs of this recipe that Slurm has queued or runs. What is finished stays, and"
+        " so do checkpoints: `lwdctl run RECIPE --executor slurm` goes on from there.",
+        "--cancel",
+    ),
 ]
 _LONGEST = 100
 """Most characters of an error in the table."""
@@ -32,24 +41,33 @@ def command(
     smoke: Annotated[
         bool, typer.Option("--smoke", help="Show the run at toy size (`run --smoke`).")
     ] = False,
+    cancel: _CANCEL = False,
 ) -> None:
-    """Show which stages of a recipe are done, run, can be resumed, failed, or are missing."""
+    """Show which stages of a recipe are done, queued, run, can be resumed, failed, or missing."""
     run = RecipeRun(read_recipe(recipe_path), shared.workspace, tuple(assignments or ()), smoke)
-    found = recipe_status(run)
+    cancelled = cancel_stages(run) if cancel else []
+    for job in cancelled:
+        shared.progress.message(f"{job.stage}: cancelled job {job.id}, which was {job.state}")
+    found = recipe_status(run, shared.progress)
     if shared.as_json:
         stages = [item.to_json() for item in found]
-        print_json(None, None, {"recipe": run.recipe.name, "stages": stages})
+        summary = {"recipe": run.recipe.name, "stages": stages}
+        if cancel:
+            summary["cancelled"] = [job.id for job in cancelled]
+        print_json(None, None, summary)
         return
     rows = [[item.id, item.command, item.state, _what(item)] for item in found]
     print_table(["stage", "command", "state", "artifact, progress or error"], rows)
     print_text(_counts(found))
     for item in found:
-        if item.error and item.log:
+        if (item.error or item.queue) and item.log:
             print_text(f"messages of {item.id}: {item.log}")
 
 
 def _what(item: StageStatus) -> str:
     """Return what there is to say about a stage beside its state."""
+    if item.queue and (item.task is None or not item.task.title):
+        return item.queue
     if item.error:
         return plain_text(item.error, _LONGEST)
     if item.task is None or not item.task.title:

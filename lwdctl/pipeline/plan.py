@@ -211,6 +211,8 @@ def run_only(run: RecipeRun, stage: str, progress: Progress, *, patience: float 
     workspace = Workspace(run.workspace.root, reserved)
     head = f"[{1 + [item.id for item in run.steps].index(stage)}/{len(run.steps)}] {stage}"
     imports = announce_imports(run.steps, progress)
+    if patience:
+        _wait_for_earlier_attempt(run, step, outcomes, progress)
     return run_step(
         step, outcomes, workspace, progress, imports=imports, head=head, files=run.files
     )
@@ -245,6 +247,22 @@ def run_only_part(
         )
     imports = announce_imports(run.steps, progress)
     run_step_part(step, outcomes, run.workspace, progress, imports=imports, part=part)
+
+
+def _wait_for_earlier_attempt(
+    run: RecipeRun, step: Step, outcomes: Mapping[str, Outcome], progress: Progress
+) -> None:
+    """Wait while another process works on a stage and reports.
+
+    A cluster runs a job again where it has lost a node, though the node may still work.
+    """
+    while True:
+        unfinished = find_unfinished(step, outcomes, run.workspace)
+        if not any(item.active for item in unfinished) or not run.files.read(step.id).is_fresh:
+            return
+        host = run.files.read(step.id).host
+        progress.message(f"waiting for an earlier attempt, which still runs on {host}")
+        time.sleep(_LOOK_AGAIN_SECONDS)
 
 
 def _find_inputs(

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import quote
@@ -25,6 +26,7 @@ from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.errors import LwdctlError
 from lwdctl.core.progress import Progress, Task
 from lwdctl.core.untrusted import read_json, typed
+from lwdctl.pipeline.slurm_job import job_id
 
 FOLDER = ".recipes"
 WAITING: Final = "waiting"
@@ -33,6 +35,8 @@ DONE: Final = "done"
 FAILED: Final = "failed"
 RecordedState = Literal["waiting", "running", "done", "failed"]
 
+FRESH_SECONDS = 120.0
+"""Age up to which a record that says that its process runs is believed without further signs."""
 WRITE_SECONDS = 1.0
 """Shortest time between two writes of the progress of one stage."""
 
@@ -91,6 +95,17 @@ class StageRecord:
         except PermissionError:
             return False
         return False
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether its process says that it runs, and has said so within the last two minutes."""
+        if self.state != RUNNING or not self.updated:
+            return False
+        try:
+            said = datetime.fromisoformat(self.updated)
+            return abs((datetime.now(UTC) - said).total_seconds()) < FRESH_SECONDS
+        except (ValueError, TypeError, OverflowError):
+            return False
 
 
 class StageFiles:
@@ -193,7 +208,7 @@ def recorded(files: StageFiles, stage: str, progress: Progress) -> Iterator[Reco
     Who enters writes `done` with the artifact itself (`StageFiles.update`).
     """
     record = replace(
-        files.read(stage), state=RUNNING, host=socket.gethostname(), pid=os.getpid(),
+        files.read(stage), state=RUNNING, host=socket.gethostname(), pid=os.getpid(), job=job_id(),
         started=now(), task=TaskState(), artifact="", error="", hint="",
     )  # fmt: skip
     files.write(stage, record)

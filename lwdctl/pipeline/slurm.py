@@ -99,7 +99,8 @@ class JobExecutor:
     def _note(self, stage: str, number: str, text: str) -> None:
         self._numbers[stage] = number
         self._progress.message(f"{stage}: {text}")
-        self._run.files.update(stage, job=number)
+        if self._system.outlives:
+            self._run.files.update(stage, job=number)
 
     def ended(self) -> Mapping[str, Ended]:
         """Return the stages whose jobs have ended since the last call."""

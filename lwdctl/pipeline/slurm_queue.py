@@ -52,8 +52,8 @@ def check_slurm() -> None:
     if shutil.which("sbatch") is None:
         raise SlurmError(
             "there is no Slurm on this machine: no program sbatch is on the PATH",
-            "run it where you use sbatch, or run stages side by side here with --jobs 2; to take"
-            " files to a cluster: --slurm-script DIR",
+            "use lwdctl where you use sbatch; or run stages side by side here with --jobs 2, or"
+            " take files to a cluster with --slurm-script DIR",
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,16 +30,19 @@ class StageJob:
     detail: str
     log: Path
 
+    @property
+    def text(self) -> str:
+        """All of it in a few words."""
+        return f"job {self.id} {self.state}" + (f" ({self.detail})" if self.detail else "")
+
 
 def jobs_in_queue(run: RecipeRun) -> list[StageJob]:
     """Return the jobs of a recipe that are not over, in the order of its stages.
 
-    Where there is no Slurm there are none.
-
     Raises:
-        SlurmError: Slurm does not answer.
+        SlurmError: It has had jobs, and Slurm is not on this machine or does not answer.
     """
-    if shutil.which("squeue") is None or not jobs_folder(run).exists():
+    if not jobs_folder(run).exists():
         return []
     live = by_name(queued_jobs())
     return [

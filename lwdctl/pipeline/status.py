@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal
 
 from lwdctl.artifacts.manifest import plain
+from lwdctl.core.progress import Progress
 from lwdctl.pipeline.plan import MADE, RESUMABLE, PlannedStage, RecipeRun, plan_stages
 from lwdctl.pipeline.records import FAILED, RUNNING, StageRecord, TaskState
+from lwdctl.pipeline.slurm_jobs import log_path
+from lwdctl.pipeline.slurm_queue import SlurmError
+from lwdctl.pipeline.slurm_status import StageJob, jobs_in_queue
 
 MISSING: Final = "missing"
-StageState = Literal["missing", "running", "resumable", "done", "failed"]
+QUEUED: Final = "queued"
+StageState = Literal["missing", "queued", "running", "resumable", "done", "failed"]
 
 GONE = "its process ended before it could say why"
 
@@ -23,6 +29,7 @@ class StageStatus:
         id: Its name within the recipe.
         command: The stage command.
         state: `"done"`: its artifact is up to date. `"running"`: a process works on it.
+            `"queued"`: its job waits in Slurm's queue.
             `"resumable"`: an interrupted run has left a checkpoint to go on from. `"failed"`: its
             last run failed. `"missing"`: none of these.
         artifact: Reference of its artifact where it is up to date, or "".
@@ -30,6 +37,7 @@ class StageStatus:
         updated: When the process that runs it last reported, UTC ISO 8601, or "".
         host: Machine that runs it, or "".
         job: Number of its job in a queue, or "".
+        queue: What the queue says of its jobs (`"job 12 pending (Dependency)"`), or "".
         error: Why its last run ended before it was done, in one line, or "".
         hint: What to do about it, or "".
         log: File that holds its messages where it ran in a process of its own, or "".
@@ -43,6 +51,7 @@ class StageStatus:
     updated: str = ""
     host: str = ""
     job: str = ""
+    queue: str = ""
     error: str = ""
     hint: str = ""
     log: str = ""
@@ -53,9 +62,50 @@ class StageStatus:
         return values
 
 
-def recipe_status(run: RecipeRun) -> list[StageStatus]:
-    """Return where every stage of a recipe stands, in order; nothing is changed."""
-    return [_status(run, stage) for stage in plan_stages(run)]
+def recipe_status(run: RecipeRun, progress: Progress | None = None) -> list[StageStatus]:
+    """Return where every stage of a recipe stands, in order; nothing is changed.
+
+    Args:
+        run: The recipe.
+        progress: Where to say that Slurm, which has jobs of the recipe, does not answer.
+    """
+    try:
+        queued = jobs_in_queue(run)
+    except SlurmError as error:
+        queued = None
+        if progress is not None:
+            progress.message(f"{error.message}; the states are those that stages reported last")
+    found = []
+    for stage in plan_stages(run):
+        jobs = None if queued is None else [job for job in queued if job.stage == stage.id]
+        found.append(_with_jobs(_status(run, stage), jobs, run))
+    return found
+
+
+def _with_jobs(status: StageStatus, jobs: Sequence[StageJob] | None, run: RecipeRun) -> StageStatus:
+    """Add what Slurm says; `jobs` is None where that is not known."""
+    if jobs:
+        running = any("running" in job.state for job in jobs)
+        job = next((job for job in jobs if "running" in job.state), jobs[0])
+        return replace(
+            status,
+            state=RUNNING if running else QUEUED,
+            job=jobs[-1].id,
+            queue="; ".join(job.text for job in jobs),
+            task=status.task if running else None,
+            error="",
+            hint="",
+            log=str(job.log),
+        )
+    if not status.job or status.state == MADE:
+        return status
+    log = log_path(run, status.job)
+    status = replace(status, log=str(log) if log.is_file() else status.log)
+    if status.state == RUNNING and jobs is not None:
+        return replace(
+            status, state=FAILED, task=None, error=f"job {status.job} is no longer in the queue"
+        )
+    return status
 
 
 def _status(run: RecipeRun, stage: PlannedStage) -> StageStatus:

@@ -5,23 +5,29 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import sys
 import time
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.cli.main import main
+from lwdctl.core.config import to_mapping
 from lwdctl.core.errors import LwdctlError, MissingExtraError
 from lwdctl.core.progress import SilentProgress
-from lwdctl.pipeline import slurm
+from lwdctl.pipeline import plan, slurm
 from lwdctl.pipeline.executor import run_with
-from lwdctl.pipeline.plan import RecipeRun
+from lwdctl.pipeline.plan import RecipeRun, run_only
 from lwdctl.pipeline.recipe import read_recipe
+from lwdctl.pipeline.records import StageRecord
 from lwdctl.pipeline.runner import run_plan
 from lwdctl.pipeline.slurm import JobExecutor, submit_stages
 from lwdctl.pipeline.slurm_job import write_record
-from lwdctl.pipeline.slurm_jobs import frozen, jobs_folder
+from lwdctl.pipeline.slurm_jobs import frozen, jobs_folder, stage_jobs
 from lwdctl.pipeline.slurm_queue import QueuedJob, SlurmError
 from lwdctl.pipeline.slurm_systems import LocalSystem, SlurmSystem
 
@@ -86,8 +92,6 @@ class Cluster:
             with contextlib.redirect_stderr(io.StringIO()):
                 codes.append(main([*job.command[3:], "-q"]))
             assert job.command[:3] == [sys.executable, "-m", "lwdctl"]
-            from pathlib import Path
-
             write_record(Path(job.record), codes[-1])
         del self.queue[number]
         if any(codes):
@@ -312,3 +316,93 @@ def test_only_evaluations_have_parts(make_run, capfd):
     words = ["run", str(run.recipe.path), "--workspace", str(run.workspace.root)]
     assert main([*words, "--only", "sow", "--part", "0/2"]) == 1
     assert "stage 'sow' runs sow, which cannot be done in parts" in capfd.readouterr().err
+
+
+@pytest.fixture
+def squeue(make_run, tmp_path, monkeypatch):
+    """A squeue and a scancel that answer from files."""
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    for name, body in {
+        "squeue": f'cat "{folder}/queue"',
+        "scancel": f'echo "$@" >> "{folder}/cancelled"; : > "{folder}/queue"',
+    }.items():
+        (folder / name).write_text(f"#!/bin/sh\n{body}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return folder
+
+
+def test_the_status_shows_the_queue_and_cancels_what_it_shows(make_run, squeue, capfd):
+    run, cluster = make_run(), Cluster()
+    jobs_folder(run).mkdir(parents=True, exist_ok=True)
+    submit_stages(JobExecutor(run, cluster, Messages()), run, Messages())
+    names = {stage: jobs.name for stage, jobs in stage_jobs(run).items()}
+    (squeue / "queue").write_text(
+        f"100|RUNNING|None|node\x1b[2J7|{names['sow']}\n"
+        f"102|PENDING|Dependency||{names['grow']}\n"
+        "7|RUNNING|None|n1|somebody|else\nnonsense\n"
+    )
+    words = ["status", str(run.recipe.path), "--workspace", str(run.workspace.root)]
+    assert main(words) == 0
+    text = capfd.readouterr().out
+    assert "\x1b" not in text
+    lines = {line.split()[0]: line for line in text.splitlines() if line}
+    assert "running" in lines["sow"]
+    assert "job 100 running (node" in lines["sow"]
+    assert "job 102 pending (Dependency)" in lines["grow"]
+    assert "4 stages: 1 running, 2 missing, 1 queued" in text
+    assert f"messages of sow: {jobs_folder(run)}/logs/100_0_log.out" in text
+
+    assert main([*words, "--cancel", "--json"]) == 0
+    out, err = capfd.readouterr()
+    summary = json.loads(out)["summary"]
+    assert summary["cancelled"] == ["100", "102"]
+    assert {stage["state"] for stage in summary["stages"]} == {"missing"}
+    assert (squeue / "cancelled").read_text().split() == ["102", "100"]
+    assert "grow: cancelled job 102, which was pending" in err
+
+
+def test_a_stage_whose_job_is_gone_is_not_running(make_run, squeue, capfd):
+    run = make_run()
+    jobs_folder(run).mkdir(parents=True, exist_ok=True)
+    run.files.write("sow", StageRecord(state="running", host="node7", pid=1, job="100"))
+    (squeue / "queue").write_text("")
+    words = ["status", str(run.recipe.path), "--workspace", str(run.workspace.root), "--json"]
+    assert main(words) == 0
+    stage = json.loads(capfd.readouterr().out)["summary"]["stages"][0]
+    assert (stage["state"], stage["error"]) == ("failed", "job 100 is no longer in the queue")
+
+    # Where Slurm does not answer nothing is known of the job.
+    (squeue / "squeue").write_text("#!/bin/sh\necho 'slurm_load_jobs error' >&2\nexit 1\n")
+    assert main(words) == 0
+    out, err = capfd.readouterr()
+    assert json.loads(out)["summary"]["stages"][0]["state"] == "running"
+    assert "slurm_load_jobs error" in err
+
+
+def test_a_second_attempt_waits_for_the_first_that_still_runs(make_run, monkeypatch):
+    """A node that Slurm has lost may still work; then its artifact is taken."""
+    run, messages = make_run(), Messages()
+    config = to_mapping(run.steps[0].config)
+    first = run.workspace.begin("seed", "year", config=config)
+    run.files.write("sow", StageRecord(state="running", host="node7", job="100"))
+
+    def first_ends(seconds):
+        first.publish({"rows": 3, "tool": "hand"}, seed=0)
+
+    monkeypatch.setattr(plan, "time", SimpleNamespace(sleep=first_ends, monotonic=time.monotonic))
+    outcome = run_only(run, "sow", messages, patience=90)
+    assert outcome.state == "up to date"
+    assert "waiting for an earlier attempt, which still runs on node7" in messages.lines
+
+    # One that has not reported for long is not waited for.
+    forced = RecipeRun(run.recipe, run.workspace, start="sow")
+    lost = run.workspace.begin("seed", "year", config=config)
+    record = StageRecord(state="running", host="node7", job="100")
+    run.files.write("sow", record)
+    path = run.files.path("sow")
+    year = str(datetime.now(UTC).year)
+    path.write_text(path.read_text().replace(f'"updated": "{year}', '"updated": "2001'))
+    assert run_only(forced, "sow", messages, patience=90).state == "ran"
+    lost.discard()

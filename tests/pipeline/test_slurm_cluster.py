@@ -158,7 +158,7 @@ def lwdctl(*words, **options):
 
 def digests(workspace):
     """Return the digest of every file whose content does not hold times."""
-    timed = ("log.txt", "metrics.jsonl", "tensorboard/", "episodes/", "results.json")
+    timed = {"log.txt", "metrics.jsonl", "results.json", "tensorboard", "episodes"}
     found = {}
     for path in sorted(workspace.glob("[a-z]*/*/v*/manifest.json")):
         manifest = json.loads(path.read_text())
@@ -166,7 +166,7 @@ def digests(workspace):
         found |= {
             f"{place}/{file['path']}": file["sha256"]
             for file in manifest["files"]
-            if not file["path"].startswith(timed)
+            if not timed & set(file["path"].split("/"))
         }
     return found
 
