@@ -33,6 +33,7 @@ from lwdctl.pipeline.local import parse_jobs, run_recipe
 from lwdctl.pipeline.plan import RecipeRun
 from lwdctl.pipeline.recipe import read_recipe
 from lwdctl.pipeline.run_stage import run_stage
+from lwdctl.pipeline.slurm import run_as_jobs
 from lwdctl.pipeline.status import StageStatus, recipe_status
 from lwdctl.training.loop import choose_device
 
@@ -197,7 +198,7 @@ def collect(
     return run_stage("collect", workspace_at(workspace), values, name=name, progress=progress)
 
 
-def run(
+def run(  # noqa: PLR0913 - the options of `lwdctl run`, by keyword only
     recipe: str | Path,
     *,
     assignments: Sequence[str] = (),
@@ -205,6 +206,10 @@ def run(
     start: str = "",
     until: str = "",
     jobs: int | Literal["auto"] = 1,
+    executor: Literal["here", "slurm", "local"] = "here",
+    slurm: Sequence[str] = (),
+    detach: bool = False,
+    eval_jobs: int = 0,
     workspace: Place = None,
     progress: Progress | None = None,
 ) -> dict[str, Artifact]:
@@ -218,6 +223,11 @@ def run(
         until: Last stage to run; "" runs all.
         jobs: Number of stages to run at once, each in a process of its own; `"auto"` by cores,
             memory and GPUs. 1 runs them one after the other in this process.
+        executor: `"slurm"` runs every stage as a job of a cluster, `"local"` as such a job on this
+            machine; `"here"` follows `jobs`.
+        slurm: Options of sbatch for every job (`["partition=gpu,gpus=1", "time=4:00:00"]`).
+        detach: Return when the jobs of Slurm are submitted, with what is up to date.
+        eval_jobs: Most jobs that the conditions of one evaluation are split into; 0 for one each.
         workspace: Where its artifacts go.
         progress: Where to report; None draws bars with tqdm.
 
@@ -232,7 +242,13 @@ def run(
         read_recipe(Path(recipe)), workspace_at(workspace), tuple(assignments), smoke, start, until
     )
     with recording(command=f"lwdctl.run({str(recipe)!r})"):
-        outcomes = run_recipe(planned, progress or TqdmProgress(), jobs=parse_jobs(str(jobs)))
+        progress = progress or TqdmProgress()
+        if executor == "here":
+            outcomes = run_recipe(planned, progress, jobs=parse_jobs(str(jobs)))
+        else:
+            outcomes = run_as_jobs(
+                planned, progress, executor, slurm=slurm, detach=detach, eval_jobs=eval_jobs
+            )
     return {item.step.id: item.artifact for item in outcomes if item.artifact}
 
 

@@ -128,31 +128,18 @@ class ClusterOptions:
         return tuple(words)
 
 
-def run_as_jobs(run: RecipeRun, options: ClusterOptions, progress: Progress) -> list[Outcome]:
-    """Run a recipe's stages as jobs and wait for them, or with `--detach` only submit them.
+def run_on_cluster(run: RecipeRun, options: ClusterOptions, progress: Progress) -> list[Outcome]:
+    """Run a recipe's stages as jobs; see `pipeline.slurm.run_as_jobs`.
 
     Raises:
         LwdctlError: A job is refused, or stages failed.
     """
-    from lwdctl.pipeline.executor import run_with
-    from lwdctl.pipeline.slurm import JobExecutor, submit_stages
-    from lwdctl.pipeline.slurm_jobs import frozen, jobs_folder
-    from lwdctl.pipeline.slurm_options import parse_slurm_options
-    from lwdctl.pipeline.slurm_systems import JobSystem, LocalSystem, SlurmSystem
+    from lwdctl.pipeline.slurm import run_as_jobs
 
-    system: JobSystem
-    given = parse_slurm_options(options.slurm)
-    run = frozen(run)
-    if options.executor == "slurm":
-        system = SlurmSystem(jobs_folder(run), given)
-    else:
-        system = LocalSystem(jobs_folder(run))
-    executor = JobExecutor(
-        run, system, progress, options=options.arguments(), eval_jobs=options.eval_jobs
-    )
-    if options.detach:
-        return submit_stages(executor, run, progress)
-    return run_with(executor, run, progress)
+    return run_as_jobs(
+        run, progress, options.executor, slurm=options.slurm, detach=options.detach,
+        eval_jobs=options.eval_jobs, options=options.arguments(),
+    )  # fmt: skip
 
 
 def write_files(run: RecipeRun, options: ClusterOptions, *, as_json: bool) -> None:

@@ -17,7 +17,7 @@ from lwdctl.cli.cluster import (
     SLURM,
     ClusterOptions,
     parse_part,
-    run_as_jobs,
+    run_on_cluster,
     write_files,
 )
 from lwdctl.cli.generate import Shared, bare_option
@@ -124,7 +124,7 @@ def _run(run: RecipeRun, only: str, cluster: ClusterOptions, progress: Progress)
         return [run_only(run, only, progress, patience=patience())]
     progress.message(f"{run.recipe.header.title or run.recipe.name} ({len(run.steps)} stages)")
     if cluster.is_used:
-        return run_as_jobs(run, cluster, progress)
+        return run_on_cluster(run, cluster, progress)
     return run_recipe(run, progress, jobs=parse_jobs(cluster.jobs))
 
 

@@ -12,14 +12,15 @@ from collections.abc import Mapping, Sequence
 
 from lwdctl.core.errors import ArtifactError
 from lwdctl.core.progress import Progress
-from lwdctl.pipeline.executor import Ended
+from lwdctl.pipeline.executor import Ended, run_with
 from lwdctl.pipeline.plan import MADE, PlannedStage, RecipeRun, plan_stages, reserve_versions
 from lwdctl.pipeline.records import DONE
 from lwdctl.pipeline.runner import PLANNED, UP_TO_DATE, Outcome, announce_imports
 from lwdctl.pipeline.slurm_job import LONGEST_LAG_SECONDS
-from lwdctl.pipeline.slurm_jobs import StageJobs, jobs_folder, log_path, stage_jobs
+from lwdctl.pipeline.slurm_jobs import StageJobs, frozen, jobs_folder, log_path, stage_jobs
+from lwdctl.pipeline.slurm_options import parse_slurm_options
 from lwdctl.pipeline.slurm_queue import QueuedJob, SlurmError, base_id, by_name
-from lwdctl.pipeline.slurm_systems import JobSystem
+from lwdctl.pipeline.slurm_systems import JobSystem, LocalSystem, SlurmSystem
 
 _ASK_SECONDS, _SLOWEST_ASK_SECONDS, _SLOWER = 1.0, 15.0, 1.05
 
@@ -185,6 +186,44 @@ class JobExecutor:
                 f" `lwdctl status {self._run.recipe.path.name} --cancel` cancels them"
             )
         self._system.stop()
+
+
+def run_as_jobs(
+    run: RecipeRun,
+    progress: Progress,
+    executor: str = "slurm",
+    *,
+    slurm: Sequence[str] = (),
+    detach: bool = False,
+    eval_jobs: int = 0,
+    options: tuple[str, ...] = (),
+) -> list[Outcome]:
+    """Run a recipe's stages as jobs and wait for them.
+
+    Args:
+        run: The recipe. The jobs read a copy of it.
+        progress: Where to report.
+        executor: `"slurm"`, or `"local"` for such jobs on this machine.
+        slurm: Options of sbatch for every job, as `KEY=VALUE,...`.
+        detach: Return when the jobs are submitted; for `"slurm"` alone.
+        eval_jobs: Most jobs that the conditions of one evaluation are split into; 0 for one each.
+        options: The options of `lwdctl run` that say all this, for messages.
+
+    Returns:
+        The outcomes in the order of the recipe.
+
+    Raises:
+        MissingExtraError: submitit is not installed.
+        LwdctlError: There is no Slurm, a job is refused, or stages failed.
+    """
+    given, run = parse_slurm_options(slurm), frozen(run)
+    folder = jobs_folder(run)
+    system: JobSystem
+    system = SlurmSystem(folder, given) if executor == "slurm" else LocalSystem(folder)
+    jobs = JobExecutor(run, system, progress, options=options, eval_jobs=eval_jobs)
+    if detach and system.orders:
+        return submit_stages(jobs, run, progress)
+    return run_with(jobs, run, progress)
 
 
 def submit_stages(executor: JobExecutor, run: RecipeRun, progress: Progress) -> list[Outcome]:
