@@ -16,8 +16,16 @@ from lwdctl.pipeline.recipe import read_recipe
 
 PIPELINES = Path(__file__).resolve().parents[2] / "pipelines"
 RECIPES = sorted(PIPELINES.glob("*.toml"))
-# A quarter of the time for stages that other recipes run as well; `pytest -m slow` runs them.
-SLOW = {"ablation_layout", "lift_grid"}
+# Run by default: one of every kind that recipes have (a test below compares). The others repeat
+# these with other settings; `pytest -m slow` runs them.
+QUICK = {
+    "can", "halfcheetah", "halfcheetah_unconditional", "hammer", "metaworld_paper", "mt10", "pusht",
+    "pusht_dp", "pusht_grid", "pusht_paper", "pusht_samplers", "quickstart",
+}  # fmt: skip
+# Settings of which every value is of a kind of its own.
+KINDS = ("format", "simulator", "method", "policy", "latent", "sampler", "warm_start", "latency")
+# Measured for five models in its one recipe; tests/stages/test_analyze_reconstruction.py runs it.
+RUN_ELSEWHERE = {("command", "analyze reconstruction")}
 EXTRAS = {"robosuite": "robosuite", "adroit": "gymnasium_robotics"}
 
 pytestmark = pytest.mark.sim
@@ -26,7 +34,7 @@ pytestmark = pytest.mark.sim
 @pytest.mark.parametrize(
     "path",
     [
-        pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in SLOW else [])
+        pytest.param(path, id=path.stem, marks=[] if path.stem in QUICK else [pytest.mark.slow])
         for path in RECIPES
     ],
 )
@@ -45,6 +53,24 @@ def test_recipe(path, capfd, monkeypatch, toy_file, toy_workspace):
     assert missing_numbers(recipe, summary) == []
     again = run(capfd, *words)
     assert {stage["state"] for stage in again["stages"]} == {"up to date"}
+
+
+def kinds(path):
+    """Return what kinds of stages, data, simulators, methods and evaluations a recipe has."""
+    found = set()
+    for stage in read_recipe(path).stages:
+        found.add(("command", stage.command))
+        for name in KINDS:
+            values = stage.settings.get(name, ())
+            values = values if isinstance(values, list | tuple) else [values]
+            found.update((name, str(value)) for value in values)
+    return found
+
+
+def test_every_kind_is_run_by_default():
+    assert {path.stem for path in RECIPES} >= QUICK
+    quick = set().union(*(kinds(path) for path in RECIPES if path.stem in QUICK))
+    assert set().union(*map(kinds, RECIPES)) - quick == RUN_ELSEWHERE
 
 
 def run(capfd, *words):
