@@ -202,6 +202,7 @@ def run(  # noqa: PLR0913 - the options of `lwdctl run`, by keyword only
     recipe: str | Path,
     *,
     assignments: Sequence[str] = (),
+    sweep: Sequence[str] = (),
     smoke: bool = False,
     start: str = "",
     until: str = "",
@@ -218,6 +219,8 @@ def run(  # noqa: PLR0913 - the options of `lwdctl run`, by keyword only
     Args:
         recipe: The TOML file.
         assignments: Settings to change, as `--set` takes them (`"train-vae.updates=500"`).
+        sweep: Settings with several values, as `--sweep` takes them (`"seeds=0,1,2"`), beside the
+            recipe's `[sweep]` table.
         smoke: Apply the recipe's toy sizes.
         start: First stage to run again, with all later ones; "" runs what is not up to date.
         until: Last stage to run; "" runs all.
@@ -239,7 +242,12 @@ def run(  # noqa: PLR0913 - the options of `lwdctl run`, by keyword only
         LwdctlError: A stage failed.
     """
     planned = RecipeRun(
-        read_recipe(Path(recipe)), workspace_at(workspace), tuple(assignments), smoke, start, until
+        read_recipe(Path(recipe), sweep),
+        workspace_at(workspace),
+        tuple(assignments),
+        smoke,
+        start,
+        until,
     )
     with recording(command=f"lwdctl.run({str(recipe)!r})"):
         progress = progress or TqdmProgress()
@@ -256,6 +264,7 @@ def status(
     recipe: str | Path,
     *,
     assignments: Sequence[str] = (),
+    sweep: Sequence[str] = (),
     smoke: bool = False,
     workspace: Place = None,
 ) -> list[StageStatus]:
@@ -264,6 +273,7 @@ def status(
     Args:
         recipe: The TOML file.
         assignments: Settings that were changed, as `--set` takes them.
+        sweep: What was swept beside the recipe's `[sweep]` table.
         smoke: Look at the run at toy size.
         workspace: Where its artifacts are.
 
@@ -271,7 +281,9 @@ def status(
         ConfigError: The recipe has an unknown setting.
     """
     place = workspace_at(workspace)
-    return recipe_status(RecipeRun(read_recipe(Path(recipe)), place, tuple(assignments), smoke))
+    return recipe_status(
+        RecipeRun(read_recipe(Path(recipe), sweep), place, tuple(assignments), smoke)
+    )
 
 
 def workspace_at(place: Place) -> Workspace:

@@ -40,6 +40,7 @@ from lwdctl.pipeline.plan import RecipeRun, run_only, run_only_part
 from lwdctl.pipeline.recipe import Recipe, read_recipe
 from lwdctl.pipeline.runner import Outcome, compare_all, preview
 from lwdctl.pipeline.slurm_job import patience
+from lwdctl.pipeline.sweep_results import sweep_rows
 
 _FROM = Annotated[
     str, bare_option("First stage to run again, with all later ones.", "--from", metavar="STAGE")
@@ -64,6 +65,15 @@ _JOBS = Annotated[
         metavar="INTEGER|auto",
     ),
 ]
+SWEEP = Annotated[
+    list[str] | None,
+    bare_option(
+        "Setting with several values, each of which makes stages of its own; seeds=0,1,2 sets the"
+        " training seeds. Repeat it for all combinations.",
+        "--sweep",
+        metavar="STAGE.KEY=VALUE,...",
+    ),
+]
 _SMOKE = "Run at toy size: apply the recipe's [smoke] tables; artifacts get the suffix -smoke."
 
 
@@ -77,6 +87,7 @@ def command(  # noqa: PLR0913, PLR0917 - the options of the command line
     jobs: _JOBS = "1",
     part: PART = "",
     assignments: _SET = None,
+    sweep: SWEEP = None,
     smoke: Annotated[bool, typer.Option("--smoke", help=_SMOKE)] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Exit with 1 when an expected number is missed.")
@@ -88,7 +99,7 @@ def command(  # noqa: PLR0913, PLR0917 - the options of the command line
     slurm_script: SCRIPT = "",
 ) -> None:
     """Run a recipe's stages in order, skip those up to date, and compare the expected numbers."""
-    recipe = read_recipe(recipe_path)
+    recipe = read_recipe(recipe_path, sweep or ())
     cluster = ClusterOptions(executor, tuple(slurm or ()), slurm_script, detach, eval_jobs, jobs)
     only_part = parse_part(part, only)
     run = RecipeRun(recipe, shared.workspace, tuple(assignments or ()), smoke, start, until)
@@ -105,12 +116,15 @@ def command(  # noqa: PLR0913, PLR0917 - the options of the command line
         with reserved_stdout():
             outcomes = _run(run, only, cluster, shared.progress)
     compared = () if dry_run or smoke else compare_all(recipe.expected, outcomes)
+    swept = [] if dry_run else sweep_rows(outcomes, run.workspace.root, shared.progress)
     if shared.as_json:
         last = outcomes[-1].artifact
         summary = _summary(recipe, outcomes, compared)
+        summary |= {"sweep": swept} if swept else {}
         print_json(last.reference if last else None, last.path if last else None, summary)
     else:
         _print(outcomes, compared, detailed=dry_run)
+        _print_swept(swept)
     missed = [item for item in compared if not item.met]
     if check and missed:
         raise LwdctlError(
@@ -197,6 +211,29 @@ def _print(outcomes: Sequence[Outcome], compared: Sequence[Comparison], *, detai
     if compared:
         print_text()
         _print_compared(compared)
+
+
+def _print_swept(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print the results of a sweep, one row per combination and condition."""
+    if not rows:
+        return
+    axes = list(dict.fromkeys(label for row in rows for label in row["combination"]))
+    # Labels tell policies apart that were measured together, the axes those that were not.
+    heads = ["stage", *axes, "policy", "horizon", "perturbation", "seeds", "episodes"]
+    metrics = list(dict.fromkeys(row["metric"] for row in rows))
+    lines = []
+    for row in rows:
+        cells = [row["stage"], *(row["combination"].get(axis) for axis in axes), row["label"]]
+        cells += [row["horizon"], row["perturbation"], row["train_seeds"], row["episodes"]]
+        success, score = (
+            interval_text(row[name], (row[f"{name}_low"], row[f"{name}_high"]))
+            for name in ("success", "score")
+        )
+        scores = [score if row["metric"] == metric else "-" for metric in metrics]
+        lines.append([*map(format_value, cells), success, *scores])
+    print_text()
+    print_text("Per combination, over training seeds and initial states:")
+    print_table([*heads, "success [95 %]", *(f"{name} [95 %]" for name in metrics)], lines)
 
 
 def _changes(outcome: Outcome) -> str:

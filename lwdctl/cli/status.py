@@ -12,6 +12,7 @@ import typer
 from lwdctl.cli.bars import fields_text
 from lwdctl.cli.generate import Shared, bare_option
 from lwdctl.cli.output import print_json, print_table, print_text
+from lwdctl.cli.run import SWEEP
 from lwdctl.core.plain_text import plain_text
 from lwdctl.pipeline.plan import RecipeRun
 from lwdctl.pipeline.recipe import read_recipe
@@ -38,13 +39,16 @@ def command(
     shared: Shared,
     recipe_path: Annotated[Path, typer.Argument(help="A recipe, a .toml file.", metavar="RECIPE")],
     assignments: _SET = None,
+    sweep: SWEEP = None,
     smoke: Annotated[
         bool, typer.Option("--smoke", help="Show the run at toy size (`run --smoke`).")
     ] = False,
     cancel: _CANCEL = False,
 ) -> None:
     """Show which stages of a recipe are done, queued, run, can be resumed, failed, or missing."""
-    run = RecipeRun(read_recipe(recipe_path), shared.workspace, tuple(assignments or ()), smoke)
+    run = RecipeRun(
+        read_recipe(recipe_path, sweep or ()), shared.workspace, tuple(assignments or ()), smoke
+    )
     cancelled = cancel_stages(run) if cancel else []
     for job in cancelled:
         shared.progress.message(f"{job.stage}: cancelled job {job.id}, which was {job.state}")

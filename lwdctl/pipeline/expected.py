@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from lwdctl.core.config import from_mapping, option
@@ -37,6 +37,7 @@ class Expectation:
         high: Largest value that is as expected.
         text: The expectation as text.
         source: Where the number comes from.
+        sweep: Label to value of the axes of a sweep for which it holds; empty for all.
     """
 
     stage: str
@@ -46,6 +47,7 @@ class Expectation:
     high: float
     text: str
     source: str
+    sweep: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,10 +73,12 @@ def read_expectation(table: Mapping[str, Any], stages: Sequence[str], where: str
     """
     if not isinstance(table, Mapping):
         raise ConfigError(f"{where} is not a table", "write [[expected]] above its keys")
-    row = table.get("where", {})
+    row, sweep = table.get("where", {}), table.get("sweep", {})
     if not isinstance(row, Mapping):
         raise ConfigError(f"{where}: 'where' takes a table", 'example: where = { task = "all" }')
-    rest = {key: value for key, value in table.items() if key != "where"}
+    if not isinstance(sweep, Mapping):
+        raise ConfigError(f"{where}: 'sweep' takes a table", "example: sweep = { seed = 0 }")
+    rest = {key: value for key, value in table.items() if key not in ("where", "sweep")}
     numbers = from_mapping(_Numbers, rest, where)
     if numbers.stage not in stages:
         raise ConfigError(
@@ -83,7 +87,7 @@ def read_expectation(table: Mapping[str, Any], stages: Sequence[str], where: str
     if not numbers.metric:
         raise ConfigError(f"{where}: 'metric' is missing")
     low, high, text = _range(numbers, where)
-    return Expectation(numbers.stage, numbers.metric, row, low, high, text, numbers.source)
+    return Expectation(numbers.stage, numbers.metric, row, low, high, text, numbers.source, sweep)
 
 
 def compare(expectation: Expectation, summary: Mapping[str, Any]) -> Comparison:

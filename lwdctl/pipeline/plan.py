@@ -87,6 +87,7 @@ class RecipeRun:
         """Return the arguments of `lwdctl` that run it, with more options of `lwdctl run`."""
         words = ["run", str(self.recipe.path), *extra]
         words += [word for item in self.assignments for word in ("--set", item)]
+        words += [word for item in self.recipe.sweep for word in ("--sweep", item)]
         words += ["--smoke"] if self.smoke else []
         words += ["--from", self.start] if self.start else []
         words += ["--until", self.until] if self.until else []

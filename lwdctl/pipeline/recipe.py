@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ from lwdctl.core.plain_text import plain_text
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.core.untrusted import read_toml
 from lwdctl.pipeline.expected import Expectation, read_expectation
+from lwdctl.pipeline.sweep import Combination, expand, read_axes
 from lwdctl.stages import find_stage
 from lwdctl.stages.stage import Stage
 
-SECTIONS = ("recipe", "stage", "expected", "smoke")
+SECTIONS = ("recipe", "stage", "sweep", "expected", "smoke")
 SMOKE_SUFFIX = "-smoke"
 """Added to artifact names in a toy run, so that toys and results never mix."""
 
@@ -48,6 +49,9 @@ class RecipeStage:
             the stage it is `like`.
         smoke: Keys that differ in a toy run: those of `[smoke.COMMAND]`, unless a stage has that
             id, then those of `[smoke.ID]`.
+        base: Id of the table that it was expanded from by a sweep, or "".
+        combination: Label to value of the axes of the sweep that it depends on.
+        swept: Those of its own settings that are swept.
     """
 
     id: str
@@ -56,17 +60,30 @@ class RecipeStage:
     needs: tuple[str, ...]
     settings: Mapping[str, Any]
     smoke: Mapping[str, Any]
+    base: str = ""
+    combination: Combination = field(default_factory=dict)
+    swept: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One recipe file."""
+    """One recipe file; what it sweeps is expanded.
+
+    Attributes:
+        path: The file.
+        header: Its `[recipe]` table.
+        name: Name of its artifacts.
+        stages: Its stages, those of all combinations of a sweep.
+        expected: Its expected numbers, for every stage that they stand for.
+        sweep: `KEY=VALUE,...` texts that were given beside the file.
+    """
 
     path: Path
     header: Header
     name: str
     stages: tuple[RecipeStage, ...]
     expected: tuple[Expectation, ...]
+    sweep: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,6 +98,8 @@ class Step:
         parents: Artifact type to the id of the earlier step that makes it.
         candidates: Ids of the earlier steps among whose artifacts it chooses, in plan order.
         forced: Run even when an equal artifact exists.
+        base: Id of the table that it was expanded from by a sweep, or "".
+        combination: Label to value of the axes of the sweep that it depends on.
     """
 
     id: str
@@ -90,6 +109,8 @@ class Step:
     parents: Mapping[str, str]
     candidates: tuple[str, ...] = ()
     forced: bool = False
+    base: str = ""
+    combination: Combination = field(default_factory=dict)
 
     @property
     def reads_from(self) -> tuple[str, ...]:
@@ -97,10 +118,15 @@ class Step:
         return tuple(dict.fromkeys((*self.parents.values(), *self.candidates)))
 
 
-def read_recipe(path: Path) -> Recipe:
-    """Read a recipe file.
+def read_recipe(path: Path, sweep: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file and expand what it sweeps.
 
     Stage configurations are checked by `make_plan`.
+
+    Args:
+        path: The file.
+        sweep: `KEY=VALUE,VALUE,...` texts beside its `[sweep]` table: `seeds=0,1,2`, or a setting
+            of a stage or command (`train-vae.snippet_length=16,64`).
 
     Raises:
         ConfigError: The file is missing, not TOML, or has an unknown table or key.
@@ -110,11 +136,21 @@ def read_recipe(path: Path) -> Recipe:
     header = from_mapping(Header, tables.get("recipe", {}), f"{path.name} [recipe]")
     name = header.name or path.stem
     stages = _read_stages(path, tables, name)
-    expected = tuple(
-        read_expectation(table, tuple(stage.id for stage in stages), f"{path.name} [[expected]]")
+    where = f"{path.name} [sweep]"
+    axes = read_axes(_table(tables.get("sweep", {}), where), sweep, stages, where)
+    if axes:
+        plain = Recipe(path, header, name, stages, ())
+        stages = expand(stages, make_plan(plain), axes)
+    known = [name for stage in stages for name in (stage.id, stage.base) if name]
+    where = f"{path.name} [[expected]]"
+    expected = [
+        read_expectation(table, list(dict.fromkeys(known)), where)
         for table in tables.get("expected", [])
-    )
-    return Recipe(path, header, name, stages, expected)
+    ]
+    each = [
+        one for item in expected for one in _expected_of(item, stages, where, swept=bool(sweep))
+    ]
+    return Recipe(path, header, name, stages, tuple(each), tuple(sweep))
 
 
 def make_plan(
@@ -138,11 +174,9 @@ def make_plan(
     Raises:
         ConfigError: An unknown stage or setting, a wrong value, or a missing input.
     """
-    ids = [stage.id for stage in recipe.stages]
     changes = _split_assignments(assignments, recipe.stages)
-    for name in filter(None, (start, until)):
-        if name not in ids:
-            raise ConfigError(f"{recipe.path.name} has no stage '{name}'", did_you_mean(name, ids))
+    begin = _places(recipe, start)[0] if start else len(recipe.stages)
+    end = _places(recipe, until)[-1] if until else len(recipe.stages)
     steps: list[Step] = []
     for index, entry in enumerate(recipe.stages):
         stage = find_stage(entry.command)
@@ -156,10 +190,40 @@ def make_plan(
                 name=entry.name + (SMOKE_SUFFIX if smoke else ""),
                 parents=parents,
                 candidates=candidates,
-                forced=bool(start) and index >= ids.index(start),
+                forced=index >= begin,
+                base=entry.base,
+                combination=entry.combination,
             )
         )
-    return tuple(steps[: ids.index(until) + 1] if until else steps)
+    return tuple(steps[: end + 1])
+
+
+def _places(recipe: Recipe, name: str) -> list[int]:
+    """Return the places of the stage with an id, or of all that a table was expanded into."""
+    places = [n for n, stage in enumerate(recipe.stages) if name in (stage.id, stage.base)]
+    if not places:
+        ids = [stage.id for stage in recipe.stages]
+        raise ConfigError(f"{recipe.path.name} has no stage '{name}'", did_you_mean(name, ids))
+    return places
+
+
+def _expected_of(
+    item: Expectation, stages: Sequence[RecipeStage], where: str, *, swept: bool
+) -> list[Expectation]:
+    """Return what is expected of every stage that a table was expanded into.
+
+    Values that the command line sweeps instead of those of the file have no expected number.
+    """
+    meant = [one for one in stages if item.stage in (one.id, one.base)]
+    found = [
+        one.id for one in meant if all(one.combination.get(k) == v for k, v in item.sweep.items())
+    ]
+    if not found and not swept:
+        raise ConfigError(
+            f"{where}: no stage '{item.stage}' with {dict(item.sweep)}",
+            f"it is made with: {dict(meant[0].combination)}",
+        )
+    return [replace(item, stage=identity) for identity in found]
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -188,11 +252,12 @@ def _check_sections(path: Path, tables: Mapping[str, Any]) -> None:
         raise ConfigError(f"{path.name} has no [stage.*] table", "a recipe runs at least one stage")
 
 
-def _table(value: Any, where: str) -> None:
+def _table(value: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise ConfigError(
             f"{where} is not a table", f"write {where.split(' ', 1)[1]} above its keys"
         )
+    return value
 
 
 def _read_stages(path: Path, tables: Mapping[str, Any], name: str) -> tuple[RecipeStage, ...]:
@@ -261,7 +326,11 @@ def _split_assignments(
 ) -> dict[str, list[str]]:
     """Sort the assignments by stage; a command stands for all its stages, unless it is an id."""
     changes: dict[str, list[str]] = {stage.id: [] for stage in stages}
-    known = list(dict.fromkeys([*changes, *(stage.command for stage in stages)]))
+    bases = {stage.base for stage in stages if stage.base}
+    commands = (stage.command for stage in stages)
+    known = list(
+        dict.fromkeys([*changes, *(stage.base for stage in stages if stage.base), *commands])
+    )
     for assignment in assignments:
         target, dot, rest = assignment.partition(".")
         if not dot or "=" in target:
@@ -271,8 +340,9 @@ def _split_assignments(
             )
         if target not in known:
             raise ConfigError(f"the recipe has no stage '{target}'", did_you_mean(target, known))
+        is_command = target not in changes and target not in bases
         for stage in stages:
-            if stage.id == target or (target not in changes and stage.command == target):
+            if target in (stage.id, stage.base) or (is_command and stage.command == target):
                 changes[stage.id].append(rest)
     return changes
 
@@ -287,7 +357,13 @@ def _configure(
     from_mapping(stage.config, toy, f"{recipe.path.name} [smoke.{entry.id}]")
     if smoke:
         values.update(toy)
-    values.update(parse_assignments(stage.config, assignments))
+    changed = parse_assignments(stage.config, assignments)
+    for key in entry.swept & set(changed):
+        raise ConfigError(
+            f"'{key}' of stage '{entry.base}' is swept and cannot be set to one value",
+            f"--sweep {entry.base}.{key}={changed[key]}",
+        )
+    values.update(changed)
     return from_mapping(stage.config, values, where)
 
 

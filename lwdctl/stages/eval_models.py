@@ -67,6 +67,15 @@ def candidate_types(config: EvalConfig) -> tuple[str, ...]:
     return (*(("diffusion",) if samples else ()), *(("baseline",) if _baselines(config) else ()))
 
 
+def distinguished_settings(config: EvalConfig) -> tuple[str, ...]:
+    """Return the settings of training for whose values an evaluation finds a model each."""
+    by_length = len(config.horizon) > 1 and not config.one_model
+    return (
+        *(("seed",) if config.seeds is not None else ()),
+        *(("snippet_length",) if by_length else ()),
+    )
+
+
 def plan_conditions(
     config: EvalConfig, inputs: Mapping[str, Artifact], context: StageContext
 ) -> list[PlannedCondition]:

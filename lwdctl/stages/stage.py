@@ -72,8 +72,9 @@ class Stage:
         tracked: Whether trackers can follow it.
         distributed: Whether several processes, which a launcher starts, can do its work together.
         choices: Name of the module of a stage that chooses among several models, imported on
-            use: `types_read(config, named)`, `candidate_types(config)`, and
-            `chosen_models(config, inputs, context)`, the inputs that a run would record.
+            use: `types_read(config, named)`, `candidate_types(config)`,
+            `distinguished_settings(config)`, and `chosen_models(config, inputs, context)`, the
+            inputs that a run would record.
         parts: Name of the function `(config, inputs, context, index, count)` of a stage whose work
             can be done in parts, at the same time on several machines, before the stage itself
             runs; "" for none.
@@ -130,6 +131,13 @@ class Stage:
         if not self.choices:
             return ()
         found: tuple[str, ...] = _load(f"{self.choices}:candidate_types")(config)
+        return found
+
+    def distinguishes(self, config: Any) -> tuple[str, ...]:
+        """Return the settings of training by which the stage tells models apart that it chooses."""
+        if not self.choices:
+            return ()
+        found: tuple[str, ...] = _load(f"{self.choices}:distinguished_settings")(config)
         return found
 
     def choose(

@@ -71,9 +71,10 @@ def test_the_options_for_the_papers_size_fit_the_stages():
     refused = []
     for path in RECIPES:
         said = re.findall(r"^#.*", path.read_text(), re.MULTILINE)
-        words = re.findall(r"--set (\S+=[^\s;,)]+)", "\n".join(said).replace("$SEED", "1"))
+        words = re.findall(r"--set (\S+=[^\s;,)]+)", "\n".join(said))
+        sweeps = re.findall(r"--sweep (\S+=[\d,]+)", "\n".join(said))
         try:
-            make_plan(read_recipe(path), assignments=words)
+            make_plan(read_recipe(path, sweeps), assignments=words)
         except LwdctlError as error:
             refused.append(f"{path.stem}: {error.message}")
     assert refused == []
