@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from lwdctl.artifacts.references import sanitize_name
@@ -223,9 +223,9 @@ def _target(name: str, stages: Sequence[RecipeStage], where: str) -> tuple[str, 
         one for one in stages if one.id == target or (target not in ids and one.command == target)
     ]
     key = key.replace("-", "_")
-    fields = find_stage(meant[0].command).config.__dataclass_fields__
-    if key not in fields:
-        raise ConfigError(f"{where}: unknown setting '{key}'", did_you_mean(key, fields))
+    names = [item.name for item in fields(find_stage(meant[0].command).config)]
+    if key not in names:
+        raise ConfigError(f"{where}: unknown setting '{key}'", did_you_mean(key, names))
     return key, frozenset(one.id for one in meant)
 
 
