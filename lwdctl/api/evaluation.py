@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,6 +30,8 @@ from lwdctl.methods.lwd import TrainedLwd
 from lwdctl.methods.trained import LoadedPolicy
 from lwdctl.policies.policy import BatchPolicy
 from lwdctl.policies.single import SingleRobotPolicies
+from lwdctl.tracking.history import write_summary
+from lwdctl.tracking.tracking import Names, Tracking
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -116,6 +119,8 @@ def evaluate(  # noqa: PLR0913 - the settings of an evaluation, by keyword only
     workers: int = 0,
     timeout: float = 120.0,
     trust: Collection[str] = (),
+    track: Names = (),
+    track_project: str = "",
     progress: Progress | None = None,
 ) -> ResultTable:
     """Run policies on the same initial states and score them with intervals.
@@ -139,12 +144,17 @@ def evaluate(  # noqa: PLR0913 - the settings of an evaluation, by keyword only
         timeout: Seconds to wait for a simulator.
         trust: Environments outside of lwdctl (`package.module:Class`) that may be imported where
             the data of a policy name them, not `env`.
+        track: Trackers that show the result rows, one or several: `"wandb"`, `"trackio"`,
+            `"tensorboard"`.
+        track_project: Project that they file them under; "" takes the working directory's name.
         progress: Where to report; None draws bars with tqdm.
 
     Raises:
         ConfigError: An unknown environment or task, one outside of lwdctl that only the data name,
             or a policy that does not fit it.
+        MissingExtraError: The package of a tracker is not installed.
     """
+    tracking = Tracking.of(track, track_project)
     if episodes < 1:
         raise ConfigError(f"the number of episodes must be at least 1, not {episodes}")
     named = dict(policies) if isinstance(policies, Mapping) else {"policy": policies}
@@ -176,7 +186,30 @@ def evaluate(  # noqa: PLR0913 - the settings of an evaluation, by keyword only
             else None,
         )
         found.append(ConditionResult(tuple(rows), finished.episodes))
-    return ResultTable(tuple(found))
+    table = ResultTable(tuple(found))
+    settings = {"policy": list(named), "episodes": episodes, "labels": list(labels), "seed": seed}
+    perturbed = {"perturbation": perturbation, "perturbation_probability": perturbation_probability}
+    limits = {"tasks": list(spec.tasks), "max_steps": max_steps}
+    _show(table, spec.adapter, {**settings, **perturbed, **limits}, tracking, progress)
+    return table
+
+
+def _show(
+    table: ResultTable,
+    env: str,
+    settings: Mapping[str, Any],
+    tracking: Tracking,
+    progress: Progress | None,
+) -> None:
+    """Show the result rows of an evaluation in trackers."""
+    if not tracking.names:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        directory = Path(folder)
+        with tracking.follow_in_memory(
+            "evaluation", env, settings, directory, progress or TqdmProgress()
+        ):
+            write_summary(directory, {"results": [row.to_json() for row in table.rows]})
 
 
 def compare(

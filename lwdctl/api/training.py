@@ -19,6 +19,7 @@ from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.files import write_durably
 from lwdctl.artifacts.latents import LatentStore
 from lwdctl.artifacts.workspace import Workspace
+from lwdctl.core.config import to_mapping
 from lwdctl.core.progress import Progress, TqdmProgress
 from lwdctl.data.dataset import Dataset
 from lwdctl.methods.method import TrainedPolicy
@@ -27,6 +28,8 @@ from lwdctl.models.diffusion import load_diffusion
 from lwdctl.models.files import EMA_WEIGHTS, SPEC, WEIGHTS, load_spec
 from lwdctl.models.vae import load_vae
 from lwdctl.pipeline.run_stage import run_stage
+from lwdctl.tracking.history import write_summary
+from lwdctl.tracking.tracking import NO_TRACKING, Names, Tracking
 from lwdctl.training.diffusion import train_diffusion as train_diffusion_model
 from lwdctl.training.encode import encode as encode_snippets
 from lwdctl.training.loop import Trained, choose_device
@@ -127,6 +130,8 @@ def train_vae(
     *,
     encoder: nn.Module | None = None,
     name: str = "",
+    track: Names = (),
+    track_project: str = "",
     progress: Progress | None = None,
 ) -> Vae:
     """Train the policy VAE (paper section 3.2).
@@ -139,20 +144,27 @@ def train_vae(
             (batch, time, obs + action) and mask (batch, time) to mean and log-variance, each
             (batch, latent). The model then stays in memory.
         name: Name of the artifact.
+        track: Trackers that follow the training, one or several: `"wandb"`, `"trackio"`,
+            `"tensorboard"`.
+        track_project: Project that they file it under; "" takes the workspace's name.
         progress: Where to report; None draws bars with tqdm.
 
     Raises:
         ConfigError: The settings do not fit the data.
+        MissingExtraError: The package of a tracker is not installed.
         LwdctlError: Training diverged.
     """
+    tracking = Tracking.of(track, track_project)
     config = config or configs.VaeConfig()
     if data.artifact is not None and encoder is None:
         inputs = {"snippets": data.artifact}
-        artifact = _publish("train-vae", data.workspace, config, inputs, name, progress)
+        artifact = _publish("train-vae", data.workspace, config, inputs, name, tracking, progress)
         model = load_vae(artifact, choose_device(config.device))
         return Vae(_published(artifact, model), artifact, data)
-    with _run_in_memory(progress) as run:
-        return Vae(train_vae_model(data.store, config, encoder=encoder, **run), None, data)
+    with _run_in_memory("vae", data, config, tracking, progress) as run:
+        trained = train_vae_model(data.store, config, encoder=encoder, **run)
+        write_summary(run["directory"], trained.summary)
+    return Vae(trained, None, data)
 
 
 def encode(
@@ -173,7 +185,7 @@ def encode(
     config, data = config or configs.EncodeConfig(), vae.data
     if data.artifact and vae.artifact:
         inputs = {"snippets": data.artifact, "vae": vae.artifact}
-        artifact = _publish("encode", data.workspace, config, inputs, name, progress)
+        artifact = _publish("encode", data.workspace, config, inputs, name, NO_TRACKING, progress)
         return Latents(LatentStore.open(artifact.path), vae, artifact)
     store = encode_snippets(vae.model, data.store, config, None, progress or TqdmProgress())
     return Latents(store, vae)
@@ -185,6 +197,8 @@ def train_diffusion(
     *,
     denoiser: nn.Module | None = None,
     name: str = "",
+    track: Names = (),
+    track_project: str = "",
     progress: Progress | None = None,
 ) -> Diffusion:
     """Train the diffusion model that samples latents (paper section 3.3).
@@ -196,23 +210,31 @@ def train_diffusion(
             (batch, latent), timesteps (batch,) and condition (batch, condition) to the prediction
             (batch, latent). The model then stays in memory.
         name: Name of the artifact.
+        track: Trackers that follow the training, one or several: `"wandb"`, `"trackio"`,
+            `"tensorboard"`.
+        track_project: Project that they file it under; "" takes the workspace's name.
         progress: Where to report; None draws bars with tqdm.
 
     Raises:
         ConfigError: The settings do not fit the data.
+        MissingExtraError: The package of a tracker is not installed.
         LwdctlError: Training diverged.
     """
+    tracking = Tracking.of(track, track_project)
     config = config or configs.DiffusionConfig()
     vae, data = latents.vae, latents.vae.data
     if data.artifact and vae.artifact and latents.artifact and denoiser is None:
         inputs = {"snippets": data.artifact, "vae": vae.artifact, "latents": latents.artifact}
-        artifact = _publish("train-diffusion", data.workspace, config, inputs, name, progress)
+        artifact = _publish(
+            "train-diffusion", data.workspace, config, inputs, name, tracking, progress
+        )
         model = load_diffusion(artifact, choose_device(config.device))
         return Diffusion(_published(artifact, model), artifact, latents)
-    with _run_in_memory(progress) as run:
+    with _run_in_memory("diffusion", data, config, tracking, progress) as run:
         trained = train_diffusion_model(
             latents.store, data.store, vae.model, config, denoiser=denoiser, **run
         )
+        write_summary(run["directory"], trained.summary)
     return Diffusion(trained, None, latents)
 
 
@@ -222,6 +244,8 @@ def train_baseline(
     config: configs.BaselineConfig | None = None,
     *,
     name: str = "",
+    track: Names = (),
+    track_project: str = "",
     progress: Progress | None = None,
 ) -> Baseline:
     """Train what LWD is compared with: `"dp"`, `"ldp"`, `"mlp"`, or a method of another package.
@@ -231,31 +255,47 @@ def train_baseline(
         data: Demonstrations. Those of a workspace give an artifact there.
         config: Settings; None takes the method's defaults.
         name: Name of the artifact.
+        track: Trackers that follow the training, one or several: `"wandb"`, `"trackio"`,
+            `"tensorboard"`.
+        track_project: Project that they file it under; "" takes the workspace's name.
         progress: Where to report; None draws bars with tqdm.
 
     Raises:
         ConfigError: The settings do not fit the method or the data.
+        MissingExtraError: The package of a tracker is not installed.
         LwdctlError: Training diverged.
     """
+    tracking = Tracking.of(track, track_project)
     config = replace(config or configs.BaselineConfig(), method=method)
     if data.artifact is not None:
         inputs = {"snippets": data.artifact}
-        artifact = _publish("train-baseline", data.workspace, config, inputs, name, progress)
+        artifact = _publish(
+            "train-baseline", data.workspace, config, inputs, name, tracking, progress
+        )
         policy = open_trained(artifact, data.workspace, config.device)
         return Baseline(_published(artifact, policy.model), artifact, data, policy)
-    with _run_in_memory(progress) as run:
+    with _run_in_memory("baseline", data, config, tracking, progress) as run:
         trained = train_method(data.store, config, **run)
         trained.save(run["directory"])
+        write_summary(run["directory"], trained.summary)
         policy = open_directory(method, run["directory"], torch.device("cpu"))
         _ = policy.model  # reads the weights while they are there
     return Baseline(trained, None, data, policy)
 
 
 @contextmanager
-def _run_in_memory(progress: Progress | None) -> Iterator[dict[str, Any]]:
+def _run_in_memory(
+    kind: str, data: Dataset, config: Any, tracking: Tracking, progress: Progress | None
+) -> Iterator[dict[str, Any]]:
     """Give a training a directory for its checkpoints that vanishes with it."""
-    with tempfile.TemporaryDirectory() as folder:
-        yield {"directory": Path(folder), "progress": progress or TqdmProgress()}
+    progress = progress or TqdmProgress()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        tracking.follow_in_memory(
+            kind, data.store.spec.env.adapter, to_mapping(config), Path(folder), progress
+        ),
+    ):
+        yield {"directory": Path(folder), "progress": progress}
 
 
 def _publish(
@@ -264,10 +304,19 @@ def _publish(
     config: Any,
     inputs: Mapping[str, Artifact],
     name: str,
+    tracking: Tracking,
     progress: Progress | None,
 ) -> Artifact:
     references = {kind: str(item.path) for kind, item in inputs.items()}
-    return run_stage(command, workspace, config, inputs=references, name=name, progress=progress)
+    return run_stage(
+        command,
+        workspace,
+        config,
+        inputs=references,
+        name=name,
+        tracking=tracking,
+        progress=progress,
+    )
 
 
 def _published(artifact: Artifact, model: nn.Module) -> Trained[Any]:

@@ -6,13 +6,14 @@ process writes to meanwhile.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lwdctl.artifacts.artifact import Artifact
-from lwdctl.artifacts.files import matching
+from lwdctl.artifacts.files import matching, write_durably
 from lwdctl.artifacts.manifest import MANIFEST_NAME, plain
 from lwdctl.artifacts.run_in_progress import CHECKPOINTS
 from lwdctl.artifacts.stored_files import read_stored, stored_file
@@ -161,6 +162,11 @@ def outcome_of(directory: Path) -> Outcome:
     summary = {"artifact": artifact.reference, **artifact.manifest.summary}
     names = [file.path for file in artifact.manifest.files]
     return _outcome(summary, tuple(_media(directory, names)))
+
+
+def write_summary(directory: Path, summary: Mapping[str, Any]) -> None:
+    """Write what `outcome_of` reads of a run that makes no artifact."""
+    write_durably(directory / SUMMARY, json.dumps(plain(summary)).encode())
 
 
 def _outcome(summary: Mapping[str, Any], media: tuple[Medium, ...]) -> Outcome:

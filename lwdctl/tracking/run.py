@@ -58,14 +58,14 @@ def run_of_artifact(artifact: Artifact, root: Path) -> TrackedRun:
     return _describe(manifest.type, manifest.name, started, manifest.config, manifest.inputs, root)
 
 
-def run_in_memory(kind: str, config: Mapping[str, Any]) -> TrackedRun:
+def run_in_memory(kind: str, environment: str, config: Mapping[str, Any]) -> TrackedRun:
     """Describe a run that makes no artifact."""
     stage = _stage(kind)
     return TrackedRun(
         secrets.token_hex(ID_LENGTH // 2),
         f"{kind}/in-memory",
         stage,
-        _tags([stage, *_methods(kind, config)]),
+        _tags([stage, *_methods(kind, config), environment]),
         tidy(plain(config)),
     )
 

@@ -13,18 +13,16 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from lwdctl.artifacts.files import write_durably
 from lwdctl.artifacts.manifest import plain
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.plain_text import plain_text
 from lwdctl.core.progress import Progress
-from lwdctl.tracking.history import SUMMARY, log_files
+from lwdctl.tracking.history import log_files
 from lwdctl.tracking.run import TrackedRun, project_name
 from lwdctl.tracking.worker import FINISHED, INTERRUPTED, End, Order
 
@@ -244,8 +242,3 @@ def replay_command(identity: str, tracker: str, project: str, root: Path) -> str
     if root.resolve() != Workspace.locate().root.resolve():
         words += ["--workspace", str(root)]
     return shlex.join(words)
-
-
-def write_summary(directory: Path, summary: Mapping[str, Any]) -> None:
-    """Write what trackers show of a run that makes no artifact."""
-    write_durably(directory / SUMMARY, json.dumps(plain(summary)).encode())

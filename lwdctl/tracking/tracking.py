@@ -72,14 +72,20 @@ class Tracking:
 
     @contextmanager
     def follow_in_memory(
-        self, kind: str, config: Mapping[str, Any], directory: Path, progress: Progress
+        self,
+        kind: str,
+        environment: str,
+        config: Mapping[str, Any],
+        directory: Path,
+        progress: Progress,
     ) -> Iterator[None]:
         """Let the trackers follow a run that makes no artifact and can thus not be sent later.
 
         Args:
             kind: Type of the artifact that it would make (`"vae"`).
+            environment: Name of the environment.
             config: Its settings.
-            directory: Where it writes `metrics.jsonl`, and what `write_summary` writes.
+            directory: Where it writes `metrics.jsonl` and what `history.write_summary` writes.
             progress: Where to warn.
         """
         if not self._is_active:
@@ -88,7 +94,7 @@ class Tracking:
         from lwdctl.tracking.run import run_in_memory
         from lwdctl.tracking.session import followed
 
-        run = run_in_memory(kind, config)
+        run = run_in_memory(kind, environment, config)
         with followed(self.names, self.project, run, directory, None, progress) as outcome:
             yield
             outcome.directory = directory

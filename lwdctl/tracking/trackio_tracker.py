@@ -24,8 +24,8 @@ class TrackioTracker:
         import trackio
 
         # Trackio warns where it cannot store something, and goes on.
-        self._caught = warnings.catch_warnings(record=True)
-        self._warnings = self._caught.__enter__() or []
+        self._caught: Any = warnings.catch_warnings(record=True)
+        self._warnings = self._caught.__enter__()
         warnings.simplefilter("always")
         config = {**run.config, "tags": list(run.tags), "stage": run.stage}
         self._run = trackio.init(

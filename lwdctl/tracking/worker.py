@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
-from lwdctl.core.errors import ArtifactError, first_line
+from lwdctl.core.errors import ArtifactError, LwdctlError, first_line
 from lwdctl.core.plain_text import plain_text
 from lwdctl.core.untrusted import parse_json, typed
 from lwdctl.tracking.history import outcome_of, points
@@ -185,7 +185,8 @@ def reason(error: BaseException) -> str:
     for name, value in os.environ.items():
         if re.search(r"KEY|TOKEN|SECRET|PASSWORD", name) and len(value) >= 4:
             text = text.replace(value, "***")
-    return plain_text(f"{type(error).__name__}: {_SECRET.sub('***', text)}", 300)
+    kind = "" if isinstance(error, LwdctlError) else f"{type(error).__name__}: "
+    return plain_text(kind + _SECRET.sub("***", text), 300).rstrip(".")
 
 
 if __name__ == "__main__":
