@@ -35,6 +35,7 @@ from lwdctl.pipeline.recipe import read_recipe
 from lwdctl.pipeline.run_stage import run_stage
 from lwdctl.pipeline.slurm import run_as_jobs
 from lwdctl.pipeline.status import StageStatus, recipe_status
+from lwdctl.tracking.tracking import Names, Tracking
 from lwdctl.training.loop import choose_device
 
 HUB = "hf:"
@@ -211,6 +212,8 @@ def run(  # noqa: PLR0913 - the options of `lwdctl run`, by keyword only
     slurm: Sequence[str] = (),
     detach: bool = False,
     eval_jobs: int = 0,
+    track: Names = (),
+    track_project: str = "",
     workspace: Place = None,
     progress: Progress | None = None,
 ) -> dict[str, Artifact]:
@@ -231,6 +234,9 @@ def run(  # noqa: PLR0913 - the options of `lwdctl run`, by keyword only
         slurm: Options of sbatch for every job (`["partition=gpu,gpus=1", "time=4:00:00"]`).
         detach: Return when the jobs of Slurm are submitted, with what is up to date.
         eval_jobs: Most jobs that the conditions of one evaluation are split into; 0 for one each.
+        track: Trackers that follow its trainings and evaluations, one or several: `"wandb"`,
+            `"trackio"`, `"tensorboard"`.
+        track_project: Project that they file them under; "" takes the workspace's name.
         workspace: Where its artifacts go.
         progress: Where to report; None draws bars with tqdm.
 
@@ -239,6 +245,7 @@ def run(  # noqa: PLR0913 - the options of `lwdctl run`, by keyword only
 
     Raises:
         ConfigError: The recipe has an unknown setting.
+        MissingExtraError: The package of a tracker is not installed.
         LwdctlError: A stage failed.
     """
     planned = RecipeRun(
@@ -248,6 +255,7 @@ def run(  # noqa: PLR0913 - the options of `lwdctl run`, by keyword only
         smoke,
         start,
         until,
+        Tracking.of(track, track_project),
     )
     with recording(command=f"lwdctl.run({str(recipe)!r})"):
         progress = progress or TqdmProgress()

@@ -20,7 +20,7 @@ from lwdctl.cli.cluster import (
     run_on_cluster,
     write_files,
 )
-from lwdctl.cli.generate import Shared, bare_option
+from lwdctl.cli.generate import TRACK, TRACK_PROJECT, Shared, bare_option, trackers
 from lwdctl.cli.output import (
     format_value,
     interval_text,
@@ -97,12 +97,17 @@ def command(  # noqa: PLR0913, PLR0917 - the options of the command line
     detach: DETACH = False,
     eval_jobs: EVAL_JOBS = 0,
     slurm_script: SCRIPT = "",
+    track: TRACK = None,
+    track_project: TRACK_PROJECT = "",
 ) -> None:
     """Run a recipe's stages in order, skip those up to date, and compare the expected numbers."""
     recipe = read_recipe(recipe_path, sweep or ())
     cluster = ClusterOptions(executor, tuple(slurm or ()), slurm_script, detach, eval_jobs, jobs)
     only_part = parse_part(part, only)
-    run = RecipeRun(recipe, shared.workspace, tuple(assignments or ()), smoke, start, until)
+    tracking = trackers(track, track_project, "run")
+    run = RecipeRun(
+        recipe, shared.workspace, tuple(assignments or ()), smoke, start, until, tracking
+    )
     if slurm_script:
         write_files(run, cluster, as_json=shared.as_json)
         return

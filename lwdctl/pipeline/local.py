@@ -26,7 +26,7 @@ MOST_JOBS = 1024
 _BLOCK = 1 << 16
 _FIRST = ("lwdctl.cli.main", "lwdctl.cli.run", "lwdctl.cli.commands", "typer._adapters")
 _MODELS = ("train-vae", "train-diffusion", "train-baseline", "eval")
-_TRAINING = ("torch.utils.tensorboard", "torch.utils.flop_counter")
+_TRAINING = ("tensorboard.summary.writer.event_file_writer", "torch.utils.flop_counter")
 """What commands import when they are under way: together longer than a toy training takes."""
 
 
@@ -64,7 +64,7 @@ def run_recipe(
         LwdctlError: A stage failed.
     """
     if jobs == 1:
-        return run_plan(run.steps, run.workspace, progress, run.files)
+        return run_plan(run.steps, run.workspace, progress, run.files, run.tracking)
     machine = this_machine()
     count = machine.jobs if jobs == "auto" else jobs
     if jobs == "auto":

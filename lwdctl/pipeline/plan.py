@@ -32,6 +32,7 @@ from lwdctl.pipeline.runner import (
     run_step,
     run_step_part,
 )
+from lwdctl.tracking.tracking import NO_TRACKING, Tracking
 
 MISSING: Final = "missing"
 RESUMABLE: Final = "resumable"
@@ -51,6 +52,7 @@ class RecipeRun:
         smoke: Whether it runs at toy size.
         start: Id of the first stage that runs even when it is up to date, or "".
         until: Id of the last stage, or "".
+        tracking: Trackers that follow the trainings and evaluations.
         steps: The plan, in order.
     """
 
@@ -60,6 +62,7 @@ class RecipeRun:
     smoke: bool = False
     start: str = ""
     until: str = ""
+    tracking: Tracking = NO_TRACKING
     steps: tuple[Step, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -91,6 +94,7 @@ class RecipeRun:
         words += ["--smoke"] if self.smoke else []
         words += ["--from", self.start] if self.start else []
         words += ["--until", self.until] if self.until else []
+        words += self.tracking.arguments()
         return [*words, "--workspace", str(self.workspace.root)]
 
 
@@ -215,7 +219,14 @@ def run_only(run: RecipeRun, stage: str, progress: Progress, *, patience: float 
     if patience:
         _wait_for_earlier_attempt(run, step, outcomes, progress)
     return run_step(
-        step, outcomes, workspace, progress, imports=imports, head=head, files=run.files
+        step,
+        outcomes,
+        workspace,
+        progress,
+        imports=imports,
+        head=head,
+        files=run.files,
+        tracking=run.tracking,
     )
 
 

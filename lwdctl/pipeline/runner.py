@@ -21,6 +21,7 @@ from lwdctl.pipeline.recipe import Step
 from lwdctl.pipeline.records import DONE, StageFiles, recorded
 from lwdctl.pipeline.run_stage import with_ancestors
 from lwdctl.stages.stage import LOST, StageContext
+from lwdctl.tracking.tracking import NO_TRACKING, Tracking
 
 RAN, UP_TO_DATE, PLANNED = "ran", "up to date", "to run"
 
@@ -82,6 +83,7 @@ def run_plan(
     workspace: Workspace,
     progress: Progress,
     files: StageFiles | None = None,
+    tracking: Tracking = NO_TRACKING,
 ) -> list[Outcome]:
     """Run every step that is not up to date, one after the other in this process.
 
@@ -93,13 +95,21 @@ def run_plan(
         workspace: Where artifacts are found and go.
         progress: Where to report.
         files: Where to record the state of every step, for `lwdctl status`; None records nothing.
+        tracking: Trackers that follow the trainings and evaluations.
     """
     imports = announce_imports(plan, progress)
     outcomes: dict[str, Outcome] = {}
     for index, step in enumerate(plan, start=1):
         head = f"[{index}/{len(plan)}] {step.id}"
         outcomes[step.id] = run_step(
-            step, outcomes, workspace, progress, imports=imports, head=head, files=files
+            step,
+            outcomes,
+            workspace,
+            progress,
+            imports=imports,
+            head=head,
+            files=files,
+            tracking=tracking,
         )
     return list(outcomes.values())
 
@@ -113,6 +123,7 @@ def run_step(
     imports: tuple[str, ...],
     head: str,
     files: StageFiles | None = None,
+    tracking: Tracking = NO_TRACKING,
 ) -> Outcome:
     """Run one step in this process, unless it is up to date, and return its outcome.
 
@@ -124,9 +135,11 @@ def run_step(
         imports: Environments that may be imported where the data name them.
         head: How its messages begin.
         files: Where to record its state; None records nothing.
+        tracking: Trackers that follow it, where it is a training or an evaluation.
     """
     inputs = _inputs(step, outcomes, workspace)
-    context = replace(_context(step, outcomes, workspace, progress), trust=imports)
+    context = _context(step, outcomes, workspace, progress)
+    context = replace(context, trust=imports, tracking=tracking)
     finished = _finished(step, inputs, context)
     if finished:
         progress.message(f"{head}: {finished.reference} is up to date")

@@ -49,6 +49,11 @@ class Tracking:
             check_installed(name)
         return cls(names, project)
 
+    def arguments(self) -> list[str]:
+        """Return the options of a command that name them."""
+        words = ["--track", ",".join(self.names)] if self.names else []
+        return [*words, "--track-project", self.project] if words and self.project else words
+
     @contextmanager
     def follow(self, output: RunInProgress, progress: Progress) -> Iterator[None]:
         """Let the trackers follow a run until the block ends; none of their failures ends it.

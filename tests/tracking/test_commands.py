@@ -24,7 +24,7 @@ from event_files import curves, expected, only_run, read, text
 sys.path.pop(0)
 
 SMALL = {
-    "snippet_length": 8, "policy_width": 8, "decoder": "xs", "batch_size": 4, "updates": 150,
+    "snippet_length": 8, "policy_width": 8, "decoder": "xs", "batch_size": 4, "updates": 10,
     "device": "cpu", "threads": 1,
 }  # fmt: skip
 LINE = [f"--{key.replace('_', '-')}={value}" for key, value in SMALL.items() if key != "updates"]
@@ -76,7 +76,7 @@ def test_tracking_changes_no_weight(data, workspace_path, tmp_path, monkeypatch,
     (tmp_path / "fake").mkdir()
     (tmp_path / "fake" / "wandb.py").write_text("def init(**settings): raise OSError('offline')")
     monkeypatch.syspath_prepend(str(tmp_path / "fake"))
-    line = ["train-vae", *LINE, "--updates=60"]
+    line = ["train-vae", *LINE, "--updates=10"]
     assert main([*line, "--name=plain"]) == 0
     assert main([*line, "--name=tracked", "--track=tensorboard,wandb", "--track-project=p"]) == 0
     plain, tracked = (workspace_path / "vae" / name / "v0001" for name in ("plain", "tracked"))
@@ -94,32 +94,35 @@ def test_tracking_changes_no_weight(data, workspace_path, tmp_path, monkeypatch,
 
 
 def test_a_resumed_training_goes_on_in_its_run(data, workspace_path):
-    tracking = Tracking.of("tensorboard")
+    settings, tracking = {**SMALL, "updates": 100}, Tracking.of("tensorboard")
     with pytest.raises(KeyboardInterrupt):
-        run_stage("train-vae", data.workspace, SMALL, tracking=tracking, progress=Interrupting(60))
+        run_stage(
+            "train-vae", data.workspace, settings, tracking=tracking, progress=Interrupting(60)
+        )
     before = only_run(workspace_path)
     assert [step for step, _ in curves(read(before))["kl"]] == [50]
     artifact = run_stage(
-        "train-vae", data.workspace, SMALL, tracking=tracking, resume=True,
+        "train-vae", data.workspace, settings, tracking=tracking, resume=True,
         progress=SilentProgress(),
     )  # fmt: skip
     assert only_run(workspace_path) == before
     assert curves(read(before)) == expected(rows(artifact))
-    assert [row["update"] for row in rows(artifact)] == [50, 100, 150]
+    assert [row["update"] for row in rows(artifact)] == [50, 100]
 
 
 def test_models_in_memory(data, workspace_path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     episodes = [item.observations["agent_position"] for item in data], [e.actions for e in data]
     in_memory = lwdctl.Dataset.from_arrays(*episodes)
-    settings = lwdctl.VaeConfig(**{**SMALL, "updates": 50})
+    settings = lwdctl.VaeConfig(**SMALL)
     vae = lwdctl.train_vae(in_memory, settings, track="tensorboard", progress=SilentProgress())
     found = read(only_run(tmp_path))
     ((step, value),) = curves(found)["reconstruction"]
-    assert (step, value) == (50, float(np.float32(vae.summary["reconstruction"])))
-    assert "| updates | 50 |" in text(found, "summary")
+    assert (step, value) == (10, float(np.float32(vae.summary["reconstruction"])))
+    assert "| updates | 10 |" in text(found, "summary")
 
 
+@pytest.mark.slow
 @pytest.mark.sim
 def test_evaluate(tmp_path, monkeypatch):
     class Still:
@@ -165,8 +168,20 @@ def test_other_stages_are_not_tracked(data):
         run_stage("encode", data.workspace, tracking=Tracking.of("tensorboard"))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_recipe(recording, workspace_path, tmp_path, jobs):
+    settings = "".join(f"{key} = {json.dumps(value)}\n" for key, value in SMALL.items())
+    recipe = tmp_path / "toy.toml"
+    recipe.write_text(
+        f"[stage.ingest]\npaths = [{json.dumps(str(recording))}]\n[stage.train-vae]\n{settings}"
+    )
+    made = lwdctl.run(recipe, jobs=jobs, track="tensorboard", progress=SilentProgress())
+    assert curves(read(only_run(workspace_path))) == expected(rows(made["train-vae"]))
+
+
 def test_the_library_sends_runs(data, workspace_path):
-    settings = lwdctl.VaeConfig(**{**SMALL, "updates": 50})
+    settings = lwdctl.VaeConfig(**SMALL)
     artifact = lwdctl.train_vae(data, settings, progress=SilentProgress()).artifact
     sent = lwdctl.track(artifact, "tensorboard", progress=SilentProgress())
     assert (sent.reference, sent.trackers) == (artifact.reference, ("tensorboard",))

@@ -112,6 +112,7 @@ def test_a_resumed_training_goes_on_in_its_run(runs):
     assert found.exit_code == 0
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_is_sent_later(runs):
     path = runs.interrupt()
     sent = replay("vae/toy", runs.workspace, Tracking.of("wandb"), runs.progress)
@@ -145,6 +146,7 @@ def test_an_evaluation_with_rows_videos_and_pictures(runs):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_models_that_are_trained_one_after_the_other_have_steps_of_their_own(runs):
     runs.train_parts(Tracking.of("wandb"))
     live = Offline(runs.workspace.root)
