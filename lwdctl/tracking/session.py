@@ -29,7 +29,9 @@ from lwdctl.tracking.worker import FINISHED, INTERRUPTED, End, Order
 SILENT_SECONDS = 30.0
 """Seconds without a sign of life after which a tracker counts as hung, and one more for every
 megabyte of videos and pictures that it sends."""
-INTERRUPTED_SECONDS = 10.0
+STARTING_SECONDS = 60.0
+"""The same for the first sign of life: Python may lie on a slow disk."""
+INTERRUPTED_SECONDS = 15.0
 """The same where the run was interrupted: whoever interrupted it waits for the end."""
 _MEGABYTE = 1e6
 
@@ -114,15 +116,16 @@ class Session:
     def _listen(self, process: subprocess.Popen[bytes]) -> str:
         """Return why the process failed, "" where it did all."""
         assert process.stdout is not None
-        rest, heard = b"", time.monotonic()
+        rest, heard, alive = b"", time.monotonic(), False
         while True:
             ready, _, _ = select.select([process.stdout], [], [], 0.5)
             waited = time.monotonic() - heard
             if not ready:
-                if waited > self._patience + self._megabytes:
+                patience = self._patience + self._megabytes if alive else STARTING_SECONDS
+                if waited > patience:
                     return f"it has not answered for {waited:.0f} s"
                 continue
-            heard = time.monotonic()
+            heard, alive = time.monotonic(), True
             content = os.read(process.stdout.fileno(), 65536)
             *lines, rest = (rest + content).split(b"\n")
             for line in lines:

@@ -51,14 +51,14 @@ KILLED = "os.kill(os.getpid(), 9)"
 
 
 @pytest.fixture
-def fake(tmp_path, monkeypatch):
+def fake(runs, tmp_path, monkeypatch):
     """Return a function that puts a package `wandb` before the real one."""
     monkeypatch.syspath_prepend(str(tmp_path / "fake"))
 
     def make(what="pass", where=""):
         if what.endswith(HANGS):
-            monkeypatch.setattr(session, "SILENT_SECONDS", 1.0)
-            monkeypatch.setattr(session, "INTERRUPTED_SECONDS", 1.0)
+            monkeypatch.setattr(session, "SILENT_SECONDS", 1.5)
+            monkeypatch.setattr(session, "INTERRUPTED_SECONDS", 1.5)
         (tmp_path / "fake").mkdir(exist_ok=True)
         text = FAKE.format(where=where, what=what, folder=str(tmp_path))
         (tmp_path / "fake" / "wandb.py").write_text(text)
@@ -143,9 +143,11 @@ def test_a_replay_that_fails_is_an_error(runs, fake):
     assert runs.progress.warnings == []
 
 
-def test_what_was_killed_leaves_no_process(runs, fake, tmp_path):
+def test_what_was_killed_leaves_no_process(runs, fake, tmp_path, monkeypatch):
     note = "open(os.path.join(Run.dir, 'pid'), 'w').write(str(os.getpid()))"
-    runs.train(fake(f"{note}; {HANGS}", "finish"))
+    tracking = fake(f"{note}; {HANGS}", "finish")
+    monkeypatch.setattr(session, "SILENT_SECONDS", 5.0)
+    runs.train(tracking)
     pid = int((tmp_path / "pid").read_text())
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
