@@ -5,9 +5,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
+
+from lwdctl.core.errors import cannot_write
 
 _BLOCK = 1 << 17
 """Bytes that stay in a core's cache while they are hashed."""
@@ -65,6 +70,35 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def whole_directory(path: Path) -> Iterator[Path]:
+    """Make a directory that appears as a whole or not at all.
+
+    Args:
+        path: The directory; it may exist if it is empty.
+
+    Yields:
+        Where to write what will be in it.
+
+    Raises:
+        ArtifactError: The system refuses to write; the error names the path.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
+        try:
+            yield fresh
+            fresh.chmod(0o755)  # only the owner can read a temporary directory
+            fresh.replace(path)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+    except OSError as error:
+        told = cannot_write(error, path.parent, "run the same command again")
+        if told is None:
+            raise
+        raise told from error
 
 
 def write_durably(path: Path, content: bytes) -> None:

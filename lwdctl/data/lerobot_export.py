@@ -7,7 +7,6 @@ Episodes of the validation split come last, so that the dataset's splits can nam
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lwdctl.artifacts.files import whole_directory
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.core.errors import ConfigError, DataError
 from lwdctl.core.lerobot_features import feature_names
@@ -107,19 +107,15 @@ def export_lerobot(store: SnippetStore, target: LeRobotTarget, progress: Progres
         has_rewards=store.has_rewards,
         has_success=bool((table.success[chosen] >= 0).all()),
     )
-    fresh = target.path.with_name(f".{target.path.name}.partial")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    try:
-        with progress.task("export", len(chosen), "episode") as task:
-            writer = _Writer(fresh, store.spec, result)
-            for index in chosen.tolist():
-                writer.write(store.episode(index))
-                task.advance()
-            writer.finish(int((table.split[chosen] == 0).sum()))
-        fresh.rename(target.path)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+    with (
+        whole_directory(target.path) as fresh,
+        progress.task("export", len(chosen), "episode") as task,
+    ):
+        writer = _Writer(fresh, store.spec, result)
+        for index in chosen.tolist():
+            writer.write(store.episode(index))
+            task.advance()
+        writer.finish(int((table.split[chosen] == 0).sum()))
     if not result.has_rewards:
         progress.message("the store has no rewards: none were written")
     if not result.has_success:

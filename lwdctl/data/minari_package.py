@@ -8,12 +8,12 @@ become a `Dict` space under the same names.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib
 import json
 import logging
 import os
-import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,12 +25,14 @@ import numpy as np
 import numpy.typing as npt
 
 import lwdctl
+from lwdctl.artifacts.files import whole_directory
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.core.errors import ConfigError, DataError, MissingExtraError
 from lwdctl.core.progress import Progress, SilentProgress
 from lwdctl.core.records import EnvSpec, FloatArray
 from lwdctl.data.export_choice import chosen_episodes
 from lwdctl.data.fetch import reason
+from lwdctl.data.files.guarded_file import GuardedFile
 
 ROOT_VARIABLE = "MINARI_DATASETS_PATH"
 # Settings that the environment's constructor takes as well.
@@ -199,22 +201,16 @@ def export_minari(store: SnippetStore, target: MinariTarget, progress: Progress)
         has_environment=gym_spec is not None,
         observations=tuple(item.name for item in store.spec.observations),
     )
-    fresh = path.with_name(f".{path.name}.partial").absolute()  # minari joins relative ones twice
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    try:
+    with whole_directory(path.absolute()) as fresh:  # minari joins relative paths twice
         with minari_root(target.root), progress.task("export", len(chosen), "episode") as task:
             storage = _new_storage(store, target, fresh / "data", gym_spec)
-            storage.update_episodes(_buffers(store, chosen, result, task))
+            _write(storage, _buffers(store, chosen, result, task))
             names = minari_module("minari.namespace")
             namespace = target.identifier.rpartition("/")[0]
             if namespace and namespace not in names.list_local_namespaces():
                 names.create_namespace(namespace)
         if not result.episodes:
             raise DataError("no episode of the store has two steps or a last observation")
-        fresh.rename(path)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
     if result.shortened:
         progress.message(
             f"{result.shortened} episodes lost their last action: the store has no observation"
@@ -292,6 +288,19 @@ def _gym_spec(env: EnvSpec) -> Any:
     spec = copy.deepcopy(gymnasium.registry[name])
     spec.kwargs.update({k: v for k, v in env.settings.items() if k in _CONSTRUCTOR_SETTINGS})
     return spec
+
+
+def _write(storage: Any, episodes: Iterator[Any]) -> None:
+    """Have minari write episodes; a disk that is full ends it with an error.
+
+    Raises:
+        OSError: The system refuses to write.
+    """
+    path = storage.data_path / "main_data.hdf5"
+    with contextlib.closing(GuardedFile(path, "r+b")) as file:
+        storage._file_path = file  # noqa: SLF001 - minari opens it with h5py, which takes files
+        storage.update_episodes(episodes)
+        file.check()
 
 
 def _buffers(

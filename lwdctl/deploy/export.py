@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +12,7 @@ import numpy as np
 import torch
 
 from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.files import whole_directory
 from lwdctl.artifacts.manifest import now, software
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import LINEAGE
@@ -85,9 +84,7 @@ def export_policy(
             "leave sampler, latent, warm_start and temporal_ensemble out",
         )
     data = SnippetStore.open(inputs["snippets"].path)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{directory.name}.partial-", dir=directory.parent))
-    try:
+    with whole_directory(directory) as unfinished:
         graphs = graphs_of(trained, acting)
         progress.message(f"writing the graphs: {', '.join(graphs)}")
         for name, graph in graphs.items():
@@ -102,10 +99,6 @@ def export_policy(
         if warning := _clipping(parity["demonstrations"], description.action):
             progress.message(warning)
         replace(description, parity=parity).write(unfinished)
-        unfinished.chmod(0o755)  # only the owner can read a temporary directory
-        unfinished.replace(directory)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return PolicyDescription.read(directory)
 
 

@@ -16,10 +16,10 @@ HERE = Path(__file__).parent
 CHAIN = {
     "collect": "collect metaworld --task reach --episodes 4 --max-steps 60 --workers 0",
     "ingest": "ingest",
-    "train-vae": "train-vae --updates 8 --snapshots 2 --snippet-length 16 --policy-width 8"
+    "train-vae": "train-vae --updates 8 --snapshots 4 --snippet-length 16 --policy-width 8"
     " --decoder xs",
     "encode": "encode --stride 8",
-    "train-diffusion": "train-diffusion --updates 8 --snapshots 2 --width 16 --blocks 1",
+    "train-diffusion": "train-diffusion --updates 8 --snapshots 4 --width 16 --blocks 1",
     "train-baseline": "train-baseline mlp --updates 8 --policy-width 8",
     "eval": "eval --episodes 1 --max-steps 10 --workers 0",
     "analyze latents": "analyze latents --points 20",
@@ -114,7 +114,7 @@ class Before:
 
     def __call__(self, name: str, copy: Path | None = None) -> Path:
         """Return the workspace before the stage `name`, or a copy of it."""
-        place = list(CHAIN).index(name)
+        place = 0 if name == "run" else list(CHAIN).index(name)  # a recipe makes everything itself
         while len(self._kept) <= place:
             workspace = self._root / str(len(self._kept))
             shutil.rmtree(workspace, ignore_errors=True)
@@ -122,8 +122,7 @@ class Before:
             done = self.run(workspace, list(CHAIN.values())[len(self._kept) - 1].split())
             assert done.returncode == 0, done.stderr
             self._kept.append(workspace)
-        # A recipe makes everything itself.
-        kept = self._kept[0 if name == "run" else place]
+        kept = self._kept[place]
         if copy is None:
             return kept
         shutil.copytree(kept, copy)

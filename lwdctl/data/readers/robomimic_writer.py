@@ -9,7 +9,6 @@ known.
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy.typing as npt
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import Episode
 from lwdctl.data.checks import check_rows
+from lwdctl.data.files.guarded_file import GuardedFile
 
 LEVELS = ("better", "okay", "worse")
 """Levels of skill, in the names of operators and masks."""
@@ -50,7 +50,7 @@ class RobomimicWriter:
             raise DataError(f"{path}: env_args is not JSON ({error})") from None
         self._path = path
         try:
-            self._bytes = _GuardedFile(path)
+            self._bytes = GuardedFile(path)
         except OSError as error:
             raise DataError(f"{path}: cannot be created ({error})") from None
         # Newer file versions hold attributes beyond 64 KiB, which a model text can be.
@@ -143,66 +143,6 @@ class RobomimicWriter:
         self._sizes = self._sizes or sizes
         if sizes != self._sizes:
             raise DataError(f"{where}: sizes {sizes} differ from the first episode's {self._sizes}")
-
-
-class _GuardedFile(io.RawIOBase):
-    """A new file whose failed writes HDF5 does not see.
-
-    HDF5 writes what it holds once more when it closes a file; where that fails as well, it leaves
-    memory behind that ends the process with a segmentation fault. The first error is kept for
-    `check`, and what follows it is discarded.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("x+b", buffering=0)
-        self._path = path
-        self._error: OSError | None = None
-
-    def check(self) -> None:
-        """Raise the error of the first write that failed."""
-        if self._error is not None:
-            error = self._error
-            raise OSError(error.errno, error.strerror, str(self._path)) from error
-
-    def readinto(self, buffer: Any) -> int:
-        """Read into a buffer; return the number of bytes read."""
-        if self._error is not None:  # what was discarded cannot be read back
-            view = memoryview(buffer).cast("B")
-            view[:] = bytes(len(view))
-            return len(view)
-        return self._file.readinto(buffer) or 0
-
-    def write(self, buffer: Any) -> int:
-        """Write a buffer as a whole; return the number of its bytes."""
-        view = memoryview(buffer).cast("B")
-        try:
-            done = 0
-            while self._error is None and done < len(view):
-                done += self._file.write(view[done:]) or 0
-        except OSError as error:
-            self._error = error
-        return len(view)
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        """Move to a byte."""
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        """Return the present byte."""
-        return self._file.tell()
-
-    def truncate(self, size: int | None = None) -> int:
-        """Change the size of the file."""
-        try:
-            return self._file.truncate(size) if self._error is None else 0
-        except OSError as error:
-            self._error = error
-            return 0
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-        super().close()
 
 
 def _masks(episode: Episode) -> list[str]:
