@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -55,10 +56,13 @@ def start(workspace: Path, words: list[str], limit: int | None = None) -> subpro
 
 
 def run(
-    workspace: Path, words: list[str], limit: int | None = None
+    workspace: Path, words: list[str], limit: int | None = None, number: int = 0, after: float = 0
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
+    """Run a command to its end, to which a signal `number` may come after some seconds."""
     process = start(workspace, words, limit)
+    if number:
+        time.sleep(after)
+        process.send_signal(number)
     out, err = process.communicate()
     return subprocess.CompletedProcess(words, process.returncode, out, err)
 
@@ -86,12 +90,21 @@ class Forked:
         self._server.communicate()
 
     def __call__(
-        self, workspace: Path, words: list[str], limit: int | None = None
+        self,
+        workspace: Path,
+        words: list[str],
+        limit: int | None = None,
+        number: int = 0,
+        after: float = 0,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end."""
+        """Run a command to its end; see `run`."""
         assert self._server.stdin
         assert self._server.stdout
-        job = {"words": words, "environment": environment_for(workspace), "limit": limit}
+        environment = environment_for(workspace)
+        job = {
+            "words": words, "environment": environment, "limit": limit, "signal": int(number),
+            "after": after,
+        }  # fmt: skip
         self._server.stdin.write(json.dumps(job) + "\n")
         self._server.stdin.flush()
         code, out, err, self.peak = json.loads(self._server.stdout.readline())

@@ -1,9 +1,9 @@
 """A process that has the modules loaded and forks a child for every command.
 
-`python forking.py` reads one JSON job per line: the arguments, the environment and the largest
-file in bytes that the command may write. It answers with the exit status, both
-streams' texts and the largest resident memory in bytes.
-The child ends as any Python program does, so that what runs at exit is tested too.
+`python forking.py` reads one JSON job per line: the arguments, the environment, the largest file
+in bytes that the command may write, and a signal with the seconds after which the command gets it.
+It answers with the exit status, both streams' texts and the largest resident memory in bytes. The
+child ends as any Python program does, so that what runs at exit is tested too.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import pkgutil
 import resource
 import select
 import sys
+import time
 import warnings
 
 HEAVY = ("metaworld", "scipy.stats", "sklearn.manifold", "matplotlib.pyplot", "minari", "PIL.Image")
@@ -44,7 +45,7 @@ def serve() -> list[str]:
                 return become(job, [writing for _, writing in pipes])
             for _, writing in pipes:
                 os.close(writing)
-            texts = texts_of([reading for reading, _ in pipes])
+            texts = texts_of([reading for reading, _ in pipes], child, job["signal"], job["after"])
             _, status, used = os.wait4(child, 0)
             peak = used.ru_maxrss * 1024
             answer = json.dumps([os.waitstatus_to_exitcode(status), *texts, peak])
@@ -53,12 +54,24 @@ def serve() -> list[str]:
     raise SystemExit(0)
 
 
-def texts_of(descriptors: list[int]) -> list[str]:
-    """Return all that comes through pipes until their other ends are closed."""
+def texts_of(descriptors: list[int], child: int, number: int, after: float) -> list[str]:
+    """Return all that comes through pipes until their other ends are closed.
+
+    Args:
+        descriptors: Ends to read from.
+        child: The process that writes.
+        number: Signal to send it, or 0.
+        after: Seconds until then.
+    """
     parts: dict[int, list[bytes]] = {descriptor: [] for descriptor in descriptors}
-    left = set(descriptors)
+    left, moment = set(descriptors), time.monotonic() + after
     while left:
-        for descriptor in select.select([*left], [], [])[0]:
+        wait = max(0.0, moment - time.monotonic()) if number else None
+        ready = select.select([*left], [], [], wait)[0]
+        if number and time.monotonic() >= moment:
+            os.kill(child, number)  # it is waited for later, so that the number is its own
+            number = 0
+        for descriptor in ready:
             part = os.read(descriptor, 2**16)
             parts[descriptor].append(part)
             if not part:

@@ -1,5 +1,8 @@
 """Stages killed at any moment: no bad artifact, nothing lost, and the command again completes.
 
+The campaigns fork their commands from a process that has the modules loaded, so that most moments
+lie in the work and not in imports, which `tests/cli/test_signals.py` disturbs.
+
 `LWDCTL_KILLS` sets how many kills the slow test makes over all stages and a recipe (100).
 """
 
@@ -17,7 +20,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from chain import CHAIN, Counts, artifacts, start
+from chain import CHAIN, Counts, artifacts
 
 sys.path.pop(0)
 
@@ -50,12 +53,11 @@ def made_in(workspace: Path) -> dict[str, object]:
 
 
 def undisturbed(before, name: str, folder: Path) -> tuple[float, dict[str, object]]:
-    """Return the seconds that a stage takes in a new process, and what it makes."""
+    """Return the seconds that a stage takes, and what it makes."""
     workspace = before(name, folder)
     started = time.monotonic()
-    process = start(workspace, CHAIN[name].split())
-    _, errors = process.communicate()
-    assert process.returncode == 0, errors
+    done = before.run(workspace, CHAIN[name].split())
+    assert done.returncode == 0, done.stderr
     return time.monotonic() - started, made_in(workspace)
 
 
@@ -63,20 +65,17 @@ def disturb(before, name: str, folder: Path, after: float, number: int) -> int:
     """Send a signal to a stage after some seconds; return its exit status."""
     workspace = before(name, folder)
     known = artifacts(workspace)
-    process = start(workspace, CHAIN[name].split())
-    time.sleep(after)
-    process.send_signal(number)
-    _, errors = process.communicate()
-    assert "Traceback" not in errors, errors
+    done = before.run(workspace, CHAIN[name].split(), number=number, after=after)
+    assert "Traceback" not in done.stderr, done.stderr
     if name != "run":  # which publishes one after another
         made = artifacts(workspace) - known
-        assert len(made) == (process.returncode == 0) or number == signal.SIGKILL
+        assert len(made) == (done.returncode == 0) or number == signal.SIGKILL
     for command in (["list", "-q"], ["verify", "-q"]):
         checked = before.run(workspace, command)
         if artifacts(workspace):
             assert checked.returncode == 0, (name, after, checked.stderr)
         assert "damaged" not in checked.stdout
-    return process.returncode
+    return done.returncode
 
 
 def complete(before, name: str, workspace: Path, expected: dict[str, object]) -> bool:

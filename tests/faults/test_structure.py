@@ -5,11 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from chain import COUNTED
+
+sys.path.pop(0)
 
 HERE = Path(__file__).parent
 MOST_BYTES = 10**9
@@ -109,16 +116,23 @@ def save_models(root: Path) -> None:
 
 def read_changed(folder: Path, kind: str, count: int) -> None:
     limits = [] if kind in WITH_TORCH else [str(ADDRESSES)]
-    workspace = {"LWDCTL_WORKSPACE": str(folder / "runs")}
-    done = subprocess.run(
-        [sys.executable, str(HERE / "structure.py"), str(folder), kind, str(count), *limits],
-        env={**os.environ, **workspace, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg",
-             "OPENBLAS_NUM_THREADS": "1"},
-        cwd=folder, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as place:
+        own = Path(shutil.copytree(folder, Path(place) / "own"))
+        words = [str(HERE / "structure.py"), str(own), kind, str(count), *limits]
+        done = subprocess.run(
+            [sys.executable, *words],
+            env={**os.environ, "LWDCTL_WORKSPACE": str(own / "runs"), "OMP_NUM_THREADS": "1",
+                 "MPLBACKEND": "agg", "OPENBLAS_NUM_THREADS": "1"},
+            cwd=own, capture_output=True, text=True, check=False,
+        )  # fmt: skip
     assert done.returncode == 0, done.stderr[-6000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["peak"] < MOST_BYTES, found
+    codes = found["counted"]
+    COUNTED.append(
+        f"structure of {kind}: {sum(codes.values())} injected, exit 0: {codes.get('0', 0)}, 1:"
+        f" {codes.get('1', 0)}, 2: {codes.get('2', 0)}, peak {found['peak'] / 1e6:.0f} MB, 0 lost"
+    )
     if kind not in {"run", "analysis", "metrics"}:  # what cannot be read is passed over or noted
         assert found["counted"].get("1", 0) > 0, found  # the changes reach the reader
 
