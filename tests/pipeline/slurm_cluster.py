@@ -187,12 +187,18 @@ class SlurmCluster:
                 start_new_session=True,  # Ctrl-C is for the test, which stops them
             )
 
-    def run(self, *command: str, **options: object) -> str:
-        """Run one of Slurm's programs and return what it prints."""
-        done = subprocess.run(
-            command, env=self.environment, capture_output=True, text=True, check=False, **options
-        )
-        assert done.returncode == 0, (command, done.stdout, done.stderr)
+    def run(self, *command: str) -> str:
+        """Run one of Slurm's programs and return what it prints; a busy controller is asked again."""
+        for _ in range(5):
+            done = subprocess.run(
+                command, env=self.environment, capture_output=True, text=True, check=False
+            )
+            if "Connection" not in done.stderr:
+                break
+            time.sleep(2)
+        ended = {name: daemon.poll() for name, daemon in self._daemons.items()}
+        log = self.folder / "slurmctld.log"
+        assert done.returncode == 0, (command, done.stderr, ended, log.read_text()[-2000:])
         return done.stdout
 
     def state(self, job: str) -> str:
