@@ -114,8 +114,9 @@ class JobExecutor:
         except SlurmError as error:  # a controller that restarts
             self._show("", error.message)
             return {}
+        asked = list(self._numbers.items())  # not those that follow now
         over = dict(self._follow())
-        for stage, number in list(self._numbers.items()):
+        for stage, number in asked:
             live = self._live.get(self._jobs[stage].name)
             if live:
                 self._gone.pop(stage, None)
@@ -216,11 +217,10 @@ def run_as_jobs(
         MissingExtraError: submitit is not installed.
         LwdctlError: There is no Slurm, a job is refused, or stages failed.
     """
-    given, run = parse_slurm_options(slurm), frozen(run)
-    folder = jobs_folder(run)
+    given, folder = parse_slurm_options(slurm), jobs_folder(run)
     system: JobSystem
     system = SlurmSystem(folder, given) if executor == "slurm" else LocalSystem(folder)
-    jobs = JobExecutor(run, system, progress, options=options, eval_jobs=eval_jobs)
+    jobs = JobExecutor(frozen(run), system, progress, options=options, eval_jobs=eval_jobs)
     if detach and system.orders:
         return submit_stages(jobs, run, progress)
     return run_with(jobs, run, progress)

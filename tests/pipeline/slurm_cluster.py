@@ -188,7 +188,7 @@ class SlurmCluster:
             )
 
     def run(self, *command: str) -> str:
-        """Run one of Slurm's programs and return what it prints; a busy controller is asked again."""
+        """Run one of Slurm's programs, again where the controller is busy; return its output."""
         for _ in range(5):
             done = subprocess.run(
                 command, env=self.environment, capture_output=True, text=True, check=False

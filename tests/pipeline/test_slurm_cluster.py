@@ -14,8 +14,12 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from slurm_cluster import SlurmCluster, missing, until
 
+from lwdctl.artifacts.workspace import Workspace
+from lwdctl.pipeline.plan import RecipeRun
+from lwdctl.pipeline.recipe import read_recipe
 from lwdctl.pipeline.slurm_job import StageJob
 from lwdctl.pipeline.slurm_queue import SlurmError
+from lwdctl.pipeline.slurm_script import write_scripts
 from lwdctl.pipeline.slurm_systems import SlurmSystem
 
 pytest.importorskip("submitit", reason="needs the extra slurm")
@@ -120,6 +124,33 @@ def test_an_array_what_follows_it_and_what_cannot(cluster, tmp_path):
     assert end["node"] in {"n1", "n2"}
     ends = [json.loads((tmp_path / f"fine{index}.json").read_text()) for index in range(3)]
     assert [item["job"] for item in ends] == [f"{fine}_{index}" for index in range(3)]
+
+
+def test_files_for_sbatch_are_requeued_and_cancelled(cluster, tmp_path, toy_stages):
+    recipe = tmp_path / "toy.toml"
+    recipe.write_text('[stage.sow]\n[stage.rye]\nuses = "sow"\nname = "rye"\n')
+    run = RecipeRun(read_recipe(recipe), Workspace(tmp_path / "runs"))
+    submit, *_ = write_scripts(run, tmp_path / "files", {"time": "10"})
+    job = counter(tmp_path, "count")
+    # Each job counts in a file of its own, named after its job.
+    words = [*job.command[:2], f"{tmp_path}/$SLURM_JOB_ID", job.command[3]]
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/bash\nexec {' '.join(words)}\n")
+    program.chmod(0o755)
+    environment = {**cluster.environment, "LWDCTL": str(program)}
+    done = subprocess.run([submit], env=environment, check=True, capture_output=True, text=True)
+    first, second = (line.split()[-1] for line in done.stdout.splitlines())
+    logs = [tmp_path / f"{number}.log" for number in (first, second)]
+    until("both run", lambda: all(path.exists() for path in logs))
+    cluster.run("scancel", "--batch", "--signal", "USR2", first)  # as before a time limit
+    cluster.run("scancel", second)
+    at_once(cluster, first)
+    until("the first runs again", lambda: logs[0].read_text().count("\n") == 2)
+    assert int(logs[0].read_text().splitlines()[1].removeprefix("from ")) > 0
+    until("the second is gone", lambda: cluster.state(second).startswith("CANCELLED"))
+    assert logs[1].read_text().count("\n") == 1
+    cluster.run("scancel", first)
+    until("the first is gone", lambda: cluster.state(first).startswith("CANCELLED"))
 
 
 def test_what_sbatch_refuses(cluster, tmp_path):
