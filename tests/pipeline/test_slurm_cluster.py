@@ -260,6 +260,19 @@ def test_preempted_trainings_and_dying_nodes_change_no_weight(cluster, trainings
     def all_train(beyond):
         return all(progress_of(runs, stage) > beyond for stage in stages)
 
+    def read(stage):
+        return json.loads((runs / f".recipes/seeds/{stage}.json").read_text())
+
+    def is_done(stage):
+        return read(stage)["state"] == "done"
+
+    def is_training(stage):
+        """Tell whether its newest attempt has begun to train, or waits for an earlier one."""
+        number = numbers_of[stage]
+        log = (runs / f".slurm/seeds/logs/{number}_0_log.out").read_text()
+        attempt = log[log.rindex("Loading pickle") :] if "Loading pickle" in log else ""
+        return stage in jobs() and ("update/s" in attempt or "waiting for" in attempt)
+
     until("all three train", lambda: all_train(0), 300)
     numbers_of = {stage: jobs()[stage][0] for stage in stages}
     for number in numbers_of.values():
@@ -270,6 +283,11 @@ def test_preempted_trainings_and_dying_nodes_change_no_weight(cluster, trainings
 
     # A machine dies; later only the daemon of the other, whose processes go on beside their heirs.
     for node, whole in (("n1", True), ("n2", False)):
+        until(
+            "what is not done yet trains",
+            lambda: all(is_done(stage) or is_training(stage) for stage in stages),
+            300,
+        )
         victims = {stage: number for stage, (number, where) in jobs().items() if where == node}
         cluster.kill_node(node) if whole else cluster.kill_daemon(node)
         until(
