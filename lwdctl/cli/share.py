@@ -173,9 +173,8 @@ def _print_plan(pushed: Pushed) -> None:
     )
     for item in plan.shared.artifacts:
         if item.left_out:
-            size = sum(file.size for file in item.left_out)
-            names = listed((file.path for file in item.left_out), 4)
-            print_text(f"left out of {item.reference}, {size_text(size)}: {names}")
+            names = listed(item.left_out_names)
+            print_text(f"left out of {item.reference}, {size_text(item.left_out_size)}: {names}")
     for why in plan.gone:
         print_text(f"left out, as it is gone: {why}")
 

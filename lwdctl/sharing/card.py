@@ -16,7 +16,8 @@ from lwdctl.analysis.plotting import render
 from lwdctl.analysis.report.content import CaptionedTable
 from lwdctl.analysis.report.report import commit_of, describe_data, seconds_of, settings_of
 from lwdctl.artifacts.artifact import Artifact
-from lwdctl.artifacts.described import open_or_describe
+from lwdctl.artifacts.described import read_description
+from lwdctl.artifacts.snippets import SNIPPETS_PAYLOAD
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.errors import LwdctlError
 from lwdctl.core.plain_text import listed, plain_text, size_text
@@ -33,7 +34,7 @@ POLICIES = ("diffusion", "baseline")
 TRAINED = ("vae", *POLICIES)
 TEMPLATES = Path(__file__).parent / "templates"
 _TAG = re.compile(r"[^a-z0-9.-]+")
-_CAPTION = "Success over all tasks with 95 % intervals"
+_CAPTION = "Results over all tasks"
 
 
 @dataclass(frozen=True)
@@ -46,14 +47,15 @@ class Card:
 
 @dataclass(frozen=True)
 class Results:
-    """What an evaluation says of the artifact."""
+    """What an evaluation says of the artifact; `drawn` says what the figure (PNG) shows."""
 
     protocol: str
     caption: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...]
-    figure: bytes
+    figure: bytes = b""
+    drawn: str = ""
 
 
 def build_card(plan: PushPlan, address: Address, root: Path, progress: Progress) -> Card:
@@ -69,7 +71,7 @@ def build_card(plan: PushPlan, address: Address, root: Path, progress: Progress)
         ArtifactError: The description of the data is damaged.
     """
     main, snippets = plan.main, _of_type(plan, "snippets")
-    spec = open_or_describe(snippets.path).spec if snippets else None
+    spec = read_description(snippets.path / SNIPPETS_PAYLOAD) if snippets else None
     results = _results(plan, root, progress)
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -223,12 +225,12 @@ def _results(plan: PushPlan, root: Path, progress: Progress) -> Results | None:
             runs = [run for run in runs if {*run.models.values()} <= {*plan.artifacts}]
         comparison = compare(runs, None, None, progress)
     except LwdctlError as error:
-        return Results(protocol, "No table", (), (), (error.message,), b"")
+        return Results(protocol, "No table", (), (), (error.message,))
     rows = CaptionedTable(comparison.table.columns, comparison.table.rows).without_empty_columns()
     return Results(
         protocol, _CAPTION, rows.columns, rows.rows,
         (f"From {evaluation.reference}, {str(evaluation.manifest.provenance['finished'])[:10]}.",),
-        _figure(comparison),
+        *_figure(comparison),
     )  # fmt: skip
 
 
@@ -243,11 +245,15 @@ def _evaluation(main: Artifact, root: Path) -> Artifact | None:
     return found[-1] if found and main.type in POLICIES else None
 
 
-def _figure(comparison: Comparison) -> bytes:
+def _figure(comparison: Comparison) -> tuple[bytes, str]:
+    """Return the figure of success, or of the score where nothing was solved, and its caption."""
     solved = any(row.successes for row in comparison.overall)
     quantity = SUCCESS if solved else comparison.metric
     figure = comparison.figures.get(f"{quantity}-by-horizon")
-    return render(figure, "png") if figure else b""
+    if figure is None:
+        return b"", ""
+    name = quantity.replace("_", " ").capitalize()
+    return render(figure, "png"), f"{name} against the action horizon, with 95 % intervals"
 
 
 def _made(plan: PushPlan) -> Iterator[str]:
@@ -270,11 +276,11 @@ def _recorded(plan: PushPlan) -> Iterator[str]:
 def _files(plan: PushPlan) -> CaptionedTable:
     rows = []
     for item in plan.shared.artifacts:
-        left = listed((file.path for file in item.left_out), 3)
-        size = sum(file.size for file in item.left_out)
+        left = f"{size_text(item.left_out_size)}: {listed(item.left_out_names, 4)}"
+        count = f"{len(item.files)} file{'s' * (len(item.files) > 1)}"
         rows.append((
-            item.reference, f"{len(item.files)} files, {size_text(item.size)}",
-            f"{size_text(size)}: {left}" if item.left_out else "nothing", item.digest[:16],
+            item.reference, f"{count}, {size_text(item.size)}",
+            left if item.left_out else "nothing", item.digest[:16],
         ))  # fmt: skip
     columns = ("artifact", "here", "left out", "SHA-256 of its manifest begins")
     return CaptionedTable(columns, tuple(rows))

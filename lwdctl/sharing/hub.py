@@ -252,6 +252,18 @@ def _token() -> str:
         return ""
 
 
+class _Forwarding(logging.Handler):
+    """Passes the client's warnings on: that it waits and tries again."""
+
+    def __init__(self, progress: Progress) -> None:
+        super().__init__()
+        self._progress = progress
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show one warning."""
+        self._progress.message(f"note: {_lines(record.getMessage())}")
+
+
 @contextlib.contextmanager
 def quiet_client(progress: Progress) -> Iterator[None]:
     """Keep the Hub's client from printing: its warnings become messages, its bars are ours."""
@@ -262,8 +274,9 @@ def quiet_client(progress: Progress) -> Iterator[None]:
     )
 
     log, had_bars = logging.getLogger("huggingface_hub"), not are_progress_bars_disabled()
-    level = log.level
-    log.setLevel(logging.CRITICAL)
+    level, handlers = log.level, log.handlers
+    log.setLevel(logging.WARNING)
+    log.handlers = [_Forwarding(progress)]
     disable_progress_bars()
     try:
         with warnings.catch_warnings(record=True) as found:
@@ -274,5 +287,6 @@ def quiet_client(progress: Progress) -> Iterator[None]:
                 progress.message(f"note: {_lines(str(item.message))}")
     finally:
         log.setLevel(level)
+        log.handlers = handlers
         if had_bars:
             enable_progress_bars()

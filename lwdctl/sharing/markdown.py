@@ -9,7 +9,7 @@ from lwdctl.core.plain_text import LONGEST, plain_text
 
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|!&~$^@]|:(?=/|[\w+-]+:))")
 _WEB = re.compile(r"(?i)(www)\.")
-_LIST = re.compile(r"^(\d*)([-+=.)])")
+_LIST = re.compile(r"^(\d*)([.)](?=\s|$)|(?<!\d)[-+=])")
 
 
 class Raw(str):

@@ -79,6 +79,20 @@ class SharedArtifact:
         return sum(file.size for file in self.files)
 
     @property
+    def left_out_size(self) -> int:
+        """Bytes of what was left out."""
+        return sum(file.size for file in self.left_out)
+
+    @property
+    def left_out_names(self) -> list[str]:
+        """What was left out, the files of one folder together: `snippets.zarr (54 files)`."""
+        counts: dict[str, int] = {}
+        for file in self.left_out:
+            parts = PurePosixPath(file.path).parts
+            counts[parts[0]] = counts.get(parts[0], 0) + 1
+        return [f"{name} ({count} files)" if count > 1 else name for name, count in counts.items()]
+
+    @property
     def manifest_file(self) -> PayloadFile:
         """The entry of its manifest."""
         return next(file for file in self.files if file.path == MANIFEST_NAME)

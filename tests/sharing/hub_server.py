@@ -83,7 +83,8 @@ class Handler(BaseHTTPRequestHandler):
             return
         code = self.hub.refuses(self.command, path)
         if code:
-            self.fail(code, f"the server says {code}")
+            code, error = code if isinstance(code, tuple) else (code, "")
+            self.fail(code, f"the server says {code}", error)
             return
         if token and token not in (TOKEN, READ_ONLY):
             self.fail(401, "Invalid credentials in Authorization header")
@@ -302,7 +303,8 @@ class HubServer:
         stored: Large files by SHA-256.
         asked: (method, path, Range header, token) of every request that was answered.
         breaks: (method, end of the path) to how many bytes to pass before hanging up, once each.
-        refusals: (method, end of the path) to the status codes to answer with.
+        refusals: (method, part of the path) to the status to answer with, or to it and the
+            Hub's code for the error.
         instead: Path in a repository to the bytes to serve instead.
         large_endings: Endings of the files that go to large-file storage.
     """
@@ -315,6 +317,7 @@ class HubServer:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self._server.hub = self
+        self._server.handle_error = lambda *whom: None  # clients hang up, as tests let them
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self.cdn = f"http://localhost:{self._server.server_port}"
 
