@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from lwdctl.core.errors import cannot_write
@@ -18,30 +22,74 @@ _BLOCK = 1 << 17
 """Bytes that stay in a core's cache while they are hashed."""
 
 
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file as hexadecimal text, read in blocks."""
+def sha256_of(path: Path, stop: Event | None = None) -> str:
+    """Return the SHA-256 of a file as hexadecimal text, read in blocks.
+
+    Args:
+        path: The file.
+        stop: Ends the work once it is set.
+
+    Raises:
+        CancelledError: `stop` was set.
+    """
     digest, block = hashlib.sha256(), memoryview(bytearray(_BLOCK))
     with path.open("rb", buffering=0) as file:
         while count := file.readinto(block):
+            _check_going(stop)
             digest.update(block[:count])
     return digest.hexdigest()
 
 
-def fingerprint(path: Path) -> dict[str, Any]:
+def fingerprint(path: Path, stop: Event | None = None) -> dict[str, Any]:
     """Return the absolute path, size in bytes and SHA-256 of a file or directory.
 
     The digest of a directory covers the names and digests of its files.
+
+    Args:
+        path: The file or directory.
+        stop: Ends the work once it is set.
+
+    Raises:
+        CancelledError: `stop` was set.
+        OSError: There is no such file or directory, or it is something else, as a pipe.
     """
     where = str(path.resolve())
     if not path.is_dir():
-        return {"path": where, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
-    files = sorted(item for item in path.rglob("*") if item.is_file())
-    lines = (f"{item.relative_to(path).as_posix()}\0{sha256_of(item)}\n" for item in files)
+        if not path.is_file():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), where)
+        return {"path": where, "bytes": path.stat().st_size, "sha256": sha256_of(path, stop)}
+    files = []
+    for item in path.rglob("*"):
+        _check_going(stop)
+        if item.is_file():
+            files.append(item)
+    files.sort()
+    lines = (f"{item.relative_to(path).as_posix()}\0{sha256_of(item, stop)}\n" for item in files)
     return {
         "path": where,
         "bytes": sum(item.stat().st_size for item in files),
         "sha256": hashlib.sha256("".join(lines).encode()).hexdigest(),
     }
+
+
+@contextmanager
+def fingerprints_beside(paths: Sequence[Path]) -> Iterator[Future[list[dict[str, Any]]]]:
+    """Compute the fingerprints of files or directories while the block works.
+
+    hashlib leaves Python free to do so. An error in the block ends the work.
+    """
+    stop = Event()
+    with ThreadPoolExecutor(1) as beside:
+        try:
+            yield beside.submit(lambda: [fingerprint(path, stop) for path in paths])
+        except BaseException:
+            stop.set()
+            raise
+
+
+def _check_going(stop: Event | None) -> None:
+    if stop is not None and stop.is_set():
+        raise CancelledError
 
 
 def matching(folder: Path, *patterns: str) -> list[Path]:

@@ -1,8 +1,8 @@
 """Compressed chunks of zarr v3 arrays, written beside the work that fills them.
 
 zarr spends more time on its own layers than on compressing and writing a chunk of a megabyte, and
-the caller waits meanwhile. Here threads do both while the caller goes on; the bytes are those that
-zarr itself would write.
+the caller waits meanwhile. Here a thread does both while the caller goes on; the bytes are those
+that zarr itself would write.
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ from zarr.storage import LocalStore, MemoryStore
 # is read five times as fast, and leaves 3 % more (PERFORMANCE.md).
 CODECS = (BloscCodec(cname="lz4", clevel=1, shuffle="shuffle"), Crc32cCodec())
 SEPARATOR = "."
-_THREADS = 2
-_PENDING, _PENDING_BYTES = 8, 2**25
+_PENDING, _PENDING_BYTES = 4, 2**25
 """The caller waits while more chunks, or more bytes, are to be written."""
 
 
@@ -46,7 +45,7 @@ class ChunkMemory(MemoryStore):
 
 
 class ChunkWriter:
-    """Compresses chunks of the arrays of a group and writes them, in threads of its own.
+    """Compresses chunks of the arrays of a group and writes them, in a thread of its own.
 
     Use it as a context manager, so that nothing is written any more after an error; `close` it
     before anything is read.
@@ -60,7 +59,7 @@ class ChunkWriter:
 
     def __init__(self, group: zarr.Group) -> None:
         self.group = group
-        self._threads = ThreadPoolExecutor(_THREADS, "chunk-writer")
+        self._thread = ThreadPoolExecutor(1, "chunk-writer")
         self._pending: deque[tuple[Future[None], int]] = deque()
         self._pending_bytes = 0
 
@@ -78,7 +77,7 @@ class ChunkWriter:
         place = SEPARATOR.join(["c", str(number), *("0" for _ in values.shape[1:])])
         key = "/".join(filter(None, (self.group.path, name, place)))
         self._wait(_PENDING - 1, _PENDING_BYTES - values.nbytes)
-        self._pending.append((self._threads.submit(self._put, key, values), values.nbytes))
+        self._pending.append((self._thread.submit(self._put, key, values), values.nbytes))
         self._pending_bytes += values.nbytes
 
     def close(self) -> None:
@@ -88,7 +87,7 @@ class ChunkWriter:
             OSError: A chunk cannot be written.
         """
         self._wait(0, 0)
-        self._threads.shutdown()
+        self._thread.shutdown()
 
     def __enter__(self) -> ChunkWriter:
         """Return the writer itself."""
@@ -96,7 +95,7 @@ class ChunkWriter:
 
     def __exit__(self, *error: object) -> None:
         """Drop what is not written yet, and wait for what is being written."""
-        self._threads.shutdown(cancel_futures=True)
+        self._thread.shutdown(cancel_futures=True)
 
     def _wait(self, most: int, most_bytes: int) -> None:
         """Wait until at most so many chunks, of so many bytes, are pending, or none."""

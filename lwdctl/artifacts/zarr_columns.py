@@ -24,7 +24,7 @@ from lwdctl.core.errors import ArtifactError, first_line
 STEP_CHUNK = 8192
 """Fewest rows of a chunk that holds steps."""
 EPISODE_CHUNK = 1024
-_STEP_CHUNK_BYTES = 2**18
+_STEP_CHUNK_BYTES = 2**19
 SURELY_FREE = 2**26
 """Bytes that are read without a look at the free memory."""
 

@@ -10,7 +10,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +20,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from lwdctl.artifacts.files import fingerprint
+from lwdctl.artifacts.files import fingerprints_beside
 from lwdctl.artifacts.snippets import SNIPPETS_PAYLOAD, SnippetStore, SnippetWriter
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.bench.comparisons import Comparison, Work, compare
@@ -137,15 +136,14 @@ def ingest(device: torch.device, rounds: int | None = None) -> Iterator[Comparis
         def ours() -> None:
             place = Workspace(Path(folder) / f"workspace{next(numbers)}")
             with (
+                fingerprints_beside([path]) as digests,
                 open_source("robomimic", [path], config) as source,
                 place.begin("snippets", "x", config={}, inputs=[]) as output,
-                ThreadPoolExecutor(1) as beside,
             ):
-                digest = beside.submit(fingerprint, path)
                 _, summary = read_into_store(
                     source, config, output.path / SNIPPETS_PAYLOAD, SilentProgress()
                 )
-                output.publish({**summary, "sources": [digest.result()]})
+                output.publish({**summary, "sources": digests.result()})
 
         row = Comparison(
             f"ingest {INGESTED_EPISODES} demonstrations of {STEPS} steps, float64",

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from lwdctl.artifacts.artifact import Artifact
-from lwdctl.artifacts.files import fingerprint
+from lwdctl.artifacts.files import fingerprints_beside
 from lwdctl.artifacts.references import sanitize_name
 from lwdctl.artifacts.snippets import SNIPPETS_PAYLOAD
 from lwdctl.configs import IngestConfig
@@ -35,15 +34,14 @@ def run(config: IngestConfig, inputs: Mapping[str, Artifact], context: StageCont
     paths, parents = _sources(config, inputs)
     name = context.name or _default_name(paths, parents)
     data_format = "robomimic" if parents else config.format
-    with open_source(data_format, paths, config) as source:
+    with (
+        fingerprints_beside(paths) as digests,
+        open_source(data_format, paths, config) as source,
+    ):
         source.spec = with_outside_environment(source.spec)
-        with (
-            context.workspace.begin(
-                "snippets", name, config=to_mapping(config), inputs=parents
-            ) as output,
-            ThreadPoolExecutor(1) as beside,  # hashing leaves Python free to read
-        ):
-            digests = beside.submit(lambda: [fingerprint(path) for path in paths])
+        with context.workspace.begin(
+            "snippets", name, config=to_mapping(config), inputs=parents
+        ) as output:
             _, summary = ingest(source, config, output.path / SNIPPETS_PAYLOAD, context.progress)
             summary["sources"] = digests.result()
             return output.publish(summary, seed=config.seed)

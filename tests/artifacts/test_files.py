@@ -1,0 +1,79 @@
+"""Digests of files and directories, also while other work goes on."""
+
+import hashlib
+import os
+from concurrent.futures import CancelledError
+
+import pytest
+
+from lwdctl.artifacts.files import fingerprint, fingerprints_beside, sha256_of
+from lwdctl.cli.main import main
+
+TERABYTE = 2**40
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize("size", [0, 1, 2**17 - 1, 2**17, 2**17 + 1, 3 * 2**17 + 5])
+def test_a_digest_covers_every_byte(tmp_path, size):
+    content = bytes(range(256)) * (size // 256 + 1)
+    path = tmp_path / "file"
+    path.write_bytes(content[:size])
+    assert sha256_of(path) == sha256(content[:size])
+    assert fingerprint(path) == {
+        "path": str(path.resolve()),
+        "bytes": size,
+        "sha256": sha256(content[:size]),
+    }
+
+
+def test_a_directory_is_known_by_names_and_contents(tmp_path):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "x").write_bytes(b"one")
+    (tmp_path / "a").write_bytes(b"two")
+    lines = f"a\0{sha256(b'two')}\nb/x\0{sha256(b'one')}\n"
+    with fingerprints_beside([tmp_path, tmp_path / "a"]) as digests:
+        found, file = digests.result()
+    assert (found["bytes"], found["sha256"]) == (6, sha256(lines.encode()))
+    assert file["sha256"] == sha256(b"two")
+
+
+def huge(path):
+    with path.open("wb") as file:
+        file.truncate(TERABYTE)
+    return path
+
+
+def test_an_error_does_not_wait_for_digests(tmp_path):
+    """Hashing a terabyte takes a quarter of an hour."""
+    path = huge(tmp_path / "huge")
+
+    def work():
+        with fingerprints_beside([path, tmp_path / "none"]) as digests:
+            found.append(digests)
+            raise ValueError("bad file")
+
+    found = []
+    with pytest.raises(ValueError, match="bad file"):
+        work()
+    with pytest.raises(CancelledError):
+        found[0].result()
+
+
+def test_a_file_that_is_refused_is_not_hashed_to_its_end(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    huge(tmp_path / "huge.hdf5")
+    assert main(["ingest", "huge.hdf5", "-q"]) == 1
+    assert main(["ingest", "robomimic", "huge.hdf5", "-q"]) == 1
+    assert "huge.hdf5" in capsys.readouterr().err
+
+
+def test_nobody_waits_for_a_pipe(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileNotFoundError):
+        fingerprint(tmp_path / "pipe")
+    assert main(["ingest", "robomimic", "pipe", "-q"]) == 1
+    assert "is not a file" in capsys.readouterr().err
