@@ -64,8 +64,14 @@ def cluster():
 
 def at_once(cluster, job):
     """Let a requeued job begin: Slurm would wait two minutes."""
-    until(f"{job} is requeued", lambda: cluster.state(job) == "PENDING 1")
-    cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")
+
+    def begins():
+        state, restarts = cluster.state(job).split()
+        if restarts == "1" and state == "PENDING":  # its end may not be over, which delays it anew
+            cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")
+        return restarts == "1" and state in {"RUNNING", "COMPLETED"}
+
+    until(f"{job} runs again", begins)
 
 
 def counter(folder, name, last=100000):
