@@ -16,6 +16,8 @@ from lwdctl.tracking.run import TrackedRun
 
 FOLDER = "tensorboard"
 _PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_HEAD = 24
+"""Bytes of a PNG file up to its height."""
 
 
 class EventFile:
@@ -101,7 +103,7 @@ class TensorBoardTracker:
         for item in outcome.media:
             if item.kind == "picture":
                 content = read_bytes(item.path)
-                if content.startswith(_PNG):
+                if content.startswith(_PNG) and len(content) > _PNG_HEAD:
                     self._events.picture(item.name, content)
 
     def finish(self, *, finished: bool) -> None:

@@ -36,7 +36,7 @@ class WandbTracker:
     """
 
     def begin(self, run: TrackedRun, root: Path, say: Callable[[str], None]) -> None:
-        """Begin the run: offline where nobody is logged in, else as wandb's settings say."""
+        """Begin the run: offline where there is no valid login, else as wandb's settings say."""
         self._parts = {""}
         self._id = run.id
         try:
@@ -46,7 +46,7 @@ class WandbTracker:
                 raise
             self._run = _init(run, root, mode="offline")
             say(
-                "wandb: nobody is logged in, so the run is stored offline; send it with: wandb sync"
+                "wandb: no valid login, so the run is stored offline; send it with: wandb sync"
                 f" {self._folder}"
             )
         self._known = int(getattr(self._run, "step", 0) or 0)
