@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lwdctl.core.launch import leads
 from lwdctl.tracking.trackers import check_installed
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class Tracking:
     @property
     def _is_active(self) -> bool:
         # Of several processes that train one model, the first reports.
-        return bool(self.names) and os.environ.get("RANK", "0") == "0"
+        return bool(self.names) and leads()
 
 
 NO_TRACKING = Tracking()

@@ -15,7 +15,7 @@ sys.path.pop(0)
 
 @pytest.fixture
 def runs(tmp_path, monkeypatch):
-    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_DIR", "RANK"):
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_DIR", "RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     for limit in ("STARTING_SECONDS", "SILENT_SECONDS", "INTERRUPTED_SECONDS"):
         monkeypatch.setattr(session, limit, 150.0)  # a busy machine

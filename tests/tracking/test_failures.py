@@ -194,6 +194,7 @@ def test_a_run_that_goes_on_is_not_replayed(runs):
 
 def test_only_the_first_of_several_processes_reports(runs, monkeypatch):
     monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     runs.train(Tracking.of("tensorboard"))
     assert not (runs.workspace.root / "tensorboard").exists()
 
