@@ -53,7 +53,7 @@ def test_pins_are_exact_and_portable():
 def test_extras():
     extras = PROJECT["optional-dependencies"]
     apart = {"all", "dev", "trackio"}  # trackio cannot be installed with constraints.txt
-    together = {"robosuite", "adroit", "minari", "onnx", "parquet", "wandb"}
+    together = {"robosuite", "adroit", "minari", "onnx", "parquet", "slurm", "wandb"}
     assert set(extras) == together | apart
     assert Requirement(extras["all"][0]).extras == together
 
