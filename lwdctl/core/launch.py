@@ -72,6 +72,22 @@ def leads() -> bool:
     return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
 
 
+def check_one_process(what: str) -> None:
+    """Check that no launcher started several processes.
+
+    Args:
+        what: What would be done once in every process (`"encode"`).
+
+    Raises:
+        ConfigError: One did.
+    """
+    if launched() is not None:
+        raise ConfigError(
+            f"{what} does its work in one process, but a launcher started several",
+            "run it without torchrun; where none was used: unset RANK WORLD_SIZE",
+        )
+
+
 _LOCAL = ("LOCAL_RANK", "LOCAL_WORLD_SIZE")
 _TORCHRUN = "start the processes with torchrun, which sets these variables"
 

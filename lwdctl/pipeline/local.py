@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from lwdctl.core.errors import ConfigError, LwdctlError
+from lwdctl.core.launch import check_one_process
 from lwdctl.core.plain_text import plain_text
 from lwdctl.core.progress import Progress
 from lwdctl.methods import METHODS
@@ -61,8 +62,9 @@ def run_recipe(
         The outcomes in the order of the recipe.
 
     Raises:
-        LwdctlError: A stage failed.
+        LwdctlError: A stage failed, or a launcher started several processes.
     """
+    check_one_process("lwdctl run")
     if jobs == 1:
         return run_plan(run.steps, run.workspace, progress, run.files, run.tracking)
     machine = this_machine()

@@ -11,7 +11,7 @@ from lwdctl.artifacts.manifest import recording
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.config import from_mapping
 from lwdctl.core.errors import ArtifactError, ConfigError
-from lwdctl.core.launch import launched, leads
+from lwdctl.core.launch import check_one_process, launched, leads
 from lwdctl.core.progress import Progress, SilentProgress, TqdmProgress
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.stages import find_stage
@@ -85,14 +85,11 @@ def _with_other_processes(stage: Stage, progress: Progress) -> Iterator[Progress
     Raises:
         ConfigError: There are others, and the stage does its work in one process.
     """
+    if not stage.distributed:
+        check_one_process(stage.command)
     if launched() is None:
         yield progress
         return
-    if not stage.distributed:
-        raise ConfigError(
-            f"{stage.command} does its work in one process, but a launcher started several",
-            "run it without torchrun; where none was used: unset RANK WORLD_SIZE",
-        )
     from lwdctl.training.distributed import together
 
     with together():

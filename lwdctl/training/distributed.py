@@ -351,18 +351,25 @@ def _connect(launch: Launch) -> Processes:
     )
     peers.meet()
     nccl = torch.cuda.is_available() and dist.is_nccl_available()
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if nccl else "gloo",
-        store=PrefixStore("torch", store),
-        rank=launch.rank,
-        world_size=launch.size,
-        timeout=timedelta(seconds=2 * STALLED_SECONDS),
-    )
+    try:
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if nccl else "gloo",
+            store=PrefixStore("torch", store),
+            rank=launch.rank,
+            world_size=launch.size,
+            timeout=timedelta(seconds=2 * STALLED_SECONDS),
+        )
+    except RuntimeError as error:
+        raise ConfigError(
+            f"rank {launch.rank} cannot connect to the others: {first_line(error)}",
+            "name the network between the nodes (see `ip addr`): export GLOO_SOCKET_IFNAME=eth0",
+        ) from error
     atexit.register(_leave, peers)
     return Processes(launch, peers)
 
 
 def _leave(peers: Peers) -> None:
     peers.stop()
+    # Where a process is missing, this would wait for it.
     if peers.problem is None and dist.is_initialized():
         dist.destroy_process_group()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import unwrap
 from typing import Any
 
 import torch
@@ -79,6 +80,10 @@ class OwnRows(TorchDispatchMode):  # type: ignore[no-untyped-call]
         outer = sorted(range(own.dim()), key=lambda axis: -strides[axis])
         whole = own.new_empty([shape[axis] for axis in outer])
         return whole.permute([outer.index(axis) for axis in range(own.dim())])
+
+
+# torch wraps the method for its compiler, which the first call would import.
+OwnRows.__torch_dispatch__ = unwrap(OwnRows.__torch_dispatch__)  # type: ignore[method-assign]
 
 
 def _draws_nothing(name: str, args: Any, kwargs: Any) -> bool:

@@ -24,7 +24,12 @@ from torch import nn
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.errors import ConfigError, LwdctlError
 from lwdctl.core.launch import Launch, launched, leads
+from lwdctl.core.progress import SilentProgress
+from lwdctl.data.batches import SnippetBatch, SnippetBatches
+from lwdctl.data.windows import WindowRule
+from lwdctl.evaluation import doctor
 from lwdctl.models.files import read_tensors
+from lwdctl.pipeline.local import run_recipe
 from lwdctl.pipeline.run_stage import run_stage
 from lwdctl.training import loop as loop_module
 from lwdctl.training import peers as peers_module
@@ -32,10 +37,12 @@ from lwdctl.training.distributed import Processes, own_device
 from lwdctl.training.loop import TrainingLoop, delayed_signals
 from lwdctl.training.own_rows import OwnRows
 from lwdctl.training.peers import LostProcessError, Peers
+from lwdctl.training.update import Update
 
 sys.path.insert(0, str(Path(__file__).parent))
 import every_objective
 from every_objective import KINDS, rows, train, write_workspace
+from test_update import SETTINGS, update_of
 
 sys.path.pop(0)
 
@@ -329,7 +336,102 @@ def test_an_error_of_one_process_ends_all_with_its_message(tmp_path: Path) -> No
     assert not list((tmp_path / "vae").glob("*/*"))
 
 
+@pytest.mark.slow
+def test_a_loss_of_one_process_that_is_not_finite_ends_all(tmp_path: Path) -> None:
+    write_workspace(tmp_path)
+    line = ["cli", "60", *TRAIN, "--updates", "20"]
+    ended = Started(line, LWDCTL_WORKSPACE=tmp_path, DIVERGES=1).end()
+    assert [code for code, _, _ in ended] == [1, 1]
+    joined = "".join(text for _, _, text in ended)
+    assert joined.count("error: training diverged at or before update 3: the loss is nan") == 1
+    assert joined.count("error: ") == 1
+    assert not list((tmp_path / "vae").glob("*/*"))
+
+
+@pytest.mark.slow
+def test_processes_agree_on_a_time_limit(tmp_path: Path) -> None:
+    workspace = write_workspace(tmp_path)
+    line = ["cli", "60", *TRAIN, "--updates", "1000000", "--time-limit", "0.1"]
+    ended = Started(line, LWDCTL_WORKSPACE=tmp_path).end()
+    assert [code for code, _, _ in ended] == [0, 0]
+    (artifact,) = [item for item in workspace.artifacts() if item.type == "vae"]
+    assert 1 < artifact.manifest.summary["updates"] < 1_000_000
+    assert artifact.manifest.summary["training_seconds"] < 30.0
+
+
 # What follows runs within this process.
+
+
+class Watched(Processes):
+    """Counts how often gradients are averaged, with themselves."""
+
+    averaged = 0
+
+    def _sum(self, flat: torch.Tensor) -> None:
+        self.averaged += 1
+
+
+def test_threads_are_measured_without_the_other_processes() -> None:
+    processes = Watched(LAUNCH, None)  # type: ignore[arg-type]
+    found, _ = update_of()
+    plain, _ = update_of()
+    update = Update(found.model, found._objective, SETTINGS, print, processes)
+    update.load_block(0, 10)
+    with update.undone(), update.alone():
+        update.rehearse()
+        update.rehearse()
+    assert not processes.averaged
+    update.step(0, 10)
+    assert processes.averaged == 1
+    plain.step(0, 10)
+    # The draws of a batch whose rows the objective has not divided are left as they are.
+    assert torch.equal(update.loss, plain.loss)
+
+
+@pytest.mark.parametrize("padding", ["masked", "counted"])
+def test_the_loss_of_masked_chunks_is_weighted_by_their_valid_steps(
+    padding: str, tmp_path: Path
+) -> None:
+    """The mean of the means of two processes would be another number."""
+    work = every_objective.train("dp", tmp_path, 1)
+    model, data = work.model, every_objective.walks()
+    rule = WindowRule(12, before=1, after=10)
+    batches = SnippetBatches(data, ("state",), rule, split="train", seed=0)
+    whole = batches.batch(0, 9)
+    assert 0 < whole.mask.mean() < 1
+
+    def terms(rows: slice) -> tuple[float, float]:
+        batch = SnippetBatch(*(each[rows] for each in vars(whole).values()))
+        with OwnRows(rows, 9):
+            generator = torch.Generator().manual_seed(0)
+            found = model.terms(batch, batch.task, batch.label, generator, padding=padding)
+        weight = model.loss_weight(batch, padding=padding)
+        return float(found["denoising"]), float(weight)
+
+    with torch.no_grad():
+        parts = [terms(slice(0, 5)), terms(slice(5, 9))]
+        expected, total = terms(slice(0, 9))
+    mean = sum(value * weight for value, weight in parts) / sum(weight for _, weight in parts)
+    assert mean == pytest.approx(expected, rel=1e-5)
+    assert total == sum(weight for _, weight in parts)
+
+
+def test_the_doctor_names_a_variable_that_is_not_set(variables: pytest.MonkeyPatch) -> None:
+    assert doctor._check_launch().state == "ok"
+    set_all(variables, **FULL)
+    found = doctor._check_launch()
+    assert found.state == "ok"
+    assert "4, of which this is rank 1; they meet at node:29500" in found.detail
+    variables.delenv("MASTER_ADDR")
+    found = doctor._check_launch()
+    assert found.state == "broken"
+    assert "MASTER_ADDR is not set" in found.detail
+
+
+def test_a_recipe_refuses_to_run_in_several_processes(variables: Any, tmp_path: Path) -> None:
+    set_all(variables, **FULL)
+    with pytest.raises(ConfigError, match="lwdctl run does its work in one process"):
+        run_recipe(None, SilentProgress())  # type: ignore[arg-type]
 
 
 @pytest.fixture
