@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,15 +21,20 @@ from made import random_walks
 
 sys.path.pop(0)
 
+import torch.distributed as dist
+
 from lwdctl.artifacts.snippets import SNIPPETS_PAYLOAD, SnippetWriter
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.configs import BaselineConfig, DiffusionConfig, EncodeConfig, VaeConfig
+from lwdctl.core.launch import Launch
 from lwdctl.core.progress import SilentProgress
 from lwdctl.methods import BASELINES
 from lwdctl.training.diffusion import train_diffusion
+from lwdctl.training.distributed import Processes
 from lwdctl.training.encode import encode
 from lwdctl.training.loop import TrainingLoop
 from lwdctl.training.objectives import SnippetObjective
+from lwdctl.training.peers import Peers
 from lwdctl.training.update import LoopSettings
 from lwdctl.training.vae import train_vae
 
@@ -99,6 +106,24 @@ def write_workspace(root: Path) -> Workspace:
         writer.close()
         output.publish({})
     return workspace
+
+
+@contextmanager
+def group_of_one(backend: str):
+    """Yield the processes of a training that has one; their collectives run all the same."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = int(found.getsockname()[1])
+    store = dist.TCPStore("127.0.0.1", port, 1, is_master=True, wait_for_workers=False)
+    launch = Launch(0, 1, "127.0.0.1", port, 0, 1)
+    peers = Peers(launch, dist.PrefixStore("peers", store), "")
+    peers.meet()
+    dist.init_process_group(backend, store=dist.PrefixStore("group", store), rank=0, world_size=1)
+    try:
+        yield Processes(launch, peers)
+    finally:
+        peers.stop()
+        dist.destroy_process_group()
 
 
 def log_every_step() -> None:

@@ -41,7 +41,7 @@ from lwdctl.training.update import Update
 
 sys.path.insert(0, str(Path(__file__).parent))
 import every_objective
-from every_objective import KINDS, rows, train, write_workspace
+from every_objective import KINDS, group_of_one, rows, train, write_workspace
 from test_update import SETTINGS, update_of
 
 sys.path.pop(0)
@@ -386,6 +386,20 @@ def test_threads_are_measured_without_the_other_processes() -> None:
     plain.step(0, 10)
     # The draws of a batch whose rows the objective has not divided are left as they are.
     assert torch.equal(update.loss, plain.loss)
+
+
+def test_a_group_of_one_process_trains_the_same_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit, as its weight is a power of two."""
+    monkeypatch.setattr(every_objective, "VAE", replace(every_objective.VAE, batch_size=8))
+    plain = train("vae", tmp_path / "plain", 3)
+    with group_of_one("gloo") as processes:
+        monkeypatch.setattr(loop_module, "join", lambda: processes)
+        grouped = train("vae", tmp_path / "grouped", 3)
+    assert grouped.summary["processes"] == 1
+    pairs = zip(plain.last.parameters(), grouped.last.parameters(), strict=True)
+    assert all(torch.equal(one, two) for one, two in pairs)
 
 
 @pytest.mark.parametrize("padding", ["masked", "counted"])
