@@ -56,6 +56,9 @@ ROWS = Registry(
         "draw": Row("lwdctl.bench.batched:draw", "Draw batches of snippets."),
         "windows": Row("lwdctl.bench.data:windows", "Window batches beside the loaders of others."),
         "ingest": Row("lwdctl.bench.data:ingest", "Ingest beside h5py reading the same arrays."),
+        "ingest-1gib": Row(
+            "lwdctl.bench.data:ingest_of_large_files", "The same with files of 1 GiB; minutes."
+        ),
         "memory": Row("lwdctl.bench.data:memory", "Peak memory of training from a store on disk."),
         "memory-4gib": Row(
             "lwdctl.bench.data:memory_of_a_large_store", "The same with a store of 4 GiB; minutes."
@@ -85,6 +88,7 @@ ROWS = Registry(
 )
 ONLY_NAMED = frozenset(
     {
+        "ingest-1gib",
         "memory-4gib",
         "vae-hypnettorch-to-loss",
         "quickstart-busy",

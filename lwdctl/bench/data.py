@@ -42,7 +42,10 @@ from lwdctl.data.windows import WindowRule
 ROUNDS = 5
 OBSERVATION, ACTION, STEPS = 39, 4, 500
 EPISODES = 200
-INGESTED_EPISODES = 1500
+INGESTED = ((1500, STEPS),)
+"""Demonstrations, and steps of each, of the files that `ingest` reads."""
+INGESTED_LARGE = ((10_000, 300), (1_000, 3_000))
+"""The same in files of 1 GiB."""
 LENGTH, BATCH = 64, 64
 BATCHES = 64
 """Batches that one call of either side draws, as many as training draws ahead."""
@@ -119,14 +122,25 @@ def windows(device: torch.device, rounds: int | None = None) -> Iterator[Compari
 def ingest(device: torch.device, rounds: int | None = None) -> Iterator[Comparison]:
     """Ingest a robomimic file as the command does, beside h5py reading the same arrays once."""
     del device
+    for count, steps in INGESTED:
+        yield _ingest(count, steps, rounds)
+
+
+def ingest_of_large_files(device: torch.device, rounds: int | None = None) -> Iterator[Comparison]:
+    """Measure `ingest` with files of 1 GiB, where what a command does once counts for little."""
+    del device
+    for count, steps in INGESTED_LARGE:
+        yield _ingest(count, steps, rounds)
+
+
+def _ingest(count: int, steps: int, rounds: int | None) -> Comparison:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "demonstrations.hdf5"
-        _write_hdf5(path, INGESTED_EPISODES)
+        _write_hdf5(path, count, steps)
         config = IngestConfig(format="robomimic", paths=(str(path),), env="metaworld/reach-v3")
         with open_source("robomimic", [path], config) as source:
             names = [item.source for item in source.episodes]
         keys = ("obs/state", "actions", "rewards")
-        numbers = itertools.count()
 
         def read() -> int:
             with h5py.File(path, "r") as file:
@@ -134,25 +148,29 @@ def ingest(device: torch.device, rounds: int | None = None) -> Iterator[Comparis
                 return sum(demo[key][()].nbytes for demo in demos for key in keys)
 
         def ours() -> None:
-            place = Workspace(Path(folder) / f"workspace{next(numbers)}")
-            with (
-                fingerprints_beside([path]) as digests,
-                open_source("robomimic", [path], config) as source,
-                place.begin("snippets", "x", config={}, inputs=[]) as output,
-            ):
-                _, summary = read_into_store(
-                    source, config, output.path / SNIPPETS_PAYLOAD, SilentProgress()
-                )
-                output.publish({**summary, "sources": digests.result()})
+            with TemporaryDirectory(dir=folder) as place:
+                _ingest_into(Workspace(Path(place)), path, config)
 
         row = Comparison(
-            f"ingest {INGESTED_EPISODES} demonstrations of {STEPS} steps, float64",
+            f"ingest {count} demonstrations of {steps} steps, float64",
             "lwdctl ingest: check, convert, statistics, compress, hash, publish",
             "h5py, the same arrays",
             "bytes/s",
             at_least=0.5,
         )
-        yield compare(row, ours, read, rounds or ROUNDS, count=read())
+        return compare(row, ours, read, rounds or ROUNDS, count=read())
+
+
+def _ingest_into(workspace: Workspace, path: Path, config: IngestConfig) -> None:
+    with (
+        fingerprints_beside([path]) as digests,
+        open_source("robomimic", [path], config) as source,
+        workspace.begin("snippets", "x", config={}, inputs=[]) as output,
+    ):
+        _, summary = read_into_store(
+            source, config, output.path / SNIPPETS_PAYLOAD, SilentProgress()
+        )
+        output.publish({**summary, "sources": digests.result()})
 
 
 def memory(device: torch.device, rounds: int | None = None) -> Iterator[Comparison]:
@@ -313,10 +331,10 @@ def _spec() -> SourceSpec:
     )
 
 
-def _episodes(count: int) -> Iterator[Episode]:
+def _episodes(count: int, steps: int = STEPS) -> Iterator[Episode]:
     """Yield trajectories of normal numbers, which no compression makes smaller."""
-    pool = np.random.default_rng(0).normal(size=(100 * STEPS, OBSERVATION + ACTION))
-    rows = pool.astype(np.float32).reshape(100, STEPS, -1)
+    pool = np.random.default_rng(0).normal(size=(100 * steps, OBSERVATION + ACTION))
+    rows = pool.astype(np.float32).reshape(100, steps, -1)
     for number in range(count):
         values = rows[number % 100]
         yield Episode(
@@ -328,17 +346,17 @@ def _episodes(count: int) -> Iterator[Episode]:
         )
 
 
-def _write_hdf5(path: Path, count: int) -> None:
+def _write_hdf5(path: Path, count: int, steps: int = STEPS) -> None:
     """Write float64 as robomimic does."""
     arguments = {"env_name": "reach-v3", "type": "metaworld", "env_kwargs": {}}
     with h5py.File(path, "w") as file:
         data = file.create_group("data")
         data.attrs["env_args"] = json.dumps(arguments)
-        data.attrs["total"] = count * STEPS
-        for episode in _episodes(count):
+        data.attrs["total"] = count * steps
+        for episode in _episodes(count, steps):
             demo = data.create_group(episode.source)
-            demo.attrs["num_samples"] = STEPS
+            demo.attrs["num_samples"] = steps
             demo["obs/state"] = episode.observations["state"].astype(np.float64)
             demo["actions"] = episode.actions.astype(np.float64)
-            demo["rewards"] = np.zeros(STEPS)
-            demo["dones"] = np.zeros(STEPS, np.int64)
+            demo["rewards"] = np.zeros(steps)
+            demo["dones"] = np.zeros(steps, np.int64)

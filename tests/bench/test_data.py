@@ -27,9 +27,31 @@ def test_index_sampler_gives_the_windows_of_our_batches() -> None:
     np.testing.assert_array_equal(theirs[7]["action"], ours.actions[7])
 
 
+CPU = torch.device("cpu")
+
+
 def test_memory_row_measures_a_training_in_a_process_of_its_own(monkeypatch) -> None:
     monkeypatch.setattr(data, "MEMORY_GIB", 2.0**-7)
     monkeypatch.setattr(data, "UPDATES", 2)
     (row,) = data.memory(torch.device("cpu"), 1)
     assert row.unit == "MiB"
     assert row.value.median > 1  # what two training steps allocate at the least
+
+
+def test_ingest_rows_measure_files_of_the_sizes_that_they_name(monkeypatch) -> None:
+    monkeypatch.setattr(data, "INGESTED", ((3, 500),))
+    monkeypatch.setattr(data, "INGESTED_LARGE", ((4, 60), (2, 90)))
+    sizes, work = [], data._ingest_into
+
+    def ingest_into(workspace, path, config):
+        work(workspace, path, config)
+        (artifact,) = workspace.artifacts("snippets")
+        sizes.append(artifact.manifest.summary["steps"])
+
+    monkeypatch.setattr(data, "_ingest_into", ingest_into)
+    rows = [*data.ingest(CPU, 1), *data.ingest_of_large_files(CPU, 1)]
+    assert [row.name.split(" of ")[0] for row in rows] == [
+        f"ingest {count} demonstrations" for count in (3, 4, 2)
+    ]
+    assert sizes == [1500, 1500, 240, 240, 180, 180]  # a warm-up and one round each
+    assert all(row.ratio > 0 for row in rows)
