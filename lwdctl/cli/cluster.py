@@ -86,6 +86,7 @@ class ClusterOptions:
         detach: `--detach`.
         eval_jobs: `--eval-jobs`; 0 for one job per condition.
         jobs: `--jobs`.
+        only: `--only`.
     """
 
     executor: str
@@ -94,6 +95,7 @@ class ClusterOptions:
     detach: bool = False
     eval_jobs: int = 0
     jobs: str = "1"
+    only: str = ""
 
     def __post_init__(self) -> None:
         """Check that the options go together.
@@ -109,6 +111,11 @@ class ClusterOptions:
             raise CommandLineError(
                 "--jobs runs stages side by side on this machine, not as jobs of a cluster",
                 "leave out --jobs, or --executor",
+            )
+        if self.only and self.is_used:
+            raise CommandLineError(
+                "--only runs one stage in this process, not as a job",
+                "--until STAGE ends a run early",
             )
         here = self.executor != "slurm"
         for given, name in ((self.slurm, "--slurm"), (self.detach, "--detach")):

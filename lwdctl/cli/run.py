@@ -102,7 +102,9 @@ def command(  # noqa: PLR0913, PLR0917 - the options of the command line
 ) -> None:
     """Run a recipe's stages in order, skip those up to date, and compare the expected numbers."""
     recipe = read_recipe(recipe_path, sweep or ())
-    cluster = ClusterOptions(executor, tuple(slurm or ()), slurm_script, detach, eval_jobs, jobs)
+    cluster = ClusterOptions(
+        executor, tuple(slurm or ()), slurm_script, detach, eval_jobs, jobs, only
+    )
     only_part = parse_part(part, only)
     tracking = trackers(track, track_project, "run")
     run = RecipeRun(
@@ -120,8 +122,8 @@ def command(  # noqa: PLR0913, PLR0917 - the options of the command line
     else:
         with reserved_stdout():
             outcomes = _run(run, only, cluster, shared.progress)
-    compared = () if dry_run or smoke else compare_all(recipe.expected, outcomes)
-    swept = [] if dry_run else sweep_rows(outcomes, run.workspace.root, shared.progress)
+    compared = () if dry_run or smoke or detach else compare_all(recipe.expected, outcomes)
+    swept = [] if dry_run or detach else sweep_rows(outcomes, run.workspace.root, shared.progress)
     if shared.as_json:
         last = outcomes[-1].artifact
         summary = _summary(recipe, outcomes, compared)

@@ -244,6 +244,7 @@ def submit_stages(executor: JobExecutor, run: RecipeRun, progress: Progress) -> 
     names = {stage.id for stage in missing}
     for stage in missing:
         executor.start(stage, [other for other in stage.depends_on if other in names])
+    progress.message(f"submitted; follow the jobs with: lwdctl status {run.recipe.path}")
     return [
         Outcome(stage.step, UP_TO_DATE if stage.artifact else PLANNED, stage.artifact)
         for stage in stages

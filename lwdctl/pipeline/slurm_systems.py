@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from lwdctl.core.errors import MissingExtraError, first_line
 from lwdctl.core.plain_text import plain_text
+from lwdctl.pipeline.resources import DEVICES
 from lwdctl.pipeline.slurm_job import StageJob
 from lwdctl.pipeline.slurm_queue import (
     QueuedJob,
@@ -129,7 +130,6 @@ class LocalSystem:
 
     Args:
         folder: Where logs go.
-        gpus: GPUs that every job sees.
 
     Raises:
         MissingExtraError: submitit is not installed.
@@ -137,12 +137,10 @@ class LocalSystem:
 
     orders, outlives = False, False
 
-    def __init__(self, folder: Path, gpus: int = 0) -> None:
+    def __init__(self, folder: Path) -> None:
         self.most_at_once = os.cpu_count() or 1
         self._executor = _submitit().LocalExecutor(folder=folder / "logs")
-        self._executor.update_parameters(
-            timeout_min=_FOREVER_MINUTES, gpus_per_node=gpus, stderr_to_stdout=True
-        )
+        self._executor.update_parameters(timeout_min=_FOREVER_MINUTES, stderr_to_stdout=True)
         self._jobs: dict[str, tuple[str, Any]] = {}
 
     def submit(self, name: str, jobs: Sequence[StageJob], after: Sequence[str]) -> str:
@@ -150,7 +148,7 @@ class LocalSystem:
         assert not after
         numbers = []
         for job in jobs:
-            process = self._executor.submit(job)
+            process = self._executor.submit(StageJob([*_same_devices(), *job.command], job.record))
             numbers.append(str(process.job_id))
             self._jobs[numbers[-1]] = (name, process)
         return numbers[0]
@@ -174,6 +172,12 @@ class LocalSystem:
             os.kill(int(job.id), signal.SIGTERM)
         while self.live():
             time.sleep(0.1)
+
+
+def _same_devices() -> list[str]:
+    """Return what lets a command see the GPUs that this process sees: submitit would hide them."""
+    named = os.environ.get(DEVICES)
+    return ["env", "-u", DEVICES] if named is None else ["env", f"{DEVICES}={named}"]
 
 
 def _submitit() -> Any:

@@ -302,6 +302,7 @@ def test_without_submitit_or_slurm(make_run, monkeypatch):
         (["--executor", "slurm", "--jobs", "2"], "--jobs runs stages side by side"),
         (["--only", "grow", "--part", "2/2"], "takes I/N"),
         (["--only", "grow", "--part", "-1/2"], "takes I/N"),
+        (["--executor", "local", "--only", "grow"], "--only runs one stage in this process"),
         (["--part", "0/2"], "needs the evaluation's stage"),
     ],
 )

@@ -110,6 +110,7 @@ def test_preemption_time_limit_and_cancelling(cluster, tmp_path):
     until("all are gone", lambda: not system.live())
 
 
+@pytest.mark.slow
 def test_an_array_what_follows_it_and_what_cannot(cluster, tmp_path):
     system = SlurmSystem(tmp_path, {"partition": "main,short", "cpus-per-task": "1"})
     fine = system.submit("fine", [counter(tmp_path, f"fine{index}", 3) for index in range(3)], ())
@@ -132,6 +133,7 @@ def test_an_array_what_follows_it_and_what_cannot(cluster, tmp_path):
     assert [item["job"] for item in ends] == [f"{fine}_{index}" for index in range(3)]
 
 
+@pytest.mark.slow
 def test_files_for_sbatch_are_requeued_and_cancelled(cluster, tmp_path, toy_stages):
     recipe = tmp_path / "toy.toml"
     recipe.write_text('[stage.sow]\n[stage.rye]\nuses = "sow"\nname = "rye"\n')

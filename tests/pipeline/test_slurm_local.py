@@ -12,6 +12,7 @@ import time
 import pytest
 
 from lwdctl.artifacts.workspace import Workspace
+from lwdctl.cli.main import main
 from lwdctl.core.progress import SilentProgress
 from lwdctl.pipeline.plan import RecipeRun
 from lwdctl.pipeline.recipe import read_recipe
@@ -37,9 +38,25 @@ workers = 0
 """
 
 
+def test_stages_as_jobs_of_this_machine(tmp_path, toy_file, capfd):
+    recipe = tmp_path / "two.toml"
+    ingest = RECIPE.format(data=toy_file("pusht_cchi_v7_replay.zarr")).partition("[stage.eval]")[0]
+    recipe.write_text(ingest + '[stage.again]\nlike = "ingest"\nname = "again"\n')
+    words = ["run", str(recipe), "--workspace", str(tmp_path / "runs"), "--json"]
+    assert main([*words, "--executor", "local"]) == 0
+    made = json.loads(capfd.readouterr().out)["summary"]["stages"]
+    assert [(item["state"], item["artifact"]) for item in made] == [
+        ("ran", "snippets/two:v1"), ("ran", "snippets/again:v1"),
+    ]  # fmt: skip
+    assert main(words) == 0
+    made = json.loads(capfd.readouterr().out)["summary"]["stages"]
+    assert [item["state"] for item in made] == ["up to date", "up to date"]
+
+
 @pytest.mark.sim
+@pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_recipe_as_jobs_of_this_machine(tmp_path, toy_file, monkeypatch):
+def test_the_conditions_of_an_evaluation_as_jobs_of_this_machine(tmp_path, toy_file, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     recipe = tmp_path / "floor.toml"
     recipe.write_text(RECIPE.format(data=toy_file("pusht_cchi_v7_replay.zarr")))
@@ -87,6 +104,25 @@ def test_stopping_lets_jobs_write_their_checkpoint(tmp_path):
     assert state.read_text() == "checkpoint"
     assert json.loads(record.read_text())["code"] == 143
     assert system.live() == []
+
+
+@pytest.mark.parametrize("devices", [None, "", "GPU-7,1"])
+def test_jobs_of_this_machine_see_its_gpus(tmp_path, monkeypatch, devices):
+    if devices is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", devices)
+    code = (
+        "import os, sys; open(sys.argv[1], 'w').write(repr(os.environ.get('CUDA_VISIBLE_DEVICES')))"
+    )
+    system, seen = LocalSystem(tmp_path), tmp_path / "seen"
+    job = StageJob([sys.executable, "-c", code, str(seen)], str(tmp_path / "end"))
+    system.submit("job", [job], ())
+    deadline = time.monotonic() + 60
+    while system.live():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert seen.read_text() == repr(devices)
 
 
 NODE = """
