@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -117,6 +119,30 @@ def workspace_path(tmp_path, monkeypatch):
     path = tmp_path / "runs"
     monkeypatch.setenv("LWDCTL_WORKSPACE", str(path))
     return path
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory):
+    """Return a function that fills a folder once for all test processes of a run.
+
+    It takes the folder's name and a function that fills an empty folder. Tests must not change it.
+    """
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+
+    def make(name, fill):
+        folder, unfinished = base / f"once-{name}", base / f"once-{name}.unfinished"
+        with (base / f"once-{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.exists():
+                shutil.rmtree(unfinished, ignore_errors=True)
+                unfinished.mkdir()
+                fill(unfinished)
+                unfinished.rename(folder)
+        return folder
+
+    return make
 
 
 @pytest.fixture(scope="session")

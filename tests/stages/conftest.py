@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,9 @@ from trained_grid import TINY, Interrupted, do, train_lwd, write_snippets
 sys.path.pop(0)
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    workspace = Workspace(tmp_path_factory.mktemp("grid"))
+def train_grid(root: Path) -> None:
+    """Train LWD for two snippet lengths and two seeds, DP for two lengths, and MLP."""
+    workspace = Workspace(root)
     write_snippets(workspace)
     for length, seed in ((8, 0), (16, 0), (16, 1)):
         train_lwd(workspace, length, seed)
@@ -31,7 +31,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
         values = {**TINY, "method": "dp", "snippet_length": length, "unet_size": "xs"}
         do("train-baseline", workspace, values, name=f"dp{length}")
     do("train-baseline", workspace, {**TINY, "method": "mlp", "policy_width": 8}, name="mlp")
-    return workspace
+
+
+@pytest.fixture(scope="session")
+def trained(made_once: Callable[[str, Callable[[Path], None]], Path]) -> Workspace:
+    return Workspace(made_once("grid", train_grid))
 
 
 @pytest.fixture
