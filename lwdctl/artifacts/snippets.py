@@ -556,6 +556,7 @@ def _check_table(store: SnippetStore) -> None:
     for wrong, what in (
         (not len(table), "it has no episodes"),
         (len(table.source) != len(table), "episode/source does not name every episode"),
+        (int(table.length.sum()) > store.steps, "its episodes overlap"),
         (outside.any(), f"episodes lie outside of the {store.steps} steps"),
         *(
             (((index < -1) | (index >= len(known))).any(), f"episode/{name}: an unknown {name}")

@@ -13,13 +13,18 @@ import torch
 from torch import Tensor
 
 from lwdctl.artifacts.snippets import SnippetStore
+from lwdctl.artifacts.zarr_columns import SURELY_FREE
 from lwdctl.configs import Cache
-from lwdctl.core.errors import ConfigError
+from lwdctl.core.errors import ArtifactError, ConfigError
 from lwdctl.core.records import ActionSpec
 from lwdctl.data.windows import IntArray, VisitOrder, WindowRule, blocks_of
 
 CACHES = get_args(Cache)
 BLOCK_ROWS = 65_536
+KEPT_BLOCKS = 2 * VisitOrder.mixed
+"""Blocks that are kept in memory where steps are streamed."""
+ORDER_BYTES = 48
+"""Bytes per step that shuffling the snippets of a block takes."""
 MEMORY_FRACTION = 0.5
 """Largest fraction of the free memory that the steps may take for `cache="auto"`."""
 
@@ -135,6 +140,7 @@ class SnippetBatches:
 
     Raises:
         ConfigError: `cache` is none of these.
+        ArtifactError: Episodes are too long to be streamed.
     """
 
     def __init__(
@@ -158,7 +164,9 @@ class SnippetBatches:
         self.cache = choose_cache(cache, size, self.device)
         self._rows: MemoryRows | StreamedRows
         if self.cache == "none":
-            self._rows = StreamedRows(store, keys, self._blocks(), 2 * VisitOrder.mixed)
+            blocks = self._blocks()
+            _check_streamed(store, blocks, 4 * (self._obs + store.spec.action.size))
+            self._rows = StreamedRows(store, keys, blocks, KEPT_BLOCKS)
         else:
             kept_on = self.device if self.cache == "device" else torch.device("cpu")
             self._rows = MemoryRows(store, keys, kept_on)
@@ -283,6 +291,25 @@ class SnippetBatches:
 
     def _blocks(self) -> list[IntArray]:
         return blocks_of(self._start, self._length, BLOCK_ROWS)
+
+
+def _check_streamed(store: SnippetStore, blocks: list[IntArray], row_bytes: int) -> None:
+    """Check that the blocks kept in memory, and the order of their snippets, fit into it.
+
+    A block holds whole episodes, so a store that declares episodes of any length decides on it.
+
+    Raises:
+        ArtifactError: They would take more than half of the free memory.
+    """
+    longest = max((int(store.episodes.length[block].sum()) for block in blocks), default=0)
+    needed = KEPT_BLOCKS * longest * (row_bytes + ORDER_BYTES)
+    free = psutil.virtual_memory().available
+    if needed > max(free / 2, SURELY_FREE):
+        raise ArtifactError(
+            f"{store.path}: episodes of up to {int(store.episodes.length.max()):,} steps take"
+            f" {needed / 1e9:,.1f} GB of memory to stream, and {free / 1e9:,.1f} GB are free",
+            "use a machine with more memory; if somebody else made the artifact, distrust it",
+        )
 
 
 def choose_cache(cache: str, size: int, device: torch.device) -> str:
