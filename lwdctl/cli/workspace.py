@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -15,7 +16,7 @@ from lwdctl.artifacts.workspace import Workspace
 from lwdctl.cli.generate import Shared, bare_option
 from lwdctl.cli.output import print_json, print_summary, print_table, print_text
 from lwdctl.core.errors import ArtifactError, ConfigError
-from lwdctl.core.plain_text import size_text
+from lwdctl.core.plain_text import listed, size_text
 from lwdctl.core.suggest import did_you_mean
 
 _DEEP = (
@@ -77,13 +78,19 @@ def show_command(
 ) -> None:
     """Show an artifact: its numbers, settings, inputs, files and provenance."""
     artifact = shared.workspace.resolve("", reference)
-    manifest = artifact.manifest
+    manifest, origin = artifact.manifest, artifact.origin
     if shared.as_json:
         inputs = [{"type": item.type, "reference": item.reference} for item in manifest.inputs]
-        extra = {"config": manifest.config, "inputs": inputs, "provenance": manifest.provenance}
+        extra = {
+            "config": manifest.config, "inputs": inputs, "provenance": manifest.provenance,
+            "pulled": origin and asdict(origin),
+        }  # fmt: skip
         print_json(artifact.reference, artifact.path, {**manifest.summary, "manifest": extra})
         return
     print_text(f"{artifact.reference}  {artifact.path}")
+    if origin:
+        print_text(f"pulled from {origin.address}, {origin.pulled[:16]}")
+        print_text(f"  files that were left out: {listed(origin.left_out) or 'none'}")
     for title, values in (
         ("summary", manifest.summary),
         ("configuration", manifest.config),

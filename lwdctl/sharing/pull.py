@@ -145,6 +145,11 @@ class _Pull:
     with_data: bool
     progress: Progress
 
+    @property
+    def files(self) -> Path:
+        """Where the files lie that were downloaded, as they will in the workspace."""
+        return self.folder / "files"
+
     def run(self, name: str) -> Pulled:
         where = f"{self.remote.repository}/{SET_NAME}"
         shared = SharedSet.parse(self._read_set(), where)
@@ -161,7 +166,7 @@ class _Pull:
             for place, files in wanted.items():
                 for file in files:
                     self._fetch(place.shared, file, progress)
-                    check_content(self.folder / place.shared.folder, file.path)
+                    check_content(self.files / place.shared.folder, file.path)
         for place, files in wanted.items():
             states[place.reference] = self._publish(place, files, shared)
         main = next(place for place in places if place.shared is shared.main)
@@ -206,7 +211,7 @@ class _Pull:
             raise ArtifactError(f"the manifest of {item.reference} is too large to be one")
         with self._no_bar() as progress:
             self._fetch(item, item.manifest_file, progress)
-        path = self.folder / item.folder / MANIFEST_NAME
+        path = self.files / item.folder / MANIFEST_NAME
         manifest = Manifest.read(path)
         check_against_manifest(item, manifest, str(path))
         return manifest
@@ -248,7 +253,7 @@ class _Pull:
             yield _Joined(self.progress, task)
 
     def _fetch(self, item: SharedArtifact, file: PayloadFile, progress: Progress) -> None:
-        path = self.folder / item.folder / file.path
+        path = self.files / item.folder / file.path
         if path.is_file() and path.stat().st_size == file.size and sha256_of(path) == file.sha256:
             return
         path.unlink(missing_ok=True)
@@ -272,7 +277,7 @@ class _Pull:
 
     def _publish(self, place: Placement, files: list[PayloadFile], shared: SharedSet) -> str:
         """Put an artifact in its place as a whole; return what was done."""
-        staged = self.folder / place.shared.folder
+        staged = self.files / place.shared.folder
         if not place.exists:
             names = {file.path for file in files}
             for path in stored_files(staged):  # what earlier attempts left

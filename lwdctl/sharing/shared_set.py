@@ -16,6 +16,7 @@ from typing import Any
 from lwdctl.artifacts.manifest import MANIFEST_NAME, Manifest, PayloadFile
 from lwdctl.artifacts.origin import ORIGIN_NAME
 from lwdctl.artifacts.references import (
+    MAKERS,
     Reference,
     check_name,
     format_reference,
@@ -35,6 +36,9 @@ _SCENE = re.compile(r"models/[0-9a-f]{64}\.xml")
 _STORE = ".zarr"
 _STORE_METADATA = "zarr.json"
 _MOST_BYTES = 2**50
+_MOST_CHARACTERS = 200
+"""Of a name; file systems take 255, and a file in transfer has a longer one."""
+_MOST_FOLDERS = 20
 _PUSHED = "ask whoever pushed it to push it again, or name an earlier revision"
 
 
@@ -247,8 +251,9 @@ def _check_set(found: SharedSet) -> None:
     _check_once(references)
     for item in found.artifacts:
         parsed = item.parsed
-        check_name(parsed.type)
         check_name(parsed.name)
+        if parsed.type not in MAKERS or len(parsed.name) > _MOST_CHARACTERS:
+            raise ValueError(f"{item.reference} is of no type of lwdctl's, or has too long a name")
         if item.reference != format_reference(parsed.type, parsed.name, parsed.version):
             raise ValueError(f"{item.reference} is not TYPE/NAME:vN")
         if not parsed.version:
@@ -262,7 +267,9 @@ def _check_files(item: SharedArtifact) -> None:
     folders = {str(parent) for path in paths for parent in PurePosixPath(path).parents}
     for path in paths:
         plain = is_inside(path) and PurePosixPath(path).as_posix() == path and visible(path) == path
-        if not plain or "\\" in path or path in folders or path == ORIGIN_NAME:
+        parts = PurePosixPath(path).parts
+        fits = len(parts) <= _MOST_FOLDERS and max(map(len, parts), default=0) <= _MOST_CHARACTERS
+        if not (plain and fits) or "\\" in path or path in folders or path == ORIGIN_NAME:
             raise ValueError(f"{item.reference} cannot have a file '{path}'")
     for file in item.files:
         if not is_shared(file.path, with_data=True):

@@ -290,6 +290,11 @@ class Handler(BaseHTTPRequestHandler):
         if self.command == "HEAD":
             return
         rest = content[start:]
+        if path in self.hub.holds:
+            self.wfile.write(rest[: self.hub.holds[path]])
+            self.hub.released.wait(60)
+            self.close_connection = True
+            return
         self.wfile.write(rest if limit is None else rest[:limit])
         if limit is not None and limit < len(rest):
             self.close_connection = True
@@ -305,6 +310,7 @@ class HubServer:
         breaks: (method, end of the path) to how many bytes to pass before hanging up, once each.
         refusals: (method, part of the path) to the status to answer with, or to it and the
             Hub's code for the error.
+        holds: Path to how many bytes to send before waiting for `released`.
         instead: Path in a repository to the bytes to serve instead.
         large_endings: Endings of the files that go to large-file storage.
     """
@@ -312,7 +318,7 @@ class HubServer:
     def __init__(self):
         self.repositories, self.stored, self.asked = {}, {}, []
         self.breaks, self.refusals, self.instead = {}, {}, {}
-        self.failure_headers = {}
+        self.failure_headers, self.holds, self.released = {}, {}, threading.Event()
         self.large_endings = (".safetensors", ".png")
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True

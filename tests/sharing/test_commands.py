@@ -58,6 +58,10 @@ def test_push_and_pull(hub, ours, theirs, capsys):
     assert "diffusion/toy:v1  pulled" in printed.out
     assert f"from me/toy@{commit}" in printed.out
     assert "pull me/toy:" in printed.err
+    assert main(["show", "vae/toy", "-q", "--workspace", str(theirs.root)]) == 0
+    assert f"pulled from me/toy@{commit}" in capsys.readouterr().out
+    assert main(["show", "vae/toy", "-q", "--json", "--workspace", str(ours.root)]) == 0
+    assert json.loads(capsys.readouterr().out)["summary"]["manifest"]["pulled"] is None
     assert main(["pull", "me/toy", "--json", "-q", "--workspace", str(theirs.root)]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["path"] == str(theirs.root / "diffusion/toy/v0001")

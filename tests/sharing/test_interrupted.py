@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +55,35 @@ def test_a_pull_goes_on_at_the_byte_where_it_broke_off(hub, ours, theirs):
     assert not [name for name in hub.requests("GET") if name.endswith("snippets.zarr/zarr.json")]
     np.testing.assert_array_equal(actions(theirs, "diffusion/toy"), actions(ours, "diffusion/toy"))
     assert not (theirs.root / PULLS).exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_process_that_ends_leaves_what_it_had(pushed, theirs, ours, number):
+    content = content_of(pushed, WEIGHTS)
+    place = f"/cdn/{hashlib.sha256(content).hexdigest()}"
+    pushed.holds[place] = 1_000_000
+    line = [sys.executable, "-m", "lwdctl", "pull", "me/toy", "-q", "--workspace", str(theirs.root)]
+    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            parts = list(theirs.root.rglob("ema.safetensors.part"))
+            if parts and parts[0].stat().st_size >= 900_000:
+                break
+            time.sleep(0.05)
+        process.send_signal(number)
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == (130 if number == signal.SIGINT else -9)
+    if number == signal.SIGINT:
+        assert "what was downloaded is kept; continue with: lwdctl pull me/toy" in said
+    pushed.released.set()
+    pushed.holds.clear()
+    pushed.asked.clear()
+    assert theirs.artifacts() == []
+    pull(theirs)
+    first = next(item[2] for item in pushed.asked if item[1] == place)
+    assert int(first.removeprefix("bytes=").removesuffix("-")) >= 900_000
+    np.testing.assert_array_equal(actions(theirs, "diffusion/toy"), actions(ours, "diffusion/toy"))
 
 
 def test_breaks_in_every_file_are_mended_within_one_pull(hub, ours, theirs):

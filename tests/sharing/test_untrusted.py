@@ -104,7 +104,7 @@ def test_an_artifact_larger_than_the_disk_is_refused_first(pushed, theirs, monke
 NAMES = [
     "../x.json", "/etc/x.json", "a/../../x.json", "a\\x.json", "a//x.json", "./x.json", "x\n.json",
     "\u202ex.json", "model.json/x.json", ORIGIN_NAME, "run.py", "weights.pt", "weights.pkl", "",
-    "manifest.json", "a\0.json",
+    "manifest.json", "a\0.json", "a" * 250 + ".json", "a/" * 30 + "a.json",
 ]  # fmt: skip
 
 
@@ -126,7 +126,8 @@ def test_a_name_that_leads_elsewhere_or_is_no_data_is_refused(pushed, theirs, tm
 @pytest.mark.parametrize(
     "reference",
     ["../x/y:v1", "vae/..:v1", "vae/.x:v1", ".pulls/x:v1", "vae/toy", "vae/toy:latest", "toy:v1",
-     "vae/toy:v0", "vae/a b:v1", "vae/toy:v01", "/vae/toy:v1"],
+     "vae/toy:v0", "vae/a b:v1", "vae/toy:v01", "/vae/toy:v1", "run.json/toy:v1", "src/toy:v1",
+     f"vae/{'a' * 250}:v1"],
 )  # fmt: skip
 def test_a_reference_that_is_no_place_of_a_workspace_is_refused(pushed, theirs, reference):
     hub = pushed
@@ -165,6 +166,44 @@ def test_a_record_that_does_not_fit_is_refused(pushed, theirs, tmp_path, change)
     with pytest.raises(LwdctlError):
         pull(theirs)
     nothing_came(theirs, tmp_path)
+
+
+ODD = [
+    None, True, -1, 2**70, 1e308, "", "x" * 10_000, "../..", "\x00", [], {}, [[]], {"a": 1},
+    "a" * 64,
+]  # fmt: skip
+
+
+def test_no_odd_value_anywhere_in_a_record_is_a_bug(pushed):
+    """Every value of it, one after the other, is replaced, removed or doubled."""
+    body = json.loads(files_of(pushed)[SET_NAME])
+    body.pop("digest")
+
+    def places(value, path=()):
+        yield path
+        if isinstance(value, dict | list):
+            for key, one in value.items() if isinstance(value, dict) else enumerate(value):
+                yield from places(one, (*path, key))
+
+    refused = accepted = 0
+    for number, path in enumerate(one for one in places(body) if one):
+        for odd in ODD[number % 3 :: 3]:
+            copy = json.loads(json.dumps(body))
+            inner = copy
+            for key in path[:-1]:
+                inner = inner[key]
+            inner[path[-1]] = odd
+            content = json.dumps({**copy, "digest": _digest(copy)}).encode()
+            try:
+                SharedSet.parse(content, "set")
+            except LwdctlError:
+                refused += 1
+            else:
+                accepted += 1
+                # Texts to show, numbers in range, and names that are compared with the manifest.
+                shown = path[-1] in ("lwdctl", "license", "size", "sha256")
+                assert shown or "left_out" in path, (path, odd)
+    assert refused > accepted
 
 
 def test_a_record_whose_digest_does_not_fit_was_changed(pushed, theirs):
