@@ -22,6 +22,8 @@ from lwdctl.pipeline.slurm_options import parse_slurm_options
 from lwdctl.pipeline.slurm_queue import QueuedJob, SlurmError, base_id, by_name
 from lwdctl.pipeline.slurm_systems import JobSystem, LocalSystem, SlurmSystem
 
+LONGEST_END_SECONDS = 60.0
+"""How long Slurm may take to end a job: it kills what has not ended 30 seconds after SIGTERM."""
 _ASK_SECONDS, _SLOWEST_ASK_SECONDS, _SLOWER = 1.0, 15.0, 1.05
 
 
@@ -50,13 +52,28 @@ class JobExecutor:
         self._run, self._system, self._progress = run, system, progress
         most = eval_jobs or system.most_at_once
         self._jobs = stage_jobs(run, min(most, system.most_at_once))
-        self._live = by_name(system.live())
         self._numbers: dict[str, str] = {}
         self._parts: dict[str, str] = {}
         self._shown: dict[str, str] = {}
+        self._live = self._settled()
         self._gone: dict[str, float] = {}
         self._after: dict[str, tuple[str, ...]] = {}
         self._asked, self._pause = time.monotonic(), _ASK_SECONDS
+
+    def _settled(self) -> dict[str, list[QueuedJob]]:
+        """Return the jobs in the queue once none of this recipe is just ending.
+
+        Such a job was cancelled, and is no longer to be waited for, or is requeued.
+        """
+        ours = {name for jobs in self._jobs.values() for name in (jobs.name, jobs.parts_name)}
+        deadline = time.monotonic() + LONGEST_END_SECONDS
+        while True:
+            live = self._system.live()
+            ending = [job for job in live if job.name in ours and job.state == "COMPLETING"]
+            if not ending or time.monotonic() > deadline:
+                return by_name(live)
+            self._show("", f"waiting for job {ending[0].id} to end")
+            time.sleep(self.poll_seconds)
 
     def has_room(self) -> bool:
         """Return whether another job can be submitted now."""

@@ -85,8 +85,8 @@ def recipe_status(run: RecipeRun, progress: Progress | None = None) -> list[Stag
 def _with_jobs(status: StageStatus, jobs: Sequence[StageJob] | None, run: RecipeRun) -> StageStatus:
     """Add what Slurm says; `jobs` is None where that is not known."""
     if jobs:
-        running = any("running" in job.state for job in jobs)
-        job = next((job for job in jobs if "running" in job.state), jobs[0])
+        working = [job for job in jobs if "running" in job.state or "completing" in job.state]
+        running, job = bool(working), (working or jobs)[0]
         return replace(
             status,
             state=RUNNING if running else QUEUED,

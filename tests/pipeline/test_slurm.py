@@ -182,6 +182,25 @@ def test_who_submitted_may_go_and_come_back(make_run):
     assert cluster.submitted[4:] == [("104", names[3], ("102",))]
 
 
+def test_a_job_that_is_just_ending_is_not_joined(make_run):
+    """One that was cancelled a moment ago stands in the queue for some seconds."""
+    run, cluster = make_run(), Cluster()
+    submit_stages(JobExecutor(run, cluster, Messages()), run, Messages())
+    asked = []
+
+    def live():
+        asked.append(1)
+        if len(asked) == 3:
+            cluster.queue.clear()
+        return [QueuedJob(item.id, item.name, "COMPLETING") for item in Cluster.live(cluster)]
+
+    cluster.live = live
+    progress = Messages()
+    submit_stages(JobExecutor(run, cluster, progress), run, progress)
+    assert "waiting for job 100 to end" in progress.lines
+    assert len(cluster.submitted) == 8
+
+
 def test_other_settings_are_other_jobs(make_run):
     cluster = Cluster()
     for assignments in ((), ("grow.days=20",)):
