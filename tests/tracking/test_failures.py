@@ -67,8 +67,17 @@ def fake(runs, tmp_path, monkeypatch):
     return make
 
 
-@pytest.mark.parametrize("where", ["init", "log", "finish"])
-@pytest.mark.parametrize("what", [RAISES, HANGS, DIES])
+@pytest.mark.parametrize(
+    ("what", "where"),
+    [
+        (RAISES, "init"),
+        (RAISES, "log"),
+        (RAISES, "finish"),
+        (HANGS, "init"),
+        (HANGS, "finish"),
+        (DIES, "log"),
+    ],
+)
 def test_a_tracker_that_fails_never_ends_a_run(runs, fake, monkeypatch, where, what):
     monkeypatch.setenv("WANDB_API_KEY", "0123456789secret")
     tracking = fake(what, where)
