@@ -158,7 +158,7 @@ class Peers:
         while not done(1.0):
             self.check()
             if time.monotonic() - begun > STALLED_SECONDS:
-                behind = [str(peer) for peer in self._others if self._place(peer) < self.entered]
+                behind = [str(peer) for peer in self._others if self._steps_of(peer) < self.entered]
                 raise self._lost(f"waited {STALLED_SECONDS:.0f} s for {', '.join(behind)}")
 
     def check(self) -> None:
@@ -267,7 +267,7 @@ class Peers:
     def _is_dead(self, peer: Peer) -> bool:
         return peer.place == self._myself.place and peer.has_ended()
 
-    def _place(self, peer: Peer) -> int:
+    def _steps_of(self, peer: Peer) -> int:
         """Return how many common steps a process has come to."""
         return int(self._seen.get(peer.rank, ("0 0", 0.0))[0].split()[1])
 

@@ -46,6 +46,7 @@ from test_update import SETTINGS, update_of
 
 sys.path.pop(0)
 
+pytestmark = pytest.mark.timeout(600)  # a busy machine
 SCRIPT = str(Path(every_objective.__file__))
 TRAIN = [
     "train-vae", "--policy-width", "8", "--decoder", "xs", "--snippet-length", "8",
@@ -66,13 +67,33 @@ def environment(**more: Any) -> dict[str, str]:
     return {**bare, "OMP_NUM_THREADS": "1", **{name: str(value) for name, value in more.items()}}
 
 
+RUNNING: list[subprocess.Popen[Any]] = []
+
+
+def start_process(command: list[str], **settings: Any) -> subprocess.Popen[Any]:
+    """Start a process that does not outlive its test."""
+    process = subprocess.Popen(command, **settings)
+    RUNNING.append(process)
+    return process
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_running() -> Any:
+    yield
+    for process in RUNNING:
+        if process.poll() is None:
+            process.terminate()  # torchrun ends its processes
+            process.communicate(timeout=60)
+    RUNNING.clear()
+
+
 class Started:
     """Processes of one training, by rank, without a launcher that watches them."""
 
     def __init__(self, arguments: list[str], size: int = 2, **more: Any) -> None:
         port = free_port()
         self.processes = [
-            subprocess.Popen(
+            start_process(
                 [sys.executable, SCRIPT, *arguments],
                 env=environment(
                     RANK=rank, WORLD_SIZE=size, MASTER_ADDR="127.0.0.1", MASTER_PORT=port,
@@ -83,7 +104,7 @@ class Started:
             for rank in range(size)
         ]  # fmt: skip
 
-    def end(self, seconds: float = 150.0) -> list[tuple[int, str, str]]:
+    def end(self, seconds: float = 500.0) -> list[tuple[int, str, str]]:
         """Return exit code, stdout and stderr of every process."""
         try:
             texts = [process.communicate(timeout=seconds) for process in self.processes]
@@ -97,7 +118,7 @@ class Started:
 
 def torchrun(*arguments: str, size: int = 2, more: tuple[str, ...] = (), **variables: Any) -> Any:
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={size}", *more]
-    return subprocess.Popen(
+    return start_process(
         [*command, *arguments], env=environment(**variables),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
@@ -141,7 +162,7 @@ def test_fifty_updates(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     started = torchrun(SCRIPT, str(tmp_path / "two"), "50", kind)
     monkeypatch.setattr(TrainingLoop, "_is_due", lambda self, every: True)
     train(kind, tmp_path / "one" / kind, 50)
-    _, errors = started.communicate(timeout=170)
+    _, errors = started.communicate(timeout=500)
     assert started.returncode == 0, errors
     found = rows(tmp_path / "two")
     assert max(map(len, found.values())) == 50
@@ -155,7 +176,7 @@ def test_three_processes_of_the_command_line(tmp_path: Path) -> None:
     started = torchrun(
         "-m", "lwdctl", *TRAIN, "--updates", "4", "--json", size=3, LWDCTL_WORKSPACE=tmp_path
     )
-    output, errors = started.communicate(timeout=170)
+    output, errors = started.communicate(timeout=500)
     assert started.returncode == 0, errors
     assert json.loads(output)["summary"]["processes"] == 3
     assert "3 processes: batches of 7 snippets, 2 or 3 per process" in errors
@@ -217,7 +238,7 @@ def test_resuming_with_another_number_of_processes(before: int, after: int, tmp_
     if after > 1:
         assert [code for code, _, _ in second.end()] == [0] * after
     else:
-        second.communicate(timeout=150)
+        second.communicate(timeout=500)
         assert second.returncode == 0
     found, expected = weights(root), weights(tmp_path / "whole")
     for name, value in expected.items():
@@ -294,7 +315,7 @@ def test_two_nodes_meet_on_loopback(tmp_path: Path) -> None:
             "--rdzv-id=walks", "--local-addr=127.0.0.1")  # fmt: skip
     line = ("-m", "lwdctl", *TRAIN, "--updates", "4")
     agents = [torchrun(*line, size=1, more=meet, LWDCTL_WORKSPACE=tmp_path) for _ in range(2)]
-    errors = [agent.communicate(timeout=170)[1] for agent in agents]
+    errors = [agent.communicate(timeout=500)[1] for agent in agents]
     assert [agent.returncode for agent in agents] == [0, 0], errors
     assert sum("2 processes: batches of 7" in text for text in errors) == 1
     assert len(list((tmp_path / "vae").glob("*/v*"))) == 1
@@ -310,7 +331,7 @@ def test_one_process_of_torchrun_is_one_process(tmp_path: Path) -> None:
         plain, env=environment(LWDCTL_WORKSPACE=tmp_path / "plain"), check=True, capture_output=True
     )
     started = torchrun("-m", "lwdctl", *line, size=1, LWDCTL_WORKSPACE=tmp_path / "torchrun")
-    _, errors = started.communicate(timeout=170)
+    _, errors = started.communicate(timeout=500)
     assert started.returncode == 0, errors
     one, two = weights(tmp_path / "plain"), weights(tmp_path / "torchrun")
     assert all(torch.equal(value, two[name]) for name, value in one.items())
@@ -329,7 +350,7 @@ def test_an_error_of_one_process_ends_all_with_its_message(tmp_path: Path) -> No
         )  # fmt: skip
         line = [sys.executable, "-m", "lwdctl", *TRAIN, "--updates", str(4 + rank)]
         started.append(subprocess.Popen(line, env=variables, stderr=subprocess.PIPE, text=True))
-    texts = [process.communicate(timeout=150)[1] for process in started]
+    texts = [process.communicate(timeout=500)[1] for process in started]
     assert [process.returncode for process in started] == [1, 1]
     joined = "".join(texts)
     assert "the processes differ in their settings: updates is" in joined
