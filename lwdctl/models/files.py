@@ -301,10 +301,11 @@ def check_header(build: Callable[[], nn.Module], path: Path) -> None:
         raise ArtifactError(
             f"{path.parent / SPEC} describes a model that fits into no memory", _AGAIN
         ) from error
+    unique = _unique_names(model)
     expected = {
         name: (_TYPES.get(value.dtype, str(value.dtype)), list(value.shape))
         for name, value in model.state_dict().items()
-        if name in _unique_names(model)
+        if name in unique
     }
     _check_names(expected, found, f"{path}: ")
     for name, (kind, shape) in expected.items():
