@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import select
@@ -76,13 +77,14 @@ def run_recipe(
 
 
 class LocalExecutor:
-    """Runs at most `jobs` stages at once, each in a process of its own.
+    """Runs at most `jobs` stages at once, each in a process that runs one at a time.
 
     The processes compute with as many threads as a run of one stage after the other, since the
     number of threads decides in which order numbers are summed. What a stage may start beside its
     own work, environment workers and the threads that a training without `--threads` tries out, is
     limited to its fraction of the cores. Each stage sees one CUDA device, the one with the
-    fewest stages. Use it as a context manager: leaving it ends all processes.
+    fewest stages, and where there are any, no process runs a second stage, so that the memory of
+    the first is free. Use it as a context manager: leaving it ends all processes.
 
     Args:
         run: The recipe.
@@ -100,7 +102,8 @@ class LocalExecutor:
         self.options = options or ("--jobs", str(jobs))
         self._run, self._jobs, self._machine = run, jobs, machine
         self._begun: list[PlannedStage] = []
-        self._running: dict[str, str] = {}
+        self._running: dict[str, int] = {}
+        self._devices: dict[str, str] = {}
         self._unread = b""
         self._server = _start_server(_modules(run))
 
@@ -130,44 +133,53 @@ class LocalExecutor:
         """Start a stage; it begins when it is known how many others run beside it."""
         del after
         self._begun.append(stage)
-        self._running[stage.id] = self._device(stage)
+        free = (number for number in itertools.count() if number not in self._running.values())
+        self._running[stage.id] = next(free)
+        self._devices[stage.id] = self._device(stage)
 
     def ended(self) -> Mapping[str, Ended]:
         """Return the stages that have ended since the last call, by id."""
         for stage in self._begun:
             self._send(stage)
         self._begun.clear()
-        found = {answer["stage"]: _ended(answer["status"]) for answer in self._answers()}
+        found: dict[str, Ended] = {}
+        for answer in self._answers():
+            busy = {number: one for one, number in self._running.items() if one not in found}
+            identity = busy.get(answer["worker"])
+            if identity is not None and answer.get("stage", identity) == identity:
+                found[identity] = _ended(answer.get("status", 0))
         if self._server.poll() is not None:
             gone = Ended(succeeded=False, reason="the process that starts stages has died")
-            found |= {stage: gone for stage in self._running if stage not in found}
-        for stage in found:
-            del self._running[stage]
+            found |= {one: gone for one in self._running if one not in found}
+        for identity in found:
+            del self._running[identity], self._devices[identity]
         return found
 
     def stop(self) -> None:
         """Let what runs write its checkpoint and end, as SIGTERM does."""
         for stage in self._begun:
-            del self._running[stage.id]
+            del self._running[stage.id], self._devices[stage.id]
         self._begun.clear()
-        for stage_id in self._running:
-            self._ask({"stage": stage_id, "signal": signal.SIGTERM})
+        for number in self._running.values():
+            self._ask({"worker": number, "signal": signal.SIGTERM})
         while self._running:
             self.ended()
             time.sleep(self.poll_seconds)
 
     def _send(self, stage: PlannedStage) -> None:
-        device = self._running[stage.id]
+        device = self._devices[stage.id]
         environment = {CORES: str(max(1, self._machine.cores // len(self._running)))}
         environment |= {DEVICES: device} if device else {}
         log = self._run.files.log(stage.id)
         log.parent.mkdir(parents=True, exist_ok=True)
         self._ask(
             {
+                "worker": self._running[stage.id],
                 "stage": stage.id,
                 "arguments": stage.arguments,
                 "environment": environment,
                 "log": str(log),
+                "reuse": not self._machine.gpus,
             }
         )
 
@@ -176,7 +188,7 @@ class LocalExecutor:
         gpus = self._machine.gpus
         if not gpus or stage.settings.get("device", "") not in ("auto", "cuda"):
             return ""
-        used = list(self._running.values())
+        used = list(self._devices.values())
         return min(gpus, key=used.count)
 
     def _ask(self, request: Mapping[str, object]) -> None:

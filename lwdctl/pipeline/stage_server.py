@@ -1,13 +1,16 @@
-"""A process that starts stages: it has imported what they need, and forks one process for each.
+"""A process that starts stages: it has imported what they need, and forks workers for them.
 
 Importing torch takes seconds, so that it is done once. The server reads requests as lines of JSON
 on stdin, answers with lines of JSON on stdout, has no thread of its own, and uses neither torch nor
-a GPU before it forks. The process of a stage then goes on as `python -m lwdctl` with the stage's
-arguments does. When the server's parent is gone, it ends, and with it all that it has started.
+a GPU before it forks. A worker runs the command `lwdctl ARGUMENTS`, and after it has succeeded
+further ones, unless it was told to end. When the server's parent is gone, it ends, and with it all
+that it has started.
 
-Requests: `{"stage": ID, "arguments": [...], "environment": {...}, "log": PATH}` starts a stage,
-`{"stage": ID, "signal": NUMBER}` sends a signal to it. Answer: `{"stage": ID, "status": NUMBER}`
-when it has ended, where a negative number is that of a signal.
+Requests: `{"worker": NUMBER, "stage": ID, "arguments": [...], "environment": {...}, "log": PATH,
+"reuse": BOOL}` runs a stage in a worker, which is forked where there is none of that number;
+`{"worker": NUMBER, "signal": NUMBER}` sends it a signal. Answers: `{"worker": NUMBER, "stage": ID}`
+when a stage has succeeded and its worker waits for another; `{"worker": NUMBER, "status": NUMBER}`
+when the worker has ended, where a negative number is that of a signal.
 """
 
 from __future__ import annotations
@@ -17,7 +20,6 @@ import gc
 import importlib
 import json
 import os
-import runpy
 import select
 import signal
 import sys
@@ -30,17 +32,53 @@ _BLOCK = 1 << 16
 
 
 def main(parent: int, modules: Sequence[str]) -> None:
-    """Serve until stdin ends; in the process of a stage, run its command.
+    """Serve until stdin ends; in a worker, run its stages.
 
     Args:
         parent: Number of the process that started this one.
         modules: What to import while nothing else is to be done.
     """
     end_with(parent)
-    request = _Server(list(modules)).serve()
-    if request is not None:
-        sys.argv = ["lwdctl", *request["arguments"]]
-        runpy.run_module("lwdctl", run_name="__main__", alter_sys=True)
+    worker = _Server(list(modules)).serve()
+    if worker is not None:
+        sys.exit(worker.run())
+
+
+class _Worker:
+    """The process that runs stages, one after the other.
+
+    Args:
+        requests: Descriptor from which it reads further requests.
+        answers: Descriptor for the answers of the server.
+        first: The first request.
+    """
+
+    def __init__(self, requests: int, answers: int, first: Mapping[str, Any]) -> None:
+        self._requests, self._answers, self._first = requests, answers, first
+
+    def run(self) -> int:
+        """Run stages until one fails or no other comes; return the exit status."""
+        command = importlib.import_module("lwdctl.cli.main").main
+        request: Mapping[str, Any] | None = self._first
+        with open(self._requests, "rb") as requests:  # noqa: PTH123 - of a descriptor
+            while request is not None:
+                self._redirect(request["log"])
+                os.environ.update(request["environment"])
+                status: int = command(request["arguments"])
+                if status or not request["reuse"]:
+                    return status
+                _write(self._answers, {key: request[key] for key in ("worker", "stage")})
+                line = requests.readline()
+                request = json.loads(line) if line else None
+        return 0
+
+    def _redirect(self, path: str) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.close(log)
 
 
 class _Server:
@@ -48,7 +86,8 @@ class _Server:
 
     def __init__(self, modules: list[str]) -> None:
         self._modules = modules
-        self._children: dict[int, str] = {}
+        self._workers: dict[int, int] = {}
+        self._pipes: dict[int, int] = {}
         self._unread = b""
         self._pid = os.getpid()
         # What is imported may greet on stdout, which belongs to the answers.
@@ -61,8 +100,8 @@ class _Server:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-    def serve(self) -> Mapping[str, Any] | None:
-        """Return a request in the process that is to run it, and None where all is over."""
+    def serve(self) -> _Worker | None:
+        """Return, in a forked process, the worker to run, and None where all is over."""
         while True:
             ready, _, _ = select.select([0, self._woken], [], [], 0 if self._modules else None)
             if self._woken in ready:
@@ -73,8 +112,9 @@ class _Server:
                     self._kill_all()
                     return None
                 for request in requests:
-                    if self._handle(request):
-                        return request
+                    worker = self._handle(request)
+                    if worker is not None:
+                        return worker
             elif not ready and self._modules:
                 self._import(self._modules.pop(0))
 
@@ -86,49 +126,50 @@ class _Server:
         *lines, self._unread = (self._unread + content).split(b"\n")
         return [json.loads(line) for line in lines]
 
-    def _handle(self, request: Mapping[str, Any]) -> bool:
-        """Do what is asked; return whether this is now the process of a stage."""
+    def _handle(self, request: Mapping[str, Any]) -> _Worker | None:
+        """Do what is asked; return the worker that this process now is, if it was forked."""
+        number = request["worker"]
         if "signal" in request:
-            for pid, stage in self._children.items():
-                if stage == request["stage"]:
-                    os.kill(pid, request["signal"])
-            return False
+            if number in self._workers.values():
+                pid = next(pid for pid, worker in self._workers.items() if worker == number)
+                os.kill(pid, request["signal"])
+            return None
+        if number in self._pipes and _write(self._pipes[number], request):
+            return None
+        reading, writing = os.pipe()
         pid = os.fork()
-        if pid:
-            self._children[pid] = request["stage"]
-            return False
-        self._become(request)
-        return True
+        if not pid:
+            os.close(writing)
+            self._become()
+            return _Worker(reading, self._answers, request)
+        os.close(reading)
+        self._workers[pid] = number
+        self._pipes[number] = writing
+        return None
 
-    def _become(self, request: Mapping[str, Any]) -> None:
+    def _become(self) -> None:
         """Make the forked process one that a shell could have started."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         end_with(self._pid)
-        for end in (self._answers, self._woken, self._wake):
+        for end in (self._woken, self._wake, *self._pipes.values()):
             os.close(end)
         nothing = os.open(os.devnull, os.O_RDONLY)
-        log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-        for source, target in ((nothing, 0), (log, 1), (log, 2)):
-            os.dup2(source, target)
+        os.dup2(nothing, 0)
         os.close(nothing)
-        os.close(log)
-        os.environ.update(request["environment"])
 
     def _reap(self) -> None:
         with contextlib.suppress(BlockingIOError):
             while os.read(self._woken, _BLOCK):
                 pass
-        for pid, stage in list(self._children.items()):
+        for pid, number in list(self._workers.items()):
             found, status = os.waitpid(pid, os.WNOHANG)
             if found:
-                del self._children[pid]
-                self._answer({"stage": stage, "status": os.waitstatus_to_exitcode(status)})
-
-    def _answer(self, answer: Mapping[str, Any]) -> None:
-        with contextlib.suppress(OSError):  # the parent has gone: stdin says so next
-            os.write(self._answers, json.dumps(answer).encode() + b"\n")
+                del self._workers[pid]
+                os.close(self._pipes.pop(number))
+                code = os.waitstatus_to_exitcode(status)
+                _write(self._answers, {"worker": number, "status": code})
 
     def _import(self, module: str) -> None:
         # What cannot be imported is reported by the stage that needs it.
@@ -137,5 +178,14 @@ class _Server:
         gc.freeze()  # so that the memory stays shared with the processes of the stages
 
     def _kill_all(self) -> None:
-        for pid in self._children:
+        for pid in self._workers:
             os.kill(pid, signal.SIGKILL)
+
+
+def _write(descriptor: int, values: Mapping[str, Any]) -> bool:
+    """Write a line of JSON; return whether somebody may read it."""
+    try:
+        os.write(descriptor, json.dumps(values).encode() + b"\n")
+    except OSError:
+        return False
+    return True

@@ -40,8 +40,8 @@ uses = "encode"
 stride = 20
 name = "long"
 """
-TIMES = ("seconds", "samples_per_second")
-"""Ends of the keys of what differs between equal runs."""
+TIMES = ("seconds", "samples_per_second", "software")
+"""Ends of the keys of what differs between equal runs: times, and the state of the checkout."""
 
 
 def write_buffer(path: Path) -> None:
