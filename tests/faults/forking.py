@@ -14,9 +14,11 @@ import os
 import pkgutil
 import resource
 import select
+import signal
 import sys
 import time
 import warnings
+from pathlib import Path
 
 HEAVY = ("metaworld", "scipy.stats", "sklearn.manifold", "matplotlib.pyplot", "minari", "PIL.Image")
 
@@ -64,6 +66,8 @@ def texts_of(descriptors: list[int], child: int, number: int, after: float) -> l
         after: Seconds until then.
     """
     parts: dict[int, list[bytes]] = {descriptor: [] for descriptor in descriptors}
+    while number in (signal.SIGINT, signal.SIGTERM) and not catches_signals(child):
+        time.sleep(0.001)  # what arrives during the fork itself, Python forgets
     left, moment = set(descriptors), time.monotonic() + after
     while left:
         wait = max(0.0, moment - time.monotonic()) if number else None
@@ -78,6 +82,14 @@ def texts_of(descriptors: list[int], child: int, number: int, after: float) -> l
                 left.remove(descriptor)
                 os.close(descriptor)
     return [b"".join(parts[descriptor]).decode(errors="replace") for descriptor in descriptors]
+
+
+def catches_signals(child: int) -> bool:
+    """Tell whether a child has installed a handler of SIGTERM, or has ended."""
+    lines = Path(f"/proc/{child}/status").read_text().splitlines()
+    caught = [line.split()[1] for line in lines if line.startswith("SigCgt:")]
+    ended = any(line.startswith("State:\tZ") for line in lines)
+    return ended or any(int(text, 16) >> (signal.SIGTERM - 1) & 1 for text in caught)
 
 
 def become(job: dict, streams: list[int]) -> list[str]:
