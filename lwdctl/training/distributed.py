@@ -65,7 +65,7 @@ class Processes:
         """Say how a batch is divided.
 
         Raises:
-            ConfigError: It has less rows than there are processes.
+            ConfigError: It has fewer rows than there are processes.
         """
         if batch < self.size:
             raise ConfigError(
