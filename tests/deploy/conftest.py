@@ -30,7 +30,7 @@ def exported(tmp_path_factory):
             inputs = publish_chain(folder / "runs", toy)
             directory = folder / "policy"
             export_policy(
-                inputs, directory, Acting(horizon, num_inference_steps=6), SilentProgress()
+                inputs, directory, Acting(horizon, num_inference_steps=3), SilentProgress()
             )
             made[toy, horizon] = inputs, directory
         return made[toy, horizon]

@@ -64,14 +64,14 @@ def test_the_same_noise_gives_the_same_weights_and_actions(exported, toy):
     one = torch.ones(1, dtype=torch.long)
     generator = torch.Generator().manual_seed(derive_seed("latent", PLAN.task, PLAN.seed, 0))
     with torch.no_grad():
-        latent = diffusion.sample(diffusion.condition(state, one, one), [generator], "ddim", 6)
+        latent = diffusion.sample(diffusion.condition(state, one, one), [generator], "ddim", 3)
         weights = vae.decoder(latent)[0]
     network = GeneratedNetwork(vae, weights)
     for found, wanted in zip(plan.outputs.values(), network.parameters(), strict=True):
         np.testing.assert_allclose(found, wanted.detach().numpy(), atol=1e-4)
 
     opened = METHOD.open(inputs, device)
-    trained = opened.batch_policy(Acting(5, num_inference_steps=6), 1)
+    trained = opened.batch_policy(Acting(5, num_inference_steps=3), 1)
     unclipped, actions = act_with_noise(policy, (PLAN, seen))
     assert len(actions) > 20
     np.testing.assert_allclose(unclipped, run(trained, seen), rtol=1e-4, atol=1e-4)
@@ -156,7 +156,7 @@ def test_limits_that_change_what_the_policy_does_are_named(tmp_path, monkeypatch
     narrow = replace(SOURCE.action, low=(-2000.0, -0.1), high=(2000.0, 0.1), limits="data")
     monkeypatch.setattr(toy_chain, "SOURCE", replace(SOURCE, action=narrow))
     inputs = publish_chain(tmp_path / "runs", TOY)
-    progress, acting = Recorder(), Acting(5, num_inference_steps=6)
+    progress, acting = Recorder(), Acting(5, num_inference_steps=3)
     parity = export_policy(inputs, tmp_path / "policy", acting, progress).parity
     found = parity["demonstrations"]
     assert 0 < found["clipped"] <= 0.5
@@ -183,7 +183,7 @@ def test_the_description_says_what_a_robot_needs(exported):
     assert said["action"]["semantics"] == "absolute"
     assert (said["history"], said["horizon"]) == (2, 5)
     assert said["tasks"] == ["push", "pull"]
-    assert (said["method"], said["opset"], said["num_inference_steps"]) == ("lwd", 17, 6)
+    assert (said["method"], said["opset"], said["num_inference_steps"]) == ("lwd", 17, 3)
     plan, act = said["graphs"]["plan"], said["graphs"]["act"]
     index, number = {"type": "int64", "shape": []}, {"type": "float32", "shape": []}
     assert plan["inputs"] == {
@@ -267,7 +267,7 @@ def test_what_differs_is_not_written(exported, tmp_path, monkeypatch, kind, side
     where = f"{kind.replace('_', ' ')}, {side.replace('_', ' ')}"
     with pytest.raises(LwdctlError, match=rf"differs from the trained one.*\({where}\)"):
         export.export_policy(
-            inputs, target, export.Acting(5, num_inference_steps=6), SilentProgress()
+            inputs, target, export.Acting(5, num_inference_steps=3), SilentProgress()
         )
     assert list(target.parent.iterdir()) == []
 
