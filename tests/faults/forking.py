@@ -111,4 +111,5 @@ if __name__ == "__main__":
     words = serve()
     from lwdctl.cli.main import main
 
-    sys.exit(main(words))
+    sys.argv[1:] = words  # as the program has them: it ignores signals that come when it is done
+    sys.exit(main())
