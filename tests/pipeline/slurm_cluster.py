@@ -157,24 +157,21 @@ class SlurmCluster:
         daemon.kill()
         daemon.wait()
 
-    def _job_processes(self, node: str) -> list[psutil.Process]:
-        """Return the job steps of a node and all that they started."""
+    def _job_processes(self, node: str = "") -> list[psutil.Process]:
+        """Return the job steps, of one node or all, and what they started."""
         found = []
         for process in psutil.process_iter():
             try:
-                steps = "slurmstepd" in process.name() and self._is_of(process, node)
-                found += [process, *process.children(recursive=True)] if steps else []
+                if "slurmstepd" in process.name() and self._is_ours(process):
+                    started = process.children(recursive=True)
+                    if not node or any(_node_of(item) == node for item in started):
+                        found += [process, *started]
             except psutil.Error:
                 continue
         return found
 
-    def _is_of(self, process: psutil.Process, node: str) -> bool:
-        children = process.children(recursive=True)
-        return any(
-            item.environ().get("SLURMD_NODENAME") == node
-            and item.environ().get("SLURM_CONF") == self.environment["SLURM_CONF"]
-            for item in children
-        )
+    def _is_ours(self, process: psutil.Process) -> bool:
+        return process.environ().get("SLURM_CONF") == self.environment["SLURM_CONF"]
 
     def _start(self, name: str, *command: str) -> None:
         with (self.folder / f"{name}.out").open("ab") as output:
@@ -227,9 +224,8 @@ class SlurmCluster:
                 subprocess.run(
                     cancel, env=self.environment, capture_output=True, check=False, timeout=10
                 )
-        for name in NODES:
-            for process in self._job_processes(name):
-                _kill(process)
+        for process in self._job_processes():
+            _kill(process)
         for name in reversed(list(self._daemons)):
             self._daemons[name].send_signal(signal.SIGTERM)
         for daemon in self._daemons.values():
@@ -238,6 +234,15 @@ class SlurmCluster:
             except subprocess.TimeoutExpired:
                 daemon.kill()
                 daemon.wait()
+        for process in self._job_processes():  # begun meanwhile
+            _kill(process)
+
+
+def _node_of(process: psutil.Process) -> str:
+    try:
+        return process.environ().get("SLURMD_NODENAME", "")
+    except psutil.Error:
+        return ""
 
 
 def _kill(process: psutil.Process) -> None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -67,11 +68,16 @@ def at_once(cluster, job):
 
     def begins():
         state, restarts = cluster.state(job).split()
-        if restarts == "1" and state == "PENDING":  # its end may not be over, which delays it anew
+        if restarts == "1" and state == "PENDING":
+            time.sleep(3)  # the node may still clean up after the first attempt
             cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")
         return restarts == "1" and state in {"RUNNING", "COMPLETED"}
 
-    until(f"{job} runs again", begins)
+    try:
+        until(f"{job} runs again", begins)
+    except AssertionError as error:
+        shown = cluster.run("scontrol", "show", "job", job)
+        raise AssertionError(f"{error}: {shown}") from error
 
 
 def counter(folder, name, last=100000):
