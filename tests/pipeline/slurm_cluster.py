@@ -166,12 +166,14 @@ class SlurmCluster:
                     started = process.children(recursive=True)
                     if not node or any(_node_of(item) == node for item in started):
                         found += [process, *started]
-            except psutil.Error:
+            except (psutil.Error, OSError):
                 continue
         return found
 
     def _is_ours(self, process: psutil.Process) -> bool:
-        return process.environ().get("SLURM_CONF") == self.environment["SLURM_CONF"]
+        # psutil stops at the gap that the title of the process leaves there.
+        entries = Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
+        return f"SLURM_CONF={self.environment['SLURM_CONF']}".encode() in entries
 
     def _start(self, name: str, *command: str) -> None:
         with (self.folder / f"{name}.out").open("ab") as output:

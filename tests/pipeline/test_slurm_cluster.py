@@ -70,7 +70,9 @@ def at_once(cluster, job):
         state, restarts = cluster.state(job).split()
         if restarts == "1" and state == "PENDING":
             time.sleep(3)  # the node may still clean up after the first attempt
-            cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")
+            update = ["scontrol", "update", f"JobId={job}", "StartTime=now"]
+            # It may have begun meanwhile.
+            subprocess.run(update, env=cluster.environment, capture_output=True, check=False)
         return restarts == "1" and state in {"RUNNING", "COMPLETED"}
 
     try:
