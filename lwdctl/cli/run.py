@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,7 +36,7 @@ from lwdctl.core.config import to_mapping
 from lwdctl.core.errors import LwdctlError
 from lwdctl.core.progress import Progress
 from lwdctl.pipeline.expected import Comparison
-from lwdctl.pipeline.local import parse_jobs, run_recipe
+from lwdctl.pipeline.local import StageServer, parse_jobs, run_recipe
 from lwdctl.pipeline.plan import RecipeRun, run_only, run_only_part
 from lwdctl.pipeline.recipe import Recipe, read_recipe
 from lwdctl.pipeline.runner import Outcome, compare_all, preview
@@ -101,15 +102,21 @@ def command(  # noqa: PLR0913, PLR0917 - the options of the command line
     track_project: TRACK_PROJECT = "",
 ) -> None:
     """Run a recipe's stages in order, skip those up to date, and compare the expected numbers."""
-    recipe = read_recipe(recipe_path, sweep or ())
     cluster = ClusterOptions(
         executor, tuple(slurm or ()), slurm_script, detach, eval_jobs, jobs, only
     )
     only_part = parse_part(part, only)
     tracking = trackers(track, track_project, "run")
-    run = RecipeRun(
-        recipe, shared.workspace, tuple(assignments or ()), smoke, start, until, tracking
-    )
+    server = None
+    with contextlib.ExitStack() as failing:
+        if not (dry_run or only or cluster.is_used or slurm_script) and parse_jobs(jobs) != 1:
+            # It imports what the stages need while the recipe is read.
+            server = failing.enter_context(StageServer())
+        recipe = read_recipe(recipe_path, sweep or ())
+        run = RecipeRun(
+            recipe, shared.workspace, tuple(assignments or ()), smoke, start, until, tracking
+        )
+        failing.pop_all()
     if slurm_script:
         write_files(run, cluster, as_json=shared.as_json)
         return
@@ -121,7 +128,7 @@ def command(  # noqa: PLR0913, PLR0917 - the options of the command line
         return
     else:
         with reserved_stdout():
-            outcomes = _run(run, only, cluster, shared.progress)
+            outcomes = _run(run, only, cluster, shared.progress, server)
     compared = () if dry_run or smoke or detach else compare_all(recipe.expected, outcomes)
     swept = [] if dry_run or detach else sweep_rows(outcomes, run.workspace.root, shared.progress)
     if shared.as_json:
@@ -140,13 +147,19 @@ def command(  # noqa: PLR0913, PLR0917 - the options of the command line
         )
 
 
-def _run(run: RecipeRun, only: str, cluster: ClusterOptions, progress: Progress) -> list[Outcome]:
+def _run(
+    run: RecipeRun,
+    only: str,
+    cluster: ClusterOptions,
+    progress: Progress,
+    server: StageServer | None,
+) -> list[Outcome]:
     if only:
         return [run_only(run, only, progress, patience=patience())]
     progress.message(f"{run.recipe.header.title or run.recipe.name} ({len(run.steps)} stages)")
     if cluster.is_used:
         return run_on_cluster(run, cluster, progress)
-    return run_recipe(run, progress, jobs=parse_jobs(cluster.jobs))
+    return run_recipe(run, progress, jobs=parse_jobs(cluster.jobs), server=server)
 
 
 def _summary(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -26,7 +27,7 @@ from lwdctl.pipeline.runner import Outcome, run_plan
 
 MOST_JOBS = 1024
 _BLOCK = 1 << 16
-_FIRST = ("lwdctl.cli.main", "lwdctl.cli.run", "lwdctl.cli.commands", "typer._adapters")
+_FIRST = ("lwdctl.cli.main", "lwdctl.cli.run", "lwdctl.cli.commands", "typer._adapters", "torch")
 _MODELS = ("train-vae", "train-diffusion", "train-baseline", "eval")
 _TRAINING = ("tensorboard.summary.writer.event_file_writer", "torch.utils.flop_counter")
 """What commands import when they are under way: together longer than a toy training takes."""
@@ -49,7 +50,11 @@ def parse_jobs(text: str) -> int | Literal["auto"]:
 
 
 def run_recipe(
-    run: RecipeRun, progress: Progress, *, jobs: int | Literal["auto"] = 1
+    run: RecipeRun,
+    progress: Progress,
+    *,
+    jobs: int | Literal["auto"] = 1,
+    server: StageServer | None = None,
 ) -> list[Outcome]:
     """Run every stage of a recipe that is not up to date, on this machine.
 
@@ -58,6 +63,7 @@ def run_recipe(
         progress: Where to report.
         jobs: Stages at once, each in a process of its own; `"auto"` by cores, memory and GPUs. 1
             runs them one after the other in this process.
+        server: One that was started while the recipe was read; it is closed.
 
     Returns:
         The outcomes in the order of the recipe.
@@ -68,47 +74,47 @@ def run_recipe(
     check_one_process("lwdctl run")
     if jobs == 1:
         return run_plan(run.steps, run.workspace, progress, run.files, run.tracking)
+    server = server or StageServer()
     machine = this_machine()
     count = machine.jobs if jobs == "auto" else jobs
     if jobs == "auto":
         progress.message(f"{count} stages at once, which fit this machine")
-    with LocalExecutor(run, count, machine, ("--jobs", str(jobs))) as executor:
+    with server:
+        executor = LocalExecutor(run, count, machine, server, ("--jobs", str(jobs)))
         return run_with(executor, run, progress)
 
 
-class LocalExecutor:
-    """Runs at most `jobs` stages at once, each in a process that runs one at a time.
+class StageServer:
+    """This process's end of a server that starts stages; see `pipeline.stage_server`.
 
-    The processes compute with as many threads as a run of one stage after the other, since the
-    number of threads decides in which order numbers are summed. What a stage may start beside its
-    own work, environment workers and the threads that a training without `--threads` tries out, is
-    limited to its fraction of the cores. Each stage sees one CUDA device, the one with the
-    fewest stages, and where there are any, no process runs a second stage, so that the memory of
-    the first is free. Use it as a context manager: leaving it ends all processes.
-
-    Args:
-        run: The recipe.
-        jobs: Largest number of stages at once.
-        machine: What this machine has.
-        options: The options of `lwdctl run` that chose it.
+    The server begins to import at once. Use it as a context manager: leaving it ends the server and
+    all processes that it has started.
     """
 
-    queues = False
-    poll_seconds = 0.01
-
-    def __init__(
-        self, run: RecipeRun, jobs: int, machine: Machine, options: tuple[str, ...] = ()
-    ) -> None:
-        self.options = options or ("--jobs", str(jobs))
-        self._run, self._jobs, self._machine = run, jobs, machine
-        self._begun: list[PlannedStage] = []
-        self._running: dict[str, int] = {}
-        self._devices: dict[str, str] = {}
+    def __init__(self) -> None:
+        # This process's own paths: it may have been started in another way than the server.
+        code = (
+            f"import sys; sys.path[:] = {sys.path!r}\n"
+            "from lwdctl.pipeline.stage_server import main\n"
+            f"main({os.getpid()}, {list(_FIRST)!r})"
+        )
         self._unread = b""
-        self._server = _start_server(_modules(run))
+        try:
+            # A session of its own: Ctrl-C reaches this process alone, which then ends the stages.
+            self._process = subprocess.Popen(  # noqa: S603 - our own code
+                [sys.executable, "-c", code],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise LwdctlError(f"no process can be started: {error.strerror}") from error
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._requests, self._answers = self._process.stdin, self._process.stdout
 
-    def __enter__(self) -> LocalExecutor:
-        """Return the executor itself."""
+    def __enter__(self) -> StageServer:
+        """Return the server itself."""
         return self
 
     def __exit__(
@@ -119,11 +125,69 @@ class LocalExecutor:
     ) -> None:
         """End the server, and with it what is left."""
         del kind, error, traceback
-        assert self._server.stdin is not None
-        assert self._server.stdout is not None
-        self._server.stdin.close()
-        self._server.wait()
-        self._server.stdout.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._requests.close()
+        self._process.wait()
+        self._answers.close()
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it has ended by itself."""
+        return self._process.poll() is not None
+
+    def ask(self, request: Mapping[str, object]) -> None:
+        """Send a request; where the server is gone nothing happens."""
+        with contextlib.suppress(BrokenPipeError):
+            self._requests.write(json.dumps(request).encode() + b"\n")
+            self._requests.flush()
+
+    def answers(self) -> list[dict[str, Any]]:
+        """Return the answers that have come since the last call, without waiting."""
+        descriptor = self._answers.fileno()
+        while select.select([descriptor], [], [], 0)[0]:
+            content = os.read(descriptor, _BLOCK)
+            if not content:
+                break
+            self._unread += content
+        *lines, self._unread = self._unread.split(b"\n")
+        return [json.loads(line) for line in lines]
+
+
+class LocalExecutor:
+    """Runs at most `jobs` stages at once, each in a process that runs one at a time.
+
+    The processes compute with as many threads as a run of one stage after the other, since the
+    number of threads decides in which order numbers are summed. What a stage may start beside its
+    own work, environment workers and the threads that a training without `--threads` tries out, is
+    limited to its fraction of the cores. Each stage sees one CUDA device, the one with the
+    fewest stages, and where there are any, no process runs a second stage, so that the memory of
+    the first is free.
+
+    Args:
+        run: The recipe.
+        jobs: Largest number of stages at once.
+        machine: What this machine has.
+        server: What starts the processes.
+        options: The options of `lwdctl run` that chose it.
+    """
+
+    queues = False
+    poll_seconds = 0.01
+
+    def __init__(
+        self,
+        run: RecipeRun,
+        jobs: int,
+        machine: Machine,
+        server: StageServer,
+        options: tuple[str, ...] = (),
+    ) -> None:
+        self.options = options or ("--jobs", str(jobs))
+        self._run, self._jobs, self._machine, self._server = run, jobs, machine, server
+        self._begun: list[PlannedStage] = []
+        self._running: dict[str, int] = {}
+        self._devices: dict[str, str] = {}
+        server.ask({"import": _modules(run)})
 
     def has_room(self) -> bool:
         """Return whether fewer stages run than may."""
@@ -143,12 +207,12 @@ class LocalExecutor:
             self._send(stage)
         self._begun.clear()
         found: dict[str, Ended] = {}
-        for answer in self._answers():
+        for answer in self._server.answers():
             busy = {number: one for one, number in self._running.items() if one not in found}
             identity = busy.get(answer["worker"])
             if identity is not None and answer.get("stage", identity) == identity:
                 found[identity] = _ended(answer.get("status", 0))
-        if self._server.poll() is not None:
+        if self._server.is_gone:
             gone = Ended(succeeded=False, reason="the process that starts stages has died")
             found |= {one: gone for one in self._running if one not in found}
         for identity in found:
@@ -161,7 +225,7 @@ class LocalExecutor:
             del self._running[stage.id], self._devices[stage.id]
         self._begun.clear()
         for number in self._running.values():
-            self._ask({"worker": number, "signal": signal.SIGTERM})
+            self._server.ask({"worker": number, "signal": signal.SIGTERM})
         while self._running:
             self.ended()
             time.sleep(self.poll_seconds)
@@ -172,7 +236,7 @@ class LocalExecutor:
         environment |= {DEVICES: device} if device else {}
         log = self._run.files.log(stage.id)
         log.parent.mkdir(parents=True, exist_ok=True)
-        self._ask(
+        self._server.ask(
             {
                 "worker": self._running[stage.id],
                 "stage": stage.id,
@@ -191,44 +255,6 @@ class LocalExecutor:
         used = list(self._devices.values())
         return min(gpus, key=used.count)
 
-    def _ask(self, request: Mapping[str, object]) -> None:
-        assert self._server.stdin is not None
-        try:
-            self._server.stdin.write(json.dumps(request).encode() + b"\n")
-            self._server.stdin.flush()
-        except BrokenPipeError:
-            return  # `ended` tells that the server is gone
-
-    def _answers(self) -> list[dict[str, Any]]:
-        assert self._server.stdout is not None
-        descriptor = self._server.stdout.fileno()
-        while select.select([descriptor], [], [], 0)[0]:
-            content = os.read(descriptor, _BLOCK)
-            if not content:
-                break
-            self._unread += content
-        *lines, self._unread = self._unread.split(b"\n")
-        return [json.loads(line) for line in lines]
-
-
-def _start_server(modules: Sequence[str]) -> subprocess.Popen[bytes]:
-    # This process's own paths: it may have been started in another way than the server.
-    code = (
-        f"import sys; sys.path[:] = {sys.path!r}\n"
-        "from lwdctl.pipeline.stage_server import main\n"
-        f"main({os.getpid()}, {list(modules)!r})"
-    )
-    try:
-        # A session of its own: Ctrl-C reaches this process alone, which then ends the stages.
-        return subprocess.Popen(  # noqa: S603 - our own code
-            [sys.executable, "-c", code],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise LwdctlError(f"no process can be started: {error.strerror}") from error
-
 
 def _modules(run: RecipeRun) -> list[str]:
     """Return what the stages of a recipe import, the quickest first."""
@@ -237,7 +263,7 @@ def _modules(run: RecipeRun) -> list[str]:
     models: list[str] = []
     if set(stages) & set(_MODELS):
         models = [row.target.partition(":")[0] for row in METHODS.rows.values()]
-    return list(dict.fromkeys([*_FIRST, *named, *models, *(_TRAINING if models else ())]))
+    return list(dict.fromkeys([*named, *models, *(_TRAINING if models else ())]))
 
 
 def _ended(status: Any) -> Ended:

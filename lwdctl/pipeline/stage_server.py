@@ -8,7 +8,8 @@ that it has started.
 
 Requests: `{"worker": NUMBER, "stage": ID, "arguments": [...], "environment": {...}, "log": PATH,
 "reuse": BOOL}` runs a stage in a worker, which is forked where there is none of that number;
-`{"worker": NUMBER, "signal": NUMBER}` sends it a signal. Answers: `{"worker": NUMBER, "stage": ID}`
+`{"worker": NUMBER, "signal": NUMBER}` sends it a signal; `{"import": [...]}` names modules to
+import when nothing else is to be done. Answers: `{"worker": NUMBER, "stage": ID}`
 when a stage has succeeded and its worker waits for another; `{"worker": NUMBER, "status": NUMBER}`
 when the worker has ended, where a negative number is that of a signal.
 """
@@ -128,6 +129,9 @@ class _Server:
 
     def _handle(self, request: Mapping[str, Any]) -> _Worker | None:
         """Do what is asked; return the worker that this process now is, if it was forked."""
+        if "import" in request:
+            self._modules += request["import"]
+            return None
         number = request["worker"]
         if "signal" in request:
             if number in self._workers.values():
@@ -180,6 +184,7 @@ class _Server:
     def _kill_all(self) -> None:
         for pid in self._workers:
             os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
 
 
 def _write(descriptor: int, values: Mapping[str, Any]) -> bool:
