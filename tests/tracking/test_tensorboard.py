@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from tensorboard.summary.writer import event_file_writer
+
 from lwdctl.tracking.replay import replay
 from lwdctl.tracking.tracking import Tracking
 from lwdctl.training.loop import MetricLog
@@ -58,7 +60,10 @@ def test_an_evaluation(runs):
     assert (picture.encoded_image_string, picture.width, picture.height) == (png(8, 5), 8, 5)
 
 
-def test_every_training_writes_events_into_its_artifact(tmp_path):
+def test_every_training_writes_events_into_its_artifact(tmp_path, monkeypatch):
+    # TensorBoard reads files by name, which ends in a number that the process counts up: within
+    # one second the tenth would come before the ninth. A resumed training is another process.
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
     with MetricLog(tmp_path) as log:
         for row in ROWS:
             log.write(row["update"], {k: v for k, v in row.items() if k != "update"}, 120)
