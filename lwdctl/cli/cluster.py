@@ -21,9 +21,9 @@ EXECUTORS = ("here", "slurm", "local")
 EXECUTOR = Annotated[
     str,
     bare_option(
-        "Where stages run: here, in this process or with --jobs in several; slurm: as jobs of a"
-        " Slurm cluster, each after those that it depends on (extra: slurm), while this command"
-        " waits; local: as such jobs, but on this machine, to try it  [default: here]",
+        "Where stages run. here: in this process, or in several with --jobs. slurm: as jobs of a"
+        " Slurm cluster, each after the jobs that it depends on, while this command waits (needs"
+        " the extra slurm). local: as the same jobs on this machine, to try them  [default: here]",
         "--executor",
         metavar="here|slurm|local",
     ),
@@ -31,9 +31,9 @@ EXECUTOR = Annotated[
 SLURM = Annotated[
     list[str] | None,
     bare_option(
-        "Options of sbatch for every job, for example partition=gpu,gpus=1,time=4:00:00; repeat it"
-        " for several. At the time limit, and after preemption, a job is requeued and goes on from"
-        " its checkpoint.",
+        "Options of sbatch for every job, for example partition=gpu,gpus=1,time=4:00:00; repeat"
+        " --slurm for more. Near the time limit, and after preemption, a job is requeued and"
+        " continues from its checkpoint.",
         "--slurm",
         metavar="KEY=VALUE,...",
     ),
@@ -41,8 +41,8 @@ SLURM = Annotated[
 SCRIPT = Annotated[
     str,
     bare_option(
-        "Write a file for sbatch per stage and submit.sh into this new directory, submit nothing."
-        " They need sbatch and lwdctl on the cluster, no further package.",
+        "Write a file for sbatch per stage, and submit.sh, into this new directory; submit nothing."
+        " The files need sbatch and lwdctl on the cluster, and no further package.",
         "--slurm-script",
         metavar="DIR",
     ),
@@ -51,7 +51,7 @@ DETACH = Annotated[
     bool,
     bare_option(
         "Submit the jobs and return at once. Without it, the command waits and prints the results;"
-        " when it is interrupted, the jobs go on, and the same command waits for them again.",
+        " if it is interrupted, the jobs keep running, and the same command waits for them again.",
         "--detach",
     ),
 ]
@@ -59,7 +59,9 @@ EVAL_JOBS = Annotated[
     int,
     typer.Option(
         "--eval-jobs",
-        help="Most jobs that the conditions of one evaluation are split into  [default: one each]",
+        help="Largest number of jobs that the conditions of one evaluation are split into"
+        "  [default: 0, one job per condition]",
+        metavar="INTEGER",
         show_default=False,
         min=0,
     ),
@@ -67,8 +69,8 @@ EVAL_JOBS = Annotated[
 PART = Annotated[
     str,
     bare_option(
-        "With --only: measure part I (from 0) of N of an evaluation's conditions, for the"
-        " evaluation to take when it runs. Jobs of a cluster use it.",
+        "With --only STAGE, an evaluation: measure part I (counted from 0) of N parts of its"
+        " conditions; the evaluation takes them over when it runs. Jobs of a cluster use it.",
         "--part",
         metavar="I/N",
     ),

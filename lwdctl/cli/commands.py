@@ -36,18 +36,19 @@ COMMANDS = Registry(
         "list": Row("lwdctl.cli.workspace:list_command", "List the artifacts of the workspace."),
         "show": Row("lwdctl.cli.workspace:show_command", "Show one artifact in full."),
         "lineage": Row(
-            "lwdctl.cli.workspace:lineage_command", "Show what an artifact derives from."
+            "lwdctl.cli.workspace:lineage_command", "Show what an artifact was derived from."
         ),
         "verify": Row(
             "lwdctl.cli.workspace:verify_command", "Re-read artifacts and compare every digest."
         ),
         "gc": Row(
-            "lwdctl.cli.workspace:gc_command", "Remove what interrupted commands left behind."
+            "lwdctl.cli.workspace:gc_command",
+            "List or remove leftovers of interrupted commands.",
         ),
         "inspect": Row("lwdctl.cli.inspect:command", "Say what is in files of demonstrations."),
         "download": Row("lwdctl.cli.download:command", "Download public demonstrations."),
         "export": Row(
-            "lwdctl.cli.export:command", "Export a policy or a data set for other programs."
+            "lwdctl.cli.export:command", "Export a policy or a dataset for other programs."
         ),
         "push": Row("lwdctl.cli.share:push_command", "Push an artifact to the Hugging Face Hub."),
         "pull": Row("lwdctl.cli.share:pull_command", "Pull an artifact from the Hugging Face Hub."),
@@ -63,7 +64,7 @@ COMMANDS = Registry(
 """Commands that are not stages."""
 
 _FAMILIES = {
-    "analyze": "Analyze latents, behavior, diversity or reconstruction.",
+    "analyze": "Analyze latents, behavior, diversity, reconstruction or convergence.",
 }
 """First word of a stage's name to the summary of all stages that begin with it."""
 

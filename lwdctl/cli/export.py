@@ -79,7 +79,7 @@ class Formats(TyperGroup):
 
 command = typer.Typer(
     cls=Formats,
-    help="Export a policy or a data set for other programs.",
+    help="Export a policy or a dataset for other programs.",
     add_completion=False,
     rich_markup_mode=None,
 )
@@ -178,13 +178,13 @@ def minari(
     identifier: Annotated[
         str,
         typer.Option(
-            "--id", help="Name of the Minari data set: NAME/task/level-v0.", metavar="NAME"
+            "--id", help="Name of the Minari dataset: NAME/task/level-v0.", metavar="NAME"
         ),
     ] = "",
     output: Annotated[
         Path,
         typer.Option(
-            help="Folder that holds Minari data sets.", metavar="DIR", envvar="MINARI_DATASETS_PATH"
+            help="Folder that holds Minari datasets.", metavar="DIR", envvar="MINARI_DATASETS_PATH"
         ),
     ] = Path("minari"),
     task_name: Annotated[
@@ -197,11 +197,11 @@ def minari(
     be_quiet: QUIET = False,
     debug_mode: DEBUG = False,
 ) -> None:
-    """Export the episodes of a snippet store as a Minari data set, for minari.load_dataset.
+    """Export the episodes of a snippet store as a Minari dataset, for minari.load_dataset.
 
     An episode without a recorded last observation loses its last action.
 
-    A Minari data set does not hold labels, recorded initial states, the simulator's settings or
+    A Minari dataset does not hold labels, recorded initial states, the simulator's settings or
     real terminations: every episode ends as a truncation. lwdctl can evaluate on an ingested copy
     of it only where Gymnasium can rebuild the environment.
     """
@@ -236,9 +236,9 @@ def _snippets(workspace_path: str, name: str, words: str, progress: Progress) ->
 
 
 def _next(exported: Exported, source: str, env: EnvSpec, task: str) -> dict[str, object]:
-    """Return the command that ingests the data set, or a note that none is of use."""
+    """Return the command that ingests the dataset, or a note that none is of use."""
     if not exported.has_environment:
-        return {"note": f"the data set is for other programs; evaluate on {source}"}
+        return {"note": f"the dataset is for other programs; evaluate on {source}"}
     config = IngestConfig("minari", env=_environment(env, task))
     return {"next": ingest_command([exported.path], config)}
 
@@ -278,12 +278,12 @@ def lerobot(
 ) -> None:
     """Export the episodes of a snippet store as a LeRobot dataset, version 3.0.
 
-    An observation KEY becomes the feature observation.KEY, tasks become texts. The validation
-    split comes last and is called val.
+    An observation KEY becomes the feature observation.KEY, and tasks become task texts. The
+    validation split comes last and is called val.
 
     A LeRobot dataset does not hold the observation after the last action, recorded initial states,
     action limits or the simulator's settings; behavior labels are a column of the episodes'
-    metadata. Success is written where it is known of every episode.
+    metadata. Success is written if it is known for every episode.
     """
     del debug_mode
     progress = make_progress(quiet=be_quiet)

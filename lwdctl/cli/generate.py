@@ -46,14 +46,14 @@ QUIET = Annotated[
     bool, bare_option("Write errors only to stderr: no progress, no log.", "--quiet", "-q")
 ]
 _TRACK_HELP = (
-    "Trackers that show this run while it lasts, separated by commas. None of their failures ends"
-    " the run; `lwdctl track` sends a run later."
+    "Experiment trackers that follow this run, separated by commas. None of their failures ends the"
+    " run; `lwdctl track` sends a run that was not followed."
 )
 TRACK = Annotated[
     list[str] | None,
     bare_option(_TRACK_HELP, "--track", metavar=f"[{'|'.join(TRACKERS)}],..."),
 ]
-_TRACK_PROJECT_HELP = "Project of the trackers to file the run under  [default: workspace's name]"
+_TRACK_PROJECT_HELP = "Trackers' project to file the run under  [default: the workspace's name]"
 TRACK_PROJECT = Annotated[str, bare_option(_TRACK_PROJECT_HELP, "--track-project", metavar="NAME")]
 DEBUG = Annotated[bool, bare_option("Print the traceback of an unexpected error.", "--debug")]
 

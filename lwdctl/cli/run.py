@@ -44,24 +44,31 @@ from lwdctl.pipeline.slurm_job import patience
 from lwdctl.pipeline.sweep_results import sweep_rows
 
 _FROM = Annotated[
-    str, bare_option("First stage to run again, with all later ones.", "--from", metavar="STAGE")
+    str,
+    bare_option(
+        "First stage to run again; all later ones run again, too.", "--from", metavar="STAGE"
+    ),
 ]
 _UNTIL = Annotated[str, bare_option("Last stage to run.", "--until", metavar="STAGE")]
 _SET = Annotated[
     list[str] | None,
-    bare_option("Setting to change; repeat it for several.", "--set", metavar="STAGE.KEY=VALUE"),
+    bare_option(
+        "Setting to change; repeat the option for several.", "--set", metavar="STAGE.KEY=VALUE"
+    ),
 ]
 _ONLY = Annotated[
     str,
     bare_option(
-        "Run this stage alone, on what the stages before it have made.", "--only", metavar="STAGE"
+        "Run this stage alone, on the artifacts that the stages before it have made.",
+        "--only",
+        metavar="STAGE",
     ),
 ]
 _JOBS = Annotated[
     str,
     bare_option(
-        "Number of stages to run at once, each in a process of its own; auto by cores, memory and"
-        " GPUs  [default: 1, in this process]",
+        "Number of stages to run at once, each in a process of its own; auto: as many as cores,"
+        " memory and GPUs allow  [default: 1, in this process]",
         "--jobs",
         metavar="INTEGER|auto",
     ),
@@ -69,8 +76,8 @@ _JOBS = Annotated[
 SWEEP = Annotated[
     list[str] | None,
     bare_option(
-        "Setting with several values, each of which makes stages of its own; seeds=0,1,2 sets the"
-        " training seeds. Repeat it for all combinations.",
+        "Setting with several values; each value gets stages of its own. seeds=0,1,2 sets the"
+        " training seeds. Repeat the option to run all combinations.",
         "--sweep",
         metavar="STAGE.KEY=VALUE,...",
     ),
@@ -81,7 +88,7 @@ _SMOKE = "Run at toy size: apply the recipe's [smoke] tables; artifacts get the 
 def command(  # noqa: PLR0913, PLR0917 - the options of the command line
     shared: Shared,
     recipe_path: Annotated[Path, typer.Argument(help="A recipe, a .toml file.", metavar="RECIPE")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, run nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan; run nothing.")] = False,
     start: _FROM = "",
     until: _UNTIL = "",
     only: _ONLY = "",
@@ -101,7 +108,7 @@ def command(  # noqa: PLR0913, PLR0917 - the options of the command line
     track: TRACK = None,
     track_project: TRACK_PROJECT = "",
 ) -> None:
-    """Run a recipe's stages in order, skip those up to date, and compare the expected numbers."""
+    """Run a recipe's stages, skip those that are up to date, and check the expected numbers."""
     cluster = ClusterOptions(
         executor, tuple(slurm or ()), slurm_script, detach, eval_jobs, jobs, only
     )

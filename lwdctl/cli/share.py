@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 _REFERENCE = Annotated[
     str,
     typer.Argument(
-        help="NAME, NAME:v2, NAME:latest, TYPE/NAME:v2, or the path of an artifact directory.",
+        help="Artifact to push: NAME, NAME:v2, NAME:latest, TYPE/NAME:v2, or its directory.",
         metavar="ARTIFACT",
     ),
 ]
 _REPOSITORY = Annotated[
-    str, typer.Argument(help="Repository on the Hub; it is made if missing.", metavar="USER/NAME")
+    str, typer.Argument(help="Repository on the Hub; created if missing.", metavar="USER/NAME")
 ]
 _SOURCE = Annotated[
     str,
@@ -35,30 +35,33 @@ _SOURCE = Annotated[
 _LICENSE = Annotated[
     str,
     bare_option(
-        "License of the artifact, as the Hub names it (apache-2.0, mit, cc-by-4.0).  [default:"
-        " asked for on a terminal]",
+        "License of the artifact, as the Hub names it (apache-2.0, mit, cc-by-4.0, ...); required."
+        "  [default: asked for on a terminal]",
         "--license",
         metavar="NAME",
     ),
 ]
 _PUBLIC = Annotated[
     bool,
-    bare_option("Let everybody see it.  [default: only you and your organization]", "--public"),
+    bare_option("Let everybody see the repository.  [default: private]", "--public"),
 ]
 _PUSH_DATA = Annotated[
-    bool, bare_option("Push the demonstrations and latents, too.", "--with-data")
+    bool, bare_option("Also push the demonstrations and latents.", "--with-data")
 ]
 _PULL_DATA = Annotated[
     bool,
-    bare_option("Pull the demonstrations and latents, too, if they were pushed.", "--with-data"),
+    bare_option("Also pull the demonstrations and latents, if they were pushed.", "--with-data"),
 ]
 _DRY_RUN = Annotated[
-    bool, bare_option("Only list what would be pushed, with sizes; ask nobody.", "--dry-run")
+    bool,
+    bare_option(
+        "Only list what would be pushed, with sizes; the Hub is not contacted.", "--dry-run"
+    ),
 ]
 _NAME = Annotated[
     str,
     bare_option(
-        "Name of the pulled artifact, where its own name belongs to another one here.",
+        "Name to give the pulled artifact where another one in the workspace has its own name.",
         "--name",
         metavar="NAME",
     ),
@@ -76,10 +79,11 @@ def push_command(
 ) -> None:
     """Push an artifact with its lineage and a model card to the Hugging Face Hub.
 
-    Pushed are manifests, JSON and safetensors files of the artifact and of what it derives from:
-    a diffusion model takes its VAE with it. Logs, videos and pictures are left out, and so are
-    demonstrations and latents without --with-data. Manifests name commands, paths and machines.
-    An interrupted push goes on when the command is run again. Log in with `hf auth login` first.
+    This pushes the manifests, JSON and safetensors files of the artifact and of what it was derived
+    from: a diffusion model takes its VAE with it. Logs, videos and pictures are left out, and so
+    are demonstrations and latents without --with-data. Manifests contain commands, paths and
+    machine names. To continue an interrupted push, run the command again. Log in with
+    `hf auth login` first.
     """
     if not (license_name or dry_run or shared.as_json) and _is_terminal():
         license_name = typer.prompt("license (apache-2.0, mit, cc-by-4.0, ...)", err=True).strip()
@@ -108,9 +112,9 @@ def pull_command(
 ) -> None:
     """Pull an artifact with its lineage from the Hugging Face Hub into the workspace.
 
-    Every file is compared with its SHA-256, and nothing that it holds is executed. What is in the
-    workspace already is not pulled again. An interrupted pull goes on where it stopped when the
-    command is run again.
+    Every file is compared with its SHA-256, and nothing in it is executed. Artifacts that are in
+    the workspace already are not pulled again. To continue an interrupted pull, run the command
+    again.
     """
     with reserved_stdout():
         pulled = pull(

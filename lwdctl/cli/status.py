@@ -21,13 +21,13 @@ from lwdctl.pipeline.status import StageStatus, recipe_status
 
 _SET = Annotated[
     list[str] | None,
-    bare_option("Setting that was changed, as for `run`.", "--set", metavar="STAGE.KEY=VALUE"),
+    bare_option("Setting that the run changed, as for `run`.", "--set", metavar="STAGE.KEY=VALUE"),
 ]
 _CANCEL = Annotated[
     bool,
     bare_option(
-        "Cancel the jobs of this recipe that Slurm has queued or runs. What is finished stays, and"
-        " so do checkpoints: `lwdctl run RECIPE --executor slurm` goes on from there.",
+        "Cancel the jobs of this recipe that are queued or running in Slurm. Finished artifacts and"
+        " checkpoints stay: `lwdctl run RECIPE --executor slurm` continues from them.",
         "--cancel",
     ),
 ]
@@ -45,7 +45,7 @@ def command(
     ] = False,
     cancel: _CANCEL = False,
 ) -> None:
-    """Show which stages of a recipe are done, queued, run, can be resumed, failed, or missing."""
+    """Show which stages of a recipe are done, running, queued, resumable, failed or missing."""
     run = RecipeRun(
         read_recipe(recipe_path, sweep or ()), shared.workspace, tuple(assignments or ()), smoke
     )

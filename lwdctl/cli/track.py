@@ -24,7 +24,7 @@ _RUNS = Annotated[
 _TO = Annotated[
     list[str],
     bare_option(
-        "Trackers to send them to, separated by commas.",
+        "Experiment trackers to send the runs to, separated by commas.",
         "--to",
         metavar=f"[{'|'.join(TRACKERS)}],...",
     ),
@@ -32,7 +32,7 @@ _TO = Annotated[
 _PROJECT = Annotated[
     str,
     bare_option(
-        "Project of the trackers to file them under  [default: workspace's name]",
+        "Trackers' project to file the runs under  [default: the workspace's name]",
         "--project",
         metavar="NAME",
     ),
@@ -57,8 +57,8 @@ def command(
 ) -> None:
     """Send finished or interrupted trainings and evaluations to experiment trackers.
 
-    For runs that were not followed while they lasted (`--track`), as on a cluster without internet.
-    A run that is there already is completed; nothing is shown twice.
+    Use it for runs that were not followed with `--track`, as on a cluster without internet. A run
+    that the tracker already shows is completed; nothing is shown twice.
     """
     tracking = trackers(to, project, "track")
     sent = []

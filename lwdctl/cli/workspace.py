@@ -111,7 +111,7 @@ def lineage_command(
     shared: Shared,
     reference: Annotated[str, typer.Argument(help=_REFERENCE_HELP)],
 ) -> None:
-    """Show what an artifact derives from; every link is checked by its digest."""
+    """Show what an artifact was derived from; every link is checked by its digest."""
     workspace = shared.workspace
     artifact = workspace.resolve("", reference)
     tree = _tree(workspace, artifact)
@@ -187,15 +187,15 @@ def gc_command(
     resumable: Annotated[
         bool,
         bare_option(
-            "Also runs that --resume could go on from. Without it they are left alone unless the"
-            " same run has finished since.",
+            "Include runs that --resume could continue. Without this option they are left alone"
+            " unless the same run has finished since.",
             "--resumable",
         ),
     ] = False,
 ) -> None:
     """List what interrupted commands left behind and nothing needs; remove it with --delete.
 
-    Finished artifacts and runs that a process works on are never removed.
+    Finished artifacts are never removed, and neither are runs that a process is working on.
     """
     found = shared.workspace.leftovers(resumable=resumable)
     removed = {item.path for item in found if delete and item.remove()}
