@@ -68,11 +68,12 @@ EVAL_JOBS = Annotated[
 ]
 PART = Annotated[
     str,
-    bare_option(
-        "With --only STAGE, an evaluation: measure part I (counted from 0) of N parts of its"
-        " conditions; the evaluation takes them over when it runs. Jobs of a cluster use it.",
+    typer.Option(
         "--part",
+        help="With --only STAGE, an evaluation: measure part I (counted from 0) of N parts of its"
+        " conditions; the evaluation takes them over when it runs. Jobs of a cluster use it.",
         metavar="I/N",
+        hidden=True,
     ),
 ]
 
