@@ -19,6 +19,7 @@ from lwdctl.artifacts.run_in_progress import (
     read_record,
     remove_run,
     try_lock,
+    was_published,
 )
 from lwdctl.core.errors import ArtifactError
 
@@ -80,10 +81,10 @@ def leftovers(root: Path, *, resumable: bool = False) -> list[Leftover]:
 def _why_left(record: RunRecord, *, resumable: bool) -> str:
     if record.active:
         return ""
+    if was_published(record.path) or _is_superseded(record):
+        return "the same run has finished since"
     if not record.resumable:
         return "ended before its first checkpoint"
-    if _is_superseded(record):
-        return "the same run has finished since"
     return "can be resumed" if resumable else ""
 
 

@@ -14,7 +14,8 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+import stat
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -79,14 +80,15 @@ class RunRecord:
 
     @property
     def resumable(self) -> bool:
-        """Whether it holds a checkpoint to go on from.
+        """Whether it holds a checkpoint to go on from, and has not been published.
 
         Hidden files are none: they are unfinished or damaged. A run that trains several models has
         a folder for each among its checkpoints, with checkpoints of its own.
         """
         found = matching(self.path, CHECKPOINTS, "*")
         found += matching(self.path, CHECKPOINTS, "*", CHECKPOINTS, "*")
-        return any(item.is_file() and not item.name.startswith(".") for item in found)
+        begun = any(item.is_file() and not item.name.startswith(".") for item in found)
+        return begun and not was_published(self.path)
 
     @property
     def active(self) -> bool:
@@ -412,34 +414,33 @@ def _sweep(root: Path, artifact_type: str, name: str, *, resuming: bool = False)
         lock = None if record.owner.is_elsewhere else try_lock(record.path)
         if lock is not None:
             with lock:
-                if not (resuming or record.resumable) or _was_published(record.path):
+                if not (resuming or record.resumable) or was_published(record.path):
                     remove_run(record.path)
     for path in matching(root, artifact_type, name, f"{REMOVED}*"):
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _was_published(path: Path) -> bool:
-    """Tell whether a locked run became a version before its process could remove it.
+def was_published(path: Path) -> bool:
+    """Tell whether a run became a version before its process could remove it.
 
     Its files are then the version's own (hard links): writing to them would damage it. Links
     from elsewhere, such as those of backups, do not count.
     """
-    shutil.rmtree(path / _STAGING, ignore_errors=True)  # of a publication that did not happen
-    linked = {_file_id(item) for item in _files(path) if item.stat().st_nlink > 1}
+    linked = _file_ids(path, at_least=2)
     return bool(linked) and any(
-        _file_id(item) in linked
-        for version in matching(path.parent, "v*")
-        for item in _files(version)
+        linked & _file_ids(version) for version in matching(path.parent, "v*")
     )
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    return (item for item in folder.rglob("*") if item.is_file())
-
-
-def _file_id(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_dev, found.st_ino
+def _file_ids(folder: Path, at_least: int = 1) -> set[tuple[int, int]]:
+    """Return device and inode of the files of a folder that have so many names."""
+    found: set[tuple[int, int]] = set()
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # a process that runs removes checkpoints
+            item = path.lstat()
+            if stat.S_ISREG(item.st_mode) and item.st_nlink >= at_least:
+                found.add((item.st_dev, item.st_ino))
+    return found
 
 
 def _difference(record: RunRecord, wanted: RunRecord) -> str:

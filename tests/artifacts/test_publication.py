@@ -124,7 +124,8 @@ def test_a_run_in_progress_that_was_published_already_is_not_written_on(workspac
     draft.publish({})
     """
     assert start(workspace, body).wait(60) == -signal.SIGKILL
-    assert len(workspace.unfinished()) == 1
+    (left,) = workspace.unfinished()
+    assert not left.resumable
     with pytest.raises(ArtifactError, match="no unfinished vae/lift"):
         workspace.begin("vae", "lift", config={}, resume=True)
     assert workspace.unfinished() == []
