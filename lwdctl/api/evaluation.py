@@ -14,7 +14,7 @@ import gymnasium
 from lwdctl.analysis.comparison import Comparison, compare_evaluations
 from lwdctl.analysis.comparison import compare as compare_results
 from lwdctl.analysis.tables import Table, write_csv, write_json
-from lwdctl.api.opening import Place, workspace_at
+from lwdctl.artifacts.workspace import Place, Workspace
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import Progress, TqdmProgress
 from lwdctl.core.records import EnvSpec
@@ -240,7 +240,7 @@ def compare(
     if isinstance(results, ResultTable):
         return compare_results(results.conditions, against, metric, progress)
     references = [results] if isinstance(results, str | Path) else results
-    place = workspace_at(workspace)
+    place = Workspace.locate(workspace)
     found = [place.resolve("evaluation", str(item)) for item in references]
     return compare_evaluations(found, place.root, against=against, metric=metric, progress=progress)
 

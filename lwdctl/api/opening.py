@@ -12,8 +12,9 @@ import torch
 from lwdctl.api.training import Baseline, Diffusion
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.manifest import MANIFEST_NAME, recording
+from lwdctl.artifacts.references import HUB_PREFIX
 from lwdctl.artifacts.snippets import SnippetStore
-from lwdctl.artifacts.workspace import Workspace
+from lwdctl.artifacts.workspace import Place, Workspace
 from lwdctl.core.config import from_mapping
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import Progress, TqdmProgress
@@ -38,11 +39,6 @@ from lwdctl.pipeline.status import StageStatus, recipe_status
 from lwdctl.tracking.tracking import Names, Tracking
 from lwdctl.training.loop import choose_device
 
-HUB = "hf:"
-"""Begins the name of a repository of the Hugging Face Hub."""
-Place = Workspace | str | Path | None
-"""A workspace; None takes `$LWDCTL_WORKSPACE`, else `./lwd-runs`."""
-
 
 def load_dataset(reference: str | Path = "", *, workspace: Place = None) -> Dataset:
     """Open demonstrations that were ingested.
@@ -54,7 +50,7 @@ def load_dataset(reference: str | Path = "", *, workspace: Place = None) -> Data
     Raises:
         ArtifactError: None, several unrelated, or a damaged one.
     """
-    place = workspace_at(workspace)
+    place = Workspace.locate(workspace)
     artifact = place.resolve("snippets", str(reference))
     return Dataset(SnippetStore.open(artifact.path), artifact, place)
 
@@ -119,8 +115,8 @@ def _load_policy(
     saved = source and _open_saved(Path(source), choose_device(device))
     if saved:
         return LoadedPolicy(saved[0], acting, saved[1])
-    found = workspace_at(workspace)
-    if str(source).startswith(HUB):
+    found = Workspace.locate(workspace)
+    if str(source).startswith(HUB_PREFIX):
         from lwdctl.sharing.pull import pull_policy  # rarely needed, and it loads an HTTP client
 
         artifact = pull_policy(str(source), found, TqdmProgress())
@@ -169,7 +165,7 @@ def ingest(
     Raises:
         DataError: A file cannot be read as what it claims to be.
     """
-    place = workspace_at(workspace)
+    place = Workspace.locate(workspace)
     values = source_settings(paths, settings)
     artifact = run_stage("ingest", place, values, name=name, progress=progress)
     return Dataset(SnippetStore.open(artifact.path), artifact, place)
@@ -196,7 +192,7 @@ def collect(
         The artifact; `ingest("robomimic")` without a path reads the newest one.
     """
     values = {"simulator": simulator, **settings}
-    return run_stage("collect", workspace_at(workspace), values, name=name, progress=progress)
+    return run_stage("collect", Workspace.locate(workspace), values, name=name, progress=progress)
 
 
 def run(  # noqa: PLR0913 - the options of `lwdctl run`, by keyword only
@@ -250,7 +246,7 @@ def run(  # noqa: PLR0913 - the options of `lwdctl run`, by keyword only
     """
     planned = RecipeRun(
         read_recipe(Path(recipe), sweep),
-        workspace_at(workspace),
+        Workspace.locate(workspace),
         tuple(assignments),
         smoke,
         start,
@@ -288,12 +284,7 @@ def status(
     Raises:
         ConfigError: The recipe has an unknown setting.
     """
-    place = workspace_at(workspace)
+    place = Workspace.locate(workspace)
     return recipe_status(
         RecipeRun(read_recipe(Path(recipe), sweep), place, tuple(assignments), smoke)
     )
-
-
-def workspace_at(place: Place) -> Workspace:
-    """Return the workspace that a caller names."""
-    return place if isinstance(place, Workspace) else Workspace.locate(place)

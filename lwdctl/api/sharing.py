@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lwdctl.artifacts.artifact import Artifact
-from lwdctl.artifacts.workspace import Workspace
+from lwdctl.artifacts.workspace import Place, Workspace
 from lwdctl.core.progress import Progress, TqdmProgress
 from lwdctl.sharing.hub import Address, endpoint
 
@@ -23,7 +23,7 @@ def push(
     public: bool = False,
     with_data: bool = False,
     dry_run: bool = False,
-    workspace: Workspace | str | Path | None = None,
+    workspace: Place = None,
     progress: Progress | None = None,
 ) -> Pushed:
     """Push an artifact to the Hugging Face Hub, as `lwdctl push` does.
@@ -53,7 +53,7 @@ def push(
     address, progress = Address.parse(repository), progress or TqdmProgress()
     if not dry_run:
         check_license(license)
-    place = _workspace(workspace)
+    place = Workspace.locate(workspace)
     artifact = source if isinstance(source, Artifact) else place.resolve("", str(source))
     plan = plan_push(
         artifact, place.root, with_data=with_data, license_id=license, progress=progress
@@ -69,7 +69,7 @@ def pull(
     *,
     name: str = "",
     with_data: bool = False,
-    workspace: Workspace | str | Path | None = None,
+    workspace: Place = None,
     progress: Progress | None = None,
 ) -> Pulled:
     """Pull an artifact with its lineage from the Hugging Face Hub, as `lwdctl pull` does.
@@ -89,10 +89,6 @@ def pull(
     from lwdctl.sharing.pull import pull_artifact
 
     return pull_artifact(
-        Address.parse(source), _workspace(workspace), name=name, with_data=with_data,
+        Address.parse(source), Workspace.locate(workspace), name=name, with_data=with_data,
         progress=progress or TqdmProgress(),
     )  # fmt: skip
-
-
-def _workspace(place: Workspace | str | Path | None) -> Workspace:
-    return place if isinstance(place, Workspace) else Workspace.locate(place)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lwdctl.api.opening import Place, workspace_at
 from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.workspace import Place, Workspace
 from lwdctl.core.progress import Progress, TqdmProgress
 from lwdctl.tracking.replay import REPLAY_SECONDS, Sent, replay
 from lwdctl.tracking.tracking import Names, Tracking
@@ -42,4 +42,6 @@ def track(
     """
     reference = str(artifact.path.resolve()) if isinstance(artifact, Artifact) else str(artifact)
     tracking = Tracking.of(to, project)
-    return replay(reference, workspace_at(workspace), tracking, progress or TqdmProgress(), timeout)
+    return replay(
+        reference, Workspace.locate(workspace), tracking, progress or TqdmProgress(), timeout
+    )

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from lwdctl.core.errors import ArtifactError
 
+HUB_PREFIX = "hf:"
+"""Begins the name of a repository where a reference of an artifact could stand, too."""
 MAKERS = {
     "demonstrations": "lwdctl collect metaworld",
     "snippets": "lwdctl ingest PATH",

@@ -6,7 +6,7 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from lwdctl.artifacts import lineage
 from lwdctl.artifacts.artifact import Artifact
@@ -65,8 +65,10 @@ class Workspace:
         return f"Workspace({str(self.root)!r})"
 
     @classmethod
-    def locate(cls, explicit: str | Path | None = None) -> Workspace:
-        """Return the workspace named, else `$LWDCTL_WORKSPACE`, else `./lwd-runs`."""
+    def locate(cls, explicit: Place = None) -> Workspace:
+        """Return the workspace given or named, else `$LWDCTL_WORKSPACE`, else `./lwd-runs`."""
+        if isinstance(explicit, Workspace):
+            return explicit
         return cls(Path(explicit or os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT).expanduser())
 
     def artifacts(self, artifact_type: str = "") -> list[Artifact]:
@@ -334,3 +336,7 @@ def _checked(found: dict[str, Artifact]) -> dict[str, Artifact]:
     for item in found.values():
         item.check()
     return found
+
+
+Place: TypeAlias = Workspace | str | Path | None
+"""A workspace, or what names one; None takes `$LWDCTL_WORKSPACE`, else `./lwd-runs`."""

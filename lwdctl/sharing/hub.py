@@ -12,14 +12,13 @@ from http import HTTPStatus
 from typing import Any
 
 import lwdctl
+from lwdctl.artifacts.references import HUB_PREFIX
 from lwdctl.core.errors import WRITE_ERRNOS, ConfigError, DataError, LwdctlError
 from lwdctl.core.plain_text import plain_text
 from lwdctl.core.progress import Progress
 from lwdctl.data.fetch import reason
 from lwdctl.data.readers.lerobot_hub import hub_endpoint
 
-PREFIX = "hf:"
-"""Begins the name of a repository where a reference of an artifact could stand, too."""
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 TIMEOUT_SECONDS = 60.0
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?"
@@ -42,7 +41,7 @@ class Address:
         Raises:
             ConfigError: It has neither form.
         """
-        repository, mark, revision = text.removeprefix(PREFIX).partition("@")
+        repository, mark, revision = text.removeprefix(HUB_PREFIX).partition("@")
         odd = ".." in text or "--" in repository or repository.endswith(".git")
         if odd or not _REPOSITORY.fullmatch(repository):
             raise ConfigError(
