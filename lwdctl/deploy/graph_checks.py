@@ -24,6 +24,8 @@ _DOMAINS = (b"", b"ai.onnx")
 _MOST_LEVELS = 16
 _MOST_FIELDS = 2_000_000
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_MOST_KEY = 2**32 - 1
+"""Of a field: some parsers, ONNX Runtime's among them, drop the bits above these."""
 
 _MESSAGES: Mapping[str, Mapping[int, str]] = {
     "model": {7: "graph", 8: "operators"},
@@ -109,6 +111,8 @@ def _fields(content: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     place = 0
     while place < len(content):
         key, place = _number(content, place)
+        if key > _MOST_KEY:
+            raise ValueError("it is damaged")
         number, kind = key >> 3, key & 7
         value: int | memoryview = 0
         if kind == _VARINT:

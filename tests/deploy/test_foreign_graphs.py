@@ -179,3 +179,14 @@ def test_bytes_that_nest_for_ever_are_refused(tmp_path):
         path.write_bytes(content)
         with pytest.raises(ArtifactError, match=r"g\.onnx"):
             check_graph(path)
+
+
+def test_a_field_whose_number_is_cut_to_another_is_refused(tmp_path):
+    """ONNX Runtime drops the bits of a field's key beyond 32: this is an import of operators."""
+    key, domain = b"\x8a\x80\x80\x80\x10", b"com.microsoft"
+    versions = key + bytes([len(domain)]) + domain + b"\x10\x01"  # domain, version
+    path = tmp_path / "g.onnx"
+    content = small_graph().SerializeToString() + b"\x42" + bytes([len(versions)]) + versions
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match="it is damaged"):
+        check_graph(path)
