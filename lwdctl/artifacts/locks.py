@@ -39,10 +39,10 @@ class Owner:
 
     @property
     def is_gone(self) -> bool:
-        """Whether it has surely ended: it was this job before it was requeued, or ran here."""
-        if self.job and self.job == os.environ.get("SLURM_JOB_ID", ""):
-            return self.pid != os.getpid() or self.is_elsewhere
-        return bool(self.pid) and not self.is_elsewhere and not Path(f"/proc/{self.pid}").exists()
+        """Whether it has surely ended: it ran here, or was this job before it was requeued."""
+        if self.is_elsewhere:
+            return bool(self.job) and self.job == os.environ.get("SLURM_JOB_ID", "")
+        return bool(self.pid) and not Path(f"/proc/{self.pid}").exists()
 
 
 def lock_file(file: IO[str], how: int) -> bool:

@@ -85,6 +85,9 @@ def test_a_requeued_job_resumes_what_it_began_elsewhere(workspace, without_locks
 def test_a_job_does_not_take_over_from_itself(monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     assert not Owner.this().is_gone
+    # Nor from a command that runs beside it in the same job.
+    assert not Owner(Owner.this().host, pid=1, job="17").is_gone
+    assert Owner(Owner.this().host, dead_process(), job="17").is_gone
 
 
 def test_another_machines_run_is_not_removed_though_its_lock_is_free(workspace):
