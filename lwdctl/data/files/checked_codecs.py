@@ -25,6 +25,7 @@ MAX_CHUNK_BYTES = 2**30
 """Most bytes that a chunk may decode to; no chunk of a replay buffer is larger."""
 _PIECE = 2**20
 _ZSTD_BLOCK = 2**17
+_ZSTD_SKIPPABLE = 0x184D2A5
 _LZMA_MEMORY = 2**28
 
 
@@ -105,20 +106,39 @@ def _check_lz4(chunk: memoryview, limit: int, _: Any) -> None:
 
 
 def _check_zstd(chunk: memoryview, limit: int, _: Any) -> None:
-    """Check the size in the header of a frame (RFC 8878), or what its blocks can hold at most."""
-    if len(chunk) < 5:
-        raise ValueError("the chunk is cut off")
-    flag, is_single = chunk[4] >> 6, chunk[4] >> 5 & 1
-    place = 5 + (not is_single) + (0, 1, 2, 4)[chunk[4] & 3]
-    width = (is_single, 2, 4, 8)[flag]
-    size = int.from_bytes(chunk[place : place + width], "little") + (256 if width == 2 else 0)
-    last = bool(width)
+    """Check the size that a single frame declares (RFC 8878), else what all blocks hold at most.
+
+    numcodecs decodes every frame of a chunk; of several it does not enforce the declared sizes.
+    """
+    place = size = 0
+    while place < len(chunk):
+        if len(chunk) < place + 8:
+            raise ValueError("the chunk is cut off")
+        if int.from_bytes(chunk[place : place + 4], "little") >> 4 == _ZSTD_SKIPPABLE:
+            place += 8 + int.from_bytes(chunk[place + 4 : place + 8], "little")
+            continue
+        descriptor, is_first = chunk[place + 4], not place
+        is_single = descriptor >> 5 & 1
+        place += 5 + (not is_single) + (0, 1, 2, 4)[descriptor & 3]
+        width = (is_single, 2, 4, 8)[descriptor >> 6]
+        declared = int.from_bytes(chunk[place : place + width], "little")
+        place, held = _zstd_blocks(chunk, place + width)
+        place += 4 * (descriptor >> 2 & 1)  # a checksum
+        if width and is_first and place >= len(chunk):
+            held = declared + (256 if width == 2 else 0)
+        size += held
+        _check_size(size, limit)
+
+
+def _zstd_blocks(chunk: memoryview, place: int) -> tuple[int, int]:
+    """Return where the blocks of a frame end, and the most bytes that they decode to."""
+    size, last = 0, False
     while not last and place + 3 <= len(chunk):
         head = int.from_bytes(chunk[place : place + 3], "little")
         last, kind, length = bool(head & 1), head >> 1 & 3, head >> 3
         size += _ZSTD_BLOCK if kind == 2 else length
         place += 3 + (1 if kind == 1 else length)
-    _check_size(size, limit)
+    return place if last else len(chunk), size
 
 
 def _inflated(make: Callable[[Any], Any]) -> Callable[[memoryview, int, Any], bytes]:

@@ -94,6 +94,21 @@ def test_zstd_frames_that_do_not_say_their_size_are_bounded(tmp_path, version):
         read(tmp_path / "a.zarr")
 
 
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("first", [zstd_frame([(0, 1, b"x")]), numcodecs.Zstd().encode(b"x")])
+def test_all_zstd_frames_of_a_chunk_are_bounded(tmp_path, version, first):
+    chunk = make(tmp_path / "a.zarr", version, "zstd")
+    skipped = b"\x50\x2a\x4d\x18\x04\x00\x00\x00abcd"
+    raw = VALUES[:400].tobytes()
+    halves = [numcodecs.Zstd(checksum=True).encode(part) for part in (raw[:999], raw[999:])]
+    chunk.write_bytes(skipped.join(halves))
+    np.testing.assert_array_equal(read(tmp_path / "a.zarr"), VALUES)
+    for more in (zstd_frame([(1, 2**17, b"\0")] * 1000), numcodecs.Zstd().encode(bytes(MANY))):
+        chunk.write_bytes(first + skipped + more)
+        with pytest.raises(DataError, match="decodes to"):
+            read(tmp_path / "a.zarr")
+
+
 def test_shards_are_bounded(tmp_path):
     group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=3)
     codec = zarr.codecs.ZstdCodec()
