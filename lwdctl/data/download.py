@@ -28,6 +28,7 @@ from lwdctl.artifacts.files import sha256_of
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import ConfigError, DataError
 from lwdctl.core.progress import Progress
+from lwdctl.data.checks import ZIP_ERRORS
 from lwdctl.data.fetch import by_hand, fetch, reason
 from lwdctl.data.reader import ingest_command
 from lwdctl.data.readers.lerobot_hub import download_lerobot, hub_endpoint
@@ -288,7 +289,7 @@ def unpack(archive: Path, wanted: str, folder: Path, progress: Progress) -> None
                     task.advance()
         target.parent.mkdir(parents=True, exist_ok=True)
         (fresh / wanted).rename(target)
-    except (zipfile.BadZipFile, NotImplementedError) as error:  # the latter: unknown compression
+    except ZIP_ERRORS as error:
         raise DataError(
             f"{archive}: cannot be unpacked ({error})", "remove it and try again"
         ) from None

@@ -105,7 +105,7 @@ class GymnasiumAdapter:
         """
         try:
             image = self.env.render()
-        except NotImplementedError:
+        except NotImplementedError:  # gymnasium.Env has a `render` that only raises it
             image = None
         if image is None:
             raise SimulatorError(

@@ -204,9 +204,10 @@ def test_an_archive_with_a_link_is_refused(tmp_path):
         unpack(archive, "good", tmp_path, SilentProgress())
 
 
-def test_a_damaged_archive_leaves_nothing(tmp_path):
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_damaged_archive_leaves_nothing(tmp_path, compression):
     archive = tmp_path / "a.zip"
-    with zipfile.ZipFile(archive, "w") as target:
+    with zipfile.ZipFile(archive, "w", compression) as target:
         target.writestr("good/file.txt", "some text that is long enough to be damaged")
     content = bytearray(archive.read_bytes())
     content[50] ^= 0xFF

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import h5py
@@ -373,6 +374,18 @@ def test_a_damaged_table_of_a_zip_file_is_one_line(name, make_sample, tmp_path):
             recognize(path)
         assert str(path) in caught.value.message
         assert "\n" not in caught.value.message
+
+
+def test_a_damaged_member_of_a_zip_file_is_one_line(tmp_path):
+    path = tmp_path / "buffer.zarr.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(".zgroup", '{"zarr_format": 2}' + " " * 500)
+    content = bytearray(path.read_bytes())
+    start = len(b".zgroup") + 30  # behind the header of the member
+    content[start : start + 3] = b"\xff\xff\xff"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"buffer\.zarr\.zip: is not a zarr group"):
+        recognize(path)
 
 
 @pytest.mark.parametrize(

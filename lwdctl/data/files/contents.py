@@ -17,7 +17,7 @@ import numpy as np
 
 from lwdctl.core.errors import DataError, first_line
 from lwdctl.core.untrusted import parse_json, read_bytes
-from lwdctl.data.checks import NUMBER_KINDS, missing_path, numeric_order
+from lwdctl.data.checks import NUMBER_KINDS, ZIP_ERRORS, missing_path, numeric_order
 
 Container = Literal["hdf5", "zarr", "npz", "directory", "file"]
 Kind = Literal["low-dimensional", "scalar", "image", "several axes", "text", "not numeric"]
@@ -129,8 +129,7 @@ def look_into(path: Path) -> Contents:
         raise missing_path(path)
     try:
         return _look_into_directory(path) if path.is_dir() else _look_into_file(path)
-    # zipfile raises NotImplementedError for a compression or version that it does not know.
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+    except (OSError, ValueError, *ZIP_ERRORS) as error:
         raise DataError(f"{path}: cannot be opened ({first_line(error)})") from None
 
 

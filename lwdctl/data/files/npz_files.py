@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from lwdctl.core.errors import DataError, first_line
 from lwdctl.core.records import Finding
-from lwdctl.data.checks import check_declared_bytes, missing_path
+from lwdctl.data.checks import ZIP_ERRORS, check_declared_bytes, missing_path
 from lwdctl.data.files.contents import npz_entry, read_npy_header
 
 # No array of a recording shrinks to less than this when it is compressed; zip bombs do.
@@ -61,7 +61,7 @@ class NpzFile:
                 self.arrays = {
                     key: npz_entry(archive, item.filename) for key, item in self._members.items()
                 }
-        except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
+        except (OSError, ValueError, *ZIP_ERRORS) as error:
             raise DataError(f"{path}: is damaged ({first_line(error)})") from None
         if len(self._members) < len(members):
             raise DataError(f"{path}: is damaged: two arrays have the same name")

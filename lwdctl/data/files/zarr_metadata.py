@@ -12,7 +12,7 @@ import numpy as np
 
 from lwdctl.core.errors import DataError, first_line
 from lwdctl.core.untrusted import parse_json
-from lwdctl.data.checks import missing_path
+from lwdctl.data.checks import ZIP_ERRORS, missing_path
 
 _MAX_METADATA_BYTES = 2**24
 _MAX_DEPTH = 8
@@ -42,7 +42,7 @@ def read_zarr_metadata(path: Path) -> tuple[str, dict[str, dict[str, Any]]]:
                 documents[node] = _parsed(files[name], name.removeprefix(root))
             elif name.startswith(root) and node in documents:
                 documents[node]["attributes"] = _parsed(files[name], name.removeprefix(root))
-    except (OSError, ValueError, RuntimeError, zipfile.BadZipFile, NotImplementedError) as error:
+    except (OSError, ValueError, *ZIP_ERRORS) as error:
         raise DataError(f"{path}: is not a zarr group ({first_line(error)})") from None
     if "" not in documents or is_array(documents[""]):
         raise DataError(f"{path}: is not a zarr group")

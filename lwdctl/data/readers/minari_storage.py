@@ -314,7 +314,10 @@ def _pyarrow(path: Path) -> Any:
 
 @contextmanager
 def _damaged(path: Path) -> Iterator[None]:
-    """Raise pyarrow's errors about damaged bytes as a `DataError` that names the folder."""
+    """Raise pyarrow's errors as a `DataError` that names the folder.
+
+    NotImplementedError is for types and encodings that it cannot read, as damaged bytes declare.
+    """
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, NotImplementedError) as error:
