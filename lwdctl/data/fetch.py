@@ -78,6 +78,16 @@ def fetch(
     return digest
 
 
+def received(path: Path) -> int:
+    """Return how many bytes of a file are here: of the file, or what a broken `fetch` left."""
+    found = path if path.is_file() else _part(path)
+    return found.stat().st_size if found.is_file() else 0
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(f"{path.name}.part")
+
+
 def by_hand(url: str, path: Path) -> str:
     """Return a hint that says how to download by other means."""
     return f"or fetch {url} by other means, save it as {path}, and run the same command again"
@@ -107,7 +117,7 @@ class _Transfer:
         self.url, self.path, self.progress = url, path, progress
         self.sha256, self.expected_size = sha256, size
         self.most, self.headers, self.hint = most, headers, hint
-        self.part = path.with_name(f"{path.name}.part")
+        self.part = _part(path)
         self.version = path.with_name(f"{path.name}.part.version")
 
     @property

@@ -28,7 +28,7 @@ from lwdctl.core.errors import ArtifactError, DataError, cannot_write
 from lwdctl.core.plain_text import plain_text, size_text
 from lwdctl.core.progress import Progress, SilentProgress, Task
 from lwdctl.core.untrusted import MOST_BYTES
-from lwdctl.data.fetch import UNIT, fetch
+from lwdctl.data.fetch import UNIT, fetch, received
 from lwdctl.sharing.hub import (
     LOG_IN,
     Address,
@@ -160,7 +160,7 @@ class _Pull:
         manifests = {item.reference: self._manifest(item) for item in shared.artifacts}
         places = place_artifacts(shared, manifests, self.workspace.root, name)
         wanted = {place: self._wanted(place) for place in places}
-        self._check_space(sum(file.size for files in wanted.values() for file in files))
+        self._check_space(wanted)
         states = {}
         with self._one_bar(wanted) as progress:
             for place, files in wanted.items():
@@ -226,11 +226,17 @@ class _Pull:
             and not (place.exists and (place.path / file.path).exists())
         ]
 
-    def _check_space(self, size: int) -> None:
+    def _check_space(self, wanted: dict[Placement, list[PayloadFile]]) -> None:
+        """Check that the disk has room for what an earlier attempt did not receive."""
+        missing = sum(
+            max(0, file.size - received(self.files / place.shared.folder / file.path))
+            for place, files in wanted.items()
+            for file in files
+        )
         free = shutil.disk_usage(self.folder).free
-        if size > free:
+        if missing > free:
             raise ArtifactError(
-                f"the artifacts have {size_text(size)}, but only {size_text(free)} are free at"
+                f"{size_text(missing)} are to be downloaded, but only {size_text(free)} are free at"
                 f" {self.workspace.root}",
                 "free disk space, or choose another workspace with --workspace DIR",
             )

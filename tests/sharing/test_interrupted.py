@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -55,6 +56,23 @@ def test_a_pull_goes_on_at_the_byte_where_it_broke_off(hub, ours, theirs):
     assert not [name for name in hub.requests("GET") if name.endswith("snippets.zarr/zarr.json")]
     np.testing.assert_array_equal(actions(theirs, "diffusion/toy"), actions(ours, "diffusion/toy"))
     assert not (theirs.root / PULLS).exists()
+
+
+def test_room_is_needed_only_for_what_is_missing(hub, ours, theirs, monkeypatch):
+    push(ours)
+    content = content_of(hub, WEIGHTS)
+    place = f"/cdn/{hashlib.sha256(content).hexdigest()}"
+    hub.breaks["GET", place] = [len(content) // 2, *[0] * MANY]
+    with pytest.raises(DataError):
+        pull(theirs)
+    hub.breaks.clear()
+    (part,) = (theirs.root / PULLS).rglob("*.part")
+    repository = hub.repositories["me/toy"]
+    everything = sum(map(len, repository.commits[repository.newest].values()))
+    usage = shutil.disk_usage(theirs.root)._replace(free=everything - part.stat().st_size)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    pull(theirs)
+    assert len(theirs.artifacts()) == 4
 
 
 @pytest.mark.slow
