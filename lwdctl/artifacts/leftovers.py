@@ -104,8 +104,9 @@ def _is_superseded(record: RunRecord) -> bool:
         except ArtifactError:
             continue
         digests = [item.digest for item in manifest.inputs]
-        if (manifest.config, digests) == (record.config, record.input_digests):
-            return str(manifest.provenance.get("finished", "")) > record.started
+        later = str(manifest.provenance.get("finished", "")) > record.started
+        if later and (manifest.config, digests) == (record.config, record.input_digests):
+            return True
     return False
 
 

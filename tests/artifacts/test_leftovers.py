@@ -51,6 +51,8 @@ def test_an_unfinished_or_damaged_checkpoint_and_an_empty_folder_are_nothing_to_
 
 
 def test_a_resumable_run_is_one_when_asked_for_or_when_the_same_run_has_finished(workspace):
+    with workspace.begin("vae", "lift", config=CONFIG) as earlier:
+        earlier.publish({})
     run = begun(workspace, checkpoint=True)
     other = begun(workspace, checkpoint=True, config={"updates": 6})
     assert not workspace.leftovers()
