@@ -19,6 +19,7 @@ from pathlib import Path
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.files import sha256_of, sync
 from lwdctl.artifacts.leftovers import PULLS
+from lwdctl.artifacts.locks import lock_file
 from lwdctl.artifacts.manifest import MANIFEST_NAME, Manifest, PayloadFile, now
 from lwdctl.artifacts.origin import ORIGIN_VERSION, Origin, read_origin
 from lwdctl.artifacts.run_in_progress import RECORD_NAME
@@ -335,7 +336,7 @@ def _move(staged: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Keep other processes from the same pull.
+    """Keep other processes from the same pull, where the file system has locks.
 
     Raises:
         ArtifactError: Another one is under way.
@@ -343,7 +344,7 @@ def _locked(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / RECORD_NAME).open("a+", encoding="utf-8") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ArtifactError(
                 f"another process pulls into {folder}", "wait for it to end"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import shutil
 import signal
@@ -56,6 +58,16 @@ def test_a_pull_goes_on_at_the_byte_where_it_broke_off(hub, ours, theirs):
     assert not [name for name in hub.requests("GET") if name.endswith("snippets.zarr/zarr.json")]
     np.testing.assert_array_equal(actions(theirs, "diffusion/toy"), actions(ours, "diffusion/toy"))
     assert not (theirs.root / PULLS).exists()
+
+
+def test_a_pull_needs_no_locks(hub, ours, theirs, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    push(ours)
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    pull(theirs)
+    assert len(theirs.artifacts()) == 4
 
 
 def test_room_is_needed_only_for_what_is_missing(hub, ours, theirs, monkeypatch):
