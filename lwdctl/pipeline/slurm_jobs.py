@@ -87,18 +87,19 @@ class StageJobs:
 
 
 def jobs_folder(run: RecipeRun) -> Path:
-    """Return the directory for the jobs of a recipe: logs, records, copies of the recipe.
+    """Return the directory for the jobs of a recipe: logs, records, copies of the recipe."""
+    name = re.sub(r"[^\w.-]", "_", run.recipe.name, flags=re.ASCII).lstrip(".") or "recipe"
+    return run.workspace.root.absolute() / FOLDER / (name + (SMOKE_SUFFIX if run.smoke else ""))
+
+
+def check_log_folder(folder: Path, hint: str) -> None:
+    """Check that the logs of jobs can lie below a directory.
 
     Raises:
         ConfigError: Its path holds a `%`, which Slurm and submitit replace.
     """
-    name = re.sub(r"[^\w.-]", "_", run.recipe.name, flags=re.ASCII).lstrip(".") or "recipe"
-    folder = run.workspace.root.absolute() / FOLDER / (name + (SMOKE_SUFFIX if run.smoke else ""))
     if "%" in str(folder):
-        raise ConfigError(
-            f"Slurm would replace the % in the path {folder}", "choose another --workspace DIR"
-        )
-    return folder
+        raise ConfigError(f"Slurm would replace the % in the path {folder}", hint)
 
 
 def stage_jobs(run: RecipeRun, parts: int = 0) -> dict[str, StageJobs]:
@@ -130,9 +131,10 @@ def frozen(run: RecipeRun) -> RecipeRun:
     Jobs may begin days later, and their working directory is the one that they are submitted from.
 
     Raises:
-        ConfigError: See `jobs_folder`.
+        ConfigError: See `check_log_folder`.
         OSError: The copy cannot be written.
     """
+    check_log_folder(jobs_folder(run), "choose another --workspace DIR")
     source = run.recipe.path
     copy = jobs_folder(run) / "recipes" / sha256_of(source)[:16] / source.name
     if not copy.exists():

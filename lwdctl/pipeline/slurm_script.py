@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lwdctl.core.errors import ConfigError
 from lwdctl.pipeline.plan import RecipeRun, plan_stages
-from lwdctl.pipeline.slurm_jobs import StageJobs, stage_jobs
+from lwdctl.pipeline.slurm_jobs import StageJobs, check_log_folder, stage_jobs
 from lwdctl.pipeline.slurm_systems import ALWAYS, WARNING_SECONDS
 
 _SUBMIT = """\
@@ -69,8 +69,9 @@ def write_scripts(
         The files, `submit.sh` first.
 
     Raises:
-        ConfigError: The directory is not empty.
+        ConfigError: The directory is not empty, or the logs cannot lie in it.
     """
+    check_log_folder(folder.absolute(), "name another with --slurm-script")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} is not an empty directory", "name another with --slurm-script")
     folder.mkdir(parents=True, exist_ok=True)

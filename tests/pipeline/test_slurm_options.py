@@ -12,9 +12,10 @@ from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.errors import ConfigError
 from lwdctl.pipeline.plan import RecipeRun
 from lwdctl.pipeline.recipe import read_recipe
-from lwdctl.pipeline.slurm_jobs import frozen, jobs_folder, stage_jobs
+from lwdctl.pipeline.slurm_jobs import frozen, stage_jobs
 from lwdctl.pipeline.slurm_options import parse_slurm_options
 from lwdctl.pipeline.slurm_script import write_scripts
+from lwdctl.pipeline.status import recipe_status
 
 RECIPE = """\
 [recipe]
@@ -113,7 +114,11 @@ def test_jobs_read_a_copy_of_the_recipe(recipe_run: RecipeRun) -> None:
 def test_a_percent_sign_in_the_path_is_refused(recipe_run: RecipeRun, tmp_path: Path) -> None:
     run = RecipeRun(recipe_run.recipe, Workspace(tmp_path / "50%j"))
     with pytest.raises(ConfigError, match="replace the %"):
-        jobs_folder(run)
+        frozen(run)
+    with pytest.raises(ConfigError, match="replace the %"):
+        write_scripts(recipe_run, tmp_path / "50%j", {})
+    assert {item.state for item in recipe_status(run)} == {"missing"}  # it has no jobs
+    assert write_scripts(run, tmp_path / "scripts", {})
 
 
 FAKE_SBATCH = """\
