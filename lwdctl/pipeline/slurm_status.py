@@ -42,9 +42,12 @@ def jobs_in_queue(run: RecipeRun) -> list[StageJob]:
     Raises:
         SlurmError: It has had jobs, and Slurm is not on this machine or does not answer.
     """
-    if not jobs_folder(run).exists():
-        return []
-    live = by_name(queued_jobs())
+    return jobs_among(run, queued_jobs()) if jobs_folder(run).exists() else []
+
+
+def jobs_among(run: RecipeRun, queue: Sequence[QueuedJob]) -> list[StageJob]:
+    """Return the jobs of a recipe among those in the queue, in the order of its stages."""
+    live = by_name(queue)
     return [
         _summary(jobs.stage, live[name], run)
         for jobs in stage_jobs(run).values()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal
 
@@ -10,9 +10,9 @@ from lwdctl.artifacts.manifest import plain
 from lwdctl.core.progress import Progress
 from lwdctl.pipeline.plan import MADE, RESUMABLE, PlannedStage, RecipeRun, plan_stages
 from lwdctl.pipeline.records import FAILED, RUNNING, StageRecord, TaskState
-from lwdctl.pipeline.slurm_jobs import log_path
-from lwdctl.pipeline.slurm_queue import SlurmError
-from lwdctl.pipeline.slurm_status import StageJob, jobs_in_queue
+from lwdctl.pipeline.slurm_jobs import jobs_folder, log_path
+from lwdctl.pipeline.slurm_queue import SlurmError, base_id, queued_jobs
+from lwdctl.pipeline.slurm_status import StageJob, jobs_among
 
 MISSING: Final = "missing"
 QUEUED: Final = "queued"
@@ -69,21 +69,39 @@ def recipe_status(run: RecipeRun, progress: Progress | None = None) -> list[Stag
         run: The recipe.
         progress: Where to say that Slurm, which has jobs of the recipe, does not answer.
     """
+    found = [_status(run, stage) for stage in plan_stages(run)]
+    # A stage may also run in a job that somebody else wrote, beside other commands.
+    if not jobs_folder(run).exists() and not any(_is_in_job(item) for item in found):
+        return found
     try:
-        queued = jobs_in_queue(run)
+        queue = queued_jobs()
     except SlurmError as error:
-        queued = None
         if progress is not None:
             progress.message(f"{error.message}; the states are those that stages reported last")
-    found = []
-    for stage in plan_stages(run):
-        jobs = None if queued is None else [job for job in queued if job.stage == stage.id]
-        found.append(_with_jobs(_status(run, stage), jobs, run))
-    return found
+        return [_with_log(item, run) for item in found]
+    ours, numbers = jobs_among(run, queue), {base_id(job.id) for job in queue}
+    return [
+        _with_jobs(item, [job for job in ours if job.stage == item.id], numbers, run)
+        for item in found
+    ]
 
 
-def _with_jobs(status: StageStatus, jobs: Sequence[StageJob] | None, run: RecipeRun) -> StageStatus:
-    """Add what Slurm says; `jobs` is None where that is not known."""
+def _is_in_job(status: StageStatus) -> bool:
+    return status.state == RUNNING and bool(status.job)
+
+
+def _with_log(status: StageStatus, run: RecipeRun) -> StageStatus:
+    """Name the log of the job that a stage had, if there is one."""
+    if not status.job or status.state == MADE:
+        return status
+    log = log_path(run, status.job)
+    return replace(status, log=str(log)) if log.is_file() else status
+
+
+def _with_jobs(
+    status: StageStatus, jobs: Sequence[StageJob], numbers: Collection[str], run: RecipeRun
+) -> StageStatus:
+    """Add what Slurm says: the jobs of a stage, and the numbers of all that are in the queue."""
     if jobs:
         working = [job for job in jobs if "running" in job.state or "completing" in job.state]
         running, job = bool(working), (working or jobs)[0]
@@ -97,11 +115,8 @@ def _with_jobs(status: StageStatus, jobs: Sequence[StageJob] | None, run: Recipe
             hint="",
             log=str(job.log),
         )
-    if not status.job or status.state == MADE:
-        return status
-    log = log_path(run, status.job)
-    status = replace(status, log=str(log) if log.is_file() else status.log)
-    if status.state == RUNNING and jobs is not None:
+    status = _with_log(status, run)
+    if _is_in_job(status) and base_id(status.job) not in numbers:
         return replace(
             status, state=FAILED, task=None, error=f"job {status.job} is no longer in the queue"
         )

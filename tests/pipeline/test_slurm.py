@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import sys
 import time
 from datetime import UTC, datetime
@@ -392,6 +393,17 @@ def test_a_stage_whose_job_is_gone_is_not_running(make_run, squeue, capfd):
     assert main(words) == 0
     stage = json.loads(capfd.readouterr().out)["summary"]["stages"][0]
     assert (stage["state"], stage["error"]) == ("failed", "job 100 is no longer in the queue")
+
+    # Nor is one in a job of other commands, once that is gone.
+    words[1] = shutil.copy(run.recipe.path, run.workspace.root)
+    shutil.rmtree(jobs_folder(run))
+    (squeue / "queue").write_text("100|RUNNING|None|node7|nightly\n")
+    assert main(words) == 0
+    stage = json.loads(capfd.readouterr().out)["summary"]["stages"][0]
+    assert (stage["state"], stage["error"]) == ("running", "")
+    (squeue / "queue").write_text("")
+    assert main(words) == 0
+    assert json.loads(capfd.readouterr().out)["summary"]["stages"][0]["state"] == "failed"
 
     # Where Slurm does not answer nothing is known of the job.
     (squeue / "squeue").write_text("#!/bin/sh\necho 'slurm_load_jobs error' >&2\nexit 1\n")
