@@ -68,9 +68,10 @@ class _Origin:
         else:
             value = recording.runs[0].values[self.column]
         values: list[Any] = value if isinstance(value, list) else [value]
-        return ", ".join(
-            value_text(self.texts.get(item, item)) for item in values if item is not None
+        texts = (
+            item if isinstance(item, list | dict) else self.texts.get(item, item) for item in values
         )
+        return ", ".join(value_text(item) for item in texts if item is not None)
 
 
 class LeRobotDataset:

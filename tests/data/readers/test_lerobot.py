@@ -248,12 +248,14 @@ def test_labels_and_tasks_from_columns_and_metadata(write, episodes):
         length = len(item[ACTION])
         item["subtask"] = ["grasp" if number < 2 else "lift"] * length
         item["operator"] = [number] * length
+        item["grid"] = [[[number, 1.5], [2.0, 3.0]]] * length
     facts = [{"quality": text} for text in ("good", "poor", "good", "good")]
     root = write(episodes, facts=facts)
     assert [e.label for e in read_all(root, label_from="quality")[0]] == [
         "good", "poor", "good", "good",
     ]  # fmt: skip
     assert [e.label for e in read_all(root, label_from="operator")[0]] == ["0", "1", "2", "3"]
+    assert read_all(root, label_from="grid")[0][1].label == "[1.0, 1.5], [2.0, 3.0]"
     assert [e.label for e in read_all(root, label_from="task")[0]] == [*TASKS, *TASKS]
     read, source = read_all(root, task_from="subtask")
     assert [e.task for e in read] == ["grasp", "grasp", "lift", "lift"]
