@@ -122,6 +122,13 @@ def test_columns_of_other_types_are_one_line(tmp_path, episodes, name, values, e
     assert expected in message_of(root)
 
 
+def read_copy(hint):
+    """Run the command of a hint that copies a dataset; return the episodes of the copy."""
+    command, copy = hint.split(", and read ")
+    subprocess.run(shlex.split(command), check=True)
+    return read_all(Path(copy))[0]
+
+
 @pytest.mark.parametrize("place", ["data/chunk-000/file-000.parquet", "data", "meta/info.json"])
 def test_links_that_lead_out_are_refused_and_the_hint_works(tmp_path, episodes, place):
     root = write_v3(tmp_path / "set", [episodes])
@@ -130,9 +137,7 @@ def test_links_that_lead_out_are_refused_and_the_hint_works(tmp_path, episodes, 
     (root / place).symlink_to(outside)
     with pytest.raises(DataError, match="is a link to") as caught:
         read_all(root)
-    command, copy = caught.value.hint.split(", and read ")
-    subprocess.run(shlex.split(command), check=True)
-    check_equal(read_all(Path(copy))[0], episodes)
+    check_equal(read_copy(caught.value.hint), episodes)
 
 
 def test_the_cache_of_the_hub_is_recognized_and_refused_with_what_to_do(tmp_path, episodes):
@@ -144,9 +149,7 @@ def test_the_cache_of_the_hub_is_recognized_and_refused_with_what_to_do(tmp_path
         file.symlink_to(blobs / str(number))
     with pytest.raises(DataError, match="is a link to") as caught:
         open_source(None, (root,), IngestConfig())
-    command, copy = caught.value.hint.split(", and read ")
-    subprocess.run(shlex.split(command), check=True)
-    check_equal(read_all(Path(copy))[0], episodes)
+    check_equal(read_copy(caught.value.hint), episodes)
 
 
 def test_links_inside_the_directory_are_followed(tmp_path, episodes):
