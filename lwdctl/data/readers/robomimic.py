@@ -274,9 +274,8 @@ class RobomimicFile(Hdf5Reader):
         self.findings += actions.findings
         self._targets: PoseTargets | None = None
         if self._config.actions == "absolute" and self._adapter == "robosuite":
-            from lwdctl.data.readers.robosuite_poses import (
-                pose_targets,
-            )  # with scipy, which takes a while
+            # It imports scipy, which takes a while.
+            from lwdctl.data.readers.robosuite_poses import pose_targets
 
             self._targets = pose_targets(self._data, first, actions.env_args, self._action_size)
         return actions
