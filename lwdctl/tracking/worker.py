@@ -89,7 +89,6 @@ class Worker:
         live = Path(self._order.directory)
         end = None
         while end is None:
-            self._answer(alive=self._bytes)
             end = self._wait_for_end(max(POLL_SECONDS, self._read_seconds / READING_FRACTION))
             if end is None:
                 self._send_what_can_be_read(live)
@@ -138,9 +137,14 @@ class Worker:
 
     def _wait_for_end(self, seconds: float) -> End | None:
         """Wait for the line that says that the run has ended; None if none comes in that time."""
-        ready, _, _ = select.select([self._ending], [], [], seconds)
-        if not ready:
-            return None
+        until = time.monotonic() + seconds
+        ready: list[BinaryIO] = []
+        while not ready:
+            left = until - time.monotonic()
+            if left <= 0:
+                return None
+            self._answer(alive=self._bytes)
+            ready, _, _ = select.select([self._ending], [], [], min(left, POLL_SECONDS))
         line = self._ending.readline()
         if line:
             return typed(End, parse_json(line, "end"), "end")

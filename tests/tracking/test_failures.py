@@ -9,14 +9,17 @@ import os
 import shlex
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from lwdctl.core.errors import ArtifactError, ConfigError, LwdctlError, MissingExtraError
-from lwdctl.tracking import session
+from lwdctl.tracking import session, worker
 from lwdctl.tracking.replay import replay
+from lwdctl.tracking.run import run_in_memory
+from lwdctl.tracking.tensorboard_tracker import TensorBoardTracker
 from lwdctl.tracking.tracking import Tracking
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -118,6 +121,27 @@ def test_a_hung_tracker_is_dropped_while_the_run_goes_on(runs, fake):
         (warning,) = runs.progress.warnings
         output.publish({}, seed=0)
     assert runs.progress.warnings == [warning]
+
+
+def test_a_tracker_of_a_long_log_answers_while_it_waits(runs, tmp_path, monkeypatch):
+    """It reads a log the more rarely the longer that takes."""
+    monkeypatch.setattr(worker, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(worker, "READING_FRACTION", 1e-9)
+    write_log(tmp_path / "metrics.jsonl", ROWS)
+    run = run_in_memory("vae", "pusht", {})
+    reading, ending = os.pipe()
+    with open(reading, "rb") as pipe, (tmp_path / "said").open("w+") as out:  # noqa: PTH123
+        order = worker.Order("tensorboard", run, str(tmp_path), str(tmp_path))
+        shown = worker.Worker(order, TensorBoardTracker(), pipe, out)
+        thread = threading.Thread(target=shown.follow, daemon=True)
+        thread.start()
+        until = time.monotonic() + 60
+        while (tmp_path / "said").read_text().count("alive") < 20 and time.monotonic() < until:
+            time.sleep(0.05)
+        os.write(ending, b'{"state": "interrupted", "directory": "%s"}\n' % os.fsencode(tmp_path))
+        thread.join(60)
+        os.close(ending)
+    assert (tmp_path / "said").read_text().count("alive") >= 20
 
 
 def test_the_others_go_on(runs, fake):
