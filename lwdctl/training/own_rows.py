@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lwdctl.core.errors import LwdctlError
 
-_BY_SIZE = {"rand", "randn", "randint"}
+_BY_SIZE = {"normal", "rand", "randn", "randint"}
 _IN_PLACE = {"bernoulli_", "exponential_", "normal_", "random_", "uniform_"}
 _LIKE = {"rand_like", "randint_like", "randn_like"}
 
@@ -41,14 +41,14 @@ class OwnRows(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if torch.Tag.nondeterministic_seeded not in func.tags:
             return func(*args, **kwargs)
         name = func.overloadpacket.__name__
-        if name in _BY_SIZE:
-            place = next(index for index, item in enumerate(args) if isinstance(item, list))
+        place = next((index for index, item in enumerate(args) if isinstance(item, list)), None)
+        if name in _BY_SIZE and place is not None:  # torch.normal may have tensors instead
             shape = args[place]
             if shape[:1] != [self._own]:
                 return func(*args, **kwargs)
             whole = func(*args[:place], [self._size, *shape[1:]], *args[place + 1 :], **kwargs)
             return whole[self._rows]
-        if _draws_nothing(name, args, kwargs) or args[0].shape[:1] != (self._own,):
+        if _draws_nothing(name, args, kwargs) or _first_axis(args) != self._own:
             return func(*args, **kwargs)
         return self._draw(func, name, args, kwargs)
 
@@ -84,6 +84,14 @@ class OwnRows(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 # torch wraps the method for its compiler, which the first call would import.
 OwnRows.__torch_dispatch__ = unwrap(OwnRows.__torch_dispatch__)  # type: ignore[method-assign]
+
+
+def _first_axis(args: Any) -> int | None:
+    """Return the length of what is drawn: of the first tensor, or a number (`torch.randperm`)."""
+    shapes = [item.shape for item in args if isinstance(item, Tensor)]
+    if not shapes:
+        return next((item for item in args if isinstance(item, int)), None)
+    return shapes[0][0] if shapes[0] else None
 
 
 def _draws_nothing(name: str, args: Any, kwargs: Any) -> bool:

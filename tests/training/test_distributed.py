@@ -573,6 +573,7 @@ class Noisy(nn.Module):
             torch.rand(rows, 1, 1, generator=generator),
             torch.randint(5, (rows, 1, 1), generator=generator),
             torch.randint(2, 7, (rows, 1, 1)),
+            torch.normal(0.0, 1.0, (rows, 1, 1)),
             torch.randn_like(inputs),
             torch.empty(rows, 1, 8).uniform_(generator=generator),
             torch.empty(6, rows, 8).transpose(0, 1).contiguous().normal_(),
@@ -603,9 +604,19 @@ def test_draws_of_some_rows_are_those_of_the_batch(size: int) -> None:
             torch.testing.assert_close(one, two[own])
 
 
-def test_a_draw_that_cannot_be_divided_is_refused() -> None:
-    with OwnRows(slice(0, 3), 6), pytest.raises(LwdctlError, match="draws random numbers with"):
-        torch.bernoulli(torch.full((3, 2), 0.5))
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda rows: torch.bernoulli(torch.full((rows, 2), 0.5)),
+        lambda rows: torch.normal(0.0, torch.ones(rows, 2)),
+        torch.randperm,
+    ],
+)
+def test_a_draw_that_cannot_be_divided_is_refused(draw: Any) -> None:
+    with OwnRows(slice(0, 3), 6):
+        draw(4)  # no value per row
+        with pytest.raises(LwdctlError, match="draws random numbers with"):
+            draw(3)
 
 
 def test_copies_of_a_signal_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
