@@ -150,7 +150,7 @@ class ZarrFile:
             raise DataError(f"{self.path}: {key}, row {start}: cannot be read ({reason})") from None
 
     def attributes(self, group: str) -> Mapping[str, Any]:
-        """Return the attributes of a group of a version 3 store."""
+        """Return the attributes of a group."""
         found = self._documents.get(group.rstrip("/"), {}).get("attributes", {})
         return found if isinstance(found, dict) else {}
 
