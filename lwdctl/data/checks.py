@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import lzma
 import re
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice
@@ -23,9 +20,6 @@ from lwdctl.core.suggest import did_you_mean
 from lwdctl.data.formats import READERS
 
 NUMBER_KINDS = "fiub"
-ZIP_ERRORS = (zipfile.BadZipFile, EOFError, RuntimeError, zlib.error, lzma.LZMAError)
-"""What `zipfile` raises beside OSError and ValueError for a file that is damaged, encrypted or of
-an unknown compression (the latter two are RuntimeErrors)."""
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w-]*(\.\d[\w-]*)*")
 MOST_NEIGHBORS = 2000
 """Files beside a missing path whose names are compared with it."""

@@ -28,8 +28,8 @@ from lwdctl.artifacts.files import sha256_of
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import ConfigError, DataError
 from lwdctl.core.progress import Progress
-from lwdctl.data.checks import ZIP_ERRORS
 from lwdctl.data.fetch import by_hand, fetch, reason
+from lwdctl.data.files.zip_errors import ZIP_ERRORS
 from lwdctl.data.reader import ingest_command
 from lwdctl.data.readers.lerobot_hub import download_lerobot, hub_endpoint
 

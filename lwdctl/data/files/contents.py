@@ -17,7 +17,8 @@ import numpy as np
 
 from lwdctl.core.errors import DataError, first_line
 from lwdctl.core.untrusted import parse_json, read_bytes
-from lwdctl.data.checks import NUMBER_KINDS, ZIP_ERRORS, missing_path, numeric_order
+from lwdctl.data.checks import NUMBER_KINDS, missing_path, numeric_order
+from lwdctl.data.files.zip_errors import ZIP_ERRORS
 
 Container = Literal["hdf5", "zarr", "npz", "directory", "file"]
 Kind = Literal["low-dimensional", "scalar", "image", "several axes", "text", "not numeric"]

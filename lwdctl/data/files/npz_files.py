@@ -18,8 +18,9 @@ import numpy.typing as npt
 
 from lwdctl.core.errors import DataError, first_line
 from lwdctl.core.records import Finding
-from lwdctl.data.checks import ZIP_ERRORS, check_declared_bytes, missing_path
+from lwdctl.data.checks import check_declared_bytes, missing_path
 from lwdctl.data.files.contents import npz_entry, read_npy_header
+from lwdctl.data.files.zip_errors import ZIP_ERRORS
 
 # No array of a recording shrinks to less than this when it is compressed; zip bombs do.
 SMALLEST_COMPRESSION = 1 / 250

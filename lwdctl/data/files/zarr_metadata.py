@@ -12,7 +12,8 @@ import numpy as np
 
 from lwdctl.core.errors import DataError, first_line
 from lwdctl.core.untrusted import parse_json
-from lwdctl.data.checks import ZIP_ERRORS, missing_path
+from lwdctl.data.checks import missing_path
+from lwdctl.data.files.zip_errors import ZIP_ERRORS
 
 _MAX_METADATA_BYTES = 2**24
 _MAX_DEPTH = 8
