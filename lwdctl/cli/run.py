@@ -116,7 +116,7 @@ def command(  # noqa: PLR0913, PLR0917 - the options of the command line
     tracking = trackers(track, track_project, "run")
     server = None
     with contextlib.ExitStack() as failing:
-        if not (dry_run or only or cluster.is_used or slurm_script) and parse_jobs(jobs) != 1:
+        if not (dry_run or only or cluster.is_used) and parse_jobs(jobs) != 1:
             # It imports what the stages need while the recipe is read.
             server = failing.enter_context(StageServer())
         recipe = read_recipe(recipe_path, sweep or ())
@@ -124,12 +124,11 @@ def command(  # noqa: PLR0913, PLR0917 - the options of the command line
             recipe, shared.workspace, tuple(assignments or ()), smoke, start, until, tracking
         )
         failing.pop_all()
-    if slurm_script:
+    if dry_run:
+        outcomes = _preview(run, only)
+    elif slurm_script:
         write_files(run, cluster, as_json=shared.as_json)
         return
-    if dry_run:
-        outcomes = preview(run.steps, run.workspace)
-        outcomes = [item for item in outcomes if only in ("", item.step.id)]
     elif only_part:
         run_only_part(run, only, only_part, shared.progress, patience=patience())
         return
@@ -152,6 +151,12 @@ def command(  # noqa: PLR0913, PLR0917 - the options of the command line
             f"{len(missed)} of {len(compared)} expected numbers were missed",
             f"see the table above; protocol and sources are in {recipe.path}",
         )
+
+
+def _preview(run: RecipeRun, only: str) -> list[Outcome]:
+    wanted = run.step(only) if only else None
+    outcomes = preview(run.steps, run.workspace)
+    return [item for item in outcomes if wanted in (None, item.step)]
 
 
 def _run(

@@ -86,6 +86,18 @@ class RecipeRun:
         suffix = SMOKE_SUFFIX if self.smoke else ""
         return StageFiles(self.workspace, self.recipe.name + suffix)
 
+    def step(self, stage: str) -> Step:
+        """Return the step of a stage.
+
+        Raises:
+            ConfigError: The recipe has no such stage.
+        """
+        steps = {step.id: step for step in self.steps}
+        if stage not in steps:
+            hint = did_you_mean(stage, list(steps))
+            raise ConfigError(f"{self.recipe.path.name} has no stage '{stage}'", hint)
+        return steps[stage]
+
     def arguments(self, *extra: str) -> list[str]:
         """Return the arguments of `lwdctl` that run it, with more options of `lwdctl run`."""
         words = ["run", str(self.recipe.path), *extra]
@@ -281,12 +293,9 @@ def _find_inputs(
     run: RecipeRun, stage: str, progress: Progress, patience: float
 ) -> tuple[Step, dict[str, Outcome]]:
     """Return a stage's step and the outcomes of the steps that it derives from."""
-    steps = {step.id: step for step in run.steps}
-    if stage not in steps:
-        hint = did_you_mean(stage, list(steps))
-        raise ConfigError(f"{run.recipe.path.name} has no stage '{stage}'", hint)
+    wanted = run.step(stage)
     outcomes: dict[str, Outcome] = {}
-    needed = _ancestors(steps[stage], steps)
+    needed = _ancestors(wanted, {step.id: step for step in run.steps})
     deadline = time.monotonic() + patience
     for step in (step for step in run.steps if step.id in needed):
         # An earlier stage that was to run again has done so.
@@ -297,7 +306,7 @@ def _find_inputs(
             progress.message(f"waiting for what '{step.id}' has made to be seen on this machine")
             time.sleep(_LOOK_AGAIN_SECONDS)
         outcomes[step.id] = Outcome(step, UP_TO_DATE, artifact)
-    return steps[stage], outcomes
+    return wanted, outcomes
 
 
 def _ancestors(step: Step, steps: Mapping[str, Step]) -> set[str]:

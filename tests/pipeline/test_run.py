@@ -115,6 +115,16 @@ def test_dry_run_shows_the_plan_and_runs_nothing(recipe, capfd, workspace_path):
     assert "field_kind=wheat" in capfd.readouterr().out
 
 
+def test_a_dry_run_of_one_stage_names_a_stage_of_the_recipe(recipe, capfd, tmp_path):
+    assert states(run(capfd, recipe, "--dry-run", "--only", "grow")) == ["to run"]
+    for words in ([], ["--json"]):
+        assert main(["run", str(recipe), "--dry-run", "--only", "gro", *words]) == 1
+        assert "has no stage 'gro'" in capfd.readouterr().err
+    scripts = tmp_path / "scripts"
+    assert states(run(capfd, recipe, "--dry-run", "--slurm-script", scripts)) == ["to run"] * 3
+    assert not scripts.exists()
+
+
 def test_measured_stands_beside_expected(recipe, capfd):
     expected = run(capfd, recipe)["summary"]["expected"]
     assert [(item["measured"], item["met"]) for item in expected] == [(0.8, True), (10.0, False)]
