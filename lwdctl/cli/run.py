@@ -138,10 +138,7 @@ def command(  # noqa: PLR0913, PLR0917 - the options of the command line
     compared = () if dry_run or smoke or detach else compare_all(recipe.expected, outcomes)
     swept = [] if dry_run or detach else sweep_rows(outcomes, run.workspace.root, shared.progress)
     if shared.as_json:
-        last = outcomes[-1].artifact
-        summary = _summary(recipe, outcomes, compared)
-        summary |= {"sweep": swept} if swept else {}
-        print_json(last.reference if last else None, last.path if last else None, summary)
+        _print_json(recipe, outcomes, compared, swept)
     else:
         _print(outcomes, compared, detailed=dry_run)
         _print_swept(swept)
@@ -174,10 +171,14 @@ def _run(
     return run_recipe(run, progress, jobs=parse_jobs(cluster.jobs), server=server)
 
 
-def _summary(
-    recipe: Recipe, outcomes: Sequence[Outcome], compared: Sequence[Comparison]
-) -> dict[str, Any]:
-    return {
+def _print_json(
+    recipe: Recipe,
+    outcomes: Sequence[Outcome],
+    compared: Sequence[Comparison],
+    swept: Sequence[Mapping[str, Any]],
+) -> None:
+    last = outcomes[-1].artifact
+    summary = {
         "recipe": recipe.name,
         "stages": [
             {
@@ -193,7 +194,9 @@ def _summary(
         ],
         "results": _result_rows(outcomes),
         "expected": [_expected(item) for item in compared],
+        **({"sweep": swept} if swept else {}),
     }
+    print_json(last.reference if last else None, last.path if last else None, summary)
 
 
 def _expected(item: Comparison) -> dict[str, Any]:
