@@ -13,10 +13,9 @@ from lwdctl.cli.failures import CommandLineError
 from lwdctl.cli.generate import bare_option
 from lwdctl.cli.output import print_json, print_text
 from lwdctl.core.progress import Progress
+from lwdctl.pipeline.executor import EXECUTORS
 from lwdctl.pipeline.plan import RecipeRun
 from lwdctl.pipeline.runner import Outcome
-
-EXECUTORS = ("here", "slurm", "local")
 
 EXECUTOR = Annotated[
     str,

@@ -18,6 +18,9 @@ from lwdctl.pipeline.plan import MADE, PlannedStage, RecipeRun, plan_stages, res
 from lwdctl.pipeline.records import DONE, FAILED, RUNNING, StageRecord, TaskState
 from lwdctl.pipeline.runner import RAN, UP_TO_DATE, Outcome, announce_imports, find_finished
 
+JOB_EXECUTORS = ("slurm", "local")
+EXECUTORS = ("here", *JOB_EXECUTORS)
+"""Where the stages of a recipe can run."""
 SHOW_SECONDS = 0.5
 """Seconds between two looks at the records of what runs."""
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
-from lwdctl.core.errors import ArtifactError
+from lwdctl.core.errors import ArtifactError, ConfigError
+from lwdctl.core.plain_text import plain_text
 from lwdctl.core.progress import Progress
-from lwdctl.pipeline.executor import Ended, run_with
+from lwdctl.pipeline.executor import EXECUTORS, JOB_EXECUTORS, Ended, run_with
 from lwdctl.pipeline.plan import MADE, PlannedStage, RecipeRun, plan_stages, reserve_versions
 from lwdctl.pipeline.records import DONE
 from lwdctl.pipeline.runner import PLANNED, UP_TO_DATE, Outcome, announce_imports
@@ -231,9 +232,13 @@ def run_as_jobs(
         The outcomes in the order of the recipe.
 
     Raises:
+        ConfigError: Jobs do not run there.
         MissingExtraError: submitit is not installed.
         LwdctlError: There is no Slurm, a job is refused, or stages failed.
     """
+    if executor not in JOB_EXECUTORS:
+        known = ", ".join(EXECUTORS)
+        raise ConfigError(f"executor takes {known}, not '{plain_text(executor, 60)}'")
     given, folder = parse_slurm_options(slurm), jobs_folder(run)
     system: JobSystem
     system = SlurmSystem(folder, given) if executor == "slurm" else LocalSystem(folder)

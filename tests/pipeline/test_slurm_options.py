@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import lwdctl
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.errors import ConfigError
 from lwdctl.pipeline.plan import RecipeRun
@@ -109,6 +110,13 @@ def test_jobs_read_a_copy_of_the_recipe(recipe_run: RecipeRun) -> None:
     assert copy.workspace.root.is_absolute()
     names = {key: jobs.name for key, jobs in stage_jobs(recipe_run).items()}
     assert {key: jobs.name for key, jobs in stage_jobs(copy).items()} == names
+
+
+def test_an_unknown_executor_is_refused(recipe_run: RecipeRun) -> None:
+    path, root = recipe_run.recipe.path, recipe_run.workspace.root
+    with pytest.raises(ConfigError, match="takes here, slurm, local, not 'Slurm'"):
+        lwdctl.run(path, executor="Slurm", workspace=root)  # type: ignore[arg-type]
+    assert not root.exists()
 
 
 def test_a_percent_sign_in_the_path_is_refused(recipe_run: RecipeRun, tmp_path: Path) -> None:
