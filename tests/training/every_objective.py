@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import sys
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
+from launching import free_port
 from made import random_walks
 
 sys.path.pop(0)
@@ -111,9 +111,7 @@ def write_workspace(root: Path) -> Workspace:
 @contextmanager
 def group_of_one(backend: str):
     """Yield the processes of a training that has one; their collectives run all the same."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = int(found.getsockname()[1])
+    port = free_port()
     store = dist.TCPStore("127.0.0.1", port, 1, is_master=True, wait_for_workers=False)
     launch = Launch(0, 1, "127.0.0.1", port, 0, 1)
     peers = Peers(launch, dist.PrefixStore("peers", store), "")
