@@ -21,6 +21,7 @@ from lwdctl.core.errors import (
     WRITE_ERRNOS,
     LwdctlError,
     first_line,
+    is_out_of_memory,
 )
 from lwdctl.core.launch import launched, leads
 from lwdctl.core.plain_text import plain_text, visible, visible_lines
@@ -76,20 +77,13 @@ def report(error: BaseException, arguments: list[str]) -> int:
             "free disk space or change the permissions or limits, then run the same command again",
         )
         return EXIT_USER
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         _print_error(
             f"not enough memory: {first_line(error)}",
             "choose smaller sizes (batch size, width, snippet length), or free memory",
         )
         return EXIT_USER
     return _report_bug(error, arguments)
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether Python, NumPy or torch (on a CPU or a GPU) got no memory."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def command_line(arguments: list[str]) -> str:

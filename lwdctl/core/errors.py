@@ -80,6 +80,13 @@ def cannot_write(error: BaseException | None, folder: Path, then: str) -> Artifa
     )
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether Python, NumPy or torch (on a CPU or a GPU) got no memory."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's text, or the name of its type."""
     return (str(error).splitlines() or [type(error).__name__])[0]

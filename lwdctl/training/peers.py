@@ -18,7 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from lwdctl.artifacts.manifest import command_line
-from lwdctl.core.errors import EXIT_BUG, EXIT_USER, ConfigError, LwdctlError, first_line
+from lwdctl.core.errors import (
+    EXIT_BUG,
+    EXIT_USER,
+    WRITE_ERRNOS,
+    ConfigError,
+    LwdctlError,
+    first_line,
+    is_out_of_memory,
+)
 from lwdctl.core.launch import Launch
 
 TIMEOUT = "LWDCTL_RANK_TIMEOUT"
@@ -323,5 +331,5 @@ def _exit_code(error: BaseException) -> int:
         return error.exit_code
     if signal_of(error):
         return EXIT_OF_SIGNALS + signal_of(error)
-    out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return EXIT_USER if out_of_memory or isinstance(error, OSError) else EXIT_BUG
+    refused = isinstance(error, OSError) and error.errno in WRITE_ERRNOS
+    return EXIT_USER if refused or is_out_of_memory(error) else EXIT_BUG

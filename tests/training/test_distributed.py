@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import torch.distributed as dist
 from torch import nn
 
 from lwdctl.artifacts.workspace import Workspace
-from lwdctl.core.errors import ConfigError, LwdctlError
+from lwdctl.core.errors import EXIT_BUG, EXIT_USER, ConfigError, LwdctlError
 from lwdctl.core.launch import Launch, launched, leads
 from lwdctl.core.progress import SilentProgress
 from lwdctl.data.batches import SnippetBatch, SnippetBatches
@@ -400,6 +401,26 @@ def test_signals_of_another_process_are_told_as_exit_codes() -> None:
         assert seen is not None
         assert seen.exit_code == 130
         assert found[0].end(seen, will_say=True)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), EXIT_USER),
+        (OSError(errno.ENOSPC, "No space left on device"), EXIT_USER),
+        (FileNotFoundError(errno.ENOENT, "No such file"), EXIT_BUG),
+        (ValueError("x"), EXIT_BUG),
+    ],
+)
+def test_all_processes_end_with_the_exit_code_of_the_one_that_failed(
+    error: Exception, code: int
+) -> None:
+    with met(2) as found:
+        meet(found)
+        found[1].end(error, will_say=True)
+        seen = found[0].noticed()
+        assert seen is not None
+        assert seen.exit_code == code
 
 
 def test_a_dead_process_of_this_machine_is_noticed_at_once() -> None:
