@@ -163,9 +163,10 @@ class Processes:
         Raises:
             ConfigError: One was not; the message names the first setting that differs.
         """
-        for rank, text in enumerate(self._gather(json.dumps(value, default=str))):
+        own = json.dumps(value, default=str)
+        for rank, text in enumerate(self._gather(own)):
             other = json.loads(text)
-            for key, mine in json.loads(json.dumps(value, default=str)).items():
+            for key, mine in json.loads(own).items():
                 if other.get(key) != mine:
                     raise ConfigError(
                         f"the processes differ in {what}: {key} is {mine!r} for rank {self.rank}"
