@@ -97,6 +97,10 @@ class Peers:
         launch: This process among them.
         store: Where they meet: a store of torch.distributed.
         software: Versions that have to agree.
+
+    Attributes:
+        entered: Number of common steps that this process has come to.
+        problem: Why the training cannot go on, or None.
     """
 
     def __init__(self, launch: Launch, store: Any, software: str) -> None:
@@ -167,7 +171,8 @@ class Peers:
             self.check()
             if time.monotonic() - begun > STALLED_SECONDS:
                 behind = [str(peer) for peer in self._others if self._steps_of(peer) < self.entered]
-                raise self._lost(f"waited {STALLED_SECONDS:.0f} s for {', '.join(behind)}")
+                late = ", ".join(behind) or "the network: all processes have come to this step"
+                raise self._lost(f"waited {STALLED_SECONDS:.0f} s for {late}")
 
     def check(self) -> None:
         """Raise an error if another process has gone or failed.

@@ -377,6 +377,11 @@ def test_a_process_that_gets_nowhere_is_named(monkeypatch: pytest.MonkeyPatch) -
         with pytest.raises(LostProcessError, match=r"waited 0 s for rank 1 \(") as caught:
             found[0].wait(never)
         assert "rank 2" not in caught.value.message
+        found[1].wait(lambda seconds: True)
+        time.sleep(0.2)
+        found[0].entered = 0
+        with pytest.raises(LostProcessError, match="waited 0 s for the network: all processes"):
+            found[0].wait(never)
 
 
 def test_others_end_with_the_error_of_one_and_one_of_them_reports_it() -> None:
