@@ -216,7 +216,8 @@ def read_rows(array: zarr.Array[Any], start: int = 0, stop: int | None = None) -
     stop = array.shape[0] if stop is None else stop
     if not 0 <= start <= stop <= array.shape[0]:
         raise ArtifactError(f"{array.store_path} has {array.shape[0]} rows, not {start} to {stop}")
-    _check_memory(array, stop - start)
+    size = (stop - start) * math.prod(array.shape[1:]) * array.dtype.itemsize
+    check_memory(size, f"{array.store_path}: {stop - start:,} rows")
     try:
         return np.asarray(array[start:stop])
     except Exception as error:
@@ -226,13 +227,16 @@ def read_rows(array: zarr.Array[Any], start: int = 0, stop: int | None = None) -
         ) from error
 
 
-def _check_memory(array: zarr.Array[Any], rows: int) -> None:
-    """Check that rows fit into memory: a store of a few kilobytes may declare any number of them.
+def check_memory(size: int, what: str) -> None:
+    """Check that data fit into memory: a store of a few kilobytes may declare any amount of them.
+
+    Args:
+        size: Bytes that they take.
+        what: The store and what of it takes them, for the message.
 
     Raises:
         ArtifactError: They would take more than half of the free memory.
     """
-    size = rows * math.prod(array.shape[1:]) * array.dtype.itemsize
     if size <= SURELY_FREE:
         return
     import psutil  # here, so that small stores do not wait for it
@@ -240,8 +244,7 @@ def _check_memory(array: zarr.Array[Any], rows: int) -> None:
     free = psutil.virtual_memory().available
     if size > free / 2:
         raise ArtifactError(
-            f"{array.store_path}: {rows:,} rows take {size / 1e9:,.1f} GB of memory, and"
-            f" {free / 1e9:,.1f} GB are free",
+            f"{what} take {size / 1e9:,.1f} GB of memory, and {free / 1e9:,.1f} GB are free",
             "use a machine with more memory; if somebody else made the artifact, distrust it",
         )
 
