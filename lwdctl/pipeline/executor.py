@@ -267,6 +267,6 @@ def _seconds(record: StageRecord) -> float:
     """Return how long a stage took that is over."""
     try:
         begin, end = (datetime.fromisoformat(text) for text in (record.started, record.updated))
-    except ValueError:
+        return (end - begin).total_seconds()
+    except (ValueError, TypeError):  # no times, or only one with a time zone
         return 0.0
-    return (end - begin).total_seconds()

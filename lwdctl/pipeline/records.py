@@ -90,7 +90,7 @@ class StageRecord:
             return False
         try:
             os.kill(self.pid, 0)
-        except ProcessLookupError:
+        except (ProcessLookupError, OverflowError):  # no process has such a number
             return True
         except PermissionError:
             return False

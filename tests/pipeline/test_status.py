@@ -116,6 +116,8 @@ def test_a_stage_whose_process_is_gone_has_failed(planned, capfd):
     assert states(capfd, planned)[0]["error"] == GONE
     planned.files.write("sow", dataclasses.replace(record, pid=os.getpid()))
     assert states(capfd, planned)[0]["state"] == "running"
+    planned.files.write("sow", dataclasses.replace(record, pid=2**40))  # damaged
+    assert states(capfd, planned)[0]["error"] == GONE
     # Another machine's processes cannot be seen from here.
     planned.files.write("sow", dataclasses.replace(record, host="elsewhere"))
     assert states(capfd, planned)[0]["state"] == "running"
