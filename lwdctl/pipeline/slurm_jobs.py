@@ -31,12 +31,10 @@ FOLDER = ".slurm"
 
 @dataclass(frozen=True)
 class JobEnd:
-    """What a job wrote when its command had ended; see `slurm_job.write_record`."""
+    """The exit status and the job in what a job wrote at its end; see `slurm_job.write_record`."""
 
     code: int
     job: str = ""
-    node: str = ""
-    restarts: int = 0
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from lwdctl.core.errors import LwdctlError
 from lwdctl.core.plain_text import plain_text
 
-_FIELDS = re.compile(r"\b(JobState|Reason|ExitCode)=(\S*)")
+_FIELDS = re.compile(r"\b(JobState|Reason)=(\S*)")
 _SECONDS = 60
 
 
@@ -112,7 +112,7 @@ def by_name(jobs: Collection[QueuedJob]) -> dict[str, list[QueuedJob]]:
 
 def _ask(program: str, *arguments: str) -> str:
     # A user's SQUEUE_PARTITION and the like would hide jobs.
-    environment = {key: value for key, value in os.environ.items() if key[:7] != "SQUEUE_"}
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("SQUEUE_")}
     try:
         done = subprocess.run(  # noqa: S603 - no words of a user
             [program, *arguments],
