@@ -13,7 +13,7 @@ from lwdctl.pipeline.slurm_queue import QueuedJob, base_id, by_name, cancel_jobs
 
 
 @dataclass(frozen=True)
-class StageJob:
+class JobStatus:
     """The job of a stage, or the array of jobs that measures its conditions.
 
     Attributes:
@@ -36,7 +36,7 @@ class StageJob:
         return f"job {self.id} {self.state}" + (f" ({self.detail})" if self.detail else "")
 
 
-def jobs_in_queue(run: RecipeRun) -> list[StageJob]:
+def jobs_in_queue(run: RecipeRun) -> list[JobStatus]:
     """Return the jobs of a recipe that are not over, in the order of its stages.
 
     Raises:
@@ -45,7 +45,7 @@ def jobs_in_queue(run: RecipeRun) -> list[StageJob]:
     return jobs_among(run, queued_jobs()) if jobs_folder(run).exists() else []
 
 
-def jobs_among(run: RecipeRun, queue: Sequence[QueuedJob]) -> list[StageJob]:
+def jobs_among(run: RecipeRun, queue: Sequence[QueuedJob]) -> list[JobStatus]:
     """Return the jobs of a recipe among those in the queue, in the order of its stages."""
     live = by_name(queue)
     return [
@@ -56,7 +56,7 @@ def jobs_among(run: RecipeRun, queue: Sequence[QueuedJob]) -> list[StageJob]:
     ]
 
 
-def cancel_stages(run: RecipeRun) -> list[StageJob]:
+def cancel_stages(run: RecipeRun) -> list[JobStatus]:
     """Cancel the jobs of a recipe and return those that were queued or running.
 
     What they have finished stays: `lwdctl run` goes on from their checkpoints.
@@ -70,7 +70,7 @@ def cancel_stages(run: RecipeRun) -> list[StageJob]:
     return found
 
 
-def _summary(stage: str, tasks: Sequence[QueuedJob], run: RecipeRun) -> StageJob:
+def _summary(stage: str, tasks: Sequence[QueuedJob], run: RecipeRun) -> JobStatus:
     number, first = base_id(tasks[0].id), tasks[0]
     if first.id == number and len(tasks) == 1:
         state, log = first.state.lower(), log_path(run, number)
@@ -79,4 +79,4 @@ def _summary(stage: str, tasks: Sequence[QueuedJob], run: RecipeRun) -> StageJob
         state = ", ".join(f"{count} {word}" for word, count in counts.items())
         log = log_path(run, f"{number}_*")
     detail = ", ".join(sorted({task.node or task.reason for task in tasks} - {""}))
-    return StageJob(stage, number, state, detail, log)
+    return JobStatus(stage, number, state, detail, log)

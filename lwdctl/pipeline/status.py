@@ -12,7 +12,7 @@ from lwdctl.pipeline.plan import MADE, RESUMABLE, PlannedStage, RecipeRun, plan_
 from lwdctl.pipeline.records import FAILED, RUNNING, StageRecord, TaskState
 from lwdctl.pipeline.slurm_jobs import jobs_folder, log_path
 from lwdctl.pipeline.slurm_queue import SlurmError, base_id, queued_jobs
-from lwdctl.pipeline.slurm_status import StageJob, jobs_among
+from lwdctl.pipeline.slurm_status import JobStatus, jobs_among
 
 MISSING: Final = "missing"
 QUEUED: Final = "queued"
@@ -99,7 +99,7 @@ def _with_log(status: StageStatus, run: RecipeRun) -> StageStatus:
 
 
 def _with_jobs(
-    status: StageStatus, jobs: Sequence[StageJob], numbers: Collection[str], run: RecipeRun
+    status: StageStatus, jobs: Sequence[JobStatus], numbers: Collection[str], run: RecipeRun
 ) -> StageStatus:
     """Add what Slurm says: the jobs of a stage, and the numbers of all that are in the queue."""
     if jobs:
