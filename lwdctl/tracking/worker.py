@@ -156,8 +156,9 @@ class Worker:
             self._answer(alive=self._bytes)
 
     def _answer(self, **values: object) -> None:
-        self._out.write(json.dumps(values) + "\n")
-        self._out.flush()
+        with contextlib.suppress(BrokenPipeError):  # the end of the pipe `ending` says the same
+            self._out.write(json.dumps(values) + "\n")
+            self._out.flush()
 
 
 def main() -> int:
@@ -172,8 +173,6 @@ def main() -> int:
         order = typed(Order, parse_json(content, "order", allow_nan=True), "order")
         with open(int(sys.argv[1]), "rb") as ending:  # noqa: PTH123 - of a descriptor
             Worker(order, TRACKERS.load(order.tracker)(), ending, out).follow()
-    except BrokenPipeError:  # nobody listens any more
-        return 1
     except Exception as error:  # noqa: BLE001 - whatever a library raises
         with contextlib.suppress(BrokenPipeError):
             out.write(json.dumps({"error": reason(error)}) + "\n")

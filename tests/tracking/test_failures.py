@@ -23,6 +23,7 @@ from lwdctl.tracking.tensorboard_tracker import TensorBoardTracker
 from lwdctl.tracking.tracking import Tracking
 
 sys.path.insert(0, str(Path(__file__).parent))
+from event_files import curves, expected, only_run, read
 from toy_runs import ROWS, write_log
 
 sys.path.pop(0)
@@ -230,6 +231,20 @@ def test_only_the_first_of_several_processes_reports(runs, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     runs.train(Tracking.of("tensorboard"))
     assert not (runs.workspace.root / "tensorboard").exists()
+
+
+def test_a_tracker_that_nobody_listens_to_shows_what_was_logged(runs, tmp_path, monkeypatch):
+    """The run's process died while the tracker read the log."""
+    monkeypatch.setattr(worker.signal, "alarm", lambda seconds: None)
+    write_log(tmp_path / "metrics.jsonl", ROWS)
+    order = worker.Order("tensorboard", run_in_memory("vae", "", {}), str(tmp_path), str(tmp_path))
+    (heard, saying), (reading, ending) = os.pipe(), os.pipe()
+    os.close(heard)
+    os.close(ending)
+    with open(reading, "rb") as pipe, open(saying, "w", buffering=1) as out:  # noqa: PTH123
+        worker.Worker(order, TensorBoardTracker(), pipe, out).follow()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())  # what is left can be written
+    assert curves(read(only_run(tmp_path))) == expected(ROWS)
 
 
 def test_a_killed_training_ends_its_trackers(runs, fake, tmp_path):
