@@ -21,7 +21,7 @@ from lwdctl.data.readers.lerobot_hub import hub_endpoint
 
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 TIMEOUT_SECONDS = 60.0
-_PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?"
+_PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 _REPOSITORY = re.compile(rf"{_PART}/{_PART}")
 _REVISION = re.compile(r"[A-Za-z0-9][\w./-]{0,250}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")

@@ -177,6 +177,7 @@ def test_names_that_are_none(name):
 def test_names():
     commit = "0123456789abcdef0123456789abcdef01234567"
     assert Address.parse("hf:a-b/c.d_e") == Address("a-b/c.d_e")
+    assert Address.parse("_a/_b_").repository == "_a/_b_"
     assert Address.parse("a/b@refs/pr/3").revision == "refs/pr/3"
     assert Address.parse(f"a/b@{commit}").is_commit
     assert not Address.parse("a/b@main").is_commit
