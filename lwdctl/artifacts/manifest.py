@@ -108,7 +108,7 @@ class Manifest:
             raise ArtifactError(f"{path} is not an lwdctl manifest", _AGAIN)
         _check_schema(path, body)
         digest = body.pop("digest", None)
-        if digest != _digest(body):
+        if digest != digest_of(body):
             raise ArtifactError(f"{path} was changed after it was written", _AGAIN)
         manifest = typed(cls, body, str(path), hint=_AGAIN)
         check_known_values(body, str(path), _AGAIN)
@@ -126,8 +126,17 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """Return the content of the manifest file."""
-        body = plain(asdict(self))
-        return _render({**body, "digest": _digest(body)})
+        return with_digest(plain(asdict(self)))
+
+
+def with_digest(body: Mapping[str, Any]) -> bytes:
+    """Return JSON-ready values as the text of a file that holds their digest, too."""
+    return _render({**body, "digest": digest_of(body)})
+
+
+def digest_of(body: Mapping[str, Any]) -> str:
+    """Return the digest that `with_digest` writes beside JSON-ready values."""
+    return hashlib.sha256(_render(body)).hexdigest()
 
 
 def plain(value: Any) -> Any:
@@ -256,10 +265,6 @@ def _git(checkout: Path, *arguments: str) -> str | None:
 
 def _render(body: Mapping[str, Any]) -> bytes:
     return (json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
-def _digest(body: Mapping[str, Any]) -> str:
-    return hashlib.sha256(_render(body)).hexdigest()
 
 
 def _check_schema(path: Path, body: Mapping[str, Any]) -> None:

@@ -5,15 +5,20 @@ The files lie in the repository as they lie in a workspace: `vae/lift_mh/v0001/m
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from lwdctl.artifacts.manifest import MANIFEST_NAME, Manifest, PayloadFile
+from lwdctl.artifacts.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    PayloadFile,
+    digest_of,
+    plain,
+    with_digest,
+)
 from lwdctl.artifacts.origin import ORIGIN_NAME
 from lwdctl.artifacts.references import (
     MAKERS,
@@ -132,8 +137,7 @@ class SharedSet:
 
     def to_bytes(self) -> bytes:
         """Return the content of the file, with a digest of all the rest."""
-        body = json.loads(json.dumps(asdict(self)))
-        return _render({**body, "digest": _digest(body)})
+        return with_digest(plain(asdict(self)))
 
     @classmethod
     def parse(cls, content: bytes, where: str) -> SharedSet:
@@ -154,7 +158,7 @@ class SharedSet:
                 "pip install --upgrade lwdctl, if it was pushed by a newer version",
             )
         digest = body.pop("digest", None)
-        if digest != _digest(body):
+        if digest != digest_of(body):
             raise ArtifactError(f"{where} was changed after it was written", _PUSHED)
         found = typed(cls, body, where, hint=_PUSHED)
         try:
@@ -305,11 +309,3 @@ def parents_first(
             ordered.append(one)
             del waiting[one]
     return ordered
-
-
-def _render(body: Mapping[str, Any]) -> bytes:
-    return (json.dumps(body, indent=1) + "\n").encode()
-
-
-def _digest(body: Mapping[str, Any]) -> str:
-    return hashlib.sha256(_render(body)).hexdigest()

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 import lwdctl
-from lwdctl.artifacts.manifest import MANIFEST_NAME, InputRef, Manifest
+from lwdctl.artifacts.manifest import MANIFEST_NAME, InputRef, Manifest, digest_of
 from lwdctl.artifacts.origin import ORIGIN_NAME
 from lwdctl.cli.main import main
 from lwdctl.core.errors import ArtifactError, ConfigError, DataError, LwdctlError
-from lwdctl.sharing.shared_set import SET_NAME, SharedSet, _digest
+from lwdctl.sharing.shared_set import SET_NAME, SharedSet
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "artifacts"))
@@ -37,7 +37,7 @@ def changed(hub, change, *, sign=True):
     body = json.loads(files_of(hub)[SET_NAME])
     body.pop("digest")
     change(body)
-    return json.dumps({**body, "digest": _digest(body) if sign else "0"}).encode()
+    return json.dumps({**body, "digest": digest_of(body) if sign else "0"}).encode()
 
 
 def rewrite(hub, change, *, sign=True):
@@ -193,7 +193,7 @@ def test_no_odd_value_anywhere_in_a_record_is_a_bug(pushed):
             for key in path[:-1]:
                 inner = inner[key]
             inner[path[-1]] = odd
-            content = json.dumps({**copy, "digest": _digest(copy)}).encode()
+            content = json.dumps({**copy, "digest": digest_of(copy)}).encode()
             try:
                 SharedSet.parse(content, "set")
             except LwdctlError:

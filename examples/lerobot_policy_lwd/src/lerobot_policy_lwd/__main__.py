@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 from lerobot_policy_lwd import LWDConfig, LWDPolicy
+from lwdctl.artifacts.files import whole_directory
 from lwdctl.core.errors import ConfigError, LwdctlError
 
 
@@ -46,14 +45,8 @@ def convert(arguments: argparse.Namespace) -> LWDPolicy:
         seed=arguments.seed,
     )
     policy = LWDPolicy(config, arguments.exported)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
-    try:
+    with whole_directory(target) as unfinished:
         policy.save_pretrained(unfinished)
-        unfinished.chmod(0o755)  # only the owner can read a temporary directory
-        unfinished.rename(target)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return policy
 
 

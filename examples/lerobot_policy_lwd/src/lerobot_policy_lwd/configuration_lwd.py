@@ -47,7 +47,7 @@ class LWDConfig(PreTrainedConfig):
         """None: nothing is trained here."""
 
     def get_optimizer_preset(self):
-        """Refuse: nothing is trained here."""
+        """Refuse training; LeRobot's base class demands that every policy has this method."""
         raise NotImplementedError(UNTRAINABLE)
 
     def get_scheduler_preset(self) -> None:

@@ -188,7 +188,7 @@ class LWDPolicy(PreTrainedPolicy):
         return {}
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict | None]:
-        """Refuse: nothing is trained here."""
+        """Refuse training; LeRobot's base class demands that every policy has this method."""
         raise NotImplementedError(UNTRAINABLE)
 
     def reset(self) -> None:
