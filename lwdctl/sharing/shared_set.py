@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from graphlib import TopologicalSorter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -293,19 +294,12 @@ def _check_once(names: Sequence[str]) -> None:
         seen.add(name)
 
 
-def parents_first(
-    digests: Mapping[str, Iterable[str]],
-) -> list[str]:
+def parents_first(digests: Mapping[str, Iterable[str]]) -> list[str]:
     """Return artifacts so that each stands behind those that it derives from.
 
     Args:
         digests: Digest of each artifact to the digests of its inputs; others are passed over.
     """
-    ordered: list[str] = []
-    waiting = dict(digests)
-    while waiting:
-        ready = [one for one, inputs in waiting.items() if not {*inputs} & waiting.keys()]
-        for one in ready or [next(iter(waiting))]:  # no digest can be part of what it is made from
-            ordered.append(one)
-            del waiting[one]
-    return ordered
+    # Without cycles: no digest can be part of what it is made from.
+    known = {one: [item for item in inputs if item in digests] for one, inputs in digests.items()}
+    return [*TopologicalSorter(known).static_order()]
