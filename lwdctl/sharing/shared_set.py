@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from lwdctl.artifacts.manifest import (
     MANIFEST_NAME,
