@@ -240,10 +240,14 @@ def run(  # noqa: PLR0913 - the options of `lwdctl run`, by keyword only
         Stage id to artifact.
 
     Raises:
-        ConfigError: The recipe has an unknown setting.
+        ConfigError: The recipe has an unknown setting, or options do not go together.
         MissingExtraError: The package of a tracker is not installed.
         LwdctlError: A stage failed.
     """
+    if jobs != 1 and executor != "here":
+        raise ConfigError("jobs is about stages on this machine, executor about jobs of a cluster")
+    if (slurm or detach) and executor != "slurm":
+        raise ConfigError("slurm and detach are about jobs of Slurm", 'give executor="slurm"')
     planned = RecipeRun(
         read_recipe(Path(recipe), sweep),
         Workspace.locate(workspace),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -117,6 +118,22 @@ def test_an_unknown_executor_is_refused(recipe_run: RecipeRun) -> None:
     with pytest.raises(ConfigError, match="takes here, slurm, local, not 'Slurm'"):
         lwdctl.run(path, executor="Slurm", workspace=root)  # type: ignore[arg-type]
     assert not root.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"executor": "slurm", "jobs": 2}, "jobs is about stages on this machine"),
+        ({"slurm": ["gpus=1"]}, "about jobs of Slurm"),
+        ({"executor": "local", "detach": True}, "about jobs of Slurm"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(
+    recipe_run: RecipeRun, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        lwdctl.run(recipe_run.recipe.path, workspace=recipe_run.workspace, **options)
+    assert not recipe_run.workspace.root.exists()
 
 
 def test_a_percent_sign_in_the_path_is_refused(recipe_run: RecipeRun, tmp_path: Path) -> None:
