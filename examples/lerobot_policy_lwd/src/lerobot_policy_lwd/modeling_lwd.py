@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,8 @@ class LWDPolicy(PreTrainedPolicy):
         config.output_features = {
             ACTION: PolicyFeature(FeatureType.ACTION, (self.description.action.size,))
         }
+        # Files that were downloaded live as long as this policy.
+        self.copies: tempfile.TemporaryDirectory | None = None
         self._environments: list[ExportedPolicy] = []
         self._begun = 0
         self.reset()
@@ -162,12 +165,19 @@ class LWDPolicy(PreTrainedPolicy):
         }
         if config is None:
             config = PreTrainedConfig.from_pretrained(pretrained_name_or_path, **hub, **kwargs)
-        directory = Path(pretrained_name_or_path)
+        directory, copies = Path(pretrained_name_or_path), None
         if not directory.is_dir():
             patterns = [DESCRIPTION, "*.onnx"]
             name = str(pretrained_name_or_path)
-            directory = Path(snapshot_download(name, allow_patterns=patterns, **hub))
+            cached = Path(snapshot_download(name, allow_patterns=patterns, **hub))
+            # The hub's cache holds links, which are refused in an exported policy: copy the files.
+            copies = tempfile.TemporaryDirectory(prefix="lerobot_policy_lwd-")
+            directory = Path(copies.name)
+            for file in cached.iterdir():
+                if file.name == DESCRIPTION or file.suffix == ".onnx":
+                    shutil.copyfile(file, directory / file.name)
         policy = cls(config, directory, **kwargs)
+        policy.copies = copies
         policy.eval()
         return policy
 
