@@ -14,7 +14,7 @@ import pytest
 import zarr
 
 import lwdctl
-from lwdctl.artifacts.manifest import MANIFEST_NAME, Manifest
+from lwdctl.artifacts.manifest import MANIFEST_NAME, Manifest, with_digest
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.artifacts.zarr_columns import Column
@@ -218,9 +218,7 @@ def test_a_manifest_of_another_shape_spoils_nothing_else(root, capsys, key, valu
     path = next(root.glob("vae/*/v*")) / MANIFEST_NAME
     body = {**json.loads(path.read_text()), key: value}
     body.pop("digest")
-    from lwdctl.artifacts.manifest import _digest
-
-    path.write_text(json.dumps({**body, "digest": _digest(body)}))
+    path.write_bytes(with_digest(body))
     assert main(["list", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)["summary"]
     assert [item["artifact"] for item in listed["damaged"]] == ["vae/toy:v1"]

@@ -20,7 +20,7 @@ import zarr
 from lwdctl.analysis import evaluations
 from lwdctl.artifacts import snippet_arrays
 from lwdctl.artifacts.files import sha256_of
-from lwdctl.artifacts.manifest import MANIFEST_NAME
+from lwdctl.artifacts.manifest import MANIFEST_NAME, with_digest
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.artifacts.zarr_columns import EPISODE_CHUNK, Column
@@ -125,9 +125,7 @@ def test_a_file_with_holes_larger_than_the_disk_is_not_read(root, monkeypatch, c
     body = json.loads(manifest.read_text())
     body["files"].append({"path": "hole.bin", "size": 2**40, "sha256": "0" * 64})
     body.pop("digest")
-    from lwdctl.artifacts.manifest import _digest
-
-    manifest.write_text(json.dumps({**body, "digest": _digest(body)}))
+    manifest.write_bytes(with_digest(body))
     usage = SimpleNamespace(total=2**39, used=0, free=0)
     monkeypatch.setattr("lwdctl.artifacts.artifact.shutil.disk_usage", lambda path: usage)
     code = main([line, "-q"])
