@@ -298,7 +298,9 @@ class MergedReader:
                     reader = make(path, config)
                 opened.callback(reader.close)
                 self.readers.append(reader)
-            self.spec, self._found = _with_finite_settings(_merge_specs(self.readers), paths[0])
+            spec = _merge_specs(self.readers)
+            _check_sizes(spec, paths[0])
+            self.spec, self._found = _with_finite_settings(spec, paths[0])
             self._closing = opened.pop_all()
         self.episodes = [
             dataclasses.replace(outline, source=f"{prefix}{outline.source}")
@@ -429,6 +431,18 @@ def _merge_specs(readers: Sequence[FileReader]) -> SourceSpec:
         labels=tuple(dict.fromkeys(filter(None, labels))),
         collection_seeds=(min(seeds), max(seeds)) if seeds else None,
     )
+
+
+def _check_sizes(spec: SourceSpec, path: Path) -> None:
+    """Check that there is something to observe and something to do.
+
+    Raises:
+        DataError: Observations or actions have no components.
+    """
+    sizes = {"observations": sum(item.size for item in spec.observations)}
+    for noun, size in {**sizes, "actions": spec.action.size}.items():
+        if not size:
+            raise DataError(f"{path}: {noun}: have no components")
 
 
 def _with_finite_settings(spec: SourceSpec, path: Path) -> tuple[SourceSpec, list[Finding]]:

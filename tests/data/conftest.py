@@ -18,6 +18,7 @@ import zarr
 
 sys.path.insert(0, str(Path(__file__).parent))
 from lerobot_maker import make_episodes, write_v2, write_v3
+from limited import COUNTED
 
 sys.path.pop(0)
 
@@ -345,3 +346,11 @@ def write(request, tmp_path):
         return write_v3(root, [episodes[:2], episodes[2:]], **more)
 
     return make
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print what the fault campaigns counted."""
+    if COUNTED:
+        terminalreporter.section("faults of data files")
+        for line in COUNTED:
+            terminalreporter.line(line)

@@ -23,9 +23,12 @@ import numpy as np
 
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import LwdctlError
-from lwdctl.core.progress import SilentProgress
-from lwdctl.data.ingest import ingest
 from lwdctl.data.reader import open_source, recognize
+
+sys.path.insert(0, str(Path(__file__).parent))
+from limited import load, run, words_of
+
+sys.path.pop(0)
 
 SECONDS = 20
 """Longest time that one reading may take on a busy machine; an ordinary one takes 0.05."""
@@ -33,12 +36,12 @@ MEMORY = 2**30
 """Address space beyond what the process has after its imports and an intact reading."""
 MAX_BYTES = 2**26
 INGEST_EVERY = 5
-"""One damage of so many is ingested as well as read."""
+"""One damage of so many is given to `lwdctl ingest` as well as read."""
 
 Numbers = dict[str, np.ndarray]
 
 
-def read(name: str, path: Path, options: dict[str, Any], *, stores: bool) -> Numbers:
+def read(name: str, path: Path, options: dict[str, Any]) -> Numbers:
     """Return all numbers of a source by episode and key, and its description."""
     recognize(path)
     config = IngestConfig(**{"max_bytes": MAX_BYTES, **options})
@@ -57,8 +60,6 @@ def read(name: str, path: Path, options: dict[str, Any], *, stores: bool) -> Num
             }
         numbers["about"] = np.array([repr(source.spec), repr(source.episodes)])
         numbers["findings"] = np.array([repr(source.findings)])
-        if stores:
-            ingest(source, config, None, SilentProgress())
     return numbers
 
 
@@ -157,7 +158,13 @@ def try_one(job: dict[str, Any], number: int, expected: Numbers) -> dict[str, An
     answer["in_data"] = any(start <= low and high <= stop for start, stop in extents)
     file.write_bytes(damaged)
     try:
-        found = read(job["format"], path, job.get("options", {}), stores=number % INGEST_EVERY == 0)
+        if number % INGEST_EVERY == 0:
+            words = words_of(job.get("options", {}))
+            ended = run(["ingest", job["format"], str(path), *words, "-q"])
+            answer |= {"code": ended.code, "peak": ended.peak, "seconds": ended.seconds}
+            if problem := ended.problem():
+                raise AssertionError(f"{problem}: {ended.text}")
+        found = read(job["format"], path, job.get("options", {}))
         answer["outcome"], answer["differing"] = "read", differing(found, expected)
     except LwdctlError as error:
         answer["outcome"], answer["message"] = "error", error.message
@@ -186,12 +193,11 @@ def write(line: dict[str, Any]) -> None:
 
 def main() -> None:
     warnings.simplefilter("ignore")
+    load()
     jobs = json.load(sys.stdin)
     for job in jobs:
         restore(Path(job["path"]))
-    intact = [
-        read(job["format"], Path(job["path"]), job.get("options", {}), stores=True) for job in jobs
-    ]
+    intact = [read(job["format"], Path(job["path"]), job.get("options", {})) for job in jobs]
     status = Path("/proc/self/statm")
     used = int(status.read_text().split()[0]) * resource.getpagesize() if status.exists() else 0
     if used:

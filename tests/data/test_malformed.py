@@ -38,6 +38,17 @@ def widen(file, key):
     replace(file, key, np.concatenate([values, values[:, :1]], axis=1))
 
 
+def emptied(file, name, key):
+    """Leave no component of the observations or actions of any episode."""
+    for group in (file["data"] if name == "robomimic" else file).values():
+        places = [key] if name == "minari" or key == "actions" else ["obs", "next_obs"]
+        for place in places:
+            item = group[place]
+            inner = [item] if isinstance(item, h5py.Dataset) else list(item.values())
+            for array in inner:
+                replace(file, array.name, array[:, :0])
+
+
 def named_wide(file, key):
     file["metadata/env"] = "HalfCheetah-v4"
     widen(file, key)
@@ -90,6 +101,11 @@ DAMAGE = [
      "observations, row 0: has 18 components, HalfCheetah-v4 has 17"),
     ("d4rl", "wrong action", lambda f: named_wide(f, "actions"),
      "actions, row 0: has 7 components, HalfCheetah-v4 has 6"),
+    *(("d4rl", f"{key} without components", lambda f, key=key: replace(f, key, f[key][:, :0]),
+       f"{key}: has shape (102, 0): no components") for key in ("observations", "actions")),
+    *((name, f"{key} without components", lambda f, name=name, key=key: emptied(f, name, key),
+       f"{key}: have no components")
+      for name in ("robomimic", "minari") for key in ("observations", "actions")),
     ("minari", "no actions", lambda f: f.__delitem__("episode_3/actions"),
      "episode_3/actions: is missing"),
     ("minari", "no observations", lambda f: f.__delitem__("episode_0/observations"),

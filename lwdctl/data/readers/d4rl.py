@@ -139,11 +139,16 @@ class D4rlFile(Hdf5Reader):
 
         Returns:
             The number of its components.
+
+        Raises:
+            DataError: It has another shape, or no components.
         """
         shape = self._open(key, ranks=(1, 2, 3)).shape
         if len(shape) == 3 and shape[1] != 1:
             array_at(self._file, key)  # says what is expected
         size = int(shape[-1]) if len(shape) > 1 else 1
+        if not size:
+            raise DataError(f"{self.path}: {key}: has shape {shape}: no components")
         if len(shape) != 2:
             self._note("adjusted", key, f"has shape {shape}; it is read as {(shape[0], size)}")
         return size
