@@ -6,6 +6,7 @@ import importlib
 import io
 import os
 import resource
+import select
 import signal
 import sys
 import tempfile
@@ -50,13 +51,13 @@ class Ended:
     def problem(self) -> str:
         """Return which limit was passed, "" for none."""
         lines = [line for line in self.text.splitlines() if not line.startswith("note:")]
-        if self.code == -signal.SIGALRM:
+        if self.code == -signal.SIGKILL and self.seconds >= SECONDS:
             return f"longer than {SECONDS} s"
         if self.code not in {0, 1, 2}:
             return f"exit {self.code}"
         if len(lines) > LINES:
             return f"{len(lines)} lines"
-        if self.code and not lines[0].startswith("error: "):
+        if self.code and not self.text.startswith("error: "):
             return "no error line"
         return f"{self.peak / 1e6:.0f} MB" if self.peak > MOST_BYTES else ""
 
@@ -103,6 +104,8 @@ def run(
         if not child:
             os.dup2(os.open(os.devnull, os.O_RDWR), 1)
             os.dup2(errors.fileno(), 2)
+            # Those of this process may be files of pytest's.
+            sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
             code = 98
             try:
                 code = _limited(words, prepare, check)
@@ -112,6 +115,11 @@ def run(
                 sys.stdout.flush()
                 sys.stderr.flush()
                 os._exit(code)
+        # A signal of its own could be ignored, and would not end a loop in C.
+        handle = os.pidfd_open(child)
+        if not select.select([handle], [], [], SECONDS)[0]:
+            os.kill(child, signal.SIGKILL)
+        os.close(handle)
         _, status, used = os.wait4(child, 0)
         seconds = time.monotonic() - began
         errors.seek(0)
@@ -120,7 +128,6 @@ def run(
 
 
 def _limited(words: list[str], prepare: Callable[[], object], check: Callable[[], object]) -> int:
-    signal.alarm(SECONDS)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     most = resource.getrlimit(resource.RLIMIT_AS)[1]
     limit = used + ADDRESSES if most == resource.RLIM_INFINITY else min(used + ADDRESSES, most)

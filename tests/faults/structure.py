@@ -8,13 +8,13 @@ manifest, so that digests do not stop it, and has it read. The last line printed
 from __future__ import annotations
 
 import copy
+import faulthandler
 import hashlib
 import itertools
 import json
 import os
 import resource
 import shutil
-import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -273,10 +273,6 @@ def draw_seldom() -> None:
     plotting.render = content.render = seldom
 
 
-def hung(number: int, frame: Any) -> None:
-    raise TimeoutError(f"longer than {SECONDS} s")
-
-
 def main(folder: Path, kind: str, count: int) -> dict[str, Any]:
     path, read = target(folder, kind)
     content = path.read_bytes()
@@ -317,7 +313,6 @@ def main(folder: Path, kind: str, count: int) -> dict[str, Any]:
         assert len(lines) <= LINES, text
         assert code == 0 or lines[0].startswith("error: "), text
 
-    signal.signal(signal.SIGALRM, hung)
     draw_seldom()
     if kind in {"analysis", "metrics"}:  # a report draws what else there is
         shutil.rmtree(folder / "runs" / "evaluation", ignore_errors=True)
@@ -339,10 +334,11 @@ def _captured(read: Callable[[], int], errors: Any) -> int:
         with Path(os.devnull).open("wb") as nothing:
             os.dup2(nothing.fileno(), 1)
             os.dup2(errors.fileno(), 2)
-            signal.alarm(SECONDS)
+            # Not an alarm, which commands use themselves and which ends no loop in C.
+            faulthandler.dump_traceback_later(SECONDS, exit=True, file=kept[1])
             return read()
     finally:
-        signal.alarm(0)
+        faulthandler.cancel_dump_traceback_later()
         sys.stdout.flush()
         sys.stderr.flush()
         for number, descriptor in enumerate(kept, start=1):

@@ -21,8 +21,6 @@ from zarr.codecs import ShardingCodec
 
 from lwdctl.artifacts.zarr_layout import blosc_sizes
 
-MAX_CHUNK_BYTES = 2**30
-"""Most bytes that a chunk may decode to; no chunk of a replay buffer is larger."""
 _PIECE = 2**20
 _ZSTD_BLOCK = 2**17
 _ZSTD_SKIPPABLE = 0x184D2A5

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -18,6 +19,7 @@ import numpy as np
 from lwdctl.core.errors import DataError, first_line
 from lwdctl.core.untrusted import parse_json, read_bytes
 from lwdctl.data.checks import NUMBER_KINDS, missing_path, numeric_order
+from lwdctl.data.files.bounds import MOST_VALUE_BYTES, memory_limit
 from lwdctl.data.files.zip_errors import ZIP_ERRORS
 
 Container = Literal["hdf5", "zarr", "npz", "directory", "file"]
@@ -231,7 +233,7 @@ def _is_hdf5(path: Path) -> bool:
 def _look_into_hdf5(path: Path) -> Contents:
     import h5py  # readers of other containers do not need it
 
-    from lwdctl.data.files.hdf5 import open_shared
+    from lwdctl.data.files.hdf5 import element_problem, open_shared
 
     arrays: dict[str, ArrayEntry] = {}
     groups: dict[str, int] = {}
@@ -248,10 +250,14 @@ def _look_into_hdf5(path: Path) -> Contents:
                 seen.add(item.id)
                 attributes[key] = _attributes(item)
                 if isinstance(item, h5py.Dataset):
+                    # Other files may decide about the shape of a virtual dataset.
+                    if item.is_virtual or element_problem(item.id.get_type()):
+                        arrays[key] = ArrayEntry((), UNREADABLE)
+                        continue
                     is_text = h5py.check_string_dtype(item.dtype) and item.dtype.kind == "O"
                     dtype = "str" if is_text else str(item.dtype)
                     arrays[key] = ArrayEntry(tuple(item.shape or ()), dtype)
-                    if item.shape == () and not (item.is_virtual or item.external):
+                    if item.shape == () and not item.external:
                         scalars.update(_plain_scalar(key, item))
                     continue
                 names = sorted(item, key=numeric_order)
@@ -276,8 +282,9 @@ def _look_into_hdf5(path: Path) -> Contents:
 def _plain_scalar(key: str, dataset: Any) -> dict[str, Any]:
     """Return the value of a scalar that is a text or a number, by its key; {} for others."""
     try:
-        value = dataset[()]
-    except (OSError, RuntimeError, TypeError, ValueError):
+        with memory_limit(4 * MOST_VALUE_BYTES):
+            value = dataset[()]
+    except (OSError, RuntimeError, TypeError, ValueError, MemoryError):
         return {}  # what cannot be decoded is of no use here
     return {key: value} if (value := _plain_value(value)) is not None else {}
 
@@ -285,13 +292,12 @@ def _plain_scalar(key: str, dataset: Any) -> dict[str, Any]:
 def _attributes(item: Any) -> dict[str, Any]:
     """Return the attributes that are a number or a text."""
     found: dict[str, Any] = {}
-    for name in list(item.attrs)[:MAX_CHILDREN]:
-        try:
-            value = item.attrs[name]
-        except (OSError, RuntimeError, TypeError, ValueError, KeyError):
-            continue  # an attribute that cannot be decoded is of no use here
-        if (plain := _plain_value(value)) is not None:
-            found[name] = plain
+    unreadable = (OSError, RuntimeError, TypeError, ValueError, KeyError, MemoryError)
+    with memory_limit(4 * MOST_VALUE_BYTES), suppress(*unreadable):
+        for name in list(item.attrs)[:MAX_CHILDREN]:
+            with suppress(*unreadable):  # an attribute that cannot be decoded is of no use here
+                if (plain := _plain_value(item.attrs[name])) is not None:
+                    found[name] = plain
     return found
 
 

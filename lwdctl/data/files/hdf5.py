@@ -12,6 +12,7 @@ import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 from weakref import WeakSet
@@ -22,7 +23,7 @@ import numpy.typing as npt
 from h5py import h5a, h5d, h5g, h5l, h5o, h5t
 
 from lwdctl.configs import IngestConfig
-from lwdctl.core.errors import DataError
+from lwdctl.core.errors import DataError, first_line
 from lwdctl.core.records import Finding, FloatArray
 from lwdctl.core.untrusted import parse_json
 from lwdctl.data.checks import (
@@ -34,10 +35,20 @@ from lwdctl.data.checks import (
     finite_rows,
     missing_path,
 )
+from lwdctl.data.files.bounds import (
+    MAX_CHUNK_BYTES,
+    MOST_VALUE_BYTES,
+    SUSPICIOUS_BYTES,
+    check_growth,
+    memory_limit,
+)
 
 # Cache per open array: flat files are read in random order, with many episodes in a chunk.
 CACHE_BYTES = 2**24
 CACHE_SLOTS = 10007
+
+MOST_TYPE_LEVELS = 8
+"""Types within types that an element may be declared with; recordings have two at most."""
 
 _PLAIN = tuple(
     (getattr(h5t, f"{name}LE"), np.dtype(f"<{code}"))
@@ -48,8 +59,11 @@ _PLAIN = tuple(
 )  # fmt: skip
 """Types whose bytes NumPy reads as they are stored, the most frequent first."""
 _LARGEST_READ = 2**30
+_UNCOMPRESSED = "write the file again without compression if it is right"
 _COMPLETE: WeakSet[h5d.DatasetID] = WeakSet()
 """Open arrays all of whose chunks exist; HDF5 counts them one by one."""
+_PLAUSIBLE: WeakSet[h5d.DatasetID] = WeakSet()
+"""Open arrays whose compression was looked at; HDF5 adds up their chunks one by one."""
 
 
 class Structure(NamedTuple):
@@ -217,8 +231,13 @@ def _check_structure(file: h5py.File, path: Path, max_bytes: int) -> Structure:
     others: set[str] = set()
     shapes: dict[tuple[int, ...], tuple[int, ...]] = {}  # equal shapes are kept once
     user_block = file.userblock_size
+    looks_at_attributes = path.stat().st_size > 2 * MOST_VALUE_BYTES  # they lie in the file
+    if looks_at_attributes:
+        _check_attributes(file.id, str(path))
     for key, dataset in _walk(file, path):
         complete = complete and dataset is not None
+        if looks_at_attributes and dataset is not None:
+            _check_attributes(dataset, f"{path}: {key}")
         if not isinstance(dataset, h5d.DatasetID):
             others.add(key)
             continue
@@ -236,6 +255,8 @@ def _check_structure(file: h5py.File, path: Path, max_bytes: int) -> Structure:
             others.add(key)
             continue
         element = dataset.get_type()
+        if problem := element_problem(element):
+            raise DataError(f"{path}: {key}: {problem}")
         plain = next((dtype for kind, dtype in _PLAIN if element.equal(kind)), None)
         dtype = plain or element.dtype
         arrays[key] = StoredArray(
@@ -244,6 +265,7 @@ def _check_structure(file: h5py.File, path: Path, max_bytes: int) -> Structure:
         total += math.prod(shape) * dtype.itemsize
         if total > max_bytes:
             check_declared_bytes(total, max_bytes, f"{path}: {key}: declares shape {shape}")
+    check_growth(path.stat().st_size, total, f"{path}: its {len(arrays)} arrays", _UNCOMPRESSED)
     return Structure(arrays, others, complete)
 
 
@@ -254,6 +276,7 @@ def _walk(file: h5py.File, path: Path) -> Iterator[tuple[str, h5d.DatasetID | h5
     datasets, and Python objects for each of them take longer than reading those that are used.
     """
     stack: list[tuple[str, h5g.GroupID]] = [("", h5g.open(file.id, b"/"))]
+    soft: list[tuple[str, h5g.GroupID, bytes]] = []
     visited: set[int] = set()
     while stack:
         prefix, group = stack.pop()
@@ -269,10 +292,7 @@ def _walk(file: h5py.File, path: Path) -> Iterator[tuple[str, h5d.DatasetID | h5
                 outside = os.fsdecode(group.links.get_val(name)[0])
                 raise DataError(f"{path}: {key}: is an external link to {outside}")
             if kind == h5l.TYPE_SOFT:
-                if file.get(key) is None:
-                    inside = os.fsdecode(group.links.get_val(name))
-                    raise DataError(f"{path}: {key}: is a link to {inside}, which is missing")
-                yield key, None  # its target lies in this file and is visited there
+                soft.append((key, group, name))
                 continue
             if target in visited:
                 yield key, None
@@ -284,6 +304,48 @@ def _walk(file: h5py.File, path: Path) -> Iterator[tuple[str, h5d.DatasetID | h5
             if isinstance(item, h5g.GroupID | h5d.DatasetID):
                 yield key, item
         stack += reversed(below)
+    # Only now: a soft link can lead through an external one, which opens the other file.
+    for key, group, name in soft:
+        if file.get(key) is None:
+            inside = os.fsdecode(group.links.get_val(name))
+            raise DataError(f"{path}: {key}: is a link to {inside}, which is missing")
+        yield key, None  # its target lies in this file and was visited there
+
+
+def _check_attributes(item: Any, where: str) -> None:
+    """Check that the attributes of a group or array can be listed: HDF5 reads them for that.
+
+    Raises:
+        DataError: One takes too much memory, or is damaged.
+    """
+    if not h5a.get_num_attrs(item):
+        return
+    try:
+        with memory_limit(4 * MOST_VALUE_BYTES):
+            h5a.iterate(item, lambda _: None)
+    except (RuntimeError, MemoryError) as error:
+        raise DataError(f"{where}: its attributes cannot be read ({first_line(error)})") from None
+
+
+def element_problem(element: h5t.TypeID, levels: int = MOST_TYPE_LEVELS) -> str:
+    """Return why an element type takes too much memory, "" where it does not.
+
+    Args:
+        element: The type.
+        levels: How deeply types may be nested: h5py and HDF5 copy each level with those in it.
+    """
+    if element.get_size() > MOST_VALUE_BYTES:
+        size, most = element.get_size(), MOST_VALUE_BYTES
+        return f"declares elements of {size:,} bytes, expected at most {most:,}"
+    inner: list[h5t.TypeID] = []
+    if isinstance(element, h5t.TypeVlenID | h5t.TypeArrayID):
+        inner = [element.get_super()]
+    elif isinstance(element, h5t.TypeCompoundID):
+        inner = [element.get_member_type(index) for index in range(element.get_nmembers())]
+    if inner and not levels:
+        return f"declares elements of more than {MOST_TYPE_LEVELS} nested types"
+    found = (element_problem(item, levels - 1) for item in inner)
+    return next(filter(None, found), "")
 
 
 def location(item: h5py.Group | h5py.Dataset, key: str = "") -> str:
@@ -346,9 +408,40 @@ def read_array(dataset: h5py.Dataset, start: int = 0, stop: int | None = None) -
     """
     _check_written(dataset, start, stop)
     try:
-        return np.asarray(dataset[start:stop])
-    except (OSError, RuntimeError, ValueError, TypeError) as error:
-        raise DataError(f"{location(dataset)}, row {start}: cannot be read ({error})") from None
+        with _bounded(dataset, start, stop):
+            return np.asarray(dataset[start:stop])
+    except (OSError, RuntimeError, ValueError, TypeError, MemoryError) as error:
+        problem = first_line(error) or "it needs more memory than it may take"
+        raise DataError(f"{location(dataset)}, row {start}: cannot be read ({problem})") from None
+
+
+@contextmanager
+def _bounded(dataset: h5py.Dataset, start: int, stop: int | None) -> Iterator[None]:
+    """Bound the memory that reading the rows `start:stop` takes.
+
+    Raises:
+        DataError: A chunk is too large, or the rows are compressed as no recording is.
+    """
+    texts = dataset.dtype.kind == "O"  # of any length
+    if dataset.chunks is None and not texts:
+        yield
+        return
+    where = f"{location(dataset)}: has shape {dataset.shape}"
+    chunk = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
+    if chunk > MAX_CHUNK_BYTES:
+        raise DataError(
+            f"{where} in chunks of {chunk:,} bytes, expected at most {MAX_CHUNK_BYTES:,}"
+        )
+    rows = len(range(*slice(start, stop).indices(dataset.shape[0])))
+    size = rows * math.prod(dataset.shape[1:]) * dataset.dtype.itemsize
+    if size > SUSPICIOUS_BYTES:
+        check_growth(
+            dataset.id.get_storage_size(), dataset.size * dataset.dtype.itemsize, where,
+            "write the array again without compression if it is right",
+        )  # fmt: skip
+    # A filter needs the chunk before and after it, and space that it doubles.
+    with memory_limit(size + 3 * chunk + MOST_VALUE_BYTES * (4 if texts else 2)):
+        yield
 
 
 def read_stored(

@@ -19,12 +19,10 @@ import numpy.typing as npt
 from lwdctl.core.errors import DataError, first_line
 from lwdctl.core.records import Finding
 from lwdctl.data.checks import check_declared_bytes, missing_path
+from lwdctl.data.files.bounds import check_growth
 from lwdctl.data.files.contents import npz_entry, read_npy_header
 from lwdctl.data.files.zip_errors import ZIP_ERRORS
 
-# No array of a recording shrinks to less than this when it is compressed; zip bombs do.
-SMALLEST_COMPRESSION = 1 / 250
-SUSPICIOUS_BYTES = 2**28
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _BLOCK = 2**20
 
@@ -49,7 +47,7 @@ class NpzFile:
         self.path = path
         self.findings: list[Finding] = []
         self._max_bytes = max_bytes
-        self._declared = 0
+        self._declared = self._stored = 0
         self._values: dict[str, npt.NDArray[Any]] = {}
         if not path.exists():
             raise missing_path(path)
@@ -115,16 +113,14 @@ class NpzFile:
         item, entry = self._members[key], self.arrays[key]
         size = prod(entry.shape) * np.dtype(entry.dtype).itemsize
         self._declared += max(size, item.file_size)
+        self._stored += item.compress_size
         where = f"{self.path}: {key}: has shape {entry.shape}"
         check_declared_bytes(self._declared, self._max_bytes, where)
         if size > item.file_size:
             raise ValueError(f"declares shape {entry.shape}, but has {item.file_size:,} bytes")
-        if size > SUSPICIOUS_BYTES and item.compress_size < size * SMALLEST_COMPRESSION:
-            raise DataError(
-                f"{where}: {item.compress_size:,} bytes that grow to {size:,}: no recording"
-                " compresses so well",
-                "write the array again with numpy.savez if it is right",
-            )
+        hint = "write the array again with numpy.savez if it is right"
+        for stored, whole in ((item.compress_size, size), (self._stored, self._declared)):
+            check_growth(stored, whole, where, hint)
         with zipfile.ZipFile(self.path) as archive, archive.open(item) as member:
             if not self.is_compressed(key):
                 while member.read(_BLOCK):  # raises where the checksum does not match

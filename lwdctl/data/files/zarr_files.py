@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import shlex
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,8 @@ from lwdctl.artifacts.stored_files import stored_files
 from lwdctl.core.errors import ArtifactError, DataError, first_line
 from lwdctl.core.records import Finding
 from lwdctl.data.checks import NUMBER_KINDS, NonFiniteError, check_declared_bytes
-from lwdctl.data.files.checked_codecs import MAX_CHUNK_BYTES, with_checked_codecs
+from lwdctl.data.files.bounds import MAX_CHUNK_BYTES, check_growth
+from lwdctl.data.files.checked_codecs import with_checked_codecs
 from lwdctl.data.files.contents import zarr_arrays
 from lwdctl.data.files.zarr_metadata import codec_names, read_zarr_metadata
 
@@ -60,7 +61,7 @@ class ZarrFile:
         self._root, self._documents = read_zarr_metadata(path)
         self.arrays = zarr_arrays(self._documents)
         self._max_bytes = max_bytes
-        self._declared = 0
+        self._declared = self._stored = 0
         self._started = False
         self._opened: dict[str, zarr.Array[Any]] = {}
         self._lost: dict[str, _Missing] = {}
@@ -83,7 +84,13 @@ class ZarrFile:
         for key in dict.fromkeys((*steps, *others)):
             if key not in self._opened:
                 array = self._opened[key] = self._checked(key)
-                found = _Missing.of(array, self._chunk_names(key, _stored_limit(array)))
+                files = self._chunk_files(key, _stored_limit(array))
+                self._stored += sum(files.values())
+                check_growth(
+                    self._stored, self._declared, f"{self.path}: {key}: has shape {array.shape}",
+                    "write the arrays again without compression if they are right",
+                )  # fmt: skip
+                found = _Missing.of(array, files)
                 if found.count:
                     missing[key] = found
         self._decide(missing, steps)
@@ -198,8 +205,8 @@ class ZarrFile:
         """Return the names of the codecs that an array's metadata name."""
         return list(codec_names(self._documents[key]))
 
-    def _chunk_names(self, key: str, limit: int) -> set[str]:
-        """Return the files of an array, relative to it.
+    def _chunk_files(self, key: str, limit: int) -> dict[str, int]:
+        """Return the sizes of the files of an array, by their paths relative to it.
 
         Args:
             key: The array.
@@ -222,7 +229,7 @@ class ZarrFile:
                 raise DataError(
                     f"{self.path}: {key}/{name}: has {size:,} bytes, expected at most {limit:,}"
                 )
-        return set(sizes)
+        return sizes
 
     def _own_files(self, folder: Path, key: str) -> Iterator[Path]:
         """Yield the files below a folder.
@@ -256,7 +263,7 @@ class _Missing:
         self.rows, self.count, self.total = rows, count, total
 
     @classmethod
-    def of(cls, array: zarr.Array[Any], names: set[str]) -> _Missing:
+    def of(cls, array: zarr.Array[Any], names: Collection[str]) -> _Missing:
         """Find the missing chunks of an array whose files have these names."""
         chunk = _stored_chunk(array)
         grid = _grid(array)
@@ -305,7 +312,8 @@ def _stored_limit(array: zarr.Array[Any]) -> int:
     have any length.
     """
     size = prod(_stored_chunk(array)) * array.dtype.itemsize
-    return 2**24 + 8 * size if array.dtype.kind in NUMBER_KINDS else 2 * MAX_CHUNK_BYTES
+    needed = 2**24 + 8 * size if array.dtype.kind in NUMBER_KINDS else 2 * MAX_CHUNK_BYTES
+    return min(needed, 2 * MAX_CHUNK_BYTES)
 
 
 def _grid(array: zarr.Array[Any]) -> list[int]:

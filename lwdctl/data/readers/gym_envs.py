@@ -20,6 +20,8 @@ from lwdctl.data.reader import requested_env
 # Rows from which it is decided whether a file's contact forces are all zero.
 SAMPLE = 1000
 _ID = re.compile(r"([A-Za-z0-9]+)-v(\d+)")
+MOST_ID = 1000
+"""Characters of a recorded name in which an environment is looked for."""
 _LEVELS = (
     "medium-replay", "medium-expert", "full-replay", "simple", "medium", "expert", "random",
     "human", "cloned",
@@ -86,7 +88,7 @@ def describe_env(
         DataError: The known environment has observations or actions of another size.
     """
     adapter, requested = requested_env(config)
-    match = _ID.search(source.recorded)
+    match = _ID.search(source.recorded[:MOST_ID])
     name = match[0] if match else ""
     env = known_env(requested or name)
     if not (requested or name):

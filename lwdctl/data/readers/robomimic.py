@@ -31,7 +31,7 @@ from lwdctl.core.records import (
     ObservationSpec,
     SourceSpec,
 )
-from lwdctl.data.checks import check_components, check_rows, numeric_order
+from lwdctl.data.checks import check_components, check_rows, numeric_order, without_number
 from lwdctl.data.files.contents import Contents
 from lwdctl.data.files.hdf5 import (
     Hdf5Reader,
@@ -68,7 +68,6 @@ from lwdctl.data.readers.robomimic_texts import (
     find_text,
     flag_of,
     required_texts,
-    stem_of,
     whole_number_of,
 )
 from lwdctl.data.readers.robosuite_object import (
@@ -153,13 +152,13 @@ class RobomimicFile(Hdf5Reader):
         where = location(self._demos[example])
         self._key = choose_action_key(layout_of(self._demos[example]), self._config, where)
         masks = Masks(self._file, groups)
-        stem = stem_of(example)
+        stem = without_number(example)
         self._lengths: dict[str, int] = {}
         for name in masks.select(self._config.filter_key or ""):
             key = f"data/{name}/{self._key}"
             if self._holds(key):
                 self._lengths[name] = self._shape_of(key)[0]
-            elif stem_of(name) == stem and len(self._demos[name]):
+            elif without_number(name) == stem and len(self._demos[name]):
                 raise DataError(f"{self.path}: {key}: is missing")
             else:
                 self._note("no actions", name)

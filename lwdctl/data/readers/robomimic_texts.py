@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -122,8 +121,3 @@ def whole_number_of(value: Any) -> int | None:
     text = text_of(np.asarray(value).reshape(-1)[0]) if np.size(value) == 1 else ""
     text = text.removesuffix(".0")
     return int(text) if text.isdecimal() and len(text) < LONGEST_NUMBER else None
-
-
-def stem_of(name: str) -> str:
-    """Return a name without the number at its end (`demo_`)."""
-    return re.sub(r"\d+$", "", name)

@@ -485,7 +485,7 @@ def test_arrays_larger_than_their_member_are_refused(tmp_path):
 
 
 def test_zip_bombs_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("lwdctl.data.files.npz_files.SUSPICIOUS_BYTES", 2**20)
+    monkeypatch.setattr("lwdctl.data.files.bounds.SUSPICIOUS_BYTES", 2**20)
     path = tmp_path / "a.npz"
     np.savez_compressed(path, obs=np.zeros((ROWS, 2**17)), action=ACTION, ends=np.array([12]))
     with pytest.raises(DataError, match="no recording compresses so well"):

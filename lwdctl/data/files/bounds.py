@@ -1,0 +1,65 @@
+"""How much memory data of unknown origin may take: compressed bytes grow, and headers lie."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lwdctl.core.errors import DataError
+
+MOST_VALUE_BYTES = 2**26
+"""Bytes of a single value: a text, or an array that stands for one element or attribute."""
+MAX_CHUNK_BYTES = 2**28
+"""Most bytes that a chunk may decode to; no chunk of a recording is larger."""
+SMALLEST_COMPRESSION = 1 / 250
+"""No array of a recording shrinks to less than this when it is compressed; bombs do."""
+SUSPICIOUS_BYTES = 2**28
+"""Bytes from which on compression is compared with `SMALLEST_COMPRESSION`."""
+_STATM = Path("/proc/self/statm")
+
+
+def check_growth(stored: int, size: int, where: str, hint: str) -> None:
+    """Check that stored bytes do not grow to more memory than a recording would need.
+
+    Args:
+        stored: Bytes in the file.
+        size: Bytes that they are decoded to.
+        where: File, key and shape, for the message.
+        hint: How to write the array again.
+
+    Raises:
+        DataError: It is a bomb.
+    """
+    if size > SUSPICIOUS_BYTES and stored < size * SMALLEST_COMPRESSION:
+        raise DataError(
+            f"{where}: {stored:,} bytes that grow to {size:,}: no recording compresses so well",
+            hint,
+        )
+
+
+@contextmanager
+def memory_limit(most: int) -> Iterator[None]:
+    """Let the process take at most so many more bytes; a library that needs more fails.
+
+    HDF5 decompresses a chunk to whatever it grows to. Systems that do not count addresses, as
+    macOS, have no limit.
+
+    Args:
+        most: Bytes of address space.
+    """
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    try:
+        used = int(_STATM.read_bytes().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        limit = used + most
+        if before[0] == resource.RLIM_INFINITY or limit < before[0]:
+            resource.setrlimit(resource.RLIMIT_AS, (limit, before[1]))
+    except (OSError, ValueError):
+        yield
+        return
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
