@@ -111,8 +111,12 @@ class Column:
 
 
 def step_chunk(row_bytes: int) -> int:
-    """Return how many steps a chunk holds; more in narrow arrays, so that they have few files."""
-    return max(STEP_CHUNK, 1 << (_STEP_CHUNK_BYTES // max(row_bytes, 1)).bit_length() - 1)
+    """Return how many steps a chunk holds: more in narrow arrays, so that they have few files.
+
+    Fewer in very wide ones, whose chunks would be larger than those that are read.
+    """
+    narrow = 1 << max(1, _STEP_CHUNK_BYTES // max(row_bytes, 1)).bit_length() - 1
+    return min(max(STEP_CHUNK, narrow), max(1, MAX_CHUNK_BYTES // max(row_bytes, 1)))
 
 
 def create_group(path: Path | None) -> zarr.Group:

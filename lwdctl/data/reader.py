@@ -30,6 +30,9 @@ from lwdctl.data.formats import READERS
 if TYPE_CHECKING:
     from lwdctl.data.files.contents import Contents
 
+MOST_COMPONENTS = 2**20
+"""Components of an observation or action that a network could take."""
+
 
 @dataclass(frozen=True)
 class EpisodeOutline:
@@ -434,15 +437,19 @@ def _merge_specs(readers: Sequence[FileReader]) -> SourceSpec:
 
 
 def _check_sizes(spec: SourceSpec, path: Path) -> None:
-    """Check that there is something to observe and something to do.
+    """Check that there is something to observe and something to do, in vectors of some length.
 
     Raises:
-        DataError: Observations or actions have no components.
+        DataError: Observations or actions have no components, or too many for a network.
     """
     sizes = {"observations": sum(item.size for item in spec.observations)}
     for noun, size in {**sizes, "actions": spec.action.size}.items():
         if not size:
             raise DataError(f"{path}: {noun}: have no components")
+        if size > MOST_COMPONENTS:
+            raise DataError(
+                f"{path}: {noun}: have {size:,} components, expected at most {MOST_COMPONENTS:,}"
+            )
 
 
 def _with_finite_settings(spec: SourceSpec, path: Path) -> tuple[SourceSpec, list[Finding]]:

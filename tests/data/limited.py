@@ -1,20 +1,25 @@
-"""Real commands in forked children with limits: exit status, lines, seconds and memory."""
+"""Real commands in forked children with limits: exit status, lines, seconds and memory.
+
+`python limited.py WORKSPACE` answers command lines, one of JSON per line; see `Served`.
+"""
 
 from __future__ import annotations
 
 import importlib
 import io
+import json
 import os
 import resource
 import select
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +65,34 @@ class Ended:
         if self.code and not self.text.startswith("error: "):
             return "no error line"
         return f"{self.peak / 1e6:.0f} MB" if self.peak > MOST_BYTES else ""
+
+
+class Served:
+    """Runs commands as `run` does, in children of a new process, which has taken no memory yet."""
+
+    def __init__(self, workspace: Path) -> None:
+        self._workspace = workspace
+
+    def __enter__(self) -> Served:
+        self._server = subprocess.Popen(
+            [sys.executable, __file__],
+            env={**os.environ, "LWDCTL_WORKSPACE": str(self._workspace), "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._server.communicate()
+
+    def __call__(self, words: list[str]) -> Ended:
+        """Run a command to its end."""
+        assert self._server.stdin
+        assert self._server.stdout
+        self._server.stdin.write(json.dumps(words) + "\n")
+        self._server.stdin.flush()
+        return Ended(*json.loads(self._server.stdout.readline()))
 
 
 def load() -> None:
@@ -142,3 +175,9 @@ def _limited(words: list[str], prepare: Callable[[], object], check: Callable[[]
             traceback.print_exc()
             return WRONG
     return code
+
+
+if __name__ == "__main__":
+    load()
+    for line in sys.stdin:
+        print(json.dumps(astuple(run(json.loads(line)))), flush=True)  # noqa: T201

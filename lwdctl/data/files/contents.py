@@ -6,6 +6,7 @@ directory. Nothing outside the path is followed, nothing is unpickled or execute
 
 from __future__ import annotations
 
+import io
 import os
 import zipfile
 from collections.abc import Mapping
@@ -36,6 +37,8 @@ MAX_ENTRIES = 2000
 MAX_DEPTH = 6
 MAX_METADATA_BYTES = 2**20
 """Largest JSON file whose values are listed."""
+MOST_NPY_HEADER = 2**16
+"""Bytes of the header of an array in an npz file; NumPy evaluates up to 10,000."""
 MAX_MEMBERS = 2
 """Files of a directory that are looked into: they stand for the others."""
 SMALLEST_USER_BLOCK = 512
@@ -360,11 +363,13 @@ def read_npy_header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[
     Raises:
         ValueError: It is no npy file.
     """
-    version = np.lib.format.read_magic(member)
-    read = np.lib.format.read_array_header_1_0
-    if version != (1, 0):
-        read = np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(member)
+    first = np.lib.format.read_magic(member) == (1, 0)
+    length = member.read(2 if first else 4)
+    if (size := int.from_bytes(length, "little")) > MOST_NPY_HEADER:
+        raise ValueError(f"its header has {size:,} bytes")
+    header = io.BytesIO(length + member.read(size))
+    read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(header)
     return tuple(shape), bool(fortran), dtype
 
 

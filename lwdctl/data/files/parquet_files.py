@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lwdctl.core.errors import DataError, MissingExtraError, first_line
+from lwdctl.data.files.bounds import check_growth
 from lwdctl.data.files.parquet_footer import declared_sizes
 
 try:
@@ -95,8 +96,15 @@ class ParquetTable:
                 raise ValueError("a row group lacks columns")
 
     def declared_bytes(self, names: Sequence[str]) -> int:
-        """Return how many bytes the columns take in memory, as the file declares it."""
-        return sum(self._group_bytes(group, names) for group in range(len(self.group_rows)))
+        """Return how many bytes the columns take in memory, as the file declares it.
+
+        Raises:
+            DataError: They are far more than a file of this size holds.
+        """
+        size = sum(self._group_bytes(group, names) for group in range(len(self.group_rows)))
+        hint = "write the file again without compression if it is right"
+        check_growth(self.path.stat().st_size, size, f"{self.path}: {len(names)} columns", hint)
+        return size
 
     def _group_bytes(self, group: int, names: Sequence[str]) -> int:
         return sum(self._sizes[group][leaf] for name in names for leaf in self._leaves[name])

@@ -66,6 +66,10 @@ class ZarrFile:
         self._opened: dict[str, zarr.Array[Any]] = {}
         self._lost: dict[str, _Missing] = {}
         directory = path.is_dir()
+        self._members: dict[str, int] = {}
+        if not directory:
+            with zipfile.ZipFile(path) as archive:
+                self._members = {item.filename: item.file_size for item in archive.infolist()}
         self._store: Store = (
             LocalStore(path, read_only=True) if directory else ZipStore(path, mode="r")
         )
@@ -221,9 +225,11 @@ class ZarrFile:
             files = self._own_files(base, key)
             sizes = {path.relative_to(base).as_posix(): path.stat().st_size for path in files}
         else:
-            with zipfile.ZipFile(self.path) as archive:
-                members = [item for item in archive.infolist() if item.filename.startswith(folder)]
-            sizes = {item.filename.removeprefix(folder): item.file_size for item in members}
+            sizes = {
+                name.removeprefix(folder): size
+                for name, size in self._members.items()
+                if name.startswith(folder)
+            }
         for name, size in sizes.items():
             if size > limit:
                 raise DataError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from lwdctl.data.checks import missing_path
 from lwdctl.data.files.zip_errors import ZIP_ERRORS
 
 _MAX_METADATA_BYTES = 2**24
+"""Bytes of all metadata of a store together."""
 _MAX_DEPTH = 8
 _ATTRIBUTES = ".zattrs"
 _METADATA = (".zarray", _ATTRIBUTES, ".zgroup", "zarr.json")
@@ -34,7 +35,7 @@ def read_zarr_metadata(path: Path) -> tuple[str, dict[str, dict[str, Any]]]:
     if path.is_file() and not zipfile.is_zipfile(path):
         raise DataError(f"{path}: is neither a zarr directory nor an intact zip file of one")
     try:
-        files = dict(_in_folder(path, path, 0) if path.is_dir() else _in_zip(path))
+        files = _bounded(_in_folder(path, path, 0) if path.is_dir() else _in_zip(path))
         root = _root_of(path, files)
         documents: dict[str, dict[str, Any]] = {}
         for name in sorted(files, key=lambda name: (name.endswith(_ATTRIBUTES), name)):
@@ -48,6 +49,22 @@ def read_zarr_metadata(path: Path) -> tuple[str, dict[str, dict[str, Any]]]:
     if "" not in documents or is_array(documents[""]):
         raise DataError(f"{path}: is not a zarr group")
     return root, documents
+
+
+def _bounded(found: Iterator[tuple[str, bytes]]) -> dict[str, bytes]:
+    """Return the content of metadata files by name.
+
+    Raises:
+        ValueError: They are too large together.
+    """
+    files: dict[str, bytes] = {}
+    size = 0
+    for name, content in found:
+        files[name] = content
+        size += len(content)
+        if size > _MAX_METADATA_BYTES:
+            raise ValueError(f"its metadata have more than {_MAX_METADATA_BYTES:,} bytes")
+    return files
 
 
 def _in_folder(folder: Path, root: Path, depth: int) -> Iterator[tuple[str, bytes]]:
@@ -74,7 +91,7 @@ def _in_folder(folder: Path, root: Path, depth: int) -> Iterator[tuple[str, byte
 def _in_zip(path: Path) -> Iterator[tuple[str, bytes]]:
     with zipfile.ZipFile(path) as archive:
         for item in archive.infolist():
-            if PurePosixPath(item.filename).name in _METADATA:
+            if item.filename.endswith(_METADATA) and Path(item.filename).name in _METADATA:
                 if item.file_size > _MAX_METADATA_BYTES:
                     raise ValueError(f"{item.filename} declares {item.file_size:,} bytes")
                 yield item.filename, archive.read(item)

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from lwdctl.core.errors import DataError, MissingExtraError, first_line
 from lwdctl.core.untrusted import read_json
 from lwdctl.data.checks import check_declared_bytes, missing_path, numeric_order
+from lwdctl.data.files.bounds import check_growth
 from lwdctl.data.files.contents import MAX_DEPTH, MAX_ENTRIES, ArrayEntry
 from lwdctl.data.files.hdf5 import StoredArray, open_hdf5, read_array, read_stored, text_of
 
@@ -204,11 +205,14 @@ class ArrowStorage:
         self._datasets: dict[str, Any] = {}
         self._entries: dict[str, dict[str, ArrayEntry]] = {}
         self._attributes: dict[str, dict[str, Any]] = {}
-        total = 0
+        total = stored = 0
         for name in self.names:
             self._look_into(name)
             total += sum(_size(item) for item in self._entries[name].values())
             check_declared_bytes(total, max_bytes, f"{self.where(name)}: declares its arrays")
+            stored += sum(Path(file).stat().st_size for file in self._datasets[name].files)
+            hint = "write the dataset again without compression if it is right"
+            check_growth(stored, total, f"{self.where(name)}: its arrays", hint)
 
     def _look_into(self, name: str) -> None:
         folder = self._folder(name)

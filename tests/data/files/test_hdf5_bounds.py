@@ -17,16 +17,18 @@ from lwdctl.data.files import bounds, contents, hdf5
 from lwdctl.data.reader import open_source
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-import limited
+from limited import Served
 
 sys.path.pop(0)
 
 OBSERVED = "data/demo_2/obs/observation"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def loaded():
-    limited.load()
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Return what runs a command with limits."""
+    with Served(tmp_path_factory.mktemp("workspace")) as served:
+        yield served
 
 
 @pytest.fixture
@@ -100,15 +102,12 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("damage", "expected"), REFUSED, ids=[row[0].__name__ for row in REFUSED])
-def test_a_file_takes_no_time_and_no_memory(
-    make_sample, tmp_path, monkeypatch, fifo, damage, expected
-):
-    monkeypatch.setenv("LWDCTL_WORKSPACE", str(tmp_path / "runs"))
+def test_a_file_takes_no_time_and_no_memory(run, make_sample, tmp_path, fifo, damage, expected):
     path = make_sample("robomimic", tmp_path / "data").path
     with h5py.File(path, "a") as file:
         damage(file, fifo)
     for words in (["ingest", str(path), "-q"], ["inspect", str(path), "-q"]):
-        ended = limited.run(words)
+        ended = run(words)
         assert not ended.problem(), ended
         assert ended.code == 1
         assert expected in ended.text or words[0] == "inspect"
@@ -131,13 +130,12 @@ def long_environment(file):
     ("name", "change"),
     [("robomimic", many_digits), ("minari", long_number), ("d4rl", long_environment)],
 )
-def test_long_names_take_no_time(make_sample, tmp_path, monkeypatch, name, change):
-    monkeypatch.setenv("LWDCTL_WORKSPACE", str(tmp_path / "runs"))
+def test_long_names_take_no_time(run, make_sample, tmp_path, name, change):
     sample = make_sample(name, tmp_path / "data")
     with h5py.File(sample.hdf5, "a") as file:
         change(file)
     for command in ("ingest", "inspect"):
-        ended = limited.run([command, str(sample.path), "-q"])
+        ended = run([command, str(sample.path), "-q"])
         assert not ended.problem(), ended
 
 
