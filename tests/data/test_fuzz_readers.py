@@ -4,9 +4,6 @@ Checksums see damage that would change numbers in zip and npz files, in HDF5 fil
 filter and the metadata of its format 1.10, and in zarr chunks with crc32c. HDF5 files as most
 people write them, chunks compressed with blosc, parquet files without page checksums and JSON
 metadata have none: a flipped bit there may change a number or a name, and nobody can see it.
-
-One damage is not tried: HDF5 2.0 loops for ever over a heap of texts whose sizes became zero, and
-nothing in Python can stop it.
 """
 
 from __future__ import annotations
@@ -226,8 +223,6 @@ def check_answers(answers: list[dict[str, Any]], path: Path, count: int, *, chec
         if answer["outcome"] == "error":
             assert "\n" not in answer["message"]
             assert str(path) in answer["message"], f"{where}: {answer['message']}"
-        elif answer["outcome"] == "skipped":
-            continue
         elif checked:
             assert answer["differing"] == 0, f"{where}: wrong numbers: {answer}"
         elif answer["in_data"]:

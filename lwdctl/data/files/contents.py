@@ -237,12 +237,14 @@ def _look_into_hdf5(path: Path) -> Contents:
     import h5py  # readers of other containers do not need it
 
     from lwdctl.data.files.hdf5 import element_problem, open_shared
+    from lwdctl.data.files.hdf5_heaps import check_heaps
 
     arrays: dict[str, ArrayEntry] = {}
     groups: dict[str, int] = {}
     attributes: dict[str, dict[str, Any]] = {}
     scalars: dict[str, Any] = {}
     try:
+        check_heaps(path)
         with open_shared(path) as file:
             stack: list[tuple[str, Any, int]] = [("", file, 0)]
             seen: set[Any] = set()

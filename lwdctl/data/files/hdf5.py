@@ -42,6 +42,7 @@ from lwdctl.data.files.bounds import (
     check_growth,
     memory_limit,
 )
+from lwdctl.data.files.hdf5_heaps import check_heaps
 
 # Cache per open array: flat files are read in random order, with many episodes in a chunk.
 CACHE_BYTES = 2**24
@@ -122,6 +123,7 @@ def open_hdf5(path: Path, max_bytes: int) -> tuple[h5py.File, Structure]:
     if path.stat().st_size == 0:
         raise DataError(f"{path}: is empty")
     try:
+        check_heaps(path)
         file = open_shared(path, rdcc_nbytes=CACHE_BYTES, rdcc_nslots=CACHE_SLOTS)
     except OSError as error:
         problem = f"cannot be opened ({error})"

@@ -113,6 +113,23 @@ def test_a_file_takes_no_time_and_no_memory(run, make_sample, tmp_path, fifo, da
         assert expected in ended.text or words[0] == "inspect"
 
 
+def test_a_heap_of_texts_without_an_end_is_not_walked(run, make_sample, tmp_path):
+    """HDF5 would walk it for ever, at the first attribute."""
+    path = make_sample("robomimic", tmp_path).path
+    content = bytearray(path.read_bytes())
+    start = content.index(b"GCOL")
+    place = start + 16
+    while int.from_bytes(content[place : place + 2], "little"):  # to the free space behind texts
+        place += 16 + (int.from_bytes(content[place + 8 : place + 16], "little") + 7) // 8 * 8
+    content[place + 8 : place + 16] = bytes(8)
+    path.write_bytes(content)
+    for command in ("ingest", "inspect"):
+        ended = run([command, str(path), "-q"])
+        assert not ended.problem(), ended
+        assert ended.code == 1
+        assert f"the heap of texts at byte {start:,} has no end" in ended.text
+
+
 def many_digits(file):
     """Give a demonstration a name over which a search for its number runs squared."""
     file.move("data/demo_2", "data/" + "1" * 60_000 + "x")
