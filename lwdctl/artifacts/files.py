@@ -16,7 +16,8 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from lwdctl.core.errors import cannot_write
+from lwdctl.core.errors import ArtifactError, cannot_write
+from lwdctl.core.plain_text import plain_text
 
 _BLOCK = 1 << 20
 """Bytes read at once: few, long calls leave the interpreter to other threads."""
@@ -100,13 +101,21 @@ def matching(folder: Path, *patterns: str) -> list[Path]:
     Args:
         folder: Where to begin; it need not exist.
         *patterns: One name with wildcards per level (`"*", "lift", "v*"`).
+
+    Raises:
+        ArtifactError: The system refuses to list a directory, or no directory can have the path.
     """
     found = [folder]
     for pattern in patterns:
         below: list[Path] = []
         for path in found:
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            try:
                 below += [item for item in path.iterdir() if fnmatchcase(item.name, pattern)]
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                where = plain_text(str(path), 300)
+                raise ArtifactError(f"cannot read {where}: {error.strerror}") from error
         found = below
     return sorted(found)
 

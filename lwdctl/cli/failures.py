@@ -18,6 +18,7 @@ from lwdctl.core.errors import (
     EXIT_BUG,
     EXIT_USAGE,
     EXIT_USER,
+    PATH_ERRNOS,
     WRITE_ERRNOS,
     LwdctlError,
     first_line,
@@ -26,6 +27,8 @@ from lwdctl.core.errors import (
 from lwdctl.core.launch import launched, leads
 from lwdctl.core.plain_text import plain_text, visible, visible_lines
 from lwdctl.stages import STAGES
+
+_LONGEST_PATH = 300
 
 
 class CommandLineError(LwdctlError):
@@ -76,6 +79,10 @@ def report(error: BaseException, arguments: list[str]) -> int:
             f"{where}{error.strerror}",
             "free disk space or change the permissions or limits, then run the same command again",
         )
+        return EXIT_USER
+    if isinstance(error, OSError) and error.errno in PATH_ERRNOS and error.filename:
+        path = plain_text(os.fsdecode(error.filename), _LONGEST_PATH)
+        _print_error(f"cannot use the path {path}: {error.strerror}", "give another path")
         return EXIT_USER
     if is_out_of_memory(error):
         _print_error(

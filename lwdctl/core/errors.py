@@ -60,6 +60,10 @@ WRITE_ERRNOS = frozenset(
 """What the system answers where a disk is full or must not be written."""
 
 
+PATH_ERRNOS = frozenset({errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR})
+"""What the system answers where no file or directory can have such a path."""
+
+
 def cannot_write(error: BaseException | None, folder: Path, then: str) -> ArtifactError | None:
     """Return the error of a write below a folder that the system refused, or None.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice
@@ -15,6 +16,7 @@ import numpy.typing as npt
 
 from lwdctl.artifacts.snippet_arrays import RESERVED_KEYS
 from lwdctl.core.errors import DataError
+from lwdctl.core.plain_text import plain_text
 from lwdctl.core.records import FloatArray, ObservationSpec
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.data.formats import READERS
@@ -142,7 +144,24 @@ def without_dropped(drop: Sequence[str], keys: Sequence[str], where: str) -> tup
     return tuple(key for key in keys if key not in drop)
 
 
-def missing_path(path: Path) -> DataError:
+def check_path(path: Path) -> None:
+    """Check that a path leads to a file or a directory.
+
+    Raises:
+        DataError: Nothing is there, the system refuses the path (it is too long, links lead in
+            circles), or it is a pipe, a socket or a device.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise _missing_path(path) from None
+    except OSError as error:
+        raise DataError(f"{plain_text(str(path), 300)}: {error.strerror}") from None
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise DataError(f"{path}: is neither a file nor a directory")
+
+
+def _missing_path(path: Path) -> DataError:
     """Return the error about a path that does not exist, with formats and files of like names."""
     text = str(path)
     is_word = path.name == text and not path.suffix

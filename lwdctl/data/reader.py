@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import re
 import shlex
 from bisect import bisect_right
@@ -403,9 +404,10 @@ def _weights(config: IngestConfig, count: int) -> tuple[float, ...]:
 def _check_distinct(paths: Sequence[Path]) -> None:
     seen: set[Path] = set()
     for path in paths:
-        if path.resolve() in seen:
+        place = Path(os.path.realpath(path))  # `resolve` fails where links lead in circles
+        if place in seen:
             raise DataError(f"{path}: is given twice", "give every file once")
-        seen.add(path.resolve())
+        seen.add(place)
 
 
 def _prefixes(paths: Sequence[Path]) -> list[str]:

@@ -1,13 +1,21 @@
 """Digests of files and directories, also while other work goes on."""
 
+import errno
 import hashlib
 import os
 from concurrent.futures import CancelledError
 
 import pytest
 
-from lwdctl.artifacts.files import fingerprint, fingerprints_beside, sha256_of
+from lwdctl.artifacts.files import (
+    fingerprint,
+    fingerprints_beside,
+    sha256_of,
+    whole_directory,
+    write_durably,
+)
 from lwdctl.cli.main import main
+from lwdctl.core.errors import ArtifactError
 
 TERABYTE = 2**40
 
@@ -76,4 +84,33 @@ def test_nobody_waits_for_a_pipe(tmp_path, monkeypatch, capsys):
     with pytest.raises(FileNotFoundError):
         fingerprint(tmp_path / "pipe")
     assert main(["ingest", "robomimic", "pipe", "-q"]) == 1
-    assert "is not a file" in capsys.readouterr().err
+    assert "is neither a file nor a directory" in capsys.readouterr().err
+
+
+def full(*_, **__):
+    """Stand for a write on a full disk: the system names no file."""
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_directory_that_cannot_be_written_whole_is_named_and_nothing_is_left(tmp_path):
+    def write():
+        with whole_directory(tmp_path / "made") as fresh:
+            (fresh / "part").write_text("half")
+            full()
+
+    with pytest.raises(ArtifactError, match="No space left on device") as caught:
+        write()
+    assert str(tmp_path) in caught.value.message
+    assert caught.value.hint.startswith("free disk space")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_cannot_be_written_is_named_and_nothing_is_left(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    write_durably(path, b"before")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        write_durably(path, b"after")
+    assert caught.value.filename == str(path)
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == b"before"

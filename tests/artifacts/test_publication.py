@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -63,6 +64,34 @@ def test_an_exception_leaves_nothing_behind(workspace):
         fail()
     assert hidden(workspace) == []
     assert workspace.artifacts() == []
+
+
+@pytest.mark.parametrize("kept", ["", "the last checkpoint is kept", "what is finished is kept"])
+def test_a_full_disk_names_the_path_and_what_is_kept(workspace, kept):
+    draft = workspace.begin("vae", "lift", config={})
+
+    def fail():
+        with draft:
+            if "checkpoint" in kept:
+                (draft.checkpoints / "1").write_text("half way")
+            draft.keep = "finished" in kept
+            raise OSError(errno.ENOSPC, "No space left on device", str(draft.path / "weights"))
+
+    with pytest.raises(ArtifactError, match=r"cannot write .*: No space left") as caught:
+        fail()
+    assert f"{draft.path}/weights" in caught.value.message
+    assert kept in caught.value.hint
+    assert draft.path.exists() == bool(kept)
+
+
+def test_an_error_that_is_no_refused_write_of_the_run_stays_what_it_is(workspace):
+    for error in (OSError(errno.ENOSPC, "full", "/elsewhere"), OSError(errno.EBADF, "bad")):
+        with (
+            pytest.raises(OSError, match=r"full|bad") as caught,
+            workspace.begin("vae", "lift", config={}),
+        ):
+            raise error
+        assert caught.value is error
 
 
 def test_a_kept_run_in_progress_survives_an_exception_and_stays_out_of_the_artifact(workspace):

@@ -1,14 +1,17 @@
 """How commands end when they fail or are interrupted."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import pytest
 
+from lwdctl.cli.failures import report_threads
 from lwdctl.cli.main import main
 
 
@@ -69,6 +72,37 @@ def test_a_full_disk_is_the_users_to_mend(capfd, monkeypatch):
     monkeypatch.setattr("lwdctl.cli.generate.make_progress", full)
     assert main(["sow", "x"]) == 1
     assert "No space left on device" in capfd.readouterr().err
+
+
+def test_a_thread_that_cannot_write_is_not_reported_beside_the_command(capfd, monkeypatch):
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)  # restored at the end
+    report_threads()
+
+    def run(error):
+        def fail():
+            raise error
+
+        thread = threading.Thread(target=fail)
+        thread.start()
+        thread.join()
+        return capfd.readouterr().err
+
+    assert run(OSError(28, "No space left on device")) == ""
+    assert "RuntimeError: other" in run(RuntimeError("other"))
+
+
+@pytest.mark.parametrize("number", [errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR])
+def test_a_path_that_the_system_refuses_is_the_users_to_mend(capfd, monkeypatch, number):
+    def refused(**settings):
+        raise OSError(number, os.strerror(number), "/data/\x1b[2J" + "v" * 5000)
+
+    monkeypatch.setattr("lwdctl.cli.generate.make_progress", refused)
+    assert main(["sow", "x"]) == 1
+    error, hint = capfd.readouterr().err.splitlines()
+    assert error.startswith("error: cannot use the path /data/\\x1b[2Jvvv")
+    assert error.endswith(os.strerror(number))
+    assert len(error) < 500
+    assert hint == "hint: give another path"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

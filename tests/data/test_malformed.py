@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -18,6 +19,7 @@ from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
 from lwdctl.data.checks import NonFiniteError
 from lwdctl.data.files.zarr_files import ZarrFile
+from lwdctl.data.formats import READERS
 from lwdctl.data.ingest import ingest
 from lwdctl.data.reader import open_source, recognize
 
@@ -285,6 +287,40 @@ def test_unknown_data_format_is_refused(refusal):
         file.write_text(json.dumps({"data_format": "pickle"}))
 
     assert "data_format: is 'pickle'" in refusal("minari", unknown)
+
+
+@pytest.fixture
+def odd_path(tmp_path):
+    """Return a function that makes a path which leads to neither a file nor a directory."""
+
+    def make(kind):
+        place = tmp_path / "odd"
+        if kind == "pipe":
+            os.mkfifo(place)
+        elif kind == "loop":
+            place.symlink_to("odd")
+        elif kind == "below a file":
+            place.touch()
+        names = {
+            "device": Path("/dev/zero"), "below a file": place / "x", "in a loop": place / "x",
+            "long": tmp_path / ("v" * 5000), "deep": tmp_path / ("d/" * 3000),
+        }  # fmt: skip
+        return names.get(kind, place)
+
+    return make
+
+
+@pytest.mark.timeout(60)  # one that is waited for has no end
+@pytest.mark.parametrize(
+    "kind", ["pipe", "device", "loop", "below a file", "long", "deep", "missing"]
+)
+@pytest.mark.parametrize("name", [*READERS, None])
+def test_a_path_that_leads_nowhere_is_one_line(odd_path, name, kind):
+    path = odd_path(kind)
+    with pytest.raises(DataError) as caught:
+        open_source(name, (path, Path("other")), IngestConfig())
+    assert str(path)[:200] in caught.value.message
+    assert "\n" not in caught.value.message
 
 
 def test_files_that_disagree_are_refused_with_both_names(make_sample, tmp_path):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import resource
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -145,3 +148,18 @@ def test_what_this_machine_cannot_train_is_refused_with_its_size() -> None:
     with pytest.raises(ConfigError, match=r"needs 4,000 GB\s+of memory"):
         check_batch_memory(10**6, 4 * 10**6)
     check_training_memory(lambda: PolicyVae(VAE))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files as Linux does")
+def test_weights_that_cannot_be_written_are_an_error_of_the_system(saved: Path) -> None:
+    """The error has the system's number and the path, as of every other file."""
+    model = PolicyVae(VAE)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            save_model(saved, VAE.to_mapping(), model, model)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.errno == errno.EFBIG
+    assert Path(caught.value.filename).parent == saved

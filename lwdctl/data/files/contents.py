@@ -19,7 +19,7 @@ import numpy as np
 
 from lwdctl.core.errors import DataError, first_line
 from lwdctl.core.untrusted import parse_json, read_bytes
-from lwdctl.data.checks import NUMBER_KINDS, missing_path, numeric_order
+from lwdctl.data.checks import NUMBER_KINDS, check_path, numeric_order
 from lwdctl.data.files.bounds import MOST_VALUE_BYTES, memory_limit
 from lwdctl.data.files.zip_errors import ZIP_ERRORS
 
@@ -131,8 +131,7 @@ def look_into(path: Path) -> Contents:
     Raises:
         DataError: No such path, an empty file, or one that cannot be opened.
     """
-    if not path.exists():
-        raise missing_path(path)
+    check_path(path)
     try:
         return _look_into_directory(path) if path.is_dir() else _look_into_file(path)
     except (OSError, ValueError, *ZIP_ERRORS) as error:
@@ -146,8 +145,6 @@ def _look_into_directory(path: Path) -> Contents:
 
 
 def _look_into_file(path: Path) -> Contents:
-    if not path.is_file():
-        raise DataError(f"{path}: is neither a file nor a directory")
     if path.stat().st_size == 0:
         raise DataError(f"{path}: is empty")
     if _is_hdf5(path):

@@ -30,10 +30,10 @@ from lwdctl.data.checks import (
     NUMBER_KINDS,
     NonFiniteError,
     check_declared_bytes,
+    check_path,
     check_rows,
     closed_on_error,
     finite_rows,
-    missing_path,
 )
 from lwdctl.data.files.bounds import (
     MAX_CHUNK_BYTES,
@@ -116,8 +116,7 @@ def open_hdf5(path: Path, max_bytes: int) -> tuple[h5py.File, Structure]:
     Returns:
         The open file, and what it holds.
     """
-    if not path.exists():
-        raise missing_path(path)
+    check_path(path)
     if not path.is_file():
         raise DataError(f"{path}: is not a file")
     if path.stat().st_size == 0:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from lwdctl.core.errors import DataError, first_line
 from lwdctl.core.records import Finding
-from lwdctl.data.checks import check_declared_bytes, missing_path
+from lwdctl.data.checks import check_declared_bytes, check_path
 from lwdctl.data.files.bounds import check_growth
 from lwdctl.data.files.contents import npz_entry, read_npy_header
 from lwdctl.data.files.zip_errors import ZIP_ERRORS
@@ -49,8 +49,7 @@ class NpzFile:
         self._max_bytes = max_bytes
         self._declared = self._stored = 0
         self._values: dict[str, npt.NDArray[Any]] = {}
-        if not path.exists():
-            raise missing_path(path)
+        check_path(path)
         if not path.is_file() or not zipfile.is_zipfile(path):
             raise DataError(f"{path}: is not an npz file")
         try:

@@ -12,7 +12,7 @@ import numpy as np
 
 from lwdctl.core.errors import DataError, first_line
 from lwdctl.core.untrusted import parse_json
-from lwdctl.data.checks import missing_path
+from lwdctl.data.checks import check_path
 from lwdctl.data.files.zip_errors import ZIP_ERRORS
 
 _MAX_METADATA_BYTES = 2**24
@@ -30,8 +30,7 @@ def read_zarr_metadata(path: Path) -> tuple[str, dict[str, dict[str, Any]]]:
     Raises:
         DataError: No such path, or no zarr group.
     """
-    if not path.exists():
-        raise missing_path(path)
+    check_path(path)
     if path.is_file() and not zipfile.is_zipfile(path):
         raise DataError(f"{path}: is neither a zarr directory nor an intact zip file of one")
     try:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from lwdctl.core.errors import DataError
 from lwdctl.core.untrusted import parse_json, read_bytes, read_json
-from lwdctl.data.checks import check_declared_bytes, missing_path, numeric_order
+from lwdctl.data.checks import check_declared_bytes, check_path, numeric_order
 
 INFO = "meta/info.json"
 STATISTICS = "meta/stats.json"
@@ -103,8 +103,7 @@ class Folder:
     """
 
     def __init__(self, root: Path, max_bytes: int = 2**40) -> None:
-        if not root.exists():
-            raise missing_path(root)
+        check_path(root)
         if not root.is_dir():
             raise DataError(f"{root}: is a file", "give the directory that holds meta and data")
         self.root, self._max_bytes, self._bytes = root, max_bytes, 0

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from lwdctl.core.errors import DataError, MissingExtraError, first_line
 from lwdctl.core.untrusted import read_json
-from lwdctl.data.checks import check_declared_bytes, missing_path, numeric_order
+from lwdctl.data.checks import check_declared_bytes, check_path, numeric_order
 from lwdctl.data.files.bounds import check_growth
 from lwdctl.data.files.contents import MAX_DEPTH, MAX_ENTRIES, ArrayEntry
 from lwdctl.data.files.hdf5 import StoredArray, open_hdf5, read_array, read_stored, text_of
@@ -76,8 +76,7 @@ def open_storage(path: Path, max_bytes: int) -> EpisodeStorage:
         DataError: There is no dataset, it is damaged, or it declares more than `max_bytes`.
         MissingExtraError: It is made of arrow or parquet files, and pyarrow is not installed.
     """
-    if not path.exists():
-        raise missing_path(path)
+    check_path(path)
     folder = path.parent
     if path.is_dir():
         folder = path if (path / "metadata.json").is_file() else path / "data"
