@@ -122,6 +122,20 @@ def test_an_array_of_another_shape_or_type_is_refused(root, capsys, array, other
         assert status == 0 or (status == 1 and array in errors), errors
 
 
+def test_a_chunk_of_gigabytes_is_refused_before_memory_is_taken(root, capsys):
+    """Its header and the metadata of its array agree; it is only too large."""
+    array = store(root) / "action"
+    grid = {"name": "regular", "configuration": {"chunk_shape": [2**28, 2]}}
+    edit(array / "zarr.json", chunk_grid=grid)
+    chunk = array / "c.0.0"
+    content = bytearray(chunk.read_bytes())
+    content[4:8] = (2**31).to_bytes(4, "little")
+    chunk.write_bytes(content)
+    sign_all(root)
+    for line in ("verify snippets/toy", "encode"):
+        assert "a chunk decodes to 2,147,483,648 bytes" in refused(line, capsys)
+
+
 @pytest.mark.parametrize("odd", ["[" * 100_000, "3", '["a"]', "[1, 2, 3, 4]", '{"a": 1}'])
 def test_names_of_episodes_are_a_list_of_texts(root, capsys, odd):
     shutil.rmtree(store(root) / "episode" / "source")

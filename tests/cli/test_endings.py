@@ -9,7 +9,9 @@ import textwrap
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from lwdctl.cli.failures import report_threads
 from lwdctl.cli.main import main
@@ -72,6 +74,26 @@ def test_a_full_disk_is_the_users_to_mend(capfd, monkeypatch):
     monkeypatch.setattr("lwdctl.cli.generate.make_progress", full)
     assert main(["sow", "x"]) == 1
     assert "No space left on device" in capfd.readouterr().err
+
+
+def out_of_memory(how):
+    """Fail as Python, NumPy, and torch on a CPU and on a GPU do."""
+    if how == "numpy":
+        np.zeros(2**60, np.uint8)
+    if how == "torch":
+        torch.zeros(2**60, dtype=torch.uint8)
+    if how == "cuda":
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+    return bytearray(2**62)
+
+
+@pytest.mark.parametrize("how", ["python", "numpy", "torch", "cuda"])
+def test_too_little_memory_is_the_users_to_mend(capfd, monkeypatch, how):
+    monkeypatch.setattr("lwdctl.cli.generate.make_progress", lambda **_: out_of_memory(how))
+    assert main(["sow", "x"]) == 1
+    error, hint = capfd.readouterr().err.splitlines()
+    assert error.startswith("error: not enough memory: ")
+    assert "smaller sizes" in hint
 
 
 def test_a_thread_that_cannot_write_is_not_reported_beside_the_command(capfd, monkeypatch):

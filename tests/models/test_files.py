@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from lwdctl.core.errors import ArtifactError, ConfigError
 from lwdctl.models.denoiser import DenoiserSpec
 from lwdctl.models.diffusion import DiffusionSpec, LatentDiffusion
-from lwdctl.models.files import EMA_WEIGHTS, SPEC, save_model
+from lwdctl.models.files import EMA_WEIGHTS, SPEC, load_model, save_model
 from lwdctl.models.skeleton import check_batch_memory, check_training_memory, skeleton
 from lwdctl.models.vae import PolicyVae, VaeSpec
 
@@ -148,6 +148,16 @@ def test_what_this_machine_cannot_train_is_refused_with_its_size() -> None:
     with pytest.raises(ConfigError, match=r"needs 4,000 GB\s+of memory"):
         check_batch_memory(10**6, 4 * 10**6)
     check_training_memory(lambda: PolicyVae(VAE))
+
+
+@pytest.mark.parametrize("size", [0, 7, 8, 100, -10])
+def test_weights_that_are_cut_off_are_refused_where_no_header_was_compared(
+    saved: Path, size: int
+) -> None:
+    path = saved / EMA_WEIGHTS
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        load_model(lambda: PolicyVae(VAE), saved, checked_first=False)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files as Linux does")

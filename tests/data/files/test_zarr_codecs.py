@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import shutil
 import zlib
 from pathlib import Path
 
@@ -119,3 +120,21 @@ def test_shards_are_bounded(tmp_path):
         file.truncate(2**26)
     with pytest.raises(DataError, match="has 67,108,864 bytes, expected at most"):
         read(tmp_path / "a.zarr")
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("node", ["", "act/"])
+def test_attributes_are_bounded_before_they_are_read(tmp_path, version, zipped, node):
+    """A few hundred kilobytes in a zip file may be gigabytes of attributes."""
+    path = tmp_path / "a.zarr"
+    make(path, version, "zlib" if version == 2 else "gzip")
+    file = path / (f"{node}.zattrs" if version == 2 else f"{node}zarr.json")
+    text = file.read_text() if file.exists() else "{}"
+    size = 2**24 + 1
+    file.write_text(text.rstrip().removesuffix("}") + " " * size + "}")
+    if zipped:
+        path = Path(shutil.make_archive(str(path), "zip", path))
+        assert path.stat().st_size < size / 100
+    with pytest.raises(DataError, match=r"(has|declares) 16,777,\d+ bytes"):
+        ZarrFile(path, 2**30)
