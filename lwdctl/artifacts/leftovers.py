@@ -13,12 +13,11 @@ from lwdctl.artifacts.references import MAKERS
 from lwdctl.artifacts.run_in_progress import (
     PARTS,
     PREFIX,
-    RECORD_NAME,
     REMOVED,
     RunRecord,
     read_record,
     remove_run,
-    try_lock,
+    unused,
     was_published,
 )
 from lwdctl.core.errors import ArtifactError
@@ -44,13 +43,10 @@ class Leftover:
     bytes: int
 
     def remove(self) -> bool:
-        """Remove the directory unless a process works on it; return whether it is gone."""
-        lock = try_lock(self.path)
-        if lock is None and (self.path / RECORD_NAME).exists():
-            return False
-        remove_run(self.path)
-        if lock is not None:
-            lock.close()
+        """Remove the directory unless a process may work on it; return whether it is gone."""
+        with unused(self.path) as is_free:
+            if is_free:
+                remove_run(self.path)
         return not self.path.exists()
 
 

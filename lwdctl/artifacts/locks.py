@@ -7,15 +7,16 @@ import fcntl
 import os
 import socket
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO
+
+from lwdctl.core.processes import process_exists
 
 _WITHOUT_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
 
 
 @dataclass(frozen=True)
 class Owner:
-    """The process that began a run: what tells of its end where a file system has no locks.
+    """The process that works on a run: what tells of its end where a file system has no locks.
 
     Attributes:
         host: Its machine, or "" where that is not known.
@@ -34,7 +35,7 @@ class Owner:
 
     @property
     def is_elsewhere(self) -> bool:
-        """Whether it was begun on another machine."""
+        """Whether it runs, or ran, on another machine."""
         return self.host not in ("", socket.gethostname())
 
     @property
@@ -42,7 +43,7 @@ class Owner:
         """Whether it has surely ended: it ran here, or was this job before it was requeued."""
         if self.is_elsewhere:
             return bool(self.job) and self.job == os.environ.get("SLURM_JOB_ID", "")
-        return bool(self.pid) and not Path(f"/proc/{self.pid}").exists()
+        return bool(self.pid) and not process_exists(self.pid)
 
 
 def lock_file(file: IO[str], how: int) -> bool:

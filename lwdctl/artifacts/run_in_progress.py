@@ -15,7 +15,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from lwdctl.artifacts.artifact import SMALL_FILE, Artifact
-from lwdctl.artifacts.files import matching, remember_digest, sha256_of, sync
+from lwdctl.artifacts.files import matching, remember_digest, sha256_of, sync, write_durably
 from lwdctl.artifacts.locks import Owner, lock_file
 from lwdctl.artifacts.manifest import (
     MANIFEST_NAME,
@@ -62,7 +62,7 @@ class RunRecord:
         config: Full configuration, JSON-ready.
         inputs: The artifacts it derives from.
         started: When it began, UTC ISO 8601.
-        owner: The process that began it.
+        owner: The process that works on it. Where a file system has locks, the one that began it.
     """
 
     type: str
@@ -93,12 +93,8 @@ class RunRecord:
     @property
     def active(self) -> bool:
         """Whether a running process works on it."""
-        lock = try_lock(self.path)
-        if lock is not None:
-            lock.close()
-        elif not has_locks(self.path):
-            return not self.owner.is_gone
-        return lock is None
+        with unused(self.path) as is_free:
+            return not is_free
 
 
 class RunInProgress:
@@ -249,15 +245,12 @@ def begin_run(
 
 def _begin(root: Path, record: RunRecord, version: int) -> RunInProgress:
     path = record.path
-    body = {"config": record.config, "inputs": [asdict(item) for item in record.inputs]}
-    body |= {"started": record.started, "owner": asdict(record.owner)}
-    text = json.dumps(body, indent=1)
     try:
         _make(path)
         lock = (path / RECORD_NAME).open("x+", encoding="utf-8")
         # Locked before it is filled: whoever finds an empty run.json leaves it alone.
         lock_file(lock, fcntl.LOCK_EX)
-        os.write(lock.fileno(), text.encode())
+        os.write(lock.fileno(), _content(record))
         os.fsync(lock.fileno())
         sync(path)
     except OSError as error:
@@ -267,6 +260,13 @@ def _begin(root: Path, record: RunRecord, version: int) -> RunInProgress:
             "free disk space, or choose another with --workspace DIR or $LWDCTL_WORKSPACE",
         ) from error
     return RunInProgress(record, lock, resumed=False, version=version)
+
+
+def _content(record: RunRecord) -> bytes:
+    """Return what `run.json` holds of a run."""
+    body = {"config": record.config, "inputs": [asdict(item) for item in record.inputs]}
+    body |= {"started": record.started, "owner": asdict(record.owner)}
+    return json.dumps(body, indent=1).encode()
 
 
 def _make(path: Path) -> None:
@@ -316,7 +316,8 @@ def _resume(root: Path, wanted: RunRecord, version: int) -> RunInProgress:
     # One with a checkpoint before one that was begun later and has none.
     chosen = max(same, key=lambda item: (item.resumable, item.started))
     lock = try_lock(chosen.path)
-    if lock is None and not has_locks(chosen.path):
+    if lock is None and not _has_locks(chosen.path):
+        chosen = replace(chosen, owner=wanted.owner)
         lock = _take_over(chosen)
     if lock is None:
         raise ArtifactError(f"another process works on {chosen.path}", "wait for it to end")
@@ -354,7 +355,7 @@ class _Record:
     owner: Owner = field(default_factory=Owner)
 
 
-def has_locks(path: Path) -> bool:
+def _has_locks(path: Path) -> bool:
     """Return whether the file system of the run in the directory at `path` has locks.
 
     Some cluster file systems are mounted without (Lustre, or NFS without its lock service).
@@ -366,13 +367,38 @@ def has_locks(path: Path) -> bool:
         return True
 
 
+@contextlib.contextmanager
+def unused(path: Path) -> Iterator[bool]:
+    """Keep other processes from the run in the directory at `path`, if none works on it.
+
+    Yields:
+        Whether it is sure that none does: its lock is free, and held while the block works; it has
+        no `run.json`; or its file system has no locks and its owner has surely ended.
+    """
+    lock = try_lock(path)
+    if lock is not None:
+        with lock:
+            yield True
+    elif not (path / RECORD_NAME).exists():
+        yield True
+    else:
+        record = None if _has_locks(path) else read_record(path)
+        yield record is not None and record.owner.is_gone
+
+
 def _take_over(record: RunRecord) -> IO[str]:
     """Open the run of a process that has ended, where no lock tells of its end.
 
+    From then on `run.json` names this process, so that others leave the run alone.
+
+    Args:
+        record: The run, with this process as its owner.
+
     Raises:
-        ArtifactError: It may still run.
+        ArtifactError: Its process may still run.
     """
-    owner = record.owner
+    known = read_record(record.path)
+    owner = known.owner if known else Owner()
     if not owner.is_gone:
         raise ArtifactError(
             f"{record.path} is on a file system without locks, so nothing tells whether process"
@@ -380,6 +406,7 @@ def _take_over(record: RunRecord) -> IO[str]:
             " it",
             f"resume it on that machine, or leave out --resume and remove it: rm -r {record.path}",
         )
+    write_durably(record.path / RECORD_NAME, _content(record))
     return (record.path / RECORD_NAME).open("r+", encoding="utf-8")
 
 
@@ -411,11 +438,11 @@ def _sweep(root: Path, artifact_type: str, name: str, *, resuming: bool = False)
     machines do not see, and `lwdctl gc` removes them when it is asked to.
     """
     for record in unfinished_runs(root, artifact_type, name):
-        lock = None if record.owner.is_elsewhere else try_lock(record.path)
-        if lock is not None:
-            with lock:
-                if not (resuming or record.resumable) or was_published(record.path):
-                    remove_run(record.path)
+        if record.owner.is_elsewhere:
+            continue
+        with unused(record.path) as is_free:
+            if is_free and (not (resuming or record.resumable) or was_published(record.path)):
+                remove_run(record.path)
     for path in matching(root, artifact_type, name, f"{REMOVED}*"):
         shutil.rmtree(path, ignore_errors=True)
 

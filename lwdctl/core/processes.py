@@ -1,4 +1,4 @@
-"""Processes that end with the process that started them, however that one dies."""
+"""Processes: whether one exists, and ending with the one that started this, however it dies."""
 
 from __future__ import annotations
 
@@ -11,6 +11,16 @@ import time
 
 _PR_SET_PDEATHSIG = 1
 _LOOK_SECONDS = 1.0
+
+
+def process_exists(pid: int) -> bool:
+    """Tell whether this machine has a process with a number, which may come from a damaged file."""
+    import psutil  # here, so that help texts do not wait for it
+
+    try:
+        return psutil.pid_exists(pid)
+    except OverflowError:  # no process has such a number
+        return False
 
 
 def killed_with_parent() -> None:

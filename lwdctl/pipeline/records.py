@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import quote
 
+from lwdctl.artifacts.locks import Owner
 from lwdctl.artifacts.manifest import now, plain
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.errors import LwdctlError
@@ -85,16 +86,8 @@ class StageRecord:
 
     @property
     def process_is_gone(self) -> bool:
-        """Whether it says that it runs, but its process on this machine has ended."""
-        if self.state != RUNNING or self.host != socket.gethostname() or not self.pid:
-            return False
-        try:
-            os.kill(self.pid, 0)
-        except (ProcessLookupError, OverflowError):  # no process has such a number
-            return True
-        except PermissionError:
-            return False
-        return False
+        """Whether it says that it runs, but its process has surely ended (`Owner.is_gone`)."""
+        return self.state == RUNNING and Owner(self.host, self.pid, self.job).is_gone
 
     @property
     def is_fresh(self) -> bool:

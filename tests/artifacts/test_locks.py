@@ -12,6 +12,7 @@ import sys
 import pytest
 
 from lwdctl.artifacts import run_in_progress
+from lwdctl.artifacts.leftovers import Leftover
 from lwdctl.artifacts.locks import Owner
 from lwdctl.core.errors import ArtifactError
 
@@ -57,6 +58,50 @@ def test_the_run_of_a_dead_process_is_resumed_without_locks(workspace, without_l
     assert not record.active
     with workspace.begin("vae", "lift", config={}, resume=True) as draft:
         assert draft.path == path
+
+
+def test_a_run_that_was_taken_over_belongs_to_who_took_it(workspace, without_locks):
+    """Else two would write into it, and `gc` would remove it while one works."""
+    path = leave(workspace, pid=dead_process())
+    with workspace.begin("vae", "lift", config={}, resume=True) as draft:
+        (record,) = workspace.unfinished()
+        assert record.owner == Owner.this()
+        assert record.active
+        with pytest.raises(ArtifactError, match="file system without locks"):
+            workspace.begin("vae", "lift", config={}, resume=True)
+        assert workspace.leftovers(resumable=True) == []
+        assert not Leftover(path, "", 0).remove()
+        assert (draft.path, draft.record) == (path, record)
+        artifact = draft.publish({})
+    assert [file.path for file in artifact.manifest.files] == []
+    assert not path.exists()
+
+
+def test_what_a_dead_process_left_without_locks_is_swept_and_removed_by_gc(
+    workspace, without_locks
+):
+    swept = leave(workspace, checkpoint=False, pid=dead_process())
+    kept = leave(workspace, pid=dead_process())
+    living = leave(workspace, checkpoint=False, pid=1)
+    with workspace.begin("vae", "lift", config={"other": 1}):
+        assert not swept.exists()
+        assert kept.exists()
+    (found,) = workspace.leftovers(resumable=True)
+    assert found.path == kept
+    assert found.remove()
+    assert living.exists()
+    assert not Leftover(living, "", 0).remove()
+
+
+@pytest.mark.parametrize("content", ["", "{"])
+def test_who_works_on_a_run_without_a_record_and_locks_is_not_known(
+    workspace, without_locks, content
+):
+    path = leave(workspace, pid=dead_process())
+    (path / "run.json").write_text(content)
+    assert not Leftover(path, "", 0).remove()
+    (path / "run.json").unlink()
+    assert Leftover(path, "", 0).remove()
 
 
 @pytest.mark.parametrize("owner", [{"host": "another-machine"}, {"pid": 1}])
