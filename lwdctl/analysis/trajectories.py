@@ -180,6 +180,7 @@ def policy_trajectories(
 def _measured(
     store: SnippetStore, index: int, limit: int, measures: Mapping[str, BehaviorMeasure | None]
 ) -> Trajectory:
+    store.check_episode(index)
     table = store.episodes
     task = store.spec.env.tasks[int(table.task[index])]
     start, length = int(table.start[index]), int(table.length[index])

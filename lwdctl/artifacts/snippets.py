@@ -41,6 +41,7 @@ from lwdctl.artifacts.zarr_columns import (
     EPISODE_CHUNK,
     Column,
     array_of,
+    check_memory,
     create_group,
     open_group,
     read_rows,
@@ -55,6 +56,8 @@ SNIPPETS_PAYLOAD = "snippets.zarr"
 FORMAT = "lwdctl-snippets"
 FORMAT_VERSION = 1
 _MODELS = "models"
+COPIES = 4
+"""Times that the arrays of an episode are held at most where it is read, converted and written."""
 SPLITS = {"": 0, "train": 0, "validation": 1}
 _TEXTS = tuple[str, ...]
 
@@ -417,7 +420,15 @@ class SnippetStore:
         return rows[:, None] if rows.ndim == 1 else rows
 
     def features(self, keys: tuple[str, ...], start: int, stop: int) -> FloatArray:
-        """Read several keys side by side: (time, sum of sizes), float32."""
+        """Read several keys side by side: (time, sum of sizes), float32.
+
+        Raises:
+            ArtifactError: As `read`, or both copies that this takes do not fit into memory.
+        """
+        sizes = {item.name: item.size for item in self.spec.observations}
+        row_bytes = 4 * sum(sizes.get(key, self.spec.action.size) for key in keys)
+        where = self.path or "the store"
+        check_memory(2 * (stop - start) * row_bytes, f"{where}: {stop - start:,} steps")
         return np.concatenate([self.read(key, start, stop) for key in keys], axis=1)
 
     def moments(self, keys: tuple[str, ...], split: str = "all") -> Moments:
@@ -437,12 +448,26 @@ class SnippetStore:
         counts = self.episodes.length[chosen]
         return Moments.concatenate([self._moments(key, chosen, counts) for key in keys])
 
+    def check_episode(self, index: int) -> None:
+        """Check that all arrays of an episode fit into memory together, before any is read.
+
+        Raises:
+            ArtifactError: They, and the copies that are made of them, would take more than half of
+                the free memory.
+        """
+        length, spec = int(self.episodes.length[index]), self.spec
+        sizes = [item.size for item in spec.observations]
+        row_bytes = 4 * (sum(sizes) + spec.action.size + 1)
+        where = self.path or "the store"
+        check_memory(COPIES * length * row_bytes, f"{where}: an episode of {length:,} steps")
+
     def episode(self, index: int) -> Episode:
         """Load one episode with all of its arrays.
 
         Raises:
-            ArtifactError: A damaged chunk.
+            ArtifactError: A damaged chunk, or an episode that does not fit into memory.
         """
+        self.check_episode(index)
         table, spec = self.episodes, self.spec
         start, stop = int(table.start[index]), int(table.start[index] + table.length[index])
         task, label = int(table.task[index]), int(table.label[index])

@@ -22,7 +22,14 @@ _LOOK_AGAIN_SECONDS = 0.01
 _MUST_END = {
     "<frozen importlib._bootstrap>": (),
     "/zarr/core/sync.py": (),
-    "/lwdctl/artifacts/run_in_progress.py": ("_begin", "_finish", "remove_run"),
+    "/lwdctl/artifacts/workspace.py": ("begin",),
+    "/lwdctl/artifacts/run_in_progress.py": (
+        "begin_run",
+        "__enter__",
+        "_finish",
+        "discard",
+        "remove_run",
+    ),
 }
 """Functions that no exception of a signal may leave: how the names of their source files end, and
 their names where not all are meant. These import modules; wait for a thread of zarr, which would go

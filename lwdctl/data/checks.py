@@ -153,7 +153,7 @@ def check_path(path: Path) -> None:
     """
     try:
         mode = path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # no path holds a NUL
         raise _missing_path(path) from None
     except OSError as error:
         raise DataError(f"{plain_text(str(path), 300)}: {error.strerror}") from None

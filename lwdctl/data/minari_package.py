@@ -309,6 +309,7 @@ def _buffers(
     """Yield minari's form of one episode after another, numbered anew."""
     buffer = minari_module("minari.data_collector.episode_buffer").EpisodeBuffer
     for index in chosen.tolist():
+        store.check_episode(index)
         final = store.final_observation(index)
         steps = int(store.episodes.length[index]) - (final is None)
         task.advance()

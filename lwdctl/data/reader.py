@@ -402,9 +402,12 @@ def _weights(config: IngestConfig, count: int) -> tuple[float, ...]:
 
 
 def _check_distinct(paths: Sequence[Path]) -> None:
-    seen: set[Path] = set()
+    seen: set[str] = set()
     for path in paths:
-        place = Path(os.path.realpath(path))  # `resolve` fails where links lead in circles
+        try:
+            place = os.path.realpath(path)  # `resolve` fails where links lead in circles
+        except ValueError:  # it holds a NUL; its reader says that there is no such path
+            continue
         if place in seen:
             raise DataError(f"{path}: is given twice", "give every file once")
         seen.add(place)

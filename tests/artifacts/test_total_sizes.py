@@ -109,6 +109,26 @@ def test_rows_that_do_not_fit_into_the_free_memory_are_refused(root, monkeypatch
     assert len(errors.splitlines()) == 2
 
 
+@pytest.mark.parametrize("line", CONSUMERS[-2:])
+def test_an_episode_whose_arrays_do_not_fit_together_is_refused(root, monkeypatch, capsys, line):
+    """Each of them alone would fit."""
+    store_ = SnippetStore.open(store(root))
+    longest = int(store_.episodes.length.max()) * 4 * (3 + 2 + 4 + 2)
+    memory = SimpleNamespace(available=2 * longest, total=2**40)
+    monkeypatch.setattr("lwdctl.artifacts.zarr_columns.SURELY_FREE", 0)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    assert main([*line.split(), "-q"]) == 1
+    errors = capsys.readouterr().err
+    assert "an episode of" in errors
+    assert str(root) in errors
+    assert len(errors.splitlines()) == 2
+    with pytest.raises(ArtifactError, match="GB of memory"):
+        store_.episode(0)
+    memory.available = longest
+    with pytest.raises(ArtifactError, match="steps take"):
+        store_.features(("thing", "hand", "camera", "action"), 0, 20)
+
+
 def test_more_episodes_than_can_be_held_are_refused_before_they_are_read(root, monkeypatch):
     SnippetStore.open(store(root))
     monkeypatch.setattr(snippet_arrays, "MOST_VALUES", 3)

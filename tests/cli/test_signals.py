@@ -166,6 +166,50 @@ def test_a_signal_before_the_work_begins_is_reported(monkeypatch, capfd, number)
     assert capfd.readouterr().err == f"error: {word}\n"
 
 
+SLOW = """
+    from pathlib import Path
+    from lwdctl.artifacts import run_in_progress
+    from lwdctl.artifacts.workspace import Workspace
+
+    plain = run_in_progress.WHERE
+    def slow(*words, **options):
+        names = {sys._getframe(depth).f_code.co_name for depth in (1, 2)}
+        made = plain(*words, **options) if "WHEN" == "after" else None
+        if "FUNCTION" in names:
+            print("ready", flush=True)
+            end = time.monotonic() + 0.5
+            while time.monotonic() < end:
+                time.sleep(0.01)
+        return plain(*words, **options) if made is None else made
+    run_in_progress.WHERE = slow
+    with Workspace(Path(ROOT)).begin("vae", "lift", config={}) as run:
+        if "FUNCTION" == "_finish":  # without which nothing would be kept anyway
+            (run.checkpoints / "1").write_text("half way")
+        run.publish({})
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", ENDS)
+@pytest.mark.parametrize(
+    ("function", "where", "when", "versions"),
+    [
+        ("_begin", "sync", "before", 0), ("begin_run", "_begin", "after", 0),
+        ("_finish", "_claim_version", "after", 1), ("remove_run", "shutil.rmtree", "before", 1),
+    ],
+)  # fmt: skip
+def test_a_run_is_begun_published_and_removed_as_a_whole(
+    tmp_path, number, function, where, when, versions
+):
+    body = SLOW.replace("FUNCTION", function).replace("WHERE", where).replace("WHEN", when)
+    body = body.replace("ROOT", repr(str(tmp_path / "runs")))
+    with running(body, tmp_path) as process:
+        code, _, _ = end(process, number)
+    assert code == ENDS[number]
+    assert len(list(tmp_path.glob("runs/vae/lift/v*/manifest.json"))) == versions
+    assert list(tmp_path.glob("runs/*/*/.*")) == []
+
+
 def path_of(folder):
     return os.pathsep.join([str(folder), *sys.path])
 

@@ -304,6 +304,7 @@ def odd_path(tmp_path):
         names = {
             "device": Path("/dev/zero"), "below a file": place / "x", "in a loop": place / "x",
             "long": tmp_path / ("v" * 5000), "deep": tmp_path / ("d/" * 3000),
+            "NUL": tmp_path / "\0",
         }  # fmt: skip
         return names.get(kind, place)
 
@@ -312,14 +313,14 @@ def odd_path(tmp_path):
 
 @pytest.mark.timeout(60)  # one that is waited for has no end
 @pytest.mark.parametrize(
-    "kind", ["pipe", "device", "loop", "below a file", "long", "deep", "missing"]
+    "kind", ["pipe", "device", "loop", "below a file", "long", "deep", "missing", "NUL"]
 )
 @pytest.mark.parametrize("name", [*READERS, None])
 def test_a_path_that_leads_nowhere_is_one_line(odd_path, name, kind):
     path = odd_path(kind)
     with pytest.raises(DataError) as caught:
         open_source(name, (path, Path("other")), IngestConfig())
-    assert str(path)[:200] in caught.value.message
+    assert str(path)[:200].rstrip("\0") in caught.value.message
     assert "\n" not in caught.value.message
 
 
