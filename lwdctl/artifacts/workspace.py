@@ -29,6 +29,7 @@ from lwdctl.artifacts.run_in_progress import (
     unfinished_runs,
 )
 from lwdctl.core.errors import ArtifactError
+from lwdctl.core.plain_text import is_encodable
 from lwdctl.core.suggest import did_you_mean
 
 DEFAULT_ROOT = Path("lwd-runs")
@@ -177,6 +178,12 @@ class Workspace:
             ArtifactError: A bad name, inputs of different lineages, nothing to resume, or a
                 workspace that cannot be written.
         """
+        if not is_encodable(str(self.root)):
+            raise ArtifactError(
+                f"the path of the workspace {self.root} is no UTF-8 text; the libraries that write"
+                " models and logs take no other",
+                f"choose another with --workspace DIR or ${ROOT_VARIABLE}",
+            )
         check_name(artifact_type)
         check_name(name)
         lineage.check_agreement(inputs, self.root)

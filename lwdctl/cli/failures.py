@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import signal
@@ -9,6 +10,7 @@ import sys
 import tempfile
 import threading
 import traceback
+from pathlib import Path
 
 import typer
 
@@ -80,7 +82,7 @@ def report(error: BaseException, arguments: list[str]) -> int:
             "free disk space or change the permissions or limits, then run the same command again",
         )
         return EXIT_USER
-    if isinstance(error, OSError) and error.errno in PATH_ERRNOS and error.filename:
+    if isinstance(error, OSError) and error.filename and _is_unusable(error):
         path = plain_text(os.fsdecode(error.filename), _LONGEST_PATH)
         _print_error(f"cannot use the path {path}: {error.strerror}", "give another path")
         return EXIT_USER
@@ -91,6 +93,13 @@ def report(error: BaseException, arguments: list[str]) -> int:
         )
         return EXIT_USER
     return _report_bug(error, arguments)
+
+
+def _is_unusable(error: OSError) -> bool:
+    """Tell whether no file or directory can have a path: it is too long, or a file is above it."""
+    # Where a directory was to be made.
+    in_its_place = error.errno == errno.EEXIST and not Path(os.fsdecode(error.filename)).is_dir()
+    return in_its_place or error.errno in PATH_ERRNOS
 
 
 def command_line(arguments: list[str]) -> str:

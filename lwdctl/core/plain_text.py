@@ -25,6 +25,11 @@ def visible(text: str) -> str:
     )
 
 
+def is_encodable(text: str) -> bool:
+    """Tell whether a text can be written in UTF-8: a path of other bytes cannot."""
+    return text.encode(errors="ignore").decode() == text
+
+
 def visible_lines(text: str) -> str:
     """Return a text like `visible`, but keep its lines."""
     return "\n".join(visible(line) for line in text.split("\n"))

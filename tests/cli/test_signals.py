@@ -17,7 +17,7 @@ from lwdctl.cli.main import main
 ENDS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 TRAINING = (
     "train-vae --updates 100000000 --snippet-length 8 --policy-width 8 --decoder xs --device cpu"
-    " --threads 1"
+    " --threads 1 --snippets toy"
 )
 
 

@@ -1,0 +1,92 @@
+"""Every command that takes a path, with paths that lead nowhere, or where nothing can be."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from lwdctl.cli.main import main
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "deploy"))
+import toy_chain
+
+sys.path.pop(0)
+
+READ = (
+    "ingest {}", "ingest pusht {}", "ingest lerobot {}", "inspect {}", "inspect zarr {}",
+    "run {} -q", "run {} --dry-run", "status {}", "show {}", "lineage {}", "verify {}",
+    "show x --workspace {}", "encode --vae {}", "export policy --diffusion {} --output made",
+    "export minari {} --id a/b/c-v0 --task push --output made", "export lerobot {} made",
+    "report {}", "compare {}", "bench --show {}", "push {} a/b --dry-run --license mit",
+    "track {} --to tensorboard", "compare --workspace {}", "encode --workspace {}",
+)  # fmt: skip
+"""Commands that read something at a path."""
+WRITE = (
+    "export policy --output {}", "export minari --id a/b/c-v0 --task push --output {}",
+    "export lerobot toy {}", "inspect data.zarr --html {}", "bench flops --out {}",
+    "download pusht --output {}", "encode -q --workspace {}",
+)  # fmt: skip
+"""Commands that would write something there."""
+LISTED = (
+    "list --workspace {}", "verify --workspace {}", "gc --workspace {}",
+    "gc --delete --workspace {}",
+)  # fmt: skip
+"""Commands that may find nothing there: a workspace need not exist."""
+KINDS = {
+    "long": "v" * 5000, "deep": "d/" * 3000, "loop": "loop", "in a loop": "loop/x",
+    "below a file": "file/x", "below a pipe": "pipe/x", "below a device": "/dev/zero/x",
+}  # fmt: skip
+NOT_READ = {"pipe": "pipe", "device": "/dev/zero", "dangling": "dangling"}
+NOT_WRITTEN = {"bytes": os.fsdecode(b"\xff/x")}
+SOON = {"long", "below a file", "pipe", "bytes"}
+
+
+def table():
+    for lines, kinds in (
+        (READ, KINDS | NOT_READ), (WRITE, KINDS | NOT_WRITTEN), (LISTED, KINDS | NOT_READ),
+    ):  # fmt: skip
+        for line in lines:
+            for kind in kinds:
+                # A file takes the place of a link; most may have any name.
+                written = (kind == "loop" and "--html" in line) or (
+                    kind == "bytes" and "policy" not in line and "encode" not in line
+                )
+                if not written:
+                    yield pytest.param(line, kind, marks=() if kind in SOON else pytest.mark.slow)
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    root = tmp_path_factory.mktemp("chain") / "runs"
+    toy_chain.publish_chain(root, toy_chain.TOY)
+    return root
+
+
+@pytest.mark.timeout(60)  # one that is waited for has no end
+@pytest.mark.parametrize(("line", "kind"), list(table()))
+def test_a_path_where_nothing_can_be_is_one_line(
+    chain, recording, tmp_path, monkeypatch, capfd, line, kind
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LWDCTL_WORKSPACE", str(chain))
+    Path("file").touch()
+    Path("loop").symlink_to("loop")
+    Path("dangling").symlink_to("nowhere/x")
+    Path("data.zarr").symlink_to(recording)
+    os.mkfifo("pipe")
+    path = {**KINDS, **NOT_READ, **NOT_WRITTEN}[kind]
+    code = main([word.replace("{}", path) for word in line.split()])
+    errors = [text for text in capfd.readouterr().err.splitlines() if text.startswith("error:")]
+    assert (code, len(errors)) in {(1, 1), (0, 0)}, (code, errors)
+    assert code == 1 or line in LISTED
+    assert sorted(item.name for item in Path.cwd().iterdir()) == [
+        "dangling",
+        "data.zarr",
+        "file",
+        "loop",
+        "pipe",
+    ]
+    assert Path("file").read_bytes() == b""
