@@ -23,6 +23,7 @@ from lwdctl.artifacts.known_values import check_known_values
 from lwdctl.artifacts.references import MAKERS, check_name, parse_reference
 from lwdctl.artifacts.stored_files import is_inside, read_stored
 from lwdctl.core.errors import ArtifactError
+from lwdctl.core.plain_text import encodable
 from lwdctl.core.untrusted import parse_json, typed
 
 SCHEMA_VERSION = 2
@@ -143,21 +144,23 @@ def plain(value: Any) -> Any:
     """Return `value` as JSON can hold it.
 
     NumPy scalars and arrays become numbers and lists, paths text, tuples lists; a number
-    that JSON lacks (NaN, infinity) becomes null.
+    that JSON lacks (NaN, infinity) becomes null. Bytes of a path that are no UTF-8 are escaped.
 
     Raises:
         TypeError: A value of any other type.
     """
-    if value is None or isinstance(value, bool | int | str):
+    if value is None or isinstance(value, bool | int):
         return value
+    if isinstance(value, str):
+        return encodable(value)
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {encodable(str(key)): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     if isinstance(value, Path):
-        return str(value)
+        return encodable(str(value))
     if hasattr(value, "tolist"):  # NumPy arrays and scalars alike
         return plain(value.tolist())
     raise TypeError(f"a manifest cannot hold {type(value).__name__}: {value!r}")

@@ -14,7 +14,7 @@ from lwdctl.artifacts.stored_files import is_inside
 from lwdctl.artifacts.zarr_columns import EPISODE_CHUNK, step_chunk
 from lwdctl.core.errors import ArtifactError, DataError
 from lwdctl.core.moments import STATISTICS
-from lwdctl.core.plain_text import is_encodable, plain_text
+from lwdctl.core.plain_text import encodable, plain_text
 from lwdctl.core.records import ActionSpec, SourceSpec
 from lwdctl.core.untrusted import MOST_BYTES, MOST_VALUES
 
@@ -74,7 +74,7 @@ def check_key(name: str) -> None:
         raise DataError(f"the name '{name}' is reserved in snippet stores")
     parts = name.split("/")
     if (
-        not (is_encodable(name) and is_inside(name))
+        not (encodable(name) == name and is_inside(name))
         or "\\" in name
         or any(part in ("", ".", "zarr.json") or len(part.encode()) > MOST_KEY for part in parts)
     ):

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import zarr
 
 from lwdctl.artifacts.files import write_durably
+from lwdctl.artifacts.manifest import plain
 from lwdctl.artifacts.snippet_arrays import (
     EPISODE_COLUMNS,
     RELATIVE,
@@ -212,7 +213,7 @@ class SnippetWriter:
             action = action.limited_by(*self._action_range)
         spec = replace(self._spec, action=action)
         self._write_pending()
-        text = json.dumps(self._sources).encode()
+        text = json.dumps(plain(self._sources)).encode()
         self._columns["episode/source"].append(np.frombuffer(text, np.uint8))
         if len(set(self._weights)) > 1:  # equal ones are the same as none
             self._add("episode/weight").append(self._weights)

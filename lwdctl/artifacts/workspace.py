@@ -29,7 +29,7 @@ from lwdctl.artifacts.run_in_progress import (
     unfinished_runs,
 )
 from lwdctl.core.errors import ArtifactError
-from lwdctl.core.plain_text import is_encodable
+from lwdctl.core.plain_text import encodable
 from lwdctl.core.suggest import did_you_mean
 
 DEFAULT_ROOT = Path("lwd-runs")
@@ -178,7 +178,7 @@ class Workspace:
             ArtifactError: A bad name, inputs of different lineages, nothing to resume, or a
                 workspace that cannot be written.
         """
-        if not is_encodable(str(self.root)):
+        if encodable(str(self.root)) != str(self.root):
             raise ArtifactError(
                 f"the path of the workspace {self.root} is no UTF-8 text; the libraries that write"
                 " models and logs take no other",

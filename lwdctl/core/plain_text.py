@@ -25,9 +25,9 @@ def visible(text: str) -> str:
     )
 
 
-def is_encodable(text: str) -> bool:
-    """Tell whether a text can be written in UTF-8: a path of other bytes cannot."""
-    return text.encode(errors="ignore").decode() == text
+def encodable(text: str) -> str:
+    r"""Return a text as UTF-8 can hold it: other bytes of a path are escaped (`\udcff`)."""
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
 
 
 def visible_lines(text: str) -> str:

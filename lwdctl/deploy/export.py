@@ -18,7 +18,7 @@ from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import LINEAGE
 from lwdctl.core.errors import ConfigError, LwdctlError, MissingExtraError
 from lwdctl.core.installation import installed_version
-from lwdctl.core.plain_text import is_encodable
+from lwdctl.core.plain_text import encodable
 from lwdctl.core.progress import Progress
 from lwdctl.core.records import ActionSpec, FloatArray, ObservationSpec
 from lwdctl.core.seeding import EVALUATION_SEED_START, derive_seed, generator
@@ -115,7 +115,7 @@ def _load_checker() -> Any:
 
 
 def _check_empty(directory: Path) -> None:
-    if not is_encodable(str(directory)):
+    if encodable(str(directory)) != str(directory):
         raise ConfigError(
             f"{directory} is no UTF-8 text, and ONNX takes no other paths",
             "name another directory with --output",

@@ -9,7 +9,7 @@ from typing import Any
 
 from lwdctl.core.config import from_mapping, option, parse_assignments
 from lwdctl.core.errors import ConfigError
-from lwdctl.core.plain_text import plain_text
+from lwdctl.core.plain_text import encodable, plain_text
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.core.untrusted import read_toml
 from lwdctl.pipeline.expected import Expectation, read_expectation
@@ -134,7 +134,7 @@ def read_recipe(path: Path, sweep: Sequence[str] = ()) -> Recipe:
     tables = _load(path)
     _check_sections(path, tables)
     header = from_mapping(Header, tables.get("recipe", {}), f"{path.name} [recipe]")
-    name = header.name or path.stem
+    name = header.name or encodable(path.stem)
     stages = _read_stages(path, tables, name)
     where = f"{path.name} [sweep]"
     axes = read_axes(_table(tables.get("sweep", {}), where), sweep, stages, where)

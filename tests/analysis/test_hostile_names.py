@@ -91,7 +91,7 @@ def test_a_comparison_of_hostile_names_stays_in_its_directory(workspace, tmp_pat
         comparison = compare_evaluations([found], workspace.root)
         paths = comparison.save(place)
     except LwdctlError:
-        assert kind == "empty"
+        assert kind in {"empty", "half a character"}  # which no JSON that is read may hold
         assert everything_below(tmp_path) == before
         return
     made = everything_below(tmp_path) - before - {"in", "in/here", "in/here/comparison"}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
+from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.cli.main import main
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "deploy"))
@@ -90,3 +92,34 @@ def test_a_path_where_nothing_can_be_is_one_line(
         "pipe",
     ]
     assert Path("file").read_bytes() == b""
+
+
+def test_data_and_recipes_at_paths_of_other_bytes_than_text_are_used(
+    recording, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LWDCTL_WORKSPACE", str(tmp_path / "runs"))
+    odd = [os.fsdecode(name) for name in (b"toy-\xff.zarr", b"toy-\xfe.zarr")]
+    for path in odd:
+        shutil.copytree(recording, path)
+    assert main(["ingest", *odd, "--name", "toy", "-q"]) == 0
+    assert main(["ingest", odd[0], "--name", "one", "--json"]) == 0
+    assert main(["inspect", odd[0], "--html", "page.html", "-q"]) == 0
+    for line in ("verify --deep", "list", "show snippets/toy", "lineage snippets/toy"):
+        assert main(line.split()) == 0
+    found = capfd.readouterr()
+    assert r"toy-\udcff.zarr" in found.out
+    for text in (found.out, found.err, Path("page.html").read_text()):
+        assert "\udcff" not in text
+    store = SnippetStore.open(next(Path("runs").glob("snippets/toy/v*")))
+    assert {source.split(":")[0] for source in store.episodes.source} == {
+        r"toy-\udcff", r"toy-\udcfe",
+    }  # fmt: skip
+    recipe = Path(os.fsdecode(b"\xff.toml"))
+    recipe.write_text(f"[recipe]\nname = 'toy'\n[stage.ingest]\npaths = [{str(recording)!r}]\n")
+    for line in ("run {} --dry-run", "run {} -q", "status {}"):
+        assert main(line.replace("{}", str(recipe)).split()) == 0
+    recipe.write_text(recipe.read_text().replace("[recipe]\nname = 'toy'\n", ""))
+    assert main(["status", str(recipe)]) == 0
+    assert main(["run", str(recipe)]) == 1
+    assert "cannot name an artifact" in capfd.readouterr().err

@@ -24,6 +24,7 @@ from h5py import h5a, h5d, h5g, h5l, h5o, h5t
 
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError, first_line
+from lwdctl.core.plain_text import encodable
 from lwdctl.core.records import Finding, FloatArray
 from lwdctl.core.untrusted import parse_json
 from lwdctl.data.checks import (
@@ -551,4 +552,4 @@ def text_of(value: Any) -> str:
     """Return an HDF5 string (str, bytes or a zero-dimensional array of them) as text."""
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else encodable(str(value))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lwdctl.artifacts.files import write_durably
+from lwdctl.artifacts.manifest import plain
 from lwdctl.core.plain_text import plain_text
 from lwdctl.core.records import SEVERITIES, Finding
 from lwdctl.data.reader import MergedReader
@@ -48,5 +49,5 @@ def write_report(
         "findings": [asdict(item) for item in findings],
         "statistics": statistics,
     }
-    text = json.dumps(report, indent=1, allow_nan=False)
+    text = json.dumps(plain(report), indent=1, allow_nan=False)
     write_durably(directory / INGEST_REPORT, text.encode())
