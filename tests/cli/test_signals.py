@@ -99,8 +99,9 @@ sys.exit(main(["toy", *sys.argv[1:]]))
 def running(body, tmp_path, **options):
     """Run a command made of `body`, which prints a line when it may be signalled."""
     program = PROGRAM.replace("BODY", textwrap.indent(textwrap.dedent(body), "    ").strip())
+    (tmp_path / "program.py").write_text(program)
     with subprocess.Popen(
-        [sys.executable, "-c", program], cwd=tmp_path, text=True,
+        [sys.executable, "-m", "program"], cwd=tmp_path, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
     ) as process:  # fmt: skip
         assert process.stdout.readline() == "ready\n"
