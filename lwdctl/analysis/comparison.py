@@ -59,6 +59,7 @@ from lwdctl.analysis.tables import (
     write_json,
 )
 from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.files import whole_directory
 from lwdctl.core.errors import ArtifactError
 from lwdctl.core.progress import Progress, SilentProgress
 from lwdctl.evaluation.results import ALL_TASKS, ConditionResult
@@ -203,18 +204,20 @@ class Comparison:
     def save(self, directory: Path | str) -> list[Path]:
         """Write tables (CSV), `comparison.json` and figures (PNG, PDF) and return the paths.
 
-        The directory is made if missing; files of the same name in it are replaced.
+        The directory is made if missing; files of the same name in it are replaced, once all are
+        written.
         """
         directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        paths = []
-        for name, kind in RECORDS.items():
-            ending = "" if name == "results" else f"-{name}"
-            paths.append(directory / f"comparison{ending}.csv")
-            write_csv(paths[-1], Table.from_records(kind, getattr(self, name)))
-        paths.append(directory / "comparison.json")
-        write_json(paths[-1], self.to_json())
-        return [*paths, *save_figures(self.figures, directory)]
+        with whole_directory(directory, replace=True) as fresh:
+            paths = []
+            for name, kind in RECORDS.items():
+                ending = "" if name == "results" else f"-{name}"
+                paths.append(fresh / f"comparison{ending}.csv")
+                write_csv(paths[-1], Table.from_records(kind, getattr(self, name)))
+            paths.append(fresh / "comparison.json")
+            write_json(paths[-1], self.to_json())
+            paths += save_figures(self.figures, fresh)
+        return [directory / path.name for path in paths]
 
     def _text_table(self, records: Sequence[Any], *names: str) -> Table:
         rows = (

@@ -130,11 +130,13 @@ def sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def whole_directory(path: Path) -> Iterator[Path]:
+def whole_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Make a directory that appears as a whole or not at all.
 
     Args:
         path: The directory; it may exist if it is empty.
+        replace: Whether it may hold files, of which those of the same names are replaced when all
+            are written.
 
     Yields:
         Where to write what will be in it.
@@ -148,7 +150,11 @@ def whole_directory(path: Path) -> Iterator[Path]:
         try:
             yield fresh
             fresh.chmod(0o755)  # only the owner can read a temporary directory
-            fresh.replace(path)
+            if replace and path.is_dir():
+                for item in sorted(fresh.iterdir()):
+                    item.replace(path / item.name)
+            else:
+                fresh.replace(path)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
     except OSError as error:

@@ -105,6 +105,30 @@ def test_a_directory_that_cannot_be_written_whole_is_named_and_nothing_is_left(t
     assert list(tmp_path.iterdir()) == []
 
 
+def test_files_are_replaced_in_a_directory_together_or_not_at_all(tmp_path):
+    folder = tmp_path / "made"
+    (tmp_path / "there").mkdir()
+    folder.symlink_to("there")
+    for name in ("one", "two", "other"):
+        (folder / name).write_text("before")
+
+    def write(*, fail):
+        with whole_directory(folder, replace=True) as fresh:
+            (fresh / "one").write_text("after")
+            if fail:
+                raise KeyboardInterrupt
+            (fresh / "two").write_text("after")
+
+    with pytest.raises(KeyboardInterrupt):
+        write(fail=True)
+    assert {path.read_text() for path in folder.iterdir()} == {"before"}
+    write(fail=False)
+    assert [(folder / name).read_text() for name in ("one", "two", "other")] == [
+        "after", "after", "before",
+    ]  # fmt: skip
+    assert sorted(tmp_path.iterdir()) == [folder, tmp_path / "there"]
+
+
 def test_a_file_that_cannot_be_written_is_named_and_nothing_is_left(tmp_path, monkeypatch):
     path = tmp_path / "file"
     write_durably(path, b"before")

@@ -32,6 +32,20 @@ def runs(tmp_path, monkeypatch):
     return workspace
 
 
+def test_an_interrupted_comparison_leaves_and_changes_nothing(runs, capfd, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lwdctl.analysis.comparison.save_figures", interrupt)
+    assert main(["compare", "method", "--output", "new"]) == 130
+    assert "nothing was kept" in capfd.readouterr().err
+    Path("old").mkdir()
+    Path("old/comparison.csv").write_text("before")
+    assert main(["compare", "method", "--output", "old"]) == 130
+    assert [str(path) for path in Path().rglob("*")] == ["old", "old/comparison.csv"]
+    assert Path("old/comparison.csv").read_text() == "before"
+
+
 def told(capfd):
     return json.loads(capfd.readouterr().out)
 

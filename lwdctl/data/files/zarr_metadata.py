@@ -72,8 +72,10 @@ def _in_folder(folder: Path, root: Path, depth: int) -> Iterator[tuple[str, byte
     for file in (folder / name for name in _METADATA):
         if file.is_symlink():
             raise ValueError(f"{file.name} is a link, which is not followed")
-        if not file.is_file():
+        if not file.exists():
             continue
+        if not file.is_file():  # zarr would wait for a pipe
+            raise ValueError(f"{file.name} is no regular file")
         if file.stat().st_size > _MAX_METADATA_BYTES:
             raise ValueError(f"{file.name} has {file.stat().st_size:,} bytes")
         name, content = file.relative_to(root).as_posix(), file.read_bytes()
