@@ -18,7 +18,7 @@ def process_exists(pid: int) -> bool:
     import psutil  # here, so that help texts do not wait for it
 
     try:
-        return psutil.pid_exists(pid)
+        return bool(psutil.pid_exists(pid))
     except OverflowError:  # no process has such a number
         return False
 
