@@ -13,6 +13,7 @@ from lwdctl.artifacts.snippets import SNIPPETS_PAYLOAD
 from lwdctl.configs import IngestConfig
 from lwdctl.core.config import to_mapping
 from lwdctl.core.errors import ConfigError
+from lwdctl.data.files.bounds import check_no_holes
 from lwdctl.data.ingest import ingest
 from lwdctl.data.reader import open_source, paths_of
 from lwdctl.data.readers.robomimic_writer import DEMONSTRATIONS_PAYLOAD
@@ -34,6 +35,7 @@ def run(config: IngestConfig, inputs: Mapping[str, Artifact], context: StageCont
     paths, parents = _sources(config, inputs)
     name = context.name or _default_name(paths, parents)
     data_format = "robomimic" if parents else config.format
+    check_no_holes(paths)  # all bytes are read for their fingerprints
     with (
         fingerprints_beside(paths) as digests,
         open_source(data_format, paths, config) as source,

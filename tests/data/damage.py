@@ -178,7 +178,8 @@ def main() -> None:
     status = Path("/proc/self/statm")
     used = int(status.read_text().split()[0]) * resource.getpagesize() if status.exists() else 0
     if used:
-        resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]  # commands have a limit of their own
+        resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, hard))
     for job, expected in zip(jobs, intact, strict=True):
         for number in job["numbers"]:
             write({"job": job["name"], "number": number})

@@ -483,3 +483,16 @@ def test_rows_that_were_never_written_are_not_read_as_zeros(make_sample, tmp_pat
     with open_source("robomimic", (sample.path,), config) as source:
         _, summary = ingest(source, config)
     assert summary["dropped_episodes"] == 1
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("key", ["data/obs", "data/act", "data/rewards"])
+def test_huge_numbers_overflow_in_silence(make_sample, tmp_path, key):
+    sample = make_sample("npz", tmp_path)
+    arrays = dict(np.load(sample.path))
+    arrays[key] = (arrays[key] * 1e37).astype(np.float32)
+    np.savez(sample.path, **arrays)
+    config = IngestConfig(**{**sample.options, "action_limits": "data"})
+    with open_source("npz", (sample.path,), config) as source:
+        _, summary = ingest(source, config)
+    assert summary["steps"] == len(arrays[key])

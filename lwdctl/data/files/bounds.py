@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,6 +38,24 @@ def check_growth(stored: int, size: int, where: str, hint: str) -> None:
             f"{where}: {stored:,} bytes that grow to {size:,}: no recording compresses so well",
             hint,
         )
+
+
+def check_no_holes(paths: Iterable[Path]) -> None:
+    """Check that files have their bytes on a disk: a hole of any length would be read for days.
+
+    Args:
+        paths: Files and directories.
+
+    Raises:
+        DataError: They are far longer than what is stored of them.
+    """
+    for path in paths:
+        files = [item for item in path.rglob("*") if item.is_file()] if path.is_dir() else [path]
+        found = [file.stat() for file in files if file.is_file()]
+        # A block has 512 bytes; some file systems do not count them.
+        size, stored = sum(item.st_size for item in found), sum(item.st_blocks for item in found)
+        if stored:
+            check_growth(512 * stored, size, f"{path}: has holes", "copy it without them")
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import lzma
 import shlex
 import tarfile
@@ -10,6 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 _START = 4096
+_TAR_START = 2**20
+"""Bytes that hold the first entry of a tar archive, compressed or not."""
+_PACKED = {b"\x1f\x8b": "gz", b"BZh": "bz2", b"\xfd7zXZ": "xz"}
 
 
 class FileType(NamedTuple):
@@ -68,9 +72,13 @@ def file_type(path: Path) -> FileType:
 
 
 def _is_tar(path: Path) -> bool:
+    with path.open("rb") as file:
+        start = file.read(_TAR_START)  # zeros without end would be searched for a compressed block
+    kind = next((kind for signature, kind in _PACKED.items() if start.startswith(signature)), "")
     try:
-        return tarfile.is_tarfile(path)
-    except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError):
+        with tarfile.open(fileobj=io.BytesIO(start), mode=f"r:{kind}") as archive:  # type: ignore[call-overload]
+            return archive.next() is not None
+    except (OSError, EOFError, ValueError, tarfile.TarError, zlib.error, lzma.LZMAError):
         return False  # damaged, whatever it is
 
 

@@ -442,7 +442,8 @@ def _bounded(dataset: h5py.Dataset, start: int, stop: int | None) -> Iterator[No
             "write the array again without compression if it is right",
         )  # fmt: skip
     # A filter needs the chunk before and after it, and space that it doubles.
-    with memory_limit(size + 3 * chunk + MOST_VALUE_BYTES * (4 if texts else 2)):
+    filtered = max(3 * chunk, 4 * MOST_VALUE_BYTES)
+    with memory_limit(size + filtered + 2 * MOST_VALUE_BYTES):
         yield
 
 

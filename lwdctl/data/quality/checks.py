@@ -28,6 +28,8 @@ from lwdctl.data.quality.jumps import JumpSearch
 from lwdctl.data.quality.step_sample import StepSample
 from lwdctl.data.reader import MergedReader
 
+_HUGE_VALUES = np.errstate(over="ignore", invalid="ignore")
+"""Squares of finite float32 may not be: sums and deviations that overflow say nothing."""
 PADDING = re.compile(r"(^|:)rows \d+:\d+$")
 """Episodes that are rows of one long array, where an episode of nothing but zeros is padding. One
 that was recorded as an episode of its own is kept, with a warning."""
@@ -88,6 +90,7 @@ class DataChecks:
         self._tested: tuple[int, ActionTest] | None = None
         self.last: npt.NDArray[np.float64] | None = None
 
+    @_HUGE_VALUES
     def add(self, episode: Episode) -> Episode | None:
         """Check one more episode.
 
@@ -128,6 +131,7 @@ class DataChecks:
         """Number of episodes added so far."""
         return len(self._numbers.lengths)
 
+    @_HUGE_VALUES
     def limits(self) -> tuple[tuple[float, ...], tuple[float, ...], str]:
         """Return the smallest and largest value per action component, and where they come from.
 
@@ -141,6 +145,7 @@ class DataChecks:
         action = self._declared.limited_by(ranges.low[-size:], ranges.high[-size:])
         return action.low, action.high, action.limits
 
+    @_HUGE_VALUES
     def action(self) -> ActionSpec:
         """Return the description of the actions: with limits, and with what they were found to be.
 
@@ -152,6 +157,7 @@ class DataChecks:
             self._declared, semantics=semantics, low=low, high=high, limits=source
         )
 
+    @_HUGE_VALUES
     def findings(self) -> list[Finding]:
         """Return what was found so far, the worst first."""
         if not self.episodes:
@@ -163,10 +169,12 @@ class DataChecks:
         found = [item for check in checks for item in check]
         return worst_first(found)
 
+    @_HUGE_VALUES
     def summary(self) -> dict[str, Any]:
         """Return the main numbers of the episodes added so far, at least one."""
         return self._numbers.summary()
 
+    @_HUGE_VALUES
     def statistics(self) -> dict[str, Any]:
         """Return JSON-ready numbers of the episodes added so far, {} without any.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import zipfile
 from pathlib import Path
@@ -141,6 +142,20 @@ def test_a_small_file_takes_no_memory(run, make_sample, tmp_path, name, change, 
     ended = run(["inspect", name, str(path), *words, "-q"])
     assert not ended.problem(), ended
     assert ended.code == 1
+
+
+def test_holes_are_not_read(run, make_sample, tmp_path):
+    """A file may be declared to have any length, of which nothing is on the disk."""
+    zeros = tmp_path / "zeros"
+    zeros.touch()
+    os.truncate(zeros, 10**12)
+    ended = run(["inspect", str(zeros), "-q"])
+    assert (ended.problem(), ended.code) == ("", 1)
+    sample = make_sample("d4rl", tmp_path)
+    os.truncate(sample.path, 10**12)
+    ended = run(["ingest", str(sample.path), "-q"])
+    assert (ended.problem(), ended.code) == ("", 1)
+    assert "has holes" in ended.text
 
 
 @pytest.mark.parametrize("row_bytes", [1, 64, 2**13, 2**15, 2**15 + 4, 2**19 + 4, 2**22, 2**40])
