@@ -6,6 +6,8 @@ import hashlib
 import os
 import shutil
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -19,6 +21,7 @@ from lwdctl.core.errors import ArtifactError
 SMALL_FILE = 16 * 2**20
 """Files below this many bytes are hashed by every consumer."""
 _SHORT_JSON = 2**20
+_CHECKED: ContextVar[set[tuple[Path, str]] | None] = ContextVar("checked", default=None)
 
 
 @dataclass(frozen=True)
@@ -116,11 +119,20 @@ class Artifact:
 
         Refuses links, pipes and devices anywhere in the artifact. Compares the sizes of all files,
         the SHA-256 of small files always and of large files once per machine. Zarr chunks are left
-        to the crc32c that is checked when they are read.
+        to the crc32c that is checked when they are read. Inside `checked_once` an artifact that was
+        checked is not checked again.
 
         Raises:
             ArtifactError: A file is missing or differs, or there is something else than files.
         """
+        checked = _CHECKED.get()
+        if checked is None:
+            self._check_files()
+        elif (key := (self.path, self.digest)) not in checked:
+            self._check_files()
+            checked.add(key)
+
+    def _check_files(self) -> None:
         found = self._stored()
         for file in self.held_files():
             path = self._check_size(file, found)
@@ -222,6 +234,19 @@ class Artifact:
         return (
             f"make it again or restore a copy; check all of it with: lwdctl verify {self.reference}"
         )
+
+
+@contextmanager
+def checked_once() -> Iterator[None]:
+    """Check every artifact once, however often it is met: for plans, which read nothing else."""
+    if _CHECKED.get() is not None:
+        yield
+        return
+    token = _CHECKED.set(set())
+    try:
+        yield
+    finally:
+        _CHECKED.reset(token)
 
 
 def _stores(files: Collection[PayloadFile]) -> set[PurePosixPath]:

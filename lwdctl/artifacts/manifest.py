@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ PACKAGES = (
 
 _AGAIN = "make the artifact again, or restore a copy of it"
 _GIT_SECONDS = 10
+_PARSED_ONCE = 1 << 16
+"""Largest manifest, in bytes, that is kept in memory."""
 _ORIGIN: ContextVar[Mapping[str, str]] = ContextVar("origin")
 
 
@@ -104,16 +107,10 @@ class Manifest:
             ArtifactError: It is missing, not JSON, changed since it was written, of another
                 schema version, or of another artifact type.
         """
-        body = parse_json(read_stored(path.parent, path.name), str(path), hint=_AGAIN)
-        if not isinstance(body, dict):
-            raise ArtifactError(f"{path} is not an lwdctl manifest", _AGAIN)
-        _check_schema(path, body)
-        digest = body.pop("digest", None)
-        if digest != digest_of(body):
-            raise ArtifactError(f"{path} was changed after it was written", _AGAIN)
-        manifest = typed(cls, body, str(path), hint=_AGAIN)
-        check_known_values(body, str(path), _AGAIN)
-        _check_names(path, manifest)
+        content = read_stored(path.parent, path.name)
+        # A plan reads the same manifests again and again.
+        parse = _parse_once if len(content) <= _PARSED_ONCE else _parse
+        manifest = parse(content, path)
         if artifact_type and manifest.type != artifact_type:
             raise ArtifactError(
                 f"{path.parent} is an artifact of type '{manifest.type}', not '{artifact_type}'",
@@ -128,6 +125,24 @@ class Manifest:
     def to_bytes(self) -> bytes:
         """Return the content of the manifest file."""
         return with_digest(plain(asdict(self)))
+
+
+def _parse(content: bytes, path: Path) -> Manifest:
+    """Return what the content of a manifest file says, checked."""
+    body = parse_json(content, str(path), hint=_AGAIN)
+    if not isinstance(body, dict):
+        raise ArtifactError(f"{path} is not an lwdctl manifest", _AGAIN)
+    _check_schema(path, body)
+    digest = body.pop("digest", None)
+    if digest != digest_of(body):
+        raise ArtifactError(f"{path} was changed after it was written", _AGAIN)
+    manifest = typed(Manifest, body, str(path), hint=_AGAIN)
+    check_known_values(body, str(path), _AGAIN)
+    _check_names(path, manifest)
+    return manifest
+
+
+_parse_once = lru_cache(maxsize=256)(_parse)
 
 
 def with_digest(body: Mapping[str, Any]) -> bytes:

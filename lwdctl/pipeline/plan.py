@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.artifact import Artifact, checked_once
 from lwdctl.artifacts.references import version_directory
 from lwdctl.artifacts.run_in_progress import RunRecord, next_version
 from lwdctl.artifacts.workspace import Workspace
@@ -148,6 +148,7 @@ class PlannedStage:
         return self.step.parents
 
 
+@checked_once()
 def plan_stages(run: RecipeRun) -> tuple[PlannedStage, ...]:
     """Return the stages of a recipe, in order, as they stand in the workspace."""
     outcomes: dict[str, Outcome] = {}
@@ -289,6 +290,7 @@ def _wait_for_earlier_attempt(
         time.sleep(_LOOK_AGAIN_SECONDS)
 
 
+@checked_once()
 def _find_inputs(
     run: RecipeRun, stage: str, progress: Progress, patience: float
 ) -> tuple[Step, dict[str, Outcome]]:

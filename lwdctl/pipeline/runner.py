@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.artifact import Artifact, checked_once
 from lwdctl.artifacts.files import fingerprint
 from lwdctl.artifacts.manifest import InputRef, plain
 from lwdctl.artifacts.run_in_progress import RunRecord
@@ -36,6 +36,7 @@ class Outcome:
     seconds: float = 0.0
 
 
+@checked_once()
 def preview(plan: Sequence[Step], workspace: Workspace) -> list[Outcome]:
     """Return for every step whether it would run; nothing is run."""
     outcomes: dict[str, Outcome] = {}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
-from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.artifact import Artifact, checked_once
 from lwdctl.configs import LINEAGE, EvalConfig, Horizon, LatentName, lineage_read
 from lwdctl.core.errors import ArtifactError, ConfigError
-from lwdctl.methods.trained import load_method
+from lwdctl.methods import method_facts
 from lwdctl.stages.stage import StageContext
 
 LWD = "lwd"
@@ -76,6 +77,7 @@ def distinguished_settings(config: EvalConfig) -> tuple[str, ...]:
     )
 
 
+@checked_once()
 def plan_conditions(
     config: EvalConfig, inputs: Mapping[str, Artifact], context: StageContext
 ) -> list[PlannedCondition]:
@@ -111,7 +113,7 @@ def count_conditions(config: EvalConfig) -> int:
     """Return how many conditions an evaluation with these settings has, before its models exist."""
     total = 0
     for policy in dict.fromkeys(config.policy):
-        method = load_method(policy)
+        method = method_facts(policy)
         horizons = len(set(config.horizon)) if method.replans else 0
         seeds = config.seeds or 1
         models = (max(1, horizons) * seeds) if method.artifact_type is not None else 1
@@ -135,7 +137,7 @@ def chosen_models(
 
 
 def _baselines(config: EvalConfig) -> bool:
-    return any(load_method(name).artifact_type == "baseline" for name in config.policy)
+    return any(method_facts(name).artifact_type == "baseline" for name in config.policy)
 
 
 def _name(condition: PlannedCondition, config: EvalConfig) -> str:
@@ -159,12 +161,13 @@ class _Finder:
         self, config: EvalConfig, inputs: Mapping[str, Artifact], context: StageContext
     ) -> None:
         self._config, self._inputs, self._context = config, inputs, context
+        self._lineages: dict[Path, Models | None] = {}
         self._missing: list[str] = []
         self._hint = ""
 
     def models(self, policy: str) -> Iterator[tuple[Models, Horizon | None]]:
         """Yield the models of a policy with the horizons that they are run at."""
-        method = load_method(policy)
+        method = method_facts(policy)
         if method.artifact_type is None:
             yield {"snippets": self._inputs["snippets"]}, None
             return
@@ -234,8 +237,13 @@ class _Finder:
         known = self._context.workspace.artifacts(kind) if among is None else among
         return [artifact for artifact in reversed(known) if artifact.type == kind]
 
-    def _with_same_data(self, artifact: Artifact) -> dict[str, Artifact] | None:
+    def _with_same_data(self, artifact: Artifact) -> Models | None:
         """Return an artifact's lineage if it begins with the snippets of this evaluation."""
+        if artifact.path not in self._lineages:
+            self._lineages[artifact.path] = self._lineage(artifact)
+        return self._lineages[artifact.path]
+
+    def _lineage(self, artifact: Artifact) -> Models | None:
         kinds = LINEAGE[:-1] if artifact.type == "diffusion" else ("snippets",)
         try:
             found = self._context.workspace.ancestors(artifact, kinds)
@@ -247,7 +255,7 @@ class _Finder:
 
     def _fits(self, policy: str, found: Models, horizon: Horizon | None) -> bool:
         """Tell whether a model was trained for the horizon, or may be run at it."""
-        if not load_method(policy).replans:
+        if not method_facts(policy).replans:
             return True
         vae = self._inputs.get("vae")
         if horizon is None or (self._config.one_model and LWD in self._config.policy):

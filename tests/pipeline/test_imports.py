@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -34,6 +35,7 @@ LIGHT = {
 TRAINING = {*NEVER, "PIL", "diffusers", "gymnasium", "h5py", "mujoco", "scipy", "sklearn"}
 ACTING = {*NEVER - {"matplotlib"}, "diffusers", "h5py", "mujoco", "sklearn", "tensorboard"}
 
+RECIPE = Path(__file__).parents[2] / "pipelines/pusht_grid.toml"
 SIZES = "--snippet-length 8 --updates 1 --batch-size 4 --device cpu --threads 1"
 DIFFUSION = "--updates 1 --batch-size 4 --device cpu --threads 1"
 EVAL = "--latent sampled --episodes 1 --max-steps 4 --workers 0 --device cpu"
@@ -72,6 +74,7 @@ def test_no_command_imports_what_it_does_not_use(run) -> None:
         f"eval --policy dp {EVAL}": ACTING,
         f"eval --policy mlp {EVAL}": ACTING,
         f"eval --policy lwd {EVAL}": ACTING,
+        f"run {RECIPE} --smoke --dry-run --set ingest.paths=FILE": LIGHT,
         "list": LIGHT,
         "compare": {*LIGHT - {"matplotlib", "scipy"}, "mujoco", "tensorboard"},
         "report": {*LIGHT - {"matplotlib", "scipy"}, "mujoco", "tensorboard"},
