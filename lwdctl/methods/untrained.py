@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from lwdctl.artifacts.artifact import Artifact
-from lwdctl.artifacts.described import open_or_describe
+from lwdctl.artifacts.described import read_description
+from lwdctl.artifacts.snippets import SNIPPETS_PAYLOAD
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.records import SourceSpec
 from lwdctl.methods.method import Acting, ActingCost, Method, TrainedPolicy
@@ -57,7 +58,7 @@ class RandomActions(Method):
     def open(self, artifacts: Mapping[str, Artifact], device: torch.device) -> UntrainedPolicy:
         """Build the policy for the environment of the snippets."""
         del device
-        source = open_or_describe(artifacts["snippets"].path).spec
+        source = read_description(artifacts["snippets"].path / SNIPPETS_PAYLOAD)
         return UntrainedPolicy(source, lambda num_envs: RandomPolicy(source.action, num_envs))
 
 
@@ -71,7 +72,7 @@ class StandingStill(Method):
             ConfigError: Neither the data nor the environment say which actions these are.
         """
         del device
-        source = open_or_describe(artifacts["snippets"].path).spec
+        source = read_description(artifacts["snippets"].path / SNIPPETS_PAYLOAD)
         still, size = still_action(source), source.action.size
         return UntrainedPolicy(source, lambda num_envs: StillPolicy(still, size, num_envs))
 
@@ -89,7 +90,7 @@ class PlugInPolicy(Method):
     def open(self, artifacts: Mapping[str, Artifact], device: torch.device) -> UntrainedPolicy:
         """Build one policy per environment."""
         del device
-        source = open_or_describe(artifacts["snippets"].path).spec
+        source = read_description(artifacts["snippets"].path / SNIPPETS_PAYLOAD)
         return UntrainedPolicy(
             source, lambda num_envs: SingleRobotPolicies(self._build(source), num_envs)
         )

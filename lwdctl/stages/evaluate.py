@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -129,6 +129,13 @@ def _open_data(config: EvalConfig, snippets: Artifact) -> SnippetStore:
     return open_or_describe(snippets.path)
 
 
+class _Checked(NamedTuple):
+    """What any policy of an evaluation is conditioned on, and whether one has chunks."""
+
+    condition: frozenset[str]
+    has_chunks: bool
+
+
 @dataclass(frozen=True)
 class _Evaluation:
     """What measuring any condition needs."""
@@ -152,8 +159,7 @@ class _Evaluation:
                 raise ConfigError(f"'{label}' is no label of this data", did_you_mean(label, known))
         if self.config.label:
             return tuple(dict.fromkeys(self.config.label))
-        conditioned = any("label" in self._open(item).condition for item in self.conditions)
-        return known if conditioned else ()
+        return known if "label" in self._checked.condition else ()
 
     @cached_property
     def software(self) -> dict[str, Any]:
@@ -184,6 +190,18 @@ class _Evaluation:
             config.temporal_ensemble,
         )
 
+    @cached_property
+    def _checked(self) -> _Checked:
+        """What the policies are like; each is opened once for it and checked."""
+        condition: set[str] = set()
+        has_chunks = False
+        for item in self.conditions:
+            policy = self._open(item)
+            policy.check(self._acting(item))
+            condition.update(policy.condition)
+            has_chunks |= policy.has_chunks
+        return _Checked(frozenset(condition), has_chunks)
+
     def check(self) -> None:
         """Check labels and every model before anything runs.
 
@@ -192,12 +210,7 @@ class _Evaluation:
                 model do not reach, or a temporal ensemble where no policy has chunks.
         """
         _ = self.labels
-        has_chunks = False
-        for condition in self.conditions:
-            policy = self._open(condition)
-            policy.check(self._acting(condition))
-            has_chunks |= policy.has_chunks
-        if self.config.temporal_ensemble is not None and not has_chunks:
+        if not self._checked.has_chunks and self.config.temporal_ensemble is not None:
             raise ConfigError(
                 "temporal_ensemble averages chunks of actions, which none of these policies has",
                 "leave --temporal-ensemble out, or add dp or ldp to --policy",
