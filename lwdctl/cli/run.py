@@ -118,7 +118,7 @@ def command(  # noqa: PLR0913, PLR0917 - the options of the command line
     with contextlib.ExitStack() as failing:
         if not (dry_run or only or cluster.is_used) and parse_jobs(jobs) != 1:
             # It imports what the stages need while the recipe is read.
-            server = failing.enter_context(StageServer())
+            server = failing.enter_context(StageServer(forked=True))
         recipe = read_recipe(recipe_path, sweep or ())
         run = RecipeRun(
             recipe, shared.workspace, tuple(assignments or ()), smoke, start, until, tracking

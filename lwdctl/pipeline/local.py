@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import multiprocessing
 import os
 import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
+from multiprocessing.process import BaseProcess
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal, TypeAlias, cast
 
 from lwdctl.core.errors import ConfigError, LwdctlError
 from lwdctl.core.launch import check_one_process
@@ -22,12 +25,16 @@ from lwdctl.core.progress import Progress
 from lwdctl.methods import METHODS
 from lwdctl.pipeline.executor import Ended, run_with
 from lwdctl.pipeline.plan import PlannedStage, RecipeRun
+from lwdctl.pipeline.recipe import Step
 from lwdctl.pipeline.resources import CORES, DEVICES, Machine, this_machine
 from lwdctl.pipeline.runner import Outcome, run_plan
+from lwdctl.pipeline.stage_server import main_forked
 
 MOST_JOBS = 1024
 _BLOCK = 1 << 16
-_FIRST = ("lwdctl.cli.main", "lwdctl.cli.run", "lwdctl.cli.commands", "typer._adapters", "torch")
+_FIRST = ("lwdctl.cli.main", "lwdctl.cli.run", "lwdctl.cli.commands", "typer._adapters")
+_WITHOUT_TORCH = ("ingest",)
+"""Commands that import no torch: they need not wait for the server to have imported it."""
 _MODELS = ("train-vae", "train-diffusion", "train-baseline", "eval")
 _TRAINING = ("tensorboard.summary.writer.event_file_writer", "torch.utils.flop_counter")
 """What commands import when they are under way: together longer than a toy training takes."""
@@ -89,29 +96,19 @@ class StageServer:
 
     The server begins to import at once. Use it as a context manager: leaving it ends the server and
     all processes that it has started.
+
+    Args:
+        forked: Whether to fork it from this process, whose imports it then has, where that is safe;
+            else it is a fresh interpreter.
     """
 
-    def __init__(self) -> None:
-        # This process's own paths: it may have been started in another way than the server.
-        code = (
-            f"import sys; sys.path[:] = {sys.path!r}\n"
-            "from lwdctl.pipeline.stage_server import main\n"
-            f"main({os.getpid()}, {list(_FIRST)!r})"
-        )
+    def __init__(self, *, forked: bool = False) -> None:
         self._unread = b""
+        start = _fork if forked and can_fork() else _launch
         try:
-            # A session of its own: Ctrl-C reaches this process alone, which then ends the stages.
-            self._process = subprocess.Popen(  # noqa: S603 - our own code
-                [sys.executable, "-c", code],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                start_new_session=True,
-            )
+            self._process, self._requests, self._answers = start()
         except OSError as error:
             raise LwdctlError(f"no process can be started: {error.strerror}") from error
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._requests, self._answers = self._process.stdin, self._process.stdout
 
     def __enter__(self) -> StageServer:
         """Return the server itself."""
@@ -127,13 +124,13 @@ class StageServer:
         del kind, error, traceback
         with contextlib.suppress(BrokenPipeError):
             self._requests.close()
-        self._process.wait()
+        self._process.join()
         self._answers.close()
 
     @property
     def is_gone(self) -> bool:
         """Whether it has ended by itself."""
-        return self._process.poll() is not None
+        return not self._process.is_alive()
 
     def ask(self, request: Mapping[str, object]) -> None:
         """Send a request; where the server is gone nothing happens."""
@@ -153,6 +150,64 @@ class StageServer:
         return [json.loads(line) for line in lines]
 
 
+class _Launched:
+    """A process of `subprocess`, with the methods of one of `multiprocessing`."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def join(self) -> None:
+        self._process.wait()
+
+
+_Started: TypeAlias = tuple[_Launched | BaseProcess, BinaryIO, BinaryIO]
+"""A server, where requests to it are written, and where its answers are read."""
+
+
+def _launch() -> _Started:
+    """Start a server in a fresh interpreter."""
+    # This process's own paths: it may have been started in another way than the server.
+    code = (
+        f"import sys; sys.path[:] = {sys.path!r}\n"
+        "from lwdctl.pipeline.stage_server import main\n"
+        f"main({os.getpid()}, {list(_FIRST)!r})"
+    )
+    # A session of its own: Ctrl-C reaches this process alone, which then ends the stages.
+    process = subprocess.Popen(  # noqa: S603 - our own code
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    return _Launched(process), cast(BinaryIO, process.stdin), cast(BinaryIO, process.stdout)
+
+
+def _fork() -> _Started:
+    """Fork a server from this process."""
+    asked, requests = os.pipe()
+    answers, answered = os.pipe()
+    context = multiprocessing.get_context("fork")
+    arguments = (os.getpid(), list(_FIRST), asked, answered)
+    process = context.Process(target=main_forked, args=arguments)
+    process.start()
+    os.close(asked)
+    os.close(answered)
+    return process, os.fdopen(requests, "wb"), os.fdopen(answers, "rb")
+
+
+def can_fork() -> bool:
+    """Tell whether a process forked from this one can work: it has no other thread, and no torch.
+
+    A lock that another thread holds would never be released, and CUDA does not work after a fork.
+    """
+    return sys.platform == "linux" and threading.active_count() == 1 and "torch" not in sys.modules
+
+
 class LocalExecutor:
     """Runs at most `jobs` stages at once, each in a process that runs one at a time.
 
@@ -161,7 +216,8 @@ class LocalExecutor:
     own work, environment workers and the threads that a training without `--threads` tries out, is
     limited to its fraction of the cores. Each stage sees one CUDA device, the one with the
     fewest stages, and where there are any, no process runs a second stage, so that the memory of
-    the first is free.
+    the first is free; nor does one that was started without torch, which the server imports
+    meanwhile.
 
     Args:
         run: The recipe.
@@ -187,7 +243,7 @@ class LocalExecutor:
         self._begun: list[PlannedStage] = []
         self._running: dict[str, int] = {}
         self._devices: dict[str, str] = {}
-        server.ask({"import": _modules(run)})
+        self._to_import = _modules(run)
 
     def has_room(self) -> bool:
         """Return whether fewer stages run than may."""
@@ -206,6 +262,9 @@ class LocalExecutor:
         for stage in self._begun:
             self._send(stage)
         self._begun.clear()
+        if self._running and self._to_import:  # the first runs meanwhile if it needs no torch
+            self._server.ask({"import": self._to_import})
+            self._to_import = []
         found: dict[str, Ended] = {}
         for answer in self._server.answers():
             busy = {number: one for one, number in self._running.items() if one not in found}
@@ -243,7 +302,7 @@ class LocalExecutor:
                 "arguments": stage.arguments,
                 "environment": environment,
                 "log": str(log),
-                "reuse": not self._machine.gpus,
+                "reuse": not self._machine.gpus and _needs_torch(stage.step),
             }
         )
 
@@ -258,12 +317,17 @@ class LocalExecutor:
 
 def _modules(run: RecipeRun) -> list[str]:
     """Return what the stages of a recipe import, the quickest first."""
-    stages = {step.stage.command: step.stage for step in run.steps}
+    stages = {step.stage.command: step.stage for step in run.steps if _needs_torch(step)}
     named = [stage.run.partition(":")[0] for stage in stages.values() if isinstance(stage.run, str)]
     models: list[str] = []
     if set(stages) & set(_MODELS):
         models = [row.target.partition(":")[0] for row in METHODS.rows.values()]
-    return list(dict.fromkeys([*named, *models, *(_TRAINING if models else ())]))
+    torch = ("torch",) if stages else ()
+    return list(dict.fromkeys([*torch, *named, *models, *(_TRAINING if models else ())]))
+
+
+def _needs_torch(step: Step) -> bool:
+    return step.stage.command not in _WITHOUT_TORCH
 
 
 def _ended(status: Any) -> Ended:

@@ -16,6 +16,7 @@ when the worker has ended, where a negative number is that of a signal.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import importlib
@@ -43,6 +44,29 @@ def main(parent: int, modules: Sequence[str]) -> None:
     worker = _Server(list(modules)).serve()
     if worker is not None:
         sys.exit(worker.run())
+
+
+def main_forked(parent: int, modules: Sequence[str], requests: int, answers: int) -> None:
+    """Serve in a process that was forked from one that runs a command.
+
+    Args:
+        parent: As for `main`.
+        modules: As for `main`.
+        requests: Descriptor of the requests, which becomes stdin.
+        answers: Descriptor for the answers, which becomes stdout.
+    """
+    os.setsid()  # Ctrl-C reaches the parent alone
+    for number in signal.valid_signals():
+        if callable(signal.getsignal(number)):  # a handler of the parent's
+            signal.signal(number, signal.SIG_DFL)
+    sys.unraisablehook = sys.__unraisablehook__
+    os.dup2(requests, 0)
+    os.dup2(answers, 1)
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    try:
+        main(parent, modules)
+    finally:
+        atexit._run_exitfuncs()  # noqa: SLF001 - multiprocessing leaves them out
 
 
 class _Worker:
