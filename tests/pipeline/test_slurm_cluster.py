@@ -188,7 +188,7 @@ uses = "train-vae"
 name = "seed{seed}"
 needs = "ingest"
 seed = {seed}
-updates = 900
+updates = 3000
 snippet_length = 8
 batch_size = 8
 policy_width = 16
@@ -338,7 +338,7 @@ def test_preempted_trainings_and_dying_nodes_change_no_weight(cluster, trainings
     assert {key: made[key] for key in expected} == expected
     assert all(
         json.loads((runs / f"vae/seed{seed}/v0001/manifest.json").read_text())["summary"]["updates"]
-        == 900
+        == 3000
         for seed in range(3)
     )
 
