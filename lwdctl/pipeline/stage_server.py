@@ -26,11 +26,13 @@ import select
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from lwdctl.core.processes import end_with
 
 _BLOCK = 1 << 16
+_OPEN = Path("/proc/self/fd")
 
 
 def main(parent: int, modules: Sequence[str]) -> None:
@@ -62,7 +64,10 @@ def main_forked(parent: int, modules: Sequence[str], requests: int, answers: int
     sys.unraisablehook = sys.__unraisablehook__
     os.dup2(requests, 0)
     os.dup2(answers, 1)
-    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    for item in _OPEN.iterdir():  # not all numbers that are allowed: they may be a billion
+        if int(item.name) > 2:
+            with contextlib.suppress(OSError):  # that of the listing itself
+                os.close(int(item.name))
     try:
         main(parent, modules)
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -127,6 +128,31 @@ def test_a_stage_that_is_killed_fails_alone(source, tmp_path):
     assert process.returncode == 1
     assert "1 of 5 stages failed: long (killed by SIGKILL)" in errors
     assert list(workspace.glob("latents/two/v0001"))
+
+
+HOLDS = """
+import os, signal, sys, time
+from lwdctl.pipeline.local import StageServer, can_fork
+assert can_fork()
+signal.signal(signal.SIGTERM, lambda *_: None)
+with open(sys.argv[1], "w") as file, StageServer(forked=True) as server:
+    folder, end = f"/proc/{server._process.pid}/fd", time.monotonic() + 60
+    while any(os.path.realpath(f"{folder}/{name}") == file.name for name in os.listdir(folder)):
+        assert time.monotonic() < end, "it is still open in the server"
+        time.sleep(0.01)
+    os.kill(server._process.pid, signal.SIGTERM)
+    while not server.is_gone:
+        assert time.monotonic() < end, "the handler of the command is still there"
+        time.sleep(0.01)
+"""
+
+
+def test_a_forked_server_has_neither_files_nor_handlers_of_the_command(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", HOLDS, str(tmp_path / "open")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", "99999", "²"])
