@@ -314,17 +314,17 @@ def test_preempted_trainings_and_dying_nodes_change_no_weight(cluster, trainings
             f"{node} is down",
             lambda node=node: "DOWN" in cluster.run("scontrol", "show", "node", node),
         )
-        for number in victims.values():
-            state = cluster.state(number).partition(" ")[0]
-            assert state in {"PENDING", "RUNNING", "CONFIGURING", "COMPLETED"}, state
-            if state == "PENDING":
-                cluster.run("scontrol", "update", f"JobId={number}", "StartTime=now")
         if whole:
             cluster.start_node(node)
             until(
                 f"{node} is back",
                 lambda node=node: "DOWN" not in cluster.run("scontrol", "show", "node", node),
             )
+        for number in victims.values():
+            state = cluster.state(number).partition(" ")[0]
+            assert state in {"PENDING", "RUNNING", "CONFIGURING", "COMPLETED"}, state
+            if state == "PENDING":  # Slurm waits two minutes, so that no late SIGTERM meets it
+                cluster.run("scontrol", "update", f"JobId={number}", "StartTime=now+10")
     lwdctl(*words, env=environment)  # waits for what is queued
     cluster.start_node("n2")
     logs = {
