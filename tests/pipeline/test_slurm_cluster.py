@@ -260,7 +260,9 @@ def progress_of(workspace, stage):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_preempted_trainings_and_dying_nodes_change_no_weight(cluster, trainings, tmp_path):
+def test_preempted_trainings_and_dying_nodes_change_no_weight(  # noqa: C901 - one story
+    cluster, trainings, tmp_path
+):
     alone, runs = tmp_path / "alone", tmp_path / "runs"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     lwdctl("run", trainings, "--workspace", alone, env=environment)
@@ -282,15 +284,21 @@ def test_preempted_trainings_and_dying_nodes_change_no_weight(cluster, trainings
     def is_done(stage):
         return read(stage)["state"] == "done"
 
+    def attempts(stage):
+        """Return the messages of every attempt to run its job."""
+        log = runs / f".slurm/seeds/logs/{numbers_of[stage]}_0_log.out"
+        return log.read_text().split("Loading pickle")[1:]
+
     def is_training(stage):
-        """Tell whether its newest attempt has begun to train, or waits for an earlier one."""
-        number = numbers_of[stage]
-        log = (runs / f".slurm/seeds/logs/{number}_0_log.out").read_text()
-        attempt = log[log.rindex("Loading pickle") :] if "Loading pickle" in log else ""
-        return stage in jobs() and ("update/s" in attempt or "waiting for" in attempt)
+        """Tell whether an attempt after those that ended trains, or waits for an earlier one."""
+        later = attempts(stage)[ended[stage] :]
+        return stage in jobs() and any(
+            "update/s" in text or "waiting for" in text for text in later
+        )
 
     until("all three train", lambda: all_train(0), 300)
     numbers_of = {stage: jobs()[stage][0] for stage in stages}
+    ended = {stage: len(attempts(stage)) for stage in stages}
     for number in numbers_of.values():
         cluster.run("scontrol", "requeue", number)
     for number in numbers_of.values():
@@ -320,6 +328,7 @@ def test_preempted_trainings_and_dying_nodes_change_no_weight(cluster, trainings
                 f"{node} is back",
                 lambda node=node: "DOWN" not in cluster.run("scontrol", "show", "node", node),
             )
+        ended |= {stage: len(attempts(stage)) for stage in victims}
         for number in victims.values():
             state = cluster.state(number).partition(" ")[0]
             assert state in {"PENDING", "RUNNING", "CONFIGURING", "COMPLETED"}, state
