@@ -238,7 +238,7 @@ class Artifact:
 
 @contextmanager
 def checked_once() -> Iterator[None]:
-    """Check every artifact once, however often it is met: for plans, which read nothing else."""
+    """Check every artifact once, however often it is met, while a plan is made."""
     if _CHECKED.get() is not None:
         yield
         return

@@ -59,16 +59,19 @@ def open_or_describe(artifact: Path) -> SnippetStore:
     """
     if lacks_files(artifact, SNIPPETS_PAYLOAD) is None:
         return SnippetStore.open(artifact)
-    store = artifact / SNIPPETS_PAYLOAD
-    return StoreDescription(store, read_description(store))
+    return StoreDescription(artifact / SNIPPETS_PAYLOAD, read_description(artifact))
 
 
-def read_description(store: Path) -> SourceSpec:
+def read_description(artifact: Path) -> SourceSpec:
     """Read from the metadata of a snippet store what its data are; zarr does not open it.
+
+    Args:
+        artifact: Directory of the artifact that holds the store.
 
     Raises:
         ArtifactError: It is missing, damaged, or no description of a snippet store.
     """
+    store = artifact / SNIPPETS_PAYLOAD
     where = store / METADATA
     metadata = parse_json(read_stored(store, METADATA), str(where))
     attributes = metadata.get("attributes") if isinstance(metadata, dict) else None
@@ -77,6 +80,6 @@ def read_description(store: Path) -> SourceSpec:
     ) != (FORMAT, FORMAT_VERSION, True):  # fmt: skip
         raise ArtifactError(
             f"{where} does not describe a finished {FORMAT} store of version {FORMAT_VERSION}",
-            "pull the artifact again",
+            "make the artifact again, or pull it again",
         )
     return SourceSpec.from_mapping(attributes.get("spec"), f"{where}: spec")  # type: ignore[arg-type]

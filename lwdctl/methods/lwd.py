@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.described import read_description
 from lwdctl.artifacts.latents import LatentStore
-from lwdctl.artifacts.snippets import SNIPPETS_PAYLOAD, SnippetStore
+from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import Horizon
 from lwdctl.core.errors import ArtifactError, ConfigError
 from lwdctl.core.records import SourceSpec
@@ -258,7 +258,7 @@ class LatentWeightDiffusion(Method):
 
     def open(self, artifacts: Mapping[str, Artifact], device: torch.device) -> TrainedLwd:
         """Open the models of one lineage."""
-        source = read_description(artifacts["snippets"].path / SNIPPETS_PAYLOAD)
+        source = read_description(artifacts["snippets"].path)
         return TrainedLwd(source, device, artifacts["vae"], artifacts.get("diffusion"), artifacts)
 
 

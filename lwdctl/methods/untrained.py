@@ -9,7 +9,6 @@ import torch
 
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.described import read_description
-from lwdctl.artifacts.snippets import SNIPPETS_PAYLOAD
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.records import SourceSpec
 from lwdctl.methods.method import Acting, ActingCost, Method, TrainedPolicy
@@ -58,7 +57,7 @@ class RandomActions(Method):
     def open(self, artifacts: Mapping[str, Artifact], device: torch.device) -> UntrainedPolicy:
         """Build the policy for the environment of the snippets."""
         del device
-        source = read_description(artifacts["snippets"].path / SNIPPETS_PAYLOAD)
+        source = read_description(artifacts["snippets"].path)
         return UntrainedPolicy(source, lambda num_envs: RandomPolicy(source.action, num_envs))
 
 
@@ -72,7 +71,7 @@ class StandingStill(Method):
             ConfigError: Neither the data nor the environment say which actions these are.
         """
         del device
-        source = read_description(artifacts["snippets"].path / SNIPPETS_PAYLOAD)
+        source = read_description(artifacts["snippets"].path)
         still, size = still_action(source), source.action.size
         return UntrainedPolicy(source, lambda num_envs: StillPolicy(still, size, num_envs))
 
@@ -90,7 +89,7 @@ class PlugInPolicy(Method):
     def open(self, artifacts: Mapping[str, Artifact], device: torch.device) -> UntrainedPolicy:
         """Build one policy per environment."""
         del device
-        source = read_description(artifacts["snippets"].path / SNIPPETS_PAYLOAD)
+        source = read_description(artifacts["snippets"].path)
         return UntrainedPolicy(
             source, lambda num_envs: SingleRobotPolicies(self._build(source), num_envs)
         )

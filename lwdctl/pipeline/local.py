@@ -316,7 +316,7 @@ class LocalExecutor:
 
 
 def _modules(run: RecipeRun) -> list[str]:
-    """Return what the stages of a recipe import, the quickest first."""
+    """Return what the stages of a recipe import, in the order in which they need it."""
     stages = {step.stage.command: step.stage for step in run.steps if _needs_torch(step)}
     named = [stage.run.partition(":")[0] for stage in stages.values() if isinstance(stage.run, str)]
     models: list[str] = []

@@ -17,7 +17,6 @@ from lwdctl.analysis.report.content import CaptionedTable
 from lwdctl.analysis.report.report import commit_of, describe_data, seconds_of, settings_of
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.described import read_description
-from lwdctl.artifacts.snippets import SNIPPETS_PAYLOAD
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.errors import LwdctlError
 from lwdctl.core.plain_text import listed, plain_text, size_text
@@ -71,7 +70,7 @@ def build_card(plan: PushPlan, address: Address, root: Path, progress: Progress)
         ArtifactError: The description of the data is damaged.
     """
     main, snippets = plan.main, _of_type(plan, "snippets")
-    spec = read_description(snippets.path / SNIPPETS_PAYLOAD) if snippets else None
+    spec = read_description(snippets.path) if snippets else None
     results = _results(plan, root, progress)
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),

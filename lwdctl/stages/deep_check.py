@@ -99,7 +99,7 @@ def _check_type(artifact: Artifact) -> None:
 def _check_description(artifact: Artifact) -> None:
     """Check what is here of a store that was pulled without its data."""
     if artifact.type == "snippets":
-        read_description(artifact.path / SNIPPETS_PAYLOAD)
+        read_description(artifact.path)
 
 
 def _check_models(artifact: Artifact) -> None:
