@@ -6,7 +6,10 @@ import errno
 import fcntl
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
 from lwdctl.core.processes import process_exists
@@ -59,3 +62,24 @@ def lock_file(file: IO[str], how: int) -> bool:
             raise
         return False
     return True
+
+
+@contextmanager
+def claimed(path: Path, *, wait: bool = False, without_locks: bool = True) -> Iterator[bool]:
+    """Claim the work that a file stands for, until the block ends or this process dies.
+
+    Args:
+        path: The file; it is made where it is missing, in a directory that exists.
+        wait: Wait for another process that has claimed it.
+        without_locks: What to say where the file system has no locks.
+
+    Yields:
+        Whether this process has it.
+    """
+    with path.open("a", encoding="utf-8") as file:
+        try:
+            has_locks = lock_file(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield has_locks or without_locks

@@ -16,6 +16,7 @@ from lwdctl.core.progress import Progress
 from lwdctl.pipeline.executor import EXECUTORS
 from lwdctl.pipeline.plan import RecipeRun
 from lwdctl.pipeline.runner import Outcome
+from lwdctl.stages.stage import REST, Part
 
 EXECUTOR = Annotated[
     str,
@@ -70,8 +71,8 @@ PART = Annotated[
     typer.Option(
         "--part",
         help="With --only STAGE, an evaluation: measure part I (counted from 0) of N parts of its"
-        " conditions; the evaluation takes them over when it runs. Jobs of a cluster use it.",
-        metavar="I/N",
+        " conditions, or, beside the process that runs it, the rest. Other processes use it.",
+        metavar="I/N|rest",
         hidden=True,
     ),
 ]
@@ -164,16 +165,18 @@ def write_files(run: RecipeRun, options: ClusterOptions, *, as_json: bool) -> No
         print_text(f"wrote {len(files)} files; submit the jobs with: {shlex.quote(str(files[0]))}")
 
 
-def parse_part(text: str, only: str) -> tuple[int, int] | None:
-    """Return what `--part` says: which part, from 0, and the number of parts.
+def parse_part(text: str, only: str) -> Part | None:
+    """Return what `--part` says.
 
     Raises:
-        CommandLineError: It is no `I/N` with 0 <= I < N, or `--only` is missing.
+        CommandLineError: It is neither `rest` nor `I/N` with 0 <= I < N, or `--only` is missing.
     """
     if not text:
         return None
+    if text == REST and only:
+        return REST
     index, _, count = text.partition("/")
-    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+    if text != REST and not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
         raise CommandLineError(f"--part takes I/N with I below N, not '{text}'", "--part 0/4")
     if not only:
         raise CommandLineError("--part needs the evaluation's stage", "add --only STAGE")

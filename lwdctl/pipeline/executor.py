@@ -71,6 +71,12 @@ class Executor(Protocol):
             LwdctlError: It cannot be started at all (no cluster, no processes).
         """
 
+    def assist(self, stage: PlannedStage) -> None:
+        """Let a free process do a part of what a running stage has not begun, where it can.
+
+        Asked while nothing is left to start, so a stage may have been assisted before.
+        """
+
     def ended(self) -> Mapping[str, Ended]:
         """Return the stages that have ended since the last call, by id."""
 
@@ -143,6 +149,9 @@ class _Stages:
                 line.show(self._run.files.read(identity))
         for stage in list(self._waiting.values()):
             self._consider(stage)
+        for stage in () if self._waiting else self._stages:
+            if stage.id in self._running and stage.step.stage.parts and self._executor.has_room():
+                self._executor.assist(stage)
         return bool(self._waiting or self._running)
 
     def _consider(self, stage: PlannedStage) -> None:

@@ -29,6 +29,7 @@ from lwdctl.pipeline.recipe import Step
 from lwdctl.pipeline.resources import CORES, DEVICES, Machine, this_machine
 from lwdctl.pipeline.runner import Outcome, run_plan
 from lwdctl.pipeline.stage_server import main_forked
+from lwdctl.stages.stage import REST
 
 MOST_JOBS = 1024
 _BLOCK = 1 << 16
@@ -242,31 +243,47 @@ class LocalExecutor:
         self._run, self._jobs, self._machine, self._server = run, jobs, machine, server
         self._begun: list[PlannedStage] = []
         self._running: dict[str, int] = {}
+        self._assistants: dict[int, str] = {}
+        self._assist_soon: dict[int, PlannedStage] = {}
+        self._assisted: set[str] = set()
         self._devices: dict[str, str] = {}
         self._to_import = _modules(run)
 
     def has_room(self) -> bool:
         """Return whether fewer stages run than may."""
-        return len(self._running) < self._jobs
+        return self._busy < self._jobs
 
     def start(self, stage: PlannedStage, after: Sequence[str]) -> None:
         """Start a stage; it begins when it is known how many others run beside it."""
         del after
         self._begun.append(stage)
-        free = (number for number in itertools.count() if number not in self._running.values())
-        self._running[stage.id] = next(free)
+        self._running[stage.id] = self._free_number()
         self._devices[stage.id] = self._device(stage)
+
+    def assist(self, stage: PlannedStage) -> None:
+        """Start a process that measures conditions of a running evaluation, once it measures."""
+        assistants = list(self._assistants.values()).count(stage.id)
+        if stage.id not in self._assisted and 1 + assistants < stage.step.parts:
+            number = self._free_number()
+            self._assistants[number], self._assist_soon[number] = stage.id, stage
 
     def ended(self) -> Mapping[str, Ended]:
         """Return the stages that have ended since the last call, by id."""
         for stage in self._begun:
-            self._send(stage)
+            self._send(stage, self._running[stage.id])
         self._begun.clear()
+        for number, stage in list(self._assist_soon.items()):
+            if self._run.files.read(stage.id).task.title:  # it measures
+                del self._assist_soon[number]
+                self._send(stage, number, "--part", REST)
         if self._running and self._to_import:  # the first runs meanwhile if it needs no torch
             self._server.ask({"import": self._to_import})
             self._to_import = []
         found: dict[str, Ended] = {}
         for answer in self._server.answers():
+            if answer["worker"] in self._assistants:
+                self._assisted.add(self._assistants.pop(answer["worker"]))
+                continue
             busy = {number: one for one, number in self._running.items() if one not in found}
             identity = busy.get(answer["worker"])
             if identity is not None and answer.get("stage", identity) == identity:
@@ -274,8 +291,9 @@ class LocalExecutor:
         if self._server.is_gone:
             gone = Ended(succeeded=False, reason="the process that starts stages has died")
             found |= {one: gone for one in self._running if one not in found}
-        for identity in found:
+        for identity, end in found.items():
             del self._running[identity], self._devices[identity]
+            self._dismiss(identity, at_once=not end.succeeded)
         return found
 
     def stop(self) -> None:
@@ -283,26 +301,46 @@ class LocalExecutor:
         for stage in self._begun:
             del self._running[stage.id], self._devices[stage.id]
         self._begun.clear()
-        for number in self._running.values():
+        self._assist_soon.clear()
+        for number in (*self._running.values(), *self._assistants):
             self._server.ask({"worker": number, "signal": signal.SIGTERM})
         while self._running:
             self.ended()
             time.sleep(self.poll_seconds)
 
-    def _send(self, stage: PlannedStage) -> None:
-        device = self._devices[stage.id]
-        environment = {CORES: str(max(1, self._machine.cores // len(self._running)))}
+    @property
+    def _busy(self) -> int:
+        return len(self._running) + len(self._assistants)
+
+    def _free_number(self) -> int:
+        used = {*self._running.values(), *self._assistants}
+        return next(number for number in itertools.count() if number not in used)
+
+    def _dismiss(self, identity: str, *, at_once: bool) -> None:
+        """Start no assistants of a stage that has ended; those that run end by themselves."""
+        for number in [one for one, stage in self._assistants.items() if stage == identity]:
+            if self._assist_soon.pop(number, None):
+                del self._assistants[number]
+            elif at_once:
+                self._server.ask({"worker": number, "signal": signal.SIGTERM})
+
+    def _send(self, stage: PlannedStage, number: int, *options: str) -> None:
+        device = self._devices[stage.id] if not options else self._device(stage)
+        environment = {CORES: str(max(1, self._machine.cores // self._busy))}
         environment |= {DEVICES: device} if device else {}
-        log = self._run.files.log(stage.id)
+        log = self._run.files.log(
+            "-".join((stage.id, *options[1:], *([str(number)] if options else [])))
+        )
         log.parent.mkdir(parents=True, exist_ok=True)
         self._server.ask(
             {
-                "worker": self._running[stage.id],
+                "worker": number,
                 "stage": stage.id,
-                "arguments": stage.arguments,
+                "arguments": [*stage.arguments, *options],
                 "environment": environment,
                 "log": str(log),
                 "reuse": not self._machine.gpus and _needs_torch(stage.step),
+                "most": self._jobs,
             }
         )
 

@@ -32,6 +32,7 @@ from lwdctl.pipeline.runner import (
     run_step,
     run_step_part,
 )
+from lwdctl.stages.stage import Part
 from lwdctl.tracking.tracking import NO_TRACKING, Tracking
 
 MISSING: Final = "missing"
@@ -246,17 +247,17 @@ def run_only(run: RecipeRun, stage: str, progress: Progress, *, patience: float 
 def run_only_part(
     run: RecipeRun,
     stage: str,
-    part: tuple[int, int],
+    part: Part,
     progress: Progress,
     *,
     patience: float = 0.0,
 ) -> None:
-    """Measure one part of the conditions of an evaluation, for a later `run_only` to take.
+    """Measure one part of the conditions of an evaluation, for `run_only` to take.
 
     Args:
         run: The recipe.
         stage: Id of the stage.
-        part: Which part, from 0, and the number of parts.
+        part: Which part.
         progress: Where to report.
         patience: As for `run_only`.
 

@@ -117,6 +117,15 @@ class Step:
         """Ids of the earlier steps whose artifacts it reads or chooses among."""
         return tuple(dict.fromkeys((*self.parents.values(), *self.candidates)))
 
+    @property
+    def parts(self) -> int:
+        """In how many parts its work can be done at the same time: conditions of an evaluation."""
+        if not self.stage.parts:
+            return 1
+        from lwdctl.stages.eval_models import count_conditions
+
+        return count_conditions(self.config)
+
 
 def read_recipe(path: Path, sweep: Sequence[str] = ()) -> Recipe:
     """Read a recipe file and expand what it sweeps.

@@ -20,7 +20,7 @@ from lwdctl.pipeline.expected import Comparison, Expectation, compare
 from lwdctl.pipeline.recipe import Step
 from lwdctl.pipeline.records import DONE, StageFiles, recorded
 from lwdctl.pipeline.run_stage import with_ancestors
-from lwdctl.stages.stage import LOST, StageContext
+from lwdctl.stages.stage import LOST, Part, StageContext
 from lwdctl.tracking.tracking import NO_TRACKING, Tracking
 
 RAN, UP_TO_DATE, PLANNED = "ran", "up to date", "to run"
@@ -165,9 +165,9 @@ def run_step_part(
     progress: Progress,
     *,
     imports: tuple[str, ...],
-    part: tuple[int, int],
+    part: Part,
 ) -> None:
-    """Do one part of a step's work, for a later `run_step` to take; see `Stage.parts`.
+    """Do one part of a step's work, for `run_step` to take; see `Stage.parts`.
 
     Args:
         step: What to run; its stage has parts.
@@ -175,7 +175,7 @@ def run_step_part(
         workspace: Where its inputs stand and its artifact will go.
         progress: Where to report.
         imports: As for `run_step`.
-        part: Which part, from 0, and the number of parts.
+        part: Which part.
     """
     inputs = _inputs(step, outcomes, workspace)
     context = replace(_context(step, outcomes, workspace, progress), trust=imports)
@@ -183,7 +183,7 @@ def run_step_part(
     if finished:
         progress.message(f"{step.id}: {finished.reference} is up to date")
         return
-    step.stage.execute_part(step.config, inputs, context, *part)
+    step.stage.execute_part(step.config, inputs, context, part)
 
 
 def compare_all(

@@ -121,6 +121,9 @@ class JobExecutor:
         if self._system.outlives:
             self._run.files.update(stage, job=number)
 
+    def assist(self, stage: PlannedStage) -> None:
+        """Do nothing: the conditions of an evaluation are jobs of their own already."""
+
     def ended(self) -> Mapping[str, Ended]:
         """Return the stages whose jobs have ended since the last call."""
         if time.monotonic() - self._asked < self._pause:

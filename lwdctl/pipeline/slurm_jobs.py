@@ -118,7 +118,7 @@ def stage_jobs(run: RecipeRun, parts: int = 0) -> dict[str, StageJobs]:
         name = "-".join(re.sub(r"[^\w.]", "_", word, flags=re.ASCII)[:40] for word in words)
         arguments = tuple(run.arguments("--only", step.id))
         found[step.id] = StageJobs(
-            step.id, f"lwdctl-{name}", arguments, _count_parts(step, parts), folder / "ends"
+            step.id, f"lwdctl-{name}", arguments, _jobs_of(step, parts), folder / "ends"
         )
     return found
 
@@ -158,12 +158,7 @@ def _digest(content: list[Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _count_parts(step: Step, most: int) -> int:
+def _jobs_of(step: Step, most: int) -> int:
     """Return how many jobs measure conditions before the stage; one would only be in the way."""
-    if not step.stage.parts:
-        return 0
-    from lwdctl.stages.eval_models import count_conditions
-
-    count = count_conditions(step.config)
-    count = min(count, most) if most else count
+    count = min(step.parts, most) if most else step.parts
     return count if count > 1 else 0

@@ -7,7 +7,8 @@ further ones, unless it was told to end. When the server's parent is gone, it en
 that it has started.
 
 Requests: `{"worker": NUMBER, "stage": ID, "arguments": [...], "environment": {...}, "log": PATH,
-"reuse": BOOL}` runs a stage in a worker, which is forked where there is none of that number;
+"reuse": BOOL, "most": NUMBER}` runs a stage in one of at most so many workers, which is forked
+where there is none of that number;
 `{"worker": NUMBER, "signal": NUMBER}` sends it a signal; `{"import": [...]}` names modules to
 import when nothing else is to be done. Answers: `{"worker": NUMBER, "stage": ID}`
 when a stage has succeeded and its worker waits for another; `{"worker": NUMBER, "status": NUMBER}`
@@ -177,6 +178,8 @@ class _Server:
             return _Worker(reading, self._answers, request)
         os.close(reading)
         self._workers[pid] = number
+        if request["reuse"] and len(self._workers) >= request["most"]:
+            self._modules.clear()  # no worker would have them
         self._pipes[number] = writing
         return None
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.files import matching
 from lwdctl.artifacts.manifest import plain
-from lwdctl.artifacts.run_in_progress import PARTS, RunInProgress
+from lwdctl.artifacts.run_in_progress import PARTS, RunInProgress, unfinished_runs
 from lwdctl.artifacts.stored_files import stored_file, stored_files
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.configs import EvalConfig
@@ -40,6 +40,30 @@ def parts_folder(
     content = [plain(to_mapping(config)), [model.digest for model in models]]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return workspace.root / "evaluation" / name / f"{PARTS}{digest[:16]}"
+
+
+def run_that_measures(
+    workspace: Workspace, name: str, config: EvalConfig, models: Sequence[Artifact]
+) -> Path | None:
+    """Return the directory of the run of an evaluation that a process works on now, if any.
+
+    Args:
+        workspace: As for `parts_folder`.
+        name: As for `parts_folder`.
+        config: As for `parts_folder`.
+        models: As for `parts_folder`.
+    """
+    settings, digests = plain(to_mapping(config)), [model.digest for model in models]
+    for record in reversed(unfinished_runs(workspace.root, "evaluation", name)):
+        same = record.config == settings and record.input_digests == digests
+        if same and record.active:
+            return record.path
+    return None
+
+
+def claim(records: Path, condition: str) -> Path:
+    """Return the file by which a process claims a condition; it is no checkpoint."""
+    return records / f".{condition}.claim"
 
 
 def take_parts(folder: Path, output: RunInProgress) -> None:

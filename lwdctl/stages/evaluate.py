@@ -15,8 +15,9 @@ import torch
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.described import open_or_describe
 from lwdctl.artifacts.files import sealed, unsealed, write_durably
+from lwdctl.artifacts.locks import claimed
 from lwdctl.artifacts.manifest import software
-from lwdctl.artifacts.run_in_progress import RunInProgress
+from lwdctl.artifacts.run_in_progress import CHECKPOINTS, RunInProgress
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.artifacts.stored_files import read_stored
 from lwdctl.configs import EvalConfig
@@ -39,8 +40,14 @@ from lwdctl.methods.trained import open_policy
 from lwdctl.policies.policy import BatchPolicy, EpisodePlan
 from lwdctl.policies.random import RandomPolicy
 from lwdctl.stages.eval_models import LWD, PlannedCondition, models_used, plan_conditions
-from lwdctl.stages.eval_parts import VIDEOS_FOLDER, parts_folder, take_parts
-from lwdctl.stages.stage import StageContext
+from lwdctl.stages.eval_parts import (
+    VIDEOS_FOLDER,
+    claim,
+    parts_folder,
+    run_that_measures,
+    take_parts,
+)
+from lwdctl.stages.stage import REST, Part, StageContext
 from lwdctl.training.loop import choose_device
 
 EPISODES_FOLDER = "episodes"
@@ -74,8 +81,7 @@ def run(config: EvalConfig, inputs: Mapping[str, Artifact], context: StageContex
         # Finished conditions and episodes are checkpoints: an interrupted evaluation goes on after
         # them.
         take_parts(parts, output)
-        for condition in conditions:
-            evaluation.measure(condition, output.checkpoints, output.path)
+        evaluation.measure_all(output)
         if config.latency:
             evaluation.add_latency(output.checkpoints)
         rows = _publish_records(conditions, output)
@@ -93,10 +99,9 @@ def run_part(
     config: EvalConfig,
     inputs: Mapping[str, Artifact],
     context: StageContext,
-    index: int,
-    count: int,
+    part: Part,
 ) -> None:
-    """Measure one part of an evaluation's conditions and keep their records.
+    """Measure a part of an evaluation's conditions and keep their records.
 
     Parts may run at the same time on several machines; `run` takes what they measured.
 
@@ -104,20 +109,27 @@ def run_part(
         config: Settings of the whole evaluation.
         inputs: Its inputs.
         context: Where it runs.
-        index: Which part, from 0 to `count - 1`.
-        count: Number of parts; part i measures the conditions i, i + count, and so on.
+        part: Part i of n measures the conditions i, i + n, and so on, before `run` begins; the
+            rest, while `run` measures in another process of this machine, those that no process
+            has begun, the last one first.
 
     Raises:
         ConfigError: As for `run`.
     """
     data = _open_data(config, inputs["snippets"])
-    _check_environment(config, data, context)
     conditions = plan_conditions(config, inputs, context)
     evaluation = _Evaluation(config, data, conditions, context)
+    name, models = context.name or list(inputs.values())[-1].name, models_used(conditions, inputs)
+    if part == REST:
+        folder = run_that_measures(context.workspace, name, config, models)
+        if folder is not None:
+            evaluation.measure_rest(folder)
+        return
+    _check_environment(config, data, context)
     evaluation.check()
-    name = context.name or list(inputs.values())[-1].name
-    folder = parts_folder(context.workspace, name, config, models_used(conditions, inputs))
+    folder = parts_folder(context.workspace, name, config, models)
     folder.mkdir(parents=True, exist_ok=True)
+    index, count = part
     for condition in conditions[index::count]:
         evaluation.measure(condition, folder, folder)
 
@@ -159,7 +171,7 @@ class _Evaluation:
                 raise ConfigError(f"'{label}' is no label of this data", did_you_mean(label, known))
         if self.config.label:
             return tuple(dict.fromkeys(self.config.label))
-        return known if "label" in self._checked.condition else ()
+        return known if known and "label" in self._checked.condition else ()
 
     @cached_property
     def software(self) -> dict[str, Any]:
@@ -215,6 +227,34 @@ class _Evaluation:
                 "temporal_ensemble averages chunks of actions, which none of these policies has",
                 "leave --temporal-ensemble out, or add dp or ldp to --policy",
             )
+
+    def measure_all(self, output: RunInProgress) -> None:
+        """Measure every condition that no other process measures, then what those have left."""
+        records, left = output.checkpoints, list(self.conditions)
+        for wait in (False, True):
+            begun, left = left, []
+            for condition in begun:
+                with claimed(claim(records, condition.name), wait=wait) as is_ours:
+                    if is_ours:
+                        self.measure(condition, records, output.path)
+                    else:
+                        left.append(condition)
+
+    def measure_rest(self, run: Path) -> None:
+        """Measure what no process has begun, beside the one that works in the run's directory."""
+        records = run / CHECKPOINTS
+        for condition in reversed(self.conditions):
+            if (records / f"{condition.name}.json").exists():
+                continue
+            try:
+                with claimed(claim(records, condition.name), without_locks=False) as is_ours:
+                    # It may have been measured just before it was claimed.
+                    if is_ours and not (records / f"{condition.name}.json").exists():
+                        self.measure(condition, records, run)
+            except FileNotFoundError:
+                if run.exists():
+                    raise
+                return  # the other process has published it
 
     def measure(self, condition: PlannedCondition, records: Path, folder: Path) -> None:
         """Run one condition, unless a finished record of it is there.

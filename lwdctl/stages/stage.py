@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final, Literal, TypeAlias
 
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.manifest import recording
@@ -16,6 +16,10 @@ from lwdctl.core.progress import Progress, TqdmProgress
 from lwdctl.core.trust import trusting
 from lwdctl.tracking.tracking import NO_TRACKING, Tracking
 
+REST: Final = "rest"
+Part: TypeAlias = tuple[int, int] | Literal["rest"]
+"""A part of a stage's work: which one, from 0, and the number of parts; or, while another process
+does the work, what nobody has begun."""
 LOST = "episodes_lost_to_simulators"
 """Summary key of an artifact that lacks episodes, with their number; the artifact is not final."""
 
@@ -75,9 +79,8 @@ class Stage:
             use: `types_read(config, named)`, `candidate_types(config)`,
             `distinguished_settings(config)`, and `chosen_models(config, inputs, context)`, the
             inputs that a run would record.
-        parts: Name of the function `(config, inputs, context, index, count)` of a stage whose work
-            can be done in parts, at the same time on several machines, before the stage itself
-            runs; "" for none.
+        parts: Name of the function `(config, inputs, context, part)` of a stage whose work can be
+            done in parts, by other processes before or while the stage itself runs; "" for none.
     """
 
     command: str
@@ -106,12 +109,11 @@ class Stage:
         config: Any,
         inputs: Mapping[str, Artifact],
         context: StageContext,
-        index: int,
-        count: int,
+        part: Part,
     ) -> None:
-        """Do part `index` of `count` of the stage's work, for a later `execute` to take."""
+        """Do a part of the stage's work, for `execute` to take."""
         with recording(stage=self.command), trusting(context.trust):
-            _load(self.parts)(config, inputs, context, index, count)
+            _load(self.parts)(config, inputs, context, part)
 
     def reads(self, config: Any, named: Collection[str] = ()) -> tuple[str, ...]:
         """Return the artifact types that are read under a configuration.

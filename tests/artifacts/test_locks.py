@@ -13,7 +13,7 @@ import pytest
 
 from lwdctl.artifacts import run_in_progress
 from lwdctl.artifacts.leftovers import Leftover
-from lwdctl.artifacts.locks import Owner
+from lwdctl.artifacts.locks import Owner, claimed
 from lwdctl.core.errors import ArtifactError
 
 
@@ -171,3 +171,21 @@ def test_a_file_that_is_open_while_it_is_removed(workspace, make, monkeypatch):
     make("vae", "lift")
     assert held
     assert not list(workspace.root.glob("*/*/.*"))
+
+
+def test_one_process_has_a_claim_at_a_time(tmp_path):
+    path = tmp_path / "claim"
+    with claimed(path) as ours:
+        assert ours
+        with claimed(path) as second:
+            assert not second
+    with claimed(path, wait=True) as ours:
+        assert ours
+
+
+def test_a_claim_without_locks_is_what_the_caller_says(tmp_path, without_locks):
+    with claimed(tmp_path / "claim") as ours, claimed(tmp_path / "claim", wait=True) as second:
+        assert ours
+        assert second
+    with claimed(tmp_path / "claim", without_locks=False) as ours:
+        assert not ours

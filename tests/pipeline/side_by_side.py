@@ -40,6 +40,16 @@ uses = "encode"
 stride = 20
 name = "long"
 """
+GRID = """
+[stage.grid]
+uses = "eval"
+policy = ["random", "still"]
+perturbation = [0, 1, 2, 3, 4, 5, 6, 7]
+episodes = EPISODES
+workers = 0
+num_envs = 1
+"""
+"""An evaluation of 16 conditions that needs nothing but the data."""
 TIMES = ("seconds", "samples_per_second", "software")
 """Ends of the keys of what differs between equal runs: times, and the state of the checkout."""
 
@@ -55,6 +65,12 @@ def write_recipe(folder: Path, source: str, updates: int = 3) -> Path:
     path = folder / "two.toml"
     path.write_text(RECIPE.replace("FILE", source).replace("UPDATES", str(updates)))
     return path
+
+
+def add_grid(recipe: Path, episodes: int) -> None:
+    """Add an evaluation to the recipe, as its last stage."""
+    with recipe.open("a") as file:
+        file.write(GRID.replace("EPISODES", str(episodes)))
 
 
 def command(recipe: Path, workspace: Path, *words: str) -> list[str]:

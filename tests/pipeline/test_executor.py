@@ -45,7 +45,7 @@ class Here:
 
     def __init__(self, room=2, *, queues=False):
         self.room, self.queues = room, queues
-        self.started, self.most, self.stopped = [], 0, False
+        self.started, self.assisted, self.most, self.stopped = [], [], 0, False
         self._running = {}
 
     def has_room(self):
@@ -55,6 +55,9 @@ class Here:
         self.started.append((stage.id, tuple(after)))
         self._running[stage.id] = stage
         self.most = max(self.most, len(self._running))
+
+    def assist(self, stage):
+        self.assisted.append(stage.id)
 
     def ended(self):
         able = {

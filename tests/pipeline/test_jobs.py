@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +16,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from side_by_side import (
+    add_grid,
     is_alive,
     made,
     run,
@@ -128,6 +132,57 @@ def test_a_stage_that_is_killed_fails_alone(source, tmp_path):
     assert process.returncode == 1
     assert "1 of 5 stages failed: long (killed by SIGKILL)" in errors
     assert list(workspace.glob("latents/two/v0001"))
+
+
+def test_a_free_process_measures_conditions_of_the_last_evaluation(source, tmp_path, capfd):
+    recipe = write_recipe(tmp_path, source)
+    add_grid(recipe, 1)
+    assert main(["run", str(recipe), "--workspace", str(tmp_path / "one"), "-q"]) == 0
+    done = run(recipe, tmp_path / "two", "--jobs", "2")
+    assert done.returncode == 0, done.stderr
+    assert made(tmp_path / "two") == made(tmp_path / "one")
+    logs = tmp_path.glob("two/.recipes/two/grid*.log")
+    measured = {log.name: re.findall(r"^(\S+):$", log.read_text(), re.MULTILINE) for log in logs}
+    assert len(measured) == 2, measured
+    assert all(measured.values())
+    names = [name for found in measured.values() for name in found]
+    assert len(names) == len(set(names)) == 16
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", ["assistant", "stage"])
+def test_a_process_that_dies_while_two_measure_one_evaluation(source, tmp_path, which):
+    recipe = write_recipe(tmp_path, source)
+    assert run(recipe, tmp_path / "one").returncode == 0
+    add_grid(recipe, 10)
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    assert run(recipe, tmp_path / "one").returncode == 0
+    process = start(recipe, tmp_path / "two", "--jobs", "2")
+    name = "grid.log" if which == "stage" else "grid-rest-1.log"
+    log = tmp_path / "two/.recipes/two" / name
+    pid = wait_for(lambda: (tmp_path / "two/.recipes/two/grid-rest-1.log").exists()
+                   and next(iter(writers(log)), None))  # fmt: skip
+    wait_for(lambda: list(tmp_path.glob("two/evaluation/*/.partial-*/checkpoints/still*.journal")))
+    os.kill(pid, signal.SIGKILL)
+    _, errors = process.communicate(timeout=120)
+    if which == "stage":
+        assert process.returncode == 1
+        assert "1 of 6 stages failed: grid (killed by SIGKILL)" in errors
+        assert run(recipe, tmp_path / "two", "--jobs", "2").returncode == 0
+    else:
+        assert process.returncode == 0, errors
+    assert made(tmp_path / "two") == made(tmp_path / "one")
+    assert not list(tmp_path.glob("two/evaluation/*/.*"))
+
+
+def writers(path):
+    """Return the processes whose standard output is a file."""
+    found = []
+    for link in Path("/proc").glob("[0-9]*/fd/1"):
+        with contextlib.suppress(OSError):
+            if path.samefile(link):
+                found.append(int(link.parts[2]))
+    return found
 
 
 HOLDS = """

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from trained_grid import GRID, do, train_lwd
 
+from lwdctl.artifacts.locks import claimed
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.configs import EvalConfig
 from lwdctl.core.config import from_mapping
 from lwdctl.core.errors import ArtifactError
 from lwdctl.core.progress import SilentProgress
 from lwdctl.pipeline.run_stage import resolve_inputs
-from lwdctl.stages import STAGES
+from lwdctl.stages import STAGES, evaluate
 from lwdctl.stages.eval_models import count_conditions, plan_conditions
-from lwdctl.stages.stage import StageContext
+from lwdctl.stages.eval_parts import claim
+from lwdctl.stages.stage import REST, Part, StageContext
 
 pytestmark = pytest.mark.sim
 SMALL = {**GRID, "policy": ["lwd", "mlp", "random"], "horizon": [8], "episodes": 1, "max_steps": 4}
@@ -27,11 +33,11 @@ def context(workspace: Workspace, name: str) -> StageContext:
     return StageContext(workspace, SilentProgress(), name)
 
 
-def part(workspace: Workspace, values: dict[str, Any], index: int, count: int, name: str) -> None:
+def measure(workspace: Workspace, values: dict[str, Any], part: Part, name: str) -> None:
     stage = STAGES["eval"]
     config = from_mapping(stage.config, values)
     inputs = resolve_inputs(stage, config, workspace, {})
-    stage.execute_part(config, inputs, context(workspace, name), index, count)
+    stage.execute_part(config, inputs, context(workspace, name), part)
 
 
 def payload(artifact: Any) -> dict[str, Any]:
@@ -71,7 +77,7 @@ def test_parts_make_the_evaluation_that_one_process_makes(
     names = list(rolled)
     rolled.clear()
     for index in (2, 0, 1):
-        part(workspace, SMALL, index, 3, "split")
+        measure(workspace, SMALL, (index, 3), "split")
     assert sorted(rolled) == sorted(names)
     rolled.clear()
     split = do("eval", workspace, SMALL, name="split")
@@ -85,7 +91,7 @@ def test_what_no_part_measured_is_measured_by_the_evaluation(
 ) -> None:
     whole = do("eval", workspace, SMALL, name="whole")
     names = list(rolled)
-    part(workspace, SMALL, 1, 2, "some")
+    measure(workspace, SMALL, (1, 2), "some")
     (folder,) = workspace.root.glob("evaluation/some/.parts-*")
     damaged = folder / f"{names[3]}.json"
     damaged.write_bytes(damaged.read_bytes()[:-9])
@@ -96,9 +102,9 @@ def test_what_no_part_measured_is_measured_by_the_evaluation(
 
 
 def test_a_part_that_ran_is_not_run_again(workspace: Workspace, rolled: list[str]) -> None:
-    part(workspace, SMALL, 0, 2, "twice")
+    measure(workspace, SMALL, (0, 2), "twice")
     rolled.clear()
-    part(workspace, SMALL, 0, 2, "twice")
+    measure(workspace, SMALL, (0, 2), "twice")
     assert rolled == []
     do("eval", workspace, {**SMALL, "episodes": 2}, name="twice")  # of other settings: none fits
     assert len(rolled) == count_conditions(from_mapping(EvalConfig, SMALL))
@@ -108,8 +114,80 @@ def test_a_part_that_ran_is_not_run_again(workspace: Workspace, rolled: list[str
 
 
 def test_a_link_among_the_parts_is_refused(workspace: Workspace, tmp_path: Path) -> None:
-    part(workspace, SMALL, 0, 2, "linked")
+    measure(workspace, SMALL, (0, 2), "linked")
     (folder,) = workspace.root.glob("evaluation/linked/.parts-*")
     (folder / "mlp.json").symlink_to("/etc/passwd")
     with pytest.raises(ArtifactError, match="is a link"):
         do("eval", workspace, SMALL, name="linked")
+
+
+@pytest.fixture
+def during(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
+    """Return what lets a function be called while an evaluation measures its n-th condition."""
+
+    def call(number: int, function: Callable[[], None]) -> None:
+        roll, counted = evaluate._roll, itertools.count()
+
+        def meanwhile(*words: Any) -> Any:
+            if next(counted) == number:
+                function()
+            return roll(*words)
+
+        monkeypatch.setattr(evaluate, "_roll", meanwhile)
+
+    return call
+
+
+def test_the_rest_is_measured_beside_the_evaluation(
+    workspace: Workspace, rolled: list[str], during: Any
+) -> None:
+    whole = do("eval", workspace, SMALL, name="whole")
+    names = list(rolled)
+    rolled.clear()
+    during(1, lambda: measure(workspace, SMALL, REST, "both"))
+    both = do("eval", workspace, SMALL, name="both")
+    assert rolled == [names[0], *names[:1:-1], names[1]]
+    assert payload(both) == payload(whole)
+    assert not list(both.path.parent.glob(".*"))
+
+
+def test_what_another_process_measures_is_awaited_and_taken_over_when_it_dies(
+    workspace: Workspace, rolled: list[str], during: Any
+) -> None:
+    whole = do("eval", workspace, SMALL, name="whole")
+    names = list(rolled)
+    rolled.clear()
+    claims = contextlib.ExitStack()
+
+    def claim_second() -> None:
+        (records,) = workspace.root.glob("evaluation/left/.partial-*/checkpoints")
+        assert claims.enter_context(claimed(claim(records, names[1])))
+        threading.Timer(0.5, claims.close).start()
+
+    during(0, claim_second)
+    left = do("eval", workspace, SMALL, name="left")
+    assert rolled == [names[0], *names[2:], names[1]]
+    assert payload(left) == payload(whole)
+
+
+def test_there_is_no_rest_where_no_process_measures(
+    workspace: Workspace, rolled: list[str], interrupted: Any
+) -> None:
+    measure(workspace, SMALL, REST, "none")
+    assert not workspace.root.joinpath("evaluation").exists()
+    with interrupted(perturbation=25.0):
+        do("eval", workspace, SMALL, name="none")
+    rolled.clear()
+    measure(workspace, SMALL, REST, "none")
+    assert rolled == []
+
+
+def test_the_rest_ends_when_the_evaluation_is_published(
+    workspace: Workspace, rolled: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def vanish(*_: Any) -> Path:
+        return workspace.root / "evaluation" / "gone" / ".partial-1"
+
+    monkeypatch.setattr(evaluate, "run_that_measures", vanish)
+    measure(workspace, SMALL, REST, "gone")
+    assert rolled == []
