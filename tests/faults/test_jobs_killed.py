@@ -21,6 +21,7 @@ from chain import run as run_command
 sys.path.pop(0)
 sys.path.insert(0, str(Path(__file__).parents[1] / "pipeline"))
 from side_by_side import (
+    add_grid,
     is_alive,
     made,
     run,
@@ -50,6 +51,7 @@ def whole(tmp_path_factory):
     source = folder / "pusht.zarr"
     write_buffer(source)
     recipe = write_recipe(folder, str(source), updates=200)
+    add_grid(recipe, episodes=2)  # two processes share it
     started = time.monotonic()
     done = run(recipe, folder / "runs", "--jobs", "2")
     assert done.returncode == 0, done.stderr
