@@ -31,6 +31,7 @@ Sampler = Literal["ddpm", "ddim", "dpm-solver"]
 LatentName = Literal["sampled", "oracle", "random", "shuffled", "mean"]
 Horizon = int | Literal["episode"]
 Precision = Literal["auto", "fp32", "bf16"]
+Padding = Literal["masked", "counted"]
 CudaGraphs = Literal["auto", "off"]
 
 _DEVICE = "Device to run on: auto, cpu, cuda or cuda:N"
@@ -109,6 +110,11 @@ class VaeConfig(TrainingConfig):
         " is relative where the data allows it",
     )
     observation_keys: tuple[str, ...] = option((), _KEYS)
+    padding: Padding = option(
+        "masked",
+        "Leave the steps of a snippet beyond its demonstration out of the loss (masked), or count"
+        " them as standing still, so that policies stay where demonstrations end (counted)",
+    )
     beta_kl: float = option(1e-8, "Weight of the KL term", minimum=0)
     loss_steps: int | None = option(
         32, "Time steps reconstructed per snippet and training step; 'none' takes all", minimum=1
@@ -201,7 +207,7 @@ class BaselineConfig(StageSettings):
         " 2, mlp 1)",
         minimum=1,
     )
-    padding: Literal["masked", "counted"] = option(
+    padding: Padding = option(
         "masked",
         "dp: leave the steps of a chunk beyond its demonstration out of the loss (masked), or count"
         " them as standing still, as Diffusion Policy's authors do (counted)",

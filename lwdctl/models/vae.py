@@ -230,6 +230,7 @@ class PolicyVae(nn.Module):
         generator: torch.Generator,
         loss_steps: int | None = None,
         observation_noise: float = 0.0,
+        padding: str = "masked",
     ) -> dict[str, Tensor]:
         """Return both terms of the loss, unweighted; see `vae_terms`.
 
@@ -241,12 +242,16 @@ class PolicyVae(nn.Module):
             loss_steps: Reconstruct this many steps drawn per snippet; None takes all.
             observation_noise: Size of the noise on the policy's normalized observations; see
                 `noisy_observations`.
+            padding: `"masked"` leaves padded steps out of the reconstruction; `"counted"` does not:
+                in them the robot stays where it is. The encoder does not see them either way.
         """
         del task, label
         mean, log_variance = self.encode(batch)
         latent = sample_posterior(mean, log_variance, generator)
         layers = generated.unpack(self.decoder(latent), self.spec.policy_shape)
         observations, actions, mask = batch.observations, batch.actions, batch.mask
+        if padding == "counted":
+            mask = torch.ones_like(mask)
         length = mask.shape[1]
         elapsed = torch.arange(length, device=mask.device) / self.spec.snippet_length
         elapsed = elapsed.expand_as(mask)

@@ -75,7 +75,11 @@ def train_vae(
         held_out,
         config.batch_size,
         weights={"kl": config.beta_kl},
-        options={"loss_steps": config.loss_steps, "observation_noise": config.observation_noise},
+        options={
+            "loss_steps": config.loss_steps,
+            "observation_noise": config.observation_noise,
+            "padding": config.padding,
+        },
         validation=(max(1, min(8, count)), VALIDATION_BATCH),
     )
     if encoder is not None:

@@ -60,6 +60,34 @@ def test_padding_changes_neither_encoding_nor_loss() -> None:
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+def test_counted_padding_is_part_of_the_loss_and_not_of_the_encoding() -> None:
+    model = PolicyVae(SPEC)
+    batch = batch_of(4)
+    padded = (1.0 - batch.mask).unsqueeze(-1)
+    other = replace(batch, actions=batch.actions + padded)
+
+    def reconstruction(snippets: Snippets, **options: str | int) -> float:
+        generator = torch.Generator().manual_seed(1)
+        return model.terms(snippets, NONE, NONE, generator, **options)["reconstruction"].item()
+
+    whole = replace(batch, mask=torch.ones_like(batch.mask))
+    rows = [slice(0, None, 2), slice(1, None, 2)]  # without and with padding
+    for row, changes in zip(rows, (False, True), strict=True):
+        part, shifted, unmasked = (
+            Snippets(item.observations[row], item.actions[row], item.mask[row])
+            for item in (batch, other, whole)
+        )
+        before = reconstruction(part, padding="counted")
+        assert (reconstruction(shifted, padding="counted") != before) == changes
+        assert reconstruction(shifted) == reconstruction(part)
+        encoded = model.encode(part)
+        assert torch.equal(model.encode(shifted)[0], encoded[0])
+        if not changes:
+            assert before == reconstruction(part) == reconstruction(unmasked)
+    drawn = {"padding": "counted", "loss_steps": 3}  # padding is drawn, too
+    assert reconstruction(other, **drawn) != reconstruction(batch, **drawn)
+
+
 def test_drawn_loss_steps_avoid_padding() -> None:
     model = PolicyVae(SPEC)
     batch = batch_of(2)

@@ -38,7 +38,7 @@ from lwdctl.training.peers import Peers
 from lwdctl.training.update import LoopSettings
 from lwdctl.training.vae import train_vae
 
-KINDS = ("vae", "diffusion", "dp", "dp-counted", "dp-transformer", "ldp", "mlp")
+KINDS = ("vae", "vae-counted", "diffusion", "dp", "dp-counted", "dp-transformer", "ldp", "mlp")
 # Batches that two processes cannot divide evenly, padding, noise and dropout wherever there is any.
 VAE = VaeConfig(
     snippet_length=8, latent_size=8, policy_width=8, decoder="xs", batch_size=7, device="cpu",
@@ -62,8 +62,10 @@ def train(kind: str, folder: Path, updates: int):
     """Train in a folder; its `metrics.jsonl` has a row for every training step."""
     data, quiet = walks(), SilentProgress()
     folder.mkdir(parents=True, exist_ok=True)
-    vae = replace(VAE, updates=updates)
-    if kind == "vae":
+    method, _, variant = kind.partition("-")
+    counted = "counted" if variant == "counted" else BASELINE.padding
+    vae = replace(VAE, updates=updates, padding=counted)
+    if method == "vae":
         return train_vae(data, vae, directory=folder, progress=quiet)
     if kind == "diffusion":
         (folder / "vae").mkdir(exist_ok=True)
@@ -73,14 +75,13 @@ def train(kind: str, folder: Path, updates: int):
         latents = encode(encoder, data, EncodeConfig(device="cpu"), None, quiet)
         config = replace(DIFFUSION, updates=updates)
         return train_diffusion(latents, data, encoder, config, directory=folder, progress=quiet)
-    method, _, variant = kind.partition("-")
     config = replace(
         BASELINE,
         method=method,
         updates=updates,
         vae_updates=updates if method == "ldp" else None,
         denoiser="transformer" if variant == "transformer" else None,
-        padding="counted" if variant == "counted" else BASELINE.padding,
+        padding=counted,
     )
     return BASELINES.load(method).train(data, config, folder, quiet)
 
