@@ -45,6 +45,8 @@ WORTH_MEASURING = 30.0
 takes one thread."""
 FEW_STEPS = 10
 """Fewer training steps than these take one thread: even a single trial would cost as much."""
+RISEN = 1.2
+"""How many times its lowest value a held-out loss may end at before a training says so."""
 _AFRESH = "start again without --resume"
 LAUNCHER_SECONDS = 5.0
 """Seconds in which the copies of a signal arrive that a launcher passes on."""
@@ -197,10 +199,13 @@ class TrainingLoop(Generic[M]):
                 "threads": self.state.threads,
                 **self.state.losses,
             }
-            if self.processes is None:
-                return numbers | self._validate()
             held_out = self._validate() if self._leads else {}
-            numbers |= {**held_out, "processes": self.processes.size}
+            for line in _risen(held_out, self.directory / METRICS):
+                self.progress.message(line)
+            numbers |= held_out
+            if self.processes is None:
+                return numbers
+            numbers["processes"] = self.processes.size
             shared: dict[str, float] = self.processes.from_first(numbers)
             return shared
 
@@ -496,6 +501,25 @@ def _text_row(update: int, values: Mapping[str, float], planned: int) -> str:
 
 def _rows_until(path: Path, done: int) -> list[bytes]:
     """Return the rows of a log up to a training step; a killed process may have left half a row."""
+    return [line for line, row in _rows(path) if (row.get("update") or 0) <= done]
+
+
+def _rows(path: Path) -> Iterator[tuple[bytes, dict[str, float | None]]]:
     content = read_bytes(path, most=MOST_LOG_BYTES) if path.exists() else b""
-    rows = complete_rows(content, str(path))
-    return [line for line, row in rows if (row.get("update") or 0) <= done]
+    return complete_rows(content, str(path))
+
+
+def _risen(held_out: Mapping[str, float], log: Path) -> Iterator[str]:
+    """Say which losses on held-out snippets ended well above their lowest value in the log."""
+    rows = [row for _, row in _rows(log)] if held_out else []
+    for name, last in held_out.items():
+        values = [(row.get(name), row.get("update") or 0) for row in rows]
+        seen = [(value, update) for value, update in values if value is not None]
+        lowest, update = min(seen, default=(last, 0))
+        # The KL term grows while the reconstruction gets better.
+        if 0 < RISEN * lowest < last and name != "held_out_kl":
+            yield (
+                f"note: {name} was {lowest:.3g} after {update:.0f} training steps and is {last:.3g}"
+                " now: the model learns its snippets by heart. More demonstrations help, or a VAE's"
+                " larger --beta-kl; lwdctl analyze convergence shows whether policies suffer"
+            )

@@ -68,6 +68,27 @@ def test_the_log_of_a_resumed_run_has_every_update_once(tmp_path: Path) -> None:
     assert rows[0]["seconds"] > 0.0
 
 
+@pytest.mark.parametrize(("last", "said"), [(1.5, True), (1.1, False), (-1.0, False)])
+def test_a_held_out_loss_that_rose_is_said(tmp_path: Path, last: float, said: bool) -> None:
+    losses = iter([2.0, 1.0, 1.2, last, last])  # every ten training steps, then at the end
+    lines: list[str] = []
+
+    class Overfitting(Regression):
+        def validate(self, model: Any) -> dict[str, float]:
+            return {"held_out_error": next(losses), "held_out_kl": float(last * 100)}
+
+    class Messages(SilentProgress):
+        def message(self, text: str) -> None:
+            lines.append(text)
+
+    (tmp_path / "run").mkdir()
+    TrainingLoop(network(), Overfitting(), SETTINGS, tmp_path / "run", Messages()).run("train")
+    found = [line for line in lines if "by heart" in line]
+    assert bool(found) == said
+    if said:
+        assert "held_out_error was 1 after 20 training steps and is 1.5 now" in found[0]
+
+
 def test_a_time_limit_plans_a_full_schedule_and_finishes(tmp_path: Path) -> None:
     settings = replace(SETTINGS, updates=10_000_000, time_limit=1.0 / 60)
     numbers, loop = train(tmp_path / "run", Regression(), settings)
