@@ -20,8 +20,8 @@ def test_there_is_a_recipe_for_every_experiment():
         "metaworld10", "metaworld_cost", "metaworld_snips", "mt10",
         "halfcheetah", "halfcheetah_unconditional", "halfcheetah_100", "walker2d", "ant",
         "hammer", "hammer_subtask", "ablation_denoiser", "ablation_decoder", "ablation_beta_kl",
-        "ablation_width", "ablation_layout", "pusht_fair", "pusht_paper", "metaworld_paper",
-        "lift_paper",
+        "ablation_width", "ablation_layout", "pusht_fair", "pusht_settings", "pusht_paper",
+        "metaworld_paper", "lift_paper",
     }  # fmt: skip
 
 
