@@ -209,8 +209,8 @@ class BaselineConfig(StageSettings):
     )
     padding: Padding = option(
         "masked",
-        "dp: leave the steps of a chunk beyond its demonstration out of the loss (masked), or count"
-        " them as standing still, as Diffusion Policy's authors do (counted)",
+        "dp and ldp: leave the steps of a chunk beyond its demonstration out of the loss (masked),"
+        " or count them as standing still, as Diffusion Policy's authors do (counted)",
     )
     observation_noise: float = option(
         0.0,

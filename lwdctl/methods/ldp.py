@@ -36,7 +36,7 @@ class LatentDiffusionOfChunks(Method):
         self, data: SnippetStore, config: BaselineConfig, directory: Path, progress: Progress
     ) -> Trained[LatentChunks]:
         """Train the VAE, encode every snippet, train the denoiser."""
-        training.check_unused(config, "executed", "time_input", "padding")
+        training.check_unused(config, "executed", "time_input")
         work = training.Work(config, data, directory, progress)
         spec = work.chunk_spec(
             config.denoiser or "mlp", config.latent_layout, "sample", config.latent_size
@@ -45,7 +45,10 @@ class LatentDiffusionOfChunks(Method):
         if config.vae_updates:
             settings = replace(settings, updates=config.vae_updates)
         window = WindowRule(*work.sizes.window)
-        objective = work.objective(window, settings, every=False, kl=config.beta_kl)
+        options = {"padding": config.padding}
+        objective = work.objective(
+            window, settings, every=False, options=options, kl=config.beta_kl
+        )
 
         vae = work.initialize(lambda: ChunkVae(spec))
         vae.observation.standardize(data.moments(spec.observation_keys, "train"))

@@ -14,7 +14,13 @@ from torch import Tensor, nn
 from lwdctl.models.diffusion import DiffusionSpec, LatentDiffusion
 from lwdctl.models.files import PolicySpec, Size
 from lwdctl.models.normalizer import Normalizer, noisy_observations
-from lwdctl.models.vae import SnippetEncoder, Snippets, sample_posterior, vae_terms
+from lwdctl.models.vae import (
+    SnippetEncoder,
+    Snippets,
+    counted_steps,
+    sample_posterior,
+    vae_terms,
+)
 
 DECODER_HIDDEN = 256
 
@@ -148,14 +154,20 @@ class ChunkVae(nn.Module):
         return chunk.view(-1, self.spec.horizon, self.spec.action_size)
 
     def terms(
-        self, batch: Snippets, task: Tensor, label: Tensor, generator: torch.Generator
+        self,
+        batch: Snippets,
+        task: Tensor,
+        label: Tensor,
+        generator: torch.Generator,
+        *,
+        padding: str = "masked",
     ) -> dict[str, Tensor]:
-        """Return both terms of the loss, unweighted; see `models.vae.vae_terms`."""
+        """Return both terms of the loss, unweighted; see `PolicyVae.terms`."""
         del task, label
         mean, log_variance = self.encode(batch)
         latent = sample_posterior(mean, log_variance, generator)
-        predicted = self.decode(latent)
-        return vae_terms(predicted, self._target(batch), batch.mask, mean, log_variance)
+        mask = counted_steps(batch.mask, padding)
+        return vae_terms(self.decode(latent), self._target(batch), mask, mean, log_variance)
 
     def _target(self, batch: Snippets) -> Tensor:
         reference = self.spec.reference(batch.observations[:, :1])

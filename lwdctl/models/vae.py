@@ -129,6 +129,11 @@ def sample_posterior(mean: Tensor, log_variance: Tensor, generator: torch.Genera
     return mean + torch.exp(0.5 * log_variance) * normal_like(mean, generator)
 
 
+def counted_steps(mask: Tensor, padding: str) -> Tensor:
+    """Return which steps (batch, time) a loss counts: the real ones, or all if `"counted"`."""
+    return torch.ones_like(mask) if padding == "counted" else mask
+
+
 def vae_terms(
     predicted: Tensor, target: Tensor, mask: Tensor, mean: Tensor, log_variance: Tensor
 ) -> dict[str, Tensor]:
@@ -249,9 +254,8 @@ class PolicyVae(nn.Module):
         mean, log_variance = self.encode(batch)
         latent = sample_posterior(mean, log_variance, generator)
         layers = generated.unpack(self.decoder(latent), self.spec.policy_shape)
-        observations, actions, mask = batch.observations, batch.actions, batch.mask
-        if padding == "counted":
-            mask = torch.ones_like(mask)
+        observations, actions = batch.observations, batch.actions
+        mask = counted_steps(batch.mask, padding)
         length = mask.shape[1]
         elapsed = torch.arange(length, device=mask.device) / self.spec.snippet_length
         elapsed = elapsed.expand_as(mask)

@@ -1,4 +1,4 @@
-"""Diffusion Policy's loss: what padding counts for, and noise on the observations."""
+"""The losses of Diffusion Policy and LDP: padding, and noise on the observations."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lwdctl.data.batches import SnippetBatch
-from lwdctl.models.chunks import ActionDiffusion, ChunkSpec
+from lwdctl.models.chunks import ActionDiffusion, ChunkSpec, ChunkVae
 from lwdctl.models.denoiser import DenoiserSpec
 from lwdctl.models.diffusion import DiffusionSpec
 
@@ -47,6 +47,23 @@ def test_masked_padding_does_not_count() -> None:
     assert counted[0] < counted[1]
     expected = batch.actions[:, :5].square().mean()
     assert denoising(model, batch) == pytest.approx(float(expected))
+
+
+def test_padding_counts_for_ldp_if_it_is_to() -> None:
+    chunks = ChunkVae(model_of().spec)
+    length = chunks.spec.horizon
+
+    def reconstruction(shift: float, padding: str) -> float:
+        batch = batch_of(5)
+        batch.actions[:, 5:] += shift
+        part = [item[:, :length] for item in (batch.observations, batch.actions, batch.mask)]
+        snippets = SnippetBatch(*part, batch.start, batch.task, batch.label)
+        generator = torch.Generator().manual_seed(2)
+        terms = chunks.terms(snippets, batch.task, batch.label, generator, padding=padding)
+        return float(terms["reconstruction"].detach())
+
+    assert reconstruction(9.0, "masked") == reconstruction(0.0, "masked")
+    assert reconstruction(9.0, "counted") > reconstruction(0.0, "counted")
 
 
 def test_without_padding_both_ways_are_the_same() -> None:
