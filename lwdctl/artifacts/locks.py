@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from lwdctl.core.processes import process_exists
 
@@ -49,7 +49,7 @@ class Owner:
         return bool(self.pid) and not process_exists(self.pid)
 
 
-def lock_file(file: IO[str], how: int) -> bool:
+def lock_file(file: IO[Any], how: int) -> bool:
     """Lock a file; return False where its file system has no locks.
 
     Raises:
@@ -76,7 +76,9 @@ def claimed(path: Path, *, wait: bool = False, without_locks: bool = True) -> It
     Yields:
         Whether this process has it.
     """
-    with path.open("a", encoding="utf-8") as file:
+    # Not through a link, and without waiting for the other end of a pipe.
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with open(os.open(path, flags, 0o666), "r+b", buffering=0) as file:  # noqa: PTH123 - of a descriptor
         try:
             has_locks = lock_file(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:

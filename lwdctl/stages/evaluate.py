@@ -234,6 +234,8 @@ class _Evaluation:
         for wait in (False, True):
             begun, left = left, []
             for condition in begun:
+                if wait:
+                    self.context.progress.message(f"{condition.name}: another process measures it")
                 with claimed(claim(records, condition.name), wait=wait) as is_ours:
                     if is_ours:
                         self.measure(condition, records, output.path)

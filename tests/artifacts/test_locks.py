@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -189,3 +191,14 @@ def test_a_claim_without_locks_is_what_the_caller_says(tmp_path, without_locks):
         assert second
     with claimed(tmp_path / "claim", without_locks=False) as ours:
         assert not ours
+
+
+def test_a_claim_follows_no_link_and_waits_for_no_pipe(tmp_path):
+    link, pipe = tmp_path / "link", tmp_path / "pipe"
+    link.symlink_to(tmp_path / "elsewhere")
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match="Too many levels"), claimed(link):
+        pass
+    assert not (tmp_path / "elsewhere").exists()
+    with contextlib.suppress(OSError), claimed(pipe):
+        pass
