@@ -253,12 +253,17 @@ class ArrowStorage:
         self, name: str, key: str, start: int = 0, stop: int | None = None
     ) -> npt.NDArray[Any]:
         """Return the rows `start:stop` of an array as they are stored."""
-        field = self._module.dataset.field(*key.split("/"))
+        outer, *inner = key.split("/")
         entry = self._entries[name][key]
         with _damaged(self._folder(name)):
-            table = self._datasets[name].to_table(columns={"values": field})
+            # The whole column, so that nothing is computed before it is checked: Arrow ends the
+            # process where offsets lead out of their buffers.
+            table = self._datasets[name].to_table(columns=[outer])
             table.validate(full=True)
-            column = table.column(0).combine_chunks()[: entry.shape[0]]
+            column = table.column(0).combine_chunks()
+            if inner:
+                column = self._module.compute.struct_field(column, inner)
+            column = column[: entry.shape[0]]
             if column.null_count:
                 raise DataError(f"{self.where(name, key)}: has {column.null_count} empty rows")
             if not entry.is_numeric:
@@ -305,6 +310,7 @@ def _size(entry: ArrayEntry) -> int:
 def _pyarrow(path: Path) -> Any:
     try:
         import pyarrow as pa
+        import pyarrow.compute
         import pyarrow.dataset
     except ImportError as error:
         raise MissingExtraError(

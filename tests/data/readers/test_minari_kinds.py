@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 
 import h5py
@@ -567,6 +568,39 @@ def test_random_damage_is_a_data_error_or_harmless(small_datasets, which, place,
         message = error.message
     # A damaged name makes an array one that this episode does not have.
     assert str(folder) in message or shapes.get("state") == (7, 3) or "state" in left_out
+
+
+NEGATIVE_LENGTHS = """
+import struct, sys, warnings
+from pathlib import Path
+from lwdctl.configs import IngestConfig
+from lwdctl.core.errors import DataError
+from lwdctl.data.reader import open_source
+warnings.simplefilter("ignore")
+folder = Path(sys.argv[1])
+path = folder / "data" / "3" / "part-0.arrow"
+intact, refused, place = path.read_bytes(), 0, -1
+count = struct.pack("<q", 8)  # rows of the episode: seven steps and the padding
+while (place := intact.find(count, place + 1)) >= 0:
+    path.write_bytes(intact[:place] + struct.pack("<q", 8 - 2**56) + intact[place + 8 :])
+    try:
+        with open_source("minari", (folder,), IngestConfig()) as reader:
+            reader.read(3)
+    except DataError:
+        refused += 1
+print(refused)
+"""
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_length_that_is_damaged_does_not_end_the_process(made_by_minari):
+    """Arrow aborts where it computes with columns that were not checked."""
+    done = subprocess.run(
+        [sys.executable, "-c", NEGATIVE_LENGTHS, str(made_by_minari("arrow"))],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert int(done.stdout) >= 5
 
 
 @pytest.mark.filterwarnings("ignore")
