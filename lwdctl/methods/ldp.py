@@ -44,11 +44,8 @@ class LatentDiffusionOfChunks(Method):
         settings = work.settings(training.VAE_DEFAULTS, fraction=0.5)
         if config.vae_updates:
             settings = replace(settings, updates=config.vae_updates)
-        window = WindowRule(*work.sizes.window)
-        options = {"padding": config.padding}
-        objective = work.objective(
-            window, settings, every=False, options=options, kl=config.beta_kl
-        )
+        rule, options = WindowRule(*work.sizes.window), {"padding": config.padding}
+        objective = work.objective(rule, settings, every=False, options=options, kl=config.beta_kl)
 
         vae = work.initialize(lambda: ChunkVae(spec))
         vae.observation.standardize(data.moments(spec.observation_keys, "train"))

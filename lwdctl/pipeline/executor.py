@@ -149,10 +149,15 @@ class _Stages:
                 line.show(self._run.files.read(identity))
         for stage in list(self._waiting.values()):
             self._consider(stage)
-        for stage in () if self._waiting else self._stages:
+        if not self._waiting:
+            self._assist()
+        return bool(self._waiting or self._running)
+
+    def _assist(self) -> None:
+        """Let free processes do parts of the stages that run."""
+        for stage in self._stages:
             if stage.id in self._running and stage.step.stage.parts and self._executor.has_room():
                 self._executor.assist(stage)
-        return bool(self._waiting or self._running)
 
     def _consider(self, stage: PlannedStage) -> None:
         if any(other in self._failed or other in self._skipped for other in stage.depends_on):

@@ -328,9 +328,7 @@ class LocalExecutor:
         device = self._devices[stage.id] if not options else self._device(stage)
         environment = {CORES: str(max(1, self._machine.cores // self._busy))}
         environment |= {DEVICES: device} if device else {}
-        log = self._run.files.log(
-            "-".join((stage.id, *options[1:], *([str(number)] if options else [])))
-        )
+        log = self._run.files.log(f"{stage.id}-{REST}-{number}" if options else stage.id)
         log.parent.mkdir(parents=True, exist_ok=True)
         self._server.ask(
             {

@@ -47,11 +47,7 @@ def run_that_measures(
 ) -> Path | None:
     """Return the directory of the run of an evaluation that a process works on now, if any.
 
-    Args:
-        workspace: As for `parts_folder`.
-        name: As for `parts_folder`.
-        config: As for `parts_folder`.
-        models: As for `parts_folder`.
+    The arguments are those of `parts_folder`.
     """
     settings, digests = plain(to_mapping(config)), [model.digest for model in models]
     for record in reversed(unfinished_runs(workspace.root, "evaluation", name)):

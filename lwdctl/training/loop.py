@@ -520,6 +520,6 @@ def _risen(held_out: Mapping[str, float], log: Path) -> Iterator[str]:
         if 0 < RISEN * lowest < last and name != "held_out_kl":
             yield (
                 f"note: {name} was {lowest:.3g} after {update:.0f} training steps and is {last:.3g}"
-                " now: the model learns its snippets by heart. More demonstrations help, or a VAE's"
-                " larger --beta-kl; lwdctl analyze convergence shows whether policies suffer"
+                " now: the model overfits. More demonstrations help, or a VAE's larger --beta-kl;"
+                " lwdctl analyze convergence shows whether policies suffer"
             )

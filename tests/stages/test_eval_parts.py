@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from trained_grid import GRID, do, train_lwd
 
+from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.locks import claimed
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.configs import EvalConfig
@@ -38,6 +39,14 @@ def measure(workspace: Workspace, values: dict[str, Any], part: Part, name: str)
     config = from_mapping(stage.config, values)
     inputs = resolve_inputs(stage, config, workspace, {})
     stage.execute_part(config, inputs, context(workspace, name), part)
+
+
+def measure_whole(workspace: Workspace, rolled: list[str]) -> tuple[Artifact, list[str]]:
+    """Return the evaluation that one process makes, and its conditions in order."""
+    whole = do("eval", workspace, SMALL, name="whole")
+    names = list(rolled)
+    rolled.clear()
+    return whole, names
 
 
 def payload(artifact: Any) -> dict[str, Any]:
@@ -73,9 +82,7 @@ def test_conditions_are_counted_before_there_are_models(workspace: Workspace) ->
 def test_parts_make_the_evaluation_that_one_process_makes(
     workspace: Workspace, rolled: list[str]
 ) -> None:
-    whole = do("eval", workspace, SMALL, name="whole")
-    names = list(rolled)
-    rolled.clear()
+    whole, names = measure_whole(workspace, rolled)
     for index in (2, 0, 1):
         measure(workspace, SMALL, (index, 3), "split")
     assert sorted(rolled) == sorted(names)
@@ -141,9 +148,7 @@ def during(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]
 def test_the_rest_is_measured_beside_the_evaluation(
     workspace: Workspace, rolled: list[str], during: Any
 ) -> None:
-    whole = do("eval", workspace, SMALL, name="whole")
-    names = list(rolled)
-    rolled.clear()
+    whole, names = measure_whole(workspace, rolled)
     during(1, lambda: measure(workspace, SMALL, REST, "both"))
     both = do("eval", workspace, SMALL, name="both")
     assert rolled == [names[0], *names[:1:-1], names[1]]
@@ -154,9 +159,7 @@ def test_the_rest_is_measured_beside_the_evaluation(
 def test_what_another_process_measures_is_awaited_and_taken_over_when_it_dies(
     workspace: Workspace, rolled: list[str], during: Any
 ) -> None:
-    whole = do("eval", workspace, SMALL, name="whole")
-    names = list(rolled)
-    rolled.clear()
+    whole, names = measure_whole(workspace, rolled)
     claims = contextlib.ExitStack()
 
     def claim_second() -> None:

@@ -83,7 +83,7 @@ def test_a_held_out_loss_that_rose_is_said(tmp_path: Path, last: float, said: bo
 
     (tmp_path / "run").mkdir()
     TrainingLoop(network(), Overfitting(), SETTINGS, tmp_path / "run", Messages()).run("train")
-    found = [line for line in lines if "by heart" in line]
+    found = [line for line in lines if "overfits" in line]
     assert bool(found) == said
     if said:
         assert "held_out_error was 1 after 20 training steps and is 1.5 now" in found[0]
