@@ -177,7 +177,9 @@ def parse_part(text: str, only: str) -> Part | None:
         return REST
     index, _, count = text.partition("/")
     if text != REST and not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
-        raise CommandLineError(f"--part takes I/N with I below N, not '{text}'", "--part 0/4")
+        raise CommandLineError(
+            f"--part takes I/N with I below N, or rest, not '{text}'", "--part 0/4"
+        )
     if not only:
         raise CommandLineError("--part needs the evaluation's stage", "add --only STAGE")
     return int(index), int(count)
