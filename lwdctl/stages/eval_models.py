@@ -260,9 +260,9 @@ class _Finder:
         vae = self._inputs.get("vae")
         if horizon is None or (self._config.one_model and LWD in self._config.policy):
             # Beside a model of LWD: what was trained with snippets of the same length.
-            return vae is None or _trained_for(found) == vae.manifest.config["snippet_length"]
+            return vae is None or bool(_trained_for(found) & _trained_for({"vae": vae}))
         if self._config.is_grid and not self._config.one_model:
-            return _trained_for(found) == horizon
+            return horizon in _trained_for(found)
         reach = found["baseline"].manifest.config["snippet_length"] if "baseline" in found else None
         if reach is None or reach == "episode":
             return True
@@ -319,7 +319,11 @@ def _executed(found: Models) -> int | None:
     return found["baseline"].manifest.config["executed"] if "baseline" in found else None
 
 
-def _trained_for(found: Models) -> Horizon:
-    model = found.get("vae") or found["baseline"]
-    length: Horizon = _executed(found) or model.manifest.config["snippet_length"]
-    return length
+def _trained_for(found: Models) -> set[Horizon]:
+    """Return the horizon that a model was trained for: "episode" and its steps are the same."""
+    executed = _executed(found)
+    if executed is not None:
+        return {executed}
+    manifest = (found.get("vae") or found["baseline"]).manifest
+    length: Horizon = manifest.config["snippet_length"]
+    return {length, manifest.summary.get("snippet_length", length)}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trained_grid import GRID, TINY, do, everything, write_snippets
+from trained_grid import GRID, TINY, do, everything, train_lwd, write_snippets
 
 from lwdctl.analysis.evaluations import read_evaluation
 from lwdctl.artifacts.artifact import Artifact
@@ -41,6 +41,16 @@ def test_the_newest_of_the_workspace_or_the_last_that_is_given(workspace: Worksp
     assert "diffusion/l16s0:v1" in chosen(workspace, older)
     turned = chosen(workspace, tuple(models[::-1]))
     assert "diffusion/l16s0:v1" in turned
+
+
+def test_an_episodes_snippets_and_their_steps_are_one_horizon(workspace: Workspace) -> None:
+    train_lwd(workspace, "episode", 0)
+    do("train-baseline", workspace, {**TINY, "method": "dp", "snippet_length": 30}, name="dp30")
+    found = chosen(workspace, None, horizon=[8, 30])
+    lwd = ["diffusion/l8s0:v1", "diffusion/lepisodes0:v1"]
+    assert found == [*lwd, "baseline/dp8:v1", "baseline/dp30:v1"]
+    beside = chosen(workspace, None, horizon=[10, 30], one_model=True)
+    assert beside == ["diffusion/lepisodes0:v1", "baseline/dp30:v1"]
 
 
 def test_what_is_not_given_is_missing(workspace: Workspace) -> None:

@@ -76,7 +76,7 @@ def write_snippets(workspace: Workspace) -> None:
         draft.publish(writer.close())
 
 
-def train_lwd(workspace: Workspace, length: int, seed: int, **diffusion: Any) -> None:
+def train_lwd(workspace: Workspace, length: int | str, seed: int, **diffusion: Any) -> None:
     name = f"l{length}s{seed}"
     vae = {**TINY, "snippet_length": length, "policy_width": 8, "decoder": "xs", "seed": seed}
     do("train-vae", workspace, vae, name=name)
