@@ -58,9 +58,12 @@ COMPONENTS_TEXT = (
 )
 DRAWS_TEXT = (
     "Several policies sampled for the same initial state: the fraction of the variance that lies"
-    " between them (0: the initial state determines everything; 1: it determines nothing; 95 %"
-    " bootstrap interval over initial states), and how often two of them have the same mode. Chance"
-    " level: how often two from different initial states do."
+    " between them (0: the initial state determines everything; 1: it determines nothing), and how"
+    " often two of them have the same mode. Chance level: how often two from different initial"
+    " states do. Like demonstrations: how often a demonstration has the mode of one of the"
+    f" {measures.NEIGHBORS} whose initial states are nearest to its own (in normalized"
+    " observations); a difference above 0 means that the sampler knows fewer answers than the data."
+    " Intervals: 95 %, bootstrap over initial states."
 )
 
 MODE_COLUMNS = {
@@ -77,7 +80,13 @@ DRAW_COLUMNS = {
     "low": "within_state_variance_low",
     "high": "within_state_variance_high",
     "mode agreement": "draw_agreement",
+    "agreement, low": "draw_agreement_low",
+    "agreement, high": "draw_agreement_high",
     "chance level": "draw_agreement_chance",
+    "like demonstrations": "like_demonstrations_agreement",
+    "difference": "draw_agreement_difference",
+    "difference, low": "draw_agreement_difference_low",
+    "difference, high": "draw_agreement_difference_high",
 }
 """Columns of tables and the summary numbers that they show."""
 Numbers = Mapping[str, Mapping[str, Any]]
@@ -153,7 +162,7 @@ class DiversityRuns:
         self.chosen = draw_initial_states(self.demonstrations, snippets, config)
         if len(self.chosen) < config.count:
             progress.message(f"the data has only {len(self.chosen)} initial states to run from")
-        self.demonstrated = states[self.chosen]
+        self.demonstrated, self._initial = states[self.chosen], states[:, 0]
         self.ended = int((lengths[self.chosen] < steps).sum())
         self.states: dict[str, Values] = {}
         results = {}
@@ -202,19 +211,26 @@ class DiversityRuns:
             name: states[self.complete][:, 0][:, self.steps] for name, states in self.states.items()
         }
         demonstrated = self.demonstrated[self.complete][:, self.steps]
-        return self._bootstrap.variances({DEMONSTRATIONS: demonstrated, **first}, DEMONSTRATIONS)
+        return self.bootstrap.variances({DEMONSTRATIONS: demonstrated, **first}, DEMONSTRATIONS)
 
     @cached_property
     def within_state(self) -> dict[str, Estimate]:
         """Group with several draws to the fraction of its variance between draws of one state."""
         return {
-            name: self._bootstrap.within_state_fraction(states[self.complete][:, :, self.steps])
+            name: self.bootstrap.within_state_fraction(states[self.complete][:, :, self.steps])
             for name, states in self.states.items()
             if states.shape[1] > 1
         }
 
     @cached_property
-    def _bootstrap(self) -> measures.StateBootstrap:
+    def like_agreement(self) -> Values:
+        """(start,) how often demonstrations from like initial states have its mode."""
+        chosen = self.chosen[self.complete]
+        return measures.like_agreement(self._initial, self.modes.demonstrated, chosen)
+
+    @cached_property
+    def bootstrap(self) -> measures.StateBootstrap:
+        """Bootstraps over the initial states without a lost episode."""
         return measures.StateBootstrap(int(self.complete.sum()), self.config.seed)
 
 
@@ -401,11 +417,15 @@ def _numbers(runs: DiversityRuns) -> dict[str, dict[str, Any]]:
             "mode_agreement_chance": float(fractions @ reference),
         }
         if name in runs.within_state:
-            agreement, different = measures.draw_agreement(modes, len(names))
+            pairs, different = measures.draw_agreement(modes, len(names))
+            agreement, like = runs.bootstrap.mean(pairs), runs.like_agreement
+            difference = runs.bootstrap.mean(pairs - like)
             found[name] |= {
                 **flatten_estimate("within_state_variance", runs.within_state[name]),
-                "draw_agreement": agreement,
+                **flatten_estimate("draw_agreement", agreement),
                 "draw_agreement_chance": different,
+                "like_demonstrations_agreement": float(like.mean()),
+                **flatten_estimate("draw_agreement_difference", difference),
             }
     return found
 

@@ -32,6 +32,8 @@ MAX_STEPS = 101
 """Largest number of steps at which the variance is measured."""
 FOLDS, TREES = 5, 200
 MAX_CLUSTERS, COMPONENTS = 8, 20
+NEIGHBORS = 10
+"""Demonstrations from like initial states that one is compared with."""
 MIN_VARIANCE = 1e-12
 """Variances of normalized states at most this are rounding errors."""
 
@@ -231,6 +233,11 @@ class StateBootstrap:
             found[name] = StateVariance(curve, ratio, tuple(components.tolist()))
         return found
 
+    def mean(self, values: Values) -> Estimate:
+        """Return the mean of a value (start,) of every initial state."""
+        samples = self._weights @ values
+        return Estimate(float(values.mean()), *percentile_interval(samples), self._count)
+
     def within_state_fraction(self, draws: Values) -> Estimate:
         """Return the fraction of the variance that lies between draws from one initial state.
 
@@ -291,19 +298,37 @@ def chance_total_variation(fractions: Values, size: int, seed: int) -> float:
     return float(np.quantile(np.abs(drawn - fractions).sum(axis=1) / 2, 0.95))
 
 
-def draw_agreement(modes: Index, count: int) -> tuple[float, float]:
-    """Return how often two draws have the same mode: from one initial state, and from two.
+def draw_agreement(modes: Index, count: int) -> tuple[Values, float]:
+    """Return how often two draws have the same mode: from each initial state, and from two.
 
     Args:
         modes: (start, draw), at least two of each.
         count: Number of modes.
+
+    Returns:
+        (start,) fractions of pairs from one initial state, and the fraction of those from two.
     """
     states, draws = modes.shape
     found = np.stack([np.bincount(row, minlength=count) for row in modes])
-    same = (found * (found - 1)).sum()
+    same: Values = (found * (found - 1)).sum(axis=1) / (draws * (draws - 1))
     total = found.sum(axis=0)
     different = (total * total).sum() - np.square(found).sum()
-    return (
-        float(same / (states * draws * (draws - 1))),
-        float(different / (states * (states - 1) * draws**2)),
-    )
+    return same, float(different / (states * (states - 1) * draws**2))
+
+
+def like_agreement(initial: Values, modes: Index, chosen: Index) -> Values:
+    """Return how often demonstrations from like initial states have the mode of each chosen one.
+
+    Args:
+        initial: (demonstration, obs), normalized; at least two.
+        modes: (demonstration,).
+        chosen: (start,) indices of demonstrations.
+
+    Returns:
+        (start,) fractions of the `NEIGHBORS` others whose initial states are nearest.
+    """
+    distance = np.linalg.norm(initial[chosen][:, None] - initial, axis=2)
+    distance[np.arange(len(chosen)), chosen] = np.inf
+    others = np.argsort(distance, axis=1, kind="stable")[:, : min(NEIGHBORS, len(initial) - 1)]
+    found: Values = (modes[others] == modes[chosen][:, None]).mean(axis=1)
+    return found

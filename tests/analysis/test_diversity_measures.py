@@ -13,6 +13,7 @@ from lwdctl.analysis.diversity_measures import (
     draw_agreement,
     effective_number,
     features,
+    like_agreement,
     mode_fractions,
     total_variation,
 )
@@ -130,8 +131,24 @@ def test_numbers_of_fractions() -> None:
 def test_pairs_of_draws_by_hand() -> None:
     modes = np.array([[0, 0, 1], [1, 1, 1]])
     same, different = draw_agreement(modes, 2)
-    assert same == pytest.approx((1 + 3) / 6)
+    np.testing.assert_allclose(same, [1 / 3, 1])
     assert different == pytest.approx(3 / 9)
+    assert StateBootstrap(2, seed=0).mean(same).value == pytest.approx((1 + 3) / 6)
+
+
+def test_demonstrations_from_like_initial_states() -> None:
+    initial = np.concatenate([np.arange(6.0), 100 + np.arange(11.0), [1000]])[:, None]
+    modes = np.concatenate([[0] * 6, [1] * 11, [0]])
+    found = like_agreement(initial, modes, np.array([0, 10, 17]))
+    # The ten nearest others of the first: the rest of its group, and five of the second.
+    np.testing.assert_allclose(found, [0.5, 1, 0])
+    np.testing.assert_allclose(like_agreement(initial[:2], modes[:2], np.array([1])), [1])
+
+
+def test_the_interval_of_a_mean_over_initial_states_holds_the_truth() -> None:
+    rng = generator("test diversity", "mean")
+    found = [StateBootstrap(30, seed).mean(1.0 * (rng.random(30) < 0.4)) for seed in range(60)]
+    assert 0.8 < np.mean([one.low <= 0.4 <= one.high for one in found]) <= 1
 
 
 def test_large_constants_have_no_variance() -> None:
