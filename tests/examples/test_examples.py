@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
+import importlib
 import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
+import h5py
+import numpy as np
 import pytest
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
 # run_a_policy.py runs in tests/stages/test_chain.py, on the chain that is trained there;
-# reach.py is what the others import.
+# reach.py is what the others import, and two_ways.py what its recipe does.
 RUN_HERE = {
     "train_on_your_hdf5", "evaluate_your_environment", "add_a_policy", "control_loop",
-    "compare_with_robomimic",
+    "compare_with_robomimic", "two_ways_paths",
 }  # fmt: skip
 
 
@@ -106,19 +110,63 @@ def test_the_command_line_finds_the_environment_by_its_name(trained: Path) -> No
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
 def test_every_example_is_short_and_says_how_to_run_it(path: Path) -> None:
     text = path.read_text()
-    assert path.stem in RUN_HERE | {"run_a_policy", "reach"}
+    assert path.stem in RUN_HERE | {"run_a_policy", "reach", "two_ways"}
     assert len(text.splitlines()) <= 60
     told = ast.get_docstring(ast.parse(text)) or ""
     assert f"python examples/{path.name}" in told or "lwdctl ingest" in told
 
 
-def test_the_environment_keeps_the_simulators_contract(monkeypatch: pytest.MonkeyPatch) -> None:
-    import numpy as np
+@pytest.fixture
+def two_ways(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(EXAMPLES)
+    return importlib.import_module("two_ways")
 
+
+def test_demonstrations_pass_the_obstacle_on_both_sides(
+    two_ways: ModuleType, tmp_path: Path
+) -> None:
+    with h5py.File(tmp_path / "recorded.hdf5", "w") as file:
+        for seed in range(60):
+            two_ways.record(file, seed)
+        above = 0
+        for demo in file["data"].values():
+            path = demo["obs/point"][:]
+            assert np.linalg.norm(path, axis=1).min() > two_ways.RADIUS
+            assert np.linalg.norm(path[-1] - demo["obs/goal"][-1]) < 0.05
+            side = path[np.abs(path[:, 0]).argmin(), 1] > 0
+            assert demo.attrs["label"] == ("above" if side else "below")
+            above += side
+        assert 20 <= above <= 40
+
+
+def test_the_obstacle_stops_what_runs_into_it(two_ways: ModuleType) -> None:
+    env = two_ways.TwoWaysEnv()
+    env.reset(seed=0)
+    for _ in range(48):
+        seen, *_, info = env.step(np.array([0.05, 0.0]))
+    assert seen[0] < -0.2
+    assert not info["success"]
+
+
+def test_ten_policies_from_one_start(two_ways: ModuleType, tmp_path: Path) -> None:
+    runs, recorded = tmp_path / "runs", tmp_path / "recorded.hdf5"
+    run(EXAMPLES / "two_ways.py", recorded)
+    words = ["run", ROOT / "pipelines/two_ways.toml", "-q", "--set", f"ingest.paths={recorded}"]
+    for stage in ("train-vae", "train-diffusion", "train-baseline"):
+        words += ["--set", f"{stage}.updates=5"]
+    run("-m", "lwdctl", *words, "--until", "mlp", "--workspace", runs, PYTHONPATH=str(EXAMPLES))
+    picture = tmp_path / "paths.png"
+    lines = run(EXAMPLES / "two_ways_paths.py", runs, picture, 3, PYTHONPATH=str(EXAMPLES))
+    numbers = [re.findall(r"\d\.\d+", line) for line in lines.splitlines()]
+    assert [len(line) for line in numbers] == [2, 2, 2]
+    assert numbers[2] == ["0.000", "1.000"]  # an MLP has one answer
+    assert picture.stat().st_size > 10_000
+
+
+def test_the_environment_keeps_the_simulators_contract(monkeypatch: pytest.MonkeyPatch) -> None:
     from lwdctl.core.records import EnvSpec
     from lwdctl.envs.table import make_simulator
 
-    assert importlib.util.find_spec("reach") is None
     monkeypatch.syspath_prepend(EXAMPLES)
     simulator = make_simulator(EnvSpec("reach:Reach", ("reach",)), "reach")
     first = simulator.reset(100_000)

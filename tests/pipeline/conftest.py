@@ -23,7 +23,8 @@ def toy_file(tmp_path_factory):
         path = folder / name
         if not path.exists():
             robot = name.partition("_")[0]
-            write_replay_buffer(path) if robot == "pusht" else write_d4rl(path, robot)
+            writers = {"pusht": write_replay_buffer, "two": write_two_ways}
+            writers.get(robot, write_d4rl)(path)
         return str(path)
 
     return find
@@ -35,14 +36,24 @@ def toy_workspace(tmp_path_factory):
     return tmp_path_factory.mktemp("toys")
 
 
-def write_d4rl(path, robot):
+def write_two_ways(path):
+    """Record demonstrations around the obstacle; `examples` is on the import path."""
+    import h5py
+    from two_ways import record
+
+    with h5py.File(path, "w") as file:
+        for seed in range(EPISODES):
+            record(file, seed)
+
+
+def write_d4rl(path):
     """Record random actions in D4RL's layout."""
     import h5py
 
     from lwdctl.core.records import EnvSpec
     from lwdctl.envs.table import make_simulator
 
-    adapter, name, settings, parts = STATES[robot]
+    adapter, name, settings, parts = STATES[path.name.partition("_")[0]]
     simulator = make_simulator(EnvSpec(adapter, (name,), {"id": name, **settings}), name)
     rng = np.random.default_rng(len(path.name))
     rows = {key: [] for key in ("observations", "actions", "rewards")}

@@ -21,7 +21,7 @@ def test_there_is_a_recipe_for_every_experiment():
         "halfcheetah", "halfcheetah_unconditional", "halfcheetah_100", "walker2d", "ant",
         "hammer", "hammer_subtask", "ablation_denoiser", "ablation_decoder", "ablation_beta_kl",
         "ablation_width", "ablation_layout", "pusht_fair", "pusht_settings", "pusht_paper",
-        "metaworld_paper", "lift_paper",
+        "metaworld_paper", "lift_paper", "two_ways",
     }  # fmt: skip
 
 

@@ -20,7 +20,7 @@ RECIPES = sorted(PIPELINES.glob("*.toml"))
 # these with other settings; `pytest -m slow` runs them.
 QUICK = {
     "can", "halfcheetah", "halfcheetah_unconditional", "hammer", "metaworld_paper", "mt10", "pusht",
-    "pusht_dp", "pusht_grid", "pusht_paper", "pusht_samplers", "quickstart",
+    "pusht_dp", "pusht_grid", "pusht_paper", "pusht_samplers", "quickstart", "two_ways",
 }  # fmt: skip
 # Settings of which every value is of a kind of its own.
 KINDS = ("format", "simulator", "method", "policy", "latent", "sampler", "warm_start", "latency")
@@ -42,6 +42,7 @@ def test_recipe(path, capfd, monkeypatch, toy_file, toy_workspace):
     recipe = read_recipe(path)
     skip_without_extra(recipe)
     monkeypatch.setenv("LWDCTL_WORKSPACE", str(toy_workspace))
+    monkeypatch.syspath_prepend(PIPELINES.parent / "examples")  # environments of recipes' own
     monkeypatch.setattr("lwdctl.analysis.divergence.DRAWS", 10)  # intervals of toys say nothing
     words = [str(path), "--smoke", *own_files(recipe, toy_file)]
     summary = run(capfd, *words)
