@@ -126,6 +126,15 @@ class VaeConfig(TrainingConfig):
         " is drawn per snippet, between 0 and the square root of 2 times this",
         minimum=0,
     )
+    dynamics_steps: int = option(
+        0,
+        "Steps for which decoded policies are rolled out through a model of the next observation,"
+        " which is trained beside the VAE and not kept: the distance to the recorded observations"
+        " is added to the loss. Rollouts grow to this length in the first half of training; 0 rolls"
+        " nothing out",
+        minimum=0,
+    )
+    dynamics_weight: float = option(1.0, "Weight of that distance in the loss", minimum=0)
     batch_size: int = option(64, "Snippets per training step", minimum=1)
     cache: Cache = option("auto", _CACHE)
 

@@ -154,13 +154,25 @@ class PolicySpec(Spec):
         return observations[..., self.reference_start : self.reference_start + self.action_size]
 
 
+class TrainingOnly(nn.Module):
+    """A part of a model that is trained beside it and not saved with it."""
+
+
+def saved_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Return a module's state as `unique_tensors` does, without the parts for training only."""
+    parts = [name for name, part in module.named_modules() if isinstance(part, TrainingOnly)]
+    beside = tuple(f"{name}." for name in parts)
+    found = unique_tensors(module).items()
+    return {name: value for name, value in found if not name.startswith(beside)}
+
+
 def save_model(
     directory: Path, spec: Mapping[str, Any], model: nn.Module, ema_model: nn.Module
 ) -> None:
     """Write the specification and both sets of weights: the last ones and the EMA weights."""
     write_durably(directory / SPEC, f"{json.dumps(spec, indent=2, sort_keys=True)}\n".encode())
     for name, module in ((WEIGHTS, model), (EMA_WEIGHTS, ema_model)):
-        write_tensors(unique_tensors(module), directory / name)
+        write_tensors(saved_tensors(module), directory / name)
 
 
 def write_tensors(

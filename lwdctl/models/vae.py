@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.models import generated
+from lwdctl.models.dynamics import Dynamics
 from lwdctl.models.files import Layers, PolicySpec, Size, check_custom, load_model
 from lwdctl.models.generated import Layer, PolicyDecoder, PolicyShape
 from lwdctl.models.normalizer import Normalizer, noisy_observations, normal_like
@@ -166,6 +167,9 @@ class PolicyVae(nn.Module):
             (batch, time, obs + action) and their mask (batch, time) to mean and log-variance,
             each (batch, latent). Goes with `spec.architecture == "custom"`.
 
+    Attributes:
+        dynamics: In training, the model through which decoded policies are rolled out, or None.
+
     Raises:
         ConfigError: An encoder is missing or too many.
     """
@@ -179,6 +183,7 @@ class PolicyVae(nn.Module):
         step_size = spec.observation_size + spec.action_size
         self.encoder = encoder or SnippetEncoder(spec.snippet_length, step_size, spec.latent_size)
         self.decoder = PolicyDecoder(spec.policy_shape, spec.latent_size, spec.decoder_layers)
+        self.dynamics: Dynamics | None = None
 
     @classmethod
     def load(cls, directory: Path, encoder: nn.Module | None = None) -> PolicyVae:
@@ -237,7 +242,7 @@ class PolicyVae(nn.Module):
         observation_noise: float = 0.0,
         padding: str = "masked",
     ) -> dict[str, Tensor]:
-        """Return both terms of the loss, unweighted; see `vae_terms`.
+        """Return the terms of the loss, unweighted: see `vae_terms`, and `Dynamics.terms`.
 
         Args:
             batch: Snippets with `snippet_length` steps.
@@ -269,7 +274,10 @@ class PolicyVae(nn.Module):
             )
         outputs = generated.run(layers, self.policy_inputs(observations, elapsed))
         target = self.action.normalize(actions - self.spec.reference(observations))
-        return vae_terms(outputs, target, mask, mean, log_variance)
+        terms = vae_terms(outputs, target, mask, mean, log_variance)
+        if self.dynamics is not None:
+            terms |= self.dynamics.terms(self, layers, batch, generator)
+        return terms
 
 
 def _draw_steps(mask: Tensor, count: int, generator: torch.Generator) -> Tensor:

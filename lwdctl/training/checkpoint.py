@@ -19,7 +19,7 @@ from lwdctl.artifacts.files import sync
 from lwdctl.artifacts.run_in_progress import CHECKPOINTS
 from lwdctl.core.errors import ArtifactError, first_line
 from lwdctl.core.untrusted import check_regular, parse_json
-from lwdctl.models.files import load_tensors, read_tensors, unique_tensors, write_tensors
+from lwdctl.models.files import load_tensors, read_tensors, saved_tensors, write_tensors
 
 KEPT = 2
 SNAPSHOTS = "snapshots"
@@ -141,7 +141,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tenso
 
 def write_snapshot(directory: Path, update: int, ema_model: nn.Module) -> None:
     """Write the EMA weights to `snapshots/<update>.safetensors` in a run's directory."""
-    _write(directory, unique_tensors(ema_model), directory / SNAPSHOTS / f"{update}{_ENDING}")
+    _write(directory, saved_tensors(ema_model), directory / SNAPSHOTS / f"{update}{_ENDING}")
 
 
 def snapshot_updates(directory: Path) -> list[int]:

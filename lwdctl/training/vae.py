@@ -15,6 +15,7 @@ from lwdctl.core.progress import Progress
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.data.batches import SnippetBatches
 from lwdctl.data.windows import WindowRule
+from lwdctl.models.dynamics import Dynamics
 from lwdctl.models.files import CUSTOM, check_outputs
 from lwdctl.models.flops import matmul_flops
 from lwdctl.models.generated import DECODER_SIZES
@@ -58,7 +59,10 @@ def train_vae(
     spec = vae_spec(config, data, architecture=CUSTOM if encoder else "mlp")
     # A generated network and its gradient for every snippet.
     check_batch_memory(config.batch_size, 2 * 4 * spec.policy_shape.weight_count)
-    model = with_initial_weights(lambda: PolicyVae(spec, encoder), config.seed).to(device)
+    model = with_initial_weights(
+        lambda: _with_dynamics(PolicyVae(spec, encoder), config), config.seed
+    )
+    model = model.to(device)
     constant = fit_normalizers(model, data)
     if constant:
         progress.message(
@@ -74,7 +78,7 @@ def train_vae(
         batches,
         held_out,
         config.batch_size,
-        weights={"kl": config.beta_kl},
+        weights={"kl": config.beta_kl, "rollout": config.dynamics_weight},
         options={
             "loss_steps": config.loss_steps,
             "observation_noise": config.observation_noise,
@@ -109,15 +113,23 @@ def vae_spec(
     """Return the model's sizes and its window rule, from the configuration and the data.
 
     Raises:
-        ConfigError: The data has no such observation, or none that actions can be relative to.
+        ConfigError: The data has no such observation, or none that actions can be relative to; or
+            rollouts are longer than snippets.
     """
     known = [item.name for item in data.spec.observations]
     for key in config.observation_keys:
         if key not in known:
             raise ConfigError(f"the data has no observation '{key}'", did_you_mean(key, known))
     keys, length = config.observation_keys or data.spec.network_keys, config.snippet_length
+    if length == "episode":
+        length = int(data.episodes.length.max())
+    if config.dynamics_steps >= length:
+        raise ConfigError(
+            f"a rollout of {config.dynamics_steps} steps does not fit into a snippet of {length}",
+            f"--dynamics-steps takes 0 to {length - 1} here",
+        )
     return VaeSpec(
-        snippet_length=int(data.episodes.length.max()) if length == "episode" else length,
+        snippet_length=length,
         observation_keys=keys,
         observation_size=sum(data.spec.sizes(keys)),
         action_size=data.spec.action.size,
@@ -131,6 +143,18 @@ def vae_spec(
         min_valid_fraction=config.min_valid_fraction,
         architecture=architecture,
     )
+
+
+def _with_dynamics(model: PolicyVae, config: VaeConfig) -> PolicyVae:
+    if config.dynamics_steps:
+        model.dynamics = Dynamics(
+            model.spec.observation_size,
+            model.spec.action_size,
+            config.dynamics_steps,
+            growth=config.updates // 2,
+            noise=config.observation_noise,
+        )
+    return model
 
 
 def fit_normalizers(model: PolicyVae, data: SnippetStore) -> int:

@@ -38,7 +38,17 @@ from lwdctl.training.peers import Peers
 from lwdctl.training.update import LoopSettings
 from lwdctl.training.vae import train_vae
 
-KINDS = ("vae", "vae-counted", "diffusion", "dp", "dp-counted", "dp-transformer", "ldp", "mlp")
+KINDS = (
+    "vae",
+    "vae-counted",
+    "vae-dynamics",
+    "diffusion",
+    "dp",
+    "dp-counted",
+    "dp-transformer",
+    "ldp",
+    "mlp",
+)
 # Batches that two processes cannot divide evenly, padding, noise and dropout wherever there is any.
 VAE = VaeConfig(
     snippet_length=8, latent_size=8, policy_width=8, decoder="xs", batch_size=7, device="cpu",
@@ -64,7 +74,8 @@ def train(kind: str, folder: Path, updates: int):
     folder.mkdir(parents=True, exist_ok=True)
     method, _, variant = kind.partition("-")
     counted = "counted" if variant == "counted" else BASELINE.padding
-    vae = replace(VAE, updates=updates, padding=counted)
+    ahead = 3 if variant == "dynamics" else 0
+    vae = replace(VAE, updates=updates, padding=counted, dynamics_steps=ahead)
     if method == "vae":
         return train_vae(data, vae, directory=folder, progress=quiet)
     if kind == "diffusion":

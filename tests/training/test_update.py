@@ -106,9 +106,11 @@ def on_meta(objective: Any) -> Any:
     return replace(objective, batches=batches, _ahead=Ahead())
 
 
-def test_the_vae(data: SnippetStore, before_training: None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ahead", [0, 3])
+def test_the_vae(data: SnippetStore, before_training: None, tmp_path: Path, ahead: int) -> None:
+    config = replace(VAE, dynamics_steps=ahead)
     with pytest.raises(Began) as began:
-        train_vae(data, VAE, directory=tmp_path, progress=SilentProgress())
+        train_vae(data, config, directory=tmp_path, progress=SilentProgress())
     need_nothing_from_the_host(began.value.loop)
 
 

@@ -1,14 +1,25 @@
-"""Normalizers of the VAE: fitted from the store's statistics, and honest about what they leave."""
+"""The VAE's normalizers, honest about what they leave, and rollouts in its training."""
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from lwdctl.configs import VaeConfig
+from lwdctl.core.errors import ConfigError
+from lwdctl.core.progress import SilentProgress
 from lwdctl.models.vae import PolicyVae, VaeSpec
-from lwdctl.training.vae import fit_normalizers
+from lwdctl.training import checkpoint
+from lwdctl.training.vae import fit_normalizers, train_vae
+
+sys.path.insert(0, str(Path(__file__).parent))
+from made import random_walks
+
+sys.path.pop(0)
 
 SPEC = VaeSpec(("seen",), 2, 3, None, 4, 8, (8,), (8,), True)
 
@@ -27,3 +38,34 @@ def test_actions_in_tiny_steps_are_reported(deviation: tuple[float, ...], count:
     assert fit_normalizers(model, store) == count
     expected = [1.0 if item <= 1e-4 else item for item in deviation]
     np.testing.assert_allclose(model.action.scale.numpy(), expected, rtol=1e-6)
+
+
+def config(dynamics_steps: int) -> VaeConfig:
+    return VaeConfig(
+        snippet_length=8, latent_size=8, policy_width=8, decoder="xs", batch_size=4, updates=4,
+        device="cpu", threads=1, snapshots=2, dynamics_steps=dynamics_steps,
+    )  # fmt: skip
+
+
+def test_the_model_of_rollouts_shapes_the_policies_and_is_not_kept(tmp_path: Path) -> None:
+    data, quiet = random_walks(episodes=6, steps=20, state=3), SilentProgress()
+    for name in ("plain", "work"):
+        (tmp_path / name).mkdir()
+    plain = train_vae(data, config(0), directory=tmp_path / "plain", progress=quiet)
+    work = train_vae(data, config(3), directory=tmp_path / "work", progress=quiet)
+    told = {"dynamics", "rollout", *(f"held_out_{n}" for n in ("dynamics", "rollout", "drift"))}
+    assert work.summary.keys() - plain.summary.keys() == told
+    work.save(tmp_path / "kept")
+    kept = PolicyVae.load(tmp_path / "kept").state_dict()
+    assert kept.keys() == plain.model.state_dict().keys()
+    changed = [name for name in kept if not kept[name].equal(plain.model.state_dict()[name])]
+    assert any(name.startswith("decoder.") for name in changed)
+    loaded = PolicyVae(work.model.spec)
+    checkpoint.load_snapshot(loaded, tmp_path / "work", 4)
+    assert all(value.equal(kept[name]) for name, value in loaded.state_dict().items())
+
+
+def test_rollouts_longer_than_snippets_are_refused(tmp_path: Path) -> None:
+    data = random_walks(episodes=6, steps=20, state=3)
+    with pytest.raises(ConfigError, match="a rollout of 8 steps does not fit into a snippet of 8"):
+        train_vae(data, config(8), directory=tmp_path, progress=SilentProgress())

@@ -1,0 +1,180 @@
+"""A model of the next observation, through which decoded policies are rolled out in training.
+
+It is trained beside the policy VAE and not saved with it, so that policies and their cost stay as
+they are. The later versions of the paper (WARPD) train with one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from lwdctl.models import generated
+from lwdctl.models.files import TrainingOnly
+from lwdctl.models.generated import Layer
+from lwdctl.models.normalizer import noisy_observations
+
+if TYPE_CHECKING:
+    from lwdctl.models.vae import PolicyVae, Snippets
+
+
+class Dynamics(TrainingOnly):
+    """An MLP from observation and action to the change of the observation, all normalized.
+
+    Args:
+        observation_size: Components of an observation.
+        action_size: Components of an action.
+        steps: Length of a rollout at the end of training.
+        growth: Training steps in which rollouts grow from one step to `steps`.
+        noise: Size of the noise on the observation that a rollout begins from; see
+            `noisy_observations`.
+        width: Width of the hidden layers.
+    """
+
+    trained: Tensor
+
+    def __init__(
+        self,
+        observation_size: int,
+        action_size: int,
+        steps: int,
+        growth: int,
+        noise: float = 0.0,
+        width: int = 256,
+    ) -> None:
+        super().__init__()
+        self.steps, self.growth, self.noise = steps, growth, noise
+        self.network = nn.Sequential(
+            nn.Linear(observation_size + action_size, width),
+            nn.ReLU(),
+            nn.Linear(width, width),
+            nn.ReLU(),
+            nn.Linear(width, observation_size),
+        )
+        self.register_buffer("trained", torch.zeros(()))
+
+    def forward(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """Return the next observations (batch, obs) after actions (batch, action), normalized."""
+        change: Tensor = self.network(torch.cat([observations, actions], -1))
+        return observations + change
+
+    def weights(self) -> Tensor:
+        """Return the weight of each step of a rollout (step,), in [0, 1].
+
+        In training, the rollout reaches as far as the training steps made so far allow.
+        """
+        places = torch.arange(self.steps, device=self.trained.device)
+        if not self.training:
+            return torch.ones_like(places, dtype=torch.float32)
+        reach = 1.0 + (self.steps - 1) * (self.trained / max(1, self.growth)).clamp(max=1.0)
+        return (reach - places).clamp(0.0, 1.0)
+
+    def terms(
+        self, vae: PolicyVae, layers: Sequence[Layer], batch: Snippets, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Return the errors of the model and of the policies, unweighted scalars.
+
+        Every snippet draws the step at which its rollout begins. Gradients of `rollout` reach the
+        policies alone, those of `dynamics` the model alone.
+
+        Args:
+            vae: Its normalizers and what the policies see.
+            layers: Unpacked weights of one policy per snippet.
+            batch: Snippets.
+            generator: Source of the drawn steps and of the noise.
+
+        Returns:
+            `dynamics`: squared error of the model one step ahead of a recorded one. `rollout`:
+            squared distance of the policy's states from the recorded ones. Outside of training also
+            `drift`: the same distance where the recorded actions are taken, which is the model's
+            own error over a rollout. All are of normalized observations, averaged over components,
+            over the recorded steps of a rollout, and over snippets.
+        """
+        part = self._draw(vae, batch, generator)
+
+        def decoded(state: Tensor, place: int) -> Tensor:
+            seen = vae.observation.restore(state).unsqueeze(1)
+            inputs = vae.policy_inputs(seen, part.elapsed[:, place].unsqueeze(1))
+            return generated.run(list(layers), inputs).squeeze(1)
+
+        ahead = self(part.seen[:, :-1], part.actions)
+        rollout = self._roll_out(part, self._begin(vae, part, generator), decoded)
+        terms = {
+            "dynamics": part.mean((ahead - part.seen[:, 1:]).square().mean(-1)),
+            "rollout": part.mean(rollout, self.weights()),
+        }
+        if self.training:
+            with torch.no_grad():
+                self.trained.add_(1.0)
+        else:
+            recorded = self._roll_out(
+                part, part.seen[:, 0], lambda _, place: part.actions[:, place]
+            )
+            terms["drift"] = part.mean(recorded)
+        return terms
+
+    def _draw(self, vae: PolicyVae, batch: Snippets, generator: torch.Generator) -> Part:
+        """Draw where each snippet's rollout begins, at a recorded step that is not the last."""
+        length = batch.mask.shape[1]
+        recorded = batch.mask.sum(1, keepdim=True)
+        drawn = torch.rand(recorded.shape, generator=generator, device=recorded.device)
+        first = (drawn * (recorded - 1.0).clamp(min=1.0)).long()
+        steps = first + torch.arange(self.steps + 1, device=recorded.device)
+        inside, steps = steps < length, steps.clamp(max=length - 1)
+
+        def take(values: Tensor) -> Tensor:
+            return values.gather(1, steps.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
+
+        return Part(
+            seen=take(vae.observation.normalize(batch.observations)),
+            actions=take(vae.target(batch))[:, :-1],
+            counted=(batch.mask.gather(1, steps) * inside)[:, 1:],
+            elapsed=steps / vae.spec.snippet_length,
+        )
+
+    def _begin(self, vae: PolicyVae, part: Part, generator: torch.Generator) -> Tensor:
+        """Return the first observations (batch, obs) of rollouts, noisy in training."""
+        if not (self.training and self.noise > 0):
+            return part.seen[:, 0]
+        recorded, scale = vae.observation.restore(part.seen[:, :1]), vae.observation.scale
+        noisy = noisy_observations(recorded, scale, vae.spec, self.noise, generator)
+        return vae.observation.normalize(noisy).squeeze(1)
+
+    def _roll_out(self, part: Part, begin: Tensor, act: Callable[[Tensor, int], Tensor]) -> Tensor:
+        """Return the squared distances (batch, step) from the recorded observations.
+
+        The model's weights get no gradient.
+        """
+        fixed = {name: value.detach() for name, value in self.named_parameters()}
+        state, errors = begin, []
+        for place in range(self.steps):
+            state = functional_call(self, fixed, (state, act(state, place)))
+            errors.append((state - part.seen[:, place + 1]).square().mean(-1))
+        return torch.stack(errors, 1)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The part of every snippet that a rollout is compared with.
+
+    Attributes:
+        seen: (batch, step + 1, obs), normalized.
+        actions: (batch, step, action), normalized targets of the policy.
+        counted: (batch, step), 1 where the observation after the step is recorded, else 0.
+        elapsed: (batch, step + 1), fraction of the snippet that has elapsed.
+    """
+
+    seen: Tensor
+    actions: Tensor
+    counted: Tensor
+    elapsed: Tensor
+
+    def mean(self, errors: Tensor, weights: Tensor | float = 1.0) -> Tensor:
+        """Average errors (batch, step) over the recorded steps, then over snippets."""
+        weighed = self.counted * weights
+        return ((errors * weighed).sum(1) / weighed.sum(1).clamp(min=1.0)).mean()
