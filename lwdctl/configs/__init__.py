@@ -128,13 +128,15 @@ class VaeConfig(TrainingConfig):
     )
     dynamics_steps: int = option(
         0,
-        "Steps for which decoded policies are rolled out through a model of the next observation,"
-        " which is trained beside the VAE and not kept: the distance to the recorded observations"
-        " is added to the loss. Rollouts grow to this length in the first half of training; 0 rolls"
-        " nothing out",
+        "Steps for which decoded policies are rolled out through a learned dynamics model, which is"
+        " trained beside the VAE and not kept: the squared error of the observations they lead to"
+        " is added to the loss. Rollouts grow to this length in the first half of --updates and"
+        " begin with --observation-noise; 0 disables them",
         minimum=0,
     )
-    dynamics_weight: float = option(1.0, "Weight of that distance in the loss", minimum=0)
+    dynamics_weight: float = option(
+        1.0, "Weight of the error of rollouts (--dynamics-steps) in the loss", minimum=0
+    )
     batch_size: int = option(64, "Snippets per training step", minimum=1)
     cache: Cache = option("auto", _CACHE)
 

@@ -22,6 +22,9 @@ from lwdctl.models.normalizer import noisy_observations
 if TYPE_CHECKING:
     from lwdctl.models.vae import PolicyVae, Snippets
 
+FARTHEST = 20.0
+"""Standard deviations at which the observations of a rollout end: none may overflow."""
+
 
 class Dynamics(TrainingOnly):
     """An MLP from observation and action to the change of the observation, all normalized.
@@ -30,13 +33,14 @@ class Dynamics(TrainingOnly):
         observation_size: Components of an observation.
         action_size: Components of an action.
         steps: Length of a rollout at the end of training.
-        growth: Training steps in which rollouts grow from one step to `steps`.
+        growth: Training steps in which rollouts grow from one step to `steps`. All steps are
+            computed from the beginning, with weight 0 beyond the present length.
         noise: Size of the noise on the observation that a rollout begins from; see
             `noisy_observations`.
         width: Width of the hidden layers.
     """
 
-    trained: Tensor
+    calls: Tensor
 
     def __init__(
         self,
@@ -56,7 +60,7 @@ class Dynamics(TrainingOnly):
             nn.ReLU(),
             nn.Linear(width, observation_size),
         )
-        self.register_buffer("trained", torch.zeros(()))
+        self.register_buffer("calls", torch.zeros(()))
 
     def forward(self, observations: Tensor, actions: Tensor) -> Tensor:
         """Return the next observations (batch, obs) after actions (batch, action), normalized."""
@@ -68,11 +72,11 @@ class Dynamics(TrainingOnly):
 
         In training, the rollout reaches as far as the training steps made so far allow.
         """
-        places = torch.arange(self.steps, device=self.trained.device)
+        steps = torch.arange(self.steps, device=self.calls.device)
         if not self.training:
-            return torch.ones_like(places, dtype=torch.float32)
-        reach = 1.0 + (self.steps - 1) * (self.trained / max(1, self.growth)).clamp(max=1.0)
-        return (reach - places).clamp(0.0, 1.0)
+            return torch.ones_like(steps, dtype=torch.float32)
+        length = 1.0 + (self.steps - 1) * (self.calls / max(1, self.growth)).clamp(max=1.0)
+        return (length - steps).clamp(0.0, 1.0)
 
     def terms(
         self, vae: PolicyVae, layers: Sequence[Layer], batch: Snippets, generator: torch.Generator
@@ -80,45 +84,47 @@ class Dynamics(TrainingOnly):
         """Return the errors of the model and of the policies, unweighted scalars.
 
         Every snippet draws the step at which its rollout begins. Gradients of `rollout` reach the
-        policies alone, those of `dynamics` the model alone.
+        policies alone, those of `dynamics` the model alone. Actions are not clipped to the
+        environment's limits. In training, rollouts grow with every call.
 
         Args:
-            vae: Its normalizers and what the policies see.
+            vae: Its normalizers and what the policies observe.
             layers: Unpacked weights of one policy per snippet.
-            batch: Snippets.
+            batch: Snippets, padded only after their recorded steps.
             generator: Source of the drawn steps and of the noise.
 
         Returns:
             `dynamics`: squared error of the model one step ahead of a recorded one. `rollout`:
-            squared distance of the policy's states from the recorded ones. Outside of training also
-            `drift`: the same distance where the recorded actions are taken, which is the model's
-            own error over a rollout. All are of normalized observations, averaged over components,
-            over the recorded steps of a rollout, and over snippets.
+            squared error of the observations that the policy leads to. Outside of training also
+            `drift`: the same where the recorded actions are taken, which is the model's own error
+            over a rollout. All are of normalized observations, averaged over components and
+            snippets, and over the steps of a rollout, where steps without a recorded observation
+            count as 0, so that every recorded step counts alike.
         """
-        part = self._draw(vae, batch, generator)
+        drawn = self._draw(vae, batch, generator)
 
-        def decoded(state: Tensor, place: int) -> Tensor:
-            seen = vae.observation.restore(state).unsqueeze(1)
-            inputs = vae.policy_inputs(seen, part.elapsed[:, place].unsqueeze(1))
+        def decoded(state: Tensor, step: int) -> Tensor:
+            observations = vae.observation.restore(state).unsqueeze(1)
+            inputs = vae.policy_inputs(observations, drawn.elapsed[:, step].unsqueeze(1))
             return generated.run(list(layers), inputs).squeeze(1)
 
-        ahead = self(part.seen[:, :-1], part.actions)
-        rollout = self._roll_out(part, self._begin(vae, part, generator), decoded)
+        recorded = drawn.observations
+        ahead = (self(recorded[:, :-1], drawn.actions) - recorded[:, 1:]).square().mean(-1)
+        rollout = self._roll_out(drawn, self._begin(vae, drawn, generator), decoded)
+        weights = self.weights()
         terms = {
-            "dynamics": part.mean((ahead - part.seen[:, 1:]).square().mean(-1)),
-            "rollout": part.mean(rollout, self.weights()),
+            "dynamics": (ahead * drawn.counted).sum(1).mean() / self.steps,
+            "rollout": (rollout * drawn.counted * weights).sum(1).mean() / weights.sum(),
         }
         if self.training:
             with torch.no_grad():
-                self.trained.add_(1.0)
+                self.calls.add_(1.0)
         else:
-            recorded = self._roll_out(
-                part, part.seen[:, 0], lambda _, place: part.actions[:, place]
-            )
-            terms["drift"] = part.mean(recorded)
+            drift = self._roll_out(drawn, recorded[:, 0], lambda _, step: drawn.actions[:, step])
+            terms["drift"] = (drift * drawn.counted).sum(1).mean() / self.steps
         return terms
 
-    def _draw(self, vae: PolicyVae, batch: Snippets, generator: torch.Generator) -> Part:
+    def _draw(self, vae: PolicyVae, batch: Snippets, generator: torch.Generator) -> Stretches:
         """Draw where each snippet's rollout begins, at a recorded step that is not the last."""
         length = batch.mask.shape[1]
         recorded = batch.mask.sum(1, keepdim=True)
@@ -130,51 +136,50 @@ class Dynamics(TrainingOnly):
         def take(values: Tensor) -> Tensor:
             return values.gather(1, steps.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
 
-        return Part(
-            seen=take(vae.observation.normalize(batch.observations)),
+        return Stretches(
+            observations=take(vae.observation.normalize(batch.observations)),
             actions=take(vae.target(batch))[:, :-1],
             counted=(batch.mask.gather(1, steps) * inside)[:, 1:],
             elapsed=steps / vae.spec.snippet_length,
         )
 
-    def _begin(self, vae: PolicyVae, part: Part, generator: torch.Generator) -> Tensor:
+    def _begin(self, vae: PolicyVae, drawn: Stretches, generator: torch.Generator) -> Tensor:
         """Return the first observations (batch, obs) of rollouts, noisy in training."""
         if not (self.training and self.noise > 0):
-            return part.seen[:, 0]
-        recorded, scale = vae.observation.restore(part.seen[:, :1]), vae.observation.scale
+            return drawn.observations[:, 0]
+        recorded = vae.observation.restore(drawn.observations[:, :1])
+        scale = vae.observation.scale
         noisy = noisy_observations(recorded, scale, vae.spec, self.noise, generator)
         return vae.observation.normalize(noisy).squeeze(1)
 
-    def _roll_out(self, part: Part, begin: Tensor, act: Callable[[Tensor, int], Tensor]) -> Tensor:
-        """Return the squared distances (batch, step) from the recorded observations.
+    def _roll_out(
+        self, drawn: Stretches, begin: Tensor, act: Callable[[Tensor, int], Tensor]
+    ) -> Tensor:
+        """Return the squared errors (batch, step) of the observations that actions lead to.
 
         The model's weights get no gradient.
         """
         fixed = {name: value.detach() for name, value in self.named_parameters()}
         state, errors = begin, []
-        for place in range(self.steps):
-            state = functional_call(self, fixed, (state, act(state, place)))
-            errors.append((state - part.seen[:, place + 1]).square().mean(-1))
+        for step in range(self.steps):
+            ahead = functional_call(self, fixed, (state, act(state, step)))
+            state = ahead.clamp(-FARTHEST, FARTHEST)
+            errors.append((state - drawn.observations[:, step + 1]).square().mean(-1))
         return torch.stack(errors, 1)
 
 
 @dataclass(frozen=True)
-class Part:
-    """The part of every snippet that a rollout is compared with.
+class Stretches:
+    """The stretch of every snippet that its rollout is compared with.
 
     Attributes:
-        seen: (batch, step + 1, obs), normalized.
+        observations: (batch, step + 1, obs), normalized.
         actions: (batch, step, action), normalized targets of the policy.
         counted: (batch, step), 1 where the observation after the step is recorded, else 0.
         elapsed: (batch, step + 1), fraction of the snippet that has elapsed.
     """
 
-    seen: Tensor
+    observations: Tensor
     actions: Tensor
     counted: Tensor
     elapsed: Tensor
-
-    def mean(self, errors: Tensor, weights: Tensor | float = 1.0) -> Tensor:
-        """Average errors (batch, step) over the recorded steps, then over snippets."""
-        weighed = self.counted * weights
-        return ((errors * weighed).sum(1) / weighed.sum(1).clamp(min=1.0)).mean()

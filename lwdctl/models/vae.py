@@ -168,7 +168,7 @@ class PolicyVae(nn.Module):
             each (batch, latent). Goes with `spec.architecture == "custom"`.
 
     Attributes:
-        dynamics: In training, the model through which decoded policies are rolled out, or None.
+        dynamics: The model through which decoded policies are rolled out in training, or None.
 
     Raises:
         ConfigError: An encoder is missing or too many.

@@ -47,6 +47,9 @@ FEW_STEPS = 10
 """Fewer training steps than these take one thread: even a single trial would cost as much."""
 RISEN = 1.2
 """How many times its lowest value a held-out loss may end at before a training says so."""
+GROWING = ("held_out_kl", "held_out_rollout", "held_out_drift")
+"""Losses that grow though nothing overfits: the KL term while the reconstruction gets better, the
+errors of rollouts while their model learns to move."""
 _AFRESH = "start again without --resume"
 LAUNCHER_SECONDS = 5.0
 """Seconds in which the copies of a signal arrive that a launcher passes on."""
@@ -516,8 +519,7 @@ def _risen(held_out: Mapping[str, float], log: Path) -> Iterator[str]:
         values = [(row.get(name), row.get("update") or 0) for row in rows]
         seen = [(value, update) for value, update in values if value is not None]
         lowest, update = min(seen, default=(last, 0))
-        # The KL term grows while the reconstruction gets better.
-        if 0 < RISEN * lowest < last and name != "held_out_kl":
+        if 0 < RISEN * lowest < last and name not in GROWING:
             yield (
                 f"note: {name} was {lowest:.3g} after {update:.0f} training steps and is {last:.3g}"
                 " now: the model overfits. More demonstrations help, or a VAE's larger --beta-kl;"

@@ -114,7 +114,7 @@ def vae_spec(
 
     Raises:
         ConfigError: The data has no such observation, or none that actions can be relative to; or
-            rollouts are longer than snippets.
+            rollouts are not shorter than snippets.
     """
     known = [item.name for item in data.spec.observations]
     for key in config.observation_keys:
@@ -125,7 +125,8 @@ def vae_spec(
         length = int(data.episodes.length.max())
     if config.dynamics_steps >= length:
         raise ConfigError(
-            f"a rollout of {config.dynamics_steps} steps does not fit into a snippet of {length}",
+            f"a rollout of {config.dynamics_steps} steps needs {config.dynamics_steps + 1}"
+            f" observations, and a snippet has {length}",
             f"--dynamics-steps takes 0 to {length - 1} here",
         )
     return VaeSpec(
@@ -146,6 +147,7 @@ def vae_spec(
 
 
 def _with_dynamics(model: PolicyVae, config: VaeConfig) -> PolicyVae:
+    """Add the model of the next observation where rollouts are asked for."""
     if config.dynamics_steps:
         model.dynamics = Dynamics(
             model.spec.observation_size,

@@ -68,6 +68,27 @@ def test_the_error_of_a_policy_grows_as_its_states_leave_the_recorded_ones() -> 
     assert found["drift"].item() == pytest.approx(0, abs=1e-10)
 
 
+def test_policies_that_run_away_stay_finite() -> None:
+    batch, dynamics = straight(), Exact()
+    actions = torch.full((ROWS, 2), 1e30, requires_grad=True)
+    terms(dynamics, batch, actions)["rollout"].backward()
+    assert actions.grad is not None
+    assert bool(actions.grad.isfinite().all())
+
+
+def test_every_recorded_step_counts_alike() -> None:
+    """The error of one step does not weigh more where rollouts end with the recording."""
+    batch, dynamics = straight(20_000), Exact().eval()
+    weights = []
+    for step in range(1, LENGTH):
+        moved = SimpleNamespace(**vars(batch))
+        moved.observations = batch.observations.clone()
+        moved.observations[:, step:] += 1.0  # the model misses this transition alone
+        weights.append(terms(dynamics, moved, batch.actions[:, 0])["dynamics"].item())
+    covered = [min(step, STEPS) / STEPS / (LENGTH - 1) for step in range(1, LENGTH)]
+    assert weights == pytest.approx(covered, rel=0.1)
+
+
 def test_padded_steps_do_not_count() -> None:
     batch = straight(recorded=3)
     found = terms(Exact().eval(), batch, batch.actions[:, 0])
@@ -101,7 +122,7 @@ def test_rollouts_grow_while_the_model_is_trained() -> None:
         terms(dynamics, batch, batch.actions[:, 0])
     assert dynamics.weights().tolist() == [1, 1, 1, 1]
     terms(dynamics.eval(), batch, batch.actions[:, 0])
-    assert float(dynamics.trained) == 25  # validation does not count
+    assert float(dynamics.calls) == 25  # validation does not count
 
 
 def test_noise_is_on_the_first_observation_of_a_rollout_in_training_alone() -> None:

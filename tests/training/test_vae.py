@@ -67,5 +67,7 @@ def test_the_model_of_rollouts_shapes_the_policies_and_is_not_kept(tmp_path: Pat
 
 def test_rollouts_longer_than_snippets_are_refused(tmp_path: Path) -> None:
     data = random_walks(episodes=6, steps=20, state=3)
-    with pytest.raises(ConfigError, match="a rollout of 8 steps does not fit into a snippet of 8"):
+    with pytest.raises(
+        ConfigError, match="a rollout of 8 steps needs 9 observations, and a snippet has 8"
+    ):
         train_vae(data, config(8), directory=tmp_path, progress=SilentProgress())
