@@ -1,10 +1,10 @@
 """Two ways around an obstacle: demonstrations that differ although they begin alike.
 
     python examples/two_ways.py two_ways.hdf5
-    PYTHONPATH=examples lwdctl run pipelines/two_ways.toml --set ingest.paths=two_ways.hdf5
+    PYTHONPATH=examples lwdctl run pipelines/two_ways.toml
 
 The robot is that of reach.py, with a disc between start and goal. A coin, and nothing that it
-observes, decides whether a demonstration passes above or below; the mean of both ends at the disc.
+observes, decides whether a demonstration passes above or below; their mean leads to the disc.
 """
 
 from __future__ import annotations

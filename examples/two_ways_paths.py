@@ -2,8 +2,8 @@
 
     PYTHONPATH=examples python examples/two_ways_paths.py lwd-runs paths.png 100
 
-The number is that of starts; after it, "-seed1" takes the models that --sweep seeds=0,1,2 made of
-seed 1. Beside LWD: Diffusion Policy and an MLP, with as many samples in training.
+The recipe made the models in lwd-runs. The number is that of starts; where the recipe ran with
+--sweep seeds=0,1,2, end the line with -seed0. Beside LWD: Diffusion Policy and an MLP.
 """
 
 from __future__ import annotations

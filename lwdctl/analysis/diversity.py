@@ -60,10 +60,12 @@ DRAWS_TEXT = (
     "Several policies sampled for the same initial state: the fraction of the variance that lies"
     " between them (0: the initial state determines everything; 1: it determines nothing), and how"
     " often two of them have the same mode. Chance level: how often two from different initial"
-    " states do. Like demonstrations: how often a demonstration has the mode of one of the"
-    f" {measures.NEIGHBORS} whose initial states are nearest to its own (in normalized"
-    " observations); a difference above 0 means that the sampler knows fewer answers than the data."
-    " Intervals: 95 %, bootstrap over initial states."
+    " states do. Similar demonstrations: the fraction of the"
+    f" {measures.NEIGHBORS} demonstrations with the nearest initial states (in normalized"
+    " observations, all splits) that have the mode of the one from this state. Where the interval"
+    " of the difference lies above 0, sampled policies are less diverse than demonstrations,"
+    " provided that those states are similar indeed. Intervals: 95 %, bootstrap over initial"
+    " states, which takes their values as independent."
 )
 
 MODE_COLUMNS = {
@@ -83,7 +85,7 @@ DRAW_COLUMNS = {
     "agreement, low": "draw_agreement_low",
     "agreement, high": "draw_agreement_high",
     "chance level": "draw_agreement_chance",
-    "like demonstrations": "like_demonstrations_agreement",
+    "similar demonstrations": "similar_demonstrations_agreement",
     "difference": "draw_agreement_difference",
     "difference, low": "draw_agreement_difference_low",
     "difference, high": "draw_agreement_difference_high",
@@ -223,10 +225,10 @@ class DiversityRuns:
         }
 
     @cached_property
-    def like_agreement(self) -> Values:
-        """(start,) how often demonstrations from like initial states have its mode."""
+    def similar_agreement(self) -> Values:
+        """(start,) how often demonstrations from similar initial states have its mode."""
         chosen = self.chosen[self.complete]
-        return measures.like_agreement(self._initial, self.modes.demonstrated, chosen)
+        return measures.similar_agreement(self._initial, self.modes.demonstrated, chosen)
 
     @cached_property
     def bootstrap(self) -> measures.StateBootstrap:
@@ -418,13 +420,13 @@ def _numbers(runs: DiversityRuns) -> dict[str, dict[str, Any]]:
         }
         if name in runs.within_state:
             pairs, different = measures.draw_agreement(modes, len(names))
-            agreement, like = runs.bootstrap.mean(pairs), runs.like_agreement
-            difference = runs.bootstrap.mean(pairs - like)
+            agreement, similar = runs.bootstrap.mean(pairs), runs.similar_agreement
+            difference = runs.bootstrap.mean(pairs - similar)
             found[name] |= {
                 **flatten_estimate("within_state_variance", runs.within_state[name]),
                 **flatten_estimate("draw_agreement", agreement),
                 "draw_agreement_chance": different,
-                "like_demonstrations_agreement": float(like.mean()),
+                "similar_demonstrations_agreement": float(similar.mean()),
                 **flatten_estimate("draw_agreement_difference", difference),
             }
     return found

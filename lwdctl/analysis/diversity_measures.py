@@ -33,7 +33,7 @@ MAX_STEPS = 101
 FOLDS, TREES = 5, 200
 MAX_CLUSTERS, COMPONENTS = 8, 20
 NEIGHBORS = 10
-"""Demonstrations from like initial states that one is compared with."""
+"""Demonstrations from similar initial states that one is compared with."""
 MIN_VARIANCE = 1e-12
 """Variances of normalized states at most this are rounding errors."""
 
@@ -316,8 +316,8 @@ def draw_agreement(modes: Index, count: int) -> tuple[Values, float]:
     return same, float(different / (states * (states - 1) * draws**2))
 
 
-def like_agreement(initial: Values, modes: Index, chosen: Index) -> Values:
-    """Return how often demonstrations from like initial states have the mode of each chosen one.
+def similar_agreement(initial: Values, modes: Index, chosen: Index) -> Values:
+    """Return how often demonstrations from similar initial states have the mode of each chosen one.
 
     Args:
         initial: (demonstration, obs), normalized; at least two.

@@ -13,8 +13,8 @@ from lwdctl.analysis.diversity_measures import (
     draw_agreement,
     effective_number,
     features,
-    like_agreement,
     mode_fractions,
+    similar_agreement,
     total_variation,
 )
 from lwdctl.core.errors import ConfigError
@@ -136,13 +136,13 @@ def test_pairs_of_draws_by_hand() -> None:
     assert StateBootstrap(2, seed=0).mean(same).value == pytest.approx((1 + 3) / 6)
 
 
-def test_demonstrations_from_like_initial_states() -> None:
+def test_demonstrations_from_similar_initial_states() -> None:
     initial = np.concatenate([np.arange(6.0), 100 + np.arange(11.0), [1000]])[:, None]
     modes = np.concatenate([[0] * 6, [1] * 11, [0]])
-    found = like_agreement(initial, modes, np.array([0, 10, 17]))
+    found = similar_agreement(initial, modes, np.array([0, 10, 17]))
     # The ten nearest others of the first: the rest of its group, and five of the second.
     np.testing.assert_allclose(found, [0.5, 1, 0])
-    np.testing.assert_allclose(like_agreement(initial[:2], modes[:2], np.array([1])), [1])
+    np.testing.assert_allclose(similar_agreement(initial[:2], modes[:2], np.array([1])), [1])
 
 
 def test_the_interval_of_a_mean_over_initial_states_holds_the_truth() -> None:
