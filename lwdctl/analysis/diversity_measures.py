@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.spatial.distance import cdist
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.ensemble import RandomForestClassifier
@@ -327,7 +328,7 @@ def similar_agreement(initial: Values, modes: Index, chosen: Index) -> Values:
     Returns:
         (start,) fractions of the `NEIGHBORS` others whose initial states are nearest.
     """
-    distance = np.linalg.norm(initial[chosen][:, None] - initial, axis=2)
+    distance = cdist(initial[chosen], initial)
     distance[np.arange(len(chosen)), chosen] = np.inf
     others = np.argsort(distance, axis=1, kind="stable")[:, : min(NEIGHBORS, len(initial) - 1)]
     found: Values = (modes[others] == modes[chosen][:, None]).mean(axis=1)
