@@ -19,8 +19,9 @@ code = main(sys.argv[1:])
 sys.stdout.flush()
 print(json.dumps([code, sorted(sys.modules)]), file=sys.stderr)
 """
-# What nothing but drawings, videos, generated reports and a compiler need.
-NEVER = {"imageio_ffmpeg", "matplotlib", "pandas", "torch._dynamo", "torch._inductor", "triton"}
+# What nothing but drawings, videos, generated reports and a compiler need. torch's FLOP counter
+# imports triton where that is installed, as it is beside a CUDA build.
+NEVER = {"imageio_ffmpeg", "matplotlib", "pandas", "torch._dynamo", "torch._inductor"}
 LIGHT = {
     *NEVER,
     "diffusers",
