@@ -15,6 +15,7 @@ from lwdctl.analysis import diversity_measures as measures
 from lwdctl.analysis import plotting
 from lwdctl.analysis.analyses import AnalyzeDiversityConfig
 from lwdctl.analysis.diversity_measures import Index, Modes, StateVariance, Values
+from lwdctl.analysis.resample import Bootstrap
 from lwdctl.analysis.sections import Findings, Section
 from lwdctl.analysis.tables import Table, flatten_estimate
 from lwdctl.artifacts.snippets import SnippetStore
@@ -213,13 +214,13 @@ class DiversityRuns:
             name: states[self.complete][:, 0][:, self.steps] for name, states in self.states.items()
         }
         demonstrated = self.demonstrated[self.complete][:, self.steps]
-        return self.bootstrap.variances({DEMONSTRATIONS: demonstrated, **first}, DEMONSTRATIONS)
+        return self._bootstrap.variances({DEMONSTRATIONS: demonstrated, **first}, DEMONSTRATIONS)
 
     @cached_property
     def within_state(self) -> dict[str, Estimate]:
         """Group with several draws to the fraction of its variance between draws of one state."""
         return {
-            name: self.bootstrap.within_state_fraction(states[self.complete][:, :, self.steps])
+            name: self._bootstrap.within_state_fraction(states[self.complete][:, :, self.steps])
             for name, states in self.states.items()
             if states.shape[1] > 1
         }
@@ -231,8 +232,7 @@ class DiversityRuns:
         return measures.similar_agreement(self._initial, self.modes.demonstrated, chosen)
 
     @cached_property
-    def bootstrap(self) -> measures.StateBootstrap:
-        """Bootstraps over the initial states without a lost episode."""
+    def _bootstrap(self) -> measures.StateBootstrap:
         return measures.StateBootstrap(int(self.complete.sum()), self.config.seed)
 
 
@@ -420,8 +420,9 @@ def _numbers(runs: DiversityRuns) -> dict[str, dict[str, Any]]:
         }
         if name in runs.within_state:
             pairs, different = measures.draw_agreement(modes, len(names))
-            agreement, similar = runs.bootstrap.mean(pairs), runs.similar_agreement
-            difference = runs.bootstrap.mean(pairs - similar)
+            similar = runs.similar_agreement
+            starts = Bootstrap(len(pairs), ("diversity bootstrap", None, runs.config.seed))
+            agreement, difference = starts.estimate(pairs), starts.estimate(pairs - similar)
             found[name] |= {
                 **flatten_estimate("within_state_variance", runs.within_state[name]),
                 **flatten_estimate("draw_agreement", agreement),

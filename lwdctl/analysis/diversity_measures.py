@@ -234,11 +234,6 @@ class StateBootstrap:
             found[name] = StateVariance(curve, ratio, tuple(components.tolist()))
         return found
 
-    def mean(self, values: Values) -> Estimate:
-        """Return the mean of a value (start,) of every initial state."""
-        samples = self._weights @ values
-        return Estimate(float(values.mean()), *percentile_interval(samples), self._count)
-
     def within_state_fraction(self, draws: Values) -> Estimate:
         """Return the fraction of the variance that lies between draws from one initial state.
 
@@ -326,7 +321,8 @@ def similar_agreement(initial: Values, modes: Index, chosen: Index) -> Values:
         chosen: (start,) indices of demonstrations.
 
     Returns:
-        (start,) fractions of the `NEIGHBORS` others whose initial states are nearest.
+        (start,) fraction that has its mode, of the `NEIGHBORS` other demonstrations whose initial
+        states are nearest.
     """
     distance = cdist(initial[chosen], initial)
     distance[np.arange(len(chosen)), chosen] = np.inf

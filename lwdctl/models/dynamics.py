@@ -99,7 +99,8 @@ class Dynamics(TrainingOnly):
             `drift`: the same where the recorded actions are taken, which is the model's own error
             over a rollout. All are of normalized observations, averaged over components and
             snippets, and over the steps of a rollout, where steps without a recorded observation
-            count as 0, so that every recorded step counts alike.
+            count as 0: the last steps of a snippet weigh no more than those in its middle, and its
+            first ones less, since fewer rollouts pass them.
         """
         drawn = self._draw(vae, batch, generator)
 

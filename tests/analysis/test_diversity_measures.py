@@ -133,7 +133,7 @@ def test_pairs_of_draws_by_hand() -> None:
     same, different = draw_agreement(modes, 2)
     np.testing.assert_allclose(same, [1 / 3, 1])
     assert different == pytest.approx(3 / 9)
-    assert StateBootstrap(2, seed=0).mean(same).value == pytest.approx((1 + 3) / 6)
+    assert same.mean() == pytest.approx((1 + 3) / 6)
 
 
 def test_demonstrations_from_similar_initial_states() -> None:
@@ -143,12 +143,6 @@ def test_demonstrations_from_similar_initial_states() -> None:
     # The ten nearest others of the first: the rest of its group, and five of the second.
     np.testing.assert_allclose(found, [0.5, 1, 0])
     np.testing.assert_allclose(similar_agreement(initial[:2], modes[:2], np.array([1])), [1])
-
-
-def test_the_interval_of_a_mean_over_initial_states_holds_the_truth() -> None:
-    rng = generator("test diversity", "mean")
-    found = [StateBootstrap(30, seed).mean(1.0 * (rng.random(30) < 0.4)) for seed in range(60)]
-    assert 0.8 < np.mean([one.low <= 0.4 <= one.high for one in found]) <= 1
 
 
 def test_large_constants_have_no_variance() -> None:

@@ -76,7 +76,7 @@ def test_policies_that_run_away_stay_finite() -> None:
     assert bool(actions.grad.isfinite().all())
 
 
-def test_every_recorded_step_counts_alike() -> None:
+def test_a_step_weighs_as_many_rollouts_as_pass_it() -> None:
     """The error of one step does not weigh more where rollouts end with the recording."""
     batch, dynamics = straight(20_000), Exact().eval()
     weights = []

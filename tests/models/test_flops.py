@@ -61,6 +61,16 @@ def test_the_count_is_that_of_torch(architecture: str) -> None:
     assert count_flops(lambda: network(*inputs)) == counter.get_total_flops() > 0
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("kind", ["Conv1d", "Conv2d", "ConvTranspose1d", "ConvTranspose2d"])
+def test_the_count_of_convolutions_is_that_of_torch(kind: str, groups: int) -> None:
+    network = getattr(torch.nn, kind)(4, 6, 3, stride=2, padding=1, groups=groups)
+    inputs = torch.zeros(5, 4, *(9,) * int(kind[-2]))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(inputs)
+    assert count_flops(lambda: network(inputs)) == counter.get_total_flops() > 0
+
+
 def unet_products(length: int, channels: int, condition: int, size: str) -> int:
     """Multiply-adds of the U-Net, written out resolution by resolution; padding counts as data."""
     row = UNET_SIZES[size]

@@ -19,9 +19,8 @@ code = main(sys.argv[1:])
 sys.stdout.flush()
 print(json.dumps([code, sorted(sys.modules)]), file=sys.stderr)
 """
-# What nothing but drawings, videos, generated reports and a compiler need. torch's FLOP counter
-# imports triton where that is installed, as it is beside a CUDA build.
-NEVER = {"imageio_ffmpeg", "matplotlib", "pandas", "torch._dynamo", "torch._inductor"}
+# What nothing but drawings, videos, generated reports and a compiler need.
+NEVER = {"imageio_ffmpeg", "matplotlib", "pandas", "torch._dynamo", "torch._inductor", "triton"}
 LIGHT = {
     *NEVER,
     "diffusers",
