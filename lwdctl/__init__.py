@@ -15,10 +15,17 @@ TYPE_CHECKING = False  # `typing` takes longer to import than everything here: c
 if TYPE_CHECKING:
     from lwdctl.analysis.comparison import Comparison
     from lwdctl.api.evaluation import ResultTable, compare, evaluate
-    from lwdctl.api.inspection import inspect
-    from lwdctl.api.opening import collect, ingest, load_dataset, load_policy, run, status
+    from lwdctl.api.opening import (
+        collect,
+        ingest,
+        inspect,
+        load_dataset,
+        load_policy,
+        run,
+        status,
+        track,
+    )
     from lwdctl.api.sharing import pull, push
-    from lwdctl.api.tracking import track
     from lwdctl.api.training import (
         Baseline,
         Diffusion,
@@ -65,10 +72,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 _HOMES = {
     "lwdctl.analysis.comparison": ("Comparison",),
     "lwdctl.api.evaluation": ("ResultTable", "compare", "evaluate"),
-    "lwdctl.api.inspection": ("inspect",),
-    "lwdctl.api.opening": ("collect", "ingest", "load_dataset", "load_policy", "run", "status"),
+    "lwdctl.api.opening": (
+        "collect", "ingest", "inspect", "load_dataset", "load_policy", "run", "status", "track",
+    ),
     "lwdctl.api.sharing": ("pull", "push"),
-    "lwdctl.api.tracking": ("track",),
     "lwdctl.api.training": (
         "Baseline", "Diffusion", "Latents", "Vae", "encode", "train_baseline", "train_diffusion",
         "train_vae",

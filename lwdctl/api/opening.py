@@ -1,4 +1,4 @@
-"""Opening what a workspace holds, and filling it: data sets, policies, recipes."""
+"""Opening, filling and showing what a workspace holds: data sets, policies, recipes, runs."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from lwdctl.artifacts.manifest import MANIFEST_NAME, recording
 from lwdctl.artifacts.references import HUB_PREFIX
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.artifacts.workspace import Place, Workspace
+from lwdctl.configs import IngestConfig
 from lwdctl.core.config import from_mapping
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import Progress, TqdmProgress
@@ -22,8 +23,10 @@ from lwdctl.core.records import SourceSpec
 from lwdctl.core.trust import trusting
 from lwdctl.core.untrusted import read_json
 from lwdctl.data.dataset import Dataset
-from lwdctl.data.reader import source_settings
+from lwdctl.data.inspection import Inspections, inspect_files
+from lwdctl.data.reader import paths_of, source_settings
 from lwdctl.deploy.runtime import ExportedPolicy
+from lwdctl.envs.table import with_outside_environment
 from lwdctl.methods.lwd import TrainedLwd
 from lwdctl.methods.method import Acting, TrainedPolicy
 from lwdctl.methods.trained import LoadedPolicy, open_directory, open_trained
@@ -36,6 +39,7 @@ from lwdctl.pipeline.recipe import read_recipe
 from lwdctl.pipeline.run_stage import run_stage
 from lwdctl.pipeline.slurm import run_as_jobs
 from lwdctl.pipeline.status import StageStatus, recipe_status
+from lwdctl.tracking.replay import REPLAY_SECONDS, Sent, replay
 from lwdctl.tracking.tracking import Names, Tracking
 from lwdctl.training.loop import choose_device
 
@@ -291,4 +295,63 @@ def status(
     place = Workspace.locate(workspace)
     return recipe_status(
         RecipeRun(read_recipe(Path(recipe), sweep), place, tuple(assignments), smoke)
+    )
+
+
+def inspect(*paths: str | Path, progress: Progress | None = None, **settings: Any) -> Inspections:
+    """Say what is in files before anything is made of them, as `lwdctl inspect` does.
+
+    Args:
+        *paths: Files or directories. The first may be the name of a data format instead
+            (`"robomimic"`); without one, the format is recognized by their content.
+        progress: Where to report; None draws bars with tqdm.
+        **settings: Fields of `lwdctl.IngestConfig` that change what is read.
+
+    Returns:
+        What was found: `print` shows the text of the command, `files` holds one
+        `lwdctl.Inspection` per file, `to_mapping` gives JSON-ready values. Files that cannot be
+        ingested are no error: their `error` and `hint` say why.
+
+    Raises:
+        DataError: No path is given.
+        ConfigError: An unknown setting, or a value that it does not accept.
+    """
+    config = from_mapping(IngestConfig, source_settings(paths, settings))
+    files, progress = paths_of(config.paths), progress or TqdmProgress()
+    return inspect_files(files, config, progress, with_outside_environment)
+
+
+def track(
+    artifact: str | Path | Artifact,
+    to: Names,
+    *,
+    project: str = "",
+    timeout: float = REPLAY_SECONDS,
+    workspace: Place = None,
+    progress: Progress | None = None,
+) -> Sent:
+    """Send a finished or interrupted run to trackers, as `lwdctl track` does.
+
+    Args:
+        artifact: An artifact; or `"vae/lift_mh"`, `"lift_mh:v2"`, the directory of an artifact or
+            of an interrupted run, or the id of a run.
+        to: `"wandb"`, `"trackio"` or `"tensorboard"`, one or several.
+        project: Project that it is filed under; "" takes the workspace's name.
+        timeout: Seconds without a sign of life after which a tracker counts as hung.
+        workspace: Where to look.
+        progress: Where to report; None draws bars with tqdm.
+
+    Returns:
+        The run's id and project in the trackers.
+
+    Raises:
+        ArtifactError: There is no such run, or it is damaged or still going on.
+        ConfigError: An unknown tracker.
+        MissingExtraError: A tracker's package is not installed.
+        LwdctlError: A tracker failed; what was sent is kept.
+    """
+    reference = str(artifact.path.resolve()) if isinstance(artifact, Artifact) else str(artifact)
+    tracking = Tracking.of(to, project)
+    return replay(
+        reference, Workspace.locate(workspace), tracking, progress or TqdmProgress(), timeout
     )

@@ -39,9 +39,8 @@ from lwdctl.pipeline.expected import Comparison
 from lwdctl.pipeline.local import StageServer, parse_jobs, run_recipe
 from lwdctl.pipeline.plan import RecipeRun, run_only, run_only_part
 from lwdctl.pipeline.recipe import Recipe, read_recipe
-from lwdctl.pipeline.runner import Outcome, compare_all, preview
+from lwdctl.pipeline.runner import Outcome, compare_all, preview, sweep_rows
 from lwdctl.pipeline.slurm_job import patience
-from lwdctl.pipeline.sweep_results import sweep_rows
 
 _FROM = Annotated[
     str,

@@ -4,13 +4,20 @@ An episode starts as robomimic's `reset_to` starts it: a reset without noise, wh
 controller its goal and the arm's rest posture, then the recorded state. A plain robosuite reset
 takes the noisy posture as the rest posture, and replayed actions drift. The flattened MuJoCo
 state is therefore the whole initial state.
+
+A perturbation displaces the end effector between two steps. The hand moves along a straight line
+and turns about one axis, in pieces of at most 2.5 mm; each piece is solved for the arm's joints by
+damped least squares. What the hand holds moves with it. The displacement ends early at an obstacle
+and at the end of the arm's reach, so that no bodies interpenetrate, which MuJoCo would resolve with
+huge forces.
 """
-# robosuite offers no public way to force observations or to check for success.
+# robosuite offers no public way to force observations, to check for success, or to joint indices.
 # ruff: noqa: SLF001
 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,26 +28,23 @@ from xml.etree import ElementTree as ET
 import mujoco
 import numpy as np
 import numpy.typing as npt
+from scipy.spatial.transform import Rotation
 
 from lwdctl.core.errors import ConfigError, SimulatorError
-from lwdctl.core.records import EnvSpec, FloatArray, ObservationSpec
+from lwdctl.core.records import ActionSpec, EnvSpec, FloatArray, ObservationSpec
 from lwdctl.core.robosuite_import import import_robosuite
+from lwdctl.core.rotations import rotation_of
 from lwdctl.core.scene_files import check_scene
 from lwdctl.core.seeding import derive_seed
 from lwdctl.core.simulator_facts import (
     ROBOSUITE_DEFAULT_MAX_STEPS,
     ROBOSUITE_NETWORK_KEYS,
+    is_before_robosuite_1_5,
+    robosuite_action,
     robosuite_control_rate,
     robosuite_pose_action,
 )
 from lwdctl.envs.mujoco_simulator import MujocoSimulator
-from lwdctl.envs.robosuite_controllers import (
-    action_spec,
-    make_arguments,
-    pose_arguments,
-    pose_command,
-)
-from lwdctl.envs.robosuite_perturbation import displace_hand
 from lwdctl.envs.simulator import Metric, Observation, Step, StillAction
 from lwdctl.envs.table import check_tasks
 
@@ -320,3 +324,272 @@ def _global_draws(seed: int) -> Iterator[None]:
         yield
     finally:
         np.random.set_state(before)  # noqa: NPY002
+
+
+Array = npt.NDArray[np.float64]
+
+# 1, 2 and 4 cm go with 5, 10 and 20 degrees.
+RADIANS_PER_METER = math.radians(5.0) / 0.01
+PIECE = 0.0025
+ITERATIONS = 30
+DAMPING, LEAST_DAMPING = 0.1, 1e-8
+# Of one joint in one iteration, radians.
+LONGEST = 0.1
+TOLERANCE = 1e-6
+# Beyond the arm's reach the solution jumps: a piece is not taken where it misses its pose by more
+# than this (meters and radians), or moves a joint by more than this (radians).
+LARGEST_ERROR = 1e-3
+LARGEST_TURN = 0.5
+# In rest and in a grasp, objects interpenetrate by about a millimeter.
+DEEPEST = 0.004
+
+
+def displace_hand(env: Any, magnitude: float, rng: np.random.Generator) -> None:
+    """Displace the end effector of a robosuite environment's first robot.
+
+    Args:
+        env: The environment, at any time of an episode.
+        magnitude: Length of the translation in meters; the rotation is 5 degrees a centimeter.
+            Directions of both are uniform and independent. 0 changes and draws nothing.
+        rng: Where the directions come from.
+    """
+    if magnitude == 0:
+        return
+    translation = magnitude * _direction(rng)
+    rotation = magnitude * RADIANS_PER_METER * _direction(rng)
+    hand = _Hand(env)
+    position, turn = hand.pose()
+    pieces = math.ceil(magnitude / PIECE - 1e-9)
+    for piece in range(1, pieces + 1):
+        fraction = piece / pieces
+        target = Rotation.from_rotvec(fraction * rotation).as_matrix() @ turn
+        if not hand.move_to(position + fraction * translation, target):
+            break
+    # The controller would not read the new pose before its first step.
+    env.robots[0].part_controllers[env.robots[0].arms[0]].update(force=True)
+
+
+def _direction(rng: np.random.Generator) -> Array:
+    vector = rng.normal(size=3)
+    unit: Array = vector / np.linalg.norm(vector)
+    return unit
+
+
+class _Hand:
+    """The arm, its hand and what it holds, as MuJoCo sees them."""
+
+    def __init__(self, env: Any) -> None:
+        robot = env.robots[0]
+        arm = robot.arms[0]
+        self._model, self._data = env.sim.model._model, env.sim.data._data
+        # After a step, poses are still those before its last substep.
+        mujoco.mj_forward(self._model, self._data)
+        self._site = robot.eef_site_id[arm]
+        joints = robot._ref_arm_joint_indexes
+        self._positions = self._model.jnt_qposadr[joints]
+        self._velocities = self._model.jnt_dofadr[joints]
+        limited = self._model.jnt_limited[joints].astype(bool)
+        self._low = np.where(limited, self._model.jnt_range[joints, 0], -np.inf)
+        self._high = np.where(limited, self._model.jnt_range[joints, 1], np.inf)
+        self._held = [
+            self._model.joint(item.joints[0]).id
+            for item in env.model.mujoco_objects
+            if item.joints and env._check_grasp(gripper=robot.gripper[arm], object_geoms=item)
+        ]
+        roots = [self._model.body_rootid[self._model.site_bodyid[self._site]]]
+        roots += [self._model.body_rootid[self._model.jnt_bodyid[joint]] for joint in self._held]
+        self._moving = np.isin(self._model.body_rootid[self._model.geom_bodyid], roots)
+
+    def pose(self) -> tuple[Array, Array]:
+        """Return position (3,) and orientation (3, 3)."""
+        turn = self._data.site_xmat[self._site].reshape(3, 3)
+        return self._data.site_xpos[self._site].copy(), turn.copy()
+
+    def move_to(self, position: Array, turn: Array) -> bool:
+        """Move there; stay and return False where it cannot be reached or is occupied."""
+        before, pose, pressed = self._data.qpos.copy(), self.pose(), self._pressed()
+        self._solve(position, turn)
+        turned = np.abs(self._data.qpos - before)[self._positions].max()
+        error = np.linalg.norm(self._error(position, turn))
+        self._carry(pose)
+        mujoco.mj_forward(self._model, self._data)
+        reached = error < LARGEST_ERROR and turned < LARGEST_TURN
+        if reached and self._pressed() <= max(pressed, DEEPEST):
+            return True
+        self._data.qpos[:] = before
+        mujoco.mj_forward(self._model, self._data)
+        return False
+
+    def _error(self, position: Array, turn: Array) -> Array:
+        """Return the error to a pose: meters (3,) and a rotation vector (3,)."""
+        here, now = self.pose()
+        rest = Rotation.from_matrix(turn @ now.T).as_rotvec()
+        error: Array = np.concatenate([position - here, rest])
+        return error
+
+    def _solve(self, position: Array, turn: Array) -> None:
+        """Set the joints by damped least squares, kept within their limits."""
+        jacobian = np.zeros((6, self._model.nv))
+        for _ in range(ITERATIONS):
+            error = self._error(position, turn)
+            if np.linalg.norm(error) < TOLERANCE:
+                return
+            mujoco.mj_jacSite(self._model, self._data, jacobian[:3], jacobian[3:], self._site)
+            part = jacobian[:, self._velocities]
+            # Damped by the error (Levenberg and Marquardt): near a singularity a constant would
+            # stop short of the pose.
+            damped = part @ part.T + (DAMPING * error @ error + LEAST_DAMPING) * np.eye(6)
+            change = part.T @ np.linalg.solve(damped, error)
+            change *= min(1.0, LONGEST / np.abs(change).max())
+            joints = self._data.qpos[self._positions] + change
+            self._data.qpos[self._positions] = np.clip(joints, self._low, self._high)
+            mujoco.mj_kinematics(self._model, self._data)
+            mujoco.mj_comPos(self._model, self._data)
+
+    def _carry(self, before: tuple[Array, Array]) -> None:
+        """Move the held object as the hand has moved since it was at `before`."""
+        position, turn = self.pose()
+        moved = turn @ before[1].T
+        for joint in self._held:
+            start = self._model.jnt_qposadr[joint]
+            free = self._data.qpos[start : start + 7]
+            free[:3] = position + moved @ (free[:3] - before[0])
+            own = Rotation.from_quat(free[3:], scalar_first=True)
+            free[3:] = (Rotation.from_matrix(moved) * own).as_quat(scalar_first=True)
+
+    def _pressed(self) -> float:
+        """Return how deep the arm or the held object penetrates the rest, in meters."""
+        contacts = self._data.contact
+        crossing = self._moving[contacts.geom1] != self._moving[contacts.geom2]
+        return float(-contacts.dist[crossing].min(initial=0.0))
+
+
+# Settings of the environment class that were renamed, and those that no longer exist and never
+# affected the physics.
+RENAMED = {"mount_types": "base_types"}
+DROPPED = frozenset({"gripper_visualizations", "use_indicator_object"})
+CONTROLLER_RENAMED = {"damping": "damping_ratio", "damping_limits": "damping_ratio_limits"}
+# Low-dimensional observations, no window, and no episode limit of its own. A soft reset
+# keeps the compiled model: milliseconds instead of a second.
+FIXED = {
+    "has_renderer": False,
+    "has_offscreen_renderer": False,
+    "use_camera_obs": False,
+    "camera_depths": False,
+    "use_object_obs": True,
+    "ignore_done": True,
+    "hard_reset": False,
+}
+
+
+def make_arguments(env_args: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keyword arguments for `robosuite.make`, without the task's name.
+
+    Args:
+        env_args: As robomimic wrote them; {} gives a Panda with robosuite's own controller.
+
+    Raises:
+        ConfigError: Controller settings that cannot be understood.
+    """
+    kwargs = {
+        RENAMED.get(key, key): value
+        for key, value in env_args.get("env_kwargs", {}).items()
+        if key not in DROPPED
+    }
+    kwargs.setdefault("robots", ["Panda"])
+    if isinstance(kwargs["robots"], str):
+        kwargs["robots"] = [kwargs["robots"]]
+    if len(kwargs["robots"]) != 1:
+        raise ConfigError(f"env_args: robots are {kwargs['robots']}, and one was expected")
+    config = _one(kwargs.get("controller_configs"))
+    if config is not None:
+        kwargs["controller_configs"] = composite_controller(config)
+    if _is_old(env_args, config):
+        # robosuite 1.5 skips parts of the physics' second pass by default.
+        kwargs.setdefault("lite_physics", False)
+    return {**kwargs, **FIXED}
+
+
+def composite_controller(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return one robot's controller in the form of robosuite 1.5.
+
+    Raises:
+        ConfigError: Neither an arm's controller nor a composite one.
+    """
+    if "body_parts" in config:
+        parts = dict(config["body_parts"])
+        # robosuite's own files put the arms one level deeper than its environments accept.
+        arms = parts.pop("arms", {})
+        return {**config, "body_parts": {**parts, **arms}}
+    if "type" not in config:
+        raise ConfigError("env_args: controller_configs has neither 'body_parts' nor 'type'")
+    arm = {CONTROLLER_RENAMED.get(key, key): value for key, value in config.items()}
+    delta = arm.pop("control_delta", True)
+    arm.setdefault("input_type", "delta" if delta else "absolute")
+    # Before 1.5 motions and targets were given in the world's frame.
+    arm.setdefault("input_ref_frame", "world")
+    arm.setdefault("gripper", {"type": "GRIP"})
+    return {"type": "BASIC", "body_parts": {"right": arm}}
+
+
+def pose_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `arguments` with a controller that takes absolute poses.
+
+    A controller of motions gets its targets in the world's frame; one that took targets in the
+    data keeps its frame.
+
+    Raises:
+        ConfigError: No controller is given, or one of another kind.
+    """
+    config, arm = arguments.get("controller_configs") or {}, _arm(arguments)
+    if arm.get("type") != "OSC_POSE":
+        raise ConfigError(
+            "env_args: absolute poses need the controller OSC_POSE,"
+            f" not {arm.get('type', 'the default one')}"
+        )
+    if arm.get("input_type") != "absolute":
+        arm = {**arm, "input_type": "absolute", "input_ref_frame": "world"}
+    parts = {**config["body_parts"], "right": arm}
+    return {**arguments, "controller_configs": {**config, "body_parts": parts}}
+
+
+def pose_command(action: Array, target: Array) -> Array:
+    """Return what robosuite's controller takes for an absolute pose.
+
+    Args:
+        action: Position (3), orientation as six numbers (`core.rotations`), gripper.
+        target: Rotation matrix (3, 3) of the controller's present target, which is kept where the
+            six numbers are no rotation.
+
+    Returns:
+        Position (3), rotation vector in radians (3), gripper.
+    """
+    turn = rotation_of(action[3:9])
+    if turn is None:
+        turn = Rotation.from_matrix(target)
+    return np.concatenate([action[:3], turn.as_rotvec(), action[9:]])
+
+
+def action_spec(arguments: Mapping[str, Any], size: int) -> ActionSpec:
+    """Describe what the environment made from `arguments` accepts."""
+    return robosuite_action(_arm(arguments), size, robosuite_control_rate(arguments))
+
+
+def _arm(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    config = arguments.get("controller_configs") or {}
+    arm: Mapping[str, Any] = config.get("body_parts", {}).get("right", {})
+    return arm
+
+
+def _one(configs: Any) -> Mapping[str, Any] | None:
+    if isinstance(configs, list) and len(configs) == 1:
+        configs = configs[0]
+    if configs is not None and not isinstance(configs, Mapping):
+        raise ConfigError("env_args: controller_configs cannot be understood")
+    return configs
+
+
+def _is_old(env_args: Mapping[str, Any], config: Mapping[str, Any] | None) -> bool:
+    """Return whether robosuite before 1.5 wrote this; without a version, the controller tells."""
+    before = is_before_robosuite_1_5(str(env_args.get("env_version", "")))
+    return config is not None and "body_parts" not in config if before is None else before

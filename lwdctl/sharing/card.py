@@ -1,9 +1,12 @@
-"""The model card: a README with the Hub's metadata, from what `lwdctl report` knows."""
+"""The model card: a README with the Hub's metadata, from what `lwdctl report` knows.
+
+Texts of unknown origin stay texts: nothing in them becomes markup, a link or another line.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +22,11 @@ from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.described import read_description
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.errors import LwdctlError
-from lwdctl.core.plain_text import listed, plain_text, size_text
+from lwdctl.core.plain_text import LONGEST, listed, plain_text, size_text
 from lwdctl.core.progress import Progress
 from lwdctl.core.records import SourceSpec
 from lwdctl.methods import METHODS
 from lwdctl.sharing.hub import Address
-from lwdctl.sharing.markdown import Raw, code_line, finish, table
 from lwdctl.sharing.plan import PushPlan
 
 CARD = "README.md"
@@ -283,3 +285,37 @@ def _files(plan: PushPlan) -> CaptionedTable:
         ))  # fmt: skip
     columns = ("artifact", "here", "left out", "SHA-256 of its manifest begins")
     return CaptionedTable(columns, tuple(rows))
+
+
+_MARKUP = re.compile(r"([\\`*_{}\[\]<>#|!&~$^@]|:(?=/|[\w+-]+:))")
+_WEB = re.compile(r"(?i)(www)\.")
+_LIST = re.compile(r"^(\d*)([.)](?=\s|$)|(?<!\d)[-+=])")
+
+
+class Raw(str):
+    """Markdown that is not escaped: made here, of parts that are."""
+
+    __slots__ = ()
+
+
+def escape(text: str, longest: int = LONGEST) -> str:
+    """Return a text as one line of Markdown that shows exactly its characters."""
+    shown = _MARKUP.sub(r"\\\1", plain_text(text, longest).strip())
+    return _LIST.sub(r"\1\\\2", _WEB.sub(r"\1\\.", shown))
+
+
+def finish(value: object) -> str:
+    """Return what a template shows for a value: escaped, unless it is `Raw`."""
+    return value if isinstance(value, Raw) else escape(str(value))
+
+
+def code_line(text: str) -> Raw:
+    """Return a text as one line of a fenced block, which no text can end."""
+    return Raw(plain_text(text).replace("```", "` ` `").replace("~~~", "~ ~ ~"))
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Raw:
+    """Return a Markdown table with escaped cells."""
+    lines = [[escape(cell) for cell in line] for line in (columns, *rows)]
+    lines.insert(1, ["---"] * len(columns))
+    return Raw("\n".join(f"| {' | '.join(line)} |" for line in lines))

@@ -17,17 +17,16 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import BinaryIO, Protocol, TextIO
 
 from lwdctl.core.errors import ArtifactError, LwdctlError, first_line
 from lwdctl.core.plain_text import plain_text
 from lwdctl.core.untrusted import parse_json, typed
-from lwdctl.tracking.history import outcome_of, points
+from lwdctl.tracking.history import Outcome, Point, outcome_of, points
 from lwdctl.tracking.run import TrackedRun
-from lwdctl.tracking.tracker import Tracker
 from lwdctl.tracking.trackers import TRACKERS
 
 POLL_SECONDS = 1.0
@@ -194,3 +193,25 @@ def reason(error: BaseException) -> str:
 
 if __name__ == "__main__":
     sys.exit(main())
+
+
+class Tracker(Protocol):
+    """Shows one run. Whatever its methods raise ends the tracking, never the run."""
+
+    def begin(self, run: TrackedRun, root: Path, say: Callable[[str], None]) -> None:
+        """Begin to show a run, or go on with the one of the same id.
+
+        Args:
+            run: The run.
+            root: Folder for local files: the workspace, as a rule.
+            say: Shows a line to the user.
+        """
+
+    def log(self, point: Point) -> None:
+        """Show one row of the log; steps increase. One that is shown already changes nothing."""
+
+    def conclude(self, outcome: Outcome, step: int) -> None:
+        """Show the summary, result rows and media of a finished run behind its last step."""
+
+    def finish(self, *, finished: bool) -> None:
+        """Send what is left, and say whether the run was finished or interrupted."""

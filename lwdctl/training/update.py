@@ -1,5 +1,4 @@
 """One training step, which needs nothing from the host once its block of batches is loaded."""
-
 # ruff: noqa: SLF001 - torch has no public names for operations on lists of tensors
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields
+from inspect import unwrap
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -20,8 +20,25 @@ from lwdctl.core.seeding import derive_seed
 from lwdctl.models.cuda_graphs import capture
 from lwdctl.models.files import load_tensors, unique_tensors
 from lwdctl.training import checkpoint
-from lwdctl.training.adamw import AdamW
 from lwdctl.training.distributed import Processes
+
+_TORCH = torch.optim.AdamW
+
+
+class AdamW(_TORCH):
+    """torch's AdamW without the wrappers that its methods have for `torch.compile`.
+
+    Outside of a compiled function the wrappers change nothing, but the first call of each imports
+    `torch._dynamo`, which takes as long as `import torch`.
+    """
+
+    add_param_group = unwrap(_TORCH.add_param_group)
+    zero_grad = unwrap(_TORCH.zero_grad)
+    state_dict = unwrap(_TORCH.state_dict)
+    load_state_dict = unwrap(_TORCH.load_state_dict)
+    # The wrapper of this one turns gradients off, too.
+    step = torch.no_grad()(unwrap(_TORCH.step))
+
 
 FINAL_FACTOR = 0.01
 """Fraction of the peak learning rate that is left at the end of the cosine."""

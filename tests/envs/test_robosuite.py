@@ -319,7 +319,7 @@ def robomimic_judge():
 
 @pytest.mark.parametrize("task", TASKS)
 def test_robomimics_own_environment_agrees(task, capsys):
-    from lwdctl.envs.robosuite_controllers import make_arguments
+    from lwdctl.envs.robosuite import make_arguments
 
     judge_class = robomimic_judge()
     simulator = make(task, ENV_ARGS_14)

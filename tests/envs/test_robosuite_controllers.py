@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lwdctl.core.errors import ConfigError
-from lwdctl.envs.robosuite_controllers import (
+from lwdctl.envs.robosuite import (
     FIXED,
     action_spec,
     composite_controller,

@@ -7,7 +7,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from lwdctl.core.seeding import generator
-from lwdctl.envs.robosuite_operators import OPERATORS, TASKS, ScriptedOperator
+from lwdctl.envs.robosuite_expert import OPERATORS, TASKS, ScriptedOperator
 
 LEVELS = ("better", "okay", "worse")
 # The can's bin: a quarter of robosuite's second bin.

@@ -14,8 +14,7 @@ except MissingExtraError as error:
 
 from scipy.spatial.transform import Rotation
 
-from lwdctl.envs.robosuite import RobosuiteSimulator
-from lwdctl.envs.robosuite_perturbation import _Hand
+from lwdctl.envs.robosuite import RobosuiteSimulator, _Hand
 
 pytestmark = pytest.mark.sim
 

@@ -14,8 +14,8 @@ from lwdctl.core.errors import ConfigError, MissingExtraError
 from lwdctl.core.records import EnvSpec, SourceSpec
 from lwdctl.envs.table import ENVIRONMENTS, task_names
 from lwdctl.evaluation.rollout import rollout
+from lwdctl.methods.untrained import StillPolicy, still_action
 from lwdctl.policies.policy import EpisodePlan
-from lwdctl.policies.still import StillPolicy, still_action
 
 sys.path.insert(0, str(Path(__file__).parent))
 import episode_probe as probe

@@ -5,7 +5,7 @@ from lwdctl.core.errors import ConfigError, MissingExtraError
 from lwdctl.core.records import ActionSpec, EnvSpec, SourceSpec
 from lwdctl.core.simulator_facts import HAMMER
 from lwdctl.envs.table import ENVIRONMENTS, make_simulator
-from lwdctl.policies.still import StillPolicy, still_action
+from lwdctl.methods.untrained import StillPolicy, still_action
 
 LIMITS = (-1.0, -1.0), (1.0, 1.0)
 ACTIVE = np.ones(2, dtype=np.bool_)

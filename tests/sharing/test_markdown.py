@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lwdctl.core.plain_text import plain_text
-from lwdctl.sharing.markdown import Raw, code_line, escape, finish, table
+from lwdctl.sharing.card import Raw, code_line, escape, finish, table
 
 EVIL = [
     "<script>alert(1)</script>", "[a](javascript:alert(1))", "![x](http://evil/x.png)", "**bold**",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lwdctl.training.adamw import AdamW
+from lwdctl.training.update import AdamW
 
 
 def train(optimizer: type[torch.optim.AdamW]) -> tuple[list[Tensor], torch.optim.AdamW]:

@@ -30,9 +30,8 @@ from lwdctl.pipeline.local import run_recipe
 from lwdctl.pipeline.run_stage import run_stage
 from lwdctl.training import loop as loop_module
 from lwdctl.training import peers as peers_module
-from lwdctl.training.distributed import Processes, own_device
+from lwdctl.training.distributed import OwnRows, Processes, own_device
 from lwdctl.training.loop import delayed_signals
-from lwdctl.training.own_rows import OwnRows
 from lwdctl.training.peers import LostProcessError, Peers
 from lwdctl.training.update import Update
 

@@ -20,11 +20,16 @@ from lwdctl.core.plain_text import listed
 from lwdctl.core.records import LIMIT_MARGIN, ActionSpec, Episode, Finding, Severity, SourceSpec
 from lwdctl.core.simulator_facts import REFERENCE_RETURNS
 from lwdctl.data.checks import finite_rows
-from lwdctl.data.quality.action_limits import LONGEST, OutsideLimits, parse_limits
-from lwdctl.data.quality.action_test import FEWEST_TESTED, ActionTest, what_actions_follow
-from lwdctl.data.quality.episode_statistics import DataStatistics, component_names
+from lwdctl.data.quality.action_test import (
+    FEWEST_TESTED,
+    LONGEST,
+    ActionTest,
+    OutsideLimits,
+    parse_limits,
+    what_actions_follow,
+)
+from lwdctl.data.quality.episode_statistics import DataStatistics, JumpSearch, component_names
 from lwdctl.data.quality.ingest_report import worst_first
-from lwdctl.data.quality.jumps import JumpSearch
 from lwdctl.data.quality.step_sample import StepSample
 from lwdctl.data.reader import MergedReader
 

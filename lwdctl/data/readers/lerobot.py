@@ -47,7 +47,7 @@ from lwdctl.data.readers.lerobot_rows import (
 )
 
 if TYPE_CHECKING:
-    from lwdctl.data.readers.lerobot_features import Columns
+    from lwdctl.data.readers.lerobot_files import Columns
 
 WHAT = "a LeRobot dataset"
 VALIDATION_SPLITS = ("validation", "val", "valid")
@@ -127,7 +127,7 @@ class LeRobotDataset:
             self._scan()
 
     def _scan(self) -> None:
-        from lwdctl.data.readers.lerobot_features import Columns
+        from lwdctl.data.readers.lerobot_files import Columns
 
         config = self._config
         columns = Columns(self.path, self._files.types, self._info, config)

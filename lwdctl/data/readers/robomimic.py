@@ -50,26 +50,24 @@ from lwdctl.data.readers.robomimic_env import (
     read_env_args,
 )
 from lwdctl.data.readers.robomimic_keys import (
+    INSTRUCTIONS,
     OBS,
     ODD,
     ROWS,
     Layout,
     choose_action_key,
     choose_keys,
+    find_text,
     findings_of,
+    flag_of,
     is_action,
     is_vector,
     layout_of,
     name_of,
-)
-from lwdctl.data.readers.robomimic_masks import SHOWN, Masks
-from lwdctl.data.readers.robomimic_texts import (
-    INSTRUCTIONS,
-    find_text,
-    flag_of,
     required_texts,
     whole_number_of,
 )
+from lwdctl.data.readers.robomimic_masks import SHOWN, Masks
 from lwdctl.data.readers.robosuite_object import (
     BODY_KEY,
     CONVENTION,

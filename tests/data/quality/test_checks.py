@@ -12,7 +12,7 @@ from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.records import ActionSpec, EnvSpec, Episode, Finding, ObservationSpec, SourceSpec
 from lwdctl.data.quality.checks import DataChecks, with_checks, without_zero_tail
-from lwdctl.data.quality.jumps import CANDIDATES, FEWEST, TIMES, JumpSearch
+from lwdctl.data.quality.episode_statistics import CANDIDATES, FEWEST, TIMES, JumpSearch
 
 GRIPPER = 3
 TARGETS = ActionSpec(4, "absolute", "meters", (), (), 20.0, gripper=(GRIPPER,), limits="")
@@ -283,7 +283,7 @@ def test_more_jumps_than_are_kept_are_counted_as_at_least_so_many(monkeypatch):
     glued = [joined(*episodes[i : i + 2]) for i in range(0, 80, 2)]
     (whole,) = of_check(checked(glued, spec_of(limit=200)), "jumps")
     assert "at least" not in whole.message
-    monkeypatch.setattr("lwdctl.data.quality.jumps.CANDIDATES", 16)
+    monkeypatch.setattr("lwdctl.data.quality.episode_statistics.CANDIDATES", 16)
     (cut,) = of_check(checked(glued, spec_of(limit=200)), "jumps")
     assert cut.message.startswith("in at least ")
 
