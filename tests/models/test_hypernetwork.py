@@ -13,9 +13,10 @@ from lwdctl.models.generated import DECODER_SIZES, PolicyDecoder, PolicyShape
 
 def test_batched_decoding_equals_per_sample_path() -> None:
     shape = PolicyShape(5, (16, 16), 3)
-    decoder = PolicyDecoder(shape, 8, (10, 10))
-    latents = torch.randn(4, 8)
-    inputs = torch.randn(4, 7, 5)
+    # In double precision: in single, sums in another order differ by up to 4e-6.
+    decoder = PolicyDecoder(shape, 8, (10, 10)).double()
+    latents = torch.randn(4, 8, dtype=torch.double)
+    inputs = torch.randn(4, 7, 5, dtype=torch.double)
     together = generated.run(generated.unpack(decoder(latents), shape), inputs)
     for row in range(4):
         # hypnettorch's default answer for one sample: a list of weight tensors.
@@ -25,7 +26,7 @@ def test_batched_decoding_equals_per_sample_path() -> None:
             hidden = torch.nn.functional.linear(hidden, pieces[number], pieces[number + 1])
             if number + 2 < len(pieces):
                 hidden = torch.relu(hidden)
-        torch.testing.assert_close(together[row], hidden, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(together[row], hidden, rtol=1e-9, atol=1e-11)
 
 
 def test_paper_sizes_for_the_metaworld_policy() -> None:
