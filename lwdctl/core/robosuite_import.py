@@ -11,6 +11,16 @@ from types import ModuleType
 BACKEND = "MUJOCO_GL"
 LOGGER = "robosuite_logs"
 
+LOW_DIMENSIONAL = {
+    "has_renderer": False,
+    "has_offscreen_renderer": False,
+    "use_camera_obs": False,
+    "camera_depths": False,
+    "use_object_obs": True,
+    "ignore_done": True,
+}
+"""Arguments of `robosuite.make`: no images, no window, and no episode limit of its own."""
+
 
 def _is_error(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.ERROR

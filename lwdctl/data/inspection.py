@@ -22,9 +22,8 @@ from lwdctl.core.plain_text import plain_text
 from lwdctl.core.progress import Progress, SilentProgress
 from lwdctl.core.records import Episode, Finding, SourceSpec
 from lwdctl.data.checks import NonFiniteError
-from lwdctl.data.files.contents import Contents, look_into_members
+from lwdctl.data.files.contents import Contents, file_type, look_into_members
 from lwdctl.data.files.contents_summary import FINAL, ArrayFamily, array_families, recorded_values
-from lwdctl.data.files.file_types import file_type
 from lwdctl.data.formats import READERS
 from lwdctl.data.inspection_text import describe
 from lwdctl.data.quality.checks import DataChecks, check_conversion, read_finite, with_checks

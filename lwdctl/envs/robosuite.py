@@ -10,6 +10,10 @@ and turns about one axis, in pieces of at most 2.5 mm; each piece is solved for 
 damped least squares. What the hand holds moves with it. The displacement ends early at an obstacle
 and at the end of the arm's reach, so that no bodies interpenetrate, which MuJoCo would resolve with
 huge forces.
+
+robomimic's `env_args` were written for robosuite 1.2 to 1.5 and become arguments of 1.5. Up to 1.4
+an arm's controller stands at the top level and has `control_delta`; from 1.5 on it is part of a
+composite controller and has `input_type`.
 """
 # robosuite offers no public way to force observations, to check for success, or to joint indices.
 # ruff: noqa: SLF001
@@ -32,7 +36,7 @@ from scipy.spatial.transform import Rotation
 
 from lwdctl.core.errors import ConfigError, SimulatorError
 from lwdctl.core.records import ActionSpec, EnvSpec, FloatArray, ObservationSpec
-from lwdctl.core.robosuite_import import import_robosuite
+from lwdctl.core.robosuite_import import LOW_DIMENSIONAL, import_robosuite
 from lwdctl.core.rotations import rotation_of
 from lwdctl.core.scene_files import check_scene
 from lwdctl.core.seeding import derive_seed
@@ -469,17 +473,8 @@ class _Hand:
 RENAMED = {"mount_types": "base_types"}
 DROPPED = frozenset({"gripper_visualizations", "use_indicator_object"})
 CONTROLLER_RENAMED = {"damping": "damping_ratio", "damping_limits": "damping_ratio_limits"}
-# Low-dimensional observations, no window, and no episode limit of its own. A soft reset
-# keeps the compiled model: milliseconds instead of a second.
-FIXED = {
-    "has_renderer": False,
-    "has_offscreen_renderer": False,
-    "use_camera_obs": False,
-    "camera_depths": False,
-    "use_object_obs": True,
-    "ignore_done": True,
-    "hard_reset": False,
-}
+# A soft reset keeps the compiled model: milliseconds instead of a second.
+FIXED = {**LOW_DIMENSIONAL, "hard_reset": False}
 
 
 def make_arguments(env_args: Mapping[str, Any]) -> dict[str, Any]:

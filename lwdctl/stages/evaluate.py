@@ -1,11 +1,7 @@
-"""`eval`: run policies closed loop on fresh initial states and score them with intervals.
-
-Processes that measure parts of it at the same time leave their records in a hidden directory.
-"""
+"""`eval`: run policies closed loop on fresh initial states and score them with intervals."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -18,13 +14,12 @@ import torch
 
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.described import open_or_describe
-from lwdctl.artifacts.files import matching, sealed, unsealed, write_durably
+from lwdctl.artifacts.files import sealed, unsealed, write_durably
 from lwdctl.artifacts.locks import claimed
-from lwdctl.artifacts.manifest import plain, software
-from lwdctl.artifacts.run_in_progress import CHECKPOINTS, PARTS, RunInProgress, unfinished_runs
+from lwdctl.artifacts.manifest import software
+from lwdctl.artifacts.run_in_progress import CHECKPOINTS, RunInProgress
 from lwdctl.artifacts.snippets import SnippetStore
-from lwdctl.artifacts.stored_files import read_stored, stored_file, stored_files
-from lwdctl.artifacts.workspace import Workspace
+from lwdctl.artifacts.stored_files import read_stored
 from lwdctl.configs import EvalConfig
 from lwdctl.core.config import to_mapping
 from lwdctl.core.errors import ArtifactError, ConfigError, SimulatorError
@@ -45,11 +40,17 @@ from lwdctl.methods.trained import open_policy
 from lwdctl.policies.policy import BatchPolicy, EpisodePlan
 from lwdctl.policies.random import RandomPolicy
 from lwdctl.stages.eval_models import LWD, PlannedCondition, models_used, plan_conditions
+from lwdctl.stages.eval_parts import (
+    VIDEOS_FOLDER,
+    claim,
+    parts_folder,
+    run_that_measures,
+    take_parts,
+)
 from lwdctl.stages.stage import REST, Part, StageContext
 from lwdctl.training.loop import choose_device
 
 EPISODES_FOLDER = "episodes"
-VIDEOS_FOLDER = "videos"
 
 
 def run(config: EvalConfig, inputs: Mapping[str, Artifact], context: StageContext) -> Artifact:
@@ -539,62 +540,3 @@ def _milliseconds(timed: Mapping[str, Any]) -> str:
     parts = [] if step is None else [f"{step:.3g} ms per step (99 %: {worst:.3g} ms)"]
     parts += [] if replan is None else [f"{replan:.3g} ms per re-plan"]
     return ", ".join(parts)
-
-
-def parts_folder(
-    workspace: Workspace, name: str, config: EvalConfig, models: Sequence[Artifact]
-) -> Path:
-    """Return the directory for the records of an evaluation's parts.
-
-    Args:
-        workspace: Where the evaluation goes.
-        name: Its name.
-        config: Its settings.
-        models: The artifacts that it derives from.
-    """
-    content = [plain(to_mapping(config)), [model.digest for model in models]]
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    return workspace.root / "evaluation" / name / f"{PARTS}{digest[:16]}"
-
-
-def run_that_measures(
-    workspace: Workspace, name: str, config: EvalConfig, models: Sequence[Artifact]
-) -> Path | None:
-    """Return the directory of the run of an evaluation that a process works on now, if any.
-
-    The arguments are those of `parts_folder`.
-    """
-    settings, digests = plain(to_mapping(config)), [model.digest for model in models]
-    for record in reversed(unfinished_runs(workspace.root, "evaluation", name)):
-        same = record.config == settings and record.input_digests == digests
-        if same and record.active:
-            return record.path
-    return None
-
-
-def claim(records: Path, condition: str) -> Path:
-    """Return the file by which a process claims a condition; it is no checkpoint."""
-    return records / f".{condition}.claim"
-
-
-def take_parts(folder: Path, output: RunInProgress) -> None:
-    """Copy the records, journals and videos of an evaluation's parts into its run.
-
-    What the run holds already, since it was interrupted, stays.
-
-    Raises:
-        ArtifactError: A link or a pipe lies there.
-    """
-    for path in matching(folder, "*"):
-        if path.suffix in (".json", ".journal"):
-            _copy(folder, path.name, output.checkpoints / path.name)
-    for path in stored_files(folder / VIDEOS_FOLDER) if (folder / VIDEOS_FOLDER).is_dir() else ():
-        relative = path.relative_to(folder)
-        _copy(folder, relative.as_posix(), output.path / relative)
-
-
-def _copy(folder: Path, name: str, target: Path) -> None:
-    source = stored_file(folder, name)
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)

@@ -23,7 +23,7 @@ from lwdctl.core.progress import SilentProgress
 from lwdctl.pipeline.run_stage import resolve_inputs
 from lwdctl.stages import STAGES, evaluate
 from lwdctl.stages.eval_models import count_conditions, plan_conditions
-from lwdctl.stages.evaluate import claim
+from lwdctl.stages.eval_parts import claim
 from lwdctl.stages.stage import REST, Part, StageContext
 
 pytestmark = pytest.mark.sim

@@ -20,21 +20,13 @@ import numpy.typing as npt
 
 from lwdctl.core.errors import DataError, first_line
 from lwdctl.core.records import FloatArray
-from lwdctl.core.robosuite_import import import_robosuite
+from lwdctl.core.robosuite_import import LOW_DIMENSIONAL, import_robosuite
 from lwdctl.core.scene_files import check_scene
 from lwdctl.data.checks import finite_rows
 
 # From robosuite 1.5 on the names of a gripper's parts carry the arm's.
 MARK_OF_15 = "gripper0_right_"
-# No rendering, and a controller that is never asked for an action.
-FIXED = {
-    "has_renderer": False,
-    "has_offscreen_renderer": False,
-    "use_camera_obs": False,
-    "camera_depths": False,
-    "use_object_obs": True,
-    "ignore_done": True,
-}
+# The controller is never asked for an action.
 NEVER = ("controller_configs", "env_name")
 
 
@@ -91,9 +83,9 @@ class StateReplay:
                 **{
                     key: value
                     for key, value in kwargs.items()
-                    if key in known and key not in (*FIXED, *NEVER)
+                    if key in known and key not in (*LOW_DIMENSIONAL, *NEVER)
                 },
-                **FIXED,
+                **LOW_DIMENSIONAL,
             )
         except Exception as error:  # noqa: BLE001 - robosuite raises bare exceptions
             raise DataError(

@@ -11,9 +11,8 @@ import pytest
 import zarr
 
 from lwdctl.core.errors import DataError
-from lwdctl.data.files.contents import ArrayEntry, look_into, look_into_members
+from lwdctl.data.files.contents import ArrayEntry, file_type, look_into, look_into_members
 from lwdctl.data.files.contents_summary import array_families, recorded_values
-from lwdctl.data.files.file_types import file_type
 
 
 @pytest.mark.parametrize(
