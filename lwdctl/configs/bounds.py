@@ -31,6 +31,7 @@ class StageSettings(Settings):
         "horizon": _STEPS,
         "stride": _STEPS,
         "loss_steps": _STEPS,
+        "focus_steps": _STEPS,
         "video_every": _STEPS,
         "history": Bound(10_000, "every environment keeps that many observations"),
         "batch_size": Bound(1_000_000, "the actions of that many snippets take more than 1 GB"),

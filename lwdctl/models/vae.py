@@ -130,6 +130,33 @@ def sample_posterior(mean: Tensor, log_variance: Tensor, generator: torch.Genera
     return mean + torch.exp(0.5 * log_variance) * normal_like(mean, generator)
 
 
+@dataclass(frozen=True)
+class Focus:
+    """Steps of demonstrations that count more than others in the reconstruction.
+
+    Attributes:
+        where: The `"first"` steps of a demonstration, or its `"last"` ones. The last ones are known
+            in snippets that reach past its end alone.
+        steps: How many.
+        weight: How much more than the others.
+    """
+
+    where: Literal["first", "last"]
+    steps: int
+    weight: float
+
+    def weights(self, batch: Snippets) -> Tensor:
+        """Return the weight (batch, time) of every step: 1, or that of the focus."""
+        length = batch.mask.shape[1]
+        place = torch.arange(length, device=batch.mask.device).expand_as(batch.mask)
+        if self.where == "first":
+            near = place + batch.start.unsqueeze(1) < self.steps
+        else:
+            real = place.masked_fill(batch.mask == 0, -1).amax(1, keepdim=True)
+            near = (place > real - self.steps) & (place <= real) & (real < length - 1)
+        return 1.0 + (self.weight - 1.0) * near
+
+
 def counted_steps(mask: Tensor, padding: str) -> Tensor:
     """Return which steps (batch, time) a loss counts: the real ones, or all if `"counted"`."""
     return torch.ones_like(mask) if padding == "counted" else mask
@@ -143,14 +170,15 @@ def vae_terms(
     Args:
         predicted: Normalized actions of the decoded policy or chunk (batch, time, action).
         target: Normalized actions of the demonstration (batch, time, action).
-        mask: (batch, time), 1 for real steps.
+        mask: (batch, time), 1 for real steps, or their weights.
         mean: Posterior mean (batch, latent).
         log_variance: Logarithm of the posterior variance (batch, latent).
 
     Returns:
         `reconstruction`: the squared error, summed over action components, averaged over valid
-        steps and over the batch. `kl`: sigma^2 + mu^2 - 1 - log sigma^2 (twice the divergence, as
-        the paper writes it), summed over latent components and averaged over the batch.
+        steps (by their weights) and over the batch. `kl`: sigma^2 + mu^2 - 1 - log sigma^2 (twice
+        the divergence, as the paper writes it), summed over latent components and averaged over
+        the batch.
     """
     squared = (predicted - target).square().sum(-1) * mask
     error = squared.sum(1) / mask.sum(1).clamp(min=1.0)
@@ -241,6 +269,7 @@ class PolicyVae(nn.Module):
         loss_steps: int | None = None,
         observation_noise: float = 0.0,
         padding: str = "masked",
+        focus: Focus | None = None,
     ) -> dict[str, Tensor]:
         """Return the terms of the loss, unweighted: see `vae_terms`, and `Dynamics.terms`.
 
@@ -254,6 +283,8 @@ class PolicyVae(nn.Module):
                 `noisy_observations`.
             padding: `"masked"` leaves padded steps out of the reconstruction; `"counted"` does not:
                 in them the robot stays where it is. The encoder does not see them either way.
+            focus: Steps that count more than others: they are drawn the more often, or weigh the
+                more where all steps are taken.
         """
         del task, label
         mean, log_variance = self.encode(batch)
@@ -261,13 +292,16 @@ class PolicyVae(nn.Module):
         layers = generated.unpack(self.decoder(latent), self.spec.policy_shape)
         observations, actions = batch.observations, batch.actions
         mask = counted_steps(batch.mask, padding)
+        weights = None if focus is None else focus.weights(batch)
         length = mask.shape[1]
         elapsed = torch.arange(length, device=mask.device) / self.spec.snippet_length
         elapsed = elapsed.expand_as(mask)
         if loss_steps is not None and loss_steps < length:
-            drawn = _draw_steps(mask, loss_steps, generator)
+            drawn = _draw_steps(mask, loss_steps, generator, weights)
             observations, actions = _take(observations, drawn), _take(actions, drawn)
             elapsed, mask = elapsed.gather(1, drawn), mask.gather(1, drawn)
+        elif weights is not None:
+            mask = mask * weights
         if observation_noise > 0:
             observations = noisy_observations(
                 observations, self.observation.scale, self.spec, observation_noise, generator
@@ -280,9 +314,16 @@ class PolicyVae(nn.Module):
         return terms
 
 
-def _draw_steps(mask: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Draw `count` steps (batch, count) per snippet without repeats, real ones first."""
+def _draw_steps(
+    mask: Tensor, count: int, generator: torch.Generator, weights: Tensor | None = None
+) -> Tensor:
+    """Draw `count` steps (batch, count) per snippet without repeats, real ones first.
+
+    Weights (batch, time) say how likely a step is to be the next one drawn, relative to the others.
+    """
     scores = torch.rand(mask.shape, generator=generator, device=mask.device)
+    if weights is not None:  # u^(1 / w) ranks as drawing one after the other does
+        scores = scores ** (1.0 / weights)
     return torch.topk(scores + mask, count, dim=1, sorted=False).indices
 
 

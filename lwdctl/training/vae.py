@@ -21,7 +21,7 @@ from lwdctl.models.flops import matmul_flops
 from lwdctl.models.generated import DECODER_SIZES
 from lwdctl.models.normalizer import SMALLEST_STD
 from lwdctl.models.skeleton import check_batch_memory
-from lwdctl.models.vae import REDUCTION, PolicyVae, VaeSpec
+from lwdctl.models.vae import REDUCTION, Focus, PolicyVae, VaeSpec
 from lwdctl.training.loop import Trained, TrainingLoop, choose_device, with_initial_weights
 from lwdctl.training.objectives import SnippetObjective, training_batches
 from lwdctl.training.update import LoopSettings
@@ -83,6 +83,9 @@ def train_vae(
             "loss_steps": config.loss_steps,
             "observation_noise": config.observation_noise,
             "padding": config.padding,
+            "focus": None
+            if config.focus == "none"
+            else Focus(config.focus, config.focus_steps, config.focus_weight),
         },
         validation=(max(1, min(8, count)), VALIDATION_BATCH),
     )

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import h5py
 import numpy as np
@@ -22,7 +23,7 @@ EXAMPLES = ROOT / "examples"
 # reach.py is what the others import, and two_ways.py what its recipe does.
 RUN_HERE = {
     "train_on_your_hdf5", "evaluate_your_environment", "add_a_policy", "control_loop",
-    "compare_with_robomimic", "two_ways_paths",
+    "compare_with_robomimic", "two_ways_paths", "where_policies_fall",
 }  # fmt: skip
 
 
@@ -114,6 +115,36 @@ def test_every_example_is_short_and_says_how_to_run_it(path: Path) -> None:
     assert len(text.splitlines()) <= 60
     told = ast.get_docstring(ast.parse(text)) or ""
     assert f"python examples/{path.name}" in told or "lwdctl ingest" in told
+
+
+def test_where_policies_fall(tmp_path: Path) -> None:
+    rng, rows = np.random.default_rng(0), 8
+    with h5py.File(tmp_path / "halfcheetah_expert.hdf5", "w") as file:
+        for name, size in (("actions", 6), ("infos/qpos", 9), ("infos/qvel", 9)):
+            file[name] = rng.uniform(-0.1, 0.1, (rows, size)).astype(np.float32)
+        file["observations"] = rng.uniform(-0.1, 0.1, (rows, 17)).astype(np.float32)
+        file["rewards"] = np.full(rows, 10.0, np.float32)  # no untrained policy earns half of it
+        file["terminals"] = np.zeros(rows, bool)
+        file["timeouts"] = np.arange(rows) % 4 == 3
+    runs = {"LWDCTL_WORKSPACE": str(tmp_path / "runs")}
+    run("-m", "lwdctl", "ingest", "d4rl", tmp_path / "halfcheetah_expert.hdf5", "-q", **runs)
+    run("-m", "lwdctl", "train-baseline", "mlp", "--updates", 2, "--name", "mlp", "-q", **runs)
+    words = "HalfCheetah-v4", tmp_path / "halfcheetah_expert.hdf5", "baseline/mlp", "expert", 0, 2
+    lines = run(EXAMPLES / "where_policies_fall.py", *words, **runs).splitlines()
+    assert lines == [f"from step {at}: 2 episodes, 2 fell: {{0: 0, 1: 0}}" for at in (0, 2)]
+
+
+def test_what_counts_as_a_fall() -> None:
+    text = (EXAMPLES / "where_policies_fall.py").read_text()
+    known: dict[str, Any] = {}
+    exec(text.partition("\nname, path")[0], known)
+    fell_after = known["fell_after"]
+    good = np.full(900, 10.0)
+    assert fell_after(good, 10.0) is None
+    assert fell_after(good[:500], 10.0) == 500  # the simulator ended it
+    late = np.where(np.arange(900) < 600, 10.0, 0.0)
+    assert fell_after(late, 10.0) == 650
+    assert fell_after(np.where(np.arange(900) < 30, 0.0, 10.0), 10.0) is None  # a slow start
 
 
 @pytest.fixture

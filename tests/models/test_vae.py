@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lwdctl.models import generated
-from lwdctl.models.vae import PolicyVae, VaeSpec
+from lwdctl.models.vae import Focus, PolicyVae, VaeSpec, _draw_steps
 
 NONE = torch.zeros(0, dtype=torch.long)
 SPEC = VaeSpec(
@@ -30,6 +30,7 @@ class Snippets:
     observations: torch.Tensor
     actions: torch.Tensor
     mask: torch.Tensor
+    start: torch.Tensor = NONE
 
 
 def batch_of(count: int, seed: int = 0) -> Snippets:
@@ -41,6 +42,7 @@ def batch_of(count: int, seed: int = 0) -> Snippets:
         torch.randn(count, 8, 5, generator=generator),
         torch.randn(count, 8, 2, generator=generator),
         mask,
+        torch.zeros(count, dtype=torch.long),
     )
 
 
@@ -98,6 +100,42 @@ def test_drawn_loss_steps_avoid_padding() -> None:
             for item in (batch, shifted)
         ]
         assert torch.equal(losses[0], losses[1])
+
+
+def test_focus_is_on_the_first_and_last_steps_of_demonstrations() -> None:
+    batch = replace(batch_of(4), start=torch.tensor([0, 0, 1, 5]))
+    first = Focus("first", 3, 4.0).weights(batch)
+    expected = torch.ones(4, 8)
+    expected[:2, :3] = 4.0
+    expected[2, :2] = 4.0
+    assert torch.equal(first, expected)
+    last = Focus("last", 2, 4.0).weights(batch)  # rows 1 and 3 end after their fifth step
+    expected = torch.ones(4, 8)
+    expected[1::2, 3:5] = 4.0
+    assert torch.equal(last, expected)
+
+
+def test_focus_weighs_steps_where_all_are_taken() -> None:
+    model = PolicyVae(SPEC)
+    torch.nn.init.zeros_(model.decoder.network.layer_weight_tensors[-1])
+    torch.nn.init.zeros_(model.decoder.network.layer_bias_vectors[-1])
+    batch = batch_of(4)
+    focus = Focus("first", 2, 5.0)
+    found = model.terms(batch, NONE, NONE, torch.Generator().manual_seed(0), focus=focus)
+    weights = batch.mask * torch.tensor([5.0, 5.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0])
+    squared = batch.actions.square().sum(-1)
+    expected = ((squared * weights).sum(1) / weights.sum(1)).mean()
+    torch.testing.assert_close(found["reconstruction"], expected)
+
+
+def test_focused_steps_are_drawn_as_often_as_their_weight_says() -> None:
+    mask, weights = torch.ones(20000, 4), torch.tensor([6.0, 1.0, 2.0, 1.0]).repeat(20000, 1)
+    mask[:, 3] = 0.0
+    drawn = _draw_steps(mask, 1, torch.Generator().manual_seed(0), weights)
+    share = torch.bincount(drawn.flatten(), minlength=4) / 20000
+    torch.testing.assert_close(share, torch.tensor([6.0, 1.0, 2.0, 0.0]) / 9, atol=0.015, rtol=0)
+    two = _draw_steps(mask, 2, torch.Generator().manual_seed(0), weights)
+    assert (two[:, 0] != two[:, 1]).all()
 
 
 def test_reduction_is_what_the_docstring_says() -> None:

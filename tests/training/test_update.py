@@ -106,9 +106,13 @@ def on_meta(objective: Any) -> Any:
     return replace(objective, batches=batches, _ahead=Ahead())
 
 
-@pytest.mark.parametrize("ahead", [0, 3])
-def test_the_vae(data: SnippetStore, before_training: None, tmp_path: Path, ahead: int) -> None:
-    config = replace(VAE, dynamics_steps=ahead)
+@pytest.mark.parametrize(
+    "change", [{}, {"dynamics_steps": 3}, {"focus": "first"}, {"focus": "last"}]
+)
+def test_the_vae(
+    data: SnippetStore, before_training: None, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    config = replace(VAE, **change)
     with pytest.raises(Began) as began:
         train_vae(data, config, directory=tmp_path, progress=SilentProgress())
     need_nothing_from_the_host(began.value.loop)
