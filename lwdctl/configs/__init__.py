@@ -26,7 +26,7 @@ Split = Literal["all", "train", "validation"]
 Cache = Literal["auto", "device", "ram", "none"]
 ActionTarget = Literal["auto", "absolute", "relative"]
 DenoiserSize = Literal["xs", "s", "m", "l", "xl"]
-Prediction = Literal["sample", "v_prediction", "epsilon"]
+Prediction = Literal["sample", "v_prediction", "epsilon", "flow"]
 Sampler = Literal["ddpm", "ddim", "dpm-solver"]
 LatentName = Literal["sampled", "oracle", "random", "shuffled", "mean"]
 Horizon = int | Literal["episode"]
@@ -188,7 +188,12 @@ class DiffusionConfig(TrainingConfig):
     dropout: float = option(
         0.0, "Dropout inside the blocks of the MLP or transformer", minimum=0, maximum=0.9
     )
-    prediction: Prediction = option("sample", "What the network predicts")
+    prediction: Prediction = option(
+        "sample",
+        "What the network predicts: the clean latent (sample), its noise (epsilon), a mixture of"
+        " both (v_prediction), or the velocity of the straight path between them (flow: flow"
+        " matching in the place of diffusion)",
+    )
     num_train_timesteps: int = option(100, "Timesteps of the forward (noising) process", minimum=2)
     state_noise: float = option(
         0.0, "Standard deviation of noise on the normalized state condition", minimum=0
@@ -273,7 +278,9 @@ class BaselineConfig(StageSettings):
         maximum=0.9,
     )
     prediction: Prediction | None = option(
-        None, "What the denoiser predicts (default: dp epsilon, ldp sample)"
+        None,
+        "What the denoiser predicts: sample, epsilon, v_prediction, or flow (flow matching)"
+        " (default: dp epsilon, ldp sample)",
     )
     num_train_timesteps: int = option(100, "Timesteps of the forward (noising) process", minimum=2)
     latent_size: int = option(VaeConfig.latent_size, "ldp: dimension of the latent", minimum=1)
@@ -333,7 +340,9 @@ class BaselineConfig(StageSettings):
 class RolloutConfig(StageSettings):
     """Settings that every stage with rollouts has."""
 
-    sampler: Sampler = option("ddim", "Denoising sampler")
+    sampler: Sampler = option(
+        "ddim", "Denoising sampler; for flow matching, ddim is Euler's method and the only one"
+    )
     num_inference_steps: int = option(10, "Denoising steps per re-plan", minimum=1)
     num_envs: int = option(32, "Environments stepped as one batch", minimum=1)
     workers: int | None = option(

@@ -26,7 +26,6 @@ from lwdctl.methods.mlp import TrainedMlp
 from lwdctl.models.behavior_cloning import ClonedPolicy
 from lwdctl.models.chunks import ActionDiffusion, LatentChunks
 from lwdctl.models.diffusion import LatentDiffusion, inference_timesteps
-from lwdctl.models.samplers import sampling_steps
 from lwdctl.models.vae import PolicyVae
 
 OPSET = 17
@@ -101,9 +100,7 @@ class PlanGraph(Graph):
         state = given["observations"].flatten()[None] if "observations" in given else noise[:, :0]
         task, label = (given[name][None] if name in given else none for name in ("task", "label"))
         condition = model.condition(state, task, label)
-        table = sampling_steps(
-            "ddim", spec.num_train_timesteps, self._timesteps, clipped=bool(spec.clip)
-        )
+        table = spec.sampling_steps("ddim", self._timesteps)
         latent = model.denoise(table, torch.tensor(self._timesteps), noise[None], condition)
         return self.decode(latent, state)
 

@@ -22,7 +22,7 @@ from lwdctl.methods.method import (
 )
 from lwdctl.models import DENOISERS
 from lwdctl.models.chunks import ActionDiffusion, ChunkSpec, LatentChunks
-from lwdctl.models.diffusion import check_num_inference_steps
+from lwdctl.models.diffusion import check_sampling
 from lwdctl.models.files import SavedPolicy, load_model
 from lwdctl.models.flops import count_flops, count_parameters, denoiser_flops
 from lwdctl.policies.latent_source import SampledLatents
@@ -72,8 +72,8 @@ class TrainedChunks(TrainedPolicy):
     def check(self, acting: Acting) -> None:
         """Check that chunks reach the horizon, and the number of denoising steps."""
         self._executed(acting)
-        steps = self._spec.diffusion.num_train_timesteps
-        check_num_inference_steps(steps, acting.num_inference_steps, self._name)
+        spec = self._spec.diffusion
+        check_sampling(spec, acting.sampler, acting.num_inference_steps, self._name)
 
     def _executed(self, acting: Acting) -> int:
         horizon, length = self.horizon(acting), self.snippet_length

@@ -31,7 +31,7 @@ from lwdctl.models import generated
 from lwdctl.models.diffusion import (
     DiffusionSpec,
     LatentDiffusion,
-    check_num_inference_steps,
+    check_sampling,
     load_diffusion,
 )
 from lwdctl.models.flops import count_flops, count_parameters, denoiser_flops
@@ -115,9 +115,7 @@ class TrainedLwd(TrainedPolicy):
         """Check that the latents' source is there, and the number of denoising steps."""
         if self.samples(acting):
             if self._spec is not None:
-                check_num_inference_steps(
-                    self._spec.num_train_timesteps, acting.num_inference_steps
-                )
+                check_sampling(self._spec, acting.sampler, acting.num_inference_steps)
             return
         needed = "snippets" if acting.latent == ORACLE else "latents"
         if needed not in self._artifacts:

@@ -25,9 +25,12 @@ from lwdctl.models.denoiser import Denoiser, DenoiserSpec
 from lwdctl.models.files import CUSTOM, Count, Size, Spec, check_custom, load_model
 from lwdctl.models.normalizer import Normalizer, join_condition, normal_like
 from lwdctl.models.samplers import (
+    FLOW,
     SamplingStep,
+    check_sampler,
     coefficients,
     denoise,
+    noise_levels,
     sampling_steps,
     training_schedule,
 )
@@ -43,7 +46,7 @@ class DiffusionSpec(Spec):
 
     Attributes:
         denoiser: The network.
-        prediction: What it predicts: `"sample"`, `"v_prediction"` or `"epsilon"`.
+        prediction: What it predicts: `"sample"`, `"v_prediction"`, `"epsilon"` or `"flow"`.
         num_train_timesteps: Timesteps of the forward process.
         condition: Parts of the condition, out of state, task, label.
         state_size: Components of the state (all observations of its history together), 0 when
@@ -77,6 +80,13 @@ class DiffusionSpec(Spec):
         if self.state_size % self.history:
             raise ValueError("state_size: it is no multiple of the history")
 
+    def sampling_steps(self, sampler: str, timesteps: Sequence[int]) -> tuple[SamplingStep, ...]:
+        """Return the denoising steps of a sampler at these timesteps; see `sampling_steps`."""
+        clipped, flow = bool(self.clip), self.prediction == FLOW
+        return sampling_steps(
+            sampler, self.num_train_timesteps, tuple(timesteps), clipped=clipped, flow=flow
+        )
+
 
 class LatentDiffusion(nn.Module):
     """A denoiser and the normalizers of its latents and states.
@@ -89,7 +99,7 @@ class LatentDiffusion(nn.Module):
 
     Attributes:
         alphas_cumprod: (timestep,), fraction of signal in the noisy latent, in variance; on the
-            CPU.
+            CPU. Flow matching does without.
         signal: (timestep,), factor of the clean latent in the noisy one.
         noise_std: (timestep,), standard deviation of the noise in it.
         graphs: CUDA graphs of sampling; set its `mode` to `"off"` to sample eagerly on CUDA.
@@ -108,9 +118,10 @@ class LatentDiffusion(nn.Module):
         self.latent = Normalizer(spec.denoiser.latent_size)
         self.state = Normalizer(spec.state_size)
         self.denoiser = denoiser or spec.denoiser.build()
-        self.alphas_cumprod = alphas = training_schedule(spec.num_train_timesteps)
-        self.register_buffer("signal", alphas**0.5, persistent=False)
-        self.register_buffer("noise_std", (1.0 - alphas) ** 0.5, persistent=False)
+        self.alphas_cumprod = training_schedule(spec.num_train_timesteps)
+        signal, std = noise_levels(spec.num_train_timesteps, spec.prediction)
+        self.register_buffer("signal", signal, persistent=False)
+        self.register_buffer("noise_std", std, persistent=False)
         self.graphs = CudaGraphCache()
 
     @classmethod
@@ -161,6 +172,8 @@ class LatentDiffusion(nn.Module):
         target = clean if self.spec.prediction == "sample" else noise
         if self.spec.prediction == "v_prediction":
             target = signal * noise - std * clean
+        elif self.spec.prediction == FLOW:
+            target = noise - clean
         predicted = self.denoiser(noisy, step, condition)
         if weight is None:
             return nn.functional.mse_loss(predicted, target)
@@ -196,9 +209,7 @@ class LatentDiffusion(nn.Module):
         timesteps = inference_timesteps(spec, steps)
         if start is not None:
             timesteps = truncate_schedule(timesteps, fraction)
-        table = sampling_steps(
-            sampler, spec.num_train_timesteps, tuple(timesteps), clipped=bool(spec.clip)
-        )
+        table = spec.sampling_steps(sampler, timesteps)
         draws = 1 + sum(step.noise is not None for step in table)
         noise = draw_noise(generators, draws, spec.denoiser.latent_size, device)
         inputs = [noise, condition] if start is None else [noise, condition, start]
@@ -231,6 +242,8 @@ class LatentDiffusion(nn.Module):
         latent, network = noise[0], self.denoiser
         if start is not None:
             signal, std = coefficients(float(self.alphas_cumprod[steps[0].timestep]))
+            if self.spec.prediction == FLOW:
+                signal, std = steps[0].signal, steps[0].std
             latent = signal * self.latent.normalize(start) + std * latent
         contexts: Iterable[Any]
         predict: Callable[[Tensor, Any], Tensor]
@@ -275,19 +288,20 @@ def load_diffusion(
     return LatentDiffusion.load(artifact.path, denoiser).to(device)
 
 
-def check_num_inference_steps(
-    num_train_timesteps: int, num_inference_steps: int, model: str = "the model"
+def check_sampling(
+    spec: DiffusionSpec, sampler: str, num_inference_steps: int, model: str = "the model"
 ) -> None:
-    """Check that a model was trained with at least as many denoising steps as are to be run.
+    """Check that a model can be sampled so.
 
     Raises:
-        ConfigError: It was trained with fewer.
+        ConfigError: The sampler is none for this model, or it was trained with fewer timesteps.
     """
-    if num_inference_steps > num_train_timesteps:
+    check_sampler(sampler, flow=spec.prediction == FLOW)
+    if num_inference_steps > spec.num_train_timesteps:
         raise ConfigError(
-            f"{model} was trained with {num_train_timesteps} denoising steps,"
+            f"{model} was trained with {spec.num_train_timesteps} denoising steps,"
             f" {num_inference_steps} are too many",
-            f"use --num-inference-steps {num_train_timesteps} or fewer",
+            f"use --num-inference-steps {spec.num_train_timesteps} or fewer",
         )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import TypeVar, get_args
+from typing import Final, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from lwdctl.core.errors import ConfigError
 from lwdctl.core.suggest import did_you_mean
 
 SAMPLERS = get_args(Sampler)
+FLOW: Final = "flow"
 
 Context = TypeVar("Context")
 
@@ -66,34 +67,69 @@ def training_schedule(num_train_timesteps: int) -> Tensor:
     return torch.cumprod(1.0 - torch.tensor(betas, dtype=torch.float32, device="cpu"), dim=0)
 
 
+def noise_levels(num_train_timesteps: int, prediction: str) -> tuple[Tensor, Tensor]:
+    """Return the factor of the clean latent and the noise's standard deviation, each (timestep,).
+
+    Flow matching goes straight from the clean latent to noise (Lipman et al. 2023, section 4.1):
+    both add up to 1, where they do so in squares otherwise.
+    """
+    if prediction == FLOW:
+        std = torch.arange(1, num_train_timesteps + 1) / num_train_timesteps
+        return 1.0 - std, std
+    alphas = training_schedule(num_train_timesteps)
+    return alphas**0.5, (1.0 - alphas) ** 0.5
+
+
 @lru_cache(maxsize=64)
 def sampling_steps(
-    sampler: str, num_train_timesteps: int, timesteps: tuple[int, ...], *, clipped: bool
+    sampler: str,
+    num_train_timesteps: int,
+    timesteps: tuple[int, ...],
+    *,
+    clipped: bool,
+    flow: bool = False,
 ) -> tuple[SamplingStep, ...]:
     """Return the denoising steps of a sampler.
 
     `"ddim"` is the first-order DPM-Solver++, which is the same map as DDIM without noise (Lu et
     al. 2022, section 4): any number of steps will do, not only divisors of the training timesteps.
     With clipping it is that of Diffusion Policy: the clean latent is clipped, the direction of the
-    noise comes from the unclipped one.
+    noise comes from the unclipped one. For flow matching the same map is a step of Euler's method.
 
     Args:
         sampler: One of `SAMPLERS`.
         num_train_timesteps: Timesteps of the forward process.
         timesteps: Inference timesteps from the noisiest to the cleanest.
         clipped: Whether the predicted clean latent is clipped.
+        flow: Whether the latent's path is that of flow matching.
 
     Raises:
-        ConfigError: No sampler has that name.
+        ConfigError: No sampler has that name, or it is not one for flow matching.
     """
-    if sampler not in SAMPLERS:
-        raise ConfigError(f"no sampler is called '{sampler}'", did_you_mean(sampler, SAMPLERS))
+    check_sampler(sampler, flow=flow)
+    if flow:
+        return _straight(num_train_timesteps, timesteps)
     alphas = training_schedule(num_train_timesteps)
     if sampler == "ddpm":
         return _ancestral(alphas, timesteps)
     if sampler == "ddim" and clipped:
         return _directed(alphas, timesteps)
     return _multistep(alphas, timesteps, 1 if sampler == "ddim" else 2, clipped=clipped)
+
+
+def check_sampler(sampler: str, *, flow: bool) -> None:
+    """Check that there is such a sampler, for diffusion or for flow matching.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    if sampler not in SAMPLERS:
+        raise ConfigError(f"no sampler is called '{sampler}'", did_you_mean(sampler, SAMPLERS))
+    if flow and sampler != "ddim":
+        raise ConfigError(
+            f"the model was trained by flow matching, which '{sampler}' does not sample",
+            "use --sampler ddim, which is Euler's method there",
+        )
 
 
 def denoise(
@@ -153,13 +189,16 @@ def clean_sample(
 ) -> Tensor:
     """Return the clean sample that a network's prediction implies, each (batch, latent).
 
-    `prediction` is what the network predicts: `"sample"`, `"epsilon"` or `"v_prediction"`. The
-    noisy sample is `signal` times the clean one plus noise of the standard deviation `std`.
+    `prediction` is what the network predicts: `"sample"`, `"epsilon"`, `"v_prediction"` or `"flow"`
+    (the noise less the clean sample). The noisy sample is `signal` times the clean one plus noise
+    of the standard deviation `std`.
     """
     if prediction == "sample":
         return predicted
     if prediction == "epsilon":
         return (noisy - std * predicted) / signal
+    if prediction == FLOW:
+        return noisy - std * predicted
     return signal * noisy - std * predicted
 
 
@@ -179,6 +218,19 @@ def _directed(alphas: Tensor, timesteps: Sequence[int]) -> tuple[SamplingStep, .
             direction=coefficients(float(alphas[step])),
         )
         for step, next_alpha in zip(timesteps, following, strict=True)
+    )
+
+
+def _straight(num_train_timesteps: int, timesteps: Sequence[int]) -> tuple[SamplingStep, ...]:
+    """Euler's method along straight paths: the clean latent and the noise, mixed anew."""
+    levels = [
+        (float(signal[step]), float(std[step]))
+        for signal, std in [noise_levels(num_train_timesteps, FLOW)]
+        for step in timesteps
+    ]
+    return tuple(
+        SamplingStep(step, *here, *after, direction=here)
+        for step, here, after in zip(timesteps, levels, [*levels[1:], (1.0, 0.0)], strict=True)
     )
 
 

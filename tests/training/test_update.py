@@ -118,7 +118,7 @@ def test_the_vae(
     need_nothing_from_the_host(began.value.loop)
 
 
-@pytest.mark.parametrize("prediction", ["sample", "v_prediction", "epsilon"])
+@pytest.mark.parametrize("prediction", ["sample", "v_prediction", "epsilon", "flow"])
 @pytest.mark.parametrize("denoiser", ["mlp", "unet", "transformer"])
 def test_the_latent_denoiser(
     data: SnippetStore, tmp_path: Path, denoiser: str, prediction: Any, request: Any
