@@ -75,7 +75,10 @@ def analyze_convergence(
         )
     progress = progress or TqdmProgress()
     acting = Acting(
-        config.horizon, sampler=config.sampler, num_inference_steps=config.num_inference_steps
+        config.horizon,
+        sampler=config.sampler,
+        num_inference_steps=config.num_inference_steps,
+        guidance=config.guidance,
     )
     policy.check(acting)
     env = policy.source.env

@@ -143,7 +143,13 @@ class DiversityRuns:
         env, keys = snippets.spec.env, policy.observation_keys
         check_environment(env)
         acting: dict[str, Acting] = {
-            latent: Acting(config.horizon, latent, config.sampler, config.num_inference_steps)
+            latent: Acting(
+                config.horizon,
+                latent,
+                config.sampler,
+                config.num_inference_steps,
+                guidance=config.guidance,
+            )
             for latent in dict.fromkeys(config.latent)
         }
         for one in acting.values():

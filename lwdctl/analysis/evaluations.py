@@ -23,7 +23,14 @@ from lwdctl.evaluation.results import ALL_TASKS, Condition, ConditionResult
 SUCCESS = "success"
 _AGAIN = "evaluate again with this version of lwdctl"
 METHOD = "lwd"
-SETTINGS = ("sampler", "num_inference_steps", "warm_start", "temporal_ensemble", "snippet_length")
+SETTINGS = (
+    "sampler",
+    "num_inference_steps",
+    "warm_start",
+    "temporal_ensemble",
+    "guidance",
+    "snippet_length",
+)
 """What training seeds of one policy have in common."""
 SAMPLING_MODELS = ("diffusion", "baseline")
 """Artifact types of the models that act by themselves, whose training can be judged."""
@@ -517,6 +524,7 @@ def _describe(run: Run, name: str) -> str:
         "temporal_ensemble": "newest chunk"
         if row.temporal_ensemble is None
         else f"temporal ensemble {row.temporal_ensemble:g}",
+        "guidance": f"guidance {row.guidance:g}",
         "snippet_length": f"snippets of {row.snippet_length}",
         "evaluation": run.evaluation,
         "source": run.source,

@@ -192,7 +192,8 @@ class SnippetRunner:
 
 
 def _sampling(config: AnalyzeReconstructionConfig) -> Acting:
-    return Acting(None, SAMPLED, config.sampler, config.num_inference_steps)
+    steps, guidance = config.num_inference_steps, config.guidance
+    return Acting(None, SAMPLED, config.sampler, steps, guidance=guidance)
 
 
 def _encode(vae: PolicyVae, batches: SnippetBatches, episodes: Index, offsets: Index) -> Tensor:

@@ -66,7 +66,7 @@ def print_result_rows(results: Sequence[Mapping[str, Any]]) -> None:
     """Print the result rows of evaluations, the columns in which they differ first."""
     distinguishing = (
         "stage", "policy", "latent", "env", "train_seed", "snippet_length", "horizon",
-        "perturbation", "sampler", "num_inference_steps",
+        "perturbation", "sampler", "num_inference_steps", "guidance",
     )  # fmt: skip
     varying = [key for key in distinguishing if len({str(row.get(key)) for row in results}) > 1]
     lost = ["errors"] if any(row.get("errors") for row in results) else []

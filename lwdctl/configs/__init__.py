@@ -198,6 +198,13 @@ class DiffusionConfig(TrainingConfig):
     state_noise: float = option(
         0.0, "Standard deviation of noise on the normalized state condition", minimum=0
     )
+    condition_dropout: float = option(
+        0.0,
+        "Fraction of the snippets whose condition is hidden in training, so that eval can sample"
+        " with --guidance",
+        minimum=0,
+        maximum=0.9,
+    )
     batch_size: int = option(256, "Snippets per training step", minimum=1)
     weight_decay: float = option(0.0, "Decoupled weight decay", minimum=0)
     cache: Cache = option("auto", _LATENT_CACHE)
@@ -344,6 +351,13 @@ class RolloutConfig(StageSettings):
         "ddim", "Denoising sampler; for flow matching, ddim is Euler's method and the only one"
     )
     num_inference_steps: int = option(10, "Denoising steps per re-plan", minimum=1)
+    guidance: float = option(
+        1.0,
+        "Classifier-free guidance: how far predictions follow the condition, from 0 (not at all)"
+        " through 1 (as trained) to beyond it; below 1 samples vary more. Needs a model trained"
+        " with --condition-dropout, and asks the denoiser twice per step",
+        minimum=0,
+    )
     num_envs: int = option(32, "Environments stepped as one batch", minimum=1)
     workers: int | None = option(
         None, "Environment processes; 0 runs in this process (default: one per core)", minimum=0

@@ -67,5 +67,6 @@ def trained_condition(
         num_inference_steps=acting.num_inference_steps if samples else None,
         warm_start=acting.warm_start if samples else 0.0,
         temporal_ensemble=acting.temporal_ensemble if trained.has_chunks else None,
+        guidance=acting.guidance if samples else 1.0,
         **given,
     )

@@ -114,6 +114,7 @@ class Condition:
         warm_start: Fraction of the denoising steps that a re-plan runs from the previous latent or
             chunk, 0 where every re-plan starts from noise.
         temporal_ensemble: Rate at which the weights of chunks fall where several are averaged.
+        guidance: How far the diffusion model's predictions follow the condition.
     """
 
     policy: str
@@ -127,6 +128,7 @@ class Condition:
     num_inference_steps: int | None = None
     warm_start: float = 0.0
     temporal_ensemble: float | None = None
+    guidance: float = 1.0
 
 
 CostFunction = Callable[[Sequence[EpisodeResult]], Mapping[str, Any]]

@@ -72,8 +72,8 @@ class TrainedChunks(TrainedPolicy):
     def check(self, acting: Acting) -> None:
         """Check that chunks reach the horizon, and the number of denoising steps."""
         self._executed(acting)
-        spec = self._spec.diffusion
-        check_sampling(spec, acting.sampler, acting.num_inference_steps, self._name)
+        spec, steps = self._spec.diffusion, acting.num_inference_steps
+        check_sampling(spec, acting.sampler, steps, acting.guidance, self._name)
 
     def _executed(self, acting: Acting) -> int:
         horizon, length = self.horizon(acting), self.snippet_length

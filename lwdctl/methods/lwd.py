@@ -115,7 +115,9 @@ class TrainedLwd(TrainedPolicy):
         """Check that the latents' source is there, and the number of denoising steps."""
         if self.samples(acting):
             if self._spec is not None:
-                check_sampling(self._spec, acting.sampler, acting.num_inference_steps)
+                check_sampling(
+                    self._spec, acting.sampler, acting.num_inference_steps, acting.guidance
+                )
             return
         needed = "snippets" if acting.latent == ORACLE else "latents"
         if needed not in self._artifacts:
@@ -147,6 +149,7 @@ class TrainedLwd(TrainedPolicy):
                 acting.num_inference_steps,
                 self.diffusion.spec.history,
                 warm_start=acting.warm_start,
+                guidance=acting.guidance,
             )
         if acting.latent == ORACLE:
             data = SnippetStore.open(self._artifacts["snippets"].path)

@@ -42,6 +42,7 @@ class Acting(StageSettings):
         temporal_ensemble: Chunks only: average what all chunks so far predict for a step, with
             weights exp(-m i) where i counts from the oldest chunk and m is this number; None
             executes the newest chunk.
+        guidance: How far predictions follow the condition; 1 as trained.
 
     Raises:
         ConfigError: A value of a wrong type, an unknown name, or a number out of range.
@@ -55,6 +56,7 @@ class Acting(StageSettings):
     temporal_ensemble: float | None = option(
         None, "Rate at which weights of chunks fall", minimum=0
     )
+    guidance: float = option(1.0, "How far predictions follow the condition", minimum=0)
 
 
 @dataclass(frozen=True)
@@ -212,4 +214,5 @@ def denoiser_calls(spec: DiffusionSpec, acting: Acting) -> tuple[int, int]:
     """Return the denoiser calls of an episode's first re-plan, and of each later one."""
     steps = inference_timesteps(spec, acting.num_inference_steps)
     later = truncate_schedule(steps, acting.warm_start) if acting.warm_start else steps
-    return len(steps), len(later)
+    each = 1 if acting.guidance == 1 else 2
+    return each * len(steps), each * len(later)

@@ -57,6 +57,8 @@ class DiffusionSpec(Spec):
             no bound.
         history: Observations in the state: the current one and those before it. 1 when the
             model is not conditioned on the state.
+        can_hide: Whether conditions were hidden in training. They then have one component more: 1,
+            or 0 like all others where the condition is hidden.
     """
 
     denoiser: DenoiserSpec
@@ -68,6 +70,7 @@ class DiffusionSpec(Spec):
     labels: Count
     clip: Annotated[float, Meta(ge=0)] = 0.0
     history: Size = 1
+    can_hide: bool = False
 
     def check(self) -> None:
         """Check that the condition is what its parts add up to."""
@@ -75,7 +78,7 @@ class DiffusionSpec(Spec):
         sizes = {"state": self.state_size, "task": self.tasks, "label": self.labels}
         if {part for part, size in sizes.items() if size} != {*self.condition}:
             raise ValueError(f"condition: it does not have the parts of the sizes {sizes}")
-        if self.denoiser.condition_size != sum(sizes.values()):
+        if self.denoiser.condition_size != sum(sizes.values()) + self.can_hide:
             raise ValueError(f"denoiser.condition_size: it is not the sum of {sizes}")
         if self.state_size % self.history:
             raise ValueError("state_size: it is no multiple of the history")
@@ -149,7 +152,10 @@ class LatentDiffusion(nn.Module):
         """
         size = self.spec.state_size
         seen = self.state.normalize(state) if size else state.new_zeros(len(state), 0)
-        return join_condition(seen, (task, self.spec.tasks), (label, self.spec.labels))
+        joined = join_condition(seen, (task, self.spec.tasks), (label, self.spec.labels))
+        if not self.spec.can_hide:
+            return joined
+        return torch.cat([joined, joined.new_ones(len(joined), 1)], dim=1)
 
     def loss(
         self,
@@ -189,6 +195,7 @@ class LatentDiffusion(nn.Module):
         steps: int = 10,
         start: Tensor | None = None,
         fraction: float = 1.0,
+        guidance: float = 1.0,
     ) -> Tensor:
         """Sample one latent per row of the condition.
 
@@ -201,6 +208,9 @@ class LatentDiffusion(nn.Module):
                 noised to the level of the truncated schedule's first timestep. None starts from
                 pure noise.
             fraction: Fraction of the denoising steps to run from `start`.
+            guidance: How far predictions follow the condition: 1 as trained; otherwise that of the
+                hidden condition moves towards that of the condition by this factor (Ho and
+                Salimans 2021, formula 6, where it is 1 + w).
 
         Returns:
             (batch, latent), in the encoder's units.
@@ -214,9 +224,11 @@ class LatentDiffusion(nn.Module):
         noise = draw_noise(generators, draws, spec.denoiser.latent_size, device)
         inputs = [noise, condition] if start is None else [noise, condition, start]
         if device.type != "cuda":
-            return self.denoise(table, torch.tensor(timesteps, device=device), *inputs)
-        run = partial(self.denoise, table, _uploaded(tuple(timesteps), device))
-        return self.graphs.run(self, table, run, inputs)
+            steps_of = torch.tensor(timesteps, device=device)
+            return self.denoise(table, steps_of, *inputs, guidance=guidance)
+        steps_of = _uploaded(tuple(timesteps), device)
+        run = partial(self.denoise, table, steps_of, guidance=guidance)
+        return self.graphs.run(self, (table, guidance), run, inputs)
 
     def denoise(
         self,
@@ -225,6 +237,8 @@ class LatentDiffusion(nn.Module):
         noise: Tensor,
         condition: Tensor,
         start: Tensor | None = None,
+        *,
+        guidance: float = 1.0,
     ) -> Tensor:
         """Sample with noise that is given; nothing in it needs the host.
 
@@ -235,6 +249,7 @@ class LatentDiffusion(nn.Module):
                 noise.
             condition: (batch, condition).
             start: Latents (batch, latent) to start from; see `sample`.
+            guidance: How far predictions follow the condition; see `sample`.
 
         Returns:
             (batch, latent), in the encoder's units.
@@ -245,6 +260,9 @@ class LatentDiffusion(nn.Module):
             if self.spec.prediction == FLOW:
                 signal, std = steps[0].signal, steps[0].std
             latent = signal * self.latent.normalize(start) + std * latent
+        is_guided = guidance != 1
+        if is_guided:  # the hidden conditions below the others
+            condition = torch.cat([condition, torch.zeros_like(condition)])
         contexts: Iterable[Any]
         predict: Callable[[Tensor, Any], Tensor]
         if isinstance(network, Denoiser):
@@ -257,10 +275,23 @@ class LatentDiffusion(nn.Module):
                 return predicted
 
             contexts = timesteps
+        if is_guided:
+            predict = partial(_guided, predict, guidance)
         latent = denoise(
             predict, contexts, steps, self.spec.prediction, latent, noise[1:], self.spec.clip
         )
         return self.latent.restore(latent)
+
+
+def _guided(
+    predict: Callable[[Tensor, Any], Tensor], guidance: float, noisy: Tensor, context: Any
+) -> Tensor:
+    """Return predictions (batch, latent) that follow the condition by the factor `guidance`.
+
+    The context is that of all conditions, then of as many hidden ones.
+    """
+    told, hidden = predict(torch.cat([noisy, noisy]), context).chunk(2)
+    return hidden + guidance * (told - hidden)
 
 
 def draw_noise(
@@ -289,14 +320,24 @@ def load_diffusion(
 
 
 def check_sampling(
-    spec: DiffusionSpec, sampler: str, num_inference_steps: int, model: str = "the model"
+    spec: DiffusionSpec,
+    sampler: str,
+    num_inference_steps: int,
+    guidance: float = 1.0,
+    model: str = "the model",
 ) -> None:
     """Check that a model can be sampled so.
 
     Raises:
-        ConfigError: The sampler is none for this model, or it was trained with fewer timesteps.
+        ConfigError: The sampler is none for this model, it was trained with fewer timesteps, or
+            it cannot be guided.
     """
     check_sampler(sampler, flow=spec.prediction == FLOW)
+    if guidance != 1 and not spec.can_hide:
+        raise ConfigError(
+            f"{model} cannot be guided: its condition was never hidden in training",
+            "leave --guidance out, or train it with lwdctl train-diffusion --condition-dropout 0.1",
+        )
     if num_inference_steps > spec.num_train_timesteps:
         raise ConfigError(
             f"{model} was trained with {spec.num_train_timesteps} denoising steps,"

@@ -65,6 +65,7 @@ class SampledLatents(LatentSource):
     Attributes:
         warm_start: Fraction of the denoising steps to run at an episode's later re-plans, starting
             from the re-noised previous latent; 0 always starts from pure noise.
+        guidance: How far predictions follow the condition; 1 as trained.
     """
 
     denoises = True
@@ -76,6 +77,7 @@ class SampledLatents(LatentSource):
     steps: int
     history: int
     warm_start: float = 0.0
+    guidance: float = 1.0
 
     def latents(self, request: ReplanRequest) -> Tensor:
         """Sample with noise that the episode's seed and the number of re-plans fix."""
@@ -102,9 +104,8 @@ class SampledLatents(LatentSource):
             else torch.Generator().manual_seed(0)
             for plan, number in zip(request.plans, request.numbers, strict=True)
         ]
-        return self.model.sample(
-            condition, generators, self.sampler, self.steps, start, self.warm_start
-        )
+        sampling = self.sampler, self.steps, start, self.warm_start, self.guidance
+        return self.model.sample(condition, generators, *sampling)
 
     def _indices(self, request: ReplanRequest, part: str, names: tuple[str, ...]) -> Tensor:
         used = part in self.model.spec.condition

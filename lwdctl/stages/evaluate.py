@@ -200,6 +200,7 @@ class _Evaluation:
             config.num_inference_steps,
             config.warm_start,
             config.temporal_ensemble,
+            config.guidance,
         )
 
     @cached_property

@@ -99,6 +99,7 @@ def train_diffusion(
         config.seed,
         config.state_noise,
         data.episodes.weight[episode[train]],
+        config.condition_dropout,
     )
     progress.message(
         f"{len(train)} training snippets; condition: {', '.join(spec.condition) or 'none'}"
@@ -128,16 +129,23 @@ def diffusion_spec(
     `architecture` takes the place of `config.denoiser`, if given.
 
     Raises:
-        ConfigError: An unknown denoiser, or a layout that does not fit the latent.
+        ConfigError: An unknown denoiser, a layout that does not fit the latent, or no condition
+            that could be hidden.
     """
     architecture = architecture or config.denoiser
     state = history * observation_size if "state" in condition else 0
     task = len(source.env.tasks) if "task" in condition else 0
     label = len(source.labels) if "label" in condition else 0
+    can_hide = config.condition_dropout > 0
+    if can_hide and not condition:
+        raise ConfigError(
+            "the model has no condition that could be hidden",
+            "leave out --condition-dropout, or name a --condition",
+        )
     denoiser = DenoiserSpec(
         architecture=architecture,
         latent_size=latent_size,
-        condition_size=state + task + label,
+        condition_size=state + task + label + can_hide,
         layout=_layout(config, architecture, latent_size),
         unet_size=config.unet_size,
         width=config.width,
@@ -145,7 +153,7 @@ def diffusion_spec(
         dropout=config.dropout,
         transformer_size=config.transformer_size,
         observation_tokens=history if state else 1,
-        shared_condition=task + label,
+        shared_condition=task + label + can_hide,
     )
     return DiffusionSpec(
         denoiser,
@@ -156,6 +164,7 @@ def diffusion_spec(
         task,
         label,
         history=history if state else 1,
+        can_hide=can_hide,
     )
 
 

@@ -329,6 +329,7 @@ class DiffusionObjective:
         state_noise: Standard deviation of noise on the normalized state condition.
         weights: (snippet,), how often a row of `table` is drawn, relative to the others; None for
             all alike.
+        dropout: Fraction of the snippets whose condition is hidden.
     """
 
     table: LatentTable | SpilledLatents
@@ -337,6 +338,7 @@ class DiffusionObjective:
     seed: int
     state_noise: float = 0.0
     weights: npt.NDArray[np.float64] | None = None
+    dropout: float = 0.0
     _ahead: Ahead = field(default_factory=Ahead)
 
     def __post_init__(self) -> None:
@@ -377,7 +379,7 @@ class DiffusionObjective:
         taken = self._ahead.take(place)
         if isinstance(self.table, LatentTable):
             taken = self.table.take(*taken)
-        value = self._denoising(model, taken, generator, self.state_noise)
+        value = self._denoising(model, taken, generator, self.state_noise, self.dropout)
         return value, {"denoising": value.detach()}
 
     def validate(self, model: nn.Module) -> Mapping[str, float]:
@@ -392,12 +394,19 @@ class DiffusionObjective:
 
     @staticmethod
     def _denoising(
-        model: Any, taken: Sequence[Tensor], generator: torch.Generator, noise: float = 0.0
+        model: Any,
+        taken: Sequence[Tensor],
+        generator: torch.Generator,
+        noise: float = 0.0,
+        dropout: float = 0.0,
     ) -> Tensor:
         mean, std, state, task, label = taken
         latent = mean + std * normal_like(mean, generator)
         if noise and model.spec.state_size:
             state = state + noise * model.state.scale * normal_like(state, generator)
         condition = model.condition(state, task, label)
+        if dropout:
+            drawn = torch.rand(len(mean), 1, generator=generator, device=mean.device)
+            condition = condition * (drawn >= dropout)
         loss: Tensor = model.loss(latent, condition, generator)
         return loss

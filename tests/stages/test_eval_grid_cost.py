@@ -7,6 +7,7 @@ from trained_grid import GRID, do, everything
 
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.workspace import Workspace
+from lwdctl.core.errors import ConfigError
 
 pytestmark = pytest.mark.sim
 
@@ -66,6 +67,15 @@ def test_a_warm_start_is_recorded_costs_less_and_is_measured_anew(
         )
         assert ratio == pytest.approx(20 / 30)
         assert second["cost"]["flops_per_step"] < first["cost"]["flops_per_step"]
+
+
+def test_models_that_cannot_be_guided_are_refused_before_anything_runs(
+    workspace: Workspace, rolled: list[str]
+) -> None:
+    values = {**GRID, "horizon": [8], "perturbation": [0.0], "guidance": 0.5}
+    with pytest.raises(ConfigError, match="cannot be guided"):
+        do("eval", workspace, values, name="guided")
+    assert rolled == []
 
 
 def test_latency_is_timed_for_all_conditions_in_one_run(workspace: Workspace) -> None:

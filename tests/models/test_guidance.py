@@ -1,0 +1,140 @@
+"""Classifier-free guidance: hidden conditions in training, mixed predictions in sampling."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lwdctl
+from lwdctl.core.errors import ConfigError
+from lwdctl.models.denoiser import DenoiserSpec
+from lwdctl.models.diffusion import DiffusionSpec, LatentDiffusion, check_sampling
+from lwdctl.training.objectives import DiffusionObjective, LatentTable
+
+LATENT = 8
+
+
+def model_of(architecture: str = "mlp", network: nn.Module | None = None) -> LatentDiffusion:
+    denoiser = DenoiserSpec(
+        architecture, LATENT, 3, (LATENT, 1), "xs", 64, 2, 0.0, "xs", 1, shared_condition=3
+    )
+    torch.manual_seed(0)
+    spec = DiffusionSpec(denoiser, "sample", 50, ("task",), 0, 2, 0, can_hide=True)
+    return LatentDiffusion(spec, network).eval()
+
+
+def seeded(count: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(row) for row in range(count)]
+
+
+def task_conditions(model: LatentDiffusion) -> Tensor:
+    task = torch.tensor([0, 1, 1])
+    return model.condition(torch.zeros(3, 0), task, task)
+
+
+def test_a_condition_that_is_given_says_so() -> None:
+    expected = torch.tensor([[1.0, 0, 1], [0, 1, 1], [0, 1, 1]])
+    assert torch.equal(task_conditions(model_of()), expected)
+
+
+def test_sizes_must_hold_the_component_that_says_so() -> None:
+    spec = model_of().spec
+    spec.check()
+    with pytest.raises(ValueError, match="condition_size"):
+        replace(spec, can_hide=False).check()
+
+
+class Recorded(nn.Module):
+    """Predicts 2 under a condition and 1 where it is hidden."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[int] = []
+
+    def forward(self, latent: Tensor, step: Tensor, condition: Tensor) -> Tensor:
+        self.rows.append(len(latent))
+        return (1.0 + condition[:, -1:]).expand_as(latent)
+
+
+@pytest.mark.parametrize(("guidance", "expected"), [(0.0, 1.0), (0.5, 1.5), (1.0, 2.0), (3.0, 4.0)])
+def test_predictions_follow_the_condition_by_the_factor(guidance: float, expected: float) -> None:
+    network = Recorded()
+    model = model_of("custom", network)
+    found = model.sample(task_conditions(model), seeded(3), steps=5, guidance=guidance)
+    torch.testing.assert_close(found, torch.full((3, LATENT), expected), rtol=1e-4, atol=1e-4)
+    assert network.rows == [3 if guidance == 1 else 6] * 5
+
+
+@pytest.mark.parametrize("architecture", ["mlp", "unet", "transformer"])
+def test_every_network_is_guided_as_two_calls_would(architecture: str) -> None:
+    model = model_of(architecture)
+    for parameter in model.denoiser.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    condition = task_conditions(model)
+    noise = torch.stack([torch.randn(LATENT, generator=row) for row in seeded(3)])
+    step = torch.full((3,), 49)
+    with torch.no_grad():
+        told = model.denoiser(noise, step, condition)
+        hidden = model.denoiser(noise, step, torch.zeros_like(condition))
+    assert (told - hidden).abs().max() > 1e-3
+    found = model.sample(condition, seeded(3), steps=1, guidance=2.5)
+    torch.testing.assert_close(found, hidden + 2.5 * (told - hidden), rtol=1e-4, atol=1e-4)
+
+
+def test_as_many_conditions_are_hidden_as_was_asked_for() -> None:
+    seen = []
+
+    class Watching(Recorded):
+        def forward(self, latent: Tensor, step: Tensor, condition: Tensor) -> Tensor:
+            seen.append(condition)
+            return latent
+
+    rows = 5000
+    none = torch.zeros(rows, dtype=torch.long)
+    table = LatentTable(
+        torch.zeros(rows, LATENT), torch.ones(rows, LATENT), torch.zeros(rows, 0), none, none
+    )
+    objective = DiffusionObjective(table, table, rows, 0, dropout=0.3)
+    model = model_of("custom", Watching())
+    objective.load(0, 1)
+    objective.loss(model, torch.zeros(1, dtype=torch.long), torch.Generator().manual_seed(0))
+    given = seen[0][:, -1]
+    assert 0.27 < 1.0 - float(given.mean()) < 0.33
+    assert torch.equal(seen[0][given == 0], torch.zeros(int((given == 0).sum()), 3))
+    objective.validate(model)
+    assert (seen[1][:, -1] == 1).all()  # held-out losses compare with those of other models
+
+
+def test_a_saved_model_is_guided(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    walks = [rng.normal(size=(20, 3)).astype(np.float32) for _ in range(4)]
+    data = lwdctl.Dataset.from_arrays(observations=walks, actions=[walk[:, :2] for walk in walks])
+    small = {"updates": 2, "device": "cpu", "threads": 1}
+    vae = lwdctl.train_vae(
+        data, lwdctl.VaeConfig(snippet_length=4, policy_width=8, decoder="xs", **small)
+    )
+    config = lwdctl.DiffusionConfig(width=16, condition_dropout=0.5, **small)
+    trained = lwdctl.train_diffusion(lwdctl.encode(vae), config)
+    for parameter in trained.model.denoiser.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    trained.save(tmp_path / "saved")
+    actions = []
+    for guidance in (0.0, 1.0):
+        policy = lwdctl.load_policy(tmp_path / "saved", guidance=guidance)
+        policy.reset(seed=0)
+        actions.append(policy.act(walks[0][0]))
+    assert np.isfinite(actions).all()
+    assert not np.array_equal(*actions)
+
+
+def test_a_model_that_was_never_hidden_its_condition_cannot_be_guided() -> None:
+    plain = DenoiserSpec("mlp", LATENT, 2, (1, LATENT), "xs", 64, 2, 0.0)
+    spec = DiffusionSpec(plain, "sample", 50, ("task",), 0, 2, 0)
+    check_sampling(spec, "ddim", 10)
+    with pytest.raises(ConfigError, match="cannot be guided"):
+        check_sampling(spec, "ddim", 10, 0.5)
