@@ -3,8 +3,8 @@
     python examples/where_policies_fall.py HalfCheetah-v4 halfcheetah_expert.hdf5 \
         diffusion/halfcheetah expert 0 100
 
-An episode has fallen if the simulator ends it, or if its last 100 steps earn less than half of what
-the recorded trajectory earns. A line per start: from which trajectories it fell, after which step.
+The policy fell if the simulator ended the episode, or if the mean reward of its last 100 steps is
+below half of the recorded trajectory's from that start on. Prints {trajectory: step} for each start.
 """
 
 import sys
@@ -34,7 +34,7 @@ def rewards_from(env, policy, qpos, qvel, observation):
 
 
 def fell_after(rewards, usual):
-    """Return the step until which an episode earned what is usual, or None if to its end."""
+    """Return the end of the last window that earned half of what is usual, None without a fall."""
     if len(rewards) < STEPS:
         return len(rewards)
     good = np.convolve(rewards, np.full(WINDOW, 1 / WINDOW), "valid") >= usual / 2

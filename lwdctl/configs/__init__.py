@@ -121,13 +121,16 @@ class VaeConfig(TrainingConfig):
     )
     focus: Literal["none", "first", "last"] = option(
         "none",
-        "Count the first or the last steps of demonstrations more than the others: draw them more"
-        " often among the --loss-steps, or weigh them more where all are taken. The last ones are"
-        " known in snippets that reach past the end of their demonstration alone",
+        "Steps of demonstrations that weigh more than the others of their snippet when the"
+        " --loss-steps are drawn (or averaged, where all are taken): the first or the last ones."
+        " 'last' acts only in snippets that extend beyond the end of their demonstration",
     )
     focus_steps: int = option(32, "Number of steps of --focus", minimum=1)
     focus_weight: float = option(
-        8.0, "Weight of a step of --focus, where the others have 1", minimum=1
+        8.0,
+        "Weight of a step of --focus, where the others have 1; as no step is drawn twice, steps of"
+        " weight 8 are drawn less than eight times as often",
+        minimum=1,
     )
     observation_noise: float = option(
         0.0,
@@ -190,9 +193,9 @@ class DiffusionConfig(TrainingConfig):
     )
     prediction: Prediction = option(
         "sample",
-        "What the network predicts: the clean latent (sample), its noise (epsilon), a mixture of"
-        " both (v_prediction), or the velocity of the straight path between them (flow: flow"
-        " matching in the place of diffusion)",
+        "What the network predicts: the clean latent (sample), the added noise (epsilon), the v of"
+        " v-prediction, or the velocity along the straight path from the clean latent to the noise"
+        " (flow, which trains by flow matching instead of diffusion)",
     )
     num_train_timesteps: int = option(100, "Timesteps of the forward (noising) process", minimum=2)
     state_noise: float = option(
@@ -200,8 +203,8 @@ class DiffusionConfig(TrainingConfig):
     )
     condition_dropout: float = option(
         0.0,
-        "Fraction of the snippets whose condition is hidden in training, so that eval can sample"
-        " with --guidance",
+        "Probability with which the whole condition of a snippet (state, task and label) is hidden"
+        " in a training step, for classifier-free guidance (eval --guidance)",
         minimum=0,
         maximum=0.9,
     )
@@ -348,14 +351,17 @@ class RolloutConfig(StageSettings):
     """Settings that every stage with rollouts has."""
 
     sampler: Sampler = option(
-        "ddim", "Denoising sampler; for flow matching, ddim is Euler's method and the only one"
+        "ddim",
+        "Denoising sampler. Models trained with --prediction flow accept ddim only, which is then"
+        " Euler's method",
     )
     num_inference_steps: int = option(10, "Denoising steps per re-plan", minimum=1)
     guidance: float = option(
         1.0,
-        "Classifier-free guidance: how far predictions follow the condition, from 0 (not at all)"
-        " through 1 (as trained) to beyond it; below 1 samples vary more. Needs a model trained"
-        " with --condition-dropout, and asks the denoiser twice per step",
+        "Classifier-free guidance (LWD only): the prediction without the condition plus this factor"
+        " times the difference that the condition makes. 1: as trained; 0: the condition is"
+        " ignored. Any value but 1 needs a model trained with --condition-dropout and evaluates the"
+        " denoiser twice per denoising step",
         minimum=0,
     )
     num_envs: int = option(32, "Environments stepped as one batch", minimum=1)
