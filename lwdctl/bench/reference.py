@@ -105,12 +105,13 @@ class SnippetCutter:
         rows = self._table[torch.from_numpy(index).to(device)]
         real = (within >= 0) & (within <= last)
         mask = torch.from_numpy(real.astype(np.float32)).to(device)
-        start, task, label = (
+        remaining = table.length[episodes] - offsets
+        start, task, label, left = (
             torch.from_numpy(column).long().to(device)
-            for column in (offsets, table.task[episodes], table.label[episodes])
+            for column in (offsets, table.task[episodes], table.label[episodes], remaining)
         )
         observations, actions = rows[..., : self._observation], rows[..., self._observation :]
-        return SnippetBatch(observations, actions, mask, start, task, label)
+        return SnippetBatch(observations, actions, mask, start, task, label, left)
 
 
 def vae_loss(cutter: SnippetCutter, beta_kl: float, loss_steps: int | None) -> Loss:

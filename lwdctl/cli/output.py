@@ -68,7 +68,12 @@ def print_result_rows(results: Sequence[Mapping[str, Any]]) -> None:
         "stage", "policy", "latent", "env", "train_seed", "snippet_length", "horizon",
         "perturbation", "sampler", "num_inference_steps", "guidance",
     )  # fmt: skip
-    varying = [key for key in distinguishing if len({str(row.get(key)) for row in results}) > 1]
+    plain = {"guidance": 1.0}  # results of earlier versions do not say so
+    varying = [
+        key
+        for key in distinguishing
+        if len({str(row.get(key, plain.get(key))) for row in results}) > 1
+    ]
     lost = ["errors"] if any(row.get("errors") for row in results) else []
     first = ["stage"] if "stage" in varying else []
     heads = list(dict.fromkeys([*first, "policy", "latent", *varying, "task", "episodes", *lost]))

@@ -121,16 +121,11 @@ class VaeConfig(TrainingConfig):
     )
     focus: Literal["none", "first", "last"] = option(
         "none",
-        "Steps of demonstrations that weigh more than the others of their snippet when the"
-        " --loss-steps are drawn (or averaged, where all are taken): the first or the last ones."
-        " 'last' acts only in snippets that extend beyond the end of their demonstration",
+        "Steps of demonstrations whose error counts more in the loss: the first or the last ones",
     )
     focus_steps: int = option(32, "Number of steps of --focus", minimum=1)
     focus_weight: float = option(
-        8.0,
-        "Weight of a step of --focus, where the others have 1; as no step is drawn twice, steps of"
-        " weight 8 are drawn less than eight times as often",
-        minimum=1,
+        8.0, "Weight of the error of a step of --focus, where the others have 1", minimum=1
     )
     observation_noise: float = option(
         0.0,

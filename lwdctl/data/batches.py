@@ -41,6 +41,7 @@ class SnippetBatch:
         start: (batch,), its first step within its episode; negative before it.
         task: (batch,), task index, -1 for none.
         label: (batch,), label index, -1 for none.
+        left: (batch,), steps of the episode from the snippet's first one on.
     """
 
     observations: Tensor
@@ -49,6 +50,7 @@ class SnippetBatch:
     start: Tensor
     task: Tensor
     label: Tensor
+    left: Tensor
 
 
 class MemoryRows:
@@ -256,7 +258,8 @@ class SnippetBatches:
         if self._motions.numel() and not (real.device.type == "cpu" and bool(real.all())):
             actions = actions.masked_fill(~real.unsqueeze(2) & self._motions, 0.0)
         observations, mask = steps[..., : self._obs], real.to(steps.dtype)
-        return SnippetBatch(observations, actions, mask, first - low, task, label)
+        left = high - first + 1
+        return SnippetBatch(observations, actions, mask, first - low, task, label, left)
 
     @property
     def resident(self) -> bool:

@@ -70,7 +70,7 @@ class TrainedChunks(TrainedPolicy):
         return self._default_horizon if acting.horizon is None else acting.horizon
 
     def check(self, acting: Acting) -> None:
-        """Check that chunks reach the horizon, and the number of denoising steps."""
+        """Check that chunks reach the horizon, and that the model can be sampled so."""
         self._executed(acting)
         spec, steps = self._spec.diffusion, acting.num_inference_steps
         check_sampling(spec, acting.sampler, steps, acting.guidance, self._name)
@@ -104,6 +104,7 @@ class TrainedChunks(TrainedPolicy):
             acting.num_inference_steps,
             self._spec.history,
             warm_start=acting.warm_start,
+            guidance=acting.guidance,
         )
         plans = ActionChunks(self.model, executed, acting.temporal_ensemble)
         return ReplanningPolicy(plans, source, executed)

@@ -112,7 +112,7 @@ class TrainedLwd(TrainedPolicy):
         return acting.latent == SAMPLED
 
     def check(self, acting: Acting) -> None:
-        """Check that the latents' source is there, and the number of denoising steps."""
+        """Check that the latents' source is there, and that the model can be sampled so."""
         if self.samples(acting):
             if self._spec is not None:
                 check_sampling(

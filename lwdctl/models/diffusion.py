@@ -223,12 +223,14 @@ class LatentDiffusion(nn.Module):
         draws = 1 + sum(step.noise is not None for step in table)
         noise = draw_noise(generators, draws, spec.denoiser.latent_size, device)
         inputs = [noise, condition] if start is None else [noise, condition, start]
-        if device.type != "cuda":
-            steps_of = torch.tensor(timesteps, device=device)
-            return self.denoise(table, steps_of, *inputs, guidance=guidance)
-        steps_of = _uploaded(tuple(timesteps), device)
-        run = partial(self.denoise, table, steps_of, guidance=guidance)
-        return self.graphs.run(self, (table, guidance), run, inputs)
+        on_cuda = device.type == "cuda"
+        visited = (
+            _uploaded(tuple(timesteps), device)
+            if on_cuda
+            else torch.tensor(timesteps, device=device)
+        )
+        run = partial(self.denoise, table, visited, guidance=guidance)
+        return self.graphs.run(self, (table, guidance), run, inputs) if on_cuda else run(*inputs)
 
     def denoise(
         self,
@@ -256,9 +258,10 @@ class LatentDiffusion(nn.Module):
         """
         latent, network = noise[0], self.denoiser
         if start is not None:
-            signal, std = coefficients(float(self.alphas_cumprod[steps[0].timestep]))
             if self.spec.prediction == FLOW:
                 signal, std = steps[0].signal, steps[0].std
+            else:
+                signal, std = coefficients(float(self.alphas_cumprod[steps[0].timestep]))
             latent = signal * self.latent.normalize(start) + std * latent
         is_guided = guidance != 1
         if is_guided:  # the hidden conditions below the others
@@ -336,7 +339,8 @@ def check_sampling(
     if guidance != 1 and not spec.can_hide:
         raise ConfigError(
             f"{model} cannot be guided: its condition was never hidden in training",
-            "leave --guidance out, or train it with lwdctl train-diffusion --condition-dropout 0.1",
+            "leave --guidance out, or evaluate LWD alone with a diffusion model that was trained by"
+            " lwdctl train-diffusion --condition-dropout 0.1",
         )
     if num_inference_steps > spec.num_train_timesteps:
         raise ConfigError(

@@ -74,7 +74,7 @@ def noise_levels(num_train_timesteps: int, prediction: str) -> tuple[Tensor, Ten
     both add up to 1, where they do so in squares otherwise.
     """
     if prediction == FLOW:
-        std = torch.arange(1, num_train_timesteps + 1) / num_train_timesteps
+        std = torch.arange(1, num_train_timesteps + 1, device="cpu") / num_train_timesteps
         return 1.0 - std, std
     alphas = training_schedule(num_train_timesteps)
     return alphas**0.5, (1.0 - alphas) ** 0.5
@@ -223,11 +223,8 @@ def _directed(alphas: Tensor, timesteps: Sequence[int]) -> tuple[SamplingStep, .
 
 def _straight(num_train_timesteps: int, timesteps: Sequence[int]) -> tuple[SamplingStep, ...]:
     """Euler's method along straight paths: the clean latent and the noise, mixed anew."""
-    levels = [
-        (float(signal[step]), float(std[step]))
-        for signal, std in [noise_levels(num_train_timesteps, FLOW)]
-        for step in timesteps
-    ]
+    signal, std = noise_levels(num_train_timesteps, FLOW)
+    levels = [(float(signal[step]), float(std[step])) for step in timesteps]
     return tuple(
         SamplingStep(step, *here, *after, direction=here)
         for step, here, after in zip(timesteps, levels, [*levels[1:], (1.0, 0.0)], strict=True)

@@ -78,12 +78,14 @@ class Snippets(Protocol):
         actions: (batch, time, action).
         mask: (batch, time), 1.0 for real steps, 0.0 for padding.
         start: (batch,), first step within the episode, negative before it.
+        left: (batch,), steps of the episode from the snippet's first one on.
     """
 
     observations: Tensor
     actions: Tensor
     mask: Tensor
     start: Tensor
+    left: Tensor
 
 
 class SnippetEncoder(nn.Module):
@@ -132,13 +134,12 @@ def sample_posterior(mean: Tensor, log_variance: Tensor, generator: torch.Genera
 
 @dataclass(frozen=True)
 class Focus:
-    """Steps of demonstrations that count more than others in the reconstruction.
+    """Steps of demonstrations whose error counts more than that of others.
 
     Attributes:
-        where: The `"first"` steps of a demonstration, or its `"last"` ones. The last ones are known
-            in snippets that reach past its end alone.
+        where: The `"first"` steps of a demonstration, or its `"last"` ones.
         steps: How many.
-        weight: How much more than the others.
+        weight: Weight of their squared error; others have 1.
     """
 
     where: Literal["first", "last"]
@@ -146,15 +147,13 @@ class Focus:
     weight: float
 
     def weights(self, batch: Snippets) -> Tensor:
-        """Return the weight (batch, time) of every step: 1, or that of the focus."""
-        length = batch.mask.shape[1]
-        place = torch.arange(length, device=batch.mask.device).expand_as(batch.mask)
+        """Return the weight (batch, time) of every step."""
+        place = torch.arange(batch.mask.shape[1], device=batch.mask.device)
         if self.where == "first":
             near = place + batch.start.unsqueeze(1) < self.steps
         else:
-            real = place.masked_fill(batch.mask == 0, -1).amax(1, keepdim=True)
-            near = (place > real - self.steps) & (place <= real) & (real < length - 1)
-        return 1.0 + (self.weight - 1.0) * near
+            near = batch.left.unsqueeze(1) - place <= self.steps
+        return 1.0 + (self.weight - 1.0) * (near & (batch.mask > 0))
 
 
 def counted_steps(mask: Tensor, padding: str) -> Tensor:
@@ -163,24 +162,31 @@ def counted_steps(mask: Tensor, padding: str) -> Tensor:
 
 
 def vae_terms(
-    predicted: Tensor, target: Tensor, mask: Tensor, mean: Tensor, log_variance: Tensor
+    predicted: Tensor,
+    target: Tensor,
+    mask: Tensor,
+    mean: Tensor,
+    log_variance: Tensor,
+    weights: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Return both terms of the VAE loss, unweighted scalars.
 
     Args:
         predicted: Normalized actions of the decoded policy or chunk (batch, time, action).
         target: Normalized actions of the demonstration (batch, time, action).
-        mask: (batch, time), 1 for real steps, or their weights.
+        mask: (batch, time), 1 for real steps.
         mean: Posterior mean (batch, latent).
         log_variance: Logarithm of the posterior variance (batch, latent).
+        weights: (batch, time), factors of the steps' squared errors; None for 1.
 
     Returns:
         `reconstruction`: the squared error, summed over action components, averaged over valid
-        steps (by their weights) and over the batch. `kl`: sigma^2 + mu^2 - 1 - log sigma^2 (twice
-        the divergence, as the paper writes it), summed over latent components and averaged over
-        the batch.
+        steps and over the batch. `kl`: sigma^2 + mu^2 - 1 - log sigma^2 (twice the divergence, as
+        the paper writes it), summed over latent components and averaged over the batch.
     """
     squared = (predicted - target).square().sum(-1) * mask
+    if weights is not None:
+        squared = squared * weights
     error = squared.sum(1) / mask.sum(1).clamp(min=1.0)
     kl = torch.sum(log_variance.exp() + mean.square() - 1.0 - log_variance, dim=1)
     return {"reconstruction": error.mean(), "kl": kl.mean()}
@@ -283,8 +289,7 @@ class PolicyVae(nn.Module):
                 `noisy_observations`.
             padding: `"masked"` leaves padded steps out of the reconstruction; `"counted"` does not:
                 in them the robot stays where it is. The encoder does not see them either way.
-            focus: Steps that count more than others: they are drawn the more often, or weigh the
-                more where all steps are taken.
+            focus: Steps whose error counts more than that of others.
         """
         del task, label
         mean, log_variance = self.encode(batch)
@@ -297,33 +302,25 @@ class PolicyVae(nn.Module):
         elapsed = torch.arange(length, device=mask.device) / self.spec.snippet_length
         elapsed = elapsed.expand_as(mask)
         if loss_steps is not None and loss_steps < length:
-            drawn = _draw_steps(mask, loss_steps, generator, weights)
+            drawn = _draw_steps(mask, loss_steps, generator)
             observations, actions = _take(observations, drawn), _take(actions, drawn)
             elapsed, mask = elapsed.gather(1, drawn), mask.gather(1, drawn)
-        elif weights is not None:
-            mask = mask * weights
+            weights = None if weights is None else weights.gather(1, drawn)
         if observation_noise > 0:
             observations = noisy_observations(
                 observations, self.observation.scale, self.spec, observation_noise, generator
             )
         outputs = generated.run(layers, self.policy_inputs(observations, elapsed))
         target = self.action.normalize(actions - self.spec.reference(observations))
-        terms = vae_terms(outputs, target, mask, mean, log_variance)
+        terms = vae_terms(outputs, target, mask, mean, log_variance, weights)
         if self.dynamics is not None:
             terms |= self.dynamics.terms(self, layers, batch, generator)
         return terms
 
 
-def _draw_steps(
-    mask: Tensor, count: int, generator: torch.Generator, weights: Tensor | None = None
-) -> Tensor:
-    """Draw `count` steps (batch, count) per snippet without repeats, real ones first.
-
-    Weights (batch, time) say how likely a step is to be the next one drawn, relative to the others.
-    """
+def _draw_steps(mask: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Draw `count` steps (batch, count) per snippet without repeats, real ones first."""
     scores = torch.rand(mask.shape, generator=generator, device=mask.device)
-    if weights is not None:  # u^(1 / w) ranks as drawing one after the other does
-        scores = scores ** (1.0 / weights)
     return torch.topk(scores + mask, count, dim=1, sorted=False).indices
 
 

@@ -219,8 +219,8 @@ class _Evaluation:
         """Check labels and every model before anything runs.
 
         Raises:
-            ConfigError: An unknown label, too many denoising steps, a horizon that the chunks of a
-                model do not reach, or a temporal ensemble where no policy has chunks.
+            ConfigError: An unknown label, a model that cannot be sampled so, a horizon that the
+                chunks of a model do not reach, or a temporal ensemble where no policy has chunks.
         """
         _ = self.labels
         if not self._checked.has_chunks and self.config.temporal_ensemble is not None:
@@ -411,12 +411,13 @@ class _Evaluation:
             if config.temporal_ensemble is not None
             else ""
         )
+        guided = f" guidance {config.guidance:g};" if config.guidance != 1 else ""
         return (
             f"{config.episodes} episodes per {per} from evaluation seeds {config.seed} to"
             f" {config.seed + config.episodes - 1}; 'oracle' instead restores the initial states of"
             f" recorded demonstrations (split: {config.oracle_split}; at most as many);"
-            f" {self._horizons}; {perturbed};{warm}{ensemble} success at any step; 95 % Wilson"
-            " intervals; EMA weights"
+            f" {self._horizons}; {perturbed};{warm}{ensemble}{guided} success at any step; 95 %"
+            " Wilson intervals; EMA weights"
         )
 
     @property

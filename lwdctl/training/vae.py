@@ -93,11 +93,6 @@ def train_vae(
         step_size = spec.observation_size + spec.action_size
         inputs = torch.zeros(2, spec.snippet_length, step_size), torch.ones(2, spec.snippet_length)
         check_outputs("encoder", model.encoder, inputs, [(2, spec.latent_size)] * 2, device)
-    if config.focus == "last" and not batches.padding_fraction():
-        raise ConfigError(
-            "no snippet extends beyond its demonstration, so that none is known to have its last steps",
-            "leave --focus last out, or lower --min-valid-fraction",
-        )
     progress.message(_describe(config, spec, batches))
     settings = LoopSettings.of(config)
     loop = TrainingLoop(model, objective, settings, directory, progress)

@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import h5py
@@ -138,7 +138,21 @@ def test_what_counts_as_a_fall() -> None:
     text = (EXAMPLES / "where_policies_fall.py").read_text()
     known: dict[str, Any] = {}
     exec(text.partition("\nname, path")[0], known)
-    fell_after = known["fell_after"]
+    known["STEPS"] = 3
+    seen: list[Any] = []
+
+    class Env:
+        unwrapped = property(lambda self: self)
+        reset = set_state = lambda _, *state, **seed: seen.append(state or seed)
+        step = lambda _, action: (action + 1.0, float(action[0]), False, False, {})  # noqa: E731
+
+    policy = SimpleNamespace(
+        source=SimpleNamespace(network_keys=("state",)), act=lambda seen: seen["state"] / 2
+    )
+    earned = known["rewards_from"](Env(), policy, "qpos", "qvel", np.array([1.0]))
+    assert seen == [{"seed": 0}, ("qpos", "qvel")]  # from the recorded state
+    np.testing.assert_allclose(earned, [0.5, 0.75, 0.875])
+    known["STEPS"], fell_after = 900, known["fell_after"]
     good = np.full(900, 10.0)
     assert fell_after(good, 10.0) is None
     assert fell_after(good[:500], 10.0) == 500  # the simulator ended it

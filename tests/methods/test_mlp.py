@@ -119,7 +119,7 @@ def test_training_sees_the_history_and_the_time_of_acting() -> None:
     model, _ = policy_of(spec)
     batch = SnippetBatch(
         torch.randn(4, 3, 3), torch.randn(4, 3, 2), torch.ones(4, 3),
-        torch.tensor([-2, 0, 5, 8]), *torch.tensor([[0, 1, 1, 0], [0, 0, 1, 1]]),
+        torch.tensor([-2, 0, 5, 8]), *torch.tensor([[0, 1, 1, 0], [0, 0, 1, 1], [12, 10, 5, 2]]),
     )  # fmt: skip
     loss = model.terms(batch, batch.task, batch.label, torch.Generator())["squared_error"]
     acted = model.act(batch.observations.flatten(1), batch.start + 2, batch.task, batch.label)

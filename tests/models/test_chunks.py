@@ -27,7 +27,7 @@ def batch_of(real: int) -> SnippetBatch:
     torch.manual_seed(1)
     mask = (torch.arange(LENGTH) < real).float().expand(4, -1)
     rows = torch.randn(4, LENGTH, OBS), torch.randn(4, LENGTH, ACTION)
-    return SnippetBatch(*rows, mask, *torch.zeros(3, 4, dtype=torch.long))
+    return SnippetBatch(*rows, mask, *torch.zeros(4, 4, dtype=torch.long))
 
 
 def denoising(model: ActionDiffusion, batch: SnippetBatch, **options: object) -> float:
@@ -57,7 +57,7 @@ def test_padding_counts_for_ldp_if_it_is_to() -> None:
         batch = batch_of(5)
         batch.actions[:, 5:] += shift
         part = [item[:, :length] for item in (batch.observations, batch.actions, batch.mask)]
-        snippets = SnippetBatch(*part, batch.start, batch.task, batch.label)
+        snippets = SnippetBatch(*part, batch.start, batch.task, batch.label, batch.left)
         generator = torch.Generator().manual_seed(2)
         terms = chunks.terms(snippets, batch.task, batch.label, generator, padding=padding)
         return float(terms["reconstruction"].detach())

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lwdctl.models import generated
-from lwdctl.models.vae import Focus, PolicyVae, VaeSpec, _draw_steps
+from lwdctl.models.vae import Focus, PolicyVae, VaeSpec
 
 NONE = torch.zeros(0, dtype=torch.long)
 SPEC = VaeSpec(
@@ -31,6 +31,7 @@ class Snippets:
     actions: torch.Tensor
     mask: torch.Tensor
     start: torch.Tensor = NONE
+    left: torch.Tensor = NONE
 
 
 def batch_of(count: int, seed: int = 0) -> Snippets:
@@ -43,6 +44,7 @@ def batch_of(count: int, seed: int = 0) -> Snippets:
         torch.randn(count, 8, 2, generator=generator),
         mask,
         torch.zeros(count, dtype=torch.long),
+        mask.sum(1).long(),
     )
 
 
@@ -103,39 +105,45 @@ def test_drawn_loss_steps_avoid_padding() -> None:
 
 
 def test_focus_is_on_the_first_and_last_steps_of_demonstrations() -> None:
-    batch = replace(batch_of(4), start=torch.tensor([0, 0, 1, 5]))
-    first = Focus("first", 3, 4.0).weights(batch)
+    batch = replace(batch_of(4), start=torch.tensor([0, 0, 1, 5]), left=torch.tensor([9, 5, 8, 5]))
     expected = torch.ones(4, 8)
     expected[:2, :3] = 4.0
     expected[2, :2] = 4.0
-    assert torch.equal(first, expected)
-    last = Focus("last", 2, 4.0).weights(batch)  # rows 1 and 3 end after their fifth step
+    assert torch.equal(Focus("first", 3, 4.0).weights(batch), expected)
     expected = torch.ones(4, 8)
-    expected[1::2, 3:5] = 4.0
-    assert torch.equal(last, expected)
+    expected[0, 7] = 4.0  # the demonstration's last step but one
+    expected[1::2, 3:5] = 4.0  # what follows is padding
+    expected[2, 6:] = 4.0  # ends with its demonstration
+    assert torch.equal(Focus("last", 2, 4.0).weights(batch), expected)
 
 
-def test_focus_weighs_steps_where_all_are_taken() -> None:
+@pytest.mark.parametrize("loss_steps", [None, 4])
+def test_the_error_of_a_focused_step_counts_as_often_as_its_weight_says(
+    loss_steps: int | None,
+) -> None:
+    """Also in a snippet that lies within the focus, and where steps are drawn."""
     model = PolicyVae(SPEC)
     torch.nn.init.zeros_(model.decoder.network.layer_weight_tensors[-1])
     torch.nn.init.zeros_(model.decoder.network.layer_bias_vectors[-1])
-    batch = batch_of(4)
-    focus = Focus("first", 2, 5.0)
-    found = model.terms(batch, NONE, NONE, torch.Generator().manual_seed(0), focus=focus)
-    weights = batch.mask * torch.tensor([5.0, 5.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0])
-    squared = batch.actions.square().sum(-1)
-    expected = ((squared * weights).sum(1) / weights.sum(1)).mean()
-    torch.testing.assert_close(found["reconstruction"], expected)
+    batch = replace(batch_of(4), actions=torch.ones(4, 8, 2), start=torch.tensor([0, 0, 3, 6]))
 
+    def errors(focus: Focus | None) -> torch.Tensor:
+        rows = []
+        for row in range(4):
+            part = Snippets(*(value[row : row + 1] for value in vars(batch).values()))
+            found = [
+                model.terms(
+                    part, NONE, NONE, torch.Generator().manual_seed(seed), loss_steps, focus=focus
+                )["reconstruction"].detach()
+                for seed in range(200 if loss_steps else 1)
+            ]
+            rows.append(torch.stack(found).mean())
+        return torch.stack(rows)
 
-def test_focused_steps_are_drawn_as_often_as_their_weight_says() -> None:
-    mask, weights = torch.ones(20000, 4), torch.tensor([6.0, 1.0, 2.0, 1.0]).repeat(20000, 1)
-    mask[:, 3] = 0.0
-    drawn = _draw_steps(mask, 1, torch.Generator().manual_seed(0), weights)
-    share = torch.bincount(drawn.flatten(), minlength=4) / 20000
-    torch.testing.assert_close(share, torch.tensor([6.0, 1.0, 2.0, 0.0]) / 9, atol=0.015, rtol=0)
-    two = _draw_steps(mask, 2, torch.Generator().manual_seed(0), weights)
-    assert (two[:, 0] != two[:, 1]).all()
+    focused = errors(Focus("first", 5, 3.0)) / errors(None)
+    # Of 8, 5, 8 and 5 real steps, 5, 5, 2 and 0 are among the first five of the demonstration.
+    expected = 1.0 + 2.0 * torch.tensor([5 / 8, 1.0, 2 / 8, 0.0])
+    torch.testing.assert_close(focused, expected, atol=0.12 if loss_steps else 1e-5, rtol=0)
 
 
 def test_reduction_is_what_the_docstring_says() -> None:

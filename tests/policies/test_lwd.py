@@ -271,7 +271,7 @@ class _Batches:
         count = len(episodes)
         return SnippetBatch(
             torch.zeros(count, 4, 3), torch.zeros(count, 4, 2), torch.ones(count, 4),
-            *torch.zeros(3, count, dtype=torch.long),
+            *torch.zeros(4, count, dtype=torch.long),
         )  # fmt: skip
 
 

@@ -56,7 +56,7 @@ VAE = VaeConfig(
 )  # fmt: skip
 DIFFUSION = DiffusionConfig(
     width=16, blocks=2, batch_size=9, device="cpu", dropout=0.1, state_noise=0.1, threads=1,
-    warmup=5,
+    warmup=5, condition_dropout=0.2,
 )  # fmt: skip
 BASELINE = BaselineConfig(
     snippet_length=8, batch_size=7, device="cpu", unet_size="xs", transformer_size="xs", warmup=5,

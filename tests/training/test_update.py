@@ -41,6 +41,7 @@ VAE = VaeConfig(
 DIFFUSION = DiffusionConfig(
     width=16, blocks=1, batch_size=8, updates=3, device="cpu", latent_layout="8x1", unet_size="xs",
     transformer_size="xs", dropout=0.1, state_noise=0.1, threads=1,
+    condition_dropout=0.1,
 )  # fmt: skip
 BASELINE = BaselineConfig(
     snippet_length=8, batch_size=4, updates=3, device="cpu", unet_size="xs", cache="ram",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -72,11 +71,3 @@ def test_rollouts_longer_than_snippets_are_refused(tmp_path: Path) -> None:
         ConfigError, match="a rollout of 8 steps needs 9 observations, and a snippet has 8"
     ):
         train_vae(data, config(8), directory=tmp_path, progress=SilentProgress())
-
-
-def test_a_focus_on_last_steps_that_are_not_known_is_refused(tmp_path: Path) -> None:
-    data = random_walks(episodes=6, steps=20, state=3)
-    whole = replace(config(0), snippet_length="episode", focus="last")
-    with pytest.raises(ConfigError, match="no snippet extends beyond"):
-        train_vae(data, whole, directory=tmp_path, progress=SilentProgress())
-    train_vae(data, replace(config(0), focus="last"), directory=tmp_path, progress=SilentProgress())
