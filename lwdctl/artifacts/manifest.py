@@ -214,19 +214,22 @@ def command_line() -> str:
     return _ORIGIN.get({}).get("command", "")
 
 
-def provenance(*, seed: int | None, device: str, started: str) -> dict[str, Any]:
+def provenance(
+    *, seed: int | None, device: str, started: str, code: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Describe the running program; nothing is imported to find out.
 
     Args:
         seed: The stage's seed, or None when it draws nothing.
         device: Where it computed (`"cpu"`, `"cuda:0"`).
         started: When it began, from `now`.
+        code: What `software` returned then; None asks now.
     """
     return {
         "command": "",
         "stage": "",
         **_ORIGIN.get({}),
-        **software(),
+        **(software() if code is None else code),
         "seed": seed,
         "device": device,
         "host": {

@@ -34,6 +34,7 @@ from lwdctl.artifacts.manifest import (
     now,
     plain,
     provenance,
+    software,
 )
 from lwdctl.artifacts.references import version_directory, version_of
 from lwdctl.core.errors import ArtifactError, cannot_write
@@ -119,6 +120,8 @@ class RunInProgress:
         self._record = record
         self._version = version
         self._lock = lock
+        # Of the code that computes: the checkout may have another before a long run ends.
+        self._software = software()
         self.artifact: Artifact | None = None
 
     @property
@@ -161,7 +164,9 @@ class RunInProgress:
             inputs=self._record.inputs,
             files=files,
             summary=plain(summary),
-            provenance=provenance(seed=seed, device=device, started=self._record.started),
+            provenance=provenance(
+                seed=seed, device=device, started=self._record.started, code=self._software
+            ),
         )
         artifact = self._finish(staging, manifest)
         for file in files:

@@ -48,6 +48,16 @@ def test_a_version_holds_payload_manifest_and_nothing_else(workspace, make):
     assert manifest == Manifest.read(artifact.path / "manifest.json")
 
 
+def test_an_artifact_names_the_code_that_its_run_began_with(workspace, monkeypatch):
+    code = {"lwdctl": "1", "git": {"commit": "c0", "dirty": False}}
+    monkeypatch.setattr(run_in_progress, "software", lambda: dict(code))
+    with workspace.begin("vae", "lift", config={}, inputs=[]) as run:
+        (run.path / "payload").write_text("x")
+        code["git"] = {"commit": "c1", "dirty": False}  # someone commits meanwhile
+        found = run.publish({}).manifest.provenance
+    assert found["git"]["commit"] == "c0"
+
+
 def test_versions_count_up_and_are_never_overwritten(make):
     first, second = make("vae", "lift", content="one"), make("vae", "lift", content="two")
     assert (first.reference, second.reference) == ("vae/lift:v1", "vae/lift:v2")
