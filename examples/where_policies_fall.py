@@ -4,7 +4,7 @@
         diffusion/halfcheetah expert 0 100
 
 The policy fell if the simulator ended the episode, or if the mean reward of its last 100 steps is
-below half of the recorded trajectory's from that start on, which must be positive. Prints when.
+below half of the recorded trajectory's from there on (a positive one). Prints {trajectory: step}.
 """
 
 import sys

@@ -114,7 +114,7 @@ class Condition:
         warm_start: Fraction of the denoising steps that a re-plan runs from the previous latent or
             chunk, 0 where every re-plan starts from noise.
         temporal_ensemble: Rate at which the weights of chunks fall where several are averaged.
-        guidance: How far the diffusion model's predictions follow the condition.
+        guidance: Factor of the difference that the condition makes to predictions; 1 as trained.
     """
 
     policy: str

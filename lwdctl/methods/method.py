@@ -42,7 +42,7 @@ class Acting(StageSettings):
         temporal_ensemble: Chunks only: average what all chunks so far predict for a step, with
             weights exp(-m i) where i counts from the oldest chunk and m is this number; None
             executes the newest chunk.
-        guidance: How far predictions follow the condition; 1 as trained.
+        guidance: Factor of the difference that the condition makes; 1 as trained.
 
     Raises:
         ConfigError: A value of a wrong type, an unknown name, or a number out of range.
@@ -56,7 +56,7 @@ class Acting(StageSettings):
     temporal_ensemble: float | None = option(
         None, "Rate at which weights of chunks fall", minimum=0
     )
-    guidance: float = option(1.0, "How far predictions follow the condition", minimum=0)
+    guidance: float = option(1.0, "Factor of the difference that the condition makes", minimum=0)
 
 
 @dataclass(frozen=True)

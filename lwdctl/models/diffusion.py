@@ -208,9 +208,9 @@ class LatentDiffusion(nn.Module):
                 noised to the level of the truncated schedule's first timestep. None starts from
                 pure noise.
             fraction: Fraction of the denoising steps to run from `start`.
-            guidance: How far predictions follow the condition: 1 as trained; otherwise that of the
-                hidden condition moves towards that of the condition by this factor (Ho and
-                Salimans 2021, formula 6, where it is 1 + w).
+            guidance: Factor of the difference that the condition makes to a prediction: 1 as
+                trained, 0 without the condition (Ho and Salimans 2021, formula 6, where it is
+                1 + w).
 
         Returns:
             (batch, latent), in the encoder's units.
@@ -224,12 +224,8 @@ class LatentDiffusion(nn.Module):
         noise = draw_noise(generators, draws, spec.denoiser.latent_size, device)
         inputs = [noise, condition] if start is None else [noise, condition, start]
         on_cuda = device.type == "cuda"
-        visited = (
-            _uploaded(tuple(timesteps), device)
-            if on_cuda
-            else torch.tensor(timesteps, device=device)
-        )
-        run = partial(self.denoise, table, visited, guidance=guidance)
+        given = _uploaded(tuple(timesteps), device) if on_cuda else torch.tensor(timesteps)
+        run = partial(self.denoise, table, given, guidance=guidance)
         return self.graphs.run(self, (table, guidance), run, inputs) if on_cuda else run(*inputs)
 
     def denoise(
@@ -251,7 +247,7 @@ class LatentDiffusion(nn.Module):
                 noise.
             condition: (batch, condition).
             start: Latents (batch, latent) to start from; see `sample`.
-            guidance: How far predictions follow the condition; see `sample`.
+            guidance: Factor of the difference that the condition makes; see `sample`.
 
         Returns:
             (batch, latent), in the encoder's units.
@@ -289,12 +285,12 @@ class LatentDiffusion(nn.Module):
 def _guided(
     predict: Callable[[Tensor, Any], Tensor], guidance: float, noisy: Tensor, context: Any
 ) -> Tensor:
-    """Return predictions (batch, latent) that follow the condition by the factor `guidance`.
+    """Return guided predictions (batch, latent); see `LatentDiffusion.sample`.
 
     The context is that of all conditions, then of as many hidden ones.
     """
-    told, hidden = predict(torch.cat([noisy, noisy]), context).chunk(2)
-    return hidden + guidance * (told - hidden)
+    conditional, unconditional = predict(torch.cat([noisy, noisy]), context).chunk(2)
+    return unconditional + guidance * (conditional - unconditional)
 
 
 def draw_noise(

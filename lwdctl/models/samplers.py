@@ -222,7 +222,7 @@ def _directed(alphas: Tensor, timesteps: Sequence[int]) -> tuple[SamplingStep, .
 
 
 def _straight(num_train_timesteps: int, timesteps: Sequence[int]) -> tuple[SamplingStep, ...]:
-    """Euler's method along straight paths: the clean latent and the noise, mixed anew."""
+    """Euler's method along the straight paths of flow matching (Lipman et al. 2023)."""
     signal, std = noise_levels(num_train_timesteps, FLOW)
     levels = [(float(signal[step]), float(std[step])) for step in timesteps]
     return tuple(

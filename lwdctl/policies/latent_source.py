@@ -65,7 +65,7 @@ class SampledLatents(LatentSource):
     Attributes:
         warm_start: Fraction of the denoising steps to run at an episode's later re-plans, starting
             from the re-noised previous latent; 0 always starts from pure noise.
-        guidance: How far predictions follow the condition; 1 as trained.
+        guidance: Factor of the difference that the condition makes; 1 as trained.
     """
 
     denoises = True

@@ -329,7 +329,7 @@ class DiffusionObjective:
         state_noise: Standard deviation of noise on the normalized state condition.
         weights: (snippet,), how often a row of `table` is drawn, relative to the others; None for
             all alike.
-        dropout: Fraction of the snippets whose condition is hidden.
+        dropout: Probability with which the condition of a snippet is hidden.
     """
 
     table: LatentTable | SpilledLatents

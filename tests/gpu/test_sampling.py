@@ -79,6 +79,22 @@ def test_every_batch_size_and_a_warm_start_have_their_graph() -> None:
     assert captured(model) == 3
 
 
+def test_every_guidance_has_its_graph() -> None:
+    model = a_model("mlp").cuda()
+    twin, condition = eager(model), torch.eye(TASKS, device="cuda")
+    for guidance in (1.0, 0.5, 2.0) * 3:
+        ours, theirs = (
+            one.sample(
+                condition,
+                [torch.Generator().manual_seed(row) for row in range(TASKS)],
+                guidance=guidance,
+            )
+            for one in (model, twin)
+        )
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+    assert captured(model) == 3
+
+
 def test_a_result_is_not_overwritten_by_the_next_one() -> None:
     model = a_model("mlp").cuda()
     results = [sample(model, 2, seed) for seed in (0, 1, 2, 0)]

@@ -79,11 +79,11 @@ def test_every_network_is_guided_as_two_calls_would(architecture: str) -> None:
     noise = torch.stack([torch.randn(LATENT, generator=row) for row in seeded(3)])
     step = torch.full((3,), 49)
     with torch.no_grad():
-        told = model.denoiser(noise, step, condition)
+        given = model.denoiser(noise, step, condition)
         hidden = model.denoiser(noise, step, torch.zeros_like(condition))
-    assert (told - hidden).abs().max() > 1e-3
+    assert (given - hidden).abs().max() > 1e-3
     found = model.sample(condition, seeded(3), steps=1, guidance=2.5)
-    torch.testing.assert_close(found, hidden + 2.5 * (told - hidden), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found, hidden + 2.5 * (given - hidden), rtol=1e-4, atol=1e-4)
 
 
 def test_as_many_conditions_are_hidden_as_was_asked_for() -> None:
@@ -103,9 +103,9 @@ def test_as_many_conditions_are_hidden_as_was_asked_for() -> None:
     model = model_of("custom", Watching())
     objective.load(0, 1)
     objective.loss(model, torch.zeros(1, dtype=torch.long), torch.Generator().manual_seed(0))
-    given = seen[0][:, -1]
-    assert 0.27 < 1.0 - float(given.mean()) < 0.33
-    assert torch.equal(seen[0][given == 0], torch.zeros(int((given == 0).sum()), 3))
+    is_given = seen[0][:, -1]
+    assert 0.27 < 1.0 - float(is_given.mean()) < 0.33
+    assert torch.equal(seen[0][is_given == 0], torch.zeros(int((is_given == 0).sum()), 3))
     objective.validate(model)
     assert (seen[1][:, -1] == 1).all()  # held-out losses compare with those of other models
 
