@@ -43,7 +43,7 @@ def fell_after(rewards, usual):
     return int(np.flatnonzero(good)[-1]) + WINDOW if good.any() else 0
 
 
-name, path, reference, label, *starts = sys.argv[1:]
+name, path, reference, label, *starts = sys.argv[1:] if len(sys.argv) > 5 else sys.exit(__doc__)
 plan = {"horizon": "episode"} if reference.startswith("diffusion") else {}
 policy, env = lwdctl.load_policy(reference, **plan), gymnasium.make(name)
 with h5py.File(path) as file:
