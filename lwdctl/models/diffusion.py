@@ -224,7 +224,8 @@ class LatentDiffusion(nn.Module):
         noise = draw_noise(generators, draws, spec.denoiser.latent_size, device)
         inputs = [noise, condition] if start is None else [noise, condition, start]
         on_cuda = device.type == "cuda"
-        given = _uploaded(tuple(timesteps), device) if on_cuda else torch.tensor(timesteps)
+        upload = _uploaded if on_cuda else torch.tensor
+        given = upload(tuple(timesteps), device=device)
         run = partial(self.denoise, table, given, guidance=guidance)
         return self.graphs.run(self, (table, guidance), run, inputs) if on_cuda else run(*inputs)
 
