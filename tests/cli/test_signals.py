@@ -82,7 +82,7 @@ def test_signals_at_many_moments(ingested, recording, tmp_path):
 
 
 PROGRAM = """
-import sys, time, types
+import signal, sys, time, types
 from lwdctl.cli import commands
 from lwdctl.cli.main import main
 module = sys.modules["toy"] = types.ModuleType("toy")
@@ -142,7 +142,7 @@ def test_a_finalizer_loses_no_signal(tmp_path, number):
         class Slow:
             def __del__(self):
                 print("ready", flush=True)
-                time.sleep(1)
+                time.sleep(60)
                 print("not interrupted", flush=True)
         thing = Slow()
         del thing
@@ -178,14 +178,15 @@ SLOW = """
         made = plain(*words, **options) if "WHEN" == "after" else None
         if "FUNCTION" in names:
             print("ready", flush=True)
-            end = time.monotonic() + 0.5
-            while time.monotonic() < end:
+            while not signal.getitimer(signal.ITIMER_REAL)[0]:  # the signal has not arrived
                 time.sleep(0.01)
+            time.sleep(0.2)  # it waits, and is looked at again and again
         return plain(*words, **options) if made is None else made
     run_in_progress.WHERE = slow
     with Workspace(Path(ROOT)).begin("vae", "lift", config={}) as run:
         if "FUNCTION" == "_finish":  # without which nothing would be kept anyway
             (run.checkpoints / "1").write_text("half way")
+        time.sleep(0.2)  # the work, which a signal of before ends
         run.publish({})
     time.sleep(60)
 """
