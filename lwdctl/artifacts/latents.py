@@ -36,7 +36,7 @@ class LatentWriter:
     Args:
         path: The zarr directory to create, or None for a store in memory.
         latent_size: Components of a latent.
-        state_size: Components of the state at a snippet's first step.
+        state_size: Components of the state up to a snippet's first step: history * obs.
 
     Raises:
         ArtifactError: `path` exists.
@@ -81,7 +81,7 @@ class LatentWriter:
         Args:
             mean: (batch, latent) posterior mean.
             log_variance: (batch, latent) logarithm of the posterior variance.
-            state: (batch, obs) features at the first step.
+            state: (batch, history * obs) what was observed up to the first step, oldest first.
             task: (batch,) index into `spec.env.tasks`, -1 for none.
             label: (batch,) index into `spec.labels`, -1 for none.
             episode: (batch,) row of the snippet store's episode table.

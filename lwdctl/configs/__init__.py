@@ -28,7 +28,7 @@ ActionTarget = Literal["auto", "absolute", "relative"]
 DenoiserSize = Literal["xs", "s", "m", "l", "xl"]
 Prediction = Literal["sample", "v_prediction", "epsilon", "flow"]
 Sampler = Literal["ddpm", "ddim", "dpm-solver"]
-LatentName = Literal["sampled", "oracle", "random", "shuffled", "mean"]
+LatentName = Literal["sampled", "oracle", "nearest", "random", "shuffled", "mean"]
 Horizon = int | Literal["episode"]
 Precision = Literal["auto", "fp32", "bf16"]
 Padding = Literal["masked", "counted"]
@@ -398,7 +398,8 @@ class EvalConfig(RolloutConfig):
     latent: tuple[LatentName, ...] = option(
         ("sampled", "oracle", "shuffled", "mean"),
         "Where LWD's latents come from. sampled: the diffusion model; oracle: encoded from the"
-        " demonstration whose initial state is restored (the autoencoder alone); random: any"
+        " demonstration whose initial state is restored (the autoencoder alone); nearest: the"
+        " recorded one whose snippet begins nearest to the current observation; random: any"
         " recorded one of the same task and behavior; shuffled: one of another task or behavior;"
         " mean: the mean of all, one policy for every episode",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Final
 
@@ -39,6 +40,7 @@ from lwdctl.models.vae import PolicyVae, VaeSpec, load_vae
 from lwdctl.policies.latent_source import (
     LatentSource,
     MeanLatents,
+    NearestLatents,
     OracleLatents,
     RecordedLatents,
     SampledLatents,
@@ -47,6 +49,7 @@ from lwdctl.policies.replanning import GeneratedNetworks, ReplanningPolicy
 
 SAMPLED: Final = "sampled"
 ORACLE: Final = "oracle"
+NEAREST: Final = "nearest"
 RANDOM: Final = "random"
 SHUFFLED: Final = "shuffled"
 MEAN: Final = "mean"
@@ -60,7 +63,7 @@ class TrainedLwd(TrainedPolicy):
         device: Where networks run.
         vae: The VAE, in memory or as an artifact.
         diffusion: The diffusion model likewise; None where no latents are sampled.
-        artifacts: What other latents need: `latents` (mean, random, shuffled), `snippets` (oracle).
+        artifacts: What other latents need: `snippets` (oracle), `latents` (the rest).
     """
 
     def __init__(
@@ -155,9 +158,12 @@ class TrainedLwd(TrainedPolicy):
             data = SnippetStore.open(self._artifacts["snippets"].path)
             return OracleLatents(self.vae, self.demonstrations(data), data.episodes.length)
         store = LatentStore.open(self._artifacts["latents"].path)
+        recorded = store.mean, store.task, store.label, tasks, labels
+        if acting.latent == NEAREST:
+            scale = self.vae.observation.scale.cpu().numpy()
+            return NearestLatents(*recorded, own=True, state=store.state, std=scale)
         if acting.latent in (SHUFFLED, RANDOM):
-            own = acting.latent == RANDOM
-            return RecordedLatents(store.mean, store.task, store.label, tasks, labels, own)
+            return RecordedLatents(*recorded, own=acting.latent == RANDOM)
         mean, _ = store.statistics()
         return MeanLatents(mean.astype("float32"))
 
@@ -171,7 +177,12 @@ class TrainedLwd(TrainedPolicy):
     def cost(self, acting: Acting) -> ActingCost:
         """Count the FLOPs; see `lwd_flops`."""
         if acting.latent != SAMPLED:
-            return ActingCost(lwd_flops(self.vae, None), horizon=self.horizon(acting))
+            flops = lwd_flops(self.vae, None)
+            if acting.latent == NEAREST:  # the search: subtract, divide, square, and add
+                store = LatentStore.open(self._artifacts["latents"].path)
+                search = 4 * store.count * store.state_size
+                flops = replace(flops, decoding=flops.decoding + search)
+            return ActingCost(flops, horizon=self.horizon(acting))
         flops = lwd_flops(self.vae, self.diffusion)
         return ActingCost(flops, *denoiser_calls(self.diffusion.spec, acting))
 

@@ -34,7 +34,7 @@ class Acting(StageSettings):
         horizon: Steps executed per re-plan, `"episode"` for one plan all episode, or None for
             what the policy was trained for.
         latent: Where LWD's latents come from: `"sampled"`, or one of the controls `"oracle"`,
-            `"random"`, `"shuffled"` and `"mean"`. Other methods ignore it.
+            `"nearest"`, `"random"`, `"shuffled"` and `"mean"`. Other methods ignore it.
         sampler: Denoising sampler.
         num_inference_steps: Denoising steps per re-plan.
         warm_start: Fraction of the denoising steps to run when re-planning, starting from the

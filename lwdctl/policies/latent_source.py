@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lwdctl.core.errors import ConfigError
+from lwdctl.core.records import FloatArray
 from lwdctl.core.seeding import derive_seed, generator
 from lwdctl.data.batches import SnippetBatches
 from lwdctl.models.diffusion import LatentDiffusion
@@ -190,12 +191,49 @@ class RecordedLatents(LatentSource):
         return np.flatnonzero(same)
 
 
+@dataclass
+class NearestLatents(RecordedLatents):
+    """The latents of the recorded snippets that begin nearest to what is observed now.
+
+    Nearest among those of the episode's own task and label, by the Euclidean distance of
+    normalized observations, with the history that the diffusion model would see. It tells how much
+    of a sampled policy's success is retrieval.
+
+    Attributes:
+        state: (snippet, history * obs), what was observed up to each snippet's first step,
+            environment units, oldest observation first.
+        std: (obs,), what a distance is measured in.
+    """
+
+    state: FloatArray = field(kw_only=True)
+    std: FloatArray = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        """See as many observations as the recorded states hold."""
+        self.history = self.state.shape[1] // len(self.std)
+
+    def latents(self, request: ReplanRequest) -> Tensor:
+        """Return the latent of the nearest snippet for every environment."""
+        current = request.state.cpu().numpy()
+        rows = [
+            self._nearest(plan, row) if plan else 0
+            for plan, row in zip(request.plans, current, strict=True)
+        ]
+        return upload(self.mean[rows], request.state.device)
+
+    def _nearest(self, plan: EpisodePlan, current: FloatArray) -> int:
+        rows = _some(self._own(plan), plan)
+        apart = (self.state[rows] - current).reshape(len(rows), self.history, -1) / self.std
+        distance = np.square(apart).sum(axis=(1, 2))
+        return int(rows[distance.argmin()])
+
+
 def _some(rows: npt.NDArray[np.intp], plan: EpisodePlan) -> npt.NDArray[np.intp]:
     if not rows.size:
         label = f" with the label '{plan.label}'" if plan.label else ""
         raise ConfigError(
             f"no demonstration gives '{plan.task}'{label} the latent that was asked for",
-            "choose another --label or --task, or leave 'random' and 'shuffled' out of --latent",
+            "choose another --label or --task, or leave it out of --latent",
         )
     return rows
 

@@ -17,6 +17,7 @@ from lwdctl.models.vae import PolicyVae, VaeSpec
 from lwdctl.policies.latent_source import (
     LatentSource,
     MeanLatents,
+    NearestLatents,
     OracleLatents,
     RecordedLatents,
     ReplanRequest,
@@ -254,6 +255,35 @@ def test_random_latents_come_from_any_snippet_of_the_same_task_and_label() -> No
     label[:4] = 0
     with pytest.raises(ConfigError, match="no demonstration gives 'x' with the label 'slow'"):
         drawn(("x", "y"), "x", "slow")
+
+
+def test_nearest_latents_begin_nearest_to_the_current_observation_of_their_own() -> None:
+    """Of three observed components the second has a hundred times the spread of the others."""
+    mean = np.arange(5, dtype=np.float32)[:, None].repeat(8, 1)
+    task = np.array([0, 0, 0, 1, 1], dtype=np.int32)
+    label = np.array([0, 1, 0, 0, 1], dtype=np.int32)
+    state = np.array([[0, 0, 0], [1, 0, 0], [0, 90, 0], [0.4, 0, 0], [9, 0, 0]], dtype=np.float32)
+    state = np.concatenate([state, np.full_like(state, 2) * [1, 0, 0]], axis=1, dtype=np.float32)
+    std = np.array([1, 100, 1], dtype=np.float32)
+    given = mean, task, label, ("x", "y"), ("fast", "slow")
+    source = NearestLatents(*given, own=True, state=state, std=std)
+    assert source.history == 2
+    counts = np.zeros(2, dtype=np.int64)
+
+    def found(name: str, behavior: str, *current: float) -> int:
+        observed = torch.tensor([[*current, 2.0, 0.0, 0.0]]).repeat(2, 1)
+        plan = EpisodePlan(0, 100_000, name, label=behavior)
+        latents = source.latents(ReplanRequest([plan, None], counts, counts, observed))
+        return int(latents[0, 0])
+
+    assert found("x", "", 0.6, 0, 0) == 1
+    assert found("x", "", 0.4, 0, 0) == 0  # the fourth row is of another task
+    assert found("x", "", 0.6, 90, 0) == 2
+    assert found("x", "fast", 1, 0, 0) == 0
+    assert found("y", "slow", 0, 0, 0) == 4
+    label[3:] = 0
+    with pytest.raises(ConfigError, match="no demonstration gives 'y' with the label 'slow'"):
+        found("y", "slow", 0, 0, 0)
 
 
 class _Batches:

@@ -109,6 +109,17 @@ def test_no_evaluated_initial_state_equals_a_training_one(chain: Workspace) -> N
         simulator.close()
 
 
+def test_nearest_latents_need_no_denoiser_and_count_their_search(copy: Workspace) -> None:
+    values = {**EVAL, "latent": ["nearest", "mean"], "max_steps": 20}
+    results = json.loads(do("eval", copy, values).payload("results.json").read_text())
+    cost = {row["latent"]: row["cost"] for row in results if row["task"] == "all"}
+    assert cost["nearest"]["denoiser_flops_per_replan"] == 0
+    latents = LatentStore.open(copy.resolve("latents").path)
+    search = 4 * latents.state.size
+    decoding = {name: one["decoder_flops_per_replan"] for name, one in cost.items()}
+    assert decoding["nearest"] == decoding["mean"] + search
+
+
 def test_oracle_latents_belong_to_their_snippets(chain: Workspace) -> None:
     snippets = SnippetStore.open(chain.resolve("snippets").path)
     latents = LatentStore.open(chain.resolve("latents").path)
