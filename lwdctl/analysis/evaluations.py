@@ -29,6 +29,8 @@ SETTINGS = (
     "warm_start",
     "temporal_ensemble",
     "guidance",
+    "replan_beyond",
+    "replan_after",
     "snippet_length",
 )
 """What training seeds of one policy have in common."""
@@ -525,6 +527,10 @@ def _describe(run: Run, name: str) -> str:
         if row.temporal_ensemble is None
         else f"temporal ensemble {row.temporal_ensemble:g}",
         "guidance": f"guidance {row.guidance:g}",
+        "replan_beyond": "no early re-plans"
+        if row.replan_beyond is None
+        else f"re-plans beyond {row.replan_beyond:g}",
+        "replan_after": f"plans of at least {row.replan_after} steps",
         "snippet_length": f"snippets of {row.snippet_length}",
         "evaluation": run.evaluation,
         "source": run.source,

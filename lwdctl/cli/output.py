@@ -66,7 +66,8 @@ def print_result_rows(results: Sequence[Mapping[str, Any]]) -> None:
     """Print the result rows of evaluations, the columns in which they differ first."""
     distinguishing = (
         "stage", "policy", "latent", "env", "train_seed", "snippet_length", "horizon",
-        "perturbation", "sampler", "num_inference_steps", "guidance",
+        "perturbation", "sampler", "num_inference_steps", "guidance", "replan_beyond",
+        "replan_after",
     )  # fmt: skip
     plain = {"guidance": 1.0}  # results of earlier versions do not say so
     varying = [

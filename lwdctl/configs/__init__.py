@@ -432,6 +432,16 @@ class EvalConfig(RolloutConfig):
         " the chunk's steps (default: execute the newest chunk)",
         minimum=0,
     )
+    replan_beyond: float | None = option(
+        None,
+        "LWD only: re-plan before the horizon where an observation is further than this from the"
+        " recorded snippet whose latent lies nearest to the sampled one (root mean square over"
+        " components, in standard deviations; default: never)",
+        minimum=0,
+    )
+    replan_after: int = option(
+        8, "Steps that a plan is followed at least, with --replan-beyond", minimum=1
+    )
     latency: bool = option(
         False, "Time every policy alone on one episode: milliseconds per step and per re-plan"
     )

@@ -82,7 +82,7 @@ def export_policy(
     if acting != plain:
         raise ConfigError(
             "an exported policy samples with ddim and from noise, and executes the newest plan",
-            "leave sampler, latent, warm_start, temporal_ensemble and guidance out",
+            "leave out all settings but horizon and num_inference_steps",
         )
     data = SnippetStore.open(inputs["snippets"].path)
     with whole_directory(directory) as unfinished:

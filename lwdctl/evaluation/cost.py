@@ -58,6 +58,7 @@ def trained_condition(
         **given: Further attributes of the condition: `latent`, `train_seed`, `perturbation`.
     """
     samples = trained.samples(acting)
+    early = samples and trained.can_replan_early and acting.replan_beyond is not None
     return Condition(
         policy=name,
         env=env,
@@ -68,5 +69,7 @@ def trained_condition(
         warm_start=acting.warm_start if samples else 0.0,
         temporal_ensemble=acting.temporal_ensemble if trained.has_chunks else None,
         guidance=acting.guidance if samples else 1.0,
+        replan_beyond=acting.replan_beyond if early else None,
+        replan_after=acting.replan_after if early else None,
         **given,
     )

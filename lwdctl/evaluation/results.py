@@ -115,6 +115,9 @@ class Condition:
             chunk, 0 where every re-plan starts from noise.
         temporal_ensemble: Rate at which the weights of chunks fall where several are averaged.
         guidance: Factor of the difference that the condition makes to predictions; 1 as trained.
+        replan_beyond: Distance from the nearest recorded snippet beyond which a policy re-plans
+            before its horizon, None where none does.
+        replan_after: Steps that it follows a plan at least, None likewise.
     """
 
     policy: str
@@ -129,6 +132,8 @@ class Condition:
     warm_start: float = 0.0
     temporal_ensemble: float | None = None
     guidance: float = 1.0
+    replan_beyond: float | None = None
+    replan_after: int | None = None
 
 
 CostFunction = Callable[[Sequence[EpisodeResult]], Mapping[str, Any]]

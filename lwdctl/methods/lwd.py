@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,7 +18,7 @@ from lwdctl.artifacts.latents import LatentStore
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import Horizon
 from lwdctl.core.errors import ArtifactError, ConfigError
-from lwdctl.core.records import SourceSpec
+from lwdctl.core.records import FloatArray, SourceSpec
 from lwdctl.data.batches import SnippetBatches
 from lwdctl.data.windows import WindowRule
 from lwdctl.methods.method import (
@@ -45,7 +46,12 @@ from lwdctl.policies.latent_source import (
     RecordedLatents,
     SampledLatents,
 )
-from lwdctl.policies.replanning import GeneratedNetworks, ReplanningPolicy
+from lwdctl.policies.replanning import (
+    GeneratedNetworks,
+    IntArray,
+    RecordedPaths,
+    ReplanningPolicy,
+)
 
 SAMPLED: Final = "sampled"
 ORACLE: Final = "oracle"
@@ -65,6 +71,8 @@ class TrainedLwd(TrainedPolicy):
         diffusion: The diffusion model likewise; None where no latents are sampled.
         artifacts: What other latents need: `snippets` (oracle), `latents` (the rest).
     """
+
+    can_replan_early = True
 
     def __init__(
         self,
@@ -116,17 +124,21 @@ class TrainedLwd(TrainedPolicy):
 
     def check(self, acting: Acting) -> None:
         """Check that the latents' source is there, and that the model can be sampled so."""
-        if self.samples(acting):
-            if self._spec is not None:
-                check_sampling(
-                    self._spec, acting.sampler, acting.num_inference_steps, acting.guidance
-                )
+        if not self.samples(acting):
+            needed = "snippets" if acting.latent == ORACLE else "latents"
+            self._check_has(needed, f"the latent '{acting.latent}'", "latent")
             return
-        needed = "snippets" if acting.latent == ORACLE else "latents"
+        if self._spec is not None:
+            check_sampling(self._spec, acting.sampler, acting.num_inference_steps, acting.guidance)
+        if self._replans_early(acting):
+            for needed in ("latents", "snippets"):
+                self._check_has(needed, "replan_beyond", "replan_beyond")
+
+    def _check_has(self, needed: str, what: str, setting: str) -> None:
         if needed not in self._artifacts:
             raise ConfigError(
-                f"the latent '{acting.latent}' needs the {needed} of a workspace",
-                "open the policy by its reference in a workspace, or leave out latent",
+                f"{what} needs the {needed} of a workspace",
+                f"open the policy by its reference in a workspace, or leave out {setting}",
             )
 
     def batch_policy(self, acting: Acting, num_envs: int) -> ReplanningPolicy:
@@ -138,7 +150,33 @@ class TrainedLwd(TrainedPolicy):
             GeneratedNetworks(self.vae),
             self.latents(acting),
             None if horizon == "episode" else horizon,
+            self._paths(acting) if self._replans_early(acting) else None,
         )
+
+    def _replans_early(self, acting: Acting) -> bool:
+        return acting.replan_beyond is not None and self.samples(acting)
+
+    def _paths(self, acting: Acting) -> RecordedPaths:
+        """Return what recorded snippets observed, to re-plan where a motion has left it."""
+        assert acting.replan_beyond is not None
+        store = self._latent_store()
+        batches = self.demonstrations(SnippetStore.open(self._artifacts["snippets"].path))
+        episode, start = store.episode.astype(np.int64), store.start
+
+        def observed(rows: IntArray) -> FloatArray:
+            return batches.cut(episode[rows], start[rows]).observations.cpu().numpy()
+
+        latents, std = (
+            torch.from_numpy(values.astype(np.float32)).to(self.device)
+            for values in (store.mean, store.statistics()[1])
+        )
+        scale = self.vae.observation.scale.cpu().numpy()
+        return RecordedPaths(
+            latents, std, observed, scale, acting.replan_beyond, acting.replan_after
+        )
+
+    def _latent_store(self) -> LatentStore:
+        return LatentStore.open(self._artifacts["latents"].path)
 
     def latents(self, acting: Acting) -> LatentSource:
         """Return where the policy's latents come from."""
@@ -157,7 +195,7 @@ class TrainedLwd(TrainedPolicy):
         if acting.latent == ORACLE:
             data = SnippetStore.open(self._artifacts["snippets"].path)
             return OracleLatents(self.vae, self.demonstrations(data), data.episodes.length)
-        store = LatentStore.open(self._artifacts["latents"].path)
+        store = self._latent_store()
         recorded = store.mean, store.task, store.label, tasks, labels
         if acting.latent == NEAREST:
             scale = self.vae.observation.scale.cpu().numpy()
@@ -179,11 +217,15 @@ class TrainedLwd(TrainedPolicy):
         if acting.latent != SAMPLED:
             flops = lwd_flops(self.vae, None)
             if acting.latent == NEAREST:  # the search: subtract, divide, square, and add
-                store = LatentStore.open(self._artifacts["latents"].path)
+                store = self._latent_store()
                 search = 4 * store.count * store.state_size
                 flops = replace(flops, decoding=flops.decoding + search)
             return ActingCost(flops, horizon=self.horizon(acting))
         flops = lwd_flops(self.vae, self.diffusion)
+        if self._replans_early(acting):  # subtract, square, and add; by step, divide as well
+            store = self._latent_store()
+            search, watch = 3 * store.count * store.latent_size, 4 * self.vae.spec.observation_size
+            flops = replace(flops, decoding=flops.decoding + search, step=flops.step + watch)
         return ActingCost(flops, *denoiser_calls(self.diffusion.spec, acting))
 
 

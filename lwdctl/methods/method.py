@@ -43,6 +43,11 @@ class Acting(StageSettings):
             weights exp(-m i) where i counts from the oldest chunk and m is this number; None
             executes the newest chunk.
         guidance: Factor of the difference that the condition makes; 1 as trained.
+        replan_beyond: LWD only: re-plan before the horizon where an observation is further than
+            this from the recorded snippet whose latent lies nearest to the plan's (root mean square
+            over components, in standard deviations). None never does. Ignored where latents are
+            not sampled.
+        replan_after: Steps that a plan is followed at least, where `replan_beyond` is set.
 
     Raises:
         ConfigError: A value of a wrong type, an unknown name, or a number out of range.
@@ -57,6 +62,8 @@ class Acting(StageSettings):
         None, "Rate at which weights of chunks fall", minimum=0
     )
     guidance: float = option(1.0, "Factor of the difference that the condition makes", minimum=0)
+    replan_beyond: float | None = option(None, "Distance beyond which to re-plan early", minimum=0)
+    replan_after: int = option(8, "Steps that a plan is followed at least", minimum=1)
 
 
 @dataclass(frozen=True)
@@ -106,6 +113,7 @@ class TrainedPolicy(ABC):
         snippet_length: Steps that a plan was trained for, None for a policy without plans.
         device: Where its networks run.
         has_chunks: Whether its plans are chunks of actions.
+        can_replan_early: Whether it heeds `Acting.replan_beyond`.
     """
 
     source: SourceSpec
@@ -114,6 +122,7 @@ class TrainedPolicy(ABC):
     snippet_length: int | None
     device: torch.device
     has_chunks: ClassVar[bool] = False
+    can_replan_early: ClassVar[bool] = False
 
     @property
     def model(self) -> Any:

@@ -8,7 +8,8 @@ else is the same, and stands here once: when to re-plan, from which observations
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -216,6 +217,57 @@ class ActionChunks:
         return (moved + spec.reference(before) - spec.reference(current)).flatten(1)
 
 
+@dataclass
+class RecordedPaths:
+    """What demonstrations observed under the recorded latents that lie nearest to the plans'.
+
+    A motion that has gone far from it has left what the latent was encoded from.
+
+    Attributes:
+        latents: (snippet, latent), recorded latents.
+        std: (latent,), what distances between latents are measured in.
+        observed: Returns what recorded snippets observed: indices (row,) to (row, time, obs),
+            environment units.
+        scale: (obs,), standard deviations of observations.
+        beyond: Distance at which a plan is left: the root mean square over components of an
+            observation, in standard deviations.
+        after: Steps that every plan is followed.
+    """
+
+    latents: Tensor
+    std: Tensor
+    observed: Callable[[IntArray], FloatArray]
+    scale: FloatArray
+    beyond: float
+    after: int
+
+    def __post_init__(self) -> None:
+        """Measure latents in standard deviations."""
+        self._latents = self.latents / self.std
+
+    def reset(self) -> None:
+        """Begin new episodes."""
+        self._paths: FloatArray | None = None
+
+    def follow(self, latents: Tensor, due: BoolArray) -> None:
+        """Note what was recorded nearest to new plans' latents (env, latent) where due (env,)."""
+        # One environment at a time: its nearest latent does not depend on the others.
+        rows = [(self._latents - row / self.std).square().sum(1).argmin() for row in latents[due]]
+        paths = self.observed(torch.stack(rows).cpu().numpy())
+        if self._paths is None:
+            self._paths = np.zeros((len(due), *paths.shape[1:]), dtype=np.float32)
+        self._paths[due] = paths
+
+    def left(self, observations: FloatArray, age: IntArray) -> BoolArray:
+        """Return which motions (env,) have gone too far; see `Plans.act` for the age."""
+        if self._paths is None:
+            return np.zeros(len(age), dtype=np.bool_)
+        path = self._paths[np.arange(len(age)), np.minimum(age, self._paths.shape[1] - 1)]
+        distance = np.sqrt(np.square((observations - path) / self.scale).mean(axis=1))
+        gone: BoolArray = (age >= self.after) & (distance > self.beyond)
+        return gone
+
+
 class ReplanningPolicy:
     """Follows one plan per environment and re-plans every `horizon` executed steps.
 
@@ -228,10 +280,17 @@ class ReplanningPolicy:
         plans: What latents decode to.
         source: Where latents come from.
         horizon: Steps executed per plan; None follows one plan all episode.
+        paths: Re-plan earlier where the motion has gone too far from these; None never does.
     """
 
-    def __init__(self, plans: Plans, source: LatentSource, horizon: int | None) -> None:
-        self.plans, self._source, self._horizon = plans, source, horizon
+    def __init__(
+        self,
+        plans: Plans,
+        source: LatentSource,
+        horizon: int | None,
+        paths: RecordedPaths | None = None,
+    ) -> None:
+        self.plans, self._source, self._horizon, self._paths = plans, source, horizon, paths
         self._device = plans.device
         self._observed = Observed(plans.observation_keys, source.history)
         self.reset(())
@@ -242,6 +301,8 @@ class ReplanningPolicy:
         self._episodes = episodes
         self._observed.clear()
         self.plans.reset(num_envs)
+        if self._paths is not None:
+            self._paths.reset()
         self._latents = torch.zeros(num_envs, self.plans.latent_size, device=self._device)
         self._steps, self._age, self._count = (np.zeros(num_envs, dtype=np.int64) for _ in range(3))
         self._seconds = {"denoiser": 0.0, "decoding": 0.0, "policy": 0.0}
@@ -251,7 +312,10 @@ class ReplanningPolicy:
         """Return actions (env, action) in environment units, not clipped."""
         begun = time.perf_counter()
         current = self._observed.add(observations, active)
-        due = active & self._due()
+        due = self._due()
+        if self._paths is not None:
+            due |= self._paths.left(current, self._age)
+        due &= active
         watch = self._replan(due) if due.any() else None
         rows = _rows(active)
         acted = self.plans.act(current[rows], self._age[rows], rows)
@@ -267,7 +331,7 @@ class ReplanningPolicy:
 
     def acts_in_parts(self, running: BoolArray) -> bool:
         """Return whether none of these environments re-plans next, which all do as one batch."""
-        return not (running & self._due()).any()
+        return self._paths is None and not (running & self._due()).any()
 
     def cost(self) -> PolicyCost:
         """Return what was spent since the last `reset`."""
@@ -293,6 +357,8 @@ class ReplanningPolicy:
         self.plans.replace(latents, state, due)
         chosen = upload(due, self._device).unsqueeze(1)
         self._latents = torch.where(chosen, latents, self._latents)
+        if self._paths is not None:
+            self._paths.follow(latents, due)
         self._age[due] = 0
         self._count[due] += 1
         watch.mark()

@@ -146,6 +146,7 @@ class _Checked(NamedTuple):
 
     condition: frozenset[str]
     has_chunks: bool
+    can_replan_early: bool
 
 
 @dataclass(frozen=True)
@@ -201,32 +202,42 @@ class _Evaluation:
             config.warm_start,
             config.temporal_ensemble,
             config.guidance,
+            config.replan_beyond,
+            config.replan_after,
         )
 
     @cached_property
     def _checked(self) -> _Checked:
         """What the policies are like; each is opened once for it and checked."""
         condition: set[str] = set()
-        has_chunks = False
+        has_chunks = can_replan_early = False
         for item in self.conditions:
             policy = self._open(item)
             policy.check(self._acting(item))
             condition.update(policy.condition)
             has_chunks |= policy.has_chunks
-        return _Checked(frozenset(condition), has_chunks)
+            can_replan_early |= policy.can_replan_early
+        return _Checked(frozenset(condition), has_chunks, can_replan_early)
 
     def check(self) -> None:
         """Check labels and every model before anything runs.
 
         Raises:
             ConfigError: An unknown label, a model that cannot be sampled so, a horizon that the
-                chunks of a model do not reach, or a temporal ensemble where no policy has chunks.
+                chunks of a model do not reach, a temporal ensemble where no policy has chunks, or
+                early re-plans where none can.
         """
         _ = self.labels
         if not self._checked.has_chunks and self.config.temporal_ensemble is not None:
             raise ConfigError(
                 "temporal_ensemble averages chunks of actions, which none of these policies has",
                 "leave --temporal-ensemble out, or add dp or ldp to --policy",
+            )
+        if not self._checked.can_replan_early and self.config.replan_beyond is not None:
+            raise ConfigError(
+                "replan_beyond compares motions with encoded snippets, which none of these policies"
+                " has",
+                "leave --replan-beyond out, or add lwd to --policy",
             )
 
     def measure_all(self, output: RunInProgress) -> None:
@@ -412,12 +423,18 @@ class _Evaluation:
             else ""
         )
         guided = f" guidance {config.guidance:g};" if config.guidance != 1 else ""
+        early = (
+            f" sampled plans of LWD are left after at least {config.replan_after} steps where the"
+            f" motion is beyond {config.replan_beyond:g} from the nearest recorded snippet;"
+            if config.replan_beyond is not None
+            else ""
+        )
         return (
             f"{config.episodes} episodes per {per} from evaluation seeds {config.seed} to"
             f" {config.seed + config.episodes - 1}; 'oracle' instead restores the initial states of"
             f" recorded demonstrations (split: {config.oracle_split}; at most as many);"
-            f" {self._horizons}; {perturbed};{warm}{ensemble}{guided} success at any step; 95 %"
-            " Wilson intervals; EMA weights"
+            f" {self._horizons}; {perturbed};{warm}{ensemble}{guided}{early} success at any step;"
+            " 95 % Wilson intervals; EMA weights"
         )
 
     @property

@@ -24,8 +24,9 @@ from lwdctl.policies.latent_source import (
     SampledLatents,
 )
 from lwdctl.policies.policy import EpisodePlan
-from lwdctl.policies.replanning import GeneratedNetworks, ReplanningPolicy
+from lwdctl.policies.replanning import GeneratedNetworks, RecordedPaths, ReplanningPolicy
 
+EVERYONE = np.ones(2, dtype=bool)
 SPEC = VaeSpec(("a", "b"), 3, 2, None, 4, 8, (10,), (16,), True)
 
 
@@ -75,6 +76,36 @@ def test_replans_every_horizon_steps_and_gives_the_time_input() -> None:
     layers = generated.unpack(weights, SPEC.policy_shape)
     expected = vae.act(layers, state, torch.full((2,), 0.25)).detach().numpy()
     np.testing.assert_allclose(actions[4], expected, rtol=1e-5)
+
+
+def test_replans_early_where_the_motion_has_left_the_nearest_recorded_snippet() -> None:
+    """The latents are 0, 1, 2, ...; the second environment keeps to its first recorded snippet."""
+    recorded = np.zeros((3, 4, 3), dtype=np.float32)
+    recorded[1], recorded[2] = 5, np.arange(4)[:, None]
+    asked = []
+
+    def observed(rows: np.ndarray) -> np.ndarray:
+        asked.append(rows.tolist())
+        return recorded[rows]
+
+    latents = torch.tensor([[0.2], [1.0], [1.9]]).repeat(1, 8)
+    std, scale = torch.full((8,), 0.5), np.array([1, 1, 10], dtype=np.float32)
+    paths = RecordedPaths(latents, std, observed, scale, beyond=1.0, after=2)
+    source = Counting()
+    policy = ReplanningPolicy(GeneratedNetworks(PolicyVae(SPEC)), source, 4, paths)
+    policy.reset(plans(2))
+    assert not policy.acts_in_parts(np.ones(2, dtype=bool))
+    for step in range(7):
+        seen = {"a": np.zeros((2, 2)), "b": np.zeros((2, 1))}
+        if step in (1, 2):
+            seen["a"][0] = 1.3  # too far by 0.06, but at step 1 the plan is too young
+        policy.act({key: value.astype(np.float32) for key, value in seen.items()}, EVERYONE)
+    # The second recorded snippet is 5 away; the third is 2 away at its third step.
+    assert asked == [[0, 0], [1], [2, 1], [2, 2]]
+    assert [query.steps.tolist() for query in source.asked] == [[0, 0], [2, 2], [4, 4], [6, 6]]
+    assert [query.due.tolist() for query in source.asked if query.due is not None] == [
+        [True, True], [True, False], [True, True], [True, True],
+    ]  # fmt: skip
 
 
 def test_horizon_zero_keeps_one_policy_all_episode() -> None:

@@ -120,6 +120,28 @@ def test_nearest_latents_need_no_denoiser_and_count_their_search(copy: Workspace
     assert decoding["nearest"] == decoding["mean"] + search
 
 
+def test_early_replans_are_those_of_a_shorter_horizon(copy: Workspace) -> None:
+    """Everything lies beyond 0 and nothing beyond 1e9."""
+    values = {**EVAL, "latent": ["sampled", "mean"]}
+    early = do("eval", copy, {**values, "replan_beyond": 0, "replan_after": 4})
+    never = do("eval", copy, {**values, "replan_beyond": 1e9, "replan_after": 4})
+    shorter = do("eval", copy, {**values, "horizon": 4, "one_model": True})
+    plain = do("eval", copy, values)
+    assert episodes(early, "lwd-sampled") == episodes(shorter, "lwd-sampled")
+    assert episodes(never, "lwd-sampled") == episodes(plain, "lwd-sampled")
+    assert episodes(early, "lwd-mean") == episodes(plain, "lwd-mean")  # which samples nothing
+    cost = {}
+    for name, artifact in {"early": early, "shorter": shorter, "plain": plain}.items():
+        rows = json.loads(artifact.payload("results.json").read_text())
+        cost[name] = next(row for row in rows if row["latent"] == "sampled")["cost"]
+        assert next(row for row in rows if row["latent"] == "mean")["replan_beyond"] is None
+    assert cost["early"]["replans_per_step"] == cost["shorter"]["replans_per_step"]
+    assert cost["early"]["replans_per_step"] > cost["plain"]["replans_per_step"]
+    assert cost["early"]["flops_per_step"] > cost["shorter"]["flops_per_step"]  # the search
+    with pytest.raises(ConfigError, match="replan_beyond compares motions"):
+        do("eval", copy, {**EVAL, "policy": ["still"], "replan_beyond": 1.0})
+
+
 def test_oracle_latents_belong_to_their_snippets(chain: Workspace) -> None:
     snippets = SnippetStore.open(chain.resolve("snippets").path)
     latents = LatentStore.open(chain.resolve("latents").path)
