@@ -11,6 +11,7 @@ import tempfile
 import threading
 import traceback
 from pathlib import Path
+from types import FrameType
 
 import typer
 
@@ -28,6 +29,7 @@ from lwdctl.core.errors import (
 )
 from lwdctl.core.launch import launched, leads
 from lwdctl.core.plain_text import plain_text, visible, visible_lines
+from lwdctl.core.registry import OUTSIDE
 from lwdctl.stages import STAGES
 
 _LONGEST_PATH = 300
@@ -184,8 +186,26 @@ def _report_bug(error: BaseException, arguments: list[str]) -> int:
         where = "the traceback that --debug prints"
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     what = f"{type(error).__name__}: {first}" if first else type(error).__name__
+    outside = _raised_outside(error)
+    if outside is not None:
+        code = outside.f_code
+        place = f"{code.co_name} of {code.co_filename}, line {outside.f_lineno}"
+        _print_error(f"{what} (in {place})", f"this is code outside of lwdctl: see {where}")
+        return EXIT_USER
     _print_error(f"unexpected {what}", f"this is a bug in lwdctl; please report it with {where}")
     return EXIT_BUG
+
+
+def _raised_outside(error: BaseException) -> FrameType | None:
+    """Return where a plug-in's code raised an error, by itself or in a library that it called."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    for frame in reversed(frames):
+        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if package == "lwdctl":
+            return None
+        if package in OUTSIDE:
+            return frame
+    return None
 
 
 def _print_error(message: str, hint: str) -> None:

@@ -16,6 +16,9 @@ from typing import Any
 from lwdctl.core.errors import ConfigError, MissingExtraError
 from lwdctl.core.suggest import did_you_mean
 
+OUTSIDE: set[str] = set()
+"""Packages of others that a table has loaded something from: an error of theirs is no bug here."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -96,9 +99,11 @@ class Registry:
         """
         self.check(name)
         row = self.all_rows().get(name)
+        module, _, attribute = (row.target if row else name).partition(":")
+        if row is None or row.plugin:
+            OUTSIDE.add(module.partition(".")[0])
         if row is None:
             return _import_path(self.noun, name)
-        module, _, attribute = row.target.partition(":")
         try:
             return getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError) as error:

@@ -7,14 +7,17 @@ import subprocess
 import sys
 import textwrap
 import threading
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from lwdctl.cli import commands
 from lwdctl.cli.failures import report_threads
 from lwdctl.cli.main import main
+from lwdctl.core.registry import Registry
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +45,34 @@ def test_bug(capfd, monkeypatch, tmp_path):
     text = file.read_text()
     assert "lwdctl sow x --fail bug" in text
     assert "RuntimeError: impossible" in text
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "says"),
+    [
+        ("seen['obs']", 1, "error: KeyError: 'obs' (in act of {file}, line 2)\nhint: this is code"),
+        ("json.loads('{')", 1, "error: JSONDecodeError: Expecting"),
+        ("registry.is_import_path(5)", 3, "hint: this is a bug in lwdctl"),
+    ],
+)  # fmt: skip
+def test_an_error_of_code_outside_says_where_it_was_raised(
+    capfd, monkeypatch, tmp_path, body, code, says
+):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    file = tmp_path / "robots.py"
+    head = "import json; from lwdctl.core import registry"
+    file.write_text(f"{head}\ndef act(seen): return {body}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "robots", raising=False)
+
+    def command():
+        Registry("policy", {}, import_paths=True).load("robots:act")({})
+
+    monkeypatch.setitem(sys.modules, "toy", types.ModuleType("toy"))
+    command.__module__, sys.modules["toy"].command = "toy", command
+    monkeypatch.setitem(commands.COMMANDS.rows, "toy", commands.Row("toy:command", ""))
+    assert main(["toy"]) == code
+    assert says.format(file=file) in capfd.readouterr().err
 
 
 def test_bug_with_debug_prints_the_traceback(capfd, monkeypatch, tmp_path):
