@@ -6,13 +6,15 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
 
 import lwdctl
-from lwdctl.core.errors import ConfigError, DataError
+from lwdctl.core.errors import ConfigError, DataError, SimulatorError
 from lwdctl.core.records import EnvSpec
 
 README = Path(__file__).parents[1] / "README.md"
@@ -168,6 +170,22 @@ def test_policies_that_do_not_fit_the_environment_are_answered(workspace: Path) 
     policy = lwdctl.load_policy(workspace=workspace, device="cpu")
     with pytest.raises(ConfigError, match="the policy sees observation, the environment shows"):
         lwdctl.evaluate({"lwd": policy}, env="pusht", episodes=1, max_steps=2)
+
+
+class _Unplugged(gymnasium.Env[Any, Any]):
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,))
+    action_space = gymnasium.spaces.Box(-1, 1, (9,))
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        return np.zeros(2, dtype=np.float32), {}
+
+    def step(self, action: object) -> Any:
+        raise RuntimeError("servo 4 is unplugged")
+
+
+def test_an_environment_in_which_no_episode_ends_is_answered() -> None:
+    with pytest.raises(SimulatorError, match=r"no episode of 'mine' .*servo 4 is unplugged"):
+        lwdctl.evaluate({"mine": _NineNumbers()}, env=_Unplugged(), episodes=2, max_steps=2)
 
 
 class _OnlyReset:

@@ -23,7 +23,7 @@ from lwdctl.core.trust import trusting
 from lwdctl.data.dataset import load_pandas
 from lwdctl.envs.table import Environment, allowed, environment_named
 from lwdctl.evaluation.cost import condition_cost, trained_condition
-from lwdctl.evaluation.episodes import EpisodeResult, plan_episodes
+from lwdctl.evaluation.episodes import EpisodeResult, check_not_all_lost, plan_episodes
 from lwdctl.evaluation.results import Condition, ConditionResult, ResultRow, result_rows
 from lwdctl.evaluation.rollout import rollout
 from lwdctl.methods.lwd import TrainedLwd
@@ -140,7 +140,8 @@ def evaluate(  # noqa: PLR0913 - the settings of an evaluation, by keyword only
         perturbation_probability: Probability of a perturbation before each step.
         num_envs: Environments stepped as one batch; None takes 1 for a `gymnasium.Env`, else up to
             16.
-        workers: Processes that hold the environments; 0 holds them in this one.
+        workers: Processes that hold the environments; 0 holds them in this one. They import the
+            script that calls this, so its calls stand below `if __name__ == "__main__":`.
         timeout: Seconds to wait for a simulator.
         trust: Environments outside of lwdctl (`package.module:Class`) that may be imported where
             the data of a policy name them, not `env`.
@@ -152,6 +153,7 @@ def evaluate(  # noqa: PLR0913 - the settings of an evaluation, by keyword only
     Raises:
         ConfigError: An unknown environment or task, one outside of lwdctl that only the data name,
             or a policy that does not fit it.
+        SimulatorError: Of some policy no episode ran to its end.
         MissingExtraError: The package of a tracker is not installed.
     """
     tracking = Tracking.of(track, track_project)
@@ -177,6 +179,7 @@ def evaluate(  # noqa: PLR0913 - the settings of an evaluation, by keyword only
             timeout=timeout,
             progress=progress or TqdmProgress(),
         )
+        check_not_all_lost(f"'{name}'", finished.episodes)
         rows = result_rows(
             finished.episodes,
             finished.score,

@@ -113,7 +113,16 @@ def make_simulator(env: Environment, task: str) -> Simulator:
     if isinstance(env, EnvSpec):
         loaded, name = load_environment(env), env.adapter
         plain = isinstance(loaded, type) and issubclass(loaded, gymnasium.Env)
-        made = loaded() if plain else loaded(env, task)
+        try:
+            made = loaded() if plain else loaded(env, task)
+        except TypeError as error:
+            if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
+                raise  # by what was called, not by the call
+            call = "without arguments" if plain else "with an EnvSpec and the name of a task"
+            raise ConfigError(
+                f"'{name}' cannot be called {call}: {error}",
+                "build a gymnasium.Env, or a class as lwdctl.envs.simulator.Simulator describes it",
+            ) from error
     elif isinstance(env, gymnasium.Env):
         return WrappedGymnasium(env, borrowed=True)
     else:

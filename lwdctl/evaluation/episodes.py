@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from msgspec import Meta
 
-from lwdctl.core.errors import ArtifactError, ConfigError
+from lwdctl.core.errors import ArtifactError, ConfigError, SimulatorError
 from lwdctl.core.records import EnvSpec
 from lwdctl.core.seeding import EVALUATION_SEED_START, generator
 from lwdctl.core.untrusted import typed
@@ -198,6 +199,36 @@ def plan_demonstrations(
         for k, index in enumerate(chosen):
             plans.append(demonstration_plan(store, index, len(plans), seed + k))
     return plans
+
+
+def reasons_of_loss(errors: Iterable[str]) -> str:
+    """Return why episodes were lost: the most frequent reason, and how many others there are."""
+    counts = Counter(error for error in errors if error).most_common()
+    more = f" (and {len(counts) - 1} other reasons)" if len(counts) > 1 else ""
+    return counts[0][0].splitlines()[0] + more
+
+
+def check_not_all_lost(name: str, episodes: Sequence[EpisodeResult]) -> None:
+    """Check that an episode ran to its end, so that there is something to report.
+
+    Args:
+        name: What ran.
+        episodes: All of its episodes.
+
+    Raises:
+        SimulatorError: None did; the message says why.
+    """
+    if episodes and all(item.error for item in episodes):
+        raise SimulatorError(
+            f"no episode of {name} ran to its end:"
+            f" {reasons_of_loss(item.error for item in episodes)}",
+            "mend the environment or the policy, then run the evaluation again",
+        )
+
+
+def holds_initial_states(store: SnippetStore) -> bool:
+    """Tell whether some demonstration holds an initial state to restore."""
+    return any(store.initial_state(index) is not None for index in range(len(store.episodes)))
 
 
 def demonstration_plan(

@@ -21,11 +21,14 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
+from lwdctl.core.errors import ConfigError
 from lwdctl.core.processes import killed_with_parent
 
 START_TIMEOUT = 180.0
 """Seconds a worker may take to import and build its simulators (numba compiles in some)."""
 
+_UNGUARDED = 77
+"""Exit code of a process that, while it imports the program's script, would start others."""
 _DIED = "died"
 _LATE = "did not answer in time"
 _PARENTS_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -50,6 +53,8 @@ class Worker:
     def __init__(
         self, serve: Callable[..., None], arguments: tuple[Any, ...], name: str, timeout: float
     ) -> None:
+        if getattr(multiprocessing.current_process(), "_inheriting", False):
+            os._exit(_UNGUARDED)
         context = multiprocessing.get_context("spawn")
         # Pickled apart: what the arguments need is imported once the process is tied to this one.
         content = bytes(ForkingPickler.dumps((serve, arguments)))
@@ -73,7 +78,11 @@ class Worker:
         self._attempt(lambda: send(self.connection, self._process.pid or 0))
 
     def receive(self, deadline: float) -> tuple[Any, str]:
-        """Return the answer, and why there is none."""
+        """Return the answer, and why there is none.
+
+        Raises:
+            ConfigError: The process died since the script that it imports starts processes.
+        """
         answer = self._attempt(lambda: self._answer(deadline))
         return answer, self.lost
 
@@ -83,6 +92,11 @@ class Worker:
         self._kill()
         self.lost = f"the simulator process {reason}"
         if reason == _DIED:
+            if self._process.exitcode == _UNGUARDED:
+                raise ConfigError(
+                    "worker processes import the program's script, which would start them again",
+                    'put what the script does below `if __name__ == "__main__":`, or set workers=0',
+                ) from None
             self.lost += f" (exit code {self._process.exitcode})"
 
     def stop(self, deadline: float = 0.0) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +28,14 @@ from lwdctl.core.suggest import did_you_mean
 from lwdctl.core.untrusted import parse_json
 from lwdctl.evaluation.checks import check_compatible, check_video
 from lwdctl.evaluation.cost import condition_cost, trained_condition
-from lwdctl.evaluation.episodes import EpisodeResult, plan_demonstrations, plan_episodes
+from lwdctl.evaluation.episodes import (
+    EpisodeResult,
+    check_not_all_lost,
+    holds_initial_states,
+    plan_demonstrations,
+    plan_episodes,
+    reasons_of_loss,
+)
 from lwdctl.evaluation.journal import EpisodeJournal
 from lwdctl.evaluation.latency import time_policy
 from lwdctl.evaluation.results import Condition, ConditionResult, result_rows
@@ -62,8 +69,9 @@ def run(config: EvalConfig, inputs: Mapping[str, Artifact], context: StageContex
     """
     data = _open_data(config, inputs["snippets"])
     _check_environment(config, data, context)
-    conditions = plan_conditions(config, inputs, context)
-    evaluation = _Evaluation(config, data, conditions, context)
+    measured = _without_oracle(config, data, context)
+    conditions = plan_conditions(measured, inputs, context)
+    evaluation = _Evaluation(measured, data, conditions, context)
     evaluation.check()
     primary = list(inputs.values())[-1]
     name, models = context.name or primary.name, models_used(conditions, inputs)
@@ -117,8 +125,9 @@ def run_part(
         ConfigError: As for `run`.
     """
     data = _open_data(config, inputs["snippets"])
-    conditions = plan_conditions(config, inputs, context)
-    evaluation = _Evaluation(config, data, conditions, context)
+    measured = _without_oracle(config, data, context)
+    conditions = plan_conditions(measured, inputs, context)
+    evaluation = _Evaluation(measured, data, conditions, context)
     name, models = context.name or list(inputs.values())[-1].name, models_used(conditions, inputs)
     if part == REST:
         folder = run_that_measures(context.workspace, name, config, models)
@@ -139,6 +148,17 @@ def _open_data(config: EvalConfig, snippets: Artifact) -> SnippetStore:
     if config.latency or (LWD in config.policy and ORACLE in config.latent):
         return SnippetStore.open(snippets.path)
     return open_or_describe(snippets.path)
+
+
+def _without_oracle(config: EvalConfig, data: SnippetStore, context: StageContext) -> EvalConfig:
+    """Return the settings without the default's latent that this data cannot give."""
+    default = EvalConfig().latent
+    if LWD not in config.policy or config.latent != default or holds_initial_states(data):
+        return config
+    context.progress.message(
+        f"the latent '{ORACLE}' is left out: no demonstration holds an initial state to restore"
+    )
+    return replace(config, latent=tuple(item for item in default if item != ORACLE))
 
 
 class _Checked(NamedTuple):
@@ -228,6 +248,12 @@ class _Evaluation:
                 early re-plans where none can.
         """
         _ = self.labels
+        oracles = (item for item in self.conditions if item.latent == ORACLE)
+        if (oracle := next(oracles, None)) is not None:
+            self._plans(oracle)  # which are recorded episodes
+        for text in dict.fromkeys(map(self._beyond_training, self.conditions)):
+            if text:
+                self.context.progress.message(text)
         if not self._checked.has_chunks and self.config.temporal_ensemble is not None:
             raise ConfigError(
                 "temporal_ensemble averages chunks of actions, which none of these policies has",
@@ -239,6 +265,17 @@ class _Evaluation:
                 " has",
                 "leave --replan-beyond out, or add lwd to --policy",
             )
+
+    def _beyond_training(self, condition: PlannedCondition) -> str:
+        """Say where a policy is followed for longer than its snippets are; "" elsewhere."""
+        policy = self._open(condition)
+        length, horizon = policy.snippet_length, policy.horizon(self._acting(condition))
+        if length is None or not isinstance(horizon, int) or horizon <= length:
+            return ""
+        return (
+            f"warning: {condition.policy} follows every plan for {horizon} steps, but its model was"
+            f" trained on snippets of {length}: beyond them it was not trained"
+        )
 
     def measure_all(self, output: RunInProgress) -> None:
         """Measure every condition that no other process measures, then what those have left."""
@@ -300,6 +337,7 @@ class _Evaluation:
             log(f"  {kept} of {len(plans)} episodes: already measured")
         found = _roll(condition, self, batch_policy, plans, recording, journal)
         episodes = found.episodes
+        check_not_all_lost(condition.name, episodes)
         cost = policy.cost(acting)
         rows = result_rows(
             episodes,
@@ -508,9 +546,13 @@ def _check_seeds(config: EvalConfig, data: SnippetStore) -> None:
 def _check_lost_episodes(rows: Sequence[Mapping[str, Any]], artifact: Artifact) -> None:
     errors = sum(row["errors"] for row in rows if row["task"] == "all")
     if errors:
+        records = sorted((artifact.path / EPISODES_FOLDER).glob("*.json"))
+        lost = [one for path in records for one in json.loads(path.read_text())["episodes"]]
         raise SimulatorError(
-            f"{errors} episodes were lost to simulator errors; see {artifact.path}",
-            "they count neither as success nor as failure; run the evaluation again",
+            f"{errors} episodes were lost to simulator errors:"
+            f" {reasons_of_loss([one['error'] for one in lost])}",
+            "they count neither as success nor as failure; run the evaluation again. Records of all"
+            f" episodes: {artifact.path / EPISODES_FOLDER}",
         )
 
 

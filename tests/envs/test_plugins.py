@@ -67,6 +67,10 @@ class Unmeasured(Counter):
     metrics = (Metric("weight", "weight", "last"),)
 
 
+class Abstract(GymnasiumSimulator):
+    pass
+
+
 class Half:
     def __init__(self, env, task):
         pass
@@ -123,6 +127,8 @@ def test_a_metric_that_info_does_not_hold_is_named():
         (f"{MODULE}:Kounter", "Kounter", ""),
         (":Counter", "names no environment", "package.module:Class"),
         (f"{MODULE}:Half", "is no simulator: it has no observations", "gymnasium.Env"),
+        (f"{MODULE}:Abstract", "cannot be called with an EnvSpec .* abstract", "gymnasium.Env"),
+        (f"{MODULE}:make_counter", "cannot be called with an EnvSpec", "gymnasium.Env"),
     ],
 )
 def test_names_that_lead_nowhere(name, message, hint):

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -58,6 +59,21 @@ def test_a_request_that_a_stopped_worker_does_not_read(make, monkeypatch):
 def test_an_answer_that_stops_half_way(make):
     worker = make("stop_half_way", timeout=0.5)
     assert worker.receive(soon()) == (None, "the simulator process did not answer in time")
+
+
+def test_a_script_that_every_worker_would_run_again_is_told_so(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys, time; from lwdctl.evaluation.worker import Worker\n"
+        "def serve(connection): connection.send('served')\n"
+        "print(Worker(serve, (), '0', 60.0).receive(time.monotonic() + 60))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("Traceback") == 1
+    assert 'below `if __name__ == "__main__":`' in done.stderr
 
 
 def test_interrupts_are_for_the_parent_alone(make):

@@ -66,6 +66,19 @@ def test_evaluating_an_environment_of_ones_own(trained: Path) -> None:
     assert mean <= 0.5
 
 
+def test_the_command_line_evaluates_it_too(trained: Path) -> None:
+    """The file holds no initial states, which the default's `oracle` would restore."""
+    command = [
+        "-m", "lwdctl", "eval", "--workspace", trained, "--trust", "reach:Reach", "--episodes", 1,
+        "--max-steps", 3, "--workers", 0, "--json",
+    ]  # fmt: skip
+    rows = json.loads(run(*command, PYTHONPATH=str(EXAMPLES)))["summary"]["results"]
+    assert {row["latent"] for row in rows} == {"sampled", "shuffled", "mean"}
+    with pytest.raises(AssertionError, match="holds an initial state") as refused:
+        run(*command, "--latent", "sampled,oracle", PYTHONPATH=str(EXAMPLES))
+    assert "lwd-sampled:" not in str(refused.value)
+
+
 def test_adding_a_policy(trained: Path) -> None:
     printed = run(EXAMPLES / "add_a_policy.py", trained)
     for name in ("lwd", "towards the goal"):

@@ -18,6 +18,7 @@ from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.latents import LatentStore
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.artifacts.workspace import Workspace
+from lwdctl.configs import EvalConfig
 from lwdctl.core.config import from_mapping
 from lwdctl.core.errors import ArtifactError, ConfigError
 from lwdctl.core.progress import SilentProgress
@@ -140,6 +141,29 @@ def test_early_replans_are_those_of_a_shorter_horizon(copy: Workspace) -> None:
     assert cost["early"]["flops_per_step"] > cost["shorter"]["flops_per_step"]  # the search
     with pytest.raises(ConfigError, match="replan_beyond compares motions"):
         do("eval", copy, {**EVAL, "policy": ["still"], "replan_beyond": 1.0})
+
+
+def test_a_horizon_beyond_the_snippets_is_warned_of(copy: Workspace) -> None:
+    said: list[str] = []
+
+    class Told(SilentProgress):
+        def message(self, text: str) -> None:
+            said.append(text)
+
+    def warnings(horizon: int) -> list[str]:
+        said.clear()
+        settings = {**EVAL, "latent": ["sampled", "mean"], "max_steps": 2, "horizon": horizon}
+        config = from_mapping(EvalConfig, settings)
+        stage = STAGES["eval"]
+        inputs = resolve_inputs(stage, config, copy, {}, "")
+        stage.execute(config, inputs, StageContext(copy, Told()))
+        return [text for text in said if text.startswith("warning: ")]
+
+    assert warnings(16) == []
+    (warning,) = warnings(17)
+    assert (
+        "lwd follows every plan for 17 steps, but its model was trained on snippets of" in warning
+    )
 
 
 def test_oracle_latents_belong_to_their_snippets(chain: Workspace) -> None:
