@@ -140,6 +140,11 @@ def make_simulator(env: Environment, task: str) -> Simulator:
     return simulator
 
 
+def is_own(adapter: str) -> bool:
+    """Tell whether an environment is one of lwdctl's own."""
+    return adapter in _ROWS
+
+
 def with_outside_environment(spec: SourceSpec) -> SourceSpec:
     """Check that the environment of data exists; take from a plug-in what no data file says.
 
@@ -153,7 +158,7 @@ def with_outside_environment(spec: SourceSpec) -> SourceSpec:
     adapter = spec.env.adapter
     if adapter:
         ENVIRONMENTS.check(adapter)
-    if not adapter or adapter in _ROWS:
+    if not adapter or is_own(adapter):
         return spec
     described = load_environment(spec.env)
     if not (hasattr(described, "action") and hasattr(described, "max_steps")):

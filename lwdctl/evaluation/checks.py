@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from lwdctl.core.errors import ConfigError, SimulatorError
-from lwdctl.core.records import SourceSpec
+from lwdctl.core.records import UNKNOWN_UNITS, SourceSpec
 from lwdctl.core.seeding import EVALUATION_SEED_START
 from lwdctl.envs.mujoco_rendering import HINT, VARIABLE, backends_to_try
 from lwdctl.envs.table import Environment, make_simulator
@@ -35,14 +35,20 @@ def check_compatible(spec: SourceSpec, env: Environment, task: str) -> None:
                 raise ConfigError(
                     f"the data has an observation '{item.name}' of {item.size} components, the"
                     f" environment of task '{task}' gives {sizes.get(item.name, 'none')}",
-                    f"it gives: {', '.join(f'{name} ({size})' for name, size in sizes.items())}",
+                    f"it gives: {', '.join(f'{name} ({size})' for name, size in sizes.items())};"
+                    " name the data's observation as the environment does, or leave it out with"
+                    " --observation-keys",
                 )
         data, action = spec.action, simulator.action
-        if (data.size, data.semantics) != (action.size, action.semantics):
+        # A plain gymnasium.Env says nothing of what its actions mean.
+        differ = action.units != UNKNOWN_UNITS and data.semantics != action.semantics
+        if data.size != action.size or differ:
             raise ConfigError(
                 f"the data has {data.semantics} actions of {data.size} components, the environment"
                 f" of task '{task}' takes {action.semantics} ones of {action.size}",
-                "evaluate in the environment that the data was recorded in",
+                "evaluate in the environment that the data was recorded in. If that is this one and"
+                " it is your own, mend the `action` that its class declares, or ingest with"
+                " --actions",
             )
     finally:
         simulator.close()

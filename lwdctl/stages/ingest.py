@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from lwdctl.artifacts.artifact import Artifact
@@ -13,11 +14,14 @@ from lwdctl.artifacts.snippets import SNIPPETS_PAYLOAD
 from lwdctl.configs import IngestConfig
 from lwdctl.core.config import to_mapping
 from lwdctl.core.errors import ConfigError
+from lwdctl.core.records import SourceSpec
 from lwdctl.data.files.bounds import check_no_holes
 from lwdctl.data.ingest import ingest
+from lwdctl.data.quality.checks import declared_action
 from lwdctl.data.reader import open_source, paths_of
 from lwdctl.data.readers.robomimic_writer import DEMONSTRATIONS_PAYLOAD
-from lwdctl.envs.table import with_outside_environment
+from lwdctl.envs.table import is_own, with_outside_environment
+from lwdctl.evaluation.checks import check_compatible
 from lwdctl.stages.stage import StageContext
 
 DEMONSTRATIONS = "demonstrations"
@@ -41,12 +45,43 @@ def run(config: IngestConfig, inputs: Mapping[str, Artifact], context: StageCont
         open_source(data_format, paths, config) as source,
     ):
         source.spec = with_outside_environment(source.spec)
+        _check_environment(source.spec, config, context)
         with context.workspace.begin(
             "snippets", name, config=to_mapping(config), inputs=parents
         ) as output:
             _, summary = ingest(source, config, output.path / SNIPPETS_PAYLOAD, context.progress)
+            if not source.spec.env.adapter:
+                context.progress.message(
+                    "the data name no environment: to evaluate policies, ingest them with"
+                    " --env ADAPTER/NAME"
+                )
             summary["sources"] = digests.result()
             return output.publish(summary, seed=config.seed)
+
+
+def _check_environment(spec: SourceSpec, config: IngestConfig, context: StageContext) -> None:
+    """Compare the data with an environment of the user's own, before anything is trained on them.
+
+    Raises:
+        ConfigError: It has no task, or not the observations and actions of the data.
+    """
+    env = spec.env
+    if not env.adapter or is_own(env.adapter):
+        return
+    if not env.tasks:
+        raise ConfigError(
+            f"the data name no task of '{env.adapter}'",
+            f"--env {env.adapter}/NAME, where NAME is the task: any name that the class takes",
+        )
+    stored = replace(spec, action=declared_action(spec.action, config))
+    try:
+        check_compatible(stored, env, env.tasks[0])
+    except ConfigError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the simulator may be on another machine
+        context.progress.message(
+            f"the data were not compared with the environment, which does not run here: {error}"
+        )
 
 
 def _sources(

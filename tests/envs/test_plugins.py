@@ -166,6 +166,36 @@ def test_the_data_take_what_actions_mean_from_the_environment(tmp_path):
         )
 
 
+@pytest.mark.parametrize(
+    ("changes", "message", "hint"),
+    [
+        ({"observation_keys": ["total"], "env": f"{MODULE}:CounterEnv/array"},
+         "observation 'total' of 1 components, .* gives none", r"it gives: observation (3); name"),
+        ({"actions": "recorded-absolute"}, "has absolute actions .* takes delta ones", "--actions"),
+    ],
+)  # fmt: skip
+def test_what_an_evaluation_would_refuse_is_not_ingested(tmp_path, changes, message, hint):
+    settings = {**write(tmp_path / "demos.hdf5"), **changes}
+    with pytest.raises(ConfigError, match=message) as caught:
+        run_stage("ingest", Workspace(tmp_path / "runs"), settings, progress=SilentProgress())
+    assert hint in caught.value.hint
+
+
+def test_arrays_for_an_environment_without_a_task_are_not_ingested(tmp_path):
+    path = tmp_path / "demos.npz"
+    rows = np.random.default_rng(0).uniform(-1, 1, (30, 4)).astype(np.float32)
+    total, twice, action = rows[:, :1], rows[:, 1:3], rows[:, 3:]
+    np.savez(path, total=total, twice=twice, action=action, ends=[10, 20, 30])
+    keys = {"observation_keys": ["total", "twice"], "action_key": "action", "episode_ends": "ends"}
+    settings = {"paths": [str(path)], "env": name_of(Counter), **keys}
+    workspace = Workspace(tmp_path / "runs")
+    with pytest.raises(ConfigError, match="the data name no task of") as caught:
+        run_stage("ingest", workspace, settings, progress=SilentProgress())
+    assert f"--env {name_of(Counter)}/NAME, where NAME is the task" in caught.value.hint
+    run_stage("ingest", workspace, {**settings, "env": f"{name_of(Counter)}/array"},
+              progress=SilentProgress())  # fmt: skip
+
+
 class LimitOfInstance:
     """A simulator whose episode limit only an instance knows, as the contract allows."""
 
