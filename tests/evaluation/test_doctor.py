@@ -92,7 +92,7 @@ def test_each_simulator_has_its_own_finding(tmp_path):
     assert "SIGSEGV" in found["crashing"].detail
     assert found["gone"].state == "broken"
     assert "no_such_package" in found["gone"].detail
-    assert found["gone"].hint == "pip install --upgrade patients"
+    assert found["gone"].hint.startswith("python -c 'from no_such_package import X'")
     assert found["workspace"].state == "ok"
     assert not (tmp_path / "runs").exists()
 
