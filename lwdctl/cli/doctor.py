@@ -12,7 +12,7 @@ from lwdctl.core.errors import LwdctlError
 def command(
     shared: Shared,
 ) -> None:
-    """Check packages, simulators, rendering, device and disk.
+    """Check packages, simulators, plug-ins, rendering, device and disk.
 
     Optional packages that are absent are reported as missing. The exit code is 1 only when
     something that should work is broken.

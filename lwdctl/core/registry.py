@@ -86,8 +86,8 @@ class Registry:
         plugin = self.plugins().get(name)
         if name in self.rows and plugin is not None:
             raise ConfigError(
-                f"two {self.noun}s are called '{name}': lwdctl's own and that of the plug-in"
-                f" {plugin.plugin}",
+                f"the plug-in {plugin.plugin} calls its {self.noun} '{name}', which is the name of"
+                " lwdctl's own",
                 f"pip uninstall {plugin.plugin}",
             )
 
