@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -129,16 +130,18 @@ def _check_launch() -> Finding:
 
 def _check_rendering(timeout: float) -> list[Finding]:
     """Try each headless backend, and the one that this shell selects."""
-    hint = f"{HINT}; only pictures and videos need it"
     found, working = [], []
     for backend in OFF_SCREEN:
         answer = probe("rendering", timeout=timeout, **{VARIABLE: backend})
         if "error" in answer:
             detail = f"cannot draw ({answer['error']})"
-            found.append(Finding("rendering", backend, MISSING, detail, hint))
+            found.append(Finding("rendering", backend, MISSING, detail))
         else:
             working.append(backend)
             found.append(Finding("rendering", backend, OK, "draws a frame"))
+    if not working:  # one backend is enough
+        hint = f"{HINT}; only pictures and videos need it"
+        found = [replace(item, hint=hint) for item in found]
     chosen = os.environ.get(VARIABLE, "")
     if working and chosen and chosen not in working and chosen in OFF_SCREEN:
         detail = f"is set to {chosen}, which does not work here"

@@ -142,8 +142,11 @@ def test_a_backend_that_does_not_work_is_answered_with_one_that_does(monkeypatch
         "ok", "missing", "warning",
     ]  # fmt: skip
     assert found["MUJOCO_GL"].hint == "export MUJOCO_GL=egl"
+    assert found["osmesa"].hint == ""  # egl works
     monkeypatch.delenv("MUJOCO_GL")
     assert len(doctor._check_rendering(1.0)) == 2
+    answers["egl"] = {"error": "ImportError: no libEGL"}
+    assert all("libegl1" in item.hint for item in doctor._check_rendering(1.0))
 
 
 @pytest.mark.parametrize(
@@ -172,6 +175,23 @@ def test_the_command_on_this_machine(tmp_path, capfd):
     assert states["package", "python"] == "ok"
     assert states["simulator", "well"] == "ok"
     assert {area for area, _ in states} >= {"device", "rendering", "disk"}
+
+
+def test_the_command_prints_a_hint_once(tmp_path, monkeypatch, capfd):
+    found = [
+        doctor.Finding(area, name, "missing", "", hint)
+        for area, name, hint in (
+            ("package", "mink", "install it"),
+            ("package", "robosuite", "install it"),
+            ("simulator", "robosuite", "install it"),
+            ("rendering", "osmesa", "another"),
+        )
+    ]
+    monkeypatch.setattr(doctor, "examine", lambda *given: found)
+    assert main(["doctor", "-q", "--workspace", str(tmp_path)]) == 0
+    printed = capfd.readouterr().out
+    assert printed.endswith("mink, robosuite: install it\nosmesa: another\n")
+    assert printed.count("install it") == 1
 
 
 @pytest.mark.usefixtures("only_simulators")
