@@ -14,7 +14,7 @@ from functools import cache
 from importlib import metadata
 from typing import Any
 
-from lwdctl.core.errors import ConfigError, MissingExtraError, first_line
+from lwdctl.core.errors import ConfigError, MissingExtraError, first_line, install_extra
 from lwdctl.core.suggest import did_you_mean
 
 
@@ -115,7 +115,7 @@ class Registry:
                 raise
             raise MissingExtraError(
                 f"{self.noun} '{name}' needs the package '{missing}', which is not installed",
-                f"pip install 'lwdctl[{row.extra}]'",
+                install_extra(row.extra),
             ) from error
 
 
