@@ -4,8 +4,11 @@
     python examples/evaluate_your_environment.py my-runs
 
 The data name `reach:Reach`, which is imported because `trust` names it as well. The command line
-does the same: `PYTHONPATH=examples lwdctl eval --workspace my-runs --trust reach:Reach`. Evaluation
-seeds begin at 100000: collect training data with smaller seeds.
+does the same:
+
+    PYTHONPATH=examples lwdctl eval --workspace my-runs --trust reach:Reach --latent sampled,mean
+
+Evaluation seeds begin at 100000: collect training data with smaller seeds.
 """
 
 from __future__ import annotations

@@ -168,8 +168,11 @@ def test_policies_that_do_not_fit_the_environment_are_answered(workspace: Path) 
     with pytest.raises(ConfigError, match="is a class"):
         lwdctl.evaluate({"mine": _NineNumbers}, env="pusht", episodes=1)
     policy = lwdctl.load_policy(workspace=workspace, device="cpu")
-    with pytest.raises(ConfigError, match="the policy sees observation, the environment shows"):
+    with pytest.raises(
+        ConfigError, match="the policy sees observation, the environment shows"
+    ) as error:
         lwdctl.evaluate({"lwd": policy}, env="pusht", episodes=1, max_steps=2)
+    assert error.value.hint.startswith("give the environment a Dict of observations with the keys")
 
 
 class _Unplugged(gymnasium.Env[Any, Any]):

@@ -12,7 +12,7 @@ from lwdctl.core.errors import LwdctlError
 def command(
     shared: Shared,
 ) -> None:
-    """Check packages, simulators, rendering, device and disk.
+    """Check packages, simulators, plug-ins, rendering, device and disk.
 
     Optional packages that are absent are reported as missing. The exit code is 1 only when
     something that should work is broken.
@@ -29,8 +29,12 @@ def command(
     else:
         rows = [[item.area, item.name, item.state, item.detail] for item in found]
         print_table(["area", "check", "state", "result"], rows)
+        advised: dict[str, list[str]] = {}
         for item in found:
             if item.state != OK and item.hint:
-                print_text(f"{item.name}: {item.hint}")
+                names = advised.setdefault(item.hint, [])
+                names += [] if item.name in names else [item.name]
+        for hint, names in advised.items():
+            print_text(f"{', '.join(names)}: {hint}")
     if broken:
         raise LwdctlError(f"broken: {', '.join(broken)}", "see the lines above")

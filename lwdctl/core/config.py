@@ -80,6 +80,17 @@ class Settings:
 
     bounds: typing.ClassVar[Mapping[str, Bound]] = {}
 
+    def __new__(cls, *_: Any, **values: Any) -> typing.Self:
+        """Check the names of the fields before the dataclass's own constructor does."""
+        fields = {field.name for field in dataclasses.fields(typing.cast(Any, cls))}
+        for name in values:
+            if name not in fields:
+                raise ConfigError(
+                    f"{cls.__name__}: unknown setting '{plain_text(name, _SHOWN)}'",
+                    did_you_mean(name, fields),
+                )
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
         """Check and normalize the fields (a list becomes a tuple, an int a float)."""
         for field in dataclasses.fields(typing.cast(Any, self)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 from pathlib import Path
 
 EXIT_OK = 0
@@ -52,6 +53,20 @@ class SimulatorError(LwdctlError):
 
 class MissingExtraError(LwdctlError):
     """An optional dependency that is not installed."""
+
+
+WITHOUT_CONSTRAINTS = ("trackio",)
+"""Extras that need other versions than constraints.txt pins."""
+
+
+def install_extra(extra: str) -> str:
+    """Return the command that installs an extra, in a checkout with the tested versions."""
+    checkout = Path(__file__).parents[2]
+    constraints = checkout / "constraints.txt"
+    if extra in WITHOUT_CONSTRAINTS or not constraints.is_file():
+        return f"pip install 'lwdctl[{extra}]'"
+    target = shlex.quote(f"{checkout}[{extra}]")
+    return f"pip install -c {shlex.quote(str(constraints))} -e {target}"
 
 
 WRITE_ERRNOS = frozenset(

@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import lwdctl
+from lwdctl.core.errors import install_extra
 
 OK, WARNING, MISSING, BROKEN = "ok", "warning", "missing", "broken"
 """States of a finding; only `BROKEN` means that something that should work does not."""
@@ -178,7 +179,7 @@ def _extra_of(requirement: Requirement) -> str:
 
 def _package(requirement: Requirement, extra: str, version: str) -> Finding:
     name = canonicalize_name(requirement.name)
-    install = f"pip install 'lwdctl[{extra}]'" if extra else f"pip install '{requirement}'"
+    install = install_extra(extra) if extra else f"pip install '{requirement}'"
     if not version:
         detail = f"not installed (extra {extra})" if extra else "not installed"
         return Finding("package", name, MISSING if extra else BROKEN, detail, install)

@@ -7,13 +7,14 @@ the table allows it, is an import path `package.module:attribute`.
 from __future__ import annotations
 
 import importlib
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from typing import Any
 
-from lwdctl.core.errors import ConfigError, MissingExtraError
+from lwdctl.core.errors import ConfigError, MissingExtraError, first_line, install_extra
 from lwdctl.core.suggest import did_you_mean
 
 OUTSIDE: set[str] = set()
@@ -64,11 +65,14 @@ class Registry:
 
     def all_rows(self) -> dict[str, Row]:
         """Return name to row, those of installed plug-ins included."""
-        plugins = _installed(self.entry_points) if self.entry_points else {}
         return {
             **self.rows,
-            **{name: row for name, row in plugins.items() if name not in self.rows},
+            **{name: row for name, row in self.plugins().items() if name not in self.rows},
         }
+
+    def plugins(self) -> dict[str, Row]:
+        """Return name to row of what installed plug-ins add, names of lwdctl's own included."""
+        return _installed(self.entry_points) if self.entry_points else {}
 
     def check(self, name: str) -> None:
         """Check that `load` would find the name.
@@ -82,11 +86,11 @@ class Registry:
             raise ConfigError(
                 f"no {self.noun} is called '{name}'", did_you_mean(name, self.all_rows())
             )
-        plugin = _installed(self.entry_points).get(name) if self.entry_points else None
+        plugin = self.plugins().get(name)
         if name in self.rows and plugin is not None:
             raise ConfigError(
-                f"two {self.noun}s are called '{name}': lwdctl's own and that of the plug-in"
-                f" {plugin.plugin}",
+                f"the plug-in {plugin.plugin} calls its {self.noun} '{name}', which is the name of"
+                " lwdctl's own",
                 f"pip uninstall {plugin.plugin}",
             )
 
@@ -106,19 +110,30 @@ class Registry:
             return _import_path(self.noun, name)
         try:
             return getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
+        except Exception as error:
             if row.plugin:
-                raise ConfigError(
-                    f"{self.noun} '{name}' of the plug-in {row.plugin} cannot be imported: {error}",
-                    f"pip install --upgrade {row.plugin}",
-                ) from error
+                raise _broken(self.noun, name, row, error) from error
+            if not isinstance(error, ImportError):
+                raise
             missing = (isinstance(error, ModuleNotFoundError) and error.name) or "lwdctl"
             if not row.extra or missing.startswith("lwdctl"):
                 raise
             raise MissingExtraError(
                 f"{self.noun} '{name}' needs the package '{missing}', which is not installed",
-                f"pip install 'lwdctl[{row.extra}]'",
+                install_extra(row.extra),
             ) from error
+
+
+def _broken(noun: str, name: str, row: Row, error: Exception) -> ConfigError:
+    """Return the error of an entry point that raised one; its author needs the traceback."""
+    module, _, attribute = row.target.partition(":")
+    statement = f"from {module} import {attribute}" if attribute else f"import {module}"
+    return ConfigError(
+        f"{noun} '{name}' of the plug-in {row.plugin} cannot be imported ({row.target}):"
+        f" {type(error).__name__}: {first_line(error)}",
+        f"python -c {shlex.quote(statement)} shows where it fails; where the package is not"
+        f" yours: pip install --upgrade {row.plugin}",
+    )
 
 
 def is_import_path(name: str) -> bool:

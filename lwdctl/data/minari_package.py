@@ -27,7 +27,7 @@ import numpy.typing as npt
 import lwdctl
 from lwdctl.artifacts.files import whole_directory
 from lwdctl.artifacts.snippets import SnippetStore
-from lwdctl.core.errors import ConfigError, DataError, MissingExtraError
+from lwdctl.core.errors import ConfigError, DataError, MissingExtraError, install_extra
 from lwdctl.core.progress import Progress, SilentProgress
 from lwdctl.core.records import EnvSpec, FloatArray
 from lwdctl.data.export_choice import chosen_episodes
@@ -50,7 +50,7 @@ def minari_module(name: str = "minari") -> Any:
     except ImportError as error:
         raise MissingExtraError(
             "Minari datasets need the package 'minari', which is not installed",
-            "pip install 'lwdctl[minari]'",
+            install_extra("minari"),
         ) from error
 
 

@@ -16,7 +16,7 @@ from lwdctl.artifacts.files import whole_directory
 from lwdctl.artifacts.manifest import now, software
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import LINEAGE
-from lwdctl.core.errors import ConfigError, LwdctlError, MissingExtraError
+from lwdctl.core.errors import ConfigError, LwdctlError, MissingExtraError, install_extra
 from lwdctl.core.installation import installed_version
 from lwdctl.core.plain_text import encodable
 from lwdctl.core.progress import Progress
@@ -110,7 +110,7 @@ def _load_checker() -> Any:
     except ImportError as error:
         raise MissingExtraError(
             "exporting needs the package 'onnx', which is not installed",
-            "pip install 'lwdctl[onnx]'",
+            install_extra("onnx"),
         ) from error
 
 

@@ -22,7 +22,14 @@ from msgspec import Meta
 
 from lwdctl.artifacts.files import sha256_of, write_durably
 from lwdctl.artifacts.stored_files import stored_file
-from lwdctl.core.errors import ArtifactError, ConfigError, DataError, MissingExtraError, first_line
+from lwdctl.core.errors import (
+    ArtifactError,
+    ConfigError,
+    DataError,
+    MissingExtraError,
+    first_line,
+    install_extra,
+)
 from lwdctl.core.plain_text import listed, plain_text
 from lwdctl.core.records import ActionSpec, FloatArray, ObservationSpec
 from lwdctl.core.seeding import generator
@@ -557,5 +564,5 @@ def load_onnxruntime() -> Any:
     except ImportError as error:
         raise MissingExtraError(
             "exported policies need the package 'onnxruntime', which is not installed",
-            "pip install onnxruntime, or with everything: pip install 'lwdctl[onnx]'",
+            f"pip install onnxruntime, or with everything: {install_extra('onnx')}",
         ) from error

@@ -25,7 +25,7 @@ import gymnasium
 import numpy as np
 import numpy.typing as npt
 
-from lwdctl.core.errors import MissingExtraError
+from lwdctl.core.errors import MissingExtraError, install_extra
 from lwdctl.core.records import ActionSpec, EnvSpec, FloatArray, ObservationSpec
 from lwdctl.core.simulator_facts import (
     HAMMER,
@@ -198,7 +198,7 @@ def _register_environments() -> None:
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"environment 'adroit' needs the package '{error.name}', which is not installed",
-            "pip install 'lwdctl[adroit]'",
+            install_extra("adroit"),
         ) from error
     for line in printed.getvalue().splitlines():
         if "reward functions were updated" not in line:

@@ -12,7 +12,7 @@ from lwdctl.core.seeding import EVALUATION_SEED_START
 from lwdctl.envs.mujoco_rendering import HINT, VARIABLE, backends_to_try
 from lwdctl.envs.table import Environment, make_simulator
 from lwdctl.evaluation.rollout import rollout
-from lwdctl.evaluation.video import Recording
+from lwdctl.evaluation.video import FFMPEG_FAILED, Recording
 from lwdctl.policies.policy import BatchPolicy, EpisodePlan
 
 
@@ -74,18 +74,24 @@ def check_video(policy: BatchPolicy, env: Environment, task: str, *, timeout: fl
     for backend in backends_to_try():
         if backend:
             os.environ[VARIABLE] = backend
-        reason = _video_failure(policy, env, task, timeout)
+        reason, hint = _video_failure(policy, env, task, timeout)
         if not reason:
             return
-        reasons.append(f"with {VARIABLE}={backend}: {reason}" if backend else reason)
         _restore_variable(before)
+        if hint != HINT:  # another backend would draw no more
+            reasons = [reason]
+            break
+        reasons.append(f"with {VARIABLE}={backend}: {reason}" if backend else reason)
     raise SimulatorError(
         f"cannot record videos of task '{task}': {'; '.join(reasons)}",
-        f"{HINT}; without --video nothing is drawn",
+        "; ".join(filter(None, [hint, "without --video nothing is drawn"])),
     )
 
 
-def _video_failure(policy: BatchPolicy, env: Environment, task: str, timeout: float) -> str:
+def _video_failure(
+    policy: BatchPolicy, env: Environment, task: str, timeout: float
+) -> tuple[str, str]:
+    """Return why there is no video and what to do about it, or two empty texts."""
     plan = EpisodePlan(index=0, seed=EVALUATION_SEED_START, task=task)
     with TemporaryDirectory() as folder:
         recording = Recording(Path(folder), "trial", frozenset([0]))
@@ -100,8 +106,11 @@ def _video_failure(policy: BatchPolicy, env: Environment, task: str, timeout: fl
             recording=recording,
         ).episodes
         if recording.videos():
-            return ""
-        return episode.error or "".join(recording.failures().values()) or "no frame was drawn"
+            return "", ""
+        ((reason, hint),) = recording.causes().values() or [("no frame was drawn", "")]
+        # Any other error without a hint is taken for that of an OpenGL backend.
+        hint = hint or ("" if FFMPEG_FAILED in reason else HINT)
+        return episode.error or reason, hint
 
 
 def _restore_variable(value: str | None) -> None:

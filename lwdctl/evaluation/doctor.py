@@ -1,4 +1,4 @@
-"""Checks of a machine: packages, environments, rendering, device, disk.
+"""Checks of a machine: packages, environments, other plug-ins, rendering, device, disk.
 
 Whatever could crash or hang runs as a probe in a process of its own:
 `python -m lwdctl.evaluation.doctor PROBE [ARGUMENT]` prints one JSON object.
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,14 +31,20 @@ from lwdctl.core.installation import (
     Finding,
     check_conflicts,
     check_packages,
+    installed_version,
 )
 from lwdctl.core.launch import launched
 from lwdctl.core.progress import Progress
 from lwdctl.core.records import EnvSpec
 from lwdctl.core.seeding import EVALUATION_SEED_START
+from lwdctl.data.formats import READERS
 from lwdctl.envs.mujoco_rendering import HINT, OFF_SCREEN, VARIABLE, open_renderer
 from lwdctl.envs.table import ENVIRONMENTS, make_simulator, task_names
+from lwdctl.methods import METHODS
+from lwdctl.models import DENOISERS
 
+PLUGGABLE = {table.noun: table for table in (READERS, METHODS, DENOISERS)}
+"""What plug-ins may add beside environments, each of which is tried as a simulator."""
 TIMEOUT = 180.0
 """Seconds a probe may take (numba compiles in some simulators)."""
 ENOUGH_DISK = 5e9
@@ -60,6 +67,11 @@ def examine(workspace: Path, progress: Progress, timeout: float = TIMEOUT) -> li
         lambda: [_check_device(timeout)],
         lambda: [_check_launch()],
         *(partial(_check_environment, name, timeout) for name in ENVIRONMENTS),
+        *(
+            partial(_check_plugin, noun, name, timeout)
+            for noun, table in PLUGGABLE.items()
+            for name in table.plugins()
+        ),
         lambda: _check_rendering(timeout),
         lambda: [_check_disk(workspace)],
     ]
@@ -79,6 +91,15 @@ def _check_environment(name: str, timeout: float) -> list[Finding]:
         return [Finding("simulator", name, BROKEN, answer["error"], answer["hint"])]
     detail = f"'{answer['task']}' builds and steps ({answer['seconds']:.1f} s)"
     return [Finding("simulator", name, OK, detail)]
+
+
+def _check_plugin(noun: str, name: str, timeout: float) -> list[Finding]:
+    row = PLUGGABLE[noun].plugins()[name]
+    answer = probe("plugin", noun, name, timeout=timeout)
+    if "error" in answer:
+        return [Finding("plug-in", name, BROKEN, answer["error"], answer["hint"])]
+    package = f"{row.plugin} {installed_version(row.plugin)}".strip()
+    return [Finding("plug-in", name, OK, f"{noun} of {package} ({row.target})")]
 
 
 def _check_device(timeout: float) -> Finding:
@@ -109,16 +130,18 @@ def _check_launch() -> Finding:
 
 def _check_rendering(timeout: float) -> list[Finding]:
     """Try each headless backend, and the one that this shell selects."""
-    hint = f"{HINT}; only pictures and videos need it"
     found, working = [], []
     for backend in OFF_SCREEN:
         answer = probe("rendering", timeout=timeout, **{VARIABLE: backend})
         if "error" in answer:
             detail = f"cannot draw ({answer['error']})"
-            found.append(Finding("rendering", backend, MISSING, detail, hint))
+            found.append(Finding("rendering", backend, MISSING, detail))
         else:
             working.append(backend)
             found.append(Finding("rendering", backend, OK, "draws a frame"))
+    if not working:  # one backend is enough
+        hint = f"{HINT}; only pictures and videos need it"
+        found = [replace(item, hint=hint) for item in found]
     chosen = os.environ.get(VARIABLE, "")
     if working and chosen and chosen not in working and chosen in OFF_SCREEN:
         detail = f"is set to {chosen}, which does not work here"
@@ -201,6 +224,12 @@ def probe_environment(name: str) -> dict[str, Any]:
     return {"task": task, "seconds": time.monotonic() - begun}
 
 
+def probe_plugin(noun: str, name: str) -> dict[str, Any]:
+    """Import what a plug-in adds to one of the tables."""
+    PLUGGABLE[noun].load(name)
+    return {}
+
+
 def probe_rendering() -> dict[str, Any]:
     """Draw one frame with the backend that `MUJOCO_GL` names."""
     import mujoco
@@ -219,6 +248,7 @@ def probe_rendering() -> dict[str, Any]:
 PROBES: Mapping[str, Callable[..., dict[str, Any]]] = {
     "device": probe_device,
     "environment": probe_environment,
+    "plugin": probe_plugin,
     "rendering": probe_rendering,
 }
 

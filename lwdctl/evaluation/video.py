@@ -42,6 +42,9 @@ STILL_WIDTH = 360
 STILL_COLUMNS = 4
 STILLS = 12
 
+FFMPEG_FAILED = "ffmpeg failed"
+"""How the message of an error of the encoder begins."""
+
 MOST_FRAMES_PER_SECOND = 25
 USUAL_CONTROL_RATE = 25.0
 """Steps per second where the simulator does not state them."""
@@ -68,8 +71,19 @@ class Recording:
         return sorted(self.folder.glob("episode-*.mp4"))
 
     def failures(self) -> dict[str, str]:
-        """Return why an episode has no video: its name to the reason."""
-        return {path.stem: path.read_text().strip() for path in self.folder.glob("episode-*.txt")}
+        """Return why an episode has no video: its name to the reason, with the hint if any."""
+        return {
+            name: f"{reason} ({hint})" if hint else reason
+            for name, (reason, hint) in self.causes().items()
+        }
+
+    def causes(self) -> dict[str, tuple[str, str]]:
+        """Return why an episode has no video: its name to the reason and the hint, or ""."""
+        found = {}
+        for path in self.folder.glob("episode-*.txt"):
+            reason, _, hint = path.read_text().partition("\n")
+            found[path.stem] = (reason, hint.strip())
+        return found
 
     def sweep(self) -> None:
         """Remove the unfinished files of lost processes."""
@@ -284,13 +298,14 @@ class EpisodeRecorder:
 
     def _fail(self, error: Exception) -> None:
         self._failed = True
-        hint = f" ({error.hint})" if isinstance(error, LwdctlError) and error.hint else ""
-        reason = f"{type(error).__name__}: {error}{hint}".splitlines()[0]
+        lines = f"{type(error).__name__}: {error}".splitlines()[:1]
+        if isinstance(error, LwdctlError) and error.hint:
+            lines.append(error.hint)
         # A full disk may be what went wrong.
         with suppress(OSError):
             self.discard()
             self._target.parent.mkdir(parents=True, exist_ok=True)
-            self._target.with_suffix(".txt").write_text(reason + "\n")
+            self._target.with_suffix(".txt").write_text("\n".join(lines) + "\n")
 
 
 class Mp4Writer:
@@ -376,4 +391,4 @@ def _ffmpeg() -> list[str]:
 
 def _reason(errors: bytes) -> str:
     lines = errors.decode(errors="replace").strip().splitlines()
-    return f"ffmpeg failed: {lines[-1] if lines else 'without a message'}"
+    return f"{FFMPEG_FAILED}: {lines[-1] if lines else 'without a message'}"

@@ -187,7 +187,10 @@ class Method:
             LwdctlError: Training diverged.
         """
         del data, directory, progress
-        raise ConfigError(f"'{config.method}' is not trained by lwdctl train-baseline")
+        raise ConfigError(
+            f"'{config.method}' is not trained by lwdctl train-baseline",
+            f"run it as it is: lwdctl eval --policy {config.method}",
+        )
 
     def open_directory(self, path: Path, device: torch.device, name: str) -> TrainedPolicy:
         """Open what `train` returned and `Trained.save` wrote.

@@ -45,7 +45,7 @@ def load_method(name: str) -> Method:
     found = METHODS.load(name)
     if isinstance(found, type) and issubclass(found, Method):
         found = found()
-    return found if isinstance(found, Method) else PlugInPolicy(found)
+    return found if isinstance(found, Method) else PlugInPolicy(name, found)
 
 
 def open_policy(

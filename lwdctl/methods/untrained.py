@@ -153,11 +153,12 @@ class PlugInPolicy(Method):
     """A policy of another package.
 
     Args:
+        name: Name of its entry point.
         make: Builds the policy for the environment of some data: anything with `reset` and `act`.
     """
 
-    def __init__(self, make: Callable[[SourceSpec], Any]) -> None:
-        self._make = make
+    def __init__(self, name: str, make: Callable[[SourceSpec], Any]) -> None:
+        self._name, self._make = name, make
 
     def open(self, artifacts: Mapping[str, Artifact], device: torch.device) -> UntrainedPolicy:
         """Build one policy per environment."""
@@ -171,9 +172,8 @@ class PlugInPolicy(Method):
         try:
             return self._make(source)
         except Exception as error:
-            name = getattr(self._make, "__qualname__", repr(self._make))
             raise ConfigError(
-                f"the plug-in {name} built no policy: {type(error).__name__}: {error}",
+                f"the plug-in '{self._name}' built no policy: {type(error).__name__}: {error}",
                 "it is called with a SourceSpec and returns an object with reset and act",
             ) from error
 

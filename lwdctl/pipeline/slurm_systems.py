@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from lwdctl.core.errors import MissingExtraError, first_line
+from lwdctl.core.errors import MissingExtraError, first_line, install_extra
 from lwdctl.core.plain_text import plain_text
 from lwdctl.pipeline.resources import DEVICES
 from lwdctl.pipeline.slurm_job import StageJob
@@ -186,7 +186,7 @@ def _submitit() -> Any:
     except ImportError as error:
         raise MissingExtraError(
             "running on a cluster needs the package 'submitit', which is not installed",
-            "pip install 'lwdctl[slurm]'; or write files for sbatch: --slurm-script DIR",
+            f"{install_extra('slurm')}; or write files for sbatch: --slurm-script DIR",
         ) from error
     return submitit
 

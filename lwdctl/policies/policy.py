@@ -120,11 +120,8 @@ def checked_observations(
     if not isinstance(observations, Mapping):
         rows = np.asarray(observations, dtype=np.float32)
         if rows.shape != (*batch, sum(sizes)):
-            raise DataError(
-                f"the observation has the shape {rows.shape[axes:]}, the policy needs"
-                f" ({sum(sizes)},)",
-                f"its components: {', '.join(f'{item.name} ({item.size})' for item in specs)}",
-            )
+            components = ", ".join(f"{item.name} ({item.size})" for item in specs)
+            raise _wrong_shape("the observation", rows, (*batch, sum(sizes)), axes, components)
         parts = np.split(rows, np.cumsum(sizes)[:-1], axis=-1)
         observations = {item.name: part for item, part in zip(specs, parts, strict=True)}
     found = {}
@@ -134,16 +131,27 @@ def checked_observations(
             raise DataError(f"the observation '{name}' is missing", f"given: {given}")
         found[name] = np.asarray(observations[name], dtype=np.float32)
         if found[name].shape != (*batch, size):
-            raise DataError(
-                f"the observation '{name}' has the shape {found[name].shape[axes:]}, the policy"
-                f" needs ({size},)",
-                "give one robot's observation at one step: no batch axis and no time axis"
-                if not batch
-                else "",
-            )
+            raise _wrong_shape(f"the observation '{name}'", found[name], (*batch, size), axes)
         if not np.isfinite(found[name]).all():
             raise DataError(f"the observation '{name}' holds NaN or infinity")
     return found
+
+
+def _wrong_shape(
+    what: str, given: FloatArray, needed: tuple[int, ...], axes: int, components: str = ""
+) -> DataError:
+    """Return the error of an observation; of equal numbers of environments it shows none."""
+    shown = axes if given.shape[:axes] == needed[:axes] else 0
+    if given.ndim == axes + 1 and shown == axes:
+        hint = f"give the {needed[-1]} components that the training data have, in their order"
+    elif axes and needed[0] > 1:
+        hint = f"give act_batch one row for each of the {needed[0]} environments of reset_batch"
+    else:
+        hint = "give one robot's observation at one step: no batch axis and no time axis"
+    return DataError(
+        f"{what} has the shape {given.shape[shown:]}, the policy needs {needed[shown:]}",
+        f"{hint}: {components}" if components else hint,
+    )
 
 
 class Policy(Protocol):

@@ -47,7 +47,9 @@ class Observed:
         if missing:
             raise ConfigError(
                 f"the policy sees {', '.join(self._keys)}, the environment shows"
-                f" {', '.join(observations)}"
+                f" {', '.join(observations)}",
+                "give the environment a Dict of observations with the keys that the policy sees, or"
+                " ingest the data under the environment's keys and train again",
             )
         parts = [observations[key] for key in self._keys]
         current = np.concatenate(parts, axis=1, dtype=np.float32)

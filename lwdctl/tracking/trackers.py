@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
-from lwdctl.core.errors import MissingExtraError
+from lwdctl.core.errors import MissingExtraError, install_extra
 from lwdctl.core.registry import Registry, Row
 
 TRACKERS = Registry(
@@ -39,5 +39,5 @@ def check_installed(name: str) -> None:
         extra = TRACKERS.rows[name].extra
         raise MissingExtraError(
             f"the tracker '{name}' needs the package '{name}', which is not installed",
-            f"pip install 'lwdctl[{extra}]'" if extra else f"pip install {name}",
+            install_extra(extra) if extra else f"pip install {name}",
         )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import inspect
+import pickle
 from typing import Literal
 
 import pytest
@@ -61,6 +64,21 @@ def test_a_configuration_made_in_python_is_checked_too() -> None:
     assert VaeConfig(observation_keys=["a"]).observation_keys == ("a",)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="'decoder' cannot be 'huge'"):
         VaeConfig(decoder="huge")  # type: ignore[arg-type]
+
+
+def test_a_misspelled_setting_in_python_is_answered_with_the_closest() -> None:
+    from lwdctl.configs import VaeConfig
+
+    with pytest.raises(ConfigError, match="VaeConfig: unknown setting 'snippet_lenght'") as error:
+        VaeConfig(snippet_lenght=8)  # type: ignore[call-arg]
+    assert error.value.hint.startswith("did you mean 'snippet_length'")
+    config = VaeConfig(snippet_length=8)
+    for same in (pickle.loads(pickle.dumps(config)), copy.deepcopy(config)):
+        assert same == config
+    assert dataclasses.replace(config, snippet_length=9).snippet_length == 9
+    with pytest.raises(ConfigError, match="unknown setting 'snippet_lenght'"):
+        dataclasses.replace(config, snippet_lenght=9)  # type: ignore[call-arg]
+    assert "snippet_length" in inspect.signature(VaeConfig).parameters
 
 
 def test_did_you_mean() -> None:

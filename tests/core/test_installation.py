@@ -1,10 +1,12 @@
 """Package checks against made-up installations."""
 
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
-from lwdctl.core import installation
+from lwdctl.core import errors, installation
+from lwdctl.core.errors import install_extra
 from lwdctl.core.installation import CONFLICTS, check_conflicts, check_packages
 
 DECLARED = [
@@ -34,7 +36,7 @@ def test_what_is_installed_and_fits_is_ok():
 def test_a_missing_extra_is_missing_with_its_command():
     found = checked(numpy="2.4.6", zarr="3.1.6")
     assert found["robosuite"].state == found["mink"].state == "missing"
-    assert found["robosuite"].hint == "pip install 'lwdctl[robosuite]'"
+    assert found["robosuite"].hint == install_extra("robosuite")
     assert found["robomimic"].state == "missing"
     assert "--no-deps" in found["robomimic"].hint
 
@@ -104,3 +106,12 @@ def test_the_tested_versions_go_together():
     assert check_conflicts(version=lambda name: GOOD.get(name, "")) == []
     assert check_conflicts(version=lambda name: "") == []
     assert len(CONFLICTS) == 6
+
+
+def test_an_extra_is_installed_as_the_readme_says(monkeypatch, tmp_path):
+    checkout = Path(errors.__file__).parents[2]
+    command = f"pip install -c {checkout}/constraints.txt -e '{checkout}[minari]'"
+    assert errors.install_extra("minari") == command
+    assert errors.install_extra("trackio") == "pip install 'lwdctl[trackio]'"
+    monkeypatch.setattr(errors, "__file__", str(tmp_path / "lwdctl" / "core" / "errors.py"))
+    assert errors.install_extra("minari") == "pip install 'lwdctl[minari]'"

@@ -39,16 +39,27 @@ def test_an_installed_plugin_adds_rows(install):
     assert error.value.hint == "did you mean 'mamba'?"
 
 
-@pytest.mark.parametrize("target", ["no_such_module:x", "json:no_such_name"])
-def test_a_broken_plugin_is_named(install, target):
+@pytest.mark.parametrize(
+    ("target", "cause"),
+    [
+        ("no_such_module:x", "ModuleNotFoundError: No module named 'no_such_module'"),
+        ("json:no_such_name", "AttributeError: module 'json' has no attribute 'no_such_name'"),
+        ("broken_plugin:x", "NameError: name 'nothing_here' is not defined"),
+    ],
+)
+def test_a_broken_plugin_is_named_with_its_cause(install, tmp_path, target, cause):
+    (tmp_path / "broken_plugin.py").write_text("x = nothing_here\n")
     install("fancy", f"mamba = {target}")
-    with pytest.raises(ConfigError, match="'mamba' of the plug-in fancy cannot be imported"):
+    with pytest.raises(ConfigError, match="'mamba' of the plug-in fancy cannot be imported") as e:
         TABLE.load("mamba")
+    assert e.value.message.endswith(f" ({target}): {cause}")
+    module, _, name = target.partition(":")
+    assert e.value.hint.startswith(f"python -c 'from {module} import {name}' shows where it fails")
 
 
 def test_a_plugin_cannot_take_a_name_of_ours(install):
     install("fancy", "mlp = json:loads")
-    with pytest.raises(ConfigError, match="two denoisers are called 'mlp'") as error:
+    with pytest.raises(ConfigError, match="fancy calls its denoiser 'mlp', which") as error:
         TABLE.load("mlp")
     assert error.value.hint == "pip uninstall fancy"
 

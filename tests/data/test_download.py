@@ -18,7 +18,7 @@ import pytest
 
 from lwdctl.cli.main import main
 from lwdctl.configs import IngestConfig
-from lwdctl.core.errors import ConfigError, DataError, MissingExtraError
+from lwdctl.core.errors import ConfigError, DataError, MissingExtraError, install_extra
 from lwdctl.core.progress import SilentProgress
 from lwdctl.data import download as module
 from lwdctl.data.download import (
@@ -289,7 +289,7 @@ def test_minari_that_is_not_installed_names_its_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "minari", None)
     with pytest.raises(MissingExtraError) as caught:
         download(["minari", "a/b-v0"], tmp_path, SilentProgress())
-    assert caught.value.hint == "pip install 'lwdctl[minari]'"
+    assert caught.value.hint == install_extra("minari")
 
 
 def test_the_command_answers_with_one_object(server, tmp_path, capfd):

@@ -14,7 +14,7 @@ from lwdctl.artifacts.snippets import SnippetStore, SnippetWriter
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.cli.main import main
 from lwdctl.configs import IngestConfig
-from lwdctl.core.errors import ConfigError, DataError, MissingExtraError
+from lwdctl.core.errors import ConfigError, DataError, MissingExtraError, install_extra
 from lwdctl.core.progress import SilentProgress
 from lwdctl.core.records import ActionSpec, EnvSpec, Episode, ObservationSpec, SourceSpec
 from lwdctl.data import lerobot_export
@@ -208,7 +208,7 @@ def test_pyarrow_that_is_not_installed_names_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingExtraError) as caught:
         from lwdctl.data.lerobot_export import export_lerobot  # noqa: F401
-    assert caught.value.hint == "pip install 'lwdctl[parquet]'"
+    assert caught.value.hint == install_extra("parquet")
 
 
 def test_export_and_ingest_on_the_command_line(tmp_path, monkeypatch, capfd):

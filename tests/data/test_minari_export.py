@@ -10,7 +10,7 @@ from lwdctl.artifacts.snippets import SnippetStore, SnippetWriter
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.cli.main import main
 from lwdctl.configs import IngestConfig
-from lwdctl.core.errors import ConfigError, DataError, MissingExtraError
+from lwdctl.core.errors import ConfigError, DataError, MissingExtraError, install_extra
 from lwdctl.core.progress import SilentProgress
 from lwdctl.core.records import ActionSpec, EnvSpec, Episode, ObservationSpec, SourceSpec
 from lwdctl.data.minari_package import MinariTarget, export_minari
@@ -222,7 +222,7 @@ def test_minari_that_is_not_installed_names_its_extra(make, tmp_path, monkeypatc
     monkeypatch.setitem(sys.modules, "minari.dataset.minari_dataset", None)
     with pytest.raises(MissingExtraError) as caught:
         export_minari(store, target(tmp_path), SilentProgress())
-    assert caught.value.hint == "pip install 'lwdctl[minari]'"
+    assert caught.value.hint == install_extra("minari")
 
 
 def publish(tmp_path, name, spec):

@@ -18,7 +18,7 @@ import lwdctl
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.cli.main import main
 from lwdctl.configs import BaselineConfig
-from lwdctl.core.errors import ConfigError, LwdctlError, MissingExtraError
+from lwdctl.core.errors import ConfigError, LwdctlError, MissingExtraError, install_extra
 from lwdctl.core.progress import SilentProgress
 from lwdctl.core.seeding import derive_seed
 from lwdctl.methods.lwd import METHOD, GeneratedNetwork
@@ -285,7 +285,7 @@ def test_what_cannot_be_exported(exported, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx.checker", None)
     with pytest.raises(MissingExtraError) as caught:
         export.export_policy(inputs, tmp_path / "new", export.Acting(), SilentProgress())
-    assert "lwdctl[onnx]" in caught.value.hint
+    assert install_extra("onnx") in caught.value.hint
     assert not (tmp_path / "new").exists()
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from lwdctl.core.errors import ConfigError, MissingExtraError
+from lwdctl.core.errors import ConfigError, MissingExtraError, install_extra
 from lwdctl.core.records import EnvSpec
 from lwdctl.core.registry import Row
 from lwdctl.envs.table import ENVIRONMENTS, check_tasks, environment_named, make_simulator
@@ -23,7 +23,7 @@ def test_a_simulator_that_is_not_installed_names_its_extra(monkeypatch):
     monkeypatch.setitem(ENVIRONMENTS.rows, "lost", Row("no_such_simulator:X", "", extra="lost"))
     with pytest.raises(MissingExtraError) as caught:
         make_simulator(EnvSpec("lost", ("t",)), "t")
-    assert "lwdctl[lost]" in caught.value.hint
+    assert install_extra("lost") in caught.value.hint
 
 
 def test_a_name_stands_for_one_task_or_for_all():

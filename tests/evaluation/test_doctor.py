@@ -43,14 +43,14 @@ class Hanging(Well):
 """
 
 
-def plugin(folder, **adapters):
-    """Install the patients as a package that adds environments."""
+def plugin(folder, group="environments", **adapters):
+    """Install the patients as a package that adds to a group of entry points."""
     (folder / "patients.py").write_text(PATIENTS)
     info = folder / "patients-1.0.dist-info"
     info.mkdir(exist_ok=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: patients\nVersion: 1.0\n")
     rows = "\n".join(f"{name} = {target}" for name, target in adapters.items())
-    (info / "entry_points.txt").write_text(f"[lwdctl.environments]\n{rows}\n")
+    (info / "entry_points.txt").write_text(f"[lwdctl.{group}]\n{rows}\n")
     registry._installed.cache_clear()
 
 
@@ -92,9 +92,25 @@ def test_each_simulator_has_its_own_finding(tmp_path):
     assert "SIGSEGV" in found["crashing"].detail
     assert found["gone"].state == "broken"
     assert "no_such_package" in found["gone"].detail
-    assert found["gone"].hint == "pip install --upgrade patients"
+    assert found["gone"].hint.startswith("python -c 'from no_such_package import X'")
     assert found["workspace"].state == "ok"
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.usefixtures("only_simulators")
+def test_other_plugins_are_listed_with_what_breaks_them(tmp_path):
+    plugin(tmp_path, "policies", fine="patients:Well", gone="patients:Nobody", mlp="patients:Well")
+    found = {
+        item.name: item
+        for item in examine(tmp_path / "runs", SilentProgress())
+        if item.area == "plug-in"
+    }
+    assert [found[name].state for name in ("fine", "gone", "mlp")] == ["ok", "broken", "broken"]
+    assert found["fine"].detail == "policy of patients 1.0 (patients:Well)"
+    assert found["gone"].detail.endswith("module 'patients' has no attribute 'Nobody'")
+    assert found["gone"].hint.startswith("python -c 'from patients import Nobody'")
+    assert found["mlp"].detail.startswith("the plug-in patients calls its policy 'mlp', which is")
+    assert found["mlp"].hint == "pip uninstall patients"
 
 
 def test_a_simulator_that_hangs_is_given_up(tmp_path):
@@ -126,8 +142,11 @@ def test_a_backend_that_does_not_work_is_answered_with_one_that_does(monkeypatch
         "ok", "missing", "warning",
     ]  # fmt: skip
     assert found["MUJOCO_GL"].hint == "export MUJOCO_GL=egl"
+    assert found["osmesa"].hint == ""  # egl works
     monkeypatch.delenv("MUJOCO_GL")
     assert len(doctor._check_rendering(1.0)) == 2
+    answers["egl"] = {"error": "ImportError: no libEGL"}
+    assert all("libegl1" in item.hint for item in doctor._check_rendering(1.0))
 
 
 @pytest.mark.parametrize(
@@ -156,6 +175,23 @@ def test_the_command_on_this_machine(tmp_path, capfd):
     assert states["package", "python"] == "ok"
     assert states["simulator", "well"] == "ok"
     assert {area for area, _ in states} >= {"device", "rendering", "disk"}
+
+
+def test_the_command_prints_a_hint_once(tmp_path, monkeypatch, capfd):
+    found = [
+        doctor.Finding(area, name, "missing", "", hint)
+        for area, name, hint in (
+            ("package", "mink", "install it"),
+            ("package", "robosuite", "install it"),
+            ("simulator", "robosuite", "install it"),
+            ("rendering", "osmesa", "another"),
+        )
+    ]
+    monkeypatch.setattr(doctor, "examine", lambda *given: found)
+    assert main(["doctor", "-q", "--workspace", str(tmp_path)]) == 0
+    printed = capfd.readouterr().out
+    assert printed.endswith("mink, robosuite: install it\nosmesa: another\n")
+    assert printed.count("install it") == 1
 
 
 @pytest.mark.usefixtures("only_simulators")

@@ -1,15 +1,17 @@
 """Videos: what is on them, that they change nothing, and that they fail alone."""
 
 import os
+from functools import partial
 from itertools import pairwise
 
 import cv2
+import gymnasium
 import numpy as np
 import pytest
 from PIL import Image
 
 from lwdctl.core.errors import SimulatorError
-from lwdctl.core.records import EnvSpec
+from lwdctl.core.records import ActionSpec, EnvSpec
 from lwdctl.core.seeding import generator
 from lwdctl.core.simulator_facts import PUSHT_ACTION
 from lwdctl.evaluation import checks
@@ -265,8 +267,20 @@ def test_the_check_says_why_there_is_no_video(env, feedback_policy, monkeypatch)
     monkeypatch.setattr(checks, "backends_to_try", lambda: ("egl", "osmesa"))
     with pytest.raises(SimulatorError, match=r"=egl: .*light is off.*=osmesa: ") as caught:
         check_video(feedback_policy(1), env, "dark", timeout=30)
-    assert "--video" in caught.value.hint
+    assert caught.value.hint == f"{checks.HINT}; without --video nothing is drawn"
     assert os.environ[checks.VARIABLE] == ""
+
+
+def test_the_hint_follows_the_cause(monkeypatch):
+    monkeypatch.setattr(checks, "backends_to_try", lambda: ("egl", "osmesa"))
+    env = partial(gymnasium.make, "Pendulum-v1")  # without a render mode
+    action = ActionSpec(1, "absolute", "unknown", (-2.0,), (2.0,))
+    with pytest.raises(SimulatorError, match="renders no image") as caught:
+        check_video(RandomPolicy(action, 1), env, "any", timeout=60)
+    assert caught.value.message.startswith("cannot record videos of task 'any': SimulatorError: <")
+    assert caught.value.message.endswith("renders no image")
+    hint = 'make it with render_mode="rgb_array"; without --video nothing is drawn'
+    assert caught.value.hint == hint
 
 
 def test_pusht_runs_the_same_with_and_without_a_video(tmp_path):

@@ -18,7 +18,7 @@ import pytest
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.cli.main import main
 from lwdctl.core.config import to_mapping
-from lwdctl.core.errors import LwdctlError, MissingExtraError
+from lwdctl.core.errors import LwdctlError, MissingExtraError, install_extra
 from lwdctl.core.progress import SilentProgress
 from lwdctl.pipeline import plan, slurm
 from lwdctl.pipeline.executor import run_with
@@ -310,7 +310,7 @@ def test_without_submitit_or_slurm(make_run, monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(MissingExtraError) as missing:
         LocalSystem(jobs_folder(make_run()))
-    assert "pip install 'lwdctl[slurm]'" in missing.value.hint
+    assert install_extra("slurm") in missing.value.hint
 
 
 @pytest.mark.parametrize(

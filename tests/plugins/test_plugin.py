@@ -134,3 +134,22 @@ def test_an_environment_without_a_list_of_tasks_has_one(demonstrations, monkeypa
     for name in ("toy-line", "toy_plugin.robot:LineEnv"):  # an adapter, and a gymnasium.Env
         table = lwdctl.evaluate({"mine": Halfway()}, env=name, episodes=2, max_steps=12)
         assert table.rows[-1].success.value == 1.0
+
+
+def test_a_policy_without_training_is_answered_with_how_to_run_it(demonstrations, capsys):
+    assert main(["ingest", "toy-npz", "line.npz", "-q"]) == 0
+    assert main(["train-baseline", "toy-halfway", "-q"]) == 1
+    printed = capsys.readouterr().err
+    assert "'toy-halfway' is not trained by lwdctl train-baseline" in printed
+    assert "lwdctl eval --policy toy-halfway" in printed
+
+
+def test_an_entry_point_that_builds_no_policy_is_named(demonstrations, monkeypatch, capsys):
+    from toy_plugin import method
+
+    assert main(["ingest", "toy-npz", "line.npz", "-q"]) == 0
+    monkeypatch.setattr(method, "halfway", object())
+    words = ("--episodes", "1", "--workers", "0", "-q")
+    assert main(["eval", "--policy", "toy-halfway", *words]) == 1
+    printed = capsys.readouterr().err
+    assert "the plug-in 'toy-halfway' built no policy: TypeError: 'object' object is not" in printed

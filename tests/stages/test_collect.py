@@ -12,7 +12,7 @@ import pytest
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.configs import CollectConfig
 from lwdctl.core.config import from_mapping
-from lwdctl.core.errors import ConfigError, SimulatorError
+from lwdctl.core.errors import ConfigError, SimulatorError, install_extra
 from lwdctl.core.seeding import EVALUATION_SEED_START
 from lwdctl.data.readers.robomimic_writer import DEMONSTRATIONS_PAYLOAD as PAYLOAD
 from lwdctl.envs.metaworld_expert import EXPERTS
@@ -166,7 +166,7 @@ def test_a_simulator_that_is_not_installed_is_one_line():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "pip install 'lwdctl[robosuite]'" in done.stderr
+    assert install_extra("robosuite") in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -15,7 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from lwdctl.core.errors import ArtifactError, ConfigError, LwdctlError, MissingExtraError
+from lwdctl.core.errors import (
+    ArtifactError,
+    ConfigError,
+    LwdctlError,
+    MissingExtraError,
+    install_extra,
+)
 from lwdctl.tracking import session, worker
 from lwdctl.tracking.replay import replay
 from lwdctl.tracking.run import run_in_memory
@@ -200,7 +206,7 @@ def test_a_missing_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "trackio", None)
     with pytest.raises(MissingExtraError) as caught:
         Tracking.of("tensorboard, trackio")
-    assert caught.value.hint == "pip install 'lwdctl[trackio]'"
+    assert caught.value.hint == install_extra("trackio")
 
 
 def test_a_folder_that_wandb_left_is_no_package(monkeypatch, tmp_path):

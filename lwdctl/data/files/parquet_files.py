@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lwdctl.core.errors import DataError, MissingExtraError, first_line
+from lwdctl.core.errors import DataError, MissingExtraError, first_line, install_extra
 from lwdctl.data.files.bounds import check_growth
 
 try:
@@ -35,7 +35,7 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtraError(
         "parquet files, as of LeRobot datasets, need the package 'pyarrow', which is not installed",
-        "pip install 'lwdctl[parquet]'",
+        install_extra("parquet"),
     ) from error
 
 BATCH_BYTES = 2**24

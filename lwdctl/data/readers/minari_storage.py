@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from lwdctl.core.errors import DataError, MissingExtraError, first_line
+from lwdctl.core.errors import DataError, MissingExtraError, first_line, install_extra
 from lwdctl.core.untrusted import read_json
 from lwdctl.data.checks import check_declared_bytes, check_path, numeric_order
 from lwdctl.data.files.bounds import check_growth
@@ -316,7 +316,7 @@ def _pyarrow(path: Path) -> Any:
         raise MissingExtraError(
             f"{path}: reading arrow and parquet files needs the package 'pyarrow', which is not"
             " installed",
-            "pip install 'lwdctl[parquet]'",
+            install_extra("parquet"),
         ) from error
     return pa
 

@@ -18,7 +18,7 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import numpy.typing as npt
 
-from lwdctl.core.errors import DataError, first_line
+from lwdctl.core.errors import DataError, first_line, install_extra
 from lwdctl.core.records import FloatArray
 from lwdctl.core.robosuite_import import LOW_DIMENSIONAL, import_robosuite
 from lwdctl.core.scene_files import check_scene
@@ -69,7 +69,7 @@ class StateReplay:
             raise DataError(
                 f"{where}: holds no observations, and robosuite, which can compute them from the"
                 " states, is not installed",
-                f"pip install 'lwdctl[robosuite]', or where robomimic is installed: {hint}",
+                f"{install_extra('robosuite')}, or where robomimic is installed: {hint}",
             ) from None
         self.version = str(robosuite.__version__)
         self._assets = Path(str(robosuite.__file__)).resolve().parent / "models" / "assets"

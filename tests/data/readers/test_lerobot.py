@@ -31,7 +31,7 @@ from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.cli.main import main
 from lwdctl.configs import IngestConfig
-from lwdctl.core.errors import DataError, MissingExtraError
+from lwdctl.core.errors import DataError, MissingExtraError, install_extra
 from lwdctl.data.reader import open_source, recognize
 from lwdctl.data.readers.lerobot_files import DataFiles
 
@@ -401,7 +401,7 @@ def test_pyarrow_that_is_not_installed_names_its_extra(write, episodes, monkeypa
     assert recognize(root).format == "lerobot"
     with pytest.raises(MissingExtraError) as caught:
         opened(root)
-    assert caught.value.hint == "pip install 'lwdctl[parquet]'"
+    assert caught.value.hint == install_extra("parquet")
 
 
 def test_a_name_of_the_hub_leads_to_download(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lwdctl.configs import IngestConfig
-from lwdctl.core.errors import DataError, MissingExtraError
+from lwdctl.core.errors import DataError, MissingExtraError, install_extra
 from lwdctl.data.reader import open_source, recognize
 
 
@@ -221,4 +221,4 @@ def test_missing_pyarrow_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingExtraError) as caught:
         open_source("minari", (tmp_path,), IngestConfig())
-    assert caught.value.hint == "pip install 'lwdctl[parquet]'"
+    assert caught.value.hint == install_extra("parquet")

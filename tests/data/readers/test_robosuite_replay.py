@@ -11,7 +11,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from lwdctl.configs import IngestConfig
-from lwdctl.core.errors import DataError
+from lwdctl.core.errors import DataError, install_extra
 from lwdctl.data.reader import open_source, recognize
 
 OSC = {
@@ -59,7 +59,7 @@ def test_without_robosuite_the_commands_are_named(recording, monkeypatch):
     path = recording()
     error = refusal(path)
     assert "holds no observations" in error.message
-    assert "pip install 'lwdctl[robosuite]'" in error.hint
+    assert install_extra("robosuite") in error.hint
     assert f"convert_robosuite --dataset '{path}' && " in error.hint
     assert f"dataset_states_to_obs --dataset '{path}' --output_name" in error.hint
 
