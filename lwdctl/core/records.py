@@ -43,6 +43,10 @@ class ObservationSpec:
     network: bool = True
 
 
+UNKNOWN_UNITS = "unknown"
+"""Units of an action whose source does not say what it means."""
+
+
 @dataclass(frozen=True)
 class ActionSpec:
     """The meaning of an action vector.

@@ -17,11 +17,10 @@ from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
 from lwdctl.core.plain_text import listed
 from lwdctl.core.progress import Progress, TqdmProgress
-from lwdctl.core.records import ActionSpec, Episode, Finding, SourceSpec
+from lwdctl.core.records import UNKNOWN_UNITS, ActionSpec, Episode, Finding, SourceSpec
 from lwdctl.core.seeding import generator
 from lwdctl.data.checks import NonFiniteError
 from lwdctl.data.quality.checks import (
-    UNKNOWN_UNITS,
     DataChecks,
     check_conversion,
     declared_action,

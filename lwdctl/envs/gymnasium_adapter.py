@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lwdctl.core.errors import ConfigError, SimulatorError
-from lwdctl.core.records import ActionSpec, EnvSpec, FloatArray, ObservationSpec
+from lwdctl.core.records import UNKNOWN_UNITS, ActionSpec, EnvSpec, FloatArray, ObservationSpec
 from lwdctl.core.simulator_facts import OBSERVATION
 from lwdctl.envs.simulator import Metric, Observation, Step
 
@@ -182,7 +182,7 @@ class WrappedGymnasium(GymnasiumAdapter):
             )
         low, high = (tuple(item.ravel().tolist()) for item in (space.low, space.high))
         self._action_shape = space.shape
-        self.action = ActionSpec(len(low), "absolute", "unknown", low, high)
+        self.action = ActionSpec(len(low), "absolute", UNKNOWN_UNITS, low, high)
         self.observations = self._observation_specs(env.observation_space)
         # `TimeLimit` offers its limit by no public name, and an environment that was not made by
         # its id has no `spec` that holds it.

@@ -17,7 +17,15 @@ import numpy.typing as npt
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.plain_text import listed
-from lwdctl.core.records import LIMIT_MARGIN, ActionSpec, Episode, Finding, Severity, SourceSpec
+from lwdctl.core.records import (
+    LIMIT_MARGIN,
+    UNKNOWN_UNITS,
+    ActionSpec,
+    Episode,
+    Finding,
+    Severity,
+    SourceSpec,
+)
 from lwdctl.core.simulator_facts import REFERENCE_RETURNS
 from lwdctl.data.checks import finite_rows
 from lwdctl.data.quality.action_test import (
@@ -42,8 +50,6 @@ ZERO_TAIL = 2
 """So many trailing rows of nothing but zeros are padding; a single one may be a state at rest."""
 SHOWN = 5
 """Places that a message names."""
-UNKNOWN_UNITS = "unknown"
-"""Units of an action whose source does not say what it means."""
 CLIPPING_ADAPTERS = ("adroit", "metaworld", "mujoco", "robosuite")
 """Environments that clip an action to its limits before they execute it."""
 RECORDED_WITHOUT_LIMIT = ("robosuite",)
