@@ -55,17 +55,21 @@ def list_command(
     rows = []
     for item in summary["artifacts"]:
         inputs = ", ".join(item["inputs"]) or "-"
-        rows.append([item["artifact"], item["finished"][:19], size_text(item["bytes"]), inputs])
-    rows += [[item["artifact"], "damaged", "-", item["reason"]] for item in summary["damaged"]]
-    rows += [[item["artifact"], item["state"], "-", item["path"]] for item in summary["unfinished"]]
+        size, method = size_text(item["bytes"]), item["method"] or "-"
+        rows.append([item["artifact"], method, item["finished"][:19], size, inputs])
+    rows += [[item["artifact"], "-", "damaged", "-", item["reason"]] for item in summary["damaged"]]
+    rows += [
+        [item["artifact"], item["method"] or "-", item["state"], "-", item["path"]]
+        for item in summary["unfinished"]
+    ]
     listed = {item["path"] for item in summary["unfinished"]}
     rows += [
-        ["-", "left behind", size_text(item["bytes"]), item["path"]]
+        ["-", "-", "left behind", size_text(item["bytes"]), item["path"]]
         for item in summary["leftovers"]
         if item["path"] not in listed
     ]
     if rows:
-        print_table(["artifact", "finished (UTC)", "size", "derived from"], rows)
+        print_table(["artifact", "method", "finished (UTC)", "size", "derived from"], rows)
     else:
         print_text(f"{workspace.root} is empty")
     if summary["leftovers"]:
@@ -225,6 +229,7 @@ def _finished(artifact: Artifact) -> dict[str, Any]:
     return {
         "artifact": artifact.reference,
         "path": str(artifact.path),
+        "method": artifact.method,
         "finished": artifact.manifest.provenance["finished"],
         "bytes": sum(file.size for file in artifact.manifest.files),
         "inputs": [item.reference for item in artifact.manifest.inputs],
@@ -236,6 +241,7 @@ def _unfinished(run: RunRecord) -> dict[str, Any]:
     return {
         "artifact": f"{run.type}/{run.name}",
         "path": str(run.path),
+        "method": str(run.config.get("method", "")) if run.type == "baseline" else "",
         "started": run.started,
         "state": state,
     }

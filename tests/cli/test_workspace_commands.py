@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from lwdctl.artifacts.workspace import Workspace
 from lwdctl.cli.main import main
 
 
@@ -31,6 +32,26 @@ def test_list_as_json_and_by_artifact_type(capfd, workspace_path):
     assert answer["schema_version"] == 2
     assert answer["path"] == str(workspace_path)
     assert [item["artifact"] for item in answer["summary"]["artifacts"]] == ["plant/field:v1"]
+
+
+def test_list_names_the_method_of_baselines(capfd, workspace_path):
+    for method in ("mlp", "dp"):
+        with Workspace(workspace_path).begin("baseline", "field", config={"method": method}) as run:
+            run.publish({})
+    with Workspace(workspace_path).begin("baseline", "field", config={"method": "ldp"}) as run:
+        run.keep = True
+    assert main(["list"]) == 0
+    rows = [line.split()[:2] for line in capfd.readouterr().out.splitlines()]
+    assert rows[1] == ["seed/field:v1", "-"]
+    assert rows[4:] == [
+        ["baseline/field:v1", "mlp"], ["baseline/field:v2", "dp"], ["baseline/field", "ldp"],
+    ]  # fmt: skip
+    assert main(["list", "--json"]) == 0
+    summary = told(capfd)["summary"]
+    assert [item["method"] for item in summary["artifacts"]] == ["", "", "", "mlp", "dp"]
+    assert [item["method"] for item in summary["unfinished"]] == ["ldp"]
+    assert main(["show", "baseline/field:v2"]) == 0
+    assert "  method  dp" in capfd.readouterr().out
 
 
 def test_list_of_an_unknown_artifact_type(capfd):
