@@ -462,7 +462,7 @@ class MetricLog:
         path.write_bytes(b"".join(_rows_until(path, done)))
         self._file = path.open("a")
         self._text = (directory / "log.txt").open("a", encoding="utf-8")
-        if done:
+        if done or self._text.tell():  # an earlier process has written into the log
             self._write_line(f"resuming from update {done}")
         if note:
             self._write_line(note)
