@@ -23,6 +23,7 @@ _DEEP = (
     "For artifacts of unknown origin: also decode every chunk, read every JSON file and compare"
     " model files with their descriptions. Nothing in them is executed or followed."
 )
+_NAME_WORKSPACE = "name its directory with --workspace DIR or $LWDCTL_WORKSPACE"
 _REFERENCE_HELP = "NAME, NAME:v2, NAME:latest, TYPE/NAME:v2, or the path of an artifact directory."
 
 
@@ -70,8 +71,10 @@ def list_command(
     ]
     if rows:
         print_table(["artifact", "method", "finished (UTC)", "size", "derived from"], rows)
-    else:
+    elif workspace.root.is_dir():
         print_text(f"{workspace.root} is empty")
+    else:
+        _say_missing(shared)
     if summary["leftovers"]:
         shared.progress.message("see what `lwdctl gc` would remove")
 
@@ -139,7 +142,7 @@ def verify_command(
     if not references and not workspace.root.is_dir():
         raise ArtifactError(
             f"there is no workspace at {workspace.root}",
-            "name its directory with --workspace DIR or $LWDCTL_WORKSPACE",
+            _NAME_WORKSPACE,
         )
     chosen, problems = _chosen(workspace, references or ())
     verified: dict[str, int] = {}
@@ -208,6 +211,9 @@ def gc_command(
     if shared.as_json:
         print_json(None, shared.workspace.root, {"leftovers": entries, "bytes": freed})
         return
+    if not shared.workspace.root.is_dir():
+        _say_missing(shared)
+        return
     if not found:
         print_text(f"nothing is left behind in {shared.workspace.root}")
         return
@@ -219,6 +225,11 @@ def gc_command(
         print_text(f"removed {len(removed)} of {len(found)}, {size_text(freed)}")
     else:
         print_text(f"{size_text(freed)} can be freed with: lwdctl gc --delete")
+
+
+def _say_missing(shared: Shared) -> None:
+    print_text(f"{shared.workspace.root} does not exist")
+    shared.progress.message(_NAME_WORKSPACE)
 
 
 def _leftover(item: Leftover) -> dict[str, Any]:

@@ -71,8 +71,17 @@ def test_list_names_damaged_and_unfinished_work(capfd, workspace_path):
 
 
 def test_list_of_an_empty_workspace(capfd, tmp_path):
+    (tmp_path / "none").mkdir()
     assert main(["list", "--workspace", str(tmp_path / "none")]) == 0
-    assert "is empty" in capfd.readouterr().out
+    assert "none is empty" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["list", "gc"])
+def test_a_workspace_that_does_not_exist(capfd, tmp_path, command):
+    assert main([command, "--workspace", str(tmp_path / "none")]) == 0
+    out, err = capfd.readouterr()
+    assert "none does not exist" in out
+    assert "--workspace DIR" in err
     assert not (tmp_path / "none").exists()
 
 
