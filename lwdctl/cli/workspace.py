@@ -204,27 +204,40 @@ def gc_command(
 
     Finished artifacts are never removed, and neither are runs that a process is working on.
     """
-    found = shared.workspace.leftovers(resumable=resumable)
+    found = everything = shared.workspace.leftovers(resumable=True)
+    if not resumable:
+        found = shared.workspace.leftovers()
+    paths = {item.path for item in found}
+    kept = [item for item in everything if item.path not in paths]
     removed = {item.path for item in found if delete and item.remove()}
     entries = [{**_leftover(item), "removed": item.path in removed} for item in found]
     freed = sum(item.bytes for item in found if item.path in removed or not delete)
     if shared.as_json:
-        print_json(None, shared.workspace.root, {"leftovers": entries, "bytes": freed})
+        summary = {"leftovers": entries, "bytes": freed, "kept": [_leftover(item) for item in kept]}
+        print_json(None, shared.workspace.root, summary)
         return
     if not shared.workspace.root.is_dir():
         _say_missing(shared)
         return
-    if not found:
-        print_text(f"nothing is left behind in {shared.workspace.root}")
-        return
-    print_table(
-        ["path", "size", "why"],
-        [[item["path"], size_text(item["bytes"]), item["reason"]] for item in entries],
-    )
-    if delete:
-        print_text(f"removed {len(removed)} of {len(found)}, {size_text(freed)}")
+    if found:
+        print_table(
+            ["path", "size", "why"],
+            [[item["path"], size_text(item["bytes"]), item["reason"]] for item in entries],
+        )
+        again = "lwdctl gc --resumable --delete" if resumable else "lwdctl gc --delete"
+        print_text(
+            f"removed {len(removed)} of {len(found)}, {size_text(freed)}"
+            if delete
+            else f"{size_text(freed)} can be freed with: {again}"
+        )
     else:
-        print_text(f"{size_text(freed)} can be freed with: lwdctl gc --delete")
+        print_text(f"nothing is left behind in {shared.workspace.root}")
+    if kept:
+        size = size_text(sum(item.bytes for item in kept))
+        print_text(
+            f"kept, because they can be resumed: {len(kept)}, {size}; `lwdctl gc --resumable` lists"
+            " them, and with --delete removes them"
+        )
 
 
 def _say_missing(shared: Shared) -> None:

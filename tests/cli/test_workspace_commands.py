@@ -154,7 +154,19 @@ def test_gc_lists_what_is_left_behind_and_removes_it_only_when_told(capfd, works
 def test_gc_removes_what_could_be_resumed_only_when_asked(capfd, workspace_path):
     main(["grow", "--fail", "checkpoint", "-q"])
     (half,) = workspace_path.glob("plant/field/.partial-*")
+    capfd.readouterr()
     assert main(["gc", "--delete"]) == 0
+    out = capfd.readouterr().out
+    assert "nothing is left behind" in out
+    assert "because they can be resumed: 1, " in out
+    assert "lwdctl gc --resumable" in out
     assert half.exists()
+    assert main(["gc", "--json"]) == 0
+    summary = told(capfd)["summary"]
+    assert (summary["leftovers"], summary["kept"][0]["path"]) == ([], str(half))
+    assert main(["gc", "--resumable"]) == 0
+    out = capfd.readouterr().out
+    assert "can be freed with: lwdctl gc --resumable --delete" in out
+    assert "because they" not in out
     assert main(["gc", "--delete", "--resumable"]) == 0
     assert not half.exists()
