@@ -166,18 +166,21 @@ def _how_to_resume_stage(artifact_type: str, arguments: list[str]) -> str:
     from lwdctl.artifacts.locks import Owner
     from lwdctl.artifacts.workspace import Workspace
 
-    begun = command_line(arguments)
-    again = begun if "--resume" in arguments else f"{begun} --resume"
+    resumed = "--resume" in arguments
+    begun = command_line([item for item in arguments if item != "--resume"])
+    again = f"{begun} --resume"
     launch = launched()
     if launch is not None:
         again = launch.command(again)
-    if "--resume" in arguments:  # a run that was resumed is kept in any case
-        return f"the run is kept; resume it with: {again}"
     unfinished = Workspace.locate(_workspace_path(arguments)).unfinished(artifact_type)
-    own = [item for item in unfinished if (item.owner, item.command) == (Owner.this(), begun)]
+    own = [
+        item
+        for item in unfinished
+        if item.command == begun and (resumed or item.owner == Owner.this())
+    ]
     if any(item.resumable for item in own):
         return f"resume from the last checkpoint with: {again}"
-    if own:
+    if own or resumed:  # a run that was resumed is kept in any case
         return f"what is finished is kept; continue with: {again}"
     first = launch.command(begun) if launch is not None else begun
     return f"no checkpoint was written yet, so nothing is kept; run it again: {first}"

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from lwdctl.artifacts.manifest import recording
+from lwdctl.artifacts.workspace import Workspace
 from lwdctl.cli.failures import report_threads
 from lwdctl.cli.main import main
 
@@ -77,6 +79,25 @@ def test_interrupt_before_the_first_checkpoint_says_that_nothing_is_kept(capfd, 
     hint = "no checkpoint was written yet, so nothing is kept; run it again: lwdctl grow --fail "
     assert hint in (err := capfd.readouterr().err)
     assert "--resume" not in err
+
+
+@pytest.mark.parametrize("has_checkpoint", [True, False])
+def test_interrupt_of_a_run_that_was_resumed(capfd, workspace_path, has_checkpoint):
+    main(["sow", "x", "-q"])
+    workspace = Workspace(workspace_path)
+    with (
+        recording(command="lwdctl grow --fail early"),
+        workspace.begin(
+            "plant", "field", config={"days": 10, "fail": "early"}, inputs=workspace.artifacts()
+        ) as run,
+    ):
+        run.keep = True
+        if has_checkpoint:
+            (run.checkpoints / "1").write_text("half way")
+    capfd.readouterr()
+    assert main(["grow", "--resume", "--fail", "early"]) == 130
+    said = "resume from the last checkpoint with" if has_checkpoint else "is kept; continue with"
+    assert f"{said}: lwdctl grow --fail early --resume\n" in capfd.readouterr().err
 
 
 def test_resuming_with_other_settings_names_the_command_that_resumes(capfd):
