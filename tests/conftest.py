@@ -65,6 +65,8 @@ def _publish(kind, config, inputs, context, summary):
             draft.keep = True
             if not draft.resumed:
                 raise KeyboardInterrupt
+        if getattr(config, "fail", "") == "early":
+            raise KeyboardInterrupt
         (draft.path / "data.json").write_text(json.dumps(summary))
         return draft.publish(summary, seed=0)
 

@@ -74,6 +74,8 @@ def load_policy(
             artifact, of an exported policy or of what `save` wrote; what `train_diffusion` or
             `train_baseline` returned; or a `TrainedPolicy`. "" takes the newest LWD policy.
             `"hf:user/name[@revision]"` is first pulled into the workspace, unless it is there.
+            A name without a version means the newest one, whatever its method; the text of the
+            policy (`print(policy)`) begins with the method.
         workspace: Where to look.
         device: `"auto"`, `"cpu"`, `"cuda"` or `"cuda:N"`; a model in memory stays where it is.
         trust: Environments outside of lwdctl (`package.module:Class`) that `lwdctl.evaluate` may

@@ -58,6 +58,14 @@ class Artifact:
         return format_reference(self.type, self.name, self.version)
 
     @property
+    def method(self) -> str:
+        """Method of the policy that a baseline holds (`"dp"`); "" for every other artifact.
+
+        The versions of one baseline may hold policies of several methods.
+        """
+        return str(self.manifest.config.get("method", "")) if self.type == "baseline" else ""
+
+    @property
     def digest(self) -> str:
         """SHA-256 of its `manifest.json`, which pins every payload file as well."""
         return hashlib.sha256(read_stored(self.path, MANIFEST_NAME)).hexdigest()

@@ -31,6 +31,7 @@ from lwdctl.artifacts.manifest import (
     InputRef,
     Manifest,
     PayloadFile,
+    command_line,
     now,
     plain,
     provenance,
@@ -64,6 +65,7 @@ class RunRecord:
         inputs: The artifacts it derives from.
         started: When it began, UTC ISO 8601.
         owner: The process that works on it. Where a file system has locks, the one that began it.
+        command: The command line, or the Python call, that began it; "" where it is not known.
     """
 
     type: str
@@ -73,6 +75,7 @@ class RunRecord:
     inputs: tuple[InputRef, ...]
     started: str
     owner: Owner = field(default_factory=Owner)
+    command: str = ""
 
     @property
     def input_digests(self) -> list[str]:
@@ -244,7 +247,9 @@ def begin_run(
     """
     _sweep(root, artifact_type, name, resuming=resume)
     path = root / artifact_type / name / f"{PREFIX}{secrets.token_hex(8)}"
-    record = RunRecord(artifact_type, name, path, plain(config), inputs, now(), Owner.this())
+    record = RunRecord(
+        artifact_type, name, path, plain(config), inputs, now(), Owner.this(), command_line()
+    )
     return _resume(root, record, version) if resume else _begin(root, record, version)
 
 
@@ -270,7 +275,7 @@ def _begin(root: Path, record: RunRecord, version: int) -> RunInProgress:
 def _content(record: RunRecord) -> bytes:
     """Return what `run.json` holds of a run."""
     body = {"config": record.config, "inputs": [asdict(item) for item in record.inputs]}
-    body |= {"started": record.started, "owner": asdict(record.owner)}
+    body |= {"started": record.started, "owner": asdict(record.owner), "command": record.command}
     return json.dumps(body, indent=1).encode()
 
 
@@ -316,7 +321,7 @@ def _resume(root: Path, wanted: RunRecord, version: int) -> RunInProgress:
     if not same:
         raise ArtifactError(
             f"the unfinished {records[-1].path} differs in {_difference(records[-1], wanted)}",
-            "give the same settings and inputs, or leave out --resume to begin a new one",
+            f"leave out --resume to begin a new one, or {_how_to_go_on(records[-1])}",
         )
     # One with a checkpoint before one that was begun later and has none.
     chosen = max(same, key=lambda item: (item.resumable, item.started))
@@ -327,6 +332,15 @@ def _resume(root: Path, wanted: RunRecord, version: int) -> RunInProgress:
     if lock is None:
         raise ArtifactError(f"another process works on {chosen.path}", "wait for it to end")
     return RunInProgress(chosen, lock, resumed=True, version=version)
+
+
+def _how_to_go_on(record: RunRecord) -> str:
+    """Return what resumes a run, with the command that began it where that was a command line."""
+    program, _, arguments = record.command.partition(" ")
+    if program != "lwdctl":
+        return "give the same settings and inputs"
+    resumes = arguments.startswith("run ")  # as recipes do by themselves
+    return f"resume this one: {record.command}" + ("" if resumes else " --resume")
 
 
 def unfinished_runs(root: Path, artifact_type: str = "*", name: str = "*") -> list[RunRecord]:
@@ -347,7 +361,16 @@ def read_record(path: Path) -> RunRecord | None:
         body = typed(_Record, read_json(path / RECORD_NAME), where)
     except ArtifactError:
         return None
-    return RunRecord(artifact_type, name, path, body.config, body.inputs, body.started, body.owner)
+    return RunRecord(
+        artifact_type,
+        name,
+        path,
+        body.config,
+        body.inputs,
+        body.started,
+        body.owner,
+        body.command,
+    )
 
 
 @dataclass(frozen=True)
@@ -358,6 +381,7 @@ class _Record:
     inputs: tuple[InputRef, ...]
     started: str
     owner: Owner = field(default_factory=Owner)
+    command: str = ""
 
 
 def _has_locks(path: Path) -> bool:

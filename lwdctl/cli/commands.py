@@ -159,7 +159,13 @@ def _as_command(name: str, function: Any) -> Any:
 
 def make_app() -> _Commands:
     """Return the program: a group of all commands."""
-    app = typer.Typer(cls=_Commands, help=_HELP, add_completion=False, rich_markup_mode=None)
+    app = typer.Typer(
+        cls=_Commands,
+        help=_HELP,
+        add_completion=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},  # commands inherit it
+    )
     app.callback()(_options)
     group = typer.main.get_command(app)
     if not isinstance(group, _Commands):

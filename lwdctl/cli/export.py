@@ -134,7 +134,8 @@ def policy(
         raise CommandLineError("--diffusion and --baseline name two policies", "leave one out")
     kind, named = ("baseline", baseline) if baseline else ("diffusion", diffusion)
     artifact = workspace.resolve(kind, named, run_name)
-    progress.message(f"reading {artifact.reference}" + ("" if named else " (the newest)"))
+    how = artifact.method or ("" if named else "the newest")
+    progress.message(f"reading {artifact.reference}" + (f" ({how})" if how else ""))
     directory = output or Path(f"{artifact.name}-policy")
     inputs = {**workspace.ancestors(artifact), kind: artifact}
     with reserved_stdout():

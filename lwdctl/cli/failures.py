@@ -117,11 +117,17 @@ def hint_after_two_signals(arguments: list[str]) -> str:
 
 def _workspace(arguments: list[str]) -> str:
     """Return the `--workspace` option of a command line as it can be pasted, or ""."""
+    path = _workspace_path(arguments)
+    return f" --workspace {_quote(path)}" if path else ""
+
+
+def _workspace_path(arguments: list[str]) -> str:
+    """Return the value of `--workspace` in a command line, or ""."""
     for index, item in enumerate(arguments):
         if item == "--workspace" and arguments[index + 1 :]:
-            return f" --workspace {_quote(arguments[index + 1])}"
+            return arguments[index + 1]
         if item.startswith("--workspace="):
-            return f" {_quote(item)}"
+            return item.partition("=")[2]
     return ""
 
 
@@ -153,11 +159,33 @@ def _how_to_resume(arguments: list[str]) -> str:
         return f"nothing was kept; run it again: {command_line(arguments)}"
     if not STAGES[name].resumable:
         return f"an unfinished artifact is not kept; run it again: {command_line(arguments)}"
-    again = command_line(arguments if "--resume" in arguments else [*arguments, "--resume"])
+    return _how_to_resume_stage(STAGES[name].artifact_type, arguments)
+
+
+def _how_to_resume_stage(artifact_type: str, arguments: list[str]) -> str:
+    """Return the hint of a stage that can be resumed; it says what the interrupted run has left."""
+    # Imported here: most commands end otherwise.
+    from lwdctl.artifacts.locks import Owner
+    from lwdctl.artifacts.workspace import Workspace
+
+    resumed = "--resume" in arguments
+    begun = command_line([item for item in arguments if item != "--resume"])
+    again = f"{begun} --resume"
     launch = launched()
     if launch is not None:
         again = launch.command(again)
-    return f"resume from the last checkpoint, if one was written, with: {again}"
+    unfinished = Workspace.locate(_workspace_path(arguments)).unfinished(artifact_type)
+    own = [
+        item
+        for item in unfinished
+        if item.command == begun and (resumed or item.owner == Owner.this())
+    ]
+    if any(item.resumable for item in own):
+        return f"resume from the last checkpoint with: {again}"
+    if own or resumed:  # a run that was resumed is kept in any case
+        return f"what is finished is kept; continue with: {again}"
+    first = launch.command(begun) if launch is not None else begun
+    return f"no checkpoint was written yet, so nothing is kept; run it again: {first}"
 
 
 def _report_usage(error: typer.TyperException, arguments: list[str]) -> int:

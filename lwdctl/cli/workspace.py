@@ -23,6 +23,7 @@ _DEEP = (
     "For artifacts of unknown origin: also decode every chunk, read every JSON file and compare"
     " model files with their descriptions. Nothing in them is executed or followed."
 )
+_NAME_WORKSPACE = "name its directory with --workspace DIR or $LWDCTL_WORKSPACE"
 _REFERENCE_HELP = "NAME, NAME:v2, NAME:latest, TYPE/NAME:v2, or the path of an artifact directory."
 
 
@@ -55,19 +56,25 @@ def list_command(
     rows = []
     for item in summary["artifacts"]:
         inputs = ", ".join(item["inputs"]) or "-"
-        rows.append([item["artifact"], item["finished"][:19], size_text(item["bytes"]), inputs])
-    rows += [[item["artifact"], "damaged", "-", item["reason"]] for item in summary["damaged"]]
-    rows += [[item["artifact"], item["state"], "-", item["path"]] for item in summary["unfinished"]]
+        size, method = size_text(item["bytes"]), item["method"] or "-"
+        rows.append([item["artifact"], method, item["finished"][:19], size, inputs])
+    rows += [[item["artifact"], "-", "damaged", "-", item["reason"]] for item in summary["damaged"]]
+    rows += [
+        [item["artifact"], item["method"] or "-", item["state"], "-", item["path"]]
+        for item in summary["unfinished"]
+    ]
     listed = {item["path"] for item in summary["unfinished"]}
     rows += [
-        ["-", "left behind", size_text(item["bytes"]), item["path"]]
+        ["-", "-", "left behind", size_text(item["bytes"]), item["path"]]
         for item in summary["leftovers"]
         if item["path"] not in listed
     ]
     if rows:
-        print_table(["artifact", "finished (UTC)", "size", "derived from"], rows)
-    else:
+        print_table(["artifact", "method", "finished (UTC)", "size", "derived from"], rows)
+    elif workspace.root.is_dir():
         print_text(f"{workspace.root} is empty")
+    else:
+        _say_missing(shared)
     if summary["leftovers"]:
         shared.progress.message("see what `lwdctl gc` would remove")
 
@@ -135,7 +142,7 @@ def verify_command(
     if not references and not workspace.root.is_dir():
         raise ArtifactError(
             f"there is no workspace at {workspace.root}",
-            "name its directory with --workspace DIR or $LWDCTL_WORKSPACE",
+            _NAME_WORKSPACE,
         )
     chosen, problems = _chosen(workspace, references or ())
     verified: dict[str, int] = {}
@@ -197,24 +204,45 @@ def gc_command(
 
     Finished artifacts are never removed, and neither are runs that a process is working on.
     """
-    found = shared.workspace.leftovers(resumable=resumable)
+    found = everything = shared.workspace.leftovers(resumable=True)
+    if not resumable:
+        found = shared.workspace.leftovers()
+    paths = {item.path for item in found}
+    kept = [item for item in everything if item.path not in paths]
     removed = {item.path for item in found if delete and item.remove()}
     entries = [{**_leftover(item), "removed": item.path in removed} for item in found]
     freed = sum(item.bytes for item in found if item.path in removed or not delete)
     if shared.as_json:
-        print_json(None, shared.workspace.root, {"leftovers": entries, "bytes": freed})
+        summary = {"leftovers": entries, "bytes": freed, "kept": [_leftover(item) for item in kept]}
+        print_json(None, shared.workspace.root, summary)
         return
-    if not found:
-        print_text(f"nothing is left behind in {shared.workspace.root}")
+    if not shared.workspace.root.is_dir():
+        _say_missing(shared)
         return
-    print_table(
-        ["path", "size", "why"],
-        [[item["path"], size_text(item["bytes"]), item["reason"]] for item in entries],
-    )
-    if delete:
-        print_text(f"removed {len(removed)} of {len(found)}, {size_text(freed)}")
+    if found:
+        print_table(
+            ["path", "size", "why"],
+            [[item["path"], size_text(item["bytes"]), item["reason"]] for item in entries],
+        )
+        again = "lwdctl gc --resumable --delete" if resumable else "lwdctl gc --delete"
+        print_text(
+            f"removed {len(removed)} of {len(found)}, {size_text(freed)}"
+            if delete
+            else f"{size_text(freed)} can be freed with: {again}"
+        )
     else:
-        print_text(f"{size_text(freed)} can be freed with: lwdctl gc --delete")
+        print_text(f"nothing is left behind in {shared.workspace.root}")
+    if kept:
+        size = size_text(sum(item.bytes for item in kept))
+        print_text(
+            f"kept, because they can be resumed: {len(kept)}, {size}; `lwdctl gc --resumable` lists"
+            " them, and with --delete removes them"
+        )
+
+
+def _say_missing(shared: Shared) -> None:
+    print_text(f"{shared.workspace.root} does not exist")
+    shared.progress.message(_NAME_WORKSPACE)
 
 
 def _leftover(item: Leftover) -> dict[str, Any]:
@@ -225,6 +253,7 @@ def _finished(artifact: Artifact) -> dict[str, Any]:
     return {
         "artifact": artifact.reference,
         "path": str(artifact.path),
+        "method": artifact.method,
         "finished": artifact.manifest.provenance["finished"],
         "bytes": sum(file.size for file in artifact.manifest.files),
         "inputs": [item.reference for item in artifact.manifest.inputs],
@@ -236,6 +265,7 @@ def _unfinished(run: RunRecord) -> dict[str, Any]:
     return {
         "artifact": f"{run.type}/{run.name}",
         "path": str(run.path),
+        "method": str(run.config.get("method", "")) if run.type == "baseline" else "",
         "started": run.started,
         "state": state,
     }

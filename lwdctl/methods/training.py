@@ -27,7 +27,7 @@ from lwdctl.models.chunks import ChunkSpec
 from lwdctl.models.vae import VaeSpec
 from lwdctl.training.diffusion import check_condition, diffusion_spec
 from lwdctl.training.loop import Trained, TrainingLoop, choose_device, with_initial_weights
-from lwdctl.training.objectives import SnippetObjective, training_batches
+from lwdctl.training.objectives import SnippetObjective, describe_training, training_batches
 from lwdctl.training.update import LoopSettings, Objective
 from lwdctl.training.vae import vae_spec
 
@@ -181,13 +181,8 @@ class Work:
         """
         keys = self.sizes.observation_keys
         batches, held_out = training_batches(self.data, keys, rule, self.config, every=every)
-        episodes, _ = batches.every()
-        passes = settings.updates * settings.batch_size / len(episodes)
-        self.progress.message(
-            f"{len(batches.episodes)} training episodes, {len(episodes)} snippets of"
-            f" {batches.rule.length} steps; {settings.updates} updates ="
-            f" {passes:.1f} passes over all snippets"
-        )
+        for line in describe_training(batches, self.config, settings, every=every):
+            self.progress.message(line)
         return SnippetObjective(batches, held_out, settings.batch_size, weights, options or {})
 
     def train(

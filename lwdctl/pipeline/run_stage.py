@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from lwdctl.artifacts.artifact import Artifact
@@ -70,11 +71,12 @@ def run_stage(
         _with_other_processes(stage, progress) as shown,
     ):
         found = resolve_inputs(stage, config, workspace, inputs, run)
-        for line in _announcements(found, inputs):
-            shown.message(line)
         context = StageContext(
             workspace, shown, name, resume, trust=tuple(trust), tracking=tracking
         )
+        chosen = stage.choose(config, found, replace(context, progress=SilentProgress()))
+        for line in _announcements(found, inputs, chosen):
+            shown.message(line)
         return stage.execute(config, found, context)
 
 
@@ -158,19 +160,31 @@ def with_ancestors(
     return {**found, types[-1]: primary}
 
 
-def _announcements(inputs: Mapping[str, Artifact], named: Mapping[str, str]) -> list[str]:
-    """Return which artifacts are read, and how those that were not named were chosen."""
+def _announcements(
+    inputs: Mapping[str, Artifact], named: Mapping[str, str], chosen: list[Artifact] | None
+) -> list[str]:
+    """Return which artifacts are read, and how those that were not named were chosen.
+
+    The versions of a baseline may hold policies of several methods, so that the method is named.
+
+    Args:
+        inputs: Artifact type to artifact.
+        named: The artifact types of which one was named.
+        chosen: The models that the stage chooses by itself; None where it chooses none.
+    """
     lines = []
     for artifact_type, artifact in inputs.items():
+        if artifact.method and chosen is not None and artifact not in chosen:
+            continue  # it only led to the data
         primary = list(inputs)[-1]
-        if artifact_type in named:
-            how = ""
-        elif artifact_type == primary:
-            how = " (the newest)"
-        else:
-            how = f" (in the lineage of {inputs[primary].reference})"
-        lines.append(f"reading {artifact.reference}{how}")
-    return lines
+        how = [artifact.method] if artifact.method else []
+        if artifact_type not in named:
+            is_primary = artifact_type == primary
+            lineage = f"in the lineage of {inputs[primary].reference}"
+            how.append("the newest" if is_primary else lineage)
+        lines.append(f"reading {artifact.reference}" + (f" ({', '.join(how)})" if how else ""))
+    others = [item for item in chosen or () if item.method and item not in inputs.values()]
+    return lines + [f"reading {item.reference} ({item.method})" for item in others]
 
 
 def _check_lineage(named: Artifact, used: Artifact, primary: Artifact) -> None:

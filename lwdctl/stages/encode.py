@@ -27,4 +27,13 @@ def run(config: EncodeConfig, inputs: Mapping[str, Artifact], context: StageCont
         inputs=[source, vae],
     ) as output:
         latents = encode(model, store, config, output.path / LATENTS_PAYLOAD, context.progress)
-        return output.publish(latent_summary(latents), device=str(device))
+        summary = latent_summary(latents)
+        if not summary["active_units"]:
+            settings = vae.manifest.config
+            context.progress.message(
+                "warning: no component of the latents varies from snippet to snippet (active_units"
+                " 0), so that all policies decoded from them are nearly the same; train the VAE"
+                f" with a smaller --beta-kl (it had {settings.get('beta_kl')}) or more --updates"
+                f" (it had {settings.get('updates')})"
+            )
+        return output.publish(summary, device=str(device))

@@ -53,6 +53,10 @@ def publish_trained(
         ) as output,
         context.followed(output),
     ):
+        if output.resumed and not output.record.resumable:
+            context.progress.message(
+                "the interrupted run had written no checkpoint: training begins again from step 0"
+            )
         if processes is not None:
             processes.from_first(str(output.path))
         trained = train(output.path)

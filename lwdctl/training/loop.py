@@ -213,6 +213,7 @@ class TrainingLoop(Generic[M]):
             return shared
 
     def _train(self, title: str) -> None:
+        self._check_warmup()
         self.model.train()
         copies = 0.0 if self.processes is None else LAUNCHER_SECONDS
         with (
@@ -392,6 +393,17 @@ class TrainingLoop(Generic[M]):
             self.state.planned = self.settings.planned(self.state.update, self.state.seconds)
             self.state.limited = True
             self.progress.message(f"{self.state.planned} training steps fit into the time limit")
+            self._check_warmup()
+
+    def _check_warmup(self) -> None:
+        """Say where training ends before its learning rate has warmed up."""
+        warmup, planned = self.settings.warmup, self.state.planned
+        if planned < warmup:
+            self.progress.message(
+                f"note: {planned} training steps are fewer than the {warmup} of the warm-up: the"
+                f" learning rate reaches {planned / warmup:.0%} of {self.settings.learning_rate:g};"
+                " give more --updates or a smaller --warmup"
+            )
 
     def _pace(self) -> float:
         return self.state.update * self.settings.batch_size / max(self.state.seconds, 1e-9)
@@ -462,7 +474,7 @@ class MetricLog:
         path.write_bytes(b"".join(_rows_until(path, done)))
         self._file = path.open("a")
         self._text = (directory / "log.txt").open("a", encoding="utf-8")
-        if done:
+        if done or self._text.tell():  # an earlier process has written into the log
             self._write_line(f"resuming from update {done}")
         if note:
             self._write_line(note)

@@ -28,10 +28,12 @@ from lwdctl.models.normalizer import normal_like
 from lwdctl.models.skeleton import check_batch_memory
 from lwdctl.training.distributed import own_rows
 from lwdctl.training.loop import choose_device
-from lwdctl.training.update import Ahead
+from lwdctl.training.update import Ahead, LoopSettings
 
 VALIDATION_BATCHES = 4
 VALIDATION_LATENTS = 1024
+MOST_PADDING = 0.5
+"""Fraction of padded steps above which a training warns."""
 READ_ROWS = 32_768
 """Rows of a latent store that are read at a time."""
 BLOCK = 64
@@ -64,6 +66,42 @@ def training_batches(
     )
     some_held_out = bool((data.episodes.split == 1).any())
     return batches, batches.of_split("validation") if some_held_out else None
+
+
+def describe_training(
+    batches: SnippetBatches,
+    config: VaeConfig | BaselineConfig,
+    settings: LoopSettings,
+    *,
+    every: bool = False,
+) -> list[str]:
+    """Say how many snippets there are and how often a training visits them.
+
+    A second line warns where most steps of the snippets are padding, unless their length was chosen
+    as that of an episode.
+
+    Args:
+        batches: The training snippets.
+        config: Settings of the stage.
+        settings: Training steps and batch size.
+        every: Whether an epoch visits every snippet, instead of one per episode.
+    """
+    episodes, padding = len(batches.episodes), batches.padding_fraction()
+    drawn = settings.updates * settings.batch_size
+    about = (
+        f"{episodes} training episodes, {batches.count} snippets of {batches.rule.length} steps,"
+        f" {padding:.0%} padding; {settings.updates} training steps ="
+        f" {drawn / batches.count:.2f} passes over all snippets"
+    )
+    if not every:
+        about += f", or {drawn / episodes:.1f} epochs of one snippet per episode"
+    lines = [about]
+    if padding > MOST_PADDING and config.snippet_length != "episode":
+        lines.append(
+            f"warning: {padding:.0%} of the steps of all snippets are padding, because episodes are"
+            " too short for them; give a smaller --snippet-length, or --snippet-length episode"
+        )
+    return lines
 
 
 @dataclass

@@ -13,7 +13,6 @@ from lwdctl.configs import VaeConfig
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import Progress
 from lwdctl.core.suggest import did_you_mean
-from lwdctl.data.batches import SnippetBatches
 from lwdctl.data.windows import WindowRule
 from lwdctl.models.dynamics import Dynamics
 from lwdctl.models.files import CUSTOM, check_outputs
@@ -23,7 +22,7 @@ from lwdctl.models.normalizer import SMALLEST_STD
 from lwdctl.models.skeleton import check_batch_memory
 from lwdctl.models.vae import REDUCTION, Focus, PolicyVae, VaeSpec
 from lwdctl.training.loop import Trained, TrainingLoop, choose_device, with_initial_weights
-from lwdctl.training.objectives import SnippetObjective, training_batches
+from lwdctl.training.objectives import SnippetObjective, describe_training, training_batches
 from lwdctl.training.update import LoopSettings
 
 TrainedVae = Trained[PolicyVae]
@@ -93,8 +92,12 @@ def train_vae(
         step_size = spec.observation_size + spec.action_size
         inputs = torch.zeros(2, spec.snippet_length, step_size), torch.ones(2, spec.snippet_length)
         check_outputs("encoder", model.encoder, inputs, [(2, spec.latent_size)] * 2, device)
-    progress.message(_describe(config, spec, batches))
     settings = LoopSettings.of(config)
+    about, *warnings = describe_training(batches, config, settings)
+    weights = spec.policy_shape.weight_count
+    progress.message(f"{about}; steps kept in {batches.cache}; policy of {weights:,} weights")
+    for line in warnings:
+        progress.message(line)
     loop = TrainingLoop(model, objective, settings, directory, progress)
     summary: dict[str, Any] = {
         **loop.run("train-vae"),
@@ -189,15 +192,3 @@ def _reference_start(config: VaeConfig, data: SnippetStore, keys: tuple[str, ...
     if config.action_target == "absolute" or not usable:
         return None
     return sum(data.spec.sizes(keys[: keys.index(reference)]))
-
-
-def _describe(config: VaeConfig, spec: VaeSpec, batches: SnippetBatches) -> str:
-    count = len(batches.episodes)
-    # An epoch is one randomly placed snippet per episode.
-    epochs = config.updates * config.batch_size / max(1, count)
-    return (
-        f"{count} training episodes; snippets of {spec.snippet_length} steps,"
-        f" {batches.padding_fraction():.0%} padding; {config.updates} training steps ="
-        f" {epochs:.0f} epochs; steps kept in {batches.cache};"
-        f" policy of {spec.policy_shape.weight_count:,} weights"
-    )

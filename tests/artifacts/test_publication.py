@@ -13,7 +13,7 @@ import textwrap
 import pytest
 
 from lwdctl.artifacts import run_in_progress
-from lwdctl.artifacts.manifest import Manifest
+from lwdctl.artifacts.manifest import Manifest, recording
 from lwdctl.core.errors import ArtifactError
 
 HEAD = """
@@ -238,10 +238,25 @@ def test_resuming_names_the_settings_and_inputs_that_differ(workspace, make):
     data, other = make("snippets", "lift"), make("snippets", "lift", content="other")
     with workspace.begin("vae", "lift", config={"rate": 0.1, "seed": 0}, inputs=[data]) as draft:
         draft.keep = True
-    with pytest.raises(ArtifactError, match=r"differs in rate \(0.1, now 0.2\)\n"):
+    with pytest.raises(ArtifactError, match=r"differs in rate \(0.1, now 0.2\)\n") as caught:
         workspace.begin("vae", "lift", config={"rate": 0.2, "seed": 0}, inputs=[data], resume=True)
+    assert caught.value.hint.endswith("or give the same settings and inputs")
     with pytest.raises(ArtifactError, match="its inputs: snippets/lift:v1"):
         workspace.begin("vae", "lift", config={"rate": 0.1, "seed": 0}, inputs=[other], resume=True)
+
+
+@pytest.mark.parametrize(
+    ("command", "again"),
+    [("lwdctl train-vae --seed 0", "lwdctl train-vae --seed 0 --resume"),
+     ("lwdctl run all.toml", "lwdctl run all.toml"), ("run_stage('train-vae')", "")],
+)  # fmt: skip
+def test_the_hint_resumes_with_the_command_that_began_the_run(workspace, command, again):
+    with recording(command=command), workspace.begin("vae", "lift", config={"rate": 1}) as draft:
+        draft.keep = True
+    assert workspace.unfinished()[0].command == command
+    with pytest.raises(ArtifactError, match="differs in rate") as caught:
+        workspace.begin("vae", "lift", config={"rate": 2}, resume=True)
+    assert caught.value.hint.endswith(again or "give the same settings and inputs")
 
 
 def test_the_newest_matching_run_in_progress_is_resumed(workspace):

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 
+from lwdctl.artifacts.manifest import recording
+from lwdctl.artifacts.workspace import Workspace
 from lwdctl.cli import commands
 from lwdctl.cli.failures import report_threads
 from lwdctl.cli.main import main
@@ -91,11 +93,52 @@ def test_interrupt_of_a_plain_stage(capfd):
 def test_interrupt_of_a_resumable_stage_and_its_resumption(capfd, workspace_path):
     main(["sow", "x", "-q"])
     assert main(["grow", "--fail", "checkpoint"]) == 130
-    assert "lwdctl grow --fail checkpoint --resume" in capfd.readouterr().err
+    hint = "resume from the last checkpoint with: lwdctl grow --fail checkpoint --resume\n"
+    assert hint in capfd.readouterr().err
     assert len(list(workspace_path.glob("plant/field/.partial-*"))) == 1
     assert main(["grow", "--fail", "checkpoint", "--resume"]) == 0
     assert not list(workspace_path.glob("plant/field/.partial-*"))
     assert (workspace_path / "plant/field/v0001/manifest.json").is_file()
+
+
+def test_interrupt_before_the_first_checkpoint_says_that_nothing_is_kept(capfd, workspace_path):
+    main(["sow", "x", "-q"])
+    main(["grow", "--fail", "checkpoint", "-q"])  # another run, which is kept
+    capfd.readouterr()
+    words = ["grow", "--fail", "early", "--workspace", str(workspace_path)]
+    assert main(words) == 130
+    hint = "no checkpoint was written yet, so nothing is kept; run it again: lwdctl grow --fail "
+    assert hint in (err := capfd.readouterr().err)
+    assert "--resume" not in err
+
+
+@pytest.mark.parametrize("has_checkpoint", [True, False])
+def test_interrupt_of_a_run_that_was_resumed(capfd, workspace_path, has_checkpoint):
+    main(["sow", "x", "-q"])
+    workspace = Workspace(workspace_path)
+    with (
+        recording(command="lwdctl grow --fail early"),
+        workspace.begin(
+            "plant", "field", config={"days": 10, "fail": "early"}, inputs=workspace.artifacts()
+        ) as run,
+    ):
+        run.keep = True
+        if has_checkpoint:
+            (run.checkpoints / "1").write_text("half way")
+    capfd.readouterr()
+    assert main(["grow", "--resume", "--fail", "early"]) == 130
+    said = "resume from the last checkpoint with" if has_checkpoint else "is kept; continue with"
+    assert f"{said}: lwdctl grow --fail early --resume\n" in capfd.readouterr().err
+
+
+def test_resuming_with_other_settings_names_the_command_that_resumes(capfd):
+    main(["sow", "x", "-q"])
+    main(["grow", "--fail", "checkpoint", "-q"])
+    capfd.readouterr()
+    assert main(["grow", "--fail", "checkpoint", "--days", "3", "--resume"]) == 1
+    error, hint = capfd.readouterr().err.splitlines()[-2:]
+    assert "differs in days (10, now 3)" in error
+    assert hint.endswith("resume this one: lwdctl grow --fail checkpoint -q --resume")
 
 
 def test_a_full_disk_is_the_users_to_mend(capfd, monkeypatch):

@@ -38,6 +38,17 @@ def test_a_stages_own_settings_come_first_in_its_help(capfd, command, own, share
     assert 0 < out.index(own) < out.index(shared)
 
 
+@pytest.mark.parametrize(
+    "words", [[], ["list"], ["sow"], ["analyze"], ["analyze", "latents"], ["export", "policy"]]
+)
+def test_the_short_option_shows_the_help_of_every_command(capfd, words):
+    assert main([*words, "-h"]) == 0
+    short = capfd.readouterr().out
+    assert main([*words, "--help"]) == 0
+    assert capfd.readouterr().out == short
+    assert short.startswith("Usage: lwdctl")
+
+
 def test_every_option_form_arrives(workspace_path):
     words = ["sow", "rye", "a,b", "c", "--rows", "5", "--sizes", "7,8", "--sizes", "9"]
     words += ["--depth", "2", "--tool", "plough", "--limit", "6", "--no-water", "--name", "far"]

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from lwdctl.artifacts.workspace import Workspace
 from lwdctl.cli.main import main
 
 
@@ -33,6 +34,26 @@ def test_list_as_json_and_by_artifact_type(capfd, workspace_path):
     assert [item["artifact"] for item in answer["summary"]["artifacts"]] == ["plant/field:v1"]
 
 
+def test_list_names_the_method_of_baselines(capfd, workspace_path):
+    for method in ("mlp", "dp"):
+        with Workspace(workspace_path).begin("baseline", "field", config={"method": method}) as run:
+            run.publish({})
+    with Workspace(workspace_path).begin("baseline", "field", config={"method": "ldp"}) as run:
+        run.keep = True
+    assert main(["list"]) == 0
+    rows = [line.split()[:2] for line in capfd.readouterr().out.splitlines()]
+    assert rows[1] == ["seed/field:v1", "-"]
+    assert rows[4:] == [
+        ["baseline/field:v1", "mlp"], ["baseline/field:v2", "dp"], ["baseline/field", "ldp"],
+    ]  # fmt: skip
+    assert main(["list", "--json"]) == 0
+    summary = told(capfd)["summary"]
+    assert [item["method"] for item in summary["artifacts"]] == ["", "", "", "mlp", "dp"]
+    assert [item["method"] for item in summary["unfinished"]] == ["ldp"]
+    assert main(["show", "baseline/field:v2"]) == 0
+    assert "  method  dp" in capfd.readouterr().out
+
+
 def test_list_of_an_unknown_artifact_type(capfd):
     assert main(["list", "latent"]) == 1
     assert "did you mean 'latents'" in capfd.readouterr().err
@@ -50,8 +71,17 @@ def test_list_names_damaged_and_unfinished_work(capfd, workspace_path):
 
 
 def test_list_of_an_empty_workspace(capfd, tmp_path):
+    (tmp_path / "none").mkdir()
     assert main(["list", "--workspace", str(tmp_path / "none")]) == 0
-    assert "is empty" in capfd.readouterr().out
+    assert "none is empty" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["list", "gc"])
+def test_a_workspace_that_does_not_exist(capfd, tmp_path, command):
+    assert main([command, "--workspace", str(tmp_path / "none")]) == 0
+    out, err = capfd.readouterr()
+    assert "none does not exist" in out
+    assert "--workspace DIR" in err
     assert not (tmp_path / "none").exists()
 
 
@@ -124,7 +154,19 @@ def test_gc_lists_what_is_left_behind_and_removes_it_only_when_told(capfd, works
 def test_gc_removes_what_could_be_resumed_only_when_asked(capfd, workspace_path):
     main(["grow", "--fail", "checkpoint", "-q"])
     (half,) = workspace_path.glob("plant/field/.partial-*")
+    capfd.readouterr()
     assert main(["gc", "--delete"]) == 0
+    out = capfd.readouterr().out
+    assert "nothing is left behind" in out
+    assert "because they can be resumed: 1, " in out
+    assert "lwdctl gc --resumable" in out
     assert half.exists()
+    assert main(["gc", "--json"]) == 0
+    summary = told(capfd)["summary"]
+    assert (summary["leftovers"], summary["kept"][0]["path"]) == ([], str(half))
+    assert main(["gc", "--resumable"]) == 0
+    out = capfd.readouterr().out
+    assert "can be freed with: lwdctl gc --resumable --delete" in out
+    assert "because they" not in out
     assert main(["gc", "--delete", "--resumable"]) == 0
     assert not half.exists()

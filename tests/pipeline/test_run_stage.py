@@ -1,9 +1,13 @@
+import dataclasses
+
 import pytest
 
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import SilentProgress
 from lwdctl.pipeline.run_stage import run_stage
+from lwdctl.stages import STAGES
+from lwdctl.stages.stage import Stage
 
 
 def test_stages_by_name_and_their_inputs(toy_stages, workspace_path):
@@ -18,3 +22,34 @@ def test_stages_by_name_and_their_inputs(toy_stages, workspace_path):
     assert "days" in caught.value.hint
     with pytest.raises(ConfigError, match="no stage is called 'gro'"):
         run_stage("gro", workspace, progress=quiet)
+
+
+class Messages(SilentProgress):
+    """Keeps the lines that it is to show."""
+
+    def __init__(self):
+        self.lines = []
+
+    def message(self, text):
+        self.lines.append(text)
+
+
+def test_the_method_of_a_baseline_that_is_read_is_named(toy_stages, workspace_path, monkeypatch):
+    workspace = Workspace(workspace_path)
+    made = []
+    for method in ("mlp", "dp", "ldp"):
+        with workspace.begin("baseline", "reach", config={"method": method}) as run:
+            made.append(run.publish({}))
+    config = dataclasses.make_dataclass("Config", [])
+    stage = Stage("look", "picture", config, ("baseline",), lambda *_: made[0])
+    monkeypatch.setitem(STAGES, "look", stage)
+
+    def lines(**settings):
+        run_stage("look", workspace, progress=(progress := Messages()), **settings)
+        return progress.lines
+
+    assert lines() == ["reading baseline/reach:v3 (ldp, the newest)"]
+    assert lines(inputs={"baseline": "reach:v1"}) == ["reading baseline/reach:v1 (mlp)"]
+    # A stage that chooses its models itself says which.
+    monkeypatch.setattr(Stage, "choose", lambda *_: made[:2])
+    assert lines() == ["reading baseline/reach:v1 (mlp)", "reading baseline/reach:v2 (dp)"]

@@ -16,7 +16,7 @@ from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.snippets import SNIPPETS_PAYLOAD, SnippetStore, SnippetWriter
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.configs import BaselineConfig
-from lwdctl.core.config import from_mapping
+from lwdctl.core.config import from_mapping, to_mapping
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import SilentProgress
 from lwdctl.core.records import ActionSpec, EnvSpec, Episode, ObservationSpec, SourceSpec
@@ -125,6 +125,25 @@ def test_trains_publishes_and_acts(workspace: Workspace, name: str) -> None:
     assert np.isfinite(actions).all()
     queries = [0, 0, 0] if name == "mlp" else [2, 2, 0]
     assert policy.cost().num_replans.tolist() == queries
+
+
+def test_a_run_that_is_resumed_without_a_checkpoint_begins_again(tmp_path: Path) -> None:
+    """As a process leaves it that is killed before its first checkpoint."""
+    workspace, lines = make(tmp_path), list[str]()
+    config = from_mapping(BaselineConfig, {**TINY, **METHODS["mlp"]})
+    source = workspace.resolve("snippets")
+    with workspace.begin(
+        "baseline", source.name, config=to_mapping(config), inputs=[source]
+    ) as output:
+        output.keep = True
+
+    class Messages(SilentProgress):
+        def message(self, text: str) -> None:
+            lines.append(text)
+
+    context = StageContext(workspace, Messages(), resume=True)
+    assert run(config, {"snippets": source}, context).manifest.summary["updates"] == 6
+    assert any("had written no checkpoint" in line for line in lines)
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,25 @@ def test_a_held_out_loss_that_rose_is_said(tmp_path: Path, last: float, said: bo
         assert "held_out_error was 1 after 20 training steps and is 1.5 now" in found[0]
 
 
+@pytest.mark.parametrize(("warmup", "said"), [(40, False), (80, True)])
+def test_a_warmup_that_training_does_not_finish_is_said(
+    tmp_path: Path, warmup: int, said: bool
+) -> None:
+    lines: list[str] = []
+
+    class Messages(SilentProgress):
+        def message(self, text: str) -> None:
+            lines.append(text)
+
+    settings = replace(SETTINGS, warmup=warmup)
+    TrainingLoop(network(), Regression(), settings, tmp_path, Messages()).run("train")
+    found = [line for line in lines if "warm-up" in line]
+    assert len(found) == said
+    if said:
+        assert "40 training steps are fewer than the 80 of the warm-up" in found[0]
+        assert "reaches 50% of 0.01" in found[0]
+
+
 def test_a_time_limit_plans_a_full_schedule_and_finishes(tmp_path: Path) -> None:
     settings = replace(SETTINGS, updates=10_000_000, time_limit=1.0 / 60)
     numbers, loop = train(tmp_path / "run", Regression(), settings)

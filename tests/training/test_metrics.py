@@ -34,6 +34,16 @@ def test_the_text_keeps_what_a_resumed_run_does_again(tmp_path):
     ]
 
 
+def test_the_text_says_that_training_began_again(tmp_path):
+    """A process that is killed before its first checkpoint leaves a log, and no step to go on."""
+    for _ in range(2):
+        with MetricLog(tmp_path) as log:
+            log.write(1, {"kl": 1.0, "seconds": 1.0}, 4)
+    told = [line.partition(" UTC  ")[2] for line in (tmp_path / "log.txt").read_text().splitlines()]
+    assert told[1] == "resuming from update 0"
+    assert len(told) == 3
+
+
 def test_the_text_says_what_ended_training(tmp_path):
     try:
         with MetricLog(tmp_path):

@@ -295,14 +295,18 @@ class RobomimicFile(Hdf5Reader):
             self._reshaped.setdefault(self._key, []).append((name, shape))
         if self._replay and not self._has_states(place, steps):
             raise DataError(f"{self.path}: {place}/states: is not one row per action")
+        longer = 0
         for item in () if self._replay else self._observed:
             key = f"{place}/{self._paths[item.name]}"
             shape, hint = self._shape_of(key), f"--drop {item.name}"
             if shape[0] != steps + 1:  # with one row more, the last is the final observation
                 check_rows(shape[0], steps, f"{self.path}: {key}", self._key, hint)
+            longer += shape[0] > steps
             check_components(math.prod(shape[1:]), item.size, f"{self.path}: {key}", hint)
             if len(shape) != 2:
                 self._reshaped.setdefault(item.name, []).append((name, shape))
+        if longer:
+            self._note("final" if longer == len(self._observed) else "some final", name)
         demo = self._demos[name]
         declared = attribute_of(demo, "num_samples")
         if declared is not None and not np.array_equal(declared, steps):

@@ -96,6 +96,16 @@ ODD: dict[str, tuple[str, Severity, str, str]] = {
         "left-out", "note",
         "states of {} demonstrations are no table of a row per action, and are not stored: {}", "",
     ),
+    "final": (
+        "adjusted", "note",
+        ("{} demonstrations have one row more than the actions in their observations; it is stored"
+         " as the observation after the last action, and not trained on: {}"), "",
+    ),
+    "some final": (
+        "left-out", "note",
+        ("{} demonstrations have one row more than the actions in some of their observations; that"
+         " row is left out: {}"), "",
+    ),
 }  # fmt: skip
 """Oddities of demonstrations that do no harm: check, severity, message and hint."""
 
@@ -237,7 +247,13 @@ def choose_keys(
 def _raise_nothing_left(layout: Layout, where: str) -> None:
     if layout.unusable:
         name, reason = next(iter(layout.unusable.items()))
-        raise DataError(f"{where}/{name.replace('.', '/')}: {reason}")
+        hint = (
+            "observations need one row per action, or one more for the observation after the last"
+            " action: shorten the arrays, or read other actions with --action-key KEY"
+        )
+        raise DataError(
+            f"{where}/{name.replace('.', '/')}: {reason}", hint if ROWS in reason else ""
+        )
     if layout.beside:
         raise DataError(
             f"{where}: is missing, and no observation is left",

@@ -104,6 +104,26 @@ def test_one_observation_more_than_actions_is_the_final_one(path):
     np.testing.assert_array_equal(episode.final_observation["state"], numbers(STEPS + 1, 3)[-1])
 
 
+def test_what_becomes_of_a_last_observation_is_said_once(path):
+    longer, usual = {"obs/state": rows(STEPS + 1, 4)}, {"obs/eef": rows(STEPS, 2)}
+    _, _, findings = read_all(write(path, {**demos(3), "demo_0": demo(), "demo_1": demo(**longer)}))
+    found = only(findings, "adjusted", "one row more than the actions")
+    assert (found.severity, found.values) == ("note", {"count": 1, "first": ["demo_1"]})
+    assert "stored as the observation after the last action" in found.message
+    _, episodes, findings = read_all(write(path, demos(20, **longer, **usual)))
+    assert episodes[0].final_observation is None
+    found = only(findings, "left-out", "one row more than the actions")
+    assert found.values["count"] == 20
+    assert "that row is left out" in found.message
+
+
+def test_observations_that_have_too_many_rows_say_what_would_fit(path):
+    write(path, demos(2, **{"obs/state": rows(STEPS + 5, 4)}))
+    with pytest.raises(DataError, match="has 10 rows for 5 actions") as caught:
+        read_all(path)
+    assert "one row per action, or one more" in caught.value.hint
+
+
 @pytest.mark.parametrize("broken", [rows(STEPS - 2, 4), rows(STEPS, 6)])
 def test_a_key_that_does_not_fit_can_be_dropped(path, broken):
     content = demos(3, **{"obs/other": rows(STEPS, 4)})
