@@ -228,10 +228,10 @@ def _raised_outside(error: BaseException) -> FrameType | None:
     """Return where a plug-in's code raised an error, by itself or in a library that it called."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     for frame in reversed(frames):
-        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
-        if package == "lwdctl":
+        name = f"{frame.f_globals.get('__name__', '')}."
+        if name.startswith("lwdctl."):
             return None
-        if package in OUTSIDE:
+        if any(name.startswith(f"{package}.") for package in OUTSIDE):
             return frame
     return None
 

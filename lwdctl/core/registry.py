@@ -18,7 +18,7 @@ from lwdctl.core.errors import ConfigError, MissingExtraError, first_line, insta
 from lwdctl.core.suggest import did_you_mean
 
 OUTSIDE: set[str] = set()
-"""Packages of others that a table has loaded something from: an error of theirs is no bug here."""
+"""Packages and modules of others that a table has loaded something from."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Registry:
         row = self.all_rows().get(name)
         module, _, attribute = (row.target if row else name).partition(":")
         if row is None or row.plugin:
-            OUTSIDE.add(module.partition(".")[0])
+            OUTSIDE.add(module.rpartition(".")[0] or module)
         if row is None:
             return _import_path(self.noun, name)
         try:

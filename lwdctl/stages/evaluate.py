@@ -461,12 +461,8 @@ class _Evaluation:
             else ""
         )
         guided = f" guidance {config.guidance:g};" if config.guidance != 1 else ""
-        early = (
-            f" sampled plans of LWD are left after at least {config.replan_after} steps where the"
-            f" motion is beyond {config.replan_beyond:g} from the nearest recorded snippet;"
-            if config.replan_beyond is not None
-            else ""
-        )
+        beyond, after = config.replan_beyond, config.replan_after
+        early = f" re-plans beyond {beyond:g} after {after} steps;" if beyond is not None else ""
         return (
             f"{config.episodes} episodes per {per} from evaluation seeds {config.seed} to"
             f" {config.seed + config.episodes - 1}; 'oracle' instead restores the initial states of"
