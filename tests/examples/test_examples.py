@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -17,13 +18,15 @@ import h5py
 import numpy as np
 import pytest
 
+import lwdctl
+
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 # run_a_policy.py runs in tests/stages/test_chain.py, on the chain that is trained there;
 # reach.py is what the others import, and two_ways.py what its recipe does.
 RUN_HERE = {
     "train_on_your_hdf5", "evaluate_your_environment", "add_a_policy", "control_loop",
-    "compare_with_robomimic", "two_ways_paths", "where_policies_fall",
+    "compare_with_robomimic", "two_ways_paths", "where_policies_fall", "replay_nearest",
 }  # fmt: skip
 
 
@@ -86,6 +89,23 @@ def test_adding_a_policy(trained: Path) -> None:
         assert found, printed
         assert float(found[1]) >= 0.8
     assert "Paired tests" in printed
+
+
+def test_replaying_the_most_similar_moment(trained: Path) -> None:
+    printed = run(EXAMPLES / "replay_nearest.py", trained, "snippets/reach", 16)
+    found = re.search(r"^replay +all +(\d(?:\.\d+)?) ", printed, re.MULTILINE)
+    assert found, printed
+    assert float(found[1]) <= 0.5  # of what it finds the goal lies elsewhere
+
+
+def test_a_recorded_episode_is_replayed_exactly(trained: Path) -> None:
+    data = lwdctl.load_dataset("snippets/reach", workspace=trained)
+    policy = runpy.run_path(str(EXAMPLES / "replay_nearest.py"))["Replay"](data, 3)
+    for episode in data[2:4]:
+        policy.reset()
+        for step in range(7):
+            seen = {key: rows[step] for key, rows in episode.observations.items()}
+            assert np.array_equal(policy.act(seen), episode.actions[step])
 
 
 def test_a_policy_of_robomimic_beside_lwd(trained: Path) -> None:
