@@ -2,9 +2,9 @@
 
     python examples/replay_nearest.py runs snippets/pusht 16 25
 
-At every 16th step it finds the recorded step whose observation, with the one before, is nearest to
-what is observed now, and repeats the actions that followed it. `lwdctl eval --latent nearest` looks
-up a latent likewise and follows the policy that it decodes to. Perturbations are of 25 pixels here.
+After so many steps (here 16) it finds the recorded step whose observation, with the one before, is
+nearest to what is observed now, and repeats the actions that followed it. `lwdctl eval --latent
+nearest` looks up a latent likewise, and follows its policy. Perturbations here are of 25 pixels.
 """
 
 import sys
@@ -15,14 +15,15 @@ import lwdctl
 
 
 class Replay:
-    """Repeats the recorded actions (time, action) from the most similar recorded step on."""
+    """Repeats the recorded actions from the most similar recorded step on."""
 
     def __init__(self, data, horizon):
         self.keys = [item.name for item in data.store.spec.observations if item.network]
         self.horizon = horizon
         rows = [np.concatenate([e.observations[k] for k in self.keys], axis=1) for e in data]
         before = [np.concatenate([part[:1], part[:-1]]) for part in rows]
-        self.std = np.tile(np.concatenate(rows).std(axis=0) + 1e-6, 2)
+        std = np.concatenate(rows).std(axis=0)
+        self.std = np.tile(np.where(std < 1e-6, 1, std), 2)
         self.seen = np.concatenate([*map(np.hstack, zip(before, rows, strict=True))]) / self.std
         self.actions = [e.actions for e in data]
         self.place = [(n, t) for n, part in enumerate(rows) for t in range(len(part))]

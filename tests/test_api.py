@@ -187,7 +187,7 @@ class _Unplugged(gymnasium.Env[Any, Any]):
 
 
 def test_an_environment_in_which_no_episode_ends_is_answered() -> None:
-    with pytest.raises(SimulatorError, match=r"no episode of 'mine' .*servo 4 is unplugged"):
+    with pytest.raises(SimulatorError, match=r"no episode of any policy .*servo 4 is unplugged"):
         lwdctl.evaluate({"mine": _NineNumbers()}, env=_Unplugged(), episodes=2, max_steps=2)
 
 

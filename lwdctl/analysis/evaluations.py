@@ -530,7 +530,7 @@ def _describe(run: Run, name: str) -> str:
         "replan_beyond": "no early re-plans"
         if row.replan_beyond is None
         else f"re-plans beyond {row.replan_beyond:g}",
-        "replan_after": f"plans of at least {row.replan_after} steps",
+        "replan_after": f"after at least {row.replan_after or 0} steps",
         "snippet_length": f"snippets of {row.snippet_length}",
         "evaluation": run.evaluation,
         "source": run.source,

@@ -153,7 +153,7 @@ def evaluate(  # noqa: PLR0913 - the settings of an evaluation, by keyword only
     Raises:
         ConfigError: An unknown environment or task, one outside of lwdctl that only the data name,
             or a policy that does not fit it.
-        SimulatorError: Of some policy no episode ran to its end.
+        SimulatorError: No episode of any policy ran to its end.
         MissingExtraError: The package of a tracker is not installed.
     """
     tracking = Tracking.of(track, track_project)
@@ -179,7 +179,6 @@ def evaluate(  # noqa: PLR0913 - the settings of an evaluation, by keyword only
             timeout=timeout,
             progress=progress or TqdmProgress(),
         )
-        check_not_all_lost(f"'{name}'", finished.episodes)
         rows = result_rows(
             finished.episodes,
             finished.score,
@@ -189,6 +188,7 @@ def evaluate(  # noqa: PLR0913 - the settings of an evaluation, by keyword only
             else None,
         )
         found.append(ConditionResult(tuple(rows), finished.episodes))
+    check_not_all_lost("any policy", [item for part in found for item in part.episodes])
     table = ResultTable(tuple(found))
     settings = {"policy": list(named), "episodes": episodes, "labels": list(labels), "seed": seed}
     perturbed = {"perturbation": perturbation, "perturbation_probability": perturbation_probability}

@@ -440,7 +440,7 @@ class EvalConfig(RolloutConfig):
         minimum=0,
     )
     replan_after: int = option(
-        8, "Steps that a plan is followed at least, with --replan-beyond", minimum=1
+        8, "Minimum number of steps between two re-plans, with --replan-beyond", minimum=1
     )
     latency: bool = option(
         False, "Time every policy alone on one episode: milliseconds per step and per re-plan"

@@ -14,7 +14,13 @@ from functools import cache
 from importlib import metadata
 from typing import Any
 
-from lwdctl.core.errors import ConfigError, MissingExtraError, first_line, install_extra
+from lwdctl.core.errors import (
+    ConfigError,
+    LwdctlError,
+    MissingExtraError,
+    first_line,
+    install_extra,
+)
 from lwdctl.core.suggest import did_you_mean
 
 OUTSIDE: set[str] = set()
@@ -89,8 +95,8 @@ class Registry:
         plugin = self.plugins().get(name)
         if name in self.rows and plugin is not None:
             raise ConfigError(
-                f"the plug-in {plugin.plugin} calls its {self.noun} '{name}', which is the name of"
-                " lwdctl's own",
+                f"the plug-in {plugin.plugin} adds a {self.noun} named '{name}', a name that lwdctl"
+                " already uses",
                 f"pip uninstall {plugin.plugin}",
             )
 
@@ -110,6 +116,8 @@ class Registry:
             return _import_path(self.noun, name)
         try:
             return getattr(importlib.import_module(module), attribute)
+        except LwdctlError:
+            raise
         except Exception as error:
             if row.plugin:
                 raise _broken(self.noun, name, row, error) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from lwdctl.core.errors import ConfigError, SimulatorError
 from lwdctl.core.records import UNKNOWN_UNITS, SourceSpec
@@ -29,29 +30,38 @@ def check_compatible(spec: SourceSpec, env: Environment, task: str) -> None:
     """
     simulator = make_simulator(env, task)
     try:
-        sizes = {item.name: item.size for item in simulator.observations}
-        for item in spec.observations:
-            if item.network and sizes.get(item.name) != item.size:
-                raise ConfigError(
-                    f"the data has an observation '{item.name}' of {item.size} components, the"
-                    f" environment of task '{task}' gives {sizes.get(item.name, 'none')}",
-                    f"it gives: {', '.join(f'{name} ({size})' for name, size in sizes.items())};"
-                    " name the data's observation as the environment does, or leave it out with"
-                    " --observation-keys",
-                )
-        data, action = spec.action, simulator.action
-        # A plain gymnasium.Env says nothing of what its actions mean.
-        differ = action.units != UNKNOWN_UNITS and data.semantics != action.semantics
-        if data.size != action.size or differ:
-            raise ConfigError(
-                f"the data has {data.semantics} actions of {data.size} components, the environment"
-                f" of task '{task}' takes {action.semantics} ones of {action.size}",
-                "evaluate in the environment that the data was recorded in. If that is this one and"
-                " it is your own, mend the `action` that its class declares, or ingest with"
-                " --actions",
-            )
+        check_described(spec, simulator, task)
     finally:
         simulator.close()
+
+
+def check_described(spec: SourceSpec, described: Any, task: str) -> None:
+    """Check the `observations` and `action` of a simulator, or of its class.
+
+    Raises:
+        ConfigError: As for `check_compatible`.
+    """
+    sizes = {item.name: item.size for item in described.observations}
+    for item in spec.observations:
+        if item.network and sizes.get(item.name) != item.size:
+            raise ConfigError(
+                f"the data has an observation '{item.name}' of {item.size} components, the"
+                f" environment of task '{task}' gives {sizes.get(item.name, 'none')}",
+                f"it gives: {', '.join(f'{name} ({size})' for name, size in sizes.items())};"
+                " name the data's observation as the environment does, or leave it out with"
+                " --observation-keys",
+            )
+    data, action = spec.action, described.action
+    # A plain gymnasium.Env says nothing of what its actions mean.
+    differ = action.units != UNKNOWN_UNITS and data.semantics != action.semantics
+    if data.size != action.size or differ:
+        raise ConfigError(
+            f"the data has {data.semantics} actions of {data.size} components, the environment"
+            f" of task '{task}' takes {action.semantics} ones of {action.size}",
+            "evaluate in the environment that the data was recorded in. If that is this one and"
+            " it is your own, correct the `action` that its class declares, or ingest with"
+            " --actions",
+        )
 
 
 def check_video(policy: BatchPolicy, env: Environment, task: str, *, timeout: float) -> None:

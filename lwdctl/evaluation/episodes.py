@@ -202,10 +202,11 @@ def plan_demonstrations(
 
 
 def reasons_of_loss(errors: Iterable[str]) -> str:
-    """Return why episodes were lost: the most frequent reason, and how many others there are."""
+    """Return why episodes were lost: the most frequent reason, and whether there are others."""
     counts = Counter(error for error in errors if error).most_common()
-    more = f" (and {len(counts) - 1} other reasons)" if len(counts) > 1 else ""
-    return counts[0][0].splitlines()[0] + more
+    if not counts:
+        return "no reason was recorded"
+    return counts[0][0].splitlines()[0] + (" (and other reasons)" if len(counts) > 1 else "")
 
 
 def check_not_all_lost(name: str, episodes: Sequence[EpisodeResult]) -> None:
@@ -222,7 +223,7 @@ def check_not_all_lost(name: str, episodes: Sequence[EpisodeResult]) -> None:
         raise SimulatorError(
             f"no episode of {name} ran to its end:"
             f" {reasons_of_loss(item.error for item in episodes)}",
-            "mend the environment or the policy, then run the evaluation again",
+            "correct the environment or the policy, then run the evaluation again",
         )
 
 

@@ -117,7 +117,7 @@ class Condition:
         guidance: Factor of the difference that the condition makes to predictions; 1 as trained.
         replan_beyond: Distance from the nearest recorded snippet beyond which a policy re-plans
             before its horizon, None where none does.
-        replan_after: Steps that it follows a plan at least, None likewise.
+        replan_after: Its minimum number of steps between two re-plans, None likewise.
     """
 
     policy: str

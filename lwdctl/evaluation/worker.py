@@ -54,7 +54,7 @@ class Worker:
         self, serve: Callable[..., None], arguments: tuple[Any, ...], name: str, timeout: float
     ) -> None:
         if getattr(multiprocessing.current_process(), "_inheriting", False):
-            os._exit(_UNGUARDED)
+            os._exit(_UNGUARDED)  # the process that waits for this one says why
         context = multiprocessing.get_context("spawn")
         # Pickled apart: what the arguments need is imported once the process is tied to this one.
         content = bytes(ForkingPickler.dumps((serve, arguments)))

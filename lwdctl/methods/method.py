@@ -47,7 +47,7 @@ class Acting(StageSettings):
             this from the recorded snippet whose latent lies nearest to the plan's (root mean square
             over components, in standard deviations). None never does. Ignored where latents are
             not sampled.
-        replan_after: Steps that a plan is followed at least, where `replan_beyond` is set.
+        replan_after: Minimum number of steps between two re-plans, where `replan_beyond` is set.
 
     Raises:
         ConfigError: A value of a wrong type, an unknown name, or a number out of range.
@@ -63,7 +63,7 @@ class Acting(StageSettings):
     )
     guidance: float = option(1.0, "Factor of the difference that the condition makes", minimum=0)
     replan_beyond: float | None = option(None, "Distance beyond which to re-plan early", minimum=0)
-    replan_after: int = option(8, "Steps that a plan is followed at least", minimum=1)
+    replan_after: int = option(8, "Minimum number of steps between two re-plans", minimum=1)
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class TrainedPolicy(ABC):
         snippet_length: Steps that a plan was trained for, None for a policy without plans.
         device: Where its networks run.
         has_chunks: Whether its plans are chunks of actions.
-        can_replan_early: Whether it heeds `Acting.replan_beyond`.
+        can_replan_early: Whether it supports `Acting.replan_beyond`.
     """
 
     source: SourceSpec

@@ -215,9 +215,10 @@ class NearestLatents(RecordedLatents):
     def latents(self, request: ReplanRequest) -> Tensor:
         """Return the latent of the nearest snippet for every environment."""
         current = request.state.cpu().numpy()
+        due = [True] * len(current) if request.due is None else request.due
         rows = [
-            self._nearest(plan, row) if plan else 0
-            for plan, row in zip(request.plans, current, strict=True)
+            self._nearest(plan, row) if plan and needed else 0
+            for plan, row, needed in zip(request.plans, current, due, strict=True)
         ]
         return upload(self.mean[rows], request.state.device)
 

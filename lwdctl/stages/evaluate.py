@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +31,6 @@ from lwdctl.evaluation.cost import condition_cost, trained_condition
 from lwdctl.evaluation.episodes import (
     EpisodeResult,
     check_not_all_lost,
-    holds_initial_states,
     plan_demonstrations,
     plan_episodes,
     reasons_of_loss,
@@ -46,7 +45,13 @@ from lwdctl.methods.method import Acting, TrainedPolicy
 from lwdctl.methods.trained import open_policy
 from lwdctl.policies.policy import BatchPolicy, EpisodePlan
 from lwdctl.policies.random import RandomPolicy
-from lwdctl.stages.eval_models import LWD, PlannedCondition, models_used, plan_conditions
+from lwdctl.stages.eval_models import (
+    LWD,
+    PlannedCondition,
+    models_used,
+    plan_conditions,
+    without_oracle,
+)
 from lwdctl.stages.eval_parts import (
     VIDEOS_FOLDER,
     claim,
@@ -69,7 +74,7 @@ def run(config: EvalConfig, inputs: Mapping[str, Artifact], context: StageContex
     """
     data = _open_data(config, inputs["snippets"])
     _check_environment(config, data, context)
-    measured = _without_oracle(config, data, context)
+    measured = without_oracle(config, data, context)
     conditions = plan_conditions(measured, inputs, context)
     evaluation = _Evaluation(measured, data, conditions, context)
     evaluation.check()
@@ -125,7 +130,7 @@ def run_part(
         ConfigError: As for `run`.
     """
     data = _open_data(config, inputs["snippets"])
-    measured = _without_oracle(config, data, context)
+    measured = without_oracle(config, data, context)
     conditions = plan_conditions(measured, inputs, context)
     evaluation = _Evaluation(measured, data, conditions, context)
     name, models = context.name or list(inputs.values())[-1].name, models_used(conditions, inputs)
@@ -148,17 +153,6 @@ def _open_data(config: EvalConfig, snippets: Artifact) -> SnippetStore:
     if config.latency or (LWD in config.policy and ORACLE in config.latent):
         return SnippetStore.open(snippets.path)
     return open_or_describe(snippets.path)
-
-
-def _without_oracle(config: EvalConfig, data: SnippetStore, context: StageContext) -> EvalConfig:
-    """Return the settings without the default's latent that this data cannot give."""
-    default = EvalConfig().latent
-    if LWD not in config.policy or config.latent != default or holds_initial_states(data):
-        return config
-    context.progress.message(
-        f"the latent '{ORACLE}' is left out: no demonstration holds an initial state to restore"
-    )
-    return replace(config, latent=tuple(item for item in default if item != ORACLE))
 
 
 class _Checked(NamedTuple):
@@ -247,13 +241,12 @@ class _Evaluation:
                 chunks of a model do not reach, a temporal ensemble where no policy has chunks, or
                 early re-plans where none can.
         """
-        _ = self.labels
+        _, _ = self._checked, self.labels
         oracles = (item for item in self.conditions if item.latent == ORACLE)
         if (oracle := next(oracles, None)) is not None:
             self._plans(oracle)  # which are recorded episodes
-        for text in dict.fromkeys(map(self._beyond_training, self.conditions)):
-            if text:
-                self.context.progress.message(text)
+        for text in filter(None, dict.fromkeys(map(self._beyond_training, self.conditions))):
+            self.context.progress.message(text)
         if not self._checked.has_chunks and self.config.temporal_ensemble is not None:
             raise ConfigError(
                 "temporal_ensemble averages chunks of actions, which none of these policies has",
@@ -280,16 +273,23 @@ class _Evaluation:
     def measure_all(self, output: RunInProgress) -> None:
         """Measure every condition that no other process measures, then what those have left."""
         records, left = output.checkpoints, list(self.conditions)
+        lost: SimulatorError | None = None
         for wait in (False, True):
             begun, left = left, []
             for condition in begun:
                 if wait:
                     self.context.progress.message(f"{condition.name}: another process measures it")
                 with claimed(claim(records, condition.name), wait=wait) as is_ours:
-                    if is_ours:
-                        self.measure(condition, records, output.path)
-                    else:
-                        left.append(condition)
+                    try:
+                        if is_ours:
+                            self.measure(condition, records, output.path)
+                        else:
+                            left.append(condition)
+                    except SimulatorError as error:
+                        self.context.progress.message(error.message)
+                        lost = lost or error
+        if lost is not None:
+            raise lost
 
     def measure_rest(self, run: Path) -> None:
         """Measure what no process has begun, beside the one that works in the run's directory."""
@@ -461,8 +461,8 @@ class _Evaluation:
             else ""
         )
         guided = f" guidance {config.guidance:g};" if config.guidance != 1 else ""
-        beyond, after = config.replan_beyond, config.replan_after
-        early = f" re-plans beyond {beyond:g} after {after} steps;" if beyond is not None else ""
+        beyond = config.replan_beyond
+        early = f" re-plans beyond {beyond:g};" if beyond is not None else ""
         return (
             f"{config.episodes} episodes per {per} from evaluation seeds {config.seed} to"
             f" {config.seed + config.episodes - 1}; 'oracle' instead restores the initial states of"

@@ -20,8 +20,8 @@ from lwdctl.data.ingest import ingest
 from lwdctl.data.quality.checks import declared_action
 from lwdctl.data.reader import open_source, paths_of
 from lwdctl.data.readers.robomimic_writer import DEMONSTRATIONS_PAYLOAD
-from lwdctl.envs.table import is_own, with_outside_environment
-from lwdctl.evaluation.checks import check_compatible
+from lwdctl.envs.table import is_own, load_environment, with_outside_environment
+from lwdctl.evaluation.checks import check_compatible, check_described
 from lwdctl.stages.stage import StageContext
 
 DEMONSTRATIONS = "demonstrations"
@@ -74,8 +74,14 @@ def _check_environment(spec: SourceSpec, config: IngestConfig, context: StageCon
             f"--env {env.adapter}/NAME, where NAME is the task: any name that the class takes",
         )
     stored = replace(spec, action=declared_action(spec.action, config))
+    declared = load_environment(env)
     try:
-        check_compatible(stored, env, env.tasks[0])
+        if isinstance(getattr(declared, "observations", None), tuple) and hasattr(
+            declared, "action"
+        ):
+            check_described(stored, declared, env.tasks[0])
+        else:
+            check_compatible(stored, env, env.tasks[0])
     except ConfigError:
         raise
     except Exception as error:  # noqa: BLE001 - the simulator may be on another machine

@@ -178,7 +178,9 @@ SLOW = """
         made = plain(*words, **options) if "WHEN" == "after" else None
         if "FUNCTION" in names:
             print("ready", flush=True)
+            last = time.monotonic() + 30
             while not signal.getitimer(signal.ITIMER_REAL)[0]:  # the signal has not arrived
+                assert time.monotonic() < last
                 time.sleep(0.01)
             time.sleep(0.2)  # it waits, and is looked at again and again
         return plain(*words, **options) if made is None else made

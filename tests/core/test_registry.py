@@ -59,7 +59,7 @@ def test_a_broken_plugin_is_named_with_its_cause(install, tmp_path, target, caus
 
 def test_a_plugin_cannot_take_a_name_of_ours(install):
     install("fancy", "mlp = json:loads")
-    with pytest.raises(ConfigError, match="fancy calls its denoiser 'mlp', which") as error:
+    with pytest.raises(ConfigError, match="fancy adds a denoiser named 'mlp', a name") as error:
         TABLE.load("mlp")
     assert error.value.hint == "pip uninstall fancy"
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from trained_grid import Interrupted
 
 from lwdctl.artifacts.artifact import Artifact
@@ -24,6 +25,9 @@ from lwdctl.core.errors import ArtifactError, ConfigError
 from lwdctl.core.progress import SilentProgress
 from lwdctl.envs.table import make_simulator
 from lwdctl.evaluation.episodes import plan_episodes
+from lwdctl.methods.lwd import TrainedLwd
+from lwdctl.methods.method import Acting
+from lwdctl.methods.trained import open_policy
 from lwdctl.pipeline.run_stage import resolve_inputs
 from lwdctl.stages import STAGES
 from lwdctl.stages.stage import StageContext
@@ -141,6 +145,27 @@ def test_early_replans_are_those_of_a_shorter_horizon(copy: Workspace) -> None:
     assert cost["early"]["flops_per_step"] > cost["shorter"]["flops_per_step"]  # the search
     with pytest.raises(ConfigError, match="replan_beyond compares motions"):
         do("eval", copy, {**EVAL, "policy": ["still"], "replan_beyond": 1.0})
+
+
+def test_a_recorded_motion_has_not_left_the_snippet_of_its_own_latent(chain: Workspace) -> None:
+    lineage = chain.ancestors(chain.resolve("diffusion"))
+    artifacts = {**lineage, "diffusion": chain.resolve("diffusion")}
+    trained = open_policy("lwd", artifacts, torch.device("cpu"))
+    assert isinstance(trained, TrainedLwd)
+    latents = LatentStore.open(lineage["latents"].path)
+    snippets = SnippetStore.open(lineage["snippets"].path)
+    row = latents.count // 2
+    acting = Acting(replan_beyond=0.01, replan_after=1)
+    paths = trained._paths(acting)
+    paths.reset()
+    paths.follow(torch.from_numpy(latents.mean[row : row + 1]), np.ones(1, dtype=bool))
+    first = int(snippets.episodes.start[latents.episode[row]]) + int(latents.start[row])
+    for age in (1, 5):
+        seen = snippets.read(trained.observation_keys[0], first + age, first + age + 1)
+        steps = np.array([age])
+        assert not paths.left(seen, steps)[0]
+        assert paths.left(seen + trained.vae.observation.scale.numpy() / 50, steps)[0]
+        assert not paths.left(seen + trained.vae.observation.scale.numpy() / 200, steps)[0]
 
 
 def test_a_horizon_beyond_the_snippets_is_warned_of(copy: Workspace) -> None:
