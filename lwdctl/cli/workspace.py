@@ -204,6 +204,7 @@ def gc_command(
 
     Finished artifacts are never removed, and neither are runs that a process is working on.
     """
+    exists = shared.workspace.root.is_dir()
     found = everything = shared.workspace.leftovers(resumable=True)
     if not resumable:
         found = shared.workspace.leftovers()
@@ -216,7 +217,7 @@ def gc_command(
         summary = {"leftovers": entries, "bytes": freed, "kept": [_leftover(item) for item in kept]}
         print_json(None, shared.workspace.root, summary)
         return
-    if not shared.workspace.root.is_dir():
+    if not exists:
         _say_missing(shared)
         return
     if found:
@@ -241,8 +242,7 @@ def gc_command(
 
 
 def _say_missing(shared: Shared) -> None:
-    print_text(f"{shared.workspace.root} does not exist")
-    shared.progress.message(_NAME_WORKSPACE)
+    print_text(f"{shared.workspace.root} does not exist: {_NAME_WORKSPACE}")
 
 
 def _leftover(item: Leftover) -> dict[str, Any]:

@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from lwdctl.artifacts.artifact import Artifact, checked_once
-from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import LINEAGE, EvalConfig, Horizon, LatentName, lineage_read
 from lwdctl.core.errors import ArtifactError, ConfigError
-from lwdctl.evaluation.episodes import holds_initial_states
 from lwdctl.methods import method_facts
 from lwdctl.stages.stage import StageContext
 
@@ -77,17 +75,6 @@ def distinguished_settings(config: EvalConfig) -> tuple[str, ...]:
         *(("seed",) if config.seeds is not None else ()),
         *(("snippet_length",) if by_length else ()),
     )
-
-
-def without_oracle(config: EvalConfig, data: SnippetStore, context: StageContext) -> EvalConfig:
-    """Return the settings without the default's latent that this data cannot give."""
-    default = EvalConfig().latent
-    if LWD not in config.policy or config.latent != default or holds_initial_states(data):
-        return config
-    context.progress.message(
-        "the latent 'oracle' is left out: no demonstration holds an initial state to restore"
-    )
-    return replace(config, latent=tuple(item for item in default if item != "oracle"))
 
 
 @checked_once()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +31,7 @@ from lwdctl.evaluation.cost import condition_cost, trained_condition
 from lwdctl.evaluation.episodes import (
     EpisodeResult,
     check_not_all_lost,
+    holds_initial_states,
     plan_demonstrations,
     plan_episodes,
     reasons_of_loss,
@@ -45,13 +46,7 @@ from lwdctl.methods.method import Acting, TrainedPolicy
 from lwdctl.methods.trained import open_policy
 from lwdctl.policies.policy import BatchPolicy, EpisodePlan
 from lwdctl.policies.random import RandomPolicy
-from lwdctl.stages.eval_models import (
-    LWD,
-    PlannedCondition,
-    models_used,
-    plan_conditions,
-    without_oracle,
-)
+from lwdctl.stages.eval_models import LWD, PlannedCondition, models_used, plan_conditions
 from lwdctl.stages.eval_parts import (
     VIDEOS_FOLDER,
     claim,
@@ -74,7 +69,7 @@ def run(config: EvalConfig, inputs: Mapping[str, Artifact], context: StageContex
     """
     data = _open_data(config, inputs["snippets"])
     _check_environment(config, data, context)
-    measured = without_oracle(config, data, context)
+    measured = _without_oracle(config, data, context)
     conditions = plan_conditions(measured, inputs, context)
     evaluation = _Evaluation(measured, data, conditions, context)
     evaluation.check()
@@ -97,14 +92,14 @@ def run(config: EvalConfig, inputs: Mapping[str, Artifact], context: StageContex
         evaluation.measure_all(output)
         if config.latency:
             evaluation.add_latency(output.checkpoints)
-        rows = _publish_records(conditions, output)
+        rows, lost = _publish_records(conditions, output)
         write_durably(output.path / "results.json", f"{json.dumps(rows, indent=2)}\n".encode())
         summary: dict[str, Any] = {"protocol": evaluation.protocol, "results": rows}
         if config.video:
             summary["videos"] = {item.name: _videos(output.path, item) for item in conditions}
         artifact = output.publish(summary, seed=config.seed, device=str(evaluation.device))
     shutil.rmtree(parts, ignore_errors=True)
-    _check_lost_episodes(rows, artifact)
+    _check_lost_episodes(lost, artifact)
     return artifact
 
 
@@ -130,7 +125,7 @@ def run_part(
         ConfigError: As for `run`.
     """
     data = _open_data(config, inputs["snippets"])
-    measured = without_oracle(config, data, context)
+    measured = _without_oracle(config, data, context)
     conditions = plan_conditions(measured, inputs, context)
     evaluation = _Evaluation(measured, data, conditions, context)
     name, models = context.name or list(inputs.values())[-1].name, models_used(conditions, inputs)
@@ -153,6 +148,15 @@ def _open_data(config: EvalConfig, snippets: Artifact) -> SnippetStore:
     if config.latency or (LWD in config.policy and ORACLE in config.latent):
         return SnippetStore.open(snippets.path)
     return open_or_describe(snippets.path)
+
+
+def _without_oracle(config: EvalConfig, data: SnippetStore, context: StageContext) -> EvalConfig:
+    """Return the settings without the default's `oracle` where no initial state is recorded."""
+    default = EvalConfig().latent
+    if LWD not in config.policy or config.latent != default or holds_initial_states(data):
+        return config
+    context.progress.message("'oracle' is left out: no demonstration holds an initial state")
+    return replace(config, latent=tuple(item for item in default if item != ORACLE))
 
 
 class _Checked(NamedTuple):
@@ -539,14 +543,10 @@ def _check_seeds(config: EvalConfig, data: SnippetStore) -> None:
         )
 
 
-def _check_lost_episodes(rows: Sequence[Mapping[str, Any]], artifact: Artifact) -> None:
-    errors = sum(row["errors"] for row in rows if row["task"] == "all")
+def _check_lost_episodes(errors: Sequence[str], artifact: Artifact) -> None:
     if errors:
-        records = sorted((artifact.path / EPISODES_FOLDER).glob("*.json"))
-        lost = [one for path in records for one in json.loads(path.read_text())["episodes"]]
         raise SimulatorError(
-            f"{errors} episodes were lost to simulator errors:"
-            f" {reasons_of_loss([one['error'] for one in lost])}",
+            f"{len(errors)} episodes were lost to simulator errors: {reasons_of_loss(errors)}",
             "they count neither as success nor as failure; run the evaluation again. Records of all"
             f" episodes: {artifact.path / EPISODES_FOLDER}",
         )
@@ -559,15 +559,16 @@ def _videos(folder: Path, condition: PlannedCondition) -> list[str]:
 
 def _publish_records(
     conditions: Sequence[PlannedCondition], output: RunInProgress
-) -> list[dict[str, Any]]:
-    """Copy what was measured into the artifact; return the result rows of all conditions."""
-    folder, rows = output.path / EPISODES_FOLDER, []
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Copy what was measured into the artifact; return all result rows, and errors of episodes."""
+    folder, rows, lost = output.path / EPISODES_FOLDER, [], []
     folder.mkdir(exist_ok=True)
     for condition in conditions:
         record = _read(output.checkpoints, condition)
         rows += record["results"]
+        lost += [item["error"] for item in record["episodes"] if item["error"]]
         write_durably(folder / f"{condition.name}.json", _text_of(record))
-    return rows
+    return rows, lost
 
 
 def _read(folder: Path, condition: PlannedCondition) -> dict[str, Any]:

@@ -21,7 +21,6 @@ from lwdctl.data.quality.checks import declared_action
 from lwdctl.data.reader import open_source, paths_of
 from lwdctl.data.readers.robomimic_writer import DEMONSTRATIONS_PAYLOAD
 from lwdctl.envs.table import is_own, load_environment, with_outside_environment
-from lwdctl.evaluation.checks import check_compatible, check_described
 from lwdctl.stages.stage import StageContext
 
 DEMONSTRATIONS = "demonstrations"
@@ -73,6 +72,9 @@ def _check_environment(spec: SourceSpec, config: IngestConfig, context: StageCon
             f"the data name no task of '{env.adapter}'",
             f"--env {env.adapter}/NAME, where NAME is the task: any name that the class takes",
         )
+    # Imported here: it imports torch and the simulators.
+    from lwdctl.evaluation.checks import check_compatible, check_described
+
     stored = replace(spec, action=declared_action(spec.action, config))
     declared = load_environment(env)
     try:

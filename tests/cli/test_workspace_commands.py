@@ -79,9 +79,7 @@ def test_list_of_an_empty_workspace(capfd, tmp_path):
 @pytest.mark.parametrize("command", ["list", "gc"])
 def test_a_workspace_that_does_not_exist(capfd, tmp_path, command):
     assert main([command, "--workspace", str(tmp_path / "none")]) == 0
-    out, err = capfd.readouterr()
-    assert "none does not exist" in out
-    assert "--workspace DIR" in err
+    assert "none does not exist: name its directory with --workspace" in capfd.readouterr().out
     assert not (tmp_path / "none").exists()
 
 

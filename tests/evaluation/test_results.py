@@ -22,8 +22,9 @@ from lwdctl.policies.policy import EpisodePlan
 
 CONTRACT = """
     policy, latent, env, task, train_seed, snippet_length, horizon, perturbation, sampler,
-    num_inference_steps, warm_start, temporal_ensemble, guidance, episodes, errors, successes,
-    success, success_low, success_high, score, metrics, replans_per_episode, seconds, by_label, cost
+    num_inference_steps, warm_start, temporal_ensemble, guidance, replan_beyond, replan_after,
+    episodes, errors, successes, success, success_low, success_high, score, metrics,
+    replans_per_episode, seconds, by_label, cost
 """
 
 

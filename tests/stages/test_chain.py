@@ -322,7 +322,8 @@ def test_result_rows_follow_the_json_contract(copy: Workspace) -> None:
         "policy", "latent", "env", "task", "train_seed", "snippet_length", "horizon",
         "perturbation", "sampler", "num_inference_steps", "episodes", "errors", "successes",
         "success", "success_low", "success_high", "score", "metrics", "replans_per_episode",
-        "seconds", "by_label", "warm_start", "temporal_ensemble", "guidance", "cost",
+        "seconds", "by_label", "warm_start", "temporal_ensemble", "guidance", "replan_beyond",
+        "replan_after", "cost",
     }  # fmt: skip
     assert all(set(cell) == wanted for cell in cells)
     assert cells[2]["replans_per_episode"] == 3  # 25 steps, re-planned every 10
