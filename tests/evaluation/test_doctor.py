@@ -109,7 +109,7 @@ def test_other_plugins_are_listed_with_what_breaks_them(tmp_path):
     assert found["fine"].detail == "policy of patients 1.0 (patients:Well)"
     assert found["gone"].detail.endswith("module 'patients' has no attribute 'Nobody'")
     assert found["gone"].hint.startswith("python -c 'from patients import Nobody'")
-    assert found["mlp"].detail.startswith("the plug-in patients calls its policy 'mlp', which is")
+    assert found["mlp"].detail.startswith("the plug-in patients adds a policy named 'mlp', a name")
     assert found["mlp"].hint == "pip uninstall patients"
 
 

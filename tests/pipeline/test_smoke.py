@@ -25,7 +25,7 @@ QUICK = {
 # Settings of which every value is of a kind of its own.
 KINDS = ("format", "simulator", "method", "policy", "latent", "sampler", "warm_start", "latency")
 # Measured for five models in its one recipe; tests/stages/test_analyze_reconstruction.py runs it.
-RUN_ELSEWHERE = {("command", "analyze reconstruction")}
+RUN_ELSEWHERE = {("latent", "nearest"), ("command", "analyze reconstruction")}
 EXTRAS = {"robosuite": "robosuite", "adroit": "gymnasium_robotics"}
 
 pytestmark = pytest.mark.sim
