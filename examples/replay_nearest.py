@@ -2,9 +2,9 @@
 
     python examples/replay_nearest.py runs snippets/pusht 16 25
 
-After so many steps (here 16) it finds the recorded step whose observation, with the one before, is
-nearest to what is observed now, and repeats the actions that followed it. `lwdctl eval --latent
-nearest` looks up a latent likewise, and follows its policy. Perturbations here are of 25 pixels.
+Every 16 steps it finds the recorded step whose observation and previous observation are most
+similar to those of now, and repeats the actions that followed it. `lwdctl eval --latent nearest`
+looks up a latent in the same way and follows its policy. Perturbations here are of 25 pixels.
 """
 
 import sys

@@ -29,8 +29,7 @@ SETTINGS = (
     "warm_start",
     "temporal_ensemble",
     "guidance",
-    "replan_beyond",
-    "replan_after",
+    "early_replans",
     "snippet_length",
 )
 """What training seeds of one policy have in common."""
@@ -527,10 +526,9 @@ def _describe(run: Run, name: str) -> str:
         if row.temporal_ensemble is None
         else f"temporal ensemble {row.temporal_ensemble:g}",
         "guidance": f"guidance {row.guidance:g}",
-        "replan_beyond": "no early re-plans"
+        "early_replans": "no early re-plans"
         if row.replan_beyond is None
-        else f"re-plans beyond {row.replan_beyond:g}",
-        "replan_after": f"after at least {row.replan_after or 0} steps",
+        else f"re-plans beyond {row.replan_beyond:g} after {row.replan_after} steps",
         "snippet_length": f"snippets of {row.snippet_length}",
         "evaluation": run.evaluation,
         "source": run.source,

@@ -398,10 +398,10 @@ class EvalConfig(RolloutConfig):
     latent: tuple[LatentName, ...] = option(
         ("sampled", "oracle", "shuffled", "mean"),
         "Where LWD's latents come from. sampled: the diffusion model; oracle: encoded from the"
-        " demonstration whose initial state is restored (the autoencoder alone); nearest: the"
-        " recorded one whose snippet begins nearest to the current observation; random: any"
-        " recorded one of the same task and behavior; shuffled: one of another task or behavior;"
-        " mean: the mean of all, one policy for every episode",
+        " demonstration whose initial state is restored (the autoencoder alone); nearest: that"
+        " of the recorded snippet whose first observation is most similar to the current one;"
+        " random: any recorded one of the same task and behavior; shuffled: one of another task or"
+        " behavior; mean: the mean of all, one policy for every episode",
     )
     oracle_split: Split = option("all", "Split of the demonstrations that 'oracle' restores")
     episodes: int = option(
@@ -434,9 +434,9 @@ class EvalConfig(RolloutConfig):
     )
     replan_beyond: float | None = option(
         None,
-        "LWD only: re-plan before the horizon where an observation is further than this from the"
-        " recorded snippet whose latent lies nearest to the sampled one (root mean square over"
-        " components, in standard deviations; default: never)",
+        "LWD only: re-plan before the horizon when the observation differs by more than this from"
+        " the recorded snippet with the most similar latent (root mean square over components, in"
+        " standard deviations; default: never)",
         minimum=0,
     )
     replan_after: int = option(

@@ -172,7 +172,7 @@ class TrainedLwd(TrainedPolicy):
         )
         scale = self.vae.observation.scale.cpu().numpy()
         return RecordedPaths(
-            latents, std, observed, scale, acting.replan_beyond, acting.replan_after
+            latents / std, std, observed, scale, acting.replan_beyond, acting.replan_after
         )
 
     def _latent_store(self) -> LatentStore:
@@ -216,7 +216,9 @@ class TrainedLwd(TrainedPolicy):
         """Count the FLOPs; see `lwd_flops`."""
         if acting.latent != SAMPLED:
             flops = lwd_flops(self.vae, None)
-            if acting.latent == NEAREST:  # the search: subtract, divide, square, and add
+            if acting.latent == NEAREST:
+                # The search subtracts, divides, squares, and adds. That of one task among several
+                # looks at fewer snippets, so that this is an upper bound.
                 store = self._latent_store()
                 search = 4 * store.count * store.state_size
                 flops = replace(flops, decoding=flops.decoding + search)

@@ -43,10 +43,10 @@ class Acting(StageSettings):
             weights exp(-m i) where i counts from the oldest chunk and m is this number; None
             executes the newest chunk.
         guidance: Factor of the difference that the condition makes; 1 as trained.
-        replan_beyond: LWD only: re-plan before the horizon where an observation is further than
-            this from the recorded snippet whose latent lies nearest to the plan's (root mean square
-            over components, in standard deviations). None never does. Ignored where latents are
-            not sampled.
+        replan_beyond: LWD only: re-plan before the horizon when the observation differs by more
+            than this from the recorded snippet with the most similar latent (root mean square over
+            components, in standard deviations). None never does. Ignored where latents are not
+            sampled.
         replan_after: Minimum number of steps between two re-plans, where `replan_beyond` is set.
 
     Raises:

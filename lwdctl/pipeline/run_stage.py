@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 from lwdctl.artifacts.artifact import Artifact
@@ -71,12 +70,11 @@ def run_stage(
         _with_other_processes(stage, progress) as shown,
     ):
         found = resolve_inputs(stage, config, workspace, inputs, run)
+        for line in _announcements(found, inputs, stage.candidates(config)):
+            shown.message(line)
         context = StageContext(
             workspace, shown, name, resume, trust=tuple(trust), tracking=tracking
         )
-        chosen = stage.choose(config, found, replace(context, progress=SilentProgress()))
-        for line in _announcements(found, inputs, chosen):
-            shown.message(line)
         return stage.execute(config, found, context)
 
 
@@ -161,7 +159,7 @@ def with_ancestors(
 
 
 def _announcements(
-    inputs: Mapping[str, Artifact], named: Mapping[str, str], chosen: list[Artifact] | None
+    inputs: Mapping[str, Artifact], named: Mapping[str, str], candidates: Collection[str]
 ) -> list[str]:
     """Return which artifacts are read, and how those that were not named were chosen.
 
@@ -170,12 +168,12 @@ def _announcements(
     Args:
         inputs: Artifact type to artifact.
         named: The artifact types of which one was named.
-        chosen: The models that the stage chooses by itself; None where it chooses none.
+        candidates: The types among whose artifacts the stage chooses: it says which baselines.
     """
     lines = []
     for artifact_type, artifact in inputs.items():
-        if artifact.method and chosen is not None and artifact not in chosen:
-            continue  # it only led to the data
+        if artifact.method and artifact_type in candidates:
+            continue  # it may only lead to the data
         primary = list(inputs)[-1]
         how = [artifact.method] if artifact.method else []
         if artifact_type not in named:
@@ -183,8 +181,7 @@ def _announcements(
             lineage = f"in the lineage of {inputs[primary].reference}"
             how.append("the newest" if is_primary else lineage)
         lines.append(f"reading {artifact.reference}" + (f" ({', '.join(how)})" if how else ""))
-    others = [item for item in chosen or () if item.method and item not in inputs.values()]
-    return lines + [f"reading {item.reference} ({item.method})" for item in others]
+    return lines
 
 
 def _check_lineage(named: Artifact, used: Artifact, primary: Artifact) -> None:

@@ -193,7 +193,7 @@ class RecordedLatents(LatentSource):
 
 @dataclass
 class NearestLatents(RecordedLatents):
-    """The latents of the recorded snippets that begin nearest to what is observed now.
+    """The latents of the recorded snippets whose first observation is nearest to the current one.
 
     Nearest among those of the episode's own task and label, by the Euclidean distance of
     normalized observations, with the history that the diffusion model would see. It tells how much

@@ -221,19 +221,19 @@ class ActionChunks:
 
 @dataclass
 class RecordedPaths:
-    """What demonstrations observed under the recorded latents that lie nearest to the plans'.
+    """What demonstrations observed under the recorded latents most similar to the plans'.
 
     A motion that has gone far from it has left what the latent was encoded from.
 
     Attributes:
-        latents: (snippet, latent), recorded latents.
-        std: (latent,), what distances between latents are measured in.
+        latents: (snippet, latent), recorded latents in standard deviations.
+        std: (latent,), these standard deviations.
         observed: Returns what recorded snippets observed: indices (row,) to (row, time, obs),
             environment units.
         scale: (obs,), standard deviations of observations.
         beyond: Distance at which a plan is left: the root mean square over components of an
             observation, in standard deviations.
-        after: Steps that every plan is followed.
+        after: Minimum number of steps between two re-plans.
     """
 
     latents: Tensor
@@ -243,18 +243,14 @@ class RecordedPaths:
     beyond: float
     after: int
 
-    def __post_init__(self) -> None:
-        """Measure latents in standard deviations."""
-        self._latents = self.latents / self.std
-
     def reset(self) -> None:
         """Begin new episodes."""
         self._paths: FloatArray | None = None
 
     def follow(self, latents: Tensor, due: BoolArray) -> None:
-        """Note what was recorded nearest to new plans' latents (env, latent) where due (env,)."""
-        # One environment at a time: its nearest latent does not depend on the others.
-        rows = [(self._latents - row / self.std).square().sum(1).argmin() for row in latents[due]]
+        """Look up the recorded paths of new plans' latents (env, latent) where due (env,)."""
+        # One environment at a time: what is found for it does not depend on the others.
+        rows = [(self.latents - row / self.std).square().sum(1).argmin() for row in latents[due]]
         paths = self.observed(torch.stack(rows).cpu().numpy())
         if self._paths is None:
             self._paths = np.zeros((len(due), *paths.shape[1:]), dtype=np.float32)

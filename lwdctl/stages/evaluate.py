@@ -65,7 +65,7 @@ def run(config: EvalConfig, inputs: Mapping[str, Artifact], context: StageContex
 
     Raises:
         ConfigError: Unknown tasks, policies or latents, or a model that is not there.
-        SimulatorError: Episodes were lost to simulator errors (after publishing what ran).
+        SimulatorError: Episodes were lost to simulator errors (what ran is published or kept).
     """
     data = _open_data(config, inputs["snippets"])
     _check_environment(config, data, context)
@@ -75,6 +75,8 @@ def run(config: EvalConfig, inputs: Mapping[str, Artifact], context: StageContex
     evaluation.check()
     primary = list(inputs.values())[-1]
     name, models = context.name or primary.name, models_used(conditions, inputs)
+    for model in (item for item in models if item.method):
+        context.progress.message(f"reading {model.reference} ({model.method})")
     parts = parts_folder(context.workspace, name, config, models)
     with (
         context.workspace.begin(
@@ -246,8 +248,7 @@ class _Evaluation:
                 early re-plans where none can.
         """
         _, _ = self._checked, self.labels
-        oracles = (item for item in self.conditions if item.latent == ORACLE)
-        if (oracle := next(oracles, None)) is not None:
+        for oracle in [item for item in self.conditions if item.latent == ORACLE][:1]:
             self._plans(oracle)  # which are recorded episodes
         for text in filter(None, dict.fromkeys(map(self._beyond_training, self.conditions))):
             self.context.progress.message(text)
@@ -465,8 +466,8 @@ class _Evaluation:
             else ""
         )
         guided = f" guidance {config.guidance:g};" if config.guidance != 1 else ""
-        beyond = config.replan_beyond
-        early = f" re-plans beyond {beyond:g};" if beyond is not None else ""
+        beyond, after = config.replan_beyond, config.replan_after
+        early = f" re-plans beyond {beyond:g} after {after} steps;" if beyond is not None else ""
         return (
             f"{config.episodes} episodes per {per} from evaluation seeds {config.seed} to"
             f" {config.seed + config.episodes - 1}; 'oracle' instead restores the initial states of"
@@ -547,8 +548,7 @@ def _check_lost_episodes(errors: Sequence[str], artifact: Artifact) -> None:
     if errors:
         raise SimulatorError(
             f"{len(errors)} episodes were lost to simulator errors: {reasons_of_loss(errors)}",
-            "they count neither as success nor as failure; run the evaluation again. Records of all"
-            f" episodes: {artifact.path / EPISODES_FOLDER}",
+            f"they count neither as success nor as failure; run it again. Records: {artifact.path}",
         )
 
 

@@ -5,12 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from lwdctl.analysis.comparison import compare_evaluations
+from lwdctl.artifacts.artifact import Artifact
 from lwdctl.core.errors import LwdctlError
 from lwdctl.pipeline.recipe import make_plan, read_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "pipelines").glob("*.toml"))
 README = ROOT / "pipelines/README.md"
+RECORDS = ROOT / "pipelines/records"
 
 
 def test_there_is_a_recipe_for_every_experiment():
@@ -23,6 +26,21 @@ def test_there_is_a_recipe_for_every_experiment():
         "ablation_width", "ablation_layout", "pusht_fair", "pusht_settings", "pusht_paper",
         "metaworld_paper", "lift_paper", "two_ways",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["lift-absolute", "pusht-nearest16", "pusht-nearest64"])
+def test_the_results_are_what_the_records_say(name):
+    artifacts = [Artifact.open(path) for path in sorted(RECORDS.glob(f"{name}-seed*"))]
+    assert len(artifacts) == 3
+    for artifact in artifacts:
+        artifact.check()
+    comparison = compare_evaluations(artifacts, RECORDS)
+    results = (ROOT / "pipelines/RESULTS.md").read_text()
+    assert name in results
+    for row in comparison.results:
+        low, high = row.success.low, row.success.high
+        assert f"{row.success.value:.3f}" in results
+        assert f"[{low:.3f}, {high:.3f}]" in results
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

@@ -90,7 +90,7 @@ def test_replans_early_where_the_motion_has_left_the_nearest_recorded_snippet() 
 
     latents = torch.tensor([[0.2], [1.0], [1.9]]).repeat(1, 8)
     std, scale = torch.full((8,), 0.5), np.array([1, 1, 10], dtype=np.float32)
-    paths = RecordedPaths(latents, std, observed, scale, beyond=1.0, after=2)
+    paths = RecordedPaths(latents / std, std, observed, scale, beyond=1.0, after=2)
     source = Counting()
     policy = ReplanningPolicy(GeneratedNetworks(PolicyVae(SPEC)), source, 4, paths)
     policy.reset(plans(2))

@@ -14,7 +14,7 @@ from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.config import from_mapping
 from lwdctl.core.errors import ArtifactError, ConfigError
 from lwdctl.core.progress import SilentProgress
-from lwdctl.pipeline.run_stage import resolve_inputs
+from lwdctl.pipeline.run_stage import resolve_inputs, run_stage
 from lwdctl.stages import STAGES
 from lwdctl.stages.stage import StageContext
 
@@ -57,6 +57,21 @@ def test_what_is_not_given_is_missing(workspace: Workspace) -> None:
     given = tuple(item for item in workspace.artifacts("diffusion") if item.name == "l8s0")
     with pytest.raises(ConfigError, match="lwd at horizon 16; dp at horizon 8; dp at horizon 16"):
         chosen(workspace, given)
+
+
+def test_the_baselines_that_an_evaluation_runs_are_named(workspace: Workspace) -> None:
+    """The newest baseline, an MLP here, only leads to the data."""
+    said: list[str] = []
+
+    class Told(SilentProgress):
+        def message(self, text: str) -> None:
+            said.append(text)
+
+    assert workspace.resolve("baseline").method == "mlp"
+    values = {**VALUES, "policy": ["dp"], "max_steps": 2}
+    run_stage("eval", workspace, values, progress=Told())
+    read = [line for line in said if line.startswith("reading baseline")]
+    assert read == ["reading baseline/dp8:v1 (dp)", "reading baseline/dp16:v1 (dp)"]
 
 
 def test_what_is_chosen_is_what_the_evaluation_records(workspace: Workspace) -> None:

@@ -36,7 +36,7 @@ CONTROLS = {
     "oracle": "the autoencoder alone: a demonstration's own latent, from its own initial state",
     "shuffled": "control: the latent of another task or behavior",
     "mean": "control: the mean of all latents",
-    "nearest": "control: the latent of the recorded snippet that begins nearest",
+    "nearest": "control: the latent of the recorded snippet with the most similar observation",
     "random": "control: the latent of a random recorded snippet of the same task and behavior",
 }
 """Latent source to what its policies show."""
