@@ -130,6 +130,15 @@ def check_agreement(inputs: Sequence[Artifact], root: Path) -> None:
                 )
 
 
+def digests(artifact: Artifact, root: Path) -> set[str]:
+    """Return the digests of all that an artifact derives from, as far as it is still there.
+
+    Raises:
+        ArtifactError: An input was changed.
+    """
+    return {item.digest for item in _walk(artifact, root)}
+
+
 def root_names(
     artifact: Artifact, root: Path, known: dict[str, frozenset[str]] | None = None
 ) -> frozenset[str]:

@@ -109,7 +109,13 @@ class Workspace:
         return leftovers(self.root, resumable=resumable)
 
     def resolve(
-        self, artifact_type: str, reference: str = "", run: str = "", *, choose: str = ""
+        self,
+        artifact_type: str,
+        reference: str = "",
+        run: str = "",
+        *,
+        choose: str = "",
+        derived_from: Sequence[Artifact] = (),
     ) -> Artifact:
         """Find the artifact that is meant and check its files.
 
@@ -120,6 +126,7 @@ class Workspace:
             run: Keep only what has this name, or descends from a root of this name.
             choose: Hint that says how to name one of several unrelated ones; "" names the options
                 of the stages.
+            derived_from: The newest is looked for among what derives from all of these.
 
         Raises:
             ArtifactError: None, several of unrelated lineages, a damaged one, or one of another
@@ -130,7 +137,7 @@ class Workspace:
         elif reference:
             artifact = self._named(artifact_type, parse_reference(reference), run)
         else:
-            artifact = self._newest(artifact_type, run, choose)
+            artifact = self._newest(artifact_type, run, choose, derived_from)
         artifact.check()
         return artifact
 
@@ -224,10 +231,23 @@ class Workspace:
             )
         return found
 
-    def _newest(self, artifact_type: str, run: str, choose: str) -> Artifact:
+    def _newest(
+        self, artifact_type: str, run: str, choose: str, derived_from: Sequence[Artifact]
+    ) -> Artifact:
         known: dict[str, frozenset[str]] = {}
         families: dict[frozenset[str], list[Artifact]] = {}
         candidates = self.artifacts(artifact_type)
+        wanted = {item.digest: item.reference for item in derived_from}
+        if wanted and candidates:
+            candidates = [
+                item for item in candidates if wanted.keys() <= lineage.digests(item, self.root)
+            ]
+            if not candidates:
+                raise ArtifactError(
+                    f"no finished {artifact_type} in {self.root} derives from"
+                    f" {' and '.join(wanted.values())}",
+                    how_to_make(artifact_type),
+                )
         for item in candidates:
             roots = lineage.root_names(item, self.root, known)
             if not run or run == item.name or run in roots:

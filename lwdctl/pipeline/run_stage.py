@@ -105,8 +105,9 @@ def resolve_inputs(
 ) -> dict[str, Artifact]:
     """Find the artifacts that a stage reads and check their files.
 
-    The primary input, the last of the types that the stage reads, is looked up; the others are
-    taken from its lineage, so that parts of different models never meet.
+    The primary input, the last of the types that the stage reads, is looked up, among what derives
+    from the others that were named; the others are taken from its lineage, so that parts of
+    different models never meet.
 
     Args:
         stage: The stage about to run.
@@ -131,10 +132,17 @@ def resolve_inputs(
             )
     if not types:
         return {}
-    primary = workspace.resolve(types[-1], named.get(types[-1], ""), run)
+    others = {
+        artifact_type: workspace.resolve(artifact_type, reference)
+        for artifact_type, reference in named.items()
+        if artifact_type != types[-1]
+    }
+    primary = workspace.resolve(
+        types[-1], named.get(types[-1], ""), run, derived_from=list(others.values())
+    )
     found = with_ancestors(types, primary, workspace)
-    for artifact_type, reference in named.items():
-        _check_lineage(workspace.resolve(artifact_type, reference), found[artifact_type], primary)
+    for artifact_type, artifact in others.items():
+        _check_lineage(artifact, found[artifact_type], primary)
     return found
 
 
@@ -177,9 +185,10 @@ def _announcements(
         primary = list(inputs)[-1]
         how = [artifact.method] if artifact.method else []
         if artifact_type not in named:
-            is_primary = artifact_type == primary
+            derived = " and ".join(inputs[item].reference for item in named if item in inputs)
+            newest = f"the newest that derives from {derived}" if derived else "the newest"
             lineage = f"in the lineage of {inputs[primary].reference}"
-            how.append("the newest" if is_primary else lineage)
+            how.append(newest if artifact_type == primary else lineage)
         lines.append(f"reading {artifact.reference}" + (f" ({', '.join(how)})" if how else ""))
     return lines
 

@@ -140,8 +140,22 @@ def test_an_input_of_another_lineage_is_refused(capfd):
     capfd.readouterr()
     assert main(["reap", "--seed", "field:v2"]) == 1
     err = capfd.readouterr().err
+    assert "no finished plant in " in err
+    assert " derives from seed/field:v2" in err
+    assert main(["reap", "--seed", "field:v2", "--plant", "field:v1"]) == 1
+    err = capfd.readouterr().err
     assert "plant/field:v1 derives from seed/field:v1, not from seed/field:v2" in err
     assert main(["reap", "--seed", "field:v1", "-q"]) == 0
+
+
+def test_the_newest_is_looked_for_among_what_derives_from_a_named_input(capfd):
+    for name in ("north", "south"):
+        main(["sow", "wheat", "-q", "--name", name])
+        main(["grow", "-q", "--seed", name, "--name", name])
+    capfd.readouterr()
+    assert main(["reap", "--seed", "north"]) == 0
+    err = capfd.readouterr().err
+    assert "reading plant/north:v1 (the newest that derives from seed/north:v1)" in err
 
 
 def test_two_lineages_need_a_choice(capfd):
