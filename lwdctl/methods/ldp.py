@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import numpy as np
 import torch
 
+from lwdctl.artifacts.latents import LatentStore
+from lwdctl.artifacts.run_in_progress import CHECKPOINTS
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import BaselineConfig
 from lwdctl.core.progress import Progress
-from lwdctl.data.batches import SnippetBatches
+from lwdctl.data.batches import SnippetBatches, choose_cache
 from lwdctl.data.windows import WindowRule
 from lwdctl.methods import training
 from lwdctl.methods.chunks import PASS_BATCH, TrainedChunks, chunk_moments
@@ -23,7 +27,14 @@ from lwdctl.models.diffusion import LatentDiffusion
 from lwdctl.models.flops import denoiser_flops, matmul_flops
 from lwdctl.training.encode import encode_batches
 from lwdctl.training.loop import Trained
-from lwdctl.training.objectives import DiffusionObjective, LatentTable
+from lwdctl.training.objectives import (
+    DiffusionObjective,
+    LatentTable,
+    SpilledLatents,
+    latent_table,
+)
+
+Table = LatentTable | SpilledLatents
 
 
 class LatentDiffusionOfChunks(Method):
@@ -54,15 +65,28 @@ class LatentDiffusionOfChunks(Method):
         encoder = first.ema_model.eval()
         assert isinstance(encoder, ChunkVae)
 
-        def encode(part: SnippetBatches) -> LatentTable:
-            store = encode_batches(encoder, part, data.episodes, spec.history, PASS_BATCH, progress)
-            return LatentTable.read(store, part.device)
+        folder = directory / CHECKPOINTS
+        folder.mkdir(exist_ok=True)
+        with TemporaryDirectory(prefix="latents-", dir=folder) as encoded:
 
-        train = encode(objective.batches)
-        held_out = None if objective.held_out is None else encode(objective.held_out)
+            def encode(part: SnippetBatches, name: str) -> tuple[LatentStore, Table]:
+                size = (
+                    4 * part.count * (2 * spec.latent_size + spec.history * spec.observation_size)
+                )
+                streams = choose_cache(config.cache, size, work.device) == "none"
+                path = Path(encoded) / name if streams else None
+                store = encode_batches(
+                    encoder, part, data.episodes, spec.history, PASS_BATCH, progress, path
+                )
+                rows = np.arange(store.count)
+                return store, latent_table(store, work.device, rows, config.cache, folder)
+
+            store, train = encode(objective.batches, "train")
+            mean, std = store.statistics()
+            part = objective.held_out
+            held_out = None if part is None else encode(part, "held-out")[1]
         diffusion = work.initialize(lambda: LatentDiffusion(spec.diffusion))
-        std = torch.sqrt(train.mean.var(0, correction=0) + train.std.square().mean(0))
-        diffusion.latent.fit(train.mean.mean(0), std)
+        diffusion.latent.fit(torch.as_tensor(mean).float(), torch.as_tensor(std).float())
         diffusion.state.repeat(encoder.observation, work.history)
         settings = work.settings(training.DENOISER_DEFAULTS, fraction=0.5)
         denoising = DiffusionObjective(
