@@ -29,6 +29,7 @@ SETTINGS = (
     "warm_start",
     "temporal_ensemble",
     "guidance",
+    "inpainting",
     "early_replans",
     "snippet_length",
 )
@@ -526,6 +527,7 @@ def _describe(run: Run, name: str) -> str:
         if row.temporal_ensemble is None
         else f"temporal ensemble {row.temporal_ensemble:g}",
         "guidance": f"guidance {row.guidance:g}",
+        "inpainting": f"inpainting {row.inpainting:g}" if row.inpainting else "no inpainting",
         "early_replans": "no early re-plans"
         if row.replan_beyond is None
         else f"re-plans beyond {row.replan_beyond:g} after {row.replan_after} steps",

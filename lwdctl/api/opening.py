@@ -81,8 +81,8 @@ def load_policy(
         trust: Environments outside of lwdctl (`package.module:Class`) that `lwdctl.evaluate` may
             import where the data of the policy name them.
         **settings: How to run it: `horizon`, `latent`, `sampler`, `num_inference_steps`,
-            `warm_start`, `temporal_ensemble`, `guidance`, `replan_beyond`, `replan_after`; see
-            `lwdctl.Acting`.
+            `warm_start`, `temporal_ensemble`, `guidance`, `inpainting`, `replan_beyond`,
+            `replan_after`; see `lwdctl.Acting`.
 
     Raises:
         ArtifactError: Nothing has that name, or it is damaged.

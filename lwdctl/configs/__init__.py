@@ -432,6 +432,14 @@ class EvalConfig(RolloutConfig):
         " the chunk's steps (default: execute the newest chunk)",
         minimum=0,
     )
+    inpainting: float = option(
+        0.0,
+        "dp only: weight with which a new chunk keeps to what the previous one holds for the same"
+        " steps, as in real-time chunking; at its first step this, and falling to 0 where the"
+        " previous chunk ends; goes with a --horizon below the chunk's steps",
+        minimum=0,
+        maximum=1,
+    )
     replan_beyond: float | None = option(
         None,
         "LWD only: re-plan before the horizon when the observation differs by more than this from"

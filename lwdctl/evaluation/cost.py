@@ -69,6 +69,7 @@ def trained_condition(
         warm_start=acting.warm_start if samples else 0.0,
         temporal_ensemble=acting.temporal_ensemble if trained.has_chunks else None,
         guidance=acting.guidance if samples else 1.0,
+        inpainting=acting.inpainting if trained.can_inpaint else 0.0,
         replan_beyond=acting.replan_beyond if early else None,
         replan_after=acting.replan_after if early else None,
         **given,

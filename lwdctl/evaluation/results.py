@@ -115,6 +115,7 @@ class Condition:
             chunk, 0 where every re-plan starts from noise.
         temporal_ensemble: Rate at which the weights of chunks fall where several are averaged.
         guidance: Factor of the difference that the condition makes to predictions; 1 as trained.
+        inpainting: Weight with which the first step of a chunk keeps to the previous chunk.
         replan_beyond: Difference from the recorded snippet with the most similar latent beyond
             which a policy re-plans before its horizon, None where none does.
         replan_after: Its minimum number of steps between two re-plans, None likewise.
@@ -132,6 +133,7 @@ class Condition:
     warm_start: float = 0.0
     temporal_ensemble: float | None = None
     guidance: float = 1.0
+    inpainting: float = 0.0
     replan_beyond: float | None = None
     replan_after: int | None = None
 

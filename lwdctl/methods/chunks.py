@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import Horizon
@@ -53,6 +55,7 @@ class TrainedChunks(TrainedPolicy):
         saved, self._spec = SavedPolicy.load(path, ChunkSpec)
         self._path, self._kind, self.device, self._name = path, kind, device, name
         self.source = saved.source
+        self.can_inpaint = kind is ActionDiffusion
         self._default_horizon = saved.executed or self._spec.horizon
         self.observation_keys = self._spec.observation_keys
         self.snippet_length: int = self._spec.horizon
@@ -74,6 +77,11 @@ class TrainedChunks(TrainedPolicy):
         self._executed(acting)
         spec, steps = self._spec.diffusion, acting.num_inference_steps
         check_sampling(spec, acting.sampler, steps, acting.guidance, self._name)
+        if self.can_inpaint and acting.inpainting and acting.warm_start:
+            raise ConfigError(
+                "inpainting and a warm start begin the same chunk in two ways",
+                "leave --inpainting or --warm-start out",
+            )
 
     def _executed(self, acting: Acting) -> int:
         horizon, length = self.horizon(acting), self.snippet_length
@@ -95,7 +103,9 @@ class TrainedChunks(TrainedPolicy):
         """Return the policy; one chunk per environment."""
         del num_envs
         self.check(acting)
-        executed = self._executed(acting)
+        executed, kept = self._executed(acting), None
+        if self.can_inpaint and acting.inpainting:
+            kept = acting.inpainting * inpainting_weights(self._spec, executed).to(self.device)
         source = SampledLatents(
             self.model.diffusion,
             self.source.env.tasks,
@@ -105,6 +115,7 @@ class TrainedChunks(TrainedPolicy):
             self._spec.history,
             warm_start=acting.warm_start,
             guidance=acting.guidance,
+            kept=kept,
         )
         plans = ActionChunks(self.model, executed, acting.temporal_ensemble)
         return ReplanningPolicy(plans, source, executed)
@@ -112,6 +123,26 @@ class TrainedChunks(TrainedPolicy):
     def cost(self, acting: Acting) -> ActingCost:
         """Count the FLOPs of its networks; a step of a chunk costs nothing."""
         return ActingCost(chunk_flops(self.model), *denoiser_calls(self._spec.diffusion, acting))
+
+
+def inpainting_weights(spec: ChunkSpec, executed: int) -> Tensor:
+    """Return how much each component of a chunk keeps to the previous chunk, (latent,).
+
+    Steps before the current one were executed, and have the weight 1. From the current step on,
+    the weight falls to 0 at the end of the previous chunk, as the soft mask of real-time chunking
+    does where nothing is delayed (Black, Galliker and Levine 2025). There it weights a guidance by
+    gradients; here predictions are replaced by it, which costs nothing.
+
+    Args:
+        spec: Sizes of the model.
+        executed: Steps executed of the previous chunk.
+    """
+    first, left = spec.history - 1, spec.horizon - executed
+    weights = torch.zeros(spec.latent_size // spec.action_size)
+    weights[:first] = 1
+    falling = torch.arange(left, 0, -1) / (left + 1)
+    weights[first : first + left] = falling * torch.expm1(falling) / math.expm1(1)
+    return weights.repeat_interleave(spec.action_size)
 
 
 def chunk_flops(model: ActionDiffusion | LatentChunks) -> PolicyFlops:

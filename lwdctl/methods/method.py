@@ -43,6 +43,8 @@ class Acting(StageSettings):
             weights exp(-m i) where i counts from the oldest chunk and m is this number; None
             executes the newest chunk.
         guidance: Factor of the difference that the condition makes; 1 as trained.
+        inpainting: Diffusion Policy only: weight with which a new chunk keeps to what the previous
+            one holds for the same steps; see `inpainting_weights`. 0 samples it anew.
         replan_beyond: LWD only: re-plan before the horizon when the observation differs by more
             than this from the recorded snippet with the most similar latent (root mean square over
             components, in standard deviations). None never does. Ignored where latents are not
@@ -62,6 +64,9 @@ class Acting(StageSettings):
         None, "Rate at which weights of chunks fall", minimum=0
     )
     guidance: float = option(1.0, "Factor of the difference that the condition makes", minimum=0)
+    inpainting: float = option(
+        0.0, "Weight with which a chunk keeps to the previous one", minimum=0, maximum=1
+    )
     replan_beyond: float | None = option(None, "Distance beyond which to re-plan early", minimum=0)
     replan_after: int = option(8, "Minimum number of steps between two re-plans", minimum=1)
 
@@ -114,6 +119,7 @@ class TrainedPolicy(ABC):
         device: Where its networks run.
         has_chunks: Whether its plans are chunks of actions.
         can_replan_early: Whether it supports `Acting.replan_beyond`.
+        can_inpaint: Whether it supports `Acting.inpainting`.
     """
 
     source: SourceSpec
@@ -123,6 +129,7 @@ class TrainedPolicy(ABC):
     device: torch.device
     has_chunks: ClassVar[bool] = False
     can_replan_early: ClassVar[bool] = False
+    can_inpaint: bool = False
 
     @property
     def model(self) -> Any:

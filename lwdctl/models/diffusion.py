@@ -196,6 +196,7 @@ class LatentDiffusion(nn.Module):
         start: Tensor | None = None,
         fraction: float = 1.0,
         guidance: float = 1.0,
+        kept: Tensor | None = None,
     ) -> Tensor:
         """Sample one latent per row of the condition.
 
@@ -211,18 +212,22 @@ class LatentDiffusion(nn.Module):
             guidance: Factor of the difference that the condition makes to a prediction: 1 as
                 trained, 0 without the condition (Ho and Salimans 2021, formula 6, where it is
                 1 + w).
+            kept: (latent,), weights with which every predicted clean latent is replaced by
+                `start`, which is then not what sampling starts from; None starts from it.
 
         Returns:
             (batch, latent), in the encoder's units.
         """
         spec, device = self.spec, condition.device
         timesteps = inference_timesteps(spec, steps)
-        if start is not None:
+        if start is not None and kept is None:
             timesteps = truncate_schedule(timesteps, fraction)
         table = spec.sampling_steps(sampler, timesteps)
         draws = 1 + sum(step.noise is not None for step in table)
         noise = draw_noise(generators, draws, spec.denoiser.latent_size, device)
-        inputs = [noise, condition] if start is None else [noise, condition, start]
+        inputs = [noise, condition]
+        if start is not None:
+            inputs += [start] if kept is None else [start, kept]
         on_cuda = device.type == "cuda"
         upload = _uploaded if on_cuda else torch.tensor
         given = upload(tuple(timesteps), device=device)
@@ -236,6 +241,7 @@ class LatentDiffusion(nn.Module):
         noise: Tensor,
         condition: Tensor,
         start: Tensor | None = None,
+        kept: Tensor | None = None,
         *,
         guidance: float = 1.0,
     ) -> Tensor:
@@ -247,14 +253,18 @@ class LatentDiffusion(nn.Module):
             noise: (draw, batch, latent): what to start from, then a draw for every step that adds
                 noise.
             condition: (batch, condition).
-            start: Latents (batch, latent) to start from; see `sample`.
+            start: Latents (batch, latent) to start from or to keep to; see `sample`.
+            kept: (latent,), weights with which `start` is kept to; see `sample`.
             guidance: Factor of the difference that the condition makes; see `sample`.
 
         Returns:
             (batch, latent), in the encoder's units.
         """
         latent, network = noise[0], self.denoiser
-        if start is not None:
+        known = None
+        if start is not None and kept is not None:
+            known = self.latent.normalize(start), kept
+        elif start is not None:
             if self.spec.prediction == FLOW:
                 signal, std = steps[0].signal, steps[0].std
             else:
@@ -278,7 +288,7 @@ class LatentDiffusion(nn.Module):
         if is_guided:
             predict = partial(_guided, predict, guidance)
         latent = denoise(
-            predict, contexts, steps, self.spec.prediction, latent, noise[1:], self.spec.clip
+            predict, contexts, steps, self.spec.prediction, latent, noise[1:], self.spec.clip, known
         )
         return self.latent.restore(latent)
 

@@ -140,6 +140,7 @@ def denoise(
     latent: Tensor,
     noise: Tensor,
     clip: float = 0.0,
+    known: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Denoise a batch of normalized latents; nothing in it needs the host.
 
@@ -152,6 +153,8 @@ def denoise(
         latent: What to start from (batch, latent).
         noise: Fresh noise (draw, batch, latent), a draw for every step that adds noise.
         clip: Bound of the clean latents, 0 for none.
+        known: Latents (batch, latent) to keep to, and the weights (latent,) with which they
+            replace every predicted clean latent.
 
     Returns:
         (batch, latent), normalized.
@@ -160,6 +163,8 @@ def denoise(
     for step, context in zip(steps, contexts, strict=True):
         predicted = predict(latent, context)
         clean: Tensor = clean_sample(predicted, latent, prediction, step.signal, step.std)
+        if known is not None:
+            clean = torch.lerp(clean, *known)
         carried = latent
         if step.direction:
             signal, std = step.direction

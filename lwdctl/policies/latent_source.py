@@ -67,6 +67,8 @@ class SampledLatents(LatentSource):
         warm_start: Fraction of the denoising steps to run at an episode's later re-plans, starting
             from the re-noised previous latent; 0 always starts from pure noise.
         guidance: Factor of the difference that the condition makes; 1 as trained.
+        kept: (latent,), weights with which later latents keep to the previous one; see
+            `LatentDiffusion.sample`. None draws them anew.
     """
 
     denoises = True
@@ -79,23 +81,24 @@ class SampledLatents(LatentSource):
     history: int
     warm_start: float = 0.0
     guidance: float = 1.0
+    kept: Tensor | None = None
 
     def latents(self, request: ReplanRequest) -> Tensor:
         """Sample with noise that the episode's seed and the number of re-plans fix."""
-        if not self.warm_start or request.previous is None:
+        if not (self.warm_start or self.kept is not None) or request.previous is None:
             return self._draw(request)
         # Each part runs all environments, so that a batch always has the same shape.
-        warm = request.numbers > 0
-        due = np.ones_like(warm) if request.due is None else request.due
-        if not (warm & due).any():
+        later = request.numbers > 0
+        due = np.ones_like(later) if request.due is None else request.due
+        if not (later & due).any():
             return self._draw(request)
-        warmed = self._draw(request, request.previous)
-        if warm[due].all():
-            return warmed
-        chosen = upload(warm, warmed.device).unsqueeze(1)
-        return torch.where(chosen, warmed, self._draw(request))
+        continued = self._draw(request, request.previous)
+        if later[due].all():
+            return continued
+        chosen = upload(later, continued.device).unsqueeze(1)
+        return torch.where(chosen, continued, self._draw(request))
 
-    def _draw(self, request: ReplanRequest, start: Tensor | None = None) -> Tensor:
+    def _draw(self, request: ReplanRequest, previous: Tensor | None = None) -> Tensor:
         task = self._indices(request, "task", self.tasks)
         label = self._indices(request, "label", self.labels)
         condition = self.model.condition(request.state, task, label)
@@ -105,7 +108,7 @@ class SampledLatents(LatentSource):
             else torch.Generator().manual_seed(0)
             for plan, number in zip(request.plans, request.numbers, strict=True)
         ]
-        sampling = self.sampler, self.steps, start, self.warm_start, self.guidance
+        sampling = self.sampler, self.steps, previous, self.warm_start, self.guidance, self.kept
         return self.model.sample(condition, generators, *sampling)
 
     def _indices(self, request: ReplanRequest, part: str, names: tuple[str, ...]) -> Tensor:

@@ -167,6 +167,7 @@ class _Checked(NamedTuple):
     condition: frozenset[str]
     has_chunks: bool
     can_replan_early: bool
+    can_inpaint: bool
 
 
 @dataclass(frozen=True)
@@ -222,6 +223,7 @@ class _Evaluation:
             config.warm_start,
             config.temporal_ensemble,
             config.guidance,
+            config.inpainting,
             config.replan_beyond,
             config.replan_after,
         )
@@ -230,22 +232,23 @@ class _Evaluation:
     def _checked(self) -> _Checked:
         """What the policies are like; each is opened once for it and checked."""
         condition: set[str] = set()
-        has_chunks = can_replan_early = False
+        has_chunks = can_replan_early = can_inpaint = False
         for item in self.conditions:
             policy = self._open(item)
             policy.check(self._acting(item))
             condition.update(policy.condition)
             has_chunks |= policy.has_chunks
             can_replan_early |= policy.can_replan_early
-        return _Checked(frozenset(condition), has_chunks, can_replan_early)
+            can_inpaint |= policy.can_inpaint
+        return _Checked(frozenset(condition), has_chunks, can_replan_early, can_inpaint)
 
     def check(self) -> None:
         """Check labels and every model before anything runs.
 
         Raises:
             ConfigError: An unknown label, a model that cannot be sampled so, a horizon that the
-                chunks of a model do not reach, a temporal ensemble where no policy has chunks, or
-                early re-plans where none can.
+                chunks of a model do not reach, or a temporal ensemble, inpainting or early re-plans
+                where no policy can.
         """
         _, _ = self._checked, self.labels
         for oracle in [item for item in self.conditions if item.latent == ORACLE][:1]:
@@ -256,6 +259,11 @@ class _Evaluation:
             raise ConfigError(
                 "temporal_ensemble averages chunks of actions, which none of these policies has",
                 "leave --temporal-ensemble out, or add dp or ldp to --policy",
+            )
+        if not self._checked.can_inpaint and self.config.inpainting:
+            raise ConfigError(
+                "inpainting keeps to sampled actions, which none of these policies has",
+                "leave --inpainting out, or add dp to --policy",
             )
         if not self._checked.can_replan_early and self.config.replan_beyond is not None:
             raise ConfigError(
@@ -465,14 +473,17 @@ class _Evaluation:
             if config.temporal_ensemble is not None
             else ""
         )
-        guided = f" guidance {config.guidance:g};" if config.guidance != 1 else ""
+        kept = config.inpainting
+        kept_to = f" chunks keep to the previous one with the weight {kept:g};" if kept else ""
+        settings = warm + ensemble + kept_to
+        settings += f" guidance {config.guidance:g};" if config.guidance != 1 else ""
         beyond, after = config.replan_beyond, config.replan_after
         early = f" re-plans beyond {beyond:g} after {after} steps;" if beyond is not None else ""
         return (
             f"{config.episodes} episodes per {per} from evaluation seeds {config.seed} to"
             f" {config.seed + config.episodes - 1}; 'oracle' instead restores the initial states of"
             f" recorded demonstrations (split: {config.oracle_split}; at most as many);"
-            f" {self._horizons}; {perturbed};{warm}{ensemble}{guided}{early} success at any step;"
+            f" {self._horizons}; {perturbed};{settings}{early} success at any step;"
             " 95 % Wilson intervals; EMA weights"
         )
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lwdctl.methods.chunks import inpainting_weights
 from lwdctl.models.chunks import ActionDiffusion, ChunkSpec, LatentChunks
 from lwdctl.models.denoiser import DenoiserSpec
 from lwdctl.models.diffusion import DiffusionSpec
@@ -194,6 +195,42 @@ def test_the_actions_of_an_environment_do_not_depend_on_its_neighbors(
     policy.reset([replace(plans(1)[0], seed=100_777), None])
     other = policy.act(observe(0, 2), np.array([True, False]))[0]
     assert not np.array_equal(alone[0], other)
+
+
+def test_the_weights_of_inpainting_fall_to_zero_where_the_previous_chunk_ends() -> None:
+    weights = inpainting_weights(spec_of(LENGTH * ACTION), 2).view(LENGTH, ACTION)
+    assert torch.equal(weights[:, 0], weights[:, 1])
+    # Eight predicted steps of which the first was executed; four of six are left of the last plan.
+    falling = [c * np.expm1(c) / np.expm1(1) for c in (4 / 5, 3 / 5, 2 / 5, 1 / 5)]
+    np.testing.assert_allclose(weights[:, 0], [1, *falling, 0, 0, 0], rtol=1e-6)
+    assert not inpainting_weights(spec_of(LENGTH * ACTION), HORIZON)[ACTION:].any()
+
+
+@pytest.mark.parametrize("relative", [False, True])
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm-solver"])
+def test_an_inpainted_chunk_keeps_to_what_is_left_of_the_previous_one(
+    sampler: str, relative: bool
+) -> None:
+    torch.manual_seed(1)
+    spec = spec_of(LENGTH * ACTION, relative=relative)
+    if relative:  # clipping would cut off what the observed motion adds
+        spec = replace(spec, diffusion=replace(spec.diffusion, clip=0.0))
+    model = ActionDiffusion(spec).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+
+    def run(kept: torch.Tensor | None) -> np.ndarray:
+        source = SampledLatents(model.diffusion, ("t", "u"), (), sampler, 5, HISTORY, kept=kept)
+        return roll(chunk_policy(model, source, 2), 6, count=2)
+
+    free, nothing = run(None), run(torch.zeros(LENGTH * ACTION))
+    np.testing.assert_allclose(nothing, free, rtol=1e-5, atol=1e-5)
+    kept = run(torch.ones(LENGTH * ACTION))
+    assert np.array_equal(kept[:2], free[:2])  # there is no previous chunk yet
+    whole = roll(chunk_policy(model, SampledLatents(
+        model.diffusion, ("t", "u"), (), sampler, 5, HISTORY), HORIZON), 6, count=2)  # fmt: skip
+    np.testing.assert_allclose(kept, whole, rtol=1e-4, atol=1e-4)
+    assert not np.allclose(free[2:], whole[2:], atol=1e-2)
 
 
 def test_the_ensemble_is_the_weighted_mean_of_all_chunks_that_reach_a_step() -> None:

@@ -322,8 +322,8 @@ def test_result_rows_follow_the_json_contract(copy: Workspace) -> None:
         "policy", "latent", "env", "task", "train_seed", "snippet_length", "horizon",
         "perturbation", "sampler", "num_inference_steps", "episodes", "errors", "successes",
         "success", "success_low", "success_high", "score", "metrics", "replans_per_episode",
-        "seconds", "by_label", "warm_start", "temporal_ensemble", "guidance", "replan_beyond",
-        "replan_after", "cost",
+        "seconds", "by_label", "warm_start", "temporal_ensemble", "guidance", "inpainting",
+        "replan_beyond", "replan_after", "cost",
     }  # fmt: skip
     assert all(set(cell) == wanted for cell in cells)
     assert cells[2]["replans_per_episode"] == 3  # 25 steps, re-planned every 10
@@ -341,6 +341,8 @@ def test_unknown_tasks_and_conditions_are_refused(copy: Workspace) -> None:
         do("eval", copy, {**EVAL, "num_inference_steps": 101})
     with pytest.raises(ConfigError, match="none of these policies has"):
         do("eval", copy, {**EVAL, "temporal_ensemble": 0.1})
+    with pytest.raises(ConfigError, match="inpainting keeps to sampled actions"):
+        do("eval", copy, {**EVAL, "inpainting": 0.5})
     with pytest.raises(ConfigError, match="twice"):
         do("train-diffusion", copy, {**DIFFUSION, "condition": ["state", "state"]})
     with pytest.raises(ConfigError, match="U-Net has no dropout"):
