@@ -41,6 +41,9 @@ class Column:
             there are fewer rows in all.
         chunks: Writes the chunks of several columns of the group; close it after them. None
             for one of its own, which is closed with the column.
+
+    Attributes:
+        rows: Rows appended so far.
     """
 
     def __init__(
@@ -59,21 +62,17 @@ class Column:
         row_bytes = max(math.prod(shape) * self._dtype.itemsize, 1)
         self._shape = max(min(chunk, MAX_CHUNK_BYTES // row_bytes), 1), *shape
         self._buffer = np.empty(self._shape, self._dtype)
-        self._filled = self._written = 0
+        self.rows = self._filled = self._written = 0
 
     @property
     def row_shape(self) -> tuple[int, ...]:
         """Shape of one row."""
         return self._shape[1:]
 
-    @property
-    def rows(self) -> int:
-        """Rows appended so far."""
-        return self._written * self._shape[0] + self._filled
-
     def append(self, rows: npt.ArrayLike) -> None:
         """Append rows (row, ...)."""
         rest = np.asarray(rows)
+        self.rows += len(rest)
         while len(rest):
             taken = min(len(rest), len(self._buffer) - self._filled)
             self._buffer[self._filled : self._filled + taken] = rest[:taken]
@@ -85,7 +84,6 @@ class Column:
 
     def close(self) -> None:
         """Write what is left in memory, and the description of the array."""
-        rows = self.rows
         if self._filled:
             if self._written:
                 self._buffer[self._filled :] = 0  # zarr's chunks are whole
@@ -97,7 +95,7 @@ class Column:
             self._chunks.close()
         self._group.create_array(
             self._name,
-            shape=(rows, *self.row_shape),
+            shape=(self.rows, *self.row_shape),
             chunks=self._shape,
             # One directory for all chunks: another per chunk would double what must be synced.
             chunk_key_encoding={"name": "default", "separator": SEPARATOR},

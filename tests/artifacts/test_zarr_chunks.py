@@ -52,6 +52,7 @@ def test_files_are_those_that_zarr_writes(tmp_path, dtype, shape, rows):
         column.append(part)
     assert column.rows == rows
     column.close()
+    assert column.rows == rows
     theirs = zarr.create_group(tmp_path / "theirs", zarr_format=3)
     array = theirs.create_array(
         "inner/name",
