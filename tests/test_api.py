@@ -15,6 +15,7 @@ import torch
 
 import lwdctl
 from lwdctl.core.errors import ConfigError, DataError, SimulatorError
+from lwdctl.core.progress import SilentProgress
 from lwdctl.core.records import EnvSpec
 
 README = Path(__file__).parents[1] / "README.md"
@@ -149,7 +150,7 @@ def test_mistakes_are_answered(workspace: Path) -> None:
         oracle.act(np.zeros(39))
     with pytest.raises(ConfigError, match="has no method 'act'"):
         lwdctl.evaluate({"mine": _OnlyReset()}, env=EnvSpec("pusht", ("push_t",)))
-    with pytest.raises(ConfigError, match="no policy says where it runs"):
+    with pytest.raises(ConfigError, match="to run in: no policy has data"):
         lwdctl.evaluate({"mine": _OnlyReset()})
 
 
@@ -189,6 +190,67 @@ class _Unplugged(gymnasium.Env[Any, Any]):
 def test_an_environment_in_which_no_episode_ends_is_answered() -> None:
     with pytest.raises(SimulatorError, match=r"no episode of any policy .*servo 4 is unplugged"):
         lwdctl.evaluate({"mine": _NineNumbers()}, env=_Unplugged(), episodes=2, max_steps=2)
+
+
+class _Broken(gymnasium.Env[Any, Any]):
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,))
+    action_space = gymnasium.spaces.Box(-1, 1, (2,))
+
+    def __init__(self, first: float = 0.0) -> None:
+        self.first = first
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        return np.full(2, self.first, dtype=np.float32), {}
+
+    def step(self, action: object) -> Any:
+        return np.zeros(2, dtype=np.float32), 0.0, False, False, {}
+
+
+def test_an_environment_that_shows_no_number_at_first_loses_the_episode() -> None:
+    with pytest.raises(SimulatorError, match=r"the first observation .* is not finite"):
+        lwdctl.evaluate({"mine": _Constant(0.0)}, env=_Broken(np.nan), episodes=2, max_steps=2)
+
+
+class _Constant:
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def reset(self) -> None:
+        pass
+
+    def act(self, observation: object) -> np.ndarray:
+        return np.full(2, self.value)
+
+
+def test_episodes_that_a_policy_fails_are_said_to_have_failed() -> None:
+    said: list[str] = []
+
+    class Heard(SilentProgress):
+        def message(self, text: str) -> None:
+            said.append(text)
+
+    policies = {"mine": _Constant(np.nan), "other": _Constant(0.0)}
+    lwdctl.evaluate(policies, env=_Broken(), episodes=2, max_steps=3, progress=Heard())
+    (failures,) = said
+    assert failures == (
+        "mine: 2 of 2 episodes ended because an action is not finite;"
+        " they count as failures of the policy"
+    )
+
+
+def test_a_policy_of_arrays_without_an_environment_needs_one() -> None:
+    rng = np.random.default_rng(0)
+    walks = [rng.normal(size=(9, 2)) for _ in range(6)]
+    data = lwdctl.Dataset.from_arrays(observations=walks, actions=walks)
+    small = {"device": "cpu", "updates": 1, "batch_size": 2, "threads": 1}
+    mlp = lwdctl.train_baseline(
+        "mlp", data, lwdctl.BaselineConfig(**small, snippet_length=4), progress=SilentProgress()
+    )
+    policy = lwdctl.load_policy(mlp)
+    with pytest.raises(ConfigError, match="the data of no policy name an environment"):
+        lwdctl.evaluate(policy, episodes=2)
+    table = lwdctl.evaluate(policy, env=_Broken(), episodes=2, max_steps=2)
+    assert [row.episodes for row in table.rows if row.task == "all"] == [2]
 
 
 class _OnlyReset:

@@ -405,7 +405,7 @@ def check_one_protocol(runs: Sequence[Run]) -> None:
     perturbed = [run for run in runs if run.overall.perturbation]
     settings: tuple[tuple[str, Sequence[Run], Callable[[Run], Any]], ...] = (
         ("environment", runs, lambda run: run.overall.env),
-        ("step limit", runs, lambda run: run.max_steps),
+        ("step limit", runs, lambda run: run.max_steps or "the environment's own"),
         ("probability of a perturbation", perturbed, lambda run: run.perturbation_probability),
     )
     for name, chosen, value in settings:

@@ -23,7 +23,12 @@ from lwdctl.core.trust import trusting
 from lwdctl.data.dataset import load_pandas
 from lwdctl.envs.table import Environment, allowed, environment_named
 from lwdctl.evaluation.cost import condition_cost, trained_condition
-from lwdctl.evaluation.episodes import EpisodeResult, check_not_all_lost, plan_episodes
+from lwdctl.evaluation.episodes import (
+    EpisodeResult,
+    check_not_all_lost,
+    described_failures,
+    plan_episodes,
+)
 from lwdctl.evaluation.results import Condition, ConditionResult, ResultRow, result_rows
 from lwdctl.evaluation.rollout import rollout
 from lwdctl.methods.lwd import TrainedLwd
@@ -163,6 +168,12 @@ def evaluate(  # noqa: PLR0913 - the settings of an evaluation, by keyword only
     with trusting(trust):
         place, spec = _environment(env, named, tasks)
     plans = plan_episodes(spec, episodes, seed, tasks, labels)
+    if not plans:
+        raise ConfigError(
+            f"there is no episode to run: '{spec.adapter}' names no task",
+            'name one: tasks=("TASK",)',
+        )
+    bars = progress or TqdmProgress()
     single = isinstance(place, gymnasium.Env)
     count = num_envs or (1 if single else min(16, len(plans)))
     found = []
@@ -177,8 +188,10 @@ def evaluate(  # noqa: PLR0913 - the settings of an evaluation, by keyword only
             perturbation=perturbation,
             perturbation_probability=perturbation_probability,
             timeout=timeout,
-            progress=progress or TqdmProgress(),
+            progress=bars,
         )
+        if failures := described_failures(name, finished.episodes):
+            bars.message(failures)
         rows = result_rows(
             finished.episodes,
             finished.score,
@@ -252,10 +265,14 @@ def _environment(
     env: str | Environment | None, policies: Mapping[str, Any], tasks: Sequence[str]
 ) -> tuple[Environment, EnvSpec]:
     """Return what is run, and its description with the tasks to run."""
-    trained = [item.source.env for item in policies.values() if isinstance(item, LoadedPolicy)]
+    loaded = [item.source.env for item in policies.values() if isinstance(item, LoadedPolicy)]
+    trained = [item for item in loaded if item.adapter]  # arrays in memory may name none
     if env is None:
         if not trained:
-            raise ConfigError("no policy says where it runs", 'name the environment: env="pusht"')
+            reason = "the data of no policy name an environment" if loaded else "no policy has data"
+            raise ConfigError(
+                f"there is no environment to run in: {reason}", 'name one: env="pusht"'
+            )
         env = allowed(trained[0])
     if isinstance(env, str):
         named = environment_named(env)
@@ -265,6 +282,8 @@ def _environment(
         chosen = named.tasks if "/" in env else settled.tasks
         env = replace(settled, tasks=chosen, stored=False)
     if isinstance(env, EnvSpec):
+        if not env.tasks:
+            env = replace(env, tasks=environment_named(env.adapter).tasks)
         return env, env
     return env, EnvSpec(str(getattr(env, "__name__", env)), tuple(tasks) or ("",))
 

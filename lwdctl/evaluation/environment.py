@@ -194,7 +194,10 @@ class Environments:
             if recording is not None and plan.index in recording.episodes:
                 recorder = self._recorders[index] = EpisodeRecorder(recording, plan, simulator)
                 recorder.record(episode.moment(num_plans=0))
-            return episode.observation()
+            first = episode.observation()
+            if episode.not_finite(first):
+                raise SimulatorError(f"the first observation of '{plan.task}' is not finite")
+            return first
         except SimulatorError as error:
             return self._lose(index, plan, error)
         except LwdctlError:

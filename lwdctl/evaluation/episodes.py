@@ -209,6 +209,17 @@ def reasons_of_loss(errors: Iterable[str]) -> str:
     return counts[0][0].splitlines()[0] + (" (and other reasons)" if len(counts) > 1 else "")
 
 
+def described_failures(name: str, episodes: Sequence[EpisodeResult]) -> str:
+    """Say how many episodes the policy called `name` failed for good, and why; "" for none."""
+    failures = [item.policy_failure for item in episodes if item.policy_failure]
+    if not failures:
+        return ""
+    return (
+        f"{name}: {len(failures)} of {len(episodes)} episodes ended because"
+        f" {reasons_of_loss(failures)}; they count as failures of the policy"
+    )
+
+
 def check_not_all_lost(name: str, episodes: Sequence[EpisodeResult]) -> None:
     """Check that an episode ran to its end, so that there is something to report.
 

@@ -31,6 +31,7 @@ from lwdctl.evaluation.cost import condition_cost, trained_condition
 from lwdctl.evaluation.episodes import (
     EpisodeResult,
     check_not_all_lost,
+    described_failures,
     holds_initial_states,
     plan_demonstrations,
     plan_episodes,
@@ -238,7 +239,7 @@ class _Evaluation:
             policy.check(self._acting(item))
             condition.update(policy.condition)
             has_chunks |= policy.has_chunks
-            can_replan_early |= policy.can_replan_early
+            can_replan_early |= policy.can_replan_early and policy.samples(self._acting(item))
             can_inpaint |= policy.can_inpaint
         return _Checked(frozenset(condition), has_chunks, can_replan_early, can_inpaint)
 
@@ -267,9 +268,17 @@ class _Evaluation:
             )
         if not self._checked.can_replan_early and self.config.replan_beyond is not None:
             raise ConfigError(
-                "replan_beyond compares motions with encoded snippets, which none of these policies"
-                " has",
-                "leave --replan-beyond out, or add lwd to --policy",
+                "replan_beyond compares motions with the snippets of sampled latents, which none of"
+                " these policies has",
+                "leave --replan-beyond out, or add lwd to --policy and sampled to --latent",
+            )
+        if (
+            self.config.replan_beyond is None
+            and self.config.replan_after != EvalConfig.replan_after
+        ):
+            raise ConfigError(
+                "replan_after does nothing without replan_beyond",
+                "add --replan-beyond, for example 0.5, or leave --replan-after out",
             )
 
     def _beyond_training(self, condition: PlannedCondition) -> str:
@@ -362,6 +371,8 @@ class _Evaluation:
         success = rows[-1].success
         rate = f"success {success.value:.3f}" if success.n else "no episode"
         log(f"  {rate} [{success.low:.3f}, {success.high:.3f}] over {success.n} episodes")
+        if failures := described_failures(condition.name, episodes):
+            log(f"  {failures}")
         models = {kind: item.reference for kind, item in condition.artifacts.items()}
         result = ConditionResult(tuple(rows), episodes, models)
         _write(path, {**result.to_json(), "software": self.software})

@@ -145,6 +145,10 @@ def test_early_replans_are_those_of_a_shorter_horizon(copy: Workspace) -> None:
     assert cost["early"]["flops_per_step"] > cost["shorter"]["flops_per_step"]  # the search
     with pytest.raises(ConfigError, match="replan_beyond compares motions"):
         do("eval", copy, {**EVAL, "policy": ["still"], "replan_beyond": 1.0})
+    with pytest.raises(ConfigError, match="replan_beyond compares motions"):
+        do("eval", copy, {**EVAL, "latent": ["mean"], "replan_beyond": 1.0})
+    with pytest.raises(ConfigError, match="replan_after does nothing without"):
+        do("eval", copy, {**EVAL, "replan_after": 3})
 
 
 def test_a_recorded_motion_has_not_left_the_snippet_of_its_own_latent(chain: Workspace) -> None:
