@@ -300,8 +300,9 @@ class Workspace:
                 f"no finished {artifact_type} in {self.root} belongs to the run '{run}'",
                 did_you_mean(run, names),
             )
+        missing = "" if self.root.is_dir() else ": there is no such directory"
         return ArtifactError(
-            f"no finished {artifact_type} in {self.root}", how_to_make(artifact_type)
+            f"no finished {artifact_type} in {self.root}{missing}", how_to_make(artifact_type)
         )
 
     def _unrelated(

@@ -78,13 +78,14 @@ class Registry:
 
     def plugins(self) -> dict[str, Row]:
         """Return name to row of what installed plug-ins add, names of lwdctl's own included."""
-        return _installed(self.entry_points) if self.entry_points else {}
+        return dict(_entry_points(self.entry_points)) if self.entry_points else {}
 
     def check(self, name: str) -> None:
         """Check that `load` would find the name.
 
         Raises:
-            ConfigError: No row has it, or a plug-in uses the name of one of lwdctl's own rows.
+            ConfigError: No row has it, a plug-in uses the name of one of lwdctl's own rows, or two
+                plug-ins use the same name.
         """
         if self.import_paths and is_import_path(name):
             return
@@ -92,12 +93,14 @@ class Registry:
             raise ConfigError(
                 f"no {self.noun} is called '{name}'", did_you_mean(name, self.all_rows())
             )
-        plugin = self.plugins().get(name)
-        if name in self.rows and plugin is not None:
+        points = _entry_points(self.entry_points) if self.entry_points else ()
+        packages = sorted({row.plugin for other, row in points if other == name})
+        others = ["lwdctl"] if name in self.rows else packages[:-1]
+        if packages and others:
             raise ConfigError(
-                f"the plug-in {plugin.plugin} adds a {self.noun} named '{name}', a name that lwdctl"
-                " already uses",
-                f"pip uninstall {plugin.plugin}",
+                f"the plug-in {packages[-1]} adds a {self.noun} named '{name}', a name that"
+                f" {others[0]} already uses",
+                f"pip uninstall {packages[-1]}",
             )
 
     def load(self, name: str) -> Any:
@@ -150,17 +153,13 @@ def is_import_path(name: str) -> bool:
 
 
 @cache
-def _installed(group: str) -> dict[str, Row]:
-    """Return the rows that installed packages add to a group of entry points."""
-    return {
-        point.name: Row(
-            point.value,
-            f"from the plug-in {package}",
-            plugin=package,
-        )
+def _entry_points(group: str) -> tuple[tuple[str, Row], ...]:
+    """Return the names and rows that installed packages add to a group of entry points."""
+    return tuple(
+        (point.name, Row(point.value, f"from the plug-in {package}", plugin=package))
         for point in metadata.entry_points(group=group)
         for package in [(point.dist and point.dist.name) or point.module]
-    }
+    )
 
 
 def _import_path(noun: str, name: str) -> Any:

@@ -171,9 +171,13 @@ def test_two_lineages_need_a_choice(capfd):
     assert "reading seed/north:v1" in capfd.readouterr().err
 
 
-def test_nothing_to_read(capfd):
+def test_nothing_to_read(capfd, workspace_path):
     assert main(["grow"]) == 1
-    assert "no finished seed" in capfd.readouterr().err
+    err = capfd.readouterr().err
+    assert f"no finished seed in {workspace_path}: there is no such directory" in err
+    workspace_path.mkdir()
+    assert main(["grow"]) == 1
+    assert "no such directory" not in capfd.readouterr().err
 
 
 def test_results_are_printed_as_a_table(capfd):

@@ -21,10 +21,10 @@ def install(tmp_path, monkeypatch):
         (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
         (folder / "entry_points.txt").write_text(f"[{TABLE.entry_points}]\n{points}\n")
         monkeypatch.syspath_prepend(str(tmp_path))
-        registry._installed.cache_clear()
+        registry._entry_points.cache_clear()
 
     yield install
-    registry._installed.cache_clear()
+    registry._entry_points.cache_clear()
 
 
 def test_an_installed_plugin_adds_rows(install):
@@ -62,6 +62,13 @@ def test_a_plugin_cannot_take_a_name_of_ours(install):
     with pytest.raises(ConfigError, match="fancy adds a denoiser named 'mlp', a name") as error:
         TABLE.load("mlp")
     assert error.value.hint == "pip uninstall fancy"
+
+
+def test_two_plugins_cannot_have_one_name(install):
+    install("fancy", "mamba = json:loads")
+    install("plain", "mamba = json:dumps")
+    with pytest.raises(ConfigError, match=r"plain adds a .* 'mamba', .* fancy already"):
+        TABLE.check("mamba")
 
 
 def test_import_paths_are_names_where_they_are_allowed():

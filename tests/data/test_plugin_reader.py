@@ -66,9 +66,9 @@ def plugin(tmp_path, monkeypatch):
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: npz-reader\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[lwdctl.readers]\ntoy-npz = npz_reader:NpzFile\n")
     monkeypatch.syspath_prepend(str(folder))
-    registry._installed.cache_clear()
+    registry._entry_points.cache_clear()
     yield
-    registry._installed.cache_clear()
+    registry._entry_points.cache_clear()
 
 
 @pytest.mark.usefixtures("plugin")

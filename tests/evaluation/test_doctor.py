@@ -51,7 +51,7 @@ def plugin(folder, group="environments", **adapters):
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: patients\nVersion: 1.0\n")
     rows = "\n".join(f"{name} = {target}" for name, target in adapters.items())
     (info / "entry_points.txt").write_text(f"[lwdctl.{group}]\n{rows}\n")
-    registry._installed.cache_clear()
+    registry._entry_points.cache_clear()
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +63,7 @@ def _patients(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     plugin(tmp_path, well="patients:Well")
     yield
-    registry._installed.cache_clear()
+    registry._entry_points.cache_clear()
 
 
 @pytest.fixture

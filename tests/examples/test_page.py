@@ -54,10 +54,10 @@ def test_the_package_of_the_page_is_a_plug_in(
     lines = [f"{point} = {target}\n" for point, target in points.items()]
     (metadata / "entry_points.txt").write_text("".join([f"[{ENTRY_POINTS}]\n", *lines]))
     monkeypatch.syspath_prepend(tmp_path)
-    registry._installed.cache_clear()
+    registry._entry_points.cache_clear()
     try:
         policy = METHODS.load("my_policy")(None)
     finally:
-        registry._installed.cache_clear()
+        registry._entry_points.cache_clear()
     policy.reset(seed=0)
     assert policy.act({"observation": np.zeros(39)}).shape == (4,)

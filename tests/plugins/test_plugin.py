@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 def demonstrations(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(HERE)
     monkeypatch.chdir(tmp_path)
-    registry._installed.cache_clear()
+    registry._entry_points.cache_clear()
     from toy_plugin.robot import LineEnv
 
     env, seen, done = LineEnv(), [], []
@@ -35,7 +35,7 @@ def demonstrations(tmp_path, monkeypatch):
             place, *_ = env.step(action)
     np.savez("line.npz", seen=np.array(seen), done=np.array(done))
     yield tmp_path / "line.npz"
-    registry._installed.cache_clear()
+    registry._entry_points.cache_clear()
 
 
 def test_everything_runs_with_plugins(demonstrations, capfd):

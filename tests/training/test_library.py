@@ -176,7 +176,7 @@ def test_a_denoiser_of_another_package(
     (folder / "entry_points.txt").write_text("[lwdctl.denoisers]\nplain = plain_denoiser:Plain\n")
     (folder.parent / "plain_denoiser.py").write_text(PLUGIN)
     monkeypatch.syspath_prepend(str(folder.parent))
-    registry._installed.cache_clear()
+    registry._entry_points.cache_clear()
     try:
         vae = train_vae(data, VAE, **run(tmp_path / "vae")).model
         latents = encode(vae, data, EncodeConfig(device="cpu"), None, SilentProgress())
@@ -185,5 +185,5 @@ def test_a_denoiser_of_another_package(
         trained.save(tmp_path / "model")
         loaded = LatentDiffusion.load(tmp_path / "model")
     finally:
-        registry._installed.cache_clear()
+        registry._entry_points.cache_clear()
     assert type(loaded.denoiser).__name__ == "Plain"
