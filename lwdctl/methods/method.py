@@ -120,6 +120,7 @@ class TrainedPolicy(ABC):
         has_chunks: Whether its plans are chunks of actions.
         can_replan_early: Whether it supports `Acting.replan_beyond`.
         can_inpaint: Whether it supports `Acting.inpainting`.
+        has_known_cost: Whether `cost` counts what it computes.
     """
 
     source: SourceSpec
@@ -130,6 +131,7 @@ class TrainedPolicy(ABC):
     has_chunks: ClassVar[bool] = False
     can_replan_early: ClassVar[bool] = False
     can_inpaint: bool = False
+    has_known_cost: bool = True
 
     @property
     def model(self) -> Any:

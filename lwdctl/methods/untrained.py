@@ -97,13 +97,20 @@ class UntrainedPolicy(TrainedPolicy):
     Args:
         source: The data, which name environment and actions.
         make: Builds the policy for a number of environments.
+        has_known_cost: Whether it costs nothing; False where nothing is known of it.
     """
 
     condition: tuple[str, ...] = ()
     snippet_length: None = None
 
-    def __init__(self, source: SourceSpec, make: Callable[[int], BatchPolicy]) -> None:
-        self.source, self._make = source, make
+    def __init__(
+        self,
+        source: SourceSpec,
+        make: Callable[[int], BatchPolicy],
+        *,
+        has_known_cost: bool = True,
+    ) -> None:
+        self.source, self._make, self.has_known_cost = source, make, has_known_cost
         self.observation_keys = source.network_keys
         self.device = torch.device("cpu")
 
@@ -119,7 +126,7 @@ class UntrainedPolicy(TrainedPolicy):
         return self._make(num_envs)
 
     def cost(self, acting: Acting) -> ActingCost:
-        """Return no cost: it is not known."""
+        """Return no cost."""
         del acting
         return ActingCost()
 
@@ -165,7 +172,9 @@ class PlugInPolicy(Method):
         del device
         source = read_description(artifacts["snippets"].path)
         return UntrainedPolicy(
-            source, lambda num_envs: SingleRobotPolicies(self._build(source), num_envs)
+            source,
+            lambda num_envs: SingleRobotPolicies(self._build(source), num_envs),
+            has_known_cost=False,
         )
 
     def _build(self, source: SourceSpec) -> Any:

@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -360,13 +360,13 @@ class _Evaluation:
         found = _roll(condition, self, batch_policy, plans, recording, journal)
         episodes = found.episodes
         check_not_all_lost(condition.name, episodes)
-        cost = policy.cost(acting)
+        cost = partial(condition_cost, policy.cost(acting)) if policy.has_known_cost else None
         rows = result_rows(
             episodes,
             found.score,
             self._row_condition(condition),
             self._source_returns(episodes),
-            lambda finished: condition_cost(cost, finished),
+            cost,
         )
         success = rows[-1].success
         rate = f"success {success.value:.3f}" if success.n else "no episode"

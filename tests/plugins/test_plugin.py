@@ -61,6 +61,8 @@ def test_everything_runs_with_plugins(demonstrations, capfd):
         if row["task"] == "all"
     }
     assert rows["toy-halfway", ""]["success"] == 1.0
+    assert rows["toy-halfway", ""]["cost"] == {}  # not known, other than that of `still`
+    assert rows["still", ""]["cost"]["flops_per_step"] == 0
     assert rows["toy-linear", ""]["success"] == 1.0
     assert rows["toy-linear", ""]["cost"]["flops_per_step"] == 2
     assert rows["still", ""]["success"] == 0.0
