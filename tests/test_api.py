@@ -173,6 +173,11 @@ def test_policies_that_do_not_fit_the_environment_are_answered(workspace: Path) 
     ) as error:
         lwdctl.evaluate({"lwd": policy}, env="pusht", episodes=1, max_steps=2)
     assert error.value.hint.startswith("give the environment a Dict of observations with the keys")
+    for reference in ("diffusion/lift_mh", "baseline/dp", "baseline/mlp"):
+        policy = lwdctl.load_policy(reference, workspace=workspace, device="cpu")
+        sizes = "'observation' with 39 components, the environment shows it with 2"
+        with pytest.raises(ConfigError, match=sizes):
+            lwdctl.evaluate(policy, env=_Unplugged, episodes=1, max_steps=2)
 
 
 class _Unplugged(gymnasium.Env[Any, Any]):
