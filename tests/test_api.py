@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import lwdctl
-from lwdctl.core.errors import ConfigError, DataError, SimulatorError
+from lwdctl.core.errors import ArtifactError, ConfigError, DataError, SimulatorError
 from lwdctl.core.records import EnvSpec
 
 README = Path(__file__).parents[1] / "README.md"
@@ -214,6 +214,16 @@ def test_a_dataset_is_a_sequence_of_episodes(workspace: Path) -> None:
     assert isinstance(frame, pandas.DataFrame)
     assert len(frame) == data.store.steps
     assert {"episode", "step", "task", "observation_38", "action_3"} <= set(frame)
+
+
+def test_a_file_of_demonstrations_is_to_be_ingested(tmp_path: Path) -> None:
+    path = tmp_path / "reach.hdf5"
+    path.touch()
+    with pytest.raises(ArtifactError, match=r"reach\.hdf5 is a file, not the reference") as error:
+        lwdctl.load_dataset(path, workspace=tmp_path)
+    assert f"lwdctl.ingest({str(path)!r}, workspace={str(tmp_path)!r})" in error.value.hint
+    with pytest.raises(ArtifactError, match="no finished snippets"):
+        lwdctl.load_dataset("reach", workspace=tmp_path)
 
 
 def test_importing_loads_nothing_heavy() -> None:

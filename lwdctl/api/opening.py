@@ -17,7 +17,7 @@ from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.artifacts.workspace import Place, Workspace
 from lwdctl.configs import IngestConfig
 from lwdctl.core.config import from_mapping
-from lwdctl.core.errors import ConfigError
+from lwdctl.core.errors import ArtifactError, ConfigError
 from lwdctl.core.progress import Progress, TqdmProgress
 from lwdctl.core.records import SourceSpec
 from lwdctl.core.trust import trusting
@@ -52,10 +52,19 @@ def load_dataset(reference: str | Path = "", *, workspace: Place = None) -> Data
         workspace: Where to look.
 
     Raises:
-        ArtifactError: None, several unrelated, or a damaged one.
+        ArtifactError: None, several unrelated, or a damaged one; or `reference` is a data file.
     """
     place = Workspace.locate(workspace)
-    artifact = place.resolve("snippets", str(reference))
+    try:
+        artifact = place.resolve("snippets", str(reference))
+    except ArtifactError as error:
+        if not reference or not Path(reference).expanduser().is_file():
+            raise
+        where = "" if workspace is None else f", workspace={str(place.root)!r}"
+        raise ArtifactError(
+            f"{reference} is a file, not the reference or the directory of an artifact",
+            f"if it holds demonstrations: data = lwdctl.ingest({str(reference)!r}{where})",
+        ) from error
     return Dataset(SnippetStore.open(artifact.path), artifact, place)
 
 
