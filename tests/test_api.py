@@ -226,6 +226,21 @@ def test_a_file_of_demonstrations_is_to_be_ingested(tmp_path: Path) -> None:
         lwdctl.load_dataset("reach", workspace=tmp_path)
 
 
+def test_what_is_no_policy_yet_is_told_which_calls_come_next() -> None:
+    data = lwdctl.Dataset.from_arrays([np.zeros((4, 2))], [np.zeros((4, 1))])
+    vae = lwdctl.Vae(None, None, data)
+    for source, call in (
+        (vae, "lwdctl.train_diffusion(lwdctl.encode(vae))"),
+        (lwdctl.Latents(None, vae), "lwdctl.train_diffusion(latents)"),
+        (data, "lwdctl.train_diffusion(lwdctl.encode(lwdctl.train_vae(data)))"),
+        (3, "REFERENCE"),
+    ):
+        kind = type(source).__name__
+        with pytest.raises(ConfigError, match=f"of the type {kind}, which is no tr") as error:
+            lwdctl.load_policy(source)
+        assert error.value.hint == f"policy = lwdctl.load_policy({call})"
+
+
 def test_importing_loads_nothing_heavy() -> None:
     code = (
         "import sys, lwdctl; assert 'load_policy' in dir(lwdctl);"

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from lwdctl.api.training import Baseline, Diffusion
+from lwdctl.api.training import Baseline, Diffusion, Latents, Vae
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.manifest import MANIFEST_NAME, recording
 from lwdctl.artifacts.references import HUB_PREFIX
@@ -42,6 +42,14 @@ from lwdctl.pipeline.status import StageStatus, recipe_status
 from lwdctl.tracking.replay import REPLAY_SECONDS, Sent, replay
 from lwdctl.tracking.tracking import Names, Tracking
 from lwdctl.training.loop import choose_device
+
+_CALLS_TO_A_POLICY = {
+    Dataset: "lwdctl.train_diffusion(lwdctl.encode(lwdctl.train_vae(data)))",
+    Vae: "lwdctl.train_diffusion(lwdctl.encode(vae))",
+    Latents: "lwdctl.train_diffusion(latents)",
+    Artifact: "artifact.path",
+}
+"""What to give `load_policy` instead of an object that is no policy."""
 
 
 def load_dataset(reference: str | Path = "", *, workspace: Place = None) -> Dataset:
@@ -121,6 +129,11 @@ def _load_policy(
         return LoadedPolicy(source.policy, acting, source.trained.spec["method"])
     if isinstance(source, TrainedPolicy):
         return LoadedPolicy(source, acting, type(source).__name__)
+    if not isinstance(source, str | Path):
+        raise ConfigError(
+            f"source is an object of the type {type(source).__name__}, which is no trained policy",
+            f"policy = lwdctl.load_policy({_CALLS_TO_A_POLICY.get(type(source), 'REFERENCE')})",
+        )
     if source and (Path(source) / "policy.json").is_file():
         if settings:
             raise ConfigError(
