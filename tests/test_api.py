@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +240,22 @@ def test_what_is_no_policy_yet_is_told_which_calls_come_next() -> None:
         with pytest.raises(ConfigError, match=f"of the type {kind}, which is no tr") as error:
             lwdctl.load_policy(source)
         assert error.value.hint == f"policy = lwdctl.load_policy({call})"
+
+
+def test_settings_of_another_type_are_refused() -> None:
+    data = lwdctl.Dataset.from_arrays([np.zeros((4, 2))], [np.zeros((4, 1))])
+    vae = lwdctl.Vae(None, None, data)
+    for function, kind, given in (
+        (lwdctl.train_vae, "VaeConfig", data),
+        (lwdctl.encode, "EncodeConfig", vae),
+        (lwdctl.train_diffusion, "DiffusionConfig", lwdctl.Latents(None, vae)),
+        (partial(lwdctl.train_baseline, "mlp"), "BaselineConfig", data),
+    ):
+        with pytest.raises(ConfigError, match=f"of the type dict, expected a {kind}") as error:
+            function(given, {"device": "cpu", "seed": 3})
+        assert error.value.hint == f"config=lwdctl.{kind}(device='cpu', seed=3)"
+        with pytest.raises(ConfigError, match=f"of the type EvalConfig, expected a {kind}"):
+            function(given, lwdctl.EvalConfig())
 
 
 def test_importing_loads_nothing_heavy() -> None:
