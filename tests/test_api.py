@@ -162,10 +162,17 @@ class _NineNumbers:
         return np.zeros(9)
 
 
+class _Nothing(_NineNumbers):
+    def act(self, observation: object) -> None:
+        pass
+
+
 @pytest.mark.sim
 def test_policies_that_do_not_fit_the_environment_are_answered(workspace: Path) -> None:
-    with pytest.raises(ConfigError, match="9 components, the environment takes 2"):
+    with pytest.raises(ConfigError, match=r"_NineNumbers.act .* shape \(9,\), .* shape \(2,\)"):
         lwdctl.evaluate({"mine": _NineNumbers()}, env="pusht", episodes=1, max_steps=2)
+    with pytest.raises(ConfigError, match=r"_Nothing.act returned None, expected .* shape \(2,\)"):
+        lwdctl.evaluate({"mine": _Nothing()}, env="pusht", episodes=1, max_steps=2)
     with pytest.raises(ConfigError, match="is a class"):
         lwdctl.evaluate({"mine": _NineNumbers}, env="pusht", episodes=1)
     policy = lwdctl.load_policy(workspace=workspace, device="cpu")
@@ -179,6 +186,8 @@ def test_policies_that_do_not_fit_the_environment_are_answered(workspace: Path) 
         sizes = "'observation' with 39 components, the environment shows it with 2"
         with pytest.raises(ConfigError, match=sizes):
             lwdctl.evaluate(policy, env=_Unplugged, episodes=1, max_steps=2)
+    with pytest.raises(ConfigError, match=r"the policy 'lwd' returned actions of 4 .* takes 9"):
+        lwdctl.evaluate({"lwd": policy}, env=_With39Observations, episodes=1, max_steps=2)
 
 
 class _Unplugged(gymnasium.Env[Any, Any]):
@@ -190,6 +199,13 @@ class _Unplugged(gymnasium.Env[Any, Any]):
 
     def step(self, action: object) -> Any:
         raise RuntimeError("servo 4 is unplugged")
+
+
+class _With39Observations(_Unplugged):
+    observation_space = gymnasium.spaces.Box(-1, 1, (39,))
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        return np.zeros(39, dtype=np.float32), {}
 
 
 def test_an_environment_in_which_no_episode_ends_is_answered() -> None:

@@ -178,6 +178,7 @@ def evaluate(  # noqa: PLR0913 - the settings of an evaluation, by keyword only
             perturbation_probability=perturbation_probability,
             timeout=timeout,
             progress=progress or TqdmProgress(),
+            name=name if isinstance(policies, Mapping) else "",
         )
         rows = result_rows(
             finished.episodes,

@@ -36,6 +36,7 @@ from lwdctl.evaluation.episodes import EpisodeResult
 from lwdctl.evaluation.journal import EpisodeJournal
 from lwdctl.evaluation.video import Recording
 from lwdctl.policies.policy import BatchPolicy, EpisodePlan, acts_in_parts
+from lwdctl.policies.single import SingleRobotPolicies
 
 PARTS = ("simulator", "denoiser", "decoding", "policy", "total")
 
@@ -69,6 +70,7 @@ def rollout(  # noqa: PLR0913 - the settings of a rollout, by keyword only
     progress: Progress | None = None,
     recording: Recording | None = None,
     journal: EpisodeJournal | None = None,
+    name: str = "",
 ) -> RolloutResult:
     """Run every planned episode with `policy`.
 
@@ -93,6 +95,7 @@ def rollout(  # noqa: PLR0913 - the settings of a rollout, by keyword only
             without; the simulator's fraction of the wall time is larger.
         journal: Where finished episodes are kept, or None. Those that it holds do not run again;
             the results are the same.
+        name: Name of the policy for messages, or "".
 
     Raises:
         ConfigError: An unknown environment or task, or an environment that cannot run so.
@@ -118,6 +121,7 @@ def rollout(  # noqa: PLR0913 - the settings of a rollout, by keyword only
                 num_envs,
                 lambda step: bar.advance(0, solved=_solved(finished), step=step),
                 journal,
+                name,
             )
             for whole in _batches(plans, num_envs):
                 batch = [plan for plan in whole if plan.index not in finished]
@@ -200,6 +204,7 @@ class Engine:
         num_envs: Number of environments.
         report: Called after every step with the number of steps so far.
         journal: Where finished episodes are kept, or None.
+        name: Name of the policy for messages, or "".
     """
 
     def __init__(
@@ -209,7 +214,9 @@ class Engine:
         num_envs: int,
         report: Callable[[int], None] = lambda _: None,
         journal: EpisodeJournal | None = None,
+        name: str = "",
     ) -> None:
+        self._name = f"the policy '{name}'" if name else "the policy"
         self._policy, self._environments = policy, environments
         self._num_envs, self._report, self._journal = num_envs, report, journal
         self._rows = np.zeros((num_envs, 0), dtype=np.float32)
@@ -224,6 +231,8 @@ class Engine:
         batch.take(self._environments.start(batch.plans, spread=attempts > 1))
         started = time.perf_counter()
         if batch.running:
+            if isinstance(self._policy, SingleRobotPolicies):
+                self._policy.action_size = self._environments.description.action_size
             self._policy.reset([batch.plans.get(index) for index in range(self._num_envs)])
             acting += time.perf_counter() - started
         awaited: dict[int, Responses] = {}
@@ -303,8 +312,10 @@ class Engine:
         size = self._environments.description.action_size
         if size and actions.shape != (self._num_envs, size):
             raise ConfigError(
-                f"the policy returned actions of {actions.shape[-1]} components, the environment"
-                f" takes {size}"
+                f"{self._name} returned actions of {actions.shape[-1]} components, the environment"
+                f" takes {size}",
+                "run it in an environment with the actions of its data, or train a policy on"
+                " demonstrations from this one, beginning with: lwdctl ingest FILE",
             )
         return actions
 

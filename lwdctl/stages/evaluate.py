@@ -524,6 +524,7 @@ def _roll(
         progress=evaluation.context.progress,
         recording=recording,
         journal=journal,
+        name=condition.policy,
     )
 
 
