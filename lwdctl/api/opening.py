@@ -20,7 +20,7 @@ from lwdctl.core.config import from_mapping
 from lwdctl.core.errors import ArtifactError, ConfigError
 from lwdctl.core.progress import Progress, TqdmProgress
 from lwdctl.core.records import SourceSpec
-from lwdctl.core.trust import trusting
+from lwdctl.core.trust import is_trusted, trusting
 from lwdctl.core.untrusted import read_json
 from lwdctl.data.dataset import Dataset
 from lwdctl.data.inspection import Inspections, inspect_files
@@ -95,8 +95,8 @@ def load_policy(
             policy (`print(policy)`) begins with the method.
         workspace: Where to look.
         device: `"auto"`, `"cpu"`, `"cuda"` or `"cuda:N"`; a model in memory stays where it is.
-        trust: Environments outside of lwdctl (`package.module:Class`) that `lwdctl.evaluate` may
-            import where the data of the policy name them.
+        trust: Environments outside of lwdctl (`package.module:Class`), one or several, that
+            `lwdctl.evaluate` may import where the data of the policy name them.
         **settings: How to run it: `horizon`, `latent`, `sampler`, `num_inference_steps`,
             `warm_start`, `temporal_ensemble`, `guidance`, `inpainting`, `replan_beyond`,
             `replan_after`; see `lwdctl.Acting`.
@@ -107,9 +107,9 @@ def load_policy(
     """
     with trusting(trust):
         policy = _load_policy(source, workspace, device, settings)
-    if isinstance(policy, LoadedPolicy) and policy.source.env.adapter in trust:
-        trained, spec = policy.trained, policy.source
-        trained.source = replace(spec, env=replace(spec.env, stored=False))
+        if isinstance(policy, LoadedPolicy) and is_trusted(policy.source.env.adapter):
+            trained, spec = policy.trained, policy.source
+            trained.source = replace(spec, env=replace(spec.env, stored=False))
     return policy
 
 
