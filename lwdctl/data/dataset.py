@@ -22,7 +22,7 @@ from lwdctl.core.records import (
     SourceSpec,
 )
 from lwdctl.core.simulator_facts import OBSERVATION
-from lwdctl.data.checks import NUMBER_KINDS, check_components, finite_rows
+from lwdctl.data.checks import NUMBER_KINDS, NonFiniteError, check_components, finite_rows
 from lwdctl.data.ingest import assign_splits
 from lwdctl.data.reader import EpisodeOutline
 
@@ -245,7 +245,11 @@ def _rows(values: npt.ArrayLike, where: str) -> FloatArray:
     array = np.asarray(values)
     if array.ndim != 2 or array.dtype.kind not in NUMBER_KINDS:
         raise DataError(f"{where}: has shape {array.shape} of {array.dtype}, expected (time, size)")
-    return finite_rows(array, where)
+    try:
+        return finite_rows(array, where)
+    except NonFiniteError as error:  # its hint is an option of `lwdctl ingest`
+        hint = "leave such episodes out: keep those where np.isfinite(array).all()"
+        raise DataError(error.message, hint) from error
 
 
 def _action_spec(actions: Sequence[FloatArray]) -> ActionSpec:

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from lwdctl.artifacts.manifest import command_line
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import Progress, SilentProgress
 from lwdctl.core.records import EnvSpec, FloatArray
@@ -104,7 +105,9 @@ def rollout(  # noqa: PLR0913 - the settings of a rollout, by keyword only
     if isinstance(env, EnvSpec):
         env = allowed(env)  # worker processes do not know what the user trusts
     _check_environment(env, num_envs, workers)
-    settings = RolloutSettings(env, max_steps, perturbation, perturbation_probability, recording)
+    settings = RolloutSettings(
+        env, max_steps, perturbation, perturbation_probability, recording, _how_to_limit()
+    )
     environments: Environments | EnvironmentWorkers = (
         EnvironmentWorkers(settings, num_envs, workers, timeout)
         if workers
@@ -141,6 +144,14 @@ def rollout(  # noqa: PLR0913 - the settings of a rollout, by keyword only
         dict(engine.seconds),
         environments.description.score or (journal.score if journal else ""),
     )
+
+
+def _how_to_limit() -> str:
+    command = command_line()
+    if command.startswith("lwdctl run "):
+        return "give its stage of the recipe the steps of an episode: max_steps = N"
+    given = "--max-steps N" if command.startswith("lwdctl ") else "max_steps=N"
+    return f"give the steps of an episode: {given}"
 
 
 def _check_environment(env: Environment, num_envs: int, workers: int) -> None:

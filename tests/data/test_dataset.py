@@ -82,3 +82,10 @@ def test_tasks_and_labels_are_strings(argument):
         store_from_arrays(OBSERVATIONS, ACTIONS, **{argument: 3})
     names = np.array(["a", "b", "a", "b"])
     assert len(store_from_arrays(OBSERVATIONS, ACTIONS, **{argument: names}).episodes) == 4
+
+
+def test_values_that_are_not_finite_are_no_matter_of_an_option():
+    with pytest.raises(DataError, match="episode 0: actions, row 0: value is nan") as error:
+        store_from_arrays(OBSERVATIONS[:1], [ACTIONS[0] * np.nan])
+    assert "--" not in error.value.hint
+    assert "np.isfinite(array).all()" in error.value.hint
