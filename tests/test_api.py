@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 import lwdctl
-from lwdctl.core.errors import ConfigError, DataError, SimulatorError
+from lwdctl.core.errors import ArtifactError, ConfigError, DataError, SimulatorError
 from lwdctl.core.progress import SilentProgress
 from lwdctl.core.records import EnvSpec
 
@@ -162,10 +163,17 @@ class _NineNumbers:
         return np.zeros(9)
 
 
+class _Nothing(_NineNumbers):
+    def act(self, observation: object) -> None:
+        pass
+
+
 @pytest.mark.sim
 def test_policies_that_do_not_fit_the_environment_are_answered(workspace: Path) -> None:
-    with pytest.raises(ConfigError, match="9 components, the environment takes 2"):
+    with pytest.raises(ConfigError, match=r"_NineNumbers.act .* shape \(9,\), .* shape \(2,\)"):
         lwdctl.evaluate({"mine": _NineNumbers()}, env="pusht", episodes=1, max_steps=2)
+    with pytest.raises(ConfigError, match=r"_Nothing.act returned None, expected .* shape \(2,\)"):
+        lwdctl.evaluate({"mine": _Nothing()}, env="pusht", episodes=1, max_steps=2)
     with pytest.raises(ConfigError, match="is a class"):
         lwdctl.evaluate({"mine": _NineNumbers}, env="pusht", episodes=1)
     policy = lwdctl.load_policy(workspace=workspace, device="cpu")
@@ -174,6 +182,13 @@ def test_policies_that_do_not_fit_the_environment_are_answered(workspace: Path) 
     ) as error:
         lwdctl.evaluate({"lwd": policy}, env="pusht", episodes=1, max_steps=2)
     assert error.value.hint.startswith("give the environment a Dict of observations with the keys")
+    for reference in ("diffusion/lift_mh", "baseline/dp", "baseline/mlp"):
+        policy = lwdctl.load_policy(reference, workspace=workspace, device="cpu")
+        sizes = "'observation' with 39 components, the environment shows it with 2"
+        with pytest.raises(ConfigError, match=sizes):
+            lwdctl.evaluate(policy, env=_Unplugged, episodes=1, max_steps=2)
+    with pytest.raises(ConfigError, match=r"the policy 'lwd' returned actions of 4 .* takes 9"):
+        lwdctl.evaluate({"lwd": policy}, env=_With39Observations, episodes=1, max_steps=2)
 
 
 class _Unplugged(gymnasium.Env[Any, Any]):
@@ -185,6 +200,13 @@ class _Unplugged(gymnasium.Env[Any, Any]):
 
     def step(self, action: object) -> Any:
         raise RuntimeError("servo 4 is unplugged")
+
+
+class _With39Observations(_Unplugged):
+    observation_space = gymnasium.spaces.Box(-1, 1, (39,))
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        return np.zeros(39, dtype=np.float32), {}
 
 
 def test_an_environment_in_which_no_episode_ends_is_answered() -> None:
@@ -271,6 +293,47 @@ def test_a_dataset_is_a_sequence_of_episodes(workspace: Path) -> None:
     assert isinstance(frame, pandas.DataFrame)
     assert len(frame) == data.store.steps
     assert {"episode", "step", "task", "observation_38", "action_3"} <= set(frame)
+
+
+def test_a_file_of_demonstrations_is_to_be_ingested(tmp_path: Path) -> None:
+    path = tmp_path / "reach.hdf5"
+    path.touch()
+    with pytest.raises(ArtifactError, match=r"reach\.hdf5 is a file, not the reference") as error:
+        lwdctl.load_dataset(path, workspace=tmp_path)
+    assert f"lwdctl.ingest({str(path)!r}, workspace={str(tmp_path)!r})" in error.value.hint
+    with pytest.raises(ArtifactError, match="no finished snippets"):
+        lwdctl.load_dataset("reach", workspace=tmp_path)
+
+
+def test_what_is_no_policy_yet_is_told_which_calls_come_next() -> None:
+    data = lwdctl.Dataset.from_arrays([np.zeros((4, 2))], [np.zeros((4, 1))])
+    vae = lwdctl.Vae(None, None, data)
+    for source, call in (
+        (vae, "lwdctl.train_diffusion(lwdctl.encode(vae))"),
+        (lwdctl.Latents(None, vae), "lwdctl.train_diffusion(latents)"),
+        (data, "lwdctl.train_diffusion(lwdctl.encode(lwdctl.train_vae(data)))"),
+        (3, "REFERENCE"),
+    ):
+        kind = type(source).__name__
+        with pytest.raises(ConfigError, match=f"of the type {kind}, which is no tr") as error:
+            lwdctl.load_policy(source)
+        assert error.value.hint == f"policy = lwdctl.load_policy({call})"
+
+
+def test_settings_of_another_type_are_refused() -> None:
+    data = lwdctl.Dataset.from_arrays([np.zeros((4, 2))], [np.zeros((4, 1))])
+    vae = lwdctl.Vae(None, None, data)
+    for function, kind, given in (
+        (lwdctl.train_vae, "VaeConfig", data),
+        (lwdctl.encode, "EncodeConfig", vae),
+        (lwdctl.train_diffusion, "DiffusionConfig", lwdctl.Latents(None, vae)),
+        (partial(lwdctl.train_baseline, "mlp"), "BaselineConfig", data),
+    ):
+        with pytest.raises(ConfigError, match=f"of the type dict, expected a {kind}") as error:
+            function(given, {"device": "cpu", "seed": 3})
+        assert error.value.hint == f"config=lwdctl.{kind}(device='cpu', seed=3)"
+        with pytest.raises(ConfigError, match=f"of the type EvalConfig, expected a {kind}"):
+            function(given, lwdctl.EvalConfig())
 
 
 def test_importing_loads_nothing_heavy() -> None:

@@ -148,8 +148,8 @@ def evaluate(  # noqa: PLR0913 - the settings of an evaluation, by keyword only
         workers: Processes that hold the environments; 0 holds them in this one. They import the
             script that calls this, so its calls stand below `if __name__ == "__main__":`.
         timeout: Seconds to wait for a simulator.
-        trust: Environments outside of lwdctl (`package.module:Class`) that may be imported where
-            the data of a policy name them, not `env`.
+        trust: Environments outside of lwdctl (`package.module:Class`), one or several, that may be
+            imported where the data of a policy name them, not `env`.
         track: Trackers that show the result rows, one or several: `"wandb"`, `"trackio"`,
             `"tensorboard"`.
         track_project: Project that they file them under; "" takes the working directory's name.
@@ -189,6 +189,7 @@ def evaluate(  # noqa: PLR0913 - the settings of an evaluation, by keyword only
             perturbation_probability=perturbation_probability,
             timeout=timeout,
             progress=bars,
+            name=name if isinstance(policies, Mapping) else "",
         )
         if failures := described_failures(name, finished.episodes):
             bars.message(failures)

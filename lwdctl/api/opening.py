@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from lwdctl.api.training import Baseline, Diffusion
+from lwdctl.api.training import Baseline, Diffusion, Latents, Vae
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.manifest import MANIFEST_NAME, recording
 from lwdctl.artifacts.references import HUB_PREFIX
@@ -17,10 +17,10 @@ from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.artifacts.workspace import Place, Workspace
 from lwdctl.configs import IngestConfig
 from lwdctl.core.config import from_mapping
-from lwdctl.core.errors import ConfigError
+from lwdctl.core.errors import ArtifactError, ConfigError
 from lwdctl.core.progress import Progress, TqdmProgress
 from lwdctl.core.records import SourceSpec
-from lwdctl.core.trust import trusting
+from lwdctl.core.trust import is_trusted, trusting
 from lwdctl.core.untrusted import read_json
 from lwdctl.data.dataset import Dataset
 from lwdctl.data.inspection import Inspections, inspect_files
@@ -43,6 +43,14 @@ from lwdctl.tracking.replay import REPLAY_SECONDS, Sent, replay
 from lwdctl.tracking.tracking import Names, Tracking
 from lwdctl.training.loop import choose_device
 
+_CALLS_TO_A_POLICY = {
+    Dataset: "lwdctl.train_diffusion(lwdctl.encode(lwdctl.train_vae(data)))",
+    Vae: "lwdctl.train_diffusion(lwdctl.encode(vae))",
+    Latents: "lwdctl.train_diffusion(latents)",
+    Artifact: "artifact.path",
+}
+"""What to give `load_policy` instead of an object that is no policy."""
+
 
 def load_dataset(reference: str | Path = "", *, workspace: Place = None) -> Dataset:
     """Open demonstrations that were ingested.
@@ -52,10 +60,19 @@ def load_dataset(reference: str | Path = "", *, workspace: Place = None) -> Data
         workspace: Where to look.
 
     Raises:
-        ArtifactError: None, several unrelated, or a damaged one.
+        ArtifactError: None, several unrelated, or a damaged one; or `reference` is a data file.
     """
     place = Workspace.locate(workspace)
-    artifact = place.resolve("snippets", str(reference))
+    try:
+        artifact = place.resolve("snippets", str(reference))
+    except ArtifactError as error:
+        if not reference or not Path(reference).expanduser().is_file():
+            raise
+        where = "" if workspace is None else f", workspace={str(place.root)!r}"
+        raise ArtifactError(
+            f"{reference} is a file, not the reference or the directory of an artifact",
+            f"if it holds demonstrations: data = lwdctl.ingest({str(reference)!r}{where})",
+        ) from error
     return Dataset(SnippetStore.open(artifact.path), artifact, place)
 
 
@@ -78,8 +95,8 @@ def load_policy(
             policy (`print(policy)`) begins with the method.
         workspace: Where to look.
         device: `"auto"`, `"cpu"`, `"cuda"` or `"cuda:N"`; a model in memory stays where it is.
-        trust: Environments outside of lwdctl (`package.module:Class`) that `lwdctl.evaluate` may
-            import where the data of the policy name them.
+        trust: Environments outside of lwdctl (`package.module:Class`), one or several, that
+            `lwdctl.evaluate` may import where the data of the policy name them.
         **settings: How to run it: `horizon`, `latent`, `sampler`, `num_inference_steps`,
             `warm_start`, `temporal_ensemble`, `guidance`, `inpainting`, `replan_beyond`,
             `replan_after`; see `lwdctl.Acting`.
@@ -90,9 +107,9 @@ def load_policy(
     """
     with trusting(trust):
         policy = _load_policy(source, workspace, device, settings)
-    if isinstance(policy, LoadedPolicy) and policy.source.env.adapter in trust:
-        trained, spec = policy.trained, policy.source
-        trained.source = replace(spec, env=replace(spec.env, stored=False))
+        if isinstance(policy, LoadedPolicy) and is_trusted(policy.source.env.adapter):
+            trained, spec = policy.trained, policy.source
+            trained.source = replace(spec, env=replace(spec.env, stored=False))
     return policy
 
 
@@ -112,6 +129,11 @@ def _load_policy(
         return LoadedPolicy(source.policy, acting, source.trained.spec["method"])
     if isinstance(source, TrainedPolicy):
         return LoadedPolicy(source, acting, type(source).__name__)
+    if not isinstance(source, str | Path):
+        raise ConfigError(
+            f"source is an object of the type {type(source).__name__}, which is no trained policy",
+            f"policy = lwdctl.load_policy({_CALLS_TO_A_POLICY.get(type(source), 'REFERENCE')})",
+        )
     if source and (Path(source) / "policy.json").is_file():
         if settings:
             raise ConfigError(

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -19,7 +19,8 @@ from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.files import write_durably
 from lwdctl.artifacts.latents import LatentStore
 from lwdctl.artifacts.workspace import Workspace
-from lwdctl.core.config import to_mapping
+from lwdctl.core.config import Settings, to_mapping
+from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import Progress, TqdmProgress
 from lwdctl.data.dataset import Dataset
 from lwdctl.methods.method import TrainedPolicy
@@ -34,6 +35,8 @@ from lwdctl.training.diffusion import train_diffusion as train_diffusion_model
 from lwdctl.training.encode import encode as encode_snippets
 from lwdctl.training.loop import Trained, choose_device
 from lwdctl.training.vae import train_vae as train_vae_model
+
+C = TypeVar("C", bound=Settings)
 
 
 @dataclass(frozen=True, repr=False)
@@ -155,7 +158,7 @@ def train_vae(
         LwdctlError: Training diverged.
     """
     tracking = Tracking.of(track, track_project)
-    config = config or configs.VaeConfig()
+    config = _checked(config, configs.VaeConfig)
     if data.artifact is not None and encoder is None:
         inputs = {"snippets": data.artifact}
         artifact = _publish("train-vae", data.workspace, config, inputs, name, tracking, progress)
@@ -181,8 +184,11 @@ def encode(
         config: Settings; None takes the defaults.
         name: Name of the artifact.
         progress: Where to report; None draws bars with tqdm.
+
+    Raises:
+        ConfigError: `config` is no `EncodeConfig`.
     """
-    config, data = config or configs.EncodeConfig(), vae.data
+    config, data = _checked(config, configs.EncodeConfig), vae.data
     if data.artifact and vae.artifact:
         inputs = {"snippets": data.artifact, "vae": vae.artifact}
         artifact = _publish("encode", data.workspace, config, inputs, name, NO_TRACKING, progress)
@@ -221,7 +227,7 @@ def train_diffusion(
         LwdctlError: Training diverged.
     """
     tracking = Tracking.of(track, track_project)
-    config = config or configs.DiffusionConfig()
+    config = _checked(config, configs.DiffusionConfig)
     vae, data = latents.vae, latents.vae.data
     if data.artifact and vae.artifact and latents.artifact and denoiser is None:
         inputs = {"snippets": data.artifact, "vae": vae.artifact, "latents": latents.artifact}
@@ -266,7 +272,7 @@ def train_baseline(
         LwdctlError: Training diverged.
     """
     tracking = Tracking.of(track, track_project)
-    config = replace(config or configs.BaselineConfig(), method=method)
+    config = replace(_checked(config, configs.BaselineConfig), method=method)
     if data.artifact is not None:
         inputs = {"snippets": data.artifact}
         artifact = _publish(
@@ -281,6 +287,24 @@ def train_baseline(
         policy = open_directory(method, run["directory"], torch.device("cpu"))
         _ = policy.model  # reads the weights while they are there
     return Baseline(trained, None, data, policy)
+
+
+def _checked(config: Any, kind: type[C]) -> C:
+    """Return the settings of a function, the defaults for None.
+
+    Raises:
+        ConfigError: They are of another type.
+    """
+    if config is None:
+        return kind()
+    if not isinstance(config, kind):
+        given = config.items() if isinstance(config, Mapping) else ()
+        settings = ", ".join(f"{name}={value!r}" for name, value in given)
+        raise ConfigError(
+            f"config is an object of the type {type(config).__name__}, expected a {kind.__name__}",
+            f"config=lwdctl.{kind.__name__}({settings})",
+        )
+    return config
 
 
 @contextmanager

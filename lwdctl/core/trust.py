@@ -18,10 +18,11 @@ def trusting(names: Iterable[str]) -> Iterator[None]:
     """Allow the import of what these import paths name, inside the block.
 
     Args:
-        names: Import paths, exactly as the stored data have them. What an outer block allows
-            stays allowed.
+        names: Import paths, exactly as the stored data have them; a string is one. What an outer
+            block allows stays allowed.
     """
-    token = _TRUSTED.set(_TRUSTED.get() | frozenset(names))
+    named = [names] if isinstance(names, str) else names
+    token = _TRUSTED.set(_TRUSTED.get() | frozenset(named))
     try:
         yield
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lwdctl.artifacts.references import MAKERS
 from lwdctl.artifacts.snippet_arrays import RESERVED_KEYS
 from lwdctl.core.errors import DataError
 from lwdctl.core.plain_text import plain_text
@@ -23,6 +25,10 @@ from lwdctl.data.formats import READERS
 
 NUMBER_KINDS = "fiub"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w-]*(\.\d[\w-]*)*")
+_ARTIFACT = re.compile(
+    rf"((?P<root>.*)/)?(?P<reference>({'|'.join(MAKERS)})/[A-Za-z0-9][\w+-]*(\.\d[\w+-]*)*)"
+    r"(?P<version>:v\d+|:latest)?(/v(?P<directory>\d{4,}))?"
+)
 _MOST_DIGITS = 1000  # of a number at the end of a name; Python reads 4,300
 MOST_NEIGHBORS = 2000
 """Files beside a missing path whose names are compared with it."""
@@ -172,12 +178,27 @@ def _missing_path(path: Path) -> DataError:
         beside = []
     files = [str(path.with_name(name)) for name in _close(path.name, beside)]
     hint = "did you mean " + " or ".join([*formats, *files]) + "?" if formats or files else ""
+    hint = hint or artifact_hint(path)
     if not hint and _HUB_NAME.fullmatch(text):
         hint = f"if it is a dataset of the Hugging Face Hub: lwdctl download lerobot {text}"
     if not is_word:
         return DataError(f"{text}: no such file or directory", hint)
     hint = hint or f"data formats: {', '.join(READERS)}"
     return DataError(f"{text}: no such file or directory, and no data format has that name", hint)
+
+
+def artifact_hint(path: Path) -> str:
+    """Return the hint about a path that is the reference or the directory of an artifact, or ""."""
+    found = _ARTIFACT.fullmatch(str(path))
+    if not found:
+        return ""
+    root, reference, version, directory = found.group("root", "reference", "version", "directory")
+    reference += f":v{int(directory)}" if directory else version or ""
+    if path.is_dir():
+        reference += f" --workspace {shlex.quote(root or '.')}"
+    elif root:
+        return ""  # a missing file of any other directory
+    return f"if it is an artifact of the workspace: lwdctl show {reference}"
 
 
 def _close(name: str, known: Iterable[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from lwdctl.core.records import (
     SourceSpec,
 )
 from lwdctl.core.simulator_facts import OBSERVATION
-from lwdctl.data.checks import NUMBER_KINDS, check_components, finite_rows
+from lwdctl.data.checks import NUMBER_KINDS, NonFiniteError, check_components, finite_rows
 from lwdctl.data.ingest import assign_splits
 from lwdctl.data.reader import EpisodeOutline
 
@@ -70,7 +70,8 @@ class Dataset(Sequence[Episode]):
                 `seed`, see `store_from_arrays`.
 
         Raises:
-            DataError: The arrays do not fit each other, or hold NaN or infinity.
+            DataError: The arrays do not fit each other, or hold NaN or infinity; or a task or label
+                is no string.
         """
         return cls(store_from_arrays(observations, actions, **settings))
 
@@ -150,11 +151,11 @@ def store_from_arrays(
         seed: Seed of that split.
 
     Raises:
-        DataError: The numbers of episodes, rows or components differ, or a value is not finite.
+        DataError: The numbers of episodes, rows or components differ, a task or label is no string,
+            or a value is not finite.
     """
     count = len(actions)
-    task_of = [tasks] * count if isinstance(tasks, str) else list(tasks)
-    label_of = [labels] * count if isinstance(labels, str) else list(labels)
+    task_of, label_of = _names("tasks", tasks, count), _names("labels", labels, count)
     reward_of = [None] * count if rewards is None else list(rewards)
     given = {"observations": observations, "rewards": reward_of, "tasks": task_of}
     for name, values in {**given, "labels": label_of}.items():
@@ -194,6 +195,22 @@ def store_from_arrays(
     return SnippetStore.in_memory(episodes, spec)
 
 
+def _names(argument: str, values: Sequence[str] | str, count: int) -> list[str]:
+    """Return one task or label per episode, after checking that all are strings."""
+    if isinstance(values, str):
+        return [values] * count
+    if not isinstance(values, Iterable):
+        raise DataError(f"{argument}: is {values!r}, expected a string or one per episode")
+    names = list(values)
+    for index, name in enumerate(names):
+        if not isinstance(name, str):
+            raise DataError(
+                f"{argument}: that of episode {index} is {name!r}, expected a string",
+                f"{argument}=[str(item) for item in {argument}]",
+            )
+    return [str(name) for name in names]  # NumPy has strings of its own
+
+
 def _episode(
     source: str,
     observations: npt.ArrayLike | Mapping[str, npt.ArrayLike],
@@ -228,7 +245,11 @@ def _rows(values: npt.ArrayLike, where: str) -> FloatArray:
     array = np.asarray(values)
     if array.ndim != 2 or array.dtype.kind not in NUMBER_KINDS:
         raise DataError(f"{where}: has shape {array.shape} of {array.dtype}, expected (time, size)")
-    return finite_rows(array, where)
+    try:
+        return finite_rows(array, where)
+    except NonFiniteError as error:  # its hint is an option of `lwdctl ingest`
+        hint = "leave such episodes out: keep those where np.isfinite(array).all()"
+        raise DataError(error.message, hint) from error
 
 
 def _action_spec(actions: Sequence[FloatArray]) -> ActionSpec:

@@ -21,7 +21,7 @@ from lwdctl.core.errors import DataError, LwdctlError
 from lwdctl.core.plain_text import plain_text
 from lwdctl.core.progress import Progress, SilentProgress
 from lwdctl.core.records import Episode, Finding, SourceSpec
-from lwdctl.data.checks import NonFiniteError
+from lwdctl.data.checks import NonFiniteError, artifact_hint
 from lwdctl.data.files.contents import Contents, file_type, look_into_members
 from lwdctl.data.files.contents_summary import FINAL, ArrayFamily, array_families, recorded_values
 from lwdctl.data.formats import READERS
@@ -255,7 +255,8 @@ def _no_format(path: Path, contents: Contents) -> DataError:
         name for name in contents.files
         if any(key.startswith(f"{name}/") for key in contents.arrays)
     ]  # fmt: skip
-    hint = f"lwdctl inspect {shlex.quote(str(path / data[0]))}" if data else known
+    hint = f"lwdctl inspect {shlex.quote(str(path / data[0]))}" if data else ""
+    hint = hint or artifact_hint(path) or known
     return DataError(f"{path}: is of no data format that is known", hint)
 
 

@@ -161,9 +161,11 @@ def recognize_all(paths: Sequence[Path]) -> list[Recognized]:
     for path in paths:
         item = recognize(path)
         if not item.format:
+            from lwdctl.data.checks import artifact_hint
+
             raise DataError(
                 f"{path}: is of no data format that lwdctl knows ({', '.join(READERS)})",
-                f"lwdctl inspect {shlex.quote(str(path))}",
+                artifact_hint(path) or f"lwdctl inspect {shlex.quote(str(path))}",
             )
         found.append(item)
         if item.format != found[0].format:

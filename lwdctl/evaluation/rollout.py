@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from lwdctl.artifacts.manifest import command_line
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import Progress, SilentProgress
 from lwdctl.core.records import EnvSpec, FloatArray
@@ -36,6 +37,7 @@ from lwdctl.evaluation.episodes import EpisodeResult
 from lwdctl.evaluation.journal import EpisodeJournal
 from lwdctl.evaluation.video import Recording
 from lwdctl.policies.policy import BatchPolicy, EpisodePlan, acts_in_parts
+from lwdctl.policies.single import SingleRobotPolicies
 
 PARTS = ("simulator", "denoiser", "decoding", "policy", "total")
 
@@ -69,6 +71,7 @@ def rollout(  # noqa: PLR0913 - the settings of a rollout, by keyword only
     progress: Progress | None = None,
     recording: Recording | None = None,
     journal: EpisodeJournal | None = None,
+    name: str = "",
 ) -> RolloutResult:
     """Run every planned episode with `policy`.
 
@@ -93,6 +96,7 @@ def rollout(  # noqa: PLR0913 - the settings of a rollout, by keyword only
             without; the simulator's fraction of the wall time is larger.
         journal: Where finished episodes are kept, or None. Those that it holds do not run again;
             the results are the same.
+        name: Name of the policy for messages, or "".
 
     Raises:
         ConfigError: An unknown environment or task, or an environment that cannot run so.
@@ -101,7 +105,9 @@ def rollout(  # noqa: PLR0913 - the settings of a rollout, by keyword only
     if isinstance(env, EnvSpec):
         env = allowed(env)  # worker processes do not know what the user trusts
     _check_environment(env, num_envs, workers)
-    settings = RolloutSettings(env, max_steps, perturbation, perturbation_probability, recording)
+    settings = RolloutSettings(
+        env, max_steps, perturbation, perturbation_probability, recording, _how_to_limit()
+    )
     environments: Environments | EnvironmentWorkers = (
         EnvironmentWorkers(settings, num_envs, workers, timeout)
         if workers
@@ -118,6 +124,7 @@ def rollout(  # noqa: PLR0913 - the settings of a rollout, by keyword only
                 num_envs,
                 lambda step: bar.advance(0, solved=_solved(finished), step=step),
                 journal,
+                name,
             )
             for whole in _batches(plans, num_envs):
                 batch = [plan for plan in whole if plan.index not in finished]
@@ -137,6 +144,14 @@ def rollout(  # noqa: PLR0913 - the settings of a rollout, by keyword only
         dict(engine.seconds),
         environments.description.score or (journal.score if journal else ""),
     )
+
+
+def _how_to_limit() -> str:
+    command = command_line()
+    if command.startswith("lwdctl run "):
+        return "give its stage of the recipe the steps of an episode: max_steps = N"
+    given = "--max-steps N" if command.startswith("lwdctl ") else "max_steps=N"
+    return f"give the steps of an episode: {given}"
 
 
 def _check_environment(env: Environment, num_envs: int, workers: int) -> None:
@@ -200,6 +215,7 @@ class Engine:
         num_envs: Number of environments.
         report: Called after every step with the number of steps so far.
         journal: Where finished episodes are kept, or None.
+        name: Name of the policy for messages, or "".
     """
 
     def __init__(
@@ -209,7 +225,9 @@ class Engine:
         num_envs: int,
         report: Callable[[int], None] = lambda _: None,
         journal: EpisodeJournal | None = None,
+        name: str = "",
     ) -> None:
+        self._name = f"the policy '{name}'" if name else "the policy"
         self._policy, self._environments = policy, environments
         self._num_envs, self._report, self._journal = num_envs, report, journal
         self._rows = np.zeros((num_envs, 0), dtype=np.float32)
@@ -224,6 +242,8 @@ class Engine:
         batch.take(self._environments.start(batch.plans, spread=attempts > 1))
         started = time.perf_counter()
         if batch.running:
+            if isinstance(self._policy, SingleRobotPolicies):
+                self._policy.action_size = self._environments.description.action_size
             self._policy.reset([batch.plans.get(index) for index in range(self._num_envs)])
             acting += time.perf_counter() - started
         awaited: dict[int, Responses] = {}
@@ -303,8 +323,10 @@ class Engine:
         size = self._environments.description.action_size
         if size and actions.shape != (self._num_envs, size):
             raise ConfigError(
-                f"the policy returned actions of {actions.shape[-1]} components, the environment"
-                f" takes {size}"
+                f"{self._name} returned actions of {actions.shape[-1]} components, the environment"
+                f" takes {size}",
+                "run it in an environment with the actions of its data, or train a policy on"
+                " demonstrations from this one, beginning with: lwdctl ingest FILE",
             )
         return actions
 

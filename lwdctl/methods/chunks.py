@@ -118,7 +118,8 @@ class TrainedChunks(TrainedPolicy):
             kept=kept,
         )
         plans = ActionChunks(self.model, executed, acting.temporal_ensemble)
-        return ReplanningPolicy(plans, source, executed)
+        sizes = self.source.sizes(self.observation_keys)
+        return ReplanningPolicy(plans, source, executed, sizes=sizes)
 
     def cost(self, acting: Acting) -> ActingCost:
         """Count the FLOPs of its networks; a step of a chunk costs nothing."""

@@ -151,6 +151,7 @@ class TrainedLwd(TrainedPolicy):
             self.latents(acting),
             None if horizon == "episode" else horizon,
             self._paths(acting) if self._replans_early(acting) else None,
+            self.source.sizes(self.observation_keys),
         )
 
     def _replans_early(self, acting: Acting) -> bool:

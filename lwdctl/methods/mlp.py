@@ -36,15 +36,20 @@ class MlpPolicy:
         model: The network.
         tasks: Task names in the order of their indices.
         labels: Behavior labels in the order of their indices.
+        sizes: Components of each observation key, to check what environments show; () checks none.
     """
 
     def __init__(
-        self, model: ClonedPolicy, tasks: tuple[str, ...], labels: tuple[str, ...]
+        self,
+        model: ClonedPolicy,
+        tasks: tuple[str, ...],
+        labels: tuple[str, ...],
+        sizes: tuple[int, ...] = (),
     ) -> None:
         self._model = model
         self._parts = ("task", tasks, model.spec.tasks), ("label", labels, model.spec.labels)
         self._device = model.observation.mean.device
-        self._observed = Observed(model.spec.observation_keys, model.spec.history)
+        self._observed = Observed(model.spec.observation_keys, model.spec.history, sizes)
         self.reset(())
 
     def reset(self, episodes: Sequence[EpisodePlan | None]) -> None:
@@ -119,7 +124,8 @@ class TrainedMlp(TrainedPolicy):
     def batch_policy(self, acting: Acting, num_envs: int) -> MlpPolicy:
         """Return the policy."""
         del acting, num_envs
-        return MlpPolicy(self.model, self.source.env.tasks, self.source.labels)
+        sizes = self.source.sizes(self.observation_keys)
+        return MlpPolicy(self.model, self.source.env.tasks, self.source.labels, sizes)
 
     def cost(self, acting: Acting) -> ActingCost:
         """Count the FLOPs of one control step."""

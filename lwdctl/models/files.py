@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lwdctl.artifacts.files import write_durably
-from lwdctl.core.errors import ArtifactError, ConfigError, first_line
+from lwdctl.core.errors import ArtifactError, ConfigError, first_line, is_out_of_memory
 from lwdctl.core.plain_text import listed
 from lwdctl.core.records import SourceSpec
 from lwdctl.core.untrusted import check_regular, read_json, typed
@@ -358,16 +358,21 @@ def check_outputs(
     """Check the shapes that a network of the caller's returns; it is put into evaluation mode.
 
     Raises:
-        ConfigError: It returns something else.
+        ConfigError: It cannot be called with such inputs, or returns something else.
     """
-    found = module.eval()(*(value.to(device) for value in inputs))
+    given = ", ".join(str(tuple(value.shape)) for value in inputs)
+    hint = f"it was given inputs of the shapes {given}"
+    try:
+        found = module.eval()(*(value.to(device) for value in inputs))
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise ConfigError(f"the {noun} cannot be called: {first_line(error)}", hint) from error
     outputs = found if isinstance(found, tuple) else (found,)
     shapes = [tuple(getattr(value, "shape", ())) for value in outputs]
     if shapes != list(expected):
-        given = ", ".join(str(tuple(value.shape)) for value in inputs)
         raise ConfigError(
-            f"the {noun} returned tensors of the shapes {shapes} instead of {list(expected)}",
-            f"it was given inputs of the shapes {given}",
+            f"the {noun} returned tensors of the shapes {shapes} instead of {list(expected)}", hint
         )
 
 

@@ -43,8 +43,8 @@ def run_stage(
         run: Name of one artifact of the lineage to read from, where there are several.
         name: Name of the artifact; "" takes that of its input, the files or the task.
         resume: Go on from the newest unfinished run of the same settings.
-        trust: Environments outside of lwdctl (`package.module:Class`) that may be imported where
-            the data name them.
+        trust: Environments outside of lwdctl (`package.module:Class`), one or several, that may be
+            imported where the data name them.
         tracking: Trackers that follow a training or an evaluation.
         progress: Where to report; None draws bars with tqdm.
 
@@ -72,9 +72,8 @@ def run_stage(
         found = resolve_inputs(stage, config, workspace, inputs, run)
         for line in _announcements(found, inputs, stage.candidates(config)):
             shown.message(line)
-        context = StageContext(
-            workspace, shown, name, resume, trust=tuple(trust), tracking=tracking
-        )
+        trusted = (trust,) if isinstance(trust, str) else tuple(trust)
+        context = StageContext(workspace, shown, name, resume, trust=trusted, tracking=tracking)
         return stage.execute(config, found, context)
 
 

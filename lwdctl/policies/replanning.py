@@ -31,10 +31,16 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 class Observed:
-    """The last `history` observations; an episode's first one also stands for those before it."""
+    """The last `history` observations; an episode's first one also stands for those before it.
 
-    def __init__(self, keys: Sequence[str], history: int) -> None:
-        self._keys, self._history = keys, history
+    Args:
+        keys: Observation keys that the policy sees, in order.
+        history: Number of observations.
+        sizes: Components of each key; () checks none.
+    """
+
+    def __init__(self, keys: Sequence[str], history: int, sizes: Sequence[int] = ()) -> None:
+        self._keys, self._history, self._sizes = keys, history, sizes
         self.clear()
 
     def clear(self) -> None:
@@ -42,7 +48,11 @@ class Observed:
         self._recent: FloatArray | None = None
 
     def add(self, observations: Mapping[str, FloatArray], active: BoolArray) -> FloatArray:
-        """Add what active environments observe now; return (env, obs), environment units."""
+        """Add what active environments observe now; return (env, obs), environment units.
+
+        Raises:
+            ConfigError: An observation is missing or has another number of components.
+        """
         missing = [key for key in self._keys if key not in observations]
         if missing:
             raise ConfigError(
@@ -51,6 +61,14 @@ class Observed:
                 "give the environment a Dict of observations with the keys that the policy sees, or"
                 " ingest the data under the environment's keys and train again",
             )
+        for key, size in zip(self._keys, self._sizes, strict=False):
+            if observations[key].shape[1] != size:
+                raise ConfigError(
+                    f"the policy sees '{key}' with {size} components, the environment shows it with"
+                    f" {observations[key].shape[1]}",
+                    "run it in an environment with the observations of its data, or train a policy"
+                    " on demonstrations from this one, beginning with: lwdctl ingest FILE",
+                )
         parts = [observations[key] for key in self._keys]
         current = np.concatenate(parts, axis=1, dtype=np.float32)
         if self._recent is None:
@@ -279,6 +297,7 @@ class ReplanningPolicy:
         source: Where latents come from.
         horizon: Steps executed per plan; None follows one plan all episode.
         paths: Re-plan earlier where the motion has gone too far from these; None never does.
+        sizes: Components of each observation key, to check what environments show; () checks none.
     """
 
     def __init__(
@@ -287,10 +306,11 @@ class ReplanningPolicy:
         source: LatentSource,
         horizon: int | None,
         paths: RecordedPaths | None = None,
+        sizes: Sequence[int] = (),
     ) -> None:
         self.plans, self._source, self._horizon, self._paths = plans, source, horizon, paths
         self._device = plans.device
-        self._observed = Observed(plans.observation_keys, source.history)
+        self._observed = Observed(plans.observation_keys, source.history, sizes)
         self.reset(())
 
     def reset(self, episodes: Sequence[EpisodePlan | None]) -> None:

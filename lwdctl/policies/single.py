@@ -23,9 +23,14 @@ class SingleRobotPolicies:
             `reset` (seed, task, label) it is given those that it takes.
         num_envs: Number of environments.
 
+    Attributes:
+        action_size: Components of an action; 0 takes those of the first action.
+
     Raises:
         ConfigError: The object has no `reset` or no `act`.
     """
+
+    action_size = 0
 
     def __init__(self, policy: Policy, num_envs: int) -> None:
         if isinstance(policy, type):
@@ -40,7 +45,6 @@ class SingleRobotPolicies:
                     "a policy has reset(seed, task, label) and act(observation); lwdctl.load_policy"
                     " opens a trained model",
                 )
-        self._size: int | None = None
         self._policies = [policy, *(_copy(policy) for _ in range(num_envs - 1))]
         self._taken = _arguments_taken(policy.reset)
         self._running = [False] * num_envs
@@ -59,21 +63,13 @@ class SingleRobotPolicies:
         """Return actions (env, action) in environment units; zeros for inactive environments.
 
         Raises:
-            ConfigError: A policy returned no vector, or one of another size than before.
+            ConfigError: A policy returned no vector, or one of another size than `action_size`.
         """
         found = []
         for index in np.flatnonzero(active):
             seen = {name: rows[index] for name, rows in observations.items()}
-            action = np.asarray(self._policies[index].act(seen), dtype=np.float32)
-            self._size = self._size or action.size
-            if action.shape != (self._size,):
-                raise ConfigError(
-                    f"{type(self._policies[index]).__name__}.act returned an action of shape"
-                    f" {action.shape}, expected ({self._size},)",
-                    "act(observation) acts for one robot and returns (action,)",
-                )
-            found.append(action)
-        actions = np.zeros((len(active), self._size or 0), dtype=np.float32)
+            found.append(self._action(self._policies[index], seen))
+        actions = np.zeros((len(active), self.action_size), dtype=np.float32)
         actions[active] = np.stack(found) if found else 0.0
         return actions
 
@@ -87,6 +83,23 @@ class SingleRobotPolicies:
         counts = [getattr(policy, "replans", 0) for policy in self._policies]
         replans = np.where(self._running, counts, 0).astype(np.int64)
         return PolicyCost(replans, {}, replans)
+
+    def _action(self, policy: Policy, seen: Mapping[str, FloatArray]) -> FloatArray:
+        """Return one policy's action (action,), after checking it."""
+        returned: Any = policy.act(seen)
+        if returned is None:
+            wrong = "None"
+        else:
+            action = np.asarray(returned, dtype=np.float32)
+            self.action_size = self.action_size or action.size
+            if action.shape == (self.action_size,):
+                return action
+            wrong = f"an action of shape {action.shape}"
+        raise ConfigError(
+            f"{type(policy).__name__}.act returned {wrong}, expected an array of shape"
+            f" ({self.action_size or 'action'},)",
+            "act(observation) acts for one robot and returns one number per component of an action",
+        )
 
 
 def _copy(policy: Policy) -> Any:

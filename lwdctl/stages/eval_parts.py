@@ -1,4 +1,4 @@
-"""An evaluation in parts: records of conditions that several machines measured at the same time.
+"""Records of measured conditions, and evaluations in parts, which several machines measure.
 
 Each part leaves its records in one hidden directory beside the versions of the evaluation, named
 after the settings and the models. The evaluation that follows takes them as if it had been
@@ -10,17 +10,20 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from lwdctl.artifacts.artifact import Artifact
-from lwdctl.artifacts.files import matching
+from lwdctl.artifacts.files import matching, sealed, unsealed, write_durably
 from lwdctl.artifacts.manifest import plain
 from lwdctl.artifacts.run_in_progress import PARTS, RunInProgress, unfinished_runs
-from lwdctl.artifacts.stored_files import stored_file, stored_files
+from lwdctl.artifacts.stored_files import read_stored, stored_file, stored_files
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.configs import EvalConfig
 from lwdctl.core.config import to_mapping
+from lwdctl.core.errors import ArtifactError
+from lwdctl.core.untrusted import parse_json
 
 VIDEOS_FOLDER = "videos"
 _KEPT = (".json", ".journal")
@@ -60,6 +63,29 @@ def run_that_measures(
 def claim(records: Path, condition: str) -> Path:
     """Return the file by which a process claims a condition; it is no checkpoint."""
     return records / f".{condition}.claim"
+
+
+def read_record(folder: Path, condition: str) -> dict[str, Any]:
+    """Return the record of a measured condition.
+
+    Raises:
+        ArtifactError: It is damaged: its digest differs.
+    """
+    where = str(folder / f"{condition}.json")
+    content = unsealed(read_stored(folder, f"{condition}.json"))
+    if content is None:
+        raise ArtifactError(f"{where} is damaged", "leave out --resume to measure everything again")
+    return dict(parse_json(content, where, allow_nan=True))
+
+
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Write the record of a measured condition, sealed until it is published."""
+    write_durably(path, sealed(text_of_record(record)))
+
+
+def text_of_record(record: Mapping[str, Any]) -> bytes:
+    """Return what a record holds once it is published."""
+    return (json.dumps(record, indent=1) + "\n").encode()
 
 
 def take_parts(folder: Path, output: RunInProgress) -> None:

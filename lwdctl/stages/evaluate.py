@@ -14,18 +14,16 @@ import torch
 
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.described import open_or_describe
-from lwdctl.artifacts.files import sealed, unsealed, write_durably
+from lwdctl.artifacts.files import write_durably
 from lwdctl.artifacts.locks import claimed
 from lwdctl.artifacts.manifest import software
 from lwdctl.artifacts.run_in_progress import CHECKPOINTS, RunInProgress
 from lwdctl.artifacts.snippets import SnippetStore
-from lwdctl.artifacts.stored_files import read_stored
 from lwdctl.configs import EvalConfig
 from lwdctl.core.config import to_mapping
 from lwdctl.core.errors import ArtifactError, ConfigError, SimulatorError
 from lwdctl.core.seeding import EVALUATION_SEED_START
 from lwdctl.core.suggest import did_you_mean
-from lwdctl.core.untrusted import parse_json
 from lwdctl.evaluation.checks import check_compatible, check_video
 from lwdctl.evaluation.cost import condition_cost, trained_condition
 from lwdctl.evaluation.episodes import (
@@ -52,8 +50,11 @@ from lwdctl.stages.eval_parts import (
     VIDEOS_FOLDER,
     claim,
     parts_folder,
+    read_record,
     run_that_measures,
     take_parts,
+    text_of_record,
+    write_record,
 )
 from lwdctl.stages.stage import REST, Part, StageContext
 from lwdctl.training.loop import choose_device
@@ -341,7 +342,7 @@ class _Evaluation:
         path = records / f"{condition.name}.json"
         if path.exists():
             try:
-                final = self._is_final(_read(records, condition))
+                final = self._is_final(read_record(records, condition.name))
             except ArtifactError as error:
                 final = False
                 log(f"{condition.name} is measured again: {error.message}")
@@ -375,7 +376,7 @@ class _Evaluation:
             log(f"  {failures}")
         models = {kind: item.reference for kind, item in condition.artifacts.items()}
         result = ConditionResult(tuple(rows), episodes, models)
-        _write(path, {**result.to_json(), "software": self.software})
+        write_record(path, {**result.to_json(), "software": self.software})
         for name, reason in (recording.failures() if recording else {}).items():
             log(f"  no video of {name}: {reason}")
 
@@ -396,10 +397,10 @@ class _Evaluation:
             if same not in timed:
                 timed[same] = self._latency(condition)
                 self.context.progress.message(f"{condition.name}: {_milliseconds(timed[same])}")
-            record = _read(folder, condition)
+            record = read_record(folder, condition.name)
             for row in record["results"]:
                 row["cost"] = {**row["cost"], **timed[same]}
-            _write(folder / f"{condition.name}.json", record)
+            write_record(folder / f"{condition.name}.json", record)
 
     def _latency(self, condition: PlannedCondition) -> dict[str, Any]:
         """Time a policy on the longest demonstration."""
@@ -473,28 +474,24 @@ class _Evaluation:
             if any(config.perturbation)
             else "no perturbations"
         )
-        warm = (
-            f" re-plans after an episode's first run {100 * config.warm_start:g} % of the denoising"
-            " steps (warm start);"
-            if config.warm_start
-            else ""
-        )
-        ensemble = (
-            f" chunks are averaged with the rate {config.temporal_ensemble:g} (temporal ensemble);"
-            if config.temporal_ensemble is not None
-            else ""
-        )
-        kept = config.inpainting
-        kept_to = f" chunks keep to the previous one with the weight {kept:g};" if kept else ""
-        settings = warm + ensemble + kept_to
-        settings += f" guidance {config.guidance:g};" if config.guidance != 1 else ""
-        beyond, after = config.replan_beyond, config.replan_after
-        early = f" re-plans beyond {beyond:g} after {after} steps;" if beyond is not None else ""
+        said = []
+        if config.warm_start:
+            fraction = f"{100 * config.warm_start:g} % of the denoising steps (warm start)"
+            said.append(f"re-plans after an episode's first run {fraction}")
+        if (rate := config.temporal_ensemble) is not None:
+            said.append(f"chunks are averaged with the rate {rate:g} (temporal ensemble)")
+        if config.inpainting:
+            said.append(f"chunks keep to the previous one with the weight {config.inpainting:g}")
+        if config.guidance != 1:
+            said.append(f"guidance {config.guidance:g}")
+        if (beyond := config.replan_beyond) is not None:
+            said.append(f"re-plans beyond {beyond:g} after {config.replan_after} steps")
+        settings = "".join(f" {item};" for item in said)
         return (
             f"{config.episodes} episodes per {per} from evaluation seeds {config.seed} to"
             f" {config.seed + config.episodes - 1}; 'oracle' instead restores the initial states of"
             f" recorded demonstrations (split: {config.oracle_split}; at most as many);"
-            f" {self._horizons}; {perturbed};{settings}{early} success at any step;"
+            f" {self._horizons}; {perturbed};{settings} success at any step;"
             " 95 % Wilson intervals; EMA weights"
         )
 
@@ -535,6 +532,7 @@ def _roll(
         progress=evaluation.context.progress,
         recording=recording,
         journal=journal,
+        name=condition.policy,
     )
 
 
@@ -586,33 +584,11 @@ def _publish_records(
     folder, rows, lost = output.path / EPISODES_FOLDER, [], []
     folder.mkdir(exist_ok=True)
     for condition in conditions:
-        record = _read(output.checkpoints, condition)
+        record = read_record(output.checkpoints, condition.name)
         rows += record["results"]
         lost += [item["error"] for item in record["episodes"] if item["error"]]
-        write_durably(folder / f"{condition.name}.json", _text_of(record))
+        write_durably(folder / f"{condition.name}.json", text_of_record(record))
     return rows, lost
-
-
-def _read(folder: Path, condition: PlannedCondition) -> dict[str, Any]:
-    """Return the record of a measured condition.
-
-    Raises:
-        ArtifactError: It is damaged: its digest differs.
-    """
-    where = str(folder / f"{condition.name}.json")
-    content = unsealed(read_stored(folder, f"{condition.name}.json"))
-    if content is None:
-        raise ArtifactError(f"{where} is damaged", "leave out --resume to measure everything again")
-    return dict(parse_json(content, where, allow_nan=True))
-
-
-def _write(path: Path, record: Mapping[str, Any]) -> None:
-    """Write the record of a measured condition, sealed until it is published."""
-    write_durably(path, sealed(_text_of(record)))
-
-
-def _text_of(record: Mapping[str, Any]) -> bytes:
-    return (json.dumps(record, indent=1) + "\n").encode()
 
 
 def _milliseconds(timed: Mapping[str, Any]) -> str:

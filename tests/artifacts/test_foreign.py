@@ -21,6 +21,7 @@ from lwdctl.artifacts.zarr_columns import Column
 from lwdctl.cli.main import main
 from lwdctl.core.errors import ArtifactError, ConfigError
 from lwdctl.core.records import EnvSpec
+from lwdctl.pipeline.run_stage import run_stage
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "deploy"))
@@ -206,6 +207,21 @@ def test_python_names_what_it_trusts(root, robot):
     trusting = lwdctl.load_policy("diffusion/toy", trust=["somebodys_module:Robot"])
     lwdctl.evaluate(trusting, episodes=1, tasks=["push"], labels=["slow"], max_steps=1)
     assert robot.exists()
+
+
+def test_a_string_is_one_trusted_name(root, robot):
+    once = {"episodes": 1, "tasks": ["push"], "labels": ["slow"], "max_steps": 1}
+    policy = lwdctl.load_policy("diffusion/toy")
+    with pytest.raises(ConfigError, match="import the module"):
+        lwdctl.evaluate(policy, trust="and_somebodys_module:Robots", **once)
+    partly = lwdctl.load_policy("diffusion/toy", trust="and_somebodys_module:Robots")
+    with pytest.raises(ConfigError, match="import the module"):
+        lwdctl.evaluate(partly, **once)
+    assert not robot.exists()
+    lwdctl.evaluate(policy, trust="somebodys_module:Robot", **once)
+    lwdctl.evaluate(lwdctl.load_policy("diffusion/toy", trust="somebodys_module:Robot"), **once)
+    settings = {"policy": ["random"], "episodes": 1, "workers": 0, "max_steps": 2}
+    run_stage("eval", Workspace(root), settings, trust="somebodys_module:Robot")
 
 
 def test_what_is_built_in_python_is_the_callers_own(root):

@@ -126,6 +126,25 @@ def test_one_refused_file_of_two(file, capfd):
     assert f"1 of 2 files cannot be ingested; the first: {missing}: no such file" in err
 
 
+@pytest.mark.parametrize("command", ["inspect", "ingest"])
+@pytest.mark.parametrize(
+    ("words", "reference"),
+    [
+        (["evaluation/quickstart"], "evaluation/quickstart"),
+        (["robomimic", "snippets/quickstart:v2"], "snippets/quickstart:v2"),
+        (["runs/snippets/quickstart"], "snippets/quickstart --workspace runs"),
+        (["runs/snippets/quickstart/v0001"], "snippets/quickstart:v1 --workspace runs"),
+        (["robomimic", "runs/snippets/quickstart"], "snippets/quickstart --workspace runs"),
+    ],
+)
+def test_artifacts_are_shown_not_read(tmp_path, monkeypatch, capfd, command, words, reference):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/snippets/quickstart/v0001").mkdir(parents=True)
+    assert main([command, *words, "-q"]) == 1
+    hint = f"hint: if it is an artifact of the workspace: lwdctl show {reference}\n"
+    assert capfd.readouterr().err.endswith(hint)
+
+
 def test_warnings_alone_are_no_failure(file, capfd):
     # Rows that jump: two episodes that lie in one.
     with h5py.File(file, "a") as content:

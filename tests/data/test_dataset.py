@@ -71,3 +71,21 @@ def test_keys_tasks_labels_and_the_last_observation():
 def test_what_does_not_fit_is_named(observations, actions, message):
     with pytest.raises(DataError, match=message):
         store_from_arrays(observations, actions)
+
+
+@pytest.mark.parametrize("argument", ["tasks", "labels"])
+def test_tasks_and_labels_are_strings(argument):
+    with pytest.raises(DataError, match=f"{argument}: that of episode 1 is 1, expected a") as error:
+        store_from_arrays(OBSERVATIONS, ACTIONS, **{argument: ["0", 1, 0, 1]})
+    assert error.value.hint == f"{argument}=[str(item) for item in {argument}]"
+    with pytest.raises(DataError, match=f"{argument}: is 3, expected a string or one per episode"):
+        store_from_arrays(OBSERVATIONS, ACTIONS, **{argument: 3})
+    names = np.array(["a", "b", "a", "b"])
+    assert len(store_from_arrays(OBSERVATIONS, ACTIONS, **{argument: names}).episodes) == 4
+
+
+def test_values_that_are_not_finite_are_no_matter_of_an_option():
+    with pytest.raises(DataError, match="episode 0: actions, row 0: value is nan") as error:
+        store_from_arrays(OBSERVATIONS[:1], [ACTIONS[0] * np.nan])
+    assert "--" not in error.value.hint
+    assert "np.isfinite(array).all()" in error.value.hint

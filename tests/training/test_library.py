@@ -42,9 +42,9 @@ def data() -> SnippetStore:
 class Recurrent(nn.Module):
     """An encoder that reads a snippet step by step."""
 
-    def __init__(self, latent: int = LATENT) -> None:
+    def __init__(self, latent: int = LATENT, inputs: int = 5) -> None:
         super().__init__()
-        self.recurrence = nn.GRU(5, 8, batch_first=True)
+        self.recurrence = nn.GRU(inputs, 8, batch_first=True)
         self.heads = nn.Linear(8, 2 * latent)
 
     def forward(self, steps: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,6 +108,11 @@ def test_an_encoder_of_one_s_own(data: SnippetStore, tmp_path: Path) -> None:
     assert np.isfinite(latents.mean).all()
     with pytest.raises(ConfigError, match=r"\(2, 6\)"):
         train_vae(data, VAE, encoder=Recurrent(4), **run(tmp_path / "narrow"))
+    other_data = nn.Sequential(nn.Flatten(), nn.Linear(7, LATENT))
+    for encoder, reason in ((other_data, "takes 2 positional"), (Recurrent(inputs=7), "7")):
+        with pytest.raises(ConfigError, match=f"the encoder cannot be called: .*{reason}") as error:
+            train_vae(data, VAE, encoder=encoder, directory=tmp_path, progress=SilentProgress())
+        assert error.value.hint == "it was given inputs of the shapes (2, 8, 5), (2, 8)"
 
 
 def test_a_denoiser_of_one_s_own(data: SnippetStore, tmp_path: Path) -> None:
@@ -129,6 +134,9 @@ def test_a_denoiser_of_one_s_own(data: SnippetStore, tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match=r"\(2, 6\)"):
         train_diffusion(latents, data, vae, DIFFUSION, denoiser=Flat(3), **run(tmp_path / "flat"))
+    with pytest.raises(ConfigError, match="the denoiser cannot be called: mat1 and mat2") as error:
+        train_diffusion(latents, data, vae, DIFFUSION, denoiser=Linear(9), **run(tmp_path / "wide"))
+    assert error.value.hint == "it was given inputs of the shapes (2, 6), (2,), (2, 3)"
 
 
 def test_latents_need_a_training_split(data: SnippetStore, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from lwdctl.core.untrusted import parse_json
 from lwdctl.data.checks import (
     NUMBER_KINDS,
     NonFiniteError,
+    artifact_hint,
     check_declared_bytes,
     check_path,
     check_rows,
@@ -119,7 +120,7 @@ def open_hdf5(path: Path, max_bytes: int) -> tuple[h5py.File, Structure]:
     """
     check_path(path)
     if not path.is_file():
-        raise DataError(f"{path}: is not a file")
+        raise DataError(f"{path}: is not a file", artifact_hint(path))
     if path.stat().st_size == 0:
         raise DataError(f"{path}: is empty")
     try:
