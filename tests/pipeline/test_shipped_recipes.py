@@ -28,7 +28,9 @@ def test_there_is_a_recipe_for_every_experiment():
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["lift-absolute", "pusht-nearest16", "pusht-nearest64"])
+@pytest.mark.parametrize(
+    "name", ["lift-absolute", "pusht-nearest16", "pusht-nearest64", "pusht-sampled64"]
+)
 def test_the_results_are_what_the_records_say(name):
     artifacts = [Artifact.open(path) for path in sorted(RECORDS.glob(f"{name}-seed*"))]
     assert len(artifacts) == 3
@@ -41,6 +43,23 @@ def test_the_results_are_what_the_records_say(name):
         low, high = row.success.low, row.success.high
         assert f"{row.success.value:.3f}" in results
         assert f"[{low:.3f}, {high:.3f}]" in results
+
+
+@pytest.mark.parametrize("name", ["unet64", "dp64", "mlp-plain", "mlp-equipped"])
+def test_the_rows_of_one_training_are_what_the_records_say(name):
+    artifact = Artifact.open(RECORDS / f"pusht-{name}-seed0")
+    artifact.check()
+    results = (ROOT / "pipelines/RESULTS.md").read_text()
+    rows = [row for row in artifact.manifest.summary["results"] if row["task"] == "all"]
+    for horizon in {row["horizon"] for row in rows}:
+        cells = [
+            f"{row['metrics']['max_overlap']:.3f}, {row['metrics']['final_overlap']:.3f},"
+            f" {row['success']:.2f}"
+            for row in rows
+            if row["horizon"] == horizon
+        ]
+        assert len(cells) == 4
+        assert " | ".join(cells) in results.replace("**", "")
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
