@@ -272,7 +272,20 @@ def test_a_policy_of_arrays_without_an_environment_needs_one() -> None:
     with pytest.raises(ConfigError, match="the data of no policy name an environment"):
         lwdctl.evaluate(policy, episodes=2)
     table = lwdctl.evaluate(policy, env=_Broken(), episodes=2, max_steps=2)
+    assert not any(row.cost == {} for row in table.rows)
     assert [row.episodes for row in table.rows if row.task == "all"] == [2]
+
+
+@pytest.mark.sim
+def test_an_environment_without_tasks_has_those_of_its_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    env, short = EnvSpec("pusht", ()), {"episodes": 1, "max_steps": 1, "progress": SilentProgress()}
+    table = lwdctl.evaluate({"mine": _Constant(0.0)}, env=env, **short)
+    assert {row.task for row in table.rows} == {"push_t", "all"}
+    monkeypatch.setattr("lwdctl.api.evaluation.environment_named", lambda name: env)
+    with pytest.raises(ConfigError, match="there is no episode to run: 'pusht' names no task"):
+        lwdctl.evaluate({"mine": _Constant(0.0)}, env=env, **short)
 
 
 class _OnlyReset:

@@ -198,7 +198,7 @@ def evaluate(  # noqa: PLR0913 - the settings of an evaluation, by keyword only
             finished.score,
             _condition(name, policy, spec.adapter, perturbation),
             cost=partial(condition_cost, policy.cost())
-            if isinstance(policy, LoadedPolicy)
+            if isinstance(policy, LoadedPolicy) and policy.trained.has_known_cost
             else None,
         )
         found.append(ConditionResult(tuple(rows), finished.episodes))

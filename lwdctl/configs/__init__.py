@@ -434,9 +434,9 @@ class EvalConfig(RolloutConfig):
     )
     inpainting: float = option(
         0.0,
-        "dp only: weight with which a new chunk keeps to what the previous one holds for the same"
-        " steps, as in real-time chunking; at its first step this, and falling to 0 where the"
-        " previous chunk ends; goes with a --horizon below the chunk's steps",
+        "dp only: factor of the weights with which a new chunk keeps to what the previous one holds"
+        " for the same steps; they fall to 0 where the previous chunk ends, as in real-time"
+        " chunking. Needs a --horizon below the chunk's steps; 0 samples every chunk anew",
         minimum=0,
         maximum=1,
     )

@@ -115,7 +115,7 @@ class Condition:
             chunk, 0 where every re-plan starts from noise.
         temporal_ensemble: Rate at which the weights of chunks fall where several are averaged.
         guidance: Factor of the difference that the condition makes to predictions; 1 as trained.
-        inpainting: Weight with which the first step of a chunk keeps to the previous chunk.
+        inpainting: Factor of the weights with which a chunk keeps to the previous one.
         replan_beyond: Difference from the recorded snippet with the most similar latent beyond
             which a policy re-plans before its horizon, None where none does.
         replan_after: Its minimum number of steps between two re-plans, None likewise.

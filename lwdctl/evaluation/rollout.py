@@ -147,6 +147,7 @@ def rollout(  # noqa: PLR0913 - the settings of a rollout, by keyword only
 
 
 def _how_to_limit() -> str:
+    """Return what to do where an environment has no step limit, for whoever called."""
     command = command_line()
     if command.startswith("lwdctl run "):
         return "give its stage of the recipe the steps of an episode: max_steps = N"

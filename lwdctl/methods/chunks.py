@@ -74,13 +74,21 @@ class TrainedChunks(TrainedPolicy):
 
     def check(self, acting: Acting) -> None:
         """Check that chunks reach the horizon, and that the model can be sampled so."""
-        self._executed(acting)
+        executed = self._executed(acting)
         spec, steps = self._spec.diffusion, acting.num_inference_steps
         check_sampling(spec, acting.sampler, steps, acting.guidance, self._name)
-        if self.can_inpaint and acting.inpainting and acting.warm_start:
+        if not (self.can_inpaint and acting.inpainting):
+            return
+        if acting.warm_start:
             raise ConfigError(
-                "inpainting and a warm start begin the same chunk in two ways",
+                "inpainting and a warm start both continue the previous chunk",
                 "leave --inpainting or --warm-start out",
+            )
+        if executed == self.snippet_length:
+            raise ConfigError(
+                f"inpainting needs a horizon below the {executed} steps of its chunks, else nothing"
+                " is left of the previous one",
+                f"add --horizon {max(1, executed // 2)}, or leave --inpainting out",
             )
 
     def _executed(self, acting: Acting) -> int:

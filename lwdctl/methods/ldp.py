@@ -83,6 +83,7 @@ class LatentDiffusionOfChunks(Method):
 
             store, train = encode(objective.batches, "train")
             mean, std = store.statistics()
+            del store  # in memory it would be a second copy
             part = objective.held_out
             held_out = None if part is None else encode(part, "held-out")[1]
         diffusion = work.initialize(lambda: LatentDiffusion(spec.diffusion))

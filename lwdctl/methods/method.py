@@ -43,8 +43,9 @@ class Acting(StageSettings):
             weights exp(-m i) where i counts from the oldest chunk and m is this number; None
             executes the newest chunk.
         guidance: Factor of the difference that the condition makes; 1 as trained.
-        inpainting: Diffusion Policy only: weight with which a new chunk keeps to what the previous
-            one holds for the same steps; see `inpainting_weights`. 0 samples it anew.
+        inpainting: Diffusion Policy only: factor of the weights with which a new chunk keeps to
+            what the previous one holds for the same steps; see `inpainting_weights`. 0 samples it
+            anew.
         replan_beyond: LWD only: re-plan before the horizon when the observation differs by more
             than this from the recorded snippet with the most similar latent (root mean square over
             components, in standard deviations). None never does. Ignored where latents are not
@@ -65,7 +66,7 @@ class Acting(StageSettings):
     )
     guidance: float = option(1.0, "Factor of the difference that the condition makes", minimum=0)
     inpainting: float = option(
-        0.0, "Weight with which a chunk keeps to the previous one", minimum=0, maximum=1
+        0.0, "Factor of the weights that keep to the previous chunk", minimum=0, maximum=1
     )
     replan_beyond: float | None = option(None, "Distance beyond which to re-plan early", minimum=0)
     replan_after: int = option(8, "Minimum number of steps between two re-plans", minimum=1)

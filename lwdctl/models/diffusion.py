@@ -212,8 +212,9 @@ class LatentDiffusion(nn.Module):
             guidance: Factor of the difference that the condition makes to a prediction: 1 as
                 trained, 0 without the condition (Ho and Salimans 2021, formula 6, where it is
                 1 + w).
-            kept: (latent,), weights with which every predicted clean latent is replaced by
-                `start`, which is then not what sampling starts from; None starts from it.
+            kept: (latent,), weights from 0 to 1. Given, sampling starts from pure noise,
+                `fraction` is ignored, and `start` is mixed into every predicted clean latent with
+                these weights.
 
         Returns:
             (batch, latent), in the encoder's units.

@@ -153,8 +153,8 @@ def denoise(
         latent: What to start from (batch, latent).
         noise: Fresh noise (draw, batch, latent), a draw for every step that adds noise.
         clip: Bound of the clean latents, 0 for none.
-        known: Latents (batch, latent) to keep to, and the weights (latent,) with which they
-            replace every predicted clean latent.
+        known: Latents (batch, latent) to keep to, and the weights (latent,) with which they are
+            mixed into every predicted clean latent.
 
     Returns:
         (batch, latent), normalized.

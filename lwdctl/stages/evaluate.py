@@ -481,7 +481,7 @@ class _Evaluation:
         if (rate := config.temporal_ensemble) is not None:
             said.append(f"chunks are averaged with the rate {rate:g} (temporal ensemble)")
         if config.inpainting:
-            said.append(f"chunks keep to the previous one with the weight {config.inpainting:g}")
+            said.append(f"chunks keep to the previous one (inpainting {config.inpainting:g})")
         if config.guidance != 1:
             said.append(f"guidance {config.guidance:g}")
         if (beyond := config.replan_beyond) is not None:

@@ -121,6 +121,16 @@ def test_unrelated_lineages_are_refused_and_listed_and_run_chooses(workspace, ch
         assert workspace.resolve(kind, run="can") == can[index]
 
 
+def test_the_newest_that_derives_from_something_is_found_beside_changed_ones(workspace, chain):
+    (_, vae, latents, diffusion), (data, other, *_) = chain("lift"), chain("can")
+    for broken in (data, other):
+        (broken.path / "manifest.json").write_text("{")
+    assert workspace.resolve("latents", derived_from=[vae]) == latents
+    assert workspace.resolve("diffusion", derived_from=[vae, latents]) == diffusion
+    with pytest.raises(ArtifactError, match=r"no finished latents .* derives from diffusion/lift"):
+        workspace.resolve("latents", derived_from=[diffusion])
+
+
 def test_run_follows_the_root_through_other_names(workspace, make):
     lift, can = make("snippets", "lift"), make("snippets", "can")
     wanted = make("diffusion", "big", make("vae", "wide", lift))

@@ -67,8 +67,9 @@ def test_a_plugin_cannot_take_a_name_of_ours(install):
 def test_two_plugins_cannot_have_one_name(install):
     install("fancy", "mamba = json:loads")
     install("plain", "mamba = json:dumps")
-    with pytest.raises(ConfigError, match=r"plain adds a .* 'mamba', .* fancy already"):
+    with pytest.raises(ConfigError, match=r"plain adds a .* 'mamba', .* fancy already") as error:
         TABLE.check("mamba")
+    assert error.value.hint == "pip uninstall fancy or plain"
 
 
 def test_import_paths_are_names_where_they_are_allowed():

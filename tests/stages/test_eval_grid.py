@@ -200,9 +200,11 @@ def test_receding_execution_is_what_a_model_was_trained_for(workspace: Workspace
     kept = {**alone, "policy": ["dp", "random"], "inpainting": 0.5}
     artifact = do("eval", workspace, kept, named={"baseline": "receding"}, name="kept")
     assert [cell["inpainting"] for cell in everything(artifact)] == [0.5, 0.0]
-    assert "keep to the previous one with the weight 0.5" in artifact.manifest.summary["protocol"]
-    with pytest.raises(ConfigError, match="begin the same chunk in two ways"):
+    assert "keep to the previous one (inpainting 0.5)" in artifact.manifest.summary["protocol"]
+    with pytest.raises(ConfigError, match="both continue the previous chunk"):
         do("eval", workspace, {**kept, "warm_start": 0.5}, named={"baseline": "receding"})
+    with pytest.raises(ConfigError, match="below the 12 steps of its chunks"):
+        do("eval", workspace, {**kept, "horizon": 12}, named={"baseline": "receding"})
 
 
 def test_training_seeds_have_models_of_their_own(workspace: Workspace) -> None:
