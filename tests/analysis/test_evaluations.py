@@ -139,7 +139,7 @@ def test_two_measurements_of_one_thing_in_one_evaluation_are_refused(workspace):
     ("change", "config", "said"),
     [
         ({"env": "elsewhere"}, {}, "environment: toyland and elsewhere"),
-        ({}, {"max_steps": 99}, "step limit: None and 99"),
+        ({}, {"max_steps": 99}, "step limit: the environment's own and 99"),
         ({}, {"perturbation_probability": 0.5}, "probability of a perturbation: 0.1 and 0.5"),
     ],
 )

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from lwdctl.configs import IngestConfig
@@ -146,6 +146,7 @@ def small_datasets(made_by_minari):
 
 @pytest.mark.filterwarnings("ignore")
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@example(which=0, place=0.1171875, values=b"\x00\x00\x80")
 @given(which=st.integers(0, 1), place=st.floats(0, 1), values=st.binary(min_size=1, max_size=9))
 def test_random_damage_is_a_data_error_or_harmless(small_datasets, which, place, values):
     path, intact = small_datasets[which]
@@ -158,11 +159,14 @@ def test_random_damage_is_a_data_error_or_harmless(small_datasets, which, place,
     try:
         with open_source("minari", (folder,), IngestConfig()) as reader:
             shapes = {key: rows.shape for key, rows in reader.read(3).observations.items()}
-            left_out = [key for item in found(reader, "left-out") for key in item.values["keys"]]
+            for item in found(reader, "left-out"):
+                left_out += item.values.get("keys", item.values.get("episodes"))
     except DataError as error:
         message = error.message
-    # A damaged name makes an array one that this episode does not have.
-    assert str(folder) in message or shapes.get("state") == (7, 3) or "state" in left_out
+    # A damaged name makes an array one that this episode does not have; a damaged number of rows
+    # may leave it none.
+    is_left_out = "state" in left_out or "episode_3" in left_out
+    assert str(folder) in message or shapes.get("state") == (7, 3) or is_left_out
 
 
 NEGATIVE_LENGTHS = """
