@@ -170,9 +170,9 @@ class _Nothing(_NineNumbers):
 
 @pytest.mark.sim
 def test_policies_that_do_not_fit_the_environment_are_answered(workspace: Path) -> None:
-    with pytest.raises(ConfigError, match=r"_NineNumbers.act .* shape \(9,\), .* shape \(2,\)"):
+    with pytest.raises(ConfigError, match="'mine' returned actions of 9 components"):
         lwdctl.evaluate({"mine": _NineNumbers()}, env="pusht", episodes=1, max_steps=2)
-    with pytest.raises(ConfigError, match=r"_Nothing.act returned None, expected .* shape \(2,\)"):
+    with pytest.raises(ConfigError, match=r"_Nothing.act returned None, expected .* \(action,\)"):
         lwdctl.evaluate({"mine": _Nothing()}, env="pusht", episodes=1, max_steps=2)
     with pytest.raises(ConfigError, match="is a class"):
         lwdctl.evaluate({"mine": _NineNumbers}, env="pusht", episodes=1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from lwdctl.artifacts.artifact import Artifact
@@ -129,20 +128,6 @@ def check_agreement(inputs: Sequence[Artifact], root: Path) -> None:
                     f"{_use(user, other)}, {_use(item, reference)}",
                     f"name inputs of one lineage; compare: lwdctl lineage {item.reference}",
                 )
-
-
-def digests(artifact: Artifact, root: Path) -> set[str]:
-    """Return the digests of all that an artifact derives from, as far as it is still there.
-
-    An input that was changed counts by the digest that it had: finding another artifact must not
-    fail over it.
-    """
-    found, home = set(), workspace_of(artifact, root)
-    for item in artifact.manifest.inputs:
-        found.add(item.digest)
-        with suppress(ArtifactError):
-            found |= digests(find_input(item, home), root)
-    return found
 
 
 def root_names(

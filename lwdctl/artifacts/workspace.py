@@ -239,9 +239,9 @@ class Workspace:
         candidates = self.artifacts(artifact_type)
         wanted = {item.digest: item.reference for item in derived_from}
         if wanted and candidates:
-            candidates = [
-                item for item in candidates if wanted.keys() <= lineage.digests(item, self.root)
-            ]
+            # An input that is gone or was changed counts: finding another must not fail over it.
+            traced = [(item, *lineage.trace([item], self.root)) for item in candidates]
+            candidates = [item for item, found, lost in traced if wanted.keys() <= {*found, *lost}]
             if not candidates:
                 raise ArtifactError(
                     f"no finished {artifact_type} in {self.root} derives from"

@@ -100,7 +100,7 @@ class Registry:
             raise ConfigError(
                 f"the plug-in {packages[-1]} adds a {self.noun} named '{name}', a name that"
                 f" {others[0]} already uses",
-                f"pip uninstall {' or '.join(packages)}",
+                f"pip uninstall {packages[-1]}",
             )
 
     def load(self, name: str) -> Any:

@@ -161,7 +161,7 @@ def recognize_all(paths: Sequence[Path]) -> list[Recognized]:
     for path in paths:
         item = recognize(path)
         if not item.format:
-            from lwdctl.data.checks import artifact_hint
+            from lwdctl.data.checks import artifact_hint  # with numpy, which `--help` does not need
 
             raise DataError(
                 f"{path}: is of no data format that lwdctl knows ({', '.join(READERS)})",

@@ -99,7 +99,6 @@ class RolloutSettings:
         perturbation: Magnitude of perturbations, in the environment's unit.
         perturbation_probability: Probability of a perturbation before each step.
         recording: Which episodes to make videos of, or None.
-        limit_hint: What to do about an environment without a step limit.
     """
 
     env: Environment
@@ -107,7 +106,6 @@ class RolloutSettings:
     perturbation: float
     perturbation_probability: float
     recording: Recording | None = None
-    limit_hint: str = ""
 
 
 class Request(NamedTuple):
@@ -456,7 +454,8 @@ class _Episode:
         self._limit = settings.max_steps or simulator.max_steps
         if not self._limit:
             raise ConfigError(
-                "the environment has no limit of the steps per episode", settings.limit_hint
+                "the environment has no limit of the steps per episode",
+                "give it: --max-steps N on the command line, max_steps=N in Python and recipes",
             )
         self._rng = generator("perturbation", plan.task, plan.seed)
         self._values: dict[str, list[float]] = {item.source: [] for item in simulator.metrics}

@@ -210,7 +210,7 @@ def reasons_of_loss(errors: Iterable[str]) -> str:
 
 
 def described_failures(name: str, episodes: Sequence[EpisodeResult]) -> str:
-    """Say how many episodes the policy called `name` failed for good, and why; "" for none."""
+    """Say how many episodes ended because of the policy called `name`, and why; "" for none."""
     failures = [item.policy_failure for item in episodes if item.policy_failure]
     if not failures:
         return ""

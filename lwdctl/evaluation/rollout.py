@@ -20,7 +20,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lwdctl.artifacts.manifest import command_line
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import Progress, SilentProgress
 from lwdctl.core.records import EnvSpec, FloatArray
@@ -37,7 +36,6 @@ from lwdctl.evaluation.episodes import EpisodeResult
 from lwdctl.evaluation.journal import EpisodeJournal
 from lwdctl.evaluation.video import Recording
 from lwdctl.policies.policy import BatchPolicy, EpisodePlan, acts_in_parts
-from lwdctl.policies.single import SingleRobotPolicies
 
 PARTS = ("simulator", "denoiser", "decoding", "policy", "total")
 
@@ -105,9 +103,7 @@ def rollout(  # noqa: PLR0913 - the settings of a rollout, by keyword only
     if isinstance(env, EnvSpec):
         env = allowed(env)  # worker processes do not know what the user trusts
     _check_environment(env, num_envs, workers)
-    settings = RolloutSettings(
-        env, max_steps, perturbation, perturbation_probability, recording, _how_to_limit()
-    )
+    settings = RolloutSettings(env, max_steps, perturbation, perturbation_probability, recording)
     environments: Environments | EnvironmentWorkers = (
         EnvironmentWorkers(settings, num_envs, workers, timeout)
         if workers
@@ -144,15 +140,6 @@ def rollout(  # noqa: PLR0913 - the settings of a rollout, by keyword only
         dict(engine.seconds),
         environments.description.score or (journal.score if journal else ""),
     )
-
-
-def _how_to_limit() -> str:
-    """Return what to do where an environment has no step limit, for whoever called."""
-    command = command_line()
-    if command.startswith("lwdctl run "):
-        return "give its stage of the recipe the steps of an episode: max_steps = N"
-    given = "--max-steps N" if command.startswith("lwdctl ") else "max_steps=N"
-    return f"give the steps of an episode: {given}"
 
 
 def _check_environment(env: Environment, num_envs: int, workers: int) -> None:
@@ -243,8 +230,6 @@ class Engine:
         batch.take(self._environments.start(batch.plans, spread=attempts > 1))
         started = time.perf_counter()
         if batch.running:
-            if isinstance(self._policy, SingleRobotPolicies):
-                self._policy.action_size = self._environments.description.action_size
             self._policy.reset([batch.plans.get(index) for index in range(self._num_envs)])
             acting += time.perf_counter() - started
         awaited: dict[int, Responses] = {}

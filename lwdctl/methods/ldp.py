@@ -10,14 +10,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from lwdctl.artifacts.latents import LatentStore
+from lwdctl.artifacts.latents import LATENTS_PAYLOAD
 from lwdctl.artifacts.run_in_progress import CHECKPOINTS
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import BaselineConfig
 from lwdctl.core.progress import Progress
-from lwdctl.data.batches import SnippetBatches, choose_cache
+from lwdctl.data.batches import SnippetBatches
 from lwdctl.data.windows import WindowRule
 from lwdctl.methods import training
 from lwdctl.methods.chunks import PASS_BATCH, TrainedChunks, chunk_moments
@@ -33,8 +34,6 @@ from lwdctl.training.objectives import (
     SpilledLatents,
     latent_table,
 )
-
-Table = LatentTable | SpilledLatents
 
 
 class LatentDiffusionOfChunks(Method):
@@ -65,27 +64,9 @@ class LatentDiffusionOfChunks(Method):
         encoder = first.ema_model.eval()
         assert isinstance(encoder, ChunkVae)
 
-        folder = directory / CHECKPOINTS
-        folder.mkdir(exist_ok=True)
-        with TemporaryDirectory(prefix="latents-", dir=folder) as encoded:
-
-            def encode(part: SnippetBatches, name: str) -> tuple[LatentStore, Table]:
-                size = (
-                    4 * part.count * (2 * spec.latent_size + spec.history * spec.observation_size)
-                )
-                streams = choose_cache(config.cache, size, work.device) == "none"
-                path = Path(encoded) / name if streams else None
-                store = encode_batches(
-                    encoder, part, data.episodes, spec.history, PASS_BATCH, progress, path
-                )
-                rows = np.arange(store.count)
-                return store, latent_table(store, work.device, rows, config.cache, folder)
-
-            store, train = encode(objective.batches, "train")
-            mean, std = store.statistics()
-            del store  # in memory it would be a second copy
-            part = objective.held_out
-            held_out = None if part is None else encode(part, "held-out")[1]
+        train, (mean, std) = _encode(encoder, objective.batches, work)
+        part = objective.held_out
+        held_out = None if part is None else _encode(encoder, part, work)[0]
         diffusion = work.initialize(lambda: LatentDiffusion(spec.diffusion))
         diffusion.latent.fit(torch.as_tensor(mean).float(), torch.as_tensor(std).float())
         diffusion.state.repeat(encoder.observation, work.history)
@@ -121,6 +102,25 @@ class LatentDiffusionOfChunks(Method):
     def open_directory(self, path: Path, device: torch.device, name: str) -> TrainedChunks:
         """Open a trained model."""
         return TrainedChunks(path, LatentChunks, device, name)
+
+
+def _encode(
+    encoder: ChunkVae, part: SnippetBatches, work: training.Work
+) -> tuple[LatentTable | SpilledLatents, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]:
+    """Encode every snippet; return the latents, and their mean and standard deviation (latent,).
+
+    A store on the disk holds them in between, so that they are in memory once at most.
+    """
+    folder, history = work.directory / CHECKPOINTS, encoder.spec.history
+    folder.mkdir(exist_ok=True)
+    with TemporaryDirectory(prefix="latents-", dir=folder) as place:
+        store = encode_batches(
+            encoder, part, work.data.episodes, history, PASS_BATCH, work.progress,
+            Path(place) / LATENTS_PAYLOAD,
+        )  # fmt: skip
+        rows = np.arange(store.count)
+        table = latent_table(store, work.device, rows, work.config.cache, folder)
+        return table, store.statistics()
 
 
 METHOD = LatentDiffusionOfChunks()

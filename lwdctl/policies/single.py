@@ -23,14 +23,9 @@ class SingleRobotPolicies:
             `reset` (seed, task, label) it is given those that it takes.
         num_envs: Number of environments.
 
-    Attributes:
-        action_size: Components of an action; 0 takes those of the first action.
-
     Raises:
         ConfigError: The object has no `reset` or no `act`.
     """
-
-    action_size = 0
 
     def __init__(self, policy: Policy, num_envs: int) -> None:
         if isinstance(policy, type):
@@ -45,6 +40,7 @@ class SingleRobotPolicies:
                     "a policy has reset(seed, task, label) and act(observation); lwdctl.load_policy"
                     " opens a trained model",
                 )
+        self._size = 0
         self._policies = [policy, *(_copy(policy) for _ in range(num_envs - 1))]
         self._taken = _arguments_taken(policy.reset)
         self._running = [False] * num_envs
@@ -63,13 +59,13 @@ class SingleRobotPolicies:
         """Return actions (env, action) in environment units; zeros for inactive environments.
 
         Raises:
-            ConfigError: A policy returned no vector, or one of another size than `action_size`.
+            ConfigError: A policy returned no vector, or one of another size than before.
         """
         found = []
         for index in np.flatnonzero(active):
             seen = {name: rows[index] for name, rows in observations.items()}
             found.append(self._action(self._policies[index], seen))
-        actions = np.zeros((len(active), self.action_size), dtype=np.float32)
+        actions = np.zeros((len(active), self._size), dtype=np.float32)
         actions[active] = np.stack(found) if found else 0.0
         return actions
 
@@ -91,13 +87,13 @@ class SingleRobotPolicies:
             wrong = "None"
         else:
             action = np.asarray(returned, dtype=np.float32)
-            self.action_size = self.action_size or action.size
-            if action.shape == (self.action_size,):
+            self._size = self._size or action.size
+            if action.shape == (self._size,):
                 return action
             wrong = f"an action of shape {action.shape}"
         raise ConfigError(
             f"{type(policy).__name__}.act returned {wrong}, expected an array of shape"
-            f" ({self.action_size or 'action'},)",
+            f" ({self._size or 'action'},)",
             "act(observation) acts for one robot and returns one number per component of an action",
         )
 

@@ -69,7 +69,7 @@ def test_two_plugins_cannot_have_one_name(install):
     install("plain", "mamba = json:dumps")
     with pytest.raises(ConfigError, match=r"plain adds a .* 'mamba', .* fancy already") as error:
         TABLE.check("mamba")
-    assert error.value.hint == "pip uninstall fancy or plain"
+    assert error.value.hint == "pip uninstall plain"
 
 
 def test_import_paths_are_names_where_they_are_allowed():

@@ -9,7 +9,6 @@ import h5py
 import numpy as np
 import pytest
 
-from lwdctl.artifacts.manifest import recording
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.errors import ConfigError, SimulatorError
@@ -329,7 +328,7 @@ UNLIMITED = partial(gymnasium.make, "Pendulum-v1", max_episode_steps=-1)
     [
         (Discrete, {}, "actions in Discrete.3., expected a Box", "continuous"),
         (Pictured, {}, "observation 'observation' in Discrete", "FlattenObservation"),
-        (CounterEnv, {}, "no limit of the steps per episode", "max_steps=N"),
+        (CounterEnv, {}, "no limit of the steps per episode", "--max-steps N"),
         (UNLIMITED, {"workers": 1}, "no limit of the steps per episode", "max_steps=N"),
         (lambda: None, {"workers": 1}, "cannot be given this environment", "workers=0"),
     ],
@@ -338,16 +337,3 @@ def test_what_is_not_supported_is_an_error_with_a_hint(factory, options, message
     with pytest.raises(ConfigError, match=message) as caught:
         run(factory, **options)
     assert hint in caught.value.hint
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize(
-    ("command", "hint"), [("lwdctl eval", "--max-steps N"), ("lwdctl run a.toml", "max_steps = N")]
-)
-def test_the_command_line_names_its_own_way_to_a_step_limit(command, hint, workers):
-    with (
-        recording(command=command),
-        pytest.raises(ConfigError, match="no limit of the steps per episode") as caught,
-    ):
-        run(UNLIMITED, workers=workers)
-    assert caught.value.hint.endswith(f": {hint}")
