@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         load_dataset,
         load_policy,
         run,
+        run_stage,
         status,
         track,
     )
@@ -73,7 +74,8 @@ _HOMES = {
     "lwdctl.analysis.comparison": ("Comparison",),
     "lwdctl.api.evaluation": ("ResultTable", "compare", "evaluate"),
     "lwdctl.api.opening": (
-        "collect", "ingest", "inspect", "load_dataset", "load_policy", "run", "status", "track",
+        "collect", "ingest", "inspect", "load_dataset", "load_policy", "run",
+        "run_stage", "status", "track",
     ),
     "lwdctl.api.sharing": ("pull", "push"),
     "lwdctl.api.training": (
@@ -145,6 +147,7 @@ __all__ = [
     "pull",
     "push",
     "run",
+    "run_stage",
     "status",
     "track",
     "train_baseline",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -18,6 +20,10 @@ import lwdctl
 from lwdctl.core.errors import ArtifactError, ConfigError, DataError, SimulatorError
 from lwdctl.core.progress import SilentProgress
 from lwdctl.core.records import EnvSpec
+from lwdctl.envs.metaworld import MetaworldSimulator
+from lwdctl.envs.table import environment_named
+from lwdctl.stages import evaluate as stage_evaluate
+from lwdctl.training.loop import TrainingLoop
 
 README = Path(__file__).parents[1] / "README.md"
 SMALL = {"updates": 3, "batch_size": 8, "device": "cpu"}
@@ -288,6 +294,21 @@ def test_an_environment_without_tasks_has_those_of_its_name(
         lwdctl.evaluate({"mine": _Constant(0.0)}, env=env, **short)
 
 
+@pytest.mark.sim
+def test_a_factory_gives_the_episodes_of_the_name(workspace: Path) -> None:
+    """The noise of the latents and the perturbations depend on the task, which no factory names."""
+    policy = lwdctl.load_policy("diffusion/lift_mh", workspace=workspace, device="cpu")
+    short = {"episodes": 2, "max_steps": 6, "perturbation": 0.05, "perturbation_probability": 0.9}
+    named = lwdctl.evaluate({"lwd": policy}, env="metaworld/reach", **short)
+    env = environment_named("metaworld/reach")
+    made = lwdctl.evaluate({"lwd": policy}, env=lambda: MetaworldSimulator(env, "reach"), **short)
+    one, other = (
+        [(item.plan, item.return_, item.metrics) for item in table.episodes["lwd"]]
+        for table in (named, made)
+    )
+    assert one == other
+
+
 class _OnlyReset:
     def reset(self) -> None:
         pass
@@ -347,6 +368,126 @@ def test_settings_of_another_type_are_refused() -> None:
         assert error.value.hint == f"config=lwdctl.{kind}(device='cpu', seed=3)"
         with pytest.raises(ConfigError, match=f"of the type EvalConfig, expected a {kind}"):
             function(given, lwdctl.EvalConfig())
+
+
+@pytest.fixture
+def copy(workspace: Path, tmp_path: Path) -> Path:
+    """The workspace, for tests that add to it."""
+    return Path(shutil.copytree(workspace, tmp_path / "copy"))
+
+
+def _weights(model: torch.nn.Module) -> list[torch.Tensor]:
+    return list(model.state_dict().values())
+
+
+def _train(kind: str, place: Path, **options: Any) -> Any:
+    data = lwdctl.load_dataset("lift_mh", workspace=place)
+    small = {**SMALL, "updates": 6}
+    if kind == "mlp":
+        config = lwdctl.BaselineConfig(snippet_length=8, policy_width=16, **small)
+        return lwdctl.train_baseline("mlp", data, config, **options)
+    config = lwdctl.VaeConfig(snippet_length=8, policy_width=16, decoder="xs", **small)
+    if kind == "vae":
+        return lwdctl.train_vae(data, config, **options)
+    latents = lwdctl.encode(lwdctl.train_vae(data, config), lwdctl.EncodeConfig(device="cpu"))
+    return lwdctl.train_diffusion(latents, lwdctl.DiffusionConfig(width=16, **small), **options)
+
+
+@pytest.mark.sim
+@pytest.mark.parametrize("kind", ["vae", "mlp"])
+def test_a_training_that_was_interrupted_resumes_bit_for_bit(
+    kind: str, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = _train(kind, copy)
+    step = TrainingLoop._step
+
+    def interrupted(self: TrainingLoop, *words: Any) -> Any:
+        if self.state.update == 3:
+            signal.raise_signal(signal.SIGINT)
+        return step(self, *words)
+
+    monkeypatch.setattr(TrainingLoop, "_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        _train(kind, copy)
+    steps: list[int] = []
+
+    def counted(self: TrainingLoop, *words: Any) -> Any:
+        steps.append(self.state.update)
+        return step(self, *words)
+
+    monkeypatch.setattr(TrainingLoop, "_step", counted)
+    resumed = _train(kind, copy, resume=True)
+    assert steps == [4, 5]
+    assert all(
+        torch.equal(one, other)
+        for one, other in zip(_weights(resumed.model), _weights(whole.model), strict=True)
+    )
+    with pytest.raises(ArtifactError, match="to resume") as error:
+        _train(kind, copy, resume=True)
+    assert error.value.hint == "leave out resume=True to begin a new one"
+
+
+@pytest.mark.sim
+def test_the_latent_diffusion_model_resumes_only_what_was_interrupted(copy: Path) -> None:
+    with pytest.raises(ArtifactError, match="no unfinished diffusion/lift_mh to resume"):
+        _train("diffusion", copy, resume=True)
+
+
+def test_a_training_in_memory_is_not_resumed() -> None:
+    data = lwdctl.Dataset.from_arrays([np.zeros((4, 2))], [np.zeros((4, 1))])
+    vae = lwdctl.Vae(None, None, data)
+    for train in (
+        partial(lwdctl.train_vae, data),
+        partial(lwdctl.train_diffusion, lwdctl.Latents(None, vae)),
+        partial(lwdctl.train_baseline, "mlp", data),
+    ):
+        with pytest.raises(ConfigError, match="in memory keeps no checkpoint"):
+            train(resume=True, progress=SilentProgress())
+
+
+@pytest.mark.sim
+def test_any_stage_runs_from_python_and_resumes(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An evaluation with controls; the second condition is interrupted."""
+    config = lwdctl.EvalConfig(
+        horizon=(8, 4),
+        one_model=True,
+        latent=("sampled", "mean"),
+        episodes=1,
+        max_steps=4,
+        workers=0,
+        device="cpu",
+    )
+    call = partial(lwdctl.run_stage, "eval", config, inputs={"diffusion": "lift_mh"})
+    whole = call(workspace=copy, name="whole")
+    assert len(whole.manifest.summary["results"]) >= 4
+    assert whole.manifest.provenance["command"].startswith("run_stage('eval'")
+    rolled: list[str] = []
+    roll = stage_evaluate.rollout
+
+    def once(*words: Any, **options: Any) -> Any:
+        rolled.append(options["name"])
+        if len(rolled) == 2:
+            raise KeyboardInterrupt
+        return roll(*words, **options)
+
+    monkeypatch.setattr(stage_evaluate, "rollout", once)
+    with pytest.raises(KeyboardInterrupt):
+        call(workspace=copy, name="part")
+    part = call(workspace=copy, name="part", resume=True)
+    assert len(rolled) == 1 + 4
+    assert [row["success"] for row in part.manifest.summary["results"]] == [
+        row["success"] for row in whole.manifest.summary["results"]
+    ]
+    with pytest.raises(ConfigError, match="analyze latents cannot be resumed"):
+        lwdctl.run_stage("analyze latents", workspace=copy, resume=True)
+
+
+@pytest.mark.sim
+def test_a_collection_resumes_only_what_was_interrupted(copy: Path) -> None:
+    with pytest.raises(ArtifactError, match="to resume"):
+        lwdctl.collect("metaworld", task=["reach"], episodes=5, workspace=copy, resume=True)
 
 
 def test_importing_loads_nothing_heavy() -> None:

@@ -137,7 +137,8 @@ def evaluate(  # noqa: PLR0913 - the settings of an evaluation, by keyword only
             that returns one or a simulator. None takes the environment of the first trained
             policy's data.
         episodes: Episodes per task, and per label where labels are named.
-        tasks: Tasks to run; () takes all that `env` names.
+        tasks: Tasks to run; () takes all that `env` names, or the one of the policies' data where
+            `env` names none.
         labels: Behavior labels to run one after the other.
         seed: First evaluation seed; every policy meets the same ones.
         max_steps: Steps per episode; None takes the environment's limit.
@@ -286,7 +287,10 @@ def _environment(
         if not env.tasks:
             env = replace(env, tasks=environment_named(env.adapter).tasks)
         return env, env
-    return env, EnvSpec(str(getattr(env, "__name__", env)), tuple(tasks) or ("",))
+    # An object names no task. Seeds of noise depend on its name: that of the data, if there is one.
+    known = {task for item in loaded for task in item.tasks}
+    one = tuple(known) if len(known) == 1 else ("",)
+    return env, EnvSpec(str(getattr(env, "__name__", env)), tuple(tasks) or one)
 
 
 def _batch_policy(policy: Any, num_envs: int) -> BatchPolicy:

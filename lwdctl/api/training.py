@@ -133,6 +133,7 @@ def train_vae(
     *,
     encoder: nn.Module | None = None,
     name: str = "",
+    resume: bool = False,
     track: Names = (),
     track_project: str = "",
     progress: Progress | None = None,
@@ -147,13 +148,15 @@ def train_vae(
             (batch, time, obs + action) and mask (batch, time) to mean and log-variance, each
             (batch, latent). The model then stays in memory.
         name: Name of the artifact.
+        resume: Go on from the last checkpoint of the newest unfinished run of the same settings,
+            bit for bit on a CPU. A training in memory keeps none.
         track: Trackers that follow the training, one or several: `"wandb"`, `"trackio"`,
             `"tensorboard"`.
         track_project: Project that they file it under; "" takes the workspace's name.
         progress: Where to report; None draws bars with tqdm.
 
     Raises:
-        ConfigError: The settings do not fit the data.
+        ConfigError: The settings do not fit the data, or nothing can be resumed.
         MissingExtraError: The package of a tracker is not installed.
         LwdctlError: Training diverged.
     """
@@ -161,10 +164,12 @@ def train_vae(
     config = _checked(config, configs.VaeConfig)
     if data.artifact is not None and encoder is None:
         inputs = {"snippets": data.artifact}
-        artifact = _publish("train-vae", data.workspace, config, inputs, name, tracking, progress)
+        artifact = _publish(
+            "train-vae", data.workspace, config, inputs, name, resume, tracking, progress
+        )
         model = load_vae(artifact, choose_device(config.device))
         return Vae(_published(artifact, model), artifact, data)
-    with _run_in_memory("vae", data, config, tracking, progress) as run:
+    with _run_in_memory("vae", data, config, resume, tracking, progress) as run:
         trained = train_vae_model(data.store, config, encoder=encoder, **run)
         write_summary(run["directory"], trained.summary)
     return Vae(trained, None, data)
@@ -191,7 +196,9 @@ def encode(
     config, data = _checked(config, configs.EncodeConfig), vae.data
     if data.artifact and vae.artifact:
         inputs = {"snippets": data.artifact, "vae": vae.artifact}
-        artifact = _publish("encode", data.workspace, config, inputs, name, NO_TRACKING, progress)
+        artifact = _publish(
+            "encode", data.workspace, config, inputs, name, False, NO_TRACKING, progress
+        )
         return Latents(LatentStore.open(artifact.path), vae, artifact)
     store = encode_snippets(vae.model, data.store, config, None, progress or TqdmProgress())
     return Latents(store, vae)
@@ -203,6 +210,7 @@ def train_diffusion(
     *,
     denoiser: nn.Module | None = None,
     name: str = "",
+    resume: bool = False,
     track: Names = (),
     track_project: str = "",
     progress: Progress | None = None,
@@ -216,13 +224,15 @@ def train_diffusion(
             (batch, latent), timesteps (batch,) and condition (batch, condition) to the prediction
             (batch, latent). The model then stays in memory.
         name: Name of the artifact.
+        resume: Go on from the last checkpoint of the newest unfinished run of the same settings,
+            bit for bit on a CPU. A training in memory keeps none.
         track: Trackers that follow the training, one or several: `"wandb"`, `"trackio"`,
             `"tensorboard"`.
         track_project: Project that they file it under; "" takes the workspace's name.
         progress: Where to report; None draws bars with tqdm.
 
     Raises:
-        ConfigError: The settings do not fit the data.
+        ConfigError: The settings do not fit the data, or nothing can be resumed.
         MissingExtraError: The package of a tracker is not installed.
         LwdctlError: Training diverged.
     """
@@ -232,11 +242,11 @@ def train_diffusion(
     if data.artifact and vae.artifact and latents.artifact and denoiser is None:
         inputs = {"snippets": data.artifact, "vae": vae.artifact, "latents": latents.artifact}
         artifact = _publish(
-            "train-diffusion", data.workspace, config, inputs, name, tracking, progress
+            "train-diffusion", data.workspace, config, inputs, name, resume, tracking, progress
         )
         model = load_diffusion(artifact, choose_device(config.device))
         return Diffusion(_published(artifact, model), artifact, latents)
-    with _run_in_memory("diffusion", data, config, tracking, progress) as run:
+    with _run_in_memory("diffusion", data, config, resume, tracking, progress) as run:
         trained = train_diffusion_model(
             latents.store, data.store, vae.model, config, denoiser=denoiser, **run
         )
@@ -250,6 +260,7 @@ def train_baseline(
     config: configs.BaselineConfig | None = None,
     *,
     name: str = "",
+    resume: bool = False,
     track: Names = (),
     track_project: str = "",
     progress: Progress | None = None,
@@ -261,13 +272,15 @@ def train_baseline(
         data: Demonstrations. Those of a workspace give an artifact there.
         config: Settings; None takes the method's defaults.
         name: Name of the artifact.
+        resume: Go on from the last checkpoint of the newest unfinished run of the same settings,
+            bit for bit on a CPU. A training in memory keeps none.
         track: Trackers that follow the training, one or several: `"wandb"`, `"trackio"`,
             `"tensorboard"`.
         track_project: Project that they file it under; "" takes the workspace's name.
         progress: Where to report; None draws bars with tqdm.
 
     Raises:
-        ConfigError: The settings do not fit the method or the data.
+        ConfigError: The settings do not fit the method or the data, or nothing can be resumed.
         MissingExtraError: The package of a tracker is not installed.
         LwdctlError: Training diverged.
     """
@@ -276,11 +289,11 @@ def train_baseline(
     if data.artifact is not None:
         inputs = {"snippets": data.artifact}
         artifact = _publish(
-            "train-baseline", data.workspace, config, inputs, name, tracking, progress
+            "train-baseline", data.workspace, config, inputs, name, resume, tracking, progress
         )
         policy = open_trained(artifact, data.workspace, config.device)
         return Baseline(_published(artifact, policy.model), artifact, data, policy)
-    with _run_in_memory("baseline", data, config, tracking, progress) as run:
+    with _run_in_memory("baseline", data, config, resume, tracking, progress) as run:
         trained = train_method(data.store, config, **run)
         trained.save(run["directory"])
         write_summary(run["directory"], trained.summary)
@@ -309,9 +322,23 @@ def _checked(config: Any, kind: type[C]) -> C:
 
 @contextmanager
 def _run_in_memory(
-    kind: str, data: Dataset, config: Any, tracking: Tracking, progress: Progress | None
+    kind: str,
+    data: Dataset,
+    config: Any,
+    resume: bool,
+    tracking: Tracking,
+    progress: Progress | None,
 ) -> Iterator[dict[str, Any]]:
-    """Give a training a directory for its checkpoints that vanishes with it."""
+    """Give a training a directory for its checkpoints that vanishes with it.
+
+    Raises:
+        ConfigError: It is to be resumed.
+    """
+    if resume:
+        raise ConfigError(
+            "a training in memory keeps no checkpoint that it could resume from",
+            "ingest the data and train without a module of your own: data = lwdctl.ingest(...)",
+        )
     progress = progress or TqdmProgress()
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -328,6 +355,7 @@ def _publish(
     config: Any,
     inputs: Mapping[str, Artifact],
     name: str,
+    resume: bool,
     tracking: Tracking,
     progress: Progress | None,
 ) -> Artifact:
@@ -338,6 +366,7 @@ def _publish(
         config,
         inputs=references,
         name=name,
+        resume=resume,
         tracking=tracking,
         progress=progress,
     )

@@ -214,6 +214,11 @@ def command_line() -> str:
     return _ORIGIN.get({}).get("command", "")
 
 
+def resume_option() -> str:
+    """Return how what runs is asked to resume: an option, or an argument in Python."""
+    return "--resume" if command_line().startswith("lwdctl ") else "resume=True"
+
+
 def provenance(
     *, seed: int | None, device: str, started: str, code: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from lwdctl.artifacts.manifest import (
     now,
     plain,
     provenance,
+    resume_option,
     software,
 )
 from lwdctl.artifacts.references import version_directory, version_of
@@ -218,7 +219,7 @@ class RunInProgress:
             self.discard()
         then = "run the same command again"
         if self._record.resumable:
-            then += " with --resume: the last checkpoint is kept"
+            then += f" with {resume_option()}: the last checkpoint is kept"
         elif kept:
             then += ": what is finished is kept"
         refused = cannot_write(error, self.path, then)
@@ -311,7 +312,7 @@ def _resume(root: Path, wanted: RunRecord, version: int) -> RunInProgress:
     if not records:
         raise ArtifactError(
             f"no unfinished {wanted.type}/{wanted.name} to resume in {root}",
-            "leave out --resume to begin a new one",
+            f"leave out {resume_option()} to begin a new one",
         )
     same = [
         item
@@ -321,7 +322,7 @@ def _resume(root: Path, wanted: RunRecord, version: int) -> RunInProgress:
     if not same:
         raise ArtifactError(
             f"the unfinished {records[-1].path} differs in {_difference(records[-1], wanted)}",
-            f"leave out --resume to begin a new one, or {_how_to_go_on(records[-1])}",
+            f"leave out {resume_option()} to begin a new one, or {_how_to_go_on(records[-1])}",
         )
     # One with a checkpoint before one that was begun later and has none.
     chosen = max(same, key=lambda item: (item.resumable, item.started))
@@ -433,7 +434,8 @@ def _take_over(record: RunRecord) -> IO[str]:
             f"{record.path} is on a file system without locks, so nothing tells whether process"
             f" {owner.pid} on {plain_text(owner.host or 'an unknown machine', 100)} still works on"
             " it",
-            f"resume it on that machine, or leave out --resume and remove it: rm -r {record.path}",
+            f"resume it on that machine, or leave out {resume_option()} and remove it:"
+            f" rm -r {record.path}",
         )
     write_durably(record.path / RECORD_NAME, _content(record))
     return (record.path / RECORD_NAME).open("r+", encoding="utf-8")

@@ -16,7 +16,7 @@ from typing import Any
 
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.files import matching, sealed, unsealed, write_durably
-from lwdctl.artifacts.manifest import plain
+from lwdctl.artifacts.manifest import plain, resume_option
 from lwdctl.artifacts.run_in_progress import PARTS, RunInProgress, unfinished_runs
 from lwdctl.artifacts.stored_files import read_stored, stored_file, stored_files
 from lwdctl.artifacts.workspace import Workspace
@@ -74,7 +74,9 @@ def read_record(folder: Path, condition: str) -> dict[str, Any]:
     where = str(folder / f"{condition}.json")
     content = unsealed(read_stored(folder, f"{condition}.json"))
     if content is None:
-        raise ArtifactError(f"{where} is damaged", "leave out --resume to measure everything again")
+        raise ArtifactError(
+            f"{where} is damaged", f"leave out {resume_option()} to measure everything again"
+        )
     return dict(parse_json(content, where, allow_nan=True))
 
 

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from lwdctl.artifacts.files import sync
+from lwdctl.artifacts.manifest import resume_option
 from lwdctl.artifacts.run_in_progress import CHECKPOINTS
 from lwdctl.core.errors import ArtifactError, first_line
 from lwdctl.core.untrusted import check_regular, parse_json
@@ -83,7 +84,7 @@ def load_newest(
             log(f"resuming from {path.name}")
             return loaded
     if damaged:
-        raise ArtifactError(f"{damaged}; there is no other", "start again without --resume")
+        raise ArtifactError(f"{damaged}; there is no other", afresh())
     return None
 
 
@@ -104,8 +105,13 @@ def load(path: Path) -> tuple[dict[str, Tensor], Any]:
         return tensors, parse_json(text.encode(), str(path), allow_nan=True)
     except Exception as error:
         raise ArtifactError(
-            f"checkpoint {path} cannot be read: {first_line(error)}", "start again without --resume"
+            f"checkpoint {path} cannot be read: {first_line(error)}", afresh()
         ) from error
+
+
+def afresh() -> str:
+    """Return the hint for a checkpoint that cannot be used."""
+    return f"start again without {resume_option()}"
 
 
 def _found(directory: Path) -> list[Path]:

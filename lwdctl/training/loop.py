@@ -50,7 +50,6 @@ RISEN = 1.2
 GROWING = ("held_out_kl", "held_out_rollout", "held_out_drift")
 """Losses that grow though nothing overfits: the KL term while the reconstruction gets better, the
 errors of rollouts while their model learns to move."""
-_AFRESH = "start again without --resume"
 LAUNCHER_SECONDS = 5.0
 """Seconds in which the copies of a signal arrive that a launcher passes on."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -275,7 +274,8 @@ class TrainingLoop(Generic[M]):
         if loaded is not None:
             tensors, values = loaded
             # Checked: the checkpoint may be one of another version of lwdctl.
-            self.state = typed(LoopState, values, f"{self.directory}: checkpoint", hint=_AFRESH)
+            where = f"{self.directory}: checkpoint"
+            self.state = typed(LoopState, values, where, hint=checkpoint.afresh())
             self.update.load(tensors)
             checkpoint.remove_later_snapshots(self.directory, self.state.update)
         if self.processes is not None:
