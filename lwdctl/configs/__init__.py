@@ -435,8 +435,9 @@ class EvalConfig(RolloutConfig):
     inpainting: float = option(
         0.0,
         "dp only: factor of the weights with which a new chunk keeps to what the previous one holds"
-        " for the same steps; they fall to 0 where the previous chunk ends, as in real-time"
-        " chunking. Needs a --horizon below the chunk's steps; 0 samples every chunk anew",
+        " for the same steps; they fall to 0 where the previous chunk ends. It is the guidance of"
+        " real-time chunking, by gradients: a re-plan costs twice as much. Needs a --horizon below"
+        " the chunk's steps; 0 samples every chunk anew",
         minimum=0,
         maximum=1,
     )

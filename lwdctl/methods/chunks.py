@@ -131,7 +131,10 @@ class TrainedChunks(TrainedPolicy):
 
     def cost(self, acting: Acting) -> ActingCost:
         """Count the FLOPs of its networks; a step of a chunk costs nothing."""
-        return ActingCost(chunk_flops(self.model), *denoiser_calls(self._spec.diffusion, acting))
+        first, later = denoiser_calls(self._spec.diffusion, acting)
+        if self.can_inpaint and acting.inpainting:
+            later *= 2  # a gradient with respect to the input costs about as much as the call
+        return ActingCost(chunk_flops(self.model), first, later)
 
 
 def inpainting_weights(spec: ChunkSpec, executed: int) -> Tensor:
@@ -139,8 +142,7 @@ def inpainting_weights(spec: ChunkSpec, executed: int) -> Tensor:
 
     Steps before the current one were executed, and have the weight 1. From the current step on,
     the weight falls to 0 at the end of the previous chunk, as the soft mask of real-time chunking
-    does where nothing is delayed (Black, Galliker and Levine 2025). There it weights a guidance by
-    gradients; here predictions are replaced by it, which costs nothing.
+    does where nothing is delayed (Black, Galliker and Levine 2025, equation 5).
 
     Args:
         spec: Sizes of the model.

@@ -213,8 +213,8 @@ class LatentDiffusion(nn.Module):
                 trained, 0 without the condition (Ho and Salimans 2021, formula 6, where it is
                 1 + w).
             kept: (latent,), weights from 0 to 1. Given, sampling starts from pure noise,
-                `fraction` is ignored, and `start` is mixed into every predicted clean latent with
-                these weights.
+                `fraction` is ignored, and every predicted clean latent is guided towards `start`
+                with these weights, by gradients through the denoiser.
 
         Returns:
             (batch, latent), in the encoder's units.

@@ -23,6 +23,9 @@ from lwdctl.core.suggest import did_you_mean
 
 SAMPLERS = get_args(Sampler)
 FLOW: Final = "flow"
+GUIDANCE_LIMIT: Final = 5.0
+"""Bound of the guidance towards known latents, as a factor of the noise's standard deviation: with
+few denoising steps it diverges without one (Black, Galliker and Levine 2025 take 5)."""
 
 Context = TypeVar("Context")
 
@@ -153,18 +156,20 @@ def denoise(
         latent: What to start from (batch, latent).
         noise: Fresh noise (draw, batch, latent), a draw for every step that adds noise.
         clip: Bound of the clean latents, 0 for none.
-        known: Latents (batch, latent) to keep to, and the weights (latent,) with which they are
-            mixed into every predicted clean latent.
+        known: Latents (batch, latent) to keep to, and the weights (latent,) with which they guide
+            every predicted clean latent, by its gradient.
 
     Returns:
         (batch, latent), normalized.
     """
     draws, previous = iter(noise.unbind()), latent
     for step, context in zip(steps, contexts, strict=True):
-        predicted = predict(latent, context)
-        clean: Tensor = clean_sample(predicted, latent, prediction, step.signal, step.std)
-        if known is not None:
-            clean = torch.lerp(clean, *known)
+        clean: Tensor
+        if known is None:
+            predicted = predict(latent, context)
+            clean = clean_sample(predicted, latent, prediction, step.signal, step.std)
+        else:
+            clean = _keeping_to(*known, predict, context, step, prediction, latent)
         carried = latent
         if step.direction:
             signal, std = step.direction
@@ -179,6 +184,33 @@ def denoise(
             latent = latent + step.noise * next(draws)
         previous = clean
     return latent
+
+
+def _keeping_to(
+    known: Tensor,
+    weights: Tensor,
+    predict: Callable[[Tensor, Context], Tensor],
+    context: Context,
+    step: SamplingStep,
+    prediction: str,
+    latent: Tensor,
+) -> Tensor:
+    """Return predicted clean latents (batch, latent) that are guided towards known ones.
+
+    It is the guidance of real-time chunking (Black, Galliker and Levine 2025, equations 2 to 4,
+    after Song et al. 2023), which takes the known components for observations of the clean latent:
+    the weighted difference from them goes back through the network, so that the other components
+    change with those that are known. There the noise is that of flow matching; here any signal and
+    noise will do.
+    """
+    with torch.enable_grad():
+        noisy = latent.detach().requires_grad_()
+        predicted = predict(noisy, context)
+        clean = clean_sample(predicted, noisy, prediction, step.signal, step.std)
+        pull = weights * (known - clean.detach())
+        (gradient,) = torch.autograd.grad(clean, noisy, pull)
+    factor = (step.signal**2 + step.std**2) / max(step.signal, 1e-6)
+    return clean.detach() + min(GUIDANCE_LIMIT * step.std, factor) * gradient
 
 
 def coefficients(alpha_cumprod: float) -> tuple[float, float]:

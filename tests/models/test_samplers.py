@@ -91,12 +91,12 @@ def test_contexts_computed_at_once_are_those_of_every_step(network: str, rows: i
     assert torch.equal(sample, reference)
 
 
-@pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.parametrize("start", ["noise", "warm", "kept"])
 @pytest.mark.parametrize("clip", [0.0, 1.0])
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("network", [*NETWORKS, "custom"])
 def test_nothing_in_the_loop_needs_the_host(
-    network: str, sampler: str, clip: float, warm: bool
+    network: str, sampler: str, clip: float, start: str
 ) -> None:
     """On the meta device there are no numbers that the host could read."""
     meta = torch.device("meta")
@@ -104,8 +104,10 @@ def test_nothing_in_the_loop_needs_the_host(
     timesteps = inference_timesteps(model.spec, 5)
     steps = sampling_steps(sampler, TIMESTEPS, tuple(timesteps), clipped=bool(clip))
     inputs = [torch.empty(6, 2, LATENT, device=meta), torch.empty(2, TASKS, device=meta)]
-    if warm:
+    if start != "noise":
         inputs.append(torch.empty(2, LATENT, device=meta))
+    if start == "kept":
+        inputs.append(torch.empty(LATENT, device=meta))
     with torch.no_grad():
         latent = model.denoise(steps, torch.empty(5, dtype=torch.long, device=meta), *inputs)
     assert latent.shape == (2, LATENT)
@@ -139,6 +141,61 @@ def test_new_weights_are_used_at_once() -> None:
     after = model.sample(condition, seeded(20))
     assert not torch.equal(before, after)
     torch.testing.assert_close(after, scheduler_sample(model, condition, seeded(20)))
+
+
+class Correlated(nn.Module):
+    """The best denoiser of pairs of standard normal components with a known correlation."""
+
+    def __init__(self, model: LatentDiffusion, correlation: float) -> None:
+        super().__init__()
+        self.prediction, levels = model.spec.prediction, (model.signal, model.noise_std)
+        self.signal, self.std = levels
+        pairs = torch.tensor([[1.0, correlation], [correlation, 1.0]])
+        self.covariance = torch.block_diag(*[pairs] * (LATENT // 2))
+
+    def forward(self, latent: Tensor, step: Tensor, condition: Tensor) -> Tensor:
+        signal, std = self.signal[step[0]], self.std[step[0]]
+        noisy = signal**2 * self.covariance + std**2 * torch.eye(LATENT)
+        clean = signal * latent @ torch.linalg.solve(noisy, self.covariance)
+        noise = (latent - signal * clean) / std
+        return {
+            "sample": clean,
+            "epsilon": noise,
+            "v_prediction": signal * noise - std * clean,
+            "flow": noise - clean,
+        }[self.prediction]
+
+
+@pytest.mark.parametrize("prediction", get_args(Prediction))
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_what_is_kept_to_conditions_the_other_components(sampler: str, prediction: str) -> None:
+    """Every second component is known; the others follow as their correlation says."""
+    if prediction == "flow" and sampler != "ddim":
+        pytest.skip("flow matching has one sampler")
+    model = a_model("custom", prediction)
+    model.denoiser = Correlated(model, 0.8)
+    known = torch.full((40, LATENT), 1.5)
+    kept = torch.tensor([1.0, 0.0]).repeat(LATENT // 2)
+
+    def run(weights: Tensor) -> tuple[Tensor, Tensor]:
+        start = model.latent.restore(known)
+        condition = torch.zeros(40, TASKS)
+        given = model.sample(condition, seeded(40), sampler, 40, start=start, kept=weights)
+        pairs = model.latent.normalize(given).view(-1, 2)
+        return pairs[:, 0], pairs[:, 1]
+
+    first, second = run(kept)
+    assert float((first - 1.5).square().mean().sqrt()) < 0.15
+    assert abs(float(second.mean()) - 0.8 * 1.5) < 0.2  # 0.5 where predictions are replaced
+    assert abs(float(second.std()) - 0.6) < 0.1
+    half, follower = run(0.3 * kept)
+    assert 0.4 < float(half.mean()) < 1.45
+    assert 0.5 < float(follower.mean()) / float(half.mean()) < 1
+    free = model.sample(torch.zeros(40, TASKS), seeded(40), sampler, 40)
+    nothing = model.sample(
+        torch.zeros(40, TASKS), seeded(40), sampler, 40, start=known, kept=torch.zeros(LATENT)
+    )
+    torch.testing.assert_close(nothing, free, rtol=1e-5, atol=1e-4)
 
 
 def test_an_unknown_sampler_is_named() -> None:

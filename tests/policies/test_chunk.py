@@ -13,7 +13,7 @@ from torch import Tensor
 from lwdctl.methods.chunks import inpainting_weights
 from lwdctl.models.chunks import ActionDiffusion, ChunkSpec, LatentChunks
 from lwdctl.models.denoiser import DenoiserSpec
-from lwdctl.models.diffusion import DiffusionSpec
+from lwdctl.models.diffusion import DiffusionSpec, LatentDiffusion
 from lwdctl.policies.latent_source import LatentSource, ReplanRequest, SampledLatents
 from lwdctl.policies.policy import EpisodePlan
 from lwdctl.policies.replanning import ActionChunks, ReplanningPolicy
@@ -206,6 +206,17 @@ def test_the_weights_of_inpainting_fall_to_zero_where_the_previous_chunk_ends() 
     assert not inpainting_weights(spec_of(LENGTH * ACTION), HORIZON)[ACTION:].any()
 
 
+class _StandardNormal(torch.nn.Module):
+    """The best denoiser of independent standard normal components."""
+
+    def __init__(self, model: LatentDiffusion) -> None:
+        super().__init__()
+        self.signal = model.signal
+
+    def forward(self, latent: Tensor, step: Tensor, condition: Tensor) -> Tensor:
+        return self.signal[step].unsqueeze(1) * latent
+
+
 @pytest.mark.parametrize("relative", [False, True])
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm-solver"])
 def test_an_inpainted_chunk_keeps_to_what_is_left_of_the_previous_one(
@@ -216,11 +227,10 @@ def test_an_inpainted_chunk_keeps_to_what_is_left_of_the_previous_one(
     if relative:  # clipping would cut off what the observed motion adds
         spec = replace(spec, diffusion=replace(spec.diffusion, clip=0.0))
     model = ActionDiffusion(spec).eval()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
+    model.diffusion.denoiser = _StandardNormal(model.diffusion)
 
     def run(kept: torch.Tensor | None) -> np.ndarray:
-        source = SampledLatents(model.diffusion, ("t", "u"), (), sampler, 5, HISTORY, kept=kept)
+        source = SampledLatents(model.diffusion, ("t", "u"), (), sampler, 10, HISTORY, kept=kept)
         return roll(chunk_policy(model, source, 2), 6, count=2)
 
     free, nothing = run(None), run(torch.zeros(LENGTH * ACTION))
@@ -228,9 +238,11 @@ def test_an_inpainted_chunk_keeps_to_what_is_left_of_the_previous_one(
     kept = run(torch.ones(LENGTH * ACTION))
     assert np.array_equal(kept[:2], free[:2])  # there is no previous chunk yet
     whole = roll(chunk_policy(model, SampledLatents(
-        model.diffusion, ("t", "u"), (), sampler, 5, HISTORY), HORIZON), 6, count=2)  # fmt: skip
-    np.testing.assert_allclose(kept, whole, rtol=1e-4, atol=1e-4)
-    assert not np.allclose(free[2:], whole[2:], atol=1e-2)
+        model.diffusion, ("t", "u"), (), sampler, 10, HISTORY), HORIZON), 6, count=2)  # fmt: skip
+    apart, kept_apart = np.abs(free[2:] - whole[2:]).mean(), np.abs(kept[2:] - whole[2:]).mean()
+    assert kept_apart < 0.15 * apart
+    half = run(torch.full((LENGTH * ACTION,), 0.2))
+    assert 1.5 * kept_apart < np.abs(half[2:] - whole[2:]).mean() < 0.8 * apart
 
 
 def test_the_ensemble_is_the_weighted_mean_of_all_chunks_that_reach_a_step() -> None:
