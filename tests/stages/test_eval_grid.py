@@ -197,9 +197,15 @@ def test_receding_execution_is_what_a_model_was_trained_for(workspace: Workspace
     artifact = do("eval", workspace, averaged, named={"baseline": "receding"}, name="averaged")
     assert [cell["temporal_ensemble"] for cell in everything(artifact)] == [0.1, None]
     assert "the rate 0.1" in artifact.manifest.summary["protocol"]
+    free = everything(artifact)[0]
     kept = {**alone, "policy": ["dp", "random"], "inpainting": 0.5}
     artifact = do("eval", workspace, kept, named={"baseline": "receding"}, name="kept")
     assert [cell["inpainting"] for cell in everything(artifact)] == [0.5, 0.0]
+    guided, replans = everything(artifact)[0], free["replans_per_episode"]
+    assert replans > 1
+    # The first re-plan of an episode has nothing to keep to.
+    ratio = guided["cost"]["flops_per_step"] / free["cost"]["flops_per_step"]
+    assert ratio == pytest.approx(2 - 1 / replans)
     assert "keep to the previous one (inpainting 0.5)" in artifact.manifest.summary["protocol"]
     with pytest.raises(ConfigError, match="both continue the previous chunk"):
         do("eval", workspace, {**kept, "warm_start": 0.5}, named={"baseline": "receding"})
