@@ -22,7 +22,6 @@ if TYPE_CHECKING:
         load_dataset,
         load_policy,
         run,
-        run_stage,
         status,
         track,
     )
@@ -61,6 +60,7 @@ if TYPE_CHECKING:
     from lwdctl.envs.simulator import Metric
     from lwdctl.methods.method import Acting
     from lwdctl.methods.trained import LoadedPolicy
+    from lwdctl.pipeline.run_stage import run_stage
     from lwdctl.pipeline.status import StageStatus
     from lwdctl.policies.policy import Policy
 
@@ -74,8 +74,7 @@ _HOMES = {
     "lwdctl.analysis.comparison": ("Comparison",),
     "lwdctl.api.evaluation": ("ResultTable", "compare", "evaluate"),
     "lwdctl.api.opening": (
-        "collect", "ingest", "inspect", "load_dataset", "load_policy", "run",
-        "run_stage", "status", "track",
+        "collect", "ingest", "inspect", "load_dataset", "load_policy", "run", "status", "track",
     ),
     "lwdctl.api.sharing": ("pull", "push"),
     "lwdctl.api.training": (
@@ -97,6 +96,7 @@ _HOMES = {
     "lwdctl.envs.simulator": ("Metric",),
     "lwdctl.methods.method": ("Acting",),
     "lwdctl.methods.trained": ("LoadedPolicy",),
+    "lwdctl.pipeline.run_stage": ("run_stage",),
     "lwdctl.pipeline.status": ("StageStatus",),
     "lwdctl.policies.policy": ("Policy",),
 }  # fmt: skip

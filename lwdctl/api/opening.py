@@ -36,7 +36,7 @@ from lwdctl.models.vae import PolicyVae
 from lwdctl.pipeline.local import parse_jobs, run_recipe
 from lwdctl.pipeline.plan import RecipeRun
 from lwdctl.pipeline.recipe import read_recipe
-from lwdctl.pipeline.run_stage import run_stage as run_named_stage
+from lwdctl.pipeline.run_stage import run_stage
 from lwdctl.pipeline.slurm import run_as_jobs
 from lwdctl.pipeline.status import StageStatus, recipe_status
 from lwdctl.tracking.replay import REPLAY_SECONDS, Sent, replay
@@ -225,65 +225,6 @@ def collect(
     values = {"simulator": simulator, **settings}
     return run_stage(
         "collect", values, name=name, resume=resume, workspace=workspace, progress=progress
-    )
-
-
-def run_stage(  # noqa: PLR0913 - the options that all stages have, by keyword only
-    command: str,
-    settings: Any = None,
-    *,
-    inputs: Mapping[str, str] | None = None,
-    run: str = "",
-    name: str = "",
-    resume: bool = False,
-    trust: Collection[str] = (),
-    track: Names = (),
-    track_project: str = "",
-    workspace: Place = None,
-    progress: Progress | None = None,
-) -> Artifact:
-    """Run one stage on artifacts of the workspace, exactly as its command does.
-
-    It is for what no function of its own does: `"eval"` with its horizons, controls and
-    perturbations, and the analyses (`"analyze latents"`).
-
-    Args:
-        command: The stage's name on the command line (`"train-vae"`, `"eval"`).
-        settings: Its configuration (`lwdctl.EvalConfig(horizon=(64, 16))`), or a mapping of the
-            options that differ from the defaults, with underscores (`{"horizon": [64, 16]}`).
-        inputs: Artifact type to reference (`{"diffusion": "lift_mh"}`), for inputs other than the
-            newest.
-        run: Name of one artifact of the lineage to read from, where there are several.
-        name: Name of the artifact; "" takes that of its input.
-        resume: Go on from the newest unfinished run of the same settings: trainings from their
-            last checkpoint, `"eval"` and `"collect"` after the episodes that were finished.
-        trust: Environments outside of lwdctl (`package.module:Class`), one or several, that may be
-            imported where the data name them.
-        track: Trackers that follow a training or an evaluation, one or several: `"wandb"`,
-            `"trackio"`, `"tensorboard"`.
-        track_project: Project that they file it under; "" takes the workspace's name.
-        workspace: Where inputs stand and the artifact goes.
-        progress: Where to report; None draws bars with tqdm.
-
-    Returns:
-        The artifact; `manifest.summary` holds its numbers.
-
-    Raises:
-        ConfigError: An unknown stage or setting, or a stage that cannot be resumed or followed.
-        ArtifactError: An input is missing or damaged, or there is nothing to resume.
-        LwdctlError: The same errors as on the command line.
-    """
-    return run_named_stage(
-        command,
-        Workspace.locate(workspace),
-        settings,
-        inputs=inputs,
-        run=run,
-        name=name,
-        resume=resume,
-        trust=trust,
-        tracking=Tracking.of(track, track_project),
-        progress=progress,
     )
 
 

@@ -362,12 +362,12 @@ def _publish(
     references = {kind: str(item.path) for kind, item in inputs.items()}
     return run_stage(
         command,
-        workspace,
         config,
         inputs=references,
         name=name,
         resume=resume,
-        tracking=tracking,
+        track=tracking,
+        workspace=workspace,
         progress=progress,
     )
 

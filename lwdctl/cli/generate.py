@@ -161,14 +161,14 @@ def _run(stage: Stage, shared: Shared, values: Mapping[str, Any]) -> None:
     with reserved_stdout():
         artifact = run_stage(
             stage.command,
-            shared.workspace,
             config,
             inputs={kind: reference for kind, reference in named.items() if reference},
             run=values["run_name"],
             name=values["artifact_name"],
             resume=values.get("do_resume", False),
             trust=values.get("trusted") or (),
-            tracking=tracking,
+            track=tracking,
+            workspace=shared.workspace,
             progress=shared.progress,
         )
     if leads():

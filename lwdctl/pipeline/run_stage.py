@@ -8,7 +8,7 @@ from typing import Any
 
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.manifest import recording
-from lwdctl.artifacts.workspace import Workspace
+from lwdctl.artifacts.workspace import Place, Workspace
 from lwdctl.core.config import from_mapping
 from lwdctl.core.errors import ArtifactError, ConfigError
 from lwdctl.core.launch import check_one_process, launched, leads
@@ -16,12 +16,11 @@ from lwdctl.core.progress import Progress, SilentProgress, TqdmProgress
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.stages import find_stage
 from lwdctl.stages.stage import Stage, StageContext
-from lwdctl.tracking.tracking import NO_TRACKING, Tracking
+from lwdctl.tracking.tracking import Names, Tracking
 
 
-def run_stage(
+def run_stage(  # noqa: PLR0913 - the options that all stages have, by keyword only
     command: str,
-    workspace: Workspace,
     settings: Any = None,
     *,
     inputs: Mapping[str, str] | None = None,
@@ -29,29 +28,39 @@ def run_stage(
     name: str = "",
     resume: bool = False,
     trust: Collection[str] = (),
-    tracking: Tracking = NO_TRACKING,
+    track: Names | Tracking = (),
+    track_project: str = "",
+    workspace: Place = None,
     progress: Progress | None = None,
 ) -> Artifact:
-    """Run a stage on the newest artifacts of a workspace, or on those named.
+    """Run a stage on the newest artifacts of a workspace, or on those named, as its command does.
 
     Args:
-        command: Name of the stage as on the command line (`"train-vae"`).
-        workspace: Where inputs stand and the artifact goes.
-        settings: The stage's configuration, or a mapping of the settings that differ from the
-            defaults, with underscores (`{"snippet_length": 32}`).
-        inputs: Artifact type to reference, for inputs other than the newest.
+        command: Name of the stage as on the command line (`"train-vae"`, `"eval"`,
+            `"analyze latents"`).
+        settings: The stage's configuration (`lwdctl.EvalConfig(horizon=(64, 16))`), or a mapping
+            of the settings that differ from the defaults, with underscores
+            (`{"horizon": [64, 16]}`).
+        inputs: Artifact type to reference (`{"diffusion": "lift_mh"}`), for inputs other than the
+            newest.
         run: Name of one artifact of the lineage to read from, where there are several.
         name: Name of the artifact; "" takes that of its input, the files or the task.
-        resume: Go on from the newest unfinished run of the same settings.
+        resume: Go on from the newest unfinished run of the same settings: trainings from their
+            last checkpoint, `"eval"` and `"collect"` after the episodes that were finished.
         trust: Environments outside of lwdctl (`package.module:Class`), one or several, that may be
             imported where the data name them.
-        tracking: Trackers that follow a training or an evaluation.
+        track: Trackers that follow a training or an evaluation, one or several: `"wandb"`,
+            `"trackio"`, `"tensorboard"`.
+        track_project: Project that they file it under; "" takes the workspace's name.
+        workspace: Where inputs stand and the artifact goes.
         progress: Where to report; None draws bars with tqdm.
 
     Returns:
         The artifact; `manifest.summary` holds its numbers.
 
     Raises:
+        ConfigError: An unknown stage or setting, or a stage that cannot be resumed or followed.
+        ArtifactError: An input is missing or damaged, or there is nothing to resume.
         LwdctlError: The same errors as on the command line.
     """
     stage, inputs, progress = find_stage(command), inputs or {}, progress or TqdmProgress()
@@ -61,19 +70,22 @@ def run_stage(
         config = from_mapping(stage.config, settings or {})
     if resume and not stage.resumable:
         raise ConfigError(f"{command} cannot be resumed", "run it without resume")
+    tracking = track if isinstance(track, Tracking) else Tracking.of(track, track_project)
+    place = Workspace.locate(workspace)
     if tracking.names and not stage.tracked:
         raise ConfigError(f"{command} cannot be tracked", "run it without trackers")
-    call = [repr(command), repr(workspace), repr(settings), f"inputs={inputs!r}", f"name={name!r}"]
+    call = [repr(command), repr(settings), f"inputs={inputs!r}", f"name={name!r}"]
     call += [f"run={run!r}"] if run else []
+    call += [f"workspace={str(place.root)!r}"]
     with (
         recording(command=f"run_stage({', '.join(call)})"),
         _with_other_processes(stage, progress) as shown,
     ):
-        found = resolve_inputs(stage, config, workspace, inputs, run)
+        found = resolve_inputs(stage, config, place, inputs, run)
         for line in _announcements(found, inputs, stage.candidates(config)):
             shown.message(line)
         trusted = (trust,) if isinstance(trust, str) else tuple(trust)
-        context = StageContext(workspace, shown, name, resume, trust=trusted, tracking=tracking)
+        context = StageContext(place, shown, name, resume, trust=trusted, tracking=tracking)
         return stage.execute(config, found, context)
 
 

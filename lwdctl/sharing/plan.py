@@ -59,11 +59,6 @@ class PushPlan:
             for file in item.files
         }
 
-    @property
-    def has_data(self) -> bool:
-        """Whether demonstrations or latents are part of it."""
-        return any(is_data(file.path) for item in self.shared.artifacts for file in item.files)
-
 
 def plan_push(
     artifact: Artifact, root: Path, *, with_data: bool, license_id: str, progress: Progress

@@ -221,7 +221,7 @@ def test_a_string_is_one_trusted_name(root, robot):
     lwdctl.evaluate(policy, trust="somebodys_module:Robot", **once)
     lwdctl.evaluate(lwdctl.load_policy("diffusion/toy", trust="somebodys_module:Robot"), **once)
     settings = {"policy": ["random"], "episodes": 1, "workers": 0, "max_steps": 2}
-    run_stage("eval", Workspace(root), settings, trust="somebodys_module:Robot")
+    run_stage("eval", settings, workspace=Workspace(root), trust="somebodys_module:Robot")
 
 
 def test_what_is_built_in_python_is_the_callers_own(root):

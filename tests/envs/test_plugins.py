@@ -156,13 +156,16 @@ def write(path, size=1, kind=None):
 def test_the_data_take_what_actions_mean_from_the_environment(tmp_path):
     workspace = Workspace(tmp_path / "runs")
     settings = write(tmp_path / "demos.hdf5")
-    made = run_stage("ingest", workspace, settings, progress=SilentProgress())
+    made = run_stage("ingest", settings, workspace=workspace, progress=SilentProgress())
     spec = SnippetStore.open(made.path).spec
     assert spec.action == Counter.action
     assert spec.env == EnvSpec(name_of(Counter), ("array",), {}, 7)
     with pytest.raises(ConfigError, match="actions have 2 components, those of"):
         run_stage(
-            "ingest", workspace, write(tmp_path / "two.hdf5", size=2), progress=SilentProgress()
+            "ingest",
+            write(tmp_path / "two.hdf5", size=2),
+            workspace=workspace,
+            progress=SilentProgress(),
         )
 
 
@@ -177,7 +180,9 @@ def test_the_data_take_what_actions_mean_from_the_environment(tmp_path):
 def test_what_an_evaluation_would_refuse_is_not_ingested(tmp_path, changes, message, hint):
     settings = {**write(tmp_path / "demos.hdf5"), **changes}
     with pytest.raises(ConfigError, match=message) as caught:
-        run_stage("ingest", Workspace(tmp_path / "runs"), settings, progress=SilentProgress())
+        run_stage(
+            "ingest", settings, workspace=Workspace(tmp_path / "runs"), progress=SilentProgress()
+        )
     assert hint in caught.value.hint
 
 
@@ -190,9 +195,9 @@ def test_arrays_for_an_environment_without_a_task_are_not_ingested(tmp_path):
     settings = {"paths": [str(path)], "env": name_of(Counter), **keys}
     workspace = Workspace(tmp_path / "runs")
     with pytest.raises(ConfigError, match="the data name no task of") as caught:
-        run_stage("ingest", workspace, settings, progress=SilentProgress())
+        run_stage("ingest", settings, workspace=workspace, progress=SilentProgress())
     assert f"--env {name_of(Counter)}/NAME, where NAME is the task" in caught.value.hint
-    run_stage("ingest", workspace, {**settings, "env": f"{name_of(Counter)}/array"},
+    run_stage("ingest", {**settings, "env": f"{name_of(Counter)}/array"}, workspace=workspace,
               progress=SilentProgress())  # fmt: skip
 
 
@@ -225,7 +230,9 @@ def test_what_only_an_instance_says_is_taken_from_one():
 def test_a_file_cannot_name_code_to_import(tmp_path):
     settings = write(tmp_path / "demos.hdf5", kind=name_of(Counter))
     workspace = Workspace(tmp_path / "runs")
-    made = run_stage("ingest", workspace, {**settings, "env": ""}, progress=SilentProgress())
+    made = run_stage(
+        "ingest", {**settings, "env": ""}, workspace=workspace, progress=SilentProgress()
+    )
     assert SnippetStore.open(made.path).spec.env.adapter == ""
 
 

@@ -13,15 +13,17 @@ from lwdctl.stages.stage import Stage
 def test_stages_by_name_and_their_inputs(toy_stages, workspace_path):
     workspace, quiet = Workspace(workspace_path), SilentProgress()
     for kind in ("wheat", "rye"):
-        made = run_stage("sow", workspace, {"field_kind": kind}, name=kind, progress=quiet)
+        made = run_stage(
+            "sow", {"field_kind": kind}, workspace=workspace, name=kind, progress=quiet
+        )
         assert made.manifest.config["field_kind"] == kind
-    grown = run_stage("grow", workspace, inputs={"seed": "wheat"}, progress=quiet)
+    grown = run_stage("grow", workspace=workspace, inputs={"seed": "wheat"}, progress=quiet)
     assert grown.reference == "plant/wheat:v1"
     with pytest.raises(ConfigError, match="dais") as caught:
-        run_stage("grow", workspace, {"dais": 3}, inputs={"seed": "rye"}, progress=quiet)
+        run_stage("grow", {"dais": 3}, workspace=workspace, inputs={"seed": "rye"}, progress=quiet)
     assert "days" in caught.value.hint
     with pytest.raises(ConfigError, match="no stage is called 'gro'"):
-        run_stage("gro", workspace, progress=quiet)
+        run_stage("gro", workspace=workspace, progress=quiet)
 
 
 class Messages(SilentProgress):
@@ -45,7 +47,7 @@ def test_the_method_of_a_baseline_that_is_read_is_named(toy_stages, workspace_pa
     monkeypatch.setitem(STAGES, "look", stage)
 
     def lines(**settings):
-        run_stage("look", workspace, progress=(progress := Messages()), **settings)
+        run_stage("look", workspace=workspace, progress=(progress := Messages()), **settings)
         return progress.lines
 
     assert lines() == ["reading baseline/reach:v3 (ldp, the newest)"]

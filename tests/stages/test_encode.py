@@ -51,8 +51,8 @@ def test_latents_without_an_active_unit_are_a_warning(
         snippet_length=8, decoder="xs", latent_size=4, policy_width=8, updates=2, batch_size=4,
         device="cpu", threads=1, beta_kl=0.5,
     )  # fmt: skip
-    run_stage("train-vae", workspace, tiny, progress=SilentProgress())
-    made = run_stage("encode", workspace, EncodeConfig(device="cpu"), progress=shown)
+    run_stage("train-vae", tiny, workspace=workspace, progress=SilentProgress())
+    made = run_stage("encode", EncodeConfig(device="cpu"), workspace=workspace, progress=shown)
     assert (made.manifest.summary["active_units"] == 0) == collapsed
     found = [line for line in shown.lines if "active_units 0" in line]
     assert len(found) == collapsed

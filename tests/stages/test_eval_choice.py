@@ -69,7 +69,7 @@ def test_the_baselines_that_an_evaluation_runs_are_named(workspace: Workspace) -
 
     assert workspace.resolve("baseline").method == "mlp"
     values = {**VALUES, "policy": ["dp"], "max_steps": 2}
-    run_stage("eval", workspace, values, progress=Told())
+    run_stage("eval", values, workspace=workspace, progress=Told())
     read = [line for line in said if line.startswith("reading baseline")]
     assert read == ["reading baseline/dp8:v1 (dp)", "reading baseline/dp16:v1 (dp)"]
 

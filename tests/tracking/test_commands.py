@@ -97,12 +97,16 @@ def test_a_resumed_training_goes_on_in_its_run(data, workspace_path):
     settings, tracking = {**SMALL, "updates": 100}, Tracking.of("tensorboard")
     with pytest.raises(KeyboardInterrupt):
         run_stage(
-            "train-vae", data.workspace, settings, tracking=tracking, progress=Interrupting(60)
+            "train-vae",
+            settings,
+            workspace=data.workspace,
+            track=tracking,
+            progress=Interrupting(60),
         )
     before = only_run(workspace_path)
     assert [step for step, _ in curves(read(before))["kl"]] == [50]
     artifact = run_stage(
-        "train-vae", data.workspace, settings, tracking=tracking, resume=True,
+        "train-vae", settings, workspace=data.workspace, track=tracking, resume=True,
         progress=SilentProgress(),
     )  # fmt: skip
     assert only_run(workspace_path) == before
@@ -165,7 +169,7 @@ def test_errors(workspace_path, monkeypatch, capfd, line, code, error):
 
 def test_other_stages_are_not_tracked(data):
     with pytest.raises(ConfigError, match="encode cannot be tracked"):
-        run_stage("encode", data.workspace, tracking=Tracking.of("tensorboard"))
+        run_stage("encode", workspace=data.workspace, track="tensorboard")
 
 
 @pytest.mark.slow

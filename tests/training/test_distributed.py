@@ -182,7 +182,7 @@ def test_a_variable_that_is_no_number_is_named(name: str, value: str, variables:
 def test_a_stage_of_one_process_refuses_to_run_in_several(variables: Any, tmp_path: Path) -> None:
     set_all(variables, **FULL)
     with pytest.raises(ConfigError, match="encode does its work in one process"):
-        run_stage("encode", Workspace(tmp_path))
+        run_stage("encode", workspace=Workspace(tmp_path))
 
 
 def test_devices_of_several_processes(variables: Any, monkeypatch: Any) -> None:
