@@ -81,7 +81,7 @@ def check_key(name: str) -> None:
         raise DataError(
             f"an observation is called '{plain_text(name, 100)}', which can be no name of an array"
             " in a snippet store",
-            f"rename it in the file: at most {MOST_KEY} bytes between slashes, no '..'",
+            f"rename it with --rename: at most {MOST_KEY} bytes between slashes, no '..'",
         )
 
 

@@ -70,6 +70,11 @@ class IngestConfig(StageSettings):
         (), "Observation keys to store (default: the format's own choice)."
     )
     drop: tuple[str, ...] = option((), "Observation keys to leave out of the default choice.")
+    rename: tuple[str, ...] = option(
+        (),
+        "Observation keys to store under other names, each as OLD=NEW, so that they are those of"
+        " the environment (default: the names of the source).",
+    )
     action_key: str | None = option(None, "Key of the action array (default: the format's own).")
     episode_ends: str | None = option(
         None,

@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError, LwdctlError
 from lwdctl.core.plain_text import listed
-from lwdctl.core.records import Episode, Finding, SourceSpec
+from lwdctl.core.records import Episode, Finding, FloatArray, SourceSpec
+from lwdctl.core.suggest import did_you_mean
 from lwdctl.data.formats import READERS
 
 if TYPE_CHECKING:
@@ -304,7 +305,7 @@ class MergedReader:
                     reader = make(path, config)
                 opened.callback(reader.close)
                 self.readers.append(reader)
-            spec = _merge_specs(self.readers)
+            spec, self._names = _renamed(_merge_specs(self.readers), config.rename)
             _check_sizes(spec, paths[0])
             self.spec, self._found = _with_finite_settings(spec, paths[0])
             self._closing = opened.pop_all()
@@ -351,8 +352,11 @@ class MergedReader:
         with _damage_as_data_error(reader.path):
             episode = reader.read(place)
         outline = self.episodes[index]
+        final = episode.final_observation
         return dataclasses.replace(
             episode,
+            observations=self._stored(episode.observations),
+            final_observation=None if final is None else self._stored(final),
             source=outline.source,
             task=outline.task,
             label=outline.label,
@@ -360,6 +364,9 @@ class MergedReader:
             seed=outline.seed,
             weight=self.weights[index],
         )
+
+    def _stored(self, arrays: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+        return {self._names.get(name, name): array for name, array in arrays.items()}
 
     def close(self) -> None:
         """Close all files."""
@@ -441,6 +448,35 @@ def _merge_specs(readers: Sequence[FileReader]) -> SourceSpec:
         labels=tuple(dict.fromkeys(filter(None, labels))),
         collection_seeds=(min(seeds), max(seeds)) if seeds else None,
     )
+
+
+def _renamed(spec: SourceSpec, renames: Sequence[str]) -> tuple[SourceSpec, dict[str, str]]:
+    """Give observations other names, each as `"OLD=NEW"`, and return which name became which.
+
+    Raises:
+        DataError: A text of another form, an observation that is not there, or a name that two
+            would have.
+    """
+    names = {}
+    known = [item.name for item in spec.observations]
+    for text in renames:
+        old, _, new = text.partition("=")
+        if not old or not new:
+            raise DataError(f"--rename: '{text}' is not of the form OLD=NEW")
+        if old in names:
+            raise DataError(f"--rename: '{old}' is given twice")
+        if old not in known:
+            raise DataError(f"--rename: no observation is called '{old}'", did_you_mean(old, known))
+        names[old] = new
+    renamed = [names.get(name, name) for name in known]
+    for name in renamed:
+        if renamed.count(name) > 1:
+            raise DataError(f"--rename: two observations would be called '{name}'")
+    observations = tuple(
+        dataclasses.replace(item, name=name)
+        for item, name in zip(spec.observations, renamed, strict=True)
+    )
+    return dataclasses.replace(spec, observations=observations), names
 
 
 def _check_sizes(spec: SourceSpec, path: Path) -> None:

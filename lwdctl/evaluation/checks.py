@@ -48,8 +48,8 @@ def check_described(spec: SourceSpec, described: Any, task: str) -> None:
                 f"the data has an observation '{item.name}' of {item.size} components, the"
                 f" environment of task '{task}' gives {sizes.get(item.name, 'none')}",
                 f"it gives: {', '.join(f'{name} ({size})' for name, size in sizes.items())};"
-                " name the data's observation as the environment does, or leave it out with"
-                " --observation-keys",
+                f" ingest with --rename '{item.name}=NAME' to store it under such a name, or leave"
+                " it out with --observation-keys",
             )
     data, action = spec.action, described.action
     # A plain gymnasium.Env says nothing of what its actions mean.

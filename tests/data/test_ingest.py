@@ -97,6 +97,42 @@ def test_a_store_in_memory_equals_the_one_on_disk(make_sample, tmp_path, name):
     )
 
 
+@pytest.mark.parametrize("name", ["robomimic", "hdf5", "minari"])
+def test_observations_are_stored_under_the_names_of_the_environment(make_sample, tmp_path, name):
+    sample = make_sample(name, tmp_path / "source")
+    config = IngestConfig(format=name, **sample.options)
+
+    def store(**options):
+        chosen = replace(config, **options)
+        with open_source(name, [sample.path], chosen) as source:
+            return ingest(source, chosen, None, SilentProgress())[0]
+
+    plain = store()
+    old, *others = [item.name for item in plain.spec.observations]
+    renamed = store(rename=(f"{old}=robot state",))
+    assert [item.name for item in renamed.spec.observations] == ["robot state", *others]
+    assert renamed.spec.network_keys[:1] == ("robot state",) * (old in plain.spec.network_keys)
+    for new, name_before in zip(["robot state", *others], [old, *others], strict=True):
+        np.testing.assert_array_equal(
+            renamed.read(new, 0, renamed.steps), plain.read(name_before, 0, plain.steps)
+        )
+    for text, match in (
+        (old, "is not of the form OLD=NEW"),
+        (f"{old}=", "is not of the form OLD=NEW"),
+        (f"{old}=a,{old}=b", f"'{old}' is given twice"),
+        (f"{old}x=state", f"no observation is called '{old}x'"),
+    ):
+        with pytest.raises(DataError, match=match):
+            store(rename=tuple(text.split(",")))
+    for other in others[:1]:
+        with pytest.raises(DataError, match=f"two observations would be called '{other}'"):
+            store(rename=(f"{old}={other}",))
+        swapped = store(rename=(f"{old}={other}", f"{other}={old}"))
+        np.testing.assert_array_equal(
+            swapped.read(other, 0, swapped.steps), plain.read(old, 0, plain.steps)
+        )
+
+
 class Made:
     """A source of made episodes, with the attributes that `ingest` uses."""
 
