@@ -173,7 +173,8 @@ def test_the_data_take_what_actions_mean_from_the_environment(tmp_path):
     ("changes", "message", "hint"),
     [
         ({"observation_keys": ["total"], "env": f"{MODULE}:CounterEnv/array"},
-         "observation 'total' of 1 components, .* gives none", r"it gives: observation (3); ingest with --rename 'total=NAME'"),
+         "observation 'total' of 1 components, .* gives none",
+         r"it gives: observation (3); ingest with --rename 'total=NAME'"),
         ({"actions": "recorded-absolute"}, "has absolute actions .* takes delta ones", "--actions"),
     ],
 )  # fmt: skip
