@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import signal
@@ -22,6 +23,7 @@ from lwdctl.core.progress import SilentProgress
 from lwdctl.core.records import EnvSpec
 from lwdctl.envs.metaworld import MetaworldSimulator
 from lwdctl.envs.table import environment_named
+from lwdctl.evaluation import expert_runner
 from lwdctl.stages import evaluate as stage_evaluate
 from lwdctl.training.loop import TrainingLoop
 
@@ -380,25 +382,27 @@ def _weights(model: torch.nn.Module) -> list[torch.Tensor]:
     return list(model.state_dict().values())
 
 
-def _train(kind: str, place: Path, **options: Any) -> Any:
+def _training(kind: str, place: Path) -> partial[Any]:
+    """Return the call that trains, with what it trains on."""
     data = lwdctl.load_dataset("lift_mh", workspace=place)
     small = {**SMALL, "updates": 6}
     if kind == "mlp":
         config = lwdctl.BaselineConfig(snippet_length=8, policy_width=16, **small)
-        return lwdctl.train_baseline("mlp", data, config, **options)
+        return partial(lwdctl.train_baseline, "mlp", data, config)
     config = lwdctl.VaeConfig(snippet_length=8, policy_width=16, decoder="xs", **small)
     if kind == "vae":
-        return lwdctl.train_vae(data, config, **options)
+        return partial(lwdctl.train_vae, data, config)
     latents = lwdctl.encode(lwdctl.train_vae(data, config), lwdctl.EncodeConfig(device="cpu"))
-    return lwdctl.train_diffusion(latents, lwdctl.DiffusionConfig(width=16, **small), **options)
+    return partial(lwdctl.train_diffusion, latents, lwdctl.DiffusionConfig(width=16, **small))
 
 
 @pytest.mark.sim
-@pytest.mark.parametrize("kind", ["vae", "mlp"])
+@pytest.mark.parametrize("kind", ["vae", "diffusion", "mlp"])
 def test_a_training_that_was_interrupted_resumes_bit_for_bit(
     kind: str, copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = _train(kind, copy)
+    train = _training(kind, copy)
+    whole = train()
     step = TrainingLoop._step
 
     def interrupted(self: TrainingLoop, *words: Any) -> Any:
@@ -408,7 +412,7 @@ def test_a_training_that_was_interrupted_resumes_bit_for_bit(
 
     monkeypatch.setattr(TrainingLoop, "_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        _train(kind, copy)
+        train()
     steps: list[int] = []
 
     def counted(self: TrainingLoop, *words: Any) -> Any:
@@ -416,21 +420,15 @@ def test_a_training_that_was_interrupted_resumes_bit_for_bit(
         return step(self, *words)
 
     monkeypatch.setattr(TrainingLoop, "_step", counted)
-    resumed = _train(kind, copy, resume=True)
+    resumed = train(resume=True)
     assert steps == [4, 5]
     assert all(
         torch.equal(one, other)
         for one, other in zip(_weights(resumed.model), _weights(whole.model), strict=True)
     )
     with pytest.raises(ArtifactError, match="to resume") as error:
-        _train(kind, copy, resume=True)
+        train(resume=True)
     assert error.value.hint == "leave out resume=True to begin a new one"
-
-
-@pytest.mark.sim
-def test_the_latent_diffusion_model_resumes_only_what_was_interrupted(copy: Path) -> None:
-    with pytest.raises(ArtifactError, match="no unfinished diffusion/lift_mh to resume"):
-        _train("diffusion", copy, resume=True)
 
 
 def test_a_training_in_memory_is_not_resumed() -> None:
@@ -477,17 +475,45 @@ def test_any_stage_runs_from_python_and_resumes(
         call(workspace=copy, name="part")
     part = call(workspace=copy, name="part", resume=True)
     assert len(rolled) == 1 + 4
-    assert [row["success"] for row in part.manifest.summary["results"]] == [
-        row["success"] for row in whole.manifest.summary["results"]
-    ]
+    measured = ("horizon", "latent", "success", "score", "metrics", "replans_per_episode")
+    rows, expected = (
+        [[row[name] for name in measured] for row in made.manifest.summary["results"]]
+        for made in (part, whole)
+    )
+    assert rows == expected
+    names = sorted(path.name for path in (whole.path / "episodes").iterdir())
+    assert len(names) == 4
+    for name in names:
+        one, other = (
+            [(item["seed"], item["return"], item["metrics"]) for item in json.loads(text)["episodes"]]
+            for text in ((made.path / "episodes" / name).read_text() for made in (part, whole))
+        )
+        assert one == other
     with pytest.raises(ConfigError, match="analyze latents cannot be resumed"):
         lwdctl.run_stage("analyze latents", workspace=copy, resume=True)
 
 
 @pytest.mark.sim
-def test_a_collection_resumes_only_what_was_interrupted(copy: Path) -> None:
-    with pytest.raises(ArtifactError, match="to resume"):
-        lwdctl.collect("metaworld", task=["reach"], episodes=5, workspace=copy, resume=True)
+def test_a_collection_resumes_after_its_finished_episodes(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collect = partial(
+        lwdctl.collect, "metaworld", task=["reach"], episodes=3, max_steps=10, workers=0,
+        keep_failures=True, workspace=copy, name="part",
+    )  # fmt: skip
+    run_expert, seeds = expert_runner.expert_episode, []
+
+    def interrupted(env: Any, task: str, seed: int, *given: Any) -> Any:
+        seeds.append(seed)
+        if len(seeds) == 3:
+            raise KeyboardInterrupt
+        return run_expert(env, task, seed, *given)
+
+    monkeypatch.setattr(expert_runner, "expert_episode", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        collect()
+    assert collect(resume=True).manifest.summary["episodes"] == 3
+    assert seeds == [0, 1, 2, 2]
 
 
 def test_importing_loads_nothing_heavy() -> None:

@@ -137,8 +137,10 @@ def evaluate(  # noqa: PLR0913 - the settings of an evaluation, by keyword only
             that returns one or a simulator. None takes the environment of the first trained
             policy's data.
         episodes: Episodes per task, and per label where labels are named.
-        tasks: Tasks to run; () takes all that `env` names, or the one of the policies' data where
-            `env` names none.
+        tasks: Tasks to run; () takes all that `env` names. A factory and a `gymnasium.Env` name
+            none: then it is the one of the trained policies' data, else `""`. Perturbations and
+            the noise of latents depend on the name, so that results of several calls are
+            comparable where it is the same.
         labels: Behavior labels to run one after the other.
         seed: First evaluation seed; every policy meets the same ones.
         max_steps: Steps per episode; None takes the environment's limit.

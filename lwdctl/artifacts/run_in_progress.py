@@ -37,6 +37,7 @@ from lwdctl.artifacts.manifest import (
     provenance,
     resume_option,
     software,
+    without_resuming,
 )
 from lwdctl.artifacts.references import version_directory, version_of
 from lwdctl.core.errors import ArtifactError, cannot_write
@@ -219,7 +220,8 @@ class RunInProgress:
             self.discard()
         then = "run the same command again"
         if self._record.resumable:
-            then += f" with {resume_option()}: the last checkpoint is kept"
+            option = resume_option()
+            then += f"{option and f' with {option}'}: the last checkpoint is kept"
         elif kept:
             then += ": what is finished is kept"
         refused = cannot_write(error, self.path, then)
@@ -312,7 +314,7 @@ def _resume(root: Path, wanted: RunRecord, version: int) -> RunInProgress:
     if not records:
         raise ArtifactError(
             f"no unfinished {wanted.type}/{wanted.name} to resume in {root}",
-            f"leave out {resume_option()} to begin a new one",
+            f"{without_resuming()} to begin a new one",
         )
     same = [
         item
@@ -322,7 +324,7 @@ def _resume(root: Path, wanted: RunRecord, version: int) -> RunInProgress:
     if not same:
         raise ArtifactError(
             f"the unfinished {records[-1].path} differs in {_difference(records[-1], wanted)}",
-            f"leave out {resume_option()} to begin a new one, or {_how_to_go_on(records[-1])}",
+            f"{without_resuming()} to begin a new one, or {_how_to_go_on(records[-1])}",
         )
     # One with a checkpoint before one that was begun later and has none.
     chosen = max(same, key=lambda item: (item.resumable, item.started))
@@ -434,8 +436,7 @@ def _take_over(record: RunRecord) -> IO[str]:
             f"{record.path} is on a file system without locks, so nothing tells whether process"
             f" {owner.pid} on {plain_text(owner.host or 'an unknown machine', 100)} still works on"
             " it",
-            f"resume it on that machine, or leave out {resume_option()} and remove it:"
-            f" rm -r {record.path}",
+            f"resume it on that machine, or remove it and begin a new one: rm -r {record.path}",
         )
     write_durably(record.path / RECORD_NAME, _content(record))
     return (record.path / RECORD_NAME).open("r+", encoding="utf-8")

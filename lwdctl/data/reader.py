@@ -460,7 +460,9 @@ def _renamed(spec: SourceSpec, renames: Sequence[str]) -> tuple[SourceSpec, dict
     names = {}
     known = [item.name for item in spec.observations]
     for text in renames:
-        old, _, new = text.partition("=")
+        old, _, new = text.rpartition("=")
+        dotted = old.replace("/", ".")  # as robomimic's reader names paths within a file
+        old = dotted if dotted in known and old not in known else old
         if not old or not new:
             raise DataError(f"--rename: '{text}' is not of the form OLD=NEW")
         if old in names:
@@ -476,7 +478,9 @@ def _renamed(spec: SourceSpec, renames: Sequence[str]) -> tuple[SourceSpec, dict
         dataclasses.replace(item, name=name)
         for item, name in zip(spec.observations, renamed, strict=True)
     )
-    return dataclasses.replace(spec, observations=observations), names
+    reference = names.get(spec.action.reference, spec.action.reference)
+    action = dataclasses.replace(spec.action, reference=reference)
+    return dataclasses.replace(spec, observations=observations, action=action), names
 
 
 def _check_sizes(spec: SourceSpec, path: Path) -> None:

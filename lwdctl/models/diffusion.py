@@ -219,6 +219,11 @@ class LatentDiffusion(nn.Module):
         Returns:
             (batch, latent), in the encoder's units.
         """
+        if start is not None and kept is not None and torch.is_inference_mode_enabled():
+            with torch.inference_mode(False):  # gradients need tensors that were made outside of it
+                given, begin, weights = condition.clone(), start.clone(), kept.clone()
+                how = sampler, steps, begin, fraction, guidance, weights
+                return self.sample(given, generators, *how)
         spec, device = self.spec, condition.device
         timesteps = inference_timesteps(spec, steps)
         if start is not None and kept is None:

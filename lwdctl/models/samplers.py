@@ -169,7 +169,7 @@ def denoise(
             predicted = predict(latent, context)
             clean = clean_sample(predicted, latent, prediction, step.signal, step.std)
         else:
-            clean = _keeping_to(*known, predict, context, step, prediction, latent)
+            clean = _keeping_to(*known, predict, context, step, prediction, latent, clip)
         carried = latent
         if step.direction:
             signal, std = step.direction
@@ -194,6 +194,7 @@ def _keeping_to(
     step: SamplingStep,
     prediction: str,
     latent: Tensor,
+    clip: float,
 ) -> Tensor:
     """Return predicted clean latents (batch, latent) that are guided towards known ones.
 
@@ -201,13 +202,15 @@ def _keeping_to(
     after Song et al. 2023), which takes the known components for observations of the clean latent:
     the weighted difference from them goes back through the network, so that the other components
     change with those that are known. There the noise is that of flow matching; here any signal and
-    noise will do.
+    noise will do. The difference is that of the clipped latents: from nearly pure noise, an error
+    of a predicted noise is a far larger one of the clean latent.
     """
     with torch.enable_grad():
         noisy = latent.detach().requires_grad_()
         predicted = predict(noisy, context)
         clean = clean_sample(predicted, noisy, prediction, step.signal, step.std)
-        pull = weights * (known - clean.detach())
+        seen = clean.detach()
+        pull = weights * (known - (seen.clamp(-clip, clip) if clip else seen))
         (gradient,) = torch.autograd.grad(clean, noisy, pull)
     factor = (step.signal**2 + step.std**2) / max(step.signal, 1e-6)
     return clean.detach() + min(GUIDANCE_LIMIT * step.std, factor) * gradient

@@ -108,14 +108,8 @@ class SampledLatents(LatentSource):
             else torch.Generator().manual_seed(0)
             for plan, number in zip(request.plans, request.numbers, strict=True)
         ]
-        how = self.warm_start, self.guidance, self.kept
-        if previous is None or self.kept is None:
-            return self.model.sample(
-                condition, generators, self.sampler, self.steps, previous, *how
-            )
-        with torch.inference_mode(False):  # gradients need tensors that were made outside of it
-            given, start = condition.clone(), previous.clone()
-            return self.model.sample(given, generators, self.sampler, self.steps, start, *how)
+        sampling = self.sampler, self.steps, previous, self.warm_start, self.guidance, self.kept
+        return self.model.sample(condition, generators, *sampling)
 
     def _indices(self, request: ReplanRequest, part: str, names: tuple[str, ...]) -> Tensor:
         used = part in self.model.spec.condition

@@ -59,7 +59,7 @@ class Observed:
                 f"the policy sees {', '.join(self._keys)}, the environment shows"
                 f" {', '.join(observations)}",
                 "give the environment a Dict of observations with the keys that the policy sees, or"
-                " ingest the data under the environment's keys and train again",
+                " ingest the data under the environment's keys (--rename OLD=NEW) and train again",
             )
         for key, size in zip(self._keys, self._sizes, strict=False):
             if observations[key].shape[1] != size:

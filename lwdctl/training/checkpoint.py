@@ -16,7 +16,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from lwdctl.artifacts.files import sync
-from lwdctl.artifacts.manifest import resume_option
+from lwdctl.artifacts.manifest import without_resuming
 from lwdctl.artifacts.run_in_progress import CHECKPOINTS
 from lwdctl.core.errors import ArtifactError, first_line
 from lwdctl.core.untrusted import check_regular, parse_json
@@ -111,7 +111,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], Any]:
 
 def afresh() -> str:
     """Return the hint for a checkpoint that cannot be used."""
-    return f"start again without {resume_option()}"
+    return f"{without_resuming()} to begin again"
 
 
 def _found(directory: Path) -> list[Path]:

@@ -29,7 +29,7 @@ from lwdctl.core.records import (
 from lwdctl.data.formats import READERS
 from lwdctl.data.ingest import assign_splits, ingest
 from lwdctl.data.quality.ingest_report import INGEST_REPORT
-from lwdctl.data.reader import EpisodeOutline, open_source
+from lwdctl.data.reader import EpisodeOutline, _renamed, open_source
 
 outlines = st.lists(
     st.builds(
@@ -131,6 +131,22 @@ def test_observations_are_stored_under_the_names_of_the_environment(make_sample,
         np.testing.assert_array_equal(
             swapped.read(other, 0, swapped.steps), plain.read(old, 0, plain.steps)
         )
+
+
+def test_relative_targets_follow_the_observation_that_is_renamed(make_sample, tmp_path):
+    sample = make_sample("pusht", tmp_path / "source")
+    config = IngestConfig(format="pusht", rename=("agent_position=hand",), **sample.options)
+    with open_source("pusht", [sample.path], config) as source:
+        assert source.spec.action.reference == "hand"
+
+
+def test_a_path_within_a_file_and_an_equals_sign_can_be_renamed():
+    spec = replace(
+        Made([], MOTIONS).spec, observations=(ObservationSpec("a.b", 2), ObservationSpec("c=d", 1))
+    )
+    renamed, names = _renamed(spec, ("a/b=x", "c=d=y"))
+    assert names == {"a.b": "x", "c=d": "y"}
+    assert [item.name for item in renamed.observations] == ["x", "y"]
 
 
 class Made:

@@ -198,6 +198,25 @@ def test_what_is_kept_to_conditions_the_other_components(sampler: str, predictio
     torch.testing.assert_close(nothing, free, rtol=1e-5, atol=1e-4)
 
 
+class _Imperfect(Correlated):
+    """Predicts a tenth too much noise; the clean sample that it implies is far off at the start."""
+
+    def forward(self, latent: Tensor, step: Tensor, condition: Tensor) -> Tensor:
+        return 1.1 * super().forward(latent, step, condition)
+
+
+def test_what_is_kept_to_survives_errors_of_predicted_noise() -> None:
+    model = a_model("custom", "epsilon", clip=1.0)
+    model.denoiser = _Imperfect(model, 0.8)
+    start, kept = torch.full((40, LATENT), 0.5), torch.tensor([1.0, 0.0]).repeat(LATENT // 2)
+    start = model.latent.restore(start)
+    with torch.inference_mode():
+        given = model.sample(torch.zeros(40, TASKS), seeded(40), "ddim", 10, start=start, kept=kept)
+    first, second = model.latent.normalize(given).view(-1, 2).unbind(1)
+    assert float((first - 0.5).square().mean().sqrt()) < 0.3
+    assert abs(float(second.mean()) - 0.8 * 0.5) < 0.15
+
+
 def test_an_unknown_sampler_is_named() -> None:
     with pytest.raises(ConfigError, match="no sampler is called 'dimm'") as caught:
         sampling_steps("dimm", 50, (1,), clipped=False)
