@@ -485,7 +485,10 @@ def test_any_stage_runs_from_python_and_resumes(
     assert len(names) == 4
     for name in names:
         one, other = (
-            [(item["seed"], item["return"], item["metrics"]) for item in json.loads(text)["episodes"]]
+            [
+                (item["seed"], item["return"], item["metrics"])
+                for item in json.loads(text)["episodes"]
+            ]
             for text in ((made.path / "episodes" / name).read_text() for made in (part, whole))
         )
         assert one == other
