@@ -147,6 +147,26 @@ def made_once(tmp_path_factory):
     return make
 
 
+@pytest.fixture
+def interrupt_at(monkeypatch):
+    """Interrupt the training step of a number, from 1; return a list that grows with every step."""
+    from lwdctl.training.loop import TrainingLoop
+
+    def begin(number):
+        step, made = TrainingLoop._step, []
+
+        def interrupted(self, *words):
+            made.append(self.state.update)
+            if len(made) == number:
+                signal.raise_signal(signal.SIGINT)
+            return step(self, *words)
+
+        monkeypatch.setattr(TrainingLoop, "_step", interrupted)
+        return made
+
+    return begin
+
+
 @pytest.fixture(scope="session")
 def opengl():
     """The environment of a process that can draw without a display, where this machine can.

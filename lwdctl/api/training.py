@@ -30,7 +30,7 @@ from lwdctl.models.files import EMA_WEIGHTS, SPEC, WEIGHTS, load_spec
 from lwdctl.models.vae import load_vae
 from lwdctl.pipeline.run_stage import run_stage
 from lwdctl.tracking.history import write_summary
-from lwdctl.tracking.tracking import NO_TRACKING, Names, Tracking
+from lwdctl.tracking.tracking import Names, Tracking
 from lwdctl.training.diffusion import train_diffusion as train_diffusion_model
 from lwdctl.training.encode import encode as encode_snippets
 from lwdctl.training.loop import Trained, choose_device
@@ -164,9 +164,8 @@ def train_vae(
     config = _checked(config, configs.VaeConfig)
     if data.artifact is not None and encoder is None:
         inputs = {"snippets": data.artifact}
-        artifact = _publish(
-            "train-vae", data.workspace, config, inputs, name, resume, tracking, progress
-        )
+        options = {"name": name, "resume": resume, "track": tracking, "progress": progress}
+        artifact = _publish("train-vae", config, inputs, data.workspace, **options)
         model = load_vae(artifact, choose_device(config.device))
         return Vae(_published(artifact, model), artifact, data)
     with _run_in_memory("vae", data, config, resume, tracking, progress) as run:
@@ -196,9 +195,8 @@ def encode(
     config, data = _checked(config, configs.EncodeConfig), vae.data
     if data.artifact and vae.artifact:
         inputs = {"snippets": data.artifact, "vae": vae.artifact}
-        artifact = _publish(
-            "encode", data.workspace, config, inputs, name, False, NO_TRACKING, progress
-        )
+        options = {"name": name, "progress": progress}
+        artifact = _publish("encode", config, inputs, data.workspace, **options)
         return Latents(LatentStore.open(artifact.path), vae, artifact)
     store = encode_snippets(vae.model, data.store, config, None, progress or TqdmProgress())
     return Latents(store, vae)
@@ -241,9 +239,8 @@ def train_diffusion(
     vae, data = latents.vae, latents.vae.data
     if data.artifact and vae.artifact and latents.artifact and denoiser is None:
         inputs = {"snippets": data.artifact, "vae": vae.artifact, "latents": latents.artifact}
-        artifact = _publish(
-            "train-diffusion", data.workspace, config, inputs, name, resume, tracking, progress
-        )
+        options = {"name": name, "resume": resume, "track": tracking, "progress": progress}
+        artifact = _publish("train-diffusion", config, inputs, data.workspace, **options)
         model = load_diffusion(artifact, choose_device(config.device))
         return Diffusion(_published(artifact, model), artifact, latents)
     with _run_in_memory("diffusion", data, config, resume, tracking, progress) as run:
@@ -288,9 +285,8 @@ def train_baseline(
     config = replace(_checked(config, configs.BaselineConfig), method=method)
     if data.artifact is not None:
         inputs = {"snippets": data.artifact}
-        artifact = _publish(
-            "train-baseline", data.workspace, config, inputs, name, resume, tracking, progress
-        )
+        options = {"name": name, "resume": resume, "track": tracking, "progress": progress}
+        artifact = _publish("train-baseline", config, inputs, data.workspace, **options)
         policy = open_trained(artifact, data.workspace, config.device)
         return Baseline(_published(artifact, policy.model), artifact, data, policy)
     with _run_in_memory("baseline", data, config, resume, tracking, progress) as run:
@@ -350,26 +346,10 @@ def _run_in_memory(
 
 
 def _publish(
-    command: str,
-    workspace: Workspace,
-    config: Any,
-    inputs: Mapping[str, Artifact],
-    name: str,
-    resume: bool,
-    tracking: Tracking,
-    progress: Progress | None,
+    command: str, config: Any, inputs: Mapping[str, Artifact], workspace: Workspace, **options: Any
 ) -> Artifact:
     references = {kind: str(item.path) for kind, item in inputs.items()}
-    return run_stage(
-        command,
-        config,
-        inputs=references,
-        name=name,
-        resume=resume,
-        track=tracking,
-        workspace=workspace,
-        progress=progress,
-    )
+    return run_stage(command, config, inputs=references, workspace=workspace, **options)
 
 
 def _published(artifact: Artifact, model: nn.Module) -> Trained[Any]:

@@ -214,23 +214,6 @@ def command_line() -> str:
     return _ORIGIN.get({}).get("command", "")
 
 
-def resume_option() -> str:
-    """Return what asks for what runs to be resumed: an option, an argument in Python, or "".
-
-    The last is for recipes, which resume by themselves.
-    """
-    command = command_line()
-    if command.startswith(("lwdctl run ", "lwdctl.run(")):
-        return ""
-    return "--resume" if command.startswith("lwdctl ") else "resume=True"
-
-
-def without_resuming() -> str:
-    """Return the advice that leads to a new run where one cannot be resumed."""
-    option = resume_option()
-    return f"leave out {option}" if option else "remove it: lwdctl gc --resumable --delete"
-
-
 def provenance(
     *, seed: int | None, device: str, started: str, code: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:

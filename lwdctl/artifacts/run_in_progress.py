@@ -35,9 +35,7 @@ from lwdctl.artifacts.manifest import (
     now,
     plain,
     provenance,
-    resume_option,
     software,
-    without_resuming,
 )
 from lwdctl.artifacts.references import version_directory, version_of
 from lwdctl.core.errors import ArtifactError, cannot_write
@@ -46,6 +44,8 @@ from lwdctl.core.untrusted import read_json, typed
 
 CHECKPOINTS = "checkpoints"
 PREFIX = ".partial-"
+RESUME = "--resume (resume=True in Python)"
+"""What asks for a run to be resumed; recipes need nothing."""
 REMOVED = ".removed-"
 """Prefix of a run that is being removed: renamed first, so that a kill leaves no half of a run."""
 PARTS = ".parts-"
@@ -220,8 +220,7 @@ class RunInProgress:
             self.discard()
         then = "run the same command again"
         if self._record.resumable:
-            option = resume_option()
-            then += f"{option and f' with {option}'}: the last checkpoint is kept"
+            then += f" with {RESUME}: the last checkpoint is kept"
         elif kept:
             then += ": what is finished is kept"
         refused = cannot_write(error, self.path, then)
@@ -314,7 +313,7 @@ def _resume(root: Path, wanted: RunRecord, version: int) -> RunInProgress:
     if not records:
         raise ArtifactError(
             f"no unfinished {wanted.type}/{wanted.name} to resume in {root}",
-            f"{without_resuming()} to begin a new one",
+            f"leave out {RESUME} to begin a new one",
         )
     same = [
         item
@@ -324,7 +323,7 @@ def _resume(root: Path, wanted: RunRecord, version: int) -> RunInProgress:
     if not same:
         raise ArtifactError(
             f"the unfinished {records[-1].path} differs in {_difference(records[-1], wanted)}",
-            f"{without_resuming()} to begin a new one, or {_how_to_go_on(records[-1])}",
+            f"leave out {RESUME} to begin a new one, or {_how_to_go_on(records[-1])}",
         )
     # One with a checkpoint before one that was begun later and has none.
     chosen = max(same, key=lambda item: (item.resumable, item.started))

@@ -16,8 +16,8 @@ from typing import Any
 
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.files import matching, sealed, unsealed, write_durably
-from lwdctl.artifacts.manifest import plain, without_resuming
-from lwdctl.artifacts.run_in_progress import PARTS, RunInProgress, unfinished_runs
+from lwdctl.artifacts.manifest import plain
+from lwdctl.artifacts.run_in_progress import PARTS, RESUME, RunInProgress, unfinished_runs
 from lwdctl.artifacts.stored_files import read_stored, stored_file, stored_files
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.configs import EvalConfig
@@ -75,7 +75,7 @@ def read_record(folder: Path, condition: str) -> dict[str, Any]:
     content = unsealed(read_stored(folder, f"{condition}.json"))
     if content is None:
         raise ArtifactError(
-            f"{where} is damaged", f"{without_resuming()} to measure everything again"
+            f"{where} is damaged", f"leave out {RESUME} to measure everything again"
         )
     return dict(parse_json(content, where, allow_nan=True))
 

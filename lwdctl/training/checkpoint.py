@@ -16,14 +16,15 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from lwdctl.artifacts.files import sync
-from lwdctl.artifacts.manifest import without_resuming
-from lwdctl.artifacts.run_in_progress import CHECKPOINTS
+from lwdctl.artifacts.run_in_progress import CHECKPOINTS, RESUME
 from lwdctl.core.errors import ArtifactError, first_line
 from lwdctl.core.untrusted import check_regular, parse_json
 from lwdctl.models.files import load_tensors, read_tensors, saved_tensors, write_tensors
 
 KEPT = 2
 SNAPSHOTS = "snapshots"
+AFRESH = f"begin again without {RESUME}; a recipe, after: lwdctl gc --resumable --delete"
+"""What to do where a checkpoint cannot be used."""
 _ENDING = ".safetensors"
 
 
@@ -84,7 +85,7 @@ def load_newest(
             log(f"resuming from {path.name}")
             return loaded
     if damaged:
-        raise ArtifactError(f"{damaged}; there is no other", afresh())
+        raise ArtifactError(f"{damaged}; there is no other", AFRESH)
     return None
 
 
@@ -105,13 +106,8 @@ def load(path: Path) -> tuple[dict[str, Tensor], Any]:
         return tensors, parse_json(text.encode(), str(path), allow_nan=True)
     except Exception as error:
         raise ArtifactError(
-            f"checkpoint {path} cannot be read: {first_line(error)}", afresh()
+            f"checkpoint {path} cannot be read: {first_line(error)}", AFRESH
         ) from error
-
-
-def afresh() -> str:
-    """Return the hint for a checkpoint that cannot be used."""
-    return f"{without_resuming()} to begin again"
 
 
 def _found(directory: Path) -> list[Path]:

@@ -275,7 +275,7 @@ class TrainingLoop(Generic[M]):
             tensors, values = loaded
             # Checked: the checkpoint may be one of another version of lwdctl.
             where = f"{self.directory}: checkpoint"
-            self.state = typed(LoopState, values, where, hint=checkpoint.afresh())
+            self.state = typed(LoopState, values, where, hint=checkpoint.AFRESH)
             self.update.load(tensors)
             checkpoint.remove_later_snapshots(self.directory, self.state.update)
         if self.processes is not None:

@@ -228,17 +228,10 @@ def test_a_run_in_progress_of_another_process_cannot_be_resumed(workspace):
         workspace.begin("vae", "lift", config={}, resume=True)
 
 
-@pytest.mark.parametrize(
-    ("command", "option"),
-    [("lwdctl train-vae --resume", "--resume"), ("run_stage('train-vae')", "resume=True")],
-)
-def test_nothing_to_resume_has_a_hint(workspace, command, option):
-    with (
-        recording(command=command),
-        pytest.raises(ArtifactError, match="no unfinished vae/lift") as caught,
-    ):
+def test_nothing_to_resume_has_a_hint(workspace):
+    with pytest.raises(ArtifactError, match="no unfinished vae/lift") as caught:
         workspace.begin("vae", "lift", config={}, resume=True)
-    assert caught.value.hint == f"leave out {option} to begin a new one"
+    assert "--resume (resume=True in Python)" in caught.value.hint
 
 
 def test_resuming_names_the_settings_and_inputs_that_differ(workspace, make):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -217,22 +217,15 @@ def test_oracle_latents_belong_to_their_snippets(chain: Workspace) -> None:
     ("command", "values"), [("train-vae", VAE), ("train-diffusion", DIFFUSION)]
 )
 def test_resumed_training_publishes_the_same_bytes(
-    copy: Workspace, command: str, values: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    copy: Workspace,
+    command: str,
+    values: dict[str, Any],
+    interrupt_at: Callable[[int], list[int]],
 ) -> None:
-    from lwdctl.training.loop import TrainingLoop
-
     whole = do(command, copy, values)
-    step = TrainingLoop._step
-
-    def interrupted(self: TrainingLoop, *words: Any) -> Any:
-        if self.state.update == 5:
-            signal.raise_signal(signal.SIGINT)
-        return step(self, *words)
-
-    monkeypatch.setattr(TrainingLoop, "_step", interrupted)
+    interrupt_at(6)
     with pytest.raises(KeyboardInterrupt):
         do(command, copy, values)
-    monkeypatch.setattr(TrainingLoop, "_step", step)
     resumed = do(command, copy, values, resume=True)
     assert resumed.version == whole.version + 1
     for name in ("weights.safetensors", "ema.safetensors", "model.json"):

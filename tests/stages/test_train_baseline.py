@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,6 @@ from lwdctl.models.chunks import ActionDiffusion, ChunkSpec, LatentChunks
 from lwdctl.policies.policy import BatchPolicy, EpisodePlan
 from lwdctl.stages.stage import StageContext
 from lwdctl.stages.train_baseline import run
-from lwdctl.training.loop import TrainingLoop
 
 CPU = torch.device("cpu")
 TINY = {"snippet_length": 6, "updates": 6, "batch_size": 4, "device": "cpu", "cache": "ram"}
@@ -151,20 +150,12 @@ def test_a_run_that_is_resumed_without_a_checkpoint_begins_again(tmp_path: Path)
     [("dp-unet", 3), ("dp-transformer", 3), ("mlp", 3), ("ldp", 3), ("ldp", 9)],
 )
 def test_resumed_training_publishes_the_same_bytes(
-    tmp_path: Path, name: str, stop: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, name: str, stop: int, interrupt_at: Callable[[int], list[int]]
 ) -> None:
     """LDP is stopped once while its VAE trains and once while its denoiser does."""
     workspace = make(tmp_path)
     whole = train(workspace, METHODS[name])
-    step, made = TrainingLoop._step, []
-
-    def interrupted(self: TrainingLoop, *words: Any) -> Any:
-        made.append(1)
-        if len(made) == stop:
-            signal.raise_signal(signal.SIGINT)
-        return step(self, *words)
-
-    monkeypatch.setattr(TrainingLoop, "_step", interrupted)
+    made = interrupt_at(stop)
     with pytest.raises(KeyboardInterrupt):
         train(workspace, METHODS[name])
     assert len(made) == stop
