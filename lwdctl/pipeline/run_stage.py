@@ -66,8 +66,13 @@ def run_stage(  # noqa: PLR0913 - the options that all stages have, by keyword o
     stage, inputs, progress = find_stage(command), inputs or {}, progress or TqdmProgress()
     if isinstance(settings, stage.config):
         config = settings
-    else:
+    elif settings is None or isinstance(settings, Mapping):
         config = from_mapping(stage.config, settings or {})
+    else:
+        raise ConfigError(
+            f"settings is an object of the type {type(settings).__name__}, expected a"
+            f" {stage.config.__name__} or a mapping"
+        )
     if resume and not stage.resumable:
         raise ConfigError(f"{command} cannot be resumed", "run it without resume")
     tracking = track if isinstance(track, Tracking) else Tracking.of(track, track_project)

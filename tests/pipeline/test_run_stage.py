@@ -22,6 +22,8 @@ def test_stages_by_name_and_their_inputs(toy_stages, workspace_path):
     with pytest.raises(ConfigError, match="dais") as caught:
         run_stage("grow", {"dais": 3}, workspace=workspace, inputs={"seed": "rye"}, progress=quiet)
     assert "days" in caught.value.hint
+    with pytest.raises(ConfigError, match="of the type list, expected a GrowConfig or a mapping"):
+        run_stage("grow", ["days"], workspace=workspace, progress=quiet)
     with pytest.raises(ConfigError, match="no stage is called 'gro'"):
         run_stage("gro", workspace=workspace, progress=quiet)
 
