@@ -67,6 +67,17 @@ class MemoryRows:
             rows = torch.from_numpy(_read(store, keys, start, min(start + BLOCK_ROWS, store.steps)))
             self.table[start : start + len(rows)] = rows.to(device)
 
+    def at(self, first: Tensor, length: int, index: Tensor | None) -> Tensor:
+        """Return the steps (batch, time, obs + action) of row numbers `index` (batch, time).
+
+        Without `index`: of the `length` rows from each of `first` (batch,) on, copied as a whole.
+        """
+        if index is not None:
+            return self.table.index_select(0, index.flatten()).view(*index.shape, -1)
+        count, width = self.table.shape
+        spans = self.table.as_strided((count - length + 1, length * width), (width, 1))
+        return spans.index_select(0, first).view(len(first), length, width)
+
     def rows(self, index: IntArray, episodes: IntArray) -> Tensor:
         """Return the steps (batch, time, obs + action) of row numbers (batch, time).
 
@@ -230,36 +241,37 @@ class SnippetBatches:
         """Return on the device what the host knows of the snippets at `offsets` of `episodes`.
 
         Returns:
-            Integers (snippet, 5): the row of its first step, the first and last row of its episode,
-            its task and its label. Unless the steps lie on the device, also the steps themselves
-            (snippet, time, obs + action).
+            Integers (snippet, 5): the row of its first step, that step's number within its episode,
+            the steps from there to the episode's end, its task and its label. Unless the steps lie
+            on the device, also the steps themselves (snippet, time, obs + action).
         """
         table, start = self._store.episodes, self._start[episodes]
-        first, last = start + offsets, start + self._length[episodes] - 1
-        columns = (first, start, last, table.task[episodes], table.label[episodes])
+        first, left = start + offsets, self._length[episodes] - offsets
+        columns = (first, offsets, left, table.task[episodes], table.label[episodes])
         numbers = torch.from_numpy(np.stack(columns, axis=1).astype(np.int64)).to(self.device)
         if self.resident:
             return (numbers,)
         rows = first[:, None] + np.arange(self.rule.length, dtype=np.int64)
-        index = np.clip(rows, start[:, None], last[:, None])
+        index = np.clip(rows, start[:, None], (first + left - 1)[:, None])
         return numbers, self._rows.rows(index, episodes).to(self.device)
 
     def assemble(self, numbers: Tensor, steps: Tensor | None = None) -> SnippetBatch:
         """Return the snippets that `prepare` described, without anything from the host."""
-        first, low, high, task, label = numbers.unbind(1)
-        rows = first.unsqueeze(1) + self._steps
-        index = torch.clamp(rows, low.unsqueeze(1), high.unsqueeze(1))
+        first, start, left, task, label = numbers.unbind(1)
+        index = real = None
+        # A CPU sees at little cost that nothing is padded; another device would be waited for.
+        if numbers.device.type != "cpu" or start.min() < 0 or left.min() < self.rule.length:
+            rows, low, high = first.unsqueeze(1) + self._steps, first - start, first + left - 1
+            index = torch.clamp(rows, low.unsqueeze(1), high.unsqueeze(1))
+            real = index == rows
         if steps is None:
             assert isinstance(self._rows, MemoryRows)
-            steps = self._rows.table.index_select(0, index.flatten()).view(*index.shape, -1)
-        real = index == rows
+            steps = self._rows.at(first, self.rule.length, index)
         actions = steps[..., self._obs :]
-        # On a CPU it costs little to see that nothing is padded, and much to fill nothing.
-        if self._motions.numel() and not (real.device.type == "cpu" and bool(real.all())):
+        if real is not None and self._motions.numel():
             actions = actions.masked_fill(~real.unsqueeze(2) & self._motions, 0.0)
-        observations, mask = steps[..., : self._obs], real.to(steps.dtype)
-        left = high - first + 1
-        return SnippetBatch(observations, actions, mask, first - low, task, label, left)
+        mask = torch.ones(steps.shape[:2]) if real is None else real.to(steps.dtype)
+        return SnippetBatch(steps[..., : self._obs], actions, mask, start, task, label, left)
 
     @property
     def resident(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +57,22 @@ def test_snippets_hold_their_own_steps_and_repeat_the_last(store: SnippetStore) 
     assert batch.mask[0].tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
     assert batch.actions[1, :, 0].tolist() == [3 * (900 + step) for step in range(8)]
     assert batch.mask[1].all()
+
+
+def test_batches_without_padding_are_those_of_the_general_way(
+    store: SnippetStore,
+) -> None:
+    memory = cutter(store, "ram")
+    episodes, starts = (
+        np.array([9, 3, 9, 5]),
+        np.array([6, 0, 0, 1]),
+    )  # to the end of their episodes
+    whole = memory.cut(episodes, starts)
+    assert whole.observations[0, :, 0].tolist() == [906 + step for step in range(8)]
+    beside_padded = memory.cut(np.append(episodes, 2), np.append(starts, 3))
+    for field in fields(whole):
+        one, all_five = getattr(whole, field.name), getattr(beside_padded, field.name)
+        assert torch.equal(one, all_five[:4]), field.name
 
 
 def test_cache_modes_give_the_same_batches(
