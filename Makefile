@@ -28,7 +28,7 @@ docs: $(VENV)/.installed-dev  ## Render the reference of the Python API into doc
 
 test: lint types imports tests  ## Install the development set; run ruff, mypy, import-linter, pytest.
 
-check: format-check test  ## Everything that CI checks.
+check: format-check test  ## Format check and make test; with SLOW=1 everything that CI checks.
 
 format: $(VENV)/.installed-dev  ## Format the code and mend what ruff can mend.
 	$(BIN)/ruff check --fix .
@@ -48,8 +48,8 @@ imports: $(VENV)/.installed-dev  ## Check the order of the packages.
 
 # One thread each: two test processes with two threads each wait for one another on two cores.
 tests: export OMP_NUM_THREADS ?= 1
-tests: $(VENV)/.installed-dev  ## Run the default tests, simulators included.
-	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart=0
+tests: $(VENV)/.installed-dev  ## Run the default tests, simulators included; with SLOW=1 the slow ones as well.
+	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart=0 $(if $(SLOW),-m 'not long and not gpu')
 
 clean:  ## Remove the virtual environment and the tools' caches.
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

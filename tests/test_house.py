@@ -102,6 +102,7 @@ def test_readme_lists_every_command():
     assert missing == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [["--help"], *[[*name.split(), "--help"] for name in (*STAGES, *COMMANDS)]],
@@ -177,6 +178,7 @@ def test_no_pickle():
     assert found == []
 
 
+@pytest.mark.slow
 def test_every_import_of_the_package_is_a_declared_dependency():
     """What only the development set brings would be missing after a plain install."""
     names = set()

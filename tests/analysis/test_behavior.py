@@ -87,6 +87,7 @@ def test_the_papers_rule_is_the_mean_of_the_baseline_and_ours_the_end_of_its_int
     assert rules(0.25) == {"below_baseline_mean": False, "within_baseline": False}
 
 
+@pytest.mark.slow
 def test_a_policy_that_behaves_alike_is_inside_and_another_is_not():
     trajectories = [
         *made(SOURCE, "fast", 40, (0.3, 0.6)),
@@ -132,6 +133,7 @@ def test_episodes_without_a_label_are_compared_with_all_of_the_source():
     assert set(slow.groups) == {SOURCE, "labeled"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("feet", "panels"), [(1, 1), (4, 6)])
 def test_one_foot_and_four_feet_have_their_panels(feet, panels):
     rng = np.random.default_rng(0)

@@ -76,6 +76,7 @@ def test_the_fraction_of_variance_within_initial_states_is_known() -> None:
     )
 
 
+@pytest.mark.slow
 def test_labeled_modes_are_classified_by_a_forest_not_trained_on_them() -> None:
     rows = features(np.concatenate([_walks(30, 0.2, "l", -1.0), _walks(30, 0.2, "r", 1.0)]))
     category = np.repeat([0, 1], 30)

@@ -25,7 +25,7 @@ sys.path.pop(0)
 sys.path.pop(0)
 
 SOON = ("script", "bidi", "upwards")
-KINDS = [pytest.param(kind, marks=() if kind in SOON else pytest.mark.slow) for kind in NAMES]
+KINDS = [pytest.param(kind, marks=() if kind in SOON else pytest.mark.long) for kind in NAMES]
 pytestmark = pytest.mark.usefixtures("few_resamples")
 
 
@@ -63,6 +63,7 @@ def evaluation(workspace, model, made):
         return draft.publish({"results": cells, "protocol": made[0]["results"][0]["env"]})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_report_of_hostile_names_runs_nothing(workspace, kind):
     name = NAMES[kind]
@@ -81,6 +82,7 @@ def test_a_report_of_hostile_names_runs_nothing(workspace, kind):
         assert name in text  # shown as it is
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_comparison_of_hostile_names_stays_in_its_directory(workspace, tmp_path, kind):
     name = NAMES[kind]

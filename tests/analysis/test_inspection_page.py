@@ -40,6 +40,7 @@ def page(tmp_path_factory):
     return file
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 390])
 def test_it_renders_alone_and_fits(opened, page, width):
     with opened(page, width) as (tab, said):
@@ -55,6 +56,7 @@ def test_it_renders_alone_and_fits(opened, page, width):
     assert said == []
 
 
+@pytest.mark.slow
 def test_plots_show_what_they_can_and_say_what_they_leave_out(tmp_path):
     path = write(tmp_path / "many.hdf5", "arm", components=40, length=30)
     found = inspect_files([path], IngestConfig(max_steps=1000)).files[0]

@@ -97,6 +97,7 @@ def test_every_point_is_drawn_and_unknown_ones_have_no_entry():
     assert len(figure.legends[0].get_texts()) == 3
 
 
+@pytest.mark.slow
 def test_fifty_tasks_look_different():
     names = tuple(f"task-{number}" for number in range(50))
     projection = Projection("tsne", "t-SNE", np.random.default_rng(0).normal(size=(100, 2)))

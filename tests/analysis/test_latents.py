@@ -94,6 +94,7 @@ def test_few_episodes_have_no_fit_of_the_position(points, spaces):
     assert position_fits(few, spaces, 0) == {}
 
 
+@pytest.mark.slow
 def test_sections_say_how_numbers_came_about_and_every_figure_is_written(points, spaces, tmp_path):
     findings = compose(analysis(points, spaces))
     findings.save(tmp_path, "Latents")
@@ -103,6 +104,7 @@ def test_sections_say_how_numbers_came_about_and_every_figure_is_written(points,
     assert (tmp_path / "figures/tsne-label.png").stat().st_size > 5000
 
 
+@pytest.mark.slow
 def test_the_legend_names_every_category(points, spaces):
     figures = compose(analysis(points, spaces)).figures
     (legend,) = figures["tsne-label"].legends

@@ -42,6 +42,7 @@ def test_a_cut_picture_is_refused_where_it_is_decoded(tmp_path):
         embed_stills(tmp_path, "x.png", "stills")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [r"$\frac{$", "a $ b $", r"$\undefined$", "a" * 5000, "名\n\t"])
 def test_names_are_drawn_as_they_are_written(name):
     figure, ((axes,),) = new_figure(3, 2)

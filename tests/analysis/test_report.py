@@ -56,6 +56,7 @@ def recipe(*expected, **changes):
     return RecipeResults(**facts | changes)
 
 
+@pytest.mark.slow
 def test_the_numbers_are_the_manifests(workspace, made):
     text = text_of(page(workspace, made[-1]))
     cells = made[-1].manifest.summary["results"]
@@ -87,12 +88,14 @@ def test_measured_beside_expected_is_visible(workspace, made):
     assert "lwdctl run toys.toml" in text
 
 
+@pytest.mark.slow
 def test_a_toy_run_says_so(workspace, made):
     text = text_of(page(workspace, made[-1], recipes=[recipe(smoke=True)]))
     assert "its numbers mean nothing" in text
     assert "A toy run is not compared" in text
 
 
+@pytest.mark.slow
 def test_nothing_from_a_users_file_becomes_markup(workspace, made):
     markup = page(workspace, made[-1])
     assert EVIL not in markup
@@ -107,6 +110,7 @@ def test_nothing_from_a_users_file_becomes_markup(workspace, made):
     assert "@import" not in markup
 
 
+@pytest.mark.slow
 def test_headings_tables_and_pictures_can_be_followed_without_sight(workspace, made):
     markup = page(workspace, made[-1])
     assert '<html lang="en">' in markup
@@ -121,6 +125,7 @@ def test_headings_tables_and_pictures_can_be_followed_without_sight(workspace, m
     assert all(pictures)
 
 
+@pytest.mark.slow
 def test_the_analyses_of_the_lineage_are_shown_the_newest_of_each(workspace, made):
     _, model, found = made
     analysis(workspace, model, title="Newer latents")
@@ -134,6 +139,7 @@ def test_the_analyses_of_the_lineage_are_shown_the_newest_of_each(workspace, mad
     assert "Table of 40 rows" in text
 
 
+@pytest.mark.slow
 def test_curves_videos_and_commands_are_there(workspace):
     with recording(command=f"lwdctl make --name {NAME}", stage="make"):
         _, model, found = chain(workspace, videos=1)
@@ -151,6 +157,7 @@ def test_curves_videos_and_commands_are_there(workspace):
     assert "ab" * 32 in text
 
 
+@pytest.mark.slow
 def test_a_video_that_does_not_fit_is_named(workspace, made, monkeypatch):
     monkeypatch.setattr(content, "VIDEO_BYTES", 2500)
     markup = page(workspace, made[-1])
@@ -160,6 +167,7 @@ def test_a_video_that_does_not_fit_is_named(workspace, made, monkeypatch):
     assert "1 of 3 recorded episodes are shown" in page(workspace, made[-1])
 
 
+@pytest.mark.slow
 def test_the_same_workspace_gives_the_same_bytes(workspace, made):
     assert page(workspace, made[-1]) == page(workspace, made[-1])
 
@@ -175,6 +183,7 @@ def test_one_condition_without_videos_log_or_analysis_says_what_is_missing(works
     assert "dp: success 0.750" in text
 
 
+@pytest.mark.slow
 def test_without_any_success_the_score_leads_by_behavior(workspace):
     fast = arm("lwd", "000", score=90.0, label="expert")
     slow = arm("lwd", "000", score=10.0, label=EVIL)
@@ -189,6 +198,7 @@ def test_without_any_success_the_score_leads_by_behavior(workspace):
     assert "defines no success" in text
 
 
+@pytest.mark.slow
 def test_bars_of_labels_put_the_method_first(workspace):
     arms = [
         arm("lwd", "000", score=90.0, label="expert"),
@@ -200,6 +210,7 @@ def test_bars_of_labels_put_the_method_first(workspace):
     assert text.index("lwd, expert") < text.index("dp, expert")
 
 
+@pytest.mark.slow
 def test_bars_of_labels_name_their_horizon_where_there_are_several(workspace):
     arms = [arm("lwd", "000", score=90.0 - horizon, label="expert") for horizon in (16, 32)]
     arms[1]["results"][0]["horizon"] = 32

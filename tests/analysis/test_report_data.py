@@ -56,6 +56,7 @@ def section(markup: str) -> str:
     return markup[markup.index('<section id="data"') : markup.index('<section id="training"')]
 
 
+@pytest.mark.slow
 def test_findings_numbers_and_plots_of_the_data_are_shown(workspace, store):
     data = section(page(workspace, store))
     text = html.unescape(re.sub(r"<[^>]+>", "", data))
@@ -79,6 +80,7 @@ def test_a_store_without_a_report_has_no_section(workspace):
 EMPTY = '{"format": "x", "files": [], "findings": [], "statistics": %s}'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "content",
     ["{}", "no json", '{"findings": 3}', "[]", "[" * 100_000, EMPTY % '{"labels": []}',

@@ -62,6 +62,7 @@ def test_linked_stills_are_not_shown(workspace, tmp_path):
         assert "link" in episode.note
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["../../../../../secret", "/../../secret", "deep/../../secret"])
 def test_a_figure_of_an_analysis_lies_inside_it(workspace, tmp_path, name):
     _, model, _ = chain(workspace)

@@ -26,6 +26,7 @@ def file(workspace, tmp_path):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_resamples")
 @pytest.mark.parametrize("width", WIDTHS)
 def test_it_renders_alone_and_fits(opened, file, width):
@@ -44,6 +45,7 @@ def test_it_renders_alone_and_fits(opened, file, width):
     assert [line for line in said if "video" not in line.lower()] == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_resamples")
 def test_no_address_is_asked_even_where_a_file_smuggles_one_in(browser, file):
     text = file.read_text()

@@ -246,7 +246,7 @@ def table():
     """Yield every change of every type with every command."""
     for key in itertools.product(SMALL, CHANGES, ROWS):
         if key[0] != "latents" or key[1].startswith("manifest"):  # the toy's have no other file
-            yield pytest.param(*key, marks=() if key in SOON else pytest.mark.slow)
+            yield pytest.param(*key, marks=() if key in SOON else pytest.mark.long)
 
 
 @pytest.mark.parametrize(("kind", "change", "name"), list(table()))
@@ -265,9 +265,10 @@ def names():
     """Yield every command; those that simulate or draw for seconds are slow."""
     for name in ROWS:
         heavy = name in ("export policy", "compare", "report", "track") or "analyze" in name
-        yield pytest.param(name, marks=pytest.mark.slow if heavy else ())
+        yield pytest.param(name, marks=pytest.mark.long if heavy else ())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(names()))
 def test_names_of_an_artifact_act_nowhere(root, capfd, name):
     """Tasks, labels and titles with control characters; a module that nobody trusts."""

@@ -86,7 +86,7 @@ def table():
     for attack in ATTACKS:
         for consumer in CONSUMERS:
             soon = attack in ("pickled_v3", "linked_chunk") or consumer in ("verify one", "encode")
-            yield pytest.param(attack, consumer, marks=() if soon else pytest.mark.slow)
+            yield pytest.param(attack, consumer, marks=() if soon else pytest.mark.long)
 
 
 @pytest.mark.parametrize(("attack", "consumer"), list(table()))
@@ -97,6 +97,7 @@ def test_no_command_reads_a_store_that_we_would_not_write(root, tmp_path, capsys
     assert not (tmp_path / "outside" / "executed").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("array", "other"),
     [
@@ -170,6 +171,7 @@ def robot(monkeypatch, tmp_path):
     sys.modules.pop("somebodys_module", None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "line",
     [
@@ -325,6 +327,7 @@ def test_a_scene_lies_beside_its_store(root, tmp_path):
         SnippetStore.open(made.path).model(0)
 
 
+@pytest.mark.slow
 def test_no_flipped_byte_of_a_store_reaches_a_consumer(root, tmp_path):
     """What a reader gives is right, or it gives nothing, whichever file was damaged."""
 

@@ -97,6 +97,7 @@ def test_a_directory_that_an_older_version_left_empty_is_one(workspace):
     assert reasons(workspace) == {"lift": "is empty"}
 
 
+@pytest.mark.slow
 def test_beginning_beside_a_process_that_removes_the_parents_works(workspace):
     """Two processes begin and discard runs of one name; neither trips over the other."""
     code = (

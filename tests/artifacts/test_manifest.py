@@ -104,6 +104,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(JSON)
 def test_plain_is_stable_through_json(value):
     once = plain(value)

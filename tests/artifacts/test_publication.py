@@ -123,6 +123,7 @@ def test_a_kept_run_in_progress_survives_an_exception_and_stays_out_of_the_artif
     assert hidden(workspace) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["_stage", "sync", "provenance", "_claim_version", "os.rename"])
 def test_a_kill_while_publishing_leaves_no_version_and_a_whole_run_in_progress(workspace, moment):
     target = "os, 'rename'" if moment == "os.rename" else f"module, {moment!r}"

@@ -187,6 +187,7 @@ def _with(value: float, length: int) -> np.ndarray:
     return values
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -218,6 +219,7 @@ def test_no_episode_at_all_is_refused(tmp_path, spec):
         SnippetWriter(tmp_path / "snippets.zarr", spec).close()
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_data(tmp_path, spec, episode):
     writer = SnippetWriter(tmp_path / "snippets.zarr", spec)
     one = episode(200)

@@ -85,7 +85,7 @@ def swell(root: Path, gigabytes: int) -> None:
     sign_all(root)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_no_consumer_takes_the_memory_that_a_store_declares(root, tmp_path):
     """60 GB in sum: one error line or a result, and never more than 2 GB of memory."""
@@ -98,6 +98,7 @@ def test_no_consumer_takes_the_memory_that_a_store_declares(root, tmp_path):
             assert run.peak < 2 * 10**9, (line, run.peak)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", [CONSUMERS[2], CONSUMERS[5], CONSUMERS[7]])
 def test_rows_that_do_not_fit_into_the_free_memory_are_refused(root, monkeypatch, capsys, line):
     monkeypatch.setattr("lwdctl.artifacts.zarr_columns.SURELY_FREE", 0)
@@ -109,6 +110,7 @@ def test_rows_that_do_not_fit_into_the_free_memory_are_refused(root, monkeypatch
     assert len(errors.splitlines()) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", CONSUMERS[-2:])
 def test_an_episode_whose_arrays_do_not_fit_together_is_refused(root, monkeypatch, capsys, line):
     """Each of them alone would fit."""
@@ -136,6 +138,7 @@ def test_more_episodes_than_can_be_held_are_refused_before_they_are_read(root, m
         SnippetStore.open(store(root))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", ["list", "verify", "train-vae"])
 def test_a_file_with_holes_larger_than_the_disk_is_not_read(root, monkeypatch, capsys, line):
     path = next(root.glob("snippets/*/v*"))

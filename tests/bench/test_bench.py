@@ -89,6 +89,7 @@ def test_every_row_names_a_function() -> None:
     assert set(comparisons.ROWS) >= comparisons.ONLY_NAMED
 
 
+@pytest.mark.slow
 def test_the_command_prints_one_object(capfd: pytest.CaptureFixture[str]) -> None:
     options = ["--rounds", "1", "--json", "-q", "--device", "cpu"]
     assert main(["bench", "decode", "step", "draw", *options]) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from lwdctl.artifacts.snippets import SnippetStore
@@ -30,6 +31,7 @@ def test_index_sampler_gives_the_windows_of_our_batches() -> None:
 CPU = torch.device("cpu")
 
 
+@pytest.mark.slow
 def test_memory_row_measures_a_training_in_a_process_of_its_own(monkeypatch) -> None:
     monkeypatch.setattr(data, "MEMORY_GIB", 2.0**-7)
     monkeypatch.setattr(data, "UPDATES", 2)
@@ -38,6 +40,7 @@ def test_memory_row_measures_a_training_in_a_process_of_its_own(monkeypatch) -> 
     assert row.value.median > 1  # what two training steps allocate at the least
 
 
+@pytest.mark.slow
 def test_ingest_rows_measure_files_of_the_sizes_that_they_name(monkeypatch) -> None:
     monkeypatch.setattr(data, "INGESTED", ((3, 500),))
     monkeypatch.setattr(data, "INGESTED_LARGE", ((4, 60), (2, 90)))

@@ -26,6 +26,7 @@ def rows(policy: str) -> list[Count]:
     return [row for row in counted() if row.policy == policy]
 
 
+@pytest.mark.slow
 def test_a_real_unet_has_the_counted_parameters() -> None:
     for row, chunk in zip(rows("dp")[:4], (32, 128, 32, 128), strict=True):
         size = row.network.split()[1].rstrip(",")
@@ -33,6 +34,7 @@ def test_a_real_unet_has_the_counted_parameters() -> None:
         assert row.parameters == sum(p.numel() for p in spec.build().parameters())
 
 
+@pytest.mark.slow
 def test_a_real_mlp_has_the_counted_flops() -> None:
     small = rows("mlp")[0]
     network = torch.nn.Sequential(
@@ -53,6 +55,7 @@ def test_replans_are_spread_over_the_episode() -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_command_lists_every_size(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--flops", "--json"]) == 0
     counts = json.loads(capfd.readouterr().out)["summary"]["counts"]

@@ -8,6 +8,7 @@ import torch
 from lwdctl.bench.rollouts import NUM_ENVS, rollouts
 
 
+@pytest.mark.slow
 def test_rollouts_are_compared_with_the_bare_simulators() -> None:
     pytest.importorskip("metaworld")
     (found,) = rollouts(torch.device("cpu"), rounds=1, steps=2)

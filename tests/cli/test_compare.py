@@ -50,6 +50,7 @@ def told(capfd):
     return json.loads(capfd.readouterr().out)
 
 
+@pytest.mark.slow
 def test_the_table_and_the_files_it_leaves(runs, capfd, tmp_path):
     assert main(["compare", "method", "baseline"]) == 0
     out, err = capfd.readouterr()
@@ -168,6 +169,7 @@ def test_what_is_not_recorded_is_reported_and_left_out(runs, capfd, tmp_path):
     assert names == {"success-by-horizon", "overlap-by-horizon"}
 
 
+@pytest.mark.slow
 def test_a_cost_that_some_result_rows_lack_is_drawn_for_the_others(runs, capfd, tmp_path):
     episodes = [episode(i, i % 2, 0.5) for i in range(8)]
     cells = [record("lwd", episodes, cost={"flops_per_step": 3.0}, seconds={})]

@@ -201,6 +201,7 @@ def test_a_path_that_the_system_refuses_is_the_users_to_mend(capfd, monkeypatch,
     assert hint == "hint: give another path"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_signals(number, code, tmp_path):
     program = textwrap.dedent("""

@@ -200,6 +200,7 @@ def test_names_in_a_file_cannot_write_to_the_terminal(file, capfd):
         assert r"\x1b[" in text
 
 
+@pytest.mark.slow
 def test_the_page_needs_nothing_else_and_escapes_names(file, capfd):
     write_robomimic(file, task="<script>alert(1)</script> & $x^$", extra={"obs/a<b": np.ones})
     page = file.with_name("page.html")
@@ -221,6 +222,7 @@ def test_the_page_needs_nothing_else_and_escapes_names(file, capfd):
     assert page.read_bytes() == first
 
 
+@pytest.mark.slow
 def test_the_page_of_refused_files_is_written_too(file, tmp_path, capfd):
     (tmp_path / "notes.txt").write_text("x")
     page = tmp_path / "page.html"

@@ -57,7 +57,7 @@ def table():
                     kind == "bytes" and "policy" not in line and "encode" not in line
                 )
                 if not written:
-                    yield pytest.param(line, kind, marks=() if kind in SOON else pytest.mark.slow)
+                    yield pytest.param(line, kind, marks=() if kind in SOON else pytest.mark.long)
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +67,7 @@ def chain(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)  # one that is waited for has no end
 @pytest.mark.parametrize(("line", "kind"), list(table()))
 def test_a_path_where_nothing_can_be_is_one_line(
@@ -94,6 +95,7 @@ def test_a_path_where_nothing_can_be_is_one_line(
     assert Path("file").read_bytes() == b""
 
 
+@pytest.mark.slow
 def test_data_and_recipes_at_paths_of_other_bytes_than_text_are_used(
     recording, tmp_path, monkeypatch, capfd
 ):

@@ -75,6 +75,7 @@ def recipe(here, monkeypatch):
     return here / "toys.toml"
 
 
+@pytest.mark.slow
 def test_the_newest_evaluation_is_the_default(here, workspace_path, capfd):
     chain(Workspace(workspace_path))
     assert main(["report"]) == 0
@@ -116,6 +117,7 @@ def test_a_recipe_takes_only_what_is_up_to_date(recipe, here, workspace_path, ca
     assert "lwdctl run toys.toml --smoke" in text
 
 
+@pytest.mark.slow
 def test_the_same_input_gives_the_same_file(here, workspace_path):
     chain(Workspace(workspace_path))
     assert main(["report", "--output", "a.html", "-q"]) == 0
@@ -138,6 +140,7 @@ def test_what_cannot_be_reported_is_an_error(here, workspace_path, capfd):
     assert list(here.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_several_lineages_have_to_be_distinguished(here, workspace_path, capfd):
     workspace = Workspace(workspace_path)
     chain(workspace)

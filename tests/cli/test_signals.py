@@ -67,13 +67,14 @@ def check_moments(environment, recording, folder, moments):
     assert left == []
 
 
+@pytest.mark.slow
 def test_signals_while_a_command_starts(ingested, recording, tmp_path):
     rng = random.Random(0)
     moments = [rng.random() * (0.8 if index % 4 < 2 else 0.2) for index in range(8)]
     check_moments(ingested, recording, tmp_path, [0, 0, 0, *moments[3:]])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_signals_at_many_moments(ingested, recording, tmp_path):
     rng = random.Random(1)
@@ -108,6 +109,7 @@ def running(body, tmp_path, **options):
         yield process
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", ENDS)
 def test_an_import_that_catches_everything_loses_no_signal(tmp_path, number):
     (tmp_path / "catches.py").write_text(
@@ -136,6 +138,7 @@ def test_an_interrupt_in_evaluated_text_ends_with_the_exit_code(tmp_path):
     assert code == 130
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", ENDS)
 def test_a_finalizer_loses_no_signal(tmp_path, number):
     body = """
@@ -194,6 +197,7 @@ SLOW = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", ENDS)
 @pytest.mark.parametrize(
     ("function", "where", "when", "versions"),
@@ -238,6 +242,7 @@ def test_a_second_signal_ends_at_once_and_says_what_may_be_left(tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_an_ignored_signal_stays_ignored(tmp_path, number):
     body = """

@@ -26,6 +26,7 @@ def shell(line, **options):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["--help", "list --json"])
 @pytest.mark.parametrize(
     ("redirection", "reason"),
@@ -38,6 +39,7 @@ def test_a_result_that_cannot_be_written_is_an_error(tmp_path, command, redirect
     assert len(done.stderr.splitlines()) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("redirection", ["2>/dev/full", "<&- 2>&-"])
 def test_messages_that_cannot_be_written_change_nothing(tmp_path, redirection):
     done = shell(f"lwdctl list {redirection}", cwd=tmp_path)
@@ -52,6 +54,7 @@ def test_all_streams_closed(tmp_path):
     assert done.returncode == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["--help", "list"])
 def test_a_reader_that_goes_away(tmp_path, command):
     line = f"lwdctl {command} | true; echo ${{PIPESTATUS[0]}}"
@@ -73,6 +76,7 @@ def run(line, environment, **streams):
     ).returncode
 
 
+@pytest.mark.slow
 def test_a_published_artifact_whose_numbers_nobody_reads(ingested, recording, tmp_path):
     line = f"ingest {recording} --name second -q"
     assert run(line, ingested, stdout=closed_pipe(), stderr=subprocess.DEVNULL) == 141
@@ -84,6 +88,7 @@ def test_a_published_artifact_whose_numbers_nobody_reads(ingested, recording, tm
     assert list(tmp_path.rglob(".partial-*")) == []
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_when_nobody_reads_its_progress(ingested, tmp_path, monkeypatch):
     assert run(TRAINING, ingested, stdout=subprocess.DEVNULL, stderr=closed_pipe()) == 0
     (manifest,) = tmp_path.glob("runs/vae/*/v0001/manifest.json")
@@ -93,6 +98,7 @@ def test_a_training_goes_on_when_nobody_reads_its_progress(ingested, tmp_path, m
 ASCII = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("environment", [ASCII, {"PYTHONIOENCODING": "latin-1:strict"}])
 def test_characters_that_an_encoding_lacks(tmp_path, environment):
     name = "r\u00e9sultats-\u4e2d"

@@ -45,6 +45,7 @@ def acting(text):
     }
 
 
+@pytest.mark.slow
 def test_every_acting_character_is_escaped():
     everything = "".join(map(chr, range(0x110000)))
     assert acting(everything) > set("\x1b\r\x7f\x9b\u202e\ud800")

@@ -316,6 +316,7 @@ def test_the_list(capfd):
     assert "--list" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_interrupted_download_keeps_the_part(server, tmp_path):
     server.pause = 0.3
     words = [sys.executable, "-m", "lwdctl", "download", *LIFT, "--output", str(tmp_path)]

@@ -100,11 +100,12 @@ def check_layouts(names: list[str], intact: dict[str, Any], folder: Path, count:
     assert refused >= len(names), "too few changes reached the readers"
 
 
+@pytest.mark.slow
 def test_any_layout_is_read_rightly_or_refused(intact, tmp_path):
     check_layouts(FORMATS, intact, tmp_path, 4)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_thousand_layouts_are_read_rightly_or_refused(name, intact, tmp_path):
@@ -239,6 +240,7 @@ def damaged(intact, tmp_path_factory):
     return try_damages(jobs, folder, timeout=170), {job["name"]: job for job in jobs}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
 def test_damaged_bytes_are_an_error_or_harmless(name, damaged):
     answers, jobs = damaged
@@ -248,7 +250,7 @@ def test_damaged_bytes_are_an_error_or_harmless(name, damaged):
             check_answers(answers[job], path, PER_FORMAT, checked=job != name)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_thousand_damages_are_an_error_or_harmless(name, intact, tmp_path):

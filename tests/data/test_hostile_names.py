@@ -26,7 +26,7 @@ sys.path.pop(0)
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 SOON = ("script", "formula", "upwards", "NUL", "half a character")
-KINDS = [pytest.param(kind, marks=() if kind in SOON else pytest.mark.slow) for kind in NAMES]
+KINDS = [pytest.param(kind, marks=() if kind in SOON else pytest.mark.long) for kind in NAMES]
 PLAIN = SourceSpec(
     observations=(ObservationSpec("agent", 2), ObservationSpec("block", 1)),
     action=ActionSpec(2, "absolute", "pixels", (0.0, -1.0), (512.0, 1.0), 10.0),
@@ -86,6 +86,7 @@ def lerobot(store: SnippetStore, root: Path) -> Path:
 EXPORTS = {"minari": minari, "lerobot": lerobot}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_store_of_hostile_names_stays_in_its_directory(tmp_path, kind, place):
@@ -104,6 +105,7 @@ def test_a_store_of_hostile_names_stays_in_its_directory(tmp_path, kind, place):
             assert store.episode(index).observations.keys() == {n.name for n in spec.observations}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("export", EXPORTS)

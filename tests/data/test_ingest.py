@@ -81,6 +81,7 @@ def test_a_split_that_leaves_one_side_empty_is_no_split(split):
     assert Counter(splits) == {"train": 8, "validation": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(READERS))
 def test_a_store_in_memory_equals_the_one_on_disk(make_sample, tmp_path, name):
     sample = make_sample(name, tmp_path / "source")
@@ -362,6 +363,7 @@ def reference(column: np.ndarray) -> list[float]:
     return [float(mean), float(m2), float(column.min()), float(column.max())]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"clip_actions": True}, {"action_limits": "data"}])
 @pytest.mark.parametrize("relative", ["", "observation"])
 def test_sums_that_the_checks_made_are_those_of_the_store(options, relative):

@@ -34,7 +34,7 @@ SOON = {"pipe", "loop"}
 
 @pytest.mark.timeout(90)  # one that is waited for has no end
 @pytest.mark.parametrize(
-    "odd", [pytest.param(kind, marks=() if kind in SOON else pytest.mark.slow) for kind in ODD]
+    "odd", [pytest.param(kind, marks=() if kind in SOON else pytest.mark.long) for kind in ODD]
 )
 @pytest.mark.parametrize("name", list(READERS))
 def test_what_lies_in_the_place_of_a_file_is_not_waited_for(tmp_path, name, odd):

@@ -41,6 +41,7 @@ def write_flat(path, rows=40, episodes=2, **arrays):
     return content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(READERS))
 def test_every_format_is_recognized_and_described_as_ingest_takes_it(
     name, make_sample, tmp_path, lengths, monkeypatch, capfd
@@ -83,6 +84,7 @@ def test_every_format_is_recognized_and_described_as_ingest_takes_it(
     assert store.spec.action == found.spec.action
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(READERS))
 def test_the_description_is_json_and_the_same_for_the_same_file(name, make_sample, tmp_path):
     sample = make_sample(name, tmp_path / name)
@@ -344,6 +346,7 @@ def test_reading_is_reported_per_episode(make_sample, tmp_path):
     assert done == [(f"inspect {path.name}", 12, "episode")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["my data.hdf5", "it's.hdf5", "-x.hdf5", "d4rl"])
 def test_the_command_is_quoted_for_the_shell(make_sample, tmp_path, monkeypatch, name, capfd):
     monkeypatch.setenv("LWDCTL_WORKSPACE", str(tmp_path / "runs"))

@@ -87,6 +87,7 @@ def check_against(dataset, episodes, keys):
         start += episode.length
 
 
+@pytest.mark.slow
 def test_robosuites_recording_converted_by_robomimic(recorded, sequence_dataset):
     path = recorded / "low_dim.hdf5"
     spec, episodes = read_all("robomimic", path)
@@ -107,6 +108,7 @@ def test_robosuites_recording_converted_by_robomimic(recorded, sequence_dataset)
     assert (spec.action.low, spec.action.high) == ((-1.0,) * 7, (1.0,) * 7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("converted", [True, False])
 def test_robosuites_recording_is_replayed_as_robomimic_does(recorded, tmp_path, converted):
     path = tmp_path / "raw.hdf5"

@@ -59,6 +59,7 @@ def test_hammer_can_be_restored():
         assert reader.read(3).initial_state.shape == (33 + 33 + 3,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "episodes", "steps", "per_operator"),
     [("lift", 300, 22_207, [50] * 6), ("can", 227, 54_165, [33, 35, 39, 40, 40, 40])],

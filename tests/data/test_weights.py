@@ -308,6 +308,7 @@ def two_files(make_sample, tmp_path):
     return [path.rename(path.parent / f"{path.parent.name}.hdf5") for path in paths]
 
 
+@pytest.mark.slow
 def test_weights_reach_the_store_from_command_library_and_recipe(two_files, tmp_path, capfd):
     first, second = map(str, two_files)
     place = tmp_path / "runs"
@@ -373,6 +374,7 @@ def check_proportions(labels: np.ndarray) -> None:
     assert abs(found[2] - 0.8 * len(labels)) < 5 * np.sqrt(0.16 * len(labels))
 
 
+@pytest.mark.slow
 def test_vae_and_latents_follow_the_weights(drawn, tmp_path):
     data, progress = walks(), SilentProgress()
     vae_config = VaeConfig(
@@ -391,6 +393,7 @@ def test_vae_and_latents_follow_the_weights(drawn, tmp_path):
     check_proportions(np.concatenate(drawn["rows"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["ldp", "mlp", "dp"])
 def test_baselines_follow_the_weights(drawn, tmp_path, method):
     config = BaselineConfig(

@@ -28,9 +28,11 @@ from lwdctl.models.vae import load_vae
 from lwdctl.policies.policy import EpisodePlan
 
 PLAN = EpisodePlan(0, 100_003, "pull", "fast")
-KINDS = [
+QUICK = [
     TOY,
     ToyChain("mlp", "epsilon", time_input=False, relative=False, history=1, condition=("state",)),
+]
+SLOW = [
     ToyChain("unet", "v_prediction"),
     ToyChain("unet", "sample", history=1, condition=("task",)),
     ToyChain("transformer", "sample"),
@@ -46,7 +48,11 @@ def recorded(inputs):
     return {name: store.read(name, start, start + length) for name in names}
 
 
-@pytest.mark.parametrize("toy", KINDS, ids=lambda toy: f"{toy.denoiser}-{toy.prediction}")
+@pytest.mark.parametrize(
+    "toy",
+    QUICK + [pytest.param(toy, marks=pytest.mark.slow) for toy in SLOW],
+    ids=lambda toy: f"{toy.denoiser}-{toy.prediction}",
+)
 def test_the_same_noise_gives_the_same_weights_and_actions(exported, toy):
     from lwdctl.deploy.export import act_with_noise, torch_noise
     from lwdctl.deploy.runtime import ExportedPolicy
@@ -101,7 +107,13 @@ BASELINES = {
 }
 
 
-@pytest.mark.parametrize("kind", BASELINES)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=[pytest.mark.slow] if kind.startswith("dp") else [])
+        for kind in BASELINES
+    ],
+)
 def test_baselines_act_as_the_trained_ones(kind, tmp_path):
     pytest.importorskip("onnx", reason="the extra onnx is not installed")
     pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
@@ -141,6 +153,7 @@ def test_actions_are_clipped_to_the_data_s_limits(exported):
     assert np.abs(policy.act(far)).tolist() == [2000.0, 2000.0]
 
 
+@pytest.mark.slow
 def test_limits_that_change_what_the_policy_does_are_named(tmp_path, monkeypatch):
     pytest.importorskip("onnx", reason="the extra onnx is not installed")
     pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
@@ -247,6 +260,7 @@ def test_it_runs_where_there_is_no_torch(exported):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "side", "found"),
     [
@@ -289,6 +303,7 @@ def test_what_cannot_be_exported(exported, tmp_path, monkeypatch):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_on_the_command_line(exported, tmp_path, monkeypatch, capfd):
     exported()
     monkeypatch.chdir(tmp_path)

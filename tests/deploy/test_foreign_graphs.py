@@ -91,6 +91,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHANGES)
 @pytest.mark.parametrize("graph", ["plan", "act"])
 def test_a_graph_that_is_more_than_numbers_is_not_opened(

@@ -29,6 +29,7 @@ def run(policy, seed, task="push", steps=12):
     return np.stack([policy.act(SEEN) for _ in range(steps)])
 
 
+@pytest.mark.slow
 def test_seed_and_task_fix_an_episode(policy):
     first = run(policy, 1)
     assert np.array_equal(run(policy, 1), first)
@@ -48,6 +49,7 @@ def test_a_new_plan_comes_every_horizon_steps_and_the_clock_begins_anew(policy):
     assert ages == [1, 2, 3, 4, 5, 1, 2, 3, 4, 5, 1]
 
 
+@pytest.mark.slow
 def test_without_a_horizon_one_plan_acts_all_episode(exported):
     from lwdctl.deploy.runtime import ExportedPolicy
 
@@ -97,6 +99,7 @@ def test_what_an_episode_must_say(policy):
         policy.step()
 
 
+@pytest.mark.slow
 def test_a_task_is_needed_only_where_it_is_a_condition(exported):
     from lwdctl.deploy.runtime import ExportedPolicy
 

@@ -187,6 +187,7 @@ def test_importing_says_nothing():
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("adroit")
 def test_rendering_off_screen_gives_an_image(opengl):
     code = """

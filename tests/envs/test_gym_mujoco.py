@@ -242,6 +242,7 @@ def test_building_warns_of_nothing_and_other_warnings_pass():
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_rendering_off_screen_follows_the_body(opengl):
     code = """
 import numpy as np
@@ -320,6 +321,7 @@ def touching_geoms(env):
     return set(names)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*is out of date")
 @pytest.mark.parametrize("env_id", task_names())
 def test_foot_contacts_are_those_of_the_simulator_at_the_same_state(env_id):

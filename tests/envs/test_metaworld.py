@@ -57,6 +57,7 @@ def test_the_frame_stack_starts_with_the_present_after_reset_and_restore():
         np.testing.assert_array_equal(after[18:36], now[:18])
 
 
+@pytest.mark.slow
 def test_starts_do_not_repeat_and_evaluation_never_meets_collection():
     simulator = MetaworldSimulator(SPEC, "reach")
     states = set()
@@ -95,12 +96,13 @@ def assert_history_leaves_no_trace(task):
     np.testing.assert_array_equal(restored, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["button-press", "drawer-open", "push", "reach"])
 def test_history_leaves_no_trace(task):
     assert_history_leaves_no_trace(task)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.sim
 @pytest.mark.parametrize("task", task_names())
 def test_history_leaves_no_trace_in_any_task(task):
@@ -163,6 +165,7 @@ def test_rendering_without_a_display_says_what_to_do(monkeypatch):
     assert "MUJOCO_GL" in caught.value.hint
 
 
+@pytest.mark.slow
 def test_rendering_off_screen_needs_no_setting(opengl):
     code = """
 from lwdctl.core.records import EnvSpec

@@ -86,6 +86,7 @@ def lift_cube(simulator, seen, steps=70, until=None):
     return np.stack(actions), rows, success
 
 
+@pytest.mark.slow
 def test_recorded_actions_repeat_a_lift_bit_for_bit(lift):
     seen = lift.reset(100_000)
     actions, rows, success = lift_cube(lift, seen)
@@ -98,6 +99,7 @@ def test_recorded_actions_repeat_a_lift_bit_for_bit(lift):
             np.testing.assert_array_equal(first[key], second[key])
 
 
+@pytest.mark.slow
 def test_lift_needs_four_centimetres(lift):
     seen = lift.reset(100_001)
     for step in range(70):
@@ -109,6 +111,7 @@ def test_lift_needs_four_centimetres(lift):
     assert taken.success
 
 
+@pytest.mark.slow
 def test_can_needs_the_can_in_its_bin_and_the_hand_away(can):
     can.reset(100_000)
     state = can.initial_state()
@@ -153,6 +156,7 @@ def test_the_global_generator_is_left_as_it_was(lift):
     np.testing.assert_array_equal(np.random.random(3), expected)  # noqa: NPY002
 
 
+@pytest.mark.slow
 def test_the_scene_does_not_depend_on_the_global_generator(lift):
     sizes = []
     for seed in (0, 1):
@@ -172,6 +176,7 @@ def scaled_cube(simulator):
     return scene.replace(f'size="{text}"', 'size="0.025 0.025 0.025"')
 
 
+@pytest.mark.slow
 def test_a_recorded_scene_is_used_and_leaves_no_trace():
     simulator = make()
     first = simulator.reset(100_000)
@@ -236,6 +241,7 @@ def test_diverged_physics_are_the_policys_failure_and_forgotten_after_reset(
     lift.step(np.zeros(7, dtype=np.float32))
 
 
+@pytest.mark.slow
 def test_env_args_of_14_give_the_same_robot(lift):
     old = make(env_args=ENV_ARGS_14)
     try:
@@ -249,6 +255,7 @@ def test_env_args_of_14_give_the_same_robot(lift):
         old.close()
 
 
+@pytest.mark.slow
 def test_absolute_targets_are_reached():
     config = {**OSC_14, "control_delta": False}
     simulator = make(
@@ -274,6 +281,7 @@ def test_a_robot_that_does_not_exist_is_an_error():
         make(env_args={"env_kwargs": {"robots": ["Pandda"]}})
 
 
+@pytest.mark.slow
 def test_the_limit_is_the_datas_own(lift):
     assert lift.max_steps == MAX_STEPS
     limited = RobosuiteSimulator(EnvSpec("robosuite", ("Lift",), {}, 500), "Lift")
@@ -281,6 +289,7 @@ def test_the_limit_is_the_datas_own(lift):
     assert limited.max_steps == 500
 
 
+@pytest.mark.slow
 def test_importing_is_quiet_and_changes_no_setting():
     code = (
         "import os, sys\n"
@@ -317,6 +326,7 @@ def robomimic_judge():
     return EnvRobosuite
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_robomimics_own_environment_agrees(task, capsys):
     from lwdctl.envs.robosuite import make_arguments

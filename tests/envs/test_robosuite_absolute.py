@@ -98,6 +98,7 @@ def record(task, version, path):
 FARTHEST, MEDIAN, TURNED = 0.015, 0.002, np.radians(3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task", "version"), [("Lift", "1.5.1"), ("PickPlaceCan", "")])
 @pytest.mark.parametrize("with_site", [True, False])
 def test_converted_motions_follow_the_recorded_path(task, version, with_site, tmp_path):
@@ -140,6 +141,7 @@ def turn_of(seen):
     return Rotation.from_quat(seen["robot0_eef_quat_site"])
 
 
+@pytest.mark.slow
 def test_a_pose_is_reached(absolute):
     seen = absolute.reset(100_000)
     wanted = Rotation.from_rotvec([0.1, -0.1, 0.3]) * turn_of(seen)
@@ -150,6 +152,7 @@ def test_a_pose_is_reached(absolute):
     assert (turn_of(seen) * wanted.inv()).magnitude() < np.radians(3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("six", [[0] * 6, [0, 0, 0, 0, 1, 0], [1, 0, 0, -1, 0, 0]])
 def test_numbers_that_say_no_rotation_keep_the_one_aimed_at(absolute, six):
     seen = absolute.reset(100_000)
@@ -183,6 +186,7 @@ def test_actions_are_cut_off_at_the_declared_limits(absolute):
         np.testing.assert_array_equal(got[key], expected[key])
 
 
+@pytest.mark.slow
 def test_motions_are_along_the_axes_of_the_world(absolute):
     """The reader adds motions of the robot's frame to poses of the world's."""
     for task in ("Lift", "PickPlaceCan"):

@@ -34,6 +34,7 @@ def motion(simulator, magnitude, seed):
     return after - position, Rotation.from_matrix(turned @ turn.T).as_rotvec()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("magnitude", "degrees"), [(0.01, 5), (0.02, 10), (0.04, 20)])
 def test_the_hand_is_moved_and_turned_by_the_magnitude(lift, magnitude, degrees):
     directions = []
@@ -60,6 +61,7 @@ def test_a_motion_command_goes_on_from_where_the_hand_was_displaced(lift):
         assert np.linalg.norm(_Hand(lift._env).pose()[0] - displaced) < 0.015
 
 
+@pytest.mark.slow
 def test_the_table_stops_a_perturbation(lift):
     seen = lift.reset(100_000)
     for _ in range(60):
@@ -79,6 +81,7 @@ def test_the_table_stops_a_perturbation(lift):
     assert 0 < shorter < 20
 
 
+@pytest.mark.slow
 def test_the_reach_of_the_arm_ends_a_perturbation(lift):
     lift.reset(100_000)
     out = np.array([1, 0, 0.5, 0, 0, 0, -1], dtype=np.float32)
@@ -94,6 +97,7 @@ def test_the_reach_of_the_arm_ends_a_perturbation(lift):
     assert max(lengths) == pytest.approx(0.08, rel=0.03)
 
 
+@pytest.mark.slow
 def test_what_the_hand_holds_goes_with_it(lift):
     seen = lift.reset(100_000)
     for step in range(60):
@@ -121,6 +125,7 @@ def test_what_the_hand_holds_goes_with_it(lift):
     assert lift._env.sim.data.body_xpos[lift._env.cube_body_id][2] > 0.83
 
 
+@pytest.mark.slow
 def test_nothing_is_drawn_and_nothing_moves_at_magnitude_zero(lift):
     lift.reset(100_000)
     before = lift._env.sim.get_state().flatten()

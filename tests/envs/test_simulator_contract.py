@@ -73,6 +73,7 @@ def test_observations_actions_and_metrics_are_as_declared(adapter, simulator):
     assert not reference or reference in names
 
 
+@pytest.mark.slow
 def test_actions_beyond_the_limits_are_clipped(simulator):
     high = np.array(simulator.action.high, dtype=np.float32)
     span = high - np.array(simulator.action.low, dtype=np.float32)
@@ -95,6 +96,7 @@ def test_a_seed_fixes_the_episode_after_any_history(adapter, task, simulator):
     np.testing.assert_array_equal(got_rewards, rewards)
 
 
+@pytest.mark.slow
 def test_a_seed_fixes_the_episode_in_another_process(adapter, task, monkeypatch):
     expected, rewards = probe.seeded_episode(adapter, task, SEED)
     monkeypatch.setattr(sys, "path", [str(Path(__file__).parent), *sys.path])
@@ -104,6 +106,7 @@ def test_a_seed_fixes_the_episode_in_another_process(adapter, task, monkeypatch)
     np.testing.assert_array_equal(got_rewards, rewards)
 
 
+@pytest.mark.slow
 def test_seeds_differ_and_global_generators_do_not_matter(simulator):
     np.random.seed(0)  # noqa: NPY002 - simulators that use the global generator are the point
     simulator.reset(SEED)
@@ -115,6 +118,7 @@ def test_seeds_differ_and_global_generators_do_not_matter(simulator):
     assert not np.array_equal(simulator.initial_state(), first)
 
 
+@pytest.mark.slow
 def test_restoring_the_initial_state_repeats_the_episode(adapter, task, simulator):
     first = simulator.reset(SEED)
     state = simulator.initial_state()
@@ -132,6 +136,7 @@ def test_restoring_the_initial_state_repeats_the_episode(adapter, task, simulato
         other.close()
 
 
+@pytest.mark.slow
 def test_a_perturbation_of_zero_changes_and_draws_nothing(adapter, task, simulator):
     expected, _ = probe.seeded_episode(adapter, task, SEED)
     rng = np.random.default_rng(3)
@@ -143,6 +148,7 @@ def test_a_perturbation_of_zero_changes_and_draws_nothing(adapter, task, simulat
     np.testing.assert_array_equal(got, expected)
 
 
+@pytest.mark.slow
 def test_a_perturbation_changes_the_episode_and_is_fixed_by_its_generator(simulator):
     plain, _ = probe.play(simulator, simulator.reset(SEED))
     magnitude = (simulator.action.high[0] - simulator.action.low[0]) / 20
@@ -155,6 +161,7 @@ def test_a_perturbation_changes_the_episode_and_is_fixed_by_its_generator(simula
     assert not np.array_equal(runs[0], plain)
 
 
+@pytest.mark.slow
 def test_success_never_falls_back_once_reached(adapter, task, simulator):
     env = EnvSpec("episode_probe:Blinking", (task,), {"adapter": adapter}, 3)
     plans = [EpisodePlan(index=index, seed=SEED, task=task) for index in range(4)]
@@ -165,6 +172,7 @@ def test_success_never_falls_back_once_reached(adapter, task, simulator):
     assert [item.final_success for item in episodes] == [False, False, True, False]
 
 
+@pytest.mark.slow
 def test_non_finite_actions_are_the_policys_failure(adapter, task, simulator):
     env = EnvSpec(adapter, (task,), {}, 10)
     plans = [EpisodePlan(index=index, seed=SEED + index, task=task) for index in range(2)]
@@ -176,6 +184,7 @@ def test_non_finite_actions_are_the_policys_failure(adapter, task, simulator):
         assert episode.metrics == {item.name: item.failed for item in simulator.metrics}
 
 
+@pytest.mark.slow
 def test_it_is_known_what_keeps_the_robot_still(adapter, task, simulator):
     env = EnvSpec(adapter, (task,), {}, 4)
     source = SourceSpec(simulator.observations, simulator.action, env, (), "test")
@@ -185,6 +194,7 @@ def test_it_is_known_what_keeps_the_robot_still(adapter, task, simulator):
     assert [(item.steps, item.error, item.policy_failure) for item in found] == [(4, "", "")] * 2
 
 
+@pytest.mark.slow
 def test_closing_leaves_no_process(adapter, task):
     before = set(psutil.Process().children(recursive=True))
     simulator = probe.make(adapter, task)

@@ -51,6 +51,7 @@ class Replay:
         return PolicyCost(np.zeros(self.num_envs, dtype=np.int64))
 
 
+@pytest.mark.slow
 def test_recorded_episodes_are_repeated_exactly(store):
     env = store.spec.env
     assert env.adapter == "metaworld"

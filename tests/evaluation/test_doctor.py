@@ -77,6 +77,7 @@ def _fine(area):
     return doctor.Finding(area, area, "ok", "")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("only_simulators")
 def test_each_simulator_has_its_own_finding(tmp_path):
     plugin(
@@ -97,6 +98,7 @@ def test_each_simulator_has_its_own_finding(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("only_simulators")
 def test_other_plugins_are_listed_with_what_breaks_them(tmp_path):
     plugin(tmp_path, "policies", fine="patients:Well", gone="patients:Nobody", mlp="patients:Well")
@@ -113,6 +115,7 @@ def test_other_plugins_are_listed_with_what_breaks_them(tmp_path):
     assert found["mlp"].hint == "pip uninstall patients"
 
 
+@pytest.mark.slow
 def test_a_simulator_that_hangs_is_given_up(tmp_path):
     plugin(tmp_path, hanging="patients:Hanging")
     assert probe("environment", "hanging", timeout=3.0)["error"] == "did not answer within 3 s"
@@ -165,6 +168,7 @@ def test_the_device(monkeypatch, answer, name, state):
     assert (finding.name, finding.state) == (name, state)
 
 
+@pytest.mark.slow
 def test_the_command_on_this_machine(tmp_path, capfd):
     """Every real check but lwdctl's own simulators."""
     assert main(["doctor", "--json", "--workspace", str(tmp_path / "runs")]) == 0

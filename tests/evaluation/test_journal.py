@@ -35,6 +35,7 @@ def lines(path):
     return [json.loads(line.partition(" ")[2]) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_interrupted_rollout_goes_on_after_its_finished_episodes(
     run, plans_of, tmp_path, workers

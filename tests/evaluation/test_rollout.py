@@ -66,6 +66,7 @@ def test_progress_moves_with_every_step_of_a_batch(run, plans_of):
 MIXED = ("walk", "short", "walk", "walk", "short", "walk", "walk", "walk", "short", "walk")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_results_do_not_depend_on_the_number_of_workers(run, plans_of, workers):
     expected = run(plans_of(*MIXED), perturbation=0.3)
@@ -182,6 +183,7 @@ def test_diverged_physics_are_the_policys_failure(run, plans_of, task):
     assert other.steps == 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("task", ["raise", "broken-start"])
 def test_a_simulator_that_raises_twice_is_an_error(run, plans_of, task, workers):
@@ -206,6 +208,7 @@ def test_a_simulator_that_raises_once_is_run_again_from_its_seed(run, plans_of, 
     assert facts(got[1]) == facts(same[1])
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced_and_its_episodes_run_again(run, plans_of):
     plans = plans_of("walk", "walk", "die-once", "walk", "short", "walk")
     expected = run(plans_of("walk", "walk", "walk", "walk", "short", "walk")).episodes
@@ -215,6 +218,7 @@ def test_a_killed_worker_is_replaced_and_its_episodes_run_again(run, plans_of):
     assert [item.attempts for item in got] == [2, 1, 2, 1, 1, 1]
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_again_is_an_error_of_its_episode_only(run, plans_of):
     plans = plans_of("walk", "walk", "die", "walk", "walk", "walk")
     expected = run(plans_of(*["walk"] * 6)).episodes
@@ -225,6 +229,7 @@ def test_a_worker_that_dies_again_is_an_error_of_its_episode_only(run, plans_of)
         assert facts(got[index]) == facts(expected[index])
 
 
+@pytest.mark.slow
 def test_a_worker_killed_from_outside_changes_no_result(run, plans_of, feedback_policy):
     class KillOnce(feedback_policy):
         killed = False
@@ -242,6 +247,7 @@ def test_a_worker_killed_from_outside_changes_no_result(run, plans_of, feedback_
     assert any(item.attempts == 2 for item in got)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task", "attempts"), [("hang-once", ""), ("hang", "in time")])
 def test_a_hanging_simulator_runs_into_the_timeout(run, plans_of, task, attempts, monkeypatch):
     monkeypatch.setattr(environment, "START_TIMEOUT", 30.0)
@@ -305,6 +311,7 @@ class InParts:
         return self._step % 4 != 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_results_do_not_depend_on_the_parts_that_a_policy_acts_for(
     run, plans_of, feedback_policy, workers
@@ -338,6 +345,7 @@ def test_a_part_is_acted_for_while_the_other_parts_simulators_step(env, plans_of
     assert policy.acted == 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["die-once", "hang-once", "raise-once", "stop-once"])
 def test_an_episode_lost_in_one_part_runs_again(run, plans_of, feedback_policy, task, monkeypatch):
     monkeypatch.setattr(environment, "START_TIMEOUT", 30.0)
@@ -350,6 +358,7 @@ def test_an_episode_lost_in_one_part_runs_again(run, plans_of, feedback_policy, 
     assert got[1].attempts == 2
 
 
+@pytest.mark.slow
 def test_shared_memory_is_gone_after_a_rollout(run, plans_of, feedback_policy):
     def mappings():
         lines = Path("/proc/self/maps").read_text().splitlines()

@@ -97,6 +97,7 @@ def names(recording):
     return sorted(path.name for path in recording.folder.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_videos_show_their_episodes_and_change_nothing(
     env, feedback_policy, plans_of, recording, workers
@@ -161,6 +162,7 @@ def test_a_video_ends_where_the_policy_fails(env, feedback_policy, plans_of, rec
     assert [len(decode(path)[0]) for path in recording.videos()] == [6, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["dark", "dark-later"])
 def test_an_episode_that_cannot_be_drawn_runs_as_ever(
     env, feedback_policy, plans_of, recording, task
@@ -174,6 +176,7 @@ def test_an_episode_that_cannot_be_drawn_runs_as_ever(
     assert recording.failures() == {"episode-002": "RuntimeError: the light is off"}
 
 
+@pytest.mark.slow
 def test_a_retried_episode_overwrites_its_video(env, feedback_policy, plans_of, recording):
     plans = plans_of("walk", "walk", "die-once")
     got = rollout(
@@ -302,6 +305,7 @@ def test_pusht_runs_the_same_with_and_without_a_video(tmp_path):
     assert all((a != b).any() for a, b in pairwise(frames))
 
 
+@pytest.mark.slow
 @pytest.mark.sim
 def test_metaworld_runs_the_same_with_and_without_a_video(tmp_path, opengl, monkeypatch):
     for name in ("DISPLAY", "WAYLAND_DISPLAY", "PYOPENGL_PLATFORM"):

@@ -61,6 +61,7 @@ def success(line: str) -> float:
     return float(found[1])
 
 
+@pytest.mark.slow
 def test_evaluating_an_environment_of_ones_own(trained: Path) -> None:
     lines = run(EXAMPLES / "evaluate_your_environment.py", trained).splitlines()
     assert [line.split()[0] for line in lines] == ["sampled", "mean"]
@@ -69,6 +70,7 @@ def test_evaluating_an_environment_of_ones_own(trained: Path) -> None:
     assert mean <= 0.5
 
 
+@pytest.mark.slow
 def test_the_command_line_evaluates_it_too(trained: Path) -> None:
     """The file holds no initial states, which the default's `oracle` would restore."""
     command = [
@@ -82,6 +84,7 @@ def test_the_command_line_evaluates_it_too(trained: Path) -> None:
     assert "lwd-sampled:" not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_adding_a_policy(trained: Path) -> None:
     printed = run(EXAMPLES / "add_a_policy.py", trained)
     for name in ("lwd", "towards the goal"):
@@ -91,11 +94,13 @@ def test_adding_a_policy(trained: Path) -> None:
     assert "Paired tests" in printed
 
 
+@pytest.mark.slow
 def test_replaying_the_most_similar_moment(trained: Path) -> None:
     printed = run(EXAMPLES / "replay_nearest.py", trained, "snippets/reach", 16)
     assert re.search(r"^replay +all .* 50 +0$", printed, re.MULTILINE), printed
 
 
+@pytest.mark.slow
 def test_a_recorded_episode_is_replayed_exactly(trained: Path) -> None:
     data = lwdctl.load_dataset("snippets/reach", workspace=trained)
     policy = runpy.run_path(str(EXAMPLES / "replay_nearest.py"))["Replay"](data, 3)
@@ -106,6 +111,7 @@ def test_a_recorded_episode_is_replayed_exactly(trained: Path) -> None:
             assert np.array_equal(policy.act(seen), episode.actions[step])
 
 
+@pytest.mark.slow
 def test_a_policy_of_robomimic_beside_lwd(trained: Path) -> None:
     pytest.importorskip("robomimic", reason="robomimic is not installed")
     # robomimic imports torchvision for its image networks; beside a CPU build of torch it breaks.
@@ -117,6 +123,7 @@ def test_a_policy_of_robomimic_beside_lwd(trained: Path) -> None:
         assert float(found[1]) >= 0.7
 
 
+@pytest.mark.slow
 def test_the_control_loop(trained: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnx", reason="the extra onnx is not installed")
     pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
@@ -131,6 +138,7 @@ def test_the_control_loop(trained: Path, tmp_path: Path) -> None:
     assert re.match(r"plans at most \d+ steps old; largest jump \d\.\d+", lines[2])
 
 
+@pytest.mark.slow
 def test_the_command_line_finds_the_environment_by_its_name(trained: Path) -> None:
     words = ["eval", "--latent", "sampled", "--episodes", "2", "--workers", "1", "--json", "-q"]
     words += ["--trust", "reach:Reach"]
@@ -148,6 +156,7 @@ def test_every_example_is_short_and_says_how_to_run_it(path: Path) -> None:
     assert f"python examples/{path.name}" in told or "lwdctl ingest" in told
 
 
+@pytest.mark.slow
 def test_where_policies_fall(tmp_path: Path) -> None:
     rng, rows = np.random.default_rng(0), 8
     with h5py.File(tmp_path / "halfcheetah_expert.hdf5", "w") as file:
@@ -224,6 +233,7 @@ def test_the_obstacle_stops_what_runs_into_it(two_ways: ModuleType) -> None:
     assert not info["success"]
 
 
+@pytest.mark.slow
 def test_ten_policies_from_one_start(two_ways: ModuleType, tmp_path: Path) -> None:
     runs, recorded = tmp_path / "runs", tmp_path / "recorded.hdf5"
     run(EXAMPLES / "two_ways.py", recorded)

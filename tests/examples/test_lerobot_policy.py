@@ -20,7 +20,7 @@ PYTHON = os.environ.get("LWDCTL_LEROBOT_PYTHON", "")
 NEEDED = ("lerobot.scripts.lerobot_eval", "onnxruntime", "msgspec", "pytest", "gym_pusht")
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.timeout(600),
     pytest.mark.skipif(
         not PYTHON, reason="LWDCTL_LEROBOT_PYTHON names no interpreter that has lerobot"

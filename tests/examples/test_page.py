@@ -15,6 +15,7 @@ from lwdctl.methods import ENTRY_POINTS, METHODS
 PAGE = Path(__file__).parents[2] / "examples" / "README.md"
 
 
+@pytest.mark.slow
 def test_every_block_of_the_page_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -55,13 +55,14 @@ def check(before, tmp_path: Path, name: str, count: int) -> None:
             assert codes == [0] * count, codes
 
 
+@pytest.mark.slow
 def test_two_ingests_at_once(before, tmp_path):
     workspace = before("ingest", tmp_path / "runs")
     assert at_once(before, workspace, [["ingest"], ["ingest"]]) == [0, 0]
     assert len(list(workspace.glob("snippets/*/v*/manifest.json"))) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("count", [2, 5])
 @pytest.mark.parametrize("name", [name for name in CHAIN if name != "run"])
@@ -69,7 +70,7 @@ def test_commands_at_once_end_distinct(forked_before, tmp_path, name, count):
     check(forked_before, tmp_path, name, count)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("count", [2, 5])
 def test_recipes_at_once_end_whole(forked_before, tmp_path, count):
@@ -85,7 +86,7 @@ def test_recipes_at_once_end_whole(forked_before, tmp_path, count):
         assert not list(workspace.glob("*/*/.[a-z]*"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_different_commands_at_once(forked_before, tmp_path):
     """All stages, readers and `gc` beside one another, in a workspace where each finds inputs."""

@@ -64,18 +64,19 @@ def fill(before, tmp_path: Path, name: str, count: int) -> None:
                 assert again.returncode == 0, again.stderr
 
 
+@pytest.mark.slow
 def test_collect_on_a_full_disk(before, tmp_path):
     fill(before, tmp_path, "collect", 1)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("name", list(CHAIN))
 def test_every_stage_at_ten_sizes(forked_before, tmp_path, name):
     fill(forked_before, tmp_path, name, 10)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("name", list(WRITERS))
 def test_every_other_writer_at_ten_sizes(forked_before, tmp_path, monkeypatch, name):

@@ -36,7 +36,7 @@ class Watched(Regression):
         return super().loss(*arguments)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_3000_training_steps_hold_no_more_memory_and_files(tmp_path):
     objective = Watched()
     train(tmp_path / "run", objective, replace(SETTINGS, updates=UPDATES, checkpoint_seconds=0.2))

@@ -1,6 +1,6 @@
 """`lwdctl run --jobs` killed at any moment: nothing goes on, nothing is lost, the same is made.
 
-`LWDCTL_KILLS` sets how many kills the slow test makes (20).
+`LWDCTL_KILLS` sets how many kills the long test makes (20).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ KILLS = int(os.environ.get("LWDCTL_KILLS", "20"))
 SIGNALS = {signal.SIGKILL: (-9,), signal.SIGTERM: (143, 0), signal.SIGINT: (130, 0)}
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.timeout(7200),
     pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc"),
 ]

@@ -3,7 +3,7 @@
 The campaigns fork their commands from a process that has the modules loaded, so that most moments
 lie in the work and not in imports, which `tests/cli/test_signals.py` disturbs.
 
-`LWDCTL_KILLS` sets how many kills the slow test makes (100), `LWDCTL_KILLED` of which stages (all,
+`LWDCTL_KILLS` sets how many kills the long test makes (100), `LWDCTL_KILLED` of which stages (all,
 and a recipe).
 """
 
@@ -91,13 +91,14 @@ def complete(before, name: str, workspace: Path, expected: dict[str, object]) ->
     return resumable
 
 
+@pytest.mark.slow
 def test_a_killed_ingest_completes_when_it_is_run_again(before, tmp_path):
     seconds, made = undisturbed(before, "ingest", tmp_path / "whole")
     disturb(before, "ingest", tmp_path / "killed", 0.9 * seconds, signal.SIGKILL)
     complete(before, "ingest", tmp_path / "killed", made)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(7200)
 def test_kills_at_random_moments_lose_nothing(forked_before, tmp_path):
     draw, before = random.Random(0), forked_before
@@ -114,7 +115,7 @@ def test_kills_at_random_moments_lose_nothing(forked_before, tmp_path):
                 counts.add("resumed", complete(before, name, folder, made))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", list(CHAIN))
 def test_signals_end_with_their_status_and_the_command_again_completes(

@@ -140,12 +140,13 @@ def read_changed(folder: Path, kind: str, count: int) -> None:
         assert codes.get("1", 0) > 0, found  # the changes reach the reader
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["manifest", "episodes", "analysis", "run", "recipe"])
 def test_a_few(folder: Path, kind: str) -> None:
     read_changed(folder, kind, 24)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_thousand(folder: Path, kind: str) -> None:

@@ -155,17 +155,19 @@ def equals_in_spite_of(fault, name, workspace, undisturbed):
     assert numbers(workspace, name) == undisturbed(name)
 
 
+@pytest.mark.slow
 def test_collect_with_a_dead_worker(workspace, undisturbed):
     equals_in_spite_of("die", "collect", workspace, undisturbed)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("fault", ["die", "stop", "hang", "deaf"])
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_lost_worker_changes_no_number(workspace, undisturbed, name, fault):
     equals_in_spite_of(fault, name, workspace, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_seed_that_kills_every_worker_is_replaced_and_reported(workspace):
     process = start("collect", workspace, "--json", seed=4, fault="always")
     code, stderr = finish(process)
@@ -197,11 +199,12 @@ def outlived(name, workspace, moment):
     wait_for(lambda: not session(process), 20)
 
 
+@pytest.mark.slow
 def test_no_deaf_worker_outlives_a_killed_collect(workspace):
     outlived("collect", workspace, "deaf")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("moment", ["start", "stop", "deaf", 1, 5])
 @pytest.mark.parametrize("name", COMMANDS)
 def test_no_worker_outlives_a_killed_parent(workspace, undisturbed, name, moment):
@@ -235,15 +238,17 @@ def interrupted(name, number, moment, workspace, undisturbed):
     assert numbers(workspace, name) == undisturbed(name)
 
 
+@pytest.mark.slow
 def test_collect_goes_on_after_sigterm(workspace, undisturbed):
     interrupted("collect", "SIGTERM", 3, workspace, undisturbed)
 
 
+@pytest.mark.slow
 def test_eval_goes_on_after_sigint(workspace, undisturbed):
     interrupted("eval", "SIGINT", 3, workspace, undisturbed)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("moment", ["start", 1, 4, 8])
 @pytest.mark.parametrize("number", SIGNALS)
 @pytest.mark.parametrize("name", COMMANDS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
 
 from lwdctl.core.progress import SilentProgress
@@ -12,6 +13,7 @@ from lwdctl.training.encode import encode_batches
 from tests.training.every_objective import BASELINE, walks
 
 
+@pytest.mark.slow
 def test_without_a_cache_latents_are_streamed_and_weights_are_the_same(tmp_path, monkeypatch):
     stores = []
 

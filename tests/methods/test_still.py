@@ -108,6 +108,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.sim
 @pytest.mark.parametrize("case", CASES)
 def test_the_robot_stays_where_its_episode_begins(case):

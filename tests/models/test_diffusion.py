@@ -62,6 +62,7 @@ def trained(request: pytest.FixtureRequest) -> LatentDiffusion:
     return train(request.param)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_more_steps_come_closer_to_the_true_standard_deviation(
@@ -111,6 +112,7 @@ def test_inference_timesteps_fall_from_the_noisy_end(prediction: str, steps: int
     assert visited[-1] >= 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_samples_fall_on_the_conditioned_mode(trained: LatentDiffusion, sampler: str) -> None:
     task = torch.tensor([0, 1] * 16)

@@ -131,6 +131,7 @@ def test_noise_is_on_the_first_observation_of_a_rollout_in_training_alone() -> N
     assert terms(dynamics.eval(), batch, batch.actions[:, 0])["rollout"].item() < 1e-9
 
 
+@pytest.mark.slow
 def test_it_learns_the_next_observation() -> None:
     torch.manual_seed(0)
     dynamics, batch = Dynamics(2, 2, STEPS, growth=1), straight()

@@ -71,6 +71,7 @@ def test_a_warm_start_lies_on_the_straight_path() -> None:
     torch.testing.assert_close(latent, (1 - share) * clean + share * noise, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [2, 4, 25])
 def test_samples_fall_on_the_conditioned_mode(steps: int) -> None:
     torch.manual_seed(0)

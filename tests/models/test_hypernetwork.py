@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 import torch
 
 from lwdctl.models import generated
@@ -51,6 +52,7 @@ def test_fresh_policies_have_sensible_outputs() -> None:
     assert 0.05 < float(outputs.detach().std()) < 20.0
 
 
+@pytest.mark.slow
 def test_matplotlib_is_imported_only_when_it_is_used() -> None:
     script = """
 import sys

@@ -54,6 +54,7 @@ def test_the_schedule_is_that_of_diffusers(count: int) -> None:
     assert torch.equal(training_schedule(count), theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clip", [0.0, 1.0])
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -75,6 +76,7 @@ def test_samples_are_those_of_the_schedulers_of_diffusers(
         assert torch.equal(one.get_state(), other.get_state())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("rows", [1, 5, 17, 40])
 def test_contexts_computed_at_once_are_those_of_every_step(network: str, rows: int) -> None:
@@ -92,6 +94,7 @@ def test_contexts_computed_at_once_are_those_of_every_step(network: str, rows: i
     assert torch.equal(sample, reference)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["noise", "warm", "kept"])
 @pytest.mark.parametrize("clip", [0.0, 1.0])
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -167,6 +170,7 @@ class Correlated(nn.Module):
         }[self.prediction]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sampler", "prediction"),
     [*itertools.product(SAMPLERS, PREDICTIONS), ("ddim", "flow")],

@@ -117,6 +117,7 @@ def test_focus_is_on_the_first_and_last_steps_of_demonstrations() -> None:
     assert torch.equal(Focus("last", 2, 4.0).weights(batch), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss_steps", [None, 4])
 def test_the_error_of_a_focused_step_counts_as_often_as_its_weight_says(
     loss_steps: int | None,
@@ -163,6 +164,7 @@ def test_reduction_is_what_the_docstring_says() -> None:
     torch.testing.assert_close(kl, torch.tensor(16 * each))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("time_input", [False, True])
 @pytest.mark.parametrize("start", [None, 0])
 def test_one_snippet_can_be_overfitted(time_input: bool, start: int | None) -> None:

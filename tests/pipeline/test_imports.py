@@ -60,6 +60,7 @@ def run(toy_file, tmp_path_factory):
     return modules
 
 
+@pytest.mark.slow
 def test_no_command_imports_what_it_does_not_use(run) -> None:
     unused = {
         "--help": LIGHT,

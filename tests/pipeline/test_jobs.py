@@ -47,6 +47,7 @@ def source(toy_file):
     return toy_file("pusht_side_by_side.zarr")
 
 
+@pytest.mark.slow
 def test_numbers_weights_and_versions_are_those_of_a_sequential_run(source, tmp_path, capfd):
     recipe = write_recipe(tmp_path, source)
     assert main(["run", str(recipe), "--workspace", str(tmp_path / "one"), "--json", "-q"]) == 0
@@ -64,7 +65,7 @@ def test_numbers_weights_and_versions_are_those_of_a_sequential_run(source, tmp_
         assert f"{stage}: made vae/two" in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_stage_that_fails_is_named_and_the_command_again_does_what_is_missing(source, tmp_path):
     recipe = write_recipe(tmp_path, source)
     workspace = tmp_path / "runs"
@@ -85,7 +86,7 @@ def test_a_stage_that_fails_is_named_and_the_command_again_does_what_is_missing(
     assert stages[1]["artifact"] == "vae/two:v1"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_stages_in_order_and_keeps_checkpoints(source, tmp_path, number, code):
     recipe, workspace = write_recipe(tmp_path, source, LONG), tmp_path / "runs"
@@ -108,6 +109,7 @@ def progress(workspace, stage):
     return json.loads(path.read_text())["task"]["done"] if path.exists() else 0
 
 
+@pytest.mark.slow
 def test_the_stages_end_when_the_command_is_killed(source, tmp_path):
     recipe, workspace = write_recipe(tmp_path, source, LONG), tmp_path / "runs"
     process = start(recipe, workspace, "--jobs", "2")
@@ -121,7 +123,7 @@ def test_the_stages_end_when_the_command_is_killed(source, tmp_path):
     wait_for(lambda: not [pid for pid in below if is_alive(pid)], 20)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_stage_that_is_killed_fails_alone(source, tmp_path):
     recipe, workspace = write_recipe(tmp_path, source, LONG), tmp_path / "runs"
     process = start(recipe, workspace, "--jobs", "2")
@@ -134,6 +136,7 @@ def test_a_stage_that_is_killed_fails_alone(source, tmp_path):
     assert list(workspace.glob("latents/two/v0001"))
 
 
+@pytest.mark.slow
 def test_a_free_process_measures_conditions_of_the_last_evaluation(source, tmp_path, capfd):
     recipe = write_recipe(tmp_path, source)
     add_grid(recipe, 1)
@@ -149,7 +152,7 @@ def test_a_free_process_measures_conditions_of_the_last_evaluation(source, tmp_p
     assert len(names) == len(set(names)) == 16
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("which", ["assistant", "stage"])
 def test_a_process_that_dies_while_two_measure_one_evaluation(source, tmp_path, which):
     recipe = write_recipe(tmp_path, source)

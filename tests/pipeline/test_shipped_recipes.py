@@ -45,6 +45,7 @@ def test_the_results_are_what_the_records_say(name):
         assert f"[{low:.3f}, {high:.3f}]" in results
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["unet64", "unet64-every8", "dp64", "mlp-plain", "mlp-equipped"])
 def test_the_rows_of_horizon_64_are_what_the_records_say(name):
     artifacts = [Artifact.open(path) for path in sorted(RECORDS.glob(f"pusht-{name}-seed*"))]

@@ -89,6 +89,7 @@ def counter(folder, name, last=100000):
     return StageJob(command, str(folder / f"{name}.json"))
 
 
+@pytest.mark.slow
 def test_preemption_time_limit_and_cancelling(cluster, tmp_path):
     system = SlurmSystem(tmp_path, {"time": "10"})
     names = ("preempted", "out-of-time", "cancelled")
@@ -118,7 +119,7 @@ def test_preemption_time_limit_and_cancelling(cluster, tmp_path):
     until("all are gone", lambda: not system.live())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_array_what_follows_it_and_what_cannot(cluster, tmp_path):
     system = SlurmSystem(tmp_path, {"partition": "main,short", "cpus-per-task": "1"})
     fine = system.submit("fine", [counter(tmp_path, f"fine{index}", 3) for index in range(3)], ())
@@ -141,7 +142,7 @@ def test_an_array_what_follows_it_and_what_cannot(cluster, tmp_path):
     assert [item["job"] for item in ends] == [f"{fine}_{index}" for index in range(3)]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_files_for_sbatch_are_requeued_and_cancelled(cluster, tmp_path, toy_stages):
     recipe = tmp_path / "toy.toml"
     recipe.write_text('[stage.sow]\n[stage.rye]\nuses = "sow"\nname = "rye"\n')
@@ -258,7 +259,7 @@ def progress_of(workspace, stage):
         return 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_preempted_trainings_and_dying_nodes_change_no_weight(  # noqa: C901 - one story
     cluster, trainings, tmp_path
@@ -352,7 +353,7 @@ def test_preempted_trainings_and_dying_nodes_change_no_weight(  # noqa: C901 - o
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.sim
 @pytest.mark.timeout(1500)
 def test_the_grid_of_pusht_is_the_same_on_slurm(cluster, tmp_path, toy_file):

@@ -38,6 +38,7 @@ workers = 0
 """
 
 
+@pytest.mark.slow
 def test_stages_as_jobs_of_this_machine(tmp_path, toy_file, capfd):
     recipe = tmp_path / "two.toml"
     ingest = RECIPE.format(data=toy_file("pusht_cchi_v7_replay.zarr")).partition("[stage.eval]")[0]
@@ -54,7 +55,7 @@ def test_stages_as_jobs_of_this_machine(tmp_path, toy_file, capfd):
 
 
 @pytest.mark.sim
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_the_conditions_of_an_evaluation_as_jobs_of_this_machine(tmp_path, toy_file, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -106,6 +107,7 @@ def test_stopping_lets_jobs_write_their_checkpoint(tmp_path):
     assert system.live() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [None, "", "GPU-7,1"])
 def test_jobs_of_this_machine_see_its_gpus(tmp_path, monkeypatch, devices):
     if devices is None:

@@ -16,8 +16,8 @@ from lwdctl.pipeline.recipe import read_recipe
 
 PIPELINES = Path(__file__).resolve().parents[2] / "pipelines"
 RECIPES = sorted(PIPELINES.glob("*.toml"))
-# Run by default: one of every kind that recipes have (a test below compares). The others repeat
-# these with other settings; `pytest -m slow` runs them.
+# Run by continuous integration, the quick start by default: one of every kind that recipes have (a
+# test below compares). The others repeat these with other settings; `pytest -m long` runs them.
 QUICK = {
     "can", "halfcheetah", "halfcheetah_unconditional", "hammer", "metaworld_paper", "mt10", "pusht",
     "pusht_dp", "pusht_grid", "pusht_paper", "pusht_samplers", "quickstart", "two_ways",
@@ -25,18 +25,22 @@ QUICK = {
 # Settings of which every value is of a kind of its own.
 KINDS = ("format", "simulator", "method", "policy", "latent", "sampler", "warm_start", "latency")
 # Measured for five models in its one recipe; tests/stages/test_analyze_reconstruction.py runs it.
-RUN_ELSEWHERE = {("latent", "nearest"), ("command", "analyze reconstruction")}
+# The default sampler is named where a stage is like one with another.
+RUN_ELSEWHERE = {("latent", "nearest"), ("command", "analyze reconstruction"), ("sampler", "ddim")}
 EXTRAS = {"robosuite": "robosuite", "adroit": "gymnasium_robotics"}
 
 pytestmark = pytest.mark.sim
 
 
+def marks_of(name):
+    if name == "quickstart":
+        return []
+    return [pytest.mark.slow if name in QUICK else pytest.mark.long]
+
+
 @pytest.mark.parametrize(
     "path",
-    [
-        pytest.param(path, id=path.stem, marks=[] if path.stem in QUICK else [pytest.mark.slow])
-        for path in RECIPES
-    ],
+    [pytest.param(path, id=path.stem, marks=marks_of(path.stem)) for path in RECIPES],
 )
 def test_recipe(path, capfd, monkeypatch, toy_file, toy_workspace):
     recipe = read_recipe(path)
@@ -68,7 +72,7 @@ def kinds(path):
     return found
 
 
-def test_every_kind_is_run_by_default():
+def test_every_kind_is_run_by_continuous_integration():
     assert {path.stem for path in RECIPES} >= QUICK
     quick = set().union(*(kinds(path) for path in RECIPES if path.stem in QUICK))
     assert set().union(*map(kinds, RECIPES)) - quick == RUN_ELSEWHERE

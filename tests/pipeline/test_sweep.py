@@ -236,6 +236,7 @@ def test_an_evaluation_of_seeds_that_are_not_swept(models):
     assert caught.value.hint == "write seeds = [0, 1] in [sweep]"
 
 
+@pytest.mark.slow
 @pytest.mark.sim
 @pytest.mark.timeout(600)
 def test_results_per_combination_have_intervals_over_seeds(models, tmp_path, capfd):

@@ -38,6 +38,7 @@ def demonstrations(tmp_path, monkeypatch):
     registry._entry_points.cache_clear()
 
 
+@pytest.mark.slow
 def test_everything_runs_with_plugins(demonstrations, capfd):
     def run(*words):
         status = main([*words, "--json", "-q"])

@@ -66,6 +66,7 @@ def test_the_metadata_are_the_hubs(ours):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_results_are_those_of_the_artifact(ours):
     model = ours.resolve("diffusion")
     made = [{**arm("lwd", "1101111011"), "models": HERE}, arm("random", "0000000000", latent="")]
@@ -119,6 +120,7 @@ def test_every_artifact_has_a_card(ours, kind, text):
 EVIL = "x\n---\nlicense: mit\n# <script>alert(1)</script> | [a](b) ```"
 
 
+@pytest.mark.slow
 def test_texts_of_artifacts_stay_texts(tmp_path, monkeypatch):
     import toy_chain
 

@@ -93,6 +93,7 @@ def test_a_terminal_is_asked_for_the_license(hub, ours, capsys, monkeypatch):
     assert len(asked) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["push", "pull"])
 def test_help_is_light(command):
     code = (

@@ -87,7 +87,7 @@ def test_room_is_needed_only_for_what_is_missing(hub, ours, theirs, monkeypatch)
     assert len(theirs.artifacts()) == 4
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_process_that_ends_leaves_what_it_had(pushed, theirs, ours, number):
     content = content_of(pushed, WEIGHTS)

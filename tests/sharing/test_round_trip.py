@@ -93,6 +93,7 @@ def test_only_safetensors_and_json_leave_the_machine(hub, ours):
     assert hub.repositories["me/toy"].private
 
 
+@pytest.mark.slow
 def test_data_go_where_they_are_asked_for(hub, ours, theirs, capsys):
     push(ours, with_data=True)
     pulled = pull(theirs)

@@ -58,7 +58,7 @@ def nothing_came(theirs, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "place", [40, pytest.param(0, marks=pytest.mark.slow), pytest.param(-1, marks=pytest.mark.slow)]
+    "place", [40, pytest.param(0, marks=pytest.mark.long), pytest.param(-1, marks=pytest.mark.long)]
 )
 @pytest.mark.parametrize(
     "name",
@@ -174,6 +174,7 @@ ODD = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_no_odd_value_anywhere_in_a_record_is_a_bug(pushed):
     """Every value of it, one after the other, is replaced, removed or doubled."""
     body = json.loads(files_of(pushed)[SET_NAME])
@@ -265,7 +266,7 @@ SOON = ("pickled_v3", "linked_chunk")
 
 @pytest.mark.parametrize(
     "attack",
-    [pytest.param(one, marks=() if one in SOON else pytest.mark.slow) for one in ATTACKS],
+    [pytest.param(one, marks=() if one in SOON else pytest.mark.long) for one in ATTACKS],
 )
 def test_a_store_that_we_would_not_write_is_read_by_nothing(
     hub, ours, theirs, tmp_path, attack, capsys
@@ -290,6 +291,7 @@ def test_a_store_that_we_would_not_write_is_read_by_nothing(
     assert not any(path.is_symlink() for path in theirs.root.rglob("*"))
 
 
+@pytest.mark.slow
 def test_a_pulled_policy_names_no_module_to_import(hub, theirs, tmp_path, monkeypatch):
     import toy_chain
 

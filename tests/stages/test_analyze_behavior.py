@@ -99,6 +99,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     return Workspace(tmp_path / "runs")
 
 
+@pytest.mark.slow
 def test_the_source_is_compared_over_the_steps_of_the_evaluation(workspace: Workspace) -> None:
     write_evaluation(workspace, write_snippets(workspace), max_steps=8)
     artifact = analyze(workspace)
@@ -124,6 +125,7 @@ def test_the_source_is_compared_over_the_steps_of_the_evaluation(workspace: Work
     assert contacts <= set(range(9))
 
 
+@pytest.mark.slow
 def test_without_a_limit_the_whole_source_is_measured_and_draws_repeat(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,6 +27,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["lwd", "dp", "ldp", "mlp"])
 def test_every_snapshot_runs_and_the_last_is_the_model(
     workspace: Workspace, method: str, monkeypatch: pytest.MonkeyPatch
@@ -59,6 +60,7 @@ def test_every_snapshot_runs_and_the_last_is_the_model(
     assert final == pytest.approx(row["metrics"]["max_overlap"])
 
 
+@pytest.mark.slow
 def test_a_training_without_snapshots_is_answered(workspace: Workspace) -> None:
     values = {**TINY, "method": "mlp", "policy_width": 8}
     model = do("train-baseline", workspace, values, name="plain")

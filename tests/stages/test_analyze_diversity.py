@@ -47,6 +47,7 @@ def measured(workspace: Workspace) -> Artifact:
     return do(COMMAND, workspace, SMALL)
 
 
+@pytest.mark.slow
 def test_all_groups_from_the_same_initial_states(measured: Artifact) -> None:
     summary = measured.manifest.summary
     assert [item.type for item in measured.manifest.inputs] == [
@@ -90,6 +91,7 @@ def test_all_groups_from_the_same_initial_states(measured: Artifact) -> None:
     assert weighted == pytest.approx(summary["sampled"]["variance_ratio"])  # all six are shown
 
 
+@pytest.mark.slow
 def test_every_trajectory_begins_where_its_demonstration_does(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,6 +110,7 @@ def test_every_trajectory_begins_where_its_demonstration_does(
     assert (np.abs(sampled[:, 0, -1] - sampled[:, 1, -1]).max(axis=1) > 1e-6).all()
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_whatever_the_batch(
     workspace: Workspace, measured: Artifact
 ) -> None:
@@ -118,6 +121,7 @@ def test_the_same_seed_gives_the_same_whatever_the_batch(
         assert found["mode_fractions"] == expected["mode_fractions"]
 
 
+@pytest.mark.slow
 def test_clusters_where_the_data_name_no_behavior(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,6 +141,7 @@ def test_clusters_where_the_data_name_no_behavior(
             do(COMMAND, workspace, {**SMALL, "modes": count})
 
 
+@pytest.mark.slow
 def test_a_lost_simulator_costs_its_start_everywhere(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

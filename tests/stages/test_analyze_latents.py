@@ -33,6 +33,7 @@ def run(chain, capfd, *words):
     return code, capfd.readouterr()
 
 
+@pytest.mark.slow
 def test_the_command_measures_draws_and_writes(chain, capfd):
     code, said = run(chain, capfd, "--points", "40", "--json")
     assert code == 0, said.err
@@ -60,6 +61,7 @@ def test_the_command_measures_draws_and_writes(chain, capfd):
     assert kinds == ["snippets", "vae", "latents"]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_points(chain):
     def points(**values):
         return do("analyze latents", chain, values).payload("points.csv").read_text()
@@ -68,6 +70,7 @@ def test_the_same_seed_gives_the_same_points(chain):
     assert points(**wanted) == points(**wanted) != points(**wanted, sampled=False)
 
 
+@pytest.mark.slow
 def test_the_raw_snippet_is_what_the_encoder_reads(chain):
     """Feeding the baseline's rows to the encoder's first layers gives the stored latents."""
     import torch
@@ -114,6 +117,7 @@ def test_a_workspace_without_latents_says_how_to_make_some(tmp_path, capfd):
     assert "lwdctl encode" in said.err
 
 
+@pytest.mark.slow
 def test_one_snippet_an_episode_of_one_category_is_drawn_plainly(chain, monkeypatch):
     monkeypatch.setattr(analysis, "choose_groupings", lambda *_: ([], False))
     artifact = do("analyze latents", chain, {"points": 12})

@@ -44,6 +44,7 @@ def plain(workspace: Workspace) -> Artifact:
     return do(COMMAND, workspace, SMALL)
 
 
+@pytest.mark.slow
 def test_all_conditions_from_the_same_initial_states(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,6 +82,7 @@ def test_all_conditions_from_the_same_initial_states(
     assert any(int(row["offset"]) for row in rows)
 
 
+@pytest.mark.slow
 def test_snapshots_lead_to_the_final_weights(workspace: Workspace, plain: Artifact) -> None:
     assert [item.type for item in plain.manifest.inputs] == ["snippets", "vae"]
     summary = plain.manifest.summary
@@ -106,6 +108,7 @@ def test_the_same_seed_gives_the_same_whatever_the_batch(
         assert found == pytest.approx(expected, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_simulator_lost_with_earlier_weights_is_reported(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

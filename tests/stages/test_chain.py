@@ -93,6 +93,7 @@ def episodes(artifact: Artifact, arm: str) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_evaluation_whatever_the_workers(copy: Workspace) -> None:
     runs = [do("eval", copy, {**EVAL, "workers": workers}) for workers in (0, 2)]
     for arm in ("lwd-sampled", "lwd-oracle", "lwd-shuffled", "lwd-mean"):
@@ -102,6 +103,7 @@ def test_the_same_seed_gives_the_same_evaluation_whatever_the_workers(copy: Work
     assert episodes(runs[0], "lwd-sampled") != episodes(runs[0], "lwd-mean")
 
 
+@pytest.mark.slow
 def test_no_evaluated_initial_state_equals_a_training_one(chain: Workspace) -> None:
     store = SnippetStore.open(chain.resolve("snippets").path)
     trained = {store.initial_state(i).tobytes() for i in range(len(store.episodes))}
@@ -114,6 +116,7 @@ def test_no_evaluated_initial_state_equals_a_training_one(chain: Workspace) -> N
         simulator.close()
 
 
+@pytest.mark.slow
 def test_nearest_latents_need_no_denoiser_and_count_their_search(copy: Workspace) -> None:
     values = {**EVAL, "latent": ["nearest", "mean"], "max_steps": 20}
     results = json.loads(do("eval", copy, values).payload("results.json").read_text())
@@ -125,6 +128,7 @@ def test_nearest_latents_need_no_denoiser_and_count_their_search(copy: Workspace
     assert decoding["nearest"] == decoding["mean"] + search
 
 
+@pytest.mark.slow
 def test_early_replans_are_those_of_a_shorter_horizon(copy: Workspace) -> None:
     """Everything lies beyond 0 and nothing beyond 1e9."""
     values = {**EVAL, "latent": ["sampled", "mean"]}
@@ -172,6 +176,7 @@ def test_a_recorded_motion_has_not_left_the_snippet_of_its_own_latent(chain: Wor
         assert not paths.left(seen + trained.vae.observation.scale.numpy() / 200, steps)[0]
 
 
+@pytest.mark.slow
 def test_a_horizon_beyond_the_snippets_is_warned_of(copy: Workspace) -> None:
     said: list[str] = []
 
@@ -253,6 +258,7 @@ def test_latents_of_another_vae_are_refused(copy: Workspace) -> None:
         resolve_inputs(stage, config, copy, {"vae": "metaworld:v2"})
 
 
+@pytest.mark.slow
 def test_an_interrupted_evaluation_keeps_what_it_measured(
     copy: Workspace, rolled: list[str], interrupted: Interrupted
 ) -> None:
@@ -268,6 +274,7 @@ def test_an_interrupted_evaluation_keeps_what_it_measured(
         assert episodes(resumed, arm) == episodes(whole, arm)
 
 
+@pytest.mark.slow
 def test_videos_survive_an_interruption_and_are_listed(
     copy: Workspace,
     interrupted: Interrupted,
@@ -329,6 +336,7 @@ def test_result_rows_follow_the_json_contract(copy: Workspace) -> None:
     assert cells[5]["replans_per_episode"] == cells[8]["replans_per_episode"] == 0
 
 
+@pytest.mark.slow
 def test_unknown_tasks_and_conditions_are_refused(copy: Workspace) -> None:
     with pytest.raises(ConfigError, match="reech"):
         do("eval", copy, {**EVAL, "task": ["reech"]})
@@ -354,12 +362,14 @@ def test_unknown_tasks_and_conditions_are_refused(copy: Workspace) -> None:
         do("train-vae", copy, {**VAE, "action_target": "relative"})
 
 
+@pytest.mark.slow
 def test_a_time_limit_still_publishes_a_usable_model(copy: Workspace) -> None:
     artifact = do("train-vae", copy, {**VAE, "updates": 10_000_000, "time_limit": 0.02})
     assert 0 < artifact.manifest.summary["updates"] < 10_000_000
     assert do("encode", copy, {"device": "cpu"}).manifest.summary["snippets"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["16x16", "256x1"])
 def test_the_unet_denoiser_trains_and_acts(copy: Workspace, layout: str) -> None:
     values = {**DIFFUSION, "denoiser": "unet", "unet_size": "xs", "latent_layout": layout}
@@ -370,6 +380,7 @@ def test_the_unet_denoiser_trains_and_acts(copy: Workspace, layout: str) -> None
     assert cells[-1]["sampler"] == "ddpm"
 
 
+@pytest.mark.slow
 def test_the_example_runs(chain: Workspace) -> None:
     example = Path(__file__).parents[2] / "examples" / "run_a_policy.py"
     words = [sys.executable, str(example), str(chain.root), "reach"]

@@ -78,6 +78,7 @@ def test_the_summary_holds_seeds_success_rate_and_steps(collect):
     assert set(summary["versions"]) == {"metaworld", "mujoco"}
 
 
+@pytest.mark.slow
 def test_the_output_does_not_depend_on_the_number_of_workers(collect):
     options = {"task": ("reach",), "episodes": 3, "max_steps": 60, "noise": 0.5, "seed": 5}
     files = [
@@ -159,6 +160,7 @@ def test_metaworld_has_no_operators(collect, tmp_path):
     assert not list((tmp_path / "work").rglob("demonstrations*"))
 
 
+@pytest.mark.slow
 def test_a_simulator_that_is_not_installed_is_one_line():
     code = (
         "import sys; sys.modules['robosuite'] = None; from lwdctl.cli.main import main; "
@@ -177,11 +179,13 @@ def test_seeds_never_reach_the_evaluation_seeds(collect):
         collect(task=("reach",), episodes=3, max_steps=1, seed=EVALUATION_SEED_START - 2)
 
 
+@pytest.mark.slow
 def test_the_artifact_is_named_after_a_single_task(collect):
     assert collect(task=("reach-v3",), episodes=1, max_steps=80).name == "reach"
     assert collect(**SHORT).name == "metaworld"
 
 
+@pytest.mark.slow
 def test_an_interrupted_collection_goes_on_after_its_finished_episodes(collect, monkeypatch):
     options = {"task": ("reach", "drawer-open"), "episodes": 2, "max_steps": 60, "noise": 0.5}
     options["keep_failures"] = True
@@ -204,6 +208,7 @@ def test_an_interrupted_collection_goes_on_after_its_finished_episodes(collect, 
     assert part.manifest.summary == whole.manifest.summary
 
 
+@pytest.mark.slow
 def test_a_simulator_that_raises_once_changes_nothing_and_twice_costs_a_seed(collect, monkeypatch):
     options = {"task": ("reach",), "episodes": 3, "max_steps": 80}
     whole = collect("whole", **options)

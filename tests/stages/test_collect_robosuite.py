@@ -48,6 +48,7 @@ def path(artifact):
     return artifact.payload(DEMONSTRATIONS_PAYLOAD)
 
 
+@pytest.mark.slow
 def test_the_file_has_robomimics_layout(path):
     with h5py.File(path) as file:
         data = file["data"]
@@ -80,6 +81,7 @@ def test_operators_start_from_seeds_of_their_own(path, artifact):
     assert artifact.name == "lift"
 
 
+@pytest.mark.slow
 def test_another_process_records_the_same_episode(path):
     env = EXPERTS.load("robosuite").environment(("Lift",), 0)
     again = expert_episode(env, "Lift", 5, 0.0, CHOSEN[1])
@@ -94,6 +96,7 @@ def test_another_process_records_the_same_episode(path):
             np.testing.assert_array_equal(demo["next_obs"][key][-1], last)
 
 
+@pytest.mark.slow
 def test_what_ingest_reads_is_restored_and_replayed_to_success(path, context):
     from lwdctl.envs.table import make_simulator
 
@@ -182,6 +185,7 @@ def test_robomimics_dataset_returns_what_was_written(robomimic, path, capsys):
                 )
 
 
+@pytest.mark.slow
 def test_robomimics_environment_is_rebuilt_and_starts_where_the_demonstration_does(
     robomimic, path, capsys
 ):

@@ -26,6 +26,7 @@ class Messages(SilentProgress):
         self.lines.append(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("threshold", "collapsed"), [(1e9, True), (0.0, False)])
 def test_latents_without_an_active_unit_are_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threshold: float, collapsed: bool

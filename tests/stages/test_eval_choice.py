@@ -43,6 +43,7 @@ def test_the_newest_of_the_workspace_or_the_last_that_is_given(workspace: Worksp
     assert "diffusion/l16s0:v1" in turned
 
 
+@pytest.mark.slow
 def test_an_episodes_snippets_and_their_steps_are_one_horizon(workspace: Workspace) -> None:
     train_lwd(workspace, "episode", 0)
     do("train-baseline", workspace, {**TINY, "method": "dp", "snippet_length": 30}, name="dp30")
@@ -74,6 +75,7 @@ def test_the_baselines_that_an_evaluation_runs_are_named(workspace: Workspace) -
     assert read == ["reading baseline/dp8:v1 (dp)", "reading baseline/dp16:v1 (dp)"]
 
 
+@pytest.mark.slow
 def test_what_is_chosen_is_what_the_evaluation_records(workspace: Workspace) -> None:
     artifact = do("eval", workspace, {**VALUES, "horizon": [16]})
     recorded = [item.reference for item in artifact.manifest.inputs]
@@ -87,6 +89,7 @@ def test_random_latents_run_without_denoising(workspace: Workspace) -> None:
     assert (cell["latent"], cell["replans_per_episode"]) == ("random", 0)
 
 
+@pytest.mark.slow
 def test_what_is_not_sampled_needs_no_diffusion_model(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     write_snippets(workspace)

@@ -30,6 +30,7 @@ def numbers(artifact: Artifact) -> dict[tuple[Any, ...], tuple[Any, ...]]:
     }
 
 
+@pytest.mark.slow
 def test_every_horizon_has_the_model_that_was_trained_for_it(workspace: Workspace) -> None:
     cells = everything(do("eval", workspace, GRID))
     found = [(cell["policy"], cell["horizon"], cell["perturbation"]) for cell in cells]
@@ -44,6 +45,7 @@ def test_every_horizon_has_the_model_that_was_trained_for_it(workspace: Workspac
     assert [cell["sampler"] for cell in cells] == ["ddim"] * 8 + [""] * 4
 
 
+@pytest.mark.slow
 def test_the_order_of_the_options_changes_no_number(workspace: Workspace) -> None:
     turned = {key: value[::-1] if isinstance(value, list) else value for key, value in GRID.items()}
     first = do("eval", workspace, GRID, name="first")
@@ -54,6 +56,7 @@ def test_the_order_of_the_options_changes_no_number(workspace: Workspace) -> Non
     assert sorted(perturbed.values(), key=str) != sorted(calm.values(), key=str)
 
 
+@pytest.mark.slow
 def test_an_interrupted_grid_goes_on_where_it_stopped(
     workspace: Workspace, rolled: list[str], interrupted: Interrupted
 ) -> None:
@@ -67,6 +70,7 @@ def test_an_interrupted_grid_goes_on_where_it_stopped(
     assert numbers(part) == numbers(whole)
 
 
+@pytest.mark.slow
 def test_a_damaged_record_of_a_condition_is_measured_again(
     workspace: Workspace, rolled: list[str], interrupted: Interrupted
 ) -> None:
@@ -98,6 +102,7 @@ def test_changed_software_measures_again(
     assert rolled == ["random", "mlp"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resume", [True, False])
 def test_conditions_that_lost_episodes_are_run_again(
     workspace: Workspace, rolled: list[str], monkeypatch: pytest.MonkeyPatch, resume: bool
@@ -135,6 +140,7 @@ def test_seeds_of_both_models_must_agree(workspace: Workspace) -> None:
         do("eval", workspace, values)
 
 
+@pytest.mark.slow
 def test_training_seeds_agree_in_their_settings(workspace: Workspace) -> None:
     """A later ablation with seed 0 is no training seed of what was asked for."""
     other = {**TINY, "width": 24, "seed": 0}
@@ -175,6 +181,7 @@ def test_a_broken_old_lineage_is_passed_over(workspace: Workspace) -> None:
     assert references == {"diffusion/l8s0:v1", "diffusion/l16s0:v1"}
 
 
+@pytest.mark.slow
 def test_one_model_of_every_training_seed(workspace: Workspace) -> None:
     values = {**GRID, "policy": ["lwd"], "perturbation": [0.0], "seeds": 2, "one_model": True}
     artifact = do("eval", workspace, values)
@@ -185,6 +192,7 @@ def test_one_model_of_every_training_seed(workspace: Workspace) -> None:
     assert "the model was trained on 16 steps" in artifact.manifest.summary["protocol"]
 
 
+@pytest.mark.slow
 def test_receding_execution_is_what_a_model_was_trained_for(workspace: Workspace) -> None:
     values = {**TINY, "method": "dp", "snippet_length": 12, "executed": 6, "unet_size": "xs"}
     do("train-baseline", workspace, values, name="receding")
@@ -265,6 +273,7 @@ def cells_of(artifact: Artifact, arm: str) -> Sequence[dict[str, Any]]:
     return episodes
 
 
+@pytest.mark.slow
 def test_labels_are_run_one_after_the_other(workspace: Workspace) -> None:
     train_lwd(workspace, 16, 2, condition=["label"])
     values = {**GRID, "policy": ["lwd"], "horizon": [16], "perturbation": [0.0]}
@@ -283,6 +292,7 @@ def test_labels_are_run_one_after_the_other(workspace: Workspace) -> None:
         do("eval", workspace, {**values, "label": ["medium"]})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["lwd", "dp"])
 @pytest.mark.parametrize("kept", [(0, 3, 5), (0, 1, 2, 3, 4, 5)])
 def test_any_part_of_the_batches_gives_the_numbers_of_the_whole(

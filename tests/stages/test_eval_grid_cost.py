@@ -12,6 +12,7 @@ from lwdctl.core.errors import ConfigError
 pytestmark = pytest.mark.sim
 
 
+@pytest.mark.slow
 def test_every_result_row_holds_its_cost(workspace: Workspace) -> None:
     values = {**GRID, "horizon": [8], "perturbation": [0.0], "latent": ["sampled", "oracle"]}
     cells = {cell["policy"] + cell["latent"]: cell for cell in everything(
@@ -48,6 +49,7 @@ def newest(workspace: Workspace, kind: str) -> Artifact:
     return workspace.artifacts(kind)[-1]
 
 
+@pytest.mark.slow
 def test_a_warm_start_is_recorded_costs_less_and_is_measured_anew(
     workspace: Workspace, rolled: list[str]
 ) -> None:
@@ -78,6 +80,7 @@ def test_models_that_cannot_be_guided_are_refused_before_anything_runs(
     assert rolled == []
 
 
+@pytest.mark.slow
 def test_latency_is_timed_for_all_conditions_in_one_run(workspace: Workspace) -> None:
     values = {**GRID, "horizon": [8], "latent": ["sampled", "oracle"]}
     timed = do("eval", workspace, {**values, "latency": True}, name="timed")

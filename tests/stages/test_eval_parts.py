@@ -93,6 +93,7 @@ def test_parts_make_the_evaluation_that_one_process_makes(
     assert not list(split.path.parent.glob(".*"))  # what the parts left is gone
 
 
+@pytest.mark.slow
 def test_what_no_part_measured_is_measured_by_the_evaluation(
     workspace: Workspace, rolled: list[str]
 ) -> None:

@@ -76,6 +76,7 @@ def ingest(tmp_path, progress):
     return start
 
 
+@pytest.mark.slow
 def test_every_step_is_stored_once_in_a_seeded_random_order(ingest, path):
     artifact = ingest(path)
     store = SnippetStore.open(artifact.path)

@@ -145,6 +145,7 @@ def test_a_run_that_is_resumed_without_a_checkpoint_begins_again(tmp_path: Path)
     assert any("had written no checkpoint" in line for line in lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "stop"),
     [("dp-unet", 3), ("dp-transformer", 3), ("mlp", 3), ("ldp", 3), ("ldp", 9)],
@@ -171,6 +172,7 @@ def test_resumed_training_publishes_the_same_bytes(
         assert [json.loads(line)["update"] for line in lines] == [6]
 
 
+@pytest.mark.slow
 def test_a_chunk_policy_refuses_a_longer_horizon_than_it_was_trained_for(
     workspace: Workspace,
 ) -> None:
@@ -244,6 +246,7 @@ def test_dp_maps_the_range_of_its_data_to_one(workspace: Workspace) -> None:
     torch.testing.assert_close(high, torch.tensor([1.0, 1, 1, 0] * 2))  # the last is constant
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dp-unet", "ldp", "mlp"])
 def test_relative_targets_are_fitted_on_what_is_predicted(workspace: Workspace, name: str) -> None:
     artifact = train(workspace, {**METHODS[name], "action_target": "relative"})
@@ -278,6 +281,7 @@ def test_bad_settings_are_refused(workspace: Workspace) -> None:
         train(workspace, {"method": "rl"})
 
 
+@pytest.mark.slow
 def test_task_and_label_are_inputs_when_asked_for(workspace: Workspace) -> None:
     several = model_of(train(workspace, METHODS["mlp"]), workspace)
     assert isinstance(several, ClonedPolicy)
@@ -301,6 +305,7 @@ BY_HEART: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @EVERY
 def test_one_demonstration_is_learnt_by_heart(tmp_path: Path, name: str) -> None:
     """Played back from the recorded observations, the policy repeats the demonstration."""

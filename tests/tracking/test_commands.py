@@ -72,6 +72,7 @@ class Interrupting(SilentProgress):
             signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.slow
 def test_tracking_changes_no_weight(data, workspace_path, tmp_path, monkeypatch, capfd):
     (tmp_path / "fake").mkdir()
     (tmp_path / "fake" / "wandb.py").write_text("def init(**settings): raise OSError('offline')")
@@ -93,6 +94,7 @@ def test_tracking_changes_no_weight(data, workspace_path, tmp_path, monkeypatch,
     assert curves(read(only_run(workspace_path))) == found
 
 
+@pytest.mark.slow
 def test_a_resumed_training_goes_on_in_its_run(data, workspace_path):
     settings, tracking = {**SMALL, "updates": 100}, Tracking.of("tensorboard")
     with pytest.raises(KeyboardInterrupt):
@@ -126,7 +128,7 @@ def test_models_in_memory(data, workspace_path, tmp_path, monkeypatch):
     assert "| updates | 10 |" in text(found, "summary")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.sim
 def test_evaluate(tmp_path, monkeypatch):
     class Still:
@@ -172,7 +174,7 @@ def test_other_stages_are_not_tracked(data):
         run_stage("encode", workspace=data.workspace, track="tensorboard")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_recipe(recording, workspace_path, tmp_path, jobs):
     settings = "".join(f"{key} = {json.dumps(value)}\n" for key, value in SMALL.items())
@@ -184,6 +186,7 @@ def test_a_recipe(recording, workspace_path, tmp_path, jobs):
     assert curves(read(only_run(workspace_path))) == expected(rows(made["train-vae"]))
 
 
+@pytest.mark.slow
 def test_the_library_sends_runs(data, workspace_path):
     settings = lwdctl.VaeConfig(**SMALL)
     artifact = lwdctl.train_vae(data, settings, progress=SilentProgress()).artifact

@@ -77,6 +77,7 @@ def fake(runs, tmp_path, monkeypatch):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "where"),
     [
@@ -107,6 +108,7 @@ def test_a_tracker_that_fails_never_ends_a_run(runs, fake, monkeypatch, where, w
     assert sent.reference == artifact.reference
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "what", [IS_FULL, KILLED, "raise SystemExit(0)", "raise KeyboardInterrupt"]
 )
@@ -183,6 +185,7 @@ def test_a_replay_that_fails_is_an_error(runs, fake):
     assert runs.progress.warnings == []
 
 
+@pytest.mark.slow
 def test_what_was_killed_leaves_no_process(runs, fake, tmp_path, monkeypatch):
     note = "open(os.path.join(Run.dir, 'pid'), 'w').write(str(os.getpid()))"
     tracking = fake(f"{note}; {HANGS}", "finish")

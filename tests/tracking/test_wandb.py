@@ -77,6 +77,7 @@ def logged(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_training_live_and_replayed(runs):
     artifact = runs.train(Tracking.of("wandb"))
     live = Offline(runs.workspace.root)
@@ -101,6 +102,7 @@ def test_a_training_live_and_replayed(runs):
     assert list(found.run.tags) == list(live.run.tags)
 
 
+@pytest.mark.slow
 def test_a_resumed_training_goes_on_in_its_run(runs):
     runs.interrupt(Tracking.of("wandb"), [*ROWS[:2], {**ROWS[2], "update": 110, "kl": -1.0}])
     before = Offline(runs.workspace.root)
@@ -112,7 +114,7 @@ def test_a_resumed_training_goes_on_in_its_run(runs):
     assert found.exit_code == 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_interrupted_training_is_sent_later(runs):
     path = runs.interrupt()
     sent = replay("vae/toy", runs.workspace, Tracking.of("wandb"), runs.progress)
@@ -123,6 +125,7 @@ def test_an_interrupted_training_is_sent_later(runs):
     assert found.exit_code == 1
 
 
+@pytest.mark.slow
 def test_an_evaluation_with_rows_videos_and_pictures(runs):
     artifact = runs.evaluate(Tracking.of("wandb", "grid"))
     found = Offline(runs.workspace.root)
@@ -146,7 +149,7 @@ def test_an_evaluation_with_rows_videos_and_pictures(runs):
     }  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_models_that_are_trained_one_after_the_other_have_steps_of_their_own(runs):
     runs.train_parts(Tracking.of("wandb"))
     live = Offline(runs.workspace.root)

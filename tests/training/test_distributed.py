@@ -87,6 +87,7 @@ def test_a_group_of_one_process_trains_the_same_model(
     assert all(torch.equal(one, two) for one, two in pairs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding", ["masked", "counted"])
 def test_the_loss_of_masked_chunks_is_weighted_by_their_valid_steps(
     padding: str, tmp_path: Path
@@ -427,6 +428,7 @@ def test_all_processes_end_with_the_exit_code_of_the_one_that_failed(
         assert seen.exit_code == code
 
 
+@pytest.mark.slow
 def test_a_dead_process_of_this_machine_is_noticed_at_once() -> None:
     with met(2) as found:
         ended = subprocess.Popen([sys.executable, "-c", ""])

@@ -57,6 +57,7 @@ def test_a_training_says_how_often_it_visits_the_snippets(tmp_path: Path, method
     assert ("or 3.2 epochs of one snippet per episode" in line) == (method != "dp")
 
 
+@pytest.mark.slow
 @EVERY
 @pytest.mark.parametrize(("length", "warns"), [(16, False), (60, True), ("episode", False)])
 def test_snippets_that_are_mostly_padding_are_a_warning(

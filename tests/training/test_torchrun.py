@@ -60,6 +60,7 @@ def largest_difference(one: Path, two: Path) -> float:
     return worst
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = ("vae", "diffusion", "dp-transformer", "mlp")
     started = Started([str(tmp_path / "two"), "4", *kinds])
@@ -71,7 +72,7 @@ def test_two_processes_train_as_one_does(tmp_path: Path, monkeypatch: pytest.Mon
         assert largest_difference(tmp_path / "one" / kind, tmp_path / "two" / kind) < 1e-5
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_fifty_updates(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started = torchrun(SCRIPT, str(tmp_path / "two"), "50", kind)
@@ -84,7 +85,7 @@ def test_fifty_updates(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert largest_difference(tmp_path / "one", tmp_path / "two") < 1e-5
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_three_processes_of_the_command_line(tmp_path: Path) -> None:
     """One of them publishes and reports; the others are silent and end alike."""
     workspace = write_workspace(tmp_path)
@@ -111,7 +112,7 @@ def weights(root: Path) -> dict[str, torch.Tensor]:
     return read_tensors(artifact.payload("weights.safetensors"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
 def test_resuming_with_another_number_of_processes(before: int, after: int, tmp_path: Path) -> None:
     """A signal to one process stops all of them, with a checkpoint of the same training step."""
@@ -158,7 +159,7 @@ def test_resuming_with_another_number_of_processes(before: int, after: int, tmp_
         assert other == pytest.approx(line_, rel=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("lost", [0, 1])
 def test_a_killed_process_ends_the_others_with_one_line(lost: int, tmp_path: Path) -> None:
     write_workspace(tmp_path)
@@ -198,7 +199,7 @@ def child(parent: int, rank: int) -> int:
     raise AssertionError("the launcher has no such process")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_process_that_stopped_is_named_after_the_time_out(tmp_path: Path) -> None:
     write_workspace(tmp_path)
     line = ["cli", "0.2", *TRAIN, "--updates", "100000"]
@@ -218,7 +219,7 @@ def test_a_process_that_stopped_is_named_after_the_time_out(tmp_path: Path) -> N
     assert checkpoints(tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_nodes_meet_on_loopback(tmp_path: Path) -> None:
     write_workspace(tmp_path)
     meet = ("--nnodes=2", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}",
@@ -231,7 +232,7 @@ def test_two_nodes_meet_on_loopback(tmp_path: Path) -> None:
     assert len(list((tmp_path / "vae").glob("*/v*"))) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_one_process_of_torchrun_is_one_process(tmp_path: Path) -> None:
     for name in ("plain", "torchrun"):
         write_workspace(tmp_path / name)
@@ -247,7 +248,7 @@ def test_one_process_of_torchrun_is_one_process(tmp_path: Path) -> None:
     assert all(torch.equal(value, two[name]) for name, value in one.items())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_error_of_one_process_ends_all_with_its_message(tmp_path: Path) -> None:
     """The processes differ in a setting; each would wait for the other."""
     write_workspace(tmp_path)
@@ -267,7 +268,7 @@ def test_an_error_of_one_process_ends_all_with_its_message(tmp_path: Path) -> No
     assert not list((tmp_path / "vae").glob("*/*"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_loss_of_one_process_that_is_not_finite_ends_all(tmp_path: Path) -> None:
     write_workspace(tmp_path)
     line = ["cli", "60", *TRAIN, "--updates", "20"]
@@ -279,7 +280,7 @@ def test_a_loss_of_one_process_that_is_not_finite_ends_all(tmp_path: Path) -> No
     assert not list((tmp_path / "vae").glob("*/*"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_processes_agree_on_a_time_limit(tmp_path: Path) -> None:
     workspace = write_workspace(tmp_path)
     line = ["cli", "60", *TRAIN, "--updates", "1000000", "--time-limit", "0.1"]

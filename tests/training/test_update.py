@@ -136,6 +136,7 @@ def test_the_latent_denoiser(
     need_nothing_from_the_host(began.value.loop)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "denoiser"), [("dp", "unet"), ("dp", "transformer"), ("ldp", None), ("mlp", None)]
 )
@@ -176,6 +177,7 @@ def test_a_network_that_asks_the_host_is_noticed(
         need_nothing_from_the_host(began.value.loop)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_latents_in_a_file_train_the_same_model(
     data: SnippetStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_disk: bool

@@ -126,10 +126,11 @@ LONG = {many_metadata, long_header, long_task}
 
 def rows():
     for row in REFUSED:
-        marks = pytest.mark.slow if row[1] in LONG else ()
+        marks = pytest.mark.long if row[1] in LONG else ()
         yield pytest.param(*row, id=row[1].__name__, marks=marks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "change", "expected"), list(rows()))
 def test_a_small_file_takes_no_memory(run, make_sample, tmp_path, name, change, expected):
     sample = make_sample(name, tmp_path / "data")
@@ -144,6 +145,7 @@ def test_a_small_file_takes_no_memory(run, make_sample, tmp_path, name, change, 
     assert ended.code == 1
 
 
+@pytest.mark.slow
 def test_holes_are_not_read(run, make_sample, tmp_path):
     """A file may be declared to have any length, of which nothing is on the disk."""
     zeros = tmp_path / "zeros"

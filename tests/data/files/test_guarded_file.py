@@ -40,6 +40,7 @@ PROGRAM = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files as Linux does")
 def test_a_full_disk_is_an_error_that_names_the_file_and_no_crash(tmp_path):
     done = subprocess.run(

@@ -101,6 +101,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("damage", "expected"), REFUSED, ids=[row[0].__name__ for row in REFUSED])
 def test_a_file_takes_no_time_and_no_memory(run, make_sample, tmp_path, fifo, damage, expected):
     path = make_sample("robomimic", tmp_path / "data").path
@@ -113,6 +114,7 @@ def test_a_file_takes_no_time_and_no_memory(run, make_sample, tmp_path, fifo, da
         assert expected in ended.text or words[0] == "inspect"
 
 
+@pytest.mark.slow
 def test_a_heap_of_texts_without_an_end_is_not_walked(run, make_sample, tmp_path):
     """HDF5 would walk it for ever, at the first attribute."""
     path = make_sample("robomimic", tmp_path).path
@@ -143,6 +145,7 @@ def long_environment(file):
     file["metadata/env"] = "x" * 3_000_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "change"),
     [("robomimic", many_digits), ("minari", long_number), ("d4rl", long_environment)],
@@ -156,6 +159,7 @@ def test_long_names_take_no_time(run, make_sample, tmp_path, name, change):
         assert not ended.problem(), ended
 
 
+@pytest.mark.slow
 def test_attributes_are_bounded(make_sample, tmp_path, monkeypatch):
     for module in (bounds, contents, hdf5):
         monkeypatch.setattr(module, "MOST_VALUE_BYTES", 2**24)

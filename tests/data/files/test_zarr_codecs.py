@@ -69,6 +69,7 @@ def read(path: Path) -> np.ndarray:
     return file.rows("act")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("version", "name"), CASES)
 def test_every_codec_is_read_and_none_decodes_to_more_than_a_chunk(tmp_path, version, name):

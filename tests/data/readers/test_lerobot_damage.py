@@ -170,6 +170,7 @@ def test_files_with_other_names_are_left_out_with_a_warning(write, episodes):
     assert found.severity == "warning"
 
 
+@pytest.mark.slow
 def test_the_declared_size_is_bounded_before_anything_is_read(tmp_path, episodes):
     rows = 10**6
     long = {

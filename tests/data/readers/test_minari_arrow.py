@@ -75,6 +75,7 @@ def made_by_minari(tmp_path, monkeypatch):
     return write
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("data_format", ["arrow", "parquet"])
 def test_arrow_and_parquet_are_read_as_hdf5(made_by_minari, data_format):
@@ -144,6 +145,7 @@ def small_datasets(made_by_minari):
     return [(path, path.read_bytes()) for path in paths]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @example(which=0, place=0.1171875, values=b"\x00\x00\x80")
@@ -191,6 +193,7 @@ print(refused)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_length_that_is_damaged_does_not_end_the_process(made_by_minari):
     """Arrow aborts where it computes with columns that were not checked."""

@@ -316,6 +316,7 @@ def episodes(draw):
     return result
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(written=episodes())
 def test_what_is_written_is_read_back(tmp_path_factory, written):

@@ -83,21 +83,25 @@ class TestWithRobosuite:
         assert "cannot build 'KitchenPnP'" in error.message
         assert "dataset_states_to_obs" in error.hint
 
+    @pytest.mark.slow
     def test_a_scene_of_an_older_robosuite_is_refused(self, recording):
         error = refusal(recording(model=SCENE.replace("gripper0_right_", "gripper0_")))
         assert "data/demo_1: its scene is older than robosuite 1.5" in error.message
         assert "with the robosuite that recorded it" in error.hint
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("model", [SCENE, SCENE[:-5]])
     def test_a_scene_that_cannot_be_built_is_refused(self, recording, model):
         error = refusal(recording(model=model))
         assert "data/demo_1.attrs[model_file]: cannot be built" in error.message
 
+    @pytest.mark.slow
     def test_a_scene_that_reads_other_files_is_refused(self, recording):
         asset = '<asset><mesh name="x" file="/etc/hosts.stl"/></asset>'
         error = refusal(recording(model=SCENE.replace("<asset/>", asset)))
         assert "names '/etc/hosts.stl', which is no file of the simulator's own" in error.message
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("controller", [None, OSC])
     def test_declared_targets_are_run_as_targets(self, tmp_path, controller):
         from lwdctl.envs.robosuite import RobosuiteSimulator
