@@ -49,7 +49,7 @@ imports: $(VENV)/.installed-dev  ## Check the order of the packages.
 # One thread each: two test processes with two threads each wait for one another on two cores.
 tests: export OMP_NUM_THREADS ?= 1
 tests: $(VENV)/.installed-dev  ## Run the default tests, simulators included; with SLOW=1 the slow ones as well.
-	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart=0 $(if $(SLOW),-m 'not long and not gpu')
+	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart=0 $(if $(filter 1,$(SLOW)),-m 'not long and not gpu')
 
 clean:  ## Remove the virtual environment and the tools' caches.
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

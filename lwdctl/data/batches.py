@@ -67,13 +67,15 @@ class MemoryRows:
             rows = torch.from_numpy(_read(store, keys, start, min(start + BLOCK_ROWS, store.steps)))
             self.table[start : start + len(rows)] = rows.to(device)
 
-    def at(self, first: Tensor, length: int, index: Tensor | None) -> Tensor:
-        """Return the steps (batch, time, obs + action) of row numbers `index` (batch, time).
+    def at(self, index: Tensor) -> Tensor:
+        """Return the steps (batch, time, obs + action) of row numbers (batch, time)."""
+        return self.table.index_select(0, index.flatten()).view(*index.shape, -1)
 
-        Without `index`: of the `length` rows from each of `first` (batch,) on, copied as a whole.
+    def spans(self, first: Tensor, length: int) -> Tensor:
+        """Return the steps (batch, time, obs + action) of `length` rows from each of `first` on.
+
+        Each is copied as a whole, and must lie inside the store.
         """
-        if index is not None:
-            return self.table.index_select(0, index.flatten()).view(*index.shape, -1)
         count, width = self.table.shape
         spans = self.table.as_strided((count - length + 1, length * width), (width, 1))
         return spans.index_select(0, first).view(len(first), length, width)
@@ -259,18 +261,21 @@ class SnippetBatches:
         """Return the snippets that `prepare` described, without anything from the host."""
         first, start, left, task, label = numbers.unbind(1)
         index = real = None
-        # A CPU sees at little cost that nothing is padded; another device would be waited for.
+        # This check is cheap on a CPU; for another device the host would have to wait.
         if numbers.device.type != "cpu" or start.min() < 0 or left.min() < self.rule.length:
             rows, low, high = first.unsqueeze(1) + self._steps, first - start, first + left - 1
             index = torch.clamp(rows, low.unsqueeze(1), high.unsqueeze(1))
             real = index == rows
         if steps is None:
             assert isinstance(self._rows, MemoryRows)
-            steps = self._rows.at(first, self.rule.length, index)
+            if index is None:
+                steps = self._rows.spans(first, self.rule.length)
+            else:
+                steps = self._rows.at(index)
         actions = steps[..., self._obs :]
         if real is not None and self._motions.numel():
             actions = actions.masked_fill(~real.unsqueeze(2) & self._motions, 0.0)
-        mask = torch.ones(steps.shape[:2]) if real is None else real.to(steps.dtype)
+        mask = steps.new_ones(steps.shape[:2]) if real is None else real.to(steps.dtype)
         return SnippetBatch(steps[..., : self._obs], actions, mask, start, task, label, left)
 
     @property

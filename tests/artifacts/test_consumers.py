@@ -262,7 +262,7 @@ def test_a_changed_artifact_is_refused_by_what_reads_it(root, capfd, kind, chang
 
 
 def names():
-    """Yield every command; those that simulate or draw for seconds are slow."""
+    """Yield every command; those that simulate or draw for seconds are long."""
     for name in ROWS:
         heavy = name in ("export policy", "compare", "report", "track") or "analyze" in name
         yield pytest.param(name, marks=pytest.mark.long if heavy else ())

@@ -60,19 +60,19 @@ def test_snippets_hold_their_own_steps_and_repeat_the_last(store: SnippetStore) 
 
 
 def test_batches_without_padding_are_those_of_the_general_way(
-    store: SnippetStore,
+    store: SnippetStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    memory = cutter(store, "ram")
-    episodes, starts = (
-        np.array([9, 3, 9, 5]),
-        np.array([6, 0, 0, 1]),
-    )  # to the end of their episodes
-    whole = memory.cut(episodes, starts)
-    assert whole.observations[0, :, 0].tolist() == [906 + step for step in range(8)]
+    memory, disk = cutter(store, "ram"), cutter(store, "none")
+    # Two that end with their episodes, and two inside theirs.
+    episodes, starts = np.array([9, 3, 9, 5]), np.array([6, 0, 0, 1])
     beside_padded = memory.cut(np.append(episodes, 2), np.append(starts, 3))
+    monkeypatch.delattr(batches_module.MemoryRows, "at")  # row by row
+    whole, streamed = memory.cut(episodes, starts), disk.cut(episodes, starts)
+    assert whole.observations[0, :, 0].tolist() == [906 + step for step in range(8)]
     for field in fields(whole):
         one, all_five = getattr(whole, field.name), getattr(beside_padded, field.name)
         assert torch.equal(one, all_five[:4]), field.name
+        assert torch.equal(one, getattr(streamed, field.name)), field.name
 
 
 def test_cache_modes_give_the_same_batches(

@@ -25,7 +25,7 @@ QUICK = {
 # Settings of which every value is of a kind of its own.
 KINDS = ("format", "simulator", "method", "policy", "latent", "sampler", "warm_start", "latency")
 # Measured for five models in its one recipe; tests/stages/test_analyze_reconstruction.py runs it.
-# The default sampler is named where a stage is like one with another.
+# `ddim` is the default; pusht_from_paper.toml names it where a stage is like one with `ddpm`.
 RUN_ELSEWHERE = {("latent", "nearest"), ("command", "analyze reconstruction"), ("sampler", "ddim")}
 EXTRAS = {"robosuite": "robosuite", "adroit": "gymnasium_robotics"}
 
