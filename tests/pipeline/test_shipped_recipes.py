@@ -76,6 +76,20 @@ def test_the_text_on_guided_chunks_is_what_the_records_say(name):
         assert f"{row['metrics']['max_overlap']:.3f}" in text
 
 
+def test_the_rows_from_the_papers_settings_to_ours_are_what_the_records_say():
+    results = (ROOT / "pipelines/RESULTS.md").read_text()
+    section = results.partition("## `pusht_from_paper.toml`")[2].partition("\n## ")[0]
+    records = sorted(RECORDS.glob("pusht-from-paper64*-seed0"))
+    assert len(records) == section.count("\n|") - 2  # a row each, beside the head of the table
+    for path in records:
+        artifact = Artifact.open(path)
+        artifact.check()
+        for row in artifact.manifest.summary["results"]:
+            if row["task"] == "all" and row["latent"] == "sampled":
+                best, last = row["metrics"]["max_overlap"], row["metrics"]["final_overlap"]
+                assert f"| {best:.3f}, {last:.3f}, {row['success']:.2f} |" in section
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 @pytest.mark.parametrize("smoke", [False, True])
 def test_recipe_makes_a_plan(path, smoke):
