@@ -61,6 +61,7 @@ def test_the_variance_of_each_component_is_kept() -> None:
     assert found.components[2] / sum(found.components) > 0.999
 
 
+@pytest.mark.slow
 def test_the_fraction_of_variance_within_initial_states_is_known() -> None:
     rng = generator("test diversity", "within")
     count, draws = 4000, 3

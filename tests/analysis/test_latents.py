@@ -121,6 +121,7 @@ def test_points_are_written_one_a_line(points, spaces):
     assert lines[1].startswith("0,0,0.0000,better_operator_1,")
 
 
+@pytest.mark.slow
 def test_a_collapsed_posterior_is_reported_as_noise(points, spaces):
     alive = analysis(points, spaces)
     dead = dataclasses.replace(alive, use=dimension_use(np.zeros((9, 5)), np.zeros((9, 5))))

@@ -69,6 +69,7 @@ def test_the_numbers_are_the_manifests(workspace, made):
     assert "Paired tests: minus lwd on the same initial states" in text
 
 
+@pytest.mark.slow
 def test_measured_beside_expected_is_visible(workspace, made):
     numbers = [
         Expected("success", "task all", "0.8 [0.49, 0.94]", "≥ 0.7", True, "the goal"),
@@ -221,11 +222,13 @@ def test_bars_of_labels_name_their_horizon_where_there_are_several(workspace):
     assert re.search(r"lwd, expert, horizon 32 .{0,80} 58 \[58, 58\] 3 episodes", text)
 
 
+@pytest.mark.slow
 def test_all_scores_zero_is_no_reason_to_hide_success(workspace):
     _, _, found = chain(workspace, [arm("lwd", "0000", score=0.0)])
     assert "lwd: success 0.000 [0.000, 0.490] in 4 episodes." in text_of(page(workspace, found))
 
 
+@pytest.mark.slow
 def test_evaluations_that_cannot_be_compared_stand_beside_each_other(workspace):
     _, model, found = chain(workspace)
     far = arm("lwd", "11")
@@ -237,6 +240,7 @@ def test_evaluations_that_cannot_be_compared_stand_beside_each_other(workspace):
     assert "lwd: success 0.800" in text
 
 
+@pytest.mark.slow
 def test_what_cannot_be_compared_at_all_is_shown_from_the_manifest(workspace):
     _, _, found = chain(workspace)
     for path in (found.path / "episodes").iterdir():
@@ -257,6 +261,7 @@ def test_inputs_that_are_gone_are_named(workspace, made):
     assert f"the input vae/{NAME}:v1 is gone" in text
 
 
+@pytest.mark.slow
 def test_different_commits_and_uncommitted_changes_are_reported(workspace, monkeypatch):
     from lwdctl.artifacts import manifest
 
@@ -270,6 +275,7 @@ def test_different_commits_and_uncommitted_changes_are_reported(workspace, monke
     assert "1 of 3 artifacts were made with changes that no commit holds" in text
 
 
+@pytest.mark.slow
 def test_a_recipe_without_an_evaluation_is_its_analyses(workspace):
     model = vae(workspace, snippets(workspace))
     text = text_of(page(workspace, model, analysis(workspace, model), recipes=[recipe()]))

@@ -36,6 +36,7 @@ def workspace(tmp_path):
     return Workspace(tmp_path / "runs")
 
 
+@pytest.mark.slow
 def test_a_damaged_log_is_not_drawn(workspace):
     _, model, _ = chain(workspace)
     assert training_curves(model).pictures

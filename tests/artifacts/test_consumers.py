@@ -249,6 +249,7 @@ def table():
             yield pytest.param(*key, marks=() if key in SOON else pytest.mark.long)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "change", "name"), list(table()))
 @pytest.mark.timeout(60)
 def test_a_changed_artifact_is_refused_by_what_reads_it(root, capfd, kind, change, name):

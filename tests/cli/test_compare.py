@@ -158,6 +158,7 @@ def test_unrelated_lineages_need_a_choice(runs, capfd):
     assert main(["compare", "--run", "method", "--json"]) == 0
 
 
+@pytest.mark.slow
 def test_what_is_not_recorded_is_reported_and_left_out(runs, capfd, tmp_path):
     plain = [record("lwd", [episode(i, i % 2, 0.5) for i in range(8)], seconds={})]
     publish(runs, "plain", plain)

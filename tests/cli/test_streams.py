@@ -116,6 +116,7 @@ def test_characters_that_an_encoding_lacks(tmp_path, environment):
             assert b"sultats-" in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_path_that_is_not_unicode(tmp_path):
     folder = os.fsdecode(b"\xff\xfe")
     for command, code in (("list --json", 0), ("verify", 1)):

@@ -98,6 +98,7 @@ def test_a_store_in_memory_equals_the_one_on_disk(make_sample, tmp_path, name):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["robomimic", "hdf5", "minari"])
 def test_observations_are_stored_under_the_names_of_the_environment(make_sample, tmp_path, name):
     sample = make_sample(name, tmp_path / "source")

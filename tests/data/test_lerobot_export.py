@@ -211,6 +211,7 @@ def test_pyarrow_that_is_not_installed_names_its_extra(monkeypatch):
     assert caught.value.hint == install_extra("parquet")
 
 
+@pytest.mark.slow
 def test_export_and_ingest_on_the_command_line(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("LWDCTL_WORKSPACE", str(tmp_path / "runs"))
     monkeypatch.chdir(tmp_path)

@@ -233,6 +233,7 @@ def publish(tmp_path, name, spec):
         draft.publish(writer.close(), seed=0)
 
 
+@pytest.mark.slow
 def test_export_and_ingest_on_the_command_line(make, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("LWDCTL_WORKSPACE", str(tmp_path / "runs"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -156,6 +156,7 @@ def test_robomimics_filter_keys(recorded, sequence_dataset, monkeypatch, tmp_pat
         assert [episode.split for episode in episodes] == [split]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("storage", ["plain", "gzip", "float64"])
 def test_a_file_in_robomimics_layout_of_any_storage(sequence_dataset, tmp_path, storage):
     rng, path = np.random.default_rng(1), tmp_path / "made.hdf5"
@@ -252,6 +253,7 @@ def rollouts(minari, env, lengths):
         )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("name", "settings"),

@@ -25,6 +25,7 @@ def shared(name):
     return path
 
 
+@pytest.mark.slow
 def test_halfcheetah_has_64_episodes_of_1000_per_level_and_the_same_returns():
     paths = [shared(f"d4rl/halfcheetah_{level}.hdf5") for level in ("expert", "medium", "random")]
     with open_source("d4rl", paths, IngestConfig()) as reader:
@@ -95,6 +96,7 @@ def test_pusht_has_206_episodes_and_25650_steps():
     )
 
 
+@pytest.mark.slow
 def test_pusht_evaluation_starts_where_nobody_recorded():
     with open_source(
         "pusht", (shared("pusht/pusht_cchi_v7_replay.zarr"),), IngestConfig()

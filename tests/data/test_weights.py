@@ -106,6 +106,7 @@ def test_an_epoch_rounds_the_expected_visits_down_or_up(weights, every, mixed):
             assert not found or order.weights[episode] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [False, True])
 def test_visits_over_many_epochs_follow_the_weights(every):
     """Per epoch a snippet is visited r times, rounded down or up: a variance of at most 1/4."""

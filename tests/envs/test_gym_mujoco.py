@@ -97,6 +97,7 @@ def test_ant_shows_zeros_and_charges_nothing_where_the_data_has_zeros():
     assert simulator.observations[0].size == 111
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", task_names())
 def test_history_leaves_no_trace(task):
     fresh, used = build(task), build(task)

@@ -263,6 +263,7 @@ def test_a_factory_of_any_gymnasium_environment_serves_an_evaluation():
     assert [item.steps for item in run(named).episodes] == [6, 6, 6]
 
 
+@pytest.mark.slow
 def test_a_factory_serves_worker_processes():
     factory = partial(gymnasium.make, "Pendulum-v1")
     action = ActionSpec(1, "absolute", "unknown", (-2.0,), (2.0,))

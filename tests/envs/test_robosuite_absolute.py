@@ -164,6 +164,7 @@ def test_numbers_that_say_no_rotation_keep_the_one_aimed_at(absolute, six):
     assert (turn_of(seen) * wanted.inv()).magnitude() < np.radians(3)
 
 
+@pytest.mark.slow
 def test_before_any_rotation_was_said_that_of_the_rest_posture_is_aimed_at(absolute):
     start = absolute.reset(100_000)
     robot = absolute._env.robots[0]

@@ -156,6 +156,7 @@ def test_perturbations_come_from_the_episodes_seed(env, feedback_policy, plans_o
     assert result.episodes[0].return_ == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_a_non_finite_action_is_the_policys_failure(run, plans_of, feedback_policy):
     plans = plans_of("walk", "blink", "walk", "walk")
     expected = run(plans).episodes
@@ -273,6 +274,7 @@ def test_no_process_stays_behind(run, plans_of):
     assert not [item for item in threading.enumerate() if "lwdctl" in item.name]
 
 
+@pytest.mark.slow
 def test_an_interrupted_rollout_leaves_no_process(run, plans_of, feedback_policy):
     class Interrupted(feedback_policy):
         def act(self, observations, active):

@@ -188,6 +188,7 @@ def test_a_retried_episode_overwrites_its_video(env, feedback_policy, plans_of, 
     assert [len(decode(path)[0]) for path in recording.videos()] == [11, 11]
 
 
+@pytest.mark.slow
 def test_an_episode_lost_to_its_simulator_has_no_video(env, feedback_policy, plans_of, recording):
     plans = plans_of("walk", "walk", "die")
     got = rollout(
@@ -265,6 +266,7 @@ def test_the_check_selects_a_backend(env, feedback_policy, monkeypatch):
     assert os.environ[checks.VARIABLE] == "egl"
 
 
+@pytest.mark.slow
 def test_the_check_says_why_there_is_no_video(env, feedback_policy, monkeypatch):
     monkeypatch.setenv(checks.VARIABLE, "")
     monkeypatch.setattr(checks, "backends_to_try", lambda: ("egl", "osmesa"))

@@ -48,6 +48,7 @@ def test_a_worker_answers_until_it_dies(make):
     assert worker.receive(soon()) == (None, worker.lost)
 
 
+@pytest.mark.slow
 def test_a_request_that_a_stopped_worker_does_not_read(make, monkeypatch):
     monkeypatch.setattr(module, "START_TIMEOUT", 0.5)
     worker = make("stop_before_reading", timeout=0.5)

@@ -28,6 +28,7 @@ def test_there_is_a_recipe_for_every_experiment():
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["lift-absolute", "pusht-nearest16", "pusht-nearest64", "pusht-sampled64"]
 )

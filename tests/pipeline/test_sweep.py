@@ -154,6 +154,7 @@ def test_a_setting_that_is_swept_has_no_single_value(toy):
     assert [step.id for step in make_plan(swept)][-2:] == ["reap-rows1-days3", "reap-rows2-days3"]
 
 
+@pytest.mark.slow
 def test_the_command_line_adds_and_replaces_axes(toy, workspace_path, capfd):
     words = ["--sweep", "grow.days=7", "--sweep", "sow.tool=hand,plough", "--json", "-q"]
     assert main(["run", str(toy), *words]) == 0

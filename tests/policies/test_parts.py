@@ -97,6 +97,7 @@ def test_parts_act_as_all_environments_at_once_do_bit_for_bit(
     assert not np.array_equal(whole[0], whole[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "waits"), [("lwd", 12), ("dp", 3), ("ldp", 3), ("mlp", 12)])
 def test_a_control_step_waits_for_the_device_at_most_once(
     name: str, waits: int, monkeypatch: pytest.MonkeyPatch

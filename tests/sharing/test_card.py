@@ -103,6 +103,7 @@ def test_what_it_says_can_be_pasted(ours):
     compile(code, "card", "exec")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "text"),
     [("vae", "lwdctl show vae/toy:v1"), ("snippets", "lwdctl show snippets/toy:v1"),

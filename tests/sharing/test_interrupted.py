@@ -34,6 +34,7 @@ def content_of(hub, name):
     return repository.commits[repository.newest][name]
 
 
+@pytest.mark.slow
 def test_a_pull_goes_on_at_the_byte_where_it_broke_off(hub, ours, theirs):
     push(ours)
     content = content_of(hub, WEIGHTS)
@@ -175,6 +176,7 @@ def test_two_pulls_of_one_repository_do_not_meet(hub, ours, theirs):
         pull(theirs)
 
 
+@pytest.mark.slow
 def test_a_push_goes_on_after_the_last_whole_file(hub, ours, monkeypatch):
     monkeypatch.setattr("lwdctl.sharing.push._BATCH_FILES", 1)
     content = (ours.resolve("diffusion").path / "ema.safetensors").read_bytes()

@@ -22,6 +22,7 @@ from sharing_steps import KINDS, actions, drop_logs, pull, push
 sys.path.pop(0)
 
 
+@pytest.mark.slow
 def test_a_pulled_policy_acts_as_the_pushed_one(hub, ours, theirs):
     pushed = push(ours)
     expected = actions(ours, "diffusion/toy")
@@ -33,6 +34,7 @@ def test_a_pulled_policy_acts_as_the_pushed_one(hub, ours, theirs):
     assert hub.asked == []
 
 
+@pytest.mark.slow
 def test_identity_and_lineage_are_the_original_ones(hub, ours, theirs, capsys):
     drop_logs(ours)
     pushed = push(ours)
@@ -120,6 +122,7 @@ def test_data_go_where_they_are_asked_for(hub, ours, theirs, capsys):
     assert fresh.resolve("snippets").digest == ours.resolve("snippets").digest
 
 
+@pytest.mark.slow
 def test_another_artifact_of_the_name_is_left_alone(hub, ours, theirs, capsys):
     push(ours)
     with theirs.begin("vae", "toy", config={"mine": 1}) as draft:
@@ -143,6 +146,7 @@ def test_another_artifact_of_the_name_is_left_alone(hub, ours, theirs, capsys):
         pull(theirs, name="../x")
 
 
+@pytest.mark.slow
 def test_a_new_version_replaces_the_old_one_and_revisions_stay(hub, ours, theirs):
     first = push(ours)
     old = ours.resolve("vae")
@@ -171,6 +175,7 @@ def test_pushing_twice_sends_nothing_again(hub, ours):
     assert second.revision == first.revision
 
 
+@pytest.mark.slow
 def test_what_was_pulled_can_be_pushed_on(hub, ours, theirs):
     push(ours)
     pull(theirs)
@@ -208,6 +213,7 @@ def test_inputs_elsewhere_are_refused(hub, ours, tmp_path):
         push(other, "vae/far")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("public", [False, True])
 def test_repositories_are_private_unless_said(hub, ours, public):
     push(ours, public=public)

@@ -98,6 +98,7 @@ def test_snapshots_lead_to_the_final_weights(workspace: Workspace, plain: Artifa
     assert vae.payload("snapshots/4.safetensors").read_bytes() == final
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_whatever_the_batch(
     workspace: Workspace, plain: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:

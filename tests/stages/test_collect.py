@@ -49,6 +49,7 @@ def contents(path):
 SHORT = {"task": ("reach", "drawer-open"), "episodes": 2, "max_steps": 120}
 
 
+@pytest.mark.slow
 def test_the_file_holds_what_ingest_and_evaluation_need(collect):
     artifact = collect(**SHORT)
     with h5py.File(artifact.payload(PAYLOAD)) as file:
@@ -68,6 +69,7 @@ def test_the_file_holds_what_ingest_and_evaluation_need(collect):
     assert sorted(seeds) == [("drawer-open", 0), ("drawer-open", 1), ("reach", 0), ("reach", 1)]
 
 
+@pytest.mark.slow
 def test_the_summary_holds_seeds_success_rate_and_steps(collect):
     summary = collect(**SHORT).manifest.summary
     assert summary["episodes"] == 4
@@ -106,6 +108,7 @@ def test_replaying_the_recorded_actions_repeats_the_episode(collect):
         assert np.float32(step.reward) == reward
 
 
+@pytest.mark.slow
 def test_failed_experts_are_replaced_by_the_next_seeds_and_counted(collect):
     # The goal of seed 25 takes the expert 60 steps.
     options = {"task": ("reach",), "episodes": 3, "max_steps": 50, "seed": 23}
@@ -122,6 +125,7 @@ def test_failed_experts_are_replaced_by_the_next_seeds_and_counted(collect):
     assert flags == {23: True, 24: True, 25: False}
 
 
+@pytest.mark.slow
 def test_an_expert_that_never_succeeds_is_reported_and_leaves_nothing(collect, tmp_path):
     with pytest.raises(SimulatorError, match="0 of 25") as caught:
         collect(task=("reach",), episodes=1, max_steps=1)

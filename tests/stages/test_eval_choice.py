@@ -82,6 +82,7 @@ def test_what_is_chosen_is_what_the_evaluation_records(workspace: Workspace) -> 
     assert recorded == chosen(workspace, None, horizon=[16])
 
 
+@pytest.mark.slow
 def test_random_latents_run_without_denoising(workspace: Workspace) -> None:
     do("train-diffusion", workspace, {**TINY, "width": 16}, name="latest")
     values = {**VALUES, "policy": ["lwd"], "latent": ["random"], "horizon": []}

@@ -173,6 +173,7 @@ def test_states_that_were_recorded_from_are_no_evaluation_states(workspace: Work
         do("eval", workspace, {**values, "seed": 100_002})
 
 
+@pytest.mark.slow
 def test_a_broken_old_lineage_is_passed_over(workspace: Workspace) -> None:
     shutil.rmtree(workspace.root / "vae" / "l16s1")
     values = {**GRID, "policy": ["lwd"], "perturbation": [0.0]}

@@ -64,6 +64,7 @@ def payload(artifact: Any) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_conditions_are_counted_before_there_are_models(workspace: Workspace) -> None:
     train_lwd(workspace, 8, seed=1)
     changes: list[dict[str, Any]] = [
@@ -79,6 +80,7 @@ def test_conditions_are_counted_before_there_are_models(workspace: Workspace) ->
         assert count_conditions(config) == len(planned)
 
 
+@pytest.mark.slow
 def test_parts_make_the_evaluation_that_one_process_makes(
     workspace: Workspace, rolled: list[str]
 ) -> None:
@@ -109,6 +111,7 @@ def test_what_no_part_measured_is_measured_by_the_evaluation(
     assert payload(some) == payload(whole)
 
 
+@pytest.mark.slow
 def test_a_part_that_ran_is_not_run_again(workspace: Workspace, rolled: list[str]) -> None:
     measure(workspace, SMALL, (0, 2), "twice")
     rolled.clear()
@@ -157,6 +160,7 @@ def test_the_rest_is_measured_beside_the_evaluation(
     assert not list(both.path.parent.glob(".*"))
 
 
+@pytest.mark.slow
 def test_what_another_process_measures_is_awaited_and_taken_over_when_it_dies(
     workspace: Workspace, rolled: list[str], during: Any
 ) -> None:

@@ -139,6 +139,7 @@ def test_options_reach_the_reader(ingest, path):
     assert set(tasks.tolist()) == {0, 1}  # a random subset, not the first ones
 
 
+@pytest.mark.slow
 def test_no_label_has_more_episodes_than_asked_for(ingest, tmp_path):
     paths = []
     for word, count in (("few", 3), ("many", 9)):
@@ -260,6 +261,7 @@ def test_store_is_named_after_its_file(word, name, tmp_path):
     assert _default_name([tmp_path / word], []) == name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked", ["absolute", "delta"])
 def test_actions_are_what_was_asked_for_or_the_source_is_refused(ingest, path, tmp_path, asked):
     if asked == "delta":
@@ -298,6 +300,7 @@ def test_the_report_is_a_part_of_the_artifact(ingest, path, progress):
         assert any(item["message"] in text for text in progress.messages)
 
 
+@pytest.mark.slow
 def test_an_error_in_the_data_leaves_nothing_behind(ingest, path, tmp_path):
     with h5py.File(path, "a") as file:
         file["data/demo_4/actions"][2] = 7

@@ -212,6 +212,7 @@ def test_settings_that_change_nothing_are_refused(
     assert workspace.unfinished("baseline") == []
 
 
+@pytest.mark.slow
 def test_dp_has_its_authors_settings(workspace: Workspace) -> None:
     artifact = train(workspace, {**METHODS["dp-unet"], "snippet_length": 15, "executed": 8})
     assert artifact.manifest.summary["predicted_steps"] == 16
@@ -227,6 +228,7 @@ def test_dp_has_its_authors_settings(workspace: Workspace) -> None:
     assert model.spec.observation_keys == ("position", "velocity")
 
 
+@pytest.mark.slow
 def test_dp_maps_the_range_of_its_data_to_one(workspace: Workspace) -> None:
     store = store_of(workspace)
     rows = np.concatenate(

@@ -116,6 +116,7 @@ def test_a_resumed_training_goes_on_in_its_run(data, workspace_path):
     assert [row["update"] for row in rows(artifact)] == [50, 100]
 
 
+@pytest.mark.slow
 def test_models_in_memory(data, workspace_path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     episodes = [item.observations["agent_position"] for item in data], [e.actions for e in data]

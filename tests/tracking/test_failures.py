@@ -117,6 +117,7 @@ def test_however_it_fails(runs, fake, what):
     assert len(runs.progress.warnings) == 1
 
 
+@pytest.mark.slow
 def test_a_hung_tracker_is_dropped_while_the_run_goes_on(runs, fake):
     tracking = fake(HANGS, "init")
     with (
@@ -161,6 +162,7 @@ def test_the_others_go_on(runs, fake):
     assert len(list(runs.workspace.root.glob("tensorboard/vae-toy-*/events*"))) == 1
 
 
+@pytest.mark.slow
 def test_the_error_of_a_run_is_its_own(runs, fake):
     tracking = fake(HANGS, "finish")
 
@@ -176,6 +178,7 @@ def test_the_error_of_a_run_is_its_own(runs, fake):
         diverge()
 
 
+@pytest.mark.slow
 def test_a_replay_that_fails_is_an_error(runs, fake):
     runs.train()
     with pytest.raises(LwdctlError, match=r"wandb: OSError: .* No space left"):
@@ -256,6 +259,7 @@ def test_a_tracker_that_nobody_listens_to_shows_what_was_logged(runs, tmp_path, 
     assert curves(read(only_run(tmp_path))) == expected(ROWS)
 
 
+@pytest.mark.slow
 def test_a_killed_training_ends_its_trackers(runs, fake, tmp_path):
     note = "open(os.path.join(Run.dir, 'ended'), 'w').write('yes')"
     fake(note, "finish")

@@ -44,6 +44,7 @@ def lines_of(directory: Path, method: str, **settings: Any) -> list[str]:
     return shown.lines
 
 
+@pytest.mark.slow
 @EVERY
 def test_a_training_says_how_often_it_visits_the_snippets(tmp_path: Path, method: str) -> None:
     (line,) = [line for line in lines_of(tmp_path, method, snippet_length=8) if "passes" in line]

@@ -107,6 +107,7 @@ def on_meta(objective: Any) -> Any:
     return replace(objective, batches=batches, _ahead=Ahead())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change", [{}, {"dynamics_steps": 3}, {"focus": "first"}, {"focus": "last"}]
 )

@@ -123,6 +123,7 @@ def test_shards_are_bounded(tmp_path):
         read(tmp_path / "a.zarr")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", [2, 3])
 @pytest.mark.parametrize("zipped", [False, True])
 @pytest.mark.parametrize("node", ["", "act/"])

@@ -42,6 +42,7 @@ SHAPES = {
 }
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     pairs=st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40),

@@ -198,6 +198,7 @@ def test_a_pointer_of_git_lfs_is_named(tmp_path, episodes):
     assert "git lfs pull" in caught.value.hint
 
 
+@pytest.mark.slow
 def test_random_damage_is_a_data_error_or_harmless(tmp_path, episodes):
     root = write_v3(tmp_path / "set", [episodes])
     names = ["data/chunk-000/file-000.parquet", "meta/tasks.parquet", "meta/info.json"]

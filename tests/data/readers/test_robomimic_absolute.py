@@ -208,6 +208,7 @@ def part(**settings):
     return {"type": "BASIC", "body_parts": {"right": {**NEW["body_parts"]["right"], **settings}}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "said"),
     [
