@@ -88,7 +88,7 @@ class MemoryRows:
             episodes: (batch,) the episode that each row of `index` belongs to.
         """
         del episodes
-        return self.table[torch.from_numpy(index).to(self.table.device)]
+        return self.at(torch.from_numpy(index).to(self.table.device))
 
 
 class StreamedRows:

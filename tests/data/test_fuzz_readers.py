@@ -38,7 +38,7 @@ COMPUTED = {("pusht", "block_angle_sincos")}
 GATHERED = {"lerobot"}
 """Formats that number their rows, so that those of an episode may stand in several places."""
 PER_FORMAT = 10
-"""Damages per format that continuous integration makes."""
+"""Damages per format of the slow test; the long one makes a thousand."""
 
 
 def test_every_format_has_a_small_source():
@@ -234,7 +234,7 @@ def check_answers(answers: list[dict[str, Any]], path: Path, count: int, *, chec
 
 @pytest.fixture(scope="module")
 def damaged(intact, tmp_path_factory):
-    """Return continuous integration's damages, answered, and their jobs, by name."""
+    """Return the answers to the damages of the slow test, and the jobs, by name."""
     folder = tmp_path_factory.mktemp("damaged")
     jobs = jobs_for(intact, folder, FORMATS, PER_FORMAT)
     return try_damages(jobs, folder, timeout=170), {job["name"]: job for job in jobs}

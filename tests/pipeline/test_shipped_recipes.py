@@ -77,6 +77,21 @@ def test_the_text_on_guided_chunks_is_what_the_records_say(name):
         assert f"{row['metrics']['max_overlap']:.3f}" in text
 
 
+@pytest.mark.parametrize("name", ["LWD", "Diffusion Policy"])
+def test_the_learning_curves_are_what_the_records_say(name):
+    results = (ROOT / "pipelines/RESULTS.md").read_text()
+    stem = {"LWD": "unet64", "Diffusion Policy": "dp64"}[name]
+    records = sorted(RECORDS.glob(f"pusht-{stem}-convergence-seed*"))
+    assert len(records) == results.count(f"\n| {name}, seed ")
+    for seed, path in enumerate(records):
+        artifact = Artifact.open(path)
+        artifact.check()
+        summary = artifact.manifest.summary
+        points = [f"{point['mean']:.3f}" for point in summary["curves"]["max_overlap"].values()]
+        gain = f"{summary['gains']['max_overlap']['gain']:+.3f}".replace("-0.000", "+0.000")
+        assert f"| {name}, seed {seed} | {' | '.join(points)} | {gain} [" in results
+
+
 def test_the_rows_from_the_papers_settings_to_ours_are_what_the_records_say():
     results = (ROOT / "pipelines/RESULTS.md").read_text()
     section = results.partition("## `pusht_from_paper.toml`")[2].partition("\n## ")[0]
