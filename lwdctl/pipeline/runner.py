@@ -14,7 +14,7 @@ from lwdctl.artifacts.manifest import InputRef, plain
 from lwdctl.artifacts.run_in_progress import RunRecord
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.config import to_mapping
-from lwdctl.core.errors import LwdctlError
+from lwdctl.core.errors import DataError, LwdctlError
 from lwdctl.core.progress import Progress, SilentProgress
 from lwdctl.core.registry import is_import_path
 from lwdctl.data.reader import paths_of
@@ -210,7 +210,14 @@ def _imports(plan: Sequence[Step]) -> tuple[str, ...]:
 
 def _run(step: Step, inputs: Mapping[str, Artifact], context: StageContext) -> Artifact:
     resume = step.stage.resumable and _has_checkpoint(step, inputs, context)
-    return step.stage.execute(step.config, inputs, replace(context, resume=resume))
+    try:
+        return step.stage.execute(step.config, inputs, replace(context, resume=resume))
+    except DataError as error:
+        paths = paths_of(getattr(step.config, "paths", ()))
+        if error.hint or all(path.exists() for path in paths):
+            raise
+        hint = f"name the recipe's files: --set {step.base or step.id}.paths=PATH,..."
+        raise DataError(error.message, hint) from error
 
 
 def _context(

@@ -154,6 +154,17 @@ def test_an_interrupted_stage_is_resumed(recipe, capfd, workspace_path):
     assert not list(workspace_path.glob("plant/year/.partial-*"))
 
 
+def test_missing_files_of_a_recipe_are_named_with_the_option_that_sets_them(
+    tmp_path, workspace_path, capfd
+):
+    path = tmp_path / "elsewhere.toml"
+    path.write_text('[stage.read]\nuses = "ingest"\nformat = "pusht"\npaths = ["pusht.zarr"]\n')
+    assert main(["run", str(path), "-q"]) == 1
+    err = capfd.readouterr().err
+    assert "error: pusht.zarr: no such file or directory" in err
+    assert "hint: name the recipe's files: --set read.paths=PATH,..." in err
+
+
 def test_a_changed_source_file_is_read_again(tmp_path):
     from lwdctl.artifacts.files import fingerprint
     from lwdctl.pipeline.runner import _sources_changed
