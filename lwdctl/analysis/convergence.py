@@ -74,12 +74,7 @@ def analyze_convergence(
             "train again with --snapshots 6",
         )
     progress = progress or TqdmProgress()
-    acting = Acting(
-        config.horizon,
-        sampler=config.sampler,
-        num_inference_steps=config.num_inference_steps,
-        guidance=config.guidance,
-    )
+    acting = Acting.of(config)
     policy.check(acting)
     env = policy.source.env
     check_environment(env)

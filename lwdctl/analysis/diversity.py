@@ -142,16 +142,8 @@ class DiversityRuns:
         self.config, self.condition = config, policy.condition
         env, keys = snippets.spec.env, policy.observation_keys
         check_environment(env)
-        acting: dict[str, Acting] = {
-            latent: Acting(
-                config.horizon,
-                latent,
-                config.sampler,
-                config.num_inference_steps,
-                guidance=config.guidance,
-            )
-            for latent in dict.fromkeys(config.latent)
-        }
+        latents: dict[str, None] = dict.fromkeys(config.latent)
+        acting = {latent: Acting.of(config, latent=latent) for latent in latents}
         for one in acting.values():
             policy.check(one)
         self.horizon = policy.horizon(next(iter(acting.values())))

@@ -174,7 +174,7 @@ class SnippetRunner:
     def _sampled(self) -> Tensor:
         """Sample latents conditioned on the recorded observations at the snippets' starts."""
         starts = self.starts
-        source = self._policy.latents(_sampling(self._config))
+        source = self._policy.latents(Acting.of(self._config, latent=SAMPLED))
         state = self._batches.history(starts.episodes, starts.offsets, source.history)
         first = np.zeros(len(starts.plans), dtype=np.int64)
         return source.latents(ReplanRequest(starts.plans, first, starts.offsets, state))
@@ -189,11 +189,6 @@ class SnippetRunner:
         scale: Values = self._policy.vae.observation.scale.cpu().double().numpy()
         reached = episodes.padded(self._steps)
         return squared_errors(reached, self._recorded, self.starts.valid, scale)
-
-
-def _sampling(config: AnalyzeReconstructionConfig) -> Acting:
-    steps, guidance = config.num_inference_steps, config.guidance
-    return Acting(None, SAMPLED, config.sampler, steps, guidance=guidance)
 
 
 def _encode(vae: PolicyVae, batches: SnippetBatches, episodes: Index, offsets: Index) -> Tensor:
@@ -224,7 +219,7 @@ def analyze_reconstruction(
     progress = progress or TqdmProgress()
     check_environment(snippets.spec.env)
     if SAMPLED in config.latent:
-        policy.check(_sampling(config))
+        policy.check(Acting.of(config, latent=SAMPLED))
     runner = SnippetRunner(config, snippets, policy, progress)
     groups = {name: runner.run(name) for name in (RECORDED, *dict.fromkeys(config.latent))}
     earlier = {

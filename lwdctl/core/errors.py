@@ -12,7 +12,6 @@ EXIT_USER = 1
 EXIT_USAGE = 2
 EXIT_BUG = 3
 EXIT_INTERRUPTED = 130
-EXIT_TERMINATED = 143
 
 
 class LwdctlError(Exception):

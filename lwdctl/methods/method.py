@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -70,6 +70,12 @@ class Acting(StageSettings):
     )
     replan_beyond: float | None = option(None, "Distance beyond which to re-plan early", minimum=0)
     replan_after: int = option(8, "Minimum number of steps between two re-plans", minimum=1)
+
+    @classmethod
+    def of(cls, config: StageSettings, **changes: Any) -> Acting:
+        """Return what a stage's configuration says of how to act, with some settings changed."""
+        names = {item.name for item in fields(cls)} & vars(config).keys() - changes.keys()
+        return cls(**{name: getattr(config, name) for name in names}, **changes)
 
 
 @dataclass(frozen=True)

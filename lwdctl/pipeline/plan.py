@@ -143,11 +143,6 @@ class PlannedStage:
         """Its full configuration."""
         return to_mapping(self.step.config)
 
-    @property
-    def inputs(self) -> Mapping[str, str]:
-        """Artifact type that it reads to the id of the stage that makes it."""
-        return self.step.parents
-
 
 @checked_once()
 def plan_stages(run: RecipeRun) -> tuple[PlannedStage, ...]:

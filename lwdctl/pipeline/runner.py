@@ -325,12 +325,6 @@ def _unfinished(
     ]
 
 
-NUMBERS = (
-    "label", "policy", "latent", "task", "horizon", "perturbation", "train_seeds", "episodes",
-    "errors", "success", "score",
-)  # fmt: skip
-
-
 def sweep_rows(outcomes: Sequence[Outcome], root: Path, progress: Progress) -> list[dict[str, Any]]:
     """Return the results of a sweep's evaluations, over all tasks.
 

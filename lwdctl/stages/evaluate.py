@@ -216,19 +216,8 @@ class _Evaluation:
         return self._opened[key]
 
     def _acting(self, condition: PlannedCondition) -> Acting:
-        config = self.config
-        return Acting(
-            condition.horizon,
-            condition.latent or SAMPLED,
-            config.sampler,
-            config.num_inference_steps,
-            config.warm_start,
-            config.temporal_ensemble,
-            config.guidance,
-            config.inpainting,
-            config.replan_beyond,
-            config.replan_after,
-        )
+        latent = condition.latent or SAMPLED
+        return Acting.of(self.config, horizon=condition.horizon, latent=latent)
 
     @cached_property
     def _checked(self) -> _Checked:

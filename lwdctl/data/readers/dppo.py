@@ -30,8 +30,8 @@ class DppoFile(KeyedNpz):
     generic = False
     format = "dppo"
 
-    @staticmethod
-    def recognize(contents: Contents) -> str:
+    @classmethod
+    def recognize(cls, contents: Contents) -> str:
         """Return by what an npz file is recognized as DPPO's, or ""."""
         keys = (STATES, ACTIONS, LENGTHS)
         found = contents.container == "npz" and contents.has(*keys)

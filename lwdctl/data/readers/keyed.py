@@ -8,7 +8,6 @@ of Diffusion Policy and data sets of DPPO have default keys.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -69,7 +68,7 @@ class Piece:
     place: int
 
 
-class KeyedFile(ABC):
+class KeyedFile:
     """One file whose arrays the user names; a `FileReader`.
 
     Raises:
@@ -79,18 +78,24 @@ class KeyedFile(ABC):
 
     generic = True
     format: ClassVar[str]
+    opener: ClassVar[type[Hdf5Arrays | NpzFile | ZarrFile]]
+    """Opens a file, whose arrays may have so many bytes in all."""
 
     def __init__(self, path: Path, config: IngestConfig) -> None:
         self.path = path
         self.findings: list[Finding] = []
         check_no_subset(config, path, "a file with keys of its own")
-        self._file = self._open_file(config.max_bytes)
+        self._file: ArrayFile = self.opener(path, config.max_bytes)
         with closed_on_error(self._file):
             self._scan(config)
 
-    @abstractmethod
-    def _open_file(self, max_bytes: int) -> ArrayFile:
-        """Open the file, whose arrays may have `max_bytes` in all."""
+    @classmethod
+    def recognize(cls, contents: Contents) -> str:
+        """Return how many arrays of numbers a file of the format has, "" for another file."""
+        if contents.container != cls.format:
+            return ""
+        count = sum(item.is_numeric and bool(item.shape) for item in contents.arrays.values())
+        return f"{count} arrays of numbers" if count else ""
 
     def _defaults(self) -> Keys:
         """Return the keys of a known layout."""
@@ -455,14 +460,7 @@ class KeyedHdf5(KeyedFile):
     """An HDF5 file with keys of its own."""
 
     format = "hdf5"
-
-    @staticmethod
-    def recognize(contents: Contents) -> str:
-        """Return how many arrays of numbers an HDF5 file has, "" for another file."""
-        return _numbers_in(contents, "hdf5")
-
-    def _open_file(self, max_bytes: int) -> ArrayFile:
-        return Hdf5Arrays(self.path, max_bytes)
+    opener = Hdf5Arrays
 
 
 class KeyedZarr(KeyedFile):
@@ -472,16 +470,14 @@ class KeyedZarr(KeyedFile):
     """
 
     format = "zarr"
+    opener = ZarrFile
 
-    @staticmethod
-    def recognize(contents: Contents) -> str:
-        """Return how many arrays of numbers a zarr store has, "" for another file."""
+    @classmethod
+    def recognize(cls, contents: Contents) -> str:
+        """Return by what a zarr store is recognized, "" for another file."""
         if contents.container == "zarr" and contents.has("data/action", "meta/episode_ends"):
             return "data/action and meta/episode_ends of a replay buffer"
-        return _numbers_in(contents, "zarr")
-
-    def _open_file(self, max_bytes: int) -> ArrayFile:
-        return ZarrFile(self.path, max_bytes)
+        return super().recognize(contents)
 
     def _defaults(self) -> Keys:
         arrays = self._file.arrays
@@ -503,22 +499,7 @@ class KeyedNpz(KeyedFile):
     """An npz file with keys of its own."""
 
     format = "npz"
-
-    @staticmethod
-    def recognize(contents: Contents) -> str:
-        """Return how many arrays of numbers an npz file has, "" for another file."""
-        return _numbers_in(contents, "npz")
-
-    def _open_file(self, max_bytes: int) -> ArrayFile:
-        return NpzFile(self.path, max_bytes)
-
-
-def _numbers_in(contents: Contents, container: str) -> str:
-    """Return how many arrays of numbers a container has, "" for another one or none."""
-    if contents.container != container:
-        return ""
-    count = sum(item.is_numeric and bool(item.shape) for item in contents.arrays.values())
-    return f"{count} arrays of numbers" if count else ""
+    opener = NpzFile
 
 
 def _group_order(prefix: str) -> list[tuple[str, int, str]]:
