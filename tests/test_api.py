@@ -18,7 +18,7 @@ import pytest
 import torch
 
 import lwdctl
-from lwdctl.core.errors import ArtifactError, ConfigError, DataError, SimulatorError
+from lwdctl.core.errors import ArtifactError, ConfigError, DataError, NotFiniteError, SimulatorError
 from lwdctl.core.progress import SilentProgress
 from lwdctl.core.records import EnvSpec
 from lwdctl.envs.metaworld import MetaworldSimulator
@@ -265,6 +265,36 @@ def test_episodes_that_a_policy_fails_are_said_to_have_failed() -> None:
         "mine: 2 of 2 episodes ended because an action is not finite;"
         " they count as failures of the policy"
     )
+
+
+class _Refusing(_Constant):
+    """Refuses its second action, as an exported policy refuses one that is not finite."""
+
+    def reset(self) -> None:
+        self.acted = 0
+
+    def act(self, observation: object) -> np.ndarray:
+        self.acted += 1
+        if self.acted > 1:
+            raise NotFiniteError("the policy's action is not finite")
+        return super().act(observation)
+
+
+def test_an_action_that_a_policy_refuses_is_its_failure() -> None:
+    table = lwdctl.evaluate({"mine": _Refusing(0.0)}, env=_Broken(), episodes=2, max_steps=3)
+    for item in table.episodes["mine"]:
+        assert (item.steps, item.policy_failure) == (1, "an action is not finite")
+
+
+def test_results_of_two_protocols_are_not_compared() -> None:
+    tables = [
+        lwdctl.evaluate({name: _Constant(0.0)}, env=_Broken, episodes=2, max_steps=steps)
+        for name, steps in (("lwd", 3), ("mine", 3), ("other", 2))
+    ]
+    lwd, mine, other = (table.conditions for table in tables)
+    assert lwdctl.compare(lwdctl.ResultTable((*lwd, *mine))).tests
+    with pytest.raises(ArtifactError, match="differ in their step limit: 3 and 2"):
+        lwdctl.compare(lwdctl.ResultTable((*lwd, *other)))
 
 
 def test_a_policy_of_arrays_without_an_environment_needs_one() -> None:

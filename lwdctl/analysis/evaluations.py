@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +33,7 @@ SETTINGS = (
     "early_replans",
     "snippet_length",
 )
-"""What training seeds of one policy have in common."""
+"""What training seeds of one policy have in common in how they act."""
 SAMPLING_MODELS = ("diffusion", "baseline")
 """Artifact types of the models that act by themselves, whose training can be judged."""
 UNCHECKED = "unchecked"
@@ -70,20 +70,19 @@ class Run(ConditionResult):
         source: Reference of the evaluation that holds it, "" in memory.
         evaluation: Name of that evaluation, shared by its versions.
         store: Digests of the demonstrations whose initial states were restored, otherwise "".
-        max_steps: Step limit of the evaluation, None for the environment's own.
-        perturbation_probability: Probability of a perturbation per step.
         convergence: Verdict of the newest `lwdctl analyze convergence` on the model that acted
             (`"flat"`, `"still gains"`, `"undecided"`), `"unchecked"` where only other models
             were analyzed, and "" where none was or no model acts by itself.
+        trained: `type.setting` of everything that was trained or made for it, as text; empty where
+            that is not known.
     """
 
     label: str
     source: str = ""
     evaluation: str = ""
     store: str = ""
-    max_steps: int | None = None
-    perturbation_probability: float = 0.0
     convergence: str = ""
+    trained: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -242,16 +241,29 @@ def read_evaluation(artifact: Artifact, root: Path) -> list[Run]:
         "perturbation_probability": config.perturbation_probability,
     }
     verdicts = _verdicts(artifact, root)
+    made = {item.reference: item for item in lineage.trace([artifact], root)[0].values()}
     runs = []
     for file in records:
         where, hint = f"{artifact.path / file.path} is no record of episodes", _AGAIN
         record = parse_json(artifact.read(file), where, hint=hint, allow_nan=True)
         result = ConditionResult.from_json(typed(dict[str, Any], record, where, hint=hint), where)
         model = next(filter(None, map(result.models.get, SAMPLING_MODELS)), "")
-        runs.append(make_run(result, **details, convergence=verdicts.get(model, "")))
+        trained = _settings(result.models, made)
+        verdict = verdicts.get(model, "")
+        runs.append(make_run(result, **details, convergence=verdict, trained=trained))
     if not runs:
         raise ArtifactError(f"{artifact.reference} holds no episodes in {artifact.path}")
     return runs
+
+
+def _settings(models: Mapping[str, str], made: Mapping[str, Artifact]) -> dict[str, str]:
+    """Return `type.setting` to its value for models, given what there is by reference."""
+    return {
+        f"{kind}.{name}": str(value)
+        for kind, reference in models.items()
+        if reference in made
+        for name, value in lineage.settings_of(made[reference]).items()
+    }
 
 
 def _check_size(evaluations: Sequence[Artifact]) -> None:
@@ -289,8 +301,8 @@ def read_evaluations(evaluations: Sequence[Artifact], root: Path) -> list[Run]:
 def distinguish(runs: Sequence[Run]) -> list[Run]:
     """Give different policies different labels, and sort the runs.
 
-    Two runs of one label, horizon and perturbation belong to different policies where their
-    sampler, inference steps, warm start or snippet length differ, or where their training seed
+    Two runs of one label, horizon and perturbation belong to different policies where they act or
+    were trained with different settings, the training seed aside, or where their training seed
     agrees; the labels then say what differs.
 
     Raises:
@@ -490,8 +502,10 @@ def _content(run: Run) -> Any:
 def _relabel(group: Sequence[Run]) -> list[Run]:
     """Add to the labels what distinguishes runs of one condition."""
     used: list[str] = []
-    for name in (*SETTINGS, "evaluation", "source"):
-        alike = _alike(group, used, same_seed=name not in SETTINGS)
+    known = set.intersection(*(set(run.trained) for run in group))
+    trained = [name for name in group[0].trained if name in known]
+    for name in (*SETTINGS, *trained, "evaluation", "source"):
+        alike = _alike(group, used, same_seed=name in {"evaluation", "source"})
         if any(len({_describe(run, name) for run in runs}) > 1 for runs in alike):
             used.append(name)
     for runs in _alike(group, used, same_seed=True):
@@ -519,6 +533,8 @@ def _alike(group: Sequence[Run], used: Sequence[str], *, same_seed: bool) -> lis
 def _describe(run: Run, name: str) -> str:
     """Return in words what a run has for a setting, or which evaluation holds it."""
     row = run.overall
+    if name in run.trained:
+        return f"{name.replace('.', ' ').replace('_', ' ')} {run.trained[name]}"
     return {
         "sampler": row.sampler or "no sampler",
         "num_inference_steps": f"{row.num_inference_steps} denoising steps",

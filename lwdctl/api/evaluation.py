@@ -204,7 +204,14 @@ def evaluate(  # noqa: PLR0913 - the settings of an evaluation, by keyword only
             if isinstance(policy, LoadedPolicy) and policy.trained.has_known_cost
             else None,
         )
-        found.append(ConditionResult(tuple(rows), finished.episodes))
+        found.append(
+            ConditionResult(
+                tuple(rows),
+                finished.episodes,
+                max_steps=max_steps,
+                perturbation_probability=perturbation_probability,
+            )
+        )
     check_not_all_lost("any policy", [item for part in found for item in part.episodes])
     table = ResultTable(tuple(found))
     settings = {"policy": list(named), "episodes": episodes, "labels": list(labels), "seed": seed}

@@ -4,11 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.manifest import InputRef
 from lwdctl.artifacts.references import how_to_make, parse_reference, version_directory
 from lwdctl.core.errors import ArtifactError
+
+_DECIDE_NOTHING = frozenset(
+    {"seed", "device", "threads", "cuda_graphs", "cache", "snapshots", "paths", "max_bytes"}
+)
+
+
+def settings_of(artifact: Artifact) -> dict[str, Any]:
+    """Return the settings that say what an artifact is, but for seeds.
+
+    Two trainings that differ in their seed, or in where and how fast they ran, have the same ones.
+    """
+    config = artifact.manifest.config
+    return {name: value for name, value in config.items() if name not in _DECIDE_NOTHING}
 
 
 def input_ref(artifact: Artifact, root: Path) -> InputRef:

@@ -272,7 +272,17 @@ def _git_state(checkout: Path) -> dict[str, Any] | None:
     commit = _git(checkout, "rev-parse", "HEAD")
     changes = _git(checkout, "status", "--porcelain", "--", "lwdctl")
     # Where git gives no answer, nobody knows which code this is.
-    return {"commit": commit or "", "dirty": commit is None or changes != ""}
+    dirty = commit is None or changes != ""
+    code = {"code": _code_digest(checkout / "lwdctl")} if dirty else {}
+    return {"commit": commit or "", "dirty": dirty, **code}
+
+
+def _code_digest(package: Path) -> str:
+    """Return a SHA-256 of the package's modules, which no commit says of changed ones."""
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(f"{path.relative_to(package)}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 def _git(checkout: Path, *arguments: str) -> str | None:
@@ -342,6 +352,7 @@ _Count = Annotated[int, Meta(ge=0)]
 class _Git(TypedDict, total=False):
     commit: str
     dirty: bool
+    code: str
 
 
 class _Host(TypedDict, total=False):

@@ -42,6 +42,10 @@ class DataError(LwdctlError):
     """An input file that cannot be read as what it claims to be."""
 
 
+class NotFiniteError(DataError):
+    """An action is NaN or infinite."""
+
+
 class ArtifactError(LwdctlError):
     """A missing, damaged, ambiguous or mismatched artifact."""
 

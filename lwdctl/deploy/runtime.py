@@ -25,8 +25,8 @@ from lwdctl.artifacts.stored_files import stored_file
 from lwdctl.core.errors import (
     ArtifactError,
     ConfigError,
-    DataError,
     MissingExtraError,
+    NotFiniteError,
     first_line,
     install_extra,
 )
@@ -494,7 +494,7 @@ class ExportedPolicy:
             (action,), environment units, clipped to the action's limits.
 
         Raises:
-            DataError: The action is NaN or infinite; do not send it to a robot.
+            NotFiniteError: The action is NaN or infinite; do not send it to a robot.
         """
         if self.plan is None:
             raise ConfigError("the policy has no plan", "adopt one before the first step")
@@ -509,11 +509,11 @@ class ExportedPolicy:
             (action,), environment units, clipped to the action's limits.
 
         Raises:
-            DataError: The action is NaN or infinite; do not send it to a robot.
+            NotFiniteError: The action is NaN or infinite; do not send it to a robot.
         """
         action, self.unclipped = plan.act(self._recent, self.steps - plan.request.step)
         if not np.isfinite(self.unclipped).all():
-            raise DataError("the policy's action is not finite", "stop the robot")
+            raise NotFiniteError("the policy's action is not finite", "stop the robot")
         return action
 
 

@@ -226,7 +226,9 @@ class Environments:
         invalid = episode.not_finite(observation)
         if invalid:
             return self._end(index, f"the {invalid} is not finite")
-        return self._end(index) if episode.over else observation
+        if not episode.over:
+            return observation
+        return replace(self._end(index), last=episode.last)
 
     def _end(self, index: int, policy_failure: str = "") -> EpisodeResult:
         if index in self._recorders:
@@ -473,6 +475,12 @@ class _Episode:
         keys = (item.name for item in self._simulator.observations)
         row = np.concatenate([self._observation[key] for key in keys])
         return row.astype(np.float32, copy=False)
+
+    @property
+    def last(self) -> dict[str, FloatArray]:
+        """The newest observation by key, (obs,) each."""
+        keys = (item.name for item in self._simulator.observations)
+        return {key: np.array(self._observation[key], dtype=np.float32) for key in keys}
 
     def not_finite(self, observation: FloatArray) -> str:
         """Return what of the last step is not finite: `"reward"`, `"observation"` or ""."""

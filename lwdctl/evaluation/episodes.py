@@ -11,7 +11,7 @@ import numpy as np
 from msgspec import Meta
 
 from lwdctl.core.errors import ArtifactError, ConfigError, SimulatorError
-from lwdctl.core.records import EnvSpec
+from lwdctl.core.records import EnvSpec, FloatArray
 from lwdctl.core.seeding import EVALUATION_SEED_START, generator
 from lwdctl.core.untrusted import typed
 from lwdctl.envs.table import check_tasks
@@ -65,6 +65,8 @@ class EpisodeResult:
         policy_failure: Why the policy failed for good (non-finite action, unstable physics), or "".
             Such an episode counts as unsolved.
         attempts: 2 when the episode ran again after its simulator was lost.
+        last: Key to the observation (obs,) after the last step, which no policy has seen; None
+            where the episode did not end by itself. Not stored as JSON.
     """
 
     plan: EpisodePlan
@@ -78,6 +80,7 @@ class EpisodeResult:
     error: str = ""
     policy_failure: str = ""
     attempts: int = 1
+    last: Mapping[str, FloatArray] | None = field(default=None, compare=False, repr=False)
 
     @property
     def initial_state(self) -> tuple[str, str, int]:

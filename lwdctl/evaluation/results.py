@@ -230,11 +230,16 @@ class ConditionResult:
         rows: One result row per task, and the one for all tasks last.
         episodes: Every episode, in the order of its plans.
         models: Artifact type to reference of the models that acted.
+        max_steps: Step limit that the evaluation set, None for the environment's own. Like the next
+            one not part of the file, since the evaluation's configuration has it.
+        perturbation_probability: Probability of a perturbation per step.
     """
 
     rows: tuple[ResultRow, ...]
     episodes: tuple[EpisodeResult, ...]
     models: Mapping[str, str] = field(default_factory=dict)
+    max_steps: int | None = None
+    perturbation_probability: float = 0.0
 
     @property
     def overall(self) -> ResultRow:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.reduction import ForkingPickler
 
@@ -225,20 +225,18 @@ class Engine:
     def run(self, plans: Sequence[EpisodePlan], attempts: int = 1) -> list[EpisodeResult]:
         """Run one episode in each of some environments to its end."""
         batch = _Batch({plan.index % self._num_envs: plan for plan in plans})
-        begun = time.perf_counter()
-        acting, steps = 0.0, 0
         batch.take(self._environments.start(batch.plans, spread=attempts > 1))
         started = time.perf_counter()
         if batch.running:
             self._policy.reset([batch.plans.get(index) for index in range(self._num_envs)])
-            acting += time.perf_counter() - started
+            batch.acting += time.perf_counter() - started
         awaited: dict[int, Responses] = {}
         while batch.running:
             acted = False
             for numbers in self._groups(batch):
                 for number in numbers:
                     if number in awaited:
-                        self._keep(batch.take(awaited.pop(number)()), attempts)
+                        self._keep(batch, batch.take(awaited.pop(number)()), attempts)
                 parts = {number: batch.running_in(self._parts[number]) for number in numbers}
                 running = [index for part in parts.values() for index in part]
                 if not running:
@@ -246,30 +244,29 @@ class Engine:
                 before = time.perf_counter()
                 alone = len(numbers) == len(self._parts)
                 actions = self._act(batch, running, None if alone else 1)
-                acting += time.perf_counter() - before
+                batch.acting += time.perf_counter() - before
                 for number, part in parts.items():
                     if part:
                         awaited[number] = self._step(part, actions)
                 acted = True
             if acted:
-                steps += 1
-                self._report(steps)
-        total = time.perf_counter() - begun
-        results = self._results(batch, acting, total, attempts)
+                batch.steps += 1
+                self._report(batch.steps)
+        seconds, num_replans = self._spent(batch)
+        for name, value in seconds.items():
+            self.seconds[name] += value
+        results = batch.results(batch.plans, num_replans, seconds, attempts)
         if self._journal:  # once more, with their fractions of the wall time
             self._journal.write(results, self._environments.description.score)
         return results
 
-    def _keep(self, ended: Mapping[int, EpisodeResult], attempts: int) -> None:
+    def _keep(self, batch: _Batch, ended: Iterable[int], attempts: int) -> None:
         """Write episodes that have ended to the journal: their batch may take long."""
-        if not ended or self._journal is None:
-            return
-        replans = self._policy.cost().num_replans
-        results = [
-            replace(item, num_replans=int(replans[index]), attempts=attempts)
-            for index, item in ended.items()
-        ]
-        self._journal.write(results, self._environments.description.score)
+        ended = list(ended)
+        if ended and self._journal is not None:
+            seconds, num_replans = self._spent(batch)
+            results = batch.results(ended, num_replans, seconds, attempts)
+            self._journal.write(results, self._environments.description.score)
 
     def _groups(self, batch: _Batch) -> Sequence[Sequence[int]]:
         """Return the numbers of all parts, grouped by the calls of the policy."""
@@ -330,28 +327,32 @@ class Engine:
             }
         )
 
-    def _results(
-        self, batch: _Batch, acting: float, total: float, attempts: int
-    ) -> list[EpisodeResult]:
+    def _spent(self, batch: _Batch) -> tuple[dict[str, float], npt.NDArray[np.int64]]:
+        """Return a batch's wall time so far by part, and the re-plans of every environment."""
+        total = time.perf_counter() - batch.begun
         num_replans: npt.NDArray[np.int64] = np.zeros(self._num_envs, dtype=np.int64)
         spent: Mapping[str, float] = {}
-        if acting:
+        if batch.acting:
             cost = self._policy.cost()
             num_replans, spent = cost.num_replans, cost.seconds
         denoiser, decoding = spent.get("denoiser", 0.0), spent.get("decoding", 0.0)
-        rest = max(0.0, acting - denoiser - decoding)
-        parts = (max(0.0, total - acting), denoiser, decoding, rest, total)
-        seconds = dict(zip(PARTS, parts, strict=True))
-        for part, value in seconds.items():
-            self.seconds[part] += value
-        return batch.results(num_replans, seconds, attempts)
+        rest = max(0.0, batch.acting - denoiser - decoding)
+        parts = (max(0.0, total - batch.acting), denoiser, decoding, rest, total)
+        return dict(zip(PARTS, parts, strict=True)), num_replans
 
 
 class _Batch:
-    """The episodes of one batch by environment index: which run, and how the others ended."""
+    """The episodes of one batch by environment index: which run, and how the others ended.
+
+    Attributes:
+        begun: When it began.
+        acting: Seconds that the policy has taken.
+        steps: Steps so far.
+    """
 
     def __init__(self, plans: Mapping[int, EpisodePlan]) -> None:
         self.plans = plans
+        self.begun, self.acting, self.steps = time.perf_counter(), 0.0, 0
         self.running: dict[int, FloatArray] = {}
         self._ended: dict[int, EpisodeResult] = {}
 
@@ -372,18 +373,22 @@ class _Batch:
         return [index for index in part if index in self.running]
 
     def results(
-        self, num_replans: npt.NDArray[np.int64], seconds: Mapping[str, float], attempts: int
+        self,
+        wanted: Iterable[int],
+        num_replans: npt.NDArray[np.int64],
+        seconds: Mapping[str, float],
+        attempts: int,
     ) -> list[EpisodeResult]:
-        """Return the results; each episode has a fraction of the wall time by its steps."""
-        steps = sum(item.steps for item in self._ended.values())
+        """Return the results of ended episodes; each has its part of the wall time by its steps."""
+        steps = sum(item.steps for item in self._ended.values()) + self.steps * len(self.running)
         results = []
-        for index, plan in self.plans.items():
+        for index in wanted:
             ended = self._ended[index]
             fraction = ended.steps / steps if steps else 1 / len(self.plans)
             results.append(
                 replace(
                     ended,
-                    plan=plan,
+                    plan=self.plans[index],
                     num_replans=int(num_replans[index]),
                     seconds={part: fraction * value for part, value in seconds.items()},
                     attempts=attempts,

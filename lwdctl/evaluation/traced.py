@@ -50,8 +50,8 @@ class TracedEpisodes:
 class TracingPolicy:
     """Acts as another policy does and keeps the observations of every episode.
 
-    The engine shows a policy every observation but the last: to record the outcomes of `n`
-    actions, an episode runs for `n + 1` steps.
+    The engine shows a policy every observation but the last. To record the outcomes of `n` actions,
+    an episode runs for `n + 1` steps; what an earlier end showed, its result holds.
 
     Args:
         policy: The policy that acts.
@@ -190,10 +190,14 @@ def trace(
         timeout=config.timeout,
         progress=progress,
     )
-    observations = [
-        None if one.error else tracing.observations(one.plan.index)[: steps + 1]
-        for one in result.episodes
-    ]
+
+    def observed(one: EpisodeResult) -> FloatArray | None:
+        seen = tracing.observations(one.plan.index)
+        if one.error or one.last is None or len(seen) > steps:
+            return None if one.error else seen[: steps + 1]
+        return np.concatenate([seen, np.concatenate([one.last[key] for key in keys])[None]])
+
+    observations = [observed(one) for one in result.episodes]
     return TracedEpisodes(observations, result.episodes, result.score)
 
 

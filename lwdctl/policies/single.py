@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lwdctl.core.errors import ConfigError
+from lwdctl.core.errors import ConfigError, NotFiniteError
 from lwdctl.core.records import FloatArray
 from lwdctl.policies.policy import EpisodePlan, Policy, PolicyCost
 
@@ -81,8 +81,13 @@ class SingleRobotPolicies:
         return PolicyCost(replans, {}, replans)
 
     def _action(self, policy: Policy, seen: Mapping[str, FloatArray]) -> FloatArray:
-        """Return one policy's action (action,), after checking it."""
-        returned: Any = policy.act(seen)
+        """Return one policy's action (action,), after checking it; NaN where it refuses one."""
+        try:
+            returned: Any = policy.act(seen)
+        except NotFiniteError:
+            if not self._size:
+                raise
+            returned = np.full(self._size, np.nan)
         if returned is None:
             wrong = "None"
         else:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from lwdctl.artifacts.artifact import Artifact, checked_once
+from lwdctl.artifacts.lineage import settings_of
 from lwdctl.configs import LINEAGE, EvalConfig, Horizon, LatentName, lineage_read
 from lwdctl.core.errors import ArtifactError, ConfigError
 from lwdctl.methods import method_facts
@@ -297,15 +298,12 @@ def _is_of(model: Artifact, policy: str) -> bool:
 
 
 def _alike(found: Models, other: Models) -> bool:
-    """Tell whether two models were made with the same settings, seeds and devices aside.
+    """Tell whether two models were made with the same settings.
 
     A setting that one of them does not know yet counts as the same.
     """
-    return all(
-        one.manifest.config[name] == two.manifest.config[name]
-        for one, two in ((found[kind], other[kind]) for kind in found if kind in other)
-        for name in set(one.manifest.config) & set(two.manifest.config) - {"seed", "device"}
-    )
+    pairs = [(settings_of(found[k]), settings_of(other[k])) for k in found.keys() & other.keys()]
+    return all(one[name] == two[name] for one, two in pairs for name in one.keys() & two.keys())
 
 
 def _has_seed(found: Models, seed: int | None) -> bool:

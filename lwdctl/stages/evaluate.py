@@ -441,13 +441,17 @@ class _Evaluation:
         )
 
     def _source_returns(self, episodes: Sequence[EpisodeResult]) -> dict[int, float]:
-        """Return the recorded return of every demonstration whose initial state was restored."""
+        """Return the recorded return of every demonstration whose initial state was restored.
+
+        It is that of the steps that an episode here may have.
+        """
         if not self.data.has_rewards:
             return {}
         table, returns = self.data.episodes, {}
+        limit = self.config.max_steps or self.data.spec.env.max_steps
         for index in {item.plan.demonstration for item in episodes} - {-1}:
-            start = int(table.start[index])
-            rewards = self.data.read("reward", start, start + int(table.length[index]))
+            start, length = int(table.start[index]), int(table.length[index])
+            rewards = self.data.read("reward", start, start + min(length, limit or length))
             returns[index] = float(rewards.sum(dtype="float64"))
         return returns
 

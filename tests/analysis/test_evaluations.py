@@ -111,6 +111,27 @@ def test_another_setting_is_no_other_training_seed(other, workspace):
     assert len(group_runs(runs)) == len({run.label for run in runs}) == 2
 
 
+def trained(workspace, name, seed, **config):
+    """Publish a baseline, and an evaluation of it under the same name."""
+    settings = {"updates": 9, "seed": seed, "threads": seed + 1, **config}
+    with workspace.begin("baseline", name, config=settings, inputs=()) as draft:
+        (draft.path / "file").write_text("x")
+        model = draft.publish({}, seed=seed)
+    made = record("dp", solved("110"), train_seed=seed) | {"models": {"baseline": model.reference}}
+    return publish(workspace, name, [made], inputs=[model])
+
+
+def test_another_training_is_no_other_training_seed(workspace):
+    first, second = trained(workspace, "a", 0), trained(workspace, "b", 1)
+    other = trained(workspace, "c", 2, updates=2)
+    (group,) = group_runs(read(workspace, first, second))
+    assert (group.one.label, group.train_seeds) == ("dp", (0, 1))
+    groups = group_runs(read(workspace, first, second, other))
+    assert {item.one.label: item.train_seeds for item in groups} == {
+        "dp (baseline updates 9)": (0, 1), "dp (baseline updates 2)": (2,),
+    }  # fmt: skip
+
+
 def test_labels_of_one_state_are_one_state(workspace):
     episodes = [
         {**episode(index, label == "good", 1.0), "label": label}

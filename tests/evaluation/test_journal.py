@@ -109,3 +109,13 @@ def test_lost_episodes_are_not_kept(run, plans_of):
     again = run(plans)
     assert again[0] == whole[0]
     assert again[2] == [1] * 6  # both attempts of that episode alone
+
+
+def test_an_episode_that_ended_before_its_batch_was_interrupted_has_its_time(
+    run, plans_of, tmp_path
+):
+    with pytest.raises(KeyboardInterrupt):
+        run(plans_of("walk", "short", "walk", "short"), stop_after=5)
+    kept = lines(tmp_path / "kept")[1:]
+    assert [line["episode"]["index"] for line in kept] == [1, 3]
+    assert all(line["seconds"]["total"] > 0 for line in kept)

@@ -1,14 +1,18 @@
 """Replayed actions, given latents, and a policy that keeps what it observes."""
 
 import numpy as np
+import pytest
 import torch
 
+from lwdctl.configs import RolloutConfig
+from lwdctl.core.progress import SilentProgress
 from lwdctl.evaluation.traced import (
     GivenLatents,
     RecordedActions,
     TracedEpisodes,
     TracingPolicy,
     pad,
+    trace,
 )
 from lwdctl.policies.latent_source import ReplanRequest
 from lwdctl.policies.policy import EpisodePlan
@@ -60,3 +64,14 @@ def test_a_trajectory_that_ended_is_padded_with_its_last_state():
     found = TracedEpisodes([states, None], []).padded(5)
     np.testing.assert_array_equal(found[0], padded)
     assert np.isnan(found[1]).all()
+
+
+@pytest.mark.parametrize("steps", [2, 3, 4, 8])
+def test_the_observation_after_the_last_step_is_kept(env, feedback_policy, plans_of, steps):
+    """`short` ends by itself after 3 steps, `walk` does not."""
+    plans, config = plans_of("walk", "short"), RolloutConfig(num_envs=2, workers=0)
+    policy = feedback_policy(2)
+    found = trace(policy, env, ("clock",), plans, steps, config, SilentProgress())
+    walked, ended = found.padded(steps)[..., 0].tolist()
+    assert walked == list(range(steps + 1))
+    assert ended == [min(step, 3) for step in range(steps + 1)]

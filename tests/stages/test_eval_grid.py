@@ -289,6 +289,9 @@ def test_labels_are_run_one_after_the_other(workspace: Workspace) -> None:
     restored = [item for item in cells_of(both, "lwd-oracle") if item["label"] == "fast"]
     assert rows["fast"]["source_return"] in {30 * (a + b) / 2 for a in (1, 3, 5) for b in (1, 3, 5)}
     assert len({item["demonstration"] for item in restored}) == 2
+    short = do("eval", workspace, {**values, "latent": ["oracle"], "max_steps": 10}, name="short")
+    fast = everything(short)[0]["by_label"]["fast"]
+    assert fast["source_return"] == rows["fast"]["source_return"] / 3  # of the steps that may run
     with pytest.raises(ConfigError, match="'medium' is no label"):
         do("eval", workspace, {**values, "label": ["medium"]})
 
