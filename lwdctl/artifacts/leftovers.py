@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import stat
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from lwdctl.artifacts.files import matching
+from lwdctl.artifacts.locks import unless_worked_in
 from lwdctl.artifacts.manifest import MANIFEST_NAME, Manifest
 from lwdctl.artifacts.references import MAKERS
 from lwdctl.artifacts.run_in_progress import (
@@ -24,6 +27,7 @@ from lwdctl.core.errors import ArtifactError
 
 PULLS = ".pulls"
 """Folder of a workspace in which `lwdctl pull` keeps what it has downloaded."""
+EMPTY = "is empty"
 SETTLED_SECONDS = 60.0
 """Age from which a directory without a record counts as left behind, not as just begun."""
 
@@ -44,7 +48,12 @@ class Leftover:
 
     def remove(self) -> bool:
         """Remove the directory unless a process may work on it; return whether it is gone."""
-        with unused(self.path) as is_free:
+        if self.reason == EMPTY:  # whatever was begun in it meanwhile stays
+            with contextlib.suppress(OSError):
+                self.path.rmdir()
+                self.path.parent.rmdir()
+            return not self.path.exists()
+        with _unused(self.path) as is_free:
             if is_free:
                 remove_run(self.path)
         return not self.path.exists()
@@ -65,13 +74,27 @@ def leftovers(root: Path, *, resumable: bool = False) -> list[Leftover]:
         if reason:
             found.append((path, reason))
     if resumable:
-        found += [(path, "can be resumed") for path in matching(root, "*", "*", f"{PARTS}*")]
+        parts = matching(root, "*", "*", f"{PARTS}*")
+        found += [(path, "can be resumed") for path in parts if _is_free(path)]
         found += [(path, "can be pulled to its end") for path in matching(root, PULLS, "*@*")]
     # Of our own types only: the root may be any directory, by mistake.
     names = [path for kind in MAKERS for path in matching(root, kind, "*")]
     empty = (path for path in names if path.is_dir() and not path.is_symlink())
-    found += [(path, "is empty") for path in empty if not matching(path, "*")]
+    found += [(path, EMPTY) for path in empty if not matching(path, "*")]
     return [Leftover(path, reason, _bytes_of(path)) for path, reason in sorted(found)]
+
+
+def _unused(path: Path) -> AbstractContextManager[bool]:
+    """Keep other processes from a directory; yields whether it is sure that none works on it."""
+    return unless_worked_in(path) if path.name.startswith(PARTS) else unused(path)
+
+
+def _is_free(path: Path) -> bool:
+    try:
+        with _unused(path) as is_free:
+            return is_free
+    except FileNotFoundError:  # gone meanwhile
+        return False
 
 
 def _why_left(record: RunRecord, *, resumable: bool) -> str:

@@ -7,13 +7,14 @@ import fcntl
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from lwdctl.core.processes import process_exists
 
+_IN_USE = ".in-use"
 _WITHOUT_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
 
 
@@ -76,12 +77,40 @@ def claimed(path: Path, *, wait: bool = False, without_locks: bool = True) -> It
     Yields:
         Whether this process has it.
     """
-    # Not through a link, and without waiting for the other end of a pipe.
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    with open(os.open(path, flags, 0o666), "r+b", buffering=0) as file:  # noqa: PTH123 - of a descriptor
+    with _lock_file_at(path) as file:
         try:
             has_locks = lock_file(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             yield False
         else:
             yield has_locks or without_locks
+
+
+@contextmanager
+def working_in(folder: Path) -> Iterator[None]:
+    """Make a directory where it is missing, and keep `unless_worked_in` from it in the block.
+
+    Several processes may work in one directory at the same time.
+    """
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            file = _lock_file_at(folder / _IN_USE)
+        except FileNotFoundError:  # it was just removed
+            continue
+        with file:
+            lock_file(file, fcntl.LOCK_SH)
+            if (folder / _IN_USE).exists():
+                yield
+                return
+
+
+def unless_worked_in(folder: Path) -> AbstractContextManager[bool]:
+    """Claim a directory, which exists; yields whether it is sure that no process works in it."""
+    return claimed(folder / _IN_USE, without_locks=False)
+
+
+def _lock_file_at(path: Path) -> IO[bytes]:
+    """Open a file to lock, not through a link, and without waiting for the end of a pipe."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    return open(os.open(path, flags, 0o666), "r+b", buffering=0)  # noqa: PTH123 - of a descriptor

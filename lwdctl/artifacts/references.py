@@ -22,7 +22,9 @@ MAKERS = {
 """Artifact type to the command that makes one."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
-_REFERENCE = re.compile(r"(?:(?P<type>[^/:]+)/)?(?P<name>[^/:]+)(?::(?:v(?P<version>\d+)|latest))?")
+_REFERENCE = re.compile(
+    r"(?:(?P<type>[^/:]+)/)?(?P<name>[^/:]+)(?::(?:v(?P<version>0*[1-9]\d*)|latest))?"
+)
 _VERSION_DIRECTORY = re.compile(r"v(\d{4,})")
 
 

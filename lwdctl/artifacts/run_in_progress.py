@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import secrets
+import shlex
 import shutil
 import stat
 from collections.abc import Iterator, Mapping
@@ -323,26 +324,39 @@ def _resume(root: Path, wanted: RunRecord, version: int) -> RunInProgress:
     if not same:
         raise ArtifactError(
             f"the unfinished {records[-1].path} differs in {_difference(records[-1], wanted)}",
-            f"leave out {RESUME} to begin a new one, or {_how_to_go_on(records[-1])}",
+            f"leave out {RESUME} to begin a new one, or {_how_to_go_on(records[-1], wanted)}",
         )
     # One with a checkpoint before one that was begun later and has none.
-    chosen = max(same, key=lambda item: (item.resumable, item.started))
-    lock = try_lock(chosen.path)
-    if lock is None and not _has_locks(chosen.path):
-        chosen = replace(chosen, owner=wanted.owner)
-        lock = _take_over(chosen)
-    if lock is None:
+    same.sort(key=lambda item: (item.resumable, item.started), reverse=True)
+    for chosen in same:
+        lock = try_lock(chosen.path)
+        if lock is not None:
+            return RunInProgress(chosen, lock, resumed=True, version=version)
+    chosen = same[0]
+    if _has_locks(chosen.path):
         raise ArtifactError(f"another process works on {chosen.path}", "wait for it to end")
-    return RunInProgress(chosen, lock, resumed=True, version=version)
+    chosen = replace(chosen, owner=wanted.owner)
+    return RunInProgress(chosen, _take_over(chosen), resumed=True, version=version)
 
 
-def _how_to_go_on(record: RunRecord) -> str:
-    """Return what resumes a run, with the command that began it where that was a command line."""
+def _how_to_go_on(record: RunRecord, wanted: RunRecord) -> str:
+    """Return what resumes a run, with the command that began it where that was a command line.
+
+    Where other inputs would be taken now, it names those of the run.
+    """
     program, _, arguments = record.command.partition(" ")
     if program != "lwdctl":
         return "give the same settings and inputs"
-    resumes = arguments.startswith("run ")  # as recipes do by themselves
-    return f"resume this one: {record.command}" + ("" if resumes else " --resume")
+    if arguments.startswith("run "):  # recipes resume by themselves
+        return f"resume this one: {record.command}"
+    known = {item.digest for item in wanted.inputs}
+    given = shlex.split(arguments)
+    inputs = [
+        f" --{item.type} {shlex.quote(item.reference.removeprefix(f'{item.type}/'))}"
+        for item in record.inputs
+        if item.digest not in known and f"--{item.type}" not in given
+    ]
+    return f"resume this one: {record.command}{''.join(inputs)} --resume"
 
 
 def unfinished_runs(root: Path, artifact_type: str = "*", name: str = "*") -> list[RunRecord]:

@@ -224,7 +224,7 @@ class Workspace:
         folder = self.root / artifact_type / wanted.name
         found = _open_version(folder / version_directory(wanted.version or versions[-1]))
         roots = lineage.root_names(found, self.root)
-        if run and run != found.name and run not in roots:
+        if run and run not in roots and run not in self._names(found):
             raise ArtifactError(
                 f"{found.reference} does not belong to the run '{run}'",
                 f"it descends from {', '.join(sorted(roots))}",
@@ -250,7 +250,7 @@ class Workspace:
                 )
         for item in candidates:
             roots = lineage.root_names(item, self.root, known)
-            if not run or run == item.name or run in roots:
+            if not run or run in roots or run in self._names(item):
                 families.setdefault(roots, []).append(item)
         if not families:
             names = {item.name for item in candidates}.union(*known.values())
@@ -269,6 +269,10 @@ class Workspace:
         if version_of(last.name) > newest.version:
             _open_version(last)
         return newest
+
+    def _names(self, artifact: Artifact) -> set[str]:
+        """Return the names of an artifact and of what it derives from, as far as it is there."""
+        return {item.name for item in lineage.trace([artifact], self.root)[0].values()}
 
     def _type_of(self, artifact_type: str, wanted: Reference) -> str:
         if artifact_type and wanted.type and artifact_type != wanted.type:

@@ -64,10 +64,11 @@ def report(error: BaseException, arguments: list[str]) -> int:
         arguments: The command line after `lwdctl`.
     """
     if isinstance(error, KeyboardInterrupt | Terminated):
-        number = error.number if isinstance(error, Terminated) else signal.SIGINT
+        ended = error if isinstance(error, Terminated) else Terminated(signal.SIGINT)
         if leads():
-            _print_error(SIGNALS[signal.Signals(number)], _how_to_resume(arguments))
-        return 128 + number
+            hint = _how_to_resume(_from_stage(arguments, ended.go_on_from))
+            _print_error(SIGNALS[signal.Signals(ended.number)], hint)
+        return 128 + ended.number
     if isinstance(error, OutputError) and error.reader_is_gone:
         return error.exit_code  # as a program ends that does not catch SIGPIPE
     if isinstance(error, LwdctlError):
@@ -107,6 +108,15 @@ def _is_unusable(error: OSError) -> bool:
 def command_line(arguments: list[str]) -> str:
     """Return the command line as it can be pasted."""
     return " ".join(_quote(item) for item in ("lwdctl", *arguments))
+
+
+def _from_stage(arguments: list[str], stage: str) -> list[str]:
+    """Return a command line that runs again from another stage, "" for the same one."""
+    if not stage:
+        return arguments
+    pairs = zip(["", *arguments], arguments, strict=False)
+    changed = [stage if before == "--from" else item for before, item in pairs]
+    return [f"--from={stage}" if item.startswith("--from=") else item for item in changed]
 
 
 def hint_after_two_signals(arguments: list[str]) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+import signal
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,6 +33,7 @@ from lwdctl.cli.output import (
     reserved_stdout,
     where_texts,
 )
+from lwdctl.cli.signals import Terminated
 from lwdctl.core.config import to_mapping
 from lwdctl.core.errors import LwdctlError
 from lwdctl.core.progress import Progress
@@ -39,6 +41,7 @@ from lwdctl.pipeline.expected import Comparison
 from lwdctl.pipeline.local import StageServer, parse_jobs, run_recipe
 from lwdctl.pipeline.plan import RecipeRun, run_only, run_only_part
 from lwdctl.pipeline.recipe import Recipe, read_recipe
+from lwdctl.pipeline.records import DONE
 from lwdctl.pipeline.runner import Outcome, compare_all, preview, sweep_rows
 from lwdctl.pipeline.slurm_job import patience
 
@@ -132,7 +135,7 @@ def command(  # noqa: PLR0913, PLR0917 - the options of the command line
         run_only_part(run, only, only_part, shared.progress, patience=patience())
         return
     else:
-        with reserved_stdout():
+        with reserved_stdout(), _said_what_is_left(run):
             outcomes = _run(run, only, cluster, shared.progress, server)
     compared = () if dry_run or smoke or detach else compare_all(recipe.expected, outcomes)
     swept = [] if dry_run or detach else sweep_rows(outcomes, run.workspace.root, shared.progress)
@@ -147,6 +150,17 @@ def command(  # noqa: PLR0913, PLR0917 - the options of the command line
             f"{len(missed)} of {len(compared)} expected numbers were missed",
             f"see the table above; protocol and sources are in {recipe.path}",
         )
+
+
+@contextlib.contextmanager
+def _said_what_is_left(run: RecipeRun) -> Iterator[None]:
+    """Say on an interruption with which stage the same run goes on, where it began with one."""
+    try:
+        yield
+    except (KeyboardInterrupt, Terminated) as error:
+        finished = [step.id for step in run.steps if run.files.read(step.id).state == DONE]
+        number = error.number if isinstance(error, Terminated) else signal.SIGINT
+        raise Terminated(number, run.after(finished).start) from error
 
 
 def _preview(run: RecipeRun, only: str) -> list[Outcome]:

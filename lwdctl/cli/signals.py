@@ -45,11 +45,14 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Terminated(BaseException):
-    """A signal other than SIGINT arrived; raised so that unfinished runs are cleaned up."""
+    """A signal other than SIGINT arrived; raised so that unfinished runs are cleaned up.
 
-    def __init__(self, number: int) -> None:
+    `run` also raises it after SIGINT, with the stage with which `run --from` goes on, or "".
+    """
+
+    def __init__(self, number: int, go_on_from: str = "") -> None:
         super().__init__(number)
-        self.number = number
+        self.number, self.go_on_from = number, go_on_from
 
 
 class Signals:

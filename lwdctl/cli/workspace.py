@@ -72,7 +72,8 @@ def list_command(
     if rows:
         print_table(["artifact", "method", "finished (UTC)", "size", "derived from"], rows)
     elif workspace.root.is_dir():
-        print_text(f"{workspace.root} is empty")
+        nothing = f"there is no {artifact_type} in {workspace.root}"
+        print_text(nothing if artifact_type else f"{workspace.root} is empty")
     else:
         _say_missing(shared)
     if summary["leftovers"]:

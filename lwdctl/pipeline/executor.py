@@ -230,7 +230,8 @@ class _Stages:
             return
         failed = "; ".join(f"{identity} ({error})" for identity, error in self._failed.items())
         skipped = f"; not run, as they depend on these: {', '.join(self._skipped)}"
-        words = ["lwdctl", *self._run.arguments(*self._executor.options)]
+        run = self._run.after(self.outcomes)
+        words = ["lwdctl", *run.arguments(*self._executor.options)]
         raise LwdctlError(
             f"{len(self._failed)} of {len(self._stages)} stages failed: {failed}"
             + (skipped if self._skipped else ""),

@@ -10,6 +10,9 @@ from lwdctl.core.config import from_mapping, option
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.suggest import did_you_mean
 
+_ROUNDING = 1e-9
+"""0.7 + 0.1 is less than 0.8 in floating point."""
+
 
 @dataclass(frozen=True)
 class _Numbers:
@@ -61,7 +64,7 @@ class Comparison:
     @property
     def met(self) -> bool:
         """Whether the measured value lies in the expected range."""
-        low, high = self.expectation.low, self.expectation.high
+        low, high = self.expectation.low - _ROUNDING, self.expectation.high + _ROUNDING
         return self.measured is not None and low <= self.measured <= high
 
 

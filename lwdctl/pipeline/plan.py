@@ -7,7 +7,7 @@ command `PlannedStage.arguments`: it finds its inputs by what the recipe says.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -98,6 +98,11 @@ class RecipeRun:
             hint = did_you_mean(stage, list(steps))
             raise ConfigError(f"{self.recipe.path.name} has no stage '{stage}'", hint)
         return steps[stage]
+
+    def after(self, finished: Collection[str]) -> RecipeRun:
+        """Return the run that goes on after some finished stages, which do not run again."""
+        left = (step.id for step in self.steps if step.forced and step.id not in finished)
+        return replace(self, start=next(left, ""))
 
     def arguments(self, *extra: str) -> list[str]:
         """Return the arguments of `lwdctl` that run it, with more options of `lwdctl run`."""

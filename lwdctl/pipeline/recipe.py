@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from lwdctl.artifacts.references import check_name, sanitize_name
 from lwdctl.core.config import from_mapping, option, parse_assignments
-from lwdctl.core.errors import ConfigError
+from lwdctl.core.errors import ArtifactError, ConfigError
 from lwdctl.core.plain_text import encodable, plain_text
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.core.untrusted import read_toml
@@ -51,7 +52,7 @@ class RecipeStage:
             id, then those of `[smoke.ID]`.
         base: Id of the table that it was expanded from by a sweep, or "".
         combination: Label to value of the axes of the sweep that it depends on.
-        swept: Those of its own settings that are swept.
+        swept: Those of its own settings that are swept, to the name of the axis.
     """
 
     id: str
@@ -62,7 +63,7 @@ class RecipeStage:
     smoke: Mapping[str, Any]
     base: str = ""
     combination: Combination = field(default_factory=dict)
-    swept: frozenset[str] = frozenset()
+    swept: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,9 @@ def read_recipe(path: Path, sweep: Sequence[str] = ()) -> Recipe:
     tables = _load(path)
     _check_sections(path, tables)
     header = from_mapping(Header, tables.get("recipe", {}), f"{path.name} [recipe]")
-    name = header.name or encodable(path.stem)
+    name = _checked_name(
+        header.name or sanitize_name(encodable(path.stem)), f"{path.name} [recipe]"
+    )
     stages = _read_stages(path, tables, name)
     where = f"{path.name} [sweep]"
     axes = read_axes(_table(tables.get("sweep", {}), where), sweep, stages, where)
@@ -316,11 +319,19 @@ def _read_stage(
     return RecipeStage(
         id=identity,
         command=earlier[like].command if like else own.get("uses", identity.replace("_", "-")),
-        name=own.get("name", name),
+        name=_checked_name(own.get("name", name), where),
         needs=tuple(needs),
         settings={**earlier[like].settings, **settings} if like else settings,
         smoke=earlier[like].smoke if like else {},
     )
+
+
+def _checked_name(name: str, where: str) -> str:
+    try:
+        check_name(name)
+    except ArtifactError as error:
+        raise ConfigError(f"{where}: name: {error.message}", error.hint) from error
+    return name
 
 
 def _check_needs(stage: RecipeStage, earlier: list[str], where: str) -> None:
@@ -367,10 +378,10 @@ def _configure(
     if smoke:
         values.update(toy)
     changed = parse_assignments(stage.config, assignments)
-    for key in entry.swept & set(changed):
+    for key in entry.swept.keys() & changed.keys():
         raise ConfigError(
             f"'{key}' of stage '{entry.base}' is swept and cannot be set to one value",
-            f"--sweep {entry.base}.{key}={changed[key]}",
+            f"--sweep {entry.swept[key]}={changed[key]}",
         )
     values.update(changed)
     return from_mapping(stage.config, values, where)

@@ -14,7 +14,7 @@ from lwdctl.artifacts.manifest import InputRef, plain
 from lwdctl.artifacts.run_in_progress import RunRecord
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.config import to_mapping
-from lwdctl.core.errors import DataError, LwdctlError
+from lwdctl.core.errors import ArtifactError, DataError, LwdctlError
 from lwdctl.core.progress import Progress, SilentProgress
 from lwdctl.core.registry import is_import_path
 from lwdctl.data.reader import paths_of
@@ -267,9 +267,20 @@ def _finished(step: Step, inputs: Mapping[str, Artifact], context: StageContext)
             _derives_from(manifest.inputs, step, inputs, context)
             and not _sources_changed(step, manifest.summary)
             and not _lost_episodes(manifest.summary)
+            and _is_whole(artifact, context.progress)
         ):
             return artifact
     return None
+
+
+def _is_whole(artifact: Artifact, progress: Progress) -> bool:
+    """Tell whether the files of an artifact are there; one that is damaged is made again."""
+    try:
+        artifact.check_quickly()
+    except ArtifactError as error:
+        progress.message(f"{artifact.reference} is passed over: {error.message}")
+        return False
+    return True
 
 
 def _derives_from(

@@ -37,12 +37,14 @@ class Axis:
     """One setting and its values.
 
     Attributes:
+        name: What it is called in the recipe (`"seeds"`, `"train-vae.snippet_length"`).
         label: What names it in ids and tables (`"snippet_length"`).
         key: The setting.
         stages: Ids of the stages that it sets.
         values: Its values.
     """
 
+    name: str
     label: str
     key: str
     stages: frozenset[str]
@@ -80,9 +82,18 @@ def read_axes(
         parts = listed.split(",")
         parsed = [parse_assignments(config, [f"{key}={part}"])[key] for part in parts]
         found[name] = key, targets, _checked(name, key, parsed, targets, stages, "--sweep")
+    for (one, (key, targets, _)), (other, (key2, targets2, _)) in itertools.combinations(
+        found.items(), 2
+    ):
+        if key == key2 and targets & targets2:
+            raise ConfigError(
+                f"the sweep sets '{key}' of stage '{min(targets & targets2)}' twice: by '{one}' and"
+                f" by '{other}'",
+                f"leave one of them out, or give '{one}' other values: --sweep {one}=VALUE,VALUE",
+            )
     keys = [key for key, _, _ in found.values()]
     return tuple(
-        Axis(key if keys.count(key) == 1 else name, key, targets, values)
+        Axis(name, key if keys.count(key) == 1 else name, key, targets, values)
         for name, (key, targets, values) in found.items()
     )
 
@@ -169,7 +180,7 @@ def _expanded(
         smoke=_without(stage.smoke, swept),
         base=stage.id,
         combination=combination,
-        swept=frozenset(swept),
+        swept={axis.key: axis.name for axis in own},
     )
 
 

@@ -15,7 +15,7 @@ import torch
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.described import open_or_describe
 from lwdctl.artifacts.files import write_durably
-from lwdctl.artifacts.locks import claimed
+from lwdctl.artifacts.locks import claimed, working_in
 from lwdctl.artifacts.manifest import software
 from lwdctl.artifacts.run_in_progress import CHECKPOINTS, RunInProgress
 from lwdctl.artifacts.snippets import SnippetStore
@@ -141,10 +141,10 @@ def run_part(
     _check_environment(config, data, context)
     evaluation.check()
     folder = parts_folder(context.workspace, name, config, models)
-    folder.mkdir(parents=True, exist_ok=True)
     index, count = part
-    for condition in conditions[index::count]:
-        evaluation.measure(condition, folder, folder)
+    with working_in(folder):
+        for condition in conditions[index::count]:
+            evaluation.measure(condition, folder, folder)
 
 
 def _open_data(config: EvalConfig, snippets: Artifact) -> SnippetStore:

@@ -6,7 +6,8 @@ import time
 import pytest
 
 from lwdctl.artifacts import leftovers as module
-from lwdctl.artifacts.run_in_progress import PREFIX, RECORD_NAME, REMOVED
+from lwdctl.artifacts.locks import working_in
+from lwdctl.artifacts.run_in_progress import PARTS, PREFIX, RECORD_NAME, REMOVED
 
 CONFIG = {"updates": 5}
 
@@ -95,6 +96,24 @@ def test_a_refused_run_leaves_no_empty_directory(workspace):
 def test_a_directory_that_an_older_version_left_empty_is_one(workspace):
     (workspace.root / "snippets" / "lift").mkdir(parents=True)
     assert reasons(workspace) == {"lift": "is empty"}
+    (item,) = workspace.leftovers()
+    with workspace.begin("snippets", "lift", config={}) as run:
+        assert not item.remove()  # something was begun in it meanwhile
+        assert run.path.exists()
+    (workspace.root / "snippets" / "lift").mkdir(parents=True)
+    assert item.remove()
+    assert not (workspace.root / "snippets").exists()
+
+
+def test_records_of_parts_that_are_being_measured_are_none(workspace):
+    folder = workspace.root / "evaluation" / "lift" / f"{PARTS}1"
+    with working_in(folder), working_in(folder):
+        assert not workspace.leftovers(resumable=True)
+    (item,) = workspace.leftovers(resumable=True)
+    with working_in(folder):
+        assert not item.remove()
+    assert item.remove()
+    assert not folder.exists()
 
 
 @pytest.mark.slow

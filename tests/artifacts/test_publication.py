@@ -246,6 +246,20 @@ def test_resuming_names_the_settings_and_inputs_that_differ(workspace, make):
         workspace.begin("vae", "lift", config={"rate": 0.1, "seed": 0}, inputs=[other], resume=True)
 
 
+def test_the_hint_names_the_inputs_of_the_run_where_others_would_be_taken(workspace, make):
+    data, other = make("snippets", "lift"), make("snippets", "lift", content="other")
+    for command in ("lwdctl train-vae --seed 0", "lwdctl train-vae --seed 0 --snippets lift:v1"):
+        with (
+            recording(command=command),
+            workspace.begin("vae", "lift", config={}, inputs=[data]) as draft,
+        ):
+            draft.keep = True
+        with pytest.raises(ArtifactError, match="its inputs") as caught:
+            workspace.begin("vae", "lift", config={}, inputs=[other], resume=True)
+        again = "lwdctl train-vae --seed 0 --snippets lift:v1 --resume"
+        assert caught.value.hint.endswith(f"resume this one: {again}")
+
+
 @pytest.mark.parametrize(
     ("command", "again"),
     [("lwdctl train-vae --seed 0", "lwdctl train-vae --seed 0 --resume"),
@@ -269,6 +283,17 @@ def test_the_newest_matching_run_in_progress_is_resumed(workspace):
         paths.append(draft.path)
     with workspace.begin("vae", "lift", config={"rate": 1}, resume=True) as draft:
         assert draft.path == paths[2]
+
+
+def test_a_run_that_nobody_works_on_is_resumed_beside_one_at_work(workspace):
+    with workspace.begin("vae", "lift", config={}) as free:
+        (free.checkpoints / "last").write_text("state")
+    with workspace.begin("vae", "lift", config={}) as at_work:
+        (at_work.checkpoints / "last").write_text("state")
+        with workspace.begin("vae", "lift", config={}, resume=True) as draft:
+            assert draft.path == free.path
+            with pytest.raises(ArtifactError, match="another process works on"):
+                workspace.begin("vae", "lift", config={}, resume=True)
 
 
 def test_a_link_in_the_payload_is_refused(workspace):

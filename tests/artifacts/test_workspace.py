@@ -47,6 +47,9 @@ def test_references_of_every_form(workspace, make):
     for reference, artifact in wanted.items():
         assert workspace.resolve("vae", reference) == artifact
         assert workspace.resolve("", reference) == artifact
+    for reference in ("lift:v0", "vae/lift:v000"):
+        with pytest.raises(ArtifactError, match="neither an artifact directory nor a reference"):
+            workspace.resolve("vae", reference)
 
 
 def test_a_relative_path_is_found(workspace, make, monkeypatch):
@@ -137,6 +140,7 @@ def test_run_follows_the_root_through_other_names(workspace, make):
     make("diffusion", "small", make("vae", "narrow", can))
     assert workspace.resolve("diffusion", run="lift") == wanted
     assert workspace.resolve("diffusion", run="big") == wanted
+    assert workspace.resolve("diffusion", run="wide") == wanted  # between the two
     with pytest.raises(ArtifactError, match="belongs to the run 'lfit'") as caught:
         workspace.resolve("diffusion", run="lfit")
     assert "lift" in caught.value.hint

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from dataclasses import replace
 
 import pytest
 
@@ -132,6 +133,15 @@ def test_a_failed_stage_stops_what_depends_on_it_alone(make_run):
     whole = make_run("runs")
     states = [item.state for item in run_with(Here(), whole, SilentProgress())]
     assert states == ["up to date", "ran", "up to date", "ran", "up to date"]
+
+
+def test_a_failed_run_from_a_stage_says_from_where_to_go_on(make_run):
+    run_with(Here(), make_run("runs"), SilentProgress())
+    run = replace(make_run("runs", "grow.fail=early"), start="sow")
+    with pytest.raises(LwdctlError) as caught:
+        run_with(Here(), run, SilentProgress())
+    assert "--from grow " in f"{caught.value.hint} "
+    assert "--from sow" not in caught.value.hint
 
 
 def test_a_process_that_dies_is_told_by_its_executor(make_run):

@@ -28,6 +28,8 @@ def expect(**table):
         ({"value": 0.75, "tolerance": 0.06}, True),
         ({"value": 0.75, "tolerance": 0.04}, False),
         ({"value": 0.7}, True),
+        ({"value": 0.6, "tolerance": 0.1}, True),  # 0.6 + 0.1 < 0.7
+        ({"value": 0.9, "tolerance": 0.2}, True),
     ],
 )
 def test_bounds(bounds, met):

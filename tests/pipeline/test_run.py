@@ -154,6 +154,34 @@ def test_an_interrupted_stage_is_resumed(recipe, capfd, workspace_path):
     assert not list(workspace_path.glob("plant/year/.partial-*"))
 
 
+@pytest.mark.parametrize("option", ["--from sow", "--from=sow"])
+def test_an_interruption_of_a_run_from_a_stage_says_from_where_to_go_on(recipe, capfd, option):
+    run(capfd, recipe)
+    words = ["run", str(recipe), *option.split(), "--json", "-q", "--set", "grow.fail=checkpoint"]
+    assert main(words) == 130
+    again = capfd.readouterr().err.strip().rpartition("continue with: lwdctl ")[2].split()
+    assert again == [word.replace("sow", "grow") for word in words]
+    assert states(run(capfd, *again[1:])) == ["up to date", "ran", "ran"]
+
+
+def test_what_is_damaged_is_made_again(recipe, capfd, workspace_path):
+    run(capfd, recipe)
+    next(workspace_path.glob("plant/year/v0001/*")).unlink()
+    assert main(["run", str(recipe), "--json"]) == 0
+    out, err = capfd.readouterr()
+    assert states(json.loads(out)) == ["up to date", "ran", "ran"]
+    assert "plant/year:v1 is passed over" in err
+
+
+def test_a_name_that_no_artifact_can_have_is_found_before_anything_runs(recipe, capfd, tmp_path):
+    named = tmp_path / "a year!.toml"
+    named.write_text(RECIPE)
+    assert run(capfd, named, "--dry-run")["summary"]["recipe"] == "a_year_"
+    recipe.write_text(RECIPE.replace("[stage.grow]", '[stage.grow]\nname = "a b"'))
+    assert main(["run", str(recipe), "--dry-run"]) == 1
+    assert "year.toml [stage.grow]: name: 'a b' cannot name an" in capfd.readouterr().err
+
+
 def test_missing_files_of_a_recipe_are_named_with_the_option_that_sets_them(
     tmp_path, workspace_path, capfd
 ):

@@ -192,6 +192,15 @@ def test_what_cannot_be_swept(toy, old, new, message):
         read_recipe(toy)
 
 
+def test_two_axes_that_set_one_thing_are_refused(models):
+    for stage in ("train-vae", "mlp"):
+        with pytest.raises(ConfigError, match=f"sets 'seed' of stage '{stage}' twice: by 'seeds'"):
+            read_recipe(models, [f"{stage}.seed=5,6"])
+    with pytest.raises(ConfigError, match="'seed' of stage 'train-vae' is swept") as caught:
+        make_plan(read_recipe(models), assignments=["train-vae.seed=7"])
+    assert caught.value.hint == "--sweep seeds=7"
+
+
 @pytest.mark.parametrize("text", ["grow.days", "grow.days=x", "grow.dayz=1", "=1", "grow.days="])
 def test_a_sweep_option_that_says_nothing(toy, text):
     with pytest.raises(ConfigError):
