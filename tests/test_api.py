@@ -286,6 +286,14 @@ def test_an_action_that_a_policy_refuses_is_its_failure() -> None:
         assert (item.steps, item.policy_failure) == (1, "an action is not finite")
 
 
+def test_one_task_and_one_label_are_not_taken_letter_by_letter() -> None:
+    table = lwdctl.evaluate(
+        {"mine": _Constant(0.0)}, env=_Broken, tasks="push", labels="slow", episodes=1, max_steps=1
+    )
+    (episode,) = table.episodes["mine"]
+    assert (episode.plan.task, episode.plan.label) == ("push", "slow")
+
+
 def test_results_of_two_protocols_are_not_compared() -> None:
     tables = [
         lwdctl.evaluate({name: _Constant(0.0)}, env=_Broken, episodes=2, max_steps=steps)

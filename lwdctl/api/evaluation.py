@@ -114,8 +114,8 @@ def evaluate(  # noqa: PLR0913 - the settings of an evaluation, by keyword only
     env: str | Environment | None = None,
     *,
     episodes: int = 50,
-    tasks: Sequence[str] = (),
-    labels: Sequence[str] = (),
+    tasks: str | Sequence[str] = (),
+    labels: str | Sequence[str] = (),
     seed: int = EVALUATION_SEED_START,
     max_steps: int | None = None,
     perturbation: float = 0.0,
@@ -137,11 +137,11 @@ def evaluate(  # noqa: PLR0913 - the settings of an evaluation, by keyword only
             that returns one or a simulator. None takes the environment of the first trained
             policy's data.
         episodes: Episodes per task, and per label where labels are named.
-        tasks: Tasks to run; () takes all that `env` names. A factory and a `gymnasium.Env` name
-            none: then it is the one of the trained policies' data, else `""`. Perturbations and
-            the noise of latents depend on the name, so that results of several calls are
-            comparable where it is the same.
-        labels: Behavior labels to run one after the other.
+        tasks: Tasks to run, one or several; () takes all that `env` names. A factory and a
+            `gymnasium.Env` name none: then it is the one of the trained policies' data, else `""`.
+            Perturbations and the noise of latents depend on the name, so that results of several
+            calls are comparable where it is the same.
+        labels: Behavior labels to run one after the other, one or several.
         seed: First evaluation seed; every policy meets the same ones.
         max_steps: Steps per episode; None takes the environment's limit.
         perturbation: Magnitude of random perturbations, in the environment's unit.
@@ -168,6 +168,7 @@ def evaluate(  # noqa: PLR0913 - the settings of an evaluation, by keyword only
     if episodes < 1:
         raise ConfigError(f"the number of episodes must be at least 1, not {episodes}")
     named = dict(policies) if isinstance(policies, Mapping) else {"policy": policies}
+    tasks, labels = ((item,) if isinstance(item, str) else item for item in (tasks, labels))
     with trusting(trust):
         place, spec = _environment(env, named, tasks)
     plans = plan_episodes(spec, episodes, seed, tasks, labels)

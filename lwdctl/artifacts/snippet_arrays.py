@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -83,6 +83,25 @@ def check_key(name: str) -> None:
             " in a snippet store",
             f"rename it with --rename: at most {MOST_KEY} bytes between slashes, no '..'",
         )
+
+
+def check_paths(paths: Collection[str]) -> None:
+    """Check that no array of a store would lie in another one, as observations' names can ask for.
+
+    Args:
+        paths: Paths of all arrays (`arrays_of`).
+
+    Raises:
+        DataError: One would (`observation/arm/q` where there is `observation/arm`).
+    """
+    for path in paths:
+        for place, letter in enumerate(path):
+            if letter == "/" and path[:place] in paths:
+                raise DataError(
+                    f"the names of the observations make '{path[:place]}' an array of the snippet"
+                    f" store that holds another array, '{path}'",
+                    "rename an observation, without the slash (--rename OLD=NEW)",
+                )
 
 
 def check_counts(where: str, episodes: int, characters: int) -> None:

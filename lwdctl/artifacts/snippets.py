@@ -25,6 +25,7 @@ from lwdctl.artifacts.snippet_arrays import (
     arrays_of,
     check_counts,
     check_key,
+    check_paths,
     component_slices,
 )
 from lwdctl.artifacts.snippet_episodes import (
@@ -127,13 +128,14 @@ class SnippetWriter:
         self._spec, self.env = spec, spec.env
         for item in spec.observations:
             check_key(item.name)
+        self._declared = arrays_of(spec)
+        check_paths(self._declared)
         self.group = create_group(path)
         self._chunks = ChunkWriter(self.group)
         self._columns: dict[str, Column] = {}
         self._sizes = {item.name: item.size for item in spec.observations}
         self._slices = component_slices(self._sizes, spec.action)
         self._pending: list[_EpisodeRow] = []
-        self._declared = arrays_of(spec)
         for name, column in self._declared.items():
             if not column.optional:
                 self._add(name)

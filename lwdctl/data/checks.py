@@ -19,7 +19,7 @@ from lwdctl.artifacts.references import MAKERS
 from lwdctl.artifacts.snippet_arrays import RESERVED_KEYS
 from lwdctl.core.errors import DataError
 from lwdctl.core.plain_text import plain_text
-from lwdctl.core.records import FloatArray, ObservationSpec
+from lwdctl.core.records import Finding, FloatArray, ObservationSpec
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.data.formats import READERS
 
@@ -34,12 +34,19 @@ MOST_NEIGHBORS = 2000
 """Files beside a missing path whose names are compared with it."""
 
 
+SMALLEST_STEP = 1e-6
+"""Smaller changes per step are taken for the noise of a simulator or sensor at rest."""
+
+
 class NonFiniteError(DataError):
     """An episode holds NaN or infinity; `--on-nan drop` leaves such episodes out."""
 
 
 def finite_rows(
-    values: npt.NDArray[Any], where: str | Callable[[], str], first_row: int = 0
+    values: npt.NDArray[Any],
+    where: str | Callable[[], str],
+    first_row: int = 0,
+    findings: list[Finding] | None = None,
 ) -> FloatArray:
     """Return `values` (time, size) as float32 after checking that every value is finite.
 
@@ -47,6 +54,7 @@ def finite_rows(
         values: Numbers, one row per time step.
         where: File and key, or what returns them, for the error message.
         first_row: Row of the source at which `values` begins.
+        findings: Gets a warning, once per key, where float32 rounds away how the values change.
 
     Raises:
         NonFiniteError: A value is NaN, infinite, or too large for float32.
@@ -63,7 +71,52 @@ def finite_rows(
             f"{place}, row {first_row + row}: value is {worst}",
             "--on-nan drop leaves such episodes out",
         )
+    if findings is not None and not np.can_cast(values.dtype, np.float32):
+        _note_rounding(values, rows, where, findings)
     return rows
+
+
+def _note_rounding(
+    values: npt.NDArray[Any],
+    rows: FloatArray,
+    where: str | Callable[[], str],
+    findings: list[Finding],
+) -> None:
+    """Add a warning where components change by less per step than float32 can tell apart."""
+    if len(rows) < 2 or not rows.size:
+        return
+    rows = rows.reshape(len(rows), -1)
+    largest = np.abs(rows).max(axis=0)
+    spacing = np.spacing(largest).astype(np.float64)
+    if 2 * spacing.max() < SMALLEST_STEP:
+        return
+    numbers = values.reshape(len(rows), -1)
+    steps = np.abs(np.diff(numbers.astype(np.float64), axis=0))
+    usual = steps.sum(axis=0) / np.maximum(np.count_nonzero(steps, axis=0), 1)
+    doubtful = np.flatnonzero((usual >= SMALLEST_STEP) & (usual < 2 * spacing))
+    distinct = {
+        index: (len(np.unique(numbers[:, index])), len(np.unique(rows[:, index])))
+        for index in doubtful.tolist()
+    }
+    lost = {index: counts for index, counts in distinct.items() if counts[1] < counts[0]}
+    if not lost:
+        return
+    place = where if isinstance(where, str) else where()
+    group, _, name = place.rpartition("/")  # episodes are groups that differ in their number
+    key = f"{re.sub('[0-9]+', '', group)}/{name}"
+    if any(item.check == "rounded" and item.values["key"] == key for item in findings):
+        return
+    worst = min(lost, key=lambda index: lost[index][1] / lost[index][0])
+    before, after = lost[worst]
+    message = (
+        f"float32, in which steps are stored, is too coarse for {len(lost)} of {rows.shape[1]}"
+        f" components: component {worst} reaches {largest[worst]:.7g}, where float32 has steps of"
+        f" {spacing[worst]:.3g}, but changes by {usual[worst]:.3g} per row; of {before} distinct"
+        f" values {after} remain"
+    )
+    hint = "subtract an offset in the source (for example its first value), or leave the array out"
+    found = {"key": key, "components": list(lost), "distinct": before, "remaining": after}
+    findings.append(Finding("rounded", "warning", message, place, hint, found))
 
 
 def check_rows(found: int, expected: int, where: str, reference: str, hint: str = "") -> None:

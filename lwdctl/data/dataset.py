@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -12,11 +13,12 @@ import numpy.typing as npt
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.artifacts.workspace import Workspace
-from lwdctl.core.errors import DataError, MissingExtraError
+from lwdctl.core.errors import DataError, MissingExtraError, first_line
 from lwdctl.core.records import (
     ActionSpec,
     EnvSpec,
     Episode,
+    Finding,
     FloatArray,
     ObservationSpec,
     SourceSpec,
@@ -24,6 +26,7 @@ from lwdctl.core.records import (
 from lwdctl.core.simulator_facts import OBSERVATION
 from lwdctl.data.checks import NUMBER_KINDS, NonFiniteError, check_components, finite_rows
 from lwdctl.data.ingest import assign_splits
+from lwdctl.data.quality.action_test import OutsideLimits
 from lwdctl.data.reader import EpisodeOutline
 
 if TYPE_CHECKING:
@@ -70,8 +73,8 @@ class Dataset(Sequence[Episode]):
                 `seed`, see `store_from_arrays`.
 
         Raises:
-            DataError: The arrays do not fit each other, or hold NaN or infinity; or a task or label
-                is no string.
+            DataError: The arrays do not fit each other, hold NaN or infinity, or actions outside
+                the limits; or a task or label is no string.
         """
         return cls(store_from_arrays(observations, actions, **settings))
 
@@ -145,15 +148,23 @@ def store_from_arrays(
         tasks: Task of each episode, or of all of them.
         labels: Behavior label of each episode, or of all of them.
         env: Environment, as `"ADAPTER/NAME"` (`"pusht/push_t"`) or its specification.
-        action: What the actions mean; by default absolute targets in unknown units, limited to
-            the range of the data.
+        action: What the actions mean; by default absolute targets in unknown units. Without limits
+            it gets the recorded range with a margin.
         validation_fraction: Fraction of the episodes of every task and label to hold out.
         seed: Seed of that split.
 
+    Warns:
+        UserWarning: float32, in which steps are stored, rounds away how values change.
+
     Raises:
-        DataError: The numbers of episodes, rows or components differ, a task or label is no string,
-            or a value is not finite.
+        DataError: The numbers of episodes, rows or components differ, the keys of the observations
+            do, a task or label is no string, a value is not finite, or an action is outside the
+            limits.
     """
+    _check_sequence("observations", observations)
+    _check_sequence("actions", actions)
+    if rewards is not None:
+        _check_sequence("rewards", rewards)
     count = len(actions)
     task_of, label_of = _names("tasks", tasks, count), _names("labels", labels, count)
     reward_of = [None] * count if rewards is None else list(rewards)
@@ -163,36 +174,80 @@ def store_from_arrays(
             raise DataError(f"{name}: has {len(values)} entries for {count} episodes of actions")
     if not count:
         raise DataError("actions: holds no episodes")
+    findings: list[Finding] = []
+    recorded = [
+        _episode(
+            f"episode {index}", observations[index], actions[index], reward_of[index], findings
+        )
+        for index in range(count)
+    ]
+    for item in findings:
+        warnings.warn(f"{item.where}: {item.message}; {item.hint}", stacklevel=3)
     outlines = [
-        EpisodeOutline(f"episode {index}", len(np.asarray(actions[index])), task, label)
-        for index, (task, label) in enumerate(zip(task_of, label_of, strict=True))
+        EpisodeOutline(episode.source, episode.length, task, label)
+        for episode, task, label in zip(recorded, task_of, label_of, strict=True)
     ]
     splits = assign_splits(outlines, validation_fraction, seed)
     episodes = [
-        replace(
-            _episode(outline.source, observations[index], actions[index], reward_of[index]),
-            task=outline.task,
-            label=outline.label,
-            split=split,
-        )
-        for index, (outline, split) in enumerate(zip(outlines, splits, strict=True))
+        replace(episode, task=outline.task, label=outline.label, split=split)
+        for episode, outline, split in zip(recorded, outlines, splits, strict=True)
     ]
     if isinstance(env, str):
         adapter, _, name = env.partition("/")
         known = tuple(dict.fromkeys(filter(None, task_of))) or ((name,) if name else ())
         env = EnvSpec(adapter, known, {}, max(episode.length for episode in episodes))
+    first = episodes[0].observations
     for episode in episodes:
         found, expected = episode.actions.shape[1], episodes[0].actions.shape[1]
         check_components(found, expected, f"{episode.source}: actions")
-    first = episodes[0].observations
+        if episode.observations.keys() != first.keys():
+            raise DataError(
+                f"{episode.source}: observations: has the keys {', '.join(episode.observations)},"
+                f" expected those of {episodes[0].source}: {', '.join(first)}"
+            )
+    action = action or ActionSpec(
+        episodes[0].actions.shape[1], "absolute", "unknown", (), (), limits=""
+    )
+    _check_limits(action, episodes)
     spec = SourceSpec(
         observations=tuple(ObservationSpec(key, rows.shape[1]) for key, rows in first.items()),
-        action=action or _action_spec([episode.actions for episode in episodes]),
+        action=action,
         env=env,
         labels=tuple(sorted(set(filter(None, label_of)))),
         source_format="arrays",
     )
     return SnippetStore.in_memory(episodes, spec)
+
+
+def _check_sequence(argument: str, values: object) -> None:
+    """Check that an argument has one entry per episode."""
+    if isinstance(values, Mapping):
+        hint = f"[dict(zip({argument}, item)) for item in zip(*{argument}.values())]"
+        raise DataError(
+            f"{argument}: is a mapping, expected a sequence with one entry per episode",
+            f"{hint}, where each value has one array per episode" if values else "",
+        )
+    if isinstance(values, str) or not hasattr(values, "__len__"):
+        raise DataError(
+            f"{argument}: is of type {type(values).__name__}, expected a sequence with one entry"
+            " per episode"
+        )
+
+
+def _check_limits(action: ActionSpec, episodes: Sequence[Episode]) -> None:
+    """Check that the recorded actions have the described size, and are within the limits."""
+    size = episodes[0].actions.shape[1]
+    if action.size != size:
+        raise DataError(f"action: describes {action.size} components, but actions have {size}")
+    outside = OutsideLimits(action.low, action.high, "action=ActionSpec(...)")
+    for episode in episodes:
+        outside.add(episode.source, np.asarray(episode.actions))
+    if outside.count:
+        raise DataError(
+            f"actions: {outside.describe()}",
+            "clip them with np.clip(array, action.low, action.high), or pass"
+            " action=action.unlimited() to take the recorded range as the limits",
+        )
 
 
 def _names(argument: str, values: Sequence[str] | str, count: int) -> list[str]:
@@ -216,15 +271,24 @@ def _episode(
     observations: npt.ArrayLike | Mapping[str, npt.ArrayLike],
     actions: npt.ArrayLike,
     rewards: npt.ArrayLike | None,
+    findings: list[Finding],
 ) -> Episode:
     """Return one episode; an additional last observation becomes the final one."""
     if not isinstance(observations, Mapping):
         observations = {OBSERVATION: observations}
-    taken = _rows(actions, f"{source}: actions")
+    if not observations:
+        raise DataError(f"{source}: observations: has no keys")
+    for key in observations:
+        if not isinstance(key, str):
+            raise DataError(f"{source}: observations: the key {key!r} is not a string")
+    taken = _rows(actions, f"{source}: actions", findings)
     steps = len(taken)
     if not steps:
         raise DataError(f"{source}: actions: has no rows")
-    rows = {key: _rows(values, f"{source}: {key}") for key, values in observations.items()}
+    rows = {
+        str(key): _rows(values, f"{source}: {key}", findings)
+        for key, values in observations.items()
+    }
     for key, values in rows.items():
         if len(values) not in (steps, steps + 1):
             raise DataError(
@@ -235,25 +299,31 @@ def _episode(
         source=source,
         observations={key: values[:steps] for key, values in rows.items()},
         actions=taken,
-        rewards=None if rewards is None else np.asarray(rewards, np.float32),
+        rewards=(
+            None if rewards is None else _array(rewards, f"{source}: rewards").astype(np.float32)
+        ),
         final_observation={key: values[-1] for key, values in rows.items()} if has_final else None,
     )
 
 
-def _rows(values: npt.ArrayLike, where: str) -> FloatArray:
-    """Return an array (time, size) as finite float32."""
-    array = np.asarray(values)
-    if array.ndim != 2 or array.dtype.kind not in NUMBER_KINDS:
-        raise DataError(f"{where}: has shape {array.shape} of {array.dtype}, expected (time, size)")
+def _array(values: npt.ArrayLike, where: str) -> npt.NDArray[Any]:
+    """Return an array of numbers of any shape."""
     try:
-        return finite_rows(array, where)
+        array = np.asarray(values)
+    except (TypeError, ValueError) as error:  # ragged lists, tensors on a device
+        raise DataError(f"{where}: is no array ({first_line(error)})") from None
+    if array.dtype.kind not in NUMBER_KINDS:
+        raise DataError(f"{where}: holds {array.dtype}, not numbers")
+    return array
+
+
+def _rows(values: npt.ArrayLike, where: str, findings: list[Finding]) -> FloatArray:
+    """Return an array (time, size) as finite float32."""
+    array = _array(values, where)
+    if array.ndim != 2:
+        raise DataError(f"{where}: has shape {array.shape}, expected (time, size)")
+    try:
+        return finite_rows(array, where, findings=findings)
     except NonFiniteError as error:  # its hint is an option of `lwdctl ingest`
         hint = "leave such episodes out: keep those where np.isfinite(array).all()"
         raise DataError(error.message, hint) from error
-
-
-def _action_spec(actions: Sequence[FloatArray]) -> ActionSpec:
-    """Describe absolute targets in unknown units, limited to the range of the data."""
-    rows = np.concatenate(actions)
-    low, high = rows.min(axis=0).tolist(), rows.max(axis=0).tolist()
-    return ActionSpec(rows.shape[1], "absolute", "unknown", tuple(low), tuple(high))

@@ -301,8 +301,7 @@ class MergedReader:
         with ExitStack() as opened:
             self.readers: list[FileReader] = []
             for path in paths:
-                with _damage_as_data_error(path):
-                    reader = make(path, config)
+                reader = _made(make, path, config)
                 opened.callback(reader.close)
                 self.readers.append(reader)
             spec, self._names = _renamed(_merge_specs(self.readers), config.rename)
@@ -386,6 +385,19 @@ def _damage_as_data_error(path: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:
         raise DataError(f"{path}: is damaged ({error})") from error
+
+
+def _made(
+    make: Callable[[Path, IngestConfig], FileReader], path: Path, config: IngestConfig
+) -> FileReader:
+    """Open a file; rows that its structure needs are those of no episode that can be left out."""
+    from lwdctl.data.checks import NonFiniteError  # with numpy, which `--help` does not need
+
+    try:
+        with _damage_as_data_error(path):
+            return make(path, config)
+    except NonFiniteError as error:
+        raise DataError(error.message) from error
 
 
 def _weights(config: IngestConfig, count: int) -> tuple[float, ...]:

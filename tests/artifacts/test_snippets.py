@@ -9,7 +9,7 @@ import pytest
 from lwdctl.artifacts.snippets import SnippetStore, SnippetWriter
 from lwdctl.artifacts.zarr_columns import EPISODE_CHUNK, STEP_CHUNK
 from lwdctl.core.errors import ArtifactError, DataError
-from lwdctl.core.records import Episode, SourceSpec
+from lwdctl.core.records import Episode, ObservationSpec, SourceSpec
 
 
 def write(path, spec: SourceSpec, episodes: list[Episode]) -> SnippetStore:
@@ -212,6 +212,15 @@ def test_an_episode_that_does_not_fit_is_refused_by_name(tmp_path, spec, episode
     writer.append(episode(2, 1))
     assert writer.close()["steps"] == 5
     assert SnippetStore.open(tmp_path / "snippets.zarr").episodes.length.tolist() == [3, 2]
+
+
+@pytest.mark.parametrize("names", [("arm", "arm/q"), ("arm/q", "arm"), ("action/mean", "arm")])
+def test_names_that_lie_in_each_other_are_refused_before_anything_is_written(tmp_path, spec, names):
+    observations = tuple(ObservationSpec(name, 1) for name in names)
+    with pytest.raises(DataError, match="an array of the snippet store that holds") as caught:
+        SnippetWriter(tmp_path / "a.zarr", replace(spec, observations=observations))
+    assert "--rename" in caught.value.hint
+    assert not (tmp_path / "a.zarr").exists()
 
 
 def test_no_episode_at_all_is_refused(tmp_path, spec):

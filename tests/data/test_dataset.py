@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lwdctl.core.errors import DataError
+from lwdctl.core.records import LIMIT_MARGIN, ActionSpec
 from lwdctl.data.batches import SnippetBatches
 from lwdctl.data.dataset import store_from_arrays
 from lwdctl.data.windows import WindowRule
@@ -23,10 +24,11 @@ def test_arrays_become_a_store_that_training_draws_from():
     assert store.episodes.length.tolist() == list(LENGTHS)
     assert store.episodes.split.sum() == 1
     np.testing.assert_array_equal(store.read("action", 5, 12), ACTIONS[1].astype(np.float32))
-    low, high = store.spec.action.low, store.spec.action.high
-    assert np.allclose(
-        [low, high], [np.min(np.concatenate(ACTIONS), 0), np.max(np.concatenate(ACTIONS), 0)]
-    )
+    action, taken = store.spec.action, np.concatenate(ACTIONS)
+    low, high = taken.min(axis=0), taken.max(axis=0)
+    margin = LIMIT_MARGIN * (high - low)
+    np.testing.assert_allclose([action.low, action.high], [low - margin, high + margin], rtol=1e-5)
+    assert action.limits == "data"
     assert store.spec.env.max_steps == max(LENGTHS)
     batches = SnippetBatches(store, ("observation",), WindowRule(4), split="train", seed=0)
     batch = batches.batch(0, 8)
@@ -60,6 +62,22 @@ def test_keys_tasks_labels_and_the_last_observation():
         ([], [], "holds no episodes"),
         ([OBSERVATIONS[0][:3]], ACTIONS[:1], "episode 0: observation: has 3 rows, expected 5 or 6"),
         ([OBSERVATIONS[0][:, 0]], ACTIONS[:1], r"has shape \(5,\)"),
+        ([1, 2], [1, 2], r"episode 0: actions: has shape \(\), expected \(time, size\)"),
+        ([[[1.0], [2.0, 3.0]]], ACTIONS[:1], "episode 0: observation: is no array"),
+        ([[["a"]]], [[[0.0]]], "episode 0: observation: holds <U1, not numbers"),
+        ([{}], ACTIONS[:1], "episode 0: observations: has no keys"),
+        ([{0: OBSERVATIONS[0]}], ACTIONS[:1], "episode 0: observations: the key 0 is not a string"),
+        (None, ACTIONS, "observations: is of type NoneType, expected a sequence"),
+        (
+            [{"p": OBSERVATIONS[0]}, {"p": OBSERVATIONS[1], "q": OBSERVATIONS[1]}],
+            ACTIONS[:2],
+            "episode 1: observations: has the keys p, q, expected those of episode 0: p",
+        ),
+        (
+            [{"arm": OBSERVATIONS[0], "arm/q": OBSERVATIONS[0]}],
+            ACTIONS[:1],
+            "make 'observation/arm' an array of the snippet store that holds another array",
+        ),
         ([OBSERVATIONS[0] * np.nan], ACTIONS[:1], "episode 0: observation, row 0: value is nan"),
         ([OBSERVATIONS[0], OBSERVATIONS[1][:, :2]], ACTIONS[:2], "episode 1: observation"),
         (OBSERVATIONS[:2], [ACTIONS[0], ACTIONS[1][:, :1]], "episode 1: actions, row 0: has 1 co"),
@@ -71,6 +89,36 @@ def test_keys_tasks_labels_and_the_last_observation():
 def test_what_does_not_fit_is_named(observations, actions, message):
     with pytest.raises(DataError, match=message):
         store_from_arrays(observations, actions)
+
+
+def test_arrays_per_key_are_refused_with_what_turns_them_into_episodes():
+    observations = {"p": OBSERVATIONS[:2], "q": OBSERVATIONS[:2]}
+    with pytest.raises(DataError, match="observations: is a mapping, expected a seq") as error:
+        store_from_arrays(observations, ACTIONS[:2])
+    code = error.value.hint.partition(", where")[0]
+    turned = eval(code, {"observations": observations})
+    assert len(store_from_arrays(turned, ACTIONS[:2]).episodes) == 2
+
+
+def test_actions_are_within_the_limits_that_are_given():
+    action = ActionSpec(2, "delta", "normalized", (-0.1, -9.0), (0.1, 9.0))
+    with pytest.raises(
+        DataError, match=r"component 0\) are outside the limits of action="
+    ) as error:
+        store_from_arrays(OBSERVATIONS, ACTIONS, action=action)
+    assert "action=action.unlimited()" in error.value.hint
+    store = store_from_arrays(OBSERVATIONS, ACTIONS, action=action.unlimited())
+    assert store.spec.action.semantics == "delta"
+    clipped = [np.clip(item, action.low, action.high) for item in ACTIONS]
+    assert store_from_arrays(OBSERVATIONS, clipped, action=action).spec.action == action
+    with pytest.raises(DataError, match="action: describes 2 components, but actions have 1"):
+        store_from_arrays(OBSERVATIONS, [item[:, :1] for item in ACTIONS], action=action)
+
+
+def test_steps_that_float32_rounds_away_are_warned_of():
+    coarse = 4198765.2 + 0.015 * np.arange(5)[:, None]
+    with pytest.warns(UserWarning, match="episode 0: observation: float32.*subtract an offset"):
+        store_from_arrays([coarse], ACTIONS[:1])
 
 
 @pytest.mark.parametrize("argument", ["tasks", "labels"])

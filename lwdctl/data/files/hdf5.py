@@ -208,7 +208,8 @@ class Hdf5Reader(ABC):
         Raises:
             DataError: Damaged bytes, NaN or infinity.
         """
-        return finite_rows(self._read_values(key, start, stop), f"{self.path}: {key}", start)
+        values = self._read_values(key, start, stop)
+        return finite_rows(values, f"{self.path}: {key}", start, self.findings)
 
     def _read_values(self, key: str, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
         """Return the rows `start:stop` of the array at a path from the root as they are stored.

@@ -407,7 +407,8 @@ class DataChecks:
         constant = np.flatnonzero(self._numbers.ranges.constant).tolist()
         if constant:
             yield Finding(
-                "constant", "note", f"components that never change: {self._grouped(constant)}",
+                "constant", "note",
+                f"components that never change as stored: {self._grouped(constant)}",
                 values={"components": [self._names()[index] for index in constant]},
             )  # fmt: skip
 

@@ -153,15 +153,20 @@ class D4rlFile(Hdf5Reader):
             self._note("adjusted", key, f"has shape {shape}; it is read as {(shape[0], size)}")
         return size
 
+    def _stored_rows(self, key: str, start: int, stop: int) -> npt.NDArray[Any]:
+        """Return rows (time, components) as they are stored."""
+        values = read_array(self._arrays[key], start, stop)
+        return values.reshape(len(values), -1)
+
     def _raw(self, key: str, start: int, stop: int) -> FloatArray:
         """Return rows (time, components) as float32, finite or not."""
-        values = read_array(self._arrays[key], start, stop)
         with np.errstate(over="ignore"):
-            return values.reshape(len(values), -1).astype(np.float32)
+            return self._stored_rows(key, start, stop).astype(np.float32)
 
     def _rows(self, key: str, start: int, stop: int) -> FloatArray:
         """Return rows (time, components) as finite float32."""
-        return finite_rows(self._raw(key, start, stop), f"{self.path}: {key}", start)
+        values = self._stored_rows(key, start, stop)
+        return finite_rows(values, f"{self.path}: {key}", start, self.findings)
 
     def _metadata(self, name: str) -> str:
         item = self._file.get(f"metadata/{name}")
@@ -171,13 +176,12 @@ class D4rlFile(Hdf5Reader):
         """Return whether the file has a reward for every row; say why not."""
         try:
             array = self._open("rewards", ranks=(1, 2))
-        except DataError as error:
-            problem = error.message.removeprefix(f"{self.path}: rewards").lstrip(":, ")
-        else:
             if array.size == self._total:
                 problem = self._not_finite("rewards")
             else:
                 problem = f"has {array.shape[1]} columns"
+        except DataError as error:
+            problem = error.message.removeprefix(f"{self.path}: rewards").lstrip(":, ")
         if problem:
             self._note("left-out", "rewards", f"{problem}; episodes have no rewards")
         return not problem
@@ -257,7 +261,13 @@ class D4rlFile(Hdf5Reader):
             why = "as --max-steps requests" if config.max_steps else "as timeouts is missing"
             message = f"{cuts} episodes end at the step limit of {cut_at}, {why}"
             self._note("adjusted", "timeouts", message, episodes=cuts, limit=cut_at)
-        elif limit:
+        elif config.terminals != "ignore" and not any(
+            values[episodes[-1].stop - 1] for values in flags.values()
+        ):
+            last = episodes[-1].stop - episodes[-1].start
+            message = f"no flag ends the last {last} rows: they are kept as an episode"
+            self._note("adjusted", "timeouts", message, rows=last)
+        if limit and not cut_at:
             self._check_lengths([stop - start for start, stop in episodes], flags, limit)
         return episodes
 

@@ -209,7 +209,7 @@ def check_continuous(dtype: np.dtype[Any], where: str) -> None:
 
 
 def value_text(value: Any) -> str:
-    """Return one recorded value as text, for a label or a task.
+    """Return one recorded value as text, for a label or a task; different values differ.
 
     Raises:
         ValueError: It is more than one value.
@@ -217,7 +217,11 @@ def value_text(value: Any) -> str:
     item = value.item() if isinstance(value, np.ndarray | np.generic) else value
     if isinstance(item, bytes):
         return item.decode("utf-8", "replace")
-    return f"{item:g}" if isinstance(item, float) else str(item)
+    if isinstance(item, float) and item.is_integer() and abs(item) < 2**53:
+        return str(int(item))
+    if isinstance(item, float) and isinstance(value, np.ndarray | np.generic):
+        return str(np.asarray(value).ravel()[0])  # the fewest digits of its own type
+    return str(item)
 
 
 def check_known(name: str, known: Iterable[str], option: str, path: Path) -> str:

@@ -155,11 +155,15 @@ class KeyedFile:
         )
 
     def _groups_with(self, action: str) -> list[str]:
-        """Return the paths of the groups that hold the action key, in numeric order."""
+        """Return the paths of the outermost groups that hold the action key, in numeric order."""
         if not action or action in self._file.arrays:
             return []
         found = [key for key in self._file.arrays if key.endswith(f"/{action}")]
-        return sorted((key.removesuffix(action) for key in found), key=_group_order)
+        outermost: list[str] = []
+        for prefix in sorted(key.removesuffix(action) for key in found):
+            if not outermost or not prefix.startswith(outermost[-1]):
+                outermost.append(prefix)
+        return sorted(outermost, key=_group_order)
 
     # --- where episodes are
 
@@ -438,7 +442,7 @@ class KeyedFile:
         """Return rows (time, size) of an array as finite float32."""
         values = self._file.rows(f"{piece.prefix}{key}", piece.start, stop)
         where = f"{self.path}: {piece.prefix}{key}"
-        return finite_rows(values.reshape(len(values), -1), where, piece.start)
+        return finite_rows(values.reshape(len(values), -1), where, piece.start, self.findings)
 
     def succeeded(self, index: int) -> bool | None:
         """Return whether a step or the episode is marked as successful, None without marks."""

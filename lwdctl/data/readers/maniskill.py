@@ -23,6 +23,7 @@ from lwdctl.core.simulator_facts import OBSERVATION
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.core.untrusted import read_json
 from lwdctl.data.checks import (
+    NonFiniteError,
     check_components,
     choose_observations,
     closed_on_error,
@@ -221,8 +222,13 @@ class ManiSkillFile:
                 found = "is missing" if entry is None else f"has shape {entry.shape}"
                 self._note("left-out", f"{name}: {found} in {group}: none is read")
                 return ""
-            if not np.isfinite(self._file.rows(f"{group}/{name}")).all():
-                self._note("left-out", f"{name}: holds NaN or infinity in {group}: none is read")
+            try:
+                finite = np.isfinite(self._file.rows(f"{group}/{name}")).all()
+            except NonFiniteError:
+                finite = False
+            if not finite:
+                problem = f"holds NaN or infinity, or was never written, in {group}"
+                self._note("left-out", f"{name}: {problem}: none is read")
                 return ""
         return name
 
@@ -390,7 +396,10 @@ class ManiSkillFile:
         """Warn of motions beyond [-1, 1], to which ManiSkill's controllers of motions clip."""
         outside, total, largest = 0, 0, 0.0
         for name in self._names:
-            values = np.abs(self._file.rows(f"{name}/{self._action}"))
+            try:
+                values = np.abs(self._file.rows(f"{name}/{self._action}"))
+            except NonFiniteError:  # `read` says so
+                continue
             outside, total = outside + int((values > 1).sum()), total + values.size
             largest = max(largest, float(np.nanmax(values, initial=0.0)))
         if outside:
@@ -459,7 +468,9 @@ class ManiSkillFile:
     def _rows(self, key: str) -> FloatArray:
         """Return an array (time, size) as finite float32."""
         values = self._file.rows(key)
-        return finite_rows(values.reshape(len(values), -1), f"{self.path}: {key}")
+        return finite_rows(
+            values.reshape(len(values), -1), f"{self.path}: {key}", findings=self.findings
+        )
 
     def close(self) -> None:
         """Close the file."""

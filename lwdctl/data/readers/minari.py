@@ -21,7 +21,7 @@ from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import ActionSpec, Episode, Finding, FloatArray, SourceSpec
 from lwdctl.core.simulator_facts import OBSERVATION, GymEnvironment
-from lwdctl.data.checks import check_components, closed_on_error, finite_rows
+from lwdctl.data.checks import NonFiniteError, check_components, closed_on_error, finite_rows
 from lwdctl.data.files.contents import ArrayEntry, Contents
 from lwdctl.data.reader import EpisodeOutline, check_no_subset, check_unused
 from lwdctl.data.readers.flags import Rows, evenly
@@ -219,10 +219,15 @@ class MinariFile:
 
     def _observed(self, name: str, start: int, stop: int) -> FloatArray:
         """Return rows of all observations side by side (time, obs), finite or not."""
-        parts = [
-            self._storage.read(name, path, start, stop)
-            for path in self._observations.paths.values()
-        ]
+        try:
+            parts = [
+                self._storage.read(name, path, start, stop)
+                for path in self._observations.paths.values()
+            ]
+        except NonFiniteError:  # never written, of which `read` tells
+            count = len(range(*slice(start, stop).indices(self._steps[name] + 1)))
+            size = sum(item.size for item in self._observations.specs)
+            return np.full((count, size), np.nan, np.float32)
         with np.errstate(over="ignore"):
             flat = [part.reshape(len(part), -1).astype(np.float32) for part in parts]
         return np.concatenate(flat, axis=1)
@@ -236,8 +241,8 @@ class MinariFile:
                 problems[name] = "are missing"
             elif shape[0] != steps or math.prod(shape) != steps:
                 problems[name] = f"have shape {shape}, expected {(steps,)}"
-            elif not np.isfinite(self._storage.read(name, "rewards")).all():
-                problems[name] = "hold NaN or infinity"
+            elif not self._is_finite(name, "rewards"):
+                problems[name] = "hold NaN or infinity, or were never written"
         if problems:
             first, problem = next(iter(problems.items()))
             message = (
@@ -246,6 +251,13 @@ class MinariFile:
             )
             self._add("left-out", "note", "rewards", message, episodes=len(problems))
         return not problems
+
+    def _is_finite(self, name: str, key: str) -> bool:
+        """Return whether an array was written, and without NaN and infinity."""
+        try:
+            return bool(np.isfinite(self._storage.read(name, key)).all())
+        except NonFiniteError:
+            return False
 
     def _check_metadata(self) -> None:
         """Report metadata and flags that contradict the rows."""
@@ -437,7 +449,7 @@ class MinariFile:
     def _rows(self, name: str, key: str) -> FloatArray:
         """Return an array (time, components) as finite float32."""
         values = self._storage.read(name, key)
-        rows = finite_rows(values, lambda: self._storage.where(name, key))
+        rows = finite_rows(values, lambda: self._storage.where(name, key), findings=self.findings)
         return rows.reshape(len(rows), -1)
 
     def succeeded(self, index: int) -> bool | None:

@@ -38,11 +38,7 @@ def describe_requested(
         DataError: The environment takes actions of another size.
     """
     action, env = _known(config, size)
-    if action is not None and action.size != size:
-        raise DataError(
-            f"{where}: actions have {size} components, '{config.env}' takes {action.size}",
-            "name the environment that the data was recorded in with --env",
-        )
+    check_requested_size(config, size, where)
     if config.max_steps:
         env = replace(env, max_steps=config.max_steps)
     if action is not None:
@@ -62,6 +58,29 @@ def describe_requested(
         where, "--actions delta if they are motions, --actions recorded-absolute if not",
     )  # fmt: skip
     return unknown, env, [finding]
+
+
+def check_requested_size(config: IngestConfig, size: int, where: str) -> None:
+    """Check that the environment that `--env` names, if it is a known one, takes such actions.
+
+    Args:
+        config: Its `env`.
+        size: Components of an action.
+        where: The file, for messages.
+
+    Raises:
+        DataError: It takes actions of another size.
+    """
+    action, _ = _known(config, size)
+    if action is None:
+        return
+    least = max(action.gripper, default=-1) + 1
+    expected = f"{action.size}" if action.size != size else f"at least {least}"
+    if action.size != size or least > size:
+        raise DataError(
+            f"{where}: actions have {size} components, '{config.env}' takes {expected}",
+            "name the environment that the data was recorded in with --env",
+        )
 
 
 def _known(config: IngestConfig, size: int) -> tuple[ActionSpec | None, EnvSpec]:

@@ -439,7 +439,8 @@ class OgbenchFile:
     def _rows(self, key: str, start: int, stop: int) -> FloatArray:
         """Return rows (time, components) as finite float32."""
         values = self._file.rows(key, start, stop)
-        return finite_rows(values.reshape(len(values), -1), f"{self.path}: {key}", start)
+        values = values.reshape(len(values), -1)
+        return finite_rows(values, f"{self.path}: {key}", start, self.findings)
 
     def close(self) -> None:
         """Forget the arrays."""

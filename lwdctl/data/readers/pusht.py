@@ -135,7 +135,7 @@ class PushTBuffer:
         start, stop = self._bounds[index]
         # The angle and the initial state are computed from the stored float64.
         state = self._file.rows("data/state", start, stop)
-        rows = finite_rows(state, f"{self.path}: data/state", start)
+        rows = finite_rows(state, f"{self.path}: data/state", start, self.findings)
         angle = state[:, 4].astype(np.float64)
         observations = {
             "agent_position": rows[:, :2].copy(),
@@ -159,4 +159,4 @@ class PushTBuffer:
     def _rows(self, key: str, start: int, stop: int) -> FloatArray:
         """Return rows (time, size) as finite float32."""
         rows = self._file.rows(key, start, stop).reshape(stop - start, -1)
-        return finite_rows(rows, f"{self.path}: {key}", start)
+        return finite_rows(rows, f"{self.path}: {key}", start, self.findings)

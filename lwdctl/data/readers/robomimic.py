@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,13 @@ from lwdctl.core.records import (
     ObservationSpec,
     SourceSpec,
 )
-from lwdctl.data.checks import check_components, check_rows, numeric_order, without_number
+from lwdctl.data.checks import (
+    NonFiniteError,
+    check_components,
+    check_rows,
+    numeric_order,
+    without_number,
+)
 from lwdctl.data.files.contents import Contents
 from lwdctl.data.files.hdf5 import (
     Hdf5Reader,
@@ -52,7 +58,6 @@ from lwdctl.data.readers.robomimic_env import (
 from lwdctl.data.readers.robomimic_keys import (
     INSTRUCTIONS,
     OBS,
-    ODD,
     ROWS,
     Layout,
     choose_action_key,
@@ -64,6 +69,7 @@ from lwdctl.data.readers.robomimic_keys import (
     is_vector,
     layout_of,
     name_of,
+    odd_findings,
     required_texts,
     whole_number_of,
 )
@@ -131,9 +137,9 @@ class RobomimicFile(Hdf5Reader):
         actions = self._describe_actions(first, described.env_args)
         for name in names:
             self._check_demo(name)
-        self._has_rewards = self._check_rewards(names)
+        self._without_rewards = self._check_rewards(names)
         self.episodes = self._outlines(names, masks)
-        self._report_odd()
+        self.findings += odd_findings(self._odd, self._reshaped, f"{self.path}: data")
         self.findings += masks.findings
         self.spec = self._make_spec(actions)
 
@@ -327,34 +333,12 @@ class RobomimicFile(Hdf5Reader):
     def _note(self, what: str, place: str) -> None:
         self._odd.setdefault(what, []).append(place)
 
-    def _report_odd(self) -> None:
-        for what, places in self._odd.items():
-            check, severity, message, hint = ODD[what]
-            self.findings.append(
-                Finding(
-                    check, severity, message.format(len(places), listed(places, SHOWN)),
-                    f"{self.path}: data", hint, {"count": len(places), "first": places[:10]},
-                )
-            )  # fmt: skip
-        if self._reshaped:
-            first = {name: places[0] for name, places in self._reshaped.items()}
-            shown = listed(
-                [f"{name} of {demo}, {shape}" for name, (demo, shape) in first.items()], SHOWN
-            )
-            counts = {name: len(places) for name, places in self._reshaped.items()}
-            self.findings.append(
-                Finding(
-                    "adjusted", "note", f"every row becomes one vector: {shown}",
-                    f"{self.path}: data", values={"reshaped": counts},
-                )
-            )  # fmt: skip
-
-    def _check_rewards(self, names: Sequence[str]) -> bool:
-        """Return whether all demonstrations have rewards; cloning needs none."""
+    def _check_rewards(self, names: Sequence[str]) -> Collection[str]:
+        """Return the demonstrations without rewards; cloning needs none."""
         problems = {name: self._problem_of_rewards(name) for name in names}
         problems = {name: problem for name, problem in problems.items() if problem}
         if not problems:
-            return True
+            return ()
         none_at_all = not any(self._holds(f"data/{name}/rewards") for name in names)
         shown = listed([f"{name} {problem}" for name, problem in problems.items()], SHOWN)
         message = (
@@ -368,7 +352,7 @@ class RobomimicFile(Hdf5Reader):
         self.findings.append(
             Finding("rewards", "note" if none_at_all else "warning", message, f"{self.path}: data")
         )
-        return False
+        return problems.keys()
 
     def _problem_of_rewards(self, name: str) -> str:
         key, steps = f"data/{name}/rewards", self._lengths[name]
@@ -377,9 +361,11 @@ class RobomimicFile(Hdf5Reader):
         shape = self._numbers_at(key)
         if not shape or math.prod(shape) != steps:
             return f"has rewards of shape {shape} for {steps} actions"
-        with np.errstate(over="ignore"):
-            finite = np.isfinite(self._read_values(key).astype(np.float32)).all()
-        return "" if finite else "has NaN or infinity"
+        try:
+            self._read_rows(key)
+        except NonFiniteError as error:
+            return f"has NaN or infinity ({error.message.rpartition('rewards, ')[2]})"
+        return ""
 
     def _outlines(self, names: Sequence[str], masks: Masks) -> list[EpisodeOutline]:
         tasks, labels = self._tasks(names), self._labels(names, masks)
@@ -469,7 +455,7 @@ class RobomimicFile(Hdf5Reader):
         place, steps = f"data/{outline.source}", outline.length
         observations, final = self._observations(place, steps)
         self._normalize_object(place, observations, final)
-        rewards = self._rewards(place)
+        rewards = self._rewards(outline.source)
         actions = self._read_rows(f"{place}/{self._key}")
         actions = actions[:, 0] if self._chunked else actions.reshape(steps, -1)
         if self._targets is not None:
@@ -478,7 +464,7 @@ class RobomimicFile(Hdf5Reader):
             source=outline.source,
             observations=observations,
             actions=np.ascontiguousarray(actions),
-            rewards=rewards,
+            rewards=None if self._without_rewards else rewards,
             final_observation=final,
             initial_state=self._initial_state(place, steps),
             model=self._model_of(demo),
@@ -488,7 +474,7 @@ class RobomimicFile(Hdf5Reader):
     def succeeded(self, index: int) -> bool | None:
         """Return whether a demonstration solved its task, None where the file does not say."""
         name = self.episodes[index].source
-        return self._success(self._demos[name], self._rewards(f"data/{name}"))
+        return self._success(self._demos[name], self._rewards(name))
 
     def _success(self, demo: h5py.Group, rewards: FloatArray | None) -> bool | None:
         success = flag_of(attribute_of(demo, "success"))
@@ -496,8 +482,10 @@ class RobomimicFile(Hdf5Reader):
             success = bool((rewards >= SUCCESS_REWARD).any())
         return success
 
-    def _rewards(self, place: str) -> FloatArray | None:
-        return self._read_rows(f"{place}/rewards").reshape(-1) if self._has_rewards else None
+    def _rewards(self, name: str) -> FloatArray | None:
+        if name in self._without_rewards:
+            return None
+        return self._read_rows(f"data/{name}/rewards").reshape(-1)
 
     def _observations(
         self, place: str, steps: int

@@ -110,6 +110,35 @@ ODD: dict[str, tuple[str, Severity, str, str]] = {
 """Oddities of demonstrations that do no harm: check, severity, message and hint."""
 
 
+def odd_findings(
+    odd: Mapping[str, Sequence[str]],
+    reshaped: Mapping[str, Sequence[tuple[str, tuple[int, ...]]]],
+    where: str,
+) -> list[Finding]:
+    """Return what to say about oddities of demonstrations.
+
+    Args:
+        odd: Names of demonstrations by their oddity, a row of `ODD`.
+        reshaped: Demonstrations, and their shapes, whose rows of an array become vectors.
+        where: File and group.
+    """
+    found = []
+    for what, places in odd.items():
+        check, severity, message, hint = ODD[what]
+        text = message.format(len(places), listed(places, SHOWN))
+        values: dict[str, Any] = {"count": len(places), "first": list(places[:10])}
+        found.append(Finding(check, severity, text, where, hint, values))
+    if reshaped:
+        first = {name: places[0] for name, places in reshaped.items()}
+        shown = listed(
+            [f"{name} of {demo}, {shape}" for name, (demo, shape) in first.items()], SHOWN
+        )
+        counts = {name: len(places) for name, places in reshaped.items()}
+        message = f"every row becomes one vector: {shown}"
+        found.append(Finding("adjusted", "note", message, where, values={"reshaped": counts}))
+    return found
+
+
 @dataclass(frozen=True)
 class Layout:
     """The arrays of one demonstration.
@@ -138,7 +167,9 @@ def layout_of(demo: h5py.Group) -> Layout:
     sizes: dict[str, int] = {}
     beside, actions, others = list[str](), list[str](), list[str]()
     unusable: dict[str, str] = {}
-    for path, item in arrays_in(demo).items():
+    arrays = arrays_in(demo)
+    inside = {name_of(path) for path in arrays if path.partition("/")[0] == OBS}
+    for path, item in arrays.items():
         top = path.partition("/")[0]
         if top != OBS and is_action(path):
             actions.append(path)
@@ -147,7 +178,7 @@ def layout_of(demo: h5py.Group) -> Layout:
         reason = _reason_against(path, name, item)
         if top == OBS and reason:
             unusable[name] = reason
-        elif top == OBS or ("/" not in path and top not in NO_OBSERVATIONS and not reason):
+        elif top == OBS or not ("/" in path or name in {*inside, *NO_OBSERVATIONS} or reason):
             paths[name], sizes[name] = path, math.prod(item.shape[1:])
             beside += [name] if top != OBS else []
         else:
@@ -304,7 +335,8 @@ def findings_of(
         ),
         _left_out(
             "arrays",
-            {path: "neither observations nor actions" for path in layout.others
+            {path: "obs holds an array of this name" if path in {*layout.paths, *layout.unusable}
+             else "neither observations nor actions" for path in layout.others
              if path.partition("/")[0] not in ("next_obs", "rewards", "dones")
              and path not in ("states", "initial_state")},
             where, "",

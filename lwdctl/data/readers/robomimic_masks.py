@@ -43,6 +43,7 @@ class Masks:
             missing[name] = [member for member in names if member not in known]
             if name not in self._unreadable:
                 self._members[name] = frozenset(known.intersection(names))
+        self._missing = missing
         self._report({name: names for name, names in missing.items() if names})
 
     def _names(self, item: h5py.Dataset | h5py.Group, name: str) -> list[str]:
@@ -51,7 +52,7 @@ class Masks:
         if not is_list or item.dtype.kind not in "SO":
             self._unreadable[name] = "is not a list of names"
             return []
-        return [text_of(member) for member in read_array(item)]
+        return [text_of(member).removeprefix("data/") for member in read_array(item)]
 
     def _report(self, missing: dict[str, list[str]]) -> None:
         if self._unreadable:
@@ -81,7 +82,7 @@ class Masks:
         """Return the demonstrations of the subset `filter_key`, or all of them for "".
 
         Raises:
-            DataError: No such subset, or one that is not a list of names.
+            DataError: No such subset, one that is not a list of names, or one of no demonstration.
         """
         if not filter_key:
             return list(self._demos)
@@ -91,7 +92,15 @@ class Masks:
         if filter_key not in self._members:
             hint = did_you_mean(filter_key, self._members) or "the file has no masks"
             raise DataError(f"{where}: is missing", hint)
-        return [demo for demo in self._demos if demo in self._members[filter_key]]
+        chosen = [demo for demo in self._demos if demo in self._members[filter_key]]
+        if not chosen:
+            gone = self._missing[filter_key]
+            names = f"only others: {listed(gone, SHOWN)}" if gone else "it is empty"
+            raise DataError(
+                f"{where}: names none of the file's demonstrations ({names})",
+                "leave --filter-key out to read all of them",
+            )
+        return chosen
 
     def labels(self) -> dict[str, str]:
         """Return the behavior label of each demonstration that has one.

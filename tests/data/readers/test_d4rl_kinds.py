@@ -126,6 +126,17 @@ def test_flags_a_row_beside_the_resets_are_moved(path, shift, exact):
             assert moved[0].severity == "warning"
 
 
+@pytest.mark.parametrize(("ends", "rows"), [((60, 120), 180), ((), 300), (ENDS, 0)])
+def test_rows_that_no_flag_ends_are_said_to_be_an_episode(path, ends, rows):
+    write(path, steps(LENGTHS), ends)
+    with opened(path) as reader:
+        assert reader.episodes[-1].length == (rows or 60)
+        said = [item.values for item in found(reader, "adjusted", "no flag ends the last")]
+        assert said == ([{"rows": rows}] if rows else [])
+    with opened(path, terminals="ignore") as reader:
+        assert not found(reader, "adjusted", "no flag ends the last")
+
+
 def test_flags_that_are_no_ends_are_reported(path):
     observations = steps((600,))
     following = np.concatenate([observations[1:], observations[-1:] + 1])
@@ -262,6 +273,22 @@ def test_rewards_are_not_needed(path, kind):
         (finding,) = found(reader, "left-out", "no rewards")
     assert reason in finding.message
     assert finding.where.endswith(": rewards")
+
+
+@pytest.mark.parametrize("key", ["rewards", "terminals"])
+def test_arrays_that_were_never_written(path, key):
+    write(path, steps(LENGTHS), ENDS)
+    with h5py.File(path, "a") as file:
+        del file[key]
+        file.create_dataset(key, 300, np.float32)
+    if key == "rewards":
+        with opened(path) as reader:
+            assert reader.read(1).rewards is None
+            assert "row 0: was never written" in found(reader, "left-out", "no rewards")[0].message
+    else:
+        with pytest.raises(DataError, match="terminals, row 0: was never written") as caught:
+            opened(path)
+        assert not caught.value.hint  # no option helps: no episode is known that could be left out
 
 
 @pytest.mark.parametrize("shape", [(300, 1, 17), (300, 17)])

@@ -248,6 +248,20 @@ def test_rewards_success_labels_and_tasks_are_read(container, make):
     assert "'operator'" in caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.array([20230101.0, 20230102.0]), ["20230101", "20230102"]),
+        (np.array([0.1234567, 0.1234568]), ["0.1234567", "0.1234568"]),
+        (np.array([0.1, 16777216.0], np.float32), ["0.1", "16777216"]),
+    ],
+)
+def test_numbers_that_differ_are_different_labels(make, container, values, expected):
+    options = {**KEYS, "episode_ends": "ends", "label_from": "day"}
+    _, episodes, _ = read_all(container, make(ends=np.array([5, 12]), day=values), **options)
+    assert [item.label for item in episodes] == expected
+
+
 def test_text_labels_are_read(tmp_path):
     arrays = {"obs": OBS, "action": ACTION, "ends": np.array([5, 12])}
     npz = save(tmp_path / "a.npz", {**arrays, "who": np.array(["ann", "bob"])})
@@ -291,6 +305,23 @@ def test_rewards_that_are_not_finite_are_left_out(container, make):
     )
     assert [item.rewards for item in episodes] == [None, None]
     assert any("reward: holds NaN" in item.message for item in checks(findings, "left-out"))
+
+
+@pytest.mark.parametrize("kind", ["float64", "int64"])
+def test_steps_that_float32_rounds_away_are_said(container, make, kind):
+    steps = np.arange(ROWS)[:, None] * [0.015, 1.5] + [4198765.2, 4198765.2]
+    if kind == "int64":
+        steps = (steps * 1000).astype(np.int64)
+    path = make(still=np.full((ROWS, 1), 1e9) + 1e-7 * OBS[:, :1], place=steps)
+    keys = ("obs", "still", "place")
+    _, _, findings = read_all(
+        container, path, observation_keys=keys, action_key="action", terminals="ignore"
+    )
+    (found,) = checks(findings, "rounded")
+    assert found.severity == "warning"
+    assert found.where.endswith("place")
+    assert found.values["components"] == [0]
+    assert found.values["distinct"] == ROWS > 2 >= found.values["remaining"]
 
 
 def test_environment_gives_limits_rate_and_step_limit(container, make):
@@ -371,6 +402,22 @@ def test_groups_with_one_more_observation_have_a_final_one(tmp_path):
     assert [item.length for item in episodes] == [4, 3, 5]
     np.testing.assert_array_equal(episodes[0].final_observation["obs/q"], [4.0, 4.5])
     np.testing.assert_array_equal(episodes[0].observations["obs/q"][-1], [3.0, 3.5])
+
+
+def test_groups_inside_an_episode_are_no_episodes(container, tmp_path):
+    arrays = {}
+    for index in range(3):
+        arrays[f"ep_{index}/action"] = ACTION + index
+        arrays[f"ep_{index}/obs/q"] = OBS
+        arrays[f"ep_{index}/obs/action"] = arrays[f"ep_{index}/raw/action"] = ACTION
+    path = save(tmp_path / f"a.{container}", arrays)
+    with pytest.raises(DataError, match="needs --observation-keys") as caught:
+        read_all(container, path)
+    _, episodes, findings = follow(caught.value.hint)
+    assert [item.source for item in episodes] == ["ep_0", "ep_1", "ep_2"]
+    np.testing.assert_array_equal(episodes[2].actions, ACTION + 2)
+    left_out = checks(findings, "left-out")[-1]
+    assert sorted(left_out.values["keys"]) == ["obs/action", "raw/action"]
 
 
 def test_groups_that_disagree_are_refused(tmp_path):

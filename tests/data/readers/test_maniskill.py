@@ -11,6 +11,7 @@ import pytest
 
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
+from lwdctl.data.checks import NonFiniteError
 from lwdctl.data.reader import open_source, recognize
 from lwdctl.data.readers.maniskill import semantics_of
 
@@ -229,7 +230,23 @@ def test_rewards_are_read_where_every_trajectory_has_them(sample):
         file["traj_3/rewards"][0] = np.nan
     _, episodes, findings = read_all(sample)
     assert episodes[0].rewards is None
-    assert "rewards: holds NaN or infinity in traj_3" in messages(findings, "left-out")
+    assert "never written, in traj_3" in messages(findings, "left-out")
+
+
+@pytest.mark.parametrize("key", ["rewards", "success", "actions"])
+def test_a_trajectory_that_was_never_written_can_be_left_out(sample, key):
+    with h5py.File(sample, "a") as file:
+        place = f"traj_3/{key}"
+        values = file.pop(place)[()] if key != "rewards" else np.zeros(len(file["traj_3/actions"]))
+        file.create_dataset(place, values.shape, values.dtype)
+    with open_source("maniskill", (sample,), IngestConfig()) as source:
+        unreadable = []
+        for index, outline in enumerate(source.episodes):
+            try:
+                source.read(index)
+            except NonFiniteError:
+                unreadable.append(outline.source)
+    assert unreadable == (["traj_3"] if key == "actions" else [])
 
 
 def shorten(file, key):

@@ -10,6 +10,7 @@ import pytest
 
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
+from lwdctl.data.checks import NonFiniteError
 from lwdctl.data.reader import open_source
 
 LENGTHS = (4, 7, 5)
@@ -261,6 +262,21 @@ def test_rewards_are_not_needed(tmp_path, kind):
     with Dataset(tmp_path, arrays).open() as reader:
         assert [reader.read(index).rewards for index in range(3)] == [None] * 3
         assert found(reader, "left-out", "no episode has rewards")[0].values == {"episodes": 1}
+
+
+@pytest.mark.parametrize("key", ["rewards", "observations"])
+def test_an_episode_that_was_never_written_can_be_left_out(tmp_path, key):
+    data = Dataset(tmp_path)
+    with h5py.File(data.hdf5, "a") as file:
+        for name in ("episode_0", "episode_1"):
+            shape = file.pop(f"{name}/{key}").shape
+            file.create_dataset(f"{name}/{key}", shape, np.float32)
+    with data.open() as reader:
+        if key == "observations":
+            for index in (0, 1):
+                with pytest.raises(NonFiniteError, match="was never written"):
+                    reader.read(index)
+        assert (reader.read(2).rewards is None) == (key == "rewards")
 
 
 def test_empty_episodes_are_left_out(tmp_path):

@@ -408,6 +408,16 @@ def test_metaworld_takes_no_targets(path):
         read_all(path, actions="recorded-absolute")
 
 
+@pytest.mark.parametrize(
+    ("env", "takes"),
+    [("metaworld/reach-v3", "4"), ("pusht/push_t", "2"), ("robosuite/Lift", "at least 7")],
+)
+def test_a_named_environment_takes_actions_of_this_size(path, env, takes):
+    write(path, demos())
+    with pytest.raises(DataError, match=f"actions have 3 components, '{env}' takes {takes}"):
+        read_all(path, env=env)
+
+
 # No env_args
 
 
@@ -453,8 +463,8 @@ def test_env_args_that_say_nothing_need_the_environment(path, stored):
     with pytest.raises(DataError, match=r"attrs\[env_args\]: is not") as caught:
         read_all(path)
     assert "--env ADAPTER/NAME" in caught.value.hint
-    spec, _, findings = read_all(path, env="metaworld/reach")
-    assert (spec.env.adapter, spec.env.tasks) == ("metaworld", ("reach",))
+    spec, _, findings = read_all(path, env="toy/reach")
+    assert (spec.env.adapter, spec.env.tasks) == ("toy", ("reach",))
     assert only(findings, "left-out", "not used")
 
 
@@ -478,7 +488,7 @@ def test_env_args_are_read_within_bounds(path, kind):
     with pytest.raises(DataError, match=r"attrs\[env_args\]: (is not|has)") as caught:
         read_all(path)
     assert problem in caught.value.message
-    assert read_all(path, env="metaworld/reach")[0].env.max_steps == 500
+    assert read_all(path, env="toy/reach")[0].env.max_steps == 5  # the longest episode
 
 
 def test_numbers_of_the_environment_that_are_not_finite_are_stored_as_null(path, tmp_path):

@@ -145,6 +145,25 @@ def test_drop(path):
     assert caught.value.hint == "did you mean 'state'?"
 
 
+def test_an_array_beside_obs_does_not_hide_the_observation_of_its_name(path):
+    same = {"state": numbers(STEPS, 3), "obs/image": np.zeros((STEPS, 8, 8, 3), np.uint8)}
+    write(path, demos(**same, image=numbers(STEPS, 2), **{"obs/pos": numbers(STEPS, 2)}))
+    spec, episodes, findings = read_all(path)
+    assert {item.name: item.size for item in spec.observations} == {"state": 4, "pos": 2}
+    np.testing.assert_array_equal(episodes[0].observations["state"], rows(STEPS, 4, seed=100))
+    assert only(findings, "left-out", "2 arrays are left out").values["reasons"] == dict.fromkeys(
+        ("image", "state"), "obs holds an array of this name"
+    )
+
+
+def test_steps_that_float32_rounds_away_are_said_once(path):
+    coarse = 4198765.2 + 0.015 * np.arange(STEPS)[:, None]
+    write(path, demos(3, **{"obs/utm": coarse}))
+    found = only(read_all(path)[2], "rounded")
+    assert (found.severity, found.values["remaining"]) == ("warning", 2)
+    assert found.where.endswith("data/demo_0/obs/utm")
+
+
 def test_arrays_that_are_not_one_row_per_action_are_left_out(path):
     constant = {"obs/intrinsics": np.eye(3), "obs/goal": np.ones(7), "src_demo_inds": np.ones(2)}
     write(path, demos(3, **constant))
@@ -268,6 +287,16 @@ def test_masks_that_name_deleted_demonstrations(path):
     assert [episode.source for episode in episodes] == ["demo_2"]
 
 
+def test_masks_without_a_demonstration_of_the_file(path):
+    write(path, demos(), masks={"gone": ["demo_7", "demo_8"], "empty": [], "good": ["data/demo_2"]})
+    _, episodes, _ = read_all(path, filter_key="good")
+    assert [episode.source for episode in episodes] == ["demo_2"]
+    with pytest.raises(DataError, match=r"mask/gone: names none .*others: demo_7, demo_8\)"):
+        read_all(path, filter_key="gone")
+    with pytest.raises(DataError, match=r"mask/empty: names none .* \(it is empty\)"):
+        read_all(path, filter_key="empty")
+
+
 def test_masks_that_are_no_lists_of_names(path):
     write(path, demos())
     with h5py.File(path, "a") as file:
@@ -343,7 +372,7 @@ def test_metadata_that_contradict_the_rows_are_said(path):
     assert "demo_1" in only(findings, "metadata", "seed").message
 
 
-@pytest.mark.parametrize("kind", ["short", "nan", "none in one", "text"])
+@pytest.mark.parametrize("kind", ["short", "nan", "none in one", "text", "never written"])
 def test_rewards_that_cannot_be_used_are_not_needed(path, kind):
     content = demos(3, rewards=rows(STEPS, 1)[:, 0])
     if kind == "none in one":
@@ -353,11 +382,29 @@ def test_rewards_that_cannot_be_used_are_not_needed(path, kind):
             "short": rows(STEPS - 1, 1)[:, 0],
             "nan": np.array([0, np.nan, 0, 0, 1]),
             "text": np.array([b"a"] * STEPS),
+            "never written": np.zeros(STEPS),
         }[kind]
-    _, episodes, findings = read_all(write(path, content))
+    write(path, content)
+    if kind == "never written":
+        with h5py.File(path, "a") as file:
+            del file["data/demo_2/rewards"]
+            file.create_dataset("data/demo_2/rewards", STEPS, np.float32)
+    _, episodes, findings = read_all(path)
     assert [episode.rewards for episode in episodes] == [None] * 3
     assert "1 of 3 demonstrations cannot be used" in only(findings, "rewards").message
     assert only(findings, "rewards").severity == "warning"
+
+
+def test_success_is_told_by_the_demonstrations_own_rewards(path):
+    content = demos(3, rewards=np.eye(STEPS)[-1])
+    content["demo_1"]["rewards"] = np.zeros(STEPS)
+    content["demo_2"]["rewards"] = np.full(STEPS, np.nan)
+    write(path, content, env_args={"env_name": "Lift", "type": 1, "env_kwargs": {}})
+    _, episodes, _ = read_all(path)
+    assert [episode.rewards for episode in episodes] == [None] * 3
+    assert [episode.success for episode in episodes] == [True, False, None]
+    with open_source("robomimic", (path,), IngestConfig()) as source:
+        assert [source.succeeded(index) for index in range(3)] == [True, False, None]
 
 
 def test_no_rewards_at_all(path):
