@@ -205,7 +205,7 @@ def diffusion_policy(
 def vae_hypnettorch(device: torch.device, rounds: int | None = None) -> Iterator[Comparison]:
     """Train the VAE at Metaworld's sizes on all steps: T 500, decoder xs, policy 2 x 256."""
     config = metaworld_config(loss_steps=None)
-    work = VaeWork.of(_metaworld_store(), config, device)
+    work = VaeWork.of(metaworld_store(), config, device)
     ours = work.ours()
     theirs = work.ours(HypnettorchVae(work.model), cuda_graphs="off")
     cuda = device.type == "cuda"
@@ -453,7 +453,7 @@ def pusht_store(episodes: int = 206) -> SnippetStore:
     observations = [
         {item.name: _rows(rng, length, item.size) for item in keys} for length in lengths
     ]
-    actions = [_rows(rng, length, PUSHT_ACTION.size) for length in lengths]
+    actions = [_actions(rng, length, PUSHT_ACTION) for length in lengths]
     return store_from_arrays(observations, actions, action=PUSHT_ACTION, env="pusht/push_t")
 
 
@@ -469,14 +469,20 @@ def _collected() -> SnippetStore:
             return ingest(source, config, None, quiet)[0]
 
 
-def _metaworld_store() -> SnippetStore:
+def metaworld_store() -> SnippetStore:
     """Return random episodes of Metaworld's sizes and length."""
     rng = np.random.default_rng(0)
     observations = [_rows(rng, 500, 39) for _ in range(100)]
-    actions = [_rows(rng, 500, 4) for _ in range(100)]
     meaning = ActionSpec(4, "delta", "normalized", (-1.0,) * 4, (1.0,) * 4)
+    actions = [_actions(rng, 500, meaning) for _ in range(100)]
     return store_from_arrays(observations, actions, action=meaning)
 
 
 def _rows(rng: np.random.Generator, steps: int, size: int) -> FloatArray:
     return rng.normal(size=(steps, size)).astype(np.float32)
+
+
+def _actions(rng: np.random.Generator, steps: int, action: ActionSpec) -> FloatArray:
+    """Return random actions (time, action) within the limits."""
+    drawn = rng.uniform(action.low, action.high, size=(steps, action.size))
+    return drawn.astype(np.float32)

@@ -118,7 +118,7 @@ def robosuite_action(arm: Mapping[str, Any], size: int, control_rate: float) -> 
         per_arm = len(_POSE_LIMITS) if controller.endswith("_POSE") else size
         # Behind one arm and its gripper, a size of another multiple holds other parts.
         last = size if size % per_arm == 0 else per_arm
-        gripper = tuple(range(per_arm - 1, last, per_arm))
+        gripper = tuple(range(per_arm - 1, min(last, size), per_arm))
         return ActionSpec(size, semantics, "normalized", low, high, control_rate, gripper=gripper)
     if controller.endswith("_POSE") and size % len(_POSE_LIMITS) == 0:
         high = _POSE_LIMITS * (size // len(_POSE_LIMITS))

@@ -549,10 +549,11 @@ def _check_agreement(first: FileReader, other: FileReader) -> None:
         if expected != found:
             shown = noun in ("observations", "environment")
             detail = f": {found}, expected {expected}" if shown else ""
-            raise DataError(
-                f"{other.path}: {noun} differ from those of {first.path}{detail}",
-                "ingest each file into a store of its own",
-            )
+            hint = "ingest each file into a store of its own"
+            names = [item.name for item in own.observations]
+            if noun == "observations" and set(own.observations) == set(theirs.observations):
+                hint = f"give all files one order: --observation-keys {','.join(names)}"
+            raise DataError(f"{other.path}: {noun} differ from those of {first.path}{detail}", hint)
 
 
 # LIBERO describes the tasks of one suite in files of their own.

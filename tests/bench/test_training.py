@@ -144,3 +144,8 @@ def test_a_race_that_nobody_finishes_ends_too(
     race.advance()
     with pytest.raises(LwdctlError, match="are left after 15 steps"):
         race.advance()
+
+
+def test_the_random_episodes_of_the_rows_can_be_stored() -> None:
+    assert len(training_rows.pusht_store(episodes=3).episodes) == 3
+    assert training_rows.metaworld_store().steps == 100 * 500

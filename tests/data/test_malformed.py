@@ -338,6 +338,24 @@ def test_files_that_disagree_are_refused_with_both_names(make_sample, tmp_path):
     assert "observations differ" in caught.value.message
 
 
+def test_files_of_another_order_are_refused_with_the_option_that_gives_them_one(tmp_path):
+    paths = []
+    for order in (("pos", "vel"), ("vel", "pos")):
+        paths.append(tmp_path / f"{order[0]}.hdf5")
+        with h5py.File(paths[-1], "w", track_order=True) as file:
+            for demo in range(2):
+                group = file.create_group(f"data/demo_{demo}/obs", track_order=True)
+                for name in order:
+                    group[name] = np.ones((5, 2))
+                file[f"data/demo_{demo}/actions"] = np.ones((5, 2))
+    with pytest.raises(DataError, match="observations differ") as caught:
+        open_source("robomimic", paths, IngestConfig())
+    _, option, keys = caught.value.hint.rpartition("--observation-keys ")
+    assert option
+    with open_source("robomimic", paths, IngestConfig(observation_keys=tuple(keys.split(",")))):
+        pass
+
+
 @pytest.fixture(params=["v2", "v3", "sharded"])
 def blosc_chunk(request, tmp_path):
     """Return a keyed zarr store whose arrays Blosc compressed, and one of its chunks."""

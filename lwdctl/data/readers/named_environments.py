@@ -72,13 +72,9 @@ def check_requested_size(config: IngestConfig, size: int, where: str) -> None:
         DataError: It takes actions of another size.
     """
     action, _ = _known(config, size)
-    if action is None:
-        return
-    least = max(action.gripper, default=-1) + 1
-    expected = f"{action.size}" if action.size != size else f"at least {least}"
-    if action.size != size or least > size:
+    if action is not None and action.size != size:
         raise DataError(
-            f"{where}: actions have {size} components, '{config.env}' takes {expected}",
+            f"{where}: actions have {size} components, '{config.env}' takes {action.size}",
             "name the environment that the data was recorded in with --env",
         )
 

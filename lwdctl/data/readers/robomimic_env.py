@@ -25,7 +25,6 @@ from lwdctl.core.simulator_facts import (
     robosuite_control_rate,
 )
 from lwdctl.data.files.hdf5 import json_of, location, text_attribute
-from lwdctl.data.readers.named_environments import check_requested_size
 
 ROBOSUITE_TYPE = 1
 """robomimic's number for robosuite in `env_args["type"]`."""
@@ -172,11 +171,9 @@ def describe_actions(
         where: File and attribute, for messages.
 
     Raises:
-        DataError: Controller settings that are not the objects robosuite writes, targets for an
-            environment that takes motions only, or actions of another size than those of the
-            environment that `--env` names.
+        DataError: Controller settings that are not the objects robosuite writes, or targets for an
+            environment that takes motions only.
     """
-    check_requested_size(config, size, where)
     semantics, finding = _declared(config, key, env_args, described=adapter in DESCRIBED)
     if adapter == "metaworld" and key == ACTIONS and semantics != "absolute":
         limits = (-1.0,) * size, (1.0,) * size

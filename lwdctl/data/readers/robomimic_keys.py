@@ -119,7 +119,8 @@ def odd_findings(
 
     Args:
         odd: Names of demonstrations by their oddity, a row of `ODD`.
-        reshaped: Demonstrations, and their shapes, whose rows of an array become vectors.
+        reshaped: Name of an array to the demonstrations, with its shape in each, in which a row
+            is no vector.
         where: File and group.
     """
     found = []
