@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -266,7 +267,7 @@ def find_demonstrations(store: SnippetStore, config: AnalyzeDiversityConfig) -> 
     if not config.task and len(tasks) > 1:
         raise ConfigError(
             f"the data has {len(tasks)} tasks, and diversity is measured within one",
-            f"choose one: --task {tasks[0]}",
+            f"choose one: --task {shlex.quote(tasks[0])}",
         )
     task = config.task or tasks[0]
     of_task = np.flatnonzero(np.asarray(table.task) == names.index(task))

@@ -69,7 +69,7 @@ class IngestConfig(StageSettings):
     observation_keys: tuple[str, ...] = option(
         (), "Observation keys to store (default: the format's own choice)."
     )
-    drop: tuple[str, ...] = option((), "Observation keys to leave out of the default choice.")
+    drop: tuple[str, ...] = option((), "Observation keys to leave out.")
     rename: tuple[str, ...] = option(
         (),
         "Observation keys to store under other names, each as OLD=NEW, so that they are those of"

@@ -190,17 +190,28 @@ def without_dropped(drop: Sequence[str], keys: Sequence[str], where: str) -> tup
     """Return the observation keys that `--drop` does not name.
 
     Args:
-        drop: Keys that the user wants to leave out of the default choice.
-        keys: The default choice.
+        drop: Keys that the user wants to leave out.
+        keys: The default choice, or what `--observation-keys` names.
         where: File and group, for error messages.
 
     Raises:
-        DataError: A dropped key is not among them.
+        DataError: A dropped key is not among them, or none is left.
     """
     for key in drop:
         if key not in keys:
             raise DataError(f"{where}: --drop: no observation '{key}'", did_you_mean(key, keys))
-    return tuple(key for key in keys if key not in drop)
+    left = tuple(key for key in keys if key not in drop)
+    if drop and not left:
+        raise nothing_left(where)
+    return left
+
+
+def nothing_left(where: str) -> DataError:
+    """Return the error about `--drop` of every observation."""
+    return DataError(
+        f"{where}: --drop leaves no observation",
+        "drop fewer keys, or name the keys to store with --observation-keys",
+    )
 
 
 def check_path(path: Path) -> None:

@@ -14,6 +14,7 @@ import importlib
 import json
 import logging
 import os
+import shlex
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ import lwdctl
 from lwdctl.artifacts.files import whole_directory
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.core.errors import ConfigError, DataError, MissingExtraError, install_extra
+from lwdctl.core.plain_text import listed
 from lwdctl.core.progress import Progress, SilentProgress
 from lwdctl.core.records import EnvSpec, FloatArray
 from lwdctl.data.export_choice import chosen_episodes
@@ -228,8 +230,9 @@ def _choose(store: SnippetStore, target: MinariTarget) -> npt.NDArray[np.int64]:
     if not target.task and len(set(store.episodes.task.tolist())) > 1:
         tasks = store.spec.env.tasks
         raise ConfigError(
-            f"the store holds {len(tasks)} tasks, a Minari dataset is one environment",
-            f"name one: --task {'|'.join(tasks)}",
+            f"the store holds {len(tasks)} tasks ({listed(tasks, 10)}), a Minari dataset is one"
+            " environment",
+            f"name one: --task {shlex.quote(tasks[0])}",
         )
     return chosen_episodes(store, target.task, target.label)
 

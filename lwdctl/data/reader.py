@@ -229,6 +229,11 @@ def open_source(
         DataError: No path, the same path twice, a structure that is not the format's, or files
             that disagree in dimensions, action semantics or environment.
     """
+    if config.drop and config.observation_keys:
+        from lwdctl.data.checks import without_dropped  # with numpy, which `--help` does not need
+
+        left = without_dropped(config.drop, config.observation_keys, "--observation-keys")
+        config = dataclasses.replace(config, observation_keys=left, drop=())
     if data_format:
         return MergedReader(READERS.load(data_format), paths, config)
     found = recognize_all(paths)
@@ -552,7 +557,9 @@ def _check_agreement(first: FileReader, other: FileReader) -> None:
             hint = "ingest each file into a store of its own"
             names = [item.name for item in own.observations]
             if noun == "observations" and set(own.observations) == set(theirs.observations):
-                hint = f"give all files one order: --observation-keys {','.join(names)}"
+                hint = (
+                    f"give all files one order: --observation-keys {shlex.quote(','.join(names))}"
+                )
             raise DataError(f"{other.path}: {noun} differ from those of {first.path}{detail}", hint)
 
 

@@ -173,3 +173,15 @@ def test_episodes_go_into_a_snippet_store(open_reader, tmp_path):
     assert store.steps == sum(item.length for item in reader.episodes)
     first = reader.read(0)
     np.testing.assert_array_equal(store.read("action", 0, first.length), first.actions)
+
+
+def test_keys_that_are_dropped_are_not_stored(sample, open_reader):
+    stored = [item.name for item in open_reader().spec.observations]
+    dropped = open_reader(observation_keys=stored, drop=stored[1:]).spec.observations
+    assert [item.name for item in dropped] == stored[:1]
+    for requested in ((), stored):
+        if requested or not sample.options.get("observation_keys"):
+            with pytest.raises(DataError, match="--drop leaves no observation"):
+                open_reader(observation_keys=requested, drop=stored)
+    with pytest.raises(DataError, match="--drop: no observation 'nothing'"):
+        open_reader(observation_keys=stored, drop=("nothing",))

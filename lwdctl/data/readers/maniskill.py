@@ -126,7 +126,7 @@ class ManiSkillFile:
             return DataError(
                 f"{self.path}: {prefix}{self._action}: is a group of {len(parts)} arrays"
                 f" ({', '.join(parts)}), one per agent",
-                f"--action-key {parts[0]}",
+                f"--action-key {shlex.quote(parts[0])}",
             )
         where = f"{self.path}: {prefix}{self._action}"
         return DataError(f"{where}: is missing", did_you_mean(self._action, found))

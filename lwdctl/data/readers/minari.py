@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -175,7 +176,7 @@ class MinariFile:
         usable = [key for key in parts if entries[key].dtype.startswith("float")]
         raise DataError(
             f"{where}/actions: is a group of {len(parts)} arrays, not one array",
-            f"--action-key {usable[0]}" if usable else "",
+            f"--action-key {shlex.quote(usable[0])}" if usable else "",
         )
 
     def _check_continuous(self, entry: ArrayEntry, name: str) -> None:

@@ -10,6 +10,7 @@ targets.
 from __future__ import annotations
 
 import math
+import shlex
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -259,7 +260,7 @@ class RobomimicFile(Hdf5Reader):
         if self._chunked and not self._config.action_key:
             raise DataError(
                 f"{key}: has shape {shape}, several actions per step",
-                f"--action-key {self._key} reads the first action of each step",
+                f"--action-key {shlex.quote(self._key)} reads the first action of each step",
             )
         if self._chunked:
             message = f"the first of the {shape[1]} actions that every step holds is stored"
@@ -306,7 +307,7 @@ class RobomimicFile(Hdf5Reader):
         longer = 0
         for item in () if self._replay else self._observed:
             key = f"{place}/{self._paths[item.name]}"
-            shape, hint = self._shape_of(key), f"--drop {item.name}"
+            shape, hint = self._shape_of(key), f"--drop {shlex.quote(item.name)}"
             if shape[0] != steps + 1:  # with one row more, the last is the final observation
                 check_rows(shape[0], steps, f"{self.path}: {key}", self._key, hint)
             longer += shape[0] > steps

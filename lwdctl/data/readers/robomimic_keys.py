@@ -6,6 +6,7 @@ A demonstration also carries values in attributes, in fields of JSON attributes,
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from lwdctl.core.plain_text import listed
 from lwdctl.core.records import Finding, ObservationSpec, Severity
 from lwdctl.core.simulator_facts import OBSERVATION, robosuite_network_keys
 from lwdctl.core.suggest import did_you_mean
-from lwdctl.data.checks import NUMBER_KINDS, choose_observations
+from lwdctl.data.checks import NUMBER_KINDS, choose_observations, nothing_left
 from lwdctl.data.files.hdf5 import json_of, location, read_array, text_of
 from lwdctl.data.readers.robomimic_env import ACTIONS
 from lwdctl.data.readers.robomimic_masks import SHOWN
@@ -224,18 +225,19 @@ def choose_action_key(layout: Layout, config: IngestConfig, where: str) -> str:
         return key
     if config.action_key and key in (layout.paths.get(name) for name in layout.beside):
         return key
+    problem = "is an observation" if key in layout.paths.values() else "is missing"
     if layout.actions:
-        shown = f"{where}/{key}: is missing; arrays that may hold actions: "
-        hint = f"--action-key {layout.actions[0]}"
+        shown = f"{where}/{key}: {problem}; arrays that may hold actions: "
+        hint = f"--action-key {shlex.quote(layout.actions[0])}"
         if config.action_key:
             hint = did_you_mean(key, layout.actions)
         raise DataError(shown + listed(layout.actions, SHOWN), hint)
     if layout.beside and not config.action_key:
         raise DataError(
             f"{where}/{key}: is missing",
-            f"--action-key {layout.beside[0]}, if it holds the actions",
+            f"--action-key {shlex.quote(layout.beside[0])}, if it holds the actions",
         )
-    raise DataError(f"{where}/{key}: is missing")
+    raise DataError(f"{where}/{key}: {problem}")
 
 
 def choose_keys(
@@ -258,7 +260,6 @@ def choose_keys(
     for name in sorted(dropped - known):
         raise DataError(f"{where}: --drop: no observation '{name}'", did_you_mean(name, known))
     requested = [name.replace("/", ".") for name in config.observation_keys]
-    requested = [name for name in requested if name not in dropped]
     for name in requested:
         if name in layout.unusable:
             raise DataError(
@@ -272,6 +273,8 @@ def choose_keys(
     left_out = dropped.union(partly)
     default = [name for name in default if name not in left_out]
     if not requested and not default:
+        if dropped:
+            raise nothing_left(where)
         _raise_nothing_left(layout, where)
     return choose_observations(requested, default, layout.sizes, where)
 
@@ -289,7 +292,7 @@ def _raise_nothing_left(layout: Layout, where: str) -> None:
     if layout.beside:
         raise DataError(
             f"{where}: is missing, and no observation is left",
-            f"--observation-keys {','.join(layout.beside)}",
+            f"--observation-keys {shlex.quote(','.join(layout.beside))}",
         )
     raise DataError(f"{where}: is missing")
 
@@ -320,19 +323,19 @@ def findings_of(
     for name in names.intersection(reasons):
         del reasons[name]
     readable = sorted(name for name in reasons if name in layout.paths and name not in partly)
+    others = [path for path in layout.actions if path != action_key]
+    every = shlex.quote(",".join([*(item.name for item in chosen), *readable]))
     found = [
         _left_out(
             "observations", reasons, f"{where}/{OBS}",
-            f"--observation-keys {','.join([*(item.name for item in chosen), *readable])} stores"
-            " them as well" if readable else "",
+            f"--observation-keys {every} stores them as well" if readable else "",
             warn=any(name in partly or ROWS in reason for name, reason in reasons.items()),
         ),
         _left_out(
             "action arrays",
-            {path: "another action array" for path in layout.actions if path != action_key},
+            dict.fromkeys(others, "another action array"),
             where,
-            next((f"--action-key {path} reads it" for path in layout.actions if path != action_key),
-                 ""),
+            f"--action-key {shlex.quote(others[0])} reads it" if others else "",
         ),
         _left_out(
             "arrays",

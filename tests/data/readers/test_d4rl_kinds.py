@@ -471,7 +471,7 @@ def test_observations_cannot_all_be_dropped(path):
     with pytest.raises(DataError, match="--drop: no observation 'observations'") as caught:
         opened(path, drop=("observations",))
     assert "observation" in caught.value.hint
-    with pytest.raises(DataError, match="holds no observations"):
+    with pytest.raises(DataError, match="--drop leaves no observation"):
         opened(path, drop=("observation",))
 
 
