@@ -112,7 +112,7 @@ class Denoiser(nn.Module):
     def contexts(self, timesteps: Tensor, condition: Tensor) -> Iterator[tuple[Tensor, ...]]:
         """Return the context of every timestep (timestep,), each for all conditions.
 
-        On a CPU the numbers are those of `context`, bit for bit.
+        With one thread of a CPU the numbers are those of `context`, bit for bit.
         """
         rows = len(condition)
         alone = rows if condition.device.type == "cpu" else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections.abc import Iterator
 from typing import get_args
 
 import pytest
@@ -21,6 +22,15 @@ from lwdctl.models.samplers import SAMPLERS, sampling_steps, training_schedule
 LATENT, TASKS, TIMESTEPS = 64, 3, 50
 PREDICTIONS = [name for name in get_args(Prediction) if name != "flow"]  # see test_flow.py
 NETWORKS = ("mlp", "unet", "transformer")
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Products of several threads depend on where their factors lie in memory."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 class Waves(nn.Module):
@@ -79,6 +89,7 @@ def test_samples_are_those_of_the_schedulers_of_diffusers(
 @pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("rows", [1, 5, 17, 40])
+@pytest.mark.usefixtures("one_thread")
 def test_contexts_computed_at_once_are_those_of_every_step(network: str, rows: int) -> None:
     model, condition = a_model(network), torch.randn(rows, TASKS)
     timesteps = torch.arange(TIMESTEPS)  # more rows than are computed at once

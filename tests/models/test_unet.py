@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lwdctl.models.unet import UNET_SIZES, ConditionalUnet1d, UnetSize
+from lwdctl.models.flops import count_flops
+from lwdctl.models.unet import UNET_SIZES, ConditionalUnet1d, Convolution, UnetSize
 
 KERNEL, GROUPS = 5, 8
 
@@ -104,3 +105,25 @@ def test_the_forward_pass_agrees_with_an_independent_computation() -> None:
     x, step, condition = torch.randn(3, 2, 16), torch.randn(3, 64), torch.randn(3, 40)
     expected = recomputed(dict(network.state_dict()), x, step, condition)
     torch.testing.assert_close(network(x, step, condition), expected)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+@pytest.mark.parametrize(("length", "kernel", "stride"), [(8, 5, 1), (16, 3, 2), (4, 1, 1)])
+def test_a_convolution_of_few_rows_is_torchs(
+    batch: int, length: int, kernel: int, stride: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sampling for few robots computes a matrix product; training keeps torch's convolution."""
+    torch.manual_seed(0)
+    layer = Convolution(6, 10, kernel, stride, padding=kernel // 2)
+    plain = torch.nn.Conv1d(6, 10, kernel, stride, padding=kernel // 2)
+    plain.load_state_dict(layer.state_dict())
+    sequence = torch.randn(batch, length, 6).transpose(1, 2)  # as the U-Net is given it
+    expected = plain(sequence)
+    assert torch.equal(layer(sequence), expected)
+    products = []
+    linear = functional.linear
+    monkeypatch.setattr(functional, "linear", lambda *a: products.append(1) or linear(*a))
+    with torch.no_grad():
+        torch.testing.assert_close(layer(sequence), expected)
+        assert len(products) == (batch * length // stride <= Convolution.most_rows)
+        assert count_flops(lambda: layer(sequence)) == count_flops(lambda: plain(sequence))
