@@ -8,7 +8,7 @@ training is compared with the snapshot at two thirds of it, state by state.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -39,17 +39,22 @@ class Curve:
         estimates: Training step to the mean over episodes.
         since: Training step of the snapshot that the end is compared with.
         gain: The end minus that snapshot, state by state.
+        less_is_better: Whether the number falls where the policy gets better.
     """
 
     estimates: Mapping[int, Estimate]
     since: int
     gain: Estimate
+    less_is_better: bool = False
 
     def verdict(self, margin: float) -> Verdict:
         """Judge the gain by its 95 % interval, where a gain up to `margin` counts as none."""
-        if self.gain.high <= margin:
+        low, high = self.gain.low, self.gain.high
+        if self.less_is_better:
+            low, high = -high, -low
+        if high <= margin:
             return "flat"
-        return "still gains" if self.gain.low > 0 else "undecided"
+        return "still gains" if low > 0 else "undecided"
 
 
 def analyze_convergence(
@@ -81,7 +86,7 @@ def analyze_convergence(
     labels = policy.source.labels if "label" in policy.condition else ()
     plans = plan_episodes(env, config.episodes, config.seed, config.task, labels)
     found: dict[int, tuple[EpisodeResult, ...]] = {}
-    score = ""
+    score, less_is_better = "", False
     for step in snapshots:
         load(step)
         progress.message(f"after {step} training steps:")
@@ -97,7 +102,10 @@ def analyze_convergence(
             progress=progress,
         )
         found[step], score = result.episodes, score or result.score
+        less_is_better = less_is_better or result.less_is_better
     curves = {name: curve_of(found, name) for name in dict.fromkeys((score, SUCCESS)) if name}
+    if score:
+        curves[score] = replace(curves[score], less_is_better=less_is_better)
     return compose(config, curves, count_lost({f"after {key}": one for key, one in found.items()}))
 
 
@@ -147,11 +155,12 @@ def compose(
     ]
     gains = (show_difference(curve.gain) for curve in curves.values())
     rows.append((f"end minus {decisive.since:,}", *gains))
+    where = " (where less is better, so that a fall is a gain)" if decisive.less_is_better else ""
     text = (
         f"The policy with the EMA weights of every snapshot, on {decisive.gain.n} initial states"
         f" from evaluation seed {config.seed} on. It counts as flat where the 95 % interval of what"
-        f" the last third of training gained in {name} ends at {config.margin:g} or below,"
-        f" otherwise as still gaining where the interval lies above 0. Verdict: {verdict}."
+        f" the last third of training gained in {name}{where} ends at {config.margin:g} or below,"
+        " otherwise as still gaining where the whole interval is a gain. Verdict: {verdict}."
     )
     table = Table.of(("training steps", *curves), rows)
     summary = {

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from lwdctl.analysis.comparison_records import SAMPLED, horizon_order
 from lwdctl.analysis.resample import Pair, States, Values
 from lwdctl.artifacts import lineage
 from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.described import read_description
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.errors import ArtifactError, ConfigError
 from lwdctl.core.suggest import did_you_mean
@@ -75,6 +77,7 @@ class Run(ConditionResult):
             were analyzed, and "" where none was or no model acts by itself.
         trained: `type.setting` of everything that was trained or made for it, as text; empty where
             that is not known.
+        own_limit: The step limit that the data give the environment, None where not known.
     """
 
     label: str
@@ -83,11 +86,13 @@ class Run(ConditionResult):
     store: str = ""
     convergence: str = ""
     trained: Mapping[str, str] = field(default_factory=dict)
+    own_limit: int | None = None
 
     @property
     def metrics(self) -> tuple[str, ...]:
         """Names of the environment's metrics, its score first."""
-        return tuple(name for name in self.overall.metrics if name != "return")
+        names = tuple(self.overall.metrics)
+        return names[:1] + tuple(name for name in names[1:] if name != "return")
 
     @property
     def flops(self) -> float | None:
@@ -242,6 +247,7 @@ def read_evaluation(artifact: Artifact, root: Path) -> list[Run]:
     }
     verdicts = _verdicts(artifact, root)
     made = {item.reference: item for item in lineage.trace([artifact], root)[0].values()}
+    details["own_limit"] = _limit_of_data(made.values())
     runs = []
     for file in records:
         where, hint = f"{artifact.path / file.path} is no record of episodes", _AGAIN
@@ -256,14 +262,37 @@ def read_evaluation(artifact: Artifact, root: Path) -> list[Run]:
     return runs
 
 
+def _limit_of_data(artifacts: Iterable[Artifact]) -> int | None:
+    """Return the step limit that all snippets among the artifacts name."""
+    limits = set()
+    for item in artifacts:
+        if item.type == "snippets":
+            try:
+                limits.add(read_description(item.path).env.max_steps)
+            except ArtifactError:
+                return None
+    return limits.pop() or None if len(limits) == 1 else None
+
+
 def _settings(models: Mapping[str, str], made: Mapping[str, Artifact]) -> dict[str, str]:
-    """Return `type.setting` to its value for models, given what there is by reference."""
-    return {
-        f"{kind}.{name}": str(value)
-        for kind, reference in models.items()
-        if reference in made
-        for name, value in lineage.settings_of(made[reference]).items()
-    }
+    """Return `type.setting` to its value for models, given what there is by reference.
+
+    Demonstrations are told apart by their content, which the settings of `ingest` do not say.
+    """
+    found = {}
+    for kind, reference in models.items():
+        if reference in made:
+            settings = lineage.settings_of(made[reference])
+            found.update({f"{kind}.{name}": str(value) for name, value in settings.items()})
+            if kind == "snippets":
+                found["snippets.content"] = _content_of(made[reference])
+    return found
+
+
+def _content_of(artifact: Artifact) -> str:
+    """Return a short digest of an artifact's files, which is that of any artifact like it."""
+    files = sorted((file.path, file.sha256) for file in artifact.manifest.files)
+    return hashlib.sha256(repr(files).encode()).hexdigest()[:8]
 
 
 def _check_size(evaluations: Sequence[Artifact]) -> None:
@@ -415,9 +444,14 @@ def check_one_protocol(runs: Sequence[Run]) -> None:
     """
     runs = sorted(runs, key=lambda run: run.source)
     perturbed = [run for run in runs if run.overall.perturbation]
+    is_known = all(run.max_steps or run.own_limit for run in runs)
+
+    def limit(run: Run) -> Any:
+        return run.max_steps or (run.own_limit if is_known else "the environment's own")
+
     settings: tuple[tuple[str, Sequence[Run], Callable[[Run], Any]], ...] = (
         ("environment", runs, lambda run: run.overall.env),
-        ("step limit", runs, lambda run: run.max_steps or "the environment's own"),
+        ("step limit", runs, limit),
         ("probability of a perturbation", perturbed, lambda run: run.perturbation_probability),
     )
     for name, chosen, value in settings:

@@ -137,11 +137,13 @@ class Description(NamedTuple):
         observations: Keys in the order in which a `Response` holds them.
         score: Name of the environment's score.
         action_size: Components of an action.
+        less_is_better: Whether a lower score is a better one.
     """
 
     observations: tuple[ObservationSpec, ...] = ()
     score: str = ""
     action_size: int = 0
+    less_is_better: bool = False
 
 
 class Environments:
@@ -187,8 +189,9 @@ class Environments:
         try:
             simulator = self._simulator(index, plan.task)
             episode = self._episodes[index] = _Episode(simulator, plan, self._settings)
+            score = simulator.metrics[0]
             self.description = Description(
-                simulator.observations, simulator.metrics[0].name, simulator.action.size
+                simulator.observations, score.name, simulator.action.size, score.failed > 0
             )
             recording = self._settings.recording
             if recording is not None and plan.index in recording.episodes:

@@ -48,11 +48,13 @@ class RolloutResult:
         episodes: All episodes, in the order of their plans.
         seconds: Wall time by part; that of the simulator is the time spent waiting for it.
         score: Name of the metric that is the environment's score; "" if no simulator started.
+        less_is_better: Whether a lower score is a better one.
     """
 
     episodes: tuple[EpisodeResult, ...]
     seconds: Mapping[str, float]
     score: str = ""
+    less_is_better: bool = False
 
 
 def rollout(  # noqa: PLR0913 - the settings of a rollout, by keyword only
@@ -139,6 +141,7 @@ def rollout(  # noqa: PLR0913 - the settings of a rollout, by keyword only
         tuple(finished[plan.index] for plan in plans),
         dict(engine.seconds),
         environments.description.score or (journal.score if journal else ""),
+        environments.description.less_is_better,
     )
 
 

@@ -26,6 +26,16 @@ def test_the_interval_of_the_gain_decides(low: float, high: float, verdict: str)
     assert curve.verdict(0.05) == verdict
 
 
+def test_where_less_is_better_a_fall_is_a_gain() -> None:
+    def verdict(low: float, high: float) -> str:
+        gain = Estimate((low + high) / 2, low, high, 50)
+        return Curve({}, 0, gain, less_is_better=True).verdict(0.05)
+
+    assert verdict(-0.3, -0.1) == "still gains"
+    assert verdict(0.1, 0.3) == verdict(-0.04, 0.1) == "flat"
+    assert verdict(-0.2, 0.1) == "undecided"
+
+
 def episodes(scores: list[float], *, lost: int = -1) -> list[EpisodeResult]:
     return [
         EpisodeResult(

@@ -16,7 +16,9 @@ from lwdctl.analysis.evaluations import (
 )
 from lwdctl.analysis.resample import mcnemar, paired_permutation
 from lwdctl.analysis.tables import EMPTY
+from lwdctl.artifacts.snippets import SNIPPETS_PAYLOAD, SnippetWriter
 from lwdctl.core.errors import ArtifactError, ConfigError
+from lwdctl.core.records import ActionSpec, EnvSpec, Episode, ObservationSpec, SourceSpec
 from lwdctl.evaluation.results import ConditionResult
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -49,6 +51,14 @@ def test_a_run_says_what_it_is(workspace):
     assert values_of(run.episodes[0]) == {
         "overlap": 1.0, "final_overlap": 0.5, "return": 10.0, "final_success": 1.0, "steps": 30.0,
     }  # fmt: skip
+
+
+def test_the_score_is_the_return_where_it_is_the_first_metric(workspace):
+    items = [{**item, "metrics": {"return": 1.0}} for item in solved("110")]
+    made = record("dp", items)
+    made["results"][0]["metrics"] = {"return": 1.0, "final_success": 0.6}
+    (run,) = read(workspace, publish(workspace, "toy", [made]))
+    assert run.metrics[0] == "return"
 
 
 def test_the_order_of_evaluations_and_naming_one_twice_change_nothing(workspace):
@@ -132,6 +142,19 @@ def test_another_training_is_no_other_training_seed(workspace):
     }  # fmt: skip
 
 
+def test_a_training_on_other_demonstrations_is_no_other_training_seed(workspace):
+    def made(name, seed, content):
+        with workspace.begin("snippets", name, config={"seed": 0}, inputs=()) as draft:
+            (draft.path / "file").write_text(content)
+            data = draft.publish({}, seed=0)
+        models = {"models": {"snippets": data.reference}}
+        result = record("dp", solved("110"), train_seed=seed) | models
+        return publish(workspace, name, [result], inputs=[data])
+
+    runs = read(workspace, made("a", 0, "one"), made("b", 1, "one"), made("c", 2, "other"))
+    assert sorted(item.train_seeds for item in group_runs(runs)) == [(0, 1), (2,)]
+
+
 def test_labels_of_one_state_are_one_state(workspace):
     episodes = [
         {**episode(index, label == "good", 1.0), "label": label}
@@ -171,6 +194,25 @@ def test_another_protocol_is_refused(change, config, said, workspace):
     for pair in ((first, second), (second, first)):
         with pytest.raises(ArtifactError, match=said):
             compare(read(workspace, *pair))
+
+
+def test_the_step_limit_of_the_data_counts_where_none_was_set(workspace):
+    def made(policy, limit, **config):
+        env = EnvSpec("toyland", ("push",), {}, limit)
+        action = ActionSpec(1, "absolute", "meters", (), ())
+        spec = SourceSpec((ObservationSpec("x", 1),), action, env, (), "made")
+        rows = np.zeros((3, 1), np.float32)
+        with workspace.begin("snippets", f"of-{limit}", config={}) as draft:
+            writer = SnippetWriter(draft.path / SNIPPETS_PAYLOAD, spec)
+            writer.append(Episode("demo", {"x": rows}, rows, task="push", split="train"))
+            data = draft.publish(writer.close())
+        result = record(policy, solved("110"))
+        return publish(workspace, f"{policy}-{limit}", [result], inputs=[data], **config)
+
+    short, long = made("lwd", 24), made("dp", 300)
+    with pytest.raises(ArtifactError, match=r"step limit: (24 and 300|300 and 24)"):
+        compare(read(workspace, short, long))
+    compare(read(workspace, short, made("dp", 99, max_steps=24)))
 
 
 def test_how_often_nothing_is_perturbed_does_not_matter(workspace):
