@@ -77,6 +77,12 @@ class TrainedChunks(TrainedPolicy):
         executed = self._executed(acting)
         spec, steps = self._spec.diffusion, acting.num_inference_steps
         check_sampling(spec, acting.sampler, steps, acting.guidance, self._name)
+        if acting.temporal_ensemble is not None and executed == self.snippet_length:
+            raise ConfigError(
+                f"a temporal ensemble needs a horizon below the {executed} steps of its chunks:"
+                " no two of them hold the same step",
+                "add --horizon 1, or leave --temporal-ensemble out",
+            )
         if not (self.can_inpaint and acting.inpainting):
             return
         if acting.warm_start:

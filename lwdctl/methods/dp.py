@@ -18,6 +18,7 @@ from lwdctl.methods.method import Method
 from lwdctl.models.chunks import ActionDiffusion
 from lwdctl.models.flops import denoiser_flops
 from lwdctl.models.unet import UNET_SIZES
+from lwdctl.training.diffusion import tell_unused
 from lwdctl.training.loop import Trained
 
 UNET_DEFAULTS = {
@@ -51,6 +52,8 @@ class DiffusionPolicy(Method):
         that are not executed, and the U-Net needs a length that it can halve.
         """
         training.check_unused(config, "time_input", "vae_updates")
+        unused = "latent_layout", "latent_size", "beta_kl", "policy_width", "layers"
+        tell_unused(config, config.method, unused, progress)
         work = training.Work(config, data, directory, progress)
         sizes, denoiser = work.sizes, config.denoiser or "unet"
         needed = sizes.snippet_length + work.history - 1

@@ -26,6 +26,7 @@ from lwdctl.methods.method import Method
 from lwdctl.models.chunks import ChunkVae, LatentChunks
 from lwdctl.models.diffusion import LatentDiffusion
 from lwdctl.models.flops import denoiser_flops, matmul_flops
+from lwdctl.training.diffusion import tell_unused
 from lwdctl.training.encode import encode_batches
 from lwdctl.training.loop import Trained
 from lwdctl.training.objectives import (
@@ -47,6 +48,7 @@ class LatentDiffusionOfChunks(Method):
     ) -> Trained[LatentChunks]:
         """Train the VAE, encode every snippet, train the denoiser."""
         training.check_unused(config, "executed", "time_input")
+        tell_unused(config, config.method, ("policy_width", "layers"), progress)
         work = training.Work(config, data, directory, progress)
         spec = work.chunk_spec(
             config.denoiser or "mlp", config.latent_layout, "sample", config.latent_size

@@ -24,6 +24,7 @@ from lwdctl.models.flops import count_flops, count_parameters, matmul_flops
 from lwdctl.policies.device import download, upload
 from lwdctl.policies.policy import EpisodePlan, PolicyCost, condition_indices
 from lwdctl.policies.replanning import Observed
+from lwdctl.training.diffusion import tell_unused
 from lwdctl.training.loop import Trained
 
 DEFAULTS = {**training.DENOISER_DEFAULTS, "updates": 20_000}
@@ -140,6 +141,12 @@ def mlp_flops(model: ClonedPolicy) -> PolicyFlops:
     return PolicyFlops(step=step, control_parameters=weights, parameters=weights)
 
 
+_UNUSED = (
+    "denoiser", "unet_size", "transformer_size", "latent_layout", "width", "blocks", "prediction",
+    "num_train_timesteps", "latent_size", "beta_kl",
+)  # fmt: skip
+
+
 class BehaviorCloning(Method):
     """The policy of the generated networks' architecture, trained on all demonstrations."""
 
@@ -150,6 +157,7 @@ class BehaviorCloning(Method):
     ) -> Trained[ClonedPolicy]:
         """Train on single steps with their history, each visited once per epoch."""
         training.check_unused(config, "executed", "dropout", "vae_updates", "padding")
+        tell_unused(config, config.method, _UNUSED, progress)
         work = training.Work(config, data, directory, progress)
         sizes, parts = work.sizes, work.condition
         spec = ClonedSpec(

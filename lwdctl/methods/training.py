@@ -25,7 +25,12 @@ from lwdctl.core.progress import Progress
 from lwdctl.data.windows import WindowRule
 from lwdctl.models.chunks import ChunkSpec
 from lwdctl.models.vae import VaeSpec
-from lwdctl.training.diffusion import check_condition, diffusion_spec
+from lwdctl.training.diffusion import (
+    check_condition,
+    diffusion_spec,
+    options_of_others,
+    tell_unused,
+)
 from lwdctl.training.loop import Trained, TrainingLoop, choose_device, with_initial_weights
 from lwdctl.training.objectives import SnippetObjective, describe_training, training_batches
 from lwdctl.training.update import LoopSettings, Objective
@@ -111,6 +116,8 @@ class Work:
             dropout: Dropout where the settings do not say.
         """
         config, sizes = self.config, self.sizes
+        others = options_of_others(denoiser)
+        tell_unused(config, f"the denoiser '{denoiser}'", others, self.progress)
         chosen = DiffusionConfig(
             denoiser=denoiser,
             latent_layout=layout,

@@ -164,9 +164,10 @@ def _without_oracle(config: EvalConfig, data: SnippetStore, context: StageContex
 
 
 class _Checked(NamedTuple):
-    """What any policy of an evaluation is conditioned on, and whether one has chunks."""
+    """What any policy of an evaluation is conditioned on, and what one of them can do."""
 
     condition: frozenset[str]
+    samples: bool
     has_chunks: bool
     can_replan_early: bool
     can_inpaint: bool
@@ -223,29 +224,35 @@ class _Evaluation:
     def _checked(self) -> _Checked:
         """What the policies are like; each is opened once for it and checked."""
         condition: set[str] = set()
-        has_chunks = can_replan_early = can_inpaint = False
+        samples = has_chunks = can_replan_early = can_inpaint = False
         for item in self.conditions:
-            policy = self._open(item)
-            policy.check(self._acting(item))
+            policy, acting = self._open(item), self._acting(item)
+            policy.check(acting)
             condition.update(policy.condition)
+            samples |= policy.samples(acting)
             has_chunks |= policy.has_chunks
-            can_replan_early |= policy.can_replan_early and policy.samples(self._acting(item))
+            can_replan_early |= policy.can_replan_early and policy.samples(acting)
             can_inpaint |= policy.can_inpaint
-        return _Checked(frozenset(condition), has_chunks, can_replan_early, can_inpaint)
+        return _Checked(frozenset(condition), samples, has_chunks, can_replan_early, can_inpaint)
 
     def check(self) -> None:
         """Check labels and every model before anything runs.
 
         Raises:
             ConfigError: An unknown label, a model that cannot be sampled so, a horizon that the
-                chunks of a model do not reach, or a temporal ensemble, inpainting or early re-plans
-                where no policy can.
+                chunks of a model do not reach, or a setting that no policy has a use for.
         """
         _, _ = self._checked, self.labels
         for oracle in [item for item in self.conditions if item.latent == ORACLE][:1]:
             self._plans(oracle)  # which are recorded episodes
         for text in filter(None, dict.fromkeys(map(self._beyond_training, self.conditions))):
             self.context.progress.message(text)
+        if not self._checked.samples and (self.config.warm_start or self.config.guidance != 1):
+            raise ConfigError(
+                "warm_start and guidance change how latents or actions are sampled, which none of"
+                " these policies does",
+                "leave --warm-start and --guidance out",
+            )
         if not self._checked.has_chunks and self.config.temporal_ensemble is not None:
             raise ConfigError(
                 "temporal_ensemble averages chunks of actions, which none of these policies has",

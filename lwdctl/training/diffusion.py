@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +15,7 @@ from torch import nn
 from lwdctl.artifacts.latents import LatentStore
 from lwdctl.artifacts.run_in_progress import CHECKPOINTS
 from lwdctl.artifacts.snippets import SnippetStore
-from lwdctl.configs import NO_CONDITION, DiffusionConfig
+from lwdctl.configs import NO_CONDITION, BaselineConfig, DiffusionConfig
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import Progress
 from lwdctl.core.records import SourceSpec
@@ -33,6 +34,11 @@ TrainedDiffusion = Trained[LatentDiffusion]
 
 CONDITIONS = ("state", "task", "label")
 LAYOUT_PARTS = 2
+_DENOISER_OPTIONS = {
+    "mlp": ("width", "blocks"),
+    "unet": ("unet_size", "latent_layout"),
+    "transformer": ("transformer_size", "latent_layout"),
+}
 
 
 def train_diffusion(
@@ -101,6 +107,9 @@ def train_diffusion(
         data.episodes.weight[episode[train]],
         config.condition_dropout,
     )
+    if denoiser is None:
+        others = options_of_others(config.denoiser)
+        tell_unused(config, f"the denoiser '{config.denoiser}'", others, progress)
     progress.message(
         f"{len(train)} training snippets; condition: {', '.join(spec.condition) or 'none'}"
     )
@@ -113,6 +122,23 @@ def train_diffusion(
         "condition": list(spec.condition),
     }
     return loop.trained(spec.to_mapping(), summary)
+
+
+def tell_unused(
+    config: DiffusionConfig | BaselineConfig, what: str, options: Iterable[str], progress: Progress
+) -> None:
+    """Say which options are set that the model has no use for; a recipe may set them for others."""
+    unused = [name for name in options if getattr(config, name) != getattr(type(config), name)]
+    if unused:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
+        progress.message(f"warning: {what} has no use for {names}")
+
+
+def options_of_others(architecture: str) -> tuple[str, ...]:
+    """Return the options of the built-in denoisers that a denoiser does not have."""
+    names = dict.fromkeys(name for options in _DENOISER_OPTIONS.values() for name in options)
+    own = _DENOISER_OPTIONS.get(architecture, tuple(names))
+    return tuple(name for name in names if name not in own)
 
 
 def diffusion_spec(

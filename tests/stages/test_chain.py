@@ -346,6 +346,9 @@ def test_unknown_tasks_and_conditions_are_refused(copy: Workspace) -> None:
         do("eval", copy, {**EVAL, "num_inference_steps": 101})
     with pytest.raises(ConfigError, match="none of these policies has"):
         do("eval", copy, {**EVAL, "temporal_ensemble": 0.1})
+    for nothing in ({"warm_start": 0.5}, {"guidance": 0.5}):
+        with pytest.raises(ConfigError, match="which none of these policies does"):
+            do("eval", copy, {**EVAL, "latent": ["mean"], **nothing})
     with pytest.raises(ConfigError, match="inpainting keeps to sampled actions"):
         do("eval", copy, {**EVAL, "inpainting": 0.5})
     with pytest.raises(ConfigError, match="twice"):

@@ -206,6 +206,8 @@ def test_receding_execution_is_what_a_model_was_trained_for(workspace: Workspace
     artifact = do("eval", workspace, averaged, named={"baseline": "receding"}, name="averaged")
     assert [cell["temporal_ensemble"] for cell in everything(artifact)] == [0.1, None]
     assert "the rate 0.1" in artifact.manifest.summary["protocol"]
+    with pytest.raises(ConfigError, match="no two of them hold the same step"):
+        do("eval", workspace, {**averaged, "horizon": 12}, named={"baseline": "receding"})
     free = everything(artifact)[0]
     kept = {**alone, "policy": ["dp", "random"], "inpainting": 0.5}
     artifact = do("eval", workspace, kept, named={"baseline": "receding"}, name="kept")

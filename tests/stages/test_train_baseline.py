@@ -126,6 +126,40 @@ def test_trains_publishes_and_acts(workspace: Workspace, name: str) -> None:
     assert policy.cost().num_replans.tolist() == queries
 
 
+class Messages(SilentProgress):
+    """Keeps what it is told."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self.lines = lines
+
+    def message(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "said"),
+    [
+        ("mlp", {"blocks": 6, "policy_width": 8}, ["mlp has no use for --blocks"]),
+        ("dp-unet", {"latent_size": 3}, ["dp has no use for --latent-size"]),
+        ("dp-unet", {"width": 16}, ["the denoiser 'unet' has no use for --width"]),
+        ("dp-transformer", {"transformer_size": "xs"}, []),
+        ("ldp", {"layers": 3}, ["ldp has no use for --layers"]),
+    ],
+)
+def test_settings_for_other_networks_are_named(
+    tmp_path: Path, name: str, settings: dict[str, Any], said: list[str]
+) -> None:
+    workspace, lines = make(tmp_path), list[str]()
+    values = {**TINY, **METHODS[name], "updates": 1, **settings}
+    config = from_mapping(BaselineConfig, values)
+    run(
+        config,
+        {"snippets": workspace.resolve("snippets")},
+        StageContext(workspace, Messages(lines)),
+    )
+    assert [line for line in lines if "has no use for" in line] == [f"warning: {x}" for x in said]
+
+
 def test_a_run_that_is_resumed_without_a_checkpoint_begins_again(tmp_path: Path) -> None:
     """As a process leaves it that is killed before its first checkpoint."""
     workspace, lines = make(tmp_path), list[str]()
@@ -136,11 +170,7 @@ def test_a_run_that_is_resumed_without_a_checkpoint_begins_again(tmp_path: Path)
     ) as output:
         output.keep = True
 
-    class Messages(SilentProgress):
-        def message(self, text: str) -> None:
-            lines.append(text)
-
-    context = StageContext(workspace, Messages(), resume=True)
+    context = StageContext(workspace, Messages(lines), resume=True)
     assert run(config, {"snippets": source}, context).manifest.summary["updates"] == 6
     assert any("had written no checkpoint" in line for line in lines)
 
