@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -331,6 +332,21 @@ def test_an_environment_without_tasks_has_those_of_its_name(
     monkeypatch.setattr("lwdctl.api.evaluation.environment_named", lambda name: env)
     with pytest.raises(ConfigError, match="there is no episode to run: 'pusht' names no task"):
         lwdctl.evaluate({"mine": _Constant(0.0)}, env=env, **short)
+
+
+def test_the_data_of_all_policies_mean_one_environment(workspace: Path) -> None:
+    policy, other = (lwdctl.load_policy("mlp", workspace=workspace) for _ in range(2))
+    env = policy.source.env
+    first, _ = policy.source.collection_seeds or (0, 0)
+    with pytest.raises(ConfigError, match="start where they were trained to"):
+        lwdctl.evaluate(policy, episodes=1, seed=first)
+    for changes, said in (
+        ({"max_steps": env.max_steps + 1}, "step limit of 'metaworld'"),
+        ({"settings": {**env.settings, "odd": 1}}, "settings of 'metaworld'"),
+    ):
+        other.trained.source = replace(policy.source, env=replace(env, **changes))
+        with pytest.raises(ConfigError, match=said):
+            lwdctl.evaluate({"one": policy, "other": other}, episodes=1)
 
 
 @pytest.mark.sim

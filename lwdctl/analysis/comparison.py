@@ -261,7 +261,7 @@ def compare(
             group.one.label,
         ),
     )
-    notes = list(reference.notes)
+    notes = [*reference.notes, *dict.fromkeys(filter(None, map(_note_on_seeds, groups)))]
     rows: list[ComparisonRow] = []
     tests: list[PairedTest] = []
     controls: list[PerturbationEffect] = []
@@ -286,6 +286,17 @@ def compare(
         controls=tuple(controls),
         costs=tuple(cost_ratios(overall, reference.label)),
         notes=tuple(notes),
+    )
+
+
+def _note_on_seeds(group: Group) -> str:
+    """Say where the training seeds of a policy are those of a part of it; "" elsewhere."""
+    vaes = {run.models.get("vae") for run in group.runs}
+    if len(group.runs) < 2 or len(vaes) > 1 or None in vaes:
+        return ""
+    return (
+        f"the training seeds of {group.one.label} share one VAE ({vaes.pop()}): their intervals"
+        " hold for other diffusion models over it, not for other VAEs"
     )
 
 

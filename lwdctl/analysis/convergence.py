@@ -21,6 +21,7 @@ from lwdctl.analysis.sections import Findings, Section
 from lwdctl.analysis.tables import Table, flatten_estimate, show_difference, show_estimate
 from lwdctl.core.errors import ConfigError, SimulatorError
 from lwdctl.core.progress import Progress, TqdmProgress
+from lwdctl.evaluation.checks import check_fresh_seeds
 from lwdctl.evaluation.episodes import EpisodeResult, plan_episodes
 from lwdctl.evaluation.results import Estimate
 from lwdctl.evaluation.rollout import rollout
@@ -83,6 +84,7 @@ def analyze_convergence(
     policy.check(acting)
     env = policy.source.env
     check_environment(env)
+    check_fresh_seeds(policy.source, config.seed, config.episodes)
     labels = policy.source.labels if "label" in policy.condition else ()
     plans = plan_episodes(env, config.episodes, config.seed, config.task, labels)
     found: dict[int, tuple[EpisodeResult, ...]] = {}

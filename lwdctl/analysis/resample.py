@@ -329,7 +329,7 @@ def paired_permutation(differences: Values) -> float:
         differences: (state,) first policy minus second.
     """
     moved = differences[differences != 0]  # a zero stays zero under every flip
-    if moved.size < 2:
+    if moved.size < 2 or math.isclose(moved.sum(), 0.0, abs_tol=1e-12 * np.abs(moved).sum()):
         return 1.0
     # The drawn flips must not depend on the order, nor on which policy comes first.
     moved = np.sort(moved if moved.sum() >= 0 else -moved)

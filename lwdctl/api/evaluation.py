@@ -22,6 +22,7 @@ from lwdctl.core.seeding import EVALUATION_SEED_START
 from lwdctl.core.trust import trusting
 from lwdctl.data.dataset import load_pandas
 from lwdctl.envs.table import Environment, allowed, environment_named
+from lwdctl.evaluation.checks import check_fresh_seeds
 from lwdctl.evaluation.cost import condition_cost, trained_condition
 from lwdctl.evaluation.episodes import (
     EpisodeResult,
@@ -160,7 +161,7 @@ def evaluate(  # noqa: PLR0913 - the settings of an evaluation, by keyword only
 
     Raises:
         ConfigError: An unknown environment or task, one outside of lwdctl that only the data name,
-            or a policy that does not fit it.
+            a policy that does not fit it, or one that would start where it was trained to.
         SimulatorError: No episode of any policy ran to its end.
         MissingExtraError: The package of a tracker is not installed.
     """
@@ -168,9 +169,14 @@ def evaluate(  # noqa: PLR0913 - the settings of an evaluation, by keyword only
     if episodes < 1:
         raise ConfigError(f"the number of episodes must be at least 1, not {episodes}")
     named = dict(policies) if isinstance(policies, Mapping) else {"policy": policies}
-    tasks, labels = ((item,) if isinstance(item, str) else item for item in (tasks, labels))
+    tasks, labels = (
+        (item,) if isinstance(item, str) else tuple(dict.fromkeys(item)) for item in (tasks, labels)
+    )
     with trusting(trust):
-        place, spec = _environment(env, named, tasks)
+        place, spec = _environment(env, named, tasks, max_steps)
+    for policy in named.values():
+        if isinstance(policy, LoadedPolicy) and policy.source.env.adapter == spec.adapter:
+            check_fresh_seeds(policy.source, seed, episodes)
     plans = plan_episodes(spec, episodes, seed, tasks, labels)
     if not plans:
         raise ConfigError(
@@ -274,7 +280,10 @@ def compare(
 
 
 def _environment(
-    env: str | Environment | None, policies: Mapping[str, Any], tasks: Sequence[str]
+    env: str | Environment | None,
+    policies: Mapping[str, Any],
+    tasks: Sequence[str],
+    max_steps: int | None,
 ) -> tuple[Environment, EnvSpec]:
     """Return what is run, and its description with the tasks to run."""
     loaded = [item.source.env for item in policies.values() if isinstance(item, LoadedPolicy)]
@@ -286,10 +295,12 @@ def _environment(
                 f"there is no environment to run in: {reason}", 'name one: env="pusht"'
             )
         env = allowed(trained[0])
+        _check_agreement([item for item in trained if item.adapter == env.adapter], max_steps)
     if isinstance(env, str):
         named = environment_named(env)
         # The data know the environment's settings and versions.
         same = [item for item in trained if item.adapter == named.adapter]
+        _check_agreement(same, max_steps)
         settled = same[0] if same else named
         chosen = named.tasks if "/" in env else settled.tasks
         env = replace(settled, tasks=chosen, stored=False)
@@ -301,6 +312,26 @@ def _environment(
     known = {task for item in loaded for task in item.tasks}
     one = tuple(known) if len(known) == 1 else ("",)
     return env, EnvSpec(str(getattr(env, "__name__", env)), tuple(tasks) or one)
+
+
+def _check_agreement(found: Sequence[EnvSpec], max_steps: int | None) -> None:
+    """Check that the data of all policies mean one and the same environment.
+
+    Raises:
+        ConfigError: They differ in its settings, or in a step limit that is not given.
+    """
+    for other in found[1:]:
+        if other.settings != found[0].settings:
+            raise ConfigError(
+                f"the data of the policies differ in the settings of '{other.adapter}'",
+                "pass the environment as an object: env=lwdctl.load_policy(...).source.env",
+            )
+        if max_steps is None and other.max_steps != found[0].max_steps:
+            raise ConfigError(
+                f"the data of the policies differ in the step limit of '{other.adapter}':"
+                f" {found[0].max_steps} and {other.max_steps}",
+                "name one: max_steps=N",
+            )
 
 
 def _batch_policy(policy: Any, num_envs: int) -> BatchPolicy:

@@ -35,6 +35,26 @@ def check_compatible(spec: SourceSpec, env: Environment, task: str) -> None:
         simulator.close()
 
 
+def check_fresh_seeds(spec: SourceSpec, seed: int, episodes: int) -> None:
+    """Check that no episode starts where a demonstration did.
+
+    Args:
+        spec: Describes the data.
+        seed: First evaluation seed.
+        episodes: Number of evaluation seeds.
+
+    Raises:
+        ConfigError: Evaluation seeds lie among those of the demonstrations.
+    """
+    first, last = spec.collection_seeds or (0, -1)
+    if first < seed + episodes and seed <= last:
+        raise ConfigError(
+            f"demonstrations were recorded from the seeds {first} to {last}, among which evaluation"
+            f" seeds from {seed} on lie: policies would start where they were trained to",
+            f"begin with another seed, for example {last + 1}",
+        )
+
+
 def check_described(spec: SourceSpec, described: Any, task: str) -> None:
     """Check the `observations` and `action` of a simulator, or of its class.
 

@@ -146,7 +146,9 @@ def _name(condition: PlannedCondition, config: EvalConfig) -> str:
     if len(config.horizon) > 1 and condition.horizon is not None:
         parts.append(f"h{condition.horizon}")
     if len(set(config.perturbation)) > 1:
-        parts.append(f"p{condition.perturbation:g}")
+        short = {f"{item:g}" for item in config.perturbation}
+        is_unique = len(short) == len(set(config.perturbation))
+        parts.append(f"p{condition.perturbation:{'g' if is_unique else ''}}")
     if config.seeds and condition.model:
         parts.append(f"s{condition.train_seed}")
     return "-".join(part for part in parts if part)

@@ -155,6 +155,17 @@ def test_a_training_on_other_demonstrations_is_no_other_training_seed(workspace)
     assert sorted(item.train_seeds for item in group_runs(runs)) == [(0, 1), (2,)]
 
 
+def test_training_seeds_over_one_vae_are_noted(workspace):
+    def made(vae, seed):
+        models = {"models": {"vae": vae, "diffusion": f"diffusion/{vae}-{seed}"}}
+        result = record("lwd", solved("110"), train_seed=seed) | models
+        return publish(workspace, f"{vae}-{seed}", [result])
+
+    one, same, other = made("a", 0), made("a", 1), made("b", 1)
+    assert any("share one VAE (a)" in note for note in compare(read(workspace, one, same)).notes)
+    assert not any("VAE" in note for note in compare(read(workspace, one, other)).notes)
+
+
 def test_labels_of_one_state_are_one_state(workspace):
     episodes = [
         {**episode(index, label == "good", 1.0), "label": label}

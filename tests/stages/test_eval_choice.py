@@ -54,6 +54,12 @@ def test_an_episodes_snippets_and_their_steps_are_one_horizon(workspace: Workspa
     assert beside == ["diffusion/lepisodes0:v1", "baseline/dp30:v1"]
 
 
+def test_magnitudes_of_seven_digits_are_two_conditions(workspace: Workspace) -> None:
+    values = {**GRID, "policy": ["random"], "perturbation": [0.1234561, 0.1234564]}
+    artifact = do("eval", workspace, values)
+    assert len(artifact.files_in("episodes", ".json")) == 2
+
+
 def test_what_is_not_given_is_missing(workspace: Workspace) -> None:
     given = tuple(item for item in workspace.artifacts("diffusion") if item.name == "l8s0")
     with pytest.raises(ConfigError, match="lwd at horizon 16; dp at horizon 8; dp at horizon 16"):
