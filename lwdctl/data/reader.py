@@ -28,10 +28,13 @@ from lwdctl.core.plain_text import listed
 from lwdctl.core.records import Episode, Finding, FloatArray, SourceSpec
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.data.formats import READERS
+from lwdctl.data.named_environments import with_requested
 
 if TYPE_CHECKING:
     from lwdctl.data.files.contents import Contents
 
+SEMANTICS_UNKNOWN = ("semantics", "warning")
+"""Check and severity of the finding that nothing says what the actions of a file are."""
 MOST_COMPONENTS = 2**20
 """Components of an observation or action that a network could take."""
 
@@ -270,12 +273,6 @@ def check_no_subset(config: IngestConfig, path: Path, what: str) -> None:
         raise DataError(f"{path}: {what} has no subset '{config.filter_key}'")
 
 
-def requested_env(config: IngestConfig) -> tuple[str, str]:
-    """Return adapter and environment name that `--env ADAPTER/NAME` gives, "" where it does not."""
-    adapter, _, name = (config.env or "").partition("/")
-    return adapter, name
-
-
 class MergedReader:
     """The episodes of one or several files of a format, as one source.
 
@@ -309,7 +306,11 @@ class MergedReader:
                 reader = _made(make, path, config)
                 opened.callback(reader.close)
                 self.readers.append(reader)
-            spec, self._names = _renamed(_merge_specs(self.readers), config.rename)
+            specs = [
+                with_requested(reader.spec, config, str(reader.path)) for reader in self.readers
+            ]
+            self._semantics_known = specs[0].action != self.readers[0].spec.action
+            spec, self._names = _renamed(_merge_specs(self.readers, specs), config.rename)
             _check_sizes(spec, paths[0])
             self.spec, self._found = _with_finite_settings(spec, paths[0])
             self._closing = opened.pop_all()
@@ -328,6 +329,8 @@ class MergedReader:
     def findings(self) -> list[Finding]:
         """What the readers of all files have found so far."""
         found = [item for reader in self.readers for item in getattr(reader, "findings", ())]
+        if self._semantics_known:  # by the environment that `--env` names, not by the file
+            found = [item for item in found if (item.check, item.severity) != SEMANTICS_UNKNOWN]
         return [*found, *self._found]
 
     def succeeded(self, index: int) -> bool | None:
@@ -448,7 +451,7 @@ def _prefixes(paths: Sequence[Path]) -> list[str]:
     return [f"{name}:" for name in names]
 
 
-def _merge_specs(readers: Sequence[FileReader]) -> SourceSpec:
+def _merge_specs(readers: Sequence[FileReader], specs: Sequence[SourceSpec]) -> SourceSpec:
     first = readers[0]
     for other in readers[1:]:
         _check_agreement(first, other)
@@ -456,12 +459,12 @@ def _merge_specs(readers: Sequence[FileReader]) -> SourceSpec:
     labels = [label for reader in readers for label in sorted({e.label for e in reader.episodes})]
     seeds = [e.seed for reader in readers for e in reader.episodes if e.seed is not None]
     limits = [
-        reader.spec.env.max_steps or max(item.length for item in reader.episodes)
-        for reader in readers
+        spec.env.max_steps or max(item.length for item in reader.episodes)
+        for reader, spec in zip(readers, specs, strict=True)
     ]
     return dataclasses.replace(
-        first.spec,
-        env=dataclasses.replace(first.spec.env, tasks=tasks, max_steps=max(limits)),
+        specs[0],
+        env=dataclasses.replace(specs[0].env, tasks=tasks, max_steps=max(limits)),
         labels=tuple(dict.fromkeys(filter(None, labels))),
         collection_seeds=(min(seeds), max(seeds)) if seeds else None,
     )

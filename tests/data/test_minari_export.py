@@ -152,6 +152,7 @@ def test_our_reader_gives_back_the_same_episodes(make, tmp_path, spec):
             spec.action.low, spec.action.high,
         )  # fmt: skip
         assert reader.spec.env.adapter == spec.env.adapter
+        assert reader.spec.env.max_steps == spec.env.max_steps
         for index, source in enumerate(made):
             read = reader.read(index)
             assert (read.seed, read.success) == (source.seed, source.success)

@@ -15,7 +15,8 @@ import numpy as np
 
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import ActionSpec, EnvSpec, Episode, ObservationSpec, SourceSpec
-from lwdctl.data.reader import EpisodeOutline, check_no_subset, requested_env
+from lwdctl.data.named_environments import requested_env
+from lwdctl.data.reader import EpisodeOutline, check_no_subset
 
 
 class NpzFile:

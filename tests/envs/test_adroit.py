@@ -10,7 +10,7 @@ import pytest
 
 from lwdctl.core.errors import ConfigError, SimulatorError
 from lwdctl.core.records import EnvSpec
-from lwdctl.data.readers.gym_envs import gym_action, known_env
+from lwdctl.data.named_environments import gym_action, known_env
 from lwdctl.envs.adroit import METRICS, hammer_metrics, hammer_numbers
 from lwdctl.evaluation.rollout import rollout
 from lwdctl.evaluation.traced import RecordedActions

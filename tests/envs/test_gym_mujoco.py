@@ -13,7 +13,7 @@ import pytest
 from lwdctl.core.errors import ConfigError, SimulatorError
 from lwdctl.core.records import EnvSpec
 from lwdctl.core.simulator_facts import REFERENCE_RETURNS
-from lwdctl.data.readers.gym_envs import gym_action, known_env
+from lwdctl.data.named_environments import gym_action, known_env
 from lwdctl.envs.gym_mujoco import FEET, FootContacts, GymMujocoSimulator, task_names
 from lwdctl.envs.mujoco_simulator import build_environment, normalized_score
 from lwdctl.envs.simulator import UnstablePhysicsError

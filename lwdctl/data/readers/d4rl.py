@@ -26,6 +26,7 @@ from lwdctl.core.simulator_facts import OBSERVATION, GymEnvironment
 from lwdctl.data.checks import choose_observations, finite_rows, without_dropped
 from lwdctl.data.files.contents import Contents
 from lwdctl.data.files.hdf5 import Hdf5Reader, array_at, dataset_at, read_array, text_of
+from lwdctl.data.named_environments import gym_action
 from lwdctl.data.reader import EpisodeOutline, check_no_subset, check_unused
 from lwdctl.data.readers.flags import (
     Continuity,
@@ -43,7 +44,6 @@ from lwdctl.data.readers.gym_envs import (
     check_continuous,
     check_known,
     describe_env,
-    gym_action,
     named_label,
     texts_of_episodes,
     value_text,

@@ -12,10 +12,10 @@ import numpy as np
 
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
-from lwdctl.core.records import ActionSpec, EnvSpec, Finding, FloatArray
-from lwdctl.core.simulator_facts import ANT_CONTACT_FORCES, GYM_ENVIRONMENTS, GymEnvironment
+from lwdctl.core.records import EnvSpec, Finding, FloatArray
+from lwdctl.core.simulator_facts import ANT_CONTACT_FORCES, GymEnvironment
 from lwdctl.core.suggest import did_you_mean
-from lwdctl.data.reader import requested_env
+from lwdctl.data.named_environments import known_env, requested_env
 
 # Rows from which it is decided whether a file's contact forces are all zero.
 SAMPLE = 1000
@@ -26,18 +26,6 @@ _LEVELS = (
     "medium-replay", "medium-expert", "full-replay", "simple", "medium", "expert", "random",
     "human", "cloned",
 )  # fmt: skip
-
-_BASES = {env.base: env for env in GYM_ENVIRONMENTS}
-# D4RL names the hand's tasks by their last word.
-_BASES.update({env.base.removeprefix("adroithand"): env for env in GYM_ENVIRONMENTS})
-
-
-def known_env(text: str) -> GymEnvironment | None:
-    """Return the known environment that a name, an id or a file name contains, or None."""
-    for word in re.split(r"[^a-z0-9]+", text.lower()):
-        if word in _BASES:
-            return _BASES[word]
-    return None
 
 
 def level_of(text: str) -> str:
@@ -140,17 +128,6 @@ def _size_problem(env: GymEnvironment, source: GymSource) -> str:
         sizes = str(env.action_size)
         return f"actions, row 0: has {source.action_size} components, {env.id} has {sizes}"
     return ""
-
-
-def gym_action(env: GymEnvironment | None, size: int) -> ActionSpec:
-    """Describe the actions; every known environment takes [-1, 1].
-
-    Of an unknown environment neither limits nor meaning are known.
-    """
-    if env is None:
-        return ActionSpec(size, "absolute", "unknown", (), (), limits="")
-    low, high = (-1.0,) * size, (1.0,) * size
-    return ActionSpec(size, env.semantics, "normalized", low, high, env.control_rate)
 
 
 def named_label(

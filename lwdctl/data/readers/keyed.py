@@ -33,6 +33,7 @@ from lwdctl.data.files.array_kinds import components, is_image, why_not_observed
 from lwdctl.data.files.contents import UNREADABLE, ArrayEntry, Contents
 from lwdctl.data.files.npz_files import NpzFile
 from lwdctl.data.files.zarr_files import ZarrFile
+from lwdctl.data.named_environments import describe_requested
 from lwdctl.data.reader import EpisodeOutline, check_no_subset, check_unused
 from lwdctl.data.readers.episode_bounds import (
     Bounds,
@@ -45,7 +46,6 @@ from lwdctl.data.readers.flags import Rows
 from lwdctl.data.readers.gym_envs import value_text
 from lwdctl.data.readers.keyed_arrays import ArrayFile, Hdf5Arrays
 from lwdctl.data.readers.keyed_proposal import EPISODE_OPTIONS, Keys, list_arrays, propose
-from lwdctl.data.readers.named_environments import describe_requested
 
 REWARDS = ("rewards", "reward")
 SUCCESSES = ("success", "successes", "is_success")

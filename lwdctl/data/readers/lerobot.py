@@ -24,7 +24,8 @@ from lwdctl.core.records import Episode, Finding, Severity, SourceSpec
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.data.checks import choose_observations, closed_on_error, finite_rows
 from lwdctl.data.files.contents import Contents
-from lwdctl.data.reader import EpisodeOutline, check_unused, requested_env
+from lwdctl.data.named_environments import requested_env
+from lwdctl.data.reader import EpisodeOutline, check_unused
 from lwdctl.data.readers.gym_envs import value_text
 from lwdctl.data.readers.lerobot_checks import check_frames, check_metadata, check_range, names_of
 from lwdctl.data.readers.lerobot_meta import (

@@ -26,6 +26,7 @@ from lwdctl.data.checks import without_dropped
 from lwdctl.data.files.array_kinds import why_not_observed
 from lwdctl.data.files.contents import ArrayEntry
 from lwdctl.data.files.parquet_files import ParquetTable, is_whole, rank_of
+from lwdctl.data.named_environments import describe_requested
 from lwdctl.data.readers.lerobot_meta import Feature, Folder, Info
 from lwdctl.data.readers.lerobot_rows import (
     DONE,
@@ -39,7 +40,6 @@ from lwdctl.data.readers.lerobot_rows import (
     RowIndex,
     Run,
 )
-from lwdctl.data.readers.named_environments import describe_requested
 
 NUMBER_BYTES = 4
 MAX_OPEN = 32

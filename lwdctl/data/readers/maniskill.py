@@ -33,7 +33,8 @@ from lwdctl.data.checks import (
 )
 from lwdctl.data.files.array_kinds import components, why_not_observed
 from lwdctl.data.files.contents import ArrayEntry, Contents
-from lwdctl.data.reader import EpisodeOutline, check_no_subset, check_unused, requested_env
+from lwdctl.data.named_environments import requested_env
+from lwdctl.data.reader import EpisodeOutline, check_no_subset, check_unused
 from lwdctl.data.readers.gym_envs import value_text
 from lwdctl.data.readers.keyed_arrays import Hdf5Arrays
 

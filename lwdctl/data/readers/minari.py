@@ -24,6 +24,7 @@ from lwdctl.core.records import ActionSpec, Episode, Finding, FloatArray, Source
 from lwdctl.core.simulator_facts import OBSERVATION, GymEnvironment
 from lwdctl.data.checks import NonFiniteError, check_components, closed_on_error, finite_rows
 from lwdctl.data.files.contents import ArrayEntry, Contents
+from lwdctl.data.named_environments import gym_action
 from lwdctl.data.reader import EpisodeOutline, check_no_subset, check_unused
 from lwdctl.data.readers.flags import Rows, evenly
 from lwdctl.data.readers.gym_envs import (
@@ -32,7 +33,6 @@ from lwdctl.data.readers.gym_envs import (
     check_continuous,
     check_known,
     describe_env,
-    gym_action,
     named_label,
     texts_of_episodes,
     value_text,

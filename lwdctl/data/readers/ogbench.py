@@ -39,7 +39,8 @@ from lwdctl.data.checks import (
 from lwdctl.data.files.array_kinds import is_image
 from lwdctl.data.files.contents import ArrayEntry, Contents
 from lwdctl.data.files.npz_files import NpzFile
-from lwdctl.data.reader import EpisodeOutline, check_no_subset, check_unused, requested_env
+from lwdctl.data.named_environments import requested_env
+from lwdctl.data.reader import EpisodeOutline, check_no_subset, check_unused
 from lwdctl.data.readers.flags import Flags, Rows, flags_of, split_at_flags
 from lwdctl.data.readers.gym_envs import (
     check_continuous,

@@ -31,7 +31,8 @@ from lwdctl.data.checks import (
 )
 from lwdctl.data.files.contents import Contents
 from lwdctl.data.files.zarr_files import ZarrFile
-from lwdctl.data.reader import EpisodeOutline, check_no_subset, check_unused, requested_env
+from lwdctl.data.named_environments import requested_env
+from lwdctl.data.reader import EpisodeOutline, check_no_subset, check_unused
 from lwdctl.data.readers.episode_bounds import bounds_of_ends, names_of
 
 ENDS = "meta/episode_ends"

@@ -47,8 +47,8 @@ from lwdctl.data.files.hdf5 import (
     location,
     text_attribute,
 )
-from lwdctl.data.reader import EpisodeOutline, check_unused, requested_env
-from lwdctl.data.readers.named_environments import check_requested_size
+from lwdctl.data.named_environments import requested_env
+from lwdctl.data.reader import EpisodeOutline, check_unused
 from lwdctl.data.readers.robomimic_env import (
     ACTIONS,
     RecordedActions,
@@ -266,7 +266,6 @@ class RobomimicFile(Hdf5Reader):
             message = f"the first of the {shape[1]} actions that every step holds is stored"
             self.findings.append(Finding("adjusted", "warning", message, key))
         self._action_size = self._size_of(shape)
-        check_requested_size(self._config, self._action_size, key)
         kind = dataset_at(first, self._key).dtype.kind
         if self._action_size == 1 and kind in "iub":
             raise DataError(f"{key}: holds one integer per step: discrete actions, not numbers")

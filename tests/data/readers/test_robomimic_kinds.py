@@ -411,7 +411,7 @@ def test_metaworld_takes_no_targets(path):
 @pytest.mark.parametrize(("env", "takes"), [("metaworld/reach-v3", "4"), ("pusht/push_t", "2")])
 def test_a_named_environment_takes_actions_of_this_size(path, env, takes):
     write(path, demos())
-    said = f"demo_0/actions: actions have 3 components, '{env}' takes {takes}"
+    said = f"actions have 3 components, '{env}' takes {takes}"
     with pytest.raises(DataError, match=said):
         read_all(path, env=env)
 

@@ -1,23 +1,53 @@
-"""What `--env ADAPTER/NAME` says about data whose file names no environment."""
+"""What `--env ADAPTER/NAME` says about data: the facts of the environments that are known."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
-from lwdctl.core.records import ActionSpec, EnvSpec, Finding
+from lwdctl.core.records import UNKNOWN_UNITS, ActionSpec, EnvSpec, Finding, SourceSpec
 from lwdctl.core.simulator_facts import (
+    GYM_ENVIRONMENTS,
     METAWORLD_ACTION,
     METAWORLD_MAX_STEPS,
     PUSHT_ACTION,
     PUSHT_MAX_STEPS,
     PUSHT_TASK,
     ROBOSUITE_CONTROL_RATE,
+    GymEnvironment,
     robosuite_action,
 )
-from lwdctl.data.reader import requested_env
-from lwdctl.data.readers.gym_envs import gym_action, known_env
+
+_BASES = {env.base: env for env in GYM_ENVIRONMENTS}
+# D4RL names the hand's tasks by their last word.
+_BASES.update({env.base.removeprefix("adroithand"): env for env in GYM_ENVIRONMENTS})
+
+
+def requested_env(config: IngestConfig) -> tuple[str, str]:
+    """Return adapter and environment name that `--env ADAPTER/NAME` gives, "" where it does not."""
+    adapter, _, name = (config.env or "").partition("/")
+    return adapter, name
+
+
+def known_env(text: str) -> GymEnvironment | None:
+    """Return the known environment that a name, an id or a file name contains, or None."""
+    for word in re.split(r"[^a-z0-9]+", text.lower()):
+        if word in _BASES:
+            return _BASES[word]
+    return None
+
+
+def gym_action(env: GymEnvironment | None, size: int) -> ActionSpec:
+    """Describe the actions; every known environment takes [-1, 1].
+
+    Of an unknown environment neither limits nor meaning are known.
+    """
+    if env is None:
+        return ActionSpec(size, "absolute", UNKNOWN_UNITS, (), (), limits="")
+    low, high = (-1.0,) * size, (1.0,) * size
+    return ActionSpec(size, env.semantics, "normalized", low, high, env.control_rate)
 
 
 def describe_requested(
@@ -49,7 +79,7 @@ def describe_requested(
             " cannot be converted",
             "--actions recorded-absolute if they are targets already",
         )
-    unknown = ActionSpec(size, "absolute", "unknown", (), (), limits="")
+    unknown = gym_action(None, size)
     if config.actions != "recorded":
         return replace(unknown, semantics=config.actions.removeprefix("recorded-")), env, []
     finding = Finding(
@@ -58,6 +88,30 @@ def describe_requested(
         where, "--actions delta if they are motions, --actions recorded-absolute if not",
     )  # fmt: skip
     return unknown, env, [finding]
+
+
+def with_requested(spec: SourceSpec, config: IngestConfig, where: str) -> SourceSpec:
+    """Fill in what a file does not say from the environment that `--env` names, if it is known.
+
+    These are the step limit, and meaning and limits of actions in unknown units.
+
+    Args:
+        spec: What the file says.
+        config: Its `env`.
+        where: The file, for messages.
+
+    Raises:
+        DataError: The environment takes actions of another size.
+    """
+    check_requested_size(config, spec.action.size, where)
+    action, env = _known(config, spec.action.size)
+    if action is None or spec.action.units != UNKNOWN_UNITS:
+        action = spec.action
+    elif spec.action.limits:
+        own = spec.action
+        action = replace(action, low=own.low, high=own.high, limits=own.limits)
+    max_steps = spec.env.max_steps or env.max_steps
+    return replace(spec, action=action, env=replace(spec.env, max_steps=max_steps))
 
 
 def check_requested_size(config: IngestConfig, size: int, where: str) -> None:
@@ -92,7 +146,10 @@ def _known(config: IngestConfig, size: int) -> tuple[ActionSpec | None, EnvSpec]
         return robosuite_action({}, size, ROBOSUITE_CONTROL_RATE), EnvSpec(adapter, tasks)
     env = known_env(name) if name else None
     if env is not None and adapter == env.adapter:
+        body = env.id.rpartition("-")[0]
+        other = re.fullmatch(rf"{body}(-v\d+)", name, re.IGNORECASE)
+        task = f"{body}{other[1]}" if other else env.id
         return gym_action(env, env.action_size), EnvSpec(
-            adapter, (env.id,), {"id": env.id}, env.max_steps
+            adapter, (task,), {"id": task}, env.max_steps
         )
     return None, EnvSpec(adapter, tasks)
