@@ -13,7 +13,7 @@ import numpy.typing as npt
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.artifacts.workspace import Workspace
-from lwdctl.core.errors import DataError, MissingExtraError, first_line
+from lwdctl.core.errors import ConfigError, DataError, MissingExtraError, first_line
 from lwdctl.core.records import (
     ActionSpec,
     EnvSpec,
@@ -73,6 +73,7 @@ class Dataset(Sequence[Episode]):
                 `seed`, see `store_from_arrays`.
 
         Raises:
+            ConfigError: The reference of `action` is no observation of the actions' size.
             DataError: The arrays do not fit each other, hold NaN or infinity, or actions outside
                 the limits; or a task or label is no string.
         """
@@ -157,6 +158,7 @@ def store_from_arrays(
         UserWarning: float32, in which steps are stored, rounds away how values change.
 
     Raises:
+        ConfigError: The reference of `action` is no observation of the actions' size.
         DataError: The numbers of episodes, rows or components differ, the keys of the observations
             do, a task or label is no string, a value is not finite, or an action is outside the
             limits.
@@ -208,7 +210,7 @@ def store_from_arrays(
     action = action or ActionSpec(
         episodes[0].actions.shape[1], "absolute", "unknown", (), (), limits=""
     )
-    _check_limits(action, episodes)
+    _check_action(action, episodes)
     spec = SourceSpec(
         observations=tuple(ObservationSpec(key, rows.shape[1]) for key, rows in first.items()),
         action=action,
@@ -234,11 +236,19 @@ def _check_sequence(argument: str, values: object) -> None:
         )
 
 
-def _check_limits(action: ActionSpec, episodes: Sequence[Episode]) -> None:
-    """Check that the recorded actions have the described size, and are within the limits."""
+def _check_action(action: ActionSpec, episodes: Sequence[Episode]) -> None:
+    """Check that the recorded actions have the described size and reference, and their limits."""
     size = episodes[0].actions.shape[1]
     if action.size != size:
         raise DataError(f"action: describes {action.size} components, but actions have {size}")
+    rows = episodes[0].observations.get(action.reference)
+    if action.reference and (rows is None or rows.shape[1] != size):
+        found = "no observation" if rows is None else f"{rows.shape[1]} components"
+        raise ConfigError(
+            f"action: has the reference '{action.reference}', which is {found}, expected an"
+            f" observation of {size} components",
+            'reference="" where no observation is the position that the actions command',
+        )
     outside = OutsideLimits(action.low, action.high, "action=ActionSpec(...)")
     for episode in episodes:
         outside.add(episode.source, np.asarray(episode.actions))

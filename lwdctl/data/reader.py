@@ -312,7 +312,9 @@ class MergedReader:
             self._semantics_known = specs[0].action != self.readers[0].spec.action
             spec, self._names = _renamed(_merge_specs(self.readers, specs), config.rename)
             _check_sizes(spec, paths[0])
+            spec, unstored = _with_stored_reference(spec, paths[0])
             self.spec, self._found = _with_finite_settings(spec, paths[0])
+            self._found += unstored
             self._closing = opened.pop_all()
         self.episodes = [
             dataclasses.replace(outline, source=f"{prefix}{outline.source}")
@@ -517,6 +519,19 @@ def _check_sizes(spec: SourceSpec, path: Path) -> None:
             raise DataError(
                 f"{path}: {noun}: have {size:,} components, expected at most {MOST_COMPONENTS:,}"
             )
+
+
+def _with_stored_reference(spec: SourceSpec, path: Path) -> tuple[SourceSpec, list[Finding]]:
+    """Return a description whose actions refer to an observation that is stored, or to none."""
+    reference = spec.action.reference
+    if not reference or reference in [item.name for item in spec.observations]:
+        return spec, []
+    message = (
+        f"{reference}, the position that the actions command, is not stored: policies cannot"
+        " generate actions relative to it"
+    )
+    found = Finding("reference", "note", message, str(path), values={"key": reference})
+    return dataclasses.replace(spec, action=dataclasses.replace(spec.action, reference="")), [found]
 
 
 def _with_finite_settings(spec: SourceSpec, path: Path) -> tuple[SourceSpec, list[Finding]]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lwdctl.core.errors import DataError
+from lwdctl.core.errors import ConfigError, DataError
 from lwdctl.core.records import LIMIT_MARGIN, ActionSpec
 from lwdctl.data.batches import SnippetBatches
 from lwdctl.data.dataset import store_from_arrays
@@ -113,6 +113,16 @@ def test_actions_are_within_the_limits_that_are_given():
     assert store_from_arrays(OBSERVATIONS, clipped, action=action).spec.action == action
     with pytest.raises(DataError, match="action: describes 2 components, but actions have 1"):
         store_from_arrays(OBSERVATIONS, [item[:, :1] for item in ACTIONS], action=action)
+
+
+@pytest.mark.parametrize(
+    ("reference", "found"), [("elsewhere", "no observation"), ("short", "1 components")]
+)
+def test_actions_refer_to_an_observation_of_their_size(reference, found):
+    action = ActionSpec(2, "absolute", "meters", (), (), reference=reference, limits="")
+    observations = [{"obs": item, "short": item[:, :1]} for item in OBSERVATIONS]
+    with pytest.raises(ConfigError, match=f"the reference '{reference}', which is {found}, exp"):
+        store_from_arrays(observations, ACTIONS, action=action)
 
 
 def test_steps_that_float32_rounds_away_are_warned_of():

@@ -142,6 +142,19 @@ def test_relative_targets_follow_the_observation_that_is_renamed(make_sample, tm
         assert source.spec.action.reference == "hand"
 
 
+@pytest.mark.parametrize(
+    "options", [{"drop": ("agent_position",)}, {"observation_keys": ("keypoint",)}]
+)
+def test_targets_without_the_position_that_they_command_are_stored(make_sample, tmp_path, options):
+    config = IngestConfig(**options)
+    with open_source("pusht", (make_sample("pusht", tmp_path).path,), config) as source:
+        store, _ = ingest(source, config)
+        assert [item.values for item in source.findings if item.check == "reference"] == [
+            {"key": "agent_position"}
+        ]
+    assert store.spec.action.reference == ""
+
+
 def test_a_path_within_a_file_and_an_equals_sign_can_be_renamed():
     spec = replace(
         Made([], MOTIONS).spec, observations=(ObservationSpec("a.b", 2), ObservationSpec("c=d", 1))
