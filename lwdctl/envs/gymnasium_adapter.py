@@ -40,6 +40,8 @@ class GymnasiumAdapter:
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
         self.env = env
+        space = getattr(env, "action_space", None)  # a derived class describes actions itself
+        self._action_type = np.dtype(getattr(space, "dtype", None) or np.float32)
         self._action_shape: tuple[int, ...] = (-1,)
         self._seed = 0
 
@@ -68,10 +70,12 @@ class GymnasiumAdapter:
         return np.array([self._seed], dtype=np.float64)
 
     def step(self, action: FloatArray) -> Step:
-        """Apply one action (action,), clipped to the limits."""
-        clipped = np.clip(action, self.action.low, self.action.high).astype(np.float32)
+        """Apply one action (action,), clipped to the limits, in the type of the environment's."""
+        clipped = np.clip(np.asarray(action, np.float64), self.action.low, self.action.high)
+        if self._action_type.kind in "iu":
+            clipped = np.rint(clipped)
         observation, reward, terminated, truncated, info = self.env.step(
-            clipped.reshape(self._action_shape)
+            clipped.astype(self._action_type).reshape(self._action_shape)
         )
         success = bool(info.get("success", info.get("is_success", False)))
         numbers = {"reward": float(reward), **info}

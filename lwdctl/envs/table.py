@@ -171,6 +171,8 @@ def with_outside_environment(spec: SourceSpec) -> SourceSpec:
             f" have {action.size}",
             "name the environment that the data was recorded in with --env",
         )
+    if action.reference not in [item.name for item in spec.observations]:
+        action = replace(action, reference="")  # it is not stored
     env = replace(spec.env, max_steps=described.max_steps)
     return replace(spec, action=action, env=env)
 

@@ -228,6 +228,19 @@ def test_what_only_an_instance_says_is_taken_from_one():
     assert LimitOfInstance.closed == 1
 
 
+class Relative:
+    max_steps = 11
+    action = ActionSpec(1, "absolute", "meters", (-1.0,), (1.0,), reference="position")
+
+
+@pytest.mark.parametrize("name", ["position", "velocity"])
+def test_the_environments_actions_refer_to_an_observation_that_is_stored(name):
+    env = EnvSpec(f"{MODULE}:Relative", ("a",))
+    source = SourceSpec((ObservationSpec(name, 1),), Relative.action, env, (), "arrays")
+    expected = {"position": "position", "velocity": ""}
+    assert with_outside_environment(source).action.reference == expected[name]
+
+
 def test_a_file_cannot_name_code_to_import(tmp_path):
     settings = write(tmp_path / "demos.hdf5", kind=name_of(Counter))
     workspace = Workspace(tmp_path / "runs")
@@ -289,6 +302,22 @@ def test_spaces_describe_a_wrapped_environment():
         wrapped.render()
     with pytest.raises(SimulatorError, match=r"a seed of shape \(1,\)"):
         wrapped.restore(np.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "given", "taken"), [("float64", 5.0, 0.1), ("float64", 0.05, 0.05), ("int32", 1.9, 2)]
+)
+def test_actions_lie_in_the_space_of_the_environment(dtype, given, taken):
+    env = CounterEnv(as_array=False)
+    high = 0.1 if dtype == "float64" else 3
+    env.action_space = gymnasium.spaces.Box(-high, high, (1,), dtype)
+    seen = []
+    env.step = lambda action: seen.append(action) or (env.seen(), 0.0, False, False, {})
+    wrapped = make_simulator(lambda: env, "any")
+    wrapped.reset(0)
+    wrapped.step(np.array([given], np.float32))
+    assert env.action_space.contains(seen[0])
+    assert seen[0] == pytest.approx(taken)
 
 
 def test_an_environment_itself_runs_alone_and_stays_open():
