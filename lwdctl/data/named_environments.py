@@ -39,6 +39,11 @@ def known_env(text: str) -> GymEnvironment | None:
     return None
 
 
+def is_version_of(name: str, env: GymEnvironment) -> bool:
+    """Return whether a name is the id of a known environment, of any version."""
+    return bool(re.fullmatch(rf"{env.base}-v\d+", name, re.IGNORECASE))
+
+
 def gym_action(env: GymEnvironment | None, size: int) -> ActionSpec:
     """Describe the actions; every known environment takes [-1, 1].
 
@@ -147,8 +152,7 @@ def _known(config: IngestConfig, size: int) -> tuple[ActionSpec | None, EnvSpec]
     env = known_env(name) if name else None
     if env is not None and adapter == env.adapter:
         body = env.id.rpartition("-")[0]
-        other = re.fullmatch(rf"{body}(-v\d+)", name, re.IGNORECASE)
-        task = f"{body}{other[1]}" if other else env.id
+        task = f"{body}{name[len(body) :]}" if is_version_of(name, env) else env.id
         return gym_action(env, env.action_size), EnvSpec(
             adapter, (task,), {"id": task}, env.max_steps
         )

@@ -15,11 +15,11 @@ from lwdctl.core.errors import DataError
 from lwdctl.core.records import EnvSpec, Finding, FloatArray
 from lwdctl.core.simulator_facts import ANT_CONTACT_FORCES, GymEnvironment
 from lwdctl.core.suggest import did_you_mean
-from lwdctl.data.named_environments import known_env, requested_env
+from lwdctl.data.named_environments import is_version_of, known_env, requested_env
 
 # Rows from which it is decided whether a file's contact forces are all zero.
 SAMPLE = 1000
-_ID = re.compile(r"([A-Za-z0-9]+)-v(\d+)")
+_ID = re.compile(r"[\w:./-]+-v\d+")
 MOST_ID = 1000
 """Characters of a recorded name in which an environment is looked for."""
 _LEVELS = (
@@ -78,9 +78,7 @@ def describe_env(
     adapter, requested = requested_env(config)
     match = _ID.search(source.recorded[:MOST_ID])
     name = match[0] if match else ""
-    env = known_env(requested or name)
-    if not (requested or name):
-        env = _named_by_file(source, findings)
+    env = _named_env(adapter, requested, name, source, findings)
     task = requested or name or (env.id if env else "")
     tasks: tuple[str, ...] = (task,) if task else ()
     settings: dict[str, Any] = {"id": task} if task else {}
@@ -100,6 +98,20 @@ def describe_env(
             settings["zero_contact_forces"] = True
     limit = config.max_steps or env.max_steps
     return env, EnvSpec(adapter or env.adapter, tasks, settings, limit)
+
+
+def _named_env(
+    adapter: str, requested: str, recorded: str, source: GymSource, findings: list[Finding]
+) -> GymEnvironment | None:
+    """Return the known environment that `--env`, the file or the file's name says, or None."""
+    if not (requested or recorded):
+        return _named_by_file(source, findings)
+    env = known_env(requested or recorded)
+    if env is None:
+        return None
+    is_certain = adapter == env.adapter if requested else is_version_of(recorded, env)
+    # Another environment's name may contain a word such as "pen".
+    return env if is_certain or not _size_problem(env, source) else None
 
 
 def _named_by_file(source: GymSource, findings: list[Finding]) -> GymEnvironment | None:
@@ -171,7 +183,7 @@ def texts_of_episodes(
         labels = column(config.label_from, "--label-from")
     if config.task_from:
         texts = column(config.task_from, "--task-from")
-        tasks = tuple(dict.fromkeys(texts))
+        tasks = tuple(dict.fromkeys(filter(None, texts)))
     return labels, texts, tasks
 
 

@@ -146,6 +146,24 @@ def test_another_version_of_a_known_environment_keeps_its_name(make_sample, tmp_
         assert reader.spec.action.low == (-1.0, -1.0)
 
 
+@pytest.mark.parametrize(
+    ("recorded", "env"),
+    [("my_pkg/pen-v0", None), ("AntMaze_UMaze-v4", None), ("dm_control/cartpole-balance-v0", None),
+     ("Toy-v0", "mysim:Sim/pen"), ("", "mysim:Sim/pen")],
+)  # fmt: skip
+def test_a_word_of_a_name_makes_no_known_environment(make_sample, tmp_path, recorded, env):
+    sample = make_sample("minari", tmp_path)
+    metadata = sample.path / "data" / "metadata.json"
+    metadata.write_text(json.dumps({"env_spec": json.dumps({"id": recorded})}))
+    with open_source("minari", (sample.path,), IngestConfig(env=env)) as reader:
+        task = "pen" if env else recorded
+        assert (reader.spec.env.adapter, reader.spec.env.tasks) == (
+            "mysim:Sim" if env else "", (task,),
+        )  # fmt: skip
+        assert reader.spec.env.settings["id"] == task
+        assert (reader.spec.action.units, reader.spec.action.limits) == ("unknown", "")
+
+
 def test_directory_that_is_no_data_set_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"main_data\.hdf5: no such file"):
         open_source("minari", (tmp_path,), IngestConfig())
