@@ -552,7 +552,7 @@ def json_of(value: Any) -> tuple[Any, str]:
 
 
 def text_of(value: Any) -> str:
-    """Return an HDF5 string (str, bytes or a zero-dimensional array of them) as text."""
-    if isinstance(value, np.ndarray) and value.ndim == 0:
-        value = value[()]
+    """Return an HDF5 string (str, bytes or an array of a single one) as text."""
+    if isinstance(value, np.ndarray) and value.size == 1:
+        value = value.reshape(())[()]
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else encodable(str(value))

@@ -170,7 +170,7 @@ class D4rlFile(Hdf5Reader):
 
     def _metadata(self, name: str) -> str:
         item = self._file.get(f"metadata/{name}")
-        return text_of(item[()]) if isinstance(item, h5py.Dataset) and item.shape == () else ""
+        return text_of(item[()]) if isinstance(item, h5py.Dataset) and item.size == 1 else ""
 
     def _check_rewards(self) -> bool:
         """Return whether the file has a reward for every row; say why not."""

@@ -327,8 +327,8 @@ class KeyedFile:
         """Set the specification and the outlines."""
         action, env, found = describe_requested(config, self._action_size, str(self.path))
         self.findings += found
-        label = config.label or ""
-        labels = self._texts(config.label_from, "--label-from", label)
+        column = config.label_from if config.label is None else None
+        labels = self._texts(column, "--label-from", config.label or "")
         tasks = self._texts(config.task_from, "--task-from", "".join(env.tasks[:1]))
         self.episodes = [
             EpisodeOutline(name, piece.stop - piece.start, task, label)

@@ -321,7 +321,7 @@ class LeRobotDataset:
         return [("train", *span) for span in trained] + [("validation", *s) for s in held_out]
 
     def _label_of(self, recording: Recording, facts: EpisodeFacts | None) -> str:
-        if self._config.label:
+        if self._config.label is not None:
             return self._config.label
         return self._label.text(recording, facts) if self._label else ""
 

@@ -274,13 +274,15 @@ class ManiSkillFile:
         self._fields = fields
         adapter, requested = requested_env(config)
         task = requested or str(env_info.get("env_id") or "")
-        label = config.label or str(self._metadata.get("source_type") or "")
+        column, label = None, config.label
+        if label is None:
+            column, label = config.label_from, str(self._metadata.get("source_type") or "")
         self.episodes = [
             EpisodeOutline(
                 name,
                 self._file.arrays[f"{name}/{self._action}"].shape[0],
                 self._text(config.task_from, "--task-from", name, task),
-                self._text(config.label_from, "--label-from", name, label),
+                self._text(column, "--label-from", name, label),
                 seed=_seed(fields.get(name, {})),
             )
             for name in self._names

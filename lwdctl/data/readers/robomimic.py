@@ -398,7 +398,7 @@ class RobomimicFile(Hdf5Reader):
 
     def _labels(self, names: Sequence[str], masks: Masks) -> dict[str, str]:
         """Return the behavior label of every demonstration, "" for none."""
-        if self._config.label:
+        if self._config.label is not None:
             return dict.fromkeys(names, self._config.label)
         demos = [self._demos[name] for name in names]
         if self._config.label_from:
@@ -423,7 +423,7 @@ class RobomimicFile(Hdf5Reader):
         return seed
 
     def _make_spec(self, actions: RecordedActions) -> SourceSpec:
-        tasks = tuple(dict.fromkeys(item.task for item in self.episodes))
+        tasks = tuple(dict.fromkeys(item.task for item in self.episodes if item.task))
         labels = {item.label for item in self.episodes} - {""}
         settings: dict[str, Any] = {"env_args": actions.env_args} if actions.env_args else {}
         if any(

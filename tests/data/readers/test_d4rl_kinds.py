@@ -69,6 +69,16 @@ def test_unknown_environment_has_no_limits_and_no_meaning(path):
     assert (action.low, action.high, action.limits, action.units) == ((), (), "", "unknown")
 
 
+def test_metadata_in_arrays_of_one_element_are_read(path):
+    texts = {"metadata__env": np.array([b"Own-v0"]), "metadata__level": np.array([b"expert"])}
+    operators = np.repeat([b"ann", b"", b"", b"ann", b"ann"], 60)
+    write(path, steps(LENGTHS), ENDS, **texts, infos__operator=operators)
+    with opened(path) as reader:
+        assert (reader.spec.env.tasks, reader.spec.labels) == (("Own-v0",), ("expert",))
+    with opened(path, task_from="operator") as reader:
+        assert reader.spec.env.tasks == ("ann",)
+
+
 def antmaze(path):
     """Write two episodes of 700 steps that reach the goal in steps 400 and 500 and stay there."""
     terminals = np.zeros(1400, bool)

@@ -242,6 +242,8 @@ def test_rewards_success_labels_and_tasks_are_read(container, make):
     assert [item.label for item in episodes] == ["2", "3"]
     assert [item.task for item in episodes] == ["7", "8"]
     assert (spec.labels, spec.env.tasks) == (("2", "3"), ("7", "8"))
+    options = {**KEYS, "episode_ends": "ends", "label_from": "operator"}
+    assert read_all(container, path, **options, label="mine")[0].labels == ("mine",)
     assert len(checks(findings, "read")) == 2
     with pytest.raises(DataError, match="--label-from: no attribute or array 'operatr'") as caught:
         read_all(container, path, **KEYS, episode_ends="ends", label_from="operatr")

@@ -255,6 +255,7 @@ def test_labels_and_tasks_from_columns_and_metadata(write, episodes):
         "good", "poor", "good", "good",
     ]  # fmt: skip
     assert [e.label for e in read_all(root, label_from="operator")[0]] == ["0", "1", "2", "3"]
+    assert read_all(root, label_from="operator", label="")[1].spec.labels == ()
     assert read_all(root, label_from="grid")[0][1].label == "[1.0, 1.5], [2.0, 3.0]"
     assert [e.label for e in read_all(root, label_from="task")[0]] == [*TASKS, *TASKS]
     read, source = read_all(root, task_from="subtask")

@@ -198,6 +198,7 @@ def test_labels_and_tasks_come_from_the_fields_of_an_episode(sample):
     spec, episodes, _ = read_all(sample, label_from="operator", task_from="control_mode")
     assert spec.labels == ("o0", "o1")
     assert episodes[1].task == "pd_ee_delta_pose"
+    assert read_all(sample, label_from="operator", label="mine")[0].labels == ("mine",)
     with pytest.raises(DataError, match="no field 'operatr'") as caught:
         read_all(sample, label_from="operatr")
     assert "'operator'" in caught.value.hint

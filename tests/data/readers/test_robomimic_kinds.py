@@ -279,6 +279,20 @@ def test_an_unknown_attribute_is_refused_with_the_known_ones(path, option):
     assert "model_file" not in caught.value.hint
 
 
+@pytest.mark.parametrize("dtype", ["S", h5py.string_dtype()])
+def test_texts_in_arrays_of_one_element_are_read(path, dtype):
+    attrs = {"task": np.array(["lift"], dtype), "operator": np.array(["expert"], dtype)}
+    write(path, demos(attrs=attrs))
+    spec, *_ = read_all(path)
+    assert (spec.env.tasks, spec.labels) == (("lift",), ("expert",))
+    assert read_all(path, label="")[0].labels == ()
+
+
+def test_an_episode_without_a_task_makes_no_task(path):
+    write(path, demos())
+    assert read_all(path)[0].env.tasks == ()
+
+
 def test_tasks_and_labels_from_an_array_and_missing_ones(path):
     content = demos()
     for index, item in enumerate(content.values()):
