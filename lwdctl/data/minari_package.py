@@ -3,7 +3,7 @@
 The package is imported only when it is needed. Minari keeps one more observation than actions; an
 exported episode whose observation after the last action is unknown loses that action, so that
 every transition written was recorded. A single observation key becomes a `Box` space, several
-become a `Dict` space under the same names.
+become a `Dict` space under their names, with dots for slashes, of which minari would make groups.
 """
 
 from __future__ import annotations
@@ -187,7 +187,8 @@ def export_minari(store: SnippetStore, target: MinariTarget, progress: Progress)
     """Export a store as a dataset, which appears under its name as a whole or not at all.
 
     Raises:
-        ConfigError: A malformed name, or a task or label that is missing or unknown.
+        ConfigError: A malformed name, a task or label that is missing or unknown, or observations
+            whose names differ only in dots and slashes.
         DataError: The dataset exists already, or no episode could be written.
         MissingExtraError: minari is not installed.
     """
@@ -201,7 +202,7 @@ def export_minari(store: SnippetStore, target: MinariTarget, progress: Progress)
         path,
         has_rewards=store.has_rewards,
         has_environment=gym_spec is not None,
-        observations=tuple(item.name for item in store.spec.observations),
+        observations=_exported_names(store),
     )
     with whole_directory(path.absolute()) as fresh:  # minari joins relative paths twice
         with minari_root(target.root), progress.task("export", len(chosen), "episode") as task:
@@ -237,13 +238,25 @@ def _choose(store: SnippetStore, target: MinariTarget) -> npt.NDArray[np.int64]:
     return chosen_episodes(store, target.task, target.label)
 
 
+def _exported_names(store: SnippetStore) -> tuple[str, ...]:
+    """Return the names under which the observations are written."""
+    names = tuple(item.name.replace("/", ".") for item in store.spec.observations)
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(
+                f"two observations would be called '{name}' in a Minari dataset",
+                "ingest the data with --rename OLD=NEW",
+            )
+    return names
+
+
 def _new_storage(store: SnippetStore, target: MinariTarget, path: Path, gym_spec: Any) -> Any:
     from gymnasium import spaces
 
     storage_class = minari_module("minari.dataset.minari_storage").MinariStorage
     boxes = {
-        item.name: spaces.Box(-np.inf, np.inf, (item.size,), np.float32)
-        for item in store.spec.observations
+        name: spaces.Box(-np.inf, np.inf, (item.size,), np.float32)
+        for name, item in zip(_exported_names(store), store.spec.observations, strict=True)
     }
     action = store.spec.action
     low, high = (np.array(limit, dtype=np.float32) for limit in (action.low, action.high))
@@ -284,7 +297,9 @@ def _gym_spec(env: EnvSpec) -> Any:
 
     recorded = env.settings.get("env_spec")
     if recorded:
-        return GymSpec.from_json(json.dumps(recorded))
+        # What another version of Gymnasium recorded may lack fields, or have others.
+        with contextlib.suppress(KeyError, TypeError, ValueError, gymnasium.error.Error):
+            return GymSpec.from_json(json.dumps(recorded))
     name = env.settings.get("id", "")
     if name not in gymnasium.registry:
         return None
@@ -324,7 +339,10 @@ def _buffers(
         seed = int(store.episodes.seed[index])
         success = int(store.episodes.success[index])
         last = np.arange(steps) == steps - 1
-        observations = {key: arrays[key] for key in result.observations}
+        observations = {
+            name: arrays[item.name]
+            for name, item in zip(result.observations, store.spec.observations, strict=True)
+        }
         yield buffer(
             id=result.episodes,
             seed=seed if seed >= 0 else None,

@@ -119,6 +119,33 @@ def test_minari_reads_the_same_episodes(make, tmp_path, monkeypatch, spec):
     assert list(minari.list_local_datasets()) == ["toy/push/mixed-v0"]
 
 
+def test_slashes_in_names_of_observations_become_dots(make, tmp_path, monkeypatch):
+    names = (ObservationSpec("data/state", 2), ObservationSpec("data/angle", 1))
+    store, made = make(replace(SPEC, observations=names))
+    result = export_minari(store, target(tmp_path), SilentProgress())
+    assert result.observations == ("data.state", "data.angle")
+    data = load(tmp_path, monkeypatch)
+    assert set(data.observation_space.spaces) == {*result.observations}
+    read = data[2].observations
+    np.testing.assert_array_equal(read["data.state"][:-1], made[2].observations["data/state"])
+
+
+def test_names_that_differ_only_in_slashes_and_dots_are_refused(make, tmp_path):
+    store, _ = make(
+        replace(SPEC, observations=(ObservationSpec("a/b", 2), ObservationSpec("a.b", 1)))
+    )
+    with pytest.raises(ConfigError, match=r"two observations would be called 'a\.b'"):
+        export_minari(store, target(tmp_path), SilentProgress())
+
+
+@pytest.mark.parametrize("identifier", ["HalfCheetah-v4", "Foo-v0"])
+def test_a_recorded_description_may_lack_fields(make, tmp_path, identifier):
+    settings = {"id": identifier, "env_spec": {"id": identifier, "max_episode_steps": 50}}
+    store, _ = make(replace(ONE_KEY, env=EnvSpec("mujoco", (identifier,), settings, 50)))
+    exported = export_minari(store, target(tmp_path), SilentProgress())
+    assert exported.has_environment is (identifier == "HalfCheetah-v4")
+
+
 def test_a_gymnasium_environment_can_be_recovered(make, tmp_path, monkeypatch):
     store, _ = make(ONE_KEY)
     export_minari(store, target(tmp_path), SilentProgress())
