@@ -19,6 +19,8 @@ _MAX_METADATA_BYTES = 2**24
 """Bytes of all metadata of a store together."""
 _MAX_DEPTH = 8
 _ATTRIBUTES = ".zattrs"
+_TEXT_TYPES = {"fixed_length_utf32": ("U", 4), "null_terminated_bytes": ("S", 1)}
+"""Letter and bytes per character of NumPy's types, by their names in version 3."""
 _METADATA = (".zarray", _ATTRIBUTES, ".zgroup", "zarr.json")
 
 
@@ -134,12 +136,24 @@ def declared_of(document: Mapping[str, Any]) -> tuple[tuple[int, ...], str]:
     if not isinstance(shape, list) or not all(isinstance(size, int) for size in shape):
         return (), ""
     declared = document.get("dtype", document.get("data_type"))
+    if isinstance(declared, dict):
+        declared = _text_type(declared)
     if declared == "string":
         return tuple(shape), "object"
     try:
         return tuple(shape), str(np.dtype(declared)) if isinstance(declared, str) else "object"
     except TypeError:
         return tuple(shape), str(declared)
+
+
+def _text_type(declared: Mapping[str, Any]) -> str | None:
+    """Return NumPy's name of a type of texts of one length, as version 3 declares it, or None."""
+    configuration, name = declared.get("configuration"), str(declared.get("name"))
+    length = configuration.get("length_bytes") if isinstance(configuration, dict) else None
+    if name not in _TEXT_TYPES or not isinstance(length, int) or not 0 <= length < 2**31:
+        return None
+    letter, width = _TEXT_TYPES[name]
+    return f"{letter}{length // width}"
 
 
 def codec_names(document: Mapping[str, Any]) -> Iterator[str]:
