@@ -43,6 +43,8 @@ METAWORLD_ACTION = ActionSpec(
 
 # robosuite, as robomimic's data know it.
 ROBOSUITE_CONTROL_RATE = 20.0
+ROBOSUITE_LEAST_ACTION = 3
+"""Components of the shortest action of an arm: a position without a gripper."""
 ROBOSUITE_NETWORK_KEYS = ("object", "robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")
 ROBOSUITE_TASKS = ("Lift", "PickPlaceCan", "NutAssemblySquare", "TwoArmTransport", "ToolHang")
 """The tasks that robomimic gives an episode limit for."""

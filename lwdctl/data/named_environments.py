@@ -16,6 +16,7 @@ from lwdctl.core.simulator_facts import (
     PUSHT_MAX_STEPS,
     PUSHT_TASK,
     ROBOSUITE_CONTROL_RATE,
+    ROBOSUITE_LEAST_ACTION,
     GymEnvironment,
     robosuite_action,
 )
@@ -130,10 +131,13 @@ def check_requested_size(config: IngestConfig, size: int, where: str) -> None:
     Raises:
         DataError: It takes actions of another size.
     """
-    action, _ = _known(config, size)
-    if action is not None and action.size != size:
+    action, env = _known(config, size)
+    takes = action.size if action is not None else size
+    least = ROBOSUITE_LEAST_ACTION if env.adapter == "robosuite" else 0
+    if takes != size or size < least:
+        shown = f"at least {least}" if least else takes
         raise DataError(
-            f"{where}: actions have {size} components, '{config.env}' takes {action.size}",
+            f"{where}: actions have {size} components, '{config.env}' takes {shown}",
             "name the environment that the data was recorded in with --env",
         )
 

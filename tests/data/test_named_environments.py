@@ -69,6 +69,9 @@ def test_what_a_file_says_counts_more_than_a_known_environment(tmp_path):
         assert (found.low, found.limits, found.units) == (own.low, "file", meaning)
 
 
-def test_a_known_environment_takes_actions_of_this_size(tmp_path):
-    with pytest.raises(DataError, match=r"actions have 2 components, 'metaworld/reach' takes 4"):
-        MergedReader(Reader, [tmp_path], IngestConfig(env="metaworld/reach"))
+@pytest.mark.parametrize(
+    ("env", "takes"), [("metaworld/reach", "4"), ("robosuite/Lift", "at least 3")]
+)
+def test_a_known_environment_takes_actions_of_this_size(tmp_path, env, takes):
+    with pytest.raises(DataError, match=f"actions have 2 components, '{env}' takes {takes}"):
+        MergedReader(Reader, [tmp_path], IngestConfig(env=env))

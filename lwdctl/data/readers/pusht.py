@@ -92,16 +92,17 @@ class PushTBuffer:
         rows = self._file.arrays["data/state"].shape[0]
         self._bounds, found = bounds_of_ends(self._file.rows(ENDS), rows, f"{self.path}: {ENDS}")
         self.findings: list[Finding] = [*self._file.findings, *self._left_out(arrays), *found]
+        adapter, name = requested_env(config)
+        task = name if name and adapter != "pusht" else PUSHT_TASK
         self.episodes = [
-            EpisodeOutline(name, stop - start, PUSHT_TASK, config.label or "")
-            for name, (start, stop) in zip(names_of(self._bounds), self._bounds, strict=True)
+            EpisodeOutline(rows, stop - start, task, config.label or "")
+            for rows, (start, stop) in zip(names_of(self._bounds), self._bounds, strict=True)
         ]
-        adapter, _ = requested_env(config)
         steps = config.max_steps or PUSHT_MAX_STEPS
         self.spec = SourceSpec(
             observations=observations,
             action=PUSHT_ACTION,
-            env=EnvSpec(adapter or "pusht", (PUSHT_TASK,), {}, steps),
+            env=EnvSpec(adapter or "pusht", (task,), {}, steps),
             labels=(),
             source_format="pusht",
         )

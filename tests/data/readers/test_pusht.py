@@ -223,6 +223,25 @@ def test_hint_of_a_missing_chunk_writes_the_fill_value_when_followed(tmp_path):
     np.testing.assert_array_equal(actions[8:], state[8:, :2].astype(np.float32) + 0.5)
 
 
+@pytest.mark.parametrize(
+    ("env", "expected"),
+    [(None, ("pusht", "push_t")), ("pusht/PushT-v0", ("pusht", "push_t")),
+     ("mysim:Sim/mytask", ("mysim:Sim", "mytask")), ("mysim:Sim", ("mysim:Sim", "push_t"))],
+)  # fmt: skip
+def test_another_environment_has_the_requested_task(tmp_path, env, expected):
+    path = tmp_path / "a.zarr"
+    small_buffer(path)
+    with open_source("pusht", (path,), IngestConfig(env=env)) as source:
+        assert (source.spec.env.adapter, *source.spec.env.tasks) == expected
+        assert {item.task for item in source.episodes} == {expected[1]}
+
+
+def test_an_environment_with_other_actions_is_refused(tmp_path):
+    small_buffer(tmp_path / "a.zarr")
+    with pytest.raises(DataError, match="actions have 2 components, 'robosuite/Lift' takes at"):
+        open_source("pusht", (tmp_path / "a.zarr",), IngestConfig(env="robosuite/Lift"))
+
+
 def test_options_decide_and_unused_ones_are_refused(tmp_path):
     path = tmp_path / "a.zarr"
     small_buffer(path)
