@@ -99,7 +99,8 @@ def describe_requested(
 def with_requested(spec: SourceSpec, config: IngestConfig, where: str) -> SourceSpec:
     """Fill in what a file does not say from the environment that `--env` names, if it is known.
 
-    These are the step limit, and meaning and limits of actions in unknown units.
+    These are the step limit, and meaning and limits of actions in unknown units. What robosuite's
+    actions mean depends on the controllers, which only a file can name.
 
     Args:
         spec: What the file says.
@@ -111,7 +112,7 @@ def with_requested(spec: SourceSpec, config: IngestConfig, where: str) -> Source
     """
     check_requested_size(config, spec.action.size, where)
     action, env = _known(config, spec.action.size)
-    if action is None or spec.action.units != UNKNOWN_UNITS:
+    if action is None or env.adapter == "robosuite" or spec.action.units != UNKNOWN_UNITS:
         action = spec.action
     elif spec.action.limits:
         own = spec.action

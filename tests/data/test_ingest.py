@@ -29,7 +29,8 @@ from lwdctl.core.records import (
 from lwdctl.data.formats import READERS
 from lwdctl.data.ingest import assign_splits, ingest
 from lwdctl.data.quality.ingest_report import INGEST_REPORT
-from lwdctl.data.reader import EpisodeOutline, _renamed, open_source
+from lwdctl.data.reader import EpisodeOutline, open_source
+from lwdctl.data.source_spec import with_renames
 
 outlines = st.lists(
     st.builds(
@@ -159,7 +160,7 @@ def test_a_path_within_a_file_and_an_equals_sign_can_be_renamed():
     spec = replace(
         Made([], MOTIONS).spec, observations=(ObservationSpec("a.b", 2), ObservationSpec("c=d", 1))
     )
-    renamed, names = _renamed(spec, ("a/b=x", "c=d=y"))
+    renamed, names = with_renames(spec, ("a/b=x", "c=d=y"))
     assert names == {"a.b": "x", "c=d": "y"}
     assert [item.name for item in renamed.observations] == ["x", "y"]
 

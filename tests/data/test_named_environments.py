@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -62,11 +63,16 @@ def test_what_a_file_says_counts_more_than_a_known_environment(tmp_path):
     for units, meaning in (("unknown", "pixels"), ("meters", "meters")):
         own = replace(UNKNOWN, units=units, **limits)
         config = IngestConfig(env="pusht/push_t")
-        with MergedReader(
-            lambda *words, own=own: Reader(*words, own), [tmp_path], config
-        ) as source:
+        make = partial(Reader, action=own)
+        with MergedReader(make, [tmp_path], config) as source:
             found = source.spec.action
         assert (found.low, found.limits, found.units) == (own.low, "file", meaning)
+
+
+def test_what_robosuites_actions_mean_is_not_guessed(tmp_path):
+    make = partial(Reader, action=replace(UNKNOWN, size=12))
+    with MergedReader(make, [tmp_path], IngestConfig(env="robosuite/PnP")) as source:
+        assert source.spec.action == replace(UNKNOWN, size=12)
 
 
 @pytest.mark.parametrize(
