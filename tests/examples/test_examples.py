@@ -17,8 +17,10 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import torch
 
 import lwdctl
+from lwdctl.models.denoiser import DenoiserSpec
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -27,6 +29,7 @@ EXAMPLES = ROOT / "examples"
 RUN_HERE = {
     "train_on_your_hdf5", "evaluate_your_environment", "add_a_policy", "control_loop",
     "compare_with_robomimic", "two_ways_paths", "where_policies_fall", "replay_nearest",
+    "mixture_prior",
 }  # fmt: skip
 
 
@@ -231,6 +234,30 @@ def test_the_obstacle_stops_what_runs_into_it(two_ways: ModuleType) -> None:
         seen, *_, info = env.step(np.array([0.05, 0.0]))
     assert seen[0] < -0.2
     assert not info["success"]
+
+
+@pytest.mark.slow
+def test_a_mixture_in_the_place_of_the_denoiser() -> None:
+    printed = run(EXAMPLES / "mixture_prior.py")
+    assert float(re.findall(r"^own +all +(\S+)", printed, re.MULTILINE)[0]) > 0.5
+
+
+def test_the_mixture_predicts_what_integration_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES)
+    mixture = importlib.import_module("mixture_prior").GaussianMixture
+    network = mixture(DenoiserSpec("custom", 1, 2, (1, 1), "s", 16, 1, 0.0), components=3)
+    condition, noisy = torch.tensor([[0.3, -0.5]]), torch.tensor([[0.7]])
+    grid = torch.linspace(-30, 30, 60_001, dtype=torch.float64)
+    for step in torch.tensor([[0], [40], [90]]):
+        levels, log_weights, means, variances = network.context(step, condition)
+        signal, std = levels[0].double()
+        parts = torch.distributions.Normal(means[0].double(), variances[0].double().sqrt())
+        prior = (log_weights[0].double().exp()[:, None] * parts.log_prob(grid).exp()).sum(0)
+        weight = prior * torch.exp(-0.5 * ((noisy[0] - signal * grid) / std) ** 2)
+        expected = (weight * grid).sum() / weight.sum()
+        assert network(noisy, step, condition).item() == pytest.approx(expected.item(), abs=1e-4)
+    (_, *every) = next(network.contexts(torch.tensor([90, 40]), condition))
+    assert all(map(torch.equal, every, (log_weights, means, variances)))
 
 
 @pytest.mark.slow
