@@ -20,7 +20,7 @@ from lwdctl.core.config import to_mapping
 from lwdctl.core.errors import ArtifactError, ConfigError
 from lwdctl.core.progress import Progress
 from lwdctl.core.suggest import did_you_mean
-from lwdctl.pipeline.recipe import SMOKE_SUFFIX, Recipe, Step, make_plan
+from lwdctl.pipeline.recipe import SMOKE_SUFFIX, Recipe, Step, ancestors, make_plan
 from lwdctl.pipeline.records import WAITING, StageFiles, StageRecord
 from lwdctl.pipeline.runner import (
     PLANNED,
@@ -298,7 +298,7 @@ def _find_inputs(
     """Return a stage's step and the outcomes of the steps that it derives from."""
     wanted = run.step(stage)
     outcomes: dict[str, Outcome] = {}
-    needed = _ancestors(wanted, {step.id: step for step in run.steps})
+    needed = ancestors(wanted, {step.id: step for step in run.steps})
     deadline = time.monotonic() + patience
     for step in (step for step in run.steps if step.id in needed):
         # An earlier stage that was to run again has done so.
@@ -310,14 +310,6 @@ def _find_inputs(
             time.sleep(_LOOK_AGAIN_SECONDS)
         outcomes[step.id] = Outcome(step, UP_TO_DATE, artifact)
     return wanted, outcomes
-
-
-def _ancestors(step: Step, steps: Mapping[str, Step]) -> set[str]:
-    """Return the ids of all steps that a step derives from."""
-    found: set[str] = set()
-    for parent in step.reads_from:
-        found |= {parent} | _ancestors(steps[parent], steps)
-    return found
 
 
 def _not_made(run: RecipeRun, stage: str, missing: Step) -> ArtifactError:

@@ -10,7 +10,7 @@ from typing import Any
 from lwdctl.artifacts.references import check_name, sanitize_name
 from lwdctl.core.config import from_mapping, option, parse_assignments
 from lwdctl.core.errors import ArtifactError, ConfigError
-from lwdctl.core.plain_text import encodable, plain_text
+from lwdctl.core.plain_text import encodable, listed, plain_text
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.core.untrusted import read_toml
 from lwdctl.pipeline.expected import Expectation, read_expectation
@@ -210,6 +210,14 @@ def make_plan(
     return tuple(steps[: end + 1])
 
 
+def ancestors(step: Step, steps: Mapping[str, Step]) -> set[str]:
+    """Return the ids of all steps that a step derives from."""
+    found: set[str] = set()
+    for parent in step.reads_from:
+        found |= {parent} | ancestors(steps[parent], steps)
+    return found
+
+
 def _places(recipe: Recipe, name: str) -> list[int]:
     """Return the places of the stage with an id, or of all that a table was expanded into."""
     places = [n for n, stage in enumerate(recipe.stages) if name in (stage.id, stage.base)]
@@ -396,8 +404,9 @@ def _find_parents(
 ) -> tuple[dict[str, str], tuple[str, ...]]:
     """Return the earlier steps whose artifacts a stage reads, by type, and its candidates.
 
-    These are the steps that it needs by name, else the latest that makes the type; all of them
-    are candidates where the stage chooses among several.
+    These are the steps that it needs by name. Its primary input, the last of the types, is the
+    latest that derives from the others that it needs. All steps that make a type are candidates
+    where the stage chooses among several.
     """
     where = f"{recipe.path.name} [stage.{entry.id}]"
     made = {step.id: step.stage.artifact_type for step in earlier}
@@ -414,14 +423,25 @@ def _find_parents(
                 f"'{entry.command}' reads one each of: {', '.join(types) or 'nothing'}",
             )
         parents[made_type] = need
-    if types and types[-1] not in parents:
-        makers = [step.id for step in earlier if step.stage.artifact_type == types[-1]]
+    if types:
+        primary, steps = types[-1], {step.id: step for step in earlier}
+        makers = [need for need in entry.needs if made[need] == primary]
+        makers = makers or [step for step, made_type in made.items() if made_type == primary]
         if not makers:
             raise ConfigError(
-                f"{where} reads {types[-1]}, which no earlier stage makes",
+                f"{where} reads {primary}, which no earlier stage makes",
                 "put the stage that makes it before this one",
             )
-        parents[types[-1]] = makers[-1]
+        others = [need for need in entry.needs if made[need] in types[:-1]]
+        fitting = (one for one in reversed(makers) if {*others} <= ancestors(steps[one], steps))
+        maker = next(fitting, "")
+        if not maker:
+            raise ConfigError(
+                f"{where} needs {listed(others)}, but the {primary} of {listed(makers)}"
+                " does not derive from it",
+                f"name a stage that makes {primary} from it, or leave out {listed(others)}",
+            )
+        parents[primary] = maker
     candidates = tuple(
         step
         for step, made_type in made.items()

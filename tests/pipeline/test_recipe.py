@@ -138,6 +138,38 @@ def test_without_needs_the_latest_maker_is_taken(write):
     assert plan["reap"].parents == {"plant": "late"}
 
 
+TWO_FIELDS = """
+[stage.sow-a]
+uses = "sow"
+name = "a"
+
+[stage.sow-b]
+like = "sow-a"
+name = "b"
+
+[stage.grow-a]
+uses = "grow"
+needs = "sow-a"
+
+[stage.grow-b]
+uses = "grow"
+
+[stage.reap]
+"""
+
+
+@pytest.mark.usefixtures("toy_stages")
+def test_the_primary_input_derives_from_every_stage_that_is_needed(write):
+    def parents(needs):
+        return make_plan(read_recipe(write(f"{TWO_FIELDS}needs = {needs}\n")))[-1].parents
+
+    assert parents('["sow-a"]') == {"seed": "sow-a", "plant": "grow-a"}
+    assert parents('["sow-b"]') == {"seed": "sow-b", "plant": "grow-b"}
+    assert parents("[]") == {"plant": "grow-b"}
+    with pytest.raises(ConfigError, match="needs sow-a, but the plant of grow-b does not derive"):
+        parents('["sow-a", "grow-b"]')
+
+
 @pytest.mark.usefixtures("toy_stages")
 @pytest.mark.parametrize(
     ("old", "new", "said"),
