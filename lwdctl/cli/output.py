@@ -103,6 +103,13 @@ def where_texts(item: Comparison) -> list[str]:
     return [f"{key} {format_value(value)}" for key, value in item.expectation.where.items()]
 
 
+def measured_text(item: Comparison) -> str:
+    """Format a measured number with its interval, or say that several result rows match."""
+    if item.rows > 1:
+        return f"{item.rows} result rows match: add a key to 'where'"
+    return interval_text(item.measured, item.interval)
+
+
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table: drawn with rich on a terminal that is wide enough, else aligned columns."""
     lines = [[visible(cell) for cell in line] for line in (heads, *rows)]

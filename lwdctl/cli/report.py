@@ -16,7 +16,7 @@ from lwdctl.artifacts.references import sanitize_name
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.cli.compare import AGAINST, METRIC
 from lwdctl.cli.generate import Shared, bare_argument, bare_option
-from lwdctl.cli.output import interval_text, print_json, print_text, where_texts
+from lwdctl.cli.output import measured_text, print_json, print_text, where_texts
 from lwdctl.core.errors import ConfigError
 from lwdctl.pipeline.expected import Comparison
 from lwdctl.pipeline.recipe import make_plan, read_recipe
@@ -165,7 +165,7 @@ def _expected(item: Comparison) -> Expected:
     return Expected(
         metric=expectation.metric,
         where=", ".join([*where_texts(item), f"stage {expectation.stage}"]),
-        measured=interval_text(item.measured, item.interval),
+        measured=measured_text(item),
         expected=expectation.text,
         met=None if item.measured is None else item.met,
         source=expectation.source,

@@ -26,6 +26,7 @@ from lwdctl.cli.generate import TRACK, TRACK_PROJECT, Shared, bare_option, track
 from lwdctl.cli.output import (
     format_value,
     interval_text,
+    measured_text,
     print_json,
     print_result_rows,
     print_table,
@@ -221,6 +222,7 @@ def _expected(item: Comparison) -> dict[str, Any]:
         "expected": expectation.text,
         "measured": item.measured,
         "interval": item.interval,
+        "rows": item.rows,
         "met": item.met,
         "source": expectation.source,
     }
@@ -304,7 +306,7 @@ def _print_compared(compared: Sequence[Comparison]) -> None:
                 expectation.stage,
                 expectation.metric,
                 ", ".join(where_texts(item)) or "-",
-                interval_text(item.measured, item.interval),
+                measured_text(item),
                 expectation.text,
                 "as expected" if item.met else "MISSED",
                 expectation.source or "-",

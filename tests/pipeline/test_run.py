@@ -137,6 +137,16 @@ def test_measured_stands_beside_expected(recipe, capfd):
     assert "1 of 2 expected numbers were missed" in capfd.readouterr().err
 
 
+def test_an_ambiguous_expected_number_does_not_hide_the_results(recipe, capfd):
+    recipe.write_text(RECIPE.replace('task = "all"', 'policy = "lwd"'))
+    assert main(["run", str(recipe), "-q", "--check"]) == 1
+    printed = capfd.readouterr()
+    assert "2 result rows match: add a key to 'where'" in printed.out
+    assert "0.8 [0.700, 0.900]" in printed.out
+    assert "2 of 2 expected numbers were missed" in printed.err
+    assert run(capfd, recipe)["summary"]["expected"][0]["rows"] == 2
+
+
 def test_smoke_keeps_toys_apart_and_judges_nothing(recipe, capfd):
     answer = run(capfd, recipe, "--smoke")
     assert answer["artifact"] == "crop/year-smoke:v1"
