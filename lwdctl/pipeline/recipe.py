@@ -47,7 +47,7 @@ class RecipeStage:
         name: Name of the artifact it makes.
         needs: Ids of the stages whose artifacts it reads; empty for the latest ones.
         settings: Configuration keys that differ from the stage's defaults, including those of
-            the stage it is `like`.
+            the stage it is `like`; with underscores, as are those of `smoke`.
         smoke: Keys that differ in a toy run: those of `[smoke.COMMAND]`, unless a stage has that
             id, then those of `[smoke.ID]`.
         base: Id of the table that it was expanded from by a sweep, or "".
@@ -281,7 +281,10 @@ def _table(value: Any, where: str) -> Mapping[str, Any]:
 
 
 def _read_stages(path: Path, tables: Mapping[str, Any], name: str) -> tuple[RecipeStage, ...]:
-    toys = tables.get("smoke", {})
+    toys = {
+        key: _underscored(table, f"{path.name} [smoke.{plain_text(key, 60)}]")
+        for key, table in tables.get("smoke", {}).items()
+    }
     stages: dict[str, RecipeStage] = {}
     for identity, table in tables["stage"].items():
         where = f"{path.name} [stage.{identity}]"
@@ -323,7 +326,8 @@ def _read_stage(
         raise ConfigError(f"{where} is like '{like}', but no earlier stage has that id", hint)
     if like and "uses" in own:
         raise ConfigError(f"{where}: give either 'uses' or 'like', not both")
-    settings = {key: value for key, value in table.items() if key not in _STAGE_KEYS}
+    rest = {key: value for key, value in table.items() if key not in _STAGE_KEYS}
+    settings = _underscored(rest, where)
     return RecipeStage(
         id=identity,
         command=earlier[like].command if like else own.get("uses", identity.replace("_", "-")),
@@ -379,12 +383,11 @@ def _configure(
     recipe: Recipe, entry: RecipeStage, stage: Stage, assignments: Sequence[str], smoke: bool
 ) -> Any:
     where = f"{recipe.path.name} [stage.{entry.id}]"
-    values = _underscored(entry.settings)
+    values = dict(entry.settings)
     from_mapping(stage.config, values, where)
-    toy = _underscored(entry.smoke)
-    from_mapping(stage.config, toy, f"{recipe.path.name} [smoke.{entry.id}]")
+    from_mapping(stage.config, entry.smoke, f"{recipe.path.name} [smoke.{entry.id}]")
     if smoke:
-        values.update(toy)
+        values.update(entry.smoke)
     changed = parse_assignments(stage.config, assignments)
     for key in entry.swept.keys() & changed.keys():
         raise ConfigError(
@@ -395,8 +398,15 @@ def _configure(
     return from_mapping(stage.config, values, where)
 
 
-def _underscored(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {key.replace("-", "_"): value for key, value in settings.items()}
+def _underscored(table: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return the settings of a table with underscores in their names, however they are written."""
+    settings: dict[str, Any] = {}
+    for key, value in table.items():
+        name = key.replace("-", "_")
+        if name in settings:
+            raise ConfigError(f"{where} sets '{name}' twice", "write it once")
+        settings[name] = value
+    return settings
 
 
 def _find_parents(

@@ -185,7 +185,7 @@ def _expanded(
 
 
 def _without(settings: Mapping[str, Any], swept: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in settings.items() if key.replace("-", "_") not in swept}
+    return {key: value for key, value in settings.items() if key not in swept}
 
 
 def _agree(one: Combination, other: Combination) -> bool:

@@ -101,6 +101,42 @@ def test_like_takes_settings_and_toy_size_but_neither_name_nor_needs(write):
     assert [toys[name].days for name in ("first", "late", "later")] == [1, 2, 2]
 
 
+SPELLINGS = """
+[stage.first]
+uses = "sow"
+field-kind = "rye"
+
+[stage.second]
+like = "first"
+field_kind = "oats"
+
+[stage.third]
+like = "second"
+field-kind = "maize"
+
+[smoke.sow]
+field-kind = "cress"
+
+[smoke.third]
+field_kind = "peas"
+"""
+
+
+@pytest.mark.usefixtures("toy_stages")
+def test_a_setting_may_be_written_with_dashes_or_underscores_but_not_with_both(write):
+    def kinds(smoke):
+        return [
+            step.config.field_kind for step in make_plan(read_recipe(write(SPELLINGS)), smoke=smoke)
+        ]
+
+    assert kinds(smoke=False) == ["rye", "oats", "maize"]
+    assert kinds(smoke=True) == ["cress", "cress", "peas"]
+    for table, spelling in (("stage.second", "field-kind"), ("smoke.sow", "field_kind")):
+        twice = SPELLINGS.replace(f"[{table}]", f'[{table}]\n{spelling} = "hops"')
+        with pytest.raises(ConfigError, match=rf"\[{table}\] sets 'field_kind' twice"):
+            read_recipe(write(twice))
+
+
 @pytest.mark.usefixtures("toy_stages")
 def test_a_commands_name_means_all_its_stages_where_none_is_called_so(write):
     days = ["first", "late"]
