@@ -160,7 +160,7 @@ def outcome_of(directory: Path) -> Outcome:
         return _outcome(typed(dict[str, Any], plain(values), SUMMARY), ())
     artifact = Artifact.open(directory)
     summary = {"artifact": artifact.reference, **artifact.manifest.summary}
-    names = [file.path for file in artifact.manifest.files]
+    names = [file.path for file in artifact.held_files()]
     return _outcome(summary, tuple(_media(directory, names)))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lwdctl.artifacts.origin import ORIGIN_VERSION, Origin
 from lwdctl.core.errors import ArtifactError, LwdctlError
 from lwdctl.tracking.history import log_files, outcome_of, points
 from lwdctl.tracking.replay import replay
@@ -63,6 +64,18 @@ def test_links_are_not_followed(runs, tmp_path):
         replay("vae/toy", runs.workspace, TENSORBOARD, runs.progress)
     with pytest.raises(ArtifactError, match="is a link"):
         list(points(artifact.path))
+
+
+def test_media_that_a_pulled_artifact_was_shared_without(runs):
+    artifact = runs.evaluate()
+    names = ("figure.png", "videos/lwd-sampled/episode-000.mp4")
+    for name in names:
+        (artifact.path / name).unlink()
+    Origin(
+        ORIGIN_VERSION, "https://hub", "me/x", "0" * 40, "2026-01-01T00:00:00+00:00",
+        artifact.reference, artifact.digest, "2026-01-01T00:00:00+00:00", names,
+    ).write(artifact.path)  # fmt: skip
+    assert [item.kind for item in outcome_of(artifact.path).media] == ["picture"]
 
 
 def test_media_that_are_links(runs, tmp_path):
