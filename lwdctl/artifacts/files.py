@@ -133,28 +133,30 @@ def sync(path: Path) -> None:
 def whole_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Make a directory that appears as a whole or not at all.
 
+    A directory that exists, which may be the current one, stays the same one: the files are moved
+    into it when all are written.
+
     Args:
         path: The directory; it may exist if it is empty.
         replace: Whether it may hold files, of which those of the same names are replaced when all
             are written.
 
     Yields:
-        Where to write what will be in it.
+        Where to write what will be in it, an absolute path.
 
     Raises:
-        ArtifactError: The system refuses to write; the error names the path.
+        ArtifactError: The system refuses to write, or files that another process has written
+            meanwhile would be replaced; the error names the path.
     """
+    path = path.absolute()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
+        beside = path if path.is_dir() else path.parent
+        fresh = Path(tempfile.mkdtemp(prefix=_unfinished(path), dir=beside))
         try:
             yield fresh
             fresh.chmod(0o755)  # only the owner can read a temporary directory
-            if replace and path.is_dir():
-                for item in sorted(fresh.iterdir()):
-                    item.replace(path / item.name)
-            else:
-                fresh.replace(path)
+            _publish(fresh, path, replace=replace)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
     except OSError as error:
@@ -162,6 +164,28 @@ def whole_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
         if told is None:
             raise
         raise told from error
+
+
+def _unfinished(path: Path) -> str:
+    """Return how the names of directories begin in which the content of another is written."""
+    return f".{path.name}.partial-"
+
+
+def _publish(fresh: Path, path: Path, *, replace: bool) -> None:
+    try:
+        if fresh.parent != path and not (replace and path.is_dir()):
+            fresh.replace(path)
+        elif replace or all(item.name.startswith(_unfinished(path)) for item in path.iterdir()):
+            for item in sorted(fresh.iterdir()):
+                item.replace(path / item.name)
+        else:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    except OSError as error:
+        if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+            raise
+        raise ArtifactError(
+            f"another process has written into {path} meanwhile", "name another directory"
+        ) from error
 
 
 def write_durably(path: Path, content: bytes) -> None:

@@ -204,7 +204,7 @@ def export_minari(store: SnippetStore, target: MinariTarget, progress: Progress)
         has_environment=gym_spec is not None,
         observations=_exported_names(store),
     )
-    with whole_directory(path.absolute()) as fresh:  # minari joins relative paths twice
+    with whole_directory(path) as fresh:
         with minari_root(target.root), progress.task("export", len(chosen), "episode") as task:
             storage = _new_storage(store, target, fresh / "data", gym_spec)
             _write(storage, _buffers(store, chosen, result, task))

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 from concurrent.futures import CancelledError
+from pathlib import Path
 
 import pytest
 
@@ -103,6 +104,31 @@ def test_a_directory_that_cannot_be_written_whole_is_named_and_nothing_is_left(t
     assert str(tmp_path) in caught.value.message
     assert caught.value.hint.startswith("free disk space")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_current_directory_is_filled_and_stays_the_same_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with whole_directory(Path()) as fresh:
+        (fresh / "one").write_text("whole")
+    assert [path.name for path in Path().iterdir()] == ["one"]
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_what_another_process_has_written_meanwhile_is_kept(tmp_path, exists):
+    folder = tmp_path / "made"
+    if exists:
+        folder.mkdir()
+
+    def write():
+        with whole_directory(folder) as fresh:
+            (fresh / "one").write_text("late")
+            with whole_directory(folder) as other:
+                (other / "one").write_text("early")
+
+    with pytest.raises(ArtifactError, match="another process has written into "):
+        write()
+    assert [path.read_text() for path in folder.rglob("*")] == ["early"]
+    assert list(tmp_path.iterdir()) == [folder]
 
 
 def test_files_are_replaced_in_a_directory_together_or_not_at_all(tmp_path):
