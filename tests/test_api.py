@@ -89,7 +89,10 @@ def test_every_method_opens_the_same_way(workspace: Path) -> None:
 
 
 @pytest.mark.sim
-def test_what_is_saved_opens_again(workspace: Path, tmp_path: Path) -> None:
+def test_what_is_saved_opens_again(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
     data = lwdctl.load_dataset("snippets/lift_mh", workspace=workspace)
     in_memory = lwdctl.Dataset(data.store)
     config = lwdctl.VaeConfig(snippet_length=8, policy_width=16, decoder="xs", **SMALL)
@@ -99,9 +102,9 @@ def test_what_is_saved_opens_again(workspace: Path, tmp_path: Path) -> None:
     for number, trained in enumerate(
         (diffusion, lwdctl.train_baseline("mlp", in_memory, settings))
     ):
-        trained.save(tmp_path / str(number))
+        trained.save(f"~/{number}")
         actions = []
-        for policy in (lwdctl.load_policy(trained), lwdctl.load_policy(tmp_path / str(number))):
+        for policy in (lwdctl.load_policy(trained), lwdctl.load_policy(f"~/{number}")):
             policy.reset(seed=1)
             actions.append(policy.act(np.ones(39)))
         np.testing.assert_array_equal(*actions)
@@ -111,7 +114,7 @@ def test_what_is_saved_opens_again(workspace: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds a model, but no policy"):
         lwdctl.load_policy(tmp_path / "vae")
     published = lwdctl.train_vae(data, config, name="copied")
-    published.save(tmp_path / "copy")
+    published.save("~/copy")
     for name in ("model.json", "weights.safetensors", "ema.safetensors"):
         assert (tmp_path / "copy" / name).read_bytes() == published.artifact.payload(
             name

@@ -59,7 +59,7 @@ from lwdctl.analysis.tables import (
     write_json,
 )
 from lwdctl.artifacts.artifact import Artifact
-from lwdctl.artifacts.files import whole_directory
+from lwdctl.artifacts.files import user_path, whole_directory
 from lwdctl.core.errors import ArtifactError
 from lwdctl.core.progress import Progress, SilentProgress
 from lwdctl.evaluation.results import ALL_TASKS, ConditionResult
@@ -207,7 +207,7 @@ class Comparison:
         The directory is made if missing; files of the same name in it are replaced, once all are
         written.
         """
-        directory = Path(directory)
+        directory = user_path(directory)
         with whole_directory(directory, replace=True) as fresh:
             paths = []
             for name, kind in RECORDS.items():

@@ -14,6 +14,7 @@ import gymnasium
 from lwdctl.analysis.comparison import Comparison, compare_evaluations
 from lwdctl.analysis.comparison import compare as compare_results
 from lwdctl.analysis.tables import Table, write_csv, write_json
+from lwdctl.artifacts.files import user_path
 from lwdctl.artifacts.workspace import Place, Workspace
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import Progress, TqdmProgress
@@ -102,7 +103,7 @@ class ResultTable:
 
     def save(self, directory: str | Path) -> Path:
         """Write `results.json` and `results.csv` into a directory, and return it."""
-        target = Path(directory)
+        target = user_path(directory)
         target.mkdir(parents=True, exist_ok=True)
         records = [condition.to_json() for condition in self.conditions]
         write_json(target / "results.json", records)

@@ -11,6 +11,7 @@ import torch
 
 from lwdctl.api.training import Baseline, Diffusion, Latents, Vae
 from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.files import user_path
 from lwdctl.artifacts.manifest import MANIFEST_NAME, recording
 from lwdctl.artifacts.references import HUB_PREFIX
 from lwdctl.artifacts.snippets import SnippetStore
@@ -66,7 +67,7 @@ def load_dataset(reference: str | Path = "", *, workspace: Place = None) -> Data
     try:
         artifact = place.resolve("snippets", str(reference))
     except ArtifactError as error:
-        if not reference or not Path(reference).expanduser().is_file():
+        if not reference or not user_path(reference).is_file():
             raise
         where = "" if workspace is None else f", workspace={str(place.root)!r}"
         raise ArtifactError(
@@ -134,14 +135,15 @@ def _load_policy(
             f"source is an object of the type {type(source).__name__}, which is no trained policy",
             f"policy = lwdctl.load_policy({_CALLS_TO_A_POLICY.get(type(source), 'REFERENCE')})",
         )
-    if source and (Path(source) / "policy.json").is_file():
+    path = user_path(source)
+    if source and (path / "policy.json").is_file():
         if settings:
             raise ConfigError(
                 f"an exported policy has no setting '{next(iter(settings))}'",
                 "choose it when exporting: lwdctl export policy --help",
             )
-        return ExportedPolicy(Path(source))
-    saved = source and _open_saved(Path(source), choose_device(device))
+        return ExportedPolicy(path)
+    saved = source and _open_saved(path, choose_device(device))
     if saved:
         return LoadedPolicy(saved[0], acting, saved[1])
     found = Workspace.locate(workspace)

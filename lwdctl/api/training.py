@@ -16,7 +16,7 @@ from torch import nn
 
 from lwdctl import configs
 from lwdctl.artifacts.artifact import Artifact
-from lwdctl.artifacts.files import write_durably
+from lwdctl.artifacts.files import user_path, write_durably
 from lwdctl.artifacts.latents import LatentStore
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.config import Settings, to_mapping
@@ -63,12 +63,13 @@ class _TrainedModel:
 
     def save(self, directory: str | Path) -> None:
         """Write `model.json`, and the weights with and without EMA, into a directory."""
+        target = user_path(directory)
         if self.artifact is None:
-            self.trained.save(Path(directory))
+            self.trained.save(target)
             return
-        Path(directory).mkdir(parents=True, exist_ok=True)
+        target.mkdir(parents=True, exist_ok=True)
         for name in (SPEC, EMA_WEIGHTS, WEIGHTS):
-            shutil.copy(self.artifact.payload(name), directory)
+            shutil.copy(self.artifact.payload(name), target)
 
     def __repr__(self) -> str:
         """Say what was trained and how well."""
@@ -94,7 +95,7 @@ class Diffusion(_TrainedModel):
 
     def save(self, directory: str | Path) -> None:
         """Write the policy, the VAE included, into a directory that `load_policy` opens."""
-        target = Path(directory)
+        target = user_path(directory)
         super().save(target / "diffusion")
         self.latents.vae.save(target / "vae")
         source = self.latents.vae.data.store.spec.to_mapping()

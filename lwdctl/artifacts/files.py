@@ -23,6 +23,11 @@ _BLOCK = 1 << 20
 """Bytes read at once: few, long calls leave the interpreter to other threads."""
 
 
+def user_path(path: str | Path) -> Path:
+    """Return a path with the home directory for `~`; a name that only begins with it stays."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path's fails for `~notes.hdf5`
+
+
 def sha256_of(path: Path, stop: Event | None = None) -> str:
     """Return the SHA-256 of a file as hexadecimal text, read in blocks.
 

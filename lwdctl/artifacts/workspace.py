@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from lwdctl.artifacts import lineage
 from lwdctl.artifacts.artifact import Artifact
-from lwdctl.artifacts.files import matching
+from lwdctl.artifacts.files import matching, user_path
 from lwdctl.artifacts.leftovers import Leftover, leftovers
 from lwdctl.artifacts.manifest import MANIFEST_NAME
 from lwdctl.artifacts.references import (
@@ -70,7 +70,7 @@ class Workspace:
         """Return the workspace given or named, else `$LWDCTL_WORKSPACE`, else `./lwd-runs`."""
         if isinstance(explicit, Workspace):
             return explicit
-        return cls(Path(explicit or os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT).expanduser())
+        return cls(user_path(explicit or os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT))
 
     def artifacts(self, artifact_type: str = "") -> list[Artifact]:
         """Return the finished artifacts, oldest first; those in `damaged` are left out."""
@@ -133,7 +133,7 @@ class Workspace:
                 type.
         """
         if reference and _is_path(reference):
-            artifact = Artifact.open(Path(reference).expanduser(), artifact_type)
+            artifact = Artifact.open(user_path(reference), artifact_type)
         elif reference:
             artifact = self._named(artifact_type, parse_reference(reference), run)
         else:

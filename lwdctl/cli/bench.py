@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lwdctl.artifacts.files import write_durably
+from lwdctl.artifacts.files import user_path, write_durably
 from lwdctl.cli.bars import make_progress
 from lwdctl.cli.generate import DEBUG, JSON, QUIET
 from lwdctl.cli.output import format_value, print_json, print_table, print_text
@@ -73,7 +73,7 @@ def command(  # noqa: PLR0913 - the options of the command line
         _print_flops(observation, action, tasks, episode, as_json=as_json)
         return
     if show is not None:
-        _show(show, as_json=as_json)
+        _show(user_path(show), as_json=as_json)
         return
     if list_rows:
         _list_rows(as_json=as_json)
@@ -97,10 +97,10 @@ def command(  # noqa: PLR0913 - the options of the command line
                 found.append((name, item))
                 if out is not None:
                     text = json.dumps(_as_mapping(machine, found), indent=1, allow_nan=False)
-                    write_durably(out, f"{text}\n".encode())
+                    write_durably(user_path(out), f"{text}\n".encode())
             task.advance(row=name)
     if as_json:
-        print_json(None, out, _as_mapping(machine, found))
+        print_json(None, out and user_path(out), _as_mapping(machine, found))
     else:
         _print_rows(machine, found)
     lost = [name for name, item in found if item.failed]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from lwdctl.artifacts.files import user_path
 from lwdctl.cli.failures import CommandLineError
 from lwdctl.cli.generate import bare_option
 from lwdctl.cli.output import print_json, print_text
@@ -157,7 +157,7 @@ def write_files(run: RecipeRun, options: ClusterOptions, *, as_json: bool) -> No
     from lwdctl.pipeline.slurm_options import parse_slurm_options
     from lwdctl.pipeline.slurm_script import write_scripts
 
-    folder, given = Path(options.script), parse_slurm_options(options.slurm)
+    folder, given = user_path(options.script), parse_slurm_options(options.slurm)
     files = write_scripts(run, folder, given, options.eval_jobs)
     if as_json:
         print_json(None, folder, {"files": [str(path) for path in files]})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -94,7 +93,7 @@ def command(
     notes = list(comparison.notes)
     if directory:
         progress.message(f"writing tables and figures to {directory}")
-        comparison.save(Path(directory).expanduser())
+        comparison.save(directory)
         notes += comparison.missing_figures
     for note in notes:
         progress.message(f"note: {note}")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from lwdctl.artifacts.files import user_path
 from lwdctl.cli.bars import make_progress
 from lwdctl.cli.generate import DEBUG, JSON, QUIET
 from lwdctl.cli.output import print_json, print_table, print_text, reserved_stdout
@@ -46,7 +47,7 @@ def command(
         raise ConfigError("no dataset to download is named", "lwdctl download --list")
     progress = make_progress(quiet=be_quiet)
     with reserved_stdout():
-        done = download(arguments, output, progress)
+        done = download(arguments, user_path(output), progress)
     _print(done, as_json=as_json)
 
 

@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.files import user_path
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.cli.bars import make_progress
 from lwdctl.cli.failures import CommandLineError
@@ -136,7 +137,7 @@ def policy(
     artifact = workspace.resolve(kind, named, run_name)
     how = artifact.method or ("" if named else "the newest")
     progress.message(f"reading {artifact.reference}" + (f" ({how})" if how else ""))
-    directory = output or Path(f"{artifact.name}-policy")
+    directory = user_path(output or f"{artifact.name}-policy")
     inputs = {**workspace.ancestors(artifact), kind: artifact}
     with reserved_stdout():
         from lwdctl.deploy.export import export_policy
@@ -215,7 +216,7 @@ def minari(
         from lwdctl.artifacts.snippets import SnippetStore
         from lwdctl.data.minari_package import MinariTarget, export_minari
 
-        target = MinariTarget(identifier, output, task_name, label, artifact.reference)
+        target = MinariTarget(identifier, user_path(output), task_name, label, artifact.reference)
         store = SnippetStore.open(artifact.path)
         exported = export_minari(store, target, progress)
     summary = {
@@ -293,7 +294,7 @@ def lerobot(
         from lwdctl.artifacts.snippets import SnippetStore
         from lwdctl.data.lerobot_export import LeRobotTarget, export_lerobot
 
-        path = directory or Path(f"{artifact.name}-lerobot")
+        path = user_path(directory or f"{artifact.name}-lerobot")
         store = SnippetStore.open(artifact.path)
         exported = export_lerobot(store, LeRobotTarget(path, task_name, label, fps), progress)
     summary = {

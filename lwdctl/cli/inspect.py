@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from lwdctl.artifacts.files import write_durably
+from lwdctl.artifacts.files import user_path, write_durably
 from lwdctl.cli.generate import Options, Shared, bare_option
 from lwdctl.cli.output import print_json, print_lines, print_text, reserved_stdout
 from lwdctl.cli.report import check_writable
@@ -61,7 +60,7 @@ def command(shared: Shared, config: _CONFIG, html: _HTML = "") -> None:
     from lwdctl.data.reader import paths_of
     from lwdctl.envs.table import with_outside_environment
 
-    page = Path(html).expanduser() if html else None
+    page = user_path(html) if html else None
     if page is not None:
         check_writable(page, "--html FILE")
     with reserved_stdout():

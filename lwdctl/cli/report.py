@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lwdctl.artifacts.artifact import Artifact
-from lwdctl.artifacts.files import write_durably
+from lwdctl.artifacts.files import user_path, write_durably
 from lwdctl.artifacts.references import sanitize_name
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.cli.compare import AGAINST, METRIC
@@ -174,7 +174,7 @@ def _expected(item: Comparison) -> Expected:
 
 def _output(output: str, runs: Sequence[str]) -> Path:
     if output:
-        return Path(output).expanduser()
+        return user_path(output)
     if len(runs) != 1:
         return Path(DEFAULT_OUTPUT)
     name = Path(runs[0]).name.removesuffix(RECIPE)

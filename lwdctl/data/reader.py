@@ -22,6 +22,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from lwdctl.artifacts.files import user_path
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError, LwdctlError
 from lwdctl.core.records import Episode, Finding, FloatArray, SourceSpec
@@ -528,4 +529,4 @@ def source_settings(
 
 def paths_of(texts: Sequence[str]) -> tuple[Path, ...]:
     """Return command-line arguments as paths, with `~` expanded."""
-    return tuple(Path(text).expanduser() for text in texts)
+    return tuple(map(user_path, texts))

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
 
-from lwdctl.artifacts.files import sha256_of, write_durably
+from lwdctl.artifacts.files import sha256_of, user_path, write_durably
 from lwdctl.artifacts.stored_files import stored_file
 from lwdctl.core.errors import (
     ArtifactError,
@@ -356,7 +356,7 @@ class ExportedPolicy:
 
     def __init__(self, source: Path | str | Graphs, threads: int = 1) -> None:
         if not isinstance(source, Graphs):
-            source = Graphs(Path(source), threads)
+            source = Graphs(user_path(source), threads)
         self.graphs = source
         self.steps = 0
         """Control steps taken in this episode."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from lwdctl.artifacts.files import user_path
 from lwdctl.artifacts.references import check_name, sanitize_name
 from lwdctl.core.config import from_mapping, option, parse_assignments
 from lwdctl.core.errors import ArtifactError, ConfigError
@@ -141,6 +142,7 @@ def read_recipe(path: Path, sweep: Sequence[str] = ()) -> Recipe:
     Raises:
         ConfigError: The file is missing, not TOML, or has an unknown table or key.
     """
+    path = user_path(path)
     tables = _load(path)
     _check_sections(path, tables)
     header = from_mapping(Header, tables.get("recipe", {}), f"{path.name} [recipe]")

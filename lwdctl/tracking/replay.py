@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.files import user_path
 from lwdctl.artifacts.manifest import MANIFEST_NAME
 from lwdctl.artifacts.references import parse_reference
 from lwdctl.artifacts.run_in_progress import RECORD_NAME, RunRecord, read_record
@@ -111,7 +112,7 @@ def _send(
 
 def _find(reference: str, workspace: Workspace) -> Artifact | RunRecord:
     """Return the artifact or the unfinished run that is meant; an artifact is checked."""
-    record = read_record(Path(reference).expanduser().resolve()) if _is_run(reference) else None
+    record = read_record(user_path(reference).resolve()) if _is_run(reference) else None
     if record is not None:
         return record
     if _ID.fullmatch(reference):
@@ -127,7 +128,7 @@ def _find(reference: str, workspace: Workspace) -> Artifact | RunRecord:
 
 
 def _is_run(reference: str) -> bool:
-    path = Path(reference).expanduser()
+    path = user_path(reference)
     return (path / RECORD_NAME).is_file() and not (path / MANIFEST_NAME).exists()
 
 

@@ -12,6 +12,7 @@ from lwdctl.artifacts.files import (
     fingerprint,
     fingerprints_beside,
     sha256_of,
+    user_path,
     whole_directory,
     write_durably,
 )
@@ -104,6 +105,12 @@ def test_a_directory_that_cannot_be_written_whole_is_named_and_nothing_is_left(t
     assert str(tmp_path) in caught.value.message
     assert caught.value.hint.startswith("free disk space")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_that_only_begins_with_a_tilde_is_no_home_directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert user_path("~/made") == user_path(Path("~/made")) == tmp_path / "made"
+    assert user_path("~nobody.hdf5") == Path("~nobody.hdf5")
 
 
 def test_the_current_directory_is_filled_and_stays_the_same_one(tmp_path, monkeypatch):

@@ -96,6 +96,26 @@ def test_a_path_where_nothing_can_be_is_one_line(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "line",
+    [*WRITE[:4], *WRITE[5:], "run recipe.toml --slurm-script {}", "run {}", "bench --show {}"],
+)
+def test_a_tilde_is_the_home_directory(chain, recording, tmp_path, monkeypatch, capfd, line):
+    home, here = tmp_path / "home", tmp_path / "here"
+    for folder in (home, here):
+        folder.mkdir()
+    (home / "file").touch()
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("LWDCTL_WORKSPACE", str(chain))
+    Path("data.zarr").symlink_to(recording)
+    Path("recipe.toml").write_text("[stage.ingest]\npaths = ['data.zarr']\n")
+    assert main(line.replace("{}", "~/file/x").split()) == 1
+    assert str(home / "file") in capfd.readouterr().err
+    assert sorted(item.name for item in here.iterdir()) == ["data.zarr", "recipe.toml"]
+
+
+@pytest.mark.slow
 def test_data_and_recipes_at_paths_of_other_bytes_than_text_are_used(
     recording, tmp_path, monkeypatch, capfd
 ):
