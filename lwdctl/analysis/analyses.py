@@ -132,7 +132,9 @@ class AnalyzeConvergenceConfig(RolloutConfig):
         "First evaluation seed; by default of initial states apart from those of `lwdctl eval`",
         minimum=EVALUATION_SEED_START,
     )
-    task: tuple[str, ...] = option((), "Tasks to run (default: all tasks of the data)")
+    task: tuple[str, ...] = option(
+        (), r"Tasks to run; write \, for a comma within one (default: all tasks of the data)"
+    )
     horizon: Horizon | None = option(
         None,
         "Action horizon: steps executed per re-plan; 'episode' plans once per episode (default:"

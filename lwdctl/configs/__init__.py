@@ -407,10 +407,13 @@ class EvalConfig(RolloutConfig):
     episodes: int = option(
         50, "Episodes per task, and per label where labels are evaluated", minimum=1
     )
-    task: tuple[str, ...] = option((), "Tasks to evaluate (default: all tasks of the data)")
+    task: tuple[str, ...] = option(
+        (), r"Tasks to evaluate; write \, for a comma within one (default: all tasks of the data)"
+    )
     label: tuple[str, ...] = option(
         (),
-        "Behavior labels to evaluate one after the other (default: every label when one of the"
+        r"Behavior labels to evaluate one after the other; write \, for a comma within one"
+        " (default: every label when one of the"
         " models is conditioned on it, else none)",
     )
     seed: int = option(

@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import importlib
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -198,6 +199,16 @@ def parse_assignments(config: type, assignments: typing.Iterable[str]) -> dict[s
     return values
 
 
+def split_list(text: str) -> list[str]:
+    r"""Return the values of a list on the command line; those that hold a comma write it `\,`."""
+    return re.split(r"(?<!\\),", text)
+
+
+def list_text(values: typing.Iterable[object]) -> str:
+    r"""Return values as a list on the command line, with `\,` for a comma within one."""
+    return ",".join(str(value).replace(",", r"\,") for value in values)
+
+
 @functools.cache
 def _field_types(config: type) -> dict[str, FieldType]:
     hints = typing.get_type_hints(config)
@@ -228,7 +239,8 @@ def _parse_text(text: str, kind: FieldType, name: str) -> Any:
         return None
     if kind.many:
         one = FieldType(kind.scalar, kind.literals)
-        return tuple(_parse_text(part.strip(), one, name) for part in text.split(",") if part)
+        parts = (part.strip().replace(r"\,", ",") for part in split_list(text) if part)
+        return tuple(_parse_text(part, one, name) for part in parts)
     if kind.scalar is None or text in kind.literals:
         return text
     if kind.scalar is bool:

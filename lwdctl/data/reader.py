@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from lwdctl.artifacts.files import user_path
 from lwdctl.configs import IngestConfig
+from lwdctl.core.config import list_text
 from lwdctl.core.errors import DataError, LwdctlError
 from lwdctl.core.records import Episode, Finding, FloatArray, SourceSpec
 from lwdctl.data.formats import READERS
@@ -217,7 +218,7 @@ def ingest_command(paths: Sequence[Path], config: IngestConfig) -> str:
         if isinstance(value, bool):
             words.append(option if value else f"--no-{option[2:]}")
         else:
-            words += [option, ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
+            words += [option, list_text(value) if isinstance(value, tuple) else str(value)]
     return shlex.join(words)
 
 
@@ -492,7 +493,7 @@ def _check_agreement(first: FileReader, other: FileReader) -> None:
             names = [item.name for item in own.observations]
             if noun == "observations" and set(own.observations) == set(theirs.observations):
                 hint = (
-                    f"give all files one order: --observation-keys {shlex.quote(','.join(names))}"
+                    f"give all files one order: --observation-keys {shlex.quote(list_text(names))}"
                 )
             raise DataError(f"{other.path}: {noun} differ from those of {first.path}{detail}", hint)
 

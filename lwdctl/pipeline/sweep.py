@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from lwdctl.artifacts.references import sanitize_name
-from lwdctl.core.config import from_mapping, parse_assignments
+from lwdctl.core.config import from_mapping, parse_assignments, split_list
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.plain_text import plain_text
 from lwdctl.core.suggest import did_you_mean
@@ -79,8 +79,7 @@ def read_axes(
             )
         key, targets = _target(name, stages, f"--sweep {plain_text(name, 60)}")
         config = next(find_stage(one.command).config for one in stages if one.id in targets)
-        parts = listed.split(",")
-        parsed = [parse_assignments(config, [f"{key}={part}"])[key] for part in parts]
+        parsed = [parse_assignments(config, [f"{key}={part}"])[key] for part in split_list(listed)]
         found[name] = key, targets, _checked(name, key, parsed, targets, stages, "--sweep")
     for (one, (key, targets, _)), (other, (key2, targets2, _)) in itertools.combinations(
         found.items(), 2

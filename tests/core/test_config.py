@@ -11,8 +11,15 @@ from typing import Literal
 import pytest
 
 from lwdctl.configs import EvalConfig
-from lwdctl.core.config import from_mapping, option, parse_assignments, to_mapping
+from lwdctl.core.config import (
+    from_mapping,
+    list_text,
+    option,
+    parse_assignments,
+    to_mapping,
+)
 from lwdctl.core.errors import ConfigError
+from lwdctl.core.suggest import did_you_mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +127,15 @@ def test_values_on_the_command_line_are_parsed_by_type() -> None:
         parse_assignments(Settings, ["length"])
     with pytest.raises(ConfigError, match="true or false"):
         parse_assignments(Settings, ["clock=maybe"])
+
+
+def test_a_comma_within_a_value_of_a_list_follows_a_backslash() -> None:
+    for tasks in (("pick it up, then place it", "push it"), ("a", "b")):
+        text = list_text(tasks)
+        assert parse_assignments(Settings, [f"tasks={text}"]) == {"tasks": tasks}
+    assert text == "a,b"
+    assert r"write \, for a comma" in did_you_mean("pick it up", ["pick it up, then place it"])
+    assert r"\," not in did_you_mean("push", ["push it", "a, b"])
 
 
 def test_nan_lies_in_no_range():

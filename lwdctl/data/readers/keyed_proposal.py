@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lwdctl.core.config import list_text
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import Finding
 from lwdctl.data.checks import numeric_order
@@ -83,7 +84,7 @@ def propose(data_format: str, file: ArrayFile, given: Keys) -> str:
         )
     observations = given.observations or _guess_observations(found, action)
     words = ["lwdctl", "ingest", data_format, _quoted(file)]
-    words += ["--observation-keys", shlex.quote(",".join(observations) or "KEY")]
+    words += ["--observation-keys", shlex.quote(list_text(observations) or "KEY")]
     words += ["--action-key", shlex.quote(action)]
     if not grouped:
         option, key = (given.option, given.key) if given.key else _guess_ends(file, action)

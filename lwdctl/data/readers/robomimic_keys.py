@@ -16,6 +16,7 @@ import numpy as np
 
 from lwdctl.artifacts.snippet_arrays import RESERVED_KEYS
 from lwdctl.configs import IngestConfig
+from lwdctl.core.config import list_text
 from lwdctl.core.errors import DataError
 from lwdctl.core.plain_text import listed
 from lwdctl.core.records import Finding, ObservationSpec, Severity
@@ -292,7 +293,7 @@ def _raise_nothing_left(layout: Layout, where: str) -> None:
     if layout.beside:
         raise DataError(
             f"{where}: is missing, and no observation is left",
-            f"--observation-keys {shlex.quote(','.join(layout.beside))}",
+            f"--observation-keys {shlex.quote(list_text(layout.beside))}",
         )
     raise DataError(f"{where}: is missing")
 
@@ -324,7 +325,7 @@ def findings_of(
         del reasons[name]
     readable = sorted(name for name in reasons if name in layout.paths and name not in partly)
     others = [path for path in layout.actions if path != action_key]
-    every = shlex.quote(",".join([*(item.name for item in chosen), *readable]))
+    every = shlex.quote(list_text([*(item.name for item in chosen), *readable]))
     found = [
         _left_out(
             "observations", reasons, f"{where}/{OBS}",
