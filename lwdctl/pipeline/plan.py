@@ -197,14 +197,26 @@ def reserve_versions(stages: Sequence[PlannedStage], run: RecipeRun) -> None:
     """
     taken: dict[Path, set[int]] = {}
     for stage in stages:
-        folder = run.workspace.root / stage.step.stage.artifact_type / stage.step.name
+        kind = _versions_of(stage.step)
+        folder = run.workspace.root / kind
         numbers = taken.setdefault(folder, set())
-        version = run.files.read(stage.id).version
+        version = _reserved(run, stage.step)
         used = version in numbers or (folder / version_directory(version)).exists()
         if not version or used:
             version = max([next_version(folder), *(number + 1 for number in numbers)])
         numbers.add(version)
-        run.files.write(stage.id, StageRecord(state=WAITING, version=version))
+        run.files.write(stage.id, StageRecord(state=WAITING, version=version, reserved_for=kind))
+
+
+def _versions_of(step: Step) -> str:
+    """Return type and name of the artifact that a step makes, which share their numbers."""
+    return f"{step.stage.artifact_type}/{step.name}"
+
+
+def _reserved(run: RecipeRun, step: Step) -> int:
+    """Return the number that is reserved for the artifact of a step, 0 for none."""
+    record = run.files.read(step.id)
+    return record.version if record.reserved_for == _versions_of(step) else 0
 
 
 def run_only(run: RecipeRun, stage: str, progress: Progress, *, patience: float = 0.0) -> Outcome:
@@ -225,7 +237,7 @@ def run_only(run: RecipeRun, stage: str, progress: Progress, *, patience: float 
         ArtifactError: An input has not been made yet.
     """
     step, outcomes = _find_inputs(run, stage, progress, patience)
-    version = run.files.read(stage).version
+    version = _reserved(run, step)
     reserved = {(step.stage.artifact_type, step.name): version} if version else {}
     workspace = Workspace(run.workspace.root, reserved)
     head = f"[{1 + [item.id for item in run.steps].index(stage)}/{len(run.steps)}] {stage}"

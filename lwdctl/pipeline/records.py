@@ -61,6 +61,7 @@ class StageRecord:
         state: `"waiting"` (its version is reserved, nothing has begun), `"running"`, `"done"` or
             `"failed"`.
         version: Number reserved for the version of the artifact that it makes; 0 for none.
+        reserved_for: Type and name of that artifact (`"vae/lift"`).
         host: Name of the machine that runs it.
         pid: Its process there; 0 where none has begun.
         job: Number of its job in a queue (Slurm), or "".
@@ -74,6 +75,7 @@ class StageRecord:
 
     state: RecordedState = WAITING
     version: int = 0
+    reserved_for: str = ""
     host: str = ""
     pid: int = 0
     job: str = ""

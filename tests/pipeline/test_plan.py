@@ -138,6 +138,14 @@ def test_a_reserved_number_stays_with_its_stage(planned):
     assert planned.files.read("late").version == 2
 
 
+def test_a_number_is_reserved_for_one_name(planned, recipe):
+    reserve_versions(plan_stages(planned), planned)
+    recipe.write_text(RECIPE.replace("days = 20", 'name = "late"\ndays = 20'))
+    renamed = RecipeRun(read_recipe(recipe), planned.workspace)
+    reserve_versions(plan_stages(renamed), renamed)
+    assert [planned.files.read(stage).version for stage in ("grow", "late", "again")] == [1, 1, 3]
+
+
 def test_a_damaged_record_says_nothing(planned):
     planned.files.write("sow", StageRecord(version=7))
     assert planned.files.read("sow").version == 7
