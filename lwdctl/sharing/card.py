@@ -197,9 +197,9 @@ def _python(main: Artifact, spec: SourceSpec | None, address: Address) -> Iterat
     yield "import lwdctl"
     yield ""
     yield f'policy = lwdctl.load_policy("hf:{address.repository}")'
-    tasks = spec.env.tasks if spec else ()
-    task = f", task={tasks[0]!r}" if len(tasks) > 1 else ""
-    yield f"policy.reset(seed=0{task})"
+    given = (("task", spec.env.tasks), ("label", spec.labels)) if spec else ()
+    named = "".join(f", {part}={names[0]!r}" for part, names in given if len(names) > 1)
+    yield f"policy.reset(seed=0{named})"
     keys = [item for item in spec.observations if item.network] if spec else []
     seen = ", ".join(f"{item.name!r}: {item.size} numbers" for item in keys)
     yield f"action = policy.act(observation)  # a dict {{{seen}}}"

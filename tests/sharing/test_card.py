@@ -12,6 +12,7 @@ import pytest
 import yaml
 from PIL import Image
 
+import lwdctl
 from lwdctl.analysis import resample
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.progress import SilentProgress
@@ -116,6 +117,14 @@ def test_every_artifact_has_a_card(ours, kind, text):
     assert text in shown.text
     assert metadata(shown)["library_name"] == "lwdctl"
     assert ("0\\.2" in shown.text or "1.000" in shown.text) == (kind == "evaluation")
+
+
+def test_the_lines_of_python_name_what_the_policy_is_conditioned_on(ours):
+    code = card(ours).text.split("```python\n")[1].split("\n```")[0]
+    policy = lwdctl.load_policy("diffusion/toy", workspace=ours)
+    assert "label" in policy.trained.condition
+    (reset,) = (line for line in code.splitlines() if line.startswith("policy.reset"))
+    exec(reset, {"policy": policy})
 
 
 EVIL = "x\n---\nlicense: mit\n# <script>alert(1)</script> | [a](b) ```"
