@@ -22,6 +22,7 @@ from lwdctl.core.records import EnvSpec
 from lwdctl.core.seeding import EVALUATION_SEED_START
 from lwdctl.core.trust import trusting
 from lwdctl.data.dataset import load_pandas
+from lwdctl.deploy.runtime import ExportedPolicy
 from lwdctl.envs.table import Environment, allowed, environment_named
 from lwdctl.evaluation.checks import check_fresh_seeds
 from lwdctl.evaluation.cost import condition_cost, trained_condition
@@ -338,7 +339,12 @@ def _check_agreement(found: Sequence[EnvSpec], max_steps: int | None) -> None:
 def _batch_policy(policy: Any, num_envs: int) -> BatchPolicy:
     if isinstance(policy, LoadedPolicy):
         return policy.batch_policy(num_envs)
-    return SingleRobotPolicies(policy, num_envs)
+    if not isinstance(policy, ExportedPolicy):
+        return SingleRobotPolicies(policy, num_envs)
+    described = policy.description
+    names = {"task": described.tasks, "label": described.labels}
+    known = {part: names[part] for part in names if part not in described.condition}
+    return SingleRobotPolicies(policy, num_envs, described.action.size, known)
 
 
 def _condition(name: str, policy: Any, env: str, perturbation: float) -> Condition:

@@ -22,12 +22,21 @@ class SingleRobotPolicies:
         policy: Anything with `reset` and `act`; see `policies.policy.Policy`. Of the arguments of
             `reset` (seed, task, label) it is given those that it takes.
         num_envs: Number of environments.
+        action_size: Components of an action; 0 takes that of the first one.
+        known: Name of an argument of `reset` to the values that the policy takes; any other value
+            is left out.
 
     Raises:
         ConfigError: The object has no `reset` or no `act`.
     """
 
-    def __init__(self, policy: Policy, num_envs: int) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        num_envs: int,
+        action_size: int = 0,
+        known: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
         if isinstance(policy, type):
             raise ConfigError(
                 f"{policy.__name__} is a class, not a policy",
@@ -40,7 +49,7 @@ class SingleRobotPolicies:
                     "a policy has reset(seed, task, label) and act(observation); lwdctl.load_policy"
                     " opens a trained model",
                 )
-        self._size = 0
+        self._size, self._known = action_size, known or {}
         self._policies = [policy, *(_copy(policy) for _ in range(num_envs - 1))]
         self._taken = _arguments_taken(policy.reset)
         self._running = [False] * num_envs
@@ -50,8 +59,13 @@ class SingleRobotPolicies:
         self._running = [plan is not None for plan in episodes]
         for policy, plan in zip(self._policies, episodes, strict=False):
             if plan is not None:
-                given = {"seed": plan.seed, "task": plan.task, "label": plan.label}
-                policy.reset(**{name: given[name] for name in self._taken})
+                given = {name: getattr(plan, name) for name in self._taken}
+                known = {
+                    name: value
+                    for name, value in given.items()
+                    if value in self._known.get(name, [value])
+                }
+                policy.reset(**known)
 
     def act(
         self, observations: Mapping[str, FloatArray], active: npt.NDArray[np.bool_]

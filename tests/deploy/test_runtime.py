@@ -6,10 +6,12 @@ import json
 import shutil
 import sys
 
+import gymnasium
 import numpy as np
 import pytest
 from toy_chain import ToyChain
 
+import lwdctl
 from lwdctl.core.errors import ArtifactError, ConfigError, DataError, MissingExtraError
 from lwdctl.policies.policy import EpisodePlan
 from lwdctl.policies.single import SingleRobotPolicies
@@ -173,6 +175,44 @@ def test_without_onnxruntime(exported, monkeypatch):
     with pytest.raises(MissingExtraError) as caught:
         ExportedPolicy(directory)
     assert "pip install" in caught.value.hint
+
+
+class _Room(gymnasium.Env):
+    """Shows what the toy policies observe, as large as `size`."""
+
+    observation_space = gymnasium.spaces.Dict(
+        {name: gymnasium.spaces.Box(-np.inf, np.inf, values.shape) for name, values in SEEN.items()}
+    )
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,))
+
+    def __init__(self, size=1.0):
+        self.seen = {name: (size * values).astype(np.float32) for name, values in SEEN.items()}
+
+    def reset(self, *, seed=None, options=None):
+        return self.seen, {}
+
+    def step(self, action):
+        return self.seen, 0.0, False, False, {"success": False}
+
+
+def test_a_first_action_that_is_not_finite_fails_the_episode(policy):
+    table = lwdctl.evaluate(
+        {"mine": policy}, env=lambda: _Room(5e38), tasks="push", labels="slow",
+        episodes=2, max_steps=2,
+    )  # fmt: skip
+    for item in table.episodes["mine"]:
+        assert (item.steps, item.policy_failure) == (0, "an action is not finite")
+
+
+def test_what_a_policy_is_not_conditioned_on_may_be_anything(exported, policy):
+    from lwdctl.deploy.runtime import ExportedPolicy
+
+    free = ExportedPolicy(exported(ToyChain(condition=("state",)))[1])
+    plan = {"env": _Room, "tasks": "other", "labels": "x", "episodes": 1, "max_steps": 2}
+    (episode,) = lwdctl.evaluate({"mine": free}, **plan).episodes["mine"]
+    assert (episode.steps, episode.policy_failure) == (2, "")
+    with pytest.raises(ConfigError, match="the policy knows no task 'other'"):
+        lwdctl.evaluate({"mine": policy}, **plan)
 
 
 def test_a_batch_acts_like_single_policies(policy):
