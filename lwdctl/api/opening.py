@@ -233,14 +233,14 @@ def collect(
 def run(  # noqa: PLR0913 - the options of `lwdctl run`, by keyword only
     recipe: str | Path,
     *,
-    assignments: Sequence[str] = (),
-    sweep: Sequence[str] = (),
+    assignments: str | Sequence[str] = (),
+    sweep: str | Sequence[str] = (),
     smoke: bool = False,
     start: str = "",
     until: str = "",
     jobs: int | Literal["auto"] = 1,
     executor: Literal["here", "slurm", "local"] = "here",
-    slurm: Sequence[str] = (),
+    slurm: str | Sequence[str] = (),
     detach: bool = False,
     eval_jobs: int = 0,
     track: Names = (),
@@ -252,7 +252,8 @@ def run(  # noqa: PLR0913 - the options of `lwdctl run`, by keyword only
 
     Args:
         recipe: The TOML file.
-        assignments: Settings to change, as `--set` takes them (`"train-vae.updates=500"`).
+        assignments: Settings to change, one or several, as `--set` takes them
+            (`"train-vae.updates=500"`).
         sweep: Settings with several values, as `--sweep` takes them (`"seeds=0,1,2"`), beside the
             recipe's `[sweep]` table.
         smoke: Apply the recipe's toy sizes.
@@ -283,10 +284,12 @@ def run(  # noqa: PLR0913 - the options of `lwdctl run`, by keyword only
         raise ConfigError("jobs is about stages on this machine, executor about jobs of a cluster")
     if (slurm or detach) and executor != "slurm":
         raise ConfigError("slurm and detach are about jobs of Slurm", 'give executor="slurm"')
+    if eval_jobs and executor == "here":
+        raise ConfigError("eval_jobs is about jobs of a cluster", "give executor, or jobs instead")
     planned = RecipeRun(
-        read_recipe(Path(recipe), sweep),
+        read_recipe(Path(recipe), _texts(sweep)),
         Workspace.locate(workspace),
-        tuple(assignments),
+        _texts(assignments),
         smoke,
         start,
         until,
@@ -298,7 +301,7 @@ def run(  # noqa: PLR0913 - the options of `lwdctl run`, by keyword only
             outcomes = run_recipe(planned, progress, jobs=parse_jobs(str(jobs)))
         else:
             outcomes = run_as_jobs(
-                planned, progress, executor, slurm=slurm, detach=detach, eval_jobs=eval_jobs
+                planned, progress, executor, slurm=_texts(slurm), detach=detach, eval_jobs=eval_jobs
             )
     return {item.step.id: item.artifact for item in outcomes if item.artifact}
 
@@ -306,8 +309,8 @@ def run(  # noqa: PLR0913 - the options of `lwdctl run`, by keyword only
 def status(
     recipe: str | Path,
     *,
-    assignments: Sequence[str] = (),
-    sweep: Sequence[str] = (),
+    assignments: str | Sequence[str] = (),
+    sweep: str | Sequence[str] = (),
     smoke: bool = False,
     workspace: Place = None,
 ) -> list[StageStatus]:
@@ -325,8 +328,12 @@ def status(
     """
     place = Workspace.locate(workspace)
     return recipe_status(
-        RecipeRun(read_recipe(Path(recipe), sweep), place, tuple(assignments), smoke)
+        RecipeRun(read_recipe(Path(recipe), _texts(sweep)), place, _texts(assignments), smoke)
     )
+
+
+def _texts(given: str | Sequence[str]) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 def inspect(*paths: str | Path, progress: Progress | None = None, **settings: Any) -> Inspections:

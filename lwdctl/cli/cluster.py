@@ -120,6 +120,10 @@ class ClusterOptions:
                 "--only runs one stage in this process, not as a job",
                 "--until STAGE ends a run early",
             )
+        if self.eval_jobs and not self.is_used:
+            raise CommandLineError(
+                "--eval-jobs is about jobs of a cluster", "add --executor, or give --jobs instead"
+            )
         here = self.executor != "slurm"
         for given, name in ((self.slurm, "--slurm"), (self.detach, "--detach")):
             if given and here and not self.script:
@@ -159,10 +163,11 @@ def write_files(run: RecipeRun, options: ClusterOptions, *, as_json: bool) -> No
 
     folder, given = user_path(options.script), parse_slurm_options(options.slurm)
     files = write_scripts(run, folder, given, options.eval_jobs)
+    submit = shlex.quote(str(files[0].absolute()))
     if as_json:
         print_json(None, folder, {"files": [str(path) for path in files]})
     else:
-        print_text(f"wrote {len(files)} files; submit the jobs with: {shlex.quote(str(files[0]))}")
+        print_text(f"wrote {len(files)} files; submit the jobs with: {submit}")
 
 
 def parse_part(text: str, only: str) -> Part | None:

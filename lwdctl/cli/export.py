@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -14,7 +14,7 @@ from lwdctl.artifacts.files import user_path
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.cli.bars import make_progress
 from lwdctl.cli.failures import CommandLineError
-from lwdctl.cli.generate import DEBUG, JSON, QUIET, WORKSPACE
+from lwdctl.cli.generate import DEBUG, JSON, QUIET, WORKSPACE, configuration
 from lwdctl.cli.output import print_json, print_summary, print_text, reserved_stdout
 from lwdctl.configs import IngestConfig
 from lwdctl.core.progress import Progress
@@ -101,7 +101,7 @@ def policy(
         str | None,
         typer.Option(
             help="Action horizon: steps executed per re-plan, or 'episode' for one plan all episode"
-            "  [default: the snippet length]",
+            "  [default: the snippet length; of a dp, its --executed]",
             metavar="INTEGER|episode",
             show_default=False,
         ),
@@ -143,7 +143,8 @@ def policy(
         from lwdctl.deploy.export import export_policy
         from lwdctl.methods.method import Acting
 
-        acting = Acting(_horizon(horizon), num_inference_steps=num_inference_steps)
+        how_to_run = {"horizon": horizon, "num_inference_steps": num_inference_steps}
+        acting = configuration(Acting, how_to_run, "export policy")
         exported = export_policy(inputs, directory, acting, progress)
     summary = {
         "source": artifact.reference,
@@ -162,16 +163,6 @@ def _print(path: Path, summary: dict[str, Any], *, as_json: bool) -> None:
         return
     print_text(str(path))
     print_summary(summary)
-
-
-def _horizon(text: str | None) -> int | Literal["episode"] | None:
-    if text is None or text == "episode":
-        return text  # type: ignore[return-value]
-    if not text.isdigit():
-        raise CommandLineError(
-            f"--horizon: '{text}' is no number of steps", "give a number of steps, or 'episode'"
-        )
-    return int(text)
 
 
 @command.command()

@@ -59,7 +59,7 @@ _POSE_LIMITS = (ROBOSUITE_REACH,) * 3 + (math.tau,) * 3 + (1.0,)
 def is_before_robosuite_1_5(version: str) -> bool | None:
     """Return whether `env_version` is one before 1.5, or None where it is no version number."""
     parts = version.split(".")
-    if len(parts) < 2 or not (parts[0].isdigit() and parts[1].isdigit()):
+    if len(parts) < 2 or not (parts[0].isdecimal() and parts[1].isdecimal()):
         return None
     return (int(parts[0]), int(parts[1])) < (1, 5)
 

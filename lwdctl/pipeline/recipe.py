@@ -191,6 +191,8 @@ def make_plan(
     changes = _split_assignments(assignments, recipe.stages)
     begin = _places(recipe, start)[0] if start else len(recipe.stages)
     end = _places(recipe, until)[-1] if until else len(recipe.stages)
+    if start and begin > end:
+        raise ConfigError(f"stage '{start}' comes after '{until}': nothing would run again")
     steps: list[Step] = []
     for index, entry in enumerate(recipe.stages):
         stage = find_stage(entry.command)

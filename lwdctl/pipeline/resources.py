@@ -99,4 +99,4 @@ def _ask(command: Sequence[str]) -> list[str]:
 def _bytes(text: str) -> int:
     """Return the bytes of `"8123 MiB"`; 0 for what has no number."""
     number = text.split(maxsplit=1)[0] if text.split() else ""
-    return int(number) * 2**20 if number.isdigit() else 0
+    return int(number) * 2**20 if number.isdecimal() else 0

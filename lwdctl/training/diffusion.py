@@ -231,7 +231,7 @@ def _layout(config: DiffusionConfig, architecture: str, latent_size: int) -> tup
     if architecture == CUSTOM or not getattr(DENOISERS.load(architecture), "uses_layout", False):
         return 1, latent_size
     parts = config.latent_layout.lower().split("x")
-    if len(parts) != LAYOUT_PARTS or not all(part.strip().isdigit() for part in parts):
+    if len(parts) != LAYOUT_PARTS or not all(part.strip().isdecimal() for part in parts):
         raise ConfigError(
             f"'{config.latent_layout}' is no latent layout", "write LENGTHxCHANNELS, like 16x16"
         )

@@ -323,7 +323,8 @@ def test_on_the_command_line(exported, tmp_path, monkeypatch, capfd):
     assert "--output" in capfd.readouterr().err
     assert main(["export", "policy", "--diffusion", "toy", "--baseline", "toy", "-q"]) == 2
     assert "leave one out" in capfd.readouterr().err
-    assert main(["export", "policy", "--horizon", "soon", "-q"]) == 2
-    assert "'soon' is no number of steps" in capfd.readouterr().err
+    for odd in ("soon", "²"):
+        assert main(["export", "policy", "--horizon", odd, "-q"]) == 2
+        assert f"'horizon' takes int or 'episode', not '{odd}'" in capfd.readouterr().err
     assert main(["export", "arrow"]) == 2
     assert "known: policy, minari" in capfd.readouterr().err

@@ -265,6 +265,14 @@ def test_from_and_until_an_unknown_stage(write, which):
 
 
 @pytest.mark.usefixtures("toy_stages")
+def test_the_first_stage_to_run_again_does_not_come_after_the_last_one(write):
+    recipe = read_recipe(write(GOOD))
+    with pytest.raises(ConfigError, match="stage 'reap' comes after 'sow'"):
+        make_plan(recipe, start="reap", until="sow")
+    assert [step.forced for step in make_plan(recipe, start="sow", until="sow")] == [True]
+
+
+@pytest.mark.usefixtures("toy_stages")
 def test_until_ends_the_plan_and_leaves_out_what_later_stages_are_expected_to_give(write):
     recipe = read_recipe(write(GOOD))
     plan = make_plan(recipe, until="grow")

@@ -11,6 +11,7 @@ import pytest
 
 import lwdctl
 from lwdctl.artifacts.workspace import Workspace
+from lwdctl.cli.main import main
 from lwdctl.core.errors import ConfigError
 from lwdctl.pipeline.plan import RecipeRun
 from lwdctl.pipeline.recipe import read_recipe
@@ -126,6 +127,7 @@ def test_an_unknown_executor_is_refused(recipe_run: RecipeRun) -> None:
         ({"executor": "slurm", "jobs": 2}, "jobs is about stages on this machine"),
         ({"slurm": ["gpus=1"]}, "about jobs of Slurm"),
         ({"executor": "local", "detach": True}, "about jobs of Slurm"),
+        ({"eval_jobs": 3}, "about jobs of a cluster"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(
@@ -134,6 +136,29 @@ def test_options_that_do_not_go_together_are_refused(
     with pytest.raises(ConfigError, match=message):
         lwdctl.run(recipe_run.recipe.path, workspace=recipe_run.workspace, **options)
     assert not recipe_run.workspace.root.exists()
+
+
+def test_one_setting_may_be_a_string(recipe_run: RecipeRun) -> None:
+    path = recipe_run.recipe.path
+    for given in (lwdctl.run, lwdctl.status):
+        with pytest.raises(ConfigError, match="unknown setting 'x'"):
+            given(path, assignments="grow.x=1", workspace=recipe_run.workspace)
+        with pytest.raises(ConfigError, match="unknown setting 'x'"):
+            given(path, sweep="grow.x=1,2", workspace=recipe_run.workspace)
+    with pytest.raises(ConfigError, match="gpus"):
+        lwdctl.run(path, executor="slurm", slurm="gpus", workspace=recipe_run.workspace)
+
+
+def test_the_command_says_where_what_submits_the_jobs_is(
+    recipe_run: RecipeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    (tmp_path / "jobs").mkdir()
+    monkeypatch.chdir(tmp_path / "jobs")
+    path = str(recipe_run.recipe.path.absolute())
+    assert main(["run", path, "--slurm-script", ".", "--workspace", str(tmp_path / "runs")]) == 0
+    assert f"submit the jobs with: {tmp_path}/jobs/submit.sh" in capfd.readouterr().out
+    assert main(["run", path, "--eval-jobs", "3"]) == 2
+    assert "add --executor" in capfd.readouterr().err
 
 
 def test_a_percent_sign_in_the_path_is_refused(recipe_run: RecipeRun, tmp_path: Path) -> None:
