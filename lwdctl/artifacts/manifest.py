@@ -30,7 +30,7 @@ from lwdctl.artifacts.files import write_durably
 from lwdctl.artifacts.references import MAKERS, check_name, parse_reference
 from lwdctl.artifacts.stored_files import is_inside, read_stored
 from lwdctl.core.errors import ArtifactError
-from lwdctl.core.plain_text import encodable
+from lwdctl.core.plain_text import encodable, listed
 from lwdctl.core.untrusted import parse_json, typed
 
 SCHEMA_VERSION = 2
@@ -256,6 +256,18 @@ def software() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES if _version(name)},
     }
+
+
+def software_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """Return what `software` returned before where it returns something else now, as text."""
+    old, new = dict(_flat(before)), dict(_flat(after))
+    changed = [key for key in old.keys() | new.keys() if old.get(key) != new.get(key)]
+    return listed(f"{key} {str(old.get(key))[:12]}" for key in sorted(changed))
+
+
+def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        yield from _flat(value) if isinstance(value, Mapping) else [(key, value)]
 
 
 def _version(distribution: str) -> str:

@@ -18,7 +18,7 @@ import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -37,6 +37,7 @@ from lwdctl.artifacts.manifest import (
     plain,
     provenance,
     software,
+    software_changes,
 )
 from lwdctl.artifacts.references import version_directory, version_of
 from lwdctl.core.errors import ArtifactError, cannot_write
@@ -69,6 +70,7 @@ class RunRecord:
         started: When it began, UTC ISO 8601.
         owner: The process that works on it. Where a file system has locks, the one that began it.
         command: The command line, or the Python call, that began it; "" where it is not known.
+        software: What `manifest.software` returned when it began; empty where it is not known.
     """
 
     type: str
@@ -79,6 +81,7 @@ class RunRecord:
     started: str
     owner: Owner = field(default_factory=Owner)
     command: str = ""
+    software: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def input_digests(self) -> list[str]:
@@ -115,10 +118,17 @@ class RunInProgress:
         resumed: Whether `path` holds the work of an earlier, interrupted process.
         keep: Whether the directory survives an exception.
         artifact: What was published, None before.
+        begun_with: What differs in the software that began it, as text, or "".
     """
 
     def __init__(
-        self, record: RunRecord, lock: IO[str], *, resumed: bool, version: int = 0
+        self,
+        record: RunRecord,
+        lock: IO[str],
+        code: Mapping[str, Any],
+        *,
+        resumed: bool,
+        version: int = 0,
     ) -> None:
         self.path = record.path
         self.resumed = resumed
@@ -127,7 +137,8 @@ class RunInProgress:
         self._version = version
         self._lock = lock
         # Of the code that computes: the checkout may have another before a long run ends.
-        self._software = software()
+        self._software = code
+        self.begun_with = software_changes(record.software or code, code)
         self.artifact: Artifact | None = None
 
     @property
@@ -143,7 +154,12 @@ class RunInProgress:
         return folder
 
     def publish(
-        self, summary: Mapping[str, Any], *, seed: int | None = None, device: str = "cpu"
+        self,
+        summary: Mapping[str, Any],
+        *,
+        seed: int | None = None,
+        device: str = "cpu",
+        more: Mapping[str, Any] | None = None,
     ) -> Artifact:
         """Make the payload the next version of its name, atomically.
 
@@ -154,6 +170,7 @@ class RunInProgress:
             summary: The numbers that `lwdctl show` prints.
             seed: The stage's seed, or None.
             device: Where it computed.
+            more: What else its provenance says.
 
         Raises:
             ArtifactError: The payload holds something other than files and directories.
@@ -161,6 +178,8 @@ class RunInProgress:
         staging = self.path / _STAGING
         shutil.rmtree(staging, ignore_errors=True)
         files = tuple(_stage(self.path, staging))
+        started, code = self._record.started, self._software
+        made = provenance(seed=seed, device=device, started=started, code=code)
         manifest = Manifest(
             type=self._record.type,
             schema_version=SCHEMA_VERSION,
@@ -170,9 +189,7 @@ class RunInProgress:
             inputs=self._record.inputs,
             files=files,
             summary=plain(summary),
-            provenance=provenance(
-                seed=seed, device=device, started=self._record.started, code=self._software
-            ),
+            provenance={**made, **(more or {})},
         )
         artifact = self._finish(staging, manifest)
         for file in files:
@@ -250,9 +267,8 @@ def begin_run(
     """
     _sweep(root, artifact_type, name, resuming=resume)
     path = root / artifact_type / name / f"{PREFIX}{secrets.token_hex(8)}"
-    record = RunRecord(
-        artifact_type, name, path, plain(config), inputs, now(), Owner.this(), command_line()
-    )
+    record = RunRecord(artifact_type, name, path, plain(config), inputs, now(), Owner.this())
+    record = replace(record, command=command_line(), software=plain(software()))
     return _resume(root, record, version) if resume else _begin(root, record, version)
 
 
@@ -272,13 +288,14 @@ def _begin(root: Path, record: RunRecord, version: int) -> RunInProgress:
             f"cannot write in the workspace {root}: {error.strerror}",
             "free disk space, or choose another with --workspace DIR or $LWDCTL_WORKSPACE",
         ) from error
-    return RunInProgress(record, lock, resumed=False, version=version)
+    return RunInProgress(record, lock, record.software, resumed=False, version=version)
 
 
 def _content(record: RunRecord) -> bytes:
     """Return what `run.json` holds of a run."""
     body = {"config": record.config, "inputs": [asdict(item) for item in record.inputs]}
     body |= {"started": record.started, "owner": asdict(record.owner), "command": record.command}
+    body["software"] = record.software
     return json.dumps(body, indent=1).encode()
 
 
@@ -331,12 +348,13 @@ def _resume(root: Path, wanted: RunRecord, version: int) -> RunInProgress:
     for chosen in same:
         lock = try_lock(chosen.path)
         if lock is not None:
-            return RunInProgress(chosen, lock, resumed=True, version=version)
+            return RunInProgress(chosen, lock, wanted.software, resumed=True, version=version)
     chosen = same[0]
     if _has_locks(chosen.path):
         raise ArtifactError(f"another process works on {chosen.path}", "wait for it to end")
     chosen = replace(chosen, owner=wanted.owner)
-    return RunInProgress(chosen, _take_over(chosen), resumed=True, version=version)
+    lock = _take_over(chosen)
+    return RunInProgress(chosen, lock, wanted.software, resumed=True, version=version)
 
 
 def _how_to_go_on(record: RunRecord, wanted: RunRecord) -> str:
@@ -377,16 +395,8 @@ def read_record(path: Path) -> RunRecord | None:
         body = typed(_Record, read_json(path / RECORD_NAME), where)
     except ArtifactError:
         return None
-    return RunRecord(
-        artifact_type,
-        name,
-        path,
-        body.config,
-        body.inputs,
-        body.started,
-        body.owner,
-        body.command,
-    )
+    values = {item.name: getattr(body, item.name) for item in fields(body)}
+    return RunRecord(artifact_type, name, path, **values)
 
 
 @dataclass(frozen=True)
@@ -398,6 +408,7 @@ class _Record:
     started: str
     owner: Owner = field(default_factory=Owner)
     command: str = ""
+    software: dict[str, Any] = field(default_factory=dict)
 
 
 def _has_locks(path: Path) -> bool:

@@ -53,16 +53,23 @@ def publish_trained(
         ) as output,
         context.followed(output),
     ):
+        more: dict[str, Any] = {}
         if output.resumed and not output.record.resumable:
             context.progress.message(
                 "the interrupted run had written no checkpoint: training begins again from step 0"
+            )
+        elif output.begun_with:
+            more = {"begun_with": output.record.software}
+            context.progress.message(
+                f"warning: the run was begun with other software ({output.begun_with}); what is"
+                " left is computed with this one, and the provenance names both"
             )
         if processes is not None:
             processes.from_first(str(output.path))
         trained = train(output.path)
         trained.save(output.path)
         summary, device = describe(trained)
-        artifact = output.publish(summary, seed=config.seed, device=device)
+        artifact = output.publish(summary, seed=config.seed, device=device, more=more)
         if processes is not None:
             processes.from_first(str(artifact.path))
         return artifact

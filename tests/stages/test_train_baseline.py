@@ -175,6 +175,33 @@ def test_a_run_that_is_resumed_without_a_checkpoint_begins_again(tmp_path: Path)
     assert any("had written no checkpoint" in line for line in lines)
 
 
+@pytest.mark.parametrize("commit", ["", "c0ffee"])
+def test_a_training_that_goes_on_with_other_software_says_so(
+    tmp_path: Path, commit: str, interrupt_at: Any
+) -> None:
+    workspace, lines = make(tmp_path), list[str]()
+    config = from_mapping(BaselineConfig, {**TINY, **METHODS["mlp"]})
+    source = workspace.resolve("snippets")
+    interrupt_at(3)
+    with pytest.raises(KeyboardInterrupt):
+        run(config, {"snippets": source}, StageContext(workspace, SilentProgress()))
+    (record,) = tmp_path.rglob("run.json")
+    text = json.loads(record.read_text())
+    text["software"] |= {"commit": commit} if commit else {}
+    record.write_text(json.dumps(text))
+
+    class Messages(SilentProgress):
+        def message(self, text: str) -> None:
+            lines.append(text)
+
+    made = run(config, {"snippets": source}, StageContext(workspace, Messages(), resume=True))
+    assert any("begun with other software (commit c0ffee)" in line for line in lines) is bool(
+        commit
+    )
+    found = made.manifest.provenance.get("begun_with", {})
+    assert found.get("commit", "") == commit
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "stop"),
