@@ -14,7 +14,7 @@ from lwdctl.analysis.comparison_records import SAMPLED, horizon_order
 from lwdctl.analysis.resample import Pair, States, Values
 from lwdctl.artifacts import lineage
 from lwdctl.artifacts.artifact import Artifact
-from lwdctl.artifacts.described import read_description
+from lwdctl.artifacts.description import read_description
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.errors import ArtifactError, ConfigError
 from lwdctl.core.suggest import did_you_mean

@@ -7,19 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from lwdctl.artifacts.description import SNIPPETS_PAYLOAD, read_description
 from lwdctl.artifacts.origin import check_pulled_whole, lacks_files
-from lwdctl.artifacts.snippets import (
-    FORMAT,
-    FORMAT_VERSION,
-    SNIPPETS_PAYLOAD,
-    EpisodeTable,
-    SnippetStore,
-)
-from lwdctl.artifacts.stored_files import read_stored
-from lwdctl.artifacts.zarr_layout import METADATA
+from lwdctl.artifacts.snippets import EpisodeTable, SnippetStore
 from lwdctl.core.errors import ArtifactError
 from lwdctl.core.records import SourceSpec
-from lwdctl.core.untrusted import parse_json
 
 
 class StoreDescription(SnippetStore):
@@ -60,26 +52,3 @@ def open_or_describe(artifact: Path) -> SnippetStore:
     if lacks_files(artifact, SNIPPETS_PAYLOAD) is None:
         return SnippetStore.open(artifact)
     return StoreDescription(artifact / SNIPPETS_PAYLOAD, read_description(artifact))
-
-
-def read_description(artifact: Path) -> SourceSpec:
-    """Read from the metadata of a snippet store what its data are; zarr does not open it.
-
-    Args:
-        artifact: Directory of the artifact that holds the store.
-
-    Raises:
-        ArtifactError: It is missing, damaged, or no description of a snippet store.
-    """
-    store = artifact / SNIPPETS_PAYLOAD
-    where = store / METADATA
-    metadata = parse_json(read_stored(store, METADATA), str(where))
-    attributes = metadata.get("attributes") if isinstance(metadata, dict) else None
-    if not isinstance(attributes, dict) or (
-        attributes.get("format"), attributes.get("format_version"), attributes.get("complete")
-    ) != (FORMAT, FORMAT_VERSION, True):  # fmt: skip
-        raise ArtifactError(
-            f"{where} does not describe a finished {FORMAT} store of version {FORMAT_VERSION}",
-            "make the artifact again, or pull it again",
-        )
-    return SourceSpec.from_mapping(attributes.get("spec"), f"{where}: spec")  # type: ignore[arg-type]

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
+from lwdctl.artifacts.description import FORMAT, FORMAT_VERSION, SNIPPETS_PAYLOAD
 from lwdctl.artifacts.files import write_durably
 from lwdctl.artifacts.manifest import plain
 from lwdctl.artifacts.snippet_arrays import (
@@ -54,9 +55,6 @@ from lwdctl.core.moments import STATISTICS, Moments
 from lwdctl.core.records import ActionSpec, Episode, FloatArray, SourceSpec
 from lwdctl.core.untrusted import parse_json, typed
 
-SNIPPETS_PAYLOAD = "snippets.zarr"
-FORMAT = "lwdctl-snippets"
-FORMAT_VERSION = 1
 _MODELS = "models"
 COPIES = 4
 """Times that the arrays of an episode are held at most where it is read, converted and written."""

@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from lwdctl.artifacts.description import SNIPPETS_PAYLOAD
 from lwdctl.artifacts.files import fingerprints_beside
-from lwdctl.artifacts.snippets import SNIPPETS_PAYLOAD, SnippetStore, SnippetWriter
+from lwdctl.artifacts.snippets import SnippetStore, SnippetWriter
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.bench.comparisons import Comparison, Work, compare
 from lwdctl.configs import IngestConfig

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from lwdctl.artifacts.snippets import SNIPPETS_PAYLOAD
+from lwdctl.artifacts.description import SNIPPETS_PAYLOAD
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.bench.comparisons import Comparison
 from lwdctl.bench.data import write_random_snippets

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lwdctl.artifacts.artifact import Artifact
-from lwdctl.artifacts.described import read_description
+from lwdctl.artifacts.description import read_description
 from lwdctl.artifacts.latents import LatentStore
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import Horizon

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from lwdctl.artifacts.artifact import Artifact
-from lwdctl.artifacts.described import read_description
+from lwdctl.artifacts.description import read_description
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.records import FloatArray, SourceSpec
 from lwdctl.envs.simulator import StillAction

@@ -19,7 +19,7 @@ from lwdctl.analysis.plotting import render
 from lwdctl.analysis.report.content import CaptionedTable
 from lwdctl.analysis.report.report import commit_of, describe_data, seconds_of, settings_of
 from lwdctl.artifacts.artifact import Artifact
-from lwdctl.artifacts.described import read_description
+from lwdctl.artifacts.description import read_description
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.errors import LwdctlError
 from lwdctl.core.plain_text import LONGEST, listed, plain_text, size_text

@@ -16,10 +16,10 @@ from torch import nn
 from lwdctl.analysis.report.content import embed_png
 from lwdctl.analysis.sections import FIGURES, read_sections
 from lwdctl.artifacts.artifact import Artifact
-from lwdctl.artifacts.described import read_description
+from lwdctl.artifacts.description import SNIPPETS_PAYLOAD, read_description
 from lwdctl.artifacts.latents import LATENTS_PAYLOAD, LatentStore
 from lwdctl.artifacts.origin import lacks_files
-from lwdctl.artifacts.snippets import SNIPPETS_PAYLOAD, SnippetStore
+from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.artifacts.stored_files import stored_file
 from lwdctl.core.errors import ArtifactError, LwdctlError, first_line
 from lwdctl.core.untrusted import parse_json, typed

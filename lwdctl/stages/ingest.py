@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.description import SNIPPETS_PAYLOAD
 from lwdctl.artifacts.files import fingerprints_beside
 from lwdctl.artifacts.references import sanitize_name
-from lwdctl.artifacts.snippets import SNIPPETS_PAYLOAD
 from lwdctl.configs import IngestConfig
 from lwdctl.core.config import to_mapping
 from lwdctl.core.errors import ConfigError

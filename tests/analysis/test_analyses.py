@@ -13,7 +13,8 @@ from lwdctl.analysis import analyses
 from lwdctl.analysis.analyses import ANALYSES, Analysis, analysis_of
 from lwdctl.analysis.sections import Findings, Section, read_sections
 from lwdctl.analysis.tables import Table
-from lwdctl.artifacts.snippets import SNIPPETS_PAYLOAD, SnippetWriter
+from lwdctl.artifacts.description import SNIPPETS_PAYLOAD
+from lwdctl.artifacts.snippets import SnippetWriter
 from lwdctl.core.config import option
 from lwdctl.core.progress import SilentProgress
 from lwdctl.core.records import ActionSpec, EnvSpec, Episode, ObservationSpec, SourceSpec

@@ -16,7 +16,8 @@ from lwdctl.analysis.evaluations import (
 )
 from lwdctl.analysis.resample import mcnemar, paired_permutation
 from lwdctl.analysis.tables import EMPTY
-from lwdctl.artifacts.snippets import SNIPPETS_PAYLOAD, SnippetWriter
+from lwdctl.artifacts.description import SNIPPETS_PAYLOAD
+from lwdctl.artifacts.snippets import SnippetWriter
 from lwdctl.core.errors import ArtifactError, ConfigError
 from lwdctl.core.records import ActionSpec, EnvSpec, Episode, ObservationSpec, SourceSpec
 from lwdctl.evaluation.results import ConditionResult

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lwdctl.artifacts.snippets import SNIPPETS_PAYLOAD, SnippetWriter
+from lwdctl.artifacts.description import SNIPPETS_PAYLOAD
+from lwdctl.artifacts.snippets import SnippetWriter
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.records import ActionSpec, EnvSpec, Episode, ObservationSpec, SourceSpec
 from lwdctl.models.denoiser import DenoiserSpec

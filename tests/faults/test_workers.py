@@ -24,7 +24,8 @@ from slow_simulator import ACTION, OBSERVATIONS
 
 sys.path.pop(0)
 
-from lwdctl.artifacts.snippets import SNIPPETS_PAYLOAD, SnippetWriter
+from lwdctl.artifacts.description import SNIPPETS_PAYLOAD
+from lwdctl.artifacts.snippets import SnippetWriter
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.records import EnvSpec, Episode, SourceSpec
 

@@ -13,7 +13,8 @@ import pytest
 from lwdctl.analysis import divergence, plotting
 from lwdctl.analysis.sections import read_sections
 from lwdctl.artifacts.artifact import Artifact
-from lwdctl.artifacts.snippets import SNIPPETS_PAYLOAD, SnippetWriter
+from lwdctl.artifacts.description import SNIPPETS_PAYLOAD
+from lwdctl.artifacts.snippets import SnippetWriter
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.config import from_mapping
 from lwdctl.core.progress import SilentProgress

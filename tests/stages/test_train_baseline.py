@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from lwdctl.artifacts.artifact import Artifact
-from lwdctl.artifacts.snippets import SNIPPETS_PAYLOAD, SnippetStore, SnippetWriter
+from lwdctl.artifacts.description import SNIPPETS_PAYLOAD
+from lwdctl.artifacts.snippets import SnippetStore, SnippetWriter
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.configs import BaselineConfig
 from lwdctl.core.config import from_mapping, to_mapping

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from lwdctl.artifacts.artifact import Artifact
-from lwdctl.artifacts.snippets import SNIPPETS_PAYLOAD, SnippetWriter
+from lwdctl.artifacts.description import SNIPPETS_PAYLOAD
+from lwdctl.artifacts.snippets import SnippetWriter
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.config import from_mapping
 from lwdctl.core.progress import SilentProgress

@@ -23,7 +23,8 @@ sys.path.pop(0)
 
 import torch.distributed as dist
 
-from lwdctl.artifacts.snippets import SNIPPETS_PAYLOAD, SnippetWriter
+from lwdctl.artifacts.description import SNIPPETS_PAYLOAD
+from lwdctl.artifacts.snippets import SnippetWriter
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.configs import BaselineConfig, DiffusionConfig, EncodeConfig, VaeConfig
 from lwdctl.core.launch import Launch
