@@ -30,8 +30,12 @@ def test_there_is_a_recipe_for_every_experiment():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["lift-absolute", "pusht-nearest16", "pusht-nearest64", "pusht-sampled64"]
-)
+    "name",
+    [
+        "lift-absolute", "pusht-nearest16", "pusht-nearest64", "pusht-sampled64",
+        "pusht-guided16", "pusht-unguided16",
+    ],
+)  # fmt: skip
 def test_the_results_are_what_the_records_say(name):
     artifacts = [Artifact.open(path) for path in sorted(RECORDS.glob(f"{name}-seed*"))]
     assert len(artifacts) == 3
