@@ -33,12 +33,12 @@ def test_there_is_a_recipe_for_every_experiment():
     "name",
     [
         "lift-absolute", "pusht-nearest16", "pusht-nearest64", "pusht-sampled64",
-        "pusht-guided16", "pusht-unguided16",
+        "pusht-guided16", "pusht-unguided16", "pusht-dp16-every8",
     ],
 )  # fmt: skip
 def test_the_results_are_what_the_records_say(name):
     artifacts = [Artifact.open(path) for path in sorted(RECORDS.glob(f"{name}-seed*"))]
-    assert len(artifacts) == 3
+    assert len(artifacts) == (2 if name == "pusht-dp16-every8" else 3)
     for artifact in artifacts:
         artifact.check()
     comparison = compare_evaluations(artifacts, RECORDS)
