@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,8 @@ def records(path):
             place += left
             continue
         _, size, kind = struct.unpack("<IHB", content[place : place + 7])
+        if place + 7 + size > len(content):
+            return  # it is being written
         record += content[place + 7 : place + 7 + size]
         place += 7 + size
         if kind in (1, 4):  # whole, or the last piece
@@ -41,6 +44,16 @@ def records(path):
             found.ParseFromString(record)
             record = b""
             yield found
+
+
+def all_records(path):
+    """Return the records when the last one is there: wandb's own process writes them."""
+    deadline = time.monotonic() + 20
+    while True:
+        found = list(records(path))
+        if any(item.HasField("exit") for item in found) or time.monotonic() > deadline:
+            return found
+        time.sleep(0.05)
 
 
 def values(items):
@@ -53,7 +66,7 @@ class Offline:
     def __init__(self, root):
         (self.folder,) = root.glob("wandb/offline-run-*")
         (path,) = self.folder.glob("*.wandb")
-        found = list(records(path))
+        found = all_records(path)
         self.run = next(item.run for item in found if item.HasField("run"))
         self.config = values(self.run.config.update)
         rows = [values(item.history.item) for item in found if item.HasField("history")]
