@@ -1,6 +1,6 @@
-"""A mixture of Gaussians in the place of the denoiser, whose network runs once per re-plan.
+"""A denoiser of your own that holds a mixture of Gaussians; its network runs once per re-plan.
 
-Which clean latent a noisy one comes from is known in closed form, so that the mixture is trained
+The mean of the clean latent given a noisy one has a closed form, so that the mixture is trained
 and sampled as any denoiser is: python examples/mixture_prior.py
 """
 

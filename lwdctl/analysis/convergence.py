@@ -21,7 +21,6 @@ from lwdctl.analysis.sections import Findings, Section
 from lwdctl.analysis.tables import Table, flatten_estimate, show_difference, show_estimate
 from lwdctl.core.errors import ConfigError, SimulatorError
 from lwdctl.core.progress import Progress, TqdmProgress
-from lwdctl.evaluation.checks import check_fresh_seeds
 from lwdctl.evaluation.episodes import EpisodeResult, plan_episodes
 from lwdctl.evaluation.results import Estimate
 from lwdctl.evaluation.rollout import rollout
@@ -84,7 +83,6 @@ def analyze_convergence(
     policy.check(acting)
     env = policy.source.env
     check_environment(env)
-    check_fresh_seeds(policy.source, config.seed, config.episodes)
     labels = policy.source.labels if "label" in policy.condition else ()
     plans = plan_episodes(env, config.episodes, config.seed, config.task, labels)
     found: dict[int, tuple[EpisodeResult, ...]] = {}
@@ -157,12 +155,12 @@ def compose(
     ]
     gains = (show_difference(curve.gain) for curve in curves.values())
     rows.append((f"end minus {decisive.since:,}", *gains))
-    where = " (where less is better, so that a fall is a gain)" if decisive.less_is_better else ""
+    fall = " (where less is better, so that a fall is a gain)" if decisive.less_is_better else ""
     text = (
         f"The policy with the EMA weights of every snapshot, on {decisive.gain.n} initial states"
         f" from evaluation seed {config.seed} on. It counts as flat where the 95 % interval of what"
-        f" the last third of training gained in {name}{where} ends at {config.margin:g} or below,"
-        " otherwise as still gaining where the whole interval is a gain. Verdict: {verdict}."
+        f" the last third of training gained in {name}{fall} ends at {config.margin:g} or below,"
+        f" otherwise as still gaining where the whole interval is a gain. Verdict: {verdict}."
     )
     table = Table.of(("training steps", *curves), rows)
     summary = {

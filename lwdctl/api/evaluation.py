@@ -24,7 +24,7 @@ from lwdctl.core.trust import trusting
 from lwdctl.data.dataset import load_pandas
 from lwdctl.deploy.runtime import ExportedPolicy
 from lwdctl.envs.table import Environment, allowed, environment_named
-from lwdctl.evaluation.checks import check_fresh_seeds
+from lwdctl.evaluation.checks import warn_of_seeds
 from lwdctl.evaluation.cost import condition_cost, trained_condition
 from lwdctl.evaluation.episodes import (
     EpisodeResult,
@@ -163,7 +163,7 @@ def evaluate(  # noqa: PLR0913 - the settings of an evaluation, by keyword only
 
     Raises:
         ConfigError: An unknown environment or task, one outside of lwdctl that only the data name,
-            a policy that does not fit it, or one that would start where it was trained to.
+            a policy that does not fit it, or policies whose data mean different environments.
         SimulatorError: No episode of any policy ran to its end.
         MissingExtraError: The package of a tracker is not installed.
     """
@@ -176,9 +176,6 @@ def evaluate(  # noqa: PLR0913 - the settings of an evaluation, by keyword only
     )
     with trusting(trust):
         place, spec = _environment(env, named, tasks, max_steps)
-    for policy in named.values():
-        if isinstance(policy, LoadedPolicy) and policy.source.env.adapter == spec.adapter:
-            check_fresh_seeds(policy.source, seed, episodes)
     plans = plan_episodes(spec, episodes, seed, tasks, labels)
     if not plans:
         raise ConfigError(
@@ -186,47 +183,34 @@ def evaluate(  # noqa: PLR0913 - the settings of an evaluation, by keyword only
             'name one: tasks=("TASK",)',
         )
     bars = progress or TqdmProgress()
+    trained = [item.source for item in named.values() if isinstance(item, LoadedPolicy)]
+    same = [source for source in trained if source.env.adapter == spec.adapter]
+    for text in dict.fromkeys(warn_of_seeds(source, seed, episodes) for source in same):
+        if text:
+            bars.message(text)
     single = isinstance(place, gymnasium.Env)
     count = num_envs or (1 if single else min(16, len(plans)))
+    limits: dict[str, Any] = {"max_steps": max_steps}
+    limits["perturbation_probability"] = perturbation_probability
+    run = partial(rollout, env=place, plans=plans, num_envs=count, workers=workers, **limits)
+    run = partial(run, perturbation=perturbation, timeout=timeout, progress=bars)
     found = []
     for name, policy in named.items():
-        finished = rollout(
-            _batch_policy(policy, count),
-            place,
-            plans,
-            num_envs=count,
-            workers=workers,
-            max_steps=max_steps,
-            perturbation=perturbation,
-            perturbation_probability=perturbation_probability,
-            timeout=timeout,
-            progress=bars,
-            name=name if isinstance(policies, Mapping) else "",
-        )
+        shown = name if isinstance(policies, Mapping) else ""
+        finished = run(_batch_policy(policy, count), name=shown)
         if failures := described_failures(name, finished.episodes):
             bars.message(failures)
-        rows = result_rows(
-            finished.episodes,
-            finished.score,
-            _condition(name, policy, spec.adapter, perturbation),
-            cost=partial(condition_cost, policy.cost())
-            if isinstance(policy, LoadedPolicy) and policy.trained.has_known_cost
-            else None,
-        )
-        found.append(
-            ConditionResult(
-                tuple(rows),
-                finished.episodes,
-                max_steps=max_steps,
-                perturbation_probability=perturbation_probability,
-            )
-        )
+        condition = _condition(name, policy, spec.adapter, perturbation)
+        is_known = isinstance(policy, LoadedPolicy) and policy.trained.has_known_cost
+        cost = partial(condition_cost, policy.cost()) if is_known else None
+        rows = result_rows(finished.episodes, finished.score, condition, cost=cost)
+        found.append(ConditionResult(tuple(rows), finished.episodes, **limits))
     check_not_all_lost("any policy", [item for part in found for item in part.episodes])
     table = ResultTable(tuple(found))
-    settings = {"policy": list(named), "episodes": episodes, "labels": list(labels), "seed": seed}
-    perturbed = {"perturbation": perturbation, "perturbation_probability": perturbation_probability}
-    limits = {"tasks": list(spec.tasks), "max_steps": max_steps}
-    _show(table, spec.adapter, {**settings, **perturbed, **limits}, tracking, progress)
+    settings: dict[str, Any] = {"policy": list(named), "episodes": episodes, "seed": seed}
+    settings["labels"] = list(labels)
+    settings |= {"perturbation": perturbation, "tasks": list(spec.tasks), **limits}
+    _show(table, spec.adapter, settings, tracking, progress)
     return table
 
 

@@ -7,6 +7,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from lwdctl.core.errors import ConfigError, SimulatorError
 from lwdctl.core.records import UNKNOWN_UNITS, SourceSpec
 from lwdctl.core.seeding import EVALUATION_SEED_START
@@ -35,24 +38,38 @@ def check_compatible(spec: SourceSpec, env: Environment, task: str) -> None:
         simulator.close()
 
 
-def check_fresh_seeds(spec: SourceSpec, seed: int, episodes: int) -> None:
+def check_fresh_seeds(recorded: npt.NDArray[np.int64], seed: int, episodes: int) -> None:
     """Check that no episode starts where a demonstration did.
 
     Args:
-        spec: Describes the data.
+        recorded: (demonstration,), seeds of the demonstrations, -1 where unknown.
         seed: First evaluation seed.
         episodes: Number of evaluation seeds.
 
     Raises:
-        ConfigError: Evaluation seeds lie among those of the demonstrations.
+        ConfigError: A demonstration was recorded from one of the evaluation seeds.
+    """
+    last = seed + episodes - 1
+    if used := int(((recorded >= seed) & (recorded <= last)).sum()):
+        raise ConfigError(
+            f"{used} demonstrations were recorded from the evaluation seeds {seed} to {last}:"
+            " policies would start from states that they were trained on",
+            f"--seed {int(recorded.max()) + 1}",
+        )
+
+
+def warn_of_seeds(spec: SourceSpec, seed: int, episodes: int) -> str:
+    """Say where evaluation seeds lie among those of the demonstrations; "" where none does.
+
+    A description of data holds the first and the last of their seeds only.
     """
     first, last = spec.collection_seeds or (0, -1)
-    if first < seed + episodes and seed <= last:
-        raise ConfigError(
-            f"demonstrations were recorded from the seeds {first} to {last}, among which evaluation"
-            f" seeds from {seed} on lie: policies would start where they were trained to",
-            f"begin with another seed, for example {last + 1}",
-        )
+    if first >= seed + episodes or seed > last:
+        return ""
+    return (
+        f"warning: demonstrations were recorded from seeds between {first} and {last}: policies may"
+        f" start from states that they were trained on; seed={last + 1} avoids it"
+    )
 
 
 def check_described(spec: SourceSpec, described: Any, task: str) -> None:

@@ -13,12 +13,15 @@ import torch
 from lwdctl.analysis.analyses import analysis_of
 from lwdctl.analysis.evaluations import read_evaluation
 from lwdctl.analysis.sections import Findings
+from lwdctl.artifacts import lineage
 from lwdctl.artifacts.artifact import Artifact
+from lwdctl.artifacts.described import open_or_describe
 from lwdctl.artifacts.latents import LatentStore
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import RolloutConfig
 from lwdctl.core.config import to_mapping
 from lwdctl.core.errors import SimulatorError
+from lwdctl.evaluation.checks import check_fresh_seeds
 from lwdctl.methods.lwd import METHOD
 from lwdctl.methods.method import TrainedPolicy
 from lwdctl.methods.trained import open_policy
@@ -43,6 +46,11 @@ def run(config: Any, inputs: Inputs, context: StageContext) -> Artifact:
     device = choose_device(getattr(config, "device", "cpu"))
     module, _, name = analysis.function.partition(":")
     function: Callable[..., Findings] = getattr(import_module(module), name)
+    if "trained" in analysis.arguments:
+        for item in lineage.trace([primary], context.workspace.root)[0].values():
+            if item.type == "snippets":
+                recorded = open_or_describe(item.path).episodes.seed
+                check_fresh_seeds(recorded, config.seed, config.episodes)
     with context.workspace.begin(
         "analysis",
         context.name or primary.name,

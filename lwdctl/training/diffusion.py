@@ -86,13 +86,10 @@ def train_diffusion(
         model.state.repeat(vae.observation, spec.history)
     model = model.to(device)
     if denoiser is not None:
-        sizes = spec.denoiser
-        step, condition_rows = (
-            torch.zeros(2, dtype=torch.long),
-            torch.zeros(2, sizes.condition_size),
-        )
-        inputs = torch.zeros(2, sizes.latent_size), step, condition_rows
-        check_outputs("denoiser", model.denoiser, inputs, [(2, sizes.latent_size)], device)
+        _check_contract(model, device)
+    else:
+        others = options_of_others(config.denoiser)
+        tell_unused(config, f"the denoiser '{config.denoiser}'", others, progress)
     episode = latents.episode
     held_out = data.episodes.split[episode] == 1
     train, validation = np.flatnonzero(~held_out), np.flatnonzero(held_out)
@@ -107,9 +104,6 @@ def train_diffusion(
         data.episodes.weight[episode[train]],
         config.condition_dropout,
     )
-    if denoiser is None:
-        others = options_of_others(config.denoiser)
-        tell_unused(config, f"the denoiser '{config.denoiser}'", others, progress)
     progress.message(
         f"{len(train)} training snippets; condition: {', '.join(spec.condition) or 'none'}"
     )
@@ -122,6 +116,14 @@ def train_diffusion(
         "condition": list(spec.condition),
     }
     return loop.trained(spec.to_mapping(), summary)
+
+
+def _check_contract(model: LatentDiffusion, device: torch.device) -> None:
+    """Check what a denoiser of the caller's own maps its inputs to."""
+    latent, condition = model.spec.denoiser.latent_size, model.spec.denoiser.condition_size
+    step = torch.zeros(2, dtype=torch.long)
+    inputs = torch.zeros(2, latent), step, torch.zeros(2, condition)
+    check_outputs("denoiser", model.denoiser, inputs, [(2, latent)], device)
 
 
 def tell_unused(

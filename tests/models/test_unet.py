@@ -114,7 +114,7 @@ def test_a_convolution_of_few_rows_is_torchs(
 ) -> None:
     """Sampling for few robots computes a matrix product; training keeps torch's convolution."""
     torch.manual_seed(0)
-    layer = Convolution(6, 10, kernel, stride, padding=kernel // 2)
+    layer = Convolution(6, 10, kernel, stride)
     plain = torch.nn.Conv1d(6, 10, kernel, stride, padding=kernel // 2)
     plain.load_state_dict(layer.state_dict())
     sequence = torch.randn(batch, length, 6).transpose(1, 2)  # as the U-Net is given it

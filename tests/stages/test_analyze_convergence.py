@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from trained_grid import TINY, do, everything, train_lwd, write_snippets
 
+from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.errors import ConfigError
 from lwdctl.training import checkpoint
@@ -54,6 +57,7 @@ def test_every_snapshot_runs_and_the_last_is_the_model(
     assert (found.path / "figures" / "convergence.png").exists()
     record = json.loads((found.path / "analysis.json").read_text())
     assert len(record["sections"][0]["table"]["rows"]) == 4
+    assert record["sections"][0]["text"].endswith(f"Verdict: {summary['verdict']}.")
     settings = {**RUN, "policy": [method], "latent": ["sampled"], "horizon": [8]}
     (row,) = everything(do("eval", workspace, settings))
     final = summary["curves"]["max_overlap"]["6"]["mean"]
@@ -67,3 +71,21 @@ def test_a_training_without_snapshots_is_answered(workspace: Workspace) -> None:
     with pytest.raises(ConfigError, match="kept 0 snapshots") as error:
         do("analyze convergence", workspace, RUN, named={"baseline": model.reference})
     assert "--snapshots" in error.value.hint
+
+
+def test_seeds_that_demonstrations_were_recorded_from_are_refused(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = SnippetStore.open
+
+    def with_seeds(path: Path) -> SnippetStore:
+        store = opened(path)
+        seeds = np.full_like(store.episodes.seed, -1)
+        seeds[2] = 200_001
+        store.episodes = dataclasses.replace(store.episodes, seed=seeds)
+        return store
+
+    monkeypatch.setattr(SnippetStore, "open", with_seeds)
+    with pytest.raises(ConfigError, match="1 demonstrations were recorded from") as refused:
+        do("analyze convergence", workspace, RUN)
+    assert refused.value.hint == "--seed 200002"

@@ -92,11 +92,11 @@ class PushTBuffer:
         rows = self._file.arrays["data/state"].shape[0]
         self._bounds, found = bounds_of_ends(self._file.rows(ENDS), rows, f"{self.path}: {ENDS}")
         self.findings: list[Finding] = [*self._file.findings, *self._left_out(arrays), *found]
-        adapter, name = requested_env(config)
-        task = name if name and adapter != "pusht" else PUSHT_TASK
+        adapter, requested = requested_env(config)
+        task = requested if requested and adapter != "pusht" else PUSHT_TASK
         self.episodes = [
-            EpisodeOutline(rows, stop - start, task, config.label or "")
-            for rows, (start, stop) in zip(names_of(self._bounds), self._bounds, strict=True)
+            EpisodeOutline(name, stop - start, task, config.label or "")
+            for name, (start, stop) in zip(names_of(self._bounds), self._bounds, strict=True)
         ]
         steps = config.max_steps or PUSHT_MAX_STEPS
         self.spec = SourceSpec(

@@ -16,8 +16,10 @@ import zarr
 import zarr.codecs
 import zarr.codecs.numcodecs as wrapped
 
+from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
 from lwdctl.data.files.zarr_files import ZarrFile
+from lwdctl.data.reader import open_source
 
 VALUES = np.random.default_rng(0).integers(0, 5, (1000, 3)).astype(np.float32)
 MANY = 10**8
@@ -140,3 +142,16 @@ def test_attributes_are_bounded_before_they_are_read(tmp_path, version, zipped, 
         assert path.stat().st_size < size / 100
     with pytest.raises(DataError, match=r"(has|declares) 16,777,\d+ bytes"):
         ZarrFile(path, 2**30)
+
+
+@pytest.mark.filterwarnings("ignore:The data type")
+@pytest.mark.parametrize("dtype", ["U3", "S3"])
+def test_texts_of_one_length_in_version_3_are_read(tmp_path: Path, dtype: str) -> None:
+    path, rows = tmp_path / "a.zarr", np.arange(12, dtype=np.float32)[:, None]
+    arrays = {"obs": rows, "action": rows, "ends": np.array([5, 12])}
+    group = zarr.open_group(path, mode="w", zarr_format=3)
+    for key, values in {**arrays, "who": np.array(["ann", "bob"], dtype)}.items():
+        group.create_array(key, data=values)
+    keys = {"observation_keys": ("obs",), "action_key": "action", "episode_ends": "ends"}
+    with open_source("zarr", (path,), IngestConfig(**keys, label_from="who")) as source:
+        assert [item.label for item in source.episodes] == ["ann", "bob"]

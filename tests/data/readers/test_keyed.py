@@ -277,18 +277,6 @@ def test_text_labels_are_read(tmp_path):
         assert [item.label for item in episodes] == ["ann", "bob"]
 
 
-@pytest.mark.filterwarnings("ignore:The data type")
-@pytest.mark.parametrize("dtype", ["U3", "S3"])
-def test_text_labels_of_one_length_in_zarr_version_3_are_read(tmp_path, dtype):
-    path, who = tmp_path / "a.zarr", np.array(["ann", "bob"], dtype)
-    group = zarr.open_group(path, mode="w", zarr_format=3)
-    arrays = {"obs": OBS, "action": ACTION, "ends": np.array([5, 12]), "who": who}
-    for key, values in arrays.items():
-        group.create_array(key, data=values)
-    _, episodes, _ = read_all("zarr", path, **KEYS, episode_ends="ends", label_from="who")
-    assert [item.label for item in episodes] == ["ann", "bob"]
-
-
 def test_labels_of_attributes_are_one_value(tmp_path):
     for name in ("a.hdf5", "a.zarr"):
         path = grouped(tmp_path / name)
