@@ -288,6 +288,13 @@ class BaselineConfig(StageSettings):
         " (default: dp epsilon, ldp sample)",
     )
     num_train_timesteps: int = option(100, "Timesteps of the forward (noising) process", minimum=2)
+    condition_dropout: float = option(
+        DiffusionConfig.condition_dropout,
+        "dp, ldp: probability with which the whole condition of a chunk (observations, task and"
+        " label) is hidden in a training step, for classifier-free guidance (eval --guidance)",
+        minimum=0,
+        maximum=0.9,
+    )
     latent_size: int = option(VaeConfig.latent_size, "ldp: dimension of the latent", minimum=1)
     beta_kl: float = option(VaeConfig.beta_kl, "ldp: weight of the KL term", minimum=0)
     vae_updates: int | None = option(
@@ -353,10 +360,10 @@ class RolloutConfig(StageSettings):
     num_inference_steps: int = option(10, "Denoising steps per re-plan", minimum=1)
     guidance: float = option(
         1.0,
-        "Classifier-free guidance (LWD only): the prediction without the condition plus this factor"
-        " times the difference that the condition makes. 1: as trained; 0: the condition is"
-        " ignored. Any value but 1 needs a model trained with --condition-dropout and evaluates the"
-        " denoiser twice per denoising step",
+        "Classifier-free guidance of lwd, dp and ldp: the prediction without the condition plus"
+        " this factor times the difference that the condition makes. 1: as trained; 0: the"
+        " condition is ignored. Any value but 1 needs a model trained with"
+        " --condition-dropout and evaluates the denoiser twice per denoising step",
         minimum=0,
     )
     num_envs: int = option(32, "Environments stepped as one batch", minimum=1)

@@ -70,7 +70,10 @@ class DiffusionPolicy(Method):
         rule = WindowRule(length, before=work.history - 1, after=after)
         transformer = denoiser == "transformer"
         settings = work.settings(TRANSFORMER_DEFAULTS if transformer else UNET_DEFAULTS)
-        options = {"padding": config.padding, "observation_noise": config.observation_noise}
+        options = {
+            name: getattr(config, name)
+            for name in ("padding", "observation_noise", "condition_dropout")
+        }
         objective = work.objective(rule, settings, options=options)
         spec = work.chunk_spec(
             denoiser,

@@ -80,6 +80,7 @@ class LatentDiffusionOfChunks(Method):
             config.seed,
             config.observation_noise,
             data.episodes.weight[objective.batches.every()[0]],
+            config.condition_dropout,
         )
         second, numbers = work.train_part(diffusion, denoising, settings, "diffusion")
         sampler = second.ema_model

@@ -156,7 +156,9 @@ class BehaviorCloning(Method):
         self, data: SnippetStore, config: BaselineConfig, directory: Path, progress: Progress
     ) -> Trained[ClonedPolicy]:
         """Train on single steps with their history, each visited once per epoch."""
-        training.check_unused(config, "executed", "dropout", "vae_updates", "padding")
+        training.check_unused(
+            config, "executed", "dropout", "vae_updates", "padding", "condition_dropout"
+        )
         tell_unused(config, config.method, _UNUSED, progress)
         work = training.Work(config, data, directory, progress)
         sizes, parts = work.sizes, work.condition

@@ -128,6 +128,7 @@ class Work:
             dropout=dropout if config.dropout is None else config.dropout,
             prediction=config.prediction or prediction,
             num_train_timesteps=config.num_train_timesteps,
+            condition_dropout=config.condition_dropout,
         )
         return ChunkSpec(
             **sizes.shared(),

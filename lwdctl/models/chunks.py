@@ -73,6 +73,7 @@ class ActionDiffusion(nn.Module):
         *,
         padding: str = "masked",
         observation_noise: float = 0.0,
+        condition_dropout: float = 0.0,
     ) -> dict[str, Tensor]:
         """Return the denoising error of chunks that begin `history - 1` steps early.
 
@@ -84,6 +85,7 @@ class ActionDiffusion(nn.Module):
             padding: `"masked"` leaves padded steps out of the error; `"counted"` does not, as
                 Diffusion Policy: in them the robot stays where it is.
             observation_noise: Size of the noise on the observations; see `noisy_observations`.
+            condition_dropout: Probability of a hidden condition; see `LatentDiffusion.loss`.
         """
         seen = batch.observations[:, : self.spec.history]
         if observation_noise > 0:
@@ -94,16 +96,16 @@ class ActionDiffusion(nn.Module):
         weight = None
         if padding == "masked":
             weight = batch.mask.unsqueeze(2).expand_as(chunk).flatten(1)
-        return {"denoising": self.diffusion.loss(chunk.flatten(1), condition, generator, weight)}
+        clean = chunk.flatten(1)
+        loss = self.diffusion.loss(clean, condition, generator, weight, condition_dropout)
+        return {"denoising": loss}
 
-    def loss_weight(
-        self, batch: Snippets, *, padding: str = "masked", observation_noise: float = 0.0
-    ) -> Tensor:
+    def loss_weight(self, batch: Snippets, *, padding: str = "masked", **others: float) -> Tensor:
         """Return of how many steps or snippets the loss of a batch is the mean, a scalar.
 
         The arguments are those of `terms`.
         """
-        del observation_noise
+        del others
         return batch.mask.sum() if padding == "masked" else batch.mask.new_full((), len(batch.mask))
 
     def actions(self, latent: Tensor, state: Tensor) -> Tensor:

@@ -163,12 +163,17 @@ class LatentDiffusion(nn.Module):
         condition: Tensor,
         generator: torch.Generator,
         weight: Tensor | None = None,
+        condition_dropout: float = 0.0,
     ) -> Tensor:
         """Return the mean squared error of the prediction on one batch, a scalar.
 
         Latents (batch, latent) are in the encoder's units, conditions are (batch, condition). A
-        weight (batch, latent) of 0 leaves a component out of the mean.
+        weight (batch, latent) of 0 leaves a component out of the mean. Each condition is hidden
+        with the probability `condition_dropout`, for guidance (Ho and Salimans 2021, algorithm 1).
         """
+        if condition_dropout:
+            drawn = torch.rand(len(latent), 1, generator=generator, device=latent.device)
+            condition = condition * (drawn >= condition_dropout)
         clean = self.latent.normalize(latent)
         noise = normal_like(clean, generator)
         last, device = self.spec.num_train_timesteps, clean.device
@@ -352,8 +357,8 @@ def check_sampling(
     if guidance != 1 and not spec.can_hide:
         raise ConfigError(
             f"{model} cannot be guided: its condition was never hidden in training",
-            "leave --guidance out, or evaluate LWD alone with a diffusion model that was trained by"
-            " lwdctl train-diffusion --condition-dropout 0.1",
+            "leave --guidance out, or train it with --condition-dropout 0.1, an option of"
+            " lwdctl train-diffusion and of train-baseline dp and ldp",
         )
     if num_inference_steps > spec.num_train_timesteps:
         raise ConfigError(

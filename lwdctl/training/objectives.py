@@ -443,8 +443,5 @@ class DiffusionObjective:
         if noise and model.spec.state_size:
             state = state + noise * model.state.scale * normal_like(state, generator)
         condition = model.condition(state, task, label)
-        if dropout:
-            drawn = torch.rand(len(mean), 1, generator=generator, device=mean.device)
-            condition = condition * (drawn >= dropout)
-        loss: Tensor = model.loss(latent, condition, generator)
+        loss: Tensor = model.loss(latent, condition, generator, condition_dropout=dropout)
         return loss

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 import lwdctl
 from lwdctl.core.errors import ConfigError
-from lwdctl.models.denoiser import DenoiserSpec
+from lwdctl.models.denoiser import Denoiser, DenoiserSpec
 from lwdctl.models.diffusion import DiffusionSpec, LatentDiffusion, check_sampling
 from lwdctl.training.objectives import DiffusionObjective, LatentTable
 
@@ -110,26 +111,65 @@ def test_as_many_conditions_are_hidden_as_was_asked_for() -> None:
     assert (seen[1][:, -1] == 1).all()  # held-out losses compare with those of other models
 
 
-def test_a_saved_model_is_guided(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    walks = [rng.normal(size=(20, 3)).astype(np.float32) for _ in range(4)]
-    data = lwdctl.Dataset.from_arrays(observations=walks, actions=[walk[:, :2] for walk in walks])
-    small = {"updates": 2, "device": "cpu", "threads": 1}
-    vae = lwdctl.train_vae(
-        data, lwdctl.VaeConfig(snippet_length=4, policy_width=8, decoder="xs", **small)
-    )
+WALKS = np.random.default_rng(0).normal(size=(4, 20, 3)).astype(np.float32)
+SMALL = {"updates": 2, "device": "cpu", "threads": 1, "snippet_length": 4}
+
+
+@pytest.fixture
+def data() -> lwdctl.Dataset:
+    actions = [walk[:, :2] for walk in WALKS]
+    return lwdctl.Dataset.from_arrays(observations=[*WALKS], actions=actions)
+
+
+def trained_lwd(data: lwdctl.Dataset) -> Any:
+    vae = lwdctl.train_vae(data, lwdctl.VaeConfig(policy_width=8, decoder="xs", **SMALL))
+    small = {name: value for name, value in SMALL.items() if name != "snippet_length"}
     config = lwdctl.DiffusionConfig(width=16, condition_dropout=0.5, **small)
-    trained = lwdctl.train_diffusion(lwdctl.encode(vae), config)
-    for parameter in trained.model.denoiser.parameters():
+    return lwdctl.train_diffusion(lwdctl.encode(vae), config)
+
+
+def trained_chunks(data: lwdctl.Dataset, method: str) -> Any:
+    config = lwdctl.BaselineConfig(
+        method=method, denoiser="mlp", width=16, latent_size=8, condition_dropout=0.5, **SMALL
+    )
+    return lwdctl.train_baseline(config.method, data, config)
+
+
+@pytest.mark.parametrize("method", ["lwd", "dp", "ldp"])
+def test_a_saved_model_is_guided(tmp_path: Path, data: lwdctl.Dataset, method: str) -> None:
+    trained = trained_lwd(data) if method == "lwd" else trained_chunks(data, method)
+    diffusion = trained.model if method == "lwd" else trained.model.diffusion
+    for parameter in diffusion.denoiser.parameters():
         nn.init.normal_(parameter, std=0.1)
     trained.save(tmp_path / "saved")
     actions = []
     for guidance in (0.0, 1.0):
         policy = lwdctl.load_policy(tmp_path / "saved", guidance=guidance)
         policy.reset(seed=0)
-        actions.append(policy.act(walks[0][0]))
+        actions.append(policy.act(WALKS[0][0]))
     assert np.isfinite(actions).all()
     assert not np.array_equal(*actions)
+
+
+@pytest.mark.parametrize("method", ["dp", "ldp"])
+def test_baselines_hide_conditions_in_training(
+    monkeypatch: pytest.MonkeyPatch, data: lwdctl.Dataset, method: str
+) -> None:
+    """Hidden conditions are all zeros; the others end with a 1."""
+    seen, forward = [], Denoiser.forward
+
+    def watched(self: Denoiser, latent: Tensor, step: Tensor, condition: Tensor) -> Tensor:
+        if self.training:
+            seen.append(condition)
+        return forward(self, latent, step, condition)
+
+    monkeypatch.setattr(Denoiser, "forward", watched)
+    trained_chunks(data, method)
+    conditions = torch.cat(seen)
+    is_given = conditions[:, -1] == 1
+    assert 0.4 < is_given.float().mean() < 0.6
+    assert (conditions[is_given][:, :-1].abs().sum(1) > 0).all()
+    assert (conditions[~is_given] == 0).all()
 
 
 def test_a_model_that_was_never_hidden_its_condition_cannot_be_guided() -> None:

@@ -94,6 +94,7 @@ def train(kind: str, folder: Path, updates: int):
         vae_updates=updates if method == "ldp" else None,
         denoiser="transformer" if variant == "transformer" else None,
         padding=counted,
+        condition_dropout=0.0 if method == "mlp" else 0.2,
     )
     return BASELINES.load(method).train(data, config, folder, quiet)
 

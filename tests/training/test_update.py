@@ -144,7 +144,8 @@ def test_the_latent_denoiser(
 def test_a_baseline(
     data: SnippetStore, before_training: None, tmp_path: Path, method: str, denoiser: str | None
 ) -> None:
-    config = replace(BASELINE, method=method, denoiser=denoiser)
+    hidden = 0.0 if method == "mlp" else 0.1
+    config = replace(BASELINE, method=method, denoiser=denoiser, condition_dropout=hidden)
     with pytest.raises(Began) as began:
         BASELINES.load(method).train(data, config, tmp_path, SilentProgress())
     need_nothing_from_the_host(began.value.loop)
