@@ -80,6 +80,7 @@ def read_axes(
         key, targets = _target(name, stages, f"--sweep {plain_text(name, 60)}")
         config = next(find_stage(one.command).config for one in stages if one.id in targets)
         parsed = [parse_assignments(config, [f"{key}={part}"])[key] for part in split_list(listed)]
+        parsed = [one.replace(r"\,", ",") if isinstance(one, str) else one for one in parsed]
         found[name] = key, targets, _checked(name, key, parsed, targets, stages, "--sweep")
     for (one, (key, targets, _)), (other, (key2, targets2, _)) in itertools.combinations(
         found.items(), 2

@@ -201,6 +201,12 @@ def test_two_axes_that_set_one_thing_are_refused(models):
     assert caught.value.hint == "--sweep seeds=7"
 
 
+def test_a_swept_text_may_hold_a_comma(toy):
+    stages = read_recipe(toy, [r"sow.field_kind=wheat\, then rye,oats"]).stages
+    kinds = {stage.settings["field_kind"] for stage in stages if stage.base == "sow"}
+    assert kinds == {"wheat, then rye", "oats"}
+
+
 @pytest.mark.parametrize("text", ["grow.days", "grow.days=x", "grow.dayz=1", "=1", "grow.days="])
 def test_a_sweep_option_that_says_nothing(toy, text):
     with pytest.raises(ConfigError):
