@@ -281,6 +281,9 @@ class _Finder:
         self._missing.append(" ".join(missing))
         if self._hint:
             return
+        vae, beside = self._inputs.get("vae"), policy != LWD and method_facts(policy).replans
+        if vae and beside and (horizon is None or self._config.one_model):  # see `_fits`
+            horizon = vae.manifest.config["snippet_length"]
         length = f" --snippet-length {horizon}" if horizon is not None else ""
         with_seed = f" --seed {seed}" if seed is not None else ""
         self._hint = (

@@ -66,6 +66,15 @@ def test_what_is_not_given_is_missing(workspace: Workspace) -> None:
         chosen(workspace, given)
 
 
+@pytest.mark.parametrize("how", [{"horizon": []}, {"horizon": [4, 6], "one_model": True}])
+def test_a_baseline_that_is_missing_beside_lwd_has_its_snippet_length(
+    workspace: Workspace, how: dict[str, Any]
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        chosen(workspace, None, policy=["lwd", "ldp"], **how)
+    assert caught.value.hint == "lwdctl train-baseline ldp --snippet-length 16"
+
+
 def test_the_baselines_that_an_evaluation_runs_are_named(workspace: Workspace) -> None:
     """The newest baseline, an MLP here, only leads to the data."""
     said: list[str] = []
