@@ -578,5 +578,10 @@ def test_numbers_out_of_range_are_refused() -> None:
     for values in ({"horizon": 0}, {"num_inference_steps": 0}, {"warm_start": 1.5}):
         with pytest.raises(ConfigError, match=next(iter(values))):
             lwdctl.Acting(**values)
-    with pytest.raises(ConfigError, match="episodes"):
-        lwdctl.evaluate({"mine": _OnlyReset()}, env="pusht", episodes=0)
+    wrong = {"episodes": 0, "max_steps": -1, "perturbation": -1, "perturbation_probability": 2}
+    for name, value in {**wrong, "num_envs": -1, "workers": -1, "timeout": np.nan}.items():
+        with pytest.raises(ConfigError, match=name):
+            lwdctl.evaluate({"mine": _Constant(0.0)}, env=_Broken, **{"max_steps": 2, name: value})
+    counted = {"episodes": np.int64(1), "max_steps": np.int64(2)}
+    (row, _) = lwdctl.evaluate({"mine": _Constant(0.0)}, env=_Broken, **counted).rows
+    assert row.episodes == 1

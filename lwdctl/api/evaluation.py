@@ -15,7 +15,10 @@ from lwdctl.analysis.comparison import Comparison, compare_evaluations
 from lwdctl.analysis.comparison import compare as compare_results
 from lwdctl.analysis.tables import Table, write_csv, write_json
 from lwdctl.artifacts.files import user_path
+from lwdctl.artifacts.manifest import plain
 from lwdctl.artifacts.workspace import Place, Workspace
+from lwdctl.configs import EvalConfig
+from lwdctl.core.config import from_mapping
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import Progress, TqdmProgress
 from lwdctl.core.records import EnvSpec
@@ -162,14 +165,17 @@ def evaluate(  # noqa: PLR0913 - the settings of an evaluation, by keyword only
         progress: Where to report; None draws bars with tqdm.
 
     Raises:
-        ConfigError: An unknown environment or task, one outside of lwdctl that only the data name,
-            a policy that does not fit it, or policies whose data mean different environments.
+        ConfigError: A number out of range; an unknown environment or task, one outside of lwdctl
+            that only the data name, a policy that does not fit it, or policies whose data mean
+            different environments.
         SimulatorError: No episode of any policy ran to its end.
         MissingExtraError: The package of a tracker is not installed.
     """
     tracking = Tracking.of(track, track_project)
-    if episodes < 1:
-        raise ConfigError(f"the number of episodes must be at least 1, not {episodes}")
+    given = {"episodes": episodes, "max_steps": max_steps, "perturbation": perturbation}
+    given |= {"perturbation_probability": perturbation_probability, "timeout": timeout}
+    given |= {"workers": workers} | ({} if num_envs is None else {"num_envs": num_envs})
+    from_mapping(EvalConfig, plain(given))  # which checks that they are in the range of `eval`
     named = dict(policies) if isinstance(policies, Mapping) else {"policy": policies}
     tasks, labels = (
         (item,) if isinstance(item, str) else tuple(dict.fromkeys(item)) for item in (tasks, labels)
