@@ -188,7 +188,8 @@ class RecordedLatents(LatentSource):
     def _own(self, plan: EpisodePlan) -> npt.NDArray[np.intp]:
         same = np.ones(len(self.mean), dtype=bool)
         if len(self.tasks) > 1:
-            same &= self.task == self.tasks.index(plan.task)
+            own = [index for index, name in enumerate(self.tasks) if name == plan.task]
+            same &= np.isin(self.task, own)
         if plan.label in self.labels:
             same &= self.label == self.labels.index(plan.label)
         return np.flatnonzero(same)

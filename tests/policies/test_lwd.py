@@ -283,6 +283,9 @@ def test_random_latents_come_from_any_snippet_of_the_same_task_and_label() -> No
     assert drawn(("x", "y"), "y", "slow") == {5, 7}
     assert drawn(("x", "y"), "x", "") == {0, 1, 2, 3}
     assert drawn(("x",), "x", "fast") == {0, 2, 4, 6}
+    for unknown in ("", "z"):
+        with pytest.raises(ConfigError, match=f"no demonstration gives '{unknown}' the latent"):
+            drawn(("x", "y"), unknown, "")
     label[:4] = 0
     with pytest.raises(ConfigError, match="no demonstration gives 'x' with the label 'slow'"):
         drawn(("x", "y"), "x", "slow")
