@@ -244,6 +244,20 @@ def test_an_environment_that_shows_no_number_at_first_loses_the_episode() -> Non
         lwdctl.evaluate({"mine": _Constant(0.0)}, env=_Broken(np.nan), episodes=2, max_steps=2)
 
 
+class _Grows(_Broken):
+    """Shows one component more than it declares, from a step on."""
+
+    def step(self, action: object) -> Any:
+        self.first += 1
+        return np.zeros(2 + (self.first > 1)), 0.0, False, False, {}
+
+
+def test_an_environment_that_shows_more_than_it_declares_loses_the_episode() -> None:
+    for first in (0, 1):
+        with pytest.raises(SimulatorError, match=r"'observation' has the shape \(3,\).*declares 2"):
+            lwdctl.evaluate({"mine": _Constant(0.0)}, env=_Grows(first), episodes=2, max_steps=4)
+
+
 class _Constant:
     def __init__(self, value: float) -> None:
         self.value = value

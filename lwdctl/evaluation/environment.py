@@ -215,6 +215,7 @@ class Environments:
             return self._end(index, request.failure)
         try:
             episode.step(request.action)
+            observation = episode.observation()
         except UnstablePhysicsError as error:
             ended = self._end(index, error.message)
             self._drop(index)
@@ -223,7 +224,6 @@ class Environments:
             raise
         except Exception as error:  # noqa: BLE001 - as above
             return self._lose(index, episode.plan, error)
-        observation = episode.observation()
         if index in self._recorders:
             self._recorders[index].record(episode.moment(request.num_plans))
         invalid = episode.not_finite(observation)
@@ -474,10 +474,20 @@ class _Episode:
             self._observation = simulator.step(action).observation
 
     def observation(self) -> FloatArray:
-        """Return all observation keys side by side, (obs,)."""
-        keys = (item.name for item in self._simulator.observations)
-        row = np.concatenate([self._observation[key] for key in keys])
-        return row.astype(np.float32, copy=False)
+        """Return all observation keys side by side, (obs,).
+
+        Raises:
+            SimulatorError: One has another size than the simulator declares.
+        """
+        specs = self._simulator.observations
+        parts = [self._observation[item.name] for item in specs]
+        for item, part in zip(specs, parts, strict=True):
+            if np.shape(part) != (item.size,):
+                raise SimulatorError(
+                    f"the observation '{item.name}' has the shape {np.shape(part)}, the environment"
+                    f" declares {item.size} components"
+                )
+        return np.concatenate(parts).astype(np.float32, copy=False)
 
     @property
     def last(self) -> dict[str, FloatArray]:
