@@ -298,6 +298,18 @@ class _Refusing(_Constant):
         return super().act(observation)
 
 
+class _WithMethodReplans(_Constant):
+    def replans(self) -> int:
+        return 7
+
+
+def test_an_attribute_replans_that_is_no_count_is_none() -> None:
+    for own in (_WithMethodReplans(0.0), _Constant(0.0)):
+        own.__dict__.update({"replans": None} if type(own) is _Constant else {})
+        table = lwdctl.evaluate({"mine": own}, env=_Broken(), episodes=1, max_steps=2)
+        assert table.rows[-1].replans_per_episode == 0
+
+
 def test_an_action_that_a_policy_refuses_is_its_failure() -> None:
     table = lwdctl.evaluate({"mine": _Refusing(0.0)}, env=_Broken(), episodes=2, max_steps=3)
     for item in table.episodes["mine"]:

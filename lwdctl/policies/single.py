@@ -91,7 +91,8 @@ class SingleRobotPolicies:
     def cost(self) -> PolicyCost:
         """Return the re-plans of policies that count them in an attribute `replans`, else none."""
         counts = [getattr(policy, "replans", 0) for policy in self._policies]
-        replans = np.where(self._running, counts, 0).astype(np.int64)
+        known = [int(count) if isinstance(count, int | np.integer) else 0 for count in counts]
+        replans = np.where(self._running, known, 0).astype(np.int64)
         return PolicyCost(replans, {}, replans)
 
     def _action(self, policy: Policy, seen: Mapping[str, FloatArray]) -> FloatArray:
