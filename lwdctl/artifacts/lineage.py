@@ -79,7 +79,7 @@ def ancestors(
     Args:
         artifact: Where to begin; it is not returned itself.
         root: Workspace to look in.
-        types: Types that are needed, or None for all. Others may be gone.
+        types: Types that are needed, or None for all. Others may be gone, or differ.
 
     Raises:
         ArtifactError: One that is needed is gone or changed, or two differ in one type.
@@ -92,8 +92,9 @@ def ancestors(
             continue
         parent = find_input(item, home)
         for one in (parent, *ancestors(parent, root, types).values()):
-            _add(found, one, artifact)
-    return found if types is None else {key: one for key, one in found.items() if key in types}
+            if types is None or one.type in types:
+                _add(found, one, artifact)
+    return found
 
 
 def trace(artifacts: Sequence[Artifact], root: Path) -> tuple[dict[str, Artifact], dict[str, str]]:
@@ -132,14 +133,20 @@ def check_agreement(inputs: Sequence[Artifact], root: Path) -> None:
     """
     if len({item.type for item in inputs}) < len(inputs):
         return
-    seen: dict[str, tuple[InputRef, Artifact]] = {}
+    seen: dict[str, tuple[dict[str, InputRef], Artifact]] = {}
     for item in inputs:
+        own: dict[str, dict[str, InputRef]] = {}
         for reference in (input_ref(item, root), *_walk(item, root)):
-            other, user = seen.setdefault(reference.type, (reference, item))
-            if other.digest != reference.digest:
+            own.setdefault(reference.type, {})[reference.digest] = reference
+        for kind, references in own.items():
+            others, user = seen.setdefault(kind, (references, item))
+            # An evaluation may derive from several models, of which another input is one.
+            missing = [others[digest] for digest in others if digest not in references]
+            added = [references[digest] for digest in references if digest not in others]
+            if missing and added:
                 raise ArtifactError(
                     f"{user.reference} and {item.reference} do not belong together: "
-                    f"{_use(user, other)}, {_use(item, reference)}",
+                    f"{_use(user, missing[0])}, {_use(item, added[0])}",
                     f"name inputs of one lineage; compare: lwdctl lineage {item.reference}",
                 )
 

@@ -202,6 +202,20 @@ def test_inputs_of_different_lineage_are_refused_and_named(workspace, chain, mak
     check_agreement([vae, other], workspace.root)
 
 
+def test_an_evaluation_of_several_models_belongs_to_their_data(workspace, make):
+    data = make("snippets", "lift")
+    first, second = make("vae", "one", data), make("vae", "two", data)
+    with workspace.begin("evaluation", "lift", config={}, inputs=[first, second]) as draft:
+        evaluation = draft.publish({})
+    assert workspace.ancestors(evaluation, ["snippets"]) == {"snippets": data}
+    with pytest.raises(ArtifactError, match="descends from two of type 'vae'"):
+        workspace.ancestors(evaluation)
+    check_agreement([data, second, evaluation], workspace.root)
+    for stranger in (make("vae", "three", data), make("snippets", "can")):
+        with pytest.raises(ArtifactError, match="do not belong together"):
+            check_agreement([stranger, evaluation], workspace.root)
+
+
 def test_inputs_from_another_workspace_are_followed(workspace, make, tmp_path):
     vae = make("vae", "lift", make("snippets", "lift"))
     there = Workspace(tmp_path / "elsewhere")
