@@ -141,13 +141,16 @@ class Workspace:
         artifact.check()
         return artifact
 
-    def inputs_of(self, artifact: Artifact) -> dict[str, Artifact]:
-        """Return the artifacts that `artifact` derives from directly by type, checked.
+    def inputs_of(self, artifact: Artifact) -> list[Artifact]:
+        """Return the artifacts that `artifact` derives from directly, checked.
 
         Raises:
             ArtifactError: One is gone, changed or damaged.
         """
-        return _checked({item.type: item for item in lineage.parents(artifact, self.root)})
+        found = lineage.parents(artifact, self.root)
+        for item in found:
+            item.check()
+        return found
 
     def ancestors(
         self, artifact: Artifact, types: Collection[str] | None = None
@@ -161,7 +164,10 @@ class Workspace:
         Raises:
             ArtifactError: One is gone, changed or damaged, or two differ in one type.
         """
-        return _checked(lineage.ancestors(artifact, self.root, types))
+        found = lineage.ancestors(artifact, self.root, types)
+        for item in found.values():
+            item.check()
+        return found
 
     def begin(
         self,
@@ -362,12 +368,6 @@ def _open_version(path: Path) -> Artifact:
 
 def _age(artifact: Artifact) -> tuple[str, str, int]:
     return str(artifact.manifest.provenance["finished"]), artifact.name, artifact.version
-
-
-def _checked(found: dict[str, Artifact]) -> dict[str, Artifact]:
-    for item in found.values():
-        item.check()
-    return found
 
 
 Place: TypeAlias = Workspace | str | Path | None

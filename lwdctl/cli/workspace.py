@@ -277,7 +277,7 @@ def _tree(workspace: Workspace, artifact: Artifact) -> dict[str, Any]:
         "artifact": artifact.reference,
         "path": str(artifact.path),
         "digest": artifact.digest,
-        "inputs": [_tree(workspace, item) for item in workspace.inputs_of(artifact).values()],
+        "inputs": [_tree(workspace, item) for item in workspace.inputs_of(artifact)],
     }
 
 

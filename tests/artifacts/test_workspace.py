@@ -167,7 +167,9 @@ def test_lineage_takes_the_vae_that_was_used_not_the_newest(workspace, chain, ma
     make("vae", "lift", data)
     expected = {"latents": latents, "vae": vae, "snippets": data}
     assert workspace.ancestors(diffusion) == expected
-    assert workspace.inputs_of(diffusion) == {"latents": latents, "vae": vae}
+    assert {item.type: item for item in workspace.inputs_of(diffusion)} == {
+        "latents": latents, "vae": vae
+    }  # fmt: skip
     assert workspace.ancestors(diffusion, ["vae"]) == {"vae": vae}
 
 
@@ -207,6 +209,7 @@ def test_an_evaluation_of_several_models_belongs_to_their_data(workspace, make):
     first, second = make("vae", "one", data), make("vae", "two", data)
     with workspace.begin("evaluation", "lift", config={}, inputs=[first, second]) as draft:
         evaluation = draft.publish({})
+    assert workspace.inputs_of(evaluation) == [first, second]
     assert workspace.ancestors(evaluation, ["snippets"]) == {"snippets": data}
     with pytest.raises(ArtifactError, match="descends from two of type 'vae'"):
         workspace.ancestors(evaluation)
