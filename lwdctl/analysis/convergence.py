@@ -182,4 +182,4 @@ def compose(
 def _value(episode: EpisodeResult, name: str) -> float:
     if episode.error:
         return float("nan")
-    return float(episode.success) if name == SUCCESS else episode.metrics[name]
+    return float(episode.success) if name == SUCCESS else episode.values[name]

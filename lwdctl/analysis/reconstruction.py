@@ -266,7 +266,7 @@ class Reconstructions:
     def outcomes(self, group: str, metric: str = "") -> Values:
         """Return (snippet,) a metric or, without one, success as 0 and 1; NaN for lost episodes."""
         return np.array([
-            np.nan if one.error else one.metrics[metric] if metric else float(one.success)
+            np.nan if one.error else one.values[metric] if metric else float(one.success)
             for one in self.episodes[group].results
         ])  # fmt: skip
 
@@ -452,7 +452,7 @@ def _snippet_table(runs: Reconstructions) -> Table:
     rows = (
         (
             name, *place, initial, *values, int(result.success),
-            result.metrics.get(runs.score, ""), result.policy_failure, result.error,
+            "" if result.error else result.values[runs.score], result.policy_failure, result.error,
         )
         for name, errors in runs.errors.items()
         for place, initial, values, result in zip(

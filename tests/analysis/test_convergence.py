@@ -81,3 +81,11 @@ def test_without_an_episode_of_every_snapshot_there_is_no_curve() -> None:
     found = {100: episodes([0.1], lost=0), 200: episodes([0.1]), 300: episodes([0.1])}
     with pytest.raises(SimulatorError, match="every episode"):
         curve_of(found, "overlap")
+
+
+def test_the_return_of_a_failed_episode_is_that_of_its_steps() -> None:
+    """As in evaluations: the worst value of a metric, 0, would be the best return of costs."""
+    plan, costs = EpisodePlan(0, 200_000, "t"), {"return": 0.0}
+    failed = EpisodeResult(plan, return_=-3.0, metrics=costs, policy_failure="not finite")
+    curve = curve_of({100: [failed], 200: [failed], 300: [failed]}, "return")
+    assert curve.estimates[300].value == -3.0

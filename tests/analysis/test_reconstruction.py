@@ -8,8 +8,10 @@ import pytest
 from lwdctl.analysis import reconstruction
 from lwdctl.analysis.reconstruction import Reconstructions, squared_errors
 from lwdctl.analysis.resample import Bootstrap
+from lwdctl.evaluation.episodes import EpisodeResult
 from lwdctl.evaluation.results import wilson
 from lwdctl.evaluation.traced import TracedEpisodes
+from lwdctl.policies.policy import EpisodePlan
 
 
 def test_errors_by_hand():
@@ -42,10 +44,12 @@ def test_snippets_of_two_demonstrations_are_no_fifty_episodes():
     episodes = np.repeat([3, 8], 25)
 
     def outcomes(solved):
+        plan, failed = EpisodePlan(0, 100_000, "t"), {"return": 0.0}
         results = [
-            SimpleNamespace(success=one, error="", metrics={"x": 0.0}) for one in solved.tolist()
+            EpisodeResult(plan, success=one, return_=-2.0, metrics=failed)
+            for one in solved.tolist()
         ]
-        return TracedEpisodes([], results, "x")
+        return TracedEpisodes([], results, "return")
 
     runs = Reconstructions(
         starts=SimpleNamespace(episodes=episodes), split="all", errors={},
@@ -56,6 +60,7 @@ def test_snippets_of_two_demonstrations_are_no_fifty_episodes():
     (row, _) = reconstruction._success_section(runs, bootstrap).table.rows
     assert row[1:3] == (50, 0.5)
     assert row[3:5] == pytest.approx(wilson(1, 2))
+    assert row[5] == -2.0  # of the steps, not what the metric says of a failed episode
     gap = runs.oracle_minus_sampled
     assert gap.value == 0.5
     assert gap.low <= 0
