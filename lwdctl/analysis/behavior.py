@@ -97,13 +97,14 @@ def _named(runs: Sequence[Run]) -> dict[str, Run]:
     horizons = {row.horizon for row in rows} - {None}
     seeds = {row.train_seed for row in rows} - {None}
     perturbations = {row.perturbation for row in rows}
+    digits = "g" if len({f"{one:g}" for one in perturbations}) == len(perturbations) else ""
     named = {}
     for run, row in zip(runs, rows, strict=True):
         parts = [
             row.policy,
             row.latent,
             f"h{row.horizon}" if len(horizons) > 1 and row.horizon is not None else "",
-            f"p{row.perturbation:g}" if len(perturbations) > 1 else "",
+            f"p{row.perturbation:{digits}}" if len(perturbations) > 1 else "",
             f"s{row.train_seed}" if len(seeds) > 1 and row.train_seed is not None else "",
         ]
         named[" ".join(part for part in parts if part)] = run

@@ -1,11 +1,12 @@
 """Trajectories of source and policies: equal numbers, the same steps, the same code."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from lwdctl.analysis import divergence
+from lwdctl.analysis import behavior, divergence
 from lwdctl.analysis.behavior import baseline_rules, compose, summarize, trajectory_table
 from lwdctl.analysis.sections import Findings
 from lwdctl.analysis.trajectories import (
@@ -23,7 +24,7 @@ from lwdctl.core.errors import ArtifactError
 from lwdctl.core.progress import SilentProgress
 from lwdctl.core.records import ActionSpec, EnvSpec, Episode, ObservationSpec, SourceSpec
 from lwdctl.envs.simulator import BehaviorMeasure
-from lwdctl.evaluation.results import Estimate
+from lwdctl.evaluation.results import Condition, Estimate
 
 FEET = ("contact_bfoot", "contact_ffoot")
 SPEC = SourceSpec(
@@ -64,6 +65,18 @@ def made(group, behavior, count, center, seed=0, failure=""):
         )
         for index, row in enumerate(points.tolist())
     ]
+
+
+@pytest.mark.parametrize(
+    ("magnitudes", "names"),
+    [
+        ((0.0, 0.05), ["dp p0", "dp p0.05"]),
+        ((0.1234561, 0.1234564), ["dp p0.1234561", "dp p0.1234564"]),
+    ],
+)
+def test_every_condition_of_an_evaluation_has_a_name(magnitudes, names):
+    rows = [Condition("dp", "", "toyland", perturbation=one) for one in magnitudes]
+    assert list(behavior._named([SimpleNamespace(overall=row) for row in rows])) == names
 
 
 def test_as_many_trajectories_of_every_group():
