@@ -208,6 +208,9 @@ class ResultRow(Condition):
         rest = {**typed(dict[str, Any], values, where)}
         rate, low, high, n = (rest.pop(name, None) for name in _SUCCESS)
         success = {"value": math.nan if rate is None else rate, "low": low, "high": high, "n": n}
+        if isinstance(metrics := rest.get("metrics"), Mapping):  # manifests hold no NaN, but null
+            nan = {name: math.nan for name, value in metrics.items() if value is None}
+            rest["metrics"] = {**metrics, **nan}
         return typed(cls, {**rest, "success": success}, where)
 
 

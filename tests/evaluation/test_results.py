@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
+from lwdctl.artifacts.manifest import plain
 from lwdctl.evaluation.episodes import EpisodeResult
 from lwdctl.evaluation.results import (
     Condition,
@@ -141,6 +142,15 @@ def test_a_row_has_exactly_the_fields_of_the_contract_and_is_json(rows):
         assert sorted(values) == sorted(CONTRACT.replace(",", " ").split())
         assert json.loads(json.dumps(values, allow_nan=False)) == values
         assert ResultRow.from_json(values) == row
+
+
+def test_a_metric_that_is_no_number_is_none_in_a_manifest_too():
+    """An environment's time until its task was solved, where it was not."""
+    item = result(0, "a", False, metrics={"max_overlap": 0.5, "time": math.nan})
+    row = result_rows([item], "time", CONDITION)[-1]
+    read = ResultRow.from_json(plain(row.to_json()))
+    assert math.isnan(read.metrics["time"])
+    assert (read.metrics["max_overlap"], read.score) == (0.5, None)
 
 
 def test_a_condition_survives_a_trip_through_json(rows):
