@@ -78,7 +78,8 @@ def print_result_rows(results: Sequence[Mapping[str, Any]]) -> None:
     lost = ["errors"] if any(row.get("errors") for row in results) else []
     first = ["stage"] if "stage" in varying else []
     heads = list(dict.fromkeys([*first, "policy", "latent", *varying, "task", "episodes", *lost]))
-    metrics = [key for key in results[0].get("metrics", {}) if key not in ("success", "score")]
+    names = dict.fromkeys(key for row in results for key in row.get("metrics", {}))
+    metrics = [key for key in names if key not in ("success", "score")]
     rows = [
         [
             *[format_value(row.get(key)) for key in heads],

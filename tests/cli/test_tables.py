@@ -34,3 +34,13 @@ def test_result_rows_of_several_stages_are_distinguished(capsys):
     assert second.startswith("eval-large")
     print_result_rows([{"stage": "eval-small", **cell}] * 2)
     assert "stage" not in capsys.readouterr().out
+
+
+def test_result_rows_show_the_metrics_of_all_of_them(capsys):
+    """The first task lost every episode; another stage runs in another environment."""
+    cell = {"policy": "lwd", "latent": "sampled", "episodes": 4, "success": 0.5}
+    metrics = ({}, {"max_overlap": 0.25}, {"normalized_score": 87.5})
+    print_result_rows([{**cell, "task": str(n), "metrics": one} for n, one in enumerate(metrics)])
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head.split()[-3:] == ["max_overlap", "normalized_score", "re-plans"]
+    assert [row.split()[-3:-1] for row in rows] == [["-", "-"], ["0.25", "-"], ["-", "87.5"]]
