@@ -351,10 +351,10 @@ def _by_label(
 
 
 def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the mean of what all rows have: tasks may have metrics of their own."""
+    names = [name for name in (rows[0] if rows else ()) if all(name in row for row in rows)]
     # A sum of many floats must not depend on the order in which episodes ran.
-    return {
-        name: math.fsum(row[name] for row in rows) / len(rows) for name in (rows[0] if rows else ())
-    }
+    return {name: math.fsum(row[name] for row in rows) / len(rows) for name in names}
 
 
 def _sums(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -144,6 +144,17 @@ def test_a_row_has_exactly_the_fields_of_the_contract_and_is_json(rows):
         assert ResultRow.from_json(values) == row
 
 
+def test_all_tasks_have_the_metrics_that_each_of_them_has():
+    results = [
+        result(0, "a", True, metrics={"x": 1.0, "of a": 2.0}),
+        result(1, "b", True, metrics={"x": 3.0, "of b": 4.0}),
+    ]
+    first, second, everything = result_rows(results, "x", CONDITION)
+    assert (first.metrics["of a"], second.metrics["of b"]) == (2.0, 4.0)
+    assert list(everything.metrics) == ["x", "return", "final_success"]
+    assert everything.score == 2.0
+
+
 def test_a_metric_that_is_no_number_is_none_in_a_manifest_too():
     """An environment's time until its task was solved, where it was not."""
     item = result(0, "a", False, metrics={"max_overlap": 0.5, "time": math.nan})
