@@ -16,14 +16,15 @@ class RandomPolicy:
     """Draws every action uniformly from `action`'s limits; the episode's seed fixes the draws.
 
     Args:
-        action: Whose limits to use; infinite ones count as -1 and 1.
+        action: Whose limits to use; infinite ones count as -1 and 1, or where the other one lies
+            beyond that, as one unit further.
         num_envs: Number of environments.
     """
 
     def __init__(self, action: ActionSpec, num_envs: int) -> None:
         low, high = np.array(action.low), np.array(action.high)
-        self._low = np.where(np.isfinite(low), low, -1.0)
-        self._high = np.where(np.isfinite(high), high, 1.0)
+        self._low = np.where(np.isfinite(low), low, np.where(high > -1.0, -1.0, high - 1.0))
+        self._high = np.where(np.isfinite(high), high, np.where(low < 1.0, 1.0, low + 1.0))
         self._num_envs = num_envs
 
     def reset(self, episodes: Sequence[EpisodePlan | None]) -> None:

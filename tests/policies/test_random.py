@@ -46,3 +46,13 @@ def test_it_calls_no_denoiser():
     policy = RandomPolicy(ACTION, 3)
     assert policy.cost().num_replans.tolist() == [0, 0, 0]
     assert policy.cost().seconds == pytest.approx({})
+
+
+def test_an_infinite_limit_lies_beyond_the_other_one():
+    limits = (2.0, -np.inf, 0.0), (np.inf, -5.0, np.inf)
+    policy = RandomPolicy(ActionSpec(3, "absolute", "", *limits), 1)
+    policy.reset([plan(0)])
+    drawn = np.stack([policy.act({}, np.array([True]))[0] for _ in range(200)])
+    assert np.ptp(drawn, axis=0).min() > 0.9
+    assert (drawn >= [2, -6, 0]).all()
+    assert (drawn <= [3, -5, 1]).all()
