@@ -281,8 +281,25 @@ def test_episodes_that_a_policy_fails_are_said_to_have_failed() -> None:
     (failures,) = said
     assert failures == (
         "mine: 2 of 2 episodes ended because an action is not finite;"
-        " they count as failures of the policy"
+        " they count as failures of the policy, with the scores of the steps before"
     )
+
+
+class _Learning(_Constant):
+    """Returns a tensor, as a network in a notebook does."""
+
+    def act(self, observation: object) -> Any:
+        return torch.full((2,), self.value, dtype=torch.bfloat16, requires_grad=True)
+
+
+class _Paid(_Broken):
+    def step(self, action: Any) -> Any:
+        return np.zeros(2, dtype=np.float32), float(np.sum(action)), False, False, {}
+
+
+def test_a_policy_may_return_tensors_with_gradients() -> None:
+    table = lwdctl.evaluate({"mine": _Learning(0.5)}, env=_Paid(), episodes=2, max_steps=3)
+    assert [one.return_ for one in table.episodes["mine"]] == [3.0, 3.0]
 
 
 class _Refusing(_Constant):

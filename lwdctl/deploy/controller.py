@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lwdctl.core.errors import ConfigError
 from lwdctl.core.records import FloatArray
 from lwdctl.deploy.runtime import ExportedPolicy, Observation, Plan, Request
 
@@ -73,6 +74,9 @@ class TwoRateController:
             the control rate of the data, if that is known.
         delay: None re-plans in a thread. A number re-plans in the calling thread and adopts the
             plan that many steps later: deterministic, for tests and simulated delays.
+
+    Raises:
+        ConfigError: A number is negative.
     """
 
     _running: tuple[Request, float, Future[Plan]] | None
@@ -90,6 +94,10 @@ class TwoRateController:
         period: float | None = None,
         delay: int | None = None,
     ) -> None:
+        numbers = {"lead": lead, "patience": patience, "blend": blend, "delay": delay}
+        for name, number in (numbers | {"period": period}).items():
+            if number is not None and number < 0:
+                raise ConfigError(f"'{name}' must be at least 0, not {number}")
         rate = policy.description.action.control_rate
         self.policy, self.statistics = policy, ControlStatistics()
         self._lead, self._patience, self._blend, self._delay = lead, patience, blend, delay

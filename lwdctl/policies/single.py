@@ -106,6 +106,8 @@ class SingleRobotPolicies:
         if returned is None:
             wrong = "None"
         else:
+            if hasattr(returned, "detach"):  # a tensor, perhaps with gradients or on a GPU
+                returned = returned.detach().cpu().float()
             action = np.asarray(returned, dtype=np.float32)
             self._size = self._size or action.size
             if action.shape == (self._size,):

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from lwdctl.core.errors import DataError
+from lwdctl.core.errors import ConfigError, DataError
 
 
 def seen(step):
@@ -40,6 +40,12 @@ def test_without_delay_it_is_the_loop_at_one_rate(policy):
     policy.reset(4, "push", "slow")
     assert np.array_equal(actions, np.stack([policy.act(seen(step)) for step in range(13)]))
     assert (statistics.plans, statistics.late_steps, statistics.waits) == (3, 0, 1)
+
+
+@pytest.mark.parametrize("name", ["lead", "patience", "blend", "delay", "period"])
+def test_numbers_are_not_negative(policy, name):
+    with pytest.raises(ConfigError, match=f"'{name}' must be at least 0, not -1"):
+        controlled(policy, 1, **{name: -1})
 
 
 def test_a_late_plan_is_adopted_when_it_is_ready_and_keeps_its_time_input(policy):
