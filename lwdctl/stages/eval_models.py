@@ -263,7 +263,7 @@ class _Finder:
         vae = self._inputs.get("vae")
         if horizon is None or (self._config.one_model and LWD in self._config.policy):
             # Beside a model of LWD: what was trained with snippets of the same length.
-            return vae is None or bool(_trained_for(found) & _trained_for({"vae": vae}))
+            return vae is None or bool(_lengths(found) & _lengths({"vae": vae}))
         if self._config.is_grid and not self._config.one_model:
             return horizon in _trained_for(found)
         reach = found["baseline"].manifest.config["snippet_length"] if "baseline" in found else None
@@ -325,8 +325,11 @@ def _executed(found: Models) -> int | None:
 def _trained_for(found: Models) -> set[Horizon]:
     """Return the horizon that a model was trained for: "episode" and its steps are the same."""
     executed = _executed(found)
-    if executed is not None:
-        return {executed}
+    return _lengths(found) if executed is None else {executed}
+
+
+def _lengths(found: Models) -> set[Horizon]:
+    """Return the snippet length that a model was trained with; see `_trained_for`."""
     manifest = (found.get("vae") or found["baseline"]).manifest
     length: Horizon = manifest.config["snippet_length"]
     return {length, manifest.summary.get("snippet_length", length)}

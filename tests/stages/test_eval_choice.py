@@ -54,6 +54,16 @@ def test_an_episodes_snippets_and_their_steps_are_one_horizon(workspace: Workspa
     assert beside == ["diffusion/lepisodes0:v1", "baseline/dp30:v1"]
 
 
+@pytest.mark.slow
+def test_chunks_that_are_executed_in_part_run_beside_lwd(workspace: Workspace) -> None:
+    values = {**TINY, "method": "dp", "snippet_length": 16, "executed": 4}
+    do("train-baseline", workspace, values, name="dp16x4")
+    for how in ({"horizon": []}, {"horizon": [4, 6], "one_model": True}):
+        assert chosen(workspace, None, **how) == ["diffusion/l16s1:v1", "baseline/dp16x4:v1"]
+    rows = do("eval", workspace, {**VALUES, "horizon": []}).manifest.summary["results"]
+    assert {(row["policy"], row["horizon"]) for row in rows} == {("lwd", 16), ("dp", 4)}
+
+
 def test_magnitudes_of_seven_digits_are_two_conditions(workspace: Workspace) -> None:
     values = {**GRID, "policy": ["random"], "perturbation": [0.1234561, 0.1234564]}
     artifact = do("eval", workspace, values)
