@@ -16,8 +16,8 @@ from lwdctl.artifacts.snippets import SnippetStore, SnippetWriter
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
 from lwdctl.core.plain_text import listed
-from lwdctl.core.progress import Progress, TqdmProgress
-from lwdctl.core.records import UNKNOWN_UNITS, ActionSpec, Episode, Finding, SourceSpec
+from lwdctl.core.progress import Progress, SilentProgress, TqdmProgress
+from lwdctl.core.records import UNKNOWN_UNITS, ActionSpec, Finding, SourceSpec
 from lwdctl.core.seeding import generator
 from lwdctl.data.checks import NonFiniteError
 from lwdctl.data.quality.checks import (
@@ -63,21 +63,20 @@ def ingest(
     progress = progress or TqdmProgress()
     check_conversion(source.spec.action, config)
     order, found = _order(source, config)
+    order, broken = _kept(source, order, config, progress)
+    if not order:
+        raise DataError(f"{source.paths[0]}: every episode has NaN or infinity")
     chosen = [source.episodes[index] for index in order]
     spec = _narrowed(source.spec, chosen, config)
     checks = DataChecks(spec, config, source.findings)
     _announce(source, declared_action(spec.action, config), progress)
     _stop_at_error(source, found, checks)
     splits = assign_splits(chosen, config.validation_fraction, config.seed)
-    broken: list[str] = []
     checked_early = False
     with SnippetWriter(store, spec) as writer:
         with progress.task("ingest", len(order), "episode") as task:
             for index, split in zip(order, splits, strict=True):
-                episode = _read(source, index, config, progress)
-                if episode is None:
-                    broken.append(source.episodes[index].source)
-                kept = checks.add(episode) if episode else None
+                kept = checks.add(read_finite(source, index))
                 if kept is not None:
                     writer.append(replace(kept, split=split), checks.last)
                 if not checked_early and _enough(checks):
@@ -87,7 +86,7 @@ def ingest(
         if broken:
             found.append(_left_out(broken))
         if not checks.episodes:
-            raise DataError(f"{source.paths[0]}: every episode has NaN or infinity, or only zeros")
+            raise DataError(f"{source.paths[0]}: every episode has only zeros")
         findings = _stop_at_error(source, found, checks)
         for item in findings:
             progress.message(describe_finding(item))
@@ -98,7 +97,7 @@ def ingest(
     severities = Counter(item.severity for item in findings)
     summary = {
         **counts,
-        "dropped_episodes": len(chosen) - checks.episodes,
+        "dropped_episodes": len(broken) + len(chosen) - checks.episodes,
         **checks.summary(),
         "findings": {name: severities[name] for name in ("warning", "note")},
         **_describe(result.spec),
@@ -115,17 +114,41 @@ def _announce(source: MergedReader, action: ActionSpec, progress: Progress) -> N
     )
 
 
-def _read(
-    source: MergedReader, index: int, config: IngestConfig, progress: Progress
-) -> Episode | None:
-    """Return an episode, None where it has NaN or infinity and is to be left out."""
+def _kept(
+    source: MergedReader, order: Sequence[int], config: IngestConfig, progress: Progress
+) -> tuple[list[int], list[str]]:
+    """Return as many of the episodes as are asked for, and the names of those left out as broken.
+
+    Those with NaN or infinity are left out first, so that they count for no number of episodes, for
+    no split, and for no task or label.
+    """
+    kept: list[int] = []
+    broken: list[str] = []
+    seen: Counter[str] = Counter()
+    drops = config.on_nan == "drop"
+    shown = progress if drops else SilentProgress()
+    with shown.task("check", len(order), "episode") as task:
+        for index in order:
+            task.advance()
+            outline = source.episodes[index]
+            if config.max_episodes == len(kept) or config.max_per_label == seen[outline.label]:
+                continue
+            if drops and (reason := _why_broken(source, index)):
+                progress.message(f"left out: {reason}")
+                broken.append(outline.source)
+                continue
+            seen[outline.label] += 1
+            kept.append(index)
+    return kept, broken
+
+
+def _why_broken(source: MergedReader, index: int) -> str:
+    """Return where an episode has NaN or infinity, or ""."""
     try:
-        return read_finite(source, index)
+        read_finite(source, index)
     except NonFiniteError as error:
-        if config.on_nan != "drop":
-            raise
-        progress.message(f"left out: {error.message}")
-        return None
+        return error.message
+    return ""
 
 
 def _left_out(names: Sequence[str]) -> Finding:
@@ -158,21 +181,13 @@ def _stop_at_error(
 
 
 def _order(source: MergedReader, config: IngestConfig) -> tuple[list[int], list[Finding]]:
-    """Return which episodes are stored, in the store's order, and why others are not."""
-    outlines, found = source.episodes, []
-    order: list[int] = generator("ingest-order", config.seed).permutation(len(outlines)).tolist()
+    """Return which episodes may be stored, in the store's order, and why others may not."""
+    count, found = len(source.episodes), list[Finding]()
+    order: list[int] = generator("ingest-order", config.seed).permutation(count).tolist()
     if config.only_successful:
         order, finding = _successful(source, order)
         found.append(finding)
-    if config.max_per_label is not None:
-        seen: Counter[str] = Counter()
-        kept = []
-        for index in order:
-            seen[outlines[index].label] += 1
-            if seen[outlines[index].label] <= config.max_per_label:
-                kept.append(index)
-        order = kept
-    return order[: config.max_episodes], found
+    return order, found
 
 
 def _successful(source: MergedReader, order: Sequence[int]) -> tuple[list[int], Finding]:

@@ -26,6 +26,7 @@ from lwdctl.core.records import (
     ObservationSpec,
     SourceSpec,
 )
+from lwdctl.data.checks import finite_rows
 from lwdctl.data.formats import READERS
 from lwdctl.data.ingest import assign_splits, ingest
 from lwdctl.data.quality.ingest_report import INGEST_REPORT
@@ -342,6 +343,34 @@ def test_rewards_without_a_number_stop_or_leave_the_episode_out():
     config = IngestConfig(**NAMED, on_nan="drop")
     store, _ = ingest(Made(episodes, MOTIONS), config, None, SilentProgress())
     assert sorted(store.episodes.source) == ["walk 0", "walk 1", "walk 3"]
+
+
+def test_broken_episodes_that_are_left_out_count_for_nothing():
+    episodes = walks(9)
+    for index, item in enumerate(episodes):
+        name = "abc"[index % 3]
+        rows = item.actions.copy()
+        rows[3, 1] = np.nan if name == "c" or index == 0 else 0
+        episodes[index] = replace(item, actions=rows, task=f"task {name}", label=name)
+
+    def run(**options):
+        source = Made(episodes, MOTIONS)
+        source.read = lambda index: replace(
+            episodes[index], actions=finite_rows(episodes[index].actions, "made.npz")
+        )
+        source.episodes = [EpisodeOutline(e.source, e.length, e.task, e.label) for e in episodes]
+        env = EnvSpec("", ("task a", "task b", "task c"), {}, 50)
+        source.spec = replace(source.spec, env=env, labels=("a", "b", "c"))
+        return ingest(source, IngestConfig(**NAMED, on_nan="drop", **options), None, Recorder())
+
+    store, summary = run(validation_fraction=0.4)
+    assert (store.spec.env.tasks, store.spec.labels) == (("task a", "task b"), ("a", "b"))
+    assert (summary["episodes"], summary["dropped_episodes"]) == (5, 4)
+    held = Counter(store.spec.labels[store.episodes.label[row]]
+                   for row in store.episodes.of_split("validation"))  # fmt: skip
+    assert held == {"a": 1, "b": 1}
+    assert run(max_episodes=4)[1]["episodes"] == 4
+    assert run(max_per_label=2)[1]["episodes_by_label"] == {"a": 2, "b": 2}
 
 
 def test_the_step_limit_of_the_option_is_stored():
