@@ -235,7 +235,8 @@ def _take_apart(hint: Any) -> FieldType:
 
 
 def _parse_text(text: str, kind: FieldType, name: str) -> Any:
-    if kind.optional and (not text or _is_none(text, kind)):
+    is_empty = not text and kind.scalar is not str  # an empty text is a text
+    if kind.optional and (is_empty or _is_none(text, kind)):
         return None
     if kind.many:
         one = FieldType(kind.scalar, kind.literals)

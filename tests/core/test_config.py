@@ -10,7 +10,7 @@ from typing import Literal
 
 import pytest
 
-from lwdctl.configs import EvalConfig
+from lwdctl.configs import EvalConfig, IngestConfig
 from lwdctl.core.config import (
     from_mapping,
     list_text,
@@ -116,6 +116,11 @@ def test_names_of_a_registry() -> None:
     with pytest.raises(ConfigError, match="no data format is called 'pushd'") as error:
         from_mapping(Colors, {"format": "pushd"})
     assert error.value.hint == "did you mean 'pusht'?"
+
+
+def test_an_empty_text_is_no_missing_one() -> None:
+    assert parse_assignments(IngestConfig, ["label="]) == {"label": ""}
+    assert parse_assignments(IngestConfig, ["label=none"]) == {"label": None}
 
 
 def test_values_on_the_command_line_are_parsed_by_type() -> None:
