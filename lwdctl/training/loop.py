@@ -277,6 +277,7 @@ class TrainingLoop(Generic[M]):
             where = f"{self.directory}: checkpoint"
             self.state = typed(LoopState, values, where, hint=checkpoint.AFRESH)
             self.update.load(tensors)
+        if self._leads:
             checkpoint.remove_later_snapshots(self.directory, self.state.update)
         if self.processes is not None:
             self.state = LoopState(**self.processes.from_first(vars(self.state)))

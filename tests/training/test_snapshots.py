@@ -49,6 +49,14 @@ def test_a_resumed_run_keeps_the_same_ones(tmp_path: Path) -> None:
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
 
 
+def test_a_run_that_was_killed_before_its_first_checkpoint_leaves_none(tmp_path: Path) -> None:
+    """With a time limit it planned another number of training steps."""
+    (tmp_path / "parts" / "snapshots").mkdir(parents=True)
+    (tmp_path / "parts" / "snapshots" / "7.safetensors").write_bytes(b"of another course")
+    train(tmp_path / "parts", Regression(), SETTINGS)
+    assert checkpoint.snapshot_updates(tmp_path / "parts") == [10, 20, 30, 40]
+
+
 def test_none_are_kept_unasked_and_more_than_updates_are_one_each(tmp_path: Path) -> None:
     train(tmp_path / "none", Regression(), replace(SETTINGS, snapshots=0))
     assert not (tmp_path / "none" / "snapshots").exists()
