@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from lwdctl.core.errors import ArtifactError, LwdctlError
+from lwdctl.core.errors import ArtifactError, ConfigError, LwdctlError
 from lwdctl.core.progress import SilentProgress
 from lwdctl.training import checkpoint
 from lwdctl.training import loop as loop_module
@@ -114,6 +114,11 @@ def test_a_time_limit_plans_a_full_schedule_and_finishes(tmp_path: Path) -> None
     assert loop.state.limited
     assert 1 < numbers["updates"] <= loop.state.planned < 10_000_000
     assert numbers["training_seconds"] < 3.0
+
+
+def test_no_time_for_a_training_step_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="0 minutes"):
+        train(tmp_path / "run", Regression(), replace(SETTINGS, time_limit=0.0))
 
 
 def test_divergence_is_an_error_with_a_hint(tmp_path: Path) -> None:
