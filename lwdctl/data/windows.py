@@ -42,7 +42,8 @@ class WindowRule:
         """Return how many snippets each episode (episode,) has, at least one."""
         if self.first_only:
             return np.ones_like(lengths)
-        real = math.ceil(self.min_valid_fraction * self.length)
+        # 0.07 * 100 is more than 7 in floating point.
+        real = math.ceil(round(self.min_valid_fraction * self.length, 9))
         if self.after is not None:
             real = self.length - self.after
         last_start = np.maximum(lengths + self.before - max(1, real), 0)

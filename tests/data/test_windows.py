@@ -44,6 +44,13 @@ def test_full_windows_only_by_default() -> None:
     assert offset.tolist() == [0, 1, 2, 0]
 
 
+def test_a_fraction_that_rounding_makes_larger_counts_as_it_is_written():
+    lengths = np.array([100])
+    for fraction, real in ((0.07, 7), (0.55, 55), (0.56, 56), (0.551, 56)):
+        counts = WindowRule(100, min_valid_fraction=fraction).counts(lengths)
+        assert counts.tolist() == [100 - real + 1]
+
+
 def test_short_tails_when_a_share_of_padding_is_allowed() -> None:
     _, offset = WindowRule(4, min_valid_fraction=0.25).all(np.array([6]))
     assert offset.tolist() == [0, 1, 2, 3, 4, 5]
