@@ -13,6 +13,7 @@ import numpy.typing as npt
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.artifacts.workspace import Workspace
+from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import ConfigError, DataError, MissingExtraError, first_line
 from lwdctl.core.records import (
     ActionSpec,
@@ -26,6 +27,7 @@ from lwdctl.core.records import (
 from lwdctl.core.simulator_facts import OBSERVATION
 from lwdctl.data.checks import NUMBER_KINDS, NonFiniteError, check_components, finite_rows
 from lwdctl.data.ingest import assign_splits
+from lwdctl.data.named_environments import describe_requested
 from lwdctl.data.quality.action_test import OutsideLimits
 from lwdctl.data.reader import EpisodeOutline
 
@@ -148,7 +150,8 @@ def store_from_arrays(
         rewards: Per episode an array (time,), or None.
         tasks: Task of each episode, or of all of them.
         labels: Behavior label of each episode, or of all of them.
-        env: Environment, as `"ADAPTER/NAME"` (`"pusht/push_t"`) or its specification.
+        env: Environment, as `"ADAPTER/NAME"` (`"pusht/push_t"`) or its specification. Where it
+            gives no step limit, that is the length of the longest episode.
         action: What the actions mean; by default absolute targets in unknown units. Without limits
             it gets the recorded range with a margin.
         validation_fraction: Fraction of the episodes of every task and label to hold out.
@@ -160,8 +163,8 @@ def store_from_arrays(
     Raises:
         ConfigError: The reference of `action` is no observation of the actions' size.
         DataError: The numbers of episodes, rows or components differ, the keys of the observations
-            do, a task or label is no string, a value is not finite, or an action is outside the
-            limits.
+            do, a task or label is no string, a value is not finite, an action is outside the
+            limits, or the environment takes actions of another size.
     """
     _check_sequence("observations", observations)
     _check_sequence("actions", actions)
@@ -194,10 +197,6 @@ def store_from_arrays(
         replace(episode, task=outline.task, label=outline.label, split=split)
         for episode, outline, split in zip(recorded, outlines, splits, strict=True)
     ]
-    if isinstance(env, str):
-        adapter, _, name = env.partition("/")
-        known = tuple(dict.fromkeys(filter(None, task_of))) or ((name,) if name else ())
-        env = EnvSpec(adapter, known, {}, max(episode.length for episode in episodes))
     first = episodes[0].observations
     for episode in episodes:
         found, expected = episode.actions.shape[1], episodes[0].actions.shape[1]
@@ -207,9 +206,13 @@ def store_from_arrays(
                 f"{episode.source}: observations: has the keys {', '.join(episode.observations)},"
                 f" expected those of {episodes[0].source}: {', '.join(first)}"
             )
-    action = action or ActionSpec(
-        episodes[0].actions.shape[1], "absolute", "unknown", (), (), limits=""
-    )
+    size = episodes[0].actions.shape[1]
+    if isinstance(env, str):
+        env = describe_requested(IngestConfig(env=env), size, "env")[1]
+        tasks_of_all = tuple(dict.fromkeys(filter(None, task_of))) or env.tasks
+        longest = max(episode.length for episode in episodes)
+        env = replace(env, tasks=tasks_of_all, max_steps=env.max_steps or longest)
+    action = action or ActionSpec(size, "absolute", "unknown", (), (), limits="")
     _check_action(action, episodes)
     spec = SourceSpec(
         observations=tuple(ObservationSpec(key, rows.shape[1]) for key, rows in first.items()),

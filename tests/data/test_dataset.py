@@ -55,6 +55,18 @@ def test_keys_tasks_labels_and_the_last_observation():
     np.testing.assert_allclose(store.final_observation(2)["a"], observations[2]["a"][-1])
 
 
+def test_a_known_environment_gives_its_step_limit_and_settings():
+    env = store_from_arrays(OBSERVATIONS, ACTIONS, env="pusht").spec.env
+    assert (env.tasks, env.max_steps) == (("push_t",), 300)
+    cheetah = [np.zeros((9, 6))]
+    env = store_from_arrays([np.zeros((9, 17))], cheetah, env="mujoco/HalfCheetah-v5").spec.env
+    assert (env.settings, env.max_steps) == ({"id": "HalfCheetah-v5"}, 1000)
+    env = store_from_arrays(OBSERVATIONS, ACTIONS, env="my.module:Toy/x", tasks="y").spec.env
+    assert (env.adapter, env.tasks, env.max_steps) == ("my.module:Toy", ("y",), max(LENGTHS))
+    with pytest.raises(DataError, match="actions have 2 components, 'metaworld/reach' takes 4"):
+        store_from_arrays(OBSERVATIONS, ACTIONS, env="metaworld/reach")
+
+
 @pytest.mark.parametrize(
     ("observations", "actions", "message"),
     [
