@@ -15,7 +15,7 @@ from torch import nn
 from lwdctl.artifacts.latents import LatentStore
 from lwdctl.artifacts.run_in_progress import CHECKPOINTS
 from lwdctl.artifacts.snippets import SnippetStore
-from lwdctl.configs import NO_CONDITION, BaselineConfig, DiffusionConfig
+from lwdctl.configs import NO_CONDITION, BaselineConfig, DiffusionConfig, VaeConfig
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import Progress
 from lwdctl.core.records import SourceSpec
@@ -90,6 +90,8 @@ def train_diffusion(
     else:
         others = options_of_others(config.denoiser)
         tell_unused(config, f"the denoiser '{config.denoiser}'", others, progress)
+    if not spec.state_size:
+        tell_unused(config, "a condition without the state", ("state_noise",), progress)
     episode = latents.episode
     held_out = data.episodes.split[episode] == 1
     train, validation = np.flatnonzero(~held_out), np.flatnonzero(held_out)
@@ -127,7 +129,10 @@ def _check_contract(model: LatentDiffusion, device: torch.device) -> None:
 
 
 def tell_unused(
-    config: DiffusionConfig | BaselineConfig, what: str, options: Iterable[str], progress: Progress
+    config: VaeConfig | DiffusionConfig | BaselineConfig,
+    what: str,
+    options: Iterable[str],
+    progress: Progress,
 ) -> None:
     """Say which options are set that the model has no use for; a recipe may set them for others."""
     unused = [name for name in options if getattr(config, name) != getattr(type(config), name)]

@@ -21,6 +21,7 @@ from lwdctl.models.generated import DECODER_SIZES
 from lwdctl.models.normalizer import SMALLEST_STD
 from lwdctl.models.skeleton import check_batch_memory
 from lwdctl.models.vae import REDUCTION, Focus, PolicyVae, VaeSpec
+from lwdctl.training.diffusion import tell_unused
 from lwdctl.training.loop import Trained, TrainingLoop, choose_device, with_initial_weights
 from lwdctl.training.objectives import SnippetObjective, describe_training, training_batches
 from lwdctl.training.update import LoopSettings
@@ -55,6 +56,7 @@ def train_vae(
         LwdctlError: Training diverged.
     """
     device = choose_device(config.device)
+    _tell_unused(config, progress)
     spec = vae_spec(config, data, architecture=CUSTOM if encoder else "mlp")
     # A generated network and its gradient for every snippet.
     check_batch_memory(config.batch_size, 2 * 4 * spec.policy_shape.weight_count)
@@ -150,6 +152,17 @@ def vae_spec(
         min_valid_fraction=config.min_valid_fraction,
         architecture=architecture,
     )
+
+
+def _tell_unused(config: VaeConfig, progress: Progress) -> None:
+    """Say which options are set that others leave without effect."""
+    for is_off, what, options in (
+        (config.focus == "none", "a loss without --focus", ("focus_steps", "focus_weight")),
+        (not config.dynamics_steps, "a loss without --dynamics-steps", ("dynamics_weight",)),
+        (config.starts == "first", "--starts first", ("stride", "min_valid_fraction")),
+    ):
+        if is_off:
+            tell_unused(config, what, options, progress)
 
 
 def _with_dynamics(model: PolicyVae, config: VaeConfig) -> PolicyVae:

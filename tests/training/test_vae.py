@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from lwdctl.configs import VaeConfig
+from lwdctl.configs import DiffusionConfig, EncodeConfig, VaeConfig
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import SilentProgress
 from lwdctl.models.vae import PolicyVae, VaeSpec
 from lwdctl.training import checkpoint
+from lwdctl.training.diffusion import train_diffusion
+from lwdctl.training.encode import encode
 from lwdctl.training.vae import fit_normalizers, train_vae
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -71,3 +74,31 @@ def test_rollouts_longer_than_snippets_are_refused(tmp_path: Path) -> None:
         ConfigError, match="a rollout of 8 steps needs 9 observations, and a snippet has 8"
     ):
         train_vae(data, config(8), directory=tmp_path, progress=SilentProgress())
+
+
+def test_options_without_effect_are_said(tmp_path: Path) -> None:
+    data, said = random_walks(episodes=4, steps=12, state=3), list[str]()
+
+    class Messages(SilentProgress):
+        def message(self, text: str) -> None:
+            said.append(text)
+
+    short = replace(config(0), updates=1, snapshots=0)
+    odd = replace(short, focus_weight=2.0, dynamics_weight=2.0, starts="first", stride=3)
+    for name, chosen in (("a", short), ("b", odd)):
+        (tmp_path / name).mkdir()
+        vae = train_vae(data, chosen, directory=tmp_path / name, progress=Messages())
+    latents = encode(vae.model, data, EncodeConfig(device="cpu"), None, Messages())
+    settings = DiffusionConfig(updates=1, threads=1, device="cpu", width=8, state_noise=0.1)
+    for part in ("state", "none"):
+        (tmp_path / part).mkdir()
+        train_diffusion(
+            latents, data, vae.model, replace(settings, condition=(part,)),
+            directory=tmp_path / part, progress=Messages(),
+        )  # fmt: skip
+    assert [line for line in said if "has no use for" in line] == [
+        "warning: a loss without --focus has no use for --focus-weight",
+        "warning: a loss without --dynamics-steps has no use for --dynamics-weight",
+        "warning: --starts first has no use for --stride",
+        "warning: a condition without the state has no use for --state-noise",
+    ]
