@@ -28,10 +28,13 @@ class Normalizer(nn.Module):
         self.register_buffer("scale", torch.ones(size))
 
     def fit(self, mean: Tensor, scale: Tensor) -> None:
-        """Take center and scale (component,), where constant components get the scale 1."""
+        """Take center and scale (component,), where constant components get the scale 1.
+
+        Scales above 1 stay in any case: dividing by them makes nothing larger.
+        """
         constant = scale <= SMALLEST_STD * (1.0 + mean.abs())
         self.mean.copy_(mean)
-        self.scale.copy_(torch.where(constant, torch.ones_like(scale), scale))
+        self.scale.copy_(torch.where(constant, scale.clamp(min=1.0), scale))
 
     def standardize(self, moments: Moments) -> None:
         """Map components to zero mean and unit standard deviation."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 import torch
 
+from lwdctl.core.moments import Moments
 from lwdctl.models import generated
+from lwdctl.models.normalizer import Normalizer
 from lwdctl.models.vae import Focus, PolicyVae, VaeSpec
 
 NONE = torch.zeros(0, dtype=torch.long)
@@ -215,3 +218,15 @@ def test_spec_survives_json() -> None:
     import json
 
     assert VaeSpec.from_mapping(json.loads(json.dumps(SPEC.to_mapping()))) == SPEC
+
+
+def test_components_far_from_zero_are_scaled() -> None:
+    """Map coordinates: millions of meters that vary by tens."""
+    rows = np.random.default_rng(0).uniform(-90, 90, (1000, 2)) + np.array([4e6, 4])
+    rows[:, 1] = 4.0 + 1e-6 * rows[:, 1]
+    normalizer = Normalizer(2)
+    normalizer.standardize(Moments.of_rows(rows))
+    shown = normalizer.normalize(torch.as_tensor(rows, dtype=torch.float32))
+    np.testing.assert_allclose(shown.std(0), [1, 0], atol=0.01)
+    normalizer.fit_range(Moments.of_rows(rows), 1)
+    np.testing.assert_allclose(normalizer.scale, [90, 1], rtol=0.01)
