@@ -18,8 +18,8 @@ from lwdctl.methods.method import Method
 from lwdctl.models.chunks import ActionDiffusion
 from lwdctl.models.flops import denoiser_flops
 from lwdctl.models.unet import UNET_SIZES
-from lwdctl.training.diffusion import tell_unused
 from lwdctl.training.loop import Trained
+from lwdctl.training.objectives import tell_unused
 
 UNET_DEFAULTS = {
     "learning_rate": 1e-4,

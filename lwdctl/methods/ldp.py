@@ -26,7 +26,6 @@ from lwdctl.methods.method import Method
 from lwdctl.models.chunks import ChunkVae, LatentChunks
 from lwdctl.models.diffusion import LatentDiffusion
 from lwdctl.models.flops import denoiser_flops, matmul_flops
-from lwdctl.training.diffusion import tell_unused
 from lwdctl.training.encode import encode_batches
 from lwdctl.training.loop import Trained
 from lwdctl.training.objectives import (
@@ -34,6 +33,7 @@ from lwdctl.training.objectives import (
     LatentTable,
     SpilledLatents,
     latent_table,
+    tell_unused,
 )
 
 

@@ -24,8 +24,8 @@ from lwdctl.models.flops import count_flops, count_parameters, matmul_flops
 from lwdctl.policies.device import download, upload
 from lwdctl.policies.policy import EpisodePlan, PolicyCost, condition_indices
 from lwdctl.policies.replanning import Observed
-from lwdctl.training.diffusion import tell_unused
 from lwdctl.training.loop import Trained
+from lwdctl.training.objectives import tell_unused
 
 DEFAULTS = {**training.DENOISER_DEFAULTS, "updates": 20_000}
 

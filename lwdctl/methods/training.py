@@ -29,10 +29,14 @@ from lwdctl.training.diffusion import (
     check_condition,
     diffusion_spec,
     options_of_others,
-    tell_unused,
 )
 from lwdctl.training.loop import Trained, TrainingLoop, choose_device, with_initial_weights
-from lwdctl.training.objectives import SnippetObjective, describe_training, training_batches
+from lwdctl.training.objectives import (
+    SnippetObjective,
+    describe_training,
+    tell_unused,
+    training_batches,
+)
 from lwdctl.training.update import LoopSettings, Objective
 from lwdctl.training.vae import vae_spec
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +14,7 @@ from torch import nn
 from lwdctl.artifacts.latents import LatentStore
 from lwdctl.artifacts.run_in_progress import CHECKPOINTS
 from lwdctl.artifacts.snippets import SnippetStore
-from lwdctl.configs import NO_CONDITION, BaselineConfig, DiffusionConfig, VaeConfig
+from lwdctl.configs import NO_CONDITION, DiffusionConfig
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import Progress
 from lwdctl.core.records import SourceSpec
@@ -27,7 +26,7 @@ from lwdctl.models.files import CUSTOM, check_outputs
 from lwdctl.models.flops import count_parameters, denoiser_flops
 from lwdctl.models.vae import PolicyVae
 from lwdctl.training.loop import Trained, TrainingLoop, choose_device, with_initial_weights
-from lwdctl.training.objectives import DiffusionObjective, latent_table
+from lwdctl.training.objectives import DiffusionObjective, latent_table, tell_unused
 from lwdctl.training.update import LoopSettings
 
 TrainedDiffusion = Trained[LatentDiffusion]
@@ -126,19 +125,6 @@ def _check_contract(model: LatentDiffusion, device: torch.device) -> None:
     step = torch.zeros(2, dtype=torch.long)
     inputs = torch.zeros(2, latent), step, torch.zeros(2, condition)
     check_outputs("denoiser", model.denoiser, inputs, [(2, latent)], device)
-
-
-def tell_unused(
-    config: VaeConfig | DiffusionConfig | BaselineConfig,
-    what: str,
-    options: Iterable[str],
-    progress: Progress,
-) -> None:
-    """Say which options are set that the model has no use for; a recipe may set them for others."""
-    unused = [name for name in options if getattr(config, name) != getattr(type(config), name)]
-    if unused:
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
-        progress.message(f"warning: {what} has no use for {names}")
 
 
 def options_of_others(architecture: str) -> tuple[str, ...]:

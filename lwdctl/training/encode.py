@@ -20,6 +20,7 @@ from lwdctl.data.batches import SnippetBatches
 from lwdctl.data.windows import WindowRule
 from lwdctl.models.vae import PolicyVae
 from lwdctl.training.loop import choose_device
+from lwdctl.training.objectives import tell_unused
 
 ACTIVE_VARIANCE = 0.01
 """A latent dimension is active when its posterior mean varies by more (Burda et al. 2016,
@@ -52,6 +53,8 @@ def encode(
     vae = vae.to(choose_device(config.device))
     spec, table = vae.spec, data.episodes
     rule = WindowRule(*spec.window)
+    if rule.first_only:
+        tell_unused(config, "a VAE that was trained with --starts first", ("stride",), progress)
     batches = SnippetBatches(
         data,
         spec.observation_keys,

@@ -7,7 +7,7 @@ import itertools
 import os
 import tempfile
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from lwdctl.artifacts.latents import LatentStore
 from lwdctl.artifacts.snippets import SnippetStore
-from lwdctl.configs import BaselineConfig, VaeConfig
+from lwdctl.configs import BaselineConfig, DiffusionConfig, EncodeConfig, VaeConfig
 from lwdctl.core.errors import ConfigError
+from lwdctl.core.progress import Progress
 from lwdctl.core.seeding import generator as numpy_generator
 from lwdctl.data.batches import SnippetBatch, SnippetBatches, choose_cache
 from lwdctl.data.windows import WindowRule
@@ -66,6 +67,19 @@ def training_batches(
     )
     some_held_out = bool((data.episodes.split == 1).any())
     return batches, batches.of_split("validation") if some_held_out else None
+
+
+def tell_unused(
+    config: VaeConfig | EncodeConfig | DiffusionConfig | BaselineConfig,
+    what: str,
+    options: Iterable[str],
+    progress: Progress,
+) -> None:
+    """Say which options are set that the model has no use for; a recipe may set them for others."""
+    unused = [name for name in options if getattr(config, name) != getattr(type(config), name)]
+    if unused:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
+        progress.message(f"warning: {what} has no use for {names}")
 
 
 def describe_training(

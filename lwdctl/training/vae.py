@@ -21,9 +21,13 @@ from lwdctl.models.generated import DECODER_SIZES
 from lwdctl.models.normalizer import SMALLEST_STD
 from lwdctl.models.skeleton import check_batch_memory
 from lwdctl.models.vae import REDUCTION, Focus, PolicyVae, VaeSpec
-from lwdctl.training.diffusion import tell_unused
 from lwdctl.training.loop import Trained, TrainingLoop, choose_device, with_initial_weights
-from lwdctl.training.objectives import SnippetObjective, describe_training, training_batches
+from lwdctl.training.objectives import (
+    SnippetObjective,
+    describe_training,
+    tell_unused,
+    training_batches,
+)
 from lwdctl.training.update import LoopSettings
 
 TrainedVae = Trained[PolicyVae]

@@ -88,7 +88,7 @@ def test_options_without_effect_are_said(tmp_path: Path) -> None:
     for name, chosen in (("a", short), ("b", odd)):
         (tmp_path / name).mkdir()
         vae = train_vae(data, chosen, directory=tmp_path / name, progress=Messages())
-    latents = encode(vae.model, data, EncodeConfig(device="cpu"), None, Messages())
+    latents = encode(vae.model, data, EncodeConfig(device="cpu", stride=3), None, Messages())
     settings = DiffusionConfig(updates=1, threads=1, device="cpu", width=8, state_noise=0.1)
     for part in ("state", "none"):
         (tmp_path / part).mkdir()
@@ -100,5 +100,6 @@ def test_options_without_effect_are_said(tmp_path: Path) -> None:
         "warning: a loss without --focus has no use for --focus-weight",
         "warning: a loss without --dynamics-steps has no use for --dynamics-weight",
         "warning: --starts first has no use for --stride",
+        "warning: a VAE that was trained with --starts first has no use for --stride",
         "warning: a condition without the state has no use for --state-noise",
     ]
