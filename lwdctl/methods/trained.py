@@ -20,7 +20,7 @@ from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import Progress
 from lwdctl.core.records import FloatArray, ObservationSpec, SourceSpec
 from lwdctl.methods import METHODS
-from lwdctl.methods.lwd import GeneratedNetwork, TrainedLwd
+from lwdctl.methods.lwd import NEAREST, RANDOM, SHUFFLED, GeneratedNetwork, TrainedLwd
 from lwdctl.methods.method import Acting, ActingCost, Method, TrainedPolicy
 from lwdctl.methods.untrained import PlugInPolicy
 from lwdctl.models.files import saved_method
@@ -183,7 +183,8 @@ class LoadedPolicy:
 
         Args:
             seed: Fixes what is sampled.
-            task: Task to do; may be left out where the policy knows only one.
+            task: Task to do; may be left out where the policy knows only one, or is neither
+                conditioned on it nor chooses recorded latents by it.
             label: Behavior to follow, for a policy that is conditioned on labels.
 
         Raises:
@@ -258,4 +259,5 @@ class LoadedPolicy:
 
     def _known(self, part: str, name: str) -> str:
         names = self.tasks if part == "task" else self.source.labels
-        return known_name(part, name, names, needed=part in self.trained.condition)
+        is_chosen = part == "task" and self.acting.latent in (NEAREST, RANDOM, SHUFFLED)
+        return known_name(part, name, names, needed=is_chosen or part in self.trained.condition)

@@ -86,7 +86,7 @@ def known_name(part: str, name: str, names: Sequence[str], *, needed: bool) -> s
         part: `"task"` or `"label"`.
         name: What the caller gave; "" stands for the only one where one is needed.
         names: What the policy was trained on.
-        needed: Whether the policy is conditioned on it.
+        needed: Whether what the policy does depends on it.
 
     Raises:
         ConfigError: An unknown name, or none where the policy must choose among several.
@@ -95,7 +95,8 @@ def known_name(part: str, name: str, names: Sequence[str], *, needed: bool) -> s
         raise ConfigError(f"the policy knows no {part} '{name}'", did_you_mean(name, names))
     if not name and needed and len(names) > 1:
         raise ConfigError(
-            f"the policy is conditioned on the {part}", f"name one: {', '.join(names)}"
+            f"the policy must know the {part}: its data have several",
+            f"name one: {', '.join(names)}",
         )
     return name or (names[0] if names and (needed or part == "task") else "")
 

@@ -93,7 +93,7 @@ def test_what_an_episode_must_say(policy):
     with pytest.raises(ConfigError, match="'pusch'") as caught:
         policy.reset(1, "pusch", "slow")
     assert "'push'" in caught.value.hint
-    with pytest.raises(ConfigError, match="conditioned on the label"):
+    with pytest.raises(ConfigError, match="must know the label"):
         policy.reset(1, "push")
     policy.reset(1, "push", "slow")
     policy.observe(SEEN)
