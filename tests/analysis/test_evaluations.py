@@ -276,7 +276,7 @@ def test_recorded_initial_states_of_two_sources_are_different_states(workspace):
     first = publish(workspace, "a", [record("lwd", restored, latent="oracle")])
     second = publish(workspace, "b", [record("ldp", restored, latent="oracle")])
     one, other = group_runs(read(workspace, first, second))
-    with pytest.raises(ArtifactError, match="0 in common"):
+    with pytest.raises(ArtifactError, match="initial states of different demonstrations"):
         align(one, other, SUCCESS)
 
 
