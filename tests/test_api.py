@@ -245,17 +245,26 @@ def test_an_environment_that_shows_no_number_at_first_loses_the_episode() -> Non
 
 
 class _Grows(_Broken):
-    """Shows one component more than it declares, from a step on."""
+    """Shows one component more than it declares, from a step of an episode with an odd seed on."""
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        self.shown, self.seed = 2, seed or 0
+        return super().reset()
 
     def step(self, action: object) -> Any:
         self.first += 1
-        return np.zeros(2 + (self.first > 1)), 0.0, False, False, {}
+        self.shown += int(self.first > 1) * self.seed % 2
+        return np.zeros(self.shown), 0.0, False, False, {}
 
 
 def test_an_environment_that_shows_more_than_it_declares_loses_the_episode() -> None:
     for first in (0, 1):
-        with pytest.raises(SimulatorError, match=r"'observation' has the shape \(3,\).*declares 2"):
-            lwdctl.evaluate({"mine": _Constant(0.0)}, env=_Grows(first), episodes=2, max_steps=4)
+        table = lwdctl.evaluate(
+            {"mine": _Constant(0.0)}, env=_Grows(first), episodes=2, max_steps=4
+        )
+        whole, lost = table.episodes["mine"]
+        assert (whole.steps, whole.error) == (4, "")
+        assert re.search(r"'observation' has the shape \(3,\).*declares 2", lost.error)
 
 
 class _Constant:
@@ -281,7 +290,8 @@ def test_episodes_that_a_policy_fails_are_said_to_have_failed() -> None:
     (failures,) = said
     assert failures == (
         "mine: 2 of 2 episodes ended because an action is not finite;"
-        " they count as failures of the policy, with the scores of the steps before"
+        " they count as failures of the policy: unsolved, with the return of the steps before, and"
+        " the worst value of every other metric"
     )
 
 
@@ -325,6 +335,14 @@ def test_an_attribute_replans_that_is_no_count_is_none() -> None:
         own.__dict__.update({"replans": None} if type(own) is _Constant else {})
         table = lwdctl.evaluate({"mine": own}, env=_Broken(), episodes=1, max_steps=2)
         assert table.rows[-1].replans_per_episode == 0
+
+
+def test_counts_of_replans_of_any_number_type_count() -> None:
+    for count in (3, 3.0, np.float64(3), np.array(3), torch.tensor(3)):
+        own = _Constant(0.0)
+        own.__dict__["replans"] = count
+        table = lwdctl.evaluate({"mine": own}, env=_Broken(), episodes=1, max_steps=2)
+        assert table.rows[-1].replans_per_episode == 3
 
 
 def test_an_action_that_a_policy_refuses_is_its_failure() -> None:
@@ -622,8 +640,10 @@ def test_numbers_out_of_range_are_refused() -> None:
         with pytest.raises(ConfigError, match=next(iter(values))):
             lwdctl.Acting(**values)
     wrong = {"episodes": 0, "max_steps": -1, "perturbation": -1, "perturbation_probability": 2}
-    for name, value in {**wrong, "num_envs": -1, "workers": -1, "timeout": np.nan}.items():
-        with pytest.raises(ConfigError, match=name):
+    wrong |= {"num_envs": -1, "workers": -1, "timeout": -1}
+    nothing = dict.fromkeys(wrong, np.nan) | {"timeout": np.inf, "perturbation": (0, 25)}
+    for name, value in [*wrong.items(), *nothing.items(), ("workers", None)]:
+        with pytest.raises(ConfigError, match=f"'{name}'"):
             lwdctl.evaluate({"mine": _Constant(0.0)}, env=_Broken, **{"max_steps": 2, name: value})
     counted = {"episodes": np.int64(1), "max_steps": np.int64(2)}
     (row, _) = lwdctl.evaluate({"mine": _Constant(0.0)}, env=_Broken, **counted).rows

@@ -478,15 +478,15 @@ def check_same_states(first: Run, second: Run) -> None:
             for tasks in (first.tasks, second.tasks)
         )
         raise ArtifactError(f"{first} ran {one}, {second} {other}", hint)
-    if first.store != second.store:
+    if first.store and second.store and first.store != second.store:
         raise ArtifactError(
             f"{first} and {second} began from initial states of different demonstrations, or of"
             " some that are not in the workspace",
             "compare them where their snippets are, or evaluate without the latent 'oracle'",
         )
     keys, others = first.episode_keys, second.episode_keys
-    if keys != others:
-        shared = len({*keys} & {*others})
+    if first.store != second.store or keys != others:
+        shared = len({*keys} & {*others}) if first.store == second.store else 0
         raise ArtifactError(
             f"{first} and {second} began from different initial states:"
             f" {len(keys)} and {len(others)}, {shared} in common",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
+import numpy as np
 
 from lwdctl.analysis.comparison import Comparison, compare_evaluations
 from lwdctl.analysis.comparison import compare as compare_results
@@ -115,6 +116,19 @@ class ResultTable:
         return target
 
 
+def _check_numbers(optional: Mapping[str, Any], **needed: Any) -> None:
+    """Check that numbers are in the range of the settings of `eval`; those optional may be None.
+
+    Raises:
+        ConfigError: One is not.
+    """
+    numbers = {**needed, **{name: value for name, value in optional.items() if value is not None}}
+    for name, value in numbers.items():
+        if not isinstance(value, int | float | np.number) or not np.isfinite(value):
+            raise ConfigError(f"'{name}' takes a number, not {value!r}")
+    from_mapping(EvalConfig, plain(numbers))
+
+
 def evaluate(  # noqa: PLR0913 - the settings of an evaluation, by keyword only
     policies: Any,
     env: str | Environment | None = None,
@@ -172,10 +186,14 @@ def evaluate(  # noqa: PLR0913 - the settings of an evaluation, by keyword only
         MissingExtraError: The package of a tracker is not installed.
     """
     tracking = Tracking.of(track, track_project)
-    given = {"episodes": episodes, "max_steps": max_steps, "perturbation": perturbation}
-    given |= {"perturbation_probability": perturbation_probability, "timeout": timeout}
-    given |= {"workers": workers} | ({} if num_envs is None else {"num_envs": num_envs})
-    from_mapping(EvalConfig, plain(given))  # which checks that they are in the range of `eval`
+    _check_numbers(
+        {"max_steps": max_steps, "num_envs": num_envs},
+        episodes=episodes,
+        perturbation=perturbation,
+        perturbation_probability=perturbation_probability,
+        timeout=timeout,
+        workers=workers,
+    )
     named = dict(policies) if isinstance(policies, Mapping) else {"policy": policies}
     tasks, labels = (
         (item,) if isinstance(item, str) else tuple(dict.fromkeys(item)) for item in (tasks, labels)

@@ -141,14 +141,15 @@ def check_agreement(inputs: Sequence[Artifact], root: Path) -> None:
         for kind, references in own.items():
             others, user = seen.setdefault(kind, (references, item))
             # An evaluation may derive from several models, of which another input is one.
-            missing = [others[digest] for digest in others if digest not in references]
-            added = [references[digest] for digest in references if digest not in others]
+            missing, added = others.keys() - references, references.keys() - others
             if missing and added:
                 raise ArtifactError(
                     f"{user.reference} and {item.reference} do not belong together: "
-                    f"{_use(user, missing[0])}, {_use(item, added[0])}",
+                    f"{_use(user, others[min(missing)])}, {_use(item, references[min(added)])}",
                     f"name inputs of one lineage; compare: lwdctl lineage {item.reference}",
                 )
+            if missing:
+                seen[kind] = references, item
 
 
 def root_names(

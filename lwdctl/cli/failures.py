@@ -192,8 +192,10 @@ def _how_to_resume_stage(artifact_type: str, arguments: list[str]) -> str:
     ]
     if any(item.resumable for item in own):
         return f"resume from the last checkpoint with: {again}"
-    if own or (resumed and unfinished):  # a run that was resumed is kept in any case
+    if own:
         return f"what is finished is kept; continue with: {again}"
+    if resumed and unfinished:  # the run that was resumed may have begun with another command
+        return f"a run that was begun before is kept; if there is one, continue with: {again}"
     first = launch.command(begun) if launch is not None else begun
     return f"no checkpoint was written yet, so nothing is kept; run it again: {first}"
 

@@ -67,7 +67,7 @@ class TrainingConfig(StageSettings):
     ema_decay: float = option(0.999, "Largest decay of the EMA weights", minimum=0, maximum=1)
     updates: int = option(8000, "Number of training steps", minimum=1)
     time_limit: float | None = option(
-        None, "Minutes after which training ends early (default: no limit)", minimum=0
+        None, "Minutes after which training ends early (default: no limit)", minimum=0.001
     )
     seed: int = option(0, "Training seed", minimum=0)
     device: str = option("auto", _DEVICE)
@@ -337,7 +337,7 @@ class BaselineConfig(StageSettings):
     )
     time_limit: float | None = option(
         None, "Minutes after which training ends early; ldp: half per model (default: no limit)",
-        minimum=0,
+        minimum=0.001,
     )  # fmt: skip
     seed: int = option(0, "Training seed", minimum=0)
     device: str = option("auto", _DEVICE)

@@ -235,7 +235,7 @@ def _take_apart(hint: Any) -> FieldType:
 
 
 def _parse_text(text: str, kind: FieldType, name: str) -> Any:
-    is_empty = not text and kind.scalar is not str  # an empty text is a text
+    is_empty = not text and kind.scalar is not str  # label="" takes labels away
     if kind.optional and (is_empty or _is_none(text, kind)):
         return None
     if kind.many:

@@ -77,7 +77,8 @@ class Dataset(Sequence[Episode]):
         Raises:
             ConfigError: The reference of `action` is no observation of the actions' size.
             DataError: The arrays do not fit each other, hold NaN or infinity, or actions outside
-                the limits; or a task or label is no string.
+                the limits, or the environment takes actions of another size; or a task or label
+                is no string.
         """
         return cls(store_from_arrays(observations, actions, **settings))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from lwdctl.artifacts.snippets import SnippetStore, SnippetWriter
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
 from lwdctl.core.plain_text import listed
-from lwdctl.core.progress import Progress, SilentProgress, TqdmProgress
+from lwdctl.core.progress import Progress, TqdmProgress
 from lwdctl.core.records import UNKNOWN_UNITS, ActionSpec, Finding, SourceSpec
 from lwdctl.core.seeding import generator
 from lwdctl.data.checks import NonFiniteError
@@ -63,9 +63,11 @@ def ingest(
     progress = progress or TqdmProgress()
     check_conversion(source.spec.action, config)
     order, found = _order(source, config)
-    order, broken = _kept(source, order, config, progress)
-    if not order:
-        raise DataError(f"{source.paths[0]}: every episode has NaN or infinity")
+    broken: list[str] = []
+    if config.on_nan == "drop":
+        order, broken = _whole(source, order, config, found, progress)
+    else:
+        order = _limited(source, order, config)
     chosen = [source.episodes[index] for index in order]
     spec = _narrowed(source.spec, chosen, config)
     checks = DataChecks(spec, config, source.findings)
@@ -114,41 +116,68 @@ def _announce(source: MergedReader, action: ActionSpec, progress: Progress) -> N
     )
 
 
-def _kept(
-    source: MergedReader, order: Sequence[int], config: IngestConfig, progress: Progress
-) -> tuple[list[int], list[str]]:
-    """Return as many of the episodes as are asked for, and the names of those left out as broken.
+def _limited(
+    source: MergedReader,
+    order: Iterable[int],
+    config: IngestConfig,
+    is_whole: Callable[[int], bool] = lambda _: True,
+) -> list[int]:
+    """Return as many of the episodes as are asked for, in all and of each label.
 
-    Those with NaN or infinity are left out first, so that they count for no number of episodes, for
-    no split, and for no task or label.
+    `is_whole` says whether an episode counts; it is called for those alone that are still wanted.
     """
     kept: list[int] = []
-    broken: list[str] = []
     seen: Counter[str] = Counter()
-    drops = config.on_nan == "drop"
-    shown = progress if drops else SilentProgress()
-    with shown.task("check", len(order), "episode") as task:
-        for index in order:
-            task.advance()
-            outline = source.episodes[index]
-            if config.max_episodes == len(kept) or config.max_per_label == seen[outline.label]:
-                continue
-            if drops and (reason := _why_broken(source, index)):
-                progress.message(f"left out: {reason}")
-                broken.append(outline.source)
-                continue
-            seen[outline.label] += 1
+    for index in order:
+        label = source.episodes[index].label
+        is_wanted = config.max_episodes != len(kept) and config.max_per_label != seen[label]
+        if is_wanted and is_whole(index):
+            seen[label] += 1
             kept.append(index)
+    return kept
+
+
+def _whole(
+    source: MergedReader,
+    order: Sequence[int],
+    config: IngestConfig,
+    found: Sequence[Finding],
+    progress: Progress,
+) -> tuple[list[int], list[str]]:
+    """Return the same of the episodes without NaN or infinity, and the names of the others.
+
+    They are read for that before any is stored, so that a broken one counts for no number of
+    episodes, for no split, and for no task or label.
+
+    Raises:
+        DataError: No episode is whole, or a finding in the first of them is an error.
+    """
+    checks = DataChecks(source.spec, config, source.findings)
+    _stop_at_error(source, found, checks)
+    broken: list[str] = []
+    is_checked = False
+    with progress.task("check", len(order), "episode") as task:
+
+        def is_whole(index: int) -> bool:
+            nonlocal is_checked
+            task.advance()
+            try:
+                episode = read_finite(source, index)
+            except NonFiniteError as error:
+                progress.message(f"left out: {error.message}")
+                broken.append(source.episodes[index].source)
+                return False
+            if not is_checked:
+                checks.add(episode)
+                is_checked = _enough(checks)
+                if is_checked:
+                    _stop_at_error(source, found, checks)
+            return True
+
+        kept = _limited(source, order, config, is_whole)
+    if not kept:
+        raise DataError(f"{source.paths[0]}: every episode has NaN or infinity")
     return kept, broken
-
-
-def _why_broken(source: MergedReader, index: int) -> str:
-    """Return where an episode has NaN or infinity, or ""."""
-    try:
-        read_finite(source, index)
-    except NonFiniteError as error:
-        return error.message
-    return ""
 
 
 def _left_out(names: Sequence[str]) -> Finding:

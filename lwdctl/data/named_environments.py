@@ -139,7 +139,8 @@ def check_requested_size(config: IngestConfig, size: int, where: str) -> None:
         shown = f"at least {least}" if least else takes
         raise DataError(
             f"{where}: actions have {size} components, '{config.env}' takes {shown}",
-            "name the environment that the data was recorded in with --env",
+            "name the environment that the data was recorded in: --env on the command line, env= in"
+            " Python and recipes",
         )
 
 

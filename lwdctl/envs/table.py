@@ -169,7 +169,8 @@ def with_outside_environment(spec: SourceSpec) -> SourceSpec:
         raise ConfigError(
             f"the data's actions have {spec.action.size} components, those of '{adapter}'"
             f" have {action.size}",
-            "name the environment that the data was recorded in with --env",
+            "name the environment that the data was recorded in: --env on the command line, env= in"
+            " Python and recipes",
         )
     if action.reference not in [item.name for item in spec.observations]:
         action = replace(action, reference="")  # it is not stored

@@ -477,16 +477,18 @@ class _Episode:
         """Return all observation keys side by side, (obs,).
 
         Raises:
-            SimulatorError: One has another size than the simulator declares.
+            SimulatorError: One is missing, or has another size than the simulator declares.
         """
-        specs = self._simulator.observations
-        parts = [self._observation[item.name] for item in specs]
-        for item, part in zip(specs, parts, strict=True):
-            if np.shape(part) != (item.size,):
+        parts: list[FloatArray] = []
+        for item in self._simulator.observations:
+            part = self._observation.get(item.name)
+            if part is None or np.shape(part) != (item.size,):
+                has = "is missing" if part is None else f"has the shape {np.shape(part)}"
                 raise SimulatorError(
-                    f"the observation '{item.name}' has the shape {np.shape(part)}, the environment"
-                    f" declares {item.size} components"
+                    f"the observation '{item.name}' {has}, the environment declares"
+                    f" {item.size} components"
                 )
+            parts.append(part)
         return np.concatenate(parts).astype(np.float32, copy=False)
 
     @property

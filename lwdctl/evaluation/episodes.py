@@ -219,8 +219,8 @@ def described_failures(name: str, episodes: Sequence[EpisodeResult]) -> str:
         return ""
     return (
         f"{name}: {len(failures)} of {len(episodes)} episodes ended because"
-        f" {reasons_of_loss(failures)}; they count as failures of the policy, with the"
-        " scores of the steps before"
+        f" {reasons_of_loss(failures)}; they count as failures of the policy: unsolved,"
+        " with the return of the steps before, and the worst value of every other metric"
     )
 
 

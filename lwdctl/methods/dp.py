@@ -19,7 +19,7 @@ from lwdctl.models.chunks import ActionDiffusion
 from lwdctl.models.flops import denoiser_flops
 from lwdctl.models.unet import UNET_SIZES
 from lwdctl.training.loop import Trained
-from lwdctl.training.objectives import tell_unused
+from lwdctl.training.objectives import warn_of_unused
 
 UNET_DEFAULTS = {
     "learning_rate": 1e-4,
@@ -53,7 +53,7 @@ class DiffusionPolicy(Method):
         """
         training.check_unused(config, "time_input", "vae_updates")
         unused = "latent_layout", "latent_size", "beta_kl", "policy_width", "layers"
-        tell_unused(config, config.method, unused, progress)
+        warn_of_unused(config, config.method, unused, progress)
         work = training.Work(config, data, directory, progress)
         sizes, denoiser = work.sizes, config.denoiser or "unet"
         needed = sizes.snippet_length + work.history - 1

@@ -33,7 +33,7 @@ from lwdctl.training.objectives import (
     LatentTable,
     SpilledLatents,
     latent_table,
-    tell_unused,
+    warn_of_unused,
 )
 
 
@@ -48,7 +48,7 @@ class LatentDiffusionOfChunks(Method):
     ) -> Trained[LatentChunks]:
         """Train the VAE, encode every snippet, train the denoiser."""
         training.check_unused(config, "executed", "time_input")
-        tell_unused(config, config.method, ("policy_width", "layers"), progress)
+        warn_of_unused(config, config.method, ("policy_width", "layers"), progress)
         work = training.Work(config, data, directory, progress)
         spec = work.chunk_spec(
             config.denoiser or "mlp", config.latent_layout, "sample", config.latent_size

@@ -25,7 +25,7 @@ from lwdctl.policies.device import download, upload
 from lwdctl.policies.policy import EpisodePlan, PolicyCost, condition_indices
 from lwdctl.policies.replanning import Observed
 from lwdctl.training.loop import Trained
-from lwdctl.training.objectives import tell_unused
+from lwdctl.training.objectives import warn_of_unused
 
 DEFAULTS = {**training.DENOISER_DEFAULTS, "updates": 20_000}
 
@@ -159,7 +159,7 @@ class BehaviorCloning(Method):
         training.check_unused(
             config, "executed", "dropout", "vae_updates", "padding", "condition_dropout"
         )
-        tell_unused(config, config.method, _UNUSED, progress)
+        warn_of_unused(config, config.method, _UNUSED, progress)
         work = training.Work(config, data, directory, progress)
         sizes, parts = work.sizes, work.condition
         spec = ClonedSpec(

@@ -34,8 +34,8 @@ from lwdctl.training.loop import Trained, TrainingLoop, choose_device, with_init
 from lwdctl.training.objectives import (
     SnippetObjective,
     describe_training,
-    tell_unused,
     training_batches,
+    warn_of_unused,
 )
 from lwdctl.training.update import LoopSettings, Objective
 from lwdctl.training.vae import vae_spec
@@ -121,7 +121,7 @@ class Work:
         """
         config, sizes = self.config, self.sizes
         others = options_of_others(denoiser)
-        tell_unused(config, f"the denoiser '{denoiser}'", others, self.progress)
+        warn_of_unused(config, f"the denoiser '{denoiser}'", others, self.progress)
         chosen = DiffusionConfig(
             denoiser=denoiser,
             latent_layout=layout,

@@ -357,8 +357,8 @@ def check_sampling(
     if guidance != 1 and not spec.can_hide:
         raise ConfigError(
             f"{model} cannot be guided: its condition was never hidden in training",
-            "leave --guidance out, or train it with --condition-dropout 0.1, an option of"
-            " lwdctl train-diffusion and of train-baseline dp and ldp",
+            "leave --guidance out, evaluate the models alone that can be guided, or train this one"
+            " with --condition-dropout 0.1 (train-diffusion, train-baseline dp and ldp)",
         )
     if num_inference_steps > spec.num_train_timesteps:
         raise ConfigError(

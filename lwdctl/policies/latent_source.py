@@ -171,12 +171,7 @@ class RecordedLatents(LatentSource):
             return int(rng.choice(_some(self._own(plan), plan)))
         rng = generator("other-latent", plan.task, plan.seed, number)
         if len(self.tasks) > 1:
-            known = set(self.task.tolist())
-            others = [
-                index
-                for index, name in enumerate(self.tasks)
-                if name != plan.task and index in known
-            ]
+            others = sorted({*self.task.tolist()} - {self._task_of(plan), -1})
             drawn = generator("other-task", plan.task, plan.seed).choice(others) if others else -1
             rows = np.flatnonzero(self.task == drawn)
         elif plan.label in self.labels and len(self.labels) > 1:
@@ -185,11 +180,18 @@ class RecordedLatents(LatentSource):
             rows = np.arange(len(self.mean))
         return int(rng.choice(_some(rows, plan)))
 
+    def _task_of(self, plan: EpisodePlan) -> int:
+        if plan.task not in self.tasks:
+            raise ConfigError(
+                f"recorded latents are chosen by task, and the data have no task '{plan.task}'",
+                f"name one of theirs: {', '.join(self.tasks)}",
+            )
+        return self.tasks.index(plan.task)
+
     def _own(self, plan: EpisodePlan) -> npt.NDArray[np.intp]:
         same = np.ones(len(self.mean), dtype=bool)
         if len(self.tasks) > 1:
-            own = [index for index, name in enumerate(self.tasks) if name == plan.task]
-            same &= np.isin(self.task, own)
+            same &= self.task == self._task_of(plan)
         if plan.label in self.labels:
             same &= self.label == self.labels.index(plan.label)
         return np.flatnonzero(same)

@@ -91,8 +91,7 @@ class SingleRobotPolicies:
     def cost(self) -> PolicyCost:
         """Return the re-plans of policies that count them in an attribute `replans`, else none."""
         counts = [getattr(policy, "replans", 0) for policy in self._policies]
-        known = [int(count) if isinstance(count, int | np.integer) else 0 for count in counts]
-        replans = np.where(self._running, known, 0).astype(np.int64)
+        replans = np.where(self._running, [_count(item) for item in counts], 0).astype(np.int64)
         return PolicyCost(replans, {}, replans)
 
     def _action(self, policy: Policy, seen: Mapping[str, FloatArray]) -> FloatArray:
@@ -118,6 +117,14 @@ class SingleRobotPolicies:
             f" ({self._size or 'action'},)",
             "act(observation) acts for one robot and returns one number per component of an action",
         )
+
+
+def _count(value: Any) -> int:
+    """Return a number as a whole one, and 0 for what is none."""
+    try:
+        return int(value)
+    except (TypeError, ValueError, OverflowError):
+        return 0
 
 
 def _copy(policy: Policy) -> Any:

@@ -26,7 +26,7 @@ from lwdctl.models.files import CUSTOM, check_outputs
 from lwdctl.models.flops import count_parameters, denoiser_flops
 from lwdctl.models.vae import PolicyVae
 from lwdctl.training.loop import Trained, TrainingLoop, choose_device, with_initial_weights
-from lwdctl.training.objectives import DiffusionObjective, latent_table, tell_unused
+from lwdctl.training.objectives import DiffusionObjective, latent_table, warn_of_unused
 from lwdctl.training.update import LoopSettings
 
 TrainedDiffusion = Trained[LatentDiffusion]
@@ -88,9 +88,9 @@ def train_diffusion(
         _check_contract(model, device)
     else:
         others = options_of_others(config.denoiser)
-        tell_unused(config, f"the denoiser '{config.denoiser}'", others, progress)
+        warn_of_unused(config, f"the denoiser '{config.denoiser}'", others, progress)
     if not spec.state_size:
-        tell_unused(config, "a condition without the state", ("state_noise",), progress)
+        warn_of_unused(config, "a condition without the state", ("state_noise",), progress)
     episode = latents.episode
     held_out = data.episodes.split[episode] == 1
     train, validation = np.flatnonzero(~held_out), np.flatnonzero(held_out)

@@ -20,7 +20,7 @@ from lwdctl.data.batches import SnippetBatches
 from lwdctl.data.windows import WindowRule
 from lwdctl.models.vae import PolicyVae
 from lwdctl.training.loop import choose_device
-from lwdctl.training.objectives import tell_unused
+from lwdctl.training.objectives import warn_of_unused
 
 ACTIVE_VARIANCE = 0.01
 """A latent dimension is active when its posterior mean varies by more (Burda et al. 2016,
@@ -54,7 +54,7 @@ def encode(
     spec, table = vae.spec, data.episodes
     rule = WindowRule(*spec.window)
     if rule.first_only:
-        tell_unused(config, "a VAE that was trained with --starts first", ("stride",), progress)
+        warn_of_unused(config, "a VAE that was trained with --starts first", ("stride",), progress)
     batches = SnippetBatches(
         data,
         spec.observation_keys,

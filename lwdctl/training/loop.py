@@ -140,9 +140,6 @@ class TrainingLoop(Generic[M]):
         settings: How to train.
         directory: Gets checkpoints, `metrics.jsonl`, `log.txt` and TensorBoard logs.
         progress: Where to report.
-
-    Raises:
-        ConfigError: The time limit is 0.
     """
 
     def __init__(
@@ -153,11 +150,6 @@ class TrainingLoop(Generic[M]):
         directory: Path,
         progress: Progress,
     ) -> None:
-        if settings.time_limit == 0:
-            raise ConfigError(
-                "a time limit of 0 minutes leaves no time for a training step",
-                "leave --time-limit out to train without a limit",
-            )
         self.objective, self.settings = objective, settings
         self.directory, self.progress = directory, progress
         self.processes = join()

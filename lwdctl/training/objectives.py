@@ -69,13 +69,13 @@ def training_batches(
     return batches, batches.of_split("validation") if some_held_out else None
 
 
-def tell_unused(
+def warn_of_unused(
     config: VaeConfig | EncodeConfig | DiffusionConfig | BaselineConfig,
     what: str,
     options: Iterable[str],
     progress: Progress,
 ) -> None:
-    """Say which options are set that the model has no use for; a recipe may set them for others."""
+    """Warn of options that are set without effect; a recipe may set them for other models."""
     unused = [name for name in options if getattr(config, name) != getattr(type(config), name)]
     if unused:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in unused)

@@ -25,8 +25,8 @@ from lwdctl.training.loop import Trained, TrainingLoop, choose_device, with_init
 from lwdctl.training.objectives import (
     SnippetObjective,
     describe_training,
-    tell_unused,
     training_batches,
+    warn_of_unused,
 )
 from lwdctl.training.update import LoopSettings
 
@@ -60,7 +60,7 @@ def train_vae(
         LwdctlError: Training diverged.
     """
     device = choose_device(config.device)
-    _tell_unused(config, progress)
+    _warn_of_unused(config, progress)
     spec = vae_spec(config, data, architecture=CUSTOM if encoder else "mlp")
     # A generated network and its gradient for every snippet.
     check_batch_memory(config.batch_size, 2 * 4 * spec.policy_shape.weight_count)
@@ -158,15 +158,15 @@ def vae_spec(
     )
 
 
-def _tell_unused(config: VaeConfig, progress: Progress) -> None:
-    """Say which options are set that others leave without effect."""
+def _warn_of_unused(config: VaeConfig, progress: Progress) -> None:
+    """Warn of options that others leave without effect."""
     for is_off, what, options in (
         (config.focus == "none", "a loss without --focus", ("focus_steps", "focus_weight")),
         (not config.dynamics_steps, "a loss without --dynamics-steps", ("dynamics_weight",)),
         (config.starts == "first", "--starts first", ("stride", "min_valid_fraction")),
     ):
         if is_off:
-            tell_unused(config, what, options, progress)
+            warn_of_unused(config, what, options, progress)
 
 
 def _with_dynamics(model: PolicyVae, config: VaeConfig) -> PolicyVae:

@@ -278,6 +278,10 @@ def test_recorded_initial_states_of_two_sources_are_different_states(workspace):
     one, other = group_runs(read(workspace, first, second))
     with pytest.raises(ArtifactError, match="initial states of different demonstrations"):
         align(one, other, SUCCESS)
+    seeded = publish(workspace, "c", [record("dp", solved("111"))])
+    (drawn,) = group_runs(read(workspace, seeded))
+    with pytest.raises(ArtifactError, match="3 and 3, 0 in common"):
+        align(one, drawn, SUCCESS)
 
 
 def test_lost_episodes_are_paired_with_nothing(workspace):

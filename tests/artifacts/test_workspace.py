@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from pathlib import Path
 
@@ -214,6 +215,10 @@ def test_an_evaluation_of_several_models_belongs_to_their_data(workspace, make):
     with pytest.raises(ArtifactError, match="descends from two of type 'vae'"):
         workspace.ancestors(evaluation)
     check_agreement([data, second, evaluation], workspace.root)
+    latents = make("latents", "one", first)
+    for order in itertools.permutations([evaluation, second, latents]):
+        with pytest.raises(ArtifactError, match="do not belong together"):
+            check_agreement(order, workspace.root)
     for stranger in (make("vae", "three", data), make("snippets", "can")):
         with pytest.raises(ArtifactError, match="do not belong together"):
             check_agreement([stranger, evaluation], workspace.root)

@@ -131,7 +131,7 @@ def test_interrupt_of_a_run_that_was_resumed(capfd, workspace_path, has_checkpoi
     assert f"{said}: lwdctl grow --fail early --resume\n" in capfd.readouterr().err
 
 
-def test_interrupt_of_a_resumption_of_nothing(capfd, monkeypatch):
+def test_interrupt_of_a_resumption_of_nothing(capfd, monkeypatch, workspace_path):
     """It ended before it could say that there is nothing to resume."""
 
     def interrupt(**settings):
@@ -140,6 +140,10 @@ def test_interrupt_of_a_resumption_of_nothing(capfd, monkeypatch):
     monkeypatch.setattr("lwdctl.cli.generate.make_progress", interrupt)
     assert main(["grow", "--resume"]) == 130
     assert capfd.readouterr().err.endswith("nothing is kept; run it again: lwdctl grow\n")
+    other = Workspace(workspace_path).begin("plant", "other", config={})
+    with other:
+        assert main(["grow", "--resume"]) == 130
+    assert "if there is one, continue with: lwdctl grow --resume\n" in capfd.readouterr().err
 
 
 def test_resuming_with_other_settings_names_the_command_that_resumes(capfd):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from lwdctl.artifacts.snippets import SnippetStore, SnippetWriter
 from lwdctl.configs import IngestConfig
-from lwdctl.core.errors import DataError
+from lwdctl.core.errors import ConfigError, DataError
 from lwdctl.core.progress import SilentProgress
 from lwdctl.core.records import (
     ActionSpec,
@@ -371,6 +371,22 @@ def test_broken_episodes_that_are_left_out_count_for_nothing():
     assert held == {"a": 1, "b": 1}
     assert run(max_episodes=4)[1]["episodes"] == 4
     assert run(max_per_label=2)[1]["episodes_by_label"] == {"a": 2, "b": 2}
+
+
+@pytest.mark.parametrize(("limits", "reads"), [("oops", 0), ("-0.01,0.01", 50)])
+def test_errors_stop_a_source_early_also_where_broken_episodes_are_left_out(limits, reads):
+    source, count = Made(walks(80), MOTIONS), Counter()
+    read = source.read
+
+    def counted(index):
+        count["reads"] += 1
+        return read(index)
+
+    source.read = counted
+    config = IngestConfig(**NAMED, on_nan="drop", action_limits=limits)
+    with pytest.raises((ConfigError, DataError)):
+        ingest(source, config, None, SilentProgress())
+    assert count["reads"] == reads
 
 
 def test_the_step_limit_of_the_option_is_stored():

@@ -274,8 +274,8 @@ def test_random_latents_come_from_any_snippet_of_the_same_task_and_label() -> No
     label = np.array([0, 1, 0, 1, 0, 1, 0, 1], dtype=np.int32)
     counts = np.zeros(1, dtype=np.int64)
 
-    def drawn(tasks: tuple[str, ...], name: str, behavior: str) -> set[int]:
-        source = RecordedLatents(mean, task, label, tasks, ("fast", "slow"), own=True)
+    def drawn(tasks: tuple[str, ...], name: str, behavior: str, *, own: bool = True) -> set[int]:
+        source = RecordedLatents(mean, task, label, tasks, ("fast", "slow"), own)
         plans = [EpisodePlan(0, 100_000 + seed, name, label=behavior) for seed in range(40)]
         queries = [ReplanRequest([plan], counts, counts, torch.zeros(1, 3)) for plan in plans]
         return {int(source.latents(query)[0, 0]) for query in queries}
@@ -284,8 +284,9 @@ def test_random_latents_come_from_any_snippet_of_the_same_task_and_label() -> No
     assert drawn(("x", "y"), "x", "") == {0, 1, 2, 3}
     assert drawn(("x",), "x", "fast") == {0, 2, 4, 6}
     for unknown in ("", "z"):
-        with pytest.raises(ConfigError, match=f"no demonstration gives '{unknown}' the latent"):
-            drawn(("x", "y"), unknown, "")
+        for own in (True, False):
+            with pytest.raises(ConfigError, match=f"the data have no task '{unknown}'"):
+                drawn(("x", "y"), unknown, "", own=own)
     label[:4] = 0
     with pytest.raises(ConfigError, match="no demonstration gives 'x' with the label 'slow'"):
         drawn(("x", "y"), "x", "slow")

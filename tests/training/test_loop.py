@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from lwdctl.configs import BaselineConfig, DiffusionConfig, VaeConfig
 from lwdctl.core.errors import ArtifactError, ConfigError, LwdctlError
 from lwdctl.core.progress import SilentProgress
 from lwdctl.training import checkpoint
@@ -116,9 +117,10 @@ def test_a_time_limit_plans_a_full_schedule_and_finishes(tmp_path: Path) -> None
     assert numbers["training_seconds"] < 3.0
 
 
-def test_no_time_for_a_training_step_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="0 minutes"):
-        train(tmp_path / "run", Regression(), replace(SETTINGS, time_limit=0.0))
+@pytest.mark.parametrize("config", [VaeConfig, DiffusionConfig, BaselineConfig])
+def test_no_time_for_a_training_step_is_an_error(config: type[Any]) -> None:
+    with pytest.raises(ConfigError, match="'time_limit' must be at least"):
+        config(time_limit=0.0)
 
 
 def test_divergence_is_an_error_with_a_hint(tmp_path: Path) -> None:
