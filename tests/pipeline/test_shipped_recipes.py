@@ -93,10 +93,15 @@ def test_the_text_on_guided_chunks_is_what_the_records_say(name):
         assert f"{row['metrics']['max_overlap']:.3f}" in text
 
 
-@pytest.mark.parametrize("name", ["LWD", "Diffusion Policy"])
-def test_the_learning_curves_are_what_the_records_say(name):
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("LWD", "unet64"), ("Diffusion Policy", "dp64"),
+        ("LWD, 128 steps", "unet128"), ("Diffusion Policy, 128 steps", "dp128"),
+    ],
+)  # fmt: skip
+def test_the_learning_curves_are_what_the_records_say(name, stem):
     results = (ROOT / "pipelines/RESULTS.md").read_text()
-    stem = {"LWD": "unet64", "Diffusion Policy": "dp64"}[name]
     records = sorted(RECORDS.glob(f"pusht-{stem}-convergence-seed*"))
     assert len(records) == results.count(f"\n| {name}, seed ")
     for seed, path in enumerate(records):
