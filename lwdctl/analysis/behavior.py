@@ -37,6 +37,7 @@ from lwdctl.analysis.trajectories import (
 )
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.core.progress import Progress, TqdmProgress
+from lwdctl.evaluation.results import magnitude_format
 
 TRAJECTORIES = "behavior"
 CONTACTS_TEXT = (
@@ -97,7 +98,7 @@ def _named(runs: Sequence[Run]) -> dict[str, Run]:
     horizons = {row.horizon for row in rows} - {None}
     seeds = {row.train_seed for row in rows} - {None}
     perturbations = {row.perturbation for row in rows}
-    digits = "g" if len({f"{one:g}" for one in perturbations}) == len(perturbations) else ""
+    digits = magnitude_format(perturbations)
     named = {}
     for run, row in zip(runs, rows, strict=True):
         parts = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, ClassVar
 
@@ -47,6 +47,11 @@ class Estimate:
     def of_rate(cls, successes: int, n: int) -> Estimate:
         """Return the success rate of `n` independent episodes with Wilson's interval."""
         return cls(successes / n if n else math.nan, *wilson(successes, n), n)
+
+
+def magnitude_format(magnitudes: Collection[float]) -> str:
+    """Return the format in which magnitudes of perturbations stay apart: six digits, or all."""
+    return "g" if len({f"{item:g}" for item in magnitudes}) == len({*magnitudes}) else ""
 
 
 def wilson(successes: float, episodes: float) -> tuple[float, float]:

@@ -16,8 +16,8 @@ class RandomPolicy:
     """Draws every action uniformly from `action`'s limits; the episode's seed fixes the draws.
 
     Args:
-        action: Whose limits to use; infinite ones count as -1 and 1, or where the other one lies
-            beyond that, as one unit further.
+        action: Whose limits to use. Infinite ones count as -1 and 1; where the other limit is
+            beyond that, the infinite one counts as one unit away from it.
         num_envs: Number of environments.
     """
 

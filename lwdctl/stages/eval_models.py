@@ -11,6 +11,7 @@ from lwdctl.artifacts.artifact import Artifact, checked_once
 from lwdctl.artifacts.lineage import settings_of
 from lwdctl.configs import LINEAGE, EvalConfig, Horizon, LatentName, lineage_read
 from lwdctl.core.errors import ArtifactError, ConfigError
+from lwdctl.evaluation.results import magnitude_format
 from lwdctl.methods import method_facts
 from lwdctl.stages.stage import StageContext
 
@@ -146,9 +147,7 @@ def _name(condition: PlannedCondition, config: EvalConfig) -> str:
     if len(config.horizon) > 1 and condition.horizon is not None:
         parts.append(f"h{condition.horizon}")
     if len(set(config.perturbation)) > 1:
-        short = {f"{item:g}" for item in config.perturbation}
-        is_unique = len(short) == len(set(config.perturbation))
-        parts.append(f"p{condition.perturbation:{'g' if is_unique else ''}}")
+        parts.append(f"p{condition.perturbation:{magnitude_format(config.perturbation)}}")
     if config.seeds and condition.model:
         parts.append(f"s{condition.train_seed}")
     return "-".join(part for part in parts if part)

@@ -1,0 +1,204 @@
+"""What `lwdctl.evaluate` makes of policies and environments of your own, sound and broken."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+
+import lwdctl
+from lwdctl.core.errors import ArtifactError, ConfigError, NotFiniteError, SimulatorError
+from lwdctl.core.progress import SilentProgress
+from lwdctl.core.records import EnvSpec
+
+
+class _Broken(gymnasium.Env[Any, Any]):
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,))
+    action_space = gymnasium.spaces.Box(-1, 1, (2,))
+
+    def __init__(self, first: float = 0.0) -> None:
+        self.first = first
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        return np.full(2, self.first, dtype=np.float32), {}
+
+    def step(self, action: object) -> Any:
+        return np.zeros(2, dtype=np.float32), 0.0, False, False, {}
+
+
+def test_an_environment_that_shows_no_number_at_first_loses_the_episode() -> None:
+    with pytest.raises(SimulatorError, match=r"the first observation .* is not finite"):
+        lwdctl.evaluate({"mine": _Constant(0.0)}, env=_Broken(np.nan), episodes=2, max_steps=2)
+
+
+class _Grows(_Broken):
+    """Shows one component more than it declares, from a step of an episode with an odd seed on."""
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        self.shown, self.seed = 2, seed or 0
+        return super().reset()
+
+    def step(self, action: object) -> Any:
+        self.first += 1
+        self.shown += int(self.first > 1) * self.seed % 2
+        return np.zeros(self.shown), 0.0, False, False, {}
+
+
+def test_an_environment_that_shows_more_than_it_declares_loses_the_episode() -> None:
+    for first in (0, 1):
+        table = lwdctl.evaluate(
+            {"mine": _Constant(0.0)}, env=_Grows(first), episodes=2, max_steps=4
+        )
+        whole, lost = table.episodes["mine"]
+        assert (whole.steps, whole.error) == (4, "")
+        assert re.search(r"'observation' has the shape \(3,\).*declares 2", lost.error)
+
+
+class _Constant:
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def reset(self) -> None:
+        pass
+
+    def act(self, observation: object) -> np.ndarray:
+        return np.full(2, self.value)
+
+
+def test_episodes_that_a_policy_fails_are_said_to_have_failed() -> None:
+    said: list[str] = []
+
+    class Heard(SilentProgress):
+        def message(self, text: str) -> None:
+            said.append(text)
+
+    policies = {"mine": _Constant(np.nan), "other": _Constant(0.0)}
+    lwdctl.evaluate(policies, env=_Broken(), episodes=2, max_steps=3, progress=Heard())
+    (failures,) = said
+    assert failures == (
+        "mine: 2 of 2 episodes ended because an action is not finite;"
+        " they count as failures of the policy: unsolved, with the return of the steps before, and"
+        " the worst value of every other metric"
+    )
+
+
+class _Learning(_Constant):
+    """Returns a tensor, as a network in a notebook does."""
+
+    def act(self, observation: object) -> Any:
+        return torch.full((2,), self.value, dtype=torch.bfloat16, requires_grad=True)
+
+
+class _Paid(_Broken):
+    def step(self, action: Any) -> Any:
+        return np.zeros(2, dtype=np.float32), float(np.sum(action)), False, False, {}
+
+
+def test_a_policy_may_return_tensors_with_gradients() -> None:
+    table = lwdctl.evaluate({"mine": _Learning(0.5)}, env=_Paid(), episodes=2, max_steps=3)
+    assert [one.return_ for one in table.episodes["mine"]] == [3.0, 3.0]
+
+
+class _Refusing(_Constant):
+    """Refuses its second action, as an exported policy refuses one that is not finite."""
+
+    def reset(self) -> None:
+        self.acted = 0
+
+    def act(self, observation: object) -> np.ndarray:
+        self.acted += 1
+        if self.acted > 1:
+            raise NotFiniteError("the policy's action is not finite")
+        return super().act(observation)
+
+
+class _WithMethodReplans(_Constant):
+    def replans(self) -> int:
+        return 7
+
+
+def test_an_attribute_replans_that_is_no_count_is_none() -> None:
+    for own in (_WithMethodReplans(0.0), _Constant(0.0)):
+        own.__dict__.update({"replans": None} if type(own) is _Constant else {})
+        table = lwdctl.evaluate({"mine": own}, env=_Broken(), episodes=1, max_steps=2)
+        assert table.rows[-1].replans_per_episode == 0
+
+
+def test_counts_of_replans_of_any_number_type_count() -> None:
+    for count in (3, 3.0, np.float64(3), np.array(3), torch.tensor(3)):
+        own = _Constant(0.0)
+        own.__dict__["replans"] = count
+        table = lwdctl.evaluate({"mine": own}, env=_Broken(), episodes=1, max_steps=2)
+        assert table.rows[-1].replans_per_episode == 3
+
+
+def test_an_action_that_a_policy_refuses_is_its_failure() -> None:
+    table = lwdctl.evaluate({"mine": _Refusing(0.0)}, env=_Broken(), episodes=2, max_steps=3)
+    for item in table.episodes["mine"]:
+        assert (item.steps, item.policy_failure) == (1, "an action is not finite")
+
+
+def test_one_task_and_one_label_are_not_taken_letter_by_letter() -> None:
+    table = lwdctl.evaluate(
+        {"mine": _Constant(0.0)}, env=_Broken, tasks="push", labels="slow", episodes=1, max_steps=1
+    )
+    (episode,) = table.episodes["mine"]
+    assert (episode.plan.task, episode.plan.label) == ("push", "slow")
+
+
+def test_results_of_two_protocols_are_not_compared() -> None:
+    tables = [
+        lwdctl.evaluate({name: _Constant(0.0)}, env=_Broken, episodes=2, max_steps=steps)
+        for name, steps in (("lwd", 3), ("mine", 3), ("other", 2))
+    ]
+    lwd, mine, other = (table.conditions for table in tables)
+    assert lwdctl.compare(lwdctl.ResultTable((*lwd, *mine))).tests
+    with pytest.raises(ArtifactError, match="differ in their step limit: 3 and 2"):
+        lwdctl.compare(lwdctl.ResultTable((*lwd, *other)))
+
+
+def test_a_policy_of_arrays_without_an_environment_needs_one() -> None:
+    rng = np.random.default_rng(0)
+    walks = [rng.normal(size=(9, 2)) for _ in range(6)]
+    data = lwdctl.Dataset.from_arrays(observations=walks, actions=walks)
+    small = {"device": "cpu", "updates": 1, "batch_size": 2, "threads": 1}
+    mlp = lwdctl.train_baseline(
+        "mlp", data, lwdctl.BaselineConfig(**small, snippet_length=4), progress=SilentProgress()
+    )
+    policy = lwdctl.load_policy(mlp)
+    with pytest.raises(ConfigError, match="the data of no policy name an environment"):
+        lwdctl.evaluate(policy, episodes=2)
+    table = lwdctl.evaluate(policy, env=_Broken(), episodes=2, max_steps=2)
+    assert not any(row.cost == {} for row in table.rows)
+    assert [row.episodes for row in table.rows if row.task == "all"] == [2]
+
+
+@pytest.mark.sim
+def test_an_environment_without_tasks_has_those_of_its_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    env, short = EnvSpec("pusht", ()), {"episodes": 1, "max_steps": 1, "progress": SilentProgress()}
+    table = lwdctl.evaluate({"mine": _Constant(0.0)}, env=env, **short)
+    assert {row.task for row in table.rows} == {"push_t", "all"}
+    monkeypatch.setattr("lwdctl.api.evaluation.environment_named", lambda name: env)
+    with pytest.raises(ConfigError, match="there is no episode to run: 'pusht' names no task"):
+        lwdctl.evaluate({"mine": _Constant(0.0)}, env=env, **short)
+
+
+def test_numbers_out_of_range_are_refused() -> None:
+    for values in ({"horizon": 0}, {"num_inference_steps": 0}, {"warm_start": 1.5}):
+        with pytest.raises(ConfigError, match=next(iter(values))):
+            lwdctl.Acting(**values)
+    wrong = {"episodes": 0, "max_steps": -1, "perturbation": -1, "perturbation_probability": 2}
+    wrong |= {"num_envs": -1, "workers": -1, "timeout": -1}
+    nothing = dict.fromkeys(wrong, np.nan) | {"timeout": np.inf, "perturbation": (0, 25)}
+    for name, value in [*wrong.items(), *nothing.items(), ("workers", None)]:
+        with pytest.raises(ConfigError, match=f"'{name}'"):
+            lwdctl.evaluate({"mine": _Constant(0.0)}, env=_Broken, **{"max_steps": 2, name: value})
+    counted = {"episodes": np.int64(1), "max_steps": np.int64(2)}
+    (row, _) = lwdctl.evaluate({"mine": _Constant(0.0)}, env=_Broken, **counted).rows
+    assert row.episodes == 1
