@@ -3,7 +3,10 @@
 A denoiser is an `nn.Module` that is built from a `DenoiserSpec` and maps (noisy latent
 (batch, latent), timestep (batch,), condition (batch, condition)) to a prediction
 (batch, latent). Its class attribute `uses_layout` tells whether it sees the latent as a sequence.
-One that extends `Denoiser` is sampled faster.
+One that extends `Denoiser` is sampled faster. One with a method `training_loss`, which maps
+normalized clean latents (batch, latent), conditions (batch, condition) and standard normal noise
+(batch, latent) to a scalar, is trained by it in the place of its predictions' error: a normalizing
+flow by its likelihood, for example.
 """
 
 from __future__ import annotations

@@ -170,12 +170,17 @@ class LatentDiffusion(nn.Module):
         Latents (batch, latent) are in the encoder's units, conditions are (batch, condition). A
         weight (batch, latent) of 0 leaves a component out of the mean. Each condition is hidden
         with the probability `condition_dropout`, for guidance (Ho and Salimans 2021, algorithm 1).
+        A denoiser may have a `training_loss` of its own, which sees no weight.
         """
         if condition_dropout:
             drawn = torch.rand(len(latent), 1, generator=generator, device=latent.device)
             condition = condition * (drawn >= condition_dropout)
         clean = self.latent.normalize(latent)
         noise = normal_like(clean, generator)
+        own = getattr(self.denoiser, "training_loss", None)
+        if own is not None:
+            given: Tensor = own(clean, condition, noise)
+            return given
         last, device = self.spec.num_train_timesteps, clean.device
         step = torch.randint(last, (len(clean),), generator=generator, device=device)
         signal, std = self.signal[step].unsqueeze(1), self.noise_std[step].unsqueeze(1)

@@ -29,7 +29,7 @@ EXAMPLES = ROOT / "examples"
 RUN_HERE = {
     "train_on_your_hdf5", "evaluate_your_environment", "add_a_policy", "control_loop",
     "compare_with_robomimic", "two_ways_paths", "where_policies_fall", "replay_nearest",
-    "mixture_prior",
+    "mixture_prior", "flow_prior",
 }  # fmt: skip
 
 
@@ -258,6 +258,33 @@ def test_the_mixture_predicts_what_integration_gives(monkeypatch: pytest.MonkeyP
         assert network(noisy, step, condition).item() == pytest.approx(expected.item(), abs=1e-4)
     (_, *every) = next(network.contexts(torch.tensor([90, 40]), condition))
     assert all(map(torch.equal, every, (log_weights, means, variances)))
+
+
+@pytest.mark.slow
+def test_a_flow_in_the_place_of_the_denoiser() -> None:
+    printed = run(EXAMPLES / "flow_prior.py")
+    assert float(re.findall(r"^flow +all +(\S+)", printed, re.MULTILINE)[0]) > 0.5
+
+
+def test_the_flows_loss_is_the_likelihood_of_what_it_samples(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES)
+    make = importlib.import_module("flow_prior").NormalizingFlow
+    flow = make(DenoiserSpec("custom", 4, 2, (1, 4), "s", 16, 1, 0.0), layers=3, blur=0.0).double()
+    noise, condition = torch.randn(5, 4).double(), torch.randn(1, 2).double()
+
+    def sampled(noise: torch.Tensor) -> torch.Tensor:
+        (context,) = flow.contexts(torch.tensor([99]), condition.expand(len(noise), 2))
+        return flow.predict(noise, context)
+
+    slopes = [torch.autograd.functional.jacobian(sampled, row[None]).reshape(4, 4) for row in noise]
+    volume = torch.stack([slope.slogdet().logabsdet for slope in slopes])
+    expected = (0.5 * noise.square().sum(1) + volume).mean() / 4
+    given = flow.training_loss(sampled(noise), condition.expand(5, 2), torch.zeros(5, 4))
+    assert given.item() == pytest.approx(expected.item(), abs=1e-9)
+    with pytest.raises(lwdctl.ConfigError, match="one step"):
+        flow.contexts(torch.tensor([99, 49]), condition)
 
 
 @pytest.mark.slow

@@ -299,3 +299,37 @@ def test_clipped_ddim_is_the_library_s_own(prediction: str, steps: int) -> None:
             predicted = model.denoiser(sample, step.expand(2), condition)
             sample = schedule.step(predicted, step, sample).prev_sample
     torch.testing.assert_close(ours, sample, rtol=1e-3, atol=1e-3)
+
+
+class OwnLoss(torch.nn.Module):
+    """A network with a loss of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[torch.Tensor] = []
+
+    def training_loss(
+        self, latent: torch.Tensor, condition: torch.Tensor, noise: torch.Tensor
+    ) -> torch.Tensor:
+        self.seen += [latent, condition, noise]
+        return (latent - noise).abs().mean()
+
+
+def test_a_loss_of_its_own_takes_the_place_of_the_predictions_error() -> None:
+    spec = spec_of("sample")
+    network = OwnLoss()
+    model = LatentDiffusion(
+        replace(spec, denoiser=replace(spec.denoiser, architecture="custom")), network
+    )
+    model.latent.fit(torch.full((LATENT,), 10.0), torch.full((LATENT,), 20.0))
+    task = torch.tensor([0, 1])
+    condition = model.condition(torch.zeros(2, 0), task, task)
+    loss = model.loss(center(task), condition, torch.Generator().manual_seed(0))
+    latent, given, noise = network.seen
+    assert torch.equal(latent, model.latent.normalize(center(task)))
+    assert torch.equal(given, condition)
+    assert noise.shape == latent.shape
+    assert torch.equal(loss, (latent - noise).abs().mean())
+    hidden = model.loss(center(task), condition, torch.Generator().manual_seed(0), None, 1.0)
+    assert hidden.isfinite()
+    assert not network.seen[4].any()
