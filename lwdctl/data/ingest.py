@@ -24,8 +24,11 @@ from lwdctl.data.quality.checks import (
     DataChecks,
     check_conversion,
     declared_action,
+    may_be_padding,
+    padding_left_out,
     read_finite,
     with_checks,
+    without_zero_tail,
 )
 from lwdctl.data.quality.ingest_report import describe_finding, write_report
 from lwdctl.data.reader import EpisodeOutline, MergedReader
@@ -63,11 +66,12 @@ def ingest(
     progress = progress or TqdmProgress()
     check_conversion(source.spec.action, config)
     order, found = _order(source, config)
-    broken: list[str] = []
-    if config.on_nan == "drop":
-        order, broken = _whole(source, order, config, found, progress)
+    left_out = 0
+    if config.on_nan == "drop" or any(may_be_padding(item.source) for item in source.episodes):
+        order, missing = _whole(source, order, config, found, progress)
+        left_out = sum(item.values["episodes"] for item in missing)
     else:
-        order = _limited(source, order, config)
+        order, missing = _limited(source, order, config), []
     chosen = [source.episodes[index] for index in order]
     spec = _narrowed(source.spec, chosen, config)
     checks = DataChecks(spec, config, source.findings)
@@ -85,10 +89,7 @@ def ingest(
                     checked_early = True
                     _stop_at_error(source, found, checks)
                 task.advance()
-        if broken:
-            found.append(_left_out(broken))
-        if not checks.episodes:
-            raise DataError(f"{source.paths[0]}: every episode has only zeros")
+        found += missing
         findings = _stop_at_error(source, found, checks)
         for item in findings:
             progress.message(describe_finding(item))
@@ -99,7 +100,7 @@ def ingest(
     severities = Counter(item.severity for item in findings)
     summary = {
         **counts,
-        "dropped_episodes": len(broken) + len(chosen) - checks.episodes,
+        "dropped_episodes": left_out + len(chosen) - checks.episodes,
         **checks.summary(),
         "findings": {name: severities[name] for name in ("warning", "note")},
         **_describe(result.spec),
@@ -143,18 +144,19 @@ def _whole(
     config: IngestConfig,
     found: Sequence[Finding],
     progress: Progress,
-) -> tuple[list[int], list[str]]:
-    """Return the same of the episodes without NaN or infinity, and the names of the others.
+) -> tuple[list[int], list[Finding]]:
+    """Return the same of the episodes without padding and broken ones, and what is left out.
 
-    They are read for that before any is stored, so that a broken one counts for no number of
-    episodes, for no split, and for no task or label.
+    Episodes are read for that before any is stored, so that one of padding, or with NaN or
+    infinity, counts for no number of episodes, for no split, and for no task or label.
 
     Raises:
-        DataError: No episode is whole, or a finding in the first of them is an error.
+        NonFiniteError: An episode has NaN or infinity, and `config.on_nan` drops none.
+        DataError: No episode is left, or a finding in the first of them is an error.
     """
     checks = DataChecks(source.spec, config, source.findings)
     _stop_at_error(source, found, checks)
-    broken: list[str] = []
+    broken, padding = list[str](), list[str]()
     is_checked = False
     with progress.task("check", len(order), "episode") as task:
 
@@ -164,8 +166,13 @@ def _whole(
             try:
                 episode = read_finite(source, index)
             except NonFiniteError as error:
+                if config.on_nan != "drop":
+                    raise
                 progress.message(f"left out: {error.message}")
                 broken.append(source.episodes[index].source)
+                return False
+            if may_be_padding(episode.source) and without_zero_tail(episode) is None:
+                padding.append(episode.source)
                 return False
             if not is_checked:
                 checks.add(episode)
@@ -176,8 +183,10 @@ def _whole(
 
         kept = _limited(source, order, config, is_whole)
     if not kept:
-        raise DataError(f"{source.paths[0]}: every episode has NaN or infinity")
-    return kept, broken
+        what = ["NaN or infinity"] * bool(broken) + ["only zeros"] * bool(padding)
+        raise DataError(f"{source.paths[0]}: every episode has {' or '.join(what)}")
+    found_padding = [padding_left_out(padding)] if padding else []
+    return kept, found_padding + ([_left_out(broken)] if broken else [])
 
 
 def _left_out(names: Sequence[str]) -> Finding:

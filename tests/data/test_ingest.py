@@ -332,6 +332,35 @@ def test_rows_of_zeros_are_not_stored():
     assert (summary["dropped_episodes"], summary["length"]["maximum"]) == (1, 20)
 
 
+def test_episodes_of_zero_padding_count_for_nothing():
+    episodes, zeros = walks(8), np.zeros((20, 3), np.float32)
+    for index, item in enumerate(episodes):
+        name = "abc"[index % 3]
+        empty = {"observations": {"observation": zeros}, "actions": zeros}
+        rows = empty if name == "c" or index == 0 else {}
+        source = f"rows {20 * index}:{20 * index + 20}"
+        episodes[index] = replace(item, source=source, task=f"task {name}", label=name, **rows)
+
+    def run(**options):
+        source = Made(episodes, MOTIONS)
+        source.episodes = [EpisodeOutline(e.source, e.length, e.task, e.label) for e in episodes]
+        env = EnvSpec("", ("task a", "task b", "task c"), {}, 50)
+        source.spec = replace(source.spec, env=env, labels=("a", "b", "c"))
+        progress = Recorder()
+        return *ingest(source, IngestConfig(**NAMED, **options), None, progress), progress.messages
+
+    store, summary, lines = run(validation_fraction=0.4)
+    assert (store.spec.env.tasks, store.spec.labels) == (("task a", "task b"), ("a", "b"))
+    assert (summary["episodes"], summary["dropped_episodes"]) == (5, 3)
+    assert sum("3 episodes hold nothing but zeros" in line for line in lines) == 1
+    assert len(store.episodes.of_split("validation")) == 2
+    assert run(max_episodes=4)[1]["episodes"] == 4
+    assert run(max_per_label=2)[1]["episodes_by_label"] == {"a": 2, "b": 2}
+    episodes = [item for item in episodes if item.label == "c"]
+    with pytest.raises(DataError, match="every episode has only zeros"):
+        run()
+
+
 def test_rewards_without_a_number_stop_or_leave_the_episode_out():
     episodes = walks(4, rewards=np.ones(20, np.float32))
     rewards = np.ones(20, np.float32)

@@ -43,9 +43,7 @@ from lwdctl.data.reader import MergedReader
 
 _HUGE_VALUES = np.errstate(over="ignore", invalid="ignore")
 """Squares of finite float32 may not be: sums and deviations that overflow say nothing."""
-PADDING = re.compile(r"(^|:)rows \d+:\d+$")
-"""Episodes that are rows of one long array, where an episode of nothing but zeros is padding. One
-that was recorded as an episode of its own is kept, with a warning."""
+_ROWS = re.compile(r"(^|:)rows \d+:\d+$")
 ZERO_TAIL = 2
 """So many trailing rows of nothing but zeros are padding; a single one may be a state at rest."""
 SHOWN = 5
@@ -112,7 +110,7 @@ class DataChecks:
         kept = without_zero_tail(episode)
         if kept is None:
             self._zero_episodes.append(episode.source)
-            if PADDING.search(episode.source):
+            if may_be_padding(episode.source):
                 return None
             kept = episode
         if kept.length < episode.length:
@@ -341,10 +339,10 @@ class DataChecks:
                 " left out",
                 values={"rows": self._zero_rows, "episodes": self._zero_tails},
             )  # fmt: skip
-        padding = [name for name in self._zero_episodes if PADDING.search(name)]
+        padding = [name for name in self._zero_episodes if may_be_padding(name)]
         recorded = [name for name in self._zero_episodes if name not in padding]
         if padding:
-            yield _only_zeros("note", padding, "left out as padding")
+            yield padding_left_out(padding)
         if recorded:
             yield _only_zeros("warning", recorded, "kept")
 
@@ -460,6 +458,20 @@ def _only_zeros(severity: Severity, names: Sequence[str], fate: str) -> Finding:
     shown = listed(names, SHOWN, LONGEST)
     message = f"{len(names)} episodes hold nothing but zeros and are {fate}: {shown}"
     return Finding("zero-episodes", severity, message, values={"episodes": len(names)})
+
+
+def padding_left_out(names: Sequence[str]) -> Finding:
+    """Return the note that episodes of these names are padding."""
+    return _only_zeros("note", names, "left out as padding")
+
+
+def may_be_padding(name: str) -> bool:
+    """Return whether an episode of this name is padding where it has nothing but zeros.
+
+    That is so for rows of one long array. An episode that was recorded as one of its own is kept,
+    with a warning.
+    """
+    return bool(_ROWS.search(name))
 
 
 def with_checks(read: Sequence[Finding], checks: DataChecks) -> list[Finding]:
