@@ -66,14 +66,14 @@ def ingest(
     progress = progress or TqdmProgress()
     check_conversion(source.spec.action, config)
     order, found = _order(source, config)
-    left_out = 0
+    broken, padding = list[int](), list[int]()
     if config.on_nan == "drop" or any(may_be_padding(item.source) for item in source.episodes):
-        order, missing = _whole(source, order, config, found, progress)
-        left_out = sum(item.values["episodes"] for item in missing)
+        order, broken, padding = _whole(source, order, config, found, progress)
     else:
-        order, missing = _limited(source, order, config), []
+        order = _limited(source, order, config)
     chosen = [source.episodes[index] for index in order]
-    spec = _narrowed(source.spec, chosen, config)
+    env = replace(source.spec.env, max_steps=source.step_limit({*broken, *padding}))
+    spec = _narrowed(replace(source.spec, env=env), chosen, config)
     checks = DataChecks(spec, config, source.findings)
     _announce(source, declared_action(spec.action, config), progress)
     _stop_at_error(source, found, checks)
@@ -89,7 +89,7 @@ def ingest(
                     checked_early = True
                     _stop_at_error(source, found, checks)
                 task.advance()
-        found += missing
+        found += _left_out(source, broken, padding)
         findings = _stop_at_error(source, found, checks)
         for item in findings:
             progress.message(describe_finding(item))
@@ -100,7 +100,7 @@ def ingest(
     severities = Counter(item.severity for item in findings)
     summary = {
         **counts,
-        "dropped_episodes": left_out + len(chosen) - checks.episodes,
+        "dropped_episodes": len(broken) + len(padding) + len(chosen) - checks.episodes,
         **checks.summary(),
         "findings": {name: severities[name] for name in ("warning", "note")},
         **_describe(result.spec),
@@ -144,8 +144,8 @@ def _whole(
     config: IngestConfig,
     found: Sequence[Finding],
     progress: Progress,
-) -> tuple[list[int], list[Finding]]:
-    """Return the same of the episodes without padding and broken ones, and what is left out.
+) -> tuple[list[int], list[int], list[int]]:
+    """Return the same of the episodes that are whole, the broken ones, and those of padding.
 
     Episodes are read for that before any is stored, so that one of padding, or with NaN or
     infinity, counts for no number of episodes, for no split, and for no task or label.
@@ -156,7 +156,7 @@ def _whole(
     """
     checks = DataChecks(source.spec, config, source.findings)
     _stop_at_error(source, found, checks)
-    broken, padding = list[str](), list[str]()
+    broken, padding = list[int](), list[int]()
     is_checked = False
     with progress.task("check", len(order), "episode") as task:
 
@@ -169,10 +169,10 @@ def _whole(
                 if config.on_nan != "drop":
                     raise
                 progress.message(f"left out: {error.message}")
-                broken.append(source.episodes[index].source)
+                broken.append(index)
                 return False
             if may_be_padding(episode.source) and without_zero_tail(episode) is None:
-                padding.append(episode.source)
+                padding.append(index)
                 return False
             if not is_checked:
                 checks.add(episode)
@@ -185,16 +185,21 @@ def _whole(
     if not kept:
         what = ["NaN or infinity"] * bool(broken) + ["only zeros"] * bool(padding)
         raise DataError(f"{source.paths[0]}: every episode has {' or '.join(what)}")
-    found_padding = [padding_left_out(padding)] if padding else []
-    return kept, found_padding + ([_left_out(broken)] if broken else [])
+    return kept, broken, padding
 
 
-def _left_out(names: Sequence[str]) -> Finding:
-    return Finding(
-        "not-finite", "note",
-        f"{len(names)} episodes with NaN or infinity are left out: {listed(names)}",
-        values={"episodes": len(names)},
-    )  # fmt: skip
+def _left_out(
+    source: MergedReader, broken: Sequence[int], padding: Sequence[int]
+) -> Iterable[Finding]:
+    if broken:
+        names = [source.episodes[index].source for index in broken]
+        yield Finding(
+            "not-finite", "note",
+            f"{len(names)} episodes with NaN or infinity are left out: {listed(names)}",
+            values={"episodes": len(names)},
+        )  # fmt: skip
+    if padding:
+        yield padding_left_out([source.episodes[index].source for index in padding])
 
 
 def _enough(checks: DataChecks) -> bool:

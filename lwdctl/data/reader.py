@@ -15,7 +15,7 @@ import os
 import re
 import shlex
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
@@ -314,6 +314,7 @@ class MergedReader:
             specs = [
                 with_requested(reader.spec, config, str(reader.path)) for reader in self.readers
             ]
+            self._limits = [spec.env.max_steps for spec in specs]
             self._semantics_known = specs[0].action != self.readers[0].spec.action
             spec, self._names = with_renames(_merge_specs(self.readers, specs), config.rename)
             check_sizes(spec, paths[0])
@@ -331,6 +332,24 @@ class MergedReader:
         self.weights = [
             weight for weight, count in zip(weights, counts, strict=True) for _ in range(count)
         ]
+        env = dataclasses.replace(self.spec.env, max_steps=self._longest(()))
+        self._read_spec = self.spec = dataclasses.replace(self.spec, env=env)
+
+    def step_limit(self, left_out: Collection[int]) -> int:
+        """Return the step limit where some of the episodes, by index, are not stored.
+
+        It is that of `spec` if the caller has replaced it: an environment may have a limit of its
+        own.
+        """
+        return self._longest(left_out) if self.spec is self._read_spec else self.spec.env.max_steps
+
+    def _longest(self, left_out: Collection[int]) -> int:
+        """Return the largest limit; in a file that names none it is the length of an episode."""
+        return max(
+            self._limits[bisect_right(self._ends, index)] or item.length
+            for index, item in enumerate(self.episodes)
+            if index not in left_out
+        )
 
     @property
     def findings(self) -> list[Finding]:
@@ -465,13 +484,9 @@ def _merge_specs(readers: Sequence[FileReader], specs: Sequence[SourceSpec]) -> 
     tasks = tuple(dict.fromkeys(task for reader in readers for task in reader.spec.env.tasks))
     labels = [label for reader in readers for label in sorted({e.label for e in reader.episodes})]
     seeds = [e.seed for reader in readers for e in reader.episodes if e.seed is not None]
-    limits = [
-        spec.env.max_steps or max(item.length for item in reader.episodes)
-        for reader, spec in zip(readers, specs, strict=True)
-    ]
     return dataclasses.replace(
         specs[0],
-        env=dataclasses.replace(specs[0].env, tasks=tasks, max_steps=max(limits)),
+        env=dataclasses.replace(specs[0].env, tasks=tasks),
         labels=tuple(dict.fromkeys(filter(None, labels))),
         collection_seeds=(min(seeds), max(seeds)) if seeds else None,
     )

@@ -191,6 +191,9 @@ class Made:
     def succeeded(self, index):
         return self._episodes[index].success
 
+    def step_limit(self, left_out):
+        return self.spec.env.max_steps
+
 
 def walks(count: int, steps: int = 20, **fields) -> list[Episode]:
     """Random walks whose actions are their steps."""
@@ -416,6 +419,31 @@ def test_errors_stop_a_source_early_also_where_broken_episodes_are_left_out(limi
     with pytest.raises((ConfigError, DataError)):
         ingest(source, config, None, SilentProgress())
     assert count["reads"] == reads
+
+
+def test_episodes_that_are_left_out_do_not_set_the_step_limit(tmp_path):
+    rng, path = np.random.default_rng(0), tmp_path / "walks.npz"
+    ends = np.array([12, 32, 42, 72, 86])  # lengths 12, 20, 10, 30, 14
+    rows = rng.normal(size=(86, 3)).cumsum(axis=0)
+    actions = rng.normal(size=(86, 2))
+    actions[50] = np.nan
+    rows[12:32] = actions[12:32] = 0
+    np.savez(path, state=rows, action=actions, ends=ends)
+
+    def limit(outside=None, **options):
+        keys = {"observation_keys": ("state",), "action_key": "action", "episode_ends": "ends"}
+        config = IngestConfig(format="npz", on_nan="drop", **keys, **options)
+        with open_source("npz", [path], config) as source:
+            assert source.spec.env.max_steps == options.get("max_steps", 30)
+            if outside:
+                env = replace(source.spec.env, max_steps=outside)
+                source.spec = replace(source.spec, env=env)
+            store, _ = ingest(source, config, None, SilentProgress())
+        return store.spec.env.max_steps
+
+    assert limit() == 14
+    assert limit(max_steps=25) == 25
+    assert limit(outside=30) == 30
 
 
 def test_the_step_limit_of_the_option_is_stored():
