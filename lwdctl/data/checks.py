@@ -72,17 +72,24 @@ def finite_rows(
             "--on-nan drop leaves such episodes out",
         )
     if findings is not None and not np.can_cast(values.dtype, np.float32):
-        _note_rounding(values, rows, where, findings)
+        note_rounding(values, rows, where, findings)
     return rows
 
 
-def _note_rounding(
+def note_rounding(
     values: npt.NDArray[Any],
     rows: FloatArray,
     where: str | Callable[[], str],
     findings: list[Finding],
 ) -> None:
-    """Add a warning where components change by less per step than float32 can tell apart."""
+    """Add a warning where components change by less per step than float32 can tell apart.
+
+    Args:
+        values: Numbers (time, size) of one episode, as recorded.
+        rows: The same as float32.
+        where: File and key, or what returns them.
+        findings: Gets the warning, once per key.
+    """
     if len(rows) < 2 or not rows.size:
         return
     rows = rows.reshape(len(rows), -1)

@@ -123,7 +123,7 @@ class LeRobotDataset:
                 f"{', '.join(others[:5])}",
                 files=others[:10],
             )
-        self._files = DataFiles(self._folder, names)
+        self._files = DataFiles(self._folder, names, self.findings)
         with closed_on_error(self._files):
             self._scan()
 

@@ -9,20 +9,20 @@ decoded once, into a temporary file (in `TMPDIR`), from which rows are read as t
 from __future__ import annotations
 
 import tempfile
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from lwdctl.artifacts.snippet_arrays import RESERVED_KEYS
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import ActionSpec, EnvSpec, Finding, FloatArray
 from lwdctl.core.suggest import did_you_mean
-from lwdctl.data.checks import without_dropped
+from lwdctl.data.checks import note_rounding, without_dropped
 from lwdctl.data.files.array_kinds import why_not_observed
 from lwdctl.data.files.contents import ArrayEntry
 from lwdctl.data.files.parquet_files import ParquetTable, is_whole, rank_of
@@ -52,6 +52,7 @@ class DataFiles:
     Args:
         folder: The dataset.
         names: Paths of the files in it.
+        findings: Gets a warning, once per column, where float32 rounds away how values change.
 
     Attributes:
         types: Type of every column of the first file.
@@ -60,12 +61,12 @@ class DataFiles:
         DataError: The first file is damaged, or leads out of the folder.
     """
 
-    def __init__(self, folder: Folder, names: Sequence[str]) -> None:
-        self._folder, self._names = folder, names
+    def __init__(self, folder: Folder, names: Sequence[str], findings: list[Finding]) -> None:
+        self._folder, self._names, self._findings = folder, names, findings
         self._open: dict[int, ParquetTable] = {}
         self._group_rows: dict[int, tuple[int, ...]] = {}
         self._sizes: dict[str, int] = {}
-        self._runs: Counter[tuple[int, int]] = Counter()
+        self._runs: dict[tuple[int, int], list[Run]] = {}
         self._spool: IO[bytes] | None = None
         self._offsets: dict[tuple[int, int], int] = {}
         self.types = dict(self._table(0).types)
@@ -124,7 +125,9 @@ class DataFiles:
             recordings: All recordings.
         """
         self._sizes = dict(sizes)
-        self._runs = Counter((run.file, run.group) for item in recordings for run in item.runs)
+        self._runs = {}
+        for run in (run for item in recordings for run in item.runs):
+            self._runs.setdefault((run.file, run.group), []).append(run)
 
     def place(self, run: Run) -> tuple[Path, int]:
         """Return the file of a run and the row of its first step in it."""
@@ -137,7 +140,7 @@ class DataFiles:
         Raises:
             DataError: Damaged bytes, or rows of another size.
         """
-        if self._runs[run.file, run.group] > 1:
+        if len(self._runs[run.file, run.group]) > 1:
             values = self._spooled_rows(run)
         else:
             stop = run.row + run.length
@@ -188,10 +191,33 @@ class DataFiles:
 
     def _decode(self, file: int, group: int) -> Iterator[FloatArray]:
         """Yield the rows (time, size) of a row group, a batch at a time."""
+        first = 0
         for batch in self._table(file).batches(group, list(self._sizes)):
-            columns = [batch.numbers(key, size) for key, size in self._sizes.items()]
+            columns = {key: batch.numbers(key, size) for key, size in self._sizes.items()}
             with np.errstate(over="ignore", invalid="ignore"):  # found where rows are read
-                yield np.concatenate(columns, axis=1, dtype=np.float32, casting="unsafe")
+                runs = [(run.row - first, run) for run in self._runs[file, group]]
+                self._note_rounding(columns, runs)
+                parts = list(columns.values())
+                rows = np.concatenate(parts, axis=1, dtype=np.float32, casting="unsafe")
+            yield rows
+            first += batch.count
+
+    def _note_rounding(
+        self, columns: Mapping[str, npt.NDArray[Any]], runs: Sequence[tuple[int, Run]]
+    ) -> None:
+        """Look at one run after the other: values jump from an episode to the next.
+
+        Args:
+            columns: A batch of rows (time, size), as recorded.
+            runs: Each run of the row group, after its first row, counted from that of the batch.
+        """
+        for key, values in columns.items():
+            if np.can_cast(values.dtype, np.float32):
+                continue
+            for start, run in runs:
+                rows = values[max(0, start) : max(0, start + run.length)]
+                place = f"{self._folder.root}: {key}"
+                note_rounding(rows, rows.astype(np.float32), place, self._findings)
 
 
 ACTION_KEYS = ("action", "actions")

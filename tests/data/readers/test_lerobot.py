@@ -75,6 +75,21 @@ def test_rows_are_found_in_any_row_groups(tmp_path, episodes, rows):
     check_equal(read_all(root)[0], episodes)
 
 
+@pytest.mark.parametrize("rows", [None, 20])
+def test_steps_that_float32_rounds_away_are_said(tmp_path, rows):
+    episodes = make_episodes((40, 40, 40))
+    for number, item in enumerate(episodes):  # episodes begin far from each other
+        place = 4198765.2 + 1000 * number + np.arange(40)[:, None] * [0.015, 1.5, 1.5]
+        item[STATE] = place.tolist()
+    options = {"row_group_size": rows} if rows else {}
+    root = write_v3(tmp_path / "set", [episodes], types={STATE: pa.list_(pa.float64())},
+                    options=options)  # fmt: skip
+    _, source = read_all(root)
+    (found,) = [item for item in source.findings if item.check == "rounded"]
+    assert (found.severity, found.values["components"]) == ("warning", [0])
+    assert found.where == f"{root}: {STATE}"
+
+
 @pytest.mark.parametrize(
     "kind",
     [
