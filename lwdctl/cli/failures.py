@@ -110,13 +110,25 @@ def command_line(arguments: list[str]) -> str:
     return " ".join(_quote(item) for item in ("lwdctl", *arguments))
 
 
-def _from_stage(arguments: list[str], stage: str) -> list[str]:
-    """Return a command line that runs again from another stage, "" for the same one."""
-    if not stage:
+def _from_stage(arguments: list[str], stage: str | None) -> list[str]:
+    """Return a command line that runs again from another stage.
+
+    Args:
+        arguments: The command line.
+        stage: The stage; "" for none, so that only what is not up to date runs, None for the same.
+    """
+    if stage is None:
         return arguments
-    pairs = zip(["", *arguments], arguments, strict=False)
-    changed = [stage if before == "--from" else item for before, item in pairs]
-    return [f"--from={stage}" if item.startswith("--from=") else item for item in changed]
+    changed, before = list[str](), ""
+    for item in arguments:
+        if item.startswith("--from="):
+            changed += [f"--from={stage}"] if stage else []
+        elif item == "--from":
+            changed += [item, stage] if stage else []
+        elif before != "--from":
+            changed.append(item)
+        before = item
+    return changed
 
 
 def hint_after_two_signals(arguments: list[str]) -> str:

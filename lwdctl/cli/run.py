@@ -156,12 +156,19 @@ def command(  # noqa: PLR0913, PLR0917 - the options of the command line
 @contextlib.contextmanager
 def _said_what_is_left(run: RecipeRun) -> Iterator[None]:
     """Say on an interruption with which stage the same run goes on, where it began with one."""
+    before = {step.id: run.files.read(step.id) for step in run.steps}  # of earlier runs
     try:
         yield
     except (KeyboardInterrupt, Terminated) as error:
-        finished = [step.id for step in run.steps if run.files.read(step.id).state == DONE]
+        records = {stage: run.files.read(stage) for stage in before}
+        finished = [
+            stage
+            for stage, record in records.items()
+            if record.state == DONE and record != before[stage]
+        ]
         number = error.number if isinstance(error, Terminated) else signal.SIGINT
-        raise Terminated(number, run.after(finished).start) from error
+        left = run.after(finished).start if run.start else None
+        raise Terminated(number, left) from error
 
 
 def _preview(run: RecipeRun, only: str) -> list[Outcome]:

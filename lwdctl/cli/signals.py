@@ -47,10 +47,11 @@ class Interrupted(KeyboardInterrupt):
 class Terminated(BaseException):
     """A signal other than SIGINT arrived; raised so that unfinished runs are cleaned up.
 
-    `run` also raises it after SIGINT, with the stage with which `run --from` goes on, or "".
+    `run --from` also raises it after SIGINT, with the stage with which it goes on, "" where all
+    have finished.
     """
 
-    def __init__(self, number: int, go_on_from: str = "") -> None:
+    def __init__(self, number: int, go_on_from: str | None = None) -> None:
         super().__init__(number)
         self.number, self.go_on_from = number, go_on_from
 

@@ -174,6 +174,29 @@ def test_an_interruption_of_a_run_from_a_stage_says_from_where_to_go_on(recipe, 
     assert states(run(capfd, *again[1:])) == ["up to date", "ran", "ran"]
 
 
+@pytest.mark.parametrize(
+    ("made", "left", "ran"),
+    [
+        ("crop/year", [], ["up to date"] * 3),
+        ("plant/year", ["--from", "reap"], ["up to date", "up to date", "ran"]),
+        ("seed/year", ["--from", "grow"], ["up to date", "ran", "ran"]),
+    ],
+)
+def test_an_interruption_between_two_stages_names_the_next_one(recipe, capfd, made, left, ran):
+    run(capfd, recipe)
+
+    def message(self, text):
+        if f": made {made}" in text:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lwdctl.core.progress.SilentProgress.message", message)
+        assert main(["run", str(recipe), "--from", "sow", "-q"]) == 130
+    again = capfd.readouterr().err.strip().rpartition("continue with: lwdctl ")[2].split()
+    assert again == ["run", str(recipe), *left, "-q"]
+    assert states(run(capfd, *again[1:])) == ran
+
+
 def test_what_is_damaged_is_made_again(recipe, capfd, workspace_path):
     run(capfd, recipe)
     next(workspace_path.glob("plant/year/v0001/*")).unlink()
