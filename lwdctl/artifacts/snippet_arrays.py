@@ -71,7 +71,9 @@ def check_key(name: str) -> None:
         DataError: It is reserved, leads elsewhere, or is no name of a directory.
     """
     if name in RESERVED_KEYS:
-        raise DataError(f"the name '{name}' is reserved in snippet stores")
+        raise DataError(
+            f"the name '{name}' is reserved in snippet stores", "give the observation another name"
+        )
     parts = name.split("/")
     if (
         not (encodable(name) == name and is_inside(name))

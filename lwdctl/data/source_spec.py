@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lwdctl.artifacts.snippet_arrays import RESERVED_KEYS
 from lwdctl.core.errors import DataError
 from lwdctl.core.plain_text import listed
 from lwdctl.core.records import Finding, SourceSpec
@@ -21,8 +23,8 @@ def with_renames(spec: SourceSpec, renames: Sequence[str]) -> tuple[SourceSpec, 
     """Give observations other names, each as `"OLD=NEW"`, and return which name became which.
 
     Raises:
-        DataError: A text of another form, an observation that is not there, or a name that two
-            would have.
+        DataError: A text of another form, an observation that is not there, a name that two would
+            have, or one that is reserved.
     """
     names = {}
     known = [item.name for item in spec.observations]
@@ -36,6 +38,12 @@ def with_renames(spec: SourceSpec, renames: Sequence[str]) -> tuple[SourceSpec, 
             raise DataError(f"--rename: '{old}' is given twice")
         if old not in known:
             raise DataError(f"--rename: no observation is called '{old}'", did_you_mean(old, known))
+        if new in RESERVED_KEYS:
+            raise DataError(
+                f"--rename: no observation may be called '{new}': the name is reserved in snippet"
+                " stores",
+                f"give it another one: --rename {shlex.quote(f'{old}=observed_{new}')}",
+            )
         names[old] = new
     renamed = [names.get(name, name) for name in known]
     for name in renamed:

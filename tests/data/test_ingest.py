@@ -335,6 +335,19 @@ def test_rows_of_zeros_are_not_stored():
     assert (summary["dropped_episodes"], summary["length"]["maximum"]) == (1, 20)
 
 
+@pytest.mark.parametrize("name", ["action", "reward", "action_relative"])
+def test_an_observation_cannot_be_renamed_to_a_column_of_the_store(name):
+    spec = Made(walks(1), MOTIONS).spec
+    with pytest.raises(
+        DataError, match=f"--rename: no observation may be called '{name}'"
+    ) as caught:
+        with_renames(spec, (f"observation={name}",))
+    again = caught.value.hint.rpartition("--rename ")[2]
+    assert [item.name for item in with_renames(spec, (again,))[0].observations] == [
+        f"observed_{name}"
+    ]
+
+
 def test_episodes_of_zero_padding_count_for_nothing():
     episodes, zeros = walks(8), np.zeros((20, 3), np.float32)
     for index, item in enumerate(episodes):
