@@ -138,8 +138,9 @@ class VaeConfig(TrainingConfig):
         0,
         "Steps for which decoded policies are rolled out through a learned dynamics model, which is"
         " trained beside the VAE and not kept: the squared error of the observations they lead to"
-        " is added to the loss. Rollouts grow to this length in the first half of --updates; the"
-        " observations that they begin from have the noise of --observation-noise. 0 disables them",
+        " is added to the loss. Rollouts grow to this length in the first half of the training"
+        " steps (--updates, or those that fit into --time-limit); the observations that they begin"
+        " from have the noise of --observation-noise. 0 disables them",
         minimum=0,
     )
     dynamics_weight: float = option(

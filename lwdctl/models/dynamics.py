@@ -33,14 +33,15 @@ class Dynamics(TrainingOnly):
         observation_size: Components of an observation.
         action_size: Components of an action.
         steps: Length of a rollout at the end of training.
-        growth: Training steps in which rollouts grow from one step to `steps`. All steps are
-            computed from the beginning, with weight 0 beyond the present length.
+        growth: Training steps in which rollouts grow from one step to `steps`; `plan` changes it.
+            All steps are computed from the beginning, with weight 0 beyond the present length.
         noise: Size of the noise on the observation that a rollout begins from; see
             `noisy_observations`.
         width: Width of the hidden layers.
     """
 
     calls: Tensor
+    growth: Tensor
 
     def __init__(
         self,
@@ -52,7 +53,7 @@ class Dynamics(TrainingOnly):
         width: int = 256,
     ) -> None:
         super().__init__()
-        self.steps, self.growth, self.noise = steps, growth, noise
+        self.steps, self.noise = steps, noise
         self.network = nn.Sequential(
             nn.Linear(observation_size + action_size, width),
             nn.ReLU(),
@@ -61,6 +62,12 @@ class Dynamics(TrainingOnly):
             nn.Linear(width, observation_size),
         )
         self.register_buffer("calls", torch.zeros(()))
+        # On the device, where a captured CUDA graph reads it; it follows from the plan.
+        self.register_buffer("growth", torch.tensor(float(growth)), persistent=False)
+
+    def plan(self, updates: int) -> None:
+        """Let rollouts grow over the first half of so many training steps."""
+        self.growth.fill_(updates // 2)
 
     def forward(self, observations: Tensor, actions: Tensor) -> Tensor:
         """Return the next observations (batch, obs) after actions (batch, action), normalized."""
@@ -75,7 +82,7 @@ class Dynamics(TrainingOnly):
         steps = torch.arange(self.steps, device=self.calls.device)
         if not self.training:
             return torch.ones_like(steps, dtype=torch.float32)
-        length = 1.0 + (self.steps - 1) * (self.calls / max(1, self.growth)).clamp(max=1.0)
+        length = 1.0 + (self.steps - 1) * (self.calls / self.growth.clamp(min=1.0)).clamp(max=1.0)
         return (length - steps).clamp(0.0, 1.0)
 
     def terms(

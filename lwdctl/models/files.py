@@ -157,6 +157,9 @@ class PolicySpec(Spec):
 class TrainingOnly(nn.Module):
     """A part of a model that is trained beside it and not saved with it."""
 
+    def plan(self, updates: int) -> None:
+        """Note how many training steps there will be; a time limit may change that on the way."""
+
 
 def saved_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Return a module's state as `unique_tensors` does, without the parts for training only."""

@@ -18,7 +18,7 @@ from lwdctl.configs import CudaGraphs, Precision, TrainingConfig
 from lwdctl.core.errors import first_line
 from lwdctl.core.seeding import derive_seed
 from lwdctl.models.cuda_graphs import capture
-from lwdctl.models.files import load_tensors, unique_tensors
+from lwdctl.models.files import TrainingOnly, load_tensors, unique_tensors
 from lwdctl.training import checkpoint
 from lwdctl.training.distributed import Processes
 
@@ -266,6 +266,7 @@ class Update(Generic[M]):
                     else:  # the optimizer's state starts from zeros
                         tensor.zero_()
             self.optimizer.zero_grad(set_to_none=True)
+            self._planned = 0  # what the plan has set is undone as well
 
     def not_finite(self) -> str:
         """Say what of the last step is NaN or infinite, its loss or its gradient; or ""."""
@@ -358,6 +359,9 @@ class Update(Generic[M]):
 
     def _plan(self, number: int, planned: int) -> None:
         settings, self._planned = self._settings, planned
+        for part in self.model.modules():
+            if isinstance(part, TrainingOnly):
+                part.plan(planned)
         rates, weights = [], []
         for update in self._block:
             factor = learning_rate_factor(update, planned, settings.warmup)

@@ -68,6 +68,13 @@ def test_the_model_of_rollouts_shapes_the_policies_and_is_not_kept(tmp_path: Pat
     assert all(value.equal(kept[name]) for name, value in loaded.state_dict().items())
 
 
+def test_rollouts_grow_over_what_fits_into_a_time_limit(tmp_path: Path) -> None:
+    data = random_walks(episodes=6, steps=20, state=3)
+    limited = replace(config(3), updates=10_000_000, time_limit=1 / 60)
+    last = train_vae(data, limited, directory=tmp_path, progress=SilentProgress()).last
+    assert last.train().dynamics.weights().tolist() == [1, 1, 1]
+
+
 def test_rollouts_longer_than_snippets_are_refused(tmp_path: Path) -> None:
     data = random_walks(episodes=6, steps=20, state=3)
     with pytest.raises(
