@@ -18,7 +18,7 @@ import lwdctl
 
 DRAWS = 10
 MODELS = {
-    "LWD": ("diffusion/two_ways", {"num_inference_steps": 50}),
+    "LWD": ("diffusion/two_ways", {}),
     "Diffusion Policy": ("baseline/two_ways-dp", {"horizon": 8}),
     "MLP": ("baseline/two_ways-mlp", {}),
 }
