@@ -457,7 +457,11 @@ def _controls(
         label=group.one.label,
         horizon=condition.horizon,
         perturbation=condition.perturbation,
-        train_seeds=tuple(seed for seed in group.train_seeds if seed in control.train_seeds),
+        train_seeds=tuple(
+            run.overall.train_seed
+            for run in group.runs
+            if run.model in {other.model for other in control.runs}
+        ),
         states=len(scores.states),
         success_difference=solved.success_estimate(),
         score_difference=scores.estimate(),

@@ -116,6 +116,11 @@ class Run(ConditionResult):
         return tuple(sorted(map(episode_key, self.episodes)))
 
     @property
+    def model(self) -> Any:
+        """What identifies the trained model: its training seed, and the artifacts where known."""
+        return self.overall.train_seed, frozenset(self.models.items())
+
+    @property
     def order(self) -> tuple[str, float, tuple[int, int], int]:
         """Sorting key of tables: label, perturbation, horizon, training seed."""
         seed = -1 if self.overall.train_seed is None else self.overall.train_seed
@@ -330,9 +335,9 @@ def read_evaluations(evaluations: Sequence[Artifact], root: Path) -> list[Run]:
 def distinguish(runs: Sequence[Run]) -> list[Run]:
     """Give different policies different labels, and sort the runs.
 
-    Two runs of one label, horizon and perturbation belong to different policies where they act or
-    were trained with different settings, the training seed aside, or where their training seed
-    agrees; the labels then say what differs.
+    Two runs of one label and horizon belong to different policies where they act or were trained
+    with different settings, the training seed aside, or where their perturbation and their training
+    seed agree; the labels then say what differs.
 
     Raises:
         ArtifactError: Nothing differs: one policy was measured twice.
@@ -413,7 +418,7 @@ def matrix(group: Group, quantity: str, task: str = ALL_TASKS) -> tuple[Values, 
 def align(first: Group, second: Group, quantity: str, *, same_models: bool = False) -> Pair | None:
     """Put two groups side by side, or return None where no episode of both ran to its end.
 
-    With `same_models`, only the training seeds that both have are kept, in the same order.
+    With `same_models`, only the models that both have are kept, in the same order.
 
     Raises:
         ArtifactError: They met different initial states.
@@ -421,12 +426,12 @@ def align(first: Group, second: Group, quantity: str, *, same_models: bool = Fal
     """
     check_same_states(first.one, second.one)
     if same_models:
-        seeds = {*first.train_seeds} & {*second.train_seeds}
+        models = {run.model for run in first.runs} & {run.model for run in second.runs}
         first, second = (
-            Group(tuple(run for run in group.runs if run.overall.train_seed in seeds))
+            Group(tuple(run for run in group.runs if run.model in models))
             for group in (first, second)
         )
-        if not seeds:
+        if not models:
             return None
     one, states = matrix(first, quantity)
     other, _ = matrix(second, quantity)
@@ -545,10 +550,10 @@ def _relabel(group: Sequence[Run]) -> list[Run]:
     known = set.intersection(*(set(run.trained) for run in group))
     trained = [name for name in group[0].trained if name in known]
     for name in (*SETTINGS, *trained, "evaluation", "source"):
-        alike = _alike(group, used, same_seed=name in {"evaluation", "source"})
+        alike = _alike(group, used, same_model=name in {"evaluation", "source"})
         if any(len({_describe(run, name) for run in runs}) > 1 for runs in alike):
             used.append(name)
-    for runs in _alike(group, used, same_seed=True):
+    for runs in _alike(group, used, same_model=True):
         if len(runs) > 1:
             where = runs[1].source or "another result"
             raise ArtifactError(f"{runs[0]} was measured twice: there and in {where}")
@@ -560,12 +565,12 @@ def _relabel(group: Sequence[Run]) -> list[Run]:
     ]
 
 
-def _alike(group: Sequence[Run], used: Sequence[str], *, same_seed: bool) -> list[list[Run]]:
-    """Return runs that would be taken for one policy, or for one training seed of it."""
+def _alike(group: Sequence[Run], used: Sequence[str], *, same_model: bool) -> list[list[Run]]:
+    """Return runs that would be taken for one policy, or for one measurement of one model of it."""
 
     def condition(run: Run) -> Any:
         row, settings = run.overall, [_describe(run, name) for name in used]
-        return row.horizon, row.perturbation, same_seed and row.train_seed, *settings
+        return row.horizon, same_model and (row.perturbation, row.train_seed), *settings
 
     return gather(group, condition)
 

@@ -355,6 +355,33 @@ def test_a_control_is_the_same_models_unperturbed(workspace):
     assert control.success_difference.low <= -0.5 <= control.success_difference.high
 
 
+@pytest.mark.parametrize(
+    ("changed", "labels"),
+    [
+        ({"guidance": 2.0}, {"lwd (guidance 1)", "lwd (guidance 2)"}),
+        ({"num_inference_steps": 5}, {"lwd (10 denoising steps)", "lwd (5 denoising steps)"}),
+    ],
+)
+def test_a_control_acts_with_the_same_settings(changed, labels, workspace):
+    plain = publish(workspace, "a", [record("lwd", solved("1111"))])
+    other = publish(workspace, "b", [record("lwd", solved("0000"), perturbation=1.0, **changed)])
+    found = compare(read(workspace, plain, other))
+    assert {row.label for row in found.results} == labels
+    assert not found.controls
+    assert any("without an unperturbed control" in note for note in found.notes)
+
+
+def test_a_control_is_no_other_model_of_the_same_settings(workspace):
+    made = [
+        record("dp", solved("1111")) | {"models": {"baseline": "dp:v1"}},
+        record("dp", solved("0000"), perturbation=1.0) | {"models": {"baseline": "dp:v2"}},
+    ]
+    assert not compare(read(workspace, publish(workspace, "a", made))).controls
+    made[1]["models"] = made[0]["models"]
+    (control,) = compare(read(workspace, publish(workspace, "b", made))).controls
+    assert control.train_seeds == (0,)
+
+
 def test_a_policy_without_horizon_meets_every_horizon_of_the_reference(workspace):
     made = [
         record("lwd", solved("1110"), horizon=16),
