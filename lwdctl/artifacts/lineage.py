@@ -7,21 +7,30 @@ from pathlib import Path
 from typing import Any
 
 from lwdctl.artifacts.artifact import Artifact
-from lwdctl.artifacts.manifest import InputRef
+from lwdctl.artifacts.manifest import InputRef, plain
 from lwdctl.artifacts.references import how_to_make, parse_reference, version_directory
+from lwdctl.configs import BaselineConfig, DiffusionConfig, EncodeConfig, VaeConfig
+from lwdctl.core.config import to_mapping
 from lwdctl.core.errors import ArtifactError
 
 _DECIDE_NOTHING = frozenset(
     {"seed", "device", "threads", "cuda_graphs", "cache", "snapshots", "paths", "max_bytes"}
 )
+_CONFIGS = {
+    "vae": VaeConfig, "latents": EncodeConfig, "diffusion": DiffusionConfig,
+    "baseline": BaselineConfig,
+}  # fmt: skip
 
 
 def settings_of(artifact: Artifact) -> dict[str, Any]:
     """Return the settings that say what an artifact is, but for seeds.
 
     Two trainings that differ in their seed, or in where and how fast they ran, have the same ones.
+    What was trained before a setting existed has its default.
     """
-    config = artifact.manifest.config
+    known = _CONFIGS.get(artifact.type)
+    defaults = plain(to_mapping(known())) if known else {}
+    config = {**defaults, **artifact.manifest.config}
     return {name: value for name, value in config.items() if name not in _DECIDE_NOTHING}
 
 

@@ -302,10 +302,7 @@ def _is_of(model: Artifact, policy: str) -> bool:
 
 
 def _alike(found: Models, other: Models) -> bool:
-    """Tell whether two models were made with the same settings.
-
-    A setting that one of them does not know yet counts as the same.
-    """
+    """Tell whether two models were made with the same settings."""
     pairs = [(settings_of(found[k]), settings_of(other[k])) for k in found.keys() & other.keys()]
     return all(one[name] == two[name] for one, two in pairs for name in one.keys() & two.keys())
 

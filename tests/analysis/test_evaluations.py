@@ -143,6 +143,15 @@ def test_another_training_is_no_other_training_seed(workspace):
     }  # fmt: skip
 
 
+def test_what_was_trained_before_a_setting_existed_has_its_default(workspace):
+    before, after = trained(workspace, "a", 0), trained(workspace, "b", 1, condition_dropout=0.0)
+    hidden = trained(workspace, "c", 2, condition_dropout=0.1)
+    groups = group_runs(read(workspace, before, after, hidden))
+    assert {item.one.label: item.train_seeds for item in groups} == {
+        "dp (baseline condition dropout 0.0)": (0, 1), "dp (baseline condition dropout 0.1)": (2,),
+    }  # fmt: skip
+
+
 def test_a_training_on_other_demonstrations_is_no_other_training_seed(workspace):
     def made(name, seed, content):
         with workspace.begin("snippets", name, config={"seed": 0}, inputs=()) as draft:
