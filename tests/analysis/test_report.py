@@ -13,8 +13,10 @@ from lwdctl.analysis.report import content
 from lwdctl.analysis.report.content import CaptionedTable, read_rows
 from lwdctl.analysis.report.pages import numeric_columns
 from lwdctl.analysis.report.report import Expected, RecipeResults
+from lwdctl.analysis.report.results import results_of
 from lwdctl.artifacts.manifest import recording
 from lwdctl.core.errors import ConfigError
+from lwdctl.core.progress import SilentProgress
 
 sys.path.insert(0, str(Path(__file__).parent))
 from report_chain import (
@@ -229,6 +231,21 @@ def test_all_scores_zero_is_no_reason_to_hide_success(workspace):
 
 
 @pytest.mark.slow
+def test_rows_of_several_evaluations_say_which_they_are_of(workspace):
+    """They may differ in how policies act, which changes what acting costs."""
+    _, model, first = chain(workspace, [arm("lwd", "1111")])
+    guided = arm("lwd", "1111")
+    guided["results"][0] |= {"guidance": 2.0, "cost": {"flops_per_step": 4e6}}
+    second = evaluation(workspace, model, [guided], name="guided")
+    (result,) = results_of([first, second], workspace.root, None, None, SilentProgress())
+    (costs,) = (table for table in result.tables if table.caption == "Cost of acting")
+    assert [dict(zip(costs.columns, row, strict=True)) for row in costs.rows] == [
+        {"policy": "lwd", "latent": "sampled", "training seed": "0", "horizon": "16",
+         "evaluation": item.reference, "FLOPs per step": flops}
+        for item, flops in ((first, "2e+06"), (second, "4e+06"))
+    ]  # fmt: skip
+
+
 def test_evaluations_that_cannot_be_compared_stand_beside_each_other(workspace):
     _, model, found = chain(workspace)
     far = arm("lwd", "11")

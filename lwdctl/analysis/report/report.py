@@ -193,9 +193,12 @@ def _facts(
     for item in artifacts:
         if item.type == "snippets":
             yield f"Data ({item.name})", describe_data(item.manifest.summary)
-    for protocol in dict.fromkeys(item.manifest.summary.get("protocol") for item in evaluations):
-        if protocol:
-            yield "Protocol", str(protocol)
+    protocols: dict[str, list[str]] = {}
+    for item in evaluations:
+        if protocol := item.manifest.summary.get("protocol"):
+            protocols.setdefault(str(protocol), []).append(item.reference)
+    for protocol, followed in protocols.items():
+        yield "Protocol" + (f" ({', '.join(followed)})" if len(protocols) > 1 else ""), protocol
     times = [str(item.manifest.provenance.get("finished") or "") for item in artifacts]
     hosts = [item.manifest.provenance.get("host") or {} for item in artifacts]
     machines = _listed(

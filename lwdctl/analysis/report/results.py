@@ -52,6 +52,7 @@ _COSTS = {
     "latency_replan_ms": "re-plan (ms, median)",
     "latency_threads": "threads",
 }
+EVALUATION = "evaluation"
 _CONDITION = ("policy", "latent", "training seed", "horizon", PERTURBATION)
 
 
@@ -306,21 +307,31 @@ def _task_tables(comparison: Comparison) -> Iterator[CaptionedTable]:
 
 
 def _manifest_tables(evaluations: Sequence[Artifact]) -> Iterator[CaptionedTable]:
-    """Yield what only the manifests hold: results by behavior label, and costs."""
-    rows = [row for row in manifest_rows(evaluations) if row.task == ALL_TASKS]
-    labeled = [(row, label, found) for row in rows for label, found in row.by_label.items()]
+    """Yield what only the manifests hold: results by behavior label, and costs.
+
+    Where there are several evaluations, which may differ in how policies act, rows name theirs.
+    """
+    several = len(evaluations) > 1
+    held = [
+        (item.reference if several else EMPTY, row)
+        for item in evaluations
+        for row in manifest_rows([item])
+        if row.task == ALL_TASKS
+    ]
+    labeled = [(at, row, *found) for at, row in held for found in row.by_label.items()]
     if labeled:
-        names = [key for key in labeled[0][0].metrics if key not in {"return", "final_success"}]
+        names = [key for key in labeled[0][1].metrics if key not in {"return", "final_success"}]
         columns = (
-            "label", "episodes", "solved", *names, "return (mean ± sd over episodes)",
+            EVALUATION, "label", "episodes", "solved", *names, "return (mean ± sd over episodes)",
             "return of the demonstrations restored",
         )  # fmt: skip
-        cells = [_of_label(label, found, names) for _, label, found in labeled]
-        yield _by_condition([row for row, *_ in labeled], columns, cells, "By behavior label")
-    costs = [row for row in rows if row.cost]
+        cells = [(at, *_of_label(label, found, names)) for at, _, label, found in labeled]
+        yield _by_condition([row for _, row, *_ in labeled], columns, cells, "By behavior label")
+    costs = [(at, row) for at, row in held if row.cost]
     if costs:
-        cells = [tuple(_short_number(row.cost.get(key)) for key in _COSTS) for row in costs]
-        yield _by_condition(costs, tuple(_COSTS.values()), cells, "Cost of acting")
+        cells = [(at, *(_short_number(row.cost.get(key)) for key in _COSTS)) for at, row in costs]
+        columns = (EVALUATION, *_COSTS.values())
+        yield _by_condition([row for _, row in costs], columns, cells, "Cost of acting")
 
 
 def _of_label(label: str, found: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
