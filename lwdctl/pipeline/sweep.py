@@ -42,6 +42,7 @@ class Axis:
         key: The setting.
         stages: Ids of the stages that it sets.
         values: Its values.
+        trains: Whether these stages train models.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Axis:
     key: str
     stages: frozenset[str]
     values: tuple[Any, ...]
+    trains: bool
 
 
 def read_axes(
@@ -91,9 +93,21 @@ def read_axes(
                 f" by '{other}'",
                 f"leave one of them out, or give '{one}' other values: --sweep {one}=VALUE,VALUE",
             )
-    keys = [key for key, _, _ in found.values()]
+    trained = {one.id for one in stages if find_stage(one.command).artifact_type in TRAINED}
+    # Another seed, as that of the validation split, is no training seed.
+    keys = {
+        name: key if key != SEED or targets <= trained else name
+        for name, (key, targets, _) in found.items()
+    }
     return tuple(
-        Axis(name, key if keys.count(key) == 1 else name, key, targets, values)
+        Axis(
+            name,
+            keys[name] if [*keys.values()].count(keys[name]) == 1 else name,
+            key,
+            targets,
+            values,
+            targets <= trained,
+        )
         for name, (key, targets, values) in found.items()
     )
 
@@ -119,7 +133,7 @@ def expand(
             axis.label
             for parent in step.reads_from
             for axis in depends[parent]
-            if axis.key not in chosen
+            if not (axis.trains and axis.key in chosen)
         }
         if SEED in chosen:
             _check_seeds(stage, step, axes)
@@ -138,7 +152,7 @@ def expand(
 
 def _check_seeds(stage: RecipeStage, step: Step, axes: Sequence[Axis]) -> None:
     """Check that the training seeds which an evaluation takes are among those that are swept."""
-    swept = [axis.values for axis in axes if axis.key == SEED]
+    swept = [axis.values for axis in axes if axis.trains and axis.key == SEED]
     missing = set(range(step.config.seeds)) - set(itertools.chain.from_iterable(swept))
     if swept and missing:
         raise ConfigError(

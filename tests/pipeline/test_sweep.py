@@ -245,6 +245,25 @@ def test_an_evaluation_takes_together_what_it_tells_apart(models):
     }  # fmt: skip
 
 
+def test_a_seed_of_the_data_is_no_training_seed(models):
+    """An evaluation that tells training seeds apart is made for each of the data."""
+    plan = {step.id: step for step in make_plan(read_recipe(models, ["ingest.seed=0,1"]))}
+    assert [name for name in plan if name.startswith("all")] == [
+        "all-ingest.seed0", "all-ingest.seed1",
+    ]  # fmt: skip
+    assert set(plan["all-ingest.seed0"].candidates) == {
+        name
+        for name in plan
+        if name.startswith(("train-diffusion", "mlp")) and "ingest.seed0" in name
+    }
+    assert plan["each-seed0-snippet_length8-ingest.seed0"].combination == {
+        "seed": 0, "snippet_length": 8, "ingest.seed": 0,
+    }  # fmt: skip
+    models.write_text(models.read_text().replace("seeds = [0, 1]", ""))
+    plan = {step.id: step for step in make_plan(read_recipe(models, ["ingest.seed=0,1"]))}
+    assert plan["all-ingest.seed1"].combination == {"ingest.seed": 1}
+
+
 def test_an_evaluation_of_seeds_that_are_not_swept(models):
     models.write_text(models.read_text().replace("seeds = [0, 1]", "seeds = [0, 2]"))
     with pytest.raises(ConfigError, match="has no seed 1") as caught:
