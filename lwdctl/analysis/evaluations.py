@@ -550,7 +550,9 @@ def _relabel(group: Sequence[Run]) -> list[Run]:
     known = set.intersection(*(set(run.trained) for run in group))
     trained = [name for name in group[0].trained if name in known]
     for name in (*SETTINGS, *trained, "evaluation", "source"):
-        alike = _alike(group, used, same_model=name in {"evaluation", "source"})
+        # All that differs in how they act is said; of what else differs, what tells them apart.
+        others = [] if name in SETTINGS else used
+        alike = _alike(group, others, same_model=name in {"evaluation", "source"})
         if any(len({_describe(run, name) for run in runs}) > 1 for runs in alike):
             used.append(name)
     for runs in _alike(group, used, same_model=True):

@@ -101,6 +101,15 @@ def test_policies_that_would_be_mistaken_for_each_other_are_distinguished(worksp
     }  # fmt: skip
 
 
+def test_labels_say_all_that_differs_in_how_policies_act(workspace):
+    plain, other = record("dp", solved("110")), {"sampler": "ddpm", "inpainting": 0.5}
+    made = [plain, record("dp", solved("111"), **other)]
+    runs = read(workspace, publish(workspace, "a", made))
+    assert {run.label for run in runs} == {
+        "dp (ddim, no inpainting)", "dp (ddpm, inpainting 0.5)",
+    }  # fmt: skip
+
+
 def test_training_seeds_of_several_evaluations_are_gathered(workspace):
     made = [publish(workspace, f"s{s}", [record("lwd", solved("110"), train_seed=s)])
             for s in (2, 0, 1)]  # fmt: skip
