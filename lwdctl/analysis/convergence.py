@@ -25,7 +25,7 @@ from lwdctl.evaluation.episodes import EpisodeResult, plan_episodes
 from lwdctl.evaluation.results import Estimate
 from lwdctl.evaluation.rollout import rollout
 from lwdctl.evaluation.traced import check_environment, count_lost
-from lwdctl.methods.method import Acting, TrainedPolicy
+from lwdctl.methods.method import Acting, TrainedPolicy, check_used
 
 THIRD = 2 / 3
 Verdict = Literal["flat", "still gains", "undecided"]
@@ -81,6 +81,7 @@ def analyze_convergence(
     progress = progress or TqdmProgress()
     acting = Acting.of(config)
     policy.check(acting)
+    check_used(policy, acting)
     env = policy.source.env
     check_environment(env)
     labels = policy.source.labels if "label" in policy.condition else ()

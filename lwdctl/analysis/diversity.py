@@ -26,7 +26,7 @@ from lwdctl.core.seeding import generator
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.evaluation.results import Estimate
 from lwdctl.evaluation.snippet_episodes import plan_snippets, recorded_states
-from lwdctl.evaluation.traced import check_environment, count_lost, pad, trace
+from lwdctl.evaluation.traced import check_environment, check_guidance, count_lost, pad, trace
 from lwdctl.methods.lwd import SAMPLED, TrainedLwd
 from lwdctl.methods.method import Acting
 
@@ -143,6 +143,7 @@ class DiversityRuns:
         self.config, self.condition = config, policy.condition
         env, keys = snippets.spec.env, policy.observation_keys
         check_environment(env)
+        check_guidance(config, samples=SAMPLED in config.latent)
         latents: dict[str, None] = dict.fromkeys(config.latent)
         acting = {latent: Acting.of(config, latent=latent) for latent in latents}
         for one in acting.values():

@@ -36,6 +36,7 @@ from lwdctl.evaluation.traced import (
     RecordedActions,
     TracedEpisodes,
     check_environment,
+    check_guidance,
     count_lost,
     trace,
 )
@@ -218,6 +219,7 @@ def analyze_reconstruction(
     """
     progress = progress or TqdmProgress()
     check_environment(snippets.spec.env)
+    check_guidance(config, samples=SAMPLED in config.latent)
     if SAMPLED in config.latent:
         policy.check(Acting.of(config, latent=SAMPLED))
     runner = SnippetRunner(config, snippets, policy, progress)

@@ -159,6 +159,19 @@ def check_environment(env: EnvSpec) -> None:
         )
 
 
+def check_guidance(config: RolloutConfig, *, samples: bool) -> None:
+    """Check that there is something to guide.
+
+    Raises:
+        ConfigError: No latents are sampled.
+    """
+    if config.guidance != 1 and not samples:
+        raise ConfigError(
+            "guidance changes how latents are sampled, and none are here",
+            "leave --guidance out, or add sampled to --latent",
+        )
+
+
 def trace(
     policy: BatchPolicy,
     env: EnvSpec,

@@ -7,7 +7,7 @@ A method is one module of this package and one row of `METHODS`, or an object of
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -236,6 +236,30 @@ class Method:
         artifact = artifacts["baseline"]
         artifact.check()
         return self.open_directory(artifact.path, device, artifact.reference)
+
+
+def check_used(trained: TrainedPolicy, acting: Acting) -> None:
+    """Check that a policy has a use for all settings that change how it acts.
+
+    An evaluation of several policies does without: others may have a use for them.
+
+    Raises:
+        ConfigError: One would have no effect.
+    """
+    uses: dict[str, Callable[[], bool]] = {
+        "warm_start": lambda: trained.horizon(acting) is not None,
+        "guidance": lambda: trained.horizon(acting) is not None,
+        "temporal_ensemble": lambda: trained.has_chunks,
+        "inpainting": lambda: trained.can_inpaint,
+        "replan_beyond": lambda: trained.can_replan_early,
+        "replan_after": lambda: trained.can_replan_early and acting.replan_beyond is not None,
+    }
+    for name, is_used in uses.items():
+        if getattr(acting, name) != getattr(Acting, name) and not is_used():
+            raise ConfigError(
+                f"'{name}' has no effect on how this policy is run",
+                "leave it out; lwdctl.Acting says what has which settings",
+            )
 
 
 def denoiser_calls(spec: DiffusionSpec, acting: Acting) -> tuple[int, int]:

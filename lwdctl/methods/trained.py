@@ -21,7 +21,7 @@ from lwdctl.core.progress import Progress
 from lwdctl.core.records import FloatArray, ObservationSpec, SourceSpec
 from lwdctl.methods import METHODS
 from lwdctl.methods.lwd import NEAREST, RANDOM, SHUFFLED, GeneratedNetwork, TrainedLwd
-from lwdctl.methods.method import Acting, ActingCost, Method, TrainedPolicy
+from lwdctl.methods.method import Acting, ActingCost, Method, TrainedPolicy, check_used
 from lwdctl.methods.untrained import PlugInPolicy
 from lwdctl.models.files import saved_method
 from lwdctl.policies.policy import (
@@ -129,6 +129,7 @@ class LoadedPolicy:
 
     def __init__(self, trained: TrainedPolicy, acting: Acting, name: str) -> None:
         trained.check(acting)
+        check_used(trained, acting)
         self.trained, self.acting, self.name = trained, acting, name
         self._policy: BatchPolicy | None = None
         self._num_envs = 0

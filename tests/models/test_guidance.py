@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import lwdctl
+from lwdctl.analysis.analyses import AnalyzeConvergenceConfig
+from lwdctl.analysis.convergence import analyze_convergence
 from lwdctl.core.errors import ConfigError
 from lwdctl.models.denoiser import Denoiser, DenoiserSpec
 from lwdctl.models.diffusion import DiffusionSpec, LatentDiffusion, check_sampling
@@ -170,6 +172,35 @@ def test_baselines_hide_conditions_in_training(
     assert 0.4 < is_given.float().mean() < 0.6
     assert (conditions[is_given][:, :-1].abs().sum(1) > 0).all()
     assert (conditions[~is_given] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("method", "setting"),
+    [
+        ("mlp", {"guidance": 2.0}),
+        ("mlp", {"warm_start": 0.5}),
+        ("lwd", {"temporal_ensemble": 0.1}),
+        ("lwd", {"inpainting": 0.5}),
+        ("ldp", {"inpainting": 0.5}),
+        ("ldp", {"replan_beyond": 1.0}),
+        ("lwd", {"replan_after": 2}),
+    ],
+)
+def test_a_setting_without_effect_is_refused(
+    data: lwdctl.Dataset, method: str, setting: dict[str, float]
+) -> None:
+    if method == "mlp":
+        small = lwdctl.BaselineConfig(method="mlp", policy_width=8, updates=2, device="cpu")
+        trained: Any = lwdctl.train_baseline("mlp", data, small)
+    else:
+        trained = trained_lwd(data) if method == "lwd" else trained_chunks(data, method)
+    (name,) = setting
+    with pytest.raises(ConfigError, match=f"'{name}' has no effect"):
+        lwdctl.load_policy(trained, horizon=2, **setting)
+    if name == "guidance":
+        config = AnalyzeConvergenceConfig(**setting)
+        with pytest.raises(ConfigError, match="has no effect"):
+            analyze_convergence(config, trained=(trained.policy, [1, 2, 3], lambda _: None))
 
 
 def test_a_model_that_was_never_hidden_its_condition_cannot_be_guided() -> None:

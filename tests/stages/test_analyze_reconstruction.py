@@ -139,6 +139,8 @@ def test_what_it_reads_and_refuses(workspace: Workspace) -> None:
     assert stage.reads(sampled) == ("snippets", "vae", "latents", "diffusion")
     with pytest.raises(ConfigError, match="latent"):
         from_mapping(stage.config, {"latent": ["shuffled"]})
+    with pytest.raises(ConfigError, match="guidance changes how latents are sampled, and none"):
+        do(COMMAND, workspace, {**SMALL, "latent": ["oracle"], "guidance": 2.0})
     with pytest.raises(ConfigError, match="too many"):
         do(COMMAND, workspace, {**SMALL, "latent": ["sampled"], "num_inference_steps": 101})
     assert workspace.unfinished("analysis") == []
