@@ -85,6 +85,12 @@ class DiffusionPolicy(Method):
         network = replace(spec.diffusion.denoiser, causal=True)
         spec = replace(spec, diffusion=replace(spec.diffusion, denoiser=network, clip=1.0))
         model = work.initialize(lambda: ActionDiffusion(spec))
+        if config.padding == "masked" and hasattr(model.diffusion.denoiser, "training_loss"):
+            raise ConfigError(
+                f"the denoiser '{denoiser}' has a loss of its own, which leaves out no steps beyond"
+                " the end of a demonstration",
+                "add --padding counted",
+            )
         # Observations and actions are mapped to [-1, 1], as in Diffusion Policy.
         actions = chunk_moments(spec, data, objective.batches, work.history - 1)
         model.diffusion.latent.fit_range(actions, length)

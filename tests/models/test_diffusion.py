@@ -6,14 +6,17 @@ import itertools
 from dataclasses import replace
 from typing import get_args
 
+import numpy as np
 import pytest
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
+import lwdctl
 from lwdctl.bench.sampling import scheduler_of
 from lwdctl.configs import Prediction
-from lwdctl.models.denoiser import DenoiserSpec
+from lwdctl.core.errors import ConfigError
+from lwdctl.models.denoiser import DenoiserSpec, ResidualMlp
 from lwdctl.models.diffusion import (
     DiffusionSpec,
     LatentDiffusion,
@@ -333,3 +336,20 @@ def test_a_loss_of_its_own_takes_the_place_of_the_predictions_error() -> None:
     hidden = model.loss(center(task), condition, torch.Generator().manual_seed(0), None, 1.0)
     assert hidden.isfinite()
     assert not network.seen[4].any()
+
+
+def test_a_loss_that_sees_no_padding_is_taken_where_padding_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def own(self: ResidualMlp, latent: torch.Tensor, *given: torch.Tensor) -> torch.Tensor:
+        step = torch.zeros(len(latent), dtype=torch.long)
+        return self(latent, step, given[0]).square().mean()
+
+    monkeypatch.setattr(ResidualMlp, "training_loss", own, raising=False)
+    walks = np.random.default_rng(0).normal(size=(4, 20, 2)).astype(np.float32)
+    data = lwdctl.Dataset.from_arrays(observations=[*walks], actions=[*walks])
+    small = {"updates": 1, "device": "cpu", "threads": 1, "snippet_length": 4, "width": 16}
+    masked = lwdctl.BaselineConfig(method="dp", denoiser="mlp", **small)
+    with pytest.raises(ConfigError, match="the denoiser 'mlp' has a loss of its own"):
+        lwdctl.train_baseline("dp", data, masked)
+    assert lwdctl.train_baseline("dp", data, replace(masked, padding="counted"))
