@@ -385,6 +385,7 @@ def _rows(group: Group, metric: str) -> Iterator[ComparisonRow]:
     for task in (*(tasks if len(tasks) > 1 else ()), ALL_TASKS):
         solved, states = matrix(group, SUCCESS, task)
         scores, _ = matrix(group, metric, task)
+        flops, seconds = zip(*(run.costs(task) for run in group.runs), strict=True)
         known = ~np.isnan(solved)
         yield ComparisonRow(
             label=group.one.label,
@@ -401,8 +402,8 @@ def _rows(group: Group, metric: str) -> Iterator[ComparisonRow]:
             success_std=mean_and_std(seed_means(solved))[1],
             score=mean_estimate(scores, states),
             score_std=mean_and_std(seed_means(scores))[1],
-            flops_per_step=_mean([run.flops for run in group.runs]),
-            seconds_per_episode=_mean([run.seconds for run in group.runs]),
+            flops_per_step=_mean(flops),
+            seconds_per_episode=_mean(seconds),
             convergence=group.convergence,
         )
 

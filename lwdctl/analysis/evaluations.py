@@ -94,16 +94,13 @@ class Run(ConditionResult):
         names = tuple(self.overall.metrics)
         return names[:1] + tuple(name for name in names[1:] if name != "return")
 
-    @property
-    def flops(self) -> float | None:
-        """FLOPs per environment step, None where not recorded."""
-        return self.overall.cost.get("flops_per_step")
-
-    @property
-    def seconds(self) -> float | None:
-        """Wall time per episode, None where not recorded."""
-        total = self.overall.seconds.get("total")
-        return total / len(self.episodes) if total and self.episodes else None
+    def costs(self, task: str = ALL_TASKS) -> tuple[float | None, float | None]:
+        """Return FLOPs per environment step and wall time per episode, None where not recorded."""
+        row = next((row for row in reversed(self.rows) if row.task == task), None)
+        if row is None:
+            return None, None
+        total, count = row.seconds.get("total"), row.episodes + row.errors
+        return row.cost.get("flops_per_step"), total / count if total and count else None
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -533,15 +530,16 @@ def _verdicts(evaluation: Artifact, root: Path) -> dict[str, str]:
 def _content(run: Run) -> Any:
     """Return what makes a run another one: all but the evaluation that holds it."""
     condition = tuple(getattr(run.overall, field.name) for field in fields(Condition))
-    # Where nothing was trained and it was measured again, only the time differs.
-    seconds = None if run.overall.train_seed is None else run.seconds
+    flops, seconds = run.costs()
+    if run.overall.train_seed is None:  # where it was measured again, only the time differs
+        seconds = None
     protocol = (run.store, run.max_steps, run.perturbation_probability)
     episodes = sorted(
         (episode_key(item), item.success, item.error,
          *([] if item.error else sorted(values_of(item).items())))
         for item in run.episodes
     )  # fmt: skip
-    return condition, run.metrics, run.flops, seconds, protocol, tuple(episodes)
+    return condition, run.metrics, flops, seconds, protocol, tuple(episodes)
 
 
 def _relabel(group: Sequence[Run]) -> list[Run]:

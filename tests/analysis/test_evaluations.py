@@ -46,7 +46,7 @@ def test_a_run_says_what_it_is(workspace):
     assert (row.policy, row.latent, run.label, row.env) == ("dp", "", "dp", "toyland")
     assert (row.horizon, row.perturbation, row.train_seed, run.max_steps) == (32, 10.0, 2, 40)
     assert run.metrics == ("overlap", "final_overlap", "final_success")
-    assert (run.flops, run.seconds) == (5e6, 0.5)
+    assert run.costs() == (5e6, 0.5)
     assert run.episode_keys == tuple(("push", "seed", "", 100_000 + k) for k in range(3))
     assert [item.success for item in run.episodes] == [True, True, False]
     assert values_of(run.episodes[0]) == {
@@ -440,6 +440,22 @@ def test_every_task_has_a_result_row_and_the_tests_are_of_all(workspace):
     ]  # fmt: skip
     (pair,) = comparison.tests
     assert (pair.states, pair.better, pair.worse) == (6, 0, 2)
+
+
+def test_rows_of_tasks_have_the_costs_of_their_task(workspace):
+    episodes = [episode(i, True, 1.0, task) for task in ("pull", "push") for i in range(2)]
+    made = record("lwd", episodes, cost={"flops_per_step": 3e6})
+    costs = {"pull": (1e6, 1.0), "push": (9e6, 3.0)}
+    parts = [
+        {**made["results"][0], "task": task, "episodes": 2, "cost": {"flops_per_step": flops},
+         "seconds": {"total": seconds}}
+        for task, (flops, seconds) in costs.items()
+    ]  # fmt: skip
+    made["results"] = [*parts, *made["results"]]
+    found = compare(read(workspace, publish(workspace, "a", [made]))).results
+    assert [(row.task, row.flops_per_step, row.seconds_per_episode) for row in found] == [
+        ("pull", 1e6, 0.5), ("push", 9e6, 1.5), ("all", 3e6, 0.5),
+    ]  # fmt: skip
 
 
 def test_the_reference_can_be_chosen(workspace):
