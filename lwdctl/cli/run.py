@@ -36,7 +36,8 @@ from lwdctl.cli.output import (
 )
 from lwdctl.cli.signals import Terminated
 from lwdctl.core.config import to_mapping
-from lwdctl.core.errors import LwdctlError
+from lwdctl.core.errors import ConfigError, LwdctlError
+from lwdctl.core.plain_text import listed
 from lwdctl.core.progress import Progress
 from lwdctl.pipeline.expected import Comparison
 from lwdctl.pipeline.local import StageServer, parse_jobs, run_recipe
@@ -126,6 +127,8 @@ def command(  # noqa: PLR0913, PLR0917 - the options of the command line
         run = RecipeRun(
             recipe, shared.workspace, tuple(assignments or ()), smoke, start, until, tracking
         )
+        if check and not dry_run:
+            _check_compares(run, only, smoke or detach or slurm_script or part)
         failing.pop_all()
     if dry_run:
         outcomes = _preview(run, only)
@@ -150,6 +153,21 @@ def command(  # noqa: PLR0913, PLR0917 - the options of the command line
         raise LwdctlError(
             f"{len(missed)} of {len(compared)} expected numbers were missed",
             f"see the table above; protocol and sources are in {recipe.path}",
+        )
+
+
+def _check_compares(run: RecipeRun, only: str, measures_nothing: bool | str) -> None:
+    """Check that expected numbers of the recipe, where it has some, are compared.
+
+    Raises:
+        ConfigError: None would be, and the command would end as if all were met.
+    """
+    expected = {item.stage for item in run.recipe.expected}
+    ran = {only} if only else {step.id for step in run.steps}
+    if expected and (measures_nothing or not expected & ran):
+        raise ConfigError(
+            "with these options no expected number is compared, so that --check would pass",
+            f"leave --check out, or run all of {listed(sorted(expected))} at full size",
         )
 
 

@@ -137,6 +137,13 @@ def test_measured_stands_beside_expected(recipe, capfd):
     assert "1 of 2 expected numbers were missed" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("options", ["--smoke", "--until grow", "--only sow"])
+def test_nothing_is_as_expected_where_nothing_is_compared(recipe, capfd, workspace_path, options):
+    assert main(["run", str(recipe), "-q", "--check", *options.split()]) == 1
+    assert "no expected number is compared" in capfd.readouterr().err
+    assert not workspace_path.exists()
+
+
 def test_an_ambiguous_expected_number_does_not_hide_the_results(recipe, capfd):
     recipe.write_text(RECIPE.replace('task = "all"', 'policy = "lwd"'))
     assert main(["run", str(recipe), "-q", "--check"]) == 1
