@@ -20,6 +20,7 @@ from lwdctl.analysis.comparison_records import (
     horizon_order,
 )
 from lwdctl.analysis.evaluations import (
+    SETTINGS,
     SUCCESS,
     Group,
     Reference,
@@ -27,7 +28,9 @@ from lwdctl.analysis.evaluations import (
     align,
     check_one_protocol,
     choose_reference,
+    describe,
     distinguish,
+    gather,
     group_runs,
     make_run,
     matrix,
@@ -61,6 +64,7 @@ from lwdctl.analysis.tables import (
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.files import user_path, whole_directory
 from lwdctl.core.errors import ArtifactError
+from lwdctl.core.plain_text import listed
 from lwdctl.core.progress import Progress, SilentProgress
 from lwdctl.evaluation.results import ALL_TASKS, ConditionResult
 
@@ -262,6 +266,7 @@ def compare(
         ),
     )
     notes = [*reference.notes, *dict.fromkeys(filter(None, map(_note_on_seeds, groups)))]
+    notes += _notes_on_horizons(runs)
     rows: list[ComparisonRow] = []
     tests: list[PairedTest] = []
     controls: list[PerturbationEffect] = []
@@ -298,6 +303,20 @@ def _note_on_seeds(group: Group) -> str:
         f"the training seeds of {group.one.label} share one VAE ({vaes.pop()}): their intervals"
         " hold for other diffusion models over it, not for other VAEs"
     )
+
+
+def _notes_on_horizons(runs: Sequence[Run]) -> Iterator[str]:
+    """Say where a policy was run with other settings at another horizon, which labels do not."""
+    for alike in gather(runs, lambda run: run.label):
+        for name in SETTINGS:
+            if name == "snippet_length":
+                continue  # every horizon may have models of its own
+            horizons: dict[str, dict[str, None]] = {}
+            for run in alike:
+                horizons.setdefault(describe(run, name), {})[str(run.overall.horizon)] = None
+            if len(horizons) > 1:
+                said = ", ".join(f"{value} at {listed(found)}" for value, found in horizons.items())
+                yield f"horizons of {alike[0].label} differ in more: {said}"
 
 
 def compare_evaluations(

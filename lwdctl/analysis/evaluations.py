@@ -551,7 +551,7 @@ def _relabel(group: Sequence[Run]) -> list[Run]:
         # All that differs in how they act is said; of what else differs, what tells them apart.
         others = [] if name in SETTINGS else used
         alike = _alike(group, others, same_model=name in {"evaluation", "source"})
-        if any(len({_describe(run, name) for run in runs}) > 1 for runs in alike):
+        if any(len({describe(run, name) for run in runs}) > 1 for runs in alike):
             used.append(name)
     for runs in _alike(group, used, same_model=True):
         if len(runs) > 1:
@@ -560,7 +560,7 @@ def _relabel(group: Sequence[Run]) -> list[Run]:
     if not used:
         return list(group)
     return [
-        replace(run, label=f"{run.label} ({', '.join(_describe(run, name) for name in used)})")
+        replace(run, label=f"{run.label} ({', '.join(describe(run, name) for name in used)})")
         for run in group
     ]
 
@@ -569,13 +569,13 @@ def _alike(group: Sequence[Run], used: Sequence[str], *, same_model: bool) -> li
     """Return runs that would be taken for one policy, or for one measurement of one model of it."""
 
     def condition(run: Run) -> Any:
-        row, settings = run.overall, [_describe(run, name) for name in used]
+        row, settings = run.overall, [describe(run, name) for name in used]
         return row.horizon, same_model and (row.perturbation, row.train_seed), *settings
 
     return gather(group, condition)
 
 
-def _describe(run: Run, name: str) -> str:
+def describe(run: Run, name: str) -> str:
     """Return in words what a run has for a setting, or which evaluation holds it."""
     row = run.overall
     if name in run.trained:

@@ -412,6 +412,18 @@ def test_a_policy_without_horizon_meets_every_horizon_of_the_reference(workspace
     ]  # fmt: skip
 
 
+def test_other_settings_at_another_horizon_are_noted(workspace):
+    made = [
+        record("lwd", solved("1110"), horizon=16),
+        record("lwd", solved("1111"), horizon=32, snippet_length=32, guidance=2.0),
+        record("lwd", solved("1111"), horizon=64, snippet_length=64, guidance=2.0),
+    ]
+    notes = compare(read(workspace, publish(workspace, "a", made))).notes
+    said = "horizons of lwd differ in more: guidance 1 at 16, guidance 2 at 32, 64"
+    assert [note for note in notes if "differ in more" in note] == [said]
+    assert said not in compare(read(workspace, publish(workspace, "b", made[1:]))).notes
+
+
 def test_a_reference_of_one_horizon_is_taken_for_all(workspace):
     made = [
         record("lwd", solved("1110"), horizon="episode"),
