@@ -120,11 +120,28 @@ def train_diffusion(
 
 
 def _check_contract(model: LatentDiffusion, device: torch.device) -> None:
-    """Check what a denoiser of the caller's own maps its inputs to."""
-    latent, condition = model.spec.denoiser.latent_size, model.spec.denoiser.condition_size
+    """Check what a denoiser of the caller's own maps its inputs to, and its loss if it has one."""
+    size = model.spec.denoiser
     step = torch.zeros(2, dtype=torch.long)
-    inputs = torch.zeros(2, latent), step, torch.zeros(2, condition)
-    check_outputs("denoiser", model.denoiser, inputs, [(2, latent)], device)
+    latent, condition = torch.zeros(2, size.latent_size), torch.zeros(2, size.condition_size)
+    inputs = latent, step, condition
+    check_outputs("denoiser", model.denoiser, inputs, [(2, size.latent_size)], device)
+    if hasattr(model.denoiser, "training_loss"):
+        loss = _OwnLoss(model.denoiser)
+        check_outputs("denoiser's training_loss", loss, (latent, condition, latent), [()], device)
+
+
+class _OwnLoss(nn.Module):
+    """The loss of a denoiser of the caller's own."""
+
+    def __init__(self, denoiser: nn.Module) -> None:
+        super().__init__()
+        self.denoiser: Any = denoiser
+
+    def forward(self, *given: torch.Tensor) -> torch.Tensor:
+        """Return what `training_loss` returns."""
+        loss: torch.Tensor = self.denoiser.training_loss(*given)
+        return loss
 
 
 def options_of_others(architecture: str) -> tuple[str, ...]:

@@ -353,3 +353,23 @@ def test_a_loss_that_sees_no_padding_is_taken_where_padding_counts(
     with pytest.raises(ConfigError, match="the denoiser 'mlp' has a loss of its own"):
         lwdctl.train_baseline("dp", data, masked)
     assert lwdctl.train_baseline("dp", data, replace(masked, padding="counted"))
+
+
+def test_a_loss_of_its_own_that_is_no_scalar_is_refused() -> None:
+    class ByRow(torch.nn.Linear):
+        def forward(self, latent: torch.Tensor, *given: torch.Tensor) -> torch.Tensor:
+            return super().forward(latent)
+
+        def training_loss(self, latent: torch.Tensor, *given: torch.Tensor) -> torch.Tensor:
+            return self(latent).square().mean(1)
+
+    walks = np.random.default_rng(0).normal(size=(4, 20, 2)).astype(np.float32)
+    data = lwdctl.Dataset.from_arrays(observations=[*walks], actions=[*walks])
+    small = {"updates": 1, "device": "cpu", "threads": 1}
+    vae = lwdctl.VaeConfig(
+        snippet_length=4, latent_size=LATENT, policy_width=8, decoder="xs", **small
+    )
+    latents = lwdctl.encode(lwdctl.train_vae(data, vae))
+    config = lwdctl.DiffusionConfig(**small)
+    with pytest.raises(ConfigError, match="denoiser's training_loss returned tensors"):
+        lwdctl.train_diffusion(latents, config, denoiser=ByRow(LATENT, LATENT))
