@@ -35,7 +35,7 @@ def test_there_is_a_recipe_for_every_experiment():
         ("lift-absolute", 3), ("pusht-nearest16", 3), ("pusht-nearest64", 3),
         ("pusht-sampled64", 3), ("pusht-guided16", 3), ("pusht-unguided16", 3),
         ("pusht-dp16-every8", 2), ("pusht-dp16-guided", 3), ("pusht-dp16-hidden", 3),
-        ("pusht-dp16-ensembled", 2),
+        ("pusht-dp16-ensembled", 2), ("two_ways", 3),
     ],
 )  # fmt: skip
 def test_the_results_are_what_the_records_say(name, seeds):
@@ -114,6 +114,21 @@ def test_the_learning_curves_are_what_the_records_say(name, stem):
         points = [f"{point['mean']:.3f}" for point in summary["curves"]["max_overlap"].values()]
         gain = f"{summary['gains']['max_overlap']['gain']:+.3f}".replace("-0.000", "+0.000")
         assert f"| {name}, seed {seed} | {' | '.join(points)} | {gain} [" in results
+
+
+@pytest.mark.parametrize("stem", ["two_ways-diversity", "two_ways-diversity-anywhere"])
+def test_how_often_two_draws_agree_is_what_the_records_say(stem):
+    results = (ROOT / "pipelines/RESULTS.md").read_text()
+    records = sorted(RECORDS.glob(f"{stem}-seed*"))
+    assert len(records) == 3
+    for seed, path in enumerate(records):
+        artifact = Artifact.open(path)
+        artifact.check()
+        found = artifact.manifest.summary["sampled"]
+        more, low, high = (
+            f"{found[f'draw_agreement_difference{end}']:+.3f}" for end in ("", "_low", "_high")
+        )
+        assert f" {seed} | {found['draw_agreement']:.3f} | {more} [{low}, {high}] |" in results
 
 
 def test_the_rows_from_the_papers_settings_to_ours_are_what_the_records_say():
