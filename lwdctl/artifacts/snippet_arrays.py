@@ -15,12 +15,9 @@ from lwdctl.artifacts.zarr_columns import EPISODE_CHUNK, step_chunk
 from lwdctl.core.errors import ArtifactError, DataError
 from lwdctl.core.moments import STATISTICS
 from lwdctl.core.plain_text import encodable, plain_text
-from lwdctl.core.records import ActionSpec, SourceSpec
+from lwdctl.core.records import RELATIVE, RESERVED_KEYS, ActionSpec, SourceSpec
 from lwdctl.core.untrusted import MOST_BYTES, MOST_VALUES
 
-RELATIVE = "action_relative"
-RESERVED_KEYS = ("action", RELATIVE, "reward")
-"""Columns of a store that no observation may be called after."""
 MOST_KEY = 200
 """Bytes of a part of an observation's name."""
 EPISODE_COLUMNS = {

@@ -22,7 +22,6 @@ from lwdctl.artifacts.files import write_durably
 from lwdctl.artifacts.manifest import plain
 from lwdctl.artifacts.snippet_arrays import (
     EPISODE_COLUMNS,
-    RELATIVE,
     arrays_of,
     check_counts,
     check_key,
@@ -52,7 +51,7 @@ from lwdctl.artifacts.zarr_columns import (
 )
 from lwdctl.core.errors import ArtifactError, DataError
 from lwdctl.core.moments import STATISTICS, Moments
-from lwdctl.core.records import ActionSpec, Episode, FloatArray, SourceSpec
+from lwdctl.core.records import RELATIVE, ActionSpec, Episode, FloatArray, SourceSpec
 from lwdctl.core.untrusted import parse_json, typed
 
 _MODELS = "models"

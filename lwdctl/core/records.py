@@ -26,6 +26,9 @@ LIMIT_MARGIN = 0.05
 may reach a little further than the demonstrations, and not much, as nobody has tried it."""
 CONSTANT_MARGIN = 0.05
 """The same where a component is constant: a fraction of its magnitude, of 1 at least."""
+RELATIVE = "action_relative"
+RESERVED_KEYS = ("action", RELATIVE, "reward")
+"""Columns of a snippet store that no observation may be called after."""
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lwdctl.artifacts.references import MAKERS
-from lwdctl.artifacts.snippet_arrays import RESERVED_KEYS
 from lwdctl.core.errors import DataError
 from lwdctl.core.plain_text import plain_text
-from lwdctl.core.records import Finding, FloatArray, ObservationSpec
+from lwdctl.core.records import RESERVED_KEYS, Finding, FloatArray, ObservationSpec
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.data.formats import READERS
 

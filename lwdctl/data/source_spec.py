@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lwdctl.artifacts.snippet_arrays import RESERVED_KEYS
 from lwdctl.core.errors import DataError
 from lwdctl.core.plain_text import listed
-from lwdctl.core.records import Finding, SourceSpec
+from lwdctl.core.records import RESERVED_KEYS, Finding, SourceSpec
 from lwdctl.core.suggest import did_you_mean
 
 MOST_COMPONENTS = 2**20

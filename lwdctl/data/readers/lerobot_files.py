@@ -17,10 +17,9 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from lwdctl.artifacts.snippet_arrays import RESERVED_KEYS
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
-from lwdctl.core.records import ActionSpec, EnvSpec, Finding, FloatArray
+from lwdctl.core.records import RESERVED_KEYS, ActionSpec, EnvSpec, Finding, FloatArray
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.data.checks import note_rounding, without_dropped
 from lwdctl.data.files.array_kinds import why_not_observed

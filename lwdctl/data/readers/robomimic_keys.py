@@ -14,12 +14,11 @@ from typing import Any
 import h5py
 import numpy as np
 
-from lwdctl.artifacts.snippet_arrays import RESERVED_KEYS
 from lwdctl.configs import IngestConfig
 from lwdctl.core.config import list_text
 from lwdctl.core.errors import DataError
 from lwdctl.core.plain_text import listed
-from lwdctl.core.records import Finding, ObservationSpec, Severity
+from lwdctl.core.records import RESERVED_KEYS, Finding, ObservationSpec, Severity
 from lwdctl.core.simulator_facts import OBSERVATION, robosuite_network_keys
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.data.checks import NUMBER_KINDS, choose_observations, nothing_left
