@@ -280,8 +280,8 @@ with runs.workspace.begin("vae", "toy", config={{}}) as output:
 """
     done = subprocess.run([sys.executable, "-c", script], check=False)
     assert done.returncode == -9
-    until = time.monotonic() + 60
-    while not (tmp_path / "ended").exists() and time.monotonic() < until:
-        time.sleep(0.1)
-    assert (tmp_path / "ended").read_text() == "yes"
+    ended, until = tmp_path / "ended", time.monotonic() + 60
+    while not (ended.exists() and ended.read_text()) and time.monotonic() < until:
+        time.sleep(0.1)  # it is there before it is written
+    assert ended.read_text() == "yes"
     assert (tmp_path / "log").read_text().split() == ["50", "100", "120"]
