@@ -85,12 +85,7 @@ class DiffusionPolicy(Method):
         network = replace(spec.diffusion.denoiser, causal=True)
         spec = replace(spec, diffusion=replace(spec.diffusion, denoiser=network, clip=1.0))
         model = work.initialize(lambda: ActionDiffusion(spec))
-        if config.padding == "masked" and hasattr(model.diffusion.denoiser, "training_loss"):
-            raise ConfigError(
-                f"the denoiser '{denoiser}' has a loss of its own, which leaves out no steps beyond"
-                " the end of a demonstration",
-                "add --padding counted",
-            )
+        _check_padding(config, denoiser, model)
         # Observations and actions are mapped to [-1, 1], as in Diffusion Policy.
         actions = chunk_moments(spec, data, objective.batches, work.history - 1)
         model.diffusion.latent.fit_range(actions, length)
@@ -110,6 +105,20 @@ class DiffusionPolicy(Method):
     def open_directory(self, path: Path, device: torch.device, name: str) -> TrainedChunks:
         """Open a trained model."""
         return TrainedChunks(path, ActionDiffusion, device, name)
+
+
+def _check_padding(config: BaselineConfig, denoiser: str, model: ActionDiffusion) -> None:
+    """Check that the loss can leave out padding where it is to do so.
+
+    Raises:
+        ConfigError: The denoiser has a loss of its own, which sees no padding.
+    """
+    if config.padding == "masked" and hasattr(model.diffusion.denoiser, "training_loss"):
+        raise ConfigError(
+            f"the denoiser '{denoiser}' has a loss of its own, which leaves out no steps beyond"
+            " the end of a demonstration",
+            "add --padding counted",
+        )
 
 
 METHOD = DiffusionPolicy()
