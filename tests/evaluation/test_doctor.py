@@ -14,6 +14,7 @@ from lwdctl.envs.table import ENVIRONMENTS
 from lwdctl.evaluation import doctor
 from lwdctl.evaluation.doctor import examine, probe
 
+USAGE = namedtuple("usage", "total used free")
 PATIENTS = """
 import os, signal, time
 print("a banner")
@@ -68,9 +69,10 @@ def _patients(tmp_path, monkeypatch):
 
 @pytest.fixture
 def only_simulators(monkeypatch):
-    """Leave out the slow checks of the rest of the machine."""
+    """Leave out the slow checks of the rest of the machine, and how full its disk is."""
     monkeypatch.setattr(doctor, "_check_device", lambda timeout: _fine("device"))
     monkeypatch.setattr(doctor, "_check_rendering", lambda timeout: [_fine("rendering")])
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: USAGE(2**41, 0, 2**41))
 
 
 def _fine(area):
@@ -129,8 +131,7 @@ def test_an_environment_whose_extra_is_not_installed_is_missing(monkeypatch):
 
 
 def test_a_full_disk_is_a_warning(tmp_path, monkeypatch):
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(100, 99, 1))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: USAGE(100, 99, 1))
     finding = doctor._check_disk(tmp_path / "not" / "there")
     assert finding.state == "warning"
     assert str(tmp_path) in finding.detail
