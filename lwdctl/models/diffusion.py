@@ -7,6 +7,7 @@ Policy) is clipped while sampling.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from lwdctl.models.cuda_graphs import CudaGraphCache
 from lwdctl.models.denoiser import Denoiser, DenoiserSpec
 from lwdctl.models.files import CUSTOM, Count, Size, Spec, check_custom, load_model
 from lwdctl.models.normalizer import Normalizer, join_condition, normal_like
+from lwdctl.models.products import SMALLEST_SIDE, fast_products
 from lwdctl.models.samplers import (
     FLOW,
     SamplingStep,
@@ -248,7 +250,10 @@ class LatentDiffusion(nn.Module):
         upload = _uploaded if on_cuda else torch.tensor
         given = upload(tuple(timesteps), device=device)
         run = partial(self.denoise, table, given, guidance=guidance)
-        return self.graphs.run(self, (table, guidance), run, inputs) if on_cuda else run(*inputs)
+        if on_cuda:
+            return self.graphs.run(self, (table, guidance), run, inputs)
+        with fast_products() if len(condition) >= SMALLEST_SIDE else nullcontext():
+            return run(*inputs)
 
     def denoise(
         self,

@@ -19,6 +19,7 @@ from lwdctl.core.errors import first_line
 from lwdctl.core.seeding import derive_seed
 from lwdctl.models.cuda_graphs import capture
 from lwdctl.models.files import TrainingOnly, load_tensors, unique_tensors
+from lwdctl.models.products import fast_products
 from lwdctl.training import checkpoint
 from lwdctl.training.distributed import Processes
 
@@ -430,9 +431,13 @@ def ema_weight(update: int, decay: float, power: float = 0.0) -> float:
 
 @contextmanager
 def matrix_precision(device: torch.device, precision: str) -> Iterator[None]:
-    """Let CUDA round the factors of matrix products to TF32, unless `precision` is `"fp32"`."""
+    """Let CUDA round the factors of matrix products to TF32, unless `precision` is `"fp32"`.
+
+    On a CPU, see `fast_products`.
+    """
     if device.type != "cuda":
-        yield
+        with fast_products():
+            yield
         return
     backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
     before = [backend.allow_tf32 for backend in backends]

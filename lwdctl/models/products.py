@@ -1,0 +1,119 @@
+"""Matrix products of a CPU by oneDNN, where torch's own choice leaves half of it unused.
+
+torch multiplies single-precision matrices with MKL, which does not use AVX-512 on processors of
+other makers than Intel. oneDNN does, and comes with torch. Inside `fast_products` large products go
+through it, forward and backward: same sums, in another order. `ATEN_CPU_CAPABILITY=avx2`, torch's
+own switch, turns that off.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from threading import Lock
+
+import torch
+from torch import Tensor
+
+SMALLEST_SIDE = 32
+"""Smallest side of the products that oneDNN is given; smaller ones gain nothing."""
+SMALLEST_PRODUCT = 2**20
+"""Smallest number of their multiply-adds: the detour through Python takes as long as 2**18."""
+
+_CPU_INFO = Path("/proc/cpuinfo")
+_lock, _users = Lock(), 0
+_kernels: torch.library.Library | None = None
+
+
+@contextmanager
+def fast_products() -> Iterator[None]:
+    """Let oneDNN compute the large matrix products of a CPU inside the context, if it is faster.
+
+    It holds for all threads of the process. Contexts may overlap.
+    """
+    if not onednn_is_faster():
+        yield
+        return
+    _enter()
+    try:
+        yield
+    finally:
+        _leave()
+
+
+@lru_cache(maxsize=1)
+def onednn_is_faster() -> bool:
+    """Whether torch can use AVX-512 here, MKL does not, and oneDNN can be called."""
+    return (
+        torch.backends.cpu.get_cpu_capability() == "AVX512"
+        and torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and "AuthenticAMD" in _processor()
+    )
+
+
+def _processor() -> str:
+    if _CPU_INFO.exists():
+        return _CPU_INFO.read_text(errors="replace")
+    return platform.processor()
+
+
+def _enter() -> None:
+    global _kernels, _users  # noqa: PLW0603 - what they count is one for the process
+    with _lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that a kernel is replaced
+        _users += 1
+        if _kernels is None:
+            _kernels = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
+            _kernels.impl("mm", _mm, "CPU")  # type: ignore[no-untyped-call]
+            _kernels.impl("addmm", _addmm, "CPU")  # type: ignore[no-untyped-call]
+
+
+def _leave() -> None:
+    global _kernels, _users  # noqa: PLW0603
+    with _lock:
+        _users -= 1
+        if not _users and _kernels is not None:
+            # Otherwise it would last until it is collected.
+            _kernels._destroy()  # type: ignore[no-untyped-call]  # noqa: SLF001
+            _kernels = None
+
+
+def _mm(left: Tensor, right: Tensor) -> Tensor:
+    if _is_large(left, right):
+        return _product(left, right, None)
+    return torch.mm(left, right, out=left.new_empty(0))  # another kernel, which is torch's own
+
+
+def _addmm(
+    bias: Tensor, left: Tensor, right: Tensor, *, beta: float = 1, alpha: float = 1
+) -> Tensor:
+    plain = beta == 1 and alpha == 1 and bias.shape == right.shape[1:] and bias.is_contiguous()
+    if plain and bias.dtype == torch.float32 and _is_large(left, right):
+        return _product(left, right, bias)
+    return torch.addmm(bias, left, right, beta=beta, alpha=alpha, out=left.new_empty(0))
+
+
+def _is_large(left: Tensor, right: Tensor) -> bool:
+    if not (left.dim() == right.dim() == 2 and left.shape[1] == right.shape[0]):
+        return False
+    sides = *left.shape, right.shape[1]
+    return (
+        min(sides) >= SMALLEST_SIDE
+        and math.prod(sides) >= SMALLEST_PRODUCT
+        and left.dtype == right.dtype == torch.float32
+        and all(factor.is_contiguous() or factor.t().is_contiguous() for factor in (left, right))
+    )
+
+
+def _product(left: Tensor, right: Tensor, bias: Tensor | None) -> Tensor:
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(  # noqa: SLF001 - as torch.compile does
+        left, right.t(), bias, "none", [], ""
+    )
+    return product
