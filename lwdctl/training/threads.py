@@ -1,8 +1,11 @@
-"""Number of CPU threads for training, chosen by a short measurement."""
+"""What training takes of a CPU: threads, by a short measurement, and memory that it keeps."""
 
 from __future__ import annotations
 
+import ctypes
 import math
+import os
+import sys
 import time
 from collections.abc import Callable
 from statistics import median
@@ -13,6 +16,27 @@ SHORTEST = 0.1
 """Seconds of one measurement: many time slices of the scheduler, whatever else runs."""
 WORTHWHILE = 0.9
 """Fraction of the time that must be left for more threads to be taken."""
+
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
+"""Numbers of the settings in glibc's `malloc.h`."""
+
+
+def keep_freed_memory() -> None:
+    """Let the process keep up to 64 MiB of freed memory, instead of asking for it in every step.
+
+    These are the largest values to which glibc raises both settings by itself. Without them the
+    gradients of each training step are new pages, which the system clears. Does nothing where the
+    environment sets one of them, or without glibc.
+    """
+    if sys.platform != "linux" or os.environ.keys() & {
+        "MALLOC_MMAP_THRESHOLD_",
+        "MALLOC_TRIM_THRESHOLD_",
+    }:
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_MMAP_THRESHOLD, 32 << 20)
+        mallopt(_TRIM_THRESHOLD, 64 << 20)
 
 
 def calibrate(

@@ -1,7 +1,8 @@
-"""The number of threads: what is measured, and that waiting threads sleep."""
+"""Threads: what is measured, and that waiting ones sleep; memory that is used again."""
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import os
 import subprocess
@@ -81,3 +82,39 @@ def test_waiting_threads_sleep_unless_the_user_wants_them_to_spin(given, used: s
         check=True,
     )
     assert f"OMP_WAIT_POLICY = '{used}'" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")
+@pytest.mark.parametrize("chosen", ["", "131072"])
+def test_freed_memory_is_used_again(chosen: str) -> None:
+    """Pages are counted in another process, whose settings do not last."""
+    code = """
+import resource
+import torch
+from lwdctl.training.threads import keep_freed_memory
+def pages():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        kept = [torch.zeros(2**20) for _ in range(8)]
+        del kept
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+pages()
+before = pages()
+keep_freed_memory()
+pages()
+print(before, pages())
+"""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment.pop("MALLOC_MMAP_THRESHOLD_", None)
+    environment["MALLOC_TRIM_THRESHOLD_"] = chosen
+    if not chosen:
+        del environment["MALLOC_TRIM_THRESHOLD_"]
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    before, after = map(int, done.stdout.split())
+    if chosen:  # what the environment sets stays
+        assert after > before / 2
+    else:
+        assert after < before / 10
