@@ -34,7 +34,8 @@ Kernels = tuple[Values, ...]
 MAX_DIVERGENCE = math.log(2.0)
 """The divergence of distributions that do not overlap, in nats."""
 MIN_BANDWIDTH = 0.005
-"""Smallest bandwidth, as a fraction of the range."""
+"""Smallest bandwidth, as a fraction of the given bounds; without bounds, of the source's range or,
+if that is larger, of the size of its mean."""
 MARGIN = 0.1
 """How far the grid extends beyond given bounds, as a fraction of the range."""
 REACH, CLIPPED = 12.0, 8.0

@@ -6,7 +6,9 @@ A denoiser is an `nn.Module` that is built from a `DenoiserSpec` and maps (noisy
 One that extends `Denoiser` is sampled faster. One with a method `training_loss`, which maps
 normalized clean latents (batch, latent), conditions (batch, condition) and standard normal noise
 (batch, latent) to a scalar, is trained by it in the place of its predictions' error: a normalizing
-flow by its likelihood, for example. As it sees no padding, `dp` takes it with `--padding counted`.
+flow by its likelihood, for example. What its outputs mean in sampling is still what `--prediction`
+says: clean latents are `sample`, the default of `train-diffusion` and `ldp`, not of `dp`. As it
+sees no padding, `dp` takes it with `--padding counted`.
 """
 
 from __future__ import annotations
