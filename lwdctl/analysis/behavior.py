@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from lwdctl.analysis import plotting
 from lwdctl.analysis.analyses import AnalyzeBehaviorConfig
 from lwdctl.analysis.divergence import DRAWS, MAX_DIVERGENCE, MIN_BANDWIDTH
-from lwdctl.analysis.evaluations import Run
+from lwdctl.analysis.evaluations import SUCCESS, Run
 from lwdctl.analysis.sections import Findings, Section
 from lwdctl.analysis.tables import Table, flatten_estimate
 from lwdctl.analysis.trajectories import (
@@ -24,7 +24,6 @@ from lwdctl.analysis.trajectories import (
     SOURCE,
     SOURCE_VS_SOURCE,
     STEPS,
-    SUCCESS,
     BehaviorComparison,
     Divergences,
     MetricStatistics,

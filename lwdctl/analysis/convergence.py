@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from lwdctl.analysis.analyses import AnalyzeConvergenceConfig
-from lwdctl.analysis.evaluations import SUCCESS
+from lwdctl.analysis.evaluations import SUCCESS, value_of
 from lwdctl.analysis.plotting import draw_curve, finish, new_figure, series_style
 from lwdctl.analysis.resample import Pair, States, mean_estimate, success_estimate
 from lwdctl.analysis.sections import Findings, Section
@@ -120,7 +120,7 @@ def curve_of(found: Mapping[int, Sequence[EpisodeResult]], name: str) -> Curve:
     Raises:
         SimulatorError: A simulator error ended every episode at one step or another.
     """
-    values = {step: np.array([_value(one, name) for one in rows]) for step, rows in found.items()}
+    values = {step: np.array([value_of(one, name) for one in rows]) for step, rows in found.items()}
     known = ~np.isnan(np.stack(list(values.values()))).any(axis=0)
     if not known.any():
         raise SimulatorError("simulator errors ended every episode", "lwdctl doctor")
@@ -178,9 +178,3 @@ def compose(
     }
     section = Section("Convergence", text, "convergence", table, figure)
     return Findings("Convergence", [section], {}, summary, lost)
-
-
-def _value(episode: EpisodeResult, name: str) -> float:
-    if episode.error:
-        return float("nan")
-    return float(episode.success) if name == SUCCESS else episode.values[name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -59,8 +60,14 @@ def episode_key(episode: EpisodeResult) -> EpisodeKey:
 
 
 def values_of(episode: EpisodeResult) -> dict[str, float]:
-    """Return all numbers of an episode by name, its `steps` among them."""
-    return {name: float(one) for name, one in {**episode.values, "steps": episode.steps}.items()}
+    """Return all numbers of an episode by name, `steps` and success (0 or 1) among them."""
+    numbers = {**episode.values, "steps": episode.steps, SUCCESS: episode.success}
+    return {name: float(one) for name, one in numbers.items()}
+
+
+def value_of(episode: EpisodeResult, name: str) -> float:
+    """Return a number of an episode, NaN where a simulator error ended it."""
+    return math.nan if episode.error else values_of(episode)[name]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,28 +244,26 @@ def read_evaluation(artifact: Artifact, root: Path) -> list[Run]:
         ArtifactError: Its episodes cannot be read.
     """
     _check_size([artifact])
-    records = artifact.files_in("episodes", ".json")
     where = f"{artifact.reference}: configuration"
     config = typed(_Protocol, artifact.manifest.config, where, only_known=False)
+    verdicts = _verdicts(artifact, root)
+    made = {item.reference: item for item in lineage.trace([artifact], root)[0].values()}
     details = {
         "source": artifact.reference,
         "evaluation": artifact.name,
         "store": _store(artifact, root),
         "max_steps": config.max_steps or None,
         "perturbation_probability": config.perturbation_probability,
+        "own_limit": _limit_of_data(made.values()),
     }
-    verdicts = _verdicts(artifact, root)
-    made = {item.reference: item for item in lineage.trace([artifact], root)[0].values()}
-    details["own_limit"] = _limit_of_data(made.values())
     runs = []
-    for file in records:
+    for file in artifact.files_in("episodes", ".json"):
         where, hint = f"{artifact.path / file.path} is no record of episodes", _AGAIN
         record = parse_json(artifact.read(file), where, hint=hint, allow_nan=True)
         result = ConditionResult.from_json(typed(dict[str, Any], record, where, hint=hint), where)
         model = next(filter(None, map(result.models.get, SAMPLING_MODELS)), "")
-        trained = _settings(result.models, made)
-        verdict = verdicts.get(model, "")
-        runs.append(make_run(result, **details, convergence=verdict, trained=trained))
+        own = {"convergence": verdicts.get(model, ""), "trained": _settings(result.models, made)}
+        runs.append(make_run(result, **details, **own))
     if not runs:
         raise ArtifactError(f"{artifact.reference} holds no episodes in {artifact.path}")
     return runs
@@ -266,13 +271,11 @@ def read_evaluation(artifact: Artifact, root: Path) -> list[Run]:
 
 def _limit_of_data(artifacts: Iterable[Artifact]) -> int | None:
     """Return the step limit that all snippets among the artifacts name."""
-    limits = set()
-    for item in artifacts:
-        if item.type == "snippets":
-            try:
-                limits.add(read_description(item.path).env.max_steps)
-            except ArtifactError:
-                return None
+    stores = [item for item in artifacts if item.type == "snippets"]
+    try:
+        limits = {read_description(item.path).env.max_steps for item in stores}
+    except ArtifactError:
+        return None
     return limits.pop() or None if len(limits) == 1 else None
 
 
@@ -402,7 +405,7 @@ def matrix(group: Group, quantity: str, task: str = ALL_TASKS) -> tuple[Values, 
         for episode in run.episodes:
             if episode.error:
                 continue
-            found = {**values_of(episode), SUCCESS: float(episode.success)}
+            found = values_of(episode)
             if quantity not in found:
                 raise ConfigError(
                     f"{run} has no metric '{quantity}'", did_you_mean(quantity, found)
@@ -535,10 +538,9 @@ def _content(run: Run) -> Any:
         seconds = None
     protocol = (run.store, run.max_steps, run.perturbation_probability)
     episodes = sorted(
-        (episode_key(item), item.success, item.error,
-         *([] if item.error else sorted(values_of(item).items())))
+        (episode_key(item), item.error, *([] if item.error else sorted(values_of(item).items())))
         for item in run.episodes
-    )  # fmt: skip
+    )
     return condition, run.metrics, flops, seconds, protocol, tuple(episodes)
 
 

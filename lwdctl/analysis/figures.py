@@ -12,6 +12,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
 
 from lwdctl.analysis.comparison_records import ComparisonRow, horizon_order
+from lwdctl.analysis.evaluations import SUCCESS
 from lwdctl.analysis.plotting import (
     draw_curve,
     draw_error_bars,
@@ -22,7 +23,6 @@ from lwdctl.analysis.plotting import (
 )
 from lwdctl.evaluation.results import Estimate
 
-SUCCESS = "success"
 FRONT = "Pareto front"
 _COLUMNS = 4
 

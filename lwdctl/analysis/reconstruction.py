@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lwdctl.analysis import plotting
 from lwdctl.analysis.analyses import AnalyzeReconstructionConfig
+from lwdctl.analysis.evaluations import SUCCESS, value_of
 from lwdctl.analysis.resample import Bootstrap, Pair, States, ratios, success_estimate
 from lwdctl.analysis.sections import Findings, Section
 from lwdctl.analysis.tables import Table, flatten_estimate
@@ -265,12 +266,9 @@ class Reconstructions:
         """Name of the environment's score."""
         return next(iter(self.episodes.values())).score
 
-    def outcomes(self, group: str, metric: str = "") -> Values:
-        """Return (snippet,) a metric or, without one, success as 0 and 1; NaN for lost episodes."""
-        return np.array([
-            np.nan if one.error else one.values[metric] if metric else float(one.success)
-            for one in self.episodes[group].results
-        ])  # fmt: skip
+    def outcomes(self, group: str, name: str = SUCCESS) -> Values:
+        """Return (snippet,) success as 0 and 1, or a metric; NaN for lost episodes."""
+        return np.array([value_of(one, name) for one in self.episodes[group].results])
 
     @cached_property
     def oracle_minus_sampled(self) -> Estimate | None:

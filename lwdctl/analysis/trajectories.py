@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lwdctl.analysis.divergence import Bounds, SourceDivergence
-from lwdctl.analysis.evaluations import Run, values_of
+from lwdctl.analysis.evaluations import SUCCESS, Run, values_of
 from lwdctl.analysis.resample import Bootstrap, percentile_interval
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.core.errors import ArtifactError, MissingExtraError
@@ -24,7 +24,7 @@ from lwdctl.evaluation.results import Estimate
 SOURCE = "source"
 ALL = "all"
 """The behavior of trajectories without a label."""
-RETURN, STEPS, SUCCESS = "return", "steps", "success"
+RETURN, STEPS = "return", "steps"
 CONTACT = "contact_"
 
 Values = npt.NDArray[np.float64]
@@ -171,7 +171,7 @@ def policy_trajectories(
             group=group,
             behavior=episode.plan.label or only,
             origin=f"{kind} {number}",
-            values={**values_of(episode), SUCCESS: float(episode.success)},
+            values=values_of(episode),
             failure=episode.policy_failure,
             task=task,
         )

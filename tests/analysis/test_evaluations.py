@@ -51,6 +51,7 @@ def test_a_run_says_what_it_is(workspace):
     assert [item.success for item in run.episodes] == [True, True, False]
     assert values_of(run.episodes[0]) == {
         "overlap": 1.0, "final_overlap": 0.5, "return": 10.0, "final_success": 1.0, "steps": 30.0,
+        "success": 1.0,
     }  # fmt: skip
 
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from lwdctl.analysis.comparison import Comparison, compare
 from lwdctl.analysis.comparison_records import ComparisonRow, Horizon, horizon_order
-from lwdctl.analysis.evaluations import Group, group_runs, matrix, read_evaluations
-from lwdctl.analysis.figures import COSTS, SUCCESS
+from lwdctl.analysis.evaluations import SUCCESS, Group, group_runs, matrix, read_evaluations
+from lwdctl.analysis.figures import COSTS
 from lwdctl.analysis.report.content import (
     PERTURBATION,
     Block,
