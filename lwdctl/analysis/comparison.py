@@ -30,7 +30,6 @@ from lwdctl.analysis.evaluations import (
     choose_reference,
     describe,
     distinguish,
-    gather,
     group_runs,
     make_run,
     matrix,
@@ -53,6 +52,7 @@ from lwdctl.analysis.tables import (
     EMPTY,
     Table,
     flatten,
+    gather,
     short,
     show,
     show_difference,
@@ -307,7 +307,7 @@ def _note_on_seeds(group: Group) -> str:
 
 def _notes_on_horizons(runs: Sequence[Run]) -> Iterator[str]:
     """Say where a policy was run with other settings at another horizon, which labels do not."""
-    for alike in gather(runs, lambda run: run.label):
+    for label, alike in gather(runs, lambda run: run.label).items():
         for name in SETTINGS:
             if name == "snippet_length":
                 continue  # every horizon may have models of its own
@@ -316,7 +316,7 @@ def _notes_on_horizons(runs: Sequence[Run]) -> Iterator[str]:
                 horizons.setdefault(describe(run, name), {})[str(run.overall.horizon)] = None
             if len(horizons) > 1:
                 said = ", ".join(f"{value} at {listed(found)}" for value, found in horizons.items())
-                yield f"horizons of {alike[0].label} differ in more: {said}"
+                yield f"horizons of {label} differ in more: {said}"
 
 
 def compare_evaluations(

@@ -13,6 +13,7 @@ import numpy as np
 
 from lwdctl.analysis.comparison_records import SAMPLED, horizon_order
 from lwdctl.analysis.resample import Pair, States, Values
+from lwdctl.analysis.tables import gather
 from lwdctl.artifacts import lineage
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.description import read_description
@@ -342,7 +343,7 @@ def distinguish(runs: Sequence[Run]) -> list[Run]:
     Raises:
         ArtifactError: Nothing differs: one policy was measured twice.
     """
-    groups = gather(runs, lambda run: run.label)
+    groups = gather(runs, lambda run: run.label).values()
     return sorted((run for group in groups for run in _relabel(group)), key=lambda run: run.order)
 
 
@@ -373,19 +374,11 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     Raises:
         ArtifactError: Training seeds of one policy met different initial states.
     """
-    found = gather(sorted(runs, key=lambda run: run.order), lambda run: run.order[:3])
+    found = gather(sorted(runs, key=lambda run: run.order), lambda run: run.order[:3]).values()
     for members in found:
         for other in members[1:]:
             check_same_states(members[0], other)
     return [Group(tuple(members)) for members in found]
-
-
-def gather(runs: Sequence[Run], key: Callable[[Run], Any]) -> list[list[Run]]:
-    """Return the runs that have the same key, in order of appearance."""
-    found: dict[Any, list[Run]] = {}
-    for run in runs:
-        found.setdefault(key(run), []).append(run)
-    return list(found.values())
 
 
 def matrix(group: Group, quantity: str, task: str = ALL_TASKS) -> tuple[Values, States]:
@@ -574,7 +567,7 @@ def _alike(group: Sequence[Run], used: Sequence[str], *, same_model: bool) -> li
         row, settings = run.overall, [describe(run, name) for name in used]
         return row.horizon, same_model and (row.perturbation, row.train_seed), *settings
 
-    return gather(group, condition)
+    return [*gather(group, condition).values()]
 
 
 def describe(run: Run, name: str) -> str:

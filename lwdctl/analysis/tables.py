@@ -7,15 +7,17 @@ import dataclasses
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lwdctl.artifacts.files import write_durably
 from lwdctl.artifacts.manifest import plain
 from lwdctl.core.plain_text import aligned, visible
 from lwdctl.evaluation.results import Estimate
+
+Item = TypeVar("Item")
 
 EMPTY = "–"
 """Shown where a table has no value."""
@@ -82,6 +84,14 @@ class Table:
     def __str__(self) -> str:
         """Return the table with aligned columns."""
         return "\n".join(aligned([self.columns, *self.cells()]))
+
+
+def gather(items: Iterable[Item], key: Callable[[Item], Any]) -> dict[Any, list[Item]]:
+    """Return key to the items that have it, in order of appearance."""
+    found: dict[Any, list[Item]] = {}
+    for item in items:
+        found.setdefault(key(item), []).append(item)
+    return found
 
 
 def flatten(record: Any) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from lwdctl.analysis.report.content import (
 from lwdctl.analysis.report.inspection import MOST_FOLDED, MOST_ROWS, data_pictures
 from lwdctl.analysis.report.pages import page_templates, show_minute
 from lwdctl.analysis.report.results import Results, manifest_rows, results_of
-from lwdctl.analysis.tables import EMPTY, show
+from lwdctl.analysis.tables import EMPTY, gather, show
 from lwdctl.artifacts import lineage
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.workspace import Workspace
@@ -104,7 +104,7 @@ def build_report(
         LwdctlError: A damaged evaluation, or no policy or metric of that name.
     """
     progress = progress or SilentProgress()
-    progress.message(f"reading {', '.join(item.reference for item in sources)}")
+    progress.message(f"reading {_references(sources)}")
     own, _ = lineage.trace(sources, root)
     evaluations = [item for item in sources if item.type == "evaluation"]
     everything, lost = lineage.trace([*sources, *find_analyses(own, root)], root)
@@ -193,12 +193,10 @@ def _facts(
     for item in artifacts:
         if item.type == "snippets":
             yield f"Data ({item.name})", describe_data(item.manifest.summary)
-    protocols: dict[str, list[str]] = {}
-    for item in evaluations:
-        if protocol := item.manifest.summary.get("protocol"):
-            protocols.setdefault(str(protocol), []).append(item.reference)
+    protocols = gather(evaluations, lambda item: str(item.manifest.summary.get("protocol") or ""))
+    protocols.pop("", None)
     for protocol, followed in protocols.items():
-        yield "Protocol" + (f" ({', '.join(followed)})" if len(protocols) > 1 else ""), protocol
+        yield "Protocol" + (f" ({_references(followed)})" if len(protocols) > 1 else ""), protocol
     times = [str(item.manifest.provenance.get("finished") or "") for item in artifacts]
     hosts = [item.manifest.provenance.get("host") or {} for item in artifacts]
     machines = _listed(
@@ -269,11 +267,9 @@ def _git(artifact: Artifact) -> Mapping[str, Any]:
 
 def _problems(artifacts: Sequence[Artifact], lost: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Yield what keeps artifacts from being reproduced, in short, and its particulars."""
-    commits: dict[str, list[str]] = {}
-    for item in artifacts:
-        commits.setdefault(str(_git(item).get("commit") or "")[:COMMIT], []).append(item.reference)
+    commits = gather(artifacts, lambda item: str(_git(item).get("commit") or "")[:COMMIT])
     if len(commits) > 1:
-        listed = [f"{key or 'unknown'} ({', '.join(names)})" for key, names in commits.items()]
+        listed = [f"{key or 'unknown'} ({_references(made)})" for key, made in commits.items()]
         yield f"the artifacts were made at {len(commits)} different commits", "; ".join(listed)
     dirty = [item.reference for item in artifacts if _git(item).get("dirty")]
     if dirty:
@@ -293,21 +289,28 @@ def _origin_tables(artifacts: Sequence[Artifact]) -> Iterator[CaptionedTable]:
     )
     caption = "Data files that were read" if rows else "No data files were read"
     yield CaptionedTable(("artifact", "file", "bytes", "SHA-256"), rows, caption)
-    machines: dict[str, list[str]] = {}
-    software: dict[str, list[str]] = {}
-    for item in artifacts:
-        made = item.manifest.provenance
-        machine = {**(made.get("host") or {}), "device": made.get("device")}
-        own = {"lwdctl": made.get("lwdctl"), "Python": made.get("python")}
-        machines.setdefault(show(machine), []).append(item.reference)
-        packages = show({**own, **(made.get("packages") or {})})
-        software.setdefault(packages, []).append(item.reference)
-    for caption, groups in (("Machines", machines), ("Software", software)):
+    for caption, describe in (("Machines", _machine_of), ("Software", _software_of)):
+        groups = gather(artifacts, describe)
         rows = tuple(
-            ("all artifacts" if len(groups) == 1 else ", ".join(names), description)
-            for description, names in groups.items()
+            ("all artifacts" if len(groups) == 1 else _references(made), description)
+            for description, made in groups.items()
         )
         yield CaptionedTable(("artifacts", "made with"), rows, caption, wraps=True)
+
+
+def _machine_of(artifact: Artifact) -> str:
+    made = artifact.manifest.provenance
+    return show({**(made.get("host") or {}), "device": made.get("device")})
+
+
+def _software_of(artifact: Artifact) -> str:
+    made = artifact.manifest.provenance
+    own = {"lwdctl": made.get("lwdctl"), "Python": made.get("python")}
+    return show({**own, **(made.get("packages") or {})})
+
+
+def _references(artifacts: Iterable[Artifact]) -> str:
+    return ", ".join(item.reference for item in artifacts)
 
 
 def find_analyses(found: Mapping[str, Artifact], root: Path) -> list[Artifact]:
