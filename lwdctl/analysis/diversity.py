@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from lwdctl.analysis import diversity_measures as measures
 from lwdctl.analysis import plotting
 from lwdctl.analysis.analyses import AnalyzeDiversityConfig
-from lwdctl.analysis.diversity_measures import Index, Modes, StateVariance, Values
-from lwdctl.analysis.resample import Bootstrap
+from lwdctl.analysis.diversity_measures import Index, Modes, StateVariance
+from lwdctl.analysis.resample import Values
 from lwdctl.analysis.sections import Findings, Section
 from lwdctl.analysis.tables import Table, flatten_estimate
 from lwdctl.artifacts.snippets import SnippetStore
@@ -214,13 +214,13 @@ class DiversityRuns:
             name: states[self.complete][:, 0][:, self.steps] for name, states in self.states.items()
         }
         demonstrated = self.demonstrated[self.complete][:, self.steps]
-        return self._bootstrap.variances({DEMONSTRATIONS: demonstrated, **first}, DEMONSTRATIONS)
+        return self.bootstrap.variances({DEMONSTRATIONS: demonstrated, **first}, DEMONSTRATIONS)
 
     @cached_property
     def within_state(self) -> dict[str, Estimate]:
         """Group with several draws to the fraction of its variance between draws of one state."""
         return {
-            name: self._bootstrap.within_state_fraction(states[self.complete][:, :, self.steps])
+            name: self.bootstrap.within_state_fraction(states[self.complete][:, :, self.steps])
             for name, states in self.states.items()
             if states.shape[1] > 1
         }
@@ -232,7 +232,8 @@ class DiversityRuns:
         return measures.similar_agreement(self._initial, self.modes.demonstrated, chosen)
 
     @cached_property
-    def _bootstrap(self) -> measures.StateBootstrap:
+    def bootstrap(self) -> measures.StateBootstrap:
+        """The bootstrap over the initial states."""
         return measures.StateBootstrap(int(self.complete.sum()), self.config.seed)
 
 
@@ -421,14 +422,14 @@ def _numbers(runs: DiversityRuns) -> dict[str, dict[str, Any]]:
         if name in runs.within_state:
             pairs, different = measures.draw_agreement(modes, len(names))
             similar = runs.similar_agreement
-            starts = Bootstrap(len(pairs), ("diversity bootstrap", None, runs.config.seed))
-            agreement, difference = starts.estimate(pairs), starts.estimate(pairs - similar)
             found[name] |= {
                 **flatten_estimate("within_state_variance", runs.within_state[name]),
-                **flatten_estimate("draw_agreement", agreement),
+                **flatten_estimate("draw_agreement", runs.bootstrap.estimate(pairs)),
                 "draw_agreement_chance": different,
                 "similar_demonstrations_agreement": float(similar.mean()),
-                **flatten_estimate("draw_agreement_difference", difference),
+                **flatten_estimate(
+                    "draw_agreement_difference", runs.bootstrap.estimate(pairs - similar)
+                ),
             }
     return found
 

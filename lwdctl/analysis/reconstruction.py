@@ -17,7 +17,7 @@ from torch import Tensor
 from lwdctl.analysis import plotting
 from lwdctl.analysis.analyses import AnalyzeReconstructionConfig
 from lwdctl.analysis.evaluations import SUCCESS, value_of
-from lwdctl.analysis.resample import Bootstrap, Pair, States, ratios, success_estimate
+from lwdctl.analysis.resample import Bootstrap, Pair, States, Values, ratios, success_estimate
 from lwdctl.analysis.sections import Findings, Section
 from lwdctl.analysis.tables import Table, flatten_estimate
 from lwdctl.artifacts.snippets import SnippetStore
@@ -48,7 +48,6 @@ from lwdctl.policies.latent_source import ReplanRequest
 from lwdctl.policies.policy import BatchPolicy
 from lwdctl.policies.replanning import GeneratedNetworks, ReplanningPolicy
 
-Values = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
 Measures = Mapping[str, tuple[float, float, float, float]]
 """Name of an error to its mean over snippets with both ends of the interval, and its median."""
@@ -293,7 +292,8 @@ class Reconstructions:
 
 def compose(runs: Reconstructions, lost: Mapping[str, int]) -> Findings:
     """Return sections, figures, tables of snippets and steps, and the summary numbers."""
-    bootstrap = Bootstrap(runs.starts.episodes, ("reconstruction bootstrap", None))
+    episodes = runs.starts.episodes
+    bootstrap = Bootstrap(episodes, ("reconstruction bootstrap", len(np.unique(episodes))))
     measures = {name: measure(one, bootstrap) for name, one in runs.errors.items()}
     after = {step: measure(one, bootstrap) for step, one in runs.snapshots.items()}
     curves = {

@@ -54,7 +54,7 @@ class Bootstrap:
     Args:
         unit: (observation,) label of the unit that each observation belongs to, or the number of
             observations where each one is a unit.
-        stream: Name and keys of the random stream; None puts the number of units.
+        stream: Name and keys of the random stream.
         resamples: Number of bootstrap samples.
 
     Attributes:
@@ -65,12 +65,11 @@ class Bootstrap:
     def __init__(
         self,
         unit: npt.NDArray[Any] | int,
-        stream: Sequence[str | int | None],
+        stream: Sequence[str | int],
         resamples: int = 2000,
     ) -> None:
         self.units = unit if isinstance(unit, int) else len(np.unique(unit))
-        keys = [self.units if key is None else key for key in stream]
-        self.weights = draw_counts(self.units, resamples, *keys)
+        self.weights = draw_counts(self.units, resamples, *stream)
         if not isinstance(unit, int):
             self.weights = self.weights[:, np.unique(unit, return_inverse=True)[1]]
 

@@ -56,7 +56,7 @@ def test_snippets_of_two_demonstrations_are_no_fifty_episodes():
         episodes={"oracle": outcomes(episodes == 3), "sampled": outcomes(episodes < 0)},
         snapshots={},
     )  # fmt: skip
-    bootstrap = Bootstrap(episodes, ("reconstruction bootstrap", None))
+    bootstrap = Bootstrap(episodes, ("reconstruction bootstrap", 0))
     (row, _) = reconstruction._success_section(runs, bootstrap).table.rows
     assert row[1:3] == (50, 0.5)
     assert row[3:5] == pytest.approx(wilson(1, 2))

@@ -324,7 +324,7 @@ def test_units_are_drawn_with_all_their_observations():
 
 
 def test_the_bootstrap_leaves_out_what_is_unknown():
-    bootstrap = Bootstrap(np.array([0, 0, 1]), ["test", None])
+    bootstrap = Bootstrap(np.array([0, 0, 1]), ["test"])
     first, second = bootstrap.curve(np.array([[1.0, math.nan], [1.0, math.nan], [math.nan] * 2]))
     assert (first.value, first.low, first.high, first.n) == (1.0, 1.0, 1.0, 2)
     assert math.isnan(second.value)
