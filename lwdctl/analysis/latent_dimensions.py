@@ -17,10 +17,9 @@ from sklearn.manifold import TSNE
 
 from lwdctl.analysis.latent_points import UNKNOWN, Grouping
 from lwdctl.analysis.plotting import COLORS, new_figure, series_style
+from lwdctl.analysis.resample import Values
 from lwdctl.core.seeding import generator, seed_of_32_bits
 from lwdctl.training.encode import ACTIVE_VARIANCE
-
-Values = npt.NDArray[np.float64]
 
 SHOWN = 4
 """Principal components that figures show."""

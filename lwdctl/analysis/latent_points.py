@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from lwdctl.analysis.resample import Values
 from lwdctl.artifacts.latents import LatentStore
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.core.errors import ConfigError
@@ -20,7 +21,6 @@ from lwdctl.evaluation.snippet_episodes import rank_within_episode
 from lwdctl.models.vae import PolicyVae
 
 Index = npt.NDArray[np.int64]
-Values = npt.NDArray[np.float64]
 
 MIN_POINTS = 5
 """Fewer points have no neighborhoods worth a figure."""

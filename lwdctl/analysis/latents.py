@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from lwdctl.analysis import latent_dimensions as dimensions
@@ -16,6 +15,7 @@ from lwdctl.analysis import latent_points as data
 from lwdctl.analysis import separability
 from lwdctl.analysis.analyses import AnalyzeLatentsConfig
 from lwdctl.analysis.latent_points import UNKNOWN, Grouping, LatentPoints
+from lwdctl.analysis.resample import Values
 from lwdctl.analysis.sections import Findings, Section
 from lwdctl.analysis.tables import Table, flatten_estimate
 from lwdctl.artifacts.latents import LatentStore
@@ -24,8 +24,6 @@ from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import Progress, TqdmProgress
 from lwdctl.evaluation.results import Estimate
 from lwdctl.models.vae import PolicyVae
-
-Values = npt.NDArray[np.float64]
 
 LATENT, PCA, TSNE, SNIPPET, STATE = "latent", "pca", "tsne", "snippet", "state"
 SPACES = {

@@ -7,11 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from lwdctl.analysis.divergence import Bounds, SourceDivergence
 from lwdctl.analysis.evaluations import SUCCESS, Run, values_of
-from lwdctl.analysis.resample import Bootstrap, percentile_interval
+from lwdctl.analysis.resample import Bootstrap, Values, percentile_interval
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.core.errors import ArtifactError, MissingExtraError
 from lwdctl.core.progress import Progress
@@ -27,9 +26,7 @@ ALL = "all"
 RETURN, STEPS = "return", "steps"
 CONTACT = "contact_"
 
-Values = npt.NDArray[np.float64]
 Divergences = Mapping[str, Estimate]
-
 
 RESAMPLES = 4000
 FRACTIONS: Bounds = (0.0, 1.0)
