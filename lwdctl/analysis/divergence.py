@@ -19,14 +19,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import rel_entr
 
+from lwdctl.analysis.resample import Indices, Values, percentile_interval
 from lwdctl.core.seeding import generator
 from lwdctl.evaluation.results import Estimate
 
-Values = npt.NDArray[np.float64]
-Indices = npt.NDArray[np.intp]
 Bounds = tuple[float, float]
 Kernels = tuple[Values, ...]
 """Per component (point, node): each point's kernel at the nodes of one axis of the grid."""
@@ -168,8 +166,7 @@ class SourceDivergence:
         """Return the divergence of two disjoint sets of the source; the interval is over draws."""
         size, source = self._size, self._source
         found = [self._between(source, s[:size], source, s[size:]) for s in self._splits]
-        low, high = np.quantile(found, (0.025, 0.975))
-        return Estimate(float(np.mean(found)), float(low), float(high), size)
+        return Estimate(float(np.mean(found)), *percentile_interval(np.array(found)), size)
 
     def of(self, measured: Values) -> Estimate:
         """Return the divergence of another set from the source, averaged over the same draws.

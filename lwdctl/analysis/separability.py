@@ -16,16 +16,15 @@ import numpy.typing as npt
 from scipy.stats import bootstrap
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.metrics import pairwise_distances, silhouette_score
-from sklearn.model_selection import GroupKFold, StratifiedKFold
+from sklearn.model_selection import GroupKFold, StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from lwdctl.analysis.resample import States, mean_estimate
+from lwdctl.analysis.resample import States, Values, mean_estimate
 from lwdctl.core.seeding import generator, seed_of_32_bits
 from lwdctl.evaluation.results import Estimate, wilson
 
 Index = npt.NDArray[np.int64]
-Values = npt.NDArray[np.float64]
 
 FOLDS = 5
 SHUFFLES = 200
@@ -176,10 +175,8 @@ def linear_fit(points: Values, target: Values, episode: Index, seed: int) -> Est
     names = np.unique(episode)
     state = seed_of_32_bits("folds", seed)
     folds = GroupKFold(min(FOLDS, len(names)), shuffle=True, random_state=state)
-    predicted = np.empty_like(target)
-    for train, test in folds.split(points, target, episode):
-        model = make_pipeline(StandardScaler(), RidgeCV(RIDGE_PENALTIES))
-        predicted[test] = model.fit(points[train], target[train]).predict(points[test])
+    model = make_pipeline(StandardScaler(), RidgeCV(RIDGE_PENALTIES))
+    predicted = cross_val_predict(model, points, target, groups=episode, cv=folds)
     place = np.searchsorted(names, episode)
     residual, total = (
         np.bincount(place, (target - guess) ** 2).astype(np.float64)
