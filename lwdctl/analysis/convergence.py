@@ -125,9 +125,7 @@ def curve_of(found: Mapping[int, Sequence[EpisodeResult]], name: str) -> Curve:
     if not known.any():
         raise SimulatorError("simulator errors ended every episode", "lwdctl doctor")
     first = next(iter(found.values()))
-    states = States.of_keys(
-        [one.plan.task for one in first], [one.initial_state for one in first]
-    ).of(known)
+    states = States.of_initial_states([one.initial_state for one in first]).of(known)
     kept = {step: column[known][None] for step, column in values.items()}
     estimate = success_estimate if name == SUCCESS else mean_estimate
     steps = sorted(kept)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -248,14 +248,16 @@ def read_evaluation(artifact: Artifact, root: Path) -> list[Run]:
     where = f"{artifact.reference}: configuration"
     config = typed(_Protocol, artifact.manifest.config, where, only_known=False)
     verdicts = _verdicts(artifact, root)
-    made = {item.reference: item for item in lineage.trace([artifact], root)[0].values()}
+    found, lost = lineage.trace([artifact], root)
+    made = {item.reference: item for item in found.values()}
+    stores = [item for item in found.values() if item.type == "snippets"]
     details = {
         "source": artifact.reference,
         "evaluation": artifact.name,
-        "store": _store(artifact, root),
+        "store": _store(artifact, stores, lost),
         "max_steps": config.max_steps or None,
         "perturbation_probability": config.perturbation_probability,
-        "own_limit": _limit_of_data(made.values()),
+        "own_limit": _limit_of_data(stores),
     }
     runs = []
     for file in artifact.files_in("episodes", ".json"):
@@ -270,9 +272,8 @@ def read_evaluation(artifact: Artifact, root: Path) -> list[Run]:
     return runs
 
 
-def _limit_of_data(artifacts: Iterable[Artifact]) -> int | None:
-    """Return the step limit that all snippets among the artifacts name."""
-    stores = [item for item in artifacts if item.type == "snippets"]
+def _limit_of_data(stores: Sequence[Artifact]) -> int | None:
+    """Return the step limit that all snippet stores name."""
     try:
         limits = {read_description(item.path).env.max_steps for item in stores}
     except ArtifactError:
@@ -390,8 +391,7 @@ def matrix(group: Group, quantity: str, task: str = ALL_TASKS) -> tuple[Values, 
         ConfigError: The episodes hold no such metric.
     """
     keys = [key for key in group.one.episode_keys if task in {ALL_TASKS, key.task}]
-    places = [(key.task, key.kind, key.number) for key in keys]
-    states = States.of_keys([key.task for key in keys], places)
+    states = States.of_initial_states([(key.task, key.kind, key.number) for key in keys])
     values = np.full((len(group.runs), len(keys)), np.nan)
     for row, run in zip(values, group.runs, strict=True):
         known = {}
@@ -492,18 +492,11 @@ def check_same_states(first: Run, second: Run) -> None:
         )
 
 
-def _store(artifact: Artifact, root: Path) -> str:
+def _store(artifact: Artifact, stores: Sequence[Artifact], lost: Collection[str]) -> str:
     """Return the digests of the snippets that it derives from, or its own where they are gone."""
-
-    def digests(item: Artifact) -> set[str]:
-        if item.type == "snippets":
-            return {item.digest}
-        return set().union(*map(digests, lineage.parents(item, root)))
-
-    try:
-        return " ".join(sorted(digests(artifact))) or artifact.digest
-    except ArtifactError:
-        return artifact.digest
+    behind = {item.digest for store in stores for item in store.manifest.inputs}
+    is_known = stores and behind.issuperset(lost)
+    return " ".join(sorted(store.digest for store in stores)) if is_known else artifact.digest
 
 
 def _verdicts(evaluation: Artifact, root: Path) -> dict[str, str]:

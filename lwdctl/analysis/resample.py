@@ -114,14 +114,14 @@ class States:
         return cls(stratum, np.arange(len(stratum)))
 
     @classmethod
-    def of_keys(cls, tasks: Sequence[object], states: Sequence[object]) -> States:
-        """Return the states of episodes from each one's task and what names its state."""
+    def of_initial_states(cls, states: Sequence[tuple[str, str, int]]) -> States:
+        """Return the states of episodes from `EpisodeResult.initial_state`, the task first."""
 
         def numbers(keys: Sequence[object]) -> Indices:
             order = {key: index for index, key in enumerate(dict.fromkeys(keys))}
             return np.array([order[key] for key in keys], dtype=np.intp)
 
-        return cls(numbers(tasks), numbers(states))
+        return cls(numbers([task for task, *_ in states]), numbers(states))
 
     def of(self, chosen: Any) -> States:
         """Return the states of chosen episodes, by a mask (episode,)."""
