@@ -16,7 +16,7 @@ from lwdctl.analysis.analyses import AnalyzeBehaviorConfig
 from lwdctl.analysis.divergence import DRAWS, MAX_DIVERGENCE, MIN_BANDWIDTH
 from lwdctl.analysis.evaluations import SUCCESS, Run
 from lwdctl.analysis.sections import Findings, Section
-from lwdctl.analysis.tables import Table, flatten_estimate
+from lwdctl.analysis.tables import Table, flatten_estimate, show_range
 from lwdctl.analysis.trajectories import (
     CONTACT,
     CONTACTS,
@@ -411,6 +411,5 @@ def _foot(metric: str) -> str:
 
 
 def _numbers(comparisons: Sequence[BehaviorComparison]) -> str:
-    counts = sorted({item.count for item in comparisons})
-    number = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    return f"{number} trajectories per behavior and group"
+    counts = [item.count for item in comparisons]
+    return f"{show_range(counts)} trajectories per behavior and group"

@@ -21,6 +21,7 @@ from lwdctl.analysis.plotting import (
     new_figure,
     series_style,
 )
+from lwdctl.analysis.tables import show_range
 from lwdctl.evaluation.results import Estimate
 
 FRONT = "Pareto front"
@@ -160,8 +161,8 @@ class ComparisonFigures:
         if points and all(item.low >= 0 and item.high <= 1 for _, item in points):
             for _, axes in panels:  # fractions on their whole range can be compared between figures
                 axes.set_ylim(-0.03, 1.03)
-        episodes = _range([row.episodes for row in self.rows])
-        seeds = _range([len(row.train_seeds) for row in self.rows])
+        episodes = show_range([row.episodes for row in self.rows])
+        seeds = show_range([len(row.train_seeds) for row in self.rows])
         counts = f"n = {episodes} episodes a point, {seeds} training seed{'s' * (seeds != '1')}."
         note = f"Environment: {self.env}. {counts} {shown}: 95 % intervals. {more}"
         finish(figure, note, (*self._styles, FRONT))
@@ -214,8 +215,3 @@ def _label_costs(axes: Any, costs: Sequence[float], cost: Cost) -> None:
         else FuncFormatter(lambda value, _: f"{value:g}")
     )
     axes.xaxis.set_minor_formatter(NullFormatter())
-
-
-def _range(values: Sequence[int]) -> str:
-    low, high = min(values), max(values)
-    return str(low) if low == high else f"{low} to {high}"

@@ -7,7 +7,7 @@ import dataclasses
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -155,6 +155,12 @@ def show_difference(estimate: Estimate) -> str:
     """Return a difference with its sign and 95 % interval."""
     ends = (EMPTY if math.isnan(end) else f"{end:+.3g}" for end in (estimate.low, estimate.high))
     return f"{estimate.value:+.3g} [{', '.join(ends)}]"
+
+
+def show_range(values: Collection[int]) -> str:
+    """Return a number that all have, or the smallest and the largest one."""
+    low, high = min(values), max(values)
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def show_p(value: float) -> str:
