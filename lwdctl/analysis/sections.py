@@ -95,16 +95,15 @@ def read_sections(directory: Path) -> tuple[str, tuple[Section, ...]]:
     content = parse_json(read_stored(directory, RECORD), where, hint=_AGAIN)
     record = typed(_Record, content, where, hint=_AGAIN)
     for index, section in enumerate(record.sections):
-        for row in section.table.rows if section.table else ():
-            if len(row) != len(section.table.columns if section.table else ()):
+        table = section.table or Table((), ())
+        for row in table.rows:
+            if len(row) != len(table.columns):
                 raise ArtifactError(
                     f"{where}: sections[{index}].table: a row of {len(row)} cells in a table of"
-                    f" {len(section.table.columns if section.table else ())} columns",
+                    f" {len(table.columns)} columns",
                     _AGAIN,
                 )
-    return record.title, tuple(
-        Section(one.title, one.text, one.figure, one.table) for one in record.sections
-    )
+    return record.title, tuple(Section(**vars(one)) for one in record.sections)
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,8 @@ STILLS_WIDTH = 960
 _JPEG_QUALITY = 82
 _DENSITY = 2
 """File pixels per CSS pixel of the figures that analyses write."""
-MOST_ROWS = 25
-"""Longer tables of analyses are folded."""
+MOST_FOLDED = 25
+"""Longer tables are hidden behind their captions at first."""
 LOG = "metrics.jsonl"
 RECORDS = "episodes"
 """Folder of an evaluation with one record of episodes per condition."""
@@ -197,7 +197,7 @@ def _section_block(section: Section, directory: Path, notes: list[str]) -> Block
     pictures: list[Picture] = []
     if section.table:
         rows = section.table.cells()
-        folded = len(rows) > MOST_ROWS
+        folded = len(rows) > MOST_FOLDED
         tables.append(CaptionedTable(section.table.columns, rows, section.title, folded))
     if section.figure:
         try:

@@ -11,7 +11,7 @@ import numpy as np
 
 import lwdctl
 from lwdctl.analysis.plotting import COLORS, REFERENCE_COLOR, finish, new_figure
-from lwdctl.analysis.report.content import CaptionedTable, Picture, embed_figure
+from lwdctl.analysis.report.content import MOST_FOLDED, CaptionedTable, Picture, embed_figure
 from lwdctl.analysis.report.pages import page_templates
 from lwdctl.analysis.tables import EMPTY
 from lwdctl.core.plain_text import plain_text
@@ -23,8 +23,6 @@ if TYPE_CHECKING:  # a report reads no data, and needs none of the readers
 WIDTH = 5.2
 """Of every figure in inches: two stand side by side on a desk, one scales on a phone."""
 MOST_ROWS = 200
-MOST_FOLDED = 25
-"""Longer tables are hidden behind their captions at first."""
 MOST_LABELS = 20
 MOST_COMPONENTS = 32
 MOST_PANELS = 8

@@ -13,6 +13,7 @@ from jinja2 import Environment
 import lwdctl
 from lwdctl.analysis.comparison import STATISTICS
 from lwdctl.analysis.report.content import (
+    MOST_FOLDED,
     TRAINED,
     Block,
     CaptionedTable,
@@ -20,7 +21,7 @@ from lwdctl.analysis.report.content import (
     show_analysis,
     training_curves,
 )
-from lwdctl.analysis.report.inspection import MOST_FOLDED, MOST_ROWS, data_pictures
+from lwdctl.analysis.report.inspection import MOST_ROWS, data_pictures
 from lwdctl.analysis.report.pages import page_templates, show_minute
 from lwdctl.analysis.report.results import Results, manifest_rows, results_of
 from lwdctl.analysis.tables import EMPTY, gather, show
