@@ -1,10 +1,18 @@
 import shutil
+import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from lwdctl.analysis import resample
 from lwdctl.artifacts.workspace import Workspace
+
+# Tests beside this file import it too, and what it imports; both are found through this import.
+sys.path.insert(0, str(Path(__file__).parent))
+import report_chain  # noqa: F401
+
+sys.path.pop(0)
 
 
 @pytest.fixture

@@ -1,9 +1,8 @@
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from evaluation_grid import episode, grid_records, outcomes, publish, record
 
 from lwdctl.analysis.comparison import compare
 from lwdctl.analysis.evaluations import (
@@ -21,11 +20,6 @@ from lwdctl.artifacts.snippets import SnippetWriter
 from lwdctl.core.errors import ArtifactError, ConfigError
 from lwdctl.core.records import ActionSpec, EnvSpec, Episode, ObservationSpec, SourceSpec
 from lwdctl.evaluation.results import ConditionResult
-
-sys.path.insert(0, str(Path(__file__).parent))
-from evaluation_grid import episode, grid_records, outcomes, publish, record
-
-sys.path.pop(0)
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
 

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import report_chain
+from evaluation_grid import episode, record
 
 from lwdctl.analysis.comparison import compare_evaluations
 from lwdctl.analysis.plotting import new_figure
@@ -15,13 +17,9 @@ from lwdctl.analysis.tables import Table
 from lwdctl.core.errors import LwdctlError
 from lwdctl.core.plain_text import file_stem
 
-sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1]))
-import report_chain
-from evaluation_grid import episode, record
 from hostile import NAMES, check_csv, check_page, everything_below
 
-sys.path.pop(0)
 sys.path.pop(0)
 
 SOON = ("script", "bidi", "upwards")

@@ -3,22 +3,9 @@
 import html
 import re
 import shutil
-import sys
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
-
-from lwdctl.analysis.report import content
-from lwdctl.analysis.report.content import CaptionedTable, read_rows
-from lwdctl.analysis.report.pages import numeric_columns
-from lwdctl.analysis.report.report import Expected, RecipeResults
-from lwdctl.analysis.report.results import results_of
-from lwdctl.artifacts.manifest import recording
-from lwdctl.core.errors import ConfigError
-from lwdctl.core.progress import SilentProgress
-
-sys.path.insert(0, str(Path(__file__).parent))
 from report_chain import (
     ARMS,
     EVIL,
@@ -32,7 +19,14 @@ from report_chain import (
     vae,
 )
 
-sys.path.pop(0)
+from lwdctl.analysis.report import content
+from lwdctl.analysis.report.content import CaptionedTable, read_rows
+from lwdctl.analysis.report.pages import numeric_columns
+from lwdctl.analysis.report.report import Expected, RecipeResults
+from lwdctl.analysis.report.results import results_of
+from lwdctl.artifacts.manifest import recording
+from lwdctl.core.errors import ConfigError
+from lwdctl.core.progress import SilentProgress
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import html
 import re
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from report_chain import page, snippets
 
 from lwdctl.configs import IngestConfig
 from lwdctl.core.progress import SilentProgress
@@ -17,11 +16,6 @@ from lwdctl.data.quality.ingest_report import INGEST_REPORT
 from lwdctl.data.readers.robomimic_writer import RobomimicWriter
 from lwdctl.stages.ingest import run
 from lwdctl.stages.stage import StageContext
-
-sys.path.insert(0, str(Path(__file__).parent))
-from report_chain import page, snippets
-
-sys.path.pop(0)
 
 BOLD = "<b>bold"
 PICTURE = re.compile(r'<img src="data:image/svg')

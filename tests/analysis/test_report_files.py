@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-from report_chain import analysis, chain
-
-sys.path.pop(0)
-
 from PIL import Image
+from report_chain import analysis, chain
 
 from lwdctl.analysis.report.content import (
     embed_png,

@@ -1,14 +1,7 @@
 """A report in Chromium, at the width of a desk and of a phone."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 from report_chain import ARMS, analysis, arm, chain, page
-
-sys.path.pop(0)
 
 WIDTHS = (1280, 390)
 
