@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import textwrap
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -37,6 +36,7 @@ from lwdctl.analysis.trajectories import (
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.core.progress import Progress, TqdmProgress
 from lwdctl.evaluation.results import magnitude_format
+from lwdctl.evaluation.traced import count_lost
 
 TRAJECTORIES = "behavior"
 CONTACTS_TEXT = (
@@ -75,20 +75,20 @@ def analyze_behavior(
     """
     progress = progress or TqdmProgress()
     limit = evaluation[0].max_steps or snippets.spec.env.max_steps
-    lost: list[str] = []
     measures = behavior_measures(snippets.spec.env, evaluation[0].tasks)
     trajectories = source_trajectories(
         snippets, limit, config.source, config.seed, progress, measures
     )
-    for name, run in _named(evaluation).items():
-        trajectories += policy_trajectories(run, name, snippets.spec.labels, lost)
+    runs = _named(evaluation)
+    for name, run in runs.items():
+        trajectories += policy_trajectories(run, name, snippets.spec.labels)
     comparisons = compare_behaviors(trajectories, measures, config.seed, progress)
     return Findings(
         title="Behavior of the source and of the policies",
         sections=list(compose(comparisons, limit)),
         tables={TRAJECTORIES: trajectory_table(trajectories, comparisons)},
         summary={**summarize(comparisons), "steps_compared": limit},
-        lost=Counter(lost),
+        lost=count_lost({name: run.episodes for name, run in runs.items()}),
     )
 
 

@@ -147,21 +147,17 @@ def source_trajectories(
     return found
 
 
-def policy_trajectories(
-    run: Run, group: str, labels: Sequence[str], lost: list[str]
-) -> Iterator[Trajectory]:
-    """Yield the episodes of an evaluated policy.
+def policy_trajectories(run: Run, group: str, labels: Sequence[str]) -> Iterator[Trajectory]:
+    """Yield the episodes of an evaluated policy, without those lost to simulator errors.
 
     Args:
         run: The policy's episodes.
         group: Name of the policy.
         labels: Behaviors that the source has. With a single one every episode belongs to it.
-        lost: Receives the name of the group once for every episode lost to a simulator error.
     """
     only = labels[0] if len(labels) == 1 else ALL
     for episode in run.episodes:
         if episode.error:
-            lost.append(group)
             continue
         task, kind, number = episode.initial_state
         yield Trajectory(
