@@ -49,8 +49,8 @@ from lwdctl.policies.policy import BatchPolicy
 from lwdctl.policies.replanning import GeneratedNetworks, ReplanningPolicy
 
 Index = npt.NDArray[np.int64]
-Measures = Mapping[str, tuple[float, float, float, float]]
-"""Name of an error to its mean over snippets with both ends of the interval, and its median."""
+Measures = Mapping[str, tuple[Estimate, float]]
+"""Name of an error to its mean over snippets and its median."""
 
 SNIPPETS, STEPS = "reconstruction", "reconstruction_steps"
 NORMALIZED = "Normalized squared error"
@@ -247,8 +247,7 @@ class Reconstructions:
     """Everything that was run.
 
     Attributes:
-        starts: The snippets.
-        split: Split that they were drawn from.
+        split: Split that the snippets were drawn from.
         errors: Group to its errors.
         episodes: Group to its episodes.
         snapshots: Training step to the errors of oracle latents with the weights of that step.
@@ -326,9 +325,9 @@ def measure(errors: Errors, bootstrap: Bootstrap) -> Measures:
     """Return the means of the errors over snippets, with their medians."""
     found = {}
     for name, values in errors.by_snippet().items():
-        mean, known = bootstrap.estimate(values), values[~np.isnan(values)]
+        known = values[~np.isnan(values)]
         median = float(np.median(known)) if known.size else np.nan
-        found[name] = (mean.value, mean.low, mean.high, median)
+        found[name] = bootstrap.estimate(values), median
     return found
 
 
@@ -380,10 +379,7 @@ def _training_section(after: Mapping[int, Measures]) -> Section:
         "The same snippets, encoded and decoded with the EMA weights of several training steps of"
         " the VAE. One model: the intervals do not include the variance over training seeds."
     )
-    curves = {
-        label: [Estimate(*found[name][:3], 0) for found in after.values()]
-        for name, label in names.items()
-    }
+    curves = {label: [found[name][0] for found in after.values()] for name, label in names.items()}
     title, steps = "Training steps of the VAE", list(after)
     figure = draw_errors(4.4, {NORMALIZED: curves}, title, steps, marker="o")
     table = Table.of(columns, rows)
@@ -393,9 +389,9 @@ def _training_section(after: Mapping[int, Measures]) -> Section:
 def _success_section(runs: Reconstructions, bootstrap: Bootstrap) -> Section:
     rows = []
     for name in runs.episodes:
-        success, score = runs.outcomes(name), bootstrap.estimate(runs.outcomes(name, runs.score))
-        ends = success_estimate(success[None], runs.demonstrations)
-        rows.append((name, ends.n, _known_mean(success), ends.low, ends.high, score))
+        success = success_estimate(runs.outcomes(name)[None], runs.demonstrations)
+        score = bootstrap.estimate(runs.outcomes(name, runs.score))
+        rows.append((name, success.n, success, score))
     text = (
         "Success and score within the steps of the snippet and one more, from the same states;"
         " success with Wilson's 95 % interval, for fewer snippets where those of one demonstration"
@@ -440,11 +436,10 @@ def _summary(
 
 
 def _flatten(measures: Measures) -> dict[str, float]:
-    return {
-        f"{name}{suffix}": number
-        for name, numbers in measures.items()
-        for suffix, number in zip(("", "_low", "_high", "_median"), numbers, strict=True)
-    }
+    found: dict[str, float] = {}
+    for name, (mean, median) in measures.items():
+        found |= flatten_estimate(name, mean) | {f"{name}_median": median}
+    return found
 
 
 def _snippet_table(runs: Reconstructions) -> Table:
