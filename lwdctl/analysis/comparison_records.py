@@ -27,7 +27,6 @@ class ComparisonRow:
 
     Attributes:
         label: Policy and latent source in short, made distinct where needed.
-        train_seeds: Training seeds of the models.
         episodes: Episodes that ran to their end.
         errors: Episodes lost to simulator errors.
         success: Success rate, mean over training seeds.

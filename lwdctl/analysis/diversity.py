@@ -102,7 +102,6 @@ class Demonstrations:
     """The recorded trajectories of one task.
 
     Attributes:
-        task: Its name.
         episodes: (demonstration,) store index.
         category: (demonstration,) index of the label, None where modes are not the labels.
         left_out: Number of demonstrations without a label, or with one that no other has, where

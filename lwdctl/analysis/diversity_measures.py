@@ -62,7 +62,6 @@ class LabeledModes:
         seed: Seed of folds and forests.
 
     Attributes:
-        names: Names of the modes.
         demonstrated: (demonstration,) mode that each is classified as.
         accuracy: Fraction of demonstrations classified correctly.
         definition: How modes are defined, in a sentence for readers.

@@ -180,7 +180,6 @@ class Reference:
 
     Attributes:
         label: Its label, or "" where nothing is tested.
-        policy: Its policy.
         notes: What was chosen by default.
     """
 

@@ -105,7 +105,6 @@ class DimensionUse:
         posterior_std: (latent,) posterior standard deviation, mean over snippets; the prior's is 1.
         kl: (latent,) mean KL divergence of the posterior from the prior, in nats.
         active: (latent,) whether the posterior mean varies by more than `ACTIVE_VARIANCE`.
-        snippets: Number of snippets.
     """
 
     mean_std: Values
@@ -140,7 +139,6 @@ class Projection:
 
     Attributes:
         stem: Beginning of file names (`"tsne"`).
-        title: Name for readers.
         coordinates: (point, 2).
         axes: Names of the two axes, empty where their units have no meaning.
     """

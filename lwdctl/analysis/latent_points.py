@@ -61,7 +61,6 @@ class Grouping:
     Attributes:
         name: `"task"`, `"label"`, `"level"` or `"success"`.
         title: Heading; operators are stored as labels.
-        categories: Names.
         index: (point,) index into `categories`, `UNKNOWN` for none.
     """
 

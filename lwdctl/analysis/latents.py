@@ -124,14 +124,10 @@ class LatentAnalysis:
     """Everything that was measured.
 
     Attributes:
-        config: Settings.
-        points: The snippets drawn.
-        components: Principal components.
         projections: Coordinates of the figures, t-SNE first.
         groups: Groupings to color by; with their measures where two categories can be tested.
         position: Space to R^2 of the position, empty with too few episodes; None where points are
             not colored by it.
-        use: How each dimension is used.
         missing: Spaces that could not be measured.
     """
 

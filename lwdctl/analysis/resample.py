@@ -58,7 +58,6 @@ class Bootstrap:
         resamples: Number of bootstrap samples.
 
     Attributes:
-        units: Number of units.
         weights: (resample, observation) how often each observation is drawn.
     """
 

@@ -46,7 +46,6 @@ class Trajectory:
         origin: The recorded episode or the seed (`"episode 12"`, `"seed 100003"`).
         values: `steps`, and where known `return`, `success` and the adapter's metrics.
         failure: Why the policy aborted the episode, or "".
-        task: Name of its task.
     """
 
     group: str
