@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import lwdctl
 from lwdctl.analysis.plotting import COLORS, REFERENCE_COLOR, finish, new_figure
 from lwdctl.analysis.report.content import MOST_FOLDED, CaptionedTable, Picture, embed_figure
 from lwdctl.analysis.report.pages import page_templates
@@ -36,10 +35,7 @@ def render_inspections(found: Inspections) -> str:
     names = [Path(item.path).name for item in found.files]
     title = names[0] if len(names) == 1 else f"{len(names)} files"
     template = page_templates().get_template("inspection.html")
-    page = template.render(
-        title=f"Inspection of {title}", files=files, found=found, version=lwdctl.__version__
-    )
-    return page + "\n"
+    return template.render(title=f"Inspection of {title}", files=files, found=found) + "\n"
 
 
 def _file(found: Inspection) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+import lwdctl
 from lwdctl.analysis.report.content import CaptionedTable
 from lwdctl.analysis.tables import EMPTY, show
 from lwdctl.core.plain_text import visible_lines
@@ -28,6 +29,7 @@ def page_templates() -> Environment:
     )
     for function in (numeric_columns, show):
         environment.globals[function.__name__] = function
+    environment.globals["version"] = lwdctl.__version__
     environment.filters["minute"] = show_minute
     return environment
 

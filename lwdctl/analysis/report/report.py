@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment
 
-import lwdctl
 from lwdctl.analysis.comparison import STATISTICS
 from lwdctl.analysis.report.content import (
     MOST_FOLDED,
@@ -144,7 +143,7 @@ def build_report(
         "warnings": warnings,
     }
     template = _templates().get_template("report.html")
-    return Report(template.render(report=report, version=lwdctl.__version__) + "\n", warnings)
+    return Report(template.render(report=report) + "\n", warnings)
 
 
 def _templates() -> Environment:
