@@ -35,8 +35,7 @@ class ComparisonRow:
         score_std: Its standard deviation over training seeds, None for one seed.
         flops_per_step: FLOPs per environment step, None where unknown.
         seconds_per_episode: Wall time, None where unknown.
-        convergence: Whether the models were trained until they no longer gain: `"flat"`, `"still
-            gains"`, `"undecided"` or `"unchecked"` (`lwdctl analyze convergence`), "" for none.
+        convergence: The least favorable `Run.convergence` of the models.
     """
 
     label: str
