@@ -86,15 +86,15 @@ def test_the_permutation_test_equals_enumeration(differences):
     assert paired_permutation(given_) == pytest.approx(by_enumeration(differences))
 
 
+def check_no_side_and_no_order(values):
+    expected = paired_permutation(values)
+    assert expected == paired_permutation(-values) == paired_permutation(values[::-1])
+
+
 @given(FEW)
 @settings(max_examples=25, deadline=None)
 def test_the_permutation_test_has_no_side_and_no_order(differences):
-    values = np.array(differences, dtype=float)
-    assert (
-        paired_permutation(values)
-        == paired_permutation(-values)
-        == paired_permutation(values[::-1])
-    )
+    check_no_side_and_no_order(np.array(differences, dtype=float))
 
 
 def test_the_permutation_test_of_thirds_that_cancel_finds_nothing():
@@ -106,11 +106,7 @@ def test_the_permutation_test_of_thirds_that_cancel_finds_nothing():
 
 def test_the_permutation_test_of_many_pairs_has_no_side_and_no_order():
     values = np.random.default_rng(2).normal(0.2, 1.0, 60)
-    assert (
-        paired_permutation(values)
-        == paired_permutation(-values)
-        == paired_permutation(values[::-1])
-    )
+    check_no_side_and_no_order(values)
     assert paired_permutation(np.append(values, np.zeros(40))) == paired_permutation(values)
 
 
