@@ -69,7 +69,6 @@ class LabeledModes:
 
     def __init__(self, rows: Values, category: Index, names: Sequence[str], seed: int) -> None:
         self.names = tuple(names)
-        self.demonstrated = np.zeros(len(rows), dtype=np.int64)
         self._fold = np.zeros(len(rows), dtype=np.int64)
         self._forests = []
         smallest = int(np.unique(category, return_counts=True)[1].min())
@@ -78,10 +77,9 @@ class LabeledModes:
         folds = StratifiedKFold(count, shuffle=True, random_state=state)
         for number, (training, held_out) in enumerate(folds.split(rows, category)):
             forest = RandomForestClassifier(TREES, random_state=state)
-            forest.fit(rows[training], category[training])
-            self._forests.append(forest)
+            self._forests.append(forest.fit(rows[training], category[training]))
             self._fold[held_out] = number
-            self.demonstrated[held_out] = forest.predict(rows[held_out])
+        self.demonstrated = self.classify(rows, np.arange(len(rows)))
         self.accuracy: float | None = float((self.demonstrated == category).mean())
         self.definition = (
             f"Modes are the data's labels, classified from the states at {MOMENTS} equally spaced"
