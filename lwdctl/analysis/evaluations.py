@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -350,6 +351,8 @@ def distinguish(runs: Sequence[Run]) -> list[Run]:
 def choose_reference(runs: Sequence[Run], wanted: str | None = None) -> Reference:
     """Choose the reference: by label, else by policy, else `lwd` if it is there.
 
+    Of several labels of that policy the one with the most conditions is taken.
+
     Raises:
         ConfigError: No policy has the name that was given.
     """
@@ -358,13 +361,15 @@ def choose_reference(runs: Sequence[Run], wanted: str | None = None) -> Referenc
     if name in policies:
         return Reference(name, policies[name])
     own = [run for run in runs if run.overall.latent in {"", SAMPLED}]
-    named = sorted({run.label for run in own if run.overall.policy == name})
+    conditions = {run.order[:3]: run.label for run in own if run.overall.policy == name}
+    counts = Counter(conditions.values())
+    named = sorted(counts, key=lambda label: (-counts[label], label))
     if not named and wanted:
         raise ConfigError(f"no evaluated policy is '{wanted}'", did_you_mean(wanted, policies))
     if not named:
         note = "no paired tests: there is no policy 'lwd'; name a reference with --against"
         return Reference("", "", (note,))
-    notes = (f"tested against '{named[0]}'; --against takes any of: {', '.join(named)}",)
+    notes = (f"tested against '{named[0]}'; --against takes any of: {', '.join(sorted(named))}",)
     return Reference(named[0], name, notes if len(named) > 1 else ())
 
 

@@ -478,6 +478,24 @@ def test_the_reference_can_be_chosen(workspace):
     assert "'dp'" in caught.value.hint
 
 
+def test_of_several_references_the_one_with_the_most_conditions_is_taken(workspace):
+    """The first by name has one training seed more, and no perturbation."""
+    few = [record("lwd", outcomes(10, 0.5, seed), train_seed=seed) for seed in (0, 1, 2)]
+    many = [
+        record("lwd", outcomes(10, 0.5, 9), num_inference_steps=100, perturbation=pushed)
+        for pushed in (0.0, 10.0)
+    ]
+    rival = [record("dp", outcomes(10, 0.5, 8), perturbation=pushed) for pushed in (0.0, 10.0)]
+    comparison = compare(read(workspace, publish(workspace, "a", few + many + rival)))
+    chosen = "lwd (100 denoising steps)"
+    assert comparison.against == chosen
+    assert {test.perturbation for test in comparison.tests if test.label == "dp"} == {0.0, 10.0}
+    assert (
+        f"tested against '{chosen}'; --against takes any of: lwd (10 denoising steps), {chosen}"
+        in comparison.notes
+    )
+
+
 def test_without_the_method_nothing_is_tested_and_it_is_reported(workspace):
     comparison = compare(
         read(workspace, publish(workspace, "a", [record("dp", outcomes(10, 0.5, 1))]))
