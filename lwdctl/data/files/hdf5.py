@@ -65,8 +65,6 @@ _LARGEST_READ = 2**30
 _UNCOMPRESSED = "write the file again without compression if it is right"
 _COMPLETE: WeakSet[h5d.DatasetID] = WeakSet()
 """Open arrays all of whose chunks exist; HDF5 counts them one by one."""
-_PLAUSIBLE: WeakSet[h5d.DatasetID] = WeakSet()
-"""Open arrays whose compression was looked at; HDF5 adds up their chunks one by one."""
 
 
 class Structure(NamedTuple):
