@@ -18,7 +18,7 @@ import numpy.typing as npt
 from lwdctl.artifacts.references import MAKERS
 from lwdctl.core.errors import DataError
 from lwdctl.core.plain_text import plain_text
-from lwdctl.core.records import RESERVED_KEYS, Finding, FloatArray, ObservationSpec
+from lwdctl.core.records import RESERVED_KEYS, Finding, FloatArray, ObservationSpec, Severity
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.data.formats import READERS
 
@@ -35,6 +35,32 @@ MOST_NEIGHBORS = 2000
 
 SMALLEST_STEP = 1e-6
 """Smaller changes per step are taken for the noise of a simulator or sensor at rest."""
+
+
+class ReportsFindings:
+    """Base of the readers: what they find in a file is added to `findings`.
+
+    Attributes:
+        path: The file, as messages name it.
+        findings: What was found so far.
+    """
+
+    path: Path
+    findings: list[Finding]
+
+    def _report(
+        self,
+        check: str,
+        key: str,
+        message: str,
+        severity: Severity = "note",
+        hint: str = "",
+        /,
+        **values: Any,
+    ) -> None:
+        """Add a finding about the array `key`, or about the whole file where that is ""."""
+        where = f"{self.path}: {key}" if key else str(self.path)
+        self.findings.append(Finding(check, severity, message, where, hint, values))
 
 
 class NonFiniteError(DataError):

@@ -25,11 +25,12 @@ from h5py import h5a, h5d, h5g, h5l, h5o, h5t
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError, first_line
 from lwdctl.core.plain_text import encodable
-from lwdctl.core.records import Finding, FloatArray
+from lwdctl.core.records import FloatArray
 from lwdctl.core.untrusted import parse_json
 from lwdctl.data.checks import (
     NUMBER_KINDS,
     NonFiniteError,
+    ReportsFindings,
     artifact_hint,
     check_declared_bytes,
     check_path,
@@ -156,7 +157,7 @@ def open_shared(path: Path, **settings: Any) -> h5py.File:
         return h5py.File(path, "r", locking=False, **settings)
 
 
-class Hdf5Reader(ABC):
+class Hdf5Reader(ReportsFindings, ABC):
     """Base of the readers of HDF5 files: open, check and scan the file, close it on errors.
 
     Args:
@@ -169,7 +170,7 @@ class Hdf5Reader(ABC):
 
     def __init__(self, path: Path, config: IngestConfig) -> None:
         self.path = path
-        self.findings: list[Finding] = []
+        self.findings = []
         self._file, self._structure = open_hdf5(path, config.max_bytes)
         self._stored = self._structure.arrays
         with closed_on_error(self._file):

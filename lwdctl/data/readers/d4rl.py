@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
-from lwdctl.core.records import Episode, Finding, FloatArray, SourceSpec
+from lwdctl.core.records import Episode, FloatArray, SourceSpec
 from lwdctl.core.simulator_facts import OBSERVATION, GymEnvironment
 from lwdctl.data.checks import choose_observations, finite_rows, without_dropped
 from lwdctl.data.files.contents import Contents
@@ -125,9 +125,6 @@ class D4rlFile(Hdf5Reader):
         """Number of rows of the file."""
         return int(self._arrays["observations"].shape[0])
 
-    def _note(self, check: str, key: str, message: str, hint: str = "", **values: Any) -> None:
-        self.findings.append(Finding(check, "note", message, f"{self.path}: {key}", hint, values))
-
     def _open(self, key: str, ranks: tuple[int, ...] = (2,)) -> h5py.Dataset:
         """Return an array that must have as many rows as the observations."""
         rows = self._total if self._arrays else None
@@ -150,7 +147,7 @@ class D4rlFile(Hdf5Reader):
         if not size:
             raise DataError(f"{self.path}: {key}: has shape {shape}: no components")
         if len(shape) != 2:
-            self._note("adjusted", key, f"has shape {shape}; it is read as {(shape[0], size)}")
+            self._report("adjusted", key, f"has shape {shape}; it is read as {(shape[0], size)}")
         return size
 
     def _stored_rows(self, key: str, start: int, stop: int) -> npt.NDArray[Any]:
@@ -183,7 +180,7 @@ class D4rlFile(Hdf5Reader):
         except DataError as error:
             problem = error.message.removeprefix(f"{self.path}: rewards").lstrip(":, ")
         if problem:
-            self._note("left-out", "rewards", f"{problem}; episodes have no rewards")
+            self._report("left-out", "rewards", f"{problem}; episodes have no rewards")
         return not problem
 
     def _not_finite(self, key: str) -> str:
@@ -204,16 +201,17 @@ class D4rlFile(Hdf5Reader):
         try:
             array = array_at(self._file, key)
         except DataError as error:
-            self._note("left-out", key, f"{error.message.partition(f'{key}: ')[2]}; it is not read")
+            problem = error.message.partition(f"{key}: ")[2]
+            self._report("left-out", key, f"{problem}; it is not read")
             return 0
         rows, found = map(int, array.shape)
         if found != size or rows not in (self._total - 1, self._total):
             message = f"has shape {array.shape}, observations {(self._total, size)}; it is not read"
-            self._note("left-out", key, message)
+            self._report("left-out", key, message)
             return 0
         if rows < self._total:
             message = "is a row short; the last episode has no final observation"
-            self._note("adjusted", key, message, rows=rows)
+            self._report("adjusted", key, message, rows=rows)
         self._arrays[key] = array
         return rows
 
@@ -229,7 +227,7 @@ class D4rlFile(Hdf5Reader):
         if tail < 2:  # a single row of zeros may be a state at rest
             return self._total
         message = f"rows {rows}:{self._total} are all zero, memory never filled; they are left out"
-        self._note("left-out", "observations", message, rows=tail)
+        self._report("left-out", "observations", message, rows=tail)
         return rows
 
     def _find_episodes(self, rows: int, config: IngestConfig, limit: int) -> list[Rows]:
@@ -253,20 +251,19 @@ class D4rlFile(Hdf5Reader):
                 f" first flag, the rest is left out (first: rows {rests[0].start}:{rests[0].stop})"
             )
             hint = "--terminals each ends an episode at every flag, --terminals ignore at none"
-            values = {"rows": count, "runs": len(rests)}
-            where = f"{self.path}: terminals"
-            self.findings.append(Finding("left-out", "warning", message, where, hint, values))
+            counts = {"rows": count, "runs": len(rests)}
+            self._report("left-out", "terminals", message, "warning", hint, **counts)
         if cut_at:
             cuts = sum(stop - start == cut_at for start, stop in episodes)
             why = "as --max-steps requests" if config.max_steps else "as timeouts is missing"
             message = f"{cuts} episodes end at the step limit of {cut_at}, {why}"
-            self._note("adjusted", "timeouts", message, episodes=cuts, limit=cut_at)
+            self._report("adjusted", "timeouts", message, episodes=cuts, limit=cut_at)
         elif config.terminals != "ignore" and not any(
             values[episodes[-1].stop - 1] for values in flags.values()
         ):
             last = episodes[-1].stop - episodes[-1].start
             message = f"no flag ends the last {last} rows: they are kept as an episode"
-            self._note("adjusted", "timeouts", message, rows=last)
+            self._report("adjusted", "timeouts", message, rows=last)
         if limit and not cut_at:
             self._check_lengths([stop - start for start, stop in episodes], flags, limit)
         return episodes
@@ -284,8 +281,8 @@ class D4rlFile(Hdf5Reader):
             f" {limit}; the longest has {max(lengths)} steps: {missing}"
         )
         values = {"episodes": longer, "longest": max(lengths), "limit": limit}
-        where, hint = f"{self.path}: timeouts", f"--max-steps {limit} ends episodes there"
-        self.findings.append(Finding("too-long", "warning", message, where, hint, values))
+        hint = f"--max-steps {limit} ends episodes there"
+        self._report("too-long", "timeouts", message, "warning", hint, **values)
 
     def _aligned(self, flags: dict[str, Flags], mode: str) -> dict[str, Flags]:
         """Return the flags that end episodes, moved where they lie a row beside the resets."""
@@ -326,10 +323,10 @@ class D4rlFile(Hdf5Reader):
 
         states, problem = find_states(shape_of, read, self._total, env)
         if problem:
-            self._note("left-out", "infos", f"{problem}; episodes have no initial state")
+            self._report("left-out", "infos", f"{problem}; episodes have no initial state")
         if states.shift:
             message = "is a row short; it is aligned from the end, so that row 0 has no state"
-            self._note("adjusted", "infos", message, rows=states.rows)
+            self._report("adjusted", "infos", message, rows=states.rows)
         looked_at = evenly(bounds)
         first = self._raw("observations", 0, min(SAMPLE, bounds[-1].stop))
         starts = {row: self._raw("observations", row, row + 1) for row, _ in looked_at}
@@ -349,7 +346,7 @@ class D4rlFile(Hdf5Reader):
                 self._arrays[key] = array_at(self._file, key, ranks=(1, 2))
                 return key, rows - self._total
             message = f"has shape {shape}, not one flag a row; success is unknown"
-            self._note("left-out", key, message)
+            self._report("left-out", key, message)
         return "", 0
 
     def _outlines(
@@ -388,7 +385,7 @@ class D4rlFile(Hdf5Reader):
         names = sorted(key for key in names if key not in reported and key[:9] != "metadata/")
         if names:
             message = f"not read, as they are no observations: {', '.join(names)}"
-            self._note("left-out", "/", message, keys=names)
+            self._report("left-out", "/", message, keys=names)
 
     def read(self, index: int) -> Episode:
         """Load one episode.

@@ -11,7 +11,6 @@ import shlex
 import numpy as np
 
 from lwdctl.configs import IngestConfig
-from lwdctl.core.records import Finding
 from lwdctl.data.files.contents import Contents
 from lwdctl.data.readers.keyed import KeyedNpz
 from lwdctl.data.readers.keyed_proposal import Keys
@@ -44,17 +43,11 @@ class DppoFile(KeyedNpz):
         super()._scan(config)
         keys = [self._action, *(item.name for item in self.spec.observations)]
         if all(self._looks_normalized(key) for key in keys):
-            self.findings.append(
-                Finding(
-                    "normalized",
-                    "warning",
-                    f"all of {', '.join(keys)} reach from -1 to 1: they look normalized; the ranges"
-                    f" are in the {NORMALIZATION} that belongs to them, which is not applied",
-                    str(self.path),
-                    self._undo(),
-                    {"keys": keys},
-                )
+            message = (
+                f"all of {', '.join(keys)} reach from -1 to 1: they look normalized; the ranges are"
+                f" in the {NORMALIZATION} that belongs to them, which is not applied"
             )
+            self._report("normalized", "", message, "warning", self._undo(), keys=keys)
 
     def _looks_normalized(self, key: str) -> bool:
         """Return whether an array fills [-1, 1] and never leaves it."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,14 +17,12 @@ import numpy as np
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
 from lwdctl.core.plain_text import listed
-from lwdctl.core.records import Episode, Finding, FloatArray, SourceSpec
+from lwdctl.core.records import Episode, FloatArray, SourceSpec
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.data.checks import (
     check_components,
     check_rows,
     choose_observations,
-    closed_on_error,
-    finite_rows,
     numeric_order,
     without_dropped,
 )
@@ -34,7 +31,8 @@ from lwdctl.data.files.contents import UNREADABLE, ArrayEntry, Contents
 from lwdctl.data.files.npz_files import NpzFile
 from lwdctl.data.files.zarr_files import ZarrFile
 from lwdctl.data.named_environments import describe_requested
-from lwdctl.data.reader import EpisodeOutline, check_no_subset, check_unused
+from lwdctl.data.reader import EpisodeOutline, check_unused
+from lwdctl.data.readers.array_reader import ArrayReader
 from lwdctl.data.readers.episode_bounds import (
     Bounds,
     bounds_of_ends,
@@ -44,7 +42,7 @@ from lwdctl.data.readers.episode_bounds import (
 )
 from lwdctl.data.readers.flags import Rows
 from lwdctl.data.readers.gym_envs import value_text
-from lwdctl.data.readers.keyed_arrays import ArrayFile, Hdf5Arrays
+from lwdctl.data.readers.keyed_arrays import Hdf5Arrays
 from lwdctl.data.readers.keyed_proposal import EPISODE_OPTIONS, Keys, list_arrays, propose
 
 REWARDS = ("rewards", "reward")
@@ -68,7 +66,7 @@ class Piece:
     place: int
 
 
-class KeyedFile:
+class KeyedFile(ArrayReader):
     """One file whose arrays the user names; a `FileReader`.
 
     Raises:
@@ -78,16 +76,8 @@ class KeyedFile:
 
     generic = True
     format: ClassVar[str]
-    opener: ClassVar[type[Hdf5Arrays | NpzFile | ZarrFile]]
-    """Opens a file, whose arrays may have so many bytes in all."""
-
-    def __init__(self, path: Path, config: IngestConfig) -> None:
-        self.path = path
-        self.findings: list[Finding] = []
-        check_no_subset(config, path, "a file with keys of its own")
-        self._file: ArrayFile = self.opener(path, config.max_bytes)
-        with closed_on_error(self._file):
-            self._scan(config)
+    what = "a file with keys of its own"
+    unused = ()
 
     @classmethod
     def recognize(cls, contents: Contents) -> str:
@@ -110,7 +100,7 @@ class KeyedFile:
         self._refused: set[str] = set()
         self._rewards = self._optional(REWARDS, keys)
         if not self._rewards:
-            self._note("no-rewards", "no rewards are read; cloning needs none")
+            self._report("no-rewards", "", "no rewards are read; cloning needs none")
         self._success = self._optional(SUCCESSES, keys, per_episode=True)
         self._describe(observations, config)
         self._note_rest(keys)
@@ -184,7 +174,8 @@ class KeyedFile:
         ]
         empty = [item.prefix.rstrip("/") for item in pieces if not item.stop]
         if empty:
-            self._note("left-out", f"groups without steps: {listed(empty)}", groups=len(empty))
+            message = f"groups without steps: {listed(empty)}"
+            self._report("left-out", "", message, groups=len(empty))
         kept = [item for item in pieces if item.stop]
         if not kept:
             raise DataError(f"{self.path}: {keys.action}: has no rows in any group")
@@ -265,11 +256,9 @@ class KeyedFile:
                 "leave it out of --observation-keys",
             )
         if len(entry.shape) != 2:
-            self._note(
-                "adjusted",
-                f"{name}: rows of shape {entry.shape[1:]} become {components(entry)} components",
-                keys=[name],
-            )
+            shape = entry.shape[1:]
+            message = f"{name}: rows of shape {shape} become {components(entry)} components"
+            self._report("adjusted", "", message, keys=[name])
         return components(entry)
 
     def _check_action(self, key: str) -> None:
@@ -282,11 +271,11 @@ class KeyedFile:
             )
         if whole:
             message = f"{key}: whole numbers ({entry.dtype}) are stored as if they were continuous"
-            self._note("discrete", message, "warning")
+            self._report("discrete", "", message, "warning")
         if len(entry.shape) != 2:
             shape = entry.shape[1:]
             message = f"{key}: rows of shape {shape} become {components(entry)} components"
-            self._note("adjusted", message, keys=[key])
+            self._report("adjusted", "", message, keys=[key])
 
     def _optional(self, names: Sequence[str], keys: Keys, *, per_episode: bool = False) -> str:
         """Return the name of an array beside the actions that can be read, or ""."""
@@ -297,9 +286,9 @@ class KeyedFile:
                 continue
             reason = self._why_not(key, per_episode=per_episode)
             if not reason:
-                self._note("read", f"{key} is read beside the observations", keys=[key])
+                self._report("read", "", f"{key} is read beside the observations", keys=[key])
                 return key
-            self._note("left-out", f"{key}: {reason}", keys=[key])
+            self._report("left-out", "", f"{key}: {reason}", keys=[key])
             self._refused.add(key)
         return ""
 
@@ -408,10 +397,7 @@ class KeyedFile:
             reason = why_not_observed(key, entry) or "not asked for"
             reasons.setdefault(reason, []).append(key.removeprefix(prefix))
         for reason, names in reasons.items():
-            self._note("left-out", f"{listed(names)}: {reason}", keys=names[:100])
-
-    def _note(self, check: str, message: str, severity: Any = "note", **values: Any) -> None:
-        self.findings.append(Finding(check, severity, message, str(self.path), values=values))
+            self._report("left-out", "", f"{listed(names)}: {reason}", keys=names[:100])
 
     # --- reading
 
@@ -423,15 +409,15 @@ class KeyedFile:
         """
         piece = self._pieces[index]
         names = [item.name for item in self.spec.observations]
-        extra = 1 if self._final else 0
-        rows = {key: self._values(piece, key, piece.stop + extra) for key in names}
+        stop = piece.stop + 1 if self._final else piece.stop
+        rows = {key: self._values(piece, key, stop) for key in names}
         length = piece.stop - piece.start
-        rewards = self._values(piece, self._rewards, piece.stop) if self._rewards else None
+        rewards = self._values(piece, self._rewards, piece.stop)[:, 0] if self._rewards else None
         return Episode(
             source=self._names[index],
             observations={key: values[:length] for key, values in rows.items()},
             actions=self._values(piece, self._action, piece.stop),
-            rewards=None if rewards is None else rewards[:, 0],
+            rewards=rewards,
             final_observation=(
                 {key: values[length] for key, values in rows.items()} if self._final else None
             ),
@@ -439,10 +425,8 @@ class KeyedFile:
         )
 
     def _values(self, piece: Piece, key: str, stop: int) -> FloatArray:
-        """Return rows (time, size) of an array as finite float32."""
-        values = self._file.rows(f"{piece.prefix}{key}", piece.start, stop)
-        where = f"{self.path}: {piece.prefix}{key}"
-        return finite_rows(values.reshape(len(values), -1), where, piece.start, self.findings)
+        """Return rows (time, size) of an array of an episode as finite float32."""
+        return self._rows(f"{piece.prefix}{key}", piece.start, stop)
 
     def succeeded(self, index: int) -> bool | None:
         """Return whether a step or the episode is marked as successful, None without marks."""
@@ -454,10 +438,6 @@ class KeyedFile:
         if piece.prefix or shape[0] == self._rows_of(piece):
             return bool(np.any(self._file.rows(key, piece.start, piece.stop)))
         return bool(self._file.rows(key, piece.place, piece.place + 1).any())
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
 
 
 class KeyedHdf5(KeyedFile):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import h5py
 import numpy as np
@@ -18,44 +18,6 @@ from lwdctl.data.files.hdf5 import dataset_at, open_hdf5, read_array, read_store
 
 # A handle keeps the chunk cache of its array, which flat files need; grouped ones have thousands.
 _MAX_HANDLES = 64
-
-
-class ArrayFile(Protocol):
-    """A file that holds arrays with names: HDF5, zarr or npz.
-
-    Attributes:
-        path: The file.
-    """
-
-    path: Path
-
-    @property
-    def arrays(self) -> Mapping[str, ArrayEntry]:
-        """Every array as the file declares it, by its path from the root."""
-
-    @property
-    def findings(self) -> Sequence[Finding]:
-        """What `open` found."""
-
-    def open(self, steps: Sequence[str], others: Sequence[str] = ()) -> None:
-        """Open arrays; `steps` are those with one row per step that every episode needs.
-
-        Raises:
-            DataError: One is missing or cannot be read safely.
-        """
-
-    def rows(self, key: str, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
-        """Return rows of an opened array as they are stored.
-
-        Raises:
-            DataError: They cannot be read.
-        """
-
-    def attributes(self, group: str) -> Mapping[str, Any]:
-        """Return the attributes of a group."""
-
-    def close(self) -> None:
-        """Close the file."""
 
 
 class Hdf5Arrays:

@@ -20,13 +20,13 @@ from lwdctl.core.records import Finding
 from lwdctl.data.checks import numeric_order
 from lwdctl.data.files.array_kinds import components, leaf, why_not_observed
 from lwdctl.data.files.contents import ArrayEntry
+from lwdctl.data.readers.array_reader import ArrayFile
 from lwdctl.data.readers.episode_bounds import (
     Bounds,
     bounds_of_ends,
     bounds_of_flags,
     bounds_of_lengths,
 )
-from lwdctl.data.readers.keyed_arrays import ArrayFile
 
 EPISODE_OPTIONS = ("episode_ends", "lengths_key", "terminals_key")
 _ACTIONS = ("action", "actions", "act", "acts", "a", "u", "ctrl", "control", "controls", "command")

@@ -20,9 +20,9 @@ import numpy as np
 
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
-from lwdctl.core.records import Episode, Finding, Severity, SourceSpec
+from lwdctl.core.records import Episode, SourceSpec
 from lwdctl.core.suggest import did_you_mean
-from lwdctl.data.checks import choose_observations, closed_on_error, finite_rows
+from lwdctl.data.checks import ReportsFindings, choose_observations, closed_on_error, finite_rows
 from lwdctl.data.files.contents import Contents
 from lwdctl.data.named_environments import requested_env
 from lwdctl.data.reader import EpisodeOutline, check_unused
@@ -75,7 +75,7 @@ class _Origin:
         return ", ".join(value_text(item) for item in texts if item is not None)
 
 
-class LeRobotDataset:
+class LeRobotDataset(ReportsFindings):
     """One LeRobot dataset; a `FileReader`.
 
     Tasks are the texts of `task_index`; rewards are `next.reward`; success is `next.success`, else
@@ -105,7 +105,7 @@ class LeRobotDataset:
 
     def __init__(self, path: Path, config: IngestConfig) -> None:
         self.path = path
-        self.findings: list[Finding] = []
+        self.findings = []
         check_unused(
             config, path, WHAT, "terminals", "episode_ends", "terminals_key", "lengths_key"
         )
@@ -116,13 +116,11 @@ class LeRobotDataset:
         from lwdctl.data.readers.lerobot_files import DataFiles  # needs pyarrow
 
         if others:
-            self._note(
-                "left-out",
-                "warning",
+            message = (
                 f"{len(others)} parquet files beside those of data_path are not read: "
-                f"{', '.join(others[:5])}",
-                files=others[:10],
+                f"{', '.join(others[:5])}"
             )
+            self._report("left-out", "", message, "warning", files=others[:10])
         self._files = DataFiles(self._folder, names, self.findings)
         with closed_on_error(self._files):
             self._scan()
@@ -164,25 +162,23 @@ class LeRobotDataset:
         for key, size in sizes.items():
             shape = columns.feature(key).shape
             if shape and math.prod(shape) != size:
-                self._note(
-                    "metadata",
-                    "warning",
+                message = (
                     f"{INFO} declares the shape {list(shape)} of {key}, but the rows have {size}"
-                    " components, which are taken",
-                    key=key,
-                    declared=list(shape),
-                    found=size,
+                    " components, which are taken"
                 )
+                values = {"key": key, "declared": list(shape), "found": size}
+                self._report("metadata", "", message, "warning", **values)
 
     def _read_facts(self) -> dict[int, EpisodeFacts]:
         """Return the metadata of the episodes, which are not needed to read them."""
         try:
             facts = read_episodes(self._folder)
         except DataError as error:
-            self._note("metadata", "warning", f"metadata of the episodes: {error.message}")
+            message = f"metadata of the episodes: {error.message}"
+            self._report("metadata", "", message, "warning")
             return {}
         if not facts:
-            self._note("metadata", "warning", "there are no metadata of the episodes")
+            self._report("metadata", "", "there are no metadata of the episodes", "warning")
         return facts
 
     def _recordings(self, sizes: Mapping[str, int]) -> tuple[RowIndex, dict[int, list[Recording]]]:
@@ -215,13 +211,11 @@ class LeRobotDataset:
         copies = {episode: self._copies(items) for episode, items in found.items()}
         if any(copies.values()):
             places = [episode for episode, count in copies.items() if count]
-            self._note(
-                "left-out",
-                "warning",
+            message = (
                 f"{sum(copies.values())} recordings that repeat another one of the same"
-                f" episode_index: episode {names_of(places)}",
-                episodes=places[:10],
+                f" episode_index: episode {names_of(places)}"
             )
+            self._report("left-out", "", message, "warning", episodes=places[:10])
         self.findings += check_frames(self.path, found, repeated, unnumbered)
         self.findings += check_metadata(
             self.path, self._info, self._facts, found, index, self._file_indices
@@ -305,11 +299,8 @@ class LeRobotDataset:
         self._report_tasks()
         self._set_success(index)
         if REWARD in index.columns and index.bad_rewards:
-            self._note(
-                "left-out",
-                "note",
-                f"{REWARD} is not read: {index.bad_rewards} rows have none (null, NaN or infinity)",
-            )
+            problem = f"{index.bad_rewards} rows have none (null, NaN or infinity)"
+            self._report("left-out", "", f"{REWARD} is not read: {problem}")
 
     def _spans(self) -> list[tuple[Literal["train", "validation"], int, int]]:
         """Return the splits that `meta/info.json` names, if one is for validation."""
@@ -345,27 +336,21 @@ class LeRobotDataset:
             if not outline.task
         ]
         if nameless:
-            self._note(
-                "metadata",
-                "warning",
-                f"no text for the task of episode {names_of(nameless)}",
-                hint="--task-from NAME takes the task from a column",
-                episodes=nameless[:10],
-            )
+            message = f"no text for the task of episode {names_of(nameless)}"
+            hint = "--task-from NAME takes the task from a column"
+            self._report("metadata", "", message, "warning", hint, episodes=nameless[:10])
         changing = [
             episode
             for episode, item, _ in self._order
             if not all(run.one_task and run.task == item.runs[0].task for run in item.runs)
         ]
         if changing:
-            self._note(
-                "adjusted",
-                "warning",
+            message = (
                 f"the task changes within episode {names_of(changing)}: the task of the first row"
-                " is taken for all",
-                hint="--task-from NAME takes the task from another column",
-                episodes=changing[:10],
+                " is taken for all"
             )
+            hint = "--task-from NAME takes the task from another column"
+            self._report("adjusted", "", message, "warning", hint, episodes=changing[:10])
 
     def _set_success(self, index: RowIndex) -> None:
         """Find out which episodes succeeded."""
@@ -378,18 +363,12 @@ class LeRobotDataset:
             self._success = [value if isinstance(value, bool) else None for value in said]
         elif DONE in index.columns and not all(done) and any(done):
             self._success = list(done)
-            self._note(
-                "success",
-                "note",
-                f"{DONE} occurs in {sum(done)} of {len(done)} episodes, which count as successful",
-            )
+            places = f"{sum(done)} of {len(done)} episodes, which count as successful"
+            self._report("success", "", f"{DONE} occurs in {places}")
         elif DONE in index.columns:
-            self._note(
-                "success",
-                "note",
-                f"{DONE} occurs in {'every' if all(done) else 'no'} episode and says nothing of"
-                " success, which is unknown",
-            )
+            places = "every" if all(done) else "no"
+            problem = "says nothing of success, which is unknown"
+            self._report("success", "", f"{DONE} occurs in {places} episode and {problem}")
 
     def read(self, index: int) -> Episode:
         """Load one episode.
@@ -425,13 +404,3 @@ class LeRobotDataset:
     def close(self) -> None:
         """Close the files."""
         self._files.close()
-
-    def _note(
-        self,
-        check: str,
-        severity: Severity,
-        message: str,
-        hint: str = "",
-        **values: Any,
-    ) -> None:
-        self.findings.append(Finding(check, severity, message, str(self.path), hint, values))

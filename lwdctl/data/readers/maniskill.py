@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ import numpy as np
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
 from lwdctl.core.plain_text import listed
-from lwdctl.core.records import ActionSpec, EnvSpec, Episode, Finding, FloatArray, SourceSpec
+from lwdctl.core.records import ActionSpec, EnvSpec, Episode, SourceSpec
 from lwdctl.core.simulator_facts import OBSERVATION
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.core.untrusted import read_json
@@ -26,15 +25,14 @@ from lwdctl.data.checks import (
     NonFiniteError,
     check_components,
     choose_observations,
-    closed_on_error,
-    finite_rows,
     numeric_order,
     without_dropped,
 )
 from lwdctl.data.files.array_kinds import components, why_not_observed
 from lwdctl.data.files.contents import ArrayEntry, Contents
 from lwdctl.data.named_environments import requested_env
-from lwdctl.data.reader import EpisodeOutline, check_no_subset, check_unused
+from lwdctl.data.reader import EpisodeOutline
+from lwdctl.data.readers.array_reader import ArrayReader
 from lwdctl.data.readers.gym_envs import value_text
 from lwdctl.data.readers.keyed_arrays import Hdf5Arrays
 
@@ -45,7 +43,7 @@ _CAMERA = ("sensor_param", "camera_param")
 _PANDA = {"pd_joint_delta_pos": 8, "pd_ee_delta_pose": 7, "pd_ee_delta_pos": 4}
 
 
-class ManiSkillFile:
+class ManiSkillFile(ArrayReader):
     """One trajectory file; a `FileReader`.
 
     The behavior label is `--label`, `--label-from`, or how the file was made (`source_type`).
@@ -54,7 +52,9 @@ class ManiSkillFile:
         DataError: The structure is not ManiSkill's, or the file has no observations.
     """
 
-    generic = False
+    opener = Hdf5Arrays
+    what = "a ManiSkill file"
+    unused = (*ArrayReader.unused, "terminals")
 
     @staticmethod
     def recognize(contents: Contents) -> str:
@@ -64,18 +64,6 @@ class ManiSkillFile:
         groups = [name for name in contents.children() if _TRAJECTORY.fullmatch(name)]
         found = (f"{name}/actions" for name in groups if contents.has(f"{name}/actions"))
         return next(found, "")
-
-    def __init__(self, path: Path, config: IngestConfig) -> None:
-        self.path = path
-        self.findings: list[Finding] = []
-        what = "a ManiSkill file"
-        check_no_subset(config, path, what)
-        check_unused(
-            config, path, what, "episode_ends", "terminals_key", "lengths_key", "terminals"
-        )
-        self._file = Hdf5Arrays(path, config.max_bytes)
-        with closed_on_error(self._file):
-            self._scan(config)
 
     # --- structure
 
@@ -113,7 +101,8 @@ class ManiSkillFile:
         if not kept:
             raise self._no_actions(groups)
         if without:
-            self._note("left-out", f"trajectories without steps: {listed(without)}", names=without)
+            message = f"trajectories without steps: {listed(without)}"
+            self._report("left-out", "", message, names=without)
         return kept
 
     def _no_actions(self, groups: Sequence[str]) -> DataError:
@@ -212,7 +201,7 @@ class ManiSkillFile:
                 first = components(self._entry(path))
                 check_components(components(entry), first, f"{where}/{path}")
         if not self._final:
-            self._note("adjusted", "observations have no row after the last action")
+            self._report("adjusted", "", "observations have no row after the last action")
 
     def _per_step(self, name: str) -> str:
         """Return the name of an array of one finite number per step in all trajectories, or ""."""
@@ -221,7 +210,7 @@ class ManiSkillFile:
             steps = self._file.arrays[f"{group}/{self._action}"].shape[0]
             if entry is None or not entry.is_numeric or entry.shape not in ((steps,), (steps, 1)):
                 found = "is missing" if entry is None else f"has shape {entry.shape}"
-                self._note("left-out", f"{name}: {found} in {group}: none is read")
+                self._report("left-out", "", f"{name}: {found} in {group}: none is read")
                 return ""
             try:
                 finite = np.isfinite(self._file.rows(f"{group}/{name}")).all()
@@ -229,7 +218,7 @@ class ManiSkillFile:
                 finite = False
             if not finite:
                 problem = f"holds NaN or infinity, or was never written, in {group}"
-                self._note("left-out", f"{name}: {problem}: none is read")
+                self._report("left-out", "", f"{name}: {problem}: none is read")
                 return ""
         return name
 
@@ -245,7 +234,8 @@ class ManiSkillFile:
             found, problem = None, error.message
         if isinstance(found, dict):
             return found
-        self._note("metadata", f"{problem}; task, control mode and seeds are unknown", "warning")
+        message = f"{problem}; task, control mode and seeds are unknown"
+        self._report("metadata", "", message, "warning")
         return {}
 
     def _info(self, name: str) -> dict[str, Any]:
@@ -265,7 +255,7 @@ class ManiSkillFile:
             for names, what in ((unknown, "are not in the JSON file"), (absent, "are only there")):
                 if names:
                     message = f"{len(names)} trajectories {what}: {listed(names)}"
-                    self._note("metadata", message, "warning", names=names[:100])
+                    self._report("metadata", "", message, "warning", names=names[:100])
         return fields
 
     def _describe(self, observations: Any, config: IngestConfig) -> None:
@@ -349,8 +339,8 @@ class ManiSkillFile:
                 message = (
                     f"{what} of {len(names)} trajectories contradicts their rows: {listed(names)}"
                 )
-                self._note(
-                    "metadata", f"{message}; the rows are trusted", "warning", names=names[:100]
+                self._report(
+                    "metadata", "", f"{message}; the rows are trusted", "warning", names=names[:100]
                 )
 
     def _ended_well(self, name: str) -> bool:
@@ -382,18 +372,14 @@ class ManiSkillFile:
         gripper: tuple[int, ...] = ()
         if semantics == "delta" and _PANDA.get(mode) == size:
             gripper = (size - 1,)
-            self._note("semantics", f"component {size - 1} is taken for the Panda's gripper")
+            self._report("semantics", "", f"component {size - 1} is taken for the Panda's gripper")
         if semantics == "delta":
             self._check_range(mode)
         return ActionSpec(size, semantics, units, (), (), gripper=gripper, limits="")
 
     def _semantics(self, message: str) -> None:
-        self.findings.append(
-            Finding(
-                "semantics", "warning", message, str(self.path),
-                "--actions delta for motions, --actions recorded-absolute for targets",
-            )
-        )  # fmt: skip
+        hint = "--actions delta for motions, --actions recorded-absolute for targets"
+        self._report("semantics", "", message, "warning", hint)
 
     def _check_range(self, mode: str) -> None:
         """Warn of motions beyond [-1, 1], to which ManiSkill's controllers of motions clip."""
@@ -407,16 +393,15 @@ class ManiSkillFile:
             largest = max(largest, float(np.nanmax(values, initial=0.0)))
         if outside:
             fraction = outside / total
-            self.findings.append(
-                Finding(
-                    "outside-limits",
-                    "warning",
-                    f"{fraction:.1%} of the action values leave [-1, 1] (the largest is"
-                    f" {largest:.4g}), to which ManiSkill clips motions ('{mode}')",
-                    str(self.path),
-                    "--action-limits=-1,1 --clip-actions",
-                    {"fraction": fraction, "largest": largest},
-                )
+            self._report(
+                "outside-limits",
+                "",
+                f"{fraction:.1%} of the action values leave [-1, 1] (the largest is"
+                f" {largest:.4g}), to which ManiSkill clips motions ('{mode}')",
+                "warning",
+                "--action-limits=-1,1 --clip-actions",
+                fraction=fraction,
+                largest=largest,
             )
 
     def _note_rest(self, observations: Sequence[str]) -> None:
@@ -431,10 +416,7 @@ class ManiSkillFile:
         reasons["not needed to clone"] = [key for key in rest if key not in used]
         for reason, names in reasons.items():
             if names:
-                self._note("left-out", f"{listed(names)}: {reason}", keys=names)
-
-    def _note(self, check: str, message: str, severity: Any = "note", **values: Any) -> None:
-        self.findings.append(Finding(check, severity, message, str(self.path), values=values))
+                self._report("left-out", "", f"{listed(names)}: {reason}", keys=names)
 
     # --- reading
 
@@ -467,17 +449,6 @@ class ManiSkillFile:
             return self._ended_well(name)
         outcome = self._fields.get(name, {}).get("success")
         return outcome if isinstance(outcome, bool) else None
-
-    def _rows(self, key: str) -> FloatArray:
-        """Return an array (time, size) as finite float32."""
-        values = self._file.rows(key)
-        return finite_rows(
-            values.reshape(len(values), -1), f"{self.path}: {key}", findings=self.findings
-        )
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
 
 
 def semantics_of(mode: str) -> tuple[str, str]:

@@ -20,9 +20,15 @@ import numpy as np
 
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
-from lwdctl.core.records import ActionSpec, Episode, Finding, FloatArray, SourceSpec
+from lwdctl.core.records import ActionSpec, Episode, FloatArray, SourceSpec
 from lwdctl.core.simulator_facts import OBSERVATION, GymEnvironment
-from lwdctl.data.checks import NonFiniteError, check_components, closed_on_error, finite_rows
+from lwdctl.data.checks import (
+    NonFiniteError,
+    ReportsFindings,
+    check_components,
+    closed_on_error,
+    finite_rows,
+)
 from lwdctl.data.files.contents import ArrayEntry, Contents
 from lwdctl.data.named_environments import gym_action
 from lwdctl.data.reader import EpisodeOutline, check_no_subset, check_unused
@@ -47,7 +53,7 @@ _GOALS = ("desired_goal", "goal")
 _ARROW_FILE = re.compile(r"(data/)?\d+/[^/]+\.(arrow|parquet)")
 
 
-class MinariFile:
+class MinariFile(ReportsFindings):
     """One Minari dataset; a `FileReader`.
 
     The environment comes from `--env` or the metadata's `env_spec`; the behavior label from
@@ -84,7 +90,7 @@ class MinariFile:
         check_unused(
             config, path, what, "episode_ends", "terminals_key", "lengths_key", "terminals"
         )
-        self.findings: list[Finding] = []
+        self.findings = []
         self._storage = open_storage(path, config.max_bytes)
         self.path = self._storage.path
         with closed_on_error(self._storage):
@@ -129,10 +135,6 @@ class MinariFile:
         )
         self._list_left_out()
 
-    def _add(self, check: str, severity: Any, key: str, message: str, **values: Any) -> None:
-        where = f"{self.path}: {key}"
-        self.findings.append(Finding(check, severity, message, where, values=values))
-
     def _find_steps(self, config: IngestConfig) -> dict[str, int]:
         """Return the number of steps of every episode that has any."""
         if not self._storage.names:
@@ -158,7 +160,7 @@ class MinariFile:
             raise DataError(f"{self._storage.where(first, 'actions')}: has no rows")
         if empty:
             message = f"{len(empty)} episodes have no steps ({empty[0]} is the first)"
-            self._add("left-out", "note", empty[0], message, episodes=empty[:10])
+            self._report("left-out", empty[0], message, episodes=empty[:10])
         return steps
 
     def _choose_action(
@@ -195,7 +197,7 @@ class MinariFile:
             check_continuous(np.dtype(entry.dtype), where)
         elif entry.is_numeric and np.dtype(entry.dtype).kind != "f":
             message = f"actions are whole numbers ({entry.dtype}); policies have continuous actions"
-            self._add("discrete-actions", "warning", self._action_key, message)
+            self._report("discrete-actions", self._action_key, message, "warning")
         self._action_space = space
 
     def _shape(self, name: str, key: str) -> tuple[int, ...]:
@@ -250,7 +252,7 @@ class MinariFile:
                 f"rewards of {len(problems)} of {len(self._steps)} episodes cannot be used (of"
                 f" {first} they {problem}); no episode has rewards"
             )
-            self._add("left-out", "note", "rewards", message, episodes=len(problems))
+            self._report("left-out", "rewards", message, episodes=len(problems))
         return not problems
 
     def _is_finite(self, name: str, key: str) -> bool:
@@ -275,7 +277,7 @@ class MinariFile:
         if wrong:
             more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
             message = f"the metadata contradict the rows, which count: {'; '.join(wrong[:3])}{more}"
-            self._add("metadata", "warning", "total_steps", message, contradictions=len(wrong))
+            self._report("metadata", "total_steps", message, "warning", contradictions=len(wrong))
         odd = {
             key: [n for n, steps in self._steps.items() if storage.shapes(n).get(key) != (steps,)]
             for key in ("terminations", "truncations")
@@ -283,9 +285,7 @@ class MinariFile:
         for key, names in odd.items():
             if names:
                 message = f"{key} of {len(names)} episodes are missing or of another length"
-                self._add(
-                    "metadata", "note", f"{names[0]}/{key}", f"{message}; they are not needed"
-                )
+                self._report("metadata", f"{names[0]}/{key}", f"{message}; they are not needed")
 
     def _states(self, name: str) -> States:
         """Return the simulator states recorded in an episode."""
@@ -311,13 +311,13 @@ class MinariFile:
                 f"infos of {len(short)} episodes ({short[0]} is the first) are a row short; they"
                 " are aligned from the end, so that the first observation has no state"
             )
-            self._add("adjusted", "note", "infos", message, episodes=len(short))
+            self._report("adjusted", "infos", message, episodes=len(short))
         if self._state_problems:
             name, problem = next(iter(self._state_problems.items()))
             message = (
                 f"{len(self._state_problems)} episodes have no initial state ({name}: {problem})"
             )
-            self._add("left-out", "note", "infos", message, episodes=len(self._state_problems))
+            self._report("left-out", "infos", message, episodes=len(self._state_problems))
         if [*self._observations.paths] != [OBSERVATION]:
             return
         first = self._names[0]
@@ -339,7 +339,7 @@ class MinariFile:
                 f"the first state of {len(wrong)} episodes ({wrong[0]} is the first) belongs to"
                 " another observation; they have no initial state"
             )
-            self._add("initial-state", "warning", "infos", message, episodes=len(wrong))
+            self._report("initial-state", "infos", message, "warning", episodes=len(wrong))
 
     def _find_stale_goals(self) -> set[str]:
         """Return the goals whose first row is that of the episode before."""
@@ -354,7 +354,7 @@ class MinariFile:
                     f"the first row of {len(names)} episodes ({names[0]} is the first) is the goal"
                     " of the episode before; it is replaced by that of the second row"
                 )
-                self._add("adjusted", "warning", path, message, episodes=len(names))
+                self._report("adjusted", path, message, "warning", episodes=len(names))
         return found
 
     def _is_stale(self, name: str, path: str) -> bool:
@@ -417,7 +417,7 @@ class MinariFile:
         ]  # fmt: skip
         if keys:
             message = f"not read, as they are no observations: {', '.join(keys)}"
-            self._add("left-out", "note", first, message, keys=keys)
+            self._report("left-out", first, message, keys=keys)
 
     def read(self, index: int) -> Episode:
         """Load one episode.

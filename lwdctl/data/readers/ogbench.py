@@ -17,30 +17,28 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
-from lwdctl.core.records import ActionSpec, EnvSpec, Episode, Finding, FloatArray, SourceSpec
+from lwdctl.core.records import ActionSpec, EnvSpec, Episode, FloatArray, SourceSpec
 from lwdctl.core.simulator_facts import OBSERVATION
 from lwdctl.data.checks import (
     NonFiniteError,
     check_declared_bytes,
     check_rows,
     choose_observations,
-    closed_on_error,
-    finite_rows,
     without_dropped,
 )
 from lwdctl.data.files.array_kinds import is_image
 from lwdctl.data.files.contents import ArrayEntry, Contents
 from lwdctl.data.files.npz_files import NpzFile
 from lwdctl.data.named_environments import requested_env
-from lwdctl.data.reader import EpisodeOutline, check_no_subset, check_unused
+from lwdctl.data.reader import EpisodeOutline
+from lwdctl.data.readers.array_reader import ArrayReader
 from lwdctl.data.readers.flags import Flags, Rows, flags_of, split_at_flags
 from lwdctl.data.readers.gym_envs import (
     check_continuous,
@@ -87,7 +85,7 @@ class _Trajectory(NamedTuple):
     final: int
 
 
-class OgbenchFile:
+class OgbenchFile(ArrayReader):
     """One OGBench file; a `FileReader`.
 
     Nothing in the file names the environment: it comes from `--env` or, as a last resort, from the
@@ -98,7 +96,9 @@ class OgbenchFile:
         DataError: The structure is not OGBench's; the message names file and key.
     """
 
-    generic = False
+    opener = NpzFile
+    what = "an OGBench file"
+    _file: NpzFile
 
     @staticmethod
     def recognize(contents: Contents) -> str:
@@ -111,16 +111,6 @@ class OgbenchFile:
             return ""
         rows = {arrays[key].shape[:1] for key in _STEPS}
         return ", ".join(_STEPS) if len(rows) == 1 and rows != {()} else ""
-
-    def __init__(self, path: Path, config: IngestConfig) -> None:
-        self.path = path
-        self.findings: list[Finding] = []
-        what = "an OGBench file"
-        check_no_subset(config, path, what)
-        check_unused(config, path, what, "episode_ends", "terminals_key", "lengths_key")
-        self._file = NpzFile(path, config.max_bytes)
-        with closed_on_error(self._file):
-            self._scan(config)
 
     def _scan(self, config: IngestConfig) -> None:
         self._action = config.action_key or "actions"
@@ -150,10 +140,6 @@ class OgbenchFile:
         )
         self._check_sizes(config.max_bytes)
         self._list_left_out(config)
-
-    def _note(self, check: str, key: str, message: str, hint: str = "", **values: Any) -> None:
-        where = f"{self.path}: {key}" if key else str(self.path)
-        self.findings.append(Finding(check, "note", message, where, hint, values))
 
     def _entry(self, key: str) -> ArrayEntry:
         """Return an array of numbers with at least one row."""
@@ -203,7 +189,7 @@ class OgbenchFile:
         if entry is not None:
             if entry.is_numeric and entry.shape == self._file.arrays["observations"].shape:
                 return _NEXT
-            self._note("left-out", _NEXT, f"has shape {entry.shape}; it is not read")
+            self._report("left-out", _NEXT, f"has shape {entry.shape}; it is not read")
         return _VALIDS if self._flags(_VALIDS) is not None else ""
 
     def _flags(self, key: str) -> Flags | None:
@@ -234,7 +220,7 @@ class OgbenchFile:
         elif not self._layout and _is_in_pairs(terminals):
             last = np.zeros_like(terminals)
             last[1:] = terminals[1:] & terminals[:-1]
-            self._note("adjusted", "terminals", "flags come in pairs: read as a compact dataset")
+            self._report("adjusted", "terminals", "flags come in pairs: read as a compact dataset")
         limit = (config.max_steps or 0) if config.terminals == "ignore" else 0
         pieces, rests = split_at_flags(last, None, config.terminals, limit)
         if rests:
@@ -243,10 +229,8 @@ class OgbenchFile:
                 f"{count} rows in {len(rests)} runs of flags: a run ends a trajectory at its first"
                 " flag, the rest is left out"
             )
-            where, values = f"{self.path}: terminals", {"rows": count, "runs": len(rests)}
-            self.findings.append(
-                Finding("left-out", "warning", message, where, "--terminals each", values)
-            )
+            counts = {"rows": count, "runs": len(rests)}
+            self._report("left-out", "terminals", message, "warning", "--terminals each", **counts)
         flagged = last if config.terminals != "ignore" else np.zeros_like(last)
         found = [self._trajectory(piece, flagged) for piece in pieces]
         return self._with_steps(found)
@@ -266,14 +250,14 @@ class OgbenchFile:
         if len(kept) < len(found):
             count = len(found) - len(kept)
             message = f"{count} trajectories have one row and no step; they are left out"
-            self._note("left-out", "terminals", message, trajectories=count)
+            self._report("left-out", "terminals", message, trajectories=count)
         if self._layout != _NEXT:
             count = sum(item.final >= 0 for item in kept)
             message = (
                 f"the last row of {count} trajectories is their final observation; the action in it"
                 " is not used"
             )
-            self._note("adjusted", self._action, message, trajectories=count)
+            self._report("adjusted", self._action, message, trajectories=count)
         return kept
 
     def _find_rewards(self) -> str:
@@ -288,7 +272,7 @@ class OgbenchFile:
             bad = int((~np.isfinite(self._file.rows(_REWARDS))).sum())
             problem = f"has {bad} values that are NaN or infinite" if bad else ""
         if problem:
-            self._note("left-out", _REWARDS, f"{problem}; episodes have no rewards")
+            self._report("left-out", _REWARDS, f"{problem}; episodes have no rewards")
         return "" if problem else _REWARDS
 
     def _find_states(self) -> tuple[str, ...]:
@@ -307,7 +291,7 @@ class OgbenchFile:
         if any(key in arrays for key in _STATE):
             shapes = ", ".join(f"{key} {arrays[key].shape}" for key in _STATE if key in arrays)
             message = f"{shapes}: no qpos and qvel of a row each; episodes have no initial state"
-            self._note("left-out", "qpos", message)
+            self._report("left-out", "qpos", message)
         return ()
 
     def _describe(self, config: IngestConfig, size: int) -> tuple[ActionSpec, EnvSpec, str, str]:
@@ -338,7 +322,7 @@ class OgbenchFile:
             told.append("the validation split")
         if told:
             message = f"the file's name alone says {' and '.join(told)}"
-            self._note("metadata", "", message, "--env ADAPTER/NAME --label LABEL")
+            self._report("metadata", "", message, "note", "--env ADAPTER/NAME --label LABEL")
         env = EnvSpec(adapter, (task,) if task else (), {"id": task} if task else {})
         return action, env, config.label or label, split
 
@@ -381,7 +365,7 @@ class OgbenchFile:
         if whole:
             names = ", ".join(filter(self._file.is_compressed, self._needed))
             message = f"{names}: compressed, so that they are held in memory: {whole:,} bytes"
-            self._note("memory", "", message, "--max-bytes", bytes=whole)
+            self._report("memory", "", message, "note", "--max-bytes", bytes=whole)
 
     def _list_left_out(self, config: IngestConfig) -> None:
         """Say which arrays are not read."""
@@ -390,7 +374,7 @@ class OgbenchFile:
         names = sorted(key for key in self._file.arrays if key not in used | columns)
         if names:
             message = f"not read, as they are no observations: {', '.join(names)}"
-            self._note("left-out", "", message, keys=names)
+            self._report("left-out", "", message, keys=names)
 
     def read(self, index: int) -> Episode:
         """Load one episode.
@@ -436,16 +420,6 @@ class OgbenchFile:
                 "--on-nan drop leaves such episodes out",
             )
         return state
-
-    def _rows(self, key: str, start: int, stop: int) -> FloatArray:
-        """Return rows (time, components) as finite float32."""
-        values = self._file.rows(key, start, stop)
-        values = values.reshape(len(values), -1)
-        return finite_rows(values, f"{self.path}: {key}", start, self.findings)
-
-    def close(self) -> None:
-        """Forget the arrays."""
-        self._file.close()
 
 
 def _path_of(name: str) -> str:

@@ -7,14 +7,13 @@ in `meta/episode_ends`. The angle wraps, so networks get its sine and cosine.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
-from lwdctl.core.records import EnvSpec, Episode, Finding, FloatArray, SourceSpec
+from lwdctl.core.records import EnvSpec, Episode, SourceSpec
 from lwdctl.core.simulator_facts import (
     PUSHT_ACTION,
     PUSHT_MAX_STEPS,
@@ -25,14 +24,14 @@ from lwdctl.core.simulator_facts import (
 from lwdctl.data.checks import (
     check_rows,
     choose_observations,
-    closed_on_error,
     finite_rows,
     without_dropped,
 )
 from lwdctl.data.files.contents import Contents
 from lwdctl.data.files.zarr_files import ZarrFile
 from lwdctl.data.named_environments import requested_env
-from lwdctl.data.reader import EpisodeOutline, check_no_subset, check_unused
+from lwdctl.data.reader import EpisodeOutline
+from lwdctl.data.readers.array_reader import ArrayReader
 from lwdctl.data.readers.episode_bounds import bounds_of_ends, names_of
 
 ENDS = "meta/episode_ends"
@@ -40,14 +39,16 @@ SIZES = {item.name: item.size for item in PUSHT_OBSERVATIONS}
 DEFAULT = tuple(item.name for item in PUSHT_OBSERVATIONS if item.network)
 
 
-class PushTBuffer:
+class PushTBuffer(ArrayReader):
     """One replay buffer; a `FileReader`.
 
     Raises:
         DataError: The structure is not a PushT buffer's; the message names file and key.
     """
 
-    generic = False
+    opener = ZarrFile
+    what = "a PushT buffer"
+    unused = ("action_key", *ArrayReader.unused, "terminals", "label_from", "task_from")
     array_uses: ClassVar = {"data/state": "observation"}
 
     @staticmethod
@@ -58,18 +59,6 @@ class PushTBuffer:
             return ""
         fits = state.shape[1:] == (PUSHT_STATE_SIZE,) and action.shape[1:] == (PUSHT_ACTION.size,)
         return "data/state and data/action of PushT's sizes" if fits else ""
-
-    def __init__(self, path: Path, config: IngestConfig) -> None:
-        self.path = path
-        check_no_subset(config, path, "a PushT buffer")
-        check_unused(
-            config, path, "a PushT buffer",
-            "action_key", "episode_ends", "terminals_key", "lengths_key", "terminals",
-            "label_from", "task_from",
-        )  # fmt: skip
-        self._file = ZarrFile(path, config.max_bytes)
-        with closed_on_error(self._file):
-            self._scan(config)
 
     def _scan(self, config: IngestConfig) -> None:
         present, arrays = DEFAULT, ["data/state", "data/action"]
@@ -91,7 +80,9 @@ class PushTBuffer:
         self._file.open((), (ENDS,))
         rows = self._file.arrays["data/state"].shape[0]
         self._bounds, found = bounds_of_ends(self._file.rows(ENDS), rows, f"{self.path}: {ENDS}")
-        self.findings: list[Finding] = [*self._file.findings, *self._left_out(arrays), *found]
+        self.findings += self._file.findings
+        self._list_left_out(arrays)
+        self.findings += found
         adapter, requested = requested_env(config)
         task = requested if requested and adapter != "pusht" else PUSHT_TASK
         self.episodes = [
@@ -120,13 +111,12 @@ class PushTBuffer:
         rows = self._file.arrays["data/state"].shape[0]
         check_rows(array.shape[0], rows, f"{self.path}: {key}", "data/state")
 
-    def _left_out(self, arrays: list[str]) -> list[Finding]:
-        """Return the finding of arrays that are not read."""
+    def _list_left_out(self, arrays: list[str]) -> None:
+        """Say which arrays are not read."""
         rest = [key for key in self._file.arrays if key not in (*arrays, ENDS)]
-        if not rest:
-            return []
-        message = f"not part of a PushT buffer's state: {', '.join(rest)}"
-        return [Finding("left-out", "note", message, str(self.path), values={"keys": rest})]
+        if rest:
+            message = f"not part of a PushT buffer's state: {', '.join(rest)}"
+            self._report("left-out", "", message, keys=rest)
 
     def read(self, index: int) -> Episode:
         """Load one episode.
@@ -153,12 +143,3 @@ class PushTBuffer:
             actions=self._rows("data/action", start, stop),
             initial_state=state[0].astype(np.float64),
         )
-
-    def close(self) -> None:
-        """Close the store."""
-        self._file.close()
-
-    def _rows(self, key: str, start: int, stop: int) -> FloatArray:
-        """Return rows (time, size) as finite float32."""
-        rows = self._file.rows(key, start, stop).reshape(stop - start, -1)
-        return finite_rows(rows, f"{self.path}: {key}", start, self.findings)
