@@ -36,6 +36,7 @@ from lwdctl.data.readers.flags import (
     evenly,
     flags_of,
     rows_without_zero_tail,
+    runs_left_out,
     split_at_flags,
 )
 from lwdctl.data.readers.gym_envs import (
@@ -45,8 +46,8 @@ from lwdctl.data.readers.gym_envs import (
     check_known,
     describe_env,
     named_label,
-    texts_of_episodes,
     value_text,
+    with_texts,
 )
 from lwdctl.data.readers.states import States, find_states
 
@@ -106,14 +107,12 @@ class D4rlFile(Hdf5Reader):
         self._success = self._find_success()
         keys = without_dropped(config.drop, (OBSERVATION,), str(self.path))
         self.episodes, tasks = self._outlines(bounds, config, spec.tasks)
-        layout = [[name, width] for name, width in self._states.sizes.items()]
-        settings = {**spec.settings, **({"initial_state": layout} if layout else {})}
         self.spec = SourceSpec(
             observations=choose_observations(
                 config.observation_keys, keys, {OBSERVATION: size}, str(self.path)
             ),
             action=gym_action(env, action_size),
-            env=replace(spec, settings=settings, tasks=tasks),
+            env=replace(spec, settings={**spec.settings, **self._states.layout}, tasks=tasks),
             labels=(),
             source_format="d4rl",
         )
@@ -244,15 +243,8 @@ class D4rlFile(Hdf5Reader):
         cut_at = limit if config.max_steps or "timeouts" not in flags else 0
         timeouts = flags.get("timeouts")
         episodes, rests = split_at_flags(flags["terminals"], timeouts, config.terminals, cut_at)
-        if rests:
-            count = sum(stop - start for start, stop in rests)
-            message = (
-                f"{count} rows in {len(rests)} runs of terminal flags: a run ends an episode at its"
-                f" first flag, the rest is left out (first: rows {rests[0].start}:{rests[0].stop})"
-            )
-            hint = "--terminals each ends an episode at every flag, --terminals ignore at none"
-            counts = {"rows": count, "runs": len(rests)}
-            self._report("left-out", "terminals", message, "warning", hint, **counts)
+        hint = "--terminals each ends an episode at every flag, --terminals ignore at none"
+        self.findings += runs_left_out(rests, f"{self.path}: terminals", hint)
         if cut_at:
             cuts = sum(stop - start == cut_at for start, stop in episodes)
             why = "as --max-steps requests" if config.max_steps else "as timeouts is missing"
@@ -357,14 +349,8 @@ class D4rlFile(Hdf5Reader):
             config, self._metadata("level"), self.path.stem, str(self.path)
         )
         self.findings += findings
-        labels, texts, tasks = texts_of_episodes(
-            config, len(bounds), label, tasks, partial(self._column, bounds)
-        )
-        outlines = [
-            EpisodeOutline(f"rows {start}:{stop}", stop - start, task, label)
-            for (start, stop), task, label in zip(bounds, texts, labels, strict=True)
-        ]
-        return outlines, tasks
+        outlines = [EpisodeOutline(rows.name, rows.stop - rows.start) for rows in bounds]
+        return with_texts(config, outlines, label, tasks, partial(self._column, bounds))
 
     def _column(self, bounds: Sequence[Rows], name: str, option: str) -> list[str]:
         """Return an array's value at the first row of every episode, as text."""

@@ -6,7 +6,6 @@ episode, or a flag per row.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +14,7 @@ import numpy.typing as npt
 from lwdctl.core.errors import DataError
 from lwdctl.core.records import Finding
 from lwdctl.data.checks import check_rows
-from lwdctl.data.readers.flags import Rows, flags_of, split_at_flags
+from lwdctl.data.readers.flags import Rows, flags_of, runs_left_out, split_at_flags
 
 Bounds = list[Rows]
 """First row and one past the last row of each episode."""
@@ -96,7 +95,7 @@ def bounds_of_flags(
     """
     check_rows(int(values.shape[0]) if values.ndim else 0, rows, where, "the actions")
     raised = flags_of(values, rows, where)
-    bounds, repeated = split_at_flags(raised, None, terminals, 0)
+    bounds, rests = split_at_flags(raised, None, terminals, 0)
     findings: list[Finding] = []
     start, stop = bounds[-1]
     if terminals != "ignore" and not raised[stop - 1]:
@@ -107,17 +106,7 @@ def bounds_of_flags(
                 where, values={"rows": stop - start},
             )
         )  # fmt: skip
-    if repeated:
-        count = sum(stop - start for start, stop in repeated)
-        findings.append(
-            Finding(
-                "left-out", "warning",
-                f"{count} rows that repeat the flag of the row before, in {len(repeated)} runs:"
-                " each run ends one episode, at its first flag",
-                where, "--terminals each", {"rows": count, "runs": len(repeated)},
-            )
-        )  # fmt: skip
-    return bounds, findings
+    return bounds, [*findings, *runs_left_out(rests, where, "--terminals each")]
 
 
 def _whole_numbers(values: npt.NDArray[Any], where: str, what: str) -> list[int]:
@@ -146,8 +135,3 @@ def _rest(end: int, rows: int, where: str) -> list[Finding]:
         message += ". If the ends are the last rows themselves, every episode is shifted by one"
     severity: Literal["note", "warning"] = "warning" if rest == 1 else "note"
     return [Finding("left-out", severity, message, where, values={"rows": rest})]
-
-
-def names_of(bounds: Sequence[Rows]) -> list[str]:
-    """Return the names of the episodes (`"rows 0:1000"`)."""
-    return [f"rows {start}:{stop}" for start, stop in bounds]

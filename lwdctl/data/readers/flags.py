@@ -35,6 +35,11 @@ class Rows(NamedTuple):
     start: int
     stop: int
 
+    @property
+    def name(self) -> str:
+        """Name of the episode (`"rows 0:1000"`)."""
+        return f"rows {self.start}:{self.stop}"
+
 
 def flags_of(values: npt.NDArray[Any], rows: int, where: str) -> Flags:
     """Return flags (rows,) stored as (rows,) or (rows, 1), as bool or number.
@@ -90,6 +95,19 @@ def split_at_flags(
         step = limit or stop - start
         episodes += [Rows(row, min(row + step, stop)) for row in range(start, stop, step)]
     return episodes, left_out
+
+
+def runs_left_out(rests: Sequence[Rows], where: str, hint: str) -> list[Finding]:
+    """Return the finding about the rests of runs of flags, none where there are no such rows."""
+    if not rests:
+        return []
+    count = sum(stop - start for start, stop in rests)
+    message = (
+        f"{count} rows in {len(rests)} runs of terminal flags: a run ends an episode at its first"
+        f" flag, the rest is left out (first: rows {rests[0].start}:{rests[0].stop})"
+    )
+    values = {"rows": count, "runs": len(rests)}
+    return [Finding("left-out", "warning", message, where, hint, values)]
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from lwdctl.core.records import EnvSpec, Finding, FloatArray
 from lwdctl.core.simulator_facts import ANT_CONTACT_FORCES, GymEnvironment
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.data.named_environments import is_version_of, known_env, requested_env
+from lwdctl.data.reader import EpisodeOutline
 
 # Rows from which it is decided whether a file's contact forces are all zero.
 SAMPLE = 1000
@@ -162,29 +163,33 @@ def named_label(
     return label, [Finding("metadata", "note", message, where, "--label", {"label": label})]
 
 
-def texts_of_episodes(
+def with_texts(
     config: IngestConfig,
-    count: int,
+    outlines: Sequence[EpisodeOutline],
     label: str,
     tasks: tuple[str, ...],
     column: Callable[[str, str], list[str]],
-) -> tuple[list[str], list[str], tuple[str, ...]]:
-    """Return the label and the task of every episode, and all tasks.
+) -> tuple[list[EpisodeOutline], tuple[str, ...]]:
+    """Return the outlines of the episodes with their labels and tasks, and all tasks.
 
     Args:
         config: Its `label_from` and `task_from` name columns that say both; `label` counts more.
-        count: Number of episodes.
+        outlines: The episodes.
         label: Label of all episodes, where no column is named.
         tasks: Their one task, or () where it is unknown.
         column: Returns the text of every episode in a column that an option names.
     """
-    labels, texts = [label] * count, ["".join(tasks)] * count
+    labels, texts = [label] * len(outlines), ["".join(tasks)] * len(outlines)
     if config.label_from and config.label is None:
         labels = column(config.label_from, "--label-from")
     if config.task_from:
         texts = column(config.task_from, "--task-from")
         tasks = tuple(dict.fromkeys(filter(None, texts)))
-    return labels, texts, tasks
+    found = [
+        replace(outline, task=task, label=label)
+        for outline, task, label in zip(outlines, texts, labels, strict=True)
+    ]
+    return found, tasks
 
 
 def check_continuous(dtype: np.dtype[Any], where: str) -> None:

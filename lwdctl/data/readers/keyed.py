@@ -38,7 +38,6 @@ from lwdctl.data.readers.episode_bounds import (
     bounds_of_ends,
     bounds_of_flags,
     bounds_of_lengths,
-    names_of,
 )
 from lwdctl.data.readers.flags import Rows
 from lwdctl.data.readers.gym_envs import value_text
@@ -202,7 +201,7 @@ class KeyedFile(ArrayReader):
         self._bounds = bounds
         pieces = [Piece("", *bound, place) for place, bound in enumerate(bounds)]
         kept = [item for item in pieces if item.stop > item.start]
-        return kept, names_of([bounds[item.place] for item in kept])
+        return kept, [bounds[item.place].name for item in kept]
 
     def _entry(self, key: str) -> ArrayEntry:
         """Return what is declared of an array of numbers with at least one axis."""

@@ -40,8 +40,8 @@ from lwdctl.data.readers.gym_envs import (
     check_known,
     describe_env,
     named_label,
-    texts_of_episodes,
     value_text,
+    with_texts,
 )
 from lwdctl.data.readers.minari_observations import GROUP, find_observations
 from lwdctl.data.readers.minari_spaces import json_object, kind_of, limits_of, part_of
@@ -117,12 +117,11 @@ class MinariFile(ReportsFindings):
         self._find_states(known)
         self._stale = self._find_stale_goals()
         self.episodes, tasks = self._outlines(config, env.tasks)
-        layout = [[name, width] for name, width in self._states(self._names[0]).sizes.items()]
         # What the dataset records takes precedence.
         settings = {
             **env.settings,
             **({"env_spec": recorded} if recorded else {}),
-            **({"initial_state": layout} if layout else {}),
+            **self._states(self._names[0]).layout,
         }
         limit = recorded.get("max_episode_steps")
         steps = limit if isinstance(limit, int) and limit > 0 else env.max_steps
@@ -370,16 +369,11 @@ class MinariFile(ReportsFindings):
         recorded = str(self._storage.metadata.get("dataset_id", ""))
         label, findings = named_label(config, recorded, str(self.path), str(self.path))
         self.findings += findings
-        labels, texts, tasks = texts_of_episodes(
-            config, len(self._names), label, tasks, self._column
-        )
         outlines = [
-            EpisodeOutline(
-                name, self._steps[name], task, label, seed=_seed(self._storage.attributes(name))
-            )
-            for name, task, label in zip(self._names, texts, labels, strict=True)
+            EpisodeOutline(name, steps, seed=_seed(self._storage.attributes(name)))
+            for name, steps in self._steps.items()
         ]
-        return outlines, tasks
+        return with_texts(config, outlines, label, tasks, self._column)
 
     def _column(self, name: str, option: str) -> list[str]:
         """Return an attribute, or the first row of an array, of every episode as text."""

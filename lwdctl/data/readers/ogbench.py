@@ -39,13 +39,8 @@ from lwdctl.data.files.npz_files import NpzFile
 from lwdctl.data.named_environments import requested_env
 from lwdctl.data.reader import EpisodeOutline
 from lwdctl.data.readers.array_reader import ArrayReader
-from lwdctl.data.readers.flags import Flags, Rows, flags_of, split_at_flags
-from lwdctl.data.readers.gym_envs import (
-    check_continuous,
-    check_known,
-    texts_of_episodes,
-    value_text,
-)
+from lwdctl.data.readers.flags import Flags, Rows, flags_of, runs_left_out, split_at_flags
+from lwdctl.data.readers.gym_envs import check_continuous, check_known, value_text, with_texts
 
 _STEPS = ("observations", "actions", "terminals")
 _STATE = ("qpos", "qvel", "button_states")
@@ -223,14 +218,7 @@ class OgbenchFile(ArrayReader):
             self._report("adjusted", "terminals", "flags come in pairs: read as a compact dataset")
         limit = (config.max_steps or 0) if config.terminals == "ignore" else 0
         pieces, rests = split_at_flags(last, None, config.terminals, limit)
-        if rests:
-            count = sum(stop - start for start, stop in rests)
-            message = (
-                f"{count} rows in {len(rests)} runs of flags: a run ends a trajectory at its first"
-                " flag, the rest is left out"
-            )
-            counts = {"rows": count, "runs": len(rests)}
-            self._report("left-out", "terminals", message, "warning", "--terminals each", **counts)
+        self.findings += runs_left_out(rests, f"{self.path}: terminals", "--terminals each")
         flagged = last if config.terminals != "ignore" else np.zeros_like(last)
         found = [self._trajectory(piece, flagged) for piece in pieces]
         return self._with_steps(found)
@@ -330,14 +318,11 @@ class OgbenchFile(ArrayReader):
         self, config: IngestConfig, tasks: tuple[str, ...], label: str, split: str
     ) -> tuple[list[EpisodeOutline], tuple[str, ...]]:
         """Return the outlines of the episodes, and their tasks."""
-        labels, texts, tasks = texts_of_episodes(
-            config, len(self._trajectories), label, tasks, self._column
-        )
         outlines = [
-            EpisodeOutline(f"rows {start}:{stop}", stop - start, task, label, split)
-            for (start, stop, _), task, label in zip(self._trajectories, texts, labels, strict=True)
+            EpisodeOutline(Rows(start, stop).name, stop - start, split=split)
+            for start, stop, _ in self._trajectories
         ]
-        return outlines, tasks
+        return with_texts(config, outlines, label, tasks, self._column)
 
     def _column(self, name: str, option: str) -> list[str]:
         """Return an array's value at the first row of every trajectory, as text."""

@@ -32,7 +32,7 @@ from lwdctl.data.files.zarr_files import ZarrFile
 from lwdctl.data.named_environments import requested_env
 from lwdctl.data.reader import EpisodeOutline
 from lwdctl.data.readers.array_reader import ArrayReader
-from lwdctl.data.readers.episode_bounds import bounds_of_ends, names_of
+from lwdctl.data.readers.episode_bounds import bounds_of_ends
 
 ENDS = "meta/episode_ends"
 SIZES = {item.name: item.size for item in PUSHT_OBSERVATIONS}
@@ -86,8 +86,8 @@ class PushTBuffer(ArrayReader):
         adapter, requested = requested_env(config)
         task = requested if requested and adapter != "pusht" else PUSHT_TASK
         self.episodes = [
-            EpisodeOutline(name, stop - start, task, config.label or "")
-            for name, (start, stop) in zip(names_of(self._bounds), self._bounds, strict=True)
+            EpisodeOutline(rows.name, rows.stop - rows.start, task, config.label or "")
+            for rows in self._bounds
         ]
         steps = config.max_steps or PUSHT_MAX_STEPS
         self.spec = SourceSpec(

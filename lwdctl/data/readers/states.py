@@ -47,6 +47,12 @@ class States:
     shift: int = 0
     verified: bool = False
 
+    @property
+    def layout(self) -> dict[str, list[list[Any]]]:
+        """The setting of the environment that names the parts of a state, {} without a state."""
+        layout = [[name, size] for name, size in self.sizes.items()]
+        return {"initial_state": layout} if layout else {}
+
     def at(self, row: int, stop: int) -> npt.NDArray[np.float64] | None:
         """Return the state (state,) of the observation at a row, or None where there is none.
 

@@ -188,7 +188,7 @@ def test_rows_without_a_step_and_runs_of_flags(tmp_path, mode, lengths):
     arrays = {key: values[rows] for key, values in source.items()}
     with opened(write(tmp_path, arrays), terminals=mode) as reader:
         assert [item.length for item in reader.episodes] == lengths
-        word = "runs of flags" if mode == "first" else "no step"
+        word = "runs of terminal flags" if mode == "first" else "no step"
         assert found(reader, "left-out", word)
         np.testing.assert_array_equal(reader.read(1).actions, source["actions"][6:14])
 
