@@ -64,7 +64,10 @@ class ReportsFindings:
 
 
 class NonFiniteError(DataError):
-    """An episode holds NaN or infinity; `--on-nan drop` leaves such episodes out."""
+    """An episode holds NaN or infinity, or rows that were never written."""
+
+    def __init__(self, message: str, hint: str = "--on-nan drop leaves such episodes out") -> None:
+        super().__init__(message, hint)
 
 
 def finite_rows(
@@ -92,10 +95,7 @@ def finite_rows(
         row = int(np.argwhere(bad)[0][0])
         worst = values[row][bad[row]].flat[0] if rows.ndim > 1 else values[row]
         place = where if isinstance(where, str) else where()
-        raise NonFiniteError(
-            f"{place}, row {first_row + row}: value is {worst}",
-            "--on-nan drop leaves such episodes out",
-        )
+        raise NonFiniteError(f"{place}, row {first_row + row}: value is {worst}")
     if findings is not None and not np.can_cast(values.dtype, np.float32):
         note_rounding(values, rows, where, findings)
     return rows

@@ -511,10 +511,7 @@ def _check_written(dataset: h5py.Dataset, start: int, stop: int | None) -> None:
             )
             missing = next(found, None)
     if missing is not None:
-        raise NonFiniteError(
-            f"{location(dataset)}, row {missing}: was never written",
-            "--on-nan drop leaves such episodes out",
-        )
+        raise NonFiniteError(f"{location(dataset)}, row {missing}: was never written")
 
 
 def read_rows(dataset: h5py.Dataset, start: int = 0, stop: int | None = None) -> FloatArray:

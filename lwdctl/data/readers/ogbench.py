@@ -114,7 +114,9 @@ class OgbenchFile(ArrayReader):
         sizes = self._sizes()
         keys = without_dropped(config.drop, (OBSERVATION,), str(self.path))
         observations = choose_observations(config.observation_keys, keys, sizes, str(self.path))
-        self._paths = {item.name: _path_of(item.name) for item in observations}
+        self._paths = {item.name: item.name for item in observations}
+        if OBSERVATION in self._paths:
+            self._paths[OBSERVATION] = "observations"
         for key in self._paths.values():
             self._check_vector(key)
         self._layout = self._find_layout()
@@ -294,11 +296,8 @@ class OgbenchFile(ArrayReader):
         action = ActionSpec(size, "absolute", "unknown", (), (), limits="")
         known = _FAMILIES.get(family)
         if known is not None and known.size == size:
-            limits = (1.0,) * size
-            low = (-1.0,) * size
-            action = ActionSpec(
-                size, known.semantics, "normalized", low, limits, known.control_rate
-            )
+            low, high = (-1.0,) * size, (1.0,) * size
+            action = ActionSpec(size, known.semantics, "normalized", low, high, known.control_rate)
         told = []
         if named and not requested:
             told.append(f"the environment {named}")
@@ -400,16 +399,8 @@ class OgbenchFile(ArrayReader):
         parts = [self._file.rows(key, row, row + 1)[0] for key in self._states]
         state = np.concatenate(parts).astype(np.float64)
         if not np.isfinite(state).all():
-            raise NonFiniteError(
-                f"{self.path}: qpos, row {row}: the state has NaN or infinity",
-                "--on-nan drop leaves such episodes out",
-            )
+            raise NonFiniteError(f"{self.path}: qpos, row {row}: the state has NaN or infinity")
         return state
-
-
-def _path_of(name: str) -> str:
-    """Return the array of an observation key."""
-    return "observations" if name == OBSERVATION else name
 
 
 def _is_in_pairs(flags: Flags) -> bool:

@@ -87,10 +87,8 @@ class States:
         if state is None or not self.belongs(state, observation):
             return None
         if not np.isfinite(state).all():
-            raise NonFiniteError(
-                f"{where}, row {bounds.start + self.shift}: the state has NaN or infinity",
-                "--on-nan drop leaves such episodes out",
-            )
+            row = bounds.start + self.shift
+            raise NonFiniteError(f"{where}, row {row}: the state has NaN or infinity")
         return state
 
     def belongs(self, state: npt.NDArray[np.float64], observation: FloatArray) -> bool:
