@@ -73,8 +73,7 @@ def describe_requested(
     Raises:
         DataError: The environment takes actions of another size.
     """
-    action, env = _known(config, size)
-    check_requested_size(config, size, where)
+    action, env = _requested(config, size, where)
     if config.max_steps:
         env = replace(env, max_steps=config.max_steps)
     if action is not None:
@@ -110,8 +109,7 @@ def with_requested(spec: SourceSpec, config: IngestConfig, where: str) -> Source
     Raises:
         DataError: The environment takes actions of another size.
     """
-    check_requested_size(config, spec.action.size, where)
-    action, env = _known(config, spec.action.size)
+    action, env = _requested(config, spec.action.size, where)
     if action is None or env.adapter == "robosuite" or spec.action.units != UNKNOWN_UNITS:
         action = spec.action
     elif spec.action.limits:
@@ -121,13 +119,8 @@ def with_requested(spec: SourceSpec, config: IngestConfig, where: str) -> Source
     return replace(spec, action=action, env=replace(spec.env, max_steps=max_steps))
 
 
-def check_requested_size(config: IngestConfig, size: int, where: str) -> None:
-    """Check that the environment that `--env` names, if it is a known one, takes such actions.
-
-    Args:
-        config: Its `env`.
-        size: Components of an action.
-        where: The file, for messages.
+def _requested(config: IngestConfig, size: int, where: str) -> tuple[ActionSpec | None, EnvSpec]:
+    """Return the action that the requested environment takes, None if it is not a known one.
 
     Raises:
         DataError: It takes actions of another size.
@@ -142,6 +135,7 @@ def check_requested_size(config: IngestConfig, size: int, where: str) -> None:
             "name the environment that the data was recorded in: --env on the command line, env= in"
             " Python and recipes",
         )
+    return action, env
 
 
 def _known(config: IngestConfig, size: int) -> tuple[ActionSpec | None, EnvSpec]:
