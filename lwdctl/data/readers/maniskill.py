@@ -139,8 +139,7 @@ class ManiSkillFile(ArrayReader):
             raise DataError(
                 f"{self.path}: {name}/obs: is missing: the file was recorded without observations"
                 " (obs_mode none)",
-                f"{REPLAY} --traj-path {shlex.quote(str(self.path))} --use-env-states -o state"
-                " --save-traj",
+                self._replay("--use-env-states"),
             )
         return found
 
@@ -167,10 +166,13 @@ class ManiSkillFile(ArrayReader):
             raise DataError(
                 f"{self.path}: {self._names[0]}/obs: holds no low-dimensional observation:"
                 f" {listed([f'{key} ({self._why_not(key)})' for key in self._paths])}",
-                f"{REPLAY} --traj-path {shlex.quote(str(self.path))} --use-env-states -o state"
-                " --save-traj",
+                self._replay("--use-env-states"),
             )
         return default
+
+    def _replay(self, option: str) -> str:
+        """Return the command that records the trajectories again, with observations."""
+        return f"{REPLAY} --traj-path {shlex.quote(str(self.path))} {option} -o state --save-traj"
 
     def _known_name(self, key: str) -> str:
         """Return an observation's name where the user gave its path (`agent/qpos`)."""
@@ -238,8 +240,8 @@ class ManiSkillFile(ArrayReader):
         self._report("metadata", "", message, "warning")
         return {}
 
-    def _info(self, name: str) -> dict[str, Any]:
-        found = self._metadata.get(name)
+    def _env_info(self) -> dict[str, Any]:
+        found = self._metadata.get("env_info")
         return found if isinstance(found, dict) else {}
 
     def _episode_fields(self) -> dict[str, dict[str, Any]]:
@@ -260,8 +262,7 @@ class ManiSkillFile(ArrayReader):
 
     def _describe(self, observations: Any, config: IngestConfig) -> None:
         """Set the specification and the outlines."""
-        env_info, fields = self._info("env_info"), self._episode_fields()
-        self._fields = fields
+        env_info, self._fields = self._env_info(), self._episode_fields()
         adapter, requested = requested_env(config)
         task = requested or str(env_info.get("env_id") or "")
         column, label = None, config.label
@@ -273,11 +274,11 @@ class ManiSkillFile(ArrayReader):
                 self._file.arrays[f"{name}/{self._action}"].shape[0],
                 self._text(config.task_from, "--task-from", name, task),
                 self._text(column, "--label-from", name, label),
-                seed=_seed(fields.get(name, {})),
+                seed=_seed(self._fields.get(name, {})),
             )
             for name in self._names
         ]
-        self._check_fields(fields)
+        self._check_fields()
         limit = env_info.get("max_episode_steps")
         steps = limit if isinstance(limit, int) and limit > 0 else 0
         kwargs = env_info.get("env_kwargs")
@@ -307,7 +308,7 @@ class ManiSkillFile(ArrayReader):
             key: value
             for key, value in {
                 **self._file.attributes(name),
-                **self._info("env_info"),
+                **self._env_info(),
                 **{key: self._metadata.get(key) for key in ("source_type", "source_desc")},
                 **self._fields.get(name, {}),
             }.items()
@@ -320,28 +321,24 @@ class ManiSkillFile(ArrayReader):
             )
         return value_text(known[field])
 
-    def _check_fields(self, fields: Mapping[str, Mapping[str, Any]]) -> None:
+    def _check_fields(self) -> None:
         """Compare what the JSON file says of the trajectories with their rows."""
         steps, outcomes = [], []
         for item in self.episodes:
-            said = fields.get(item.source, {})
+            said = self._fields.get(item.source, {})
             if said.get("elapsed_steps", item.length) != item.length:
                 steps.append(item.source)
             outcome = said.get("success")
-            if (
-                self._success
-                and isinstance(outcome, bool)
-                and outcome != self._ended_well(item.source)
-            ):
+            is_known = self._success and isinstance(outcome, bool)
+            if is_known and outcome != self._ended_well(item.source):
                 outcomes.append(item.source)
         for names, what in ((steps, "elapsed_steps"), (outcomes, "success")):
             if names:
                 message = (
-                    f"{what} of {len(names)} trajectories contradicts their rows: {listed(names)}"
+                    f"{what} of {len(names)} trajectories contradicts their rows: {listed(names)};"
+                    " the rows are trusted"
                 )
-                self._report(
-                    "metadata", "", f"{message}; the rows are trusted", "warning", names=names[:100]
-                )
+                self._report("metadata", "", message, "warning", names=names[:100])
 
     def _ended_well(self, name: str) -> bool:
         return bool(self._file.rows(f"{name}/{self._success}")[-1])
@@ -353,8 +350,7 @@ class ManiSkillFile(ArrayReader):
         if len(modes) > 1:
             raise DataError(
                 f"{self.path}: trajectories have different control modes ({', '.join(modes)})",
-                f"{REPLAY} --traj-path {shlex.quote(str(self.path))} -c {modes[0]} -o state"
-                " --save-traj",
+                self._replay(f"-c {modes[0]}"),
             )
         mode = modes[0] if modes else str(env_kwargs.get("control_mode") or "")
         size = components(self._entry(self._action))
@@ -365,8 +361,10 @@ class ManiSkillFile(ArrayReader):
             semantics, units = "delta", "unknown"
         elif not semantics:
             semantics, units = "absolute", "unknown"
-            self._semantics(f"control mode '{mode}' does not say whether actions are targets or"
-                            " motions: they are stored as targets")  # fmt: skip
+            self._semantics(
+                f"control mode '{mode}' does not say whether actions are targets or motions: they"
+                " are stored as targets"
+            )
         if "vel" in mode.split("_"):
             self._semantics(f"control mode '{mode}' commands velocities, stored as {semantics}")
         gripper: tuple[int, ...] = ()
