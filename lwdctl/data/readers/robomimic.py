@@ -343,17 +343,14 @@ class RobomimicFile(Hdf5Reader):
             return ()
         none_at_all = not any(self._holds(f"data/{name}/rewards") for name in names)
         shown = listed([f"{name} {problem}" for name, problem in problems.items()], SHOWN)
-        message = (
-            "no demonstration has rewards"
-            if none_at_all
-            else (
+        if none_at_all:
+            self._report("rewards", "data", "no demonstration has rewards")
+        else:
+            message = (
                 f"rewards of {len(problems)} of {len(names)} demonstrations cannot be used, so that"
                 f" none are stored: {shown}"
             )
-        )
-        self.findings.append(
-            Finding("rewards", "note" if none_at_all else "warning", message, f"{self.path}: data")
-        )
+            self._report("rewards", "data", message, "warning")
         return problems.keys()
 
     def _problem_of_rewards(self, name: str) -> str:
@@ -555,7 +552,7 @@ class RobomimicFile(Hdf5Reader):
                 "the observation object of robosuite before 1.5 is stored as 1.5 computes it"
                 f" ({self._task})"
             )
-            self.findings.append(Finding("adjusted", "note", message, f"{self.path}: data"))
+            self._report("adjusted", "data", message)
 
     def _model_of(self, demo: h5py.Group) -> str:
         return text_attribute(demo, "model_file") or self._shared_model

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import h5py
 
 from lwdctl.core.errors import DataError
 from lwdctl.core.plain_text import listed
-from lwdctl.core.records import Finding
 from lwdctl.core.suggest import did_you_mean
+from lwdctl.data.checks import ReportsFindings
 from lwdctl.data.files.hdf5 import location, read_array, text_of
 from lwdctl.data.readers.robomimic_writer import LEVELS
 
@@ -17,7 +18,7 @@ SHOWN = 3
 """Number of names that a message lists before it counts the others."""
 
 
-class Masks:
+class Masks(ReportsFindings):
     """The masks of one file.
 
     Args:
@@ -29,7 +30,7 @@ class Masks:
     """
 
     def __init__(self, file: h5py.File, demos: Sequence[str]) -> None:
-        self.findings: list[Finding] = []
+        self.path, self.findings = Path(file.filename), []
         self._file, self._demos = file, demos
         self._members: dict[str, frozenset[str]] = {}
         self._unreadable: dict[str, str] = {}
@@ -44,7 +45,7 @@ class Masks:
             if name not in self._unreadable:
                 self._members[name] = frozenset(known.intersection(names))
         self._missing = missing
-        self._report({name: names for name, names in missing.items() if names})
+        self._report_problems({name: names for name, names in missing.items() if names})
 
     def _names(self, item: h5py.Dataset | h5py.Group, name: str) -> list[str]:
         """Return the names that a mask lists; one that lists none is set aside."""
@@ -54,29 +55,21 @@ class Masks:
             return []
         return [text_of(member).removeprefix("data/") for member in read_array(item)]
 
-    def _report(self, missing: dict[str, list[str]]) -> None:
+    def _report_problems(self, missing: dict[str, list[str]]) -> None:
         if self._unreadable:
             shown = [
                 f"mask/{name}".rstrip("/") + f" {why}" for name, why in self._unreadable.items()
             ]
-            self.findings.append(
-                Finding(
-                    "left-out", "warning", f"masks are not read: {listed(shown, SHOWN)}",
-                    location(self._file, "mask"), values={"masks": dict(self._unreadable)},
-                )
-            )  # fmt: skip
+            message = f"masks are not read: {listed(shown, SHOWN)}"
+            self._report("left-out", "mask", message, "warning", masks=dict(self._unreadable))
         if missing:
             gone = sorted({name for names in missing.values() for name in names})
-            self.findings.append(
-                Finding(
-                    "metadata",
-                    "warning",
-                    f"{len(missing)} masks name {len(gone)} demonstrations that the file does not"
-                    f" have ({listed(gone, SHOWN)}); the other names of these masks are used",
-                    location(self._file, f"mask/{next(iter(missing))}"),
-                    values={"missing": missing},
-                )
+            message = (
+                f"{len(missing)} masks name {len(gone)} demonstrations that the file does not have"
+                f" ({listed(gone, SHOWN)}); the other names of these masks are used"
             )
+            key = f"mask/{next(iter(missing))}"
+            self._report("metadata", key, message, "warning", missing=missing)
 
     def select(self, filter_key: str) -> list[str]:
         """Return the demonstrations of the subset `filter_key`, or all of them for "".
@@ -136,16 +129,11 @@ class Masks:
                 if nothing_left
                 else "they are held out for validation and not trained on"
             )
-            self.findings.append(
-                Finding(
-                    "split",
-                    "warning",
-                    f"{len(both)} demonstrations are in both mask/{prefix}train and"
-                    f" mask/{prefix}valid ({listed(both, SHOWN)}): {done}",
-                    location(self._file, f"mask/{prefix}valid"),
-                    values={"both": both},
-                )
+            message = (
+                f"{len(both)} demonstrations are in both mask/{prefix}train and"
+                f" mask/{prefix}valid ({listed(both, SHOWN)}): {done}"
             )
+            self._report("split", f"mask/{prefix}valid", message, "warning", both=both)
             if nothing_left:
                 return {}
         return {**dict.fromkeys(train, "train"), **dict.fromkeys(valid, "validation")}
