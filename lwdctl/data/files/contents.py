@@ -277,11 +277,9 @@ def _look_into_hdf5(path: Path) -> Contents:
                     if isinstance(item.get(name, getlink=True), h5py.HardLink)
                 )
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        problem = (
-            "is truncated; download it again"
-            if "truncated" in str(error)
-            else (f"cannot be opened ({first_line(error)})")
-        )
+        problem = f"cannot be opened ({first_line(error)})"
+        if "truncated" in str(error):
+            problem = "is truncated; download it again"
         raise DataError(f"{path}: {problem}") from None
     return Contents(path, "hdf5", arrays, groups, attributes, scalars)
 
@@ -310,11 +308,10 @@ def _attributes(item: Any) -> dict[str, Any]:
 
 def _plain_value(value: Any) -> str | int | float | None:
     """Return an HDF5 value as a text or number of Python, None for anything else."""
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", "replace")
     if isinstance(value, np.generic):
         value = value.item()
-        value = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
     return value if isinstance(value, str | int | float) else None
 
 

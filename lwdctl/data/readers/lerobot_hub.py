@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 from pathlib import Path
-from typing import Any
 
 from lwdctl.artifacts.files import sha256_of
 from lwdctl.core.errors import ConfigError, DataError
@@ -91,17 +90,13 @@ def _listing(name: str) -> tuple[str, dict[str, tuple[int, str]]]:
             "check name and connection, or copy the dataset's folders meta and data by other means",
         ) from error
     files = {
-        item.rfilename: (int(item.size or 0), _digest(item))
+        item.rfilename: (int(item.size or 0), str(item.lfs.sha256) if item.lfs else "")
         for item in info.siblings or ()
         if _WANTED.fullmatch(item.rfilename) and ".." not in item.rfilename
     }
     if "meta/info.json" not in files:
         raise DataError(f"the dataset {name} of the Hub has no meta/info.json: no LeRobot dataset")
     return str(info.sha), files
-
-
-def _digest(item: Any) -> str:
-    return str(item.lfs.sha256) if item.lfs else ""
 
 
 def _url(name: str, revision: str, file: str) -> str:

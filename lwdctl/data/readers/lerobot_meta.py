@@ -344,15 +344,19 @@ def read_episodes(folder: Folder) -> dict[int, EpisodeFacts]:
 
 def _facts(row: Mapping[str, Any]) -> EpisodeFacts:
     tasks = row.get("tasks")
-    file = whole(row.get("data/chunk_index")), whole(row.get("data/file_index"))
-    rows = whole(row.get("dataset_from_index")), whole(row.get("dataset_to_index"))
     return EpisodeFacts(
         whole(row.get("length")),
         tuple(item for item in tasks if isinstance(item, str)) if isinstance(tasks, list) else (),
-        (file[0], file[1]) if file[0] is not None and file[1] is not None else None,
-        (rows[0], rows[1]) if rows[0] is not None and rows[1] is not None else None,
+        _pair(row, "data/chunk_index", "data/file_index"),
+        _pair(row, "dataset_from_index", "dataset_to_index"),
         row,
     )
+
+
+def _pair(row: Mapping[str, Any], *names: str) -> tuple[int, int] | None:
+    """Return two whole numbers of a row, None where one is missing."""
+    first, second = (whole(row.get(name)) for name in names)
+    return None if first is None or second is None else (first, second)
 
 
 def _parquet_rows(folder: Folder, name: str) -> Iterator[dict[str, Any]]:
