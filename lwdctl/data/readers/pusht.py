@@ -21,12 +21,7 @@ from lwdctl.core.simulator_facts import (
     PUSHT_STATE_SIZE,
     PUSHT_TASK,
 )
-from lwdctl.data.checks import (
-    check_rows,
-    choose_observations,
-    finite_rows,
-    without_dropped,
-)
+from lwdctl.data.checks import check_rows, choose_observations, finite_rows, without_dropped
 from lwdctl.data.files.contents import Contents
 from lwdctl.data.files.zarr_files import ZarrFile
 from lwdctl.data.named_environments import requested_env

@@ -24,14 +24,7 @@ import numpy.typing as npt
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
 from lwdctl.core.plain_text import listed
-from lwdctl.core.records import (
-    EnvSpec,
-    Episode,
-    Finding,
-    FloatArray,
-    ObservationSpec,
-    SourceSpec,
-)
+from lwdctl.core.records import EnvSpec, Episode, Finding, FloatArray, ObservationSpec, SourceSpec
 from lwdctl.data.checks import (
     NonFiniteError,
     check_components,
@@ -40,13 +33,7 @@ from lwdctl.data.checks import (
     without_number,
 )
 from lwdctl.data.files.contents import Contents
-from lwdctl.data.files.hdf5 import (
-    Hdf5Reader,
-    attribute_of,
-    dataset_at,
-    location,
-    text_attribute,
-)
+from lwdctl.data.files.hdf5 import Hdf5Reader, attribute_of, dataset_at, location, text_attribute
 from lwdctl.data.named_environments import requested_env
 from lwdctl.data.reader import EpisodeOutline, check_unused
 from lwdctl.data.readers.robomimic_env import (
