@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -97,28 +98,25 @@ class _BrokenOffError(Exception):
     """The connection failed in a way that another attempt may mend."""
 
 
+@dataclass
 class _Transfer:
-    """The bytes of one file received so far, and how to get the rest.
+    """The bytes of one file received so far, and how to get the rest; see `fetch`.
 
     `part` holds the bytes, `version` the tag of the server's file that they belong to.
     """
 
-    def __init__(
-        self,
-        url: str,
-        path: Path,
-        progress: Progress,
-        sha256: str,
-        size: int,
-        most: int,
-        headers: Mapping[str, str],
-        hint: str,
-    ) -> None:
-        self.url, self.path, self.progress = url, path, progress
-        self.sha256, self.expected_size = sha256, size
-        self.most, self.headers, self.hint = most, headers, hint
-        self.part = _part(path)
-        self.version = path.with_name(f"{path.name}.part.version")
+    url: str
+    path: Path
+    progress: Progress
+    sha256: str
+    expected_size: int
+    most: int
+    headers: Mapping[str, str]
+    hint: str
+
+    def __post_init__(self) -> None:
+        self.part = _part(self.path)
+        self.version = self.path.with_name(f"{self.path.name}.part.version")
 
     @property
     def size(self) -> int:
