@@ -198,16 +198,14 @@ def store_from_arrays(
         replace(episode, task=outline.task, label=outline.label, split=split)
         for episode, outline, split in zip(recorded, outlines, splits, strict=True)
     ]
-    first = episodes[0].observations
+    first, size = episodes[0].observations, episodes[0].actions.shape[1]
     for episode in episodes:
-        found, expected = episode.actions.shape[1], episodes[0].actions.shape[1]
-        check_components(found, expected, f"{episode.source}: actions")
+        check_components(episode.actions.shape[1], size, f"{episode.source}: actions")
         if episode.observations.keys() != first.keys():
             raise DataError(
                 f"{episode.source}: observations: has the keys {', '.join(episode.observations)},"
                 f" expected those of {episodes[0].source}: {', '.join(first)}"
             )
-    size = episodes[0].actions.shape[1]
     if isinstance(env, str):
         env = describe_requested(IngestConfig(env=env), size, "env")[1]
         tasks_of_all = tuple(dict.fromkeys(filter(None, task_of))) or env.tasks

@@ -39,6 +39,8 @@ from lwdctl.data.source_spec import (
 if TYPE_CHECKING:
     from lwdctl.data.files.contents import Contents
 
+EPISODE_OPTIONS = ("episode_ends", "lengths_key", "terminals_key")
+"""Fields of `IngestConfig` that say where episodes end, for formats that do not say it."""
 SEMANTICS_UNKNOWN = ("semantics", "warning")
 """Check and severity of the finding that nothing says what the actions of a file are."""
 

@@ -13,7 +13,7 @@ from lwdctl.configs import IngestConfig
 from lwdctl.core.records import Finding, FloatArray
 from lwdctl.data.checks import ReportsFindings, closed_on_error, finite_rows
 from lwdctl.data.files.contents import ArrayEntry
-from lwdctl.data.reader import check_no_subset, check_unused
+from lwdctl.data.reader import EPISODE_OPTIONS, check_no_subset, check_unused
 
 
 class ArrayFile(Protocol):
@@ -75,7 +75,7 @@ class ArrayReader(ReportsFindings, ABC):
     generic = False
     opener: ClassVar[type[ArrayFile]]
     what: ClassVar[str]
-    unused: ClassVar[tuple[str, ...]] = ("episode_ends", "terminals_key", "lengths_key")
+    unused: ClassVar[tuple[str, ...]] = EPISODE_OPTIONS
 
     def __init__(self, path: Path, config: IngestConfig) -> None:
         self.path = path

@@ -27,7 +27,7 @@ from lwdctl.data.checks import choose_observations, finite_rows, without_dropped
 from lwdctl.data.files.contents import Contents
 from lwdctl.data.files.hdf5 import Hdf5Reader, array_at, dataset_at, read_array, text_of
 from lwdctl.data.named_environments import gym_action
-from lwdctl.data.reader import EpisodeOutline, check_no_subset, check_unused
+from lwdctl.data.reader import EPISODE_OPTIONS, EpisodeOutline, check_no_subset, check_unused
 from lwdctl.data.readers.flags import (
     Continuity,
     Flags,
@@ -78,9 +78,7 @@ class D4rlFile(Hdf5Reader):
 
     def _scan(self, config: IngestConfig) -> None:
         check_no_subset(config, self.path, "a D4RL file")
-        check_unused(
-            config, self.path, "a D4RL file", "episode_ends", "terminals_key", "lengths_key"
-        )
+        check_unused(config, self.path, "a D4RL file", *EPISODE_OPTIONS)
         # One handle per array: its chunk cache lives as long as the handle.
         self._arrays: dict[str, h5py.Dataset] = {}
         self._named: tuple[str, ...] = ()

@@ -31,7 +31,7 @@ from lwdctl.data.files.contents import UNREADABLE, ArrayEntry, Contents
 from lwdctl.data.files.npz_files import NpzFile
 from lwdctl.data.files.zarr_files import ZarrFile
 from lwdctl.data.named_environments import describe_requested
-from lwdctl.data.reader import EpisodeOutline, check_unused
+from lwdctl.data.reader import EPISODE_OPTIONS, EpisodeOutline, check_unused
 from lwdctl.data.readers.array_reader import ArrayReader
 from lwdctl.data.readers.episode_bounds import (
     Bounds,
@@ -42,7 +42,7 @@ from lwdctl.data.readers.episode_bounds import (
 from lwdctl.data.readers.flags import Rows
 from lwdctl.data.readers.gym_envs import value_text
 from lwdctl.data.readers.keyed_arrays import Hdf5Arrays
-from lwdctl.data.readers.keyed_proposal import EPISODE_OPTIONS, Keys, list_arrays, propose
+from lwdctl.data.readers.keyed_proposal import Keys, list_arrays, propose
 
 REWARDS = ("rewards", "reward")
 SUCCESSES = ("success", "successes", "is_success")
@@ -254,10 +254,7 @@ class KeyedFile(ArrayReader):
                 " take low-dimensional observations",
                 "leave it out of --observation-keys",
             )
-        if len(entry.shape) != 2:
-            shape = entry.shape[1:]
-            message = f"{name}: rows of shape {shape} become {components(entry)} components"
-            self._report("adjusted", "", message, keys=[name])
+        self._report_shape(name, entry)
         return components(entry)
 
     def _check_action(self, key: str) -> None:
@@ -271,10 +268,14 @@ class KeyedFile(ArrayReader):
         if whole:
             message = f"{key}: whole numbers ({entry.dtype}) are stored as if they were continuous"
             self._report("discrete", "", message, "warning")
+        self._report_shape(key, entry)
+
+    def _report_shape(self, name: str, entry: ArrayEntry) -> None:
+        """Say where rows are no vectors and become such."""
         if len(entry.shape) != 2:
             shape = entry.shape[1:]
-            message = f"{key}: rows of shape {shape} become {components(entry)} components"
-            self._report("adjusted", "", message, keys=[key])
+            message = f"{name}: rows of shape {shape} become {components(entry)} components"
+            self._report("adjusted", "", message, keys=[name])
 
     def _optional(self, names: Sequence[str], keys: Keys, *, per_episode: bool = False) -> str:
         """Return the name of an array beside the actions that can be read, or ""."""

@@ -28,7 +28,6 @@ from lwdctl.data.readers.episode_bounds import (
     bounds_of_lengths,
 )
 
-EPISODE_OPTIONS = ("episode_ends", "lengths_key", "terminals_key")
 _ACTIONS = ("action", "actions", "act", "acts", "a", "u", "ctrl", "control", "controls", "command")
 _OBSERVATIONS = ("obs", "state", "qpos", "qvel", "prop", "pos", "eef", "joint", "gripper")
 _FLAGS = (

@@ -25,7 +25,7 @@ from lwdctl.core.suggest import did_you_mean
 from lwdctl.data.checks import ReportsFindings, choose_observations, closed_on_error, finite_rows
 from lwdctl.data.files.contents import Contents
 from lwdctl.data.named_environments import requested_env
-from lwdctl.data.reader import EpisodeOutline, check_unused
+from lwdctl.data.reader import EPISODE_OPTIONS, EpisodeOutline, check_unused
 from lwdctl.data.readers.gym_envs import value_text
 from lwdctl.data.readers.lerobot_checks import check_frames, check_metadata, check_range, names_of
 from lwdctl.data.readers.lerobot_meta import (
@@ -106,9 +106,7 @@ class LeRobotDataset(ReportsFindings):
     def __init__(self, path: Path, config: IngestConfig) -> None:
         self.path = path
         self.findings = []
-        check_unused(
-            config, path, WHAT, "terminals", "episode_ends", "terminals_key", "lengths_key"
-        )
+        check_unused(config, path, WHAT, "terminals", *EPISODE_OPTIONS)
         self._config = config
         self._folder = Folder(path, config.max_bytes)
         self._info = read_info(self._folder)

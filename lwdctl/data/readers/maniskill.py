@@ -31,7 +31,7 @@ from lwdctl.data.checks import (
 from lwdctl.data.files.array_kinds import components, why_not_observed
 from lwdctl.data.files.contents import ArrayEntry, Contents
 from lwdctl.data.named_environments import requested_env
-from lwdctl.data.reader import EpisodeOutline
+from lwdctl.data.reader import EPISODE_OPTIONS, EpisodeOutline
 from lwdctl.data.readers.array_reader import ArrayReader
 from lwdctl.data.readers.gym_envs import value_text
 from lwdctl.data.readers.keyed_arrays import Hdf5Arrays
@@ -54,7 +54,7 @@ class ManiSkillFile(ArrayReader):
 
     opener = Hdf5Arrays
     what = "a ManiSkill file"
-    unused = (*ArrayReader.unused, "terminals")
+    unused = (*EPISODE_OPTIONS, "terminals")
 
     @staticmethod
     def recognize(contents: Contents) -> str:
@@ -282,11 +282,7 @@ class ManiSkillFile(ArrayReader):
         limit = env_info.get("max_episode_steps")
         steps = limit if isinstance(limit, int) and limit > 0 else 0
         kwargs = env_info.get("env_kwargs")
-        settings = {
-            key: value
-            for key, value in (("env_id", env_info.get("env_id")), ("env_kwargs", kwargs))
-            if value
-        }
+        settings = {key: env_info[key] for key in ("env_id", "env_kwargs") if env_info.get(key)}
         self.spec = SourceSpec(
             observations=observations,
             action=self._describe_action(config, kwargs if isinstance(kwargs, dict) else {}),

@@ -31,7 +31,7 @@ from lwdctl.data.checks import (
 )
 from lwdctl.data.files.contents import ArrayEntry, Contents
 from lwdctl.data.named_environments import gym_action
-from lwdctl.data.reader import EpisodeOutline, check_no_subset, check_unused
+from lwdctl.data.reader import EPISODE_OPTIONS, EpisodeOutline, check_no_subset, check_unused
 from lwdctl.data.readers.flags import Rows, evenly
 from lwdctl.data.readers.gym_envs import (
     SAMPLE,
@@ -87,9 +87,7 @@ class MinariFile(ReportsFindings):
     def __init__(self, path: Path, config: IngestConfig) -> None:
         what = "a Minari dataset"
         check_no_subset(config, path, what)
-        check_unused(
-            config, path, what, "episode_ends", "terminals_key", "lengths_key", "terminals"
-        )
+        check_unused(config, path, what, *EPISODE_OPTIONS, "terminals")
         self.findings = []
         self._storage = open_storage(path, config.max_bytes)
         self.path = self._storage.path

@@ -25,7 +25,7 @@ from lwdctl.data.checks import check_rows, choose_observations, finite_rows, wit
 from lwdctl.data.files.contents import Contents
 from lwdctl.data.files.zarr_files import ZarrFile
 from lwdctl.data.named_environments import requested_env
-from lwdctl.data.reader import EpisodeOutline
+from lwdctl.data.reader import EPISODE_OPTIONS, EpisodeOutline
 from lwdctl.data.readers.array_reader import ArrayReader
 from lwdctl.data.readers.episode_bounds import bounds_of_ends
 
@@ -43,7 +43,7 @@ class PushTBuffer(ArrayReader):
 
     opener = ZarrFile
     what = "a PushT buffer"
-    unused = ("action_key", *ArrayReader.unused, "terminals", "label_from", "task_from")
+    unused = ("action_key", *EPISODE_OPTIONS, "terminals", "label_from", "task_from")
     array_uses: ClassVar = {"data/state": "observation"}
 
     @staticmethod

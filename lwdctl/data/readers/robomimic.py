@@ -35,7 +35,7 @@ from lwdctl.data.checks import (
 from lwdctl.data.files.contents import Contents
 from lwdctl.data.files.hdf5 import Hdf5Reader, attribute_of, dataset_at, location, text_attribute
 from lwdctl.data.named_environments import requested_env
-from lwdctl.data.reader import EpisodeOutline, check_unused
+from lwdctl.data.reader import EPISODE_OPTIONS, EpisodeOutline, check_unused
 from lwdctl.data.readers.robomimic_env import (
     ACTIONS,
     RecordedActions,
@@ -101,8 +101,7 @@ class RobomimicFile(Hdf5Reader):
         return ""
 
     def _scan(self, config: IngestConfig) -> None:
-        unused = ("terminals", "episode_ends", "terminals_key", "lengths_key")
-        check_unused(config, self.path, "a robomimic file", *unused)
+        check_unused(config, self.path, "a robomimic file", "terminals", *EPISODE_OPTIONS)
         data = self._file.get("data")
         if not isinstance(data, h5py.Group):
             raise DataError(
