@@ -116,7 +116,8 @@ class Recognizes(Protocol):
     """What a data format's class has besides, so that its files are recognized by content."""
 
     generic: bool
-    """Whether the format is tried after all others: a container without a layout of its own."""
+    """Whether the format is tried after all others: a container without a layout of its own. May be
+    left out where it is not."""
     array_uses: Mapping[str, str]
     """May be left out: what arrays are stored as whose names do not say it, for `inspect`
     (`{"data/state": "observation"}`)."""
@@ -163,11 +164,9 @@ def recognize_all(paths: Sequence[Path]) -> list[Recognized]:
     """Find the data format that all files have, by their content.
 
     Raises:
-        DataError: No path, a path that cannot be opened, one of no known format, or files of
-            different formats.
+        DataError: A path that cannot be opened, one of no known format, or files of different
+            formats.
     """
-    if not paths:
-        raise DataError("no path given", "give at least one file")
     found: list[Recognized] = []
     for path in paths:
         item = recognize(path)
@@ -239,6 +238,8 @@ def open_source(
         DataError: No path, the same path twice, a structure that is not the format's, or files
             that disagree in dimensions, action semantics or environment.
     """
+    if not paths:
+        raise DataError("no path given", "give at least one file")
     if config.drop and config.observation_keys:
         from lwdctl.data.checks import without_dropped  # with numpy, which `--help` does not need
 
@@ -303,8 +304,6 @@ class MergedReader:
     ) -> None:
         self.paths = tuple(paths)
         self.recognized_by = ("",) * len(paths)
-        if not paths:
-            raise DataError("no path given", "give at least one file")
         _check_distinct(paths)
         weights = _weights(config, len(paths))
         with ExitStack() as opened:

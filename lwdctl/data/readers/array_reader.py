@@ -72,7 +72,6 @@ class ArrayReader(ReportsFindings, ABC):
         DataError: The structure is not the format's; the message names file and key.
     """
 
-    generic = False
     opener: ClassVar[type[ArrayFile]]
     what: ClassVar[str]
     unused: ClassVar[tuple[str, ...]] = EPISODE_OPTIONS

@@ -66,8 +66,6 @@ class D4rlFile(Hdf5Reader):
     `EnvSpec.settings["initial_state"]` has the sizes.
     """
 
-    generic = False
-
     @staticmethod
     def recognize(contents: Contents) -> str:
         """Return by what a file is recognized as D4RL's, or ""."""

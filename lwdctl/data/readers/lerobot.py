@@ -86,8 +86,6 @@ class LeRobotDataset(ReportsFindings):
         MissingExtraError: pyarrow is not installed.
     """
 
-    generic = False
-
     @staticmethod
     def recognize(contents: Contents) -> str:
         """Return by what a directory is recognized as a LeRobot dataset, or ""."""

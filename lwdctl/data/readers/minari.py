@@ -66,8 +66,6 @@ class MinariFile(ReportsFindings):
         MissingExtraError: It is made of arrow or parquet files, and pyarrow is not installed.
     """
 
-    generic = False
-
     @staticmethod
     def recognize(contents: Contents) -> str:
         """Return by what a file or directory is recognized as Minari's, or ""."""

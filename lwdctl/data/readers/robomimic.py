@@ -86,8 +86,6 @@ class RobomimicFile(Hdf5Reader):
     masks; success from the attribute `success`, else (robosuite) from a reward of 1.
     """
 
-    generic = False
-
     @staticmethod
     def recognize(contents: Contents) -> str:
         """Return by what a file is recognized as robomimic's, or ""."""
