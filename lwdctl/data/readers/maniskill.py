@@ -171,7 +171,7 @@ class ManiSkillFile(ArrayReader):
         return default
 
     def _replay(self, option: str) -> str:
-        """Return the command that records the trajectories again, with observations."""
+        """Return the command that replays the trajectories into a file with states observed."""
         return f"{REPLAY} --traj-path {shlex.quote(str(self.path))} {option} -o state --save-traj"
 
     def _known_name(self, key: str) -> str:
