@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from lwdctl.artifacts.snippets import SnippetStore
-from lwdctl.bench import reference
+from lwdctl.bench import comparisons, reference, sampling
 from lwdctl.bench import training as training_rows
 from lwdctl.bench.reference import HypnettorchVae, ReferenceLoop
 from lwdctl.bench.training import (
@@ -149,3 +149,28 @@ def test_a_race_that_nobody_finishes_ends_too(
 def test_the_random_episodes_of_the_rows_can_be_stored() -> None:
     assert len(training_rows.pusht_store(episodes=3).episodes) == 3
     assert training_rows.metaworld_store().steps == 100 * 500
+
+
+@pytest.mark.parametrize(
+    ("row", "goal", "count"),
+    [
+        ("vae-update", 8.0, 1),
+        ("denoiser-update", 8.0, 1),
+        ("dp-update", 4.0, 1),
+        ("vae-hypnettorch", 40.0, 1),
+        ("sampling", 4.0, 4),
+    ],
+)
+def test_goals_on_a_gpu_have_rows_that_say_what_they_lack(
+    row: str, goal: float, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a CUDA device every row with a goal there stands in the table, empty."""
+    for module in (training_rows, sampling):
+        monkeypatch.setattr(module, "compare", lambda comparison, *_, **__: comparison)
+    found = list(comparisons.measure(row, CPU, 1, reraise=True))
+    empty = [item for item in found if item.missing]
+    assert {item.missing for item in empty} == {"needs a CUDA device"}
+    assert [item.at_least for item in empty] == [goal] * count
+    assert all(item.name.endswith(("GPU", "cuda")) for item in empty)
+    assert len(found) == 2 * count
+    assert len({item.name for item in found}) == len(found)
