@@ -7,7 +7,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -45,6 +45,7 @@ WORTH_MEASURING = 30.0
 takes one thread."""
 FEW_STEPS = 10
 """Fewer training steps than these take one thread: even a single trial would cost as much."""
+TOO_SHORT = "the training is too short to measure which number is fastest"
 RISEN = 1.2
 """How many times its lowest value a held-out loss may end at before a training says so."""
 GROWING = ("held_out_kl", "held_out_rollout", "held_out_drift")
@@ -153,12 +154,12 @@ class TrainingLoop(Generic[M]):
         self.objective, self.settings = objective, settings
         self.directory, self.progress = directory, progress
         self.processes = join()
-        self._division = ""
+        self._notes: list[str] = []
         if self.processes is not None:
-            self._division = self.processes.describe(settings.batch_size)
+            self._notes.append(self.processes.describe(settings.batch_size))
             self.processes.check_model(model)
             self.processes.check_device(next(model.parameters()).device)
-            progress.message(self._division)
+            progress.message(self._notes[0])
         self._leads = self.processes is None or self.processes.leads
         self.update = Update(model, objective, settings, progress.message, self.processes)
         self.state = LoopState(planned=settings.updates)
@@ -313,25 +314,30 @@ class TrainingLoop(Generic[M]):
         """
         before = torch.get_num_threads()
         if not self.state.threads:
-            threads = self.settings.threads
-            if threads is None and self._leads:
+            threads = 1
+            if self._leads:
                 with self.update.alone():
-                    threads = self._fastest()
+                    threads, why = self._choose_threads()
+                self._notes.append(f"CPU threads: {threads} ({why})")
             if self.processes is not None:
                 threads = self.processes.from_first(threads)
-            self.state.threads = threads or 1
+            self.state.threads = threads
         try:
             torch.set_num_threads(self.state.threads)
             yield
         finally:
             torch.set_num_threads(before)
 
-    def _fastest(self) -> int:
-        if self.update.device.type != "cpu":
-            return torch.get_num_threads()
+    def _choose_threads(self) -> tuple[int, str]:
+        """Return how many threads of torch to use, and why."""
+        device = self.update.device
+        if self.settings.threads is not None:
+            return self.settings.threads, "as set"
+        if device.type != "cpu":
+            return torch.get_num_threads(), f"torch's number, as training runs on {device}"
         left = self.state.planned - self.state.update
         if left < FEW_STEPS:
-            return 1
+            return 1, TOO_SHORT
         with self.update.undone():
             self.update.load_block(self.state.update, self.state.planned)
             self.update.rehearse()
@@ -339,10 +345,11 @@ class TrainingLoop(Generic[M]):
             self.update.rehearse()
             expected = (time.monotonic() - started) * left
             if min(expected, self._limit) < WORTH_MEASURING:
-                return 1
-            threads = calibrate(self.update.rehearse)
-        self.progress.message(f"{threads} CPU threads, the fastest number in a short measurement")
-        return threads
+                return 1, TOO_SHORT
+            found = calibrate(self.update.rehearse)
+        why = found.describe()
+        self.progress.message(f"CPU threads: {found.threads} ({why})")
+        return found.threads, why
 
     def _write_snapshot(self) -> None:
         count, done, planned = self.settings.snapshots, self.state.update, self.state.planned
@@ -354,7 +361,7 @@ class TrainingLoop(Generic[M]):
     def _metric_log(self) -> AbstractContextManager[MetricLog | None]:
         if not self._leads:
             return nullcontext()
-        return MetricLog(self.directory, self.state.update, self._division)
+        return MetricLog(self.directory, self.state.update, self._notes)
 
     def _log(self, log: MetricLog | None) -> None:
         self.state.losses = {name: float(term) for name, term in self.update.terms.items()}
@@ -467,17 +474,17 @@ class MetricLog:
     Args:
         directory: The run's directory.
         done: Training steps that the run has already made.
-        note: A line for the text log.
+        notes: Lines for the text log.
     """
 
-    def __init__(self, directory: Path, done: int = 0, note: str = "") -> None:
+    def __init__(self, directory: Path, done: int = 0, notes: Sequence[str] = ()) -> None:
         path = directory / METRICS
         path.write_bytes(b"".join(_rows_until(path, done)))
         self._file = path.open("a")
         self._text = (directory / "log.txt").open("a", encoding="utf-8")
         if done or self._text.tell():  # an earlier process has written into the log
             self._write_line(f"resuming from update {done}")
-        if note:
+        for note in notes:
             self._write_line(note)
         self._events = EventFile(directory / FOLDER, first_step=done + 1)
 

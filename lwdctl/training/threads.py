@@ -7,7 +7,8 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from statistics import median
 
 import torch
@@ -39,13 +40,34 @@ def keep_freed_memory() -> None:
         mallopt(_TRIM_THRESHOLD, 64 << 20)
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """The number of threads that a measurement chose.
+
+    Attributes:
+        threads: The number.
+        rates: Number of threads to how often a second the work was done with it; empty where
+            there was one number to choose.
+    """
+
+    threads: int
+    rates: Mapping[int, float]
+
+    def describe(self) -> str:
+        """Return what was measured, for a log."""
+        if not self.rates:
+            return "this process may use no more"
+        numbers = (f"{rate:.4g} with {count}" for count, rate in self.rates.items())
+        return f"measured training steps per second: {', '.join(numbers)}"
+
+
 def calibrate(
     work: Callable[[], object],
     *,
     most: int | None = None,
     seconds: float = 2.0,
     clock: Callable[[], float] = time.perf_counter,
-) -> int:
+) -> Calibration:
     """Measure with how many threads of torch some work is done fastest.
 
     Runs the work with 1, 2, 4, ... threads in turn, because the load of the machine changes. More
@@ -62,7 +84,7 @@ def calibrate(
         clock: Returns seconds.
 
     Returns:
-        The number of threads.
+        The number of threads, and the rate with each number that was tried.
     """
     from joblib import cpu_count
 
@@ -72,7 +94,7 @@ def calibrate(
     if counts[-1] < limit:
         counts.append(limit)
     if len(counts) == 1:
-        return counts[0]
+        return Calibration(counts[0], {})
 
     def measure(count: int, times: int) -> float:
         torch.set_num_threads(count)
@@ -91,8 +113,9 @@ def calibrate(
             rounds.append([measure(count, times) for count in counts])
     finally:
         torch.set_num_threads(before)
-    best, least = counts[0], math.inf
+    best, least, rates = counts[0], math.inf, dict[int, float]()
     for count, taken in zip(counts, zip(*rounds, strict=True), strict=True):
+        rates[count] = 1.0 / max(median(taken), 1e-9)
         if median(taken) < WORTHWHILE * least:
             best, least = count, median(taken)
-    return best
+    return Calibration(best, rates)

@@ -19,6 +19,7 @@ from lwdctl.core.progress import SilentProgress
 from lwdctl.training import checkpoint
 from lwdctl.training import loop as loop_module
 from lwdctl.training.loop import TrainingLoop
+from lwdctl.training.threads import Calibration
 from lwdctl.training.update import ema_weight, learning_rate_factor
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -250,6 +251,15 @@ def test_the_power_schedule_is_diffusion_policys(decay: float) -> None:
         assert ema_weight(update, decay, power=0.75) == pytest.approx(1.0 - kept)
 
 
+TWO = Calibration(2, {1: 10.0, 2: 20.0})
+
+
+def said_of_threads(directory: Path) -> list[str]:
+    """Return what the log of a training, which reports nothing otherwise, says of threads."""
+    lines = (directory / "log.txt").read_text().splitlines()
+    return [line.partition(" UTC  ")[2] for line in lines if "threads" in line]
+
+
 def test_the_number_of_threads_is_measured_once_and_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,25 +271,30 @@ def test_the_number_of_threads_is_measured_once_and_kept(
             return super().loss(*words)
 
     monkeypatch.setattr(loop_module, "WORTH_MEASURING", 0.0)
-    monkeypatch.setattr(loop_module, "calibrate", lambda work: work() or 2)
+    monkeypatch.setattr(loop_module, "calibrate", lambda work: work() or TWO)
     before = torch.get_num_threads()
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "run", Watching(stop_at=13))
     assert set(seen[-14:]) == {2}
     assert torch.get_num_threads() == before
+    chosen = "CPU threads: 2 (measured training steps per second: 10 with 1, 20 with 2)"
+    assert said_of_threads(tmp_path / "run") == [chosen]
     monkeypatch.setattr(loop_module, "calibrate", None)
     seen.clear()
     numbers, _ = train(tmp_path / "run", Watching())
     assert set(seen) == {2}
     assert numbers["threads"] == 2
+    assert said_of_threads(tmp_path / "run") == [chosen]  # once, by the process that measured
     numbers, _ = train(tmp_path / "set", Watching(), replace(SETTINGS, threads=3))
     assert numbers["threads"] == 3
+    assert said_of_threads(tmp_path / "set") == ["CPU threads: 3 (as set)"]
 
 
 def test_measuring_threads_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, plain = train(tmp_path / "plain", Regression(), replace(SETTINGS, threads=1))
     monkeypatch.setattr(loop_module, "WORTH_MEASURING", 0.0)
-    monkeypatch.setattr(loop_module, "calibrate", lambda work: [work() for _ in range(5)] and 1)
+    one = Calibration(1, {1: 20.0, 2: 10.0})
+    monkeypatch.setattr(loop_module, "calibrate", lambda work: [work() for _ in range(5)] and one)
     _, measured = train(tmp_path / "measured", Regression())
     assert same(plain.model, measured.model)
     assert same(plain.ema_model, measured.ema_model)
@@ -287,5 +302,9 @@ def test_measuring_threads_changes_nothing(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_short_training_takes_one_thread(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(loop_module, "calibrate", None)
-    numbers, _ = train(tmp_path / "run", Regression())
-    assert numbers["threads"] == 1
+    for name, updates in (("short", SETTINGS.updates), ("few", loop_module.FEW_STEPS - 1)):
+        settings = replace(SETTINGS, updates=updates)
+        numbers, _ = train(tmp_path / name, Regression(), settings)
+        assert numbers["threads"] == 1
+        (said,) = said_of_threads(tmp_path / name)
+        assert "CPU threads: 1 (the training is too short to measure" in said

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from lwdctl.training.threads import calibrate
+from lwdctl.training.threads import Calibration, calibrate
 
 
 class Machine:
@@ -26,6 +26,9 @@ class Machine:
         self.now += self.seconds(self.counts[-1])
 
     def choose(self, most: int | None) -> int:
+        return self.measured(most).threads
+
+    def measured(self, most: int | None) -> Calibration:
         return calibrate(self.work, most=most, clock=lambda: self.now)
 
 
@@ -50,10 +53,18 @@ def test_the_fewest_threads_that_are_fast_are_chosen(
     assert torch.get_num_threads() == before
 
 
+def test_the_rate_of_every_number_is_said() -> None:
+    found = Machine(lambda count: 0.1 / min(count, 2)).measured(4)
+    assert found.rates == pytest.approx({1: 10.0, 2: 20.0, 4: 20.0})
+    said = "measured training steps per second: 10 with 1, 20 with 2, 20 with 4"
+    assert found.describe() == said
+
+
 def test_a_disturbed_measurement_is_outvoted() -> None:
     calls = itertools.count()
     machine = Machine(lambda count: 0.1 / count + (5.0 if next(calls) == 4 else 0.0))
-    assert calibrate(machine.work, most=2, seconds=10.0, clock=lambda: machine.now) == 2
+    found = calibrate(machine.work, most=2, seconds=10.0, clock=lambda: machine.now)
+    assert found.threads == 2
     assert next(calls) > 20
 
 
@@ -62,7 +73,8 @@ def test_one_thread_needs_no_measurement() -> None:
     torch.set_num_threads(1)
     try:
         machine = Machine(lambda count: 1.0)
-        assert machine.choose(None) == 1
+        found = machine.measured(None)
+        assert (found.threads, found.describe()) == (1, "this process may use no more")
         assert not machine.counts
     finally:
         torch.set_num_threads(before)
