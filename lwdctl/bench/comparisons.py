@@ -12,17 +12,19 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from lwdctl.core.errors import ConfigError, MissingExtraError
 from lwdctl.core.registry import Registry, Row
 from lwdctl.core.untrusted import read_json, typed
 
+if TYPE_CHECKING:  # the rows are listed and shown without torch
+    import torch
+
 Work = Callable[[], object]
-Measure = Callable[[torch.device, int | None], Iterable["Comparison"]]
+Measure = Callable[["torch.device", int | None], Iterable["Comparison"]]
 """Measures one row of the table, which may be several comparisons: `measure(device, rounds)`.
 `rounds` is the number of repetitions of each side, None for as many as the row needs."""
 
@@ -278,6 +280,8 @@ def measure(
 
 def machine(device: torch.device) -> dict[str, Any]:
     """Return what the numbers depend on beside the code: hardware, versions, threads, load."""
+    import torch
+
     cuda = device.type == "cuda"
     return {
         "cpu": _cpu_model(),
@@ -338,4 +342,6 @@ def seconds_of(work: Work, device: torch.device | None = None) -> float:
 def synchronize(device: torch.device | None) -> None:
     """Wait for a CUDA device; do nothing on a CPU."""
     if device is not None and device.type == "cuda":
+        import torch
+
         torch.cuda.synchronize(device)
