@@ -96,6 +96,33 @@ def test_readme_links_lead_somewhere():
         assert missing == [], name
 
 
+def test_architecture_names_modules_and_classes_that_exist():
+    packages = {path.parent.name for path in (ROOT / "lwdctl").glob("*/__init__.py")}
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    found = {
+        name
+        for name in re.findall(r"`(?:lwdctl\.)?([a-z_]+(?:\.\w+)+)`", text)
+        if name.partition(".")[0] in packages
+    }
+    assert len(found) > 20
+    assert not {name for name in found if not exists(ROOT / "lwdctl", *name.split("."))}
+
+
+def exists(place, first, *rest):
+    """Whether a package holds a module, or a module something of that name, and so on."""
+    if (place / first).is_dir():
+        return not rest or exists(place / first, *rest)
+    module = place / f"{first}.py"
+    module = module if module.exists() else place / "__init__.py"
+    names = rest if module.stem == first else (first, *rest)
+    tree = ast.parse(module.read_text()).body
+    for name in names:
+        tree = next((node.body for node in tree if getattr(node, "name", "") == name), None)
+        if tree is None:
+            return False
+    return True
+
+
 def test_readme_lists_every_command():
     text = (ROOT / "README.md").read_text()
     missing = [name for name in (*STAGES, *COMMANDS) if f"lwdctl {name}" not in text]
