@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -63,8 +64,17 @@ class Began(Exception):  # noqa: N818 - no error
 
 @pytest.fixture
 def before_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    def begin(self: TrainingLoop[Any], title: str) -> None:
-        raise Began(self)
+    stop_before_loop(1, monkeypatch)
+
+
+def stop_before_loop(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a training raise `Began` where its loop of this number, counted from 1, would begin."""
+    run, numbers = TrainingLoop.run, itertools.count(1)
+
+    def begin(self: TrainingLoop[Any], title: str) -> dict[str, float]:
+        if next(numbers) == number:
+            raise Began(self)
+        return run(self, title)
 
     monkeypatch.setattr(TrainingLoop, "run", begin)
 
@@ -109,7 +119,16 @@ def on_meta(objective: Any) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "change", [{}, {"dynamics_steps": 3}, {"focus": "first"}, {"focus": "last"}]
+    "change",
+    [
+        {},
+        {"dynamics_steps": 3},
+        {"focus": "first"},
+        {"focus": "last"},
+        {"loss_steps": None},
+        {"padding": "counted"},
+        {"padding": "counted", "loss_steps": None},
+    ],
 )
 def test_the_vae(
     data: SnippetStore, before_training: None, tmp_path: Path, change: dict[str, Any]
@@ -139,15 +158,33 @@ def test_the_latent_denoiser(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("method", "denoiser"), [("dp", "unet"), ("dp", "transformer"), ("ldp", None), ("mlp", None)]
+    ("method", "loop", "change"),
+    [
+        ("dp", 1, {"denoiser": "unet"}),
+        ("dp", 1, {"denoiser": "unet", "padding": "counted"}),
+        ("dp", 1, {"denoiser": "transformer"}),
+        ("dp", 1, {"denoiser": "transformer", "padding": "counted"}),
+        ("ldp", 1, {}),
+        ("ldp", 1, {"padding": "counted"}),
+        ("ldp", 2, {}),  # the diffusion over the latents
+        ("ldp", 2, {"observation_noise": 0.1}),
+        ("mlp", 1, {"condition_dropout": 0.0}),
+    ],
 )
 def test_a_baseline(
-    data: SnippetStore, before_training: None, tmp_path: Path, method: str, denoiser: str | None
+    data: SnippetStore,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    method: str,
+    loop: int,
+    change: dict[str, Any],
 ) -> None:
-    hidden = 0.0 if method == "mlp" else 0.1
-    config = replace(BASELINE, method=method, denoiser=denoiser, condition_dropout=hidden)
+    stop_before_loop(loop, monkeypatch)
+    config = replace(BASELINE, **{"method": method, "condition_dropout": 0.1, **change})
     with pytest.raises(Began) as began:
         BASELINES.load(method).train(data, config, tmp_path, SilentProgress())
+    objective = DiffusionObjective if loop == 2 else SnippetObjective
+    assert isinstance(began.value.loop.objective, objective)
     need_nothing_from_the_host(began.value.loop)
 
 
