@@ -19,13 +19,22 @@ from lwdctl.bench.data import write_random_snippets
 ROUNDS = 5
 EPISODES = 4
 ONE_STEP = ("--updates", "1", "--batch-size", "4", "--threads", "1")
-STAGES = {
-    "train-vae": ("--snippet-length", "16", "--decoder", "xs", "--policy-width", "64", *ONE_STEP),
-    "encode": (),
-    "train-diffusion": ("--width", "64", *ONE_STEP),
-}
-"""Stage to its options; each needs the one before. The models are small, so that writing their
-weights does not count."""
+CHUNKS = ("--snippet-length", "16", *ONE_STEP)
+VAE = ("--snippet-length", "16", "--decoder", "xs", "--policy-width", "64", *ONE_STEP)
+STAGES = (
+    ("train-vae", "T 16, decoder xs, policy 2 x 64, one training step", VAE),
+    ("encode", "with that VAE", ()),
+    ("train-diffusion", "residual MLP 3 x 64, one training step", ("--width", "64", *ONE_STEP)),
+    ("train-baseline mlp", "policy 2 x 64, one training step", ("--policy-width", "64", *ONE_STEP)),
+    ("train-baseline dp", "U-Net xs, chunk 16, one training step", ("--unet-size", "xs", *CHUNKS)),
+    (
+        "train-baseline ldp",
+        "chunk 16, residual MLP 3 x 64, one training step of each model",
+        ("--width", "64", *CHUNKS),
+    ),
+)
+"""Command, size of the model, and options. The first three read one another's artifacts. The models
+are small, so that writing their weights does not count."""
 
 
 def one_update(device: torch.device, rounds: int | None = None) -> Iterator[Comparison]:
@@ -38,17 +47,17 @@ def one_update(device: torch.device, rounds: int | None = None) -> Iterator[Comp
     with TemporaryDirectory() as folder:
         with Workspace(Path(folder)).begin("snippets", "random", config={}) as run:
             run.publish(write_random_snippets(run.path / SNIPPETS_PAYLOAD, EPISODES).close())
-        for name, options in STAGES.items():
-            places = ["--workspace", folder, "-q", "--device", str(device)]
-            stage = ["-m", "lwdctl", name, *options, *places]
+        places = ["--workspace", folder, "-q", "--device", str(device)]
+        for name, size, options in STAGES:
+            command = ["-m", "lwdctl", *name.split(), *options, *places]
             pairs = [
-                (_cpu_seconds(stage), _cpu_seconds(["-c", "import torch"]))
+                (_cpu_seconds(command), _cpu_seconds(["-c", "import torch"]))
                 for _ in range(rounds or ROUNDS)
             ]
-            title = f"{name}, a small model" + (", one training step" if options else "")
-            yield Comparison(title, "the command", "import torch", "s", at_least=1 / 1.6).measured(
-                [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+            comparison = Comparison(
+                f"{name}, {size}", "the command", "import torch", "s", at_least=1 / 1.6
             )
+            yield comparison.measured([pair[0] for pair in pairs], [pair[1] for pair in pairs])
 
 
 def _cpu_seconds(arguments: Sequence[str]) -> float:
