@@ -86,6 +86,10 @@ ROWS = Registry(
             "lwdctl.bench.quickstart:beside_a_busy_process",
             "The quick start beside a busy process and alone; 10 to 20 minutes.",
         ),
+        "busy-threads": Row(
+            "lwdctl.bench.threads:beside_busy_processes",
+            "Training steps by number of threads beside 0, 1 and 2 busy processes; 5 minutes.",
+        ),
     },
 )
 ONLY_NAMED = frozenset(
@@ -94,6 +98,7 @@ ONLY_NAMED = frozenset(
         "memory-4gib",
         "vae-hypnettorch-to-loss",
         "quickstart-busy",
+        "busy-threads",
         "scaling-length",
         "scaling-decoder",
         "scaling-data",

@@ -38,7 +38,7 @@ def beside_a_busy_process(
     alone, beside = [], []
     for _ in range(rounds or 1):
         alone.append(seconds_of(lambda: _run(device, smoke=smoke)))
-        with _busy():
+        with busy_processes(1):
             beside.append(seconds_of(lambda: _run(device, smoke=smoke)))
     yield Comparison(
         "quick start beside one busy process",
@@ -59,9 +59,12 @@ def _run(device: torch.device, *, smoke: bool) -> None:
 
 
 @contextlib.contextmanager
-def _busy() -> Iterator[None]:
-    with subprocess.Popen([sys.executable, "-c", BUSY]) as process:  # noqa: S603
-        try:
-            yield
-        finally:
+def busy_processes(count: int) -> Iterator[None]:
+    """Have processes beside the context that compute all the time."""
+    processes = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(count)]  # noqa: S603
+    try:
+        yield
+    finally:
+        for process in processes:
             process.kill()
+            process.wait()

@@ -137,6 +137,13 @@ def vae_update(device: torch.device, rounds: int | None = None) -> Iterator[Comp
 
 def denoiser_update(device: torch.device, rounds: int | None = None) -> Iterator[Comparison]:
     """Train the latent denoiser, a residual MLP, with batches of 256."""
+    ours, theirs = latent_denoiser(device)
+    name = f"latent denoiser, residual MLP, batch {DiffusionConfig.batch_size}"
+    yield from _against_loop(name, 8.0, ours, theirs, device, rounds, (10, 200))
+
+
+def latent_denoiser(device: torch.device) -> tuple[Training, ReferenceLoop]:
+    """Return both trainings of the latent denoiser, from the same weights."""
     config = DiffusionConfig(updates=LONG)
     observation = sum(item.size for item in PUSHT_OBSERVATIONS if item.network)
     spec = diffusion_spec(config, ("state",), 256, observation, HISTORY, pusht_store().spec)
@@ -146,15 +153,20 @@ def denoiser_update(device: torch.device, rounds: int | None = None) -> Iterator
     ours = DiffusionObjective(table, None, config.batch_size, config.seed)
     theirs = reference.latent_loss(table, config.batch_size, config.seed)
     settings = LoopSettings.of(config)
-    yield from _against_loop(
-        f"latent denoiser, residual MLP, batch {config.batch_size}",
-        8.0,
+    return (
         Training(copy.deepcopy(model), ours, settings),
         ReferenceLoop(model, theirs, settings),
-        device,
-        rounds,
-        (10, 200),
     )
+
+
+def denoiser_training() -> Training:
+    """Return the training of the latent denoiser on the CPU."""
+    return latent_denoiser(torch.device("cpu"))[0]
+
+
+def metaworld_training() -> Training:
+    """Return the training of the Metaworld VAE on the CPU."""
+    return VaeWork.of(metaworld_store(), metaworld_config(), torch.device("cpu")).ours()
 
 
 def dp_update(device: torch.device, rounds: int | None = None) -> Iterator[Comparison]:

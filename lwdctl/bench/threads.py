@@ -1,0 +1,160 @@
+"""Training steps by number of threads: alone, and beside processes that compute all the time."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+import torch
+
+from lwdctl.bench.comparisons import Comparison
+from lwdctl.bench.quickstart import busy_processes
+from lwdctl.bench.training import Training
+from lwdctl.core.errors import LwdctlError
+from lwdctl.training.threads import Calibration, calibrate
+
+ROUNDS = 5
+SECONDS = 2.0
+"""Length of one measurement, and of the calibration: many time slices of the scheduler."""
+BUSY = {0: "alone", 1: "beside one busy process", 2: "beside two busy processes"}
+THREADS = {"1 thread": 1, "2 threads": 2}
+WORKS = {
+    "latent denoiser, residual MLP, batch 256": "lwdctl.bench.training:denoiser_training",
+    "VAE, Metaworld T 500, decoder xs, policy 2 x 256, batch 32, 32 loss steps": (
+        "lwdctl.bench.training:metaworld_training"
+    ),
+}
+"""Trainings, and the functions that build them."""
+SPINNING = "300000"
+"""Turns for which GNU's OpenMP lets a waiting thread look for work before it sleeps, by default."""
+
+
+def beside_busy_processes(device: torch.device, rounds: int | None = None) -> Iterator[Comparison]:
+    """Train with 1, 2 and the calibrated number of threads, beside 0, 1 and 2 busy processes.
+
+    The reference is torch as it comes: as many threads as cores, which spin while they wait. Each
+    side trains in a process of its own, because waiting is settled when torch is imported.
+
+    Args:
+        device: Ignored; the rows are about the CPU.
+        rounds: Repetitions of each measurement.
+    """
+    del device
+    for title, work in WORKS.items():
+        with Trainer(work) as ours, Trainer(work, spinning=True) as reference:
+            for count, beside in BUSY.items():
+                with busy_processes(count):
+                    yield from _by_threads(f"{title}, {beside}", ours, reference, rounds or ROUNDS)
+
+
+def _by_threads(title: str, ours: Trainer, reference: Trainer, rounds: int) -> Iterator[Comparison]:
+    chosen = ours.calibrate()
+    named = {**THREADS, "as many threads as calibrated": chosen.threads}
+    rates: dict[int, list[float]] = {count: [] for count in named.values()}
+    spinning = []
+    for _ in range(rounds):
+        for count, found in rates.items():
+            found.append(ours.rate(count))
+        spinning.append(reference.rate(0))
+    for name, count in named.items():
+        yield Comparison(
+            f"{title}, {name}",
+            "waiting threads sleep",
+            "torch's defaults: a thread for each core, which spin while they wait",
+            "updates/s",
+            note="" if name in THREADS else f"chose {count}; {chosen.describe()}",
+        ).measured(rates[count], spinning)
+
+
+class Trainer:
+    """A training in a process of its own, which makes training steps when it is asked to.
+
+    Args:
+        work: What to train: `module:function`, which returns a `Training` on the CPU.
+        spinning: Whether waiting threads spin, instead of sleeping at once.
+    """
+
+    def __init__(self, work: str, *, spinning: bool = False) -> None:
+        own = {"OMP_NUM_THREADS", "GOMP_SPINCOUNT"}
+        settings = {name: value for name, value in os.environ.items() if name not in own}
+        settings |= {"GOMP_SPINCOUNT": SPINNING} if spinning else {}
+        self._process = subprocess.Popen(  # noqa: S603
+            [sys.executable, "-m", __name__, work],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=settings,
+        )
+
+    def __enter__(self) -> Trainer:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.communicate()
+
+    def rate(self, threads: int) -> float:
+        """Return training steps per second with a number of threads; 0 takes torch's own."""
+        return float(self._ask(threads)["rate"])
+
+    def calibrate(self) -> Calibration:
+        """Return the number of threads that a training would choose now."""
+        found = self._ask(None)
+        return Calibration(
+            found["threads"], {int(count): rate for count, rate in found["rates"].items()}
+        )
+
+    def _ask(self, threads: int | None) -> dict[str, Any]:
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        try:
+            stdin.write(json.dumps([threads, SECONDS]) + "\n")
+            stdin.flush()
+            line = stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise LwdctlError(f"the training ended with exit code {self._process.wait()}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+def serve(work: str) -> None:
+    """Do what the lines on stdin ask for, and answer each with a line on stdout."""
+    module, _, name = work.partition(":")
+    training: Training = getattr(import_module(module), name)()
+    own, step = torch.get_num_threads(), partial(training.run, 1)
+    for line in sys.stdin:
+        threads, seconds = json.loads(line)
+        if threads is None:
+            torch.set_num_threads(own)
+            answer = asdict(calibrate(step, seconds=seconds))
+        else:
+            torch.set_num_threads(threads or own)
+            answer = {"rate": _rate(training, seconds)}
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+def _rate(training: Training, seconds: float) -> float:
+    training.run(1)  # starts the threads
+    steps, started, spent = 0, time.perf_counter(), 0.0
+    while spent < seconds:
+        training.run(1)
+        steps, spent = steps + 1, time.perf_counter() - started
+    return steps / spent
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])
