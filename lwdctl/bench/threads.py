@@ -40,8 +40,8 @@ SPINNING = "300000"
 def beside_busy_processes(device: torch.device, rounds: int | None = None) -> Iterator[Comparison]:
     """Train with 1, 2 and the calibrated number of threads, beside 0, 1 and 2 busy processes.
 
-    The reference is torch as it comes: as many threads as cores, which spin while they wait. Each
-    side trains in a process of its own, because waiting is settled when torch is imported.
+    The reference has torch's threads as they come: as many as cores, which spin while they wait.
+    Each side trains in a process of its own, because waiting is settled when torch is imported.
 
     Args:
         device: Ignored; the rows are about the CPU.
@@ -50,6 +50,8 @@ def beside_busy_processes(device: torch.device, rounds: int | None = None) -> It
     del device
     for title, work in WORKS.items():
         with Trainer(work) as ours, Trainer(work, spinning=True) as reference:
+            for trainer in (ours, reference):
+                trainer.rate(1)  # both have started when anything is measured
             for count, beside in BUSY.items():
                 with busy_processes(count):
                     yield from _by_threads(f"{title}, {beside}", ours, reference, rounds or ROUNDS)

@@ -2,8 +2,9 @@
 
 torch multiplies single-precision matrices with MKL, which does not use AVX-512 on processors of
 other makers than Intel. oneDNN does, and comes with torch. Inside `fast_products` large products go
-through it, forward and backward: same sums, in another order. `ATEN_CPU_CAPABILITY=avx2`, torch's
-own switch, turns that off.
+through it, forward and backward: the same sums in another order. To turn that off, set
+`torch.backends.mkldnn.enabled = False`, or `ATEN_CPU_CAPABILITY=avx2` in the environment; either
+turns off all other use of oneDNN, or of AVX-512, as well.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ SMALLEST_PRODUCT = 2**20
 
 _CPU_INFO = Path("/proc/cpuinfo")
 _lock, _users = Lock(), 0
-_kernels: torch.library.Library | None = None
+_libraries: list[torch.library.Library | None] = []
+"""What holds the kernels; None where they could not be registered."""
 
 
 @contextmanager
@@ -36,14 +38,14 @@ def fast_products() -> Iterator[None]:
 
     It holds for all threads of the process. Contexts may overlap.
     """
-    if not onednn_is_faster():
+    if not (onednn_is_faster() and torch.backends.mkldnn.enabled and _registered()):
         yield
         return
-    _enter()
+    _count(1)
     try:
         yield
     finally:
-        _leave()
+        _count(-1)
 
 
 @lru_cache(maxsize=1)
@@ -64,25 +66,34 @@ def _processor() -> str:
     return platform.processor()
 
 
-def _enter() -> None:
-    global _kernels, _users  # noqa: PLW0603 - what they count is one for the process
-    with _lock, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch says that a kernel is replaced
-        _users += 1
-        if _kernels is None:
-            _kernels = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
-            _kernels.impl("mm", _mm, "CPU")  # type: ignore[no-untyped-call]
-            _kernels.impl("addmm", _addmm, "CPU")  # type: ignore[no-untyped-call]
-
-
-def _leave() -> None:
-    global _kernels, _users  # noqa: PLW0603
+def _count(change: int) -> None:
+    global _users  # noqa: PLW0603 - one number for the process
     with _lock:
-        _users -= 1
-        if not _users and _kernels is not None:
-            # Otherwise it would last until it is collected.
-            _kernels._destroy()  # type: ignore[no-untyped-call]  # noqa: SLF001
-            _kernels = None
+        _users += change
+
+
+def _registered() -> bool:
+    """Replace torch's kernels for good, unless somebody else has replaced them; return whether.
+
+    Removing them again while another thread multiplies would crash the process: torch does not
+    lock them. Outside of all contexts they add about 2 microseconds to a product.
+    """
+    with _lock:
+        if not _libraries:
+            _libraries.append(_register())
+        return _libraries[0] is not None
+
+
+def _register() -> torch.library.Library | None:
+    kernels = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that a kernel is replaced
+        try:
+            kernels.impl("mm", _mm, "CPU")  # type: ignore[no-untyped-call]
+            kernels.impl("addmm", _addmm, "CPU")  # type: ignore[no-untyped-call]
+        except RuntimeError:
+            return None
+    return kernels
 
 
 def _mm(left: Tensor, right: Tensor) -> Tensor:
@@ -101,7 +112,7 @@ def _addmm(
 
 
 def _is_large(left: Tensor, right: Tensor) -> bool:
-    if not (left.dim() == right.dim() == 2 and left.shape[1] == right.shape[0]):
+    if not (_users and left.dim() == right.dim() == 2 and left.shape[1] == right.shape[0]):
         return False
     sides = *left.shape, right.shape[1]
     return (

@@ -23,21 +23,34 @@ _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
 
 
 def keep_freed_memory() -> None:
-    """Let the process keep up to 64 MiB of freed memory, instead of asking for it in every step.
+    """Let the process keep freed memory, instead of asking the system for it in every step.
 
-    These are the largest values to which glibc raises both settings by itself. Without them the
-    gradients of each training step are new pages, which the system clears. Does nothing where the
-    environment sets one of them, or without glibc.
+    Both settings of glibc get the largest values to which it raises them by itself. Without them
+    the gradients of each training step are new pages, which the system clears. Does nothing where
+    the environment sets one of them, or without glibc.
     """
-    if sys.platform != "linux" or os.environ.keys() & {
-        "MALLOC_MMAP_THRESHOLD_",
-        "MALLOC_TRIM_THRESHOLD_",
-    }:
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = _of_glibc("mallopt")
     if mallopt is not None:
         mallopt(_MMAP_THRESHOLD, 32 << 20)
         mallopt(_TRIM_THRESHOLD, 64 << 20)
+
+
+def give_back_freed_memory() -> None:
+    """Give back to the system what `keep_freed_memory` has kept so far."""
+    trim = _of_glibc("malloc_trim")
+    if trim is not None:
+        trim(0)
+
+
+def _of_glibc(name: str) -> Callable[..., int] | None:
+    """Return a function of glibc, None where there is none or the environment sets its memory."""
+    set_by_user = "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "") or os.environ.keys() & {
+        "MALLOC_MMAP_THRESHOLD_",
+        "MALLOC_TRIM_THRESHOLD_",
+    }
+    if sys.platform != "linux" or set_by_user:
+        return None
+    return getattr(ctypes.CDLL(None), name, None)
 
 
 @dataclass(frozen=True)
@@ -56,7 +69,7 @@ class Calibration:
     def describe(self) -> str:
         """Return what was measured, for a log."""
         if not self.rates:
-            return "this process may use no more"
+            return "torch may use no more"
         numbers = (f"{rate:.4g} with {count}" for count, rate in self.rates.items())
         return f"measured training steps per second: {', '.join(numbers)}"
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
@@ -33,7 +37,6 @@ def used(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, ...]]]:
     monkeypatch.setattr(products, "onednn_is_faster", lambda: True)
     monkeypatch.setattr(products, "_product", noting)
     yield noted
-    assert products._kernels is None
     assert not products._users
 
 
@@ -133,7 +136,60 @@ def test_contexts_may_overlap(used: list[tuple[int, ...]]) -> None:
 def test_torch_is_left_alone_where_it_is_the_faster_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "onednn_is_faster", lambda: False)
     with fast_products():
-        assert products._kernels is None
+        assert not products._users
+
+
+@needs_onednn
+def test_torch_can_be_told_not_to_use_it(
+    used: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, right, _ = factors(*LARGE)
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    with fast_products():
+        assert torch.equal(left @ right, torch.mm(left, right, out=torch.empty(0)))
+    assert not used
+
+
+def test_kernels_of_others_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*arguments: object) -> None:
+        raise RuntimeError("there is already a kernel registered from python")
+
+    monkeypatch.setattr(products, "onednn_is_faster", lambda: True)
+    monkeypatch.setattr(products, "_libraries", [])
+    monkeypatch.setattr(torch.library.Library, "impl", refused)
+    for _ in range(2):
+        with fast_products():
+            assert not products._users
+
+
+@needs_onednn
+@pytest.mark.slow
+def test_other_threads_may_multiply_all_the_while(used: list[tuple[int, ...]]) -> None:
+    """Kernels that came and went with every context crashed the process within seconds."""
+    left, right, _ = factors(*LARGE)
+    expected = left @ right
+    done = Event()
+
+    def multiply() -> bool:
+        right_all_along = True
+        while not done.is_set():
+            right_all_along &= torch.allclose(left @ right, expected, atol=1e-3)
+        return right_all_along
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            others = [pool.submit(multiply) for _ in range(2)]
+            end = time.monotonic() + 3.0
+            while time.monotonic() < end:
+                with fast_products():
+                    torch.mm(left, right)
+            done.set()
+            assert all(other.result() for other in others)
+    finally:
+        sys.setswitchinterval(interval)
+    assert used
 
 
 @pytest.mark.parametrize(

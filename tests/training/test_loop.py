@@ -16,6 +16,7 @@ import torch
 from lwdctl.configs import BaselineConfig, DiffusionConfig, VaeConfig
 from lwdctl.core.errors import ArtifactError, ConfigError, LwdctlError
 from lwdctl.core.progress import SilentProgress
+from lwdctl.models import products
 from lwdctl.training import checkpoint
 from lwdctl.training import loop as loop_module
 from lwdctl.training.loop import TrainingLoop
@@ -288,6 +289,25 @@ def test_the_number_of_threads_is_measured_once_and_kept(
     numbers, _ = train(tmp_path / "set", Watching(), replace(SETTINGS, threads=3))
     assert numbers["threads"] == 3
     assert said_of_threads(tmp_path / "set") == ["CPU threads: 3 (as set)"]
+
+
+def test_threads_are_chosen_with_the_products_of_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "onednn_is_faster", lambda: True)
+    monkeypatch.setattr(products, "_registered", lambda: True)
+    monkeypatch.setattr(loop_module, "WORTH_MEASURING", 0.0)
+    users: list[int] = []
+
+    def choose(work: Any) -> Calibration:
+        users.append(products._users)
+        work()
+        return TWO
+
+    monkeypatch.setattr(loop_module, "calibrate", choose)
+    train(tmp_path / "run", Regression())
+    assert users == [1]
+    assert not products._users
 
 
 def test_measuring_threads_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,7 +74,7 @@ def test_one_thread_needs_no_measurement() -> None:
     try:
         machine = Machine(lambda count: 1.0)
         found = machine.measured(None)
-        assert (found.threads, found.describe()) == (1, "this process may use no more")
+        assert (found.threads, found.describe()) == (1, "torch may use no more")
         assert not machine.counts
     finally:
         torch.set_num_threads(before)
@@ -96,37 +96,51 @@ def test_waiting_threads_sleep_unless_the_user_wants_them_to_spin(given, used: s
     assert f"OMP_WAIT_POLICY = '{used}'" in done.stderr
 
 
+PAGES = """
+import resource, sys
+from pathlib import Path
+import torch
+from lwdctl.training.threads import give_back_freed_memory, keep_freed_memory
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1])
+
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for mib in range(1, 29):  # each is larger than what glibc has learned to keep
+    torch.empty(mib << 18).fill_(1.0)
+pages, kept = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before, resident()
+give_back_freed_memory()
+print(pages, kept - resident())
+"""
+"""Prints the new pages of allocations in turn, and how many are given back in the end."""
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")
-@pytest.mark.parametrize("chosen", ["", "131072"])
-def test_freed_memory_is_used_again(chosen: str) -> None:
-    """Pages are counted in another process, whose settings do not last."""
-    code = """
-import resource
-import torch
-from lwdctl.training.threads import keep_freed_memory
-def pages():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(20):
-        kept = [torch.zeros(2**20) for _ in range(8)]
-        del kept
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-pages()
-before = pages()
-keep_freed_memory()
-pages()
-print(before, pages())
-"""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    environment.pop("MALLOC_MMAP_THRESHOLD_", None)
-    environment["MALLOC_TRIM_THRESHOLD_"] = chosen
-    if not chosen:
-        del environment["MALLOC_TRIM_THRESHOLD_"]
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
-    before, after = map(int, done.stdout.split())
-    if chosen:  # what the environment sets stays
-        assert after > before / 2
-    else:
-        assert after < before / 10
+def test_freed_memory_is_used_again_and_given_back() -> None:
+    """Pages are counted in processes of their own, whose settings do not last."""
+    own = {"MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"}
+    environment = {name: value for name, value in os.environ.items() if name not in own}
+
+    def pages(word: str, **chosen: str) -> tuple[int, int]:
+        done = subprocess.run(
+            [sys.executable, "-c", PAGES, word],
+            env={**environment, **chosen, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        new, given_back = map(int, done.stdout.split())
+        return new, given_back
+
+    without, _ = pages("leave")
+    kept, given_back = pages("keep")
+    assert kept < without / 4
+    assert given_back > 4000
+    for chosen in (
+        {"MALLOC_MMAP_THRESHOLD_": "131072"},
+        {"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=131072"},
+    ):  # what the environment sets stays
+        assert pages("keep", **chosen)[0] > without / 2
