@@ -102,6 +102,7 @@ def test_the_text_on_guided_chunks_is_what_the_records_say(name):
         ("LWD", "unet64"), ("Diffusion Policy", "dp64"),
         ("LWD, 128 steps", "unet128"), ("Diffusion Policy, 128 steps", "dp128"),
         ("Diffusion Policy, 16 steps", "dp16"),
+        ("LWD, 16 steps, guidance 1.5", "guided16"), ("LDP", "ldp64"),
     ],
 )  # fmt: skip
 def test_the_learning_curves_are_what_the_records_say(name, stem):
