@@ -57,8 +57,8 @@ def test_the_results_are_what_the_records_say(name, seeds):
 @pytest.mark.parametrize(
     ("name", "horizons"),
     [
-        ("unet64", 3), ("dp64", 3), ("ldp64", 3), ("ldp16", 2), ("unet128", 3), ("dp128", 3),
-        ("mlp-plain", 1), ("mlp-equipped", 1),
+        ("unet64", 3), ("dp64", 3), ("ldp64", 3), ("unet128", 3), ("dp128", 3), ("ldp128", 3),
+        ("ldp16", 2), ("mlp-plain", 1), ("mlp-equipped", 1),
     ],
 )  # fmt: skip
 def test_the_rows_of_long_horizons_are_what_the_records_say(name, horizons):
@@ -103,6 +103,7 @@ def test_the_text_on_guided_chunks_is_what_the_records_say(name):
         ("LWD, 128 steps", "unet128"), ("Diffusion Policy, 128 steps", "dp128"),
         ("Diffusion Policy, 16 steps", "dp16"),
         ("LWD, 16 steps, guidance 1.5", "guided16"), ("LDP", "ldp64"), ("LDP, 16 steps", "ldp16"),
+        ("LDP, 128 steps", "ldp128"),
     ],
 )  # fmt: skip
 def test_the_learning_curves_are_what_the_records_say(name, stem):
