@@ -37,6 +37,7 @@ from lwdctl.models.diffusion import LatentDiffusion
 from lwdctl.models.vae import PolicyVae
 from lwdctl.training.diffusion import diffusion_spec
 from lwdctl.training.objectives import DiffusionObjective, LatentTable, SnippetObjective
+from lwdctl.training.threads import keep_freed_memory
 from lwdctl.training.update import LoopSettings, Objective, Update, matrix_precision
 from lwdctl.training.vae import fit_normalizers, vae_spec
 
@@ -66,6 +67,8 @@ class Training:
         self.messages: list[str] = []
         self._settings = settings
         self.update = Update(model.train(), objective, settings, self.messages.append)
+        if self.update.device.type == "cpu":
+            keep_freed_memory()
         self._number = 0
 
     def run(self, count: int) -> None:

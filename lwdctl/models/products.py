@@ -1,7 +1,7 @@
 """Matrix products of a CPU by oneDNN, where torch's own choice leaves half of it unused.
 
 torch multiplies single-precision matrices with MKL, which does not use AVX-512 on processors of
-other makers than Intel. oneDNN does, and comes with torch. Inside `fast_products` large products go
+AMD. oneDNN does, and comes with torch. Inside `fast_products` large products go
 through it, forward and backward: the same sums in another order. To turn that off, set
 `torch.backends.mkldnn.enabled = False`, or `ATEN_CPU_CAPABILITY=avx2` in the environment; either
 turns off all other use of oneDNN, or of AVX-512, as well.
@@ -28,8 +28,8 @@ SMALLEST_PRODUCT = 2**20
 
 _CPU_INFO = Path("/proc/cpuinfo")
 _lock, _users = Lock(), 0
-_libraries: list[torch.library.Library | None] = []
-"""What holds the kernels; None where they could not be registered."""
+_kept: list[torch.library.Library] = []
+"""What holds the kernels, for good."""
 
 
 @contextmanager
@@ -73,27 +73,26 @@ def _count(change: int) -> None:
 
 
 def _registered() -> bool:
-    """Replace torch's kernels for good, unless somebody else has replaced them; return whether.
+    """Replace torch's kernels for good, and return whether torch lets them be replaced.
 
     Removing them again while another thread multiplies would crash the process: torch does not
     lock them. Outside of all contexts they add about 2 microseconds to a product.
     """
     with _lock:
-        if not _libraries:
-            _libraries.append(_register())
-        return _libraries[0] is not None
+        return _register()
 
 
-def _register() -> torch.library.Library | None:
-    kernels = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
+@lru_cache(maxsize=1)
+def _register() -> bool:
+    _kept.append(torch.library.Library("aten", "IMPL"))  # type: ignore[no-untyped-call]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch says that a kernel is replaced
         try:
-            kernels.impl("mm", _mm, "CPU")  # type: ignore[no-untyped-call]
-            kernels.impl("addmm", _addmm, "CPU")  # type: ignore[no-untyped-call]
-        except RuntimeError:
-            return None
-    return kernels
+            _kept[-1].impl("mm", _mm, "CPU")  # type: ignore[no-untyped-call]
+            _kept[-1].impl("addmm", _addmm, "CPU")  # type: ignore[no-untyped-call]
+        except RuntimeError:  # some versions refuse where somebody else has replaced one
+            return False
+    return True
 
 
 def _mm(left: Tensor, right: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from lwdctl.tracking.history import METRICS, MOST_LOG_BYTES, complete_rows
 from lwdctl.tracking.tensorboard_tracker import FOLDER, EventFile
 from lwdctl.training import checkpoint
 from lwdctl.training.distributed import join, own_device
-from lwdctl.training.threads import calibrate, give_back_freed_memory
+from lwdctl.training.threads import calibrate, freed_memory_kept
 from lwdctl.training.update import (
     LoopSettings,
     Objective,
@@ -189,7 +189,9 @@ class TrainingLoop(Generic[M]):
             LwdctlError: The loss, its gradient or a weight became NaN or infinite.
             KeyboardInterrupt: The user asked to stop; a checkpoint has been written.
         """
-        with matrix_precision(self.update.device, self.settings.precision), self._threads():
+        device = self.update.device
+        memory = freed_memory_kept() if device.type == "cpu" else nullcontext()
+        with memory, matrix_precision(device, self.settings.precision), self._threads():
             self._train(title)
             # A time limit may end before the last one planned.
             if self.settings.snapshots and self._leads:
@@ -327,7 +329,6 @@ class TrainingLoop(Generic[M]):
             yield
         finally:
             torch.set_num_threads(before)
-            give_back_freed_memory()
 
     def _choose_threads(self) -> tuple[int, str]:
         """Return how many threads of torch to use, and why."""

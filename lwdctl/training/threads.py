@@ -7,7 +7,8 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
 
@@ -25,9 +26,9 @@ _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
 def keep_freed_memory() -> None:
     """Let the process keep freed memory, instead of asking the system for it in every step.
 
-    Both settings of glibc get the largest values to which it raises them by itself. Without them
-    the gradients of each training step are new pages, which the system clears. Does nothing where
-    the environment sets one of them, or without glibc.
+    Both settings of glibc get the largest values to which it raises them by itself, for as long as
+    the process lives. Without them the gradients of each training step are new pages, which the
+    system clears. Does nothing where the environment sets one of them, or without glibc.
     """
     mallopt = _of_glibc("mallopt")
     if mallopt is not None:
@@ -35,11 +36,16 @@ def keep_freed_memory() -> None:
         mallopt(_TRIM_THRESHOLD, 64 << 20)
 
 
-def give_back_freed_memory() -> None:
-    """Give back to the system what `keep_freed_memory` has kept so far."""
-    trim = _of_glibc("malloc_trim")
-    if trim is not None:
-        trim(0)
+@contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """Keep freed memory inside the context, and give it back at its end."""
+    keep_freed_memory()
+    try:
+        yield
+    finally:
+        trim = _of_glibc("malloc_trim")
+        if trim is not None:
+            trim(0)
 
 
 def _of_glibc(name: str) -> Callable[..., int] | None:

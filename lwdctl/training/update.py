@@ -22,7 +22,6 @@ from lwdctl.models.files import TrainingOnly, load_tensors, unique_tensors
 from lwdctl.models.products import fast_products
 from lwdctl.training import checkpoint
 from lwdctl.training.distributed import Processes
-from lwdctl.training.threads import keep_freed_memory
 
 _TORCH = torch.optim.AdamW
 
@@ -203,8 +202,6 @@ class Update(Generic[M]):
         self._averaged: list[Tensor] = list(self.average.parameters())
         self.device = self._parameters[0].device
         self.runs_ahead = self.device.type == "cuda"
-        if self.device.type == "cpu":
-            keep_freed_memory()
         # The fused AdamW reads a learning rate of double precision on a CPU, of single on CUDA.
         precise = torch.float32 if self.runs_ahead else torch.float64
         self._rate = torch.zeros((), dtype=precise, device=self.device)

@@ -155,7 +155,8 @@ def test_kernels_of_others_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> No
         raise RuntimeError("there is already a kernel registered from python")
 
     monkeypatch.setattr(products, "onednn_is_faster", lambda: True)
-    monkeypatch.setattr(products, "_libraries", [])
+    monkeypatch.setattr(products, "_kept", [])
+    monkeypatch.setattr(products, "_register", products._register.__wrapped__)
     monkeypatch.setattr(torch.library.Library, "impl", refused)
     for _ in range(2):
         with fast_products():

@@ -100,18 +100,17 @@ PAGES = """
 import resource, sys
 from pathlib import Path
 import torch
-from lwdctl.training.threads import give_back_freed_memory, keep_freed_memory
+from contextlib import nullcontext
+from lwdctl.training.threads import freed_memory_kept
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1])
 
-if sys.argv[1] == "keep":
-    keep_freed_memory()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for mib in range(1, 29):  # each is larger than what glibc has learned to keep
-    torch.empty(mib << 18).fill_(1.0)
-pages, kept = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before, resident()
-give_back_freed_memory()
+with freed_memory_kept() if sys.argv[1] == "keep" else nullcontext():
+    for mib in range(1, 29):  # each is larger than what glibc has learned to keep
+        torch.empty(mib << 18).fill_(1.0)
+    pages, kept = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before, resident()
 print(pages, kept - resident())
 """
 """Prints the new pages of allocations in turn, and how many are given back in the end."""
@@ -120,7 +119,7 @@ print(pages, kept - resident())
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")
 def test_freed_memory_is_used_again_and_given_back() -> None:
-    """Pages are counted in processes of their own, whose settings do not last."""
+    """Memory pages are counted in child processes: the settings last as long as a process."""
     own = {"MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"}
     environment = {name: value for name, value in os.environ.items() if name not in own}
 
