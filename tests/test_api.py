@@ -24,7 +24,7 @@ from lwdctl.core.progress import SilentProgress
 from lwdctl.core.records import EnvSpec
 from lwdctl.envs.metaworld import MetaworldSimulator
 from lwdctl.envs.table import environment_named
-from lwdctl.evaluation import expert_runner
+from lwdctl.evaluation import collect as collecting
 from lwdctl.stages import evaluate as stage_evaluate
 
 README = Path(__file__).parents[1] / "README.md"
@@ -431,7 +431,7 @@ def test_a_collection_resumes_after_its_finished_episodes(
         lwdctl.collect, "metaworld", task=["reach"], episodes=3, max_steps=10, workers=0,
         keep_failures=True, workspace=copy, name="part",
     )  # fmt: skip
-    run_expert, seeds = expert_runner.expert_episode, []
+    run_expert, seeds = collecting.expert_episode, []
 
     def interrupted(env: Any, task: str, seed: int, *given: Any) -> Any:
         seeds.append(seed)
@@ -439,7 +439,7 @@ def test_a_collection_resumes_after_its_finished_episodes(
             raise KeyboardInterrupt
         return run_expert(env, task, seed, *given)
 
-    monkeypatch.setattr(expert_runner, "expert_episode", interrupted)
+    monkeypatch.setattr(collecting, "expert_episode", interrupted)
     with pytest.raises(KeyboardInterrupt):
         collect()
     assert collect(resume=True).manifest.summary["episodes"] == 3

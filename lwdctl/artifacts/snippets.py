@@ -24,13 +24,11 @@ from lwdctl.artifacts.snippet_arrays import (
     EPISODE_COLUMNS,
     arrays_of,
     check_counts,
+    check_finite,
     check_key,
     check_paths,
-    component_slices,
-)
-from lwdctl.artifacts.snippet_episodes import (
-    check_finite,
     check_shape,
+    component_slices,
     episode_statistics,
     index_of,
     stored_seed,

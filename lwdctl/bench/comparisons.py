@@ -83,11 +83,11 @@ ROWS = Registry(
             "lwdctl.bench.scaling:num_envs", "Re-plans and policy steps by number of environments."
         ),
         "quickstart-busy": Row(
-            "lwdctl.bench.quickstart:beside_a_busy_process",
+            "lwdctl.bench.busy:beside_a_busy_process",
             "The quick start beside a busy process and alone; 10 to 20 minutes.",
         ),
         "busy-threads": Row(
-            "lwdctl.bench.threads:beside_busy_processes",
+            "lwdctl.bench.busy:beside_busy_processes",
             "Training steps by number of threads beside 0, 1 and 2 busy processes; 5 minutes.",
         ),
     },

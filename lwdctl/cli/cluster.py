@@ -158,8 +158,8 @@ def run_on_cluster(run: RecipeRun, options: ClusterOptions, progress: Progress) 
 
 def write_files(run: RecipeRun, options: ClusterOptions, *, as_json: bool) -> None:
     """Write the files of `--slurm-script` and print what to do with them."""
-    from lwdctl.pipeline.slurm_options import parse_slurm_options
-    from lwdctl.pipeline.slurm_script import write_scripts
+    from lwdctl.pipeline.slurm_jobs import write_scripts
+    from lwdctl.pipeline.slurm_systems import parse_slurm_options
 
     folder, given = user_path(options.script), parse_slurm_options(options.slurm)
     files = write_scripts(run, folder, given, options.eval_jobs)

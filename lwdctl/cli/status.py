@@ -16,7 +16,7 @@ from lwdctl.cli.run import SWEEP
 from lwdctl.core.plain_text import plain_text
 from lwdctl.pipeline.plan import RecipeRun
 from lwdctl.pipeline.recipe import read_recipe
-from lwdctl.pipeline.slurm_status import cancel_stages
+from lwdctl.pipeline.slurm_queue import cancel_stages
 from lwdctl.pipeline.status import StageStatus, recipe_status
 
 _SET = Annotated[

@@ -36,9 +36,8 @@ from scipy.spatial.transform import Rotation
 
 from lwdctl.core.errors import ConfigError, SimulatorError
 from lwdctl.core.records import ActionSpec, EnvSpec, FloatArray, ObservationSpec
-from lwdctl.core.robosuite_import import LOW_DIMENSIONAL, import_robosuite
+from lwdctl.core.robosuite_import import LOW_DIMENSIONAL, check_scene, import_robosuite
 from lwdctl.core.rotations import rotation_of
-from lwdctl.core.scene_files import check_scene
 from lwdctl.core.seeding import derive_seed
 from lwdctl.core.simulator_facts import (
     ROBOSUITE_DEFAULT_MAX_STEPS,

@@ -19,9 +19,8 @@ from lwdctl.pipeline.records import DONE
 from lwdctl.pipeline.runner import PLANNED, UP_TO_DATE, Outcome, announce_imports
 from lwdctl.pipeline.slurm_job import LONGEST_LAG_SECONDS
 from lwdctl.pipeline.slurm_jobs import StageJobs, frozen, jobs_folder, log_path, stage_jobs
-from lwdctl.pipeline.slurm_options import parse_slurm_options
 from lwdctl.pipeline.slurm_queue import QueuedJob, SlurmError, base_id, by_name
-from lwdctl.pipeline.slurm_systems import JobSystem, LocalSystem, SlurmSystem
+from lwdctl.pipeline.slurm_systems import JobSystem, LocalSystem, SlurmSystem, parse_slurm_options
 
 LONGEST_END_SECONDS = 60.0
 """How long Slurm may take to end a job: it kills what has not ended 30 seconds after SIGTERM."""

@@ -22,12 +22,20 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
 WARNING = signal.SIGUSR2
 """What Slurm sends before the time limit."""
+WARNING_SECONDS = 120
+"""How long before the time limit a job writes its checkpoint and is requeued."""
+ALWAYS: Mapping[str, str | bool] = {
+    "kill-on-invalid-dep": "yes",
+    "ntasks": "1",
+    "requeue": True,
+}
+"""Options of sbatch that every job has."""
 TERMINATED = 143
 LONGEST_LAG_SECONDS = 90.0
 """How long a file that another machine wrote may stay unseen: NFS keeps listings for a minute."""

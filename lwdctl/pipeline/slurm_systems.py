@@ -1,19 +1,23 @@
-"""Where jobs run, through submitit: Slurm, or processes of this machine in its place."""
+"""Where jobs run, through submitit: Slurm, or processes of this machine in its place.
+
+Options that a user passes on to sbatch are checked here, before a job is submitted.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from lwdctl.core.errors import MissingExtraError, first_line, install_extra
-from lwdctl.core.plain_text import plain_text
+from lwdctl.core.errors import ConfigError, MissingExtraError, first_line, install_extra
+from lwdctl.core.plain_text import plain_text, visible
 from lwdctl.pipeline.resources import DEVICES
-from lwdctl.pipeline.slurm_job import StageJob
+from lwdctl.pipeline.slurm_job import ALWAYS, WARNING_SECONDS, StageJob
 from lwdctl.pipeline.slurm_queue import (
     QueuedJob,
     SlurmError,
@@ -23,14 +27,6 @@ from lwdctl.pipeline.slurm_queue import (
     queued_jobs,
 )
 
-WARNING_SECONDS = 120
-"""How long before the time limit a job writes its checkpoint and is requeued."""
-ALWAYS: Mapping[str, str | bool] = {
-    "kill-on-invalid-dep": "yes",
-    "ntasks": "1",
-    "requeue": True,
-}
-"""Options of sbatch that every job has."""
 _FOREVER_MINUTES = 60 * 24 * 365
 
 
@@ -204,3 +200,76 @@ def _outside_of_jobs() -> Iterator[None]:
         if config is not None:
             os.environ["SLURM_CONF"] = config
         yield
+
+
+_KEY = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+_OURS = {
+    "array": "the conditions of an evaluation make the array: see --eval-jobs",
+    "dependency": "the recipe says which stage follows which",
+    "error": "`lwdctl status RECIPE` names every log",
+    "job-name": "lwdctl finds its jobs by their names",
+    "kill-on-invalid-dep": "jobs whose inputs cannot be made are always removed",
+    "nodes": "a stage runs as one process on one node",
+    "no-requeue": "a job that is requeued goes on from its checkpoint",
+    "ntasks": "a stage runs as one process; for its threads, set cpus-per-task",
+    "ntasks-per-node": "a stage runs as one process; for its threads, set cpus-per-task",
+    "open-mode": "a job that is requeued appends to its log",
+    "output": "`lwdctl status RECIPE` names every log",
+    "parsable": "lwdctl reads what sbatch prints",
+    "requeue": "it is always set",
+    "signal": "lwdctl asks for a signal 120 seconds before the time limit and requeues the job",
+    "test-only": "use `lwdctl run RECIPE --dry-run`",
+    "wait": "`lwdctl run` waits by itself; --detach does not",
+    "wrap": "lwdctl writes the script",
+}
+"""Options of sbatch that lwdctl sets itself, and why or what to use instead."""
+
+
+def parse_slurm_options(texts: Iterable[str]) -> dict[str, str | bool]:
+    """Return the options of sbatch that `KEY=VALUE,...` texts name.
+
+    A part without `=` belongs to the value before it (`nodelist=n1,n2`); the value `true` stands
+    for an option without a value (`exclusive=true`).
+
+    Args:
+        texts: What was given, for example `["partition=gpu,gpus=1", "time=4:00:00"]`.
+
+    Raises:
+        ConfigError: A key that is no option's name, or one that lwdctl sets itself; an empty value
+            or one with control characters.
+    """
+    found: dict[str, str | bool] = {}
+    for text in texts:
+        if visible(text) != text:
+            raise ConfigError(
+                f"--slurm {plain_text(text, 80)} has a line break or another control character",
+                "give KEY=VALUE pairs, for example --slurm partition=gpu,gpus=1,time=4:00:00",
+            )
+        for part in _parts(text):
+            key, _, value = part.partition("=")
+            key, value = key.strip().lstrip("-").replace("_", "-"), value.strip()
+            _check(key, value, part)
+            found[key] = True if value == "true" else value
+    return found
+
+
+def _parts(text: str) -> list[str]:
+    """Split `a=1,b=2,3` into `a=1` and `b=2,3`."""
+    parts: list[str] = []
+    for piece in text.split(","):
+        if "=" in piece or not parts:
+            parts.append(piece)
+        else:
+            parts[-1] += f",{piece}"
+    return parts
+
+
+def _check(key: str, value: str, part: str) -> None:
+    if not _KEY.fullmatch(key) or not value:
+        raise ConfigError(
+            f"--slurm: '{part}' is no KEY=VALUE with an option of sbatch",
+            "for example --slurm partition=gpu,gpus=1,time=4:00:00; for an option without a value"
+            " --slurm exclusive=true",
+        )
+    if key in _OURS:
+        raise ConfigError(f"--slurm: lwdctl sets '{key}' itself", _OURS[key])

@@ -11,8 +11,7 @@ from lwdctl.core.progress import Progress
 from lwdctl.pipeline.plan import MADE, RESUMABLE, PlannedStage, RecipeRun, plan_stages
 from lwdctl.pipeline.records import FAILED, RUNNING, StageRecord, TaskState
 from lwdctl.pipeline.slurm_jobs import jobs_folder, log_path
-from lwdctl.pipeline.slurm_queue import SlurmError, base_id, queued_jobs
-from lwdctl.pipeline.slurm_status import JobStatus, jobs_among
+from lwdctl.pipeline.slurm_queue import JobStatus, SlurmError, base_id, jobs_among, queued_jobs
 
 MISSING: Final = "missing"
 QUEUED: Final = "queued"

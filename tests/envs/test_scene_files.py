@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from lwdctl.core.scene_files import check_scene
+from lwdctl.core.robosuite_import import check_scene
 
 SCENE = (
     "<mujoco><compiler meshdir='meshes/'/><asset>{}</asset><worldbody><geom size='1'/></worldbody>"

@@ -19,8 +19,8 @@ from lwdctl.artifacts.workspace import Workspace
 from lwdctl.pipeline.plan import RecipeRun
 from lwdctl.pipeline.recipe import read_recipe
 from lwdctl.pipeline.slurm_job import StageJob
+from lwdctl.pipeline.slurm_jobs import write_scripts
 from lwdctl.pipeline.slurm_queue import SlurmError
-from lwdctl.pipeline.slurm_script import write_scripts
 from lwdctl.pipeline.slurm_systems import SlurmSystem
 
 pytest.importorskip("submitit", reason="needs the extra slurm")

@@ -15,9 +15,8 @@ from lwdctl.cli.main import main
 from lwdctl.core.errors import ConfigError
 from lwdctl.pipeline.plan import RecipeRun
 from lwdctl.pipeline.recipe import read_recipe
-from lwdctl.pipeline.slurm_jobs import frozen, stage_jobs
-from lwdctl.pipeline.slurm_options import parse_slurm_options
-from lwdctl.pipeline.slurm_script import write_scripts
+from lwdctl.pipeline.slurm_jobs import frozen, stage_jobs, write_scripts
+from lwdctl.pipeline.slurm_systems import parse_slurm_options
 from lwdctl.pipeline.status import recipe_status
 
 RECIPE = """\

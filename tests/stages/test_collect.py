@@ -16,7 +16,7 @@ from lwdctl.core.errors import ConfigError, SimulatorError, install_extra
 from lwdctl.core.seeding import EVALUATION_SEED_START
 from lwdctl.data.readers.robomimic_writer import DEMONSTRATIONS_PAYLOAD as PAYLOAD
 from lwdctl.envs.metaworld_expert import EXPERTS
-from lwdctl.evaluation import expert_runner
+from lwdctl.evaluation import collect as collecting
 from lwdctl.stages.collect import run
 from lwdctl.stages.stage import StageContext
 
@@ -194,7 +194,7 @@ def test_an_interrupted_collection_goes_on_after_its_finished_episodes(collect, 
     options = {"task": ("reach", "drawer-open"), "episodes": 2, "max_steps": 60, "noise": 0.5}
     options["keep_failures"] = True
     whole = collect("whole", **options)
-    run_expert, seeds = expert_runner.expert_episode, []
+    run_expert, seeds = collecting.expert_episode, []
 
     def interrupted(env, task, seed, *given):
         if len(seeds) == 3:
@@ -202,7 +202,7 @@ def test_an_interrupted_collection_goes_on_after_its_finished_episodes(collect, 
         seeds.append((task, seed))
         return run_expert(env, task, seed, *given)
 
-    monkeypatch.setattr(expert_runner, "expert_episode", interrupted)
+    monkeypatch.setattr(collecting, "expert_episode", interrupted)
     with pytest.raises(KeyboardInterrupt):
         collect("part", **options)
     seeds.clear()
@@ -216,14 +216,14 @@ def test_an_interrupted_collection_goes_on_after_its_finished_episodes(collect, 
 def test_a_simulator_that_raises_once_changes_nothing_and_twice_costs_a_seed(collect, monkeypatch):
     options = {"task": ("reach",), "episodes": 3, "max_steps": 80}
     whole = collect("whole", **options)
-    run_expert, failures = expert_runner.expert_episode, []
+    run_expert, failures = collecting.expert_episode, []
 
     def failing(env, task, seed, *given):
         if seed == 1 and failures:
             raise failures.pop()
         return run_expert(env, task, seed, *given)
 
-    monkeypatch.setattr(expert_runner, "expert_episode", failing)
+    monkeypatch.setattr(collecting, "expert_episode", failing)
     failures[:] = [RuntimeError("broken")]
     once = collect("once", **options)
     assert once.payload(PAYLOAD).read_bytes() == whole.payload(PAYLOAD).read_bytes()
@@ -240,7 +240,7 @@ def test_a_simulator_that_always_fails_is_reported_and_keeps_nothing(
     def failing(*given):
         raise RuntimeError("no contact")
 
-    monkeypatch.setattr(expert_runner, "expert_episode", failing)
+    monkeypatch.setattr(collecting, "expert_episode", failing)
     with pytest.raises(SimulatorError, match=r"at each of the seeds 0, 1, 2: .*no contact"):
         collect(task=("reach",), episodes=3, max_steps=80)
     assert not list((tmp_path / "work").rglob("*.hdf5"))

@@ -15,7 +15,7 @@ from lwdctl.core.config import from_mapping
 from lwdctl.core.errors import ConfigError, MissingExtraError
 from lwdctl.data.readers.robomimic_writer import DEMONSTRATIONS_PAYLOAD
 from lwdctl.envs.experts import EXPERTS
-from lwdctl.evaluation.expert_runner import expert_episode
+from lwdctl.evaluation.collect import expert_episode
 from lwdctl.stages import collect, ingest
 from lwdctl.stages.stage import StageContext
 

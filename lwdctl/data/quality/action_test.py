@@ -21,7 +21,7 @@ import numpy.typing as npt
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.plain_text import listed
 from lwdctl.core.records import FloatArray
-from lwdctl.data.quality.step_sample import Steps
+from lwdctl.data.quality.episode_statistics import Steps
 
 FEWEST_TESTED = 10
 """With fewer steps a correlation says little."""

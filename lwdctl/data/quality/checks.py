@@ -36,9 +36,8 @@ from lwdctl.data.quality.action_test import (
     parse_limits,
     what_actions_follow,
 )
-from lwdctl.data.quality.episode_statistics import DataStatistics, JumpSearch, component_names
+from lwdctl.data.quality.episode_statistics import DataStatistics, JumpSearch, StepSample
 from lwdctl.data.quality.ingest_report import worst_first
-from lwdctl.data.quality.step_sample import StepSample
 from lwdctl.data.reader import MergedReader
 
 _HUGE_VALUES = np.errstate(over="ignore", invalid="ignore")
@@ -198,7 +197,7 @@ class DataChecks:
         if not self.episodes:
             return {}
         action, test = self.action(), self._test()
-        names = {name: index for index, name in enumerate(component_names(self._spec))}
+        names = {name: index for index, name in enumerate(self._numbers.names)}
         matching = [-1] * action.size
         for item in test.components:
             moves = abs(item.motion) > item.position
@@ -234,7 +233,7 @@ class DataChecks:
     def _run_test(self) -> ActionTest:
         if self._declared.semantics == "torque":
             return ActionTest("", 0, ())
-        steps, names = self._sample.steps(), component_names(self._spec)
+        steps, names = self._sample.steps(), self._numbers.names
         actions = steps.actions
         untested = {i for i in range(actions.shape[1]) if len(np.unique(actions[:, i])) <= 2}
         copies = {j for j, name in enumerate(names) if "action" in name.lower()}
@@ -431,9 +430,7 @@ class DataChecks:
             )  # fmt: skip
 
     def _names(self) -> list[str]:
-        return component_names(self._spec) + [
-            f"action[{index}]" for index in range(self._spec.action.size)
-        ]
+        return self._numbers.names + [f"action[{index}]" for index in range(self._spec.action.size)]
 
     def _grouped(self, components: Sequence[int]) -> str:
         """Return `"observation[27..110], action[3]"`."""

@@ -1,6 +1,7 @@
 """Numbers of a source's demonstrations, collected while its episodes pass by.
 
-`JumpSearch` looks for places where two episodes follow each other without an end being marked.
+`StepSample` keeps a bounded random sample of the steps. `JumpSearch` looks for places where two
+episodes follow each other without an end being marked.
 There, most components move in one step by many times what they move otherwise, and by many times
 what they move in the steps before and after. Fast motions last several steps, a wrapped angle
 concerns one component, and a quaternion that changes its sign is the same orientation.
@@ -20,7 +21,79 @@ import numpy.typing as npt
 
 from lwdctl.core.moments import RunningMoments, statistics_of
 from lwdctl.core.records import Episode, FloatArray, SourceSpec
-from lwdctl.data.quality.step_sample import Steps
+from lwdctl.core.seeding import generator
+
+SAMPLED_STEPS = 4096
+"""Enough for a correlation to be certain to two digits; wide observations get fewer."""
+SAMPLED_NUMBERS = 4_000_000
+FEWEST_STEPS = 256
+
+
+class Steps(NamedTuple):
+    """Steps that have a following observation in their episode.
+
+    Attributes:
+        actions: (step, action).
+        before: (step, obs), all observation keys side by side, when the action was taken.
+        after: (step, obs), the following observation.
+    """
+
+    actions: FloatArray
+    before: FloatArray
+    after: FloatArray
+
+
+class StepSample:
+    """Every step is kept with the same probability, whatever the number of steps.
+
+    Each step draws a number; those with the smallest numbers are kept.
+
+    Args:
+        action_size: Components of an action.
+        observation_size: Components of all observations.
+    """
+
+    def __init__(self, action_size: int, observation_size: int) -> None:
+        width = action_size + 2 * observation_size
+        self._size = min(SAMPLED_STEPS, max(FEWEST_STEPS, SAMPLED_NUMBERS // width))
+        self._rng = generator("step-sample")
+        self._threshold = 1.0
+        self._drawn = [np.empty(0)]
+        self._parts = [
+            Steps(
+                np.empty((0, action_size), np.float32),
+                np.empty((0, observation_size), np.float32),
+                np.empty((0, observation_size), np.float32),
+            )
+        ]
+
+    def add(self, actions: FloatArray, observations: FloatArray) -> None:
+        """Offer the steps of an episode: (time, action) and (time or time + 1, obs)."""
+        count = min(len(actions), len(observations) - 1)
+        drawn = self._rng.random(max(count, 0))
+        rows = np.flatnonzero(drawn < self._threshold)
+        if not len(rows):
+            return
+        self._drawn.append(drawn[rows])
+        self._parts.append(Steps(actions[rows], observations[rows], observations[rows + 1]))
+        if sum(map(len, self._drawn)) > 2 * self._size:
+            self._shrink()
+
+    def steps(self) -> Steps:
+        """Return the sampled steps."""
+        self._shrink()
+        return self._parts[0]
+
+    def _shrink(self) -> None:
+        drawn = np.concatenate(self._drawn)
+        steps = Steps(*map(np.concatenate, zip(*self._parts, strict=True)))
+        if len(drawn) > self._size:
+            kept = np.argpartition(drawn, self._size)
+            self._threshold = float(drawn[kept[self._size]])
+            kept = np.sort(kept[: self._size])
+            drawn, steps = drawn[kept], Steps(*(part[kept] for part in steps))
+        self._drawn, self._parts = [drawn], [steps]
+
 
 EXAMPLE_STEPS = 200
 BINS = 20
@@ -102,6 +175,7 @@ class DataStatistics:
         ranges: Ranges of all observation keys side by side, then the action's.
         lengths: Steps of every episode.
         labels: Numbers of the episodes of each label, in order of appearance.
+        names: All components of the observations side by side (`"robot0_eef_pos[0]"`).
 
     Args:
         spec: What the episodes are.
@@ -109,8 +183,8 @@ class DataStatistics:
 
     def __init__(self, spec: SourceSpec) -> None:
         self._spec = spec
-        sizes = [item.size for item in spec.observations]
-        self.ranges = Ranges(sum(sizes) + spec.action.size)
+        self.names = [f"{item.name}[{i}]" for item in spec.observations for i in range(item.size)]
+        self.ranges = Ranges(len(self.names) + spec.action.size)
         self.lengths = array("q")
         self.labels: defaultdict[str, LabelStatistics] = defaultdict(LabelStatistics)
         self._tasks: Counter[str] = Counter()
@@ -213,20 +287,14 @@ class DataStatistics:
         if self._example is None:
             return None
         source, actions, observations = self._example
-        names = component_names(self._spec)
         return {
             "source": source,
             "actions": actions.T.tolist(),
             "observations": [
                 observations[:, index].tolist() if index >= 0 else None for index in matching
             ],
-            "observation_names": [names[index] if index >= 0 else "" for index in matching],
+            "observation_names": [self.names[index] if index >= 0 else "" for index in matching],
         }
-
-
-def component_names(spec: SourceSpec) -> list[str]:
-    """Return the names of all observation components side by side (`"robot0_eef_pos[0]"`)."""
-    return [f"{item.name}[{i}]" for item in spec.observations for i in range(item.size)]
 
 
 def distribution(values: Sequence[float]) -> dict[str, float]:

@@ -20,8 +20,7 @@ import numpy.typing as npt
 
 from lwdctl.core.errors import DataError, first_line, install_extra
 from lwdctl.core.records import FloatArray
-from lwdctl.core.robosuite_import import LOW_DIMENSIONAL, import_robosuite
-from lwdctl.core.scene_files import check_scene
+from lwdctl.core.robosuite_import import LOW_DIMENSIONAL, check_scene, import_robosuite
 from lwdctl.data.checks import finite_rows
 
 # From robosuite 1.5 on the names of a gripper's parts carry the arm's.

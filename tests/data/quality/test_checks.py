@@ -423,7 +423,7 @@ def test_statistics_are_right_and_json_ready():
 
 
 def test_what_is_found_does_not_depend_on_how_many_steps_are_sampled(monkeypatch):
-    monkeypatch.setattr("lwdctl.data.quality.step_sample.SAMPLED_STEPS", 50)
+    monkeypatch.setattr("lwdctl.data.quality.episode_statistics.SAMPLED_STEPS", 50)
     checks = checked(demos(count=40))
     steps = checks._sample.steps()
     assert len(steps.actions) == 50

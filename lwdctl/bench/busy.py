@@ -1,7 +1,8 @@
-"""Training steps by number of threads: alone, and beside processes that compute all the time."""
+"""What busy neighbors cost: the quick start and training steps, alone and beside busy processes."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -11,20 +12,76 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
-from lwdctl.bench.comparisons import Comparison
-from lwdctl.bench.quickstart import busy_processes
+import lwdctl
+from lwdctl.bench.comparisons import Comparison, seconds_of
 from lwdctl.bench.training import Training
-from lwdctl.core.errors import LwdctlError
+from lwdctl.core.errors import ConfigError, LwdctlError
 from lwdctl.training.threads import Calibration, calibrate
+
+RECIPE = Path(lwdctl.__file__).resolve().parents[1] / "pipelines" / "quickstart.toml"
+BUSY = "while True: pass"
+
+
+def beside_a_busy_process(
+    device: torch.device, rounds: int | None = None, *, smoke: bool = False
+) -> Iterator[Comparison]:
+    """Run the quick start alone and beside one process that computes all the time, in turn.
+
+    Args:
+        device: Where to train.
+        rounds: Repetitions of both; one by default, because each takes minutes.
+        smoke: Run the recipe's short form instead.
+
+    Raises:
+        ConfigError: The recipe is not there, because lwdctl runs from a wheel.
+    """
+    if not RECIPE.exists():
+        raise ConfigError(f"there is no recipe {RECIPE}", "run in a checkout of lwdctl")
+    alone, beside = [], []
+    for _ in range(rounds or 1):
+        alone.append(seconds_of(lambda: _run(device, smoke=smoke)))
+        with busy_processes(1):
+            beside.append(seconds_of(lambda: _run(device, smoke=smoke)))
+    yield Comparison(
+        "quick start beside one busy process",
+        "beside `while True: pass`",
+        "the same without it",
+        "s",
+        at_least=0.5,
+    ).measured(beside, alone)
+
+
+def _run(device: torch.device, *, smoke: bool) -> None:
+    with TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "lwdctl", "run", str(RECIPE), "--workspace", folder, "-q"]
+        flags = ["--smoke"] if smoke else []
+        settings = {**os.environ, "CUDA_VISIBLE_DEVICES": ""} if device.type == "cpu" else None
+        words = [*command, *flags]
+        subprocess.run(words, check=True, env=settings, stdout=subprocess.DEVNULL)  # noqa: S603
+
+
+@contextlib.contextmanager
+def busy_processes(count: int) -> Iterator[None]:
+    """Have processes beside the context that compute all the time."""
+    processes = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(count)]  # noqa: S603
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
 
 ROUNDS = 5
 SECONDS = 2.0
 """Length of one measurement, and of the calibration: many time slices of the scheduler."""
-BUSY = {0: "alone", 1: "beside one busy process", 2: "beside two busy processes"}
+NEIGHBORS = {0: "alone", 1: "beside one busy process", 2: "beside two busy processes"}
 THREADS = {"1 thread": 1, "2 threads": 2}
 WORKS = {
     "latent denoiser, residual MLP, batch 256": "lwdctl.bench.training:denoiser_training",
@@ -52,7 +109,7 @@ def beside_busy_processes(device: torch.device, rounds: int | None = None) -> It
         with Trainer(work) as ours, Trainer(work, spinning=True) as reference:
             for trainer in (ours, reference):
                 trainer.rate(1)  # both have started when anything is measured
-            for count, beside in BUSY.items():
+            for count, beside in NEIGHBORS.items():
                 with busy_processes(count):
                     yield from _by_threads(f"{title}, {beside}", ours, reference, rounds or ROUNDS)
 

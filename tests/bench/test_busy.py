@@ -1,4 +1,4 @@
-"""The rows `busy-threads`: each measurement has its number of threads and of busy processes."""
+"""Rows with busy neighbors: each run has the threads and the busy processes that it names."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 import torch
 from joblib import cpu_count
 
-from lwdctl.bench import quickstart, threads
-from lwdctl.bench.threads import BUSY, THREADS, Trainer
+from lwdctl.bench import busy
+from lwdctl.bench.busy import NEIGHBORS, THREADS, Trainer
 from lwdctl.core.errors import LwdctlError
 
 TOY = """
@@ -36,10 +36,10 @@ def broken():
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A work in the place of the trainings, and short measurements."""
     (tmp_path / "toy_of_threads.py").write_text(TOY)
-    monkeypatch.setenv("PYTHONPATH", f"{Path(threads.__file__).parents[2]}:{tmp_path}")
+    monkeypatch.setenv("PYTHONPATH", f"{Path(busy.__file__).parents[2]}:{tmp_path}")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr(threads, "SECONDS", 0.05)
-    monkeypatch.setattr(threads, "WORKS", {"toy": "toy_of_threads:Toy"})
+    monkeypatch.setattr(busy, "SECONDS", 0.05)
+    monkeypatch.setattr(busy, "WORKS", {"toy": "toy_of_threads:Toy"})
 
 
 @pytest.mark.slow
@@ -52,14 +52,14 @@ def test_every_number_of_threads_is_measured_beside_every_number_of_processes(
 
     def watched(self: Trainer, count: int | None) -> object:
         children = psutil.Process().children()
-        seen.append(sum(quickstart.BUSY in child.cmdline() for child in children))
+        seen.append(sum(busy.BUSY in child.cmdline() for child in children))
         return ask(self, count)
 
     monkeypatch.setattr(Trainer, "_ask", watched)
-    rows = list(threads.beside_busy_processes(torch.device("cpu"), rounds=2))
+    rows = list(busy.beside_busy_processes(torch.device("cpu"), rounds=2))
     assert [row.name for row in rows] == [
         f"toy, {beside}, {name}"
-        for beside in BUSY.values()
+        for beside in NEIGHBORS.values()
         for name in (*THREADS, "as many threads as calibrated")
     ]
     assert sorted(set(seen)) == [0, 1, 2]
@@ -72,7 +72,7 @@ def test_every_number_of_threads_is_measured_beside_every_number_of_processes(
     assert calibrated.value == two.value
     assert two.ratio > 1  # the reference spins
     children = psutil.Process().children()
-    assert not [child for child in children if "lwdctl.bench.threads" in child.cmdline()]
+    assert not [child for child in children if "lwdctl.bench.busy" in child.cmdline()]
 
 
 @pytest.mark.slow
@@ -85,8 +85,28 @@ def test_a_training_that_ends_is_said(toy: None) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("work", threads.WORKS.values())
+@pytest.mark.parametrize("work", busy.WORKS.values())
 def test_the_trainings_of_the_rows_can_be_built(work: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "SECONDS", 0.01)
+    monkeypatch.setattr(busy, "SECONDS", 0.01)
     with Trainer(work) as trainer:
         assert trainer.rate(1) > 0
+
+
+def test_the_busy_process_lives_during_every_second_run_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[int] = []
+
+    def count(device: torch.device, *, smoke: bool) -> None:
+        children = psutil.Process().children()
+        seen.append(sum(busy.BUSY in child.cmdline() for child in children))
+
+    monkeypatch.setattr(busy, "_run", count)
+    found = next(iter(busy.beside_a_busy_process(torch.device("cpu"), rounds=2)))
+    assert seen == [0, 1, 0, 1]
+    assert found.rounds == 2
+    assert not [c for c in psutil.Process().children() if busy.BUSY in c.cmdline()]
+
+
+def test_the_recipe_is_the_quick_start() -> None:
+    assert busy.RECIPE.exists()
