@@ -34,6 +34,7 @@ from lwdctl.training.objectives import (
     SpilledLatents,
     latent_table,
     warn_of_unused,
+    weights_of_rows,
 )
 
 
@@ -79,7 +80,7 @@ class LatentDiffusionOfChunks(Method):
             settings.batch_size,
             config.seed,
             config.observation_noise,
-            data.episodes.weight[objective.batches.every()[0]],
+            weights_of_rows(data.episodes.weight, lambda: objective.batches.every()[0]),
             config.condition_dropout,
         )
         second, numbers = work.train_part(diffusion, denoising, settings, "diffusion")
@@ -121,8 +122,7 @@ def _encode(
             encoder, part, work.data.episodes, history, PASS_BATCH, work.progress,
             Path(place) / LATENTS_PAYLOAD,
         )  # fmt: skip
-        rows = np.arange(store.count)
-        table = latent_table(store, work.device, rows, work.config.cache, folder)
+        table = latent_table(store, work.device, None, work.config.cache, folder)
         return table, store.statistics()
 
 

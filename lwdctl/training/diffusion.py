@@ -26,7 +26,13 @@ from lwdctl.models.files import CUSTOM, check_outputs
 from lwdctl.models.flops import count_parameters, denoiser_flops
 from lwdctl.models.vae import PolicyVae
 from lwdctl.training.loop import Trained, TrainingLoop, choose_device, with_initial_weights
-from lwdctl.training.objectives import DiffusionObjective, latent_table, warn_of_unused
+from lwdctl.training.objectives import (
+    DiffusionObjective,
+    count_rows,
+    latent_table,
+    warn_of_unused,
+    weights_of_rows,
+)
 from lwdctl.training.update import LoopSettings
 
 TrainedDiffusion = Trained[LatentDiffusion]
@@ -91,23 +97,21 @@ def train_diffusion(
         warn_of_unused(config, f"the denoiser '{config.denoiser}'", others, progress)
     if not spec.state_size:
         warn_of_unused(config, "a condition without the state", ("state_noise",), progress)
-    episode = latents.episode
-    held_out = data.episodes.split[episode] == 1
-    train, validation = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+    split = data.episodes.split
+    train, validation = split != 1, split == 1
     folder = directory / CHECKPOINTS
     table = partial(latent_table, latents, device, cache=config.cache, folder=folder)
     objective = DiffusionObjective(
         table(train),
-        table(validation) if len(validation) else None,
+        table(validation) if count_rows(latents, validation) else None,
         config.batch_size,
         config.seed,
         config.state_noise,
-        data.episodes.weight[episode[train]],
+        weights_of_rows(data.episodes.weight, lambda: latents.episode[train[latents.episode]]),
         config.condition_dropout,
     )
-    progress.message(
-        f"{len(train)} training snippets; condition: {', '.join(spec.condition) or 'none'}"
-    )
+    parts = ", ".join(spec.condition) or "none"
+    progress.message(f"{len(objective.table)} training snippets; condition: {parts}")
     settings = LoopSettings.of(config)
     loop = TrainingLoop(model, objective, settings, directory, progress)
     summary: dict[str, Any] = {

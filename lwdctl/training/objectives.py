@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import errno
-import itertools
 import os
 import tempfile
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -223,29 +222,23 @@ class LatentTable:
 
     @classmethod
     def read(
-        cls, store: LatentStore, device: torch.device, rows: npt.NDArray[np.int64] | None = None
+        cls,
+        store: LatentStore,
+        device: torch.device,
+        episodes: npt.NDArray[np.bool_] | None = None,
     ) -> LatentTable:
-        """Load rows of a latent store, in ascending order; None loads all."""
-        chosen = np.arange(store.count) if rows is None else rows
-
-        def load(name: str) -> Tensor:
-            """Read in pieces: a copy of the whole would double the peak of memory."""
-            ends = np.searchsorted(chosen, range(0, store.count + READ_ROWS, READ_ROWS))
-            first = store.read(name, 0, 0)
-            kept = torch.empty((len(chosen), *first.shape[1:]), device=device, dtype=torch.float32)
-            for number, (low, high) in enumerate(itertools.pairwise(ends)):
-                start = number * READ_ROWS
-                values = store.read(name, start, min(start + READ_ROWS, store.count))
-                kept[low:high] = torch.from_numpy(values[chosen[low:high] - start])
-            return kept
-
-        return cls(
-            mean=load("mean"),
-            std=load("log_variance").mul_(0.5).exp_(),
-            state=load("state"),
-            task=load("task").long(),
-            label=load("label").long(),
-        )
+        """Load the snippets of some episodes; see `latent_table`."""
+        count = count_rows(store, episodes)
+        sizes = (store.latent_size, store.latent_size, store.state_size)
+        # Read in pieces: a copy of the whole would double the peak of memory.
+        parts = [torch.empty((count, size), device=device) for size in sizes]
+        parts += [torch.empty(count, device=device, dtype=torch.long) for _ in range(2)]
+        done = 0
+        for columns in _read_rows(store, episodes):
+            for part, values in zip(parts, columns, strict=True):
+                part[done : done + len(values)] = values
+            done += len(columns[0])
+        return cls(*parts)
 
     @property
     def device(self) -> torch.device:
@@ -275,7 +268,7 @@ class SpilledLatents:
     Args:
         store: The encoded snippets.
         device: Device of what is taken.
-        rows: Rows of the store, in ascending order.
+        episodes: As for `latent_table`.
         folder: Where the file is made; on the disk, and not among what is published.
     """
 
@@ -283,31 +276,24 @@ class SpilledLatents:
         self,
         store: LatentStore,
         device: torch.device,
-        rows: npt.NDArray[np.int64],
+        episodes: npt.NDArray[np.bool_] | None,
         folder: Path,
     ) -> None:
         self.device = device
-        self._sizes = [store.latent_size, store.latent_size, store.state_size]
+        self._sizes = [store.latent_size, store.latent_size, store.state_size, 1, 1]
         folder.mkdir(exist_ok=True)
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
         weakref.finalize(self, self._file.close)
-        tail = []
-        for start in range(0, store.count, READ_ROWS):
-            stop = min(start + READ_ROWS, store.count)
-            low, high = np.searchsorted(rows, (start, stop))
-            mean, log_variance, state, task, label = (
-                torch.from_numpy(store.read(name, start, stop)[rows[low:high] - start])
-                for name in ("mean", "log_variance", "state", "task", "label")
-            )
-            std = log_variance.mul_(0.5).exp_()
-            self._file.write(torch.cat([mean, std, state], dim=1).numpy().data)
-            tail.append(torch.stack([task, label]).long())
+        self._count = 0
+        for mean, std, state, task, label in _read_rows(store, episodes):
+            indices = torch.stack([task, label], dim=1).view(torch.float32)
+            self._file.write(torch.cat([mean, std, state, indices], dim=1).numpy().data)
+            self._count += len(mean)
         self._file.flush()
-        self._task, self._label = torch.cat(tail, dim=1)
 
     def __len__(self) -> int:
         """Return the number of snippets."""
-        return len(self._task)
+        return self._count
 
     @property
     def row_bytes(self) -> int:
@@ -322,33 +308,78 @@ class SpilledLatents:
             read += os.preadv(self._file.fileno(), [found[place].data], row * self.row_bytes)
         if read != found.nbytes:
             raise OSError(errno.EIO, "the temporary file of the latents cannot be read")
-        mean, std, state = torch.split(torch.from_numpy(found).to(self.device), self._sizes, dim=1)
-        task, label = (column[rows].to(self.device) for column in (self._task, self._label))
+        values = torch.from_numpy(found).to(self.device)
+        mean, std, state, task, label = torch.split(values, self._sizes, dim=1)
+        task, label = (part.contiguous().view(torch.int32)[:, 0].long() for part in (task, label))
         return mean, std, state, task, label
 
 
 def latent_table(
     store: LatentStore,
     device: torch.device,
-    rows: npt.NDArray[np.int64],
+    episodes: npt.NDArray[np.bool_] | None,
     cache: str,
     folder: Path,
 ) -> LatentTable | SpilledLatents:
-    """Return rows of a latent store where a training finds them: on its device, or in a file.
+    """Return snippets of a latent store where a training finds them: on its device, or in a file.
 
     Args:
         store: The encoded snippets.
         device: Device of the training.
-        rows: Rows of the store, in ascending order.
+        episodes: (episode,), of which episodes of the snippet store to take the snippets; None
+            takes all. They keep their order.
         cache: Where to keep them, as in `SnippetBatches`; `"ram"` means a file on CUDA, which the
             system keeps in main memory.
         folder: Where a file is made.
     """
-    size = 4 * len(rows) * (2 * store.latent_size + store.state_size)
+    size = 4 * count_rows(store, episodes) * (2 * store.latent_size + store.state_size)
     chosen = choose_cache(cache, size, device)
     if chosen == "device" or (chosen == "ram" and device.type != "cuda"):
-        return LatentTable.read(store, device, rows)
-    return SpilledLatents(store, device, rows, folder)
+        return LatentTable.read(store, device, episodes)
+    return SpilledLatents(store, device, episodes, folder)
+
+
+def count_rows(store: LatentStore, episodes: npt.NDArray[np.bool_] | None) -> int:
+    """Return the number of snippets of some episodes; see `latent_table`."""
+    return sum(len(rows) for _, _, rows in _blocks(store, episodes))
+
+
+def _blocks(
+    store: LatentStore, episodes: npt.NDArray[np.bool_] | None
+) -> Iterator[tuple[int, int, npt.NDArray[np.int64]]]:
+    """Yield start and end of each block of rows, and which rows of the block are wanted."""
+    for start in range(0, store.count, READ_ROWS):
+        stop = min(start + READ_ROWS, store.count)
+        if episodes is None:
+            yield start, stop, np.arange(stop - start)
+        else:
+            yield start, stop, np.flatnonzero(episodes[store.read("episode", start, stop)])
+
+
+def _read_rows(store: LatentStore, episodes: npt.NDArray[np.bool_] | None) -> Iterator[Columns]:
+    """Yield the wanted rows of each block: mean, std, state, and int32 indices."""
+    for start, stop, rows in _blocks(store, episodes):
+        mean, log_variance, state, task, label = (
+            torch.from_numpy(store.read(name, start, stop)[rows])
+            for name in ("mean", "log_variance", "state", "task", "label")
+        )
+        yield mean, log_variance.mul_(0.5).exp_(), state, task, label
+
+
+def weights_of_rows(
+    weights: npt.NDArray[np.float64], episode: Callable[[], npt.NDArray[np.integer[Any]]]
+) -> npt.NDArray[np.float64] | None:
+    """Return the weight of every snippet (row,); None where all episodes have the same.
+
+    Args:
+        weights: (episode,), weights of all episodes.
+        episode: Returns the episode of every snippet (row,). It is called where weights differ:
+            only then something is held in memory for every snippet.
+    """
+    if weights[0] > 0 and (weights == weights[0]).all():
+        return None
+    found: npt.NDArray[np.float64] = weights[episode()]
+    return found
 
 
 def cumulative_weights(weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64] | None:

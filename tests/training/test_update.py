@@ -10,12 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from lwdctl.artifacts.latents import LatentStore, LatentWriter
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import BaselineConfig, DiffusionConfig, EncodeConfig, VaeConfig
 from lwdctl.core.progress import SilentProgress
@@ -26,7 +28,13 @@ from lwdctl.training import objectives
 from lwdctl.training.diffusion import train_diffusion
 from lwdctl.training.encode import encode
 from lwdctl.training.loop import TrainingLoop
-from lwdctl.training.objectives import BLOCK, DiffusionObjective, LatentTable, SnippetObjective
+from lwdctl.training.objectives import (
+    BLOCK,
+    DiffusionObjective,
+    LatentTable,
+    SnippetObjective,
+    SpilledLatents,
+)
 from lwdctl.training.update import Ahead, LoopSettings, Update
 from lwdctl.training.vae import train_vae
 
@@ -242,6 +250,32 @@ def test_latents_in_a_file_train_the_same_model(
     ]
     pairs = zip(found["ram"].last.parameters(), found["none"].last.parameters(), strict=True)
     assert all(torch.equal(one, two) for one, two in pairs)
+
+
+def test_latents_in_a_file_are_those_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objectives, "READ_ROWS", 7)
+    numbers = np.arange(40, dtype=np.float32)[:, None]
+    indices = np.arange(40) % 4 - 1  # -1 is none
+    episode = np.repeat(np.arange(5), 8)
+    with LatentWriter(tmp_path / "latents.zarr", 1, 2) as writer:
+        state = np.concatenate([-numbers, 2 * numbers], axis=1)
+        writer.append(numbers, -0.1 * numbers, state, indices, indices[::-1], episode, indices)
+        writer.close()
+    store = LatentStore.written_by(writer)
+    wanted = np.array([True, False, True, True, False])
+    device = torch.device("cpu")
+    memory = LatentTable.read(store, device, wanted)
+    file = SpilledLatents(store, device, wanted, tmp_path / "spilled")
+    assert len(memory) == len(file) == objectives.count_rows(store, wanted) == 24
+    rows = torch.tensor([23, 0, 8, 7, 11, 0])
+    for one, other in zip(memory.take(rows), file.take(rows), strict=True):
+        assert one.dtype == other.dtype
+        assert torch.equal(one, other)
+    kept = np.flatnonzero(wanted[episode])[rows]
+    assert memory.take(rows)[0].tolist() == numbers[kept].tolist()
+    assert memory.take(rows)[4].tolist() == indices[::-1][kept].tolist()
 
 
 class Squares:
