@@ -188,3 +188,21 @@ def opengl():
         ).returncode:
             return {**bare, **answer}
     pytest.skip("neither EGL nor OSMesa works on this machine")
+
+
+@pytest.fixture
+def run_drawing(opengl):
+    """Return a function that runs code, which must not fail, where it can draw."""
+
+    def run(code):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=opengl,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+
+    return run

@@ -189,8 +189,8 @@ def test_importing_says_nothing():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("adroit")
-def test_rendering_off_screen_gives_an_image(opengl):
-    code = """
+def test_rendering_off_screen_gives_an_image(run_drawing):
+    run_drawing("""
 from lwdctl.core.records import EnvSpec
 from lwdctl.envs.adroit import HAMMER, AdroitSimulator
 simulator = AdroitSimulator(EnvSpec("adroit", (HAMMER,)), HAMMER)
@@ -198,16 +198,7 @@ simulator.reset(0)
 image = simulator.render()
 assert image.shape == (480, 480, 3) and image.dtype == "uint8" and image.std() > 1
 simulator.close()
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=opengl,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
+""")
 
 
 def test_recorded_episodes_are_replayed_to_their_end(simulator, recording):

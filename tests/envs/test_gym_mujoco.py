@@ -244,8 +244,8 @@ def test_building_warns_of_nothing_and_other_warnings_pass():
 
 
 @pytest.mark.slow
-def test_rendering_off_screen_follows_the_body(opengl):
-    code = """
+def test_rendering_off_screen_follows_the_body(run_drawing):
+    run_drawing("""
 import numpy as np
 from lwdctl.core.records import EnvSpec
 from lwdctl.envs.gym_mujoco import GymMujocoSimulator
@@ -260,16 +260,7 @@ assert images[0].shape == (480, 480, 3) and images[0].std() > 1
 body = lambda image: ((image[..., 0] > 1.15 * image[..., 2]) & (image[..., 0] > 90)).sum()
 assert min(map(body, images)) > 500, list(map(body, images))
 simulator.close()
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=opengl,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
+""")
 
 
 @pytest.mark.parametrize(
