@@ -35,8 +35,8 @@ def test_there_is_a_recipe_for_every_experiment():
         ("lift-absolute", 3), ("lift-absolute-noise1", 3), ("lift-absolute-dp", 1),
         ("pusht-nearest16", 3), ("pusht-nearest64", 3),
         ("pusht-sampled64", 3), ("pusht-guided16", 3), ("pusht-unguided16", 3),
-        ("pusht-dp16-every8", 2), ("pusht-dp16-guided", 3), ("pusht-dp16-hidden", 3),
-        ("pusht-dp16-ensembled", 2), ("two_ways", 3),
+        ("pusht-dp16-every8", 3), ("pusht-dp16-guided", 3), ("pusht-dp16-hidden", 3),
+        ("pusht-dp16-ensembled", 3), ("two_ways", 3),
     ],
 )  # fmt: skip
 def test_the_results_are_what_the_records_say(name, seeds):
@@ -58,7 +58,7 @@ def test_the_results_are_what_the_records_say(name, seeds):
     ("name", "horizons"),
     [
         ("unet64", 3), ("dp64", 3), ("ldp64", 3), ("unet128", 3), ("dp128", 3), ("ldp128", 3),
-        ("ldp16", 2), ("mlp-plain", 1), ("mlp-equipped", 1),
+        ("ldp16", 2), ("mlp-plain", 1), ("mlp-equipped", 1), ("dp128-ensembled", 1),
     ],
 )  # fmt: skip
 def test_the_rows_of_long_horizons_are_what_the_records_say(name, horizons):
