@@ -38,6 +38,7 @@ from lwdctl.analysis.evaluations import (
 from lwdctl.analysis.figures import ComparisonFigures, missing_figures
 from lwdctl.analysis.plotting import save_figures
 from lwdctl.analysis.resample import (
+    NOT_KNOWN,
     PERMUTATIONS,
     RESAMPLES,
     holm,
@@ -424,6 +425,12 @@ def _rows(group: Group, metric: str) -> Iterator[ComparisonRow]:
             flops_per_step=_mean(flops),
             seconds_per_episode=_mean(seconds),
             convergence=group.convergence,
+            policy_failures=sum(
+                bool(episode.policy_failure) and not episode.error
+                for run in group.runs
+                for episode in run.episodes
+                if task in {ALL_TASKS, episode.plan.task}
+            ),
         )
 
 
@@ -435,9 +442,13 @@ def _tests(
         notes.append(f"not tested against {reference.label}: {group}")
     for other in others:
         solved, scores = (align(group, other, name) for name in (SUCCESS, metric))
-        if solved is None or scores is None:
+        if solved is None:
             notes.append(f"no episode of both ran to its end: {group}")
             continue
+        if scores is None:
+            notes.append(
+                f"{metric} is not compared where a policy aborted an episode: {group}, {other}"
+            )
         gaps = solved.differences
         better, worse = int((gaps > 0).sum()), int((gaps < 0).sum())
         single = solved.has_one_seed and not solved.states.shared
@@ -453,8 +464,8 @@ def _tests(
             success_difference=solved.success_estimate(),
             success_test="McNemar" if single else "permutation",
             success_p=mcnemar(better, worse) if single else paired_permutation(gaps),
-            score_difference=scores.estimate(),
-            score_p=paired_permutation(scores.differences),
+            score_difference=scores.estimate() if scores else NOT_KNOWN,
+            score_p=paired_permutation(scores.differences) if scores else math.nan,
         )
 
 
@@ -470,7 +481,7 @@ def _controls(
     solved, scores = (
         control and align(group, control, name, same_models=True) for name in (SUCCESS, metric)
     )
-    if not (control and solved and scores):
+    if not (control and solved):
         notes.append(f"without an unperturbed control: {group}")
         return
     yield PerturbationEffect(
@@ -482,9 +493,9 @@ def _controls(
             for run in group.runs
             if run.model in {other.model for other in control.runs}
         ),
-        states=len(scores.states),
+        states=len(solved.states),
         success_difference=solved.success_estimate(),
-        score_difference=scores.estimate(),
+        score_difference=scores.estimate() if scores else NOT_KNOWN,
     )
 
 
@@ -507,7 +518,10 @@ _TEXT: Mapping[str, Callable[[Any], str]] = {
     "perturbation": lambda row: f"{row.perturbation:g}",
     "seeds": lambda row: show([seed for seed in row.train_seeds if seed is not None]),
     "training": lambda row: show(row.convergence),
-    "episodes": lambda row: f"{row.episodes}{f' ({row.errors} lost)' if row.errors else ''}",
+    "episodes": lambda row: (
+        f"{row.episodes}{f' ({row.errors} lost)' if row.errors else ''}"
+        f"{f' ({row.policy_failures} aborted)' if row.policy_failures else ''}"
+    ),
     "success [95 %]": lambda row: show_estimate(row.success, row.success_std),
     "score [95 %]": lambda row: show_estimate(row.score, row.score_std),
     "FLOPs/step": lambda row: _beside(

@@ -29,9 +29,10 @@ class ComparisonRow:
         label: Policy and latent source in short, made distinct where needed.
         episodes: Episodes that ran to their end.
         errors: Episodes lost to simulator errors.
+        policy_failures: Episodes that the policy aborted, among those that ran to their end.
         success: Success rate, mean over training seeds.
         success_std: Its standard deviation over training seeds, None for one seed.
-        score: Mean of the metric.
+        score: Mean of the metric; NaN for the return where the policy aborted an episode.
         score_std: Its standard deviation over training seeds, None for one seed.
         flops_per_step: FLOPs per environment step, None where unknown.
         seconds_per_episode: Wall time, None where unknown.
@@ -55,6 +56,7 @@ class ComparisonRow:
     flops_per_step: float | None
     seconds_per_episode: float | None
     convergence: str = ""
+    policy_failures: int = 0
 
     @property
     def is_method(self) -> bool:
@@ -72,6 +74,7 @@ class PairedTest:
         worse: Initial states that it solved less often.
         success_test: `"McNemar"` or `"permutation"`.
         success_p_holm: p-value with Holm's correction over all tests of the comparison.
+        score_p: NaN, like the difference of scores, where a score is not known.
     """
 
     label: str

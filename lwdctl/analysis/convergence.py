@@ -21,7 +21,7 @@ from lwdctl.analysis.sections import Findings, Section
 from lwdctl.analysis.tables import Table, flatten_estimate, show_difference, show_estimate
 from lwdctl.core.errors import ConfigError, SimulatorError
 from lwdctl.core.progress import Progress, TqdmProgress
-from lwdctl.evaluation.episodes import EpisodeResult, plan_episodes
+from lwdctl.evaluation.episodes import EpisodeResult, described_failures, plan_episodes
 from lwdctl.evaluation.results import Estimate
 from lwdctl.evaluation.rollout import rollout
 from lwdctl.evaluation.traced import check_environment, count_lost
@@ -104,10 +104,19 @@ def analyze_convergence(
         )
         found[step], score = result.episodes, score or result.score
         less_is_better = less_is_better or result.less_is_better
+    if score == "return" and (reasons := reasons_of_failures(found)):
+        progress.message(f"the training is judged by success, as no return is known: {reasons}")
+        score = ""
     curves = {name: curve_of(found, name) for name in dict.fromkeys((score, SUCCESS)) if name}
     if score:
         curves[score] = replace(curves[score], less_is_better=less_is_better)
     return compose(config, curves, count_lost({f"after {key}": one for key, one in found.items()}))
+
+
+def reasons_of_failures(found: Mapping[int, Sequence[EpisodeResult]]) -> str:
+    """Say at which training steps the policy aborted episodes, and why; "" where it did not."""
+    texts = (described_failures(f"after {step}", episodes) for step, episodes in found.items())
+    return "; ".join(filter(None, texts))
 
 
 def curve_of(found: Mapping[int, Sequence[EpisodeResult]], name: str) -> Curve:

@@ -389,6 +389,9 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
 def matrix(group: Group, quantity: str, task: str = ALL_TASKS) -> tuple[Values, States]:
     """Return values (seed, episode), NaN where lost, and the initial states of the episodes.
 
+    All values are NaN where one is not known because the policy aborted the episode: a mean over
+    the others would leave out the policy's failures.
+
     `quantity` is `"success"` or the name of a metric, `task` one task or `"all"`.
 
     Raises:
@@ -407,6 +410,8 @@ def matrix(group: Group, quantity: str, task: str = ALL_TASKS) -> tuple[Values, 
                 raise ConfigError(
                     f"{run} has no metric '{quantity}'", did_you_mean(quantity, found)
                 )
+            if quantity == "return" and episode.policy_failure:
+                return np.full_like(values, np.nan), states
             known[episode_key(episode)] = found[quantity]
         row[:] = [known.get(key, np.nan) for key in keys]
     return values, states

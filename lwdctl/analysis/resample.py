@@ -29,6 +29,8 @@ Interval = tuple[float, float]
 
 RESAMPLES = 10_000
 """Bootstrap samples per interval of the two-way design."""
+NOT_KNOWN = Estimate(math.nan, math.nan, math.nan, 0)
+_NO_INTERVAL = (math.nan, math.nan)
 PERMUTATIONS = 9_999
 """Random sign flips per test; with fewer possible ones all are enumerated."""
 
@@ -85,7 +87,7 @@ class Bootstrap:
         """
         known = ~np.isnan(values)
         if not known.any():
-            return Estimate(math.nan, math.nan, math.nan, 0)
+            return NOT_KNOWN
         low, high = percentile_interval(self.means(values)) if self.units > 1 else _NO_INTERVAL
         value = float(np.where(known, values, 0.0).sum() / known.sum())
         return Estimate(value, low, high, int(known.sum()))
@@ -344,20 +346,18 @@ def paired_permutation(differences: Values) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values adjusted for the family they form, in the order given.
+    """Return p-values adjusted for the family they form, in the order given; NaN stays NaN.
 
     Source: S. Holm, A simple sequentially rejective multiple test procedure, Scandinavian
     Journal of Statistics 6 (1979).
     """
-    adjusted = [0.0] * len(p_values)
+    adjusted = [math.nan] * len(p_values)
+    tested = [index for index, p in enumerate(p_values) if not math.isnan(p)]
     largest = 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+    for rank, index in enumerate(sorted(tested, key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (len(tested) - rank) * p_values[index]))
         adjusted[index] = largest
     return adjusted
-
-
-_NO_INTERVAL = (math.nan, math.nan)
 
 
 def _squared_and_added(

@@ -153,6 +153,8 @@ def show_estimate(estimate: Estimate, std: float | None = None) -> str:
 
 def show_difference(estimate: Estimate) -> str:
     """Return a difference with its sign and 95 % interval."""
+    if math.isnan(estimate.value):
+        return EMPTY
     ends = (EMPTY if math.isnan(end) else f"{end:+.3g}" for end in (estimate.low, estimate.high))
     return f"{estimate.value:+.3g} [{', '.join(ends)}]"
 
@@ -164,7 +166,9 @@ def show_range(values: Collection[int]) -> str:
 
 
 def show_p(value: float) -> str:
-    """Return a p-value."""
+    """Return a p-value, a dash for NaN."""
+    if math.isnan(value):
+        return EMPTY
     return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 

@@ -72,7 +72,7 @@ class ResultTable:
     def _table(self) -> Table:
         columns = ("policy", "task", "success", "95 % interval", "score", "episodes", "errors")
         return Table(
-            columns,
+            (*columns, "policy failures"),
             tuple(
                 (
                     row.policy,
@@ -82,6 +82,7 @@ class ResultTable:
                     row.score,
                     row.episodes,
                     row.errors,
+                    row.policy_failures,
                 )
                 for condition in self.conditions
                 for row in condition.rows[-1 if len(condition.rows) == 2 else 0 :]

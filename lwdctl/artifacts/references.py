@@ -20,6 +20,8 @@ MAKERS = {
     "analysis": "lwdctl analyze latents",
 }
 """Artifact type to the command that makes one."""
+MADE_FROM = {"vae": "snippets", "latents": "vae", "diffusion": "latents", "baseline": "snippets"}
+"""Artifact type to the type that its command reads first."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _REFERENCE = re.compile(

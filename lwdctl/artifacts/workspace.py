@@ -14,6 +14,8 @@ from lwdctl.artifacts.files import matching, user_path
 from lwdctl.artifacts.leftovers import Leftover, leftovers
 from lwdctl.artifacts.manifest import MANIFEST_NAME
 from lwdctl.artifacts.references import (
+    MADE_FROM,
+    MAKERS,
     Reference,
     check_name,
     format_reference,
@@ -252,7 +254,7 @@ class Workspace:
                 raise ArtifactError(
                     f"no finished {artifact_type} in {self.root} derives from"
                     f" {' and '.join(wanted.values())}",
-                    how_to_make(artifact_type),
+                    self._how_to_derive(artifact_type, derived_from[0]),
                 )
         for item in candidates:
             roots = lineage.root_names(item, self.root, known)
@@ -275,6 +277,28 @@ class Workspace:
         if version_of(last.name) > newest.version:
             _open_version(last)
         return newest
+
+    def _how_to_derive(self, artifact_type: str, source: Artifact) -> str:
+        """Return the hint that names the commands that lead from an artifact to one of a type."""
+        missing = [artifact_type]
+        while missing[0] in MADE_FROM and MADE_FROM[missing[0]] != source.type:
+            missing.insert(0, MADE_FROM[missing[0]])
+        if missing[0] not in MADE_FROM:
+            return how_to_make(artifact_type)
+        nearest = source
+        for made in missing[:-1]:
+            derived = (
+                item
+                for item in reversed(self.artifacts(made))
+                if source.digest in lineage.trace([item], self.root)[0]
+            )
+            found = next(derived, None)
+            if found is None:
+                break
+            nearest, missing = found, missing[1:]
+        commands = [MAKERS[made] for made in missing]
+        commands[0] += f" --{nearest.type} {nearest.reference}"
+        return f"make one with: {', then '.join(commands)}"
 
     def _names(self, artifact: Artifact) -> set[str]:
         """Return the names of an artifact and of what it derives from, as far as it is there."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -75,7 +76,7 @@ def print_result_rows(results: Sequence[Mapping[str, Any]]) -> None:
         for key in distinguishing
         if len({str(row.get(key, plain.get(key))) for row in results}) > 1
     ]
-    lost = ["errors"] if any(row.get("errors") for row in results) else []
+    lost = [name for name in ("errors", "policy_failures") if any(row.get(name) for row in results)]
     first = ["stage"] if "stage" in varying else []
     heads = list(dict.fromkeys([*first, "policy", "latent", *varying, "task", "episodes", *lost]))
     names = dict.fromkeys(key for row in results for key in row.get("metrics", {}))
@@ -138,13 +139,13 @@ def _draw_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
 
 
 def format_value(value: Any) -> str:
-    """Format a value for people: numbers short, None as a dash."""
+    """Format a value for people: numbers short, None and NaN as a dash."""
     if value is None or value == "":
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return "-" if math.isnan(value) else f"{value:.4g}"
     if isinstance(value, list | tuple):
         return ", ".join(format_value(item) for item in value) or "-"
     return str(value)

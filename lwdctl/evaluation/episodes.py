@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -56,7 +57,7 @@ class EpisodeResult:
         steps: Environment steps taken.
         success: Whether the task was solved at some step.
         final_success: Whether the task was solved at the last step.
-        return_: Sum of the simulator's rewards.
+        return_: Sum of the simulator's rewards; where the policy failed for good, those before.
         metrics: The environment's metrics. Where the policy failed for good, they have the values
             that `Metric.failed` gives for that case.
         num_replans: Calls of the generator (latents or chunks sampled).
@@ -101,6 +102,14 @@ class EpisodeResult:
             "return": self.return_,
             "final_success": float(self.final_success),
         }
+
+    @property
+    def measured(self) -> dict[str, float]:
+        """`values`, but NaN for the return where the policy failed for good.
+
+        That of the steps before would be a reward for ending early where rewards are negative.
+        """
+        return self.values | ({"return": math.nan} if self.policy_failure else {})
 
     def follows(self, plan: EpisodePlan) -> bool:
         """Return whether the episode is what a plan asks for; restored states are not compared."""
@@ -219,8 +228,8 @@ def described_failures(name: str, episodes: Sequence[EpisodeResult]) -> str:
         return ""
     return (
         f"{name}: {len(failures)} of {len(episodes)} episodes ended because"
-        f" {reasons_of_loss(failures)}; they count as failures of the policy: unsolved,"
-        " with the return of the steps before, and the worst value of every other metric"
+        f" {reasons_of_loss(failures)}; they count as failures of the policy: unsolved, with the"
+        " worst value of every other metric than the return, whose mean is not known"
     )
 
 

@@ -154,12 +154,15 @@ class ResultRow(Condition):
     Attributes:
         task: Name of the task, or `"all"`.
         errors: Episodes lost to a dead or hung simulator; they are no failures of the policy.
+        policy_failures: Episodes that the policy aborted (actions that are not finite, unstable
+            physics); they are among those that ran to their end.
         successes: Episodes solved at some step.
         success: Fraction of the episodes that ran to their end that were solved at some step. The
             interval is Wilson's; episodes with several labels from one initial state count as in
             `wilson_of_states`.
         score: Mean of the environment's first metric.
-        metrics: Mean of every metric by full name, `return` and `final_success` among them.
+        metrics: Mean of every metric by full name, `return` and `final_success` among them. The
+            return is NaN where the policy aborted an episode.
         replans_per_episode: Mean number of latents or chunks sampled per episode.
         seconds: Wall time by part, summed over the episodes.
         by_label: Behavior label to `episodes`, `successes`, mean `metrics`, and `return_std`, the
@@ -185,6 +188,7 @@ class ResultRow(Condition):
     seconds: Mapping[str, float]
     by_label: Mapping[str, Mapping[str, Any]]
     cost: Mapping[str, Any] = field(default_factory=dict)
+    policy_failures: _Count = 0
 
     @property
     def episodes(self) -> int:
@@ -307,7 +311,7 @@ def result_rows(
     rows = []
     for task, group in groups.items():
         finished = [item for item in group if not item.error]
-        metrics = _means([item.values for item in finished])
+        metrics = _means([item.measured for item in finished])
         replans = _means([{"replans": float(item.num_replans)} for item in finished])
         rows.append(
             ResultRow(
@@ -322,6 +326,7 @@ def result_rows(
                 seconds=_sums([item.seconds for item in group]),
                 by_label=_by_label(finished, source_returns or {}),
                 cost=cost(finished) if cost else {},
+                policy_failures=sum(bool(item.policy_failure) for item in finished),
             )
         )
     return rows
@@ -345,8 +350,8 @@ def _by_label(
         rows[label] = {
             "episodes": len(group),
             "successes": sum(item.success for item in group),
-            "return_std": float(np.std([item.return_ for item in group])),
-            "metrics": _means([item.values for item in group]),
+            "return_std": float(np.std([item.measured["return"] for item in group])),
+            "metrics": _means([item.measured for item in group]),
         }
         sources = [item.plan.demonstration for item in group]
         known = [source_returns[index] for index in sources if index in source_returns]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lwdctl.analysis.convergence import SUCCESS, Curve, curve_of
+from lwdctl.analysis.convergence import SUCCESS, Curve, curve_of, reasons_of_failures
 from lwdctl.core.errors import SimulatorError
 from lwdctl.evaluation.episodes import EpisodeResult
 from lwdctl.evaluation.results import Estimate
@@ -83,9 +83,11 @@ def test_without_an_episode_of_every_snapshot_there_is_no_curve() -> None:
         curve_of(found, "overlap")
 
 
-def test_the_return_of_a_failed_episode_is_that_of_its_steps() -> None:
-    """As in evaluations: the worst value of a metric, 0, would be the best return of costs."""
-    plan, costs = EpisodePlan(0, 200_000, "t"), {"return": 0.0}
-    failed = EpisodeResult(plan, return_=-3.0, metrics=costs, policy_failure="not finite")
-    curve = curve_of({100: [failed], 200: [failed], 300: [failed]}, "return")
-    assert curve.estimates[300].value == -3.0
+def test_aborted_episodes_are_named_with_their_snapshot() -> None:
+    plan = EpisodePlan(0, 200_000, "t")
+    failed = EpisodeResult(plan, return_=-3.0, metrics={}, policy_failure="not finite")
+    good = EpisodeResult(plan, return_=-9.0, metrics={})
+    assert not reasons_of_failures({100: [good], 200: [good]})
+    text = reasons_of_failures({100: [good], 200: [failed]})
+    assert "after 200: 1 of 1 episodes ended because not finite" in text
+    assert "after 100" not in text

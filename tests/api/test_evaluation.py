@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -11,9 +13,11 @@ import pytest
 import torch
 
 import lwdctl
+from lwdctl.artifacts.manifest import plain
 from lwdctl.core.errors import ArtifactError, ConfigError, NotFiniteError, SimulatorError
 from lwdctl.core.progress import SilentProgress
 from lwdctl.core.records import EnvSpec
+from lwdctl.evaluation.results import ResultRow
 
 
 class _Broken(gymnasium.Env[Any, Any]):
@@ -81,9 +85,50 @@ def test_episodes_that_a_policy_fails_are_said_to_have_failed() -> None:
     (failures,) = said
     assert failures == (
         "mine: 2 of 2 episodes ended because an action is not finite;"
-        " they count as failures of the policy: unsolved, with the return of the steps before, and"
-        " the worst value of every other metric"
+        " they count as failures of the policy: unsolved, with the worst value of every other"
+        " metric than the return, whose mean is not known"
     )
+
+
+class _Costly(_Broken):
+    def step(self, action: Any) -> Any:
+        return np.zeros(2, dtype=np.float32), -1.0, False, False, {}
+
+
+class _GivingUp(_Constant):
+    """Acts once and then gives up."""
+
+    def reset(self) -> None:
+        self.value = 0.0
+
+    def act(self, observation: object) -> np.ndarray:
+        action, self.value = super().act(observation), np.nan
+        return action
+
+
+def test_a_policy_that_gives_up_does_not_have_the_better_return(tmp_path: Path) -> None:
+    policies = {"mine": _GivingUp(0.0), "other": _Constant(0.0)}
+    table = lwdctl.evaluate(policies, env=_Costly(), episodes=12, max_steps=5)
+    mine, other = table.conditions[0].overall, table.conditions[1].overall
+    assert (mine.policy_failures, other.policy_failures) == (12, 0)
+    assert mine.score is not None
+    assert np.isnan(mine.score)
+    assert other.score == -5.0
+    assert np.isnan(mine.metrics["return"])
+    assert "12" in repr(table).splitlines()[-2]
+    again = ResultRow.from_json(json.loads(json.dumps(plain(mine.to_json()))))
+    assert again.policy_failures == 12
+    assert np.isnan(again.metrics["return"])
+    compared = lwdctl.compare(table, against="other", metric="return")
+    (test,) = compared.tests
+    assert np.isnan(test.score_difference.value)
+    assert np.isnan(test.score_p)
+    assert np.isnan(test.score_p_holm)
+    assert 0 <= test.success_p_holm <= 1
+    assert any("aborted an episode" in note for note in compared.notes)
+    compared.save(tmp_path)
+    text = (tmp_path / "comparison.csv").read_text() + repr(compared)
+    assert "aborted" in text or "policy_failures" in text
 
 
 class _Learning(_Constant):

@@ -135,6 +135,27 @@ def test_the_newest_that_derives_from_something_is_found_beside_changed_ones(wor
         workspace.resolve("latents", derived_from=[diffusion])
 
 
+def test_the_hint_begins_with_the_first_command_that_is_missing(workspace, chain, make):
+    chain("lift")
+    data = make("snippets", "lift")
+    with pytest.raises(ArtifactError, match=r"derives from snippets/lift:v2") as caught:
+        workspace.resolve("diffusion", derived_from=[data])
+    assert caught.value.hint == (
+        "make one with: lwdctl train-vae --snippets snippets/lift:v2, then lwdctl encode,"
+        " then lwdctl train-diffusion"
+    )
+    vae = make("vae", "wide", data)
+    with pytest.raises(ArtifactError) as caught:
+        workspace.resolve("diffusion", derived_from=[data])
+    assert caught.value.hint == (
+        f"make one with: lwdctl encode --vae {vae.reference}, then lwdctl train-diffusion"
+    )
+    make("latents", "wide", vae)
+    with pytest.raises(ArtifactError) as caught:
+        workspace.resolve("diffusion", derived_from=[data])
+    assert caught.value.hint == "make one with: lwdctl train-diffusion --latents latents/wide:v1"
+
+
 def test_run_follows_the_root_through_other_names(workspace, make):
     lift, can = make("snippets", "lift"), make("snippets", "can")
     wanted = make("diffusion", "big", make("vae", "wide", lift))
