@@ -196,6 +196,8 @@ def evaluate(  # noqa: PLR0913 - the settings of an evaluation, by keyword only
         workers=workers,
     )
     named = dict(policies) if isinstance(policies, Mapping) else {"policy": policies}
+    if not named:
+        raise ConfigError("there is no policy to run", 'evaluate({"NAME": POLICY})')
     tasks, labels = (
         (item,) if isinstance(item, str) else tuple(dict.fromkeys(item)) for item in (tasks, labels)
     )
@@ -319,6 +321,11 @@ def _environment(
         if not env.tasks:
             env = replace(env, tasks=environment_named(env.adapter).tasks)
         return env, env
+    if not callable(env) and not isinstance(env, gymnasium.Env):
+        raise ConfigError(
+            f"env is {env!r}, expected a name, a gymnasium.Env, or a function that returns one",
+            'env="pusht", env=gymnasium.make(ENV_ID), or env=CLASS',
+        )
     # An object names no task. Seeds of noise depend on its name: that of the data, if there is one.
     known = {task for item in loaded for task in item.tasks}
     one = tuple(known) if len(known) == 1 else ("",)

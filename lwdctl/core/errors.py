@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import shlex
+import sysconfig
+import traceback
 from pathlib import Path
 
 EXIT_OK = 0
@@ -107,6 +109,23 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def described(error: BaseException) -> str:
+    """Return what an error says and where code outside of lwdctl raised it.
+
+    An error that lwdctl raises says all that there is to say by itself.
+    """
+    if isinstance(error, LwdctlError):
+        return error.message
+    text = "".join(traceback.format_exception_only(error)).strip()
+    package, packages = str(Path(__file__).parents[1]), sysconfig.get_paths()
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if frame.filename.startswith(package):
+            break
+        if not frame.filename.startswith((packages["purelib"], packages["stdlib"])):
+            return f"{text} (in {frame.name} of {Path(frame.filename).name}, line {frame.lineno})"
+    return text
 
 
 def first_line(error: BaseException) -> str:

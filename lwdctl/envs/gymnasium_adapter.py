@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
 import numpy.typing as npt
 
 from lwdctl.core.errors import ConfigError, SimulatorError
+from lwdctl.core.plain_text import listed
 from lwdctl.core.records import UNKNOWN_UNITS, ActionSpec, EnvSpec, FloatArray, ObservationSpec
 from lwdctl.core.simulator_facts import OBSERVATION
 from lwdctl.envs.simulator import Metric, Observation, Step
 
 RETURN = Metric("return", "reward", "sum")
+_STEP = ("observation", "reward", "terminated", "truncated", "info")
 
 
 class GymnasiumAdapter:
@@ -48,7 +50,7 @@ class GymnasiumAdapter:
     def reset(self, seed: int) -> Observation:
         """Start the episode that `seed` fixes entirely."""
         self._seed = seed
-        observation, _ = self.env.reset(seed=seed)
+        observation, _ = self._parts("reset", self.env.reset(seed=seed), ("observation", "info"))
         return self._named(observation)
 
     def restore(self, state: npt.NDArray[np.float64], model: str = "") -> Observation:
@@ -74,9 +76,8 @@ class GymnasiumAdapter:
         clipped = np.clip(np.asarray(action, np.float64), self.action.low, self.action.high)
         if self._action_type.kind in "iu":
             clipped = np.rint(clipped)
-        observation, reward, terminated, truncated, info = self.env.step(
-            clipped.astype(self._action_type).reshape(self._action_shape)
-        )
+        answer = self.env.step(clipped.astype(self._action_type).reshape(self._action_shape))
+        observation, reward, terminated, truncated, info = self._parts("step", answer, _STEP)
         success = bool(info.get("success", info.get("is_success", False)))
         numbers = {"reward": float(reward), **info}
         metrics = {item.source: self._number(numbers, item.source) for item in self.metrics}
@@ -90,16 +91,23 @@ class GymnasiumAdapter:
         Raises:
             ConfigError: The environment has no `perturb`.
         """
-        if not magnitude:
-            return
-        perturb = getattr(self.env.unwrapped, "perturb", None)
-        if perturb is None:
+        if magnitude:
+            self.perturbation()(magnitude, rng)
+
+    def perturbation(self) -> Callable[[float, np.random.Generator], object]:
+        """Return the environment's own method `perturb(magnitude, rng)`.
+
+        Raises:
+            ConfigError: It has none.
+        """
+        found = getattr(self.env.unwrapped, "perturb", None)
+        if found is None:
             raise ConfigError(
                 f"{self._name()} cannot be perturbed",
                 "give the environment a method perturb(magnitude, rng), or set the perturbation"
                 " to 0",
             )
-        perturb(magnitude, rng)
+        return cast(Callable[[float, np.random.Generator], object], found)
 
     def render(self) -> npt.NDArray[np.uint8]:
         """Return an image (height, width, 3).
@@ -127,10 +135,26 @@ class GymnasiumAdapter:
             parts = np.split(np.asarray(observation).ravel(), ends)
             names = (item.name for item in self.observations)
             observation = dict(zip(names, parts, strict=True))
+        if missing := [item.name for item in self.observations if item.name not in observation]:
+            raise SimulatorError(
+                f"{self._name()} returned no observation {listed(missing)}, but"
+                f" {listed(map(str, observation)) or 'none'}",
+                "return what its observation_space, or the `observations` of its class, declares",
+            )
         return {
             item.name: np.asarray(observation[item.name], dtype=np.float32).ravel()
             for item in self.observations
         }
+
+    def _parts(self, method: str, answer: Any, names: Sequence[str]) -> Any:
+        """Return what a method of the environment returned, which must have these parts."""
+        if not isinstance(answer, tuple) or len(answer) != len(names):
+            found = f"{len(answer)} values" if isinstance(answer, tuple) else type(answer).__name__
+            raise SimulatorError(
+                f"{method} of {self._name()} returned {found}, expected {', '.join(names)}",
+                "gymnasium.Env describes it; gymnasium.utils.env_checker checks an environment",
+            )
+        return answer
 
     def _number(self, numbers: Mapping[str, Any], source: str) -> float:
         if source not in numbers:

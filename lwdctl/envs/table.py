@@ -112,7 +112,7 @@ def make_simulator(env: Environment, task: str) -> Simulator:
 
     if isinstance(env, EnvSpec):
         loaded, name = load_environment(env), env.adapter
-        plain = isinstance(loaded, type) and issubclass(loaded, gymnasium.Env)
+        plain = _is_plain(loaded)
         try:
             made = loaded() if plain else loaded(env, task)
         except TypeError as error:
@@ -140,6 +140,13 @@ def make_simulator(env: Environment, task: str) -> Simulator:
     return simulator
 
 
+def _is_plain(loaded: Any) -> bool:
+    """Tell whether an environment is a class of `gymnasium.Env`, which knows nothing of tasks."""
+    import gymnasium
+
+    return isinstance(loaded, type) and issubclass(loaded, gymnasium.Env)
+
+
 def is_own(adapter: str) -> bool:
     """Tell whether an environment is one of lwdctl's own."""
     return adapter in _ROWS
@@ -161,6 +168,7 @@ def with_outside_environment(spec: SourceSpec) -> SourceSpec:
     if not adapter or is_own(adapter):
         return spec
     described = load_environment(spec.env)
+    one_task = not spec.env.tasks and _is_plain(described)
     if not (hasattr(described, "action") and hasattr(described, "max_steps")):
         described = make_simulator(spec.env, next(iter(spec.env.tasks), ""))
         described.close()
@@ -175,6 +183,8 @@ def with_outside_environment(spec: SourceSpec) -> SourceSpec:
     if action.reference not in [item.name for item in spec.observations]:
         action = replace(action, reference="")  # it is not stored
     env = replace(spec.env, max_steps=described.max_steps)
+    if one_task:
+        env = replace(env, tasks=task_names(adapter))
     return replace(spec, action=action, env=env)
 
 
@@ -187,9 +197,23 @@ def task_names(adapter: str) -> tuple[str, ...]:
         ConfigError: No environment has that name.
         MissingExtraError: The simulator is not installed.
     """
-    module = importlib.import_module(ENVIRONMENTS.load(adapter).__module__)
-    names = getattr(module, "task_names", None)
+    names = _listed_tasks(adapter)
     return tuple(names()) if names else (adapter.rpartition(":")[2],)
+
+
+def lists_tasks(adapter: str) -> bool:
+    """Tell whether an environment lists its tasks; one that does not takes any name for its own.
+
+    Raises:
+        ConfigError: No environment has that name.
+        MissingExtraError: The simulator is not installed.
+    """
+    return _listed_tasks(adapter) is not None
+
+
+def _listed_tasks(adapter: str) -> Any:
+    module = importlib.import_module(ENVIRONMENTS.load(adapter).__module__)
+    return getattr(module, "task_names", None)
 
 
 def environment_named(name: str) -> EnvSpec:
@@ -203,9 +227,9 @@ def environment_named(name: str) -> EnvSpec:
         MissingExtraError: The simulator is not installed.
     """
     adapter, _, task = name.partition("/")
-    if task and is_import_path(adapter):  # its module need not list tasks
-        return EnvSpec(adapter, (task,))
     tasks = task_names(adapter)
+    if task and not is_own(adapter) and not lists_tasks(adapter):  # it takes any name
+        return EnvSpec(adapter, (task,))
     check_tasks([task] if task else [], tasks, f"environment '{adapter}'")
     return EnvSpec(adapter, (task,) if task else tasks)
 

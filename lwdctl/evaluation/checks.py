@@ -13,27 +13,50 @@ import numpy.typing as npt
 from lwdctl.core.errors import ConfigError, SimulatorError
 from lwdctl.core.records import UNKNOWN_UNITS, SourceSpec
 from lwdctl.core.seeding import EVALUATION_SEED_START
+from lwdctl.envs.gymnasium_adapter import GymnasiumAdapter
 from lwdctl.envs.mujoco_rendering import HINT, VARIABLE, backends_to_try
 from lwdctl.envs.table import Environment, make_simulator
+from lwdctl.evaluation.environment import step_limit
 from lwdctl.evaluation.rollout import rollout
 from lwdctl.evaluation.video import FFMPEG_FAILED, Recording
 from lwdctl.policies.policy import BatchPolicy, EpisodePlan
 
+NAME_ENVIRONMENT = (
+    "ingest them again with --env ENVIRONMENT/TASK (--env MODULE:CLASS/TASK for one of your own)"
+    " and train again; or evaluate what is trained in Python: lwdctl.evaluate(POLICY, env=ENV)"
+)
+"""Hint where data name no environment."""
 
-def check_compatible(spec: SourceSpec, env: Environment, task: str) -> None:
+
+def check_compatible(
+    spec: SourceSpec,
+    env: Environment,
+    task: str,
+    *,
+    max_steps: int | None = 1,
+    perturbation: float = 0.0,
+) -> None:
     """Check that an environment has the observations and actions of the data.
+
+    An evaluation so fails before its first condition, not at its last one.
 
     Args:
         spec: Describes the data.
         env: Environment to build.
         task: One of its tasks.
+        max_steps: Steps per episode, None for the environment's own limit.
+        perturbation: Magnitude of perturbations.
 
     Raises:
-        ConfigError: They differ; the message names the observation or the action property.
+        ConfigError: They differ; the message names the observation or the action property. Or the
+            environment has no limit of its own, or cannot be perturbed.
     """
     simulator = make_simulator(env, task)
     try:
         check_described(spec, simulator, task)
+        step_limit(simulator, max_steps)
+        if perturbation and isinstance(simulator, GymnasiumAdapter):
+            simulator.perturbation()
     finally:
         simulator.close()
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ import numpy as np
 
 from lwdctl.artifacts.manifest import software
 from lwdctl.configs import CollectConfig
-from lwdctl.core.errors import ConfigError, LwdctlError, SimulatorError
+from lwdctl.core.errors import ConfigError, LwdctlError, SimulatorError, described
 from lwdctl.core.progress import Progress, TqdmProgress
 from lwdctl.core.records import EnvSpec, Episode
 from lwdctl.core.seeding import EVALUATION_SEED_START, generator
@@ -250,7 +249,7 @@ def _outcome(
     except Exception as error:  # noqa: BLE001 - simulators fail in ways of their own
         failed = error
     _simulator.cache_clear()  # it may now be in any state
-    return None, "".join(traceback.format_exception_only(failed)).strip()
+    return None, described(failed)
 
 
 def expert_episode(

@@ -11,7 +11,6 @@ import mmap
 import os
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lwdctl.core.errors import ConfigError, LwdctlError, SimulatorError
+from lwdctl.core.errors import ConfigError, LwdctlError, SimulatorError, described
 from lwdctl.core.records import FloatArray, ObservationSpec
 from lwdctl.core.seeding import generator
 from lwdctl.envs.simulator import Metric, Observation, Simulator, Step, UnstablePhysicsError
@@ -243,8 +242,7 @@ class Environments:
         if index in self._recorders:
             self._recorders.pop(index).discard()
         self._drop(index)
-        text = "".join(traceback.format_exception_only(error)).strip()
-        return EpisodeResult(plan, error=text)
+        return EpisodeResult(plan, error=described(error))
 
     def _simulator(self, index: int, task: str) -> Simulator:
         if index in self._simulators and self._simulators[index][0] != task:
@@ -450,18 +448,29 @@ def _step(
     return responses
 
 
+def step_limit(simulator: Simulator, max_steps: int | None) -> int:
+    """Return the steps per episode: the number given, else the environment's own limit.
+
+    Raises:
+        ConfigError: There is neither.
+    """
+    limit = max_steps or simulator.max_steps
+    if not limit:
+        raise ConfigError(
+            "the environment has no limit of the steps per episode",
+            "give it: --max-steps N on the command line, max_steps=N in Python and recipes; or let"
+            " the environment declare it, by gymnasium's TimeLimit or as `max_steps` of the class",
+        )
+    return limit
+
+
 class _Episode:
     """One running episode and its statistics."""
 
     def __init__(self, simulator: Simulator, plan: EpisodePlan, settings: RolloutSettings) -> None:
         self.plan = plan
         self._simulator, self._settings = simulator, settings
-        self._limit = settings.max_steps or simulator.max_steps
-        if not self._limit:
-            raise ConfigError(
-                "the environment has no limit of the steps per episode",
-                "give it: --max-steps N on the command line, max_steps=N in Python and recipes",
-            )
+        self._limit = step_limit(simulator, settings.max_steps)
         self._rng = generator("perturbation", plan.task, plan.seed)
         self._values: dict[str, list[float]] = {item.source: [] for item in simulator.metrics}
         self._return, self._count, self._perturbations, self._solved = 0.0, 0, 0, False

@@ -150,8 +150,8 @@ def _check_environment(env: Environment, num_envs: int, workers: int) -> None:
         raise ConfigError(
             f"{env} is one environment in this process, it cannot run as {num_envs} environments"
             f" in {workers} workers",
-            "pass a factory, for example functools.partial(gymnasium.make, ENV_ID), or"
-            " num_envs=1 and workers=0",
+            f"pass what makes it: env={type(env.unwrapped).__name__}, or a factory such as"
+            " functools.partial(gymnasium.make, ENV_ID); or num_envs=1 and workers=0",
         )
     if not workers or isinstance(env, EnvSpec):
         return

@@ -15,6 +15,7 @@ from lwdctl.core.errors import ConfigError
 from lwdctl.core.progress import Progress
 from lwdctl.core.records import EnvSpec, FloatArray
 from lwdctl.evaluation import rollout as engine
+from lwdctl.evaluation.checks import NAME_ENVIRONMENT
 from lwdctl.evaluation.episodes import EpisodeResult
 from lwdctl.policies.latent_source import LatentSource, ReplanRequest
 from lwdctl.policies.policy import BatchPolicy, EpisodePlan, PolicyCost, acts_in_parts
@@ -155,7 +156,7 @@ def check_environment(env: EnvSpec) -> None:
     if not env.adapter:
         raise ConfigError(
             "the data names no environment to run policies in",
-            "ingest it again with --env ADAPTER/NAME",
+            NAME_ENVIRONMENT,
         )
 
 

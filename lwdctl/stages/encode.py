@@ -32,8 +32,9 @@ def run(config: EncodeConfig, inputs: Mapping[str, Artifact], context: StageCont
             settings = vae.manifest.config
             context.progress.message(
                 "warning: no component of the latents varies from snippet to snippet (active_units"
-                " 0), so that all policies decoded from them are nearly the same; train the VAE"
-                f" with a smaller --beta-kl (it had {settings.get('beta_kl')}) or more --updates"
-                f" (it had {settings.get('updates')})"
+                " 0), so that all policies decoded from them are nearly the same. Where one policy"
+                " serves every demonstration, this is right; otherwise train the VAE with a smaller"
+                f" --beta-kl (it had {settings.get('beta_kl')}) or more --updates (it had"
+                f" {settings.get('updates')})"
             )
         return output.publish(summary, device=str(device))

@@ -24,7 +24,13 @@ from lwdctl.core.config import to_mapping
 from lwdctl.core.errors import ArtifactError, ConfigError, SimulatorError
 from lwdctl.core.seeding import EVALUATION_SEED_START
 from lwdctl.core.suggest import did_you_mean
-from lwdctl.evaluation.checks import check_compatible, check_fresh_seeds, check_video
+from lwdctl.envs.table import check_tasks
+from lwdctl.evaluation.checks import (
+    NAME_ENVIRONMENT,
+    check_compatible,
+    check_fresh_seeds,
+    check_video,
+)
 from lwdctl.evaluation.cost import condition_cost, trained_condition
 from lwdctl.evaluation.episodes import (
     EpisodeResult,
@@ -542,14 +548,16 @@ def _check_environment(config: EvalConfig, data: SnippetStore, context: StageCon
     tasks = config.task or env.tasks
     if not env.adapter or not tasks:
         missing = f"no task of '{env.adapter}'" if env.adapter else "no environment to evaluate in"
-        raise ConfigError(f"the data names {missing}", "ingest it again with --env ADAPTER/NAME")
+        raise ConfigError(f"the data names {missing}", NAME_ENVIRONMENT)
+    check_tasks(tasks, env.tasks, f"environment '{env.adapter}'")
     if config.policy != (LWD,) or config.latent != (ORACLE,):  # which starts so on purpose
         check_fresh_seeds(data.episodes.seed, config.seed, config.episodes)
     if config.video:
         context.progress.message("trying a video frame")
         policy = RandomPolicy(data.spec.action, 1)
         check_video(policy, env, tasks[0], timeout=config.timeout)
-    check_compatible(data.spec, env, tasks[0])
+    largest = max(config.perturbation)
+    check_compatible(data.spec, env, tasks[0], max_steps=config.max_steps, perturbation=largest)
 
 
 def _check_lost_episodes(errors: Sequence[str], artifact: Artifact) -> None:

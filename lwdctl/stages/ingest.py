@@ -20,7 +20,11 @@ from lwdctl.data.ingest import ingest
 from lwdctl.data.quality.checks import declared_action
 from lwdctl.data.reader import open_source, paths_of
 from lwdctl.data.readers.robomimic_writer import DEMONSTRATIONS_PAYLOAD
-from lwdctl.envs.table import is_own, load_environment, with_outside_environment
+from lwdctl.envs.table import (
+    is_own,
+    load_environment,
+    with_outside_environment,
+)
 from lwdctl.stages.stage import StageContext
 
 DEMONSTRATIONS = "demonstrations"
@@ -51,8 +55,9 @@ def run(config: IngestConfig, inputs: Mapping[str, Artifact], context: StageCont
             _, summary = ingest(source, config, output.path / SNIPPETS_PAYLOAD, context.progress)
             if not source.spec.env.adapter:
                 context.progress.message(
-                    "the data name no environment: to evaluate policies, ingest them with"
-                    " --env ADAPTER/NAME"
+                    "the data name no environment: to evaluate policies on the command line,"
+                    " ingest them with --env ENVIRONMENT/TASK (--env MODULE:CLASS/TASK for one of"
+                    " your own) before you train; in Python lwdctl.evaluate(..., env=ENV) takes any"
                 )
             summary["sources"] = digests.result()
             return output.publish(summary, seed=config.seed)

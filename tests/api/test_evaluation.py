@@ -247,3 +247,53 @@ def test_numbers_out_of_range_are_refused() -> None:
     counted = {"episodes": np.int64(1), "max_steps": np.int64(2)}
     (row, _) = lwdctl.evaluate({"mine": _Constant(0.0)}, env=_Broken, **counted).rows
     assert row.episodes == 1
+
+
+class _Old(_Broken):
+    """Answers as environments of gym did before version 0.26."""
+
+    def step(self, action: object) -> Any:
+        return np.zeros(2, dtype=np.float32), 0.0, False, {}
+
+
+class _WithoutInfo(_Broken):
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        return np.zeros(2, dtype=np.float32)
+
+
+class _Forgetful(_Broken):
+    observation_space = gymnasium.spaces.Dict(
+        {name: gymnasium.spaces.Box(-1, 1, (1,)) for name in ("place", "speed")}
+    )
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        return {"place": np.zeros(1, dtype=np.float32)}, {}
+
+
+class _Misspelt(_Broken):
+    def step(self, action: object) -> Any:
+        return np.clp(action, 0, 1)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        (_Old, "step of .* returned 4 values, expected observation, reward, terminated, trunc"),
+        (_WithoutInfo, "reset of .* returned ndarray, expected observation, info"),
+        (_Forgetful, "returned no observation speed, but place"),
+        (_Misspelt, r"no attribute 'clp' \(in step of test_evaluation.py, line \d+\)"),
+    ],
+)
+def test_an_error_of_an_environment_says_what_was_expected_or_where(env: Any, message: str) -> None:
+    with pytest.raises(SimulatorError, match=message):
+        lwdctl.evaluate({"mine": _Constant(0.0)}, env=env, episodes=1, max_steps=2)
+
+
+def test_what_is_no_environment_and_no_policy_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"env is 3, expected a name, a gymnasium.Env, or"):
+        lwdctl.evaluate({"mine": _Constant(0.0)}, env=3)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="there is no policy to run"):
+        lwdctl.evaluate({}, env=_Broken)
+    with pytest.raises(ConfigError, match="one environment in this process") as caught:
+        lwdctl.evaluate({"mine": _Constant(0.0)}, env=_Broken(), workers=2)
+    assert "env=_Broken," in caught.value.hint

@@ -17,7 +17,8 @@ from lwdctl.core.records import ActionSpec, EnvSpec, ObservationSpec, SourceSpec
 from lwdctl.core.registry import Registry
 from lwdctl.envs.gymnasium_adapter import GymnasiumSimulator
 from lwdctl.envs.simulator import Metric
-from lwdctl.envs.table import make_simulator, with_outside_environment
+from lwdctl.envs.table import environment_named, make_simulator, with_outside_environment
+from lwdctl.evaluation.checks import check_compatible
 from lwdctl.evaluation.rollout import rollout
 from lwdctl.pipeline.run_stage import run_stage
 from lwdctl.policies.policy import EpisodePlan
@@ -200,6 +201,32 @@ def test_arrays_for_an_environment_without_a_task_are_not_ingested(tmp_path):
     assert f"--env {name_of(Counter)}/NAME, where NAME is the task" in caught.value.hint
     run_stage("ingest", {**settings, "env": f"{name_of(Counter)}/array"}, workspace=workspace,
               progress=SilentProgress())  # fmt: skip
+
+
+class Plain(CounterEnv):
+    """An environment without tasks, which its entry point names as it is."""
+
+    def __init__(self):
+        super().__init__(as_array=False)
+
+
+def test_a_plain_environment_needs_no_task_and_takes_any(tmp_path):
+    path, name = tmp_path / "demos.npz", name_of(Plain)
+    rows = np.random.default_rng(0).uniform(-1, 1, (30, 4)).astype(np.float32)
+    total, twice, action = rows[:, :1], rows[:, 1:3], rows[:, 3:]
+    np.savez(path, total=total, twice=twice, action=action, ends=[10, 20, 30])
+    keys = {"observation_keys": ["total", "twice"], "action_key": "action", "episode_ends": "ends"}
+    workspace = Workspace(tmp_path / "runs")
+    for env, tasks in ((name, ("Plain",)), (f"{name}/left", ("left",))):
+        settings = {"paths": [str(path)], "env": env, **keys}
+        run_stage("ingest", settings, workspace=workspace, progress=SilentProgress())
+        store = SnippetStore.open(workspace.resolve("snippets").path)
+        assert store.spec.env.tasks == tasks
+        assert environment_named(env).tasks == tasks
+    with pytest.raises(ConfigError, match="cannot be perturbed"):
+        check_compatible(store.spec, Plain, "left", perturbation=0.1)
+    with pytest.raises(ConfigError, match="no limit of the steps"):
+        check_compatible(store.spec, Plain, "left", max_steps=None)
 
 
 class LimitOfInstance:

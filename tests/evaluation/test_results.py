@@ -24,8 +24,8 @@ from lwdctl.policies.policy import EpisodePlan
 CONTRACT = """
     policy, latent, env, task, train_seed, snippet_length, horizon, perturbation, sampler,
     num_inference_steps, warm_start, temporal_ensemble, guidance, inpainting, replan_beyond,
-    replan_after, episodes, errors, successes, success, success_low, success_high, score, metrics,
-    replans_per_episode, seconds, by_label, cost
+    replan_after, episodes, errors, policy_failures, successes, success, success_low, success_high,
+    score, metrics, replans_per_episode, seconds, by_label, cost
 """
 
 

@@ -198,7 +198,7 @@ def test_a_simulator_that_raises_twice_is_an_error(run, plans_of, task, workers)
 
 def test_a_worker_with_nothing_started_says_what_went_wrong(run, plans_of):
     (got,) = run(plans_of("broken-start"), workers=1).episodes
-    assert got.error == "RuntimeError: will not start"
+    assert got.error.startswith("RuntimeError: will not start (in restore of fake_simulator.py, ")
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -327,7 +327,7 @@ def test_result_rows_follow_the_json_contract(copy: Workspace) -> None:
         "perturbation", "sampler", "num_inference_steps", "episodes", "errors", "successes",
         "success", "success_low", "success_high", "score", "metrics", "replans_per_episode",
         "seconds", "by_label", "warm_start", "temporal_ensemble", "guidance", "inpainting",
-        "replan_beyond", "replan_after", "cost",
+        "replan_beyond", "replan_after", "cost", "policy_failures",
     }  # fmt: skip
     assert all(set(cell) == wanted for cell in cells)
     assert cells[2]["replans_per_episode"] == 3  # 25 steps, re-planned every 10

@@ -84,6 +84,10 @@ def propose(data_format: str, file: ArrayFile, given: Keys) -> str:
     observations = given.observations or _guess_observations(found, action)
     words = ["lwdctl", "ingest", data_format, _quoted(file)]
     words += ["--observation-keys", shlex.quote(list_text(observations) or "KEY")]
+    short = {key: key.removeprefix("obs/").removeprefix("observations/") for key in observations}
+    renamed = [f"{key}={name}" for key, name in short.items() if key != name]
+    if renamed and len({*short.values()}) == len(short):  # environments do not show such prefixes
+        words += ["--rename", shlex.quote(list_text(renamed))]
     words += ["--action-key", shlex.quote(action)]
     if not grouped:
         option, key = (given.option, given.key) if given.key else _guess_ends(file, action)

@@ -383,10 +383,10 @@ def test_groups_are_episodes(tmp_path):
     assert recognize(path).format == "hdf5"
     with pytest.raises(DataError, match="needs --observation-keys") as caught:
         read_all("hdf5", path)
-    assert "--observation-keys obs/q --action-key act" in caught.value.hint
+    assert "--observation-keys obs/q --rename obs/q=q --action-key act" in caught.value.hint
     _, episodes, findings = follow(caught.value.hint)
     assert [item.source for item in episodes] == ["demos/ep_0", "demos/ep_1", "demos/ep_3"]
-    np.testing.assert_array_equal(episodes[1].observations["obs/q"][:, 1], [10.5, 11.5, 12.5])
+    np.testing.assert_array_equal(episodes[1].observations["q"][:, 1], [10.5, 11.5, 12.5])
     np.testing.assert_array_equal(episodes[2].actions[:, 0], np.arange(5) - 30)
     assert episodes[0].final_observation is None
     assert any("demos/ep_2" in item.message for item in checks(findings, "left-out"))
