@@ -60,6 +60,7 @@ def test_the_results_are_what_the_records_say(name, seeds):
     [
         ("unet64", 3), ("dp64", 3), ("ldp64", 3), ("unet128", 3), ("dp128", 3), ("ldp128", 3),
         ("ldp16", 2), ("mlp-plain", 1), ("mlp-equipped", 1), ("dp128-ensembled", 1),
+        ("dp64-ensembled", 1),
     ],
 )  # fmt: skip
 def test_the_rows_of_long_horizons_are_what_the_records_say(name, horizons):
