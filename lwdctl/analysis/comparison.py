@@ -447,7 +447,7 @@ def _tests(
             continue
         if scores is None:
             notes.append(
-                f"{metric} is not compared where a policy aborted an episode: {group}, {other}"
+                f"{metric} of {group} is not compared with {other}: a policy aborted an episode"
             )
         gaps = solved.differences
         better, worse = int((gaps > 0).sum()), int((gaps < 0).sum())

@@ -105,7 +105,12 @@ def analyze_convergence(
         found[step], score = result.episodes, score or result.score
         less_is_better = less_is_better or result.less_is_better
     if score == "return" and (reasons := reasons_of_failures(found)):
-        progress.message(f"the training is judged by success, as no return is known: {reasons}")
+        if not any(one.success for episodes in found.values() for one in episodes):
+            raise SimulatorError(
+                f"neither a return nor a success can judge the training: {reasons}",
+                "train it longer, or look at what the policy does: lwdctl eval --video 1",
+            )
+        progress.message(f"the training is judged by success, not by the return: {reasons}")
         score = ""
     curves = {name: curve_of(found, name) for name in dict.fromkeys((score, SUCCESS)) if name}
     if score:

@@ -403,7 +403,7 @@ def matrix(group: Group, quantity: str, task: str = ALL_TASKS) -> tuple[Values, 
     for row, run in zip(values, group.runs, strict=True):
         known = {}
         for episode in run.episodes:
-            if episode.error:
+            if episode.error or task not in {ALL_TASKS, episode.plan.task}:
                 continue
             found = values_of(episode)
             if quantity not in found:

@@ -112,18 +112,22 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def described(error: BaseException) -> str:
-    """Return what an error says and where code outside of lwdctl raised it.
+    """Return what an error says and where code of the user's raised it.
 
-    An error that lwdctl raises says all that there is to say by itself.
+    Code in installed packages gets no place. An error that lwdctl raises says by itself what there
+    is to say, its hint included.
     """
     if isinstance(error, LwdctlError):
-        return error.message
+        return f"{error.message} ({error.hint})" if error.hint else error.message
     text = "".join(traceback.format_exception_only(error)).strip()
-    package, packages = str(Path(__file__).parents[1]), sysconfig.get_paths()
+    package, places = Path(__file__).parents[1], sysconfig.get_paths()
+    libraries = [Path(places[name]) for name in ("stdlib", "purelib", "platlib")]
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if frame.filename.startswith(package):
+        file = Path(frame.filename)
+        if package in file.parents:
             break
-        if not frame.filename.startswith((packages["purelib"], packages["stdlib"])):
+        # Compiled modules name files that are not there.
+        if file.is_absolute() and not any(place in file.parents for place in libraries):
             return f"{text} (in {frame.name} of {Path(frame.filename).name}, line {frame.lineno})"
     return text
 

@@ -92,14 +92,18 @@ class GymnasiumAdapter:
             ConfigError: The environment has no `perturb`.
         """
         if magnitude:
-            self.perturbation()(magnitude, rng)
+            self._perturbation()(magnitude, rng)
 
-    def perturbation(self) -> Callable[[float, np.random.Generator], object]:
-        """Return the environment's own method `perturb(magnitude, rng)`.
+    def check_perturbed(self) -> None:
+        """Check that the environment, or a class derived from this one, can be perturbed.
 
         Raises:
-            ConfigError: It has none.
+            ConfigError: It cannot.
         """
+        if type(self).perturb is GymnasiumAdapter.perturb:
+            self._perturbation()
+
+    def _perturbation(self) -> Callable[[float, np.random.Generator], object]:
         found = getattr(self.env.unwrapped, "perturb", None)
         if found is None:
             raise ConfigError(

@@ -183,7 +183,7 @@ def with_outside_environment(spec: SourceSpec) -> SourceSpec:
     if action.reference not in [item.name for item in spec.observations]:
         action = replace(action, reference="")  # it is not stored
     env = replace(spec.env, max_steps=described.max_steps)
-    if one_task:
+    if one_task or (not env.tasks and _listed_tasks(adapter)):
         env = replace(env, tasks=task_names(adapter))
     return replace(spec, action=action, env=env)
 

@@ -44,7 +44,7 @@ def check_compatible(
         spec: Describes the data.
         env: Environment to build.
         task: One of its tasks.
-        max_steps: Steps per episode, None for the environment's own limit.
+        max_steps: Steps per episode, None for the environment's own limit, which is then checked.
         perturbation: Magnitude of perturbations.
 
     Raises:
@@ -56,7 +56,7 @@ def check_compatible(
         check_described(spec, simulator, task)
         step_limit(simulator, max_steps)
         if perturbation and isinstance(simulator, GymnasiumAdapter):
-            simulator.perturbation()
+            simulator.check_perturbed()
     finally:
         simulator.close()
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from msgspec import Meta
 
+from lwdctl.artifacts.manifest import plain
 from lwdctl.core.errors import ArtifactError
 from lwdctl.core.untrusted import typed
 from lwdctl.evaluation.episodes import EpisodeResult
@@ -199,6 +200,8 @@ class ResultRow(Condition):
         """Return JSON-ready values; the estimate becomes `success`, `success_low` and so on."""
         values = asdict(self)
         del values["success"]
+        for name in ("score", "metrics"):  # JSON has no NaN
+            values[name] = plain(values[name])
         return {
             **values,
             "episodes": self.success.n,

@@ -150,7 +150,7 @@ def _check_environment(env: Environment, num_envs: int, workers: int) -> None:
         raise ConfigError(
             f"{env} is one environment in this process, it cannot run as {num_envs} environments"
             f" in {workers} workers",
-            f"pass what makes it: env={type(env.unwrapped).__name__}, or a factory such as"
+            "pass what makes it: its class, or a factory such as"
             " functools.partial(gymnasium.make, ENV_ID); or num_envs=1 and workers=0",
         )
     if not workers or isinstance(env, EnvSpec):

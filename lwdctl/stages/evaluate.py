@@ -16,7 +16,7 @@ from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.described import open_or_describe
 from lwdctl.artifacts.files import write_durably
 from lwdctl.artifacts.locks import claimed, working_in
-from lwdctl.artifacts.manifest import plain, software
+from lwdctl.artifacts.manifest import software
 from lwdctl.artifacts.run_in_progress import CHECKPOINTS, RunInProgress
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.configs import EvalConfig
@@ -103,8 +103,7 @@ def run(config: EvalConfig, inputs: Mapping[str, Artifact], context: StageContex
         if config.latency:
             evaluation.add_latency(output.checkpoints)
         rows, lost = _publish_records(conditions, output)
-        content = json.dumps(plain(rows), indent=2)  # which holds no NaN
-        write_durably(output.path / "results.json", f"{content}\n".encode())
+        write_durably(output.path / "results.json", f"{json.dumps(rows, indent=2)}\n".encode())
         summary: dict[str, Any] = {"protocol": evaluation.protocol, "results": rows}
         if config.video:
             summary["videos"] = {item.name: _videos(output.path, item) for item in conditions}

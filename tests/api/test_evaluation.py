@@ -296,4 +296,4 @@ def test_what_is_no_environment_and_no_policy_is_refused() -> None:
         lwdctl.evaluate({}, env=_Broken)
     with pytest.raises(ConfigError, match="one environment in this process") as caught:
         lwdctl.evaluate({"mine": _Constant(0.0)}, env=_Broken(), workers=2)
-    assert "env=_Broken," in caught.value.hint
+    assert "pass what makes it: its class" in caught.value.hint
