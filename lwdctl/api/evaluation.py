@@ -71,8 +71,9 @@ class ResultTable:
 
     def _table(self) -> Table:
         columns = ("policy", "task", "success", "95 % interval", "score", "episodes", "errors")
+        aborted = any(row.policy_failures for row in self.rows)
         return Table(
-            (*columns, "policy failures"),
+            (*columns, "policy failures") if aborted else columns,
             tuple(
                 (
                     row.policy,
@@ -82,7 +83,7 @@ class ResultTable:
                     row.score,
                     row.episodes,
                     row.errors,
-                    row.policy_failures,
+                    *((row.policy_failures,) if aborted else ()),
                 )
                 for condition in self.conditions
                 for row in condition.rows[-1 if len(condition.rows) == 2 else 0 :]
