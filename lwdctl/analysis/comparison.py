@@ -484,6 +484,8 @@ def _controls(
     if not (control and solved):
         notes.append(f"without an unperturbed control: {group}")
         return
+    if not scores:
+        notes.append(f"{metric} of {group} has no unperturbed control: a policy aborted an episode")
     yield PerturbationEffect(
         label=group.one.label,
         horizon=condition.horizon,

@@ -265,8 +265,14 @@ class Reconstructions:
         return next(iter(self.episodes.values())).score
 
     def outcomes(self, group: str, name: str = SUCCESS) -> Values:
-        """Return (snippet,) success as 0 and 1, or a metric; NaN for lost episodes."""
-        return np.array([value_of(one, name) for one in self.episodes[group].results])
+        """Return (snippet,) success as 0 and 1, or a metric; NaN for lost episodes.
+
+        Returns are all NaN where the policy aborted an episode, as in evaluations.
+        """
+        results = self.episodes[group].results
+        if name == "return" and any(one.policy_failure for one in results):
+            return np.full(len(results), np.nan)
+        return np.array([value_of(one, name) for one in results])
 
     @cached_property
     def oracle_minus_sampled(self) -> Estimate | None:
@@ -422,7 +428,7 @@ def _summary(
     for name, found in measures.items():
         summary[name] = _flatten(found) | {
             "success": _known_mean(runs.outcomes(name)),
-            runs.score: float(np.nanmean(runs.outcomes(name, runs.score))),
+            runs.score: _known_mean(runs.outcomes(name, runs.score)),
         }
     gap = runs.oracle_minus_sampled
     if gap:
@@ -447,7 +453,8 @@ def _snippet_table(runs: Reconstructions) -> Table:
     rows = (
         (
             name, *place, initial, *values, int(result.success),
-            "" if result.error else result.values[runs.score], result.policy_failure, result.error,
+            "" if result.error else result.measured[runs.score], result.policy_failure,
+            result.error,
         )
         for name, errors in runs.errors.items()
         for place, initial, values, result in zip(

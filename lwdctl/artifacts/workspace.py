@@ -254,7 +254,7 @@ class Workspace:
                 raise ArtifactError(
                     f"no finished {artifact_type} in {self.root} derives from"
                     f" {' and '.join(wanted.values())}",
-                    self._how_to_derive(artifact_type, derived_from[0]),
+                    self._how_to_derive(artifact_type, derived_from),
                 )
         for item in candidates:
             roots = lineage.root_names(item, self.root, known)
@@ -278,19 +278,22 @@ class Workspace:
             _open_version(last)
         return newest
 
-    def _how_to_derive(self, artifact_type: str, source: Artifact) -> str:
-        """Return the hint that names the commands that lead from an artifact to one of a type."""
-        missing = [artifact_type]
-        while missing[0] in MADE_FROM and MADE_FROM[missing[0]] != source.type:
+    def _how_to_derive(self, artifact_type: str, sources: Sequence[Artifact]) -> str:
+        """Return the hint that names the commands that lead from artifacts to one of a type.
+
+        It begins at the source that is nearest to the type, and goes on from the newest artifacts.
+        """
+        missing, given = [artifact_type], {item.type: item for item in sources}
+        while missing[0] in MADE_FROM and MADE_FROM[missing[0]] not in given:
             missing.insert(0, MADE_FROM[missing[0]])
         if missing[0] not in MADE_FROM:
             return how_to_make(artifact_type)
-        nearest = source
-        for made in missing[:-1]:
+        nearest = given[MADE_FROM[missing[0]]]
+        while len(missing) > 1:
             derived = (
                 item
-                for item in reversed(self.artifacts(made))
-                if source.digest in lineage.trace([item], self.root)[0]
+                for item in reversed(self.artifacts(missing[0]))
+                if nearest.digest in lineage.trace([item], self.root)[0]
             )
             found = next(derived, None)
             if found is None:

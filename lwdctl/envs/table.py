@@ -167,10 +167,13 @@ def with_outside_environment(spec: SourceSpec) -> SourceSpec:
         ENVIRONMENTS.check(adapter)
     if not adapter or is_own(adapter):
         return spec
-    described = load_environment(spec.env)
-    one_task = not spec.env.tasks and _is_plain(described)
+    env = spec.env
+    described = load_environment(env)
+    if not env.tasks and (_is_plain(described) or _listed_tasks(adapter)):
+        names = task_names(adapter)
+        env = replace(env, tasks=names if len(names) == 1 else ())
     if not (hasattr(described, "action") and hasattr(described, "max_steps")):
-        described = make_simulator(spec.env, next(iter(spec.env.tasks), ""))
+        described = make_simulator(env, next(iter(env.tasks), ""))
         described.close()
     action: ActionSpec = described.action
     if action.size != spec.action.size:
@@ -182,16 +185,14 @@ def with_outside_environment(spec: SourceSpec) -> SourceSpec:
         )
     if action.reference not in [item.name for item in spec.observations]:
         action = replace(action, reference="")  # it is not stored
-    env = replace(spec.env, max_steps=described.max_steps)
-    if one_task or (not env.tasks and _listed_tasks(adapter)):
-        env = replace(env, tasks=task_names(adapter))
-    return replace(spec, action=action, env=env)
+    return replace(spec, action=action, env=replace(env, max_steps=described.max_steps))
 
 
 def task_names(adapter: str) -> tuple[str, ...]:
     """Return every task of an environment: what `task_names()` of its module returns.
 
-    An environment of another package may leave that out; its only task is then its own name.
+    An environment of another package may leave that out: it takes any task, and where none is
+    named, that is its own name.
 
     Raises:
         ConfigError: No environment has that name.
@@ -199,16 +200,6 @@ def task_names(adapter: str) -> tuple[str, ...]:
     """
     names = _listed_tasks(adapter)
     return tuple(names()) if names else (adapter.rpartition(":")[2],)
-
-
-def lists_tasks(adapter: str) -> bool:
-    """Tell whether an environment lists its tasks; one that does not takes any name for its own.
-
-    Raises:
-        ConfigError: No environment has that name.
-        MissingExtraError: The simulator is not installed.
-    """
-    return _listed_tasks(adapter) is not None
 
 
 def _listed_tasks(adapter: str) -> Any:
@@ -227,9 +218,9 @@ def environment_named(name: str) -> EnvSpec:
         MissingExtraError: The simulator is not installed.
     """
     adapter, _, task = name.partition("/")
-    tasks = task_names(adapter)
-    if task and not is_own(adapter) and not lists_tasks(adapter):  # it takes any name
+    if task and (is_import_path(adapter) or not _listed_tasks(adapter)):  # it takes any name
         return EnvSpec(adapter, (task,))
+    tasks = task_names(adapter)
     check_tasks([task] if task else [], tasks, f"environment '{adapter}'")
     return EnvSpec(adapter, (task,) if task else tasks)
 

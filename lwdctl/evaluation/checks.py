@@ -22,8 +22,8 @@ from lwdctl.evaluation.video import FFMPEG_FAILED, Recording
 from lwdctl.policies.policy import BatchPolicy, EpisodePlan
 
 NAME_ENVIRONMENT = (
-    "ingest them again with --env ENVIRONMENT/TASK (--env MODULE:CLASS/TASK for one of your own)"
-    " and train again; or evaluate what is trained in Python: lwdctl.evaluate(POLICY, env=ENV)"
+    "ingest them again with --env ADAPTER/NAME (--env package.module:Class/NAME for one of your"
+    " own) and train again; or evaluate what is trained in Python: lwdctl.evaluate(POLICY, env=ENV)"
 )
 """Hint where data name no environment."""
 
@@ -32,9 +32,7 @@ def check_compatible(
     spec: SourceSpec,
     env: Environment,
     task: str,
-    *,
-    max_steps: int | None = 1,
-    perturbation: float = 0.0,
+    limits: tuple[int | None, float] | None = None,
 ) -> None:
     """Check that an environment has the observations and actions of the data.
 
@@ -44,8 +42,8 @@ def check_compatible(
         spec: Describes the data.
         env: Environment to build.
         task: One of its tasks.
-        max_steps: Steps per episode, None for the environment's own limit, which is then checked.
-        perturbation: Magnitude of perturbations.
+        limits: Of an evaluation, its steps per episode (None for the environment's own limit) and
+            its largest perturbation, which are checked too; None checks neither.
 
     Raises:
         ConfigError: They differ; the message names the observation or the action property. Or the
@@ -54,9 +52,10 @@ def check_compatible(
     simulator = make_simulator(env, task)
     try:
         check_described(spec, simulator, task)
-        step_limit(simulator, max_steps)
-        if perturbation and isinstance(simulator, GymnasiumAdapter):
-            simulator.check_perturbed()
+        if limits is not None:
+            step_limit(simulator, limits[0])
+            if limits[1] and isinstance(simulator, GymnasiumAdapter):
+                simulator.check_perturbed()
     finally:
         simulator.close()
 

@@ -229,7 +229,7 @@ def described_failures(name: str, episodes: Sequence[EpisodeResult]) -> str:
     return (
         f"{name}: {len(failures)} of {len(episodes)} episodes ended because"
         f" {reasons_of_loss(failures)}; they count as failures of the policy: unsolved, with the"
-        " worst value of every other metric than the return, whose mean is not known"
+        " worst value of every metric; a mean return is not given"
     )
 
 

@@ -156,7 +156,8 @@ class ResultRow(Condition):
         task: Name of the task, or `"all"`.
         errors: Episodes lost to a dead or hung simulator; they are no failures of the policy.
         policy_failures: Episodes that the policy aborted (actions that are not finite, unstable
-            physics); they are among those that ran to their end.
+            physics); they are among those that ran to their end. Results of versions that did not
+            count them say 0.
         successes: Episodes solved at some step.
         success: Fraction of the episodes that ran to their end that were solved at some step. The
             interval is Wilson's; episodes with several labels from one initial state count as in
@@ -200,10 +201,8 @@ class ResultRow(Condition):
         """Return JSON-ready values; the estimate becomes `success`, `success_low` and so on."""
         values = asdict(self)
         del values["success"]
-        for name in ("score", "metrics"):  # JSON has no NaN
-            values[name] = plain(values[name])
         return {
-            **values,
+            **plain(values),  # JSON has no NaN
             "episodes": self.success.n,
             "success": self.success.value if self.success.n else None,
             "success_low": self.success.low,

@@ -556,8 +556,7 @@ def _check_environment(config: EvalConfig, data: SnippetStore, context: StageCon
         context.progress.message("trying a video frame")
         policy = RandomPolicy(data.spec.action, 1)
         check_video(policy, env, tasks[0], timeout=config.timeout)
-    largest = max(config.perturbation)
-    check_compatible(data.spec, env, tasks[0], max_steps=config.max_steps, perturbation=largest)
+    check_compatible(data.spec, env, tasks[0], (config.max_steps, max(config.perturbation)))
 
 
 def _check_lost_episodes(errors: Sequence[str], artifact: Artifact) -> None:

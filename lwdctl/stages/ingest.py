@@ -20,11 +20,7 @@ from lwdctl.data.ingest import ingest
 from lwdctl.data.quality.checks import declared_action
 from lwdctl.data.reader import open_source, paths_of
 from lwdctl.data.readers.robomimic_writer import DEMONSTRATIONS_PAYLOAD
-from lwdctl.envs.table import (
-    is_own,
-    load_environment,
-    with_outside_environment,
-)
+from lwdctl.envs.table import is_own, load_environment, with_outside_environment
 from lwdctl.stages.stage import StageContext
 
 DEMONSTRATIONS = "demonstrations"
@@ -56,8 +52,9 @@ def run(config: IngestConfig, inputs: Mapping[str, Artifact], context: StageCont
             if not source.spec.env.adapter:
                 context.progress.message(
                     "the data name no environment: to evaluate policies on the command line,"
-                    " ingest them with --env ENVIRONMENT/TASK (--env MODULE:CLASS/TASK for one of"
-                    " your own) before you train; in Python lwdctl.evaluate(..., env=ENV) takes any"
+                    " ingest them with --env ADAPTER/NAME (--env package.module:Class/NAME for one"
+                    " of your own) before you train; in Python lwdctl.evaluate(..., env=ENV) takes"
+                    " any"
                 )
             summary["sources"] = digests.result()
             return output.publish(summary, seed=config.seed)

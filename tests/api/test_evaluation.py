@@ -13,11 +13,12 @@ import pytest
 import torch
 
 import lwdctl
-from lwdctl.artifacts.manifest import plain
 from lwdctl.core.errors import ArtifactError, ConfigError, NotFiniteError, SimulatorError
 from lwdctl.core.progress import SilentProgress
 from lwdctl.core.records import EnvSpec
-from lwdctl.evaluation.results import ResultRow
+from lwdctl.evaluation.episodes import EpisodeResult
+from lwdctl.evaluation.results import Condition, ConditionResult, ResultRow, result_rows
+from lwdctl.policies.policy import EpisodePlan
 
 
 class _Broken(gymnasium.Env[Any, Any]):
@@ -85,8 +86,8 @@ def test_episodes_that_a_policy_fails_are_said_to_have_failed() -> None:
     (failures,) = said
     assert failures == (
         "mine: 2 of 2 episodes ended because an action is not finite;"
-        " they count as failures of the policy: unsolved, with the worst value of every other"
-        " metric than the return, whose mean is not known"
+        " they count as failures of the policy: unsolved, with the worst value of every"
+        " metric; a mean return is not given"
     )
 
 
@@ -116,7 +117,7 @@ def test_a_policy_that_gives_up_does_not_have_the_better_return(tmp_path: Path) 
     assert other.score == -5.0
     assert np.isnan(mine.metrics["return"])
     assert "12" in repr(table).splitlines()[-2]
-    again = ResultRow.from_json(json.loads(json.dumps(plain(mine.to_json()))))
+    again = ResultRow.from_json(json.loads(json.dumps(mine.to_json(), allow_nan=False)))
     assert again.policy_failures == 12
     assert np.isnan(again.metrics["return"])
     compared = lwdctl.compare(table, against="other", metric="return")
@@ -297,3 +298,24 @@ def test_what_is_no_environment_and_no_policy_is_refused() -> None:
     with pytest.raises(ConfigError, match="one environment in this process") as caught:
         lwdctl.evaluate({"mine": _Constant(0.0)}, env=_Broken(), workers=2)
     assert "pass what makes it: its class" in caught.value.hint
+
+
+def test_a_task_in_which_a_policy_gives_up_leaves_the_returns_of_the_others() -> None:
+    conditions = []
+    for name, failure in (("mine", "an action is not finite"), ("other", "")):
+        episodes = tuple(
+            EpisodeResult(
+                EpisodePlan(index=index, seed=100_000 + index, task=task),
+                steps=5,
+                return_=-float(index),
+                policy_failure=failure if task == "a" else "",
+            )
+            for index, task in enumerate("aabb")
+        )
+        rows = result_rows(episodes, "return", Condition(name, "", "toy"))
+        conditions.append(ConditionResult(tuple(rows), episodes))
+    compared = lwdctl.compare(lwdctl.ResultTable(tuple(conditions)), "other", metric="return")
+    found = {(row.label, row.task): row.score.value for row in compared.results}
+    assert np.isnan([found["mine", "a"], found["mine", "all"]]).all()
+    assert found["mine", "b"] == found["other", "b"] == -2.5
+    assert found["other", "a"] == -0.5

@@ -154,6 +154,13 @@ def test_the_hint_begins_with_the_first_command_that_is_missing(workspace, chain
     with pytest.raises(ArtifactError) as caught:
         workspace.resolve("diffusion", derived_from=[data])
     assert caught.value.hint == "make one with: lwdctl train-diffusion --latents latents/wide:v1"
+    newer = make("vae", "wide", data)  # from which nothing is encoded
+    for sources in ([data], [data, newer]):
+        with pytest.raises(ArtifactError) as caught:
+            workspace.resolve("diffusion", derived_from=sources)
+        assert caught.value.hint == (
+            f"make one with: lwdctl encode --vae {newer.reference}, then lwdctl train-diffusion"
+        )
 
 
 def test_run_follows_the_root_through_other_names(workspace, make):

@@ -203,6 +203,16 @@ def test_arrays_for_an_environment_without_a_task_are_not_ingested(tmp_path):
               progress=SilentProgress())  # fmt: skip
 
 
+class Pushed(Counter):
+    """Perturbs by itself, as the contract of simulators has it."""
+
+    def __init__(self, env, task):
+        super().__init__(env or EnvSpec("", (task,)), task)
+
+    def perturb(self, magnitude, rng):
+        self.env.total = self.env.total + magnitude
+
+
 class Plain(CounterEnv):
     """An environment without tasks, which its entry point names as it is."""
 
@@ -224,9 +234,12 @@ def test_a_plain_environment_needs_no_task_and_takes_any(tmp_path):
         assert store.spec.env.tasks == tasks
         assert environment_named(env).tasks == tasks
     with pytest.raises(ConfigError, match="cannot be perturbed"):
-        check_compatible(store.spec, Plain, "left", perturbation=0.1)
+        check_compatible(store.spec, Plain, "left", (5, 0.1))
+    check_compatible(store.spec, Plain, "left", (5, 0.0))
+    described = replace(store.spec, action=Counter.action)
+    check_compatible(described, partial(Pushed, None, "left"), "left", (5, 0.1))
     with pytest.raises(ConfigError, match="no limit of the steps"):
-        check_compatible(store.spec, Plain, "left", max_steps=None)
+        check_compatible(store.spec, Plain, "left", (None, 0.0))
 
 
 class LimitOfInstance:
