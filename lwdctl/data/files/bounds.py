@@ -62,8 +62,9 @@ def check_no_holes(paths: Iterable[Path]) -> None:
 def memory_limit(most: int) -> Iterator[None]:
     """Let the process take at most so many more bytes; a library that needs more fails.
 
-    HDF5 decompresses a chunk to whatever it grows to. Systems that do not count addresses, as
-    macOS, have no limit.
+    HDF5 decompresses a chunk to whatever it grows to. Memory that the process has freed and kept
+    counts as taken, so it is used beyond the limit. Systems that do not count addresses, as macOS,
+    have no limit.
 
     Args:
         most: Bytes of address space.
