@@ -39,9 +39,9 @@ train-vae --snippets pusht --name p64 --snippet-length 64 --policy-width 16 --de
 encode --vae p64 --name p64 --stride 40
 train-diffusion --latents p64 --name p64 --width 32 --batch-size 8 --updates 12 --seed 0
 train-baseline dp --snippets pusht --name dp16 --snippet-length 16 --unet-size xs --batch-size 8 \
-  --updates 12 --seed 0
+  --updates 12 --seed 0 --padding counted
 train-baseline dp --snippets pusht --name dp64 --snippet-length 64 --denoiser transformer \
-  --transformer-size xs --batch-size 8 --updates 12 --seed 0
+  --transformer-size xs --batch-size 8 --updates 12 --seed 0 --padding counted
 train-baseline ldp --snippets pusht --name ldp16 --snippet-length 16 --width 32 --batch-size 8 \
   --updates 12 --seed 0
 train-baseline ldp --snippets pusht --name ldp64 --snippet-length 64 --width 32 --batch-size 8 \
@@ -76,6 +76,7 @@ analyze behavior --evaluation cheetah --name behavior
 WORDS = {
     "--num-envs": "--slots",
     "--num-inference-steps": "--denoise-steps",
+    " --padding counted": "",  # the only way that 0.1 has
     "sampled,oracle,shuffled,mean,random": "sampled,encoded,other,mean,snippet",
     "sampled,oracle": "sampled,encoded",
     "oracle,mean": "encoded,mean",
