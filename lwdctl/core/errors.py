@@ -119,6 +119,8 @@ def described(error: BaseException) -> str:
     """
     if isinstance(error, LwdctlError):
         return f"{error.message} ({error.hint})" if error.hint else error.message
+    if isinstance(error, SyntaxError):  # it names its file and line itself
+        return f"{type(error).__name__}: {error}"
     text = "".join(traceback.format_exception_only(error)).strip()
     package, places = Path(__file__).parents[1], sysconfig.get_paths()
     libraries = [Path(places[name]) for name in ("stdlib", "purelib", "platlib")]

@@ -18,6 +18,7 @@ from lwdctl.core.errors import (
     ConfigError,
     LwdctlError,
     MissingExtraError,
+    described,
     first_line,
     install_extra,
 )
@@ -121,7 +122,7 @@ class Registry:
             return getattr(importlib.import_module(module), attribute)
         except LwdctlError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if row.plugin:
                 raise _broken(self.noun, name, row, error) from error
             if not isinstance(error, ImportError):
@@ -135,7 +136,7 @@ class Registry:
             ) from error
 
 
-def _broken(noun: str, name: str, row: Row, error: Exception) -> ConfigError:
+def _broken(noun: str, name: str, row: Row, error: BaseException) -> ConfigError:
     """Return the error of an entry point that raised one; its author needs the traceback."""
     module, _, attribute = row.target.partition(":")
     statement = f"from {module} import {attribute}" if attribute else f"import {module}"
@@ -164,14 +165,19 @@ def _entry_points(group: str) -> tuple[tuple[str, Row], ...]:
 
 def _import_path(noun: str, name: str) -> Any:
     module, _, attribute = name.partition(":")
+    if not all(part.isidentifier() for part in (*module.split("."), attribute)):
+        raise ConfigError(f"'{name}' names no {noun}", "write package.module:Class")
     try:
         return getattr(importlib.import_module(module), attribute)
+    except LwdctlError:
+        raise
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"{noun} '{name}': no module is called '{error.name}'",
             f"run where Python finds it, for example with PYTHONPATH=DIRECTORY of {module}.py",
         ) from error
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"{noun} '{name}': {error}") from error
-    except (ValueError, TypeError) as error:  # an empty or a relative module name
-        raise ConfigError(f"'{name}' names no {noun}", "write package.module:Class") from error
+    except (Exception, SystemExit) as error:
+        raise ConfigError(
+            f"{noun} '{name}' cannot be imported: {described(error)}",
+            f'python -c "from {module} import {attribute}" shows where it fails',
+        ) from error

@@ -69,7 +69,8 @@ class Dataset(Sequence[Episode]):
         """Build a data set in memory, one episode per pair of arrays.
 
         Args:
-            observations: Per episode an array (time, obs) or a mapping from key to such arrays.
+            observations: Per episode an array (time, obs) or a mapping from key to such arrays;
+                they may have one more row than the actions, the observation after the last one.
             actions: Per episode an array (time, action).
             **settings: `rewards`, `tasks`, `labels`, `env`, `action`, `validation_fraction` and
                 `seed`, see `store_from_arrays`.

@@ -204,7 +204,7 @@ class Environments:
             return self._lose(index, plan, error)
         except LwdctlError:
             raise
-        except Exception as error:  # noqa: BLE001
+        except (Exception, SystemExit) as error:  # noqa: BLE001
             # Whatever a simulator raises is an error of that episode, and of no other.
             return self._lose(index, plan, error)
 
@@ -221,7 +221,7 @@ class Environments:
             return ended
         except ConfigError:
             raise
-        except Exception as error:  # noqa: BLE001 - as above
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - as above
             return self._lose(index, episode.plan, error)
         if index in self._recorders:
             self._recorders[index].record(episode.moment(request.num_plans))
@@ -237,7 +237,7 @@ class Environments:
             self._recorders.pop(index).finish()
         return self._episodes[index].result(policy_failure)
 
-    def _lose(self, index: int, plan: EpisodePlan, error: Exception) -> EpisodeResult:
+    def _lose(self, index: int, plan: EpisodePlan, error: BaseException) -> EpisodeResult:
         """Give up an episode whose simulator failed, which may now be in any state."""
         if index in self._recorders:
             self._recorders.pop(index).discard()

@@ -180,7 +180,7 @@ class PlugInPolicy(Method):
     def _build(self, source: SourceSpec) -> Any:
         try:
             return self._make(source)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ConfigError(
                 f"the plug-in '{self._name}' built no policy: {type(error).__name__}: {error}",
                 "it is called with a SourceSpec and returns an object with reset and act",

@@ -1,5 +1,7 @@
 """Tables of named implementations, with what installed packages add to them."""
 
+import sys
+
 import pytest
 
 from lwdctl.core import registry
@@ -57,6 +59,29 @@ def test_a_broken_plugin_is_named_with_its_cause(install, tmp_path, target, caus
     assert e.value.hint.startswith(f"python -c 'from {module} import {name}' shows where it fails")
 
 
+@pytest.mark.parametrize(
+    ("content", "cause"),
+    [
+        ("x = nothing_here", r"NameError: .* \(in <module> of own_module.py, line 1\)"),
+        ("def x(:", r"SyntaxError: invalid syntax \(own_module.py, line 1\)"),
+        ("import sys\nsys.exit('no license')", r"SystemExit: no license \(in .*, line 2\)"),
+        ("x = int('x')", r"ValueError: invalid literal .* line 1\)"),
+        ("y = 1", "AttributeError: module 'own_module' has no attribute 'x'"),
+        ("from math import y", "ImportError: cannot import name 'y' from 'math'"),
+    ],
+)
+def test_a_broken_module_of_the_users_is_named_with_its_cause(
+    tmp_path, monkeypatch, content, cause
+):
+    (tmp_path / "own_module.py").write_text(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_module", raising=False)
+    table = Registry("snake", {}, import_paths=True)
+    with pytest.raises(ConfigError, match=f"snake 'own_module:x' cannot be imported: {cause}") as e:
+        table.load("own_module:x")
+    assert e.value.hint == 'python -c "from own_module import x" shows where it fails'
+
+
 def test_a_plugin_cannot_take_a_name_of_ours(install):
     install("fancy", "mlp = json:loads")
     with pytest.raises(ConfigError, match="fancy adds a denoiser named 'mlp', a name") as error:
@@ -76,10 +101,3 @@ def test_import_paths_are_names_where_they_are_allowed():
     with pytest.raises(ConfigError, match="no denoiser is called 'json:loads'"):
         TABLE.load("json:loads")
     assert Registry("denoiser", {}, import_paths=True).load("json:loads")("2") == 2
-
-
-def test_a_module_of_the_users_that_cannot_be_imported_is_named(tmp_path, monkeypatch):
-    (tmp_path / "broken_module.py").write_text("from math import nothing_here\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(ConfigError, match="'broken_module:X': cannot import name 'nothing_here'"):
-        Registry("denoiser", {}, import_paths=True).load("broken_module:X")
