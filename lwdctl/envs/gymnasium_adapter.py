@@ -53,6 +53,11 @@ class GymnasiumAdapter:
         observation, _ = self._parts("reset", self.env.reset(seed=seed), ("observation", "info"))
         return self._named(observation)
 
+    def ignores_seed(self) -> bool:
+        """Tell whether episodes of one seed begin differently; resets the environment twice."""
+        first, second = self.reset(0), self.reset(0)
+        return any(not np.array_equal(first[key], second[key], equal_nan=True) for key in first)
+
     def restore(self, state: npt.NDArray[np.float64], model: str = "") -> Observation:
         """Start from a seed (1,), as `initial_state` returned it.
 
@@ -191,7 +196,8 @@ class WrappedGymnasium(GymnasiumAdapter):
     """Any `gymnasium.Env`, described by its spaces.
 
     Observations are a Box (called `"observation"`) or a Dict of boxes, flattened per key; actions
-    are a Box. The score is the return, and the episode limit that of the environment's `TimeLimit`.
+    are a Box. The score is the return, and the episode limit that of the environment's `TimeLimit`,
+    else its attribute `max_steps`.
 
     Args:
         env: The environment.
@@ -218,8 +224,9 @@ class WrappedGymnasium(GymnasiumAdapter):
         self.observations = self._observation_specs(env.observation_space)
         # `TimeLimit` offers its limit by no public name, and an environment that was not made by
         # its id has no `spec` that holds it.
-        limit = "_max_episode_steps"
-        self.max_steps = int(env.get_wrapper_attr(limit)) if env.has_wrapper_attr(limit) else 0
+        names = ("_max_episode_steps", "max_steps")
+        limits = [env.get_wrapper_attr(name) for name in names if env.has_wrapper_attr(name)]
+        self.max_steps = int(limits[0] or 0) if limits else 0
 
     def close(self) -> None:
         """Free the environment, unless it is borrowed."""

@@ -9,6 +9,7 @@ be a function of the same arguments, and what it returns may be a `gymnasium.Env
 from __future__ import annotations
 
 import importlib
+import inspect
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -141,10 +142,15 @@ def make_simulator(env: Environment, task: str) -> Simulator:
 
 
 def _is_plain(loaded: Any) -> bool:
-    """Tell whether an environment is a class of `gymnasium.Env`, which knows nothing of tasks."""
+    """Tell whether an environment knows nothing of tasks.
+
+    So it is with a class of `gymnasium.Env`, and with a function that takes no arguments.
+    """
     import gymnasium
 
-    return isinstance(loaded, type) and issubclass(loaded, gymnasium.Env)
+    if isinstance(loaded, type):
+        return issubclass(loaded, gymnasium.Env)
+    return inspect.isfunction(loaded) and not inspect.signature(loaded).parameters
 
 
 def is_own(adapter: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,16 +75,39 @@ class _Constant:
         return np.full(2, self.value)
 
 
+class _Heard(SilentProgress):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.said.append(text)
+
+
+class _Drawn(_Broken):
+    """Draws where an episode begins, from the seed or from a generator that it never seeds."""
+
+    def __init__(self, seeded: bool) -> None:
+        self.seeded, self.rng = seeded, np.random.default_rng(0)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        rng = np.random.default_rng(seed) if self.seeded else self.rng
+        return rng.uniform(-1, 1, 2).astype(np.float32), {}
+
+
+def test_an_environment_that_ignores_its_seed_is_named() -> None:
+    for seeded in (True, False):
+        heard, env = _Heard(), partial(_Drawn, seeded)
+        options: dict[str, Any] = {"episodes": 2, "max_steps": 2, "workers": 0}
+        lwdctl.evaluate({"mine": _Constant(0.0)}, env=env, progress=heard, **options)
+        assert len(heard.said) == (not seeded)
+        assert all("with the same seed began differently" in text for text in heard.said)
+
+
 def test_episodes_that_a_policy_fails_are_said_to_have_failed() -> None:
-    said: list[str] = []
-
-    class Heard(SilentProgress):
-        def message(self, text: str) -> None:
-            said.append(text)
-
+    heard = _Heard()
     policies = {"mine": _Constant(np.nan), "other": _Constant(0.0)}
-    lwdctl.evaluate(policies, env=_Broken(), episodes=2, max_steps=3, progress=Heard())
-    (failures,) = said
+    lwdctl.evaluate(policies, env=_Broken(), episodes=2, max_steps=3, progress=heard)
+    (failures,) = heard.said
     assert failures == (
         "mine: 2 of 2 episodes ended because an action is not finite;"
         " they count as failures of the policy: unsolved, with the worst value of every"

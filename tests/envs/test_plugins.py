@@ -129,7 +129,7 @@ def test_a_metric_that_info_does_not_hold_is_named():
         (":Counter", "names no environment", "package.module:Class"),
         (f"{MODULE}:Half", "is no simulator: it has no observations", "gymnasium.Env"),
         (f"{MODULE}:Abstract", "cannot be called with an EnvSpec .* abstract", "gymnasium.Env"),
-        (f"{MODULE}:make_counter", "cannot be called with an EnvSpec", "gymnasium.Env"),
+        (f"{MODULE}:name_of", "cannot be called with an EnvSpec", "gymnasium.Env"),
     ],
 )
 def test_names_that_lead_nowhere(name, message, hint):
@@ -240,6 +240,22 @@ def test_a_plain_environment_needs_no_task_and_takes_any(tmp_path):
     check_compatible(described, partial(Pushed, None, "left"), "left", (5, 0.1))
     with pytest.raises(ConfigError, match="no limit of the steps"):
         check_compatible(store.spec, Plain, "left", (None, 0.0))
+
+
+class Limited(Plain):
+    max_steps = 9
+
+
+def limited():
+    return gymnasium.wrappers.TimeLimit(Plain(), 6)
+
+
+@pytest.mark.parametrize(("made", "limit"), [(Plain, 0), (Limited, 9), (limited, 6)])
+def test_a_plain_environment_declares_its_limit(made, limit):
+    name = name_of(made)
+    source = SourceSpec(Counter.observations, Counter.action, EnvSpec(name, ()), (), "made")
+    assert with_outside_environment(source).env.max_steps == limit
+    assert make_simulator(environment_named(name), made.__name__).max_steps == limit
 
 
 class LimitOfInstance:
