@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,28 @@ def settings_of(artifact: Artifact) -> dict[str, Any]:
     defaults = plain(to_mapping(known())) if known else {}
     config = {**defaults, **artifact.manifest.config}
     return {name: value for name, value in config.items() if name not in _DECIDE_NOTHING}
+
+
+def options_of(artifact: Artifact | None, **others: Any) -> str:
+    """Return the settings that made an artifact and are no defaults, as options of its command.
+
+    Args:
+        artifact: What was made; None for nothing but the other settings.
+        **others: Settings to have instead, written even where they are defaults.
+    """
+    known = _CONFIGS.get(artifact.type) if artifact else None
+    defaults = plain(to_mapping(known())) if known else {}
+    made = settings_of(artifact) if artifact else {}
+    chosen = {name: value for name, value in made.items() if value != defaults.get(name, value)}
+    words = []
+    for name, value in (chosen | others).items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
+        elif value is not None and name != "method":  # which is an argument
+            text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+            words.append(f"--{option} {shlex.quote(text)}")
+    return "".join(f" {word}" for word in words)
 
 
 def input_ref(artifact: Artifact, root: Path) -> InputRef:

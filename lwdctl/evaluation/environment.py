@@ -192,8 +192,9 @@ class Environments:
         try:
             simulator = self._simulator(index, plan.task)
             if self._ignores_seed is None:
-                known = not isinstance(simulator, GymnasiumAdapter)
-                self._ignores_seed = not known and simulator.ignores_seed()
+                self._ignores_seed = (
+                    isinstance(simulator, GymnasiumAdapter) and simulator.ignores_seed()
+                )
             episode = self._episodes[index] = _Episode(simulator, plan, self._settings)
             score = simulator.metrics[0]
             self.description = Description(

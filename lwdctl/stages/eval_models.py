@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lwdctl.artifacts.artifact import Artifact, checked_once
-from lwdctl.artifacts.lineage import settings_of
+from lwdctl.artifacts.lineage import options_of, settings_of
 from lwdctl.configs import LINEAGE, EvalConfig, Horizon, LatentName, lineage_read
 from lwdctl.core.errors import ArtifactError, ConfigError
 from lwdctl.evaluation.results import magnitude_format
@@ -165,7 +165,7 @@ class _Finder:
         self._config, self._inputs, self._context = config, inputs, context
         self._lineages: dict[Path, Models | None] = {}
         self._missing: list[str] = []
-        self._hint = ""
+        self._hints: dict[str, str] = {}
 
     def models(self, policy: str) -> Iterator[tuple[Models, Horizon | None]]:
         """Yield the models of a policy with the horizons that they are run at."""
@@ -190,10 +190,14 @@ class _Finder:
     def check_found(self) -> None:
         """Raise where a model was not found."""
         if self._missing:
+            by_length = LWD in self._hints and "snippet_length" in distinguished_settings(
+                self._config
+            )
             raise ConfigError(
                 f"no trained model from {self._inputs['snippets'].reference} for: "
                 + "; ".join(self._missing),
-                self._hint,
+                " && ".join(self._hints.values())
+                + ("; or --one-model to run one model at every horizon" * by_length),
             )
 
     def _given(self, policy: str, horizon: Horizon | None) -> Models | None:
@@ -278,19 +282,32 @@ class _Finder:
         missing += [f"with training seed {seed}"] if seed is not None else []
         missing += [f"and the settings of {list(like.values())[-1].reference}"] if like else []
         self._missing.append(" ".join(missing))
-        if self._hint:
+        if policy in self._hints:
             return
         vae, beside = self._inputs.get("vae"), policy != LWD and method_facts(policy).replans
         if vae and beside and (horizon is None or self._config.one_model):  # see `_fits`
             horizon = vae.manifest.config["snippet_length"]
-        length = f" --snippet-length {horizon}" if horizon is not None else ""
-        with_seed = f" --seed {seed}" if seed is not None else ""
-        self._hint = (
-            f"lwdctl train-vae{length}{with_seed}, encode, train-diffusion{with_seed};"
-            " or --one-model to run one model at every horizon"
-            if policy == LWD
-            else f"lwdctl train-baseline {policy}{length}{with_seed}"
-        )
+        self._hints[policy] = self._commands(policy, horizon, seed, like or {})
+
+    def _commands(
+        self, policy: str, horizon: Horizon | None, seed: int | None, like: Models
+    ) -> str:
+        """Return the commands that train a model, with the settings of another one."""
+        parts = {"vae": "train-vae", "latents": "encode", "diffusion": "train-diffusion"}
+        if policy != LWD:
+            parts = {"baseline": f"train-baseline {policy}"}
+        snippets, commands = self._inputs["snippets"], []
+        newest = self._context.workspace.artifacts("snippets")[-1:]
+        for kind, command in parts.items():
+            others: dict[str, Any] = {}
+            if kind in {"vae", "baseline"}:
+                others["snippet_length"] = horizon
+                is_newest = [item.path for item in newest] == [snippets.path]
+                others["snippets"] = None if is_newest else snippets.reference.partition("/")[2]
+            others["seed"] = None if kind == "latents" else seed
+            others = {name: value for name, value in others.items() if value is not None}
+            commands.append(f"lwdctl {command}{options_of(like.get(kind), **others)}")
+        return " && ".join(commands)
 
 
 def _first(artifacts: Models, *kinds: str) -> Artifact | None:

@@ -146,8 +146,14 @@ def test_training_seeds_agree_in_their_settings(workspace: Workspace) -> None:
     other = {**TINY, "width": 24, "seed": 0}
     do("train-diffusion", workspace, other, name="ablation", named={"latents": "l16s0"})
     values = {**GRID, "policy": ["lwd"], "horizon": [16], "perturbation": [0.0], "seeds": 2}
-    with pytest.raises(ConfigError, match="seed 1 and the settings of diffusion/ablation:v1"):
+    with pytest.raises(ConfigError, match="seed 1 and the settings of diffusion/ablation") as e:
         do("eval", workspace, values)
+    vae, encode, diffusion = e.value.hint.split(" && ")
+    assert {*vae.split()} >= {"train-vae", "--policy-width", "8", "--snippet-length", "16"}
+    assert encode == "lwdctl encode"
+    assert {*diffusion.split()} >= {"train-diffusion", "--width", "24", "--updates"}
+    assert vae.endswith(" --seed 1")
+    assert diffusion.endswith(" --seed 1")
     artifact = do("eval", workspace, values, named={"diffusion": "l16s1"})
     references = {item.reference for item in artifact.manifest.inputs}
     assert references == {"diffusion/l16s0:v1", "diffusion/l16s1:v1"}
