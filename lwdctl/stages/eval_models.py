@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from lwdctl.artifacts.artifact import Artifact, checked_once
 from lwdctl.artifacts.lineage import options_of, settings_of
@@ -138,6 +138,15 @@ def chosen_models(
     return models_used(plan_conditions(config, inputs, context), inputs)
 
 
+def trained_for(
+    horizon: Horizon, condition: PlannedCondition, config: EvalConfig, context: StageContext
+) -> str:
+    """Return the option that names a condition's model that was trained for a horizon, or ""."""
+    kind = "diffusion" if condition.policy == LWD else "baseline"
+    found = _Finder(config, condition.artifacts, context).newest(kind, condition.policy, horizon)
+    return f"--{kind} {found.reference.partition('/')[2]}" if found else ""
+
+
 def _baselines(config: EvalConfig) -> bool:
     return any(method_facts(name).artifact_type == "baseline" for name in config.policy)
 
@@ -199,6 +208,14 @@ class _Finder:
                 " && ".join(self._hints.values())
                 + ("; or --one-model to run one model at every horizon" * by_length),
             )
+
+    def newest(self, kind: str, policy: str, horizon: Horizon) -> Artifact | None:
+        """Return the newest model of a policy that was trained for a horizon, on the same data."""
+        for artifact in self._candidates(kind):
+            found = self._with_same_data(artifact) if _is_of(artifact, policy) else None
+            if found and horizon in _trained_for(found):
+                return artifact
+        return None
 
     def _given(self, policy: str, horizon: Horizon | None) -> Models | None:
         """Return the models that the evaluation reads where they are of this policy and horizon."""
@@ -296,17 +313,16 @@ class _Finder:
         parts = {"vae": "train-vae", "latents": "encode", "diffusion": "train-diffusion"}
         if policy != LWD:
             parts = {"baseline": f"train-baseline {policy}"}
-        snippets, commands = self._inputs["snippets"], []
-        newest = self._context.workspace.artifacts("snippets")[-1:]
+        known = {item.name for item in self._context.workspace.artifacts("snippets")}
+        run = self._inputs["snippets"].name if len(known) > 1 else None
+        commands = []
         for kind, command in parts.items():
-            others: dict[str, Any] = {}
-            if kind in {"vae", "baseline"}:
-                others["snippet_length"] = horizon
-                is_newest = [item.path for item in newest] == [snippets.path]
-                others["snippets"] = None if is_newest else snippets.reference.partition("/")[2]
-            others["seed"] = None if kind == "latents" else seed
-            others = {name: value for name, value in others.items() if value is not None}
-            commands.append(f"lwdctl {command}{options_of(like.get(kind), **others)}")
+            length = horizon if kind in {"vae", "baseline"} else None
+            others = {"run": run, "snippet_length": length, "seed": seed}
+            if kind == "latents":
+                others["seed"] = None
+            given = {name: value for name, value in others.items() if value is not None}
+            commands.append(f"lwdctl {command}{options_of(like.get(kind), **given)}")
         return " && ".join(commands)
 
 

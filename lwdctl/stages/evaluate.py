@@ -51,6 +51,7 @@ from lwdctl.methods.method import Acting, TrainedPolicy
 from lwdctl.methods.trained import open_policy
 from lwdctl.policies.policy import BatchPolicy, EpisodePlan
 from lwdctl.policies.random import RandomPolicy
+from lwdctl.stages import eval_models
 from lwdctl.stages.eval_models import LWD, PlannedCondition, models_used, plan_conditions
 from lwdctl.stages.eval_parts import (
     VIDEOS_FOLDER,
@@ -290,9 +291,11 @@ class _Evaluation:
         length, horizon = policy.snippet_length, policy.horizon(self._acting(condition))
         if length is None or not isinstance(horizon, int) or horizon <= length:
             return ""
+        other = eval_models.trained_for(horizon, condition, self.config, self.context)
         return (
             f"warning: {condition.policy} follows every plan for {horizon} steps, but its model was"
             f" trained on snippets of {length}: beyond them it was not trained"
+            + (f"; for {horizon} steps: {other}" if other else "")
         )
 
     def measure_all(self, output: RunInProgress) -> None:

@@ -85,18 +85,31 @@ def test_a_baseline_that_is_missing_beside_lwd_has_its_snippet_length(
     assert caught.value.hint == "lwdctl train-baseline ldp --snippet-length 16"
 
 
+class Told(SilentProgress):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.said.append(text)
+
+
+def test_a_model_that_was_trained_for_the_horizon_is_named(workspace: Workspace) -> None:
+    values = {**VALUES, "policy": ["lwd"], "max_steps": 2}
+    for horizon, expected in ((16, "; for 16 steps: --diffusion l16s1:v1"), (9, "not trained")):
+        told = Told()
+        one, model = {**values, "horizon": [horizon]}, {"diffusion": "l8s0"}
+        run_stage("eval", one, inputs=model, workspace=workspace, progress=told)
+        (warning,) = [line for line in told.said if line.startswith("warning: lwd follows")]
+        assert warning.endswith(expected)
+
+
 def test_the_baselines_that_an_evaluation_runs_are_named(workspace: Workspace) -> None:
     """The newest baseline, an MLP here, only leads to the data."""
-    said: list[str] = []
-
-    class Told(SilentProgress):
-        def message(self, text: str) -> None:
-            said.append(text)
-
+    told = Told()
     assert workspace.resolve("baseline").method == "mlp"
     values = {**VALUES, "policy": ["dp"], "max_steps": 2}
-    run_stage("eval", values, workspace=workspace, progress=Told())
-    read = [line for line in said if line.startswith("reading baseline")]
+    run_stage("eval", values, workspace=workspace, progress=told)
+    read = [line for line in told.said if line.startswith("reading baseline")]
     assert read == ["reading baseline/dp8:v1 (dp)", "reading baseline/dp16:v1 (dp)"]
 
 
