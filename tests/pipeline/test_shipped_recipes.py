@@ -34,6 +34,7 @@ def test_there_is_a_recipe_for_every_experiment():
     [
         ("lift-absolute", 3), ("lift-absolute-noise1", 3), ("lift-absolute-dp", 3),
         ("lift-absolute-dp-every8", 3), ("lift-absolute16", 3), ("lift-absolute16-dp", 3),
+        ("lift-absolute-mlp-plain", 3), ("lift-absolute-mlp-equipped", 3),
         ("pusht-nearest16", 3), ("pusht-nearest64", 3),
         ("pusht-sampled64", 3), ("pusht-guided16", 3), ("pusht-unguided16", 3),
         ("pusht-dp16-every8", 3), ("pusht-dp16-guided", 3), ("pusht-dp16-hidden", 3),
