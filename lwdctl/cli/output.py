@@ -16,6 +16,7 @@ from lwdctl.core.plain_text import aligned, visible
 from lwdctl.pipeline.expected import Comparison
 
 JSON_SCHEMA_VERSION = 2
+_LENGTHS = ("snippet_length", "horizon")
 
 
 def print_json(reference: str | None, path: object, summary: Mapping[str, Any]) -> None:
@@ -64,7 +65,19 @@ def print_summary(summary: Mapping[str, Any]) -> None:
 
 
 def print_result_rows(results: Sequence[Mapping[str, Any]]) -> None:
-    """Print the result rows of evaluations, the columns in which they differ first."""
+    """Print the result rows of evaluations, the columns in which they differ first.
+
+    Rows over all tasks are left out where the only task has the same ones.
+    """
+    from lwdctl.evaluation.results import ALL_TASKS  # it loads NumPy
+
+    tasks = list({row.get("task") for row in results} - {ALL_TASKS})
+    if len(tasks) == 1:
+        results = [
+            row
+            for row in results
+            if row.get("task") != ALL_TASKS or {**row, "task": tasks[0]} not in results
+        ]
     distinguishing = (
         "stage", "policy", "latent", "env", "train_seed", "snippet_length", "horizon",
         "perturbation", "sampler", "num_inference_steps", "guidance", "replan_beyond",
@@ -75,6 +88,7 @@ def print_result_rows(results: Sequence[Mapping[str, Any]]) -> None:
         key
         for key in distinguishing
         if len({str(row.get(key, plain.get(key))) for row in results}) > 1
+        or (key in _LENGTHS and any(_differ(row) for row in results))
     ]
     lost = [name for name in ("errors", "policy_failures") if any(row.get(name) for row in results)]
     first = ["stage"] if "stage" in varying else []
@@ -91,6 +105,12 @@ def print_result_rows(results: Sequence[Mapping[str, Any]]) -> None:
         for row in results
     ]
     print_table([*heads, "success [95 %]", *metrics, "re-plans"], rows)
+
+
+def _differ(row: Mapping[str, Any]) -> bool:
+    """Tell whether a policy runs at another horizon than that of its training."""
+    length, horizon = (row.get(key) for key in _LENGTHS)
+    return None not in (length, horizon) and length != horizon
 
 
 def interval_text(value: float | None, interval: Sequence[float | None] | None) -> str:

@@ -36,6 +36,21 @@ def test_result_rows_of_several_stages_are_distinguished(capsys):
     assert "stage" not in capsys.readouterr().out
 
 
+def test_the_only_task_has_one_row(capsys):
+    row = {"policy": "mlp", "task": "reach", "success": 0.5}
+    print_result_rows([row, {**row, "task": "all"}])
+    assert [line.split()[2] for line in capsys.readouterr().out.splitlines()] == ["task", "reach"]
+    print_result_rows([row, {**row, "task": "all", "success": 0.4}])
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+@pytest.mark.parametrize(("horizon", "shown"), [(8, False), (16, True)])
+def test_a_horizon_other_than_that_of_training_is_shown(capsys, horizon, shown):
+    print_result_rows([{"policy": "lwd", "snippet_length": 8, "horizon": horizon, "task": "all"}])
+    head = capsys.readouterr().out.splitlines()[0].split()
+    assert ({"snippet_length", "horizon"} <= {*head}) == shown
+
+
 def test_result_rows_show_the_metrics_of_all_of_them(capsys):
     """The first task lost every episode; another stage runs in another environment."""
     cell = {"policy": "lwd", "latent": "sampled", "episodes": 4, "success": 0.5}
