@@ -150,6 +150,8 @@ def test_mistakes_are_answered(workspace: Path) -> None:
         policy.act(np.zeros(3))
     with pytest.raises(DataError, match="'observation' is missing"):
         policy.act({"eye": np.zeros(39)})
+    with pytest.raises(DataError, match="'observation' is no array of numbers"):
+        policy.act({"observation": "a"})
     with pytest.raises(ConfigError, match="unknown setting 'horizons'"):
         lwdctl.load_policy(workspace=workspace, horizons=3)
     with pytest.raises(ConfigError, match="'latent' cannot be 'nonsense'"):

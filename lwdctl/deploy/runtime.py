@@ -418,11 +418,12 @@ class ExportedPolicy:
         """Return the action (action,) for an observation, re-planning first when that is due.
 
         Args:
-            observation: Key to (obs,), environment units, where further keys are ignored; or all
-                keys in the order of `description.observations`, (obs,).
+            observation: Key to (obs,), environment units, where further keys are ignored; or
+                (obs,), where the policy observes one key.
 
         Raises:
-            DataError: An observation is missing, has another size, or is not finite.
+            DataError: An observation is missing, holds no numbers, has another size, or is not
+                finite; or there is no mapping for several keys.
         """
         self.observe(observation)
         if self.due:
@@ -444,7 +445,7 @@ class ExportedPolicy:
         """Add an observation; an episode's first one also stands for those before it.
 
         Raises:
-            DataError: An observation is missing, has another size, or is not finite.
+            DataError: As for `act`.
         """
         if not self._episode:
             raise ConfigError("the policy has no episode", "call reset(seed) first")

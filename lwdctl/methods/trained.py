@@ -210,16 +210,17 @@ class LoadedPolicy:
         """Return the action (action,), environment units, within the action's limits.
 
         Args:
-            observation: Key to (obs,), environment units; or all keys in a row, (obs,).
+            observation: Key to (obs,), environment units; or (obs,), where the policy observes one
+                key.
 
         Raises:
             ConfigError: `reset` was not called.
-            DataError: An observation is missing, has another shape, or is not finite.
+            DataError: An observation is missing, holds no numbers, has another shape, or is not
+                finite; or there is no mapping for several keys.
         """
+        batch: Any = [observation]
         if isinstance(observation, Mapping):
-            batch: Observation = {key: np.asarray(one)[None] for key, one in observation.items()}
-        else:
-            batch = np.asarray(observation, dtype=np.float32)[None]
+            batch = {key: [values] for key, values in observation.items()}
         actions: FloatArray = self.act_batch(batch)[0]
         return actions
 
@@ -227,11 +228,13 @@ class LoadedPolicy:
         """Return actions (env, action), environment units, within the action's limits.
 
         Args:
-            observations: Key to (env, obs), environment units; or all keys in a row, (env, obs).
+            observations: Key to (env, obs), environment units; or (env, obs), where the policy
+                observes one key.
 
         Raises:
             ConfigError: `reset` was not called.
-            DataError: An observation is missing, has another shape, or is not finite.
+            DataError: An observation is missing, holds no numbers, has another shape, or is not
+                finite; or there is no mapping for several keys.
         """
         if self._policy is None:
             raise ConfigError("the policy has no episode", "call reset(seed=0) first")

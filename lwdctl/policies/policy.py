@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from lwdctl.core.errors import ConfigError, DataError
+from lwdctl.core.errors import ConfigError, DataError, first_line
 from lwdctl.core.records import FloatArray, ObservationSpec
 from lwdctl.core.suggest import did_you_mean
 
@@ -109,38 +109,44 @@ def checked_observations(
     """Return what a policy observes by key, after checking it.
 
     Args:
-        observations: Key to (*batch, obs), where further keys are ignored; or all keys in a row,
-            (*batch, obs).
+        observations: Key to (*batch, obs), where further keys are ignored; or (*batch, obs), where
+            the policy observes one key.
         specs: What the policy observes, in order.
         batch: () for one robot, (env,) for several environments.
 
     Raises:
-        DataError: An observation is missing, has another shape, or is not finite.
+        DataError: An observation is missing, holds no numbers, has another shape, or is not finite;
+            or there is no mapping for several keys.
     """
-    axes, sizes = len(batch), [item.size for item in specs]
     if not isinstance(observations, Mapping):
-        rows = np.asarray(observations, dtype=np.float32)
-        if rows.shape != (*batch, sum(sizes)):
-            components = ", ".join(f"{item.name} ({item.size})" for item in specs)
-            raise _wrong_shape("the observation", rows, (*batch, sum(sizes)), axes, components)
-        parts = np.split(rows, np.cumsum(sizes)[:-1], axis=-1)
-        observations = {item.name: part for item, part in zip(specs, parts, strict=True)}
+        if len(specs) > 1:
+            keys = ", ".join(f"{item.name} ({item.size})" for item in specs)
+            arrays = ", ".join(f"{item.name!r}: ..." for item in specs)
+            raise DataError(
+                f"the observation is no mapping, but the policy observes several keys: {keys}",
+                f"give one array for each: {{{arrays}}}",
+            )
+        observations = {item.name: observations for item in specs}
     found = {}
-    for name, size in zip((item.name for item in specs), sizes, strict=True):
+    for name, size in ((item.name, item.size) for item in specs):
         if name not in observations:
             given = ", ".join(sorted(observations)) or "none"
             raise DataError(f"the observation '{name}' is missing", f"given: {given}")
-        found[name] = np.asarray(observations[name], dtype=np.float32)
+        try:
+            found[name] = np.asarray(observations[name], dtype=np.float32)
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"the observation '{name}' is no array of numbers ({first_line(error)})",
+                f"give its {size} numbers as an array",
+            ) from error
         if found[name].shape != (*batch, size):
-            raise _wrong_shape(f"the observation '{name}'", found[name], (*batch, size), axes)
+            raise _wrong_shape(name, found[name], (*batch, size), len(batch))
         if not np.isfinite(found[name]).all():
             raise DataError(f"the observation '{name}' holds NaN or infinity")
     return found
 
 
-def _wrong_shape(
-    what: str, given: FloatArray, needed: tuple[int, ...], axes: int, components: str = ""
-) -> DataError:
+def _wrong_shape(name: str, given: FloatArray, needed: tuple[int, ...], axes: int) -> DataError:
     """Return the error of an observation; of equal numbers of environments it shows none."""
     shown = axes if given.shape[:axes] == needed[:axes] else 0
     if given.ndim == axes + 1 and shown == axes:
@@ -150,8 +156,9 @@ def _wrong_shape(
     else:
         hint = "give one robot's observation at one step: no batch axis and no time axis"
     return DataError(
-        f"{what} has the shape {given.shape[shown:]}, the policy needs {needed[shown:]}",
-        f"{hint}: {components}" if components else hint,
+        f"the observation '{name}' has the shape {given.shape[shown:]}, the policy needs"
+        f" {needed[shown:]}",
+        hint,
     )
 
 

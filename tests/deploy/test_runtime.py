@@ -225,10 +225,8 @@ def test_a_batch_acts_like_single_policies(policy):
     assert np.array_equal(actions[:, 0], run(policy, 1, steps=7))
 
 
-def test_all_keys_in_a_row_are_an_observation_too(policy):
-    expected = run(policy, 1, steps=3)
-    row = np.concatenate([SEEN["thing"], SEEN["hand"]])
+def test_an_array_is_no_observation_of_several_keys(policy):
     policy.reset(1, "push", "slow")
-    assert np.array_equal(np.stack([policy.act(row) for _ in range(3)]), expected)
-    with pytest.raises(DataError, match=r"\(4,\), the policy needs \(5,\)"):
-        policy.act(row[:4])
+    with pytest.raises(DataError, match=r"several keys: thing \(3\), hand \(2\)") as error:
+        policy.act(np.concatenate([SEEN["thing"], SEEN["hand"]]))
+    assert error.value.hint == "give one array for each: {'thing': ..., 'hand': ...}"

@@ -35,8 +35,22 @@ def test_a_wrong_shape_is_answered_with_what_to_give(shape, batch, shown, needed
     assert error.value.hint == hint
 
 
-def test_a_row_of_all_keys_is_answered_with_its_components():
-    with pytest.raises(DataError) as error:
-        checked_observations(np.zeros((1, 4)), SPECS, (1,))
-    assert error.value.message.endswith("(4,), the policy needs (5,)")
-    assert error.value.hint == f"{COMPONENTS.format(5)}: hand (2), goal (3)"
+def test_an_array_is_the_observation_of_the_only_key():
+    row = np.arange(2.0)
+    assert checked_observations(row, SPECS[:1])["hand"].tolist() == [0.0, 1.0]
+    with pytest.raises(DataError, match=r"'hand' has the shape \(3,\), the policy needs \(2,\)"):
+        checked_observations(np.zeros((1, 3)), SPECS[:1], (1,))
+
+
+@pytest.mark.parametrize("batch", [(), (4,)])
+def test_an_array_is_no_observation_of_several_keys(batch):
+    with pytest.raises(DataError, match=r"several keys: hand \(2\), goal \(3\)") as error:
+        checked_observations(np.zeros((*batch, 5)), SPECS, batch)
+    assert error.value.hint == "give one array for each: {'hand': ..., 'goal': ...}"
+
+
+@pytest.mark.parametrize("values", ["a", [[1.0], [2.0, 3.0]], {"x": 1.0}])
+def test_what_holds_no_numbers_is_named(values):
+    with pytest.raises(DataError, match="the observation 'hand' is no array of numbers") as error:
+        checked_observations({"hand": values, "goal": np.zeros(3)}, SPECS)
+    assert error.value.hint == "give its 2 numbers as an array"
