@@ -115,10 +115,37 @@ def test_what_is_saved_opens_again(
         lwdctl.load_policy(tmp_path / "vae")
     published = lwdctl.train_vae(data, config, name="copied")
     published.save("~/copy")
+    published.save("~/copy")
     for name in ("model.json", "weights.safetensors", "ema.safetensors"):
         assert (tmp_path / "copy" / name).read_bytes() == published.artifact.payload(
             name
         ).read_bytes()
+
+
+def test_saving_mixes_no_two_models(tmp_path: Path) -> None:
+    data = lwdctl.Dataset.from_arrays([np.zeros((12, 2))] * 2, [np.zeros((12, 1))] * 2)
+    vae = lwdctl.train_vae(
+        data, lwdctl.VaeConfig(snippet_length=8, policy_width=16, decoder="xs", **SMALL)
+    )
+    config = lwdctl.DiffusionConfig(width=16, **SMALL)
+    diffusion = lwdctl.train_diffusion(lwdctl.encode(vae), config)
+    mlp = lwdctl.train_baseline("mlp", data, lwdctl.BaselineConfig(policy_width=16, **SMALL))
+    for name, trained, other in (("lwd", diffusion, mlp), ("mlp", mlp, diffusion)):
+        place = tmp_path / name
+        for _ in range(2):  # it replaces itself
+            trained.save(place)
+        held = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+        with pytest.raises(ConfigError, match=f"{name} is not empty: it holds ") as error:
+            other.save(place)
+        assert error.value.hint == "save into another directory"
+        assert held == {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+        assert lwdctl.load_policy(place).name == name
+    (tmp_path / "runs" / "vae" / "dock").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="vae is not empty: it holds dock"):
+        diffusion.save(tmp_path / "runs")
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["vae"]
+    with pytest.raises(ConfigError, match=r"model\.json is a file"):
+        mlp.save(tmp_path / "mlp" / "model.json")
 
 
 @pytest.mark.sim

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from lwdctl.artifacts.latents import LatentStore
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.config import Settings, to_mapping
 from lwdctl.core.errors import ConfigError
+from lwdctl.core.plain_text import listed
 from lwdctl.core.progress import Progress, TqdmProgress
 from lwdctl.data.dataset import Dataset
 from lwdctl.methods.method import TrainedPolicy
@@ -37,6 +38,8 @@ from lwdctl.training.loop import Trained, choose_device
 from lwdctl.training.vae import train_vae as train_vae_model
 
 C = TypeVar("C", bound=Settings)
+
+_MODEL_FILES = (SPEC, EMA_WEIGHTS, WEIGHTS)
 
 
 @dataclass(frozen=True, repr=False)
@@ -62,13 +65,18 @@ class _TrainedModel:
         return self.trained.summary
 
     def save(self, directory: str | Path) -> None:
-        """Write `model.json`, and the weights with and without EMA, into a directory."""
+        """Write `model.json`, and the weights with and without EMA, into a directory.
+
+        Raises:
+            ConfigError: The directory holds something else than such files, which are replaced.
+        """
         target = user_path(directory)
+        _check_replaced(target, _MODEL_FILES)
         if self.artifact is None:
             self.trained.save(target)
             return
         target.mkdir(parents=True, exist_ok=True)
-        for name in (SPEC, EMA_WEIGHTS, WEIGHTS):
+        for name in _MODEL_FILES:
             shutil.copy(self.artifact.payload(name), target)
 
     def __repr__(self) -> str:
@@ -94,8 +102,15 @@ class Diffusion(_TrainedModel):
     latents: Latents
 
     def save(self, directory: str | Path) -> None:
-        """Write the policy, the VAE included, into a directory that `load_policy` opens."""
+        """Write the policy, the VAE included, into a directory that `load_policy` opens.
+
+        Raises:
+            ConfigError: The directory holds something else than such a policy, which is replaced.
+        """
         target = user_path(directory)
+        _check_replaced(target, ("diffusion", "vae", "source.json"))
+        for part in ("diffusion", "vae"):
+            _check_replaced(target / part, _MODEL_FILES)
         super().save(target / "diffusion")
         self.latents.vae.save(target / "vae")
         source = self.latents.vae.data.store.spec.to_mapping()
@@ -297,6 +312,26 @@ def train_baseline(
         policy = open_directory(method, run["directory"], torch.device("cpu"))
         _ = policy.model  # reads the weights while they are there
     return Baseline(trained, None, data, policy)
+
+
+def _check_replaced(directory: Path, names: Collection[str]) -> None:
+    """Check that saving replaces all that a directory holds, so that no two models are mixed.
+
+    Args:
+        directory: Where a model is saved; it may be missing.
+        names: Names of all files and directories that are written.
+
+    Raises:
+        ConfigError: It holds something else, or is a file.
+    """
+    if not directory.exists():
+        return
+    if not directory.is_dir():
+        raise ConfigError(f"{directory} is a file", "save into a directory")
+    if others := sorted(path.name for path in directory.iterdir() if path.name not in names):
+        raise ConfigError(
+            f"{directory} is not empty: it holds {listed(others)}", "save into another directory"
+        )
 
 
 def _checked(config: Any, kind: type[C]) -> C:
