@@ -14,6 +14,7 @@ import os
 TYPE_CHECKING = False  # `typing` takes longer to import than everything here: commands begin here
 if TYPE_CHECKING:
     from lwdctl.analysis.comparison import Comparison
+    from lwdctl.api.dataset import Dataset
     from lwdctl.api.evaluation import ResultTable, compare, evaluate
     from lwdctl.api.opening import (
         collect,
@@ -54,7 +55,6 @@ if TYPE_CHECKING:
         SimulatorError,
     )
     from lwdctl.core.records import ActionSpec, EnvSpec, Episode, ObservationSpec, SourceSpec
-    from lwdctl.data.dataset import Dataset
     from lwdctl.data.inspection import Inspection, Inspections
     from lwdctl.envs.gymnasium_adapter import GymnasiumSimulator
     from lwdctl.envs.simulator import Metric
@@ -85,7 +85,7 @@ _HOMES = {
         "BaselineConfig", "CollectConfig", "DiffusionConfig", "EncodeConfig", "EvalConfig",
         "IngestConfig", "VaeConfig",
     ),
-    "lwdctl.data.dataset": ("Dataset",),
+    "lwdctl.api.dataset": ("Dataset",),
     "lwdctl.data.inspection": ("Inspection", "Inspections"),
     "lwdctl.core.errors": (
         "ArtifactError", "ConfigError", "DataError", "LwdctlError", "MissingExtraError",

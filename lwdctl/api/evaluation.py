@@ -15,6 +15,7 @@ import numpy as np
 from lwdctl.analysis.comparison import Comparison, compare_evaluations
 from lwdctl.analysis.comparison import compare as compare_results
 from lwdctl.analysis.tables import Table, write_csv, write_json
+from lwdctl.api.dataset import load_pandas
 from lwdctl.artifacts.files import user_path
 from lwdctl.artifacts.manifest import plain
 from lwdctl.artifacts.workspace import Place, Workspace
@@ -25,7 +26,6 @@ from lwdctl.core.progress import Progress, TqdmProgress
 from lwdctl.core.records import EnvSpec
 from lwdctl.core.seeding import EVALUATION_SEED_START
 from lwdctl.core.trust import trusting
-from lwdctl.data.dataset import load_pandas
 from lwdctl.deploy.runtime import ExportedPolicy
 from lwdctl.envs.table import Environment, allowed, environment_named
 from lwdctl.evaluation.checks import warn_of_seeds

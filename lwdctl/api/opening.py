@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 
+from lwdctl.api.dataset import Dataset
 from lwdctl.api.training import Baseline, Diffusion, Latents, Vae
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.files import user_path
@@ -23,7 +24,6 @@ from lwdctl.core.progress import Progress, TqdmProgress
 from lwdctl.core.records import SourceSpec
 from lwdctl.core.trust import is_trusted, trusting
 from lwdctl.core.untrusted import read_json
-from lwdctl.data.dataset import Dataset
 from lwdctl.data.inspection import Inspections, inspect_files
 from lwdctl.data.reader import paths_of, source_settings
 from lwdctl.deploy.runtime import ExportedPolicy

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from lwdctl import configs
+from lwdctl.api.dataset import Dataset
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.files import user_path, write_durably
 from lwdctl.artifacts.latents import LatentStore
@@ -23,7 +24,6 @@ from lwdctl.core.config import Settings, to_mapping
 from lwdctl.core.errors import ConfigError
 from lwdctl.core.plain_text import listed
 from lwdctl.core.progress import Progress, TqdmProgress
-from lwdctl.data.dataset import Dataset
 from lwdctl.methods.method import TrainedPolicy
 from lwdctl.methods.trained import open_directory, open_trained, train_method
 from lwdctl.models.diffusion import load_diffusion

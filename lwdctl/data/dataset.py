@@ -1,20 +1,19 @@
-"""Demonstrations as arrays: read from a snippet store, or built in memory without any file."""
+"""Snippet stores of demonstrations that are arrays in memory."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.snippets import SnippetStore
-from lwdctl.artifacts.workspace import Workspace
 from lwdctl.configs import IngestConfig
-from lwdctl.core.errors import ConfigError, DataError, MissingExtraError, first_line
+from lwdctl.core.errors import ConfigError, DataError, first_line
+from lwdctl.core.progress import Progress, TqdmProgress
 from lwdctl.core.records import (
     ActionSpec,
     EnvSpec,
@@ -29,108 +28,12 @@ from lwdctl.data.checks import NUMBER_KINDS, NonFiniteError, check_components, f
 from lwdctl.data.ingest import assign_splits
 from lwdctl.data.named_environments import describe_requested
 from lwdctl.data.quality.action_test import OutsideLimits
+from lwdctl.data.quality.checks import DataChecks, declared_action
+from lwdctl.data.quality.ingest_report import describe_finding
 from lwdctl.data.reader import EpisodeOutline
 
-if TYPE_CHECKING:
-    import pandas as pd
 
-
-def load_pandas() -> Any:
-    """Return pandas.
-
-    Raises:
-        MissingExtraError: It is not installed.
-    """
-    try:
-        import pandas as pd
-    except ImportError as error:
-        raise MissingExtraError("pandas is not installed", "pip install pandas") from error
-    return pd
-
-
-@dataclass(frozen=True)
-class Dataset(Sequence[Episode]):
-    """Demonstrations: a sequence of episodes, each with its arrays.
-
-    Use `load_dataset` or `Dataset.from_arrays`.
-
-    Attributes:
-        store: The snippet store that holds the steps.
-        artifact: The artifact that it stands in, None for data in memory.
-        workspace: Where that stands.
-    """
-
-    store: SnippetStore
-    artifact: Artifact | None = None
-    workspace: Workspace = field(default_factory=Workspace.locate)
-
-    @classmethod
-    def from_arrays(cls, observations: Any, actions: Any, **settings: Any) -> Dataset:
-        """Build a data set in memory, one episode per pair of arrays.
-
-        Args:
-            observations: Per episode an array (time, obs) or a mapping from key to such arrays;
-                they may have one more row than the actions, the observation after the last one.
-            actions: Per episode an array (time, action).
-            **settings: `rewards`, `tasks`, `labels`, `env`, `action`, `validation_fraction` and
-                `seed`, see `store_from_arrays`.
-
-        Raises:
-            ConfigError: The reference of `action` is no observation of the actions' size.
-            DataError: The arrays do not fit each other, hold NaN or infinity, or actions outside
-                the limits, or the environment takes actions of another size; or a task or label
-                is no string.
-        """
-        return cls(store_from_arrays(observations, actions, **settings))
-
-    def __len__(self) -> int:
-        """Return the number of episodes."""
-        return len(self.store.episodes)
-
-    def __getitem__(self, index: Any) -> Any:
-        """Return an episode with its arrays; a slice gives a list."""
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"episode {index} of {len(self)}")
-        return self.store.episode(index % len(self))
-
-    def __iter__(self) -> Iterator[Episode]:
-        """Iterate over the episodes."""
-        return (self[index] for index in range(len(self)))
-
-    def __repr__(self) -> str:
-        """Say what the data are."""
-        spec, name = self.store.spec, self.artifact.reference if self.artifact else "in memory"
-        keys = ", ".join(f"{item.name} [{item.size}]" for item in spec.observations)
-        return (
-            f"<Dataset {name}: {len(self)} episodes, {self.store.steps} steps of {keys};"
-            f" action [{spec.action.size}]>"
-        )
-
-    def to_pandas(self) -> pd.DataFrame:
-        """Return one row per step: episode, step, task, label, observations, actions, reward.
-
-        Raises:
-            MissingExtraError: pandas is not installed.
-        """
-        pd = load_pandas()
-
-        parts = []
-        for number, episode in enumerate(self):
-            columns: dict[str, Any] = {
-                "episode": number, "step": range(episode.length),
-                "task": episode.task, "label": episode.label,
-            }  # fmt: skip
-            for name, rows in {**episode.observations, "action": episode.actions}.items():
-                columns |= {f"{name}_{place}": rows[:, place] for place in range(rows.shape[1])}
-            if episode.rewards is not None:
-                columns["reward"] = episode.rewards
-            parts.append(pd.DataFrame(columns))
-        return pd.concat(parts, ignore_index=True)
-
-
-def store_from_arrays(
+def store_from_arrays(  # noqa: PLR0913 - what `Dataset.from_arrays` takes, by keyword only
     observations: Sequence[npt.ArrayLike | Mapping[str, npt.ArrayLike]],
     actions: Sequence[npt.ArrayLike],
     *,
@@ -141,6 +44,8 @@ def store_from_arrays(
     action: ActionSpec | None = None,
     validation_fraction: float = 0.1,
     seed: int = 0,
+    progress: Progress | None = None,
+    describe: Callable[[SourceSpec], SourceSpec] | None = None,
 ) -> SnippetStore:
     """Return a snippet store in memory with one episode per pair of arrays.
 
@@ -154,10 +59,15 @@ def store_from_arrays(
         labels: Behavior label of each episode, or of all of them.
         env: Environment, as `"ADAPTER/NAME"` (`"pusht/push_t"`) or its specification. Where it
             gives no step limit, that is the length of the longest episode.
-        action: What the actions mean; by default absolute targets in unknown units. Without limits
-            it gets the recorded range with a margin.
+        action: What the actions mean. None takes what the environment says, and where it does not
+            say whether they are targets or motions, what the data show, as `ingest` does; without
+            an environment, they are absolute targets in unknown units. Without limits it gets the
+            recorded range with a margin.
         validation_fraction: Fraction of the episodes of every task and label to hold out.
         seed: Seed of that split.
+        progress: Where to report what the actions are taken for; None writes to stderr.
+        describe: Fills in what an environment outside of lwdctl says
+            (`envs.table.with_outside_environment`).
 
     Warns:
         UserWarning: float32, in which steps are stored, rounds away how values change.
@@ -166,7 +76,7 @@ def store_from_arrays(
         ConfigError: The reference of `action` is no observation of the actions' size.
         DataError: The numbers of episodes, rows or components differ, the keys of the observations
             do, a task or label is no string, a value is not finite, an action is outside the
-            limits, or the environment takes actions of another size.
+            limits or not what the environment takes, or that takes actions of another size.
     """
     _check_sequence("observations", observations)
     _check_sequence("actions", actions)
@@ -207,20 +117,28 @@ def store_from_arrays(
                 f"{episode.source}: observations: has the keys {', '.join(episode.observations)},"
                 f" expected those of {episodes[0].source}: {', '.join(first)}"
             )
+    name = env if isinstance(env, str) else "/".join((env.adapter, *env.tasks[:1]))
+    config = IngestConfig(env=name)
+    taken, requested, _ = describe_requested(config, size, "env")
     if isinstance(env, str):
-        env = describe_requested(IngestConfig(env=env), size, "env")[1]
-        tasks_of_all = tuple(dict.fromkeys(filter(None, task_of))) or env.tasks
-        longest = max(episode.length for episode in episodes)
-        env = replace(env, tasks=tasks_of_all, max_steps=env.max_steps or longest)
-    action = action or ActionSpec(size, "absolute", "unknown", (), (), limits="")
-    _check_action(action, episodes)
+        tasks_of_all = tuple(dict.fromkeys(filter(None, task_of))) or requested.tasks
+        env = replace(requested, tasks=tasks_of_all)
     spec = SourceSpec(
         observations=tuple(ObservationSpec(key, rows.shape[1]) for key, rows in first.items()),
-        action=action,
+        action=action or taken,
         env=env,
         labels=tuple(sorted(set(filter(None, label_of)))),
         source_format="arrays",
     )
+    if describe is not None:
+        spec = describe(spec)
+    longest = max(episode.length for episode in episodes)
+    limit = env.max_steps or spec.env.max_steps or longest
+    spec = replace(spec, env=replace(spec.env, max_steps=limit))
+    if action is None and env.adapter:
+        action = _meaning(spec, config, episodes, progress or TqdmProgress())
+    spec = replace(spec, action=action or taken)
+    _check_action(spec.action, episodes)
     return SnippetStore.in_memory(episodes, spec)
 
 
@@ -237,6 +155,37 @@ def _check_sequence(argument: str, values: object) -> None:
             f"{argument}: is of type {type(values).__name__}, expected a sequence with one entry"
             " per episode"
         )
+
+
+def _meaning(
+    spec: SourceSpec, config: IngestConfig, episodes: Sequence[Episode], progress: Progress
+) -> ActionSpec:
+    """Return what the actions mean, by the environment and the data, as `ingest` infers it.
+
+    Raises:
+        DataError: The data contradict the environment, or actions are outside its limits.
+    """
+    checks = DataChecks(spec, config)
+    for episode in episodes:
+        checks.add(episode)
+    semantics = checks.action().semantics
+    action = replace(declared_action(spec.action, config), semantics=semantics)
+    other = "absolute" if semantics == "delta" else "delta"
+    means = {"absolute": "targets", "delta": "motions"}
+    clip = f"clip them with np.clip(array, {action.low}, {action.high})"
+    hints = {  # those of the checks are options of `lwdctl ingest`
+        "semantics": (f"if they are {means[other]}", replace(action.unlimited(), semantics=other)),
+        "limits": ("name them as low and high", action),
+        "outside-limits": (f"{clip}, or take the recorded range", action.unlimited()),
+    }
+    for item in checks.findings():
+        if item.check in hints:
+            said, declared = hints[item.check]
+            hint = f"{said}: action=lwdctl.{declared}" if item.hint else ""
+            if item.severity == "error":
+                raise DataError(f"actions: {item.message}", hint)
+            progress.message(describe_finding(replace(item, hint=hint)))
+    return action
 
 
 def _check_action(action: ActionSpec, episodes: Sequence[Episode]) -> None:

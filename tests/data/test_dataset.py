@@ -56,7 +56,8 @@ def test_keys_tasks_labels_and_the_last_observation():
 
 
 def test_a_known_environment_gives_its_step_limit_and_settings():
-    env = store_from_arrays(OBSERVATIONS, ACTIONS, env="pusht").spec.env
+    targets = [np.abs(item) for item in ACTIONS]
+    env = store_from_arrays(OBSERVATIONS, targets, env="pusht").spec.env
     assert (env.tasks, env.max_steps) == (("push_t",), 300)
     cheetah = [np.zeros((9, 6))]
     env = store_from_arrays([np.zeros((9, 17))], cheetah, env="mujoco/HalfCheetah-v5").spec.env
@@ -65,6 +66,38 @@ def test_a_known_environment_gives_its_step_limit_and_settings():
     assert (env.adapter, env.tasks, env.max_steps) == ("my.module:Toy", ("y",), max(LENGTHS))
     with pytest.raises(DataError, match="actions have 2 components, 'metaworld/reach' takes 4"):
         store_from_arrays(OBSERVATIONS, ACTIONS, env="metaworld/reach")
+
+
+POSITIONS = [256 + 40 * rng.normal(size=(30, 2)).cumsum(axis=0).clip(-6, 6) for _ in range(5)]
+
+
+def test_a_known_environment_says_what_actions_are(capsys):
+    targets = [item[1:] for item in POSITIONS]
+    store = store_from_arrays(POSITIONS, targets, env="pusht")
+    assert (store.spec.action.semantics, store.spec.action.limits) == ("absolute", "environment")
+    assert (store.spec.action.low, store.spec.action.high) == ((0.0, 0.0), (512.0, 512.0))
+    assert "note: actions are absolute; of 2 tested components, 2 follow" in capsys.readouterr().err
+    own = ActionSpec(2, "absolute", "meters", (-9e3, -9e3), (9e3, 9e3))
+    assert store_from_arrays(POSITIONS, targets, env="pusht", action=own).spec.action == own
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("actions", "message", "semantics"),
+    [
+        ([np.diff(item, axis=0) for item in POSITIONS], "are motions|follow the motion", "delta"),
+        ([5 * item[1:] for item in POSITIONS], "outside the limits of the environment", "absolute"),
+    ],
+)
+def test_actions_that_an_environment_does_not_take_are_refused(actions, message, semantics):
+    with pytest.raises(DataError, match=f"actions: .*({message})") as error:
+        store_from_arrays(POSITIONS, actions, env="pusht")
+    assert "--" not in error.value.hint
+    written = error.value.hint.partition("action=lwdctl.")[2]
+    action = eval(written, {"ActionSpec": ActionSpec})
+    assert action.semantics == semantics
+    store = store_from_arrays(POSITIONS, actions, env="pusht", action=action)
+    assert store.spec.action.limits == "data"
 
 
 @pytest.mark.parametrize(
