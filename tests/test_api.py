@@ -281,6 +281,40 @@ def test_a_factory_gives_the_episodes_of_the_name(workspace: Path) -> None:
     assert one == other
 
 
+def test_references_and_other_objects_are_answered_with_the_line_to_write(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LWDCTL_WORKSPACE", str(workspace))
+    config = lwdctl.VaeConfig(snippet_length=8, policy_width=16, decoder="xs", **SMALL)
+    session: dict[str, Any] = {"lwdctl": lwdctl}
+    for call in (lwdctl.train_vae, partial(lwdctl.train_baseline, "mlp")):
+        with pytest.raises(ConfigError, match="'snippets/lift_mh' is of the type str") as error:
+            call("snippets/lift_mh")
+        exec(error.value.hint, session)
+        with pytest.raises(ConfigError, match="the argument is of the type list, expected Data"):
+            call([1])
+        with pytest.raises(ConfigError) as error:
+            call(Path(__file__))
+        assert error.value.hint == f"data = lwdctl.ingest({__file__!r})"
+    session["data"] = lwdctl.Dataset(session["data"].store)
+    with pytest.raises(ConfigError, match="is of the type Dataset, expected Vae") as error:
+        lwdctl.encode(session["data"])
+    assert error.value.hint == "lwdctl.encode(lwdctl.train_vae(data))"
+    session["vae"] = lwdctl.train_vae(session["data"], config)
+    with pytest.raises(ConfigError, match="is of the type Vae, expected Latents") as error:
+        lwdctl.train_diffusion(session["vae"])
+    assert error.value.hint == "lwdctl.train_diffusion(lwdctl.encode(vae))"
+    with pytest.raises(ConfigError, match="'vae/lift_mh' is of the type str, expected V") as error:
+        lwdctl.encode("vae/lift_mh")
+    assert eval(error.value.hint, session).reference.startswith("latents/lift_mh:")
+    with pytest.raises(ConfigError) as error:
+        lwdctl.train_diffusion("lift_mh")
+    assert """run_stage("train-diffusion", inputs={"latents": 'lift_mh'})""" in error.value.hint
+    with pytest.raises(ConfigError, match="method is of the type Dataset") as error:
+        lwdctl.train_baseline(session["data"], "mlp")
+    assert error.value.hint == 'lwdctl.train_baseline("mlp", data)'
+
+
 class _OnlyReset:
     def reset(self) -> None:
         pass

@@ -9,13 +9,18 @@ from typing import TYPE_CHECKING, Any
 from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.artifacts.workspace import Workspace
-from lwdctl.core.errors import MissingExtraError
+from lwdctl.core.errors import ConfigError, MissingExtraError
 from lwdctl.core.records import Episode
+from lwdctl.core.suggest import did_you_mean
 from lwdctl.data.dataset import store_from_arrays
 from lwdctl.envs.table import with_outside_environment
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_SETTINGS = (
+    "rewards", "tasks", "labels", "env", "action", "validation_fraction", "seed", "progress",
+)  # fmt: skip
 
 
 def load_pandas() -> Any:
@@ -73,11 +78,16 @@ class Dataset(Sequence[Episode]):
                 - `progress`: where to report; by default on stderr.
 
         Raises:
-            ConfigError: The reference of `action` is no observation of the actions' size, or no
-                environment has that name.
+            ConfigError: The reference of `action` is no observation of the actions' size, no
+                environment has that name, or an unknown argument.
             DataError: The arrays do not fit each other, hold NaN or infinity, or actions outside
                 the limits or other than the environment's; or a task or label is no string.
         """
+        for name in settings:
+            if name not in _SETTINGS:
+                raise ConfigError(
+                    f"from_arrays takes no argument '{name}'", did_you_mean(name, _SETTINGS)
+                )
         store = store_from_arrays(
             observations, actions, describe=with_outside_environment, **settings
         )

@@ -172,10 +172,12 @@ def train_vae(
         progress: Where to report; None draws bars with tqdm.
 
     Raises:
-        ConfigError: The settings do not fit the data, or nothing can be resumed.
+        ConfigError: An argument is of another type, the settings do not fit the data, or nothing
+            can be resumed.
         MissingExtraError: The package of a tracker is not installed.
         LwdctlError: Training diverged.
     """
+    _check_given(data, Dataset)
     tracking = Tracking.of(track, track_project)
     config = _checked(config, configs.VaeConfig)
     if data.artifact is not None and encoder is None:
@@ -206,8 +208,9 @@ def encode(
         progress: Where to report; None draws bars with tqdm.
 
     Raises:
-        ConfigError: `config` is no `EncodeConfig`.
+        ConfigError: `vae` is no `Vae`, or `config` no `EncodeConfig`.
     """
+    _check_given(vae, Vae)
     config, data = _checked(config, configs.EncodeConfig), vae.data
     if data.artifact and vae.artifact:
         inputs = {"snippets": data.artifact, "vae": vae.artifact}
@@ -246,10 +249,12 @@ def train_diffusion(
         progress: Where to report; None draws bars with tqdm.
 
     Raises:
-        ConfigError: The settings do not fit the data, or nothing can be resumed.
+        ConfigError: An argument is of another type, the settings do not fit the data, or nothing
+            can be resumed.
         MissingExtraError: The package of a tracker is not installed.
         LwdctlError: Training diverged.
     """
+    _check_given(latents, Latents)
     tracking = Tracking.of(track, track_project)
     config = _checked(config, configs.DiffusionConfig)
     vae, data = latents.vae, latents.vae.data
@@ -293,10 +298,17 @@ def train_baseline(
         progress: Where to report; None draws bars with tqdm.
 
     Raises:
-        ConfigError: The settings do not fit the method or the data, or nothing can be resumed.
+        ConfigError: An argument is of another type, the settings do not fit the method or the
+            data, or nothing can be resumed.
         MissingExtraError: The package of a tracker is not installed.
         LwdctlError: Training diverged.
     """
+    if not isinstance(method, str):
+        raise ConfigError(
+            f"method is of the type {type(method).__name__}, expected a name",
+            'lwdctl.train_baseline("mlp", data)',
+        )
+    _check_given(data, Dataset)
     tracking = Tracking.of(track, track_project)
     config = replace(_checked(config, configs.BaselineConfig), method=method)
     if data.artifact is not None:
@@ -332,6 +344,49 @@ def _check_replaced(directory: Path, names: Collection[str]) -> None:
         raise ConfigError(
             f"{directory} is not empty: it holds {listed(others)}", "save into another directory"
         )
+
+
+_HINTS: Mapping[type, tuple[str, str, Mapping[type, str]]] = {
+    Dataset: (
+        "data = lwdctl.load_dataset({!r})",
+        "data = lwdctl.Dataset.from_arrays(observations, actions)",
+        {},
+    ),
+    Vae: (
+        'lwdctl.run_stage("encode", inputs={{"vae": {!r}}})',
+        "vae = lwdctl.train_vae(data)",
+        {Dataset: "lwdctl.encode(lwdctl.train_vae(data))"},
+    ),
+    Latents: (
+        'lwdctl.run_stage("train-diffusion", inputs={{"latents": {!r}}})',
+        "latents = lwdctl.encode(vae)",
+        {
+            Dataset: "lwdctl.train_diffusion(lwdctl.encode(lwdctl.train_vae(data)))",
+            Vae: "lwdctl.train_diffusion(lwdctl.encode(vae))",
+        },
+    ),
+}
+"""Type to the line that uses a reference instead, the one that makes an object of it, and those
+for objects that come before it."""
+
+
+def _check_given(given: object, needed: type) -> None:
+    """Check that a function got what it works on.
+
+    Raises:
+        ConfigError: It is of another type; the hint is the line to write.
+    """
+    if isinstance(given, needed):
+        return
+    of_reference, made, before = _HINTS[needed]
+    hint = before.get(type(given), made)
+    if isinstance(given, str | Path):
+        is_file = needed is Dataset and user_path(given).is_file()
+        hint = ("data = lwdctl.ingest({!r})" if is_file else of_reference).format(str(given))
+    shown = repr(str(given)) if isinstance(given, str | Path) else "the argument"
+    raise ConfigError(
+        f"{shown} is of the type {type(given).__name__}, expected {needed.__name__}", hint
+    )
 
 
 def _checked(config: Any, kind: type[C]) -> C:

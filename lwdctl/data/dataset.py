@@ -73,11 +73,13 @@ def store_from_arrays(  # noqa: PLR0913 - what `Dataset.from_arrays` takes, by k
         UserWarning: float32, in which steps are stored, rounds away how values change.
 
     Raises:
-        ConfigError: The reference of `action` is no observation of the actions' size.
+        ConfigError: The reference of `action` is no observation of the actions' size, or `env` is
+            neither a name nor a specification.
         DataError: The numbers of episodes, rows or components differ, the keys of the observations
             do, a task or label is no string, a value is not finite, an action is outside the
             limits or not what the environment takes, or that takes actions of another size.
     """
+    _check_environment(env)
     _check_sequence("observations", observations)
     _check_sequence("actions", actions)
     if rewards is not None:
@@ -142,9 +144,24 @@ def store_from_arrays(  # noqa: PLR0913 - what `Dataset.from_arrays` takes, by k
     return SnippetStore.in_memory(episodes, spec)
 
 
+def _check_environment(env: object) -> None:
+    """Check that an environment is given by a name, which is stored with the data."""
+    if isinstance(env, str | EnvSpec):
+        return
+    name = "package.module:Class"
+    if isinstance(env, type) and "<" not in env.__qualname__:
+        name = f"{env.__module__}:{env.__qualname__}"
+    raise ConfigError(f"env is {env!r}, expected the name of an environment", f'env="{name}"')
+
+
 def _check_sequence(argument: str, values: object) -> None:
     """Check that an argument has one entry per episode."""
     if isinstance(values, Mapping):
+        if values and all(getattr(item, "ndim", 0) == 2 for item in values.values()):
+            raise DataError(
+                f"{argument}: is a single episode, expected a sequence of episodes",
+                "from_arrays([observations], [actions])",
+            )
         hint = f"[dict(zip({argument}, item)) for item in zip(*{argument}.values())]"
         raise DataError(
             f"{argument}: is a mapping, expected a sequence with one entry per episode",
@@ -243,6 +260,11 @@ def _episode(
     for key in observations:
         if not isinstance(key, str):
             raise DataError(f"{source}: observations: the key {key!r} is not a string")
+    if isinstance(actions, Mapping):
+        raise DataError(
+            f"{source}: actions: is a mapping, expected an array (time, action)",
+            "observations come first: from_arrays(observations, actions)",
+        )
     taken = _rows(actions, f"{source}: actions", findings)
     steps = len(taken)
     if not steps:
@@ -283,7 +305,11 @@ def _rows(values: npt.ArrayLike, where: str, findings: list[Finding]) -> FloatAr
     """Return an array (time, size) as finite float32."""
     array = _array(values, where)
     if array.ndim != 2:
-        raise DataError(f"{where}: has shape {array.shape}, expected (time, size)")
+        hint = "[array] is the list of a single episode; array[:, None] has one component per step"
+        raise DataError(
+            f"{where}: has shape {array.shape}, expected (time, size)",
+            hint if array.ndim == 1 else "",
+        )
     try:
         return finite_rows(array, where, findings=findings)
     except NonFiniteError as error:  # its hint is an option of `lwdctl ingest`

@@ -83,3 +83,17 @@ def test_an_environment_that_does_not_exist_is_refused_as_in_ingest() -> None:
     with pytest.raises(lwdctl.ConfigError, match="no environment is called 'pushd'") as error:
         lwdctl.Dataset.from_arrays(list(positions), list(motions), env="pushd/x")
     assert "'pusht'" in error.value.hint
+
+
+def test_arguments_that_do_not_fit_are_answered() -> None:
+    motions, positions = (list(rows) for rows in steps_and_positions())
+    with pytest.raises(lwdctl.ConfigError, match="from_arrays takes no argument 'task'") as error:
+        lwdctl.Dataset.from_arrays(positions, motions, task="dock")
+    assert error.value.hint == "did you mean 'tasks'?"
+    with pytest.raises(lwdctl.ConfigError, match="expected the name of an environment") as error:
+        lwdctl.Dataset.from_arrays(positions, motions, env=Dock)
+    env = error.value.hint.removeprefix('env="').removesuffix('"')
+    assert lwdctl.Dataset.from_arrays(positions, motions, env=env).store.spec.env.adapter == env
+    with pytest.raises(lwdctl.ConfigError) as error:
+        lwdctl.Dataset.from_arrays(positions, motions, env=Dock())
+    assert error.value.hint == 'env="package.module:Class"'

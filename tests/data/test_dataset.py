@@ -145,6 +145,20 @@ def test_arrays_per_key_are_refused_with_what_turns_them_into_episodes():
     assert len(store_from_arrays(turned, ACTIONS[:2]).episodes) == 2
 
 
+def test_exchanged_arguments_and_a_single_episode_are_answered():
+    observations = {"p": OBSERVATIONS[0]}
+    with pytest.raises(DataError, match="episode 0: actions: is a mapping, expected an") as error:
+        store_from_arrays(ACTIONS[:1], [observations])
+    assert error.value.hint == "observations come first: from_arrays(observations, actions)"
+    with pytest.raises(DataError, match="observations: is a single episode, expected a") as error:
+        store_from_arrays(observations, ACTIONS[0])
+    assert error.value.hint == "from_arrays([observations], [actions])"
+    with pytest.raises(DataError, match=r"actions: has shape \(2,\), expected \(time") as error:
+        store_from_arrays(OBSERVATIONS[0], ACTIONS[0])
+    assert error.value.hint.startswith("[array] is the list of a single episode; ")
+    assert len(store_from_arrays([observations], [ACTIONS[0]]).episodes) == 1
+
+
 def test_actions_are_within_the_limits_that_are_given():
     action = ActionSpec(2, "delta", "normalized", (-0.1, -9.0), (0.1, 9.0))
     with pytest.raises(
