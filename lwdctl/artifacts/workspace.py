@@ -222,7 +222,9 @@ class Workspace:
             names = {path.parent.name for path in _version_directories(self.root, artifact_type)}
             raise ArtifactError(
                 f"no finished {artifact_type} is called '{wanted.name}' in {self.root}",
-                did_you_mean(wanted.name, names) or how_to_make(artifact_type),
+                self._of_method(artifact_type, wanted.name)
+                or did_you_mean(wanted.name, names)
+                or how_to_make(artifact_type),
             )
         if wanted.version and wanted.version not in versions:
             raise ArtifactError(
@@ -318,7 +320,10 @@ class Workspace:
         directories = _version_directories(self.root, name=wanted.name)
         types = sorted({path.parts[-3] for path in directories})
         if not types:
-            raise ArtifactError(f"nothing is called '{wanted.name}' in {self.root}", _LIST_HINT)
+            raise ArtifactError(
+                f"nothing is called '{wanted.name}' in {self.root}",
+                self._of_method("", wanted.name) or _LIST_HINT,
+            )
         if len(types) > 1:
             choices = ", ".join(f"{item}/{wanted.name}" for item in types)
             raise ArtifactError(
@@ -326,6 +331,11 @@ class Workspace:
                 f"name one: {choices}",
             )
         return types[0]
+
+    def _of_method(self, artifact_type: str, name: str) -> str:
+        """Return a hint that names the newest artifact of a method, "" where there is none."""
+        found = [item for item in self.artifacts(artifact_type) if item.method == name]
+        return f"'{name}' is a method: its newest is {found[-1].reference}" if found else ""
 
     def _nothing(self, artifact_type: str, run: str, names: set[str]) -> ArtifactError:
         unusable = self.damaged(artifact_type)

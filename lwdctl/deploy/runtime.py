@@ -391,7 +391,8 @@ class ExportedPolicy:
         """Begin an episode.
 
         Args:
-            seed: Fixes the sampling noise, together with the task and the number of re-plans.
+            seed: Fixes the sampling noise, together with the task and the number of re-plans. NumPy
+                draws it, so that the same seed samples another latent in the trained policy.
             task: Task to do; may be left out where the policy has one task or is not conditioned
                 on tasks.
             label: Behavior label, for a policy that is conditioned on labels.

@@ -53,6 +53,20 @@ def test_references_of_every_form(workspace, make):
             workspace.resolve("vae", reference)
 
 
+def test_the_name_of_a_method_is_answered_with_its_newest_artifact(workspace):
+    for method in ("mlp", "mlp", "dp"):
+        with workspace.begin("baseline", "lift", config={"method": method}, inputs=()) as draft:
+            (draft.path / "payload.txt").write_text(method)
+            draft.publish({}, seed=0)
+    for kind, reference in (("baseline", "mlp"), ("", "baseline/mlp"), ("", "mlp")):
+        with pytest.raises(ArtifactError, match="called 'mlp'") as error:
+            workspace.resolve(kind, reference)
+        assert error.value.hint == "'mlp' is a method: its newest is baseline/lift:v2"
+    with pytest.raises(ArtifactError, match="called 'ldp'") as error:
+        workspace.resolve("baseline", "ldp")
+    assert error.value.hint == "known: lift"
+
+
 def test_a_relative_path_is_found(workspace, make, monkeypatch):
     artifact = make("vae", "lift")
     monkeypatch.chdir(workspace.root.parent)
