@@ -10,7 +10,7 @@ from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.errors import ConfigError, MissingExtraError
-from lwdctl.core.records import Episode
+from lwdctl.core.records import Episode, SourceSpec
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.data.dataset import store_from_arrays
 from lwdctl.envs.table import with_outside_environment
@@ -88,10 +88,7 @@ class Dataset(Sequence[Episode]):
                 raise ConfigError(
                     f"from_arrays takes no argument '{name}'", did_you_mean(name, _SETTINGS)
                 )
-        store = store_from_arrays(
-            observations, actions, describe=with_outside_environment, **settings
-        )
-        return cls(store)
+        return cls(store_from_arrays(observations, actions, describe=_described, **settings))
 
     def __len__(self) -> int:
         """Return the number of episodes."""
@@ -138,3 +135,19 @@ class Dataset(Sequence[Episode]):
                 columns["reward"] = episode.rewards
             parts.append(pd.DataFrame(columns))
         return pd.concat(parts, ignore_index=True)
+
+
+def _described(spec: SourceSpec) -> SourceSpec:
+    """Take from the environment what arrays do not say; see `with_outside_environment`.
+
+    Raises:
+        ConfigError: As for that; the environment that a file names is to be named by the caller.
+    """
+    try:
+        return with_outside_environment(spec)
+    except ConfigError as error:
+        if not spec.env.stored:
+            raise
+        name = "/".join((spec.env.adapter, *spec.env.tasks[:1]))
+        hint = f"if you trust it, name it: env={name!r}; or say what the actions mean: action=..."
+        raise ConfigError(error.message, hint) from error

@@ -119,29 +119,38 @@ def store_from_arrays(  # noqa: PLR0913 - what `Dataset.from_arrays` takes, by k
                 f"{episode.source}: observations: has the keys {', '.join(episode.observations)},"
                 f" expected those of {episodes[0].source}: {', '.join(first)}"
             )
-    name = env if isinstance(env, str) else "/".join((env.adapter, *env.tasks[:1]))
-    config = IngestConfig(env=name)
-    taken, requested, _ = describe_requested(config, size, "env")
-    if isinstance(env, str):
-        tasks_of_all = tuple(dict.fromkeys(filter(None, task_of))) or requested.tasks
-        env = replace(requested, tasks=tasks_of_all)
+    longest = max(episode.length for episode in episodes)
+    tasks_of_all = tuple(dict.fromkeys(filter(None, task_of)))
+    taken, place = _described(env, size, tasks_of_all)
     spec = SourceSpec(
         observations=tuple(ObservationSpec(key, rows.shape[1]) for key, rows in first.items()),
         action=action or taken,
-        env=env,
+        env=place,
         labels=tuple(sorted(set(filter(None, label_of)))),
         source_format="arrays",
     )
-    if describe is not None:
+    if describe is not None and (action is None or isinstance(env, str)):
         spec = describe(spec)
-    longest = max(episode.length for episode in episodes)
-    limit = env.max_steps or spec.env.max_steps or longest
+    limit = place.max_steps or spec.env.max_steps or longest
     spec = replace(spec, env=replace(spec.env, max_steps=limit))
-    if action is None and env.adapter:
-        action = _meaning(spec, config, episodes, progress or TqdmProgress())
+    if action is None and place.adapter:
+        action = _meaning(spec, episodes, progress or TqdmProgress())
     spec = replace(spec, action=action or taken)
     _check_action(spec.action, episodes)
     return SnippetStore.in_memory(episodes, spec)
+
+
+def _described(env: str | EnvSpec, size: int, tasks: tuple[str, ...]) -> tuple[ActionSpec, EnvSpec]:
+    """Return the actions that an environment takes, if it is known, and the environment.
+
+    Raises:
+        DataError: It takes actions of another size.
+    """
+    name = env if isinstance(env, str) else "/".join((env.adapter, *env.tasks[:1]))
+    action, requested, _ = describe_requested(IngestConfig(env=name), size, "env")
+    if isinstance(env, EnvSpec):
+        return action, env
+    return action, replace(requested, tasks=tasks or requested.tasks)
 
 
 def _check_environment(env: object) -> None:
@@ -174,14 +183,13 @@ def _check_sequence(argument: str, values: object) -> None:
         )
 
 
-def _meaning(
-    spec: SourceSpec, config: IngestConfig, episodes: Sequence[Episode], progress: Progress
-) -> ActionSpec:
+def _meaning(spec: SourceSpec, episodes: Sequence[Episode], progress: Progress) -> ActionSpec:
     """Return what the actions mean, by the environment and the data, as `ingest` infers it.
 
     Raises:
         DataError: The data contradict the environment, or actions are outside its limits.
     """
+    config = IngestConfig()
     checks = DataChecks(spec, config)
     for episode in episodes:
         checks.add(episode)

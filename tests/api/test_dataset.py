@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,20 @@ def test_an_environment_that_does_not_exist_is_refused_as_in_ingest() -> None:
     with pytest.raises(lwdctl.ConfigError, match="no environment is called 'pushd'") as error:
         lwdctl.Dataset.from_arrays(list(positions), list(motions), env="pushd/x")
     assert "'pusht'" in error.value.hint
+
+
+def test_the_environment_of_stored_data_is_not_imported_unasked() -> None:
+    motions, positions = (list(rows) for rows in steps_and_positions())
+    named = lwdctl.Dataset.from_arrays(positions, motions, env=f"{__name__}:Dock").store.spec
+    stored = replace(named.env, stored=True)
+    kept = lwdctl.Dataset.from_arrays(positions, motions, env=stored, action=named.action)
+    assert (kept.store.spec.action, kept.store.spec.env) == (named.action, stored)
+    with pytest.raises(lwdctl.ConfigError, match="environment outside of lwdctl") as error:
+        lwdctl.Dataset.from_arrays(positions, motions, env=stored)
+    name = error.value.hint.partition("env='")[2].partition("'")[0]
+    assert lwdctl.Dataset.from_arrays(positions, motions, env=name).store.spec.env == named.env
+    described = lwdctl.Dataset.from_arrays(positions, motions, env=replace(stored, stored=False))
+    assert described.store.spec.action == named.action
 
 
 def test_arguments_that_do_not_fit_are_answered() -> None:
