@@ -1,7 +1,7 @@
 """Where the episodes of a file begin and end whose steps lie end to end.
 
 A file says it in one of three ways: one past the last row of each episode, the length of each
-episode, or a flag per row.
+episode, or a flag per row. Where the first axis counts episodes, each has rows of its own.
 """
 
 from __future__ import annotations
@@ -57,19 +57,26 @@ def bounds_of_lengths(
     ends = np.cumsum(lengths, dtype=object).tolist()
     _check_last(ends[-1], rows, where, len(ends) - 1)
     bounds = [Rows(end - length, end) for end, length in zip(ends, lengths, strict=True)]
-    findings = _rest(ends[-1], rows, where)
-    empty = lengths.count(0)
-    if empty == len(lengths):
-        raise DataError(f"{where}: holds no episodes with steps")
-    if empty:
-        places = [row for row, length in enumerate(lengths) if not length][:3]
-        findings.append(
-            Finding(
-                "left-out", "note", f"{empty} episodes have no steps (the first: {places})",
-                where, values={"episodes": empty},
+    return bounds, [*_rest(ends[-1], rows, where), *_empty(lengths, where)]
+
+
+def bounds_of_stack(
+    values: npt.NDArray[Any], steps: int, where: str
+) -> tuple[Bounds, list[Finding]]:
+    """Return the episodes of the lengths `values` (episode,), each stored as `steps` rows.
+
+    Raises:
+        DataError: No lengths, a negative one, or one of more than `steps`.
+    """
+    lengths = _whole_numbers(values, where, "lengths")
+    for row, length in enumerate(lengths):
+        if not 0 <= length <= steps:
+            raise DataError(
+                f"{where}, row {row}: an episode of {length} steps, but {steps} are stored of each"
             )
-        )  # fmt: skip
-    return bounds, findings
+    starts = [row * steps for row in range(len(lengths))]
+    bounds = [Rows(start, start + length) for start, length in zip(starts, lengths, strict=True)]
+    return bounds, _empty(lengths, where)
 
 
 def bounds_of_flags(
@@ -115,6 +122,18 @@ def _whole_numbers(values: npt.NDArray[Any], where: str, what: str) -> list[int]
     if not values.size:
         raise DataError(f"{where}: holds no episodes")
     return [int(value) for value in values]
+
+
+def _empty(lengths: list[int], where: str) -> list[Finding]:
+    """Return the finding of episodes without steps; without any other it is an error."""
+    empty = lengths.count(0)
+    if empty == len(lengths):
+        raise DataError(f"{where}: holds no episodes with steps")
+    if not empty:
+        return []
+    places = [row for row, length in enumerate(lengths) if not length][:3]
+    message = f"{empty} episodes have no steps (the first: {places})"
+    return [Finding("left-out", "note", message, where, values={"episodes": empty})]
 
 
 def _check_last(end: int, rows: int, where: str, row: int) -> None:

@@ -2,8 +2,9 @@
 
 The steps of all episodes lie end to end in arrays of equal length, and another array says where
 episodes end (`--episode-ends`, `--lengths-key`, `--terminals-key`); or each episode is a group,
-and the keys are relative to it. With `--terminals ignore` a file is one episode. Replay buffers
-of Diffusion Policy and data sets of DPPO have default keys.
+and the keys are relative to it; or the first axis of every array counts episodes, and the second
+one steps. With `--terminals ignore` a file is one episode. Replay buffers of Diffusion Policy and
+data sets of DPPO have default keys.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
@@ -20,10 +22,10 @@ from lwdctl.core.plain_text import listed
 from lwdctl.core.records import Episode, FloatArray, SourceSpec
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.data.checks import (
+    NonFiniteError,
     check_components,
     check_rows,
     choose_observations,
-    numeric_order,
     without_dropped,
 )
 from lwdctl.data.files.array_kinds import components, is_image, why_not_observed
@@ -38,11 +40,18 @@ from lwdctl.data.readers.episode_bounds import (
     bounds_of_ends,
     bounds_of_flags,
     bounds_of_lengths,
+    bounds_of_stack,
 )
 from lwdctl.data.readers.flags import Rows
 from lwdctl.data.readers.gym_envs import value_text
-from lwdctl.data.readers.keyed_arrays import Hdf5Arrays
-from lwdctl.data.readers.keyed_proposal import Keys, list_arrays, propose
+from lwdctl.data.readers.keyed_arrays import (
+    FEWEST_STACKED_STEPS,
+    Hdf5Arrays,
+    Stack,
+    StackedArrays,
+    stack_of,
+)
+from lwdctl.data.readers.keyed_proposal import Keys, Layout, groups_with, propose
 
 REWARDS = ("rewards", "reward")
 SUCCESSES = ("success", "successes", "is_success")
@@ -93,6 +102,9 @@ class KeyedFile(ArrayReader):
     def _scan(self, config: IngestConfig) -> None:
         keys = self._requested(config)
         self._action = keys.action
+        self._stack = stack_of(self._file.arrays, keys.observations, keys.action)
+        if self._stack:
+            self._file = StackedArrays(self._file, self._stack)
         self._pieces, self._names = self._find_pieces(keys, config)
         observations = without_dropped(config.drop, keys.observations, str(self.path))
         self._check_arrays(observations)
@@ -122,43 +134,46 @@ class KeyedFile(ArrayReader):
             option,
             key,
         )
-        whole = config.terminals == "ignore" and not keys.key
-        complete = keys.observations and keys.action and (keys.key or whole)
-        if not complete and not (keys.observations and self._groups_with(keys.action)):
+        says_ends = (
+            keys.key
+            or config.terminals == "ignore"
+            or stack_of(self._file.arrays, keys.observations, keys.action)
+        )
+        complete = keys.observations and keys.action and says_ends
+        if not complete and not (keys.observations and groups_with(self._file.arrays, keys.action)):
             raise self._incomplete(keys)
         return keys
 
     def _incomplete(self, keys: Keys) -> DataError:
+        layout = Layout.of(self._file.arrays, keys)
+        if keys.action in layout.arrays:  # no command would read actions of several axes
+            self._check_vectors(keys.action, layout.arrays[keys.action])
         missing = [
             option
             for option, value in (
                 ("--observation-keys", keys.observations),
                 ("--action-key", keys.action),
-                ("one of --episode-ends, --lengths-key and --terminals-key", keys.key),
+                (
+                    "one of --episode-ends, --lengths-key and --terminals-key",
+                    keys.key or not layout.needs_ends,
+                ),
             )
             if not value
         ]
+        problems = [f"needs {', '.join(missing)}"] if missing else []
+        if keys.action and keys.action not in layout.arrays:
+            inside = " in its groups" if layout.groups else ""
+            problems.append(f"has no array '{keys.action}'{inside}")
         return DataError(
-            f"{self.path}: needs {', '.join(missing)}; it holds {list_arrays(self._file.arrays)}",
+            f"{self.path}: {' and '.join(problems)}; it holds {layout.text}",
             propose(self.format, self._file, keys),
         )
-
-    def _groups_with(self, action: str) -> list[str]:
-        """Return the paths of the outermost groups that hold the action key, in numeric order."""
-        if not action or action in self._file.arrays:
-            return []
-        found = [key for key in self._file.arrays if key.endswith(f"/{action}")]
-        outermost: list[str] = []
-        for prefix in sorted(key.removesuffix(action) for key in found):
-            if not outermost or not prefix.startswith(outermost[-1]):
-                outermost.append(prefix)
-        return sorted(outermost, key=_group_order)
 
     # --- where episodes are
 
     def _find_pieces(self, keys: Keys, config: IngestConfig) -> tuple[list[Piece], list[str]]:
         """Return where the episodes lie, and their names."""
-        groups = self._groups_with(keys.action)
+        groups = groups_with(self._file.arrays, keys.action)
         if not groups:
             return self._find_rows(keys, config)
         check_unused(config, self.path, "a file with a group per episode", "terminals")
@@ -182,16 +197,18 @@ class KeyedFile(ArrayReader):
 
     def _find_rows(self, keys: Keys, config: IngestConfig) -> tuple[list[Piece], list[str]]:
         """Find the episodes of a file whose steps lie end to end."""
-        rows = self._entry(keys.action).shape[0]
+        entry = self._entry(keys.action)
+        self._check_vectors(keys.action, entry)
+        rows = entry.shape[0]
         if not rows:
             raise DataError(f"{self.path}: {keys.action}: has no rows")
         bounds: Bounds = [Rows(0, rows)]
-        if keys.key:
+        if self._stack:
+            bounds = self._find_stacked(self._stack, keys, config)
+        elif keys.key:
             if keys.option != "terminals_key":
                 check_unused(config, self.path, f"an array of {keys.key}", "terminals")
-            self._entry(keys.key)
-            self._file.open((), (keys.key,))
-            values, where = self._file.rows(keys.key), f"{self.path}: {keys.key}"
+            values, where = self._bounding(keys.key), f"{self.path}: {keys.key}"
             if keys.option == "terminals_key":
                 bounds, found = bounds_of_flags(values, rows, where, config.terminals)
             else:
@@ -202,6 +219,33 @@ class KeyedFile(ArrayReader):
         pieces = [Piece("", *bound, place) for place, bound in enumerate(bounds)]
         kept = [item for item in pieces if item.stop > item.start]
         return kept, [bounds[item.place].name for item in kept]
+
+    def _find_stacked(self, stack: Stack, keys: Keys, config: IngestConfig) -> Bounds:
+        """Return where the episodes of a file lie whose arrays have one row per episode."""
+        check_unused(config, self.path, "an array of whole episodes", "terminals")
+        what = f"{stack.episodes} episodes of {stack.steps} steps"
+        if keys.key and keys.option != "lengths_key":
+            option = f"--{keys.option.replace('_', '-')}"
+            raise DataError(
+                f"{self.path}: {option}: {keys.action} holds {what}: (episode, time, action)",
+                f"leave {option} out; --lengths-key names the lengths of shorter episodes",
+            )
+        hint = "" if keys.key else "--lengths-key KEY, where some are shorter"
+        message = f"the first two axes of {keys.action} and the observations are read as {what}"
+        self._report("adjusted", "", message, "note", hint, episodes=stack.episodes)
+        lengths = np.full(stack.episodes, stack.steps)
+        if keys.key:
+            lengths = self._bounding(keys.key)
+            check_rows(len(lengths), stack.episodes, f"{self.path}: {keys.key}", keys.action)
+        bounds, found = bounds_of_stack(lengths, stack.steps, f"{self.path}: {keys.key}")
+        self.findings += found
+        return bounds
+
+    def _bounding(self, key: str) -> npt.NDArray[Any]:
+        """Return the array that says where episodes end."""
+        self._entry(key)
+        self._file.open((), (key,))
+        return self._file.rows(key)
 
     def _entry(self, key: str) -> ArrayEntry:
         """Return what is declared of an array of numbers with at least one axis."""
@@ -245,7 +289,10 @@ class KeyedFile(ArrayReader):
     def _size(self, key: str, name: str) -> int:
         """Return the components of an observation, refusing images."""
         if key not in self._file.arrays:
-            known = self._file.arrays
+            group = key.removesuffix(name)
+            known = [
+                item.removeprefix(group) for item in self._file.arrays if item.startswith(group)
+            ]
             raise DataError(f"{self.path}: no observation '{name}'", did_you_mean(name, known))
         entry = self._entry(key)
         if is_image(entry):
@@ -268,7 +315,17 @@ class KeyedFile(ArrayReader):
         if whole:
             message = f"{key}: whole numbers ({entry.dtype}) are stored as if they were continuous"
             self._report("discrete", "", message, "warning")
+        self._check_vectors(key, entry)
         self._report_shape(key, entry)
+
+    def _check_vectors(self, key: str, entry: ArrayEntry) -> None:
+        if len(entry.shape) > 2:
+            raise DataError(
+                f"{self.path}: {key}: has shape {entry.shape}, expected (time, action)",
+                "store its rows as vectors: ARRAY.reshape(len(ARRAY), -1); or, where its axes are"
+                " (episode, time, action), give all observations the same episodes and at least"
+                f" {FEWEST_STACKED_STEPS} steps",
+            )
 
     def _report_shape(self, name: str, entry: ArrayEntry) -> None:
         """Say where rows are no vectors and become such."""
@@ -426,7 +483,17 @@ class KeyedFile(ArrayReader):
 
     def _values(self, piece: Piece, key: str, stop: int) -> FloatArray:
         """Return rows (time, size) of an array of an episode as finite float32."""
-        return self._rows(f"{piece.prefix}{key}", piece.start, stop)
+        try:
+            return self._rows(f"{piece.prefix}{key}", piece.start, stop)
+        except NonFiniteError as error:
+            if not self._stack:
+                raise
+            raise NonFiniteError(
+                f"{error.message}; it is a row of episode {piece.place}, as the"
+                f" {self._stack.steps} steps of every episode are counted one after the other",
+                f"{error.hint}; --lengths-key KEY, where an array holds the lengths of episodes,"
+                " leaves out what follows them",
+            ) from None
 
     def succeeded(self, index: int) -> bool | None:
         """Return whether a step or the episode is marked as successful, None without marks."""
@@ -484,8 +551,3 @@ class KeyedNpz(KeyedFile):
 
     format = "npz"
     opener = NpzFile
-
-
-def _group_order(prefix: str) -> list[tuple[str, int, str]]:
-    """Return a sort key that orders every part of a path numerically."""
-    return [numeric_order(part) for part in prefix.split("/")]

@@ -1,10 +1,13 @@
-"""The arrays of an HDF5 file by their paths, as `data.files` opens zarr stores and npz files."""
+"""The arrays of an HDF5 file by their paths, as `data.files` opens zarr stores and npz files.
+
+`StackedArrays` shows arrays (episode, time, ...) of any of these files as arrays (time, ...).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -15,9 +18,13 @@ from lwdctl.core.records import Finding
 from lwdctl.data.checks import closed_on_error
 from lwdctl.data.files.contents import ArrayEntry
 from lwdctl.data.files.hdf5 import dataset_at, open_hdf5, read_array, read_stored
+from lwdctl.data.readers.array_reader import ArrayFile
 
 # A handle keeps the chunk cache of its array, which flat files need; grouped ones have thousands.
 _MAX_HANDLES = 64
+FEWEST_STACKED_STEPS = 8
+"""Length from which the second of three axes is taken for time; a shorter one may be arms."""
+_STACKED_AXES = 3
 
 
 class Hdf5Arrays:
@@ -103,3 +110,94 @@ def _datasets(file: h5py.File) -> Iterator[tuple[str, ArrayEntry]]:
                 visited.add(item.id)
                 below.append((f"{prefix}{name}/", item))
         stack += reversed(below)
+
+
+class Stack(NamedTuple):
+    """The first two axes of arrays that hold one episode per row.
+
+    Attributes:
+        episodes: Number of episodes.
+        steps: Number of steps that are stored of each.
+    """
+
+    episodes: int
+    steps: int
+
+
+def stack_of(
+    arrays: Mapping[str, ArrayEntry], observations: Sequence[str], action: str
+) -> Stack | None:
+    """Return the first two axes of actions (episode, time, action), None where steps are rows.
+
+    Args:
+        arrays: All arrays of a file.
+        observations: Those of the observations, which have to have the same first two axes.
+        action: That of the actions.
+    """
+    shapes = [arrays[key].shape for key in (action, *observations) if key in arrays]
+    if action not in arrays or len(shapes[0]) != _STACKED_AXES:
+        return None
+    stack = Stack(*shapes[0][:2])
+    alike = all(shape[:2] == stack for shape in shapes)
+    return stack if alike and stack.steps >= FEWEST_STACKED_STEPS else None
+
+
+def stacked(arrays: Mapping[str, ArrayEntry], stack: Stack) -> dict[str, ArrayEntry]:
+    """Return arrays as `StackedArrays` shows them."""
+    rows = stack.episodes * stack.steps
+    return {
+        key: ArrayEntry((rows, *item.shape[2:]), item.dtype) if item.shape[:2] == stack else item
+        for key, item in arrays.items()
+    }
+
+
+class StackedArrays:
+    """A file whose arrays (episode, time, ...) are shown as (time, ...); an `ArrayFile`.
+
+    Their rows are counted through all episodes. Other arrays stay as they are.
+
+    Args:
+        file: The file.
+        stack: The first two axes of the arrays that are shown otherwise.
+    """
+
+    def __init__(self, file: ArrayFile, stack: Stack) -> None:
+        self.path = file.path
+        self.arrays = stacked(file.arrays, stack)
+        self._file, self._stack = file, stack
+
+    @property
+    def findings(self) -> Sequence[Finding]:
+        """What `open` found."""
+        return self._file.findings
+
+    def open(self, steps: Sequence[str], others: Sequence[str] = ()) -> None:
+        """Open arrays, as the file does.
+
+        Raises:
+            DataError: One is missing or cannot be read safely.
+        """
+        self._file.open(steps, others)
+
+    def rows(self, key: str, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
+        """Return the rows `start:stop` as they are stored.
+
+        Raises:
+            DataError: The bytes cannot be read.
+        """
+        if self._file.arrays[key].shape[:2] != self._stack:
+            return self._file.rows(key, start, stop)
+        stop = self.arrays[key].shape[0] if stop is None else stop
+        steps = self._stack.steps
+        first = start // steps
+        episodes = self._file.rows(key, first, -(-stop // steps))
+        values = episodes.reshape(len(episodes) * steps, *episodes.shape[2:])
+        return values[start - first * steps : stop - first * steps]
+
+    def attributes(self, group: str) -> Mapping[str, Any]:
+        """Return the attributes of a group."""
+        return self._file.attributes(group)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

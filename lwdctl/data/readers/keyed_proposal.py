@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,10 +26,15 @@ from lwdctl.data.readers.episode_bounds import (
     bounds_of_ends,
     bounds_of_flags,
     bounds_of_lengths,
+    bounds_of_stack,
 )
+from lwdctl.data.readers.keyed_arrays import Stack, stack_of, stacked
 
-_ACTIONS = ("action", "actions", "act", "acts", "a", "u", "ctrl", "control", "controls", "command")
-_OBSERVATIONS = ("obs", "state", "qpos", "qvel", "prop", "pos", "eef", "joint", "gripper")
+_ACTIONS = (
+    "action", "actions", "act", "acts", "a", "u", "ctrl", "control", "controls", "command",
+    "commands", "cmd", "cmds",
+)  # fmt: skip
+_OBSERVATIONS = ("obs", "state", "qpos", "qvel", "prop", "pos", "eef", "joint", "gripper", "goal")
 _FLAGS = (
     "is_last", "dones", "done", "episode_end", "last", "timeouts", "terminals", "terminal",
     "is_terminal", "truncations", "terminations", "truncated", "terminated",
@@ -55,8 +60,78 @@ class Keys:
     key: str = ""
 
 
-def list_arrays(arrays: Mapping[str, ArrayEntry]) -> str:
-    """Return the arrays with shapes and types as one line."""
+@dataclass(frozen=True)
+class Layout:
+    """How the arrays of a file hold episodes, as their names and shapes let guess.
+
+    Attributes:
+        arrays: The arrays by the keys that name them: of a file with a group per episode, those of
+            the first group, without its path; of arrays of whole episodes, as `StackedArrays`
+            shows them.
+        text: The arrays with shapes and types as one line.
+        groups: Paths of the groups that hold an episode each, with a slash at the end, or ().
+        stack: The first two axes of arrays of whole episodes, or None.
+    """
+
+    arrays: Mapping[str, ArrayEntry]
+    text: str
+    groups: tuple[str, ...] = ()
+    stack: Stack | None = None
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, ArrayEntry], given: Keys) -> Layout:
+        """Return the layout of a file, of which some keys are known."""
+        groups = groups_with(arrays, given.action)
+        if len(groups) < 2:
+            groups = _episode_groups(arrays, given.action)
+        if groups:
+            first = groups[0]
+            inside = {
+                key.removeprefix(first): entry
+                for key, entry in arrays.items()
+                if key.startswith(first)
+            }
+            count = f"{len(groups)} groups, one per episode"
+            return cls(inside, f"{count}; {first[:-1]} has {_listed(inside)}", tuple(groups))
+        for key in (given.action,) if given.action else arrays:
+            stack = stack_of(arrays, given.observations, key)
+            if stack and (given.action or leaf(key) in _ACTIONS):
+                return cls(stacked(arrays, stack), _listed(arrays), stack=stack)
+        return cls(arrays, _listed(arrays))
+
+    @property
+    def needs_ends(self) -> bool:
+        """Whether an option has to say where episodes end."""
+        return not self.groups and self.stack is None
+
+    def relative(self, keys: Keys) -> Keys:
+        """Return keys without the path of the first group, with which they may be given."""
+        prefix = self.groups[0] if self.groups else ""
+        observations = tuple(key.removeprefix(prefix) for key in keys.observations)
+        return replace(keys, observations=observations, action=keys.action.removeprefix(prefix))
+
+
+def groups_with(arrays: Mapping[str, ArrayEntry], action: str) -> list[str]:
+    """Return the outermost groups that hold the action key, in numeric order.
+
+    Each is a path with a slash at its end. There are none where the key names an array itself.
+    """
+    if not action or action in arrays:
+        return []
+    found = [key for key in arrays if key.endswith(f"/{action}")]
+    outermost: list[str] = []
+    for prefix in sorted(key.removesuffix(action) for key in found):
+        if not outermost or not prefix.startswith(outermost[-1]):
+            outermost.append(prefix)
+    return sorted(outermost, key=_group_order)
+
+
+def _group_order(prefix: str) -> list[tuple[str, int, str]]:
+    """Return a sort key that orders every part of a path numerically."""
+    return [numeric_order(part) for part in prefix.split("/")]
+
+
+def _listed(arrays: Mapping[str, ArrayEntry]) -> str:
     listed = [
         f"{key} {entry.shape} {entry.dtype}" for key, entry in list(arrays.items())[:_MOST_LISTED]
     ]
@@ -72,25 +147,28 @@ def propose(data_format: str, file: ArrayFile, given: Keys) -> str:
         file: The file.
         given: The keys that are known already.
     """
-    arrays = file.arrays
-    grouped = _relative_arrays(arrays, given.action)
-    found = grouped or arrays
-    action = given.action or _guess_action(found)
-    if action not in found:
-        return (
-            f"name them: lwdctl ingest {data_format} {_quoted(file)} --observation-keys KEY,... "
-            "--action-key KEY --episode-ends KEY"
-        )
-    observations = given.observations or _guess_observations(found, action)
+    layout = Layout.of(file.arrays, given)
+    given, found = layout.relative(given), layout.arrays
+    action = given.action if given.action in found else _guess_action(found)
     words = ["lwdctl", "ingest", data_format, _quoted(file)]
+    if action not in found:
+        words += ["--observation-keys", "KEY,...", "--action-key", "KEY"]
+        words += ["--episode-ends", "KEY"] * layout.needs_ends
+        inside = ", as they are called in a group" if layout.groups else ""
+        return f"name them{inside}: {' '.join(words)}"
+    observations = given.observations or _guess_observations(found, action)
     words += ["--observation-keys", shlex.quote(list_text(observations) or "KEY")]
     short = {key: key.removeprefix("obs/").removeprefix("observations/") for key in observations}
     renamed = [f"{key}={name}" for key, name in short.items() if key != name]
     if renamed and len({*short.values()}) == len(short):  # environments do not show such prefixes
         words += ["--rename", shlex.quote(list_text(renamed))]
     words += ["--action-key", shlex.quote(action)]
-    if not grouped:
+    option, key = "", ""
+    if layout.stack:
+        option, key = "lengths_key", _guess_lengths(file, layout.stack)
+    elif not layout.groups:
         option, key = (given.option, given.key) if given.key else _guess_ends(file, action)
+    if key:
         words += [f"--{option.replace('_', '-')}", shlex.quote(key)]
     return " ".join(words)
 
@@ -99,20 +177,25 @@ def _quoted(file: ArrayFile) -> str:
     return shlex.quote(str(file.path))
 
 
-def _relative_arrays(arrays: Mapping[str, ArrayEntry], action: str) -> dict[str, ArrayEntry]:
-    """Return the arrays of the first of several groups that look like episodes, by relative path.
+def _episode_groups(arrays: Mapping[str, ArrayEntry], action: str) -> list[str]:
+    """Return the groups that look like episodes, in numeric order, each with a slash at its end.
 
-    There are none where an array of actions lies outside such groups.
+    There are none where an array of actions lies outside such groups. Groups in which nothing
+    looks like actions are episodes where all of them hold the same arrays and none lies outside.
     """
     groups: dict[str, dict[str, ArrayEntry]] = {}
+    is_outside = False
     for key, entry in arrays.items():
         match = _EPISODE_GROUP.fullmatch(key)
         if match:
-            groups.setdefault(match[1], {})[match[2]] = entry
+            groups.setdefault(f"{match[1]}/", {})[match[2]] = entry
         elif key == action or leaf(key) in _ACTIONS:
-            return {}
+            return []
+        else:
+            is_outside |= bool(entry.shape)
     holding = [name for name, inside in groups.items() if action in inside or _guess_action(inside)]
-    return groups[min(holding, key=numeric_order)] if holding else {}
+    same = len(groups) > 1 and len({frozenset(inside) for inside in groups.values()}) == 1
+    return sorted(holding or (groups if same and not is_outside else ()), key=_group_order)
 
 
 def _guess_action(arrays: Mapping[str, ArrayEntry]) -> str:
@@ -182,6 +265,19 @@ def _guess_ends(file: ArrayFile, action: str) -> tuple[str, str]:
             except DataError:
                 continue
     return "terminals", "ignore"
+
+
+def _guess_lengths(file: ArrayFile, stack: Stack) -> str:
+    """Return the array that holds the lengths of episodes which are stored as `stack`, or ""."""
+    for key in _counting(file, stack.episodes, "len"):
+        if "len" in leaf(key) and file.arrays[key].shape[0] == stack.episodes:
+            try:
+                file.open((), (key,))
+                bounds_of_stack(file.rows(key), stack.steps, "")
+            except DataError:
+                continue
+            return key
+    return ""
 
 
 def _last_end(found: tuple[Bounds, list[Finding]]) -> int:

@@ -1,0 +1,224 @@
+"""How files with keys of their own hold episodes: one per row of the arrays, or one per group."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lwdctl.configs import IngestConfig
+from lwdctl.core.errors import DataError
+from lwdctl.data.ingest import ingest
+from lwdctl.data.reader import open_source
+
+sys.path.insert(0, str(Path(__file__).parent))
+from test_keyed import ACTION, CONTAINERS, KEYS, OBS, ROWS, checks, follow, read_all, save
+
+sys.path.pop(0)
+
+EPISODES, STEPS = 3, 9
+STACKED_OBS = 1 + np.arange(EPISODES * STEPS * 3, dtype=np.float32).reshape(EPISODES, STEPS, 3)
+STACKED_ACTION = -np.arange(EPISODES * STEPS * 2, dtype=np.float32).reshape(EPISODES, STEPS, 2)
+LENGTHS = np.array([9, 4, 7])
+
+
+@pytest.fixture(params=CONTAINERS)
+def container(request):
+    return request.param
+
+
+@pytest.fixture
+def stack(container, tmp_path):
+    """Return a writer of a file with whole episodes in the rows of `obs` and `action`."""
+
+    def write(**more):
+        arrays = {"obs": STACKED_OBS, "action": STACKED_ACTION, **more}
+        return save(tmp_path / f"a.{container}", arrays)
+
+    return write
+
+
+# --- one row per episode
+
+
+def test_rows_of_arrays_of_whole_episodes_are_episodes(container, stack):
+    path = stack(reward=STACKED_OBS[:, :, 0], success=np.array([1, 0, 1]), who=np.arange(3) + 5)
+    _, episodes, findings = read_all(container, path, **KEYS, label_from="who")
+    assert [item.length for item in episodes] == [STEPS] * EPISODES
+    assert [item.source for item in episodes] == ["rows 0:9", "rows 9:18", "rows 18:27"]
+    for index, episode in enumerate(episodes):
+        np.testing.assert_array_equal(episode.observations["obs"], STACKED_OBS[index])
+        np.testing.assert_array_equal(episode.actions, STACKED_ACTION[index])
+        np.testing.assert_array_equal(episode.rewards, STACKED_OBS[index, :, 0])
+    assert [item.success for item in episodes] == [True, False, True]
+    assert [item.label for item in episodes] == ["5", "6", "7"]
+    (said,) = checks(findings, "adjusted")
+    assert "3 episodes of 9 steps" in said.message
+    assert said.severity == "note"
+
+
+def test_lengths_cut_arrays_of_whole_episodes(container, stack):
+    path = stack(ep_len=LENGTHS)
+    with pytest.raises(DataError) as caught:
+        read_all(container, path)
+    assert caught.value.hint.endswith("--action-key action --lengths-key ep_len")
+    _, episodes, _ = follow(caught.value.hint)
+    assert [item.length for item in episodes] == LENGTHS.tolist()
+    np.testing.assert_array_equal(episodes[2].observations["obs"], STACKED_OBS[2, :7])
+    np.testing.assert_array_equal(episodes[1].actions, STACKED_ACTION[1, :4])
+
+
+def test_hint_for_arrays_of_whole_episodes_reads_them(container, stack):
+    path = stack(q=STACKED_OBS[:, :, 0])
+    for given in ({}, {"observation_keys": ("obs",)}, {"action_key": "action"}):
+        with pytest.raises(DataError, match=r"obs \(3, 9, 3\)") as caught:
+            read_all(container, path, **given)
+        assert "one of --episode-ends" not in caught.value.message
+        _, episodes, _ = follow(caught.value.hint)
+        assert [item.length for item in episodes] == [STEPS] * EPISODES
+        np.testing.assert_array_equal(episodes[1].actions, STACKED_ACTION[1])
+
+
+@pytest.mark.parametrize(
+    ("option", "values", "message"),
+    [
+        ("lengths_key", np.array([9, 10, 3]), "row 1: an episode of 10 steps, but 9 are stored"),
+        ("lengths_key", np.array([9, -1, 3]), "row 1: an episode of -1 steps"),
+        ("lengths_key", np.array([9, 9]), "has 2 rows, but action has 3"),
+        ("lengths_key", np.array([0, 0, 0]), "no episodes with steps"),
+        ("episode_ends", np.array([1, 2, 3]), "--episode-ends: action holds 3 episodes of 9"),
+        ("terminals_key", np.ones((3, 9)), "--terminals-key: action holds 3 episodes of 9"),
+    ],
+)
+def test_ends_that_do_not_belong_to_whole_episodes_are_refused(
+    container, stack, option, values, message
+):
+    with pytest.raises(DataError, match=message):
+        read_all(container, stack(e=values), **KEYS, **{option: "e"})
+
+
+def test_terminals_do_not_end_whole_episodes(container, stack):
+    with pytest.raises(DataError, match="--terminals: an array of whole episodes"):
+        read_all(container, stack(), **KEYS, terminals="ignore")
+
+
+def test_empty_whole_episodes_are_left_out(container, stack):
+    _, episodes, findings = read_all(
+        container, stack(n=np.array([9, 0, 7])), **KEYS, lengths_key="n"
+    )
+    np.testing.assert_array_equal(episodes[1].actions, STACKED_ACTION[2, :7])
+    assert "1 episodes have no steps" in checks(findings, "left-out")[0].message
+
+
+def test_zeros_that_fill_whole_episodes_up_are_left_out(container, stack):
+    obs, action = STACKED_OBS.copy(), STACKED_ACTION.copy()
+    obs[1, 4:] = action[1, 4:] = 0
+    path = stack(obs=obs, action=action)
+    config = IngestConfig(**KEYS, validation_fraction=0)
+    with open_source(container, (path,), config) as source:
+        store, _ = ingest(source, config)
+    lengths = {item.source: item.length for item in map(store.episode, range(EPISODES))}
+    assert lengths == {"rows 0:9": 9, "rows 9:18": 4, "rows 18:27": 9}
+
+
+def test_nan_that_fills_whole_episodes_up_is_named_with_its_episode(container, stack):
+    obs = STACKED_OBS.copy()
+    obs[1, 4:] = np.nan
+    with pytest.raises(DataError, match=r"row 13: .*a row of episode 1") as caught:
+        read_all(container, stack(obs=obs), **KEYS)
+    assert "--lengths-key" in caught.value.hint
+    _, episodes, _ = read_all(container, stack(obs=obs, n=LENGTHS), **KEYS, lengths_key="n")
+    assert [item.length for item in episodes] == LENGTHS.tolist()
+
+
+@pytest.mark.parametrize(
+    "observations",
+    [OBS, np.zeros((EPISODES, STEPS + 1, 3)), np.zeros((EPISODES * STEPS, 3))],
+    ids=["rows", "one more", "end to end"],
+)
+@pytest.mark.parametrize("given", [{}, {"terminals": "ignore"}, {"lengths_key": "n"}])
+def test_actions_of_several_axes_are_refused(container, stack, observations, given):
+    path = stack(obs=observations, n=LENGTHS)
+    with pytest.raises(DataError, match=r"action: has shape \(3, 9, 2\), expected") as caught:
+        read_all(container, path, **KEYS, **given)
+    assert "reshape(len(ARRAY), -1)" in caught.value.hint
+
+
+def test_two_arms_are_no_episodes_of_two_steps(container, stack):
+    arms = {"obs": np.zeros((ROWS, 2, 3)), "action": np.zeros((ROWS, 2, 4))}
+    with pytest.raises(DataError, match=r"action: has shape \(12, 2, 4\), expected") as caught:
+        read_all(container, stack(**arms), **KEYS)
+    assert "--terminals" not in caught.value.hint
+    arms["action"] = arms["action"].reshape(ROWS, -1)
+    spec, _, _ = read_all(container, stack(**arms), **KEYS, terminals="ignore")
+    assert (spec.action.size, spec.observations[0].size) == (8, 6)
+
+
+def test_actions_of_several_axes_in_groups_are_refused(tmp_path):
+    path = tmp_path / "a.hdf5"
+    save(path, {"ep_0/obs": OBS, "ep_0/action": ACTION.reshape(ROWS, 2, 1)})
+    with pytest.raises(DataError, match=r"ep_0/action: has shape \(12, 2, 1\), expected"):
+        read_all("hdf5", path, **KEYS)
+
+
+# --- one group per episode
+
+
+def groups(path, names, **arrays):
+    return save(path, {f"{name}/{key}": array for name in names for key, array in arrays.items()})
+
+
+def test_hint_for_groups_is_a_command_that_reads_them(container, tmp_path):
+    names = [f"traj_{index:03d}" for index in range(4)]
+    path = groups(tmp_path / f"a.{container}", names, pos=OBS, goal=OBS + 1, cmd=ACTION)
+    for given in (
+        {},
+        {"observation_keys": ("pos", "goal")},
+        {"action_key": "cmd"},
+        {"observation_keys": ("pos", "goal"), "action_key": "cmdd"},
+        {"observation_keys": ("traj_000/goal", "traj_000/pos"), "action_key": "traj_000/cmd"},
+    ):
+        with pytest.raises(DataError, match="4 groups, one per episode; traj_000 has") as caught:
+            read_all(container, path, **given)
+        assert "--episode-ends" not in caught.value.message
+        assert "traj_001" not in caught.value.message
+        _, episodes, _ = follow(caught.value.hint)
+        assert [item.source for item in episodes] == names
+        assert {*episodes[0].observations} == {"pos", "goal"}
+        np.testing.assert_array_equal(episodes[3].actions, ACTION)
+
+
+def test_keys_inside_groups_of_any_name_are_proposed_for_the_action(container, tmp_path):
+    path = groups(tmp_path / f"a.{container}", ("left", "right"), state=OBS, move=ACTION)
+    with pytest.raises(DataError, match="2 groups, one per episode; left has") as caught:
+        read_all(container, path, action_key="move")
+    _, episodes, _ = follow(caught.value.hint)
+    assert [item.source for item in episodes] == ["left", "right"]
+
+
+def test_groups_in_which_nothing_looks_like_actions_are_named(container, tmp_path):
+    path = groups(tmp_path / f"a.{container}", ("t0", "t1"), x=OBS, y=ACTION)
+    with pytest.raises(DataError, match=r"needs --observation-keys, --action-key; it") as caught:
+        read_all(container, path)
+    assert caught.value.hint.startswith("name them, as they are called in a group: lwdctl ingest")
+    assert caught.value.hint.endswith("--observation-keys KEY,... --action-key KEY")
+    save(tmp_path / f"b.{container}", {"t0/x": OBS, "t1/x": OBS, "y": ACTION})
+    with pytest.raises(DataError, match="one of --episode-ends"):
+        read_all(container, tmp_path / f"b.{container}")
+
+
+def test_observation_that_no_group_holds_is_refused_with_those_they_hold(tmp_path):
+    path = groups(tmp_path / "a.hdf5", ("t0", "t1"), pos=OBS, cmd=ACTION)
+    with pytest.raises(DataError, match="no observation 't0/pos'") as caught:
+        read_all("hdf5", path, observation_keys=("t0/pos",), action_key="cmd")
+    assert caught.value.hint == "did you mean 'pos'?"
+
+
+def test_misspelled_action_of_a_flat_file_is_named(container, stack):
+    path = stack(obs=OBS, action=ACTION)
+    with pytest.raises(DataError, match="and has no array 'acton'; it holds") as caught:
+        read_all(container, path, observation_keys=("obs",), action_key="acton")
+    _, episodes, _ = follow(caught.value.hint)
+    np.testing.assert_array_equal(episodes[0].actions, ACTION)
