@@ -80,8 +80,8 @@ class Dataset(Sequence[Episode]):
         Raises:
             ConfigError: The reference of `action` is no observation of the actions' size, no
                 environment has that name, or an unknown argument.
-            DataError: The arrays do not fit each other, hold NaN or infinity, or actions outside
-                the limits or other than the environment's; or a task or label is no string.
+            DataError: The arrays do not fit each other, hold NaN, infinity or images, or actions
+                outside the limits or other than the environment's; or a task or label is no string.
         """
         for name in settings:
             if name not in _SETTINGS:

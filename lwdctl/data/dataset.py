@@ -25,6 +25,8 @@ from lwdctl.core.records import (
 )
 from lwdctl.core.simulator_facts import OBSERVATION
 from lwdctl.data.checks import NUMBER_KINDS, NonFiniteError, check_components, finite_rows
+from lwdctl.data.files.array_kinds import check_no_images
+from lwdctl.data.files.contents import ArrayEntry
 from lwdctl.data.ingest import assign_splits
 from lwdctl.data.named_environments import describe_requested
 from lwdctl.data.quality.action_test import OutsideLimits
@@ -278,7 +280,7 @@ def _episode(
     if not steps:
         raise DataError(f"{source}: actions: has no rows")
     rows = {
-        str(key): _rows(values, f"{source}: {key}", findings)
+        str(key): _rows(_observed(values, source, str(key)), f"{source}: {key}", findings)
         for key, values in observations.items()
     }
     for key, values in rows.items():
@@ -306,6 +308,15 @@ def _array(values: npt.ArrayLike, where: str) -> npt.NDArray[Any]:
         raise DataError(f"{where}: is no array ({first_line(error)})") from None
     if array.dtype.kind not in NUMBER_KINDS:
         raise DataError(f"{where}: holds {array.dtype}, not numbers")
+    return array
+
+
+def _observed(values: npt.ArrayLike, source: str, key: str) -> npt.NDArray[Any]:
+    """Return the array of an observation, refusing images."""
+    where = f"{source}: {key}"
+    array = _array(values, where)
+    entry = ArrayEntry(array.shape, str(array.dtype))
+    check_no_images(entry, where, f"leave '{key}' out of the observations")
     return array
 
 

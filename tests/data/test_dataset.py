@@ -206,3 +206,15 @@ def test_values_that_are_not_finite_are_no_matter_of_an_option():
         store_from_arrays(OBSERVATIONS[:1], [ACTIONS[0] * np.nan])
     assert "--" not in error.value.hint
     assert "np.isfinite(array).all()" in error.value.hint
+
+
+@pytest.mark.parametrize("kind", ["uint8", "float32"])
+@pytest.mark.parametrize("shape", [(32, 24, 3), (3, 32, 24)])
+def test_images_are_refused_as_images(kind, shape):
+    observations = [
+        {"state": rows, "camera": np.zeros((len(rows), *shape), kind)} for rows in OBSERVATIONS
+    ]
+    message = rf"episode 0: camera: holds images \({', '.join(map(str, shape))}\) of {kind}"
+    with pytest.raises(DataError, match=message) as caught:
+        store_from_arrays(observations, ACTIONS)
+    assert caught.value.hint == "leave 'camera' out of the observations"

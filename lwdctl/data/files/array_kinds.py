@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
+from lwdctl.core.errors import DataError
 from lwdctl.data.files.contents import ArrayEntry
 
 NO_OBSERVATIONS = frozenset({
@@ -17,6 +18,8 @@ NO_OBSERVATIONS = frozenset({
 LARGEST_VECTOR = 1024
 """Components up to which an array is an observation by default; more are images or points."""
 _IMAGE_RANK = 3
+_SMALLEST_SIDE = 8
+_CHANNELS = (1, 3, 4)
 
 
 def leaf(key: str) -> str:
@@ -30,8 +33,39 @@ def components(entry: ArrayEntry) -> int:
 
 
 def is_image(entry: ArrayEntry) -> bool:
-    """Return whether an array holds 8-bit images."""
-    return entry.dtype == "uint8" and len(entry.shape) >= _IMAGE_RANK
+    """Return whether an array holds 8-bit images, or images of numbers of any other type.
+
+    The latter have rows (height, width, channel) or (channel, height, width).
+    """
+    if entry.dtype == "uint8":
+        return len(entry.shape) >= _IMAGE_RANK
+    if len(entry.shape) != _IMAGE_RANK + 1:
+        return False
+    first, second, last = entry.shape[1:]
+    sides = ((first, second, last), (second, last, first))
+    return any(
+        min(height, width) >= _SMALLEST_SIDE and channels in _CHANNELS
+        for height, width, channels in sides
+    )
+
+
+def check_no_images(entry: ArrayEntry, where: str, hint: str) -> None:
+    """Check that an observation does not hold images.
+
+    Args:
+        entry: What is declared of it.
+        where: File and key, or episode and key, for the message.
+        hint: How to leave it out.
+
+    Raises:
+        DataError: It does.
+    """
+    if is_image(entry):
+        raise DataError(
+            f"{where}: holds images {entry.shape[1:]} of {entry.dtype}; networks take"
+            " low-dimensional observations",
+            hint,
+        )
 
 
 def why_not_observed(key: str, entry: ArrayEntry) -> str:

@@ -28,7 +28,7 @@ from lwdctl.data.checks import (
     choose_observations,
     without_dropped,
 )
-from lwdctl.data.files.array_kinds import components, is_image, why_not_observed
+from lwdctl.data.files.array_kinds import check_no_images, components, why_not_observed
 from lwdctl.data.files.contents import UNREADABLE, ArrayEntry, Contents
 from lwdctl.data.files.npz_files import NpzFile
 from lwdctl.data.files.zarr_files import ZarrFile
@@ -295,12 +295,8 @@ class KeyedFile(ArrayReader):
             ]
             raise DataError(f"{self.path}: no observation '{name}'", did_you_mean(name, known))
         entry = self._entry(key)
-        if is_image(entry):
-            raise DataError(
-                f"{self.path}: {key}: holds images {entry.shape[1:]} of {entry.dtype}; networks"
-                " take low-dimensional observations",
-                "leave it out of --observation-keys",
-            )
+        hint = "leave it out of --observation-keys"
+        check_no_images(entry, f"{self.path}: {key}", hint)
         self._report_shape(name, entry)
         return components(entry)
 

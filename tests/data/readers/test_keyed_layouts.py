@@ -222,3 +222,24 @@ def test_misspelled_action_of_a_flat_file_is_named(container, stack):
         read_all(container, path, observation_keys=("obs",), action_key="acton")
     _, episodes, _ = follow(caught.value.hint)
     np.testing.assert_array_equal(episodes[0].actions, ACTION)
+
+
+# --- images
+
+
+@pytest.mark.parametrize("shape", [(32, 24, 3), (8, 8, 1), (4, 32, 24)])
+def test_images_of_other_numbers_are_refused_as_those_of_8_bits(container, stack, shape):
+    path = stack(obs=OBS, action=ACTION, camera=np.zeros((ROWS, *shape), np.float32))
+    options = {"action_key": "action", "terminals": "ignore"}
+    with pytest.raises(DataError, match=r"camera: holds images .* of float32; networks") as caught:
+        read_all(container, path, observation_keys=("obs", "camera"), **options)
+    assert caught.value.hint == "leave it out of --observation-keys"
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 3), (32, 24, 2), (9, 3)])
+def test_other_arrays_of_several_axes_are_no_images(container, stack, shape):
+    path = stack(obs=OBS, action=ACTION, points=np.zeros((ROWS, *shape), np.float32))
+    spec, _, _ = read_all(
+        container, path, observation_keys=("points",), action_key="action", terminals="ignore"
+    )
+    assert spec.observations[0].size == np.prod(shape)
