@@ -206,7 +206,9 @@ def plan_demonstrations(
                 f"no {'' if split == 'all' else f'{split} '}demonstration of '{task}'"
                 f"{f' with the label {label!r}' if label else ''}"
                 " holds an initial state to restore",
-                "leave 'oracle' out of --latent, or choose other --label, --task or --oracle-split",
+                "leave 'oracle' out of --latent, or choose other --label, --task or --oracle-split"
+                if holds_initial_states(store)
+                else f"leave 'oracle' out of --latent, or {RECORD_STATES}",
             )
         for k, index in enumerate(chosen):
             plans.append(demonstration_plan(store, index, len(plans), seed + k))
@@ -251,9 +253,16 @@ def check_not_all_lost(name: str, episodes: Sequence[EpisodeResult]) -> None:
         )
 
 
+RECORD_STATES = (
+    "record with every episode the state that it begins in (for a gymnasium.Env the seed of its"
+    " reset) under the key initial_state, ingest the file and train again"
+)
+"""What makes initial states known, for hints."""
+
+
 def holds_initial_states(store: SnippetStore) -> bool:
     """Tell whether some demonstration holds an initial state to restore."""
-    return any(store.initial_state(index) is not None for index in range(len(store.episodes)))
+    return any(store.initial_state(index) is not None for index in range(len(store.episodes.task)))
 
 
 def demonstration_plan(

@@ -15,7 +15,7 @@ from lwdctl.core.seeding import EVALUATION_SEED_START, generator
 from lwdctl.data.batches import SnippetBatches
 from lwdctl.envs.simulator import ObservedState, Simulator
 from lwdctl.envs.table import load_environment, make_simulator
-from lwdctl.evaluation.episodes import demonstration_plan
+from lwdctl.evaluation.episodes import RECORD_STATES, demonstration_plan
 from lwdctl.policies.policy import EpisodePlan
 
 IntArray = npt.NDArray[np.int64]
@@ -132,7 +132,7 @@ def _from_snippet(
     raise ArtifactError(
         f"episode {plan.demonstration} holds no initial state, and '{store.spec.env.adapter}'"
         " cannot read its state from an observation",
-        "ingest data that record initial states",
+        RECORD_STATES,
     )
 
 

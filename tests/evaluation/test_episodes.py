@@ -105,5 +105,10 @@ def test_the_draw_is_fixed_by_the_seed(store):
 
 def test_a_source_without_initial_states_is_refused(store):
     store.initial_state = lambda _: None
-    with pytest.raises(ArtifactError, match="'a'"):
+    with pytest.raises(ArtifactError, match="'a'") as caught:
         plan_demonstrations(store, 1)
+    assert "under the key initial_state" in caught.value.hint
+    store.initial_state = lambda i: np.array([float(i)]) if i % 2 else None
+    with pytest.raises(ArtifactError, match="'a'") as caught:
+        plan_demonstrations(store, 1)
+    assert "choose other --label, --task or --oracle-split" in caught.value.hint

@@ -52,9 +52,11 @@ from lwdctl.data.readers.keyed_arrays import (
     stack_of,
 )
 from lwdctl.data.readers.keyed_proposal import Keys, Layout, groups_with, propose
+from lwdctl.data.readers.states import recorded_state
 
 REWARDS = ("rewards", "reward")
 SUCCESSES = ("success", "successes", "is_success")
+INITIAL_STATE = "initial_state"
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,7 @@ class KeyedFile(ArrayReader):
         if not self._rewards:
             self._report("no-rewards", "", "no rewards are read; cloning needs none")
         self._success = self._optional(SUCCESSES, keys, per_episode=True)
+        self._state = self._find_states(keys)
         self._describe(observations, config)
         self._note_rest(keys)
         self.findings = [*self._file.findings, *self.findings]
@@ -332,9 +335,7 @@ class KeyedFile(ArrayReader):
 
     def _optional(self, names: Sequence[str], keys: Keys, *, per_episode: bool = False) -> str:
         """Return the name of an array beside the actions that can be read, or ""."""
-        parent = "" if self._pieces[0].prefix else keys.action.rpartition("/")[0]
-        places = dict.fromkeys((f"{parent}/" if parent else "", ""))
-        for key in (f"{place}{name}" for place in places for name in names):
+        for key in self._beside(keys, names):
             if f"{self._pieces[0].prefix}{key}" not in self._file.arrays:
                 continue
             reason = self._why_not(key, per_episode=per_episode)
@@ -344,6 +345,37 @@ class KeyedFile(ArrayReader):
             self._report("left-out", "", f"{key}: {reason}", keys=[key])
             self._refused.add(key)
         return ""
+
+    def _beside(self, keys: Keys, names: Sequence[str]) -> list[str]:
+        """Return the keys that arrays of these names have beside the actions, and at the top."""
+        parent = "" if self._pieces[0].prefix else keys.action.rpartition("/")[0]
+        places = dict.fromkeys((f"{parent}/" if parent else "", ""))
+        return [f"{place}{name}" for place in places for name in names]
+
+    def _find_states(self, keys: Keys) -> str:
+        """Return the key of the states in which episodes begin, "" where there are none to read."""
+        arrays, first = self._file.arrays, self._pieces[0].prefix
+        for key in self._beside(keys, (INITIAL_STATE,)):
+            places = [f"{prefix}{key}" for prefix in self._prefixes()]
+            held = [arrays[place] for place in places if place in arrays]
+            if not held and not (first and key in self._file.attributes(first)):
+                continue
+            odd = [f"{item.shape} of {item.dtype}" for item in held if not self._is_state(item)]
+            if not odd:
+                message = f"{key} is read as the state in which an episode begins"
+                self._report("read", "", message, keys=[key])
+                return key
+            message = f"{key}: has shape {odd[0]}, not one state per episode"
+            self._report("left-out", "", message, keys=[key])
+            self._refused.add(key)
+        return ""
+
+    def _is_state(self, entry: ArrayEntry) -> bool:
+        """Return whether an array has one state, or in a file without groups one per episode."""
+        if self._pieces[0].prefix:
+            return entry.is_numeric and len(entry.shape) < 2
+        rows = entry.shape[:1] == (len(self._bounds),)
+        return entry.is_numeric and rows and len(entry.shape) <= 2
 
     def _why_not(self, key: str, *, per_episode: bool) -> str:
         """Return why an array of one number per step is not read, "" if it can be."""
@@ -438,7 +470,14 @@ class KeyedFile(ArrayReader):
 
     def _note_rest(self, keys: Keys) -> None:
         """List the arrays that are not read, with the reason."""
-        used = {*keys.observations, keys.action, keys.key, self._rewards, self._success}
+        used = {
+            *keys.observations,
+            keys.action,
+            keys.key,
+            self._rewards,
+            self._success,
+            self._state,
+        }
         used |= self._refused
         first, prefixes = self._pieces[0].prefix, set(self._prefixes())
         reasons: dict[str, list[str]] = {}
@@ -474,8 +513,20 @@ class KeyedFile(ArrayReader):
             final_observation=(
                 {key: values[length] for key, values in rows.items()} if self._final else None
             ),
+            initial_state=self._initial_state(piece),
             success=self.succeeded(index),
         )
+
+    def _initial_state(self, piece: Piece) -> npt.NDArray[np.float64] | None:
+        """Return the state in which an episode begins, None where none is recorded."""
+        key, value = f"{piece.prefix}{self._state}", None
+        if self._state and key in self._file.arrays:
+            rows = (0, None) if piece.prefix else (piece.place, piece.place + 1)
+            self._file.open((), (key,))
+            value = self._file.rows(key, *rows)
+        elif self._state:
+            value = self._file.attributes(piece.prefix).get(self._state)
+        return None if value is None else recorded_state(value, f"{self.path}: {key}")
 
     def _values(self, piece: Piece, key: str, stop: int) -> FloatArray:
         """Return rows (time, size) of an array of an episode as finite float32."""

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lwdctl.core.errors import DataError
 from lwdctl.core.records import Finding, FloatArray
 from lwdctl.core.simulator_facts import GymEnvironment
-from lwdctl.data.checks import NonFiniteError
+from lwdctl.data.checks import NUMBER_KINDS, NonFiniteError
 from lwdctl.data.readers.flags import Rows
 
 POSITIONS = "qpos"
@@ -25,6 +26,20 @@ _FIXED = ("board_pos", "door_body_pos", "desired_orien", "target_pos", "goal")
 """Parts of a state that stay the same within an episode."""
 _TOLERANCE = 1e-3
 _MOST = 0.75
+
+
+def recorded_state(value: object, where: str) -> npt.NDArray[np.float64]:
+    """Return the recorded state in which an episode begins, or its seed, as numbers (state,).
+
+    Raises:
+        DataError: Not numbers, or not finite.
+    """
+    state = np.asarray(value)
+    if state.dtype.kind not in NUMBER_KINDS:
+        raise DataError(f"{where}: holds {state.dtype}, not numbers")
+    if not np.isfinite(state).all():
+        raise DataError(f"{where}: is not finite")
+    return state.astype(np.float64).reshape(-1)
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
+import zarr
 
 from lwdctl.configs import IngestConfig
 from lwdctl.core.errors import DataError
@@ -222,6 +225,75 @@ def test_misspelled_action_of_a_flat_file_is_named(container, stack):
         read_all(container, path, observation_keys=("obs",), action_key="acton")
     _, episodes, _ = follow(caught.value.hint)
     np.testing.assert_array_equal(episodes[0].actions, ACTION)
+
+
+# --- initial states
+
+SEEDS = np.array([7, 3, 5])
+
+
+def states_of(episodes):
+    return [None if item.initial_state is None else [*item.initial_state] for item in episodes]
+
+
+@pytest.mark.parametrize(("key", "action"), [("initial_state", "u"), ("d/initial_state", "d/u")])
+@pytest.mark.parametrize("states", [SEEDS, np.arange(6.0).reshape(3, 2)], ids=["seeds", "states"])
+def test_states_of_a_flat_file_have_a_row_per_episode(container, tmp_path, key, action, states):
+    arrays = {"obs": OBS, action: ACTION, key: states, "n": np.array([5, 0, 7])}
+    path = save(tmp_path / f"a.{container}", arrays)
+    _, episodes, findings = read_all(
+        container, path, observation_keys=("obs",), action_key=action, lengths_key="n"
+    )
+    assert states_of(episodes) == [[*np.atleast_1d(states[row])] for row in (0, 2)]
+    assert any(f"{key} is read as the state" in item.message for item in checks(findings, "read"))
+    assert not any(key in item.message for item in checks(findings, "left-out"))
+
+
+def test_states_of_whole_episodes_have_a_row_per_episode(container, stack):
+    _, episodes, _ = read_all(container, stack(initial_state=SEEDS), **KEYS)
+    assert states_of(episodes) == [[7], [3], [5]]
+
+
+@pytest.mark.parametrize("state", [np.float32(7), np.array([7.5]), np.arange(3)], ids=str)
+def test_states_of_groups_are_in_the_groups(container, tmp_path, state):
+    arrays = {}
+    for index in range(3):
+        arrays |= {f"t{index}/obs": OBS, f"t{index}/action": ACTION}
+    arrays["t0/initial_state"], arrays["t2/initial_state"] = state, state + 1
+    _, episodes, _ = read_all(container, save(tmp_path / f"a.{container}", arrays), **KEYS)
+    first = [*np.atleast_1d(state)]
+    assert states_of(episodes) == [first, None, [number + 1 for number in first]]
+
+
+@pytest.mark.parametrize("container", ["hdf5", "zarr"])
+def test_states_of_groups_are_attributes(container, tmp_path):
+    path = groups(tmp_path / f"a.{container}", ("t0", "t1"), obs=OBS, action=ACTION)
+
+    def write(*states):
+        opened = h5py.File(path, "a") if container == "hdf5" else nullcontext(zarr.open_group(path))
+        with opened as file:
+            for index, state in enumerate(states):
+                file[f"t{index}"].attrs["initial_state"] = state
+
+    write(7, [1.5, 2.5])
+    _, episodes, _ = read_all(container, path, **KEYS)
+    assert states_of(episodes) == [[7], [1.5, 2.5]]
+    write("seven")
+    with pytest.raises(DataError, match=r"t0/initial_state: holds <U5, not numbers"):
+        read_all(container, path, **KEYS)
+    write(float("nan"))
+    with pytest.raises(DataError, match=r"t0/initial_state: is not finite"):
+        read_all(container, path, **KEYS)
+
+
+@pytest.mark.parametrize("states", [np.arange(ROWS), np.array([[["a"]]] * 2), np.zeros((2, 1, 1))])
+def test_states_that_are_not_one_per_episode_are_left_out(tmp_path, states):
+    path = save(tmp_path / "a.npz", {"obs": OBS, "action": ACTION, "initial_state": states})
+    _, episodes, findings = read_all("npz", path, **KEYS, terminals="ignore")
+    assert states_of(episodes) == [None]
+    (said,) = [item for item in findings if "initial_state" in item.message]
+    assert said.check == "left-out"
+    assert "not one state per episode" in said.message
 
 
 # --- images
