@@ -74,6 +74,7 @@ class IngestConfig(StageSettings):
         (),
         "Observation keys to store under other names, each as OLD=NEW, so that they are those of"
         " the environment (default: the names of the source).",
+        example='["robot/pos=pos"]',
     )
     action_key: str | None = option(None, "Key of the action array (default: the format's own).")
     episode_ends: str | None = option(
@@ -128,9 +129,10 @@ class IngestConfig(StageSettings):
     )
 
     def reads(self, named: Collection[str] = ()) -> tuple[str, ...]:
-        """Return the artifact types that are read: none where files are given."""
+        """Return the artifact types that are read: none where files or their format are given."""
         del named
-        return () if self.paths else ("demonstrations",)
+        is_collected = not self.paths and self.format in (None, "robomimic")
+        return ("demonstrations",) if is_collected else ()
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,7 @@ def option(
     maximum: float | None = None,
     argument: bool = False,
     registry: str = "",
+    example: str = "",
 ) -> Any:
     """Declare a configuration field.
 
@@ -118,6 +119,7 @@ def option(
         argument: A positional argument of the command line instead of an `--option`.
         registry: `package.module:ATTRIBUTE` of the `Registry` that lists the accepted names,
             imported on use.
+        example: A value as Python and TOML write it, for the hint where another type is given.
     """
     metadata = {
         "help": help,
@@ -125,6 +127,7 @@ def option(
         "maximum": maximum,
         "argument": argument,
         "registry": registry,
+        "example": example,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -283,7 +286,9 @@ def _check_one(
     if scalar is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value) if abs(value) <= _ANY_INTEGER.most else math.inf
     if not isinstance(value, scalar) or (scalar is not bool and isinstance(value, bool)):
-        raise ConfigError(f"{prefix}'{field.name}' takes {kind}, not {_shown(value)}")
+        example = field.metadata.get("example")
+        hint = f"example: {field.name}={example}" if example else ""
+        raise ConfigError(f"{prefix}'{field.name}' takes {kind}, not {_shown(value)}", hint)
     if isinstance(value, str):
         _check_text(value, field, prefix)
     else:

@@ -26,6 +26,11 @@ NAME_ENVIRONMENT = (
     " own) and train again; or evaluate what is trained in Python: lwdctl.evaluate(POLICY, env=ENV)"
 )
 """Hint where data name no environment."""
+NAME_LABELS = (
+    "the data have no labels: leave --label out; or ingest them again with --label-from KEY and"
+    " train again"
+)
+"""Hint where data have no labels."""
 
 
 def check_compatible(

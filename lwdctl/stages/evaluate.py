@@ -27,6 +27,7 @@ from lwdctl.core.suggest import did_you_mean
 from lwdctl.envs.table import check_tasks
 from lwdctl.evaluation.checks import (
     NAME_ENVIRONMENT,
+    NAME_LABELS,
     check_compatible,
     check_fresh_seeds,
     check_video,
@@ -203,7 +204,8 @@ class _Evaluation:
         known = self.data.spec.labels
         for label in self.config.label:
             if label not in known:
-                raise ConfigError(f"'{label}' is no label of this data", did_you_mean(label, known))
+                hint = did_you_mean(label, known) or NAME_LABELS
+                raise ConfigError(f"'{label}' is no label of this data", hint)
         if self.config.label:
             return tuple(dict.fromkeys(self.config.label))
         return known if known and "label" in self._checked.condition else ()

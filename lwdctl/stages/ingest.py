@@ -101,7 +101,8 @@ def _sources(
     if config.paths:
         return paths_of(config.paths), []
     if config.format not in (None, "robomimic") or DEMONSTRATIONS not in inputs:
-        raise ConfigError("no path to read is given", "lwdctl ingest PATH, or `lwdctl collect`")
+        command = " ".join(filter(None, ("lwdctl ingest", config.format, "PATH")))
+        raise ConfigError("no path to read is given", command)
     artifact = inputs[DEMONSTRATIONS]
     return (artifact.payload(DEMONSTRATIONS_PAYLOAD),), [artifact]
 

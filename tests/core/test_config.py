@@ -38,6 +38,16 @@ class Colors:
     format: str = option("pusht", "Format", registry="lwdctl.data.formats:READERS")
 
 
+def test_another_type_of_value_is_answered_with_an_example() -> None:
+    with pytest.raises(ConfigError, match="'rename' takes str, not") as caught:
+        IngestConfig(rename={"robot/pos": "pos"})
+    assert caught.value.hint == 'example: rename=["robot/pos=pos"]'
+    assert IngestConfig(rename=["robot/pos=pos"]).rename == ("robot/pos=pos",)
+    with pytest.raises(ConfigError, match="'label' takes str") as caught:
+        IngestConfig(label=3)
+    assert not caught.value.hint
+
+
 def test_defaults_and_round_trip() -> None:
     settings = from_mapping(Settings, {"tasks": ["a", "b"], "rate": 1})
     assert settings == from_mapping(Settings, to_mapping(settings))

@@ -340,6 +340,9 @@ def test_result_rows_follow_the_json_contract(copy: Workspace) -> None:
 def test_unknown_tasks_and_conditions_are_refused(copy: Workspace) -> None:
     with pytest.raises(ConfigError, match="reech"):
         do("eval", copy, {**EVAL, "task": ["reech"]})
+    with pytest.raises(ConfigError, match="'slow' is no label of this data") as caught:
+        do("eval", copy, {**EVAL, "label": ["slow"]})
+    assert "leave --label out" in caught.value.hint
     with pytest.raises(ConfigError, match="label for every demonstration"):
         do("train-diffusion", copy, {**DIFFUSION, "condition": ["label"]})
     with pytest.raises(ConfigError, match="too many"):

@@ -238,8 +238,15 @@ def test_newest_demonstrations_are_read_when_no_path_is_named(tmp_path):
 
 @pytest.mark.parametrize("name", list(READERS))
 def test_without_path_and_demonstrations_the_user_gets_a_hint(name, tmp_path):
-    with pytest.raises(ConfigError, match="no path"):
+    with pytest.raises(ConfigError, match="no path") as caught:
         run(IngestConfig(format=name), {}, StageContext(Workspace(tmp_path)))
+    assert caught.value.hint == f"lwdctl ingest {name} PATH"
+
+
+def test_only_collected_files_are_read_without_a_path():
+    assert {name for name in READERS if IngestConfig(format=name).reads()} == {"robomimic"}
+    assert IngestConfig().reads() == ("demonstrations",)
+    assert IngestConfig(format="robomimic", paths=("a.hdf5",)).reads() == ()
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ episode, or a flag per row. Where the first axis counts episodes, each has rows 
 
 from __future__ import annotations
 
+import shlex
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +20,23 @@ from lwdctl.data.readers.flags import Rows, flags_of, runs_left_out, split_at_fl
 
 Bounds = list[Rows]
 """First row and one past the last row of each episode."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Where an episode lies.
+
+    Attributes:
+        prefix: Path of its group with a slash at its end, or "" in a flat file.
+        start: Its first row.
+        stop: One past its last row.
+        place: Its position among all episodes that the file declares, also those left out.
+    """
+
+    prefix: str
+    start: int
+    stop: int
+    place: int
 
 
 def bounds_of_ends(values: npt.NDArray[Any], rows: int, where: str) -> tuple[Bounds, list[Finding]]:
@@ -77,6 +96,26 @@ def bounds_of_stack(
     starts = [row * steps for row in range(len(lengths))]
     bounds = [Rows(start, start + length) for start, length in zip(starts, lengths, strict=True)]
     return bounds, _empty(lengths, where)
+
+
+def other_option(option: str, key: str, values: npt.NDArray[Any], rows: int) -> str:
+    """Return the hint for lengths that were given as ends, or ends as lengths; "" for others.
+
+    Args:
+        option: The field of `IngestConfig` that names the array.
+        key: The array.
+        values: What it holds.
+        rows: Number of rows of the steps.
+    """
+    if option == "episode_ends":
+        parse, other, like = bounds_of_lengths, "--lengths-key", "lengths that add up to"
+    else:
+        parse, other, like = bounds_of_ends, "--episode-ends", "ends of episodes, the last one"
+    try:
+        found = parse(values, rows, key)[0][-1].stop == rows
+    except DataError:
+        return ""
+    return f"{other} {shlex.quote(key)}: it looks like {like} {rows}" if found else ""
 
 
 def bounds_of_flags(

@@ -10,7 +10,7 @@ data sets of DPPO have default keys.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -37,10 +37,12 @@ from lwdctl.data.reader import EPISODE_OPTIONS, EpisodeOutline, check_unused
 from lwdctl.data.readers.array_reader import ArrayReader
 from lwdctl.data.readers.episode_bounds import (
     Bounds,
+    Piece,
     bounds_of_ends,
     bounds_of_flags,
     bounds_of_lengths,
     bounds_of_stack,
+    other_option,
 )
 from lwdctl.data.readers.flags import Rows
 from lwdctl.data.readers.gym_envs import value_text
@@ -57,23 +59,6 @@ from lwdctl.data.readers.states import recorded_state
 REWARDS = ("rewards", "reward")
 SUCCESSES = ("success", "successes", "is_success")
 INITIAL_STATE = "initial_state"
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Where an episode lies.
-
-    Attributes:
-        prefix: Path of its group with a slash at its end, or "" in a flat file.
-        start: Its first row.
-        stop: One past its last row.
-        place: Its position among all episodes that the file declares, also those left out.
-    """
-
-    prefix: str
-    start: int
-    stop: int
-    place: int
 
 
 class KeyedFile(ArrayReader):
@@ -216,7 +201,11 @@ class KeyedFile(ArrayReader):
                 bounds, found = bounds_of_flags(values, rows, where, config.terminals)
             else:
                 parse = bounds_of_ends if keys.option == "episode_ends" else bounds_of_lengths
-                bounds, found = parse(values, rows, where)
+                try:
+                    bounds, found = parse(values, rows, where)
+                except DataError as error:
+                    hint = other_option(keys.option, keys.key, values, rows)
+                    raise DataError(error.message, hint) from None
             self.findings += found
         self._bounds = bounds
         pieces = [Piece("", *bound, place) for place, bound in enumerate(bounds)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -225,6 +226,34 @@ def test_misspelled_action_of_a_flat_file_is_named(container, stack):
         read_all(container, path, observation_keys=("obs",), action_key="acton")
     _, episodes, _ = follow(caught.value.hint)
     np.testing.assert_array_equal(episodes[0].actions, ACTION)
+
+
+# --- lengths for ends
+
+
+@pytest.mark.parametrize(
+    ("option", "other", "values"),
+    [
+        ("episode_ends", "--lengths-key", [7, 5]),
+        ("episode_ends", "--lengths-key", [4, 4, 4]),
+        ("lengths_key", "--episode-ends", [4, 8, 12]),
+    ],
+)
+def test_lengths_that_are_given_as_ends_are_proposed_as_lengths(
+    container, stack, option, other, values
+):
+    path = stack(obs=OBS, action=ACTION, **{"ep n": np.array(values)})
+    with pytest.raises(DataError, match="ep n, row") as caught:
+        read_all(container, path, **KEYS, **{option: "ep n"})
+    name, key = shlex.split(caught.value.hint.partition(":")[0])
+    assert name == other
+    field = name[2:].replace("-", "_")
+    _, episodes, _ = read_all(container, path, **KEYS, **{field: key})
+    assert len(episodes) == len(values)
+    path = stack(obs=OBS, action=ACTION, **{"ep n": np.array([7, 6])})
+    with pytest.raises(DataError) as caught:
+        read_all(container, path, **KEYS, **{option: "ep n"})
+    assert not caught.value.hint
 
 
 # --- initial states
