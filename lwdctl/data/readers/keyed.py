@@ -54,11 +54,10 @@ from lwdctl.data.readers.keyed_arrays import (
     stack_of,
 )
 from lwdctl.data.readers.keyed_proposal import Keys, Layout, groups_with, propose
-from lwdctl.data.readers.states import recorded_state
+from lwdctl.data.readers.states import INITIAL_STATE, recorded_state
 
 REWARDS = ("rewards", "reward")
 SUCCESSES = ("success", "successes", "is_success")
-INITIAL_STATE = "initial_state"
 
 
 class KeyedFile(ArrayReader):

@@ -16,9 +16,11 @@ import numpy.typing as npt
 from lwdctl.core.errors import DataError, first_line
 from lwdctl.core.records import Finding
 from lwdctl.data.checks import closed_on_error
+from lwdctl.data.files.array_kinds import leaf
 from lwdctl.data.files.contents import ArrayEntry
 from lwdctl.data.files.hdf5 import dataset_at, open_hdf5, read_array, read_stored
 from lwdctl.data.readers.array_reader import ArrayFile
+from lwdctl.data.readers.states import INITIAL_STATE
 
 # A handle keeps the chunk cache of its array, which flat files need; grouped ones have thousands.
 _MAX_HANDLES = 64
@@ -143,10 +145,12 @@ def stack_of(
 
 
 def stacked(arrays: Mapping[str, ArrayEntry], stack: Stack) -> dict[str, ArrayEntry]:
-    """Return arrays as `StackedArrays` shows them."""
+    """Return arrays as `StackedArrays` shows them; initial states, one per episode, stay."""
     rows = stack.episodes * stack.steps
     return {
-        key: ArrayEntry((rows, *item.shape[2:]), item.dtype) if item.shape[:2] == stack else item
+        key: ArrayEntry((rows, *item.shape[2:]), item.dtype)
+        if item.shape[:2] == stack and leaf(key) != INITIAL_STATE
+        else item
         for key, item in arrays.items()
     }
 
@@ -185,7 +189,7 @@ class StackedArrays:
         Raises:
             DataError: The bytes cannot be read.
         """
-        if self._file.arrays[key].shape[:2] != self._stack:
+        if self.arrays[key] == self._file.arrays[key]:
             return self._file.rows(key, start, stop)
         stop = self.arrays[key].shape[0] if stop is None else stop
         steps = self._stack.steps

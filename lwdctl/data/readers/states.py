@@ -20,6 +20,8 @@ from lwdctl.core.simulator_facts import GymEnvironment
 from lwdctl.data.checks import NUMBER_KINDS, NonFiniteError
 from lwdctl.data.readers.flags import Rows
 
+INITIAL_STATE = "initial_state"
+"""Key of the states in which episodes begin, one per episode."""
 POSITIONS = "qpos"
 STATE_KEYS = (POSITIONS, "qvel")
 _FIXED = ("board_pos", "door_body_pos", "desired_orien", "target_pos", "goal")

@@ -278,9 +278,10 @@ def test_states_of_a_flat_file_have_a_row_per_episode(container, tmp_path, key, 
     assert not any(key in item.message for item in checks(findings, "left-out"))
 
 
-def test_states_of_whole_episodes_have_a_row_per_episode(container, stack):
-    _, episodes, _ = read_all(container, stack(initial_state=SEEDS), **KEYS)
-    assert states_of(episodes) == [[7], [3], [5]]
+@pytest.mark.parametrize("states", [SEEDS, STACKED_OBS[:, :, 0]], ids=["seeds", "as steps"])
+def test_states_of_whole_episodes_have_a_row_per_episode(container, stack, states):
+    _, episodes, _ = read_all(container, stack(initial_state=states), **KEYS)
+    assert states_of(episodes) == [[*np.atleast_1d(row)] for row in states]
 
 
 @pytest.mark.parametrize("state", [np.float32(7), np.array([7.5]), np.arange(3)], ids=str)
