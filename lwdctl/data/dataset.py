@@ -78,8 +78,9 @@ def store_from_arrays(  # noqa: PLR0913 - what `Dataset.from_arrays` takes, by k
         ConfigError: The reference of `action` is no observation of the actions' size, or `env` is
             neither a name nor a specification.
         DataError: The numbers of episodes, rows or components differ, the keys of the observations
-            do, a task or label is no string, a value is not finite, an action is outside the
-            limits or not what the environment takes, or that takes actions of another size.
+            do, a task or label is no string, an observation holds images, a value is not finite, an
+            action is outside the limits or not what the environment takes, or that takes actions of
+            another size.
     """
     _check_environment(env)
     _check_sequence("observations", observations)
