@@ -167,10 +167,8 @@ def _without_oracle(config: EvalConfig, data: SnippetStore, context: StageContex
     default = EvalConfig().latent
     if LWD not in config.policy or config.latent != default or holds_initial_states(data):
         return config
-    context.progress.message(
-        "'oracle' is left out: no demonstration holds an initial state, which a file has under the"
-        " key initial_state"
-    )
+    said = "'oracle' is left out: no demonstration holds an initial state (key initial_state)"
+    context.progress.message(said)
     return replace(config, latent=tuple(item for item in default if item != ORACLE))
 
 
