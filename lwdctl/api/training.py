@@ -68,7 +68,7 @@ class _TrainedModel:
         """Write `model.json`, and the weights with and without EMA, into a directory.
 
         Raises:
-            ConfigError: The directory holds something else than such files, which are replaced.
+            ConfigError: The directory holds anything but such files, which are replaced.
         """
         target = user_path(directory)
         _check_replaced(target, _MODEL_FILES)
@@ -105,7 +105,7 @@ class Diffusion(_TrainedModel):
         """Write the policy, the VAE included, into a directory that `load_policy` opens.
 
         Raises:
-            ConfigError: The directory holds something else than such a policy, which is replaced.
+            ConfigError: The directory holds anything but such a policy, which is replaced.
         """
         target = user_path(directory)
         _check_replaced(target, ("diffusion", "vae", "source.json"))
@@ -334,7 +334,7 @@ def _check_replaced(directory: Path, names: Collection[str]) -> None:
         names: Names of all files and directories that are written.
 
     Raises:
-        ConfigError: It holds something else, or is a file.
+        ConfigError: It holds anything else, or is a file.
     """
     if not directory.exists():
         return

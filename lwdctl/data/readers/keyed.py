@@ -306,7 +306,8 @@ class KeyedFile(ArrayReader):
         self._report_shape(key, entry)
 
     def _check_vectors(self, key: str, entry: ArrayEntry) -> None:
-        if len(entry.shape) > 2:
+        """Refuse rows with an axis that may be time; a shorter one may be arms."""
+        if max(entry.shape[1:-1], default=1) >= FEWEST_STACKED_STEPS:
             raise DataError(
                 f"{self.path}: {key}: has shape {entry.shape}, expected (time, action)",
                 "store its rows as vectors: ARRAY.reshape(len(ARRAY), -1); or, where its axes are"
