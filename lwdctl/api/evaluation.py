@@ -28,7 +28,7 @@ from lwdctl.core.seeding import EVALUATION_SEED_START
 from lwdctl.core.trust import trusting
 from lwdctl.deploy.runtime import ExportedPolicy
 from lwdctl.envs.table import Environment, allowed, environment_named
-from lwdctl.evaluation.checks import warn_of_seeds
+from lwdctl.evaluation.checks import warn_of_ignored_seed, warn_of_seeds
 from lwdctl.evaluation.cost import condition_cost, trained_condition
 from lwdctl.evaluation.episodes import (
     EpisodeResult,
@@ -213,9 +213,9 @@ def evaluate(  # noqa: PLR0913 - the settings of an evaluation, by keyword only
     bars = progress or TqdmProgress()
     trained = [item.source for item in named.values() if isinstance(item, LoadedPolicy)]
     same = [source for source in trained if source.env.adapter == spec.adapter]
-    for text in dict.fromkeys(warn_of_seeds(source, seed, episodes) for source in same):
-        if text:
-            bars.message(text)
+    said = [warn_of_seeds(source, seed, episodes) for source in same]
+    for text in filter(None, dict.fromkeys([*said, warn_of_ignored_seed(place, plans[0].task)])):
+        bars.message(text)
     single = isinstance(place, gymnasium.Env)
     count = num_envs or (1 if single else min(16, len(plans)))
     limits: dict[str, Any] = {"max_steps": max_steps}

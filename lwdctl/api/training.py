@@ -340,7 +340,8 @@ def _check_replaced(directory: Path, names: Collection[str]) -> None:
         return
     if not directory.is_dir():
         raise ConfigError(f"{directory} is a file", "save into a directory")
-    if others := sorted(path.name for path in directory.iterdir() if path.name not in names):
+    found = {path.name for path in directory.iterdir() if not path.name.startswith(".")}
+    if others := sorted(found - set(names)):
         raise ConfigError(
             f"{directory} is not empty: it holds {listed(others)}", "save into another directory"
         )
@@ -378,6 +379,8 @@ def _check_given(given: object, needed: type) -> None:
     """
     if isinstance(given, needed):
         return
+    if isinstance(given, Artifact):
+        given = given.reference
     of_reference, made, before = _HINTS[needed]
     hint = before.get(type(given), made)
     if isinstance(given, str | Path):

@@ -11,7 +11,7 @@ from lwdctl.artifacts.artifact import Artifact
 from lwdctl.artifacts.manifest import InputRef, plain
 from lwdctl.artifacts.references import how_to_make, parse_reference, version_directory
 from lwdctl.configs import BaselineConfig, DiffusionConfig, EncodeConfig, VaeConfig
-from lwdctl.core.config import to_mapping
+from lwdctl.core.config import list_text, to_mapping
 from lwdctl.core.errors import ArtifactError
 
 _DECIDE_NOTHING = frozenset(
@@ -51,9 +51,9 @@ def options_of(artifact: Artifact | None, **others: Any) -> str:
         option = name.replace("_", "-")
         if isinstance(value, bool):
             words.append(f"--{option}" if value else f"--no-{option}")
-        elif value is not None and name != "method":  # which is an argument
-            text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-            words.append(f"--{option} {shlex.quote(text)}")
+        elif name != "method":  # which is an argument
+            text = list_text(value) if isinstance(value, list) else str(value)
+            words.append(f"--{option} {shlex.quote('none' if value is None else text)}")
     return "".join(f" {word}" for word in words)
 
 

@@ -165,7 +165,7 @@ def _entry_points(group: str) -> tuple[tuple[str, Row], ...]:
 
 def _import_path(noun: str, name: str) -> Any:
     module, _, attribute = name.partition(":")
-    if not all(part.isidentifier() for part in (*module.split("."), attribute)):
+    if not all((*module.split("."), attribute)):
         raise ConfigError(f"'{name}' names no {noun}", "write package.module:Class")
     try:
         return getattr(importlib.import_module(module), attribute)
@@ -179,5 +179,6 @@ def _import_path(noun: str, name: str) -> Any:
     except (Exception, SystemExit) as error:
         raise ConfigError(
             f"{noun} '{name}' cannot be imported: {described(error)}",
-            f'python -c "from {module} import {attribute}" shows where it fails',
+            f"python -c \"import importlib; importlib.import_module('{module}').{attribute}\""
+            " shows where it fails",
         ) from error

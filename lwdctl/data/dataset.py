@@ -124,7 +124,7 @@ def store_from_arrays(  # noqa: PLR0913 - what `Dataset.from_arrays` takes, by k
             )
     longest = max(episode.length for episode in episodes)
     tasks_of_all = tuple(dict.fromkeys(filter(None, task_of)))
-    taken, place = _described(env, size, tasks_of_all)
+    taken, place = _described(env, size, tasks_of_all, action)
     spec = SourceSpec(
         observations=tuple(ObservationSpec(key, rows.shape[1]) for key, rows in first.items()),
         action=action or taken,
@@ -134,7 +134,8 @@ def store_from_arrays(  # noqa: PLR0913 - what `Dataset.from_arrays` takes, by k
     )
     if describe is not None and (action is None or isinstance(env, str)):
         spec = describe(spec)
-    limit = place.max_steps or spec.env.max_steps or longest
+    own = longest if isinstance(env, str) else 0  # 0 in a specification: the environment's own
+    limit = place.max_steps or spec.env.max_steps or own
     spec = replace(spec, env=replace(spec.env, max_steps=limit))
     if action is None and place.adapter:
         action = _meaning(spec, episodes, progress or TqdmProgress())
@@ -143,12 +144,18 @@ def store_from_arrays(  # noqa: PLR0913 - what `Dataset.from_arrays` takes, by k
     return SnippetStore.in_memory(episodes, spec)
 
 
-def _described(env: str | EnvSpec, size: int, tasks: tuple[str, ...]) -> tuple[ActionSpec, EnvSpec]:
+def _described(
+    env: str | EnvSpec, size: int, tasks: tuple[str, ...], declared: ActionSpec | None
+) -> tuple[ActionSpec, EnvSpec]:
     """Return the actions that an environment takes, if it is known, and the environment.
+
+    Those of a specification are what is declared of them, if anything is.
 
     Raises:
         DataError: It takes actions of another size.
     """
+    if isinstance(env, EnvSpec) and declared is not None:
+        return declared, env
     name = env if isinstance(env, str) else "/".join((env.adapter, *env.tasks[:1]))
     action, requested, _ = describe_requested(IngestConfig(env=name), size, "env")
     if isinstance(env, EnvSpec):
@@ -202,13 +209,15 @@ def _meaning(spec: SourceSpec, episodes: Sequence[Episode], progress: Progress) 
     means = {"absolute": "targets", "delta": "motions"}
     clip = f"clip them with np.clip(array, {action.low}, {action.high})"
     hints = {  # those of the checks are options of `lwdctl ingest`
-        "semantics": (f"if they are {means[other]}", replace(action.unlimited(), semantics=other)),
+        "semantics": (f"if they are {means[other]}", replace(action, semantics=other)),
         "limits": ("name them as low and high", action),
         "outside-limits": (f"{clip}, or take the recorded range", action.unlimited()),
     }
     for item in checks.findings():
         if item.check in hints:
             said, declared = hints[item.check]
+            if item.severity == "error":  # the limits are those of other actions
+                declared = declared.unlimited()
             hint = f"{said}: action=lwdctl.{declared}" if item.hint else ""
             if item.severity == "error":
                 raise DataError(f"actions: {item.message}", hint)

@@ -53,11 +53,6 @@ class GymnasiumAdapter:
         observation, _ = self._parts("reset", self.env.reset(seed=seed), ("observation", "info"))
         return self._named(observation)
 
-    def ignores_seed(self) -> bool:
-        """Tell whether episodes of one seed begin differently; resets the environment twice."""
-        first, second = self.reset(0), self.reset(0)
-        return any(not np.array_equal(first[key], second[key], equal_nan=True) for key in first)
-
     def restore(self, state: npt.NDArray[np.float64], model: str = "") -> Observation:
         """Start from a seed (1,), as `initial_state` returned it.
 
@@ -192,6 +187,16 @@ class GymnasiumSimulator(GymnasiumAdapter, ABC):
         """Return the Gymnasium environment of a task; videos need `render_mode="rgb_array"`."""
 
 
+def _limit(env: gymnasium.Env[Any, Any], name: str) -> int:
+    """Return the step limit that an attribute of an environment or its wrappers holds, else 0."""
+    try:
+        value = env.get_wrapper_attr(name)
+    except Exception:  # noqa: BLE001 - there is none, or a property that needs a reset
+        return 0
+    is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return int(value) if is_whole and value > 0 else 0
+
+
 class WrappedGymnasium(GymnasiumAdapter):
     """Any `gymnasium.Env`, described by its spaces.
 
@@ -224,9 +229,8 @@ class WrappedGymnasium(GymnasiumAdapter):
         self.observations = self._observation_specs(env.observation_space)
         # `TimeLimit` offers its limit by no public name, and an environment that was not made by
         # its id has no `spec` that holds it.
-        names = ("_max_episode_steps", "max_steps")
-        limits = [env.get_wrapper_attr(name) for name in names if env.has_wrapper_attr(name)]
-        self.max_steps = int(limits[0] or 0) if limits else 0
+        limits = (_limit(env, name) for name in ("_max_episode_steps", "max_steps"))
+        self.max_steps = next(filter(None, limits), 0)
 
     def close(self) -> None:
         """Free the environment, unless it is borrowed."""

@@ -150,7 +150,9 @@ def _is_plain(loaded: Any) -> bool:
 
     if isinstance(loaded, type):
         return issubclass(loaded, gymnasium.Env)
-    return inspect.isfunction(loaded) and not inspect.signature(loaded).parameters
+    if not inspect.isfunction(loaded):
+        return False
+    return not inspect.signature(loaded, follow_wrapped=False).parameters
 
 
 def is_own(adapter: str) -> bool:

@@ -7,15 +7,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import gymnasium
 import numpy as np
 import numpy.typing as npt
 
+from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.core.errors import ConfigError, SimulatorError
-from lwdctl.core.records import UNKNOWN_UNITS, SourceSpec
+from lwdctl.core.records import UNKNOWN_UNITS, EnvSpec, SourceSpec
 from lwdctl.core.seeding import EVALUATION_SEED_START
 from lwdctl.envs.gymnasium_adapter import GymnasiumAdapter
 from lwdctl.envs.mujoco_rendering import HINT, VARIABLE, backends_to_try
-from lwdctl.envs.table import Environment, make_simulator
+from lwdctl.envs.table import Environment, is_own, make_simulator
 from lwdctl.evaluation.environment import step_limit
 from lwdctl.evaluation.rollout import rollout
 from lwdctl.evaluation.video import FFMPEG_FAILED, Recording
@@ -63,6 +65,44 @@ def check_compatible(
                 simulator.check_perturbed()
     finally:
         simulator.close()
+
+
+def warn_of_ignored_seed(env: Environment, task: str) -> str:
+    """Say where episodes of one seed begin differently; "" elsewhere.
+
+    Two resets of an environment that is built for it tell. One of lwdctl's own needs no check, and
+    one that others made is not reset.
+    """
+    own = isinstance(env, EnvSpec) and is_own(env.adapter)
+    if own or isinstance(env, gymnasium.Env):
+        return ""
+    simulator = make_simulator(env, task)
+    try:
+        first, second = simulator.reset(0), simulator.reset(0)
+    except Exception:  # noqa: BLE001 - what fails for good will fail the episodes
+        return ""
+    finally:
+        simulator.close()
+    if all(np.array_equal(first[key], second[key], equal_nan=True) for key in first):
+        return ""
+    return (
+        "warning: two resets of the environment with the same seed began differently, so policies"
+        " do not start from the same states, and paired tests do not hold: draw from self.np_random"
+        " after super().reset(seed=seed), and keep no state of wrappers over a reset"
+    )
+
+
+def restores_initial_states(store: SnippetStore) -> bool:
+    """Tell whether demonstrations hold initial states that their environment can restore."""
+    found = (store.initial_state(index) for index in range(len(store.episodes.task)))
+    state = next((item for item in found if item is not None), None)
+    env = store.spec.env
+    if state is None or is_own(env.adapter):
+        return state is not None
+    simulator = make_simulator(env, next(iter(env.tasks), ""))
+    simulator.close()
+    restores = getattr(type(simulator), "restore", None)
+    return restores is not GymnasiumAdapter.restore or state.shape == (1,)  # that of a seed
 
 
 def check_fresh_seeds(recorded: npt.NDArray[np.int64], seed: int, episodes: int) -> None:

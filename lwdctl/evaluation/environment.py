@@ -23,7 +23,6 @@ import numpy as np
 from lwdctl.core.errors import ConfigError, LwdctlError, SimulatorError, described
 from lwdctl.core.records import FloatArray, ObservationSpec
 from lwdctl.core.seeding import generator
-from lwdctl.envs.gymnasium_adapter import GymnasiumAdapter
 from lwdctl.envs.simulator import Metric, Observation, Simulator, Step, UnstablePhysicsError
 from lwdctl.envs.table import Environment, make_simulator
 from lwdctl.evaluation.episodes import EpisodeResult
@@ -138,14 +137,12 @@ class Description(NamedTuple):
         score: Name of the environment's score.
         action_size: Components of an action.
         less_is_better: Whether a lower score is a better one.
-        ignores_seed: Whether episodes of one seed begin differently.
     """
 
     observations: tuple[ObservationSpec, ...] = ()
     score: str = ""
     action_size: int = 0
     less_is_better: bool = False
-    ignores_seed: bool = False
 
 
 class Environments:
@@ -156,7 +153,6 @@ class Environments:
         self._simulators: dict[int, tuple[str, Simulator]] = {}
         self._episodes: dict[int, _Episode] = {}
         self._recorders: dict[int, EpisodeRecorder] = {}
-        self._ignores_seed: bool | None = None
         self.description = Description()
 
     def start(self, plans: Mapping[int, EpisodePlan], spread: bool = False) -> dict[int, Response]:
@@ -191,16 +187,11 @@ class Environments:
     def _start(self, index: int, plan: EpisodePlan) -> Response:
         try:
             simulator = self._simulator(index, plan.task)
-            if self._ignores_seed is None:
-                self._ignores_seed = (
-                    isinstance(simulator, GymnasiumAdapter) and simulator.ignores_seed()
-                )
             episode = self._episodes[index] = _Episode(simulator, plan, self._settings)
             score = simulator.metrics[0]
             self.description = Description(
-                simulator.observations, score.name, simulator.action.size, score.failed > 0,
-                self._ignores_seed,
-            )  # fmt: skip
+                simulator.observations, score.name, simulator.action.size, score.failed > 0
+            )
             recording = self._settings.recording
             if recording is not None and plan.index in recording.episodes:
                 recorder = self._recorders[index] = EpisodeRecorder(recording, plan, simulator)

@@ -133,12 +133,6 @@ def rollout(  # noqa: PLR0913 - the settings of a rollout, by keyword only
                 results += _run_again(engine, lost, workers)
                 finished.update({item.plan.index: item for item in results})
                 bar.advance(len(batch), solved=_solved(finished))
-        if environments.description.ignores_seed:
-            bars.message(
-                "warning: two resets of the environment with the same seed began differently, so"
-                " policies do not start from the same states, and paired tests do not hold: draw"
-                " from self.np_random after super().reset(seed=seed)"
-            )
     finally:
         environments.close()
         if recording is not None:

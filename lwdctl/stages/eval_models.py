@@ -313,14 +313,18 @@ class _Finder:
         parts = {"vae": "train-vae", "latents": "encode", "diffusion": "train-diffusion"}
         if policy != LWD:
             parts = {"baseline": f"train-baseline {policy}"}
-        known = {item.name for item in self._context.workspace.artifacts("snippets")}
-        run = self._inputs["snippets"].name if len(known) > 1 else None
+        snippets, known = self._inputs["snippets"], self._context.workspace.artifacts("snippets")
+        several = len({item.name for item in known}) > 1
+        is_newest = not several and known[-1].path == snippets.path
         commands = []
         for kind, command in parts.items():
-            length = horizon if kind in {"vae", "baseline"} else None
-            others = {"run": run, "snippet_length": length, "seed": seed}
-            if kind == "latents":
-                others["seed"] = None
+            first = kind in {"vae", "baseline"}
+            others = {
+                "snippets": snippets.reference if first and not is_newest else None,
+                "run": snippets.name if several and not first else None,
+                "snippet_length": horizon if first else None,
+                "seed": None if kind == "latents" else seed,
+            }
             given = {name: value for name, value in others.items() if value is not None}
             commands.append(f"lwdctl {command}{options_of(like.get(kind), **given)}")
         return " && ".join(commands)

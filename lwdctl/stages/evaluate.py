@@ -25,19 +25,12 @@ from lwdctl.core.errors import ArtifactError, ConfigError, SimulatorError
 from lwdctl.core.seeding import EVALUATION_SEED_START
 from lwdctl.core.suggest import did_you_mean
 from lwdctl.envs.table import check_tasks
-from lwdctl.evaluation.checks import (
-    NAME_ENVIRONMENT,
-    NAME_LABELS,
-    check_compatible,
-    check_fresh_seeds,
-    check_video,
-)
+from lwdctl.evaluation import checks
 from lwdctl.evaluation.cost import condition_cost, trained_condition
 from lwdctl.evaluation.episodes import (
     EpisodeResult,
     check_not_all_lost,
     described_failures,
-    holds_initial_states,
     plan_demonstrations,
     plan_episodes,
     reasons_of_loss,
@@ -165,10 +158,10 @@ def _open_data(config: EvalConfig, snippets: Artifact) -> SnippetStore:
 def _without_oracle(config: EvalConfig, data: SnippetStore, context: StageContext) -> EvalConfig:
     """Return the settings without the default's `oracle` where no initial state is recorded."""
     default = EvalConfig().latent
-    if LWD not in config.policy or config.latent != default or holds_initial_states(data):
+    if LWD not in config.policy or config.latent != default or checks.restores_initial_states(data):
         return config
-    said = "'oracle' is left out: no demonstration holds an initial state (key initial_state)"
-    context.progress.message(said)
+    held = "an initial state (key initial_state) that the environment can restore"
+    context.progress.message(f"'oracle' is left out: no demonstration holds {held}")
     return replace(config, latent=tuple(item for item in default if item != ORACLE))
 
 
@@ -202,7 +195,7 @@ class _Evaluation:
         known = self.data.spec.labels
         for label in self.config.label:
             if label not in known:
-                hint = did_you_mean(label, known) or NAME_LABELS
+                hint = did_you_mean(label, known) or checks.NAME_LABELS
                 raise ConfigError(f"'{label}' is no label of this data", hint)
         if self.config.label:
             return tuple(dict.fromkeys(self.config.label))
@@ -554,15 +547,17 @@ def _check_environment(config: EvalConfig, data: SnippetStore, context: StageCon
     tasks = config.task or env.tasks
     if not env.adapter or not tasks:
         missing = f"no task of '{env.adapter}'" if env.adapter else "no environment to evaluate in"
-        raise ConfigError(f"the data names {missing}", NAME_ENVIRONMENT)
+        raise ConfigError(f"the data names {missing}", checks.NAME_ENVIRONMENT)
     check_tasks(tasks, env.tasks, f"environment '{env.adapter}'")
     if config.policy != (LWD,) or config.latent != (ORACLE,):  # which starts so on purpose
-        check_fresh_seeds(data.episodes.seed, config.seed, config.episodes)
+        checks.check_fresh_seeds(data.episodes.seed, config.seed, config.episodes)
     if config.video:
         context.progress.message("trying a video frame")
         policy = RandomPolicy(data.spec.action, 1)
-        check_video(policy, env, tasks[0], timeout=config.timeout)
-    check_compatible(data.spec, env, tasks[0], (config.max_steps, max(config.perturbation)))
+        checks.check_video(policy, env, tasks[0], timeout=config.timeout)
+    checks.check_compatible(data.spec, env, tasks[0], (config.max_steps, max(config.perturbation)))
+    if text := checks.warn_of_ignored_seed(env, tasks[0]):
+        context.progress.message(text)
 
 
 def _check_lost_episodes(errors: Sequence[str], artifact: Artifact) -> None:

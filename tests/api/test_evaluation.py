@@ -103,6 +103,31 @@ def test_an_environment_that_ignores_its_seed_is_named() -> None:
         assert all("with the same seed began differently" in text for text in heard.said)
 
 
+def test_the_environment_that_is_given_is_reset_once_per_episode() -> None:
+    env = _Drawn(True)
+    resets: list[int | None] = []
+    plain = env.reset
+
+    def counted(*, seed: int | None = None, options: Any = None) -> Any:
+        resets.append(seed)
+        return plain(seed=seed)
+
+    env.reset = counted  # type: ignore[method-assign]
+    policies = {"mine": _Constant(0.0), "other": _Constant(0.0)}
+    lwdctl.evaluate(policies, env=env, episodes=2, max_steps=2, progress=_Heard())
+    assert len(resets) == 4
+
+
+class _Quits(_Broken):
+    def step(self, action: object) -> Any:
+        raise SystemExit("no power")
+
+
+def test_an_environment_that_ends_the_program_loses_the_episode() -> None:
+    with pytest.raises(SimulatorError, match=r"SystemExit: no power \(in step of"):
+        lwdctl.evaluate({"mine": _Constant(0.0)}, env=_Quits(), episodes=1, max_steps=2)
+
+
 def test_episodes_that_a_policy_fails_are_said_to_have_failed() -> None:
     heard = _Heard()
     policies = {"mine": _Constant(np.nan), "other": _Constant(0.0)}

@@ -42,6 +42,8 @@ def test_the_only_task_has_one_row(capsys):
     assert [line.split()[2] for line in capsys.readouterr().out.splitlines()] == ["task", "reach"]
     print_result_rows([row, {**row, "task": "all", "success": 0.4}])
     assert len(capsys.readouterr().out.splitlines()) == 3
+    print_result_rows([row, {**row, "task": "push"}, {**row, "task": "all"}])
+    assert len(capsys.readouterr().out.splitlines()) == 4
 
 
 @pytest.mark.parametrize(("horizon", "shown"), [(8, False), (16, True)])

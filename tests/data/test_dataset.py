@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lwdctl.core.errors import ConfigError, DataError
-from lwdctl.core.records import LIMIT_MARGIN, ActionSpec
+from lwdctl.core.records import LIMIT_MARGIN, ActionSpec, EnvSpec
 from lwdctl.data.batches import SnippetBatches
 from lwdctl.data.dataset import store_from_arrays
 from lwdctl.data.windows import WindowRule
@@ -66,6 +66,20 @@ def test_a_known_environment_gives_its_step_limit_and_settings():
     assert (env.adapter, env.tasks, env.max_steps) == ("my.module:Toy", ("y",), max(LENGTHS))
     with pytest.raises(DataError, match="actions have 2 components, 'metaworld/reach' takes 4"):
         store_from_arrays(OBSERVATIONS, ACTIONS, env="metaworld/reach")
+
+
+@pytest.mark.parametrize("action", [None, ActionSpec(2, "absolute", "unknown", (), (), limits="")])
+def test_a_specification_without_a_limit_has_the_environments_own(action):
+    targets = [np.abs(item) for item in ACTIONS]
+    store = store_from_arrays(
+        OBSERVATIONS, targets, env=EnvSpec("pusht", ("push_t",)), action=action
+    )
+    assert store.spec.env.max_steps == 0
+
+
+def test_declared_actions_need_not_be_those_that_are_known():
+    env, action = EnvSpec("metaworld", ("reach",)), ActionSpec(2, "delta", "unknown", (), ())
+    assert store_from_arrays(OBSERVATIONS, ACTIONS, env=env, action=action).spec.action.size == 2
 
 
 POSITIONS = [256 + 40 * rng.normal(size=(30, 2)).cumsum(axis=0).clip(-6, 6) for _ in range(5)]

@@ -13,12 +13,12 @@ from lwdctl.artifacts.snippets import SnippetStore
 from lwdctl.artifacts.workspace import Workspace
 from lwdctl.core.errors import ConfigError, SimulatorError
 from lwdctl.core.progress import SilentProgress
-from lwdctl.core.records import ActionSpec, EnvSpec, ObservationSpec, SourceSpec
+from lwdctl.core.records import ActionSpec, EnvSpec, Episode, ObservationSpec, SourceSpec
 from lwdctl.core.registry import Registry
 from lwdctl.envs.gymnasium_adapter import GymnasiumSimulator
 from lwdctl.envs.simulator import Metric
 from lwdctl.envs.table import environment_named, make_simulator, with_outside_environment
-from lwdctl.evaluation.checks import check_compatible
+from lwdctl.evaluation.checks import check_compatible, restores_initial_states
 from lwdctl.evaluation.rollout import rollout
 from lwdctl.pipeline.run_stage import run_stage
 from lwdctl.policies.policy import EpisodePlan
@@ -242,20 +242,51 @@ def test_a_plain_environment_needs_no_task_and_takes_any(tmp_path):
         check_compatible(store.spec, Plain, "left", (None, 0.0))
 
 
+class Restoring(Counter):
+    def restore(self, state, model=""):
+        return self.reset(int(state[0]))
+
+
 class Limited(Plain):
     max_steps = 9
+
+
+class Unlimited(Plain):
+    max_steps = -1
+
+
+class Unready(Plain):
+    @property
+    def max_steps(self):
+        raise RuntimeError("call reset first")
 
 
 def limited():
     return gymnasium.wrappers.TimeLimit(Plain(), 6)
 
 
-@pytest.mark.parametrize(("made", "limit"), [(Plain, 0), (Limited, 9), (limited, 6)])
+@pytest.mark.parametrize(
+    ("made", "limit"), [(Plain, 0), (Limited, 9), (limited, 6), (Unlimited, 0), (Unready, 0)]
+)
 def test_a_plain_environment_declares_its_limit(made, limit):
     name = name_of(made)
     source = SourceSpec(Counter.observations, Counter.action, EnvSpec(name, ()), (), "made")
     assert with_outside_environment(source).env.max_steps == limit
     assert make_simulator(environment_named(name), made.__name__).max_steps == limit
+
+
+@pytest.mark.parametrize(
+    ("made", "state", "restored"),
+    [(Plain, [7], True), (Plain, [1, 2], False), (Restoring, [1, 2], True), (Plain, None, False)],
+)
+def test_states_are_restored_where_the_environment_can(made, state, restored):
+    rows = np.zeros((9, 1), dtype=np.float32)
+    start = None if state is None else np.array(state, dtype=np.float64)
+    seen = {"total": rows, "twice": np.repeat(rows, 2, axis=1)}
+    episode = Episode("e", seen, rows, task="x", initial_state=start)
+    env = EnvSpec(name_of(made), ("x",), {}, 5)
+    spec = SourceSpec(Counter.observations, Counter.action, env, (), "made")
+    assert restores_initial_states(SnippetStore.in_memory([episode], spec)) == restored
 
 
 class LimitOfInstance:

@@ -93,6 +93,15 @@ class Told(SilentProgress):
         self.said.append(text)
 
 
+def test_the_hint_names_the_data_that_the_evaluation_reads(workspace: Workspace) -> None:
+    write_snippets(workspace)
+    with pytest.raises(ConfigError) as caught:
+        do("eval", workspace, {**VALUES, "horizon": [16, 32]}, named={"diffusion": "l16s1"})
+    lwd, dp = caught.value.hint.split("; or ")[0].split(" && ")[::3]
+    assert lwd == "lwdctl train-vae --snippets snippets/made:v1 --snippet-length 32"
+    assert dp == "lwdctl train-baseline dp --snippets snippets/made:v1 --snippet-length 32"
+
+
 def test_a_model_that_was_trained_for_the_horizon_is_named(workspace: Workspace) -> None:
     values = {**VALUES, "policy": ["lwd"], "max_steps": 2}
     for horizon, expected in ((16, "; for 16 steps: --diffusion l16s1:v1"), (9, "not trained")):

@@ -311,8 +311,8 @@ class KeyedFile(ArrayReader):
             raise DataError(
                 f"{self.path}: {key}: has shape {entry.shape}, expected (time, action)",
                 "store its rows as vectors: ARRAY.reshape(len(ARRAY), -1); or, where its axes are"
-                " (episode, time, action), give all observations the same episodes and at least"
-                f" {FEWEST_STACKED_STEPS} steps",
+                " (episode, time, action), give all observations as many episodes and steps, at"
+                f" least {FEWEST_STACKED_STEPS} steps",
             )
 
     def _report_shape(self, name: str, entry: ArrayEntry) -> None:
@@ -347,14 +347,17 @@ class KeyedFile(ArrayReader):
         for key in self._beside(keys, (INITIAL_STATE,)):
             places = [f"{prefix}{key}" for prefix in self._prefixes()]
             held = [arrays[place] for place in places if place in arrays]
-            if not held and not (first and key in self._file.attributes(first)):
+            value = self._file.attributes(first).get(key) if first and not held else None
+            if not held and value is None:
                 continue
             odd = [f"{item.shape} of {item.dtype}" for item in held if not self._is_state(item)]
+            if not held and recorded_state(value) is None:
+                odd = ["no numbers"]
             if not odd:
                 message = f"{key} is read as the state in which an episode begins"
                 self._report("read", "", message, keys=[key])
                 return key
-            message = f"{key}: has shape {odd[0]}, not one state per episode"
+            message = f"{key}: holds {odd[0]}, not one state per episode"
             self._report("left-out", "", message, keys=[key])
             self._refused.add(key)
         return ""
@@ -515,7 +518,7 @@ class KeyedFile(ArrayReader):
             value = self._file.rows(key, *rows)
         elif self._state:
             value = self._file.attributes(piece.prefix).get(self._state)
-        return None if value is None else recorded_state(value, f"{self.path}: {key}")
+        return None if value is None else recorded_state(value)
 
     def _values(self, piece: Piece, key: str, stop: int) -> FloatArray:
         """Return rows (time, size) of an array of an episode as finite float32."""

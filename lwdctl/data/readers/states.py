@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lwdctl.core.errors import DataError
 from lwdctl.core.records import Finding, FloatArray
 from lwdctl.core.simulator_facts import GymEnvironment
 from lwdctl.data.checks import NUMBER_KINDS, NonFiniteError
@@ -30,17 +29,14 @@ _TOLERANCE = 1e-3
 _MOST = 0.75
 
 
-def recorded_state(value: object, where: str) -> npt.NDArray[np.float64]:
+def recorded_state(value: object) -> npt.NDArray[np.float64] | None:
     """Return the recorded state in which an episode begins, or its seed, as numbers (state,).
 
-    Raises:
-        DataError: Not numbers, or not finite.
+    What is no finite number is no state: None.
     """
     state = np.asarray(value)
-    if state.dtype.kind not in NUMBER_KINDS:
-        raise DataError(f"{where}: holds {state.dtype}, not numbers")
-    if not np.isfinite(state).all():
-        raise DataError(f"{where}: is not finite")
+    if state.dtype.kind not in NUMBER_KINDS or not np.isfinite(state).all():
+        return None
     return state.astype(np.float64).reshape(-1)
 
 
