@@ -315,7 +315,8 @@ class _Finder:
             parts = {"baseline": f"train-baseline {policy}"}
         snippets, known = self._inputs["snippets"], self._context.workspace.artifacts("snippets")
         several = len({item.name for item in known}) > 1
-        is_newest = not several and known[-1].path == snippets.path
+        newest = [item.reference for item in known[-1:]]  # none, where the data lie elsewhere
+        is_newest = not several and newest == [snippets.reference]
         commands = []
         for kind, command in parts.items():
             first = kind in {"vae", "baseline"}
