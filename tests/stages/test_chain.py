@@ -292,7 +292,7 @@ def test_videos_survive_an_interruption_and_are_listed(
     with interrupted(latent="mean"):
         do("eval", copy, {**values, "video": 2})
     monkeypatch.setattr(
-        evaluate, "check_video", lambda *given, **options: None
+        evaluate.checks, "check_video", lambda *given, **options: None
     )  # it has just passed
     recorded = do("eval", copy, {**values, "video": 2}, resume=True)
     # One episode of each of the two tasks.
