@@ -329,6 +329,8 @@ def train_baseline(
 def _check_replaced(directory: Path, names: Collection[str]) -> None:
     """Check that saving replaces all that a directory holds, so that no two models are mixed.
 
+    Hidden files, as those of a file manager, do not matter.
+
     Args:
         directory: Where a model is saved; it may be missing.
         names: Names of all files and directories that are written.

@@ -306,7 +306,7 @@ class KeyedFile(ArrayReader):
         self._report_shape(key, entry)
 
     def _check_vectors(self, key: str, entry: ArrayEntry) -> None:
-        """Refuse rows with an axis that may be time; a shorter one may be arms."""
+        """Refuse rows with an axis that may be time; a shorter one may be the arms of a robot."""
         if max(entry.shape[1:-1], default=1) >= FEWEST_STACKED_STEPS:
             raise DataError(
                 f"{self.path}: {key}: has shape {entry.shape}, expected (time, action)",

@@ -25,7 +25,7 @@ from lwdctl.data.readers.states import INITIAL_STATE
 # A handle keeps the chunk cache of its array, which flat files need; grouped ones have thousands.
 _MAX_HANDLES = 64
 FEWEST_STACKED_STEPS = 8
-"""Length from which the second of three axes is taken for time; a shorter one may be arms."""
+"""Length from which the second of three axes is taken for time; a shorter one may be robot arms."""
 _STACKED_AXES = 3
 
 

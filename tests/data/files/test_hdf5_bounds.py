@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import zlib
 from pathlib import Path
@@ -18,6 +19,12 @@ from limited import Served
 
 sys.path.pop(0)
 
+SHOW_ATTRIBUTES = """
+import sys
+from pathlib import Path
+from lwdctl.data.files.contents import look_into
+print(look_into(Path(sys.argv[1])).attributes[""])
+"""
 OBSERVED = "data/demo_2/obs/observation"
 
 
@@ -166,11 +173,18 @@ def test_attributes_are_bounded(run, make_sample, tmp_path):
         new.attrs["level"] = np.zeros(bounds.MOST_VALUE_BYTES)  # 8 bytes each
     ingested = run(["ingest", "robomimic", str(large), "-q"])
     inspected = run(["inspect", str(large), "-q"])
+    seen = subprocess.run(
+        [sys.executable, "-c", SHOW_ATTRIBUTES, str(large)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     large.unlink()  # half a gigabyte
     assert not ingested.problem(), ingested
     assert ingested.code == 1
     assert "large.hdf5: its attributes cannot be read" in ingested.text
     assert not inspected.problem(), inspected
+    assert seen.stdout.strip() == "{}"
 
 
 def test_the_limit_of_memory_ends():
